@@ -1,6 +1,6 @@
-"""The metadata of dispatch-svc's tables, with the tables of `common` and the helpers that all stores share.
+"""The metadata of dispatch-svc's tables, with the tables of `common` and the helpers of all stores.
 
-Each package defines the tables that it writes, on `metadata`, in its store; `service.py` imports them all.
+The store of each package defines its tables on `metadata`; `service.py` imports every store.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

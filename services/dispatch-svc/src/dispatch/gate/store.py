@@ -1,4 +1,4 @@
-"""The queries of the gate alone: what a decision stands on."""
+"""The queries of the gate: the knowledge behind a decision."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -32,8 +32,11 @@ async def subjects(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str,
 
 
 async def controls(tx: AsyncConnection, campaign_ids: Collection[str]) -> dict[str, Control]:
-    """Of campaigns that an earlier statement has locked (`watermark`): one that waits for a lock still sees what was
-    before. A resume that is being applied waits, and whoever then wakes what waited finds what was deferred here."""
+    """Return the control of each campaign. An earlier statement has locked the campaigns (`watermark`).
+
+    A statement that waits for a lock sees the state before the wait, so the locking statement cannot read controls. A
+    resume waits for this transaction, and the wake-up after the resume finds the messages deferred here.
+    """
     if not campaign_ids:
         return {}
     rows = await fetch_many(
@@ -43,7 +46,7 @@ async def controls(tx: AsyncConnection, campaign_ids: Collection[str]) -> dict[s
 
 
 async def blocks(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, frozenset[str]]:
-    """The gateways whose provider does not deliver to them, of those to whom one does not."""
+    """Return the gateways whose provider blocks a subject, for each blocked subject."""
     rows = await fetch_many(
         tx,
         "SELECT subject_id, gateway FROM provider_block WHERE subject_id = ANY(string_to_array($1, ' '))",
@@ -56,7 +59,7 @@ async def blocks(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, f
 
 
 async def lock_counts(tx: AsyncConnection, partition: int) -> None:
-    """Until the transaction ends: who counts what people had waits for who is deciding on more of it."""
+    """Lock the marketing counts of a partition until the transaction ends: counting waits for other such decisions."""
     await tx.execute(
         text("SELECT pg_advisory_xact_lock(hashtext('placet.counts'), :partition)"), {"partition": partition}
     )
@@ -65,8 +68,7 @@ async def lock_counts(tx: AsyncConnection, partition: int) -> None:
 async def recent_marketing(
     tx: AsyncConnection, subject_ids: Sequence[str], but: Sequence[UUID], since: datetime
 ) -> Counter[tuple[str, str]]:
-    """How many marketing messages these people had by (subject_id, sender_id), or are about to have, since `since`;
-    those of `but` not counted."""
+    """Count marketing messages sent or being sent from `since` on, by (subject_id, sender_id), without `but`."""
     rows = await tx.execute(
         text(
             "SELECT subject_id, sender_id, count(*) AS had FROM message WHERE subject_id = ANY(CAST(:ids AS text[]))"

@@ -1,4 +1,4 @@
-"""The enforcement of opt-outs: the table, and the statements that write it."""
+"""The enforcement of opt-outs: the table, and its statements."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -40,7 +40,7 @@ enforcement = Table(
 
 
 async def open_enforcements(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Opt-outs just applied: not enforced until `enforce` finds nothing of theirs in flight."""
+    """Store opt-outs just applied. An opt-out stays open until `enforce` finds no forbidden message in flight."""
     columns = {
         "subject_id": "text",
         "partition": "smallint",
@@ -58,14 +58,16 @@ async def open_enforcements(tx: AsyncConnection, rows: Sequence[Mapping[str, Any
 
 
 async def enforce(tx: AsyncConnection, subject_ids: Sequence[str]) -> list[OptOutEnforced]:
-    """Opt-outs of these subjects that are enforced from now on, as no marketing of theirs is `sending`, and no question
-    of a double opt-in (service, with a purpose); published, and measured once that is committed. A code, or the answer
-    that confirms this very STOP, is nothing that it forbids.
+    """Enforce the open opt-outs of these subjects, publish each enforcement, and return the events.
 
-    Nothing can be decided that such an opt-out forbids: it is committed, or the caller holds the partition's lock
-    exclusive and has just applied it. That holds for the opt-outs that the first statement has read, and for no others:
-    an opt-out that is applied after it may have seen a message `sending` that was decided after the second statement.
-    The clock is read after both: every hand-off that is over by now began earlier.
+    An opt-out stays open while a forbidden message of its subject is `sending`: marketing, or the question of a double
+    opt-in (category `service`, with a purpose). An opt-out forbids neither a code nor the confirmation of the STOP. The
+    delay is measured after the commit.
+
+    The opt-out must be committed, or the caller holds the partition's lock exclusive and has just applied the opt-out:
+    then the gate allows no further forbidden message. Only opt-outs read by the first statement are enforced: a later
+    opt-out may have seen a message `sending` whose decision the second statement has not seen. The clock is read after
+    both statements, so that every ended hand-off began before `enforced_at`.
     """
     waiting = await fetch_many(
         tx,
@@ -111,7 +113,7 @@ async def enforce(tx: AsyncConnection, subject_ids: Sequence[str]) -> list[OptOu
 
 
 async def empty_enforcements(tx: AsyncConnection, subject_ids: Sequence[str]) -> None:
-    """When each opt-out was enforced stays; by which text it was said does not."""
+    """Erase the reference to the text behind each opt-out of these subjects. The times of the enforcement stay."""
     await tx.execute(
         text(
             "UPDATE enforcement SET reference = NULL"

@@ -1,4 +1,4 @@
-"""The events of messages: a message as it now stands, read from its row or from its decision, and published."""
+"""The events of messages: the current state of a message, from its row or its decision, and the publication."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ from common.kafka import outbox
 
 
 class Changed(NamedTuple):
-    """A message as it now stands, and the partition of its subject."""
+    """The current state of a message, and the partition of its subject."""
 
     partition: int
     event: MessageChanged
 
 
-# what `changed` reads of a row, in this order
+# the columns of a row for `changed`, in this order
 OF_A_CHANGE = ", ".join(
     f"m.{column}"
     for column in (
@@ -61,12 +61,12 @@ def changed(row: Sequence[Any]) -> Changed:
 
 
 def inserted(row: Mapping[str, Any]) -> Changed:
-    """What `insert_messages` has made of this row, of one that was new."""
+    """Return the state of a new message after `insert_messages`. `row` is the decision."""
     return Changed(row["partition"], _as_decided(row, 1, row))
 
 
 def _as_decided(row: Mapping[str, Any], version: int, state: Mapping[str, Any]) -> MessageChanged:
-    """`row`: the decision; `state`: what became of it."""
+    """Return the event of a decision. `row` is the decision, `state` the outcome or the same decision."""
     return MessageChanged(
         message_id=str(row["message_id"]),
         campaign_id=row["campaign_id"],
@@ -91,8 +91,7 @@ def _as_decided(row: Mapping[str, Any], version: int, state: Mapping[str, Any]) 
 
 
 async def append_changes(tx: AsyncConnection, changes: Sequence[Changed]) -> None:
-    """Publish each of these messages as it now stands: in this order, and those of a partition in rows that they share
-    (ADR 0034)."""
+    """Publish the current state of each message, in this order; the events of a partition share rows (ADR 0034)."""
     together: dict[int, list[MessageChanged]] = defaultdict(list)
     for partition, event in changes:
         together[partition].append(event)
@@ -100,5 +99,5 @@ async def append_changes(tx: AsyncConnection, changes: Sequence[Changed]) -> Non
 
 
 def accepted(row: Mapping[str, Any], outcome: Mapping[str, Any]) -> Changed:
-    """What `accept` has made of this row (as it was decided)."""
+    """Return the state of a message after `accept`. `row` is the decision."""
     return Changed(row["partition"], _as_decided(row, row["version"] + 1, outcome))

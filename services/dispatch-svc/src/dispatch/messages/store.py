@@ -1,14 +1,13 @@
-"""The tables `message` and `sending`, and the statements that write them. Everything moves by arrays; the caller owns
-the transaction.
+"""The tables `message` and `sending`, and their statements. Rows travel as arrays; the caller owns the transaction.
 
-The locks of a partition are what orders decisions and opt-outs. There is one for each lane: whoever decides on messages
-holds their lane's shared (`lock_partition`), the projection of consent holds both exclusive (`lock_decisions_out`). So
-an opt-out being applied either precedes a decision or waits until the decided messages are marked `sending`, where the
-enforcement sees them; and a code waits for neither a campaign nor an opt-out that waits for one. Outcomes take no such
-lock: they only end a `sending`, and who stores them looks for opt-outs afterwards.
+The locks of a partition order decisions and opt-outs. Each lane has a lock: a decision holds the lock of its lane
+shared (`lock_partition`), the consent projection holds both exclusive (`lock_decisions_out`). So an opt-out either
+precedes a decision, or waits until the decided messages are marked `sending`, where the enforcement sees the messages.
+A code waits neither for a campaign nor for an opt-out that waits for a campaign. Outcomes take no such lock: an outcome
+only ends a `sending`, and its writer enforces opt-outs afterwards.
 
-What is `sending` is in the hand of whoever made its last decision, and `decided_at` tells which that was: an owner who
-comes late, after the sweep has taken the message for a dead one's, finds another there and leaves it alone (ADR 0054).
+A message with status `sending` belongs to the process behind its last decision, which `decided_at` identifies. A late
+owner, whose message recovery has decided again, finds another `decided_at` and leaves the message alone (ADR 0054).
 """
 
 from collections import defaultdict
@@ -44,8 +43,8 @@ from dispatch.schema import instant, metadata
 
 VIOLATIONS = counter("sms_dispatch_violations_total", "Rows of the ledger that no promise of ours allows.", ["rule"])
 DUE = "dispatch_due"  # NOTIFY channel: marketing is due at once
-CODES_DUE = "dispatch_codes_due"  # likewise what is no marketing, in the partition that is told
-OF_LANE = {True: "category = 'marketing'", False: "category <> 'marketing'"}  # marketing, or not
+CODES_DUE = "dispatch_codes_due"  # NOTIFY channel: the other lane; the payload names the partition
+OF_LANE = {True: "category = 'marketing'", False: "category <> 'marketing'"}  # True: marketing
 
 message = Table(
     "message",
@@ -57,85 +56,94 @@ message = Table(
     Column("category", Text, nullable=False),
     Column("subject_id", Text, nullable=False),
     Column("partition", SmallInteger, nullable=False),
-    Column("number", Text),  # sealed; gone once the person is erased, or weeks after it ended (`pruning.py`)
-    Column("text", Text),  # sealed; as the number
+    Column("number", Text),  # encrypted; erased with the person, or weeks after the end (`pruning.py`)
+    Column("text", Text),  # encrypted; erased like the number
     instant("requested_at", nullable=False),
     instant("send_before", nullable=False),
     Column("status", Text, nullable=False),
     Column("version", Integer, nullable=False),
     Column("reasons", ARRAY(Text), nullable=False),
-    instant("due_at"),  # pending and deferred, and they alone: when it is decided next
+    instant("due_at"),  # next decision; only of a pending or deferred message
     Column("policy_version", Text, nullable=False),
     Column("consent_version", Integer),
     instant("as_of"),
     instant("decided_at"),
-    Column("region", Text),  # of an address, where one was known
-    Column("facts", Text),  # what the decision stood on (`record.py`); null: none was made
-    instant("handed_off_at"),  # its submit began
+    Column("region", Text),  # from an address, where known
+    Column("facts", Text),  # the decision record (`record.py`); null: no decision yet
+    instant("handed_off_at"),  # start of the submit
     Column("gateway", Text),
     Column("gateway_message_id", Text),
-    Column("known_as", Text),  # the same, where the gateway's receipts do not name ours
+    Column("known_as", Text),  # the same id, where DLRs lack our message id
     Column("receipt", Text),
     Column("code", Text),
-    instant("receipt_at"),  # its time at source
-    instant("unknown_since"),  # `unknown`, and it alone
+    instant("receipt_at"),  # the DLR's time at source
+    instant("unknown_since"),  # only of an `unknown` message
     CheckConstraint("due_at IS NOT NULL OR status NOT IN ('pending', 'deferred')", name="waiting_is_due"),
-    # none names a column that an outcome of the happy path changes: its update stays within the page (ADR 0044)
-    # the version's before, which goes with the next one's migration
+    # the usual outcome changes no indexed column (BRIN and `known_as` aside), and stays in its page (ADR 0044)
+    # unused: every query of due messages names a lane
     Index("message_due_ix", "partition", "due_at", postgresql_where=text("due_at IS NOT NULL")),
-    # of each lane, so that a code that is due is found without passing over all marketing that is
+    # by lane: the search for a due code does not pass over all due marketing
     *(
         Index(f"message_due_{lane}_ix", "partition", "due_at", postgresql_where=text(f"due_at IS NOT NULL AND {of}"))
         for lane, of in (("marketing", OF_LANE[True]), ("codes", OF_LANE[False]))
     ),
     Index("message_unknown_ix", "unknown_since", postgresql_where=text("unknown_since IS NOT NULL")),
-    Index("message_subject_ix", "subject_id"),  # what is held of one person
+    Index("message_subject_ix", "subject_id"),  # all messages of a person
     Index("message_known_as_ix", "gateway", "known_as", postgresql_where=text("known_as IS NOT NULL")),
     Index("message_handed_off_ix", "handed_off_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
     Index("message_decided_ix", "decided_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
     Index("message_waiting_ix", "campaign_id", "due_at", postgresql_where=text("due_at IS NOT NULL")),
-    # how `pruning.py` finds what is past its time: each message is in one of them
+    # for `pruning.py`: each message is in exactly one of the next two indexes
     Index("message_content_ix", "requested_at", postgresql_where=text("number IS NOT NULL OR text IS NOT NULL")),
     Index("message_bare_ix", "requested_at", postgresql_where=text("number IS NULL AND text IS NULL")),
 )
 
 sending = Table(
-    # where to look for what is `sending`: all that one transaction made so. Not all of it still is; what is none of
-    # these is not. An index of the messages' status would be written twice for each
+    # An index of `sending` messages: a row lists the messages that one transaction marked `sending`. A listed message
+    # may have ended; an unlisted message is never `sending`. A database index on the status would be written twice for
+    # each message.
     "sending",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("partition", SmallInteger, nullable=False),
     Column("since", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("message_ids", ARRAY(Uuid), nullable=False),
-    Column("subject_ids", ARRAY(Text), nullable=False),  # of each
+    Column("subject_ids", ARRAY(Text), nullable=False),  # of each message, in the same order
 )
 
-LANES = {True: "placet.partition", False: "placet.partition.codes"}  # marketing, or not
+LANES = {True: "placet.partition", False: "placet.partition.codes"}  # True: marketing
 
 
 async def lock_partition(tx: AsyncConnection, partition: int, *, marketing: bool, planned_now: bool = False) -> None:
-    """To decide on messages of this lane, or of both: either keeps opt-outs out. Until the transaction ends; take it
-    before any row lock. `planned_now`: see `PLANNED_NOW`."""
+    """Lock the partition shared until the transaction ends, to decide on messages.
+
+    The lock of either lane keeps opt-outs out. The caller holds no row lock yet. `planned_now`: see `PLANNED_NOW`.
+    """
     lock = f"pg_advisory_xact_lock_shared(hashtext('{LANES[marketing]}'), $1)"
     await fetch_many(tx, f"SELECT {f'{PLANNED_NOW}, ' if planned_now else ''}{lock}", partition)
 
 
 async def try_lock_partition(tx: AsyncConnection, partition: int, *, marketing: bool) -> bool:
-    """Likewise, where that waits for nobody: who holds it may stand still, and others wait for us. With `plan_now`."""
+    """Lock the partition as `lock_partition` does, but without waiting, and return whether the lock was free.
+
+    A lock's holder may stand still, and other transactions wait for the caller. Includes `plan_now`.
+    """
     lock = f"pg_try_advisory_xact_lock_shared(hashtext('{LANES[marketing]}'), $1)"
     [(_, locked)] = await fetch_many(tx, f"SELECT {PLANNED_NOW}, {lock}", partition)
     return bool(locked)
 
 
 async def lock_decisions_out(tx: AsyncConnection, partition: int) -> None:
-    """To apply opt-outs. Likewise. The campaigns' lock first, which is waited for: codes go on meanwhile."""
+    """Lock both lanes of the partition exclusive until the transaction ends, to apply opt-outs.
+
+    The caller holds no row lock yet. The marketing lock comes first, so that codes do not wait for a campaign.
+    """
     locks = (f"pg_advisory_xact_lock(hashtext('{LANES[lane]}'), $1)" for lane in (True, False))  # in this order
     await fetch_many(tx, f"SELECT {', '.join(locks)}", partition)
 
 
 async def wake_held(tx: AsyncConnection, subject_ids: Sequence[str]) -> None:
-    """What was waiting for a person to read a text of these subjects is decided again at once."""
+    """Make due at once the messages of these subjects that wait for the review of a text."""
     await tx.execute(
         text(
             "UPDATE message SET due_at = now() WHERE subject_id = ANY(CAST(:ids AS text[]))"
@@ -153,8 +161,11 @@ FOR_A_CONTROL = (
 
 
 async def wake_controlled(tx: AsyncConnection, campaign_id: str, limit: int, *, cancelled: bool) -> int:
-    """Of what waits until it is known that this campaign may go on, so many are due now; of one that is cancelled, of
-    all that waits. Waits for nobody: what somebody has locked comes with a later page. How many that were."""
+    """Make due one page of the messages that wait for a control of this campaign, and return their number.
+
+    Of a cancelled campaign, every deferred message counts as waiting. The statement skips locked rows: a later page
+    includes these.
+    """
     await plan_now(tx)
     rows = await fetch_many(
         tx,
@@ -168,7 +179,7 @@ async def wake_controlled(tx: AsyncConnection, campaign_id: str, limit: int, *, 
     return len(rows)
 
 
-OWN = {  # of each message
+OWN = {  # columns with a value per message
     "message_id": "uuid",
     "subject_id": "text",
     "number": "text",
@@ -176,7 +187,7 @@ OWN = {  # of each message
     "consent_version": "integer",
 }
 
-ALIKE = {  # of many of those that are inserted together: told once for all that are alike
+ALIKE = {  # columns equal for many messages of an insert, sent once per combination
     "campaign_id": "text",
     "sender_id": "text",
     "purpose": "text",
@@ -190,7 +201,7 @@ ALIKE = {  # of many of those that are inserted together: told once for all that
     "gateway": "text",
 }
 
-OF_ALL = {  # that are decided together
+OF_ALL = {  # columns equal for all messages of a decision
     "partition": "smallint",
     "policy_version": "text",
     "as_of": "timestamptz",
@@ -211,8 +222,10 @@ _AS_ARRAY = "string_to_array({}, ',')"  # unnest flattens text[][]: reasons trav
 
 
 async def insert_messages(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> set[UUID]:
-    """Insert with their verdicts, which were made at once (`OF_ALL`); returns those that were new. A message_id seen
-    before changes nothing."""
+    """Insert messages with their verdicts, and return the ids of the new messages.
+
+    A known message_id changes no row. Raise ValueError unless the messages were decided together (`OF_ALL`).
+    """
     if not rows:
         return set()
     await _note_sending(tx, rows)
@@ -225,8 +238,11 @@ async def insert_messages(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]
 
 
 async def update_decisions(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Changed]:
-    """Store new verdicts, made at once (`OF_ALL`), of messages whose rows the caller has locked. What is denied because
-    its person was erased loses number and text with it; what goes, the code of an earlier refusal."""
+    """Store new verdicts on messages whose rows the caller has locked.
+
+    A message denied because its person was erased loses number and text. A permitted message loses the code of an
+    earlier refusal. Raise ValueError unless the messages were decided together (`OF_ALL`).
+    """
     if not rows:
         return []
     await _note_sending(tx, rows)
@@ -249,7 +265,7 @@ async def update_decisions(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]
 
 
 async def _note_sending(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Those of one transaction that become `sending`, so that they are found. A row for each partition."""
+    """List the messages that become `sending` in this transaction, in a row for each partition."""
     begun: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         if row["status"] == "sending":
@@ -265,8 +281,10 @@ async def _note_sending(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) 
 
 
 async def forget_sending(tx: AsyncConnection, begun_before: datetime) -> None:
-    """Of batches that were begun before, those of which nothing is `sending` any more. Each is asked by itself, as
-    elsewhere: NOT EXISTS is a join, for which a planner that knows little of the ledger reads the whole of it."""
+    """Delete the rows of `sending` that began before this instant and list no `sending` message any more.
+
+    A subquery checks each row: NOT EXISTS becomes a join, and with few statistics Postgres reads the whole ledger.
+    """
     await tx.execute(
         text(
             "DELETE FROM sending AS s WHERE s.since < :before AND (SELECT true FROM message AS m"
@@ -277,17 +295,20 @@ async def forget_sending(tx: AsyncConnection, begun_before: datetime) -> None:
 
 
 async def tell_due(tx: AsyncConnection, partition: int, *, marketing: bool) -> None:
-    """Something is due at once, as of the commit."""
+    """Notify the workers of the lane, on commit, that a message of this partition is due."""
     await fetch_many(tx, "SELECT pg_notify($1, $2)", DUE if marketing else CODES_DUE, str(partition))
 
 
-# what the sweep took for a dead one's, of whose hand-off nobody but its owner can know: there was none
+# No submit is on record. Only the owner of a message that recovery marked `unknown` knows whether a submit began.
 NOT_BEGUN = "m.receipt IS NULL AND m.handed_off_at IS NULL"
 
 
 async def reword(tx: AsyncConnection, reworded: Mapping[UUID, MessageReworded]) -> bool:
-    """What waits of these messages says the new text, none at all where there is none: then the gate denies it; and is
-    of the region that is told, if one is. False, and nothing done, while one of them is being handed off."""
+    """Store the new text and region of each of these messages that still waits.
+
+    Return False, and change no row, while any of the messages is being handed off. A message left without text is
+    denied by the gate. An event for another subject than the message's changes no row.
+    """
     if not reworded:
         return True
     rows = await tx.execute(
@@ -330,12 +351,14 @@ SETTLED = {
 }
 
 ACCEPTED = {"message_id": "uuid", "gateway_message_id": "text", "known_as": "text"}
-_SUBMITTED = {"version": "integer", "submit": "integer"}  # `submit`: the place of the instant that theirs began
+_SUBMITTED = {"version": "integer", "submit": "integer"}  # `submit`: position of the start of the message's submit
 
 
 async def accept(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> set[UUID]:
-    """`settle`, for what went as it should: accepted, by the gateway that was decided on. Only of rows that nobody has
-    touched since (`version` is of that decision); returns which those were. The others are for `settle`."""
+    """Store the usual outcome: accepted, by the gateway of the decision. Return the ids of the stored messages.
+
+    Only a row unchanged since the decision (same `version`) is stored; the caller passes every other row to `settle`.
+    """
     if not rows:
         return set()
     began: dict[datetime, int] = {}
@@ -357,17 +380,20 @@ async def accept(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> set[
 
 
 async def _by_primary_key(tx: AsyncConnection) -> None:
-    """One after the other, in the order of ids, as receipts lock them; and no plan reads the whole ledger."""
+    """Make the next update lock rows in the order of ids, as DLRs do, and never read the whole ledger."""
     await fetch_many(
         tx, "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
     )
 
 
 async def settle(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Changed]:
-    """Outcomes, each of one decision (`decided_at`). A message recovered as `unknown` meanwhile learns its true
-    outcome, or that nothing had begun: then it is `deferred`. A final one never changes; one whose receipt came first
-    was accepted, whatever became of the answer. What another has in hand by now is the other's to end, unless it was
-    accepted: then what goes out again is the same SMS."""
+    """Store outcomes, each of the decision named by `decided_at`, and return the changes.
+
+    A message marked `unknown` by recovery meanwhile takes its true outcome, or becomes `deferred` where no submit had
+    begun. No message in another status changes. A message with a DLR was accepted, even if the gateway's answer was
+    lost. A message decided again meanwhile belongs to the newer decision; only `accepted` is stored nevertheless,
+    because the resubmit is the same SMS.
+    """
     if not rows:
         return []
     await _by_primary_key(tx)
@@ -392,8 +418,11 @@ async def settle(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list
 
 
 async def deny_waiting(tx: AsyncConnection, asked: Mapping[str, datetime]) -> list[Changed]:
-    """What is pending or deferred of these people never leaves: all marketing, and what else was requested before they
-    asked for their erasure. The caller holds the partition's lock, and the rows (`lock_what_goes`)."""
+    """Deny the waiting messages of people who asked for erasure, and return the changes.
+
+    Marketing is denied altogether, any other message only if requested before the erasure (`asked`). The caller holds
+    the partition's lock, and has locked the rows (`lock_what_goes`).
+    """
     rows = await fetch_many(
         tx,
         "WITH waiting AS (SELECT m.message_id FROM message AS m"
@@ -411,8 +440,10 @@ async def deny_waiting(tx: AsyncConnection, asked: Mapping[str, datetime]) -> li
 
 
 async def empty_messages(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
-    """Numbers and texts of these people's messages are gone, but of what has not ended, which was asked for since; how
-    many by subject_id."""
+    """Erase numbers and texts of these people's ended messages, and return the number of messages by subject_id.
+
+    A message still waiting was requested after the erasure (`deny_waiting`), and keeps both.
+    """
     rows = await tx.execute(
         text(
             "WITH found AS (SELECT message_id FROM message WHERE subject_id = ANY(CAST(:ids AS text[]))"
@@ -439,7 +470,7 @@ RECEIVED = {
 
 
 async def put_receipts(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Changed]:
-    """Of messages that the caller has locked. No `status`: it stays as it is."""
+    """Store DLRs of messages that the caller has locked. A row without `status` keeps the message's status."""
     updated = await fetch_many(
         tx,
         "UPDATE message AS m SET status = coalesce(v.status, m.status), unknown_since = CASE WHEN"
@@ -454,7 +485,7 @@ async def put_receipts(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -
 
 
 def _unnest(columns: Mapping[str, str], name: str = "v", first: int = 1, more: str = "") -> str:
-    """These columns (with their types) as rows `v`, from the parameters that `_columns` makes."""
+    """Return the SQL that reads these columns (name to type) as rows `name`, from the parameters of `_columns`."""
     arrays = ", ".join(
         f"string_to_array(${place}, E'\\n', '')" if kind == "lines" else f"${place}::{kind}[]"
         for place, kind in enumerate(columns.values(), first)
@@ -463,7 +494,7 @@ def _unnest(columns: Mapping[str, str], name: str = "v", first: int = 1, more: s
 
 
 def _columns(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> list[list[Any] | None]:
-    """An array of each; none where there is nothing in it (`unnest` takes it for as many NULLs)."""
+    """Return an array per column, or None for a column of NULLs, which `unnest` expands to NULLs."""
     found = {column: [row[column] for row in rows] for column in columns}
     if "reasons" in found:
         found["reasons"] = [",".join(reasons) for reasons in found["reasons"]]
@@ -471,12 +502,12 @@ def _columns(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> list[
 
 
 def _one_for_all(after: int) -> str:
-    """The parameters of `_of_all`, after so many others."""
+    """Return the SQL parameters of `_of_all`, numbered after `after` others."""
     return ", ".join(f"${place}::{kind}" for place, kind in enumerate(OF_ALL.values(), after + 1))
 
 
 def _of_all(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """What these rows have in common. Raises ValueError where they do not."""
+    """Return the common values of `OF_ALL`. Raise ValueError when the rows differ."""
     first = _of_all_of(rows[0])
     if any(_of_all_of(row) != first for row in rows):
         raise ValueError("not decided together")
@@ -486,7 +517,7 @@ def _of_all(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
 _of_all_of = itemgetter(*OF_ALL)
 _kind_of = itemgetter(*ALIKE)
 
-_INSERT = (  # the facts as lines, which no JSON has within: of an array the driver looks at each element three times
+_INSERT = (  # decision records are lines, since JSON has no line break: the driver checks each array element thrice
     f"INSERT INTO message ({', '.join((*OWN, 'facts', *ALIKE, *OF_ALL))}, version)"
     f" SELECT {', '.join(f'v.{column}' for column in OWN)}, v.facts,"
     f" {', '.join(_AS_ARRAY.format('k.reasons') if column == 'reasons' else f'k.{column}' for column in ALIKE)},"

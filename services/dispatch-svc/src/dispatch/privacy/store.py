@@ -1,4 +1,4 @@
-"""The queries of copies and erasures: what is held of a person."""
+"""The queries of copies and erasures: the data of a person."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from common.db.database import fetch_many
 
 
 async def messages_of(tx: AsyncConnection, subject_id: str) -> list[Row[Any]]:
-    """One person's, oldest first."""
+    """Return the person's messages, oldest first."""
     rows = await tx.execute(
         text("SELECT * FROM message WHERE subject_id = :id ORDER BY requested_at, message_id"), {"id": subject_id}
     )
@@ -28,9 +28,11 @@ async def blocks_of(tx: AsyncConnection, subject_id: str) -> list[Row[Any]]:
 
 
 async def lock_what_goes(tx: AsyncConnection, subject_ids: Sequence[str]) -> set[str]:
-    """All of these people's that has not ended, or has a number or a text, is as it is from now on; returns those to
-    whom something is being handed off. At once and in the order of ids, as receipts and outcomes lock: an outcome that
-    takes back what was `sending` is before this or after."""
+    """Lock these people's messages that wait, are `sending`, or hold a number or text; return people with a hand-off.
+
+    A single statement locks all rows, in the order of ids, as DLRs and outcomes do. So an outcome that takes back a
+    `sending` message comes wholly before or wholly after.
+    """
     rows = await fetch_many(
         tx,
         "SELECT subject_id, status FROM message WHERE subject_id = ANY($1::text[]) AND (number IS NOT NULL"

@@ -1,9 +1,8 @@
-"""The tables of the projection, and the statements that write them: consents, senders, controls of campaigns, the
-marketing hold, the comparison and the rebuild.
+"""The tables of the projection, and their statements: consents, senders, campaign controls, marketing hold,
+reconciliation and rebuild.
 
-A campaign's lock orders decisions and controls, in a queue: a decision holds it shared, a control exclusive. It comes
-after the partition's lock and those of rows of `message` that are claimed; who has several takes them in the order of
-ids.
+A campaign's lock orders decisions and controls: a decision holds the lock shared, a control exclusive. A transaction
+locks the partition first, then claimed rows of `message`, then campaigns in the order of ids.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -51,28 +50,28 @@ def _subjects(name: str) -> Table:
         Column("erased", Boolean, nullable=False),
         Column("unreadable", Boolean, nullable=False, server_default=text("false")),
         instant("held_since"),
-        instant("published_at"),  # this version; null: before anybody noted it
-        # of the record that it stands on; while unreadable, of the newest one that could not be read. Null: likewise
+        instant("published_at"),  # of this version; null: not recorded
+        # of this version's record; while unreadable, of the record that made the subject unreadable; null: not recorded
         Column("log_offset", BigInteger),
     )
 
 
 subject = _subjects("subject")
-_subjects("subject_next")  # the generation that `rebuilding.py` makes beside the one that serves; else empty
+_subjects("subject_next")  # filled by a rebuild (`rebuild.py`), else empty
 
 rebuild = Table(
     "rebuild",
     metadata,
     Column("partition", SmallInteger, primary_key=True, autoincrement=False),
     Column("next_offset", BigInteger, nullable=False),
-    Column("until", BigInteger, nullable=False),  # what the projection has read, when it was last looked at
+    Column("until", BigInteger, nullable=False),  # the position of the projection at the last poll
     instant("begun_at", nullable=False),
     Column("last_number", BigInteger, nullable=False, server_default=text("0")),  # as `common.kafka.completeness.Seen`
     Column("unseen", BigInteger, nullable=False, server_default=text("0")),
 )
 
 hold = Table(
-    "hold",  # one row: what was told of marketing being held (`hold.py`)
+    "hold",  # a single row: the last announcement (`hold.py`)
     metadata,
     Column("category", Text, primary_key=True),
     Column("version", Integer, nullable=False),
@@ -82,15 +81,15 @@ hold = Table(
 )
 
 comparison = Table(
-    "comparison",  # one row: the newest sums of consent-svc, and how our own compare
+    "comparison",  # a single row: the newest checksums of consent-svc, and the result of the comparison
     metadata,
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("sums", Text, nullable=False),  # StatesSummed, JSON
     instant("begun_at", nullable=False),
     instant("seen_until", nullable=False),
-    instant("compared_at"),  # null: not yet
+    instant("compared_at"),  # null: comparison pending
     Column("compared", Integer, nullable=False, server_default=text("0")),  # slices
-    Column("moving", Integer, nullable=False, server_default=text("0")),  # slices that have changed since
+    Column("moving", Integer, nullable=False, server_default=text("0")),  # slices left out: changed since the snapshot
     Column("differing", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
 )
 
@@ -111,7 +110,7 @@ campaign = Table(
     Column("campaign_id", Text, primary_key=True),
     Column("control", Text, nullable=False),
     Column("version", Integer, nullable=False),
-    Column("woken", Integer, nullable=False, server_default=text("0")),  # the version for which all that waited is
+    Column("woken", Integer, nullable=False, server_default=text("0")),  # no message waits for a version up to this
     Index("campaign_to_wake_ix", "campaign_id", postgresql_where=text("woken < version AND control <> 'paused'")),
 )
 
@@ -119,7 +118,7 @@ _A_CAMPAIGN = "hashtext('placet.campaign'), hashtext({})"
 
 
 async def watermark(tx: AsyncConnection, partition: int, campaign_ids: Collection[str] = ()) -> datetime | None:
-    """`as_of` of this partition's consent projection. `campaign_ids`: locked on the way, for `controls`."""
+    """Return the watermark of this partition's consent projection, and lock these campaigns shared, for `controls`."""
     rows = await fetch_many(
         tx,
         "SELECT (SELECT as_of FROM consumer_offset WHERE consumer_group = $1 AND topic = $2 AND partition = $3),"
@@ -160,7 +159,7 @@ async def senders(tx: AsyncConnection, sender_ids: Iterable[str]) -> dict[str, S
 
 
 class Published(NamedTuple):
-    """When a state was, and where in the log of its partition."""
+    """The publication of a state: time, and offset in its partition."""
 
     at: datetime
     offset: int
@@ -173,9 +172,11 @@ async def put_subjects(
     *,
     generation: Generation = "subject",
 ) -> set[str]:
-    """Keep the newest version of each; returns the subjects that changed. At most one state per subject. `published`:
-    when and where each (subject_id, version) was. Who is unreadable stays so by a state that lies before what could not
-    be read: of two dead letters the older one was handled again, and the other may be a STOP."""
+    """Store the states newer than the stored ones, and return the changed subjects. At most one state per subject.
+
+    `published`: by (subject_id, version). An unreadable subject stays unreadable after a state with an offset before
+    the unreadable record: a replay of the older of two dead letters proves nothing of the newer, perhaps a STOP.
+    """
     when = published or {}
     still = "(subject.unreadable AND coalesce(excluded.log_offset < subject.log_offset, false))"
     found = [when.get((s.subject_id, s.version)) for s in states]
@@ -208,7 +209,7 @@ async def put_subjects(
 
 
 class Known(NamedTuple):
-    """What a newer state of a subject is compared with."""
+    """The stored state of a subject, as far as a newer state is compared."""
 
     version: int
     held: bool
@@ -218,7 +219,7 @@ class Known(NamedTuple):
 async def known_subjects(
     tx: AsyncConnection, subject_ids: Sequence[str], *, generation: Generation = "subject"
 ) -> dict[str, Known]:
-    """Those subjects that are known. Only of a subject with a STOP are the consents read."""
+    """Return the stored subjects among these. Consents are decoded only for a subject with a STOP."""
     rows = await fetch_many(
         tx,
         f"SELECT subject_id, version, held_since IS NOT NULL, {_STOPPED.format('s')}, s.consents::text,"
@@ -239,8 +240,10 @@ def _stops(consents: str, suppressions: str) -> Stops:
 async def mark_unreadable(
     tx: AsyncConnection, subject_id: str, offset: int, *, generation: Generation = "subject"
 ) -> None:
-    """A consent we could not read, at this offset: the gate denies this subject until a readable, newer state arrives
-    that lies there or behind."""
+    """Mark a subject unreadable by the record at this offset.
+
+    The gate denies the subject until a readable state of a newer version arrives at this offset or later.
+    """
     await tx.execute(
         text(
             f"INSERT INTO {generation} (subject_id, version, consents, suppressions, erased, unreadable, log_offset)"
@@ -252,7 +255,7 @@ async def mark_unreadable(
 
 
 async def put_sums(tx: AsyncConnection, told: StatesSummed, encoded: str) -> None:
-    """To be compared, where they are newer than those that are kept; until then the last comparison stands."""
+    """Store checksums newer than the stored ones, to be compared. The last result stays until the comparison."""
     await tx.execute(
         text(
             "INSERT INTO comparison (id, sums, begun_at, seen_until) VALUES (1, :sums, :begun_at, :seen_until)"
@@ -264,7 +267,7 @@ async def put_sums(tx: AsyncConnection, told: StatesSummed, encoded: str) -> Non
 
 
 async def sums_to_compare(tx: AsyncConnection) -> StatesSummed | None:
-    """Locked: one process compares. None while another does."""
+    """Return checksums not compared yet and lock the row, or return None, as while another process compares."""
     encoded: str | None = await tx.scalar(
         text("SELECT sums FROM comparison WHERE compared_at IS NULL FOR UPDATE SKIP LOCKED")
     )
@@ -284,19 +287,21 @@ async def put_comparison(
 
 
 async def compared(tx: AsyncConnection) -> Row[Any] | None:
-    """The last comparison: begun_at, compared_at, compared, moving, differing."""
+    """Return the last comparison; `compared_at` is None while newer checksums wait."""
     rows = await tx.execute(text("SELECT begun_at, compared_at, compared, moving, differing FROM comparison"))
     return rows.one_or_none()
 
 
 async def begin_rebuild(tx: AsyncConnection, now: datetime) -> tuple[datetime, dict[int, Seen]]:
-    """When it was begun, which is its name, and how far each partition is read: of a rebuild that was not finished,
-    else of one that begins, on an empty table."""
+    """Resume the unfinished rebuild, or start a rebuild with an empty table.
+
+    Return the start, which identifies the rebuild, and the position of each partition.
+    """
     rows = list(await tx.execute(text("SELECT partition, next_offset, last_number, unseen, begun_at FROM rebuild")))
     begun_at: datetime = rows[0].begun_at if rows else now
     if not rows:
         await tx.execute(text("TRUNCATE subject_next"))
-    added = await tx.execute(  # all partitions, or those that there are since
+    added = await tx.execute(  # every partition, or on a resume the new ones
         text(
             "INSERT INTO rebuild (partition, next_offset, until, begun_at) SELECT partition, 0, next_offset, :begun_at"
             " FROM consumer_offset WHERE consumer_group = :group AND topic = :topic"
@@ -308,7 +313,7 @@ async def begin_rebuild(tx: AsyncConnection, now: datetime) -> tuple[datetime, d
 
 
 async def rebuild_until(tx: AsyncConnection) -> dict[int, int]:
-    """Where the projection has come, noted as what is to be read."""
+    """Store the position of the projection as the goal of the rebuild, and return the position."""
     until = await projected_up_to(tx)
     await tx.execute(
         text(
@@ -322,7 +327,7 @@ async def rebuild_until(tx: AsyncConnection) -> dict[int, int]:
 
 
 async def step_rebuild(tx: AsyncConnection, begun_at: datetime, partition: int, since: Seen, reached: Seen) -> bool:
-    """From `since` to `reached`. False where another has gone on with it, or finished it: then nothing counts."""
+    """Advance the rebuild of a partition. Return False when another process has advanced or finished the rebuild."""
     stepped = await tx.execute(
         text(
             "UPDATE rebuild SET next_offset = :next_offset, last_number = :last_number, unseen = :unseen"
@@ -334,7 +339,7 @@ async def step_rebuild(tx: AsyncConnection, begun_at: datetime, partition: int, 
 
 
 async def rebuild_progress(tx: AsyncConnection) -> tuple[int, int, datetime | None]:
-    """(records read, records to be read, when it began); None where none is going on."""
+    """Return (records read, records to read, start of the rebuild); without a rebuild (0, 0, None)."""
     row = (
         await tx.execute(
             text(
@@ -347,9 +352,12 @@ async def rebuild_progress(tx: AsyncConnection) -> tuple[int, int, datetime | No
 
 
 async def change_generations(tx: AsyncConnection, begun_at: datetime, reached: Mapping[int, Seen]) -> bool:
-    """`subject_next` serves from the commit on, and what served is emptied. The caller has locked `subject` against
-    everybody (`lock_generation`): who waits for it finds the other. False, and to be rolled back, where the rebuild is
-    no longer the caller's, as far as it has `reached`: what is in `subject_next` then may be next to nothing."""
+    """Swap the tables: from the commit on, the rebuilt table serves, and the old one is emptied.
+
+    The caller has locked `subject` exclusive (`lock_generation`); a waiting transaction then finds the new table.
+    Return False when another process has advanced or finished the rebuild since `reached`: the caller then rolls back,
+    because `subject_next` may be almost empty.
+    """
     rows = await tx.execute(
         text("DELETE FROM rebuild WHERE begun_at = :begun_at RETURNING partition, next_offset"), {"begun_at": begun_at}
     )
@@ -370,16 +378,21 @@ async def change_generations(tx: AsyncConnection, begun_at: datetime, reached: M
 
 
 async def lock_generation(tx: AsyncConnection, within_s: float) -> None:
-    """Nobody reads or writes `subject` until the transaction ends. Raises after `within_s`, as whoever comes next waits
-    behind us; who reads all of it (`sums`) is waited for before that."""
+    """Lock `subject` against every reader and writer until the transaction ends.
+
+    Raise after `within_s`, because every later transaction queues behind this wait. The wait for `sums`, which reads
+    the whole table, comes first and has no limit.
+    """
     await tx.execute(text("SELECT pg_advisory_xact_lock(hashtext('placet.generation'))"))
     await tx.execute(text(f"SET LOCAL lock_timeout = {int(within_s * 1000)}"))
     await tx.execute(text("LOCK TABLE subject IN ACCESS EXCLUSIVE MODE"))
 
 
 async def keep_newer(tx: AsyncConnection) -> int:
-    """What the generation that serves has newer than the next goes over to it; how many that are. What was known is not
-    forgotten because the log does not hold it any more. Nor is a STOP that the next generation's state forgets."""
+    """Copy the newer rows of the serving table into `subject_next`, and return their number.
+
+    A state missing from the log is not lost, nor is a STOP forgotten by the rebuilt state.
+    """
     await _keep_stops(tx)
     kept = await tx.execute(
         text(
@@ -395,8 +408,10 @@ async def keep_newer(tx: AsyncConnection) -> int:
 
 
 async def _keep_stops(tx: AsyncConnection) -> None:
-    """A state of the next generation that forgets a STOP of the one that serves gets it back and is unreadable: the log
-    may have been compacted, so that the state that had the STOP is gone."""
+    """Restore each STOP that a rebuilt state forgets, and mark its subject unreadable.
+
+    Compaction of the log may have removed the state with the STOP.
+    """
     rows = await fetch_many(
         tx,
         "SELECT n.subject_id, n.version, n.consents::text, n.suppressions::text, n.erased, s.consents::text,"
@@ -426,7 +441,7 @@ async def _keep_stops(tx: AsyncConnection) -> None:
 
 
 async def projected_up_to(tx: AsyncConnection) -> dict[int, int]:
-    """The next offset of consent.states.v1 by partition, as the projection has committed it."""
+    """Return the next offset of consent.states.v1 by partition, as committed by the projection."""
     rows = await tx.execute(
         text("SELECT partition, next_offset FROM consumer_offset WHERE consumer_group = :group AND topic = :topic"),
         {"group": CONSENTS_GROUP, "topic": STATES.name},
@@ -435,7 +450,7 @@ async def projected_up_to(tx: AsyncConnection) -> dict[int, int]:
 
 
 async def watermarks(tx: AsyncConnection) -> dict[int, datetime | None]:
-    """`as_of` of each partition of the consent projection; None where it has none yet."""
+    """Return the watermark of each partition of the consent projection, or None before the first."""
     rows = await tx.execute(
         text("SELECT partition, as_of FROM consumer_offset WHERE consumer_group = :group AND topic = :topic"),
         {"group": CONSENTS_GROUP, "topic": STATES.name},
@@ -444,13 +459,13 @@ async def watermarks(tx: AsyncConnection) -> dict[int, datetime | None]:
 
 
 async def lock_hold(tx: AsyncConnection) -> Hold:
-    """What was told of marketing being held. The row is locked, once there is one: of several processes one tells."""
+    """Return the last announcement of the marketing hold, and lock the row if present: a single process announces."""
     rows = await fetch_many(tx, "SELECT version, since, ended_at, otherwise_since FROM hold FOR UPDATE")
     return Hold(*rows[0]) if rows else Hold()
 
 
 async def put_hold(tx: AsyncConnection, known: Hold, tell: HoldChanged | None) -> None:
-    """`tell`: what is to be published of it."""
+    """Store the marketing hold, and publish `tell`, the new announcement if any."""
     await tx.execute(
         text(
             "INSERT INTO hold (category, version, since, ended_at, otherwise_since)"
@@ -479,8 +494,10 @@ _LINES = (
 
 
 async def sums(tx: AsyncConnection, since: datetime) -> dict[str, tuple[int, int, bool]]:
-    """What `StatesSummed` says of our own rows, by slice: how many subjects, their digests added up, and whether one of
-    them was published `since` then. Reads the whole table."""
+    """Return the checksums of `subject`, computed as in `StatesSummed`. Reads the whole table.
+
+    By slice: the number of subjects, the sum of their digests, and whether a state was published since `since`.
+    """
     await tx.execute(text("SELECT pg_advisory_xact_lock_shared(hashtext('placet.generation'))"))
     rows = await tx.execute(
         text(
@@ -515,8 +532,11 @@ async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
 
 
 async def put_control(tx: AsyncConnection, event: CampaignControlled) -> None:
-    """Newest control wins. Who is deciding is waited for, and who decides next waits for us, with what is due and its
-    partition locked: what waits for a control is woken afterwards, in pages (`wake_controlled`)."""
+    """Store the control unless the stored one is newer.
+
+    The lock waits for running decisions. A later decision waits for this transaction while holding the locks of its
+    partition and due rows, so `wake_controlled` wakes waiting messages afterwards, in pages.
+    """
     await fetch_many(tx, f"SELECT pg_advisory_xact_lock({_A_CAMPAIGN.format('$1')})", event.campaign_id)
     await tx.execute(
         text(
@@ -529,7 +549,10 @@ async def put_control(tx: AsyncConnection, event: CampaignControlled) -> None:
 
 
 async def note_woken(tx: AsyncConnection, campaign_id: str, version: int, *, cancelled: bool) -> None:
-    """Unless something still waits. Nobody defers for a control that is no more: it has waited for who did."""
+    """Record this control version as woken, unless a message still waits.
+
+    No decision defers a message for an older control any more: `put_control` has waited for running decisions.
+    """
     await plan_now(tx)
     await fetch_many(
         tx,

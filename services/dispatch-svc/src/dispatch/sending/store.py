@@ -1,4 +1,4 @@
-"""The tables of receipts and provider blocks, and the queries of sending alone: due, left and answered messages."""
+"""The tables of early DLRs and provider blocks, and the queries of sending: due, left and answered messages."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -39,7 +39,7 @@ early_receipt = Table(
 )
 
 provider_block = Table(
-    "provider_block",  # a provider will not deliver to this number; whether the person asked for it nobody knows
+    "provider_block",  # a provider refuses this number, perhaps by the person's wish
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("gateway", Text, nullable=False),
@@ -52,22 +52,23 @@ provider_block = Table(
 
 
 async def campaigns_to_wake(tx: AsyncConnection) -> Sequence[tuple[str, int, bool]]:
-    """(campaign_id, version of its control, whether it is cancelled) of those that are paused no more and of which not
-    all that waited has been woken."""
+    """Return (campaign_id, control version, cancelled) of each campaign not paused whose messages are not all woken."""
     await plan_now(tx)
     rows = await fetch_many(
         tx,
         "SELECT campaign_id, version, control = 'cancelled' FROM campaign WHERE woken < version AND control <> $1"
         " ORDER BY campaign_id",
-        "paused",  # what has no parameter is planned once, whatever it is told
+        "paused",  # `plan_now` works only for a statement with parameters
     )
     return [(row[0], row[1], row[2]) for row in rows]
 
 
 async def due_partitions(tx: AsyncConnection, partitions: int, now: datetime, *, marketing: bool) -> list[int]:
-    """Of so many, those with due messages of that lane, first where one has waited longest: who takes no more than
-    leaves soon takes of each. What is in a partition beyond is not found. One by one: asked for all at once, a planner
-    that knows little of the ledger reads the whole of it, four times a second."""
+    """Return the partitions below `partitions` with due messages of the lane, the longest wait first.
+
+    With this order, a caller that takes only as many messages as leave soon neglects no partition. A lateral query
+    reads each partition alone: else, with few statistics, Postgres reads the whole ledger four times a second.
+    """
     await plan_now(tx)
     rows = await fetch_many(
         tx,
@@ -90,8 +91,10 @@ async def claim_due(
     marketing: bool,
     waited_for: Collection[str] = (),
 ) -> list[Row[Any]]:
-    """Due messages of one partition and lane, oldest first, locked. In a transaction that is `planned_now`.
-    `waited_for`: gateways of which what waits for a slot waits still."""
+    """Lock and return due messages of one partition and lane, oldest first. The transaction is `planned_now`.
+
+    `waited_for`: gateways without a free slot, whose `pending` messages go on waiting.
+    """
     rows = await tx.execute(
         text(
             f"SELECT * FROM message WHERE partition = :partition AND {messages.OF_LANE[marketing]}"
@@ -107,9 +110,11 @@ async def claim_due(
 async def still_ours(
     tx: AsyncConnection, message_ids: Sequence[UUID], decisions: Collection[datetime], *, again: bool
 ) -> list[Row[Any]]:
-    """Those of `message_ids` that are still ours to hand off, locked: of which one of these `decisions` (`decided_at`)
-    is the last, and nobody has a receipt. Those too that were made `unknown` meanwhile, as we have not begun; unless
-    they were to go `again`."""
+    """Lock and return the messages still ours to hand off: the last decision is one of `decisions` (`decided_at`), and
+    no submit or DLR is on record.
+
+    A message marked `unknown` meanwhile is ours, because no submit has begun; a resubmit (`again`) is not.
+    """
     rows = await tx.execute(
         text(
             "SELECT * FROM message AS m WHERE message_id = ANY(CAST(:ids AS uuid[]))"
@@ -122,7 +127,7 @@ async def still_ours(
 
 
 async def partitions_left_sending(tx: AsyncConnection, decided_before: datetime) -> list[int]:
-    """Partitions with messages that a process left `sending` when it died."""
+    """Return the partitions with messages left `sending` by a process that died."""
     await plan_now(tx)
     rows = await tx.execute(
         text(
@@ -138,9 +143,11 @@ async def partitions_left_sending(tx: AsyncConnection, decided_before: datetime)
 async def claim_left_sending(
     tx: AsyncConnection, partition: int, decided_before: datetime, limit: int
 ) -> list[Row[Any]]:
-    """Those messages, locked: a live owner renews its decision or settles, and then they are not among these.
-    `sending_since`: no submit of it began earlier. Its `decided_at` is of the last decision, which a crash may have
-    been before already; what first made it `sending` is kept for as long as it is."""
+    """Lock and return messages left `sending`. A live owner renews the decision or records the outcome in time.
+
+    `sending_since`: no submit of the message began earlier. A submit may precede the last decision, and so
+    `decided_at`; the row of `sending` from the first decision stays as long as the message is `sending`.
+    """
     rows = await tx.execute(
         text(
             "SELECT m.*, (SELECT min(s.since) FROM sending AS s"
@@ -161,8 +168,10 @@ async def unknown_of(
     after: tuple[datetime, UUID],
     limit: int,
 ) -> list[Row[Any]]:
-    """Messages of a gateway whose outcome nobody knows since an instant between two of these, oldest first: a page
-    of those `after` the last one of the page before (`unknown_since`, `message_id`)."""
+    """Return a page of a gateway's `unknown` messages, oldest first, whose `unknown_since` is within one of `spans`.
+
+    `after`: `unknown_since` and `message_id` of the last message on the page before.
+    """
     await plan_now(tx)
     rows = await tx.execute(
         text(
@@ -186,14 +195,14 @@ async def unknown_of(
 
 
 async def lock_messages(tx: AsyncConnection, message_ids: Sequence[UUID]) -> None:
-    """In the order of ids, as receipts do, before more than one statement changes them."""
+    """Lock messages in the order of ids, as DLRs do, before several statements change the messages."""
     await fetch_many(
         tx, "SELECT FROM message WHERE message_id = ANY($1::uuid[]) ORDER BY message_id FOR UPDATE", message_ids
     )
 
 
 async def left_already(tx: AsyncConnection, message_ids: Sequence[UUID]) -> dict[UUID, Row[Any]]:
-    """Of those that have an outcome of a hand-off: when it began, and what is known of it."""
+    """Return the recorded hand-off of each message that has one."""
     rows = await tx.execute(
         text(
             "SELECT message_id, status, gateway, gateway_message_id, handed_off_at FROM message"
@@ -205,7 +214,7 @@ async def left_already(tx: AsyncConnection, message_ids: Sequence[UUID]) -> dict
 
 
 async def open_enforcements_of(tx: AsyncConnection, applied_before: datetime) -> dict[str, datetime]:
-    """Subjects whose opt-out still waits to be enforced, and when the first of each was received."""
+    """Return each subject with an open opt-out, and the time the first was received."""
     await plan_now(tx)
     rows = await fetch_many(
         tx,
@@ -219,8 +228,10 @@ async def open_enforcements_of(tx: AsyncConnection, applied_before: datetime) ->
 async def messages_of_receipts(
     tx: AsyncConnection, references: Sequence[UUID], gateway_ids: Sequence[str], gateways: Sequence[str]
 ) -> list[Row[Any]]:
-    """Messages that receipts speak of, by our id or by the gateway's, locked. Those of the gateway are looked up first:
-    for one or the other Postgres reads the whole ledger."""
+    """Lock and return the messages of DLRs, by our id or by the gateway's.
+
+    A subquery looks up the gateway's ids first: for an OR, Postgres reads the whole ledger.
+    """
     await plan_now(tx)
     rows = await tx.execute(
         text(
@@ -235,7 +246,7 @@ async def messages_of_receipts(
 
 
 async def block(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """These subjects are out of reach by these gateways from now on; the first reason is kept."""
+    """Block these subjects at these gateways. The first block and its code stay."""
     columns = {"gateway": "text", "subject_id": "text", "code": "text", "since": "timestamptz"}
     arrays = ", ".join(f"CAST(:{c} AS {kind}[])" for c, kind in columns.items())
     await tx.execute(
@@ -257,7 +268,7 @@ async def unblock(tx: AsyncConnection, gateway: str, subject_id: str) -> str | N
 
 
 async def keep_early_receipts(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Receipts of messages whose submit has not been answered yet, or that are not ours."""
+    """Store DLRs without a message: the submit is not answered yet, or the message is not ours."""
     columns = {
         "gateway": "text",
         "gateway_message_id": "text",
@@ -275,7 +286,7 @@ async def keep_early_receipts(tx: AsyncConnection, rows: Sequence[Mapping[str, A
 
 
 async def take_matching_early_receipts(tx: AsyncConnection, limit: int) -> list[Row[Any]]:
-    """Early receipts whose message has become known, removed from the waiting room."""
+    """Remove and return early DLRs whose message has become known."""
     await plan_now(tx)
     rows = await tx.execute(
         text(
