@@ -68,6 +68,8 @@ def up() -> int:
         supervisor.terminate()
         supervisor.wait()
         return _fail(f"given up:\n{tail(LOG, 60)}")
+    while any(_look().values()) and time.monotonic() < deadline:
+        time.sleep(POLL_S)  # on a busy machine consent may be old again for a moment
     return status()
 
 
@@ -96,19 +98,23 @@ def status() -> int:
         told = _told()
     except FileNotFoundError:
         return _fail("starting, or going down")
-    red = 0
-    for name in (*SERVICES, "simulator"):
-        url = told[f"{name.upper()}_URL"]
-        why = _not_ready(f"{url}/livez" if name == "simulator" else f"{url}/readyz")
-        red += why is not None
-        print(f"  {name:<10} {url}  {'ready' if why is None else why}")
+    looked = _look()
+    for name, why in looked.items():
+        print(f"  {name:<10} {told[f'{name.upper()}_URL']}  {why or 'ready'}")
     print(f"  urls and a development token: {FOLDER / STACK_ENV}")
     hours = LOG.read_text().partition("hours: ")[2].split("\n", 1)[0]
     if hours == "demonstration":
         print("  DEMONSTRATION HOURS are in force: marketing goes out at any time. HOURS=france takes the real ones.")
     else:
         print(f"  sending hours: {hours}")
-    return 1 if red else 0
+    return 1 if any(looked.values()) else 0
+
+
+def _look() -> dict[str, str | None]:
+    """Ask each process whether it is ready. Return by name why not, None for a ready one."""
+    told = _told()
+    urls = {name: told[f"{name.upper()}_URL"] for name in (*SERVICES, "simulator")}
+    return {name: _not_ready(f"{url}/{'livez' if name == 'simulator' else 'readyz'}") for name, url in urls.items()}
 
 
 def page() -> int:
