@@ -40,7 +40,7 @@ from common.contracts import CAMPAIGN_REQUESTS
 from common.contracts.campaign import MessageRequested
 from common.contracts.consent import Consent
 from common.kafka.broker import cloud_event_headers, partition_of
-from common.privacy.keyring import FieldKeys, SubjectKeys
+from common.keyring import FieldKeys, SubjectKeys
 from common.settings import KeyRingSettings
 
 FIRST = 20_000_000  # the first number, of eight digits after +336

@@ -42,7 +42,7 @@ from bench.ground import Ground, Server
 from bench.rounds import Sample, Side, cpu_seconds
 from common.contracts import STATES
 from common.kafka.broker import BATCH_BYTES
-from common.privacy.keyring import SubjectKeys
+from common.keyring import SubjectKeys
 from common.settings import KeyRingSettings
 from consent.imports.lines import PIECE_LINES
 

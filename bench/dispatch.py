@@ -41,7 +41,7 @@ from common.contracts.campaign import MessageRequested
 from common.contracts.consent import Consent
 from common.contracts.dispatch import MessageChanged
 from common.kafka import broker as kafka
-from common.privacy.keyring import FieldKeys, SubjectKeys
+from common.keyring import FieldKeys, SubjectKeys
 from common.settings import KeyRingSettings
 from common.sms.message_id import message_id
 from dispatch.gateways import Account, Submit, kannel

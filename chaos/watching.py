@@ -26,8 +26,8 @@ from common.contracts import INBOUND_MESSAGES, STATES
 from common.contracts.consent import ConsentStateChanged
 from common.db.database import Database
 from common.kafka import broker as kafka
+from common.keyring import SubjectKeys
 from common.law import load
-from common.privacy.keyring import SubjectKeys
 from common.settings import KeyRingSettings
 from dispatch.audit.invariants import SETTLED_AFTER, Checker
 from dispatch.projection.limits import Limits

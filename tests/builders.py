@@ -8,7 +8,7 @@ from common.contracts.campaign import CampaignControlled, MessageRequested, Mess
 from common.contracts.consent import Cause, Consent, ConsentStateChanged, Purpose, SenderChanged, Suppression
 from common.contracts.inbound import ReceiptReceived
 from common.contracts.rights import ErasureRequested
-from common.privacy.keyring import FieldKeys, LinkKeys, SubjectKeys
+from common.keyring import FieldKeys, LinkKeys, SubjectKeys
 from common.settings import KeyRingSettings
 from common.sms.message_id import message_id
 from tests.running import KEY_RING

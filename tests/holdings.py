@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
-from common.privacy.keyring import NONCE_BYTES
+from common.keyring import NONCE_BYTES
 from tests.running import KEY_RING
 
 TAG_BYTES = 16

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.privacy.keyring import LinkKeys
+from common.keyring import LinkKeys
 from common.settings import KeyRingSettings
 from consent.page.link import Link, form, form_holds, read, token
 

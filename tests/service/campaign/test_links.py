@@ -21,8 +21,8 @@ from campaign.service import Settings, build
 from common.contracts import CLICKS
 from common.contracts.rights import RectificationRequested
 from common.kafka.consumer import Received
+from common.keyring import LinkKeys
 from common.law import load
-from common.privacy.keyring import LinkKeys
 from common.settings import KeyRingSettings
 from stack.processes import free_port
 from tests.builders import SENDER, field_keys, link_keys, now, subject

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from campaign.imports import store
 from campaign.imports import worker as importing
 from campaign.service import Settings, build
-from common.privacy.keyring import Unreadable
+from common.keyring import Unreadable
 from common.service import Resources
 from common.service import running as held_by
 from tests.builders import SENDER, number, subject

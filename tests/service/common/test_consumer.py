@@ -26,7 +26,7 @@ from common.kafka import consumer as consumer_loop
 from common.kafka.broker import WrongTopic, ensure_topics
 from common.kafka.consumer import After, Consumer, Hold, Mark, Poison, Received, Stopped, applied_watermark
 from common.kafka.outbox import MAX_RECORD_BYTES
-from common.privacy.keyring import fingerprints
+from common.keyring import fingerprints
 from common.settings import KeyRingSettings, ServiceSettings
 from tests.eventually import eventually
 from tests.running import KEY_RING, Surroundings

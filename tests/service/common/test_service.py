@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request
 from sqlalchemy.engine import make_url
 
 from common.db.database import new_metadata
-from common.privacy.keyring import OtherKey
+from common.keyring import OtherKey
 from common.service import BODY_BYTES, Service, resources
 from common.settings import ServiceSettings
 from common.web.auth import require

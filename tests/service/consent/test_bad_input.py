@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from common.privacy.keyring import LinkKeys
+from common.keyring import LinkKeys
 from common.settings import KeyRingSettings
 from consent.page.link import Link, token
 from consent.service import Settings, build

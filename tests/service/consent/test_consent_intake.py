@@ -21,7 +21,7 @@ from common.kafka import broken_logs
 from common.kafka import broker as kafka
 from common.kafka import consumer as consumer_loop
 from common.kafka.consumer import Received, Stopped
-from common.privacy.keyring import MISMATCHES
+from common.keyring import MISMATCHES
 from consent.answers.answers import Answers
 from consent.inbound import messages as intake
 from consent.ledger import retention, term_store

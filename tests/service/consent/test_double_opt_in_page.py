@@ -14,7 +14,7 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from common.contracts.campaign import MessageRequested
-from common.privacy.keyring import LinkKeys
+from common.keyring import LinkKeys
 from common.settings import KeyRingSettings
 from common.sms.sms_length import length
 from consent.page.confirm import CONFIRM

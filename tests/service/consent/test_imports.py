@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import text
 
 from common.db.database import Database
-from common.privacy.keyring import Unreadable
+from common.keyring import Unreadable
 from common.service import running as held_by
 from consent.imports import lines as import_lines
 from consent.imports.worker import ABANDONED_AFTER, Importing

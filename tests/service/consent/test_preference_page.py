@@ -17,7 +17,7 @@ from playwright.async_api import Browser, Page, expect
 
 from common.contracts.campaign import MessageRequested
 from common.db.database import Database
-from common.privacy.keyring import LinkKeys
+from common.keyring import LinkKeys
 from common.settings import KeyRingSettings
 from common.sms.sms_length import length
 from consent.ledger import store

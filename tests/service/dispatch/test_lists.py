@@ -7,9 +7,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from common.db import paging
 from common.db.database import Database
 from common.kafka import dead_letters
+from common.web import paging
 from common.web.auth import Caller
 from common.web.problems import Unavailable
 from dispatch import api

@@ -8,7 +8,7 @@ from campaign.message import short_link
 from campaign.message.short_link import any_token, host_of, is_host, is_ours, token, url
 from campaign.message.text import Link, TextProblem, TextRefused, check, costly, parse
 from campaign.preflight import findings
-from common.privacy.keyring import LinkKeys
+from common.keyring import LinkKeys
 from common.settings import KeyRingSettings
 from common.sms.sms_length import length
 from tests.builders import link_keys

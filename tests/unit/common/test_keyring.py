@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from common.privacy.keyring import MISMATCHES, FieldKeys, SubjectKeys, Unreadable, differing, fingerprints, owner_of
+from common.keyring import MISMATCHES, FieldKeys, SubjectKeys, Unreadable, differing, fingerprints, owner_of
 from common.settings import KeyRingSettings
 
 NUMBER = "+33639980001"

@@ -35,12 +35,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from common.contracts import TOPICS, Topic
 from common.db.database import Database, migrate
 from common.db.notify import either
+from common.db.timer import Worker
 from common.kafka import broken_logs, dead_letters
 from common.kafka import broker as kafka
 from common.kafka.consumer import Consumer, Subscription
 from common.kafka.outbox import Ceiling, Relay, Relayed
 from common.kafka.retrying import Retrying
-from common.privacy.keyring import FieldKeys, LinkKeys, OtherKey, SubjectKeys
+from common.keyring import FieldKeys, LinkKeys, OtherKey, SubjectKeys
 from common.settings import ServiceSettings
 from common.telemetry import continue_trace, log_to_stderr, traceparent
 from common.web import problems
@@ -78,14 +79,6 @@ class Resources(Generic[S]):
     field_keys: FieldKeys
     link_keys: LinkKeys
     relayed: Relayed
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """A loop that runs until the event is set."""
-
-    name: str
-    run: Callable[[asyncio.Event], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)

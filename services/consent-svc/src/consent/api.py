@@ -2,7 +2,7 @@
 
 A route opens the transaction, turns bodies into statements (`calls.py`), and lets the recorder decide. An opt-in needs
 a number which may be texted; an opt-out takes any number with a digit, because a STOP counts. Concurrent single
-requests share a transaction (`common.db.batch`), and each request gets an answer of its own.
+requests share a transaction (`common.batch`), and each request gets an answer of its own.
 """
 
 from collections import Counter
@@ -17,8 +17,8 @@ from msgspec import structs
 from pydantic import BaseModel, ConfigDict, Field, WrapValidator, model_validator
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.batch import Together
 from common.contracts.consent import Basis, State
-from common.db.batch import Together
 from common.service import Resources
 from common.settings import ServiceSettings
 from common.telemetry import traceparent

@@ -17,7 +17,7 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.contracts.consent import State
-from common.privacy.keyring import SubjectKeys
+from common.keyring import SubjectKeys
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.sms.msisdn import NumberProblem, NumberRefused, parse

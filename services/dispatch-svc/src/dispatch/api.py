@@ -18,17 +18,17 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.db.paging import whole_page
 from common.kafka.broker import partition_of
+from common.keyring import FieldKeys
 from common.law import Policy, country_of, region_of
 from common.law.stop_mention import mentions_stop
-from common.privacy.keyring import FieldKeys
 from common.service import Resources, resources
 from common.sms.message_id import EPOCH, message_id
 from common.sms.msisdn import NumberRefused, parse
 from common.sms.sms_length import GSM7_PART, MAX_SEGMENTS, length
 from common.web.auth import Caller, require
 from common.web.fields import Position
+from common.web.paging import whole_page
 from common.web.problems import Conflict, Invalid, NotFound, Reason
 from dispatch.messages import store as messages
 from dispatch.projection import store as projection

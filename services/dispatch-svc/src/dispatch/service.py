@@ -6,9 +6,10 @@ from datetime import timedelta
 from pydantic import Field, HttpUrl, SecretStr, model_validator
 
 from common.contracts import operator_submits
+from common.db.timer import Worker
 from common.law import at_hand_off
 from common.privacy.pruning import Pruner
-from common.service import Background, Resources, Service, Worker
+from common.service import Background, Resources, Service
 from common.settings import HoursSettings
 from dispatch import api, schema
 from dispatch.audit.invariants import Checker

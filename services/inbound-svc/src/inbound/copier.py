@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.keyring import FieldKeys
 from common.privacy.copying import Copier, Item, opened
-from common.privacy.keyring import FieldKeys
 from inbound import queue, store
 
 

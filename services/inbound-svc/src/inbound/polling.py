@@ -21,8 +21,8 @@ from urllib.parse import quote
 import aiohttp
 
 from common.db.database import Database
-from common.db.timer import Timer
-from common.service import Resources, Worker
+from common.db.timer import Timer, Worker
+from common.service import Resources
 from inbound import journal, store
 from inbound.journal import Arrival
 from inbound.providers import Unreadable, WrongField, ovh

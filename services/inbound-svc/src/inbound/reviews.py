@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from common.contracts import INBOUND_MESSAGES
 from common.contracts.inbound import Intent, MessageReceived
 from common.kafka import outbox
-from common.privacy.keyring import FieldKeys, Unreadable
+from common.keyring import FieldKeys, Unreadable
 from common.service import Resources, resources
 from common.telemetry import counter
 from common.web.auth import Caller, require

@@ -3,7 +3,7 @@
 Where a provider signs nothing, a secret in the path, a password or an address list stands in for the signature.
 
 A callback is verified over the raw body, then journalled and put in the outbox in one transaction, shared with other
-callbacks of the same moment (`common.db.batch`). The 2xx follows once Kafka has acknowledged the events. Any other
+callbacks of the same moment (`common.batch`). The 2xx follows once Kafka has acknowledged the events. Any other
 answer is an error which makes the operator retry; the relay meanwhile publishes journalled events once, and the retry
 finds them done. With an earlier 2xx, a STOP would be acknowledged without counting yet (ADR-0004).
 """
@@ -20,7 +20,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
-from common.db.batch import Together
+from common.batch import Together
 from common.service import Resources
 from common.telemetry import counter, histogram
 from common.web.problems import Invalid, Malformed, NotFound, Problem, Reason, TooLarge, Unauthorised, Unavailable

@@ -9,7 +9,7 @@ ReceiptState = Literal["queued", "sent", "delivered", "failed", "expired", "opte
 
 
 class MessageReceived(Event, frozen=True, kw_only=True):
-    """An MO: a text from a person's phone. `number` and `text` are encrypted fields (`common.privacy.keyring`).
+    """An MO: a text from a person's phone. `number` and `text` are encrypted fields (`common.keyring`).
 
     inbound-svc publishes an MO with the intent `review` again after a reviewer's decision: same `mo_id`, next
     `revision`, the decided intent, the reviewer and the time. The highest revision is authoritative.

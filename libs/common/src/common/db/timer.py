@@ -29,6 +29,14 @@ def uptime_s() -> float:
 
 
 @dataclass(frozen=True, slots=True)
+class Worker:
+    """A loop that runs until the event is set."""
+
+    name: str
+    run: Callable[[asyncio.Event], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
 class Timer:
     """A task that is called again at once while `tick` returns True (work was done), else `every_s`.
 

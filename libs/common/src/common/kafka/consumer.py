@@ -64,7 +64,7 @@ from common.kafka.broken_logs import Broken, Fault
 from common.kafka.completeness import Reading
 from common.kafka.log_identity import UNKNOWN, Identity, identity_of
 from common.kafka.progress import Progress
-from common.privacy.keyring import differing, fingerprints
+from common.keyring import differing, fingerprints
 from common.settings import ServiceSettings
 from common.telemetry import continue_trace, counter, gauge, histogram
 

@@ -38,9 +38,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import EVENTS
 from common.db.database import Database
-from common.db.paging import whole_page
 from common.telemetry import gauge
 from common.web.auth import Caller, require
+from common.web.paging import whole_page
 from common.web.problems import Conflict, NotFound, Problem, Reason
 
 State = Literal["open", "asked", "replayed", "discarded", "gone"]

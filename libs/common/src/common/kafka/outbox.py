@@ -33,7 +33,7 @@ from common.db.database import Database, fetch_many
 from common.db.notify import Listener, either
 from common.db.timer import uptime_s
 from common.kafka import broker as kafka
-from common.privacy.keyring import fingerprints
+from common.keyring import fingerprints
 from common.settings import ServiceSettings
 from common.telemetry import counter, gauge, traceparent
 

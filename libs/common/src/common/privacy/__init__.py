@@ -1,1 +1,1 @@
-"""Protect personal data: keyed hashes, encrypted fields, signatures, and erasures, copies and retention."""
+"""The privacy duties of each service: erasures, copies and retention; signatures that anyone can check."""

@@ -16,7 +16,7 @@ from common.contracts import COPIES, COPY_PARTS
 from common.contracts.rights import CopyGathered, CopyRequested
 from common.kafka import outbox
 from common.kafka.consumer import After, Received, Subscription
-from common.privacy.keyring import FieldKeys, Unreadable
+from common.keyring import FieldKeys, Unreadable
 
 PART_BYTES = 400_000  # before encryption, which adds a third: a part must fit a Kafka record
 

@@ -22,10 +22,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import ERASURE_ACKS, ERASURES
 from common.contracts.rights import ErasureAcknowledged, ErasureLifted, ErasureRequested
 from common.db.database import Database, fetch_many
-from common.db.timer import Timer
+from common.db.timer import Timer, Worker
 from common.kafka import outbox
 from common.kafka.consumer import After, Received, Subscription
-from common.service import Worker
 from common.telemetry import counter
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import text
 
 from common.db.database import Database, plan_now
-from common.db.timer import Timer
-from common.service import Worker
+from common.db.timer import Timer, Worker
 from common.telemetry import counter, gauge
 
 LOOK_EVERY_S = 60.0

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from jwt.algorithms import OKPAlgorithm
 from jwt.utils import base64url_decode, base64url_encode
 
-from common.privacy.keyring import secret_key
+from common.keyring import secret_key
 from common.settings import KeyRingSettings
 
 Type = Literal["placet-receipt", "placet-bundle", "placet-seal"]  # a token of one type never passes for another

@@ -24,7 +24,7 @@ from campaign.audience.contacts_file import EXPLANATIONS, FileRefused, WrongColu
 from campaign.imports import store
 from campaign.imports import worker as importing
 from campaign.senders import registry
-from common.privacy.keyring import SubjectKeys
+from common.keyring import SubjectKeys
 from common.service import Resources, resources
 from common.web.auth import Caller, require
 from common.web.fields import BIGINT, Storable

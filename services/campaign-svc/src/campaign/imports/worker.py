@@ -25,9 +25,9 @@ from campaign.audience import store as audience
 from campaign.audience.contacts_file import Chunk, LineProblem, Reading, Refusal
 from campaign.audience.store import ImportedRow
 from campaign.imports import store
-from common.db.timer import Timer
-from common.privacy.keyring import FieldKeys
-from common.service import Resources, Worker
+from common.db.timer import Timer, Worker
+from common.keyring import FieldKeys
+from common.service import Resources
 from common.telemetry import counter
 
 log = logging.getLogger(__name__)

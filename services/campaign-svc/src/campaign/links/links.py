@@ -19,7 +19,7 @@ from campaign.schedule.lifecycle import ends_by, later, message_of
 from common.contracts import CLICKS
 from common.contracts.campaign import LinkClicked
 from common.kafka import outbox
-from common.privacy.keyring import LinkKeys
+from common.keyring import LinkKeys
 
 
 @dataclass(frozen=True, slots=True)

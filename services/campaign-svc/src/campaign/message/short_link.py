@@ -13,7 +13,7 @@ import hmac
 import re
 from collections.abc import Callable, Iterable
 
-from common.privacy.keyring import LinkKeys
+from common.keyring import LinkKeys
 
 PATH = "/l/"
 TOKEN_CHARS = 12

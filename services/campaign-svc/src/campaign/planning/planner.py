@@ -49,11 +49,10 @@ from campaign.senders.store import Sender
 from common.contracts import CAMPAIGN_REQUESTS
 from common.contracts.campaign import MessageRequested
 from common.db.database import Database, plan_now
-from common.db.timer import Timer
+from common.db.timer import Timer, Worker
 from common.kafka import outbox
+from common.keyring import FieldKeys, LinkKeys, Unreadable
 from common.law import Policy, at_hand_off, zones
-from common.privacy.keyring import FieldKeys, LinkKeys, Unreadable
-from common.service import Worker
 from common.sms.msisdn import territory_of
 from common.telemetry import counter, gauge
 

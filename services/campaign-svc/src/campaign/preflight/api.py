@@ -36,9 +36,9 @@ from campaign.senders import registry
 from campaign.senders import store as senders
 from campaign.senders.store import Sender
 from common.db.database import Database
+from common.keyring import FieldKeys, Unreadable
 from common.law import Aspect, Closure, begins_with, zones
 from common.law.stop_mention import mentions_stop
-from common.privacy.keyring import FieldKeys, Unreadable
 from common.service import Resources, resources
 from common.sms.msisdn import territory_of
 from common.web.auth import Caller, require

@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.links import links
 from campaign.privacy import store
+from common.keyring import FieldKeys
 from common.privacy.copying import Copier, Item, opened
-from common.privacy.keyring import FieldKeys
 
 
 def copier(keys: FieldKeys) -> Copier:

@@ -31,8 +31,8 @@ from common.contracts.campaign import MessageReworded
 from common.contracts.rights import RectificationAcknowledged, RectificationRequested
 from common.kafka import outbox
 from common.kafka.consumer import After, Poison, Received, Subscription
+from common.keyring import FieldKeys, LinkKeys, Unreadable
 from common.law import Policy, at_hand_off
-from common.privacy.keyring import FieldKeys, LinkKeys, Unreadable
 
 SERVICE = "campaign"
 

@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import DISPATCH_REQUESTS
 from common.contracts.campaign import MessageRequested
 from common.kafka import outbox
-from common.privacy.keyring import FieldKeys, Unreadable
+from common.keyring import FieldKeys, Unreadable
 from common.sms.msisdn import NumberRefused, parse
 from common.telemetry import counter
 from consent.schema import metadata

@@ -18,8 +18,7 @@ from sqlalchemy import Boolean, CheckConstraint, Column, DateTime, Index, Row, T
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import Database
-from common.db.timer import Timer
-from common.service import Worker
+from common.db.timer import Timer, Worker
 from common.sms.message_id import message_id
 from common.telemetry import counter
 from common.web.problems import Reason, TooMany

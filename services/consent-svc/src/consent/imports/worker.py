@@ -18,9 +18,9 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.consent import Basis
-from common.db.timer import Timer
+from common.db.timer import Timer, Worker
 from common.kafka import outbox
-from common.service import Resources, Worker
+from common.service import Resources
 from common.sms.msisdn import NumberRefused, as_received, parse, readings
 from common.telemetry import counter
 from consent.bodies import EARLIEST

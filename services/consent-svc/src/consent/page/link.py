@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from common.privacy.keyring import LinkKeys
+from common.keyring import LinkKeys
 
 EXPIRY_BYTES, ID_BYTES, TAG_BYTES = 4, 8, 9
 TOKEN = re.compile(r"[A-Za-z0-9_-]{28}", re.ASCII)  # exactly 21 bytes: no padding, so each link has a single spelling

@@ -17,8 +17,7 @@ from sqlalchemy import BigInteger, Boolean, Column, DateTime, Identity, Index, R
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import Database
-from common.db.timer import Timer
-from common.service import Worker
+from common.db.timer import Timer, Worker
 from common.telemetry import counter
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store

@@ -14,8 +14,7 @@ from sqlalchemy import BigInteger, Column, DateTime, Integer, Row, Table, Text, 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import Database
-from common.db.timer import Timer
-from common.service import Worker
+from common.db.timer import Timer, Worker
 from common.telemetry import counter, gauge
 from consent.proof import seals, store
 from consent.proof.seals import Seal

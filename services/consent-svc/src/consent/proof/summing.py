@@ -16,9 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import SUMS
 from common.contracts.consent import StatesSummed
 from common.db.database import Database, may_idle
-from common.db.timer import Timer
+from common.db.timer import Timer, Worker
 from common.kafka import outbox
-from common.service import Worker
 from consent.ledger import rules as ledger
 from consent.ledger.rules import SubjectState
 from consent.proof import checksums as sums

@@ -16,9 +16,8 @@ from datetime import UTC, datetime
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import Database
-from common.db.timer import Timer
+from common.db.timer import Timer, Worker
 from common.kafka import outbox
-from common.service import Worker
 from common.telemetry import counter, gauge
 from consent.ledger import recorder, retention, term_store
 from consent.ledger import rules as ledger

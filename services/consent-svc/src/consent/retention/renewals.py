@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.inbound import MessageReceived
+from common.keyring import Unreadable
 from common.law import SEARCH_DAYS, Policy, is_open, next_permitted, zones
-from common.privacy.keyring import Unreadable
 from common.sms.message_id import message_id
 from common.sms.msisdn import territory_of
 from common.telemetry import counter

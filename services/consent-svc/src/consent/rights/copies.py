@@ -19,12 +19,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import COPIES, COPY_PARTS
 from common.contracts.rights import CopyGathered, CopyRequested
 from common.db.database import Database
-from common.db.timer import Timer
+from common.db.timer import Timer, Worker
 from common.kafka import outbox
 from common.kafka.consumer import After, Received, Subscription
+from common.keyring import FieldKeys
 from common.privacy.copying import Copier, Item, context, opened
-from common.privacy.keyring import FieldKeys
-from common.service import Worker
 from common.spreadsheet import cell
 from common.telemetry import counter
 from consent.ledger import rules as ledger

@@ -21,14 +21,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import ERASURE_ACKS, ERASURES
 from common.contracts.rights import ErasureAcknowledged, ErasureRequested
 from common.db.database import Database
-from common.db.paging import whole_page
-from common.db.timer import Timer
+from common.db.timer import Timer, Worker
 from common.kafka import outbox
 from common.kafka.consumer import After, Received, Subscription
 from common.privacy import erasing
-from common.service import Worker
 from common.sms.message_id import EPOCH, message_id
 from common.telemetry import counter, gauge, histogram
+from common.web.paging import whole_page
 from consent.ledger import recorder
 from consent.ledger.recorder import Recorded
 from consent.ledger.rules import Verdict

@@ -25,14 +25,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import RECTIFICATION_ACKS, RECTIFICATIONS
 from common.contracts.rights import RectificationAcknowledged, RectificationRequested
 from common.db.database import Database
-from common.db.paging import whole_page
-from common.db.timer import Timer
+from common.db.timer import Timer, Worker
 from common.kafka import outbox
 from common.kafka.consumer import After, Received, Subscription
+from common.keyring import FieldKeys
 from common.privacy.copying import opened
-from common.privacy.keyring import FieldKeys
-from common.service import Worker
 from common.telemetry import counter, gauge
+from common.web.paging import whole_page
 from consent.schema import metadata
 
 log = logging.getLogger(__name__)

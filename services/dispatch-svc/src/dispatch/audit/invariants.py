@@ -28,9 +28,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import Database, plan_now
-from common.db.timer import Timer
+from common.db.timer import Timer, Worker
 from common.law import Policy, is_open
-from common.service import Worker
 from dispatch.messages.store import VIOLATIONS
 from dispatch.privacy.pruning import LATE_DAYS
 from dispatch.projection.limits import Limits

@@ -19,11 +19,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.campaign import Category, MessageRequested
 from common.db.timer import uptime_s
+from common.keyring import FieldKeys, SubjectKeys, Unreadable, owner_of
 from common.law import Policy, mark_of
 from common.law.stop_mention import mentions_stop
 from common.privacy import erasing
 from common.privacy.erasing import Asked
-from common.privacy.keyring import FieldKeys, SubjectKeys, Unreadable, owner_of
 from common.sms.msisdn import territory_of
 from common.telemetry import counter
 from dispatch.gate import record, store

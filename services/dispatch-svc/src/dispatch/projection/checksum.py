@@ -16,9 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import STATES, SUMS
 from common.contracts.consent import StatesSummed
 from common.db.database import Database
-from common.db.timer import Timer
+from common.db.timer import Timer, Worker
 from common.kafka.consumer import After, Received, Subscription, applied_watermark
-from common.service import Resources, Worker
+from common.service import Resources
 from common.telemetry import gauge
 from dispatch.projection import store
 

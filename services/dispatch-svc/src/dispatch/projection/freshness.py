@@ -15,9 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import STATES
 from common.contracts.dispatch import HoldChanged
 from common.db.database import Database
-from common.db.timer import Timer
+from common.db.timer import Timer, Worker
 from common.kafka.consumer import applied_watermark
-from common.service import Resources, Worker
+from common.service import Resources
 from common.telemetry import gauge
 from dispatch.projection import store
 from dispatch.projection.hold import looked

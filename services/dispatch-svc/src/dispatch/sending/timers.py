@@ -16,8 +16,7 @@ from uuid import UUID
 from sqlalchemy import Row
 
 from common.db.database import Database
-from common.db.timer import Timer
-from common.service import Worker
+from common.db.timer import Timer, Worker
 from common.telemetry import counter, gauge
 from dispatch.gate.clearance import Clearance, Decision, stored
 from dispatch.gateways import Gateway, SendError
