@@ -221,8 +221,7 @@ async def test_a_client_that_does_not_start_is_red_until_it_does(
     async with pipeline(surroundings, partitions=2) as pipe:
         it = Two(pipe, pipe.consumer())
         async with going(it.consumer.run):
-            await eventually(it.red("no partitions have been dealt out"))
-            assert not it.consumer.assigned.is_set()
+            await eventually(it.red(f"({type(error).__name__})"))  # a group may have dealt partitions out by then
             broken.clear()
             await it.tell()
             await eventually(it.is_well)

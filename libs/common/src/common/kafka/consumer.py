@@ -348,7 +348,7 @@ class Consumer:
         The client's own tasks can end at an unexpected error without any sign.
         """
         self._progress.dealing(time.monotonic())
-        kafka_consumer = await _started(self._client, stop)
+        kafka_consumer = await _started(self._client, stop, self._not_started)
         if kafka_consumer is None:
             return
         if not self.settings.kafka_groups:
@@ -384,6 +384,11 @@ class Consumer:
         if not stop.is_set():
             log.error("nothing heard of any partition: connecting anew", extra={"consumer": self.name})
             self._let_go(self._partitions.keys())
+
+    def _not_started(self, error: BaseException) -> None:
+        why = type(error).__name__
+        log.warning("no broker yet", extra={"consumer": self.name, "why": why})
+        self._progress.trouble(why, time.monotonic())
 
     async def _turn(self, kafka_consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
         """Place, read, and begin batches once. Raises any error of the client."""
@@ -1091,8 +1096,10 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-async def _started(make: Callable[[], AIOKafkaConsumer], stop: asyncio.Event) -> AIOKafkaConsumer | None:
-    """Return a started client, or None after `stop`.
+async def _started(
+    make: Callable[[], AIOKafkaConsumer], stop: asyncio.Event, failed: Callable[[BaseException], None]
+) -> AIOKafkaConsumer | None:
+    """Return a started client, or None after `stop`. `failed` hears each error of a start.
 
     Joining the group takes seconds; a stop does not wait for the join.
     """
@@ -1115,7 +1122,7 @@ async def _started(make: Callable[[], AIOKafkaConsumer], stop: asyncio.Event) ->
             return kafka_consumer
         await _ended(kafka_consumer)
         if error is not None:
-            log.warning("no broker yet", extra={"why": type(error).__name__})
+            failed(error)
         await either(stop, None, 1.0)
     return None
 
