@@ -14,7 +14,6 @@ HOUSES = (
     ("campaign-svc", "services/campaign-svc/src/campaign"),
     ("dispatch-svc", "services/dispatch-svc/src/dispatch"),
     ("common", "libs/common/src/common"),
-    ("stack", "stack/src/stack"),
 )
 ALIKE = {"__init__.py", "__main__.py", "migrations"}  # every service has them
 

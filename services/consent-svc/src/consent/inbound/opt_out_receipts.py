@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 GROUP = "consent.receipts"
 SOURCE = "receipt"
-HANDED_OFF = ("accepted", "rejected", "unknown")  # once its submit began (docs/architecture.md, promise 4)
+HANDED_OFF = ("accepted", "rejected", "unknown")  # once its submit began (README, promise 4)
 
 
 @dataclass(frozen=True, slots=True)

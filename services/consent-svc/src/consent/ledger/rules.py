@@ -3,7 +3,7 @@
 A subject's state is a fold that keeps, for each scope, the newest evidence of each kind by *time at source*. Keeping
 the newest is commutative, associative and idempotent, so arrival order, duplicates and replays cannot change the
 result. An opt-in holds only if strictly newer than every opt-out and expiry of its scope: a tie counts as opted out,
-and only evidence newer than the STOP loosens (docs/architecture.md, promise 3).
+and only evidence newer than the STOP loosens (README, promise 3).
 
 A STOP by text counts from its arrival at Placet: an operator's clock may run slow. The exception is a START timed by
 the same clock (`Mark.shuts`).
@@ -149,7 +149,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     def shuts(self, opening: "Mark") -> bool:
         """Return whether this opt-out is as new as `opening`, an opt-in or a request in its scope, or newer.
 
-        No other function orders the two (docs/architecture.md, promise 3). A STOP by text counts by its arrival: the
+        No other function orders the two (README, promise 3). A STOP by text counts by its arrival: the
         operator's clock may be slow. When the same clock timed both, their order is known even if the clock is wrong: a
         START later on that clock takes the STOP back, however late the operator delivers the STOP.
         """
@@ -200,7 +200,7 @@ def decide(state: SubjectState, evidence: Evidence, now: datetime) -> Decision:
     """Return the effect of `evidence` on `state`.
 
     An opt-out with a reference has a cause even without a change: dispatch reports when each was enforced
-    (docs/architecture.md, promise 1). An `outvoted` opt-out has no cause, or dispatch would report enforcement.
+    (README, promise 1). An `outvoted` opt-out has no cause, or dispatch would report enforcement.
     """
     if refused := tuple(refusals(evidence, now)):
         return Decision(verdict=Verdict.REFUSED, state=state, refusals=refused)

@@ -2,7 +2,7 @@
 
 A denial outranks every delay. The gate collects every reason, so that support can answer "why did she not get it?".
 Marketing needs a current opt-in for its sender and purpose, with evidence, read from knowledge fresher than
-`max_staleness`. Unknown, unreadable, stale or contradictory knowledge never sends (docs/architecture.md, promises 1 and
+`max_staleness`. Unknown, unreadable, stale or contradictory knowledge never sends (README, promises 1 and
 2). Transactional and service messages rest on another basis: each needs a known sender and an unexpired request, and
 neither consent nor hours (DOMAIN 1.10). A service message with a purpose asks for a consent, or for its renewal:
 consent-svc decides that the person may be asked, and later words of the person may forbid the question.
