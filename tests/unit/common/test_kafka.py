@@ -1,6 +1,12 @@
 """A record's value is read as what it says it is, or not at all."""
 
+import asyncio
+import contextlib
+import socket
+
 import pytest
+import uvloop
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import (
     KafkaError,
     LeaderNotAvailableError,
@@ -112,3 +118,22 @@ async def test_what_waiting_does_not_mend_is_said(
     with pytest.raises(type(error)):
         await kafka._known(ask)
     assert asked == 1
+
+
+def test_a_connection_that_is_closed_already_is_reset_without_an_error() -> None:
+    """A relay shuts its outlet twice where its session is lost: the second time must not stop at the first socket."""
+
+    async def twice() -> None:
+        ours, theirs = socket.socketpair()
+        _, writer = await asyncio.open_connection(sock=ours)
+        connection = AIOKafkaConnection("127.0.0.1", 9)
+        connection._writer = writer
+        kafka._reset(connection)
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        kafka._reset(connection)
+        connection._writer = None
+        theirs.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(twice())

@@ -65,3 +65,13 @@ def test_what_precedes_a_bad_record_is_read_at_once_and_the_record_again_more_an
     assert progress.is_careful(1_000)
     progress.seen(0, position=1, end=1, answer=1, now=1_001)
     assert not progress.is_careful(1_001)
+
+
+def test_of_a_partition_that_went_to_another_process_during_a_read_nothing_is_expected() -> None:
+    progress = Progress()
+    progress.dealt({0, 1}, 0.0)
+    progress.dealt({0}, 1.0)
+    progress.seen(1, 29, 29, 7, 1.5)  # read before the rebalance
+    progress.seen(0, 5, 5, 7, 100.0)
+    assert progress.stalls(10.0, 100.0) == []
+    assert progress.stalled_s(100.0) == 0.0

@@ -411,7 +411,7 @@ class Outlet:
         """Write no more: fail waiting batches, and reset connections with their unsent bytes."""
         self.is_shut = True
         self.producer._message_accumulator.fail_all(_Shut())  # else `stop` waits for these writes
-        for connection in self._client._conns.values():
+        for connection in list(self._client._conns.values()):
             _reset(connection)
 
     async def end(self) -> None:
@@ -430,7 +430,7 @@ def _reset(connection: AIOKafkaConnection) -> None:
     """
     if connection._writer is not None:
         transport = connection._writer.transport
-        with contextlib.suppress(OSError):  # already closed
+        with contextlib.suppress(OSError, ValueError):  # already closed; uvloop says ValueError
             at_once = struct.pack("ii", 1, 0)
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
         transport.abort()

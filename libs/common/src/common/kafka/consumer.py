@@ -444,8 +444,9 @@ class Consumer:
                 self._progress.busy(tp.partition, now)
             else:
                 self._progress.expect(tp.partition, now)
+        still_ours = self._asked & kafka_consumer.assignment()  # a rebalance may have come during the read
         for stood in before:
-            if stood.tp in self._asked - self._going.keys() - self._resume_at.keys() and wanted:
+            if stood.tp in still_ours - self._going.keys() - self._resume_at.keys() and wanted:
                 self._progress.seen(stood.tp.partition, stood.position, stood.end, stood.answer, now)
 
     async def _read(self, kafka_consumer: AIOKafkaConsumer) -> dict[TopicPartition, list[Any]]:

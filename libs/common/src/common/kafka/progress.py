@@ -57,8 +57,13 @@ class Progress:
             reading.since = self._heard = now
 
     def seen(self, partition: int, position: int, end: int | None, answer: int | None, now: float) -> None:
-        """Note the partition's position after a read without an error."""
-        reading = self._readings.setdefault(partition, _Reading(now))
+        """Note the partition's position after a read without an error.
+
+        A rebalance may take the partition away during the read; then nothing is expected of the partition any more.
+        """
+        reading = self._readings.get(partition)
+        if reading is None:
+            return
         answered = answer is not None and answer != reading.answer
         if position > reading.position or (answered and end is not None and position >= end):
             reading.since, reading.why, reading.failures = now, None, 0
