@@ -263,8 +263,25 @@ BAD: dict[str, Callable[[bytes], bytes]] = {
     "zstd": coded(4),
     "a record of another length": lambda batch: crc(batch[:61] + b"\x02" + batch[62:]),
     "half of a batch": lambda batch: batch[: len(batch) // 2],
-    "a format of the past": lambda batch: batch[:16] + b"\x01" + batch[17:],
 }
+
+
+async def test_a_record_that_the_client_cannot_read_stands_alone_and_is_named(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What precedes it in the same answer is handled, the other partition goes on, and nothing is stepped over."""
+    change = _answers(monkeypatch)
+    async with two(surroundings) as it:
+        for kind, spoil in BAD.items():
+            bad = len(it.told) + 1
+            change[0] = _spoiling(bad, spoil)
+            for _ in range(3):
+                await it.tell()
+            await eventually(lambda: it.has_read(THERE))
+            await eventually(it.red(f"partition 0 stands at offset {bad}"))
+            assert await it.pipe.next_offset(0) == bad, kind
+            change.clear()
+            await eventually(it.is_well)
 
 
 async def test_a_person_steps_over_a_record_that_nobody_can_read(
