@@ -17,6 +17,7 @@ from aiokafka.errors import (
     OffsetOutOfRangeError,
     TopicAlreadyExistsError,
     UnknownMemberIdError,
+    UnknownTopicOrPartitionError,
 )
 
 from common.kafka.broker import BATCH_BYTES, Outlet
@@ -169,7 +170,10 @@ async def test_a_topic_made_anew_under_its_name_has_another_id(client: Client) -
     await eventually(made)
 
     async def known() -> bool:
-        now = await identity_of(consumer._client, client.topic)
+        try:
+            now = await identity_of(consumer._client, client.topic)
+        except UnknownTopicOrPartitionError:  # the controller made it, the broker asked has not heard
+            return False
         return now.topic_id != before.topic_id and now.cluster_id == before.cluster_id
 
     await eventually(known)
