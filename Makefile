@@ -4,7 +4,7 @@ SHELL := bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Two share the work, file by file, the longest first (tests/order.py), each with a Postgres and a broker of its own. Not
+# Two share the work, file by file, the longest first (tests/support/order.py), each with a Postgres and a broker of its own. Not
 # end to end: a stack fills a machine
 PYTEST := $(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=10
 # A test there may wait for several groups to form, each on a JVM that shares the machine with another worker's

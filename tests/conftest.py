@@ -8,11 +8,11 @@ import hypothesis
 import pytest
 from playwright.async_api import Browser
 
-from tests.browser import chromium
-from tests.infrastructure import NOWHERE, Broker, Postgres, kafka_broker, postgres_server
-from tests.order import long_ones_first
-from tests.running import Surroundings
-from tests.seed import seed
+from tests.support.browser import chromium
+from tests.support.infrastructure import NOWHERE, Broker, Postgres, kafka_broker, postgres_server
+from tests.support.order import long_ones_first
+from tests.support.running import Surroundings
+from tests.support.seed import seed
 
 TESTS = Path(__file__).parent
 SUITES = ("service", "e2e")

@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import for_code
 
-from tests.eventually import eventually
+from tests.support.eventually import eventually
 
 SESSION_MS = 6_000  # the least that Kafka takes
 HEARTBEAT_MS = 500

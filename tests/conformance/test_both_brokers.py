@@ -26,9 +26,9 @@ from common.settings import ServiceSettings
 from stack.broker import Broker as Tansu
 from stack.kafka import Kafka
 from tests.conformance.client import Client, client_of, read, share
-from tests.eventually import eventually
-from tests.infrastructure import Broker, own_broker
-from tests.running import KEY_RING
+from tests.support.eventually import eventually
+from tests.support.infrastructure import Broker, own_broker
+from tests.support.running import KEY_RING
 
 TABLE = Path(__file__).parents[2] / "docs" / "brokers.md"
 ROW = re.compile(r"^\| (.+?) \| (.+?) \| (.+?) \| (.+?) \|$", re.MULTILINE)

@@ -8,7 +8,7 @@ import pytest
 from alembic.script import ScriptDirectory
 
 from common.db.database import alembic_config
-from tests.infrastructure import SERVICES
+from tests.support.infrastructure import SERVICES
 
 ROOT = Path(__file__).parents[2]
 

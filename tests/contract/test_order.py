@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from tests.order import LONG, long_ones_first
+from tests.support.order import LONG, long_ones_first
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from stack.demo import demonstrate
 from stack.running import Stack
-from tests.eventually import eventually
-from tests.infrastructure import KAFKA
+from tests.support.eventually import eventually
+from tests.support.infrastructure import KAFKA
 
 FOUR = ("dispatch", "campaign", "consent", "inbound")
 FIRST_AT, THEN_EVERY = 1000, 1000  # messages that the operator has when the next one dies

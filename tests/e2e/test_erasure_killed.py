@@ -10,8 +10,8 @@ import pytest
 
 from stack.running import running_stack
 from tests.e2e.test_promises import Placet, number
-from tests.eventually import eventually
-from tests.infrastructure import KAFKA
+from tests.support.eventually import eventually
+from tests.support.infrastructure import KAFKA
 
 AT_ONCE = 12  # erasures under way at each kill
 SERVICES = ("consent", "campaign", "dispatch", "inbound")

@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from stack.processes import Supervisor, free_port
-from tests.eventually import eventually
-from tests.running import Surroundings, environment
 from tests.service.inbound.calling import ACCOUNT, Operator, Wires, wires
+from tests.support.eventually import eventually
+from tests.support.running import Surroundings, environment
 
 INBOUND = "inbound"
 PATIENT_S = 60.0  # neither the service nor the operator gives up before the kill

@@ -19,8 +19,8 @@ import pytest
 
 from common.law import at_hand_off, load, next_permitted
 from stack.running import Stack, running_stack
-from tests.eventually import eventually
-from tests.infrastructure import KAFKA
+from tests.support.eventually import eventually
+from tests.support.infrastructure import KAFKA
 
 TEXT = "Maison Lune : {first_name|bonjour}, -20 % ce samedi. {stop}"
 FORM = {"source": "form", "form_id": "checkout", "form_version": "3", "text_shown": "Oui, je veux les offres par SMS"}

@@ -16,10 +16,10 @@ from common.contracts import STATES
 from common.contracts.consent import ConsentStateChanged
 from common.kafka import broker as kafka
 from stack.kafka import SHORT_LIVED, Kafka, fetch
-from tests.eventually import eventually
-from tests.infrastructure import Broker, Postgres
-from tests.running import Surroundings
 from tests.service.common.pipeline import Pipeline, going, pipeline, states_of
+from tests.support.eventually import eventually
+from tests.support.infrastructure import Broker, Postgres
+from tests.support.running import Surroundings
 
 SUBJECT = f"s1-{1:032x}"
 HEADERS = [("ce_type", ConsentStateChanged.type.encode())]

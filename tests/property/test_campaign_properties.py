@@ -15,7 +15,7 @@ from campaign.message.text import Choice, Field, Link, TextRefused, parse
 from campaign.message.wording import wording
 from common.law.stop_mention import mentions_stop
 from common.sms.sms_length import GSM7_BASIC, GSM7_EXTENSION, MAX_SEGMENTS, fits, length, outside_gsm7, parts
-from tests.builders import link_keys
+from tests.support.builders import link_keys
 
 gsm7 = st.text(alphabet=GSM7_BASIC + GSM7_EXTENSION, max_size=800)
 anything = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=400)

@@ -20,9 +20,9 @@ from common.contracts import STATES
 from common.contracts.consent import ConsentStateChanged
 from common.kafka import outbox
 from common.kafka.consumer import After, Received
-from tests.eventually import eventually
-from tests.running import Surroundings
 from tests.service.common.pipeline import Pipeline, going, pipeline, states_of
+from tests.support.eventually import eventually
+from tests.support.running import Surroundings
 
 # a relay that dies while its client connects leaves that connection to the collector, as a dead process does to the OS
 pytestmark = pytest.mark.filterwarnings("ignore:Unclosed AIOKafka:ResourceWarning")

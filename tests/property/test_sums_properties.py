@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from common.contracts.consent import Consent, Suppression
 from consent.proof.checksums import Sums, add, digest
-from tests.builders import now
+from tests.support.builders import now
 
 AT = now()
 slugs = st.sampled_from(["a", "b", "ab", "c"])

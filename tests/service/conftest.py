@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.infrastructure import Postgres
+from tests.support.infrastructure import Postgres
 
 
 @pytest.fixture(autouse=True)

@@ -23,8 +23,8 @@ from common.db.database import Database
 from common.kafka.consumer import Received
 from common.kafka.outbox import SHARED
 from common.law import load
-from tests.builders import SENDER, field_keys, link_keys, now, number, sender_changed
-from tests.running import Surroundings, running
+from tests.support.builders import SENDER, field_keys, link_keys, now, number, sender_changed
+from tests.support.running import Surroundings, running
 
 TEXT = "{first_name|Bonjour}, -20% chez Maison Lune. {stop}"
 WRITTEN = {

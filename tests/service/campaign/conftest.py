@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.running import Surroundings
 from tests.service.campaign.campaigns import Campaigns, opened
+from tests.support.running import Surroundings
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import httpx
 from campaign.service import Settings, build
 from common.contracts import CAMPAIGN_REQUESTS, CONTROLS, DISPATCH_MESSAGES, SENDERS
 from common.contracts.campaign import CampaignControlled
-from tests.builders import SENDER, sender_changed, subject
-from tests.eventually import eventually
-from tests.publish import publish
-from tests.running import Surroundings, running
 from tests.service.campaign.campaigns import TEXT, balanced, changed, csv_of
 from tests.service.inbound.published import published
+from tests.support.builders import SENDER, sender_changed, subject
+from tests.support.eventually import eventually
+from tests.support.publish import publish
+from tests.support.running import Surroundings, running
 
 PEOPLE = range(60)
 

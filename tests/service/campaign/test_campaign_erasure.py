@@ -14,14 +14,14 @@ from common.contracts import ERASURE_ACKS, ERASURES
 from common.contracts.rights import ErasureLifted
 from common.db.database import Database
 from common.kafka.broker import partition_of
-from tests.builders import SENDER, erasure_requested, now, number, sender_changed, subject
-from tests.erasures import acknowledged, acknowledgements
-from tests.eventually import eventually
-from tests.holdings import holdings, spellings
-from tests.publish import publish
-from tests.reading import reading
-from tests.running import Surroundings, running
 from tests.service.campaign.campaigns import csv_of
+from tests.support.builders import SENDER, erasure_requested, now, number, sender_changed, subject
+from tests.support.erasures import acknowledged, acknowledgements
+from tests.support.eventually import eventually
+from tests.support.holdings import holdings, spellings
+from tests.support.publish import publish
+from tests.support.reading import reading
+from tests.support.running import Surroundings, running
 
 OTHER = "atelier-lune"
 

@@ -11,10 +11,10 @@ import pytest
 
 from campaign.service import Settings, build
 from common.service import BODY_BYTES
-from tests.builders import SENDER, field_keys, number, subject
-from tests.eventually import eventually
-from tests.running import Surroundings, bearer, running
 from tests.service.campaign.campaigns import Campaigns
+from tests.support.builders import SENDER, field_keys, number, subject
+from tests.support.eventually import eventually
+from tests.support.running import Surroundings, bearer, running
 
 pytestmark = pytest.mark.brokerless
 

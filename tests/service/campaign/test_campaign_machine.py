@@ -26,11 +26,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from sqlalchemy import text
 
-from tests.infrastructure import Broker, Postgres
-from tests.running import Surroundings
-from tests.seed import seed
 from tests.service.campaign import faults
 from tests.service.campaign.campaigns import DAY, WRITTEN, Campaigns, balanced, changed, csv_of, next_monday, opened
+from tests.support.infrastructure import Broker, Postgres
+from tests.support.running import Surroundings
+from tests.support.seed import seed
 
 pytestmark = pytest.mark.brokerless
 

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 from campaign.privacy.pruning import Periods, policy
 from campaign.service import Settings
 from common.privacy.pruning import Pruner
-from tests.builders import number, subject
-from tests.holdings import holdings, spellings
-from tests.running import AUTH_KEY
 from tests.service.campaign.campaigns import Campaigns, changed, csv_of
+from tests.support.builders import number, subject
+from tests.support.holdings import holdings, spellings
+from tests.support.running import AUTH_KEY
 from tests.unit.common.test_settings import REQUIRED
 
 pytestmark = pytest.mark.brokerless

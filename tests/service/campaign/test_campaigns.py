@@ -19,10 +19,10 @@ from campaign.senders import store as senders
 from common.contracts.dispatch import HoldChanged, OptOutEnforced
 from common.db.database import Database
 from common.law import load
-from tests.builders import SENDER, STOP_CODE, field_keys, link_keys, now, number, sender_changed, subject
-from tests.eventually import eventually
-from tests.running import bearer
 from tests.service.campaign.campaigns import Campaigns, balanced, changed, csv_of
+from tests.support.builders import SENDER, STOP_CODE, field_keys, link_keys, now, number, sender_changed, subject
+from tests.support.eventually import eventually
+from tests.support.running import bearer
 
 pytestmark = pytest.mark.brokerless
 

@@ -8,9 +8,9 @@ from zoneinfo import ZoneInfo
 import httpx
 import pytest
 
-from tests.builders import STOP_CODE, now
-from tests.running import bearer
 from tests.service.campaign.campaigns import DAY, WRITTEN, Campaigns, csv_of
+from tests.support.builders import STOP_CODE, now
+from tests.support.running import bearer
 
 pytestmark = pytest.mark.brokerless
 

@@ -8,8 +8,8 @@ from sqlalchemy import text
 
 from campaign.planning.planner import Planner
 from common.law import load
-from tests.builders import SENDER, field_keys, link_keys, opted_in, subject
 from tests.service.campaign.campaigns import Campaigns, changed, csv_of
+from tests.support.builders import SENDER, field_keys, link_keys, opted_in, subject
 
 pytestmark = pytest.mark.brokerless
 

@@ -3,10 +3,10 @@
 import signal
 
 from campaign.service import Settings, build
-from tests.builders import SENDER, number, subject
-from tests.eventually import eventually
-from tests.failing import Point, ended, start
 from tests.service.campaign.campaigns import Campaigns
+from tests.support.builders import SENDER, number, subject
+from tests.support.eventually import eventually
+from tests.support.failing import Point, ended, start
 
 WITHIN_S = 90.0  # on a machine that is busy
 RECORDED = "campaign.imports.store:put_recorded"

@@ -25,10 +25,10 @@ from common.keyring import LinkKeys
 from common.law import load
 from common.settings import KeyRingSettings
 from stack.processes import free_port
-from tests.builders import SENDER, field_keys, link_keys, now, subject
-from tests.eventually import eventually
-from tests.running import KEY_RING, Surroundings, running
 from tests.service.campaign.campaigns import Campaigns
+from tests.support.builders import SENDER, field_keys, link_keys, now, subject
+from tests.support.eventually import eventually
+from tests.support.running import KEY_RING, Surroundings, running
 from tests.unit.campaign.test_visitors import OPENED, PHONE
 
 pytestmark = pytest.mark.brokerless

@@ -10,10 +10,10 @@ import pytest
 
 from campaign.schedule.lifecycle import KEPT
 from campaign.schedule.recurrence import occurrence_id
-from tests.builders import SENDER, now, opted_in, subject
-from tests.eventually import eventually
-from tests.running import bearer
 from tests.service.campaign.campaigns import DAY, Campaigns, csv_of, next_monday
+from tests.support.builders import SENDER, now, opted_in, subject
+from tests.support.eventually import eventually
+from tests.support.running import bearer
 
 pytestmark = pytest.mark.brokerless
 

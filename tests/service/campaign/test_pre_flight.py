@@ -8,9 +8,9 @@ from campaign.audience import consents
 from campaign.preflight import api as pre_flight
 from campaign.schedule.lifecycle import Status
 from campaign.senders import store
-from tests.builders import SENDER, field_keys, now, number, opted_in, opted_out, sender_changed, subject
-from tests.running import bearer
 from tests.service.campaign.campaigns import DAY, TEXT, Campaigns, csv_of, next_monday
+from tests.support.builders import SENDER, field_keys, now, number, opted_in, opted_out, sender_changed, subject
+from tests.support.running import bearer
 
 pytestmark = pytest.mark.brokerless
 

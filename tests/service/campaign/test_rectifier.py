@@ -11,9 +11,9 @@ from common.contracts.campaign import MessageRequested, MessageReworded
 from common.contracts.rights import RectificationRequested
 from common.kafka.consumer import Received
 from common.law import load
-from tests.builders import SENDER, field_keys, link_keys, now, number, sender_changed, subject
-from tests.eventually import eventually
 from tests.service.campaign.campaigns import Campaigns, csv_of
+from tests.support.builders import SENDER, field_keys, link_keys, now, number, sender_changed, subject
+from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.brokerless
 

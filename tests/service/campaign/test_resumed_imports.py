@@ -15,9 +15,9 @@ from campaign.service import Settings, build
 from common.keyring import Unreadable
 from common.service import Resources
 from common.service import running as held_by
-from tests.builders import SENDER, number, subject
-from tests.running import Surroundings, bearer
 from tests.service.campaign.campaigns import Campaigns
+from tests.support.builders import SENDER, number, subject
+from tests.support.running import Surroundings, bearer
 
 pytestmark = pytest.mark.brokerless
 

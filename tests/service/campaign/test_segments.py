@@ -19,9 +19,9 @@ from campaign.audience.reach import Standing, state
 from campaign.senders import store
 from common.contracts.consent import Consent, Suppression
 from common.contracts.inbound import ReceiptState
-from tests.builders import SENDER, number, opted_in, opted_out, sender_changed, subject
-from tests.running import bearer
 from tests.service.campaign.campaigns import Campaigns, changed, csv_of
+from tests.support.builders import SENDER, number, opted_in, opted_out, sender_changed, subject
+from tests.support.running import bearer
 from tests.unit.consent.evidences import NOON, NOW
 
 pytestmark = pytest.mark.brokerless

@@ -7,9 +7,9 @@ import pytest
 
 from campaign.schedule.recurrence import occurrence_id
 from campaign.senders import store
-from tests.builders import SENDER, opted_in, sender_changed, subject
-from tests.running import bearer
 from tests.service.campaign.campaigns import DAY, Campaigns, csv_of, next_monday
+from tests.support.builders import SENDER, opted_in, sender_changed, subject
+from tests.support.running import bearer
 
 pytestmark = pytest.mark.brokerless
 

@@ -5,9 +5,9 @@ from datetime import datetime, timedelta
 import pytest
 
 from campaign.planning.planner import FAILING
-from tests.builders import now
 from tests.service.campaign import faults
 from tests.service.campaign.campaigns import DAY, Campaigns, balanced, csv_of, next_monday
+from tests.support.builders import now
 
 pytestmark = pytest.mark.brokerless
 

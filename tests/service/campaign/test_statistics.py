@@ -17,11 +17,11 @@ from campaign.senders import store
 from common.contracts.consent import Cause, Consent, Suppression
 from common.contracts.dispatch import MessageChanged, Status
 from common.contracts.inbound import ReceiptState
-from tests.builders import SENDER, field_keys, now, number, opted_out, sender_changed, subject
-from tests.eventually import eventually
-from tests.running import bearer
 from tests.service.campaign.campaigns import Campaigns, balanced, changed
 from tests.service.campaign.test_links import HOST, OTHER, TARGET, TEXT, followed
+from tests.support.builders import SENDER, field_keys, now, number, opted_out, sender_changed, subject
+from tests.support.eventually import eventually
+from tests.support.running import bearer
 
 pytestmark = pytest.mark.brokerless
 

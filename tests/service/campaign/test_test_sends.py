@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from common.contracts.consent import Consent
-from tests.builders import SENDER, field_keys, now, number, opted_in, subject
-from tests.running import bearer
 from tests.service.campaign.campaigns import Campaigns, csv_of
+from tests.support.builders import SENDER, field_keys, now, number, opted_in, subject
+from tests.support.running import bearer
 
 pytestmark = pytest.mark.brokerless
 

@@ -12,8 +12,8 @@ from sqlalchemy import event
 from campaign.planning.planner import pause
 from campaign.preflight import checks
 from campaign.schedule.lifecycle import Status
-from tests.builders import now, number, opted_in, subject
 from tests.service.campaign.campaigns import DAY, Campaigns, csv_of, next_monday
+from tests.support.builders import now, number, opted_in, subject
 
 pytestmark = pytest.mark.brokerless
 

@@ -9,11 +9,11 @@ import pytest
 from campaign.audience.draw import lot
 from campaign.message.variants import HOLDOUT, REST, Trial
 from campaign.schedule.timing import Pace, Timing
-from tests.builders import SENDER, field_keys, now, opted_in, opted_out, subject
-from tests.running import bearer
 from tests.service.campaign.campaigns import TEXT, Campaigns, changed, csv_of
 from tests.service.campaign.test_links import followed
 from tests.service.campaign.test_timing import HOUR, MINUTE, MONDAY, SECOND, asked, scheduled, set_clock
+from tests.support.builders import SENDER, field_keys, now, opted_in, opted_out, subject
+from tests.support.running import bearer
 
 pytestmark = pytest.mark.brokerless
 

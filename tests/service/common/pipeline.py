@@ -24,8 +24,8 @@ from common.kafka.broken_logs import Broken
 from common.kafka.consumer import After, Consumer, Handler, Poison, PoisonHandler, Received, Subscription, _Partition
 from common.kafka.outbox import Relay
 from common.settings import ServiceSettings
-from tests.eventually import eventually
-from tests.running import Surroundings
+from tests.support.eventually import eventually
+from tests.support.running import Surroundings
 
 GROUP = "pipeline.projection"
 TABLES = """

@@ -12,9 +12,9 @@ from common.kafka import consumer as consumer_loop
 from common.kafka.broken_logs import Broken, Fault
 from common.kafka.consumer import Consumer
 from common.service import _Running
-from tests.eventually import eventually
-from tests.running import Surroundings
 from tests.service.common.pipeline import GROUP, Pipeline, going, pipeline, states_of
+from tests.support.eventually import eventually
+from tests.support.running import Surroundings
 
 SUBJECT, OTHER = f"s1-{1:032x}", f"s1-{2:032x}"
 PLACE = f"{GROUP}:{STATES.name}/0"

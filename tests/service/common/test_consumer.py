@@ -28,9 +28,9 @@ from common.kafka.consumer import After, Consumer, Hold, Mark, Poison, Received,
 from common.kafka.outbox import MAX_RECORD_BYTES
 from common.keyring import fingerprints
 from common.settings import KeyRingSettings, ServiceSettings
-from tests.eventually import eventually
-from tests.running import KEY_RING, Surroundings
 from tests.service.common.pipeline import GROUP, Pipeline, going, pipeline, project, states_of
+from tests.support.eventually import eventually
+from tests.support.running import KEY_RING, Surroundings
 
 SUBJECT = f"s1-{1:032x}"
 OTHER = f"s1-{2:032x}"

@@ -20,9 +20,9 @@ from common.kafka import broker as kafka
 from common.kafka import consumer as consumer_loop
 from common.kafka import dead_letters, progress
 from common.kafka.consumer import Consumer
-from tests.eventually import eventually
-from tests.running import Surroundings
 from tests.service.common.pipeline import Pipeline, going, pipeline, states_of
+from tests.support.eventually import eventually
+from tests.support.running import Surroundings
 
 HERE, THERE = f"s1-{1:032x}", f"s1-{5:032x}"  # of partition 0 and 1 of two
 RED_S = 0.3

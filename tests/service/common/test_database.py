@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db import database as databases
 from common.db.database import Database, copy_lines, fetch_many, insert_many, may_idle, migrate
-from tests.eventually import eventually
-from tests.infrastructure import Postgres
+from tests.support.eventually import eventually
+from tests.support.infrastructure import Postgres
 
 pytestmark = pytest.mark.brokerless
 

@@ -16,8 +16,8 @@ from common.kafka import dead_letters
 from common.kafka.consumer import After, Poison, Received, Subscription
 from common.kafka.retrying import Retrying
 from common.service import Service
-from tests.running import Surroundings, bearer, running
 from tests.service.common.pipeline import GROUP, Pipeline, pipeline, project, states_of
+from tests.support.running import Surroundings, bearer, running
 
 SUBJECT = f"s1-{1:032x}"
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from common.contracts import SENDERS, STATES
-from tests.builders import SENDER, STOP_CODE, number, opted_in, sender_changed, subject
-from tests.fuzzing import FUZZ_SECONDS, LOADED_S, Asked, Fuzzed, everything_described, fuzz, fuzzed
-from tests.operator import TOKEN, operator
-from tests.publish import publish
-from tests.running import Surroundings, bearer
+from tests.support.builders import SENDER, STOP_CODE, number, opted_in, sender_changed, subject
+from tests.support.fuzzing import FUZZ_SECONDS, LOADED_S, Asked, Fuzzed, everything_described, fuzz, fuzzed
+from tests.support.operators.http import TOKEN, operator
+from tests.support.publish import publish
+from tests.support.running import Surroundings, bearer
 
 pytestmark = pytest.mark.any_broker  # the same requests, and what is answered, whatever is behind
 

@@ -19,11 +19,11 @@ from common.kafka import outbox
 from common.kafka.consumer import After, Consumer, Mark, Received, Subscription, applied_watermark
 from common.kafka.outbox import Relay
 from common.settings import ServiceSettings
-from tests.builders import opted_in, opted_out, subject
-from tests.eventually import eventually
-from tests.interleaving import Act, Interleaving, Stepped, watching
-from tests.running import Surroundings
 from tests.service.common.pipeline import TABLES, project, states_of
+from tests.support.builders import opted_in, opted_out, subject
+from tests.support.eventually import eventually
+from tests.support.interleaving import Act, Interleaving, Stepped, watching
+from tests.support.running import Surroundings
 
 pytestmark = pytest.mark.brokerless
 

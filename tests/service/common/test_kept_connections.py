@@ -16,8 +16,8 @@ from common.db.database import new_metadata
 from common.service import Service, create_app
 from common.settings import ServiceSettings
 from common.web.server import Server, server_of
-from tests.eventually import eventually
-from tests.running import Surroundings
+from tests.support.eventually import eventually
+from tests.support.running import Surroundings
 
 pytestmark = pytest.mark.brokerless
 

@@ -8,9 +8,9 @@ from sqlalchemy import text
 
 from common.db.notify import Listener, either
 from common.db.timer import Timer
-from tests.eventually import eventually
-from tests.running import Surroundings
 from tests.service.common.pipeline import Pipeline, going, pipeline
+from tests.support.eventually import eventually
+from tests.support.running import Surroundings
 
 CHANNEL = "a_channel"
 LONG_S = 60.0

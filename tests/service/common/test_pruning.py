@@ -12,8 +12,8 @@ from prometheus_client import REGISTRY
 
 from common.db.database import Database
 from common.privacy.pruning import Policy, Pruned, Pruner
-from tests.eventually import eventually
-from tests.infrastructure import Postgres
+from tests.support.eventually import eventually
+from tests.support.infrastructure import Postgres
 
 pytestmark = pytest.mark.brokerless
 

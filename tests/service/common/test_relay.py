@@ -22,10 +22,10 @@ from common.kafka import outbox
 from common.kafka.broker import partition_of
 from common.kafka.outbox import AS_OF, LEADER, MAX_RECORD_BYTES, OLDEST, TOLD_CHARS, Relay, Relayed, ids_of, spans
 from common.telemetry import continue_trace, traceparent
-from tests.eventually import eventually
-from tests.running import Surroundings
 from tests.service.common.pipeline import PUBLISHED, Pipeline, Record, going, pipeline, states_of
 from tests.service.common.wire import wire_to
+from tests.support.eventually import eventually
+from tests.support.running import Surroundings
 
 SUBJECTS = [f"s1-{n:032x}" for n in range(5)]
 

@@ -17,10 +17,10 @@ from common.db.database import Database
 from common.db.timer import uptime_s
 from common.kafka import broker as kafka
 from common.kafka import outbox
-from tests.eventually import eventually
-from tests.running import Surroundings
 from tests.service.common.pipeline import Pipeline, Record, going, pipeline, states_of
 from tests.service.common.wire import Wire, wire_to
+from tests.support.eventually import eventually
+from tests.support.running import Surroundings
 
 SUBJECTS = [f"s1-{n:032x}" for n in range(5)]
 ACK_TIMEOUT_S = 1.0

@@ -7,7 +7,7 @@ import pytest
 from alembic import command
 
 from common.db.database import alembic_config, migrate
-from tests.infrastructure import SERVICES, Postgres
+from tests.support.infrastructure import SERVICES, Postgres
 
 pytestmark = pytest.mark.brokerless
 

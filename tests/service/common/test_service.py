@@ -15,9 +15,9 @@ from common.keyring import OtherKey
 from common.service import BODY_BYTES, Service, resources
 from common.settings import ServiceSettings
 from common.web.auth import require
-from tests.builders import field_keys, number, subject
-from tests.eventually import eventually
-from tests.running import KEY_RING, Surroundings, running
+from tests.support.builders import field_keys, number, subject
+from tests.support.eventually import eventually
+from tests.support.running import KEY_RING, Surroundings, running
 from tests.unit.deploy.deployed import BUILD, SETTINGS, text
 
 LISTENERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"

@@ -23,8 +23,8 @@ from consent.ledger.recorder import Statement, record
 from consent.senders import registry as senders
 from consent.senders import store as senders_store
 from inbound.keywords import classify
-from tests.builders import field_keys, now, number, subject, subject_keys
-from tests.infrastructure import Postgres
+from tests.support.builders import field_keys, now, number, subject, subject_keys
+from tests.support.infrastructure import Postgres
 from tests.unit.consent.evidences import opt_in
 
 pytestmark = pytest.mark.brokerless

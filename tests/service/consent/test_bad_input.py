@@ -14,9 +14,9 @@ from common.keyring import LinkKeys
 from common.settings import KeyRingSettings
 from consent.page.link import Link, token
 from consent.service import Settings, build
-from tests.builders import number
-from tests.running import KEY_RING, Surroundings, running
 from tests.service.consent.test_imports import opened, part, terms
+from tests.support.builders import number
+from tests.support.running import KEY_RING, Surroundings, running
 
 pytestmark = pytest.mark.brokerless
 

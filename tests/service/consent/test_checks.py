@@ -9,9 +9,9 @@ import pytest
 
 from consent.checks import CHECK_NUMBERS
 from consent.service import Settings, build
-from tests.builders import number, subject
-from tests.running import Surroundings, bearer, running
 from tests.service.consent.test_consent_api import SENDER, consent, opt_out
+from tests.support.builders import number, subject
+from tests.support.running import Surroundings, bearer, running
 
 pytestmark = pytest.mark.brokerless
 

@@ -10,8 +10,8 @@ from common.db.database import Database
 from common.kafka.consumer import Received
 from consent.inbound import clicks
 from consent.service import Settings, build
-from tests.running import Surroundings, running
 from tests.service.consent.test_consent_api import SENDER, consent, lookup, states
+from tests.support.running import Surroundings, running
 
 pytestmark = pytest.mark.brokerless
 

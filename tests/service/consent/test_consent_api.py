@@ -14,8 +14,8 @@ from common.contracts.consent import ConsentStateChanged, SenderChanged
 from common.db.database import Database
 from consent.rights.eraser import eraser
 from consent.service import Settings, build
-from tests.eventually import eventually
-from tests.running import Surroundings, bearer, running
+from tests.support.eventually import eventually
+from tests.support.running import Surroundings, bearer, running
 from tests.unit.common.test_msisdn import EITHER, RECEIVED, TYPED
 
 pytestmark = pytest.mark.brokerless

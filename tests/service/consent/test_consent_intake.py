@@ -32,13 +32,13 @@ from consent.proof.audit import Audit
 from consent.senders import registry as senders
 from consent.senders import store as senders_store
 from consent.service import Settings, build
-from tests.builders import field_keys, number, subject_keys
-from tests.builders import subject as somebody
-from tests.eventually import eventually
-from tests.infrastructure import Postgres
-from tests.publish import lose, publish, publish_raw
-from tests.reading import reading
-from tests.running import Surroundings, running
+from tests.support.builders import field_keys, number, subject_keys
+from tests.support.builders import subject as somebody
+from tests.support.eventually import eventually
+from tests.support.infrastructure import Postgres
+from tests.support.publish import lose, publish, publish_raw
+from tests.support.reading import reading
+from tests.support.running import Surroundings, running
 from tests.unit.consent.evidences import NOW, at, opt_in, opt_out
 
 WHO = somebody(1)

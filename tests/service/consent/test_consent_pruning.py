@@ -17,12 +17,12 @@ from common.sms.message_id import message_id
 from consent.proof.store import HandedOff
 from consent.retention.pruning import Periods, policy
 from consent.service import Settings, build
-from tests.builders import field_keys, now, number, subject
-from tests.holdings import holdings, spellings
-from tests.running import Surroundings, running
 from tests.service.consent.test_imports import imported, opened, part, recording, terms
 from tests.service.consent.test_proofs import CONSENT, NUMBER, SENDER, campaign_bundle, checked
 from tests.service.consent.test_proofs import kept as keep_handed_off
+from tests.support.builders import field_keys, now, number, subject
+from tests.support.holdings import holdings, spellings
+from tests.support.running import Surroundings, running
 
 pytestmark = pytest.mark.brokerless
 

@@ -17,11 +17,11 @@ from consent.ledger.recorder import Statement, record
 from consent.proof import store as proof_store
 from consent.proof.store import HandedOff
 from consent.service import Settings, build
-from tests.builders import field_keys, number, subject, subject_keys
-from tests.eventually import eventually
-from tests.infrastructure import Postgres
-from tests.publish import publish
-from tests.running import Surroundings, running
+from tests.support.builders import field_keys, number, subject, subject_keys
+from tests.support.eventually import eventually
+from tests.support.infrastructure import Postgres
+from tests.support.publish import publish
+from tests.support.running import Surroundings, running
 from tests.unit.consent.evidences import NOW, at, opt_in
 
 WHO = subject(1)

@@ -7,9 +7,9 @@ import httpx
 import pytest
 
 from common.telemetry import continue_trace, traceparent
-from tests.builders import number
-from tests.running import Surroundings, bearer
 from tests.service.consent.test_consent_api import consent, opt_out, service
+from tests.support.builders import number
+from tests.support.running import Surroundings, bearer
 
 pytestmark = pytest.mark.brokerless
 

@@ -20,12 +20,12 @@ from common.sms.sms_length import length
 from consent.page.confirm import CONFIRM
 from consent.page.link import Link, read, token
 from consent.service import Settings, build
-from tests.browser import person, violations
-from tests.builders import field_keys
-from tests.eventually import WITHIN_S
-from tests.running import KEY_RING, Surroundings, bearer, running, serving
 from tests.service.consent.test_consent_api import outbox
 from tests.service.consent.test_preference_page import OTHER, SENDER
+from tests.support.browser import person, violations
+from tests.support.builders import field_keys
+from tests.support.eventually import WITHIN_S
+from tests.support.running import KEY_RING, Surroundings, bearer, running, serving
 
 pytestmark = pytest.mark.brokerless
 

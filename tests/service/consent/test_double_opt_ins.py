@@ -32,13 +32,13 @@ from consent.senders import registry as senders
 from consent.senders import store as senders_store
 from consent.service import Settings, build
 from inbound.keywords import classify
-from tests.builders import field_keys, number, subject, subject_keys
-from tests.eventually import eventually
-from tests.infrastructure import Postgres
-from tests.running import Surroundings, bearer, running
 from tests.service.consent.test_answers import asked as texted
 from tests.service.consent.test_answers import heard, mo, sender
 from tests.service.consent.test_consent_api import SENDER, outbox, reasons
+from tests.support.builders import field_keys, number, subject, subject_keys
+from tests.support.eventually import eventually
+from tests.support.infrastructure import Postgres
+from tests.support.running import Surroundings, bearer, running
 from tests.unit.consent.evidences import opt_in, request, stop
 
 pytestmark = pytest.mark.brokerless

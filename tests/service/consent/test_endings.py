@@ -9,8 +9,8 @@ import pytest
 
 from consent.ledger.retention import after_months
 from consent.service import Settings, build
-from tests.running import Surroundings, bearer, running
 from tests.service.consent.test_consent_api import NUMBER, SENDER, consent, reasons
+from tests.support.running import Surroundings, bearer, running
 
 pytestmark = pytest.mark.brokerless
 

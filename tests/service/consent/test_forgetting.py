@@ -18,10 +18,10 @@ from consent.retention.expiring import step
 from consent.rights import eraser, erasures
 from consent.rights.erasures import Erasure
 from consent.senders import registry as senders
-from tests.builders import subject
-from tests.infrastructure import Postgres
 from tests.service.consent.test_renewals import ASKING, given, looked, says
 from tests.service.consent.test_retention import sender
+from tests.support.builders import subject
+from tests.support.infrastructure import Postgres
 from tests.unit.consent.evidences import contact, opt_in, stop
 
 pytestmark = pytest.mark.brokerless

@@ -22,10 +22,10 @@ from consent.imports import lines as import_lines
 from consent.imports.worker import ABANDONED_AFTER, Importing
 from consent.ledger.recorder import Statement, record
 from consent.service import Settings, build
-from tests.builders import number, subject, subject_keys
-from tests.eventually import WITHIN_S, eventually
-from tests.running import Surroundings, bearer, running
 from tests.service.consent.test_consent_api import SENDER, consent, opt_out
+from tests.support.builders import number, subject, subject_keys
+from tests.support.eventually import WITHIN_S, eventually
+from tests.support.running import Surroundings, bearer, running
 from tests.unit.common.test_msisdn import EITHER, RECEIVED, TYPED
 from tests.unit.consent.evidences import opt_in
 

@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from consent.service import Settings, build
-from tests.running import Surroundings, bearer, running
 from tests.service.consent.test_consent_api import NUMBER, SENDER, consent, lookup, reasons, states
+from tests.support.running import Surroundings, bearer, running
 
 pytestmark = pytest.mark.brokerless
 

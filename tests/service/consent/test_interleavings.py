@@ -13,8 +13,8 @@ from consent.ledger import store
 from consent.ledger.chain import verify
 from consent.ledger.recorder import Statement, keep_listed, record
 from consent.ledger.rules import Evidence
-from tests.infrastructure import Postgres
-from tests.interleaving import Act, Interleaving, Stepped, watching
+from tests.support.infrastructure import Postgres
+from tests.support.interleaving import Act, Interleaving, Stepped, watching
 from tests.unit.consent.evidences import NOW, opt_in, stop
 
 pytestmark = pytest.mark.brokerless

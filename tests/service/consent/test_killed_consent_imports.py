@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from consent.imports import lines as import_lines
-from tests.builders import number
-from tests.eventually import eventually
-from tests.running import Surroundings
 from tests.service.consent.test_imports import AT, consent_svc, done, opened, part, terms, verdicts
+from tests.support.builders import number
+from tests.support.eventually import eventually
+from tests.support.running import Surroundings
 
 
 async def test_killed_in_the_middle_it_goes_on_and_every_line_counts_once(

@@ -28,8 +28,8 @@ from consent.ledger.chain import GENESIS
 from consent.ledger.recorder import Statement, record
 from consent.ledger.rules import Evidence, SubjectState
 from consent.proof.audit import Audit
-from tests.infrastructure import Postgres
 from tests.property.test_ledger_properties import ANYWHERE, CLOCKS, anything, opt_ins, opt_outs
+from tests.support.infrastructure import Postgres
 from tests.unit.consent.evidences import NOON, NOW
 
 pytestmark = pytest.mark.brokerless

@@ -25,10 +25,10 @@ from consent.ledger.recorder import Statement, record
 from consent.page.link import Link, token
 from consent.page.link import form as link_form
 from consent.service import Settings, build
-from tests.browser import person, violations
-from tests.builders import field_keys
-from tests.eventually import WITHIN_S, eventually
-from tests.running import KEY_RING, Surroundings, bearer, serving
+from tests.support.browser import person, violations
+from tests.support.builders import field_keys
+from tests.support.eventually import WITHIN_S, eventually
+from tests.support.running import KEY_RING, Surroundings, bearer, serving
 from tests.unit.consent.evidences import opt_in
 
 pytestmark = pytest.mark.brokerless

@@ -18,8 +18,8 @@ from consent.proof import store
 from consent.proof.bundle import Report, Standing, check
 from consent.proof.store import HandedOff
 from consent.service import Settings, build
-from tests.builders import number, subject
-from tests.running import Surroundings, bearer, running
+from tests.support.builders import number, subject
+from tests.support.running import Surroundings, bearer, running
 
 pytestmark = pytest.mark.brokerless
 

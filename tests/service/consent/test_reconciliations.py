@@ -10,8 +10,8 @@ import pytest
 
 from consent.imports import provider_list, reconciliations
 from consent.service import Settings, build
-from tests.builders import number
-from tests.running import Surroundings, bearer, running
+from tests.support.builders import number
+from tests.support.running import Surroundings, bearer, running
 from tests.unit.common.test_msisdn import EITHER, RECEIVED, TYPED
 
 pytestmark = pytest.mark.brokerless

@@ -27,8 +27,8 @@ from consent.ledger.recorder import Recorded, Statement, erase, forget, keep_lis
 from consent.ledger.rules import Evidence, Refusal, Verdict
 from consent.senders import registry as senders
 from consent.senders import store as senders_store
-from tests.eventually import eventually
-from tests.infrastructure import Postgres
+from tests.support.eventually import eventually
+from tests.support.infrastructure import Postgres
 from tests.unit.consent.evidences import (
     NOW,
     at,

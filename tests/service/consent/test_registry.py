@@ -10,7 +10,7 @@ import pytest
 
 from common.contracts.consent import SenderChanged
 from consent.service import Settings, build
-from tests.running import Surroundings, bearer, running
+from tests.support.running import Surroundings, bearer, running
 
 pytestmark = pytest.mark.brokerless
 

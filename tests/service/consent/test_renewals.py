@@ -24,9 +24,9 @@ from consent.retention.expiring import Recount, step
 from consent.retention.renewals import Asking
 from consent.senders import registry as senders
 from consent.senders import store as senders_store
-from tests.builders import field_keys, number, subject, subject_keys
-from tests.infrastructure import Postgres
 from tests.service.consent.test_retention import sender
+from tests.support.builders import field_keys, number, subject, subject_keys
+from tests.support.infrastructure import Postgres
 from tests.unit.consent.evidences import contact, opt_in, opt_out
 
 pytestmark = pytest.mark.brokerless

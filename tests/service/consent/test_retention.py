@@ -26,8 +26,8 @@ from consent.retention.renewals import Asking
 from consent.senders import registry as senders
 from consent.senders import store as senders_store
 from consent.senders.store import Sender
-from tests.builders import field_keys
-from tests.infrastructure import Postgres
+from tests.support.builders import field_keys
+from tests.support.infrastructure import Postgres
 from tests.unit.consent.evidences import NOON, NOW, contact, opt_in, opt_out
 
 pytestmark = pytest.mark.brokerless

@@ -18,11 +18,11 @@ from consent.proof import retroactive, store
 from consent.proof.retroactive import Looking, Retroactive
 from consent.proof.store import HandedOff
 from consent.service import Settings, build
-from tests.builders import field_keys, subject, subject_keys
-from tests.eventually import eventually
-from tests.infrastructure import Postgres
-from tests.running import Surroundings, bearer, running
 from tests.service.consent.test_consent_receipts import message as as_dispatch_tells
+from tests.support.builders import field_keys, subject, subject_keys
+from tests.support.eventually import eventually
+from tests.support.infrastructure import Postgres
+from tests.support.running import Surroundings, bearer, running
 from tests.unit.consent.evidences import at, contact, opt_in, opt_out, slow_stop, stop
 
 pytestmark = pytest.mark.brokerless

@@ -32,9 +32,9 @@ from consent.proof.sealing import Sealing
 from consent.proof.settling import Settling
 from consent.schema import metadata
 from consent.service import Settings, build
-from tests.eventually import eventually
-from tests.infrastructure import Postgres
-from tests.running import Surroundings, bearer, running
+from tests.support.eventually import eventually
+from tests.support.infrastructure import Postgres
+from tests.support.running import Surroundings, bearer, running
 from tests.unit.consent.evidences import contact, opt_in, opt_out, stop
 
 PEOPLE = [f"t1-{n:032x}" for n in range(4)]

@@ -5,11 +5,11 @@ import base64
 from common.contracts import STATES, Watermark
 from common.contracts.consent import ConsentStateChanged
 from consent.service import Settings, build
-from tests.builders import now, subject
-from tests.eventually import eventually
-from tests.reading import reading
-from tests.running import CALLED, Surroundings, running
 from tests.service.inbound.test_webhooks import inbound
+from tests.support.builders import now, subject
+from tests.support.eventually import eventually
+from tests.support.reading import reading
+from tests.support.running import CALLED, Surroundings, running
 
 ANOTHER_KEY = {"current": "t1", "keys": {"t1": base64.b64encode(b"o" * 32).decode()}}
 HEARD = "SELECT sum(next_offset), max(as_of) FROM consumer_offset WHERE consumer_group = 'consent.inbound'"

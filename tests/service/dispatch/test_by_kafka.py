@@ -15,16 +15,16 @@ from aiokafka import AIOKafkaConsumer
 from common.contracts import INBOUND_RECEIPTS, operator_submits
 from common.kafka import broker as kafka
 from common.settings import ServiceSettings
-from tests.builders import TEXT, number, opted_in, receipt, requested
 from tests.contract.schemas import checked_in
-from tests.eventually import eventually
-from tests.failing import Point
-from tests.infrastructure import Broker, Postgres
-from tests.operator import operator
-from tests.publish import publish
-from tests.running import Surroundings
 from tests.service.dispatch.test_by_smpp import died_and_come_back
 from tests.service.dispatch.test_dispatch import dispatch
+from tests.support.builders import TEXT, number, opted_in, receipt, requested
+from tests.support.eventually import eventually
+from tests.support.failing import Point
+from tests.support.infrastructure import Broker, Postgres
+from tests.support.operators.http import operator
+from tests.support.publish import publish
+from tests.support.running import Surroundings
 
 TOPIC = operator_submits("orange")
 ON_KAFKA: dict[str, Any] = {"gateway_url": None, "gateways": [{"provider": "kafka", "account": "orange"}]}

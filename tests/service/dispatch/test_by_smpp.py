@@ -14,18 +14,17 @@ from pydantic import ValidationError
 from common.contracts import CAMPAIGN_REQUESTS, CONTROLS, DISPATCH_MESSAGES, INBOUND_RECEIPTS, SENDERS, STATES
 from common.contracts.dispatch import MessageChanged
 from dispatch.service import Settings, build
-from tests import jasmin_smsc as jasmin
-from tests import smpp_operator as smpp
-from tests.builders import TEXT, controlled, number, opted_in, receipt, requested, sender_changed
-from tests.eventually import eventually
-from tests.failing import Point, Process, ended, start
-from tests.infrastructure import Broker, Postgres
-from tests.operator import operator
-from tests.publish import heartbeat, publish
-from tests.reading import reading
-from tests.running import Surroundings
 from tests.service.dispatch.test_dispatch import PATIENT_S, Dispatch, dispatch
-from tests.smsc import JASMINS, Smsc, smsc
+from tests.support.builders import TEXT, controlled, number, opted_in, receipt, requested, sender_changed
+from tests.support.eventually import eventually
+from tests.support.failing import Point, Process, ended, start
+from tests.support.infrastructure import Broker, Postgres
+from tests.support.operators import jasmin, smpp
+from tests.support.operators.http import operator
+from tests.support.operators.smsc import JASMINS, Smsc, smsc
+from tests.support.publish import heartbeat, publish
+from tests.support.reading import reading
+from tests.support.running import Surroundings
 
 pytestmark = pytest.mark.any_broker
 

@@ -26,10 +26,10 @@ from dispatch.projection import store as projection
 from dispatch.projection.checksum import COMPARED, Comparing
 from dispatch.projection.freshness import STALENESS, STALENESS_OF, Freshness
 from dispatch.projection.limits import Limits
-from tests.builders import now, opted_in, opted_out, subject
-from tests.eventually import eventually
-from tests.infrastructure import Postgres
 from tests.property.test_ledger_properties import anything
+from tests.support.builders import now, opted_in, opted_out, subject
+from tests.support.eventually import eventually
+from tests.support.infrastructure import Postgres
 from tests.unit.consent.evidences import NOW
 
 pytestmark = pytest.mark.brokerless

@@ -23,10 +23,10 @@ from dispatch.projection import store as projection
 from dispatch.projection.limits import Limits
 from dispatch.sending.pipeline import Handoff, Intake
 from dispatch.sending.timers import Timers
-from tests.builders import field_keys, now, requested, sender_changed, subject_keys
-from tests.eventually import eventually
-from tests.gateway_cases import ACCOUNTS
-from tests.infrastructure import Postgres
+from tests.support.builders import field_keys, now, requested, sender_changed, subject_keys
+from tests.support.eventually import eventually
+from tests.support.infrastructure import Postgres
+from tests.support.operators.accounts import ACCOUNTS
 
 pytestmark = pytest.mark.brokerless
 

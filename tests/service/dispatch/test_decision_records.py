@@ -27,10 +27,10 @@ from dispatch.projection.limits import Limits
 from dispatch.sending import store as sending
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.timers import Timers
-from tests import builders
-from tests.builders import field_keys, now, number, opted_in, opted_out, sender_changed, subject, subject_keys
-from tests.eventually import eventually
-from tests.infrastructure import Postgres
+from tests.support import builders
+from tests.support.builders import field_keys, now, number, opted_in, opted_out, sender_changed, subject, subject_keys
+from tests.support.eventually import eventually
+from tests.support.infrastructure import Postgres
 
 pytestmark = pytest.mark.brokerless
 

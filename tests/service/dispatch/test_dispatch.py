@@ -31,7 +31,7 @@ from dispatch.messages import store as messages
 from dispatch.sending import timers
 from dispatch.sending.pipeline import SUBMITS_AHEAD
 from dispatch.service import Settings, build
-from tests.builders import (
+from tests.support.builders import (
     SENDER,
     controlled,
     field_keys,
@@ -44,11 +44,11 @@ from tests.builders import (
     sender_changed,
     subject,
 )
-from tests.eventually import eventually
-from tests.operator import TOKEN, Operator, operator
-from tests.publish import heartbeat, publish, publish_raw
-from tests.reading import reading
-from tests.running import Surroundings, bearer, running
+from tests.support.eventually import eventually
+from tests.support.operators.http import TOKEN, Operator, operator
+from tests.support.publish import heartbeat, publish, publish_raw
+from tests.support.reading import reading
+from tests.support.running import Surroundings, bearer, running
 
 PATIENT_S = 60.0
 

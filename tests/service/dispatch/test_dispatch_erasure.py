@@ -6,7 +6,8 @@ from typing import Any
 
 from common.contracts import DISPATCH_MESSAGES, DISPATCH_REQUESTS, ERASURE_ACKS, ERASURES, INBOUND_RECEIPTS
 from common.contracts.dispatch import MessageChanged
-from tests.builders import (
+from tests.service.dispatch.test_dispatch import control_is, dispatch, known
+from tests.support.builders import (
     erasure_requested,
     now,
     number,
@@ -16,14 +17,13 @@ from tests.builders import (
     requested,
     subject,
 )
-from tests.erasures import acknowledged, acknowledgements
-from tests.eventually import eventually
-from tests.holdings import holdings, spellings
-from tests.operator import operator
-from tests.publish import publish
-from tests.reading import reading
-from tests.running import Surroundings
-from tests.service.dispatch.test_dispatch import control_is, dispatch, known
+from tests.support.erasures import acknowledged, acknowledgements
+from tests.support.eventually import eventually
+from tests.support.holdings import holdings, spellings
+from tests.support.operators.http import operator
+from tests.support.publish import publish
+from tests.support.reading import reading
+from tests.support.running import Surroundings
 
 TEXT = "Zoé, -20 % ce samedi. STOP au 36111"
 CODE = {"sender_id": "maison-lune", "text": "Votre code : 4821", "category": "transactional"}

@@ -16,8 +16,8 @@ from dispatch.gate import record
 from dispatch.messages import store as messages_store
 from dispatch.privacy.pruning import LATE_DAYS
 from dispatch.projection.limits import Limits
-from tests.builders import now, requested
-from tests.infrastructure import Postgres
+from tests.support.builders import now, requested
+from tests.support.infrastructure import Postgres
 
 pytestmark = pytest.mark.brokerless
 

@@ -16,14 +16,14 @@ from common.contracts.dispatch import MessageChanged
 from common.db.database import Database
 from common.privacy.pruning import Pruner
 from dispatch.privacy.pruning import LATE_DAYS, Periods, policy
-from tests.builders import now, number, opted_in, opted_out, receipt, requested, subject
-from tests.eventually import eventually
-from tests.holdings import holdings, spellings
-from tests.operator import operator
-from tests.publish import publish
-from tests.reading import reading
-from tests.running import Surroundings
 from tests.service.dispatch.test_dispatch import Dispatch, dispatch
+from tests.support.builders import now, number, opted_in, opted_out, receipt, requested, subject
+from tests.support.eventually import eventually
+from tests.support.holdings import holdings, spellings
+from tests.support.operators.http import operator
+from tests.support.publish import publish
+from tests.support.reading import reading
+from tests.support.running import Surroundings
 
 pytestmark = pytest.mark.any_broker
 

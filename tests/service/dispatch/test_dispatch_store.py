@@ -27,9 +27,9 @@ from dispatch.projection import apply as projection
 from dispatch.projection import store as projection_store
 from dispatch.sending import store as sending
 from dispatch.sending.pipeline import Handoff
-from tests.builders import controlled, now, opted_in, opted_out, requested, sender_changed, subject
-from tests.eventually import eventually
-from tests.infrastructure import Postgres
+from tests.support.builders import controlled, now, opted_in, opted_out, requested, sender_changed, subject
+from tests.support.eventually import eventually
+from tests.support.infrastructure import Postgres
 
 pytestmark = pytest.mark.brokerless
 

@@ -25,10 +25,19 @@ from dispatch.projection.limits import Limits
 from dispatch.sending import store as sending
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.timers import Timers
-from tests.builders import controlled, field_keys, now, opted_in, requested, sender_changed, subject, subject_keys
-from tests.eventually import eventually
-from tests.infrastructure import Postgres
-from tests.operator import TOKEN, Operator, operator
+from tests.support.builders import (
+    controlled,
+    field_keys,
+    now,
+    opted_in,
+    requested,
+    sender_changed,
+    subject,
+    subject_keys,
+)
+from tests.support.eventually import eventually
+from tests.support.infrastructure import Postgres
+from tests.support.operators.http import TOKEN, Operator, operator
 
 pytestmark = pytest.mark.brokerless
 

@@ -33,7 +33,7 @@ from common.contracts.campaign import MessageRequested
 from common.contracts.dispatch import MessageChanged, OptOutEnforced
 from common.contracts.inbound import ReceiptReceived
 from dispatch.service import Settings, build
-from tests.builders import (
+from tests.support.builders import (
     SENDER,
     controlled,
     now,
@@ -45,13 +45,13 @@ from tests.builders import (
     reworded,
     sender_changed,
 )
-from tests.eventually import eventually
-from tests.failing import Point, Process, ended, not_yet, start
-from tests.infrastructure import Broker, Postgres
-from tests.operator import TOKEN, Operator, operator
-from tests.publish import heartbeat, publish
-from tests.reading import reading
-from tests.running import Surroundings, bearer
+from tests.support.eventually import eventually
+from tests.support.failing import Point, Process, ended, not_yet, start
+from tests.support.infrastructure import Broker, Postgres
+from tests.support.operators.http import TOKEN, Operator, operator
+from tests.support.publish import heartbeat, publish
+from tests.support.reading import reading
+from tests.support.running import Surroundings, bearer
 
 AT_ONCE = 4  # cases
 WITHIN_S = 60.0  # on a machine that is busy

@@ -13,7 +13,7 @@ from common.contracts.dispatch import HoldChanged
 from common.db.database import Database
 from dispatch.projection.freshness import Freshness
 from dispatch.projection.limits import Limits
-from tests.infrastructure import Postgres
+from tests.support.infrastructure import Postgres
 
 pytestmark = pytest.mark.brokerless
 

@@ -36,7 +36,7 @@ from dispatch.sending.outcomes import answered
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.receipts import settle_receipts
 from dispatch.sending.timers import Timers
-from tests.builders import (
+from tests.support.builders import (
     controlled,
     field_keys,
     now,
@@ -47,10 +47,10 @@ from tests.builders import (
     subject,
     subject_keys,
 )
-from tests.eventually import eventually
-from tests.infrastructure import Postgres
-from tests.interleaving import watching
-from tests.operator import TOKEN, Operator, operator
+from tests.support.eventually import eventually
+from tests.support.infrastructure import Postgres
+from tests.support.interleaving import watching
+from tests.support.operators.http import TOKEN, Operator, operator
 
 pytestmark = pytest.mark.brokerless
 

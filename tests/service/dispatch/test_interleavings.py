@@ -29,7 +29,7 @@ from dispatch.projection.limits import Limits
 from dispatch.sending import outcomes
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.timers import Timers
-from tests.builders import (
+from tests.support.builders import (
     controlled,
     field_keys,
     now,
@@ -40,8 +40,8 @@ from tests.builders import (
     subject,
     subject_keys,
 )
-from tests.infrastructure import Postgres
-from tests.interleaving import Act, Begin, Check, Interleaving, Stepped, stand, watching
+from tests.support.infrastructure import Postgres
+from tests.support.interleaving import Act, Begin, Check, Interleaving, Stepped, stand, watching
 
 log = logging.getLogger(__name__)
 

@@ -26,9 +26,9 @@ from dispatch.projection.limits import Limits
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.receipts import settle_receipts
 from dispatch.sending.timers import Timers
-from tests.builders import field_keys, now, requested, subject, subject_keys
-from tests.gateway_cases import ACCOUNTS
-from tests.infrastructure import Postgres
+from tests.support.builders import field_keys, now, requested, subject, subject_keys
+from tests.support.infrastructure import Postgres
+from tests.support.operators.accounts import ACCOUNTS
 
 pytestmark = pytest.mark.brokerless
 

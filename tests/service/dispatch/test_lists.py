@@ -13,8 +13,8 @@ from common.web import paging
 from common.web.auth import Caller
 from common.web.problems import Unavailable
 from dispatch import api
-from tests.eventually import eventually
-from tests.infrastructure import Postgres
+from tests.support.eventually import eventually
+from tests.support.infrastructure import Postgres
 
 pytestmark = pytest.mark.brokerless
 

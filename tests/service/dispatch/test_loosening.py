@@ -18,8 +18,8 @@ from dispatch.projection import apply as projection
 from dispatch.projection import rebuild as rebuilding
 from dispatch.projection import store as projection_store
 from dispatch.projection.apply import LOOSENED
-from tests.builders import SENDER, now, opted_in, opted_out, subject
-from tests.infrastructure import Postgres
+from tests.support.builders import SENDER, now, opted_in, opted_out, subject
+from tests.support.infrastructure import Postgres
 
 pytestmark = pytest.mark.brokerless
 

@@ -8,13 +8,13 @@ from common.kafka import broken_logs
 from common.kafka import consumer as consumer_loop
 from common.kafka.broker import partition_of
 from common.kafka.consumer import Stopped
-from tests.builders import opted_in, opted_out, requested, subject
-from tests.eventually import eventually
-from tests.operator import operator
-from tests.publish import heartbeat, lose, publish
-from tests.running import Surroundings
 from tests.service.dispatch.test_dispatch import Dispatch, _ready, dispatch, known
 from tests.service.dispatch.test_rebuilding import rebuild
+from tests.support.builders import opted_in, opted_out, requested, subject
+from tests.support.eventually import eventually
+from tests.support.operators.http import operator
+from tests.support.publish import heartbeat, lose, publish
+from tests.support.running import Surroundings
 
 pytestmark = pytest.mark.any_broker
 STALE_S = 8.0  # a busy machine brings a watermark late

@@ -3,11 +3,11 @@
 from collections import Counter
 from datetime import timedelta
 
-from tests.builders import opted_in, requested
-from tests.eventually import eventually
-from tests.operator import operator
-from tests.running import Surroundings
 from tests.service.dispatch.test_dispatch import control_is, dispatch, known
+from tests.support.builders import opted_in, requested
+from tests.support.eventually import eventually
+from tests.support.operators.http import operator
+from tests.support.running import Surroundings
 
 PEOPLE, EACH = 20, 30
 PERMIT = timedelta(seconds=1)  # what a decision that was being made may last

@@ -86,7 +86,7 @@ from dispatch.sending import store as sending_store
 from dispatch.sending.pipeline import Handoff, Intake
 from dispatch.sending.timers import Timers
 from dispatch.service import Settings, build
-from tests.builders import (
+from tests.support.builders import (
     SENDER,
     controlled,
     erasure_requested,
@@ -102,11 +102,11 @@ from tests.builders import (
     subject,
     subject_keys,
 )
-from tests.eventually import eventually
-from tests.infrastructure import Broker, Postgres
-from tests.operator import TOKEN, Operator, operator
-from tests.running import Surroundings, running
-from tests.seed import seed
+from tests.support.eventually import eventually
+from tests.support.infrastructure import Broker, Postgres
+from tests.support.operators.http import TOKEN, Operator, operator
+from tests.support.running import Surroundings, running
+from tests.support.seed import seed
 
 REQUESTS = (CAMPAIGN_REQUESTS, DISPATCH_REQUESTS)
 TOPICS: tuple[Topic, ...] = (STATES, CONTROLS, ERASURES, *REQUESTS, INBOUND_RECEIPTS, DISPATCH_MESSAGES)

@@ -16,12 +16,12 @@ from common.settings import ServiceSettings
 from dispatch.projection import rebuild as rebuilding
 from dispatch.projection import store as projection
 from dispatch.projection.rebuild import NotNow, Rebuilding
-from tests.builders import opted_in, opted_out, requested, subject
-from tests.eventually import eventually
-from tests.operator import operator
-from tests.publish import publish_raw
-from tests.running import Surroundings
 from tests.service.dispatch.test_dispatch import Dispatch, dispatch
+from tests.support.builders import opted_in, opted_out, requested, subject
+from tests.support.eventually import eventually
+from tests.support.operators.http import operator
+from tests.support.publish import publish_raw
+from tests.support.running import Surroundings
 
 PEOPLE = range(1, 9)
 BROKEN = [("ce_type", b"consent.state_changed.v1")]

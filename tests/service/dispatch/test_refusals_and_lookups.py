@@ -24,10 +24,10 @@ from dispatch.sending import timers as timers_module
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.receipts import settle_receipts
 from dispatch.sending.timers import Timers, _LookUp
-from tests.builders import now, number, requested, subject
-from tests.fault_server import FaultServer, fault_server
-from tests.gateway_cases import ACCOUNTS, http
-from tests.infrastructure import Postgres
+from tests.support.builders import now, number, requested, subject
+from tests.support.infrastructure import Postgres
+from tests.support.operators.accounts import ACCOUNTS, http
+from tests.support.operators.faults import FaultServer, fault_server
 
 pytestmark = pytest.mark.brokerless
 

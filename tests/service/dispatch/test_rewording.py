@@ -4,12 +4,12 @@ import pytest
 
 from common.contracts import CAMPAIGN_REQUESTS, CONTROLS
 from common.kafka.broker import partition_of
-from tests.builders import controlled, field_keys, opted_in, requested, reworded, subject
-from tests.eventually import eventually
-from tests.operator import operator
-from tests.publish import publish
-from tests.running import Surroundings
 from tests.service.dispatch.test_dispatch import Dispatch, control_is, dispatch
+from tests.support.builders import controlled, field_keys, opted_in, requested, reworded, subject
+from tests.support.eventually import eventually
+from tests.support.operators.http import operator
+from tests.support.publish import publish
+from tests.support.running import Surroundings
 
 pytestmark = pytest.mark.any_broker
 

@@ -22,15 +22,15 @@ from dispatch.gateways import Late, Result, Unanswered, Unreachable
 from dispatch.gateways.circuit_breaker import Health, counted, failed, may_go
 from dispatch.gateways.kafka import KafkaGateway
 from stack.broker import Broker
-from tests.builders import opted_in, receipt, requested
-from tests.eventually import eventually
-from tests.fault_server import fault_server
-from tests.gateway_cases import submit
-from tests.operator import TOKEN, Operator, operator
-from tests.publish import publish
-from tests.reading import reading, reading_at
-from tests.running import Surroundings
 from tests.service.dispatch.test_dispatch import PATIENT_S, _otp, dispatch, known
+from tests.support.builders import opted_in, receipt, requested
+from tests.support.eventually import eventually
+from tests.support.operators.accounts import submit
+from tests.support.operators.faults import fault_server
+from tests.support.operators.http import TOKEN, Operator, operator
+from tests.support.publish import publish
+from tests.support.reading import reading, reading_at
+from tests.support.running import Surroundings
 
 CHEAP, DEAR = "simulator", "simulator.dear"
 

@@ -20,9 +20,9 @@ from dispatch.projection import store as projection_store
 from dispatch.sending import store as sending
 from dispatch.sending import timers
 from dispatch.sending.timers import Timers
-from tests.builders import controlled, now, requested
-from tests.eventually import eventually
-from tests.infrastructure import Postgres
+from tests.support.builders import controlled, now, requested
+from tests.support.eventually import eventually
+from tests.support.infrastructure import Postgres
 
 pytestmark = pytest.mark.brokerless
 

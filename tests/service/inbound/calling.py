@@ -18,11 +18,11 @@ from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS
 from common.contracts.inbound import MessageReceived, ReceiptReceived
 from common.kafka.broker import encode
 from inbound.service import Settings
-from tests.builders import now, number
 from tests.operators import signed
-from tests.running import Surroundings
 from tests.service.common.wire import Wire, wire_to
 from tests.service.inbound.published import published
+from tests.support.builders import now, number
+from tests.support.running import Surroundings
 
 SECRET = "the simulator's secret"
 ACCOUNT = {"provider": "simulator", "account": "main", "secrets": [SECRET]}

@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from common.contracts import Event, Topic, Watermark
 from common.kafka import broker as kafka
 from common.settings import ServiceSettings
-from tests.publish import ensured
+from tests.support.publish import ensured
 
 LOOK_MS = 50
 

@@ -12,11 +12,11 @@ import pytest
 from common.contracts import INBOUND_MESSAGES
 from common.telemetry import continue_trace, traceparent
 from inbound.service import Settings, build
-from tests.builders import now, number
-from tests.eventually import eventually
 from tests.operators import signed
-from tests.running import CALLED, Surroundings, running
 from tests.service.inbound.published import published
+from tests.support.builders import now, number
+from tests.support.eventually import eventually
+from tests.support.running import CALLED, Surroundings, running
 
 SECRET = "the secret of the simulator's account"
 TOGETHER = 40

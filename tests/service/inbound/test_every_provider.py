@@ -13,12 +13,12 @@ from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS
 from common.contracts.inbound import MessageReceived, ReceiptReceived
 from inbound.providers import PROVIDERS, Callback, Kind, Unreadable
 from inbound.service import Settings, build
-from tests.builders import now
-from tests.eventually import eventually
 from tests.operators.cases import CASES, Case, callback
 from tests.operators.signing import PUBLIC_URL, SCHEMES, SECRET, Scheme
-from tests.running import CALLED, Surroundings, running
 from tests.service.inbound.published import published
+from tests.support.builders import now
+from tests.support.eventually import eventually
+from tests.support.running import CALLED, Surroundings, running
 
 pytestmark = pytest.mark.any_broker  # how callbacks are read and checked; the way to the log is of test_webhooks.py
 

@@ -14,12 +14,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from inbound.providers import PROVIDERS
 from inbound.service import build
-from tests.builders import now
-from tests.eventually import eventually
 from tests.operators import body
-from tests.running import CALLED, Surroundings, running
 from tests.service.common.wire import Wire
 from tests.service.inbound.calling import ACCOUNT, Operator, Wires, refused, wires
+from tests.support.builders import now
+from tests.support.eventually import eventually
+from tests.support.running import CALLED, Surroundings, running
 
 TELNYX = Ed25519PrivateKey.generate()
 PASSWORD = ("octopush", "a password of sixteen")

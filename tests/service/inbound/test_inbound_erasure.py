@@ -5,14 +5,14 @@ from typing import Any
 
 from common.contracts import ERASURE_ACKS, ERASURES
 from common.contracts.inbound import MessageReceived
-from tests.builders import erasure_requested, field_keys, now, number, subject
-from tests.erasures import acknowledged
-from tests.eventually import eventually
-from tests.holdings import holdings, spellings
-from tests.publish import publish
-from tests.reading import reading
-from tests.running import Surroundings
 from tests.service.inbound.test_reviews import DOUBT, Reviewed, inbound
+from tests.support.builders import erasure_requested, field_keys, now, number, subject
+from tests.support.erasures import acknowledged
+from tests.support.eventually import eventually
+from tests.support.holdings import holdings, spellings
+from tests.support.publish import publish
+from tests.support.reading import reading
+from tests.support.running import Surroundings
 
 
 async def held(surroundings: Surroundings, n: int, *words: str) -> list[str]:

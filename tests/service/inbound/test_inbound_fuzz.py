@@ -9,8 +9,12 @@ import pytest
 from hypothesis import strategies as st
 
 from inbound.providers import PROVIDERS, Callback, Kind
-from tests.builders import now, number
-from tests.fuzzing import (
+from tests.operators.cases import CASES, callback
+from tests.operators.signing import SCHEMES, SECRET, Scheme
+from tests.property.test_providers_fuzz import HEADERS, KINDS, RAW
+from tests.service.inbound.test_every_provider import ACCOUNTS
+from tests.support.builders import now, number
+from tests.support.fuzzing import (
     FUZZ_SECONDS,
     LOADED_S,
     PROBLEM,
@@ -21,11 +25,7 @@ from tests.fuzzing import (
     fuzzed,
     odd_targets,
 )
-from tests.operators.cases import CASES, callback
-from tests.operators.signing import SCHEMES, SECRET, Scheme
-from tests.property.test_providers_fuzz import HEADERS, KINDS, RAW
-from tests.running import Surroundings, bearer
-from tests.service.inbound.test_every_provider import ACCOUNTS
+from tests.support.running import Surroundings, bearer
 
 pytestmark = pytest.mark.any_broker  # the same requests, and what is answered, whatever is behind
 

@@ -13,11 +13,11 @@ from pydantic import ValidationError
 from common.db.database import Database
 from common.privacy.pruning import Pruner
 from inbound.pruning import RETRIED_DAYS, Periods, policy
-from tests.builders import field_keys, now, number
-from tests.holdings import holdings, spellings
 from tests.operators import signed
-from tests.running import Surroundings
 from tests.service.inbound.test_reviews import DOUBT, SECRET, Reviewed, inbound
+from tests.support.builders import field_keys, now, number
+from tests.support.holdings import holdings, spellings
+from tests.support.running import Surroundings
 
 RECEIPTS = "/v1/callbacks/simulator/main/receipts"
 

@@ -11,11 +11,11 @@ from common.contracts.inbound import MessageReceived, ReceiptReceived
 from common.contracts.operator import MessageDelivered, ReceiptDelivered
 from common.kafka import broker as kafka
 from inbound.service import Settings, build
-from tests.builders import field_keys, now, number, subject
-from tests.eventually import eventually
-from tests.publish import publish, publish_raw
-from tests.running import Surroundings, running
 from tests.service.inbound.published import published
+from tests.support.builders import field_keys, now, number, subject
+from tests.support.eventually import eventually
+from tests.support.publish import publish, publish_raw
+from tests.support.running import Surroundings, running
 
 MESSAGES, RECEIPTS = operator_topics("orange")
 AN_MO = [("ce_type", MessageDelivered.type.encode())]

@@ -12,10 +12,10 @@ from aiohttp import web
 from common.contracts import INBOUND_MESSAGES
 from common.contracts.inbound import MessageReceived
 from inbound.service import Settings, build
-from tests.builders import field_keys, number, subject
-from tests.eventually import eventually
-from tests.running import Surroundings, running
 from tests.service.inbound.published import published
+from tests.support.builders import field_keys, number, subject
+from tests.support.eventually import eventually
+from tests.support.running import Surroundings, running
 
 KEYS = {"application_key": "ak", "application_secret": "the application's secret", "consumer_key": "the consumer's key"}
 

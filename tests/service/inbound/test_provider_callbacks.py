@@ -15,11 +15,11 @@ import pytest
 from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS
 from common.contracts.inbound import MessageReceived, ReceiptReceived
 from inbound.service import Settings, build
-from tests.builders import field_keys, now, number, subject
-from tests.eventually import eventually
 from tests.operators import body
-from tests.running import CALLED, Surroundings, running
 from tests.service.inbound.published import published
+from tests.support.builders import field_keys, now, number, subject
+from tests.support.eventually import eventually
+from tests.support.running import CALLED, Surroundings, running
 
 pytestmark = pytest.mark.any_broker  # how callbacks are read and checked; the way to the log is of test_webhooks.py
 

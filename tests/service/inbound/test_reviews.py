@@ -14,10 +14,10 @@ from prometheus_client import REGISTRY
 from common.contracts import INBOUND_MESSAGES
 from common.contracts.inbound import MessageReceived
 from inbound.service import Settings, build
-from tests.builders import now, number, subject
 from tests.operators import signed
-from tests.running import Surroundings, bearer, running
 from tests.service.inbound.published import published
+from tests.support.builders import now, number, subject
+from tests.support.running import Surroundings, bearer, running
 
 pytestmark = pytest.mark.any_broker
 

@@ -24,12 +24,12 @@ from inbound.service import Settings, build
 from stack.broker import Broker
 from stack.kafka import Kafka
 from stack.processes import free_port
-from tests.builders import field_keys, now, number, subject
-from tests.eventually import eventually
-from tests.infrastructure import as_told, own_broker
 from tests.operators import body, signed
-from tests.running import CALLED, Surroundings, running
 from tests.service.inbound.published import published, watermarks
+from tests.support.builders import field_keys, now, number, subject
+from tests.support.eventually import eventually
+from tests.support.infrastructure import as_told, own_broker
+from tests.support.running import CALLED, Surroundings, running
 
 Late = Broker | Kafka
 

@@ -15,12 +15,12 @@ from campaign import service as campaign
 from consent import service as consent
 from dispatch import service as dispatch
 from inbound import service as inbound
-from tests.builders import SENDER, STOP_CODE, now, number
-from tests.eventually import eventually
-from tests.holdings import holdings, spellings
-from tests.operator import TOKEN, Operator, operator
 from tests.operators import signed
-from tests.running import Surroundings, running
+from tests.support.builders import SENDER, STOP_CODE, now, number
+from tests.support.eventually import eventually
+from tests.support.holdings import holdings, spellings
+from tests.support.operators.http import TOKEN, Operator, operator
+from tests.support.running import Surroundings, running
 
 SERVICES = ("consent", "campaign", "dispatch", "inbound")
 SECRET = "the simulator's secret"

@@ -10,10 +10,10 @@ import pytest
 from common.contracts.rights import CopyRequested
 from common.privacy import copying
 from common.privacy.copying import Copier, context
-from tests.builders import SENDER, field_keys, now, number, subject
-from tests.eventually import eventually
-from tests.running import Surroundings, bearer
 from tests.service.rights.four import SERVICES, four
+from tests.support.builders import SENDER, field_keys, now, number, subject
+from tests.support.eventually import eventually
+from tests.support.running import Surroundings, bearer
 
 pytestmark = pytest.mark.any_broker
 

@@ -12,11 +12,11 @@ from common.db.database import Database
 from consent.ledger.chain import verify
 from consent.ledger.recorder import Statement, record
 from consent.ledger.store import history, lock_subjects
-from tests.builders import SENDER, now, number, subject
-from tests.eventually import eventually
-from tests.reading import reading
-from tests.running import Surroundings, bearer
 from tests.service.rights.four import SERVICES, Four, four
+from tests.support.builders import SENDER, now, number, subject
+from tests.support.eventually import eventually
+from tests.support.reading import reading
+from tests.support.running import Surroundings, bearer
 from tests.unit.consent.evidences import opt_in
 
 NOTHING: dict[str, list[str]] = {service: [] for service in SERVICES}

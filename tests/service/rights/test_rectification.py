@@ -10,12 +10,12 @@ from common.db.database import Database
 from common.privacy.signing import PublicKeys
 from consent.proof.bundle import check
 from consent.rights import rectifications
-from tests.builders import SENDER, STOP_CODE, now, number, subject
-from tests.eventually import eventually
-from tests.running import Surroundings, bearer
 from tests.service.rights.four import Four, four
 from tests.service.rights.test_copies import of
 from tests.service.rights.test_erasure import chain_of
+from tests.support.builders import SENDER, STOP_CODE, now, number, subject
+from tests.support.eventually import eventually
+from tests.support.running import Surroundings, bearer
 
 pytestmark = pytest.mark.any_broker
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 
 from stack.environment import SERVICES
-from tests.eventually import eventually
+from tests.support.eventually import eventually
 
 
 async def stack(command: str, folder: Path, **env: str) -> tuple[int, str]:

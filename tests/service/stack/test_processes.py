@@ -15,7 +15,7 @@ import pytest
 from stack import processes
 from stack.postgres import Postgres
 from stack.processes import DidNotStart, Supervisor, end, free_port, spawn
-from tests.eventually import eventually
+from tests.support.eventually import eventually
 
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
 FAMILY = """

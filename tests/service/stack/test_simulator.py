@@ -21,7 +21,7 @@ from aiohttp import web
 
 from stack.processes import Supervisor, free_port
 from stack.simulator import STOP_SPELLINGS, Settings, create_app
-from tests.eventually import eventually
+from tests.support.eventually import eventually
 
 SECRET = "shared with inbound only"
 TOKEN = {"Authorization": "Bearer gateway-token"}

@@ -11,8 +11,8 @@ from campaign.preflight import findings
 from common.keyring import LinkKeys
 from common.settings import KeyRingSettings
 from common.sms.sms_length import length
-from tests.builders import link_keys
-from tests.running import KEY_RING
+from tests.support.builders import link_keys
+from tests.support.running import KEY_RING
 
 TARGET = "https://maison-lune.example/soldes?a=1&b=[2]#c"
 

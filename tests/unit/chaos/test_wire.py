@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from chaos.wire import GARBAGE, Wire, wire_to
-from tests.eventually import eventually
+from tests.support.eventually import eventually
 
 
 @dataclass

@@ -21,8 +21,8 @@ from common.settings import ServiceSettings
 from common.web import problems
 from common.web.auth import Authenticator, Caller, require
 from common.web.problems import Forbidden, Unauthorised, Unavailable
-from tests.eventually import eventually
-from tests.running import AUTH_KEY, ISSUER, KEY_RING
+from tests.support.eventually import eventually
+from tests.support.running import AUTH_KEY, ISSUER, KEY_RING
 
 OTHER_KEY = "another key, of thirty-two bytes or more, of somebody else"
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey

@@ -21,7 +21,7 @@ from common.contracts import STATES
 from common.contracts.consent import SenderChanged
 from common.kafka import broker as kafka
 from common.kafka.broker import Wanted, differences
-from tests.builders import sender_changed
+from tests.support.builders import sender_changed
 
 HEADERS = [("ce_type", SenderChanged.type.encode())]
 

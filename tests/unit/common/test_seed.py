@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.infrastructure import KAFKA
-from tests.seed import NO_COMMIT, _of_the_services, seed
+from tests.support.infrastructure import KAFKA
+from tests.support.seed import NO_COMMIT, _of_the_services, seed
 
 
 @pytest.fixture

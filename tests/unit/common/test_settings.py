@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from common.kafka.broker import connection
 from common.settings import HoursSettings, ServiceSettings
-from tests.running import KEY_RING
+from tests.support.running import KEY_RING
 
 REQUIRED: dict[str, Any] = {
     "database_url": "postgresql://consent:secret@127.0.0.1/consent",

@@ -13,7 +13,7 @@ from consent.ledger.chain import GENESIS, Entry, chained
 from consent.ledger.rules import Evidence
 from consent.proof.bundle import MessageLine, SubjectLine, Withheld, Writer
 from consent.proof.receipt import Party
-from tests.running import SIGNING_RING
+from tests.support.running import SIGNING_RING
 from tests.unit.consent.evidences import at, opt_in, stop
 
 keys = SigningKeys(KeyRingSettings.model_validate(SIGNING_RING))

@@ -12,7 +12,7 @@ from consent.ledger.chain import GENESIS, Entry, chained
 from consent.ledger.rules import Evidence
 from consent.proof import receipt as proof
 from consent.proof.receipt import Party
-from tests.running import SIGNING_RING
+from tests.support.running import SIGNING_RING
 from tests.unit.consent.bundles import PARTIES, party
 from tests.unit.consent.evidences import at, opt_in, opt_out, stop
 

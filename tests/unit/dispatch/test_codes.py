@@ -8,8 +8,8 @@ import pytest
 
 from dispatch.gate.clearance import Permit, requested
 from dispatch.sending.transactional import Codes
-from tests import builders
-from tests.eventually import eventually
+from tests.support import builders
+from tests.support.eventually import eventually
 
 HOME, ISLANDS = "simulator", "simulator.islands"
 

@@ -24,8 +24,8 @@ from dispatch.gateways import (
 from dispatch.gateways.pool import Traffic
 from dispatch.gateways.provider import Answer
 from dispatch.gateways.settings import GatewaySettings
-from tests.fault_server import fault_server
-from tests.gateway_cases import ACCOUNTS, BLOCKED, EXCHANGES, OPTED_OUT, Exchange, http, submit
+from tests.support.operators.accounts import ACCOUNTS, BLOCKED, EXCHANGES, OPTED_OUT, Exchange, http, submit
+from tests.support.operators.faults import fault_server
 
 NOW = datetime(2026, 1, 7, 9, 0, tzinfo=UTC)
 UNUSED: Any = None  # the service's settings: only Kafka's gateway looks at them

@@ -22,8 +22,8 @@ from dispatch.gateways import (
     Unanswered,
     Unreachable,
 )
-from tests.fault_server import Fault, fault_server
-from tests.gateway_cases import ACCOUNTS, submit
+from tests.support.operators.accounts import ACCOUNTS, submit
+from tests.support.operators.faults import Fault, fault_server
 
 PATIENT_S, HASTY_S = 10.0, 2.0
 WAITED_OUT: tuple[Fault, ...] = ("silent", "drips")  # by all gateways at once

@@ -33,10 +33,10 @@ from dispatch.gateways.routing import Route
 from dispatch.messages.reasons import Reason
 from dispatch.sending import outcomes, pipeline
 from dispatch.sending.pipeline import Handoff
-from tests import builders
-from tests.eventually import eventually
-from tests.fault_server import fault_server
-from tests.gateway_cases import ACCOUNTS
+from tests.support import builders
+from tests.support.eventually import eventually
+from tests.support.operators.accounts import ACCOUNTS
+from tests.support.operators.faults import fault_server
 
 HOME, ISLANDS = "simulator", "simulator.islands"
 

@@ -11,7 +11,7 @@ from dispatch.gate.clearance import Permit, requested
 from dispatch.gateways import Misconfigured, Refused, Result, SendError, Throttled, Unanswered, Unreachable
 from dispatch.messages.reasons import Reason
 from dispatch.sending.outcomes import KEPT_CHARS, answered, is_a_second
-from tests import builders
+from tests.support import builders
 
 PERMIT = Permit(
     requested(builders.requested(1), 0), builders.number(1), "Offre", "MAISONLUNE", "36111", "telnyx", until=0.0

@@ -16,11 +16,11 @@ from common.db.timer import uptime_s
 from common.sms.sms_length import GSM7_BASIC, GSM7_EXTENSION, length
 from dispatch.gateways import Account, Late, Misconfigured, Refused, Result, Throttled, Unanswered, Unreachable
 from dispatch.gateways.smpp import SmppGateway, parts_of
-from tests import jasmin_smsc as jasmin
-from tests import smpp_operator as operator
-from tests.eventually import eventually
-from tests.gateway_cases import submit
-from tests.smsc import JASMINS, OURS, smsc
+from tests.support.eventually import eventually
+from tests.support.operators import jasmin
+from tests.support.operators import smpp as operator
+from tests.support.operators.accounts import submit
+from tests.support.operators.smsc import JASMINS, OURS, smsc
 
 GENEROUS_S = 20.0  # an attempt takes two
 LONG = "Offre du jour : " + "deux articles pour le prix d'un. " * 6 + "STOP au 36111"

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from inbound.providers import Account
 from inbound.service import Settings
-from tests.running import AUTH_KEY, KEY_RING
+from tests.support.running import AUTH_KEY, KEY_RING
 
 SIMULATOR = {"provider": "simulator", "account": "main", "secrets": ["0123456789abcdef"]}
 TWILIO = {

@@ -15,7 +15,7 @@ from consent.senders.store import Sender
 from inbound.journal import message_entry
 from inbound.providers import PROVIDERS, RETRIES_FOR, Message
 from inbound.store import Origin
-from tests.builders import field_keys, number, subject_keys
+from tests.support.builders import field_keys, number, subject_keys
 from tests.unit.consent.evidences import NOON, at, opt_in
 
 ACME = Sender(

@@ -1,5 +1,7 @@
-"""An SMSC's process, and what it says: `tests.smpp_operator`, or `tests.jasmin_smsc`, which shares no line with our
-client. Killed and started again it is at the same port."""
+"""Start an SMSC's process, and read its lines. A process that is killed and started again keeps its port.
+
+The processes are `smpp`, and `jasmin`, which shares no line with our client.
+"""
 
 import asyncio
 import json
@@ -10,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-OURS, JASMINS = "tests.smpp_operator", "tests.jasmin_smsc"
+OURS, JASMINS = "tests.support.operators.smpp", "tests.support.operators.jasmin"
 
 
 @dataclass

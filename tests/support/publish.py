@@ -13,7 +13,7 @@ from common.contracts import Event, Topic, Watermark
 from common.kafka import broker as kafka
 from common.kafka.broker import partition_of
 from common.settings import ServiceSettings
-from tests.running import Surroundings
+from tests.support.running import Surroundings
 
 _ensured: set[tuple[object, ...]] = set()
 _numbers: Counter[tuple[str, str, int]] = Counter()  # of the last event put there: broker, topic and partition

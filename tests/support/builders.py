@@ -11,7 +11,7 @@ from common.contracts.rights import ErasureRequested
 from common.keyring import FieldKeys, LinkKeys, SubjectKeys
 from common.settings import KeyRingSettings
 from common.sms.message_id import message_id
-from tests.running import KEY_RING
+from tests.support.running import KEY_RING
 
 SENDER = "maison-lune"
 STOP_CODE = "36111"

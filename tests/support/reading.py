@@ -8,8 +8,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from common.contracts import Event, Topic
 from common.kafka import broker as kafka
 from common.settings import ServiceSettings
-from tests.publish import ensured
-from tests.running import Surroundings
+from tests.support.publish import ensured
+from tests.support.running import Surroundings
 
 
 @asynccontextmanager

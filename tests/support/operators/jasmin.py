@@ -1,7 +1,9 @@
-"""The SMPP server of Jasmin (`smpp.twisted3`), in a process of its own: `python -m tests.jasmin_smsc PORT`. It shares
-no line with the client we use: what it reads is what is on the wire. It says what `smpp_operator` says and does what
-the last two digits of the recipient ask of that one, or of it alone (from 91 on); it refuses a wrong password, and a
-bind more than MAX_BINDS."""
+"""Jasmin's SMPP server (`smpp.twisted3`) as a process: `python -m tests.support.operators.jasmin PORT`.
+
+The server shares no line with our client, so it reads what is on the wire. It prints what `smpp` prints, and obeys the
+last two digits of the recipient as `smpp` does, and some of its own (from 91 on). It refuses a wrong password, and a bind
+beyond MAX_BINDS.
+"""
 
 import itertools
 import json
@@ -17,7 +19,7 @@ from smpp.twisted.server import SMPPServerFactory
 from twisted.cred.error import UnauthorizedLogin
 from twisted.internet import defer, reactor
 
-from tests import smpp_operator as operator
+from tests.support.operators import smpp as operator
 
 USER, PASSWORD, MAX_BINDS = "shop", "a-secret", 2
 BUSY_AT_FIRST, UNBINDS = 91, 92  # throttled twice; taken, and then the session is ended from here

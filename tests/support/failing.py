@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from common.db.database import Database
 from common.service import Service, running
-from tests.running import serving
+from tests.support.running import serving
 
 WARM = ["dispatch.service", "uvicorn", "asyncpg", "httpx"]  # imported once: each process is a fork of one that has them
 processes = multiprocessing.get_context("forkserver")

@@ -9,9 +9,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.infrastructure import KAFKA
+from tests.support.infrastructure import KAFKA
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NO_COMMIT = 1  # an archive of the sources
 
 

@@ -30,7 +30,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
 from stack.processes import Supervisor, free_port
-from tests.running import Surroundings, environment
+from tests.support.running import Surroundings, environment
 
 FUZZ_SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
 A_TURN = 40  # examples of one strategy before the next has its turn, when there is time

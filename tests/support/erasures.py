@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from common.contracts import Event
 from common.contracts.rights import ErasureAcknowledged
-from tests.eventually import eventually
+from tests.support.eventually import eventually
 
 
 def acknowledgements(events: list[Event]) -> list[ErasureAcknowledged]:
@@ -12,7 +12,7 @@ def acknowledgements(events: list[Event]) -> list[ErasureAcknowledged]:
 
 
 async def acknowledged(read: Callable[[], Awaitable[list[Event]]], erasure_id: str) -> ErasureAcknowledged:
-    """The first acknowledgement of this erasure, once it is there. `read`: as `tests.reading` gives it."""
+    """The first acknowledgement of this erasure, once it is there. `read`: as `tests.support.reading` gives it."""
 
     async def look() -> ErasureAcknowledged | None:
         return next((ack for ack in acknowledgements(await read()) if ack.erasure_id == erasure_id), None)

@@ -1,5 +1,8 @@
-"""An SMSC in a process of its own: `python -m tests.smpp_operator PORT`. It prints each bind, each `submit_sm` and
-each session's end as a line of JSON, and does what the last two digits of the recipient say."""
+"""An SMSC as a process: `python -m tests.support.operators.smpp PORT`.
+
+The SMSC prints each bind, each `submit_sm` and each session's end as a line of JSON. It obeys the last two digits of
+the recipient.
+"""
 
 import asyncio
 import json

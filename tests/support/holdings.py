@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 from common.keyring import NONCE_BYTES
-from tests.running import KEY_RING
+from tests.support.running import KEY_RING
 
 TAG_BYTES = 16
 SEALED = re.compile(rf"{KEY_RING['current']}\.([A-Za-z0-9_-]{{38,}}=*)")

@@ -17,8 +17,8 @@ import jwt
 
 from common.service import Service, create_app
 from common.web.server import server_of
-from tests.eventually import eventually
-from tests.infrastructure import Broker, Postgres
+from tests.support.eventually import eventually
+from tests.support.infrastructure import Broker, Postgres
 
 AUTH_KEY = "a key for tests only, thirty-two bytes or more"
 ISSUER = "placet-tests"
