@@ -1,8 +1,8 @@
 """Jasmin's SMPP server (`smpp.twisted3`) as a process: `python -m tests.support.operators.jasmin PORT`.
 
 The server shares no line with our client, so it reads what is on the wire. It prints what `smpp` prints, and obeys the
-last two digits of the recipient as `smpp` does, and some of its own (from 91 on). It refuses a wrong password, and a bind
-beyond MAX_BINDS.
+last two digits of the recipient as `smpp` does, and some of its own (from 91 on). It refuses a wrong password, and a
+bind beyond MAX_BINDS.
 """
 
 import itertools
