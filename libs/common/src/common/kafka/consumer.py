@@ -88,22 +88,26 @@ FETCH_BYTES = 4 * 1024 * 1024  # of an answer: a process has several consumers, 
 BELIEVED = "greatest({known}, CASE WHEN {said} <= now() + {skew}::interval THEN {said} END)"
 NEW_LEADER_S = 30.0  # by then followers have caught up, or left the in-sync set (replica.lag.time.max.ms)
 
-HANDLED = counter("sms_consumer_records_total", "Records stepped over, by what became of them.", ["topic", "result"])
-LAG = gauge("sms_consumer_lag_records", "High watermark less next offset.", ["topic", "partition"])
+HANDLED = counter("sms_consumer_records_total", "Records passed by the consumer, by result.", ["topic", "result"])
+LAG = gauge(
+    "sms_consumer_lag_records", "Records not yet handled: high watermark less next offset.", ["topic", "partition"]
+)
 FAILING = gauge(
-    "sms_consumer_failing_seconds", "How long the worst partition has been failing; 0 when fine.", ["topic"]
+    "sms_consumer_failing_seconds", "Seconds since the worst partition began to fail; 0 without a failure.", ["topic"]
 )
 STALLED = gauge(
     "sms_consumer_stalled_seconds",
-    "How long the worst partition has not been read on, whatever the reason; 0 when fine.",
+    "Seconds since the worst partition last made progress, for any reason; 0 without a stall.",
     ["topic"],
 )
 REFUSED = counter(
     "sms_consumer_watermarks_refused_total",
-    "Watermarks that did not count: their publisher has another subject key under one of our key ids.",
+    "Watermarks refused: the publisher has another subject key under the same key id.",
     ["topic"],
 )
-BATCH = histogram("sms_consumer_batch_seconds", "One batch: transaction and what follows it.", ["topic"])
+BATCH = histogram(
+    "sms_consumer_batch_seconds", "Duration of a batch: the transaction and the work after its commit.", ["topic"]
+)
 
 After = Callable[[], Awaitable[None]]
 

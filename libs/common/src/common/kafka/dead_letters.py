@@ -51,7 +51,7 @@ NAME_CHARS = 40  # of a field's name as shown
 SHOWN = 50  # fields of an object, or items of a list
 DEPTH = 6
 
-OPEN = gauge("sms_dead_letters_open_records", "Dead letters that nobody has decided about, of a topic.", ["topic"])
+OPEN = gauge("sms_dead_letters_open_records", "Dead letters of a topic without a decision.", ["topic"])
 
 
 def define(metadata: MetaData) -> Table:
@@ -257,24 +257,26 @@ def _letter(row: Any) -> DeadLetter:
 
 
 class Decided(Conflict):
-    slug, title = "already-decided", "Somebody has decided this already"
+    slug, title = "already-decided", "Already decided"
 
 
 class DeadLetterItem(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     id: int
-    consumer_group: str = Field(description="Who could not handle it.")
+    consumer_group: str = Field(description="The consumer group that could not handle the record.")
     topic: str
     partition: int
     offset: int
-    type: str | None = Field(description="Of the event; null where it is none that is known here.")
-    shape: Any = Field(description="The record with every value covered.")
-    reason: str = Field(description="Why it was stepped over; after a replay that failed, why that did.")
+    type: str | None = Field(description="The event's type; null for an unknown type.")
+    shape: Any = Field(description="The record with all values masked.")
+    reason: str = Field(
+        description="The reason for the dead letter; after a failed replay, the reason for the failure."
+    )
     buried_at: datetime
     state: State = Field(
-        description="`open`: to be decided. `asked`: a worker is to handle it again. `gone`: it was, and the topic does"
-        " not hold the record any more."
+        description="`open`: to be decided. `asked`: a worker will handle the record again. `gone`: a replay was asked"
+        " for, and the topic no longer holds the record."
     )
     decided_by: str | None
     decided_at: datetime | None
@@ -372,17 +374,26 @@ async def command(service: str, database_url: str, arguments: Sequence[str]) -> 
 
     Returns the exit code.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m {service} dead-letters", description="What was stepped over.")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {service} dead-letters", description="List and decide dead letters."
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("list", help="a line each").add_argument("state", nargs="?", default="open", choices=EVERY_STATE)
-    verbs.add_parser("show", help="one, every value covered").add_argument("ids", nargs=1, type=int, metavar="ID")
-    for verb, what in (("replay", "have it handled again, once what was wrong is mended"), ("discard", "give it up")):
+    verbs.add_parser("list", help="list dead letters, one per line").add_argument(
+        "state", nargs="?", default="open", choices=EVERY_STATE
+    )
+    verbs.add_parser("show", help="show a dead letter with all values masked").add_argument(
+        "ids", nargs=1, type=int, metavar="ID"
+    )
+    for verb, what in (
+        ("replay", "handle the records again, after the cause is mended"),
+        ("discard", "give the records up"),
+    ):
         verbs.add_parser(verb, help=what).add_argument("ids", nargs="+", type=int, metavar="ID")
-    over = verbs.add_parser("step-over", help="read on behind records that the Kafka client cannot read")
-    over.add_argument("topic", help="without the prefix")
+    over = verbs.add_parser("step-over", help="skip records that the Kafka client cannot read")
+    over.add_argument("topic", help="topic name without the prefix")
     over.add_argument("partition", type=int)
-    over.add_argument("first", type=int, help="the offset that the partition stands at")
-    over.add_argument("following", type=int, help="the offset to read on from")
+    over.add_argument("first", type=int, help="the partition's stored offset")
+    over.add_argument("following", type=int, help="the offset to continue from")
     told = parser.parse_args(arguments)
     database = Database(database_url, pool_size=1, name=f"{service}-dead-letters")
     try:

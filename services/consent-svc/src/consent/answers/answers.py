@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 A_DAY = timedelta(days=1)
 OF_USE_FOR = timedelta(days=1)  # a later answer would only surprise the person
 
-ANSWERS = counter("sms_consent_answers_total", "Answers to people, by what became of them.", ["kind", "result"])
+ANSWERS = counter("sms_consent_answers_total", "Answers to people's texts, by result.", ["kind", "result"])
 
 Table(
     "answer",  # no text and no number

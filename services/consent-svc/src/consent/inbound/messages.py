@@ -63,7 +63,7 @@ SOURCE = recorder.MO
 UNREADABLE = "unreadable_mo"
 KEPT = (Verdict.RECORDED, Verdict.UNCHANGED)
 
-INTENTS = counter("sms_consent_inbound_total", "Messages from people, by what they mean.", ["intent"])
+INTENTS = counter("sms_consent_inbound_total", "MOs, by intent.", ["intent"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,10 +36,11 @@ LOOK_EVERY_S = 0.5
 PEOPLE = 200  # locked at once
 Clock = Callable[[], datetime]
 
-EXPIRED = counter("sms_consent_expired_total", "Consents that have expired.")
-FORGOTTEN = counter("sms_consent_forgotten_total", "People erased because nothing of theirs was open any more.")
+EXPIRED = counter("sms_consent_expired_total", "Consents expired.")
+FORGOTTEN = counter("sms_consent_forgotten_total", "People erased at the end of their last consent's retention.")
 BACKLOG = gauge(
-    "sms_consent_retention_backlog_seconds", "How long the oldest step of retention has been due; 0 when none is."
+    "sms_consent_retention_backlog_seconds",
+    "Seconds since the oldest step of retention fell due; 0 without a due step.",
 )
 
 

@@ -31,11 +31,11 @@ from dispatch.sending import store
 
 log = logging.getLogger(__name__)
 
-RECEIPTS = counter("sms_dispatch_receipts_total", "Receipts by what became of them.", ["state", "result"])
+RECEIPTS = counter("sms_dispatch_receipts_total", "DLRs, by result.", ["state", "result"])
 
 BLOCKS = counter(
     "sms_dispatch_provider_blocks_total",
-    "Receipts that block a number, to marketing and to a gateway.",
+    "DLRs that block a number for marketing, and for other messages by the gateway.",
     ["gateway"],
 )
 

@@ -30,10 +30,12 @@ from dispatch.sending.receipts import note, settle_receipts
 
 log = logging.getLogger(__name__)
 
-RECOVERED = counter("sms_dispatch_recovered_total", "Messages a crash left sending, by what they became.", ["as"])
+RECOVERED = counter(
+    "sms_dispatch_recovered_total", "Messages in doubt after a crash, by result of the recovery.", ["as"]
+)
 OLDEST_OPEN = gauge(
     "sms_dispatch_oldest_open_enforcement_seconds",
-    "Since the webhook of the oldest opt-out that is applied and not enforced yet; 0 where there is none.",
+    "Seconds since the webhook of the oldest opt-out applied and not yet enforced; 0 without one.",
 )
 
 LOOK_EVERY_S = 0.25
