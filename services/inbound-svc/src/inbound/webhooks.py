@@ -232,7 +232,7 @@ async def _published(held: Resources[Any], arrivals: Arrivals, arrival: Arrival,
         pass
     except Exception as error:  # any error: the operator must retry, because the callback may hold a STOP
         named = journal.named(arrival.origin, arrival.entries[0].item)
-        log.error("a callback was not kept", exc_info=error, extra=named)
+        log.error("a callback was not stored", exc_info=error, extra=named)
     if not done:
         raise Unavailable("not kept safely yet: send it again", headers={"Retry-After": str(RETRY_AFTER_S)})
     return new

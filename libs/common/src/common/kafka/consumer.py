@@ -386,12 +386,12 @@ class Consumer:
                 await asyncio.wait((self._committing,), timeout=COMMIT_EVERY_S)
             await _ended(kafka_consumer)
         if not stop.is_set():
-            log.error("nothing heard of any partition: connecting anew", extra={"consumer": self.name})
+            log.error("no answer about any partition: reconnecting", extra={"consumer": self.name})
             self._let_go(self._partitions.keys())
 
     def _not_started(self, error: BaseException) -> None:
         why = type(error).__name__
-        log.warning("no broker yet", extra={"consumer": self.name, "why": why})
+        log.warning("the broker does not answer yet", extra={"consumer": self.name, "why": why})
         self._progress.trouble(why, time.monotonic())
 
     async def _turn(self, kafka_consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
@@ -422,7 +422,9 @@ class Consumer:
         now = time.monotonic()
         again = self._progress.is_careful(now)
         self._progress.trouble(type(error).__name__, now)
-        log.warning("broker trouble", extra={"consumer": self.name, "why": type(error).__name__})
+        log.warning(
+            "reading from the broker failed, trying again", extra={"consumer": self.name, "why": type(error).__name__}
+        )
         self._rewind(kafka_consumer)
         await either(stop, None, 1.0 if again else POLL_MS / 1000)
 
@@ -526,7 +528,7 @@ class Consumer:
         rest = self._progress.failed(tp.partition, why, offset, time.monotonic())
         if self._progress.failures(tp.partition) in (2, 10, 100, 1000):
             log.error(
-                "cannot be read on: trying again",
+                "a partition cannot be read, trying again",
                 extra={"topic": tp.topic, "partition": tp.partition, "offset": offset, "why": why},
             )
         self._rest(kafka_consumer, tp, offset, rest)
@@ -668,7 +670,7 @@ class Consumer:
 
     def _went_back(self, tp: TopicPartition) -> None:
         log.error(
-            "the database lost what was stored: reading it again",
+            "the database lost a stored offset: reading the partition again",
             extra={"topic": tp.topic, "partition": tp.partition, "offset": self._reached.get(tp)},
         )
         self._placed.discard(tp)
@@ -761,7 +763,7 @@ class Consumer:
 
     async def _bury(self, tp: TopicPartition, record: Any, reason: str) -> None:
         log.error(
-            "poison: to the dead letters",
+            "a poisoned record is now a dead letter",
             extra={"topic": tp.topic, "partition": tp.partition, "offset": record.offset, "why": reason},
         )
         async with self.database.begin() as tx:
@@ -862,7 +864,10 @@ class Consumer:
             try:
                 await self._look(kafka_consumer)
             except Exception as error:
-                log.warning("a log was not looked at", extra={"consumer": self.name, "why": type(error).__name__})
+                log.warning(
+                    "the log of a topic could not be checked",
+                    extra={"consumer": self.name, "why": type(error).__name__},
+                )
             await either(stop, None, WATCH_EVERY_S)
 
     async def _look(self, kafka_consumer: AIOKafkaConsumer) -> None:
@@ -926,7 +931,9 @@ class Consumer:
                 await broken_logs.lock(tx, self.subscription.group, self.subscription.topic, tp.partition)
                 await self._note_fault(tx, tp.partition, "other_log", at, why)
         except Exception as error:
-            log.warning("a stop was not stored yet", extra={"consumer": self.name, "why": type(error).__name__})
+            log.warning(
+                "the fault of a partition is not stored yet", extra={"consumer": self.name, "why": type(error).__name__}
+            )
             return
         self._short.pop(tp, None)
         self._placed.discard(tp)

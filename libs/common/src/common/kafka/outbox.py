@@ -532,7 +532,7 @@ class Relayed:
                     try:
                         self._proven({fact for (fact,) in await self._database.read(self._proof, list(asked))})
                     except Exception as error:  # callers wait on, until a later query or their deadline
-                        log.warning("cannot look at the outbox", extra={"why": type(error).__name__})
+                        log.warning("the outbox cannot be polled", extra={"why": type(error).__name__})
 
     def _heard(self, told: str) -> None:
         if not told:

@@ -313,7 +313,7 @@ class Planner:
             async with self._database.begin() as tx:
                 await campaigns.put_off(tx, attempt.campaign_id, attempt.status, failures=failures, retry_at=retry_at)
             log.warning(
-                "campaign fails and is put off",
+                "a campaign's step failed, trying again later",
                 extra={"campaign_id": attempt.campaign_id, "failures": failures, "retry_at": retry_at.isoformat()},
                 exc_info=True,
             )

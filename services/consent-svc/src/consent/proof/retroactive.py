@@ -143,7 +143,7 @@ class Looking:
         FOUND.inc(len(found))
         for each in found:
             log.warning(
-                "a message went out after a STOP that we learned of later",
+                "a message left after a STOP that was recorded later",
                 extra={"message_id": each.message_id, "sender_id": each.sender_id, "evidence_id": each.evidence_id},
             )
         return ends != {"evidence": evidence, "handed_off": messages}

@@ -178,5 +178,5 @@ class Recount:
             await recorder.recount(tx, {subject_id for _, subject_id in page}, datetime.now(UTC))
             await term_store.settle_recount(tx, asked.sender_id, page[-1] if len(page) == PEOPLE else None)
         if len(page) < PEOPLE:
-            log.info("how long consents hold was counted anew", extra={"sender_id": asked.sender_id})
+            log.info("the ends of a sender's consents were recomputed", extra={"sender_id": asked.sender_id})
         return True

@@ -89,7 +89,7 @@ class Comparing:
         await store.put_comparison(tx, datetime.now(UTC), len(still), len(moving), differing)
         if differing:
             log.error(
-                "what is known of consents is not what consent-svc says",
+                "the projection differs from consent-svc",
                 extra={"slices": len(differing), "of": len(still), "some": ", ".join(differing[:NAMED])},
             )
 

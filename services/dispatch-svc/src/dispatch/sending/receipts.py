@@ -97,7 +97,10 @@ def note(complaints: Iterable[Complaint], traffic: Traffic) -> None:
     """
     for each in sorted(complaints, key=lambda complaint: complaint.handed_off_at, reverse=True):
         if traffic.misconfigured_after_all(each.gateway, each.handed_off_at, each.oadc):
-            log.error("a receipt says that somebody is needed", extra={"gateway": each.gateway, "code": each.code})
+            log.error(
+                "a DLR reports a gateway account that needs a person",
+                extra={"gateway": each.gateway, "code": each.code},
+            )
 
 
 async def apply_receipts(tx: AsyncConnection, batch: list[Received], of: Mapping[str, str]) -> list[Complaint]:

@@ -264,7 +264,7 @@ class Timers:
                     found = await gateway.look_up(str(row.message_id), row.subject_id)
                 except SendError as error:
                     failed = min(failed, place)
-                    log.warning("nothing can be looked up", extra={"gateway": gateway.name, "why": str(error)})
+                    log.warning("the gateway's lookup failed", extra={"gateway": gateway.name, "why": str(error)})
                     return
                 RECOVERED.labels("looked_up" if found else "not_found").inc()
                 if found is not None:
@@ -335,7 +335,9 @@ class Timers:
             return False
         RECOVERED.labels("unknown").inc(len(settled))
         RECOVERED.labels("resubmitted").inc(len(permits))
-        log.warning("resolved what a crash left", extra={"unknown": len(settled), "resubmitted": len(permits)})
+        log.warning(
+            "resolved messages in doubt after a crash", extra={"unknown": len(settled), "resubmitted": len(permits)}
+        )
         await self._handoff.send(permits)
         return True
 
