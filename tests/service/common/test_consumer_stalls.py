@@ -14,6 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.record.util import calc_crc32c
+from sqlalchemy import text
 
 from common.contracts import STATES
 from common.kafka import broker as kafka
@@ -298,15 +299,24 @@ async def test_a_person_steps_over_a_record_that_nobody_can_read(
             url, place = it.pipe.settings.database_url, (STATES.name, "0", first, following)
             return await dead_letters.command("dispatch", url, ["step-over", *place])
 
+        async with it.pipe.database.begin() as tx:  # another group of the service reads the topic, elsewhere
+            await tx.execute(
+                text(
+                    "INSERT INTO consumer_offset (consumer_group, topic, partition, next_offset, updated_at)"
+                    " VALUES ('another', :topic, 0, 7, now())"
+                ),
+                {"topic": STATES.name},
+            )
         for first, following in (("0", "1"), ("2", "3"), ("1", "1")):
             assert await step_over(first, following) == 1
-        assert "reads on from offset 1" in capsys.readouterr().err
+        assert "is read on from offset 1, 7" in capsys.readouterr().err
         assert await step_over("1", "2") == 0
         await eventually(lambda: _offset(it.pipe, 3))
         assert [version for key, version in await it.pipe.applied() if key == HERE] == [1, 3]
         await eventually(lambda: _is(not it.consumer.stalls(RED_S)))
         [[offset, state, reason]] = await it.pipe.rows("SELECT at_offset, state, reason FROM dead_letter")
         assert (offset, state) == (1, "open")
+        assert await it.pipe.scalar("SELECT next_offset FROM consumer_offset WHERE consumer_group = 'another'") == 7
         assert "stepped over by hand" in reason
 
 

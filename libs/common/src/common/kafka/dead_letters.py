@@ -183,16 +183,18 @@ async def find(tx: AsyncConnection, letter_id: int, *, lock: bool = False) -> De
     return _letter(row) if row else None
 
 
-async def next_asked(tx: AsyncConnection, groups: Sequence[tuple[str, str]]) -> DeadLetter | None:
-    """Return the letter of these (group, topic) that has waited longest for its replay."""
+async def next_asked(
+    tx: AsyncConnection, groups: Sequence[tuple[str, str]], *, but: Sequence[int] = ()
+) -> DeadLetter | None:
+    """Return the letter of these (group, topic) that has waited longest for its replay. `but`: ids to leave out."""
     row = (
         await tx.execute(
             text(
                 "SELECT * FROM dead_letter WHERE state = 'asked' AND (consumer_group, topic) IN"
                 " (SELECT * FROM unnest(CAST(:groups AS text[]), CAST(:topics AS text[])))"
-                " ORDER BY decided_at, id LIMIT 1"
+                " AND id <> ALL(CAST(:but AS bigint[])) ORDER BY decided_at, id LIMIT 1"
             ),
-            {"groups": [group for group, _ in groups], "topics": [topic for _, topic in groups]},
+            {"groups": [group for group, _ in groups], "topics": [topic for _, topic in groups], "but": list(but)},
         )
     ).one_or_none()
     return _letter(row) if row else None
@@ -333,40 +335,44 @@ async def decide_dead_letter(
 
 
 async def step_over(tx: AsyncConnection, topic: str, partition: int, first: int, following: int, by: str) -> None:
-    """Move the consumer of a partition from offset `first` to `following`, and keep an open dead letter.
+    """Move each consumer of a partition that stands at offset `first` to `following`; keep an open dead letter of each.
 
     Raises NotFound and Conflict, with nothing changed.
     """
-    row = (
+    rows = (
         await tx.execute(
             text(
                 "SELECT consumer_group, next_offset FROM consumer_offset"
-                " WHERE topic = :topic AND partition = :partition FOR UPDATE"
+                " WHERE topic = :topic AND partition = :partition ORDER BY consumer_group FOR UPDATE"
             ),
             {"topic": topic, "partition": partition},
         )
-    ).one_or_none()
-    if row is None:
+    ).all()
+    if not rows:
         raise NotFound("this service reads no such partition", reasons=[Reason("topic", "unknown_partition")])
-    if row.next_offset != first or following <= first:
-        raise Conflict(f"it reads on from offset {row.next_offset}", reasons=[Reason("offset", "not_there")])
+    groups = [row.consumer_group for row in rows if row.next_offset == first]
+    if not groups or following <= first:
+        places = ", ".join(sorted({str(row.next_offset) for row in rows}))
+        raise Conflict(f"the partition is read on from offset {places}", reasons=[Reason("offset", "not_there")])
     await tx.execute(
         text(
             "UPDATE consumer_offset SET next_offset = :following, updated_at = now()"
-            " WHERE consumer_group = :group AND topic = :topic AND partition = :partition"
+            " WHERE consumer_group = ANY(CAST(:groups AS text[])) AND topic = :topic AND partition = :partition"
         ),
-        {"following": following, "group": row.consumer_group, "topic": topic, "partition": partition},
+        {"following": following, "groups": groups, "topic": topic, "partition": partition},
     )
-    await note(
-        tx,
-        group=row.consumer_group,
-        topic=topic,
-        partition=partition,
-        offset=first,
-        event_type=None,
-        value=None,
-        reason=f"the Kafka client could not read it: offsets {first} to {following - 1} stepped over by hand, by {by}",
-    )
+    why = f"the Kafka client could not read it: offsets {first} to {following - 1} stepped over by hand, by {by}"
+    for group in groups:
+        await note(
+            tx,
+            group=group,
+            topic=topic,
+            partition=partition,
+            offset=first,
+            event_type=None,
+            value=None,
+            reason=why,
+        )
 
 
 async def command(service: str, database_url: str, arguments: Sequence[str]) -> int:
