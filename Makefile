@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 # Two share the work, file by file, the longest first (tests/support/order.py), each with a Postgres and a broker of its own. Not
 # end to end: a stack fills a machine
 PYTEST := $(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=10
+# The suites that need nothing: part of `make check`
+QUICK := tests/unit tests/contract
 # A test there may wait for several groups to form, each on a JVM that shares the machine with another worker's
 PATIENT := --timeout=300
 # What reaches no broker, and what any broker does for, has run on the local one
@@ -16,7 +18,7 @@ PACKAGES := libs/common services/consent-svc services/campaign-svc services/disp
 SOURCES := libs services stack tests examples bench chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status page check fmt lint types imports test test-kafka unit property contract conformance service e2e schemas rooms corpus mutants fuzz bench chaos kafka clean
+.PHONY: help install lock demo up down status page check lint types quick fmt test test-kafka unit property contract conformance service e2e schemas rooms corpus mutants fuzz bench chaos kafka clean
 
 ##@ Everyday
 help: ## List the targets
@@ -89,13 +91,19 @@ chaos: install ## Check the promises under injected faults for 10 minutes (SECON
 	$(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(filter command line,$(origin SECONDS)),--seconds $(SECONDS)) $(if $(BROKERS),--brokers $(BROKERS)) $(if $(ONLY),--only "$(ONLY)") $(if $(EARLIER),--earlier $(EARLIER)) $(if $(CAMPAIGN),--campaign $(CAMPAIGN))
 
 ##@ Quality
-check: install ## Check formatting, lint, types and import rules, and run the tests without services
+check: lint types quick ## Check formatting, lint, types and import rules, and run the tests without services (-j2: side by side)
+
+lint: install
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/lint-imports
+
+types: install
 	$(BIN)/mypy
 	$(BIN)/mypy tests bench chaos
-	$(BIN)/lint-imports
-	$(PYTEST) -q tests/unit tests/contract
+
+quick: install
+	$(PYTEST) -q $(QUICK)
 
 fmt: install ## Format, and apply automatic fixes
 	$(BIN)/ruff format $(SOURCES)

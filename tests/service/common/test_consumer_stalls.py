@@ -22,7 +22,7 @@ from common.kafka import consumer as consumer_loop
 from common.kafka import dead_letters, progress
 from common.kafka.consumer import Consumer
 from tests.service.common.pipeline import Pipeline, going, pipeline, states_of
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, is_so
 from tests.support.running import Surroundings
 
 HERE, THERE = f"s1-{1:032x}", f"s1-{5:032x}"  # of partition 0 and 1 of two
@@ -136,7 +136,7 @@ async def test_what_the_client_had_taken_when_it_raised_is_read_again(
     async with two(surroundings) as it:
         lost.append(True)
         await it.tell()
-        await eventually(lambda: _is(not lost))
+        await eventually(lambda: is_so(not lost))
         await it.tell()
         await eventually(it.is_well)
 
@@ -178,11 +178,11 @@ async def test_a_client_that_hangs_is_red(surroundings: Surroundings, monkeypatc
         hang.clear()
         await eventually(it.red("no error"))
         shown = consumer_loop.STALLED.labels(STATES.name)
-        await eventually(lambda: _is(shown._value.get() > RED_S))
+        await eventually(lambda: is_so(shown._value.get() > RED_S))
         hang.set()
         await it.tell()
         await eventually(it.is_well)
-        await eventually(lambda: _is(shown._value.get() < RED_S))
+        await eventually(lambda: is_so(shown._value.get() < RED_S))
 
 
 async def test_a_client_whose_own_task_died_is_made_anew(
@@ -313,7 +313,7 @@ async def test_a_person_steps_over_a_record_that_nobody_can_read(
         assert await step_over("1", "2") == 0
         await eventually(lambda: _offset(it.pipe, 3))
         assert [version for key, version in await it.pipe.applied() if key == HERE] == [1, 3]
-        await eventually(lambda: _is(not it.consumer.stalls(RED_S)))
+        await eventually(lambda: is_so(not it.consumer.stalls(RED_S)))
         [[offset, state, reason]] = await it.pipe.rows("SELECT at_offset, state, reason FROM dead_letter")
         assert (offset, state) == (1, "open")
         assert await it.pipe.scalar("SELECT next_offset FROM consumer_offset WHERE consumer_group = 'another'") == 7
@@ -380,7 +380,3 @@ def _answers(monkeypatch: pytest.MonkeyPatch) -> dict[int, Callable[[tuple[Any, 
 async def _offset(pipe: Pipeline, offset: int) -> bool:
     assert await pipe.next_offset(0) == offset
     return True
-
-
-async def _is(fact: bool) -> bool:
-    return fact

@@ -1,7 +1,7 @@
 """What dispatch's statements keep, whatever order things come in: real Postgres, no service around."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from operator import itemgetter
 from types import SimpleNamespace
@@ -38,13 +38,6 @@ MANY_LIKE_IT = (
     " FROM message AS m, generate_series(1, :many) WHERE m.message_id = :id"
 )
 READ = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'message'"
-
-
-@pytest.fixture
-async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:
-    database = Database(await postgres.clone("dispatch", f"dispatch_{unique}"))
-    yield database
-    await database.engine.dispose()
 
 
 async def test_an_older_sender_never_replaces_a_newer_one(database: Database) -> None:
