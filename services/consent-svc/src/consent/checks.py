@@ -148,5 +148,13 @@ def _answer(results: Sequence[_Checked]) -> bytes:
 
 
 def _checked(subject_id: str, standing: Standing, asked: _Asked) -> _Checked:
-    found = permission(standing.state, asked.sender_id, asked.purpose, standing.held_since, asked.months, asked.now)
+    found = permission(
+        standing.state,
+        asked.sender_id,
+        asked.purpose,
+        standing.held_since,
+        asked.months,
+        asked.now,
+        erased=standing.erased,
+    )
     return _Checked(subject_id, found.state, not found.reasons, found.reasons)

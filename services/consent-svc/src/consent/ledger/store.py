@@ -201,6 +201,7 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
 
     state: SubjectState = NEVER_SEEN
     held_since: datetime | None = None
+    erased: bool = False
 
 
 async def standing_of(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, Standing]:
@@ -216,11 +217,14 @@ class StoredStandings:
 
     def decoded(self) -> dict[str, Standing]:
         """Return the standings by subject_id."""
-        return {subject_id: Standing(_state.decode(state), held_since) for subject_id, state, held_since in self._rows}
+        return {subject_id: Standing(_state.decode(state), *more) for subject_id, state, *more in self._rows}
 
 
 async def stored_standings(tx: AsyncConnection, subject_ids: Sequence[str]) -> StoredStandings:
-    sql = "SELECT subject_id, state::text, held_since FROM subject WHERE subject_id = ANY($1::text[])"
+    sql = (
+        "SELECT subject_id, state::text, held_since, erased_at IS NOT NULL FROM subject"
+        " WHERE subject_id = ANY($1::text[])"
+    )
     return StoredStandings(await fetch_many(tx, sql, subject_ids))
 
 
