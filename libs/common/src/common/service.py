@@ -167,7 +167,7 @@ def create_app(service: Service[S]) -> FastAPI:
     """Return the ASGI app of a service with the roles of its settings."""
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, object]]:
         async with running(service) as (held, state):
             yield {
                 "resources": held,

@@ -18,7 +18,7 @@ from array import array
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Required, TypedDict, TypeVar
 from uuid import UUID, uuid4
 
 import msgspec
@@ -166,25 +166,34 @@ def _without_the_value(why: str) -> str:
     return f"{wrong} - at {why.rpartition(' - at ')[2]}" if why.startswith(wrong) else why
 
 
-def connection(settings: ServiceSettings) -> dict[str, Any]:
+class Connection(TypedDict, total=False):
+    """The arguments of every Kafka client."""
+
+    bootstrap_servers: Required[str]
+    security_protocol: str
+    ssl_context: ssl.SSLContext
+    sasl_mechanism: str
+    sasl_plain_username: str | None
+    sasl_plain_password: str
+
+
+def connection(settings: ServiceSettings) -> Connection:
     """Return the arguments of every Kafka client: brokers, TLS, credentials.
 
     Raises OSError for a file without a certificate.
     """
-    told: dict[str, Any] = {"bootstrap_servers": settings.kafka_bootstrap}
+    told = Connection(bootstrap_servers=settings.kafka_bootstrap)
     if not settings.kafka_tls:
         return told
     context = ssl.create_default_context(cafile=settings.kafka_ca_file)
     if settings.kafka_cert_file is not None:
         context.load_cert_chain(settings.kafka_cert_file, settings.kafka_key_file)
-    told |= {"security_protocol": "SSL", "ssl_context": context}
+    told["security_protocol"], told["ssl_context"] = "SSL", context
     if settings.kafka_sasl is not None and settings.kafka_password is not None:
-        told |= {
-            "security_protocol": "SASL_SSL",
-            "sasl_mechanism": settings.kafka_sasl,
-            "sasl_plain_username": settings.kafka_user,
-            "sasl_plain_password": settings.kafka_password.get_secret_value(),
-        }
+        told["security_protocol"] = "SASL_SSL"
+        told["sasl_mechanism"] = settings.kafka_sasl
+        told["sasl_plain_username"] = settings.kafka_user
+        told["sasl_plain_password"] = settings.kafka_password.get_secret_value()
     return told
 
 

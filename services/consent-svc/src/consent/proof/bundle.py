@@ -17,7 +17,7 @@ the entries, the consent behind each message, the signature at the end.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -52,7 +52,7 @@ class Opening(_Line, frozen=True, kw_only=True, tag="bundle"):
 
 
 class Keys(_Line, frozen=True, kw_only=True, tag="keys"):
-    jwks: dict[str, Any]
+    jwks: Mapping[str, object]
 
 
 class SenderLine(_Line, frozen=True, kw_only=True, tag="sender"):
@@ -162,7 +162,7 @@ class Report:
     made_at: datetime | None = None
     campaign_id: str | None = None
     signed_by: set[str] = field(default_factory=set)  # key ids
-    jwks: dict[str, Any] | None = None  # the bundle's own
+    jwks: Mapping[str, object] | None = None  # the bundle's own
     senders: list[Party] = field(default_factory=list)
     subjects: list[SubjectLine] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
