@@ -14,7 +14,6 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     PrimaryKeyConstraint,
-    Row,
     Table,
     Text,
     text,
@@ -221,11 +220,16 @@ async def forget_import(tx: AsyncConnection, import_id: str) -> None:
         await tx.execute(text(f"DELETE FROM {table} WHERE import_id = :id"), {"id": import_id})
 
 
-async def refusals_after(tx: AsyncConnection, import_id: str, line: int, limit: int) -> Sequence[Row[Any]]:
+class Refusal(msgspec.Struct, frozen=True):
+    line: int
+    reason: str
+
+
+async def refusals_after(tx: AsyncConnection, import_id: str, line: int, limit: int) -> list[Refusal]:
     rows = await tx.execute(
         text(
             "SELECT line, reason FROM import_refusal WHERE import_id = :id AND line > :line ORDER BY line LIMIT :limit"
         ),
         {"id": import_id, "line": line, "limit": limit},
     )
-    return rows.all()
+    return [Refusal(*row) for row in rows]
