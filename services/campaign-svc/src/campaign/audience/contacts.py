@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from campaign.audience import attributes, store
 from campaign.audience.attribute import Kind
-from campaign.audience.contacts_file import EXPLANATIONS, MAX_COLUMNS, NUMBER_COLUMNS, LineProblem, against, plain
+from campaign.audience.contact_fields import EXPLANATIONS, MAX_COLUMNS, NUMBER_COLUMNS, LineProblem, against, plain
 from campaign.message.text import STOP_FIELD
 from campaign.senders import registry
 from common.privacy import erasing

@@ -22,7 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.audience import attributes
 from campaign.audience import store as audience
-from campaign.audience.contacts_file import Chunk, LineProblem, Reading, Refusal
+from campaign.audience.contact_fields import LineProblem
+from campaign.audience.contacts_file import Chunk, Reading, Refusal
 from campaign.audience.store import ImportedRow
 from campaign.imports import store
 from common.db.timer import Timer, Worker

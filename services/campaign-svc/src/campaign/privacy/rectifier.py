@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from campaign.audience import attributes
 from campaign.audience import store as audience
 from campaign.audience.attribute import Kind, kept
-from campaign.audience.contacts_file import NUMBER_COLUMNS
+from campaign.audience.contact_fields import NUMBER_COLUMNS
 from campaign.links import links
 from campaign.links.links import Tokens
 from campaign.message import text as texts
