@@ -44,7 +44,7 @@ async def shown(tx: AsyncConnection, held: Resources[Any], page: Sequence[Stored
         assert sender is not None
         wording = campaign.wording_of(OWN, campaign.link_host)
         template = wording.templates[wording.language]
-        why = {kind: reasons.get((campaign.campaign_id, kind), {}) for kind in ("paused", "excluded", "denied")}
+        paused_because = sorted(reasons.get((campaign.campaign_id, "paused"), {}))
         opens_at = table(campaign, sender, policy).opens_at(sender.country) if campaign.starts_at else None
         ends_at = ends_by(campaign.starts_at, campaign.send_before) if campaign.starts_at else None
         choice, tallies = campaign.choice, campaign.tallies
@@ -62,7 +62,7 @@ async def shown(tx: AsyncConnection, held: Resources[Any], page: Sequence[Stored
             next_hour=hours.get(campaign.campaign_id),
             chosen_at=choice.at if choice is not None and campaign.winner is None else None,
             approval_missing=draft and await checks.lacks_approval(tx, campaign, sender),
-            with_series=control.SERIES_PAUSED in why["paused"],
+            with_series=control.SERIES_PAUSED in paused_because,
             marketing_held=hold is not None,
             settles_first=settled.get(campaign.sender_id),
         )
@@ -98,15 +98,15 @@ async def shown(tx: AsyncConnection, held: Resources[Any], page: Sequence[Stored
                 send_before=ends_at or campaign.send_before,
                 length=length_of(template.sample(sender.stop_code) + sender.stop_added),
                 costly=costly(campaign.text),
-                paused_because=sorted(why["paused"]),
+                paused_because=paused_because,
                 sending_waits=held_up if running else None,
                 failing=_failing(campaign),
                 waiting_for=waits(stage, now),
                 statistics=Statistics(
                     **asdict(tallies),
                     handed_off=tallies.handed_off,
-                    excluded=why["excluded"],
-                    denied_reasons=why["denied"],
+                    excluded=reasons.get((campaign.campaign_id, "excluded"), {}),
+                    denied_reasons=reasons.get((campaign.campaign_id, "denied"), {}),
                 ),
             )
         )

@@ -11,7 +11,7 @@ first: no other transaction needs the tallies before the start.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from sqlalchemy import (
@@ -46,6 +46,7 @@ LOOK_AHEAD = timedelta(minutes=1)  # longest sleep of a campaign with recipients
 LONGEST_PAUSE = timedelta(minutes=10)  # longest delay between attempts at a failing campaign
 PASSING_FAILURES = 1  # consecutive failures not yet shown as failing: a lock conflict may explain them
 DUE = "campaign_due"  # NOTIFY channel: a campaign was scheduled
+ReasonKind = Literal["excluded", "denied", "paused"]  # of contacts left out, of denied recipients, of the pause
 
 
 campaign = Table(
@@ -125,7 +126,7 @@ campaign_reason = Table(
     "campaign_reason",
     metadata,
     Column("campaign_id", Text, nullable=False),
-    Column("kind", Text, nullable=False),  # excluded, denied (recipients); paused (the campaign)
+    Column("kind", Text, nullable=False),  # ReasonKind
     Column("reason", Text, nullable=False),
     Column("recipients", Integer, nullable=False),
     PrimaryKeyConstraint("campaign_id", "kind", "reason"),
@@ -327,7 +328,7 @@ async def campaigns_before(
     )
 
 
-async def reasons_of(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[tuple[str, str], dict[str, int]]:
+async def reasons_of(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[tuple[str, ReasonKind], dict[str, int]]:
     """Return the number of recipients for each reason, by (campaign_id, kind)."""
     rows = await tx.execute(
         text(
@@ -336,7 +337,7 @@ async def reasons_of(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[t
         ),
         {"ids": list(campaign_ids)},
     )
-    found: dict[tuple[str, str], dict[str, int]] = {}
+    found: dict[tuple[str, ReasonKind], dict[str, int]] = {}
     for row in rows:
         found.setdefault((row.campaign_id, row.kind), {})[row.reason] = row.recipients
     return found
@@ -522,7 +523,7 @@ async def add_counts(tx: AsyncConnection, changes: Mapping[str, Counter[str]]) -
     )
 
 
-async def add_reasons(tx: AsyncConnection, kind: str, changes: Mapping[str, Counter[str]]) -> None:
+async def add_reasons(tx: AsyncConnection, kind: ReasonKind, changes: Mapping[str, Counter[str]]) -> None:
     """Add to the counts by reason. The caller has locked the campaigns, or their tallies."""
     rows = sorted((i, reason, n) for i, counts in changes.items() for reason, n in counts.items() if n)
     if not rows:
@@ -544,7 +545,7 @@ async def add_reasons(tx: AsyncConnection, kind: str, changes: Mapping[str, Coun
     )
 
 
-async def forget_reasons(tx: AsyncConnection, campaign_id: str, kind: str) -> None:
+async def forget_reasons(tx: AsyncConnection, campaign_id: str, kind: ReasonKind) -> None:
     await tx.execute(
         text("DELETE FROM campaign_reason WHERE campaign_id = :id AND kind = :kind"), {"id": campaign_id, "kind": kind}
     )
