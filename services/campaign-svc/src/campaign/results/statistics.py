@@ -292,7 +292,7 @@ async def _found(
 
 
 class _Counted(NamedTuple):
-    """A row of _COUNTED. `by`: what the counts are of, as _TOTAL."""
+    """A row of _COUNTED. `by`: the grouping, such as _TOTAL."""
 
     by: int
     variant: str | None
