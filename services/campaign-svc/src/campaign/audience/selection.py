@@ -16,3 +16,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
     all: bool = False
     where: Mapping[str, Sequence[str]] | None = None  # allowed values, by attribute
     segment: SegmentVersionId | None = None
+
+    def __post_init__(self) -> None:
+        if [self.all, self.where is not None, self.segment is not None].count(True) != 1:
+            raise ValueError("a selection has exactly one of `all`, `where` and `segment`")
