@@ -75,8 +75,8 @@ async def _pause_what_needs_somebody(tx: AsyncConnection, events: Sequence[Messa
         for event in events
         if event.status == "deferred" and NEEDS_SOMEBODY in event.reasons and event.until and event.until > now
     )
-    for row in await store.lock_running(tx, [campaign_id for campaign_id in waiting if campaign_id]):
-        await control.take(tx, row, Action.PAUSE, now)
+    for campaign in await store.lock_running(tx, [campaign_id for campaign_id in waiting if campaign_id]):
+        await control.take(tx, campaign, Action.PAUSE, now)
         await campaigns.add_reasons(
-            tx, "paused", {row.campaign_id: Counter({NEEDS_SOMEBODY: waiting[row.campaign_id]})}
+            tx, "paused", {campaign.campaign_id: Counter({NEEDS_SOMEBODY: waiting[campaign.campaign_id]})}
         )
