@@ -2,19 +2,25 @@
 
     consume   `Intake.take_marketing`, `Intake.take`: a batch of one partition, in the transaction which steps its
               offset; marketing on hold stays in Kafka
-    decide    `Clearance.decide`: reads consent under the partition's lock, and `gate/rules.py` decides [1]
+    decide    `Clearance.decide`: reads consent under the partition's lock, and `gate/rules.py` decides
+              [before-decide]
     insert    `messages.insert_messages`: each message with its verdict, a permitted message as `sending`.
-              Commit [2, 3; transactional lane 39, 40]
+              Commit [before-insert-commit, after-insert-commit, before-transactional-insert-commit,
+              after-transactional-insert-commit]
     submit    `Handoff.send`: in batches, each on valid permits, with no transaction open. `_submit` is the only place
-              where a message leaves [4, 5, 6; transactional lane 41]. The transactional consumer does not wait for
-              the submit (`transactional.py`)
+              where a message leaves [before-submit, during-submit, after-submit, after-transactional-submit]. The
+              transactional consumer does not wait for the submit (`transactional.py`)
     record    `Handoff._store_outcomes`: the outcomes of several submits (`outcomes.py`) in one transaction
-              (`outcome_writer.py`), with their events. Commit [7, 8; not accepted 37, 38]. Then the waiting opt-outs
-              of these subjects are enforced [21, 22], and the relay publishes the events [9, 10]
+              (`outcome_writer.py`), with their events. Commit [before-outcomes-commit, after-outcomes-commit,
+              before-throttled-commit, after-throttled-commit]. Then the waiting opt-outs of these subjects
+              are enforced [before-enforcement-commit, after-enforcement-commit], and the relay publishes the events
+              [before-publish, after-publish]
 
-[n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process, in a transaction and right after
-its commit. Off the common path: a text updated [29, 30], a permit renewed [15, 16], messages not yet submitted handed
-back [31], half of a refused batch [36], an opt-out during a downtime [45, 46].
+[name]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process, in a transaction and right
+after its commit. Off the common path: a text updated [before-text-update-commit, after-text-update-commit], a permit
+renewed [before-renewal-commit, after-renewal-commit], messages not yet submitted handed back [after-hand-back-commit],
+half of a refused batch [after-half-batch-submit], an opt-out during a downtime [after-insert-commit-then-opt-out,
+after-submit-then-opt-out].
 
 Deferred messages, and messages left `sending` by a crash, enter at `Handoff.send` (`timers.py`). No source of marketing
 brings in more messages than can leave soon. A submit without a known end is `unknown`, and dispatch never blindly sends

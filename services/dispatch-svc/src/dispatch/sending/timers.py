@@ -1,8 +1,10 @@
 """The timers: decide due messages afresh, wake messages after a pause, recover what a crash left, match early DLRs.
 
-[n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: deciding afresh [13, 14;
-transactional lane 42], the end of a pause [25, 26] and its note [27, 28], messages a crash left `sending` [11, 12],
-open opt-outs [23, 24], early DLRs [32, 33].
+[name]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: deciding afresh
+[before-due-commit, after-due-commit, after-transactional-due-commit], the end of a pause [before-wake-commit,
+after-wake-commit] and its note [before-woken-note-commit, after-woken-note-commit], messages a crash left `sending`
+[before-recovery-commit, after-recovery-commit], open opt-outs [before-open-enforcement-commit,
+after-open-enforcement-commit], early DLRs [before-early-receipts-commit, after-early-receipts-commit].
 """
 
 import asyncio
