@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import Database, fetch_many
 from common.db.timer import uptime_s
-from common.kafka.consumer import Received
+from common.kafka.subscription import Received
 from common.law import at_hand_off, load
 from dispatch.gate.clearance import Clearance, Permit
 from dispatch.gate.clearance import requested as candidate

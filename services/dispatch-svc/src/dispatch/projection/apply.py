@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import CONTROLS, SENDERS, STATES
 from common.contracts.campaign import CampaignControlled
 from common.contracts.consent import ConsentStateChanged, SenderChanged
-from common.kafka.consumer import URGENT_MS, After, Received, Stopped, Subscription
+from common.kafka.subscription import URGENT_MS, After, Received, Stopped, Subscription
 from common.privacy import erasing
 from common.privacy.erasing import Asked
 from common.telemetry import counter

@@ -49,7 +49,7 @@ from common.contracts.campaign import MessageRequested, MessageReworded
 from common.db.database import Database, once_committed
 from common.db.timer import uptime_s
 from common.kafka.broker import partitions_of
-from common.kafka.consumer import After, Hold, Poison, Received, Subscription
+from common.kafka.subscription import After, Hold, Poison, Received, Subscription
 from common.sms.msisdn import territory_of
 from common.telemetry import counter, histogram
 from dispatch.gate.clearance import Candidate, Clearance, Permit, lacks_a_mention, requested, stored

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import INBOUND_RECEIPTS
 from common.contracts.inbound import ReceiptReceived, ReceiptState
-from common.kafka.consumer import After, Received, Subscription
+from common.kafka.subscription import After, Received, Subscription
 from common.telemetry import counter
 from dispatch.gateways import gateway_name, receipt_codes
 from dispatch.gateways.pool import Traffic
