@@ -66,7 +66,7 @@ from dispatch.gateways import (
     Unanswered,
     Unreachable,
 )
-from dispatch.gateways.circuit_breaker import Failure, Standing
+from dispatch.gateways.circuit_breaker import BreakerState, Failure
 from dispatch.gateways.pool import Traffic
 from dispatch.messages import enforcement, events
 from dispatch.messages import store as messages
@@ -81,7 +81,9 @@ log = logging.getLogger(__name__)
 
 OUTCOMES = counter("sms_dispatch_outcomes_total", "Hand-offs by outcome.", ["gateway", "outcome"])
 SUBMIT = histogram("sms_dispatch_submit_seconds", "One submit, as the gateway answers it.", ["gateway"])
-REDECIDED = counter("sms_dispatch_permits_lapsed_total", "Messages decided again: a permit lapsed, a gateway rests.")
+REDECIDED = counter(
+    "sms_dispatch_permits_lapsed_total", "Messages decided again: a permit lapsed, or a breaker opened."
+)
 
 _Lapsed = tuple[list[Permit], "asyncio.Task[dict[UUID, Permit]]"]  # permits to decide again, and the task deciding
 
@@ -134,7 +136,10 @@ class Intake:
             if self._handoff.is_behind:  # checked again after waiting for the lock
                 raise Hold
             as_of = await projection.watermark(tx, batch[0].partition)
-            if not is_fresh(as_of, datetime.now(UTC), self._clearance.limits) or self._handoff.traffic.resting:
+            if (
+                not is_fresh(as_of, datetime.now(UTC), self._clearance.limits)
+                or self._handoff.traffic.refuses_marketing
+            ):
                 raise Hold
             return await self._decide(tx, batch, marketing=True)
 
@@ -270,19 +275,19 @@ class Handoff:
         """
         until, marketing = permits[0].until, _lane(permits[0])[1]
         while permits:
-            standing = self._standing(permits[0])
-            trying = standing == "to be tried"
-            slots = (self.traffic.trials if trying else self._lanes)[_lane(permits[0])]
-            if standing == "resting" or not await self._slot(slots, until):
+            breaker = self._breaker(permits[0])
+            probing = breaker == "half_open"
+            slots = (self.traffic.probes if probing else self._lanes)[_lane(permits[0])]
+            if breaker == "open" or not await self._slot(slots, until):
                 if self._stopping.is_set():
                     await self._hand_back(permits)
                     return
                 await self._send(await self._decide_again(permits))  # perhaps by another gateway
                 return
             try:
-                if uptime_s() > until or self._standing(permits[0]) != standing:
+                if uptime_s() > until or self._breaker(permits[0]) != breaker:
                     continue
-                first = permits[:1] if trying else permits
+                first = permits[:1] if probing else permits
                 going, later = self._within_the_rate(first)
                 answers, late = await self._submit(going) if going else ([], [])
             finally:
@@ -434,12 +439,12 @@ class Handoff:
         else:
             self._room.set()
 
-    def _standing(self, permit: Permit) -> Standing:
-        """Return the breaker's standing of the permit's gateway.
+    def _breaker(self, permit: Permit) -> BreakerState:
+        """Return the breaker's state of the permit's gateway.
 
         A resubmit ignores the breaker: the gateway may already have the message.
         """
-        return "open" if permit.again else self.traffic.standing(permit.gateway)
+        return "closed" if permit.again else self.traffic.breaker(permit.gateway)
 
     async def _slot(self, slots: asyncio.Semaphore, until: float) -> bool:
         """Take a slot before `until` (`uptime_s`); return False at that moment, or when the service stops."""

@@ -119,7 +119,7 @@ class Timers:
         defer the messages again.
         """
         await self._handoff.room()
-        if self._handoff.traffic.resting:
+        if self._handoff.traffic.refuses_marketing:
             return False
         return await self._wake(await self._due(marketing=True), marketing=True)
 
@@ -160,7 +160,7 @@ class Timers:
         """Decide one batch of due messages afresh, hand off the permitted, and return whether any row changed."""
         async with self._clearance.one_at_a_time:
             # checked after the wait for the lock: another partition may have filled the hand-off
-            if self._handoff.is_behind or self._handoff.traffic.resting:
+            if self._handoff.is_behind or self._handoff.traffic.refuses_marketing:
                 return False
             decisions = await self._decide_due(partition, marketing=True)
         if permits := [d.permit for d in decisions if d.permit]:
@@ -181,7 +181,7 @@ class Timers:
             now = datetime.now(UTC)
             if marketing and not is_fresh(await projection.watermark(tx, partition), now, self._clearance.limits):
                 return []  # on hold: no verdict could be an Allow
-            waited_for = [] if marketing else [name for name in codes.full if traffic.standing(name) != "resting"]
+            waited_for = [] if marketing else [name for name in codes.full if traffic.breaker(name) != "open"]
             rows = await store.claim_due(tx, partition, now, limit, marketing=marketing, waited_for=waited_for)
             if not rows:
                 return []
