@@ -19,8 +19,8 @@ from common.db.timer import uptime_s
 from common.kafka import broker as kafka
 from common.settings import ServiceSettings
 from dispatch.gateways import Late, Result, Unanswered, Unreachable
+from dispatch.gateways.by_kafka.gateway import KafkaGateway
 from dispatch.gateways.circuit_breaker import Health, counted, failed, may_go
-from dispatch.gateways.kafka import KafkaGateway
 from stack.broker import Broker
 from tests.service.dispatch.test_dispatch import PATIENT_S, _otp, dispatch, known
 from tests.support.builders import opted_in, receipt, requested
