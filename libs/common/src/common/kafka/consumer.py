@@ -54,10 +54,12 @@ STALL_METRIC_INTERVAL_S = 1.0
 
 STALLED = gauge(
     "sms_consumer_stalled_seconds",
-    "How long the worst partition has not been read on, whatever the reason; 0 when fine.",
+    "Seconds since the worst partition last made progress, for any reason; 0 without a stall.",
     ["topic"],
 )
-BATCH = histogram("sms_consumer_batch_seconds", "One batch: transaction and what follows it.", ["topic"])
+BATCH = histogram(
+    "sms_consumer_batch_seconds", "Duration of a batch: the transaction and the work after its commit.", ["topic"]
+)
 
 
 @dataclass(slots=True)
@@ -169,12 +171,12 @@ class Consumer:
             await self.lag.committed()
             await clients.ended(client)
         if not stop.is_set():
-            log.error("nothing heard of any partition: connecting anew", extra={"consumer": self.name})
+            log.error("no answer about any partition: reconnecting", extra={"consumer": self.name})
             self._forget_all()
 
     def _not_started(self, error: BaseException) -> None:
         why = type(error).__name__
-        log.warning("no broker yet", extra={"consumer": self.name, "why": why})
+        log.warning("the broker does not answer yet", extra={"consumer": self.name, "why": why})
         self.progress.trouble(why, time.monotonic())
 
     async def _turn(self, client: AIOKafkaConsumer, stop: asyncio.Event) -> None:
@@ -206,7 +208,9 @@ class Consumer:
         now = time.monotonic()
         again = self.progress.is_careful(now)
         self.progress.trouble(type(error).__name__, now)
-        log.warning("broker trouble", extra={"consumer": self.name, "why": type(error).__name__})
+        log.warning(
+            "reading from the broker failed, trying again", extra={"consumer": self.name, "why": type(error).__name__}
+        )
         self.placement.rewind(client, self._in_flight.keys())
         await either(stop, None, 1.0 if again else POLL_MS / 1000)
 

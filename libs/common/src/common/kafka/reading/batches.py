@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 
 POISON_IN_A_ROW = 25  # a bad deploy stops, before shovelling a topic into the dead letters
 
-HANDLED = counter("sms_consumer_records_total", "Records stepped over, by what became of them.", ["topic", "result"])
+HANDLED = counter("sms_consumer_records_total", "Records passed by the consumer, by result.", ["topic", "result"])
 REFUSED = counter(
     "sms_consumer_watermarks_refused_total",
-    "Watermarks that did not count: their publisher has another subject key under one of our key ids.",
+    "Watermarks refused: the publisher has another subject key under the same key id.",
     ["topic"],
 )
 
@@ -133,7 +133,7 @@ class Batches:
 
     async def _bury(self, tp: TopicPartition, record: Any, reason: str) -> None:
         log.error(
-            "poison: to the dead letters",
+            "a poisoned record is now a dead letter",
             extra={"topic": tp.topic, "partition": tp.partition, "offset": record.offset, "why": reason},
         )
         async with self.database.begin() as tx:

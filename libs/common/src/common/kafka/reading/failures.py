@@ -13,7 +13,7 @@ HOLD_S = (0.1, 1.0)
 BACK_OFF_S = (0.1, 30.0)
 
 FAILING = gauge(
-    "sms_consumer_failing_seconds", "How long the worst partition has been failing; 0 when fine.", ["topic"]
+    "sms_consumer_failing_seconds", "Seconds since the worst partition began to fail; 0 without a failure.", ["topic"]
 )
 
 

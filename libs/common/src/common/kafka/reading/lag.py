@@ -13,7 +13,9 @@ from common.telemetry import gauge
 
 COMMIT_INTERVAL_S = 1.0
 
-LAG = gauge("sms_consumer_lag_records", "High watermark less next offset.", ["topic", "partition"])
+LAG = gauge(
+    "sms_consumer_lag_records", "Records not yet handled: high watermark less next offset.", ["topic", "partition"]
+)
 
 
 @dataclass(slots=True)

@@ -46,7 +46,9 @@ class LogWatch:
                 await self._check(client)
             except Exception as error:
                 name = self.placement.offsets.subscription.name
-                log.warning("a log was not looked at", extra={"consumer": name, "why": type(error).__name__})
+                log.warning(
+                    "the log of a topic could not be checked", extra={"consumer": name, "why": type(error).__name__}
+                )
             await either(stop, None, WATCH_INTERVAL_S)
 
     async def _check(self, client: AIOKafkaConsumer) -> None:

@@ -94,7 +94,7 @@ class Placement:
     def went_back(self, tp: TopicPartition) -> None:
         """Place a partition anew, as its stored offset is behind."""
         log.error(
-            "the database lost what was stored: reading it again",
+            "the database lost a stored offset: reading the partition again",
             extra={"topic": tp.topic, "partition": tp.partition, "offset": self.offsets.reached.get(tp)},
         )
         self.placed.discard(tp)
@@ -126,7 +126,9 @@ class Placement:
             await self.offsets.note_other_log(tp.partition, at, why)
         except Exception as error:
             name = self.offsets.subscription.name
-            log.warning("a stop was not stored yet", extra={"consumer": name, "why": type(error).__name__})
+            log.warning(
+                "the fault of a partition is not stored yet", extra={"consumer": name, "why": type(error).__name__}
+            )
             return False
         self.placed.discard(tp)
         return True

@@ -119,7 +119,7 @@ class Polling:
         rest = self.progress.failed(tp.partition, why, offset, time.monotonic())
         if self.progress.failures(tp.partition) in (2, 10, 100, 1000):
             log.error(
-                "cannot be read on: trying again",
+                "a partition cannot be read, trying again",
                 extra={"topic": tp.topic, "partition": tp.partition, "offset": offset, "why": why},
             )
         self.placement.rest(client, tp, offset, rest)
