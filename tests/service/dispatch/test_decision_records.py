@@ -288,7 +288,7 @@ async def test_deciding_again_what_is_being_sent_does_not_count_itself(
     assert [d.row["status"] for d in again] == ["sending", "sending"]
 
 
-async def test_while_the_gateway_rests_that_adds_the_stop_mention_a_text_without_one_waits(
+async def test_while_the_breaker_is_open_of_the_gateway_that_adds_the_stop_mention_a_text_without_one_waits(
     database: Database, clearance: Clearance
 ) -> None:
     """It is not denied for good because the account is out of money, nor does it go without one by another gateway."""

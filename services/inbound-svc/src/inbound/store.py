@@ -32,7 +32,8 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import new_metadata
-from common.kafka import consumer, dead_letters, outbox
+from common.kafka import dead_letters, outbox
+from common.kafka.reading import offsets
 from common.privacy import erasing
 from inbound.providers import Kind, Once, Part
 
@@ -41,7 +42,7 @@ FORGOTTEN_AT_ONCE = 2  # expired nonces deleted per new nonce, so that the table
 
 metadata = new_metadata()
 outbox.define(metadata)
-consumer.define(metadata)
+offsets.define(metadata)
 dead_letters.define(metadata)
 erasing.define(metadata)
 

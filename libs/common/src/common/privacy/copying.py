@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import COPIES, COPY_PARTS
 from common.contracts.rights import CopyGathered, CopyRequested
 from common.kafka import outbox
-from common.kafka.consumer import After, Received, Subscription
+from common.kafka.subscription import After, Received, Subscription
 from common.keyring import FieldKeys, Unreadable
 
 PART_BYTES = 400_000  # before encryption, which adds a third: a part must fit a Kafka record

@@ -18,7 +18,7 @@ from campaign.planning import control, store
 from campaign.schedule.lifecycle import Action
 from common.contracts import DISPATCH_MESSAGES
 from common.contracts.dispatch import MessageChanged
-from common.kafka.consumer import After, Received, Subscription
+from common.kafka.subscription import After, Received, Subscription
 from common.telemetry import counter
 
 NEEDS_SOMEBODY = "gateway_needs_somebody"  # as dispatch calls it: our provider account, its money, our sender

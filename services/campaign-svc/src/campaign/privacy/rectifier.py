@@ -29,7 +29,7 @@ from common.contracts import CAMPAIGN_REQUESTS, RECTIFICATION_ACKS, RECTIFICATIO
 from common.contracts.campaign import MessageReworded
 from common.contracts.rights import RectificationAcknowledged, RectificationRequested
 from common.kafka import outbox
-from common.kafka.consumer import After, Poison, Received, Subscription
+from common.kafka.subscription import After, Poison, Received, Subscription
 from common.keyring import FieldKeys, LinkKeys, Unreadable
 from common.law import Policy, at_hand_off
 

@@ -20,7 +20,7 @@ from common.contracts.rights import CopyGathered, CopyRequested
 from common.db.database import Database
 from common.db.timer import Timer, Worker
 from common.kafka import outbox
-from common.kafka.consumer import After, Received, Subscription
+from common.kafka.subscription import After, Received, Subscription
 from common.keyring import FieldKeys
 from common.privacy.copying import Copier, Item, context, opened
 from common.spreadsheet import cell

@@ -22,7 +22,7 @@ from common.contracts.rights import ErasureAcknowledged, ErasureRequested
 from common.db.database import Database
 from common.db.timer import Timer, Worker
 from common.kafka import outbox
-from common.kafka.consumer import After, Received, Subscription
+from common.kafka.subscription import After, Received, Subscription
 from common.privacy import erasing
 from common.sms.message_id import EPOCH, message_id
 from common.telemetry import counter, gauge, histogram

@@ -21,9 +21,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.consent import ConsentStateChanged
 from common.db.database import Database, may_idle
-from common.kafka.completeness import Seen
-from common.kafka.consumer import Stopped
+from common.kafka.reading.completeness import Seen
 from common.kafka.replaying import BEGINNING, Batch, Replaying
+from common.kafka.subscription import Stopped
 from common.settings import ServiceSettings
 from dispatch.projection import apply as projection
 from dispatch.projection import store
