@@ -2,11 +2,15 @@
 
 import signal
 
+import pytest
+
 from campaign.service import Settings, build
 from tests.service.campaign.campaigns import Campaigns
 from tests.support.builders import SENDER, number, subject
 from tests.support.eventually import eventually
 from tests.support.failing import Point, ended, start
+
+pytestmark = pytest.mark.any_broker  # a file and Postgres
 
 WITHIN_S = 90.0  # on a machine that is busy
 RECORDED = "campaign.imports.store:put_recorded"
