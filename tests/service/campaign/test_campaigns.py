@@ -121,7 +121,7 @@ async def test_the_same_key_writes_one_campaign(campaigns: Campaigns) -> None:
     key = {"Idempotency-Key": "saturday"}
     first = await campaigns.written(headers=key)
     assert await campaigns.written(200, headers=key) == first
-    assert (await campaigns.written(409, headers=key, name="Dimanche"))["type"] == "/problems/idempotency-key-reused"
+    assert (await campaigns.written(422, headers=key, name="Dimanche"))["type"] == "/problems/idempotency-key-reused"
     other = await campaigns.written(headers=key | bearer(subject="somebody else"))
     assert other["campaign_id"] != first["campaign_id"]
 

@@ -85,7 +85,7 @@ async def test_a_file_in_parts_goes_on_where_it_stands_and_counts_once_it_is_who
     assert last["attributes"] == {"prenom": "Zoé 11699"}, "of several lines of one number the last stands"
     assert await opened(campaigns, 200) == done
     assert await campaigns.imported(FILE, 200, headers=KEY) == done, "the same file, in one go"
-    assert (await campaigns.imported(FILE + b"36111;\n", 409, headers=KEY))["type"].endswith("key-reused")
+    assert (await campaigns.imported(FILE + b"36111;\n", 422, headers=KEY))["type"].endswith("key-reused")
 
 
 async def test_an_upload_is_told_where_it_stands_and_takes_nothing_elsewhere(campaigns: Campaigns) -> None:
@@ -219,7 +219,7 @@ async def test_nobody_records_what_another_is_at_and_somebody_does_once_that_one
     async with at_work(campaigns, found["import_id"]):
         assert not await importing.go_on(held)
         refused = await campaigns.imported(FILE, 409, headers=KEY)
-        assert refused["type"] == "/problems/import-in-progress"
+        assert refused["type"] == "/problems/idempotency-key-in-progress"
     assert (await campaigns.imported(FILE, 200, headers=KEY))["status"] == "done", "by who sends the file again"
 
 

@@ -615,7 +615,7 @@ async def test_a_key_opens_one_import(service: httpx.AsyncClient) -> None:
     assert first.json() == again.json()
     assert first.headers["Location"] == f"/v1/imports/{first.json()['import_id']}"
     other = await service.post("/v1/imports", json=terms(purpose="loyalty"), headers=headers)
-    assert (other.status_code, other.json()["type"]) == (409, "/problems/idempotency-key-reused")
+    assert (other.status_code, other.json()["type"]) == (422, "/problems/idempotency-key-reused")
     assert (await service.post("/v1/imports", json=terms())).json()["import_id"] != first.json()["import_id"]
 
 

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -951,8 +951,10 @@ async def test_the_idempotency_key_makes_one_message_of_many_calls(surroundings:
         assert {a.status_code for a in answers} == {202}
         [identity] = {a.json()["message_id"] for a in answers}
         await eventually(d.becomes(identity, "accepted"))
-        other = await d.client.post("/v1/messages", json={**_otp(1), "text": "autre"}, headers=key)
-        assert other.status_code == 409
+        later = (datetime.now(UTC) + timedelta(hours=2)).isoformat()
+        for change in ({"text": "autre"}, {"send_before": later}):
+            other = await d.client.post("/v1/messages", json={**_otp(1), **change}, headers=key)
+            assert (other.status_code, other.json()["type"]) == (422, "/problems/idempotency-key-reused")
         assert op.references == [identity]
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID, uuid4
 
 import msgspec
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -28,8 +28,9 @@ from common.sms.msisdn import NumberRefused, parse
 from common.sms.sms_length import GSM7_PART, MAX_SEGMENTS, length
 from common.web.auth import Caller, require
 from common.web.fields import Position
+from common.web.idempotency import Key, KeyReused
 from common.web.paging import whole_page
-from common.web.problems import Conflict, Invalid, NotFound, Reason
+from common.web.problems import Invalid, NotFound, Reason
 from dispatch.messages import store as messages
 from dispatch.projection import store as projection
 from dispatch.sending import store as sending
@@ -86,7 +87,7 @@ async def send(
     held: Held,
     caller: Annotated[Caller, Depends(require("message:send"))],
     response: Response,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+    key: Key = None,
 ) -> Sent:
     """Accept a message, for the gate to decide on at once. 202: the ledger has the message."""
     caller.may_use(body.sender_id)
@@ -102,7 +103,7 @@ async def send(
             f"{counted.segments} SMS ({counted.encoding}), at most {MAX_SEGMENTS}", reasons=[Reason("text", "too_long")]
         )
     subject_id = held.subject_keys.subject_id(msisdn.e164)
-    identity = message_id(EPOCH, caller.subject, idempotency_key) if idempotency_key else message_id(now, str(uuid4()))
+    identity = message_id(EPOCH, caller.subject, key) if key is not None else message_id(now, str(uuid4()))
     partition = partition_of(subject_id, held.settings.partitions)
     async with _sender(held, body.sender_id) as (tx, sender):
         if body.category == "marketing":
@@ -141,10 +142,7 @@ async def send(
         else:
             row = await _found(tx, identity)
             if not _same_request(row, body, subject_id, held.field_keys):
-                raise Conflict(
-                    "this Idempotency-Key was used for another message",
-                    reasons=[Reason("Idempotency-Key", "used_for_another_request")],
-                )
+                raise KeyReused
             status = row.status
     response.headers["Location"] = f"/v1/messages/{identity}"
     return Sent(message_id=identity, status=status)
@@ -157,11 +155,12 @@ def _region(body: Send, territory: str, policy: Policy) -> str | None:
 
 
 def _same_request(row: Any, body: Send, subject_id: str, keys: FieldKeys) -> bool:
-    return (row.subject_id, row.sender_id, row.category, row.purpose) == (
+    return (row.subject_id, row.sender_id, row.category, row.purpose, row.send_before) == (
         subject_id,
         body.sender_id,
         body.category,
         body.purpose,
+        body.send_before or row.requested_at + KEPT,
         # a null text was erased since
     ) and (row.text is None or keys.unseal(row.text, f"text:{row.message_id}") == body.text)
 

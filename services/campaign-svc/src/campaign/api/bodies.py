@@ -19,10 +19,6 @@ from common.web.fields import Storable
 from common.web.problems import Conflict, PreconditionFailed
 
 
-class KeyReused(Conflict):
-    slug, title = "idempotency-key-reused", "This Idempotency-Key came before with another request"
-
-
 class CampaignPastIt(Conflict):
     slug, title = "campaign-not-there", "The campaign is past it, or not there yet"
 

@@ -4,15 +4,13 @@ This module opens the transaction and checks the body against the sender and the
 a campaign's status.
 """
 
-import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
-from uuid import uuid4
 
 import msgspec
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -23,7 +21,6 @@ from campaign.api.bodies import (
     CampaignPastIt,
     Campaigns,
     EditedCampaign,
-    KeyReused,
     NewCampaign,
     Recipient,
     Recipients,
@@ -52,6 +49,7 @@ from common.law import Policy, at_hand_off, covers, zones
 from common.service import Resources, resources
 from common.web.auth import Caller, require
 from common.web.fields import Position, Storable
+from common.web.idempotency import Key, derived_id, fingerprint_of, same
 from common.web.problems import Invalid, NotFound, PastItsTime, Reason
 
 router = APIRouter(prefix="/v1", tags=["campaigns"])
@@ -67,21 +65,22 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 @router.post("/campaigns", status_code=201)
 async def write_campaign(
     body: NewCampaign,
+    request: Request,
     response: Response,
     held: Held,
     caller: Author,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+    key: Key = None,
 ) -> Campaign:
     """Create a draft.
 
     Repeating a request with the same `Idempotency-Key` answers 200 with the campaign's current state. Reusing the key
-    for another request answers 409.
+    for another request answers 422.
     """
     caller.may_use(body.sender_id)
     now = datetime.now(UTC)
     content.body_checked(body, await registry.known(held.database, body.sender_id), now, held.settings.policy)
-    campaign_id = _campaign_id(caller, idempotency_key)
-    fingerprint = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
+    campaign_id = derived_id("cmp", caller, key)
+    fingerprint = await fingerprint_of(request, held.subject_keys)
     async with held.database.begin() as tx:
         await content.segment_checked(tx, body)
         new = await campaigns.insert_campaign(
@@ -96,8 +95,7 @@ async def write_campaign(
             },
         )
         row = await _found(tx, caller, campaign_id)
-        if row.fingerprint != fingerprint:
-            raise KeyReused("the key belongs to another campaign", reasons=[Reason("Idempotency-Key", "reused")])
+        same(row.fingerprint, fingerprint)
         shown = await view.shown(tx, held, [row])
     if not new:
         response.status_code = 200
@@ -422,8 +420,3 @@ async def _skip_what_is_over(
         at, missed, begins = following, missed + 1, starts(timing, following, sender.country, now, gate)
     if missed:
         await campaigns.set_next(tx, row.campaign_id, at, begins, missed)
-
-
-def _campaign_id(caller: Caller, key: str | None) -> str:
-    seed = f"{caller.subject}\x1f{key}" if key is not None else str(uuid4())
-    return f"cmp-{hashlib.sha256(seed.encode()).hexdigest()[:24]}"

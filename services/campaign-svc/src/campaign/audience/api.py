@@ -1,12 +1,10 @@
 """HTTP: count, save, version and list segments."""
 
-import hashlib
 from datetime import UTC, datetime
 from typing import Annotated, Any
-from uuid import uuid4
 
 import msgspec
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -19,6 +17,7 @@ from campaign.senders.store import Sender
 from common.service import Resources, resources
 from common.web.auth import Caller, require
 from common.web.fields import Position, Storable
+from common.web.idempotency import Key, derived_id, fingerprint_of, same
 from common.web.problems import Conflict, Invalid, NotFound, Reason
 
 router = APIRouter(prefix="/v1", tags=["segments"])
@@ -46,10 +45,6 @@ Said = Annotated[
         ],
     ),
 ]
-
-
-class KeyReused(Conflict):
-    slug, title = "idempotency-key-reused", "This Idempotency-Key came before with another request"
 
 
 class SegmentNotValid(Invalid):
@@ -123,22 +118,22 @@ async def count_segment(body: Asked, held: Held, caller: Reader) -> Counted:
 @router.post("/segments", status_code=201)
 async def save_segment(
     body: NewSegment,
+    request: Request,
     response: Response,
     held: Held,
     caller: Author,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+    key: Key = None,
 ) -> SegmentVersion:
     """Save a segment with its first version.
 
-    The same request with the same `Idempotency-Key` answers 200 with the latest version; another request answers 409.
+    The same request with the same `Idempotency-Key` answers 200 with the latest version; another request answers 422.
     """
     caller.may_use(body.sender_id)
     sender = await registry.known(held.database, body.sender_id)
-    seed = f"{caller.subject}\x1f{idempotency_key}" if idempotency_key is not None else str(uuid4())
-    segment_id = f"seg-{hashlib.sha256(seed.encode()).hexdigest()[:24]}"
+    segment_id = derived_id("seg", caller, key)
+    fingerprint = await fingerprint_of(request, held.subject_keys)
     async with held.database.begin() as tx:
         expression = await _read(tx, body.sender_id, sender, body.expression)
-        fingerprint = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
         new = await segments.insert(
             tx,
             {
@@ -153,8 +148,7 @@ async def save_segment(
             expression,
         )
         row = await _found(tx, caller, segment_id)
-    if row.fingerprint != fingerprint:
-        raise KeyReused("the key belongs to another segment", reasons=[Reason("Idempotency-Key", "reused")])
+    same(row.fingerprint, fingerprint)
     if not new:
         response.status_code = 200
     response.headers["Location"] = f"/v1/segments/{segment_id}"

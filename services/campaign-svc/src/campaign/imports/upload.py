@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
-from uuid import uuid4
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, Field
@@ -28,6 +27,7 @@ from common.keyring import SubjectKeys
 from common.service import Resources, resources
 from common.web.auth import Caller, require
 from common.web.fields import BIGINT, Storable
+from common.web.idempotency import Key, KeyInProgress, KeyReused, derived_id, same
 from common.web.problems import Conflict, Invalid, Malformed, NotFound, Reason, TooLarge
 
 router = APIRouter(prefix="/v1", tags=["contacts"])
@@ -56,14 +56,6 @@ FILE = {
         },
     }
 }
-
-
-class KeyReused(Conflict):
-    slug, title = "idempotency-key-reused", "This Idempotency-Key came before with another request"
-
-
-class InProgress(Conflict):
-    slug, title = "import-in-progress", "A request with this Idempotency-Key is being worked on"
 
 
 class OffsetMismatch(Conflict):
@@ -134,7 +126,7 @@ async def import_contacts(
     held: Held,
     caller: Writer,
     sender_id: Annotated[Storable, Query(min_length=1, max_length=40)],
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+    key: Key = None,
     upload_complete: Complete = "?1",
 ) -> Import:
     """Import the contacts of a file: CSV with a header row, or NDJSON.
@@ -153,13 +145,13 @@ async def import_contacts(
     caller.may_use(sender_id)
     await registry.known(held.database, sender_id)
     body = _Body(request, held.settings.import_max_bytes)
-    import_id = _import_id(caller, idempotency_key)
+    import_id = derived_id("imp", caller, key)
     async with _claimed(held, import_id) as claim:
         found = await _find(held, import_id)
         response.status_code = 201 if found is None else 200
         response.headers["Location"] = f"/v1/imports/{import_id}"
         if found is not None and found["sender_id"] != sender_id:
-            raise _reused()
+            raise KeyReused
         if upload_complete == "?0":
             if await anext(aiter(body), None) is not None:
                 raise Malformed("the file goes to its body, once it is opened", reasons=[Reason("body", "not_here")])
@@ -169,8 +161,7 @@ async def import_contacts(
         if found is not None and found["complete"]:
             async for _ in body:
                 pass
-            if body.fingerprint(held.subject_keys, sender_id) != found["fingerprint"]:
-                raise _reused()
+            same(found["fingerprint"], body.fingerprint(held.subject_keys, sender_id))
         else:
             await _open(held, import_id, sender_id, caller)
             response.status_code = 201
@@ -180,7 +171,7 @@ async def import_contacts(
                 await _forget(held, import_id)
                 raise
             except Malformed:
-                if idempotency_key is None:  # no caller could resume the import
+                if key is None:  # no caller could resume the import
                     await _forget(held, import_id)
                 raise
             await _complete(held, claim, import_id)
@@ -254,7 +245,7 @@ def _explained(reason: str) -> str:
 async def _claimed(held: Resources[Any], import_id: str) -> AsyncIterator[AsyncConnection]:
     async with _slots, held.database.begin() as claim:
         if not await store.claim_import(claim, import_id):
-            raise InProgress("send it again when the other has ended", reasons=[Reason("import_id", "in_use")])
+            raise KeyInProgress
         yield claim
 
 
@@ -366,11 +357,6 @@ def _fingerprint(keys: SubjectKeys, sender_id: str, digest: str) -> str:
     return keys.subject_id(f"import {sender_id} {digest}")
 
 
-def _import_id(caller: Caller, key: str | None) -> str:
-    seed = f"{caller.subject}\x1f{key}" if key is not None else str(uuid4())
-    return f"imp-{hashlib.sha256(seed.encode()).hexdigest()[:24]}"
-
-
 async def _find(held: Resources[Any], import_id: str) -> Any:
     async with held.database.begin() as tx:
         return await store.find_import(tx, import_id)
@@ -382,10 +368,6 @@ async def _visible(held: Resources[Any], caller: Caller, import_id: str) -> Any:
         raise NotFound("no such import", reasons=[Reason("import_id", "unknown_import")])
     caller.may_use(found["sender_id"])
     return found
-
-
-def _reused() -> KeyReused:
-    return KeyReused("the key belongs to another file", reasons=[Reason("Idempotency-Key", "reused")])
 
 
 def _view(found: Any) -> Import:

@@ -5,15 +5,13 @@ consented, with proof; no list of numbers is exempt. The text is the audience's 
 dispatch-svc reports the outcome by `message_id`.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
-from uuid import uuid4
 
 import msgspec
-from fastapi import APIRouter, Depends, Header
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 
@@ -38,6 +36,7 @@ from common.sms.message_id import message_id
 from common.sms.msisdn import Msisdn, NumberRefused, parse
 from common.web.auth import Caller, require
 from common.web.fields import Storable
+from common.web.idempotency import Key, derived_id, fingerprint_of, same
 from common.web.problems import Conflict, Invalid, Reason
 
 router = APIRouter(prefix="/v1", tags=["test sends"])
@@ -56,10 +55,6 @@ _standing = msgspec.json.Decoder(Standing)
 
 class TooManyTests(Conflict):
     slug, title = "too-many-tests", "The campaign has been tested often enough today"
-
-
-class KeyReused(Conflict):
-    slug, title = "idempotency-key-reused", "This Idempotency-Key came before with another request"
 
 
 class NewTest(BaseModel):
@@ -106,9 +101,10 @@ class TestsSent(BaseModel):
 async def send_test(
     campaign_id: Storable,
     body: NewTest,
+    request: Request,
     held: Held,
     caller: Author,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+    key: Key = None,
 ) -> TestsSent:
     """Request the message for all of these numbers, or for none if a number cannot be written to.
 
@@ -118,7 +114,7 @@ async def send_test(
     """
     now = datetime.now(UTC)
     people = {held.subject_keys.subject_id(found.e164): found for found in _read(body, held.settings)}
-    key = idempotency_key or str(uuid4())
+    call = derived_id("call", caller, key)
     async with held.database.begin() as tx:
         row, sender = await pre_flight.campaign_of(tx, caller, campaign_id, lock=True)
         if row.status in (Status.FINISHED, Status.CANCELLED):
@@ -128,28 +124,26 @@ async def send_test(
             raise Invalid("the campaign has no variant of this name", reasons=[Reason("variant", "unknown_variant")])
         await audience.reading_contacts(tx)
         known = await store.contacts_and_standings(tx, row.sender_id, list(people))
-        test = _Test(row, sender, wordings[body.variant], body.variant, caller, _named(caller, key), held, now)
-        items, requests = [], []
+        test = _Test(row, sender, wordings[body.variant], body.variant, caller, call, held, now)
+        items, messages = [], []
         for subject_id, msisdn in people.items():
             attributes, standing = known.get(subject_id, (None, None))
-            item, request = test.of(
+            item, message = test.of(
                 subject_id,
                 msisdn,
                 _attributes.decode(attributes) if attributes else body.attributes,
                 _standing.decode(standing) if standing else None,
             )
             items.append(item)
-            requests.append(request)
-        # keyed: a short text could be guessed
-        fingerprints = {item.message_id: held.subject_keys.subject_id(f"test {item.text}") for item in items}
-        before = await store.test_fingerprints(tx, campaign_id, list(fingerprints))
-        if any(fingerprints[message_id] != fingerprint for message_id, fingerprint in before.items()):
-            raise KeyReused("the key belongs to another text", reasons=[Reason("Idempotency-Key", "reused")])
-        tests = [item.model_dump() | {"fingerprint": fingerprints[item.message_id]} for item in items]
-        new = await store.add_tests(tx, campaign_id, tests)
+            messages.append(message)
+        # the texts too: the campaign may have been edited since the first request
+        texts_of = "\n".join(item.text for item in items)
+        fingerprint = held.subject_keys.subject_id(f"{await fingerprint_of(request, held.subject_keys)}\n{texts_of}")
+        same(await store.fingerprint_of_call(tx, campaign_id, call) or fingerprint, fingerprint)
+        new = await store.add_tests(tx, campaign_id, call, fingerprint, [item.model_dump() for item in items])
         if await store.tests_since(tx, campaign_id, now - timedelta(days=1)) > MOST_A_DAY:
             raise TooManyTests(f"{MOST_A_DAY} a day", reasons=[Reason("numbers", "too_many_tests")])
-        await outbox.append(tx, CAMPAIGN_REQUESTS, [r for r in requests if r.message_id in new])
+        await outbox.append(tx, CAMPAIGN_REQUESTS, [each for each in messages if each.message_id in new])
     return TestsSent(items=items)
 
 
@@ -174,11 +168,6 @@ def _read(body: NewTest, settings: Any) -> list[Msisdn]:
     return found
 
 
-def _named(caller: Caller, key: str) -> str:
-    """Return the name of a call: the same call again requests no more messages."""
-    return hashlib.sha256(f"{caller.subject}\x1f{key}".encode()).hexdigest()
-
-
 @dataclass(frozen=True)
 class _Test:
     """A call and its campaign."""
@@ -188,7 +177,7 @@ class _Test:
     wording: Wording
     variant: str
     caller: Caller
-    name: str
+    call: str
     held: Resources[Any]
     now: datetime
 
@@ -209,7 +198,7 @@ class _Test:
             raise Invalid(
                 "these attributes give a text that cannot be sent", reasons=[Reason("attributes", problem.value)]
             )
-        identity = str(message_id(row.created_at, row.campaign_id, subject_id, f"test:{self.variant}:{self.name}"))
+        identity = str(message_id(row.created_at, row.campaign_id, subject_id, f"test:{self.variant}:{self.call}"))
         item = TestSent(
             message_id=identity,
             subject_id=subject_id,

@@ -7,13 +7,11 @@ records the pieces.
 """
 
 import asyncio
-import hashlib
 import zlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Literal
-from uuid import uuid4
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -25,6 +23,7 @@ from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.web.auth import Caller, require
 from common.web.fields import BIGINT, Short, Storable
+from common.web.idempotency import Key, derived_id, fingerprint_of, same
 from common.web.problems import Conflict, Forbidden, Invalid, Malformed, NotFound, Reason
 from consent.bodies import Body, EvidenceBody, Instant
 from consent.imports import files as import_files
@@ -40,12 +39,7 @@ HEADER = b"line,verdict,reasons\n"
 
 Held = Annotated[Resources[ServiceSettings], Depends(resources)]
 Writer = Annotated[Caller, Depends(require("consent:write"))]
-Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
 Verdict = Literal["created", "unchanged", "outvoted", "refused"]
-
-
-class KeyReused(Conflict):
-    slug, title = "idempotency-key-reused", "This Idempotency-Key came before with another request"
 
 
 class OffsetMismatch(Conflict):
@@ -132,7 +126,9 @@ class Import(BaseModel):
 
 
 @router.post("/imports", status_code=201)
-async def open_import(body: Terms, response: Response, caller: Writer, held: Held, key: Key = None) -> Import:
+async def open_import(
+    body: Terms, request: Request, response: Response, caller: Writer, held: Held, key: Key = None
+) -> Import:
     """Open an import: 201, or 200 where this Idempotency-Key opened the import before.
 
     The file itself goes to `/v1/imports/{id}/body`.
@@ -140,9 +136,9 @@ async def open_import(body: Terms, response: Response, caller: Writer, held: Hel
     _may_import(caller, body.sender_id)
     now = datetime.now(UTC)
     wanted = ImportFile(
-        import_id=_import_id(caller, key),
+        import_id=derived_id("imp", caller, key),
         created_by=caller.subject,
-        fingerprint=held.subject_keys.subject_id(f"import {body.model_dump_json()}"),
+        fingerprint=await fingerprint_of(request, held.subject_keys),
         sender_id=body.sender_id,
         kind=body.kind,
         format=body.format,
@@ -161,8 +157,7 @@ async def open_import(body: Terms, response: Response, caller: Writer, held: Hel
                     reasons=[Reason("purpose", "unknown_purpose")],
                 )
         file = await import_files.add(tx, wanted)
-    if file.fingerprint != wanted.fingerprint:
-        raise KeyReused("the key belongs to another import", reasons=[Reason("Idempotency-Key", "reused")])
+    same(file.fingerprint, wanted.fingerprint)
     response.status_code = 201 if file.created_at == now else 200
     response.headers["Location"] = f"/v1/imports/{file.import_id}"
     return await _view(held, file)
@@ -392,8 +387,3 @@ def _mismatch(file: ImportFile) -> OffsetMismatch:
         reasons=[Reason("Upload-Offset", "mismatch", detail)],
         headers={"Upload-Offset": str(file.received_bytes)},
     )
-
-
-def _import_id(caller: Caller, key: str | None) -> str:
-    seed = f"{caller.subject}\x1f{key}" if key is not None else str(uuid4())
-    return f"imp-{hashlib.sha256(seed.encode()).hexdigest()[:24]}"

@@ -7,7 +7,7 @@ import logging
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,9 +18,9 @@ from common.sms.message_id import EPOCH, message_id
 from common.sms.msisdn import NumberRefused, any_number
 from common.web.auth import Caller, require
 from common.web.fields import Position, Storable
+from common.web.idempotency import Key, claim, fingerprint_of
 from common.web.problems import Conflict, Invalid, NotFound, Reason
 from consent.bodies import EXAMPLE_NUMBER, Body, EvidenceBody, Number
-from consent.calls import claim_key
 from consent.ledger import recorder
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
@@ -41,7 +41,6 @@ router = APIRouter(prefix="/v1")
 LOG_FORGETS = timedelta(milliseconds=SEVEN_DAYS_MS)
 
 Held = Annotated[Resources[ServiceSettings], Depends(resources)]
-Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
 Reads = Annotated[Caller, Depends(require("erasure:read"))]
 Writes = Annotated[Caller, Depends(require("erasure:write"))]
 ReadsCopies = Annotated[Caller, Depends(require("copy:read"))]
@@ -68,10 +67,6 @@ KEPT = (  # (service, data kept, reason)
         "the same text again is not kept again",
     ),
 )
-
-
-class KeyReused(Conflict):
-    slug, title = "idempotency-key-reused", "This Idempotency-Key came before with another request"
 
 
 class BeingErased(Conflict):
@@ -472,12 +467,7 @@ async def _claimed(
     """
     if key is None:
         return None
-    content = (await request.body()).decode(errors="replace")
-    fingerprint = held.subject_keys.subject_id(f"{request.url.path}\n{content}")
-    since = await claim_key(tx, caller.subject, key, fingerprint)
-    if since is None:
-        raise KeyReused("the key belongs to another request", reasons=[Reason("Idempotency-Key", "reused")])
-    return since
+    return await claim(tx, caller, key, await fingerprint_of(request, held.subject_keys))
 
 
 async def _found(held: Resources[ServiceSettings], erasure_id: str) -> Erasure:

@@ -413,7 +413,8 @@ CREATE TABLE test_send (
     variant text NOT NULL,
     asked_by text NOT NULL,
     asked_at timestamptz NOT NULL,
-    fingerprint text
+    call text NOT NULL,
+    fingerprint text NOT NULL
 )
     """,
     """

@@ -1,0 +1,60 @@
+"""Every route of every service speaks of keys, pages and uploads in one way: shown by the services' own OpenAPI."""
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+
+from common.service import create_app
+from tests.support.running import AUTH_KEY, ISSUER, KEY_RING, SIGNING_RING
+from tests.unit.deploy.deployed import BUILD, SERVICES, SETTINGS
+
+MORE: dict[str, dict[str, Any]] = {
+    "consent": {"signing_keys": SIGNING_RING},
+    "dispatch": {"gateway_url": "http://127.0.0.1:1", "gateway_token": "t"},
+}
+each_service = pytest.mark.parametrize("service", SERVICES)
+
+
+@cache
+def openapi(service: str) -> dict[str, Any]:
+    settings = SETTINGS[service].model_validate(
+        {
+            "roles": "api",
+            "database_url": "postgresql://nobody@localhost/nowhere",
+            "kafka_bootstrap": "localhost:9092",
+            "subject_keys": KEY_RING,
+            "field_keys": KEY_RING,
+            "auth_key": AUTH_KEY,
+            "auth_issuer": ISSUER,
+            "auth_audience": ISSUER,
+            **MORE.get(service, {}),
+        }
+    )
+    found: dict[str, Any] = create_app(BUILD[service](settings)).openapi()
+    return found
+
+
+def operations(service: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (method and path, operation)."""
+    for path, methods in openapi(service)["paths"].items():
+        for method, operation in methods.items():
+            yield f"{method.upper()} {path}", operation
+
+
+def parameters(operation: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {each["name"]: each for each in operation.get("parameters", [])}
+
+
+def test_an_idempotency_key_is_read_in_one_way_and_required_by_no_route() -> None:
+    read = {
+        json.dumps(parameter, sort_keys=True)
+        for service in SERVICES
+        for _, operation in operations(service)
+        for name, parameter in parameters(operation).items()
+        if name.lower() == "idempotency-key"
+    }
+    [only] = [json.loads(each) for each in read]
+    assert (only["name"], only["in"], only["required"]) == ("Idempotency-Key", "header", False)
