@@ -58,3 +58,21 @@ def test_an_idempotency_key_is_read_in_one_way_and_required_by_no_route() -> Non
     }
     [only] = [json.loads(each) for each in read]
     assert (only["name"], only["in"], only["required"]) == ("Idempotency-Key", "header", False)
+
+
+def test_every_list_that_pages_takes_the_same_parameters_and_answers_the_same_fields() -> None:
+    asked, answered = set(), set()
+    for service in SERVICES:
+        for name, operation in operations(service):
+            said = parameters(operation)
+            if not said.keys() & {"cursor", "limit"}:
+                continue
+            asked.add(json.dumps([said.get("cursor"), said.get("limit")], sort_keys=True))
+            schema = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+            page = openapi(service)["components"]["schemas"][schema]["properties"]
+            assert page.pop("items")["type"] == "array", name
+            answered.add(json.dumps(page, sort_keys=True))
+    assert (len(asked), len(answered)) == (1, 1)
+    [cursor, limit] = json.loads(asked.pop())
+    assert (cursor["in"], limit["schema"]["maximum"]) == ("query", 1000)
+    assert json.loads(answered.pop()).keys() == {"next"}

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID, uuid4
 
 import msgspec
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -27,9 +27,8 @@ from common.sms.message_id import EPOCH, message_id
 from common.sms.msisdn import NumberRefused, parse
 from common.sms.sms_length import GSM7_PART, MAX_SEGMENTS, length
 from common.web.auth import Caller, require
-from common.web.fields import Position
 from common.web.idempotency import Key, KeyReused
-from common.web.paging import whole_page
+from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position, whole_page
 from common.web.problems import Invalid, NotFound, Reason
 from dispatch.messages import store as messages
 from dispatch.projection import store as projection
@@ -267,18 +266,13 @@ class Enforcement(BaseModel):
     enforced_at: datetime | None
 
 
-class Enforcements(BaseModel):
-    items: list[Enforcement]
-    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
-
-
 @router.get("/enforcements")
 async def list_enforcements(
     held: Held,
     caller: Annotated[Caller, Depends(require("message:read"))],
-    cursor: Position = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
-) -> Enforcements:
+    cursor: Cursor = None,
+    limit: Limit = LIMIT,
+) -> Page[Enforcement]:
     """List opt-outs applied here, oldest first, with the instant since which no forbidden hand-off begins.
 
     An opt-out concerns a person, not one sender: the list needs a token for every sender.
@@ -287,10 +281,14 @@ async def list_enforcements(
     async with held.database.begin() as tx:
         rows = await _page(tx, "enforcement", cursor, limit)
     items = [Enforcement.model_validate(dict(row._mapping)) for row in rows]
-    return Enforcements(items=items, next=str(rows[-1].id) if len(rows) == limit else None)
+    return Page[Enforcement](items=items, next=next_of(rows, limit, attrgetter("id")))
 
 
-async def _page(tx: AsyncConnection, table: Literal["enforcement", "provider_block"], after: int, limit: int) -> Any:
+async def _page(
+    tx: AsyncConnection, table: Literal["enforcement", "provider_block"], cursor: str | None, limit: int
+) -> Any:
+    after = position(cursor, int) or 0
+
     async def read() -> Sequence[Any]:
         statement = text(f"SELECT * FROM {table} WHERE id > :after ORDER BY id LIMIT :limit")
         return (await tx.execute(statement, {"after": after, "limit": limit})).all()
@@ -305,18 +303,13 @@ class ProviderBlock(BaseModel):
     since: datetime
 
 
-class ProviderBlocks(BaseModel):
-    items: list[ProviderBlock]
-    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
-
-
 @router.get("/provider-blocks")
 async def list_provider_blocks(
     held: Held,
     caller: Annotated[Caller, Depends(require("message:read"))],
-    cursor: Position = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
-) -> ProviderBlocks:
+    cursor: Cursor = None,
+    limit: Limit = LIMIT,
+) -> Page[ProviderBlock]:
     """List people to whom a provider does not deliver and gives no reason, oldest first.
 
     Each block needs review: the cause may be the person's wish. A blocked person gets no marketing by any gateway,
@@ -326,7 +319,7 @@ async def list_provider_blocks(
     async with held.database.begin() as tx:
         rows = await _page(tx, "provider_block", cursor, limit)
     items = [ProviderBlock.model_validate(dict(row._mapping)) for row in rows]
-    return ProviderBlocks(items=items, next=str(rows[-1].id) if len(rows) == limit else None)
+    return Page[ProviderBlock](items=items, next=next_of(rows, limit, attrgetter("id")))
 
 
 @router.delete("/provider-blocks/{gateway}/{subject_id}", status_code=204)

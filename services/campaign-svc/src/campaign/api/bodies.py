@@ -224,11 +224,6 @@ class Campaign(BaseModel):
     statistics: Statistics
 
 
-class Campaigns(BaseModel):
-    items: list[Campaign]
-    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
-
-
 class EditedCampaign(NewCampaign):
     """A campaign's new content, as in `NewCampaign`. The sender cannot change."""
 
@@ -268,8 +263,3 @@ class Recipient(BaseModel):
     status: MessageStatus
     reasons: list[str]
     receipt: str | None
-
-
-class Recipients(BaseModel):
-    items: list[Recipient]
-    next: str | None = Field(description="Pass it as `cursor`; null at the end.")

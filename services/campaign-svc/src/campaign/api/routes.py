@@ -7,6 +7,7 @@ a campaign's status.
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Annotated, Any
 
 import msgspec
@@ -19,11 +20,9 @@ from campaign.api.bodies import (
     Campaign,
     CampaignOver,
     CampaignPastIt,
-    Campaigns,
     EditedCampaign,
     NewCampaign,
     Recipient,
-    Recipients,
     Schedule,
     VariantResult,
     Variants,
@@ -48,8 +47,9 @@ from common.contracts.dispatch import Status as MessageStatus
 from common.law import Policy, at_hand_off, covers, zones
 from common.service import Resources, resources
 from common.web.auth import Caller, require
-from common.web.fields import Position, Storable
+from common.web.fields import Storable
 from common.web.idempotency import Key, derived_id, fingerprint_of, same
+from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
 from common.web.problems import Invalid, NotFound, PastItsTime, Reason
 
 router = APIRouter(prefix="/v1", tags=["campaigns"])
@@ -59,7 +59,6 @@ PAST_TOLERANCE = timedelta(minutes=1)  # clock skew and network delay of a calle
 Held = Annotated[Resources[Any], Depends(resources)]
 Author = Annotated[Caller, Depends(require("campaign:write"))]
 Reader = Annotated[Caller, Depends(require("campaign:read"))]
-Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 @router.post("/campaigns", status_code=201)
@@ -108,19 +107,19 @@ async def write_campaign(
 async def list_campaigns(
     held: Held,
     caller: Reader,
-    cursor: Position | None = None,
+    cursor: Cursor = None,
     series_id: Annotated[Storable | None, Query(max_length=64)] = None,
-    limit: Limit = 50,
-) -> Campaigns:
+    limit: Limit = LIMIT,
+) -> Page[Campaign]:
     """List the campaigns of the senders your token covers, newest first.
 
     `series_id` limits the list to the occurrences of a recurring campaign.
     """
     covered = None if caller.senders is None else sorted(caller.senders)
     async with held.database.begin() as tx:
-        rows = await campaigns.campaigns_before(tx, cursor, covered, series_id, limit)
+        rows = await campaigns.campaigns_before(tx, position(cursor, int), covered, series_id, limit)
         items = await view.shown(tx, held, rows)
-    return Campaigns(items=items, next=str(rows[-1].position) if len(rows) == limit else None)
+    return Page[Campaign](items=items, next=next_of(rows, limit, attrgetter("position")))
 
 
 @router.get("/campaigns/{campaign_id}")
@@ -322,9 +321,9 @@ async def list_recipients(
     held: Held,
     caller: Reader,
     status: MessageStatus | None = None,
-    cursor: Annotated[Storable, Query(max_length=64)] = "",
-    limit: Limit = 200,
-) -> Recipients:
+    cursor: Cursor = None,
+    limit: Limit = LIMIT,
+) -> Page[Recipient]:
     """List the frozen audience, with each recipient's status and reasons.
 
     Answers 410 once the recipients are no longer kept, months after the campaign's end. The tallies on the campaign
@@ -337,7 +336,7 @@ async def list_recipients(
             raise PastItsTime(
                 f"recipients are kept for {kept.days} days after the end", reasons=[Reason("campaign_id", "past")]
             )
-        rows = await recipients.recipients_after(tx, campaign_id, cursor, status, limit)
+        rows = await recipients.recipients_after(tx, campaign_id, position(cursor, str) or "", status, limit)
     items = [
         Recipient(
             message_id=message_of(campaign_id, row.starts_at, each.subject_id),
@@ -348,7 +347,7 @@ async def list_recipients(
         )
         for each in rows
     ]
-    return Recipients(items=items, next=rows[-1].subject_id if len(rows) == limit else None)
+    return Page[Recipient](items=items, next=next_of(rows, limit, attrgetter("subject_id")))
 
 
 async def _act(

@@ -1,10 +1,11 @@
 """HTTP: count, save, version and list segments."""
 
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,8 +17,9 @@ from campaign.senders import store as senders
 from campaign.senders.store import Sender
 from common.service import Resources, resources
 from common.web.auth import Caller, require
-from common.web.fields import Position, Storable
+from common.web.fields import Storable
 from common.web.idempotency import Key, derived_id, fingerprint_of, same
+from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
 from common.web.problems import Conflict, Invalid, NotFound, Reason
 
 router = APIRouter(prefix="/v1", tags=["segments"])
@@ -25,7 +27,6 @@ router = APIRouter(prefix="/v1", tags=["segments"])
 Held = Annotated[Resources[Any], Depends(resources)]
 Author = Annotated[Caller, Depends(require("campaign:write"))]
 Reader = Annotated[Caller, Depends(require("campaign:read"))]
-Limit = Annotated[int, Query(ge=1, le=1000)]
 SenderId = Annotated[Storable, Field(min_length=1, max_length=40)]
 Said = Annotated[
     dict[str, Any],
@@ -89,11 +90,6 @@ class SegmentVersion(BaseModel):
     expression: dict[str, Any]
     created_by: str
     created_at: datetime
-
-
-class Segments(BaseModel):
-    items: list[SegmentVersion]
-    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
 
 
 class Versions(BaseModel):
@@ -172,12 +168,14 @@ async def say_segment_anew(segment_id: Storable, body: NewVersion, held: Held, c
 
 
 @router.get("/segments")
-async def list_segments(held: Held, caller: Reader, cursor: Position | None = None, limit: Limit = 50) -> Segments:
+async def list_segments(
+    held: Held, caller: Reader, cursor: Cursor = None, limit: Limit = LIMIT
+) -> Page[SegmentVersion]:
     """List the token's segments, newest first, each in its latest version."""
     covered = None if caller.senders is None else sorted(caller.senders)
     async with held.database.begin() as tx:
-        rows = await segments.before(tx, cursor, covered, limit)
-    return Segments(items=[_shown(row) for row in rows], next=str(rows[-1].position) if len(rows) == limit else None)
+        rows = await segments.before(tx, position(cursor, int), covered, limit)
+    return Page[SegmentVersion](items=[_shown(row) for row in rows], next=next_of(rows, limit, attrgetter("position")))
 
 
 @router.get("/segments/{segment_id}")

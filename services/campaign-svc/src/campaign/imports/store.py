@@ -224,7 +224,8 @@ async def forget_import(tx: AsyncConnection, import_id: str) -> None:
 async def refusals_after(tx: AsyncConnection, import_id: str, line: int, limit: int) -> Sequence[Row[Any]]:
     rows = await tx.execute(
         text(
-            "SELECT line, reason FROM import_refusal WHERE import_id = :id AND line > :line ORDER BY line LIMIT :limit"
+            "SELECT line, reason FROM import_refusal WHERE import_id = :id AND line > CAST(:line AS bigint)"
+            " ORDER BY line LIMIT :limit"
         ),
         {"id": import_id, "line": line, "limit": limit},
     )

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -28,6 +29,7 @@ from common.service import Resources, resources
 from common.web.auth import Caller, require
 from common.web.fields import BIGINT, Storable
 from common.web.idempotency import Key, KeyInProgress, KeyReused, derived_id, same
+from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
 from common.web.problems import Conflict, Invalid, Malformed, NotFound, Reason, TooLarge
 
 router = APIRouter(prefix="/v1", tags=["contacts"])
@@ -112,11 +114,6 @@ class Refusal(BaseModel):
     line: int
     reason: str
     detail: str
-
-
-class Refusals(BaseModel):
-    items: list[Refusal]
-    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
 
 
 @router.post("/imports", status_code=201, openapi_extra=FILE)
@@ -225,15 +222,15 @@ async def list_refusals(
     import_id: Storable,
     held: Held,
     caller: Writer,
-    cursor: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,  # a line number, an integer column
-    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
-) -> Refusals:
+    cursor: Cursor = None,
+    limit: Limit = LIMIT,
+) -> Page[Refusal]:
     """List the refused lines in file order."""
     await _visible(held, caller, import_id)
     async with held.database.begin() as tx:
-        rows = await store.refusals_after(tx, import_id, cursor, limit)
+        rows = await store.refusals_after(tx, import_id, position(cursor, int) or 0, limit)
     items = [Refusal(line=r.line, reason=r.reason, detail=_explained(r.reason)) for r in rows]
-    return Refusals(items=items, next=str(rows[-1].line) if len(rows) == limit else None)
+    return Page[Refusal](items=items, next=next_of(rows, limit, attrgetter("line")))
 
 
 def _explained(reason: str) -> str:

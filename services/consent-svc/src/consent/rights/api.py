@@ -5,9 +5,10 @@ Each right reaches every sender, so a call needs a token for every sender.
 
 import logging
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,8 +18,9 @@ from common.settings import ServiceSettings
 from common.sms.message_id import EPOCH, message_id
 from common.sms.msisdn import NumberRefused, any_number
 from common.web.auth import Caller, require
-from common.web.fields import Position, Storable
+from common.web.fields import Storable
 from common.web.idempotency import Key, claim, fingerprint_of
+from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
 from common.web.problems import Conflict, Invalid, NotFound, Reason
 from consent.bodies import EXAMPLE_NUMBER, Body, EvidenceBody, Number
 from consent.ledger import recorder
@@ -73,11 +75,6 @@ class BeingErased(Conflict):
     slug, title = "being-erased", "An erasure of this person is under way"
 
 
-class Rectifications(BaseModel):
-    items: list[RectificationView]
-    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
-
-
 class NotYet(Conflict):
     slug, title = "not-complete", "Not every service has answered yet"
 
@@ -129,11 +126,6 @@ class Certificate(BaseModel):
     kept: list[Kept]
 
 
-class Certificates(BaseModel):
-    items: list[Certificate]
-    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
-
-
 @router.post("/erasures", status_code=202)
 async def ask_for_erasure(
     body: ErasureBody, request: Request, response: Response, caller: Writes, held: Held, key: Key = None
@@ -178,15 +170,15 @@ async def list_erasures(
     caller: Reads,
     held: Held,
     status: Literal["open", "complete"] = "open",
-    cursor: Annotated[Position, Query()] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
-) -> Certificates:
+    cursor: Cursor = None,
+    limit: Limit = LIMIT,
+) -> Page[Certificate]:
     """List open or complete erasures, oldest first."""
     caller.may_use_all()
     async with held.database.begin() as tx:
-        found = await erasures.page(tx, complete=status == "complete", after=cursor, limit=limit)
+        found = await erasures.page(tx, complete=status == "complete", after=position(cursor, int) or 0, limit=limit)
     items = [_certificate(each) for each in found]
-    return Certificates(items=items, next=str(found[-1].place) if len(found) == limit else None)
+    return Page[Certificate](items=items, next=next_of(found, limit, attrgetter("place")))
 
 
 @router.get("/erasures/{erasure_id}")
@@ -319,15 +311,17 @@ async def list_rectifications(
     caller: ReadsRectifications,
     held: Held,
     status: Literal["open", "complete"] = "open",
-    cursor: Annotated[Position, Query()] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
-) -> Rectifications:
+    cursor: Cursor = None,
+    limit: Limit = LIMIT,
+) -> Page[RectificationView]:
     """List open or complete rectifications, oldest first."""
     caller.may_use_all()
     async with held.database.begin() as tx:
-        found = await rectifications.page(tx, held.field_keys, complete=status == "complete", after=cursor, limit=limit)
+        found = await rectifications.page(
+            tx, held.field_keys, complete=status == "complete", after=position(cursor, int) or 0, limit=limit
+        )
     items = [_rectification(each) for each in found]
-    return Rectifications(items=items, next=str(found[-1].place) if len(found) == limit else None)
+    return Page[RectificationView](items=items, next=next_of(found, limit, attrgetter("place")))
 
 
 @router.get("/rectifications/{rectification_id}")
