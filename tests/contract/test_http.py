@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-import pytest
-
 from common.service import create_app
 from tests.support.running import AUTH_KEY, ISSUER, KEY_RING, SIGNING_RING
 from tests.unit.deploy.deployed import BUILD, SERVICES, SETTINGS
@@ -15,7 +13,6 @@ MORE: dict[str, dict[str, Any]] = {
     "consent": {"signing_keys": SIGNING_RING},
     "dispatch": {"gateway_url": "http://127.0.0.1:1", "gateway_token": "t"},
 }
-each_service = pytest.mark.parametrize("service", SERVICES)
 
 
 @cache
@@ -76,3 +73,30 @@ def test_every_list_that_pages_takes_the_same_parameters_and_answers_the_same_fi
     [cursor, limit] = json.loads(asked.pop())
     assert (cursor["in"], limit["schema"]["maximum"]) == ("query", 1000)
     assert json.loads(answered.pop()).keys() == {"next"}
+
+
+def test_every_upload_is_spoken_in_one_way() -> None:
+    spoken = {
+        service: json.dumps(
+            [
+                [
+                    [p["name"], p["in"], p["required"], p["schema"]]
+                    for p in operation["parameters"]
+                    if p["in"] == "header"
+                ]
+                + list(operation["requestBody"]["content"])
+                + list(operation["responses"])
+            ]
+        )
+        for service in SERVICES
+        for name, operation in operations(service)
+        if name == "PATCH /v1/imports/{import_id}"
+    }
+    assert len(spoken) == 2
+    assert len({*spoken.values()}) == 1
+    for service in spoken:
+        named = {name for name, _ in operations(service)}
+        assert named >= {"HEAD /v1/imports/{import_id}", "POST /v1/imports", "OPTIONS /v1/imports"}
+        for name, operation in operations(service):
+            taken = {*parameters(operation)} & {"Upload-Offset", "Upload-Length"}
+            assert not taken or name in ("POST /v1/imports", "PATCH /v1/imports/{import_id}"), name

@@ -1,23 +1,21 @@
-"""HTTP: import a file of contacts, in a single request or in resumable parts.
+"""HTTP: import a file of contacts, in a single request or in resumable parts (`common.web.upload`).
 
-Parts follow "Resumable Uploads for HTTP" (draft-ietf-httpbis-resumable-upload: `Upload-Offset`, `Upload-Complete`), as
-in consent-svc. Pieces of the file are encrypted on arrival: memory never holds the whole file, and the disk never holds
-a plain number. No line counts before the whole file has arrived and been read to its end; then `imports.worker` records
-the lines.
+Pieces of the file are encrypted on arrival: memory never holds the whole file, and the disk never holds a plain number.
+No line counts before the whole file has arrived and been read to its end; then `imports.worker` records the lines.
 """
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from itertools import chain
 from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncConnection
-from starlette.requests import ClientDisconnect
 
 from campaign.audience import contacts_file
 from campaign.audience.contacts_file import EXPLANATIONS, FileRefused, WrongColumns
@@ -27,20 +25,29 @@ from campaign.senders import registry
 from common.keyring import SubjectKeys
 from common.service import Resources, resources
 from common.web.auth import Caller, require
-from common.web.fields import BIGINT, Storable
+from common.web.fields import Storable
 from common.web.idempotency import Key, KeyInProgress, KeyReused, derived_id, same
 from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
-from common.web.problems import Conflict, Invalid, Malformed, NotFound, Reason, TooLarge
+from common.web.problems import Invalid, Malformed, NotFound, Problem, Reason, TooLarge
+from common.web.upload import (
+    BODY,
+    Length,
+    Offset,
+    Stream,
+    Upload,
+    UploadInProgress,
+    UploadRoute,
+    discovery,
+    media_type,
+)
 
-router = APIRouter(prefix="/v1", tags=["contacts"])
+router = APIRouter(prefix="/v1", tags=["contacts"], route_class=UploadRoute)
 
-STALLED_S = 30.0  # without a byte of the body
 AT_ONCE = 3  # imports per process; each holds a database connection while its body arrives
 PIECE_BYTES = 1_000_000  # of a file, encrypted and stored together
 
 Held = Annotated[Resources[Any], Depends(resources)]
 Writer = Annotated[Caller, Depends(require("contact:write"))]
-Complete = Annotated[Literal["?0", "?1"], Header(description="Whether this request brings the file's last byte.")]
 _slots = asyncio.Semaphore(AT_ONCE)
 
 FILE = {
@@ -58,14 +65,6 @@ FILE = {
         },
     }
 }
-
-
-class OffsetMismatch(Conflict):
-    slug, title = "mismatching-upload-offset", "The upload stands elsewhere"
-
-
-class UploadComplete(Conflict):
-    slug, title = "upload-complete", "The file is complete already"
 
 
 class Read(BaseModel):
@@ -95,6 +94,7 @@ class Import(BaseModel):
         " recorded; send what is behind as another import."
     )
     created_at: datetime
+    bytes: int | None = Field(description="Of the whole file; null while the caller has not named the length.")
     received_bytes: int = Field(description="How much of the file has arrived: where an upload goes on.")
     line: int = Field(description="Of the file, the first being 1: it is recorded up to this one.")
     lines: int
@@ -124,7 +124,8 @@ async def import_contacts(
     caller: Writer,
     sender_id: Annotated[Storable, Query(min_length=1, max_length=40)],
     key: Key = None,
-    upload_complete: Complete = "?1",
+    length: Length = None,
+    defer_length: Annotated[Literal["1"] | None, Header(alias="Upload-Defer-Length")] = None,
 ) -> Import:
     """Import the contacts of a file: CSV with a header row, or NDJSON.
 
@@ -135,35 +136,44 @@ async def import_contacts(
     attributes absent from the file. Each unusable line is refused with a reason. An unknown attribute becomes a number,
     date or boolean if all its values in the file are such, else text.
 
-    The answer comes when all lines are recorded. `Upload-Complete: ?0` with an empty body opens an import, or returns
-    the import under this Idempotency-Key; the file then goes to `/v1/imports/{id}/body`. A whole file under the key of
-    an incomplete import restarts the import; the same file under the key of a complete import answers 200.
+    The answer comes when all lines are recorded. `Upload-Length`, or `Upload-Defer-Length: 1`, with an empty body opens
+    an import, or returns the import under this Idempotency-Key; the file then goes to its `Location`. A whole file
+    under the key of an incomplete import restarts the import; the same file under the key of a complete import answers
+    200.
     """
     caller.may_use(sender_id)
     await registry.known(held.database, sender_id)
-    body = _Body(request, held.settings.import_max_bytes)
+    _check_media_type(request)
+    body = Stream(request, held.settings.import_max_bytes)
     import_id = derived_id("imp", caller, key)
-    async with _claimed(held, import_id) as claim:
+    async with _claimed(held, import_id, KeyInProgress()) as claim:
         found = await _find(held, import_id)
         response.status_code = 201 if found is None else 200
         response.headers["Location"] = f"/v1/imports/{import_id}"
         if found is not None and found["sender_id"] != sender_id:
             raise KeyReused
-        if upload_complete == "?0":
+        if length is not None or defer_length is not None:
             if await anext(aiter(body), None) is not None:
-                raise Malformed("the file goes to its body, once it is opened", reasons=[Reason("body", "not_here")])
+                raise Malformed("send the file to the import's `Location`", reasons=[Reason("body", "not_here")])
+            if length is not None and length > held.settings.import_max_bytes:
+                raise TooLarge(
+                    f"at most {held.settings.import_max_bytes} bytes; split the file",
+                    reasons=[Reason("Upload-Length", "too_large")],
+                )
             if found is None:
-                await _open(held, import_id, sender_id, caller)
+                await _open(held, import_id, sender_id, caller, length)
+            elif length is not None and found["bytes"] != length:
+                raise KeyReused
             return _view(await _find(held, import_id))
         if found is not None and found["complete"]:
             async for _ in body:
                 pass
-            same(found["fingerprint"], body.fingerprint(held.subject_keys, sender_id))
+            same(found["fingerprint"], _fingerprint(held.subject_keys, sender_id, body.digest))
         else:
-            await _open(held, import_id, sender_id, caller)
+            await _open(held, import_id, sender_id, caller, None)
             response.status_code = 201
             try:
-                await _arrive(held, import_id, 0, body)
+                await _arrive(held, claim, import_id, body, lambda received: True)
             except TooLarge:
                 await _forget(held, import_id)
                 raise
@@ -171,44 +181,40 @@ async def import_contacts(
                 if key is None:  # no caller could resume the import
                     await _forget(held, import_id)
                 raise
-            await _complete(held, claim, import_id)
         await importing.record(held, claim, import_id)
     return _view(await _find(held, import_id))
 
 
-@router.patch("/imports/{import_id}/body", openapi_extra=FILE)
+@router.options("/imports", status_code=204)
+async def discover_uploads(held: Held, caller: Writer) -> Response:
+    """Return the version and the extensions of tus, and the size of a file at most."""
+    return discovery(held.settings.import_max_bytes)
+
+
+@router.head("/imports/{import_id}")
+async def tell_offset(import_id: Storable, held: Held, caller: Writer) -> Response:
+    """Return how much of the file has arrived: an interrupted upload goes on from `Upload-Offset`."""
+    return _upload(await _visible(held, caller, import_id)).told(200)
+
+
+@router.patch("/imports/{import_id}", status_code=204, openapi_extra=BODY)
 async def upload(
-    import_id: Storable,
-    request: Request,
-    response: Response,
-    held: Held,
-    caller: Writer,
-    upload_offset: Annotated[int, Header(ge=0, le=BIGINT)],
-    upload_complete: Complete = "?0",
-) -> Import:
+    import_id: Storable, request: Request, held: Held, caller: Writer, offset: Offset, length: Length = None
+) -> Response:
     """Take the bytes of the file from `Upload-Offset` on.
 
     The last bytes start a check of the whole file: an unusable file is refused, and its import deleted. Recording
     continues after the answer.
 
-    409 for a wrong offset: get the import, and resume from its `received_bytes`.
+    409 for a wrong offset: `HEAD` tells the right one.
     """
     await _visible(held, caller, import_id)
-    async with _claimed(held, import_id) as claim:
-        found = await _visible(held, caller, import_id)
-        if found["complete"]:
-            raise UploadComplete("open another import", reasons=[Reason("import_id", "complete")])
-        if found["received_bytes"] != upload_offset:
-            raise OffsetMismatch(
-                f"go on from byte {found['received_bytes']}", reasons=[Reason("Upload-Offset", "mismatch")]
-            )
-        body = _Body(request, held.settings.import_max_bytes - upload_offset)
-        await _arrive(held, import_id, found["pieces"], body)
-        if upload_complete == "?1":
-            await _complete(held, claim, import_id)
-    found = await _visible(held, caller, import_id)
-    response.headers["Upload-Offset"] = str(found["received_bytes"])
-    return _view(found)
+    async with _claimed(held, import_id, UploadInProgress()) as claim:
+        whole = _upload(await _visible(held, caller, import_id)).going_on(offset, length)
+        most = held.settings.import_max_bytes
+        body = Stream(request, min(most, whole if whole is not None else most) - offset)
+        await _arrive(held, claim, import_id, body, lambda received: received == whole)
+    return _upload(await _visible(held, caller, import_id)).told(204)
 
 
 @router.get("/imports/{import_id}")
@@ -239,18 +245,19 @@ def _explained(reason: str) -> str:
 
 
 @asynccontextmanager
-async def _claimed(held: Resources[Any], import_id: str) -> AsyncIterator[AsyncConnection]:
+async def _claimed(held: Resources[Any], import_id: str, busy: Problem) -> AsyncIterator[AsyncConnection]:
+    """Hold the import's lock. Raises `busy` where another request or the recording holds the lock."""
     async with _slots, held.database.begin() as claim:
         if not await store.claim_import(claim, import_id):
-            raise KeyInProgress
+            raise busy
         yield claim
 
 
-async def _open(held: Resources[Any], import_id: str, sender_id: str, caller: Caller) -> None:
+async def _open(held: Resources[Any], import_id: str, sender_id: str, caller: Caller, length: int | None) -> None:
     """Open an import anew, without any earlier bytes. The caller has claimed the import, still incomplete."""
     async with held.database.begin() as tx:
         await store.forget_import(tx, import_id)
-        await store.open_import(tx, import_id, sender_id, caller.subject, datetime.now(UTC))
+        await store.open_import(tx, import_id, sender_id, caller.subject, length, datetime.now(UTC))
 
 
 async def _forget(held: Resources[Any], import_id: str) -> None:
@@ -258,95 +265,72 @@ async def _forget(held: Resources[Any], import_id: str) -> None:
         await store.forget_import(tx, import_id)
 
 
-async def _arrive(held: Resources[Any], import_id: str, position: int, body: "_Body") -> None:
-    """Store the body in pieces; keep the bytes received before a break."""
-    waiting = bytearray()
+async def _arrive(
+    held: Resources[Any], claim: AsyncConnection, import_id: str, body: Stream, is_whole: Callable[[int], bool]
+) -> None:
+    """Store the body in pieces, and complete the file with its last piece. Keep the bytes received before a break.
+
+    `is_whole`: whether a file of so many bytes is complete.
+    """
+    found = await _find(held, import_id)
+    piece, received, waiting, whole = found["pieces"], found["received_bytes"], bytearray(), False
 
     async def keep() -> None:
-        nonlocal position
-        sealed = held.field_keys.seal_bytes(bytes(waiting), importing.sealing_context(import_id, position))
+        nonlocal piece
         async with held.database.begin() as tx:
-            await store.add_piece(tx, import_id, position, sealed, len(waiting))
-        position += 1
+            await _add(tx, held, import_id, piece, waiting)
+        piece += 1
         waiting.clear()
 
     try:
         async for part in body:
-            waiting += part
             if len(waiting) >= PIECE_BYTES:
                 await keep()
+            waiting += part
+            received += len(part)
+        whole = is_whole(received)
     finally:
-        if waiting:
+        if waiting and not whole:
             await keep()
+    if whole:
+        await _complete(held, claim, found, piece, waiting)
 
 
-async def _complete(held: Resources[Any], claim: AsyncConnection, import_id: str) -> None:
-    """Mark the file complete, or delete the import if the file cannot be used."""
-    digest = hashlib.sha256()
-    arrived = await _find(held, import_id)
+async def _add(tx: AsyncConnection, held: Resources[Any], import_id: str, piece: int, plain: bytearray) -> None:
+    sealed = held.field_keys.seal_bytes(bytes(plain), importing.sealing_context(import_id, piece))
+    await store.add_piece(tx, import_id, piece, sealed, len(plain))
+
+
+async def _complete(held: Resources[Any], claim: AsyncConnection, found: Any, piece: int, last: bytearray) -> None:
+    """Store the last piece and mark the file complete, or delete the import if the file cannot be used."""
+    import_id, digest = found["import_id"], hashlib.sha256()
 
     def hashed(pieces: Iterable[bytes]) -> Iterator[bytes]:
-        for piece in pieces:
-            digest.update(piece)
-            yield piece
+        for each in pieces:
+            digest.update(each)
+            yield each
 
     try:
-        body = importing.pieces(claim, held.field_keys, import_id, arrived["pieces"])
+        body = chain(importing.pieces(claim, held.field_keys, import_id, piece), [bytes(last)] if last else [])
         await asyncio.to_thread(contacts_file.check, hashed(body))
     except FileRefused as error:
         await _forget(held, import_id)
         kind = Invalid if isinstance(error, WrongColumns) else Malformed
         raise kind(str(error), reasons=[Reason("body", error.reason)]) from error
+    fingerprint = _fingerprint(held.subject_keys, found["sender_id"], digest.hexdigest())
     async with held.database.begin() as tx:
-        await store.complete_import(
-            tx, import_id, _fingerprint(held.subject_keys, arrived["sender_id"], digest.hexdigest())
+        if last:
+            await _add(tx, held, import_id, piece, last)
+        await store.complete_import(tx, import_id, fingerprint)
+
+
+def _check_media_type(request: Request) -> None:
+    kind = media_type(request)
+    if kind.startswith("multipart/") or kind in ("application/json", "application/x-www-form-urlencoded"):
+        raise Malformed(
+            "send the file itself as the body, as text/csv or application/x-ndjson",
+            reasons=[Reason("body", "content_type")],
         )
-
-
-class _Body:
-    """A request body, counted and hashed piece by piece. Raises TooLarge, and Malformed if the body breaks off."""
-
-    def __init__(self, request: Request, max_bytes: int) -> None:
-        self._stream = request.stream()
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._digest = hashlib.sha256()
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind.startswith("multipart/") or kind in ("application/json", "application/x-www-form-urlencoded"):
-            raise Malformed(
-                "send the file itself as the body, as text/csv or application/x-ndjson",
-                reasons=[Reason("body", "content_type")],
-            )
-        announced = request.headers.get("content-length", "")
-        if announced.isdigit() and int(announced) > max_bytes:
-            raise self._too_large()
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield the pieces without the empty last piece."""
-        while (piece := await self._next()) is not None:
-            if piece:
-                yield piece
-
-    def fingerprint(self, keys: SubjectKeys, sender_id: str) -> str:
-        return _fingerprint(keys, sender_id, self._digest.hexdigest())
-
-    async def _next(self) -> bytes | None:
-        try:
-            async with asyncio.timeout(STALLED_S):
-                piece = await anext(self._stream, None)
-        except TimeoutError as error:
-            raise Malformed("the body stopped arriving", reasons=[Reason("body", "stalled")]) from error
-        except ClientDisconnect as error:
-            raise Malformed("the body ended early", reasons=[Reason("body", "disconnected")]) from error
-        if piece is not None:
-            self._bytes += len(piece)
-            if self._bytes > self._max_bytes:
-                raise self._too_large()
-            self._digest.update(piece)
-        return piece
-
-    def _too_large(self) -> TooLarge:
-        return TooLarge(f"at most {self._max_bytes} bytes; split the file", reasons=[Reason("body", "too_large")])
 
 
 def _fingerprint(keys: SubjectKeys, sender_id: str, digest: str) -> str:
@@ -371,3 +355,7 @@ def _view(found: Any) -> Import:
     ended = "failed" if found["failed"] else "done"
     status = ended if found["finished"] else "recording" if found["complete"] else "uploading"
     return Import.model_validate({**found, "status": status})
+
+
+def _upload(found: Any) -> Upload:
+    return Upload(found["received_bytes"], found["bytes"], found["complete"])
