@@ -54,7 +54,7 @@ class KeyReused(Invalid):
 
 
 class KeyInProgress(Conflict):
-    slug, title = "idempotency-key-in-progress", "A request with this Idempotency-Key is being worked on"
+    slug, title = "idempotency-key-in-progress", "A request with this Idempotency-Key is in progress"
 
     def __init__(self) -> None:
         super().__init__(

@@ -35,7 +35,7 @@ BODY: dict[str, Any] = {
 
 
 class OffsetMismatch(Conflict):
-    slug, title = "mismatching-upload-offset", "The upload stands elsewhere"
+    slug, title = "mismatching-upload-offset", "The upload is at another offset"
 
 
 class UploadComplete(Conflict):

@@ -75,11 +75,11 @@ class Terms(Body):
     )
 
     kind: Literal["consents", "suppressions"]
-    sender_id: Short | None = Field(description="null, for suppressions alone: every sender.")
+    sender_id: Short | None = Field(description="Null only for suppressions: every sender.")
     format: Format
     purpose: Short | None = None
     basis: Basis = "opt_in"
-    occurred_at: Instant | None = Field(None, description="Of suppressions: when the list was drawn up. Default: now.")
+    occurred_at: Instant | None = Field(None, description="The date of a suppression list. Default: now.")
     evidence: EvidenceBody
 
     @model_validator(mode="after")
@@ -115,7 +115,7 @@ class Import(BaseModel):
     unchanged: int
     outvoted: int
     refused: int
-    reasons: dict[str, int] = Field(description="How many lines were refused, by reason.")
+    reasons: dict[str, int] = Field(description="Refused lines by reason.")
     finished_at: datetime | None
 
 
