@@ -189,7 +189,7 @@ async def discover_uploads(held: Held, caller: Writer) -> Response:
     return discovery(held.settings.import_max_bytes)
 
 
-@router.head("/imports/{import_id}")
+@router.head("/imports/{import_id}", response_class=Response)
 async def tell_offset(import_id: Storable, held: Held, caller: Writer) -> Response:
     """Return how much of the file has arrived: an interrupted upload goes on from `Upload-Offset`."""
     return _upload(await _visible(held, caller, import_id)).told(200)

@@ -171,7 +171,7 @@ async def discover_uploads(caller: Writer) -> Response:
     return discovery()
 
 
-@router.head("/imports/{import_id}")
+@router.head("/imports/{import_id}", response_class=Response)
 async def tell_offset(import_id: Storable, caller: Writer, held: Held) -> Response:
     """Return how much of the file has arrived: an interrupted upload goes on from `Upload-Offset`."""
     return _upload(await _visible(held, caller, import_id)).told(200)
