@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import Database, fetch_many
 from common.kafka.broker import partition_of
-from common.kafka.consumer import Received
+from common.kafka.subscription import Received
 from dispatch.gate import store as gate
 from dispatch.messages import store as messages
 from dispatch.projection import apply as projection

@@ -238,7 +238,7 @@ class Clearance:
             oadc=oadc,
             category=candidate.category,
             unfit=unfit,
-            closed=blocked,
+            blocked=blocked,
         )
 
     async def _recent(self, tx: AsyncConnection, partition: int, candidates: Sequence[Candidate]) -> Counter[Any]:
