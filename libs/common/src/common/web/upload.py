@@ -29,9 +29,7 @@ Offset = Annotated[int, Header(alias="Upload-Offset", ge=0, le=BIGINT)]
 Length = Annotated[
     int | None, Header(alias="Upload-Length", ge=1, le=BIGINT, description="Bytes of the whole file, once known.")
 ]
-BODY: dict[str, Any] = {
-    "requestBody": {"required": True, "content": {OCTETS: {"schema": {"type": "string", "format": "binary"}}}}
-}
+BODY = {"requestBody": {"required": True, "content": {OCTETS: {"schema": {"type": "string", "format": "binary"}}}}}
 
 
 class OffsetMismatch(Conflict):
