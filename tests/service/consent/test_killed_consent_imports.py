@@ -29,7 +29,7 @@ async def test_killed_in_the_middle_it_goes_on_and_every_line_counts_once(
     file = "number,occurred_at\n" + "".join(f"{number(n)},{AT}\n" for n in range(people))
     async with consent_svc(surroundings) as client:
         import_id = await opened(client, terms())
-        assert (await part(client, import_id, file.encode())).status_code == 200
+        assert (await part(client, import_id, file.encode())).status_code == 204
 
         async def recorded() -> int:
             return int((await client.get(f"/v1/imports/{import_id}")).json()["recorded_pieces"])
