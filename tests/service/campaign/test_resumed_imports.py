@@ -90,8 +90,8 @@ async def test_a_file_in_parts_goes_on_where_it_stands_and_counts_once_it_is_who
     }
     assert done["status"] == "done"
     assert await rows(campaigns.surroundings, "SELECT FROM import_piece") == []
-    last = await campaigns.post("contacts/lookup", json={"sender_id": SENDER, "number": number(899)})
-    assert last["attributes"] == {"prenom": "Zoé 11699"}, "of several lines of one number the last stands"
+    person = await campaigns.post("contacts/lookup", json={"sender_id": SENDER, "number": number(899)})
+    assert person["attributes"] == {"prenom": "Zoé 11699"}, "of several lines of one number the last stands"
     assert await opened(campaigns, 200) == done
     assert await campaigns.imported(FILE, 200, headers=KEY) == done, "the same file, in one go"
     assert (await campaigns.imported(FILE + b"36111;\n", 422, headers=KEY))["type"].endswith("key-reused")
