@@ -50,6 +50,7 @@ from tests.support.builders import (
 from tests.support.eventually import eventually
 from tests.support.infrastructure import Postgres
 from tests.support.interleaving import watching
+from tests.support.ledger import decided_at, dlr, receipted
 from tests.support.operators.http import TOKEN, Operator, operator
 
 pytestmark = pytest.mark.brokerless
@@ -413,15 +414,7 @@ async def test_a_new_decision_is_ours_though_nobody_told_us_that_it_was_committe
 async def test_a_message_with_a_receipt_does_not_go_once_more(process: Callable[..., Process], fake: Watched) -> None:
     owner, other = process(), process()
     [permit] = permits = await owner.decides(1)
-    told = {
-        "message_id": permit.candidate.message_id,
-        "status": "sending",
-        "receipt": "delivered",
-        "gateway": "simulator",
-        "gateway_message_id": "op-1",
-        "code": None,
-        "receipt_at": now(),
-    }
+    told = receipted(permit.candidate.message_id)
     async with owner.database.begin() as tx:
         await messages.put_receipts(tx, [told])
     await owner.handoff.send(lapsed(permits))
@@ -462,7 +455,7 @@ async def test_a_gateway_remembers_a_message_from_when_it_may_first_have_had_it(
     permits = await owner.decides(1)
     async with owner.database.begin() as tx:
         await tx.execute(text("UPDATE sending SET since = now() - interval '24 hours'"))
-    assert await owner.handoff._redecide(permits, {permit.row["decided_at"] for permit in permits})
+    assert await owner.handoff._redecide(permits, {decided_at(permit.row) for permit in permits})
     await other.sweeps()
     assert [status for status, _ in await owner.ledger()] == ["unknown"]
     assert fake.messages == []
@@ -474,16 +467,7 @@ async def test_the_code_of_an_earlier_refusal_is_none_of_what_is_accepted(
 ) -> None:
     owner, other = process(), process()
     [permit] = permits = await owner.decides(1)
-    told = {
-        "gateway": "simulator",
-        "gateway_message_id": f"op-{permit.candidate.message_id}",
-        "reference": permit.candidate.message_id,
-        "receipt": "delivered",
-        "code": None,
-        "occurred_at": now(),
-        "received_at": now(),
-        "blocked": False,
-    }
+    told = dlr(f"op-{permit.candidate.message_id}", permit.candidate.message_id)
 
     async def is_delivered() -> None:
         async with owner.database.begin() as tx:
@@ -580,7 +564,7 @@ async def test_what_ends_while_it_waits_expires_and_the_others_go_on_waiting(
         decisions = await owner.clearance.decide(tx, 0, waiting)
         await messages.insert_messages(tx, [d.row for d in decisions])
         await tx.execute(
-            text("UPDATE message SET send_before = now() WHERE message_id = :message_id"), decisions[0].row
+            text("UPDATE message SET send_before = now() WHERE message_id = :id"), {"id": decisions[0].row.message_id}
         )
     ends, goes_on = (d.permit for d in decisions if d.permit)
     others = asyncio.create_task(owner.handoff.send([*lapsed([ends]), goes_on]))

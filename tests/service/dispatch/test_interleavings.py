@@ -23,6 +23,8 @@ from dispatch.gateways import HTTP_PROVIDERS, Account, Capabilities, HttpGateway
 from dispatch.gateways.pool import Traffic
 from dispatch.messages import enforcement
 from dispatch.messages import store as messages
+from dispatch.messages.enforcement import OptOut
+from dispatch.messages.row import Outcome
 from dispatch.projection import apply as projection
 from dispatch.projection import store as projection_store
 from dispatch.projection.limits import Limits
@@ -42,6 +44,7 @@ from tests.support.builders import (
 )
 from tests.support.infrastructure import Postgres
 from tests.support.interleaving import Act, Begin, Check, Interleaving, Stepped, stand, watching
+from tests.support.ledger import decided_at
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +68,7 @@ MARKETING: dict[str, Any] = {}
 QUESTION: dict[str, Any] = {"category": "service", "campaign_id": None}
 
 
-def accepted(permits: list[Permit]) -> list[dict[str, Any]]:
+def accepted(permits: list[Permit]) -> list[Outcome]:
     """Their submit begins now."""
     at, result = now(), Result("accepted", "op-1", None)
     return [outcomes.answered(permit, result, at, None, echoes_reference=True) for permit in permits]
@@ -97,7 +100,7 @@ class Dispatch:
             await self.handoff._store_outcomes(accepted(permits))
 
     async def decides_again(self, permits: list[Permit]) -> None:
-        ours = {permit.row["decided_at"] for permit in permits}
+        ours = {decided_at(permit.row) for permit in permits}
         await self.sends(await self.handoff._redecide(permits, ours))
 
     async def applies(self, state: ConsentStateChanged) -> None:
@@ -182,9 +185,9 @@ async def test_an_opt_out_that_is_being_enforced_and_one_more_that_a_message_hol
 
     async def begin() -> dict[str, Act]:
         await dispatch.before(opted_in(1, version=2))
-        opt_out = {"subject_id": subject(1), "partition": 0, "consent_version": 2, "source": "mo", "reference": None}
+        opened = OptOut(subject(1), 0, 2, "mo", None, received_at=now(), applied_at=now())
         async with dispatch.database.begin() as tx:
-            await enforcement.open_enforcements(tx, [{**opt_out, "received_at": now(), "applied_at": now()}])
+            await enforcement.open_enforcements(tx, [opened])
         return {
             "enforces": dispatch.enforces,
             "decides": dispatch.decides,

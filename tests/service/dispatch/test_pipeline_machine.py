@@ -459,7 +459,7 @@ def moments(monkeypatch: pytest.MonkeyPatch) -> Noted:
 
     async def claiming(*args: Any) -> Any:
         rows = await claim(*args)
-        noted.claimed.update(str(row.message_id) for row in rows)
+        noted.claimed.update(str(left.row.message_id) for left in rows)
         return rows
 
     monkeypatch.setattr(Clearance, "decide", deciding)

@@ -173,7 +173,7 @@ async def test_a_submit_that_outlives_its_gateways_word_is_unknown(monkeypatch: 
         await gateway.close()
     assert rows is not None
     assert late == []
-    assert [row["status"] for row in rows] == ["unknown", "unknown"]
+    assert [row.status for row in rows] == ["unknown", "unknown"]
     assert len(server.requests) == 2
 
 
@@ -183,7 +183,7 @@ async def test_nothing_waits_for_its_turn_beyond_the_end_of_its_use(handoff: Han
     permit = msgspec.structs.replace(permit, candidate=msgspec.structs.replace(permit.candidate, send_before=ends))
     limited = _handoff(Traffic([*handoff.traffic.gateways.values()], rates={HOME: Rates(gateway=1.0)}))
     going, later = limited._within_the_rate([permit] * 10)
-    waiting = [row["due_at"] for row in later]
+    waiting = [outcome.due_at for outcome in later if outcome.due_at]
     assert (len(going), len(waiting)) == (1, 9)
     assert waiting[0] < ends
     assert waiting[2:] == [ends] * 7
@@ -224,7 +224,7 @@ async def test_what_is_put_off_for_itself_waits_and_its_gateway_takes_others(han
     assert again is not None
     assert again - datetime.now(UTC) > timedelta(seconds=290)
     row = outcomes.answered(_permit(), error, datetime.now(UTC), again, echoes_reference=False)
-    assert (row["status"], row["due_at"]) == ("deferred", again)
+    assert (row.status, row.due_at) == ("deferred", again)
 
 
 class Operator:

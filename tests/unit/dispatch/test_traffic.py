@@ -11,9 +11,11 @@ from uuid import UUID
 import pytest
 from prometheus_client import REGISTRY
 
+from common.contracts.campaign import Category
 from dispatch.gateways import HTTP_PROVIDERS, Account, HttpGateway, gateway_name
 from dispatch.gateways.pool import Rates, Traffic
 from dispatch.gateways.routing import Route
+from dispatch.lane import Lane
 
 CHEAP, TWIN, DEAR = "simulator", "simulator.twin", "simulator.dear"
 ROUTES = [Route(CHEAP), Route(DEAR, categories=frozenset({"marketing"}), price=Decimal(1))]
@@ -40,7 +42,7 @@ class Way:
     needs_somebody: bool = False
 
 
-def _way(traffic: Traffic, category: str = "marketing", oadc: str = "LUNE", closed: tuple[str, ...] = ()) -> Way:
+def _way(traffic: Traffic, category: Category = "marketing", oadc: str = "LUNE", closed: tuple[str, ...] = ()) -> Way:
     ways = traffic.ways(territory="FR", sender_id="lune", oadc=oadc, category=category, closed=closed)
     gateway = ways.of(UUID(int=1))
     return Way(gateway, ways.exist, ways.until, ways.needs_somebody)
@@ -73,14 +75,14 @@ async def test_while_a_gateway_is_tried_what_has_another_way_goes_that_way(
     rested = time.monotonic() + 60
     monkeypatch.setattr(time, "monotonic", lambda: rested)
     assert _way(traffic).gateway == CHEAP
-    async with traffic.trials[CHEAP, True]:
+    async with traffic.trials[CHEAP, Lane.MARKETING]:
         assert _way(traffic).gateway == DEAR
         only = Traffic([traffic.gateways[CHEAP]])
         assert not only.resting
         only._health, only.trials = traffic._health, traffic.trials
         assert only.resting, "no use in taking more"
     traffic.answered(CHEAP, [], 0.1)
-    async with traffic.trials[CHEAP, True]:
+    async with traffic.trials[CHEAP, Lane.MARKETING]:
         assert _way(traffic).gateway == CHEAP
 
 
@@ -91,9 +93,9 @@ async def test_what_has_no_other_way_waits_for_how_a_trial_of_its_own_lane_ends(
     both.failed(CHEAP, "unreachable")
     rested = time.monotonic() + 60
     monkeypatch.setattr(time, "monotonic", lambda: rested)
-    async with both.trials[CHEAP, True]:
+    async with both.trials[CHEAP, Lane.MARKETING]:
         assert _way(both, "transactional").gateway == CHEAP, "which marketing is trying: codes do so themselves"
-    async with both.trials[CHEAP, False]:
+    async with both.trials[CHEAP, Lane.TRANSACTIONAL]:
         assert _way(both, "transactional").gateway == DEAR
         both.pause(DEAR, 60.0, told=True)
         assert _way(both, "transactional").gateway == CHEAP, "and waits there"
@@ -225,7 +227,8 @@ async def test_a_text_goes_by_a_gateway_that_can_write_it_or_by_none(traffic: Tr
         ("L" * 307, {CHEAP}),
     ):
         assert both.unfit(text) == unfit
-    for category, gateway in (("marketing", DEAR), ("transactional", None)):
+    wanted: dict[Category, str | None] = {"marketing": DEAR, "transactional": None}
+    for category, gateway in wanted.items():
         ways = both.ways(territory="FR", sender_id="lune", oadc="LUNE", category=category, unfit={CHEAP})
         assert (ways.of(UUID(int=1)), ways.exist) == (gateway, gateway is not None)
 

@@ -17,13 +17,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import msgspec
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy import Row
 from sqlalchemy.exc import SQLAlchemyError
 
 from common.db.database import Database, may_idle
@@ -60,7 +58,7 @@ class Replay:
     changes: Counter[str] = field(default_factory=Counter)
     _policies: dict[str, Policy | None] = field(default_factory=dict)
 
-    def line(self, row: Row[Any]) -> str | None:
+    def line(self, row: store.Decided) -> str | None:
         """Return the difference of one message, or `None` without a difference."""
         self.looked_at += 1
         if row.facts is None:

@@ -31,11 +31,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
 from uuid import UUID
 
-import msgspec
-from sqlalchemy import Row
+from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import CAMPAIGN_REQUESTS, DISPATCH_REQUESTS
@@ -62,13 +60,17 @@ from dispatch.gateways import (
 )
 from dispatch.gateways.circuit_breaker import Failure, Standing
 from dispatch.gateways.pool import Traffic
+from dispatch.lane import Lane
 from dispatch.messages import enforcement, events
 from dispatch.messages import store as messages
 from dispatch.messages.reasons import Reason
+from dispatch.messages.row import Outcome
+from dispatch.messages.status import Cause, Status, may_follow
 from dispatch.projection import store as projection
 from dispatch.projection.limits import is_fresh
 from dispatch.sending import outcomes, store
 from dispatch.sending.outcome_writer import Storing, until_stored
+from dispatch.sending.receipts import tell_what_the_provider_refuses
 from dispatch.sending.transactional import Codes
 
 log = logging.getLogger(__name__)
@@ -77,6 +79,7 @@ OUTCOMES = counter("sms_dispatch_outcomes_total", "Hand-offs by outcome.", ["gat
 SUBMIT = histogram("sms_dispatch_submit_seconds", "One submit, as the gateway answers it.", ["gateway"])
 REDECIDED = counter("sms_dispatch_permits_lapsed_total", "Messages decided again: a permit lapsed, a gateway rests.")
 
+_Alike = tuple[int, Lane, bool]  # partition, lane, `again`: of messages decided again together
 _Lapsed = tuple[list[Permit], "asyncio.Task[dict[UUID, Permit]]"]  # permits to decide again, and the task deciding
 
 # promise 4: no message is sent twice; a rule beside the rules of `audit/invariants.py`
@@ -130,16 +133,16 @@ class Intake:
             as_of = await projection.watermark(tx, batch[0].partition)
             if not is_fresh(as_of, datetime.now(UTC), self._clearance.limits) or self._handoff.traffic.resting:
                 raise Hold
-            return await self._decide(tx, batch, marketing=True)
+            return await self._decide(tx, batch, Lane.MARKETING)
 
     async def take(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
         """Decide on a batch of transactional or service messages, and return their hand-off.
 
         A message whose gateway has no free slot waits in the ledger, like a message sent over HTTP.
         """
-        return await self._decide(tx, batch, marketing=False)
+        return await self._decide(tx, batch, Lane.TRANSACTIONAL)
 
-    async def _decide(self, tx: AsyncConnection, batch: list[Received], *, marketing: bool) -> After | None:
+    async def _decide(self, tx: AsyncConnection, batch: list[Received], lane: Lane) -> After | None:
         partition = batch[0].partition
         candidates: dict[UUID, Candidate] = {}
         reworded: dict[UUID, MessageReworded] = {}
@@ -161,21 +164,21 @@ class Intake:
             # duplicate still has the old text.
             candidates.setdefault(candidate.message_id, candidate)
         if reworded:
-            await messages.lock_partition(tx, partition, marketing=True)
+            await messages.lock_partition(tx, partition, Lane.MARKETING)
             if not await messages.reword(tx, reworded):
                 raise Hold  # a message in hand-off has left at the retry, or waits again with a row to update
         decisions = await self._clearance.decide(tx, partition, list(candidates.values()), locked=bool(reworded))
-        if not marketing:
+        if lane is Lane.TRANSACTIONAL:
             decisions = self._handoff.codes.or_wait(decisions)
         new = await messages.insert_messages(tx, [d.row for d in decisions])
         decisions = [d for d in decisions if d.candidate.message_id in new]
-        await events.append_changes(tx, [events.inserted(d.row) for d in decisions if d.permit is None])
+        await events.append_changes(tx, [events.changed(d.row) for d in decisions if d.permit is None])
         permits = [d.permit for d in decisions if d.permit]
         if not permits:
             return None
 
         async def hand_off() -> None:
-            await (self._handoff.send(permits) if marketing else self._handoff.codes.begin(permits))
+            await (self._handoff.send(permits) if lane is Lane.MARKETING else self._handoff.codes.begin(permits))
 
         return hand_off
 
@@ -197,7 +200,7 @@ class Intake:
         candidate = candidates.get(identity)
         if candidate is not None and candidate.subject_id == event.subject_id:
             region = candidate.region if event.region is None else event.region or None
-            candidates[identity] = msgspec.structs.replace(candidate, text=event.text or "", region=region)
+            candidates[identity] = replace(candidate, text=event.text or "", region=region)
 
 
 @dataclass(slots=True)
@@ -214,26 +217,24 @@ class Handoff:
     clearance: Clearance
     submits_in_flight: int
     codes: Codes = field(init=False)
-    _lanes: dict[tuple[str, bool], asyncio.Semaphore] = field(init=False)
+    _lanes: dict[tuple[str, Lane], asyncio.Semaphore] = field(init=False)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _in_hand: int = 0  # messages
     _room: asyncio.Event = field(default_factory=asyncio.Event)  # set while the hand-off is not behind
-    _lapsed: dict[tuple[int, bool, bool], _Lapsed] = field(default_factory=dict)
+    _lapsed: dict[_Alike, _Lapsed] = field(default_factory=dict)
     _waits: set[asyncio.Timeout] = field(default_factory=set)  # for a slot
-    _storing: dict[bool, Storing] = field(init=False)  # by lane: True for marketing
+    _storing: dict[Lane, Storing] = field(init=False)
 
     def __post_init__(self) -> None:
         self.codes = Codes(self.send, self.traffic.gateways, self.submits_in_flight)
         self._room.set()
         self._lanes = {
-            (name, marketing): asyncio.Semaphore(self.submits_in_flight)
-            for name in self.traffic.gateways
-            for marketing in (True, False)
+            (name, lane): asyncio.Semaphore(self.submits_in_flight) for name in self.traffic.gateways for lane in Lane
         }
-        self._storing = {marketing: Storing(self._store_outcomes) for marketing in (True, False)}
+        self._storing = {lane: Storing(self._store_outcomes) for lane in Lane}
         messages.VIOLATIONS.labels(ACCEPTED_TWICE)
         for name in self.traffic.gateways:
-            for status in ("accepted", "rejected", "unknown", "deferred"):
+            for status in may_follow(Status.SENDING, Cause.OUTCOME):
                 OUTCOMES.labels(name, status)  # create the series at 0, so that the first outcome is an increase
 
     async def send(self, permits: Sequence[Permit]) -> None:
@@ -246,7 +247,7 @@ class Handoff:
 
     async def _send(self, permits: Sequence[Permit]) -> None:
         """Submit the messages in batches of one gateway, one lane and one permit expiry."""
-        lanes: dict[tuple[str, bool, float], list[Permit]] = {}
+        lanes: dict[tuple[str, Lane, float], list[Permit]] = {}
         for permit in permits:
             lanes.setdefault((*_lane(permit), permit.until), []).append(permit)
         batches = []
@@ -262,7 +263,7 @@ class Handoff:
         So a STOP reaches a waiting message, and recovery does not mistake the message for a dead process's. A half-open
         gateway has one slot of each lane, for one message; a gateway whose breaker is open has no slot.
         """
-        until, marketing = permits[0].until, _lane(permits[0])[1]
+        until, lane = permits[0].until, permits[0].candidate.lane
         while permits:
             standing = self._standing(permits[0])
             trying = standing == "to be tried"
@@ -284,16 +285,16 @@ class Handoff:
             if answers is None:  # refused as a whole: halve the batch to find the message to blame
                 half = len(going) // 2
                 halves = (self._send_batch(going[:half]), self._send_batch(going[half:]))
-                await asyncio.gather(self._settle(later, marketing=marketing), *halves)
+                await asyncio.gather(self._settle(later, lane), *halves)
             else:
-                await self._settle([*later, *answers], marketing=marketing)
+                await self._settle([*later, *answers], lane)
             permits = [*late, *permits[len(first) :]]  # a late message has a lapsed permit, and is decided again
 
-    async def _submit(self, permits: Sequence[Permit]) -> tuple[list[dict[str, Any]] | None, list[Permit]]:
+    async def _submit(self, permits: Sequence[Permit]) -> tuple[list[Outcome] | None, list[Permit]]:
         """Submit one batch: the only place where a message leaves.
 
-        Return rows for `messages.settle`, and the permits too late to begin. Return None instead of rows when the
-        gateway refused a batch of several messages as a whole: then no message was taken.
+        Return the outcomes, and the permits too late to begin. Return None instead of outcomes when the gateway
+        refused a batch of several messages as a whole: then no message was taken.
         """
         started, at = time.monotonic(), datetime.now(UTC)
         submits = [
@@ -341,29 +342,29 @@ class Handoff:
             for p, r in zip(permits, results, strict=True)
         ], late
 
-    async def _settle(self, settled: Sequence[dict[str, Any]], *, marketing: bool) -> None:
+    async def _settle(self, settled: Sequence[Outcome], lane: Lane) -> None:
         """Return once the ledger has these outcomes, perhaps in one transaction with others of their lane."""
         if not settled:
             return
-        for (gateway, status), many in Counter((o["asked"], o["status"]) for o in settled).items():
+        for (gateway, status), many in Counter((o.asked, o.status) for o in settled).items():
             OUTCOMES.labels(gateway, status).inc(many)
-        await self._storing[marketing].stored(settled)
+        await self._storing[lane].stored(settled)
 
-    async def _store_outcomes(self, settled: Sequence[dict[str, Any]]) -> None:
+    async def _store_outcomes(self, settled: Sequence[Outcome]) -> None:
         async with self.database.begin() as tx:
-            plain = [o for o in settled if outcomes.went_as_it_should(o)]
-            if len(plain) < len(settled):
-                await store.lock_messages(tx, [o["message_id"] for o in settled])
-            done = await messages.accept(tx, plain)
-            changes = [events.accepted(o["permit"].row, o) for o in settled if o["message_id"] in done]
-            changes += await messages.settle(tx, [o for o in settled if o["message_id"] not in done])
+            usual = outcomes.usual(settled)
+            if len(usual) < len(settled):
+                await store.lock_messages(tx, [o.message_id for o in settled])
+            done = await messages.accept(tx, usual)
+            changes = [events.accepted(decision, o) for o, decision in usual if o.message_id in done]
+            changes += await messages.settle(tx, [o for o in settled if o.message_id not in done])
             await events.append_changes(tx, changes)
             await self._look_for_seconds(tx, settled, changes)
-            await _tell_what_the_provider_refuses(tx, settled)
-        await until_stored(lambda: self._enforce([o["subject_id"] for o in settled]))
+            await tell_what_the_provider_refuses(tx, settled)
+        await until_stored(lambda: self._enforce([o.subject_id for o in settled]))
 
     async def _look_for_seconds(
-        self, tx: AsyncConnection, settled: Sequence[dict[str, Any]], changes: Sequence[events.Changed]
+        self, tx: AsyncConnection, settled: Sequence[Outcome], changes: Sequence[events.Changed]
     ) -> None:
         """Report a broken promise where a message left a second time.
 
@@ -373,22 +374,22 @@ class Handoff:
         changed = {event.message_id for _, event in changes}
         if len(changed) == len(settled):
             return
-        many = Counter(o["message_id"] for o in settled)
+        many = Counter(o.message_id for o in settled)
         unclear = [
             o
             for o in settled
-            if o["status"] == "accepted"
-            and o["handed_off_at"] is not None
-            and (str(o["message_id"]) not in changed or many[o["message_id"]] > 1)
+            if o.status is Status.ACCEPTED
+            and o.handed_off_at is not None
+            and (str(o.message_id) not in changed or many[o.message_id] > 1)
         ]
         if not unclear:
             return
-        rows = await store.left_already(tx, [o["message_id"] for o in unclear])
+        rows = await store.left_already(tx, [o.message_id for o in unclear])
         for one in unclear:
-            row, by = rows.get(one["message_id"]), self.traffic.gateways.get(one["gateway"])
+            row, by = rows.get(one.message_id), self.traffic.gateways.get(one.asked)
             idempotent = by is not None and by.capabilities.idempotent
             if row is not None and outcomes.is_a_second(one, row, idempotent=idempotent):
-                told = {"rule": ACCEPTED_TWICE, "messages": str(one["message_id"]), "gateway": one["gateway"]}
+                told = {"rule": ACCEPTED_TWICE, "messages": str(one.message_id), "gateway": one.gateway}
                 once_committed(tx, partial(log.critical, "a promise is broken", extra=told))
                 once_committed(tx, messages.VIOLATIONS.labels(ACCEPTED_TWICE).inc)
 
@@ -467,8 +468,8 @@ class Handoff:
         """
         if permits[0].again:
             return
-        rows = [outcomes.outcome(p, "deferred", (Reason.SERVICE_STOPPING,), datetime.now(UTC)) for p in permits]
-        await self._settle([{**row, "gateway": None} for row in rows], marketing=_lane(permits[0])[1])
+        given = [outcomes.outcome(p, Status.DEFERRED, (Reason.SERVICE_STOPPING,), datetime.now(UTC)) for p in permits]
+        await self._settle([replace(each, gateway=None) for each in given], permits[0].candidate.lane)
 
     async def _decide_again(self, permits: Sequence[Permit]) -> list[Permit]:
         """Return fresh permits for the messages still allowed; the ledger keeps the new verdict of each other message.
@@ -476,7 +477,7 @@ class Handoff:
         Permits which lapse while a decision of their partition and lane waits for its turn join the decision.
         """
         REDECIDED.inc(len(permits))
-        kind = permits[0].candidate.partition, _lane(permits[0])[1], permits[0].again
+        kind = permits[0].candidate.partition, permits[0].candidate.lane, permits[0].again
         if kind not in self._lapsed:
             self._lapsed[kind] = [], asyncio.create_task(self._decide_together(kind))
         lapsed, deciding = self._lapsed[kind]
@@ -484,11 +485,11 @@ class Handoff:
         fresh = await asyncio.shield(deciding)  # a cancelled waiter leaves the decision to the others
         return [fresh[p.candidate.message_id] for p in permits if p.candidate.message_id in fresh]
 
-    async def _decide_together(self, kind: tuple[int, bool, bool]) -> dict[UUID, Permit]:
-        _, marketing, _ = kind
-        async with self.clearance.one_at_a_time if marketing else contextlib.nullcontext():
+    async def _decide_together(self, kind: _Alike) -> dict[UUID, Permit]:
+        _, lane, _ = kind
+        async with self.clearance.one_at_a_time if lane is Lane.MARKETING else contextlib.nullcontext():
             lapsed, _ = self._lapsed.pop(kind)
-            ours = {p.row["decided_at"] for p in lapsed}
+            ours = {p.row.decided_at for p in lapsed if p.row and p.row.decided_at}
             with contextlib.suppress(Exception):  # retried below without the lock, so no other decision waits
                 return {p.candidate.message_id: p for p in await self._redecide(lapsed, ours)}
         return {p.candidate.message_id: p for p in await until_stored(lambda: self._redecide(lapsed, ours))}
@@ -501,12 +502,12 @@ class Handoff:
         """
         partition = permits[0].candidate.partition
         async with self.database.begin() as tx:
-            await messages.lock_partition(tx, partition, marketing=_lane(permits[0])[1])
+            await messages.lock_partition(tx, partition, permits[0].candidate.lane)
             again = permits[0].again
             rows = await store.still_ours(tx, [p.candidate.message_id for p in permits], ours, again=again)
             wanted = [stored(row) for row in rows]
             decisions = await self.clearance.decide(tx, partition, wanted, locked=True, again=again)
-            ours.update(d.row["decided_at"] for d in decisions)
+            ours.update(d.row.decided_at for d in decisions if d.row.decided_at)
             refused = [d for d in decisions if d.permit is None]
             if again:  # a resubmit may have left already: `unknown`, as in the sweep
                 held = {d.candidate.message_id for d in refused}
@@ -518,13 +519,13 @@ class Handoff:
             await enforcement.enforce(tx, [d.candidate.subject_id for d in refused])
         return [d.permit for d in decisions if d.permit]
 
-    def _within_the_rate(self, permits: Sequence[Permit]) -> tuple[list[Permit], list[dict[str, Any]]]:
+    def _within_the_rate(self, permits: Sequence[Permit]) -> tuple[list[Permit], list[Outcome]]:
         """Split the permits into messages within the gateway's rate, and deferred outcomes for the rest.
 
         Deferred messages come back one after another at the rate, and expire where their turn comes too late.
         """
         now: list[Permit] = []
-        later: list[dict[str, Any]] = []
+        later: list[Outcome] = []
         if permits[0].again:
             return list(permits), later
         when = self.traffic.admit(permits[0].gateway, [p.oadc for p in permits])
@@ -533,7 +534,7 @@ class Handoff:
                 now.append(permit)
             else:
                 until = min(due, permit.candidate.send_before)
-                later.append(outcomes.outcome(permit, "deferred", (Reason.GATEWAY_THROTTLED,), until))
+                later.append(outcomes.outcome(permit, Status.DEFERRED, (Reason.GATEWAY_THROTTLED,), until))
         return now, later
 
     def _note_failures(self, name: str, permits: Sequence[Permit], results: Sequence[Result | SendError]) -> None:
@@ -576,14 +577,14 @@ class Handoff:
         )
         return min(ways.again(datetime.now(UTC)), permit.candidate.send_before)
 
-    async def learn(self, row: Row[Any], result: Result) -> None:
-        """Record the look-up result of a message whose answer was lost. `row`: as for `outcomes.looked_up`."""
+    async def learn(self, row: outcomes.LostAnswer, result: Result) -> None:
+        """Record the look-up result of a message whose answer was lost."""
         echoes = self.traffic.gateways[row.gateway].capabilities.echoes_reference
-        await self._settle([outcomes.looked_up(row, result, echoes_reference=echoes)], marketing=True)
+        await self._settle([outcomes.looked_up(row, result, echoes_reference=echoes)], Lane.MARKETING)
 
 
-def _lane(permit: Permit) -> tuple[str, bool]:
-    return permit.gateway, permit.candidate.category == "marketing"
+def _lane(permit: Permit) -> tuple[str, Lane]:
+    return permit.gateway, permit.candidate.lane
 
 
 def _is_no_answer(result: Result | SendError) -> bool:
@@ -594,29 +595,3 @@ def _is_no_answer(result: Result | SendError) -> bool:
     if isinstance(result, Misconfigured):
         return not result.of_sender
     return isinstance(result, (Unreachable, Unanswered))
-
-
-async def _tell_what_the_provider_refuses(tx: AsyncConnection, settled: Sequence[dict[str, Any]]) -> None:
-    """Store the opt-outs and blocks in the gateways' answers.
-
-    A person who opted out with the provider has opted out: the DLR published here is evidence for consent-svc. Until
-    consent-svc has applied the opt-out, and where the provider gives no reason, a provider block denies the person
-    marketing by every gateway (fail closed).
-    """
-    now = datetime.now(UTC)
-    refused = [
-        {
-            **row,
-            "status": None,  # as `settle` left the row: perhaps final, or in the hand of another process
-            "receipt": "opted_out",
-            "receipt_at": row["handed_off_at"] or now,
-            "since": row["handed_off_at"] or now,
-            "opted_out": row["answer"].opted_out,
-        }
-        for row in settled
-        if "answer" in row and (row["answer"].opted_out or row["answer"].blocked)
-    ]
-    if not refused:
-        return
-    await store.block(tx, refused)
-    await events.append_changes(tx, await messages.put_receipts(tx, [row for row in refused if row["opted_out"]]))
