@@ -36,8 +36,7 @@ def message(n: int = 1, status: str = "sending", **more: Any) -> MessageRow:
     return replace(row, **more)
 
 
-def decided_at(row: MessageRow | None) -> datetime:
-    assert row is not None
+def decided_at(row: MessageRow) -> datetime:
     assert row.decided_at is not None
     return row.decided_at
 

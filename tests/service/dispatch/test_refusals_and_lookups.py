@@ -108,7 +108,7 @@ class Ledger:
         await self.holds("sending")
         row = await self.row()
         said = "Offre. STOP au 36111", "MAISONLUNE", "36111"
-        return Permit(stored(row), number(1), *said, self.provider, until=float("inf"), row=row)
+        return Permit(stored(row), number(1), *said, self.provider, float("inf"), row)
 
     async def row(self) -> Any:
         async with self.database.begin() as tx:

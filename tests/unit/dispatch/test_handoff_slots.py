@@ -35,6 +35,7 @@ from dispatch.sending import outcomes, pipeline
 from dispatch.sending.pipeline import Handoff
 from tests.support import builders
 from tests.support.eventually import eventually
+from tests.support.ledger import message
 from tests.support.operators.accounts import ACCOUNTS
 from tests.support.operators.faults import fault_server
 
@@ -62,7 +63,7 @@ async def handoff() -> AsyncIterator[Handoff]:
 
 def _permit(category: Category = "marketing", oadc: str = "LUNE") -> Permit:
     candidate = requested(builders.requested(1, category=category), 0)
-    return Permit(candidate, builders.number(1), "Offre. STOP au 36111", oadc, "36111", HOME, until=float("inf"))
+    return Permit(candidate, builders.number(1), "Offre. STOP au 36111", oadc, "36111", HOME, float("inf"), message())
 
 
 def _waits(handoff: Handoff, permit: Permit, error: Misconfigured | Unreachable) -> bool:
@@ -167,7 +168,9 @@ async def test_a_submit_that_outlives_its_gateways_word_is_unknown(monkeypatch: 
         gateway = HttpGateway("twilio", HTTP_PROVIDERS["twilio"], account, timeout_s=60.0)
         gateway.timeout_s = 2.0  # is what it says, and not what it does
         candidate = requested(builders.requested(1), 0)
-        permit = Permit(candidate, builders.number(1), "Offre", "MAISONLUNE", "36111", "twilio", float("inf"))
+        permit = Permit(
+            candidate, builders.number(1), "Offre", "MAISONLUNE", "36111", "twilio", float("inf"), message()
+        )
         async with asyncio.timeout(30.0):
             rows, late = await _handoff(Traffic([gateway]))._submit([permit, permit])
         await gateway.close()

@@ -13,9 +13,10 @@ from dispatch.messages.row import Outcome
 from dispatch.messages.status import Status
 from dispatch.sending.outcomes import KEPT_CHARS, HandedOff, answered, is_a_second
 from tests.support import builders
+from tests.support.ledger import message
 
 PERMIT = Permit(
-    requested(builders.requested(1), 0), builders.number(1), "Offre", "MAISONLUNE", "36111", "telnyx", until=0.0
+    requested(builders.requested(1), 0), builders.number(1), "Offre", "MAISONLUNE", "36111", "telnyx", 0.0, message()
 )
 BECOMES: dict[SendError, tuple[str, tuple[Reason, ...]]] = {
     Throttled(1.0): ("deferred", (Reason.GATEWAY_THROTTLED,)),

@@ -30,6 +30,7 @@ from dispatch.audit import store
 from dispatch.gate import record
 from dispatch.gate.rules import Allow, Defer, Deny, Expire, Verdict
 from dispatch.messages.reasons import Reason
+from dispatch.messages.status import HANDED_OFF, Status
 
 TOLD = 100  # messages printed; further messages are only counted
 
@@ -75,7 +76,7 @@ class Replay:
             self.differing += 1
             return f"{row.message_id}: its record cannot be read: {error}"
         if self.other is None and not _is_told(stood, row.status, row.reasons):
-            if (row.status, list(row.reasons)) != ("denied", [Reason.ERASED]):
+            if (row.status, list(row.reasons)) != (Status.DENIED, [Reason.ERASED]):
                 self.differing += 1
                 says = f"its row says {' '.join((row.status, ', '.join(row.reasons))).strip()}"
                 return f"{row.message_id}: {says}, its record {_told(stood)}"
@@ -127,16 +128,16 @@ WAYS_OUT = frozenset(  # reasons that hold back an allowed message, and are not 
 def _is_told(verdict: Verdict, status: str, reasons: Sequence[str]) -> bool:
     """Return whether a row with this status and these reasons agrees with the verdict."""
     match verdict:
-        case Allow() if status == "deferred":
+        case Allow() if status == Status.DEFERRED:
             return bool(reasons) and WAYS_OUT.issuperset(reasons)
         case Allow():
-            return status in ("pending", "sending", "accepted", "rejected", "unknown") and not reasons
+            return status in {Status.PENDING, *HANDED_OFF} and not reasons
         case Deny():
-            told = "denied"
+            told = Status.DENIED
         case Defer():
-            told = "deferred"
+            told = Status.DEFERRED
         case Expire():
-            told = "expired"
+            told = Status.EXPIRED
     return (status, tuple(reasons)) == (told, verdict.reasons)
 
 

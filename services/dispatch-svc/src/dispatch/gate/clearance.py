@@ -103,8 +103,8 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     stop_code: str
     gateway: str
     until: float
+    row: MessageRow
     again: bool = False
-    row: MessageRow | None = None
 
     def __repr__(self) -> str:  # omits number and text
         return f"Permit({self.candidate.message_id})"
@@ -227,7 +227,7 @@ class Clearance:
                 ends = gate.ends(request, known)
                 by = until if ends >= lapses else until - (lapses - ends).total_seconds()
                 permit = Permit(
-                    candidate, number, content, sender.oadc, sender.stop_code, gateway, by, again=again, row=row
+                    candidate, number, content, sender.oadc, sender.stop_code, gateway, by, row, again=again
                 )
                 recent[one] += candidate.category == "marketing"
             decisions.append(Decision(candidate, verdict, row, permit))

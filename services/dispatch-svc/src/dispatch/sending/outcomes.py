@@ -102,7 +102,7 @@ def outcome(
         message_id=permit.candidate.message_id,
         subject_id=permit.candidate.subject_id,
         status=status,
-        decided_at=permit.row.decided_at if permit.row else None,
+        decided_at=permit.row.decided_at,
         gateway=permit.gateway,
         asked=permit.gateway,
         reasons=reasons,

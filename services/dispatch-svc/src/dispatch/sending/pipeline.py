@@ -489,7 +489,7 @@ class Handoff:
         _, lane, _ = kind
         async with self.clearance.one_at_a_time if lane is Lane.MARKETING else contextlib.nullcontext():
             lapsed, _ = self._lapsed.pop(kind)
-            ours = {p.row.decided_at for p in lapsed if p.row and p.row.decided_at}
+            ours = {p.row.decided_at for p in lapsed if p.row.decided_at}
             with contextlib.suppress(Exception):  # retried below without the lock, so no other decision waits
                 return {p.candidate.message_id: p for p in await self._redecide(lapsed, ours)}
         return {p.candidate.message_id: p for p in await until_stored(lambda: self._redecide(lapsed, ours))}
