@@ -3,7 +3,7 @@ every statement with everything it may be asked for. Real Postgres, no service a
 
 import ast
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from dispatch.messages import store as messages
 from dispatch.messages.row import MessageRow
 from dispatch.messages.status import FIRST, STEPS, Cause, Status, may_follow
 from tests.support.builders import now, subject
-from tests.support.infrastructure import Postgres
 from tests.support.ledger import accepted, message, receipted
 
 pytestmark = pytest.mark.brokerless
@@ -27,13 +26,6 @@ pytestmark = pytest.mark.brokerless
 Statement = Callable[[AsyncConnection, Sequence[MessageRow]], Awaitable[object]]
 SOURCE = Path(dispatch.__file__).parent
 WAITING_FOR = ("under_review", "campaign_paused")
-
-
-@pytest.fixture
-async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:
-    database = Database(await postgres.clone("dispatch", f"dispatch_{unique}"))
-    yield database
-    await database.engine.dispose()
 
 
 def _decides(to: Status) -> Statement:

@@ -46,7 +46,9 @@ from dispatch.messages.row import COLUMNS, MessageRow, Outcome, ReceiptChange, c
 from dispatch.messages.status import WAITING, Status
 from dispatch.schema import metadata
 
-VIOLATIONS = counter("sms_dispatch_violations_total", "Rows of the ledger that no promise of ours allows.", ["rule"])
+VIOLATIONS = counter(
+    "sms_dispatch_violations_total", "Rows of the message ledger that break a promise, by rule.", ["rule"]
+)
 DUE = "dispatch_due"  # NOTIFY channel: marketing is due at once
 CODES_DUE = "dispatch_codes_due"  # NOTIFY channel: the other lane; the payload names the partition
 OF_LANE = {Lane.MARKETING: "category = 'marketing'", Lane.TRANSACTIONAL: "category <> 'marketing'"}
