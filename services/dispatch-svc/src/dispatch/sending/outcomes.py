@@ -119,6 +119,15 @@ def nobody_knows(row: Any) -> dict[str, Any]:
     }
 
 
+def never_left(row: Any, at: datetime) -> dict[str, Any]:
+    """Return a `deferred` outcome, due `at` once, for a ledger row left `sending` whose submit never began.
+
+    The gate decides on the message afresh, as on a message handed back at a planned stop.
+    """
+    reasons = (Reason.SERVICE_STOPPING,)
+    return {**nobody_knows(row), "status": "deferred", "reasons": reasons, "due_at": at, "gateway": None}
+
+
 def _named(result: Result, *, echoes_reference: bool) -> dict[str, str | None]:
     """Return the provider reference columns: the gateway's message id, and `known_as` where DLRs name only that id.
 

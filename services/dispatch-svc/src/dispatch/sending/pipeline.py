@@ -5,9 +5,11 @@
     decide    `Clearance.decide`: reads consent under the partition's lock, and `gate/rules.py` decides [1]
     insert    `messages.insert_messages`: each message with its verdict, a permitted message as `sending`.
               Commit [2, 3; transactional lane 39, 40]
-    submit    `Handoff.send`: in batches, each on valid permits, with no transaction open. `_submit` is the only place
-              where a message leaves [4, 5, 6; transactional lane 41]. The transactional consumer does not wait for
-              the submit (`transactional.py`)
+    begin     `Handoff.send`: in batches, each on valid permits. A batch with a slot is marked as begun (`mark_writer.py`),
+              in one transaction for all batches that have a slot now. Commit [47, 48]. Messages which wait for a slot
+              or a rate have no mark [51]
+    submit    with no transaction open. `_submit` is the only place where a message leaves [4, 5, 6; transactional
+              lane 41]. The transactional consumer does not wait for the submit (`transactional.py`)
     record    `Handoff._store_outcomes`: the outcomes of several submits (`outcomes.py`) in one transaction
               (`outcome_writer.py`), with their events. Commit [7, 8; not accepted 37, 38]. Then the waiting opt-outs
               of these subjects are enforced [21, 22], and the relay publishes the events [9, 10]
@@ -18,7 +20,7 @@ back [31], half of a refused batch [36], an opt-out during a downtime [45, 46].
 
 Deferred messages, and messages left `sending` by a crash, enter at `Handoff.send` (`timers.py`). No source of marketing
 brings in more messages than can leave soon. A submit without a known end is `unknown`, and dispatch never blindly sends
-the message again. A message in hand and not yet submitted stays with this process until another process decides on the
+the message again; a message without the mark certainly never left, and is decided afresh. A message in hand and not yet submitted stays with this process until another process decides on the
 message (`store.still_ours`), even if recovery has marked it `unknown`.
 """
 
@@ -27,7 +29,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -65,9 +67,11 @@ from dispatch.gateways.pool import Traffic
 from dispatch.messages import enforcement, events
 from dispatch.messages import store as messages
 from dispatch.messages.reasons import Reason
+from dispatch.messages.store import DecisionId
 from dispatch.projection import store as projection
 from dispatch.projection.limits import is_fresh
 from dispatch.sending import outcomes, store
+from dispatch.sending.mark_writer import MarkWriter, by_decision
 from dispatch.sending.outcome_writer import Storing, until_stored
 from dispatch.sending.transactional import Codes
 
@@ -220,7 +224,8 @@ class Handoff:
     _room: asyncio.Event = field(default_factory=asyncio.Event)  # set while the hand-off is not behind
     _lapsed: dict[tuple[int, bool, bool], _Lapsed] = field(default_factory=dict)
     _waits: set[asyncio.Timeout] = field(default_factory=set)  # for a slot
-    _storing: dict[bool, Storing] = field(init=False)  # by lane: True for marketing
+    _marks: dict[bool, MarkWriter] = field(init=False)  # by lane: True for marketing
+    _storing: dict[bool, Storing] = field(init=False)  # likewise
 
     def __post_init__(self) -> None:
         self.codes = Codes(self.send, self.traffic.gateways, self.submits_in_flight)
@@ -230,6 +235,7 @@ class Handoff:
             for name in self.traffic.gateways
             for marketing in (True, False)
         }
+        self._marks = {marketing: MarkWriter(self._mark_begun) for marketing in (True, False)}
         self._storing = {marketing: Storing(self._store_outcomes) for marketing in (True, False)}
         messages.VIOLATIONS.labels(ACCEPTED_TWICE)
         for name in self.traffic.gateways:
@@ -278,7 +284,8 @@ class Handoff:
                     continue
                 first = permits[:1] if trying else permits
                 going, later = self._within_the_rate(first)
-                answers, late = await self._submit(going) if going else ([], [])
+                begins = bool(going) and await self._marks[marketing].may_begin(going)
+                answers, late = await self._submit(going) if begins else ([], [])
             finally:
                 slots.release()
             if answers is None:  # refused as a whole: halve the batch to find the message to blame
@@ -287,7 +294,13 @@ class Handoff:
                 await asyncio.gather(self._settle(later, marketing=marketing), *halves)
             else:
                 await self._settle([*later, *answers], marketing=marketing)
+            if going and not begins:
+                await self._send(await self._decide_again(going))
             permits = [*late, *permits[len(first) :]]  # a late message has a lapsed permit, and is decided again
+
+    async def _mark_begun(self, decisions: Mapping[DecisionId, Sequence[UUID]]) -> set[DecisionId]:
+        async with self.database.begin() as tx:
+            return await messages.begin(tx, decisions)
 
     async def _submit(self, permits: Sequence[Permit]) -> tuple[list[dict[str, Any]] | None, list[Permit]]:
         """Submit one batch: the only place where a message leaves.
@@ -515,6 +528,8 @@ class Handoff:
             else:
                 await events.append_changes(tx, await messages.update_decisions(tx, [d.row for d in refused]))
             await messages.update_decisions(tx, [d.row for d in decisions if d.permit])
+            if again:  # marked at once: the first submit may have left, whatever becomes of the resubmit
+                await messages.begin(tx, by_decision([d.permit for d in decisions if d.permit]))
             await enforcement.enforce(tx, [d.candidate.subject_id for d in refused])
         return [d.permit for d in decisions if d.permit]
 
