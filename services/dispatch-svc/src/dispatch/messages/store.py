@@ -1,4 +1,6 @@
-"""The tables `message`, `sending` and `begun`, and their statements. Rows travel as arrays; the caller owns the transaction.
+"""The tables `message`, `sending` and `begun`, and their statements.
+
+Rows travel as arrays; the caller owns the transaction.
 
 The locks of a partition order decisions and opt-outs. Each lane has a lock: a decision holds the lock of its lane
 shared (`lock_partition`), the consent projection holds both exclusive (`lock_decisions_out`). So an opt-out either
@@ -305,9 +307,9 @@ async def _note_sending(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) 
 
 
 async def forget_sending(tx: AsyncConnection, begun_before: datetime) -> None:
-    """Delete the rows of `sending` that began before this instant and list no `sending` message any more; their marks too.
+    """Delete the rows of `sending` that began before this instant and list no `sending` message any more.
 
-    A subquery checks each row: NOT EXISTS becomes a join, and with few statistics Postgres reads the whole ledger. A
+    Their marks go too. A subquery checks each row: NOT EXISTS becomes a join, and with few statistics Postgres reads the whole ledger. A
     row that a frozen owner holds (`begin`) waits for a later call.
     """
     await tx.execute(

@@ -5,9 +5,9 @@
     decide    `Clearance.decide`: reads consent under the partition's lock, and `gate/rules.py` decides [1]
     insert    `messages.insert_messages`: each message with its verdict, a permitted message as `sending`.
               Commit [2, 3; transactional lane 39, 40]
-    begin     `Handoff.send`: in batches, each on valid permits. A batch with a slot is marked as begun (`mark_writer.py`),
-              in one transaction for all batches that have a slot now. Commit [47, 48]. Messages which wait for a slot
-              or a rate have no mark [51]
+    begin     `Handoff.send`: in batches, each on valid permits. A batch with a slot is marked as begun, in one
+              transaction for all batches that have a slot now (`mark_writer.py`). Commit [47, 48]. Messages which wait
+              for a slot or a rate have no mark [51]
     submit    with no transaction open. `_submit` is the only place where a message leaves [4, 5, 6; transactional
               lane 41]. The transactional consumer does not wait for the submit (`transactional.py`)
     record    `Handoff._store_outcomes`: the outcomes of several submits (`outcomes.py`) in one transaction
@@ -20,8 +20,9 @@ back [31], half of a refused batch [36], an opt-out during a downtime [45, 46].
 
 Deferred messages, and messages left `sending` by a crash, enter at `Handoff.send` (`timers.py`). No source of marketing
 brings in more messages than can leave soon. A submit without a known end is `unknown`, and dispatch never blindly sends
-the message again; a message without the mark certainly never left, and is decided afresh. A message in hand and not yet submitted stays with this process until another process decides on the
-message (`store.still_ours`), even if recovery has marked it `unknown`.
+the message again. A `sending` message without the mark never left: after a crash it is decided afresh. A message in
+hand and not yet submitted stays with this process until another process decides on the message (`store.still_ours`)
+or recovery gives the message back, even if recovery has marked it `unknown`.
 """
 
 import asyncio
