@@ -62,7 +62,7 @@ BEGAN_LATER = (
 )
 # read by whoever decides, and written by nobody here
 OF_NOBODY = ("SELECT sender_id, oadc", "SELECT subject_id, gateway FROM provider_block")
-NOT_LEFT = "SELECT count(*) FROM message WHERE message_id = ANY($1::uuid[]) AND status NOT IN ('sending', 'accepted', 'unknown')"
+NOT_LEFT = "SELECT count(*) FROM message WHERE message_id = ANY($1::uuid[]) AND status IN ('deferred', 'denied')"
 SENDING = "SELECT count(*) FROM message WHERE status = 'sending'"
 OPEN = "SELECT count(*) FROM enforcement WHERE enforced_at IS NULL"
 MARKETING: dict[str, Any] = {}

@@ -1,8 +1,8 @@
 """The timers: decide due messages afresh, wake messages after a pause, recover what a crash left, match early DLRs.
 
 [n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: deciding afresh [13, 14;
-transactional lane 42], the end of a pause [25, 26] and its note [27, 28], messages a crash left `sending` [11, 12; not begun 49, 50],
-open opt-outs [23, 24], early DLRs [32, 33].
+transactional lane 42], the end of a pause [25, 26] and its note [27, 28], messages a crash left `sending` [11, 12;
+not begun 49, 50], open opt-outs [23, 24], early DLRs [32, 33].
 """
 
 import asyncio
