@@ -255,7 +255,7 @@ async def test_what_its_owner_is_marking_at_this_moment_is_not_given_back(
         async with asyncio.timeout(10):
             await other.sweeps()
             await other.sweeps()
-        assert [status for status, _ in await other.ledger()] == ["unknown"]
+        assert [status for status, _ in await other.ledger()] == ["sending"]
     await other.sweeps()
     assert [status for status, _ in await other.ledger()] == ["unknown"]
     assert fake.messages == []

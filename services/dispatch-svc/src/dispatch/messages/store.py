@@ -309,8 +309,8 @@ async def _note_sending(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) 
 async def forget_sending(tx: AsyncConnection, begun_before: datetime) -> None:
     """Delete the rows of `sending` that began before this instant and list no `sending` message any more.
 
-    Their marks go too. A subquery checks each row: NOT EXISTS becomes a join, and with few statistics Postgres reads the
-    whole ledger. A row that a frozen owner holds (`begin`) waits for a later call.
+    Their marks go too. A subquery checks each row: NOT EXISTS becomes a join, and with few statistics Postgres reads
+    the whole ledger. A row that a frozen owner holds (`begin`) waits for a later call.
     """
     await tx.execute(
         text(
