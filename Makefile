@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 # Two share the work, file by file, the longest first (tests/support/order.py), each with a Postgres and a broker of its own. Not
 # end to end: a stack fills a machine
 PYTEST := $(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=10
+# The suites that need nothing: part of `make check`
+QUICK := tests/unit tests/contract
 # A test there may wait for several groups to form, each on a JVM that shares the machine with another worker's
 PATIENT := --timeout=300
 # What reaches no broker, and what any broker does for, has run on the local one
@@ -16,13 +18,13 @@ PACKAGES := libs/common services/consent-svc services/campaign-svc services/disp
 SOURCES := libs services stack tests examples bench chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status page check fmt lint types imports test test-kafka unit property contract conformance service e2e schemas rooms corpus mutants fuzz bench chaos kafka clean
+.PHONY: help install lock demo up down status page check lint types quick fmt test test-kafka unit property contract conformance service e2e schemas rooms corpus mutants fuzz bench chaos kafka clean
 
 ##@ Everyday
-help: ## This list
+help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(VENV)/installed ## A virtual environment with everything, pinned with hashes
+install: $(VENV)/installed ## Create a virtual environment with all dependencies, pinned with hashes
 
 $(VENV)/installed: requirements/dev.txt $(PACKAGES:%=%/pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -30,29 +32,29 @@ $(VENV)/installed: requirements/dev.txt $(PACKAGES:%=%/pyproject.toml)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation $(PACKAGES:%=-e ./%)
 	touch $@
 
-demo: install ## A real run with a report: 10,000 contacts, two campaigns, STOP replies while it runs (KAFKA=1 or 3; ON=file: docker-compose.yml)
+demo: install ## A run with a report: 10,000 contacts, two campaigns, STOP replies during the run (KAFKA=1 or 3; ON=file: docker-compose.yml)
 	$(BIN)/python -m stack demo
 
-up: install ## Start everything and leave it running; URLs and a token in .placet/stack.env (KAFKA=1 or 3)
+up: install ## Start the local stack; URLs and a token are in .placet/stack.env (KAFKA=1 or 3)
 	$(BIN)/python -m stack up
 
-down: install ## Stop what `make up` started
+down: install ## Stop the local stack of `make up`
 	$(BIN)/python -m stack down
 
-status: install ## What is running
+status: install ## Show the status of the local stack
 	$(BIN)/python -m stack status
 
-page: install ## The address of a preference page in what `make up` started, for your browser
+page: install ## Print the URL of a preference page of the local stack
 	@$(BIN)/python -m stack page
 
-kafka: install ## Apache Kafka itself, until Ctrl-C (B=3 for three brokers); needs Java 17, and Maven the first time
+kafka: install ## Run Apache Kafka until Ctrl-C (B=3: three brokers); needs Java 17, and Maven the first time
 	$(BIN)/python -m stack kafka $(or $(B),1)
 
-clean: ## Remove what was built or run here
+clean: ## Remove build and run files
 	rm -rf $(VENV) .placet .kafka .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 ##@ Tests
-test: install ## Every test: unit, property, contract, service, end to end (T=path narrows)
+test: install ## Run all tests: unit, property, contract, service, end to end (T=path narrows)
 ifdef T
 	$(BIN)/pytest $(T)
 else
@@ -60,7 +62,7 @@ else
 	$(BIN)/pytest tests/e2e
 endif
 
-test-kafka: install ## What a kind of broker may change, on Apache Kafka itself (Java 17; Maven the first time; T=path narrows)
+test-kafka: install ## Run the tests that depend on the broker on Apache Kafka (Java 17; Maven the first time; T=path narrows)
 ifdef T
 	PLACET_TEST_BROKERS=1 $(BIN)/pytest $(T)
 else
@@ -70,34 +72,40 @@ else
 		--ignore=tests/e2e/test_chaos.py
 endif
 
-unit property contract conformance service e2e: install ## One suite
+unit property contract conformance service e2e: install ## Run a single suite
 	$(if $(filter e2e,$@),$(BIN)/pytest,$(PYTEST)) tests/$@
 
-mutants: install ## Small changes that tests must catch, one at a time (M=part of a name)
+mutants: install ## Apply small faults, one at a time, that the tests must catch (M=part of a name)
 	$(BIN)/python -m tests.mutants $(M)
 
-fuzz: install ## Requests nobody would send to inbound-svc, for 10 minutes (FUZZ_SECONDS=n; T=tests/service/common/test_fuzz.py: to the others)
+fuzz: install ## Fuzz inbound-svc for 10 minutes (FUZZ_SECONDS=n; T=tests/service/common/test_fuzz.py: the other services)
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) $(BIN)/pytest -q -s $(or $(T),tests/service/inbound/test_inbound_fuzz.py)
 
-corpus: install ## How well STOP is understood, beside the rules of Twilio, AWS, Mautic and Parcelvoy
+corpus: install ## Compare the STOP classifier with the rules of Twilio, AWS, Mautic and Parcelvoy
 	$(BIN)/python -m tests.unit.inbound.corpus
 
-bench: install ## Each figure beside its limit, in one run (B=consent for one of them, SUBJECTS=2000000, SIZE=20000 and ROUNDS=5 of it, KAFKA=1)
+bench: install ## Measure each figure beside its limit (B=consent: a single benchmark; SUBJECTS=2000000, SIZE=20000, ROUNDS=5, KAFKA=1)
 	$(BIN)/python -m bench $(if $(KAFKA),--kafka) $(if $(SUBJECTS),--subjects $(SUBJECTS)) $(if $(SIZE),--size $(SIZE)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(B)
 
-chaos: install ## The promises while everything breaks, for 10 minutes (SECONDS=n SEED=n BROKERS=0|1|3 ONLY=regexp; CAMPAIGN=100000)
+chaos: install ## Check the promises under injected faults for 10 minutes (SECONDS=n SEED=n BROKERS=0|1|3 ONLY=regexp; CAMPAIGN=100000)
 	$(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(filter command line,$(origin SECONDS)),--seconds $(SECONDS)) $(if $(BROKERS),--brokers $(BROKERS)) $(if $(ONLY),--only "$(ONLY)") $(if $(EARLIER),--earlier $(EARLIER)) $(if $(CAMPAIGN),--campaign $(CAMPAIGN))
 
 ##@ Quality
-check: install ## Formatting, lint, types, import rules, and the tests that need nothing
+check: lint types quick ## Check formatting, lint, types and import rules, and run the tests without services (-j2: side by side)
+
+lint: install
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/lint-imports
+
+types: install
 	$(BIN)/mypy
 	$(BIN)/mypy tests bench chaos
-	$(BIN)/lint-imports
-	$(PYTEST) -q tests/unit tests/contract
 
-fmt: install ## Format, and mend what can be mended
+quick: install
+	$(PYTEST) -q $(QUICK)
+
+fmt: install ## Format, and apply automatic fixes
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
@@ -106,8 +114,8 @@ lock: ## Compile requirements/*.in into pins with hashes (needs uv)
 	uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header --no-emit-index-url requirements/dev.in -o requirements/dev.txt
 	uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header --no-emit-index-url -c requirements/dev.txt requirements/run.in -o requirements/run.txt
 
-rooms: install ## Write the rooms of docs/architecture.md anew, from the docstrings
+rooms: install ## Regenerate the rooms of docs/architecture.md from the docstrings
 	$(BIN)/python -m tests.contract.rooms
 
-schemas: install ## Write the JSON Schemas of the events anew (additive changes only)
+schemas: install ## Regenerate the JSON Schemas of the events (additive changes only)
 	$(BIN)/python -m tests.contract.schemas

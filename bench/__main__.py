@@ -22,12 +22,14 @@ async def measure(names: list[str], *, kafka: bool, rounds: int, size: int, subj
 
 
 def main() -> None:
-    asked = argparse.ArgumentParser(prog="python -m bench", description="Each figure beside its limit, in one run.")
+    asked = argparse.ArgumentParser(
+        prog="python -m bench", description="Measure each figure beside its limit, in one run."
+    )
     asked.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; all of them without one")
     asked.add_argument("--kafka", action="store_true", help="Apache Kafka itself instead of the local stack's broker")
-    asked.add_argument("--rounds", type=int, default=5, help="of each side, alternated (5)")
-    asked.add_argument("--size", type=int, default=10_000, help="things done in a round (10,000)")
-    asked.add_argument("--subjects", type=int, default=50_000, help="that consent-svc holds beforehand (50,000)")
+    asked.add_argument("--rounds", type=int, default=5, help="alternated rounds of each side (5)")
+    asked.add_argument("--size", type=int, default=10_000, help="operations in a round (10,000)")
+    asked.add_argument("--subjects", type=int, default=50_000, help="subjects in consent-svc before the run (50,000)")
     told = asked.parse_args()
     if unknown := set(told.names) - set(NAMES):
         asked.error(f"no benchmark {', '.join(sorted(unknown))}: there are {', '.join(NAMES)}")

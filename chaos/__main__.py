@@ -17,14 +17,28 @@ FOLDER = Path(".placet/chaos")
 
 
 def main() -> int:
-    asked = argparse.ArgumentParser(prog="python -m chaos", description="The promises while everything breaks.")
-    asked.add_argument("--seconds", type=float, default=600, help="of faults; to come to rest takes more (600)")
-    asked.add_argument("--seed", type=int, default=None, help="of the schedule; a new one if none is given")
-    asked.add_argument("--brokers", type=int, choices=(0, 1, 3), default=3, help="of Apache Kafka; 0: the stack's (3)")
-    asked.add_argument("--rate", type=float, default=100, help="messages a second that the operator takes (100)")
-    asked.add_argument("--only", default="", help="the faults that match this: 'kill', 'to the broker', 'kill|cut'")
+    asked = argparse.ArgumentParser(prog="python -m chaos", description="Check the promises while faults are injected.")
+    asked.add_argument(
+        "--seconds", type=float, default=600, help="seconds of faults; the system settles afterwards (600)"
+    )
+    asked.add_argument("--seed", type=int, default=None, help="seed of the schedule (default: a new seed)")
+    asked.add_argument(
+        "--brokers",
+        type=int,
+        choices=(0, 1, 3),
+        default=3,
+        help="brokers of Apache Kafka; 0: the local stack's broker (3)",
+    )
+    asked.add_argument("--rate", type=float, default=100, help="messages per second that the operator accepts (100)")
+    asked.add_argument("--only", default="", help="inject only faults that match: 'kill', 'to the broker', 'kill|cut'")
     asked.add_argument("--earlier", type=Path, default=None, help="a checkout of an earlier commit to be upgraded from")
-    asked.add_argument("--campaign", type=int, default=None, metavar="MESSAGES", help="this instead of a schedule")
+    asked.add_argument(
+        "--campaign",
+        type=int,
+        default=None,
+        metavar="MESSAGES",
+        help="send a campaign of so many messages instead of running a schedule",
+    )
     told = asked.parse_args()
     seed = random.SystemRandom().randrange(1_000_000) if told.seed is None else told.seed
     say = partial(print, flush=True)

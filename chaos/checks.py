@@ -67,6 +67,7 @@ class Account:
     stops: dict[str, tuple[Person, datetime]] = field(default_factory=dict)  # by the reply's id: who, and when sent
     acknowledged: dict[str, datetime] = field(default_factory=dict)
     enforced: dict[str, datetime] = field(default_factory=dict)
+    listed: set[str] = field(default_factory=set)  # of these, the ones that an operator's list told
     _forbidden: dict[Person, datetime] = field(default_factory=dict)  # later than that nothing arrives: acknowledged
     _closed: dict[Person, datetime] = field(default_factory=dict)  # later than that nothing begins: enforced
 
@@ -84,19 +85,23 @@ class Account:
                     found += self._acknowledged(line["id"], datetime.fromisoformat(line["at"]))
         return found
 
-    def take_enforced(self, reply: str, at: datetime) -> list[Violation]:
-        """dispatch-svc says so of a STOP. From `at` on nothing begins."""
+    def take_enforced(self, reply: str, at: datetime, *, by_list: bool = False) -> list[Violation]:
+        """dispatch-svc says so of a STOP. From `at` on nothing begins. `by_list`: a log had lost the STOP, and the
+        operator's list told it; its latency is the repair's."""
         if reply in self.enforced or reply not in self.stops:
             return []
         self.enforced[reply] = at
+        if by_list:
+            self.listed.add(reply)
         person = self.stops[reply][0]
         self._closed[person] = min(at, self._closed.get(person, at))
         return [_after_enforced(reply) for time in self.times[person] if time > at]
 
     @property
     def stopped_within_s(self) -> list[float]:
-        """Of each STOP that is enforced, from the operator's sending it: by no clock that is moved here."""
-        return [(at - self.stops[reply][1]).total_seconds() for reply, at in self.enforced.items()]
+        """Of each STOP that is enforced by its own event, from the operator's sending it: by no clock that is moved."""
+        timed = {reply: at for reply, at in self.enforced.items() if reply not in self.listed}
+        return [(at - self.stops[reply][1]).total_seconds() for reply, at in timed.items()]
 
     def _submit(self, line: Mapping[str, Any]) -> list[Violation]:
         found = []

@@ -10,6 +10,7 @@ import random
 import time
 from pathlib import Path
 
+import asyncpg
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -17,7 +18,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, for_code
 
 from chaos.checks import Violation, not_noticed
-from chaos.segments import batches, cut_before
+from chaos.segments import batches, cut_before, lost
 from chaos.system import System
 from chaos.watching import STALE_S
 from common.contracts import INBOUND_MESSAGES, STATES, TOPICS
@@ -33,6 +34,7 @@ NOTICED_WITHIN_S = 60.0
 GROWS_WITHIN_S = 90.0
 MADE_WITHIN_S = 30.0
 LOOK_EVERY_S = 0.5
+STOOD_FOR_S = 1.0
 # what a broker works out again of its segments, where it finds none of it
 WORKED_OUT = ("*.index", "*.timeindex", "*.txnindex", "*.snapshot")
 CHECKPOINTS = ("recovery-point-offset-checkpoint", "replication-offset-checkpoint", ".kafka_cleanshutdown")
@@ -44,24 +46,32 @@ async def cut(system: System, target: str, lasts_s: float, chance: random.Random
     partition = await _partition_with_facts(system, target, facts := chance.randint(*FACTS_LOST))
     await _kill(kafka, numbers)
     _cut(kafka, numbers, target, partition, facts)
+    stood = await _stood(system, target, partition)
     await _launch(kafka, numbers)
-    return await _held_until_repaired(system, "log cut", target, lasts_s)
+    return await _held_until_repaired(system, "log cut", target, lasts_s, partition, stood)
 
 
 async def cut_unseen(system: System, target: str, lasts_s: float, chance: random.Random) -> list[Violation]:
-    """As `cut`, and no reader runs until the log has grown past what was read: its end alone tells nobody."""
+    """As `cut`, and no reader runs until the log has grown past what was read: its end alone tells nobody. What is cut
+    begins below the readers' places, and holds facts that they have not read."""
     kafka, numbers = _brokers(system)
-    partition = await _partition_with_facts(system, target, facts := chance.randint(*FACTS_LOST))
+    await _partition_with_facts(system, target, FACTS_LOST[1])
     readers = _readers(system, target)
     for name in readers:
         await asyncio.to_thread(system.supervisor.kill, name)
+    began = {n: await _end(system, target, n) for n in range(PARTITIONS)}
+    partition = await _grown_with_facts(system, target, began)
     ended = await _end(system, target, partition)
     await _kill(kafka, numbers)
-    _cut(kafka, numbers, target, partition, facts)
+    log = _segment(kafka, numbers[0], target, partition).read_bytes()
+    unread = sum(batch.fact and batch.first >= began[partition] for batch in batches(log))
+    read = chance.randint(*FACTS_LOST)
+    _cut(kafka, numbers, target, partition, unread if cut_before(log, unread + read) is None else unread + read)
+    stood = await _stood(system, target, partition)
     await _launch(kafka, numbers)
     await _grown_past(system, target, partition, ended)
     await asyncio.gather(*(system.supervisor.restart(name) for name in readers))
-    return await _held_until_repaired(system, "log cut unseen", target, lasts_s)
+    return await _held_until_repaired(system, "log cut unseen", target, lasts_s, partition, stood)
 
 
 async def unclean_election(system: System, target: str, lasts_s: float, chance: random.Random) -> list[Violation]:
@@ -77,9 +87,10 @@ async def unclean_election(system: System, target: str, lasts_s: float, chance: 
         partition = await _grown_with_facts(system, target, began)
         await _kill(kafka, [second, third])
         _cut_to(kafka, second, target, partition, _ends_at(kafka, away, target, partition))
+        stood = await _stood(system, target, partition)
         await _launch(kafka, [away, second])
         await _launch(kafka, [third])
-        return await _held_until_repaired(system, "unclean election", target, lasts_s)
+        return await _held_until_repaired(system, "unclean election", target, lasts_s, partition, stood)
     finally:
         await _configure(system, target, {"unclean.leader.election.enable": "false"})
 
@@ -109,9 +120,17 @@ async def anew(system: System, target: str, lasts_s: float, chance: random.Rando
     return await _held_until_repaired(system, "topic anew", target, lasts_s)
 
 
-async def _held_until_repaired(system: System, kind: str, topic: str, lasts_s: float) -> list[Violation]:
+async def _held_until_repaired(
+    system: System,
+    kind: str,
+    topic: str,
+    lasts_s: float,
+    partition: int | None = None,
+    stood: list[tuple[int, int]] | None = None,
+) -> list[Violation]:
     """Looks until the loss has been noticed; then for `lasts_s`, and after a restart of a reader, whether it still is.
-    Then it is repaired."""
+    Then it is repaired. `stood`: the readers' places when `partition` lost its tail; readers that had read all of it,
+    and find all that came since, have nothing to notice."""
     deadline, red = time.monotonic() + NOTICED_WITHIN_S, list[str]()
     while not red and time.monotonic() < deadline:
         red = [why for why in await system.unready() if topic in why]
@@ -128,7 +147,9 @@ async def _held_until_repaired(system: System, kind: str, topic: str, lasts_s: f
         await asyncio.sleep(LOOK_EVERY_S)
     if red:
         red = [why for why in await system.unready() if topic in why]
-    found = not_noticed(kind, topic, red, held)
+    log = b"" if partition is None else _segment(_brokers(system)[0], 1, topic, partition).read_bytes()
+    harmed = stood is None or any(lost(log, *place) for place in stood)
+    found = not_noticed(kind, topic, red, held) if harmed else []
     try:
         await repair(system, topic)
     except RuntimeError as error:
@@ -186,6 +207,27 @@ def _readers(system: System, topic: str) -> list[str]:
 def _brokers(system: System) -> tuple[Kafka, list[int]]:
     assert isinstance(system.broker, Kafka)
     return system.broker, list(range(1, system.brokers + 1))
+
+
+async def _stood(system: System, topic: str, partition: int) -> list[tuple[int, int]]:
+    """`next_offset` and `last_number` of each reader, once nothing that it had fetched is left to be stored."""
+    stood = list[tuple[int, int]]()
+    while True:
+        before, stood = stood, []
+        for service in READERS[topic]:
+            sql = await asyncpg.connect(system.databases[service])
+            try:
+                rows = await sql.fetch(
+                    "SELECT next_offset, last_number FROM consumer_offset WHERE topic = $1 AND partition = $2",
+                    topic,
+                    partition,
+                )
+            finally:
+                await sql.close()
+            stood += [(row["next_offset"], row["last_number"]) for row in rows]
+        if stood == before:
+            return stood
+        await asyncio.sleep(STOOD_FOR_S)
 
 
 async def _kill(kafka: Kafka, numbers: list[int]) -> None:

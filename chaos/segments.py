@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
 
 from common.contracts import Watermark
-from common.kafka.broker import Headers
+from common.kafka.broker import NUMBER, Headers
 
 Codec = Literal["gzip", "snappy", "lz4", "zstd"]
 CODECS: tuple[Codec, ...] = ("gzip", "snappy", "lz4", "zstd")
@@ -59,6 +60,24 @@ def cut_before(log: bytes, facts: int) -> Batch | None:
     or where nothing would be left."""
     with_facts = [batch for batch in batches(log) if batch.fact]
     return with_facts[-facts] if len(with_facts) >= facts and with_facts[-facts].at > 0 else None
+
+
+def lost(log: bytes, next_offset: int, last_number: int) -> bool:
+    """Return whether a reader that stands at `next_offset`, and has met all numbers to `last_number`, misses a record.
+
+    A log that lost only what the reader had read, and wrote no record below `next_offset` since, hides nothing from it.
+    """
+    ahead, newest = set[int](), last_number
+    whole = MemoryRecords(log[: max((batch.at + batch.size for batch in batches(log)), default=0)])
+    while whole.has_next() and (batch := whole.next_batch()) is not None:
+        if batch.is_control_batch:
+            continue
+        for record in batch:
+            if (number := dict(record.headers).get(NUMBER)) is not None:
+                newest = max(newest, int(number))
+                if record.offset >= next_offset:
+                    ahead.add(int(number))
+    return not ahead.issuperset(range(last_number + 1, newest + 1))
 
 
 def packed(key: bytes | None, value: bytes | None, headers: Headers, codec: Codec) -> bytes:

@@ -212,7 +212,7 @@ class Watch:
         senders = {one.code: one.sender for one in self.load.rounds}
         for reply, person in people.items():
             if (subjects[reply], senders.get(person.code)) in closed:
-                self.note(self.account.take_enforced(reply, datetime.now(UTC)))
+                self.note(self.account.take_enforced(reply, datetime.now(UTC), by_list=True))
 
     async def _statuses(self) -> None:
         """Of what the operator has taken since the last look."""
@@ -421,6 +421,8 @@ class Watch:
     async def waiting(self) -> list[str]:
         """What has not come to rest: then it is too early to say that something is lost."""
         why = [f"campaign {one.code} is {one.status}" for one in self.load.rounds if not one.over]
+        if self.system.lost_records and not why:
+            await self._enforced_by_another_word()
         missing = len(self.account.acknowledged.keys() - self.account.enforced)
         why += [f"{missing} STOPs are not enforced"] if missing else []
         for service in self.system.databases:

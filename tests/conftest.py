@@ -1,5 +1,6 @@
 """Fixtures shared by the suites. Unique names instead of cleaning: tests share one Postgres and one broker."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -60,6 +61,13 @@ def broker(scratch: Path) -> Iterator[Broker]:
 async def browser() -> AsyncIterator[Browser]:
     async with chromium() as started:
         yield started
+
+
+@pytest.fixture
+def runner() -> Iterator[asyncio.Runner]:
+    """An event loop for a test that is no coroutine: hypothesis drives state machines, and awaits nothing."""
+    with asyncio.Runner() as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -31,12 +31,22 @@ class Client:
         return TopicPartition(self.topic, 0)
 
     async def make(self, topic: str, partitions: int = 1, replicas: int = 1, **config: str) -> None:
-        """`config` with underscores for dots. Raises what the broker says."""
+        """Make a topic, and return once the broker that is asked knows it. Raises what the broker says.
+
+        `config` has underscores for dots. Kafka's controller answers before the brokers have heard of the topic: a
+        request for its settings, its id or its partitions would find none.
+        """
         told = {name.replace("_", "."): value for name, value in config.items()}
         answer = await self.admin.create_topics([NewTopic(topic, partitions, replicas, topic_configs=told)])
         for name, code, *_ in answer.topic_errors:
             if code:
                 raise for_code(code)(name)
+
+        async def known() -> bool:
+            [found] = await self.admin.describe_topics([topic])
+            return found["error_code"] == 0 and all(part["leader"] >= 0 for part in found["partitions"])
+
+        await eventually(known)
 
     async def producer(self, **more: Any) -> AIOKafkaProducer:
         """As ours are (common.kafka.producer), unless told otherwise."""

@@ -1,13 +1,13 @@
-"""Count how plainly comments and docstrings speak: `python -m tests.contract.words [FOLDER …]` lists each file."""
+"""Count how plainly texts speak: `python -m tests.contract.words [FOLDER …]` lists comments and docstrings by file."""
 
 import ast
 import io
 import re
 import sys
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 PRONOUNS = frozenset(
     [
@@ -40,6 +40,10 @@ PRONOUNS = frozenset(
 )
 STARTS = PRONOUNS - {"its", "itself", "ones", "someone", "everything", "them"}
 TOOLS = ("noqa", "type:")  # comments that speak to a tool
+METRICS = ("counter", "gauge", "histogram")
+LEVELS = ("info", "warning", "error", "critical", "exception")
+TITLES = ("(slug, title)", "(status, slug, title)", "title")
+Shown = Literal["metric help", "--help", "api", "log"]
 BREAK = re.compile(r"(?<=[.:;?!])\s+|\n\n")
 FIRST = re.compile(r"[\s\W]*([A-Za-z']+)")
 
@@ -82,9 +86,14 @@ def prose(source: str) -> Iterator[str]:
 
 
 def count(source: str) -> Count:
-    """Count the words of one module; code in backticks is one word."""
+    """Count the words of one module's comments and docstrings."""
+    return of_texts(prose(source))
+
+
+def of_texts(texts: Iterable[str]) -> Count:
+    """Count the words of texts; code in backticks is one word."""
     total = Count()
-    for text in prose(source):
+    for text in texts:
         plain = re.sub(r"`[^`]*`", "X", text)
         words = re.findall(r"[A-Za-z']+", plain)
         firsts = [match[1].lower() for sentence in BREAK.split(plain) if (match := FIRST.match(sentence))]
@@ -100,6 +109,30 @@ def of_folder(folder: Path, *, deep: bool = True) -> Count:
         if "migrations" not in path.parts:
             total = total.plus(count(path.read_text(encoding="utf-8")))
     return total
+
+
+def shown(source: str) -> Iterator[tuple[Shown, str]]:
+    """Yield the texts of one module that users and operators read."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in TITLES:
+            yield "api", _text(node.value.elts[-1] if isinstance(node.value, ast.Tuple) else node.value)
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func).rpartition(".")
+        if called[2] in METRICS and len(node.args) > 1:
+            yield "metric help", _text(node.args[1])
+        elif called[0] == "log" and called[2] in LEVELS and node.args:
+            yield "log", _text(node.args[0])
+        for keyword in node.keywords:
+            if keyword.arg in ("help", "description", "summary"):
+                of_command = keyword.arg == "help" or called[2] == "ArgumentParser"
+                yield "--help" if of_command else "api", _text(keyword.value)
+
+
+def _text(node: ast.expr) -> str:
+    """Return the text of a literal; each value inside an f-string, and any other expression, is one word."""
+    parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+    return "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in parts)
 
 
 if __name__ == "__main__":

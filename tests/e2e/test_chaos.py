@@ -7,9 +7,11 @@ import pytest
 
 from chaos.run import run
 
-SEED, SECONDS = 36111, 100.0
+SEED, SECONDS = 36111, 400.0  # on a machine that is busy
+# Each once. Of the kills those of what test_demo_survives.py leaves alive
 FAULTS = (
-    "kill, (dispatch-worker|dispatch-projection|consent-relay|Postgres)$",
+    "kill, Postgres$",
+    "kill, dispatch-projection$",
     "silence, consent to the database",
     "answers lost, dispatch to the operator",
     "replay",
@@ -27,11 +29,11 @@ async def test_the_promises_hold_while_things_break(tmp_path: Path) -> None:
         brokers=0,
         people=300,
         only="|".join(FAULTS),
-        many=8,
+        many=len(FAULTS),
     )
     assert report.violations == [], report.text()
     assert [one.why for one in report.at_rest] == [[]] * 5, report.text()
-    assert len(report.faults) >= 2, report.text()
+    assert {one.kind for one in report.faults} == {fault.partition(",")[0] for fault in FAULTS}, report.text()
     assert report.messages > 500, report.text()
     assert report.stops > 20, report.text()
     assert (tmp_path / "report.txt").read_text().endswith("violations: 0\n")

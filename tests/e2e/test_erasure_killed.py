@@ -17,6 +17,8 @@ AT_ONCE = 12  # erasures under way at each kill
 SERVICES = ("consent", "campaign", "dispatch", "inbound")
 
 
+# on Kafka test_demo_survives.py shows how services come back, and service/rights/test_erasure.py an erasure's topics
+@pytest.mark.any_broker
 @pytest.mark.timeout(300)
 async def test_erasures_survive_a_kill_of_each_service(tmp_path: Path) -> None:
     async with (

@@ -30,3 +30,8 @@ async def eventually(look: Callable[[], Awaitable[T]], within_s: float = WITHIN_
             await asyncio.wait_for(never.wait(), LOOK_EVERY_S)
         except TimeoutError:
             continue
+
+
+async def is_so(fact: bool) -> bool:
+    """Wrap a fact for `eventually`: `lambda: is_so(list_of_calls != [])` looks at the fact anew each time."""
+    return fact

@@ -44,6 +44,10 @@ class Point:
     within: str | None = None
 
 
+class Crash(Exception):
+    """Raised by a test within a transaction: this process dies before the commit."""
+
+
 Process = BaseProcess
 
 

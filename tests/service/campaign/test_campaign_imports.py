@@ -13,6 +13,7 @@ from campaign.service import Settings, build
 from common.service import BODY_BYTES
 from tests.service.campaign.campaigns import Campaigns
 from tests.support.builders import SENDER, field_keys, number, subject
+from tests.support.each_of import each_of
 from tests.support.eventually import eventually
 from tests.support.running import Surroundings, bearer, running
 
@@ -93,7 +94,7 @@ async def test_no_table_holds_a_number_in_the_clear(campaigns: Campaigns) -> Non
         assert not any(b"639980" in row["payload"] for row in payloads)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("body", "status", "reason"),
     [
         (b"", 400, "empty"),

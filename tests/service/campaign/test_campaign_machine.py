@@ -272,12 +272,6 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.fixture
-def runner() -> Iterator[asyncio.Runner]:
-    with asyncio.Runner() as opened_runner:
-        yield opened_runner
-
-
-@pytest.fixture
 def machines(runner: asyncio.Runner, postgres: Postgres, broker: Broker, unique: str) -> Iterator[Campaigns]:
     opening = opened(Surroundings(postgres, broker, unique))
     campaigns: Campaigns = runner.run(opening.__aenter__())

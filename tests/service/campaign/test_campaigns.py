@@ -21,6 +21,7 @@ from common.db.database import Database
 from common.law import load
 from tests.service.campaign.campaigns import Campaigns, balanced, changed, csv_of
 from tests.support.builders import SENDER, STOP_CODE, field_keys, link_keys, now, number, sender_changed, subject
+from tests.support.each_of import each_of
 from tests.support.eventually import eventually
 from tests.support.running import bearer
 
@@ -43,7 +44,7 @@ async def test_a_draft_tells_what_it_costs(campaigns: Campaigns) -> None:
     assert await campaigns.get(f"campaigns/{draft['campaign_id']}") == draft
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("fields", "status", "field", "reason"),
     [
         ({"sender_id": "nobody"}, 404, "sender_id", "unknown_sender"),
@@ -774,7 +775,7 @@ async def test_the_door_to_the_status_writes_nothing_when_the_step_is_not_possib
     assert await campaigns.controls() == []
 
 
-@pytest.mark.parametrize(
+@each_of(
     "field",
     [
         {"sender_id": "a\0"},
@@ -784,13 +785,12 @@ async def test_the_door_to_the_status_writes_nothing_when_the_step_is_not_possib
         {"audience": {"where": {"ville": "a\0"}}},
         {"audience": {"where": {"ville": ["a", "a\0"]}}},
     ],
-    ids=str,
 )
 async def test_what_postgres_cannot_keep_is_the_callers_to_mend(campaigns: Campaigns, field: dict[str, Any]) -> None:
     await campaigns.written(422, **field)
 
 
-@pytest.mark.parametrize(
+@each_of(
     "target",
     [
         "GET campaigns/a%00",

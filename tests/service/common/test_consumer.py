@@ -29,7 +29,7 @@ from common.kafka.outbox import MAX_RECORD_BYTES
 from common.keyring import fingerprints
 from common.settings import KeyRingSettings, ServiceSettings
 from tests.service.common.pipeline import GROUP, Pipeline, going, pipeline, project, states_of
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, is_so
 from tests.support.running import KEY_RING, Surroundings
 
 SUBJECT = f"s1-{1:032x}"
@@ -141,7 +141,7 @@ async def test_a_database_restored_from_its_backup_gets_again_what_it_lost(
                 await eventually(lambda: _waiting_for_a_lock(pipe))
                 [client] = clients
                 [tp] = client.assignment()
-                await eventually(lambda: _is(client.highwater(tp) is not None))  # it has fetched
+                await eventually(lambda: is_so(client.highwater(tp) is not None))  # it has fetched
                 await slow.rollback()
                 await eventually(_until_offset(pipe, 5))
         assert await pipe.applied() == [(SUBJECT, v) for v in (1, 2, 3, 4, 5)]
@@ -406,7 +406,7 @@ async def test_a_version_that_is_behind_fills_no_dead_letters_and_stops_no_other
         await pipe.publish(*states_of(here, 7))
         async with going(behind.run) as [running]:
             await eventually(_until_offset(pipe, 25))
-            await eventually(lambda: _is(behind.failing_s > 0))
+            await eventually(lambda: is_so(behind.failing_s > 0))
             await pipe.publish(*states_of(there, 1))
             await eventually(_until_offset(pipe, 1, 1))
             assert not running.done()
@@ -473,7 +473,7 @@ async def test_a_hold_is_no_failure_and_any_other_error_is_tried_for_ever(
         await pipe.publish(*states_of(SUBJECT, 1, 2))
         async with going(consumer.run):
             await eventually(_until_offset(pipe, 2))
-            await eventually(lambda: _is(consumer.failing_s == 0))
+            await eventually(lambda: is_so(consumer.failing_s == 0))
         assert attempts == 4
         assert seen_failing is is_failing
         assert await pipe.applied() == [(SUBJECT, 1), (SUBJECT, 2)]
@@ -503,7 +503,7 @@ async def test_what_a_hold_throws_away_is_not_kept(surroundings: Surroundings, m
             consumer = pipe.consumer(not_yet)
             consumer.subscription = replace(consumer.subscription, max_records=2)
             async with going(consumer.run):
-                await eventually(lambda: _is(holds >= 12))
+                await eventually(lambda: is_so(holds >= 12))
                 kept = sum(type(each) is PartitionRecords for each in gc.get_objects())
         finally:
             gc.enable()
@@ -776,7 +776,7 @@ async def test_how_far_behind_it_is_shows_before_anything_is_handled(surrounding
     async with pipeline(surroundings, partitions=2) as pipe:
         await pipe.publish(*states_of(SUBJECT, 1, 2, 3))
         async with going(pipe.consumer(not_now).run):
-            await eventually(lambda: _is(sorted(_lag().values()) == [0, 3]))
+            await eventually(lambda: is_so(sorted(_lag().values()) == [0, 3]))
 
 
 def _shown() -> set[int]:
@@ -860,10 +860,10 @@ async def test_consumers_that_come_and_go_apply_everything_once_and_in_order(sur
             await asyncio.wait_for(second.assigned.wait(), 60)
             async with going(first.run):
                 await asyncio.wait_for(first.assigned.wait(), 60)
-                await eventually(lambda: _is(len(second._placed) < 3))
+                await eventually(lambda: is_so(len(second._placed) < 3))
                 at = published
-                await eventually(lambda: _is(published > at + 2))
-            await eventually(lambda: _is(len(second._placed) == 3))
+                await eventually(lambda: is_so(published > at + 2))
+            await eventually(lambda: is_so(len(second._placed) == 3))
             written.set()
             await writing
             await eventually(lambda: _count(pipe.applied(), published * len(subjects)))
@@ -884,7 +884,7 @@ async def test_two_that_take_every_partition_apply_everything_once_and_in_order(
             for version in range(1, 11):
                 await pipe.publish(*(state for s in subjects for state in states_of(s, version)))
             await eventually(lambda: _count(pipe.applied(), 80))
-            await eventually(lambda: _is(all(len(c._reached) == 2 for c in (first, second))))
+            await eventually(lambda: is_so(all(len(c._reached) == 2 for c in (first, second))))
         by_subject: dict[str, list[int]] = {}
         for subject, version in await pipe.applied():
             by_subject.setdefault(subject, []).append(version)
@@ -942,10 +942,6 @@ async def test_of_an_offset_that_is_not_in_the_log_nothing_is_read_and_the_other
             await eventually(_until_offset(pipe, 2, 1))
         assert await pipe.next_offset() == 4
         assert await pipe.applied() == [(near, 1), (near, 2)]
-
-
-async def _is(fact: bool) -> bool:
-    return fact
 
 
 async def _count(found: Awaitable[list[tuple[str, int]]], count: int) -> bool:

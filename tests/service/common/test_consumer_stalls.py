@@ -14,6 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.record.util import calc_crc32c
+from sqlalchemy import text
 
 from common.contracts import STATES
 from common.kafka import broker as kafka
@@ -21,7 +22,7 @@ from common.kafka import consumer as consumer_loop
 from common.kafka import dead_letters, progress
 from common.kafka.consumer import Consumer
 from tests.service.common.pipeline import Pipeline, going, pipeline, states_of
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, is_so
 from tests.support.running import Surroundings
 
 HERE, THERE = f"s1-{1:032x}", f"s1-{5:032x}"  # of partition 0 and 1 of two
@@ -135,7 +136,7 @@ async def test_what_the_client_had_taken_when_it_raised_is_read_again(
     async with two(surroundings) as it:
         lost.append(True)
         await it.tell()
-        await eventually(lambda: _is(not lost))
+        await eventually(lambda: is_so(not lost))
         await it.tell()
         await eventually(it.is_well)
 
@@ -177,11 +178,11 @@ async def test_a_client_that_hangs_is_red(surroundings: Surroundings, monkeypatc
         hang.clear()
         await eventually(it.red("no error"))
         shown = consumer_loop.STALLED.labels(STATES.name)
-        await eventually(lambda: _is(shown._value.get() > RED_S))
+        await eventually(lambda: is_so(shown._value.get() > RED_S))
         hang.set()
         await it.tell()
         await eventually(it.is_well)
-        await eventually(lambda: _is(shown._value.get() < RED_S))
+        await eventually(lambda: is_so(shown._value.get() < RED_S))
 
 
 async def test_a_client_whose_own_task_died_is_made_anew(
@@ -298,15 +299,24 @@ async def test_a_person_steps_over_a_record_that_nobody_can_read(
             url, place = it.pipe.settings.database_url, (STATES.name, "0", first, following)
             return await dead_letters.command("dispatch", url, ["step-over", *place])
 
+        async with it.pipe.database.begin() as tx:  # another group of the service reads the topic, elsewhere
+            await tx.execute(
+                text(
+                    "INSERT INTO consumer_offset (consumer_group, topic, partition, next_offset, updated_at)"
+                    " VALUES ('another', :topic, 0, 7, now())"
+                ),
+                {"topic": STATES.name},
+            )
         for first, following in (("0", "1"), ("2", "3"), ("1", "1")):
             assert await step_over(first, following) == 1
-        assert "reads on from offset 1" in capsys.readouterr().err
+        assert "is read on from offset 1, 7" in capsys.readouterr().err
         assert await step_over("1", "2") == 0
         await eventually(lambda: _offset(it.pipe, 3))
         assert [version for key, version in await it.pipe.applied() if key == HERE] == [1, 3]
-        await eventually(lambda: _is(not it.consumer.stalls(RED_S)))
+        await eventually(lambda: is_so(not it.consumer.stalls(RED_S)))
         [[offset, state, reason]] = await it.pipe.rows("SELECT at_offset, state, reason FROM dead_letter")
         assert (offset, state) == (1, "open")
+        assert await it.pipe.scalar("SELECT next_offset FROM consumer_offset WHERE consumer_group = 'another'") == 7
         assert "stepped over by hand" in reason
 
 
@@ -370,7 +380,3 @@ def _answers(monkeypatch: pytest.MonkeyPatch) -> dict[int, Callable[[tuple[Any, 
 async def _offset(pipe: Pipeline, offset: int) -> bool:
     assert await pipe.next_offset(0) == offset
     return True
-
-
-async def _is(fact: bool) -> bool:
-    return fact

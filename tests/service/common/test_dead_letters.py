@@ -13,7 +13,7 @@ from common.contracts import STATES
 from common.contracts.consent import ConsentStateChanged
 from common.db.database import new_metadata
 from common.kafka import dead_letters
-from common.kafka.consumer import After, Poison, Received, Subscription
+from common.kafka.consumer import After, Hold, Poison, Received, Subscription
 from common.kafka.retrying import Retrying
 from common.service import Service
 from tests.service.common.pipeline import GROUP, Pipeline, pipeline, project, states_of
@@ -91,6 +91,30 @@ async def test_what_still_fails_is_open_again_with_why_and_nothing_of_it_done(su
         assert await pipe.applied() == [(SUBJECT, 1), (SUBJECT, 3)]
         assert (await client.post(f"/v1/dead-letters/{letter['id']}/discard")).json()["state"] == "discarded"
         assert (await client.post(f"/v1/dead-letters/{letter['id']}/replay")).status_code == 409
+
+
+async def test_a_letter_whose_handler_holds_keeps_no_other_letter_waiting(surroundings: Surroundings) -> None:
+    async def hold_two(tx: AsyncConnection, batch: list[Received]) -> After | None:
+        if any(isinstance(r.event, ConsentStateChanged) and r.event.version == 2 for r in batch):
+            raise Hold
+        return await project(tx, batch)
+
+    async def none_but_one(tx: AsyncConnection, batch: list[Received]) -> After | None:
+        if any(isinstance(r.event, ConsentStateChanged) and r.event.version > 1 for r in batch):
+            raise Poison("one is handled")
+        return await project(tx, batch)
+
+    async with pipeline(surroundings, partitions=1) as pipe:
+        await pipe.publish(*states_of(SUBJECT, 1, 2, 3))
+        await pipe.hand(pipe.consumer(none_but_one))
+        async with pipe.database.begin() as tx:
+            for letter in sorted(await pipe.rows("SELECT id FROM dead_letter")):
+                await dead_letters.decide(tx, letter[0], "replay", "tester")
+        assert await retrying(pipe, hold_two).tick()
+        assert await pipe.applied() == [(SUBJECT, 1), (SUBJECT, 3)]
+        assert not await retrying(pipe, hold_two).tick()
+        assert await retrying(pipe).tick()
+        assert await pipe.applied() == [(SUBJECT, 1), (SUBJECT, 3), (SUBJECT, 2)]
 
 
 async def test_what_its_topic_does_not_hold_any_more_is_gone(surroundings: Surroundings) -> None:

@@ -24,7 +24,7 @@ from common.kafka.outbox import AS_OF, LEADER, MAX_RECORD_BYTES, OLDEST, TOLD_CH
 from common.telemetry import continue_trace, traceparent
 from tests.service.common.pipeline import PUBLISHED, Pipeline, Record, going, pipeline, states_of
 from tests.service.common.wire import wire_to
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, is_so
 from tests.support.running import Surroundings
 
 SUBJECTS = [f"s1-{n:032x}" for n in range(5)]
@@ -284,7 +284,7 @@ async def test_watermarks_go_on_while_there_are_always_rows_left(surroundings: S
         ceiling.meanwhile = applied
         async with going(Relay("consent", pipe.database, settings, [STATES], ceiling).run):
             await eventually(pipe.drained)
-            await eventually(lambda: _is(ceiling.asked > turns))
+            await eventually(lambda: is_so(ceiling.asked > turns))
             await eventually(pipe.drained)
         records = await pipe.log()
         said = [r.event.as_of for r in records if isinstance(r.event, Watermark) and r.offset < turns * 10]
@@ -375,7 +375,7 @@ class Ceiling:
 
     async def asked_more(self) -> bool:
         before = self.asked
-        await eventually(lambda: _is(self.asked > before + 3))
+        await eventually(lambda: is_so(self.asked > before + 3))
         return True
 
 
@@ -516,10 +516,10 @@ async def test_the_age_of_the_oldest_row_shows_while_kafka_is_down(surroundings:
         await pipe.append(*states_of(SUBJECTS[0], 1))
         OLDEST.set(0)
         async with going(pipe.relay(kafka_bootstrap="127.0.0.1:1").run):
-            await eventually(lambda: _is(_value(OLDEST) > 0))
+            await eventually(lambda: is_so(_value(OLDEST) > 0))
         async with going(pipe.relay().run):
             await eventually(pipe.drained)
-            await eventually(lambda: _is(_value(OLDEST) == 0))
+            await eventually(lambda: is_so(_value(OLDEST) == 0))
 
 
 async def test_a_relay_that_does_not_lead_says_how_old_the_oldest_row_is(surroundings: Surroundings) -> None:
@@ -530,12 +530,12 @@ async def test_a_relay_that_does_not_lead_says_how_old_the_oldest_row_is(surroun
         await sql.execute("SELECT pg_advisory_xact_lock(hashtext($1))", LEADER)
         OLDEST.set(-1)
         async with going(pipe.relay().run):
-            await eventually(lambda: _is(_value(OLDEST) == 0))
+            await eventually(lambda: is_so(_value(OLDEST) == 0))
             await pipe.append(*states_of(SUBJECTS[0], 1))
-            await eventually(lambda: _is(_value(OLDEST) > 0))
+            await eventually(lambda: is_so(_value(OLDEST) > 0))
             await stuck.rollback()
             await eventually(pipe.drained)
-            await eventually(lambda: _is(_value(OLDEST) == 0))
+            await eventually(lambda: is_so(_value(OLDEST) == 0))
 
 
 async def test_when_the_last_watermark_was_is_shown_by_whoever_has_published_one(surroundings: Surroundings) -> None:
@@ -548,7 +548,7 @@ async def test_when_the_last_watermark_was_is_shown_by_whoever_has_published_one
             await ceiling.asked_more()
             assert _labelled(AS_OF) == {}, "nothing was published"
             ceiling.at = before = datetime.now(UTC) - timedelta(hours=1)
-            await eventually(lambda: _is(_labelled(AS_OF) == {STATES.name: before.timestamp()}))
+            await eventually(lambda: is_so(_labelled(AS_OF) == {STATES.name: before.timestamp()}))
 
 
 async def test_an_event_that_no_record_could_hold_is_refused_where_it_is_written(surroundings: Surroundings) -> None:
@@ -566,10 +566,6 @@ async def test_an_event_that_no_record_could_hold_is_refused_where_it_is_written
 async def _listening(pipe: Pipeline) -> bool:
     query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%relayed%'"
     return bool(await pipe.scalar(query))
-
-
-async def _is(fact: bool) -> bool:
-    return fact
 
 
 async def _some(found: Awaitable[list[Record]]) -> bool:

@@ -16,6 +16,7 @@ from common.service import BODY_BYTES, Service, resources
 from common.settings import ServiceSettings
 from common.web.auth import require
 from tests.support.builders import field_keys, number, subject
+from tests.support.each_of import each_of
 from tests.support.eventually import eventually
 from tests.support.running import KEY_RING, Surroundings, running
 from tests.unit.deploy.deployed import BUILD, SETTINGS, text
@@ -252,7 +253,7 @@ async def pieces(body: bytes, size: int = 64 * 1024) -> AsyncIterator[bytes]:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-@pytest.mark.parametrize(
+@each_of(
     ("path", "size", "status"),
     [
         ("things", BODY_BYTES, 200),

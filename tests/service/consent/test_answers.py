@@ -24,6 +24,7 @@ from consent.senders import registry as senders
 from consent.senders import store as senders_store
 from inbound.keywords import classify
 from tests.support.builders import field_keys, now, number, subject, subject_keys
+from tests.support.failing import Crash
 from tests.support.infrastructure import Postgres
 from tests.unit.consent.evidences import opt_in
 
@@ -276,10 +277,6 @@ async def test_the_same_text_gives_the_same_message_id_wherever_it_is_read_again
         assert len(set(first)) == 2
     finally:
         await restored.close()
-
-
-class Crash(Exception):
-    """The process ends before its commit."""
 
 
 @pytest.mark.parametrize("seed", range(8))

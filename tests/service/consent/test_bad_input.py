@@ -16,6 +16,7 @@ from consent.page.link import Link, token
 from consent.service import Settings, build
 from tests.service.consent.test_imports import opened, part, terms
 from tests.support.builders import number
+from tests.support.each_of import each_of
 from tests.support.running import KEY_RING, Surroundings, running
 
 pytestmark = pytest.mark.brokerless
@@ -76,7 +77,7 @@ def stop(n: int, **more: Any) -> dict[str, Any]:
     return {"sender_id": "acme", "number": number(n), "evidence": {"source": "shop"}} | more
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("path", "body", "status", "field"),
     [
         ("consents", consent(2, evidence=None), 422, "evidence"),

@@ -11,6 +11,7 @@ from consent.checks import CHECK_NUMBERS
 from consent.service import Settings, build
 from tests.service.consent.test_consent_api import SENDER, consent, opt_out
 from tests.support.builders import number, subject
+from tests.support.each_of import each_of
 from tests.support.running import Surroundings, bearer, running
 
 pytestmark = pytest.mark.brokerless
@@ -83,7 +84,7 @@ async def test_ten_thousand_numbers_are_one_question_and_no_more_are_taken(servi
     assert (await check(service, *everyone, number(1))).status_code == 422
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("changes", "status", "field", "reason"),
     [
         ({"sender_id": "nobody"}, 404, "sender_id", "unknown_sender"),

@@ -14,6 +14,7 @@ from common.contracts.consent import ConsentStateChanged, SenderChanged
 from common.db.database import Database
 from consent.rights.eraser import eraser
 from consent.service import Settings, build
+from tests.support.each_of import each_of
 from tests.support.eventually import eventually
 from tests.support.running import Surroundings, bearer, running
 from tests.unit.common.test_msisdn import EITHER, RECEIVED, TYPED
@@ -130,7 +131,7 @@ async def test_changing_a_sender_makes_a_new_version_and_publishes_it_whole(
     assert (wrong.status_code, reasons(wrong)) == (422, [("sender_id", "not_the_path")])
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("change", "field"),
     [
         ({"sender_id": "Acme"}, "sender_id"),
@@ -200,7 +201,7 @@ async def test_a_late_opt_in_older_than_the_stop_is_kept_and_changes_nothing(
     assert (newer["state"], newer["changed"], newer["version"] > out["version"]) == ("opted_in", True, True)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("changes", "expected"),
     [
         ({"number": "0123456789"}, ("number", "not_mobile")),
@@ -292,7 +293,7 @@ async def test_a_caller_sees_its_own_senders_and_what_concerns_every_sender(serv
     assert len((await lookup(service))["history"]) == 4
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("method", "path", "scope"),
     [
         ("POST", "/v1/senders", "sender:write"),
@@ -607,7 +608,7 @@ async def test_what_is_left_after_an_erasure_still_says_how_it_was(
     assert (then["history"][0]["form_id"], then["history"][0]["salt"]) == (None, None)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("instants", "why"),
     [
         ({"happened_by": "2999-01-01T00:00:00Z"}, [("as_of.happened_by", "in_the_future")]),

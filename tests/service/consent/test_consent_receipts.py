@@ -1,6 +1,5 @@
 """Receipts that tell of an opt-out: evidence, once, whoever the person is to us."""
 
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,7 +18,6 @@ from consent.proof.store import HandedOff
 from consent.service import Settings, build
 from tests.support.builders import field_keys, number, subject, subject_keys
 from tests.support.eventually import eventually
-from tests.support.infrastructure import Postgres
 from tests.support.publish import publish
 from tests.support.running import Surroundings, running
 from tests.unit.consent.evidences import NOW, at, opt_in
@@ -51,13 +49,6 @@ def message(minutes: float | None, **changes: Any) -> MessageChanged:
         "number": field_keys.seal(number(1), f"number:{WHO}"),
     }
     return MessageChanged(**(fields | changes))
-
-
-@pytest.fixture
-async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:
-    opened = Database(await postgres.clone("consent", f"consent_{unique}"))
-    yield opened
-    await opened.close()
 
 
 async def give(database: Database, evidence: ledger.Evidence) -> None:

@@ -36,6 +36,7 @@ from tests.service.consent.test_answers import asked as texted
 from tests.service.consent.test_answers import heard, mo, sender
 from tests.service.consent.test_consent_api import SENDER, outbox, reasons
 from tests.support.builders import field_keys, number, subject, subject_keys
+from tests.support.each_of import each_of
 from tests.support.eventually import eventually
 from tests.support.infrastructure import Postgres
 from tests.support.running import Surroundings, bearer, running
@@ -357,7 +358,7 @@ async def test_a_form_that_is_sent_twice_at_once_is_asked_about_once_and_counts_
     assert pace["left"] < timedelta(hours=12), "one of three a day"
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("changes", "status", "reason"),
     [
         ({"evidence": {"source": "site"}}, 422, ("evidence", "nothing_shown")),

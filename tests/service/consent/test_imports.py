@@ -24,6 +24,7 @@ from consent.ledger.recorder import Statement, record
 from consent.service import Settings, build
 from tests.service.consent.test_consent_api import SENDER, consent, opt_out
 from tests.support.builders import number, subject, subject_keys
+from tests.support.each_of import each_of
 from tests.support.eventually import WITHIN_S, eventually
 from tests.support.running import Surroundings, bearer, running
 from tests.unit.common.test_msisdn import EITHER, RECEIVED, TYPED
@@ -619,7 +620,7 @@ async def test_a_key_opens_one_import(service: httpx.AsyncClient) -> None:
     assert (await service.post("/v1/imports", json=terms())).json()["import_id"] != first.json()["import_id"]
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("changes", "status", "field", "reason"),
     [
         ({"sender_id": "nobody"}, 404, "sender_id", "unknown_sender"),
@@ -642,7 +643,7 @@ async def test_what_cannot_be_imported_is_refused_with_the_field_and_the_reason(
     assert [(r["field"], r["reason"]) for r in answer.json()["reasons"]] == [(field, reason)]
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("file", "reason"),
     [
         (b"", "empty"),

@@ -6,7 +6,7 @@ by one, each with a state that was published; the chain holds up to its head.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, cast
@@ -29,6 +29,7 @@ from consent.ledger.recorder import Statement, record
 from consent.ledger.rules import Evidence, SubjectState
 from consent.proof.audit import Audit
 from tests.property.test_ledger_properties import ANYWHERE, CLOCKS, anything, opt_ins, opt_outs
+from tests.support.failing import Crash
 from tests.support.infrastructure import Postgres
 from tests.unit.consent.evidences import NOON, NOW
 
@@ -36,10 +37,6 @@ pytestmark = pytest.mark.brokerless
 
 who = st.integers(0, 2)
 batches = st.lists(st.tuples(who, anything), min_size=1, max_size=4)
-
-
-class Crash(Exception):
-    """The process died before the commit."""
 
 
 class Ledger(RuleBasedStateMachine):
@@ -203,12 +200,6 @@ def read(event: ConsentStateChanged, sender_id: str, purpose: str) -> str:
         if (consent.sender_id, consent.purpose) == (sender_id, purpose):
             return consent.state
     return "opted_out" if any(s.sender_id in (None, sender_id) for s in event.suppressions) else "unknown"
-
-
-@pytest.fixture
-def runner() -> Iterator[asyncio.Runner]:
-    with asyncio.Runner() as opened:
-        yield opened
 
 
 def test_whatever_comes_in_whatever_order_the_ledger_is_the_fold_of_it(

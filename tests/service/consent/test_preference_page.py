@@ -27,6 +27,7 @@ from consent.page.link import form as link_form
 from consent.service import Settings, build
 from tests.support.browser import person, violations
 from tests.support.builders import field_keys
+from tests.support.each_of import each_of
 from tests.support.eventually import WITHIN_S, eventually
 from tests.support.running import KEY_RING, Surroundings, bearer, serving
 from tests.unit.consent.evidences import opt_in
@@ -475,7 +476,7 @@ async def test_a_link_for_one_sender_changes_nothing_of_another(service: Service
     assert await service.lines() == before
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("body", "claims", "status", "reason"),
     [
         ({"sender_id": "nobody"}, {}, 404, ("sender_id", "unknown_sender")),
@@ -819,7 +820,7 @@ async def test_all_of_it_is_done_by_keyboard_and_the_focus_is_seen(service: Serv
         await expect(page.get_by_role("status")).to_contain_text("C’est arrêté")
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("accepts", "language"),
     [
         ("fr-FR,fr;q=0.9,en;q=0.8", "fr"),

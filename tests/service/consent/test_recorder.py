@@ -4,7 +4,6 @@ import asyncio
 import dataclasses
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -28,7 +27,7 @@ from consent.ledger.rules import Evidence, Refusal, Verdict
 from consent.senders import registry as senders
 from consent.senders import store as senders_store
 from tests.support.eventually import eventually
-from tests.support.infrastructure import Postgres
+from tests.support.failing import Crash
 from tests.unit.consent.evidences import (
     NOW,
     at,
@@ -48,13 +47,6 @@ FIRST = at_least(NOW)  # version of somebody of whom nothing was told before tha
 SENDERS = ("acme", "globex")
 PURPOSES = ("promotions", "loyalty")
 SCOPES = [(sender, purpose) for sender in (*SENDERS, "initech") for purpose in (*PURPOSES, "to-come")]
-
-
-@pytest.fixture
-async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:
-    opened = Database(await postgres.clone("consent", f"consent_{unique}"))
-    yield opened
-    await opened.close()
 
 
 def of(subject_id: str, evidence: Evidence) -> Statement:
@@ -127,10 +119,6 @@ def meaning_of(state: ledger.SubjectState) -> dict[object, object]:
         if consent := ledger.consent_of(state, sender, purpose):
             meaning[sender, purpose] = (consent.state, consent.occurred_at)
     return meaning
-
-
-class Crash(Exception):
-    """The process died before the commit."""
 
 
 async def recorded_and_crashed(database: Database, *statements: Statement) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from common.contracts.consent import SenderChanged
 from consent.service import Settings, build
+from tests.support.each_of import each_of
 from tests.support.running import Surroundings, bearer, running
 
 pytestmark = pytest.mark.brokerless
@@ -141,7 +142,7 @@ async def test_a_name_that_operators_refuse_or_that_passes_for_one_is_refused(
     assert [(r["field"], r["reason"]) for r in answer.json()["reasons"]] == [("oadc", "refused_oadc")]
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("change", "field"),
     [
         ({"purposes": [{"id": "promotions", "wording": "x", "retention_months": 37}]}, "purposes.0.retention_months"),

@@ -27,6 +27,7 @@ from consent.senders import registry as senders
 from consent.senders import store as senders_store
 from consent.senders.store import Sender
 from tests.support.builders import field_keys
+from tests.support.failing import Crash
 from tests.support.infrastructure import Postgres
 from tests.unit.consent.evidences import NOON, NOW, contact, opt_in, opt_out
 
@@ -89,10 +90,6 @@ async def stepped(database: Database, now: datetime) -> int:
         if not some:
             return people
         people += some
-
-
-class Crash(Exception):
-    """The process died before the commit."""
 
 
 async def stepped_and_crashed(database: Database, now: datetime) -> None:

@@ -1,7 +1,6 @@
 """Messages that went out after a STOP nobody had told us of: each is found, once, and no other is."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,20 +20,12 @@ from consent.service import Settings, build
 from tests.service.consent.test_consent_receipts import message as as_dispatch_tells
 from tests.support.builders import field_keys, subject, subject_keys
 from tests.support.eventually import eventually
-from tests.support.infrastructure import Postgres
 from tests.support.running import Surroundings, bearer, running
 from tests.unit.consent.evidences import at, contact, opt_in, opt_out, slow_stop, stop
 
 pytestmark = pytest.mark.brokerless
 
 LATE = at(600)  # when we hear of it
-
-
-@pytest.fixture
-async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:
-    opened = Database(await postgres.clone("consent", f"consent_{unique}"))
-    yield opened
-    await opened.close()
 
 
 def message(minutes: float, who: int = 1, **changes: Any) -> HandedOff:

@@ -40,13 +40,6 @@ from tests.unit.consent.evidences import contact, opt_in, opt_out, stop
 PEOPLE = [f"t1-{n:032x}" for n in range(4)]
 
 
-@pytest.fixture
-async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:
-    opened = Database(await postgres.clone("consent", f"consent_{unique}"))
-    yield opened
-    await opened.close()
-
-
 def sealer(database: Database) -> Sealing:
     return Sealing(database, 5.0, Settling(database, "evidence"))
 
@@ -221,12 +214,6 @@ CONSTRAINTS = (
     "SELECT CAST(conrelid AS regclass)::text, conname FROM pg_constraint"
     " WHERE conrelid::regclass::text IN ('evidence', 'seal', 'subject') AND contype IN ('p', 'u', 'c')"
 )
-
-
-@pytest.fixture
-def runner() -> Iterator[asyncio.Runner]:
-    with asyncio.Runner() as opened:
-        yield opened
 
 
 @pytest.fixture

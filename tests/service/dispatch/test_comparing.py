@@ -4,7 +4,7 @@ nothing in common, and a difference found where there is one, and only there."""
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -88,12 +88,6 @@ class Both:
     async def dispatch_sql(self, statement: str, **given: Any) -> None:
         async with self.dispatch.begin() as tx:
             await tx.execute(text(statement), given)
-
-
-@pytest.fixture
-def runner() -> Iterator[asyncio.Runner]:
-    with asyncio.Runner() as opened:
-        yield opened
 
 
 def test_whatever_was_recorded_both_sides_add_up_to_the_same(

@@ -1,6 +1,5 @@
 """A row that breaks a promise is found, by the rule that it breaks; rows that break none are not."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -17,7 +16,6 @@ from dispatch.messages import store as messages_store
 from dispatch.privacy.pruning import LATE_DAYS
 from dispatch.projection.limits import Limits
 from tests.support.builders import now, requested
-from tests.support.infrastructure import Postgres
 
 pytestmark = pytest.mark.brokerless
 
@@ -33,13 +31,6 @@ def _facts(to: str = "FR", consent: dict[str, Any] | None = OPTED_IN, **person: 
     """A record as `record.py` keeps it: where to, and what was known of the person."""
     known = record.Person(consent=record.Standing(**consent) if consent else None, **person)
     return msgspec.json.encode(record.Record(to=to, limits=record._bounds(Limits()), person=known)).decode()
-
-
-@pytest.fixture
-async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:
-    database = Database(await postgres.clone("dispatch", f"dispatch_{unique}"))
-    yield database
-    await database.engine.dispose()
 
 
 async def _plant(database: Database, **broken: Any) -> str:

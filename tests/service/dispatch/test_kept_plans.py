@@ -1,5 +1,5 @@
 """What timers and receipts read of a large ledger, by connections that knew it when it was empty: a statement that is
-prepared keeps its plan, and the best way through nothing is to read all of it (ADR 0050)."""
+prepared keeps its plan, and the best way through nothing is to read all of it."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager

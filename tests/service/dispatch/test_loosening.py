@@ -1,6 +1,5 @@
 """dispatch does not believe a state that forgets a STOP which it holds: consent-svc's database lost a commit."""
 
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 
 import pytest
@@ -19,18 +18,10 @@ from dispatch.projection import rebuild as rebuilding
 from dispatch.projection import store as projection_store
 from dispatch.projection.apply import LOOSENED
 from tests.support.builders import SENDER, now, opted_in, opted_out, subject
-from tests.support.infrastructure import Postgres
 
 pytestmark = pytest.mark.brokerless
 
 YESTERDAY = now() - timedelta(days=1)
-
-
-@pytest.fixture
-async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:
-    database = Database(await postgres.clone("dispatch", f"dispatch_{unique}"))
-    yield database
-    await database.engine.dispose()
 
 
 def received(*states: ConsentStateChanged, offset: int = 0) -> list[Received]:

@@ -103,7 +103,7 @@ from tests.support.builders import (
     subject_keys,
 )
 from tests.support.eventually import eventually
-from tests.support.infrastructure import Broker, Postgres
+from tests.support.infrastructure import KAFKA, Broker, Postgres
 from tests.support.operators.http import TOKEN, Operator, operator
 from tests.support.running import Surroundings, running
 from tests.support.seed import seed
@@ -115,6 +115,7 @@ TTL_S = 5.0
 # its receipts name nothing but its own ids
 SECOND: dict[str, Any] = {"provider": "simulator", "account": "second", "secret": TOKEN, "echoes_reference": False}
 SLOTS = 2
+EXAMPLES = 10 if KAFKA else 25  # each kind of broker draws others; what a broker may change, few of them need
 LOOKS = 4  # of a timer, with all of its slots taken before the last
 LIMITS = Limits(max_staleness=FRESH, recheck=timedelta(0), review_recheck=timedelta(0))
 AT_REST = msgspec.structs.replace(LIMITS, registry_grace=timedelta(0))  # what might still come has come
@@ -1267,12 +1268,6 @@ async def _world(surroundings: Surroundings, noted: Noted) -> AsyncIterator[Worl
 
 
 @pytest.fixture
-def runner() -> Iterator[asyncio.Runner]:
-    with asyncio.Runner() as opened:
-        yield opened
-
-
-@pytest.fixture
 def world(runner: asyncio.Runner, postgres: Postgres, broker: Broker, unique: str, moments: Noted) -> Iterator[World]:
     opening = _world(Surroundings(postgres, broker, unique, partitions=1), moments)
     yield runner.run(opening.__aenter__())
@@ -1285,7 +1280,7 @@ def test_whatever_happens_no_stop_is_overtaken_and_the_accounts_are_exact(runner
     try:
         run_state_machine_as_test(
             cast(type[Pipeline], hypothesis.seed(drawn)(lambda: Pipeline(runner, world))),
-            settings=settings(max_examples=25, stateful_step_count=16, deadline=None, phases=[Phase.generate]),
+            settings=settings(max_examples=EXAMPLES, stateful_step_count=16, deadline=None, phases=[Phase.generate]),
         )
     except BaseException as error:
         error.add_note(f"PLACET_TEST_SEED={drawn} repeats this")

@@ -25,18 +25,10 @@ from dispatch.sending.pipeline import Handoff
 from dispatch.sending.receipts import settle_receipts
 from dispatch.sending.timers import Timers, _LookUp
 from tests.support.builders import now, number, requested, subject
-from tests.support.infrastructure import Postgres
 from tests.support.operators.accounts import ACCOUNTS, http
 from tests.support.operators.faults import FaultServer, fault_server
 
 pytestmark = pytest.mark.brokerless
-
-
-@pytest.fixture
-async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:
-    database = Database(await postgres.clone("dispatch", f"dispatch_{unique}"))
-    yield database
-    await database.engine.dispose()
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """What a pause held is woken once its campaign goes on: page by page, nothing left behind, and nobody in the way."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -22,18 +22,10 @@ from dispatch.sending import timers
 from dispatch.sending.timers import Timers
 from tests.support.builders import controlled, now, requested
 from tests.support.eventually import eventually
-from tests.support.infrastructure import Postgres
 
 pytestmark = pytest.mark.brokerless
 
 LATER = timedelta(hours=1)
-
-
-@pytest.fixture
-async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:
-    database = Database(await postgres.clone("dispatch", f"dispatch_{unique}"))
-    yield database
-    await database.engine.dispose()
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from stack.processes import free_port
 from tests.operators import body, signed
 from tests.service.inbound.published import published, watermarks
 from tests.support.builders import field_keys, now, number, subject
+from tests.support.each_of import each_of
 from tests.support.eventually import eventually
 from tests.support.infrastructure import as_told, own_broker
 from tests.support.running import CALLED, Surroundings, running
@@ -242,8 +243,8 @@ async def test_a_replay_outside_five_minutes_is_refused(service: Inbound, off_s:
     assert await service.journal() == []
 
 
-@pytest.mark.parametrize("path", ["nobody/main", "simulator/other", "simulator/MAIN", "twilio/other"])
 @pytest.mark.parametrize("kind", ["messages", "receipts"])
+@each_of("path", ["nobody/main", "simulator/other", "simulator/MAIN", "twilio/other"])
 async def test_an_unknown_provider_or_account_is_not_found(service: Inbound, path: str, kind: str) -> None:
     answer = await service.post(f"/v1/callbacks/{path}/{kind}", mo("STOP"))
 
@@ -254,7 +255,7 @@ async def test_an_unknown_provider_or_account_is_not_found(service: Inbound, pat
 # Well-formed
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("path", "raw", "status", "field"),
     [
         (MESSAGES, b"{", 400, "body"),

@@ -7,8 +7,9 @@ import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
-from chaos.segments import CODECS, Batch, Codec, batches, cut_before, packed, xxh32
+from chaos.segments import CODECS, Batch, Codec, batches, cut_before, lost, packed, xxh32
 from common.contracts import Watermark
+from common.kafka.broker import NUMBER
 
 RECORDS_AT = 61
 
@@ -81,3 +82,27 @@ def test_the_other_codecs_frames_hold_the_same_records() -> None:
 
 def test_the_hash_of_an_lz4_frames_descriptor_is_the_one_that_every_such_frame_has() -> None:
     assert xxh32(b"\x60\x40") >> 8 & 0xFF == 0x82
+
+
+def numbered(first: int, *numbers: int) -> bytes:
+    """A batch of records with these numbers, whose first record has this offset."""
+    builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, 0, 1 << 20)
+    for at, number in enumerate(numbers):
+        builder.append(at, 1_772_445_600_000, b"key", b"value", [(NUMBER, str(number).encode())])
+    return first.to_bytes(8, "big") + bytes(builder.build())[8:]
+
+
+@pytest.mark.parametrize(
+    ("next_offset", "last_number", "log", "misses"),
+    [
+        (3, 3, [numbered(0, 1, 2), batch(2, MARK), numbered(4, 4)], False),  # number 3 was read before it was lost
+        (3, 3, [numbered(0, 1, 2), numbered(2, 4)], True),  # number 4 lies below the place
+        (2, 2, [numbered(0, 1, 2), batch(2, MARK), numbered(3, 4)], True),  # number 3 was lost unread
+        (2, 2, [numbered(0, 1, 2), numbered(2, 3, 4)], False),
+        (2, 2, [numbered(0, 1, 2)], False),  # nothing tells
+    ],
+)
+def test_a_reader_misses_what_it_had_not_read_and_what_came_below_its_place(
+    next_offset: int, last_number: int, log: list[bytes], misses: bool
+) -> None:
+    assert lost(b"".join(log), next_offset, last_number) is misses

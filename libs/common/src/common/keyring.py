@@ -31,7 +31,7 @@ FINGERPRINTED = b"placet subject key"  # no phone number, so no subject id equal
 
 MISMATCHES = counter(
     "sms_subject_mismatches_total",
-    "Events whose subject id is not the one that this service's key makes of their number.",
+    "Events whose subject id does not match their number under this service's key.",
 )
 
 _TO_URLSAFE = bytes.maketrans(b"+/", b"-_")

@@ -246,7 +246,7 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
             except kafka.WrongTopic:
                 raise
             except Exception as error:
-                log.warning("no topics yet", extra={"why": type(error).__name__})
+                log.warning("the topics do not exist yet", extra={"why": type(error).__name__})
                 await either(stop, None, 0.5)
                 continue
             state.topics_ready = True
@@ -276,7 +276,7 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
         everything = [*state.tasks, *preparing]
         _, late = await asyncio.wait(everything, timeout=settings.drain_s)
         for task in late:
-            log.warning("not drained in time", extra={"worker": task.get_name()})
+            log.warning("a worker did not end in time", extra={"worker": task.get_name()})
             task.cancel()
         await asyncio.gather(*everything, return_exceptions=True)
         for part in parts:
@@ -302,14 +302,14 @@ async def _keys_are_those_stored(service: Service[Any], held: Resources[Any]) ->
                 if "number" in column.table.c
             ]
     except Exception as error:
-        log.warning("stored subject ids not seen yet", extra={"why": type(error).__name__})
+        log.warning("the stored subject ids could not be checked yet", extra={"why": type(error).__name__})
         return False
     for rows in numbered:
         held.subject_keys.look_at_numbers([(named, sealed) for named, sealed in rows if sealed], held.field_keys)
     for stored in ends:
         if others := held.subject_keys.look_at(end for end in stored if end is not None):
             log.error(
-                "some of the stored subject ids are of other keys: what is known under those is looked for no more",
+                "some stored subject ids are of other keys: lookups do not find these subjects",
                 extra={"keys": sorted(others)},
             )
     return True

@@ -65,13 +65,15 @@ class Send(BaseModel):
     )
 
     sender_id: str = Field(pattern=SLUG)
-    to: str = Field(min_length=1, max_length=64, description="A mobile number, as people write it.")
+    to: str = Field(min_length=1, max_length=64, description="A mobile number in any usual notation.")
     text: str = Field(min_length=1, max_length=TEXT_CHARS, pattern=r"\S", description="At most ten SMS.")
     category: Literal["transactional", "marketing"]
-    purpose: str | None = Field(None, pattern=SLUG, description="What the consent is for; marketing needs one.")
-    send_before: AwareDatetime | None = Field(None, description="After this it expires; default: in one day.")
+    purpose: str | None = Field(None, pattern=SLUG, description="The consent's purpose; required for marketing.")
+    send_before: AwareDatetime | None = Field(
+        None, description="The message expires at this instant; default: in a day."
+    )
     postcode: str | None = Field(
-        None, max_length=16, description="Of their address: it may tell holidays and hours that a number does not."
+        None, max_length=16, description="The postcode of the person's address, for regional holidays and hours."
     )
 
 
@@ -208,14 +210,14 @@ class Decision(BaseModel):
     purpose: str | None
     status: str = Field(description="pending, denied, deferred, sending, accepted, rejected, unknown or expired.")
     reasons: list[str]
-    due_at: datetime | None = Field(description="When a deferred message is decided again.")
+    due_at: datetime | None = Field(description="The time of a deferred message's next decision.")
     requested_at: datetime
     send_before: datetime
     decided_at: datetime | None
     policy_version: str
     consent_version: int | None
-    as_of: datetime | None = Field(description="The watermark it was decided on.")
-    facts: Any = Field(description="What else it was decided on, as kept for `python -m dispatch replay`; or null.")
+    as_of: datetime | None = Field(description="The watermark of the decision.")
+    facts: Any = Field(description="The decision record, for `python -m dispatch replay`; or null.")
     gateway: str | None
     gateway_message_id: str | None
     receipt: str | None
@@ -262,7 +264,7 @@ class Enforcement(BaseModel):
     subject_id: str
     consent_version: int
     source: str
-    reference: str | None = Field(description="provider/account/provider message id of the MO, where it was one.")
+    reference: str | None = Field(description="For an MO: provider/account/provider message id.")
     received_at: datetime
     applied_at: datetime
     enforced_at: datetime | None
@@ -302,7 +304,7 @@ async def _page(tx: AsyncConnection, table: Literal["enforcement", "provider_blo
 class ProviderBlock(BaseModel):
     gateway: str
     subject_id: str
-    code: str | None = Field(description="The provider's own, which may mean a wrong number as well as an opt-out.")
+    code: str | None = Field(description="The provider's code, which may mean a wrong number or an opt-out.")
     since: datetime
 
 

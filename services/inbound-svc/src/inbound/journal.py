@@ -35,10 +35,10 @@ EVENT_TEXT_CHARS = 4_096  # an SMS has 1,530 at most, and a record must fit Kafk
 TOPICS: Mapping[Kind, Topic] = {"messages": INBOUND_MESSAGES, "receipts": INBOUND_RECEIPTS}
 PART_INTENTS = ("stop", "review")  # intents which a part may have on its own: each only tightens
 
-INTENTS = counter("sms_inbound_intents_total", "MOs journalled, by what their text means.", ["intent"])
+INTENTS = counter("sms_inbound_intents_total", "MOs journalled, by intent.", ["intent"])
 LAG = histogram(
     "sms_inbound_lag_seconds",
-    "From an MO's time by its operator's clock to its arrival: the way, and how slow that clock is (below 0: fast).",
+    "Time from the operator's timestamp of an MO to its arrival; below 0: the operator's clock is fast.",
     ["provider", "account"],
     buckets=(-3600, -300, -60, -10, -2, 0, 1, 5, 15, 30, 60, 120, 300, 900, 3600, 14400),
 )

@@ -34,13 +34,13 @@ router = APIRouter(prefix="/v1/reviews", tags=["reviews"])
 
 RULE = "person"  # stands in the event for the rule which found the intent
 
-DECIDED = counter("sms_inbound_reviews_decided_total", "Texts that a person has read, by what they said.", ["intent"])
+DECIDED = counter("sms_inbound_reviews_decided_total", "Reviews decided, by intent.", ["intent"])
 
 Held = Annotated[Resources[Any], Depends(resources)]
 
 
 class AlreadyDecided(Conflict):
-    slug, title = "already-decided", "Somebody has decided this already"
+    slug, title = "already-decided", "Already decided"
 
 
 class OnlyAStop(Invalid):
@@ -63,7 +63,7 @@ class DecisionBody(BaseModel):
 
 class Decision(BaseModel):
     intent: Intent
-    note: str | None = Field(description="Null as well where its key is gone.")
+    note: str | None = Field(description="Null without a note, and after the encryption key's deletion.")
     decided_by: str
     decided_at: datetime
 
@@ -75,13 +75,14 @@ class ReviewItem(BaseModel):
     account: str
     provider_message_id: str
     short_code: str
-    text: str | None = Field(description="Null where its key is gone.")
-    rule: str = Field(description="What made it doubtful.")
+    text: str | None = Field(description="Null after the encryption key's deletion.")
+    rule: str = Field(description="The rule that put the text in review.")
     score: float
     occurred_at: datetime
     received_at: datetime
     behind_start: bool = Field(
-        description="A STOP that came after a START which its operator's clock puts later. Decide `stop` or `none`."
+        description="True for a STOP that arrived after a START with a later operator timestamp. Decide `stop` or"
+        " `none`."
     )
     decision: Decision | None
 

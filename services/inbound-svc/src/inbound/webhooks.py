@@ -53,12 +53,12 @@ OURS = 0.8  # share of the time a provider waits; the rest is for the network
 
 CALLBACKS = counter(
     "sms_inbound_callbacks_total",
-    "Callbacks by what they were answered: accepted, duplicate, ignored (nothing for us), or the slug of the problem.",
+    "Callbacks, by answer: accepted, duplicate, ignored (no MO and no DLR), or the problem's slug.",
     ["provider", "kind", "result"],
 )
 ACKNOWLEDGED = histogram(
     "sms_inbound_acknowledge_seconds",
-    "From the request to its 2xx: journalled and acknowledged by Kafka.",
+    "Time from a callback's request to its 2xx: journalled, and acknowledged by Kafka.",
     ["kind"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
@@ -80,7 +80,7 @@ Arrivals = Together[Arrival, Kept]
 class NotByGet(Problem):
     status: ClassVar[int] = 405
     slug: ClassVar[str] = "method-not-allowed"
-    title: ClassVar[str] = "Not by this method"
+    title: ClassVar[str] = "Method not allowed"
 
 
 def callbacks(accounts: Sequence[Account], publish_timeout_s: float) -> tuple[list[Route], APIRouter]:
@@ -232,7 +232,7 @@ async def _published(held: Resources[Any], arrivals: Arrivals, arrival: Arrival,
         pass
     except Exception as error:  # any error: the operator must retry, because the callback may hold a STOP
         named = journal.named(arrival.origin, arrival.entries[0].item)
-        log.error("a callback was not kept", exc_info=error, extra=named)
+        log.error("a callback was not stored", exc_info=error, extra=named)
     if not done:
         raise Unavailable("not kept safely yet: send it again", headers={"Retry-After": str(RETRY_AFTER_S)})
     return new

@@ -53,9 +53,11 @@ class Listener:
                 await connection.add_listener(self._channel, lambda *told: self._wake(str(told[-1])))
                 await lost.wait()
             except OSError as error:
-                log.warning("not listening", extra={"channel": self._channel, "why": type(error).__name__})
+                log.warning(
+                    "the listener lost its connection", extra={"channel": self._channel, "why": type(error).__name__}
+                )
             except Exception:
-                log.exception("not listening", extra={"channel": self._channel})
+                log.exception("the listener lost its connection", extra={"channel": self._channel})
             finally:
                 if connection is not None:
                     connection.terminate()

@@ -16,7 +16,7 @@ from common.telemetry import counter
 
 log = logging.getLogger(__name__)
 
-FAILED = counter("sms_timer_failures_total", "Ticks that failed and will be tried again.", ["timer"])
+FAILED = counter("sms_timer_failures_total", "Failed runs of a timer; the timer tries again.", ["timer"])
 BACK_OFF_S = (0.2, 10.0)
 
 # CLOCK_BOOTTIME (Linux) runs on while the machine is suspended: other machines decide and enforce meanwhile.

@@ -25,7 +25,7 @@ Fault = Literal["records_missing", "other_log"]
 
 BROKEN = gauge(
     "sms_consumer_broken_logs_rows",
-    "Partitions whose log has lost records, or is another log than the one that was read: a person has to act.",
+    "Partitions whose log lost records or was replaced by another log: an operator has to run `log list`.",
     ["topic"],
 )
 _ROW = "consumer_group = $1 AND topic = $2 AND partition = $3"
@@ -193,11 +193,13 @@ async def clear(tx: AsyncConnection, place: str) -> Broken | None:
 
 async def command(service: str, database_url: str, arguments: Sequence[str]) -> int:
     """Run `list` or `clear PLACE…`; return the exit code."""
-    parser = argparse.ArgumentParser(prog=f"python -m {service} log", description="Logs that lost records.")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {service} log", description="List partitions that lost records, and trust them again."
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("list", help="what is wrong, a line each")
-    clearing = verbs.add_parser("clear", help="trust the log again, once its owner has published again")
-    clearing.add_argument("places", nargs="+", metavar="PLACE", help="as `list` names it")
+    verbs.add_parser("list", help="list broken partitions, one per line")
+    clearing = verbs.add_parser("clear", help="trust a log again, after its owner has published the lost records again")
+    clearing.add_argument("places", nargs="+", metavar="PLACE", help="a partition as printed by `list`")
     told = parser.parse_args(arguments)
     database = Database(database_url, pool_size=1, name=f"{service}-log")
     try:

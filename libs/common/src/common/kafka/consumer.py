@@ -88,22 +88,26 @@ FETCH_BYTES = 4 * 1024 * 1024  # of an answer: a process has several consumers, 
 BELIEVED = "greatest({known}, CASE WHEN {said} <= now() + {skew}::interval THEN {said} END)"
 NEW_LEADER_S = 30.0  # by then followers have caught up, or left the in-sync set (replica.lag.time.max.ms)
 
-HANDLED = counter("sms_consumer_records_total", "Records stepped over, by what became of them.", ["topic", "result"])
-LAG = gauge("sms_consumer_lag_records", "High watermark less next offset.", ["topic", "partition"])
+HANDLED = counter("sms_consumer_records_total", "Records passed by the consumer, by result.", ["topic", "result"])
+LAG = gauge(
+    "sms_consumer_lag_records", "Records not yet handled: high watermark less next offset.", ["topic", "partition"]
+)
 FAILING = gauge(
-    "sms_consumer_failing_seconds", "How long the worst partition has been failing; 0 when fine.", ["topic"]
+    "sms_consumer_failing_seconds", "Seconds since the worst partition began to fail; 0 without a failure.", ["topic"]
 )
 STALLED = gauge(
     "sms_consumer_stalled_seconds",
-    "How long the worst partition has not been read on, whatever the reason; 0 when fine.",
+    "Seconds since the worst partition last made progress, for any reason; 0 without a stall.",
     ["topic"],
 )
 REFUSED = counter(
     "sms_consumer_watermarks_refused_total",
-    "Watermarks that did not count: their publisher has another subject key under one of our key ids.",
+    "Watermarks refused: the publisher has another subject key under the same key id.",
     ["topic"],
 )
-BATCH = histogram("sms_consumer_batch_seconds", "One batch: transaction and what follows it.", ["topic"])
+BATCH = histogram(
+    "sms_consumer_batch_seconds", "Duration of a batch: the transaction and the work after its commit.", ["topic"]
+)
 
 After = Callable[[], Awaitable[None]]
 
@@ -382,12 +386,12 @@ class Consumer:
                 await asyncio.wait((self._committing,), timeout=COMMIT_EVERY_S)
             await _ended(kafka_consumer)
         if not stop.is_set():
-            log.error("nothing heard of any partition: connecting anew", extra={"consumer": self.name})
+            log.error("no answer about any partition: reconnecting", extra={"consumer": self.name})
             self._let_go(self._partitions.keys())
 
     def _not_started(self, error: BaseException) -> None:
         why = type(error).__name__
-        log.warning("no broker yet", extra={"consumer": self.name, "why": why})
+        log.warning("the broker does not answer yet", extra={"consumer": self.name, "why": why})
         self._progress.trouble(why, time.monotonic())
 
     async def _turn(self, kafka_consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
@@ -418,7 +422,9 @@ class Consumer:
         now = time.monotonic()
         again = self._progress.is_careful(now)
         self._progress.trouble(type(error).__name__, now)
-        log.warning("broker trouble", extra={"consumer": self.name, "why": type(error).__name__})
+        log.warning(
+            "reading from the broker failed, trying again", extra={"consumer": self.name, "why": type(error).__name__}
+        )
         self._rewind(kafka_consumer)
         await either(stop, None, 1.0 if again else POLL_MS / 1000)
 
@@ -522,7 +528,7 @@ class Consumer:
         rest = self._progress.failed(tp.partition, why, offset, time.monotonic())
         if self._progress.failures(tp.partition) in (2, 10, 100, 1000):
             log.error(
-                "cannot be read on: trying again",
+                "a partition cannot be read, trying again",
                 extra={"topic": tp.topic, "partition": tp.partition, "offset": offset, "why": why},
             )
         self._rest(kafka_consumer, tp, offset, rest)
@@ -664,7 +670,7 @@ class Consumer:
 
     def _went_back(self, tp: TopicPartition) -> None:
         log.error(
-            "the database lost what was stored: reading it again",
+            "the database lost a stored offset: reading the partition again",
             extra={"topic": tp.topic, "partition": tp.partition, "offset": self._reached.get(tp)},
         )
         self._placed.discard(tp)
@@ -757,7 +763,7 @@ class Consumer:
 
     async def _bury(self, tp: TopicPartition, record: Any, reason: str) -> None:
         log.error(
-            "poison: to the dead letters",
+            "a poisoned record is now a dead letter",
             extra={"topic": tp.topic, "partition": tp.partition, "offset": record.offset, "why": reason},
         )
         async with self.database.begin() as tx:
@@ -858,7 +864,10 @@ class Consumer:
             try:
                 await self._look(kafka_consumer)
             except Exception as error:
-                log.warning("a log was not looked at", extra={"consumer": self.name, "why": type(error).__name__})
+                log.warning(
+                    "the log of a topic could not be checked",
+                    extra={"consumer": self.name, "why": type(error).__name__},
+                )
             await either(stop, None, WATCH_EVERY_S)
 
     async def _look(self, kafka_consumer: AIOKafkaConsumer) -> None:
@@ -922,7 +931,9 @@ class Consumer:
                 await broken_logs.lock(tx, self.subscription.group, self.subscription.topic, tp.partition)
                 await self._note_fault(tx, tp.partition, "other_log", at, why)
         except Exception as error:
-            log.warning("a stop was not stored yet", extra={"consumer": self.name, "why": type(error).__name__})
+            log.warning(
+                "the fault of a partition is not stored yet", extra={"consumer": self.name, "why": type(error).__name__}
+            )
             return
         self._short.pop(tp, None)
         self._placed.discard(tp)

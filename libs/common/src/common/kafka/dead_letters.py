@@ -51,7 +51,7 @@ NAME_CHARS = 40  # of a field's name as shown
 SHOWN = 50  # fields of an object, or items of a list
 DEPTH = 6
 
-OPEN = gauge("sms_dead_letters_open_records", "Dead letters that nobody has decided about, of a topic.", ["topic"])
+OPEN = gauge("sms_dead_letters_open_records", "Dead letters of a topic without a decision.", ["topic"])
 
 
 def define(metadata: MetaData) -> Table:
@@ -183,16 +183,18 @@ async def find(tx: AsyncConnection, letter_id: int, *, lock: bool = False) -> De
     return _letter(row) if row else None
 
 
-async def next_asked(tx: AsyncConnection, groups: Sequence[tuple[str, str]]) -> DeadLetter | None:
-    """Return the letter of these (group, topic) that has waited longest for its replay."""
+async def next_asked(
+    tx: AsyncConnection, groups: Sequence[tuple[str, str]], *, but: Sequence[int] = ()
+) -> DeadLetter | None:
+    """Return the letter of these (group, topic) that has waited longest for its replay. `but`: ids to leave out."""
     row = (
         await tx.execute(
             text(
                 "SELECT * FROM dead_letter WHERE state = 'asked' AND (consumer_group, topic) IN"
                 " (SELECT * FROM unnest(CAST(:groups AS text[]), CAST(:topics AS text[])))"
-                " ORDER BY decided_at, id LIMIT 1"
+                " AND id <> ALL(CAST(:but AS bigint[])) ORDER BY decided_at, id LIMIT 1"
             ),
-            {"groups": [group for group, _ in groups], "topics": [topic for _, topic in groups]},
+            {"groups": [group for group, _ in groups], "topics": [topic for _, topic in groups], "but": list(but)},
         )
     ).one_or_none()
     return _letter(row) if row else None
@@ -257,24 +259,26 @@ def _letter(row: Any) -> DeadLetter:
 
 
 class Decided(Conflict):
-    slug, title = "already-decided", "Somebody has decided this already"
+    slug, title = "already-decided", "Already decided"
 
 
 class DeadLetterItem(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     id: int
-    consumer_group: str = Field(description="Who could not handle it.")
+    consumer_group: str = Field(description="The consumer group that could not handle the record.")
     topic: str
     partition: int
     offset: int
-    type: str | None = Field(description="Of the event; null where it is none that is known here.")
-    shape: Any = Field(description="The record with every value covered.")
-    reason: str = Field(description="Why it was stepped over; after a replay that failed, why that did.")
+    type: str | None = Field(description="The event's type; null for an unknown type.")
+    shape: Any = Field(description="The record with all values masked.")
+    reason: str = Field(
+        description="The reason for the dead letter; after a failed replay, the reason for the failure."
+    )
     buried_at: datetime
     state: State = Field(
-        description="`open`: to be decided. `asked`: a worker is to handle it again. `gone`: it was, and the topic does"
-        " not hold the record any more."
+        description="`open`: to be decided. `asked`: a worker will handle the record again. `gone`: a replay was asked"
+        " for, and the topic no longer holds the record."
     )
     decided_by: str | None
     decided_at: datetime | None
@@ -331,40 +335,44 @@ async def decide_dead_letter(
 
 
 async def step_over(tx: AsyncConnection, topic: str, partition: int, first: int, following: int, by: str) -> None:
-    """Move the consumer of a partition from offset `first` to `following`, and keep an open dead letter.
+    """Move each consumer of a partition that stands at offset `first` to `following`; keep an open dead letter of each.
 
     Raises NotFound and Conflict, with nothing changed.
     """
-    row = (
+    rows = (
         await tx.execute(
             text(
                 "SELECT consumer_group, next_offset FROM consumer_offset"
-                " WHERE topic = :topic AND partition = :partition FOR UPDATE"
+                " WHERE topic = :topic AND partition = :partition ORDER BY consumer_group FOR UPDATE"
             ),
             {"topic": topic, "partition": partition},
         )
-    ).one_or_none()
-    if row is None:
+    ).all()
+    if not rows:
         raise NotFound("this service reads no such partition", reasons=[Reason("topic", "unknown_partition")])
-    if row.next_offset != first or following <= first:
-        raise Conflict(f"it reads on from offset {row.next_offset}", reasons=[Reason("offset", "not_there")])
+    groups = [row.consumer_group for row in rows if row.next_offset == first]
+    if not groups or following <= first:
+        places = ", ".join(sorted({str(row.next_offset) for row in rows}))
+        raise Conflict(f"the partition is read on from offset {places}", reasons=[Reason("offset", "not_there")])
     await tx.execute(
         text(
             "UPDATE consumer_offset SET next_offset = :following, updated_at = now()"
-            " WHERE consumer_group = :group AND topic = :topic AND partition = :partition"
+            " WHERE consumer_group = ANY(CAST(:groups AS text[])) AND topic = :topic AND partition = :partition"
         ),
-        {"following": following, "group": row.consumer_group, "topic": topic, "partition": partition},
+        {"following": following, "groups": groups, "topic": topic, "partition": partition},
     )
-    await note(
-        tx,
-        group=row.consumer_group,
-        topic=topic,
-        partition=partition,
-        offset=first,
-        event_type=None,
-        value=None,
-        reason=f"the Kafka client could not read it: offsets {first} to {following - 1} stepped over by hand, by {by}",
-    )
+    why = f"the Kafka client could not read it: offsets {first} to {following - 1} stepped over by hand, by {by}"
+    for group in groups:
+        await note(
+            tx,
+            group=group,
+            topic=topic,
+            partition=partition,
+            offset=first,
+            event_type=None,
+            value=None,
+            reason=why,
+        )
 
 
 async def command(service: str, database_url: str, arguments: Sequence[str]) -> int:
@@ -372,17 +380,26 @@ async def command(service: str, database_url: str, arguments: Sequence[str]) -> 
 
     Returns the exit code.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m {service} dead-letters", description="What was stepped over.")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {service} dead-letters", description="List and decide dead letters."
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("list", help="a line each").add_argument("state", nargs="?", default="open", choices=EVERY_STATE)
-    verbs.add_parser("show", help="one, every value covered").add_argument("ids", nargs=1, type=int, metavar="ID")
-    for verb, what in (("replay", "have it handled again, once what was wrong is mended"), ("discard", "give it up")):
+    verbs.add_parser("list", help="list dead letters, one per line").add_argument(
+        "state", nargs="?", default="open", choices=EVERY_STATE
+    )
+    verbs.add_parser("show", help="show a dead letter with all values masked").add_argument(
+        "ids", nargs=1, type=int, metavar="ID"
+    )
+    for verb, what in (
+        ("replay", "handle the records again, after the cause is mended"),
+        ("discard", "give the records up"),
+    ):
         verbs.add_parser(verb, help=what).add_argument("ids", nargs="+", type=int, metavar="ID")
-    over = verbs.add_parser("step-over", help="read on behind records that the Kafka client cannot read")
-    over.add_argument("topic", help="without the prefix")
+    over = verbs.add_parser("step-over", help="skip records that the Kafka client cannot read")
+    over.add_argument("topic", help="topic name without the prefix")
     over.add_argument("partition", type=int)
-    over.add_argument("first", type=int, help="the offset that the partition stands at")
-    over.add_argument("following", type=int, help="the offset to read on from")
+    over.add_argument("first", type=int, help="the partition's stored offset")
+    over.add_argument("following", type=int, help="the offset to continue from")
     told = parser.parse_args(arguments)
     database = Database(database_url, pool_size=1, name=f"{service}-dead-letters")
     try:

@@ -61,14 +61,14 @@ MAX_RECORD_BYTES = kafka.BATCH_BYTES - 20_000  # key and value; the rest is for 
 PUBLISHED = counter("sms_outbox_published_total", "Events acknowledged by Kafka.", ["topic"])
 OLDEST = gauge(
     "sms_outbox_oldest_row_age_seconds",
-    "Age of the oldest row not yet published; 0 when empty. Of every relay, leading or not.",
+    "Age of the oldest unpublished row; 0 for an empty outbox. Every relay reports the age, leader or not.",
 )
 AS_OF = gauge(
     "sms_outbox_watermark_timestamp_seconds",
-    "as_of of the last watermark published; none before the first.",
+    "`as_of` of the last watermark published; absent before the first.",
     ["topic"],
 )
-RELAY_ERRORS = counter("sms_outbox_relay_errors_total", "Relay attempts that failed and will be made again.")
+RELAY_ERRORS = counter("sms_outbox_relay_errors_total", "Failed turns of the relay; the relay tries again.")
 
 _packer = msgspec.msgpack.Encoder()
 _shared = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]])
@@ -532,7 +532,7 @@ class Relayed:
                     try:
                         self._proven({fact for (fact,) in await self._database.read(self._proof, list(asked))})
                     except Exception as error:  # callers wait on, until a later query or their deadline
-                        log.warning("cannot look at the outbox", extra={"why": type(error).__name__})
+                        log.warning("the outbox cannot be polled", extra={"why": type(error).__name__})
 
     def _heard(self, told: str) -> None:
         if not told:

@@ -45,17 +45,24 @@ class Retrying:
         return Timer("dead-letters", self.tick, LOOK_EVERY_S, self.database, dead_letters.ASKED)
 
     async def tick(self) -> bool:
-        """Replay the letter that has waited longest; return whether the replay ended.
+        """Replay the letter that has waited longest; return whether a replay ended.
 
-        Returns False also where the handler asks to hold: the letter stays asked for.
+        A letter whose handler asks to hold stays asked for, and the next one has its turn.
         """
         ours = {(s.group, s.topic.name): s for s in self.subscriptions}
-        async with self.database.begin() as tx:
-            await dead_letters.count_open(tx, [s.topic.name for s in self.subscriptions])
-            letter = await dead_letters.next_asked(tx, list(ours))
-        if letter is None:
-            return False
-        subscription = ours[letter.consumer_group, letter.topic]
+        held = list[int]()
+        while True:
+            async with self.database.begin() as tx:
+                await dead_letters.count_open(tx, [s.topic.name for s in self.subscriptions])
+                letter = await dead_letters.next_asked(tx, list(ours), but=held)
+            if letter is None:
+                return False
+            if await self._replay(letter, ours[letter.consumer_group, letter.topic]):
+                return True
+            held.append(letter.id)
+
+    async def _replay(self, letter: DeadLetter, subscription: Subscription) -> bool:
+        """Replay a letter; return False where the handler asks to hold."""
         try:
             record = await self._read(letter)
         except Poison as error:  # any other error leaves the letter asked for

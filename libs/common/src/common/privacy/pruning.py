@@ -20,9 +20,11 @@ from common.telemetry import counter, gauge
 LOOK_EVERY_S = 60.0
 BATCH = 500  # rows per transaction: some milliseconds
 
-PRUNED = counter("sms_pruning_rows_total", "Rows deleted or stripped because their time was over.", ["kind"])
+PRUNED = counter("sms_pruning_rows_total", "Rows deleted or stripped at the end of their retention.", ["kind"])
 OVERDUE = gauge(
-    "sms_pruning_overdue_seconds", "How far past its time the oldest row is that should be gone; 0 if none.", ["kind"]
+    "sms_pruning_overdue_seconds",
+    "Seconds by which the oldest row has outlived its retention; 0 without such a row.",
+    ["kind"],
 )
 
 KEPT_BY_ALL: Mapping[str, str] = {

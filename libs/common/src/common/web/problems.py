@@ -62,7 +62,7 @@ class Problem(Exception):
 
     status: ClassVar[int] = 500
     slug: ClassVar[str] = "internal-error"
-    title: ClassVar[str] = "Something went wrong on our side"
+    title: ClassVar[str] = "Internal error"
 
     def __init__(
         self, detail: str, *, reasons: Sequence[Reason] = (), headers: Mapping[str, str] | None = None
@@ -74,7 +74,7 @@ class Problem(Exception):
 
 
 class Malformed(Problem):
-    status, slug, title = 400, "malformed", "The request cannot be read"
+    status, slug, title = 400, "malformed", "The request is malformed"
 
 
 class Unauthorised(Problem):
@@ -86,19 +86,19 @@ class Forbidden(Problem):
 
 
 class NotFound(Problem):
-    status, slug, title = 404, "not-found", "No such thing"
+    status, slug, title = 404, "not-found", "Not found"
 
 
 class Conflict(Problem):
-    status, slug, title = 409, "conflict", "The state of things does not allow it"
+    status, slug, title = 409, "conflict", "The resource's state refuses the request"
 
 
 class PastItsTime(Problem):
-    status, slug, title = 410, "past-its-time", "It is not kept any longer"
+    status, slug, title = 410, "past-its-time", "The data is past its retention"
 
 
 class PreconditionFailed(Problem):
-    status, slug, title = 412, "precondition-failed", "It is not what was read"
+    status, slug, title = 412, "precondition-failed", "The resource has changed since the read"
 
 
 class TooLarge(Problem):
@@ -110,11 +110,11 @@ class Invalid(Problem):
 
 
 class TooMany(Problem):
-    status, slug, title = 429, "too-many", "Too many of these for now"
+    status, slug, title = 429, "too-many", "Too many requests"
 
 
 class Unavailable(Problem):
-    status, slug, title = 503, "unavailable", "Try again in a moment"
+    status, slug, title = 503, "unavailable", "A dependency is unavailable: try again later"
 
 
 def answer(problem: Problem) -> JSONResponse:

@@ -24,15 +24,15 @@ class KeyReused(Conflict):
 
 
 class CampaignPastIt(Conflict):
-    slug, title = "campaign-not-there", "The campaign is past it, or not there yet"
+    slug, title = "campaign-not-there", "The campaign's status does not allow the action"
 
 
 class CampaignOver(Conflict):
-    slug, title = "campaign-over", "Its time has gone by"
+    slug, title = "campaign-over", "The campaign's time is over"
 
 
 class CampaignEdited(PreconditionFailed):
-    slug, title = "campaign-edited", "The campaign is not what was read"
+    slug, title = "campaign-edited", "The campaign has changed since the read"
 
 
 class ChosenSegment(BaseModel):
@@ -93,38 +93,45 @@ class NewCampaign(BaseModel):
 
     sender_id: Storable = Field(min_length=1, max_length=40)
     name: Storable = Field(min_length=1, max_length=120)
-    purpose: Storable = Field(min_length=1, max_length=64, description="One of the sender's: what the consent is for.")
+    purpose: Storable = Field(min_length=1, max_length=64, description="A purpose of the sender.")
     text: Text
-    language: Language = Field("fr", description="Of `text`: for contacts without a `language`, or with another one.")
+    language: Language = Field(
+        "fr", description="The language of `text`, for contacts without a `language` or without a translation."
+    )
     translations: Translations = {}
     folding: Folding = Field(
         Folding.NONE,
-        description="Characters outside GSM-7 replaced by their likes: quotes and dashes (`typographic`), also accents"
-        " of the text (`accents`), also those of what contacts hold (`names`). `/v1/texts/preview` shows what changes.",
+        description="Replace characters outside GSM-7 by similar characters: quotes and dashes (`typographic`), also"
+        " accents in the text (`accents`), also accents in contacts' attributes (`names`)."
+        " `/v1/texts/preview` shows the changes.",
     )
-    sectors: list[Sector] = Field([], max_length=5, description="What it advertises, where that has rules of its own.")
+    sectors: list[Sector] = Field(
+        [], max_length=5, description="The product advertised, if the law has rules for the product."
+    )
     audience: Audience
     rest_days: int | None = Field(
         None,
         ge=1,
         le=MOST_DAYS,
-        description="Who got a message of its sender's campaigns within so many days is left out.",
+        description="Leave out contacts with a message from the sender's campaigns within so many days.",
     )
     send_before: AwareDatetime | None = Field(
-        None, description="After this its messages expire; default: three days from its start."
+        None, description="Messages expire at this instant; default: three days after the start."
     )
-    timing: Timing = Field(Timing(), description="When each message is due, and how many leave at once.")
+    timing: Timing = Field(Timing(), description="Due times and pace of the messages.")
     recurring: Recurring | None = Field(
         None,
-        description="It comes again and again: each occurrence is a campaign of its own, with its own audience, whose"
-        " messages expire when the next comes. Times of day are the sender's.",
+        description="The rule of a recurring campaign. Each occurrence is a campaign with an audience of its own,"
+        " and its messages expire at the next occurrence. Times of day are in the sender's time zone.",
     )
     trial: Trial | None = Field(
-        None, description="Other texts for a part of the audience, people held out, and how the best text is found."
+        None,
+        description="An A/B test: other texts for a part of the audience, a holdout, and the choice of the best text.",
     )
     priority: Priority = Field(
         Priority.NORMAL,
-        description="Among campaigns that go on at once: four people of the next higher are asked for beside one.",
+        description="Priority among campaigns under way: the next higher priority requests four recipients for each"
+        " recipient of this priority.",
     )
 
 
@@ -144,7 +151,7 @@ class Statistics(BaseModel):
     accepted: int
     rejected: int
     unknown: int
-    delivered: int = Field(description="Said so by the operator, so far.")
+    delivered: int = Field(description='Messages with a DLR "delivered" so far.')
     undelivered: int
     excluded: dict[str, int] = Field(description="Contacts selected and left out when the audience was frozen.")
     denied_reasons: dict[str, int] = Field(description="A recipient denied for two reasons counts for both.")
@@ -158,7 +165,7 @@ class SendingWaits(BaseModel):
 
     since: datetime
     consents_as_of: datetime | None = Field(
-        description="What was known of them, where that is oldest, when this was noticed; null: nothing."
+        description="The oldest watermark among the partitions at the start of the hold; null: a partition had none."
     )
 
 
@@ -188,42 +195,47 @@ class Campaign(BaseModel):
     rest_days: int | None
     status: Status
     sent_back: str | None = Field(
-        description="Why what was scheduled is a draft again: when it was due it was `not_what_was_approved`, or needed"
-        " an approval that it had not (`approval_missing`), or its segment selected nobody (`nobody_selected`); or,"
-        " since its sender had changed, these errors were in it, with commas between (`stop_mention_missing`, or as of"
-        " a pre-flight)."
+        description="The reason for a scheduled campaign's return to draft: at its start the campaign was"
+        " `not_what_was_approved`, lacked a needed approval (`approval_missing`), or its segment selected no"
+        " contact (`nobody_selected`); or, after a change of the sender, the errors found, separated by"
+        " commas (`stop_mention_missing`, or errors of a pre-flight)."
     )
     created_at: datetime
     timing: Timing
     recurring: Recurring | None
-    series_id: str | None = Field(description="Of the campaign that recurs, where this is one of its occurrences.")
+    series_id: str | None = Field(
+        description="The id of the recurring campaign that this campaign is an occurrence of."
+    )
     trial: Trial | None
-    winner: str | None = Field(description="Of a trial, once it is known: `a` is the campaign's own text.")
-    choice: Choice | None = Field(description="Of the winner, from the start of a campaign on that looks for one.")
-    missed: int = Field(description="Occurrences that nobody was there to begin before the next, or that a pause kept.")
+    winner: str | None = Field(description="The variant chosen by an A/B test; `a` is the campaign's own text.")
+    choice: Choice | None = Field(description="The choice of the winner, once a campaign with a `winner` has started.")
+    missed: int = Field(description="Occurrences skipped: not started before the next occurrence, or paused.")
     priority: Priority
     at: datetime | None = Field(
-        description="As it was scheduled. Where clocks are ahead, people's own show it earlier."
+        description="The scheduled start. With `local_time`, recipients in time zones further east are due earlier."
     )
     starts_at: datetime | None
-    opens_at: datetime | None = Field(description="When a message may first leave for the sender's own country.")
+    opens_at: datetime | None = Field(description="The earliest instant of a hand-off to the sender's own country.")
     started_at: datetime | None
     ended_at: datetime | None
     send_before: datetime | None
-    length: Length = Field(description="Of the shortest message of `text`; what contacts hold may add to it.")
-    costly: list[Costly] = Field(description="Characters of `text` that more than halve what an SMS holds.")
+    length: Length = Field(
+        description="Segments of the shortest message of `text`; contacts' attributes may add segments."
+    )
+    costly: list[Costly] = Field(
+        description="Characters of `text` outside GSM-7: with them an SMS holds less than half as many characters."
+    )
     paused_because: list[str] = Field(
-        description="Why it was paused by itself: `gateway_needs_somebody` is an account with a provider, or its money:"
-        " resume it once that is seen to. `series_paused`: the campaign that recurs was, and goes on with it. Empty"
-        " where a person paused it."
+        description="The reasons for an automatic pause. `gateway_needs_somebody`: a provider's account or credit"
+        " needs a person; resume the campaign afterwards. `series_paused`: the recurring campaign was paused; the"
+        " occurrence resumes with the series. Empty after a pause by a person."
     )
     sending_waits: SendingWaits | None = Field(
-        description="Of a campaign that is running: nothing is wrong with it, and it goes on by itself."
+        description="The hold on marketing of a running campaign. The campaign goes on by itself."
     )
-    failing: Failing | None = Field(description="Of a campaign whose next step fails time after time.")
+    failing: Failing | None = Field(description="Failures of the campaign's next step.")
     waiting_for: list[Waiting] = Field(
-        description="What has to happen before it goes on or ends. Empty once it has ended and each of its recipients"
-        " has been decided about."
+        description="The events that the campaign waits for. Empty after its end, once each recipient has a decision."
     )
     statistics: Statistics
 
@@ -240,9 +252,9 @@ class EditedCampaign(NewCampaign):
 class Schedule(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    at: AwareDatetime | None = Field(None, description="Default: now; with `timing.local_time`, needed.")
+    at: AwareDatetime | None = Field(None, description="Default: now. Required with `timing.local_time`.")
     acknowledge: list[Annotated[Storable, Field(max_length=200)]] = Field(
-        [], max_length=100, description="Warnings of the pre-flight, by id: all of them, or it is not scheduled."
+        [], max_length=100, description="Ids of the pre-flight's warnings. Scheduling needs all of them."
     )
 
 
@@ -252,10 +264,12 @@ class VariantResult(BaseModel):
     variant: str
     asked_for: int
     handed_off: int
-    reached: int = Field(description="Accepted or unknown: whom it may have reached. The winner's rate is of these.")
+    reached: int = Field(
+        description="Recipients with the outcome accepted or unknown. The winner's rate is a share of these recipients."
+    )
     delivered: int
-    opted_out: int = Field(description="Who opted out in answer to it: within 7 days, and got no later one.")
-    clicked: int = Field(description="Whom it may have reached and who followed a link of theirs.")
+    opted_out: int = Field(description="Recipients who opted out within 7 days, without a later message in between.")
+    clicked: int = Field(description="Recipients with the outcome accepted or unknown who followed a link.")
 
 
 class Variants(BaseModel):

@@ -146,7 +146,10 @@ async def edit_campaign(
     caller: Author,
     if_match: Annotated[
         str | None,
-        Header(description="The `ETag` that its edit is of. 412 where somebody has changed it since, and nothing is."),
+        Header(
+            description="The `ETag` of the version to edit. 412 after a change by another caller; the edit has no"
+            " effect."
+        ),
     ] = None,
 ) -> Campaign:
     """Replace the content of a campaign not yet started.

@@ -31,9 +31,9 @@ SenderId = Annotated[Storable, Field(min_length=1, max_length=40)]
 Said = Annotated[
     dict[str, Any],
     Field(
-        description="`all`, `any` and `not` of conditions; a condition is of an `attribute` (is, in, exists, lt, lte,"
-        " gt, gte, starts_with, anniversary_in), a `territory`, a `consent` of the sender, what was `received`, or"
-        ' `clicked`. A date may be `{"days": -30}`, from today.',
+        description="`all`, `any` and `not` of conditions. A condition is on an `attribute` (is, in, exists, lt,"
+        " lte, gt, gte, starts_with, anniversary_in), a `territory`, a `consent` of the sender, messages `received`,"
+        ' or links `clicked`. A date may be relative to today: `{"days": -30}`.',
         examples=[
             {
                 "all": [
@@ -53,7 +53,7 @@ class KeyReused(Conflict):
 
 
 class SegmentNotValid(Invalid):
-    slug, title = "segment-not-valid", "The segment says something that is no condition"
+    slug, title = "segment-not-valid", "The segment has an invalid condition"
 
 
 class Asked(BaseModel):
@@ -71,16 +71,18 @@ class NewVersion(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     expression: Said
-    after: int = Field(ge=1, description="The version that was read: where there is a later one by now, it is refused.")
+    after: int = Field(ge=1, description="The latest version known to the caller; 409 if a later version exists.")
 
 
 class Counted(BaseModel):
     """The size of a segment now. A campaign's audience is fixed when the campaign starts."""
 
     selected: int
-    contacts: int = Field(description="That the sender has.")
-    exact: bool = Field(description="False: estimated from a sample, there being more than can be read in time.")
-    margin: int = Field(description="Of an estimate: it is no further from the truth nineteen times in twenty.")
+    contacts: int = Field(description="The sender's contacts.")
+    exact: bool = Field(
+        description="False: estimated from a sample, because the sender has too many contacts to read in time."
+    )
+    margin: int = Field(description="The estimate's margin of error at 95 % confidence.")
 
 
 class SegmentVersion(BaseModel):
@@ -102,7 +104,7 @@ class Segments(BaseModel):
 
 
 class Versions(BaseModel):
-    items: list[SegmentVersion] = Field(description="Newest first, a thousand at most.")
+    items: list[SegmentVersion] = Field(description="Newest first, at most a thousand.")
 
 
 @router.post("/segments/count")

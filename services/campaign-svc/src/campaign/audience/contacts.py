@@ -44,8 +44,8 @@ class NewContact(BaseModel):
     attributes: dict[Name, Storable | bool | int | float | None] = Field(
         {},
         max_length=MAX_COLUMNS,
-        description="What is not named stays as it was. `timezone` (Europe/Paris) beats what the number says,"
-        " `postcode` names where other days are holidays, `language` chooses the text.",
+        description="Attributes left out keep their values. `timezone` (Europe/Paris) takes precedence over the"
+        " number's territory, `postcode` adds regional holidays, `language` chooses the text.",
     )
 
 
@@ -73,13 +73,17 @@ class Verdict(BaseModel):
 
     result: Literal["created", "updated", "duplicate", "refused"]
     subject_id: str | None
-    reason: str | None = Field(description="Of a refusal; of an attribute, its name follows after a colon.")
+    reason: str | None = Field(
+        description="The reason for a refusal; for an attribute, followed by a colon and the attribute's name."
+    )
     detail: str | None
 
 
 class Verdicts(BaseModel):
     items: list[Verdict]
-    other_numbers: list[str] = Field(description="Attributes named as numbers are: nothing of them is kept.")
+    other_numbers: list[str] = Field(
+        description="Attributes named like phone numbers: campaign-svc stores none of their values."
+    )
 
 
 class Who(BaseModel):
@@ -112,8 +116,10 @@ class Contact(BaseModel):
     """A contact, without its number."""
 
     subject_id: str
-    territory: str | None = Field(description="Of the number. Null until something brings it again.")
-    attributes: dict[str, str] = Field(description="As they are kept: 2026-11-26, 12.5, true.")
+    territory: str | None = Field(
+        description="The number's territory. Null until a later request or import holds the number again."
+    )
+    attributes: dict[str, str] = Field(description="Values in stored form: 2026-11-26, 12.5, true.")
     created_at: datetime
     updated_at: datetime
 
@@ -126,8 +132,8 @@ class Declared(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     kind: Kind = Field(
-        description="`number` of at most 15 digits and 6 decimals, `date`, `boolean` or `text`. What holds something"
-        " else is refused from now on; what is there stays, and where it is something else no comparison finds it."
+        description="`number` of at most 15 digits and 6 decimals, `date`, `boolean` or `text`. New values of another"
+        " kind are refused. Stored values stay, and no comparison matches a stored value of another kind."
     )
 
 

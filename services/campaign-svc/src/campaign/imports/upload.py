@@ -38,7 +38,7 @@ PIECE_BYTES = 1_000_000  # of a file, encrypted and stored together
 
 Held = Annotated[Resources[Any], Depends(resources)]
 Writer = Annotated[Caller, Depends(require("contact:write"))]
-Complete = Annotated[Literal["?0", "?1"], Header(description="Whether this request brings the file's last byte.")]
+Complete = Annotated[Literal["?0", "?1"], Header(description="True if this request brings the file's last byte.")]
 _slots = asyncio.Semaphore(AT_ONCE)
 
 FILE = {
@@ -63,11 +63,11 @@ class KeyReused(Conflict):
 
 
 class InProgress(Conflict):
-    slug, title = "import-in-progress", "A request with this Idempotency-Key is being worked on"
+    slug, title = "import-in-progress", "A request with this Idempotency-Key is in progress"
 
 
 class OffsetMismatch(Conflict):
-    slug, title = "mismatching-upload-offset", "The upload stands elsewhere"
+    slug, title = "mismatching-upload-offset", "The upload is at another offset"
 
 
 class UploadComplete(Conflict):
@@ -79,12 +79,10 @@ class Read(BaseModel):
 
     format: Literal["csv", "ndjson"]
     charset: str
-    delimiter: str | None = Field(description="Between the cells of CSV.")
-    encoded_twice: bool = Field(
-        description="Letters in it look like UTF-8 that somebody read as something else and saved again: Ã© for é."
-    )
+    delimiter: str | None = Field(description="The separator of CSV cells.")
+    encoded_twice: bool = Field(description="Some letters look like UTF-8 decoded wrongly and saved again: Ã© for é.")
     other_numbers: list[str] = Field(
-        [], description="Further columns with numbers, as attributes are named: nothing of them is kept."
+        [], description="Further columns of phone numbers: campaign-svc stores none of their values."
     )
 
 
@@ -97,21 +95,21 @@ class Import(BaseModel):
     import_id: str
     sender_id: str
     status: Literal["uploading", "recording", "done", "failed"] = Field(
-        description="`failed`: recording it got nowhere several times over, and was given up. Up to `line` it is"
-        " recorded; send what is behind as another import."
+        description="`failed`: recording failed several times and was given up. The lines up to `line` are recorded;"
+        " send the remaining lines as another import."
     )
     created_at: datetime
-    received_bytes: int = Field(description="How much of the file has arrived: where an upload goes on.")
-    line: int = Field(description="Of the file, the first being 1: it is recorded up to this one.")
+    received_bytes: int = Field(description="Bytes of the file received: the offset to continue the upload from.")
+    line: int = Field(description="The last recorded line of the file, counted from 1.")
     lines: int
     created: int = Field(description="Contacts new to this sender.")
     updated: int = Field(description="Contacts known before.")
-    duplicates: int = Field(description="Lines whose number comes again further down; the last one stands.")
+    duplicates: int = Field(description="Lines with the number of a later line; the last line counts.")
     refused: int
     reasons: dict[str, int] = Field(
-        description="How many lines were refused, by reason; of an attribute, its name follows after a colon."
+        description="Refused lines by reason; for an attribute, followed by a colon and the attribute's name."
     )
-    read_as: Read | None = Field(description="Null until it is done, and of imports of before this was kept.")
+    read_as: Read | None = Field(description="Null until the import is done.")
 
 
 class Refusal(BaseModel):

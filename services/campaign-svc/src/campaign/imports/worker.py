@@ -32,7 +32,7 @@ from common.telemetry import counter
 
 log = logging.getLogger(__name__)
 
-LINES = counter("sms_campaign_import_lines_total", "Lines of imported files, by what became of them.", ["result"])
+LINES = counter("sms_campaign_import_lines_total", "Lines of imported files, by result.", ["result"])
 
 AT_ONCE = 20_000  # lines in one transaction
 PIECE_WITHIN_S = 30.0

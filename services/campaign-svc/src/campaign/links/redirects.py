@@ -19,7 +19,7 @@ from common.web.problems import DATABASE_DOWN
 
 log = logging.getLogger(__name__)
 
-VISITS = counter("sms_campaign_link_visits_total", "Short links followed, by who followed them.", ["result"])
+VISITS = counter("sms_campaign_link_visits_total", "Visits of short links, by kind of visitor.", ["result"])
 
 GONE = files.files(__package__).joinpath("gone.html").read_bytes()
 DOWN = "Un instant : réessayez dans une minute.\nOne moment: please try again in a minute.\n"

@@ -51,9 +51,9 @@ class Winner(BaseModel):
 
     by: Literal["fewest_opt_outs", "most_clicks"] = Field(
         "fewest_opt_outs",
-        description="Of those whom a text may have reached, the share who opted out, or who followed a link that is"
-        " counted (which each text then has). It is among the texts that reached"
-        f" {LEAST_REACHED} people at least; of equals the first, and where there are no two of those, `a`.",
+        description="The share of recipients with the outcome accepted or unknown who opted out, or who followed a"
+        " counted link (each text then needs a counted link). The choice is among texts that reached at least"
+        f" {LEAST_REACHED} people; the first of equal texts wins. With fewer than two such texts, `a` wins.",
     )
     after_hours: int = Field(ge=1, le=48)
 
@@ -67,19 +67,21 @@ class Choice(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    at: datetime = Field(description="When it was made or will be; while it waits for the first groups, at the latest.")
+    at: datetime = Field(
+        description="The time of the choice; while the choice waits for the first groups, the latest time."
+    )
     waits_for: Literal["first_groups", "after_hours"] | None = Field(
-        description="`first_groups`: that each of them has been written to, or will not be. `after_hours`: that these"
-        " have passed since the last was. Null: it has been made."
+        description="`first_groups`: each recipient of the first groups gets a decision first. `after_hours`: these"
+        " hours pass after the last message of the first groups. Null: the choice is made."
     )
     last_moment: bool = Field(
-        description="It is made at the last moment that leaves the others their time before the campaign ends, at its"
-        " pace and within the hours of its country, whatever is known by then."
+        description="True if the choice falls at the last moment that leaves the remaining recipients enough time"
+        " before the campaign's end, at its pace and within the hours of its country."
     )
     because: Because | None = Field(
         None,
-        description="`best`: that text did best. `equal`: it is the first of several that did equally well. `too_few`:"
-        f" no two texts reached {LEAST_REACHED} people each, so it is the campaign's own.",
+        description="`best`: the text did best. `equal`: the text is the first of several equal texts. `too_few`:"
+        f" fewer than two texts reached {LEAST_REACHED} people each, so the campaign's own text wins.",
     )
 
 
@@ -103,8 +105,10 @@ class Trial(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     variants: tuple[Variant, ...] = Field((), max_length=MOST_VARIANTS)
-    percent: int | None = Field(None, ge=1, le=99, description="Of the campaign's own text; with a `winner`, needed.")
-    holdout_percent: int = Field(0, ge=0, le=50, description="Who get nothing, to compare with.")
+    percent: int | None = Field(
+        None, ge=1, le=99, description="The share of the campaign's own text. Required with a `winner`."
+    )
+    holdout_percent: int = Field(0, ge=0, le=50, description="The share of contacts held out for comparison.")
     winner: Winner | None = None
 
     @model_validator(mode="after")

@@ -36,14 +36,14 @@ Text = Annotated[
     Field(
         max_length=texts.MAX_TEMPLATE_CHARS,
         description="{attribute}, {attribute|default}, {if attribute = value}…{else}…{end}, {link https://…} for a"
-        " short link that is counted, and {stop} for « STOP au » with the sender's own code.",
+        " short link with counted clicks, and {stop} for « STOP au » with the sender's code.",
     ),
 ]
 Translations = Annotated[
     dict[Language, Text],
     Field(
         max_length=MAX_LANGUAGES,
-        description="The text in other languages: each for the contacts whose attribute `language` says so.",
+        description="The text in other languages, for contacts with that `language`.",
     ),
 ]
 
@@ -53,17 +53,20 @@ class Costly(BaseModel):
 
     character: str
     name: str | None = Field(description="Unicode's.")
-    at: int = Field(description="Its place in the text as it was typed, from 1; an emoji is one character.")
-    instead: str | None = Field(description="What it may be replaced with; null where nothing looks like it.")
-    folding: Folding | None = Field(description="The least `folding` that does so.")
+    at: int = Field(description="The character's position in the typed text, from 1; an emoji is a single character.")
+    instead: str | None = Field(description="A similar GSM-7 character; null without a similar character.")
+    folding: Folding | None = Field(description="The least `folding` that replaces the character.")
 
 
 class Length(BaseModel):
     """The cost of a text."""
 
     encoding: Encoding
-    units: int = Field(description="Septets (GSM7: €, [ and the like are two) or UTF-16 units (UCS2: an emoji is two).")
-    segments: int = Field(description="SMS it is sent as, each paid for.")
+    units: int = Field(
+        description="Septets (GSM-7: characters such as € and [ count as two) or UTF-16 units (UCS-2: an emoji"
+        " counts as two)."
+    )
+    segments: int = Field(description="Segments sent, each charged.")
 
 
 class NewPreview(BaseModel):
@@ -86,12 +89,14 @@ class NewPreview(BaseModel):
     text: Text
     folding: Folding = Folding.NONE
     attributes: dict[Attribute, Value] | None = Field(
-        None, max_length=100, description="Of a contact; left out, the shortest text it can become is shown."
+        None,
+        max_length=100,
+        description="A contact's attributes. Default: the preview shows the shortest possible text.",
     )
 
 
 class Change(BaseModel):
-    at: int = Field(description="Its place in the text as it was typed, from 1.")
+    at: int = Field(description="The change's position in the typed text, from 1.")
     before: str
     after: str
 
@@ -101,17 +106,21 @@ class Folded(BaseModel):
 
     folding: Folding
     length: Length
-    changes: list[Change] = Field(description="Of the text. What contacts hold is replaced when it is written.")
-    changed_attributes: dict[str, str] = Field(description="Of the contact: what becomes of them.")
+    changes: list[Change] = Field(description="Changes of the text. Attributes of contacts are replaced at rendering.")
+    changed_attributes: dict[str, str] = Field(description="Attributes of the contact after the replacement.")
 
 
 class Preview(BaseModel):
-    text: str = Field(description="As it is got, with what the operator adds (`stop_added` of the sender's rules).")
+    text: str = Field(
+        description="The text as received, with the operator's addition (`stop_added` of the sender's rules)."
+    )
     length: Length
-    parts: list[str] = Field(description="As it is cut into SMS.")
-    fields: list[str] = Field(description="The attributes it names.")
-    missing: str | None = Field(description="The attribute for want of which this contact would get nothing.")
-    problem: texts.TextProblem | None = Field(description="Why this contact would get nothing, otherwise.")
+    parts: list[str] = Field(description="The segments of the message.")
+    fields: list[str] = Field(description="The attributes named in the text.")
+    missing: str | None = Field(description="The missing attribute that keeps this contact from getting the message.")
+    problem: texts.TextProblem | None = Field(
+        description="Any other problem that keeps this contact from getting the message."
+    )
     costly: list[Costly]
     foldings: list[Folded]
 

@@ -59,11 +59,16 @@ from common.telemetry import counter, gauge
 log = logging.getLogger(__name__)
 
 STARTED = counter("sms_campaign_starts_total", "Campaigns started.")
-MISSED = counter("sms_campaign_missed_occurrences_total", "Occurrences that nobody was there to begin in time.")
-REQUESTED = counter("sms_campaign_requests_total", "Recipients asked for, or denied before that.", ["result"])
+MISSED = counter(
+    "sms_campaign_missed_occurrences_total",
+    "Occurrences of recurring campaigns skipped: the planner did not start them in time.",
+)
+REQUESTED = counter(
+    "sms_campaign_requests_total", "Recipients requested from dispatch-svc, or denied before a request.", ["result"]
+)
 
 FAILING = gauge(
-    "sms_campaign_failing_rows", "Campaigns whose next step has failed more than once, and is tried again later."
+    "sms_campaign_failing_rows", "Campaigns whose next step has failed more than once; the planner tries again later."
 )
 
 PAGE = 1_000  # recipients of a chunk read, written and stored together
@@ -308,7 +313,7 @@ class Planner:
             async with self._database.begin() as tx:
                 await campaigns.put_off(tx, attempt.campaign_id, attempt.status, failures=failures, retry_at=retry_at)
             log.warning(
-                "campaign fails and is put off",
+                "a campaign's step failed, trying again later",
                 extra={"campaign_id": attempt.campaign_id, "failures": failures, "retry_at": retry_at.isoformat()},
                 exc_info=True,
             )

@@ -22,7 +22,9 @@ from common.kafka.consumer import After, Received, Subscription
 from common.telemetry import counter
 
 NEEDS_SOMEBODY = "gateway_needs_somebody"  # as dispatch calls it: our provider account, its money, our sender
-REPORTED = counter("sms_campaign_recipients_total", "Recipients' changes as dispatch reported them.", ["status"])
+REPORTED = counter(
+    "sms_campaign_recipients_total", "Changes of recipients' statuses, as reported by dispatch-svc.", ["status"]
+)
 
 
 def subscription() -> Subscription:

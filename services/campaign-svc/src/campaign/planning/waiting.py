@@ -41,17 +41,17 @@ class Waiting(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     reason: Reason = Field(
-        description="A person: `scheduling` of a draft, `approval` by somebody else, `resumption` of what is paused"
-        " (see `paused_because`), `series`: that the campaign that recurs goes on, with which it was paused."
-        " A time: its `start`, the `window` in which messages may leave for its sender's country, the `hour` of its"
-        " next people, its `pace`, the choice of the `winner`, the `retry` of a step that failed (see `failing`)."
-        " Something else: `other_campaign` of its sender, which is over and of which people are still to be denied;"
-        " `consents`, which are not known freshly enough (see `sending_waits`); `outcomes` of the messages that were"
-        " asked for. campaign-svc itself, for seconds: the selection of its `audience`, `requests` for its people,"
-        " `denials` of people nobody will ask for, its `end`."
+        description="Waits for a person: `scheduling` of a draft, `approval` by another person, `resumption` after a"
+        " pause (see `paused_because`), `series`: the resumption of the recurring campaign. Waits for a time:"
+        " the `start`, the `window` of hand-offs to the sender's country, the `hour` of the next recipients,"
+        " the `pace`, the choice of the `winner`, the `retry` of a failed step (see `failing`). Waits for"
+        " other work: `other_campaign` of the sender, which has ended and still has recipients to deny;"
+        " `consents`, while consent is too old (see `sending_waits`); `outcomes` of the requested messages."
+        " Waits for campaign-svc, for seconds: the selection of the `audience`, `requests` for recipients,"
+        " `denials` of recipients without a request, the `end`."
     )
-    until: datetime | None = Field(None, description="When that is over, at the latest; null: not known.")
-    campaign_id: str | None = Field(None, description="Of `other_campaign`.")
+    until: datetime | None = Field(None, description="The latest end of the wait; null: unknown.")
+    campaign_id: str | None = Field(None, description="The id of `other_campaign`.")
 
 
 @dataclass(frozen=True, slots=True)

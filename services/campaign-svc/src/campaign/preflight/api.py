@@ -63,21 +63,21 @@ _standing = msgspec.json.Decoder(Standing)
 
 
 class CampaignChanged(Conflict):
-    slug, title = "campaign-changed", "The campaign is not what was looked at"
+    slug, title = "campaign-changed", "The campaign has changed since the pre-flight"
 
 
 class When(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    at: AwareDatetime | None = Field(None, description="When it shall start. Default: at once, whenever that is.")
+    at: AwareDatetime | None = Field(None, description="The start to forecast. Default: at once.")
 
 
 class Against(BaseModel):
     """A finding against the campaign, with the rule and its source."""
 
-    id: str = Field(description="To acknowledge a warning by. The same thing found again has the same id.")
+    id: str = Field(description="The id that acknowledges a warning. The same finding keeps its id.")
     rule: str
-    severity: Severity = Field(description="An error stops scheduling; a warning must be acknowledged.")
+    severity: Severity = Field(description="An error prevents scheduling; a warning needs an acknowledgement.")
     says: str
     found: str | None
     source: str
@@ -86,7 +86,7 @@ class Against(BaseModel):
 
 class Holiday(BaseModel):
     name: str
-    source: str = Field(description="Who says that it is one there.")
+    source: str = Field(description="The rule's source.")
 
 
 class Closed(BaseModel):
@@ -95,7 +95,7 @@ class Closed(BaseModel):
     aspect: Aspect
     rule: str
     source: str
-    holiday: Holiday | None = Field(description="Which, where the rule is against one.")
+    holiday: Holiday | None = Field(description="The holiday that closes the day, if any.")
 
 
 class Place(BaseModel):
@@ -105,8 +105,12 @@ class Place(BaseModel):
     people: int
     segments: int
     cost: Decimal | None = Field(description="Null where the price table names no price.")
-    opens_at: datetime = Field(description="When a message may first leave for there; who waits longer is in `waits`.")
-    closed_by: list[Closed] = Field(description="Why not when it was to start there; empty where it may.")
+    opens_at: datetime = Field(
+        description="The earliest hand-off to the territory; `waits` has the people with a later hand-off."
+    )
+    closed_by: list[Closed] = Field(
+        description="The rules that close the territory at the campaign's start; empty if none does."
+    )
 
 
 class Wait(BaseModel):
@@ -118,30 +122,32 @@ class Wait(BaseModel):
 
     territory: str
     region: str | None = Field(
-        description="ISO 3166-2, as their postcode tells: FR-6AE is Alsace, FR-57 Moselle. Null: only the number tells."
+        description="ISO 3166-2, from the contacts' postcode: FR-6AE is Alsace, FR-57 Moselle. Null: the place is known"
+        " from the number only."
     )
     people: int
-    opens_at: datetime = Field(description="When a message may first leave for them.")
+    opens_at: datetime = Field(description="The earliest hand-off to these people.")
     too_late: bool = Field(
-        description="The campaign has ended by then: they are among who would not get it, as `send_before_passed`, for"
+        description="True if the campaign ends before. These people count as `send_before_passed` in `reasons` and have"
         " no other reason."
     )
     closed_by: list[Closed] = Field(
-        description="Why not when it starts for the first of their territory, or was to, if nobody there would get it."
+        description="The rules that close the place at the earliest hand-off to the territory; at the campaign's"
+        " start if no person of the territory would get the message."
     )
 
 
 class Cost(BaseModel):
     prices: str = Field(description="The version of the price table.")
     currency: str
-    total: Decimal = Field(description="Of those who have a price.")
-    unpriced: int = Field(description="People whose territory has none.")
+    total: Decimal = Field(description="The cost for people in territories with a price.")
+    unpriced: int = Field(description="People in territories without a price.")
 
 
 class Lengths(BaseModel):
     """Lengths of the rendered messages, including names and STOP mention."""
 
-    segments: dict[int, int] = Field(description="How many people cost so many SMS.")
+    segments: dict[int, int] = Field(description="People by number of segments.")
     least: int | None
     median: int | None
     most: int | None
@@ -149,40 +155,47 @@ class Lengths(BaseModel):
     units_median: int | None
     units_most: int | None
     ucs2: int = Field(description="People whose message is UCS-2.")
-    ucs2_by_contact: int = Field(description="Of these, for what the contact holds and not for the text.")
+    ucs2_by_contact: int = Field(
+        description="People whose message is UCS-2 because of the contact's attributes, not of the text."
+    )
 
 
 class PreFlight(BaseModel):
-    digest: str = Field(description="What an approval is given to: of text, audience, sender and start.")
+    digest: str = Field(description="The digest of text, audience, sender and start, for the approval.")
     at: datetime | None
-    occurrences: list[datetime] = Field(description="The next of a campaign that recurs; what follows is of the first.")
+    occurrences: list[datetime] = Field(
+        description="The next occurrences of a recurring campaign; the forecast is for the first occurrence."
+    )
     made_at: datetime
     consents_as_of: datetime | None = Field(
-        description="Consents acknowledged before are counted; null while they are being read for the first time."
+        description="The forecast counts consents acknowledged before this instant; null during the first read of"
+        " consents."
     )
     audience: int
     would_get: int
     would_not: int
-    reasons: dict[str, int] = Field(description="Who would not for two reasons counts for both.")
-    under_review: int = Field(description="Of who would get it: later, once a person has read what they wrote.")
+    reasons: dict[str, int] = Field(description="A person with two reasons counts for both.")
+    under_review: int = Field(description="People who would get the message only after the review of their text.")
     languages: dict[str, int]
     lengths: Lengths
     cost: Cost
     territories: list[Place]
-    waits: list[Wait] = Field(description="Of `territories` and of who would not get it, most people first.")
+    waits: list[Wait] = Field(
+        description="People of `territories` with a later hand-off, or without a hand-off in time, most people first."
+    )
     opens_at: datetime | None
     finishes_at: datetime | None = Field(
-        description="When the last would leave at `rate_per_s`, each within the hours and holidays of their own place;"
-        " without a rate, when the last may leave."
+        description="The last hand-off at `rate_per_s`, within the hours and holidays of each person's place; without a"
+        " rate, the latest instant of the earliest hand-offs."
     )
-    rate_per_s: float | None = Field(description="The operator's or the campaign's own, whichever is less.")
+    rate_per_s: float | None = Field(description="The lower of the operator's rate and the campaign's rate.")
     findings: list[Against]
     compliance: str = Field(description="The version of the rules.")
     approval: Approved
 
 
 class NewApproval(When):
-    digest: str = Field(pattern=r"^[0-9a-f]{64}$", description="As the pre-flight said for the same `at`.")
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$", description="The digest of the pre-flight for the same `at`.")
 
 
 class Approval(BaseModel):
@@ -192,7 +205,7 @@ class Approval(BaseModel):
 
 
 class Approvals(BaseModel):
-    items: list[Approval] = Field(description="Those of what it said before an edit too: they count for nothing.")
+    items: list[Approval] = Field(description="All approvals. Approvals given before an edit have no effect.")
 
 
 class Cap(BaseModel):
@@ -205,23 +218,26 @@ class Cap(BaseModel):
 class SenderRules(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    approval: bool = Field(False, description="Its campaigns are approved by somebody who wrote nothing of them.")
+    approval: bool = Field(
+        False, description="A campaign needs an approval by a person who has not written any part of the campaign."
+    )
     cap: Cap | None = Field(
-        None, description="A person gets at most so many messages of its campaigns within so many days."
+        None, description="The most messages from the sender's campaigns to a person within so many days."
     )
     link_host: str | None = Field(
         None,
         max_length=MAX_HOST_CHARS,
-        description="Of its short links, a name of its own whose `/l/` leads here: m.maison-lune.example. Each link is"
-        " as long as this name and 23 characters.",
+        description="The host name of the sender's short links; its path `/l/` leads to campaign-svc:"
+        " m.maison-lune.example. A link has the length of this name and 23 characters.",
     )
     stop_added: Storable | None = Field(
         None,
         min_length=1,
         max_length=MAX_ADDED_CHARS,
-        description="What the operator of its messages puts behind each text by itself, to the letter, the blank or"
-        " line break before it included: « STOP au 36111» of some. Its texts then need no mention of their own, and"
-        " are counted with it. Set it only where every gateway that they may take adds it: the gate asks that anew.",
+        description="The exact text that the operator appends to each message, with the blank or line break before: «"
+        " STOP au 36111» for some operators. Texts of the sender then need no STOP mention, and the segments"
+        " include the addition. Set the addition only if every gateway of the sender appends the addition:"
+        " the gate checks each message again.",
     )
 
 

@@ -31,12 +31,12 @@ from common.web.problems import Conflict, Invalid, Reason
 
 
 class NotReady(Conflict):
-    slug, title = "campaign-not-ready", "Something speaks against the campaign"
+    slug, title = "campaign-not-ready", "The campaign has open findings"
 
 
 class Approved(BaseModel):
     needed: bool
-    by: list[str] = Field(description="Who approved exactly this, to start exactly then.")
+    by: list[str] = Field(description="The people who approved exactly this content and start.")
 
 
 def not_too_far(field: str, instant: datetime | None, now: datetime) -> None:

@@ -55,7 +55,7 @@ _standing = msgspec.json.Decoder(Standing)
 
 
 class TooManyTests(Conflict):
-    slug, title = "too-many-tests", "The campaign has been tested often enough today"
+    slug, title = "too-many-tests", "The campaign's daily limit of tests is reached"
 
 
 class KeyReused(Conflict):
@@ -70,8 +70,12 @@ class NewTest(BaseModel):
     numbers: list[Annotated[Storable, Field(min_length=1, max_length=64)]] = Field(
         min_length=1, max_length=MOST_NUMBERS
     )
-    variant: Annotated[str, Field(pattern=r"^[a-z]$")] = Field(OWN, description="Of a trial; `a` is its own text.")
-    attributes: dict[Attribute, Value] = Field({}, max_length=100, description="Of who is no contact.")
+    variant: Annotated[str, Field(pattern=r"^[a-z]$")] = Field(
+        OWN, description="The variant of an A/B test; `a` is the campaign's own text."
+    )
+    attributes: dict[Attribute, Value] = Field(
+        {}, max_length=100, description="Attributes for a number without a contact."
+    )
 
 
 class Test(BaseModel):
@@ -87,7 +91,10 @@ class Test(BaseModel):
 class TestSent(Test):
     text: str
     length: Length
-    against: list[str] = Field(description="Why the gate would deny it, by the consents known here; empty: it goes.")
+    against: list[str] = Field(
+        description="The reasons for a denial by the gate, from campaign-svc's copy of consents; empty: the gate"
+        " would permit the message."
+    )
 
 
 class Tests(BaseModel):

@@ -74,29 +74,33 @@ class Counts(BaseModel):
     delivered: int
     undelivered: int
     clicked: int = Field(
-        description="Whom it may have reached and who followed a link of theirs, as far as can be told from machines."
+        description="Recipients with the outcome accepted or unknown who followed a link; visits that look like a"
+        " machine's do not count."
     )
     opted_out: int = Field(
-        description="Who opted out within 7 days of this message, and got no later one of a sender they shut."
+        description="Recipients who opted out within 7 days of this message, without a later message from a sender they"
+        " opted out of."
     )
 
 
 class OfVariant(Counts):
-    variant: str | None = Field(description="Null: of a campaign with one text, or not asked for yet.")
+    variant: str | None = Field(
+        description="Null for a campaign with a single text, and for recipients not requested yet."
+    )
 
 
 class OfTerritory(Counts):
-    territory: str | None = Field(description="Of the number; null: the contact is gone, or came before this was kept.")
+    territory: str | None = Field(description="The number's territory; null after the contact's deletion.")
 
 
 class OfHour(Counts):
-    hour: datetime | None = Field(description="In which it was handed off, in UTC; null: it was not.")
+    hour: datetime | None = Field(description="The hour of the hand-off in UTC; null without a hand-off.")
 
 
 class OfReason(BaseModel):
     status: str
     reason: str
-    recipients: int = Field(description="Who has two reasons counts for both.")
+    recipients: int = Field(description="A recipient with two reasons counts for both.")
 
 
 class OfLink(BaseModel):
@@ -134,7 +138,9 @@ class Trace(BaseModel):
 
     subject_id: str
     in_audience: bool
-    message_id: str | None = Field(None, description="dispatch-svc tells its whole decision: `/v1/messages/{id}`.")
+    message_id: str | None = Field(
+        None, description="The message's id; dispatch-svc returns the full decision at `/v1/messages/{id}`."
+    )
     variant: str | None = None
     status: str | None = None
     reasons: list[str] = []
@@ -142,7 +148,7 @@ class Trace(BaseModel):
     receipt: str | None = None
     receipt_at: datetime | None = None
     links: list[Followed] = []
-    opted_out_at: datetime | None = Field(None, description="In answer to this message.")
+    opted_out_at: datetime | None = Field(None, description="The opt-out attributed to this message.")
 
 
 @router.get("/campaigns/{campaign_id}/statistics")

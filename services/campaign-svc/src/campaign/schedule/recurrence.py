@@ -41,7 +41,7 @@ class Recurring(BaseModel):
         AfterValidator(_cron),
         Field(max_length=100, description="Minute, hour, day of the month, month, day of the week."),
     ]
-    until: AwareDatetime = Field(description="No occurrence from then on.")
+    until: AwareDatetime = Field(description="The end of the rule: no occurrence at or after this instant.")
 
 
 def occurrences(rule: Recurring, zone: ZoneInfo, start: datetime) -> Iterator[datetime]:

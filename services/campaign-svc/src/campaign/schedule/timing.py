@@ -43,17 +43,17 @@ class Timing(BaseModel):
 
     local_time: bool = Field(
         False,
-        description="`at` is read off the clock on each person's own wall: 10:00 is 10:00 in Paris, in Fort-de-France"
-        " and in Nouméa. Whose hour has passed by then gets it at that hour of the next day.",
+        description="`at` is each recipient's local time: 10:00 is 10:00 in Paris, in Fort-de-France and in Nouméa. A"
+        " recipient whose hour has passed at the start is due at that hour of the next day.",
     )
     spread_minutes: int | None = Field(
         None,
         ge=1,
         le=MAX_SPREAD // timedelta(minutes=1),
-        description="Messages are laid out evenly over so many minutes from when they may first leave, within hours.",
+        description="Spread messages evenly over so many minutes from the earliest hand-off, within permitted hours.",
     )
-    per_second: int | None = Field(None, ge=1, le=10_000, description="At most so many messages in any second.")
-    per_hour: int | None = Field(None, ge=1, le=10_000_000, description="At most so many in any hour, evenly.")
+    per_second: int | None = Field(None, ge=1, le=10_000, description="The most messages in any second.")
+    per_hour: int | None = Field(None, ge=1, le=10_000_000, description="The most messages in any hour, spread evenly.")
 
     @property
     def by_person(self) -> bool:

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 A_DAY = timedelta(days=1)
 OF_USE_FOR = timedelta(days=1)  # a later answer would only surprise the person
 
-ANSWERS = counter("sms_consent_answers_total", "Answers to people, by what became of them.", ["kind", "result"])
+ANSWERS = counter("sms_consent_answers_total", "Answers to people's texts, by result.", ["kind", "result"])
 
 Table(
     "answer",  # no text and no number
@@ -88,7 +88,7 @@ class Answers:
             known.add(answer.message_id)
             if today[answer.subject_id] >= self.per_day:
                 ANSWERS.labels(answer.kind, "over_the_cap").inc()
-                log.warning("a person has had enough answers for a day", extra={"subject_id": answer.subject_id})
+                log.warning("a person has reached the daily limit of answers", extra={"subject_id": answer.subject_id})
                 continue
             today[answer.subject_id] += 1
             fresh.append(answer)
@@ -104,7 +104,7 @@ class Answers:
         except (Unreadable, NumberRefused) as refused:
             ANSWERS.labels(answer.kind, "no_phone").inc()
             extra = {"subject_id": answer.subject_id, "why": str(refused)}
-            log.info("no answer: it is not a phone that wrote", extra=extra)
+            log.info("no answer: the text did not come from a mobile number", extra=extra)
             return False
         return True
 

@@ -42,7 +42,7 @@ class DoubleOptInBody(ConsentBody):
     )
 
     basis: Literal["opt_in"] = "opt_in"
-    link: bool = Field(False, description="The SMS also holds a link to a page that asks, and has a button for yes.")
+    link: bool = Field(False, description="Add a link to a page with the question and a button for yes.")
 
 
 class DoubleOptInAnswer(BaseModel):
@@ -55,7 +55,7 @@ class DoubleOptInAnswer(BaseModel):
 
 
 class NoPage(Conflict):
-    slug, title = "no-page", "This installation does not say where people reach its pages"
+    slug, title = "no-page", "The URL of the public pages is not configured"
 
 
 def router(terms: Terms, answers_per_day: int, url: Callable[[Resources[Any], str, datetime], str] | None) -> APIRouter:

@@ -50,7 +50,7 @@ CLOCKS_DIFFER = timedelta(seconds=1)
 AT_ONCE = 500
 SEEN = 10  # due questions read per subject to lock, because other transactions hold some subjects
 
-RESULTS = counter("sms_consent_double_opt_ins_total", "Questions of double opt-in, by what became of them.", ["result"])
+RESULTS = counter("sms_consent_double_opt_ins_total", "Double opt-in questions, by result.", ["result"])
 
 Table(
     "double_opt_in",  # a form's request, and whether Placet asked the person

@@ -53,7 +53,7 @@ class ListBody(Body):
 
     sender_id: Short
     provider: Slug
-    list: Annotated[str, Field(max_length=LIST_CHARS, description="A CSV, or a JSON list of numbers as text.")]
+    list: Annotated[str, Field(max_length=LIST_CHARS, description="A CSV, or a JSON list of numbers, as text.")]
 
 
 class Drift(Body):
@@ -66,9 +66,12 @@ class Drift(Body):
     listed: int
     known_opted_out: int
     missing_here: int
-    only_here: int = Field(description="Opted out of the sender here, and not in the list: the provider would deliver.")
+    only_here: int = Field(
+        description="Numbers opted out of the sender and missing in the provider's list: the provider would deliver"
+        " to these numbers."
+    )
     unreadable: int
-    unreadable_lines: list[int] = Field(description=f"The first {LINES_NAMED}.")
+    unreadable_lines: list[int] = Field(description=f"The first {LINES_NAMED} unreadable lines.")
 
 
 @router.post("/reconciliations")

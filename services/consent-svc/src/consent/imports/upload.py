@@ -49,7 +49,7 @@ class KeyReused(Conflict):
 
 
 class OffsetMismatch(Conflict):
-    slug, title = "mismatching-upload-offset", "The upload stands elsewhere"
+    slug, title = "mismatching-upload-offset", "The upload is at another offset"
 
 
 class UploadComplete(Conflict):
@@ -84,14 +84,14 @@ class Terms(Body):
     )
 
     kind: Literal["consents", "suppressions"]
-    sender_id: Short | None = Field(description="null, for suppressions alone: every sender.")
+    sender_id: Short | None = Field(description="Null only for suppressions: every sender.")
     format: Format
     purpose: Short | None = None
     basis: Basis = "opt_in"
-    occurred_at: Instant | None = Field(None, description="Of suppressions: when the list was drawn up. Default: now.")
+    occurred_at: Instant | None = Field(None, description="The date of a suppression list. Default: now.")
     evidence: EvidenceBody
     bytes: Annotated[int, Field(ge=1, le=BIGINT)] | None = Field(
-        None, description="Of the whole file: then an upload of any other length cannot be completed."
+        None, description="The whole file's length. An upload of another length cannot be completed."
     )
 
     @model_validator(mode="after")
@@ -127,7 +127,7 @@ class Import(BaseModel):
     unchanged: int
     outvoted: int
     refused: int
-    reasons: dict[str, int] = Field(description="How many lines were refused, by reason.")
+    reasons: dict[str, int] = Field(description="Refused lines by reason.")
     finished_at: datetime | None
 
 

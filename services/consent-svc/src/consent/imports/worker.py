@@ -41,7 +41,7 @@ from consent.senders.store import Purposes
 
 log = logging.getLogger(__name__)
 
-LINES = counter("sms_consent_import_lines_total", "Lines of imported files, by what became of them.", ["verdict"])
+LINES = counter("sms_consent_import_lines_total", "Lines of imported files, by result.", ["verdict"])
 
 LOOK_EVERY_S = 0.25
 AT_ONCE = 3  # pieces: the worker decides one while Postgres writes others

@@ -63,7 +63,7 @@ SOURCE = recorder.MO
 UNREADABLE = "unreadable_mo"
 KEPT = (Verdict.RECORDED, Verdict.UNCHANGED)
 
-INTENTS = counter("sms_consent_inbound_total", "Messages from people, by what they mean.", ["intent"])
+INTENTS = counter("sms_consent_inbound_total", "MOs, by intent.", ["intent"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +240,10 @@ def concerned(keys: FieldKeys, stop: Said) -> Sequence[str | None]:
     try:
         named = keys.unseal(message.named, f"named:{message.mo_id}").split() if message.named else []
     except Unreadable:
-        log.error("what a STOP names cannot be read: it is for the whole code", extra={"mo_id": message.mo_id})
+        log.error(
+            "the senders named by a STOP cannot be read: the STOP counts for the whole code",
+            extra={"mo_id": message.mo_id},
+        )
         named = []
     names = {sender_id: (s.brand, s.oadc, s.legal_name) for sender_id, s in stop.owners.items()}
     meant = scope(named, message.everyone, names)
@@ -393,7 +396,7 @@ async def shut_out(tx: AsyncConnection, key: str | None, partition: int, offset:
     if key is None:
         raise Stopped(f"partition {partition} of {INBOUND_MESSAGES.name} holds a message whose sender cannot be read")
     if not is_subject_id(key):
-        log.error("unreadable message whose key is nobody's", extra={"partition": partition})
+        log.error("an unreadable message has a key of no subject", extra={"partition": partition})
         return  # no number has this key, so no message can go to the key
     now = datetime.now(UTC)
     evidence = Evidence(
@@ -406,4 +409,4 @@ async def shut_out(tx: AsyncConnection, key: str | None, partition: int, offset:
         received_at=now,
     )
     await recorder.record(tx, [Statement(key, None, evidence)], now)
-    log.error("unreadable message: its sender is opted out of everything", extra={"subject_id": key})
+    log.error("a message is unreadable: its author is opted out of everything", extra={"subject_id": key})

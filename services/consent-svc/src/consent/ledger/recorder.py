@@ -32,7 +32,9 @@ from consent.ledger.store import Known, Registered, Review, Subject
 RETENTION = "retention"  # the source of evidence made by the passing of time
 MO = "mo"  # the source of evidence from an MO
 OPENING = ("opt_in", "request")
-EVIDENCE = counter("sms_consent_evidence_total", "Evidence offered, by what became of it.", ["kind", "verdict"])
+EVIDENCE = counter(
+    "sms_consent_evidence_total", "Evidence offered to the ledger, by kind and verdict.", ["kind", "verdict"]
+)
 
 
 class Statement(msgspec.Struct, frozen=True, gc=False):

@@ -70,7 +70,9 @@ class Republishing:
 
 
 def run(settings: ServiceSettings, arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m consent republish", description="Publish states once more.")
+    parser = argparse.ArgumentParser(
+        prog="python -m consent republish", description="Publish the consent states of a partition again."
+    )
     parser.add_argument("--partition", required=True, type=int, choices=range(settings.partitions), metavar="N")
     return asyncio.run(_run(settings, parser.parse_args(arguments).partition))
 

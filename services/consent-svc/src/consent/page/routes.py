@@ -104,15 +104,15 @@ CODES: dict[Status, int] = {
     "down": 503,
 }
 COOKIE = "browser"
-ANSWERS = counter("sms_consent_page_answers_total", "Answers of the preference page, by what was answered.", ["result"])
+ANSWERS = counter("sms_consent_page_answers_total", "Responses of the preference page, by kind.", ["result"])
 
 
 class NoPage(Conflict):
-    slug, title = "no-page", "This installation does not say where people reach the preference page"
+    slug, title = "no-page", "The URL of the preference page is not configured"
 
 
 class NotSent(Conflict):
-    slug, title = "not-sent", "The link was not texted"
+    slug, title = "not-sent", "The link was not sent"
 
 
 class LinkBody(Body):
@@ -121,7 +121,9 @@ class LinkBody(Body):
     sender_id: Short | None
     number: Number
     days: int | None = Field(None, ge=1, le=90)
-    send: bool = Field(False, description="Text it to the person, who is on record; the caller does not see it.")
+    send: bool = Field(
+        False, description="Send the link to the person, whose number is on record; the response omits the link."
+    )
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"sender_id": "acme", "number": EXAMPLE_NUMBER, "send": True}]}

@@ -25,11 +25,9 @@ class RetroactiveMessage(BaseModel):
     purpose: str
     handed_off_at: datetime
     evidence_id: str = Field(description="The STOP: its receipt is at /v1/receipts/{evidence_id}.")
-    stopped_at: datetime = Field(
-        description="When the person said it, at source; the earliest instant it may have been."
-    )
+    stopped_at: datetime = Field(description="The time of the STOP at source; the earliest possible instant.")
     known_at: datetime = Field(
-        description="When it was on record. A message later than this was on its way until the STOP was enforced."
+        description="The time of the STOP's record. A message handed off later left before the STOP was enforced."
     )
     in_doubt: bool = Field(description="The STOP is timed to the second, and the message left within that second.")
     found_at: datetime

@@ -31,7 +31,10 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 5.0
 AT_ONCE = 5_000  # ordinals of a table per transaction
 
-FOUND = counter("sms_consent_retroactive_messages_total", "Messages that went out after a STOP learned of later.")
+FOUND = counter(
+    "sms_consent_retroactive_messages_total",
+    "Messages handed off after the person's STOP, before consent-svc had recorded the STOP.",
+)
 
 Table(
     "retroactive_message",
@@ -140,7 +143,7 @@ class Looking:
         FOUND.inc(len(found))
         for each in found:
             log.warning(
-                "a message went out after a STOP that we learned of later",
+                "a message left after a STOP that was recorded later",
                 extra={"message_id": each.message_id, "sender_id": each.sender_id, "evidence_id": each.evidence_id},
             )
         return ends != {"evidence": evidence, "handed_off": messages}

@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 AT_ONCE = 10_000  # entries under a seal
 SEALER = "placet.seals"  # advisory lock of the process which seals
 
-SEALED = counter("sms_consent_sealed_entries_total", "Entries of the ledger that were sealed.")
-WAITING = gauge("sms_consent_unsealed_age_seconds", "Age of the oldest entry that is not sealed; 0 when there is none.")
+SEALED = counter("sms_consent_sealed_entries_total", "Ledger entries sealed.")
+WAITING = gauge("sms_consent_unsealed_age_seconds", "Age of the oldest unsealed ledger entry; 0 without one.")
 
 Table(
     "seal",

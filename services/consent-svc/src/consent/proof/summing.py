@@ -64,7 +64,10 @@ class Summing:
                 ),
                 {"at": summed.begun_at},
             )
-        log.info("all states are summed", extra={"subjects": sum(many for many, _ in summed.sums.values())})
+        log.info(
+            "the checksums of all states are published",
+            extra={"subjects": sum(many for many, _ in summed.sums.values())},
+        )
         return False
 
     async def _of_a_snapshot(self) -> StatesSummed:

@@ -30,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
         prog="python -m consent verify-bundle", description="Check a proof bundle, offline."
     )
     parser.add_argument("file", type=Path, help="the bundle")
-    parser.add_argument("--jwks", type=Path, help="the key set as published at /.well-known/jwks.json, got another way")
+    parser.add_argument("--jwks", type=Path, help="the key set of /.well-known/jwks.json, from a trusted source")
     told = parser.parse_args(arguments)
     try:
         trusted = PublicKeys(json.loads(told.jwks.read_bytes())) if told.jwks else None

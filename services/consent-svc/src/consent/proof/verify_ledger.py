@@ -36,7 +36,7 @@ def run(arguments: Sequence[str]) -> int:
         default=[],
         type=_pin,
         metavar="NUMBER:HASH",
-        help="a seal as it was once published (`pin` of GET /v1/seals/newest); may be repeated",
+        help="a seal published earlier (`pin` of GET /v1/seals/newest); may be repeated",
     )
     pins = dict(parser.parse_args(arguments).pin)
     try:

@@ -30,10 +30,10 @@ Reads = Annotated[Caller, Depends(require("consent:read"))]
 class EndingMonth(BaseModel):
     """The consents for a purpose that end in a month (UTC), unless the people are in touch before."""
 
-    month: date = Field(description="Its first day.")
+    month: date = Field(description="The month's first day.")
     purpose: str
     consents: int
-    asked: int = Field(description="Of these people, so many were asked whether it shall go on.")
+    asked: int = Field(description="People among them with a renewal question.")
 
 
 class EndingMonths(BaseModel):

@@ -36,10 +36,11 @@ LOOK_EVERY_S = 0.5
 PEOPLE = 200  # locked at once
 Clock = Callable[[], datetime]
 
-EXPIRED = counter("sms_consent_expired_total", "Consents that have expired.")
-FORGOTTEN = counter("sms_consent_forgotten_total", "People erased because nothing of theirs was open any more.")
+EXPIRED = counter("sms_consent_expired_total", "Consents expired.")
+FORGOTTEN = counter("sms_consent_forgotten_total", "People erased at the end of their last consent's retention.")
 BACKLOG = gauge(
-    "sms_consent_retention_backlog_seconds", "How long the oldest step of retention has been due; 0 when none is."
+    "sms_consent_retention_backlog_seconds",
+    "Seconds since the oldest step of retention fell due; 0 without a due step.",
 )
 
 
@@ -177,5 +178,5 @@ class Recount:
             await recorder.recount(tx, {subject_id for _, subject_id in page}, datetime.now(UTC))
             await term_store.settle_recount(tx, asked.sender_id, page[-1] if len(page) == PEOPLE else None)
         if len(page) < PEOPLE:
-            log.info("how long consents hold was counted anew", extra={"sender_id": asked.sender_id})
+            log.info("the ends of a sender's consents were recomputed", extra={"sender_id": asked.sender_id})
         return True

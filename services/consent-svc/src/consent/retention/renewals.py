@@ -33,8 +33,8 @@ GOES_WITHIN = timedelta(hours=1)  # dispatch sends by then or never, and checks 
 
 REVIEWED_WITHIN = timedelta(hours=1)  # a text that may be a STOP is read before the question goes
 
-ASKED = counter("sms_consent_renewals_asked_total", "Questions whether a consent shall go on.")
-RENEWED = counter("sms_consent_renewals_answered_total", "Consents that an OUI has renewed.")
+ASKED = counter("sms_consent_renewals_asked_total", "Renewal questions sent to people before the end of a consent.")
+RENEWED = counter("sms_consent_renewals_answered_total", "Consents renewed by an OUI.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,7 @@ class Rectifications(BaseModel):
 
 
 class NotYet(Conflict):
-    slug, title = "not-complete", "Not every service has answered yet"
+    slug, title = "not-complete", "The copy is incomplete: a service has yet to answer"
 
 
 class ErasureBody(Body):
@@ -123,14 +123,17 @@ class Certificate(BaseModel):
     status: Literal["open", "complete"]
     source: str
     evidence_id: str = Field(
-        description="The opt-out of everyone that came first. Where `source` is `retention` nobody asked: none did."
+        description="The opt-out of all senders, recorded before the erasure. No opt-out is recorded if `source` is"
+        " `retention`."
     )
     requested_at: datetime
     completed_at: datetime | None
     services: list[Done]
     waiting_for: list[str]
-    asked_again_at: datetime | None = Field(description="An answer was late, and was asked for again.")
-    log_forgets_at: datetime | None = Field(description="The last event that held a sealed field is gone by then.")
+    asked_again_at: datetime | None = Field(description="The time of the last repeated request to a late service.")
+    log_forgets_at: datetime | None = Field(
+        description="The time by which the last event with an encrypted field is deleted from the log."
+    )
     kept: list[Kept]
 
 
@@ -217,7 +220,7 @@ class CopyView(BaseModel):
     status: Literal["open", "complete"]
     requested_at: datetime
     completed_at: datetime | None
-    expires_at: datetime = Field(description="It is kept no longer.")
+    expires_at: datetime = Field(description="The end of the copy's retention.")
     waiting_for: list[str]
     data: dict[str, list[dict[str, Any]]] | None
 

@@ -32,7 +32,7 @@ from consent.rights import rectifications
 from consent.rights.erasures import SERVICES
 from consent.schema import metadata
 
-ASKED = counter("sms_consent_copies_total", "Copies asked for.")
+ASKED = counter("sms_consent_copies_total", "Copies of personal data requested.")
 KEPT = timedelta(days=7)
 LOOK_EVERY_S = 60.0
 FORGOTTEN_AT_ONCE = 100

@@ -39,16 +39,14 @@ SERVICES = ("campaign", "consent", "dispatch", "inbound")
 LOOK_EVERY_S = 30.0
 LATE_AT_ONCE = 100
 
-ASKED = counter("sms_consent_erasures_total", "Erasures asked for.")
+ASKED = counter("sms_consent_erasures_total", "Erasures requested.")
 LATE = counter(
-    "sms_consent_late_erasures_total", "Times that a service was asked again because it was late.", ["service"]
+    "sms_consent_late_erasures_total", "Erasure requests repeated to a service that was late to answer.", ["service"]
 )
-OLDEST = gauge(
-    "sms_consent_oldest_erasure_age_seconds", "Age of the oldest erasure not complete; 0 when there is none."
-)
+OLDEST = gauge("sms_consent_oldest_erasure_age_seconds", "Age of the oldest incomplete erasure; 0 without one.")
 TAKEN = histogram(
     "sms_consent_erasure_seconds",
-    "From the request to the last service's answer.",
+    "Duration of an erasure, from the request to the last service's answer.",
     buckets=(0.5, 1, 2, 5, 10, 30, 60, 300, 3600, 86400),
 )
 

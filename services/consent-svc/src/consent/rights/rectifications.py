@@ -39,10 +39,10 @@ log = logging.getLogger(__name__)
 Kind = Literal["contact", "number", "evidence"]
 
 SERVICES = ("campaign",)  # the services that answer a rectification
-ASKED = counter("sms_consent_rectifications_total", "Rectifications asked for.", ["kind"])
+ASKED = counter("sms_consent_rectifications_total", "Rectifications requested.", ["kind"])
 OLDEST = gauge(
     "sms_consent_oldest_rectification_age_seconds",
-    "Age of the oldest rectification not complete; 0 when there is none.",
+    "Age of the oldest incomplete rectification; 0 without one.",
 )
 LOOK_EVERY_S = 60.0
 

@@ -73,16 +73,17 @@ class SenderContent(Body):
         WINDOW_HOURS,
         ge=1,
         le=LONGEST_WINDOW_HOURS,
-        description="How long the question of a double opt-in waits for its OUI.",
+        description="Hours that a double opt-in question waits for the OUI.",
     )
     renewal_days: int | None = Field(
         None,
         ge=7,
         le=90,
-        description="So many days before a consent ends, its person is asked once whether it shall go on; null: not.",
+        description="Days before a consent's end at which the person gets a single renewal question; null: no"
+        " question.",
     )
     abroad: tuple[Country, ...] = Field(
-        (), max_length=250, description="Other countries where it is allowed to send marketing, ISO 3166-1."
+        (), max_length=250, description="Other countries that the sender may send marketing to, ISO 3166-1."
     )
 
     @model_validator(mode="after")

@@ -157,10 +157,14 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m dispatch replay", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("message_ids", nargs="*", type=UUID, metavar="MESSAGE_ID")
     parser.add_argument("--campaign", metavar="ID", help="all messages of a campaign")
-    parser.add_argument("--sample", type=int, metavar="N", help="so many messages, drawn at random")
-    parser.add_argument("--policy", metavar="VERSION|FILE", help="by other rules: an edition, or a file of house rules")
-    parser.add_argument("--rules-of", type=date.fromisoformat, metavar="DATE", help="the rules in force on that day")
-    parser.add_argument("--house", type=Path, metavar="FILE", help="the house rules that decisions were made with")
+    parser.add_argument("--sample", type=int, metavar="N", help="N messages at random")
+    parser.add_argument(
+        "--policy", metavar="VERSION|FILE", help="decide by other rules: a version, or a file of house rules"
+    )
+    parser.add_argument(
+        "--rules-of", type=date.fromisoformat, metavar="DATE", help="decide by the rules in force on that day"
+    )
+    parser.add_argument("--house", type=Path, metavar="FILE", help="the house rules of the original decisions")
     options = parser.parse_args(arguments)
     if sum(map(bool, (options.message_ids, options.campaign, options.sample))) != 1:
         parser.error("say which: message ids, --campaign or --sample")

@@ -35,8 +35,13 @@ from dispatch.messages.reasons import Reason
 from dispatch.projection import store as projection
 from dispatch.projection.limits import Limits
 
-VERDICTS = counter("sms_dispatch_verdicts_total", "Gate decisions by verdict and first reason.", ["verdict", "reason"])
-NO_ROUTE = counter("sms_dispatch_no_route_total", "Messages that may go, and that no configured gateway is for.")
+VERDICTS = counter(
+    "sms_dispatch_verdicts_total", "Decisions of the gate, by verdict and first reason.", ["verdict", "reason"]
+)
+NO_ROUTE = counter(
+    "sms_dispatch_no_route_total",
+    "Permitted messages without a gateway configured for their territory, sender, category and text.",
+)
 
 TURN = 50  # messages decided in one turn of the event loop
 NO_ROUTE_RECHECK = timedelta(minutes=5)  # the operator has to configure a route

@@ -39,7 +39,8 @@ SLOW = counter(
 )
 ALERTS = counter(
     "sms_dispatch_gateway_alerts_total",
-    "Submits refused, or receipts that say so, until somebody acts (account, money, sender).",
+    "Submits and DLRs that report a gateway account refused for its credentials, credit or sender: a person"
+    " has to act.",
     ["gateway"],
 )
 

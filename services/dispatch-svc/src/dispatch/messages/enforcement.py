@@ -17,7 +17,7 @@ from dispatch.schema import by_column, instant, metadata
 
 ENFORCED = histogram(
     "sms_dispatch_enforcement_seconds",
-    "From the webhook (or the API call) to the opt-out being enforced.",
+    "Time from the webhook or API call of an opt-out to its enforcement.",
     buckets=(0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0),
 )
 

@@ -91,7 +91,7 @@ def _as_decided(row: Mapping[str, Any], version: int, state: Mapping[str, Any]) 
 
 
 async def append_changes(tx: AsyncConnection, changes: Sequence[Changed]) -> None:
-    """Publish the current state of each message, in this order; the events of a partition share rows (ADR 0034)."""
+    """Publish the current state of each message, in this order; the events of a partition share rows."""
     together: dict[int, list[MessageChanged]] = defaultdict(list)
     for partition, event in changes:
         together[partition].append(event)

@@ -49,7 +49,9 @@ from dispatch.messages.events import OF_A_CHANGE, Changed, changed
 from dispatch.messages.reasons import Reason
 from dispatch.schema import instant, metadata
 
-VIOLATIONS = counter("sms_dispatch_violations_total", "Rows of the ledger that no promise of ours allows.", ["rule"])
+VIOLATIONS = counter(
+    "sms_dispatch_violations_total", "Rows of the message ledger that break a promise, by rule.", ["rule"]
+)
 DUE = "dispatch_due"  # NOTIFY channel: marketing is due at once
 CODES_DUE = "dispatch_codes_due"  # NOTIFY channel: the other lane; the payload names the partition
 OF_LANE = {True: "category = 'marketing'", False: "category <> 'marketing'"}  # True: marketing

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 LOOSENED = counter(
     "sms_dispatch_consent_loosened_total",
-    "States of consents that forgot a STOP which dispatch holds; each made its subject unreadable.",
+    "Consent states without a STOP that dispatch-svc holds; each makes its subject unreadable.",
 )
 
 

@@ -24,11 +24,15 @@ from dispatch.projection import store
 
 log = logging.getLogger(__name__)
 
-DIFFERING = gauge("sms_dispatch_consent_differing_rows", "Slices of the projection that are not what consent-svc says.")
-MOVING = gauge("sms_dispatch_consent_moving_rows", "Slices left out of the last comparison: they were changing.")
+DIFFERING = gauge(
+    "sms_dispatch_consent_differing_rows", "Slices of the projection whose checksum differs from consent-svc's."
+)
+MOVING = gauge(
+    "sms_dispatch_consent_moving_rows", "Slices left out of the last comparison because of changes under way."
+)
 COMPARED = gauge(
     "sms_dispatch_consent_compared_age_seconds",
-    "Age of the newest sums that ours were compared with; of the process, while there are none.",
+    "Age of the newest checksums compared with the projection; the age of the process before the first.",
 )
 
 LOOK_EVERY_S = 5.0
@@ -85,7 +89,7 @@ class Comparing:
         await store.put_comparison(tx, datetime.now(UTC), len(still), len(moving), differing)
         if differing:
             log.error(
-                "what is known of consents is not what consent-svc says",
+                "the projection differs from consent-svc",
                 extra={"slices": len(differing), "of": len(still), "some": ", ".join(differing[:NAMED])},
             )
 

@@ -27,12 +27,13 @@ log = logging.getLogger(__name__)
 
 STALENESS = gauge(
     "sms_dispatch_consent_staleness_seconds",
-    "now - watermark, worst partition; infinite while one has none. Alert above max_staleness_s.",
+    "Age of the oldest watermark among the partitions; infinite while a partition has none. Marketing waits"
+    " above max_staleness_s.",
 )
 STALENESS_OF = gauge(
-    "sms_dispatch_consent_partition_staleness_seconds", "now - watermark, of each partition.", ["partition"]
+    "sms_dispatch_consent_partition_staleness_seconds", "Age of each partition's watermark.", ["partition"]
 )
-REBUILT = gauge("sms_dispatch_rebuild_records", "Of the rebuild that is going on: read, and to be read.", ["state"])
+REBUILT = gauge("sms_dispatch_rebuild_records", "Records of the running rebuild: read, and still to read.", ["state"])
 
 LOOK_EVERY_S = 1.0
 

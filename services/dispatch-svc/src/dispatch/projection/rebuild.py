@@ -122,7 +122,7 @@ class Rebuilding:
                         raise NotNow(ANOTHERS)
                 return
             except (TimeoutError, DBAPIError) as error:
-                log.warning("the generations could not change places yet", extra={"why": type(error).__name__})
+                log.warning("the table swap failed, trying again", extra={"why": type(error).__name__})
                 await asyncio.sleep(AGAIN_S)
         raise NotNow("the generations could not change places: run it again, it goes on from here")
 

@@ -248,7 +248,8 @@ async def mark_unreadable(
         text(
             f"INSERT INTO {generation} (subject_id, version, consents, suppressions, erased, unreadable, log_offset)"
             " VALUES (:id, 0, '[]', '[]', false, true, :offset)"
-            " ON CONFLICT (subject_id) DO UPDATE SET unreadable = true, log_offset = excluded.log_offset"
+            " ON CONFLICT (subject_id) DO UPDATE SET unreadable = true,"
+            f" log_offset = greatest({generation}.log_offset, excluded.log_offset)"
         ),
         {"id": subject_id, "offset": offset},
     )

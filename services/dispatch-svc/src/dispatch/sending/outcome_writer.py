@@ -97,5 +97,5 @@ async def until_stored(transaction: Callable[[], Awaitable[T]]) -> T:
         except Exception:
             failures += 1
             if failures in (1, 10, 100):
-                log.exception("not stored yet, trying again", extra={"failures": failures})
+                log.exception("outcomes are not stored yet, trying again", extra={"failures": failures})
             await asyncio.sleep(min(STORE_BACK_OFF_S[0] * 2 ** min(failures, 8), STORE_BACK_OFF_S[1]))

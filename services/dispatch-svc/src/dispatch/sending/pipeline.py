@@ -79,8 +79,11 @@ from dispatch.sending.transactional import Codes
 log = logging.getLogger(__name__)
 
 OUTCOMES = counter("sms_dispatch_outcomes_total", "Hand-offs by outcome.", ["gateway", "outcome"])
-SUBMIT = histogram("sms_dispatch_submit_seconds", "One submit, as the gateway answers it.", ["gateway"])
-REDECIDED = counter("sms_dispatch_permits_lapsed_total", "Messages decided again: a permit lapsed, a gateway rests.")
+SUBMIT = histogram("sms_dispatch_submit_seconds", "Duration of a submit until the gateway's answer.", ["gateway"])
+REDECIDED = counter(
+    "sms_dispatch_permits_lapsed_total",
+    "Messages that return to the gate, because a permit lapsed or a gateway refuses.",
+)
 
 _Lapsed = tuple[list[Permit], "asyncio.Task[dict[UUID, Permit]]"]  # permits to decide again, and the task deciding
 

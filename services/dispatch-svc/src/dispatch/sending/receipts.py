@@ -31,11 +31,11 @@ from dispatch.sending import store
 
 log = logging.getLogger(__name__)
 
-RECEIPTS = counter("sms_dispatch_receipts_total", "Receipts by what became of them.", ["state", "result"])
+RECEIPTS = counter("sms_dispatch_receipts_total", "DLRs, by result.", ["state", "result"])
 
 BLOCKS = counter(
     "sms_dispatch_provider_blocks_total",
-    "Receipts that block a number, to marketing and to a gateway.",
+    "DLRs that block a number for marketing, and for other messages by the gateway.",
     ["gateway"],
 )
 
@@ -97,7 +97,10 @@ def note(complaints: Iterable[Complaint], traffic: Traffic) -> None:
     """
     for each in sorted(complaints, key=lambda complaint: complaint.handed_off_at, reverse=True):
         if traffic.misconfigured_after_all(each.gateway, each.handed_off_at, each.oadc):
-            log.error("a receipt says that somebody is needed", extra={"gateway": each.gateway, "code": each.code})
+            log.error(
+                "a DLR reports a gateway account that needs a person",
+                extra={"gateway": each.gateway, "code": each.code},
+            )
 
 
 async def apply_receipts(tx: AsyncConnection, batch: list[Received], of: Mapping[str, str]) -> list[Complaint]:

@@ -31,10 +31,12 @@ from dispatch.sending.receipts import note, settle_receipts
 
 log = logging.getLogger(__name__)
 
-RECOVERED = counter("sms_dispatch_recovered_total", "Messages a crash left sending, by what they became.", ["as"])
+RECOVERED = counter(
+    "sms_dispatch_recovered_total", "Messages in doubt after a crash, by result of the recovery.", ["as"]
+)
 OLDEST_OPEN = gauge(
     "sms_dispatch_oldest_open_enforcement_seconds",
-    "Since the webhook of the oldest opt-out that is applied and not enforced yet; 0 where there is none.",
+    "Seconds since the webhook of the oldest opt-out applied and not yet enforced; 0 without one.",
 )
 
 LOOK_EVERY_S = 0.25
@@ -263,7 +265,7 @@ class Timers:
                     found = await gateway.look_up(str(row.message_id), row.subject_id)
                 except SendError as error:
                     failed = min(failed, place)
-                    log.warning("nothing can be looked up", extra={"gateway": gateway.name, "why": str(error)})
+                    log.warning("the gateway's lookup failed", extra={"gateway": gateway.name, "why": str(error)})
                     return
                 RECOVERED.labels("looked_up" if found else "not_found").inc()
                 if found is not None:
@@ -341,7 +343,7 @@ class Timers:
         became = {"unknown": len(settled) - due, "resubmitted": len(permits), "due": due}
         for status, many in became.items():
             RECOVERED.labels(status).inc(many)
-        log.warning("resolved what a crash left", extra=became)
+        log.warning("resolved messages in doubt after a crash", extra=became)
         await self._handoff.send(permits)
         return True
 

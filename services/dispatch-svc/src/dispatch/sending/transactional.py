@@ -73,7 +73,7 @@ class Codes:
             tasks.difference_update(ended)
         failed = [error for task in ended if (error := task.exception()) is not None]
         for each in failed[1:]:
-            log.error("another hand-off of codes failed as well", exc_info=each)
+            log.error("another transactional hand-off failed as well", exc_info=each)
         if failed:
             raise failed[0]
 

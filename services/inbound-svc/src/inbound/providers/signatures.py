@@ -9,11 +9,10 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
-from inbound.providers.provider import NotGenuine, Once
+from inbound.providers.provider import RETRIES_FOR, NotGenuine, Once
 
 TOLERANCE = timedelta(minutes=5)  # DOMAIN 3.2: reject outside five minutes when a time is signed
-# for a nonce without a signed time: the longest retry period of a provider (DOMAIN 3.1)
-REMEMBERED = timedelta(days=30)
+REMEMBERED = RETRIES_FOR  # of a nonce without a signed time
 
 _UNIX_SECONDS = re.compile(r"[0-9]{1,11}", re.ASCII)
 
