@@ -179,10 +179,29 @@ async def throttled(case: Case, point: Point | None) -> None:
 
 
 async def recovering(case: Case, point: Point | None) -> None:
-    """Dies twice: the second time as it resolves what the first time left."""
+    """Dies twice: the second time as it resolves what the first time left, whose submit had begun."""
+    await sending(case, Point("committed", MESSAGES + "begin"))
+    async with case.second(point) as process:
+        await _died(process)
+
+
+async def giving_back(case: Case, point: Point | None) -> None:
+    """Dies twice: the second time as it resolves what the first time left, and no submit had begun."""
     await sending(case, Point("committed", MESSAGES + "insert_messages"))
     async with case.second(point) as process:
         await _died(process)
+
+
+async def waiting(case: Case, point: Point | None) -> None:
+    """Killed while two are at a slow operator, and the others wait for their turn."""
+    case.settings |= {"gateway_batch": 1, "gateway_submits": 2}
+    case.operator.open.clear()
+    async with case.process(point) as process:
+        await case.ask(*map(requested, PEOPLE))
+        await eventually(case.has(2))
+        process.kill()
+        await _died(process)
+    case.operator.open.set()
 
 
 async def opting_out_meanwhile(case: Case, point: Point | None) -> None:
@@ -411,6 +430,7 @@ ONE_DENIED = {"denied": 1, "accepted": ALL - 1}
 ONE_UNKNOWN = {"unknown": 1, "accepted": ALL - 1}
 NO_AGAIN = (False,)  # what happens to what is left `sending` is tried at other points of the same lane
 ENFORCE = PIPELINE + "Handoff._enforce"
+MARK = PIPELINE + "Handoff._mark_begun"
 LEFT_OPEN = TIMERS + "_enforce_left_open"
 TAKE = PIPELINE + "Intake.take"
 APPLY = "dispatch.projection.apply:apply_states"
@@ -423,7 +443,6 @@ POINTS: dict[int, At] = {
         "after tx 1, before the submit",
         sending,
         Point("committed", MESSAGES + "insert_messages", TAKE + "_marketing"),
-        unknown=ALL,
     ),
     4: At("before the request is written", sending, Point("before", SUBMIT), unknown=ALL),
     5: At("the operator has it and has not answered", sending, None, unknown=ALL, submitted=ALL),
@@ -435,9 +454,9 @@ POINTS: dict[int, At] = {
     11: At("recovery, in its tx", recovering, Point("after", SENDING + "claim_left_sending"), unknown=ALL),
     12: At("recovery, after its tx", recovering, Point("committed", SENDING + "claim_left_sending"), unknown=ALL),
     13: At("waking, in its tx", waking, Point("after", SENDING + "claim_due")),
-    14: At("waking, after its tx", waking, Point("committed", SENDING + "claim_due"), unknown=ALL),
-    15: At("renewing a permit, in its tx", renewing, Point("after", SENDING + "still_ours"), unknown=ALL, submitted=2),
-    16: At("renewing, after its tx", renewing, Point("committed", SENDING + "still_ours"), unknown=ALL, submitted=2),
+    14: At("waking, after its tx", waking, Point("committed", SENDING + "claim_due")),
+    15: At("renewing a permit, in its tx", renewing, Point("after", SENDING + "still_ours"), unknown=2, submitted=2),
+    16: At("renewing, after its tx", renewing, Point("committed", SENDING + "still_ours"), unknown=2, submitted=2),
     17: At("an opt-out, in its tx", stopping, Point("after", ENFORCEMENT + "enforce", APPLY), becomes=ONE_DENIED),
     18: At(
         "an opt-out, after its tx", stopping, Point("committed", ENFORCEMENT + "enforce", APPLY), becomes=ONE_DENIED
@@ -520,16 +539,12 @@ POINTS: dict[int, At] = {
         "codes: after tx 1",
         sending_codes,
         Point("committed", MESSAGES + "insert_messages", TAKE),
-        unknown=ALL,
-        gateways=NO_AGAIN,
     ),
     41: At("codes: answered, before tx 2", sending_codes, Point("after", SUBMIT), unknown=ALL, submitted=ALL),
     42: At(
         "codes: waking, after its tx",
         posting,
         Point("committed", SENDING + "claim_due", CODES_DUE),
-        unknown=1,
-        gateways=NO_AGAIN,
     ),
     43: At("POST /v1/messages, in its tx", posting, Point("after", MESSAGES + "tell_due")),
     44: At("POST /v1/messages, after its tx, before the 202", posting, Point("committed", MESSAGES + "tell_due")),
@@ -537,9 +552,7 @@ POINTS: dict[int, At] = {
         "after tx 1, and then a STOP",
         opting_out_meanwhile,
         Point("committed", MESSAGES + "insert_messages", TAKE + "_marketing"),
-        unknown=ALL,
-        again=ONE_UNKNOWN,
-        gateways=(True,),
+        becomes=ONE_DENIED,
     ),
     46: At(
         "answered, before tx 2, and then a STOP",
@@ -550,6 +563,17 @@ POINTS: dict[int, At] = {
         again=ONE_UNKNOWN,
         gateways=(True,),
     ),
+    47: At("the mark that a submit begins, in its tx", sending, Point("after", MESSAGES + "begin", MARK)),
+    48: At(
+        "the mark, after its tx, and then a STOP",
+        opting_out_meanwhile,
+        Point("committed", MESSAGES + "begin", MARK),
+        unknown=ALL,
+        again=ONE_UNKNOWN,
+    ),
+    49: At("recovery of what had not begun, in its tx", giving_back, Point("after", SENDING + "claim_left_sending")),
+    50: At("what had not begun, after it", giving_back, Point("committed", SENDING + "claim_left_sending")),
+    51: At("two are at the operator, and the others wait", waiting, None, unknown=2, submitted=2),
 }
 
 

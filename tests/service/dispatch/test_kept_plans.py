@@ -95,12 +95,17 @@ class Ledger:
             self.left.message_id,
         )
         await sql.execute("DELETE FROM sending")
+        await sql.execute("DELETE FROM begun")
         await sql.execute(
-            "INSERT INTO sending (partition, since, message_ids, subject_ids)"
-            " VALUES ($1, now() - interval '1 hour', $2, $3)",
-            self.left.partition,
-            [self.left.message_id],
-            [self.left.subject_id],
+            "INSERT INTO sending (partition, since, decided_at, message_ids, subject_ids)"
+            " SELECT partition, now() - interval '1 hour', decided_at, ARRAY[message_id], ARRAY[subject_id]"
+            " FROM message WHERE message_id = $1",
+            self.left.message_id,
+        )
+        await sql.execute(
+            "INSERT INTO begun (partition, decided_at, message_ids)"
+            " SELECT partition, decided_at, ARRAY[message_id] FROM message WHERE message_id = $1",
+            self.left.message_id,
         )
         await sql.execute("UPDATE enforcement SET enforced_at = NULL, applied_at = now() - interval '9 s' WHERE id = 1")
         await sql.execute(

@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -30,8 +31,11 @@ from dispatch.gateways import (
 from dispatch.gateways.circuit_breaker import Health
 from dispatch.gateways.pool import Rates, Traffic
 from dispatch.gateways.routing import Route
+from dispatch.lane import Lane
 from dispatch.messages.reasons import Reason
+from dispatch.messages.store import DecisionId
 from dispatch.sending import outcomes, pipeline
+from dispatch.sending.mark_writer import MarkWriter
 from dispatch.sending.pipeline import Handoff
 from tests.support import builders
 from tests.support.eventually import eventually
@@ -42,9 +46,16 @@ from tests.support.operators.faults import fault_server
 HOME, ISLANDS = "simulator", "simulator.islands"
 
 
+async def _marked(decisions: Mapping[DecisionId, Sequence[UUID]]) -> set[DecisionId]:
+    """As a ledger in which no recovery has closed a decision."""
+    return set(decisions)
+
+
 def _handoff(traffic: Traffic | None = None) -> Handoff:
     nothing: Any = None  # neither a slot nor a submit needs a database and a gate
-    return Handoff(database=nothing, traffic=traffic or Traffic([]), clearance=nothing, submits_in_flight=1)
+    handoff = Handoff(database=nothing, traffic=traffic or Traffic([]), clearance=nothing, submits_in_flight=1)
+    handoff._marks = {lane: MarkWriter(_marked) for lane in Lane}
+    return handoff
 
 
 @pytest.fixture

@@ -111,6 +111,11 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     row: MessageRow
     again: bool = False
 
+    @property
+    def decided_at(self) -> datetime:
+        assert self.row.decided_at is not None, "a permit is of a decision"
+        return self.row.decided_at
+
     def __repr__(self) -> str:  # omits number and text
         return f"Permit({self.candidate.message_id})"
 

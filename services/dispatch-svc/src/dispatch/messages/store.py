@@ -1,4 +1,6 @@
-"""The tables `message` and `sending`, and their statements. Rows travel as arrays; the caller owns the transaction.
+"""The tables `message`, `sending` and `begun`, and their statements.
+
+Rows travel as arrays; the caller owns the transaction.
 
 The locks of a partition order decisions and opt-outs. Each lane has a lock: a decision holds the lock of its lane
 shared (`lock_partition`), the consent projection holds both exclusive (`lock_decisions_out`). So an opt-out either
@@ -8,6 +10,11 @@ only ends a `sending`, and its writer enforces opt-outs afterwards.
 
 A message with status `sending` belongs to the process behind its last decision, which `decided_at` identifies. A late
 owner, whose message recovery has decided again, finds another `decided_at` and leaves the message alone (ADR 0054).
+
+The mark `begun` says that the submit of a decision may have begun. The owner commits the mark before the first byte may
+leave (`begin`), and only while the row of `sending` behind the decision is open. Recovery closes that row before it
+reads the marks (`close_sending`). Row locks order the two, so either recovery finds the mark, or the owner finds the
+row closed and submits no message of the decision, however long the owner stood still and whatever its clock says.
 """
 
 from collections import defaultdict
@@ -21,6 +28,7 @@ import msgspec
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -44,7 +52,7 @@ from dispatch.messages.events import Changed, changed
 from dispatch.messages.reasons import Reason
 from dispatch.messages.row import COLUMNS, MessageRow, Outcome, ReceiptChange, columns_of
 from dispatch.messages.status import WAITING, Status
-from dispatch.schema import metadata
+from dispatch.schema import instant, metadata
 
 VIOLATIONS = counter(
     "sms_dispatch_violations_total", "Rows of the message ledger that break a promise, by rule.", ["rule"]
@@ -98,11 +106,28 @@ sending = Table(
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("partition", SmallInteger, nullable=False),
     Column("since", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    instant("decided_at", nullable=False),  # with the partition, the decision of these messages
+    Column("closed", Boolean, nullable=False, server_default=text("false")),  # no submit of the decision may begin
     Column("message_ids", ARRAY(Uuid), nullable=False),
     Column("subject_ids", ARRAY(Text), nullable=False),  # of each message, in the same order
+    Index("sending_decided_ix", "decided_at"),
+)
+
+begun = Table(
+    # The marks: a row lists messages of one decision (`partition`, `decided_at`) whose submit may have begun. A row
+    # goes with the row of `sending`.
+    "begun",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("partition", SmallInteger, nullable=False),
+    Column("decided_at", DateTime(timezone=True), nullable=False),
+    Column("message_ids", ARRAY(Uuid), nullable=False),
+    Index("begun_decided_ix", "decided_at"),
 )
 
 LANES = {Lane.MARKETING: "placet.partition", Lane.TRANSACTIONAL: "placet.partition.codes"}  # locked in this order
+
+DecisionId = tuple[int, datetime]  # messages decided together: their partition, and `decided_at`
 
 
 async def lock_partition(tx: AsyncConnection, partition: int, lane: Lane, *, planned_now: bool = False) -> None:
@@ -244,8 +269,9 @@ async def _note_sending(tx: AsyncConnection, rows: Sequence[MessageRow]) -> None
     for partition, some in begun.items():
         await fetch_many(
             tx,
-            "INSERT INTO sending (partition, message_ids, subject_ids) VALUES ($1, $2, $3)",
+            "INSERT INTO sending (partition, decided_at, message_ids, subject_ids) VALUES ($1, $2, $3, $4)",
             partition,
+            some[0].decided_at,  # as of all rows decided together (`OF_ALL`)
             [row.message_id for row in some],
             [row.subject_id for row in some],
         )
@@ -254,14 +280,62 @@ async def _note_sending(tx: AsyncConnection, rows: Sequence[MessageRow]) -> None
 async def forget_sending(tx: AsyncConnection, begun_before: datetime) -> None:
     """Delete the rows of `sending` that began before this instant and list no `sending` message any more.
 
-    A subquery checks each row: NOT EXISTS becomes a join, and with few statistics Postgres reads the whole ledger.
+    Their marks go too. A subquery checks each row: NOT EXISTS becomes a join, and with few statistics Postgres reads
+    the whole ledger. A row that a frozen owner holds (`begin`) waits for a later call.
     """
     await tx.execute(
         text(
-            "DELETE FROM sending AS s WHERE s.since < :before AND (SELECT true FROM message AS m"
+            "DELETE FROM sending WHERE id = ANY(ARRAY(SELECT s.id FROM sending AS s WHERE s.since < :before AND"
+            " (SELECT true FROM message AS m"
             " WHERE m.message_id = ANY(s.message_ids) AND m.status = 'sending' LIMIT 1) IS NULL"
+            " FOR UPDATE OF s SKIP LOCKED))"
         ),
         {"before": begun_before},
+    )
+    await tx.execute(
+        text(
+            "DELETE FROM begun AS b WHERE b.decided_at < :before AND (SELECT true FROM sending AS s"
+            " WHERE s.decided_at = b.decided_at AND s.partition = b.partition LIMIT 1) IS NULL"
+        ),
+        {"before": begun_before},
+    )
+
+
+async def begin(tx: AsyncConnection, decisions: Mapping[DecisionId, Sequence[UUID]]) -> set[DecisionId]:
+    """Mark the submit of these messages as begun, and return the decisions that may begin.
+
+    No message of another decision may be submitted. The caller submits only after the commit. A row of `sending` which
+    recovery holds counts as closed: the caller never waits for recovery.
+    """
+    if not decisions:
+        return set()
+    rows = await fetch_many(
+        tx,
+        "WITH open AS (SELECT s.partition, s.decided_at FROM sending AS s WHERE s.decided_at = ANY($2::timestamptz[])"
+        " AND NOT s.closed FOR SHARE SKIP LOCKED)"
+        " INSERT INTO begun (partition, decided_at, message_ids)"
+        " SELECT v.partition, v.decided_at, string_to_array(v.message_ids, ' ')::uuid[]"
+        " FROM unnest($1::smallint[], $2::timestamptz[], $3::text[]) AS v(partition, decided_at, message_ids)"
+        " WHERE (v.partition, v.decided_at) IN (SELECT o.partition, o.decided_at FROM open AS o)"
+        " RETURNING partition, decided_at",
+        [partition for partition, _ in decisions],
+        [decided_at for _, decided_at in decisions],
+        [" ".join(map(str, message_ids)) for message_ids in decisions.values()],
+    )
+    return {(partition, decided_at) for partition, decided_at in rows}
+
+
+async def close_sending(tx: AsyncConnection, partition: int, decided_before: datetime) -> None:
+    """Let no submit begin any more of a decision made before this instant.
+
+    The next statement sees each mark of a closed row. A row that its owner is marking at this moment stays open.
+    """
+    await fetch_many(
+        tx,
+        "UPDATE sending SET closed = true WHERE id = ANY(ARRAY(SELECT id FROM sending WHERE partition = $1"
+        " AND decided_at < $2 AND NOT closed ORDER BY id FOR UPDATE SKIP LOCKED))",
+        partition,
+        decided_before,
     )
 
 

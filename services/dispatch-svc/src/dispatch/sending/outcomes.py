@@ -8,7 +8,7 @@ from uuid import UUID
 from msgspec.structs import replace
 
 from dispatch.gate.clearance import Permit
-from dispatch.gateways import Misconfigured, Refused, Result, SendError, Throttled, Unreachable
+from dispatch.gateways import Misconfigured, Refused, Result, SendError, Throttled, Unanswered, Unreachable
 from dispatch.messages.reasons import Reason
 from dispatch.messages.row import MessageRow, Outcome
 from dispatch.messages.status import Status
@@ -150,6 +150,15 @@ def nobody_knows(row: MessageRow) -> Outcome:
     )
 
 
+def never_left(row: MessageRow, at: datetime) -> Outcome:
+    """Return a `deferred` outcome, due `at` once, for a ledger row left `sending` whose submit never began.
+
+    The gate decides on the message afresh, as on a message handed back at a planned stop.
+    """
+    reasons = (Reason.SERVICE_STOPPING,)
+    return replace(nobody_knows(row), status=Status.DEFERRED, reasons=reasons, due_at=at, gateway=None)
+
+
 def _name(result: Result) -> str | None:
     """Return the gateway's message id.
 
@@ -194,3 +203,13 @@ def usual(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, MessageRow]]:
     return [
         (o, o.decision) for o in outcomes if o.status is Status.ACCEPTED and o.code is None and o.decision is not None
     ]
+
+
+def is_no_answer(result: Result | SendError) -> bool:
+    """Return whether the circuit breaker counts the result as no answer.
+
+    A request to wait, and a refusal of one sender's messages, are answers of the gateway.
+    """
+    if isinstance(result, Misconfigured):
+        return not result.of_sender
+    return isinstance(result, (Unreachable, Unanswered))

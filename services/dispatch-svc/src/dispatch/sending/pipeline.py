@@ -5,9 +5,11 @@
     decide    `Clearance.decide`: reads consent under the partition's lock, and `gate/rules.py` decides [1]
     insert    `messages.insert_messages`: each message with its verdict, a permitted message as `sending`.
               Commit [2, 3; transactional lane 39, 40]
-    submit    `Handoff.send`: in batches, each on valid permits, with no transaction open. `_submit` is the only place
-              where a message leaves [4, 5, 6; transactional lane 41]. The transactional consumer does not wait for
-              the submit (`transactional.py`)
+    begin     `Handoff.send`: in batches, each on valid permits. A batch with a slot is marked as begun, in one
+              transaction for all batches that have a slot now (`mark_writer.py`). Commit [47, 48]. Messages which wait
+              for a slot or a rate have no mark [51]
+    submit    with no transaction open. `_submit` is the only place where a message leaves [4, 5, 6; transactional
+              lane 41]. The transactional consumer does not wait for the submit (`transactional.py`)
     record    `Handoff._store_outcomes`: the outcomes of several submits (`outcomes.py`) in one transaction
               (`outcome_writer.py`), with their events. Commit [7, 8; not accepted 37, 38]. Then the waiting opt-outs
               of these subjects are enforced [21, 22], and the relay publishes the events [9, 10]
@@ -18,8 +20,9 @@ back [31], half of a refused batch [36], an opt-out during a downtime [45, 46].
 
 Deferred messages, and messages left `sending` by a crash, enter at `Handoff.send` (`timers.py`). No source of marketing
 brings in more messages than can leave soon. A submit without a known end is `unknown`, and dispatch never blindly sends
-the message again. A message in hand and not yet submitted stays with this process until another process decides on the
-message (`store.still_ours`), even if recovery has marked it `unknown`.
+the message again. A `sending` message without the mark never left: after a crash it is decided afresh. A message in
+hand and not yet submitted stays with this process until another process decides on the message (`store.still_ours`)
+or recovery gives the message back, even if recovery has marked it `unknown`.
 """
 
 import asyncio
@@ -27,10 +30,9 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from uuid import UUID
 
 from msgspec.structs import replace
@@ -38,7 +40,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import CAMPAIGN_REQUESTS, DISPATCH_REQUESTS
 from common.contracts.campaign import MessageRequested, MessageReworded
-from common.db.database import Database, once_committed
+from common.db.database import Database
 from common.db.timer import uptime_s
 from common.kafka.broker import partitions_of
 from common.kafka.consumer import After, Hold, Poison, Received, Subscription
@@ -66,11 +68,14 @@ from dispatch.messages import store as messages
 from dispatch.messages.reasons import Reason
 from dispatch.messages.row import Outcome
 from dispatch.messages.status import Cause, Status, may_follow
+from dispatch.messages.store import DecisionId
 from dispatch.projection import store as projection
 from dispatch.projection.limits import is_fresh
 from dispatch.sending import outcomes, store
+from dispatch.sending.mark_writer import MarkWriter, by_decision
 from dispatch.sending.outcome_writer import Storing, until_stored
 from dispatch.sending.receipts import tell_what_the_provider_refuses
+from dispatch.sending.second_sms import ACCEPTED_TWICE, look_for_second_sms
 from dispatch.sending.transactional import Codes
 
 log = logging.getLogger(__name__)
@@ -85,8 +90,6 @@ REDECIDED = counter(
 _Alike = tuple[int, Lane, bool]  # partition, lane, `again`: of messages decided again together
 _Lapsed = tuple[list[Permit], "asyncio.Task[dict[UUID, Permit]]"]  # permits to decide again, and the task deciding
 
-# promise 4: no message is sent twice; a rule beside the rules of `audit/invariants.py`
-ACCEPTED_TWICE = "accepted_twice"
 SUBMITS_AHEAD = 4  # per slot; with answers of 100 ms, more would wait past their permits
 # well within `settle_margin_s`; a gateway ends its submit in time, and knows which messages had begun
 SUBMIT_LATE_S = 2.0
@@ -226,6 +229,7 @@ class Handoff:
     _room: asyncio.Event = field(default_factory=asyncio.Event)  # set while the hand-off is not behind
     _lapsed: dict[_Alike, _Lapsed] = field(default_factory=dict)
     _waits: set[asyncio.Timeout] = field(default_factory=set)  # for a slot
+    _marks: dict[Lane, MarkWriter] = field(init=False)
     _storing: dict[Lane, Storing] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -234,6 +238,7 @@ class Handoff:
         self._lanes = {
             (name, lane): asyncio.Semaphore(self.submits_in_flight) for name in self.traffic.gateways for lane in Lane
         }
+        self._marks = {lane: MarkWriter(self._mark_begun) for lane in Lane}
         self._storing = {lane: Storing(self._store_outcomes) for lane in Lane}
         messages.VIOLATIONS.labels(ACCEPTED_TWICE)
         for name in self.traffic.gateways:
@@ -282,7 +287,8 @@ class Handoff:
                     continue
                 first = permits[:1] if trying else permits
                 going, later = self._within_the_rate(first)
-                answers, late = await self._submit(going) if going else ([], [])
+                begins = bool(going) and await self._marks[lane].may_begin(going)
+                answers, late = await self._submit(going) if begins else ([], [])
             finally:
                 slots.release()
             if answers is None:  # refused as a whole: halve the batch to find the message to blame
@@ -291,7 +297,13 @@ class Handoff:
                 await asyncio.gather(self._settle(later, lane), *halves)
             else:
                 await self._settle([*later, *answers], lane)
+            if going and not begins:
+                await self._send(await self._decide_again(going))
             permits = [*late, *permits[len(first) :]]  # a late message has a lapsed permit, and is decided again
+
+    async def _mark_begun(self, decisions: Mapping[DecisionId, Sequence[UUID]]) -> set[DecisionId]:
+        async with self.database.begin() as tx:
+            return await messages.begin(tx, decisions)
 
     async def _submit(self, permits: Sequence[Permit]) -> tuple[list[Outcome] | None, list[Permit]]:
         """Submit one batch: the only place where a message leaves.
@@ -333,7 +345,7 @@ class Handoff:
             permits, results = [p for p, _ in begun], [r for _, r in begun]
         answered = [p.oadc for p, r in zip(permits, results, strict=True) if isinstance(r, (Result, Refused))]
         failed = len(answered) < len(results)
-        self.traffic.counted(gateway.name, len(answered), sum(map(_is_no_answer, results)) if failed else 0)
+        self.traffic.counted(gateway.name, len(answered), sum(map(outcomes.is_no_answer, results)) if failed else 0)
         if answered:
             self.traffic.answered(gateway.name, set(answered), took_s)
             SUBMIT.labels(gateway.name).observe(took_s)
@@ -362,39 +374,9 @@ class Handoff:
             changes = [events.accepted(decision, o) for o, decision in usual if o.message_id in done]
             changes += await messages.settle(tx, [o for o in settled if o.message_id not in done])
             await events.append_changes(tx, changes)
-            await self._look_for_seconds(tx, settled, changes)
+            await look_for_second_sms(tx, settled, changes, self.traffic.gateways)
             await tell_what_the_provider_refuses(tx, settled)
         await until_stored(lambda: self._enforce([o.subject_id for o in settled]))
-
-    async def _look_for_seconds(
-        self, tx: AsyncConnection, settled: Sequence[Outcome], changes: Sequence[events.Changed]
-    ) -> None:
-        """Report a broken promise where a message left a second time.
-
-        The candidates are accepted outcomes which change no row, or which come twice in one transaction. No other check
-        would find a second SMS, because the row keeps the first hand-off.
-        """
-        changed = {event.message_id for _, event in changes}
-        if len(changed) == len(settled):
-            return
-        many = Counter(o.message_id for o in settled)
-        unclear = [
-            o
-            for o in settled
-            if o.status is Status.ACCEPTED
-            and o.handed_off_at is not None
-            and (str(o.message_id) not in changed or many[o.message_id] > 1)
-        ]
-        if not unclear:
-            return
-        rows = await store.left_already(tx, [o.message_id for o in unclear])
-        for one in unclear:
-            row, by = rows.get(one.message_id), self.traffic.gateways.get(one.asked)
-            idempotent = by is not None and by.capabilities.idempotent
-            if row is not None and outcomes.is_a_second(one, row, idempotent=idempotent):
-                told = {"rule": ACCEPTED_TWICE, "messages": str(one.message_id), "gateway": one.gateway}
-                once_committed(tx, partial(log.critical, "a promise is broken", extra=told))
-                once_committed(tx, messages.VIOLATIONS.labels(ACCEPTED_TWICE).inc)
 
     async def _enforce(self, subject_ids: Sequence[str]) -> None:
         """Enforce the opt-outs of these subjects. The caller has committed the outcomes.
@@ -492,7 +474,7 @@ class Handoff:
         _, lane, _ = kind
         async with self.clearance.one_at_a_time if lane is Lane.MARKETING else contextlib.nullcontext():
             lapsed, _ = self._lapsed.pop(kind)
-            ours = {p.row.decided_at for p in lapsed if p.row.decided_at}
+            ours = {p.decided_at for p in lapsed}
             with contextlib.suppress(Exception):  # retried below without the lock, so no other decision waits
                 return {p.candidate.message_id: p for p in await self._redecide(lapsed, ours)}
         return {p.candidate.message_id: p for p in await until_stored(lambda: self._redecide(lapsed, ours))}
@@ -519,6 +501,8 @@ class Handoff:
             else:
                 await events.append_changes(tx, await messages.update_decisions(tx, [d.row for d in refused]))
             await messages.update_decisions(tx, [d.row for d in decisions if d.permit])
+            if again:  # marked at once: the first submit may have left, whatever becomes of the resubmit
+                await messages.begin(tx, by_decision([d.permit for d in decisions if d.permit]))
             await enforcement.enforce(tx, [d.candidate.subject_id for d in refused])
         return [d.permit for d in decisions if d.permit]
 
@@ -588,13 +572,3 @@ class Handoff:
 
 def _lane(permit: Permit) -> tuple[str, Lane]:
     return permit.gateway, permit.candidate.lane
-
-
-def _is_no_answer(result: Result | SendError) -> bool:
-    """Return whether the circuit breaker counts the result as no answer.
-
-    A request to wait, and a refusal of one sender's messages, are answers of the gateway.
-    """
-    if isinstance(result, Misconfigured):
-        return not result.of_sender
-    return isinstance(result, (Unreachable, Unanswered))

@@ -88,10 +88,14 @@ class Block(NamedTuple):
 
 
 class LeftSending(NamedTuple):
-    """A message left `sending` by a dead process. No submit of the message began before `since`."""
+    """A message left `sending` by a dead process.
+
+    No submit of the message began before `since`. `begun`: the submit of the last decision may have begun.
+    """
 
     row: MessageRow
     since: datetime
+    begun: bool
 
 
 class ToWake(NamedTuple):
@@ -198,18 +202,28 @@ async def claim_left_sending(
 
     A submit may precede the last decision, and so `decided_at`; the row of `sending` from the first decision stays as
     long as the message is `sending`.
+
+    The caller has closed the decisions (`messages.close_sending`): without a mark, no submit of a closed decision began
+    or ever begins. A decision which its owner is marking at this moment is still open, and its messages wait for a
+    later call.
     """
     rows = await tx.execute(
         text(
             f"SELECT {_MESSAGE}, (SELECT min(s.since) FROM sending AS s"
-            " WHERE s.partition = :partition AND m.message_id = ANY(s.message_ids)) AS sending_since"
+            " WHERE s.partition = :partition AND m.message_id = ANY(s.message_ids)) AS sending_since,"
+            f" NOT ({messages.NOT_BEGUN} AND EXISTS (SELECT FROM sending AS s"
+            " WHERE s.decided_at = m.decided_at AND s.partition = m.partition)"
+            " AND NOT EXISTS (SELECT FROM begun AS b WHERE b.decided_at = m.decided_at AND b.partition = m.partition"
+            " AND m.message_id = ANY(b.message_ids))) AS begun"
             " FROM message AS m WHERE m.status = 'sending' AND m.decided_at < :before AND m.message_id IN"
             " (SELECT unnest(s.message_ids) FROM sending AS s WHERE s.partition = :partition AND s.since < :before)"
+            " AND NOT EXISTS (SELECT FROM sending AS s"
+            " WHERE s.decided_at = m.decided_at AND s.partition = m.partition AND NOT s.closed)"
             " ORDER BY m.message_id LIMIT :limit FOR UPDATE OF m SKIP LOCKED"
         ),
         {"before": decided_before, "partition": partition, "limit": limit},
     )
-    return [LeftSending(MessageRow.read(row), since) for *row, since in rows]
+    return [LeftSending(MessageRow.read(row), since, begun) for *row, since, begun in rows]
 
 
 async def unknown_of(

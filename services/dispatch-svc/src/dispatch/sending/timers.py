@@ -1,8 +1,8 @@
 """The timers: decide due messages afresh, wake messages after a pause, recover what a crash left, match early DLRs.
 
 [n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: deciding afresh [13, 14;
-transactional lane 42], the end of a pause [25, 26] and its note [27, 28], messages a crash left `sending` [11, 12],
-open opt-outs [23, 24], early DLRs [32, 33].
+transactional lane 42], the end of a pause [25, 26] and its note [27, 28], messages a crash left `sending` [11, 12;
+not begun 49, 50], open opt-outs [23, 24], early DLRs [32, 33].
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from dispatch.messages.status import Status
 from dispatch.projection import store as projection
 from dispatch.projection.limits import is_fresh
 from dispatch.sending import outcomes, store
+from dispatch.sending.mark_writer import by_decision
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.receipts import note, settle_receipts
 
@@ -307,34 +308,42 @@ class Timers:
     async def _resolve_left_in(self, partition: int, before: datetime) -> bool:
         """Resolve one batch of a partition; return whether there was any.
 
-        An idempotent gateway gets a message which may still go once more, under the same reference, for as long as the
-        gateway surely remembers the reference. Every other message becomes `unknown` until a DLR: the message may have
-        left, so dispatch does not send it again.
+        A message whose submit never began is decided afresh, as any due message is. Of the others, an idempotent
+        gateway gets a message which may still go once more, under the same reference, for as long as the gateway surely
+        remembers the reference. Every other message becomes `unknown` until a DLR: the message may have left, so
+        dispatch does not send it again.
         """
         async with self._database.begin() as tx:
             if not await messages.try_lock_partition(tx, partition, Lane.MARKETING):
                 return False
             # read again under the lock: a live owner has renewed its decision meanwhile
+            await messages.close_sending(tx, partition, before)
             found = await store.claim_left_sending(tx, partition, before, self._batch)
             permits = []
             now = datetime.now(UTC)
-            if again := [stored(left.row) for left in found if left.row.receipt is None and self._remembers(left, now)]:
+            may_go_again = [left for left in found if left.begun and left.row.receipt is None]
+            if again := [stored(left.row) for left in may_go_again if self._remembers(left, now)]:
                 decisions = await self._clearance.decide(tx, partition, again, locked=True, again=True)
                 allowed = [d for d in decisions if d.permit]
                 await messages.update_decisions(tx, [d.row for d in allowed])
                 permits = [d.permit for d in allowed if d.permit]
+                await messages.begin(tx, by_decision(permits))  # the first submit may have left, whatever comes next
             permitted = {p.candidate.message_id for p in permits}
-            unknown = [left.row for left in found if left.row.message_id not in permitted]
-            settled = await messages.settle(tx, [outcomes.nobody_knows(row) for row in unknown])
+            ended = [
+                outcomes.nobody_knows(left.row) if left.begun else outcomes.never_left(left.row, now)
+                for left in found
+                if left.row.message_id not in permitted
+            ]
+            settled = await messages.settle(tx, ended)
             await events.append_changes(tx, settled)
             await enforcement.enforce(tx, [change.event.subject_id for change in settled])
         if not found:
             return False
-        RECOVERED.labels("unknown").inc(len(settled))
-        RECOVERED.labels("resubmitted").inc(len(permits))
-        log.warning(
-            "resolved messages in doubt after a crash", extra={"unknown": len(settled), "resubmitted": len(permits)}
-        )
+        due = sum(change.event.status == "deferred" for change in settled)
+        became = {"unknown": len(settled) - due, "resubmitted": len(permits), "due": due}
+        for status, many in became.items():
+            RECOVERED.labels(status).inc(many)
+        log.warning("resolved messages in doubt after a crash", extra=became)
         await self._handoff.send(permits)
         return True
 
