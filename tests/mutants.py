@@ -26,8 +26,9 @@ RECORDER = "services/consent-svc/src/consent/ledger/recorder.py"
 CONSENT_STORE = "services/consent-svc/src/consent/ledger/store.py"
 DATABASE = "libs/common/src/common/db/database.py"
 OUTBOX = "libs/common/src/common/kafka/outbox.py"
-CONSUMER = "libs/common/src/common/kafka/consumer.py"
-BROKEN_LOGS = "libs/common/src/common/kafka/broken_logs.py"
+OFFSETS = "libs/common/src/common/kafka/reading/offsets.py"
+BATCHES = "libs/common/src/common/kafka/reading/batches.py"
+BROKEN_LOGS = "libs/common/src/common/kafka/reading/broken_logs.py"
 PAGING = "libs/common/src/common/web/paging.py"
 DISPATCH = "tests/service/dispatch/test_interleavings.py"
 CONSENT = "tests/service/consent/test_interleavings.py"
@@ -300,21 +301,21 @@ MUTANTS = (
     ),
     Mutant(
         "watermarks are stepped over without the lock",
-        CONSUMER,
+        OFFSETS,
         '" ORDER BY partition FOR UPDATE"',
         '" ORDER BY partition"',
         f"{COMMON} -k watermarks_of_a_partition",
     ),
     Mutant(
         "a record is handled again by who comes second",
-        CONSUMER,
+        BATCHES,
         "fresh = [record for record in records if record.offset >= reading.seen.next_offset]",
         "fresh = list(records)",
         f"{COMMON} -k batch_and_a_second",
     ),
     Mutant(
         "a watermark goes back",
-        CONSUMER,
+        OFFSETS,
         'BELIEVED = "greatest({known}, CASE WHEN {said} <= now() + {skew}::interval THEN {said} END)"',
         'BELIEVED = "coalesce(CASE WHEN {said} <= now() + {skew}::interval THEN {said} END, {known})"',
         f"{COMMON} -k goes_back",

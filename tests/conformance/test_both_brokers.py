@@ -21,7 +21,7 @@ from aiokafka.errors import (
 )
 
 from common.kafka.broker import BATCH_BYTES, Outlet
-from common.kafka.log_identity import identity_of
+from common.kafka.reading.log_identity import identity_of
 from common.settings import ServiceSettings
 from stack.broker import Broker as Tansu
 from stack.kafka import Kafka

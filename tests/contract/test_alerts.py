@@ -95,7 +95,7 @@ def test_what_anybody_can_call_wakes_nobody() -> None:
 
 
 def test_a_gateway_that_needs_somebody_is_told_once() -> None:
-    assert asked_of("GatewayResting") == 'sms_dispatch_gateway_rests_total{reason!="misconfigured"}'
+    assert asked_of("GatewayTripping") == 'sms_dispatch_gateway_trips_total{reason!="misconfigured"}'
     assert asked_of("GatewayNeedsSomebody") == "sms_dispatch_gateway_alerts_total{}"
 
 

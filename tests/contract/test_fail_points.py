@@ -1,5 +1,5 @@
 """Each transaction on a message's way has its points in `tests/service/dispatch/test_fail_points.py`, where a process
-is killed in it and right after it, or a reason why not; and the modules say by number which points are in them.
+is killed in it and right after it, or a reason why not; and the docstring of each module names its points.
 
 Read from the source: an `async with … as tx` is a transaction, and so is what a subscription is given to handle. A
 point belongs to the one that calls its function: where several do, to the one that it is `within`.
@@ -41,7 +41,7 @@ REASONS = {
     "sending/timers:Timers.wake_controlled: campaigns_to_wake": READS,
     "sending/timers:Timers._look_up": READS,
 }
-NAMED = re.compile(r"\[(\d[^\]]*)\]")
+NAMED = re.compile(r"\[([a-z]+-[a-z,\s-]+)\]")
 
 
 @dataclass(frozen=True)
@@ -221,8 +221,8 @@ def test_each_point_names_a_function() -> None:
 
 
 def test_each_point_is_named_where_the_code_is() -> None:
-    named = Counter[int]()
+    named = Counter[str]()
     for path in DISPATCH.rglob("*.py"):
         said = ast.get_docstring(ast.parse(path.read_text())) or ""
-        named.update(int(number) for points in NAMED.findall(said) for number in re.findall(r"\d+", points))
+        named.update(name for points in NAMED.findall(said) for name in re.split(r",\s+", points))
     assert named == Counter(POINTS.keys())

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.kafka.completeness import ANY_NUMBER, Reading, Seen, follow
+from common.kafka.reading.completeness import ANY_NUMBER, Reading, Seen, follow
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import STATES
 from common.contracts.consent import ConsentStateChanged
 from common.kafka import outbox
-from common.kafka.consumer import After, Received
+from common.kafka.subscription import After, Received
 from tests.service.common.pipeline import Pipeline, going, pipeline, states_of
 from tests.support.eventually import eventually
 from tests.support.running import Surroundings

@@ -83,7 +83,7 @@ events = st.lists(
 
 
 @given(events, st.floats(0.5, 1.0))
-def test_a_gateway_never_rests_longer_than_its_kind_of_failure_may_and_always_comes_back(
+def test_no_cool_down_is_longer_than_its_cause_allows_and_each_ends(
     history: list[tuple[Failure | Literal["answered"], float]], jitter: float
 ) -> None:
     state, now = Health(), 0.0
@@ -91,42 +91,42 @@ def test_a_gateway_never_rests_longer_than_its_kind_of_failure_may_and_always_co
         now += passed
         before, state = state, _asked(state, kind, now, jitter)
         if kind == "answered":
-            assert state.rests_until == before.rests_until, "an answer sends nobody to rest"
+            assert state.open_until == before.open_until, "an answer opens no breaker"
         else:
             longest = 300.0 if kind == "misconfigured" else 30.0
-            assert state.rests_until <= max(before.rests_until, now + longest)
+            assert state.open_until <= max(before.open_until, now + longest)
         assert 0 <= state.error_rate <= 1
     assert health.may_go(state, now + 300.0)
 
 
 @given(events, st.floats(0.5, 1.0))
-def test_after_a_rest_a_gateway_is_tried_until_it_answers_or_rests_again(
+def test_after_a_cool_down_the_breaker_is_half_open_until_an_answer_or_another_trip(
     history: list[tuple[Failure | Literal["answered"], float]], jitter: float
 ) -> None:
-    state, now, rested = Health(), 0.0, False
+    state, now, tripped = Health(), 0.0, False
     for kind, passed in history:
         now += passed
-        resting = now < state.rests_until
-        assert health.standing(state, now) == ("resting" if resting else "to be tried" if rested else "open")
-        before, state = state.rests_until, _asked(state, kind, now, jitter)
+        is_open = now < state.open_until
+        assert health.state(state, now) == ("open" if is_open else "half_open" if tripped else "closed")
+        before, state = state.open_until, _asked(state, kind, now, jitter)
         if kind == "answered":
-            rested &= resting
+            tripped &= is_open
         else:
-            assert state.rests_until > now or not rested, "one failure, and it rests again"
-            rested |= state.rests_until > before
+            assert state.open_until > now or not tripped, "one failure trips again"
+            tripped |= state.open_until > before
 
 
-def test_a_receipt_rests_a_gateway_that_answers_well_and_none_of_before_that_does_so_again() -> None:
+def test_a_receipt_trips_the_breaker_of_a_gateway_that_answers_and_an_earlier_receipt_does_not() -> None:
     state = health.answered(Health(), 0.0, 0.1)
     state = health.misconfigured_after_all(state, 0.0, 5.0, 1.0)
     assert health.needs_somebody(state, 5.0)
-    assert state.rests_until == 305.0
+    assert state.open_until == 305.0
     assert health.misconfigured_after_all(state, 4.0, 6.0, 1.0) == state, "what was on its way"
     acted = health.answered(state, 306.0, 0.1)
-    assert health.standing(acted, 306.0) == "open"
+    assert health.state(acted, 306.0) == "closed"
     assert health.misconfigured_after_all(acted, 4.0, 307.0, 1.0) == acted, "a late one"
     again = health.misconfigured_after_all(acted, 306.0, 307.0, 1.0)
-    assert again.rests_until == 607.0, "nobody has acted: for as long as before"
+    assert again.open_until == 607.0, "nobody has acted: for as long as before"
 
 
 def test_what_a_receipt_of_yesterday_says_of_a_gateway_is_not_of_today() -> None:
@@ -135,16 +135,16 @@ def test_what_a_receipt_of_yesterday_says_of_a_gateway_is_not_of_today() -> None
     assert health.misconfigured_after_all(state, 86_000.0, 86_400.0, 1.0) != state
 
 
-def test_what_is_out_of_reach_rests_at_once_and_twice_as_long_each_time() -> None:
-    state, now, rests = Health(), 0.0, []
+def test_an_unreachable_gateway_trips_at_once_and_each_cool_down_is_twice_as_long() -> None:
+    state, now, cool_downs = Health(), 0.0, []
     for _ in range(7):
         state = health.failed(state, "unreachable", now, 1.0)
-        rests.append(state.rests_until - now)
-        now = state.rests_until
-    assert rests == [1, 2, 4, 8, 16, 30, 30]
+        cool_downs.append(state.open_until - now)
+        now = state.open_until
+    assert cool_downs == [1, 2, 4, 8, 16, 30, 30]
     assert not health.may_go(health.failed(state, "unreachable", now, 1.0), now)
     state = health.answered(state, now, 0.1)
-    assert health.failed(state, "unreachable", now, 1.0).rests_until - now == 1, "an answer forgets"
+    assert health.failed(state, "unreachable", now, 1.0).open_until - now == 1, "an answer forgets"
 
 
 PAUSES = st.lists(st.tuples(st.floats(1, 300), st.booleans(), st.booleans(), st.floats(0, 400)), max_size=30)
@@ -161,31 +161,31 @@ def test_a_pause_ends_and_one_that_was_told_holds_to_the_second(
         state = health.answered(state, now, 0.1) if answers else state
         before, state = state, health.pause(state, now, after_s, jitter, told=told)
         if told:
-            assert state.rests_until == max(before.rests_until, now + after_s)
+            assert state.open_until == max(before.open_until, now + after_s)
         else:
-            assert state.rests_until <= max(before.rests_until, now + health.LONGEST_PAUSE_S)
+            assert state.open_until <= max(before.open_until, now + health.LONGEST_PAUSE_S)
         assert not health.may_go(state, now)
-        assert health.standing(state, state.rests_until) == "to be tried", "what waited does not come back as one"
-        assert health.standing(health.answered(state, state.rests_until, 0.1), state.rests_until) == "open"
+        assert health.state(state, state.open_until) == "half_open", "what waited does not come back as one"
+        assert health.state(health.answered(state, state.open_until, 0.1), state.open_until) == "closed"
 
 
 def test_who_asks_to_wait_and_not_for_how_long_is_left_alone_for_longer_each_time() -> None:
     state, now, pauses = Health(), 0.0, []
     for _ in range(8):
         state = health.pause(state, now, 1.0, 1.0, told=False)
-        pauses.append(state.rests_until - now)
+        pauses.append(state.open_until - now)
         assert health.pause(state, now + 0.1, 1.0, 1.0, told=False) == state, "what was in flight with it"
-        now = state.rests_until
+        now = state.open_until
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
-    assert health.pause(state, now, 1.0, 0.5, told=False).rests_until - now == 30, "not all replicas at once"
-    assert health.pause(state, now, 7.0, 0.5, told=True).rests_until - now == 7, "it says so"
+    assert health.pause(state, now, 1.0, 0.5, told=False).open_until - now == 30, "not all replicas at once"
+    assert health.pause(state, now, 7.0, 0.5, told=True).open_until - now == 7, "it says so"
     state = health.answered(state, now, 0.1)
-    assert health.pause(state, now, 1.0, 1.0, told=False).rests_until - now == 1, "an answer forgets"
+    assert health.pause(state, now, 1.0, 1.0, told=False).open_until - now == 1, "an answer forgets"
 
 
-def test_failures_of_one_moment_are_one_rest() -> None:
+def test_failures_of_one_moment_are_one_trip() -> None:
     once = health.failed(Health(), "unreachable", 5.0, 1.0)
-    assert health.failed(once, "unreachable", 5.1, 1.0).rests_until == once.rests_until
+    assert health.failed(once, "unreachable", 5.1, 1.0).open_until == once.open_until
 
 
 def test_a_lost_answer_now_and_then_closes_nothing_and_most_of_them_do() -> None:

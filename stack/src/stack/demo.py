@@ -27,7 +27,7 @@ from rich.table import Table
 
 from stack.environment import SERVICES
 from stack.processes import DidNotStart, Died
-from stack.report import Campaign, Facts, Report, folded, report
+from stack.report import Campaign, Fact, Facts, Imported, Report, folded, report
 from stack.running import Stack, kafka_asked, running_stack
 from stack.simulator import STOP_SPELLINGS
 
@@ -140,7 +140,7 @@ class Demo:
     text: str
     progress: Progress
     during: Callable[[], Coroutine[Any, Any, None]] | None = None
-    imported: dict[str, Any] = field(default_factory=dict)
+    imported: Imported = field(default_factory=Imported)
     lines: list[str] = field(default_factory=list)
     consented: list[str] = field(default_factory=list)
     chance: random.Random = field(default_factory=lambda: random.Random(36111))
@@ -173,10 +173,11 @@ class Demo:
         content = self.contacts.read_bytes()
         rows = list(csv.DictReader(content.decode("utf-8-sig").splitlines(), delimiter=";"))
         self.lines = [row["number"] or "" for row in rows]
-        self.imported = await self.api.call(
+        answer = await self.api.call(
             "POST", "campaign", f"/v1/imports?sender_id={SENDER['sender_id']}", csv=content, key="demo-contacts"
         )
-        self.progress.update(task, total=self.imported["lines"], completed=self.imported["lines"])
+        self.imported = msgspec.convert(answer, Imported)
+        self.progress.update(task, total=self.imported.lines, completed=self.imported.lines)
 
     async def _consent(self) -> None:
         """Record evidence for four fifths of the people, like a shop, with numbers as written by the people."""
@@ -322,7 +323,7 @@ class Demo:
         told = await self.api.call("GET", "campaign", f"/v1/campaigns/{identity}")
         return Campaign(name, told["statistics"], recipients)
 
-    async def _log(self) -> list[dict[str, Any]]:
+    async def _log(self) -> list[Fact]:
         async with self.api.session.get(self.api.urls["simulator"] + "/log") as answer:
             return [msgspec.json.decode(line) for line in (await answer.read()).splitlines()]
 
@@ -397,11 +398,11 @@ def show(console: Console, facts: Facts, found: Report) -> None:
     console.print(
         "\nSending hours: the [bold]demonstration policy[/] (always open), so that this runs at any time of day."
     )
-    reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(facts.imported["reasons"].items()))
-    taken = facts.imported["created"] + facts.imported["updated"]
+    reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(facts.imported.reasons.items()))
+    taken = facts.imported.created + facts.imported.updated
     console.print(
-        f"Contacts: {facts.imported['lines']} lines, {taken} taken, {facts.imported['duplicates']} duplicates,"
-        f" {facts.imported['refused']} refused ({reasons}). Consents: {len(facts.consented)}."
+        f"Contacts: {facts.imported.lines} lines, {taken} taken, {facts.imported.duplicates} duplicates,"
+        f" {facts.imported.refused} refused ({reasons}). Consents: {len(facts.consented)}."
     )
     table = Table("", *(c.name for c in facts.campaigns), title="Verdicts and outcomes")
     for name in (*FIGURES, "delivered"):

@@ -25,12 +25,27 @@ def folded(written: str) -> str | None:
     return f"+3363998{found[1]}" if found and len(digits) <= 14 else None
 
 
+Fact = Mapping[str, Any]  # a line of the simulator's log, or an item of a list of the API: JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """The API's account of an import: the lines by outcome, and the refused lines by reason."""
+
+    lines: int = 0
+    created: int = 0
+    updated: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class Campaign:
     """A campaign, from the API. `recipients`: message id to status."""
 
     name: str
-    statistics: Mapping[str, Any]
+    statistics: Fact
     recipients: Mapping[str, str]
 
 
@@ -38,10 +53,10 @@ class Campaign:
 class Facts:
     """The input. `log`: the simulator's lines. `enforcements`: all pages of GET /v1/enforcements of dispatch-svc."""
 
-    log: Sequence[Mapping[str, Any]]
+    log: Sequence[Fact]
     campaigns: Sequence[Campaign]
-    enforcements: Sequence[Mapping[str, Any]]
-    imported: Mapping[str, Any]
+    enforcements: Sequence[Fact]
+    imported: Imported
     lines_in_file: int
     consented: frozenset[str]  # E.164
     stop_code: str
@@ -115,9 +130,7 @@ def report(facts: Facts) -> Report:
     )
 
 
-def after_enforced(
-    marketing: Iterable[Mapping[str, Any]], replies: Mapping[str, Mapping[str, Any]], enforced: Mapping[str, datetime]
-) -> Check:
+def after_enforced(marketing: Iterable[Fact], replies: Mapping[str, Fact], enforced: Mapping[str, datetime]) -> Check:
     """Check promise 1: after an opt-out is reported enforced, no forbidden hand-off begins."""
     since: dict[str, datetime] = {}
     for reply_id, instant in enforced.items():
@@ -128,7 +141,7 @@ def after_enforced(
     return Check("messages after an enforced STOP", late, f"{len(since)} people stopped")
 
 
-def twice(marketing: Sequence[Mapping[str, Any]], campaigns: Sequence[Campaign]) -> Check:
+def twice(marketing: Sequence[Fact], campaigns: Sequence[Campaign]) -> Check:
     """Check promise 4: no reference is sent twice, and no number twice within a campaign."""
     of = {message_id: c.name for c in campaigns for message_id in c.recipients}
     references = Counter(s["reference"] for s in marketing)
@@ -137,24 +150,22 @@ def twice(marketing: Sequence[Mapping[str, Any]], campaigns: Sequence[Campaign])
     return Check("messages sent twice", extra, f"{len(marketing)} messages")
 
 
-def without_consent(marketing: Iterable[Mapping[str, Any]], consented: frozenset[str]) -> Check:
+def without_consent(marketing: Iterable[Fact], consented: frozenset[str]) -> Check:
     """Check promise 2: every marketing message has a consent."""
     return Check("messages without consent", sum(s["to"] not in consented for s in marketing))
 
 
-def without_stop_mention(marketing: Iterable[Mapping[str, Any]], stop_code: str) -> Check:
+def without_stop_mention(marketing: Iterable[Fact], stop_code: str) -> Check:
     mention = re.compile(rf"\bSTOP\b.{{0,12}}\b{stop_code}\b", re.IGNORECASE)
     return Check("messages without the STOP mention", sum(not mention.search(s["text"]) for s in marketing))
 
 
-def stops_not_enforced(
-    replies: Mapping[str, Mapping[str, Any]], acknowledged: set[str], enforced: Mapping[str, datetime]
-) -> Check:
+def stops_not_enforced(replies: Mapping[str, Fact], acknowledged: set[str], enforced: Mapping[str, datetime]) -> Check:
     lost = sum(reply_id not in acknowledged or reply_id not in enforced for reply_id in replies)
     return Check("STOPs lost, or not yet enforced", lost, f"{len(replies)} STOPs in many spellings")
 
 
-def confirmed_twice(taken: Iterable[Mapping[str, Any]]) -> Check:
+def confirmed_twice(taken: Iterable[Fact]) -> Check:
     """Check that a person gets each confirmation once, however often the person says STOP.
 
     The demo sends no other service message. A STOP TOUT after a STOP has a wider effect, and a confirmation of its own.
@@ -174,7 +185,7 @@ def adds_up(campaign: Campaign) -> Check:
     return Check(f"{campaign.name}: numbers that do not add up", off, f"audience {s['audience']}")
 
 
-def agrees(campaign: Campaign, submits: Iterable[Mapping[str, Any]]) -> Check:
+def agrees(campaign: Campaign, submits: Iterable[Fact]) -> Check:
     """Check the ledger against the operator's log: the same outcome for each message handed off, no submit for others.
 
     A message with the status `unknown` may be at the operator or not.
@@ -188,14 +199,14 @@ def agrees(campaign: Campaign, submits: Iterable[Mapping[str, Any]]) -> Check:
     return Check(f"{campaign.name}: outcomes the operator's log contradicts", wrong, f"{len(sent)} taken")
 
 
-def import_adds_up(imported: Mapping[str, Any], lines_in_file: int) -> Check:
-    parts = imported["created"] + imported["updated"] + imported["duplicates"] + imported["refused"]
-    reasons = sum(imported["reasons"].values())
-    off = abs(imported["lines"] - parts) + abs(imported["lines"] - lines_in_file) + abs(imported["refused"] - reasons)
+def import_adds_up(imported: Imported, lines_in_file: int) -> Check:
+    parts = imported.created + imported.updated + imported.duplicates + imported.refused
+    reasons = sum(imported.reasons.values())
+    off = abs(imported.lines - parts) + abs(imported.lines - lines_in_file) + abs(imported.refused - reasons)
     return Check("import lines unaccounted for", off, f"{lines_in_file} lines")
 
 
-def _enforced_by_reply(enforcements: Iterable[Mapping[str, Any]]) -> dict[str, datetime]:
+def _enforced_by_reply(enforcements: Iterable[Fact]) -> dict[str, datetime]:
     """Return the instant of enforcement by the operator's id of the reply, the last part of the MO's reference."""
     found: dict[str, datetime] = {}
     for enforcement in enforcements:
@@ -206,7 +217,7 @@ def _enforced_by_reply(enforcements: Iterable[Mapping[str, Any]]) -> dict[str, d
     return found
 
 
-def _span_s(campaign: Campaign, marketing: Iterable[Mapping[str, Any]]) -> float:
+def _span_s(campaign: Campaign, marketing: Iterable[Fact]) -> float:
     """Return the seconds from the first to the last message of a campaign, at the operator."""
     times = [datetime.fromisoformat(s["at"]) for s in marketing if s["reference"] in campaign.recipients]
     return (max(times) - min(times)).total_seconds() if times else 0.0

@@ -173,11 +173,11 @@ class Log:
         self._file: BinaryIO = path.open("ab")
         self.counts: Counter[str] = Counter()
 
-    def write(self, facts: Sequence[dict[str, Any]]) -> None:
+    def write(self, facts: Sequence[Mapping[str, object]]) -> None:
         """Write all facts to the file before returning. `kind` comes first in each fact: `lines` filters by prefix."""
         self._file.write(b"".join(msgspec.json.encode(fact) + b"\n" for fact in facts))
         self._file.flush()
-        self.counts.update(fact["kind"] for fact in facts)
+        self.counts.update(str(fact["kind"]) for fact in facts)
 
     def lines(self, kind: str | None) -> Iterator[bytes]:
         """Yield the lines of a kind, or all lines, in large chunks."""

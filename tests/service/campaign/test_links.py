@@ -20,7 +20,7 @@ from campaign.privacy.rectifier import Rectifier
 from campaign.service import Settings, build
 from common.contracts import CLICKS
 from common.contracts.rights import RectificationRequested
-from common.kafka.consumer import Received
+from common.kafka.subscription import Received
 from common.keyring import LinkKeys
 from common.law import load
 from common.settings import KeyRingSettings

@@ -9,7 +9,7 @@ from campaign.privacy.rectifier import Rectifier
 from campaign.senders import store
 from common.contracts.campaign import MessageRequested, MessageReworded
 from common.contracts.rights import RectificationRequested
-from common.kafka.consumer import Received
+from common.kafka.subscription import Received
 from common.law import load
 from tests.service.campaign.campaigns import Campaigns, csv_of
 from tests.support.builders import SENDER, field_keys, link_keys, now, number, sender_changed, subject

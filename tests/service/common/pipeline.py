@@ -18,11 +18,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import STATES, Event, Topic, Watermark
 from common.contracts.consent import ConsentStateChanged
 from common.db.database import Database
-from common.kafka import broken_logs, outbox
 from common.kafka import broker as kafka
-from common.kafka.broken_logs import Broken
-from common.kafka.consumer import After, Consumer, Handler, Poison, PoisonHandler, Received, Subscription, _Partition
+from common.kafka import outbox
+from common.kafka.consumer import Consumer
 from common.kafka.outbox import Relay
+from common.kafka.reading import broken_logs
+from common.kafka.reading.broken_logs import Broken
+from common.kafka.subscription import After, Handler, Poison, PoisonHandler, Received, Subscription
 from common.settings import ServiceSettings
 from tests.support.eventually import eventually
 from tests.support.running import Surroundings
@@ -173,19 +175,19 @@ class Pipeline:
         finally:
             await producer.stop()
 
-    def consumer(self, handle: Handler | None = None, on_poison: PoisonHandler | None = None) -> Consumer:
-        return Consumer(Subscription(GROUP, STATES, handle or project, on_poison), self.database, self.settings)
+    def consumer(self, handle: Handler | None = None, on_poison: PoisonHandler | None = None, **more: Any) -> Consumer:
+        """`more`: of its subscription."""
+        return Consumer(Subscription(GROUP, STATES, handle or project, on_poison, **more), self.database, self.settings)
 
     async def hand(self, consumer: Consumer) -> None:
         """All of the topic from the stored offsets on, batch by batch as its loop would, and then no more."""
         for tp, records in (await self.raw_records()).items():
-            stored = await consumer.start_of(tp.partition)
-            memory = consumer._partitions.setdefault(tp, _Partition())
+            stored = await consumer.offsets.start_of(tp.partition)
             fresh = [record for record in records if record.offset >= stored]
             try:
-                await consumer._apply(tp, fresh)
+                await consumer.batches.apply(tp, fresh)
             except Poison:
-                await consumer._apply_one_by_one(tp, fresh, memory)
+                await consumer.batches.apply_one_by_one(tp, fresh)
 
     async def next_offset(self, partition: int = 0) -> int | None:
         found: int | None = await self.scalar(

@@ -7,10 +7,9 @@ from functools import partial
 import pytest
 
 from common.contracts import STATES
-from common.kafka import broken_logs
-from common.kafka import consumer as consumer_loop
-from common.kafka.broken_logs import Broken, Fault
 from common.kafka.consumer import Consumer
+from common.kafka.reading import broken_logs, log_watch
+from common.kafka.reading.broken_logs import Broken, Fault
 from common.service import _Running
 from tests.service.common.pipeline import GROUP, Pipeline, going, pipeline, states_of
 from tests.support.eventually import eventually
@@ -68,7 +67,7 @@ async def test_a_log_that_lost_its_tail_and_grew_past_the_reader_is_never_fresh_
 ) -> None:
     """The projection stood at 32, the log ends at 24, the STOP is written at 24, watermarks grow it past 32, and the
     projection reads on from 32."""
-    monkeypatch.setattr(consumer_loop, "WATCH_EVERY_S", 0.05)
+    monkeypatch.setattr(log_watch, "WATCH_INTERVAL_S", 0.05)
     async with pipeline(surroundings, partitions=1) as pipe:
         stood = await stood_at(pipe, keep=4)
         await ids_forgotten(pipe)
@@ -111,7 +110,7 @@ async def test_of_a_topic_made_anew_nothing_is_read_until_a_person_says_so(
     surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though the new log has grown past the stored offset. Then all of it is read, whichever number it begins with."""
-    monkeypatch.setattr(consumer_loop, "WATCH_EVERY_S", 0.05)
+    monkeypatch.setattr(log_watch, "WATCH_INTERVAL_S", 0.05)
     async with pipeline(surroundings, partitions=1) as pipe:
         stood = await stood_at(pipe, keep=0)
         for _ in range(2):
@@ -134,7 +133,7 @@ async def test_of_a_topic_made_anew_nothing_is_read_until_a_person_says_so(
 async def test_a_topic_made_anew_under_a_running_reader_stops_it(
     surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consumer_loop, "WATCH_EVERY_S", 0.05)
+    monkeypatch.setattr(log_watch, "WATCH_INTERVAL_S", 0.05)
     async with pipeline(surroundings, partitions=1) as pipe, going(pipe.consumer().run):
         async with going(pipe.relay(watermark_every_s=0.01).run):
             await pipe.append(*states_of(SUBJECT, 1, 2))
@@ -145,7 +144,7 @@ async def test_a_topic_made_anew_under_a_running_reader_stops_it(
 
 async def test_the_worse_of_two_faults_is_kept_with_the_time_of_the_first(surroundings: Surroundings) -> None:
     async with pipeline(surroundings, partitions=1) as pipe:
-        await pipe.consumer().start_of(0)
+        await pipe.consumer().offsets.start_of(0)
         kept: list[Broken] = []
         faults: list[tuple[Fault, int]] = [("records_missing", 3), ("other_log", 5), ("records_missing", 7)]
         for fault, at in faults:

@@ -24,8 +24,13 @@ from common.contracts.dispatch import OptOutEnforced
 from common.kafka import broker as kafka
 from common.kafka import consumer as consumer_loop
 from common.kafka.broker import WrongTopic, ensure_topics
-from common.kafka.consumer import After, Consumer, Hold, Mark, Poison, Received, Stopped, applied_watermark
 from common.kafka.outbox import MAX_RECORD_BYTES
+from common.kafka.reading import client as clients
+from common.kafka.reading import lag, log_watch, placement
+from common.kafka.reading.offsets import applied_watermark
+from common.kafka.reading.placement import Placement
+from common.kafka.reading.records import Mark
+from common.kafka.subscription import After, Hold, Poison, Received, Stopped
 from common.keyring import fingerprints
 from common.settings import KeyRingSettings, ServiceSettings
 from tests.service.common.pipeline import GROUP, Pipeline, going, pipeline, project, states_of
@@ -112,10 +117,9 @@ async def test_what_is_below_the_stored_offset_is_skipped(surroundings: Surround
         await pipe.publish(*states_of(SUBJECT, 1, 2, 3, 4))
         batch = (await pipe.raw_records()).popitem()
         consumer = pipe.consumer()
-        await consumer.start_of(0)
+        await consumer.offsets.start_of(0)
         await pipe.scalar("UPDATE consumer_offset SET next_offset = 2 RETURNING 1")
-        consumer._partitions[batch[0]] = consumer_loop._Partition()
-        await consumer._apply(*batch)
+        await consumer.batches.apply(*batch)
         assert await pipe.applied() == [(SUBJECT, 3), (SUBJECT, 4)]
         assert await pipe.next_offset() == 4
 
@@ -136,10 +140,10 @@ async def test_a_database_restored_from_its_backup_gets_again_what_it_lost(
             slow = sql.transaction()
             await slow.start()
             await sql.execute("SELECT FROM consumer_offset FOR UPDATE")
-            clients = _clients(monkeypatch)
+            made = _clients(monkeypatch)
             async with going(pipe.consumer().run):
                 await eventually(lambda: _waiting_for_a_lock(pipe))
-                [client] = clients
+                [client] = made
                 [tp] = client.assignment()
                 await eventually(lambda: is_so(client.highwater(tp) is not None))  # it has fetched
                 await slow.rollback()
@@ -151,7 +155,7 @@ async def test_a_database_that_went_back_under_a_quiet_partition_is_read_again(
     surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No further record comes, so no batch of the running consumer finds its stored offset behind."""
-    monkeypatch.setattr(consumer_loop, "WATCH_EVERY_S", 0.05)
+    monkeypatch.setattr(log_watch, "WATCH_INTERVAL_S", 0.05)
     async with pipeline(surroundings, partitions=1) as pipe:
         await pipe.publish(*states_of(SUBJECT, 1, 2, 3))
         async with going(pipe.consumer().run):
@@ -176,16 +180,15 @@ async def test_what_has_piled_up_comes_in_pieces(surroundings: Surroundings, mon
         return answer
 
     monkeypatch.setattr(AIOKafkaClient, "send", noted)
-    large = b"x" * (consumer_loop.FETCH_BYTES // 5)
+    large = b"x" * (clients.FETCH_BYTES // 5)
     people = [f"s1-{n:032x}" for n in range(30)]
     async with pipeline(surroundings, partitions=4) as pipe:
         await pipe.publish_raw(*((person.encode(), large, "unknown.v1") for person in people))
-        consumer = pipe.consumer()
-        consumer.subscription = replace(consumer.subscription, skips_unknown=True)
+        consumer = pipe.consumer(skips_unknown=True)
         async with going(consumer.run):
             await eventually(lambda: _read(pipe, len(people)))
     assert sum(sizes) >= len(people) * len(large)
-    assert max(sizes) < consumer_loop.FETCH_BYTES + 2 * len(large)
+    assert max(sizes) < clients.FETCH_BYTES + 2 * len(large)
 
 
 async def _read(pipe: Pipeline, many: int) -> bool:
@@ -219,9 +222,9 @@ async def test_what_was_placed_during_a_rebalance_is_placed_again(surroundings: 
         consumer, tp = pipe.consumer(), TopicPartition(STATES.name, 0)
         rebalance = consumer_loop._Assignment(consumer)
         await rebalance.on_partitions_revoked({tp})
-        consumer._placed.add(tp)
+        consumer.placement.placed.add(tp)
         await rebalance.on_partitions_assigned({tp})
-        assert not consumer._placed
+        assert not consumer.placement.placed
 
 
 def _clients(monkeypatch: pytest.MonkeyPatch) -> list[AIOKafkaConsumer]:
@@ -232,7 +235,7 @@ def _clients(monkeypatch: pytest.MonkeyPatch) -> list[AIOKafkaConsumer]:
         made.append(AIOKafkaConsumer(**options))
         return made[-1]
 
-    monkeypatch.setattr(consumer_loop, "AIOKafkaConsumer", make)
+    monkeypatch.setattr(clients, "AIOKafkaConsumer", make)
     return made
 
 
@@ -258,11 +261,10 @@ async def test_a_zombie_and_its_successor_never_apply_a_batch_twice(surroundings
 
         zombie, successor = pipe.consumer(slowly), pipe.consumer()
         for consumer in (zombie, successor):
-            await consumer.start_of(0)
-            consumer._partitions[tp] = consumer_loop._Partition()
-        first = asyncio.ensure_future(zombie._apply(tp, records))
+            await consumer.offsets.start_of(0)
+        first = asyncio.ensure_future(zombie.batches.apply(tp, records))
         await there.wait()
-        second = asyncio.ensure_future(successor._apply(tp, records))
+        second = asyncio.ensure_future(successor.batches.apply(tp, records))
         await eventually(lambda: _waiting_for_a_lock(pipe))
         go_on.set()
         await asyncio.gather(first, second)
@@ -385,8 +387,7 @@ async def test_a_type_of_tomorrow_is_stepped_over_where_nothing_of_its_topic_can
     surroundings: Surroundings,
 ) -> None:
     async with pipeline(surroundings, partitions=1) as pipe:
-        consumer = pipe.consumer()
-        consumer.subscription = replace(consumer.subscription, skips_unknown=True)
+        consumer = pipe.consumer(skips_unknown=True)
         await pipe.publish_raw(OF_TOMORROW)
         await pipe.publish(*states_of(SUBJECT, 1))
         await pipe.hand(consumer)
@@ -411,8 +412,7 @@ async def test_a_version_that_is_behind_fills_no_dead_letters_and_stops_no_other
             await eventually(_until_offset(pipe, 1, 1))
             assert not running.done()
         assert (await pipe.next_offset(0), await pipe.waiting()) == (25, 25)
-        newer = pipe.consumer()
-        newer.subscription = replace(newer.subscription, skips_unknown=True)
+        newer = pipe.consumer(skips_unknown=True)
         await pipe.hand(newer)
         assert await pipe.applied() == [(there, 1), (here, 7)]
 
@@ -481,7 +481,7 @@ async def test_a_hold_is_no_failure_and_any_other_error_is_tried_for_ever(
 
 async def test_what_a_hold_throws_away_is_not_kept(surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long it lasts, and though nobody else collects: a service is told to do that rarely."""
-    monkeypatch.setattr(consumer_loop, "COLLECT_EVERY_S", 0.0)
+    monkeypatch.setattr(placement, "COLLECT_INTERVAL_S", 0.0)
     async with pipeline(surroundings, partitions=1) as pipe:
         holds = 0
 
@@ -490,18 +490,17 @@ async def test_what_a_hold_throws_away_is_not_kept(surroundings: Surroundings, m
             holds += 1
             raise Hold
 
-        rest = Consumer._rest
+        rest = Placement.rest
 
-        def no_longer(self: Consumer, kafka_consumer: Any, tp: TopicPartition, offset: int, seconds: float) -> None:
+        def no_longer(self: Placement, kafka_consumer: Any, tp: TopicPartition, offset: int, seconds: float) -> None:
             rest(self, kafka_consumer, tp, offset, 0.0)
 
-        monkeypatch.setattr(Consumer, "_rest", no_longer)
+        monkeypatch.setattr(Placement, "rest", no_longer)
         await pipe.publish(*states_of(SUBJECT, *range(1, 21)))
         gc.collect()
         gc.disable()
         try:
-            consumer = pipe.consumer(not_yet)
-            consumer.subscription = replace(consumer.subscription, max_records=2)
+            consumer = pipe.consumer(not_yet, max_records=2)
             async with going(consumer.run):
                 await eventually(lambda: is_so(holds >= 12))
                 kept = sum(type(each) is PartitionRecords for each in gc.get_objects())
@@ -516,9 +515,9 @@ async def test_a_hold_that_lasts_is_looked_at_less_often_and_begins_anew(
     async with pipeline(surroundings, partitions=1) as pipe:
         rests: list[float] = []
         holds = {1: 6, 2: 7}  # so many in all before this version is handled
-        rest = Consumer._rest
+        rest = Placement.rest
 
-        def noted(self: Consumer, kafka_consumer: Any, tp: TopicPartition, offset: int, seconds: float) -> None:
+        def noted(self: Placement, kafka_consumer: Any, tp: TopicPartition, offset: int, seconds: float) -> None:
             rests.append(seconds)
             rest(self, kafka_consumer, tp, offset, 0.0)
 
@@ -528,7 +527,7 @@ async def test_a_hold_that_lasts_is_looked_at_less_often_and_begins_anew(
                 raise Hold
             return None
 
-        monkeypatch.setattr(Consumer, "_rest", noted)
+        monkeypatch.setattr(Placement, "rest", noted)
         await pipe.publish(*states_of(SUBJECT, 1))
         async with going(pipe.consumer(not_yet).run):
             await eventually(_until_offset(pipe, 1))
@@ -641,11 +640,11 @@ async def test_partitions_with_nothing_but_watermarks_share_a_transaction(surrou
         consumer = pipe.consumer()
         of = [TopicPartition(consumer.subscription.topic.name, partition) for partition in range(3)]
         for tp in of:
-            await consumer.start_of(tp.partition)
+            await consumer.offsets.start_of(tp.partition)
         await pipe.scalar(
             "UPDATE consumer_offset SET next_offset = 9, as_of = :at WHERE partition = 1 RETURNING 1", at=LATE
         )
-        assert not await consumer._step_over_watermarks({tp: [Mark(1, EARLY, 0)] for tp in of})
+        assert not await consumer.offsets.step_over_watermarks({tp: [Mark(1, EARLY, 0)] for tp in of})
         rows = await pipe.rows("SELECT next_offset, as_of, xmin::text FROM consumer_offset ORDER BY partition")
         assert [row[:2] for row in rows] == [(2, EARLY), (9, LATE), (2, EARLY)], "another had read further"
         assert rows[0][2] == rows[2][2] != rows[1][2]
@@ -742,7 +741,7 @@ async def test_nor_of_one_that_went_before_anything_of_it_was_handled(surroundin
     async with pipeline(surroundings, partitions=2) as pipe, reading(pipe, 0) as (read, place):
         consumer = pipe.consumer()
         read._subscription.subscription.assignment.state_value(place).highwater = 5
-        consumer._show_lag(read, {place: 2})
+        consumer.lag.show_all(read, {place: 2})
         assert _lag()[place.partition] == 3
         await consumer_loop._Assignment(consumer).on_partitions_assigned({TopicPartition(place.topic, 1)})
         assert place.partition not in _shown()
@@ -761,9 +760,8 @@ async def test_a_batch_that_ends_after_its_partition_went_ends_as_any_other(surr
         async def after() -> None: ...
 
         consumer = pipe.consumer(dealt_out)
-        await consumer.start_of(0)
-        consumer._partitions[tp] = consumer_loop._Partition()
-        assert await consumer._apply(tp, records) is after
+        await consumer.offsets.start_of(0)
+        assert await consumer.batches.apply(tp, records) is after
 
 
 async def test_how_far_behind_it_is_shows_before_anything_is_handled(surroundings: Surroundings) -> None:
@@ -772,7 +770,7 @@ async def test_how_far_behind_it_is_shows_before_anything_is_handled(surrounding
     async def not_now(tx: AsyncConnection, batch: list[Received]) -> None:
         raise Hold
 
-    consumer_loop.LAG.clear()
+    lag.LAG.clear()
     async with pipeline(surroundings, partitions=2) as pipe:
         await pipe.publish(*states_of(SUBJECT, 1, 2, 3))
         async with going(pipe.consumer(not_now).run):
@@ -785,7 +783,7 @@ def _shown() -> set[int]:
 
 
 def _lag() -> dict[int, float]:
-    [family] = consumer_loop.LAG.collect()
+    [family] = lag.LAG.collect()
     return {int(one.labels["partition"]): one.value for one in family.samples if one.labels["topic"] == STATES.name}
 
 
@@ -797,15 +795,15 @@ async def test_a_log_that_ends_before_what_was_read(
     that came after it looked where the log ends. That ends nothing before a later answer says the same."""
     async with pipeline(surroundings, partitions=1, kafka_groups=groups) as pipe, reading(pipe, 0) as (read, place):
         consumer = pipe.consumer()
-        consumer._placed.add(place)
+        consumer.placement.placed.add(place)
         answers = itertools.count(1)
 
         async def answered(end: int, next_offset: int) -> None:
             read.seek(place, next_offset)
             known = read._subscription.subscription.assignment.state_value(place)
             known.highwater, known.timestamp = end, next(answers)
-            await consumer._within_the_log(read)
-            await consumer._within_the_log(read)  # of the same answer
+            await consumer.logs.within_the_log(read)
+            await consumer.logs.within_the_log(read)  # of the same answer
 
         await answered(end=5, next_offset=5)
         await answered(end=5, next_offset=6)  # one was appended while it was read
@@ -816,11 +814,11 @@ async def test_a_log_that_ends_before_what_was_read(
             await answered(end=3, next_offset=8)
             await answered(end=8, next_offset=8)
             await answered(end=3, next_offset=8)
-            monkeypatch.setattr(consumer_loop, "NEW_LEADER_S", -1.0)
-        assert place in consumer._placed
-        await consumer.start_of(0)
+            monkeypatch.setattr(log_watch, "NEW_LEADER_S", -1.0)
+        assert place in consumer.placement.placed
+        await consumer.offsets.start_of(0)
         await answered(end=3, next_offset=8)
-        assert place not in consumer._placed
+        assert place not in consumer.placement.placed
         [broken] = await pipe.broken()
         assert (broken.fault, broken.why) == ("other_log", "offset 8 is beyond the log, which ends at 3")
 
@@ -860,10 +858,10 @@ async def test_consumers_that_come_and_go_apply_everything_once_and_in_order(sur
             await asyncio.wait_for(second.assigned.wait(), 60)
             async with going(first.run):
                 await asyncio.wait_for(first.assigned.wait(), 60)
-                await eventually(lambda: is_so(len(second._placed) < 3))
+                await eventually(lambda: is_so(len(second.placement.placed) < 3))
                 at = published
                 await eventually(lambda: is_so(published > at + 2))
-            await eventually(lambda: is_so(len(second._placed) == 3))
+            await eventually(lambda: is_so(len(second.placement.placed) == 3))
             written.set()
             await writing
             await eventually(lambda: _count(pipe.applied(), published * len(subjects)))
@@ -884,7 +882,7 @@ async def test_two_that_take_every_partition_apply_everything_once_and_in_order(
             for version in range(1, 11):
                 await pipe.publish(*(state for s in subjects for state in states_of(s, version)))
             await eventually(lambda: _count(pipe.applied(), 80))
-            await eventually(lambda: is_so(all(len(c._reached) == 2 for c in (first, second))))
+            await eventually(lambda: is_so(all(len(c.offsets.reached) == 2 for c in (first, second))))
         by_subject: dict[str, list[int]] = {}
         for subject, version in await pipe.applied():
             by_subject.setdefault(subject, []).append(version)
@@ -930,7 +928,7 @@ async def test_of_an_offset_that_is_not_in_the_log_nothing_is_read_and_the_other
         far, near = f"s1-{1:032x}", f"s1-{5:032x}"
         assert [kafka.partition_of(subject, 2) for subject in (far, near)] == [0, 1]
         await pipe.publish(*states_of(far, 1))
-        await pipe.consumer().start_of(0)
+        await pipe.consumer().offsets.start_of(0)
         await pipe.scalar("UPDATE consumer_offset SET next_offset = 4 RETURNING 1")
         async with going(pipe.consumer().run):
             await eventually(pipe.broken)

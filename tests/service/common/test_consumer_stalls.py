@@ -19,8 +19,9 @@ from sqlalchemy import text
 from common.contracts import STATES
 from common.kafka import broker as kafka
 from common.kafka import consumer as consumer_loop
-from common.kafka import dead_letters, progress
+from common.kafka import dead_letters
 from common.kafka.consumer import Consumer
+from common.kafka.reading import progress
 from tests.service.common.pipeline import Pipeline, going, pipeline, states_of
 from tests.support.eventually import eventually, is_so
 from tests.support.running import Surroundings
@@ -157,7 +158,7 @@ async def test_what_else_the_client_is_asked_may_raise_too(
     async with two(surroundings) as it:
         broken.append(True)
         if place == "seek":
-            it.consumer._placed.clear()
+            it.consumer.placement.placed.clear()
         await it.tell()
         await eventually(it.red())
         broken.clear()

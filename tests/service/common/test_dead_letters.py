@@ -13,8 +13,8 @@ from common.contracts import STATES
 from common.contracts.consent import ConsentStateChanged
 from common.db.database import new_metadata
 from common.kafka import dead_letters
-from common.kafka.consumer import After, Hold, Poison, Received, Subscription
 from common.kafka.retrying import Retrying
+from common.kafka.subscription import After, Hold, Poison, Received, Subscription
 from common.service import Service
 from tests.service.common.pipeline import GROUP, Pipeline, pipeline, project, states_of
 from tests.support.running import Surroundings, bearer, running

@@ -16,8 +16,11 @@ from common.contracts import STATES, Event, Watermark
 from common.contracts.consent import ConsentStateChanged
 from common.kafka import broker as kafka
 from common.kafka import outbox
-from common.kafka.consumer import After, Consumer, Mark, Received, Subscription, applied_watermark
+from common.kafka.consumer import Consumer
 from common.kafka.outbox import Relay
+from common.kafka.reading.offsets import applied_watermark
+from common.kafka.reading.records import Mark
+from common.kafka.subscription import After, Received, Subscription
 from common.settings import ServiceSettings
 from tests.service.common.pipeline import TABLES, project, states_of
 from tests.support.builders import opted_in, opted_out, subject
@@ -204,9 +207,9 @@ async def test_a_relay_and_what_its_watermark_stands_on(parts: Parts) -> None:
     async def begin() -> dict[str, Act]:
         await parts.before()
         intake = Consumer(Subscription(GROUP, STATES, keep), parts.database, parts.settings)
-        await intake.start_of(0)
+        await intake.offsets.start_of(0)
         tp = TopicPartition("any", 0)
-        await intake._apply(tp, [record(0, Watermark(partition=0, as_of=said_at - HOUR, last_number=0))])
+        await intake.batches.apply(tp, [record(0, Watermark(partition=0, as_of=said_at - HOUR, last_number=0))])
         parts.acknowledged[subject(1), stop.version] = said_at
         relay = parts.relay(stands_on=True)
 
@@ -215,7 +218,7 @@ async def test_a_relay_and_what_its_watermark_stands_on(parts: Parts) -> None:
             await eventually(relay.once)
 
         batch = [record(1, stop), record(2, Watermark(partition=0, as_of=said_at + HOUR / 2, last_number=0))]
-        return {"relay": relays, "reads": lambda: intake._apply(tp, batch)}
+        return {"relay": relays, "reads": lambda: intake.batches.apply(tp, batch)}
 
     async def ended(watcher: asyncpg.Connection) -> None:
         await eventually(parts.relay(stands_on=True).once)
@@ -240,10 +243,10 @@ async def test_a_batch_and_a_second_owner(parts: Parts, further: bool) -> None:
     async def begin() -> dict[str, Act]:
         await parts.before()
         owners = [Consumer(Subscription(GROUP, STATES, project), parts.database, parts.settings) for _ in range(2)]
-        await owners[0].start_of(0)
+        await owners[0].offsets.start_of(0)
         return {
-            "owner": lambda: owners[0]._apply(tp, [*some, *rest]),
-            "second": lambda: owners[1]._apply(tp, seconds),
+            "owner": lambda: owners[0].batches.apply(tp, [*some, *rest]),
+            "second": lambda: owners[1].batches.apply(tp, seconds),
         }
 
     async def ended(watcher: asyncpg.Connection) -> None:
@@ -260,10 +263,10 @@ async def test_no_watermark_goes_back(parts: Parts) -> None:
     older, newer = (datetime.now(UTC) - HOUR * n for n in (2, 1))
     tp = TopicPartition("any", 0)
     consumer = Consumer(Subscription(GROUP, STATES, project), parts.database, parts.settings)
-    await consumer.start_of(0)
-    await consumer._apply(tp, [record(0, Watermark(partition=0, as_of=newer, last_number=0))])
-    await consumer._apply(tp, [record(1, Watermark(partition=0, as_of=older, last_number=0))])
-    await consumer._step_over_watermarks({tp: [Mark(2, older, 0)]})
+    await consumer.offsets.start_of(0)
+    await consumer.batches.apply(tp, [record(0, Watermark(partition=0, as_of=newer, last_number=0))])
+    await consumer.batches.apply(tp, [record(1, Watermark(partition=0, as_of=older, last_number=0))])
+    await consumer.offsets.step_over_watermarks({tp: [Mark(2, older, 0)]})
     row = await parts.watcher.fetchrow("SELECT next_offset, as_of FROM consumer_offset")
     assert tuple(row) == (3, newer)
 
@@ -275,10 +278,10 @@ async def test_watermarks_of_a_partition_and_a_second_owner(parts: Parts) -> Non
     async def begin() -> dict[str, Act]:
         await parts.before()
         owners = [Consumer(Subscription(GROUP, STATES, project), parts.database, parts.settings) for _ in range(2)]
-        await owners[0].start_of(0)
+        await owners[0].offsets.start_of(0)
         return {
-            "owner": lambda: owners[0]._step_over_watermarks({tp: [Mark(1, newer, 0)]}),
-            "second": lambda: owners[1]._step_over_watermarks({tp: [Mark(0, older, 0)]}),
+            "owner": lambda: owners[0].offsets.step_over_watermarks({tp: [Mark(1, newer, 0)]}),
+            "second": lambda: owners[1].offsets.step_over_watermarks({tp: [Mark(0, older, 0)]}),
         }
 
     async def ended(watcher: asyncpg.Connection) -> None:

@@ -14,7 +14,7 @@ from common.contracts.consent import Purpose, Replies
 from common.contracts.inbound import Intent, MessageReceived
 from common.db.database import Database
 from common.kafka import broker as kafka
-from common.kafka.consumer import Received
+from common.kafka.subscription import Received
 from consent.answers.answers import Answers
 from consent.answers.replies import IN_OUR_WORDS
 from consent.inbound import messages as intake

@@ -76,6 +76,15 @@ async def test_who_waits_for_a_text_to_be_read_may_not_be_written_to_yet(
     }
 
 
+async def test_an_erased_person_may_not_be_written_to_even_where_the_ledger_still_holds_an_opt_in(
+    service: httpx.AsyncClient, surroundings: Surroundings
+) -> None:
+    async with surroundings.sql("consent") as sql:  # by no way of the recorder, which ends such a consent
+        await sql.execute("UPDATE subject SET erased_at = $2 WHERE subject_id = $1", subject(1), datetime.now(UTC))
+    (found,) = (await check(service, number(1))).json()["results"]
+    assert (found["state"], found["allowed"], found["reasons"]) == ("unknown", False, ["no_consent"])
+
+
 async def test_ten_thousand_numbers_are_one_question_and_no_more_are_taken(service: httpx.AsyncClient) -> None:
     everyone = [number(n) for n in range(CHECK_NUMBERS)]
     found = (await check(service, *everyone)).json()

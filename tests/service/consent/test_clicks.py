@@ -7,7 +7,7 @@ import pytest
 
 from common.contracts.campaign import LinkClicked
 from common.db.database import Database
-from common.kafka.consumer import Received
+from common.kafka.subscription import Received
 from consent.inbound import clicks
 from consent.service import Settings, build
 from tests.service.consent.test_consent_api import SENDER, consent, lookup, states

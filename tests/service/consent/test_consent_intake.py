@@ -17,10 +17,9 @@ from common.contracts import INBOUND_MESSAGES, STATES, Event, Watermark
 from common.contracts.consent import ConsentStateChanged, Purpose
 from common.contracts.inbound import MessageReceived
 from common.db.database import Database
-from common.kafka import broken_logs
 from common.kafka import broker as kafka
-from common.kafka import consumer as consumer_loop
-from common.kafka.consumer import Received, Stopped
+from common.kafka.reading import broken_logs, log_watch
+from common.kafka.subscription import Received, Stopped
 from common.keyring import MISMATCHES
 from consent.answers.answers import Answers
 from consent.inbound import messages as intake
@@ -667,7 +666,7 @@ async def test_over_a_message_that_the_log_has_lost_no_watermark_says_anything_n
     surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may have been a STOP. What comes is applied all the same, and a person ends it."""
-    monkeypatch.setattr(consumer_loop, "WATCH_EVERY_S", 0.1)
+    monkeypatch.setattr(log_watch, "WATCH_INTERVAL_S", 0.1)
     known = datetime.now(UTC)
 
     async def applied() -> datetime | None:

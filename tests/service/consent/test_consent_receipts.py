@@ -8,7 +8,7 @@ import pytest
 from common.contracts import DISPATCH_MESSAGES
 from common.contracts.dispatch import MessageChanged
 from common.db.database import Database
-from common.kafka.consumer import Received
+from common.kafka.subscription import Received
 from consent.inbound.opt_out_receipts import Receipts
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from common.contracts.campaign import MessageRequested
 from common.contracts.inbound import Intent, MessageReceived
 from common.db.database import Database
-from common.kafka.consumer import Received
+from common.kafka.subscription import Received
 from common.web.problems import TooMany
 from consent.answers.answers import Answers
 from consent.double_opt_in import requests as double_opt_ins

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from common.contracts.campaign import MessageRequested
 from common.contracts.inbound import MessageReceived
 from common.db.database import Database
-from common.kafka.consumer import Received
+from common.kafka.subscription import Received
 from common.law import load
 from consent.answers.answers import Answers
 from consent.inbound import messages as intake

@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 from sqlalchemy import text
 
 from common.db.database import Database
-from common.kafka.consumer import Received
+from common.kafka.subscription import Received
 from consent.inbound.opt_out_receipts import Receipts
 from consent.ledger.recorder import Statement, record
 from consent.ledger.rules import Evidence

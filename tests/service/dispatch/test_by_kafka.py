@@ -103,7 +103,7 @@ async def test_an_operator_on_kafka_reads_each_message_once_and_its_receipt_find
         ]
 
 
-SUBMIT = "dispatch.gateways.kafka:KafkaGateway.submit"
+SUBMIT = "dispatch.gateways.by_kafka.gateway:KafkaGateway.submit"
 
 
 @pytest.mark.timeout(200)
@@ -137,7 +137,10 @@ async def test_what_a_killed_process_was_publishing_is_unknown_and_on_the_topic_
             await eventually(says_so)
             assert Counter(message["reference"] for message in await read()) == there
 
-    no_request, every_ack = Point("before", "common.kafka.broker:Publisher._written"), Point("after", SUBMIT)
+    no_request, every_ack = (
+        Point("before", "dispatch.gateways.by_kafka.publisher:Publisher._written"),
+        Point("after", SUBMIT),
+    )
     here, there = (Surroundings(postgres, broker, f"{unique}{name}", partitions=1) for name in "ab")
     for surroundings in (here, there):
         await surroundings.database("dispatch")

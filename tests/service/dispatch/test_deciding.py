@@ -11,7 +11,7 @@ from pydantic import AnyUrl, SecretStr
 from sqlalchemy import text
 
 from common.db.database import Database
-from common.kafka.consumer import Hold, Received
+from common.kafka.subscription import Hold, Received
 from common.law import at_hand_off, load
 from dispatch.gate.clearance import Clearance
 from dispatch.gate.clearance import requested as candidate

@@ -541,7 +541,7 @@ async def test_an_operator_that_does_not_know_us_rejects_nobody(surroundings: Su
         await d.request(wanted := requested(1))
         await eventually(d.becomes(wanted.message_id, "deferred", "gateway_needs_somebody"))
         op.answer = "accept"
-        await eventually(d.becomes(wanted.message_id, "accepted"), within_s=PATIENT_S)  # it rests for longer each time
+        await eventually(d.becomes(wanted.message_id, "accepted"), within_s=PATIENT_S)  # each cool-down is longer
 
 
 async def test_what_waits_for_a_slow_operator_is_not_taken_for_a_crash_and_a_code_overtakes_it(

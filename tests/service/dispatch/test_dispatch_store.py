@@ -16,7 +16,7 @@ from common.contracts.consent import ConsentStateChanged
 from common.contracts.rights import ErasureRequested
 from common.db.database import Database, fetch_many
 from common.kafka.broker import partition_of
-from common.kafka.consumer import Received
+from common.kafka.subscription import Received
 from common.privacy import erasing
 from dispatch.gate import store as gate
 from dispatch.gateways.pool import Traffic

@@ -166,7 +166,7 @@ async def _holds(due: Due) -> bool:
     return due.handoff.is_behind
 
 
-async def test_what_is_due_is_left_alone_while_every_gateway_rests(due: Due) -> None:
+async def test_what_is_due_is_left_alone_while_every_breaker_is_open(due: Due) -> None:
     """It would be put off again, each time that the rest has ended, with a version and an event of each."""
     due.traffic.pause("simulator", 60.0, told=True)
     assert not await due.timers.wake_marketing()

@@ -3,8 +3,8 @@ one that does not: nothing is lost, nothing leaves twice, and `unknown` is what 
 
 A real process dies, another one takes over. Four messages of one partition share a batch, so what becomes of one
 becomes of all, if nothing else is said; what the operator has, it tells in receipts at the end, and then the ledger and
-the operator say the same. The points have numbers, which the modules that they are in name;
-`tests/contract/test_fail_points.py` says that each transaction on a message's way has some.
+the operator say the same. The docstring of each module names its points: `tests/contract/test_fail_points.py` checks
+that, and demands points of each transaction on a message's way.
 """
 
 import asyncio
@@ -407,7 +407,6 @@ class At:
     gateway is not idempotent; where it is, none. The others are accepted, if nothing else is said (`becomes`, and
     `again` where the gateway is idempotent)."""
 
-    what: str
     scene: Scene
     point: Point | None
     unknown: int = 0
@@ -436,126 +435,106 @@ TAKE = PIPELINE + "Intake.take"
 APPLY = "dispatch.projection.apply:apply_states"
 RECEIPTS = "dispatch.sending.receipts:apply_receipts"
 CODES_DUE = TIMERS + "_wake_codes_of"
-POINTS: dict[int, At] = {
-    1: At("read, not decided", sending, Point("before", "dispatch.gate.clearance:Clearance.decide")),
-    2: At("in tx 1", sending, Point("after", MESSAGES + "insert_messages", TAKE + "_marketing")),
-    3: At(
-        "after tx 1, before the submit",
+POINTS: dict[str, At] = {
+    "before-decide": At(sending, Point("before", "dispatch.gate.clearance:Clearance.decide")),
+    "before-insert-commit": At(sending, Point("after", MESSAGES + "insert_messages", TAKE + "_marketing")),
+    "after-insert-commit": At(
         sending,
         Point("committed", MESSAGES + "insert_messages", TAKE + "_marketing"),
     ),
-    4: At("before the request is written", sending, Point("before", SUBMIT), unknown=ALL),
-    5: At("the operator has it and has not answered", sending, None, unknown=ALL, submitted=ALL),
-    6: At("answered, before tx 2", sending, Point("after", SUBMIT), unknown=ALL, submitted=ALL),
-    7: At("in tx 2", sending, Point("after", MESSAGES + "accept"), unknown=ALL, submitted=ALL),
-    8: At("after tx 2", sending, Point("committed", MESSAGES + "accept"), submitted=ALL),
-    9: At("relay, before the send", sending, Point("before", RELAY), submitted=ALL),
-    10: At("relay, after the ack, before the delete", sending, Point("after", RELAY), submitted=ALL),
-    11: At("recovery, in its tx", recovering, Point("after", SENDING + "claim_left_sending"), unknown=ALL),
-    12: At("recovery, after its tx", recovering, Point("committed", SENDING + "claim_left_sending"), unknown=ALL),
-    13: At("waking, in its tx", waking, Point("after", SENDING + "claim_due")),
-    14: At("waking, after its tx", waking, Point("committed", SENDING + "claim_due")),
-    15: At("renewing a permit, in its tx", renewing, Point("after", SENDING + "still_ours"), unknown=2, submitted=2),
-    16: At("renewing, after its tx", renewing, Point("committed", SENDING + "still_ours"), unknown=2, submitted=2),
-    17: At("an opt-out, in its tx", stopping, Point("after", ENFORCEMENT + "enforce", APPLY), becomes=ONE_DENIED),
-    18: At(
-        "an opt-out, after its tx", stopping, Point("committed", ENFORCEMENT + "enforce", APPLY), becomes=ONE_DENIED
-    ),
-    19: At("receipts, in their tx", told, Point("after", MESSAGES + "put_receipts", RECEIPTS), submitted=ALL),
-    20: At("receipts, after their tx", told, Point("committed", MESSAGES + "put_receipts", RECEIPTS), submitted=ALL),
-    21: At(
-        "enforcing what was answered, in its tx",
+    "before-submit": At(sending, Point("before", SUBMIT), unknown=ALL),
+    "during-submit": At(sending, None, unknown=ALL, submitted=ALL),
+    "after-submit": At(sending, Point("after", SUBMIT), unknown=ALL, submitted=ALL),
+    "before-outcomes-commit": At(sending, Point("after", MESSAGES + "accept"), unknown=ALL, submitted=ALL),
+    "after-outcomes-commit": At(sending, Point("committed", MESSAGES + "accept"), submitted=ALL),
+    "before-publish": At(sending, Point("before", RELAY), submitted=ALL),
+    "after-publish": At(sending, Point("after", RELAY), submitted=ALL),
+    "before-recovery-commit": At(recovering, Point("after", SENDING + "claim_left_sending"), unknown=ALL),
+    "after-recovery-commit": At(recovering, Point("committed", SENDING + "claim_left_sending"), unknown=ALL),
+    "before-due-commit": At(waking, Point("after", SENDING + "claim_due")),
+    "after-due-commit": At(waking, Point("committed", SENDING + "claim_due")),
+    "before-renewal-commit": At(renewing, Point("after", SENDING + "still_ours"), unknown=2, submitted=2),
+    "after-renewal-commit": At(renewing, Point("committed", SENDING + "still_ours"), unknown=2, submitted=2),
+    "before-opt-out-commit": At(stopping, Point("after", ENFORCEMENT + "enforce", APPLY), becomes=ONE_DENIED),
+    "after-opt-out-commit": At(stopping, Point("committed", ENFORCEMENT + "enforce", APPLY), becomes=ONE_DENIED),
+    "before-receipts-commit": At(told, Point("after", MESSAGES + "put_receipts", RECEIPTS), submitted=ALL),
+    "after-receipts-commit": At(told, Point("committed", MESSAGES + "put_receipts", RECEIPTS), submitted=ALL),
+    "before-enforcement-commit": At(
         stopping_too_late,
         Point("after", ENFORCEMENT + "enforce", ENFORCE),
         submitted=ALL,
     ),
-    22: At(
-        "enforcing, after its tx",
+    "after-enforcement-commit": At(
         stopping_too_late,
         Point("committed", ENFORCEMENT + "enforce", ENFORCE),
         submitted=ALL,
     ),
-    23: At(
-        "enforcing what was left open, in its tx",
+    "before-open-enforcement-commit": At(
         left_open,
         Point("after", ENFORCEMENT + "enforce", LEFT_OPEN),
         submitted=ALL,
     ),
-    24: At(
-        "what was left open, after its tx",
+    "after-open-enforcement-commit": At(
         left_open,
         Point("committed", ENFORCEMENT + "enforce", LEFT_OPEN),
         submitted=ALL,
     ),
-    25: At("a campaign goes on, in the tx of its page", waking, Point("after", MESSAGES + "wake_controlled")),
-    26: At("a campaign goes on, after the tx of its page", waking, Point("committed", MESSAGES + "wake_controlled")),
-    27: At(
-        "noting that all are woken, in its tx",
+    "before-wake-commit": At(waking, Point("after", MESSAGES + "wake_controlled")),
+    "after-wake-commit": At(waking, Point("committed", MESSAGES + "wake_controlled")),
+    "before-woken-note-commit": At(
         cancelling,
         Point("after", PROJECTION + "note_woken"),
         becomes={"denied": ALL},
     ),
-    28: At(
-        "noting it, after its tx", cancelling, Point("committed", PROJECTION + "note_woken"), becomes={"denied": ALL}
-    ),
-    29: At("rewording, in its tx", rewording, Point("after", MESSAGES + "reword")),
-    30: At("rewording, after its tx", rewording, Point("committed", MESSAGES + "reword")),
-    31: At(
-        "giving back, after its tx",
+    "after-woken-note-commit": At(cancelling, Point("committed", PROJECTION + "note_woken"), becomes={"denied": ALL}),
+    "before-text-update-commit": At(rewording, Point("after", MESSAGES + "reword")),
+    "after-text-update-commit": At(rewording, Point("committed", MESSAGES + "reword")),
+    "after-hand-back-commit": At(
         ending,
         Point("committed", MESSAGES + "settle"),
         unknown=2,
         submitted=2,
         gateways=NO_AGAIN,
     ),
-    32: At(
-        "early receipts, in their tx",
+    "before-early-receipts-commit": At(
         told_early,
         Point("after", SENDING + "take_matching_early_receipts"),
         submitted=ALL,
     ),
-    33: At(
-        "early receipts, after it",
+    "after-early-receipts-commit": At(
         told_early,
         Point("committed", SENDING + "take_matching_early_receipts"),
         submitted=ALL,
     ),
-    34: At("a control, in its tx", pausing, Point("after", PROJECTION + "put_control"), becomes={"deferred": ALL}),
-    35: At(
-        "a control, after its tx", pausing, Point("committed", PROJECTION + "put_control"), becomes={"deferred": ALL}
-    ),
-    36: At(
-        "a half of a refused batch is answered",
+    "before-control-commit": At(pausing, Point("after", PROJECTION + "put_control"), becomes={"deferred": ALL}),
+    "after-control-commit": At(pausing, Point("committed", PROJECTION + "put_control"), becomes={"deferred": ALL}),
+    "after-half-batch-submit": At(
         refused,
         Point("after", SUBMIT),
         unknown=ALL,
         submitted=2,
         again=ONE_UNKNOWN,
     ),
-    37: At("throttled, in tx 2", throttled, Point("after", MESSAGES + "settle"), unknown=ALL, gateways=NO_AGAIN),
-    38: At("throttled, after tx 2", throttled, Point("committed", MESSAGES + "settle")),
-    39: At("codes: in tx 1", sending_codes, Point("after", MESSAGES + "insert_messages", TAKE)),
-    40: At(
-        "codes: after tx 1",
+    "before-throttled-commit": At(throttled, Point("after", MESSAGES + "settle"), unknown=ALL, gateways=NO_AGAIN),
+    "after-throttled-commit": At(throttled, Point("committed", MESSAGES + "settle")),
+    "before-transactional-insert-commit": At(sending_codes, Point("after", MESSAGES + "insert_messages", TAKE)),
+    "after-transactional-insert-commit": At(
         sending_codes,
         Point("committed", MESSAGES + "insert_messages", TAKE),
     ),
-    41: At("codes: answered, before tx 2", sending_codes, Point("after", SUBMIT), unknown=ALL, submitted=ALL),
-    42: At(
-        "codes: waking, after its tx",
+    "after-transactional-submit": At(sending_codes, Point("after", SUBMIT), unknown=ALL, submitted=ALL),
+    "after-transactional-due-commit": At(
         posting,
         Point("committed", SENDING + "claim_due", CODES_DUE),
     ),
-    43: At("POST /v1/messages, in its tx", posting, Point("after", MESSAGES + "tell_due")),
-    44: At("POST /v1/messages, after its tx, before the 202", posting, Point("committed", MESSAGES + "tell_due")),
-    45: At(
-        "after tx 1, and then a STOP",
+    "before-post-commit": At(posting, Point("after", MESSAGES + "tell_due")),
+    "after-post-commit": At(posting, Point("committed", MESSAGES + "tell_due")),
+    "after-insert-commit-then-opt-out": At(
         opting_out_meanwhile,
         Point("committed", MESSAGES + "insert_messages", TAKE + "_marketing"),
         becomes=ONE_DENIED,
     ),
-    46: At(
-        "answered, before tx 2, and then a STOP",
+    "after-submit-then-opt-out": At(
         opting_out_meanwhile,
         Point("after", SUBMIT),
         unknown=ALL,
@@ -563,17 +542,16 @@ POINTS: dict[int, At] = {
         again=ONE_UNKNOWN,
         gateways=(True,),
     ),
-    47: At("the mark that a submit begins, in its tx", sending, Point("after", MESSAGES + "begin", MARK)),
-    48: At(
-        "the mark, after its tx, and then a STOP",
+    "before-mark-commit": At(sending, Point("after", MESSAGES + "begin", MARK)),
+    "after-mark-commit-then-opt-out": At(
         opting_out_meanwhile,
         Point("committed", MESSAGES + "begin", MARK),
         unknown=ALL,
         again=ONE_UNKNOWN,
     ),
-    49: At("recovery of what had not begun, in its tx", giving_back, Point("after", SENDING + "claim_left_sending")),
-    50: At("what had not begun, after it", giving_back, Point("committed", SENDING + "claim_left_sending")),
-    51: At("two are at the operator, and the others wait", waiting, None, unknown=2, submitted=2),
+    "before-give-back-commit": At(giving_back, Point("after", SENDING + "claim_left_sending")),
+    "after-give-back-commit": At(giving_back, Point("committed", SENDING + "claim_left_sending")),
+    "during-submit-others-waiting": At(waiting, None, unknown=2, submitted=2),
 }
 
 
@@ -582,23 +560,25 @@ POINTS: dict[int, At] = {
 async def test_killed_at_each_point_of_the_pipeline(
     postgres: Postgres, broker: Broker, unique: str, *, idempotent: bool
 ) -> None:
-    points = [n for n, at in POINTS.items() if at.tried_by(idempotent=idempotent)]
-    everywhere = {n: Surroundings(postgres, broker, f"{unique}n{n}", partitions=1) for n in points}
+    points = [name for name, at in POINTS.items() if at.tried_by(idempotent=idempotent)]
+    everywhere = {
+        name: Surroundings(postgres, broker, f"{unique}n{n}", partitions=1) for n, name in enumerate(points, start=1)
+    }
     for surroundings in everywhere.values():
         await surroundings.database("dispatch")
     turns = asyncio.Semaphore(AT_ONCE)
 
-    async def one(number: int) -> None:
+    async def one(name: str) -> None:
         async with turns:
             try:
-                await _dies_and_comes_back(everywhere[number], POINTS[number], idempotent=idempotent)
+                await _dies_and_comes_back(everywhere[name], POINTS[name], idempotent=idempotent)
             except Exception as error:
-                error.add_note(f"at point {number}: {POINTS[number].what}")
+                error.add_note(f"at the point {name}")
                 raise
 
     async with asyncio.TaskGroup() as cases:
-        for number in points:
-            cases.create_task(one(number))
+        for name in points:
+            cases.create_task(one(name))
 
 
 async def _dies_and_comes_back(surroundings: Surroundings, at: At, *, idempotent: bool) -> None:

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import Database, fetch_many
 from common.db.timer import uptime_s
-from common.kafka.consumer import Received
+from common.kafka.subscription import Received
 from common.law import at_hand_off, load
 from dispatch.gate.clearance import Clearance, Permit
 from dispatch.gate.clearance import requested as candidate
@@ -322,7 +322,7 @@ async def test_what_takes_longer_to_reach_than_its_permit_lasts_is_decided_again
     async with owner.database.begin() as tx:
         enforced = [enforced_at is not None for (enforced_at,) in await fetch_many(tx, ENFORCED)]
     assert enforced == ([] if meanwhile == "nothing" else [True])
-    assert owner.handoff.traffic.standing("simulator") == "open", "it answers"
+    assert owner.handoff.traffic.breaker("simulator") == "closed", "it answers"
 
 
 async def test_what_may_not_go_again_after_all_is_unknown_at_once(

@@ -16,7 +16,7 @@ import pytest
 
 from common.contracts.consent import ConsentStateChanged
 from common.db.database import fetch_many
-from common.kafka.consumer import Received
+from common.kafka.subscription import Received
 from common.law import at_hand_off, load
 from dispatch.gate.clearance import Clearance, Permit
 from dispatch.gate.clearance import requested as candidate

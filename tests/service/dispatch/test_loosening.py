@@ -8,9 +8,9 @@ from sqlalchemy import text
 
 from common.contracts.consent import ConsentStateChanged
 from common.db.database import Database
-from common.kafka.completeness import Reading, Seen
-from common.kafka.consumer import Received
+from common.kafka.reading.completeness import Reading, Seen
 from common.kafka.replaying import Batch
+from common.kafka.subscription import Received
 from dispatch.gate import store as gate
 from dispatch.gate.rules import Subject
 from dispatch.projection import apply as projection

@@ -4,10 +4,9 @@ and a person says so; opt-outs go on being applied meanwhile."""
 import pytest
 
 from common.contracts import STATES
-from common.kafka import broken_logs
-from common.kafka import consumer as consumer_loop
 from common.kafka.broker import partition_of
-from common.kafka.consumer import Stopped
+from common.kafka.reading import broken_logs, log_watch
+from common.kafka.subscription import Stopped
 from tests.service.dispatch.test_dispatch import Dispatch, _ready, dispatch, known
 from tests.service.dispatch.test_rebuilding import rebuild
 from tests.support.builders import opted_in, opted_out, requested, subject
@@ -27,7 +26,7 @@ async def why_not_ready(d: Dispatch) -> str:
 async def test_over_a_lost_stop_marketing_is_held_until_it_was_published_again_and_a_person_says_so(
     surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(consumer_loop, "WATCH_EVERY_S", 0.1)
+    monkeypatch.setattr(log_watch, "WATCH_INTERVAL_S", 0.1)
     database_url = await surroundings.database("dispatch")
     one, two, three = [n for n in range(1, 60) if partition_of(subject(n), 3) == partition_of(subject(1), 3)][:3]
     async with (

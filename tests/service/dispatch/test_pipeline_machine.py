@@ -69,8 +69,9 @@ from common.contracts.rights import ErasureRequested
 from common.db.database import Database
 from common.kafka import broker as kafka
 from common.kafka import outbox
-from common.kafka.consumer import Consumer, Hold, Subscription, _Partition
+from common.kafka.consumer import Consumer
 from common.kafka.outbox import Numbers, Relay
+from common.kafka.subscription import Hold, Subscription
 from common.law import at_hand_off
 from dispatch.audit.invariants import Checker
 from dispatch.gate.clearance import Clearance
@@ -1111,8 +1112,7 @@ class Pipeline(RuleBasedStateMachine):
         """Records to the consumer loop, in a batch as it makes them: `many` from the stored offset, less `back`."""
         consumer = Consumer(self._subscription(topic, worker), self.world.database, self.world.settings)
         place = TopicPartition(self.world.settings.topic_prefix + topic.name, 0)
-        consumer._partitions[place] = _Partition()
-        stored = await consumer.start_of(0)
+        stored = await consumer.offsets.start_of(0)
         records = self._records(topic)
         next_one = next((n for n, record in enumerate(records) if record.offset >= stored), len(records))
         batch = records[max(0, next_one - back) : next_one + many]
@@ -1120,7 +1120,7 @@ class Pipeline(RuleBasedStateMachine):
             return
         tellings = list(self._tells(topic, [record for record in batch if record.offset >= stored]))
         try:
-            after = await consumer._apply(place, batch)
+            after = await consumer.batches.apply(place, batch)
         except Hold:
             for heard, telling in tellings:
                 heard.takes_back(telling)

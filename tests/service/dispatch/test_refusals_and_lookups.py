@@ -192,7 +192,7 @@ async def test_our_own_trouble_rejects_nobody(ledger_of: LedgerOf, server: Fault
     row = await ledger.row()
     assert (row.status, list(row.reasons)) == ("deferred", ["gateway_needs_somebody"])
     assert row.due_at is not None
-    assert ledger.handoff.traffic.standing("vonage") == "resting"
+    assert ledger.handoff.traffic.breaker("vonage") == "open"
     assert await ledger.blocks() == {}
 
 

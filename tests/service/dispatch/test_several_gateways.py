@@ -19,8 +19,8 @@ from common.db.timer import uptime_s
 from common.kafka import broker as kafka
 from common.settings import ServiceSettings
 from dispatch.gateways import Late, Result, Unanswered, Unreachable
+from dispatch.gateways.by_kafka.gateway import KafkaGateway
 from dispatch.gateways.circuit_breaker import Health, counted, failed, may_go
-from dispatch.gateways.kafka import KafkaGateway
 from stack.broker import Broker
 from tests.service.dispatch.test_dispatch import PATIENT_S, _otp, dispatch, known
 from tests.support.builders import opted_in, receipt, requested
@@ -107,23 +107,23 @@ async def test_a_gateway_that_takes_long_holds_up_no_code_of_another(surrounding
             assert len({message["at"] for message in slow.messages[2:]}) == 1, "they leave together"
 
 
-async def test_a_silent_gateway_is_tried_with_one_message_after_each_rest(surroundings: Surroundings) -> None:
+async def test_a_silent_gateway_gets_one_probe_after_each_cool_down(surroundings: Surroundings) -> None:
     """What it does not answer is `unknown`, and nobody can send it again: a whole batch each time would be many."""
     async with operator() as op, dispatch(surroundings, op, gateway_batch=10, gateway_submits=1) as d:
         await d.publish_states(*(opted_in(n) for n in range(1, 6)))
         op.answer = "drop"
-        state, until_it_rests = Health(), 0
+        state, until_it_trips = Health(), 0
         while may_go(state, 0.0):
-            state, until_it_rests = failed(counted(state, 0, 1), "unanswered", 0.0, jitter=1.0), until_it_rests + 1
+            state, until_it_trips = failed(counted(state, 0, 1), "unanswered", 0.0, jitter=1.0), until_it_trips + 1
         await d.request(*(wanted := [requested(n) for n in range(1, 6) for _ in range(20)]))
 
         async def tried() -> list[int]:
             sizes = list(Counter(message["at"] for message in op.messages).values())
-            assert len(sizes) >= until_it_rests + 2
+            assert len(sizes) >= until_it_trips + 2
             return sizes
 
         sizes = await eventually(tried, within_s=PATIENT_S)
-        assert set(sizes[until_it_rests:]) == {1}
+        assert set(sizes[until_it_trips:]) == {1}
         op.answer = "accept"
 
         async def all_left() -> bool:

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import Database, fetch_many
-from common.kafka.consumer import Received
+from common.kafka.subscription import Received
 from dispatch.gate import store as gate
 from dispatch.lane import Lane
 from dispatch.messages import store as messages

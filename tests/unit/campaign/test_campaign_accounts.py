@@ -1,10 +1,11 @@
 """Where a recipient stands, and what moves when that changes."""
 
+from dataclasses import asdict
 from typing import get_args
 
 import pytest
 
-from campaign.accounts import COUNTS, STANDINGS, Standing, moved
+from campaign.accounts import COUNTS, OUTCOMES, STANDINGS, Standing, Tallies, moved
 from common.contracts.dispatch import Status
 from common.contracts.inbound import ReceiptState
 
@@ -45,3 +46,11 @@ def test_a_change_takes_from_where_it_was_and_adds_where_it_is() -> None:
     assert moved(before.denials, after.denials) == {"opted_out": 1, "suppressed": 1}
     assert moved(after.denials, Standing("denied", ("opted_out",)).denials) == {"suppressed": -1}
     assert moved(after.counts, after.counts) == {}
+
+
+def test_the_tallies_of_a_campaign_are_the_counters_and_their_sums() -> None:
+    places = {name: 2**place for place, name in enumerate(COUNTS)}
+    tallies = Tallies(audience=sum(places[name] for name in STANDINGS), **places)
+    assert asdict(tallies) == {"audience": tallies.audience, **places}
+    assert tallies.handed_off == sum(places[name] for name in OUTCOMES)
+    assert tallies.undecided == places["pending"] + places["deferred"]

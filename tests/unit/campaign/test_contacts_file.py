@@ -8,17 +8,14 @@ from typing import Any
 import pytest
 
 from campaign.audience.attribute import Kind
+from campaign.audience.contact_fields import EXPLANATIONS, NUMBER_COLUMNS, LineProblem, attribute_name
 from campaign.audience.contacts_file import (
-    EXPLANATIONS,
     MAX_LINE_CHARS,
-    NUMBER_COLUMNS,
     Chunk,
     FileRefused,
-    LineProblem,
     ReadAs,
     Reading,
     WrongColumns,
-    attribute_name,
     check,
 )
 from common.sms.msisdn import NumberProblem

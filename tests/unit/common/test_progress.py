@@ -1,6 +1,6 @@
 """Which partitions count as read on. Time is a number here."""
 
-from common.kafka.progress import RENEW_S, RETRY_S, Progress
+from common.kafka.reading.progress import RENEW_S, RETRY_S, Progress
 
 
 def dealt(*partitions: int) -> Progress:

@@ -26,7 +26,7 @@ def test_each_promise_that_may_be_broken_is_exposed_as_0() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["gateway_rests_total", "gateway_alerts_total", "gateway_slow_total", "gateway_errors_ratio", "outcomes_total"],
+    ["gateway_trips_total", "gateway_alerts_total", "gateway_slow_total", "gateway_errors_ratio", "outcomes_total"],
 )
 async def test_each_gateway_is_exposed_as_0(name: str) -> None:
     known = Account("simulator", f"of-{name}", secret="a-token")
@@ -35,7 +35,7 @@ async def test_each_gateway_is_exposed_as_0(name: str) -> None:
     Handoff(NOBODY, traffic, NOBODY, 1)
     more_labels = {
         "outcomes_total": [{"outcome": status} for status in ("accepted", "rejected", "unknown", "deferred")],
-        "gateway_rests_total": [{"reason": why} for why in ("unreachable", "unanswered", "misconfigured")],
+        "gateway_trips_total": [{"reason": why} for why in ("unreachable", "unanswered", "misconfigured")],
     }
     for more in more_labels.get(name, [{}]):
         assert REGISTRY.get_sample_value(f"sms_dispatch_{name}", {"gateway": gateway.name, **more}) == 0

@@ -1,4 +1,4 @@
-"""Who waits for a slot at the gateway, and for how long; for an answer; and for a gateway that rests."""
+"""Who waits for a slot at the gateway, and for how long; for an answer; and for a gateway whose breaker is open."""
 
 import asyncio
 import time
@@ -88,7 +88,7 @@ async def test_what_could_not_leave_waits_unless_a_way_of_its_own_is_open(
     handoff: Handoff, error: Misconfigured | Unreachable
 ) -> None:
     handoff._note_failures(HOME, [_permit()], [error])
-    assert _waits(handoff, _permit(), error), "the other gateway is open, and not for it"
+    assert _waits(handoff, _permit(), error), "the other gateway takes messages, and not this one"
     assert not _waits(handoff, _permit("transactional"), error)
 
 
@@ -111,14 +111,14 @@ async def test_what_waits_for_somebody_says_so_when_it_is_decided_again(handoff:
         assert (verdict.reasons, verdict.until > datetime.now(UTC)) == ((reason,), True)
 
 
-async def test_a_code_tries_a_gateway_that_has_rested_while_marketing_does() -> None:
+async def test_a_code_probes_a_half_open_gateway_while_marketing_does() -> None:
     """That may last as long as a submit may, and a code is of no use by then."""
     async with fault_server() as server:
         server.fault = "silent"
         known = Account("simulator", HOME, secret="a-token", url=server.url)
         gateway = HttpGateway(HOME, HTTP_PROVIDERS["simulator"], known, timeout_s=60.0)
         handoff = _handoff(Traffic([gateway]))
-        handoff.traffic._health[HOME, ""] = Health(rests=1)
+        handoff.traffic._health[HOME, ""] = Health(trips=1)
         sending = []
         lanes: list[tuple[Category, int]] = [("marketing", 1), ("marketing", 1), ("transactional", 2)]
         for category, begun in lanes:
@@ -206,22 +206,22 @@ async def test_nothing_waits_for_its_turn_beyond_the_end_of_its_use(handoff: Han
 
 
 async def _pauses(handoff: Handoff, error: SendError, monkeypatch: pytest.MonkeyPatch, times: int) -> list[float]:
-    """How long its gateway rests by the same answer, each time that it is tried."""
-    now, rests = time.monotonic(), []
+    """How long its breaker stays open by the same answer, after each probe."""
+    now, pauses = time.monotonic(), []
     monkeypatch.setattr(time, "monotonic", lambda: now)
     for _ in range(times):
         handoff._note_failures(HOME, [_permit(), _permit()], [error, type(error)(1.0)])
-        rests.append(handoff.traffic._health[HOME, ""].rests_until - now)
-        now += rests[-1]
-        assert handoff.traffic.standing(HOME) == "to be tried", "with one message"
-    return rests
+        pauses.append(handoff.traffic._health[HOME, ""].open_until - now)
+        now += pauses[-1]
+        assert handoff.traffic.breaker(HOME) == "half_open", "with one message"
+    return pauses
 
 
 async def test_a_gateway_that_does_not_say_how_long_is_asked_ever_later(
     handoff: Handoff, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rests = await _pauses(handoff, Throttled(1.0), monkeypatch, 6)
-    assert all(2**n / 2 <= rest <= 2**n for n, rest in enumerate(rests))
+    pauses = await _pauses(handoff, Throttled(1.0), monkeypatch, 6)
+    assert all(2**n / 2 <= pause <= 2**n for n, pause in enumerate(pauses))
     handoff.traffic.answered(HOME, [], 0.1)
     assert (await _pauses(handoff, Throttled(1.0), monkeypatch, 1))[0] <= 1.0
 
@@ -233,7 +233,7 @@ async def test_a_gateway_that_says_how_long_is_asked_then(handoff: Handoff, monk
 async def test_what_is_put_off_for_itself_waits_and_its_gateway_takes_others(handoff: Handoff) -> None:
     error = NotNow(300.0)
     handoff._note_failures(HOME, [_permit()], [error])
-    assert handoff.traffic.standing(HOME) == "open"
+    assert handoff.traffic.breaker(HOME) == "closed"
     again = handoff._again(_permit(), error)
     assert again is not None
     assert again - datetime.now(UTC) > timedelta(seconds=290)
@@ -263,29 +263,29 @@ class Operator:
         pass
 
 
-async def _standing_after(operator: Operator, handoff: Handoff, submits: int, loses: int | SendError) -> str:
+async def _breaker_after(operator: Operator, handoff: Handoff, submits: int, loses: int | SendError) -> str:
     operator.loses = loses
     for _ in range(submits):
         await handoff._submit([_permit()] * operator.batch)
-    return handoff.traffic.standing(HOME)
+    return handoff.traffic.breaker(HOME)
 
 
-@pytest.mark.parametrize(("batch", "until_closed"), [(1, 1), (32, 40)])
-async def test_lost_answers_close_a_gateway_when_they_are_most_whatever_a_request_holds(
-    batch: int, until_closed: int
+@pytest.mark.parametrize(("batch", "until_open"), [(1, 1), (32, 40)])
+async def test_lost_answers_open_the_breaker_once_they_are_most_whatever_a_request_holds(
+    batch: int, until_open: int
 ) -> None:
     operator = Operator(batch)
     handoff = _handoff(Traffic([operator]))
     for loses in (0, 1, 4, 12):
-        assert await _standing_after(operator, handoff, 50, loses) == "open", f"{loses} of 32"
-    assert await _standing_after(operator, handoff, 50, 0) == "open"
-    assert await _standing_after(operator, handoff, until_closed, 20) == "resting"
+        assert await _breaker_after(operator, handoff, 50, loses) == "closed", f"{loses} of 32"
+    assert await _breaker_after(operator, handoff, 50, 0) == "closed"
+    assert await _breaker_after(operator, handoff, until_open, 20) == "open"
 
 
-async def test_one_request_that_is_not_answered_closes_nothing_however_many_it_holds() -> None:
+async def test_one_request_without_an_answer_opens_no_breaker_however_many_it_holds() -> None:
     operator = Operator(32)
     handoff = _handoff(Traffic([operator]))
     for submits in (50, 3, 3):
-        assert await _standing_after(operator, handoff, submits, 0) == "open"
-        assert await _standing_after(operator, handoff, 1, Unanswered("silence")) == "open"
-    assert await _standing_after(operator, handoff, 20, Unanswered("silence")) == "resting"
+        assert await _breaker_after(operator, handoff, submits, 0) == "closed"
+        assert await _breaker_after(operator, handoff, 1, Unanswered("silence")) == "closed"
+    assert await _breaker_after(operator, handoff, 20, Unanswered("silence")) == "open"

@@ -42,13 +42,15 @@ class Way:
     needs_somebody: bool = False
 
 
-def _way(traffic: Traffic, category: Category = "marketing", oadc: str = "LUNE", closed: tuple[str, ...] = ()) -> Way:
-    ways = traffic.ways(territory="FR", sender_id="lune", oadc=oadc, category=category, closed=closed)
+def _way(traffic: Traffic, category: Category = "marketing", oadc: str = "LUNE", blocked: tuple[str, ...] = ()) -> Way:
+    ways = traffic.ways(territory="FR", sender_id="lune", oadc=oadc, category=category, blocked=blocked)
     gateway = ways.of(UUID(int=1))
     return Way(gateway, ways.exist, ways.until, ways.needs_somebody)
 
 
-async def test_what_rests_is_gone_round_and_who_has_no_other_way_waits_for_it(traffic: Traffic) -> None:
+async def test_a_message_avoids_a_gateway_with_an_open_breaker_and_waits_without_another_route(
+    traffic: Traffic,
+) -> None:
     assert _way(traffic).gateway == CHEAP
     traffic.failed(CHEAP, "unreachable")
     assert _way(traffic).gateway == DEAR
@@ -56,46 +58,46 @@ async def test_what_rests_is_gone_round_and_who_has_no_other_way_waits_for_it(tr
     assert (code.gateway, code.exists) == (None, True)
     assert code.until is not None
     assert code.until > datetime.now(UTC)
-    assert not traffic.resting
+    assert not traffic.refuses_marketing
     traffic.pause(DEAR, 60.0, told=True)
     assert _way(traffic).gateway is None
-    assert traffic.resting
+    assert traffic.refuses_marketing
 
 
-async def test_a_sender_that_is_refused_rests_alone(traffic: Traffic) -> None:
+async def test_a_refused_sender_trips_the_breaker_of_that_sender_alone(traffic: Traffic) -> None:
     traffic.failed(CHEAP, "misconfigured", "LUNE")
     assert _way(traffic, oadc="LUNE").gateway == DEAR
     assert _way(traffic, oadc="SOLEIL").gateway == CHEAP
 
 
-async def test_while_a_gateway_is_tried_what_has_another_way_goes_that_way(
+async def test_during_a_probe_a_message_with_another_route_takes_that_route(
     traffic: Traffic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     traffic.failed(CHEAP, "unreachable")
-    rested = time.monotonic() + 60
-    monkeypatch.setattr(time, "monotonic", lambda: rested)
+    cooled = time.monotonic() + 60
+    monkeypatch.setattr(time, "monotonic", lambda: cooled)
     assert _way(traffic).gateway == CHEAP
-    async with traffic.trials[CHEAP, Lane.MARKETING]:
+    async with traffic.probes[CHEAP, Lane.MARKETING]:
         assert _way(traffic).gateway == DEAR
         only = Traffic([traffic.gateways[CHEAP]])
-        assert not only.resting
-        only._health, only.trials = traffic._health, traffic.trials
-        assert only.resting, "no use in taking more"
+        assert not only.refuses_marketing
+        only._health, only.probes = traffic._health, traffic.probes
+        assert only.refuses_marketing, "no use in taking more"
     traffic.answered(CHEAP, [], 0.1)
-    async with traffic.trials[CHEAP, Lane.MARKETING]:
+    async with traffic.probes[CHEAP, Lane.MARKETING]:
         assert _way(traffic).gateway == CHEAP
 
 
-async def test_what_has_no_other_way_waits_for_how_a_trial_of_its_own_lane_ends(
+async def test_a_message_without_another_route_waits_for_the_probe_of_its_own_lane(
     traffic: Traffic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = Traffic([*traffic.gateways.values()], [Route(CHEAP), Route(DEAR, price=Decimal(1))])
     both.failed(CHEAP, "unreachable")
-    rested = time.monotonic() + 60
-    monkeypatch.setattr(time, "monotonic", lambda: rested)
-    async with both.trials[CHEAP, Lane.MARKETING]:
-        assert _way(both, "transactional").gateway == CHEAP, "which marketing is trying: codes do so themselves"
-    async with both.trials[CHEAP, Lane.TRANSACTIONAL]:
+    cooled = time.monotonic() + 60
+    monkeypatch.setattr(time, "monotonic", lambda: cooled)
+    async with both.probes[CHEAP, Lane.MARKETING]:
+        assert _way(both, "transactional").gateway == CHEAP, "marketing probes: codes have a probe of their own"
+    async with both.probes[CHEAP, Lane.TRANSACTIONAL]:
         assert _way(both, "transactional").gateway == DEAR
         both.pause(DEAR, 60.0, told=True)
         assert _way(both, "transactional").gateway == CHEAP, "and waits there"
@@ -126,7 +128,7 @@ async def test_who_is_much_slower_than_another_of_its_price_is_passed_over_for_a
     assert REGISTRY.get_sample_value("sms_dispatch_gateway_slow_total", passed_over) == (before or 0) + 1
     assert REGISTRY.get_sample_value("sms_dispatch_gateway_latency_seconds", passed_over) == pytest.approx(0.9)
     traffic.failed(TWIN, "unreachable")
-    assert taken() == {CHEAP}, "slow beats what rests, and what is dearer"
+    assert taken() == {CHEAP}, "slow beats an open breaker, and a dearer route"
     traffic.answered(TWIN, [], 0.1)
     a_minute_later = time.monotonic() + 60
     monkeypatch.setattr(time, "monotonic", lambda: a_minute_later)
@@ -184,36 +186,36 @@ async def test_a_receipt_says_that_somebody_is_needed_of_a_gateway_or_of_a_sende
     assert REGISTRY.get_sample_value("sms_dispatch_gateway_alerts_total", alerts) == before + 2
 
 
-async def test_of_a_gateway_that_rests_it_is_told_why(traffic: Traffic) -> None:
+async def test_each_trip_of_a_breaker_is_counted_by_its_cause(traffic: Traffic) -> None:
     """Who is out of reach comes back, who needs somebody does not: they are two alerts."""
 
-    def rests(reason: str) -> float:
+    def trips(reason: str) -> float:
         told = {"gateway": CHEAP, "reason": reason}
-        return REGISTRY.get_sample_value("sms_dispatch_gateway_rests_total", told) or 0
+        return REGISTRY.get_sample_value("sms_dispatch_gateway_trips_total", told) or 0
 
     reasons = ("unreachable", "unanswered", "misconfigured")
-    before = {reason: rests(reason) for reason in reasons}
+    before = {reason: trips(reason) for reason in reasons}
     traffic.failed(CHEAP, "misconfigured", "LUNE")
     traffic.failed(CHEAP, "unreachable")
     assert traffic.misconfigured_after_all(CHEAP, datetime.now(UTC))
-    assert [rests(reason) - before[reason] for reason in reasons] == [1, 0, 2]
+    assert [trips(reason) - before[reason] for reason in reasons] == [1, 0, 2]
 
 
 async def test_where_each_gateway_needs_somebody_more_is_taken_so_that_its_campaign_is_told(traffic: Traffic) -> None:
     for gateway in (CHEAP, DEAR):
-        assert not traffic.resting
+        assert not traffic.refuses_marketing
         traffic.failed(gateway, "misconfigured")
-    assert not traffic.resting
+    assert not traffic.refuses_marketing
     alone = Traffic([traffic.gateways[CHEAP]])
     alone.failed(CHEAP, "unreachable")
-    assert alone.resting
+    assert alone.refuses_marketing
 
 
 async def test_a_gateway_that_is_closed_to_the_person_is_no_way_and_where_all_are_the_gate_has_to_say_so(
     traffic: Traffic,
 ) -> None:
-    assert _way(traffic, closed=(CHEAP,)).gateway == DEAR
-    assert _way(traffic, "transactional", closed=(CHEAP,)).gateway == CHEAP
+    assert _way(traffic, blocked=(CHEAP,)).gateway == DEAR
+    assert _way(traffic, "transactional", blocked=(CHEAP,)).gateway == CHEAP
 
 
 async def test_a_text_goes_by_a_gateway_that_can_write_it_or_by_none(traffic: Traffic) -> None:

@@ -36,11 +36,13 @@ from common.contracts import TOPICS, Topic
 from common.db.database import Database, migrate
 from common.db.notify import either
 from common.db.timer import Worker
-from common.kafka import broken_logs, dead_letters
 from common.kafka import broker as kafka
-from common.kafka.consumer import Consumer, Subscription
+from common.kafka import dead_letters
+from common.kafka.consumer import Consumer
 from common.kafka.outbox import Ceiling, Relay, Relayed
+from common.kafka.reading import broken_logs
 from common.kafka.retrying import Retrying
+from common.kafka.subscription import Subscription
 from common.keyring import FieldKeys, LinkKeys, OtherKey, SubjectKeys
 from common.settings import ServiceSettings
 from common.telemetry import continue_trace, log_to_stderr, traceparent
@@ -167,7 +169,7 @@ def create_app(service: Service[S]) -> FastAPI:
     """Return the ASGI app of a service with the roles of its settings."""
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, object]]:
         async with running(service) as (held, state):
             yield {
                 "resources": held,

@@ -52,3 +52,27 @@ def moved(before: Counter[str], after: Counter[str]) -> Counter[str]:
     change = Counter(after)
     change.subtract(before)
     return Counter({name: n for name, n in change.items() if n})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tallies:
+    """The counters of a campaign: `audience`, and each of COUNTS."""
+
+    audience: int
+    pending: int
+    denied: int
+    deferred: int
+    expired: int
+    accepted: int
+    rejected: int
+    unknown: int
+    delivered: int
+    undelivered: int
+
+    @property
+    def handed_off(self) -> int:
+        return self.accepted + self.rejected + self.unknown
+
+    @property
+    def undecided(self) -> int:
+        return self.pending + self.deferred

@@ -5,12 +5,13 @@ from datetime import datetime
 from sqlalchemy import Column, DateTime
 
 from common.db.database import new_metadata
-from common.kafka import consumer, dead_letters, outbox
+from common.kafka import dead_letters, outbox
+from common.kafka.reading import offsets
 from common.privacy import erasing
 
 metadata = new_metadata()
 outbox.define(metadata)
-consumer.define(metadata)
+offsets.define(metadata)
 dead_letters.define(metadata)
 erasing.define(metadata)
 

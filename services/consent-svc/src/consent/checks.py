@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, Response
@@ -28,7 +28,7 @@ from consent.bodies import EXAMPLE_NUMBER, Body, Number
 from consent.ledger import store as ledger_store
 from consent.ledger.permission import Reason as Against
 from consent.ledger.permission import permission
-from consent.ledger.store import Standing
+from consent.ledger.store import Standing, StoredStandings
 from consent.senders import store as senders_store
 
 router = APIRouter(prefix="/v1")
@@ -102,8 +102,8 @@ async def check_consents(
         answering = []
         for first in range(0, len(body.numbers), READ_AT_ONCE):  # the previous chunk is answered meanwhile
             some = await asyncio.to_thread(reading, body.numbers[first : first + READ_AT_ONCE])
-            rows = await ledger_store.standing_rows(tx, [of for of in some if not isinstance(of, NumberProblem)])
-            answering.append(asyncio.create_task(asyncio.to_thread(_checks, some, rows, asked)))
+            stored = await ledger_store.stored_standings(tx, [of for of in some if not isinstance(of, NumberProblem)])
+            answering.append(asyncio.create_task(asyncio.to_thread(_checks, some, stored, asked)))
     results = [result for each in await asyncio.gather(*answering) for result in each]
     return Response(await asyncio.to_thread(_answer, results), media_type="application/json")
 
@@ -132,8 +132,8 @@ class _Asked:
     now: datetime
 
 
-def _checks(read: Sequence[str | NumberProblem], rows: Sequence[Sequence[Any]], asked: _Asked) -> list[_Checked]:
-    standing = ledger_store.standing_in(rows)
+def _checks(read: Sequence[str | NumberProblem], stored: StoredStandings, asked: _Asked) -> list[_Checked]:
+    standing = stored.decoded()
     return [
         _Checked(None, "unknown", False, (of,))
         if isinstance(of, NumberProblem)
@@ -148,5 +148,13 @@ def _answer(results: Sequence[_Checked]) -> bytes:
 
 
 def _checked(subject_id: str, standing: Standing, asked: _Asked) -> _Checked:
-    found = permission(standing.state, asked.sender_id, asked.purpose, standing.held_since, asked.months, asked.now)
+    found = permission(
+        standing.state,
+        asked.sender_id,
+        asked.purpose,
+        standing.held_since,
+        asked.months,
+        asked.now,
+        erased=standing.erased,
+    )
     return _Checked(subject_id, found.state, not found.reasons, found.reasons)

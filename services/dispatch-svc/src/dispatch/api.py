@@ -1,6 +1,7 @@
 """The HTTP API: transactional sends, the full decision of a message, enforced opt-outs, provider blocks.
 
-[n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: a send, before its 202 [43, 44].
+[name]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: a send, before its 202
+[before-post-commit, after-post-commit].
 """
 
 import asyncio

@@ -17,15 +17,15 @@ def copier(keys: FieldKeys) -> Copier:
         texts = [
             {
                 "kind": "text",
-                "provider": row.provider,
-                "account": row.account,
-                "provider_message_id": row.provider_message_id,
-                "received_at": row.received_at,
-                "intent": row.intent,
-                "rule": row.rule,
-                "as_received": opened(keys, row.body, f"callback:{row.callback_id}"),
+                "provider": each.provider,
+                "account": each.account,
+                "provider_message_id": each.provider_message_id,
+                "received_at": each.received_at,
+                "intent": each.intent,
+                "rule": each.rule,
+                "as_received": opened(keys, each.body, f"callback:{each.callback_id}"),
             }
-            for row in await store.items_of(tx, subject_id)
+            for each in await store.texts_of(tx, subject_id)
         ]
         reviews = [
             {

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import operator_topics
 from common.contracts.operator import MessageDelivered, ReceiptDelivered
 from common.kafka.broker import encode
-from common.kafka.consumer import After, Handler, Poison, Received, Subscription
+from common.kafka.subscription import After, Handler, Poison, Received, Subscription
 from common.service import Resources
 from inbound import journal
 from inbound.journal import Arrival, Entry

@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
-from typing import Any
 
 import msgspec
-from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, Row, Table, Text, UniqueConstraint, text
+from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, Table, Text, UniqueConstraint, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.inbound import Intent, MessageReceived
@@ -57,6 +56,7 @@ class Review:
 
 
 _event = msgspec.json.Decoder(MessageReceived)
+_REVIEW = "id, event, intent, note, decided_by, decided_at"  # in the order of `_review`
 
 
 async def add(tx: AsyncConnection, events: Sequence[object]) -> None:
@@ -83,12 +83,12 @@ async def page(tx: AsyncConnection, *, decided: bool, after: int, limit: int) ->
     async def read() -> list[Review]:
         rows = await tx.execute(
             text(
-                f"SELECT * FROM review WHERE decided_at IS {'NOT NULL' if decided else 'NULL'} AND id > :after"
+                f"SELECT {_REVIEW} FROM review WHERE decided_at IS {'NOT NULL' if decided else 'NULL'} AND id > :after"
                 " ORDER BY id LIMIT :limit"
             ),
             {"after": after, "limit": limit},
         )
-        return [_review(row) for row in rows]
+        return [_review(*row) for row in rows]
 
     return list(await whole_page(tx, "review", limit, read, attrgetter("place")))
 
@@ -98,9 +98,9 @@ async def lock(tx: AsyncConnection, mo_id: str) -> Review | None:
 
     A concurrent second reviewer waits, and then reads the first decision.
     """
-    rows = await tx.execute(text("SELECT * FROM review WHERE mo_id = :id FOR UPDATE"), {"id": mo_id})
+    rows = await tx.execute(text(f"SELECT {_REVIEW} FROM review WHERE mo_id = :id FOR UPDATE"), {"id": mo_id})
     row = rows.one_or_none()
-    return _review(row) if row else None
+    return _review(*row) if row else None
 
 
 async def decide(tx: AsyncConnection, mo_id: str, decided: Decided) -> None:
@@ -116,8 +116,10 @@ async def decide(tx: AsyncConnection, mo_id: str, decided: Decided) -> None:
 
 async def reviews_of(tx: AsyncConnection, subject_id: str) -> list[Review]:
     """Return the reviews of one person, open and decided, oldest first."""
-    rows = await tx.execute(text("SELECT * FROM review WHERE subject_id = :id ORDER BY id"), {"id": subject_id})
-    return [_review(row) for row in rows]
+    rows = await tx.execute(
+        text(f"SELECT {_REVIEW} FROM review WHERE subject_id = :id ORDER BY id"), {"id": subject_id}
+    )
+    return [_review(*row) for row in rows]
 
 
 async def forget(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str, int]:
@@ -138,6 +140,12 @@ async def forget(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str
     return {row.subject_id: row.reviews for row in rows}
 
 
-def _review(row: Row[Any]) -> Review:
-    decided = Decided(row.intent, row.note, row.decided_by, row.decided_at) if row.decided_at else None
-    return Review(row.id, _event.decode(row.event), decided)
+def _review(
+    place: int, event: str, intent: Intent | None, note: str | None, by: str | None, at: datetime | None
+) -> Review:
+    decided = None
+    if at is not None:
+        assert intent is not None, "a decision has an intent"
+        assert by is not None, "a decision has an author"
+        decided = Decided(intent, note, by, at)
+    return Review(place, _event.decode(event), decided)

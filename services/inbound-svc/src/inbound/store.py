@@ -11,7 +11,6 @@ A part is a piece of a concatenated MO, waiting for the other parts. A nonce is 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
@@ -25,7 +24,6 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     PrimaryKeyConstraint,
-    Row,
     Table,
     Text,
     Uuid,
@@ -34,7 +32,8 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import new_metadata
-from common.kafka import consumer, dead_letters, outbox
+from common.kafka import dead_letters, outbox
+from common.kafka.reading import offsets
 from common.privacy import erasing
 from inbound.providers import Kind, Once, Part
 
@@ -43,7 +42,7 @@ FORGOTTEN_AT_ONCE = 2  # expired nonces deleted per new nonce, so that the table
 
 metadata = new_metadata()
 outbox.define(metadata)
-consumer.define(metadata)
+offsets.define(metadata)
 dead_letters.define(metadata)
 erasing.define(metadata)
 
@@ -321,11 +320,22 @@ async def empty_callbacks(tx: AsyncConnection, subject_ids: Collection[str]) -> 
     return {row.subject_id: row.callbacks for row in rows}
 
 
-async def items_of(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]:
-    """Return the texts of one person, oldest first, each with its raw callback.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedText:
+    """A text of one person. `body`: the raw callback, encrypted; None where it also holds a text of another person."""
 
-    The body is None where the callback also holds a text of another person.
-    """
+    provider: str
+    account: str
+    provider_message_id: str
+    intent: str | None
+    rule: str | None
+    callback_id: UUID
+    received_at: datetime
+    body: str | None
+
+
+async def texts_of(tx: AsyncConnection, subject_id: str) -> list[ReceivedText]:
+    """Return the texts of one person, oldest first."""
     rows = await tx.execute(
         text(
             "SELECT i.provider, i.account, i.provider_message_id, i.intent, i.rule, c.id AS callback_id, c.received_at,"
@@ -337,7 +347,7 @@ async def items_of(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]:
         ),
         {"id": subject_id},
     )
-    return rows.all()
+    return [ReceivedText(**row._mapping) for row in rows]
 
 
 async def delete_parts(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, int]:

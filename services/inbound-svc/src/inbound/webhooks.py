@@ -63,7 +63,7 @@ ACKNOWLEDGED = histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 
-ANSWERS: dict[int | str, dict[str, Any]] = {
+ANSWERS: dict[int | str, dict[str, object]] = {
     200: {"description": "Kept, and in the log. The body is what the provider expects; some want 204."},
     400: {"description": "The body cannot be read"},
     401: {"description": "The signature, secret or address is missing, wrong, or too old; nothing is kept"},
@@ -131,7 +131,7 @@ def callbacks(accounts: Sequence[Account], publish_timeout_s: float) -> tuple[li
     return quick, described
 
 
-def _in_path(name: str) -> dict[str, Any]:
+def _in_path(name: str) -> dict[str, object]:
     return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "title": name.title()}}
 
 

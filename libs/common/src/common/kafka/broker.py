@@ -1,7 +1,7 @@
 """The broker: topics as in the topic table, a single partitioner, binary-mode CloudEvents on the wire.
 
-Only `common` talks to Kafka. Every event leaves through `common.kafka.outbox` and arrives through
-`common.kafka.consumer`.
+Every event leaves through `common.kafka.outbox` and arrives through `common.kafka.consumer`. The gateway over Kafka
+alone publishes without an outbox.
 """
 
 import asyncio
@@ -16,10 +16,9 @@ import sys
 import time
 from array import array
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar
-from uuid import UUID, uuid4
+from datetime import datetime
+from typing import Any, Required, TypedDict, TypeVar
+from uuid import UUID
 
 import msgspec
 from aiokafka import AIOKafkaProducer
@@ -32,16 +31,13 @@ from aiokafka.errors import (
     NodeNotReadyError,
     TopicAlreadyExistsError,
     TopicAuthorizationFailedError,
-    UnknownTopicOrPartitionError,
     for_code,
 )
-from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.protocol.produce import ProduceRequest
 
 from common.contracts import EVENTS, Event, Topic, Watermark
 from common.db.timer import uptime_s
 from common.settings import ServiceSettings
-from common.telemetry import traceparent
 
 log = logging.getLogger(__name__)
 
@@ -166,25 +162,34 @@ def _without_the_value(why: str) -> str:
     return f"{wrong} - at {why.rpartition(' - at ')[2]}" if why.startswith(wrong) else why
 
 
-def connection(settings: ServiceSettings) -> dict[str, Any]:
+class Connection(TypedDict, total=False):
+    """The arguments of every Kafka client."""
+
+    bootstrap_servers: Required[str]
+    security_protocol: str
+    ssl_context: ssl.SSLContext
+    sasl_mechanism: str
+    sasl_plain_username: str | None
+    sasl_plain_password: str
+
+
+def connection(settings: ServiceSettings) -> Connection:
     """Return the arguments of every Kafka client: brokers, TLS, credentials.
 
     Raises OSError for a file without a certificate.
     """
-    told: dict[str, Any] = {"bootstrap_servers": settings.kafka_bootstrap}
+    told = Connection(bootstrap_servers=settings.kafka_bootstrap)
     if not settings.kafka_tls:
         return told
     context = ssl.create_default_context(cafile=settings.kafka_ca_file)
     if settings.kafka_cert_file is not None:
         context.load_cert_chain(settings.kafka_cert_file, settings.kafka_key_file)
-    told |= {"security_protocol": "SSL", "ssl_context": context}
+    told["security_protocol"], told["ssl_context"] = "SSL", context
     if settings.kafka_sasl is not None and settings.kafka_password is not None:
-        told |= {
-            "security_protocol": "SASL_SSL",
-            "sasl_mechanism": settings.kafka_sasl,
-            "sasl_plain_username": settings.kafka_user,
-            "sasl_plain_password": settings.kafka_password.get_secret_value(),
-        }
+        told["security_protocol"] = "SASL_SSL"
+        told["sasl_mechanism"] = settings.kafka_sasl
+        told["sasl_plain_username"] = settings.kafka_user
+        told["sasl_plain_password"] = settings.kafka_password.get_secret_value()
     return told
 
 
@@ -327,40 +332,8 @@ async def _create(admin: AIOKafkaAdminClient, missing: list[NewTopic]) -> None:
             raise for_code(code)(f"creating {name}")
 
 
-class NotPublished(Exception):
-    """No publishing has begun: no broker, no such topic, or no right to write to the topic.
-
-    `ours`: the topic or the right is missing, and we must act; without a broker False.
-    """
-
-    def __init__(self, why: str, *, ours: bool = False) -> None:
-        super().__init__(why)
-        self.why = why
-        self.ours = ours
-
-
-# The outcome of a record. logged: acknowledged by all in-sync replicas. not begun: never sent, and never will be.
-# unknown: may be in the log.
-Published = Literal["logged", "not begun", "unknown"]
-
-
-class _Shut(KafkaError):  # type: ignore[misc]
+class Shut(KafkaError):  # type: ignore[misc]
     """An error that aiokafka does not retry."""
-
-
-@dataclass(slots=True, eq=False)
-class _Writing:
-    """A batch with a waiting caller. `begun`: a request with the batch has gone to a broker."""
-
-    batch: BatchBuilder
-    begin_by: float
-    begun: bool = False
-
-
-def _seen(acknowledged: asyncio.Future[Any]) -> None:
-    """Retrieve the error, as the caller may have left."""
-    if not acknowledged.cancelled():
-        acknowledged.exception()
 
 
 class Outlet:
@@ -377,8 +350,6 @@ class Outlet:
         self.producer = producer(settings, fence if settings.kafka_idempotence else None)
         self.is_shut = False
         self.until = math.inf  # `uptime_s` after which no batch is written
-        self.writing: set[_Writing] = set()
-        self.partitions: dict[str, int] = {}  # of each ready topic
         self._client: AIOKafkaClient = self.producer.client
         self._send = self._client.send
         self._client.send = self._send_unless_shut
@@ -398,19 +369,20 @@ class Outlet:
         if isinstance(request, ProduceRequest):
             if not await self._client.ready(node_id, group=group):
                 raise NodeNotReadyError
-            made, now = [each for each in self.writing if each.batch.closed()], uptime_s()
-            self.is_shut = self.is_shut or now > self.until
-            self.is_shut = self.is_shut or any(now > each.begin_by for each in made if not each.begun)
+            now = uptime_s()
+            self.is_shut = self.is_shut or now > self.until or not self._may_begin(now)
             if self.is_shut:
-                raise _Shut
-            for each in made:  # also a batch about to go to another node
-                each.begun = True
+                raise Shut
         return await self._send(node_id, request, group=group)
+
+    def _may_begin(self, now: float) -> bool:
+        """Return whether the waiting batches may be written at `now` (`uptime_s`)."""
+        return True
 
     def shut(self) -> None:
         """Write no more: fail waiting batches, and reset connections with their unsent bytes."""
         self.is_shut = True
-        self.producer._message_accumulator.fail_all(_Shut())  # else `stop` waits for these writes
+        self.producer._message_accumulator.fail_all(Shut())  # else `stop` waits for these writes
         for connection in list(self._client._conns.values()):
             _reset(connection)
 
@@ -434,121 +406,3 @@ def _reset(connection: AIOKafkaConnection) -> None:
             at_once = struct.pack("ii", 1, 0)
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
         transport.abort()
-
-
-class Publisher:
-    """Publishes without an outbox: only for messages handed to an operator's topic.
-
-    Their outcome is Kafka's acknowledgement, and no transaction is open meanwhile. The publisher makes its producer on
-    first use, and a new producer after any error: the old producer may be fenced, or hold a stale sequence, and must
-    not write an abandoned message.
-    """
-
-    def __init__(self, settings: ServiceSettings, service: str) -> None:
-        self._settings = settings
-        self._service = service
-        self._starting = asyncio.Lock()
-        self._outlet: Outlet | None = None
-        self._ending: set[asyncio.Task[None]] = set()
-
-    async def ready(self, topic: Topic, *, until: float) -> None:
-        """Start a producer that knows the topic. Raises NotPublished.
-
-        `until`, here and in `publish`: on the loop's clock.
-        """
-        try:
-            async with asyncio.timeout_at(until), self._starting:
-                if self._outlet is None:
-                    fresh = Outlet(self._settings)
-                    try:
-                        await fresh.start()
-                    except BaseException:
-                        await fresh.end()
-                        raise
-                    self._outlet = fresh
-                name = self._settings.topic_prefix + topic.name
-                self._outlet.partitions[name] = len(await self._outlet.producer.partitions_for(name))
-        except (KafkaError, TimeoutError, OSError) as error:
-            mine = isinstance(error, (UnknownTopicOrPartitionError, TopicAuthorizationFailedError))
-            raise NotPublished(type(error).__name__, ours=mine) from None
-
-    async def publish(self, topic: Topic, events: Sequence[Event], *, until: float, begin_by: float) -> list[Published]:
-        """Publish, and return the outcome of each event. The caller must have called `ready`.
-
-        No batch is sent after `begin_by` (`uptime_s`). A batch sent by then is awaited until `until`; the producer may
-        resend the batch meanwhile.
-        """
-        outlet = self._outlet
-        if outlet is None:
-            raise RuntimeError("not ready")
-        name = self._settings.topic_prefix + topic.name
-        partitions = outlet.partitions[name]
-        by_partition: dict[int, list[int]] = {}
-        for place, event in enumerate(events):
-            by_partition.setdefault(partition_of(event.key, partitions), []).append(place)
-        batches: list[tuple[int, BatchBuilder, list[int]]] = []
-        for partition, places in by_partition.items():
-            batches.append((partition, outlet.producer.create_batch(), []))
-            for place in places:
-                if not self._appended(batches[-1][1], events[place]):
-                    batches.append((partition, outlet.producer.create_batch(), []))
-                    if not self._appended(batches[-1][1], events[place]):
-                        raise ValueError("an event larger than a batch")
-                batches[-1][2].append(place)
-        outcomes = await asyncio.gather(
-            *(self._written(outlet, name, at, _Writing(batch, begin_by), until) for at, batch, _ in batches)
-        )
-        by_place = {place: said for (*_, places), said in zip(batches, outcomes, strict=True) for place in places}
-        return [by_place[place] for place in range(len(events))]
-
-    def _appended(self, batch: BatchBuilder, event: Event) -> bool:
-        headers = cloud_event_headers(event.type, uuid4(), self._service, datetime.now(UTC), traceparent())
-        added = batch.append(key=event.key.encode(), value=encode(event), timestamp=None, headers=headers)
-        return added is not None
-
-    async def _written(self, outlet: Outlet, name: str, partition: int, one: _Writing, until: float) -> Published:
-        late_at = asyncio.get_running_loop().time() + one.begin_by - uptime_s()
-        acknowledged: asyncio.Future[Any] | None = None
-        outlet.writing.add(one)
-        try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(min(late_at, until)):
-                    acknowledged = await outlet.producer.send_batch(one.batch, name, partition=partition)
-                    acknowledged.add_done_callback(_seen)
-                    await asyncio.wait({acknowledged})
-            if acknowledged is None or not (one.begun or acknowledged.done()):
-                raise TimeoutError
-            async with asyncio.timeout_at(until):
-                await acknowledged
-            return "logged"
-        except (_Shut, TimeoutError):
-            self._shut(outlet)
-            return "unknown" if one.begun else "not begun"
-        except Exception as error:  # no blind retry: the error may come again at once, for ever
-            log.warning("a batch could not be written", extra={"topic": name, "why": type(error).__name__})
-            self._shut(outlet)
-            return "unknown"
-        except BaseException:
-            self._shut(outlet)
-            raise
-        finally:
-            outlet.writing.discard(one)
-            if outlet.is_shut and not outlet.writing:
-                self._end(outlet)
-
-    async def close(self) -> None:
-        if self._outlet is not None:
-            held, self._outlet = self._outlet, None
-            await held.end()
-        await asyncio.gather(*self._ending, return_exceptions=True)
-
-    def _shut(self, outlet: Outlet) -> None:
-        """Retire an outlet. Batches in flight may still be answered."""
-        outlet.is_shut = True
-        if self._outlet is outlet:
-            self._outlet = None
-
-    def _end(self, outlet: Outlet) -> None:
-        task = asyncio.create_task(outlet.end())
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)

@@ -14,8 +14,9 @@ from aiokafka.errors import OffsetOutOfRangeError
 
 from common.contracts import Watermark
 from common.kafka import broker as kafka
-from common.kafka.completeness import Reading, Seen
-from common.kafka.consumer import Poison, Received, Stopped, Subscription, event_of, key_of, received_as
+from common.kafka.reading.completeness import Reading, Seen
+from common.kafka.reading.records import event_of, key_of, received_as
+from common.kafka.subscription import Poison, Received, Stopped, Subscription
 from common.settings import ServiceSettings
 
 POLL_MS = 100

@@ -22,16 +22,18 @@ from aiokafka.errors import (
 from common.contracts import Watermark
 from common.db.database import Database
 from common.db.timer import Timer
-from common.kafka import broken_logs, dead_letters
 from common.kafka import broker as kafka
-from common.kafka.consumer import After, Hold, Poison, Subscription, event_of, received_as
+from common.kafka import dead_letters
 from common.kafka.dead_letters import DeadLetter
+from common.kafka.reading import broken_logs
+from common.kafka.reading.records import event_of, received_as
+from common.kafka.subscription import After, Hold, Poison, Subscription
 from common.settings import ServiceSettings
 from common.telemetry import continue_trace
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 5.0
+POLL_INTERVAL_S = 5.0
 READ_WITHIN_S = 10.0
 
 
@@ -42,7 +44,7 @@ class Retrying:
     subscriptions: Sequence[Subscription]
 
     def timer(self) -> Timer:
-        return Timer("dead-letters", self.tick, LOOK_EVERY_S, self.database, dead_letters.ASKED)
+        return Timer("dead-letters", self.tick, POLL_INTERVAL_S, self.database, dead_letters.ASKED)
 
     async def tick(self) -> bool:
         """Replay the letter that has waited longest; return whether a replay ended.

@@ -7,7 +7,6 @@ a repeated answer, and consent-svc keeps the first.
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -15,12 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import COPIES, COPY_PARTS
 from common.contracts.rights import CopyGathered, CopyRequested
 from common.kafka import outbox
-from common.kafka.consumer import After, Received, Subscription
+from common.kafka.subscription import After, Received, Subscription
 from common.keyring import FieldKeys, Unreadable
 
 PART_BYTES = 400_000  # before encryption, which adds a third: a part must fit a Kafka record
 
-Item = Mapping[str, Any]  # {"kind": "contact", …}: plain values, instants, and lists or objects of these
+Item = Mapping[str, object]  # {"kind": "contact", …}: plain values, instants, and lists or objects of these
 Gather = Callable[[AsyncConnection, str], Awaitable[Sequence[Item]]]
 
 

@@ -24,7 +24,7 @@ from common.contracts.rights import ErasureAcknowledged, ErasureLifted, ErasureR
 from common.db.database import Database, fetch_many
 from common.db.timer import Timer, Worker
 from common.kafka import outbox
-from common.kafka.consumer import After, Received, Subscription
+from common.kafka.subscription import After, Received, Subscription
 from common.telemetry import counter
 
 log = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from jwt.utils import base64url_decode, base64url_encode
 from common.keyring import secret_key
 from common.settings import KeyRingSettings
 
+KeySet = dict[str, list[dict[str, str]]]  # a JWK set (RFC 7517)
 Type = Literal["placet-receipt", "placet-bundle", "placet-seal"]  # a token of one type never passes for another
 
 ALGORITHM = "EdDSA"
@@ -44,7 +45,7 @@ class SigningKeys:
         self._current = ring.current
         self._key = private[ring.current]
         public |= {kid: key.public_key() for kid, key in private.items()}
-        self.jwks: dict[str, Any] = {"keys": [_jwk(kid, public[kid]) for kid in sorted(public)]}
+        self.jwks: KeySet = {"keys": [_jwk(kid, public[kid]) for kid in sorted(public)]}
 
     def sign(self, payload: bytes, kind: Type) -> str:
         """Return a compact JWS."""
@@ -57,9 +58,10 @@ class PublicKeys:
     `thumbprints`: RFC 7638 thumbprint by key id, for comparison by eye with the published thumbprints.
     """
 
-    def __init__(self, jwks: Mapping[str, Any]) -> None:
+    def __init__(self, jwks: Mapping[str, object]) -> None:
+        read: Any = jwks  # of any file
         try:
-            keys = {jwk["kid"]: OKPAlgorithm.from_jwk(jwk) for jwk in jwks["keys"] if jwk.get("crv") == "Ed25519"}
+            keys = {jwk["kid"]: OKPAlgorithm.from_jwk(jwk) for jwk in read["keys"] if jwk.get("crv") == "Ed25519"}
         except (jwt.InvalidKeyError, AttributeError, KeyError, TypeError) as error:
             raise ValueError("not a JWK set") from error
         self._keys = {kid: key for kid, key in keys.items() if isinstance(key, Ed25519PublicKey)}
@@ -88,7 +90,7 @@ def key_id(token: str) -> str:
     return str(jwt.get_unverified_header(token)["kid"])
 
 
-def _jwk(kid: str, key: Ed25519PublicKey) -> dict[str, Any]:
+def _jwk(kid: str, key: Ed25519PublicKey) -> dict[str, str]:
     return {**OKPAlgorithm.to_jwk(key, as_dict=True), "kid": kid, "use": "sig", "alg": ALGORITHM}
 
 

@@ -6,7 +6,7 @@ OIDC issuer signs the tokens, and JWKS gives its keys; in development a shared H
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,10 +102,10 @@ class Authenticator:
         return Caller(
             subject=str(claims["sub"]),
             scopes=frozenset(str(claims.get("scope", "")).split()),
-            senders=None if senders == "*" else frozenset(map(str, senders)),
+            senders=frozenset(map(str, senders)) if isinstance(senders, list) else None,
         )
 
-    async def _claims(self, token: str) -> dict[str, Any]:
+    async def _claims(self, token: str) -> Mapping[str, object]:
         key: Any
         if self._jwks:
             key = (await asyncio.to_thread(self._jwks.get_signing_key_from_jwt, token)).key
@@ -113,7 +113,7 @@ class Authenticator:
         else:
             assert self._settings.auth_key is not None
             key, algorithms = self._settings.auth_key.get_secret_value(), ("HS256",)
-        return jwt.decode(
+        claims: Mapping[str, object] = jwt.decode(
             token,
             key,
             algorithms=list(algorithms),
@@ -122,6 +122,7 @@ class Authenticator:
             leeway=CLOCKS_DIFFER_S,
             options={"require": ["exp", "sub"]},
         )
+        return claims
 
 
 def require(scope: str) -> Callable[[Request], Awaitable[Caller]]:

@@ -1,11 +1,12 @@
 """Define the bodies and problems of the campaigns' HTTP."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from campaign.audience.frequency import MOST_DAYS
+from campaign.audience.selection import SegmentVersionId, Selection
 from campaign.message.folding import Folding
 from campaign.message.variants import Choice, Trial
 from campaign.message.writing import Attribute, Costly, Language, Length, Text, Translations, Value
@@ -64,13 +65,15 @@ class Audience(BaseModel):
         return self
 
     @property
-    def selection(self) -> dict[str, Any]:
+    def selection(self) -> Selection:
         """Return the selection as stored: each condition is a list of values."""
         if self.segment is not None:
-            return {"segment": self.segment.model_dump()}
+            return Selection(segment=SegmentVersionId(self.segment.segment_id, self.segment.version))
         if self.where is None:
-            return {"all": True}
-        return {"where": {name: value if isinstance(value, list) else [value] for name, value in self.where.items()}}
+            return Selection(all=True)
+        return Selection(
+            where={name: value if isinstance(value, list) else [value] for name, value in self.where.items()}
+        )
 
 
 class NewCampaign(BaseModel):
@@ -191,7 +194,7 @@ class Campaign(BaseModel):
     translations: dict[str, str]
     folding: Folding
     sectors: list[str]
-    audience: dict[str, Any]
+    audience: dict[str, object]
     rest_days: int | None
     status: Status
     sent_back: str | None = Field(

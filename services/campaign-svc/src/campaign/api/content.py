@@ -1,15 +1,12 @@
 """Check a campaign's content against the sender and the law, and put the content in stored and comparable form."""
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
 
-import msgspec
-from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.api.bodies import CampaignEdited, NewCampaign
 from campaign.audience import segments
+from campaign.campaigns.campaign import Campaign, Content
 from campaign.message.text import parse
 from campaign.message.writing import checked
 from campaign.preflight import checks
@@ -20,23 +17,19 @@ from campaign.senders.store import Sender
 from common.law import Policy, zones
 from common.web.problems import Invalid, Reason
 
-_WRITTEN = (
-    *("name", "purpose", "text", "language", "translations", "folding", "sectors", "selection", "rest_days"),
-    *("send_before", "timing", "recurring", "trial", "priority"),
-)
-_SAID_AS = {"selection": "audience"}  # field names of the API, by column
+_SAID_AS = {"selection": "audience"}  # field names of the API, by field of the content
 
 
-def unchanged(row: Row[Any], body: NewCampaign, if_match: str) -> None:
+def unchanged(campaign: Campaign, body: NewCampaign, if_match: str) -> None:
     """Refuse an edit of a campaign changed since the `If-Match` tag was read.
 
     An edit equal to the campaign's current content passes, so that a retry succeeds. Raises CampaignEdited.
     """
-    parts = stored_parts(row)
+    parts = stored_parts(campaign)
     changed = edition.changed(if_match, parts)
     if changed is None or parts == parts_of(body):
         return
-    by = f"; who edited it last is {row.edited_by[-1]}" if row.edited_by else ""
+    by = f"; who edited it last is {campaign.edited_by[-1]}" if campaign.edited_by else ""
     raise CampaignEdited(
         f"it has been changed since it was read{by}: read it again, and edit what it is now",
         reasons=[Reason(name, "changed") for name in changed] or [Reason("If-Match", "stale")],
@@ -105,44 +98,37 @@ async def segment_checked(tx: AsyncConnection, body: NewCampaign) -> None:
         )
 
 
-def written(body: NewCampaign) -> dict[str, Any]:
-    """Return the author's content in its stored form."""
-    return {
-        "name": body.name,
-        "purpose": body.purpose,
-        "text": body.text,
-        "language": body.language,
-        "translations": msgspec.json.encode(body.translations).decode(),
-        "folding": body.folding.value,
-        "sectors": sorted(set(body.sectors)),
-        "selection": msgspec.json.encode(body.audience.selection).decode(),
-        "rest_days": body.rest_days,
-        "send_before": body.send_before,
-        "timing": body.timing.model_dump_json(exclude_defaults=True),
-        "recurring": body.recurring.model_dump_json() if body.recurring else None,
-        "trial": body.trial.model_dump_json() if body.trial else None,
-        "priority": body.priority.value,
-    }
+def written(body: NewCampaign) -> Content:
+    """Return the author's content."""
+    return Content(
+        name=body.name,
+        purpose=body.purpose,
+        text=body.text,
+        language=body.language,
+        translations=body.translations,
+        folding=body.folding,
+        sectors=tuple(sorted(set(body.sectors))),
+        selection=body.audience.selection,
+        rest_days=body.rest_days,
+        send_before=body.send_before,
+        timing=body.timing,
+        recurring=body.recurring,
+        trial=body.trial,
+        priority=body.priority,
+    )
 
 
-def stored_parts(row: Row[Any]) -> dict[str, Any]:
+def stored_parts(campaign: Campaign) -> dict[str, object]:
     """Return the parts an edit would replace, as hashed by `edition.tag`."""
-    return _edited({name: row._mapping[name] for name in _WRITTEN}) | {
-        "schedule": [row.agreed_start, row.agreed] if row.agreed is not None else None
-    }
+    schedule = [campaign.agreed_start, campaign.agreed] if campaign.agreed is not None else None
+    return _named(campaign) | {"schedule": schedule}
 
 
-def parts_of(body: NewCampaign) -> dict[str, Any]:
+def parts_of(body: NewCampaign) -> dict[str, object]:
     """Return the parts as this edit would leave them."""
-    return _edited(written(body)) | {"schedule": None}
+    return _named(written(body)) | {"schedule": None}
 
 
-def _edited(written: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parts in comparable form: JSON decoded, instants in UTC."""
-    shown = {_SAID_AS.get(name, name): value for name, value in written.items()}
-    for name in ("translations", "audience", "timing", "recurring", "trial"):
-        if shown[name] is not None:
-            shown[name] = msgspec.json.decode(shown[name])
-    if shown["send_before"] is not None:
-        shown["send_before"] = shown["send_before"].astimezone(UTC)
-    return shown
+def _named(content: Content) -> dict[str, object]:
+    """Return the content's parts under the field names of the API."""
+    return {_SAID_AS.get(name, name): value for name, value in content.parts.items()}

@@ -11,9 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from uuid import uuid4
 
-import msgspec
 from fastapi import APIRouter, Depends, Header, Query, Response
-from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.api import content, view
@@ -33,7 +31,7 @@ from campaign.api.bodies import (
 )
 from campaign.campaigns import recipients
 from campaign.campaigns import store as campaigns
-from campaign.message.folding import Folding
+from campaign.campaigns.campaign import Campaign as Stored
 from campaign.message.variants import OWN, Result
 from campaign.message.writing import checked
 from campaign.planning import control
@@ -86,23 +84,21 @@ async def write_campaign(
         await content.segment_checked(tx, body)
         new = await campaigns.insert_campaign(
             tx,
-            {
-                **content.written(body),
-                "campaign_id": campaign_id,
-                "sender_id": body.sender_id,
-                "created_by": caller.subject,
-                "created_at": now,
-                "fingerprint": fingerprint,
-            },
+            campaign_id,
+            body.sender_id,
+            content.written(body),
+            created_by=caller.subject,
+            created_at=now,
+            fingerprint=fingerprint,
         )
-        row = await _found(tx, caller, campaign_id)
-        if row.fingerprint != fingerprint:
+        campaign = await _found(tx, caller, campaign_id)
+        if campaign.fingerprint != fingerprint:
             raise KeyReused("the key belongs to another campaign", reasons=[Reason("Idempotency-Key", "reused")])
-        shown = await view.shown(tx, held, [row])
+        shown = await view.shown(tx, held, [campaign])
     if not new:
         response.status_code = 200
     response.headers["Location"] = f"/v1/campaigns/{campaign_id}"
-    response.headers["ETag"] = edition.etag(edition.tag(content.stored_parts(row)))
+    response.headers["ETag"] = edition.etag(edition.tag(content.stored_parts(campaign)))
     return shown[0]
 
 
@@ -120,9 +116,9 @@ async def list_campaigns(
     """
     covered = None if caller.senders is None else sorted(caller.senders)
     async with held.database.begin() as tx:
-        rows = await campaigns.campaigns_before(tx, cursor, covered, series_id, limit)
-        items = await view.shown(tx, held, rows)
-    return Campaigns(items=items, next=str(rows[-1].position) if len(rows) == limit else None)
+        page = await campaigns.campaigns_before(tx, cursor, covered, series_id, limit)
+        items = await view.shown(tx, held, page)
+    return Campaigns(items=items, next=str(page[-1].position) if len(page) == limit else None)
 
 
 @router.get("/campaigns/{campaign_id}")
@@ -132,9 +128,9 @@ async def get_campaign(campaign_id: Storable, response: Response, held: Held, ca
     The `ETag` covers the campaign's content and schedule; send the tag as `If-Match` when editing.
     """
     async with held.database.begin() as tx:
-        row = await _found(tx, caller, campaign_id)
-        response.headers["ETag"] = edition.etag(edition.tag(content.stored_parts(row)))
-        return (await view.shown(tx, held, [row]))[0]
+        campaign = await _found(tx, caller, campaign_id)
+        response.headers["ETag"] = edition.etag(edition.tag(content.stored_parts(campaign)))
+        return (await view.shown(tx, held, [campaign]))[0]
 
 
 @router.put("/campaigns/{campaign_id}")
@@ -159,21 +155,21 @@ async def edit_campaign(
     """
     now = datetime.now(UTC)
 
-    async def edit(tx: AsyncConnection, row: Row[Any]) -> None:
-        _may(row, Action.EDIT)
+    async def edit(tx: AsyncConnection, campaign: Stored) -> None:
+        _may(campaign, Action.EDIT)
         checks.not_too_far("send_before", body.send_before, now)
         if if_match is not None:
-            content.unchanged(row, body, if_match)
-        if body.sender_id != row.sender_id:
+            content.unchanged(campaign, body, if_match)
+        if body.sender_id != campaign.sender_id:
             raise Invalid(
                 "`sender_id` of a campaign cannot change: make another campaign",
                 reasons=[Reason("sender_id", "another_sender")],
             )
-        sender = await senders.find_sender(tx, row.sender_id)
+        sender = await senders.find_sender(tx, campaign.sender_id)
         assert sender is not None
         content.body_checked(body, sender, now, held.settings.policy)
         await content.segment_checked(tx, body)
-        await campaigns.edit_campaign(tx, {**content.written(body), "campaign_id": campaign_id, "by": caller.subject})
+        await campaigns.edit_campaign(tx, campaign_id, content.written(body), caller.subject)
         await campaigns.leave_occurrences(tx, campaign_id, control.SERIES_PAUSED)
         response.headers["ETag"] = edition.etag(edition.tag(content.parts_of(body)))
 
@@ -192,22 +188,21 @@ async def schedule_campaign(
     now = datetime.now(UTC)
     at, acknowledged = (body.at, body.acknowledge) if body else (None, [])
 
-    async def check(tx: AsyncConnection, row: Row[Any]) -> None:
-        _may(row, Action.SCHEDULE)
+    async def check(tx: AsyncConnection, campaign: Stored) -> None:
+        _may(campaign, Action.SCHEDULE)
         if at is not None and at < now - PAST_TOLERANCE:
             raise Invalid("`at` has passed", reasons=[Reason("at", "in_the_past")])
         checks.not_too_far("at", at, now)
-        pace = campaigns.timing_of(row)
-        if at is None and pace.local_time:
+        if at is None and campaign.timing.local_time:
             raise Invalid(
                 "`at` is required when `timing.local_time` is set", reasons=[Reason("at", "needed_for_local_time")]
             )
-        sender = await senders.find_sender(tx, row.sender_id)
+        sender = await senders.find_sender(tx, campaign.sender_id)
         assert sender is not None
         # the sender's STOP code may have changed since the text was written
-        checked(row.text, row.language, msgspec.json.decode(row.translations), Folding(row.folding), sender)
+        checked(campaign.text, campaign.language, campaign.translations, campaign.folding, sender)
         policy = held.settings.policy
-        table = checks.table_of(row, sender, at or now, now, policy)
+        table = checks.table_of(campaign, sender, at or now, now, policy)
         opens_at = table.opens_at(sender.country)
         if covers(sender.country, policy) and (opens_at is None or opens_at >= table.ends_by):
             raise Invalid(
@@ -216,19 +211,19 @@ async def schedule_campaign(
                 reasons=[Reason("send_before", "before_the_window_opens")],
             )
         closes_at = max((closes for _, closes in table.window(Place(sender.country))), default=table.starts_at)
-        if pace.spread_minutes is not None and closes_at > table.ends_by:
+        if campaign.timing.spread_minutes is not None and closes_at > table.ends_by:
             raise Invalid(
                 f"the last would be due at {closes_at.isoformat()}, and the campaign ends before",
                 reasons=[Reason("timing.spread_minutes", "beyond_the_end")],
             )
-        trial = campaigns.trial_of(row)
+        trial = campaign.trial
         if trial is not None and trial.winner is not None and trial.soonest(table) >= table.ends_by:
             raise Invalid(
                 "the others would wait for it beyond the campaign's end",
                 reasons=[Reason("trial.winner.after_hours", "after_the_end")],
             )
-        needed = await checks.clear(tx, row, sender, at, acknowledged, held.settings)
-        digest = checks.agreed(row, sender, None)
+        needed = await checks.clear(tx, campaign, sender, at, acknowledged, policy)
+        digest = checks.agreed(campaign, sender, None)
         await campaigns.set_start(
             tx,
             campaign_id,
@@ -239,8 +234,8 @@ async def schedule_campaign(
             agreed_start=at,
             approval_needed=needed,
         )
-        if row.status == Status.PAUSED and row.recurring is not None:
-            await control.resume_occurrences(tx, row, now)
+        if campaign.status is Status.PAUSED and campaign.recurring is not None:
+            await control.resume_occurrences(tx, campaign, now)
 
     return await _act(held, caller, campaign_id, Action.SCHEDULE, check)
 
@@ -253,10 +248,10 @@ async def pause_campaign(campaign_id: Storable, held: Held, caller: Author) -> C
     already being selected. Pausing a recurring campaign stops new occurrences, and pauses those scheduled or running.
     """
 
-    async def with_occurrences(tx: AsyncConnection, row: Row[Any]) -> None:
-        _may(row, Action.PAUSE)
-        if row.recurring is not None:
-            await control.pause_occurrences(tx, row, datetime.now(UTC))
+    async def with_occurrences(tx: AsyncConnection, campaign: Stored) -> None:
+        _may(campaign, Action.PAUSE)
+        if campaign.recurring is not None:
+            await control.pause_occurrences(tx, campaign, datetime.now(UTC))
 
     return await _act(held, caller, campaign_id, Action.PAUSE, with_occurrences)
 
@@ -271,17 +266,17 @@ async def resume_campaign(campaign_id: Storable, held: Held, caller: Author) -> 
     """
     now = datetime.now(UTC)
 
-    async def rejoin(tx: AsyncConnection, row: Row[Any]) -> None:
-        _may(row, Action.RESUME)
-        if row.status != Status.PAUSED or row.started_at is not None:
+    async def rejoin(tx: AsyncConnection, campaign: Stored) -> None:
+        _may(campaign, Action.RESUME)
+        if campaign.status is not Status.PAUSED or campaign.begun:
             return
-        sender = await senders.find_sender(tx, row.sender_id)
+        sender = await senders.find_sender(tx, campaign.sender_id)
         assert sender is not None
-        if (rule := campaigns.recurring_of(row)) is None:
-            _still_of_use(row, sender, now, held.settings.policy)
+        if (rule := campaign.recurring) is None:
+            _still_of_use(campaign, sender, now, held.settings.policy)
         else:
-            await _skip_what_is_over(tx, row, rule, sender, now, held.settings.policy)
-            await control.resume_occurrences(tx, row, now)
+            await _skip_what_is_over(tx, campaign, rule, sender, now, held.settings.policy)
+            await control.resume_occurrences(tx, campaign, now)
 
     return await _act(held, caller, campaign_id, Action.RESUME, rejoin)
 
@@ -295,10 +290,10 @@ async def cancel_campaign(campaign_id: Storable, held: Held, caller: Author) -> 
     occurrences, and occurrences paused together with the campaign are cancelled too.
     """
 
-    async def with_occurrences(tx: AsyncConnection, row: Row[Any]) -> None:
-        _may(row, Action.CANCEL)
-        if row.status == Status.PAUSED and row.recurring is not None:
-            await control.cancel_occurrences(tx, row, datetime.now(UTC))
+    async def with_occurrences(tx: AsyncConnection, campaign: Stored) -> None:
+        _may(campaign, Action.CANCEL)
+        if campaign.status is Status.PAUSED and campaign.recurring is not None:
+            await control.cancel_occurrences(tx, campaign, datetime.now(UTC))
 
     return await _act(held, caller, campaign_id, Action.CANCEL, with_occurrences)
 
@@ -310,14 +305,14 @@ async def list_variants(campaign_id: Storable, held: Held, caller: Reader) -> Va
     People held out count among the campaign's denied recipients, with the reason `holdout`.
     """
     async with held.database.begin() as tx:
-        row = await _found(tx, caller, campaign_id)
-        trial = campaigns.trial_of(row)
-        found = await results.by_variant(tx, row) if trial and row.started_at else {}
+        campaign = await _found(tx, caller, campaign_id)
+        trial = campaign.trial
+        found = await results.by_variant(tx, campaign) if trial and campaign.begun else {}
     names = [OWN, *trial.names] if trial else []
     return Variants(
         items=[VariantResult(variant=name, **asdict(found.get(name, Result()))) for name in names],
-        winner=row.winner,
-        choice=campaigns.choice_of(row),
+        winner=campaign.winner,
+        choice=campaign.choice,
     )
 
 
@@ -336,24 +331,24 @@ async def list_recipients(
     stay.
     """
     async with held.database.begin() as tx:
-        row = await _found(tx, caller, campaign_id)
+        campaign = await _found(tx, caller, campaign_id)
         kept: timedelta = held.settings.keep.recipients
-        if row.ended_at is not None and row.ended_at < datetime.now(UTC) - kept:
+        if campaign.ended_at is not None and campaign.ended_at < datetime.now(UTC) - kept:
             raise PastItsTime(
                 f"recipients are kept for {kept.days} days after the end", reasons=[Reason("campaign_id", "past")]
             )
-        rows = await recipients.recipients_after(tx, campaign_id, cursor, status, limit)
+        page = await recipients.recipients_after(tx, campaign_id, cursor, status, limit)
     items = [
         Recipient(
-            message_id=message_of(campaign_id, row.starts_at, each.subject_id),
+            message_id=message_of(campaign_id, campaign.scheduled_start, each.subject_id),
             subject_id=each.subject_id,
             status=each.status,
             reasons=caller.told(each.reasons),
             receipt=each.receipt,
         )
-        for each in rows
+        for each in page
     ]
-    return Recipients(items=items, next=rows[-1].subject_id if len(rows) == limit else None)
+    return Recipients(items=items, next=page[-1].subject_id if len(page) == limit else None)
 
 
 async def _act(
@@ -361,41 +356,41 @@ async def _act(
     caller: Caller,
     campaign_id: str,
     action: Action,
-    check: Callable[[AsyncConnection, Row[Any]], Awaitable[None]] | None = None,
+    check: Callable[[AsyncConnection, Stored], Awaitable[None]] | None = None,
 ) -> Campaign:
     """Lock the campaign, run `check`, take the action, and return the campaign.
 
     A repeated action succeeds again.
     """
     async with held.database.begin() as tx:
-        row = await _found(tx, caller, campaign_id, lock=True)
+        campaign = await _found(tx, caller, campaign_id, lock=True)
         try:
             if check is not None:
-                await check(tx, row)
-            await control.take(tx, row, action, datetime.now(UTC))
+                await check(tx, campaign)
+            await control.take(tx, campaign, action, datetime.now(UTC))
         except NotPossible as refused:
             raise CampaignPastIt(str(refused), reasons=[Reason("status", refused.status.value)]) from refused
         return (await view.shown(tx, held, [await _found(tx, caller, campaign_id)]))[0]
 
 
-async def _found(tx: AsyncConnection, caller: Caller, campaign_id: str, *, lock: bool = False) -> Row[Any]:
-    row = await campaigns.find_campaign(tx, campaign_id, lock=lock)
-    if row is None:
+async def _found(tx: AsyncConnection, caller: Caller, campaign_id: str, *, lock: bool = False) -> Stored:
+    campaign = await campaigns.find_campaign(tx, campaign_id, lock=lock)
+    if campaign is None:
         raise NotFound("no such campaign", reasons=[Reason("campaign_id", "unknown_campaign")])
-    caller.may_use(row.sender_id)
-    return row
+    caller.may_use(campaign.sender_id)
+    return campaign
 
 
-def _may(row: Row[Any], action: Action) -> None:
+def _may(campaign: Stored, action: Action) -> None:
     """Check that the campaign's status allows the action. Raises NotPossible."""
-    step(Status(row.status), action, begun=row.started_at is not None)
+    step(campaign.status, action, begun=campaign.begun)
 
 
-def _still_of_use(row: Row[Any], sender: Sender, now: datetime, policy: Policy) -> None:
+def _still_of_use(campaign: Stored, sender: Sender, now: datetime, policy: Policy) -> None:
     """Refuse to resume an unstarted campaign whose messages could no longer leave. Raises CampaignOver."""
-    table = view.table(row, sender, policy)
+    table = view.table(campaign, sender, policy)
     if now < table.ends_by:
-        opening = table.opening(Place(sender.country), max(now, row.starts_at))
+        opening = table.opening(Place(sender.country), max(now, campaign.scheduled_start))
         if not covers(sender.country, policy) or (opening is not None and opening[0] < table.ends_by):
             return
     raise CampaignOver(
@@ -405,18 +400,19 @@ def _still_of_use(row: Row[Any], sender: Sender, now: datetime, policy: Policy) 
 
 
 async def _skip_what_is_over(
-    tx: AsyncConnection, row: Row[Any], rule: Recurring, sender: Sender, now: datetime, policy: Policy
+    tx: AsyncConnection, campaign: Stored, rule: Recurring, sender: Sender, now: datetime, policy: Policy
 ) -> None:
     """Move a paused recurring campaign to the occurrence to begin next.
 
     The next occurrence is the last one already due, while still of use, else the following. Raises CampaignOver where
     no occurrence is left.
     """
-    gate, timing = at_hand_off(policy), campaigns.timing_of(row)
+    assert campaign.at is not None, "scheduling sets the first occurrence"
+    gate, timing = at_hand_off(policy), campaign.timing
     zone = zones(sender.country, gate)[0]
-    at, missed = recurrence.latest(rule, zone, row.at, now)
+    at, missed = recurrence.latest(rule, zone, campaign.at, now)
     following = recurrence.first(rule, zone, at + timedelta.resolution)
-    begins = starts(timing, at, sender.country, row.starts_at, gate)
+    begins = starts(timing, at, sender.country, campaign.scheduled_start, gate)
     if ends_by(begins, None) <= now:
         if following is None:
             raise CampaignOver(
@@ -424,7 +420,7 @@ async def _skip_what_is_over(
             )
         at, missed, begins = following, missed + 1, starts(timing, following, sender.country, now, gate)
     if missed:
-        await campaigns.set_next(tx, row.campaign_id, at, begins, missed)
+        await campaigns.set_next(tx, campaign.campaign_id, at, begins, missed)
 
 
 def _campaign_id(caller: Caller, key: str | None) -> str:

@@ -1,14 +1,13 @@
 """HTTP: count, save, version and list segments."""
 
 import hashlib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import uuid4
 
-import msgspec
 from fastapi import APIRouter, Depends, Header, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.audience import segments
@@ -29,7 +28,7 @@ Reader = Annotated[Caller, Depends(require("campaign:read"))]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 SenderId = Annotated[Storable, Field(min_length=1, max_length=40)]
 Said = Annotated[
-    dict[str, Any],
+    dict[str, object],
     Field(
         description="`all`, `any` and `not` of conditions. A condition is on an `attribute` (is, in, exists, lt,"
         " lte, gt, gte, starts_with, anniversary_in), a `territory`, a `consent` of the sender, messages `received`,"
@@ -93,7 +92,7 @@ class SegmentVersion(BaseModel):
     name: str
     version: int
     latest: int
-    expression: dict[str, Any]
+    expression: dict[str, object]
     created_by: str
     created_at: datetime
 
@@ -143,38 +142,35 @@ async def save_segment(
         fingerprint = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
         new = await segments.insert(
             tx,
-            {
-                "segment_id": segment_id,
-                "sender_id": body.sender_id,
-                "name": body.name,
-                "created_by": caller.subject,
-                "created_at": datetime.now(UTC),
-                "fingerprint": fingerprint,
-            },
+            segment_id,
+            body.sender_id,
+            body.name,
             body.expression,
             expression,
+            created_by=caller.subject,
+            created_at=datetime.now(UTC),
+            fingerprint=fingerprint,
         )
-        row = await _found(tx, caller, segment_id)
-    if row.fingerprint != fingerprint:
+        found = await _found(tx, caller, segment_id)
+    if found.fingerprint != fingerprint:
         raise KeyReused("the key belongs to another segment", reasons=[Reason("Idempotency-Key", "reused")])
     if not new:
         response.status_code = 200
     response.headers["Location"] = f"/v1/segments/{segment_id}"
-    return _shown(row)
+    return _shown(found)
 
 
 @router.post("/segments/{segment_id}/versions", status_code=201)
 async def say_segment_anew(segment_id: Storable, body: NewVersion, held: Held, caller: Author) -> SegmentVersion:
     """Add a version; 409 unless `after` is the latest. Campaigns keep the version they name."""
     async with held.database.begin() as tx:
-        locked = await segments.lock(tx, segment_id)
-        row = await _found(tx, caller, segment_id)
-        assert locked is not None
-        if body.after != locked.latest:
+        latest = await segments.lock(tx, segment_id)
+        found = await _found(tx, caller, segment_id)
+        if body.after != latest:
             raise Conflict("there is a later version", reasons=[Reason("after", "not_the_latest")])
-        sender = await senders.find_sender(tx, row.sender_id)
+        sender = await senders.find_sender(tx, found.sender_id)
         assert sender is not None
-        expression = await _read(tx, row.sender_id, sender, body.expression)
+        expression = await _read(tx, found.sender_id, sender, body.expression)
         await segments.add_version(tx, segment_id, body.expression, expression, caller.subject, datetime.now(UTC))
         return _shown(await _found(tx, caller, segment_id))
 
@@ -184,8 +180,8 @@ async def list_segments(held: Held, caller: Reader, cursor: Position | None = No
     """List the token's segments, newest first, each in its latest version."""
     covered = None if caller.senders is None else sorted(caller.senders)
     async with held.database.begin() as tx:
-        rows = await segments.before(tx, cursor, covered, limit)
-    return Segments(items=[_shown(row) for row in rows], next=str(rows[-1].position) if len(rows) == limit else None)
+        page = await segments.before(tx, cursor, covered, limit)
+    return Segments(items=[_shown(each) for each in page], next=str(page[-1].position) if len(page) == limit else None)
 
 
 @router.get("/segments/{segment_id}")
@@ -199,10 +195,10 @@ async def get_segment(segment_id: Storable, held: Held, caller: Reader) -> Segme
 async def list_versions(segment_id: Storable, held: Held, caller: Reader) -> Versions:
     async with held.database.begin() as tx:
         await _found(tx, caller, segment_id)
-        return Versions(items=[_shown(row) for row in await segments.versions_of(tx, segment_id)])
+        return Versions(items=[_shown(each) for each in await segments.versions_of(tx, segment_id)])
 
 
-async def _read(tx: AsyncConnection, sender_id: str, sender: Sender, source: dict[str, Any]) -> Expression:
+async def _read(tx: AsyncConnection, sender_id: str, sender: Sender, source: Mapping[str, object]) -> Expression:
     try:
         return await segments.read(tx, sender_id, sender.purposes, source)
     except SegmentRefused as refused:
@@ -210,17 +206,22 @@ async def _read(tx: AsyncConnection, sender_id: str, sender: Sender, source: dic
         raise SegmentNotValid(str(refused), reasons=[reason]) from refused
 
 
-async def _found(tx: AsyncConnection, caller: Caller, segment_id: str) -> Row[Any]:
-    row = await segments.find(tx, segment_id)
-    if row is None:
+async def _found(tx: AsyncConnection, caller: Caller, segment_id: str) -> segments.SegmentVersion:
+    found = await segments.find(tx, segment_id)
+    if found is None:
         raise NotFound("no such segment", reasons=[Reason("segment_id", "unknown_segment")])
-    caller.may_use(row.sender_id)
-    return row
+    caller.may_use(found.sender_id)
+    return found
 
 
-def _shown(row: Row[Any]) -> SegmentVersion:
-    fields = row._mapping
+def _shown(found: segments.SegmentVersion) -> SegmentVersion:
     return SegmentVersion(
-        **{name: fields[name] for name in SegmentVersion.model_fields if name != "expression"},
-        expression=msgspec.json.decode(row.expression),
+        segment_id=found.segment_id,
+        sender_id=found.sender_id,
+        name=found.name,
+        version=found.version,
+        latest=found.latest,
+        expression=found.source,
+        created_by=found.created_by,
+        created_at=found.created_at,
     )

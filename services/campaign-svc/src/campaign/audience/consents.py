@@ -12,7 +12,8 @@ from campaign.audience import opt_outs, store
 from campaign.audience.reach import Standing
 from common.contracts import STATES
 from common.contracts.consent import ConsentStateChanged
-from common.kafka.consumer import After, Received, Subscription, applied_watermark
+from common.kafka.reading.offsets import applied_watermark
+from common.kafka.subscription import After, Received, Subscription
 
 GROUP = "campaign.consents"
 

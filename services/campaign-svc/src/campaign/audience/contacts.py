@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from campaign.audience import attributes, store
 from campaign.audience.attribute import Kind
-from campaign.audience.contacts_file import EXPLANATIONS, MAX_COLUMNS, NUMBER_COLUMNS, LineProblem, against, plain
+from campaign.audience.contact_fields import EXPLANATIONS, MAX_COLUMNS, NUMBER_COLUMNS, LineProblem, against, plain
 from campaign.message.text import STOP_FIELD
 from campaign.senders import registry
 from common.privacy import erasing
@@ -184,10 +184,10 @@ async def put_contacts(body: NewContacts, held: Held, caller: Writer) -> Verdict
 async def look_up_contact(body: Asked, held: Held, caller: Writer) -> Contact:
     caller.may_use(body.sender_id)
     async with held.database.begin() as tx:
-        row = await store.find_contact(tx, body.sender_id, _subject(body, held))
-    if row is None:
+        found = await store.find_contact(tx, body.sender_id, _subject(body, held))
+    if found is None:
         raise NotFound("the sender has no such contact", reasons=[Reason(None, "unknown_contact")])
-    return Contact(**{**row._mapping, "attributes": msgspec.json.decode(row.attributes)})
+    return Contact(**msgspec.structs.asdict(found))
 
 
 @router.post("/contacts/delete")

@@ -10,117 +10,34 @@ import codecs
 import csv
 import io
 import re
-import unicodedata
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
-from functools import lru_cache
 from itertools import chain, islice
 from typing import NamedTuple, TypeVar, cast
-from zoneinfo import available_timezones
 
 import msgspec
 
 from campaign.audience.attribute import MAX_CHARS, TIMEZONE, Inference, Kind, kept
+from campaign.audience.contact_fields import (
+    MAX_ATTRIBUTES,
+    MAX_COLUMNS,
+    NUMBER_COLUMNS,
+    LineProblem,
+    against,
+    attribute_name,
+    plain,
+)
 from campaign.message.text import STOP_FIELD
-from common.sms.msisdn import NumberProblem, NumberRefused, metropolitan, parse
+from common.sms.msisdn import NumberRefused, metropolitan, parse
 
 T = TypeVar("T")
 
 CHUNK_LINES = 2_000  # with ten times as many, a line takes almost twice as long
 MAX_LINE_CHARS = 64 * 1024
-MAX_COLUMNS = 60
-MAX_ATTRIBUTES = 200  # unknown attributes in an NDJSON file
 DELIMITERS = ",;\t|"
 SNIFFED = 4  # bytes: two code units of UTF-16
-
-# In the form of `attribute_name`, by precedence. A file's other number columns are dropped: numbers are encrypted at
-# rest, and attributes, which segments search, are not.
-NUMBER_COLUMNS = (
-    "msisdn",
-    "mobile",
-    "mobile_number",
-    "mobile_phone",
-    "numero_mobile",
-    "numero_de_mobile",
-    "telephone_mobile",
-    "tel_mobile",
-    "portable",
-    "numero_portable",
-    "numero_de_portable",
-    "telephone_portable",
-    "tel_portable",
-    "gsm",
-    "cell",
-    "cellphone",
-    "cell_phone",
-    "number",
-    "phone_number",
-    "phone",
-    "numero_de_telephone",
-    "numero_telephone",
-    "numero_tel",
-    "num_tel",
-    "n_de_telephone",
-    "n_telephone",
-    "n_tel",
-    "numero",
-    "telephone",
-    "tel",
-)
-
-
-class LineProblem(StrEnum):
-    """Reasons for refusing a line, besides NumberProblem. An attribute's name follows after a colon."""
-
-    TOO_MANY_CELLS = "too_many_cells"
-    ATTRIBUTE_TOO_LONG = "attribute_too_long"
-    NO_NUMBER = "no_number"
-    NO_DATE = "no_date"
-    NO_BOOLEAN = "no_boolean"
-    NO_TIMEZONE = "no_timezone"
-    CUT_OFF = "cut_off"
-    NOT_AN_OBJECT = "not_an_object"
-    NUMBER_COLUMN_MISSING = "number_column_missing"
-    COLUMN_TWICE = "column_twice"
-    RESERVED_COLUMN = "reserved_column"
-    TOO_MANY_COLUMNS = "too_many_columns"
-    TOO_MANY_ATTRIBUTES = "too_many_attributes"
-    ERASED = "erased"
-
-
-EXPLANATIONS: dict[str, str] = {
-    NumberProblem.EMPTY: "no number",
-    NumberProblem.NOT_A_NUMBER: "something in it is no part of a number",
-    NumberProblem.TOO_SHORT: "digits are missing",
-    NumberProblem.TOO_LONG: "too many digits, or two numbers",
-    NumberProblem.SHORT_CODE: "a short code, not a subscriber",
-    NumberProblem.NOT_MOBILE: "a fixed line or a special number",
-    NumberProblem.MACHINE: "a number kept for machines",
-    NumberProblem.UNASSIGNED: "a range that is not in use",
-    NumberProblem.FICTIONAL: "a range kept for fiction",
-    LineProblem.TOO_MANY_CELLS: "more cells than the header has columns",
-    LineProblem.ATTRIBUTE_TOO_LONG: f"a value of more than {MAX_CHARS} characters",
-    LineProblem.NO_NUMBER: "the attribute holds numbers, and this is none",
-    LineProblem.NO_DATE: "the attribute holds dates, and this is none",
-    LineProblem.NO_BOOLEAN: "the attribute holds yes or no, and this is neither",
-    LineProblem.NO_TIMEZONE: "no time zone of that name, as in Europe/Paris",
-    LineProblem.CUT_OFF: "the file ends in the middle of this line",
-    LineProblem.NOT_AN_OBJECT: "not a JSON object of texts, numbers, true, false and null",
-    LineProblem.NUMBER_COLUMN_MISSING: "no field for the number",
-    LineProblem.COLUMN_TWICE: "two fields have the same name",
-    LineProblem.RESERVED_COLUMN: f"{STOP_FIELD!r} is the STOP mention in a text, and cannot be a field",
-    LineProblem.TOO_MANY_COLUMNS: f"more than {MAX_COLUMNS} fields",
-    LineProblem.TOO_MANY_ATTRIBUTES: f"with it the file would have more than {MAX_ATTRIBUTES} fields that nobody knew",
-    LineProblem.ERASED: "erased at their own request; new evidence of consent brings them back, no file does",
-}
-_NOT_OF_KIND = {
-    Kind.NUMBER: LineProblem.NO_NUMBER,
-    Kind.DATE: LineProblem.NO_DATE,
-    Kind.BOOLEAN: LineProblem.NO_BOOLEAN,
-}
 
 
 class Refusal(NamedTuple):
@@ -480,37 +397,6 @@ def _objects(batch: Sequence[str]) -> Iterator[Said | LineProblem | None]:
         yield LineProblem.NOT_AN_OBJECT if any("\0" in f"{name}{value}" for name, value in said.items()) else said
 
 
-def plain(value: float | bool | None) -> str:
-    """Return a JSON value as written in CSV."""
-    match value:
-        case None:
-            return ""
-        case bool():
-            return "true" if value else "false"
-        case float() if value.is_integer() and abs(value) < 1e15:
-            return str(int(value))
-        case _:
-            return str(value)
-
-
-def against(attributes: dict[str, str], typed: Iterable[tuple[str, Kind]], *, short: bool = False) -> str | None:
-    """Return why the attributes are refused, or `None`; rewrite values to stored form.
-
-    `typed`: attributes of a kind other than text. `short`: no value can exceed MAX_CHARS.
-    """
-    if not short and attributes and max(map(len, attributes.values())) > MAX_CHARS:
-        return LineProblem.ATTRIBUTE_TOO_LONG
-    for name, kind in typed:
-        if value := attributes.get(name):
-            written = kept(value, kind)
-            if written is None:
-                return f"{_NOT_OF_KIND[kind]}:{name}"
-            attributes[name] = written
-    if (zone := attributes.get(TIMEZONE)) and zone not in _zones():
-        return f"{LineProblem.NO_TIMEZONE}:{TIMEZONE}"
-    return None
-
-
 def _values(contacts: Iterable[Mapping[str, str]], name: str) -> set[str]:
     """Return an attribute's values, empty included."""
     return {each.get(name, "") for each in contacts}
@@ -523,17 +409,6 @@ def _all_as_kept(values: Iterable[str], kind: Kind) -> bool:
 def _without(gone: Container[int], column: Iterable[T]) -> list[T]:
     """Return a column without these indexes."""
     return [each for place, each in enumerate(column) if place not in gone]
-
-
-@lru_cache(maxsize=1)
-def _zones() -> frozenset[str]:
-    return frozenset(available_timezones())
-
-
-def attribute_name(header: str) -> str:
-    """Return a title as templates and filters name it: « Code postal » is code_postal, "Prénom" prenom."""
-    plain = unicodedata.normalize("NFKD", header).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:40]
 
 
 def _columns(header: Sequence[str]) -> tuple[int, list[str | None], list[str]]:

@@ -125,7 +125,7 @@ class Condition:
     """SQL over `FROM`, never null, with its parameters."""
 
     sql: str
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
 
 
 EVERYBODY = Condition("true", {})
@@ -343,7 +343,7 @@ class _Writer:
     sender_id: str
     at: datetime
     day: date  # in the sender's country
-    values: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, object] = field(default_factory=dict)
 
     def write(self, expression: Expression) -> str:
         match expression:

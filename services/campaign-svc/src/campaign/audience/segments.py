@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from math import sqrt
 from time import perf_counter
-from typing import Any
 
 import msgspec
-from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, Integer, PrimaryKeyConstraint, Row, Table, Text
+from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, Integer, PrimaryKeyConstraint, Table, Text
 from sqlalchemy import text as sql
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -23,6 +22,7 @@ from campaign.audience import attributes
 from campaign.audience import segment_language as segment
 from campaign.audience.attribute import Kind
 from campaign.audience.segment_language import FROM, Clicked, Condition, Expression, Received, SegmentRefused
+from campaign.audience.selection import Selection
 from campaign.schema import metadata
 from campaign.senders import store as senders
 from campaign.senders.store import Sender
@@ -76,7 +76,39 @@ async def read(tx: AsyncConnection, sender_id: str, purposes: frozenset[str], so
     return expression
 
 
-async def insert(tx: AsyncConnection, values: Mapping[str, Any], source: object, expression: Expression) -> bool:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentVersion:
+    """A version of a segment. `source`: the expression as its author wrote it. `kinds`: of its attributes."""
+
+    segment_id: str
+    position: int
+    sender_id: str
+    name: str
+    latest: int
+    fingerprint: str
+    version: int
+    source: dict[str, object]
+    kinds: Mapping[str, Kind]
+    created_by: str
+    created_at: datetime
+
+    @property
+    def expression(self) -> Expression:
+        return segment.parse(self.source, self.kinds)
+
+
+async def insert(
+    tx: AsyncConnection,
+    segment_id: str,
+    sender_id: str,
+    name: str,
+    source: object,
+    expression: Expression,
+    *,
+    created_by: str,
+    created_at: datetime,
+    fingerprint: str,
+) -> bool:
     """Insert a segment with its first version; False if it exists."""
     done = await tx.execute(
         sql(
@@ -84,11 +116,18 @@ async def insert(tx: AsyncConnection, values: Mapping[str, Any], source: object,
             " VALUES (:segment_id, :sender_id, :name, 0, :created_by, :created_at, :fingerprint)"
             " ON CONFLICT DO NOTHING"
         ),
-        values,
+        {
+            "segment_id": segment_id,
+            "sender_id": sender_id,
+            "name": name,
+            "created_by": created_by,
+            "created_at": created_at,
+            "fingerprint": fingerprint,
+        },
     )
     if done.rowcount == 0:
         return False
-    await add_version(tx, values["segment_id"], source, expression, values["created_by"], values["created_at"])
+    await add_version(tx, segment_id, source, expression, created_by, created_at)
     return True
 
 
@@ -120,53 +159,59 @@ async def add_version(
 
 _SEGMENT = (
     "SELECT s.segment_id, s.position, s.sender_id, s.name, s.latest, s.fingerprint, v.version,"
-    " v.expression::text AS expression, v.kinds::text AS kinds, v.created_by, v.created_at"
+    " v.expression::text AS source, v.kinds::text AS kinds, v.created_by, v.created_at"
     " FROM segment AS s JOIN segment_version AS v ON v.segment_id = s.segment_id"
 )
 
 
-async def find(tx: AsyncConnection, segment_id: str, version: int | None = None) -> Row[Any] | None:
+_source = msgspec.json.Decoder(dict[str, object])
+_kinds = msgspec.json.Decoder(dict[str, Kind])
+
+
+async def _versions(tx: AsyncConnection, clauses: str, values: Mapping[str, object]) -> list[SegmentVersion]:
+    rows = await tx.execute(sql(f"{_SEGMENT} {clauses}"), values)
+    return [
+        SegmentVersion(**row._asdict() | {"source": _source.decode(row.source), "kinds": _kinds.decode(row.kinds)})
+        for row in rows
+    ]
+
+
+async def find(tx: AsyncConnection, segment_id: str, version: int | None = None) -> SegmentVersion | None:
     """Return a version, by default the latest."""
-    rows = await tx.execute(
-        sql(f"{_SEGMENT} AND v.version = coalesce(:version, s.latest) WHERE s.segment_id = :id"),
+    found = await _versions(
+        tx,
+        "AND v.version = coalesce(:version, s.latest) WHERE s.segment_id = :id",
         {"id": segment_id, "version": version},
     )
-    return rows.one_or_none()
+    return found[0] if found else None
 
 
-async def lock(tx: AsyncConnection, segment_id: str) -> Row[Any] | None:
-    rows = await tx.execute(
-        sql("SELECT segment_id, sender_id, latest FROM segment WHERE segment_id = :id FOR UPDATE"), {"id": segment_id}
+async def lock(tx: AsyncConnection, segment_id: str) -> int | None:
+    """Lock a segment; return the number of the latest version."""
+    latest: int | None = await tx.scalar(
+        sql("SELECT latest FROM segment WHERE segment_id = :id FOR UPDATE"), {"id": segment_id}
     )
-    return rows.one_or_none()
+    return latest
 
 
-async def versions_of(tx: AsyncConnection, segment_id: str) -> Sequence[Row[Any]]:
+async def versions_of(tx: AsyncConnection, segment_id: str) -> list[SegmentVersion]:
     """Return the newest 1000 versions, newest first."""
-    rows = await tx.execute(
-        sql(f"{_SEGMENT} WHERE s.segment_id = :id ORDER BY v.version DESC LIMIT 1000"), {"id": segment_id}
-    )
-    return rows.all()
+    return await _versions(tx, "WHERE s.segment_id = :id ORDER BY v.version DESC LIMIT 1000", {"id": segment_id})
 
 
 async def before(
     tx: AsyncConnection, position: int | None, sender_ids: Sequence[str] | None, limit: int
-) -> Sequence[Row[Any]]:
+) -> list[SegmentVersion]:
     """Return latest versions, newest first. `sender_ids` `None`: of every sender."""
-    rows = await tx.execute(
-        sql(
-            f"{_SEGMENT} AND v.version = s.latest WHERE (CAST(:position AS bigint) IS NULL OR s.position < :position)"
+    return await _versions(
+        tx,
+        (
+            "AND v.version = s.latest WHERE (CAST(:position AS bigint) IS NULL OR s.position < :position)"
             " AND (CAST(:senders AS text[]) IS NULL OR s.sender_id = ANY(CAST(:senders AS text[])))"
             " ORDER BY s.position DESC LIMIT :limit"
         ),
         {"position": position, "senders": None if sender_ids is None else list(sender_ids), "limit": limit},
     )
-    return rows.all()
-
-
-def expression_of(row: Row[Any]) -> Expression:
-    kinds = {name: Kind(kind) for name, kind in msgspec.json.decode(row.kinds).items()}
-    return segment.parse(msgspec.json.decode(row.expression), kinds)
 
 
 def compiled(expression: Expression, sender_id: str, sender: Sender, now: datetime, policy: Policy) -> Condition:
@@ -174,25 +219,21 @@ def compiled(expression: Expression, sender_id: str, sender: Sender, now: dateti
     return segment.compiled(expression, sender_id, now, now.astimezone(zones(sender.country, policy)[0]).date())
 
 
-async def of_campaign(tx: AsyncConnection, row: Row[Any], now: datetime, policy: Policy) -> Condition:
-    """Return the condition selecting the audience among the sender's contacts."""
-    selection = msgspec.json.decode(row.selection)
-    if "where" in selection:
-        expression = segment.where(selection["where"])
-    elif "segment" in selection:
-        found = await find(tx, selection["segment"]["segment_id"], selection["segment"]["version"])
+async def of_campaign(
+    tx: AsyncConnection, sender_id: str, selection: Selection, now: datetime, policy: Policy
+) -> Condition:
+    """Return the condition selecting the audience of a campaign among the sender's contacts."""
+    if selection.where is not None:
+        expression = segment.where(selection.where)
+    elif selection.segment is not None:
+        found = await find(tx, selection.segment.segment_id, selection.segment.version)
         assert found is not None, "a campaign is written for a version that is there, and versions are never removed"
-        expression = expression_of(found)
+        expression = found.expression
     else:
         return segment.EVERYBODY
-    sender = await senders.find_sender(tx, row.sender_id)
+    sender = await senders.find_sender(tx, sender_id)
     assert sender is not None
-    return compiled(expression, row.sender_id, sender, now, policy)
-
-
-def is_segment(row: Row[Any]) -> bool:
-    """Return whether a campaign is for a segment: an empty segment is a mistake to report."""
-    return "segment" in msgspec.json.decode(row.selection)
+    return compiled(expression, sender_id, sender, now, policy)
 
 
 async def selects_somebody(tx: AsyncConnection, sender_id: str, condition: Condition) -> bool:

@@ -5,10 +5,9 @@ The caller owns the transaction.
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
 import msgspec
-from sqlalchemy import Column, Index, Integer, PrimaryKeyConstraint, Row, Table, Text, text
+from sqlalchemy import Column, Index, Integer, PrimaryKeyConstraint, Table, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -103,7 +102,20 @@ async def erased_among(tx: AsyncConnection, subject_ids: Iterable[str]) -> set[s
     return {row[0] for row in await fetch_many(tx, erased, " ".join(subject_ids))}
 
 
-async def find_contact(tx: AsyncConnection, sender_id: str, subject_id: str) -> Row[Any] | None:
+class Contact(msgspec.Struct, frozen=True):
+    """A contact, without its number. `territory`: of the number; `None` until the contact is stored again."""
+
+    subject_id: str
+    territory: str | None
+    attributes: dict[str, str]
+    created_at: datetime
+    updated_at: datetime
+
+
+_attributes = msgspec.json.Decoder(dict[str, str])
+
+
+async def find_contact(tx: AsyncConnection, sender_id: str, subject_id: str) -> Contact | None:
     rows = await tx.execute(
         text(
             "SELECT subject_id, territory, attributes::text AS attributes, created_at, updated_at FROM contact"
@@ -111,7 +123,10 @@ async def find_contact(tx: AsyncConnection, sender_id: str, subject_id: str) -> 
         ),
         {"sender_id": sender_id, "id": subject_id},
     )
-    return rows.one_or_none()
+    row = rows.one_or_none()
+    if row is None:
+        return None
+    return Contact(row.subject_id, row.territory, _attributes.decode(row.attributes), row.created_at, row.updated_at)
 
 
 async def delete_of_sender(tx: AsyncConnection, sender_id: str, subject_ids: Sequence[str]) -> int:

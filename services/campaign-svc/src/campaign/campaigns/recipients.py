@@ -7,9 +7,9 @@ recipient.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
-from sqlalchemy import ARRAY, Column, Index, Integer, PrimaryKeyConstraint, Row, Table, Text, text
+import msgspec
+from sqlalchemy import ARRAY, Column, Index, Integer, PrimaryKeyConstraint, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.accounts import OUTCOMES
@@ -18,9 +18,10 @@ from campaign.audience import segment_language as segment
 from campaign.audience.frequency import Limit
 from campaign.audience.segment_language import Condition
 from campaign.campaigns import store
+from campaign.campaigns.campaign import Campaign, Progress
 from campaign.schema import instant, metadata
 from campaign.senders import store as senders
-from common.contracts.dispatch import MessageChanged
+from common.contracts.dispatch import MessageChanged, Status
 
 MANY = 1_000  # audience size from which Postgres needs fresh statistics
 
@@ -49,9 +50,9 @@ recipient = Table(
 )
 
 
-async def limits_of(tx: AsyncConnection, row: Row[Any], now: datetime) -> list[tuple[Limit, list[str]]]:
+async def limits_of(tx: AsyncConnection, campaign: Campaign, now: datetime) -> list[tuple[Limit, list[str]]]:
     """Return the frequency limits of a campaign, each with the sender's campaigns counting for the limit."""
-    limits = frequency.limits(await senders.cap_of(tx, row.sender_id), row.rest_days)
+    limits = frequency.limits(await senders.cap_of(tx, campaign.sender_id), campaign.rest_days)
     if not limits:
         return []
     rows = await tx.execute(
@@ -60,8 +61,8 @@ async def limits_of(tx: AsyncConnection, row: Row[Any], now: datetime) -> list[t
             " AND started_at IS NOT NULL AND (ended_at IS NULL OR ended_at > :since)"
         ),
         {
-            "sender_id": row.sender_id,
-            "id": row.campaign_id,
+            "sender_id": campaign.sender_id,
+            "id": campaign.campaign_id,
             "since": now - timedelta(days=max(limit.days for limit in limits)),
         },
     )
@@ -79,7 +80,8 @@ LEFT_OUT = (
 )
 
 
-def limited(limits: Sequence[tuple[Limit, Sequence[str]]]) -> dict[str, Any]:
+def limited(limits: Sequence[tuple[Limit, Sequence[str]]]) -> Mapping[str, object]:
+    """Return the parameters of LEFT_OUT."""
     return {
         "limit_reasons": [limit.reason for limit, _ in limits],
         "limit_messages": [limit.messages for limit, _ in limits],
@@ -89,14 +91,14 @@ def limited(limits: Sequence[tuple[Limit, Sequence[str]]]) -> dict[str, Any]:
 
 
 async def freeze_audience(
-    tx: AsyncConnection, row: Row[Any], selected: Condition, required: Sequence[str], now: datetime
+    tx: AsyncConnection, campaign: Campaign, selected: Condition, required: Sequence[str], now: datetime
 ) -> int:
     """Insert the recipients of a campaign, selected once and in one statement; return how many.
 
     A contact lacking a `required` attribute, or beyond a frequency limit, is left out and counted under the reason.
     `selected`: from `segments.of_campaign`. The caller holds `alone_with_audiences`.
     """
-    limits = await limits_of(tx, row, now)
+    limits = await limits_of(tx, campaign, now)
     found = await tx.execute(
         text(
             "WITH chosen AS MATERIALIZED (SELECT c.subject_id, (SELECT f.name FROM"
@@ -110,8 +112,8 @@ async def freeze_audience(
             " SELECT coalesce('missing:' || missing, left_out) AS why, count(*) AS contacts FROM chosen GROUP BY why"
         ),
         {
-            "campaign_id": row.campaign_id,
-            "sender_id": row.sender_id,
+            "campaign_id": campaign.campaign_id,
+            "sender_id": campaign.sender_id,
             "required": list(required),
             **selected.values,
             **(limited(limits) if limits else {}),
@@ -121,9 +123,9 @@ async def freeze_audience(
     audience = int(counts.pop(None, 0))
     await tx.execute(
         text("UPDATE campaign_accounts SET audience = :audience, pending = :audience WHERE campaign_id = :id"),
-        {"id": row.campaign_id, "audience": audience},
+        {"id": campaign.campaign_id, "audience": audience},
     )
-    await store.add_reasons(tx, "excluded", {row.campaign_id: Counter(counts)})
+    await store.add_reasons(tx, "excluded", {campaign.campaign_id: Counter(counts)})
     if audience >= MANY:
         await tx.execute(text("ANALYZE (SKIP_LOCKED) recipient"))  # else batches scan everything until autovacuum
     return audience
@@ -173,7 +175,7 @@ async def deny(tx: AsyncConnection, campaign_id: str, denied: Mapping[str, str])
     await store.add_reasons(tx, "denied", {campaign_id: Counter(denied.values())})
 
 
-async def deny_unrequested(tx: AsyncConnection, row: Row[Any], reason: str, limit: int) -> int:
+async def deny_unrequested(tx: AsyncConnection, campaign: Progress, reason: str, limit: int) -> int:
     """Deny up to `limit` recipients never requested; return how many.
 
     Recipients waiting before the cursor come first, then recipients beyond, which moves the cursor. The caller has
@@ -189,20 +191,20 @@ async def deny_unrequested(tx: AsyncConnection, row: Row[Any], reason: str, limi
                 " waits_until = NULL FROM page"
                 " WHERE r.campaign_id = :campaign_id AND r.subject_id = page.subject_id RETURNING r.subject_id"
             ),
-            {"campaign_id": row.campaign_id, "cursor": row.cursor, "reason": reason},
+            {"campaign_id": campaign.campaign_id, "cursor": campaign.cursor, "reason": reason},
         )
         return rows.scalars().all()
 
     found = await denied("waits_until IS NOT NULL ORDER BY waits_until, subject_id")
     found = found or await denied("subject_id > :cursor ORDER BY subject_id")
-    await store.add_counts(tx, {row.campaign_id: Counter(pending=-len(found), denied=len(found))})
-    await store.add_reasons(tx, "denied", {row.campaign_id: Counter({reason: len(found)})})
+    await store.add_counts(tx, {campaign.campaign_id: Counter(pending=-len(found), denied=len(found))})
+    await store.add_reasons(tx, "denied", {campaign.campaign_id: Counter({reason: len(found)})})
     await tx.execute(
         text(
             "UPDATE campaign SET cursor = :cursor, expanded = :expanded, failures = 0, retry_at = NULL"
             " WHERE campaign_id = :id"
         ),
-        {"id": row.campaign_id, "cursor": max([row.cursor, *found]), "expanded": not found},
+        {"id": campaign.campaign_id, "cursor": max([campaign.cursor, *found]), "expanded": not found},
     )
     return len(found)
 
@@ -234,9 +236,17 @@ async def update_recipients(tx: AsyncConnection, events: Sequence[MessageChanged
     )
 
 
+class RecipientState(msgspec.Struct, frozen=True, gc=False):
+    subject_id: str
+    status: Status
+    reasons: Sequence[str]
+    receipt: str | None
+
+
 async def recipients_after(
     tx: AsyncConnection, campaign_id: str, subject_id: str, status: str | None, limit: int
-) -> Sequence[Row[Any]]:
+) -> list[RecipientState]:
+    """Return a page of a campaign's recipients after `subject_id`, of one status or of all."""
     rows = await tx.execute(
         text(
             "SELECT subject_id, status, reasons, receipt FROM recipient WHERE campaign_id = :id"
@@ -245,4 +255,4 @@ async def recipients_after(
         ),
         {"id": campaign_id, "after": subject_id, "status": status, "limit": limit},
     )
-    return rows.all()
+    return [RecipientState(*row) for row in rows]

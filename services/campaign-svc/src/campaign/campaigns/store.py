@@ -11,7 +11,7 @@ first: no other transaction needs the tallies before the start.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from sqlalchemy import (
@@ -24,7 +24,6 @@ from sqlalchemy import (
     Index,
     Integer,
     PrimaryKeyConstraint,
-    Row,
     Table,
     Text,
     text,
@@ -32,10 +31,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign.accounts import COUNTS, STANDINGS
-from campaign.message.variants import OWN, Choice, Trial
-from campaign.message.wording import Wording, wording
-from campaign.schedule.lifecycle import Status
+from campaign.accounts import COUNTS, STANDINGS, Tallies
+from campaign.audience.selection import Selection
+from campaign.campaigns.campaign import Campaign, Content, Progress, Texts
+from campaign.message.folding import Folding
+from campaign.message.variants import Choice, Trial
+from campaign.schedule.lifecycle import Priority, Status
 from campaign.schedule.recurrence import Recurring
 from campaign.schedule.timing import Timing
 from campaign.schema import instant, metadata
@@ -45,6 +46,7 @@ LOOK_AHEAD = timedelta(minutes=1)  # longest sleep of a campaign with recipients
 LONGEST_PAUSE = timedelta(minutes=10)  # longest delay between attempts at a failing campaign
 PASSING_FAILURES = 1  # consecutive failures not yet shown as failing: a lock conflict may explain them
 DUE = "campaign_due"  # NOTIFY channel: a campaign was scheduled
+ReasonKind = Literal["excluded", "denied", "paused"]  # of contacts left out, of denied recipients, of the pause
 
 
 campaign = Table(
@@ -124,14 +126,20 @@ campaign_reason = Table(
     "campaign_reason",
     metadata,
     Column("campaign_id", Text, nullable=False),
-    Column("kind", Text, nullable=False),  # excluded, denied (recipients); paused (the campaign)
+    Column("kind", Text, nullable=False),  # ReasonKind
     Column("reason", Text, nullable=False),
     Column("recipients", Integer, nullable=False),
     PrimaryKeyConstraint("campaign_id", "kind", "reason"),
 )
 
 
-CAMPAIGN = (
+_PROGRESS = (
+    "SELECT c.campaign_id, c.sender_id, c.status, c.starts_at, c.started_at, c.send_before, c.cursor, c.expanded,"
+    " c.failures, CAST(c.xmin AS text) AS written"
+    " FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
+)
+_TALLIES = ("audience", *COUNTS)
+_CAMPAIGN = (
     "SELECT c.campaign_id, c.position, c.sender_id, c.name, c.purpose, c.text, c.language,"
     " c.translations::text AS translations, c.folding, c.sectors, c.selection::text AS selection, c.rest_days,"
     " c.send_before, c.timing::text AS timing, c.recurring::text AS recurring, c.series_id, c.missed,"
@@ -139,49 +147,80 @@ CAMPAIGN = (
     " c.priority, c.created_by, c.edited_by, c.agreed, c.agreed_start, c.approval_needed, c.acknowledged,"
     " c.created_at, c.fingerprint, c.status, c.at, c.starts_at, c.started_at, c.ended_at, c.cursor, c.next_slot,"
     " c.sent_back, c.failures, c.retry_at,"
-    " CAST(c.xmin AS text) AS written,"  # transaction that wrote the row
-    f" c.expanded, u.link_host, a.audience, {', '.join(f'a.{name}' for name in COUNTS)}"
+    " CAST(c.xmin AS text) AS written,"
+    f" c.expanded, u.link_host, {', '.join(f'a.{name}' for name in _TALLIES)}"
     " FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
     " LEFT JOIN sender_rule AS u ON u.sender_id = c.sender_id"
 )
+_JSON = ("translations", "selection", "timing", "recurring", "trial")
+_translations = msgspec.json.Decoder(dict[str, str])
+_selection = msgspec.json.Decoder(Selection)
 
 
-def wording_of(row: Row[Any], variant: str | None = None) -> Wording:
-    """Return the campaign's wording, or a variant's.
-
-    `row` needs `text`, `language`, `translations`, `folding` and the sender's `link_host`; a variant needs `trial` too.
-    """
-    source, translations = row.text, msgspec.json.decode(row.translations)
-    if variant is not None and variant != OWN and (trial := trial_of(row)) is not None:
-        other = next(each for each in trial.variants if each.name == variant)
-        source, translations = other.text, other.translations
-    return wording(source, row.language, translations, row.folding, row.link_host)
-
-
-def wordings_of(row: Row[Any]) -> dict[str, Wording]:
-    """Return every wording of the campaign, by variant; the campaign's own text comes first."""
-    trial = trial_of(row)
-    names = [OWN, *trial.names] if trial else [OWN]
-    return {name: wording_of(row, name) for name in names}
+def decoded_texts(columns: Mapping[str, Any]) -> Texts:
+    """Decode the columns `text`, `language`, `translations`, `folding` and `trial`; the JSON columns are text."""
+    return Texts(
+        text=columns["text"],
+        language=columns["language"],
+        translations=_translations.decode(columns["translations"]),
+        folding=Folding(columns["folding"]),
+        trial=_trial(columns["trial"]),
+    )
 
 
-def trial_of(row: Row[Any]) -> Trial | None:
-    return None if row.trial is None else Trial.model_validate_json(row.trial)
+def _trial(stored: str | None) -> Trial | None:
+    return None if stored is None else Trial.model_validate_json(stored)
 
 
-def choice_of(row: Row[Any]) -> Choice | None:
-    return None if row.choice is None else Choice.model_validate_json(row.choice)
+def _decoded(columns: Mapping[str, Any]) -> Campaign:
+    """Decode a row of _CAMPAIGN."""
+    choice, recurring = columns["choice"], columns["recurring"]
+    decoded = {
+        "translations": _translations.decode(columns["translations"]),
+        "folding": Folding(columns["folding"]),
+        "sectors": tuple(columns["sectors"]),
+        "selection": _selection.decode(columns["selection"]),
+        "timing": Timing.model_validate_json(columns["timing"]),
+        "recurring": None if recurring is None else Recurring.model_validate_json(recurring),
+        "trial": _trial(columns["trial"]),
+        "choice": None if choice is None else Choice.model_validate_json(choice),
+        "priority": Priority(columns["priority"]),
+        "status": Status(columns["status"]),
+        "edited_by": tuple(columns["edited_by"]),
+        "acknowledged": tuple(columns["acknowledged"]),
+        "tallies": Tallies(**{name: columns[name] for name in _TALLIES}),
+    }
+    return Campaign(**{name: value for name, value in columns.items() if name not in _TALLIES} | decoded)
 
 
-def timing_of(row: Row[Any]) -> Timing:
-    return Timing.model_validate_json(row.timing)
+async def _campaigns(tx: AsyncConnection, clauses: str, values: Mapping[str, object]) -> list[Campaign]:
+    rows = await tx.execute(text(f"{_CAMPAIGN} {clauses}"), values)
+    return [_decoded(row._asdict()) for row in rows]
 
 
-def recurring_of(row: Row[Any]) -> Recurring | None:
-    return None if row.recurring is None else Recurring.model_validate_json(row.recurring)
+async def progress_of(tx: AsyncConnection, clauses: str, values: Mapping[str, object]) -> list[Progress]:
+    """Return the progress of the campaigns which `clauses` find, in SQL: of the campaign `c` and the tallies `a`."""
+    rows = await tx.execute(text(f"{_PROGRESS} {clauses}"), values)
+    return [Progress(**row._asdict() | {"status": Status(row.status)}) for row in rows]
 
 
-async def insert_campaign(tx: AsyncConnection, values: Mapping[str, Any]) -> bool:
+def _stored(content: Content) -> dict[str, object]:
+    """Return the content as values of the columns, JSON as text."""
+    parts = content.parts
+    encoded = {name: msgspec.json.encode(parts[name]).decode() for name in _JSON if parts[name] is not None}
+    return parts | encoded
+
+
+async def insert_campaign(
+    tx: AsyncConnection,
+    campaign_id: str,
+    sender_id: str,
+    content: Content,
+    *,
+    created_by: str,
+    created_at: datetime,
+    fingerprint: str,
+) -> bool:
     """Insert a draft with tallies; return False where the campaign exists."""
     done = await tx.execute(
         text(
@@ -196,7 +235,14 @@ async def insert_campaign(tx: AsyncConnection, values: Mapping[str, Any]) -> boo
             " ON CONFLICT DO NOTHING RETURNING campaign_id)"
             " INSERT INTO campaign_accounts (campaign_id) SELECT campaign_id FROM added RETURNING 1"
         ),
-        values,
+        {
+            **_stored(content),
+            "campaign_id": campaign_id,
+            "sender_id": sender_id,
+            "created_by": created_by,
+            "created_at": created_at,
+            "fingerprint": fingerprint,
+        },
     )
     return done.one_or_none() is not None
 
@@ -232,12 +278,16 @@ async def set_next(tx: AsyncConnection, campaign_id: str, at: datetime, starts_a
     )
 
 
-async def find_campaign(tx: AsyncConnection, campaign_id: str, *, lock: bool = False) -> Row[Any] | None:
-    rows = await tx.execute(
-        text(f"{CAMPAIGN} WHERE c.campaign_id = :id {'FOR UPDATE OF c' if lock else ''}"),
-        {"id": campaign_id},
-    )
-    return rows.one_or_none()
+async def find_campaign(tx: AsyncConnection, campaign_id: str, *, lock: bool = False) -> Campaign | None:
+    found = await _campaigns(tx, f"WHERE c.campaign_id = :id {'FOR UPDATE OF c' if lock else ''}", {"id": campaign_id})
+    return found[0] if found else None
+
+
+async def read_campaign(tx: AsyncConnection, campaign_id: str, *, lock: bool = False) -> Campaign:
+    """Return a campaign known to exist."""
+    found = await find_campaign(tx, campaign_id, lock=lock)
+    assert found is not None, "campaigns are never deleted"
+    return found
 
 
 async def leave_occurrences(tx: AsyncConnection, series_id: str, paused_because: str) -> None:
@@ -256,14 +306,15 @@ async def leave_occurrences(tx: AsyncConnection, series_id: str, paused_because:
 
 async def campaigns_before(
     tx: AsyncConnection, position: int | None, sender_ids: Sequence[str] | None, series_id: str | None, limit: int
-) -> Sequence[Row[Any]]:
+) -> list[Campaign]:
     """Return a page of campaigns, newest first.
 
     `sender_ids` `None`: of every sender. `series_id`: only occurrences of this recurring campaign.
     """
-    rows = await tx.execute(
-        text(
-            f"{CAMPAIGN} WHERE (CAST(:position AS bigint) IS NULL OR c.position < :position)"
+    return await _campaigns(
+        tx,
+        (
+            "WHERE (CAST(:position AS bigint) IS NULL OR c.position < :position)"
             " AND (CAST(:senders AS text[]) IS NULL OR c.sender_id = ANY(CAST(:senders AS text[])))"
             " AND (CAST(:series_id AS text) IS NULL OR c.series_id = :series_id)"
             " ORDER BY c.position DESC LIMIT :limit"
@@ -275,10 +326,9 @@ async def campaigns_before(
             "limit": limit,
         },
     )
-    return rows.all()
 
 
-async def reasons_of(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[tuple[str, str], dict[str, int]]:
+async def reasons_of(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[tuple[str, ReasonKind], dict[str, int]]:
     """Return the number of recipients for each reason, by (campaign_id, kind)."""
     rows = await tx.execute(
         text(
@@ -287,7 +337,7 @@ async def reasons_of(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[t
         ),
         {"ids": list(campaign_ids)},
     )
-    found: dict[tuple[str, str], dict[str, int]] = {}
+    found: dict[tuple[str, ReasonKind], dict[str, int]] = {}
     for row in rows:
         found.setdefault((row.campaign_id, row.kind), {})[row.reason] = row.recipients
     return found
@@ -367,7 +417,7 @@ async def set_start(
     await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": DUE})
 
 
-async def edit_campaign(tx: AsyncConnection, values: Mapping[str, Any]) -> None:
+async def edit_campaign(tx: AsyncConnection, campaign_id: str, content: Content, by: str) -> None:
     """Replace the content of a campaign locked by the caller, and clear the start."""
     await tx.execute(
         text(
@@ -381,7 +431,7 @@ async def edit_campaign(tx: AsyncConnection, values: Mapping[str, Any]) -> None:
             " array_append(array_remove(edited_by, CAST(:by AS text)), CAST(:by AS text))"
             " WHERE campaign_id = :campaign_id"
         ),
-        values,
+        {**_stored(content), "campaign_id": campaign_id, "by": by},
     )
 
 
@@ -473,7 +523,7 @@ async def add_counts(tx: AsyncConnection, changes: Mapping[str, Counter[str]]) -
     )
 
 
-async def add_reasons(tx: AsyncConnection, kind: str, changes: Mapping[str, Counter[str]]) -> None:
+async def add_reasons(tx: AsyncConnection, kind: ReasonKind, changes: Mapping[str, Counter[str]]) -> None:
     """Add to the counts by reason. The caller has locked the campaigns, or their tallies."""
     rows = sorted((i, reason, n) for i, counts in changes.items() for reason, n in counts.items() if n)
     if not rows:
@@ -495,7 +545,7 @@ async def add_reasons(tx: AsyncConnection, kind: str, changes: Mapping[str, Coun
     )
 
 
-async def forget_reasons(tx: AsyncConnection, campaign_id: str, kind: str) -> None:
+async def forget_reasons(tx: AsyncConnection, campaign_id: str, kind: ReasonKind) -> None:
     await tx.execute(
         text("DELETE FROM campaign_reason WHERE campaign_id = :id AND kind = :kind"), {"id": campaign_id, "kind": kind}
     )

@@ -14,7 +14,6 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     PrimaryKeyConstraint,
-    Row,
     Table,
     Text,
     text,
@@ -180,9 +179,20 @@ async def _import(tx: AsyncConnection, import_id: str, locked: str = "") -> Mapp
     return {**row._mapping, "reasons": msgspec.json.decode(row.reasons), "read_as": msgspec.json.decode(row.read_as)}
 
 
-async def put_recorded(
-    tx: AsyncConnection, values: Mapping[str, Any], refused: Sequence[RefusedRow], now: datetime
-) -> None:
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+    """How far an import is recorded: the last line, and the counts up to it. `reasons`: of refused lines."""
+
+    import_id: str
+    line: int
+    lines: int
+    created: int
+    updated: int
+    duplicates: int
+    refused: int
+    reasons: Mapping[str, int]
+
+
+async def put_recorded(tx: AsyncConnection, done: Recorded, refused: Sequence[RefusedRow], now: datetime) -> None:
     """Store progress, counts and newly refused lines of a locked import.
 
     Resets the attempts and makes the import due at once, so that a crash delays nothing.
@@ -194,11 +204,11 @@ async def put_recorded(
             " duplicates = :duplicates, refused = :refused, reasons = CAST(:reasons AS jsonb), attempts = 0,"
             " due_at = :now WHERE import_id = :import_id"
         ),
-        {**values, "reasons": msgspec.json.encode(values["reasons"]).decode(), "now": now},
+        {**msgspec.structs.asdict(done), "reasons": msgspec.json.encode(done.reasons).decode(), "now": now},
     )
 
 
-async def finish_import(tx: AsyncConnection, import_id: str, read_as: Mapping[str, Any]) -> None:
+async def finish_import(tx: AsyncConnection, import_id: str, read_as: Mapping[str, object]) -> None:
     """Mark an import finished, with every line recorded, and delete the file."""
     await tx.execute(
         text("UPDATE contact_import SET finished = true, read_as = CAST(:read_as AS jsonb) WHERE import_id = :id"),
@@ -221,11 +231,16 @@ async def forget_import(tx: AsyncConnection, import_id: str) -> None:
         await tx.execute(text(f"DELETE FROM {table} WHERE import_id = :id"), {"id": import_id})
 
 
-async def refusals_after(tx: AsyncConnection, import_id: str, line: int, limit: int) -> Sequence[Row[Any]]:
+class Refusal(msgspec.Struct, frozen=True):
+    line: int
+    reason: str
+
+
+async def refusals_after(tx: AsyncConnection, import_id: str, line: int, limit: int) -> list[Refusal]:
     rows = await tx.execute(
         text(
             "SELECT line, reason FROM import_refusal WHERE import_id = :id AND line > :line ORDER BY line LIMIT :limit"
         ),
         {"id": import_id, "line": line, "limit": limit},
     )
-    return rows.all()
+    return [Refusal(*row) for row in rows]

@@ -20,7 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.requests import ClientDisconnect
 
 from campaign.audience import contacts_file
-from campaign.audience.contacts_file import EXPLANATIONS, FileRefused, WrongColumns
+from campaign.audience.contact_fields import EXPLANATIONS
+from campaign.audience.contacts_file import FileRefused, WrongColumns
 from campaign.imports import store
 from campaign.imports import worker as importing
 from campaign.senders import registry

@@ -22,7 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.audience import attributes
 from campaign.audience import store as audience
-from campaign.audience.contacts_file import Chunk, LineProblem, Reading, Refusal
+from campaign.audience.contact_fields import LineProblem
+from campaign.audience.contacts_file import Chunk, Reading, Refusal
 from campaign.audience.store import ImportedRow
 from campaign.imports import store
 from common.db.timer import Timer, Worker
@@ -173,17 +174,20 @@ async def _keep(held: Resources[Any], import_id: str, step: _Step, *, met: bool 
             others = {row[1]: row for row in step.rows if row[1] in lines and row[1] not in new}  # last of each
             became.update(await audience.put_imported(tx, sender_id, list(others.values()), now))
         became["duplicates"] += len(step.rows) + len(step.refusals) - len(refused) - len(lines)
-        added = _added(found, step.last, became, Counter(reason for _, _, reason in refused))
-        await store.put_recorded(tx, added, refused, datetime.now(UTC))
+        done = _added(found, step.last, became, Counter(reason for _, _, reason in refused))
+        await store.put_recorded(tx, done, refused, datetime.now(UTC))
     for result, many in became.items():
         LINES.labels(result).inc(many)
 
 
-def _added(found: Mapping[str, Any], last: int, became: Counter[str], reasons: Counter[str]) -> dict[str, Any]:
-    return {
-        "import_id": found["import_id"],
-        "line": last,
-        "lines": found["lines"] + became.total(),
-        "reasons": dict(Counter(found["reasons"]) + reasons),
-        **{name: found[name] + became[name] for name in ("created", "updated", "duplicates", "refused")},
-    }
+def _added(found: Mapping[str, Any], last: int, became: Counter[str], reasons: Counter[str]) -> store.Recorded:
+    return store.Recorded(
+        import_id=found["import_id"],
+        line=last,
+        lines=found["lines"] + became.total(),
+        created=found["created"] + became["created"],
+        updated=found["updated"] + became["updated"],
+        duplicates=found["duplicates"] + became["duplicates"],
+        refused=found["refused"] + became["refused"],
+        reasons=Counter(found["reasons"]) + reasons,
+    )

@@ -8,9 +8,8 @@ published to consent-svc, as contact from the person; more clicks would prove no
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
-from sqlalchemy import Row, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.audience import store as audience
@@ -164,15 +163,27 @@ async def forget(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, i
     return {row.subject_id: row.links for row in rows}
 
 
-async def of_person(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]:
+@dataclass(frozen=True, slots=True)
+class SentLink:
+    """A link of a person, with the clicks."""
+
+    campaign_id: str
+    sender_id: str
+    target: str
+    clicks: int
+    first_clicked_at: datetime | None
+    last_clicked_at: datetime | None
+
+
+async def of_person(tx: AsyncConnection, subject_id: str) -> list[SentLink]:
     """Return a person's links with targets, oldest campaign first."""
     rows = await tx.execute(
         text(
-            "SELECT c.campaign_id, c.sender_id, t.place, t.target, l.clicks, l.first_clicked_at, l.last_clicked_at"
+            "SELECT c.campaign_id, c.sender_id, t.target, l.clicks, l.first_clicked_at, l.last_clicked_at"
             " FROM campaign_link AS t JOIN campaign AS c USING (campaign_id)"
             " JOIN link AS l ON l.campaign_id = t.campaign_id AND l.place = t.place AND l.subject_id = :id"
             " ORDER BY c.position, t.place"
         ),
         {"id": subject_id},
     )
-    return rows.all()
+    return [SentLink(*row) for row in rows]

@@ -6,15 +6,14 @@ never waits for the series' lock, so locking the series before its occurrences c
 
 from collections import Counter
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.campaigns import store as campaigns
+from campaign.campaigns.campaign import Progress
 from campaign.planning import store
 from campaign.schedule import lifecycle
-from campaign.schedule.lifecycle import Action, Status
+from campaign.schedule.lifecycle import Action
 from common.contracts import CONTROLS
 from common.contracts.campaign import CampaignControlled
 from common.kafka import outbox
@@ -22,45 +21,45 @@ from common.kafka import outbox
 SERIES_PAUSED = "series_paused"  # an occurrence's reason
 
 
-async def take(tx: AsyncConnection, row: Row[Any], action: Action, now: datetime) -> None:
-    """Take a step. `row`: the campaign, locked by the caller. Raises NotPossible before any write.
+async def take(tx: AsyncConnection, campaign: Progress, action: Action, now: datetime) -> None:
+    """Take a step. The caller has locked the campaign. Raises NotPossible before any write.
 
     The step is short for a campaign of any size, because messages keep leaving until the gate knows: of a cancelled
     campaign the gate denies requested recipients, and the planner the others, later.
     """
-    found = lifecycle.step(Status(row.status), action, begun=row.started_at is not None)
-    await campaigns.forget_reasons(tx, row.campaign_id, "paused")  # any reason
-    nothing_new = found.status == row.status and found.control is None
+    found = lifecycle.step(campaign.status, action, begun=campaign.begun)
+    await campaigns.forget_reasons(tx, campaign.campaign_id, "paused")  # any reason
+    nothing_new = found.status is campaign.status and found.control is None
     if nothing_new and action is not Action.SCHEDULE:  # perhaps at another time
         return
     version = await campaigns.set_status(
-        tx, row.campaign_id, found.status, controlled=found.control is not None, now=now
+        tx, campaign.campaign_id, found.status, controlled=found.control is not None, now=now
     )
     if found.control is not None:
         event = CampaignControlled(
-            campaign_id=row.campaign_id, sender_id=row.sender_id, control=found.control, version=version
+            campaign_id=campaign.campaign_id, sender_id=campaign.sender_id, control=found.control, version=version
         )
         await outbox.append(tx, CONTROLS, [event])
 
 
-async def pause_occurrences(tx: AsyncConnection, row: Row[Any], now: datetime) -> None:
-    """Pause a series' scheduled and running occurrences. `row`: the series, locked."""
-    for each in await store.lock_occurrences(tx, row.campaign_id):
+async def pause_occurrences(tx: AsyncConnection, series: Progress, now: datetime) -> None:
+    """Pause a series' scheduled and running occurrences. The caller has locked the series."""
+    for each in await store.lock_occurrences(tx, series.campaign_id):
         await take(tx, each, Action.PAUSE, now)
         await campaigns.add_reasons(tx, "paused", {each.campaign_id: Counter({SERIES_PAUSED: 1})})
 
 
-async def resume_occurrences(tx: AsyncConnection, row: Row[Any], now: datetime) -> None:
+async def resume_occurrences(tx: AsyncConnection, series: Progress, now: datetime) -> None:
     """Resume occurrences paused with their series and not resumed since.
 
     An unstarted occurrence past its end is cancelled: no recipient could get its message.
     """
-    for each in await store.lock_occurrences(tx, row.campaign_id, paused_because=SERIES_PAUSED):
-        too_late = each.started_at is None and lifecycle.ends_by(each.starts_at, each.send_before) <= now
+    for each in await store.lock_occurrences(tx, series.campaign_id, paused_because=SERIES_PAUSED):
+        too_late = not each.begun and lifecycle.ends_by(each.scheduled_start, each.send_before) <= now
         await take(tx, each, Action.CANCEL if too_late else Action.RESUME, now)
 
 
-async def cancel_occurrences(tx: AsyncConnection, row: Row[Any], now: datetime) -> None:
+async def cancel_occurrences(tx: AsyncConnection, series: Progress, now: datetime) -> None:
     """Cancel occurrences paused with their series: no resumption would reach them any more."""
-    for each in await store.lock_occurrences(tx, row.campaign_id, paused_because=SERIES_PAUSED):
+    for each in await store.lock_occurrences(tx, series.campaign_id, paused_because=SERIES_PAUSED):
         await take(tx, each, Action.CANCEL, now)

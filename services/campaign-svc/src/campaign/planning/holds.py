@@ -5,7 +5,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from campaign.planning import store
 from common.contracts import DISPATCH_HOLDS
 from common.contracts.dispatch import HoldChanged
-from common.kafka.consumer import After, Received, Subscription
+from common.kafka.subscription import After, Received, Subscription
 
 WAIT_MS = 1_000  # dispatch-svc publishes a hold after seconds; a second more does no harm
 

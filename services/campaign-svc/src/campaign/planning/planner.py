@@ -16,10 +16,8 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import msgspec
-from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.audience import segments
@@ -28,6 +26,7 @@ from campaign.audience.draw import lot
 from campaign.audience.segment_language import Condition
 from campaign.campaigns import recipients
 from campaign.campaigns import store as campaigns
+from campaign.campaigns.campaign import Campaign, Progress
 from campaign.links import links
 from campaign.links.links import Tokens
 from campaign.message import text as texts
@@ -41,9 +40,9 @@ from campaign.preflight import checks
 from campaign.preflight.forecast import TOO_LATE
 from campaign.results import results
 from campaign.schedule import recurrence
-from campaign.schedule.lifecycle import Action, Priority, Status, ends_by, messages_of
+from campaign.schedule.lifecycle import Action, Status, ends_by, messages_of
 from campaign.schedule.recurrence import Recurring
-from campaign.schedule.timing import Pace, Timetable, Timing, starts
+from campaign.schedule.timing import Pace, Timetable, starts
 from campaign.senders import store as senders
 from campaign.senders.store import Sender
 from common.contracts import CAMPAIGN_REQUESTS
@@ -107,8 +106,8 @@ class _Written(msgspec.Struct, frozen=True, gc=False):
 class _Asking:
     """A campaign during expansion."""
 
-    row: Row[Any]
-    campaign_id: str  # of `row`, read once
+    campaign: Campaign
+    campaign_id: str  # of `campaign`: one lookup less for each recipient
     message_of: Callable[[str], str]  # by subject id
     by_person: bool  # of `timing`, read once
     linked: bool  # a text has links
@@ -117,7 +116,6 @@ class _Asking:
     hostless: frozenset[str]  # texts with links, if the sender has no link host
     trial: Trial | None
     chosen_at: datetime | None  # when the winner is chosen, if at all
-    timing: Timing
     timetable: Timetable
     field_keys: FieldKeys
     now: datetime
@@ -132,7 +130,7 @@ class _Asking:
         if self.trial is None:
             return OWN
         found = self.trial.of(lot(self.campaign_id, subject_id, "variant"))
-        return self.row.winner if found == REST and self.row.winner is not None else found
+        return self.campaign.winner if found == REST and self.campaign.winner is not None else found
 
     def of(self, recipient: Recipient, tokens: Tokens | None) -> _Written | str | datetime:
         """Return the recipient's message, the reason for a denial, or until when the recipient waits.
@@ -173,7 +171,7 @@ class _Asking:
 
     def requests(self, written: Sequence[_Written]) -> list[MessageRequested]:
         """Return the requests in that order. Encrypting all at once takes a third less."""
-        sender_id, purpose, send_before = self.row.sender_id, self.row.purpose, self.timetable.ends_by
+        sender_id, purpose, send_before = self.campaign.sender_id, self.campaign.purpose, self.timetable.ends_by
         sealed = self.field_keys.seal_all([(each.text, f"text:{each.message_id}") for each in written])
         return [
             MessageRequested(
@@ -252,8 +250,8 @@ class _Attempt:
     status: Status = Status.DRAFT
     failures: int = 0  # of that step in a row, before this attempt
 
-    def at(self, campaign_id: str, status: str, failures: int) -> None:
-        self.campaign_id, self.status, self.failures = campaign_id, Status(status), failures
+    def at(self, campaign: Progress) -> None:
+        self.campaign_id, self.status, self.failures = campaign.campaign_id, campaign.status, campaign.failures
 
 
 class Planner:
@@ -346,93 +344,93 @@ class Planner:
 
     async def _start_due(self, now: datetime, attempt: _Attempt) -> bool:
         async with self._database.begin() as tx:
-            row = await store.lock_due(tx, now)
-            if row is None:
+            due = await store.lock_due(tx, now)
+            if due is None:
                 return False
-            attempt.at(row.campaign_id, row.status, row.failures)
-            selected = await segments.of_campaign(tx, row, now, self._policy)
-            why, rule = await self._against(tx, row, selected), campaigns.recurring_of(row)
-            audience = await self._freeze(tx, row, selected, now) if why is None and rule is None else 0
-            if not await store.lock_unchanged(tx, row):  # cancelled, edited, paused: drop the audience
+            attempt.at(due)
+            campaign = await campaigns.read_campaign(tx, due.campaign_id)
+            selected = await segments.of_campaign(tx, due.sender_id, campaign.selection, now, self._policy)
+            why, rule = await self._against(tx, campaign, selected), campaign.recurring
+            audience = await self._freeze(tx, campaign, selected, now) if why is None and rule is None else 0
+            if not await store.lock_unchanged(tx, due):  # cancelled, edited, paused: drop the audience
                 await tx.rollback()
                 return True
             if why is not None:
-                await campaigns.take_off_schedule(tx, row.campaign_id, why)
-                await control.take(tx, row, Action.EDIT, now)
-                log.warning("campaign is a draft again", extra={"campaign_id": row.campaign_id, "reason": why})
+                await campaigns.take_off_schedule(tx, due.campaign_id, why)
+                await control.take(tx, due, Action.EDIT, now)
+                log.warning("campaign is a draft again", extra={"campaign_id": due.campaign_id, "reason": why})
                 return True
             if rule is not None:
-                await self._occur(tx, row, rule, now)
+                await self._occur(tx, campaign, rule, now)
                 return True
-            await control.take(tx, row, Action.START, now)
+            await control.take(tx, due, Action.START, now)
         STARTED.inc()
-        log.info("campaign started", extra={"campaign_id": row.campaign_id, "audience": audience})
+        log.info("campaign started", extra={"campaign_id": due.campaign_id, "audience": audience})
         return True
 
-    async def _freeze(self, tx: AsyncConnection, row: Row[Any], selected: Condition, now: datetime) -> int:
+    async def _freeze(self, tx: AsyncConnection, campaign: Campaign, selected: Condition, now: datetime) -> int:
         """Freeze the audience; return its size.
 
         A million recipients take a quarter of a minute, for which only the sender's next campaign waits.
         """
-        await store.alone_with_audiences(tx, row.sender_id)
-        wordings = campaigns.wordings_of(row).values()
-        await links.put_targets(tx, row.campaign_id, list(dict.fromkeys(t for w in wordings for t in w.targets)))
-        return await recipients.freeze_audience(tx, row, selected, required(wordings), now)
+        await store.alone_with_audiences(tx, campaign.sender_id)
+        wordings = campaign.wordings.values()
+        await links.put_targets(tx, campaign.campaign_id, list(dict.fromkeys(t for w in wordings for t in w.targets)))
+        return await recipients.freeze_audience(tx, campaign, selected, required(wordings), now)
 
-    async def _against(self, tx: AsyncConnection, row: Row[Any], selected: Condition) -> str | None:
+    async def _against(self, tx: AsyncConnection, campaign: Campaign, selected: Condition) -> str | None:
         """Return why a due campaign does not start, or `None`.
 
         A recurring campaign may select no contact: its next occurrence may select some.
         """
-        if (why := await checks.against_start(tx, row)) is not None:
+        if (why := await checks.against_start(tx, campaign)) is not None:
             return why
         if (
-            campaigns.recurring_of(row) is None
-            and segments.is_segment(row)
-            and not await segments.selects_somebody(tx, row.sender_id, selected)
+            campaign.recurring is None
+            and campaign.selection.segment is not None
+            and not await segments.selects_somebody(tx, campaign.sender_id, selected)
         ):
             return "nobody_selected"
         return None
 
-    async def _occur(self, tx: AsyncConnection, row: Row[Any], rule: Recurring, now: datetime) -> None:
+    async def _occur(self, tx: AsyncConnection, series: Campaign, rule: Recurring, now: datetime) -> None:
         """Schedule the due occurrence as a campaign of its own.
 
         Of several due occurrences only the last occurs: an occurrence is of use until the next.
         """
-        sender = await senders.find_sender(tx, row.sender_id)
+        sender = await senders.find_sender(tx, series.sender_id)
         assert sender is not None
+        assert series.at is not None, "scheduling sets the first occurrence"
         zone = zones(sender.country, self._gate)[0]
-        timing = campaigns.timing_of(row)
-        at, missed = recurrence.latest(rule, zone, row.at, now)
+        at, missed = recurrence.latest(rule, zone, series.at, now)
         following = recurrence.first(rule, zone, at + timedelta.resolution)
-        starts_at = starts(timing, at, sender.country, row.starts_at, self._gate)
+        starts_at = starts(series.timing, at, sender.country, series.scheduled_start, self._gate)
         ends = ends_by(starts_at, None)
-        campaign_id = recurrence.occurrence_id(row.campaign_id, at)
-        if await campaigns.insert_occurrence(tx, row.campaign_id, campaign_id, min(ends, following or ends), now):
-            occurrence = await campaigns.find_campaign(tx, campaign_id, lock=True)
-            assert occurrence is not None
+        campaign_id = recurrence.occurrence_id(series.campaign_id, at)
+        if await campaigns.insert_occurrence(tx, series.campaign_id, campaign_id, min(ends, following or ends), now):
+            occurrence = await campaigns.read_campaign(tx, campaign_id, lock=True)
             digest = checks.agreed(occurrence, sender, None)
-            await checks.pass_on_approvals(tx, row, occurrence, sender)
+            await checks.pass_on_approvals(tx, series, occurrence, sender)
             await campaigns.set_start(
                 tx,
                 campaign_id,
                 at,
                 starts_at,
                 digest,
-                row.acknowledged,
-                agreed_start=row.agreed_start,
-                approval_needed=row.approval_needed,
+                series.acknowledged,
+                agreed_start=series.agreed_start,
+                approval_needed=series.approval_needed,
             )
             await control.take(tx, occurrence, Action.SCHEDULE, now)
-        begins = starts(timing, following or at, sender.country, now, self._gate)
-        await campaigns.set_next(tx, row.campaign_id, following or at, begins, missed)
+        begins = starts(series.timing, following or at, sender.country, now, self._gate)
+        await campaigns.set_next(tx, series.campaign_id, following or at, begins, missed)
         if following is None:
-            await control.take(tx, row, Action.FINISH, now)
+            await control.take(tx, series, Action.FINISH, now)
         MISSED.inc(missed)
         log.log(
             logging.WARNING if missed else logging.INFO,
             "campaign recurs",
-            extra={"campaign_id": campaign_id, "series_id": row.campaign_id, "missed": missed},
+            extra={"campaign_id": campaign_id, "series_id": series.campaign_id, "missed": missed},
         )
 
     async def _expand(self, now: datetime, attempt: _Attempt) -> bool:
@@ -441,40 +439,41 @@ class Planner:
                 await store.wait_for_locks_within(each, LOCKS_WITHIN_S)
             if await outbox.backlog(tx) > self._backlog:
                 return False  # the relay's NOTIFY wakes the timer
-            row = await store.lock_expanding(tx, now)
-            if row is None:
+            locked = await store.lock_expanding(tx, now)
+            if locked is None:
                 return False
-            attempt.at(row.campaign_id, row.status, row.failures)
-            sender = await senders.find_sender(tx, row.sender_id)
+            attempt.at(locked)
+            campaign = await campaigns.read_campaign(tx, locked.campaign_id)
+            sender = await senders.find_sender(tx, campaign.sender_id)
             assert sender is not None, "a campaign is written for a known sender, and senders are never removed"
-            asking = await self._asking(tx, row, sender, now)
-            pace = Pace.of(asking.timing)
-            slots = pace.room(row.next_slot, now)
+            asking = await self._asking(tx, campaign, sender, now)
+            pace = Pace.of(campaign.timing)
+            slots = pace.room(campaign.next_slot, now)
             room = self._chunk if slots is None else min(slots, self._chunk)
             await audience_store.reading_contacts(tx)
-            waiting = await store.waiting_recipients(tx, asking.row, now, room) if asking.may_wait else []
+            waiting = await store.waiting_recipients(tx, asking.campaign, now, room) if asking.may_wait else []
             ahead = self._chunk if slots is None else min(room + AHEAD, self._chunk)
-            chunk = _Chunk(asking, self._link_keys, room, row.cursor)
+            chunk = _Chunk(asking, self._link_keys, room, campaign.cursor)
             ended = await self._ask_for(tx, reading, chunk, waiting, ahead)
-            await recipients.deny(tx, row.campaign_id, chunk.denied)
-            await recipients.set_waiting(tx, row.campaign_id, chunk.waits)
-            await recipients.set_variants(tx, row.campaign_id, chunk.variants)
-            next_slot = pace.after(row.next_slot, now, chunk.asked)
+            await recipients.deny(tx, campaign.campaign_id, chunk.denied)
+            await recipients.set_waiting(tx, campaign.campaign_id, chunk.waits)
+            await recipients.set_variants(tx, campaign.campaign_id, chunk.variants)
+            next_slot = pace.after(campaign.next_slot, now, chunk.asked)
             done, look_at = ended, next_slot if chunk.full else None
             if done and asking.may_wait:
-                first = await store.next_wait(tx, row.campaign_id, asking.chosen_at)
+                first = await store.next_wait(tx, campaign.campaign_id, asking.chosen_at)
                 if first is not None:
                     done, look_at = False, max(first, next_slot or first)
             if look_at is not None:
                 look_at = min(look_at, now + campaigns.LOOK_AHEAD)
             await campaigns.keep_place(
                 tx,
-                row.campaign_id,
+                campaign.campaign_id,
                 chunk.cursor,
                 expanded=done,
                 look_at=look_at,
                 next_slot=next_slot,
-                turn=(len(waiting) + chunk.reached) * Priority(row.priority).cost,
+                turn=(len(waiting) + chunk.reached) * campaign.priority.cost,
                 now=now,
             )
         REQUESTED.labels("requested").inc(chunk.asked)
@@ -484,22 +483,22 @@ class Planner:
     async def _deny_unrequested(self, now: datetime, attempt: _Attempt) -> bool:
         async with self._database.begin() as tx:
             await plan_now(tx)
-            row = await store.lock_given_up(tx, now)
-            if row is None:
+            campaign = await store.lock_given_up(tx, now)
+            if campaign is None:
                 return False
-            attempt.at(row.campaign_id, row.status, row.failures)
-            why = CANCELLED_BEFORE_REQUEST if row.status == Status.CANCELLED else TOO_LATE
-            denied = await recipients.deny_unrequested(tx, row, why, self._chunk)
+            attempt.at(campaign)
+            why = CANCELLED_BEFORE_REQUEST if campaign.status is Status.CANCELLED else TOO_LATE
+            denied = await recipients.deny_unrequested(tx, campaign, why, self._chunk)
         REQUESTED.labels("denied").inc(denied)
         return True
 
     async def _finish_done(self, now: datetime, attempt: _Attempt) -> bool:
         async with self._database.begin() as tx:
-            row = await store.lock_done(tx, now)
-            if row is None:
+            campaign = await store.lock_done(tx, now)
+            if campaign is None:
                 return False
-            attempt.at(row.campaign_id, row.status, row.failures)
-            await control.take(tx, row, Action.FINISH, now)
+            attempt.at(campaign)
+            await control.take(tx, campaign, Action.FINISH, now)
         return True
 
     async def _ask_for(
@@ -516,7 +515,7 @@ class Planner:
 
         def read(after: str) -> asyncio.Future[list[Recipient]]:
             many = min(ahead - seen, self._page)
-            return asyncio.ensure_future(store.next_recipients(reading, asking.row, after, many))
+            return asyncio.ensure_future(store.next_recipients(reading, asking.campaign, after, many))
 
         def stored(written: Sequence[_Written]) -> asyncio.Future[None]:
             return asyncio.ensure_future(self._store(tx, asking, written))
@@ -544,45 +543,43 @@ class Planner:
         await links.keep(tx, [each.tokens for each in written if each.tokens is not None])
         await outbox.append_by_partition(tx, CAMPAIGN_REQUESTS, asking.requests(written), self._partitions)
 
-    async def _asking(self, tx: AsyncConnection, row: Row[Any], sender: Sender, now: datetime) -> _Asking:
-        timing, trial = campaigns.timing_of(row), campaigns.trial_of(row)
-        ends = ends_by(row.starts_at, row.send_before)
-        timetable = Timetable(timing, sender.country, row.starts_at, row.at, ends, self._gate)
-        if trial is not None and trial.winner is not None and row.winner is None:
-            row = await self._choose(tx, row, trial, timetable, now)
-        choice = campaigns.choice_of(row)
-        wordings = campaigns.wordings_of(row)
+    async def _asking(self, tx: AsyncConnection, campaign: Campaign, sender: Sender, now: datetime) -> _Asking:
+        starts_at, trial = campaign.scheduled_start, campaign.trial
+        ends = ends_by(starts_at, campaign.send_before)
+        timetable = Timetable(campaign.timing, sender.country, starts_at, campaign.at, ends, self._gate)
+        if trial is not None and trial.winner is not None and campaign.winner is None:
+            campaign = await self._choose(tx, campaign, trial, timetable, now)
+        choice, wordings = campaign.choice, campaign.wordings
         linked = frozenset(name for name, wording in wordings.items() if wording.targets)
         return _Asking(
-            row=row,
-            campaign_id=row.campaign_id,
-            message_of=messages_of(row.campaign_id, row.starts_at),
-            by_person=timing.by_person,
+            campaign=campaign,
+            campaign_id=campaign.campaign_id,
+            message_of=messages_of(campaign.campaign_id, starts_at),
+            by_person=campaign.timing.by_person,
             linked=bool(linked),
             sender=sender,
             wordings=wordings,
             hostless=linked if sender.link_host is None else frozenset(),
             trial=trial,
             chosen_at=choice.at if choice is not None else None,
-            timing=timing,
             timetable=timetable,
             field_keys=self._field_keys,
             now=now,
         )
 
     async def _choose(
-        self, tx: AsyncConnection, row: Row[Any], trial: Trial, timetable: Timetable, now: datetime
-    ) -> Row[Any]:
+        self, tx: AsyncConnection, campaign: Campaign, trial: Trial, timetable: Timetable, now: datetime
+    ) -> Campaign:
         """Return the campaign with its winner if due, otherwise with the updated choice."""
-        known = choice = campaigns.choice_of(row)
+        known = choice = campaign.choice
         if choice is None or choice.waits_for == "first_groups":
-            rest = Pace.of(timetable.timing).takes(row.audience * trial.rest_percent // 100)
-            choice = trial.choice(timetable, await store.first_groups(tx, row), rest, now)
+            rest = Pace.of(timetable.timing).takes(campaign.tallies.audience * trial.rest_percent // 100)
+            choice = trial.choice(timetable, await store.first_groups(tx, campaign), rest, now)
         best = None
         if now >= choice.at:
-            best, because = winner(trial, await results.by_variant(tx, row))
+            best, because = winner(trial, await results.by_variant(tx, campaign))
             choice = choice.model_copy(update={"at": now, "waits_for": None, "because": because})
         if choice == known:
-            return row
-        await campaigns.set_choice(tx, row.campaign_id, choice, best)
-        return await campaigns.find_campaign(tx, row.campaign_id) or row
+            return campaign
+        await campaigns.set_choice(tx, campaign.campaign_id, choice, best)
+        return await campaigns.read_campaign(tx, campaign.campaign_id)

@@ -18,7 +18,7 @@ from campaign.planning import control, store
 from campaign.schedule.lifecycle import Action
 from common.contracts import DISPATCH_MESSAGES
 from common.contracts.dispatch import MessageChanged
-from common.kafka.consumer import After, Received, Subscription
+from common.kafka.subscription import After, Received, Subscription
 from common.telemetry import counter
 
 NEEDS_SOMEBODY = "gateway_needs_somebody"  # as dispatch calls it: our provider account, its money, our sender
@@ -75,8 +75,8 @@ async def _pause_what_needs_somebody(tx: AsyncConnection, events: Sequence[Messa
         for event in events
         if event.status == "deferred" and NEEDS_SOMEBODY in event.reasons and event.until and event.until > now
     )
-    for row in await store.lock_running(tx, [campaign_id for campaign_id in waiting if campaign_id]):
-        await control.take(tx, row, Action.PAUSE, now)
+    for campaign in await store.lock_running(tx, [campaign_id for campaign_id in waiting if campaign_id]):
+        await control.take(tx, campaign, Action.PAUSE, now)
         await campaigns.add_reasons(
-            tx, "paused", {row.campaign_id: Counter({NEEDS_SOMEBODY: waiting[row.campaign_id]})}
+            tx, "paused", {campaign.campaign_id: Counter({NEEDS_SOMEBODY: waiting[campaign.campaign_id]})}
         )

@@ -1,15 +1,15 @@
 """Own the marketing hold, and the planner's locks and reads. The caller owns the transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import msgspec
-from sqlalchemy import Column, Integer, Row, Table, Text, text
+from sqlalchemy import Column, Integer, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.accounts import Standing as Reported
-from campaign.campaigns.store import AWAKE, CAMPAIGN, LOOK_AHEAD, MAY_BE_TRIED, PASSING_FAILURES
+from campaign.campaigns.campaign import Campaign, Progress
+from campaign.campaigns.store import AWAKE, LOOK_AHEAD, MAY_BE_TRIED, PASSING_FAILURES, progress_of
 from campaign.message.variants import FirstGroups
 from campaign.schedule.lifecycle import KEPT
 from campaign.schema import instant, metadata
@@ -45,10 +45,16 @@ async def put_hold(tx: AsyncConnection, event: HoldChanged) -> None:
     )
 
 
-async def hold_of_marketing(tx: AsyncConnection) -> Row[Any] | None:
-    """Return `since` and `consents_as_of` of the marketing hold in force, or `None`."""
+class MarketingHold(msgspec.Struct, frozen=True):
+    since: datetime
+    consents_as_of: datetime | None
+
+
+async def hold_of_marketing(tx: AsyncConnection) -> MarketingHold | None:
+    """Return the marketing hold in force."""
     rows = await tx.execute(text("SELECT since, consents_as_of FROM hold WHERE ended_at IS NULL"))
-    return rows.one_or_none()
+    found = rows.one_or_none()
+    return None if found is None else MarketingHold(*found)
 
 
 async def wait_for_locks_within(tx: AsyncConnection, seconds: float) -> None:
@@ -56,37 +62,31 @@ async def wait_for_locks_within(tx: AsyncConnection, seconds: float) -> None:
     await fetch_many(tx, f"SET LOCAL lock_timeout = {int(seconds * 1000)}")
 
 
-async def lock_running(tx: AsyncConnection, campaign_ids: Sequence[str]) -> Sequence[Row[Any]]:
+async def lock_running(tx: AsyncConnection, campaign_ids: Sequence[str]) -> list[Progress]:
     """Lock and return the running ones among these campaigns, skipping rows locked by other transactions."""
     if not campaign_ids:
         return []
-    rows = await tx.execute(
-        text(
-            f"{CAMPAIGN} WHERE c.campaign_id = ANY(CAST(:ids AS text[])) AND c.status = 'running'"
-            " ORDER BY c.campaign_id FOR UPDATE OF c SKIP LOCKED"
-        ),
+    return await progress_of(
+        tx,
+        "WHERE c.campaign_id = ANY(CAST(:ids AS text[])) AND c.status = 'running'"
+        " ORDER BY c.campaign_id FOR UPDATE OF c SKIP LOCKED",
         {"ids": list(campaign_ids)},
     )
-    return rows.all()
 
 
-async def lock_occurrences(
-    tx: AsyncConnection, series_id: str, *, paused_because: str | None = None
-) -> Sequence[Row[Any]]:
+async def lock_occurrences(tx: AsyncConnection, series_id: str, *, paused_because: str | None = None) -> list[Progress]:
     """Lock the occurrences of a recurring campaign.
 
     Without `paused_because`: scheduled and running occurrences. Otherwise: occurrences paused for this reason.
     """
-    rows = await tx.execute(
-        text(
-            f"{CAMPAIGN} WHERE c.series_id = :id AND (CASE WHEN CAST(:why AS text) IS NULL"
-            " THEN c.status IN ('scheduled', 'running') ELSE c.status = 'paused' AND EXISTS (SELECT FROM"
-            " campaign_reason AS p WHERE p.campaign_id = c.campaign_id AND p.kind = 'paused' AND p.reason = :why) END)"
-            " ORDER BY c.position FOR UPDATE OF c"
-        ),
+    return await progress_of(
+        tx,
+        "WHERE c.series_id = :id AND (CASE WHEN CAST(:why AS text) IS NULL"
+        " THEN c.status IN ('scheduled', 'running') ELSE c.status = 'paused' AND EXISTS (SELECT FROM"
+        " campaign_reason AS p WHERE p.campaign_id = c.campaign_id AND p.kind = 'paused' AND p.reason = :why) END)"
+        " ORDER BY c.position FOR UPDATE OF c",
         {"id": series_id, "why": paused_because},
     )
-    return rows.all()
 
 
 # Campaigns that may have recipients never to be requested: cancelled, or paused past their end.
@@ -99,7 +99,7 @@ _GIVEN_UP = (
 _SETTLING = f"{_GIVEN_UP} AND failures <= {PASSING_FAILURES}"
 
 
-async def lock_due(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
+async def lock_due(tx: AsyncConnection, now: datetime) -> Progress | None:
     """Return one due campaign that no other planner has, with its tallies locked.
 
     The campaign's own row stays unlocked, so that a cancellation, edit or pause never waits for the audience to be
@@ -107,15 +107,18 @@ async def lock_due(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
     still to be denied, the sender's next campaign waits some seconds: such recipients would count as messaged. A
     failing campaign delays no other (`_SETTLING`).
     """
-    rows = await tx.execute(
-        text(
-            f"{CAMPAIGN} WHERE c.status = 'scheduled' AND c.starts_at <= :now"
-            f" AND NOT EXISTS (SELECT FROM campaign AS o WHERE o.sender_id = c.sender_id AND {_SETTLING})"
-            f" AND {MAY_BE_TRIED} ORDER BY c.starts_at LIMIT 1 FOR UPDATE OF a SKIP LOCKED"
-        ),
+    return await _first(
+        tx,
+        "WHERE c.status = 'scheduled' AND c.starts_at <= :now"
+        f" AND NOT EXISTS (SELECT FROM campaign AS o WHERE o.sender_id = c.sender_id AND {_SETTLING})"
+        f" AND {MAY_BE_TRIED} ORDER BY c.starts_at LIMIT 1 FOR UPDATE OF a SKIP LOCKED",
         {"now": now},
     )
-    return rows.one_or_none()
+
+
+async def _first(tx: AsyncConnection, clauses: str, values: Mapping[str, object]) -> Progress | None:
+    found = await progress_of(tx, clauses, values)
+    return found[0] if found else None
 
 
 async def being_settled(tx: AsyncConnection, sender_ids: Sequence[str], now: datetime) -> dict[str, str]:
@@ -137,11 +140,11 @@ async def count_failing(tx: AsyncConnection) -> int:
     return int(await tx.scalar(text(f"SELECT count(*) FROM campaign WHERE failures > {PASSING_FAILURES}")) or 0)
 
 
-async def lock_unchanged(tx: AsyncConnection, row: Row[Any]) -> bool:
-    """Lock the campaign; return False, without a lock, if the row changed since being read."""
+async def lock_unchanged(tx: AsyncConnection, campaign: Progress) -> bool:
+    """Lock the campaign; return False, without a lock, if the campaign's row changed since being read."""
     found = await tx.execute(
         text("SELECT 1 FROM campaign WHERE campaign_id = :id AND CAST(xmin AS text) = :written FOR UPDATE"),
-        {"id": row.campaign_id, "written": row.written},
+        {"id": campaign.campaign_id, "written": campaign.written},
     )
     return found.one_or_none() is not None
 
@@ -156,16 +159,14 @@ async def alone_with_audiences(tx: AsyncConnection, sender_id: str) -> None:
     )
 
 
-async def lock_expanding(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
+async def lock_expanding(tx: AsyncConnection, now: datetime) -> Progress | None:
     """Lock the unlocked running campaign to expand next: the fewest turns used, weighted by priority."""
-    rows = await tx.execute(
-        text(
-            f"{CAMPAIGN} WHERE c.status = 'running' AND NOT c.expanded AND {AWAKE}"
-            " ORDER BY c.turn, c.position LIMIT 1 FOR UPDATE OF c SKIP LOCKED"
-        ),
+    return await _first(
+        tx,
+        f"WHERE c.status = 'running' AND NOT c.expanded AND {AWAKE}"
+        " ORDER BY c.turn, c.position LIMIT 1 FOR UPDATE OF c SKIP LOCKED",
         {"now": now, "beyond": now + LOOK_AHEAD},
     )
-    return rows.one_or_none()
 
 
 class Recipient(msgspec.Struct, frozen=True, gc=False):
@@ -191,17 +192,17 @@ def _with_contacts(page: str, order: str) -> str:
     )
 
 
-async def next_recipients(tx: AsyncConnection, row: Row[Any], after: str, limit: int) -> list[Recipient]:
+async def next_recipients(tx: AsyncConnection, campaign: Progress, after: str, limit: int) -> list[Recipient]:
     """Return the recipients after `after`, by subject id."""
     page = (
         "SELECT subject_id FROM recipient WHERE campaign_id = $2 AND subject_id > $3"
         f" ORDER BY subject_id LIMIT {limit:d}"
     )
-    rows = await fetch_many(tx, _with_contacts(page, "r.subject_id"), row.sender_id, row.campaign_id, after)
+    rows = await fetch_many(tx, _with_contacts(page, "r.subject_id"), campaign.sender_id, campaign.campaign_id, after)
     return [Recipient(*each) for each in rows]
 
 
-async def waiting_recipients(tx: AsyncConnection, row: Row[Any], now: datetime, limit: int) -> list[Recipient]:
+async def waiting_recipients(tx: AsyncConnection, campaign: Campaign, now: datetime, limit: int) -> list[Recipient]:
     """Return waiting recipients before the cursor, due by `now`.
 
     Recipients waiting for the A/B test's winner are due once the winner is known.
@@ -211,12 +212,12 @@ async def waiting_recipients(tx: AsyncConnection, row: Row[Any], now: datetime, 
         " ORDER BY waits_until, subject_id LIMIT $5"
     )
     ordered = _with_contacts(page, "r.waits_until, r.subject_id")
-    since = FOR_WINNER if row.winner is not None else FOR_WINNER + timedelta.resolution
-    rows = await fetch_many(tx, ordered, row.sender_id, row.campaign_id, since, now, limit)
+    since = FOR_WINNER if campaign.winner is not None else FOR_WINNER + timedelta.resolution
+    rows = await fetch_many(tx, ordered, campaign.sender_id, campaign.campaign_id, since, now, limit)
     return [Recipient(*each) for each in rows]
 
 
-async def first_groups(tx: AsyncConnection, row: Row[Any]) -> FirstGroups:
+async def first_groups(tx: AsyncConnection, campaign: Progress) -> FirstGroups:
     """Return the progress of the recipients not waiting for the winner.
 
     The scan runs only once all are requested and no message is deferred.
@@ -231,7 +232,7 @@ async def first_groups(tx: AsyncConnection, row: Row[Any]) -> FirstGroups:
             " AS going_on, max(handed_off_at) AS last_at FROM recipient"
             " WHERE s.asked AND campaign_id = :id AND variant IS NOT NULL) AS g"
         ),
-        {"id": row.campaign_id, "cursor": row.cursor, "for_winner": FOR_WINNER},
+        {"id": campaign.campaign_id, "cursor": campaign.cursor, "for_winner": FOR_WINNER},
     )
     return FirstGroups(*found.one())
 
@@ -267,12 +268,9 @@ async def next_wait(tx: AsyncConnection, campaign_id: str, chosen_at: datetime |
     return found
 
 
-async def lock_given_up(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
+async def lock_given_up(tx: AsyncConnection, now: datetime) -> Progress | None:
     """Lock one unlocked campaign with recipients left to deny: cancelled, or paused past its end."""
-    rows = await tx.execute(
-        text(f"{CAMPAIGN} WHERE {_GIVEN_UP} AND {MAY_BE_TRIED} LIMIT 1 FOR UPDATE OF c SKIP LOCKED"), {"now": now}
-    )
-    return rows.one_or_none()
+    return await _first(tx, f"WHERE {_GIVEN_UP} AND {MAY_BE_TRIED} LIMIT 1 FOR UPDATE OF c SKIP LOCKED", {"now": now})
 
 
 async def lock_older(tx: AsyncConnection, events: Sequence[MessageChanged]) -> dict[tuple[str, str], Reported]:
@@ -294,13 +292,11 @@ async def lock_older(tx: AsyncConnection, events: Sequence[MessageChanged]) -> d
     return {(r.campaign_id, r.subject_id): Reported(r.status, tuple(r.reasons), r.receipt) for r in rows}
 
 
-async def lock_done(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
+async def lock_done(tx: AsyncConnection, now: datetime) -> Progress | None:
     """Lock one unlocked campaign with every recipient requested and decided."""
-    rows = await tx.execute(
-        text(
-            f"{CAMPAIGN} WHERE c.status IN ('running', 'paused') AND c.expanded AND a.pending = 0 AND a.deferred = 0"
-            f" AND {MAY_BE_TRIED} LIMIT 1 FOR UPDATE OF c SKIP LOCKED"
-        ),
+    return await _first(
+        tx,
+        "WHERE c.status IN ('running', 'paused') AND c.expanded AND a.pending = 0 AND a.deferred = 0"
+        f" AND {MAY_BE_TRIED} LIMIT 1 FOR UPDATE OF c SKIP LOCKED",
         {"now": now},
     )
-    return rows.one_or_none()

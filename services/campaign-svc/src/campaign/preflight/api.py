@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Depends
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
-from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.audience import consents, segments
@@ -25,11 +24,13 @@ from campaign.audience.reach import Standing
 from campaign.audience.segment_language import Condition
 from campaign.campaigns import recipients
 from campaign.campaigns import store as campaigns
+from campaign.campaigns.campaign import Campaign
 from campaign.message.short_link import MAX_HOST_CHARS, is_host
 from campaign.preflight import approval, checks, findings, store
 from campaign.preflight.checks import Approved
 from campaign.preflight.findings import Finding, Severity
 from campaign.preflight.forecast import NO_TRIAL, Forecast, Outlook, Plan
+from campaign.preflight.store import Selected
 from campaign.schedule import recurrence
 from campaign.schedule.lifecycle import Status
 from campaign.senders import registry
@@ -252,25 +253,27 @@ async def look_at_campaign(campaign_id: Storable, held: Held, caller: Reader, bo
     now = datetime.now(UTC)
     checks.not_too_far("at", at, now)
     async with held.database.begin() as tx:
-        row, sender = await campaign_of(tx, caller, campaign_id)
+        campaign, sender = await campaign_of(tx, caller, campaign_id)
         known = await consents.as_of(tx, held.settings.partitions)
-        limits = await recipients.limits_of(tx, row, at or now)
-        selected = await segments.of_campaign(tx, row, at or now, held.settings.policy)
-    if at is None and campaigns.timing_of(row).local_time:
+        limits = await recipients.limits_of(tx, campaign, at or now)
+        selected = await segments.of_campaign(
+            tx, campaign.sender_id, campaign.selection, at or now, held.settings.policy
+        )
+    if at is None and campaign.timing.local_time:
         raise Invalid(
             "`at` is required when `timing.local_time` is set", reasons=[Reason("at", "needed_for_local_time")]
         )
-    plan = plan_of(row, sender, at or now, now, held.settings)
-    outlook = await _Look(held.database, held.field_keys, row, selected, limits, Forecast(plan)).outlook()
+    plan = plan_of(campaign, sender, at or now, now, held.settings)
+    outlook = await _Look(held.database, held.field_keys, campaign, selected, limits, Forecast(plan)).outlook()
     async with held.database.begin() as tx:
-        unknown = await checks.unknown_fields(tx, row)
+        unknown = await checks.unknown_fields(tx, campaign)
         names = {finding.found for finding in unknown}
         found = [f for f in outlook.findings if f.rule != "field_nobody_has" or f.found not in names]
         ids = [finding.id for finding in found]  # unknown fields are not stored: scheduling looks them up again
         outlook = replace(outlook, findings=(*found, *unknown))
-        await store.put_pre_flight(tx, campaign_id, checks.agreed(row, sender, None), at, ids, now)
-        approved = await checks.approval_of(tx, row, sender, at, outlook.findings)
-    return _shown(row, sender, at, now, known, plan, outlook, approved)
+        await store.put_pre_flight(tx, campaign_id, checks.agreed(campaign, sender, None), at, ids, now)
+        approved = await checks.approval_of(tx, campaign, sender, at, outlook.findings)
+    return _shown(campaign, sender, at, now, known, plan, outlook, approved)
 
 
 @router.post("/campaigns/{campaign_id}/approvals", status_code=201)
@@ -283,15 +286,15 @@ async def approve_campaign(campaign_id: Storable, body: NewApproval, held: Held,
     now = datetime.now(UTC)
     checks.not_too_far("at", body.at, now)
     async with held.database.begin() as tx:
-        row, sender = await campaign_of(tx, caller, campaign_id, lock=True)
-        if row.started_at is not None or row.status in (Status.FINISHED, Status.CANCELLED):
-            raise Conflict("the campaign has begun", reasons=[Reason("status", row.status)])
-        if not approval.may_approve(caller.subject, [row.created_by, *row.edited_by]):
+        campaign, sender = await campaign_of(tx, caller, campaign_id, lock=True)
+        if campaign.begun or campaign.status in (Status.FINISHED, Status.CANCELLED):
+            raise Conflict("the campaign has begun", reasons=[Reason("status", campaign.status)])
+        if not approval.may_approve(caller.subject, campaign.authors):
             raise Forbidden(
                 "the author of a campaign cannot approve it: ask another person",
                 reasons=[Reason("approved_by", "own_campaign")],
             )
-        if body.digest != checks.agreed(row, sender, body.at):
+        if body.digest != checks.agreed(campaign, sender, body.at):
             raise CampaignChanged(
                 "it says something else, or to others, or starts at another time",
                 reasons=[Reason("digest", "another_campaign")],
@@ -304,8 +307,8 @@ async def approve_campaign(campaign_id: Storable, body: NewApproval, held: Held,
 async def list_approvals(campaign_id: Storable, held: Held, caller: Reader) -> Approvals:
     async with held.database.begin() as tx:
         await campaign_of(tx, caller, campaign_id)
-        rows = await store.approvals_of(tx, campaign_id)
-    return Approvals(items=[Approval(**row._mapping) for row in rows])
+        given = await store.approvals_of(tx, campaign_id)
+    return Approvals(items=[Approval(**msgspec.structs.asdict(each)) for each in given])
 
 
 @router.get("/senders/{sender_id}/rules")
@@ -364,24 +367,24 @@ def _own_host(host: str) -> None:
         )
 
 
-def plan_of(row: Row[Any], sender: Sender, at: datetime, now: datetime, settings: Any) -> Plan:
-    """Build the forecast's plan from a campaign's row."""
-    table = checks.table_of(row, sender, at, now, settings.policy)
+def plan_of(campaign: Campaign, sender: Sender, at: datetime, now: datetime, settings: Any) -> Plan:
+    """Build the forecast's plan."""
+    table = checks.table_of(campaign, sender, at, now, settings.policy)
     return Plan(
-        wordings=campaigns.wordings_of(row),
-        sender_id=row.sender_id,
-        purpose=row.purpose,
+        wordings=campaign.wordings,
+        sender_id=campaign.sender_id,
+        purpose=campaign.purpose,
         brand=sender.brand,
         oadc=sender.oadc,
         stop_code=sender.stop_code,
         stop_added=sender.stop_added,
-        sectors=tuple(row.sectors),
+        sectors=campaign.sectors,
         timetable=table,
         begins_with=lambda place: begins_with(table.starts_at, place.territory, settings.policy, region=place.region),
         prices=settings.prices,
         compliance=findings.load(),
         rate_per_s=settings.rate_per_s,
-        trial=campaigns.trial_of(row) or NO_TRIAL,
+        trial=campaign.trial or NO_TRIAL,
     )
 
 
@@ -391,7 +394,7 @@ class _Look:
 
     database: Database
     keys: FieldKeys
-    row: Row[Any]
+    campaign: Campaign
     selected: Condition
     limits: Sequence[tuple[Limit, Sequence[str]]]
     forecast: Forecast
@@ -400,38 +403,39 @@ class _Look:
         after = ""
         while True:
             async with self.database.begin() as tx:
-                page = await store.selected_after(tx, self.row, self.selected, self.limits, after, PAGE)
+                page = await store.selected_after(tx, self.campaign.sender_id, self.selected, self.limits, after, PAGE)
             await asyncio.to_thread(self._count, page)
             if len(page) < PAGE:
                 return await asyncio.to_thread(lambda: self.forecast.outlook)
             after = page[-1].subject_id
 
-    def _count(self, page: Sequence[Any]) -> None:
-        for subject_id, number, attributes, told, left_out in page:
+    def _count(self, page: Sequence[Selected]) -> None:
+        campaign = self.campaign
+        for contact in page:
             try:
-                territory = territory_of(self.keys.unseal(number, f"number:{subject_id}"))
+                territory = territory_of(self.keys.unseal(contact.number, f"number:{contact.subject_id}"))
             except Unreadable:
                 self.forecast.add_unreadable()
                 continue
-            standing = None if told is None else _standing.decode(told)
-            drawn = 0.0 if self.row.trial is None else lot(self.row.campaign_id, subject_id, "variant")
-            self.forecast.add(_attributes.decode(attributes), territory, standing, left_out, drawn)
+            standing = None if contact.told is None else _standing.decode(contact.told)
+            drawn = 0.0 if campaign.trial is None else lot(campaign.campaign_id, contact.subject_id, "variant")
+            self.forecast.add(_attributes.decode(contact.attributes), territory, standing, contact.left_out, drawn)
 
 
 async def campaign_of(
     tx: AsyncConnection, caller: Caller, campaign_id: str, *, lock: bool = False
-) -> tuple[Row[Any], Sender]:
-    row = await campaigns.find_campaign(tx, campaign_id, lock=lock)
-    if row is None:
+) -> tuple[Campaign, Sender]:
+    campaign = await campaigns.find_campaign(tx, campaign_id, lock=lock)
+    if campaign is None:
         raise NotFound("no such campaign", reasons=[Reason("campaign_id", "unknown_campaign")])
-    caller.may_use(row.sender_id)
-    sender = await senders.find_sender(tx, row.sender_id)
+    caller.may_use(campaign.sender_id)
+    sender = await senders.find_sender(tx, campaign.sender_id)
     assert sender is not None
-    return row, sender
+    return campaign, sender
 
 
 def _shown(
-    row: Row[Any],
+    campaign: Campaign,
     sender: Sender,
     at: datetime | None,
     now: datetime,
@@ -443,9 +447,9 @@ def _shown(
     segments = sorted(outlook.segments.items())
     least, median, most = outlook.units or (None, None, None)
     return PreFlight(
-        digest=checks.agreed(row, sender, at),
+        digest=checks.agreed(campaign, sender, at),
         at=at,
-        occurrences=_occurrences(row, plan),
+        occurrences=_occurrences(campaign, plan),
         made_at=now,
         consents_as_of=known,
         audience=outlook.audience,
@@ -502,8 +506,8 @@ def _shown(
     )
 
 
-def _occurrences(row: Row[Any], plan: Plan) -> list[datetime]:
-    rule, table = campaigns.recurring_of(row), plan.timetable
+def _occurrences(campaign: Campaign, plan: Plan) -> list[datetime]:
+    rule, table = campaign.recurring, plan.timetable
     if rule is None or table.at is None:
         return []
     zone = zones(table.country, table.policy)[0]

@@ -8,7 +8,6 @@ no longer count.
 import hashlib
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
 
@@ -30,8 +29,8 @@ SEEN = ("brand", "oadc", "stop_code", "country")
 
 
 def digest(
-    campaign: Mapping[str, Any],
-    sender: Mapping[str, Any],
+    campaign: Mapping[str, object],
+    sender: Mapping[str, object],
     at: datetime | None,
     link_host: str | None = None,
     stop_added: str = "",
@@ -43,7 +42,9 @@ def digest(
     """
     agreed = {name: campaign[name] for name in AGREED} | {name: sender[name] for name in SEEN}
     agreed |= {name: campaign[name] for name in SINCE if campaign[name]}
-    agreed["send_before"] = _instant(agreed["send_before"])
+    send_before = campaign["send_before"]
+    assert send_before is None or isinstance(send_before, datetime)
+    agreed["send_before"] = _instant(send_before)
     agreed["at"] = _instant(at)
     if link_host is not None:  # a text without links keeps the digest made before links existed
         agreed["link_host"] = link_host

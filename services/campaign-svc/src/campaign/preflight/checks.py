@@ -6,17 +6,14 @@ An approval is given to a digest of the campaign, the sender and the start (`agr
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any
 
-import msgspec
 from pydantic import BaseModel, Field
-from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.audience import segment_language as segment
 from campaign.audience import segments
 from campaign.audience.attributes import kinds_of
-from campaign.campaigns import store as campaigns
+from campaign.campaigns.campaign import Campaign
 from campaign.message import text as texts
 from campaign.preflight import approval, findings, store
 from campaign.preflight.findings import Finding
@@ -45,13 +42,13 @@ def not_too_far(field: str, instant: datetime | None, now: datetime) -> None:
         raise Invalid("the instant is more than two years from now", reasons=[Reason(field, "too_far")])
 
 
-def table_of(row: Row[Any], sender: Sender, at: datetime, now: datetime, policy: Policy) -> Timetable:
+def table_of(campaign: Campaign, sender: Sender, at: datetime, now: datetime, policy: Policy) -> Timetable:
     """Build the timetable of a campaign starting `at`.
 
     For a recurring campaign the timetable is of the first occurrence from `at` on, ending when the second comes. Raises
     Invalid where no occurrence is left.
     """
-    rule, send_before = campaigns.recurring_of(row), row.send_before
+    rule, send_before = campaign.recurring, campaign.send_before
     if rule is not None:
         found = list(islice(recurrence.occurrences(rule, zones(sender.country, policy)[0], at), 2))
         if not found:
@@ -60,36 +57,40 @@ def table_of(row: Row[Any], sender: Sender, at: datetime, now: datetime, policy:
                 reasons=[Reason("recurring.until", "never_comes")],
             )
         at, send_before = found[0], min(found[1], found[0] + KEPT) if len(found) == 2 else None
-    return timetable(campaigns.timing_of(row), sender.country, at, send_before, now, policy)
+    return timetable(campaign.timing, sender.country, at, send_before, now, policy)
 
 
-def agreed(row: Row[Any], sender: Sender, at: datetime | None) -> str:
+def agreed(campaign: Campaign, sender: Sender, at: datetime | None) -> str:
     """Return the approval digest of the campaign's current state."""
-    campaign = {**row._mapping, "translations": msgspec.json.decode(row.translations)}
-    campaign["selection"] = msgspec.json.decode(row.selection)
-    campaign["timing"] = msgspec.json.decode(row.timing)
-    campaign["trial"] = None if row.trial is None else msgspec.json.decode(row.trial)
-    campaign["recurring"] = None if row.recurring is None else msgspec.json.decode(row.recurring)
-    link_host = sender.link_host if any(wording.targets for wording in campaigns.wordings_of(row).values()) else None
+    link_host = sender.link_host if any(wording.targets for wording in campaign.wordings.values()) else None
     return approval.digest(
-        campaign, {name: getattr(sender, name) for name in approval.SEEN}, at, link_host, sender.stop_added
+        campaign.parts | {"sender_id": campaign.sender_id},
+        {name: getattr(sender, name) for name in approval.SEEN},
+        at,
+        link_host,
+        sender.stop_added,
     )
 
 
 async def clear(
-    tx: AsyncConnection, row: Row[Any], sender: Sender, at: datetime | None, acknowledged: Sequence[str], settings: Any
+    tx: AsyncConnection,
+    campaign: Campaign,
+    sender: Sender,
+    at: datetime | None,
+    acknowledged: Sequence[str],
+    policy: Policy,
 ) -> bool:
     """Check that the campaign may be scheduled to start `at`; return whether an approval was needed.
 
     Raises NotReady with every blocking finding, or with the missing approval.
     """
     now = datetime.now(UTC)
-    selected = await segments.of_campaign(tx, row, at or now, settings.policy)
-    if segments.is_segment(row) and not await segments.selects_somebody(tx, row.sender_id, selected):
+    selected = await segments.of_campaign(tx, campaign.sender_id, campaign.selection, at or now, policy)
+    if campaign.selection.segment and not await segments.selects_somebody(tx, campaign.sender_id, selected):
         raise NotReady(
             "the segment of the campaign selects no contact", reasons=[Reason("audience", "nobody_selected")]
         )
-    found = await _found(tx, row, sender, at)
+    found = await _found(tx, campaign, sender, at)
     rules = findings.load().rules
     against = [f for f in found if rules[f.rule].severity == "error" or f.id not in acknowledged]
     if against:
@@ -100,7 +101,7 @@ async def clear(
                 for f in against
             ],
         )
-    approved = await approval_of(tx, row, sender, at, tuple(found))
+    approved = await approval_of(tx, campaign, sender, at, tuple(found))
     if approved.needed and not approved.by:
         raise NotReady(
             "somebody else must approve exactly this, to start exactly then",
@@ -109,36 +110,36 @@ async def clear(
     return approved.needed
 
 
-async def against_start(tx: AsyncConnection, row: Row[Any]) -> str | None:
+async def against_start(tx: AsyncConnection, campaign: Campaign) -> str | None:
     """Return why a due campaign may not start, as shown in `sent_back`; `None` if the campaign may start.
 
     Since scheduling, the sender may have changed (and the texts may now break a rule), or the sender's campaigns may
     need an approval.
     """
-    sender = await senders.find_sender(tx, row.sender_id)
+    sender = await senders.find_sender(tx, campaign.sender_id)
     assert sender is not None
-    found = await _found(tx, row, sender, row.agreed_start)
-    changed = row.agreed != agreed(row, sender, None)
+    found = await _found(tx, campaign, sender, campaign.agreed_start)
+    changed = campaign.agreed != agreed(campaign, sender, None)
     if changed:
         rules = findings.load().rules
-        errors = [*_refused(row, sender), *(f.id for f in found if rules[f.rule].severity == "error")]
+        errors = [*_refused(campaign, sender), *(f.id for f in found if rules[f.rule].severity == "error")]
         if errors:
             return ", ".join(errors)
-    approved = await approval_of(tx, row, sender, row.agreed_start, tuple(found))
-    if (approved.needed or row.approval_needed) and not approved.by:
+    approved = await approval_of(tx, campaign, sender, campaign.agreed_start, tuple(found))
+    if (approved.needed or campaign.approval_needed) and not approved.by:
         return "not_what_was_approved" if changed else "approval_missing"
     return None
 
 
-async def lacks_approval(tx: AsyncConnection, row: Row[Any], sender: Sender) -> bool:
+async def lacks_approval(tx: AsyncConnection, campaign: Campaign, sender: Sender) -> bool:
     """Return whether a draft needs an approval and has none, for the start named in its last pre-flight."""
-    last = await store.last_pre_flight(tx, row.campaign_id, agreed(row, sender, None))
+    last = await store.last_pre_flight(tx, campaign.campaign_id, agreed(campaign, sender, None))
     at = None if last is None else last.at
-    approved = await approval_of(tx, row, sender, at, tuple(await _found(tx, row, sender, at)))
+    approved = await approval_of(tx, campaign, sender, at, tuple(await _found(tx, campaign, sender, at)))
     return approved.needed and not approved.by
 
 
-async def pass_on_approvals(tx: AsyncConnection, series: Row[Any], occurrence: Row[Any], sender: Sender) -> None:
+async def pass_on_approvals(tx: AsyncConnection, series: Campaign, occurrence: Campaign, sender: Sender) -> None:
     """Copy the approvals of a recurring campaign to one of its occurrences."""
     approved = agreed(series, sender, series.agreed_start)
     for each in await store.approvals_of(tx, series.campaign_id):
@@ -147,23 +148,23 @@ async def pass_on_approvals(tx: AsyncConnection, series: Row[Any], occurrence: R
             await store.add_approval(tx, occurrence.campaign_id, digest, each.approved_by, each.approved_at)
 
 
-async def _found(tx: AsyncConnection, row: Row[Any], sender: Sender, at: datetime | None) -> dict[Finding, None]:
+async def _found(tx: AsyncConnection, campaign: Campaign, sender: Sender, at: datetime | None) -> dict[Finding, None]:
     """Return the findings in the texts, and those of the last pre-flight if the campaign is unchanged since.
 
     Findings in OF_A_START count only if the pre-flight was made for this start.
     """
     compliance = findings.load()
     samples = of_samples(
-        campaigns.wordings_of(row).values(),
+        campaign.wordings.values(),
         brand=sender.brand,
         oadc=sender.oadc,
         stop_code=sender.stop_code,
         stop_added=sender.stop_added,
-        sectors=row.sectors,
+        sectors=campaign.sectors,
         compliance=compliance,
     )
-    found = dict.fromkeys((*samples, *await unknown_fields(tx, row)))
-    last = await store.last_pre_flight(tx, row.campaign_id, agreed(row, sender, None))
+    found = dict.fromkeys((*samples, *await unknown_fields(tx, campaign)))
+    last = await store.last_pre_flight(tx, campaign.campaign_id, agreed(campaign, sender, None))
     if last is None:
         return found
     for each in last.findings:
@@ -175,24 +176,24 @@ async def _found(tx: AsyncConnection, row: Row[Any], sender: Sender, at: datetim
     return found
 
 
-async def unknown_fields(tx: AsyncConnection, row: Row[Any]) -> list[Finding]:
+async def unknown_fields(tx: AsyncConnection, campaign: Campaign) -> list[Finding]:
     """Return a finding for each field of the texts unknown among the attributes of the sender's contacts.
 
     With such a field nobody gets the text, or everybody gets the fallback. A sender without contacts may name any
     field.
     """
-    known = await kinds_of(tx, row.sender_id)
-    named = {name for wording in campaigns.wordings_of(row).values() for name in wording.fields}
+    known = await kinds_of(tx, campaign.sender_id)
+    named = {name for wording in campaign.wordings.values() for name in wording.fields}
     unknown = sorted(named - known.keys())
-    if not unknown or not await segments.selects_somebody(tx, row.sender_id, segment.EVERYBODY):
+    if not unknown or not await segments.selects_somebody(tx, campaign.sender_id, segment.EVERYBODY):
         return []
     return [Finding("unknown_attribute", name) for name in unknown]
 
 
-def _refused(row: Row[Any], sender: Sender) -> list[str]:
+def _refused(campaign: Campaign, sender: Sender) -> list[str]:
     """Return why the texts cannot be sent to any recipient, each reason once."""
     refused: dict[str, None] = {}
-    for wording in campaigns.wordings_of(row).values():
+    for wording in campaign.wordings.values():
         for template in wording.templates.values():
             try:
                 texts.check(template, sender.stop_code, sender.stop_added)
@@ -202,18 +203,17 @@ def _refused(row: Row[Any], sender: Sender) -> list[str]:
 
 
 async def approval_of(
-    tx: AsyncConnection, row: Row[Any], sender: Sender, at: datetime | None, found: Sequence[Finding]
+    tx: AsyncConnection, campaign: Campaign, sender: Sender, at: datetime | None, found: Sequence[Finding]
 ) -> Approved:
     """Return whether an approval is needed, and who gave one. An approver who edited the campaign later is left out."""
-    needed = await store.needs_approval(tx, row.sender_id)
+    needed = await store.needs_approval(tx, campaign.sender_id)
     rules = findings.load().rules
-    digest = agreed(row, sender, at)
-    authors = [row.created_by, *row.edited_by]
+    digest = agreed(campaign, sender, at)
     return Approved(
         needed=needed or any(rules[f.rule].needs_approval for f in found),
         by=[
             each.approved_by
-            for each in await store.approvals_of(tx, row.campaign_id)
-            if each.digest == digest and approval.may_approve(each.approved_by, authors)
+            for each in await store.approvals_of(tx, campaign.campaign_id)
+            if each.digest == digest and approval.may_approve(each.approved_by, campaign.authors)
         ],
     )

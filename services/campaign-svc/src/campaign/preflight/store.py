@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import ARRAY, Column, Index, PrimaryKeyConstraint, Row, Table, Text, text
+import msgspec
+from sqlalchemy import ARRAY, Column, Index, PrimaryKeyConstraint, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.audience import segment_language as segment
@@ -64,7 +64,13 @@ async def add_approval(tx: AsyncConnection, campaign_id: str, digest: str, appro
     )
 
 
-async def approvals_of(tx: AsyncConnection, campaign_id: str) -> Sequence[Row[Any]]:
+class Approval(msgspec.Struct, frozen=True):
+    digest: str
+    approved_by: str
+    approved_at: datetime
+
+
+async def approvals_of(tx: AsyncConnection, campaign_id: str) -> list[Approval]:
     """Return a campaign's approvals, oldest first, including approvals given before an edit."""
     rows = await tx.execute(
         text(
@@ -73,7 +79,7 @@ async def approvals_of(tx: AsyncConnection, campaign_id: str) -> Sequence[Row[An
         ),
         {"id": campaign_id},
     )
-    return rows.all()
+    return [Approval(*row) for row in rows]
 
 
 async def put_pre_flight(
@@ -89,27 +95,44 @@ async def put_pre_flight(
     )
 
 
-async def last_pre_flight(tx: AsyncConnection, campaign_id: str, digest: str) -> Row[Any] | None:
-    """Return start (`at`) and `findings` of the last pre-flight, if made for this digest."""
-    found = await tx.execute(
+class PreFlight(msgspec.Struct, frozen=True):
+    """A pre-flight made before. `at`: the start examined; `None`: at once. `findings`: their ids."""
+
+    at: datetime | None
+    findings: Sequence[str]
+
+
+async def last_pre_flight(tx: AsyncConnection, campaign_id: str, digest: str) -> PreFlight | None:
+    """Return the last pre-flight, if made for this digest."""
+    rows = await tx.execute(
         text("SELECT at, findings FROM campaign_pre_flight WHERE campaign_id = :id AND digest = :digest"),
         {"id": campaign_id, "digest": digest},
     )
-    return found.one_or_none()
+    found = rows.one_or_none()
+    return None if found is None else PreFlight(*found)
+
+
+class Selected(msgspec.Struct, frozen=True, gc=False):
+    """A contact of the audience. `number`: encrypted. `attributes`, `told`: JSON."""
+
+    subject_id: str
+    number: str
+    attributes: str
+    told: str | None  # consents; `None`: none published
+    left_out: str | None  # frequency limit excluding the contact
 
 
 async def selected_after(
     tx: AsyncConnection,
-    row: Row[Any],
+    sender_id: str,
     selected: Condition,
     limits: Sequence[tuple[Limit, Sequence[str]]],
     subject_id: str,
     limit: int,
-) -> Sequence[Row[Any]]:
+) -> list[Selected]:
     """Return a page of the contacts the campaign would be for, by subject id.
 
-    Each row has the consents, and the frequency limit excluding the contact, if any. `selected`: from
-    `segments.of_campaign`.
+    `selected`: from `segments.of_campaign`.
 
     The statement keeps the cost in proportion to the page. LIMIT is a literal: Postgres plans a parameter as a tenth of
     the table. The joined table starts at the page too: otherwise Postgres may read the table from its beginning.
@@ -122,13 +145,13 @@ async def selected_after(
             f" AND c.subject_id > :after ORDER BY c.subject_id LIMIT {limit:d}"
         ),
         {
-            "sender_id": row.sender_id,
+            "sender_id": sender_id,
             "after": subject_id,
             **selected.values,
             **(limited(limits) if limits else {}),
         },
     )
-    return rows.all()
+    return [Selected(*row) for row in rows]
 
 
 async def contacts_and_standings(
@@ -147,8 +170,20 @@ async def contacts_and_standings(
     return {row.id: (row.attributes, row.told) for row in rows}
 
 
-async def add_tests(tx: AsyncConnection, campaign_id: str, tests: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Insert test sends; return the message ids not seen before."""
+class TestSend(msgspec.Struct, frozen=True):
+    __test__ = False
+
+    message_id: str
+    subject_id: str
+    variant: str
+    asked_by: str
+    asked_at: datetime
+
+
+async def add_tests(
+    tx: AsyncConnection, campaign_id: str, tests: Sequence[TestSend], fingerprints: Mapping[str, str]
+) -> set[str]:
+    """Insert test sends of one call; return the message ids not seen before. `fingerprints`: by message id."""
     rows = await tx.execute(
         text(
             "INSERT INTO test_send (campaign_id, message_id, subject_id, variant, asked_by, asked_at, fingerprint)"
@@ -159,12 +194,12 @@ async def add_tests(tx: AsyncConnection, campaign_id: str, tests: Sequence[Mappi
         ),
         {
             "campaign_id": campaign_id,
-            "ids": [test["message_id"] for test in tests],
-            "subjects": [test["subject_id"] for test in tests],
-            "variants": [test["variant"] for test in tests],
-            "fingerprints": [test["fingerprint"] for test in tests],
-            "asked_by": tests[0]["asked_by"],
-            "asked_at": tests[0]["asked_at"],
+            "ids": [test.message_id for test in tests],
+            "subjects": [test.subject_id for test in tests],
+            "variants": [test.variant for test in tests],
+            "fingerprints": [fingerprints[test.message_id] for test in tests],
+            "asked_by": tests[0].asked_by,
+            "asked_at": tests[0].asked_at,
         },
     )
     return set(rows.scalars())
@@ -192,7 +227,7 @@ async def tests_since(tx: AsyncConnection, campaign_id: str, since: datetime) ->
     )
 
 
-async def tests_of(tx: AsyncConnection, campaign_id: str) -> Sequence[Row[Any]]:
+async def tests_of(tx: AsyncConnection, campaign_id: str) -> list[TestSend]:
     """Return a campaign's test sends, newest first."""
     rows = await tx.execute(
         text(
@@ -201,4 +236,4 @@ async def tests_of(tx: AsyncConnection, campaign_id: str) -> Sequence[Row[Any]]:
         ),
         {"id": campaign_id},
     )
-    return rows.all()
+    return [TestSend(*row) for row in rows]

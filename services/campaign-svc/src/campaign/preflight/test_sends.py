@@ -15,11 +15,10 @@ from uuid import uuid4
 import msgspec
 from fastapi import APIRouter, Depends, Header
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Row
 
 from campaign.audience import store as audience
 from campaign.audience.reach import Standing, denials
-from campaign.campaigns import store as campaigns
+from campaign.campaigns.campaign import Campaign
 from campaign.message import text as texts
 from campaign.message.short_link import any_token
 from campaign.message.variants import OWN
@@ -27,6 +26,7 @@ from campaign.message.wording import Wording
 from campaign.message.writing import Attribute, Length, Value, length_of
 from campaign.preflight import api as pre_flight
 from campaign.preflight import store
+from campaign.preflight.store import TestSend
 from campaign.schedule.lifecycle import Status
 from campaign.schedule.timing import timetable
 from campaign.senders.store import Sender
@@ -127,15 +127,15 @@ async def send_test(
     people = {held.subject_keys.subject_id(found.e164): found for found in _read(body, held.settings)}
     key = idempotency_key or str(uuid4())
     async with held.database.begin() as tx:
-        row, sender = await pre_flight.campaign_of(tx, caller, campaign_id, lock=True)
-        if row.status in (Status.FINISHED, Status.CANCELLED):
-            raise Conflict("the campaign is over", reasons=[Reason("status", row.status)])
-        wordings = campaigns.wordings_of(row)
+        campaign, sender = await pre_flight.campaign_of(tx, caller, campaign_id, lock=True)
+        if campaign.status in (Status.FINISHED, Status.CANCELLED):
+            raise Conflict("the campaign is over", reasons=[Reason("status", campaign.status)])
+        wordings = campaign.wordings
         if body.variant not in wordings:
             raise Invalid("the campaign has no variant of this name", reasons=[Reason("variant", "unknown_variant")])
         await audience.reading_contacts(tx)
-        known = await store.contacts_and_standings(tx, row.sender_id, list(people))
-        test = _Test(row, sender, wordings[body.variant], body.variant, caller, _named(caller, key), held, now)
+        known = await store.contacts_and_standings(tx, campaign.sender_id, list(people))
+        test = _Test(campaign, sender, wordings[body.variant], body.variant, caller, _named(caller, key), held, now)
         items, requests = [], []
         for subject_id, msisdn in people.items():
             attributes, standing = known.get(subject_id, (None, None))
@@ -152,8 +152,8 @@ async def send_test(
         before = await store.test_fingerprints(tx, campaign_id, list(fingerprints))
         if any(fingerprints[message_id] != fingerprint for message_id, fingerprint in before.items()):
             raise KeyReused("the key belongs to another text", reasons=[Reason("Idempotency-Key", "reused")])
-        tests = [item.model_dump() | {"fingerprint": fingerprints[item.message_id]} for item in items]
-        new = await store.add_tests(tx, campaign_id, tests)
+        tests = [TestSend(i.message_id, i.subject_id, i.variant, i.asked_by, i.asked_at) for i in items]
+        new = await store.add_tests(tx, campaign_id, tests, fingerprints)
         if await store.tests_since(tx, campaign_id, now - timedelta(days=1)) > MOST_A_DAY:
             raise TooManyTests(f"{MOST_A_DAY} a day", reasons=[Reason("numbers", "too_many_tests")])
         await outbox.append(tx, CAMPAIGN_REQUESTS, [r for r in requests if r.message_id in new])
@@ -165,8 +165,8 @@ async def list_tests(campaign_id: Storable, held: Held, caller: Reader) -> Tests
     """List the tests and their authors, newest first."""
     async with held.database.begin() as tx:
         await pre_flight.campaign_of(tx, caller, campaign_id)
-        rows = await store.tests_of(tx, campaign_id)
-    return Tests(items=[Test.model_validate(dict(row._mapping)) for row in rows])
+        sent = await store.tests_of(tx, campaign_id)
+    return Tests(items=[Test(**msgspec.structs.asdict(each)) for each in sent])
 
 
 def _read(body: NewTest, settings: Any) -> list[Msisdn]:
@@ -190,7 +190,7 @@ def _named(caller: Caller, key: str) -> str:
 class _Test:
     """A call and its campaign."""
 
-    row: Row[Any]
+    campaign: Campaign
     sender: Sender
     wording: Wording
     variant: str
@@ -203,7 +203,7 @@ class _Test:
         self, subject_id: str, msisdn: Msisdn, attributes: Mapping[str, str], standing: Standing | None
     ) -> tuple[TestSent, MessageRequested]:
         """Return the test and its request. Raises Invalid if the person has no text."""
-        row, now, keys = self.row, self.now, self.held.field_keys
+        campaign, now, keys = self.campaign, self.now, self.held.field_keys
         if (missing := self.wording.missing(attributes)) is not None:
             raise Invalid("the text needs an attribute", reasons=[Reason(f"attributes.{missing}", "missing")])
         if self.wording.targets and self.sender.link_host is None:
@@ -216,7 +216,9 @@ class _Test:
             raise Invalid(
                 "these attributes give a text that cannot be sent", reasons=[Reason("attributes", problem.value)]
             )
-        identity = str(message_id(row.created_at, row.campaign_id, subject_id, f"test:{self.variant}:{self.name}"))
+        identity = str(
+            message_id(campaign.created_at, campaign.campaign_id, subject_id, f"test:{self.variant}:{self.name}")
+        )
         item = TestSent(
             message_id=identity,
             subject_id=subject_id,
@@ -225,14 +227,14 @@ class _Test:
             asked_at=now,
             text=written,
             length=length_of(written + self.sender.stop_added),
-            against=self.caller.told(denials(standing, row.sender_id, row.purpose, now)),
+            against=self.caller.told(denials(standing, campaign.sender_id, campaign.purpose, now)),
         )
-        table = timetable(campaigns.timing_of(row), self.sender.country, now, None, now, self.held.settings.policy)
+        table = timetable(campaign.timing, self.sender.country, now, None, now, self.held.settings.policy)
         request = MessageRequested(
             message_id=identity,
             campaign_id=None,  # outside the audience, and before the start
-            sender_id=row.sender_id,
-            purpose=row.purpose,
+            sender_id=campaign.sender_id,
+            purpose=campaign.purpose,
             category="marketing",
             subject_id=subject_id,
             number=keys.seal(msisdn.e164, f"number:{subject_id}"),

@@ -5,7 +5,6 @@ The copy holds contacts with every attribute, places in audiences, links with cl
 
 from collections.abc import Sequence
 
-import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.links import links
@@ -19,45 +18,45 @@ def copier(keys: FieldKeys) -> Copier:
         contacts = [
             {
                 "kind": "contact",
-                "sender_id": row.sender_id,
-                "number": opened(keys, row.number, f"number:{subject_id}"),
-                "attributes": msgspec.json.decode(row.attributes),
-                "corrected": msgspec.json.decode(row.corrected),
-                "created_at": row.created_at,
-                "updated_at": row.updated_at,
+                "sender_id": contact.sender_id,
+                "number": opened(keys, contact.number, f"number:{subject_id}"),
+                "attributes": contact.attributes,
+                "corrected": contact.corrected,
+                "created_at": contact.created_at,
+                "updated_at": contact.updated_at,
             }
-            for row in await store.contacts_of(tx, subject_id)
+            for contact in await store.contacts_of(tx, subject_id)
         ]
         audiences = [
             {
                 "kind": "recipient",
-                "sender_id": row.sender_id,
-                "campaign_id": row.campaign_id,
-                "campaign": row.name,
-                "purpose": row.purpose,
-                "status": row.status,
-                "reasons": row.reasons,
-                "receipt": row.receipt,
-                "handed_off_at": row.handed_off_at,
+                "sender_id": each.sender_id,
+                "campaign_id": each.campaign_id,
+                "campaign": each.campaign,
+                "purpose": each.purpose,
+                "status": each.status,
+                "reasons": each.reasons,
+                "receipt": each.receipt,
+                "handed_off_at": each.handed_off_at,
             }
-            for row in await store.audiences_of(tx, subject_id)
+            for each in await store.audiences_of(tx, subject_id)
         ]
         sent = [
             {
                 "kind": "link",
-                "sender_id": row.sender_id,
-                "campaign_id": row.campaign_id,
-                "target": row.target,
-                "clicks": row.clicks,
-                "first_clicked_at": row.first_clicked_at,
-                "last_clicked_at": row.last_clicked_at,
+                "sender_id": link.sender_id,
+                "campaign_id": link.campaign_id,
+                "target": link.target,
+                "clicks": link.clicks,
+                "first_clicked_at": link.first_clicked_at,
+                "last_clicked_at": link.last_clicked_at,
             }
-            for row in await links.of_person(tx, subject_id)
+            for link in await links.of_person(tx, subject_id)
         ]
         tests = [
-            {"kind": "test", "sender_id": row.sender_id, "campaign_id": row.campaign_id, "campaign": row.name}
-            | {"message_id": row.message_id, "asked_at": row.asked_at}
-            for row in await store.tests_with(tx, subject_id)
+            {"kind": "test", "sender_id": test.sender_id, "campaign_id": test.campaign_id, "campaign": test.campaign}
+            | {"message_id": test.message_id, "asked_at": test.asked_at}
+            for test in await store.tests_with(tx, subject_id)
         ]
         return [*contacts, *audiences, *sent, *tests]
 

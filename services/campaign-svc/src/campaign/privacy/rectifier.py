@@ -18,8 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from campaign.audience import attributes
 from campaign.audience import store as audience
 from campaign.audience.attribute import Kind, kept
-from campaign.audience.contacts_file import NUMBER_COLUMNS
-from campaign.campaigns import store as campaigns
+from campaign.audience.contact_fields import NUMBER_COLUMNS
 from campaign.links import links
 from campaign.links.links import Tokens
 from campaign.message import text as texts
@@ -30,14 +29,13 @@ from common.contracts import CAMPAIGN_REQUESTS, RECTIFICATION_ACKS, RECTIFICATIO
 from common.contracts.campaign import MessageReworded
 from common.contracts.rights import RectificationAcknowledged, RectificationRequested
 from common.kafka import outbox
-from common.kafka.consumer import After, Poison, Received, Subscription
+from common.kafka.subscription import After, Poison, Received, Subscription
 from common.keyring import FieldKeys, LinkKeys, Unreadable
 from common.law import Policy, at_hand_off
 
 SERVICE = "campaign"
 
 _fields = msgspec.json.Decoder(dict[str, str | None])
-_attributes = msgspec.json.Decoder(dict[str, str])
 
 
 class Rectifier:
@@ -98,23 +96,23 @@ class Rectifier:
         A message whose text can no longer be written gets the text `None`: dispatch-svc must not send such a message.
         """
         found, made = [], []
-        for row in await store.asked_for(tx, asked.subject_id, asked.sender_id):
-            said: Mapping[str, str] = _attributes.decode(row.attributes)
-            wording = campaigns.wording_of(row, row.variant)
+        for message in await store.asked_for(tx, asked.subject_id, asked.sender_id):
+            said = message.attributes
+            wording = message.texts.wording_of(message.variant, message.link_host)
             written = None
             if wording.missing(said) is None:
-                tokens = Tokens(self._link_keys, row.campaign_id, asked.subject_id)
-                written = wording.render(said, row.stop_code, tokens)
-                if texts.refused(written, row.stop_code, row.stop_added) is None:
+                tokens = Tokens(self._link_keys, message.campaign_id, asked.subject_id)
+                written = wording.render(said, message.stop_code, tokens)
+                if texts.refused(written, message.stop_code, message.stop_added) is None:
                     made.append(tokens)
                 else:
                     written = None
-            identity = message_of(row.campaign_id, row.starts_at, asked.subject_id)
-            region = region_of(said, row.country, self._gate)
+            identity = message_of(message.campaign_id, message.starts_at, asked.subject_id)
+            region = region_of(said, message.country, self._gate)
             found.append(
                 MessageReworded(
                     message_id=identity,
-                    campaign_id=row.campaign_id,
+                    campaign_id=message.campaign_id,
                     subject_id=asked.subject_id,
                     text=None if written is None else self._keys.seal(written, f"text:{identity}"),
                     reworded_at=now,

@@ -1,13 +1,33 @@
 """Read and lock one person's data across campaign-svc's tables. The caller owns the transaction."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
 
-from sqlalchemy import Row, text
+import msgspec
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from campaign.campaigns.campaign import Texts
+from campaign.campaigns.store import decoded_texts
+from campaign.message.variants import OWN
 
-async def contacts_of(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]:
+_object = msgspec.json.Decoder(dict[str, object])
+_attributes = msgspec.json.Decoder(dict[str, str])
+
+
+class HeldContact(msgspec.Struct, frozen=True):
+    """A contact of a sender. `number`: encrypted. `corrected`: rectified attributes, null where removed."""
+
+    sender_id: str
+    number: str
+    attributes: dict[str, object]
+    corrected: dict[str, object]
+    created_at: datetime
+    updated_at: datetime
+
+
+async def contacts_of(tx: AsyncConnection, subject_id: str) -> list[HeldContact]:
     """Return one person's contacts of every sender."""
     rows = await tx.execute(
         text(
@@ -18,10 +38,33 @@ async def contacts_of(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]
         ),
         {"id": subject_id},
     )
-    return rows.all()
+    return [
+        HeldContact(
+            row.sender_id,
+            row.number,
+            _object.decode(row.attributes),
+            _object.decode(row.corrected),
+            row.created_at,
+            row.updated_at,
+        )
+        for row in rows
+    ]
 
 
-async def audiences_of(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]:
+class Membership(msgspec.Struct, frozen=True):
+    """A person's place in the audience of a campaign."""
+
+    campaign_id: str
+    sender_id: str
+    campaign: str  # its name
+    purpose: str
+    status: str
+    reasons: Sequence[str]
+    receipt: str | None
+    handed_off_at: datetime | None
+
+
+async def audiences_of(tx: AsyncConnection, subject_id: str) -> list[Membership]:
     """Return one person's recipient rows with their campaigns, oldest campaign first.
 
     The join reads by the primary key, campaign by campaign.
@@ -34,7 +77,7 @@ async def audiences_of(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any
         ),
         {"id": subject_id},
     )
-    return rows.all()
+    return [Membership(*row) for row in rows]
 
 
 async def lock_contacts(tx: AsyncConnection, subject_id: str, sender_id: str | None) -> Sequence[str]:
@@ -50,7 +93,22 @@ async def lock_contacts(tx: AsyncConnection, subject_id: str, sender_id: str | N
     return found.scalars().all()
 
 
-async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None) -> Sequence[Row[Any]]:
+@dataclass(frozen=True, kw_only=True)
+class Requested:
+    """A requested message of one person: the campaign's texts, the sender, the contact's current attributes."""
+
+    campaign_id: str
+    starts_at: datetime
+    texts: Texts
+    variant: str
+    country: str
+    stop_code: str
+    stop_added: str
+    link_host: str | None
+    attributes: dict[str, str]
+
+
+async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None) -> list[Requested]:
     """Return one person's requested messages not known to have left, with campaign and current attributes.
 
     The caller holds `alone_with_contacts`, so the planner requests no further message meanwhile.
@@ -71,10 +129,31 @@ async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None)
         ),
         {"id": subject_id, "sender_id": sender_id},
     )
-    return rows.all()
+    return [
+        Requested(
+            campaign_id=row.campaign_id,
+            starts_at=row.starts_at,
+            texts=decoded_texts(row._asdict()),
+            variant=row.variant or OWN,
+            country=row.country,
+            stop_code=row.stop_code,
+            stop_added=row.stop_added,
+            link_host=row.link_host,
+            attributes=_attributes.decode(row.attributes),
+        )
+        for row in rows
+    ]
 
 
-async def tests_with(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]:
+class ReceivedTest(msgspec.Struct, frozen=True):
+    campaign_id: str
+    sender_id: str
+    campaign: str  # its name
+    message_id: str
+    asked_at: datetime
+
+
+async def tests_with(tx: AsyncConnection, subject_id: str) -> list[ReceivedTest]:
     """Return one person's test sends, oldest first.
 
     The query scans `test_send`, a small table because few campaigns are tested.
@@ -86,4 +165,4 @@ async def tests_with(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]
         ),
         {"id": subject_id},
     )
-    return rows.all()
+    return [ReceivedTest(*row) for row in rows]

@@ -3,13 +3,12 @@
 The counts follow the rules of the campaign's statistics, so the winner of an A/B test matches the statistics shown.
 """
 
-from typing import Any
-
-from sqlalchemy import Row, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.accounts import OUTCOMES
 from campaign.audience.opt_outs import ANSWERS, answering
+from campaign.campaigns.campaign import Campaign
 from campaign.message.variants import Result
 
 # (subject_id): recipients of campaign :id whom the message may have reached, with a counted click
@@ -20,7 +19,12 @@ CLICKED = (
 )
 
 
-async def by_variant(tx: AsyncConnection, row: Row[Any]) -> dict[str, Result]:
+def answering_to(campaign: Campaign) -> dict[str, object]:
+    """Return the parameters of ANSWERS and CLICKED for a campaign."""
+    return answering(campaign.campaign_id, campaign.sender_id, campaign.purpose, campaign.started_at, campaign.ended_at)
+
+
+async def by_variant(tx: AsyncConnection, campaign: Campaign) -> dict[str, Result]:
     """Return the results so far, by variant."""
     rows = await tx.execute(
         text(
@@ -35,7 +39,7 @@ async def by_variant(tx: AsyncConnection, row: Row[Any]) -> dict[str, Result]:
             " WHERE r.campaign_id = :id AND r.variant IS NOT NULL GROUP BY r.variant"
         ),
         {
-            **answering(row.campaign_id, row.sender_id, row.purpose, row.started_at, row.ended_at),
+            **answering_to(campaign),
             "outcomes": list(OUTCOMES),
         },
     )

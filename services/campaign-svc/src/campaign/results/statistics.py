@@ -10,18 +10,19 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Depends
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Row, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.accounts import OUTCOMES, STANDINGS, UNDELIVERED
-from campaign.audience.opt_outs import ANSWERS, answering
+from campaign.audience.opt_outs import ANSWERS
 from campaign.campaigns import store as campaigns
-from campaign.results.results import CLICKED
+from campaign.campaigns.campaign import Campaign
+from campaign.results.results import CLICKED, answering_to
 from campaign.schedule.lifecycle import message_of
 from common.db.database import Database
 from common.service import Resources, resources
@@ -160,19 +161,20 @@ async def get_statistics(campaign_id: Storable, held: Held, caller: Reader) -> C
     now = datetime.now(UTC)
     async with held.database.begin() as tx:
         await tx.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
-        row = await _found(tx, caller, campaign_id, held, now)
-        of = answering(row.campaign_id, row.sender_id, row.purpose, row.started_at, row.ended_at)
-        counted = (await tx.execute(text(_COUNTED), of)).all()
+        campaign = await _found(tx, caller, campaign_id, held, now)
+        of = answering_to(campaign)
+        rows = await tx.execute(text(_COUNTED), of)
+        counted = [_Counted(each.by, each.variant, each.territory, each.hour, _counts(each._asdict())) for each in rows]
         reasons = (await tx.execute(text(_REASONS), {"id": campaign_id})).all()
         links = (await tx.execute(text(_LINKS), {"id": campaign_id})).all()
     return CampaignStatistics(
         as_of=now,
-        total=next(Counts(**_counts(each)) for each in counted if each.by == _TOTAL),
-        variants=[OfVariant(variant=each.variant, **_counts(each)) for each in counted if each.by == _BY_VARIANT],
+        total=next(Counts(**each.counts) for each in counted if each.by == _TOTAL),
+        variants=[OfVariant(variant=each.variant, **each.counts) for each in counted if each.by == _BY_VARIANT],
         territories=[
-            OfTerritory(territory=each.territory, **_counts(each)) for each in counted if each.by == _BY_TERRITORY
+            OfTerritory(territory=each.territory, **each.counts) for each in counted if each.by == _BY_TERRITORY
         ],
-        hours=[OfHour(hour=each.hour, **_counts(each)) for each in counted if each.by == _BY_HOUR],
+        hours=[OfHour(hour=each.hour, **each.counts) for each in counted if each.by == _BY_HOUR],
         reasons=[OfReason(**each._mapping) for each in reasons],
         links=[OfLink(**each._mapping) for each in links],
     )
@@ -190,10 +192,10 @@ async def export_recipients(campaign_id: Storable, held: Held, caller: Reader) -
     recipients are no longer kept.
     """
     async with held.database.begin() as tx:
-        row = await _found(tx, caller, campaign_id, held, datetime.now(UTC))
+        campaign = await _found(tx, caller, campaign_id, held, datetime.now(UTC))
     name = f"attachment; filename={campaign_id}.csv"
     return StreamingResponse(
-        _Export(held.database, row, caller).lines(), media_type="text/csv", headers={"Content-Disposition": name}
+        _Export(held.database, campaign, caller).lines(), media_type="text/csv", headers={"Content-Disposition": name}
     )
 
 
@@ -210,8 +212,8 @@ async def trace_recipient(campaign_id: Storable, body: WhoseTrace, held: Held, c
         raise Invalid(str(refused), reasons=[Reason("number", refused.reason.value)]) from refused
     subject_id = held.subject_keys.subject_id(number.e164)
     async with held.database.begin() as tx:
-        row = await _found(tx, caller, campaign_id, held, datetime.now(UTC))
-        told = await _recipients(tx, row, subject_id=subject_id, limit=1)
+        campaign = await _found(tx, caller, campaign_id, held, datetime.now(UTC))
+        told = await _recipients(tx, campaign, subject_id=subject_id, limit=1)
         followed = (await tx.execute(text(_FOLLOWED), {"id": campaign_id, "subject_id": subject_id})).all()
     log.info(
         "a recipient was traced",
@@ -223,7 +225,7 @@ async def trace_recipient(campaign_id: Storable, body: WhoseTrace, held: Held, c
     return Trace(
         subject_id=subject_id,
         in_audience=True,
-        message_id=message_of(campaign_id, row.starts_at, subject_id),
+        message_id=message_of(campaign_id, campaign.scheduled_start, subject_id),
         variant=one.variant,
         status=one.status,
         reasons=caller.told(one.reasons),
@@ -272,31 +274,57 @@ _FOLLOWED = (
 
 async def _found(
     tx: AsyncConnection, caller: Caller, campaign_id: str, held: Resources[Any], now: datetime
-) -> Row[Any]:
+) -> Campaign:
     """Return a campaign whose recipients are still kept.
 
     Raises NotFound, Forbidden or PastItsTime.
     """
-    row = await campaigns.find_campaign(tx, campaign_id)
-    if row is None:
+    campaign = await campaigns.find_campaign(tx, campaign_id)
+    if campaign is None:
         raise NotFound("no such campaign", reasons=[Reason("campaign_id", "unknown_campaign")])
-    caller.may_use(row.sender_id)
+    caller.may_use(campaign.sender_id)
     kept: timedelta = held.settings.keep.recipients
-    if row.ended_at is not None and row.ended_at < now - kept:
+    if campaign.ended_at is not None and campaign.ended_at < now - kept:
         raise PastItsTime(
             f"recipients are kept for {kept.days} days after the end", reasons=[Reason("campaign_id", "past")]
         )
-    return row
+    return campaign
 
 
-def _counts(row: Row[Any]) -> Mapping[str, int]:
-    told = {name: getattr(row, name) for name in Counts.model_fields if name != "handed_off"}
+class _Counted(NamedTuple):
+    """A row of _COUNTED. `by`: the grouping, such as _TOTAL."""
+
+    by: int
+    variant: str | None
+    territory: str | None
+    hour: datetime | None
+    counts: Mapping[str, int]
+
+
+def _counts(columns: Mapping[str, int]) -> Mapping[str, int]:
+    told = {name: columns[name] for name in Counts.model_fields if name != "handed_off"}
     return {**told, "handed_off": sum(told[name] for name in OUTCOMES)}
 
 
+class _RecipientResult(NamedTuple):
+    """A recipient with results."""
+
+    subject_id: str
+    variant: str | None
+    territory: str | None
+    status: str
+    reasons: Sequence[str]
+    handed_off_at: datetime | None
+    receipt: str | None
+    receipt_at: datetime | None
+    clicks: int | None
+    first_clicked_at: datetime | None
+    opted_out_at: datetime | None
+
+
 async def _recipients(
-    tx: AsyncConnection, row: Row[Any], *, limit: int, after: str = "", subject_id: str | None = None
-) -> Sequence[Row[Any]]:
+    tx: AsyncConnection, campaign: Campaign, *, limit: int, after: str = "", subject_id: str | None = None
+) -> list[_RecipientResult]:
     """Return recipients of a campaign with results, by subject id: a page after `after`, or one person."""
     told = await tx.execute(
         text(
@@ -312,12 +340,12 @@ async def _recipients(
             " LEFT JOIN answers AS a ON a.subject_id = r.subject_id ORDER BY r.subject_id"
         ),
         {
-            **answering(row.campaign_id, row.sender_id, row.purpose, row.started_at, row.ended_at),
+            **answering_to(campaign),
             "after": after,
             "subject_id": subject_id,
         },
     )
-    return told.all()
+    return [_RecipientResult(*row) for row in told]
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +353,7 @@ class _Export:
     """The CSV file of one campaign's recipients."""
 
     database: Database
-    row: Row[Any]
+    campaign: Campaign
     caller: Caller
 
     async def lines(self) -> AsyncIterator[bytes]:
@@ -334,17 +362,17 @@ class _Export:
         after = ""
         while True:
             async with self.database.begin() as tx:
-                page = await _recipients(tx, self.row, after=after, limit=PAGE)
+                page = await _recipients(tx, self.campaign, after=after, limit=PAGE)
             if page:
                 yield _csv([self._cells(each) for each in page]).encode()
             if len(page) < PAGE:
                 return
             after = page[-1].subject_id
 
-    def _cells(self, each: Row[Any]) -> list[str]:
+    def _cells(self, each: _RecipientResult) -> list[str]:
         told = {
-            **each._mapping,
-            "message_id": message_of(self.row.campaign_id, self.row.starts_at, each.subject_id),
+            **each._asdict(),
+            "message_id": message_of(self.campaign.campaign_id, self.campaign.scheduled_start, each.subject_id),
             "reasons": " ".join(self.caller.told(each.reasons)),
         }
         return [cell(told[name]) for name in COLUMNS]

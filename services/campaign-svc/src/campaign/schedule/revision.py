@@ -7,7 +7,6 @@ progress are not hashed: sending never invalidates an editor's ETag.
 import hashlib
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 
@@ -16,7 +15,7 @@ DIGITS = 8  # per part
 _TAG = re.compile(r'"([^"]*)"')
 
 
-def tag(parts: Mapping[str, Any]) -> str:
+def tag(parts: Mapping[str, object]) -> str:
     """Return the tag of `parts` (JSON values by name). Within a release the names must always be the same."""
     return "".join(
         hashlib.sha256(msgspec.json.encode(parts[name], order="deterministic")).hexdigest()[:DIGITS]
@@ -28,7 +27,7 @@ def etag(tag: str) -> str:
     return f'"{tag}"'
 
 
-def changed(if_match: str, parts: Mapping[str, Any]) -> list[str] | None:
+def changed(if_match: str, parts: Mapping[str, object]) -> list[str] | None:
     """Return the names of the parts changed since the tag in `If-Match`, or `None` where the header matches.
 
     An empty list means a changed campaign whose changed parts are unknown: the header holds no usable tag, or several.

@@ -9,7 +9,7 @@ from campaign.senders.store import Sender
 from common.contracts import SENDERS
 from common.contracts.consent import SenderChanged
 from common.db.database import Database
-from common.kafka.consumer import After, Received, Subscription
+from common.kafka.subscription import After, Received, Subscription
 from common.web.problems import NotFound, Reason
 
 ARRIVES_WITHIN_S = 2.0  # a sender registered a moment ago is still on the topic

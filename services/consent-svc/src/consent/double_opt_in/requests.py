@@ -11,10 +11,9 @@ import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from msgspec import structs
-from sqlalchemy import Boolean, CheckConstraint, Column, DateTime, Index, Row, Table, Text, UniqueConstraint, text
+from sqlalchemy import Boolean, CheckConstraint, Column, DateTime, Index, Table, Text, UniqueConstraint, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import Database
@@ -247,7 +246,7 @@ async def asked_of(
     )
     found: dict[str, list[Question]] = {}
     for row in rows:
-        found.setdefault(row.subject_id, []).append(_question(row))
+        found.setdefault(row.subject_id, []).append(Question(**row._mapping))
     return found
 
 
@@ -260,7 +259,7 @@ async def by_link(tx: AsyncConnection, link_id: str) -> Question | None:
     """Return the question that a link answers."""
     rows = await tx.execute(text(f"SELECT {_COLUMNS} FROM double_opt_in WHERE link_id = :id"), {"id": link_id})
     row = rows.one_or_none()
-    return _question(row) if row else None
+    return Question(**row._mapping) if row else None
 
 
 async def confirm(tx: AsyncConnection, evidence_ids: Collection[str], now: datetime) -> None:
@@ -296,7 +295,7 @@ async def forget(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str,
 async def _find(tx: AsyncConnection, evidence_id: str) -> Question | None:
     rows = await tx.execute(text(f"SELECT {_COLUMNS} FROM double_opt_in WHERE evidence_id = :id"), {"id": evidence_id})
     row = rows.one_or_none()
-    return _question(row) if row else None
+    return Question(**row._mapping) if row else None
 
 
 async def _keep(tx: AsyncConnection, question: Question, why: Withheld | None) -> None:
@@ -321,10 +320,6 @@ async def _keep(tx: AsyncConnection, question: Question, why: Withheld | None) -
             "closed_at": question.asked_at if why else None,
         },
     )
-
-
-def _question(row: Row[Any]) -> Question:
-    return Question(**row._mapping)
 
 
 # --- lapses ---------------------------------------------------------------------------------------------------------
@@ -370,7 +365,7 @@ class Lapsing:
                 ),
                 {"ids": subject_ids, "now": now, "before": before},
             )
-            over = [_question(row) for row in rows]
+            over = [Question(**row._mapping) for row in rows]
             states = {who: s.state for who, s in (await ledger_store.lock_subjects(tx, {}, subject_ids)).items()}
             lapsed = lapses(over, states, now)
             await recorder.record(tx, lapsed, now)

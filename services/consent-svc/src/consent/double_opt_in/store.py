@@ -16,4 +16,4 @@ async def find_evidence(tx: AsyncConnection, evidence_ids: Collection[str]) -> d
     rows = await tx.execute(
         text("SELECT * FROM evidence WHERE evidence_id = ANY(CAST(:ids AS text[]))"), {"ids": list(evidence_ids)}
     )
-    return {row.evidence_id: ledger_store.entry(row).evidence for row in rows}
+    return {row.evidence_id: ledger_store.entry(**row._mapping).evidence for row in rows}

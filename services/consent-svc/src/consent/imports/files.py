@@ -5,7 +5,7 @@ import can differ.
 """
 
 import builtins
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,7 +20,6 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     PrimaryKeyConstraint,
-    Row,
     Table,
     Text,
     text,
@@ -160,7 +159,7 @@ async def find(tx: AsyncConnection, import_id: str, *, lock: bool = False) -> Im
         {"id": import_id},
     )
     row = rows.one_or_none()
-    return _file(row) if row else None
+    return _file(**row._mapping) if row else None
 
 
 async def put_piece(tx: AsyncConnection, file: ImportFile, first_line: int, sealed: Piece, now: datetime) -> None:
@@ -218,15 +217,7 @@ async def lock_waiting(tx: AsyncConnection, put_off: Collection[str] = ()) -> Wa
         {"put_off": list(put_off)},
     )
     row = rows.one_or_none()
-    if row is None:
-        return None
-    return WaitingPiece(
-        file=_file(row),
-        position=row.position,
-        first_line=row.first_line,
-        body=row.body,
-        received_at=row.received_at,
-    )
+    return _waiting(**row._mapping) if row else None
 
 
 async def settle(
@@ -316,22 +307,11 @@ def layout(file: ImportFile) -> Layout:
     return Layout("csv" if file.format == "csv" else "ndjson", file.delimiter or "", file.columns or ())
 
 
-def _file(row: Row[Any]) -> ImportFile:
-    return ImportFile(
-        import_id=row.import_id,
-        created_by=row.created_by,
-        fingerprint=row.fingerprint,
-        sender_id=row.sender_id,
-        kind=row.kind,
-        format=row.format,
-        terms=row.terms,
-        delimiter=row.delimiter,
-        columns=tuple(row.columns) if row.columns is not None else None,
-        bytes=row.bytes,
-        received_bytes=row.received_bytes,
-        rest=row.rest,
-        pieces=row.pieces,
-        next_line=row.next_line,
-        complete=row.complete,
-        created_at=row.created_at,
+def _file(*, columns: Sequence[str] | None, **more: Any) -> ImportFile:
+    return ImportFile(columns=tuple(columns) if columns is not None else None, **more)
+
+
+def _waiting(*, position: int, first_line: int, body: bytes, received_at: datetime, **file: Any) -> WaitingPiece:
+    return WaitingPiece(
+        file=_file(**file), position=position, first_line=first_line, body=body, received_at=received_at
     )

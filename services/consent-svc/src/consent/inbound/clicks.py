@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import CLICKS
 from common.contracts.campaign import LinkClicked
-from common.kafka.consumer import After, Received, Subscription
+from common.kafka.subscription import After, Received, Subscription
 from consent.ledger import recorder
 from consent.retention.contacts import contact, worth_keeping
 

@@ -32,7 +32,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import INBOUND_MESSAGES
 from common.contracts.inbound import MessageReceived
-from common.kafka.consumer import URGENT_MS, After, Received, Stopped, Subscription
+from common.kafka.subscription import URGENT_MS, After, Received, Stopped, Subscription
 from common.keyring import MISMATCHES, FieldKeys, SubjectKeys, Unreadable, is_subject_id, owner_of
 from common.sms.keywords_scope import scope
 from common.sms.message_id import message_id

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import DISPATCH_MESSAGES
 from common.contracts.dispatch import MessageChanged
-from common.kafka.consumer import After, Received, Subscription
+from common.kafka.subscription import After, Received, Subscription
 from common.keyring import FieldKeys, SubjectKeys, Unreadable, owner_of
 from consent.ledger import recorder
 from consent.ledger.chain import evidence_id

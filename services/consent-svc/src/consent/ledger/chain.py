@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -60,8 +59,7 @@ def chained(
 
 def erased(entry: Entry) -> Entry:
     """Return `entry` without its PERSONAL fields and without its salt."""
-    nothing: dict[str, Any] = dict.fromkeys(PERSONAL)
-    return replace(entry, evidence=replace(entry.evidence, **nothing), salt=None)
+    return replace(entry, evidence=replace(entry.evidence, **dict.fromkeys(PERSONAL)), salt=None)
 
 
 def seal(evidence: Evidence, salt: str) -> str:

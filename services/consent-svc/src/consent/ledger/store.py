@@ -22,7 +22,6 @@ from sqlalchemy import (
     Index,
     Integer,
     PrimaryKeyConstraint,
-    Row,
     Table,
     Text,
     UniqueConstraint,
@@ -188,13 +187,13 @@ async def lock_subjects(
         ),
         {"ids": sorted({*numbers, *known})},
     )
-    return {row.subject_id: _subject(row) for row in rows}
+    return {row.subject_id: _subject(**row._mapping) for row in rows}
 
 
 async def find_subject(tx: AsyncConnection, subject_id: str) -> Subject | None:
     rows = await tx.execute(text(f"SELECT {_SUBJECT} FROM subject WHERE subject_id = :id"), {"id": subject_id})
     row = rows.one_or_none()
-    return _subject(row) if row else None
+    return _subject(**row._mapping) if row else None
 
 
 class Standing(msgspec.Struct, frozen=True, gc=False):
@@ -202,22 +201,31 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
 
     state: SubjectState = NEVER_SEEN
     held_since: datetime | None = None
+    erased: bool = False
 
 
 async def standing_of(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, Standing]:
     """Return the standing of these subjects, as far as on record, without locking."""
-    return standing_in(await standing_rows(tx, subject_ids))
+    return (await stored_standings(tx, subject_ids)).decoded()
 
 
-async def standing_rows(tx: AsyncConnection, subject_ids: Sequence[str]) -> Sequence[Sequence[Any]]:
-    """Return the rows for `standing_in`, which can decode ten thousand rows in a thread."""
-    sql = "SELECT subject_id, state::text, held_since FROM subject WHERE subject_id = ANY($1::text[])"
-    return await fetch_many(tx, sql, subject_ids)
+@dataclass(frozen=True, slots=True)
+class StoredStandings:
+    """Standings as stored. A thread can decode ten thousand of them."""
+
+    _rows: Sequence[Sequence[Any]]
+
+    def decoded(self) -> dict[str, Standing]:
+        """Return the standings by subject_id."""
+        return {subject_id: Standing(_state.decode(state), *more) for subject_id, state, *more in self._rows}
 
 
-def standing_in(rows: Sequence[Sequence[Any]]) -> dict[str, Standing]:
-    """Decode the rows of `standing_rows`, by subject_id."""
-    return {subject_id: Standing(_state.decode(state), held_since) for subject_id, state, held_since in rows}
+async def stored_standings(tx: AsyncConnection, subject_ids: Sequence[str]) -> StoredStandings:
+    sql = (
+        "SELECT subject_id, state::text, held_since, erased_at IS NOT NULL FROM subject"
+        " WHERE subject_id = ANY($1::text[])"
+    )
+    return StoredStandings(await fetch_many(tx, sql, subject_ids))
 
 
 async def with_opt_out_of(tx: AsyncConnection, sender_id: str, after: str, limit: int) -> list[Subject]:
@@ -236,7 +244,7 @@ async def with_opt_out_of(tx: AsyncConnection, sender_id: str, after: str, limit
             "limit": limit,
         },
     )
-    return [_subject(row) for row in rows]
+    return [_subject(**row._mapping) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -470,7 +478,7 @@ async def history(tx: AsyncConnection, subject_id: str, up_to: int | None = None
         ),
         {"id": subject_id, "up_to": up_to, "limit": HISTORY_ENTRIES},
     )
-    return [entry(row) for row in reversed(rows.all())]
+    return [entry(**row._mapping) for row in reversed(rows.all())]
 
 
 async def whole_histories(tx: AsyncConnection, subject_ids: Collection[str]) -> list[tuple[Subject, list[Entry]]]:
@@ -479,7 +487,7 @@ async def whole_histories(tx: AsyncConnection, subject_ids: Collection[str]) -> 
         text(f"SELECT {_SUBJECT} FROM subject WHERE subject_id = ANY(CAST(:ids AS text[]))"),
         {"ids": list(subject_ids)},
     )
-    subjects = {row.subject_id: _subject(row) for row in rows}
+    subjects = {row.subject_id: _subject(**row._mapping) for row in rows}
     rows = await tx.execute(
         text("SELECT * FROM evidence WHERE subject_id = ANY(CAST(:ids AS text[])) ORDER BY subject_id, position"),
         {"ids": list(subjects)},
@@ -488,7 +496,7 @@ async def whole_histories(tx: AsyncConnection, subject_ids: Collection[str]) -> 
     histories: dict[str, list[Entry]] = {subject_id: [] for subject_id in found}
     for row in rows:
         if row.position <= found[row.subject_id].entries:  # later entries were appended meanwhile
-            histories[row.subject_id].append(entry(row))
+            histories[row.subject_id].append(entry(**row._mapping))
     return [(found[subject_id], histories[subject_id]) for subject_id in sorted(found)]
 
 
@@ -505,7 +513,7 @@ async def opt_outs_since(
     )
     found: dict[str, list[Evidence]] = {}
     for row in rows:
-        found.setdefault(row.subject_id, []).append(entry(row).evidence)
+        found.setdefault(row.subject_id, []).append(entry(**row._mapping).evidence)
     return found
 
 
@@ -523,29 +531,31 @@ async def told_after(tx: AsyncConnection, after: str, limit: int) -> list[str]:
 async def find_entry(tx: AsyncConnection, evidence_id: str) -> Entry | None:
     rows = await tx.execute(text("SELECT * FROM evidence WHERE evidence_id = :id"), {"id": evidence_id})
     row = rows.one_or_none()
-    return entry(row) if row else None
+    return entry(**row._mapping) if row else None
 
 
-def _subject(row: Row[Any]) -> Subject:
-    return Subject(
-        subject_id=row.subject_id,
-        version=row.version,
-        state=_state.decode(row.state),
-        entries=row.entries,
-        head=row.head,
-        held_since=row.held_since,
-        number=row.number,
-        erased_at=row.erased_at,
-    )
+def _subject(*, state: str, **columns: Any) -> Subject:
+    return Subject(state=_state.decode(state), **columns)
 
 
-def entry(row: Row[Any]) -> Entry:
+def entry(
+    *,
+    subject_id: str,
+    position: int,
+    recorded_at: datetime,
+    salt: str | None,
+    sealed: str,
+    hash: str,
+    ordinal: int,
+    **said: Any,
+) -> Entry:
+    """Return the entry of a row of `evidence`. `said`: the columns of Evidence. An entry has no ordinal."""
     return Entry(
-        subject_id=row.subject_id,
-        position=row.position,
-        evidence=Evidence(**{name: getattr(row, name) for name in _EVIDENCE}),
-        recorded_at=row.recorded_at,
-        salt=row.salt,
-        sealed=row.sealed,
-        hash=row.hash,
+        subject_id=subject_id,
+        position=position,
+        evidence=Evidence(**said),
+        recorded_at=recorded_at,
+        salt=salt,
+        sealed=sealed,
+        hash=hash,
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Column, DateTime, Index, PrimaryKeyConstraint, Row, Table, Text, text
+from sqlalchemy import BigInteger, Boolean, Column, DateTime, Index, PrimaryKeyConstraint, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import insert_many
@@ -110,18 +110,16 @@ async def terms_kept(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[
     )
     found: dict[str, list[Term]] = {}
     for row in rows:
-        found.setdefault(row.subject_id, []).append(_term(row))
+        found.setdefault(row.subject_id, []).append(
+            Term(
+                sender_id=row.sender_id,
+                purpose=row.purpose,
+                last_contact=row.last_contact,
+                expires_at=row.expires_at,
+                ask_at=row.ask_at,
+            )
+        )
     return found
-
-
-def _term(row: Row[Any]) -> Term:
-    return Term(
-        sender_id=row.sender_id,
-        purpose=row.purpose,
-        last_contact=row.last_contact,
-        expires_at=row.expires_at,
-        ask_at=row.ask_at,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +142,26 @@ async def due_of(tx: AsyncConnection, subject_ids: Collection[str]) -> list[Due]
         ),
         {"ids": list(subject_ids)},
     )
-    return [due(row) for row in rows]
+    return [due(**row._mapping) for row in rows]
 
 
-def due(row: Row[Any]) -> Due:
+def due(
+    *,
+    subject_id: str,
+    due_at: datetime,
+    question: str | None,
+    asked_at: datetime | None,
+    answer_before: datetime | None,
+    open: bool,
+    **term: Any,
+) -> Due:
+    """Return a row of retention_due from its columns. `term`: the columns of Term."""
     asked = None
-    if row.asked_at is not None:
-        asked = Question(text=row.question, asked_at=row.asked_at, answer_before=row.answer_before)
-    return Due(row.subject_id, _term(row), asked, row.open, row.due_at)
+    if asked_at is not None:
+        assert question is not None, "a question asked has a text"
+        assert answer_before is not None, "a question asked has an end"
+        asked = Question(text=question, asked_at=asked_at, answer_before=answer_before)
+    return Due(subject_id, Term(**term), asked, open, due_at)
 
 
 async def put_due(tx: AsyncConnection, rows: Sequence[Due]) -> None:

@@ -6,7 +6,6 @@ The copy leaves out the phone number: the person knows the number, and the file 
 import csv
 import io
 from datetime import datetime
-from typing import Any
 
 import msgspec
 
@@ -49,8 +48,8 @@ def csv_copy(view: View) -> bytes:
     return written.getvalue().encode("utf-8-sig")
 
 
-def _line(line: Line) -> dict[str, Any]:
-    told = {
+def _line(line: Line) -> dict[str, object]:
+    told: dict[str, object] = {
         "brand": line.sender.brand if line.sender else None,
         "wording": line.wording,
         "recorded_at": line.recorded_at,

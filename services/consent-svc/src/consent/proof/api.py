@@ -4,7 +4,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import quote
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from common.db.database import Database
-from common.privacy.signing import SigningKeys
+from common.privacy.signing import KeySet, SigningKeys
 from common.service import Resources, resources
 from common.settings import KeyRingSettings, ServiceSettings
 from common.sms.message_id import began
@@ -35,7 +35,7 @@ from consent.proof.seals import Seal
 from consent.proof.store import HandedOff
 
 BUNDLE_TYPE = "application/jsonl"
-BUNDLE: dict[int | str, dict[str, Any]] = {200: {"content": {BUNDLE_TYPE: {}}}}
+BUNDLE: dict[int | str, dict[str, object]] = {200: {"content": {BUNDLE_TYPE: {}}}}
 SUBJECTS = 50  # of a campaign, per transaction: a signature takes a tenth of a millisecond, and other requests wait
 JWKS_KEPT_S = 300  # how long a caller may cache the key set
 
@@ -66,7 +66,7 @@ class ReceiptBody(BaseModel):
 
     evidence_id: str
     receipt: str
-    record: dict[str, Any]
+    record: dict[str, object]
     sealed: SealedBody | None
     corrections: list["ReceiptBody"] = []
 
@@ -102,7 +102,7 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
     keys = SigningKeys(ring, retired)
 
     @routes.get("/.well-known/jwks.json")
-    async def get_keys(response: Response) -> dict[str, Any]:
+    async def get_keys(response: Response) -> KeySet:
         """Return the public keys, retired keys included. The route needs no token: any reader may check a receipt."""
         response.headers["Cache-Control"] = f"public, max-age={JWKS_KEPT_S}"
         return keys.jwks

@@ -8,7 +8,7 @@ shown to a person, or written by a person, without containing the text.
 import json
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -102,7 +102,7 @@ def receipt(entry: Entry, sender: Party | None, keys: SigningKeys) -> str:
     return keys.sign(record(entry, sender), RECEIPT)
 
 
-def read_receipt(token: str, keys: PublicKeys) -> dict[str, Any]:
+def read_receipt(token: str, keys: PublicKeys) -> dict[str, object]:
     """Return the payload of a receipt. Raises Forged."""
     try:
         read = json.loads(keys.verified(token, RECEIPT))
@@ -113,7 +113,7 @@ def read_receipt(token: str, keys: PublicKeys) -> dict[str, Any]:
     return read
 
 
-def _party(sender: Party) -> dict[str, Any]:
+def _party(sender: Party) -> dict[str, object]:
     return {
         "party_id": sender.sender_id,
         "party_role": "PII controller",

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import BigInteger, Boolean, Column, DateTime, Identity, Index, Row, Table, Text, text
+from sqlalchemy import BigInteger, Boolean, Column, DateTime, Identity, Index, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import Database
@@ -181,7 +181,10 @@ async def page(
         ),
         {"after": after, "limit": limit} | ({"senders": list(sender_ids)} if sender_ids is not None else {}),
     )
-    return [(row.position, _retroactive(row), row.found_at) for row in rows]
+    return [
+        (row.position, Retroactive(**{name: getattr(row, name) for name in Retroactive.__slots__}), row.found_at)
+        for row in rows
+    ]
 
 
 async def _cursors(tx: AsyncConnection, *, lock: bool = False) -> dict[str, int]:
@@ -226,7 +229,3 @@ async def _keep(tx: AsyncConnection, found: Sequence[Retroactive], now: datetime
         {name: [getattr(each, name) for each in found] for name in kinds} | {"now": now},
     )
     return {row.message_id for row in rows}
-
-
-def _retroactive(row: Row[tuple[object, ...]]) -> Retroactive:
-    return Retroactive(**{name: getattr(row, name) for name in Retroactive.__slots__})

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import BigInteger, Column, DateTime, Integer, Row, Table, Text, text
+from sqlalchemy import BigInteger, Column, DateTime, Integer, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import Database
@@ -104,7 +104,7 @@ async def put_seal(tx: AsyncConnection, up_to: int, now: datetime) -> Seal | Non
 async def newest(tx: AsyncConnection) -> Seal | None:
     rows = await tx.execute(text("SELECT * FROM seal ORDER BY number DESC LIMIT 1"))
     row = rows.one_or_none()
-    return seal_of(row) if row else None
+    return Seal(**row._mapping) if row else None
 
 
 async def page(tx: AsyncConnection, after: int, limit: int) -> list[Seal]:
@@ -112,17 +112,12 @@ async def page(tx: AsyncConnection, after: int, limit: int) -> list[Seal]:
     rows = await tx.execute(
         text("SELECT * FROM seal WHERE number > :after ORDER BY number LIMIT :limit"), {"after": after, "limit": limit}
     )
-    return [seal_of(row) for row in rows]
+    return [Seal(**row._mapping) for row in rows]
 
 
-async def all_seals(tx: AsyncConnection) -> AsyncIterator[Seal]:
+def all_seals(tx: AsyncConnection) -> AsyncIterator[Seal]:
     """Yield every seal, by number."""
-    async for row in store.streamed(tx, "SELECT * FROM seal ORDER BY number"):
-        yield seal_of(row)
-
-
-def seal_of(row: Row[tuple[object, ...]]) -> Seal:
-    return Seal(**row._mapping)
+    return store.streamed(tx, "SELECT * FROM seal ORDER BY number", Seal)
 
 
 async def _oldest_unsealed_s(tx: AsyncConnection, seal: Seal | None) -> float:

@@ -1,9 +1,9 @@
 """Own the messages handed off, and read the whole ledger for receipts, bundles, seals and checksums."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import NamedTuple, TypeVar
 
 import msgspec
 from sqlalchemy import (
@@ -12,7 +12,6 @@ from sqlalchemy import (
     DateTime,
     Identity,
     Index,
-    Row,
     Table,
     Text,
     text,
@@ -26,6 +25,8 @@ from consent.proof.receipt import Party
 from consent.schema import metadata
 from consent.senders import store as senders_store
 from consent.senders.store import Sender
+
+T = TypeVar("T")
 
 READ_AT_ONCE = 2000  # rows in memory while a whole table is read
 
@@ -73,12 +74,12 @@ _HANDED_OFF = {
 }
 
 
-async def streamed(tx: AsyncConnection, query: str) -> AsyncIterator[Row[Any]]:
-    """Yield the rows of a query, with READ_AT_ONCE in memory."""
+async def streamed(tx: AsyncConnection, query: str, read: Callable[..., T]) -> AsyncIterator[T]:
+    """Yield `read` of each row's columns by name, with READ_AT_ONCE rows in memory."""
     rows = await tx.stream(text(query), execution_options={"yield_per": READ_AT_ONCE})
     async for some in rows.partitions():
         for row in some:
-            yield row
+            yield read(**row._mapping)
 
 
 async def told_states(tx: AsyncConnection, page: int) -> AsyncIterator[list[tuple[str, int, SubjectState, bool]]]:
@@ -91,16 +92,22 @@ async def told_states(tx: AsyncConnection, page: int) -> AsyncIterator[list[tupl
         yield [(row[0], row[1], _state.decode(row[2]), row[3]) for row in some]
 
 
-async def whole_ledger(tx: AsyncConnection) -> AsyncIterator[Entry]:
+def whole_ledger(tx: AsyncConnection) -> AsyncIterator[Entry]:
     """Yield every entry, by subject and position."""
-    async for row in streamed(tx, "SELECT * FROM evidence ORDER BY subject_id, position"):
-        yield ledger_store.entry(row)
+    return streamed(tx, "SELECT * FROM evidence ORDER BY subject_id, position", ledger_store.entry)
 
 
-async def places(tx: AsyncConnection) -> AsyncIterator[tuple[int, str, datetime]]:
-    """Yield (ordinal, hash, recorded_at) of every entry, by ordinal."""
-    async for row in streamed(tx, "SELECT ordinal, hash, recorded_at FROM evidence ORDER BY ordinal"):
-        yield row.ordinal, row.hash, row.recorded_at
+class Place(NamedTuple):
+    """The place of an entry in the whole ledger."""
+
+    ordinal: int
+    hash: str
+    recorded_at: datetime
+
+
+def places(tx: AsyncConnection) -> AsyncIterator[Place]:
+    """Yield the place of every entry, by ordinal."""
+    return streamed(tx, "SELECT ordinal, hash, recorded_at FROM evidence ORDER BY ordinal", Place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +121,13 @@ class Head:
     asked_at: datetime | None
 
 
-async def heads(tx: AsyncConnection) -> AsyncIterator[Head]:
+def heads(tx: AsyncConnection) -> AsyncIterator[Head]:
     """Yield every head, in the order of `whole_ledger`."""
     query = (
         "SELECT subject_id, entries, head, state::text AS state, (SELECT max(requested_at) FROM erasing AS e"
         " WHERE e.subject_id = s.subject_id) AS asked_at FROM subject AS s ORDER BY subject_id"
     )
-    async for row in streamed(tx, query):
-        yield Head(row.subject_id, row.entries, row.head, row.state, row.asked_at)
+    return streamed(tx, query, Head)
 
 
 async def corrections_of(tx: AsyncConnection, line: Entry) -> list[Entry]:
@@ -138,7 +144,7 @@ async def corrections_of(tx: AsyncConnection, line: Entry) -> list[Entry]:
             "source": RECTIFICATION,
         },
     )
-    return [ledger_store.entry(row) for row in rows]
+    return [ledger_store.entry(**row._mapping) for row in rows]
 
 
 async def add_handed_off(tx: AsyncConnection, messages: Sequence[HandedOff]) -> None:

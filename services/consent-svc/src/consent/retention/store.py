@@ -46,7 +46,7 @@ async def endings(
         ),
         {"id": sender_id, "at": at, "subject_id": subject_id, "purpose": purpose, "until": until, "limit": limit},
     )
-    return [term_store.due(row) for row in rows]
+    return [term_store.due(**row._mapping) for row in rows]
 
 
 async def lock_due(tx: AsyncConnection, now: datetime, limit: int) -> list[str]:

@@ -5,7 +5,7 @@ Each right reaches every sender, so a call needs a token for every sender.
 
 import logging
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -222,7 +222,7 @@ class CopyView(BaseModel):
     completed_at: datetime | None
     expires_at: datetime = Field(description="The end of the copy's retention.")
     waiting_for: list[str]
-    data: dict[str, list[dict[str, Any]]] | None
+    data: dict[str, list[dict[str, object]]] | None
 
 
 @router.post("/copies", status_code=202)

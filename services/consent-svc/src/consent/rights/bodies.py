@@ -1,7 +1,7 @@
 """The HTTP bodies of rectifications, and the checks of each field."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
@@ -93,7 +93,7 @@ class RectificationView(BaseModel):
     sender_id: str | None
     status: Literal["open", "complete"]
     source: str
-    asked: dict[str, Any] | None
+    asked: dict[str, object] | None
     evidence_id: str | None
     annulled: bool
     requested_at: datetime

@@ -10,7 +10,6 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import msgspec
 from sqlalchemy import Column, DateTime, Index, Integer, PrimaryKeyConstraint, Table, Text, text
@@ -21,7 +20,7 @@ from common.contracts.rights import CopyGathered, CopyRequested
 from common.db.database import Database
 from common.db.timer import Timer, Worker
 from common.kafka import outbox
-from common.kafka.consumer import After, Received, Subscription
+from common.kafka.subscription import After, Received, Subscription
 from common.keyring import FieldKeys
 from common.privacy.copying import Copier, Item, context, opened
 from common.spreadsheet import cell
@@ -205,7 +204,7 @@ async def find(tx: AsyncConnection, keys: FieldKeys, copy_id: str, now: datetime
     if row.completed_at is not None:
         for part in gathered:
             opened_part = keys.unseal(part.items, context(copy_id, part.service, part.place))
-            items.setdefault(part.service, []).extend(msgspec.json.decode(opened_part, type=list[dict[str, Any]]))
+            items.setdefault(part.service, []).extend(msgspec.json.decode(opened_part, type=list[Item]))
     return Copy(
         copy_id=row.copy_id,
         subject_id=row.subject_id,
@@ -275,7 +274,7 @@ def csv_of(copy: Copy) -> str:
     return written.getvalue()
 
 
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _flat(inner, f"{name}.{key}" if name else str(key))

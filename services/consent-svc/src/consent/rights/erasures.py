@@ -8,13 +8,12 @@ and so do the ledger's lines without personal fields.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
-from typing import Any
 
 import msgspec
-from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, PrimaryKeyConstraint, Row, Table, Text, text
+from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, PrimaryKeyConstraint, Table, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -23,7 +22,7 @@ from common.contracts.rights import ErasureAcknowledged, ErasureRequested
 from common.db.database import Database
 from common.db.timer import Timer, Worker
 from common.kafka import outbox
-from common.kafka.consumer import After, Received, Subscription
+from common.kafka.subscription import After, Received, Subscription
 from common.privacy import erasing
 from common.sms.message_id import EPOCH, message_id
 from common.telemetry import counter, gauge, histogram
@@ -99,12 +98,15 @@ class Erasure:
     requested_at: datetime
     asked_again_at: datetime | None
     completed_at: datetime | None
-    acks: tuple[Ack, ...]
+    acks: tuple[Ack, ...] = ()
 
     @property
     def waiting_for(self) -> tuple[str, ...]:
         answered = {ack.service for ack in self.acks}
         return tuple(service for service in SERVICES if service not in answered)
+
+
+_ERASURE = "erasure_id, position AS place, subject_id, source, evidence_id, requested_at, asked_again_at, completed_at"
 
 
 def named(evidence_id: str) -> str:
@@ -263,19 +265,22 @@ class Lateness:
 async def find(tx: AsyncConnection, erasure_ids: Sequence[str]) -> list[Erasure]:
     """Return the erasures that exist, oldest first."""
     rows = await tx.execute(
-        text("SELECT * FROM erasure WHERE erasure_id = ANY(CAST(:ids AS text[])) ORDER BY position"),
+        text(f"SELECT {_ERASURE} FROM erasure WHERE erasure_id = ANY(CAST(:ids AS text[])) ORDER BY position"),
         {"ids": list(erasure_ids)},
     )
-    return await _whole(tx, rows.all())
+    return await _with_acks(tx, [Erasure(**row._mapping) for row in rows])
 
 
 async def open_of(tx: AsyncConnection, subject_id: str) -> Erasure | None:
     """Return a person's newest open erasure."""
     rows = await tx.execute(
-        text("SELECT * FROM erasure WHERE subject_id = :id AND completed_at IS NULL ORDER BY position DESC LIMIT 1"),
+        text(
+            f"SELECT {_ERASURE} FROM erasure WHERE subject_id = :id AND completed_at IS NULL"
+            " ORDER BY position DESC LIMIT 1"
+        ),
         {"id": subject_id},
     )
-    return next(iter(await _whole(tx, rows.all())), None)
+    return next(iter(await _with_acks(tx, [Erasure(**row._mapping) for row in rows])), None)
 
 
 async def page(tx: AsyncConnection, *, complete: bool, after: int, limit: int) -> list[Erasure]:
@@ -284,39 +289,26 @@ async def page(tx: AsyncConnection, *, complete: bool, after: int, limit: int) -
     async def read() -> list[Erasure]:
         rows = await tx.execute(
             text(
-                f"SELECT * FROM erasure WHERE completed_at IS {'NOT NULL' if complete else 'NULL'}"
+                f"SELECT {_ERASURE} FROM erasure WHERE completed_at IS {'NOT NULL' if complete else 'NULL'}"
                 " AND position > :after ORDER BY position LIMIT :limit"
             ),
             {"after": after, "limit": limit},
         )
-        return await _whole(tx, rows.all())
+        return await _with_acks(tx, [Erasure(**row._mapping) for row in rows])
 
     return list(await whole_page(tx, "erasure", limit, read, attrgetter("place")))
 
 
-async def _whole(tx: AsyncConnection, rows: Sequence[Row[Any]]) -> list[Erasure]:
+async def _with_acks(tx: AsyncConnection, erasures: Sequence[Erasure]) -> list[Erasure]:
     found = await tx.execute(
         text(
             "SELECT erasure_id, service, erased_at, acknowledged_at, erased::text AS erased FROM erasure_ack"
             " WHERE erasure_id = ANY(CAST(:ids AS text[])) ORDER BY service"
         ),
-        {"ids": [row.erasure_id for row in rows]},
+        {"ids": [each.erasure_id for each in erasures]},
     )
     acks: dict[str, list[Ack]] = {}
     for row in found:
         erased: dict[str, int] = msgspec.json.decode(row.erased)
         acks.setdefault(row.erasure_id, []).append(Ack(row.service, row.erased_at, row.acknowledged_at, erased))
-    return [
-        Erasure(
-            erasure_id=row.erasure_id,
-            place=row.position,
-            subject_id=row.subject_id,
-            source=row.source,
-            evidence_id=row.evidence_id,
-            requested_at=row.requested_at,
-            asked_again_at=row.asked_again_at,
-            completed_at=row.completed_at,
-            acks=tuple(acks.get(row.erasure_id, ())),
-        )
-        for row in rows
-    ]
+    return [replace(each, acks=tuple(acks.get(each.erasure_id, ()))) for each in erasures]

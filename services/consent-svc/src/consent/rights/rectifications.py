@@ -18,7 +18,7 @@ from operator import attrgetter
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import BigInteger, Boolean, Column, DateTime, Identity, Index, Row, Table, Text, text
+from sqlalchemy import BigInteger, Boolean, Column, DateTime, Identity, Index, Table, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -27,7 +27,7 @@ from common.contracts.rights import RectificationAcknowledged, RectificationRequ
 from common.db.database import Database
 from common.db.timer import Timer, Worker
 from common.kafka import outbox
-from common.kafka.consumer import After, Received, Subscription
+from common.kafka.subscription import After, Received, Subscription
 from common.keyring import FieldKeys
 from common.privacy.copying import opened
 from common.telemetry import counter, gauge
@@ -80,7 +80,7 @@ class Rectification:
     kind: Kind
     sender_id: str | None
     source: str
-    asked: Mapping[str, Any] | None
+    asked: Mapping[str, object] | None
     evidence_id: str | None
     annulled: bool
     requested_at: datetime
@@ -90,6 +90,12 @@ class Rectification:
     @property
     def waiting_for(self) -> tuple[str, ...]:
         return () if self.completed_at else tuple(service for service in SERVICES if service not in self.rectified)
+
+
+_COLUMNS = (
+    "rectification_id, position AS place, subject_id, kind, sender_id, source, asked, evidence_id, annulled,"
+    " requested_at, completed_at, rectified::text AS rectified"
+)
 
 
 def context(rectification_id: str) -> str:
@@ -193,19 +199,19 @@ class Waiting:
 
 async def find(tx: AsyncConnection, keys: FieldKeys, rectification_id: str) -> Rectification | None:
     rows = await tx.execute(
-        text("SELECT *, rectified::text AS counts FROM rectification WHERE rectification_id = :id"),
+        text(f"SELECT {_COLUMNS} FROM rectification WHERE rectification_id = :id"),
         {"id": rectification_id},
     )
-    return next((_read(row, keys) for row in rows), None)
+    return next((_read(keys, **row._mapping) for row in rows), None)
 
 
 async def of_person(tx: AsyncConnection, keys: FieldKeys, subject_id: str) -> list[Rectification]:
     """Return a person's rectifications, oldest first."""
     rows = await tx.execute(
-        text("SELECT *, rectified::text AS counts FROM rectification WHERE subject_id = :id ORDER BY position"),
+        text(f"SELECT {_COLUMNS} FROM rectification WHERE subject_id = :id ORDER BY position"),
         {"id": subject_id},
     )
-    return [_read(row, keys) for row in rows]
+    return [_read(keys, **row._mapping) for row in rows]
 
 
 async def page(tx: AsyncConnection, keys: FieldKeys, *, complete: bool, after: int, limit: int) -> list[Rectification]:
@@ -214,13 +220,13 @@ async def page(tx: AsyncConnection, keys: FieldKeys, *, complete: bool, after: i
     async def read() -> list[Rectification]:
         rows = await tx.execute(
             text(
-                "SELECT *, rectified::text AS counts FROM rectification"
+                f"SELECT {_COLUMNS} FROM rectification"
                 f" WHERE completed_at IS {'NOT NULL' if complete else 'NULL'} AND position > :after"
                 " ORDER BY position LIMIT :limit"
             ),
             {"after": after, "limit": limit},
         )
-        return [_read(row, keys) for row in rows]
+        return [_read(keys, **row._mapping) for row in rows]
 
     return list(await whole_page(tx, "rectification", limit, read, attrgetter("place")))
 
@@ -241,20 +247,13 @@ async def empty(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, in
     return {row.subject_id: row.emptied for row in rows}
 
 
-def _read(row: Row[Any], keys: FieldKeys) -> Rectification:
-    said = opened(keys, row.asked, context(row.rectification_id))
-    rectified: dict[str, dict[str, int]] = msgspec.json.decode(row.counts)
+def _read(
+    keys: FieldKeys, *, rectification_id: str, asked: str | None, rectified: str, **columns: Any
+) -> Rectification:
+    said = opened(keys, asked, context(rectification_id))
     return Rectification(
-        rectification_id=row.rectification_id,
-        place=row.position,
-        subject_id=row.subject_id,
-        kind=row.kind,
-        sender_id=row.sender_id,
-        source=row.source,
-        asked=None if said is None else msgspec.json.decode(said),
-        evidence_id=row.evidence_id,
-        annulled=row.annulled,
-        requested_at=row.requested_at,
-        completed_at=row.completed_at,
-        rectified=rectified,
+        rectification_id=rectification_id,
+        asked=None if said is None else msgspec.json.decode(said, type=dict[str, object]),
+        rectified=msgspec.json.decode(rectified, type=dict[str, dict[str, int]]),
+        **columns,
     )

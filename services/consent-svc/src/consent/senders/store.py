@@ -1,6 +1,6 @@
 """Own the registered senders and every version of a sender."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,6 @@ from sqlalchemy import (
     DateTime,
     Integer,
     PrimaryKeyConstraint,
-    Row,
     Table,
     Text,
     text,
@@ -115,13 +114,13 @@ async def add_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> bool
 async def lock_sender(tx: AsyncConnection, sender_id: str) -> Sender | None:
     rows = await tx.execute(text(f"SELECT {_SENDER} FROM sender WHERE sender_id = :id FOR UPDATE"), {"id": sender_id})
     row = rows.one_or_none()
-    return _sender(row) if row else None
+    return _sender(**row._mapping) if row else None
 
 
 async def find_sender(tx: AsyncConnection, sender_id: str) -> Sender | None:
     rows = await tx.execute(text(f"SELECT {_SENDER} FROM sender WHERE sender_id = :id"), {"id": sender_id})
     row = rows.one_or_none()
-    return _sender(row) if row else None
+    return _sender(**row._mapping) if row else None
 
 
 async def put_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> None:
@@ -205,7 +204,8 @@ async def owners_of(tx: AsyncConnection, stop_codes: Collection[str]) -> dict[st
     )
     found: dict[str, dict[str, Sender]] = {}
     for row in rows:
-        found.setdefault(row.code, {})[row.sender_id] = _sender(row)
+        code, columns = row.code, {name: value for name, value in row._mapping.items() if name != "code"}
+        found.setdefault(code, {})[row.sender_id] = _sender(**columns)
     return found
 
 
@@ -220,30 +220,16 @@ async def senders_of(tx: AsyncConnection, sender_ids: Collection[str]) -> list[S
         text(f"SELECT {_SENDER} FROM sender WHERE sender_id = ANY(CAST(:ids AS text[])) ORDER BY brand, sender_id"),
         {"ids": sorted(sender_ids)},
     )
-    return [_sender(row) for row in rows]
+    return [_sender(**row._mapping) for row in rows]
 
 
-def _sender(row: Row[Any]) -> Sender:
+def _sender(*, purposes: str, replies: str, abroad: Sequence[str], **columns: Any) -> Sender:
     return Sender(
-        sender_id=row.sender_id,
-        legal_name=row.legal_name,
-        brand=row.brand,
-        contact=row.contact,
-        country=row.country,
-        oadc=row.oadc,
-        stop_code=row.stop_code,
-        purposes=_purposes.decode(row.purposes),
-        controller=row.controller,
-        stop_scope=row.stop_scope,
-        replies=_replies.decode(row.replies),
-        double_opt_in_hours=row.double_opt_in_hours,
-        renewal_days=row.renewal_days,
-        abroad=tuple(row.abroad),
-        version=row.version,
+        purposes=_purposes.decode(purposes), replies=_replies.decode(replies), abroad=tuple(abroad), **columns
     )
 
 
-def _sender_row(sender: Sender) -> dict[str, Any]:
+def _sender_row(sender: Sender) -> dict[str, object]:
     return {
         "sender_id": sender.sender_id,
         "legal_name": sender.legal_name,

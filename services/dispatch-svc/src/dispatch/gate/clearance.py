@@ -256,7 +256,7 @@ class Clearance:
             oadc=oadc,
             category=candidate.category,
             unfit=unfit,
-            closed=blocked,
+            blocked=blocked,
         )
 
     async def _recent(

@@ -13,6 +13,7 @@ from datetime import datetime
 
 import msgspec
 
+from common.contracts import consent_rule
 from common.contracts.campaign import Category, Control
 from common.contracts.consent import Consent, Suppression
 from common.law import Aspect, Policy, begins_with, closed_by, country_of, covers, next_permitted
@@ -159,37 +160,9 @@ def marketing_denials(request: Request, known: Knowledge, now: datetime) -> Iter
         yield Reason.UNKNOWN_PURPOSE
     if not request.mentions_stop and request.flaw is None:
         yield Reason.STOP_MENTION_MISSING
-    subject = known.subject
-    if subject is None:
-        yield Reason.NO_CONSENT
-        return
-    if subject.unreadable:
-        yield Reason.CONSENT_UNREADABLE
-    if subject.erased and request.flaw is not Reason.ERASED:
-        yield Reason.ERASED
-    consent = _consent(request, subject)
-    if consent is None:
-        yield Reason.NO_CONSENT
-        if any(c.state == "opted_in" and c.sender_id != request.sender_id for c in subject.consents):
-            yield Reason.OTHER_CONTROLLER
-    elif consent.state == "opted_out":
-        yield Reason.OPTED_OUT
-    elif consent.state == "pending":
-        yield Reason.CONSENT_PENDING
-    elif consent.state == "expired":
-        yield Reason.CONSENT_EXPIRED
-    elif consent.state != "opted_in":
-        yield Reason.NO_CONSENT
-    elif consent.expires_at is not None and now >= consent.expires_at:
-        yield Reason.CONSENT_EXPIRED  # before consent-svc publishes the expiry, too
-    elif not consent.evidence_id or consent.basis is None:
-        yield Reason.NO_EVIDENCE
-    # consent-svc has already folded suppressions into the states; the gate checks again
-    if any(
-        s.sender_id in (None, request.sender_id) and (consent is None or s.since >= consent.occurred_at)
-        for s in subject.suppressions
-    ):
-        yield Reason.SUPPRESSED
+    for against in consent_rule.denials(known.subject, request.sender_id, request.purpose, now):
+        if (reason := Reason(against.value)) is not request.flaw:  # the request's flaw may say `erased` already
+            yield reason
 
 
 def question_denials(request: Request, known: Knowledge) -> Iterator[Reason]:
@@ -206,7 +179,7 @@ def question_denials(request: Request, known: Knowledge) -> Iterator[Reason]:
         return
     if subject.unreadable:
         yield Reason.CONSENT_UNREADABLE
-    consent = _consent(request, subject)
+    consent = consent_rule.consent_for(subject.consents, request.sender_id, request.purpose)
     stops = [s.since for s in subject.suppressions if s.sender_id in (None, request.sender_id)]
     if consent is None and not stops:
         yield Reason.NO_CONSENT
@@ -246,12 +219,6 @@ CLOSED = {
     Aspect.WEEKDAY: Reason.CLOSED_WEEKDAY,
     Aspect.HOLIDAY: Reason.PUBLIC_HOLIDAY,
 }
-
-
-def _consent(request: Request, subject: Subject) -> Consent | None:
-    return next(
-        (c for c in subject.consents if c.sender_id == request.sender_id and c.purpose == request.purpose), None
-    )
 
 
 def _may_only_be_behind(

@@ -11,7 +11,6 @@ from dispatch.gateways import (
     cm,
     infobip,
     jasmin,
-    kafka,
     kannel,
     octopush,
     ovh,
@@ -24,6 +23,7 @@ from dispatch.gateways import (
     twilio,
     vonage,
 )
+from dispatch.gateways.by_kafka import gateway as by_kafka
 from dispatch.gateways.gateway import (
     Capabilities,
     Gateway,
@@ -59,7 +59,7 @@ HTTP_PROVIDERS: Mapping[str, HttpProvider] = {
 }
 
 LOOK_UPS: Mapping[str, LooksUp] = {"infobip": infobip, "sinch": sinch}
-PROVIDERS: Mapping[str, Described] = {**HTTP_PROVIDERS, "kafka": kafka, "smpp": smpp}
+PROVIDERS: Mapping[str, Described] = {**HTTP_PROVIDERS, "kafka": by_kafka, "smpp": smpp}
 
 
 def open_gateway(
@@ -77,7 +77,7 @@ def open_gateway(
     """
     name = gateway_name(account.provider, account.account)
     if account.provider == "kafka":
-        return kafka.KafkaGateway(
+        return by_kafka.KafkaGateway(
             name, account.account, settings, timeout_s=timeout_s, batch=batch, capabilities=capabilities
         )
     if account.provider == "smpp":

@@ -1,10 +1,10 @@
 """The circuit breaker of a gateway, and its detection of slow gateways.
 
-Pure: `now` (monotonic seconds) and the jitter are arguments. `Standing` names the breaker's states otherwise:
+Pure: `now` (monotonic seconds) and the jitter are arguments. States:
 
-    `"open"`          closed: every message goes through
-    `"to be tried"`   half-open: a single probe of each lane goes through
-    `"resting"`       open: every message is refused
+    `"closed"`      every message goes through
+    `"half_open"`   a single probe of each lane goes through
+    `"open"`        every message is refused
 
 An unreachable or misconfigured gateway trips the breaker at once; unanswered requests trip once they exceed half of the
 recent requests. A request counts once, however many messages it holds. The cool-down grows with each trip in a row. The
@@ -22,9 +22,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 Failure = Literal["unreachable", "unanswered", "misconfigured"]
-Standing = Literal["open", "to be tried", "resting"]
+BreakerState = Literal["closed", "half_open", "open"]
 
-LONGEST_REST_S: dict[Failure, float] = {"unreachable": 30.0, "unanswered": 30.0, "misconfigured": 300.0}
+LONGEST_COOL_DOWN_S: dict[Failure, float] = {"unreachable": 30.0, "unanswered": 30.0, "misconfigured": 300.0}
 LONGEST_PAUSE_S = 60.0  # of a pause without a length from the operator
 FADE = 0.95  # decay of both counts with each request: about the last twenty requests matter
 ENOUGH = 3.0  # failures below which the error rate is ignored
@@ -47,8 +47,8 @@ class Health:
     timed: int = 0
     answered_at: float = float("-inf")
     slow_until: float = float("-inf")
-    rests: int = 0  # trips in a row
-    rests_until: float = float("-inf")
+    trips: int = 0  # in a row
+    open_until: float = float("-inf")
     because: Failure | None = None  # cause of the last trip; `None`: a pause by the operator
 
     @property
@@ -56,19 +56,19 @@ class Health:
         return self.failed / (self.failed + self.answered) if self.failed else 0.0
 
 
-def standing(health: Health, now: float) -> Standing:
-    if now < health.rests_until:
-        return "resting"
-    return "to be tried" if health.rests else "open"
+def state(health: Health, now: float) -> BreakerState:
+    if now < health.open_until:
+        return "open"
+    return "half_open" if health.trips else "closed"
 
 
 def may_go(health: Health, now: float) -> bool:
-    return standing(health, now) != "resting"
+    return state(health, now) != "open"
 
 
 def needs_somebody(health: Health, now: float) -> bool:
     """Return whether the breaker is open and will trip again until a person has acted."""
-    return standing(health, now) == "resting" and health.because == "misconfigured"
+    return state(health, now) == "open" and health.because == "misconfigured"
 
 
 def is_slow(health: Health, now: float) -> bool:
@@ -95,13 +95,13 @@ def answered(health: Health, now: float, latency_s: float) -> Health:
     """Record an answer. The caller has already `counted` the requests."""
     anew = now - health.answered_at > SLOW_FOR_S or health.answered_at < health.slow_until <= now
     timed = 1 if anew else min(health.timed + 1, LAST)
-    rests = health.rests if now < health.rests_until else 0  # submitted before the trip: proves nothing about now
+    trips = health.trips if now < health.open_until else 0  # submitted before the trip: proves nothing about now
     return replace(
         health,
         latency_s=latency_s if anew else health.latency_s + (latency_s - health.latency_s) / timed,
         timed=timed,
         answered_at=now,
-        rests=rests,
+        trips=trips,
     )
 
 
@@ -125,10 +125,10 @@ def failed(health: Health, failure: Failure, now: float, jitter: float) -> Healt
     """
     if failure == "unanswered" and not _failing(health):
         return health
-    if now < health.rests_until:  # several submits in flight that fail together trip once
+    if now < health.open_until:  # several submits in flight that fail together trip once
         return health
-    rest_s = min(2.0**health.rests, LONGEST_REST_S[failure]) * jitter
-    return replace(health, rests=min(health.rests + 1, 12), rests_until=now + rest_s, because=failure)
+    cool_down_s = min(2.0**health.trips, LONGEST_COOL_DOWN_S[failure]) * jitter
+    return replace(health, trips=min(health.trips + 1, 12), open_until=now + cool_down_s, because=failure)
 
 
 def misconfigured_after_all(health: Health, asked_at: float, now: float, jitter: float) -> Health:
@@ -137,11 +137,11 @@ def misconfigured_after_all(health: Health, asked_at: float, now: float, jitter:
     The DLR proves nothing when the message began before the end of a cool-down with the same cause, or when the
     message is older than `BELIEVED_S`.
     """
-    known = health.because == "misconfigured" and asked_at < health.rests_until
+    known = health.because == "misconfigured" and asked_at < health.open_until
     if known or now - asked_at > BELIEVED_S:
         return health
-    until = max(health.rests_until, now + LONGEST_REST_S["misconfigured"] * jitter)
-    return replace(health, rests=min(health.rests + 1, 12), rests_until=until, because="misconfigured")
+    until = max(health.open_until, now + LONGEST_COOL_DOWN_S["misconfigured"] * jitter)
+    return replace(health, trips=min(health.trips + 1, 12), open_until=until, because="misconfigured")
 
 
 def pause(health: Health, now: float, after_s: float, jitter: float, *, told: bool) -> Health:
@@ -150,15 +150,15 @@ def pause(health: Health, now: float, after_s: float, jitter: float, *, told: bo
     With `told` the pause lasts exactly `after_s`. Otherwise `after_s` is the first pause, each further pause in a
     row is twice as long, and `jitter` applies as in `failed`.
     """
-    resting = now < health.rests_until
-    if resting and not told:  # as with failures, several submits in flight cause a single pause
+    is_open = now < health.open_until
+    if is_open and not told:  # as with failures, several submits in flight cause a single pause
         return health
-    after_s = after_s if told else min(after_s * 2.0**health.rests, LONGEST_PAUSE_S) * jitter
-    if now + after_s <= health.rests_until:
+    after_s = after_s if told else min(after_s * 2.0**health.trips, LONGEST_PAUSE_S) * jitter
+    if now + after_s <= health.open_until:
         return health
-    rests = health.rests if resting else min(health.rests + 1, 12)
-    return replace(health, rests=rests, rests_until=now + after_s, because=None)
+    trips = health.trips if is_open else min(health.trips + 1, 12)
+    return replace(health, trips=trips, open_until=now + after_s, because=None)
 
 
 def _failing(health: Health) -> bool:
-    return health.rests > 0 or (health.failed >= ENOUGH and health.error_rate > TOO_MANY)
+    return health.trips > 0 or (health.failed >= ENOUGH and health.error_rate > TOO_MANY)

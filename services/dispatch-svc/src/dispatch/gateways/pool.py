@@ -20,14 +20,14 @@ from common.telemetry import counter, gauge
 from dispatch.gateways import Gateway
 from dispatch.gateways import circuit_breaker as healths
 from dispatch.gateways import token_bucket as buckets
-from dispatch.gateways.circuit_breaker import Failure, Health, Standing
+from dispatch.gateways.circuit_breaker import BreakerState, Failure, Health
 from dispatch.gateways.routing import Route, cheapest, choose, ways
 from dispatch.gateways.token_bucket import Bucket
 from dispatch.lane import Lane, lane_of
 
-RESTS = counter(
-    "sms_dispatch_gateway_rests_total",
-    "Times that a gateway, or a sender on it, was left alone for a while, by why.",
+TRIPS = counter(
+    "sms_dispatch_gateway_trips_total",
+    "Trips of the circuit breaker of a gateway, or of a sender on the gateway, by cause.",
     ["gateway", "reason"],
 )
 ERRORS = gauge("sms_dispatch_gateway_errors_ratio", "Of the last requests, those that got no answer.", ["gateway"])
@@ -96,7 +96,7 @@ class Traffic:
         part: float = 1.0,
     ) -> None:
         self.gateways = {gateway.name: gateway for gateway in gateways}
-        self.trials = {  # held by the probe of a half-open gateway, per lane: no code waits for marketing
+        self.probes = {  # held by the probe of a half-open gateway, per lane: no code waits for marketing
             (name, lane): asyncio.Semaphore(1) for name in self.gateways for lane in Lane
         }
         self.adding_stop = frozenset(name for name, each in self.gateways.items() if each.capabilities.adds_stop)
@@ -115,14 +115,14 @@ class Traffic:
             for metric in (ALERTS, SLOW, ERRORS, LATENCY):
                 metric.labels(name)
             for reason in get_args(Failure):
-                RESTS.labels(name, reason)
+                TRIPS.labels(name, reason)
 
     def holds(self, partitions: int) -> None:
         """Set how many partitions of the requests this process reads from now on."""
         self._share = self._part * max(1, partitions) / self._partitions
 
     @property
-    def resting(self) -> bool:
+    def refuses_marketing(self) -> bool:
         """Return whether no gateway takes marketing now, so that the consumer should take no more.
 
         False when every gateway waits for a person: the next messages then say so, and their campaign is
@@ -133,8 +133,8 @@ class Traffic:
         now = time.monotonic()
         return not all(healths.needs_somebody(self._of(name), now) for name in self.gateways)
 
-    def standing(self, name: str) -> Standing:
-        return healths.standing(self._of(name), time.monotonic())
+    def breaker(self, name: str) -> BreakerState:
+        return healths.state(self._of(name), time.monotonic())
 
     def unfit(self, text: str, *, lacks_stop: bool = False) -> frozenset[str]:
         """Return the gateways ineligible for this text.
@@ -159,35 +159,35 @@ class Traffic:
         oadc: str,
         category: Category,
         unfit: Collection[str] = (),
-        closed: Collection[str] = (),
+        blocked: Collection[str] = (),
     ) -> Ways:
         """Return the routes for a message now.
 
-        `unfit` lists gateways ineligible for the text, `closed` gateways that do not deliver to the person.
+        `unfit` lists gateways ineligible for the text, `blocked` gateways that do not deliver to the person.
         """
         now = time.monotonic()
 
         def health(name: str) -> Health:
-            return max(self._of(name), self._of(name, oadc), key=attrgetter("rests_until"))
+            return max(self._of(name), self._of(name, oadc), key=attrgetter("open_until"))
 
         found = ways(self._routes, territory=territory, sender_id=sender_id, category=category)
         found = [route for route in found if route.gateway not in unfit]
         if not found:
             return Ways((), exist=False)
-        found = [route for route in found if route.gateway not in closed] or found  # all blocked: the gate denies
+        found = [route for route in found if route.gateway not in blocked] or found  # all blocked: the gate denies
         may_go = {route.gateway for route in found if healths.may_go(health(route.gateway), now)}
         # during a probe a message takes another route, or without another route waits for the end of the probe
         lane = lane_of(category)
         equals = cheapest(found, lambda gateway: gateway in may_go and self._takes(gateway, lane))
         equals = equals or cheapest(found, lambda gateway: gateway in may_go)
         if not equals:
-            resting = [health(route.gateway) for route in found]
-            wait_s = min(each.rests_until for each in resting) - now
+            refusing = [health(route.gateway) for route in found]
+            wait_s = min(each.open_until for each in refusing) - now
             return Ways(
                 (),
                 exist=True,
                 until=datetime.now(UTC) + timedelta(seconds=max(0.0, wait_s)),
-                needs_somebody=all(healths.needs_somebody(each, now) for each in resting),
+                needs_somebody=all(healths.needs_somebody(each, now) for each in refusing),
             )
         if len(equals) > 1:  # a slow gateway beats no gateway
             equals = [way for way in equals if not healths.is_slow(self._of(way.gateway), now)] or equals
@@ -221,8 +221,8 @@ class Traffic:
         before = self._of(name, oadc)
         health = healths.failed(before, failure, now, _jitter())
         self._health[name, oadc] = health
-        if health.rests_until > before.rests_until:
-            RESTS.labels(name, failure).inc()
+        if health.open_until > before.open_until:
+            TRIPS.labels(name, failure).inc()
         if failure == "misconfigured":
             ALERTS.labels(name).inc()
 
@@ -236,7 +236,7 @@ class Traffic:
         self._health[name, oadc] = health = healths.misconfigured_after_all(before, asked_at, now, _jitter())
         if health == before:
             return False
-        RESTS.labels(name, "misconfigured").inc()
+        TRIPS.labels(name, "misconfigured").inc()
         ALERTS.labels(name).inc()
         return True
 
@@ -271,8 +271,8 @@ class Traffic:
             await gateway.close()
 
     def _takes(self, name: str, lane: Lane) -> bool:
-        standing = self.standing(name)
-        return standing == "open" or (standing == "to be tried" and not self.trials[name, lane].locked())
+        state = self.breaker(name)
+        return state == "closed" or (state == "half_open" and not self.probes[name, lane].locked())
 
     def _of(self, name: str, oadc: str = "") -> Health:
         return self._health.get((name, oadc), Health())

@@ -60,7 +60,7 @@ capabilities = Capabilities()
 BINDS, WINDOW, PORT = 2, 20, 2775
 CONNECT_S = 2.0
 # after a failed bind: below the breaker's cool-down, or a probe would meet the old failure and trip the breaker again
-REST_S = 0.25
+RECONNECT_AFTER_S = 0.25
 UNBIND_S = 1.0
 ALPHANUMERIC, INTERNATIONAL = 5, 1  # type of number
 ISDN = 1  # numbering plan
@@ -204,7 +204,7 @@ class _Bind:
         self._account = account
         self.window = asyncio.Semaphore(window)
         self._attempt: asyncio.Task[_Session | Unreachable] | None = None
-        self._rests_until = 0.0
+        self._connect_after = 0.0
         self._open: _Session | None = None
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -219,7 +219,7 @@ class _Bind:
         A cancelled caller leaves the attempt to the other callers.
         """
         while True:
-            if self._attempt is None or (self._attempt.done() and time.monotonic() >= self._rests_until):
+            if self._attempt is None or (self._attempt.done() and time.monotonic() >= self._connect_after):
                 self._attempt = asyncio.create_task(self._found())
             found = await asyncio.shield(self._attempt)
             if isinstance(found, Unreachable):
@@ -259,7 +259,7 @@ class _Bind:
                     self._open = _Session(client, await client.connect())
             except (smpp34.SmppError, TimeoutError, OSError, RuntimeError) as error:
                 await client.stop()  # or an operator that accepts late holds an unused bind
-                self._rests_until = time.monotonic() + REST_S
+                self._connect_after = time.monotonic() + RECONNECT_AFTER_S
                 return Unreachable(type(error).__name__)
         return self._open
 

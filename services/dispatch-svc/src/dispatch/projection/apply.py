@@ -4,8 +4,8 @@ An unreadable consent makes its subject `unreadable`, and the gate denies. Witho
 since the missed opt-out could be anyone's. A state that forgets a known STOP (`loosening.py`) also makes its subject
 `unreadable`: consent-svc has lost the STOP.
 
-[n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: an opt-out [17, 18], a control
-[34, 35].
+[name]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: an opt-out
+[before-opt-out-commit, after-opt-out-commit], a control [before-control-commit, after-control-commit].
 """
 
 import logging
@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import CONTROLS, SENDERS, STATES
 from common.contracts.campaign import CampaignControlled
 from common.contracts.consent import ConsentStateChanged, SenderChanged
-from common.kafka.consumer import URGENT_MS, After, Received, Stopped, Subscription
+from common.kafka.subscription import URGENT_MS, After, Received, Stopped, Subscription
 from common.privacy import erasing
 from common.privacy.erasing import Asked
 from common.telemetry import counter

@@ -17,7 +17,8 @@ from common.contracts import STATES, SUMS
 from common.contracts.consent import StatesSummed
 from common.db.database import Database
 from common.db.timer import Timer, Worker
-from common.kafka.consumer import After, Received, Subscription, applied_watermark
+from common.kafka.reading.offsets import applied_watermark
+from common.kafka.subscription import After, Received, Subscription
 from common.service import Resources
 from common.telemetry import gauge
 from dispatch.projection import store

@@ -16,7 +16,7 @@ from common.contracts import STATES
 from common.contracts.dispatch import HoldChanged
 from common.db.database import Database
 from common.db.timer import Timer, Worker
-from common.kafka.consumer import applied_watermark
+from common.kafka.reading.offsets import applied_watermark
 from common.service import Resources
 from common.telemetry import gauge
 from dispatch.projection import store

@@ -29,7 +29,7 @@ from common.contracts.consent import (
 from common.contracts.dispatch import HoldChanged
 from common.db.database import fetch_many, plan_now
 from common.kafka import outbox
-from common.kafka.completeness import Seen
+from common.kafka.reading.completeness import Seen
 from dispatch.messages import store as messages
 from dispatch.projection.hold import Hold
 from dispatch.projection.loosening import NO_STOPS, Stops, believed
@@ -66,7 +66,9 @@ rebuild = Table(
     Column("next_offset", BigInteger, nullable=False),
     Column("until", BigInteger, nullable=False),  # the position of the projection at the last poll
     instant("begun_at", nullable=False),
-    Column("last_number", BigInteger, nullable=False, server_default=text("0")),  # as `common.kafka.completeness.Seen`
+    Column(
+        "last_number", BigInteger, nullable=False, server_default=text("0")
+    ),  # as `common.kafka.reading.completeness.Seen`
     Column("unseen", BigInteger, nullable=False, server_default=text("0")),
 )
 

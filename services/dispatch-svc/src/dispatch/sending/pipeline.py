@@ -2,21 +2,29 @@
 
     consume   `Intake.take_marketing`, `Intake.take`: a batch of one partition, in the transaction which steps its
               offset; marketing on hold stays in Kafka
-    decide    `Clearance.decide`: reads consent under the partition's lock, and `gate/rules.py` decides [1]
+    decide    `Clearance.decide`: reads consent under the partition's lock, and `gate/rules.py` decides
+              [before-decide]
     insert    `messages.insert_messages`: each message with its verdict, a permitted message as `sending`.
-              Commit [2, 3; transactional lane 39, 40]
+              Commit [before-insert-commit, after-insert-commit, before-transactional-insert-commit,
+              after-transactional-insert-commit]
     begin     `Handoff.send`: in batches, each on valid permits. A batch with a slot is marked as begun, in one
-              transaction for all batches that have a slot now (`mark_writer.py`). Commit [47, 48]. Messages which wait
-              for a slot or a rate have no mark [51]
-    submit    with no transaction open. `_submit` is the only place where a message leaves [4, 5, 6; transactional
-              lane 41]. The transactional consumer does not wait for the submit (`transactional.py`)
+              transaction for all batches that have a slot now (`mark_writer.py`). Commit [before-mark-commit,
+              after-mark-commit-then-opt-out]. Messages which wait for a slot or a rate have no mark
+              [during-submit-others-waiting]
+    submit    with no transaction open. `_submit` is the only place where a message leaves [before-submit,
+              during-submit, after-submit, after-transactional-submit]. The transactional consumer does not wait for
+              the submit (`transactional.py`)
     record    `Handoff._store_outcomes`: the outcomes of several submits (`outcomes.py`) in one transaction
-              (`outcome_writer.py`), with their events. Commit [7, 8; not accepted 37, 38]. Then the waiting opt-outs
-              of these subjects are enforced [21, 22], and the relay publishes the events [9, 10]
+              (`outcome_writer.py`), with their events. Commit [before-outcomes-commit, after-outcomes-commit,
+              before-throttled-commit, after-throttled-commit]. Then the waiting opt-outs of these subjects
+              are enforced [before-enforcement-commit, after-enforcement-commit], and the relay publishes the events
+              [before-publish, after-publish]
 
-[n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process, in a transaction and right after
-its commit. Off the common path: a text updated [29, 30], a permit renewed [15, 16], messages not yet submitted handed
-back [31], half of a refused batch [36], an opt-out during a downtime [45, 46].
+[name]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process, in a transaction and right
+after its commit. Off the common path: a text updated [before-text-update-commit, after-text-update-commit], a permit
+renewed [before-renewal-commit, after-renewal-commit], messages not yet submitted handed back [after-hand-back-commit],
+half of a refused batch [after-half-batch-submit], an opt-out during a downtime [after-insert-commit-then-opt-out,
+after-submit-then-opt-out].
 
 Deferred messages, and messages left `sending` by a crash, enter at `Handoff.send` (`timers.py`). No source of marketing
 brings in more messages than can leave soon. A submit without a known end is `unknown`, and dispatch never blindly sends
@@ -43,7 +51,7 @@ from common.contracts.campaign import MessageRequested, MessageReworded
 from common.db.database import Database
 from common.db.timer import uptime_s
 from common.kafka.broker import partitions_of
-from common.kafka.consumer import After, Hold, Poison, Received, Subscription
+from common.kafka.subscription import After, Hold, Poison, Received, Subscription
 from common.sms.msisdn import territory_of
 from common.telemetry import counter, histogram
 from dispatch.gate.clearance import Candidate, Clearance, Permit, lacks_a_mention, requested, stored
@@ -60,7 +68,7 @@ from dispatch.gateways import (
     Unanswered,
     Unreachable,
 )
-from dispatch.gateways.circuit_breaker import Failure, Standing
+from dispatch.gateways.circuit_breaker import BreakerState, Failure
 from dispatch.gateways.pool import Traffic
 from dispatch.lane import Lane
 from dispatch.messages import enforcement, events
@@ -137,7 +145,10 @@ class Intake:
             if self._handoff.is_behind:  # checked again after waiting for the lock
                 raise Hold
             as_of = await projection.watermark(tx, batch[0].partition)
-            if not is_fresh(as_of, datetime.now(UTC), self._clearance.limits) or self._handoff.traffic.resting:
+            if (
+                not is_fresh(as_of, datetime.now(UTC), self._clearance.limits)
+                or self._handoff.traffic.refuses_marketing
+            ):
                 raise Hold
             return await self._decide(tx, batch, Lane.MARKETING)
 
@@ -273,19 +284,19 @@ class Handoff:
         """
         until, lane = permits[0].until, permits[0].candidate.lane
         while permits:
-            standing = self._standing(permits[0])
-            trying = standing == "to be tried"
-            slots = (self.traffic.trials if trying else self._lanes)[_lane(permits[0])]
-            if standing == "resting" or not await self._slot(slots, until):
+            breaker = self._breaker(permits[0])
+            probing = breaker == "half_open"
+            slots = (self.traffic.probes if probing else self._lanes)[_lane(permits[0])]
+            if breaker == "open" or not await self._slot(slots, until):
                 if self._stopping.is_set():
                     await self._hand_back(permits)
                     return
                 await self._send(await self._decide_again(permits))  # perhaps by another gateway
                 return
             try:
-                if uptime_s() > until or self._standing(permits[0]) != standing:
+                if uptime_s() > until or self._breaker(permits[0]) != breaker:
                     continue
-                first = permits[:1] if trying else permits
+                first = permits[:1] if probing else permits
                 going, later = self._within_the_rate(first)
                 begins = bool(going) and await self._marks[lane].may_begin(going)
                 answers, late = await self._submit(going) if begins else ([], [])
@@ -414,12 +425,12 @@ class Handoff:
         else:
             self._room.set()
 
-    def _standing(self, permit: Permit) -> Standing:
-        """Return the breaker's standing of the permit's gateway.
+    def _breaker(self, permit: Permit) -> BreakerState:
+        """Return the breaker's state of the permit's gateway.
 
         A resubmit ignores the breaker: the gateway may already have the message.
         """
-        return "open" if permit.again else self.traffic.standing(permit.gateway)
+        return "closed" if permit.again else self.traffic.breaker(permit.gateway)
 
     async def _slot(self, slots: asyncio.Semaphore, until: float) -> bool:
         """Take a slot before `until` (`uptime_s`); return False at that moment, or when the service stops."""

@@ -6,7 +6,8 @@ an `unknown` outcome, even where the resubmit was refused because the person is 
 outcome. A block without a reason (DOMAIN 4.3) is no opt-out, but may be the person's wish: until a member of staff
 removes the block, the person gets no marketing by any gateway, and nothing by the blocking provider.
 
-[n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process [19, 20].
+[name]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process
+[before-receipts-commit, after-receipts-commit].
 """
 
 import logging
@@ -19,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import INBOUND_RECEIPTS
 from common.contracts.inbound import ReceiptReceived, ReceiptState
-from common.kafka.consumer import After, Received, Subscription
+from common.kafka.subscription import After, Received, Subscription
 from common.telemetry import counter
 from dispatch.gateways import gateway_name, receipt_codes
 from dispatch.gateways.pool import Traffic

@@ -1,8 +1,11 @@
 """The timers: decide due messages afresh, wake messages after a pause, recover what a crash left, match early DLRs.
 
-[n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: deciding afresh [13, 14;
-transactional lane 42], the end of a pause [25, 26] and its note [27, 28], messages a crash left `sending` [11, 12;
-not begun 49, 50], open opt-outs [23, 24], early DLRs [32, 33].
+[name]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: deciding afresh
+[before-due-commit, after-due-commit, after-transactional-due-commit], the end of a pause [before-wake-commit,
+after-wake-commit] and its note [before-woken-note-commit, after-woken-note-commit], messages a crash left `sending`
+[before-recovery-commit, after-recovery-commit], also before their submit began [before-give-back-commit,
+after-give-back-commit], open opt-outs [before-open-enforcement-commit, after-open-enforcement-commit], early DLRs
+[before-early-receipts-commit, after-early-receipts-commit].
 """
 
 import asyncio
@@ -119,7 +122,7 @@ class Timers:
         defer the messages again.
         """
         await self._handoff.room()
-        if self._handoff.traffic.resting:
+        if self._handoff.traffic.refuses_marketing:
             return False
         return await self._wake(await self._due(Lane.MARKETING), Lane.MARKETING)
 
@@ -160,7 +163,7 @@ class Timers:
         """Decide one batch of due messages afresh, hand off the permitted, and return whether any row changed."""
         async with self._clearance.one_at_a_time:
             # checked after the wait for the lock: another partition may have filled the hand-off
-            if self._handoff.is_behind or self._handoff.traffic.resting:
+            if self._handoff.is_behind or self._handoff.traffic.refuses_marketing:
                 return False
             decisions = await self._decide_due(partition, Lane.MARKETING)
         if permits := [d.permit for d in decisions if d.permit]:
@@ -181,7 +184,7 @@ class Timers:
             now = datetime.now(UTC)
             if marketing and not is_fresh(await projection.watermark(tx, partition), now, self._clearance.limits):
                 return []  # on hold: no verdict could be an Allow
-            waited_for = [] if marketing else [name for name in codes.full if traffic.standing(name) != "resting"]
+            waited_for = [] if marketing else [name for name in codes.full if traffic.breaker(name) != "open"]
             rows = await store.claim_due(tx, partition, now, limit, lane, waited_for=waited_for)
             if not rows:
                 return []

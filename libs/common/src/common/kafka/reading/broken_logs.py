@@ -17,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import Topic
 from common.db.database import Database, fetch_many
-from common.kafka.completeness import ANY_NUMBER, Reading, Seen
-from common.kafka.log_identity import Identity
+from common.kafka.reading.completeness import ANY_NUMBER, Reading, Seen
+from common.kafka.reading.log_identity import Identity
 from common.telemetry import gauge
 
 Fault = Literal["records_missing", "other_log"]

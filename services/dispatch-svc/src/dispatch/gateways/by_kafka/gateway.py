@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 
 from common.contracts import operator_submits
 from common.contracts.operator import MessageSubmitted
-from common.kafka.broker import NotPublished, Published, Publisher
 from common.settings import ServiceSettings
+from dispatch.gateways.by_kafka.publisher import NotPublished, Published, Publisher
 from dispatch.gateways.gateway import (
     Capabilities,
     Late,

@@ -1,0 +1,1 @@
+"""Parts of the consumer loop: clients, stored offsets, polls, batches, stalls, broken logs."""

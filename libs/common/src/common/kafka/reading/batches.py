@@ -1,0 +1,159 @@
+"""Batches: records of a partition, handled in the transaction that steps the offset; poison to the dead letters."""
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiokafka import TopicPartition
+
+from common.contracts import Watermark
+from common.db.database import Database
+from common.kafka import broker as kafka
+from common.kafka import dead_letters, outbox
+from common.kafka.reading.offsets import Offsets
+from common.kafka.reading.records import event_of, key_of, received_as, type_of
+from common.kafka.subscription import After, Poison, Received, Stopped, Subscription, UnknownType
+from common.keyring import differing
+from common.telemetry import continue_trace, counter
+
+log = logging.getLogger(__name__)
+
+POISON_IN_A_ROW = 25  # a bad deploy stops, before shovelling a topic into the dead letters
+
+HANDLED = counter("sms_consumer_records_total", "Records passed by the consumer, by result.", ["topic", "result"])
+REFUSED = counter(
+    "sms_consumer_watermarks_refused_total",
+    "Watermarks refused: the publisher has another subject key under the same key id.",
+    ["topic"],
+)
+
+
+@dataclass(slots=True)
+class PublisherKeys:
+    """The comparison of the publisher's subject keys with ours. `difference`: by the newest watermark."""
+
+    subscription: Subscription
+    ours: dict[str, str]  # fingerprints
+    difference: str | None = None
+
+    def match(self, mark: Watermark) -> bool:
+        """Return whether the topic's publisher makes the same subject ids as this service (ADR-0061).
+
+        Otherwise its STOPs come under unknown ids and its watermark proves nothing: our watermark stands still, and
+        marketing is held.
+        """
+        topic, why = self.subscription.topic, None
+        if others := differing(self.ours, mark.subject_keys):
+            us = self.subscription.group.partition(".")[0]
+            why = (
+                f"{topic.owner}-svc and {us}-svc have different subject keys under the id"
+                f" {', '.join(map(repr, others))}: give both the same PLACET_SUBJECT_KEYS"
+            )
+            REFUSED.labels(topic.name).inc()
+        if why != self.difference:
+            self.difference = why
+            log.log(logging.ERROR if why else logging.WARNING, why or "the subject keys are the same again")
+        return why is None
+
+
+@dataclass(slots=True)
+class Batches:
+    """Handles a subscription's batches."""
+
+    subscription: Subscription
+    database: Database
+    offsets: Offsets
+    keys: PublisherKeys
+    _poison_in_a_row: dict[TopicPartition, int] = field(default_factory=dict)
+
+    async def handle(self, tp: TopicPartition, records: Sequence[Any]) -> None:
+        """Handle a batch; with a bad record in it, record by record. Raises Stopped, WentBack, Hold, or any error."""
+        try:
+            after = await self.apply(tp, records)
+        except Poison:
+            await self.apply_one_by_one(tp, records)
+        else:
+            if after is not None:
+                await after()
+
+    async def apply(self, tp: TopicPartition, records: Sequence[Any]) -> After | None:
+        """Handle records in a transaction.
+
+        Raises Poison, with nothing done, where a record cannot be read or handled.
+        """
+        async with self.database.begin() as tx:
+            reading = await self.offsets.lock(tx, tp)
+            fresh = [record for record in records if record.offset >= reading.seen.next_offset]
+            if not fresh:
+                return None
+            received: list[Received] = []
+            for record in fresh:
+                event = event_of(self.subscription, record)
+                if type(event) is Watermark:
+                    as_of = event.as_of if self.keys.match(event) else None  # else: STOPs under other ids
+                    reading.watermark(record.offset, as_of, event.last_number)
+                    continue
+                reading.record(record.offset, kafka.number_of(record.headers))
+                if event is None:
+                    HANDLED.labels(self.subscription.topic.name, "unknown_type").inc()
+                else:
+                    received.append(received_as(record, event))
+            after = None
+            if received:
+                continue_trace(received[0].traceparent)
+                after = await self.subscription.handle(tx, received)
+            await self.offsets.step(tx, tp.partition, reading)
+        self.offsets.reached[tp] = fresh[-1].offset + 1
+        if received:  # a watermark does not prove that events can be handled
+            self._poison_in_a_row.pop(tp, None)
+        HANDLED.labels(self.subscription.topic.name, "handled").inc(len(received))
+        return after
+
+    async def apply_one_by_one(self, tp: TopicPartition, records: Sequence[Any]) -> None:
+        """Handle each record in a transaction of its own, and send bad records to the dead letters."""
+        for record in records:
+            try:
+                after = await self.apply(tp, [record])
+                if after is not None:
+                    await after()
+            except Poison as poison:
+                before = self._poison_in_a_row.get(tp, 0)
+                if before >= POISON_IN_A_ROW and not self.subscription.foreign:
+                    if isinstance(poison, UnknownType):
+                        raise  # the partition waits for a newer version; others go on
+                    name = self.subscription.name
+                    raise Stopped(f"{name}: more than {POISON_IN_A_ROW} bad records in a row") from poison
+                await self._bury(tp, record, str(poison))
+                self._poison_in_a_row[tp] = before + 1
+
+    def keep(self, ours: Collection[TopicPartition]) -> None:
+        """Forget the partitions no longer ours."""
+        self._poison_in_a_row = {tp: many for tp, many in self._poison_in_a_row.items() if tp in ours}
+
+    async def _bury(self, tp: TopicPartition, record: Any, reason: str) -> None:
+        log.error(
+            "a poisoned record is now a dead letter",
+            extra={"topic": tp.topic, "partition": tp.partition, "offset": record.offset, "why": reason},
+        )
+        async with self.database.begin() as tx:
+            reading = await self.offsets.lock(tx, tp)
+            if record.offset < reading.seen.next_offset:
+                return
+            reading.record(record.offset, kafka.number_of(record.headers))
+            if self.subscription.on_poison is not None:
+                await self.subscription.on_poison(tx, key_of(record), tp.partition, record.offset)
+            await outbox.append_dead_letter(tx, self.subscription.topic, record.key, record.value, reason)
+            await dead_letters.note(
+                tx,
+                group=self.subscription.group,
+                topic=self.subscription.topic.name,
+                partition=tp.partition,
+                offset=record.offset,
+                event_type=type_of(record),
+                value=record.value,
+                reason=reason,
+            )
+            await self.offsets.step(tx, tp.partition, reading)
+        self.offsets.reached[tp] = record.offset + 1
+        HANDLED.labels(self.subscription.topic.name, "poison").inc()

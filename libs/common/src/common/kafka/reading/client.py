@@ -1,0 +1,90 @@
+"""The Kafka client of a consumer: made, started and ended, in whatever state a failure left the client."""
+
+import asyncio
+from collections.abc import Callable
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+
+from common.db.notify import either
+from common.kafka import broker as kafka
+from common.kafka.subscription import Subscription
+from common.settings import ServiceSettings
+
+JOIN_SESSION_MS = 10_000
+HEARTBEAT_MS = 1_000
+END_S = 10.0  # how long to wait for each part of a client to end
+FETCH_BYTES = 4 * 1024 * 1024  # of an answer: a process has several consumers, each of several brokers
+
+
+def make(
+    settings: ServiceSettings, subscription: Subscription, listener: ConsumerRebalanceListener
+) -> AIOKafkaConsumer:
+    """Return a client of the group, or of every partition where `kafka_groups` is off."""
+    topic = settings.topic_prefix + subscription.topic.name
+    client = AIOKafkaConsumer(
+        **kafka.connection(settings),
+        group_id=settings.topic_prefix + subscription.group,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        session_timeout_ms=JOIN_SESSION_MS,
+        heartbeat_interval_ms=HEARTBEAT_MS,
+        fetch_max_wait_ms=subscription.wait_ms,
+        fetch_max_bytes=FETCH_BYTES,
+        max_partition_fetch_bytes=FETCH_BYTES // 4,
+    )
+    if settings.kafka_groups:
+        client.subscribe([topic], listener=listener)
+    else:
+        client.assign([TopicPartition(topic, number) for number in range(settings.partitions)])
+    return client
+
+
+async def started(
+    make: Callable[[], AIOKafkaConsumer], stop: asyncio.Event, failed: Callable[[BaseException], None]
+) -> AIOKafkaConsumer | None:
+    """Return a started client, or None after `stop`. `failed` hears each error of a start.
+
+    Joining the group takes seconds; a stop does not wait for the join.
+    """
+    while not stop.is_set():
+        client = make()  # a client that failed half way cannot start again
+        starting = asyncio.ensure_future(client.start())
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            starting.cancel()
+            await ended(client)
+            raise
+        finally:
+            stopping.cancel()
+        starting.cancel()
+        await asyncio.wait((starting,))
+        error = None if starting.cancelled() else starting.exception()
+        if error is None and not starting.cancelled():
+            return client
+        await ended(client)
+        if error is not None:
+            failed(error)
+        await either(stop, None, 1.0)
+    return None
+
+
+async def ended(client: AIOKafkaConsumer) -> None:
+    """End a client in any state: where a part cannot be ended, the other parts are."""
+    for end in (client, client._fetcher, client._client):
+        if end is None:
+            continue
+        ending = asyncio.ensure_future(end.stop() if end is client else end.close())
+        await asyncio.wait((ending,), timeout=END_S)
+        ending.cancel()
+        await asyncio.gather(ending, return_exceptions=True)
+
+
+def is_cancelled() -> bool:
+    """Return whether this task is cancelled by its runner.
+
+    The client may raise CancelledError too, when a task of its own was cancelled.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,67 @@
+"""The lag of a consumer and its commits to Kafka: both for dashboards only, as Postgres stores the offsets."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+
+from common.telemetry import gauge
+
+COMMIT_INTERVAL_S = 1.0
+
+LAG = gauge(
+    "sms_consumer_lag_records", "Records not yet handled: high watermark less next offset.", ["topic", "partition"]
+)
+
+
+@dataclass(slots=True)
+class Lag:
+    topic: str
+    _shown: set[TopicPartition] = field(default_factory=set)
+    _committing: asyncio.Task[None] | None = None
+    _commit_at: float = 0.0
+
+    def commit(self, client: AIOKafkaConsumer, reached: Mapping[TopicPartition, int], *, now: bool = False) -> None:
+        """Begin Kafka's own commit of the stored offsets when due, or `now`. The loop does not wait for the commit."""
+        at = time.monotonic()
+        if (at < self._commit_at and not now) or (self._committing is not None and not self._committing.done()):
+            return
+        self._commit_at = at + COMMIT_INTERVAL_S
+        if ours := {tp: following for tp, following in reached.items() if tp in client.assignment()}:
+            self.show_all(client, ours)
+            self._committing = asyncio.create_task(_commit(client, ours))
+
+    async def committed(self) -> None:
+        """Wait for the commit under way, for a moment."""
+        if self._committing is not None:
+            await asyncio.wait((self._committing,), timeout=COMMIT_INTERVAL_S)
+
+    def show_all(self, client: AIOKafkaConsumer, reached: Mapping[TopicPartition, int]) -> None:
+        """Show the lag, also of partitions without a batch so far, or without a successful batch."""
+        for tp, following in reached.items():
+            if (end := client.highwater(tp)) is not None:
+                self._show(tp, end - following)
+
+    def show(self, client: AIOKafkaConsumer, tp: TopicPartition, following: int) -> None:
+        """Show the lag after a batch."""
+        if tp in client.assignment():  # else another process got the partition meanwhile
+            self._show(tp, (client.highwater(tp) or following) - following)
+
+    def keep(self, ours: Collection[TopicPartition]) -> None:
+        """Remove the metrics of partitions no longer ours: a stale value would stand beside the new owner's."""
+        for tp in self._shown - set(ours):
+            LAG.remove(self.topic, tp.partition)
+        self._shown &= set(ours)
+
+    def _show(self, tp: TopicPartition, lag: int) -> None:
+        self._shown.add(tp)
+        LAG.labels(self.topic, tp.partition).set(max(0, lag))
+
+
+async def _commit(client: AIOKafkaConsumer, offsets: dict[TopicPartition, int]) -> None:
+    with contextlib.suppress(CommitFailedError, IllegalStateError, KafkaError):
+        await client.commit(offsets)

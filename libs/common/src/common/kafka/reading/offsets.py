@@ -1,0 +1,199 @@
+"""Stored offsets: a subscription's place in each partition, with the watermark and the log's fault (ADR-0003).
+
+Each batch locks the partition's row, skips records below the stored offset, and stores the next offset in its own
+transaction. A second owner of a partition waits on the row lock, finds its offset behind, and skips: the row fences
+zombies. A stored offset that went back means a database that lost commits (a failover to a lagging replica): the
+consumer reads the lost part again.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from aiokafka import TopicPartition
+from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, PrimaryKeyConstraint, Table, Text, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.contracts import Topic
+from common.db.database import Database, fetch_many
+from common.kafka.reading import broken_logs
+from common.kafka.reading.broken_logs import Fault
+from common.kafka.reading.completeness import Reading
+from common.kafka.reading.log_identity import UNKNOWN, Identity
+from common.kafka.reading.records import Mark
+from common.kafka.subscription import Subscription
+
+log = logging.getLogger(__name__)
+
+# A watermark from the future proves nothing, even once its instant has come: a clock is wrong. The database's clock
+# decides, as the publisher may run on our own host.
+BELIEVED = "greatest({known}, CASE WHEN {said} <= now() + {skew}::interval THEN {said} END)"
+
+
+class WentBack(Exception):
+    """The stored offset is behind this consumer, or must not be read: nothing was done, place the partition anew."""
+
+
+def define(metadata: MetaData) -> Table:
+    """Define the offsets of a service. Each service's first migration spells the table out literally."""
+    return Table(
+        "consumer_offset",
+        metadata,
+        Column("consumer_group", Text, nullable=False),
+        Column("topic", Text, nullable=False),  # without the prefix
+        Column("partition", Integer, nullable=False),
+        Column("next_offset", BigInteger, nullable=False),
+        Column("as_of", DateTime(timezone=True), nullable=True),  # the newest applied watermark
+        Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+        Column("last_number", BigInteger, nullable=False, server_default=text("0")),  # as `completeness.Seen`
+        Column("unseen", BigInteger, nullable=False, server_default=text("0")),
+        Column("topic_id", Text, nullable=True),  # of the offset's log; null: not asked yet, or unknown to the broker
+        Column("cluster_id", Text, nullable=True),
+        Column("fault", Text, nullable=True),  # `broken_logs.Fault`; a person clears this and the next three
+        Column("fault_at", BigInteger, nullable=True),
+        Column("fault_since", DateTime(timezone=True), nullable=True),
+        Column("fault_why", Text, nullable=True),
+        Column("cleared_at", DateTime(timezone=True), nullable=True),  # last time
+        PrimaryKeyConstraint("consumer_group", "topic", "partition"),
+    )
+
+
+async def applied_watermark(tx: AsyncConnection, group: str, topic: Topic, partitions: int) -> datetime | None:
+    """Return the oldest watermark over all partitions of `topic`; None while a partition has no watermark."""
+    rows = await fetch_many(
+        tx,
+        "SELECT min(as_of) FROM consumer_offset WHERE consumer_group = $1 AND topic = $2 AND partition < $3"
+        " HAVING count(as_of) = $3",
+        group,
+        topic.name,
+        partitions,
+    )
+    return rows[0][0] if rows else None
+
+
+@dataclass(slots=True)
+class Offsets:
+    """The stored offsets of a subscription. `reached`: the next offset as last read or stored by this process."""
+
+    subscription: Subscription
+    database: Database
+    max_clock_skew: timedelta
+    reached: dict[TopicPartition, int] = field(default_factory=dict)
+
+    async def start_of(self, partition: int) -> int:
+        """Return the stored offset, 0 (the beginning of the log) the first time."""
+        stored, _ = await self.begin_at(partition, UNKNOWN)
+        return stored
+
+    async def begin_at(self, partition: int, identity: Identity) -> tuple[int, Fault | None]:
+        """Return the stored offset and the fault, as `broken_logs.begin`."""
+        async with self.database.begin() as tx:
+            return await broken_logs.begin(tx, self.subscription.group, self.subscription.topic, partition, identity)
+
+    async def stored(self, tx: AsyncConnection) -> dict[int, int]:
+        """Return the stored offset of each partition."""
+        rows = await fetch_many(
+            tx,
+            "SELECT partition, next_offset FROM consumer_offset WHERE consumer_group = $1 AND topic = $2",
+            self.subscription.group,
+            self.subscription.topic.name,
+        )
+        return {row[0]: row[1] for row in rows}
+
+    async def lock(self, tx: AsyncConnection, tp: TopicPartition) -> Reading:
+        """Return the partition's place, locked until the transaction ends. Raises WentBack."""
+        stored = await broken_logs.lock(tx, self.subscription.group, self.subscription.topic, tp.partition)
+        if stored is None or self._is_behind(tp, stored):
+            raise WentBack
+        return stored.reading
+
+    async def step(self, tx: AsyncConnection, partition: int, reading: Reading) -> None:
+        """Store the place after a batch, and a gap that the batch stepped over."""
+        await fetch_many(
+            tx,
+            "UPDATE consumer_offset SET next_offset = $1, last_number = $2, unseen = $3, updated_at = now(),"
+            f" as_of = {BELIEVED.format(known='as_of', said='$4::timestamptz', skew='$5')}"
+            " WHERE consumer_group = $6 AND topic = $7 AND partition = $8",
+            *reading.seen,
+            reading.as_of,
+            self.max_clock_skew,
+            self.subscription.group,
+            self.subscription.topic.name,
+            partition,
+        )
+        await self._note_gap(tx, partition, reading)
+
+    async def step_over_watermarks(self, marks: dict[TopicPartition, list[Mark]]) -> set[TopicPartition]:
+        """Apply the watermarks of several partitions in a transaction.
+
+        Returns the partitions whose stored offset went back; for these nothing is stored.
+        """
+        of = {tp.partition: tp for tp in marks}
+        ours = self.subscription.group, self.subscription.topic.name
+        async with self.database.begin() as tx:
+            rows = await fetch_many(
+                tx,
+                "SELECT partition, next_offset, last_number, unseen, fault, cleared_at FROM consumer_offset"
+                " WHERE consumer_group = $1 AND topic = $2 AND partition = ANY($3::integer[])"
+                " ORDER BY partition FOR UPDATE",
+                *ours,
+                list(of),
+            )
+            stored = {of[row[0]]: broken_logs.stored_of(self.subscription.topic, *row[1:]) for row in rows}
+            behind = {tp for tp in marks if self._is_behind(tp, stored.get(tp))}
+            fresh: dict[TopicPartition, Reading] = {}
+            for tp in marks.keys() - behind:
+                reading = stored[tp].reading
+                for mark in marks[tp]:
+                    if mark.offset >= reading.seen.next_offset:
+                        reading.watermark(*mark)
+                        fresh[tp] = reading
+            await fetch_many(
+                tx,
+                "UPDATE consumer_offset o SET next_offset = n.next_offset, last_number = n.last_number,"
+                " unseen = n.unseen, updated_at = now(),"
+                f" as_of = {BELIEVED.format(known='o.as_of', said='n.as_of', skew='$8')}"
+                " FROM unnest($3::integer[], $4::bigint[], $5::bigint[], $6::bigint[], $7::timestamptz[])"
+                " AS n(partition, next_offset, last_number, unseen, as_of)"
+                " WHERE o.consumer_group = $1 AND o.topic = $2 AND o.partition = n.partition",
+                *ours,
+                [tp.partition for tp in fresh],
+                [reading.seen.next_offset for reading in fresh.values()],
+                [reading.seen.last_number for reading in fresh.values()],
+                [reading.seen.unseen for reading in fresh.values()],
+                [reading.as_of for reading in fresh.values()],
+                self.max_clock_skew,
+            )
+            for tp, reading in fresh.items():
+                await self._note_gap(tx, tp.partition, reading)
+        for tp in marks.keys() - behind:
+            self.reached[tp] = max(self.reached.get(tp, 0), marks[tp][-1].offset + 1)
+        return behind
+
+    async def note_other_log(self, partition: int, at: int, why: str) -> None:
+        """Store that needed records are gone, or the topic was made anew: a person decides."""
+        async with self.database.begin() as tx:
+            await broken_logs.lock(tx, self.subscription.group, self.subscription.topic, partition)
+            await self._note_fault(tx, partition, "other_log", at, why)
+
+    def _is_behind(self, tp: TopicPartition, stored: broken_logs.Stored | None) -> bool:
+        """Return whether to place the partition anew: the stored offset is behind, or the log must not be read."""
+        if stored is None or stored.fault == "other_log":
+            return True
+        return stored.reading.seen.next_offset < self.reached.get(tp, 0)
+
+    async def _note_gap(self, tx: AsyncConnection, partition: int, reading: Reading) -> None:
+        """Store a gap, in the transaction that steps over the gap."""
+        if (gap := reading.gap) is not None:
+            await self._note_fault(
+                tx,
+                partition,
+                "records_missing",
+                gap.offset,
+                f"{gap.missing} or more records before offset {gap.offset} are missing",
+            )
+
+    async def _note_fault(self, tx: AsyncConnection, partition: int, fault: Fault, at: int, why: str) -> None:
+        topic, name = self.subscription.topic, self.subscription.name
+        await broken_logs.note(tx, self.subscription.group, topic, partition, fault, at, why)
+        log.error("a log is broken", extra={"consumer": name, "partition": partition, "offset": at, "why": why})

@@ -1,0 +1,149 @@
+"""Polls: records of the idle partitions, and the progress that each poll shows.
+
+The Kafka client may raise any class of error, naming no partition. Then the consumer reads each partition by itself, so
+a bad record holds up only its own partition.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
+
+from common.kafka.reading.client import is_cancelled
+from common.kafka.reading.placement import Placement
+from common.kafka.reading.progress import Progress
+from common.kafka.subscription import POLL_MS, Subscription
+
+log = logging.getLogger(__name__)
+
+InFlight = Mapping[TopicPartition, asyncio.Task[None]]  # batches being handled
+
+
+@dataclass(slots=True, frozen=True)
+class Position:
+    """The client's position in a partition, the end of the log, and the broker's answer that says so."""
+
+    tp: TopicPartition
+    position: int
+    end: int | None
+    answer: int | None
+
+
+@dataclass(slots=True)
+class Polling:
+    subscription: Subscription
+    placement: Placement
+    progress: Progress
+    _polled: set[TopicPartition] = field(default_factory=set)  # without an error, by the last read
+
+    async def positions(self, client: AIOKafkaConsumer) -> list[Position]:
+        """Return where the client stands in each placed partition."""
+        return [await _position(client, tp) for tp in client.assignment() & self.placement.placed]
+
+    async def read(self, client: AIOKafkaConsumer, in_flight: InFlight) -> dict[TopicPartition, list[Any]]:
+        """Poll the idle partitions (no batch in flight). Raises any error of the client.
+
+        Return {} early when another partition becomes idle, so that the next poll includes it.
+        """
+        self._polled = set()
+        idle = client.assignment() - in_flight.keys() - self.placement.stopped
+        wanted = self.subscription.wants_records
+        if not (idle and wanted) and not in_flight:
+            await asyncio.sleep(POLL_MS / 1000)
+            return {}
+        if in_flight and not (idle and wanted):
+            await asyncio.wait(in_flight.values(), timeout=POLL_MS / 1000, return_when=asyncio.FIRST_COMPLETED)
+            return {}
+        if self.progress.is_careful(time.monotonic()):
+            return await self._read_apart(client, (idle & self.placement.placed) - self.placement.resume_at.keys())
+        reading = asyncio.ensure_future(
+            client.getmany(*idle, timeout_ms=POLL_MS, max_records=self.subscription.max_records)
+        )
+        try:
+            await asyncio.wait((reading, *in_flight.values()), return_when=asyncio.FIRST_COMPLETED)
+            if reading.cancelled():
+                raise RuntimeError("the client cancelled the read by itself")
+        finally:
+            reading.cancel()  # a waiting read holds no record
+        found = await asyncio.gather(reading, return_exceptions=True)
+        if isinstance(found[0], asyncio.CancelledError):
+            self._polled = idle
+            return {}
+        if isinstance(found[0], BaseException):
+            raise found[0]
+        batches: dict[TopicPartition, list[Any]] = found[0]
+        self._polled = idle
+        return batches
+
+    async def _read_apart(
+        self, client: AIOKafkaConsumer, idle: Collection[TopicPartition]
+    ) -> dict[TopicPartition, list[Any]]:
+        """Poll each idle partition by itself.
+
+        A failed partition is read record by record up to the bad record: the client loses the records of a call that
+        raises.
+        """
+        await asyncio.sleep(POLL_MS / 1000)
+        found: dict[TopicPartition, list[Any]] = {}
+        most = self.subscription.max_records
+        for tp in idle:
+            at_once = 1 if self.progress.failures(tp.partition) else most
+            records: list[Any] = []
+            try:
+                while True:
+                    more = (await client.getmany(tp, timeout_ms=0, max_records=at_once)).get(tp, [])
+                    records += more
+                    if at_once == most or not more or len(records) >= most:
+                        break
+            except (NoOffsetForPartitionError, OffsetOutOfRangeError):
+                raise
+            except (Exception, asyncio.CancelledError) as error:
+                if is_cancelled():
+                    raise
+                if not records:
+                    self._unread(client, tp, error)
+                    continue
+            if records:
+                found[tp] = records
+            self._polled.add(tp)
+        return found
+
+    def _unread(self, client: AIOKafkaConsumer, tp: TopicPartition, error: BaseException) -> None:
+        """Rest a partition with an unreadable next record, then place the partition anew."""
+        offset, why = self.placement.offsets.reached[tp], type(error).__name__
+        rest = self.progress.failed(tp.partition, why, offset, time.monotonic())
+        if self.progress.failures(tp.partition) in (2, 10, 100, 1000):
+            log.error(
+                "a partition cannot be read, trying again",
+                extra={"topic": tp.topic, "partition": tp.partition, "offset": offset, "why": why},
+            )
+        self.placement.rest(client, tp, offset, rest)
+        self.placement.placed.discard(tp)
+
+    def note_progress(self, client: AIOKafkaConsumer, before: Sequence[Position], in_flight: InFlight) -> None:
+        """Tell `Progress` which partitions are busy, and where the others stand.
+
+        `before`: positions before the last read. Only a read without error confirms a position: after some errors the
+        client steps over the record and raises at the next read.
+        """
+        now = time.monotonic()
+        wanted, resting = self.subscription.wants_records, self.placement.resume_at
+        for tp in client.assignment():
+            if tp in in_flight or tp in resting or tp in self.placement.stopped or not wanted:
+                self.progress.busy(tp.partition, now)
+            else:
+                self.progress.expect(tp.partition, now)
+        still_ours = self._polled & client.assignment()  # a rebalance may have come during the read
+        for stood in before:
+            if stood.tp in still_ours - in_flight.keys() - resting.keys() and wanted:
+                self.progress.seen(stood.tp.partition, stood.position, stood.end, stood.answer, now)
+
+
+async def _position(client: AIOKafkaConsumer, tp: TopicPartition) -> Position:
+    answer = client.last_poll_timestamp(tp)
+    return Position(tp, await client.position(tp), client.highwater(tp), answer)

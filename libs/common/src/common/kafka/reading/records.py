@@ -1,0 +1,84 @@
+"""Records of the Kafka client, read as events and watermarks."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from common.contracts import Event, Watermark
+from common.kafka import broker as kafka
+from common.kafka.subscription import Poison, Received, Subscription, UnknownType
+
+
+class Mark(NamedTuple):
+    """A watermark read from a partition."""
+
+    offset: int
+    as_of: datetime | None  # None where the publisher has other subject keys
+    last_number: int
+
+
+def event_of(subscription: Subscription, record: Any) -> Event | None:
+    """Return the event, or None for an unknown type that may be skipped.
+
+    Raises Poison, also for a type that does not belong on this topic.
+    """
+    try:
+        event = kafka.decode(record.value, record.headers)
+    except kafka.Undecodable as error:
+        raise Poison(str(error)) from error
+    if event is None and not (subscription.skips_unknown or _is_watermark(record)):
+        raise UnknownType("an event type that is not known here")
+    if event is not None and type(event) is not Watermark and type(event) not in subscription.topic.events:
+        raise Poison(f"{type(event).type} on {subscription.topic.name}")
+    return event
+
+
+def received_as(record: Any, event: Event) -> Received:
+    trace: bytes | None = dict(record.headers).get("traceparent")
+    return Received(
+        event=event,
+        key=key_of(record) or "",
+        partition=record.partition,
+        offset=record.offset,
+        published_at=datetime.fromtimestamp(record.timestamp / 1000, UTC),
+        traceparent=trace.decode(errors="replace") if trace else None,
+    )
+
+
+def watermarks_of(records: Sequence[Any], counts: Callable[[Watermark], bool]) -> list[Mark]:
+    """Return the watermarks of records, or [] where any record is an event or unreadable."""
+    marks: list[Mark] = []
+    for record in records:
+        if type_of(record) != Watermark.type:
+            return []
+        try:
+            mark = kafka.decode(record.value, record.headers)
+        except kafka.Undecodable:
+            return []
+        assert isinstance(mark, Watermark)
+        marks.append(Mark(record.offset, mark.as_of if counts(mark) else None, mark.last_number))
+    return marks
+
+
+def key_of(record: Any) -> str | None:
+    """Return the record's key, or None where missing or unreadable."""
+    try:
+        key: str | None = record.key.decode() if record.key else None
+    except UnicodeDecodeError:
+        return None
+    return None if key and "\0" in key else key  # no text column takes a NUL
+
+
+def type_of(record: Any) -> str | None:
+    for name, value in record.headers:
+        if name == "ce_type":
+            return str(value, errors="replace")
+    return None
+
+
+def _is_watermark(record: Any) -> bool:
+    """Return whether the record is a watermark of any version.
+
+    Skipping an unknown version is safe: knowledge only grows older, which holds marketing.
+    """
+    return (type_of(record) or "").startswith(f"{Watermark.type.rpartition('.')[0]}.")

@@ -1,0 +1,88 @@
+"""Subscriptions: the topic to read, the handler of its batches, and the errors that a handler raises."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.contracts import Event, Topic
+
+POLL_MS = 100
+URGENT_MS = 20
+
+After = Callable[[], Awaitable[None]]
+
+
+class Poison(Exception):
+    """A record that can never be handled. The message must hold nothing personal."""
+
+
+class UnknownType(Poison):
+    """A type written by a newer producer, and unknown to this version."""
+
+
+class Hold(Exception):
+    """Not now: the consumer rolls the batch back, and offers the batch again after a moment."""
+
+
+class Stopped(RuntimeError):
+    """The consumer gave up on purpose, and a person has to look. The process ends, and skips no record."""
+
+
+class Received(msgspec.Struct, frozen=True):
+    """An event read from a partition."""
+
+    event: Event
+    key: str
+    partition: int
+    offset: int
+    published_at: datetime
+    traceparent: str | None
+
+
+Handler = Callable[[AsyncConnection, list[Received]], Awaitable[After | None]]
+PoisonHandler = Callable[[AsyncConnection, str | None, int, int], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A consumer group's reading of a topic.
+
+    `handle` gets a batch inside the transaction that steps the offset; the function returned runs after the commit,
+    before the partition's next batch. `on_poison(tx, key, partition, offset)`: the key is None where missing or
+    unreadable.
+
+    `wait_ms`: Kafka ends the wait when a record arrives. The local stack's broker does not, and a fetch there costs a
+    millisecond of processor time: so only topics with STOPs have a short wait.
+
+    `may_read`: returns False while the handler can take no more; records stay in Kafka.
+
+    `skips_unknown`: skip unknown types, as no event of this topic can forbid a message or is owed to a person. On other
+    topics an unknown type is poison (ADR-0007).
+
+    `foreign`: other parties write to the topic, so any number of bad records may come. `on_assigned` gets the count of
+    partitions that this process reads from now on.
+    """
+
+    group: str  # <service>.<purpose>
+    topic: Topic
+    handle: Handler
+    on_poison: PoisonHandler | None = None
+    max_records: int = 1000
+    at_once: int = 6  # batches, of different partitions
+    wait_ms: int = POLL_MS  # of an empty fetch
+    skips_unknown: bool = False
+    foreign: bool = False
+    on_assigned: Callable[[int], None] | None = None
+    may_read: Callable[[], bool] | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.group}:{self.topic.name}"
+
+    @property
+    def wants_records(self) -> bool:
+        """Return whether the handler can take more records."""
+        return self.may_read is None or self.may_read()

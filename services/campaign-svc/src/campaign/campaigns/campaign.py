@@ -1,0 +1,133 @@
+"""Define a campaign as read from the database: texts, content, progress, tallies. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+
+import msgspec
+
+from campaign.accounts import Tallies
+from campaign.audience.selection import Selection
+from campaign.message.folding import Folding
+from campaign.message.variants import OWN, Choice, Trial
+from campaign.message.wording import Wording, wording
+from campaign.schedule.lifecycle import Priority, Status
+from campaign.schedule.recurrence import Recurring
+from campaign.schedule.timing import Timing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """The texts of a campaign: the campaign's own, and those of the A/B test."""
+
+    text: str  # the template, not a rendered message
+    language: str  # of `text`
+    translations: Mapping[str, str]  # templates, by language
+    folding: Folding
+    trial: Trial | None
+
+    def wording_of(self, variant: str, link_host: str | None) -> Wording:
+        """Return the wording of a variant, OWN included. `link_host`: the sender's."""
+        source, translations = self.text, self.translations
+        if variant != OWN and self.trial is not None:
+            other = next(each for each in self.trial.variants if each.name == variant)
+            source, translations = other.text, other.translations
+        return wording(source, self.language, translations, self.folding, link_host)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content(Texts):
+    """The part of a campaign that the author writes, and that an edit replaces."""
+
+    name: str
+    purpose: str
+    sectors: tuple[str, ...]  # advertised, as the author declares
+    selection: Selection
+    rest_days: int | None  # minimum gap in days since the sender's last message
+    send_before: datetime | None
+    timing: Timing
+    recurring: Recurring | None
+    priority: Priority
+
+    @property
+    def parts(self) -> dict[str, object]:
+        """Return the content as JSON values by field: the form stored, and hashed for ETags and approvals."""
+        return {
+            "name": self.name,
+            "purpose": self.purpose,
+            "text": self.text,
+            "language": self.language,
+            "translations": self.translations,
+            "folding": self.folding.value,
+            "sectors": list(self.sectors),
+            "selection": msgspec.to_builtins(self.selection),
+            "rest_days": self.rest_days,
+            "send_before": None if self.send_before is None else self.send_before.astimezone(UTC),
+            "timing": self.timing.model_dump(mode="json", exclude_defaults=True),
+            "recurring": None if self.recurring is None else self.recurring.model_dump(mode="json"),
+            "trial": None if self.trial is None else self.trial.model_dump(mode="json"),
+            "priority": self.priority.value,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """A campaign's status and position. No field is decoded, so a campaign with unreadable content still has these."""
+
+    campaign_id: str
+    sender_id: str
+    status: Status
+    starts_at: datetime | None
+    started_at: datetime | None
+    send_before: datetime | None
+    cursor: str  # last recipient requested, in the order of subject ids
+    expanded: bool  # no recipient left to request or deny
+    failures: int  # consecutive failures to start or go on
+    written: str  # transaction that wrote the row
+
+    @property
+    def begun(self) -> bool:
+        return self.started_at is not None
+
+    @property
+    def scheduled_start(self) -> datetime:
+        """Return the start of a campaign that is scheduled, or was."""
+        assert self.starts_at is not None, "scheduling sets the start"
+        return self.starts_at
+
+
+@dataclass(frozen=True, kw_only=True)
+class Campaign(Progress, Content):
+    """A campaign with content, schedule and tallies, decoded once."""
+
+    position: int
+    series_id: str | None  # the recurring campaign of this occurrence
+    missed: int  # occurrences never begun
+    winner: str | None  # the winning variant, once known
+    choice: Choice | None
+    created_by: str
+    edited_by: tuple[str, ...]  # most recent editor last
+    created_at: datetime
+    fingerprint: str
+    agreed: str | None  # approval.digest without a start, when scheduled
+    agreed_start: datetime | None  # start given when scheduling; `None`: at once
+    approval_needed: bool  # at the time of scheduling
+    acknowledged: tuple[str, ...]  # findings, when scheduled
+    at: datetime | None  # the author's start
+    ended_at: datetime | None
+    sent_back: str | None  # why a scheduled campaign became a draft again
+    next_slot: datetime | None
+    retry_at: datetime | None
+    link_host: str | None  # the sender's
+    tallies: Tallies
+
+    @property
+    def authors(self) -> tuple[str, ...]:
+        return (self.created_by, *self.edited_by)
+
+    @cached_property
+    def wordings(self) -> dict[str, Wording]:
+        """Return every wording, by variant; the campaign's own text comes first."""
+        names = [OWN, *self.trial.names] if self.trial else [OWN]
+        return {name: self.wording_of(name, self.link_host) for name in names}

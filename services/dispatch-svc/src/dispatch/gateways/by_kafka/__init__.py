@@ -1,0 +1,1 @@
+"""The gateway over Kafka: operators that take messages from a topic."""
