@@ -125,19 +125,18 @@ class Bench:
 
     async def uploaded(self, numbers: range) -> dict[str, Any]:
         """The import, once its file has arrived in parts."""
-        opened = await self.client.post("/v1/imports", params={"sender_id": SENDER}, headers={"Upload-Complete": "?0"})
-        found = opened.raise_for_status().json()
+        deferred = {"Upload-Defer-Length": "1"}
+        opened = await self.client.post("/v1/imports", params={"sender_id": SENDER}, headers=deferred)
+        path, offset = opened.raise_for_status().headers["Location"], 0
         starts = range(numbers.start, numbers.stop, PART)
         for start in starts:
             part = b"".join(_file(range(start, min(start + PART, numbers.stop)), header=start == numbers.start))
-            said = {
-                "Content-Type": "text/csv",
-                "Upload-Offset": str(found["received_bytes"]),
-                "Upload-Complete": "?1" if start == starts[-1] else "?0",
-            }
-            answer = await self.client.patch(f"/v1/imports/{found['import_id']}/body", content=part, headers=said)
-            found = answer.raise_for_status().json()
-        return dict(found)
+            said = {"Content-Type": "application/offset+octet-stream", "Upload-Offset": str(offset)}
+            offset += len(part)
+            if start == starts[-1]:
+                said["Upload-Length"] = str(offset)
+            (await self.client.patch(path, content=part, headers=said)).raise_for_status()
+        return dict((await self.client.get(path)).raise_for_status().json())
 
     async def our_import(self) -> Sample:
         numbers = self.new(self.people)

@@ -308,8 +308,9 @@ async def _uploaded(bench: Bench, people: Sequence[int]) -> str:
         lines = [f"{_number(n)},{OCCURRED_AT}\n" for n in people[start : start + PART_LINES]]
         body = "".join([*(() if start else ("number,occurred_at\n",)), *lines]).encode()
         last = start + PART_LINES >= len(people)
-        headers = bench.headers | {"Upload-Offset": str(offset), "Upload-Complete": "?1" if last else "?0"}
-        part = load.post(f"/v1/imports/{name}/body", headers, body, "PATCH")
+        length = {"Upload-Length": str(offset + len(body))} if last else {}
+        octets = {"Content-Type": "application/offset+octet-stream", "Upload-Offset": str(offset)}
+        part = load.post(f"/v1/imports/{name}", bench.headers | octets | length, body, "PATCH")
         await load.send(bench.server.url, [part], 1, bench.ground.folder, bench.server.pid)
         offset += len(body)
     return name

@@ -16,7 +16,7 @@ FOUR = ("dispatch", "campaign", "consent", "inbound")
 FIRST_AT, THEN_EVERY = 1000, 1000  # messages that the operator has when the next one dies
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 async def test_the_demo_survives_a_kill_of_each_service(tmp_path: Path) -> None:
     killed_at: dict[str, int] = {}
 

@@ -261,6 +261,7 @@ async def test_1_what_may_be_a_stop_holds_marketing_until_a_person_has_read_it(p
     assert [len(await placet.sent_to(n)) for n in people] == [1, 0, 1]
 
 
+@pytest.mark.any_broker
 async def test_1_a_stop_that_names_a_brand_on_a_shared_code_is_for_that_brand(placet: Placet) -> None:
     """Two brands behind one code: `STOP LUNE BLEUE` leaves the other, `STOP TOUT` leaves nobody."""
     lune = await placet.new_sender("36212", brand="Lune Bleue", oadc="LUNEBLEUE")
@@ -434,6 +435,7 @@ async def test_5_every_decision_explains_itself(placet: Placet) -> None:
     assert accepted["requested_at"] < accepted["as_of"] or accepted["as_of"] < accepted["decided_at"]
 
 
+@pytest.mark.any_broker
 async def test_5_a_regulator_checks_a_campaign_with_one_file_and_the_published_keys(
     placet: Placet, tmp_path: Path
 ) -> None:
@@ -471,6 +473,7 @@ async def test_5_a_regulator_checks_a_campaign_with_one_file_and_the_published_k
     ]
 
 
+@pytest.mark.any_broker
 async def test_8_nobody_uninvited(placet: Placet) -> None:
     for service, method, path in (
         ("consent", "POST", "/v1/subjects/lookup"),

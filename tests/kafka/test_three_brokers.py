@@ -6,6 +6,7 @@ Each of the three is a controller too, so two that are gone are also no majority
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
@@ -52,8 +53,20 @@ async def surroundings(cluster: Kafka, postgres: Postgres, unique: str) -> Async
 async def leader_of(pipe: Pipeline) -> int:
     """The number of the broker that leads the topic's one partition."""
     async with admin_of(pipe) as admin:
-        [topic] = await admin.describe_topics([pipe.settings.topic_prefix + STATES.name])
+        [topic] = await described(admin, [pipe.settings.topic_prefix + STATES.name])
     return int(topic["partitions"][0]["leader"])
+
+
+async def described(admin: AIOKafkaAdminClient, names: list[str]) -> list[Any]:
+    """Topics, once the broker that happens to be asked knows them and their leaders."""
+
+    async def known() -> list[Any]:
+        topics = await admin.describe_topics(names)
+        assert [topic["error_code"] for topic in topics] == [0] * len(names)
+        assert all(part["leader"] > 0 for topic in topics for part in topic["partitions"])
+        return list(topics)
+
+    return await eventually(known, within_s=WITHIN_S)
 
 
 @asynccontextmanager
@@ -83,13 +96,19 @@ async def gone(cluster: Kafka, *numbers: int) -> AsyncIterator[None]:
 async def test_topics_are_made_with_three_replicas_of_which_two_acknowledge(surroundings: Surroundings) -> None:
     async with pipeline(surroundings) as pipe, admin_of(pipe) as admin:
         names = [pipe.settings.topic_prefix + name for name in (STATES.name, STATES.dead_letters)]
-        for topic in await admin.describe_topics(names):
+        for topic in await described(admin, names):
             assert [len(part["replicas"]) for part in topic["partitions"]] == [3] * len(topic["partitions"])
-        for answer in await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in names]):
-            for *_, entries in answer.resources:
-                told = {entry[0]: entry[1] for entry in entries}
-                assert told["min.insync.replicas"] == "2"
-                assert told["unclean.leader.election.enable"] == "false"
+        resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+
+        async def told() -> bool:
+            for answer in await admin.describe_configs(resources):
+                for *_, entries in answer.resources:
+                    found = {entry[0]: entry[1] for entry in entries}
+                    assert found.get("min.insync.replicas") == "2"
+                    assert found.get("unclean.leader.election.enable") == "false"
+            return True
+
+        await eventually(told)  # each request asks any of the three, and one may not know the topics yet
 
 
 async def test_what_was_acknowledged_while_the_leader_was_killed_is_there_once_and_in_order(

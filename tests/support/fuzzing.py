@@ -34,6 +34,8 @@ from tests.support.running import Surroundings, environment
 
 FUZZ_SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
 A_TURN = 40  # examples of one strategy before the next has its turn, when there is time
+schemathesis.serializer.alias("application/offset+octet-stream", "application/octet-stream")  # a part of an upload
+
 PROBLEM = "application/problem+json"
 TIMEOUT_S = 30.0
 START_WITHIN_S = 60.0

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import httpx
+import pytest
 
 from campaign.senders import store
 from campaign.service import Settings, build
@@ -22,6 +23,8 @@ from tests.support.holdings import holdings, spellings
 from tests.support.publish import publish
 from tests.support.reading import reading
 from tests.support.running import Surroundings, running
+
+pytestmark = pytest.mark.any_broker  # the way between the services is of rights/test_erasure.py
 
 OTHER = "atelier-lune"
 

@@ -161,7 +161,7 @@ async def test_the_same_key_and_file_again_imports_nothing_and_answers_the_same(
     first = await campaigns.imported(body, headers=key)
     again = await campaigns.imported(body, 200, headers=key)
     assert again == first
-    other = await campaigns.imported(f"mobile\n{number(2)}\n", 409, headers=key)
+    other = await campaigns.imported(f"mobile\n{number(2)}\n", 422, headers=key)
     assert other["type"] == "/problems/idempotency-key-reused"
     assert list(await contacts(campaigns.surroundings)) == [subject(1)]
 
@@ -182,7 +182,7 @@ async def test_a_second_request_with_a_key_that_is_at_work_is_told_so_at_once(ca
     )
     await begun.wait()
     refused = await asyncio.wait_for(campaigns.imported(b"".join(lines), 409, headers=key), 10)
-    assert refused["type"] == "/problems/import-in-progress"
+    assert refused["type"] == "/problems/idempotency-key-in-progress"
     go_on.set()
     done = await first
     assert (done.status_code, done.json()["created"], done.json()["refused"]) == (201, 1, 20_000)

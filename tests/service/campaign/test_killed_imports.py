@@ -2,11 +2,16 @@
 
 import signal
 
+import pytest
+
 from campaign.service import Settings, build
 from tests.service.campaign.campaigns import Campaigns
 from tests.support.builders import SENDER, number, subject
 from tests.support.eventually import eventually
 from tests.support.failing import Point, ended, start
+from tests.support.uploading import patched
+
+pytestmark = pytest.mark.any_broker  # a file and Postgres
 
 WITHIN_S = 90.0  # on a machine that is busy
 RECORDED = "campaign.imports.store:put_recorded"
@@ -16,14 +21,11 @@ FILE = "mobile;n\n" + "".join(f"{number(n % PEOPLE) if n % 50 else '36111'};{n}\
 
 async def test_who_is_killed_between_two_checkpoints_is_followed_and_no_line_counts_twice(campaigns: Campaigns) -> None:
     settings = Settings(**await campaigns.surroundings.settings("campaign", roles="worker"))
-    opened = await campaigns.imported(b"", headers={"Upload-Complete": "?0"})
-    sent = await campaigns.client.patch(
-        f"/v1/imports/{opened['import_id']}/body",
-        content=FILE.encode(),
-        headers={"Upload-Offset": "0", "Upload-Complete": "?1"},
-    )
-    assert sent.json()["status"] == "recording"
+    body = FILE.encode()
+    opened = await campaigns.imported(b"", headers={"Upload-Length": str(len(body))})
     path = f"imports/{opened['import_id']}"
+    assert (await patched(campaigns.client, f"/v1/{path}", body, 0)).status_code == 204
+    assert (await campaigns.get(path))["status"] == "recording"
     before, behind = Point("before", RECORDED), Point("committed", RECORDED)
     for point, line in ((before, 0), (behind, 20_001), (before, 20_001)):
         process = await start(build, settings, point)

@@ -18,11 +18,11 @@ from common.service import running as held_by
 from tests.service.campaign.campaigns import Campaigns
 from tests.support.builders import SENDER, number, subject
 from tests.support.running import Surroundings, bearer
+from tests.support.uploading import OCTETS, TUS, broken_off, check_refusals, patched, resumed, told_offset
 
 pytestmark = pytest.mark.brokerless
 
 KEY = {"Idempotency-Key": "november"}
-LAST, MORE = {"Upload-Complete": "?1"}, {"Upload-Complete": "?0"}
 COUNTS = ("lines", "created", "updated", "duplicates", "refused", "reasons")
 # 900 people on 12,000 lines, so most come again, in other pieces and transactions too; every 50th is nobody's number
 LINES = [f"{number(n % 900)};Zoé {n}" if n % 50 else "36111;" for n in range(12_000)]
@@ -42,12 +42,24 @@ async def held(campaigns: Campaigns) -> AsyncIterator[Resources[Any]]:
 
 
 async def opened(campaigns: Campaigns, expect: int = 201, key: str = "november") -> dict[str, Any]:
-    return await campaigns.imported(b"", expect, headers={"Idempotency-Key": key, **MORE})
+    return await campaigns.imported(b"", expect, headers={**TUS, "Idempotency-Key": key, "Upload-Defer-Length": "1"})
 
 
-async def part(client: httpx.AsyncClient, found: dict[str, Any], body: bytes, said: dict[str, str]) -> httpx.Response:
-    headers = {"Upload-Offset": str(found["received_bytes"]), **said}
-    return await client.patch(f"/v1/imports/{found['import_id']}/body", content=body, headers=headers)
+async def part(
+    client: httpx.AsyncClient, found: dict[str, Any], body: bytes, *, last: bool, headers: dict[str, str] | None = None
+) -> httpx.Response:
+    offset = found["received_bytes"]
+    length = offset + len(body) if last else None
+    return await patched(client, f"/v1/imports/{found['import_id']}", body, offset, length, headers)
+
+
+async def arrived(campaigns: Campaigns, found: dict[str, Any], body: bytes, *, last: bool = True) -> dict[str, Any]:
+    """The import, once this part of its file is here."""
+    answer = await part(campaigns.client, found, body, last=last)
+    assert answer.status_code == 204, answer.text
+    found = await campaigns.get(f"imports/{found['import_id']}")
+    assert answer.headers["Upload-Offset"] == str(found["received_bytes"])
+    return found
 
 
 async def rows(surroundings: Surroundings, query: str) -> list[tuple[Any, ...]]:
@@ -61,12 +73,9 @@ async def test_a_file_in_parts_goes_on_where_it_stands_and_counts_once_it_is_who
     found = await opened(campaigns)
     assert (found["status"], found["received_bytes"]) == ("uploading", 0)
     parts = [FILE[:10], FILE[10:70_001], FILE[70_001:]]  # within the header's é, and within a line
-    for body, said in zip(parts, (MORE, MORE, LAST), strict=True):
+    for body, last in zip(parts, (False, False, True), strict=True):
         assert await rows(campaigns.surroundings, "SELECT FROM contact") == []
-        answer = await part(campaigns.client, found, body, said)
-        assert answer.status_code == 200, answer.text
-        found = answer.json()
-        assert answer.headers["Upload-Offset"] == str(found["received_bytes"])
+        found = await arrived(campaigns, found, body, last=last)
     assert (found["status"], found["received_bytes"]) == ("recording", len(FILE))
     assert await importing.go_on(held)
     assert not await importing.go_on(held)
@@ -85,53 +94,87 @@ async def test_a_file_in_parts_goes_on_where_it_stands_and_counts_once_it_is_who
     assert last["attributes"] == {"prenom": "Zoé 11699"}, "of several lines of one number the last stands"
     assert await opened(campaigns, 200) == done
     assert await campaigns.imported(FILE, 200, headers=KEY) == done, "the same file, in one go"
-    assert (await campaigns.imported(FILE + b"36111;\n", 409, headers=KEY))["type"].endswith("key-reused")
+    assert (await campaigns.imported(FILE + b"36111;\n", 422, headers=KEY))["type"].endswith("key-reused")
 
 
 async def test_an_upload_is_told_where_it_stands_and_takes_nothing_elsewhere(campaigns: Campaigns) -> None:
     found = await opened(campaigns)
-    await part(campaigns.client, found, FILE[:500], MORE)
+    await arrived(campaigns, found, FILE[:500], last=False)
     for offset in (0, 499, 501):
-        refused = await part(campaigns.client, {**found, "received_bytes": offset}, FILE[offset:], LAST)
-        assert (refused.status_code, refused.json()["type"]) == (409, "/problems/mismatching-upload-offset")
+        elsewhere = await part(campaigns.client, {**found, "received_bytes": offset}, FILE[offset:], last=True)
+        assert (elsewhere.status_code, elsewhere.json()["type"]) == (409, "/problems/mismatching-upload-offset")
     assert (await opened(campaigns, 200))["received_bytes"] == 500
     other = bearer(senders=["somebody-else"])
-    assert (await part(campaigns.client, found, b"", {**LAST, **other})).status_code == 403
+    assert (await part(campaigns.client, found, b"", last=False, headers=other)).status_code == 403
     too_large = {**found, "received_bytes": 500}
-    assert (await part(campaigns.client, too_large, b"x" * 1_000_000, LAST)).status_code == 413
+    assert (await part(campaigns.client, too_large, b"x" * 1_000_000, last=True)).status_code == 413
+    too_long = {"Idempotency-Key": "too long", "Upload-Length": "1000001"}
+    assert (await campaigns.imported(b"", 413, headers=too_long))["reasons"][0]["field"] == "Upload-Length"
     whole = await campaigns.imported(b"mobile\n36111\n", headers=KEY)
     assert (whole["received_bytes"], whole["refused"]) == (13, 1), "a whole file under its key begins anew"
-    late = await part(campaigns.client, whole, b"36111\n", LAST)
+    late = await part(campaigns.client, whole, b"36111\n", last=True)
     assert (late.status_code, late.json()["type"]) == (409, "/problems/upload-complete")
-    named = await campaigns.imported(b"mobile\n", 400, headers={"Idempotency-Key": "other", **MORE})
+    named = await campaigns.imported(b"mobile\n", 400, headers={"Idempotency-Key": "other", "Upload-Length": "7"})
     assert named["reasons"][0]["reason"] == "not_here"
+
+
+async def test_an_upload_is_spoken_as_a_client_of_tus_speaks(campaigns: Campaigns, held: Resources[Any]) -> None:
+    await check_refusals(campaigns.client, f"/v1/imports/{(await opened(campaigns, key='other'))['import_id']}")
+    headers = {**TUS, "Upload-Length": str(len(FILE))}
+    opening = await campaigns.client.post(f"/v1/imports?sender_id={SENDER}", headers=headers)
+    assert (opening.status_code, opening.headers["Tus-Resumable"]) == (201, "1.0.0")
+    await resumed(campaigns.client, opening.headers["Location"], FILE, 70_001)
+    assert await importing.go_on(held)
+    assert (await campaigns.client.get(opening.headers["Location"])).json()["lines"] == 12_000
+
+
+async def test_the_last_byte_of_a_file_completes_it_in_one_transaction(campaigns: Campaigns) -> None:
+    """A client that reads an offset equal to the length sends nothing more."""
+    headers = {"Idempotency-Key": "november", "Upload-Length": str(len(FILE))}
+    found = await campaigns.imported(b"", headers=headers)
+    location = f"/v1/imports/{found['import_id']}"
+    async with campaigns.surroundings.sql("campaign") as sql:
+        await sql.execute(
+            "CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'broken off'; END $$"
+        )
+        await sql.execute(
+            "CREATE TRIGGER broken BEFORE UPDATE ON contact_import FOR EACH ROW WHEN (new.complete)"
+            " EXECUTE FUNCTION broken()"
+        )
+        assert (await part(campaigns.client, found, FILE, last=True)).status_code == 500
+        offset = await told_offset(campaigns.client, location, len(FILE))
+        assert offset < len(FILE)
+        await sql.execute("DROP TRIGGER broken ON contact_import")
+    found = await arrived(campaigns, {**found, "received_bytes": offset}, FILE[offset:])
+    assert found["status"] == "recording"
 
 
 async def test_where_a_connection_breaks_what_has_come_is_kept_and_nothing_counts(
     campaigns: Campaigns, held: Resources[Any]
 ) -> None:
     found = await opened(campaigns)
-    headers = {**bearer(), "upload-offset": "0", "upload-complete": "?1"}
-    status = await broken_off(campaigns.client, "PATCH", f"/v1/imports/{found['import_id']}/body", headers, FILE[:333])
-    assert status == 400
+    headers = {**OCTETS, "Upload-Offset": "0", "Upload-Length": str(len(FILE))}
+    answer = await broken_off(campaigns.client, "PATCH", f"/v1/imports/{found['import_id']}", headers, FILE[:333])
+    assert answer.status == 400
     found = await campaigns.get(f"imports/{found['import_id']}")
     assert (found["status"], found["received_bytes"]) == ("uploading", 333)
     assert not await importing.go_on(held)
-    assert (await part(campaigns.client, found, FILE[333:], LAST)).json()["status"] == "recording"
+    assert (await arrived(campaigns, found, FILE[333:]))["status"] == "recording"
     assert await importing.go_on(held)
     assert (await campaigns.get(f"imports/{found['import_id']}"))["lines"] == 12_000
 
     for key, kept in ((None, 1), ("again", 2)):  # nobody could go on with what has no key
-        headers = {**bearer(), **({"idempotency-key": key} if key else {})}
-        assert await broken_off(campaigns.client, "POST", f"/v1/imports?sender_id={SENDER}", headers, FILE[:333]) == 400
+        headers = {"Idempotency-Key": key} if key else {}
+        answer = await broken_off(campaigns.client, "POST", f"/v1/imports?sender_id={SENDER}", headers, FILE[:333])
+        assert answer.status == 400
         assert len(await rows(campaigns.surroundings, "SELECT FROM contact_import")) == kept
 
 
 async def test_a_file_in_parts_that_cannot_be_used_is_refused_whole_at_its_end(campaigns: Campaigns) -> None:
     found = await opened(campaigns)
-    found = (await part(campaigns.client, found, FILE, MORE)).json()
-    refused = await part(campaigns.client, found, b"\xff\xfe\x00", LAST)
-    assert (refused.status_code, refused.json()["reasons"][0]["reason"]) == (400, "charset")
+    found = await arrived(campaigns, found, FILE, last=False)
+    answer = await part(campaigns.client, found, b"\xff\xfe\x00", last=True)
+    assert (answer.status_code, answer.json()["reasons"][0]["reason"]) == (400, "charset")
     for table in ("contact", "contact_import", "import_piece", "import_refusal"):
         assert await rows(campaigns.surroundings, f"SELECT FROM {table}") == [], table
 
@@ -174,7 +217,7 @@ async def test_what_cannot_be_recorded_lets_others_go_first_and_is_given_up(
     campaigns: Campaigns, held: Resources[Any]
 ) -> None:
     keys = ("1st", "2nd")
-    told = [(await part(campaigns.client, await opened(campaigns, key=key), FILE, LAST)).json() for key in keys]
+    told = [await arrived(campaigns, await opened(campaigns, key=key), FILE) for key in keys]
     broken, other = (f"imports/{each['import_id']}" for each in told)
     async with campaigns.surroundings.sql("campaign") as sql:
         await sql.execute("UPDATE import_piece SET body = body || 'x' WHERE import_id = $1", told[0]["import_id"])
@@ -215,43 +258,12 @@ async def at_work(campaigns: Campaigns, import_id: str) -> AsyncIterator[None]:
 async def test_nobody_records_what_another_is_at_and_somebody_does_once_that_one_is_gone(
     campaigns: Campaigns, held: Resources[Any]
 ) -> None:
-    found = (await part(campaigns.client, await opened(campaigns), FILE, LAST)).json()
+    found = await arrived(campaigns, await opened(campaigns), FILE)
     async with at_work(campaigns, found["import_id"]):
         assert not await importing.go_on(held)
         refused = await campaigns.imported(FILE, 409, headers=KEY)
-        assert refused["type"] == "/problems/import-in-progress"
+        assert refused["type"] == "/problems/idempotency-key-in-progress"
     assert (await campaigns.imported(FILE, 200, headers=KEY))["status"] == "done", "by who sends the file again"
-
-
-async def broken_off(client: httpx.AsyncClient, method: str, url: str, headers: dict[str, str], body: bytes) -> int:
-    """The answer's status; the connection ends behind `body`."""
-    coming = [{"type": "http.request", "body": body, "more_body": True}, {"type": "http.disconnect"}]
-    told: list[int] = []
-
-    async def receive() -> Any:
-        return coming.pop(0) if len(coming) > 1 else coming[0]
-
-    async def send(message: Any) -> None:
-        if message["type"] == "http.response.start":
-            told.append(message["status"])
-
-    path, _, query = url.partition("?")
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": query.encode(),
-        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
-        "server": ("service", 80),
-        "client": ("127.0.0.1", 1),
-    }
-    transport: Any = client._transport
-    await transport.app(scope, receive, send)
-    return told[0]
 
 
 async def test_who_is_at_an_import_may_stand_still_while_it_arrives_and_is_recorded(

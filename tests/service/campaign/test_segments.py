@@ -441,7 +441,7 @@ async def test_a_segment_is_its_senders_and_saved_once_for_a_key(campaigns: Camp
     await campaigns.imported(csv_of(1))
     found = await saved(campaigns, NIMES, key="nimes")
     assert await saved(campaigns, NIMES, 200, "nimes") == found
-    reused = await saved(campaigns, {"not": NIMES}, 409, "nimes")
+    reused = await saved(campaigns, {"not": NIMES}, 422, "nimes")
     assert reused["type"] == "/problems/idempotency-key-reused"
     assert (
         (await campaigns.get("segments"))["items"]

@@ -18,9 +18,9 @@ async def test_a_test_says_what_the_campaign_will_and_is_asked_for_once(campaign
     variant = {"name": "b", "text": "Maison Lune, {first_name} : oui {stop}", "percent": 50}
     campaign_id = (await campaigns.written(trial={"variants": [variant]}))["campaign_id"]
     path = f"campaigns/{campaign_id}/test-sends"
-    key = {"Idempotency-Key": "once"}
     sent: list[dict[str, Any]] = []
     for name in ("a", "b"):
+        key = {"Idempotency-Key": name}
         body = {"numbers": [number(1), number(7)], "variant": name, "attributes": {"first_name": "Ana"}}
         sent += (await campaigns.post(path, 202, json=body, headers=key))["items"]
         assert (await campaigns.post(path, 202, json=body, headers=key))["items"][0]["message_id"] in {
@@ -87,18 +87,22 @@ async def test_what_cannot_be_tested_is_refused_and_nothing_is_asked_for(campaig
     await campaigns.post(path, 409, json=body)
 
 
-async def test_a_key_belongs_to_one_text(campaigns: Campaigns) -> None:
+async def test_a_key_belongs_to_one_request_and_its_texts(campaigns: Campaigns) -> None:
     campaign_id = (await campaigns.written())["campaign_id"]
     path = f"campaigns/{campaign_id}/test-sends"
     key, body = {"Idempotency-Key": "once"}, {"numbers": [number(1)], "attributes": {"first_name": "Ana"}}
     [sent] = (await campaigns.post(path, 202, json=body, headers=key))["items"]
     [again] = (await campaigns.post(path, 202, json=body, headers=key))["items"]
     assert (again["message_id"], again["text"]) == (sent["message_id"], sent["text"])
-    other = body | {"numbers": [number(2), number(1)], "attributes": {"first_name": "Zoé"}}
-    refused = await campaigns.post(path, 409, json=other, headers=key)
-    assert (refused["type"], refused["reasons"][0]["reason"]) == ("/problems/idempotency-key-reused", "reused")
+    for change in (
+        {"numbers": [number(2)]},
+        {"numbers": [number(2), number(1)]},
+        {"attributes": {"first_name": "Zoé"}},
+    ):
+        refused = await campaigns.post(path, 422, json=body | change, headers=key)
+        assert (refused["type"], refused["reasons"][0]["reason"]) == ("/problems/idempotency-key-reused", "reused")
     await campaigns.put(f"campaigns/{campaign_id}", json={"text": "{first_name}, Maison Lune : oui {stop}"})
-    await campaigns.post(path, 409, json=body, headers=key)
+    await campaigns.post(path, 422, json=body, headers=key)
     assert [request.message_id for request in await campaigns.requests()] == [sent["message_id"]]
     assert (await campaigns.post(path, 202, json=body))["items"][0]["text"] == "Ana, Maison Lune : oui STOP au 36111"
     assert len(await campaigns.requests()) == 2

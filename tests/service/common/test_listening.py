@@ -4,6 +4,7 @@ again."""
 import asyncio
 
 import asyncpg
+import pytest
 from sqlalchemy import text
 
 from common.db.notify import Listener, either
@@ -11,6 +12,8 @@ from common.db.timer import Timer
 from tests.service.common.pipeline import Pipeline, going, pipeline
 from tests.support.eventually import eventually
 from tests.support.running import Surroundings
+
+pytestmark = pytest.mark.any_broker  # Postgres notifies
 
 CHANNEL = "a_channel"
 LONG_S = 60.0

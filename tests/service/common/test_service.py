@@ -21,6 +21,8 @@ from tests.support.eventually import eventually
 from tests.support.running import KEY_RING, Surroundings, running
 from tests.unit.deploy.deployed import BUILD, SETTINGS, text
 
+pytestmark = pytest.mark.any_broker  # what happens before a route, and whose keys are stored
+
 LISTENERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
 JSON = {"Content-Type": "application/json"}
 

@@ -178,14 +178,14 @@ async def test_a_link_that_is_another_s_browser_s_shows_and_loosens_nothing(serv
 
 async def test_an_import_cut_in_the_middle_is_said_to_be_and_nothing_of_it_counts(service: Service) -> None:
     file = ("number,occurred_at\n" + "".join(f"{number(n)},{AT}\n" for n in range(2, 40))).encode()
-    import_id = await opened(service.client, terms(bytes=len(file)))
+    import_id = await opened(service.client, terms(), len(file))
     files = ("import_file", "import_piece")
     before = await service.rows(*files)
     first = await part(service.client, import_id, file[:300], last=False)
     offset = int(first.headers["Upload-Offset"])
     cut = await part(service.client, import_id, file[offset:-7], offset)
     assert (cut.status_code, cut.headers["content-type"]) == (422, "application/problem+json")
-    assert [reason["reason"] for reason in cut.json()["reasons"]] == ["incomplete"]
+    assert [reason["field"] for reason in cut.json()["reasons"]] == ["Upload-Length"]
     assert await service.rows(*files) == before
     told = (await service.client.get(f"/v1/imports/{import_id}")).json()
     assert (told["status"], told["created"], told["refused"]) == ("uploading", 0, 0)

@@ -494,7 +494,7 @@ async def test_a_key_makes_a_repeat_fall_out_and_is_not_reused_for_another_body(
     assert len(await states(surroundings)) == 1
     for path, body in (("/v1/opt-outs", opt_out(number="06 39 98 12 35")), ("/v1/consents", consent())):
         answer = await service.post(path, json=body, headers=key)
-        assert (answer.status_code, reasons(answer)) == (409, [("Idempotency-Key", "reused")])
+        assert (answer.status_code, reasons(answer)) == (422, [("Idempotency-Key", "reused")])
     other_caller = bearer(subject="crm") | key
     assert (await service.post("/v1/consents", json=consent(), headers=other_caller)).status_code == 201
 
@@ -513,7 +513,7 @@ async def test_a_key_of_a_batch_speaks_for_each_item(service: httpx.AsyncClient,
     assert first.json()["counts"]["recorded"] == 2
     assert again.json()["counts"] == {"recorded": 0, "unchanged": 2, "refused": 0}
     batch["items"].reverse()
-    assert (await service.post("/v1/consents/batch", json=batch, headers=key)).status_code == 409
+    assert (await service.post("/v1/consents/batch", json=batch, headers=key)).status_code == 422
     assert len(await states(surroundings)) == 2
 
 
@@ -531,7 +531,7 @@ async def test_one_key_twice_at_once_for_two_people_takes_one(
     answers = await asyncio.gather(
         *(service.post("/v1/consents", json=consent(number=n), headers=key) for n in numbers)
     )
-    assert sorted(a.status_code for a in answers) == [201, *[409] * 7]
+    assert sorted(a.status_code for a in answers) == [201, *[422] * 7]
     assert len(await states(surroundings)) == 1
 
 

@@ -82,7 +82,7 @@ async def test_a_stop_under_a_key_that_was_forgotten_is_heard_and_the_same_reque
     stop = {"sender_id": "acme", "number": NUMBER, "evidence": {"source": "call-centre"}}
     first = (await kept.post("/v1/consents", CONSENT, "key-1")).json()
     await kept.pass_days(34)
-    assert (await kept.post("/v1/opt-outs", stop, "key-1")).status_code == 409
+    assert (await kept.post("/v1/opt-outs", stop, "key-1")).status_code == 422
     await kept.pass_days(2)
     assert await kept.rows("SELECT count(*) FROM keyed_request") == [(0,)]
 

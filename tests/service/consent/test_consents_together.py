@@ -53,7 +53,7 @@ async def test_whoever_is_refused_in_a_crowd_is_refused_alone_with_its_own_reaso
         11: ({"json": consent(sender_id="nobody")}, 404, "unknown_sender"),
         19: ({"json": consent(number="01 99 00 12 34")}, 422, "not_mobile"),
         27: ({"json": consent(number=number(27)), "headers": bearer(senders=["other"])}, 403, "sender_not_granted"),
-        35: ({"json": consent(number=number(35)), "headers": {"Idempotency-Key": "taken"}}, 409, "reused"),
+        35: ({"json": consent(number=number(35)), "headers": {"Idempotency-Key": "taken"}}, 422, "reused"),
     }
     taken = await service.post("/v1/consents", json=consent(number=number(99)), headers={"Idempotency-Key": "taken"})
     assert taken.status_code == 201

@@ -330,7 +330,7 @@ async def test_a_form_is_asked_about_once_however_often_it_is_sent(
     assert len({answer.text for answer in answers}) == 1
     assert len(await requested(surroundings)) == 1
     reused = await service.post("/v1/double-opt-ins", json=body | {"purpose": "loyalty"}, headers=key)
-    assert (reused.status_code, reused.json()["type"]) == (409, "/problems/idempotency-key-reused")
+    assert (reused.status_code, reused.json()["type"]) == (422, "/problems/idempotency-key-reused")
     assert (await service.post("/v1/consents", json=body)).json()["changed"], "the consent itself is other evidence"
 
 

@@ -27,6 +27,7 @@ from tests.support.builders import number, subject, subject_keys
 from tests.support.each_of import each_of
 from tests.support.eventually import WITHIN_S, eventually
 from tests.support.running import Surroundings, bearer, running
+from tests.support.uploading import OCTETS, TUS, broken_off, check_refusals, patched, resumed, told_offset
 from tests.unit.common.test_msisdn import EITHER, RECEIVED, TYPED
 from tests.unit.consent.evidences import opt_in
 
@@ -72,8 +73,9 @@ def suppressions(**changes: Any) -> dict[str, Any]:
     return terms(kind="suppressions", purpose=None, evidence={"source": "national-list"}) | changes
 
 
-async def opened(client: httpx.AsyncClient, body: dict[str, Any]) -> str:
-    answer = await client.post("/v1/imports", json=body)
+async def opened(client: httpx.AsyncClient, body: dict[str, Any], length: int | None = None) -> str:
+    headers = {} if length is None else {"Upload-Length": str(length)}
+    answer = await client.post("/v1/imports", json=body, headers=headers)
     assert answer.status_code == 201, answer.text
     return str(answer.json()["import_id"])
 
@@ -87,8 +89,8 @@ async def part(
     last: bool = True,
     headers: Mapping[str, str] | None = None,
 ) -> httpx.Response:
-    said = {"Upload-Offset": str(offset), "Upload-Complete": "?1" if last else "?0", **(headers or {})}
-    return await client.patch(f"/v1/imports/{import_id}/body", content=body, headers=said)
+    length = offset + len(body) if last else None
+    return await patched(client, f"/v1/imports/{import_id}", body, offset, length, headers)
 
 
 async def done(client: httpx.AsyncClient, import_id: str, within_s: float = WITHIN_S) -> dict[str, Any]:
@@ -102,7 +104,7 @@ async def done(client: httpx.AsyncClient, import_id: str, within_s: float = WITH
 async def imported(client: httpx.AsyncClient, body: dict[str, Any], file: str) -> dict[str, Any]:
     import_id = await opened(client, body)
     answer = await part(client, import_id, file.encode())
-    assert answer.status_code == 200, answer.text
+    assert answer.status_code == 204, answer.text
     return await done(client, import_id)
 
 
@@ -392,7 +394,7 @@ async def test_an_upload_goes_on_where_it_broke_and_counts_only_when_it_is_compl
 ) -> None:
     monkeypatch.setattr(import_lines, "PIECE_LINES", 3)
     file = ("number,occurred_at\n" + "".join(f"{number(n)},{AT}\n" for n in range(20))).encode()
-    import_id = await opened(service, terms(bytes=len(file)))
+    import_id = await opened(service, terms(), len(file))
     offset = 0
     for end in (1, 25, 300, 301):
         answer = await part(service, import_id, file[offset:end], offset, last=False)
@@ -403,8 +405,9 @@ async def test_an_upload_goes_on_where_it_broke_and_counts_only_when_it_is_compl
         assert (answer.status_code, answer.headers["Upload-Offset"]) == (409, str(offset))
         assert answer.json()["type"] == "/problems/mismatching-upload-offset"
     early = await part(service, import_id, file[offset:-40], offset)
-    assert (early.status_code, early.json()["reasons"][0]["reason"]) == (422, "incomplete")
-    too_long = await part(service, import_id, file[-40:] + b"0639980001\n", len(file) - 40)
+    assert (early.status_code, early.json()["reasons"][0]["field"]) == (422, "Upload-Length"), "it cannot change"
+    assert (await part(service, import_id, file[offset:-40], offset, last=False)).status_code == 204
+    too_long = await part(service, import_id, file[-40:] + b"0639980001\n", len(file) - 40, last=False)
     assert (too_long.status_code, too_long.json()["reasons"][0]["reason"]) == (422, "too_long")
     found = (await service.get(f"/v1/imports/{import_id}")).json()
     assert (found["status"], found["received_bytes"], found["created"]) == ("uploading", len(file) - 40, 0)
@@ -412,11 +415,46 @@ async def test_an_upload_goes_on_where_it_broke_and_counts_only_when_it_is_compl
     async with surroundings.sql("consent") as sql:
         for body in await sql.fetch("SELECT body FROM import_piece"):
             assert b"3998" not in body["body"]
-    assert (await part(service, import_id, file[-40:], len(file) - 40)).status_code == 200
+    assert (await part(service, import_id, file[-40:], len(file) - 40)).status_code == 204
     assert (await done(service, import_id))["created"] == 20
     assert [line.partition(",")[0] for line in await verdicts(service, import_id)] == [str(n) for n in range(2, 22)]
     again = await part(service, import_id, b"", len(file))
     assert (again.status_code, again.json()["type"]) == (409, "/problems/upload-complete")
+
+
+async def test_an_upload_is_spoken_as_a_client_of_tus_speaks(
+    service: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consent.imports.upload.PIECE_BYTES", 100)
+    monkeypatch.setattr(import_lines, "PIECE_LINES", 2)
+    file = ("number,occurred_at\n" + "".join(f"{number(n)},{AT}\n" for n in range(20))).encode()
+    await check_refusals(service, f"/v1/imports/{await opened(service, terms())}")
+    opening = await service.post("/v1/imports", json=terms(), headers={**TUS, "Upload-Length": str(len(file))})
+    assert (opening.status_code, opening.headers["Tus-Resumable"]) == (201, "1.0.0")
+    location = opening.headers["Location"]
+    await resumed(service, location, file, 500)
+    assert (await done(service, location.rpartition("/")[2]))["created"] == 20
+
+
+async def test_the_last_byte_of_a_file_completes_it_in_one_transaction(
+    service: httpx.AsyncClient, surroundings: Surroundings
+) -> None:
+    """A client that reads an offset equal to the length sends nothing more."""
+    file = f"number,occurred_at\n{number(1)},{AT}\n".encode()
+    import_id = await opened(service, terms(), len(file))
+    async with surroundings.sql("consent") as sql:
+        await sql.execute(
+            "CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'broken off'; END $$"
+        )
+        await sql.execute(
+            "CREATE TRIGGER broken BEFORE UPDATE ON import_file FOR EACH ROW WHEN (new.complete)"
+            " EXECUTE FUNCTION broken()"
+        )
+        assert (await part(service, import_id, file)).status_code == 500
+        assert await told_offset(service, f"/v1/imports/{import_id}", len(file)) < len(file)
+        await sql.execute("DROP TRIGGER broken ON import_file")
+    assert (await part(service, import_id, file)).status_code == 204
+    assert (await done(service, import_id))["created"] == 1
 
 
 async def test_a_connection_that_breaks_leaves_whole_pieces_and_no_more(
@@ -427,44 +465,16 @@ async def test_a_connection_that_breaks_leaves_whole_pieces_and_no_more(
     file = "".join(json.dumps({"number": number(n), "occurred_at": AT}) + "\n" for n in range(12)).encode()
     import_id = await opened(service, terms(format="ndjson"))
 
-    told = await _broken_off(service, import_id, [file[:200], file[200:330]])
-    assert (told["status"], told["reasons"][0]["reason"]) == (400, "disconnected")
+    said = {**TUS, **OCTETS, "Upload-Offset": "0", "Upload-Length": str(len(file))}
+    answer = await broken_off(service, "PATCH", f"/v1/imports/{import_id}", said, file[:200], file[200:330])
+    assert (answer.status, json.loads(answer.body)["reasons"][0]["reason"]) == (400, "disconnected")
     found = (await service.get(f"/v1/imports/{import_id}")).json()
     assert (found["status"], found["created"]) == ("uploading", 0)
     offset = found["received_bytes"]
     assert 0 < offset < 330
     assert file[offset - 1 : offset] == b"\n"
-    assert (await part(service, import_id, file[offset:], offset)).status_code == 200
+    assert (await part(service, import_id, file[offset:], offset)).status_code == 204
     assert (await done(service, import_id))["created"] == 12
-
-
-async def _broken_off(client: httpx.AsyncClient, import_id: str, parts: list[bytes]) -> dict[str, Any]:
-    """What the service says when the caller is gone after `parts` of its last upload."""
-    transport = client._transport
-    assert isinstance(transport, httpx.ASGITransport)
-    coming = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
-    coming.append({"type": "http.disconnect"})
-    said: list[Any] = []
-    headers = {"upload-offset": "0", "upload-complete": "?1"} | {k.lower(): v for k, v in client.headers.items()}
-
-    async def receive() -> Any:
-        return coming.pop(0)
-
-    async def send(message: Any) -> None:
-        said.append(message)
-
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "PATCH",
-        "path": f"/v1/imports/{import_id}/body",
-        "query_string": b"",
-        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-    }
-    await transport.app(scope, receive, send)
-    told: dict[str, Any] = json.loads(said[1]["body"])
-    return told
 
 
 async def test_the_memory_of_an_import_does_not_grow_with_its_length(
@@ -486,9 +496,9 @@ async def test_the_memory_of_an_import_does_not_grow_with_its_length(
         gc.collect()
         tracemalloc.reset_peak()
         before, _ = tracemalloc.get_traced_memory()
-        said = {"Upload-Offset": "0", "Upload-Complete": "?1"}
-        answer = await service.patch(f"/v1/imports/{import_id}/body", content=lines(first, many), headers=said)
-        assert answer.status_code == 200, answer.text
+        answer = await patched(service, f"/v1/imports/{import_id}", lines(first, many), 0)
+        assert answer.status_code == 204, answer.text
+        assert (await part(service, import_id, b"", int(answer.headers["Upload-Offset"]))).status_code == 204
         found = await done(service, import_id, 120.0)
         assert (found["created"], found["refused"]) == (many // 20, many - many // 20)
         return tracemalloc.get_traced_memory()[1] - before
@@ -616,7 +626,7 @@ async def test_a_key_opens_one_import(service: httpx.AsyncClient) -> None:
     assert first.json() == again.json()
     assert first.headers["Location"] == f"/v1/imports/{first.json()['import_id']}"
     other = await service.post("/v1/imports", json=terms(purpose="loyalty"), headers=headers)
-    assert (other.status_code, other.json()["type"]) == (409, "/problems/idempotency-key-reused")
+    assert (other.status_code, other.json()["type"]) == (422, "/problems/idempotency-key-reused")
     assert (await service.post("/v1/imports", json=terms())).json()["import_id"] != first.json()["import_id"]
 
 
@@ -631,7 +641,6 @@ async def test_a_key_opens_one_import(service: httpx.AsyncClient) -> None:
         ({"evidence": {"source": "mo"}}, 422, "evidence.source", "value_error"),
         ({"evidence": {}}, 422, "evidence.source", "missing"),
         ({"format": "xlsx"}, 422, "format", "literal_error"),
-        ({"bytes": 0}, 422, "bytes", "greater_than_equal"),
         ({"purposes": ["promotions"]}, 422, "purposes", "extra_forbidden"),
     ],
 )
@@ -646,7 +655,6 @@ async def test_what_cannot_be_imported_is_refused_with_the_field_and_the_reason(
 @each_of(
     ("file", "reason"),
     [
-        (b"", "empty"),
         (b"number,birthday\n0639980001,\n", "unknown_column"),
         (b"0639980001\n0639980002\n", "unknown_column"),
         ("number,actor\n0639980001,Zoé\n".encode("latin-1"), "not_utf8"),

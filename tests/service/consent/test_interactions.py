@@ -100,4 +100,4 @@ async def test_only_who_may_write_consent_of_that_sender_tells_and_a_key_is_for_
     first = await told(service, act(), headers=key)
     assert first.json()["counts"]["recorded"] == 1
     other = await told(service, act(number=STRANGER), headers=key)
-    assert (other.status_code, reasons(other)) == (409, [("Idempotency-Key", "reused")])
+    assert (other.status_code, reasons(other)) == (422, [("Idempotency-Key", "reused")])

@@ -304,7 +304,9 @@ async def test_the_same_request_with_its_key_gets_the_same_link(service: Service
     key = {"Idempotency-Key": "link-1"}
     first, again = await service.link(headers=key), await service.link(headers=key)
     assert first == again
-    assert await service.link(number="06 39 98 12 35", headers=key) != first
+    body = {"sender_id": "maison-lune", "number": "06 39 98 12 35"}
+    reused = await service.api.post("/v1/preference-links", json=body, headers=key)
+    assert (reused.status_code, reused.json()["type"]) == (422, "/problems/idempotency-key-reused")
     assert await service.link() != await service.link()
 
 

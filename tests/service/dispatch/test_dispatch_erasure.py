@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from common.contracts import DISPATCH_MESSAGES, DISPATCH_REQUESTS, ERASURE_ACKS, ERASURES, INBOUND_RECEIPTS
 from common.contracts.dispatch import MessageChanged
 from tests.service.dispatch.test_dispatch import control_is, dispatch, known
@@ -24,6 +26,8 @@ from tests.support.operators.http import operator
 from tests.support.publish import publish
 from tests.support.reading import reading
 from tests.support.running import Surroundings
+
+pytestmark = pytest.mark.any_broker  # the way between the services is of rights/test_erasure.py
 
 TEXT = "Zoé, -20 % ce samedi. STOP au 36111"
 CODE = {"sender_id": "maison-lune", "text": "Votre code : 4821", "category": "transactional"}

@@ -1,6 +1,7 @@
 """Lists that page by a key the database counts up, while somebody writes: real Postgres, no service around."""
 
 import asyncio
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 
 from common.db.database import Database
 from common.kafka import dead_letters
-from common.web import paging
+from common.web import pagination
 from common.web.auth import Caller
+from common.web.pagination import next_of, position
 from common.web.problems import Unavailable
 from dispatch import api
 from tests.support.eventually import eventually
@@ -32,16 +34,16 @@ WAITS = (
 )
 
 
-async def page(database: Database, table: str, cursor: int, limit: int) -> tuple[list[str], int | None]:
+async def page(database: Database, table: str, cursor: str | None, limit: int) -> tuple[list[str], str | None]:
     """(who is on it, the next page's cursor)."""
     held: Any = SimpleNamespace(database=database)
     if table == "dead_letter":
         async with database.begin() as tx:
-            letters = await dead_letters.page(tx, "open", cursor, limit)
-        return [letter.reason for letter in letters], letters[-1].id if len(letters) == limit else None
+            letters = await dead_letters.page(tx, "open", position(cursor, int) or 0, limit)
+        return [letter.reason for letter in letters], next_of(letters, limit, attrgetter("id"))
     ask = api.list_enforcements if table == "enforcement" else api.list_provider_blocks
     found = await ask(held, ANYBODY, cursor, limit)
-    return [item.subject_id for item in found.items], int(found.next) if found.next else None
+    return [item.subject_id for item in found.items], found.next
 
 
 @pytest.mark.parametrize("table", ROWS)
@@ -59,8 +61,8 @@ async def test_no_page_ends_behind_a_row_that_is_committed_later(postgres: Postg
         await late.execute(insert, "late")
         for who in ("second", "third"):
             await sql.execute(insert, who)
-        assert await page(database, table, 0, 10) == (["second", "third"], None), "which tells no cursor"
-        first = asyncio.create_task(page(database, table, 0, 2))
+        assert await page(database, table, None, 10) == (["second", "third"], None), "which tells no cursor"
+        first = asyncio.create_task(page(database, table, None, 2))
         await eventually(it_waits)
         await writing.commit()
         people, cursor = await first
@@ -76,7 +78,7 @@ async def test_no_page_ends_behind_a_row_that_is_committed_later(postgres: Postg
 async def test_a_page_whose_writer_stands_still_tells_no_cursor(
     postgres: Postgres, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paging, "WRITERS_END_WITHIN_S", 0.05)
+    monkeypatch.setattr(pagination, "WRITERS_END_WITHIN_S", 0.05)
     url = await postgres.clone("dispatch", f"dispatch_{unique}")
     database, late, sql = Database(url), await asyncpg.connect(url), await asyncpg.connect(url)
     insert = f"INSERT INTO enforcement {ROWS['enforcement']}"
@@ -86,9 +88,9 @@ async def test_a_page_whose_writer_stands_still_tells_no_cursor(
         await late.execute(insert, "late")
         await sql.execute(insert, "second")
         with pytest.raises(Unavailable):
-            await page(database, "enforcement", 0, 1)
+            await page(database, "enforcement", None, 1)
         await writing.rollback()
-        assert (await page(database, "enforcement", 0, 1))[0] == ["second"]
+        assert (await page(database, "enforcement", None, 1))[0] == ["second"]
     finally:
         await late.close()
         await sql.close()

@@ -35,6 +35,7 @@ from tests.support.running import Surroundings
 CHEAP, DEAR = "simulator", "simulator.dear"
 
 
+@pytest.mark.any_broker
 async def test_what_the_first_gateway_never_had_goes_by_the_second_and_what_it_may_have_had_does_not(
     surroundings: Surroundings,
 ) -> None:
@@ -72,6 +73,7 @@ async def test_what_the_first_gateway_never_had_goes_by_the_second_and_what_it_m
             assert dear.references == [moved.message_id]
 
 
+@pytest.mark.any_broker
 async def test_a_gateway_that_takes_long_holds_up_no_code_of_another(surroundings: Surroundings) -> None:
     """To one person: what it has no slot for waits in the ledger, and that neither Kafka nor the timer wait for."""
 
@@ -107,6 +109,7 @@ async def test_a_gateway_that_takes_long_holds_up_no_code_of_another(surrounding
             assert len({message["at"] for message in slow.messages[2:]}) == 1, "they leave together"
 
 
+@pytest.mark.any_broker
 async def test_a_silent_gateway_gets_one_probe_after_each_cool_down(surroundings: Surroundings) -> None:
     """What it does not answer is `unknown`, and nobody can send it again: a whole batch each time would be many."""
     async with operator() as op, dispatch(surroundings, op, gateway_batch=10, gateway_submits=1) as d:
@@ -134,6 +137,7 @@ async def test_a_silent_gateway_gets_one_probe_after_each_cool_down(surroundings
         assert max(Counter(message["at"] for message in op.messages[sum(sizes) :]).values()) > 1, "open again"
 
 
+@pytest.mark.any_broker
 async def test_where_the_only_gateway_for_a_place_needs_somebody_every_message_for_it_says_so(
     surroundings: Surroundings,
 ) -> None:
@@ -173,6 +177,7 @@ async def test_where_the_only_gateway_for_a_place_needs_somebody_every_message_f
                 await eventually(d.becomes(wanted.message_id, "accepted"), within_s=PATIENT_S)
 
 
+@pytest.mark.any_broker
 async def test_whom_one_provider_does_not_deliver_to_gets_codes_by_another_and_no_marketing_by_any(
     surroundings: Surroundings,
 ) -> None:
@@ -196,6 +201,7 @@ async def test_whom_one_provider_does_not_deliver_to_gets_codes_by_another_and_n
             assert (cheap.references, dear.references) == ([first.message_id], [code])
 
 
+@pytest.mark.any_broker
 @pytest.mark.parametrize(("early", "code"), [(False, "900"), (True, "910")])
 async def test_a_receipt_that_blames_our_account_stops_what_would_go_the_same_way(
     surroundings: Surroundings, early: bool, code: str

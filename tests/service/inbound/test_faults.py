@@ -65,7 +65,11 @@ def strike(wire: Wire, fault: Fault) -> None:
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("fault", ["gone", "silent"])
-@pytest.mark.parametrize("struck", [("broker",), ("postgres",), ("broker", "postgres")], ids="+".join)
+@pytest.mark.parametrize(
+    "struck",
+    [("broker",), pytest.param(("postgres",), marks=pytest.mark.any_broker), ("broker", "postgres")],
+    ids="+".join,
+)
 async def test_whatever_is_acknowledged_is_in_the_log_once_and_all_else_hears_an_error(
     surroundings: Surroundings, struck: tuple[str, ...], fault: Fault
 ) -> None:
@@ -106,7 +110,7 @@ async def hurried(operator: Operator, provider: str) -> httpx.Response:
     return await operator.client.post("/v1/callbacks/telnyx/main/messages", content=raw, headers=headers)
 
 
-@pytest.mark.parametrize("slow", ["broker", "postgres"])
+@pytest.mark.parametrize("slow", ["broker", pytest.param("postgres", marks=pytest.mark.any_broker)])
 @pytest.mark.parametrize("provider", ["octopush", "telnyx"])
 async def test_who_gives_up_early_hears_an_error_before_it_does(
     surroundings: Surroundings, provider: str, slow: str

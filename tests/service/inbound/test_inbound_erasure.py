@@ -3,6 +3,8 @@
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from common.contracts import ERASURE_ACKS, ERASURES
 from common.contracts.inbound import MessageReceived
 from tests.service.inbound.test_reviews import DOUBT, Reviewed, inbound
@@ -13,6 +15,8 @@ from tests.support.holdings import holdings, spellings
 from tests.support.publish import publish
 from tests.support.reading import reading
 from tests.support.running import Surroundings
+
+pytestmark = pytest.mark.any_broker  # the way between the services is of rights/test_erasure.py
 
 
 async def held(surroundings: Surroundings, n: int, *words: str) -> list[str]:

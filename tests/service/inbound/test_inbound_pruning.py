@@ -19,6 +19,8 @@ from tests.support.builders import field_keys, now, number
 from tests.support.holdings import holdings, spellings
 from tests.support.running import Surroundings
 
+pytestmark = pytest.mark.any_broker  # what Postgres keeps
+
 RECEIPTS = "/v1/callbacks/simulator/main/receipts"
 
 

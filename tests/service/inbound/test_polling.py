@@ -17,6 +17,8 @@ from tests.support.builders import field_keys, number, subject
 from tests.support.eventually import eventually
 from tests.support.running import Surroundings, running
 
+pytestmark = pytest.mark.any_broker  # the way to the log is of test_webhooks.py
+
 KEYS = {"application_key": "ak", "application_secret": "the application's secret", "consumer_key": "the consumer's key"}
 
 

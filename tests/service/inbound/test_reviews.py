@@ -131,8 +131,8 @@ async def test_the_queue_is_oldest_first_and_pages_by_cursor(service: Reviewed) 
     for n in range(5):
         await service.text(f"{DOUBT} {n}", mo=f"mo-{n}", n=n)
     whole = [item["mo_id"] for item in await service.queue()]
-    paged, cursor = [], "0"
-    while cursor:
+    paged, cursor = [], ""
+    while cursor is not None:
         page = (await service.client.get("/v1/reviews", params={"limit": 2, "cursor": cursor})).json()
         paged += [item["mo_id"] for item in page["items"]]
         cursor = page["next"]

@@ -167,6 +167,7 @@ async def test_a_time_in_our_future_is_clamped(service: Inbound) -> None:
     assert event.occurred_at == event.received_at <= now()
 
 
+@pytest.mark.any_broker
 @pytest.mark.parametrize("sender", ["+33639980002", "33639980002", "0033639980002", "+33 (0)6 39 98 00 02"])
 async def test_one_person_is_one_subject_however_the_operator_writes_the_number(service: Inbound, sender: str) -> None:
     assert (await service.text("STOP", **{"from": sender})).status_code == 200
@@ -175,6 +176,7 @@ async def test_one_person_is_one_subject_however_the_operator_writes_the_number(
     assert event.subject_id == subject(2)
 
 
+@pytest.mark.any_broker
 @pytest.mark.parametrize("sender", ["+33123456789", "36111", "+15005550006", "ACME", "+262639000000"])
 async def test_a_stop_counts_from_any_sender(service: Inbound, sender: str) -> None:
     assert (await service.text("STOP", **{"from": sender})).status_code == 200
@@ -205,6 +207,7 @@ async def test_a_watermark_follows_in_every_partition(service: Inbound) -> None:
 # Genuine
 
 
+@pytest.mark.any_broker
 @pytest.mark.parametrize("kind", ["messages", "receipts"])
 async def test_an_unsigned_callback_is_refused_and_not_journalled(service: Inbound, kind: str) -> None:
     answer = await service.client.post(f"/v1/callbacks/simulator/main/{kind}", content=mo("STOP"))
@@ -215,6 +218,7 @@ async def test_an_unsigned_callback_is_refused_and_not_journalled(service: Inbou
     assert await service.journal() == []
 
 
+@pytest.mark.any_broker
 async def test_a_wrongly_signed_callback_is_refused_and_not_journalled(service: Inbound) -> None:
     raw = mo("STOP")
 
@@ -225,6 +229,7 @@ async def test_a_wrongly_signed_callback_is_refused_and_not_journalled(service: 
     assert await service.journal() == []
 
 
+@pytest.mark.any_broker
 async def test_a_body_changed_after_it_was_signed_is_refused(service: Inbound) -> None:
     raw = mo("START")
 
@@ -234,6 +239,7 @@ async def test_a_body_changed_after_it_was_signed_is_refused(service: Inbound) -
     assert await service.journal() == []
 
 
+@pytest.mark.any_broker
 @pytest.mark.parametrize("off_s", [-330, 330])
 async def test_a_replay_outside_five_minutes_is_refused(service: Inbound, off_s: int) -> None:
     answer = await service.post(MESSAGES, mo("STOP"), now() + timedelta(seconds=off_s))
@@ -243,6 +249,7 @@ async def test_a_replay_outside_five_minutes_is_refused(service: Inbound, off_s:
     assert await service.journal() == []
 
 
+@pytest.mark.any_broker
 @pytest.mark.parametrize("kind", ["messages", "receipts"])
 @each_of("path", ["nobody/main", "simulator/other", "simulator/MAIN", "twilio/other"])
 async def test_an_unknown_provider_or_account_is_not_found(service: Inbound, path: str, kind: str) -> None:
@@ -255,6 +262,7 @@ async def test_an_unknown_provider_or_account_is_not_found(service: Inbound, pat
 # Well-formed
 
 
+@pytest.mark.any_broker
 @each_of(
     ("path", "raw", "status", "field"),
     [
@@ -279,6 +287,7 @@ async def test_a_malformed_body_is_refused_with_its_field_named(
     assert await service.journal() == []
 
 
+@pytest.mark.any_broker
 async def test_one_mib_is_read_and_not_a_byte_more(service: Inbound) -> None:
     empty = len(mo("", padding=""))
 
@@ -286,6 +295,7 @@ async def test_one_mib_is_read_and_not_a_byte_more(service: Inbound) -> None:
     assert (await service.post(MESSAGES, mo("", id="mo-2", padding="x" * (ONE_MIB - empty + 1)))).status_code == 413
 
 
+@pytest.mark.any_broker
 async def test_of_a_form_64_kib_are_read_and_not_a_byte_more(service: Inbound) -> None:
     form = body("twilio/mo.form").rstrip() + b"&padding="
 
@@ -293,6 +303,7 @@ async def test_of_a_form_64_kib_are_read_and_not_a_byte_more(service: Inbound) -
     assert (await twilio(service, "messages", form + b"x" * (64 * 1024 - len(form) + 1))).status_code == 413
 
 
+@pytest.mark.any_broker
 async def test_a_body_without_a_length_is_cut_off_while_it_streams(service: Inbound) -> None:
     read = 0
 
@@ -372,6 +383,7 @@ async def test_overlapping_batches_at_the_same_time_are_published_once(service: 
     assert sorted(event.provider_message_id for event in await service.receipts()) == ids
 
 
+@pytest.mark.any_broker
 async def test_batches_in_opposite_order_do_not_lock_each_other_out(service: Inbound) -> None:
     """Another request holds op-1 and then wants op-2, while ours has op-2 before op-1."""
     item = (
@@ -501,6 +513,7 @@ async def test_a_stop_that_a_failover_has_lost_is_not_acknowledged(surroundings:
         assert len(await service.journal()) == 3  # the callback, its item, its event
 
 
+@pytest.mark.any_broker
 @pytest.mark.parametrize("table", ["callback", "outbox"])
 async def test_a_callback_kept_half_way_is_not_kept_at_all(service: Inbound, table: str) -> None:
     async with service.surroundings.sql("inbound") as connection:
@@ -515,6 +528,7 @@ async def test_a_callback_kept_half_way_is_not_kept_at_all(service: Inbound, tab
     assert len(await service.messages()) == 1
 
 
+@pytest.mark.any_broker
 async def test_with_the_database_down_the_operator_is_told_to_come_again(surroundings: Surroundings) -> None:
     nowhere = f"postgresql://nobody:nothing@127.0.0.1:{free_port()}/nothing"
     async with inbound(surroundings, database_url=nowhere, publish_timeout_s=2.0) as service:
@@ -556,6 +570,7 @@ async def twilio(service: Inbound, kind: str, raw: bytes, query: str = "") -> ht
     return await service.client.post(target, content=raw, headers=headers)
 
 
+@pytest.mark.any_broker
 async def test_a_twilio_mo_is_answered_with_an_empty_twiml(service: Inbound) -> None:
     answer = await twilio(service, "messages", body("twilio/mo.form"), "?list=a%20b&x=")
 
@@ -567,6 +582,7 @@ async def test_a_twilio_mo_is_answered_with_an_empty_twiml(service: Inbound) -> 
     assert event.occurred_at == event.received_at
 
 
+@pytest.mark.any_broker
 async def test_a_twilio_receipt_is_answered_with_nothing_and_says_who_opted_out(service: Inbound) -> None:
     answer = await twilio(service, "receipts", body("twilio/receipt-opted-out.form"))
 
@@ -578,6 +594,7 @@ async def test_a_twilio_receipt_is_answered_with_nothing_and_says_who_opted_out(
     assert (event.state, event.code, event.reference) == ("opted_out", "21610", None)
 
 
+@pytest.mark.any_broker
 async def test_a_twilio_signature_for_another_host_is_refused(service: Inbound) -> None:
     raw = urlencode({"MessageSid": "SM9", "From": number(1), "To": "36111", "Body": "STOP"}).encode()
     genuine = await twilio(service, "messages", raw)

@@ -21,6 +21,7 @@ from tests.support.eventually import eventually
 from tests.support.holdings import holdings, spellings
 from tests.support.operators.http import TOKEN, Operator, operator
 from tests.support.running import Surroundings, running
+from tests.support.uploading import patched
 
 SERVICES = ("consent", "campaign", "dispatch", "inbound")
 SECRET = "the simulator's secret"
@@ -80,10 +81,9 @@ class Four:
             "evidence": {"source": "old-crm", "form_id": "newsletter", "form_version": "3"},
         }
         import_id = (await self.call("POST", "consent", "/v1/imports", terms))["import_id"]
-        whole = {"Upload-Offset": "0", "Upload-Complete": "?1"}
-        path = f"/v1/imports/{import_id}"
-        answer = await self.clients["consent"].patch(f"{path}/body", content=file.encode(), headers=whole)
-        assert answer.status_code == 200, answer.text
+        path, body = f"/v1/imports/{import_id}", file.encode()
+        answer = await patched(self.clients["consent"], path, body, 0, len(body))
+        assert answer.status_code == 204, answer.text
 
         async def look() -> Any:
             found = await self.call("GET", "consent", path)

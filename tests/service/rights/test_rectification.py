@@ -271,7 +271,7 @@ async def test_the_same_key_is_the_same_rectification(surroundings: Surroundings
         assert len((await told.state(1))["history"]) == 1
         other = self_described(2)
         refused = await told.clients["consent"].post("/v1/rectifications", json=other, headers=key)
-        assert (refused.status_code, refused.json()["reasons"][0]["field"]) == (409, "Idempotency-Key")
+        assert (refused.status_code, refused.json()["reasons"][0]["field"]) == (422, "Idempotency-Key")
 
 
 async def test_under_a_key_that_was_forgotten_it_is_another_rectification(surroundings: Surroundings) -> None:

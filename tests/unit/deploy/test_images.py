@@ -1,106 +1,139 @@
-"""One image per service, each built the same way, from the repository and the pinned packages alone."""
+"""One Dockerfile builds the image of each service and of the simulator, from the repository and the pinned packages."""
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
 import stack.simulator
-from tests.unit.deploy.deployed import ROOT, SERVICES, text
+from tests.unit.deploy.deployed import ROOT, SERVICES, compose, text
 
-DOCKERFILES = {**{name: f"services/{name}-svc/Dockerfile" for name in SERVICES}, "simulator": "stack/Dockerfile"}
-each_image = pytest.mark.parametrize("path", DOCKERFILES.values(), ids=list(DOCKERFILES))
-
-
-def instructions(path: str, name: str) -> list[str]:
-    joined = text(path).replace("\\\n", "")
-    return re.findall(rf"^{name} (.*)$", joined, re.MULTILINE)
-
-
-def stages(path: str) -> list[str]:
-    return re.split(r"^(?=FROM )", text(path), flags=re.MULTILINE)[1:]
+DOCKERFILE = "deploy/Dockerfile"
+STAGES = {
+    name: body
+    for _, name, body in re.findall(
+        r"^FROM (\S+) AS (\S+)$(.*?)(?=^FROM |\Z)", text(DOCKERFILE), flags=re.MULTILINE | re.DOTALL
+    )
+}
+TARGETS = ("service", "simulator")
+each_target = pytest.mark.parametrize("target", TARGETS)
 
 
-def test_the_first_stage_is_the_same_in_every_image() -> None:
-    assert len({stages(path)[0] for path in DOCKERFILES.values()}) == 1
+def instructions(stage: str, name: str) -> list[str]:
+    return re.findall(rf"^{name} (.*)$", STAGES[stage].replace("\\\n", ""), re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", SERVICES)
-def test_the_dockerfiles_of_the_services_differ_by_their_names_alone(name: str) -> None:
-    assert text(DOCKERFILES[name]).replace(name, "consent") == text(DOCKERFILES["consent"])
+def copied(stage: str) -> list[str]:
+    """Return the folders and files of the repository that a stage copies."""
+    return [source.split()[0] for source in instructions(stage, "COPY") if not source.startswith("--")]
 
 
-@each_image
-def test_packages_are_pinned_by_hash_and_come_from_wherever_pip_is_set_up_to_look(path: str) -> None:
-    dependencies, code, _ = stages(path)
-    assert "--require-hashes --only-binary=:all: -r /build/run.txt" in dependencies
-    assert "--no-deps --no-build-isolation" in code
-    assert set(re.findall(r"https?://([^/:']+)", text(path))) <= {"127.0.0.1"}
+def test_no_other_dockerfile_is_in_the_repository() -> None:
+    listed = subprocess.run(["git", "ls-files", "*Dockerfile*"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert listed.stdout.split() == [DOCKERFILE]
 
 
-@each_image
-def test_it_needs_nothing_but_its_base_image_to_be_built(path: str) -> None:
-    assert set(instructions(path, "FROM")) == {
-        "python:3.13-slim",
-        "python:3.13-slim AS dependencies",
-        "dependencies AS code",
-    }
-    assert "syntax=" not in text(path)
+def test_a_build_without_a_target_makes_a_service() -> None:
+    assert list(STAGES)[-1] == "service"
 
 
-@each_image
-def test_what_builds_it_is_not_in_it(path: str) -> None:
-    """The last stage takes two folders, and what builds was moved out of them."""
-    dependencies, _, last = stages(path)
-    taken = re.findall(r"^COPY --from=\w+ (\S+) (\S+)$", last, re.MULTILINE)
-    assert taken == [("/opt/placet", "/opt/placet"), ("/opt/code", "/opt/code")]
+@each_target
+def test_packages_are_pinned_by_hash_and_come_from_wherever_pip_is_set_up_to_look(target: str) -> None:
+    assert "--require-hashes --only-binary=:all: -r /build/run.txt" in STAGES["dependencies"]
+    assert "--no-deps --no-build-isolation" in STAGES[f"{target}-code"]
+    assert set(re.findall(r"https?://([^/:']+)", text(DOCKERFILE))) <= {"127.0.0.1"}
+
+
+def test_a_build_needs_no_image_but_the_base_image() -> None:
+    bases = re.findall(r"^FROM (\S+)", text(DOCKERFILE), re.MULTILINE)
+    assert set(bases) - set(STAGES) == {"python:3.13-slim"}
+    assert len(bases) == len(STAGES)
+    assert "syntax=" not in text(DOCKERFILE)
+
+
+@each_target
+def test_what_builds_it_is_not_in_it(target: str) -> None:
+    """The image takes two folders, and the tools that build were moved out of them."""
+    last = STAGES["base"] + STAGES[target]
+    taken = re.findall(r"^COPY --from=(\S+) (\S+) (\S+)$", last, re.MULTILINE)
+    assert taken == [
+        ("dependencies", "/opt/placet", "/opt/placet"),
+        (f"{target}-code", "/opt/code", "/opt/code"),
+    ]
+    assert re.search(rf"^FROM base AS {target}$", text(DOCKERFILE), re.MULTILINE)
     assert "RUN" not in last
-    assert "mv /opt/placet/bin/uv-build /opt/build/bin/" in dependencies
-    assert "site-packages/uv_build* /opt/build/" in dependencies
+    assert "mv /opt/placet/bin/uv-build /opt/build/bin/" in STAGES["dependencies"]
+    assert "site-packages/uv_build* /opt/build/" in STAGES["dependencies"]
 
 
-@each_image
-def test_it_runs_as_a_number_that_is_not_root(path: str) -> None:
-    (user,) = instructions(path, "USER")
+def test_an_image_runs_as_a_number_that_is_not_root() -> None:
+    (user,) = instructions("base", "USER")
     assert re.fullmatch(r"[1-9]\d{4}:[1-9]\d{4}", user)
 
 
-@each_image
-def test_its_health_is_asked_in_python(path: str) -> None:
-    (check,) = instructions(path, "HEALTHCHECK")
+@each_target
+def test_its_health_is_asked_in_python(target: str) -> None:
+    (check,) = instructions(target, "HEALTHCHECK")
     command = json.loads(check.partition("CMD ")[2])
     assert command[:2] == ["python", "-c"]
     ast.parse(command[2])
     assert "/livez" in command[2]
 
 
-@pytest.mark.parametrize("name", SERVICES)
-def test_a_service_s_image_holds_its_own_code_and_what_all_share(name: str) -> None:
-    copied = [source.split()[0] for source in instructions(DOCKERFILES[name], "COPY") if not source.startswith("--")]
-    assert copied == ["requirements/run.txt", "libs/common", f"services/{name}-svc"]
-    assert json.loads(instructions(DOCKERFILES[name], "ENTRYPOINT")[0]) == ["python", "-m", name]
+def test_a_service_s_image_holds_its_own_code_and_what_all_share() -> None:
+    assert copied("service-code") == ["libs/common", "services/${SERVICE}-svc"]
+    assert copied("dependencies") == ["requirements/run.txt"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["migrate"]])
+def test_a_service_s_image_starts_the_module_of_the_service_with_the_container_s_arguments(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "consent.py").write_text("import os, sys; print(os.getpid(), sys.argv[1:])")
+    (tmp_path / "python").symlink_to(sys.executable)
+    (entry,) = instructions("service", "ENTRYPOINT")
+    assert "SERVICE=${SERVICE}" in instructions("service", "ENV")[0].split()
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(tmp_path), "SERVICE": "consent"}
+    with subprocess.Popen(
+        [*json.loads(entry), *arguments], env=environment, stdout=subprocess.PIPE, text=True
+    ) as started:
+        told, _ = started.communicate()
+    assert told.strip() == f"{started.pid} {arguments}", "the container's process itself, so that signals arrive"
 
 
 def test_the_simulator_s_image_starts_what_the_simulator_s_module_has() -> None:
-    (entry,) = instructions(DOCKERFILES["simulator"], "ENTRYPOINT")
+    (entry,) = instructions("simulator", "ENTRYPOINT")
     program = ast.parse(json.loads(entry)[2])
     imported = [n.name for i in program.body if isinstance(i, ast.ImportFrom) for n in i.names]
     assert imported == ["Settings", "create_app"]
     assert all(hasattr(stack.simulator, name) for name in imported)
 
 
-@each_image
-def test_what_it_copies_reaches_the_engine(path: str) -> None:
+@pytest.mark.parametrize("service", SERVICES)
+def test_what_it_copies_reaches_the_engine(service: str) -> None:
     kept = {line.removeprefix("!") for line in text(".dockerignore").splitlines() if line.startswith("!")}
-    for source in instructions(path, "COPY"):
-        if not source.startswith("--"):
-            folder = source.split()[0]
+    for stage in STAGES:
+        for named in copied(stage):
+            folder = named.replace("${SERVICE}", service)
             assert (ROOT / folder).exists()
             assert any(folder == k or folder.startswith(f"{k}/") for k in kept)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_compose_builds_each_service_by_its_name(service: str) -> None:
+    build = compose()["services"][service]["build"]
+    assert build == {"context": ".", "dockerfile": DOCKERFILE, "args": {"SERVICE": service}}
+
+
+def test_compose_builds_the_simulator() -> None:
+    build = compose()["services"]["simulator"]["build"]
+    assert build == {"context": ".", "dockerfile": DOCKERFILE, "target": "simulator"}
 
 
 def test_the_packages_that_build_ours_are_among_the_pinned() -> None:
@@ -136,7 +169,7 @@ FastAPI().add_api_route("/", lambda: 1, response_model=int)
 
 def test_what_is_taken_out_of_the_packages_is_needed_by_nothing_of_ours() -> None:
     """Each module of each service is imported where it is not there; so is what packages load when they are used."""
-    [removed] = re.findall(r"rm -r ([^&]+) &&", text(DOCKERFILES["consent"]).replace("\\\n", ""))
+    [removed] = re.findall(r"rm -r ([^&]+) &&", STAGES["dependencies"].replace("\\\n", ""))
     assert len(removed.split()) > 8, "as the Dockerfile says it"
     gone = tuple(each.removesuffix("*").replace("/", ".") for each in removed.split())
     done = subprocess.run([sys.executable, "-c", WITHOUT % (gone,)], capture_output=True, text=True)

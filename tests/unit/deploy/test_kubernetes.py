@@ -225,7 +225,7 @@ def test_only_the_routes_are_a_service() -> None:
 def test_a_pod_is_asked_whether_it_lives_and_whether_it_is_ready_where_it_listens(role: str) -> None:
     asked = container(PODS[role])
     assert asked["ports"] == [{"name": "http", "containerPort": 8000}]
-    assert "PLACET_PORT=8000" in text("services/consent-svc/Dockerfile")
+    assert "PLACET_PORT=8000" in text("deploy/Dockerfile")
     for probe, path in (("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
         assert asked[probe]["httpGet"] == {"path": path, "port": "http"}
     assert asked["readinessProbe"]["timeoutSeconds"] > 2  # /readyz gives the database that long

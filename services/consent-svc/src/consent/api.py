@@ -23,6 +23,7 @@ from common.service import Resources
 from common.settings import ServiceSettings
 from common.telemetry import traceparent
 from common.web.auth import Caller, require
+from common.web.idempotency import Key, KeyReused, claim_all, fingerprint_of
 from common.web.problems import Invalid, Problem, Reason
 from consent.bodies import (
     BATCH_ITEMS,
@@ -40,12 +41,8 @@ from consent.bodies import (
 from consent.calls import (
     Call,
     Held,
-    Key,
     WritesConsent,
     any_number,
-    claim_keys,
-    fingerprint_of,
-    key_reused,
     opened,
     opt_outs,
     statement_of,
@@ -203,7 +200,7 @@ def one_by_one() -> APIRouter:
         request: Request, caller: Caller, held: Resources[ServiceSettings], key: str | None, body: _Body
     ) -> Response:
         """Return the answer once committed. Raises the Problem of this request."""
-        fingerprint = "" if key is None else await fingerprint_of(request, held)
+        fingerprint = "" if key is None else await fingerprint_of(request, held.subject_keys)
         asked = _Asked(body, caller, key, fingerprint, datetime.now(UTC), traceparent())
         result = await together.written(held, asked)
         if isinstance(result, Problem):
@@ -381,9 +378,9 @@ async def _record_together(
             statements[place] = [structs.replace(each, trace=one.trace) for each in told]
     keyed = {place: key for place in statements if (key := asked[place].key) is not None}
     claims = [(asked[place].caller.subject, key, asked[place].fingerprint) for place, key in keyed.items()]
-    for place, since in zip(keyed, await claim_keys(tx, claims), strict=True):
+    for place, since in zip(keyed, await claim_all(tx, claims), strict=True):
         if since is None:
-            results[place] = key_reused()
+            results[place] = KeyReused()
             del statements[place]
         else:
             statements[place] = [_of_its_key(each, since) for each in statements[place]]

@@ -1,6 +1,6 @@
 """Turn the call of a caller into statements: the Idempotency-Key, the named senders, the body.
 
-The module owns the Idempotency-Keys. The routes of several packages begin here; a route opens the transaction.
+The routes of several packages begin here; a route opens the transaction.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import Depends, Header, Request
-from sqlalchemy import Column, DateTime, Index, PrimaryKeyConstraint, Table, Text, text
+from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.consent import Basis
@@ -17,30 +16,18 @@ from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.sms.msisdn import NumberRefused, parse, readings
 from common.web.auth import Caller, require
-from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Reason
+from common.web.idempotency import claim, fingerprint_of
+from common.web.problems import Forbidden, Invalid, NotFound, Reason
 from consent.bodies import ConsentBody, OptOutBody
 from consent.ledger import rules as ledger
 from consent.ledger.chain import evidence_id
 from consent.ledger.recorder import Statement
 from consent.ledger.rules import Evidence, Kind, Refusal
-from consent.schema import metadata
 from consent.senders import store as senders_store
 from consent.senders.store import Purposes
 
-Table(
-    "keyed_request",  # an Idempotency-Key of a caller
-    metadata,
-    Column("caller", Text, nullable=False),
-    Column("key", Text, nullable=False),
-    Column("fingerprint", Text, nullable=False),  # keyed hash of path and body
-    Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
-    PrimaryKeyConstraint("caller", "key"),
-    Index("keyed_request_created_at_ix", "created_at"),
-)
-
 Held = Annotated[Resources[ServiceSettings], Depends(resources)]
 _Body = ConsentBody | OptOutBody
-Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
 WritesConsent = Annotated[Caller, Depends(require("consent:write"))]
 
 FIELDS = {  # the field of the body at fault
@@ -61,10 +48,6 @@ MEANING = {
     Refusal.NOTHING_SHOWN: "give form_id and form_version, or text_shown: what the person saw",
     Refusal.SALE_REFERENCE_MISSING: "a soft opt-in stands on a sale",
 }
-
-
-class KeyReused(Conflict):
-    slug, title = "idempotency-key-reused", "This Idempotency-Key came before with another request"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,20 +73,10 @@ async def opened(
 ) -> Call:
     """Claim the key of the request, and load the named senders. Raises KeyReused."""
     now = datetime.now(UTC)
-    fingerprint = "" if key is None else await fingerprint_of(request, held)
-    if key is not None and await claim_key(tx, caller.subject, key, fingerprint) is None:
-        raise key_reused()
+    fingerprint = "" if key is None else await fingerprint_of(request, held.subject_keys)
+    if key is not None:
+        await claim(tx, caller, key, fingerprint)
     return Call(caller, held, key, fingerprint, now, await senders_store.purposes_of(tx, sender_ids))
-
-
-async def fingerprint_of(request: Request, held: Resources[ServiceSettings]) -> str:
-    """Return a keyed hash of path and body: with a plain hash, an attacker could try out number after number."""
-    body = (await request.body()).decode(errors="replace")
-    return held.subject_keys.subject_id(f"{request.url.path}\n{body}")
-
-
-def key_reused() -> KeyReused:
-    return KeyReused("the key belongs to another request", reasons=[Reason("Idempotency-Key", "reused")])
 
 
 def statement_of(call: Call, body: ConsentBody, index: int | None = None) -> Statement:
@@ -211,37 +184,3 @@ def purposes_of(call: Call, sender_id: str) -> Purposes:
 
 def _no_sender() -> NotFound:
     return NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
-
-
-async def claim_key(tx: AsyncConnection, caller: str, key: str, fingerprint: str) -> datetime | None:
-    """Claim an Idempotency-Key, or find the claim of the same request, and return when the key was claimed.
-
-    Returns None where the key belongs to another request. Waits while another transaction holds the key. Old keys are
-    pruned: the instant tells a new request under an old key from a repeat.
-    """
-    return (await claim_keys(tx, [(caller, key, fingerprint)]))[0]
-
-
-async def claim_keys(tx: AsyncConnection, claims: Sequence[tuple[str, str, str]]) -> list[datetime | None]:
-    """Run `claim_key` for each (caller, key, fingerprint). Of two claims on a key, the first counts."""
-    if not claims:
-        return []
-    first: dict[tuple[str, str], str] = {}
-    for caller, key, fingerprint in claims:
-        first.setdefault((caller, key), fingerprint)
-    names = sorted(first)  # every transaction claims in the same order: no deadlock
-    rows = await tx.execute(
-        text(
-            "INSERT INTO keyed_request AS r (caller, key, fingerprint)"
-            " SELECT * FROM unnest(CAST(:callers AS text[]), CAST(:keys AS text[]), CAST(:fingerprints AS text[]))"
-            " ON CONFLICT (caller, key) DO UPDATE SET fingerprint = r.fingerprint"
-            " RETURNING caller, key, fingerprint, created_at"
-        ),
-        {
-            "callers": [caller for caller, _ in names],
-            "keys": [key for _, key in names],
-            "fingerprints": [first[name] for name in names],
-        },
-    )
-    held = {(row.caller, row.key, row.fingerprint): row.created_at for row in rows}
-    return [held.get(claim) for claim in claims]

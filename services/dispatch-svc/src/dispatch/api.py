@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID, uuid4
 
 import msgspec
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Depends, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -28,9 +28,9 @@ from common.sms.message_id import EPOCH, message_id
 from common.sms.msisdn import NumberRefused, parse
 from common.sms.sms_length import GSM7_PART, MAX_SEGMENTS, length
 from common.web.auth import Caller, require
-from common.web.fields import Position
-from common.web.paging import whole_page
-from common.web.problems import Conflict, Invalid, NotFound, Reason
+from common.web.idempotency import Key, KeyReused
+from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position, whole_page
+from common.web.problems import Invalid, NotFound, Reason
 from dispatch.lane import lane_of
 from dispatch.messages import store as messages
 from dispatch.messages.row import MessageRow
@@ -92,7 +92,7 @@ async def send(
     held: Held,
     caller: Annotated[Caller, Depends(require("message:send"))],
     response: Response,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+    key: Key = None,
 ) -> Sent:
     """Accept a message, for the gate to decide on at once. 202: the ledger has the message."""
     caller.may_use(body.sender_id)
@@ -108,7 +108,7 @@ async def send(
             f"{counted.segments} SMS ({counted.encoding}), at most {MAX_SEGMENTS}", reasons=[Reason("text", "too_long")]
         )
     subject_id = held.subject_keys.subject_id(msisdn.e164)
-    identity = message_id(EPOCH, caller.subject, idempotency_key) if idempotency_key else message_id(now, str(uuid4()))
+    identity = message_id(EPOCH, caller.subject, key) if key is not None else message_id(now, str(uuid4()))
     partition = partition_of(subject_id, held.settings.partitions)
     async with _sender(held, body.sender_id) as (tx, sender):
         if body.category == "marketing":
@@ -143,10 +143,7 @@ async def send(
         else:
             row = await _found(tx, identity)
             if not _same_request(row, body, subject_id, held.field_keys):
-                raise Conflict(
-                    "this Idempotency-Key was used for another message",
-                    reasons=[Reason("Idempotency-Key", "used_for_another_request")],
-                )
+                raise KeyReused
             status = row.status
     response.headers["Location"] = f"/v1/messages/{identity}"
     return Sent(message_id=identity, status=status)
@@ -159,11 +156,12 @@ def _region(body: Send, territory: str, policy: Policy) -> str | None:
 
 
 def _same_request(row: MessageRow, body: Send, subject_id: str, keys: FieldKeys) -> bool:
-    return (row.subject_id, row.sender_id, row.category, row.purpose) == (
+    return (row.subject_id, row.sender_id, row.category, row.purpose, row.send_before) == (
         subject_id,
         body.sender_id,
         body.category,
         body.purpose,
+        body.send_before or row.requested_at + KEPT,
         # a null text was erased since
     ) and (row.text is None or keys.unseal(row.text, f"text:{row.message_id}") == body.text)
 
@@ -270,18 +268,13 @@ class Enforcement(BaseModel):
     enforced_at: datetime | None
 
 
-class Enforcements(BaseModel):
-    items: list[Enforcement]
-    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
-
-
 @router.get("/enforcements")
 async def list_enforcements(
     held: Held,
     caller: Annotated[Caller, Depends(require("message:read"))],
-    cursor: Position = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
-) -> Enforcements:
+    cursor: Cursor = None,
+    limit: Limit = LIMIT,
+) -> Page[Enforcement]:
     """List opt-outs applied here, oldest first, with the instant since which no forbidden hand-off begins.
 
     An opt-out concerns a person, not one sender: the list needs a token for every sender.
@@ -290,10 +283,14 @@ async def list_enforcements(
     async with held.database.begin() as tx:
         rows = await _page(tx, "enforcement", cursor, limit)
     items = [Enforcement.model_validate(dict(row._mapping)) for row in rows]
-    return Enforcements(items=items, next=str(rows[-1].id) if len(rows) == limit else None)
+    return Page[Enforcement](items=items, next=next_of(rows, limit, attrgetter("id")))
 
 
-async def _page(tx: AsyncConnection, table: Literal["enforcement", "provider_block"], after: int, limit: int) -> Any:
+async def _page(
+    tx: AsyncConnection, table: Literal["enforcement", "provider_block"], cursor: str | None, limit: int
+) -> Any:
+    after = position(cursor, int) or 0
+
     async def read() -> Sequence[Any]:
         statement = text(f"SELECT * FROM {table} WHERE id > :after ORDER BY id LIMIT :limit")
         return (await tx.execute(statement, {"after": after, "limit": limit})).all()
@@ -308,18 +305,13 @@ class ProviderBlock(BaseModel):
     since: datetime
 
 
-class ProviderBlocks(BaseModel):
-    items: list[ProviderBlock]
-    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
-
-
 @router.get("/provider-blocks")
 async def list_provider_blocks(
     held: Held,
     caller: Annotated[Caller, Depends(require("message:read"))],
-    cursor: Position = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
-) -> ProviderBlocks:
+    cursor: Cursor = None,
+    limit: Limit = LIMIT,
+) -> Page[ProviderBlock]:
     """List people to whom a provider does not deliver and gives no reason, oldest first.
 
     Each block needs review: the cause may be the person's wish. A blocked person gets no marketing by any gateway,
@@ -329,7 +321,7 @@ async def list_provider_blocks(
     async with held.database.begin() as tx:
         rows = await _page(tx, "provider_block", cursor, limit)
     items = [ProviderBlock.model_validate(dict(row._mapping)) for row in rows]
-    return ProviderBlocks(items=items, next=str(rows[-1].id) if len(rows) == limit else None)
+    return Page[ProviderBlock](items=items, next=next_of(rows, limit, attrgetter("id")))
 
 
 @router.delete("/provider-blocks/{gateway}/{subject_id}", status_code=204)

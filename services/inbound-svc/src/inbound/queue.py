@@ -15,7 +15,7 @@ from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, Table, Tex
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.inbound import Intent, MessageReceived
-from common.web.paging import whole_page
+from common.web.pagination import whole_page
 from inbound.store import metadata
 
 review = Table(

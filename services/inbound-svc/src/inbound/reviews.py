@@ -11,10 +11,11 @@ Texts and decisions concern people, not one sender: the routes need a token for 
 
 import logging
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.contracts import INBOUND_MESSAGES
@@ -24,6 +25,7 @@ from common.keyring import FieldKeys, Unreadable
 from common.service import Resources, resources
 from common.telemetry import counter
 from common.web.auth import Caller, require
+from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
 from common.web.problems import Conflict, Invalid, NotFound, Reason
 from inbound import queue
 from inbound.queue import Decided, Review
@@ -87,26 +89,21 @@ class ReviewItem(BaseModel):
     decision: Decision | None
 
 
-class Reviews(BaseModel):
-    items: list[ReviewItem]
-    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
-
-
 @router.get("")
 async def list_reviews(
     held: Held,
     caller: Annotated[Caller, Depends(require("review:read"))],
     state: Literal["open", "decided"] = "open",
-    cursor: Annotated[int, Query(ge=0, lt=2**63)] = 0,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-) -> Reviews:
+    cursor: Cursor = None,
+    limit: Limit = LIMIT,
+) -> Page[ReviewItem]:
     """List open or decided reviews, oldest first, with texts in clear."""
     caller.may_use_all()
     async with held.database.begin() as tx:
-        found = await queue.page(tx, decided=state == "decided", after=cursor, limit=limit)
+        found = await queue.page(tx, decided=state == "decided", after=position(cursor, int) or 0, limit=limit)
     log.info("texts were shown", extra={"by": caller.subject, "mo_ids": [review.event.mo_id for review in found]})
     items = [_item(review, held.field_keys) for review in found]
-    return Reviews(items=items, next=str(found[-1].place) if len(found) == limit else None)
+    return Page[ReviewItem](items=items, next=next_of(found, limit, attrgetter("place")))
 
 
 @router.post("/{mo_id}/decision")

@@ -18,7 +18,7 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import (
     BigInteger,
@@ -40,7 +40,7 @@ from common.contracts import EVENTS
 from common.db.database import Database
 from common.telemetry import gauge
 from common.web.auth import Caller, require
-from common.web.paging import whole_page
+from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position, whole_page
 from common.web.problems import Conflict, NotFound, Problem, Reason
 
 State = Literal["open", "asked", "replayed", "discarded", "gone"]
@@ -284,11 +284,6 @@ class DeadLetterItem(BaseModel):
     decided_at: datetime | None
 
 
-class DeadLetters(BaseModel):
-    items: list[DeadLetterItem]
-    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
-
-
 router = APIRouter(prefix="/v1/dead-letters", tags=["dead letters"])
 
 
@@ -305,15 +300,15 @@ async def list_dead_letters(
     database: Held,
     caller: Annotated[Caller, Depends(require("dead-letter:read"))],
     state: State = "open",
-    cursor: Annotated[int, Query(ge=0, lt=2**63)] = 0,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-) -> DeadLetters:
+    cursor: Cursor = None,
+    limit: Limit = LIMIT,
+) -> Page[DeadLetterItem]:
     """List dead letters, the oldest first."""
     caller.may_use_all()
     async with database.begin() as tx:
-        found = await page(tx, state, cursor, limit)
+        found = await page(tx, state, position(cursor, int) or 0, limit)
     items = [DeadLetterItem.model_validate(letter) for letter in found]
-    return DeadLetters(items=items, next=str(found[-1].id) if len(found) == limit else None)
+    return Page[DeadLetterItem](items=items, next=next_of(found, limit, attrgetter("id")))
 
 
 @router.post("/{letter_id}/{decision}")

@@ -1,1 +1,1 @@
-"""The HTTP edge of all services: the server, callers and their scopes, problems, pages of lists, field types."""
+"""The HTTP edge of all services: the server, callers, problems, keys, pages, uploads, field types."""

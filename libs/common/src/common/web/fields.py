@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, StringConstraints
 
 BIGINT = 2**63 - 1  # largest bigint of Postgres
 
@@ -18,4 +18,3 @@ Storable = Annotated[str, AfterValidator(storable)]
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{2,40}$")]
 Short = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(storable)]
 Long = Annotated[str, StringConstraints(min_length=1, max_length=10_000), AfterValidator(storable)]
-Position = Annotated[int, Field(ge=0, le=BIGINT)]  # a list's cursor

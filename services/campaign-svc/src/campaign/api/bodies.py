@@ -20,10 +20,6 @@ from common.web.fields import Storable
 from common.web.problems import Conflict, PreconditionFailed
 
 
-class KeyReused(Conflict):
-    slug, title = "idempotency-key-reused", "This Idempotency-Key came before with another request"
-
-
 class CampaignPastIt(Conflict):
     slug, title = "campaign-not-there", "The campaign's status does not allow the action"
 
@@ -243,11 +239,6 @@ class Campaign(BaseModel):
     statistics: Statistics
 
 
-class Campaigns(BaseModel):
-    items: list[Campaign]
-    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
-
-
 class EditedCampaign(NewCampaign):
     """A campaign's new content, as in `NewCampaign`. The sender cannot change."""
 
@@ -289,8 +280,3 @@ class Recipient(BaseModel):
     status: MessageStatus
     reasons: list[str]
     receipt: str | None
-
-
-class Recipients(BaseModel):
-    items: list[Recipient]
-    next: str | None = Field(description="Pass it as `cursor`; null at the end.")

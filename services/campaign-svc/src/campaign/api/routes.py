@@ -4,14 +4,13 @@ This module opens the transaction and checks the body against the sender and the
 a campaign's status.
 """
 
-import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Annotated, Any
-from uuid import uuid4
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.api import content, view
@@ -19,12 +18,9 @@ from campaign.api.bodies import (
     Campaign,
     CampaignOver,
     CampaignPastIt,
-    Campaigns,
     EditedCampaign,
-    KeyReused,
     NewCampaign,
     Recipient,
-    Recipients,
     Schedule,
     VariantResult,
     Variants,
@@ -49,7 +45,9 @@ from common.contracts.dispatch import Status as MessageStatus
 from common.law import Policy, at_hand_off, covers, zones
 from common.service import Resources, resources
 from common.web.auth import Caller, require
-from common.web.fields import Position, Storable
+from common.web.fields import Storable
+from common.web.idempotency import Key, derived_id, fingerprint_of, same
+from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
 from common.web.problems import Invalid, NotFound, PastItsTime, Reason
 
 router = APIRouter(prefix="/v1", tags=["campaigns"])
@@ -59,27 +57,27 @@ PAST_TOLERANCE = timedelta(minutes=1)  # clock skew and network delay of a calle
 Held = Annotated[Resources[Any], Depends(resources)]
 Author = Annotated[Caller, Depends(require("campaign:write"))]
 Reader = Annotated[Caller, Depends(require("campaign:read"))]
-Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 @router.post("/campaigns", status_code=201)
 async def write_campaign(
     body: NewCampaign,
+    request: Request,
     response: Response,
     held: Held,
     caller: Author,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+    key: Key = None,
 ) -> Campaign:
     """Create a draft.
 
     Repeating a request with the same `Idempotency-Key` answers 200 with the campaign's current state. Reusing the key
-    for another request answers 409.
+    for another request answers 422.
     """
     caller.may_use(body.sender_id)
     now = datetime.now(UTC)
     content.body_checked(body, await registry.known(held.database, body.sender_id), now, held.settings.policy)
-    campaign_id = _campaign_id(caller, idempotency_key)
-    fingerprint = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
+    campaign_id = derived_id("cmp", caller, key)
+    fingerprint = await fingerprint_of(request, held.subject_keys)
     async with held.database.begin() as tx:
         await content.segment_checked(tx, body)
         new = await campaigns.insert_campaign(
@@ -92,8 +90,7 @@ async def write_campaign(
             fingerprint=fingerprint,
         )
         campaign = await _found(tx, caller, campaign_id)
-        if campaign.fingerprint != fingerprint:
-            raise KeyReused("the key belongs to another campaign", reasons=[Reason("Idempotency-Key", "reused")])
+        same(campaign.fingerprint, fingerprint)
         shown = await view.shown(tx, held, [campaign])
     if not new:
         response.status_code = 200
@@ -106,19 +103,19 @@ async def write_campaign(
 async def list_campaigns(
     held: Held,
     caller: Reader,
-    cursor: Position | None = None,
+    cursor: Cursor = None,
     series_id: Annotated[Storable | None, Query(max_length=64)] = None,
-    limit: Limit = 50,
-) -> Campaigns:
+    limit: Limit = LIMIT,
+) -> Page[Campaign]:
     """List the campaigns of the senders your token covers, newest first.
 
     `series_id` limits the list to the occurrences of a recurring campaign.
     """
     covered = None if caller.senders is None else sorted(caller.senders)
     async with held.database.begin() as tx:
-        page = await campaigns.campaigns_before(tx, cursor, covered, series_id, limit)
+        page = await campaigns.campaigns_before(tx, position(cursor, int), covered, series_id, limit)
         items = await view.shown(tx, held, page)
-    return Campaigns(items=items, next=str(page[-1].position) if len(page) == limit else None)
+    return Page[Campaign](items=items, next=next_of(page, limit, attrgetter("position")))
 
 
 @router.get("/campaigns/{campaign_id}")
@@ -322,9 +319,9 @@ async def list_recipients(
     held: Held,
     caller: Reader,
     status: MessageStatus | None = None,
-    cursor: Annotated[Storable, Query(max_length=64)] = "",
-    limit: Limit = 200,
-) -> Recipients:
+    cursor: Cursor = None,
+    limit: Limit = LIMIT,
+) -> Page[Recipient]:
     """List the frozen audience, with each recipient's status and reasons.
 
     Answers 410 once the recipients are no longer kept, months after the campaign's end. The tallies on the campaign
@@ -337,7 +334,7 @@ async def list_recipients(
             raise PastItsTime(
                 f"recipients are kept for {kept.days} days after the end", reasons=[Reason("campaign_id", "past")]
             )
-        page = await recipients.recipients_after(tx, campaign_id, cursor, status, limit)
+        page = await recipients.recipients_after(tx, campaign_id, position(cursor, str) or "", status, limit)
     items = [
         Recipient(
             message_id=message_of(campaign_id, campaign.scheduled_start, each.subject_id),
@@ -348,7 +345,7 @@ async def list_recipients(
         )
         for each in page
     ]
-    return Recipients(items=items, next=page[-1].subject_id if len(page) == limit else None)
+    return Page[Recipient](items=items, next=next_of(page, limit, attrgetter("subject_id")))
 
 
 async def _act(
@@ -421,8 +418,3 @@ async def _skip_what_is_over(
         at, missed, begins = following, missed + 1, starts(timing, following, sender.country, now, gate)
     if missed:
         await campaigns.set_next(tx, campaign.campaign_id, at, begins, missed)
-
-
-def _campaign_id(caller: Caller, key: str | None) -> str:
-    seed = f"{caller.subject}\x1f{key}" if key is not None else str(uuid4())
-    return f"cmp-{hashlib.sha256(seed.encode()).hexdigest()[:24]}"

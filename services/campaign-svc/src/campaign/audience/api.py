@@ -1,12 +1,11 @@
 """HTTP: count, save, version and list segments."""
 
-import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Annotated, Any
-from uuid import uuid4
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,7 +16,9 @@ from campaign.senders import store as senders
 from campaign.senders.store import Sender
 from common.service import Resources, resources
 from common.web.auth import Caller, require
-from common.web.fields import Position, Storable
+from common.web.fields import Storable
+from common.web.idempotency import Key, derived_id, fingerprint_of, same
+from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
 from common.web.problems import Conflict, Invalid, NotFound, Reason
 
 router = APIRouter(prefix="/v1", tags=["segments"])
@@ -25,7 +26,6 @@ router = APIRouter(prefix="/v1", tags=["segments"])
 Held = Annotated[Resources[Any], Depends(resources)]
 Author = Annotated[Caller, Depends(require("campaign:write"))]
 Reader = Annotated[Caller, Depends(require("campaign:read"))]
-Limit = Annotated[int, Query(ge=1, le=1000)]
 SenderId = Annotated[Storable, Field(min_length=1, max_length=40)]
 Said = Annotated[
     dict[str, object],
@@ -45,10 +45,6 @@ Said = Annotated[
         ],
     ),
 ]
-
-
-class KeyReused(Conflict):
-    slug, title = "idempotency-key-reused", "This Idempotency-Key came before with another request"
 
 
 class SegmentNotValid(Invalid):
@@ -97,11 +93,6 @@ class SegmentVersion(BaseModel):
     created_at: datetime
 
 
-class Segments(BaseModel):
-    items: list[SegmentVersion]
-    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
-
-
 class Versions(BaseModel):
     items: list[SegmentVersion] = Field(description="Newest first, at most a thousand.")
 
@@ -124,22 +115,22 @@ async def count_segment(body: Asked, held: Held, caller: Reader) -> Counted:
 @router.post("/segments", status_code=201)
 async def save_segment(
     body: NewSegment,
+    request: Request,
     response: Response,
     held: Held,
     caller: Author,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+    key: Key = None,
 ) -> SegmentVersion:
     """Save a segment with its first version.
 
-    The same request with the same `Idempotency-Key` answers 200 with the latest version; another request answers 409.
+    The same request with the same `Idempotency-Key` answers 200 with the latest version; another request answers 422.
     """
     caller.may_use(body.sender_id)
     sender = await registry.known(held.database, body.sender_id)
-    seed = f"{caller.subject}\x1f{idempotency_key}" if idempotency_key is not None else str(uuid4())
-    segment_id = f"seg-{hashlib.sha256(seed.encode()).hexdigest()[:24]}"
+    segment_id = derived_id("seg", caller, key)
+    fingerprint = await fingerprint_of(request, held.subject_keys)
     async with held.database.begin() as tx:
         expression = await _read(tx, body.sender_id, sender, body.expression)
-        fingerprint = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
         new = await segments.insert(
             tx,
             segment_id,
@@ -152,8 +143,7 @@ async def save_segment(
             fingerprint=fingerprint,
         )
         found = await _found(tx, caller, segment_id)
-    if found.fingerprint != fingerprint:
-        raise KeyReused("the key belongs to another segment", reasons=[Reason("Idempotency-Key", "reused")])
+    same(found.fingerprint, fingerprint)
     if not new:
         response.status_code = 200
     response.headers["Location"] = f"/v1/segments/{segment_id}"
@@ -176,12 +166,16 @@ async def say_segment_anew(segment_id: Storable, body: NewVersion, held: Held, c
 
 
 @router.get("/segments")
-async def list_segments(held: Held, caller: Reader, cursor: Position | None = None, limit: Limit = 50) -> Segments:
+async def list_segments(
+    held: Held, caller: Reader, cursor: Cursor = None, limit: Limit = LIMIT
+) -> Page[SegmentVersion]:
     """List the token's segments, newest first, each in its latest version."""
     covered = None if caller.senders is None else sorted(caller.senders)
     async with held.database.begin() as tx:
-        page = await segments.before(tx, cursor, covered, limit)
-    return Segments(items=[_shown(each) for each in page], next=str(page[-1].position) if len(page) == limit else None)
+        page = await segments.before(tx, position(cursor, int), covered, limit)
+    return Page[SegmentVersion](
+        items=[_shown(each) for each in page], next=next_of(page, limit, attrgetter("position"))
+    )
 
 
 @router.get("/segments/{segment_id}")

@@ -39,6 +39,7 @@ contact_import = Table(
     Column("refused", Integer, nullable=False),
     Column("reasons", JSONB, nullable=False),
     Column("read_as", JSONB, nullable=False, server_default=text("'null'::jsonb")),  # contacts_file.ReadAs
+    Column("bytes", BigInteger, nullable=True),  # of the whole file, where the caller has named the length
     Column("received_bytes", BigInteger, nullable=False, server_default=text("0")),
     Column("pieces", Integer, nullable=False, server_default=text("0")),
     Column("complete", Boolean, nullable=False, server_default=text("true")),  # the whole file is here and readable
@@ -111,15 +112,17 @@ async def put_attempt(tx: AsyncConnection, import_id: str, attempts: int, due_at
     )
 
 
-async def open_import(tx: AsyncConnection, import_id: str, sender_id: str, created_by: str, now: datetime) -> None:
+async def open_import(
+    tx: AsyncConnection, import_id: str, sender_id: str, created_by: str, length: int | None, now: datetime
+) -> None:
     """Insert an import without a file. The caller holds the claim, and no such import exists."""
     await tx.execute(
         text(
             "INSERT INTO contact_import (import_id, sender_id, created_by, created_at, fingerprint, lines, created,"
-            " updated, duplicates, refused, reasons, complete, finished)"
-            " VALUES (:id, :sender_id, :created_by, :now, '', 0, 0, 0, 0, 0, '{}', false, false)"
+            " updated, duplicates, refused, reasons, bytes, complete, finished)"
+            " VALUES (:id, :sender_id, :created_by, :now, '', 0, 0, 0, 0, 0, '{}', :length, false, false)"
         ),
-        {"id": import_id, "sender_id": sender_id, "created_by": created_by, "now": now},
+        {"id": import_id, "sender_id": sender_id, "created_by": created_by, "length": length, "now": now},
     )
 
 
@@ -149,7 +152,10 @@ async def piece_of(tx: AsyncConnection, import_id: str, position: int) -> bytes:
 
 async def complete_import(tx: AsyncConnection, import_id: str, fingerprint: str) -> None:
     await tx.execute(
-        text("UPDATE contact_import SET complete = true, fingerprint = :fingerprint WHERE import_id = :id"),
+        text(
+            "UPDATE contact_import SET complete = true, bytes = received_bytes, fingerprint = :fingerprint"
+            " WHERE import_id = :id"
+        ),
         {"id": import_id, "fingerprint": fingerprint},
     )
 
@@ -167,8 +173,8 @@ async def _import(tx: AsyncConnection, import_id: str, locked: str = "") -> Mapp
         await tx.execute(
             text(
                 "SELECT import_id, sender_id, created_at, fingerprint, lines, created, updated, duplicates, refused,"
-                " reasons::text AS reasons, read_as::text AS read_as, received_bytes, pieces, complete, line, finished,"
-                " attempts, failed"
+                " reasons::text AS reasons, read_as::text AS read_as, bytes, received_bytes, pieces, complete, line,"
+                " finished, attempts, failed"
                 f" FROM contact_import WHERE import_id = :id{locked}"
             ),
             {"id": import_id},
@@ -239,7 +245,8 @@ class Refusal(msgspec.Struct, frozen=True):
 async def refusals_after(tx: AsyncConnection, import_id: str, line: int, limit: int) -> list[Refusal]:
     rows = await tx.execute(
         text(
-            "SELECT line, reason FROM import_refusal WHERE import_id = :id AND line > :line ORDER BY line LIMIT :limit"
+            "SELECT line, reason FROM import_refusal WHERE import_id = :id AND line > CAST(:line AS bigint)"
+            " ORDER BY line LIMIT :limit"
         ),
         {"id": import_id, "line": line, "limit": limit},
     )

@@ -1,6 +1,6 @@
 """Own approvals, the last pre-flight of each campaign, and test sends. The caller owns the transaction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
@@ -44,7 +44,8 @@ test_send = Table(
     Column("variant", Text, nullable=False),
     Column("asked_by", Text, nullable=False),
     instant("asked_at"),
-    Column("fingerprint", Text, nullable=True),  # keyed hash of the text
+    Column("call", Text, nullable=False),  # the requests under one Idempotency-Key of a caller
+    Column("fingerprint", Text, nullable=False),  # keyed hash of the request and its texts
     PrimaryKeyConstraint("campaign_id", "message_id"),
     Index("test_send_asked_ix", "asked_at"),
 )
@@ -181,15 +182,16 @@ class TestSend(msgspec.Struct, frozen=True):
 
 
 async def add_tests(
-    tx: AsyncConnection, campaign_id: str, tests: Sequence[TestSend], fingerprints: Mapping[str, str]
+    tx: AsyncConnection, campaign_id: str, call: str, fingerprint: str, tests: Sequence[TestSend]
 ) -> set[str]:
-    """Insert test sends of one call; return the message ids not seen before. `fingerprints`: by message id."""
+    """Insert test sends of one call; return the message ids not seen before."""
     rows = await tx.execute(
         text(
-            "INSERT INTO test_send (campaign_id, message_id, subject_id, variant, asked_by, asked_at, fingerprint)"
-            " SELECT :campaign_id, t.message_id, t.subject_id, t.variant, :asked_by, :asked_at, t.fingerprint"
-            " FROM unnest(CAST(:ids AS text[]), CAST(:subjects AS text[]), CAST(:variants AS text[]),"
-            " CAST(:fingerprints AS text[])) AS t(message_id, subject_id, variant, fingerprint)"
+            "INSERT INTO test_send (campaign_id, message_id, subject_id, variant, asked_by, asked_at, call,"
+            " fingerprint)"
+            " SELECT :campaign_id, t.message_id, t.subject_id, t.variant, :asked_by, :asked_at, :call, :fingerprint"
+            " FROM unnest(CAST(:ids AS text[]), CAST(:subjects AS text[]), CAST(:variants AS text[]))"
+            " AS t(message_id, subject_id, variant)"
             " ON CONFLICT DO NOTHING RETURNING message_id"
         ),
         {
@@ -197,7 +199,8 @@ async def add_tests(
             "ids": [test.message_id for test in tests],
             "subjects": [test.subject_id for test in tests],
             "variants": [test.variant for test in tests],
-            "fingerprints": [fingerprints[test.message_id] for test in tests],
+            "call": call,
+            "fingerprint": fingerprint,
             "asked_by": tests[0].asked_by,
             "asked_at": tests[0].asked_at,
         },
@@ -205,16 +208,13 @@ async def add_tests(
     return set(rows.scalars())
 
 
-async def test_fingerprints(tx: AsyncConnection, campaign_id: str, message_ids: Sequence[str]) -> dict[str, str]:
-    """Return the fingerprints of earlier test sends among these, by message id."""
-    rows = await tx.execute(
-        text(
-            "SELECT message_id, fingerprint FROM test_send WHERE campaign_id = :id AND fingerprint IS NOT NULL"
-            " AND message_id = ANY(CAST(:ids AS text[]))"
-        ),
-        {"id": campaign_id, "ids": list(message_ids)},
+async def fingerprint_of_call(tx: AsyncConnection, campaign_id: str, call: str) -> str | None:
+    """Return the fingerprint of the first request of this call, None before."""
+    found: str | None = await tx.scalar(
+        text("SELECT fingerprint FROM test_send WHERE campaign_id = :id AND call = :call LIMIT 1"),
+        {"id": campaign_id, "call": call},
     )
-    return {row.message_id: row.fingerprint for row in rows}
+    return found
 
 
 async def tests_since(tx: AsyncConnection, campaign_id: str, since: datetime) -> int:

@@ -5,15 +5,13 @@ consented, with proof; no list of numbers is exempt. The text is the audience's 
 dispatch-svc reports the outcome by `message_id`.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
-from uuid import uuid4
 
 import msgspec
-from fastapi import APIRouter, Depends, Header
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from campaign.audience import store as audience
@@ -38,6 +36,7 @@ from common.sms.message_id import message_id
 from common.sms.msisdn import Msisdn, NumberRefused, parse
 from common.web.auth import Caller, require
 from common.web.fields import Storable
+from common.web.idempotency import Key, derived_id, fingerprint_of, same
 from common.web.problems import Conflict, Invalid, Reason
 
 router = APIRouter(prefix="/v1", tags=["test sends"])
@@ -56,10 +55,6 @@ _standing = msgspec.json.Decoder(Standing)
 
 class TooManyTests(Conflict):
     slug, title = "too-many-tests", "The campaign's daily limit of tests is reached"
-
-
-class KeyReused(Conflict):
-    slug, title = "idempotency-key-reused", "This Idempotency-Key came before with another request"
 
 
 class NewTest(BaseModel):
@@ -113,9 +108,10 @@ class TestsSent(BaseModel):
 async def send_test(
     campaign_id: Storable,
     body: NewTest,
+    request: Request,
     held: Held,
     caller: Author,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+    key: Key = None,
 ) -> TestsSent:
     """Request the message for all of these numbers, or for none if a number cannot be written to.
 
@@ -125,7 +121,7 @@ async def send_test(
     """
     now = datetime.now(UTC)
     people = {held.subject_keys.subject_id(found.e164): found for found in _read(body, held.settings)}
-    key = idempotency_key or str(uuid4())
+    call = derived_id("call", caller, key)
     async with held.database.begin() as tx:
         campaign, sender = await pre_flight.campaign_of(tx, caller, campaign_id, lock=True)
         if campaign.status in (Status.FINISHED, Status.CANCELLED):
@@ -135,28 +131,27 @@ async def send_test(
             raise Invalid("the campaign has no variant of this name", reasons=[Reason("variant", "unknown_variant")])
         await audience.reading_contacts(tx)
         known = await store.contacts_and_standings(tx, campaign.sender_id, list(people))
-        test = _Test(campaign, sender, wordings[body.variant], body.variant, caller, _named(caller, key), held, now)
-        items, requests = [], []
+        test = _Test(campaign, sender, wordings[body.variant], body.variant, caller, call, held, now)
+        items, messages = [], []
         for subject_id, msisdn in people.items():
             attributes, standing = known.get(subject_id, (None, None))
-            item, request = test.of(
+            item, message = test.of(
                 subject_id,
                 msisdn,
                 _attributes.decode(attributes) if attributes else body.attributes,
                 _standing.decode(standing) if standing else None,
             )
             items.append(item)
-            requests.append(request)
-        # keyed: a short text could be guessed
-        fingerprints = {item.message_id: held.subject_keys.subject_id(f"test {item.text}") for item in items}
-        before = await store.test_fingerprints(tx, campaign_id, list(fingerprints))
-        if any(fingerprints[message_id] != fingerprint for message_id, fingerprint in before.items()):
-            raise KeyReused("the key belongs to another text", reasons=[Reason("Idempotency-Key", "reused")])
+            messages.append(message)
+        # the texts too: the campaign may have been edited since the first request
+        texts_of = "\n".join(item.text for item in items)
+        fingerprint = held.subject_keys.subject_id(f"{await fingerprint_of(request, held.subject_keys)}\n{texts_of}")
+        same(await store.fingerprint_of_call(tx, campaign_id, call) or fingerprint, fingerprint)
         tests = [TestSend(i.message_id, i.subject_id, i.variant, i.asked_by, i.asked_at) for i in items]
-        new = await store.add_tests(tx, campaign_id, tests, fingerprints)
+        new = await store.add_tests(tx, campaign_id, call, fingerprint, tests)
         if await store.tests_since(tx, campaign_id, now - timedelta(days=1)) > MOST_A_DAY:
             raise TooManyTests(f"{MOST_A_DAY} a day", reasons=[Reason("numbers", "too_many_tests")])
-        await outbox.append(tx, CAMPAIGN_REQUESTS, [r for r in requests if r.message_id in new])
+        await outbox.append(tx, CAMPAIGN_REQUESTS, [each for each in messages if each.message_id in new])
     return TestsSent(items=items)
 
 
@@ -181,11 +176,6 @@ def _read(body: NewTest, settings: Any) -> list[Msisdn]:
     return found
 
 
-def _named(caller: Caller, key: str) -> str:
-    """Return the name of a call: the same call again requests no more messages."""
-    return hashlib.sha256(f"{caller.subject}\x1f{key}".encode()).hexdigest()
-
-
 @dataclass(frozen=True)
 class _Test:
     """A call and its campaign."""
@@ -195,7 +185,7 @@ class _Test:
     wording: Wording
     variant: str
     caller: Caller
-    name: str
+    call: str
     held: Resources[Any]
     now: datetime
 
@@ -217,7 +207,7 @@ class _Test:
                 "these attributes give a text that cannot be sent", reasons=[Reason("attributes", problem.value)]
             )
         identity = str(
-            message_id(campaign.created_at, campaign.campaign_id, subject_id, f"test:{self.variant}:{self.name}")
+            message_id(campaign.created_at, campaign.campaign_id, subject_id, f"test:{self.variant}:{self.call}")
         )
         item = TestSent(
             message_id=identity,

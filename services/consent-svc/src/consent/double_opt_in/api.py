@@ -13,10 +13,11 @@ from msgspec.structs import replace
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.service import Resources
+from common.web.idempotency import Key
 from common.web.problems import Conflict, Invalid, NotFound, Reason
 from consent.answers.answers import Answers
 from consent.bodies import EXAMPLE_NUMBER, ConsentBody
-from consent.calls import Held, Key, WritesConsent, opened, statement_of
+from consent.calls import Held, WritesConsent, opened, statement_of
 from consent.double_opt_in import requests as double_opt_ins
 from consent.double_opt_in import rules as asking
 from consent.double_opt_in.requests import Terms

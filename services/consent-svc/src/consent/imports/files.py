@@ -185,7 +185,7 @@ async def put_arrived(tx: AsyncConnection, file: ImportFile, now: datetime) -> N
     await tx.execute(
         text(
             "UPDATE import_file SET received_bytes = :received_bytes, rest = :rest, pieces = :pieces,"
-            " next_line = :next_line, complete = :complete, delimiter = :delimiter, columns = :columns,"
+            " next_line = :next_line, bytes = :bytes, complete = :complete, delimiter = :delimiter, columns = :columns,"
             " touched_at = :now WHERE import_id = :id"
         ),
         {
@@ -194,6 +194,7 @@ async def put_arrived(tx: AsyncConnection, file: ImportFile, now: datetime) -> N
             "rest": file.rest,
             "pieces": file.pieces,
             "next_line": file.next_line,
+            "bytes": file.bytes,
             "complete": file.complete,
             "delimiter": file.delimiter,
             "columns": list(file.columns) if file.columns is not None else None,

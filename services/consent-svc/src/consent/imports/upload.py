@@ -1,59 +1,50 @@
 """Serve imports over HTTP: open an import with its terms, upload the file in parts, follow progress, read verdicts.
 
 The upload cuts the body into pieces of whole lines and stores each piece encrypted: memory never holds the whole file,
-nor the disk a number in clear. After a broken connection the caller resumes from `received_bytes`, with `Upload-Offset`
-and `Upload-Complete` (draft-ietf-httpbis-resumable-upload). No line counts until the file is complete; then `worker.py`
-records the pieces.
+nor the disk a number in clear. After a broken connection the caller resumes (`common.web.upload`). No line counts until
+the file is complete; then `worker.py` records the pieces.
 """
 
-import asyncio
-import hashlib
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Literal
-from uuid import uuid4
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from starlette.requests import ClientDisconnect
 
 from common.contracts.consent import Basis
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.web.auth import Caller, require
-from common.web.fields import BIGINT, Short, Storable
-from common.web.problems import Conflict, Forbidden, Invalid, Malformed, NotFound, Reason
+from common.web.fields import Short, Storable
+from common.web.idempotency import Key, KeyReused, derived_id, fingerprint_of, same
+from common.web.problems import Forbidden, Invalid, NotFound, Reason
+from common.web.upload import (
+    BODY,
+    Length,
+    Offset,
+    Stream,
+    Upload,
+    UploadRoute,
+    discovery,
+    mismatch,
+)
 from consent.bodies import Body, EvidenceBody, Instant
 from consent.imports import files as import_files
 from consent.imports.files import ImportFile
 from consent.imports.lines import PIECE_BYTES, Format, Piece, WrongFile, cut, layout_of
 from consent.senders import store
 
-router = APIRouter(prefix="/v1", tags=["imports"])
+router = APIRouter(prefix="/v1", tags=["imports"], route_class=UploadRoute)
 
-STALLED_S = 30.0  # between two parts of a body
-EXAMPLE_CSV = "number,occurred_at\n06 39 98 12 34,2026-03-02T13:05:00Z\n"
 HEADER = b"line,verdict,reasons\n"
 
 Held = Annotated[Resources[ServiceSettings], Depends(resources)]
 Writer = Annotated[Caller, Depends(require("consent:write"))]
-Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
 Verdict = Literal["created", "unchanged", "outvoted", "refused"]
-
-
-class KeyReused(Conflict):
-    slug, title = "idempotency-key-reused", "This Idempotency-Key came before with another request"
-
-
-class OffsetMismatch(Conflict):
-    slug, title = "mismatching-upload-offset", "The upload is at another offset"
-
-
-class UploadComplete(Conflict):
-    slug, title = "upload-complete", "The file is complete already"
 
 
 class Terms(Body):
@@ -90,9 +81,6 @@ class Terms(Body):
     basis: Basis = "opt_in"
     occurred_at: Instant | None = Field(None, description="The date of a suppression list. Default: now.")
     evidence: EvidenceBody
-    bytes: Annotated[int, Field(ge=1, le=BIGINT)] | None = Field(
-        None, description="The whole file's length. An upload of another length cannot be completed."
-    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "Terms":
@@ -132,22 +120,30 @@ class Import(BaseModel):
 
 
 @router.post("/imports", status_code=201)
-async def open_import(body: Terms, response: Response, caller: Writer, held: Held, key: Key = None) -> Import:
+async def open_import(
+    body: Terms,
+    request: Request,
+    response: Response,
+    caller: Writer,
+    held: Held,
+    key: Key = None,
+    length: Length = None,
+) -> Import:
     """Open an import: 201, or 200 where this Idempotency-Key opened the import before.
 
-    The file itself goes to `/v1/imports/{id}/body`.
+    The file itself goes to the import's `Location`.
     """
     _may_import(caller, body.sender_id)
     now = datetime.now(UTC)
     wanted = ImportFile(
-        import_id=_import_id(caller, key),
+        import_id=derived_id("imp", caller, key),
         created_by=caller.subject,
-        fingerprint=held.subject_keys.subject_id(f"import {body.model_dump_json()}"),
+        fingerprint=await fingerprint_of(request, held.subject_keys),
         sender_id=body.sender_id,
         kind=body.kind,
         format=body.format,
         terms=body.model_dump_json(include={"purpose", "basis", "occurred_at", "evidence"}),
-        bytes=body.bytes,
+        bytes=length,
         created_at=now,
     )
     async with held.database.begin() as tx:
@@ -161,49 +157,41 @@ async def open_import(body: Terms, response: Response, caller: Writer, held: Hel
                     reasons=[Reason("purpose", "unknown_purpose")],
                 )
         file = await import_files.add(tx, wanted)
-    if file.fingerprint != wanted.fingerprint:
-        raise KeyReused("the key belongs to another import", reasons=[Reason("Idempotency-Key", "reused")])
+    same(file.fingerprint, wanted.fingerprint)
+    if length is not None and file.bytes != length:
+        raise KeyReused
     response.status_code = 201 if file.created_at == now else 200
     response.headers["Location"] = f"/v1/imports/{file.import_id}"
     return await _view(held, file)
 
 
-@router.patch(
-    "/imports/{import_id}/body",
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "text/csv": {"schema": {"type": "string"}, "example": EXAMPLE_CSV},
-                "application/x-ndjson": {"schema": {"type": "string"}},
-            },
-        }
-    },
-)
-async def upload(
-    import_id: Storable,
-    request: Request,
-    response: Response,
-    caller: Writer,
-    held: Held,
-    upload_offset: Annotated[int, Header(ge=0, le=BIGINT)],
-    upload_complete: Annotated[Literal["?0", "?1"], Header()] = "?0",
-) -> Import:
-    """Append bytes to the file from `Upload-Offset` on; `Upload-Complete: ?1` marks the last.
+@router.options("/imports", status_code=204)
+async def discover_uploads(caller: Writer) -> Response:
+    """Return the version and the extensions of tus."""
+    return discovery()
 
-    409 where the upload stands elsewhere: read the import, and resume from its `received_bytes`.
+
+@router.head("/imports/{import_id}", response_class=Response)
+async def tell_offset(import_id: Storable, caller: Writer, held: Held) -> Response:
+    """Return how much of the file has arrived: an interrupted upload goes on from `Upload-Offset`."""
+    return _upload(await _visible(held, caller, import_id)).told(200)
+
+
+@router.patch("/imports/{import_id}", status_code=204, openapi_extra=BODY)
+async def upload(
+    import_id: Storable, request: Request, caller: Writer, held: Held, offset: Offset, length: Length = None
+) -> Response:
+    """Append bytes to the file from `Upload-Offset` on. The byte that reaches `Upload-Length` completes the file.
+
+    409 for a wrong offset: `HEAD` tells the right one.
     """
     file = await _visible(held, caller, import_id)
-    if file.complete:
-        raise UploadComplete("open another import", reasons=[Reason("import_id", "complete")])
-    if file.received_bytes != upload_offset:
-        raise _mismatch(file)
+    whole = _upload(file).going_on(offset, length)
     try:
-        file = await _Arriving(held, file).take(_parts(request), complete=upload_complete == "?1")
+        file = await _Arriving(held, file, whole).take(Stream(request))
     except WrongFile as error:
         raise Invalid(str(error), reasons=[Reason("body", error.reason)]) from error
-    response.headers["Upload-Offset"] = str(file.received_bytes)
-    return await _view(held, file)
+    return _upload(file).told(204)
 
 
 @router.get("/imports/{import_id}")
@@ -227,12 +215,14 @@ async def get_verdicts(
 class _Arriving:
     """An upload in progress. Each piece is stored in a transaction of its own."""
 
-    def __init__(self, held: Resources[ServiceSettings], file: ImportFile) -> None:
+    def __init__(self, held: Resources[ServiceSettings], file: ImportFile, whole: int | None) -> None:
+        """`whole`: the bytes of the complete file, where the caller has named the length."""
         self._held = held
         self._file = file
+        self._whole = whole
         self._format: Format = "csv" if file.format == "csv" else "ndjson"
 
-    async def take(self, parts: AsyncIterator[bytes], *, complete: bool) -> ImportFile:
+    async def take(self, parts: AsyncIterable[bytes]) -> ImportFile:
         """Store all parts and return the import as stored. Raises WrongFile, OffsetMismatch."""
         arrived = bytearray(self._rest())
         cut_at = len(arrived) + PIECE_BYTES
@@ -242,22 +232,16 @@ class _Arriving:
                 arrived = bytearray(await self._keep(bytes(arrived), last=False))
                 cut_at = len(arrived) + PIECE_BYTES
         total = self._kept_bytes + len(arrived)
-        whole = complete and self._file.bytes in (None, total)
-        rest = await self._keep(bytes(arrived), last=whole)
-        if whole and self._file.pieces == 0:
-            raise WrongFile("empty", "the file is empty")
-        await self._put(
-            replace(self._file, received_bytes=total, rest=self._sealed(rest, "rest") if rest else None, complete=whole)
-        )
-        if complete and not whole:
-            raise WrongFile("incomplete", f"{total} bytes have arrived, and {self._file.bytes} were announced")
+        rest = await self._keep(bytes(arrived), last=total == self._whole)
+        if not self._file.complete:
+            sealed = self._sealed(rest, "rest") if rest else None
+            await self._put(self._as_of(replace(self._file, received_bytes=total, rest=sealed)))
         return self._file
 
     async def _keep(self, arrived: bytes, *, last: bool) -> bytes:
         """Store the whole pieces of the bytes and return the bytes left."""
-        announced = self._file.bytes
-        if announced is not None and self._kept_bytes + len(arrived) > announced:
-            raise WrongFile("too_long", f"more than the {announced} bytes that were announced")
+        if self._whole is not None and self._kept_bytes + len(arrived) > self._whole:
+            raise WrongFile("too_long", f"more than the {self._whole} bytes of `Upload-Length`")
         pieces, rest = cut(arrived, self._format, last=last)
         for piece in pieces:
             await self._keep_piece(piece)
@@ -271,16 +255,22 @@ class _Arriving:
             file = replace(file, delimiter=layout.delimiter or None, columns=layout.columns or None)
             first_line += piece.lines - lines.lines
         await self._put(
-            replace(
-                file,
-                received_bytes=self._kept_bytes + len(piece.body),
-                rest=None,
-                pieces=file.pieces + 1,
-                next_line=file.next_line + piece.lines,
+            self._as_of(
+                replace(
+                    file,
+                    received_bytes=self._kept_bytes + len(piece.body),
+                    rest=None,
+                    pieces=file.pieces + 1,
+                    next_line=file.next_line + piece.lines,
+                )
             ),
             Piece(self._sealed(lines.body, str(file.pieces)), lines.lines),
             first_line,
         )
+
+    def _as_of(self, file: ImportFile) -> ImportFile:
+        """Return the import with its length, complete once that many bytes are here: the last piece completes it."""
+        return replace(file, bytes=self._whole, complete=file.received_bytes == self._whole)
 
     async def _put(self, file: ImportFile, sealed: Piece | None = None, first_line: int = 0) -> None:
         """Store the progress. Raises OffsetMismatch where another request has continued the upload."""
@@ -288,7 +278,7 @@ class _Arriving:
         async with self._held.database.begin() as tx:
             held = await import_files.find(tx, file.import_id, lock=True)
             if held != self._file:
-                raise _mismatch(held or file)
+                raise mismatch((held or file).received_bytes)
             if sealed is not None:
                 await import_files.put_piece(tx, self._file, first_line, sealed, now)
             await import_files.put_arrived(tx, file, now)
@@ -311,22 +301,6 @@ class _Arriving:
 def sealing_context(import_id: str, name: str) -> str:
     """Return the encryption context. `name`: a piece's position, or "rest"."""
     return f"import:{import_id}:{name}"
-
-
-async def _parts(request: Request) -> AsyncIterator[bytes]:
-    """Yield the body. Raises Malformed when the body stops arriving."""
-    stream = request.stream()
-    while True:
-        try:
-            async with asyncio.timeout(STALLED_S):
-                part = await anext(stream, None)
-        except TimeoutError as error:
-            raise Malformed("the body stopped arriving", reasons=[Reason("body", "stalled")]) from error
-        except ClientDisconnect as error:
-            raise Malformed("the body ended early", reasons=[Reason("body", "disconnected")]) from error
-        if part is None:
-            return
-        yield part
 
 
 async def _verdicts(held: Resources[ServiceSettings], file: ImportFile, only: Verdict | None) -> AsyncIterator[bytes]:
@@ -385,15 +359,5 @@ def _may_import(caller: Caller, sender_id: str | None) -> None:
         raise Forbidden("the token does not cover every sender", reasons=[Reason("sender_id", "sender_not_granted")])
 
 
-def _mismatch(file: ImportFile) -> OffsetMismatch:
-    detail = f"{file.received_bytes} bytes are here"
-    return OffsetMismatch(
-        detail,
-        reasons=[Reason("Upload-Offset", "mismatch", detail)],
-        headers={"Upload-Offset": str(file.received_bytes)},
-    )
-
-
-def _import_id(caller: Caller, key: str | None) -> str:
-    seed = f"{caller.subject}\x1f{key}" if key is not None else str(uuid4())
-    return f"imp-{hashlib.sha256(seed.encode()).hexdigest()[:24]}"
+def _upload(file: ImportFile) -> Upload:
+    return Upload(file.received_bytes, file.bytes, file.complete)

@@ -18,7 +18,7 @@ from importlib import resources as files
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, quote
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -33,6 +33,7 @@ from common.sms.msisdn import NumberRefused, parse
 from common.telemetry import counter
 from common.web.auth import Caller, require
 from common.web.fields import Short
+from common.web.idempotency import Key, claim, fingerprint_of
 from common.web.problems import DATABASE_DOWN, Conflict, Forbidden, Invalid, NotFound, Reason
 from consent.answers import replies
 from consent.answers.answers import Answer, Answers, given
@@ -90,7 +91,6 @@ class PageSettings(ServiceSettings):
 
 
 Held = Annotated[Resources[PageSettings], Depends(resources)]
-Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
 WritesConsent = Annotated[Caller, Depends(require("consent:write"))]
 Status = Literal["unknown", "gone", "other", "limited", "halted", "stale", "elsewhere", "down"]
 CODES: dict[Status, int] = {
@@ -166,7 +166,9 @@ def router(answers_per_day: int) -> APIRouter:
     router = APIRouter(prefix="/v1")
 
     @router.post("/preference-links", status_code=201)
-    async def make_link(body: LinkBody, caller: WritesConsent, held: Held, key: Key = None) -> LinkAnswer:
+    async def make_link(
+        body: LinkBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
+    ) -> LinkAnswer:
         """Make a short link to a person's preference page, and text the link or return the URL.
 
         A URL given to a caller limited to some senders stops, and neither opts in nor erases; use `send` for these.
@@ -188,8 +190,9 @@ def router(answers_per_day: int) -> APIRouter:
             raise Invalid("`number` is not a mobile number that can be texted", reasons=[reason]) from None
         now = datetime.now(UTC)
         subject_id = held.subject_keys.subject_id(number)
+        fingerprint = await fingerprint_of(request, held.subject_keys)
         link = PreferenceLink(
-            link_id=_link_id(held, caller, key, body, subject_id),
+            link_id=_link_id(held, caller, key, fingerprint),
             subject_id=subject_id,
             number=held.field_keys.seal(number, f"number:{subject_id}"),
             sender_id=body.sender_id,
@@ -198,6 +201,8 @@ def router(answers_per_day: int) -> APIRouter:
             given_to=None if body.send else caller.subject,
         )
         async with held.database.begin() as tx:
+            if key is not None:
+                await claim(tx, caller, key, fingerprint)
             sender = await senders_store.find_sender(tx, body.sender_id) if body.sender_id else None
             if body.sender_id is not None and sender is None:
                 raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
@@ -238,11 +243,11 @@ async def _send(
         raise NotSent("they have been sent enough for a day", reasons=[Reason("number", "too_many_answers")])
 
 
-def _link_id(held: Resources[PageSettings], caller: Caller, key: str | None, body: LinkBody, subject_id: str) -> str:
+def _link_id(held: Resources[PageSettings], caller: Caller, key: str | None, fingerprint: str) -> str:
     """Return a random id, or with a key the same id for the same request of the same caller."""
     if key is None:
         return secrets.token_hex(8)
-    asked = "\n".join((caller.subject, key, subject_id, body.sender_id or "", str(body.days or ""), str(body.send)))
+    asked = "\n".join((caller.subject, key, fingerprint))
     return held.link_keys.tag(b"link id " + asked.encode())[:8].hex()
 
 

@@ -4,13 +4,14 @@ import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Annotated
 from urllib.parse import quote
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from common.db.database import Database
 from common.privacy.signing import KeySet, SigningKeys
@@ -18,7 +19,8 @@ from common.service import Resources, resources
 from common.settings import KeyRingSettings, ServiceSettings
 from common.sms.message_id import began
 from common.web.auth import Caller, require
-from common.web.fields import Position, Storable
+from common.web.fields import Storable
+from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
 from common.web.problems import NotFound, PastItsTime, Reason
 from consent.bodies import Body, Number
 from consent.calls import any_number
@@ -88,11 +90,6 @@ class SealBody(BaseModel):
     signature: str
 
 
-class SealsBody(BaseModel):
-    items: list[SealBody]
-    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
-
-
 def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: timedelta) -> APIRouter:
     """Return the routes, which sign with the current key of `ring`. Raises ValueError for an invalid key.
 
@@ -149,15 +146,14 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
     async def get_seals(
         caller: Annotated[Caller, Depends(require("consent:read"))],
         held: Annotated[Resources[ServiceSettings], Depends(resources)],
-        cursor: Position = 0,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    ) -> SealsBody:
+        cursor: Cursor = None,
+        limit: Limit = LIMIT,
+    ) -> Page[SealBody]:
         """List every seal, oldest first. A seal holds no personal data."""
         async with held.database.begin() as tx:
-            found = await sealing.page(tx, cursor, limit)
-        return SealsBody(
-            items=[_seal_body(seal, keys) for seal in found],
-            next=str(found[-1].number) if len(found) == limit else None,
+            found = await sealing.page(tx, position(cursor, int) or 0, limit)
+        return Page[SealBody](
+            items=[_seal_body(seal, keys) for seal in found], next=next_of(found, limit, attrgetter("number"))
         )
 
     @routes.post("/v1/proofs", response_class=Response, responses=BUNDLE)

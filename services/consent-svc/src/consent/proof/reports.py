@@ -1,6 +1,7 @@
 """Reports over HTTP on messages sent after a STOP."""
 
 from datetime import datetime
+from operator import itemgetter
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
@@ -9,7 +10,8 @@ from pydantic import BaseModel, Field
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.web.auth import Caller, require
-from common.web.fields import Position, Storable
+from common.web.fields import Storable
+from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
 from consent.proof import retroactive
 
 router = APIRouter(prefix="/v1")
@@ -33,19 +35,14 @@ class RetroactiveMessage(BaseModel):
     found_at: datetime
 
 
-class RetroactiveMessages(BaseModel):
-    items: list[RetroactiveMessage]
-    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
-
-
 @router.get("/retroactive-messages")
 async def get_retroactive_messages(
     caller: Annotated[Caller, Depends(require("consent:read"))],
     held: Annotated[Resources[ServiceSettings], Depends(resources)],
     sender_id: Annotated[Storable | None, Query(max_length=200)] = None,
-    cursor: Position = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-) -> RetroactiveMessages:
+    cursor: Cursor = None,
+    limit: Limit = LIMIT,
+) -> Page[RetroactiveMessage]:
     """List the marketing messages which went out after a person's STOP, in order of discovery.
 
     The STOP was not yet on record, or not yet enforced. A message is listed only where the STOP covers the sender and
@@ -55,13 +52,13 @@ async def get_retroactive_messages(
         caller.may_use(sender_id)
     sender_ids = [sender_id] if sender_id is not None else None if caller.senders is None else sorted(caller.senders)
     async with held.database.begin() as tx:
-        found = await retroactive.page(tx, sender_ids, cursor, limit)
-    return RetroactiveMessages(
+        found = await retroactive.page(tx, sender_ids, position(cursor, int) or 0, limit)
+    return Page[RetroactiveMessage](
         items=[
             RetroactiveMessage(
                 **{name: getattr(message, name) for name in retroactive.Retroactive.__slots__}, found_at=found_at
             )
             for _, message, found_at in found
         ],
-        next=str(found[-1][0]) if len(found) == limit else None,
+        next=next_of(found, limit, itemgetter(0)),
     )

@@ -3,7 +3,6 @@
 The report names keyed hashes, never numbers. The check and the gate alone say whether a message may go now.
 """
 
-from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from typing import Annotated
 
@@ -14,7 +13,8 @@ from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.web.auth import Caller, require
 from common.web.fields import Storable
-from common.web.problems import Invalid, NotFound, Reason
+from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
+from common.web.problems import NotFound, Reason
 from consent.ledger import retention
 from consent.ledger.term_store import Due
 from consent.retention import store
@@ -50,11 +50,6 @@ class Ending(BaseModel):
     asked_at: datetime | None
 
 
-class Endings(BaseModel):
-    items: list[Ending]
-    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
-
-
 @router.get("/months")
 async def count_endings(
     sender_id: Storable, caller: Reads, held: Held, months: Annotated[int, Query(ge=1, le=MONTHS)] = 6
@@ -76,15 +71,15 @@ async def list_endings(
     caller: Reads,
     held: Held,
     months: Annotated[int, Query(ge=1, le=MONTHS)] = 1,
-    cursor: Annotated[str | None, Query(max_length=300)] = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-) -> Endings:
+    cursor: Cursor = None,
+    limit: Limit = LIMIT,
+) -> Page[Ending]:
     """List the consents that end within `months` months, the soonest first."""
     await _known(caller, held, sender_id)
     until = retention.after_months(datetime.now(UTC), months)
     async with held.database.begin() as tx:
-        found = await store.endings(tx, sender_id, _after(cursor), until, limit)
-    return Endings(items=[_ending(row) for row in found], next=_cursor(found) if len(found) == limit else None)
+        found = await store.endings(tx, sender_id, position(cursor, tuple[datetime, str, str]), until, limit)
+    return Page[Ending](items=[_ending(row) for row in found], next=next_of(found, limit, _place))
 
 
 async def _known(caller: Caller, held: Resources[ServiceSettings], sender_id: str) -> None:
@@ -105,20 +100,5 @@ def _ending(row: Due) -> Ending:
     )
 
 
-def _cursor(found: Sequence[Due]) -> str:
-    last = found[-1]
-    return f"{last.term.expires_at.isoformat()}~{last.subject_id}~{last.term.purpose}".replace("+00:00", "Z")
-
-
-def _after(cursor: str | None) -> tuple[datetime, str, str] | None:
-    """Raises Invalid."""
-    if cursor is None:
-        return None
-    try:
-        at, subject_id, purpose = cursor.split("~")
-        after = datetime.fromisoformat(at).astimezone(UTC), subject_id, purpose
-        if "\x00" in cursor:
-            raise ValueError("no text of Postgres's")
-    except (ValueError, OverflowError):
-        raise Invalid("not a cursor of ours", reasons=[Reason("cursor", "not_valid")]) from None
-    return after
+def _place(row: Due) -> tuple[datetime, str, str]:
+    return row.term.expires_at, row.subject_id, row.term.purpose

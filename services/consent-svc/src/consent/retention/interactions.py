@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, WrapValidator
 
 from common.web.fields import Short
+from common.web.idempotency import Key
 from common.web.problems import Invalid, Problem, Reason
 from consent.bodies import (
     BATCH_ITEMS,
@@ -25,7 +26,7 @@ from consent.bodies import (
     bodies,
     or_unfit,
 )
-from consent.calls import Call, Held, Key, WritesConsent, any_number, opened, purposes_of
+from consent.calls import Call, Held, WritesConsent, any_number, opened, purposes_of
 from consent.ledger import recorder
 from consent.ledger.recorder import Statement
 from consent.ledger.rules import CLOCK_SKEW, Verdict

@@ -5,9 +5,10 @@ Each right reaches every sender, so a call needs a token for every sender.
 
 import logging
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,10 +18,11 @@ from common.settings import ServiceSettings
 from common.sms.message_id import EPOCH, message_id
 from common.sms.msisdn import NumberRefused, any_number
 from common.web.auth import Caller, require
-from common.web.fields import Position, Storable
+from common.web.fields import Storable
+from common.web.idempotency import Key, claim, fingerprint_of
+from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
 from common.web.problems import Conflict, Invalid, NotFound, Reason
 from consent.bodies import EXAMPLE_NUMBER, Body, EvidenceBody, Number
-from consent.calls import claim_key
 from consent.ledger import recorder
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
@@ -41,7 +43,6 @@ router = APIRouter(prefix="/v1")
 LOG_FORGETS = timedelta(milliseconds=SEVEN_DAYS_MS)
 
 Held = Annotated[Resources[ServiceSettings], Depends(resources)]
-Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
 Reads = Annotated[Caller, Depends(require("erasure:read"))]
 Writes = Annotated[Caller, Depends(require("erasure:write"))]
 ReadsCopies = Annotated[Caller, Depends(require("copy:read"))]
@@ -70,17 +71,8 @@ KEPT = (  # (service, data kept, reason)
 )
 
 
-class KeyReused(Conflict):
-    slug, title = "idempotency-key-reused", "This Idempotency-Key came before with another request"
-
-
 class BeingErased(Conflict):
     slug, title = "being-erased", "An erasure of this person is under way"
-
-
-class Rectifications(BaseModel):
-    items: list[RectificationView]
-    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
 
 
 class NotYet(Conflict):
@@ -137,11 +129,6 @@ class Certificate(BaseModel):
     kept: list[Kept]
 
 
-class Certificates(BaseModel):
-    items: list[Certificate]
-    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
-
-
 @router.post("/erasures", status_code=202)
 async def ask_for_erasure(
     body: ErasureBody, request: Request, response: Response, caller: Writes, held: Held, key: Key = None
@@ -186,15 +173,15 @@ async def list_erasures(
     caller: Reads,
     held: Held,
     status: Literal["open", "complete"] = "open",
-    cursor: Annotated[Position, Query()] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
-) -> Certificates:
+    cursor: Cursor = None,
+    limit: Limit = LIMIT,
+) -> Page[Certificate]:
     """List open or complete erasures, oldest first."""
     caller.may_use_all()
     async with held.database.begin() as tx:
-        found = await erasures.page(tx, complete=status == "complete", after=cursor, limit=limit)
+        found = await erasures.page(tx, complete=status == "complete", after=position(cursor, int) or 0, limit=limit)
     items = [_certificate(each) for each in found]
-    return Certificates(items=items, next=str(found[-1].place) if len(found) == limit else None)
+    return Page[Certificate](items=items, next=next_of(found, limit, attrgetter("place")))
 
 
 @router.get("/erasures/{erasure_id}")
@@ -327,15 +314,17 @@ async def list_rectifications(
     caller: ReadsRectifications,
     held: Held,
     status: Literal["open", "complete"] = "open",
-    cursor: Annotated[Position, Query()] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
-) -> Rectifications:
+    cursor: Cursor = None,
+    limit: Limit = LIMIT,
+) -> Page[RectificationView]:
     """List open or complete rectifications, oldest first."""
     caller.may_use_all()
     async with held.database.begin() as tx:
-        found = await rectifications.page(tx, held.field_keys, complete=status == "complete", after=cursor, limit=limit)
+        found = await rectifications.page(
+            tx, held.field_keys, complete=status == "complete", after=position(cursor, int) or 0, limit=limit
+        )
     items = [_rectification(each) for each in found]
-    return Rectifications(items=items, next=str(found[-1].place) if len(found) == limit else None)
+    return Page[RectificationView](items=items, next=next_of(found, limit, attrgetter("place")))
 
 
 @router.get("/rectifications/{rectification_id}")
@@ -475,12 +464,7 @@ async def _claimed(
     """
     if key is None:
         return None
-    content = (await request.body()).decode(errors="replace")
-    fingerprint = held.subject_keys.subject_id(f"{request.url.path}\n{content}")
-    since = await claim_key(tx, caller.subject, key, fingerprint)
-    if since is None:
-        raise KeyReused("the key belongs to another request", reasons=[Reason("Idempotency-Key", "reused")])
-    return since
+    return await claim(tx, caller, key, await fingerprint_of(request, held.subject_keys))
 
 
 async def _found(held: Resources[ServiceSettings], erasure_id: str) -> Erasure:

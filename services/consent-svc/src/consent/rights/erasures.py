@@ -26,7 +26,7 @@ from common.kafka.subscription import After, Received, Subscription
 from common.privacy import erasing
 from common.sms.message_id import EPOCH, message_id
 from common.telemetry import counter, gauge, histogram
-from common.web.paging import whole_page
+from common.web.pagination import whole_page
 from consent.ledger import recorder
 from consent.ledger.recorder import Recorded
 from consent.ledger.rules import Verdict

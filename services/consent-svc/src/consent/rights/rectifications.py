@@ -31,7 +31,7 @@ from common.kafka.subscription import After, Received, Subscription
 from common.keyring import FieldKeys
 from common.privacy.copying import opened
 from common.telemetry import counter, gauge
-from common.web.paging import whole_page
+from common.web.pagination import whole_page
 from consent.schema import metadata
 
 log = logging.getLogger(__name__)

@@ -4,14 +4,15 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.consent import Purpose, Replies
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.web.auth import Caller, require
-from common.web.fields import Position, Storable
+from common.web.fields import Storable
+from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
 from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Reason
 from consent.senders import oadc, store
 from consent.senders import registry as senders
@@ -23,7 +24,6 @@ from consent.senders.bodies import (
     SenderBody,
     SenderContent,
     SenderVersion,
-    SenderVersions,
 )
 from consent.senders.store import Sender
 
@@ -98,18 +98,18 @@ def router(refused_oadcs: Collection[str]) -> APIRouter:
         sender_id: Storable,
         caller: ReadsSenders,
         held: Held,
-        cursor: Position = 0,
-        limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    ) -> SenderVersions:
+        cursor: Cursor = None,
+        limit: Limit = LIMIT,
+    ) -> Page[SenderVersion]:
         """List all versions of the sender from version 1 on: a consent refers to the version in force at its time."""
         caller.may_use(sender_id)
         async with held.database.begin() as tx:
             if await store.find_sender(tx, sender_id) is None:
                 raise _no_sender()
-            found = await store.sender_versions(tx, sender_id, cursor, limit)
-        return SenderVersions(
+            found = await store.sender_versions(tx, sender_id, position(cursor, int) or 0, limit)
+        return Page[SenderVersion](
             items=[SenderVersion(**dict(_body(sender)), in_force_from=at) for sender, at in found],
-            next=str(found[-1][0].version) if len(found) == limit else None,
+            next=next_of(found, limit, lambda each: each[0].version),
         )
 
     return routes

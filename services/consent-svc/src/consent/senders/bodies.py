@@ -124,8 +124,3 @@ class SenderBody(BaseModel):
 
 class SenderVersion(SenderBody):
     in_force_from: datetime
-
-
-class SenderVersions(BaseModel):
-    items: list[SenderVersion]
-    next: str | None = Field(description="Pass it as `cursor`; null at the end.")

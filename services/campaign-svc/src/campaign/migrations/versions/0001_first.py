@@ -202,6 +202,7 @@ CREATE TABLE contact_import (
     refused integer NOT NULL,
     reasons jsonb NOT NULL,
     read_as jsonb DEFAULT 'null'::jsonb NOT NULL,
+    bytes bigint,
     received_bytes bigint DEFAULT 0 NOT NULL,
     pieces integer DEFAULT 0 NOT NULL,
     complete boolean DEFAULT true NOT NULL,
@@ -413,7 +414,8 @@ CREATE TABLE test_send (
     variant text NOT NULL,
     asked_by text NOT NULL,
     asked_at timestamptz NOT NULL,
-    fingerprint text
+    call text NOT NULL,
+    fingerprint text NOT NULL
 )
     """,
     """

@@ -1,0 +1,124 @@
+"""Pages of a list: `cursor`, `limit` and `next`, the same in every service.
+
+`next` is opaque to the caller: the key of the page's last row in the list's order. `position` reads the key back.
+
+The key of some lists is counted up by the database (ADR-0063). Transactions draw such keys in order and commit in any
+order: a row may appear below a cursor already given, and no later page would show the row. So a page that gives a
+cursor is read again once every transaction then writing to the table has ended (`whole_page`). A page without a cursor
+waits for nothing: its reader asks again from the last cursor.
+
+The reader finds writers by their locks on this table: neither a long transaction elsewhere on the server nor a restored
+transaction counter matters, and no writer waits for a reader.
+"""
+
+import asyncio
+import base64
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Annotated, Generic, TypeVar
+
+import msgspec
+from fastapi import Query
+from pydantic import BaseModel, Field
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.db.database import fetch_many
+from common.web.fields import BIGINT
+from common.web.problems import Invalid, Reason, Unavailable
+
+WRITERS_END_WITHIN_S = 5.0  # a write takes milliseconds; the server rolls a frozen writer back after a minute
+LOOK_EVERY_S = 0.02
+
+# A writer draws its key (`nextval`) after locking the table, and unlocks once its commit is visible.
+WRITERS = (
+    "SELECT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND relation = $1::text::regclass"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    " AND mode = 'RowExclusiveLock' AND granted AND pid <> pg_backend_pid()"
+)
+
+K = TypeVar("K")
+R = TypeVar("R")
+T = TypeVar("T")
+
+LIMIT = 100
+Limit = Annotated[int, Query(ge=1, le=1000, description="Items of a page at most.")]
+Cursor = Annotated[str | None, Query(max_length=1000, description="`next` of the page before.")]
+
+
+class Page(BaseModel, Generic[T]):
+    items: list[T]
+    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
+
+
+def next_of(rows: Sequence[R], limit: int, key: Callable[[R], object]) -> str | None:
+    """Return the cursor behind a full page, and None behind the last page."""
+    if len(rows) < limit:
+        return None
+    return base64.urlsafe_b64encode(msgspec.json.encode(key(rows[-1]))).decode().rstrip("=")
+
+
+def position(cursor: str | None, kind: type[K]) -> K | None:
+    """Return the key that a cursor stands for, None for the first page. Raises Invalid."""
+    if not cursor:
+        return None
+    try:
+        written = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        key = msgspec.json.decode(written, type=kind)
+    except (ValueError, msgspec.DecodeError):
+        raise _not_ours() from None
+    if not _storable(key):
+        raise _not_ours()
+    return key
+
+
+def _storable(key: object) -> bool:
+    """Return whether Postgres can compare the key with a bigint, a text or a timestamp."""
+    match key:
+        case tuple():
+            return all(map(_storable, key))
+        case int():
+            return 0 <= key <= BIGINT
+        case str():
+            return "\x00" not in key
+        case datetime():
+            return key.tzinfo is not None
+    return False
+
+
+def _not_ours() -> Invalid:
+    return Invalid("`cursor` is not the `next` of a page of this list", reasons=[Reason("cursor", "not_valid")])
+
+
+async def whole_page(
+    tx: AsyncConnection,
+    table: str,
+    limit: int,
+    read: Callable[[], Awaitable[Sequence[R]]],
+    key: Callable[[R], int],
+) -> Sequence[R]:
+    """Read a page: `limit` rows of `table` at most, in the order of `key`.
+
+    No row can appear later between a full page's cursor and its last row. Raises Unavailable while a writer does not
+    end.
+    """
+    whole_up_to = -1
+    while True:
+        rows = await read()
+        if len(rows) < limit or key(rows[-1]) <= whole_up_to:
+            return rows
+        whole_up_to = key(rows[-1])
+        await _until_writers_ended(tx, table)
+
+
+async def _until_writers_ended(tx: AsyncConnection, table: str) -> None:
+    """Wait for the present writers of the table; later writers draw higher keys."""
+    writing = {one for (one,) in await fetch_many(tx, WRITERS, table)}
+    try:
+        async with asyncio.timeout(WRITERS_END_WITHIN_S):
+            while writing:
+                await asyncio.sleep(LOOK_EVERY_S)
+                writing &= {one for (one,) in await fetch_many(tx, WRITERS, table)}
+    except TimeoutError:
+        raise Unavailable(
+            "a row of this page is still being written: ask again from the same cursor", headers={"Retry-After": "1"}
+        ) from None

@@ -1,0 +1,170 @@
+"""Resumable uploads, the same in every service: tus 1.0 (tus.io/protocols/resumable-upload).
+
+A route of a service opens the upload (POST), and its `Location` takes the file: `PATCH` appends bytes at
+`Upload-Offset`, `HEAD` tells the offset from which an interrupted upload goes on. The file is complete once
+`Upload-Length` bytes are here; the length may come later than the upload's opening (creation-defer-length).
+
+A service stores the last bytes together with the completion: a client that reads an offset equal to the length sends
+nothing more.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Header, Request, Response
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
+
+from common.web.fields import BIGINT
+from common.web.problems import Conflict, Invalid, Malformed, PreconditionFailed, Problem, Reason, TooLarge
+
+VERSION = "1.0.0"
+OCTETS = "application/offset+octet-stream"
+STALLED_S = 30.0  # without a byte of the body
+
+Offset = Annotated[int, Header(alias="Upload-Offset", ge=0, le=BIGINT)]
+Length = Annotated[
+    int | None, Header(alias="Upload-Length", ge=1, le=BIGINT, description="Bytes of the whole file, once known.")
+]
+BODY = {"requestBody": {"required": True, "content": {OCTETS: {"schema": {"type": "string", "format": "binary"}}}}}
+
+
+class OffsetMismatch(Conflict):
+    slug, title = "mismatching-upload-offset", "The upload is at another offset"
+
+
+class UploadComplete(Conflict):
+    slug, title = "upload-complete", "The file is complete already"
+
+
+class UploadInProgress(Conflict):
+    slug, title = "upload-in-progress", "Another request is at work on this upload"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "send the request again in a moment", reasons=[Reason(None, "in_progress")], headers={"Retry-After": "1"}
+        )
+
+
+class NotOctets(Problem):
+    status, slug, title = 415, "unsupported-media-type", "The body is not of the media type that the route takes"
+
+
+class UploadRoute(APIRoute):
+    """A route of an upload: tells the version of tus in each answer, and refuses another version with 412."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handled(request: Request) -> Response:
+            try:
+                _check(request)
+                answer = await handle(request)
+            except Problem as problem:
+                problem.headers["Tus-Resumable"] = VERSION
+                raise
+            answer.headers["Tus-Resumable"] = VERSION
+            return answer
+
+        return handled
+
+
+def _check(request: Request) -> None:
+    """Raise PreconditionFailed for another version, and NotOctets for a PATCH of another media type."""
+    if request.headers.get("tus-resumable", VERSION) != VERSION:
+        raise PreconditionFailed(
+            f"`Tus-Resumable` is not {VERSION}",
+            reasons=[Reason("Tus-Resumable", "unsupported_version")],
+            headers={"Tus-Version": VERSION},
+        )
+    if request.method == "PATCH" and media_type(request) != OCTETS:
+        raise NotOctets(f"send the bytes as {OCTETS}", reasons=[Reason("Content-Type", "unsupported_media_type")])
+
+
+def media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def discovery(max_bytes: int | None = None) -> Response:
+    """Answer OPTIONS: what of tus the service speaks."""
+    headers = {"Tus-Version": VERSION, "Tus-Extension": "creation,creation-defer-length"}
+    return Response(status_code=204, headers=headers | ({} if max_bytes is None else {"Tus-Max-Size": str(max_bytes)}))
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """How much of a file is here. `length`: of the whole file, None while the caller has not named the length."""
+
+    offset: int
+    length: int | None
+    complete: bool
+
+    def going_on(self, offset: int, length: int | None) -> int | None:
+        """Return the file's length as of this PATCH. Raises UploadComplete, OffsetMismatch, Invalid."""
+        if self.complete:
+            raise UploadComplete("open another upload", reasons=[Reason("Upload-Offset", "complete")])
+        if self.offset != offset:
+            raise mismatch(self.offset)
+        if length is not None and (length < offset or self.length not in (None, length)):
+            raise Invalid(
+                f"`Upload-Length` is {self.length}, and cannot change"
+                if self.length is not None
+                else f"`Upload-Length` is below the {offset} bytes that are here",
+                reasons=[Reason("Upload-Length", "mismatch")],
+            )
+        return self.length if length is None else length
+
+    def told(self, status_code: int) -> Response:
+        """Return an answer to HEAD (200) or PATCH (204)."""
+        length = {"Upload-Defer-Length": "1"} if self.length is None else {"Upload-Length": str(self.length)}
+        headers = {"Upload-Offset": str(self.offset), "Cache-Control": "no-store", **length}
+        return Response(status_code=status_code, headers=headers)
+
+
+def mismatch(offset: int) -> OffsetMismatch:
+    detail = f"{offset} bytes are here"
+    return OffsetMismatch(
+        detail, reasons=[Reason("Upload-Offset", "mismatch", detail)], headers={"Upload-Offset": str(offset)}
+    )
+
+
+class Stream:
+    """A request's body, counted and hashed while it arrives. Raises TooLarge, and Malformed if the body breaks off."""
+
+    def __init__(self, request: Request, max_bytes: int | None = None) -> None:
+        self._stream = request.stream()
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._digest = hashlib.sha256()
+        announced = request.headers.get("content-length", "")
+        if announced.isdigit():
+            self._bound(int(announced))
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the parts without the empty last part."""
+        while (part := await self._next()) is not None:
+            if part:
+                self._bytes += len(part)
+                self._bound(self._bytes)
+                self._digest.update(part)
+                yield part
+
+    @property
+    def digest(self) -> str:
+        return self._digest.hexdigest()
+
+    async def _next(self) -> bytes | None:
+        try:
+            async with asyncio.timeout(STALLED_S):
+                return await anext(self._stream, None)
+        except TimeoutError as error:
+            raise Malformed("the body stopped arriving", reasons=[Reason("body", "stalled")]) from error
+        except ClientDisconnect as error:
+            raise Malformed("the body ended early", reasons=[Reason("body", "disconnected")]) from error
+
+    def _bound(self, many: int) -> None:
+        if self._max_bytes is not None and many > self._max_bytes:
+            raise TooLarge(f"at most {self._max_bytes} bytes", reasons=[Reason("body", "too_large")])

@@ -1,0 +1,48 @@
+"""The Idempotency-Key as a caller writes it: with the quotes of the draft or without."""
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from common.web import problems
+from common.web.idempotency import Key
+
+
+@pytest.fixture
+def client() -> httpx.AsyncClient:
+    app = FastAPI()
+    problems.install(app)
+
+    @app.post("/orders")
+    async def order(key: Key = None) -> str | None:
+        return key
+
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://orders")
+
+
+@pytest.mark.parametrize(
+    ("written", "key"),
+    [
+        ("8e03978e", "8e03978e"),
+        ('"8e03978e"', "8e03978e"),
+        ('"a \\"quoted\\" \\\\ one"', 'a "quoted" \\ one'),
+        ('"', '"'),
+        ('""', '""'),
+        ('a"b', 'a"b'),
+    ],
+)
+async def test_a_key_is_the_same_with_the_quotes_of_the_draft_and_without(
+    client: httpx.AsyncClient, written: str, key: str
+) -> None:
+    assert (await client.post("/orders", headers={"Idempotency-Key": written})).json() == key
+
+
+@pytest.mark.parametrize("written", [b"", b"x" * 256, b"cl\xe9", b"a\x00b", b"a\tb"])
+async def test_a_key_is_of_255_printable_characters_at_most(client: httpx.AsyncClient, written: bytes) -> None:
+    answer = await client.post("/orders", headers=[(b"Idempotency-Key", written)])
+    assert (answer.status_code, answer.json()["type"]) == (422, "/problems/invalid")
+    assert answer.json()["reasons"][0]["field"] == "Idempotency-Key"
+
+
+async def test_a_key_is_required_by_nothing(client: httpx.AsyncClient) -> None:
+    assert (await client.post("/orders")).json() is None
