@@ -97,8 +97,8 @@ MUTANTS = (
     Mutant(
         "who stores an outcome enforces before the commit",
         PIPELINE,
-        '        await until_stored(lambda: self._enforce([o["subject_id"] for o in settled]))\n',
-        '            await enforcement.enforce(tx, [o["subject_id"] for o in settled])\n',
+        "        await until_stored(lambda: self._enforce([o.subject_id for o in settled]))\n",
+        "            await enforcement.enforce(tx, [o.subject_id for o in settled])\n",
         f"{DISPATCH} -k on_its_way",
     ),
     Mutant(
@@ -120,8 +120,8 @@ MUTANTS = (
     Mutant(
         "an opt-out takes the campaigns' lock alone",
         MESSAGES,
-        "for lane in (True, False))  # in this order",
-        "for lane in (True,))  # in this order",
+        "for lane in LANES)",
+        "for lane in (Lane.MARKETING,))",
         f"{DISPATCH} -k on_its_way",
     ),
     Mutant(
@@ -180,8 +180,8 @@ MUTANTS = (
     Mutant(
         "a gateway remembers from the last decision",
         TIMERS,
-        "since: datetime = row.sending_since",
-        "since: datetime = row.decided_at",
+        "return now - left.since <",
+        "return now - (left.row.decided_at or left.since) <",
         f"{IN_HAND} -k first_have_had",
     ),
     Mutant(
@@ -194,7 +194,7 @@ MUTANTS = (
     Mutant(
         "an owner decides again without the lock",
         PIPELINE,
-        "            await messages.lock_partition(tx, partition, marketing=_lane(permits[0])[1])\n",
+        "            await messages.lock_partition(tx, partition, permits[0].candidate.lane)\n",
         "",
         f"{DISPATCH} -k lapsed",
     ),

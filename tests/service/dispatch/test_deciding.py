@@ -103,7 +103,7 @@ async def test_a_text_goes_by_a_gateway_that_takes_so_many_sms_and_its_alphabet_
         async with database.begin() as tx:
             await projection.put_sender(tx, sender_changed())
             [decision] = await clearance.decide(tx, 0, [wanted])
-        return decision.permit.gateway if decision.permit else str(decision.row["reasons_first"])
+        return decision.permit.gateway if decision.permit else decision.row.reasons[0]
 
     def of(segments: int, letter: str) -> str:
         return letter * (segments * (67 if letter == "ж" else 153))

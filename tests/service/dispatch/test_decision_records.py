@@ -21,6 +21,7 @@ from dispatch.gate.clearance import Clearance, Decision, requested, stored
 from dispatch.gateways import Capabilities, Result, SendError, Submit
 from dispatch.gateways.pool import Traffic
 from dispatch.gateways.routing import Route
+from dispatch.lane import Lane
 from dispatch.messages import store as messages_store
 from dispatch.projection import store as projection
 from dispatch.projection.limits import Limits
@@ -31,6 +32,7 @@ from tests.support import builders
 from tests.support.builders import field_keys, now, number, opted_in, opted_out, sender_changed, subject, subject_keys
 from tests.support.eventually import eventually
 from tests.support.infrastructure import Postgres
+from tests.support.ledger import decided_at
 
 pytestmark = pytest.mark.brokerless
 
@@ -105,7 +107,7 @@ async def decided(database: Database, clearance: Clearance, *people: int, **more
     found = []
     for partition, candidates in wanted.items():
         async with database.begin() as tx:
-            await messages_store.lock_partition(tx, partition, marketing=True)
+            await messages_store.lock_partition(tx, partition, Lane.MARKETING)
             found += (decisions := await clearance.decide(tx, partition, candidates))
             await messages_store.insert_messages(tx, [d.row for d in decisions])
     return found
@@ -118,14 +120,14 @@ async def replayed(database: Database, replay: Replay, decisions: list[Decision]
 async def test_a_decision_keeps_what_it_stood_on_and_is_made_again(database: Database, clearance: Clearance) -> None:
     decisions = await decided(database, clearance, 1, 2, 3, 4, requested_at=now() - timedelta(minutes=1))
     by_person = {d.candidate.subject_id: d.row for d in decisions}
-    assert [by_person[subject(n)]["status"] for n in (1, 2, 3, 4)] == ["sending", "sending", "denied", "denied"]
-    kept = by_person[subject(1)]["facts"]
-    assert json.loads(kept)["person"]["consent"]["state"] == "opted_in"
-    assert json.loads(kept)["countries"] == ["DE", "FR"]
+    assert [by_person[subject(n)].status for n in (1, 2, 3, 4)] == ["sending", "sending", "denied", "denied"]
+    kept = by_person[subject(1)].facts
+    assert json.loads(kept or "")["person"]["consent"]["state"] == "opted_in"
+    assert json.loads(kept or "")["countries"] == ["DE", "FR"]
     for row in by_person.values():
-        assert len(row["facts"]) < 400
-        assert number(1)[-9:] not in row["facts"]
-        assert "samedi" not in row["facts"]
+        assert len(row.facts or "") < 400
+        assert number(1)[-9:] not in (row.facts or "")
+        assert "samedi" not in (row.facts or "")
     replay = Replay()
     assert await replayed(database, replay, decisions) == []
     assert replay.summary() == ["4 decisions, 0 are not what their record gives"]
@@ -203,7 +205,7 @@ async def test_what_an_erasure_denied_while_it_waited_is_named_and_no_difference
 ) -> None:
     resting = replace(clearance, traffic=Traffic([Unasked()], [Route("simulator", territories=frozenset({"RE"}))]))
     decisions = await decided(database, resting, 1, requested_at=now() - timedelta(minutes=1))
-    assert [d.row["reasons"] for d in decisions] == [("no_route",)]
+    assert [d.row.reasons for d in decisions] == [("no_route",)]
     async with database.begin() as tx:
         [erased] = await messages_store.deny_waiting(tx, {subject(1): now()})
     assert erased.event.reasons == ("erased",)
@@ -234,7 +236,7 @@ async def test_a_mark_that_another_law_asks_for_is_in_the_record(database: Datab
     asked = {"requested_at": now() - timedelta(minutes=1)}
     marked = await decided(database, clearance, 1, text="PUBLI -20 % samedi STOP 36111", **asked)
     bare = await decided(database, clearance, 2, **asked)
-    assert [json.loads(d.row["facts"]).get("mark") for d in (*marked, *bare)] == ["PUBLI", None]
+    assert [json.loads(d.row.facts or "").get("mark") for d in (*marked, *bare)] == ["PUBLI", None]
     assert await replayed(database, Replay(), [*marked, *bare]) == []
     async with database.begin() as tx:  # on a Tuesday morning in France
         await tx.execute(
@@ -252,15 +254,15 @@ async def test_a_cap_counts_what_is_on_its_way_in_the_same_batch_and_what_went_b
 ) -> None:
     capped = replace(clearance, limits=msgspec.structs.replace(clearance.limits, cap=2))
     asked = {"requested_at": now() - timedelta(minutes=1)}
-    assert [d.row["status"] for d in await decided(database, capped, 1, **asked)] == ["sending"]
+    assert [d.row.status for d in await decided(database, capped, 1, **asked)] == ["sending"]
     two = await decided(database, capped, 1, 1, 2, **asked)
     mine = [d.row for d in two if d.candidate.subject_id == subject(1)]
-    assert [(row["status"], row["reasons"]) for row in mine] == [("sending", ()), ("denied", ("frequency_cap",))]
-    assert [d.row["status"] for d in two if d.candidate.subject_id == subject(2)] == ["sending"]
+    assert [(row.status, row.reasons) for row in mine] == [("sending", ()), ("denied", ("frequency_cap",))]
+    assert [d.row.status for d in two if d.candidate.subject_id == subject(2)] == ["sending"]
     assert await replayed(database, Replay(), two) == []
     async with database.begin() as tx:
         await tx.execute(text("UPDATE message SET decided_at = decided_at - interval '8 days'"))
-    assert [d.row["status"] for d in await decided(database, capped, 1, **asked)] == ["sending"], "it is of a week"
+    assert [d.row.status for d in await decided(database, capped, 1, **asked)] == ["sending"], "it is of a week"
 
 
 async def test_a_message_that_is_told_again_counts_for_the_cap_of_another(
@@ -269,11 +271,11 @@ async def test_a_message_that_is_told_again_counts_for_the_cap_of_another(
     """What it is decided to be now is of no matter: it went, and its row stays as it is."""
     capped = replace(clearance, limits=msgspec.structs.replace(clearance.limits, cap=1))
     [first] = await decided(database, capped, 1, requested_at=now() - timedelta(minutes=1))
-    assert first.row["status"] == "sending"
+    assert first.row.status == "sending"
     other = requested(builders.requested(1, requested_at=now() - timedelta(minutes=1)), first.candidate.partition)
     async with database.begin() as tx:
         again = await capped.decide(tx, first.candidate.partition, [other, first.candidate])
-    assert [d.row["reasons"] for d in again] == [("frequency_cap",), ("frequency_cap",)]
+    assert [d.row.reasons for d in again] == [("frequency_cap",), ("frequency_cap",)]
 
 
 async def test_deciding_again_what_is_being_sent_does_not_count_itself(
@@ -283,9 +285,9 @@ async def test_deciding_again_what_is_being_sent_does_not_count_itself(
     first = await decided(database, capped, 1, 1, requested_at=now() - timedelta(minutes=1))
     partition = first[0].candidate.partition
     async with database.begin() as tx:
-        stored_now = [msgspec.structs.replace(d.candidate, version=d.row["version"]) for d in first]
+        stored_now = [msgspec.structs.replace(d.candidate, version=d.row.version) for d in first]
         again = await capped.decide(tx, partition, stored_now)
-    assert [d.row["status"] for d in again] == ["sending", "sending"]
+    assert [d.row.status for d in again] == ["sending", "sending"]
 
 
 async def test_while_the_breaker_is_open_of_the_gateway_that_adds_the_stop_mention_a_text_without_one_waits(
@@ -297,14 +299,14 @@ async def test_while_the_breaker_is_open_of_the_gateway_that_adds_the_stop_menti
     traffic = Traffic([adds, other], [Route(adds.name), Route(other.name, price=Decimal(1))], partitions=PARTITIONS)
     waiting = replace(clearance, traffic=traffic)
     asked = {"requested_at": now() - timedelta(minutes=1), "text": "Soldes chez Maison Lune"}
-    assert [d.row["gateway"] for d in await decided(database, waiting, 1, **asked)] == [adds.name]
+    assert [d.row.gateway for d in await decided(database, waiting, 1, **asked)] == [adds.name]
     traffic.failed(adds.name, "misconfigured")
     decisions = await decided(database, waiting, 1, 2, **asked)
-    assert {(d.row["status"], d.row["reasons"]) for d in decisions} == {("deferred", ("gateway_needs_somebody",))}
+    assert {(d.row.status, d.row.reasons) for d in decisions} == {("deferred", ("gateway_needs_somebody",))}
     assert await replayed(database, Replay(), decisions) == []
     alone = replace(clearance, traffic=Traffic([other], partitions=PARTITIONS))
     [denied] = await decided(database, alone, 1, **asked)
-    assert denied.row["reasons"] == ("stop_mention_missing",)
+    assert denied.row.reasons == ("stop_mention_missing",)
 
 
 @pytest.mark.parametrize(("hours", "becomes"), [(22, "accepted"), (24, "unknown")])
@@ -319,7 +321,7 @@ async def test_what_its_gateway_may_have_forgotten_is_not_submitted_again(
     [decision] = await decided(database, asking, 1, requested_at=first)
     async with database.begin() as tx:
         await tx.execute(text("UPDATE sending SET since = :first"), {"first": first})
-        [row] = await sending.still_ours(tx, [decision.candidate.message_id], [decision.row["decided_at"]], again=False)
+        [row] = await sending.still_ours(tx, [decision.candidate.message_id], [decided_at(decision.row)], again=False)
         [again] = await asking.decide(tx, row.partition, [stored(row)], again=True)
         assert again.permit
         await messages_store.update_decisions(tx, [again.row])
@@ -404,7 +406,7 @@ async def test_a_code_waits_for_neither_a_campaign_nor_an_opt_out_that_waits_for
             await messages_store.lock_decisions_out(applying, 1)
 
     async with database.begin() as deciding, database.begin() as code:
-        await messages_store.lock_partition(deciding, 1, marketing=True)
+        await messages_store.lock_partition(deciding, 1, Lane.MARKETING)
         opting_out = asyncio.create_task(apply())
 
         async def waits() -> bool:
@@ -412,6 +414,6 @@ async def test_a_code_waits_for_neither_a_campaign_nor_an_opt_out_that_waits_for
 
         await eventually(waits)
         async with asyncio.timeout(10):
-            await messages_store.lock_partition(code, 1, marketing=False)
+            await messages_store.lock_partition(code, 1, Lane.TRANSACTIONAL)
         assert not opting_out.done()
     await opting_out

@@ -850,7 +850,7 @@ async def test_a_receipt_that_came_before_the_crash_makes_it_accepted(surroundin
 async def _leave_sending(
     surroundings: Surroundings, n: int = 1, receipt: str | None = None, gateway: str = "simulator"
 ) -> UUID:
-    """A row as tx 1 leaves it, by a process that died an hour ago."""
+    """A row as the mark leaves it that its submit begins, by a process that died an hour ago."""
     wanted = requested(n, requested_at=now() - timedelta(hours=1))
     partition = partition_of(wanted.subject_id, 3)
     async with surroundings.sql("dispatch") as sql:
@@ -863,8 +863,12 @@ async def _leave_sending(
             wanted.requested_at, wanted.send_before, partition, receipt, gateway,
         )  # fmt: skip
         await sql.execute(
-            "INSERT INTO sending (partition, since, message_ids, subject_ids) VALUES ($1, $2, $3, $4)",
+            "INSERT INTO sending (partition, since, decided_at, message_ids, subject_ids) VALUES ($1, $2, $2, $3, $4)",
             partition, wanted.requested_at, [wanted.message_id], [wanted.subject_id],
+        )  # fmt: skip
+        await sql.execute(
+            "INSERT INTO begun (partition, decided_at, message_ids) VALUES ($1, $2, $3)",
+            partition, wanted.requested_at, [wanted.message_id],
         )  # fmt: skip
     return UUID(wanted.message_id)
 

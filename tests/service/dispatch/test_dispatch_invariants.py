@@ -6,16 +6,18 @@ from uuid import UUID
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from common.db.database import Database
-from common.kafka.broker import partition_of
 from common.law import load
 from dispatch.audit.invariants import LOOK_EVERY_S, RULES, Checker
 from dispatch.gate import record
 from dispatch.messages import store as messages_store
+from dispatch.messages.status import Status
 from dispatch.privacy.pruning import LATE_DAYS
 from dispatch.projection.limits import Limits
-from tests.support.builders import now, requested
+from tests.support.builders import now, subject
+from tests.support.ledger import message
 
 pytestmark = pytest.mark.brokerless
 
@@ -35,36 +37,30 @@ def _facts(to: str = "FR", consent: dict[str, Any] | None = OPTED_IN, **person: 
 
 async def _plant(database: Database, **broken: Any) -> str:
     """A message of a minute ago that went as it should, but for what is `broken`."""
-    wanted = requested(1)
     at = now() - timedelta(minutes=1)
-    kept = {
-        **{name: getattr(wanted, name) for name in wanted.__struct_fields__},
-        "message_id": UUID(wanted.message_id),
-        "partition": partition_of(wanted.subject_id, 3),
-        "status": "accepted",
-        "reasons": (),
-        "due_at": None,
-        "policy_version": "demonstration-1",
-        "consent_version": 1,
-        "as_of": at - timedelta(seconds=1),
-        "decided_at": at - timedelta(milliseconds=500),
-        "gateway": "simulator",
-        "facts": _facts(),
-    }
+    kept = message(
+        1,
+        "accepted",
+        as_of=at - timedelta(seconds=1),
+        decided_at=at - timedelta(milliseconds=500),
+        facts=_facts(),
+    )
     later = {
         "handed_off_at": at,
-        "gateway_message_id": f"op-{wanted.message_id}",
+        "gateway_message_id": f"op-{kept.message_id}",
         "known_as": None,
         "unknown_since": None,
     }
     async with database.begin() as tx:
-        await messages_store.insert_messages(tx, [{**kept, **{k: v for k, v in broken.items() if k not in later}}])
+        rest = {k: v for k, v in broken.items() if k not in later}
+        rest["status"] = next((known for known in Status if known == rest.get("status", "accepted")), "forgotten")
+        await messages_store.insert_messages(tx, [replace(kept, **rest)])
         await tx.exec_driver_sql(
             "UPDATE message SET handed_off_at = $1, gateway_message_id = $2, known_as = $3, unknown_since = $4"
             " WHERE message_id = $5",
-            (*(broken.get(k, v) for k, v in later.items()), kept["message_id"]),
+            (*(broken.get(k, v) for k, v in later.items()), kept.message_id),
         )
-    return wanted.message_id
+    return str(kept.message_id)
 
 
 async def _opted_out(database: Database, enforced_at: datetime, consent_version: int = 2) -> None:
@@ -73,7 +69,7 @@ async def _opted_out(database: Database, enforced_at: datetime, consent_version:
             "INSERT INTO enforcement"
             " (subject_id, partition, consent_version, source, received_at, applied_at, enforced_at)"
             " VALUES ($1, 0, $2, 'mo', $3, $3, $3)",
-            (requested(1).subject_id, consent_version, enforced_at),
+            (subject(1), consent_version, enforced_at),
         )
 
 

@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from operator import itemgetter
-from types import SimpleNamespace
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import text
 
 from common.contracts.consent import ConsentStateChanged
@@ -20,16 +20,19 @@ from common.kafka.subscription import Received
 from common.privacy import erasing
 from dispatch.gate import store as gate
 from dispatch.gateways.pool import Traffic
+from dispatch.lane import Lane
 from dispatch.messages import enforcement, events
 from dispatch.messages import store as messages
+from dispatch.messages.status import Status
 from dispatch.privacy.erasure import eraser
 from dispatch.projection import apply as projection
 from dispatch.projection import store as projection_store
 from dispatch.sending import store as sending
 from dispatch.sending.pipeline import Handoff
-from tests.support.builders import controlled, now, opted_in, opted_out, requested, sender_changed, subject
+from tests.support.builders import controlled, now, opted_in, opted_out, sender_changed, subject
 from tests.support.eventually import eventually
 from tests.support.infrastructure import Postgres
+from tests.support.ledger import accepted, decided_at, deferred, message, opt_out, receipted
 
 pytestmark = pytest.mark.brokerless
 
@@ -117,77 +120,50 @@ async def test_what_the_version_before_marked_is_readable_by_the_next_state(data
 async def test_an_outcome_settles_what_is_open_and_in_its_hand_and_never_what_is_final(
     database: Database, was: str, told: str, becomes: str, of_an_earlier_one: str, of: str
 ) -> None:
-    row = _message(was)
+    row = message(1, was)
     earlier = of == "an earlier one"
     becomes = of_an_earlier_one if earlier else becomes
-    outcome = {
-        "message_id": row["message_id"],
-        "decided_at": row["decided_at"] - timedelta(seconds=15 if earlier else 0),
-        "status": told,
-        "reasons": (),
-        "due_at": now() if told == "deferred" else None,
-        "gateway": "simulator",
-        "gateway_message_id": "op-1",
-        "known_as": None,
-        "code": None,
-        "handed_off_at": None,
-    }
+    outcome = accepted(
+        row,
+        decided_at=decided_at(row) - timedelta(seconds=15 if earlier else 0),
+        status=Status(told),
+        due_at=now() if told == "deferred" else None,
+        handed_off_at=None,
+    )
     async with database.begin() as tx:
         await messages.insert_messages(tx, [row])
         changed = await messages.settle(tx, [outcome])
-        (found,) = await sending.messages_of_receipts(tx, [row["message_id"]], [], [])
+        (found,) = await sending.messages_of_receipts(tx, [row.message_id], [], [])
     assert found.status == becomes
     assert [c.event.status for c in changed] == ([becomes] if found.version == 2 else [])
     assert (found.version == 2) == (was != becomes)
 
 
-def _message(status: str, n: int = 1) -> dict[str, Any]:
-    wanted = requested(n)
-    fields = {name: getattr(wanted, name) for name in wanted.__struct_fields__}
-    return {
-        **fields,
-        "message_id": UUID(wanted.message_id),
-        "partition": partition_of(wanted.subject_id, 3),
-        "requested_at": now() - timedelta(minutes=1),
-        "status": status,
-        "version": 1,
-        "reasons": (),
-        "due_at": None,
-        "policy_version": "demonstration-2",
-        "consent_version": 1,
-        "as_of": now(),
-        "decided_at": now(),
-        "gateway": "simulator",
-        "facts": None,
-    }
-
-
 async def test_what_waits_for_a_slot_is_passed_over_and_what_has_been_refused_is_not(database: Database) -> None:
     """Both name the gateway: one is to go by it, the other did not."""
-    code = {"category": "transactional", "due_at": now()}
-    waits, deferred = _message("pending") | code, _message("deferred") | code
+    code: dict[str, Any] = {"category": "transactional", "due_at": now()}
+    waits, refused = message(1, "pending", **code), message(1, "deferred", **code)
     async with database.begin() as tx:
         await messages.insert_messages(tx, [waits])
-        await messages.insert_messages(tx, [deferred])
+        await messages.insert_messages(tx, [refused])
 
     async def claimed(partition: int, *waited_for: str) -> set[Any]:
         async with database.begin() as tx:
-            rows = await sending.claim_due(tx, partition, now(), 10, marketing=False, waited_for=waited_for)
+            rows = await sending.claim_due(tx, partition, now(), 10, Lane.TRANSACTIONAL, waited_for=waited_for)
             return {row.message_id for row in rows}
 
-    for row, still in ((waits, set()), (deferred, {deferred["message_id"]})):
-        assert row["message_id"] in await claimed(row["partition"])
-        assert await claimed(row["partition"], "simulator") & {row["message_id"]} == still
+    for row, still in ((waits, set()), (refused, {refused.message_id})):
+        assert row.message_id in await claimed(row.partition)
+        assert await claimed(row.partition, "simulator") & {row.message_id} == still
 
 
 async def test_evidence_of_an_opt_out_leaves_the_status_as_it_is(database: Database) -> None:
     """A late refusal of a repeat: the first was taken, and stays so; the opt-out counts."""
-    row = _message("sending")
-    now_ = now()
+    row = message()
     async with database.begin() as tx:
         await messages.insert_messages(tx, [row])
         await tx.execute(text("UPDATE message SET status = 'accepted'"))
-        told = {**_accepted(row), "status": None, "receipt": "opted_out", "receipt_at": now_}
+        told = receipted(row.message_id, proves=False, receipt="opted_out")
         [changed] = await messages.put_receipts(tx, [told])
     assert (changed.event.status, changed.event.receipt) == ("accepted", "opted_out")
 
@@ -195,16 +171,16 @@ async def test_evidence_of_an_opt_out_leaves_the_status_as_it_is(database: Datab
 @pytest.mark.parametrize("begun", ["handed_off_at = now()", "receipt = 'sent'"])
 @pytest.mark.parametrize("was", ["sending", "unknown"])
 async def test_what_somebody_knows_to_have_begun_does_not_wait_again(database: Database, was: str, begun: str) -> None:
-    row = _message(was)
-    ours = [row["decided_at"]]
+    row = message(1, was)
+    ours = [decided_at(row)]
     async with database.begin() as tx:
         await messages.insert_messages(tx, [row])
-        assert len(await sending.still_ours(tx, [row["message_id"]], ours, again=False)) == 1
-        assert len(await sending.still_ours(tx, [row["message_id"]], ours, again=True)) == (was == "sending")
-        assert not await sending.still_ours(tx, [row["message_id"]], [now()], again=False)
+        assert len(await sending.still_ours(tx, [row.message_id], ours, again=False)) == 1
+        assert len(await sending.still_ours(tx, [row.message_id], ours, again=True)) == (was == "sending")
+        assert not await sending.still_ours(tx, [row.message_id], [now()], again=False)
         await tx.execute(text(f"UPDATE message SET {begun}"))
-        assert not await sending.still_ours(tx, [row["message_id"]], ours, again=False)
-        assert not await messages.settle(tx, [{**_accepted(row), "status": "deferred", "due_at": now()}])
+        assert not await sending.still_ours(tx, [row.message_id], ours, again=False)
+        assert not await messages.settle(tx, [deferred(row)])
 
 
 async def test_what_is_due_is_found_without_reading_what_is_settled_or_the_other_lane(
@@ -217,30 +193,30 @@ async def test_what_is_due_is_found_without_reading_what_is_settled_or_the_other
     await connection.close()
     database = Database(dsn, pool_size=1)
 
-    async def look(*, marketing: bool) -> tuple[list[int], int, int]:
+    async def look(lane: Lane) -> tuple[list[int], int, int]:
         async with database.begin() as tx:
             before = await tx.scalar(text(READ))  # what this connection did just now may not have been told yet
-            partitions = await sending.due_partitions(tx, 3, now(), marketing=marketing)
+            partitions = await sending.due_partitions(tx, 3, now(), lane)
             claimed = [
                 row
                 for partition in partitions or range(3)
-                for row in await sending.claim_due(tx, partition, now(), 10, marketing=marketing)
+                for row in await sending.claim_due(tx, partition, now(), 10, lane)
             ]
             return partitions, len(claimed), await tx.scalar(text(READ)) - before
 
     for _ in range(10):  # by then a plan is kept
-        assert await look(marketing=False) == await look(marketing=True) == ([], 0, 0)
-    settled, waiting = _message("accepted", 1), {**_message("deferred", 2), "due_at": now() - timedelta(seconds=9)}
-    code = {**_message("deferred", 3), "category": "transactional", "due_at": now()}
+        assert await look(Lane.TRANSACTIONAL) == await look(Lane.MARKETING) == ([], 0, 0)
+    settled, waiting = message(1, "accepted"), message(2, "deferred", due_at=now() - timedelta(seconds=9))
+    code = message(3, "deferred", category="transactional", due_at=now())
     async with database.begin() as tx:
         for row in (settled, waiting, code):
             await messages.insert_messages(tx, [row])
         for like, many in ((settled, 20_000), (waiting, 2_000)):
-            await tx.execute(text(MANY_LIKE_IT), {"id": like["message_id"], "many": many})
-    for marketing, some, found in ((False, code, 1), (True, waiting, 10)):
-        partitions, claimed, read = await look(marketing=marketing)
-        assert (partitions, claimed) == ([some["partition"]], found)
-        assert 2 <= read <= 50, (marketing, read)
+            await tx.execute(text(MANY_LIKE_IT), {"id": like.message_id, "many": many})
+    for lane, some, found in ((Lane.TRANSACTIONAL, code, 1), (Lane.MARKETING, waiting, 10)):
+        partitions, claimed, read = await look(lane)
+        assert (partitions, claimed) == ([some.partition], found)
+        assert 2 <= read <= 50, (lane, read)
     await database.engine.dispose()
 
 
@@ -251,12 +227,12 @@ async def test_what_a_receipt_speaks_of_is_found_without_reading_the_ledger(post
     await connection.execute("VACUUM ANALYZE message")
     await connection.close()
     database = Database(dsn, pool_size=1)
-    ours, theirs, other = _message("accepted", 1), _message("sending", 2), _message("accepted", 3)
+    ours, theirs, other = message(1, "accepted"), message(2), message(3, "accepted")
 
     async def look() -> tuple[set[UUID], int]:
         async with database.begin() as tx:
             before = await tx.scalar(text(READ))
-            ids = [ours["message_id"]]
+            ids = [ours.message_id]
             rows = await sending.messages_of_receipts(tx, ids, ["op-1", "op-2"], ["simulator", "simulator"])
             return {row.message_id for row in rows}, await tx.scalar(text(READ)) - before
 
@@ -265,10 +241,10 @@ async def test_what_a_receipt_speaks_of_is_found_without_reading_the_ledger(post
     async with database.begin() as tx:
         for row in (ours, theirs, other):
             await messages.insert_messages(tx, [row])
-        await messages.accept(tx, [_accepted(theirs) | {"gateway_message_id": "op-2", "known_as": "op-2"}])
-        await tx.execute(text(MANY_LIKE_IT), {"id": other["message_id"], "many": 20_000})
+        await messages.accept(tx, [(accepted(theirs, gateway_message_id="op-2", known_as="op-2"), theirs)])
+        await tx.execute(text(MANY_LIKE_IT), {"id": other.message_id, "many": 20_000})
     found, read = await look()
-    assert found == {ours["message_id"], theirs["message_id"]}
+    assert found == {ours.message_id, theirs.message_id}
     assert read <= 10
     await database.engine.dispose()
 
@@ -276,24 +252,15 @@ async def test_what_a_receipt_speaks_of_is_found_without_reading_the_ledger(post
 async def test_what_nobody_has_touched_is_accepted_at_once_and_what_a_receipt_overtook_is_settled(
     database: Database,
 ) -> None:
-    plain, overtaken = _message("sending", 1), _message("sending", 2)
-    early = {
-        "message_id": overtaken["message_id"],
-        "status": "sending",
-        "receipt": "delivered",
-        "gateway": "simulator",
-        "gateway_message_id": "op-2",
-        "code": None,
-        "receipt_at": now(),
-    }
-    outcomes = [_accepted(plain), _accepted(overtaken)]
+    plain, overtaken = message(1), message(2)
+    outcomes = [(accepted(row), row) for row in (plain, overtaken)]
     async with database.begin() as tx:
         await messages.insert_messages(tx, [plain])
         await messages.insert_messages(tx, [overtaken])
-        await messages.put_receipts(tx, [early])
-        assert await messages.accept(tx, outcomes) == {plain["message_id"]}
-        [told] = await messages.settle(tx, outcomes[1:])
-        rows = await sending.messages_of_receipts(tx, [plain["message_id"], overtaken["message_id"]], [], [])
+        await messages.put_receipts(tx, [receipted(overtaken.message_id)])
+        assert await messages.accept(tx, outcomes) == {plain.message_id}
+        [told] = await messages.settle(tx, [outcomes[1][0]])
+        rows = await sending.messages_of_receipts(tx, [plain.message_id, overtaken.message_id], [], [])
     assert {(row.status, row.version, row.receipt) for row in rows} == {
         ("accepted", 2, None),
         ("accepted", 3, "delivered"),
@@ -302,12 +269,13 @@ async def test_what_nobody_has_touched_is_accepted_at_once_and_what_a_receipt_ov
 
 
 async def test_an_outcome_is_published_as_the_ledger_has_it(database: Database) -> None:
-    row = _message("sending", 1)
-    outcome = _accepted(row)
+    row = message()
+    outcome = accepted(row)
     async with database.begin() as tx:
         await messages.insert_messages(tx, [row])
-        await messages.accept(tx, [outcome])
-        [read] = await fetch_many(tx, f"SELECT {events.OF_A_CHANGE} FROM message AS m")
+        await messages.accept(tx, [(outcome, row)])
+        read = await messages.found(tx, row.message_id)
+    assert read is not None
     assert events.accepted(row, outcome) == events.changed(read)
 
 
@@ -315,46 +283,30 @@ async def test_an_outcome_is_published_as_the_ledger_has_it(database: Database) 
 async def test_an_opt_out_is_enforced_once_nothing_of_the_person_is_being_handed_off(
     database: Database, status: str, enforced: int
 ) -> None:
-    mine, others = _message("sending", 1), _message("sending", 2)
-    opened = {
-        "subject_id": mine["subject_id"],
-        "partition": mine["partition"],
-        "consent_version": 2,
-        "source": "mo",
-        "reference": None,
-        "received_at": now(),
-        "applied_at": now(),
-    }
+    mine, others = message(1), message(2)
+    opened = opt_out(mine)
     async with database.begin() as tx:
         await messages.insert_messages(tx, [mine])
         await messages.insert_messages(tx, [others])
         await enforcement.open_enforcements(tx, [opened])
         if status == "accepted":
-            await messages.accept(tx, [_accepted(mine)])
+            await messages.accept(tx, [(accepted(mine), mine)])
         await messages.forget_sending(tx, now() + timedelta(minutes=1))
-        assert len(await enforcement.enforce(tx, [mine["subject_id"]])) == enforced
+        assert len(await enforcement.enforce(tx, [mine.subject_id])) == enforced
         kept = await fetch_many(tx, "SELECT message_ids FROM sending")
-    assert [ids for (ids,) in kept] == [[m["message_id"]] for m in (mine, others) if m is others or status == "sending"]
+    assert [ids for (ids,) in kept] == [[m.message_id] for m in (mine, others) if m is others or status == "sending"]
 
 
 async def test_the_clock_of_an_enforcement_is_read_after_what_is_being_handed_off(database: Database) -> None:
     """It may wait in between. A hand-off that is over by then did not begin after the opt-out was enforced."""
-    row = _message("accepted", 1)
-    opened = {
-        "subject_id": row["subject_id"],
-        "partition": row["partition"],
-        "consent_version": 2,
-        "source": "mo",
-        "reference": None,
-        "received_at": now(),
-        "applied_at": now(),
-    }
+    row = message(1, "accepted")
+    opened = opt_out(row)
     async with database.begin() as tx:
         await enforcement.open_enforcements(tx, [opened])
 
     async def enforces() -> datetime:
         async with database.begin() as tx:
-            [enforced] = await enforcement.enforce(tx, [row["subject_id"]])
+            [enforced] = await enforcement.enforce(tx, [row.subject_id])
             return enforced.enforced_at
 
     async with database.begin() as holding:
@@ -367,25 +319,17 @@ async def test_the_clock_of_an_enforcement_is_read_after_what_is_being_handed_of
 
 async def test_an_outcome_waits_for_no_opt_out_and_enforces_the_one_that_had_waited_for_it(database: Database) -> None:
     """While one is being applied, and has seen the message on its way: as soon as that is known, its end says so."""
-    row = _message("sending", 1)
-    outcome = _accepted(row) | {"partition": row["partition"], "subject_id": row["subject_id"]}
-    opened = {
-        "subject_id": row["subject_id"],
-        "partition": row["partition"],
-        "consent_version": 2,
-        "source": "mo",
-        "reference": None,
-        "received_at": now(),
-        "applied_at": now(),
-    }
+    row = message()
+    outcome = accepted(row)
+    opened = opt_out(row)
     nobody: Any = None  # an outcome asks no gateway and no gate
     handoff = Handoff(database, Traffic([]), nobody, 1)
     async with database.begin() as tx:
         await messages.insert_messages(tx, [row])
     async with database.begin() as applying:
-        await messages.lock_decisions_out(applying, row["partition"])
+        await messages.lock_decisions_out(applying, row.partition)
         await enforcement.open_enforcements(applying, [opened])
-        assert not await enforcement.enforce(applying, [row["subject_id"]])
+        assert not await enforcement.enforce(applying, [row.subject_id])
         async with asyncio.timeout(10):
             await handoff._store_outcomes([outcome])
     async with database.begin() as tx:
@@ -401,23 +345,23 @@ async def test_an_outcome_waits_for_no_opt_out_and_enforces_the_one_that_had_wai
 
 async def test_an_erasure_waits_for_an_outcome_that_takes_its_message_back(database: Database) -> None:
     """It has looked for what waits, and waits itself for a row; by then what was `sending` is deferred."""
-    in_hand, waiting = sorted((_message("sending", 1), _message("sending", 1)), key=itemgetter("message_id"))[::-1]
-    waiting |= {"status": "deferred", "due_at": now() + timedelta(hours=1)}
+    in_hand, waiting = sorted((message(), message()), key=attrgetter("message_id"))[::-1]
+    waiting = replace(waiting, status=Status.DEFERRED, due_at=now() + timedelta(hours=1))
     async with database.begin() as tx:
         for row in (waiting, in_hand):
-            await messages.insert_messages(tx, [{**row, "number": "sealed", "text": "sealed"}])
+            await messages.insert_messages(tx, [replace(row, number="sealed", text="sealed")])
 
     async def erase() -> Mapping[str, Mapping[str, int]]:
         async with database.begin() as tx:
-            return await eraser(database, 3).erase(tx, {in_hand["subject_id"]: now()})
+            return await eraser(database, 3).erase(tx, {in_hand.subject_id: now()})
 
     async with database.begin() as somebody:
-        await sending.lock_messages(somebody, [waiting["message_id"]])
+        await sending.lock_messages(somebody, [waiting.message_id])
         erasing = asyncio.create_task(erase())
         await eventually(lambda: _somebody_waits(database))
         async with database.begin() as tx, asyncio.timeout(10):
-            await messages.settle(tx, [{**_accepted(in_hand), "status": "deferred", "due_at": now()}])
-    assert await erasing == {in_hand["subject_id"]: {"messages": 2}}
+            await messages.settle(tx, [deferred(in_hand)])
+    assert await erasing == {in_hand.subject_id: {"messages": 2}}
     async with database.begin() as tx:
         left = await fetch_many(tx, "SELECT status, number, text FROM message")
     assert left == [("denied", None, None)] * 2
@@ -449,19 +393,3 @@ async def _somebody_waits(database: Database) -> bool:
             "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
         )
     return bool(waits)
-
-
-def _accepted(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "permit": SimpleNamespace(row=row),
-        "message_id": row["message_id"],
-        "decided_at": row["decided_at"],
-        "status": "accepted",
-        "reasons": (),
-        "due_at": None,
-        "gateway": "simulator",
-        "gateway_message_id": f"op-{row['message_id']}",
-        "known_as": None,
-        "code": None,
-        "handed_off_at": now(),
-    }

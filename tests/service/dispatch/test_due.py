@@ -19,7 +19,9 @@ from common.law import at_hand_off, load
 from dispatch.gate.clearance import Clearance
 from dispatch.gateways import HTTP_PROVIDERS, Account, HttpGateway
 from dispatch.gateways.pool import Traffic
+from dispatch.lane import Lane
 from dispatch.messages import store as messages
+from dispatch.messages.row import MessageRow
 from dispatch.projection import store as projection
 from dispatch.projection.limits import Limits
 from dispatch.sending import store as sending
@@ -30,13 +32,13 @@ from tests.support.builders import (
     field_keys,
     now,
     opted_in,
-    requested,
     sender_changed,
     subject,
     subject_keys,
 )
 from tests.support.eventually import eventually
 from tests.support.infrastructure import Postgres
+from tests.support.ledger import message
 from tests.support.operators.http import TOKEN, Operator, operator
 
 pytestmark = pytest.mark.brokerless
@@ -108,24 +110,10 @@ def _people_of(partition: int) -> list[int]:
     return [n for n in range(10_000) if partition_of(subject(n), PARTITIONS) == partition][:EACH]
 
 
-def _deferred(partition: int) -> list[dict[str, Any]]:
-    decided = {
-        "partition": partition,
-        "status": "deferred",
-        "reasons": ("quiet_hours",),
-        "due_at": now(),
-        "policy_version": "demonstration-2",
-        "consent_version": 1,
-        "as_of": now(),
-        "decided_at": now(),
-        "gateway": None,
-        "facts": None,
-    }
-    return [
-        {name: getattr(wanted, name) for name in wanted.__struct_fields__}
-        | {"message_id": UUID(wanted.message_id), **decided}
-        for wanted in map(requested, _people_of(partition))
-    ]
+def _deferred(partition: int) -> list[MessageRow]:
+    decided: dict[str, Any] = {"partition": partition, "reasons": ("quiet_hours",), "gateway": None}
+    at = {name: now() for name in ("due_at", "as_of", "decided_at")}  # they were decided together
+    return [message(n, "deferred", **decided, **at) for n in _people_of(partition)]
 
 
 async def test_of_what_is_due_no_more_is_in_hand_than_leaves_soon_and_what_lapses_is_decided_together(due: Due) -> None:
@@ -191,4 +179,4 @@ async def test_the_partition_whose_messages_have_waited_longest_is_woken_first(d
     async with due.database.begin() as tx:
         await tx.execute(text("UPDATE message SET due_at = due_at - interval '1 minute' WHERE partition = 1"))
         await tx.execute(text("UPDATE message SET due_at = due_at - interval '2 minutes' WHERE partition = 2"))
-        assert await sending.due_partitions(tx, PARTITIONS, now(), marketing=True) == [2, 1, 0]
+        assert await sending.due_partitions(tx, PARTITIONS, now(), Lane.MARKETING) == [2, 1, 0]

@@ -179,10 +179,29 @@ async def throttled(case: Case, point: Point | None) -> None:
 
 
 async def recovering(case: Case, point: Point | None) -> None:
-    """Dies twice: the second time as it resolves what the first time left."""
+    """Dies twice: the second time as it resolves what the first time left, whose submit had begun."""
+    await sending(case, Point("committed", MESSAGES + "begin"))
+    async with case.second(point) as process:
+        await _died(process)
+
+
+async def giving_back(case: Case, point: Point | None) -> None:
+    """Dies twice: the second time as it resolves what the first time left, and no submit had begun."""
     await sending(case, Point("committed", MESSAGES + "insert_messages"))
     async with case.second(point) as process:
         await _died(process)
+
+
+async def waiting(case: Case, point: Point | None) -> None:
+    """Killed while two are at a slow operator, and the others wait for their turn."""
+    case.settings |= {"gateway_batch": 1, "gateway_submits": 2}
+    case.operator.open.clear()
+    async with case.process(point) as process:
+        await case.ask(*map(requested, PEOPLE))
+        await eventually(case.has(2))
+        process.kill()
+        await _died(process)
+    case.operator.open.set()
 
 
 async def opting_out_meanwhile(case: Case, point: Point | None) -> None:
@@ -410,6 +429,7 @@ ONE_DENIED = {"denied": 1, "accepted": ALL - 1}
 ONE_UNKNOWN = {"unknown": 1, "accepted": ALL - 1}
 NO_AGAIN = (False,)  # what happens to what is left `sending` is tried at other points of the same lane
 ENFORCE = PIPELINE + "Handoff._enforce"
+MARK = PIPELINE + "Handoff._mark_begun"
 LEFT_OPEN = TIMERS + "_enforce_left_open"
 TAKE = PIPELINE + "Intake.take"
 APPLY = "dispatch.projection.apply:apply_states"
@@ -421,7 +441,6 @@ POINTS: dict[str, At] = {
     "after-insert-commit": At(
         sending,
         Point("committed", MESSAGES + "insert_messages", TAKE + "_marketing"),
-        unknown=ALL,
     ),
     "before-submit": At(sending, Point("before", SUBMIT), unknown=ALL),
     "during-submit": At(sending, None, unknown=ALL, submitted=ALL),
@@ -433,9 +452,9 @@ POINTS: dict[str, At] = {
     "before-recovery-commit": At(recovering, Point("after", SENDING + "claim_left_sending"), unknown=ALL),
     "after-recovery-commit": At(recovering, Point("committed", SENDING + "claim_left_sending"), unknown=ALL),
     "before-due-commit": At(waking, Point("after", SENDING + "claim_due")),
-    "after-due-commit": At(waking, Point("committed", SENDING + "claim_due"), unknown=ALL),
-    "before-renewal-commit": At(renewing, Point("after", SENDING + "still_ours"), unknown=ALL, submitted=2),
-    "after-renewal-commit": At(renewing, Point("committed", SENDING + "still_ours"), unknown=ALL, submitted=2),
+    "after-due-commit": At(waking, Point("committed", SENDING + "claim_due")),
+    "before-renewal-commit": At(renewing, Point("after", SENDING + "still_ours"), unknown=2, submitted=2),
+    "after-renewal-commit": At(renewing, Point("committed", SENDING + "still_ours"), unknown=2, submitted=2),
     "before-opt-out-commit": At(stopping, Point("after", ENFORCEMENT + "enforce", APPLY), becomes=ONE_DENIED),
     "after-opt-out-commit": At(stopping, Point("committed", ENFORCEMENT + "enforce", APPLY), becomes=ONE_DENIED),
     "before-receipts-commit": At(told, Point("after", MESSAGES + "put_receipts", RECEIPTS), submitted=ALL),
@@ -502,24 +521,18 @@ POINTS: dict[str, At] = {
     "after-transactional-insert-commit": At(
         sending_codes,
         Point("committed", MESSAGES + "insert_messages", TAKE),
-        unknown=ALL,
-        gateways=NO_AGAIN,
     ),
     "after-transactional-submit": At(sending_codes, Point("after", SUBMIT), unknown=ALL, submitted=ALL),
     "after-transactional-due-commit": At(
         posting,
         Point("committed", SENDING + "claim_due", CODES_DUE),
-        unknown=1,
-        gateways=NO_AGAIN,
     ),
     "before-post-commit": At(posting, Point("after", MESSAGES + "tell_due")),
     "after-post-commit": At(posting, Point("committed", MESSAGES + "tell_due")),
     "after-insert-commit-then-opt-out": At(
         opting_out_meanwhile,
         Point("committed", MESSAGES + "insert_messages", TAKE + "_marketing"),
-        unknown=ALL,
-        again=ONE_UNKNOWN,
-        gateways=(True,),
+        becomes=ONE_DENIED,
     ),
     "after-submit-then-opt-out": At(
         opting_out_meanwhile,
@@ -529,6 +542,16 @@ POINTS: dict[str, At] = {
         again=ONE_UNKNOWN,
         gateways=(True,),
     ),
+    "before-mark-commit": At(sending, Point("after", MESSAGES + "begin", MARK)),
+    "after-mark-commit-then-opt-out": At(
+        opting_out_meanwhile,
+        Point("committed", MESSAGES + "begin", MARK),
+        unknown=ALL,
+        again=ONE_UNKNOWN,
+    ),
+    "before-give-back-commit": At(giving_back, Point("after", SENDING + "claim_left_sending")),
+    "after-give-back-commit": At(giving_back, Point("committed", SENDING + "claim_left_sending")),
+    "during-submit-others-waiting": At(waiting, None, unknown=2, submitted=2),
 }
 
 

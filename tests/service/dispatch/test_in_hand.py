@@ -32,6 +32,7 @@ from dispatch.projection import apply as projection
 from dispatch.projection import store as projection_store
 from dispatch.projection.limits import Limits
 from dispatch.sending import store as sending_store
+from dispatch.sending.mark_writer import by_decision
 from dispatch.sending.outcomes import answered
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.receipts import settle_receipts
@@ -50,6 +51,7 @@ from tests.support.builders import (
 from tests.support.eventually import eventually
 from tests.support.infrastructure import Postgres
 from tests.support.interleaving import watching
+from tests.support.ledger import dlr, receipted
 from tests.support.operators.http import TOKEN, Operator, operator
 
 pytestmark = pytest.mark.brokerless
@@ -94,10 +96,11 @@ class Process:
 
     database: Database
     clearance: Clearance
+    slots: int = 1
     handoff: Handoff = field(init=False)
 
     def __post_init__(self) -> None:
-        self.handoff = Handoff(self.database, self.clearance.traffic, self.clearance, 1)
+        self.handoff = Handoff(self.database, self.clearance.traffic, self.clearance, self.slots)
 
     @property
     def timers(self) -> Timers:
@@ -113,6 +116,12 @@ class Process:
             decisions = await self.clearance.decide(tx, partition, wanted)
             await messages.insert_messages(tx, [d.row for d in decisions])
         return [d.permit for d in decisions if d.permit]
+
+    async def begins(self, permits: list[Permit]) -> list[Permit]:
+        """As far as the ledger can tell: a submit may have begun."""
+        async with self.database.begin() as tx:
+            await messages.begin(tx, by_decision(permits))
+        return permits
 
     async def ledger(self) -> list[tuple[str, int]]:
         async with self.database.begin() as tx:
@@ -171,19 +180,21 @@ async def process(postgres: Postgres, unique: str, fake: Watched) -> AsyncIterat
         rate: float | None = None,
         names: Names | None = None,
         ttl_s: float = TTL_S,
+        batch: int = 100,
+        slots: int = 1,
     ) -> Process:
-        can = Capabilities(batch=100, echoes_reference=True, idempotent=idempotent)
+        can = Capabilities(batch=batch, echoes_reference=True, idempotent=idempotent)
         url = fake.url if names is None else fake.url.replace("127.0.0.1", "operator.example")
         account = Account("simulator", "main", secret=TOKEN, url=url)
         provider = HTTP_PROVIDERS["simulator"]
-        gateway = HttpGateway("simulator", provider, account, timeout_s=30.0, capabilities=can)
+        gateway = HttpGateway("simulator", provider, account, timeout_s=30.0, batch=batch, capabilities=can)
         if names is not None:
             connector = gateway._session.connector
             assert isinstance(connector, aiohttp.TCPConnector)
             connector._resolver = names
         opened.append(traffic := Traffic([gateway], rates={"simulator": Rates(rate)}))
         policy, limits = at_hand_off(load("demonstration")), Limits(max_staleness=timedelta(minutes=5))
-        return Process(database, Clearance(subject_keys, field_keys, traffic, policy, limits, ttl_s))
+        return Process(database, Clearance(subject_keys, field_keys, traffic, policy, limits, ttl_s), slots)
 
     yield start
     for traffic in opened:
@@ -199,8 +210,9 @@ def lapsed(permits: list[Permit]) -> list[Permit]:
 async def test_what_was_never_begun_is_decided_again_though_another_took_it_for_a_dead_ones(
     process: Callable[..., Process], fake: Watched
 ) -> None:
+    """It is marked as begun, and its owner knows that it has not."""
     owner, other = process(), process()
-    permits = await owner.decides(1)
+    permits = await owner.begins(await owner.decides(1))
     await other.sweeps()
     assert await owner.ledger() == [("unknown", 2)]
     await owner.handoff.send(lapsed(permits))
@@ -208,6 +220,80 @@ async def test_what_was_never_begun_is_decided_again_though_another_took_it_for_
     assert len(fake.messages) == 1
     async with owner.database.begin() as tx:
         assert await fetch_many(tx, "SELECT unknown_since FROM message") == [(None,)]
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "an opt-out"])
+@pytest.mark.parametrize("owner_has", ["a permit that holds", "a permit that lapsed", "to stop"])
+async def test_what_recovery_gave_back_is_begun_by_no_frozen_owner_and_goes_once(
+    process: Callable[..., Process], fake: Watched, meanwhile: str, owner_has: str
+) -> None:
+    """The owner stood still before the mark. By its own clock it may be in time, as where a machine was halted."""
+    owner, other = process(idempotent=True), process(idempotent=True)
+    permits = await owner.decides(1)
+    await other.sweeps()
+    assert await owner.ledger() == [("deferred", 2)]
+    if meanwhile == "an opt-out":
+        await other.opts_out(1)
+    if owner_has == "to stop":
+        await owner.handoff._hand_back(permits)
+    else:
+        await owner.handoff.send(permits if owner_has == "a permit that holds" else lapsed(permits))
+    assert await owner.ledger() == [("deferred", 2)]
+    assert fake.messages == []
+    assert await other.timers.wake_marketing()
+    [(status, _)] = await owner.ledger()
+    assert (status, len(fake.messages)) == (("accepted", 1) if meanwhile == "nothing" else ("denied", 0))
+
+
+async def test_what_its_owner_is_marking_at_this_moment_is_not_given_back(
+    process: Callable[..., Process], fake: Watched
+) -> None:
+    """The owner stands still within the transaction of the mark, and holds up nobody."""
+    owner, other = process(), process()
+    permits = await owner.decides(1)
+    async with owner.database.begin() as tx:
+        assert await messages.begin(tx, by_decision(permits)) == by_decision(permits).keys()
+        async with asyncio.timeout(10):
+            await other.sweeps()
+            await other.sweeps()
+        assert [status for status, _ in await other.ledger()] == ["sending"]
+    await other.sweeps()
+    assert [status for status, _ in await other.ledger()] == ["unknown"]
+    assert fake.messages == []
+
+
+async def test_no_submit_begins_whose_mark_is_not_stored(process: Callable[..., Process], fake: Watched) -> None:
+    """Nobody knows whether the mark was committed: the message is decided again, and goes by the new decision's."""
+    owner = process()
+    permits = await owner.decides(1)
+    assert isinstance(owner.database, Forgetful)
+    owner.database.loses = True
+    await owner.handoff.send(permits)
+    assert await owner.ledger() == [("accepted", 3)]
+    assert len(fake.messages) == 1
+    async with owner.database.begin() as tx:
+        assert await fetch_many(tx, "SELECT count(DISTINCT decided_at) FROM begun") == [(2,)]
+        await messages.forget_sending(tx, now() + SOON)
+        assert await fetch_many(tx, "SELECT FROM begun") == []
+
+
+async def test_submits_that_begin_together_share_a_mark(process: Callable[..., Process], fake: Watched) -> None:
+    owner = process(batch=1, slots=2)
+    fake.open.clear()
+    sending = asyncio.create_task(owner.handoff.send(await owner.decides(1, 2, 3)))
+
+    async def marked() -> list[int]:
+        async with owner.database.begin() as tx:
+            return [many for (many,) in await fetch_many(tx, "SELECT cardinality(message_ids) FROM begun ORDER BY id")]
+
+    async def two_are_there() -> bool:
+        return len(fake.messages) == 2
+
+    await eventually(two_are_there)
+    assert await marked() == [2], "of what waits for a slot there is no mark"
+    fake.open.set()
+    await sending
+    assert await marked() == [2, 1]
 
 
 @pytest.mark.parametrize("meanwhile", ["nothing", "an opt-out"])
@@ -245,7 +331,7 @@ async def test_what_may_not_go_again_after_all_is_unknown_at_once(
     """Nobody begins it any more, so its opt-out is enforced."""
     owner, names = process(), Names()
     other = process(idempotent=True, names=names, ttl_s=0.2)
-    await owner.decides(1)
+    await owner.begins(await owner.decides(1))
     sweeping = asyncio.create_task(other.sweeps())
     await asyncio.wait_for(names.asked.wait(), 10)
     begun = uptime_s()
@@ -279,16 +365,16 @@ async def test_a_partition_that_somebody_keeps_holds_up_no_other(process: Callab
         async with asyncio.timeout(10):
             await other.sweeps()
         rows = await fetch_many(tx, "SELECT partition, status FROM message ORDER BY partition")
-        assert [tuple(row) for row in rows] == [(0, "sending"), (1, "unknown")]
+        assert [tuple(row) for row in rows] == [(0, "sending"), (1, "deferred")]
     await other.sweeps()
-    assert [status for status, _ in await owner.ledger()] == ["unknown", "unknown"]
+    assert [status for status, _ in await owner.ledger()] == ["deferred", "deferred"]
 
 
 async def test_what_is_taken_back_knows_of_an_opt_out_that_was_enforced_meanwhile(
     process: Callable[..., Process], fake: Watched
 ) -> None:
     owner, other = process(), process()
-    permits = await owner.decides(1)
+    permits = await owner.begins(await owner.decides(1))
     await other.sweeps()
     await other.opts_out(1)
     await owner.handoff.send(lapsed(permits))
@@ -347,7 +433,7 @@ async def test_each_opt_out_is_measured_once_whoever_closes_it(process: Callable
 async def test_what_another_may_have_begun_is_not_taken_back(process: Callable[..., Process], fake: Watched) -> None:
     """The sweep gives it once more to a gateway that takes it twice as one, and that may be slow to answer."""
     owner, other = process(idempotent=True), process(idempotent=True)
-    permits = await owner.decides(1)
+    permits = await owner.begins(await owner.decides(1))
     fake.open.clear()
     resubmitting = asyncio.create_task(other.sweeps())
     await fake.received.wait()
@@ -413,15 +499,7 @@ async def test_a_new_decision_is_ours_though_nobody_told_us_that_it_was_committe
 async def test_a_message_with_a_receipt_does_not_go_once_more(process: Callable[..., Process], fake: Watched) -> None:
     owner, other = process(), process()
     [permit] = permits = await owner.decides(1)
-    told = {
-        "message_id": permit.candidate.message_id,
-        "status": "sending",
-        "receipt": "delivered",
-        "gateway": "simulator",
-        "gateway_message_id": "op-1",
-        "code": None,
-        "receipt_at": now(),
-    }
+    told = receipted(permit.candidate.message_id)
     async with owner.database.begin() as tx:
         await messages.put_receipts(tx, [told])
     await owner.handoff.send(lapsed(permits))
@@ -462,7 +540,7 @@ async def test_a_gateway_remembers_a_message_from_when_it_may_first_have_had_it(
     permits = await owner.decides(1)
     async with owner.database.begin() as tx:
         await tx.execute(text("UPDATE sending SET since = now() - interval '24 hours'"))
-    assert await owner.handoff._redecide(permits, {permit.row["decided_at"] for permit in permits})
+    await owner.begins(await owner.handoff._redecide(permits, {permit.decided_at for permit in permits}))
     await other.sweeps()
     assert [status for status, _ in await owner.ledger()] == ["unknown"]
     assert fake.messages == []
@@ -474,16 +552,7 @@ async def test_the_code_of_an_earlier_refusal_is_none_of_what_is_accepted(
 ) -> None:
     owner, other = process(), process()
     [permit] = permits = await owner.decides(1)
-    told = {
-        "gateway": "simulator",
-        "gateway_message_id": f"op-{permit.candidate.message_id}",
-        "reference": permit.candidate.message_id,
-        "receipt": "delivered",
-        "code": None,
-        "occurred_at": now(),
-        "received_at": now(),
-        "blocked": False,
-    }
+    told = dlr(f"op-{permit.candidate.message_id}", permit.candidate.message_id)
 
     async def is_delivered() -> None:
         async with owner.database.begin() as tx:
@@ -580,7 +649,7 @@ async def test_what_ends_while_it_waits_expires_and_the_others_go_on_waiting(
         decisions = await owner.clearance.decide(tx, 0, waiting)
         await messages.insert_messages(tx, [d.row for d in decisions])
         await tx.execute(
-            text("UPDATE message SET send_before = now() WHERE message_id = :message_id"), decisions[0].row
+            text("UPDATE message SET send_before = now() WHERE message_id = :id"), {"id": decisions[0].row.message_id}
         )
     ends, goes_on = (d.permit for d in decisions if d.permit)
     others = asyncio.create_task(owner.handoff.send([*lapsed([ends]), goes_on]))

@@ -4,10 +4,11 @@ The database is set to REPEATABLE READ: no order may depend on how a server is s
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import count
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import msgspec
@@ -23,10 +24,13 @@ from dispatch.gateways import HTTP_PROVIDERS, Account, Capabilities, HttpGateway
 from dispatch.gateways.pool import Traffic
 from dispatch.messages import enforcement
 from dispatch.messages import store as messages
+from dispatch.messages.enforcement import OptOut
+from dispatch.messages.row import Outcome
 from dispatch.projection import apply as projection
 from dispatch.projection import store as projection_store
 from dispatch.projection.limits import Limits
 from dispatch.sending import outcomes
+from dispatch.sending.mark_writer import by_decision
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.timers import Timers
 from tests.support.builders import (
@@ -47,7 +51,8 @@ log = logging.getLogger(__name__)
 
 pytestmark = pytest.mark.brokerless
 
-EMPTY = "".join(f"DELETE FROM {table};" for table in ("message", "sending", "enforcement", "subject", "outbox"))
+TABLES = ("message", "sending", "begun", "enforcement", "subject", "outbox")
+EMPTY = "".join(f"DELETE FROM {table};" for table in TABLES)
 ON_CONSENT = "(m.category = 'marketing' OR (m.category = 'service' AND m.purpose IS NOT NULL))"
 FORBIDDEN = (
     "SELECT count(*) FROM enforcement AS e JOIN message AS m USING (subject_id) WHERE e.enforced_at IS NOT NULL"
@@ -59,13 +64,14 @@ BEGAN_LATER = (
 )
 # read by whoever decides, and written by nobody here
 OF_NOBODY = ("SELECT sender_id, oadc", "SELECT subject_id, gateway FROM provider_block")
+NOT_LEFT = "SELECT count(*) FROM message WHERE message_id = ANY($1::uuid[]) AND status IN ('deferred', 'denied')"
 SENDING = "SELECT count(*) FROM message WHERE status = 'sending'"
 OPEN = "SELECT count(*) FROM enforcement WHERE enforced_at IS NULL"
 MARKETING: dict[str, Any] = {}
 QUESTION: dict[str, Any] = {"category": "service", "campaign_id": None}
 
 
-def accepted(permits: list[Permit]) -> list[dict[str, Any]]:
+def accepted(permits: list[Permit]) -> list[Outcome]:
     """Their submit begins now."""
     at, result = now(), Result("accepted", "op-1", None)
     return [outcomes.answered(permit, result, at, None, echoes_reference=True) for permit in permits]
@@ -77,8 +83,10 @@ class Dispatch:
     watcher: asyncpg.Connection
     handoff: Handoff
     timers: Timers
+    left: list[UUID] = field(default_factory=list)  # messages whose submit has begun
 
     async def before(self, *states: ConsentStateChanged) -> None:
+        self.left.clear()
         await self.watcher.execute(EMPTY)
         async with self.database.begin() as tx:
             await projection_store.put_subjects(tx, states)
@@ -90,14 +98,23 @@ class Dispatch:
             await messages.insert_messages(tx, [d.row for d in decisions])
         return [d.permit for d in decisions if d.permit]
 
-    async def sends(self, permits: list[Permit]) -> None:
-        """As far as the ledger can tell: a submit begins, and its outcome is stored."""
-        if permits:
+    async def sends(self, permits: list[Permit], *, permit_holds: bool = True) -> None:
+        """As far as the ledger can tell: a submit is marked, begins, and its outcome is stored.
+
+        A permit which lapses while its owner stands still after the mark allows no submit: then there is no such step.
+        """
+        if not permits:
+            return
+        if not await self.handoff._mark_begun(by_decision(permits)):
+            await self.decides_again(permits)
+            return
+        if permit_holds:
             await stand("a submit")
-            await self.handoff._store_outcomes(accepted(permits))
+        self.left += [permit.candidate.message_id for permit in permits]
+        await self.handoff._store_outcomes(accepted(permits))
 
     async def decides_again(self, permits: list[Permit]) -> None:
-        ours = {permit.row["decided_at"] for permit in permits}
+        ours = {permit.decided_at for permit in permits}
         await self.sends(await self.handoff._redecide(permits, ours))
 
     async def applies(self, state: ConsentStateChanged) -> None:
@@ -113,6 +130,7 @@ class Dispatch:
 
     async def holds(self, watcher: asyncpg.Connection) -> None:
         assert await watcher.fetchval(FORBIDDEN) == 0, "an opt-out is enforced, and a message it forbids is sending"
+        assert await watcher.fetchval(NOT_LEFT, self.left) == 0, "a message has left, and may go again"
 
     async def is_over(self, watcher: asyncpg.Connection) -> None:
         """Once nothing is in anybody's hand, each opt-out is enforced, by whoever ended last or by the sweep."""
@@ -182,9 +200,9 @@ async def test_an_opt_out_that_is_being_enforced_and_one_more_that_a_message_hol
 
     async def begin() -> dict[str, Act]:
         await dispatch.before(opted_in(1, version=2))
-        opt_out = {"subject_id": subject(1), "partition": 0, "consent_version": 2, "source": "mo", "reference": None}
+        opened = OptOut(subject(1), 0, 2, "mo", None, received_at=now(), applied_at=now())
         async with dispatch.database.begin() as tx:
-            await enforcement.open_enforcements(tx, [{**opt_out, "received_at": now(), "applied_at": now()}])
+            await enforcement.open_enforcements(tx, [opened])
         return {
             "enforces": dispatch.enforces,
             "decides": dispatch.decides,
@@ -194,15 +212,22 @@ async def test_an_opt_out_that_is_being_enforced_and_one_more_that_a_message_hol
     await dispatch.in_every_order(begin, dispatch.may_go_on)
 
 
-@pytest.mark.parametrize("the_owner", ["has an outcome", "has a permit that lapsed"])
+@pytest.mark.parametrize("the_owner", ["has an outcome", "has a permit that lapsed", "is about to begin"])
 async def test_a_sweep_and_an_owner_who_is_alive_and_an_opt_out(dispatch: Dispatch, the_owner: str) -> None:
     async def begin() -> dict[str, Act]:
         await dispatch.before(opted_in(1))
         permits = await dispatch.decides()
         answered, left_before = accepted(permits), now()  # a decision that the owner renews is none of a dead one's
-        stores = the_owner == "has an outcome"
+        if the_owner == "has an outcome":
+            await dispatch.handoff._mark_begun(by_decision(permits))
+            dispatch.left += [permit.candidate.message_id for permit in permits]
+        does: dict[str, Act] = {
+            "has an outcome": lambda: dispatch.handoff._store_outcomes(answered),
+            "has a permit that lapsed": lambda: dispatch.decides_again(permits),
+            "is about to begin": lambda: dispatch.sends(permits, permit_holds=False),
+        }
         return {
-            "owner": lambda: dispatch.handoff._store_outcomes(answered) if stores else dispatch.decides_again(permits),
+            "owner": does[the_owner],
             "sweeps": lambda: dispatch.timers._resolve_left_in(0, left_before),
             "opts out": lambda: dispatch.applies(opted_out(1)),
         }
@@ -217,7 +242,7 @@ async def test_a_sweep_that_submits_once_more_and_an_opt_out(dispatch: Dispatch)
 
     async def begin() -> dict[str, Act]:
         await dispatch.before(opted_in(1))
-        await dispatch.decides()
+        await dispatch.handoff._mark_begun(by_decision(await dispatch.decides()))
         left_before = now()
         return {
             "sweeps": lambda: dispatch.timers._resolve_left_in(0, left_before),

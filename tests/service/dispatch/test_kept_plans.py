@@ -5,13 +5,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 import asyncpg
 import pytest
 
 from common.db.database import Database, fetch_many
-from common.kafka.broker import partition_of
 from common.law import at_hand_off, load
 from common.privacy.pruning import Pruner
 from dispatch.audit.invariants import Checker
@@ -20,14 +18,16 @@ from dispatch.gateways import HTTP_PROVIDERS, LOOK_UPS, Gateway, HttpGateway
 from dispatch.gateways.pool import Traffic
 from dispatch.messages import enforcement
 from dispatch.messages import store as messages
+from dispatch.messages.row import MessageRow
 from dispatch.privacy import pruning
 from dispatch.privacy.erasure import eraser
 from dispatch.projection.limits import Limits
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.receipts import settle_receipts
 from dispatch.sending.timers import Timers
-from tests.support.builders import field_keys, now, requested, subject, subject_keys
+from tests.support.builders import field_keys, now, subject, subject_keys
 from tests.support.infrastructure import Postgres
+from tests.support.ledger import dlr, message, opt_out
 from tests.support.operators.accounts import ACCOUNTS
 
 pytestmark = pytest.mark.brokerless
@@ -47,24 +47,10 @@ MANY_LIKE_IT = (  # each of another person, and handed off a minute after the on
 )
 
 
-def _message(n: int, status: str, **more: Any) -> dict[str, Any]:
-    wanted = requested(n)
-    return {
-        **{name: getattr(wanted, name) for name in wanted.__struct_fields__},
-        "message_id": UUID(wanted.message_id),
-        "partition": partition_of(wanted.subject_id, 3),
-        "requested_at": now() - timedelta(minutes=1),
-        "status": status,
-        "reasons": (),
-        "due_at": now() if status == "deferred" else None,
-        "policy_version": "demonstration-2",
-        "consent_version": 1,
-        "as_of": now(),
-        "decided_at": now() - timedelta(hours=1),
-        "gateway": "simulator",
-        "facts": None,
-        **more,
-    }
+def _message(n: int, status: str, **more: Any) -> MessageRow:
+    at: dict[str, Any] = {"requested_at": now() - timedelta(minutes=1), "decided_at": now() - timedelta(hours=1)}
+    at["due_at"] = now() if status == "deferred" else None
+    return message(n, status, **{**at, **more})
 
 
 class Ledger:
@@ -82,9 +68,7 @@ class Ledger:
         async with database.begin() as tx:
             for row in (self.due, self.code, self.left, self.early, self.erased, self.waiting):
                 await messages.insert_messages(tx, [row])
-            opened = {"subject_id": subject(3), "partition": self.left["partition"], "consent_version": 1}
-            opened |= {"source": "mo", "reference": None, "received_at": now(), "applied_at": now()}
-            await enforcement.open_enforcements(tx, [opened])
+            await enforcement.open_enforcements(tx, [opt_out(self.left, consent_version=1)])
             await fetch_many(tx, "INSERT INTO campaign (campaign_id, control, version) VALUES ('c1', 'running', 1)")
             await fetch_many(
                 tx,
@@ -103,39 +87,44 @@ class Ledger:
         for row in (self.due, self.code):
             await sql.execute(
                 "UPDATE message SET status = 'deferred', due_at = now(), reasons = '{}' WHERE message_id = $1",
-                row["message_id"],
+                row.message_id,
             )
         await sql.execute(
             "UPDATE message SET status = 'sending', unknown_since = NULL, decided_at = now() - interval '90 s'"
             " WHERE message_id = $1",
-            self.left["message_id"],
+            self.left.message_id,
         )
         await sql.execute("DELETE FROM sending")
+        await sql.execute("DELETE FROM begun")
         await sql.execute(
-            "INSERT INTO sending (partition, since, message_ids, subject_ids)"
-            " VALUES ($1, now() - interval '1 hour', $2, $3)",
-            self.left["partition"],
-            [self.left["message_id"]],
-            [self.left["subject_id"]],
+            "INSERT INTO sending (partition, since, decided_at, message_ids, subject_ids)"
+            " SELECT partition, now() - interval '1 hour', decided_at, ARRAY[message_id], ARRAY[subject_id]"
+            " FROM message WHERE message_id = $1",
+            self.left.message_id,
+        )
+        await sql.execute(
+            "INSERT INTO begun (partition, decided_at, message_ids)"
+            " SELECT partition, decided_at, ARRAY[message_id] FROM message WHERE message_id = $1",
+            self.left.message_id,
         )
         await sql.execute("UPDATE enforcement SET enforced_at = NULL, applied_at = now() - interval '9 s' WHERE id = 1")
         await sql.execute(
             "UPDATE message SET known_as = 'op-4', gateway_message_id = 'op-4', receipt = NULL WHERE message_id = $1",
-            self.early["message_id"],
+            self.early.message_id,
         )
         await sql.execute(
             "INSERT INTO early_receipt (gateway, gateway_message_id, receipt, received_at)"
             " VALUES ('simulator', 'op-4', 'delivered', now()) ON CONFLICT DO NOTHING"
         )
-        await sql.execute("UPDATE message SET number = 'sealed' WHERE message_id = $1", self.erased["message_id"])
+        await sql.execute("UPDATE message SET number = 'sealed' WHERE message_id = $1", self.erased.message_id)
         await sql.execute("UPDATE erasing SET after_xid = 3, erased_at = NULL")
         await sql.execute("UPDATE campaign SET woken = 0 WHERE campaign_id = 'c1'")
         await sql.execute("UPDATE consumer_offset SET as_of = now()")
         await sql.execute("TRUNCATE outbox")
 
     async def grow(self, sql: asyncpg.Connection) -> None:
-        await sql.execute(MANY_LIKE_IT, self.early["message_id"], SETTLED)
-        await sql.execute(MANY_LIKE_IT, self.waiting["message_id"], WAITING)
+        await sql.execute(MANY_LIKE_IT, self.early.message_id, SETTLED)
+        await sql.execute(MANY_LIKE_IT, self.waiting.message_id, WAITING)
         await sql.execute(
             "INSERT INTO enforcement (subject_id, partition, consent_version, source, received_at, applied_at,"
             " enforced_at) SELECT gen_random_uuid(), 0, 1, 'mo', now(), now(), now() FROM generate_series(1, $1)",
@@ -178,18 +167,8 @@ def _ticks(database: Database, gateway: Gateway) -> dict[str, Callable[[], Await
 
 
 async def _receive(database: Database) -> None:
-    receipt = {
-        "gateway": "simulator",
-        "gateway_message_id": "op-4",
-        "reference": None,
-        "receipt": "delivered",
-        "code": None,
-        "occurred_at": now(),
-        "received_at": now(),
-        "blocked": False,
-    }
     async with database.begin() as tx:
-        await settle_receipts(tx, [receipt], keep_early=False)
+        await settle_receipts(tx, [dlr("op-4")], keep_early=False)
 
 
 async def test_no_timer_reads_all_of_a_ledger_that_its_connection_knew_to_be_empty(

@@ -123,7 +123,7 @@ AT_REST = msgspec.structs.replace(LIMITS, registry_grace=timedelta(0))  # what m
 PEOPLE = (1, 2, 3)
 CAMPAIGNS = ("c1", "c2")
 EMPTIED = (
-    *("message", "sending", "subject", "campaign", "enforcement", "early_receipt", "provider_block", "outbox"),
+    *("message", "sending", "begun", "subject", "campaign", "enforcement", "early_receipt", "provider_block", "outbox"),
     *("consumer_offset", "erasing"),
 )
 FORGOTTEN = (
@@ -242,6 +242,7 @@ class Noted:
     clock: Clock = field(default_factory=Clock)
     cleared: dict[str, list[Span]] = field(default_factory=lambda: defaultdict(list))  # when a message was allowed
     claimed: Counter[str] = field(default_factory=Counter)  # how often it was found left behind by a crash
+    begun: set[str] = field(default_factory=set)  # what was marked: its submit may have begun
 
 
 @dataclass
@@ -262,6 +263,7 @@ class Witness(Operator):
         self.answer = "accept"
         self.noted.cleared.clear()
         self.noted.claimed.clear()
+        self.noted.begun.clear()
         for kept in (self.messages, self.broken, self.asked, self.texts):
             kept.clear()
         self.consents = {subject(person): Heard(None) for person in PEOPLE}
@@ -384,7 +386,8 @@ class Worker:
         """What goes on in it besides what it was called for: codes being handed off, outcomes on their way into the
         ledger."""
         storing = [task for lane in self.handoff._storing.values() for task in (*lane.writers, *lane.stubborn)]
-        return [self.watching, *self.handoff.codes.going, *storing]
+        marking = [lane.writer for lane in self.handoff._marks.values() if lane.writer]
+        return [self.watching, *self.handoff.codes.going, *marking, *storing]
 
     async def does(self, something: Callable[["Worker"], Awaitable[Any]]) -> None:
         """And stops once all codes that it has begun have left, or when it is to."""
@@ -449,7 +452,7 @@ def moments(monkeypatch: pytest.MonkeyPatch) -> Noted:
         monkeypatch.setattr(owner, name, stopping)
 
     noted = Noted()
-    decide, claim = Clearance.decide, sending_store.claim_left_sending
+    decide, claim, begin = Clearance.decide, sending_store.claim_left_sending, messages.begin
 
     async def deciding(*args: Any, **more: Any) -> Any:
         begun = now()
@@ -461,11 +464,16 @@ def moments(monkeypatch: pytest.MonkeyPatch) -> Noted:
 
     async def claiming(*args: Any) -> Any:
         rows = await claim(*args)
-        noted.claimed.update(str(row.message_id) for row in rows)
+        noted.claimed.update(str(left.row.message_id) for left in rows)
         return rows
+
+    async def beginning(tx: Any, decisions: Any) -> Any:
+        noted.begun.update(str(message_id) for message_ids in decisions.values() for message_id in message_ids)
+        return await begin(tx, decisions)
 
     monkeypatch.setattr(Clearance, "decide", deciding)
     monkeypatch.setattr(sending_store, "claim_left_sending", claiming)
+    monkeypatch.setattr(messages, "begin", beginning)
     around(Clearance, "decide", None, "decided")
     around(Handoff, "send", "committed", None)
     around(HttpGateway, "submit", "to be submitted", "answered")
@@ -889,6 +897,7 @@ class Pipeline(RuleBasedStateMachine):
         if self.killed:
             self.lost |= sending | unknown
         assert self.idempotent or unknown <= {*had, *self.lost}, "unknown, though who had it lives and never began"
+        assert unknown <= self.world.noted.begun, "unknown, though no submit was about to begin"
         assert self.killed or sending <= self.left, "left behind by somebody who lives, or was to stop"
         self.killed, self.left = False, sending
 

@@ -12,11 +12,11 @@ import pytest
 from sqlalchemy import text
 
 from common.db.database import Database
-from common.kafka.broker import partition_of
 from dispatch.gate import store as gate
 from dispatch.gate.clearance import Permit, stored
 from dispatch.gateways import HTTP_PROVIDERS, LOOK_UPS, HttpGateway, Result
 from dispatch.gateways.pool import Traffic
+from dispatch.lane import Lane
 from dispatch.messages import store as messages
 from dispatch.sending import outcomes
 from dispatch.sending import store as sending
@@ -25,6 +25,7 @@ from dispatch.sending.pipeline import Handoff
 from dispatch.sending.receipts import settle_receipts
 from dispatch.sending.timers import Timers, _LookUp
 from tests.support.builders import now, number, requested, subject
+from tests.support.ledger import dlr, message
 from tests.support.operators.accounts import ACCOUNTS, http
 from tests.support.operators.faults import FaultServer, fault_server
 
@@ -75,20 +76,16 @@ class Ledger:
         self.message_id = UUID(self.wanted.message_id)
 
     async def holds(self, status: str, *, decided_ago: timedelta = timedelta(0)) -> None:
-        fields = {name: getattr(self.wanted, name) for name in self.wanted.__struct_fields__}
-        row = fields | {
-            "message_id": self.message_id,
-            "partition": partition_of(self.wanted.subject_id, 3),
-            "status": status,
-            "reasons": (),
-            "due_at": None,
-            "policy_version": "demonstration-1",
-            "consent_version": 1,
-            "as_of": now(),
-            "decided_at": now() - decided_ago,
-            "gateway": self.provider,
-            "facts": None,
-        }
+        row = message(
+            1,
+            status,
+            message_id=self.message_id,
+            requested_at=self.wanted.requested_at,
+            number=self.wanted.number,
+            text=self.wanted.text,
+            decided_at=now() - decided_ago,
+            gateway=self.provider,
+        )
         async with self.database.begin() as tx:
             await messages.insert_messages(tx, [row])
             await tx.execute(
@@ -103,7 +100,7 @@ class Ledger:
         await self.holds("sending")
         row = await self.row()
         said = "Offre. STOP au 36111", "MAISONLUNE", "36111"
-        return Permit(stored(row), number(1), *said, self.provider, until=float("inf"), row=row._mapping)
+        return Permit(stored(row), number(1), *said, self.provider, float("inf"), row)
 
     async def row(self) -> Any:
         async with self.database.begin() as tx:
@@ -163,17 +160,8 @@ async def test_a_repeat_that_is_refused_leaves_the_first_to_its_receipt_and_the_
     await ledger.handoff.send([msgspec.structs.replace(await ledger.permit(), again=True)])
     refused = await ledger.row()
     assert (refused.status, refused.receipt) == ("unknown", "opted_out")
-    told = {
-        "gateway": "telnyx",
-        "gateway_message_id": "T-1",
-        "reference": refused.message_id,
-        "receipt": state,
-        "code": "40008",
-        "occurred_at": now(),
-        "received_at": now(),
-        "blocked": False,
-    }
-    for receipts in ([told | {"receipt": "opted_out"}], [told, told], [told]):
+    told = dlr("T-1", refused.message_id, gateway="telnyx", receipt=state, code="40008")
+    for receipts in ([told._replace(receipt="opted_out")], [told, told], [told]):
         async with ledger.database.begin() as tx:
             await settle_receipts(tx, receipts, keep_early=False)
         row = await ledger.row()
@@ -327,14 +315,15 @@ async def test_an_outcome_that_cannot_be_stored_holds_up_no_other(ledger_of: Led
     wrong, right = ledger_of("sinch"), ledger_of("sinch")
     await wrong.holds("unknown")
     await right.holds("unknown")
-    rows = [await wrong.row(), await right.row()]
-    unstorable = outcomes.looked_up(rows[0], Result("accepted", "op-0", None), echoes_reference=False) | {"code": "a\0"}
-    never = asyncio.create_task(right.handoff._settle([unstorable], marketing=True))
-    await right.handoff.learn(rows[1], Result("accepted", "op-1", None))
+    lost = [outcomes.LostAnswer(each.message_id, subject(1), 0, "sinch", now()) for each in (wrong, right)]
+    found = outcomes.looked_up(lost[0], Result("accepted", "op-0", None), echoes_reference=False)
+    unstorable = msgspec.structs.replace(found, code="a\0")
+    never = asyncio.create_task(right.handoff._settle([unstorable], Lane.MARKETING))
+    await right.handoff.learn(lost[1], Result("accepted", "op-1", None))
     assert (await right.row()).status == "accepted"
     assert (await wrong.row()).status == "unknown"
     assert not never.done()
-    for task in (never, *right.handoff._storing[True].stubborn):
+    for task in (never, *right.handoff._storing[Lane.MARKETING].stubborn):
         task.cancel()
 
 
@@ -372,16 +361,7 @@ async def test_receipts_of_parts_in_any_order_twice_and_early_say_the_worst(
     receipts = [("p-1", "sent"), ("p-1", "delivered"), ("p-2", "sent"), ("p-2", "failed")]
     for at in (*order, *order):
         name, state = receipts[at]
-        told = {
-            "gateway": "vonage",
-            "gateway_message_id": name,
-            "reference": ledger.message_id,
-            "receipt": state,
-            "code": None,
-            "occurred_at": now(),
-            "received_at": now(),
-            "blocked": False,
-        }
+        told = dlr(name, ledger.message_id, gateway="vonage", receipt=state)
         async with ledger.database.begin() as tx:
             await settle_receipts(tx, [told], keep_early=True)
     assert (await ledger.row()).receipt == "failed"

@@ -4,24 +4,26 @@ import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import Database, fetch_many
-from common.kafka.broker import partition_of
 from common.kafka.subscription import Received
 from dispatch.gate import store as gate
+from dispatch.lane import Lane
 from dispatch.messages import store as messages
+from dispatch.messages.row import MessageRow
 from dispatch.projection import apply as projection
 from dispatch.projection import store as projection_store
 from dispatch.sending import store as sending
 from dispatch.sending import timers
 from dispatch.sending.timers import Timers
-from tests.support.builders import controlled, now, requested
+from tests.support.builders import controlled, now
 from tests.support.eventually import eventually
+from tests.support.ledger import message
 
 pytestmark = pytest.mark.brokerless
 
@@ -38,25 +40,11 @@ def _timers(database: Database) -> Timers:
     return Timers(database, nobody, nobody, batch=10, partitions=3, sending_timeout=timedelta(0))
 
 
-def _waiting(n: int, *reasons: str) -> dict[str, Any]:
-    wanted = requested(n)
-    return {
-        **{name: getattr(wanted, name) for name in wanted.__struct_fields__},
-        "message_id": UUID(wanted.message_id),
-        "partition": partition_of(wanted.subject_id, 3),
-        "status": "deferred",
-        "reasons": reasons,
-        "due_at": now() + LATER,
-        "policy_version": "demonstration-2",
-        "consent_version": 1,
-        "as_of": now(),
-        "decided_at": now(),
-        "gateway": None,
-        "facts": None,
-    }
+def _waiting(n: int, *reasons: str) -> MessageRow:
+    return message(n, "deferred", reasons=reasons, due_at=now() + LATER, gateway=None)
 
 
-async def _store(database: Database, *rows: dict[str, Any]) -> None:
+async def _store(database: Database, *rows: MessageRow) -> None:
     async with database.begin() as tx:
         for row in rows:
             await messages.insert_messages(tx, [row])
@@ -110,12 +98,12 @@ def _done_or_waiting(database: Database, *tasks: asyncio.Task[Any]) -> Callable[
 
 async def test_a_resume_and_a_decision_on_what_it_wakes_do_not_wait_for_each_other(database: Database) -> None:
     """Due, so a worker has claimed it, and then asks how its campaign stands; in between comes the resume."""
-    waiting = _waiting(1, "campaign_paused") | {"due_at": now()}
+    waiting = replace(_waiting(1, "campaign_paused"), due_at=now())
     await _control(database, controlled("paused", 2))
     await _store(database, waiting)
     async with database.begin() as deciding:
-        await messages.lock_partition(deciding, waiting["partition"], marketing=True)
-        assert await sending.claim_due(deciding, waiting["partition"], now(), 10, marketing=True)
+        await messages.lock_partition(deciding, waiting.partition, Lane.MARKETING)
+        assert await sending.claim_due(deciding, waiting.partition, now(), 10, Lane.MARKETING)
         resuming = asyncio.create_task(_control(database, controlled("running", 3)))
         await eventually(_done_or_waiting(database, resuming))
         assert await _controls(deciding, "c1") == {"c1": "running"}
@@ -134,7 +122,7 @@ async def test_what_is_decided_while_its_campaign_goes_on_is_woken(database: Dat
         await _wake_all(database)
     await resuming
     await _wake_all(database)
-    assert await _due(database) == {waiting["message_id"]}
+    assert await _due(database) == {waiting.message_id}
     assert await _to_wake(database) == 0
 
 
@@ -168,7 +156,7 @@ async def test_the_first_control_waits_for_who_knew_of_none(database: Database) 
         await messages.insert_messages(deciding, [waiting])
     await starting
     await _wake_all(database)
-    assert await _due(database) == {waiting["message_id"]}
+    assert await _due(database) == {waiting.message_id}
 
 
 async def test_controls_that_come_together_are_locked_as_decisions_lock_them(database: Database) -> None:
@@ -188,16 +176,16 @@ async def test_controls_that_come_together_are_locked_as_decisions_lock_them(dat
 
 async def test_of_a_campaign_that_goes_on_only_what_waited_for_that_is_woken(database: Database) -> None:
     paused, unknown = _waiting(1, "campaign_paused", "quiet_hours"), _waiting(2, "campaign_unknown")
-    night, others = _waiting(3, "quiet_hours"), _waiting(4, "campaign_paused") | {"campaign_id": "c2"}
+    night, others = _waiting(3, "quiet_hours"), replace(_waiting(4, "campaign_paused"), campaign_id="c2")
     await _control(database, controlled("paused", 2), controlled("paused", 2, "c2"))
     await _store(database, paused, unknown, night, others)
     assert await _wake_all(database) == 0, "none goes on"
     await _control(database, controlled("running", 3))
     await _wake_all(database)
-    assert await _due(database) == {paused["message_id"], unknown["message_id"]}
+    assert await _due(database) == {paused.message_id, unknown.message_id}
     await _control(database, controlled("cancelled", 4))
     await _wake_all(database)
-    assert await _due(database) == {row["message_id"] for row in (paused, unknown, night)}, "nothing waits any more"
+    assert await _due(database) == {row.message_id for row in (paused, unknown, night)}, "nothing waits any more"
     assert await _to_wake(database) == 0
 
 
@@ -210,7 +198,7 @@ async def test_what_waited_is_woken_in_pages_and_what_a_crash_left_by_whoever_co
     assert await _timers(database).wake_controlled()
     assert len(await _due(database)) == 2, "a page; and then it dies"
     assert await _wake_all(database) == 2
-    assert await _due(database) == {row["message_id"] for row in waiting}
+    assert await _due(database) == {row.message_id for row in waiting}
     assert await _to_wake(database) == 0
 
 
@@ -221,13 +209,13 @@ async def test_what_somebody_has_locked_is_not_waited_for_and_not_forgotten(data
     await _store(database, *waiting)
     await _control(database, controlled("running", 3))
     async with database.begin() as somebody:
-        await sending.lock_messages(somebody, [waiting[0]["message_id"]])
+        await sending.lock_messages(somebody, [waiting[0].message_id])
         async with asyncio.timeout(10):
             await _wake_all(database)
-        assert await _due(database) == {waiting[1]["message_id"]}
+        assert await _due(database) == {waiting[1].message_id}
         assert await _to_wake(database) == 1
     await _wake_all(database)
-    assert await _due(database) == {row["message_id"] for row in waiting}
+    assert await _due(database) == {row.message_id for row in waiting}
     assert await _to_wake(database) == 0
 
 

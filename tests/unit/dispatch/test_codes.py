@@ -10,6 +10,7 @@ from dispatch.gate.clearance import Permit, requested
 from dispatch.sending.transactional import Codes
 from tests.support import builders
 from tests.support.eventually import eventually
+from tests.support.ledger import message
 
 HOME, ISLANDS = "simulator", "simulator.islands"
 
@@ -31,7 +32,7 @@ class Handing:
 
 def _permit(gateway: str = HOME) -> Permit:
     candidate = requested(builders.requested(1, category="transactional"), 0)
-    return Permit(candidate, builders.number(1), "Votre code", "LUNE", "36111", gateway, until=float("inf"))
+    return Permit(candidate, builders.number(1), "Votre code", "LUNE", "36111", gateway, float("inf"), message())
 
 
 async def _has_begun(handing: Handing, many: int) -> bool:

@@ -10,7 +10,8 @@ from dispatch.audit.invariants import OUT_OF_HOURS, RULES, Checker
 from dispatch.gateways import HTTP_PROVIDERS, Account, HttpGateway
 from dispatch.gateways.pool import Traffic
 from dispatch.messages.store import VIOLATIONS
-from dispatch.sending.pipeline import ACCEPTED_TWICE, Handoff
+from dispatch.sending.pipeline import Handoff
+from dispatch.sending.second_sms import ACCEPTED_TWICE
 
 NOBODY: Any = None  # who only begins asks no database
 

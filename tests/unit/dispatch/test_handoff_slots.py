@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -30,20 +31,31 @@ from dispatch.gateways import (
 from dispatch.gateways.circuit_breaker import Health
 from dispatch.gateways.pool import Rates, Traffic
 from dispatch.gateways.routing import Route
+from dispatch.lane import Lane
 from dispatch.messages.reasons import Reason
+from dispatch.messages.store import DecisionId
 from dispatch.sending import outcomes, pipeline
+from dispatch.sending.mark_writer import MarkWriter
 from dispatch.sending.pipeline import Handoff
 from tests.support import builders
 from tests.support.eventually import eventually
+from tests.support.ledger import message
 from tests.support.operators.accounts import ACCOUNTS
 from tests.support.operators.faults import fault_server
 
 HOME, ISLANDS = "simulator", "simulator.islands"
 
 
+async def _marked(decisions: Mapping[DecisionId, Sequence[UUID]]) -> set[DecisionId]:
+    """As a ledger in which no recovery has closed a decision."""
+    return set(decisions)
+
+
 def _handoff(traffic: Traffic | None = None) -> Handoff:
     nothing: Any = None  # neither a slot nor a submit needs a database and a gate
-    return Handoff(database=nothing, traffic=traffic or Traffic([]), clearance=nothing, submits_in_flight=1)
+    handoff = Handoff(database=nothing, traffic=traffic or Traffic([]), clearance=nothing, submits_in_flight=1)
+    handoff._marks = {lane: MarkWriter(_marked) for lane in Lane}
+    return handoff
 
 
 @pytest.fixture
@@ -62,7 +74,7 @@ async def handoff() -> AsyncIterator[Handoff]:
 
 def _permit(category: Category = "marketing", oadc: str = "LUNE") -> Permit:
     candidate = requested(builders.requested(1, category=category), 0)
-    return Permit(candidate, builders.number(1), "Offre. STOP au 36111", oadc, "36111", HOME, until=float("inf"))
+    return Permit(candidate, builders.number(1), "Offre. STOP au 36111", oadc, "36111", HOME, float("inf"), message())
 
 
 def _waits(handoff: Handoff, permit: Permit, error: Misconfigured | Unreachable) -> bool:
@@ -167,13 +179,15 @@ async def test_a_submit_that_outlives_its_gateways_word_is_unknown(monkeypatch: 
         gateway = HttpGateway("twilio", HTTP_PROVIDERS["twilio"], account, timeout_s=60.0)
         gateway.timeout_s = 2.0  # is what it says, and not what it does
         candidate = requested(builders.requested(1), 0)
-        permit = Permit(candidate, builders.number(1), "Offre", "MAISONLUNE", "36111", "twilio", float("inf"))
+        permit = Permit(
+            candidate, builders.number(1), "Offre", "MAISONLUNE", "36111", "twilio", float("inf"), message()
+        )
         async with asyncio.timeout(30.0):
             rows, late = await _handoff(Traffic([gateway]))._submit([permit, permit])
         await gateway.close()
     assert rows is not None
     assert late == []
-    assert [row["status"] for row in rows] == ["unknown", "unknown"]
+    assert [row.status for row in rows] == ["unknown", "unknown"]
     assert len(server.requests) == 2
 
 
@@ -183,7 +197,7 @@ async def test_nothing_waits_for_its_turn_beyond_the_end_of_its_use(handoff: Han
     permit = msgspec.structs.replace(permit, candidate=msgspec.structs.replace(permit.candidate, send_before=ends))
     limited = _handoff(Traffic([*handoff.traffic.gateways.values()], rates={HOME: Rates(gateway=1.0)}))
     going, later = limited._within_the_rate([permit] * 10)
-    waiting = [row["due_at"] for row in later]
+    waiting = [outcome.due_at for outcome in later if outcome.due_at]
     assert (len(going), len(waiting)) == (1, 9)
     assert waiting[0] < ends
     assert waiting[2:] == [ends] * 7
@@ -224,7 +238,7 @@ async def test_what_is_put_off_for_itself_waits_and_its_gateway_takes_others(han
     assert again is not None
     assert again - datetime.now(UTC) > timedelta(seconds=290)
     row = outcomes.answered(_permit(), error, datetime.now(UTC), again, echoes_reference=False)
-    assert (row["status"], row["due_at"]) == ("deferred", again)
+    assert (row.status, row.due_at) == ("deferred", again)
 
 
 class Operator:

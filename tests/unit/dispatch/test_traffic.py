@@ -11,9 +11,11 @@ from uuid import UUID
 import pytest
 from prometheus_client import REGISTRY
 
+from common.contracts.campaign import Category
 from dispatch.gateways import HTTP_PROVIDERS, Account, HttpGateway, gateway_name
 from dispatch.gateways.pool import Rates, Traffic
 from dispatch.gateways.routing import Route
+from dispatch.lane import Lane
 
 CHEAP, TWIN, DEAR = "simulator", "simulator.twin", "simulator.dear"
 ROUTES = [Route(CHEAP), Route(DEAR, categories=frozenset({"marketing"}), price=Decimal(1))]
@@ -40,7 +42,7 @@ class Way:
     needs_somebody: bool = False
 
 
-def _way(traffic: Traffic, category: str = "marketing", oadc: str = "LUNE", blocked: tuple[str, ...] = ()) -> Way:
+def _way(traffic: Traffic, category: Category = "marketing", oadc: str = "LUNE", blocked: tuple[str, ...] = ()) -> Way:
     ways = traffic.ways(territory="FR", sender_id="lune", oadc=oadc, category=category, blocked=blocked)
     gateway = ways.of(UUID(int=1))
     return Way(gateway, ways.exist, ways.until, ways.needs_somebody)
@@ -75,14 +77,14 @@ async def test_during_a_probe_a_message_with_another_route_takes_that_route(
     cooled = time.monotonic() + 60
     monkeypatch.setattr(time, "monotonic", lambda: cooled)
     assert _way(traffic).gateway == CHEAP
-    async with traffic.probes[CHEAP, True]:
+    async with traffic.probes[CHEAP, Lane.MARKETING]:
         assert _way(traffic).gateway == DEAR
         only = Traffic([traffic.gateways[CHEAP]])
         assert not only.refuses_marketing
         only._health, only.probes = traffic._health, traffic.probes
         assert only.refuses_marketing, "no use in taking more"
     traffic.answered(CHEAP, [], 0.1)
-    async with traffic.probes[CHEAP, True]:
+    async with traffic.probes[CHEAP, Lane.MARKETING]:
         assert _way(traffic).gateway == CHEAP
 
 
@@ -93,9 +95,9 @@ async def test_a_message_without_another_route_waits_for_the_probe_of_its_own_la
     both.failed(CHEAP, "unreachable")
     cooled = time.monotonic() + 60
     monkeypatch.setattr(time, "monotonic", lambda: cooled)
-    async with both.probes[CHEAP, True]:
+    async with both.probes[CHEAP, Lane.MARKETING]:
         assert _way(both, "transactional").gateway == CHEAP, "marketing probes: codes have a probe of their own"
-    async with both.probes[CHEAP, False]:
+    async with both.probes[CHEAP, Lane.TRANSACTIONAL]:
         assert _way(both, "transactional").gateway == DEAR
         both.pause(DEAR, 60.0, told=True)
         assert _way(both, "transactional").gateway == CHEAP, "and waits there"
@@ -227,7 +229,8 @@ async def test_a_text_goes_by_a_gateway_that_can_write_it_or_by_none(traffic: Tr
         ("L" * 307, {CHEAP}),
     ):
         assert both.unfit(text) == unfit
-    for category, gateway in (("marketing", DEAR), ("transactional", None)):
+    wanted: dict[Category, str | None] = {"marketing": DEAR, "transactional": None}
+    for category, gateway in wanted.items():
         ways = both.ways(territory="FR", sender_id="lune", oadc="LUNE", category=category, unfit={CHEAP})
         assert (ways.of(UUID(int=1)), ways.exist) == (gateway, gateway is not None)
 

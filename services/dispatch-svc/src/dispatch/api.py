@@ -31,7 +31,10 @@ from common.web.auth import Caller, require
 from common.web.idempotency import Key, KeyReused
 from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position, whole_page
 from common.web.problems import Invalid, NotFound, Reason
+from dispatch.lane import lane_of
 from dispatch.messages import store as messages
+from dispatch.messages.row import MessageRow
+from dispatch.messages.status import Status
 from dispatch.projection import store as projection
 from dispatch.sending import store as sending
 
@@ -113,34 +116,30 @@ async def send(
         new = await messages.insert_messages(
             tx,
             [
-                {
-                    "message_id": identity,
-                    "campaign_id": None,
-                    "sender_id": body.sender_id,
-                    "purpose": body.purpose,
-                    "category": body.category,
-                    "subject_id": subject_id,
-                    "partition": partition,
-                    "number": held.field_keys.seal(msisdn.e164, f"number:{subject_id}"),
-                    "text": held.field_keys.seal(body.text, f"text:{identity}"),
-                    "requested_at": now,
-                    "send_before": body.send_before or now + KEPT,
-                    "status": "pending",
-                    "reasons": (),
-                    "due_at": now,
-                    "policy_version": "",
-                    "consent_version": None,
-                    "as_of": None,
-                    "decided_at": None,
-                    "gateway": None,
-                    "region": _region(body, msisdn.territory, held.settings.policy),
-                    "facts": None,
-                }
+                MessageRow(
+                    message_id=identity,
+                    status=Status.PENDING,
+                    reasons=(),
+                    campaign_id=None,
+                    sender_id=body.sender_id,
+                    purpose=body.purpose,
+                    category=body.category,
+                    subject_id=subject_id,
+                    partition=partition,
+                    number=held.field_keys.seal(msisdn.e164, f"number:{subject_id}"),
+                    text=held.field_keys.seal(body.text, f"text:{identity}"),
+                    requested_at=now,
+                    send_before=body.send_before or now + KEPT,
+                    version=1,
+                    policy_version="",
+                    due_at=now,
+                    region=_region(body, msisdn.territory, held.settings.policy),
+                )
             ],
         )
         if new:
-            await messages.tell_due(tx, partition, marketing=body.category == "marketing")
-            status = "pending"
+            await messages.tell_due(tx, partition, lane_of(body.category))
+            status = Status.PENDING
         else:
             row = await _found(tx, identity)
             if not _same_request(row, body, subject_id, held.field_keys):
@@ -156,7 +155,7 @@ def _region(body: Send, territory: str, policy: Policy) -> str | None:
     return region_of(body.postcode, country, policy) if body.postcode and country else None
 
 
-def _same_request(row: Any, body: Send, subject_id: str, keys: FieldKeys) -> bool:
+def _same_request(row: MessageRow, body: Send, subject_id: str, keys: FieldKeys) -> bool:
     return (row.subject_id, row.sender_id, row.category, row.purpose, row.send_before) == (
         subject_id,
         body.sender_id,
@@ -236,7 +235,7 @@ async def get_message(
         row = await _found(tx, identity)
     caller.may_use(row.sender_id)
     told = {"reasons": caller.told(row.reasons), "facts": row.facts and _shown(row.facts, caller)}
-    return Decision.model_validate(dict(row._mapping) | told)
+    return Decision.model_validate(msgspec.structs.asdict(row) | told)
 
 
 def _shown(facts: str, caller: Caller) -> Any:
@@ -252,8 +251,8 @@ def _shown(facts: str, caller: Caller) -> Any:
     return kept
 
 
-async def _found(tx: AsyncConnection, identity: UUID) -> Any:
-    row = (await tx.execute(text("SELECT * FROM message WHERE message_id = :id"), {"id": identity})).one_or_none()
+async def _found(tx: AsyncConnection, identity: UUID) -> MessageRow:
+    row = await messages.found(tx, identity)
     if row is None:
         raise NotFound("no such message", reasons=[Reason("message_id", "unknown_message")])
     return row

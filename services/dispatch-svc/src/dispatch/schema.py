@@ -3,9 +3,9 @@
 The store of each package defines its tables on `metadata`; `service.py` imports every store.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from operator import attrgetter
 
 from sqlalchemy import Column, DateTime
 
@@ -25,5 +25,5 @@ def instant(name: str, *, nullable: bool = True) -> Column[datetime]:
     return Column(name, DateTime(timezone=True), nullable=nullable)
 
 
-def by_column(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> dict[str, list[Any]]:
-    return {column: [row[column] for row in rows] for column in columns}
+def by_column(rows: Sequence[object], columns: Iterable[str]) -> dict[str, list[object]]:
+    return {column: list(map(attrgetter(column), rows)) for column in columns}

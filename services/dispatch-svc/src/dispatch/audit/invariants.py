@@ -14,7 +14,7 @@ accepted, rejected, unknown), and only in the place where such messages are look
 wakes the message or asks the operator, and no enforcement sees the message.
 
 No row shows a message that left twice, since a row holds one hand-off: the writer of the second answer detects the case
-(`sending/pipeline.py`, `accepted_twice`).
+(`sending/second_sms.py`, `accepted_twice`).
 
 Two messages with the same id of one gateway are found within `LATE_DAYS` of each other where DLRs name only this id
 (`known_as`, which has an index). For other gateways no index has the ids: only two messages of the same poll are found.

@@ -17,13 +17,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import msgspec
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy import Row
 from sqlalchemy.exc import SQLAlchemyError
 
 from common.db.database import Database, may_idle
@@ -32,6 +30,7 @@ from dispatch.audit import store
 from dispatch.gate import record
 from dispatch.gate.rules import Allow, Defer, Deny, Expire, Verdict
 from dispatch.messages.reasons import Reason
+from dispatch.messages.status import HANDED_OFF, Status
 
 TOLD = 100  # messages printed; further messages are only counted
 
@@ -60,7 +59,7 @@ class Replay:
     changes: Counter[str] = field(default_factory=Counter)
     _policies: dict[str, Policy | None] = field(default_factory=dict)
 
-    def line(self, row: Row[Any]) -> str | None:
+    def line(self, row: store.Decided) -> str | None:
         """Return the difference of one message, or `None` without a difference."""
         self.looked_at += 1
         if row.facts is None:
@@ -77,7 +76,7 @@ class Replay:
             self.differing += 1
             return f"{row.message_id}: the record cannot be read: {error}"
         if self.other is None and not _is_told(stood, row.status, row.reasons):
-            if (row.status, list(row.reasons)) != ("denied", [Reason.ERASED]):
+            if (row.status, list(row.reasons)) != (Status.DENIED, [Reason.ERASED]):
                 self.differing += 1
                 says = f"the row says {' '.join((row.status, ', '.join(row.reasons))).strip()}"
                 return f"{row.message_id}: {says}, the record {_told(stood)}"
@@ -129,16 +128,16 @@ WAYS_OUT = frozenset(  # reasons that hold back an allowed message, and are not 
 def _is_told(verdict: Verdict, status: str, reasons: Sequence[str]) -> bool:
     """Return whether a row with this status and these reasons agrees with the verdict."""
     match verdict:
-        case Allow() if status == "deferred":
+        case Allow() if status == Status.DEFERRED:
             return bool(reasons) and WAYS_OUT.issuperset(reasons)
         case Allow():
-            return status in ("pending", "sending", "accepted", "rejected", "unknown") and not reasons
+            return status in {Status.PENDING, *HANDED_OFF} and not reasons
         case Deny():
-            told = "denied"
+            told = Status.DENIED
         case Defer():
-            told = "deferred"
+            told = Status.DEFERRED
         case Expire():
-            told = "expired"
+            told = Status.EXPIRED
     return (status, tuple(reasons)) == (told, verdict.reasons)
 
 

@@ -1,21 +1,37 @@
 """The query of a replay: decisions with their records."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Row, text
+import msgspec
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-_OF_A_DECISION = (
-    "message_id, campaign_id, sender_id, purpose, category, requested_at, send_before, decided_at, as_of,"
-    " policy_version, facts, status, reasons"
-)
+from common.contracts.campaign import Category
+
+
+class Decided(msgspec.Struct, gc=False):
+    """A message with the record of its last decision. Without a record, `decided_at` may be None."""
+
+    message_id: UUID
+    campaign_id: str | None
+    sender_id: str
+    purpose: str | None
+    category: Category
+    requested_at: datetime
+    send_before: datetime
+    decided_at: datetime
+    as_of: datetime | None
+    policy_version: str
+    facts: str | None
+    status: str
+    reasons: Sequence[str]
 
 
 async def decided(
     tx: AsyncConnection, message_ids: Sequence[UUID], campaign_id: str | None, sample: int | None
-) -> AsyncIterator[Row[Any]]:
+) -> AsyncIterator[Decided]:
     """Decisions with their records: of these messages, of a campaign, or so many at random. A campaign and a sample
     read the whole ledger."""
     wanted = "message_id = ANY(CAST(:ids AS uuid[]))"
@@ -23,8 +39,8 @@ async def decided(
         wanted = "campaign_id = :campaign_id"
     elif sample is not None:
         wanted = "decided_at IS NOT NULL ORDER BY random() LIMIT :sample"
-    given: dict[str, Any] = {"ids": list(message_ids), "campaign_id": campaign_id, "sample": sample}
-    statement = text(f"SELECT {_OF_A_DECISION} FROM message WHERE {wanted}")
+    given: dict[str, object] = {"ids": list(message_ids), "campaign_id": campaign_id, "sample": sample}
+    statement = text(f"SELECT {', '.join(Decided.__struct_fields__)} FROM message WHERE {wanted}")
     rows = await tx.stream(statement, {name: given[name] for name in statement.compile().params})
     async for row in rows:
-        yield row
+        yield Decided(*row)

@@ -6,15 +6,13 @@ transaction. `Permit.until` bounds a permit: a hand-off begins before then, or t
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 import msgspec
 from asyncpg.pgproto import pgproto
-from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.campaign import Category, MessageRequested
@@ -30,8 +28,11 @@ from dispatch.gate import record, store
 from dispatch.gate import rules as gate
 from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, Verdict
 from dispatch.gateways.pool import Traffic, Ways
+from dispatch.lane import Lane, lane_of
 from dispatch.messages import store as messages
 from dispatch.messages.reasons import Reason
+from dispatch.messages.row import MessageRow
+from dispatch.messages.status import Status
 from dispatch.projection import store as projection
 from dispatch.projection.limits import Limits
 
@@ -65,6 +66,10 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     region: str | None = None
     version: int = 0  # version of the row; 0: no row yet
 
+    @property
+    def lane(self) -> Lane:
+        return lane_of(self.category)
+
 
 def requested(event: MessageRequested, partition: int) -> Candidate:
     """Return the candidate of a request. Raise ValueError when the message id is no UUID."""
@@ -84,7 +89,7 @@ def requested(event: MessageRequested, partition: int) -> Candidate:
     )
 
 
-def stored(row: Row[Any]) -> Candidate:
+def stored(row: MessageRow) -> Candidate:
     return Candidate(**{name: getattr(row, name) for name in Candidate.__struct_fields__})
 
 
@@ -103,8 +108,13 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     stop_code: str
     gateway: str
     until: float
+    row: MessageRow
     again: bool = False
-    row: Mapping[str, Any] = msgspec.field(default_factory=dict)
+
+    @property
+    def decided_at(self) -> datetime:
+        assert self.row.decided_at is not None, "a permit is of a decision"
+        return self.row.decided_at
 
     def __repr__(self) -> str:  # omits number and text
         return f"Permit({self.candidate.message_id})"
@@ -113,7 +123,7 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
 class Decision(msgspec.Struct, frozen=True, gc=False):
     candidate: Candidate
     verdict: Verdict
-    row: Mapping[str, Any]  # for `messages.insert_messages` and `messages.update_decisions`
+    row: MessageRow  # for `messages.insert_messages` and `messages.update_decisions`
     permit: Permit | None
 
 
@@ -154,7 +164,7 @@ class Clearance:
         blocks = await store.blocks(tx, [c.subject_id for c in candidates])
         erased = await erasing.asked_of(tx, {c.subject_id for c in candidates})
         if not locked:
-            await messages.lock_partition(tx, partition, marketing=any(c.category == "marketing" for c in candidates))
+            await messages.lock_partition(tx, partition, _lane_of_all(candidates))
         until = uptime_s() + self.permit_ttl_s  # before the read: no permit outlives its knowledge
         campaigns = {c.campaign_id for c in candidates if c.campaign_id}
         as_of = await projection.watermark(tx, partition, campaigns)
@@ -210,10 +220,16 @@ class Clearance:
             if isinstance(verdict, Allow) and gateway is None:
                 verdict = _no_way(candidate, open_ways, now)
             allowed = isinstance(verdict, Allow)
-            gone = flaw is Reason.ERASED
-            row = self._row(candidate, verdict, subject.version if subject else None, as_of, now, gone=gone)
-            row["facts"] = facts
-            row["gateway"] = gateway if allowed else None
+            row = self._row(
+                candidate,
+                verdict,
+                consent_version=subject.version if subject else None,
+                as_of=as_of,
+                now=now,
+                gone=flaw is Reason.ERASED,
+                facts=facts,
+                gateway=gateway if allowed else None,
+            )
             permit = None
             if allowed:
                 assert sender is not None
@@ -221,11 +237,13 @@ class Clearance:
                 ends = gate.ends(request, known)
                 by = until if ends >= lapses else until - (lapses - ends).total_seconds()
                 permit = Permit(
-                    candidate, number, content, sender.oadc, sender.stop_code, gateway, by, again=again, row=row
+                    candidate, number, content, sender.oadc, sender.stop_code, gateway, by, row, again=again
                 )
                 recent[one] += candidate.category == "marketing"
             decisions.append(Decision(candidate, verdict, row, permit))
-        for (kind, reason), many in Counter((type(d.verdict), d.row["reasons_first"]) for d in decisions).items():
+        for (kind, reason), many in Counter(
+            (type(d.verdict), next(iter(d.row.reasons), "")) for d in decisions
+        ).items():
             VERDICTS.labels(kind.__name__.lower(), reason).inc(many)
         return decisions
 
@@ -241,7 +259,9 @@ class Clearance:
             blocked=blocked,
         )
 
-    async def _recent(self, tx: AsyncConnection, partition: int, candidates: Sequence[Candidate]) -> Counter[Any]:
+    async def _recent(
+        self, tx: AsyncConnection, partition: int, candidates: Sequence[Candidate]
+    ) -> Counter[tuple[str, str]]:
         """Count marketing messages by (subject_id, sender_id), these candidates excluded; empty without a cap.
 
         The count takes a lock of the partition, so that two campaigns to the same people in the same moment are
@@ -278,12 +298,14 @@ class Clearance:
         self,
         candidate: Candidate,
         verdict: Verdict,
+        *,
         consent_version: int | None,
         as_of: datetime | None,
         now: datetime,
-        *,
         gone: bool,
-    ) -> dict[str, Any]:
+        facts: str,
+        gateway: str | None,
+    ) -> MessageRow:
         """Return the row for the ledger.
 
         `gone`: the person was erased since, which the reasons of an expired message do not show.
@@ -292,37 +314,43 @@ class Clearance:
         due: datetime | None = None
         match verdict:
             case Allow():
-                status = "sending"
+                status = Status.SENDING
             case Deny(reasons=found):
-                status, reasons = "denied", found
+                status, reasons = Status.DENIED, found
             case Defer(reasons=found, until=until):
-                status, reasons, due = "deferred", found, until
+                status, reasons, due = Status.DEFERRED, found, until
             case Expire(reasons=found):
-                status, reasons = "expired", found
-        gone = (status == "denied" and Reason.ERASED in reasons) or (status == "expired" and gone)
-        return {
-            "message_id": candidate.message_id,
-            "campaign_id": candidate.campaign_id,
-            "sender_id": candidate.sender_id,
-            "purpose": candidate.purpose,
-            "category": candidate.category,
-            "subject_id": candidate.subject_id,
-            "partition": candidate.partition,
-            "number": None if gone else candidate.number,
-            "text": None if gone else candidate.text,
-            "requested_at": candidate.requested_at,
-            "send_before": candidate.send_before,
-            "region": candidate.region,
-            "status": status,
-            "version": candidate.version + 1,
-            "reasons": reasons,
-            "reasons_first": reasons[0] if reasons else "",
-            "due_at": due,
-            "policy_version": self.policy.version,
-            "consent_version": consent_version,
-            "as_of": as_of,
-            "decided_at": now,
-        }
+                status, reasons = Status.EXPIRED, found
+        gone = (status is Status.DENIED and Reason.ERASED in reasons) or (status is Status.EXPIRED and gone)
+        return MessageRow(
+            message_id=candidate.message_id,
+            status=status,
+            reasons=reasons,
+            campaign_id=candidate.campaign_id,
+            sender_id=candidate.sender_id,
+            purpose=candidate.purpose,
+            category=candidate.category,
+            subject_id=candidate.subject_id,
+            partition=candidate.partition,
+            number=None if gone else candidate.number,
+            text=None if gone else candidate.text,
+            requested_at=candidate.requested_at,
+            send_before=candidate.send_before,
+            version=candidate.version + 1,
+            policy_version=self.policy.version,
+            due_at=due,
+            consent_version=consent_version,
+            as_of=as_of,
+            decided_at=now,
+            region=candidate.region,
+            facts=facts,
+            gateway=gateway,
+        )
+
+
+def _lane_of_all(candidates: Sequence[Candidate]) -> Lane:
+    marketing = any(candidate.category == "marketing" for candidate in candidates)
+    return Lane.MARKETING if marketing else Lane.TRANSACTIONAL
 
 
 def lacks_a_mention(category: Category, text: str, stop_code: str) -> bool:

@@ -10,7 +10,7 @@ newest opt-out that covers the message, so a record takes a few hundred bytes ho
 
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -173,9 +173,17 @@ def knew(record: Record, row: Row) -> Knowledge:
 
 
 def bounds(record: Record) -> Limits:
-    found = msgspec.structs.asdict(record.limits)
-    limits: dict[str, Any] = {k: timedelta(seconds=v) if isinstance(v, float) else v for k, v in found.items()}
-    return Limits(**limits)
+    kept = record.limits
+    return Limits(
+        max_staleness=timedelta(seconds=kept.max_staleness),
+        max_clock_skew=timedelta(seconds=kept.max_clock_skew),
+        recheck=timedelta(seconds=kept.recheck),
+        registry_grace=timedelta(seconds=kept.registry_grace),
+        paused_recheck=timedelta(seconds=kept.paused_recheck),
+        review_recheck=timedelta(seconds=kept.review_recheck),
+        cap=kept.cap,
+        cap_window=timedelta(seconds=kept.cap_window),
+    )
 
 
 def verdict(record: Record) -> Verdict:

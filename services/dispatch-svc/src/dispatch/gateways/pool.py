@@ -14,6 +14,7 @@ from operator import attrgetter
 from typing import get_args
 from uuid import UUID
 
+from common.contracts.campaign import Category
 from common.sms.sms_length import MAX_SEGMENTS, UCS2_PART, length
 from common.telemetry import counter, gauge
 from dispatch.gateways import Gateway
@@ -22,6 +23,7 @@ from dispatch.gateways import token_bucket as buckets
 from dispatch.gateways.circuit_breaker import BreakerState, Failure, Health
 from dispatch.gateways.routing import Route, cheapest, choose, ways
 from dispatch.gateways.token_bucket import Bucket
+from dispatch.lane import Lane, lane_of
 
 TRIPS = counter(
     "sms_dispatch_gateway_trips_total",
@@ -95,7 +97,7 @@ class Traffic:
     ) -> None:
         self.gateways = {gateway.name: gateway for gateway in gateways}
         self.probes = {  # held by the probe of a half-open gateway, per lane: no code waits for marketing
-            (name, marketing): asyncio.Semaphore(1) for name in self.gateways for marketing in (True, False)
+            (name, lane): asyncio.Semaphore(1) for name in self.gateways for lane in Lane
         }
         self.adding_stop = frozenset(name for name, each in self.gateways.items() if each.capabilities.adds_stop)
         self._segments = {name: each.capabilities.segments for name, each in self.gateways.items()}
@@ -126,7 +128,7 @@ class Traffic:
         False when every gateway waits for a person: the next messages then say so, and their campaign is
         paused.
         """
-        if any(self._takes(name, marketing=True) for name in self.gateways):
+        if any(self._takes(name, Lane.MARKETING) for name in self.gateways):
             return False
         now = time.monotonic()
         return not all(healths.needs_somebody(self._of(name), now) for name in self.gateways)
@@ -155,7 +157,7 @@ class Traffic:
         territory: str,
         sender_id: str,
         oadc: str,
-        category: str,
+        category: Category,
         unfit: Collection[str] = (),
         blocked: Collection[str] = (),
     ) -> Ways:
@@ -175,8 +177,8 @@ class Traffic:
         found = [route for route in found if route.gateway not in blocked] or found  # all blocked: the gate denies
         may_go = {route.gateway for route in found if healths.may_go(health(route.gateway), now)}
         # during a probe a message takes another route, or without another route waits for the end of the probe
-        marketing = category == "marketing"
-        equals = cheapest(found, lambda gateway: gateway in may_go and self._takes(gateway, marketing=marketing))
+        lane = lane_of(category)
+        equals = cheapest(found, lambda gateway: gateway in may_go and self._takes(gateway, lane))
         equals = equals or cheapest(found, lambda gateway: gateway in may_go)
         if not equals:
             refusing = [health(route.gateway) for route in found]
@@ -268,9 +270,9 @@ class Traffic:
         for gateway in self.gateways.values():
             await gateway.close()
 
-    def _takes(self, name: str, *, marketing: bool) -> bool:
+    def _takes(self, name: str, lane: Lane) -> bool:
         state = self.breaker(name)
-        return state == "closed" or (state == "half_open" and not self.probes[name, marketing].locked())
+        return state == "closed" or (state == "half_open" and not self.probes[name, lane].locked())
 
     def _of(self, name: str, oadc: str = "") -> Health:
         return self._health.get((name, oadc), Health())

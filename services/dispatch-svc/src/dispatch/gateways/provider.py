@@ -159,15 +159,15 @@ def encode(body: object) -> bytes:
     return msgspec.json.encode(body)
 
 
-def decode(answer: Answer) -> dict[str, Any]:
+def decode(answer: Answer) -> dict[str, object]:
     """Return the JSON object. Raise ValueError."""
     try:
-        return msgspec.json.decode(answer.body, type=dict[str, Any])
+        return msgspec.json.decode(answer.body, type=dict[str, object])
     except msgspec.DecodeError:
         raise ValueError("no JSON object") from None  # a cause would carry the answer into the log
 
 
-def text_of(fields: Mapping[str, Any], name: str) -> str:
+def text_of(fields: Mapping[str, object], name: str) -> str:
     """Return a non-empty text; a number is written out. Raise KeyError, ValueError."""
     value = fields[name]
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
@@ -175,14 +175,14 @@ def text_of(fields: Mapping[str, Any], name: str) -> str:
     return str(value)
 
 
-def list_of(fields: Mapping[str, Any], name: str) -> list[Any]:
+def list_of(fields: Mapping[str, object], name: str) -> list[Any]:
     value = fields[name]
     if not isinstance(value, list):
         raise ValueError(f"{name} is no list")
     return value
 
 
-def object_of(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+def object_of(fields: Mapping[str, object], name: str) -> dict[str, object]:
     value = fields[name]
     if not isinstance(value, dict):
         raise ValueError(f"{name} is no object")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import AnyUrl, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
@@ -80,14 +80,9 @@ class GatewaySettings(BaseModel):
         return self
 
     def gateway_with_secrets(self, settings: ServiceSettings, *, timeout_s: float, submits: int) -> Gateway:
-        told: dict[str, Any] = {
-            "idempotent": self.idempotent,
-            "adds_stop": self.adds_stop,
-            "echoes_reference": self.echoes_reference,
-            "segments": self.segments,
-            "unicode": self.unicode,
-        }
-        otherwise = {name: value for name, value in told.items() if value is not None}
+        otherwise = self.model_dump(
+            include={"idempotent", "adds_stop", "echoes_reference", "segments", "unicode"}, exclude_none=True
+        )
         account = Account(
             provider=self.provider,
             account=self.account,

@@ -1,9 +1,9 @@
 """The enforcement of opt-outs: the table, and its statements."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 from sqlalchemy import BigInteger, Column, Identity, Index, Integer, SmallInteger, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -39,7 +39,19 @@ enforcement = Table(
 )
 
 
-async def open_enforcements(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+class OptOut(NamedTuple):
+    """An opt-out just applied. `reference`: the MO's id, where the opt-out came by MO."""
+
+    subject_id: str
+    partition: int
+    consent_version: int
+    source: str
+    reference: str | None
+    received_at: datetime
+    applied_at: datetime
+
+
+async def open_enforcements(tx: AsyncConnection, rows: Sequence[OptOut]) -> None:
     """Store opt-outs just applied. An opt-out stays open until `enforce` finds no forbidden message in flight."""
     columns = {
         "subject_id": "text",

@@ -1,4 +1,6 @@
-"""The tables `message` and `sending`, and their statements. Rows travel as arrays; the caller owns the transaction.
+"""The tables `message`, `sending` and `begun`, and their statements.
+
+Rows travel as arrays; the caller owns the transaction.
 
 The locks of a partition order decisions and opt-outs. Each lane has a lock: a decision holds the lock of its lane
 shared (`lock_partition`), the consent projection holds both exclusive (`lock_decisions_out`). So an opt-out either
@@ -8,18 +10,25 @@ only ends a `sending`, and its writer enforces opt-outs afterwards.
 
 A message with status `sending` belongs to the process behind its last decision, which `decided_at` identifies. A late
 owner, whose message recovery has decided again, finds another `decided_at` and leaves the message alone (ADR 0054).
+
+The mark `begun` says that the submit of a decision may have begun. The owner commits the mark before the first byte may
+leave (`begin`), and only while the row of `sending` behind the decision is open. Recovery closes that row before it
+reads the marks (`close_sending`). Row locks order the two, so either recovery finds the mark, or the owner finds the
+row closed and submits no message of the decision, however long the owner stood still and whatever its clock says.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
+import msgspec
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -33,12 +42,16 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.types import TypeEngine
 
 from common.contracts.campaign import MessageReworded
 from common.db.database import PLANNED_NOW, fetch_many, plan_now
 from common.telemetry import counter
-from dispatch.messages.events import OF_A_CHANGE, Changed, changed
+from dispatch.lane import Lane
+from dispatch.messages.events import Changed, changed
 from dispatch.messages.reasons import Reason
+from dispatch.messages.row import COLUMNS, MessageRow, Outcome, ReceiptChange, columns_of
+from dispatch.messages.status import WAITING, Status
 from dispatch.schema import instant, metadata
 
 VIOLATIONS = counter(
@@ -46,40 +59,24 @@ VIOLATIONS = counter(
 )
 DUE = "dispatch_due"  # NOTIFY channel: marketing is due at once
 CODES_DUE = "dispatch_codes_due"  # NOTIFY channel: the other lane; the payload names the partition
-OF_LANE = {True: "category = 'marketing'", False: "category <> 'marketing'"}  # True: marketing
+OF_LANE = {Lane.MARKETING: "category = 'marketing'", Lane.TRANSACTIONAL: "category <> 'marketing'"}
+
+_TYPES: Mapping[str, TypeEngine[Any]] = {
+    "uuid": Uuid(),
+    "text": Text(),
+    "text[]": ARRAY(Text),
+    "integer": Integer(),
+    "smallint": SmallInteger(),
+    "timestamptz": DateTime(timezone=True),
+}
 
 message = Table(
     "message",
     metadata,
-    Column("message_id", Uuid, primary_key=True),
-    Column("campaign_id", Text),
-    Column("sender_id", Text, nullable=False),
-    Column("purpose", Text),
-    Column("category", Text, nullable=False),
-    Column("subject_id", Text, nullable=False),
-    Column("partition", SmallInteger, nullable=False),
-    Column("number", Text),  # encrypted; erased with the person, or weeks after the end (`pruning.py`)
-    Column("text", Text),  # encrypted; erased like the number
-    instant("requested_at", nullable=False),
-    instant("send_before", nullable=False),
-    Column("status", Text, nullable=False),
-    Column("version", Integer, nullable=False),
-    Column("reasons", ARRAY(Text), nullable=False),
-    instant("due_at"),  # next decision; only of a pending or deferred message
-    Column("policy_version", Text, nullable=False),
-    Column("consent_version", Integer),
-    instant("as_of"),
-    instant("decided_at"),
-    Column("region", Text),  # from an address, where known
-    Column("facts", Text),  # the decision record (`record.py`); null: no decision yet
-    instant("handed_off_at"),  # start of the submit
-    Column("gateway", Text),
-    Column("gateway_message_id", Text),
-    Column("known_as", Text),  # the same id, where DLRs lack our message id
-    Column("receipt", Text),
-    Column("code", Text),
-    instant("receipt_at"),  # the DLR's time at source
-    instant("unknown_since"),  # only of an `unknown` message
+    *(
+        Column(name, _TYPES[kind], primary_key=name == "message_id", nullable=nullable)
+        for name, (kind, nullable) in COLUMNS.items()
+    ),
     CheckConstraint("due_at IS NOT NULL OR status NOT IN ('pending', 'deferred')", name="waiting_is_due"),
     # the usual outcome changes no indexed column (BRIN and `known_as` aside), and stays in its page (ADR 0044)
     # unused: every query of due messages names a lane
@@ -87,7 +84,7 @@ message = Table(
     # by lane: the search for a due code does not pass over all due marketing
     *(
         Index(f"message_due_{lane}_ix", "partition", "due_at", postgresql_where=text(f"due_at IS NOT NULL AND {of}"))
-        for lane, of in (("marketing", OF_LANE[True]), ("codes", OF_LANE[False]))
+        for lane, of in (("marketing", OF_LANE[Lane.MARKETING]), ("codes", OF_LANE[Lane.TRANSACTIONAL]))
     ),
     Index("message_unknown_ix", "unknown_since", postgresql_where=text("unknown_since IS NOT NULL")),
     Index("message_subject_ix", "subject_id"),  # all messages of a person
@@ -109,28 +106,45 @@ sending = Table(
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("partition", SmallInteger, nullable=False),
     Column("since", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    instant("decided_at", nullable=False),  # with the partition, the decision of these messages
+    Column("closed", Boolean, nullable=False, server_default=text("false")),  # no submit of the decision may begin
     Column("message_ids", ARRAY(Uuid), nullable=False),
     Column("subject_ids", ARRAY(Text), nullable=False),  # of each message, in the same order
+    Index("sending_decided_ix", "decided_at"),
 )
 
-LANES = {True: "placet.partition", False: "placet.partition.codes"}  # True: marketing
+begun = Table(
+    # The marks: a row lists messages of one decision (`partition`, `decided_at`) whose submit may have begun. A row
+    # goes with the row of `sending`.
+    "begun",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("partition", SmallInteger, nullable=False),
+    Column("decided_at", DateTime(timezone=True), nullable=False),
+    Column("message_ids", ARRAY(Uuid), nullable=False),
+    Index("begun_decided_ix", "decided_at"),
+)
+
+LANES = {Lane.MARKETING: "placet.partition", Lane.TRANSACTIONAL: "placet.partition.codes"}  # locked in this order
+
+DecisionId = tuple[int, datetime]  # messages decided together: their partition, and `decided_at`
 
 
-async def lock_partition(tx: AsyncConnection, partition: int, *, marketing: bool, planned_now: bool = False) -> None:
+async def lock_partition(tx: AsyncConnection, partition: int, lane: Lane, *, planned_now: bool = False) -> None:
     """Lock the partition shared until the transaction ends, to decide on messages.
 
     The lock of either lane keeps opt-outs out. The caller holds no row lock yet. `planned_now`: see `PLANNED_NOW`.
     """
-    lock = f"pg_advisory_xact_lock_shared(hashtext('{LANES[marketing]}'), $1)"
+    lock = f"pg_advisory_xact_lock_shared(hashtext('{LANES[lane]}'), $1)"
     await fetch_many(tx, f"SELECT {f'{PLANNED_NOW}, ' if planned_now else ''}{lock}", partition)
 
 
-async def try_lock_partition(tx: AsyncConnection, partition: int, *, marketing: bool) -> bool:
+async def try_lock_partition(tx: AsyncConnection, partition: int, lane: Lane) -> bool:
     """Lock the partition as `lock_partition` does, but without waiting, and return whether the lock was free.
 
     A lock's holder may stand still, and other transactions wait for the caller. Includes `plan_now`.
     """
-    lock = f"pg_try_advisory_xact_lock_shared(hashtext('{LANES[marketing]}'), $1)"
+    lock = f"pg_try_advisory_xact_lock_shared(hashtext('{LANES[lane]}'), $1)"
     [(_, locked)] = await fetch_many(tx, f"SELECT {PLANNED_NOW}, {lock}", partition)
     return bool(locked)
 
@@ -140,7 +154,7 @@ async def lock_decisions_out(tx: AsyncConnection, partition: int) -> None:
 
     The caller holds no row lock yet. The marketing lock comes first, so that codes do not wait for a campaign.
     """
-    locks = (f"pg_advisory_xact_lock(hashtext('{LANES[lane]}'), $1)" for lane in (True, False))  # in this order
+    locks = (f"pg_advisory_xact_lock(hashtext('{LANES[lane]}'), $1)" for lane in LANES)
     await fetch_many(tx, f"SELECT {', '.join(locks)}", partition)
 
 
@@ -181,49 +195,29 @@ async def wake_controlled(tx: AsyncConnection, campaign_id: str, limit: int, *, 
     return len(rows)
 
 
-OWN = {  # columns with a value per message
-    "message_id": "uuid",
-    "subject_id": "text",
-    "number": "text",
-    "text": "text",
-    "consent_version": "integer",
-}
-
-ALIKE = {  # columns equal for many messages of an insert, sent once per combination
-    "campaign_id": "text",
-    "sender_id": "text",
-    "purpose": "text",
-    "category": "text",
-    "requested_at": "timestamptz",
-    "send_before": "timestamptz",
-    "region": "text",
-    "status": "text",
-    "reasons": "text",
-    "due_at": "timestamptz",
-    "gateway": "text",
-}
-
-OF_ALL = {  # columns equal for all messages of a decision
-    "partition": "smallint",
-    "policy_version": "text",
-    "as_of": "timestamptz",
-    "decided_at": "timestamptz",
-}
-
-DECIDED = {
-    "message_id": "uuid",
-    "status": "text",
-    "reasons": "text",
-    "due_at": "timestamptz",
-    "consent_version": "integer",
-    "gateway": "text",
-    "facts": "text",
-}
-
-_AS_ARRAY = "string_to_array({}, ',')"  # unnest flattens text[][]: reasons travel as "one,other"
+def _kinds_of(*columns: str) -> dict[str, str]:
+    """Return the type of each column as an array's elements, for `_unnest`. Reasons travel as "one,other"."""
+    return {column: COLUMNS[column][0].removesuffix("[]") for column in columns}
 
 
-async def insert_messages(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> set[UUID]:
+OWN = _kinds_of("message_id", "subject_id", "number", "text", "consent_version")  # a value per message
+
+ALIKE = _kinds_of(  # equal for many messages of an insert, sent once per combination
+    *("campaign_id", "sender_id", "purpose", "category", "requested_at", "send_before", "region", "status", "reasons"),
+    *("due_at", "gateway"),
+)
+
+OF_ALL = _kinds_of("partition", "policy_version", "as_of", "decided_at")  # equal for all messages of a decision
+
+DECIDED = _kinds_of("message_id", "status", "reasons", "due_at", "consent_version", "gateway", "facts")
+
+# what a change tells: neither the text nor the decision record
+OF_A_CHANGE = columns_of("m", but=("text", "facts"))
+
+_AS_ARRAY = "string_to_array({}, ',')"  # unnest flattens text[][]
+
+
+async def insert_messages(tx: AsyncConnection, rows: Sequence[MessageRow]) -> set[UUID]:
     """Insert messages with their verdicts, and return the ids of the new messages.
 
     A known message_id changes no row. Raise ValueError unless the messages were decided together (`OF_ALL`).
@@ -231,15 +225,15 @@ async def insert_messages(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]
     if not rows:
         return set()
     await _note_sending(tx, rows)
-    kinds: dict[tuple[Any, ...], int] = {}
+    kinds: dict[tuple[object, ...], int] = {}
     places = [kinds.setdefault(kind, len(kinds) + 1) for kind in map(_kind_of, rows)]
-    alike = [dict(zip(ALIKE, kind, strict=True)) for kind in kinds]
-    facts = "\n".join(row["facts"] or "" for row in rows)
-    new = await fetch_many(tx, _INSERT, *_columns(rows, OWN), places, facts, *_columns(alike, ALIKE), *_of_all(rows))
-    return {row[0] for row in new}
+    alike = dict(zip(ALIKE, map(list, zip(*kinds, strict=True)), strict=True))
+    facts = "\n".join(row.facts or "" for row in rows)
+    new = await fetch_many(tx, _INSERT, *_columns(rows, OWN), places, facts, *_arrays(alike), *_of_all(rows))
+    return {message_id for (message_id,) in new}
 
 
-async def update_decisions(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Changed]:
+async def update_decisions(tx: AsyncConnection, rows: Sequence[MessageRow]) -> list[Changed]:
     """Store new verdicts on messages whose rows the caller has locked.
 
     A message denied because its person was erased loses number and text. A permitted message loses the code of an
@@ -258,47 +252,101 @@ async def update_decisions(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]
         f"UPDATE message AS m SET {sets}, ({', '.join(OF_ALL)}) = ROW({_one_for_all(len(DECIDED))}),"
         f" version = m.version + 1, unknown_since = NULL, {kept},"
         f" code = CASE WHEN v.status = 'sending' THEN NULL ELSE m.code END FROM {_unnest(DECIDED)}"
-        " WHERE m.message_id = v.message_id AND m.status IN ('pending', 'deferred', 'sending', 'unknown')"
-        f" RETURNING {OF_A_CHANGE}",
+        " WHERE m.message_id = v.message_id AND (m.status IN ('pending', 'deferred')"
+        f" OR (m.status IN ('sending', 'unknown') AND v.status <> 'pending')) RETURNING {OF_A_CHANGE}",
         *_columns(rows, DECIDED),
         *_of_all(rows),
     )
-    return [changed(row) for row in updated]
+    return [changed(MessageRow.read(row)) for row in updated]
 
 
-async def _note_sending(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+async def _note_sending(tx: AsyncConnection, rows: Sequence[MessageRow]) -> None:
     """List the messages that become `sending` in this transaction, in a row for each partition."""
-    begun: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    begun: dict[int, list[MessageRow]] = defaultdict(list)
     for row in rows:
-        if row["status"] == "sending":
-            begun[row["partition"]].append(row)
+        if row.status is Status.SENDING:
+            begun[row.partition].append(row)
     for partition, some in begun.items():
         await fetch_many(
             tx,
-            "INSERT INTO sending (partition, message_ids, subject_ids) VALUES ($1, $2, $3)",
+            "INSERT INTO sending (partition, decided_at, message_ids, subject_ids) VALUES ($1, $2, $3, $4)",
             partition,
-            [row["message_id"] for row in some],
-            [row["subject_id"] for row in some],
+            some[0].decided_at,  # as of all rows decided together (`OF_ALL`)
+            [row.message_id for row in some],
+            [row.subject_id for row in some],
         )
 
 
 async def forget_sending(tx: AsyncConnection, begun_before: datetime) -> None:
     """Delete the rows of `sending` that began before this instant and list no `sending` message any more.
 
-    A subquery checks each row: NOT EXISTS becomes a join, and with few statistics Postgres reads the whole ledger.
+    Their marks go too. A subquery checks each row: NOT EXISTS becomes a join, and with few statistics Postgres reads
+    the whole ledger. A row that a frozen owner holds (`begin`) waits for a later call.
     """
     await tx.execute(
         text(
-            "DELETE FROM sending AS s WHERE s.since < :before AND (SELECT true FROM message AS m"
+            "DELETE FROM sending WHERE id = ANY(ARRAY(SELECT s.id FROM sending AS s WHERE s.since < :before AND"
+            " (SELECT true FROM message AS m"
             " WHERE m.message_id = ANY(s.message_ids) AND m.status = 'sending' LIMIT 1) IS NULL"
+            " FOR UPDATE OF s SKIP LOCKED))"
+        ),
+        {"before": begun_before},
+    )
+    await tx.execute(
+        text(
+            "DELETE FROM begun AS b WHERE b.decided_at < :before AND (SELECT true FROM sending AS s"
+            " WHERE s.decided_at = b.decided_at AND s.partition = b.partition LIMIT 1) IS NULL"
         ),
         {"before": begun_before},
     )
 
 
-async def tell_due(tx: AsyncConnection, partition: int, *, marketing: bool) -> None:
+async def begin(tx: AsyncConnection, decisions: Mapping[DecisionId, Sequence[UUID]]) -> set[DecisionId]:
+    """Mark the submit of these messages as begun, and return the decisions that may begin.
+
+    No message of another decision may be submitted. The caller submits only after the commit. A row of `sending` which
+    recovery holds counts as closed: the caller never waits for recovery.
+    """
+    if not decisions:
+        return set()
+    rows = await fetch_many(
+        tx,
+        "WITH open AS (SELECT s.partition, s.decided_at FROM sending AS s WHERE s.decided_at = ANY($2::timestamptz[])"
+        " AND NOT s.closed FOR SHARE SKIP LOCKED)"
+        " INSERT INTO begun (partition, decided_at, message_ids)"
+        " SELECT v.partition, v.decided_at, string_to_array(v.message_ids, ' ')::uuid[]"
+        " FROM unnest($1::smallint[], $2::timestamptz[], $3::text[]) AS v(partition, decided_at, message_ids)"
+        " WHERE (v.partition, v.decided_at) IN (SELECT o.partition, o.decided_at FROM open AS o)"
+        " RETURNING partition, decided_at",
+        [partition for partition, _ in decisions],
+        [decided_at for _, decided_at in decisions],
+        [" ".join(map(str, message_ids)) for message_ids in decisions.values()],
+    )
+    return {(partition, decided_at) for partition, decided_at in rows}
+
+
+async def close_sending(tx: AsyncConnection, partition: int, decided_before: datetime) -> None:
+    """Let no submit begin any more of a decision made before this instant.
+
+    The next statement sees each mark of a closed row. A row that its owner is marking at this moment stays open.
+    """
+    await fetch_many(
+        tx,
+        "UPDATE sending SET closed = true WHERE id = ANY(ARRAY(SELECT id FROM sending WHERE partition = $1"
+        " AND decided_at < $2 AND NOT closed ORDER BY id FOR UPDATE SKIP LOCKED))",
+        partition,
+        decided_before,
+    )
+
+
+async def tell_due(tx: AsyncConnection, partition: int, lane: Lane) -> None:
     """Notify the workers of the lane, on commit, that a message of this partition is due."""
-    await fetch_many(tx, "SELECT pg_notify($1, $2)", DUE if marketing else CODES_DUE, str(partition))
+    await fetch_many(tx, "SELECT pg_notify($1, $2)", DUE if lane is Lane.MARKETING else CODES_DUE, str(partition))
+
+
+async def found(tx: AsyncConnection, message_id: UUID) -> MessageRow | None:
+    rows = await fetch_many(tx, f"SELECT {columns_of('m')} FROM message AS m WHERE message_id = $1", message_id)
+    return MessageRow.read(rows[0]) if rows else None
 
 
 # No submit is on record. Only the owner of a message that recovery marked `unknown` knows whether a submit began.
@@ -321,9 +369,9 @@ async def reword(tx: AsyncConnection, reworded: Mapping[UUID, MessageReworded]) 
         {"ids": list(reworded)},
     )
     theirs = [row for row in rows if reworded[row.message_id].subject_id == row.subject_id]
-    if any(row.status == "sending" for row in theirs):
+    if any(row.status == Status.SENDING for row in theirs):
         return False
-    waiting = [row.message_id for row in theirs if row.status in ("pending", "deferred")]
+    waiting = [row.message_id for row in theirs if row.status in WAITING]
     await tx.execute(
         text(
             "UPDATE message AS m SET text = v.text, region = nullif(coalesce(v.region, m.region), '')"
@@ -339,31 +387,25 @@ async def reword(tx: AsyncConnection, reworded: Mapping[UUID, MessageReworded]) 
     return True
 
 
-SETTLED = {
-    "message_id": "uuid",
-    "decided_at": "timestamptz",
-    "status": "text",
-    "reasons": "text",
-    "due_at": "timestamptz",
-    "gateway": "text",
-    "gateway_message_id": "text",
-    "known_as": "text",
-    "code": "text",
-    "handed_off_at": "timestamptz",
-}
+SETTLED = _kinds_of(
+    *("message_id", "decided_at", "status", "reasons", "due_at", "gateway", "gateway_message_id", "known_as", "code"),
+    "handed_off_at",
+)
 
-ACCEPTED = {"message_id": "uuid", "gateway_message_id": "text", "known_as": "text"}
+ACCEPTED = _kinds_of("message_id", "gateway_message_id", "known_as")
 _SUBMITTED = {"version": "integer", "submit": "integer"}  # `submit`: position of the start of the message's submit
 
 
-async def accept(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> set[UUID]:
+async def accept(tx: AsyncConnection, rows: Sequence[tuple[Outcome, MessageRow]]) -> set[UUID]:
     """Store the usual outcome: accepted, by the gateway of the decision. Return the ids of the stored messages.
 
-    Only a row unchanged since the decision (same `version`) is stored; the caller passes every other row to `settle`.
+    Each outcome comes with the row after its decision. Only a row unchanged since (same `version`) is stored; the
+    caller passes every other outcome to `settle`.
     """
     if not rows:
         return set()
-    began: dict[datetime, int] = {}
+    began: dict[datetime | None, int] = {}
+    outcomes = [outcome for outcome, _ in rows]
     await _by_primary_key(tx)
     done = await fetch_many(
         tx,
@@ -373,12 +415,12 @@ async def accept(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> set[
         f" FROM (SELECT * FROM {_unnest(ACCEPTED | _SUBMITTED)} ORDER BY message_id) AS v"
         " WHERE m.message_id = v.message_id AND m.version = v.version AND m.status = 'sending'"
         " RETURNING m.message_id",
-        *_columns(rows, ACCEPTED),
-        [row["permit"].row["version"] for row in rows],
-        [began.setdefault(row["handed_off_at"], len(began) + 1) for row in rows],
+        *_columns(outcomes, ACCEPTED),
+        [decision.version for _, decision in rows],
+        [began.setdefault(outcome.handed_off_at, len(began) + 1) for outcome in outcomes],
         list(began),
     )
-    return {row[0] for row in done}
+    return {message_id for (message_id,) in done}
 
 
 async def _by_primary_key(tx: AsyncConnection) -> None:
@@ -388,7 +430,7 @@ async def _by_primary_key(tx: AsyncConnection) -> None:
     )
 
 
-async def settle(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Changed]:
+async def settle(tx: AsyncConnection, rows: Sequence[Outcome]) -> list[Changed]:
     """Store outcomes, each of the decision named by `decided_at`, and return the changes.
 
     A message marked `unknown` by recovery meanwhile takes its true outcome, or becomes `deferred` where no submit had
@@ -416,7 +458,7 @@ async def settle(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list
         f" RETURNING {OF_A_CHANGE}",
         *_columns(rows, SETTLED),
     )
-    return [changed(row) for row in updated]
+    return [changed(MessageRow.read(row)) for row in updated]
 
 
 async def deny_waiting(tx: AsyncConnection, asked: Mapping[str, datetime]) -> list[Changed]:
@@ -438,7 +480,7 @@ async def deny_waiting(tx: AsyncConnection, asked: Mapping[str, datetime]) -> li
         list(asked.values()),
         Reason.ERASED.value,
     )
-    return [changed(row) for row in rows]
+    return [changed(MessageRow.read(row)) for row in rows]
 
 
 async def empty_messages(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
@@ -460,30 +502,24 @@ async def empty_messages(tx: AsyncConnection, subject_ids: Sequence[str]) -> dic
     return {row.subject_id: row.messages for row in rows}
 
 
-RECEIVED = {
-    "message_id": "uuid",
-    "status": "text",
-    "receipt": "text",
-    "gateway": "text",
-    "gateway_message_id": "text",
-    "code": "text",
-    "receipt_at": "timestamptz",
-}
+RECEIVED = _kinds_of("message_id", "receipt", "gateway", "gateway_message_id", "code", "receipt_at")
+_PROVEN = {"proves": "boolean"}
 
 
-async def put_receipts(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Changed]:
-    """Store DLRs of messages that the caller has locked. A row without `status` keeps the message's status."""
+async def put_receipts(tx: AsyncConnection, rows: Sequence[ReceiptChange]) -> list[Changed]:
+    """Store DLRs of messages that the caller has locked."""
     updated = await fetch_many(
         tx,
-        "UPDATE message AS m SET status = coalesce(v.status, m.status), unknown_since = CASE WHEN"
-        " coalesce(v.status, m.status) = 'unknown' THEN m.unknown_since END, receipt = v.receipt,"
-        " receipt_at = v.receipt_at,"
+        "UPDATE message AS m SET"
+        " status = CASE WHEN v.proves AND m.status = 'unknown' THEN 'accepted' ELSE m.status END,"
+        " unknown_since = CASE WHEN NOT v.proves THEN m.unknown_since END,"
+        " receipt = v.receipt, receipt_at = v.receipt_at,"
         " version = m.version + 1, gateway = coalesce(m.gateway, v.gateway),"
         " gateway_message_id = coalesce(m.gateway_message_id, v.gateway_message_id), code = coalesce(v.code, m.code)"
-        f" FROM {_unnest(RECEIVED)} WHERE m.message_id = v.message_id RETURNING {OF_A_CHANGE}",
-        *_columns(rows, RECEIVED),
+        f" FROM {_unnest(RECEIVED | _PROVEN)} WHERE m.message_id = v.message_id RETURNING {OF_A_CHANGE}",
+        *_columns(rows, RECEIVED | _PROVEN),
     )
-    return [changed(row) for row in updated]
+    return [changed(MessageRow.read(row)) for row in updated]
 
 
 def _unnest(columns: Mapping[str, str], name: str = "v", first: int = 1, more: str = "") -> str:
@@ -495,12 +531,15 @@ def _unnest(columns: Mapping[str, str], name: str = "v", first: int = 1, more: s
     return f"unnest({arrays}) {more} AS {name}({', '.join(columns)}{', place' if more else ''})"
 
 
-def _columns(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> list[list[Any] | None]:
+def _columns(rows: Sequence[msgspec.Struct], columns: Iterable[str]) -> list[list[object] | None]:
     """Return an array per column, or None for a column of NULLs, which `unnest` expands to NULLs."""
-    found = {column: [row[column] for row in rows] for column in columns}
-    if "reasons" in found:
-        found["reasons"] = [",".join(reasons) for reasons in found["reasons"]]
-    return [values if any(value is not None for value in values) else None for values in found.values()]
+    return _arrays({column: list(map(attrgetter(column), rows)) for column in columns})
+
+
+def _arrays(columns: dict[str, list[Any]]) -> list[list[object] | None]:
+    if "reasons" in columns:
+        columns["reasons"] = [",".join(reasons) for reasons in columns["reasons"]]
+    return [values if any(value is not None for value in values) else None for values in columns.values()]
 
 
 def _one_for_all(after: int) -> str:
@@ -508,7 +547,7 @@ def _one_for_all(after: int) -> str:
     return ", ".join(f"${place}::{kind}" for place, kind in enumerate(OF_ALL.values(), after + 1))
 
 
-def _of_all(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+def _of_all(rows: Sequence[MessageRow]) -> list[object]:
     """Return the common values of `OF_ALL`. Raise ValueError when the rows differ."""
     first = _of_all_of(rows[0])
     if any(_of_all_of(row) != first for row in rows):
@@ -516,8 +555,8 @@ def _of_all(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     return list(first)
 
 
-_of_all_of = itemgetter(*OF_ALL)
-_kind_of = itemgetter(*ALIKE)
+_of_all_of: Callable[[MessageRow], tuple[object, ...]] = attrgetter(*OF_ALL)
+_kind_of: Callable[[MessageRow], tuple[object, ...]] = attrgetter(*ALIKE)
 
 _INSERT = (  # decision records are lines, since JSON has no line break: the driver checks each array element thrice
     f"INSERT INTO message ({', '.join((*OWN, 'facts', *ALIKE, *OF_ALL))}, version)"

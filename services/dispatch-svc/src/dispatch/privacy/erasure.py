@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.db.database import Database
 from common.kafka.broker import partition_of
 from common.privacy.erasing import Erased, Eraser
+from dispatch.lane import Lane
 from dispatch.messages import enforcement, events
 from dispatch.messages import store as messages
 from dispatch.privacy import store
@@ -41,7 +42,7 @@ class Erasing:
     async def erase(self, tx: AsyncConnection, asked: Mapping[str, datetime]) -> Mapping[str, Erased]:
         """Erase people of one partition, and return the tallies; a person with a hand-off under way is absent."""
         [partition] = {self.partition(subject_id) for subject_id in asked}
-        await messages.lock_partition(tx, partition, marketing=True, planned_now=True)
+        await messages.lock_partition(tx, partition, Lane.MARKETING, planned_now=True)
         sending = await store.lock_what_goes(tx, list(asked))
         await events.append_changes(tx, await messages.deny_waiting(tx, asked))
         still = [subject_id for subject_id in asked if subject_id not in sending]

@@ -66,6 +66,7 @@ def policy(periods: Periods) -> Policy:
         kept={
             "subject": "as the consent it is a copy of",
             "sending": "until what it lists has an outcome",
+            "begun": "as the row of dispatch.sending",
             "subject_next": "while it is made",
             "rebuild": "nothing of a person",
             "comparison": "nothing of a person",

@@ -69,15 +69,15 @@ async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | No
     await enforcement.open_enforcements(
         tx,
         [
-            {
-                "subject_id": state.subject_id,
-                "partition": batch[0].partition,
-                "consent_version": state.version,
-                "source": cause.source,
-                "reference": None if _said_before(erased.get(state.subject_id), cause.received_at) else cause.reference,
-                "received_at": cause.received_at,
-                "applied_at": now,
-            }
+            enforcement.OptOut(
+                subject_id=state.subject_id,
+                partition=batch[0].partition,
+                consent_version=state.version,
+                source=cause.source,
+                reference=None if _said_before(erased.get(state.subject_id), cause.received_at) else cause.reference,
+                received_at=cause.received_at,
+                applied_at=now,
+            )
             for state, cause in opt_outs
         ],
     )

@@ -8,10 +8,10 @@ locks the partition first, then claimed rows of `message`, then campaigns in the
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
-from sqlalchemy import ARRAY, BigInteger, Boolean, Column, Index, Integer, Row, SmallInteger, Table, Text, text
+from sqlalchemy import ARRAY, BigInteger, Boolean, Column, Index, Integer, SmallInteger, Table, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -289,10 +289,19 @@ async def put_comparison(
     )
 
 
-async def compared(tx: AsyncConnection) -> Row[Any] | None:
-    """Return the last comparison; `compared_at` is None while newer checksums wait."""
-    rows = await tx.execute(text("SELECT begun_at, compared_at, compared, moving, differing FROM comparison"))
-    return rows.one_or_none()
+class Comparison(NamedTuple):
+    """The last comparison; `compared_at` is None while newer checksums wait. `differing`: names of slices."""
+
+    begun_at: datetime
+    compared_at: datetime | None
+    compared: int
+    moving: int
+    differing: Sequence[str]
+
+
+async def compared(tx: AsyncConnection) -> Comparison | None:
+    rows = await fetch_many(tx, f"SELECT {', '.join(Comparison._fields)} FROM comparison")
+    return Comparison(*rows[0]) if rows else None
 
 
 async def begin_rebuild(tx: AsyncConnection, now: datetime) -> tuple[datetime, dict[int, Seen]]:

@@ -10,7 +10,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
+
+from dispatch.messages.row import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -21,20 +23,20 @@ SETTLED_AT_ONCE = 1_000  # target size of a transaction; the last submit in the 
 WRITERS = 3  # most writers of one lane; another starts when the queue fills a transaction
 
 # the outcomes of a submit, and the future its caller awaits
-_Waiting = tuple[Sequence[dict[str, Any]], "asyncio.Future[None]"]
+_Waiting = tuple[Sequence[Outcome], "asyncio.Future[None]"]
 
 
 @dataclass(slots=True)
 class Storing:
     """The batch writer of one lane. `store` runs one transaction for the given outcomes."""
 
-    store: Callable[[Sequence[dict[str, Any]]], Awaitable[None]]
+    store: Callable[[Sequence[Outcome]], Awaitable[None]]
     writers: list[asyncio.Task[None]] = field(default_factory=list)
     stubborn: set[asyncio.Task[None]] = field(default_factory=set)  # tasks storing submit by submit
     _waiting: deque[_Waiting] = field(default_factory=deque)
     _many: int = 0  # queued outcomes
 
-    async def stored(self, outcomes: Sequence[dict[str, Any]]) -> None:
+    async def stored(self, outcomes: Sequence[Outcome]) -> None:
         """Queue the outcomes, and return after their commit."""
         stored = asyncio.get_running_loop().create_future()
         self._waiting.append((outcomes, stored))
@@ -51,7 +53,7 @@ class Storing:
         """
         while self._waiting:
             some: list[_Waiting] = []
-            together: list[dict[str, Any]] = []
+            together: list[Outcome] = []
             while self._waiting and len(together) < SETTLED_AT_ONCE:
                 some.append(self._waiting.popleft())
                 together += some[-1][0]
@@ -73,7 +75,7 @@ class Storing:
         not lose the outcome of a message already handed off.
         """
 
-        async def store_one(outcomes: Sequence[dict[str, Any]], stored: "asyncio.Future[None]") -> None:
+        async def store_one(outcomes: Sequence[Outcome], stored: "asyncio.Future[None]") -> None:
             await until_stored(partial(self.store, outcomes))
             _done(stored)
 

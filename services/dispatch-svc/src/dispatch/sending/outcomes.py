@@ -1,18 +1,42 @@
-"""The outcome of a message from its gateway's answer: rows for `messages.accept` and `messages.settle`. Pure.
+"""The outcome of a message from its gateway's answer, for `messages.accept` and `messages.settle`. Pure."""
 
-Beside the ledger's columns, a row holds the message's `permit`, the gateway the submit `asked`, and the `answer`, if
-the gateway gave any.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import NamedTuple
+from uuid import UUID
+
+from msgspec.structs import replace
 
 from dispatch.gate.clearance import Permit
-from dispatch.gateways import Misconfigured, Refused, Result, SendError, Throttled, Unreachable
+from dispatch.gateways import Misconfigured, Refused, Result, SendError, Throttled, Unanswered, Unreachable
 from dispatch.messages.reasons import Reason
+from dispatch.messages.row import MessageRow, Outcome
+from dispatch.messages.status import Status
 
 KEPT_CHARS = 500  # of an id or a code: Postgres can index so many characters, and an event has room for them
+
+
+LEFT = frozenset((Status.ACCEPTED, Status.SENDING, Status.UNKNOWN))  # statuses of a message that perhaps has left
+
+
+class LostAnswer(NamedTuple):
+    """An `unknown` message, for a look-up by its gateway."""
+
+    message_id: UUID
+    subject_id: str
+    partition: int
+    gateway: str
+    unknown_since: datetime
+
+
+class HandedOff(NamedTuple):
+    """The hand-off recorded in a message's row."""
+
+    message_id: UUID
+    status: Status
+    gateway: str | None
+    gateway_message_id: str | None
+    handed_off_at: datetime
 
 
 def answered(
@@ -22,8 +46,8 @@ def answered(
     until: datetime | None,
     *,
     echoes_reference: bool,
-) -> dict[str, Any]:
-    """Return the outcome row for a gateway's answer to a submit.
+) -> Outcome:
+    """Return the outcome of a gateway's answer to a submit.
 
     `at`: when the submit began. `until`: when a message which has not left may be tried again. A resubmit
     (`permit.again`) becomes `accepted` or `unknown`: the first submit may have arrived.
@@ -31,101 +55,116 @@ def answered(
     match answer:
         # of the resubmit, as below; an opt-out in the answer still counts
         case Result(outcome="rejected") if permit.again:
-            return outcome(permit, "unknown", handed_off_at=at) | {"answer": answer}
+            found = outcome(permit, Status.UNKNOWN, handed_off_at=at)
+            return replace(found, opted_out=answer.opted_out, blocked=answer.blocked)
         case Result():
-            row = outcome(permit, answer.outcome, code=answer.code, handed_off_at=at)
-            return row | _named(answer, echoes_reference=echoes_reference) | {"answer": answer}
+            name = _name(answer)
+            return outcome(
+                permit,
+                Status(answer.outcome),
+                code=answer.code,
+                handed_off_at=at,
+                gateway_message_id=name,
+                known_as=None if echoes_reference else name,
+                opted_out=answer.opted_out,
+                blocked=answer.blocked,
+            )
         # Refused too: the refusal is of the resubmit, and the first submit may have arrived
         case SendError() if permit.again:
-            return outcome(permit, "unknown", handed_off_at=at)
+            return outcome(permit, Status.UNKNOWN, handed_off_at=at)
         case Refused():
-            return outcome(permit, "rejected", code=answer.code, handed_off_at=at)
+            return outcome(permit, Status.REJECTED, code=answer.code, handed_off_at=at)
         case Throttled():
-            return outcome(permit, "deferred", (Reason.GATEWAY_THROTTLED,), until)
+            return outcome(permit, Status.DEFERRED, (Reason.GATEWAY_THROTTLED,), until)
         case Unreachable():
-            return outcome(permit, "deferred", (Reason.GATEWAY_UNREACHABLE,), until)
+            return outcome(permit, Status.DEFERRED, (Reason.GATEWAY_UNREACHABLE,), until)
         case Misconfigured():
             reasons = (Reason.GATEWAY_NEEDS_SOMEBODY,)
-            return outcome(permit, "deferred", reasons, until, code=answer.code)
+            return outcome(permit, Status.DEFERRED, reasons, until, code=answer.code)
         case _:  # Unanswered, and any error class not listed above
-            return outcome(permit, "unknown", handed_off_at=at)
+            return outcome(permit, Status.UNKNOWN, handed_off_at=at)
 
 
 def outcome(
     permit: Permit,
-    status: str,
+    status: Status,
     reasons: tuple[Reason, ...] = (),
     due_at: datetime | None = None,
     *,
     code: str | None = None,
     handed_off_at: datetime | None = None,
-) -> dict[str, Any]:
-    return {
-        "permit": permit,
-        "asked": permit.gateway,
-        "partition": permit.candidate.partition,
-        "message_id": permit.candidate.message_id,
-        "decided_at": permit.row.get("decided_at"),
-        "subject_id": permit.candidate.subject_id,
-        "status": status,
-        "reasons": reasons,
-        "due_at": due_at,
-        "gateway": permit.gateway,
-        "gateway_message_id": None,
-        "known_as": None,
-        "code": _code(code),
-        "handed_off_at": handed_off_at,
-    }
+    gateway_message_id: str | None = None,
+    known_as: str | None = None,
+    opted_out: bool = False,
+    blocked: bool = False,
+) -> Outcome:
+    return Outcome(
+        message_id=permit.candidate.message_id,
+        subject_id=permit.candidate.subject_id,
+        status=status,
+        decided_at=permit.row.decided_at,
+        gateway=permit.gateway,
+        asked=permit.gateway,
+        reasons=reasons,
+        due_at=due_at,
+        gateway_message_id=gateway_message_id,
+        known_as=known_as,
+        code=_code(code),
+        handed_off_at=handed_off_at,
+        decision=permit.row,
+        opted_out=opted_out,
+        blocked=blocked,
+    )
 
 
-def looked_up(row: Any, result: Result, *, echoes_reference: bool) -> dict[str, Any]:
-    """Return the outcome row of a message whose answer was lost, from the gateway's look-up result.
-
-    `row` has `message_id`, `subject_id`, `partition` and `gateway`.
-    """
-    return {
-        "asked": row.gateway,
-        "partition": row.partition,
-        "message_id": row.message_id,
-        "decided_at": None,  # any decision: the outcome holds for each
-        "subject_id": row.subject_id,
-        "status": result.outcome,
-        "reasons": (),
-        "due_at": None,
-        "gateway": row.gateway,
-        "code": _code(result.code),
-        "handed_off_at": None,
-        "answer": result,
-        **_named(result, echoes_reference=echoes_reference),
-    }
+def looked_up(row: LostAnswer, result: Result, *, echoes_reference: bool) -> Outcome:
+    """Return the outcome of a message whose answer was lost, from the gateway's look-up result."""
+    name = _name(result)
+    return Outcome(
+        message_id=row.message_id,
+        subject_id=row.subject_id,
+        status=Status(result.outcome),
+        decided_at=None,  # any decision: the outcome holds for each
+        gateway=row.gateway,
+        asked=row.gateway,
+        gateway_message_id=name,
+        known_as=None if echoes_reference else name,
+        code=_code(result.code),
+        opted_out=result.opted_out,
+        blocked=result.blocked,
+    )
 
 
-def nobody_knows(row: Any) -> dict[str, Any]:
+def nobody_knows(row: MessageRow) -> Outcome:
     """Return an `unknown` outcome for a ledger row left `sending`.
 
     The message may have been handed off, so dispatch does not hand the message off again.
     """
-    return {
-        "message_id": row.message_id,
-        "decided_at": row.decided_at,
-        "status": "unknown",
-        "reasons": tuple(row.reasons),
-        "due_at": None,
-        "gateway": row.gateway,
-        "gateway_message_id": None,
-        "known_as": None,
-        "code": None,
-        "handed_off_at": None,
-    }
+    return Outcome(
+        message_id=row.message_id,
+        subject_id=row.subject_id,
+        status=Status.UNKNOWN,
+        decided_at=row.decided_at,
+        gateway=row.gateway,
+        reasons=row.reasons,
+    )
 
 
-def _named(result: Result, *, echoes_reference: bool) -> dict[str, str | None]:
-    """Return the provider reference columns: the gateway's message id, and `known_as` where DLRs name only that id.
+def never_left(row: MessageRow, at: datetime) -> Outcome:
+    """Return a `deferred` outcome, due `at` once, for a ledger row left `sending` whose submit never began.
+
+    The gate decides on the message afresh, as on a message handed back at a planned stop.
+    """
+    reasons = (Reason.SERVICE_STOPPING,)
+    return replace(nobody_knows(row), status=Status.DEFERRED, reasons=reasons, due_at=at, gateway=None)
+
+
+def _name(result: Result) -> str | None:
+    """Return the gateway's message id.
 
     An id the ledger cannot store becomes None: the outcome still counts, and inbound-svc takes no DLR with such an id.
     """
-    name = result.gateway_message_id if _can_be_kept(result.gateway_message_id) else None
-    return {"gateway_message_id": name, "known_as": None if echoes_reference else name}
+    return result.gateway_message_id if _can_be_kept(result.gateway_message_id) else None
 
 
 def _code(said: str | None) -> str | None:
@@ -144,26 +183,33 @@ def _can_be_kept(said: str | None) -> bool:
     return said is None or (len(said) <= KEPT_CHARS and said.isprintable())
 
 
-def is_a_second(outcome: Mapping[str, Any], row: Any, *, idempotent: bool) -> bool:
+def is_a_second(outcome: Outcome, row: HandedOff, *, idempotent: bool) -> bool:
     """Return whether an accepted outcome is a second SMS beside the hand-off in its row (`store.left_already`).
 
     An idempotent gateway answers a resubmit with the id of the first SMS. Where the gateway answers with another id,
     the ids are believed: the gateway may only count anew, or may have forgotten the first submit, and a person has to
     find out.
     """
-    if row.handed_off_at == outcome["handed_off_at"]:
+    if row.handed_off_at == outcome.handed_off_at:
         return False  # the row already holds this very hand-off
-    if not idempotent or row.gateway != outcome["gateway"] or row.status not in ("accepted", "sending", "unknown"):
+    if not idempotent or row.gateway != outcome.gateway or row.status not in LEFT:
         return True
-    names = row.gateway_message_id, outcome["gateway_message_id"]
+    names = row.gateway_message_id, outcome.gateway_message_id
     return None not in names and names[0] != names[1]
 
 
-def went_as_it_should(outcome: Mapping[str, Any]) -> bool:
-    """Return whether `messages.accept` can store the outcome: accepted, no code, and a permit with its decision row."""
-    return (
-        outcome["status"] == "accepted"
-        and outcome["code"] is None
-        and "permit" in outcome
-        and bool(outcome["permit"].row)
-    )
+def usual(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, MessageRow]]:
+    """Return the outcomes that `messages.accept` can store: accepted, no code, and with the row of the decision."""
+    return [
+        (o, o.decision) for o in outcomes if o.status is Status.ACCEPTED and o.code is None and o.decision is not None
+    ]
+
+
+def is_no_answer(result: Result | SendError) -> bool:
+    """Return whether the circuit breaker counts the result as no answer.
+
+    A request to wait, and a refusal of one sender's messages, are answers of the gateway.
+    """
+    if isinstance(result, Misconfigured):
+        return not result.of_sender
+    return isinstance(result, (Unreachable, Unanswered))

@@ -7,9 +7,13 @@
     insert    `messages.insert_messages`: each message with its verdict, a permitted message as `sending`.
               Commit [before-insert-commit, after-insert-commit, before-transactional-insert-commit,
               after-transactional-insert-commit]
-    submit    `Handoff.send`: in batches, each on valid permits, with no transaction open. `_submit` is the only place
-              where a message leaves [before-submit, during-submit, after-submit, after-transactional-submit]. The
-              transactional consumer does not wait for the submit (`transactional.py`)
+    begin     `Handoff.send`: in batches, each on valid permits. A batch with a slot is marked as begun, in one
+              transaction for all batches that have a slot now (`mark_writer.py`). Commit [before-mark-commit,
+              after-mark-commit-then-opt-out]. Messages which wait for a slot or a rate have no mark
+              [during-submit-others-waiting]
+    submit    with no transaction open. `_submit` is the only place where a message leaves [before-submit,
+              during-submit, after-submit, after-transactional-submit]. The transactional consumer does not wait for
+              the submit (`transactional.py`)
     record    `Handoff._store_outcomes`: the outcomes of several submits (`outcomes.py`) in one transaction
               (`outcome_writer.py`), with their events. Commit [before-outcomes-commit, after-outcomes-commit,
               before-throttled-commit, after-throttled-commit]. Then the waiting opt-outs of these subjects
@@ -24,8 +28,9 @@ after-submit-then-opt-out].
 
 Deferred messages, and messages left `sending` by a crash, enter at `Handoff.send` (`timers.py`). No source of marketing
 brings in more messages than can leave soon. A submit without a known end is `unknown`, and dispatch never blindly sends
-the message again. A message in hand and not yet submitted stays with this process until another process decides on the
-message (`store.still_ours`), even if recovery has marked it `unknown`.
+the message again. A `sending` message without the mark never left: after a crash it is decided afresh. A message in
+hand and not yet submitted stays with this process until another process decides on the message (`store.still_ours`)
+or recovery gives the message back, even if recovery has marked it `unknown`.
 """
 
 import asyncio
@@ -33,20 +38,17 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import Any
 from uuid import UUID
 
-import msgspec
-from sqlalchemy import Row
+from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import CAMPAIGN_REQUESTS, DISPATCH_REQUESTS
 from common.contracts.campaign import MessageRequested, MessageReworded
-from common.db.database import Database, once_committed
+from common.db.database import Database
 from common.db.timer import uptime_s
 from common.kafka.broker import partitions_of
 from common.kafka.subscription import After, Hold, Poison, Received, Subscription
@@ -68,13 +70,20 @@ from dispatch.gateways import (
 )
 from dispatch.gateways.circuit_breaker import BreakerState, Failure
 from dispatch.gateways.pool import Traffic
+from dispatch.lane import Lane
 from dispatch.messages import enforcement, events
 from dispatch.messages import store as messages
 from dispatch.messages.reasons import Reason
+from dispatch.messages.row import Outcome
+from dispatch.messages.status import Cause, Status, may_follow
+from dispatch.messages.store import DecisionId
 from dispatch.projection import store as projection
 from dispatch.projection.limits import is_fresh
 from dispatch.sending import outcomes, store
+from dispatch.sending.mark_writer import MarkWriter, by_decision
 from dispatch.sending.outcome_writer import Storing, until_stored
+from dispatch.sending.receipts import tell_what_the_provider_refuses
+from dispatch.sending.second_sms import ACCEPTED_TWICE, look_for_second_sms
 from dispatch.sending.transactional import Codes
 
 log = logging.getLogger(__name__)
@@ -86,10 +95,9 @@ REDECIDED = counter(
     "Messages that return to the gate, because a permit lapsed or a gateway refuses.",
 )
 
+_Alike = tuple[int, Lane, bool]  # partition, lane, `again`: of messages decided again together
 _Lapsed = tuple[list[Permit], "asyncio.Task[dict[UUID, Permit]]"]  # permits to decide again, and the task deciding
 
-# promise 4: no message is sent twice; a rule beside the rules of `audit/invariants.py`
-ACCEPTED_TWICE = "accepted_twice"
 SUBMITS_AHEAD = 4  # per slot; with answers of 100 ms, more would wait past their permits
 # well within `settle_margin_s`; a gateway ends its submit in time, and knows which messages had begun
 SUBMIT_LATE_S = 2.0
@@ -142,16 +150,16 @@ class Intake:
                 or self._handoff.traffic.refuses_marketing
             ):
                 raise Hold
-            return await self._decide(tx, batch, marketing=True)
+            return await self._decide(tx, batch, Lane.MARKETING)
 
     async def take(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
         """Decide on a batch of transactional or service messages, and return their hand-off.
 
         A message whose gateway has no free slot waits in the ledger, like a message sent over HTTP.
         """
-        return await self._decide(tx, batch, marketing=False)
+        return await self._decide(tx, batch, Lane.TRANSACTIONAL)
 
-    async def _decide(self, tx: AsyncConnection, batch: list[Received], *, marketing: bool) -> After | None:
+    async def _decide(self, tx: AsyncConnection, batch: list[Received], lane: Lane) -> After | None:
         partition = batch[0].partition
         candidates: dict[UUID, Candidate] = {}
         reworded: dict[UUID, MessageReworded] = {}
@@ -173,21 +181,21 @@ class Intake:
             # duplicate still has the old text.
             candidates.setdefault(candidate.message_id, candidate)
         if reworded:
-            await messages.lock_partition(tx, partition, marketing=True)
+            await messages.lock_partition(tx, partition, Lane.MARKETING)
             if not await messages.reword(tx, reworded):
                 raise Hold  # a message in hand-off has left at the retry, or waits again with a row to update
         decisions = await self._clearance.decide(tx, partition, list(candidates.values()), locked=bool(reworded))
-        if not marketing:
+        if lane is Lane.TRANSACTIONAL:
             decisions = self._handoff.codes.or_wait(decisions)
         new = await messages.insert_messages(tx, [d.row for d in decisions])
         decisions = [d for d in decisions if d.candidate.message_id in new]
-        await events.append_changes(tx, [events.inserted(d.row) for d in decisions if d.permit is None])
+        await events.append_changes(tx, [events.changed(d.row) for d in decisions if d.permit is None])
         permits = [d.permit for d in decisions if d.permit]
         if not permits:
             return None
 
         async def hand_off() -> None:
-            await (self._handoff.send(permits) if marketing else self._handoff.codes.begin(permits))
+            await (self._handoff.send(permits) if lane is Lane.MARKETING else self._handoff.codes.begin(permits))
 
         return hand_off
 
@@ -209,7 +217,7 @@ class Intake:
         candidate = candidates.get(identity)
         if candidate is not None and candidate.subject_id == event.subject_id:
             region = candidate.region if event.region is None else event.region or None
-            candidates[identity] = msgspec.structs.replace(candidate, text=event.text or "", region=region)
+            candidates[identity] = replace(candidate, text=event.text or "", region=region)
 
 
 @dataclass(slots=True)
@@ -226,26 +234,26 @@ class Handoff:
     clearance: Clearance
     submits_in_flight: int
     codes: Codes = field(init=False)
-    _lanes: dict[tuple[str, bool], asyncio.Semaphore] = field(init=False)
+    _lanes: dict[tuple[str, Lane], asyncio.Semaphore] = field(init=False)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _in_hand: int = 0  # messages
     _room: asyncio.Event = field(default_factory=asyncio.Event)  # set while the hand-off is not behind
-    _lapsed: dict[tuple[int, bool, bool], _Lapsed] = field(default_factory=dict)
+    _lapsed: dict[_Alike, _Lapsed] = field(default_factory=dict)
     _waits: set[asyncio.Timeout] = field(default_factory=set)  # for a slot
-    _storing: dict[bool, Storing] = field(init=False)  # by lane: True for marketing
+    _marks: dict[Lane, MarkWriter] = field(init=False)
+    _storing: dict[Lane, Storing] = field(init=False)
 
     def __post_init__(self) -> None:
         self.codes = Codes(self.send, self.traffic.gateways, self.submits_in_flight)
         self._room.set()
         self._lanes = {
-            (name, marketing): asyncio.Semaphore(self.submits_in_flight)
-            for name in self.traffic.gateways
-            for marketing in (True, False)
+            (name, lane): asyncio.Semaphore(self.submits_in_flight) for name in self.traffic.gateways for lane in Lane
         }
-        self._storing = {marketing: Storing(self._store_outcomes) for marketing in (True, False)}
+        self._marks = {lane: MarkWriter(self._mark_begun) for lane in Lane}
+        self._storing = {lane: Storing(self._store_outcomes) for lane in Lane}
         messages.VIOLATIONS.labels(ACCEPTED_TWICE)
         for name in self.traffic.gateways:
-            for status in ("accepted", "rejected", "unknown", "deferred"):
+            for status in may_follow(Status.SENDING, Cause.OUTCOME):
                 OUTCOMES.labels(name, status)  # create the series at 0, so that the first outcome is an increase
 
     async def send(self, permits: Sequence[Permit]) -> None:
@@ -258,7 +266,7 @@ class Handoff:
 
     async def _send(self, permits: Sequence[Permit]) -> None:
         """Submit the messages in batches of one gateway, one lane and one permit expiry."""
-        lanes: dict[tuple[str, bool, float], list[Permit]] = {}
+        lanes: dict[tuple[str, Lane, float], list[Permit]] = {}
         for permit in permits:
             lanes.setdefault((*_lane(permit), permit.until), []).append(permit)
         batches = []
@@ -274,7 +282,7 @@ class Handoff:
         So a STOP reaches a waiting message, and recovery does not mistake the message for a dead process's. A half-open
         gateway has one slot of each lane, for one message; a gateway whose breaker is open has no slot.
         """
-        until, marketing = permits[0].until, _lane(permits[0])[1]
+        until, lane = permits[0].until, permits[0].candidate.lane
         while permits:
             breaker = self._breaker(permits[0])
             probing = breaker == "half_open"
@@ -290,22 +298,29 @@ class Handoff:
                     continue
                 first = permits[:1] if probing else permits
                 going, later = self._within_the_rate(first)
-                answers, late = await self._submit(going) if going else ([], [])
+                begins = bool(going) and await self._marks[lane].may_begin(going)
+                answers, late = await self._submit(going) if begins else ([], [])
             finally:
                 slots.release()
             if answers is None:  # refused as a whole: halve the batch to find the message to blame
                 half = len(going) // 2
                 halves = (self._send_batch(going[:half]), self._send_batch(going[half:]))
-                await asyncio.gather(self._settle(later, marketing=marketing), *halves)
+                await asyncio.gather(self._settle(later, lane), *halves)
             else:
-                await self._settle([*later, *answers], marketing=marketing)
+                await self._settle([*later, *answers], lane)
+            if going and not begins:
+                await self._send(await self._decide_again(going))
             permits = [*late, *permits[len(first) :]]  # a late message has a lapsed permit, and is decided again
 
-    async def _submit(self, permits: Sequence[Permit]) -> tuple[list[dict[str, Any]] | None, list[Permit]]:
+    async def _mark_begun(self, decisions: Mapping[DecisionId, Sequence[UUID]]) -> set[DecisionId]:
+        async with self.database.begin() as tx:
+            return await messages.begin(tx, decisions)
+
+    async def _submit(self, permits: Sequence[Permit]) -> tuple[list[Outcome] | None, list[Permit]]:
         """Submit one batch: the only place where a message leaves.
 
-        Return rows for `messages.settle`, and the permits too late to begin. Return None instead of rows when the
-        gateway refused a batch of several messages as a whole: then no message was taken.
+        Return the outcomes, and the permits too late to begin. Return None instead of outcomes when the gateway
+        refused a batch of several messages as a whole: then no message was taken.
         """
         started, at = time.monotonic(), datetime.now(UTC)
         submits = [
@@ -341,7 +356,7 @@ class Handoff:
             permits, results = [p for p, _ in begun], [r for _, r in begun]
         answered = [p.oadc for p, r in zip(permits, results, strict=True) if isinstance(r, (Result, Refused))]
         failed = len(answered) < len(results)
-        self.traffic.counted(gateway.name, len(answered), sum(map(_is_no_answer, results)) if failed else 0)
+        self.traffic.counted(gateway.name, len(answered), sum(map(outcomes.is_no_answer, results)) if failed else 0)
         if answered:
             self.traffic.answered(gateway.name, set(answered), took_s)
             SUBMIT.labels(gateway.name).observe(took_s)
@@ -353,56 +368,26 @@ class Handoff:
             for p, r in zip(permits, results, strict=True)
         ], late
 
-    async def _settle(self, settled: Sequence[dict[str, Any]], *, marketing: bool) -> None:
+    async def _settle(self, settled: Sequence[Outcome], lane: Lane) -> None:
         """Return once the ledger has these outcomes, perhaps in one transaction with others of their lane."""
         if not settled:
             return
-        for (gateway, status), many in Counter((o["asked"], o["status"]) for o in settled).items():
+        for (gateway, status), many in Counter((o.asked, o.status) for o in settled).items():
             OUTCOMES.labels(gateway, status).inc(many)
-        await self._storing[marketing].stored(settled)
+        await self._storing[lane].stored(settled)
 
-    async def _store_outcomes(self, settled: Sequence[dict[str, Any]]) -> None:
+    async def _store_outcomes(self, settled: Sequence[Outcome]) -> None:
         async with self.database.begin() as tx:
-            plain = [o for o in settled if outcomes.went_as_it_should(o)]
-            if len(plain) < len(settled):
-                await store.lock_messages(tx, [o["message_id"] for o in settled])
-            done = await messages.accept(tx, plain)
-            changes = [events.accepted(o["permit"].row, o) for o in settled if o["message_id"] in done]
-            changes += await messages.settle(tx, [o for o in settled if o["message_id"] not in done])
+            usual = outcomes.usual(settled)
+            if len(usual) < len(settled):
+                await store.lock_messages(tx, [o.message_id for o in settled])
+            done = await messages.accept(tx, usual)
+            changes = [events.accepted(decision, o) for o, decision in usual if o.message_id in done]
+            changes += await messages.settle(tx, [o for o in settled if o.message_id not in done])
             await events.append_changes(tx, changes)
-            await self._look_for_seconds(tx, settled, changes)
-            await _tell_what_the_provider_refuses(tx, settled)
-        await until_stored(lambda: self._enforce([o["subject_id"] for o in settled]))
-
-    async def _look_for_seconds(
-        self, tx: AsyncConnection, settled: Sequence[dict[str, Any]], changes: Sequence[events.Changed]
-    ) -> None:
-        """Report a broken promise where a message left a second time.
-
-        The candidates are accepted outcomes which change no row, or which come twice in one transaction. No other check
-        would find a second SMS, because the row keeps the first hand-off.
-        """
-        changed = {event.message_id for _, event in changes}
-        if len(changed) == len(settled):
-            return
-        many = Counter(o["message_id"] for o in settled)
-        unclear = [
-            o
-            for o in settled
-            if o["status"] == "accepted"
-            and o["handed_off_at"] is not None
-            and (str(o["message_id"]) not in changed or many[o["message_id"]] > 1)
-        ]
-        if not unclear:
-            return
-        rows = await store.left_already(tx, [o["message_id"] for o in unclear])
-        for one in unclear:
-            row, by = rows.get(one["message_id"]), self.traffic.gateways.get(one["gateway"])
-            idempotent = by is not None and by.capabilities.idempotent
-            if row is not None and outcomes.is_a_second(one, row, idempotent=idempotent):
-                told = {"rule": ACCEPTED_TWICE, "messages": str(one["message_id"]), "gateway": one["gateway"]}
-                once_committed(tx, partial(log.critical, "a promise is broken", extra=told))
-                once_committed(tx, messages.VIOLATIONS.labels(ACCEPTED_TWICE).inc)
+            await look_for_second_sms(tx, settled, changes, self.traffic.gateways)
+            await tell_what_the_provider_refuses(tx, settled)
+        await until_stored(lambda: self._enforce([o.subject_id for o in settled]))
 
     async def _enforce(self, subject_ids: Sequence[str]) -> None:
         """Enforce the opt-outs of these subjects. The caller has committed the outcomes.
@@ -479,8 +464,8 @@ class Handoff:
         """
         if permits[0].again:
             return
-        rows = [outcomes.outcome(p, "deferred", (Reason.SERVICE_STOPPING,), datetime.now(UTC)) for p in permits]
-        await self._settle([{**row, "gateway": None} for row in rows], marketing=_lane(permits[0])[1])
+        given = [outcomes.outcome(p, Status.DEFERRED, (Reason.SERVICE_STOPPING,), datetime.now(UTC)) for p in permits]
+        await self._settle([replace(each, gateway=None) for each in given], permits[0].candidate.lane)
 
     async def _decide_again(self, permits: Sequence[Permit]) -> list[Permit]:
         """Return fresh permits for the messages still allowed; the ledger keeps the new verdict of each other message.
@@ -488,7 +473,7 @@ class Handoff:
         Permits which lapse while a decision of their partition and lane waits for its turn join the decision.
         """
         REDECIDED.inc(len(permits))
-        kind = permits[0].candidate.partition, _lane(permits[0])[1], permits[0].again
+        kind = permits[0].candidate.partition, permits[0].candidate.lane, permits[0].again
         if kind not in self._lapsed:
             self._lapsed[kind] = [], asyncio.create_task(self._decide_together(kind))
         lapsed, deciding = self._lapsed[kind]
@@ -496,11 +481,11 @@ class Handoff:
         fresh = await asyncio.shield(deciding)  # a cancelled waiter leaves the decision to the others
         return [fresh[p.candidate.message_id] for p in permits if p.candidate.message_id in fresh]
 
-    async def _decide_together(self, kind: tuple[int, bool, bool]) -> dict[UUID, Permit]:
-        _, marketing, _ = kind
-        async with self.clearance.one_at_a_time if marketing else contextlib.nullcontext():
+    async def _decide_together(self, kind: _Alike) -> dict[UUID, Permit]:
+        _, lane, _ = kind
+        async with self.clearance.one_at_a_time if lane is Lane.MARKETING else contextlib.nullcontext():
             lapsed, _ = self._lapsed.pop(kind)
-            ours = {p.row["decided_at"] for p in lapsed}
+            ours = {p.decided_at for p in lapsed}
             with contextlib.suppress(Exception):  # retried below without the lock, so no other decision waits
                 return {p.candidate.message_id: p for p in await self._redecide(lapsed, ours)}
         return {p.candidate.message_id: p for p in await until_stored(lambda: self._redecide(lapsed, ours))}
@@ -513,12 +498,12 @@ class Handoff:
         """
         partition = permits[0].candidate.partition
         async with self.database.begin() as tx:
-            await messages.lock_partition(tx, partition, marketing=_lane(permits[0])[1])
+            await messages.lock_partition(tx, partition, permits[0].candidate.lane)
             again = permits[0].again
             rows = await store.still_ours(tx, [p.candidate.message_id for p in permits], ours, again=again)
             wanted = [stored(row) for row in rows]
             decisions = await self.clearance.decide(tx, partition, wanted, locked=True, again=again)
-            ours.update(d.row["decided_at"] for d in decisions)
+            ours.update(d.row.decided_at for d in decisions if d.row.decided_at)
             refused = [d for d in decisions if d.permit is None]
             if again:  # a resubmit may have left already: `unknown`, as in the sweep
                 held = {d.candidate.message_id for d in refused}
@@ -527,16 +512,18 @@ class Handoff:
             else:
                 await events.append_changes(tx, await messages.update_decisions(tx, [d.row for d in refused]))
             await messages.update_decisions(tx, [d.row for d in decisions if d.permit])
+            if again:  # marked at once: the first submit may have left, whatever becomes of the resubmit
+                await messages.begin(tx, by_decision([d.permit for d in decisions if d.permit]))
             await enforcement.enforce(tx, [d.candidate.subject_id for d in refused])
         return [d.permit for d in decisions if d.permit]
 
-    def _within_the_rate(self, permits: Sequence[Permit]) -> tuple[list[Permit], list[dict[str, Any]]]:
+    def _within_the_rate(self, permits: Sequence[Permit]) -> tuple[list[Permit], list[Outcome]]:
         """Split the permits into messages within the gateway's rate, and deferred outcomes for the rest.
 
         Deferred messages come back one after another at the rate, and expire where their turn comes too late.
         """
         now: list[Permit] = []
-        later: list[dict[str, Any]] = []
+        later: list[Outcome] = []
         if permits[0].again:
             return list(permits), later
         when = self.traffic.admit(permits[0].gateway, [p.oadc for p in permits])
@@ -545,7 +532,7 @@ class Handoff:
                 now.append(permit)
             else:
                 until = min(due, permit.candidate.send_before)
-                later.append(outcomes.outcome(permit, "deferred", (Reason.GATEWAY_THROTTLED,), until))
+                later.append(outcomes.outcome(permit, Status.DEFERRED, (Reason.GATEWAY_THROTTLED,), until))
         return now, later
 
     def _note_failures(self, name: str, permits: Sequence[Permit], results: Sequence[Result | SendError]) -> None:
@@ -588,47 +575,11 @@ class Handoff:
         )
         return min(ways.again(datetime.now(UTC)), permit.candidate.send_before)
 
-    async def learn(self, row: Row[Any], result: Result) -> None:
-        """Record the look-up result of a message whose answer was lost. `row`: as for `outcomes.looked_up`."""
+    async def learn(self, row: outcomes.LostAnswer, result: Result) -> None:
+        """Record the look-up result of a message whose answer was lost."""
         echoes = self.traffic.gateways[row.gateway].capabilities.echoes_reference
-        await self._settle([outcomes.looked_up(row, result, echoes_reference=echoes)], marketing=True)
+        await self._settle([outcomes.looked_up(row, result, echoes_reference=echoes)], Lane.MARKETING)
 
 
-def _lane(permit: Permit) -> tuple[str, bool]:
-    return permit.gateway, permit.candidate.category == "marketing"
-
-
-def _is_no_answer(result: Result | SendError) -> bool:
-    """Return whether the circuit breaker counts the result as no answer.
-
-    A request to wait, and a refusal of one sender's messages, are answers of the gateway.
-    """
-    if isinstance(result, Misconfigured):
-        return not result.of_sender
-    return isinstance(result, (Unreachable, Unanswered))
-
-
-async def _tell_what_the_provider_refuses(tx: AsyncConnection, settled: Sequence[dict[str, Any]]) -> None:
-    """Store the opt-outs and blocks in the gateways' answers.
-
-    A person who opted out with the provider has opted out: the DLR published here is evidence for consent-svc. Until
-    consent-svc has applied the opt-out, and where the provider gives no reason, a provider block denies the person
-    marketing by every gateway (fail closed).
-    """
-    now = datetime.now(UTC)
-    refused = [
-        {
-            **row,
-            "status": None,  # as `settle` left the row: perhaps final, or in the hand of another process
-            "receipt": "opted_out",
-            "receipt_at": row["handed_off_at"] or now,
-            "since": row["handed_off_at"] or now,
-            "opted_out": row["answer"].opted_out,
-        }
-        for row in settled
-        if "answer" in row and (row["answer"].opted_out or row["answer"].blocked)
-    ]
-    if not refused:
-        return
-    await store.block(tx, refused)
-    await events.append_changes(tx, await messages.put_receipts(tx, [row for row in refused if row["opted_out"]]))
+def _lane(permit: Permit) -> tuple[str, Lane]:
+    return permit.gateway, permit.candidate.lane

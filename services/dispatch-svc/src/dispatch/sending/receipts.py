@@ -13,8 +13,7 @@ removes the block, the person gets no marketing by any gateway, and nothing by t
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -27,8 +26,11 @@ from dispatch.gateways import gateway_name, receipt_codes
 from dispatch.gateways.pool import Traffic
 from dispatch.messages import events
 from dispatch.messages import store as messages
+from dispatch.messages.row import Outcome, ReceiptChange
+from dispatch.messages.status import HANDED_OFF, Status
 from dispatch.projection import store as projection
 from dispatch.sending import store
+from dispatch.sending.store import Block, Receipt
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +62,6 @@ class Complaint:
     oadc: str
     code: str | None
     handed_off_at: datetime
-
-
-# the states of a message which an operator may have received
-HANDED_OFF = ("sending", "accepted", "rejected", "unknown")
 
 
 def advances(old: ReceiptState | None, new: ReceiptState, *, other_part: bool = False) -> bool:
@@ -106,25 +104,23 @@ def note(complaints: Iterable[Complaint], traffic: Traffic) -> None:
 
 async def apply_receipts(tx: AsyncConnection, batch: list[Received], of: Mapping[str, str]) -> list[Complaint]:
     receipts = [
-        {
-            "gateway": of.get(by := gateway_name(r.event.provider, r.event.account), by),
-            "gateway_message_id": r.event.provider_message_id,
-            "reference": _uuid(r.event.reference or r.event.provider_message_id),  # some gateways use our message id
-            "receipt": r.event.state,
-            "code": r.event.code,
-            "occurred_at": r.event.occurred_at,
-            "received_at": r.event.received_at,
-            "blocked": r.event.blocked,
-        }
+        Receipt(
+            gateway=of.get(by := gateway_name(r.event.provider, r.event.account), by),
+            gateway_message_id=r.event.provider_message_id,
+            receipt=r.event.state,
+            code=r.event.code,
+            received_at=r.event.received_at,
+            occurred_at=r.event.occurred_at,
+            blocked=r.event.blocked,
+            reference=_uuid(r.event.reference or r.event.provider_message_id),  # some gateways use our message id
+        )
         for r in batch
         if isinstance(r.event, ReceiptReceived)
     ]
     return await settle_receipts(tx, receipts, keep_early=True)
 
 
-async def settle_receipts(
-    tx: AsyncConnection, receipts: Sequence[Mapping[str, Any]], *, keep_early: bool
-) -> list[Complaint]:
+async def settle_receipts(tx: AsyncConnection, receipts: Sequence[Receipt], *, keep_early: bool) -> list[Complaint]:
     """Apply DLRs to their messages, and keep unmatched DLRs until the submit's answer names the message.
 
     Return the complaints for `note`, which the caller calls after the commit.
@@ -133,51 +129,52 @@ async def settle_receipts(
         return []
     found = await store.messages_of_receipts(
         tx,
-        [r["reference"] for r in receipts if r["reference"]],
-        [r["gateway_message_id"] for r in receipts],
-        [r["gateway"] for r in receipts],
+        [r.reference for r in receipts if r.reference],
+        [r.gateway_message_id for r in receipts],
+        [r.gateway for r in receipts],
     )
     by_reference = {row.message_id: row for row in found}
     by_gateway_id = {(row.gateway, row.gateway_message_id): row for row in found}
-    changes: dict[UUID, dict[str, Any]] = {}
+    changes: dict[UUID, ReceiptChange] = {}
     early = []
     blocks = []
     blamed = []
     for receipt in receipts:
-        row = by_gateway_id.get((receipt["gateway"], receipt["gateway_message_id"]))
-        row = row or by_reference.get(receipt["reference"])
+        row = by_gateway_id.get((receipt.gateway, receipt.gateway_message_id))
+        row = row or (by_reference.get(receipt.reference) if receipt.reference else None)
         if row is None:
             early.append(receipt)
             continue
-        if row.status not in HANDED_OFF or row.gateway not in (None, receipt["gateway"]):
-            RECEIPTS.labels(receipt["receipt"], "foreign").inc()
+        if row.status not in HANDED_OFF or row.gateway not in (None, receipt.gateway):
+            RECEIPTS.labels(receipt.receipt, "foreign").inc()
             continue
-        standing = changes.get(row.message_id, row._mapping)
-        known_as = standing["gateway_message_id"]
-        other_part = known_as is not None and known_as != receipt["gateway_message_id"]
-        stands = not advances(standing["receipt"], receipt["receipt"], other_part=other_part)
+        standing = changes.get(row.message_id, row)
+        known_as = standing.gateway_message_id
+        other_part = known_as is not None and known_as != receipt.gateway_message_id
+        stands = not advances(standing.receipt, receipt.receipt, other_part=other_part)
         # The resubmit was refused because the person is out, which stands; this DLR is of the first submit, which may
         # have arrived.
-        of_the_first = standing["status"] == "unknown" and receipt["receipt"] != "opted_out"
+        unknown = row.status is Status.UNKNOWN and row.message_id not in changes
+        of_the_first = unknown and receipt.receipt != "opted_out"
         if stands and not of_the_first:
-            RECEIPTS.labels(receipt["receipt"], "old").inc()
+            RECEIPTS.labels(receipt.receipt, "old").inc()
             continue
-        changes[row.message_id] = {
-            "message_id": row.message_id,
-            "status": "accepted" if row.status == "unknown" else row.status,
-            "receipt": standing["receipt"] if stands else receipt["receipt"],
-            "gateway": receipt["gateway"],
-            "gateway_message_id": known_as or receipt["gateway_message_id"],
-            "code": None if stands else receipt["code"],
-            "receipt_at": standing["receipt_at"] if stands else receipt["occurred_at"],
-        }
-        if receipt["blocked"]:
-            since = receipt["occurred_at"] or receipt["received_at"]
-            blocks.append({**changes[row.message_id], "subject_id": row.subject_id, "since": since})
-            BLOCKS.labels(receipt["gateway"]).inc()
+        changes[row.message_id] = change = ReceiptChange(
+            message_id=row.message_id,
+            proves=True,
+            receipt=standing.receipt if stands and standing.receipt else receipt.receipt,
+            gateway=receipt.gateway,
+            gateway_message_id=known_as or receipt.gateway_message_id,
+            code=None if stands else receipt.code,
+            receipt_at=standing.receipt_at if stands else receipt.occurred_at,
+        )
+        if receipt.blocked:
+            since = receipt.occurred_at or receipt.received_at
+            blocks.append(Block(change.gateway, row.subject_id, change.code, since))
+            BLOCKS.labels(receipt.gateway).inc()
         if row.handed_off_at is not None and _needs_somebody(receipt):
-            blamed.append((receipt, row))
-        RECEIPTS.labels(receipt["receipt"], "applied").inc()
+            blamed.append((receipt, row.sender_id, row.handed_off_at))
+        RECEIPTS.labels(receipt.receipt, "applied").inc()
     if changes:
         await events.append_changes(tx, await messages.put_receipts(tx, list(changes.values())))
     if blocks:
@@ -185,26 +182,53 @@ async def settle_receipts(
     if early and keep_early:
         await store.keep_early_receipts(tx, early)
         for receipt in early:
-            RECEIPTS.labels(receipt["receipt"], "early").inc()
+            RECEIPTS.labels(receipt.receipt, "early").inc()
     if not blamed:
         return []
-    senders = await projection.senders(tx, {row.sender_id for _, row in blamed})
+    senders = await projection.senders(tx, {sender_id for _, sender_id, _ in blamed})
     complaints = []
-    for receipt, row in blamed:
-        of_sender = receipt_codes.is_of_sender(_provider(receipt), receipt["code"])
-        if not of_sender or row.sender_id in senders:
-            oadc = senders[row.sender_id].oadc if of_sender else ""
-            complaints.append(Complaint(receipt["gateway"], oadc, receipt["code"], row.handed_off_at))
+    for receipt, sender_id, handed_off_at in blamed:
+        of_sender = receipt_codes.is_of_sender(_provider(receipt), receipt.code)
+        if not of_sender or sender_id in senders:
+            oadc = senders[sender_id].oadc if of_sender else ""
+            complaints.append(Complaint(receipt.gateway, oadc, receipt.code, handed_off_at))
     return complaints
 
 
-def _needs_somebody(receipt: Mapping[str, Any]) -> bool:
-    return receipt["receipt"] == "failed" and receipt_codes.needs_somebody(_provider(receipt), receipt["code"])
+async def tell_what_the_provider_refuses(tx: AsyncConnection, settled: Sequence[Outcome]) -> None:
+    """Store the opt-outs and blocks in the gateways' answers.
+
+    A person who opted out with the provider has opted out: the DLR published here is evidence for consent-svc. Until
+    consent-svc has applied the opt-out, and where the provider gives no reason, a provider block denies the person
+    marketing by every gateway (fail closed).
+    """
+    now = datetime.now(UTC)
+    refused = [o for o in settled if o.opted_out or o.blocked]
+    if not refused:
+        return
+    await store.block(tx, [Block(o.asked, o.subject_id, o.code, o.handed_off_at or now) for o in refused])
+    changes = [
+        ReceiptChange(
+            message_id=o.message_id,
+            proves=False,  # the status is as `settle` left it: perhaps final, or in the hand of another process
+            receipt="opted_out",
+            gateway=o.asked,
+            gateway_message_id=o.gateway_message_id,
+            code=o.code,
+            receipt_at=o.handed_off_at or now,
+        )
+        for o in refused
+        if o.opted_out
+    ]
+    await events.append_changes(tx, await messages.put_receipts(tx, changes))
 
 
-def _provider(receipt: Mapping[str, Any]) -> str:
-    provider: str = receipt["gateway"].partition(".")[0]
-    return provider
+def _needs_somebody(receipt: Receipt) -> bool:
+    return receipt.receipt == "failed" and receipt_codes.needs_somebody(_provider(receipt), receipt.code)
+
+
+def _provider(receipt: Receipt) -> str:
+    return receipt.gateway.partition(".")[0]
 
 
 def _uuid(reference: str | None) -> UUID | None:

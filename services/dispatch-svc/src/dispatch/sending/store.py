@@ -1,8 +1,8 @@
 """The tables of early DLRs and provider blocks, and the queries of sending: due, left and answered messages."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Any
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import (
@@ -12,7 +12,6 @@ from sqlalchemy import (
     Identity,
     Index,
     PrimaryKeyConstraint,
-    Row,
     Table,
     Text,
     UniqueConstraint,
@@ -20,9 +19,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.contracts.inbound import ReceiptState
 from common.db.database import fetch_many, plan_now
+from dispatch.lane import Lane
 from dispatch.messages import store as messages
+from dispatch.messages.row import MessageRow, columns_of
+from dispatch.messages.status import Status
 from dispatch.schema import by_column, instant, metadata
+from dispatch.sending.outcomes import HandedOff, LostAnswer
 
 early_receipt = Table(
     "early_receipt",
@@ -51,8 +55,59 @@ provider_block = Table(
 )
 
 
-async def campaigns_to_wake(tx: AsyncConnection) -> Sequence[tuple[str, int, bool]]:
-    """Return (campaign_id, control version, cancelled) of each campaign not paused whose messages are not all woken."""
+_MESSAGE = columns_of("m")
+_EARLY = {
+    "gateway": "text",
+    "gateway_message_id": "text",
+    "receipt": "text",
+    "code": "text",
+    "received_at": "timestamptz",
+    "occurred_at": "timestamptz",
+    "blocked": "boolean",
+}
+
+
+class Receipt(NamedTuple):
+    """A DLR of a message. `reference`: our message id, where the DLR names it; an early DLR is stored without."""
+
+    gateway: str
+    gateway_message_id: str
+    receipt: ReceiptState
+    code: str | None
+    received_at: datetime
+    occurred_at: datetime | None
+    blocked: bool
+    reference: UUID | None = None
+
+
+class Block(NamedTuple):
+    gateway: str
+    subject_id: str
+    code: str | None
+    since: datetime
+
+
+class LeftSending(NamedTuple):
+    """A message left `sending` by a dead process.
+
+    No submit of the message began before `since`. `begun`: the submit of the last decision may have begun.
+    """
+
+    row: MessageRow
+    since: datetime
+    begun: bool
+
+
+class ToWake(NamedTuple):
+    """A campaign whose messages are not all woken. `version`: of the control."""
+
+    campaign_id: str
+    version: int
+    cancelled: bool
+
+
+async def campaigns_to_wake(tx: AsyncConnection) -> list[ToWake]:
+    """Return each campaign that is not paused, and whose messages are not all woken."""
     await plan_now(tx)
     rows = await fetch_many(
         tx,
@@ -60,10 +115,10 @@ async def campaigns_to_wake(tx: AsyncConnection) -> Sequence[tuple[str, int, boo
         " ORDER BY campaign_id",
         "paused",  # `plan_now` works only for a statement with parameters
     )
-    return [(row[0], row[1], row[2]) for row in rows]
+    return [ToWake(*row) for row in rows]
 
 
-async def due_partitions(tx: AsyncConnection, partitions: int, now: datetime, *, marketing: bool) -> list[int]:
+async def due_partitions(tx: AsyncConnection, partitions: int, now: datetime, lane: Lane) -> list[int]:
     """Return the partitions below `partitions` with due messages of the lane, the longest wait first.
 
     With this order, a caller that takes only as many messages as leave soon neglects no partition. A lateral query
@@ -73,7 +128,7 @@ async def due_partitions(tx: AsyncConnection, partitions: int, now: datetime, *,
     rows = await fetch_many(
         tx,
         "SELECT p.partition FROM generate_series(0, $1 - 1) AS p(partition) CROSS JOIN LATERAL"
-        f" (SELECT m.due_at FROM message AS m WHERE m.partition = p.partition AND {messages.OF_LANE[marketing]}"
+        f" (SELECT m.due_at FROM message AS m WHERE m.partition = p.partition AND {messages.OF_LANE[lane]}"
         " AND m.status IN ('pending', 'deferred') AND m.due_at <= $2 ORDER BY m.due_at LIMIT 1) AS due"
         " ORDER BY due.due_at",
         partitions,
@@ -87,29 +142,29 @@ async def claim_due(
     partition: int,
     now: datetime,
     limit: int,
+    lane: Lane,
     *,
-    marketing: bool,
     waited_for: Collection[str] = (),
-) -> list[Row[Any]]:
+) -> list[MessageRow]:
     """Lock and return due messages of one partition and lane, oldest first. The transaction is `planned_now`.
 
     `waited_for`: gateways without a free slot, whose `pending` messages go on waiting.
     """
     rows = await tx.execute(
         text(
-            f"SELECT * FROM message WHERE partition = :partition AND {messages.OF_LANE[marketing]}"
+            f"SELECT {_MESSAGE} FROM message AS m WHERE partition = :partition AND {messages.OF_LANE[lane]}"
             " AND status IN ('pending', 'deferred') AND due_at <= :now"
             " AND NOT (status = 'pending' AND coalesce(gateway, '') = ANY(CAST(:waited_for AS text[])))"
             " ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED"
         ),
         {"partition": partition, "now": now, "limit": limit, "waited_for": list(waited_for)},
     )
-    return list(rows)
+    return [MessageRow.read(row) for row in rows]
 
 
 async def still_ours(
     tx: AsyncConnection, message_ids: Sequence[UUID], decisions: Collection[datetime], *, again: bool
-) -> list[Row[Any]]:
+) -> list[MessageRow]:
     """Lock and return the messages still ours to hand off: the last decision is one of `decisions` (`decided_at`), and
     no submit or DLR is on record.
 
@@ -117,13 +172,13 @@ async def still_ours(
     """
     rows = await tx.execute(
         text(
-            "SELECT * FROM message AS m WHERE message_id = ANY(CAST(:ids AS uuid[]))"
+            f"SELECT {_MESSAGE} FROM message AS m WHERE message_id = ANY(CAST(:ids AS uuid[]))"
             f" AND decided_at = ANY(CAST(:decisions AS timestamptz[])) AND {messages.NOT_BEGUN}"
             " AND (status = 'sending' OR (status = 'unknown' AND NOT :again)) ORDER BY message_id FOR UPDATE"
         ),
         {"ids": list(message_ids), "decisions": list(decisions), "again": again},
     )
-    return list(rows)
+    return [MessageRow.read(row) for row in rows]
 
 
 async def partitions_left_sending(tx: AsyncConnection, decided_before: datetime) -> list[int]:
@@ -142,23 +197,33 @@ async def partitions_left_sending(tx: AsyncConnection, decided_before: datetime)
 
 async def claim_left_sending(
     tx: AsyncConnection, partition: int, decided_before: datetime, limit: int
-) -> list[Row[Any]]:
+) -> list[LeftSending]:
     """Lock and return messages left `sending`. A live owner renews the decision or records the outcome in time.
 
-    `sending_since`: no submit of the message began earlier. A submit may precede the last decision, and so
-    `decided_at`; the row of `sending` from the first decision stays as long as the message is `sending`.
+    A submit may precede the last decision, and so `decided_at`; the row of `sending` from the first decision stays as
+    long as the message is `sending`.
+
+    The caller has closed the decisions (`messages.close_sending`): without a mark, no submit of a closed decision began
+    or ever begins. A decision which its owner is marking at this moment is still open, and its messages wait for a
+    later call.
     """
     rows = await tx.execute(
         text(
-            "SELECT m.*, (SELECT min(s.since) FROM sending AS s"
-            " WHERE s.partition = :partition AND m.message_id = ANY(s.message_ids)) AS sending_since"
+            f"SELECT {_MESSAGE}, (SELECT min(s.since) FROM sending AS s"
+            " WHERE s.partition = :partition AND m.message_id = ANY(s.message_ids)) AS sending_since,"
+            f" NOT ({messages.NOT_BEGUN} AND EXISTS (SELECT FROM sending AS s"
+            " WHERE s.decided_at = m.decided_at AND s.partition = m.partition)"
+            " AND NOT EXISTS (SELECT FROM begun AS b WHERE b.decided_at = m.decided_at AND b.partition = m.partition"
+            " AND m.message_id = ANY(b.message_ids))) AS begun"
             " FROM message AS m WHERE m.status = 'sending' AND m.decided_at < :before AND m.message_id IN"
             " (SELECT unnest(s.message_ids) FROM sending AS s WHERE s.partition = :partition AND s.since < :before)"
+            " AND NOT EXISTS (SELECT FROM sending AS s"
+            " WHERE s.decided_at = m.decided_at AND s.partition = m.partition AND NOT s.closed)"
             " ORDER BY m.message_id LIMIT :limit FOR UPDATE OF m SKIP LOCKED"
         ),
         {"before": decided_before, "partition": partition, "limit": limit},
     )
-    return list(rows)
+    return [LeftSending(MessageRow.read(row), since, begun) for *row, since, begun in rows]
 
 
 async def unknown_of(
@@ -167,7 +232,7 @@ async def unknown_of(
     spans: Sequence[tuple[datetime, datetime]],
     after: tuple[datetime, UUID],
     limit: int,
-) -> list[Row[Any]]:
+) -> list[LostAnswer]:
     """Return a page of a gateway's `unknown` messages, oldest first, whose `unknown_since` is within one of `spans`.
 
     `after`: `unknown_since` and `message_id` of the last message on the page before.
@@ -175,7 +240,8 @@ async def unknown_of(
     await plan_now(tx)
     rows = await tx.execute(
         text(
-            "SELECT m.* FROM unnest(CAST(:since AS timestamptz[]), CAST(:before AS timestamptz[])) AS d(since, before)"
+            f"SELECT {', '.join(f'm.{c}' for c in LostAnswer._fields)}"
+            " FROM unnest(CAST(:since AS timestamptz[]), CAST(:before AS timestamptz[])) AS d(since, before)"
             " CROSS JOIN LATERAL (SELECT message_id, subject_id, partition, gateway, unknown_since FROM message"
             " WHERE unknown_since >= d.since AND unknown_since < d.before AND status = 'unknown'"
             " AND (unknown_since, message_id) > (CAST(:after AS timestamptz), CAST(:after_id AS uuid))"
@@ -191,7 +257,7 @@ async def unknown_of(
             "limit": limit,
         },
     )
-    return list(rows)
+    return [LostAnswer(*row) for row in rows]
 
 
 async def lock_messages(tx: AsyncConnection, message_ids: Sequence[UUID]) -> None:
@@ -201,16 +267,16 @@ async def lock_messages(tx: AsyncConnection, message_ids: Sequence[UUID]) -> Non
     )
 
 
-async def left_already(tx: AsyncConnection, message_ids: Sequence[UUID]) -> dict[UUID, Row[Any]]:
+async def left_already(tx: AsyncConnection, message_ids: Sequence[UUID]) -> dict[UUID, HandedOff]:
     """Return the recorded hand-off of each message that has one."""
     rows = await tx.execute(
         text(
-            "SELECT message_id, status, gateway, gateway_message_id, handed_off_at FROM message"
+            f"SELECT {', '.join(HandedOff._fields)} FROM message"
             " WHERE message_id = ANY(CAST(:ids AS uuid[])) AND handed_off_at IS NOT NULL"
         ),
         {"ids": list(message_ids)},
     )
-    return {row.message_id: row for row in rows}
+    return {row.message_id: HandedOff(*row)._replace(status=Status(row.status)) for row in rows}
 
 
 async def open_enforcements_of(tx: AsyncConnection, applied_before: datetime) -> dict[str, datetime]:
@@ -222,12 +288,12 @@ async def open_enforcements_of(tx: AsyncConnection, applied_before: datetime) ->
         " GROUP BY subject_id",
         applied_before,
     )
-    return {row[0]: row[1] for row in rows}
+    return dict(map(tuple, rows))
 
 
 async def messages_of_receipts(
     tx: AsyncConnection, references: Sequence[UUID], gateway_ids: Sequence[str], gateways: Sequence[str]
-) -> list[Row[Any]]:
+) -> list[MessageRow]:
     """Lock and return the messages of DLRs, by our id or by the gateway's.
 
     A subquery looks up the gateway's ids first: for an OR, Postgres reads the whole ledger.
@@ -235,17 +301,18 @@ async def messages_of_receipts(
     await plan_now(tx)
     rows = await tx.execute(
         text(
-            "SELECT * FROM message WHERE message_id = ANY(CAST(:references AS uuid[]) || ARRAY(SELECT m.message_id"
-            " FROM unnest(CAST(:gateways AS text[]), CAST(:gateway_ids AS text[])) AS r(gateway, known_as)"
+            f"SELECT {_MESSAGE} FROM message AS m WHERE message_id = ANY(CAST(:references AS uuid[])"
+            " || ARRAY(SELECT k.message_id FROM unnest(CAST(:gateways AS text[]), CAST(:gateway_ids AS text[]))"
+            " AS r(gateway, known_as)"
             " CROSS JOIN LATERAL (SELECT message_id FROM message WHERE gateway = r.gateway AND known_as = r.known_as"
-            " OFFSET 0) AS m)) ORDER BY message_id FOR UPDATE"
+            " OFFSET 0) AS k)) ORDER BY message_id FOR UPDATE"
         ),
         {"references": list(references), "gateways": list(gateways), "gateway_ids": list(gateway_ids)},
     )
-    return list(rows)
+    return [MessageRow.read(row) for row in rows]
 
 
-async def block(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+async def block(tx: AsyncConnection, rows: Sequence[Block]) -> None:
     """Block these subjects at these gateways. The first block and its code stay."""
     columns = {"gateway": "text", "subject_id": "text", "code": "text", "since": "timestamptz"}
     arrays = ", ".join(f"CAST(:{c} AS {kind}[])" for c, kind in columns.items())
@@ -267,33 +334,25 @@ async def unblock(tx: AsyncConnection, gateway: str, subject_id: str) -> str | N
     return removed
 
 
-async def keep_early_receipts(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+async def keep_early_receipts(tx: AsyncConnection, rows: Sequence[Receipt]) -> None:
     """Store DLRs without a message: the submit is not answered yet, or the message is not ours."""
-    columns = {
-        "gateway": "text",
-        "gateway_message_id": "text",
-        "receipt": "text",
-        "code": "text",
-        "received_at": "timestamptz",
-        "occurred_at": "timestamptz",
-        "blocked": "boolean",
-    }
-    arrays = ", ".join(f"CAST(:{c} AS {kind}[])" for c, kind in columns.items())
+    arrays = ", ".join(f"CAST(:{c} AS {kind}[])" for c, kind in _EARLY.items())
     await tx.execute(
-        text(f"INSERT INTO early_receipt ({', '.join(columns)}) SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING"),
-        by_column(rows, columns),
+        text(f"INSERT INTO early_receipt ({', '.join(_EARLY)}) SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING"),
+        by_column(rows, _EARLY),
     )
 
 
-async def take_matching_early_receipts(tx: AsyncConnection, limit: int) -> list[Row[Any]]:
+async def take_matching_early_receipts(tx: AsyncConnection, limit: int) -> list[Receipt]:
     """Remove and return early DLRs whose message has become known."""
     await plan_now(tx)
     rows = await tx.execute(
         text(
             "DELETE FROM early_receipt e USING (SELECT e.gateway, e.gateway_message_id FROM early_receipt e"
             " JOIN message m ON (m.gateway, m.known_as) = (e.gateway, e.gateway_message_id) LIMIT :limit) found"
-            " WHERE (e.gateway, e.gateway_message_id) = (found.gateway, found.gateway_message_id) RETURNING e.*"
+            " WHERE (e.gateway, e.gateway_message_id) = (found.gateway, found.gateway_message_id)"
+            f" RETURNING {', '.join(f'e.{c}' for c in _EARLY)}"
         ),
         {"limit": limit},
     )
-    return list(rows)
+    return [Receipt(*row) for row in rows]

@@ -3,8 +3,9 @@
 [name]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: deciding afresh
 [before-due-commit, after-due-commit, after-transactional-due-commit], the end of a pause [before-wake-commit,
 after-wake-commit] and its note [before-woken-note-commit, after-woken-note-commit], messages a crash left `sending`
-[before-recovery-commit, after-recovery-commit], open opt-outs [before-open-enforcement-commit,
-after-open-enforcement-commit], early DLRs [before-early-receipts-commit, after-early-receipts-commit].
+[before-recovery-commit, after-recovery-commit], also before their submit began [before-give-back-commit,
+after-give-back-commit], open opt-outs [before-open-enforcement-commit, after-open-enforcement-commit], early DLRs
+[before-early-receipts-commit, after-early-receipts-commit].
 """
 
 import asyncio
@@ -12,21 +13,21 @@ import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import UUID
-
-from sqlalchemy import Row
 
 from common.db.database import Database
 from common.db.timer import Timer, Worker
 from common.telemetry import counter, gauge
 from dispatch.gate.clearance import Clearance, Decision, stored
 from dispatch.gateways import Gateway, SendError
+from dispatch.lane import Lane
 from dispatch.messages import enforcement, events
 from dispatch.messages import store as messages
+from dispatch.messages.status import Status
 from dispatch.projection import store as projection
 from dispatch.projection.limits import is_fresh
 from dispatch.sending import outcomes, store
+from dispatch.sending.mark_writer import by_decision
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.receipts import note, settle_receipts
 
@@ -123,12 +124,12 @@ class Timers:
         await self._handoff.room()
         if self._handoff.traffic.refuses_marketing:
             return False
-        return await self._wake(await self._due(marketing=True), marketing=True)
+        return await self._wake(await self._due(Lane.MARKETING), Lane.MARKETING)
 
     async def wake_codes(self) -> bool:
         """Hand off due messages of the transactional lane, and return whether any row changed."""
         await self._handoff.codes.free()
-        return await self._wake(await self._due(marketing=False), marketing=False)
+        return await self._wake(await self._due(Lane.TRANSACTIONAL), Lane.TRANSACTIONAL)
 
     async def wake_told_codes(self) -> bool:
         """Hand off messages in the partitions named by a NOTIFY. Always return False.
@@ -137,19 +138,19 @@ class Timers:
         """
         await self._handoff.codes.free()
         told, self._told = self._told, set()
-        await self._wake(told, marketing=False)
+        await self._wake(told, Lane.TRANSACTIONAL)
         return False
 
     def _hear(self, partition: str) -> None:
         if partition:  # a NOTIFY without a payload names no partition
             self._told.add(int(partition))
 
-    async def _due(self, *, marketing: bool) -> Collection[int]:
+    async def _due(self, lane: Lane) -> Collection[int]:
         async with self._database.begin() as tx:
-            return await store.due_partitions(tx, self._partitions, datetime.now(UTC), marketing=marketing)
+            return await store.due_partitions(tx, self._partitions, datetime.now(UTC), lane)
 
-    async def _wake(self, due: Collection[int], *, marketing: bool) -> bool:
-        wake = self._wake_marketing_of if marketing else self._wake_codes_of
+    async def _wake(self, due: Collection[int], lane: Lane) -> bool:
+        wake = self._wake_marketing_of if lane is Lane.MARKETING else self._wake_codes_of
         woken = await asyncio.gather(*map(wake, due), return_exceptions=True)  # no wake outlives this call
         failed = [each for each in woken if isinstance(each, BaseException)]
         for each in failed[1:]:
@@ -164,27 +165,27 @@ class Timers:
             # checked after the wait for the lock: another partition may have filled the hand-off
             if self._handoff.is_behind or self._handoff.traffic.refuses_marketing:
                 return False
-            decisions = await self._decide_due(partition, marketing=True)
+            decisions = await self._decide_due(partition, Lane.MARKETING)
         if permits := [d.permit for d in decisions if d.permit]:
             await self._handoff.send(permits)
         return bool(decisions)
 
     async def _wake_codes_of(self, partition: int) -> bool:
-        decisions = await self._decide_due(partition, marketing=False)
+        decisions = await self._decide_due(partition, Lane.TRANSACTIONAL)
         if permits := [d.permit for d in decisions if d.permit]:
             await self._handoff.codes.begin(permits)
-        return any(d.row["status"] != "pending" for d in decisions)  # `pending`: waits for a slot
+        return any(d.row.status is not Status.PENDING for d in decisions)  # `pending`: waits for a slot
 
-    async def _decide_due(self, partition: int, *, marketing: bool) -> list[Decision]:
-        codes, traffic = self._handoff.codes, self._handoff.traffic
+    async def _decide_due(self, partition: int, lane: Lane) -> list[Decision]:
+        codes, traffic, marketing = self._handoff.codes, self._handoff.traffic, lane is Lane.MARKETING
         limit = min(self._batch, self._handoff.ahead // 2)  # as at intake
         async with self._database.begin() as tx:
-            await messages.lock_partition(tx, partition, marketing=marketing, planned_now=True)
+            await messages.lock_partition(tx, partition, lane, planned_now=True)
             now = datetime.now(UTC)
             if marketing and not is_fresh(await projection.watermark(tx, partition), now, self._clearance.limits):
                 return []  # on hold: no verdict could be an Allow
             waited_for = [] if marketing else [name for name in codes.full if traffic.breaker(name) != "open"]
-            rows = await store.claim_due(tx, partition, now, limit, marketing=marketing, waited_for=waited_for)
+            rows = await store.claim_due(tx, partition, now, limit, lane, waited_for=waited_for)
             if not rows:
                 return []
             decisions = await self._clearance.decide(tx, partition, [stored(row) for row in rows], locked=True)
@@ -217,8 +218,7 @@ class Timers:
         await self._enforce_left_open()
         async with self._database.begin() as tx:
             matched = await store.take_matching_early_receipts(tx, self._batch)
-            receipts = [{**row._mapping, "reference": None} for row in matched]
-            complaints = await settle_receipts(tx, receipts, keep_early=False)
+            complaints = await settle_receipts(tx, matched, keep_early=False)
             await messages.forget_sending(tx, datetime.now(UTC) - FORGET_AFTER)
         note(complaints, self._handoff.traffic)
         return again or bool(matched)
@@ -254,7 +254,7 @@ class Timers:
             look.after = wanted[asked - 1].unknown_since, wanted[asked - 1].message_id
         return not fails
 
-    async def _ask(self, gateway: Gateway, rows: Sequence[Row[Any]]) -> int:
+    async def _ask(self, gateway: Gateway, rows: Sequence[outcomes.LostAnswer]) -> int:
         """Look up the rows, a few at once, until a look-up fails; return how many precede the first failure."""
         left = iter(enumerate(rows))
         failed = len(rows)
@@ -288,13 +288,12 @@ class Timers:
         left = [received_at for subject_id, received_at in waiting.items() if subject_id not in enforced]
         OLDEST_OPEN.set((datetime.now(UTC) - min(left)).total_seconds() if left else 0)
 
-    def _remembers(self, row: Row[Any], now: datetime) -> bool:
-        """Return whether the row's gateway still takes a second submit for the first."""
-        gateway = self._handoff.traffic.gateways.get(row.gateway)
+    def _remembers(self, left: store.LeftSending, now: datetime) -> bool:
+        """Return whether the message's gateway still takes a second submit for the first."""
+        gateway = self._handoff.traffic.gateways.get(left.row.gateway or "")
         if gateway is None or not gateway.capabilities.idempotent:
             return False
-        since: datetime = row.sending_since
-        return now - since < gateway.capabilities.idempotent_for
+        return now - left.since < gateway.capabilities.idempotent_for
 
     async def _resolve_left_sending(self) -> bool:
         """Resolve a batch of the first partition with messages left by a crash; return whether there was any.
@@ -312,34 +311,42 @@ class Timers:
     async def _resolve_left_in(self, partition: int, before: datetime) -> bool:
         """Resolve one batch of a partition; return whether there was any.
 
-        An idempotent gateway gets a message which may still go once more, under the same reference, for as long as the
-        gateway surely remembers the reference. Every other message becomes `unknown` until a DLR: the message may have
-        left, so dispatch does not send it again.
+        A message whose submit never began is decided afresh, as any due message is. Of the others, an idempotent
+        gateway gets a message which may still go once more, under the same reference, for as long as the gateway surely
+        remembers the reference. Every other message becomes `unknown` until a DLR: the message may have left, so
+        dispatch does not send it again.
         """
         async with self._database.begin() as tx:
-            if not await messages.try_lock_partition(tx, partition, marketing=True):
+            if not await messages.try_lock_partition(tx, partition, Lane.MARKETING):
                 return False
             # read again under the lock: a live owner has renewed its decision meanwhile
-            rows = await store.claim_left_sending(tx, partition, before, self._batch)
+            await messages.close_sending(tx, partition, before)
+            found = await store.claim_left_sending(tx, partition, before, self._batch)
             permits = []
             now = datetime.now(UTC)
-            if again := [stored(row) for row in rows if row.receipt is None and self._remembers(row, now)]:
+            may_go_again = [left for left in found if left.begun and left.row.receipt is None]
+            if again := [stored(left.row) for left in may_go_again if self._remembers(left, now)]:
                 decisions = await self._clearance.decide(tx, partition, again, locked=True, again=True)
                 allowed = [d for d in decisions if d.permit]
                 await messages.update_decisions(tx, [d.row for d in allowed])
                 permits = [d.permit for d in allowed if d.permit]
+                await messages.begin(tx, by_decision(permits))  # the first submit may have left, whatever comes next
             permitted = {p.candidate.message_id for p in permits}
-            unknown = [row for row in rows if row.message_id not in permitted]
-            settled = await messages.settle(tx, [outcomes.nobody_knows(row) for row in unknown])
+            ended = [
+                outcomes.nobody_knows(left.row) if left.begun else outcomes.never_left(left.row, now)
+                for left in found
+                if left.row.message_id not in permitted
+            ]
+            settled = await messages.settle(tx, ended)
             await events.append_changes(tx, settled)
             await enforcement.enforce(tx, [change.event.subject_id for change in settled])
-        if not rows:
+        if not found:
             return False
-        RECOVERED.labels("unknown").inc(len(settled))
-        RECOVERED.labels("resubmitted").inc(len(permits))
-        log.warning(
-            "resolved messages in doubt after a crash", extra={"unknown": len(settled), "resubmitted": len(permits)}
-        )
+        due = sum(change.event.status == "deferred" for change in settled)
+        became = {"unknown": len(settled) - due, "resubmitted": len(permits), "due": due}
+        for status, many in became.items():
+            RECOVERED.labels(status).inc(many)
+        log.warning("resolved messages in doubt after a crash", extra=became)
         await self._handoff.send(permits)
         return True
 

@@ -11,9 +11,10 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-import msgspec
+from msgspec.structs import replace
 
 from dispatch.gate.clearance import Decision, Permit
+from dispatch.messages.status import Status
 
 log = logging.getLogger(__name__)
 
@@ -100,5 +101,5 @@ def _waits(decision: Decision) -> Decision:
 
     The row names the gateway, so that the timer does not poll the message while the gateway has no slot.
     """
-    row = {**decision.row, "status": "pending", "due_at": decision.row["decided_at"]}
-    return msgspec.structs.replace(decision, row=row, permit=None)
+    row = replace(decision.row, status=Status.PENDING, due_at=decision.row.decided_at)
+    return replace(decision, row=row, permit=None)

@@ -11,6 +11,7 @@ branch_labels = None
 depends_on = None
 
 TABLES = (
+    "begun",
     "campaign",
     "comparison",
     "consumer_offset",
@@ -30,6 +31,24 @@ TABLES = (
     "subject_next",
 )
 SCHEMA = (
+    """
+CREATE TABLE begun (
+    id bigint NOT NULL,
+    partition smallint NOT NULL,
+    decided_at timestamptz NOT NULL,
+    message_ids uuid[] NOT NULL
+)
+    """,
+    """
+ALTER TABLE begun ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME begun_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+)
+    """,
     """
 CREATE TABLE campaign (
     campaign_id text NOT NULL,
@@ -262,6 +281,8 @@ CREATE TABLE sending (
     id bigint NOT NULL,
     partition smallint NOT NULL,
     since timestamptz DEFAULT now() NOT NULL,
+    decided_at timestamptz NOT NULL,
+    closed boolean DEFAULT false NOT NULL,
     message_ids uuid[] NOT NULL,
     subject_ids text[] NOT NULL
 )
@@ -307,6 +328,9 @@ CREATE TABLE subject_next (
     published_at timestamptz,
     log_offset bigint
 )
+    """,
+    """
+ALTER TABLE begun ADD CONSTRAINT begun_pk PRIMARY KEY (id)
     """,
     """
 ALTER TABLE campaign ADD CONSTRAINT campaign_pk PRIMARY KEY (campaign_id)
@@ -364,6 +388,9 @@ ALTER TABLE subject_next ADD CONSTRAINT subject_next_pk PRIMARY KEY (subject_id)
     """,
     """
 ALTER TABLE subject ADD CONSTRAINT subject_pk PRIMARY KEY (subject_id)
+    """,
+    """
+CREATE INDEX begun_decided_ix ON begun (decided_at)
     """,
     """
 CREATE INDEX campaign_to_wake_ix ON campaign (campaign_id) WHERE ((woken < version) AND (control <> 'paused'::text))
@@ -426,6 +453,9 @@ CREATE INDEX message_waiting_ix ON message (campaign_id, due_at) WHERE (due_at I
     """,
     """
 CREATE INDEX provider_block_subject_ix ON provider_block (subject_id)
+    """,
+    """
+CREATE INDEX sending_decided_ix ON sending (decided_at)
     """,
 )
 

@@ -1,0 +1,127 @@
+"""The row of a message in the ledger, and the changes that hand-offs and DLRs make to a row. Pure.
+
+`MessageRow` is the only list of the ledger's columns: the table, the inserts and the reads take names and types from
+the struct.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from types import NoneType
+from typing import Annotated, Any, Self, get_args, get_type_hints
+from uuid import UUID
+
+import msgspec
+
+from common.contracts.campaign import Category
+from common.contracts.inbound import ReceiptState
+from dispatch.messages.status import Status
+
+Small = Annotated[int, "smallint"]
+
+
+class MessageRow(msgspec.Struct, frozen=True, gc=False):
+    message_id: UUID
+    status: Status
+    reasons: tuple[str, ...]
+    campaign_id: str | None
+    sender_id: str
+    purpose: str | None
+    category: Category
+    subject_id: str
+    partition: Small
+    number: str | None  # encrypted; erased with the person, or weeks after the end (`pruning.py`)
+    text: str | None  # encrypted; erased like the number
+    requested_at: datetime
+    send_before: datetime
+    version: int
+    policy_version: str
+    due_at: datetime | None = None  # next decision; only of a pending or deferred message
+    consent_version: int | None = None
+    as_of: datetime | None = None
+    decided_at: datetime | None = None
+    region: str | None = None  # from an address, where known
+    facts: str | None = None  # the decision record (`record.py`); null: no decision yet
+    handed_off_at: datetime | None = None  # start of the submit
+    gateway: str | None = None
+    gateway_message_id: str | None = None
+    known_as: str | None = None  # the same id, where DLRs lack our message id
+    receipt: ReceiptState | None = None
+    code: str | None = None
+    receipt_at: datetime | None = None  # the DLR's time at source
+    unknown_since: datetime | None = None  # only of an `unknown` message
+
+    @classmethod
+    def read(cls, columns: Sequence[Any]) -> Self:
+        """Return the row of a query with `columns_of`, which begins with the three columns named here."""
+        message_id, status, reasons, *more = columns
+        return cls(message_id, _STATUSES[status], tuple(reasons), *more)
+
+    def __repr__(self) -> str:  # omits number and text
+        return f"MessageRow({self.message_id}, {self.status})"
+
+
+_STATUSES = {status.value: status for status in Status}
+
+_KINDS = {
+    UUID: "uuid",
+    str: "text",
+    Status: "text",
+    Category: "text",
+    ReceiptState: "text",
+    tuple[str, ...]: "text[]",
+    int: "integer",
+    Small: "smallint",
+    datetime: "timestamptz",
+}
+
+
+def _kind(declared: object) -> tuple[str, bool]:
+    options = get_args(declared) if NoneType in get_args(declared) else (declared,)
+    return _KINDS[options[0]], len(options) > 1
+
+
+# by column: the type in Postgres, and whether the column may be null
+COLUMNS: Mapping[str, tuple[str, bool]] = {
+    name: _kind(declared) for name, declared in get_type_hints(MessageRow, include_extras=True).items()
+}
+
+
+def columns_of(table: str, but: Sequence[str] = ()) -> str:
+    """Return the SQL list of columns for `MessageRow.read`. The columns `but` are not read, and `None` in the row."""
+    return ", ".join("NULL" if name in but else f"{table}.{name}" for name in COLUMNS)
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The end of a hand-off, or its unknown end.
+
+    `decided_at` names the decision; `None`: the outcome holds for any. `decision`: the row after the decision, where
+    known. `asked`: the gateway of the submit. `opted_out`, `blocked`: as in the gateway's answer.
+    """
+
+    message_id: UUID
+    subject_id: str
+    status: Status
+    decided_at: datetime | None
+    gateway: str | None
+    asked: str = ""
+    reasons: tuple[str, ...] = ()
+    due_at: datetime | None = None
+    gateway_message_id: str | None = None
+    known_as: str | None = None
+    code: str | None = None
+    handed_off_at: datetime | None = None
+    decision: MessageRow | None = None
+    opted_out: bool = False
+    blocked: bool = False
+
+
+class ReceiptChange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The DLR that a row holds from now on. `proves`: the operator had the message, so `unknown` is `accepted`."""
+
+    message_id: UUID
+    proves: bool
+    receipt: ReceiptState
+    gateway: str
+    gateway_message_id: str | None
+    code: str | None
+    receipt_at: datetime | None
