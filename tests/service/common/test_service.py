@@ -74,7 +74,7 @@ async def test_while_the_broker_is_away_nothing_piles_up(
     service: Service[Any] = Service(name="dispatch", settings=settings, metadata=new_metadata())
 
     async def tried() -> bool:
-        return [record.message for record in caplog.records].count("no topics yet") >= 4
+        return [record.message for record in caplog.records].count("the topics do not exist yet") >= 4
 
     async with running(service):
         await eventually(tried)

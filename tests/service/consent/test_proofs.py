@@ -237,7 +237,7 @@ async def test_a_row_changed_behind_our_back_shows_in_the_bundle(
         await sql.execute("UPDATE evidence SET text_shown = 'Non' WHERE position = 1")
     report = await checked(service, await bundle(service))
     assert [problem.why for problem in report.problems] == [
-        "the chain does not hold here: the entry, or one before it, is not what was recorded"
+        "the chain does not hold here: this entry or an entry before was changed"
     ]
 
 

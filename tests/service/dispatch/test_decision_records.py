@@ -153,8 +153,8 @@ async def test_a_record_that_was_tampered_with_or_names_rules_we_have_not_is_tol
     found = await replayed(database, replay, decisions)
     assert sorted(line.partition(": ")[2].split(" -> ")[-1][:25] for line in found) == [
         "deny opted_out",
-        "france-0 is not to be had",
-        "its record cannot be read"[:25],
+        "the record cannot be read",
+        "the version france-0 is not available"[:25],
     ]
     assert replay.differing == 3
 
@@ -162,21 +162,21 @@ async def test_a_record_that_was_tampered_with_or_names_rules_we_have_not_is_tol
 @pytest.mark.parametrize(
     ("person", "change", "told"),
     [
-        (1, "status = 'denied', reasons = '{opted_out}'", "its row says denied opted_out, its record allow"),
-        (1, "status = 'expired'", "its row says expired, its record allow"),
-        (1, "reasons = '{quiet_hours}'", "its row says sending quiet_hours, its record allow"),
-        (1, "status = 'deferred', due_at = now()", "its row says deferred, its record allow"),
+        (1, "status = 'denied', reasons = '{opted_out}'", "the row says denied opted_out, the record allow"),
+        (1, "status = 'expired'", "the row says expired, the record allow"),
+        (1, "reasons = '{quiet_hours}'", "the row says sending quiet_hours, the record allow"),
+        (1, "status = 'deferred', due_at = now()", "the row says deferred, the record allow"),
         (
             1,
             "status = 'deferred', due_at = now(), reasons = '{quiet_hours}'",
-            "its row says deferred quiet_hours, its record allow",
+            "the row says deferred quiet_hours, the record allow",
         ),
-        (3, "status = 'accepted', reasons = '{}'", "its row says accepted, its record deny opted_out, suppressed"),
-        (3, "reasons = '{opted_out}'", "its row says denied opted_out, its record deny opted_out, suppressed"),
+        (3, "status = 'accepted', reasons = '{}'", "the row says accepted, the record deny opted_out, suppressed"),
+        (3, "reasons = '{opted_out}'", "the row says denied opted_out, the record deny opted_out, suppressed"),
         (
             3,
             "status = 'deferred', due_at = now()",
-            "its row says deferred opted_out, suppressed, its record deny opted_out, suppressed",
+            "the row says deferred opted_out, suppressed, the record deny opted_out, suppressed",
         ),
         (1, "status = 'deferred', due_at = now(), reasons = '{gateway_throttled}'", ""),
         (1, "status = 'rejected'", ""),

@@ -165,7 +165,7 @@ async def test_what_the_log_does_not_hold_any_more_is_not_forgotten(surroundings
         async with surroundings.sql("dispatch") as sql:
             await sql.execute("UPDATE subject SET version = 7, erased = true WHERE subject_id = $1", subject(6))
         said = await rebuild(surroundings)
-        assert "1 people are kept as they are: newer than what the log holds" in said
+        assert "1 people keep their state: newer than the log's" in said
         assert await rows(surroundings) == truth | {subject(6): (7, "opted_in", False)}
 
 

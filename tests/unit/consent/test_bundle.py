@@ -122,19 +122,19 @@ def test_a_state_that_the_entries_do_not_amount_to_is_found() -> None:
     opted_in = subject_line(chain_of(SAID[:1]))
     stopped = chain_of(SAID[:2])
     file = bundle_of(subject_line(stopped, consents=opted_in.consents, suppressions=()), stopped)
-    assert why(file) == "the state is not what the entries amount to"
+    assert why(file) == "the state differs from the fold of the entries"
 
 
 def test_a_receipt_of_another_entry_is_found() -> None:
     lines = whole().splitlines(keepends=True)
     first, second = json.loads(lines[5]), json.loads(lines[6])
     lines[5] = lines[5].replace(first["receipt"].encode(), second["receipt"].encode())
-    assert "the receipt is of something else" in why(b"".join(lines))
+    assert "the receipt does not match the entry" in why(b"".join(lines))
 
 
 def test_entries_of_another_subject_are_found() -> None:
     entries = chain_of()
-    assert "an entry of another subject" in why(bundle_of(subject_line(entries, subject_id="s1-01"), entries))
+    assert "the entry is another subject's" in why(bundle_of(subject_line(entries, subject_id="s1-01"), entries))
 
 
 def test_what_is_withheld_keeps_its_place_and_tells_nothing() -> None:
@@ -193,12 +193,12 @@ def test_a_message_of_another_campaign_or_of_nobody_is_found() -> None:
     assert "another campaign" in why(campaign_of(subject_line(entries), entries, [message(14, campaign_id="c2")]))
     *before, last, end = campaign_of(subject_line(entries), entries, [message(14)]).splitlines(keepends=True)
     nobodys = [line for line in before if not line.startswith((b'{"line":"subject"', b'{"consents"', b'{"entry"'))]
-    assert "a message of nobody" in why(b"".join([*nobodys, last, end]))
+    assert "the message has no subject" in why(b"".join([*nobodys, last, end]))
 
 
 def test_nothing_of_a_bundle_may_follow_its_end() -> None:
     for line in (lines := whole().splitlines(keepends=True)):
-        assert "something follows the end" in why(b"".join([*lines, line]))
+        assert "a line follows the end" in why(b"".join([*lines, line]))
 
 
 def test_the_command_counts_a_campaigns_messages_by_what_they_stood_on(

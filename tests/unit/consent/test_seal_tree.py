@@ -72,7 +72,7 @@ def test_a_seal_says_when_anything_of_it_is_not_what_it_was(change: dict[str, An
     before = over([(1, "a" * 64)], None, NOW)
     seal = over(ENTRIES, before, NOW)
     assert list(faults(seal, before, tree(ENTRIES))) == []
-    assert "it was changed: its hash is of something else" in list(
+    assert "the seal was changed: its hash does not match" in list(
         faults(replace(seal, **change), before, tree(ENTRIES))
     )
 
@@ -84,5 +84,5 @@ def test_seals_follow_one_another() -> None:
     assert list(faults(seals[2], seals[1], tree(ENTRIES[2:3]))) == []
     assert list(faults(seals[2], seals[0], tree(ENTRIES[2:3]))) == [
         "seal 2 is missing before it",
-        "it does not follow the seal before it",
+        "the seal does not follow the seal before",
     ]

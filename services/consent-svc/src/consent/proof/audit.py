@@ -149,9 +149,9 @@ class _Check:
         if self._subject.entries != self._entries:
             yield Finding(where, f"has {self._entries} entries, and should have {self._subject.entries}")
         if self._subject.head != self._head:
-            yield Finding(where, "its last entry is not the one that was written last")
+            yield Finding(where, "the last entry is not the head of the chain")
         if not _is(self._subject.state, self._state):
-            yield Finding(where, "its state is not what its entries amount to")
+            yield Finding(where, "the stored state differs from the fold of the entries")
 
     def _fault(self, entry: Entry) -> str | None:
         asked_at = self._subject.asked_at
@@ -164,7 +164,7 @@ class _Check:
         if not holds:
             return "was changed, or does not follow the entry before it"
         if entry.erased and not (asked_at and min(entry.recorded_at, entry.evidence.at) <= asked_at):
-            return "is erased, and nobody asked for it"
+            return "is erased without an erasure on record"
         return None
 
 
@@ -187,4 +187,4 @@ def _place(entry: Entry) -> str:
 
 
 def _nobodys(entry: Entry) -> Finding:
-    return Finding(_place(entry), "is nobody's: there is no such subject")
+    return Finding(_place(entry), "has no subject")

@@ -223,9 +223,9 @@ class _Check:
         self._number = number
         line = self._read(raw)
         if self._ended:
-            self._problem("something follows the end")
+            self._problem("a line follows the end")
         elif (number == 1) != isinstance(line, Opening) or (number == 2) != isinstance(line, Keys):
-            self._problem("out of its place")
+            self._problem("the line is out of place")
         match line:
             case Opening():
                 self._open(line)
@@ -261,7 +261,7 @@ class _Check:
                 return line
         except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
             pass
-        self._problem("not a line of a bundle, or not written as we write it")
+        self._problem("the line is not a line of a bundle in canonical form")
         return None
 
     def _open(self, line: Opening) -> None:
@@ -287,16 +287,16 @@ class _Check:
         entry = line.entry
         self._position += 1
         if self._subject is None or entry.subject_id != self._subject.subject_id:
-            self._problem("an entry of another subject")
+            self._problem("the entry is another subject's")
         if not holds(entry, entry.subject_id, self._position, self._hash):
-            self._problem("the chain does not hold here: the entry, or one before it, is not what was recorded")
+            self._problem("the chain does not hold here: this entry or an entry before was changed")
         self._hash = entry.hash
         self._entries.append(entry)
         if self.report.campaign_id is None:
             self.report.entries.append(entry)
         expected = proof.record(entry, proof.in_force(self.report.senders, entry))
         if self._signed(line.receipt, proof.RECEIPT) not in (None, expected):
-            self._problem("the receipt is of something else")
+            self._problem("the receipt does not match the entry")
 
     def _skip(self, line: Withheld) -> None:
         self._position += 1
@@ -308,9 +308,9 @@ class _Check:
 
     def _message(self, line: MessageLine) -> None:
         if self._subject is None:
-            self._problem("a message of nobody")
+            self._problem("the message has no subject")
         elif line.campaign_id != self.report.campaign_id:
-            self._problem("a message of another campaign")
+            self._problem("the message is another campaign's")
         standing = stood_on(self._entries, line)
         self.report.standings[standing] += 1
         if standing is not Standing.CONSENT:
@@ -325,7 +325,7 @@ class _Check:
         state = ledger.fold(entry.evidence for entry in self._entries)
         stated = (subject.consents, subject.suppressions)
         if not self._withheld and stated != (ledger.consents(state), ledger.suppressions(state)):
-            self._problem("the state is not what the entries amount to")
+            self._problem("the state differs from the fold of the entries")
 
     def _end(self, line: End) -> None:
         self._ended = True
@@ -335,7 +335,7 @@ class _Check:
     def _signed(self, token: str, kind: Type) -> bytes | None:
         """Return the payload; note a problem and return None where the signature does not hold."""
         if self._keys is None:
-            self._problem("no keys to check it with")
+            self._problem("the file has no keys to check the signature with")
             return None
         try:
             payload = self._keys.verified(token, kind)

@@ -99,15 +99,15 @@ def faults(seal: Seal, previous: Seal | None, found: Tree) -> Iterator[str]:
     if seal.number != number:
         yield f"seal {number} is missing before it"
     if seal.previous != follows:
-        yield "it does not follow the seal before it"
+        yield "the seal does not follow the seal before"
     if seal.hash != _hash(seal):
-        yield "it was changed: its hash is of something else"
+        yield "the seal was changed: its hash does not match"
     if seal.entries != found.leaves:
-        yield f"it was put on {seal.entries} entries, and {found.leaves} are there"
+        yield f"the seal covers {seal.entries} entries, and the ledger has {found.leaves}"
     elif (seal.first, seal.last) != (found.first, found.last):
-        yield f"it was put on entries {seal.first} to {seal.last}, and {found.first} to {found.last} are there"
+        yield f"the seal covers entries {seal.first} to {seal.last}, and the ledger has {found.first} to {found.last}"
     elif seal.root != found.root:
-        yield "an entry that it was put on is not the one that is there"
+        yield "a sealed entry was replaced"
 
 
 def _hash(seal: Seal) -> str:

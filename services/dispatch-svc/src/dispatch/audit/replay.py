@@ -69,18 +69,18 @@ class Replay:
         policy = self.other or self._named(row.policy_version)
         if policy is None:
             self.differing += 1
-            return f"{row.message_id}: {row.policy_version} is not to be had"
+            return f"{row.message_id}: the version {row.policy_version} is not available"
         try:
             kept = record.decode(row.facts)
             stood = record.verdict(kept)
         except (msgspec.DecodeError, ValueError) as error:
             self.differing += 1
-            return f"{row.message_id}: its record cannot be read: {error}"
+            return f"{row.message_id}: the record cannot be read: {error}"
         if self.other is None and not _is_told(stood, row.status, row.reasons):
             if (row.status, list(row.reasons)) != ("denied", [Reason.ERASED]):
                 self.differing += 1
-                says = f"its row says {' '.join((row.status, ', '.join(row.reasons))).strip()}"
-                return f"{row.message_id}: {says}, its record {_told(stood)}"
+                says = f"the row says {' '.join((row.status, ', '.join(row.reasons))).strip()}"
+                return f"{row.message_id}: {says}, the record {_told(stood)}"
             self.erased += 1
         found = record.decide_again(kept, row, policy)
         if found == stood:

@@ -91,7 +91,7 @@ class Rebuilding:
                     raise NotNow(ANOTHERS) from None
                 raise
             if kept:
-                self.tell(f"{kept} people are kept as they are: newer than what the log holds")
+                self.tell(f"{kept} people keep their state: newer than the log's")
             await self._change(log_again, begun_at, reached)
 
     def _look_for_a_gap(self, batch: Batch) -> None:
@@ -104,7 +104,7 @@ class Rebuilding:
                 f"{lost}: run `python -m consent republish --partition {batch.partition}`, and then"
                 " `python -m dispatch rebuild --over-gaps`"
             )
-        self.tell(f"{lost}, and a person says that they were published again")
+        self.tell(f"{lost}: --over-gaps says that the states were published again")
 
     async def _change(self, log_again: Replaying, begun_at: datetime, reached: Mapping[int, Seen]) -> None:
         for _ in range(TRIES):
