@@ -278,13 +278,15 @@ async def rewording(case: Case, point: Point | None) -> None:
 
 
 async def renewing(case: Case, point: Point | None) -> None:
-    """Two are at the operator, the others wait for their turn until their permits have lapsed: seconds later, or on a
-    busy machine the first two are not there yet. (With one submit at once, no more than two would be taken in one
-    batch.)"""
-    case.settings |= {"gateway_batch": 1, "gateway_submits": 2, "permit_ttl_s": 2.5}
+    """Two are at the operator; then the others, which wait for their turn, have their permits renewed. (With one submit
+    at once, no more than two would be taken in one batch.)"""
+    case.settings |= {"gateway_batch": 1, "gateway_submits": 2}
     case.operator.open.clear()
-    async with case.process(point) as process:
+    armed = not_yet()
+    async with case.process(point, armed) as process:
         await case.ask(*map(requested, PEOPLE))
+        await eventually(case.has(2))
+        armed.set()
         await _died(process)
     case.operator.open.set()
 
