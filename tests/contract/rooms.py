@@ -31,7 +31,8 @@ def rows(house: Path) -> Iterator[tuple[str, str]]:
     ]
     for package in (path for path in inside if (path / "__init__.py").exists()):
         modules = [path.stem for path in sorted(package.glob("*.py")) if path.name != "__init__.py"]
-        named = ", ".join(f"`{name}`" for name in modules)
+        inner = sorted(path.parent for path in package.glob("*/__init__.py"))
+        named = ", ".join(f"`{name}`" for name in [*modules, *(f"{path.name}/" for path in inner)])
         yield f"`{package.name}/`", f"{first_sentence((package / '__init__.py').read_text())} <br> {named}"
     for module in (path for path in inside if path.suffix == ".py"):
         yield f"`{module.name}`", first_sentence(module.read_text())

@@ -1,4 +1,4 @@
-"""One story per promise (docs/architecture.md), told over HTTP only, on the local stack. Each has its own people."""
+"""One story per promise (README.md), told over HTTP only, on the local stack. Each has its own people."""
 
 import asyncio
 import hashlib
