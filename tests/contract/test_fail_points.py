@@ -1,8 +1,8 @@
 """Each transaction on a message's way has its points in `tests/service/dispatch/test_fail_points.py`, where a process
 is killed in it and right after it, or a reason why not; and the docstring of each module names its points.
 
-Read from the source: an `async with … as tx` is a transaction, and so is what a subscription is given to handle. A
-point belongs to the one that calls its function: where several do, to the one that it is `within`.
+Read from the source: an `async with … as tx` is a transaction, and so is what a subscription is given to handle. What
+is given the database instead is one statement, killed before and after. A point belongs to the one that calls its function: where several do, to the one that it is `within`.
 """
 
 import ast
@@ -51,6 +51,7 @@ class Transaction:
 
     names: tuple[str, ...]
     calls: frozenset[str]
+    points: frozenset[str] = frozenset({"after", "committed"})
 
     @property
     def name(self) -> str:
@@ -63,6 +64,13 @@ def transactions(module: str, source: str) -> Iterator[Transaction]:
         for block in _own(function):
             if isinstance(block, ast.AsyncWith) and any(_binds_tx(item.optional_vars) for item in block.items):
                 yield _transaction(module, name, block.body, functions, imported)
+            match block:
+                case ast.Call(
+                    func=ast.Attribute(value=ast.Name(id=owner), attr=called),
+                    args=[ast.Name(id="database") | ast.Attribute(attr="database" | "_database"), *_],
+                ) if owner in imported:
+                    calls = frozenset({f"{imported[owner]}:{called}"})
+                    yield Transaction((f"{module}:{name}",), calls, frozenset({"before", "after"}))
     for handler in _handlers(source):
         [name] = [each for each in functions if each.rpartition(".")[2] == handler]
         yield _transaction(module, name, functions[name].body, functions, imported)
@@ -156,7 +164,7 @@ def without_a_point(of: list[Transaction]) -> list[str]:
             for call in each.calls
             if point.function == call and (callers[call] == 1 or _as_named(point.within) in each.names)
         }
-        if not {"after", "committed"} <= tried:
+        if not each.points <= tried:
             bare.append(each.name)
             if [other.name for other in of].count(each.name) > 1:
                 bare[-1] += ": " + ", ".join(sorted(call.rpartition(":")[2] for call in each.calls))
@@ -184,8 +192,9 @@ def test_a_process_is_killed_in_each_transaction_and_after_it_or_there_is_a_reas
         "async def new(self):\n async with self.database.begin() as tx:\n  await messages.of_its_own(tx)",
         "async def new(self):\n async with self.database.begin() as tx:\n  await store.claim_due(tx, 0)",
         "async def new(tx, batch):\n await messages.settle(tx, [])\nSubscription('a', A_TOPIC, new)",
+        "async def new(self):\n return await messages.settle_at_once(self.database, [])",
     ],
-    ids=["of what others call", "of a function that is new", "of its own package", "a handler"],
+    ids=["of what others call", "of a function that is new", "of its own package", "a handler", "one statement"],
 )
 def test_the_look_finds_one_that_is_new(more: str) -> None:
     imports = "from dispatch.messages import store as messages\nfrom dispatch.sending import store\n"

@@ -1,7 +1,8 @@
 """Transactions in every order of their statements, on a real Postgres.
 
 An actor is a coroutine that uses a `Stepped` database, in as many transactions as it likes. It stands before each of
-its statements until the scheduler lets it go (COMMIT is a statement, BEGIN is none). So one statement is under way at a
+its statements until the scheduler lets it go (COMMIT is a statement, BEGIN is none; a statement outside a transaction
+commits). So one statement is under way at a
 time, beside those that wait for a lock. A statement that waits is told from one that takes its time by
 `pg_blocking_pids`, never by a clock. What the code under test does between two statements belongs to the first of them,
 unless the actor `stands_after` that one as well, as where the code reads a clock next.
@@ -44,6 +45,7 @@ class _Actor:
     moved: asyncio.Event  # the scheduler's: an actor stands, or has ended
     at: str | None = None  # the statement that it stands before
     under_way: int | None = None  # the backend that runs its statement
+    commits: bool = False  # by the statement that it stands before, or ran last
     may_go: asyncio.Event = field(default_factory=asyncio.Event)
     task: "asyncio.Task[object] | None" = None
 
@@ -76,6 +78,20 @@ async def stand(before: str) -> None:
         await actor.stand_before(before)
 
 
+async def stand_after(statement: str, act: Act) -> "asyncio.Task[object]":
+    """A process that stands still for good: the server has answered this statement, and it has not read that."""
+    moved = asyncio.Event()
+    actor = _Actor("stands still", NO_STEPS, (statement,), moved)
+    actor.task = task = asyncio.create_task(_acts(actor, act))
+    task.add_done_callback(lambda _: moved.set())
+    while not task.done() and not (actor.at or "").startswith("(after)"):
+        moved.clear()
+        if actor.is_ready:
+            actor.go()
+        await moved.wait()
+    return task
+
+
 class _Steps:
     """asyncpg's protocol, which every statement passes through, SQLAlchemy's as well as those of the raw driver."""
 
@@ -99,6 +115,7 @@ class _Steps:
         statement = " ".join(sql.split())
         if actor is None or statement.startswith(actor.no_steps):
             return await call()
+        actor.commits = statement.startswith("COMMIT") or not self._protocol.is_in_transaction()
         await actor.stand_before(statement)
         actor.under_way = self._protocol.get_server_pid()
         try:
@@ -188,8 +205,8 @@ class Interleaving:
                 wanted = first[len(made)] if len(made) < len(first) else default
                 taken = wanted if wanted in ready else default
                 made.append(Choice(ready, taken))
-                statement = next(actor for actor in actors if actor.name == taken).go()
-                has_committed = statement.startswith("COMMIT")
+                going = next(actor for actor in actors if actor.name == taken)
+                statement, has_committed = going.go(), going.commits
                 self.steps.append(f"{taken}: {statement[:90]}")
             for actor in actors:
                 assert actor.task is not None

@@ -180,7 +180,7 @@ async def throttled(case: Case, point: Point | None) -> None:
 
 async def recovering(case: Case, point: Point | None) -> None:
     """Dies twice: the second time as it resolves what the first time left, whose submit had begun."""
-    await sending(case, Point("committed", MESSAGES + "begin"))
+    await sending(case, Point("after", MARK))
     async with case.second(point) as process:
         await _died(process)
 
@@ -431,7 +431,7 @@ ONE_DENIED = {"denied": 1, "accepted": ALL - 1}
 ONE_UNKNOWN = {"unknown": 1, "accepted": ALL - 1}
 NO_AGAIN = (False,)  # what happens to what is left `sending` is tried at other points of the same lane
 ENFORCE = PIPELINE + "Handoff._enforce"
-MARK = PIPELINE + "Handoff._mark_begun"
+MARK = MESSAGES + "begin_at_once"
 LEFT_OPEN = TIMERS + "_enforce_left_open"
 TAKE = PIPELINE + "Intake.take"
 APPLY = "dispatch.projection.apply:apply_states"
@@ -544,10 +544,10 @@ POINTS: dict[str, At] = {
         again=ONE_UNKNOWN,
         gateways=(True,),
     ),
-    "before-mark-commit": At(sending, Point("after", MESSAGES + "begin", MARK)),
-    "after-mark-commit-then-opt-out": At(
+    "before-mark": At(sending, Point("before", MARK)),
+    "after-mark-then-opt-out": At(
         opting_out_meanwhile,
-        Point("committed", MESSAGES + "begin", MARK),
+        Point("after", MARK),
         unknown=ALL,
         again=ONE_UNKNOWN,
     ),

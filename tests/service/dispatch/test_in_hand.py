@@ -3,7 +3,7 @@ operator over HTTP, no service around. Another process's sweep takes all that is
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -50,7 +50,7 @@ from tests.support.builders import (
 )
 from tests.support.eventually import eventually
 from tests.support.infrastructure import Postgres
-from tests.support.interleaving import watching
+from tests.support.interleaving import Stepped, stand_after, watching
 from tests.support.ledger import dlr, receipted
 from tests.support.operators.http import TOKEN, Operator, operator
 
@@ -77,9 +77,17 @@ class Watched(Operator):
 
 
 class Forgetful(Database):
-    """`loses` the answer to a commit, once."""
+    """`loses` the answer to a commit, or to a mark, once."""
 
     loses = False
+    loses_mark = False
+
+    async def run(self, sql: str, *values: object) -> Sequence[Sequence[Any]]:
+        rows = await super().run(sql, *values)
+        if self.loses_mark:
+            self.loses_mark = False
+            raise ConnectionResetError
+        return rows
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
@@ -245,21 +253,21 @@ async def test_what_recovery_gave_back_is_begun_by_no_frozen_owner_and_goes_once
     assert (status, len(fake.messages)) == (("accepted", 1) if meanwhile == "nothing" else ("denied", 0))
 
 
-async def test_what_its_owner_is_marking_at_this_moment_is_not_given_back(
+async def test_what_its_owner_has_marked_is_unknown_though_it_stands_still_before_the_answer(
     process: Callable[..., Process], fake: Watched
 ) -> None:
-    """The owner stands still within the transaction of the mark, and holds up nobody."""
+    """No process is needed for the commit, so the very next sweep tells what became of it."""
     owner, other = process(), process()
+    owner = Process(Stepped(owner.database.dsn), owner.clearance)
     permits = await owner.decides(1)
-    async with owner.database.begin() as tx:
-        assert await messages.begin(tx, by_decision(permits)) == by_decision(permits).keys()
-        async with asyncio.timeout(10):
-            await other.sweeps()
-            await other.sweeps()
-        assert [status for status, _ in await other.ledger()] == ["sending"]
-    await other.sweeps()
+    standing = await stand_after("WITH open AS", lambda: owner.handoff._mark_begun(by_decision(permits)))
+    async with asyncio.timeout(10):
+        await other.sweeps()
     assert [status for status, _ in await other.ledger()] == ["unknown"]
     assert fake.messages == []
+    standing.cancel()
+    await asyncio.gather(standing, return_exceptions=True)
+    await owner.database.close()
 
 
 async def test_no_submit_begins_whose_mark_is_not_stored(process: Callable[..., Process], fake: Watched) -> None:
@@ -267,7 +275,7 @@ async def test_no_submit_begins_whose_mark_is_not_stored(process: Callable[..., 
     owner = process()
     permits = await owner.decides(1)
     assert isinstance(owner.database, Forgetful)
-    owner.database.loses = True
+    owner.database.loses_mark = True
     await owner.handoff.send(permits)
     assert await owner.ledger() == [("accepted", 3)]
     assert len(fake.messages) == 1

@@ -452,7 +452,8 @@ def moments(monkeypatch: pytest.MonkeyPatch) -> Noted:
         monkeypatch.setattr(owner, name, stopping)
 
     noted = Noted()
-    decide, claim, begin = Clearance.decide, sending_store.claim_left_sending, messages.begin
+    decide, claim = Clearance.decide, sending_store.claim_left_sending
+    begin, begin_at_once = messages.begin, messages.begin_at_once
 
     async def deciding(*args: Any, **more: Any) -> Any:
         begun = now()
@@ -467,13 +468,21 @@ def moments(monkeypatch: pytest.MonkeyPatch) -> Noted:
         noted.claimed.update(str(left.row.message_id) for left in rows)
         return rows
 
-    async def beginning(tx: Any, decisions: Any) -> Any:
+    def note_begun(decisions: Any) -> None:
         noted.begun.update(str(message_id) for message_ids in decisions.values() for message_id in message_ids)
+
+    async def beginning(tx: Any, decisions: Any) -> Any:
+        note_begun(decisions)
         return await begin(tx, decisions)
+
+    async def beginning_at_once(database: Any, decisions: Any) -> Any:
+        note_begun(decisions)
+        return await begin_at_once(database, decisions)
 
     monkeypatch.setattr(Clearance, "decide", deciding)
     monkeypatch.setattr(sending_store, "claim_left_sending", claiming)
     monkeypatch.setattr(messages, "begin", beginning)
+    monkeypatch.setattr(messages, "begin_at_once", beginning_at_once)
     around(Clearance, "decide", None, "decided")
     around(Handoff, "send", "committed", None)
     around(HttpGateway, "submit", "to be submitted", "answered")

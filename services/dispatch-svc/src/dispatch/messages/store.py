@@ -18,8 +18,9 @@ row closed and submits no message of the decision, however long the owner stood 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from operator import attrgetter
 from typing import Any
 from uuid import UUID
@@ -45,7 +46,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
 from common.contracts.campaign import MessageReworded
-from common.db.database import PLANNED_NOW, fetch_many, plan_now
+from common.db.database import PLANNED_NOW, Database, fetch_many, plan_now
 from common.telemetry import counter
 from dispatch.lane import Lane
 from dispatch.messages.events import Changed, changed
@@ -128,6 +129,7 @@ begun = Table(
 LANES = {Lane.MARKETING: "placet.partition", Lane.TRANSACTIONAL: "placet.partition.codes"}  # locked in this order
 
 DecisionId = tuple[int, datetime]  # messages decided together: their partition, and `decided_at`
+_Run = Callable[..., Awaitable[Sequence[Sequence[Any]]]]  # of a statement, given its values
 
 
 async def lock_partition(tx: AsyncConnection, partition: int, lane: Lane, *, planned_now: bool = False) -> None:
@@ -281,7 +283,7 @@ async def forget_sending(tx: AsyncConnection, begun_before: datetime) -> None:
     """Delete the rows of `sending` that began before this instant and list no `sending` message any more.
 
     Their marks go too. A subquery checks each row: NOT EXISTS becomes a join, and with few statistics Postgres reads
-    the whole ledger. A row that a frozen owner holds (`begin`) waits for a later call.
+    the whole ledger. A row that its owner holds (`begin`) waits for a later call.
     """
     await tx.execute(
         text(
@@ -307,10 +309,21 @@ async def begin(tx: AsyncConnection, decisions: Mapping[DecisionId, Sequence[UUI
     No message of another decision may be submitted. The caller submits only after the commit. A row of `sending` which
     recovery holds counts as closed: the caller never waits for recovery.
     """
+    return await _begin(decisions, partial(fetch_many, tx))
+
+
+async def begin_at_once(database: Database, decisions: Mapping[DecisionId, Sequence[UUID]]) -> set[DecisionId]:
+    """Do as `begin` does, in a transaction of one statement: the server commits, even where the caller stands still.
+
+    Recovery would wait for a caller that stands still within a transaction.
+    """
+    return await _begin(decisions, database.run)
+
+
+async def _begin(decisions: Mapping[DecisionId, Sequence[UUID]], run: _Run) -> set[DecisionId]:
     if not decisions:
         return set()
-    rows = await fetch_many(
-        tx,
+    rows = await run(
         "WITH open AS (SELECT s.partition, s.decided_at FROM sending AS s WHERE s.decided_at = ANY($2::timestamptz[])"
         " AND NOT s.closed FOR SHARE SKIP LOCKED)"
         " INSERT INTO begun (partition, decided_at, message_ids)"

@@ -1,6 +1,6 @@
-"""The mark writer: mark submits as begun in the ledger, many to a transaction (`messages.begin`).
+"""The mark writer: mark submits as begun in the ledger, many to a statement (`messages.begin_at_once`).
 
-Submits which get a slot while a transaction of their lane commits share the next transaction. So a window of submits
+Submits which get a slot while a statement of their lane runs share the next statement. So a window of submits
 that begin together costs one statement, however many messages each submit holds.
 """
 
@@ -21,7 +21,7 @@ Mark = Callable[[Mapping[DecisionId, Sequence[UUID]]], Awaitable[set[DecisionId]
 
 @dataclass(slots=True)
 class MarkWriter:
-    """The mark writer of one lane. `mark` runs one transaction, and returns the decisions that may begin."""
+    """The mark writer of one lane. `mark` runs one statement, and returns the decisions that may begin."""
 
     mark: Mark
     writer: asyncio.Task[None] | None = None

@@ -8,9 +8,8 @@
               Commit [before-insert-commit, after-insert-commit, before-transactional-insert-commit,
               after-transactional-insert-commit]
     begin     `Handoff.send`: in batches, each on valid permits. A batch with a slot is marked as begun, in one
-              transaction for all batches that have a slot now (`mark_writer.py`). Commit [before-mark-commit,
-              after-mark-commit-then-opt-out]. Messages which wait for a slot or a rate have no mark
-              [during-submit-others-waiting]
+              statement for all batches that have a slot now (`mark_writer.py`) [before-mark, after-mark-then-opt-out].
+              Messages which wait for a slot or a rate have no mark [during-submit-others-waiting]
     submit    with no transaction open. `_submit` is the only place where a message leaves [before-submit,
               during-submit, after-submit, after-transactional-submit]. The transactional consumer does not wait for
               the submit (`transactional.py`)
@@ -313,8 +312,7 @@ class Handoff:
             permits = [*late, *permits[len(first) :]]  # a late message has a lapsed permit, and is decided again
 
     async def _mark_begun(self, decisions: Mapping[DecisionId, Sequence[UUID]]) -> set[DecisionId]:
-        async with self.database.begin() as tx:
-            return await messages.begin(tx, decisions)
+        return await messages.begin_at_once(self.database, decisions)
 
     async def _submit(self, permits: Sequence[Permit]) -> tuple[list[Outcome] | None, list[Permit]]:
         """Submit one batch: the only place where a message leaves.
