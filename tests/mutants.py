@@ -187,8 +187,8 @@ MUTANTS = (
     Mutant(
         "the sweep takes what its owner has just decided again",
         SENDING_STORE,
-        "m.status = 'sending' AND m.decided_at < :before AND m.message_id IN",
-        "m.status = 'sending' AND :before IS NOT NULL AND m.message_id IN",
+        " WHERE s.decided_at = m.decided_at AND s.partition = m.partition AND NOT s.closed)",
+        " WHERE s.decided_at = m.decided_at AND s.partition = m.partition AND s.closed IS NULL)",
         f"{DISPATCH} -k lapsed",
     ),
     Mutant(

@@ -2,7 +2,8 @@
 is killed in it and right after it, or a reason why not; and the docstring of each module names its points.
 
 Read from the source: an `async with … as tx` is a transaction, and so is what a subscription is given to handle. What
-is given the database instead is one statement, killed before and after. A point belongs to the one that calls its function: where several do, to the one that it is `within`.
+is given the database instead is one statement: a process is killed before it and after it. A point belongs to the one
+that calls its function: where several do, to the one that it is `within`.
 """
 
 import ast

@@ -26,6 +26,7 @@ from dispatch.messages import store as messages_store
 from dispatch.projection import store as projection
 from dispatch.projection.limits import Limits
 from dispatch.sending import store as sending
+from dispatch.sending.mark_writer import by_decision
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.timers import Timers
 from tests.support import builders
@@ -325,6 +326,7 @@ async def test_what_its_gateway_may_have_forgotten_is_not_submitted_again(
         [again] = await asking.decide(tx, row.partition, [stored(row)], again=True)
         assert again.permit
         await messages_store.update_decisions(tx, [again.row])
+        await messages_store.begin(tx, by_decision([again.permit]))
     handoff = Handoff(database, traffic, asking, 1)
     timers = Timers(database, asking, handoff, batch=10, partitions=3, sending_timeout=timedelta(seconds=-1))
     await timers.sweep()
@@ -387,6 +389,8 @@ async def test_the_sweep_gives_way_to_an_opt_out_that_is_being_applied_and_then_
     handoff = Handoff(database, clearance.traffic, clearance, 1)
     timers = Timers(database, clearance, handoff, batch=10, partitions=3, sending_timeout=timedelta(seconds=-1))
     [decision] = await decided(database, clearance, 1, requested_at=now() - timedelta(minutes=1))
+    assert decision.permit
+    await handoff._mark_begun(by_decision([decision.permit]))
     statuses: list[Any] = []
     async with database.begin() as applying:
         await messages_store.lock_decisions_out(applying, decision.candidate.partition)

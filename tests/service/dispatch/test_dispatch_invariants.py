@@ -54,7 +54,8 @@ async def _plant(database: Database, **broken: Any) -> str:
     async with database.begin() as tx:
         rest = {k: v for k, v in broken.items() if k not in later}
         rest["status"] = next((known for known in Status if known == rest.get("status", "accepted")), "forgotten")
-        await messages_store.insert_messages(tx, [replace(kept, **rest)])
+        await messages_store.insert_messages(tx, [row := replace(kept, **rest)])
+        await tx.exec_driver_sql("UPDATE sending SET since = decided_at WHERE decided_at = $1", (row.decided_at,))
         await tx.exec_driver_sql(
             "UPDATE message SET handed_off_at = $1, gateway_message_id = $2, known_as = $3, unknown_since = $4"
             " WHERE message_id = $5",
@@ -75,7 +76,7 @@ async def _opted_out(database: Database, enforced_at: datetime, consent_version:
 
 async def _found(database: Database, hours: str = "demonstration", days: float = 1) -> dict[str, list[str]]:
     checker = Checker(database, load(hours), Limits(), TIMEOUT)
-    return await checker.violations(now() - timedelta(days=days), now() - timedelta(seconds=30), now())
+    return await checker.violations(now() - timedelta(days=days), now() - timedelta(seconds=30))
 
 
 async def test_what_went_as_it_should_breaks_no_rule(database: Database) -> None:

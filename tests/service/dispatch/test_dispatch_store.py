@@ -291,7 +291,7 @@ async def test_an_opt_out_is_enforced_once_nothing_of_the_person_is_being_handed
         await enforcement.open_enforcements(tx, [opened])
         if status == "accepted":
             await messages.accept(tx, [(accepted(mine), mine)])
-        await messages.forget_sending(tx, now() + timedelta(minutes=1))
+        await messages.forget_sending(tx, -timedelta(minutes=1))
         assert len(await enforcement.enforce(tx, [mine.subject_id])) == enforced
         kept = await fetch_many(tx, "SELECT message_ids FROM sending")
     assert [ids for (ids,) in kept] == [[m.message_id] for m in (mine, others) if m is others or status == "sending"]

@@ -3,11 +3,12 @@ operator over HTTP, no service around. Another process's sweep takes all that is
 
 import asyncio
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime, timedelta, tzinfo
+from typing import Any, Self
 
 import aiohttp
 import msgspec
@@ -22,6 +23,7 @@ from common.db.database import Database, fetch_many
 from common.db.timer import uptime_s
 from common.kafka.subscription import Received
 from common.law import at_hand_off, load
+from dispatch.audit.invariants import LOOK_EVERY_S, Checker
 from dispatch.gate.clearance import Clearance, Permit
 from dispatch.gate.clearance import requested as candidate
 from dispatch.gateways import HTTP_PROVIDERS, Account, Capabilities, HttpGateway, Result
@@ -32,6 +34,7 @@ from dispatch.projection import apply as projection
 from dispatch.projection import store as projection_store
 from dispatch.projection.limits import Limits
 from dispatch.sending import store as sending_store
+from dispatch.sending import timers
 from dispatch.sending.mark_writer import by_decision
 from dispatch.sending.outcomes import answered
 from dispatch.sending.pipeline import Handoff
@@ -60,6 +63,7 @@ TTL_S = 60.0
 ECHOES: dict[str, Any] = {"echoes_reference": True}
 LEFT_AT_ONCE = timedelta(seconds=-1)
 SOON = timedelta(seconds=1)
+TIMEOUT = timedelta(seconds=14)
 ENFORCED = "SELECT enforced_at FROM enforcement"
 
 
@@ -105,6 +109,7 @@ class Process:
     database: Database
     clearance: Clearance
     slots: int = 1
+    sending_timeout: timedelta = LEFT_AT_ONCE
     handoff: Handoff = field(init=False)
 
     def __post_init__(self) -> None:
@@ -112,7 +117,8 @@ class Process:
 
     @property
     def timers(self) -> Timers:
-        return Timers(self.database, self.clearance, self.handoff, batch=10, partitions=1, sending_timeout=LEFT_AT_ONCE)
+        timeout = self.sending_timeout
+        return Timers(self.database, self.clearance, self.handoff, batch=10, partitions=1, sending_timeout=timeout)
 
     async def sweeps(self) -> None:
         await self.timers.sweep()
@@ -190,6 +196,7 @@ async def process(postgres: Postgres, unique: str, fake: Watched) -> AsyncIterat
         ttl_s: float = TTL_S,
         batch: int = 100,
         slots: int = 1,
+        sending_timeout: timedelta = LEFT_AT_ONCE,
     ) -> Process:
         can = Capabilities(batch=batch, echoes_reference=True, idempotent=idempotent)
         url = fake.url if names is None else fake.url.replace("127.0.0.1", "operator.example")
@@ -202,7 +209,8 @@ async def process(postgres: Postgres, unique: str, fake: Watched) -> AsyncIterat
             connector._resolver = names
         opened.append(traffic := Traffic([gateway], rates={"simulator": Rates(rate)}))
         policy, limits = at_hand_off(load("demonstration")), Limits(max_staleness=timedelta(minutes=5))
-        return Process(database, Clearance(subject_keys, field_keys, traffic, policy, limits, ttl_s), slots)
+        clearance = Clearance(subject_keys, field_keys, traffic, policy, limits, ttl_s)
+        return Process(database, clearance, slots, sending_timeout)
 
     yield start
     for traffic in opened:
@@ -270,6 +278,77 @@ async def test_what_its_owner_has_marked_is_unknown_though_it_stands_still_befor
     await owner.database.close()
 
 
+class SteppedClock(datetime):
+    """A clock that has been stepped."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return super().now(tz) + timedelta(seconds=20)
+
+
+async def test_a_clock_that_goes_ahead_makes_no_message_old(
+    process: Callable[..., Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner holds a valid permit: an opt-out that was enforced now would be broken by its submit."""
+    owner, other = process(), process(sending_timeout=TIMEOUT)
+    await owner.begins(await owner.decides(1))
+    async with owner.database.begin() as tx:
+        await messages.lock_decisions_out(tx, 0)
+        await projection.apply_states(tx, [Received(opted_out(1), "", 0, 0, now(), None)])
+    monkeypatch.setattr(timers, "datetime", SteppedClock)
+    await other.sweeps()
+    assert [status for status, _ in await owner.ledger()] == ["sending"]
+    async with owner.database.begin() as tx:
+        assert await fetch_many(tx, ENFORCED) == [(None,)]
+
+
+async def test_what_a_process_left_whose_clock_was_ahead_is_old_as_any(process: Callable[..., Process]) -> None:
+    owner, other = process(), process(sending_timeout=TIMEOUT)
+    await owner.decides(1)
+    async with owner.database.begin() as tx:
+        await tx.execute(text("UPDATE message SET decided_at = decided_at + interval '1 h'"))
+        await tx.execute(
+            text("UPDATE sending SET decided_at = decided_at + interval '1 h', since = now() - interval '15 s'")
+        )
+    checker = Checker(owner.database, load("france"), Limits(), TIMEOUT - timedelta(seconds=LOOK_EVERY_S))
+    assert "sending_for_ever" in await checker.violations(now(), now())
+    await other.sweeps()
+    assert [status for status, _ in await owner.ledger()] == ["deferred"]
+
+
+async def test_a_decision_that_waited_is_as_old_as_its_permit(process: Callable[..., Process]) -> None:
+    """It waits for a lock: a decision as old as its transaction would be taken for a dead process's at once."""
+    owner = process()
+    wanted = [candidate(requested(1, requested_at=now() - SOON), 0)]
+    async with owner.database.begin() as tx:
+        await fetch_many(tx, "SELECT FROM sending")
+        decisions = await owner.clearance.decide(tx, 0, wanted)
+        await messages.insert_messages(tx, [d.row for d in decisions])
+        assert await fetch_many(tx, "SELECT since > now() FROM sending") == [(True,)]
+
+
+@pytest.mark.parametrize("owner_is", ["alive", "dead"])
+async def test_what_no_batch_has_room_for_is_left_to_its_owner_or_to_a_later_sweep(
+    process: Callable[..., Process], fake: Watched, owner_is: str
+) -> None:
+    """A sweep closes all old decisions of a partition, and takes a batch of ten."""
+    owner, other = process(), process()
+    people = range(1, 12)
+    async with owner.database.begin() as tx:
+        await projection_store.put_subjects(tx, [opted_in(n) for n in people])
+    permits = [*await owner.decides(*people[:6]), *await owner.decides(*people[6:])]
+    await other.sweeps()
+    assert Counter(status for status, _ in await owner.ledger()) == {"deferred": 10, "sending": 1}
+    if owner_is == "alive":
+        await owner.handoff.send(permits)
+        assert Counter(status for status, _ in await owner.ledger()) == {"deferred": 10, "accepted": 1}
+        assert len(fake.messages) == 1, "decided again by its owner"
+    else:
+        await other.sweeps()
+        assert Counter(status for status, _ in await owner.ledger()) == {"deferred": 11}
+        assert fake.messages == []
+
+
 async def test_no_submit_begins_whose_mark_is_not_stored(process: Callable[..., Process], fake: Watched) -> None:
     """Nobody knows whether the mark was committed: the message is decided again, and goes by the new decision's."""
     owner = process()
@@ -281,7 +360,7 @@ async def test_no_submit_begins_whose_mark_is_not_stored(process: Callable[..., 
     assert len(fake.messages) == 1
     async with owner.database.begin() as tx:
         assert await fetch_many(tx, "SELECT count(DISTINCT decided_at) FROM begun") == [(2,)]
-        await messages.forget_sending(tx, now() + SOON)
+        await messages.forget_sending(tx, -SOON)
         assert await fetch_many(tx, "SELECT FROM begun") == []
 
 
@@ -317,7 +396,7 @@ async def test_what_takes_longer_to_reach_than_its_permit_lasts_is_decided_again
     if meanwhile == "an opt-out":
         async with owner.database.begin() as tx:
             await messages.lock_decisions_out(tx, 0)
-            await projection.apply_states(tx, [Received(opted_out(1), "", 1, 0, now(), None)])
+            await projection.apply_states(tx, [Received(opted_out(1), "", 0, 0, now(), None)])
 
     async def has_lapsed() -> bool:
         return uptime_s() > permits[0].until
@@ -345,7 +424,7 @@ async def test_what_may_not_go_again_after_all_is_unknown_at_once(
     begun = uptime_s()
     async with owner.database.begin() as tx:
         await messages.lock_decisions_out(tx, 0)
-        await projection.apply_states(tx, [Received(opted_out(1), "", 1, 0, now(), None)])
+        await projection.apply_states(tx, [Received(opted_out(1), "", 0, 0, now(), None)])
 
     async def has_lapsed() -> bool:
         return uptime_s() > begun + 0.2

@@ -67,6 +67,7 @@ OF_NOBODY = ("SELECT sender_id, oadc", "SELECT subject_id, gateway FROM provider
 NOT_LEFT = "SELECT count(*) FROM message WHERE message_id = ANY($1::uuid[]) AND status IN ('deferred', 'denied')"
 SENDING = "SELECT count(*) FROM message WHERE status = 'sending'"
 OPEN = "SELECT count(*) FROM enforcement WHERE enforced_at IS NULL"
+LONG_AGO = "UPDATE sending SET since = since - interval '1 hour'"
 MARKETING: dict[str, Any] = {}
 QUESTION: dict[str, Any] = {"category": "service", "campaign_id": None}
 
@@ -175,7 +176,7 @@ async def dispatch(postgres: Postgres, unique: str) -> AsyncIterator[Dispatch]:
         policy = at_hand_off(load("demonstration"))
         clearance = Clearance(subject_keys, field_keys, traffic, policy, limits, 60.0)
         handoff = Handoff(database, traffic, clearance, 1)
-        timers = Timers(database, clearance, handoff, batch=10, partitions=1, sending_timeout=timedelta(0))
+        timers = Timers(database, clearance, handoff, batch=10, partitions=1, sending_timeout=timedelta(minutes=1))
         yield Dispatch(database, watcher, handoff, timers)
 
 
@@ -217,7 +218,8 @@ async def test_a_sweep_and_an_owner_who_is_alive_and_an_opt_out(dispatch: Dispat
     async def begin() -> dict[str, Act]:
         await dispatch.before(opted_in(1))
         permits = await dispatch.decides()
-        answered, left_before = accepted(permits), now()  # a decision that the owner renews is none of a dead one's
+        answered = accepted(permits)
+        await dispatch.watcher.execute(LONG_AGO)  # a decision that the owner renews is none of a dead one's
         if the_owner == "has an outcome":
             await dispatch.handoff._mark_begun(by_decision(permits))
             dispatch.left += [permit.candidate.message_id for permit in permits]
@@ -228,7 +230,7 @@ async def test_a_sweep_and_an_owner_who_is_alive_and_an_opt_out(dispatch: Dispat
         }
         return {
             "owner": does[the_owner],
-            "sweeps": lambda: dispatch.timers._resolve_left_in(0, left_before),
+            "sweeps": lambda: dispatch.timers._resolve_left_in(0),
             "opts out": lambda: dispatch.applies(opted_out(1)),
         }
 
@@ -243,9 +245,9 @@ async def test_a_sweep_that_submits_once_more_and_an_opt_out(dispatch: Dispatch)
     async def begin() -> dict[str, Act]:
         await dispatch.before(opted_in(1))
         await dispatch.handoff._mark_begun(by_decision(await dispatch.decides()))
-        left_before = now()
+        await dispatch.watcher.execute(LONG_AGO)
         return {
-            "sweeps": lambda: dispatch.timers._resolve_left_in(0, left_before),
+            "sweeps": lambda: dispatch.timers._resolve_left_in(0),
             "opts out": lambda: dispatch.applies(opted_out(1)),
         }
 

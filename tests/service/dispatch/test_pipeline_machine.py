@@ -879,7 +879,7 @@ class Pipeline(RuleBasedStateMachine):
             forgotten = await tx.scalar(text(FORGOTTEN))
         assert not forgotten, "waits for a campaign that goes on"
         checker = Checker(self.world.database, self.world.settings.policy, LIMITS, timedelta(hours=1))
-        assert await checker.violations(now() - timedelta(hours=1), now(), now()) == {}
+        assert await checker.violations(now() - timedelta(hours=1), now()) == {}
         events = [e for topic in REQUESTS for e in self._applied(topic, offsets)]
         self._knows_what_it_was_told(offsets, known, controls, opt_outs)
         unpublished = [event for row in waiting for event in _events_of(row)]

@@ -30,7 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.db.database import Database, plan_now
 from common.db.timer import Timer, Worker
 from common.law import Policy, is_open
-from dispatch.messages.store import VIOLATIONS
+from dispatch.messages.store import VIOLATIONS, decided_long_ago
 from dispatch.privacy.pruning import LATE_DAYS
 from dispatch.projection.limits import Limits
 
@@ -106,8 +106,10 @@ RULES = {
     ),
     # promise 4: no message is lost: `sending` ends (and a waiting message is woken: the table requires `due_at`)
     "sending_for_ever": (
-        "SELECT DISTINCT m.message_id FROM sending AS s CROSS JOIN LATERAL (SELECT message_id FROM message"
-        " WHERE message_id = ANY(s.message_ids) AND status = 'sending' AND decided_at < :sent_by OFFSET 0) AS m"
+        "SELECT DISTINCT m.message_id FROM sending AS s CROSS JOIN LATERAL (SELECT m.message_id FROM message AS m"
+        " WHERE m.message_id = ANY(s.message_ids) AND m.status = 'sending'"
+        f" AND {decided_long_ago('CAST(:sent_for AS interval)')} OFFSET 0) AS m"
+        " WHERE s.since < now() - CAST(:sent_for AS interval)"
         " ORDER BY m.message_id"  # so that two polls find the same messages
     ),
 }
@@ -149,9 +151,8 @@ class Checker:
         return Worker(timer.name, timer.run)
 
     async def look(self) -> bool:
-        now = datetime.now(UTC)
-        until = now - SETTLED_AFTER
-        found = await self.violations(self._seen_until or until - FIRST_LOOK, until, now)
+        until = datetime.now(UTC) - SETTLED_AFTER
+        found = await self.violations(self._seen_until or until - FIRST_LOOK, until)
         self._seen_until = until
         late = found.pop("sending_for_ever", [])
         if still := [message_id for message_id in late if message_id in self._late]:
@@ -162,7 +163,7 @@ class Checker:
             log.critical("a promise is broken", extra={"rule": rule, "messages": ", ".join(messages[:NAMED])})
         return False
 
-    async def violations(self, since: datetime, until: datetime, now: datetime) -> dict[str, list[str]]:
+    async def violations(self, since: datetime, until: datetime) -> dict[str, list[str]]:
         """Return message ids by rule, for the rules with violations."""
         told = {
             "since": since,
@@ -171,7 +172,7 @@ class Checker:
             "max_staleness": self.limits.max_staleness,
             "receipts_come": timedelta(days=LATE_DAYS),
             "most": MOST,
-            "sent_by": now - self.sending_timeout - timedelta(seconds=LOOK_EVERY_S),
+            "sent_for": self.sending_timeout + timedelta(seconds=LOOK_EVERY_S),
         }
         found = {}
         async with self.database.begin() as tx:

@@ -19,7 +19,7 @@ row closed and submits no message of the decision, however long the owner stood 
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -106,7 +106,9 @@ sending = Table(
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("partition", SmallInteger, nullable=False),
-    Column("since", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    # The server's clock alone tells how old a decision is. The row follows the decision, however long the decision's
+    # transaction had waited by then, so a decision is never older than its permits.
+    Column("since", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")),
     instant("decided_at", nullable=False),  # with the partition, the decision of these messages
     Column("closed", Boolean, nullable=False, server_default=text("false")),  # no submit of the decision may begin
     Column("message_ids", ARRAY(Uuid), nullable=False),
@@ -279,27 +281,28 @@ async def _note_sending(tx: AsyncConnection, rows: Sequence[MessageRow]) -> None
         )
 
 
-async def forget_sending(tx: AsyncConnection, begun_before: datetime) -> None:
-    """Delete the rows of `sending` that began before this instant and list no `sending` message any more.
+async def forget_sending(tx: AsyncConnection, after: timedelta) -> None:
+    """Delete the rows of `sending` that are older than `after` and list no `sending` message any more.
 
     Their marks go too. A subquery checks each row: NOT EXISTS becomes a join, and with few statistics Postgres reads
     the whole ledger. A row that its owner holds (`begin`) waits for a later call.
     """
     await tx.execute(
         text(
-            "DELETE FROM sending WHERE id = ANY(ARRAY(SELECT s.id FROM sending AS s WHERE s.since < :before AND"
-            " (SELECT true FROM message AS m"
+            "DELETE FROM sending WHERE id = ANY(ARRAY(SELECT s.id FROM sending AS s"
+            " WHERE s.since < now() - CAST(:after AS interval) AND (SELECT true FROM message AS m"
             " WHERE m.message_id = ANY(s.message_ids) AND m.status = 'sending' LIMIT 1) IS NULL"
             " FOR UPDATE OF s SKIP LOCKED))"
         ),
-        {"before": begun_before},
+        {"after": after},
     )
     await tx.execute(
         text(
-            "DELETE FROM begun AS b WHERE b.decided_at < :before AND (SELECT true FROM sending AS s"
+            "DELETE FROM begun AS b"
+            " WHERE b.decided_at < now() - CAST(:after AS interval) AND (SELECT true FROM sending AS s"
             " WHERE s.decided_at = b.decided_at AND s.partition = b.partition LIMIT 1) IS NULL"
         ),
-        {"before": begun_before},
+        {"after": after},
     )
 
 
@@ -338,17 +341,28 @@ async def _begin(decisions: Mapping[DecisionId, Sequence[UUID]], run: _Run) -> s
     return {(partition, decided_at) for partition, decided_at in rows}
 
 
-async def close_sending(tx: AsyncConnection, partition: int, decided_before: datetime) -> None:
-    """Let no submit begin any more of a decision made before this instant.
+def decided_long_ago(after: str) -> str:
+    """Return the SQL condition that the last decision of the `sending` message `m` is older than the interval `after`.
+
+    Rows of earlier decisions list the message too, and do not count.
+    """
+    return (
+        "(SELECT true FROM sending AS last WHERE last.decided_at = m.decided_at AND last.partition = m.partition"
+        f" AND last.since >= now() - {after} LIMIT 1) IS NULL"
+    )
+
+
+async def close_sending(tx: AsyncConnection, partition: int, after: timedelta) -> None:
+    """Let no submit begin any more of a decision older than `after`.
 
     The next statement sees each mark of a closed row. A row that its owner is marking at this moment stays open.
     """
     await fetch_many(
         tx,
         "UPDATE sending SET closed = true WHERE id = ANY(ARRAY(SELECT id FROM sending WHERE partition = $1"
-        " AND decided_at < $2 AND NOT closed ORDER BY id FOR UPDATE SKIP LOCKED))",
+        " AND since < now() - $2::interval AND NOT closed ORDER BY id FOR UPDATE SKIP LOCKED))",
         partition,
-        decided_before,
+        after,
     )
 
 

@@ -1,7 +1,7 @@
 """The tables of early DLRs and provider blocks, and the queries of sending: due, left and answered messages."""
 
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
@@ -181,24 +181,22 @@ async def still_ours(
     return [MessageRow.read(row) for row in rows]
 
 
-async def partitions_left_sending(tx: AsyncConnection, decided_before: datetime) -> list[int]:
-    """Return the partitions with messages left `sending` by a process that died."""
+async def partitions_left_sending(tx: AsyncConnection, after: timedelta) -> list[int]:
+    """Return the partitions with messages left `sending` by a process that died: decided longer ago than `after`."""
     await plan_now(tx)
-    rows = await tx.execute(
-        text(
-            "SELECT DISTINCT s.partition FROM sending AS s CROSS JOIN LATERAL (SELECT FROM message WHERE"
-            " message_id = ANY(s.message_ids) AND status = 'sending' AND decided_at < :before LIMIT 1) AS m"
-            " WHERE s.since < :before ORDER BY s.partition"
-        ),
-        {"before": decided_before},
+    rows = await fetch_many(
+        tx,
+        "SELECT DISTINCT s.partition FROM sending AS s CROSS JOIN LATERAL (SELECT FROM message AS m"
+        " WHERE m.message_id = ANY(s.message_ids) AND m.status = 'sending'"
+        f" AND {messages.decided_long_ago('$1::interval')} LIMIT 1) AS m"
+        " WHERE s.since < now() - $1::interval ORDER BY s.partition",
+        after,
     )
-    return [row.partition for row in rows]
+    return [partition for (partition,) in rows]
 
 
-async def claim_left_sending(
-    tx: AsyncConnection, partition: int, decided_before: datetime, limit: int
-) -> list[LeftSending]:
-    """Lock and return messages left `sending`. A live owner renews the decision or records the outcome in time.
+async def claim_left_sending(tx: AsyncConnection, partition: int, limit: int) -> list[LeftSending]:
+    """Lock and return messages of closed decisions. A live owner renews the decision or records the outcome in time.
 
     A submit may precede the last decision, and so `decided_at`; the row of `sending` from the first decision stays as
     long as the message is `sending`.
@@ -215,13 +213,13 @@ async def claim_left_sending(
             " WHERE s.decided_at = m.decided_at AND s.partition = m.partition)"
             " AND NOT EXISTS (SELECT FROM begun AS b WHERE b.decided_at = m.decided_at AND b.partition = m.partition"
             " AND m.message_id = ANY(b.message_ids))) AS begun"
-            " FROM message AS m WHERE m.status = 'sending' AND m.decided_at < :before AND m.message_id IN"
-            " (SELECT unnest(s.message_ids) FROM sending AS s WHERE s.partition = :partition AND s.since < :before)"
+            " FROM message AS m WHERE m.status = 'sending' AND m.message_id IN"
+            " (SELECT unnest(s.message_ids) FROM sending AS s WHERE s.partition = :partition AND s.closed)"
             " AND NOT EXISTS (SELECT FROM sending AS s"
             " WHERE s.decided_at = m.decided_at AND s.partition = m.partition AND NOT s.closed)"
             " ORDER BY m.message_id LIMIT :limit FOR UPDATE OF m SKIP LOCKED"
         ),
-        {"before": decided_before, "partition": partition, "limit": limit},
+        {"partition": partition, "limit": limit},
     )
     return [LeftSending(MessageRow.read(row), since, begun) for *row, since, begun in rows]
 

@@ -219,7 +219,7 @@ class Timers:
         async with self._database.begin() as tx:
             matched = await store.take_matching_early_receipts(tx, self._batch)
             complaints = await settle_receipts(tx, matched, keep_early=False)
-            await messages.forget_sending(tx, datetime.now(UTC) - FORGET_AFTER)
+            await messages.forget_sending(tx, FORGET_AFTER)
         note(complaints, self._handoff.traffic)
         return again or bool(matched)
 
@@ -300,15 +300,14 @@ class Timers:
 
         A partition whose lock is taken, or whose rows are locked, delays no other.
         """
-        before = datetime.now(UTC) - self._sending_timeout
         async with self._database.begin() as tx:
-            partitions = await store.partitions_left_sending(tx, before)
+            partitions = await store.partitions_left_sending(tx, self._sending_timeout)
         for partition in partitions:
-            if await self._resolve_left_in(partition, before):
+            if await self._resolve_left_in(partition):
                 return True
         return False
 
-    async def _resolve_left_in(self, partition: int, before: datetime) -> bool:
+    async def _resolve_left_in(self, partition: int) -> bool:
         """Resolve one batch of a partition; return whether there was any.
 
         A message whose submit never began is decided afresh, as any due message is. Of the others, an idempotent
@@ -320,8 +319,8 @@ class Timers:
             if not await messages.try_lock_partition(tx, partition, Lane.MARKETING):
                 return False
             # read again under the lock: a live owner has renewed its decision meanwhile
-            await messages.close_sending(tx, partition, before)
-            found = await store.claim_left_sending(tx, partition, before, self._batch)
+            await messages.close_sending(tx, partition, self._sending_timeout)
+            found = await store.claim_left_sending(tx, partition, self._batch)
             permits = []
             now = datetime.now(UTC)
             may_go_again = [left for left in found if left.begun and left.row.receipt is None]

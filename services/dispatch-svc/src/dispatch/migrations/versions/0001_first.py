@@ -280,7 +280,7 @@ CREATE TABLE sender (
 CREATE TABLE sending (
     id bigint NOT NULL,
     partition smallint NOT NULL,
-    since timestamptz DEFAULT now() NOT NULL,
+    since timestamptz DEFAULT clock_timestamp() NOT NULL,
     decided_at timestamptz NOT NULL,
     closed boolean DEFAULT false NOT NULL,
     message_ids uuid[] NOT NULL,
