@@ -11,21 +11,35 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from common.telemetry import counter
 from dispatch.gate.clearance import Permit
 from dispatch.messages.store import DecisionId
+from dispatch.sending.outcome_writer import back_off_s
 
 log = logging.getLogger(__name__)
 
+NOT_BEGUN = counter(
+    "sms_dispatch_submits_not_begun_total",
+    "Submits that did not begin, by reason: recovery had closed a decision, or the mark failed.",
+    ["result"],
+)
+
 Mark = Callable[[Mapping[DecisionId, Sequence[UUID]]], Awaitable[set[DecisionId]]]
+_Waiting = tuple[Sequence[Permit], "asyncio.Future[bool]"]
 
 
 @dataclass(slots=True)
 class MarkWriter:
-    """The mark writer of one lane. `mark` runs one statement, and returns the decisions that may begin."""
+    """The mark writer of one lane. `mark` runs one statement, and returns the decisions that may begin.
+
+    `pause` rests after a failure.
+    """
 
     mark: Mark
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep
     writer: asyncio.Task[None] | None = None
-    _waiting: list[tuple[Sequence[Permit], "asyncio.Future[bool]"]] = field(default_factory=list)
+    _waiting: list[_Waiting] = field(default_factory=list)
+    _failures: int = 0  # in a row
 
     async def may_begin(self, permits: Sequence[Permit]) -> bool:
         """Mark the submit of these messages as begun. Return False if the submit must not begin.
@@ -42,14 +56,35 @@ class MarkWriter:
     async def _write(self) -> None:
         while self._waiting:
             some, self._waiting = self._waiting, []
+            may: set[DecisionId] | None = None
             try:
-                may = await self.mark(by_decision([permit for permits, _ in some for permit in permits]))
-            except Exception:  # fail closed: no submit begins without its mark
-                log.warning("submits are not marked as begun, and do not begin", exc_info=True)
-                may = set()
-            for permits, answer in some:
-                if not answer.done():
-                    answer.set_result(may.issuperset(by_decision(permits)))
+                may = await self._marked(some)
+            except BaseException:  # cancelled: no later statement answers the others
+                some, self._waiting = some + self._waiting, []
+                raise
+            finally:
+                for permits, answer in some:
+                    begins = may is not None and may.issuperset(by_decision(permits))
+                    if not begins:
+                        NOT_BEGUN.labels("failed" if may is None else "closed").inc()
+                    if not answer.done():
+                        answer.set_result(begins)
+
+    async def _marked(self, some: Sequence[_Waiting]) -> set[DecisionId] | None:
+        """Return the decisions that may begin, or None after a failure and a rest: no submit begins without its mark.
+
+        The callers have their messages decided again. Without the rest, a database that takes decisions and no marks
+        would be asked for both again and again.
+        """
+        try:
+            may = await self.mark(by_decision([permit for permits, _ in some for permit in permits]))
+        except Exception:
+            self._failures += 1
+            log.warning("submits are not marked as begun, and do not begin", exc_info=True)
+            await self.pause(back_off_s(self._failures))
+            return None
+        self._failures = 0
+        return may
 
 
 def by_decision(permits: Sequence[Permit]) -> dict[DecisionId, list[UUID]]:

@@ -100,4 +100,9 @@ async def until_stored(transaction: Callable[[], Awaitable[T]]) -> T:
             failures += 1
             if failures in (1, 10, 100):
                 log.exception("outcomes are not stored yet, trying again", extra={"failures": failures})
-            await asyncio.sleep(min(STORE_BACK_OFF_S[0] * 2 ** min(failures, 8), STORE_BACK_OFF_S[1]))
+            await asyncio.sleep(back_off_s(failures))
+
+
+def back_off_s(failures: int) -> float:
+    """Return the seconds to rest after so many failures in a row."""
+    return min(STORE_BACK_OFF_S[0] * 2 ** min(failures, 8), STORE_BACK_OFF_S[1])
