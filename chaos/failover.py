@@ -17,6 +17,10 @@ OLD_S = 5.0  # a row of an outbox that moves is younger
 FRESH_S = 3.0  # knowledge of consent, while both relays of it move
 LOOK_EVERY_S = 0.25
 OLDEST_ROW = "SELECT extract(epoch FROM clock_timestamp() - min(created_at))::float8 FROM outbox"
+# what a restored database has `sending` may have left: docs/runbook.md
+MARK_ALL = (
+    "INSERT INTO begun (partition, decided_at, message_ids) SELECT partition, decided_at, message_ids FROM sending"
+)
 WATERMARKED = ("consent", "inbound")
 
 
@@ -24,9 +28,9 @@ async def failover(system: System, target: str, lasts_s: float, chance: random.R
     """To a copy that is `lasts_s` old, under all processes of the service: their connections end, and what they had
     committed since is gone.
 
-    docs/runbook.md says what a person does then. The callers of consent-svc repeat what they told it; for dispatch-svc
-    the campaigns that run are cancelled. Of campaign-svc nothing can be told again by us: a campaign that its database
-    has forgotten is given up by who asked for it."""
+    docs/runbook.md says what a person does then. The callers of consent-svc repeat what they told it; for dispatch-
+    svc all that is `sending` is marked as begun, and the campaigns that run are cancelled. Of campaign-svc nothing
+    can be told again by us: a campaign that its database has forgotten is given up by who asked for it."""
     service = target.removesuffix("'s database")
     copy = f"{service}-before"
     loss = Loss(service, datetime.now(UTC))
@@ -35,11 +39,21 @@ async def failover(system: System, target: str, lasts_s: float, chance: random.R
     await asyncio.sleep(lasts_s)
     await system.postgres.put_back(service, copy)
     loss.until = datetime.now(UTC)
+    if service == "dispatch":
+        await _mark_all(system)
     if service == "consent" and system.callers is not None:
         await system.callers.repeat()
     if service == "dispatch" and system.callers is not None:
         await system.callers.cancel()
     return []
+
+
+async def _mark_all(system: System) -> None:
+    sql = await asyncpg.connect(system.databases["dispatch"])
+    try:
+        await sql.execute(MARK_ALL)
+    finally:
+        await sql.close()
 
 
 async def two_relays(system: System, target: str, lasts_s: float, chance: random.Random) -> list[Violation]:

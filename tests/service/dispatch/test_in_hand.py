@@ -2,12 +2,14 @@
 operator over HTTP, no service around. Another process's sweep takes all that is `sending` for a dead one's."""
 
 import asyncio
+import re
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, tzinfo
+from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
@@ -19,6 +21,7 @@ from prometheus_client import REGISTRY
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from chaos.failover import MARK_ALL
 from common.db.database import Database, fetch_many
 from common.db.timer import uptime_s
 from common.kafka.subscription import Received
@@ -59,6 +62,7 @@ from tests.support.operators.http import TOKEN, Operator, operator
 
 pytestmark = pytest.mark.brokerless
 
+ROOT = Path(__file__).parents[3]
 TTL_S = 60.0
 ECHOES: dict[str, Any] = {"echoes_reference": True}
 LEFT_AT_ONCE = timedelta(seconds=-1)
@@ -362,6 +366,21 @@ async def test_no_submit_begins_whose_mark_is_not_stored(process: Callable[..., 
         assert await fetch_many(tx, "SELECT count(DISTINCT decided_at) FROM begun") == [(2,)]
         await messages.forget_sending(tx, -SOON)
         assert await fetch_many(tx, "SELECT FROM begun") == []
+
+
+async def test_what_a_restored_database_has_sending_is_unknown_by_the_runbook(
+    process: Callable[..., Process], fake: Watched
+) -> None:
+    """Its mark may be among the lost commits, and the operator may have it."""
+    owner, other = process(), process()
+    await owner.decides(1, 2)
+    runbook = (ROOT / "docs" / "runbook.md").read_text()
+    [repair] = re.findall(r'psql "\$PLACET_DATABASE_URL" -c "(INSERT INTO begun [^"]*)"', runbook)
+    assert " ".join(repair.split()) == MARK_ALL, "what chaos repairs by"
+    async with owner.database.begin() as tx:
+        await fetch_many(tx, repair)
+    await other.sweeps()
+    assert [status for status, _ in await owner.ledger()] == ["unknown", "unknown"]
 
 
 async def test_submits_that_begin_together_share_a_mark(process: Callable[..., Process], fake: Watched) -> None:
