@@ -390,7 +390,9 @@ async def test_submits_that_begin_together_share_a_mark(process: Callable[..., P
 
     async def marked() -> list[int]:
         async with owner.database.begin() as tx:
-            return [many for (many,) in await fetch_many(tx, "SELECT cardinality(message_ids) FROM begun ORDER BY id")]
+            return [
+                many for (many,) in await fetch_many(tx, "SELECT cardinality(message_ids) FROM begun ORDER BY ctid")
+            ]
 
     async def two_are_there() -> bool:
         return len(fake.messages) == 2

@@ -6,7 +6,7 @@ the struct.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from types import NoneType
+from types import MappingProxyType, NoneType
 from typing import Annotated, Any, Self, get_args, get_type_hints
 from uuid import UUID
 
@@ -86,9 +86,9 @@ COLUMNS: Mapping[str, tuple[str, bool]] = {
 }
 
 
-def columns_of(table: str, but: Sequence[str] = ()) -> str:
-    """Return the SQL list of columns for `MessageRow.read`. The columns `but` are not read, and `None` in the row."""
-    return ", ".join("NULL" if name in but else f"{table}.{name}" for name in COLUMNS)
+def columns_of(table: str, instead: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return the SQL list of columns for `MessageRow.read`. `instead`: SQL expressions in place of columns."""
+    return ", ".join(instead.get(name, f"{table}.{name}") for name in COLUMNS)
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):

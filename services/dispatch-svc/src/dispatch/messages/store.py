@@ -118,10 +118,9 @@ sending = Table(
 
 begun = Table(
     # The marks: a row lists messages of one decision (`partition`, `decided_at`) whose submit may have begun. A row
-    # goes with the row of `sending`.
+    # goes with the row of `sending`. No statement names a single row, so there is no primary key.
     "begun",
     metadata,
-    Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("partition", SmallInteger, nullable=False),
     Column("decided_at", DateTime(timezone=True), nullable=False),
     Column("message_ids", ARRAY(Uuid), nullable=False),
@@ -213,10 +212,12 @@ ALIKE = _kinds_of(  # equal for many messages of an insert, sent once per combin
 
 OF_ALL = _kinds_of("partition", "policy_version", "as_of", "decided_at")  # equal for all messages of a decision
 
+_NUMBER_OF_AN_OPT_OUT = "CASE WHEN m.receipt = 'opted_out' THEN m.number END"
+
 DECIDED = _kinds_of("message_id", "status", "reasons", "due_at", "consent_version", "gateway", "facts")
 
-# what a change tells: neither the text nor the decision record
-OF_A_CHANGE = columns_of("m", but=("text", "facts"))
+# what a change tells: neither the text nor the decision record, and the number of an opt-out alone
+OF_A_CHANGE = columns_of("m", {"text": "NULL", "facts": "NULL", "number": _NUMBER_OF_AN_OPT_OUT})
 
 _AS_ARRAY = "string_to_array({}, ',')"  # unnest flattens text[][]
 

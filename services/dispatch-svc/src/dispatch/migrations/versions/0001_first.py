@@ -33,21 +33,13 @@ TABLES = (
 SCHEMA = (
     """
 CREATE TABLE begun (
-    id bigint NOT NULL,
     partition smallint NOT NULL,
     decided_at timestamptz NOT NULL,
     message_ids uuid[] NOT NULL
 )
     """,
     """
-ALTER TABLE begun ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
-    SEQUENCE NAME begun_id_seq
-    START WITH 1
-    INCREMENT BY 1
-    NO MINVALUE
-    NO MAXVALUE
-    CACHE 1
-)
+ALTER TABLE ONLY begun ALTER COLUMN message_ids SET STORAGE EXTERNAL
     """,
     """
 CREATE TABLE campaign (
@@ -328,9 +320,6 @@ CREATE TABLE subject_next (
     published_at timestamptz,
     log_offset bigint
 )
-    """,
-    """
-ALTER TABLE begun ADD CONSTRAINT begun_pk PRIMARY KEY (id)
     """,
     """
 ALTER TABLE campaign ADD CONSTRAINT campaign_pk PRIMARY KEY (campaign_id)
