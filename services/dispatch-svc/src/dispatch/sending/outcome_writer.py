@@ -105,4 +105,4 @@ async def until_stored(transaction: Callable[[], Awaitable[T]]) -> T:
 
 def back_off_s(failures: int) -> float:
     """Return the seconds to rest after so many failures in a row."""
-    return min(STORE_BACK_OFF_S[0] * 2 ** min(failures, 8), STORE_BACK_OFF_S[1])
+    return min(STORE_BACK_OFF_S[0] * 2.0 ** min(failures, 8), STORE_BACK_OFF_S[1])
