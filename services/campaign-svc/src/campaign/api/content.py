@@ -1,4 +1,4 @@
-"""Check a campaign's content against the sender and the law, and put the content in stored and comparable form."""
+"""Check a campaign's content against the sender and the law, and put the content in comparable form."""
 
 from datetime import datetime
 
@@ -17,7 +17,7 @@ from campaign.senders.store import Sender
 from common.law import Policy, zones
 from common.web.problems import Invalid, Reason
 
-_SAID_AS = {"selection": "audience"}  # field names of the API, by field of the content
+_SAID_AS = {"selection": "audience"}  # names of the API
 
 
 def unchanged(campaign: Campaign, body: NewCampaign, if_match: str) -> None:
@@ -74,7 +74,7 @@ def _checked_rule(rule: Recurring, send_before: datetime | None, sender: Sender,
         raise Invalid(
             "an occurrence ends when the next comes", reasons=[Reason("send_before", "not_of_one_that_recurs")]
         )
-    checks.not_too_far("recurring.until", max(rule.until, now), now)  # a past `until` is refused below
+    checks.not_too_far("recurring.until", max(rule.until, now), now)
     if recurrence.too_often(rule, zone, now):
         raise Invalid(
             "occurrences of `recurring.cron` are less than an hour apart",

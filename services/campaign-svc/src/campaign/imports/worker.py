@@ -1,10 +1,8 @@
 """Record the lines of uploaded imports, batch by batch, with the progress in the same transaction.
 
-The recording process holds the import's lock. After a crash the next process rereads the file and continues behind the
-last recorded line. A thread parses and encrypts a batch while the database stores the previous batch.
+The recording process holds the import's lock. After a crash the next process continues behind the last recorded line.
 
-An attempt is counted before its start, so an attempt which kills its process counts too. An import without progress
-lets others go first, and is given up in the end.
+An attempt is counted before its start, so an attempt which kills its process counts too.
 """
 
 import asyncio
@@ -49,7 +47,7 @@ def worker(held: Resources[Any]) -> Worker:
 
 
 async def go_on(held: Resources[Any]) -> bool:
-    """Continue an interrupted import, or record a file uploaded in parts; return whether an import waited."""
+    """Continue an interrupted import, or record an uploaded file; return whether an import waited."""
     async with held.database.begin() as claim:
         import_id = await store.claim_waiting(claim, datetime.now(UTC))
         if import_id is not None:
@@ -116,7 +114,7 @@ def sealing_context(import_id: str, position: int) -> str:
 class _Step:
     """A batch behind the last recorded line.
 
-    `last`: the batch's last line. `rows`: accepted lines; `lines`: the same as `audience.copied` writes COPY lines.
+    `rows`: accepted lines; `lines`: the same as `audience.copied` writes COPY lines.
     """
 
     last: int = 0

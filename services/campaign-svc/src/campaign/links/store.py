@@ -8,7 +8,7 @@ campaign_link = Table(
     "campaign_link",
     metadata,
     Column("campaign_id", Text, nullable=False),
-    Column("place", Integer, nullable=False),  # position of the target in the texts, from 1
+    Column("place", Integer, nullable=False),  # of the target in the texts, from 1
     Column("target", Text, nullable=False),
     PrimaryKeyConstraint("campaign_id", "place"),
 )

@@ -1,14 +1,10 @@
 """Start due campaigns, and request their recipients a chunk at a time.
 
-The transaction of a start freezes the audience and tells the gate. The transaction of an expansion takes the waiting
-recipients now due, then the next recipients after the cursor; appends a request for each recipient whose time has come
-(`timing`), stores until when the others wait, and moves the cursor. A crash repeats no request, and planners share the
+An expansion stores requests, waits and cursor in one transaction, so a crash repeats no request; planners share the
 work by row locks. Expansion keeps the outbox short, so a pause or cancellation never waits behind a million requests.
-Campaigns take turns by chunks, so a small campaign never waits behind a large campaign. Unrequested recipients of a
-campaign cancelled, or paused past its end, are denied, also in chunks.
+Campaigns take turns by chunks, so a small campaign never waits behind a large campaign.
 
-Each step takes a campaign in a transaction of its own. A failing campaign is put off for longer each time, shown
-(`failing`) and counted, so no other campaign waits behind it.
+A failing campaign is put off for longer each time, so no other campaign waits behind it.
 """
 
 import asyncio
@@ -73,7 +69,7 @@ FAILING = gauge(
 PAGE = 1_000  # recipients of a chunk read, written and stored together
 LOCKS_WITHIN_S = 2.0
 IN_ONE_GO = 250  # recipients written before other tasks get the loop
-AHEAD = 100  # recipients read beyond the room of a pace, to find the waiting
+AHEAD = 100  # recipients read beyond a pace's room, to find the waiting
 LOOK_EVERY_S = 1.0
 EXPAND_EVERY_S = 0.25
 COUNT_EVERY_S = 10.0
@@ -99,7 +95,7 @@ class _Written(msgspec.Struct, frozen=True, gc=False):
     message_id: str
     text: str
     region: str | None
-    tokens: Tokens | None  # of the links
+    tokens: Tokens | None
 
 
 @dataclass(frozen=True)
@@ -109,7 +105,7 @@ class _Asking:
     campaign: Campaign
     campaign_id: str  # of `campaign`: one lookup less for each recipient
     message_of: Callable[[str], str]  # by subject id
-    by_person: bool  # of `timing`, read once
+    by_person: bool
     linked: bool  # a text has links
     sender: Sender
     wordings: Mapping[str, Wording]
@@ -119,7 +115,7 @@ class _Asking:
     timetable: Timetable
     field_keys: FieldKeys
     now: datetime
-    problems: dict[str, TextProblem | None] = field(default_factory=dict)  # by text: many recipients share a text
+    problems: dict[str, TextProblem | None] = field(default_factory=dict)  # by text
 
     @property
     def may_wait(self) -> bool:
@@ -135,8 +131,7 @@ class _Asking:
     def of(self, recipient: Recipient, tokens: Tokens | None) -> _Written | str | datetime:
         """Return the recipient's message, the reason for a denial, or until when the recipient waits.
 
-        A recipient is denied if held out, or if the contact is gone or has changed since the freeze. `tokens`: of
-        links, where a text has any.
+        A recipient is denied if held out, or if the contact is gone or has changed since the freeze.
         """
         subject_id, number, held = recipient.subject_id, recipient.number, recipient.attributes
         if number is None or held is None:
@@ -219,7 +214,7 @@ class _Chunk:
         written = []
         for place, each in enumerate(page):
             if not place % IN_ONE_GO:
-                await asyncio.sleep(0)  # other tasks need the loop
+                await asyncio.sleep(0)
             subject_id = each.subject_id
             if waited:
                 self.waits[subject_id] = None
@@ -255,9 +250,9 @@ class _Attempt:
 
 
 class Planner:
-    """The planner's timers and steps. `policy`: the deployment's; the plan follows the gate's hours.
+    """The planner's timers and steps.
 
-    `partitions`: of the requests topic. A page is an outbox row for each partition, and `backlog` counts rows.
+    `backlog` counts outbox rows: a page makes a row for each partition.
     """
 
     def __init__(
@@ -297,8 +292,8 @@ class Planner:
     async def _apart(self, step: Callable[[datetime, _Attempt], Awaitable[bool]]) -> bool:
         """Take a campaign's step; put a failing campaign off, longer each time.
 
-        After a failure the step answers that more can be done: the timer does not back off, and takes the next campaign
-        at once. A failure without a campaign, or of the database itself, is raised, and the timer backs off.
+        After a failure the step answers True, so that the timer takes the next campaign at once. A failure without a
+        campaign, or of the database itself, is raised.
         """
         now, attempt = self._now(), _Attempt()
         try:
@@ -326,10 +321,7 @@ class Planner:
         return await self._apart(self._expand)
 
     async def deny_unrequested(self) -> bool:
-        """Deny a chunk of unrequested recipients; return whether a campaign had any to deny.
-
-        The campaign is cancelled, or paused past its end; the recipients are pending until then.
-        """
+        """Deny a chunk of unrequested recipients; return whether a campaign had any to deny."""
         return await self._apart(self._deny_unrequested)
 
     async def finish_done(self) -> bool:
@@ -337,7 +329,7 @@ class Planner:
         return await self._apart(self._finish_done)
 
     async def count_failing(self) -> bool:
-        """Measure the number of failing campaigns. Return False: no more can be done at once."""
+        """Measure the number of failing campaigns."""
         async with self._database.begin() as tx:
             FAILING.set(await store.count_failing(tx))
         return False
@@ -371,7 +363,7 @@ class Planner:
     async def _freeze(self, tx: AsyncConnection, campaign: Campaign, selected: Condition, now: datetime) -> int:
         """Freeze the audience; return its size.
 
-        A million recipients take a quarter of a minute, for which only the sender's next campaign waits.
+        A million recipients take 15 seconds; only the sender's next campaign waits.
         """
         await store.alone_with_audiences(tx, campaign.sender_id)
         wordings = campaign.wordings.values()
@@ -507,9 +499,9 @@ class Planner:
         """Take the waiting recipients, then at most `ahead` after the cursor; return whether none is left.
 
         Each page is read while the previous page is written, and stored while the next is written. `reading` only
-        reads, and ends before `tx`, which has the lock a rectification waits for and the transaction id an erasure
-        waits for. Either may wait for a table behind a transaction waiting for the other, which Postgres cannot know;
-        hence the short LOCKS_WITHIN_S.
+        reads, and ends before `tx`, which holds the lock a rectification and the transaction id an erasure waits for.
+        Either may wait for a table behind a transaction waiting for the other, which Postgres cannot know; hence the
+        short LOCKS_WITHIN_S.
         """
         asking, seen = chunk.asking, 0
 

@@ -1,8 +1,7 @@
 """Apply dispatch-svc's report of each message to its recipient and the campaign's tallies.
 
-The newest version of each message counts. Tallies move by the difference, in the same transaction: exact at every
-instant, despite repeated and late reports. A campaign whose messages wait for an operator to attend to a provider
-account is paused. The planner ends campaigns, so a campaign which cannot end holds up no report.
+Tallies move by the difference to the newest version, in the same transaction: exact at every instant, despite repeated
+and late reports. The planner ends campaigns, so a campaign which cannot end holds up no report.
 """
 
 from collections import Counter, defaultdict
@@ -67,8 +66,7 @@ async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
 async def _pause_what_needs_somebody(tx: AsyncConnection, events: Sequence[MessageChanged], now: datetime) -> None:
     """Pause running campaigns whose deferred messages still wait for an operator.
 
-    A late report (`until` has passed) does not count, nor does a message another gateway takes. A locked campaign is
-    left alone: more reports will follow.
+    A late report (`until` has passed) does not count. A locked campaign is left alone: more reports will follow.
     """
     waiting = Counter(
         event.campaign_id

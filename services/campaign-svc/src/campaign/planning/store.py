@@ -75,10 +75,7 @@ async def lock_running(tx: AsyncConnection, campaign_ids: Sequence[str]) -> list
 
 
 async def lock_occurrences(tx: AsyncConnection, series_id: str, *, paused_because: str | None = None) -> list[Progress]:
-    """Lock the occurrences of a recurring campaign.
-
-    Without `paused_because`: scheduled and running occurrences. Otherwise: occurrences paused for this reason.
-    """
+    """Lock a series' scheduled and running occurrences, or those paused for `paused_because`."""
     return await progress_of(
         tx,
         "WHERE c.series_id = :id AND (CASE WHEN CAST(:why AS text) IS NULL"
@@ -102,10 +99,9 @@ _SETTLING = f"{_GIVEN_UP} AND failures <= {PASSING_FAILURES}"
 async def lock_due(tx: AsyncConnection, now: datetime) -> Progress | None:
     """Return one due campaign that no other planner has, with its tallies locked.
 
-    The campaign's own row stays unlocked, so that a cancellation, edit or pause never waits for the audience to be
-    frozen (`lock_unchanged`). While recipients of the sender's cancelled campaign, or campaign paused past its end, are
-    still to be denied, the sender's next campaign waits some seconds: such recipients would count as messaged. A
-    failing campaign delays no other (`_SETTLING`).
+    The campaign's own row stays unlocked (`lock_unchanged`), so that a cancellation, edit or pause never waits for the
+    audience to be frozen. The sender's next campaign waits some seconds while recipients of an ended campaign are still
+    to be denied (`_SETTLING`): such recipients would count as messaged.
     """
     return await _first(
         tx,
@@ -170,7 +166,7 @@ async def lock_expanding(tx: AsyncConnection, now: datetime) -> Progress | None:
 
 
 class Recipient(msgspec.Struct, frozen=True, gc=False):
-    """A recipient and contact. `number` (encrypted) and `attributes` (JSON) are `None` without a contact."""
+    """A recipient and contact. `number` (encrypted), `attributes` (JSON): `None` without a contact."""
 
     subject_id: str
     number: str | None
@@ -180,8 +176,8 @@ class Recipient(msgspec.Struct, frozen=True, gc=False):
 def _with_contacts(page: str, order: str) -> str:
     """Return the statement joining a page of recipients with their contacts. $1: the sender.
 
-    The array makes Postgres look up all contacts by key in one index scan, whatever the table's statistics: Postgres
-    expects ten elements of an array built at run time.
+    The array makes Postgres look up all contacts by key in one index scan: Postgres expects ten elements of an array
+    built at run time.
     """
     return (
         f"WITH page AS MATERIALIZED ({page}), held AS MATERIALIZED"
@@ -253,7 +249,7 @@ async def first_hours(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[
 
 
 async def next_wait(tx: AsyncConnection, campaign_id: str, chosen_at: datetime | None) -> datetime | None:
-    """Return when the first waiting recipient is due, or `None` without a waiting recipient.
+    """Return when the first waiting recipient is due, or `None`.
 
     `chosen_at`: when recipients waiting for the winner are due.
     """
@@ -269,7 +265,7 @@ async def next_wait(tx: AsyncConnection, campaign_id: str, chosen_at: datetime |
 
 
 async def lock_given_up(tx: AsyncConnection, now: datetime) -> Progress | None:
-    """Lock one unlocked campaign with recipients left to deny: cancelled, or paused past its end."""
+    """Lock one unlocked campaign with recipients left to deny (`_GIVEN_UP`)."""
     return await _first(tx, f"WHERE {_GIVEN_UP} AND {MAY_BE_TRIED} LIMIT 1 FOR UPDATE OF c SKIP LOCKED", {"now": now})
 
 

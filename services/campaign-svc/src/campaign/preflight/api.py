@@ -1,7 +1,7 @@
 """Serve the pre-flight over HTTP: reach, exclusions with reasons, cost, end and findings; approvals; sender rules.
 
 A pre-flight reads the audience page by page in key order, a transaction per page. A thread renders and counts the
-texts, so that the event loop stays free for other requests.
+texts, so that the event loop stays free.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ router = APIRouter(prefix="/v1", tags=["pre-flight"])
 
 PAGE = 2000  # contacts per page
 ACKNOWLEDGED = 100  # findings at most
-MAX_ADDED_CHARS = 40  # of a mention an operator appends: « STOP au 36111 » and the like
+MAX_ADDED_CHARS = 40  # of a mention an operator appends
 OCCURRENCES = 10  # occurrences shown of a recurring campaign
 
 Held = Annotated[Resources[Any], Depends(resources)]
@@ -269,7 +269,7 @@ async def look_at_campaign(campaign_id: Storable, held: Held, caller: Reader, bo
         unknown = await checks.unknown_fields(tx, campaign)
         names = {finding.found for finding in unknown}
         found = [f for f in outlook.findings if f.rule != "field_nobody_has" or f.found not in names]
-        ids = [finding.id for finding in found]  # unknown fields are not stored: scheduling looks them up again
+        ids = [finding.id for finding in found]  # unknown fields are looked up again when scheduling
         outlook = replace(outlook, findings=(*found, *unknown))
         await store.put_pre_flight(tx, campaign_id, checks.agreed(campaign, sender, None), at, ids, now)
         approved = await checks.approval_of(tx, campaign, sender, at, outlook.findings)

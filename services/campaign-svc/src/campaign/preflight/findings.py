@@ -1,8 +1,7 @@
 """Find rule violations in a campaign's text, each with the rule and its source. Pure.
 
 An error stops scheduling. A warning must be acknowledged by its id, and the same finding always has the same id. The
-rules are data (`compliance/france-3.json`): a file in use is never edited, and a change is a new version. `text.check`
-checks the STOP mention and the limit of ten parts earlier, when the author writes the campaign.
+rules are data (`compliance/france-3.json`): a file in use is never edited, and a change is a new version.
 """
 
 import json
@@ -50,10 +49,7 @@ class Compliance:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A violated rule. `found`: the number, code, host, field or required beginning concerned.
-
-    `id` is built from rule and words alone.
-    """
+    """A violated rule. `found`: the number, code, host, field or required beginning concerned."""
 
     rule: str
     found: str = ""
@@ -89,7 +85,7 @@ def load(version: str = "france-3") -> Compliance:
 def of_texts(
     texts: Sequence[str], brand: str, oadc: str, stop_code: str, sectors: Iterable[str], compliance: Compliance
 ) -> tuple[Finding, ...]:
-    """Return the findings in any of these texts, each once. `sectors`: as declared by the author."""
+    """Return the findings in any of these texts, each once."""
     found = {Finding(f"sector_{sector}"): None for sector in sectors}
     for text in texts:
         found |= dict.fromkeys(_of_text(text, brand, oadc, stop_code, compliance))
@@ -97,7 +93,7 @@ def of_texts(
 
 
 def of_targets(targets: Iterable[str], compliance: Compliance) -> tuple[Finding, ...]:
-    """Return the public shorteners among link targets: a shortener there hides the real site as well."""
+    """Return the public shorteners among link targets."""
     found: dict[Finding, None] = {}
     for target in targets:
         host = short_link.host_of(target)

@@ -1,11 +1,6 @@
 """Forecast a campaign's reach, cost and end, contact by contact, in memory independent of the audience's size. Pure.
 
-    forecast = Forecast(plan)
-    forecast.add(attributes, territory, standing)       for each contact selected
-    forecast.outlook                                    the result
-
-The forecast renders each contact's text exactly as the planner will, so lengths and costs include names and the STOP
-mention.
+The forecast renders each contact's text exactly as the planner will.
 """
 
 import re
@@ -29,19 +24,19 @@ from campaign.schedule.timing import Pace, Place, Timetable
 from common.law import Closure, Opening
 from common.sms.sms_length import Encoding, length
 
-LONGEST = timedelta(days=60)  # longest sending forecast; a later end is reported as unknown
+LONGEST = timedelta(days=60)  # a later end is reported as unknown
 RESOLUTION_S = timedelta.resolution.total_seconds()
-TOO_LATE = "send_before_passed"  # the gate's name: the place opens only after the campaign's end
-UNREADABLE = "request_unreadable"  # the gate's name, for a number or text
+TOO_LATE = "send_before_passed"  # the gate's name
+UNREADABLE = "request_unreadable"  # the gate's name
 NO_TRIAL = Trial()
-MOST_FOUND = 20  # most findings reported from rendered texts
+MOST_FOUND = 20  # in rendered texts
 
-_TELLING = re.compile(r"\d{4}|\w\.\w")  # attribute values able to bring a number or a link into a text
+_TELLING = re.compile(r"\d{4}|\w\.\w")  # able to bring a number or a link into a text
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The input of a forecast. `rate_per_s`: messages the operator accepts; `None`: no rate configured."""
+    """The input of a forecast. `rate_per_s`: messages the operator accepts."""
 
     wordings: Mapping[str, Wording]  # by variant, the campaign's own first
     sender_id: str
@@ -49,7 +44,7 @@ class Plan:
     brand: str
     oadc: str
     stop_code: str
-    stop_added: str  # appended by the operator to each text
+    stop_added: str
     sectors: tuple[str, ...]
     timetable: Timetable
     begins_with: Callable[[Place], Sequence[str]]  # required beginnings of a text, by place
@@ -60,7 +55,7 @@ class Plan:
 
     @property
     def rate(self) -> float | None:
-        """Return the lower of the operator's rate and the campaign's pace; `None` without either."""
+        """Return the lower of the operator's rate and the campaign's pace, if any."""
         rates = [rate for rate in (self.rate_per_s, Pace.of(self.timetable.timing).per_second) if rate is not None]
         return min(rates, default=None)
 
@@ -69,8 +64,8 @@ class Plan:
 class Part:
     """The forecast for one territory.
 
-    `cost` `None`: the price table has no price. `opens_at`: the first opening among the territory's recipients.
-    `against`: the rules closing that place at the wanted start.
+    `opens_at`: the first opening among the territory's recipients. `against`: the rules closing that place at the
+    wanted start.
     """
 
     territory: str
@@ -85,7 +80,7 @@ class Part:
 class Wait:
     """People of one place, closed by `against` when messages leave for the first place of the territory.
 
-    `too_late`: the place opens only after the campaign's end, so these people get nothing, for no other reason.
+    `too_late`: the place opens only after the campaign's end.
     """
 
     territory: str
@@ -141,7 +136,7 @@ def of_samples(
     sectors: Iterable[str],
     compliance: Compliance,
 ) -> tuple[Finding, ...]:
-    """Return the findings in the texts alone, without any contact. Parameters as in Plan."""
+    """Return the findings in the texts alone, without any contact."""
     templates = [template for wording in wordings for template in wording.templates.values()]
     samples = [sample + stop_added for template in templates for sample in template.samples(stop_code)]
     targets = [target for wording in wordings for target in wording.targets]
@@ -160,7 +155,7 @@ class Forecast:
     _languages: Counter[str] = field(default_factory=Counter)
     _lengths: Counter[tuple[Encoding, int, int]] = field(default_factory=Counter)  # encoding, units, segments
     _segments: Counter[tuple[Place, int]] = field(default_factory=Counter)
-    _too_late: Counter[Place] = field(default_factory=Counter)  # people excluded only by the campaign's end
+    _too_late: Counter[Place] = field(default_factory=Counter)
     _held: set[str] = field(default_factory=set)  # fields present in some contact
     _opens: dict[Place, datetime | None] = field(default_factory=dict)
     _begins: dict[Place, Sequence[str]] = field(default_factory=dict)
@@ -196,8 +191,7 @@ class Forecast:
     ) -> None:
         """Add one contact of the audience.
 
-        `left_out`: the frequency limit excluding the contact. `lot`: the contact's hash bucket for the A/B test. A
-        contact waiting for the winner is counted with the campaign's own text.
+        A contact waiting for the winner is counted with the campaign's own text.
         """
         plan = self.plan
         self._audience += 1
@@ -305,7 +299,7 @@ class Forecast:
     def _first(self, people: Iterable[Place]) -> dict[str, Place]:
         """Return, by territory, the place that opens first among people who would get a message.
 
-        Among places opening together, a place without a region comes first.
+        Of places opening together, a place without a region comes first.
         """
         first: dict[str, Place] = {}
         for place in sorted(people, key=lambda place: (self._opening(place), place.region is not None)):
@@ -352,7 +346,7 @@ class Forecast:
 def finish(people: Mapping[Place, int], plan: Plan) -> datetime | None:
     """Return when the last message leaves: at the rate, within each place's hours, after the end of the spread.
 
-    Without a rate, the result is the end of the last window. `None`: no recipients, or more than LONGEST needed.
+    Without a rate: the end of the last window. `None`: no recipients, or more than LONGEST needed.
     """
     if not people:
         return None

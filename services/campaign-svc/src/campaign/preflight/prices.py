@@ -4,8 +4,8 @@
      "per_part": {"FR": "0.045", "GP": "0.062"},
      "senders": {"maison-lune": {"FR": "0.041"}}}
 
-Prices are per part and territory, named as in `common.sms.msisdn`; a sender's own price comes first. The forecast never
-guesses a missing price: such messages count as unpriced.
+Prices are per part and territory, named as in `common.sms.msisdn`; a sender's own price comes first. A missing price is
+never guessed: such messages count as unpriced.
 """
 
 from collections.abc import Mapping

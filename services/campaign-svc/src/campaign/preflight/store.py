@@ -72,7 +72,7 @@ class Approval(msgspec.Struct, frozen=True):
 
 
 async def approvals_of(tx: AsyncConnection, campaign_id: str) -> list[Approval]:
-    """Return a campaign's approvals, oldest first, including approvals given before an edit."""
+    """Return a campaign's approvals, oldest first, including those given before an edit."""
     rows = await tx.execute(
         text(
             "SELECT digest, approved_by, approved_at FROM campaign_approval WHERE campaign_id = :id"
@@ -97,7 +97,7 @@ async def put_pre_flight(
 
 
 class PreFlight(msgspec.Struct, frozen=True):
-    """A pre-flight made before. `at`: the start examined; `None`: at once. `findings`: their ids."""
+    """A pre-flight made before. `findings`: their ids."""
 
     at: datetime | None
     findings: Sequence[str]
@@ -133,10 +133,8 @@ async def selected_after(
 ) -> list[Selected]:
     """Return a page of the contacts the campaign would be for, by subject id.
 
-    `selected`: from `segments.of_campaign`.
-
-    The statement keeps the cost in proportion to the page. LIMIT is a literal: Postgres plans a parameter as a tenth of
-    the table. The joined table starts at the page too: otherwise Postgres may read the table from its beginning.
+    The cost stays in proportion to the page. LIMIT is a literal: Postgres plans a parameter as a tenth of the table.
+    The joined table starts at the page too: otherwise Postgres may read the table from its beginning.
     """
     rows = await tx.execute(
         text(
@@ -158,7 +156,7 @@ async def selected_after(
 async def contacts_and_standings(
     tx: AsyncConnection, sender_id: str, subject_ids: Sequence[str]
 ) -> dict[str, tuple[str | None, str | None]]:
-    """Return attributes and consents of each subject as JSON, `None` where absent, by subject id."""
+    """Return attributes and consents as JSON, `None` where absent, by subject id."""
     rows = await tx.execute(
         text(
             "SELECT s.id, c.attributes::text AS attributes, k.told::text AS told"

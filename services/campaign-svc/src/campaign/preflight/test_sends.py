@@ -1,8 +1,7 @@
 """HTTP: send a campaign's message to a few numbers before the audience gets the message.
 
 The gate treats a test as any message of the sender and purpose: consent, STOP mention, hours. Testers must have
-consented, with proof; no list of numbers is exempt. The text is the audience's to the letter, except for links.
-dispatch-svc reports the outcome by `message_id`.
+consented, with proof. The text is the audience's to the letter, except for links.
 """
 
 from collections.abc import Mapping

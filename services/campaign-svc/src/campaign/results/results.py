@@ -1,6 +1,6 @@
 """Count the results of each text of a campaign: hand-offs, opt-outs in answer, clicks.
 
-The counts follow the rules of the campaign's statistics, so the winner of an A/B test matches the statistics shown.
+The rules are those of the campaign's statistics, so the winner of an A/B test matches the statistics shown.
 """
 
 from sqlalchemy import text
@@ -20,7 +20,7 @@ CLICKED = (
 
 
 def answering_to(campaign: Campaign) -> dict[str, object]:
-    """Return the parameters of ANSWERS and CLICKED for a campaign."""
+    """Return the parameters of ANSWERS and CLICKED."""
     return answering(campaign.campaign_id, campaign.sender_id, campaign.purpose, campaign.started_at, campaign.ended_at)
 
 
