@@ -21,7 +21,7 @@ COUNTS = (*STANDINGS, *RECEIPTS)
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The last report of dispatch-svc on one recipient; `pending` before the first report."""
+    """dispatch-svc's last report on one recipient."""
 
     status: Status = "pending"
     reasons: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Check a campaign's content against the sender and the law, and put the content in comparable form."""
+"""Check a campaign's content, and put the content in comparable form."""
 
 from datetime import datetime
 
@@ -23,7 +23,7 @@ _SAID_AS = {"selection": "audience"}  # names of the API
 def unchanged(campaign: Campaign, body: NewCampaign, if_match: str) -> None:
     """Refuse an edit of a campaign changed since the `If-Match` tag was read.
 
-    An edit equal to the campaign's current content passes, so that a retry succeeds. Raises CampaignEdited.
+    An edit equal to the current content passes, so that a retry succeeds. Raises CampaignEdited.
     """
     parts = stored_parts(campaign)
     changed = edition.changed(if_match, parts)
@@ -57,7 +57,7 @@ def body_checked(body: NewCampaign, sender: Sender, now: datetime, policy: Polic
 
 
 def _all_linked(body: NewCampaign) -> None:
-    """Refuse an A/B test by clicks where some text has no link to follow. Raises Invalid."""
+    """Refuse an A/B test by clicks where some text has no link. Raises Invalid."""
     assert body.trial is not None
     texts = {"text": (body.text, body.translations)}
     texts |= {f"trial.{each.name}.text": (each.text, each.translations) for each in body.trial.variants}
@@ -119,7 +119,7 @@ def written(body: NewCampaign) -> Content:
 
 
 def stored_parts(campaign: Campaign) -> dict[str, object]:
-    """Return the parts an edit would replace, as hashed by `edition.tag`."""
+    """Return the parts an edit would replace."""
     schedule = [campaign.agreed_start, campaign.agreed] if campaign.agreed is not None else None
     return _named(campaign) | {"schedule": schedule}
 

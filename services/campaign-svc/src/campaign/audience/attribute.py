@@ -1,8 +1,7 @@
 """Define the kinds of contact attributes and the stored form of each kind. Pure.
 
-A kind has a single stored form, so templates print and databases compare the stored text. Parsing accepts the spellings
-of people and spreadsheets (26/11/2026; 1 234,50; oui). An undeclared attribute is inferred only if all its values have
-the stored form, and never if its digits are an identifier (a postcode, a SIRET).
+A kind has a single stored form, so templates print and databases compare the stored text. A kind is inferred only if
+all values have the stored form, and never from the digits of an identifier (a postcode, a SIRET).
 """
 
 import re
@@ -41,7 +40,7 @@ _INFERRED = (Kind.NUMBER, Kind.DATE, Kind.BOOLEAN)
 
 
 def kept(raw: str, kind: Kind) -> str | None:
-    """Return `raw`, not empty, in the stored form, or `None` if `raw` is no such value."""
+    """Return `raw`, not empty, in the stored form of `kind`, if possible."""
     match kind:
         case Kind.TEXT:
             return raw
@@ -60,7 +59,7 @@ def kept(raw: str, kind: Kind) -> str | None:
 
 
 def is_date(raw: str) -> bool:
-    """Return whether `raw` is a calendar day in stored form."""
+    """Return whether `raw` is a day in stored form."""
     if not _DATE.fullmatch(raw):
         return False
     try:

@@ -1,6 +1,6 @@
 """Name and check the fields of a contact, from a file or a request. Pure.
 
-Every field but the number is an attribute. No refusal repeats a number.
+No refusal repeats a number.
 """
 
 import re

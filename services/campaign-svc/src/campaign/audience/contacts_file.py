@@ -1,8 +1,6 @@
-"""Parse a file of contacts line by line, into contacts and refusals with a reason. Pure.
+"""Parse a file of contacts line by line, into contacts and refusals. Pure.
 
-CSV: `,` `;` tab or `|` between cells, and a header row with a French or English name for the number's column. NDJSON,
-if the first character is a brace. UTF-8 with or without a BOM, UTF-16, or Windows-1252. Every other column is an
-attribute; both formats accept the same values. The parser never holds the whole file, and no refusal repeats a number.
+CSV and NDJSON accept the same values. The parser never holds the whole file, and no refusal repeats a number.
 """
 
 import codecs
@@ -84,7 +82,7 @@ class WrongColumns(FileRefused):
 class ReadAs:
     """The parser's understanding of the file so far.
 
-    `encoded_twice`: UTF-8 decoded in another character set and saved again.
+    `encoded_twice`: UTF-8 decoded wrongly and saved again.
     """
 
     format: str = "csv"
@@ -411,7 +409,7 @@ def _without(gone: Container[int], column: Iterable[T]) -> list[T]:
 def _columns(header: Sequence[str]) -> tuple[int, list[str | None], list[str]]:
     """Return (the number's column, attribute names by column, other number columns). Raises WrongColumns.
 
-    `None` stands for number columns and untitled columns; columns after the last title are dropped.
+    `None` stands for number and untitled columns.
     """
     if len(header) > MAX_COLUMNS:
         raise WrongColumns("too_many_columns", f"{len(header)} columns, at most {MAX_COLUMNS}")
@@ -469,7 +467,7 @@ _TWICE = re.compile("Ã[\u0080-\u00bf\u2018-\u203a]|â€")
 
 
 def _charset(data: bytes) -> str:
-    """Return UTF-16 by BOM or by the zero bytes of its first letter, otherwise UTF-8."""
+    """Return UTF-16 by BOM or by zero bytes, otherwise UTF-8."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if len(data) > 3 and data[1] == data[3] == 0 != data[0]:

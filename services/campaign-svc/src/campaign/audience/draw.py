@@ -1,7 +1,7 @@
 """Assign hash buckets in a campaign. Pure.
 
-The bucket depends on campaign, person and question alone; other campaigns or questions give independent buckets. The
-subject id is a keyed hash: an outsider cannot compute a person's bucket.
+Other campaigns or questions give independent buckets. The subject id is a keyed hash: an outsider cannot compute a
+person's bucket.
 """
 
 from hashlib import blake2b

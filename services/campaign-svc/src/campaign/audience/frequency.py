@@ -1,7 +1,7 @@
 """Limit messages per person: the sender's frequency cap, and a campaign's minimum gap. Pure.
 
-Messages of the sender's other campaigns count if they left or still may: in-flight messages would otherwise break the
-cap. A campaign counts until `days` after its end: rather too long than too short.
+Messages of the sender's other campaigns count if they left or still may: in-flight messages would else break the cap. A
+campaign counts until `days` after its end: rather too long than too short.
 """
 
 from collections.abc import Iterable
@@ -33,7 +33,7 @@ class Campaign:
 
 
 def limits(cap: tuple[int, int] | None, rest_days: int | None) -> tuple[Limit, ...]:
-    """Return the limits: `cap` is the sender's (messages, days), `rest_days` the campaign's minimum gap."""
+    """Return the limits: `cap` is the sender's (messages, days)."""
     found = []
     if cap is not None:
         found.append(Limit(CAPPED, *cap))

@@ -1,9 +1,8 @@
 """Keep opt-outs published by consent-svc, and attribute each to a campaign.
 
-An opt-out belongs to at most a single campaign: among the senders and purposes closed, the campaign whose message last
-reached the person before, within ANSWERS_WITHIN. Opt-outs which answer no message (a provider's list, a DLR, a
-rectification) belong to no campaign. The queries attribute, so the order of events from different services does not
-matter.
+An opt-out belongs to at most one campaign: the campaign whose message, of the senders and purposes closed, last reached
+the person within ANSWERS_WITHIN. Opt-outs which answer no message (a provider's list, a DLR, a rectification) belong to
+no campaign. Queries attribute, so the order of events from different services does not matter.
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Say whether consent allows marketing to a person, for counts before a campaign starts. Pure.
+"""Say whether consent allows marketing to a person, for counts before a start. Pure.
 
 The rule is the gate's (`common.contracts.consent_rule`); the gate decides each message, on fresher knowledge.
 """

@@ -99,7 +99,7 @@ class Consent:
 class Received:
     """A message of this campaign, or of any of the sender's in the last `days`.
 
-    Without a hand-off time a message counts if its campaign had not ended before: rather too long than too short.
+    Without a hand-off time a message counts if its campaign had not ended: rather too long than too short.
     """
 
     campaign_id: str | None

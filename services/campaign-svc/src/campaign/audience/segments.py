@@ -2,8 +2,8 @@
 
 A version never changes, nor do its attribute kinds.
 
-`count` reads all contacts if time allows, otherwise a range of the primary key: subject ids are keyed hashes, so a
-range is a sample.
+`count` reads all contacts if time allows, else a range of the primary key: subject ids are keyed hashes, so a range is
+a sample.
 """
 
 from collections.abc import Mapping, Sequence

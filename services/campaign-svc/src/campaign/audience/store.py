@@ -87,7 +87,7 @@ async def mark_unreadable(tx: AsyncConnection, subject_id: str) -> None:
 
 
 ImportedRow = tuple[int, str, str, str, str]  # line, subject_id, encrypted number, attributes as JSON, territory
-# One text: for an array, the driver checks each member for being an array, which takes most of the time.
+# one text: for an array, the driver checks each member, which takes most of the time
 _AMONG = "subject_id = ANY(string_to_array($1, ' '))"
 _ERASED = "(e.lifted_at IS NULL OR e.erased_at IS NULL)"
 
@@ -139,10 +139,7 @@ async def delete_of_sender(tx: AsyncConnection, sender_id: str, subject_ids: Seq
 
 
 async def delete_contacts(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
-    """Delete these subjects' contacts of every sender, in an import's order; return the number by subject id.
-
-    The join with `sender` uses the primary key.
-    """
+    """Delete these subjects' contacts of every sender, in an import's order; return the number by subject id."""
     rows = await tx.execute(
         text(
             "WITH found AS (SELECT c.sender_id, c.subject_id FROM sender AS s JOIN contact AS c"
@@ -207,8 +204,8 @@ async def delete_contact(tx: AsyncConnection, subject_id: str, sender_id: str | 
     return int(gone.rowcount)
 
 
-# Rows are written in key order, so that two writers of the same people never deadlock. Ids are lower-case letters and
-# digits: "C" gives the order of every collation, faster. Absent attributes are kept, and rectified attributes win.
+# Rows are written in key order: two writers of the same people never deadlock. Ids are lower-case letters and digits:
+# "C" gives the order of every collation, faster. Absent attributes are kept, and rectified attributes win.
 _PUT = (
     "INSERT INTO contact AS c (sender_id, subject_id, number, attributes, territory, created_at, updated_at)"
     " SELECT $1, b.subject_id, b.number, b.attributes::jsonb, b.territory, $2, $2"
@@ -217,7 +214,7 @@ _PUT = (
     " attributes = jsonb_strip_nulls(c.attributes || excluded.attributes || c.corrected),"
     " territory = excluded.territory, updated_at = excluded.updated_at RETURNING {returned}"
 )
-# All rows of a file share one `updated_at`, so a row already at $2 appeared earlier in the file.
+# a file's rows share `updated_at`: a row already at $2 appeared earlier in the file
 _BROUGHT = (
     "CASE WHEN c.xmax = 0 THEN 'created' WHEN (SELECT o.updated_at FROM contact AS o WHERE o.sender_id = c.sender_id"
     " AND o.subject_id = c.subject_id) = $2 THEN 'duplicates' ELSE 'updated' END AS became"
@@ -237,7 +234,7 @@ async def add_imported(tx: AsyncConnection, sender_id: str, lines: Mapping[str, 
     """Insert the lines of `copied` whose subjects are new to the sender; return their ids.
 
     The caller passes lines in the order of `_PUT`, which takes twice the time. Raises asyncpg's UniqueViolationError
-    where another transaction inserts a subject concurrently.
+    where another transaction inserts a subject.
     """
     known = await fetch_many(
         tx, f"SELECT subject_id FROM contact WHERE {_AMONG} AND sender_id = $2", " ".join(lines), sender_id
@@ -253,7 +250,7 @@ async def add_imported(tx: AsyncConnection, sender_id: str, lines: Mapping[str, 
 async def put_imported(
     tx: AsyncConnection, sender_id: str, rows: Sequence[ImportedRow], now: datetime
 ) -> Mapping[str, int]:
-    """Insert or update contacts; return how many were created, updated, or repeated in the file (duplicates).
+    """Insert or update contacts; return how many were created, updated, or duplicates in the file.
 
     At most one row per subject; `now` is the same for the whole file.
     """

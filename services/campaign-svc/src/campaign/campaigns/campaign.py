@@ -21,9 +21,9 @@ from campaign.schedule.timing import Timing
 class Texts:
     """The campaign's own texts, and those of the A/B test."""
 
-    text: str  # a template
+    text: str
     language: str
-    translations: Mapping[str, str]  # by language
+    translations: Mapping[str, str]
     folding: Folding
     trial: Trial | None
 
@@ -38,13 +38,13 @@ class Texts:
 
 @dataclass(frozen=True, kw_only=True)
 class Content(Texts):
-    """What the author writes, and an edit replaces."""
+    """The part of a campaign that an edit replaces."""
 
     name: str
     purpose: str
-    sectors: tuple[str, ...]  # declared by the author
+    sectors: tuple[str, ...]
     selection: Selection
-    rest_days: int | None  # since the sender's last message
+    rest_days: int | None
     send_before: datetime | None
     timing: Timing
     recurring: Recurring | None
@@ -52,7 +52,7 @@ class Content(Texts):
 
     @property
     def parts(self) -> dict[str, object]:
-        """Return the content as JSON values, as stored, and hashed for ETags and approvals."""
+        """Return the content as JSON values, as stored and hashed."""
         return {
             "name": self.name,
             "purpose": self.purpose,
@@ -73,8 +73,7 @@ class Content(Texts):
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """A campaign's status and position. No content is decoded, so a campaign with unreadable content still has
-    these."""
+    """A campaign's status and position. No content is decoded: an unreadable campaign still has progress."""
 
     campaign_id: str
     sender_id: str
@@ -82,9 +81,9 @@ class Progress:
     starts_at: datetime | None
     started_at: datetime | None
     send_before: datetime | None
-    cursor: str  # last recipient requested
-    expanded: bool  # no recipient left to request or deny
-    failures: int  # consecutive, of a step
+    cursor: str
+    expanded: bool
+    failures: int
     written: str  # transaction that wrote the row
 
     @property
@@ -103,21 +102,21 @@ class Campaign(Progress, Content):
     """A campaign with content, schedule and tallies."""
 
     position: int
-    series_id: str | None  # the recurring campaign
-    missed: int  # occurrences never begun
+    series_id: str | None
+    missed: int
     winner: str | None
     choice: Choice | None
     created_by: str
-    edited_by: tuple[str, ...]  # most recent editor last
+    edited_by: tuple[str, ...]
     created_at: datetime
     fingerprint: str
-    agreed: str | None  # approval.digest without a start
-    agreed_start: datetime | None  # `None`: at once
-    approval_needed: bool  # when scheduled
-    acknowledged: tuple[str, ...]  # findings, when scheduled
-    at: datetime | None  # the author's start
+    agreed: str | None
+    agreed_start: datetime | None
+    approval_needed: bool
+    acknowledged: tuple[str, ...]
+    at: datetime | None
     ended_at: datetime | None
-    sent_back: str | None  # why the campaign became a draft again
+    sent_back: str | None
     next_slot: datetime | None
     retry_at: datetime | None
     link_host: str | None

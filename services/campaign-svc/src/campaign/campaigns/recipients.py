@@ -1,7 +1,6 @@
 """Own the recipients of campaigns. The caller owns the transaction.
 
-Recipients are inserted when the audience is frozen; later only the planner and reports of dispatch-svc change a
-recipient.
+Recipients are inserted when the audience is frozen; later only the planner and dispatch-svc's reports change them.
 """
 
 from collections import Counter
@@ -95,8 +94,8 @@ async def freeze_audience(
 ) -> int:
     """Insert the recipients of a campaign, in one statement; return how many.
 
-    A contact lacking a `required` attribute, or beyond a frequency limit, is left out and counted under the reason. The
-    caller holds `alone_with_audiences`.
+    A contact lacking a `required` attribute, or beyond a limit, is left out and counted under the reason. The caller
+    holds `alone_with_audiences`.
     """
     limits = await limits_of(tx, campaign, now)
     found = await tx.execute(
@@ -178,8 +177,7 @@ async def deny(tx: AsyncConnection, campaign_id: str, denied: Mapping[str, str])
 async def deny_unrequested(tx: AsyncConnection, campaign: Progress, reason: str, limit: int) -> int:
     """Deny up to `limit` recipients never requested; return how many.
 
-    Recipients waiting before the cursor come first, then recipients beyond, which moves the cursor. The caller has
-    locked the campaign.
+    Recipients waiting before the cursor come first; the others move the cursor. The caller has locked the campaign.
     """
 
     async def denied(whom: str) -> Sequence[str]:

@@ -1,10 +1,10 @@
 """Own campaigns with tallies and counts by reason. The caller owns the transaction.
 
 A transaction changing a campaign locks the campaign's row first. Tallies are counters in a row of their own, so that
-counting never waits for the planner, and change in the transaction of the recipient.
+counting never waits for the planner, and change in the recipient's transaction.
 
 Transactions lock in the order campaign, recipients, tallies (by id). The planner starting a campaign locks the tallies
-first: before the start no other transaction needs the tallies.
+first: before the start no other transaction needs them.
 """
 
 from collections import Counter
@@ -58,7 +58,7 @@ campaign = Table(
     Column("purpose", Text, nullable=False),
     Column("text", Text, nullable=False),  # a template
     Column("language", Text, nullable=False, server_default=text("'fr'")),
-    Column("translations", JSONB, nullable=False, server_default=text("'{}'::jsonb")),  # by language
+    Column("translations", JSONB, nullable=False, server_default=text("'{}'::jsonb")),  # templates, by language
     Column("folding", Text, nullable=False, server_default=text("'none'")),
     Column("sectors", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("selection", JSONB, nullable=False),
@@ -198,7 +198,7 @@ async def _campaigns(tx: AsyncConnection, clauses: str, values: Mapping[str, obj
 
 
 async def progress_of(tx: AsyncConnection, clauses: str, values: Mapping[str, object]) -> list[Progress]:
-    """Return the progress of the campaigns found by `clauses`, SQL on the campaign `c` and the tallies `a`."""
+    """Return the progress of the campaigns found by `clauses`, on the campaign `c` and the tallies `a`."""
     rows = await tx.execute(text(f"{_PROGRESS} {clauses}"), values)
     return [Progress(**row._asdict() | {"status": Status(row.status)}) for row in rows]
 
@@ -220,7 +220,7 @@ async def insert_campaign(
     created_at: datetime,
     fingerprint: str,
 ) -> bool:
-    """Insert a draft with tallies; return False where the campaign exists."""
+    """Insert a draft with tallies; return False if it exists."""
     done = await tx.execute(
         text(
             "WITH added AS (INSERT INTO campaign (campaign_id, sender_id, name, purpose, text, language, translations,"
@@ -249,7 +249,7 @@ async def insert_campaign(
 async def insert_occurrence(
     tx: AsyncConnection, series_id: str, campaign_id: str, send_before: datetime, now: datetime
 ) -> bool:
-    """Insert a draft copied from a recurring campaign; return False where this occurrence exists."""
+    """Insert a draft copied from a recurring campaign; return False if it exists."""
     added = await tx.execute(
         text(
             "WITH added AS (INSERT INTO campaign (campaign_id, series_id, sender_id, name, purpose, text, language,"
@@ -328,7 +328,7 @@ async def campaigns_before(
 
 
 async def reasons_of(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[tuple[str, ReasonKind], dict[str, int]]:
-    """Return the number of recipients by reason, by (campaign_id, kind)."""
+    """Return the recipients by reason, by (campaign_id, kind)."""
     rows = await tx.execute(
         text(
             "SELECT campaign_id, kind, reason, recipients FROM campaign_reason"

@@ -1,4 +1,4 @@
-"""Own imports of contacts: files, progress, refused lines. The caller owns the transaction."""
+"""Own imports of contacts. The caller owns the transaction."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -77,10 +77,9 @@ RefusedRow = tuple[str, int, str]  # import_id, line, reason
 
 
 async def claim_import(tx: AsyncConnection, import_id: str) -> bool:
-    """Lock an import for this transaction; return False where another transaction has the lock.
+    """Lock an import for this transaction; return False where it is locked.
 
-    No caller waits for the lock, and the lock ends with the connection: after a process dies, another continues at
-    once.
+    No caller waits, and the lock ends with the connection: after a process dies, another continues at once.
     """
     await may_idle(tx)
     return bool(await tx.scalar(text("SELECT pg_try_advisory_xact_lock(hashtextextended(:id, 0))"), {"id": import_id}))
@@ -201,7 +200,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
 async def put_recorded(tx: AsyncConnection, done: Recorded, refused: Sequence[RefusedRow], now: datetime) -> None:
     """Store progress, counts and new refusals of a locked import.
 
-    Resets the attempts and makes the import due at once, so that a crash delays nothing.
+    The attempts restart and the import is due at once, so that a crash delays nothing.
     """
     await insert_many(tx, "import_refusal", {"import_id": "text", "line": "integer", "reason": "text"}, refused)
     await tx.execute(

@@ -1,7 +1,7 @@
-"""HTTP: import a file of contacts, in a single request or in resumable parts (`common.web.upload`).
+"""HTTP: import a file of contacts, at once or in resumable parts (`common.web.upload`).
 
-Pieces of the file are encrypted on arrival: the disk never holds a plain number. No line counts before the whole file
-has arrived and been read.
+Pieces are encrypted on arrival: the disk never holds a plain number. No line counts before the whole file has arrived
+and been read.
 """
 
 import asyncio
@@ -245,7 +245,7 @@ def _explained(reason: str) -> str:
 
 @asynccontextmanager
 async def _claimed(held: Resources[Any], import_id: str, busy: Problem) -> AsyncIterator[AsyncConnection]:
-    """Hold the import's lock. Raises `busy` where another request or the recording holds the lock."""
+    """Hold the import's lock. Raises `busy` where another holds the lock."""
     async with _slots, held.database.begin() as claim:
         if not await store.claim_import(claim, import_id):
             raise busy
@@ -253,7 +253,7 @@ async def _claimed(held: Resources[Any], import_id: str, busy: Problem) -> Async
 
 
 async def _open(held: Resources[Any], import_id: str, sender_id: str, caller: Caller, length: int | None) -> None:
-    """Open an import without any earlier bytes. The caller has claimed the import, still incomplete."""
+    """Open an import without any earlier bytes. The caller has claimed the import."""
     async with held.database.begin() as tx:
         await store.forget_import(tx, import_id)
         await store.open_import(tx, import_id, sender_id, caller.subject, length, datetime.now(UTC))
@@ -298,7 +298,7 @@ async def _add(tx: AsyncConnection, held: Resources[Any], import_id: str, piece:
 
 
 async def _complete(held: Resources[Any], claim: AsyncConnection, found: Any, piece: int, last: bytearray) -> None:
-    """Store the last piece and mark the file complete, or delete an import whose file cannot be used."""
+    """Store the last piece and complete the file, or delete an unusable import."""
     import_id, digest = found["import_id"], hashlib.sha256()
 
     def hashed(pieces: Iterable[bytes]) -> Iterator[bytes]:

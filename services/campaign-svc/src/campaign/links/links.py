@@ -1,6 +1,6 @@
 """Own tracked links: store, find by token, click, forget.
 
-The first click of a day on a link also renews the sender's contact and is published to consent-svc, as contact from the
+The first click of a day on a link renews the sender's contact and is published to consent-svc, as contact from the
 person; more clicks would prove no more (ADR-0038).
 """
 
@@ -22,7 +22,7 @@ from common.keyring import LinkKeys
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The tokens of a person's links in a campaign, a `short_link.Token`."""
+    """The tokens of a person's links, a `short_link.Token`."""
 
     keys: LinkKeys
     campaign_id: str
@@ -59,7 +59,7 @@ async def put_targets(tx: AsyncConnection, campaign_id: str, targets: Sequence[s
 
 
 async def keep(tx: AsyncConnection, made: Sequence[Tokens]) -> None:
-    """Store the tokens of messages requested in this transaction, except for persons with an open erasure.
+    """Store the tokens of messages requested in this transaction, except during an erasure.
 
     A message rewritten under another key overwrites the old token, never sent.
     """
@@ -147,10 +147,7 @@ async def click(tx: AsyncConnection, link: Link, now: datetime) -> None:
 
 
 async def forget(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
-    """Delete these people's links and clicks; return how many by subject id.
-
-    The primary key finds the links, campaign by campaign.
-    """
+    """Delete these people's links and clicks; return how many by subject id."""
     rows = await tx.execute(
         text(
             "WITH gone AS (DELETE FROM link AS l USING (SELECT DISTINCT campaign_id FROM campaign_link) AS c"

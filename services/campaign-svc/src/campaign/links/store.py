@@ -1,4 +1,4 @@
-"""Own the tables of tracked links: a campaign's targets, and each person's link with clicks."""
+"""Own the tables of tracked links: a campaign's targets, and each person's link."""
 
 from sqlalchemy import Column, Index, Integer, PrimaryKeyConstraint, Table, Text, text
 

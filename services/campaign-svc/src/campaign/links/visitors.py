@@ -7,8 +7,8 @@ browser's headers passes for a person.
 import re
 from collections.abc import Mapping
 
-# Robots, and messengers and networks which draw a preview. A messenger on a phone fetches the preview itself, hence
-# "facebookexternalhit", as iMessage calls itself. Cubot makes phones.
+# Robots, and messengers and networks which draw a preview. A messenger on a phone fetches the preview itself; iMessage
+# calls itself "facebookexternalhit". Cubot makes phones.
 _MACHINES = re.compile(
     r"(?<!cu)bot\b|crawl|spider|slurp|scan|preview|prefetch|fetch|monitor|headless|externalhit|facebot|whatsapp|telegram"
     r"|skypeuri|slack|discord|vkshare|pinterest|embedly|mediapartners|adsbot|lighthouse|safelinks|urldefense|proofpoint"

@@ -1,4 +1,4 @@
-"""Replace characters which more than halve an SMS's capacity by similar GSM-7 characters; list the changes. Pure.
+"""Replace characters which more than halve an SMS's capacity by similar GSM-7 characters. Pure.
 
 Each step includes the previous step (DOMAIN 5.4):
 
@@ -54,7 +54,7 @@ def typographic(character: str) -> str:
 
 
 def plain(character: str) -> str:
-    """Return a character's GSM-7 replacement, or the character if GSM-7 has it or nothing like it."""
+    """Return a character's GSM-7 replacement, or the character."""
     if character in _GSM7:
         return character
     found = TYPOGRAPHY.get(character, LETTERS.get(character))

@@ -4,8 +4,8 @@
     https://m.maison-lune.example/l/4kQ8s0ZbTn1W     in a person's SMS
 
 The token is an HMAC of campaign, person and target, cut to 12 letters and digits: only the key makes tokens, and a
-message written again has the same token. Phones leave a last `-` out of a detected link, hence letters and digits.
-62^12 is 71 bits (ADR-0038 weighs the risk).
+rewritten message has the same token. Phones leave a last `-` out of a detected link, hence letters and digits. 62^12 is
+71 bits (ADR-0038 weighs the risk).
 """
 
 import hmac

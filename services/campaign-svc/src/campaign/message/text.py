@@ -11,7 +11,7 @@ A condition is `name` (the contact has it), `not name`, `name = value`, `name !=
 `name > 100` and the like (as numbers; false if the attribute is no number). Without nesting, calls and loops, a text is
 written in a single pass (ADR-0032). `{else}` and `{end}` are fields except after an `{if …}`.
 
-Checks apply to the rendered text, which operators count.
+Checks apply to the rendered text.
 """
 
 import operator
@@ -119,9 +119,9 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The arms of an `{if …}`: the first arm whose condition holds is written.
+    """The arms of an `{if …}`: the first whose condition holds is written.
 
-    The last arm is `{else}`, perhaps empty, so some arm always holds.
+    The last arm is `{else}`, perhaps empty: some arm always holds.
     """
 
     arms: tuple[tuple[Condition | None, tuple[Part, ...]], ...]
@@ -245,15 +245,15 @@ def parse(source: str) -> Template:
 
 
 def normal(source: str) -> str:
-    """Return the stored form of a text: a line end is a single character, and a single unit (DOMAIN 5.3)."""
+    """Return the stored form of a text: a line end is a single character and unit (DOMAIN 5.3)."""
     return source.replace("\r\n", "\n").strip()
 
 
 def check(template: Template, stop_code: str, added: str = "") -> Length:
     """Return the length of the first sample. Raises TextRefused.
 
-    A text is refused for a link without the sender's host, a sample without the STOP mention (DOMAIN 1.7, 1.11), or a
-    first sample of more than MAX_SEGMENTS.
+    A text is refused for a link without the sender's host, a sample without STOP mention (DOMAIN 1.7, 1.11), or a first
+    sample beyond MAX_SEGMENTS.
     """
     if any(link.host is None for link in template.links):
         raise TextRefused(TextProblem.LINK_HOST_MISSING, "the sender has no `link_host` yet: it is one of its rules")
@@ -270,7 +270,7 @@ def check(template: Template, stop_code: str, added: str = "") -> Length:
 
 
 def refused(text: str, stop_code: str, added: str = "", cost: Length | None = None) -> TextProblem | None:
-    """Return why this rendered text must not be sent, or `None`.
+    """Return why this rendered text must not be sent, if at all.
 
     `cost`: the known length with `added`.
     """
@@ -289,7 +289,7 @@ def costly(source: str) -> tuple[Place, ...]:
 
 
 def sent(source: str) -> str:
-    """Blank the unsent parts of the text (conditions, link targets); positions stay."""
+    """Blank the unsent parts (conditions, link targets); positions stay."""
     return _TOKENS.sub(lambda token: " " * len(token[0]) if _UNSENT.fullmatch(token[0]) else token[0], source)
 
 

@@ -1,6 +1,6 @@
 """Assign recipients to a campaign's texts or the holdout, and choose the winning text. Pure.
 
-Groups are drawn by hash bucket (`draw.py`): each is a fair sample, always the same.
+Groups are drawn by hash bucket (`draw.py`): each is a fair sample.
 """
 
 from collections.abc import Mapping
@@ -84,7 +84,7 @@ class Choice(BaseModel):
 class FirstGroups:
     """The recipients who do not wait for the winner.
 
-    `over`: all are requested, and each has got the message or never will.
+    `over`: each has got the message or never will.
     """
 
     over: bool
@@ -136,10 +136,7 @@ class Trial(BaseModel):
         return max((closes for _, closes in window), default=timetable.starts_at) + self.winner.after
 
     def last_moment(self, timetable: Timetable, rest: timedelta) -> datetime:
-        """Return the last moment with enough permitted hours for the `rest` before the end.
-
-        Without enough hours after `soonest`, return `soonest`.
-        """
+        """Return the last moment with enough permitted hours for the `rest` before the end, or `soonest`."""
         soonest, left = self.soonest(timetable), max(rest, LEAST_FOR_REST)
         for opens, closes in reversed(timetable.openings(Place(timetable.country), soonest, timetable.ends_by)):
             if closes - opens >= left:
@@ -150,8 +147,7 @@ class Trial(BaseModel):
     def choice(self, timetable: Timetable, groups: FirstGroups, rest: timedelta, now: datetime) -> Choice:
         """Return when the best text is chosen, as things stand.
 
-        The time is `after_hours` after the first groups' last message, or now without any. `rest`: how long requesting
-        the rest takes.
+        The time is `after_hours` after the first groups' last message. `rest`: how long requesting the rest takes.
         """
         assert self.winner is not None
         last_moment = self.last_moment(timetable, rest)
@@ -161,7 +157,7 @@ class Trial(BaseModel):
         return Choice(at=min(at, last_moment), waits_for="after_hours", last_moment=last_moment < at)
 
     def of(self, lot: float) -> str:
-        """Return OWN, a variant, HOLDOUT or REST for a bucket from 0 to less than 1."""
+        """Return OWN, a variant, HOLDOUT or REST for a bucket."""
         left = lot * 100 - self.holdout_percent
         if left < 0:
             return HOLDOUT
@@ -185,9 +181,9 @@ class Result:
 
 
 def winner(trial: Trial, results: Mapping[str, Result]) -> tuple[str, Because]:
-    """Return the text with the lowest share of opt-outs or the highest of clicks, and the reason.
+    """Return the text with the lowest share of opt-outs, or the highest of clicks, and the reason.
 
-    The first of equals wins; OWN, if fewer than two texts can be compared.
+    The first of equals wins; OWN, if fewer than two can be compared.
     """
     clicks = trial.winner is not None and trial.winner.by == "most_clicks"
     found = {name: results.get(name, Result()) for name in (OWN, *trial.names)}

@@ -1,6 +1,6 @@
 """Hold a campaign's text in each language, folded as the author chose. Pure.
 
-A contact's attribute `language` chooses; without a text in that language, the campaign's own.
+A contact's attribute `language` chooses, where the text exists in that language.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -42,17 +42,17 @@ class Wording:
         return asked if asked in self.templates else self.language
 
     def missing(self, attributes: Mapping[str, str]) -> str | None:
-        """Return the first attribute this contact's text lacks."""
+        """Return the first attribute missing for this contact's text."""
         return self.templates[self.language_of(attributes)].missing(attributes)
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Return the link targets in every language, each once."""
+        """Return the link targets in every language."""
         links = (link for template in self.templates.values() for link in template.links)
         return tuple(dict.fromkeys(link.target for link in links))
 
     def with_links_in_full(self) -> "Wording":
-        """Return the wording with full targets instead of short links and tokens."""
+        """Return the wording with full targets instead of short links."""
         return replace(self, templates={name: each.with_links_on(None) for name, each in self.templates.items()})
 
     def render(self, attributes: Mapping[str, str], stop_code: str, token: Token) -> str:

@@ -1,7 +1,6 @@
-"""Own a campaign's status: check the step, write the status, publish to the gate, all in the same transaction.
+"""Own a campaign's status: check the step, write the status and publish to the gate in the same transaction.
 
-A transaction holding an occurrence's lock never waits for the series' lock, so locking the series first cannot
-deadlock.
+A transaction holding an occurrence's lock never waits for the series': locking the series first cannot deadlock.
 """
 
 from collections import Counter
@@ -24,8 +23,7 @@ SERIES_PAUSED = "series_paused"  # an occurrence's reason
 async def take(tx: AsyncConnection, campaign: Progress, action: Action, now: datetime) -> None:
     """Take a step. The caller has locked the campaign. Raises NotPossible before any write.
 
-    The step is short at any size, because messages leave until the gate knows. The gate denies a cancelled campaign's
-    requested recipients, the planner the others later.
+    The step is short at any size, because messages leave until the gate knows.
     """
     found = lifecycle.step(campaign.status, action, begun=campaign.begun)
     await campaigns.forget_reasons(tx, campaign.campaign_id, "paused")
@@ -52,7 +50,7 @@ async def pause_occurrences(tx: AsyncConnection, series: Progress, now: datetime
 async def resume_occurrences(tx: AsyncConnection, series: Progress, now: datetime) -> None:
     """Resume occurrences paused with their series.
 
-    An unstarted occurrence past its end is cancelled: no recipient could get its message.
+    An unstarted occurrence past its end is cancelled.
     """
     for each in await store.lock_occurrences(tx, series.campaign_id, paused_because=SERIES_PAUSED):
         too_late = not each.begun and lifecycle.ends_by(each.scheduled_start, each.send_before) <= now
@@ -60,6 +58,6 @@ async def resume_occurrences(tx: AsyncConnection, series: Progress, now: datetim
 
 
 async def cancel_occurrences(tx: AsyncConnection, series: Progress, now: datetime) -> None:
-    """Cancel occurrences paused with their series: no resumption would reach them any more."""
+    """Cancel occurrences paused with their series: no resumption would reach them."""
     for each in await store.lock_occurrences(tx, series.campaign_id, paused_because=SERIES_PAUSED):
         await take(tx, each, Action.CANCEL, now)

@@ -66,14 +66,14 @@ FAILING = gauge(
     "sms_campaign_failing_rows", "Campaigns whose next step has failed more than once; the planner tries again later."
 )
 
-PAGE = 1_000  # recipients of a chunk read, written and stored together
+PAGE = 1_000
 LOCKS_WITHIN_S = 2.0
 IN_ONE_GO = 250  # recipients written before other tasks get the loop
 AHEAD = 100  # recipients read beyond a pace's room, to find the waiting
 LOOK_EVERY_S = 1.0
 EXPAND_EVERY_S = 0.25
 COUNT_EVERY_S = 10.0
-CANCELLED_BEFORE_REQUEST = "campaign_cancelled"  # the gate's reason for requested recipients
+CANCELLED_BEFORE_REQUEST = "campaign_cancelled"  # as the gate calls it
 
 _attributes = msgspec.json.Decoder(dict[str, str])
 
@@ -83,7 +83,7 @@ def utc_now() -> datetime:
 
 
 def pause(failures: int) -> timedelta:
-    """Return the wait after failures in a row; zero after the first, perhaps only another transaction's lock."""
+    """Return the wait after failures in a row; zero after the first, perhaps only a lock."""
     return min(timedelta(seconds=2 ** min(failures, 20) - 2), campaigns.LONGEST_PAUSE)
 
 
@@ -103,7 +103,7 @@ class _Asking:
     """A campaign during expansion."""
 
     campaign: Campaign
-    campaign_id: str  # of `campaign`: one lookup less for each recipient
+    campaign_id: str  # one lookup less for each recipient
     message_of: Callable[[str], str]  # by subject id
     by_person: bool
     linked: bool  # a text has links
@@ -111,7 +111,7 @@ class _Asking:
     wordings: Mapping[str, Wording]
     hostless: frozenset[str]  # texts with links, if the sender has no link host
     trial: Trial | None
-    chosen_at: datetime | None  # when the winner is chosen, if at all
+    chosen_at: datetime | None
     timetable: Timetable
     field_keys: FieldKeys
     now: datetime
@@ -129,10 +129,7 @@ class _Asking:
         return self.campaign.winner if found == REST and self.campaign.winner is not None else found
 
     def of(self, recipient: Recipient, tokens: Tokens | None) -> _Written | str | datetime:
-        """Return the recipient's message, the reason for a denial, or until when the recipient waits.
-
-        A recipient is denied if held out, or if the contact is gone or has changed since the freeze.
-        """
+        """Return the recipient's message, the reason for a denial, or until when the recipient waits."""
         subject_id, number, held = recipient.subject_id, recipient.number, recipient.attributes
         if number is None or held is None:
             return "contact_gone"
@@ -165,7 +162,7 @@ class _Asking:
         return self.problems[text]
 
     def requests(self, written: Sequence[_Written]) -> list[MessageRequested]:
-        """Return the requests in that order. Encrypting all at once takes a third less."""
+        """Return the requests, encrypted together: a third faster."""
         sender_id, purpose, send_before = self.campaign.sender_id, self.campaign.purpose, self.timetable.ends_by
         sealed = self.field_keys.seal_all([(each.text, f"text:{each.message_id}") for each in written])
         return [
@@ -196,7 +193,7 @@ class _Asking:
 
 @dataclass
 class _Chunk:
-    """The decisions on some recipients, of whom at most `room` are requested."""
+    """The decisions on some recipients, at most `room` requests."""
 
     asking: _Asking
     link_keys: LinkKeys
@@ -210,7 +207,7 @@ class _Chunk:
     waits: dict[str, datetime | None] = field(default_factory=dict)
 
     async def take(self, page: Sequence[Recipient], *, waited: bool = False) -> list[_Written]:
-        """Return the messages to request, until the room is used up."""
+        """Return the messages to request, up to `room`."""
         written = []
         for place, each in enumerate(page):
             if not place % IN_ONE_GO:
@@ -239,11 +236,11 @@ class _Chunk:
 
 @dataclass
 class _Attempt:
-    """An attempt at a campaign's next step; without `campaign_id` before the step has found a campaign."""
+    """An attempt at the next step of a campaign, if found yet."""
 
     campaign_id: str | None = None
     status: Status = Status.DRAFT
-    failures: int = 0  # of that step in a row, before this attempt
+    failures: int = 0  # in a row, before this attempt
 
     def at(self, campaign: Progress) -> None:
         self.campaign_id, self.status, self.failures = campaign.campaign_id, campaign.status, campaign.failures
@@ -292,8 +289,8 @@ class Planner:
     async def _apart(self, step: Callable[[datetime, _Attempt], Awaitable[bool]]) -> bool:
         """Take a campaign's step; put a failing campaign off, longer each time.
 
-        After a failure the step answers True, so that the timer takes the next campaign at once. A failure without a
-        campaign, or of the database itself, is raised.
+        After a failure the step answers True: the timer takes the next campaign at once. A failure without a campaign,
+        or of the database itself, is raised.
         """
         now, attempt = self._now(), _Attempt()
         try:
@@ -325,7 +322,7 @@ class Planner:
         return await self._apart(self._deny_unrequested)
 
     async def finish_done(self) -> bool:
-        """Finish a campaign without recipients left to request or decide. Return whether there was a campaign."""
+        """Finish a campaign without recipients left to decide. Return whether there was a campaign."""
         return await self._apart(self._finish_done)
 
     async def count_failing(self) -> bool:
@@ -344,7 +341,7 @@ class Planner:
             selected = await segments.of_campaign(tx, due.sender_id, campaign.selection, now, self._policy)
             why, rule = await self._against(tx, campaign, selected), campaign.recurring
             audience = await self._freeze(tx, campaign, selected, now) if why is None and rule is None else 0
-            if not await store.lock_unchanged(tx, due):  # cancelled, edited, paused: drop the audience
+            if not await store.lock_unchanged(tx, due):  # cancelled, edited, paused
                 await tx.rollback()
                 return True
             if why is not None:
@@ -562,7 +559,7 @@ class Planner:
     async def _choose(
         self, tx: AsyncConnection, campaign: Campaign, trial: Trial, timetable: Timetable, now: datetime
     ) -> Campaign:
-        """Return the campaign with its winner if due, otherwise with the updated choice."""
+        """Return the campaign with its winner if due, else with the updated choice."""
         known = choice = campaign.choice
         if choice is None or choice.waits_for == "first_groups":
             rest = Pace.of(timetable.timing).takes(campaign.tallies.audience * trial.rest_percent // 100)

@@ -56,8 +56,7 @@ class Waiting(BaseModel):
 class Stage:
     """A campaign's progress.
 
-    `next_hour`: the earliest local hour yet to come among recipients. `settles_first`: the sender's campaign to settle
-    before this campaign starts.
+    `settles_first`: the sender's campaign to settle before.
     """
 
     status: Status
@@ -78,7 +77,7 @@ class Stage:
 
 
 def waits(stage: Stage, now: datetime) -> list[Waiting]:
-    """Return the waits in order; the `retry` of a failed step comes first."""
+    """Return the waits in order, `retry` first."""
     found = _OF[stage.status](stage, now)
     if stage.retry_at is not None and stage.retry_at > now:
         found.insert(0, Waiting(reason="retry", until=stage.retry_at))

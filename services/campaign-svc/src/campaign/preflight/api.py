@@ -1,7 +1,7 @@
-"""Serve the pre-flight over HTTP: reach, exclusions with reasons, cost, end and findings; approvals; sender rules.
+"""Serve the pre-flight, approvals and sender rules over HTTP.
 
-A pre-flight reads the audience page by page in key order, a transaction per page. A thread renders and counts the
-texts, so that the event loop stays free.
+A pre-flight reads the audience in key order, a transaction per page. A thread renders and counts the texts, so that the
+event loop stays free.
 """
 
 import asyncio
@@ -48,10 +48,10 @@ from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Reason
 
 router = APIRouter(prefix="/v1", tags=["pre-flight"])
 
-PAGE = 2000  # contacts per page
+PAGE = 2000
 ACKNOWLEDGED = 100  # findings at most
 MAX_ADDED_CHARS = 40  # of a mention an operator appends
-OCCURRENCES = 10  # occurrences shown of a recurring campaign
+OCCURRENCES = 10
 
 Held = Annotated[Resources[Any], Depends(resources)]
 Author = Annotated[Caller, Depends(require("campaign:write"))]
@@ -353,7 +353,7 @@ async def put_sender_rules(sender_id: Storable, body: SenderRules, held: Held, c
 def _own_host(host: str) -> None:
     """Refuse an invalid host name or a public shortener.
 
-    Operators filter public shorteners (DOMAIN 1.11). Raises Invalid.
+    Operators filter shorteners (DOMAIN 1.11). Raises Invalid.
     """
     if not is_host(host):
         raise Invalid(
@@ -515,7 +515,7 @@ def _occurrences(campaign: Campaign, plan: Plan) -> list[datetime]:
 
 
 def _closed(against: Sequence[Closure]) -> list[Closed]:
-    """Return each rule once, even where the rule closes several time zones of a place."""
+    """Return each rule once, even if closing several time zones of a place."""
     told = dict.fromkeys((closure.aspect, closure.rule.id, closure.rule.source, closure.holiday) for closure in against)
     return [
         Closed(

@@ -21,7 +21,7 @@ AGREED = (
     "sectors",
     "send_before",
 )
-# Hashed only where set, so digests made before these fields existed still match.
+# hashed only where set, so digests from before these fields still match
 SINCE = ("timing", "recurring", "trial")
 SEEN = ("brand", "oadc", "stop_code", "country")
 

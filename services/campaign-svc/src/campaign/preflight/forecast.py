@@ -1,4 +1,4 @@
-"""Forecast a campaign's reach, cost and end, contact by contact, in memory independent of the audience's size. Pure.
+"""Forecast a campaign's reach, cost and end, contact by contact, in memory independent of the audience. Pure.
 
 The forecast renders each contact's text exactly as the planner will.
 """
@@ -38,7 +38,7 @@ _TELLING = re.compile(r"\d{4}|\w\.\w")  # able to bring a number or a link into 
 class Plan:
     """The input of a forecast. `rate_per_s`: messages the operator accepts."""
 
-    wordings: Mapping[str, Wording]  # by variant, the campaign's own first
+    wordings: Mapping[str, Wording]  # by variant, OWN first
     sender_id: str
     purpose: str
     brand: str
@@ -47,7 +47,7 @@ class Plan:
     stop_added: str
     sectors: tuple[str, ...]
     timetable: Timetable
-    begins_with: Callable[[Place], Sequence[str]]  # required beginnings of a text, by place
+    begins_with: Callable[[Place], Sequence[str]]  # of a text, by place
     prices: Prices
     compliance: Compliance
     rate_per_s: float | None
@@ -64,8 +64,8 @@ class Plan:
 class Part:
     """The forecast for one territory.
 
-    `opens_at`: the first opening among the territory's recipients. `against`: the rules closing that place at the
-    wanted start.
+    `opens_at`: the first opening among the territory's places. `against`: the rules closing that place at the wanted
+    start.
     """
 
     territory: str
@@ -112,7 +112,7 @@ class Outlook:
     reasons: Mapping[str, int]
     under_review: int
     languages: Mapping[str, int]
-    segments: Mapping[int, int]  # people by number of parts
+    segments: Mapping[int, int]  # by number of parts
     median_segments: int | None
     units: tuple[int, int, int] | None  # least, median, most
     encodings: Mapping[Encoding, int]
@@ -191,7 +191,7 @@ class Forecast:
     ) -> None:
         """Add one contact of the audience.
 
-        A contact waiting for the winner is counted with the campaign's own text.
+        A contact waiting for the winner counts with the campaign's own text.
         """
         plan = self.plan
         self._audience += 1
@@ -251,7 +251,7 @@ class Forecast:
             )
 
     def add_unreadable(self) -> None:
-        """Add a contact whose number cannot be decrypted, so that the territory is unknown."""
+        """Add a contact whose number cannot be decrypted."""
         self._audience += 1
         self._reasons[UNREADABLE] += 1
 
@@ -322,7 +322,7 @@ class Forecast:
         return tuple(found)
 
     def _waits(self, people: Mapping[Place, int], first: Mapping[str, Place]) -> tuple[Wait, ...]:
-        """Return the waits caused by a rule. A place waiting only for its own local hour is left out."""
+        """Return the waits caused by a rule. A place waiting only for its local hour is left out."""
         table = self.plan.timetable
         found: Counter[tuple[str, str | None, datetime, bool, tuple[Closure, ...]]] = Counter()
         for too_late, counts in ((False, people), (True, self._too_late)):
@@ -344,7 +344,7 @@ class Forecast:
 
 
 def finish(people: Mapping[Place, int], plan: Plan) -> datetime | None:
-    """Return when the last message leaves: at the rate, within each place's hours, after the end of the spread.
+    """Return when the last message leaves: at the rate, within each place's hours, after the spread.
 
     Without a rate: the end of the last window. `None`: no recipients, or more than LONGEST needed.
     """
@@ -358,10 +358,9 @@ def finish(people: Mapping[Place, int], plan: Plan) -> datetime | None:
 
 
 def lay_out(people: Mapping[Place, int], table: Timetable, rate: float) -> list[Stretch] | None:
-    """Return the stretches in which messages leave, in order, at `rate` per second; `None` beyond LONGEST.
+    """Return the stretches in which messages leave at `rate` per second; `None` beyond LONGEST.
 
-    Open places share the rate in proportion to the people left there, because the planner's order is a hash and favours
-    no place.
+    Open places share the rate by the people left there: the planner's order is a hash and favours no place.
     """
     left = {place: float(count) for place, count in people.items()}
     starts = {place: table.window(place)[0][0] for place in left}

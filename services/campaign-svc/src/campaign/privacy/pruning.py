@@ -1,6 +1,6 @@
 """Own campaign-svc's retention periods. docs/retention.md gives the reason and source of each.
 
-Tallies outlive the pruned recipients, and a report for a pruned recipient changes nothing.
+Tallies outlive the recipients; a report for a pruned recipient changes nothing.
 """
 
 from datetime import timedelta

@@ -1,7 +1,7 @@
-"""Apply rectifications: correct a person's contacts, and update the text of messages still waiting to leave.
+"""Apply rectifications: correct a person's contacts, and the text of messages still waiting.
 
-The lock `audience.alone_with_contacts` keeps the planner from reading contacts meanwhile. A recipient is requested
-either before, and the update follows on the same partition, or after, with the corrected attributes.
+The lock `audience.alone_with_contacts` keeps the planner from reading contacts. A recipient is requested before, and
+the update follows on the same partition, or after, with the corrected attributes.
 
 A contact whose number was wrong, or no longer belongs to the person, is deleted. The gate denies the waiting messages:
 consent-svc has opted the number out.
@@ -58,7 +58,7 @@ class Rectifier:
         now = datetime.now(UTC)
         reworded: list[MessageReworded] = []
         if (fields := self._opened(asked)) is None:
-            # a contact created after the request belongs to someone else: a replay keeps it
+            # a later contact belongs to someone else: a replay keeps it
             contacts = await audience.delete_contact(tx, asked.subject_id, asked.sender_id, asked.requested_at)
         else:
             holders = await store.lock_contacts(tx, asked.subject_id, asked.sender_id)
@@ -89,9 +89,9 @@ class Rectifier:
     async def _reworded(
         self, tx: AsyncConnection, asked: RectificationRequested, now: datetime
     ) -> list[MessageReworded]:
-        """Return an update (text and region) for each message requested and not known to have left.
+        """Return an update for each message requested and not known to have left.
 
-        A message that can no longer be written gets the text `None`: dispatch-svc must not send the message.
+        A message that can no longer be written gets the text `None`: dispatch-svc must not send it.
         """
         found, made = [], []
         for message in await store.asked_for(tx, asked.subject_id, asked.sender_id):

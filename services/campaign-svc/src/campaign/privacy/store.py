@@ -108,7 +108,7 @@ class Requested:
 async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None) -> list[Requested]:
     """Return one person's requested messages not known to have left.
 
-    The caller holds `alone_with_contacts`, so the planner requests no further message meanwhile.
+    The caller holds `alone_with_contacts`: the planner requests no further message.
     """
     rows = await tx.execute(
         text(

@@ -1,7 +1,7 @@
-"""Serve a campaign's results over HTTP: breakdowns, the recipients as a CSV file, and the trace of one recipient.
+"""Serve a campaign's results over HTTP: breakdowns, recipients as CSV, the trace of one recipient.
 
-The statistics count the recipients in one snapshot, not the live tallies (`accounts.py`): the breakdowns by variant,
-territory and hour each add up to the total.
+The statistics count recipients in one snapshot, not the live tallies (`accounts.py`): each breakdown adds up to the
+total.
 """
 
 import csv
@@ -325,7 +325,7 @@ class _RecipientResult(NamedTuple):
 async def _recipients(
     tx: AsyncConnection, campaign: Campaign, *, limit: int, after: str = "", subject_id: str | None = None
 ) -> list[_RecipientResult]:
-    """Return recipients of a campaign with results, by subject id: a page after `after`, or one person."""
+    """Return recipients with results: a page after `after`, or one person."""
     told = await tx.execute(
         text(
             "WITH page AS MATERIALIZED (SELECT * FROM recipient WHERE campaign_id = :id"
@@ -357,7 +357,7 @@ class _Export:
     caller: Caller
 
     async def lines(self) -> AsyncIterator[bytes]:
-        """Yield the file, with a byte-order mark: without the mark, spreadsheets misread the encoding."""
+        """Yield the file, with a byte-order mark: without it, spreadsheets misread the encoding."""
         yield _csv([COLUMNS]).encode("utf-8-sig")
         after = ""
         while True:

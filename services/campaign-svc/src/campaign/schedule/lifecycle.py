@@ -22,7 +22,7 @@ from common.sms import message_id
 KEPT = timedelta(days=3)  # long enough for a long weekend
 FURTHEST = timedelta(days=2 * 366)  # dates near the years 1 and 9999 overflow
 EVER = datetime.max.replace(tzinfo=UTC)
-ONLY_STEP = "0"  # one message per recipient; a series would count on
+ONLY_STEP = "0"  # one message per recipient
 
 
 class Status(StrEnum):
@@ -118,7 +118,7 @@ def step(status: Status, action: Action, *, begun: bool) -> Step:
 def message_of(campaign_id: str, starts_at: datetime, subject_id: str) -> str:
     """Return the id of a campaign's only message to a person.
 
-    The id is always the same, so a repeated request is a duplicate and not a second message.
+    The id never changes: a repeated request is a duplicate, not a second message.
     """
     return messages_of(campaign_id, starts_at)(subject_id)
 
@@ -129,13 +129,10 @@ def messages_of(campaign_id: str, starts_at: datetime) -> Callable[[str], str]:
 
 
 def ends_by(starts_at: datetime, send_before: datetime | None) -> datetime:
-    """Return the instant from which the campaign's messages expire: `send_before`, else `starts_at` plus KEPT."""
+    """Return when the campaign's messages expire."""
     return send_before or later(starts_at, KEPT)
 
 
 def later(at: datetime, by: timedelta) -> datetime:
-    """Return `at + by`, or EVER beyond the calendar.
-
-    A campaign scheduled without the limit FURTHEST may lie close to the year 9999.
-    """
+    """Return `at + by`, or EVER beyond the calendar."""
     return at + by if at < EVER - by else EVER

@@ -1,4 +1,4 @@
-"""Compute when a recurring campaign occurs: cron's five fields on the sender's clock, until an end. Pure.
+"""Compute when a recurring campaign occurs: a cron rule on the sender's clock, until an end. Pure.
 
 Each occurrence is a campaign of its own, so a missed occurrence is not made up for once the next has come. Clock
 changes follow Debian's cron: an occurrence skipped in spring happens right after the gap, an hour repeated in autumn
@@ -66,7 +66,7 @@ def too_often(rule: Recurring, zone: ZoneInfo, start: datetime) -> bool:
 
 
 def latest(rule: Recurring, zone: ZoneInfo, at: datetime, until: datetime) -> tuple[datetime, int]:
-    """Return the last occurrence up to `until`, and the number of occurrences missed before it.
+    """Return the last occurrence up to `until`, and the number missed before.
 
     `at` is itself an occurrence.
     """

@@ -1,7 +1,7 @@
 """Compute a campaign's ETag, and name the parts changed since an older ETag. Pure.
 
-Parts are hashed separately, so that a refused edit can name the changed parts. Counts and progress are not hashed:
-sending never invalidates an editor's ETag.
+Parts are hashed separately, so that a refused edit can name the changed parts. Progress is not hashed: sending never
+invalidates an editor's ETag.
 """
 
 import hashlib
@@ -28,9 +28,9 @@ def etag(tag: str) -> str:
 
 
 def changed(if_match: str, parts: Mapping[str, object]) -> list[str] | None:
-    """Return the names of the parts changed since the tag in `If-Match`, or `None` where the header matches.
+    """Return the names of the parts changed since the `If-Match` tag, or `None` for a match.
 
-    An empty list: changed, in unknown parts, because the header holds no usable tag, or several. Weak tags (`W/`) match
+    An empty list: which parts is unknown, because the header holds no usable tag, or several. Weak tags (`W/`) match
     too: a compressing proxy weakens tags.
     """
     now = tag(parts)

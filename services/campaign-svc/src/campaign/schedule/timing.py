@@ -1,7 +1,5 @@
 """Compute when each message of a campaign is due, and how many may be requested now. Pure: `now` is an argument.
 
-A message is due at once, at the recipient's local time, or at a point of a spread window, never faster than the pace.
-
 The planner requests a message only once due, so a pause, a cancellation or a STOP never has to recall early requests.
 The gate checks the quiet hours of `common.law` again at hand-off.
 """
@@ -20,7 +18,7 @@ from campaign.schedule.lifecycle import ends_by
 from common import law
 from common.law import Policy
 
-MANY_POSTCODES = 10_000  # more than any covered country has
+MANY_POSTCODES = 10_000
 MAX_SPREAD = timedelta(days=7)
 LATENESS = timedelta(milliseconds=250)  # an older slot is dropped
 POSTCODE = "postcode"  # of the sender's country
@@ -65,8 +63,7 @@ class Place(NamedTuple):
 class Timetable:
     """The due times of one campaign.
 
-    The author's instant `at` is read on the clock of `country`, the sender's. The planner requests no recipient before
-    `starts_at`.
+    The author's instant `at` is read on the clock of `country`, the sender's.
     """
 
     timing: Timing
@@ -94,7 +91,7 @@ class Timetable:
         return self._regions[postcode]
 
     def due(self, place: Place, share: float, now: datetime) -> datetime | None:
-        """Return when a message is due, from `now` on; `None` if that is not before `ends_by`, or never."""
+        """Return when a message is due, from `now` on; `None`: not before `ends_by`."""
         planned = self.planned(place, share)
         if planned is None:  # `wanted` may lie months back: look from `now`
             planned = now = max(now, self.wanted(place))
@@ -121,7 +118,7 @@ class Timetable:
         return next((opens for opens, _ in self.window(Place(territory))), None)
 
     def window(self, place: Place) -> tuple[law.Opening, ...]:
-        """Return the openings over which messages to the place are spread; empty: no message may ever leave."""
+        """Return the openings over which messages to the place are spread; empty: no message may leave."""
         if place not in self._windows:
             self._windows[place] = self._window(place)
         return self._windows[place]
@@ -151,7 +148,7 @@ class Timetable:
         return law.closed_by(at, place.territory, self.policy, region=place.region)
 
     def wanted(self, place: Place) -> datetime:
-        """Return when messages to the place would leave if no rule closed the place."""
+        """Return when messages would leave if no rule closed the place."""
         if not self.timing.local_time or self.at is None:
             return self.starts_at
         return max(
@@ -180,8 +177,8 @@ def starts(timing: Timing, at: datetime, country: str, now: datetime, policy: Po
 class Pace:
     """Slots for messages, `gap` apart.
 
-    A slot is used at most LATENESS after its time, and the gap includes LATENESS. So any second and any hour, wherever
-    the count begins, holds no more messages than the author allowed.
+    A slot is used at most LATENESS after its time, and the gap includes LATENESS. So no second and no hour, wherever
+    the count begins, holds more messages than allowed.
     """
 
     gap: timedelta | None
@@ -193,7 +190,7 @@ class Pace:
             for per, many in ((SECOND, timing.per_second), (HOUR, timing.per_hour))
             if many is not None
         ]
-        # rounded up to the clock's resolution: a thousand gaps rounded down would fit a slot too many
+        # rounded up: a thousand gaps rounded down would fit a slot too many
         return cls(max(gaps) + timedelta.resolution if gaps else None)
 
     @property
@@ -254,7 +251,7 @@ def zone_named(name: str | None) -> ZoneInfo | None:
 
 
 def _on_the_wall(at: datetime, country: str, zone: ZoneInfo, starts_at: datetime, policy: Policy) -> datetime:
-    """Return the first instant from `starts_at` when clocks in `zone` show the time `country` shows `at`."""
+    """Return the first instant from `starts_at` when clocks in `zone` show what `country` shows `at`."""
     days = max(0, math.floor((starts_at - _reading(at, country, zone, policy)) / DAY))
     while (found := _reading(at, country, zone, policy, days)) < starts_at:
         days += 1
