@@ -73,8 +73,8 @@ class Kept:
     """The result of journalling an arrival.
 
     `stands_for`: the callbacks whose events the arrival waits for, with their outbox ids. `replayed`: the nonce was
-    used for other content, so the journal keeps nothing. `late`: an entry precedes the erasure of its person, so the
-    journal does not keep the body.
+    used for other content, so the journal keeps no entry. `late`: an entry precedes the erasure of its person, so the
+    journal keeps no body.
     """
 
     arrival: Arrival
@@ -114,7 +114,7 @@ async def write(tx: AsyncConnection, held: Resources[Any], arrivals: Sequence[Ar
 
 
 async def _replayed(tx: AsyncConnection, arrivals: Sequence[Arrival]) -> list[bool]:
-    """Return for each arrival whether its nonce was used for other content; the same content is a retry."""
+    """Return for each arrival whether its nonce was used for other content."""
     signed = [(arrival, arrival.once) for arrival in arrivals if arrival.once is not None]
     if not signed:
         return [False] * len(arrivals)
@@ -191,7 +191,7 @@ def _sealed(held: Resources[Any], one: Kept) -> KeptCallback:
 
 
 async def _wait_for_those_known(tx: AsyncConnection, kept: Sequence[Kept]) -> None:
-    """Make each arrival with a known item wait also for the events of the callback which brought the item."""
+    """Make each arrival with a known item wait also for the events of its first callback."""
     known = [
         (one, (one.arrival.origin, identity))
         for one in kept
@@ -382,7 +382,8 @@ def receipt_entry(held: Resources[Any], origin: Origin, receipt: Receipt, receiv
 def _said_at(provider_time: datetime | None, received_at: datetime, intent: Intent, retries_for: timedelta) -> datetime:
     """Return when the person sent the text.
 
-    A START without a time gets the earliest possible: redelivered after a STOP, the START revokes nothing. Every other text without a time counts from its arrival, never too early for a STOP.
+    A START without a time gets the earliest possible: redelivered after a STOP, the START revokes nothing. Every other
+    text without a time counts from its arrival, never too early for a STOP.
     """
     untimed = provider_time is None and intent == "start"
     return received_at - retries_for if untimed else _not_after(provider_time, received_at)

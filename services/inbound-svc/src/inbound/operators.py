@@ -1,8 +1,7 @@
-"""Operators which integrate by Kafka: their topics feed the journal of the callbacks, with the same deduplication.
+"""Operators which integrate by Kafka: their topics feed the journal of the callbacks.
 
-The provider is "kafka", the account the operator's name. The transaction which journals a batch also steps the offset:
-the offset is the acknowledgement. Unreadable records go to the dead letters, however many: one operator's mistake stops
-no other.
+The provider is "kafka", the account the operator's name. The transaction which journals a batch also steps the offset.
+Unreadable records go to the dead letters, however many: the mistake of one operator stops no other.
 """
 
 from collections.abc import Iterable

@@ -1,8 +1,7 @@
 """Polling of MOs at OVHcloud, whose MO callback is undocumented (see `providers.ovh`).
 
-GET /sms/{service}/incoming lists all ids, /incoming/{id} returns one MO. Each MO unknown to the journal is journalled
-in a transaction of its own. A STOP counts once found: its latency includes `every_s` and the requests. An MO which
-cannot be read is logged, tried again at each poll, and delays no other.
+A STOP counts once found: its latency includes `every_s`. An MO which cannot be read is logged, tried again at each
+poll, and delays no other.
 
 A request is signed: "$1$" and SHA-1, in hexadecimal, of application secret, consumer key, method, URL, body and time,
 joined by "+" (ovh/python-ovh ovh/client.py).

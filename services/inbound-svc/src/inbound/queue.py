@@ -1,7 +1,7 @@
 """The review queue: MOs for a person to read, each decided once. The caller owns the transaction.
 
-A text no rule is sure of, and a STOP which may be old (`MessageReceived.behind_start`), enter the queue, in the
-transaction of the journal entry. The row holds the event as published, with number and text encrypted.
+A text no rule is sure of, and a STOP which may be old (`MessageReceived.behind_start`), enter in the transaction of the
+journal entry. The row holds the event as published, with number and text encrypted.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
-"""The review queue over HTTP: a person reads a text no rule is sure of, and decides its meaning.
+"""The review queue over HTTP: a person decides the meaning of a text no rule is sure of.
 
-While an MO is in the queue, consent-svc holds marketing to its number. The decision is published as the next revision
-of the MO, with the same effect as a text of that meaning.
+While an MO is in the queue, consent-svc holds marketing to its number. The decision is published as the MO's next
+revision, with the effect of a text of that meaning.
 
 A STOP enters the queue where its operator's clock puts an earlier-received START behind it: the STOP may be old, or the
 clock may have jumped. `stop` closes what the START has opened, `none` lets the START stand.

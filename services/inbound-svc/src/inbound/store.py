@@ -1,10 +1,8 @@
 """The tables of inbound-svc and their statements: the journal of callbacks. The caller owns the transaction.
 
-A callback is one request of an operator, with its raw body encrypted. Its items are MOs or DLRs, each once per
-(provider, account, kind, provider message id, receipt state). The primary key detects duplicates, also between
-concurrent requests: the second waits for the first. No personal data is in clear.
-
-A part is a piece of a concatenated MO.
+A callback is one request of an operator. Its items are MOs or DLRs, each once per (provider, account, kind, provider
+message id, receipt state). The primary key detects duplicates, also between concurrent requests: the second waits for
+the first. No personal data is in clear.
 """
 
 from collections.abc import Collection, Sequence
@@ -37,7 +35,7 @@ from common.privacy import erasing
 from inbound.providers import Kind, Once, Part
 
 PARTS_KEPT = timedelta(hours=24)  # as a provider retries (Vonage, DOMAIN 3.1)
-FORGOTTEN_AT_ONCE = 2  # expired nonces per new nonce, so that the table does not grow
+FORGOTTEN_AT_ONCE = 2  # per new nonce, so that the table does not grow
 
 metadata = new_metadata()
 outbox.define(metadata)
@@ -117,7 +115,7 @@ nonce = Table(
 )
 
 
-# callbacks among $1 whose events are all published: the relay has deleted each outbox row
+# callbacks among $1 whose events are all published
 PUBLISHED = """
 SELECT c.id
 FROM callback AS c
@@ -158,12 +156,12 @@ Identity = tuple[str, str]  # (provider message id, receipt state or "")
 async def add_items(tx: AsyncConnection, items: Sequence[tuple[UUID, Origin, Item]]) -> set[tuple[UUID, Identity]]:
     """Journal the items; return the new items.
 
-    The first of two equal items counts. A concurrent transaction with the same items is waited for.
+    The first of two equal items counts. A concurrent transaction with equal items is waited for.
     """
     first: dict[tuple[str, ...], tuple[UUID, Item]] = {}
     for callback_id, origin, item in items:
         first.setdefault((origin.provider, origin.account, origin.kind, *item.identity), (callback_id, item))
-    names = sorted(first)  # one order of locks: no deadlock
+    names = sorted(first)  # the same order in every transaction: no deadlock
     found = [first[name] for name in names]
     rows = await tx.execute(
         text(
@@ -194,7 +192,7 @@ async def add_items(tx: AsyncConnection, items: Sequence[tuple[UUID, Origin, Ite
 
 
 async def behind_starts(tx: AsyncConnection, stops: Sequence[tuple[UUID, Origin, Item]]) -> set[tuple[UUID, Identity]]:
-    """Return the STOPs received after a START of the same person which the account's clock puts later.
+    """Return the STOPs received after a START which the account's clock puts later.
 
     Callback ids are in the order of arrival.
     """
@@ -226,7 +224,7 @@ async def behind_starts(tx: AsyncConnection, stops: Sequence[tuple[UUID, Origin,
 class KeptCallback:
     """A request with new items, and its outbox ids.
 
-    `body`: None where an item precedes the erasure of its person.
+    `body` is `None` where an item precedes the erasure of its person.
     """
 
     id: UUID
@@ -321,7 +319,7 @@ async def empty_callbacks(tx: AsyncConnection, subject_ids: Collection[str]) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedText:
-    """A text of one person. `body`: the raw callback; None with a text of another person."""
+    """A text of one person. `body`: the raw callback, `None` with a text of another person."""
 
     provider: str
     account: str
@@ -371,7 +369,7 @@ async def use_nonces(tx: AsyncConnection, uses: Sequence[tuple[Origin, Once, byt
         name = (origin.provider, origin.account, once.nonce)
         used_for, forget_after = first.get(name, (content, once.forget_after))
         first[name] = used_for, max(forget_after, once.forget_after)
-    names = sorted(first)  # one order of locks: no deadlock
+    names = sorted(first)  # the same order in every transaction: no deadlock
     rows = await tx.execute(
         text(
             "WITH used AS (SELECT * FROM unnest(CAST(:providers AS text[]), CAST(:accounts AS text[]),"

@@ -3,8 +3,8 @@ address list.
 
 A callback is verified over the raw body, then journalled and put in the outbox in one transaction, shared with
 callbacks of the same moment (`common.batch`). The 2xx follows once Kafka has acknowledged the events. Any other answer
-makes the operator retry; the relay publishes journalled events once. With an earlier 2xx, a STOP would be
-acknowledged without counting yet (ADR-0004).
+makes the operator retry; the relay publishes journalled events once. With an earlier 2xx, a STOP would be acknowledged
+without counting yet (ADR-0004).
 """
 
 import asyncio
@@ -243,7 +243,7 @@ def _content(callback: Callback) -> bytes:
 
 
 def _named_message(held: Resources[Any], account: Account, callback: Callback, message: Message) -> Message:
-    """Return the MO with an id of ours where the provider gives none, and with the account's short code.
+    """Return the MO with an id of ours if without any, and with the account's short code.
 
     The id is keyed: its ingredients could be guessed. Without the time as written, a second STOP would pass for a
     duplicate of the first.

@@ -103,7 +103,7 @@ class _Asking:
     """A campaign during expansion."""
 
     campaign: Campaign
-    campaign_id: str  # one lookup less for each recipient
+    campaign_id: str  # saves a lookup for each recipient
     message_of: Callable[[str], str]  # by subject id
     by_person: bool
     linked: bool  # a text has links

@@ -176,8 +176,8 @@ class Recipient(msgspec.Struct, frozen=True, gc=False):
 def _with_contacts(page: str, order: str) -> str:
     """Join a page of recipients with their contacts. $1: the sender.
 
-    The array makes Postgres look up contacts by key in one index scan: it expects ten elements of an array built at run
-    time.
+    The array makes Postgres look up contacts by key in one index scan: Postgres expects ten elements of an array built
+    at run time.
     """
     return (
         f"WITH page AS MATERIALIZED ({page}), held AS MATERIALIZED"

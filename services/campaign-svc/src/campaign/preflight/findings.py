@@ -122,7 +122,7 @@ def _of_text(text: str, brand: str, oadc: str, stop_code: str, compliance: Compl
 def _says_who(text: str, brand: str, oadc: str) -> bool:
     """Return whether the brand shows in the text or OADC.
 
-    An OADC of three letters or more counts where either name begins with the other: it has 11 characters at most
+    An OADC of three letters or more counts where either name begins with the other: an OADC has 11 characters at most
     (DOMAIN 1.11).
     """
     name = _letters(brand)

@@ -1,13 +1,12 @@
 """Classify an MO: stop, start, confirm, contact, review (a person should look), or none.
 
-Pure. The words are data (`lists`); this module combines the lists.
+Pure.
 
     a likeness, a phrase, a guess      may only tighten: stop or review
     start, confirm                     the whole text, exactly
     a possible opt-out, in doubt       review, never none
 
-Precedence: an opt-out in any clause; then a possible opt-out; then the other requests. A request for erasure is an
-opt-out.
+Precedence: an opt-out in any clause; a possible opt-out; the other requests. A request for erasure is an opt-out.
 """
 
 import re
@@ -106,7 +105,7 @@ def _read(text: str, plain: Normal, known: Words) -> Finding:
 
 
 def _with_quotation(whole: Normal, known: Words, found: Finding) -> Finding:
-    """Return the meaning of a text whose own words ask for nothing, in view of the quotation.
+    """Return the meaning of a text which asks for nothing outside its quotation.
 
     A quotation with a STOP mention is our message; any other quoted opt-out goes to review. A start or confirm beside a
     quotation becomes none.
@@ -156,7 +155,7 @@ def _opt_out(
     question: bool,
     praised: bool,
 ) -> Finding | None:
-    """Return the clause's opt-out, a review where the clause only begins like an opt-out, or None."""
+    """Return the clause's opt-out, a review in doubt, or None."""
     doubt = None
     if content and not _refused(content[0], clause, known):
         first, rest = content[0], content[1:]
@@ -213,7 +212,7 @@ def _first_but(
     known: Words,
     question: bool,
 ) -> Finding | None:
-    """Return a review where a clause begins with STOP in doubt, or None.
+    """Return a review where a clause begins with STOP in doubt.
 
     Examples: "stop pas", "I stop at", a long question.
     """
@@ -363,7 +362,7 @@ def _code_follows(clause: Clause, place: int) -> bool:
 def _sent_back(clause: Clause, before: Sequence[Clause], known: Words) -> bool:
     """Return whether the clause is a STOP mention below an advert.
 
-    A reviewer should find out why our message was sent back.
+    A reviewer should find out why.
     """
     if sum(map(len, before)) < ADVERT_WORDS:
         return False

@@ -4,9 +4,9 @@
     fr-2 ...     a file per language: its words, each list with its reason and sources
     us-1         a market: words certain there and doubtful elsewhere (END, CANCEL, QUIT)
 
-Words which tighten are read from every file. Words which loosen (start, confirm) or are certain only at home
-(stop_at_home) are read for the given country or language. A used file is never edited: a change is the next version, so
-that a rule id in an old event still names the list of its time.
+Words which tighten are read from every file; words which loosen (start, confirm) or are certain only at home
+(stop_at_home) for the given country or language. A used file is never edited but has a next version: a rule id in an
+old event still names the list of its time.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ NEAR_MIN_CHARS = 4  # shorter words have too many neighbours
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A list of words or phrases, its reason, and its sources ("unsourced" where not found yet)."""
+    """A list of words or phrases, its reason, and its sources."""
 
     words: frozenset[str] = frozenset()
     why: str = ""

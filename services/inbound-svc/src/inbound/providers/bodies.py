@@ -1,7 +1,7 @@
 """Parsers of callback bodies, and of the times in them. Pure.
 
-No parser trusts its input: JSON may have any depth, forms any bytes; XML with a document type is refused, because
-entities make a small body grow to gigabytes, and read files.
+JSON may have any depth, forms any bytes; XML with a document type is refused, because entities make a small body grow
+to gigabytes, and read files.
 """
 
 import json
@@ -60,7 +60,7 @@ def list_at(fields: Mapping[str, object], name: str, *, where: str = "", most: i
 def each(items: Sequence[object], path: str, read: Callable[[Mapping[str, object], str], T]) -> Sequence[T]:
     """Return the result of `read` for each item.
 
-    A wrong item does not lose the others: the WrongField carries the readable items.
+    A wrong item does not lose the others: the WrongField carries them.
     """
     found: list[T] = []
     wrong: WrongField | None = None
@@ -122,7 +122,7 @@ def byte_fields(callback: Callback) -> Mapping[str, bytes]:
 
 
 def xml(callback: Callback) -> tuple[str, Mapping[str, str]]:
-    """Return the root's name, and the texts of its children by name, without namespaces.
+    """Return the root's name, and its children's texts by name, without namespaces.
 
     Raises Unreadable.
     """

@@ -1,10 +1,9 @@
 """Brevo: JSON to one URL, `msg_status` tells the kind; no signature.
 
-Basic authentication in the URL (not the bearer token or custom header), and the addresses 1.179.112.0/20,
-172.246.240.0/20 (developers.brevo.com/docs/transactional-webhooks). A reply is `replied`, with the person in `to` and
-the text in `reply` (schemas.apis.io brevo-smseventreport: no example is published). `messageId` is the message
-answered, perhaps twice: an MO has no id of its own. `messageId` may name a submit: id and recipient identify a DLR. A
-`date` without a zone is left out. The form of `batched` events is not documented.
+Basic authentication in the URL, and the addresses 1.179.112.0/20, 172.246.240.0/20
+(developers.brevo.com/docs/transactional-webhooks). A reply is `replied`, with the person in `to` and the text in
+`reply` (schemas.apis.io brevo-smseventreport: no example is published). `messageId` is the message answered, perhaps
+twice: an MO has no id of its own. `messageId` may name a submit: id and recipient identify a DLR.
 """
 
 from collections.abc import Mapping, Sequence

@@ -57,7 +57,7 @@ def gsm(raw: bytes) -> str:
 
 
 def smpp(raw: bytes, coding: int) -> str | None:
-    """Decode a short_message by its data_coding; None for binary.
+    """Decode a short_message by its data_coding; `None` for binary.
 
     Coding 0, and any reserved coding, is the GSM alphabet. UCS-2 is read as UTF-16, as handsets do.
     """

@@ -2,8 +2,7 @@
 
 developers.cm.com/messaging/docs/incoming-messages and /incoming-status-report. Plain strings in place of the objects
 `from`, `to` and `message`, and `body`, are read too, as some accounts get them. `reference` is the message answered,
-perhaps twice: an MO has no id of its own. DLRs must be set to JSON: the XML is not published. The zone of `received` is
-not documented: a time without a zone is left out.
+perhaps twice: an MO has no id of its own. DLRs must be set to JSON: the XML is not published.
 """
 
 from collections.abc import Mapping, Sequence

@@ -4,9 +4,9 @@ An unreadable event is refused once the others are kept. infobip.com/docs/api (r
 reports). The signed content of the "HMAC" option is not documented, so the option is not checked: use a secret path,
 basic authentication or an address list (DOMAIN 3.2). `cleanText` lacks its keyword, perhaps STOP: `text` is read.
 
-DELIVERED_TO_OPERATOR is in the group "delivered", yet intermediate. REJECTED_DESTINATION is 14, now
-REJECTED_DESTINATION_BLOCKLISTED, of a list, ours or the operator's; or 52, an impossible number. Without 14 or 52 the
-status blocks (infobip.com/docs, message status codes, error code reference).
+DELIVERED_TO_OPERATOR is in the group "delivered", yet intermediate. REJECTED_DESTINATION is 14, of a list, ours or the
+operator's, or 52, an impossible number. Without 14 or 52 the status blocks (infobip.com/docs, message status codes,
+error code reference).
 """
 
 from collections.abc import Mapping, Sequence

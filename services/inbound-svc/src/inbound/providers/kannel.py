@@ -7,9 +7,8 @@ Kannel runs on our own network: use the address list, and a secret path. The nam
     dlr-url = ".../receipts?id=<our message id>&status=%d"    dlr-mask 31
     omit-empty = true                     our answer is empty, and must not become an SMS to the person
 
-`%C` and the Content-Type give the charset of the text. `%c`, the coding, counts from 0 or from 1 by version: not read.
-The zone of X-Kannel-Time is not documented: the header is only `written_at`. (kannel.org user guide; names: courier
-handlers/kannel/handler_test.go)
+`%c`, the coding, counts from 0 or from 1 by version: not read. The zone of X-Kannel-Time is not documented: the header
+is only `written_at`. (kannel.org user guide; names: courier handlers/kannel/handler_test.go)
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,8 @@
 """MessageBird (rest.messagebird.com): MOs by POST form, DLRs by GET; a JWT in `MessageBird-Signature-JWT`.
 
-The token is HS256 with `url_hash` and `payload_hash` (SHA-256, hexadecimal; none without a body), `nbf` and `jti`
-(DOMAIN 3.2). Field names: nyaruka/courier handlers/messagebird/handler_test.go; long and short codes differ, and a name
-may come twice. A DLR has the id of the submit: id and recipient identify the DLR.
+The token is HS256 with `url_hash` and `payload_hash` (SHA-256, hexadecimal; no payload hash without a body), `nbf` and
+`jti` (DOMAIN 3.2). Field names: nyaruka/courier handlers/messagebird/handler_test.go; long and short codes differ, and
+a name may come twice. A DLR has the id of the submit: id and recipient identify the DLR.
 
 Not supported, because the pages contradict each other on the signed content: the older `MessageBird-Signature`, and
 bird.com (`BIRD_GAP`).

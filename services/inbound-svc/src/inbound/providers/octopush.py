@@ -2,7 +2,7 @@
 
 dev.octopush.com (callbacks, inbounds, opt-out). The date field tells the kind: `reception_date` an MO (`answer_date` on
 another page), `stop_date` an MO taken for an opt-out, `delivery_date` a DLR. `message_id` is the message answered,
-perhaps twice: an MO has no id of its own, and id and number identify a DLR. No date has a zone: dates are left out.
+perhaps twice: an MO has no id of its own, and id and number identify a DLR.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,10 +1,10 @@
 """OVHcloud: DLRs by GET; MOs by polling.
 
-DLRs: id, ptt, date, description, descriptionDlr (ovh/docs pages/web_cloud/messaging/sms). OVHcloud publishes no
-signature or address: use a secret path or basic authentication.
+OVHcloud publishes no signature or address: use a secret path or basic authentication (ovh/docs
+pages/web_cloud/messaging/sms).
 
 **The MO callback is not documented** (`cgiUrl`, `stopCallBack`: ovh/docs issue 1496, open since 2021): refused. MOs are
-polled (`polled`). The zone of a DLR's `date` is not documented: left out.
+polled (`polled`).
 """
 
 from collections.abc import Mapping, Sequence

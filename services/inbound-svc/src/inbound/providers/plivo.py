@@ -6,9 +6,9 @@ url + "?" + [sorted query + "."] + sorted names and values + "." + nonce)) V2 (`
 plivo/utils; vectors: DOMAIN 3.2. No time is signed, and V2 does not cover the body. So a nonce is remembered for the
 longest retry period, and V3 counts where both are present.
 
-`ErrorCode` 200 is an opt-out. Plivo gives no time and does not echo our reference. Plivo retries for some eight minutes
-(support.plivo.com 360041344652), or for 24 h (360041749951): the longer counts. `MessageIntent` "optout": Plivo took
-the MO for an opt-out. An MMS has its text in `Body` (docs.plivo.com/docs/messaging/api/message/handling-incoming).
+`ErrorCode` 200 is an opt-out. Plivo retries for some eight minutes (support.plivo.com 360041344652), or for 24 h
+(360041749951): the longer counts. An MMS has its text in `Body`
+(docs.plivo.com/docs/messaging/api/message/handling-incoming).
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,6 +1,6 @@
 """The common form of callbacks, and the interface of a provider module.
 
-Pure. A provider is a module with the functions of `Provider`.
+Pure.
 
     NotGenuine     the signature is missing, wrong, too old or replayed: 401, nothing is kept
     Unreadable     the body is malformed for its content type: 400
@@ -49,7 +49,7 @@ class Undocumented(Exception):
 class WrongField(Exception):
     """A field is missing or malformed.
 
-    `field`: the provider's name (dots and indexes). `readable`: the readable MOs or DLRs of the same callback.
+    `field`: the provider's name (dots and indexes). `readable`: the readable items of the callback.
     """
 
     def __init__(self, field: str, reason: str, readable: Sequence[Any] = ()) -> None:
@@ -61,9 +61,9 @@ class WrongField(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """The actions a provider takes on its own, for us neither to repeat nor wrongly to expect.
+    """The actions a provider takes on its own, neither to be repeated nor wrongly expected.
 
-    The defaults are cautious; a module states what its provider documents, and an account may differ.
+    The defaults are cautious; a module states what its provider documents.
 
         `adds_stop_clause`   appends the STOP mention to a marketing text
         `answers_stop`       confirms a STOP to the person: we must not
@@ -100,7 +100,7 @@ class Account:
     basic: tuple[str, ...] = field(default=(), repr=False)
     addresses: tuple[str, ...] = ()
     short_code: str = ""
-    capabilities: Capabilities | None = None  # None: the module's
+    capabilities: Capabilities | None = None  # by default the module's
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class Callback:
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """A nonce: until `forget_after`, no callback with other content may use the nonce."""
+    """A nonce, not to be used with other content until `forget_after`."""
 
     nonce: str
     forget_after: datetime
@@ -205,7 +205,7 @@ class Provider(Protocol):
         """
 
     def kind_of(self, callback: Callback, kind: Kind) -> Kind:
-        """Return the kind of the callback: some providers have one URL for everything."""
+        """Return the kind of the callback: some providers have one URL for all."""
 
     def parse_messages(self, callback: Callback) -> Sequence[Message]:
         """Return the MOs, if any. Raises Unreadable, WrongField, Undocumented."""
@@ -217,10 +217,7 @@ class Provider(Protocol):
 
 
 def required(fields: Mapping[str, object], name: str, *, where: str = "", most: int = ID_CHARS) -> str:
-    """Return a non-empty string of at most `most` printable characters.
-
-    `where`: the path before the name.
-    """
+    """Return a non-empty string of at most `most` printable characters."""
     value = text_of(fields, name, where=where)
     if not value.strip():
         raise WrongField(where + name, "empty")
@@ -245,7 +242,7 @@ def identifier(fields: Mapping[str, object], name: str, *, where: str = "", most
 def text_of(fields: Mapping[str, object], name: str, *, where: str = "") -> str:
     """Return a string field, perhaps empty.
 
-    Half a surrogate pair (an emoji cut by a concatenated SMS) becomes the replacement character: the rest may say STOP.
+    Half a surrogate pair (an emoji cut by a concatenated SMS) is replaced: the rest may say STOP.
     """
     if name not in fields:
         raise WrongField(where + name, "missing")

@@ -1,8 +1,7 @@
 """Sinch SMS (XMS): JSON; HMAC-SHA256 over body, nonce and time.
 
-Signature: base64(HMAC-SHA256(secret, body + "." + nonce + "." + timestamp)), documented for the Conversation API and
-for SMS; for SMS the account manager activates the signature, or basic authentication (developers.sinch.com/docs/sms;
-DOMAIN 3.2).
+Signature: base64(HMAC-SHA256(secret, body + "." + nonce + "." + timestamp)); for SMS the account manager activates the
+signature, or basic authentication (developers.sinch.com/docs/sms; DOMAIN 3.2).
 
 A batch id names a submit: batch and recipient identify a DLR. `Deleted` is "invalid number or opted out": a failure
 which blocks. Reports of a whole batch (`delivery_report_sms`) name no recipient, and are ignored: ask for

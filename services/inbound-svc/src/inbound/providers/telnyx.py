@@ -1,7 +1,7 @@
 """Telnyx: JSON to one URL, `event_type` tells the kind; Ed25519 over time and raw body; 2xx within 2 seconds.
 
 `telnyx-signature-ed25519` is over timestamp + "|" + body; the secret is the public key of the portal, base64
-(developers.telnyx.com; DOMAIN 3.2). Only `message.finalized` is terminal. Events not about messages are ignored.
+(developers.telnyx.com; DOMAIN 3.2). Only `message.finalized` is terminal.
 
 `autoresponse_type` is "STOP" where Telnyx took an MO for an opt-out. 40300 is "Blocked due to STOP message", but also
 seen for a sender without a messaging profile. Title or detail tells the two apart; without either a 40300 blocks

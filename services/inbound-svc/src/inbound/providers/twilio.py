@@ -94,7 +94,7 @@ def verify(callback: Callback, account: Account, now: datetime) -> Once | None:
 def _signed_fields(body: bytes) -> str:
     """Return every name and value, sorted; a repeated pair counts once.
 
-    Raises NotGenuine for more fields than Twilio sends: the body is read before authentication.
+    Raises NotGenuine for more fields than Twilio sends: the body is not authenticated yet.
     """
     try:
         pairs = bodies.pairs(body)
@@ -146,7 +146,7 @@ def answer(kind: Kind) -> Answer:
 
 
 def _port_variants(url: str) -> list[str]:
-    """Return our public URL as configured, and with its port dropped or its default port added.
+    """Return our public URL as configured, and without its port or with the default port.
 
     Twilio signs either. The target is never parsed: a caller may send any bytes.
     """

@@ -1,13 +1,11 @@
 """Vonage SMS API: GET or POST, form or JSON; the signature is a parameter, `sig`.
 
 The signature covers every other parameter, sorted, as "&name=value" with `&` and `=` in names and values as `_`: MD5 of
-this text and the secret, or an HMAC with MD5, SHA-1, SHA-256 or SHA-512, in hexadecimal. Its length tells the
-algorithm. Give secrets only to a signed account (developer.vonage.com/en/getting-started/concepts/signing-messages;
-DOMAIN 3.2).
+this text and the secret, or an HMAC with MD5, SHA-1, SHA-256 or SHA-512, in hexadecimal. Give secrets only to a signed
+account (developer.vonage.com/en/getting-started/concepts/signing-messages; DOMAIN 3.2).
 
 A long MO comes in parts (`concat`), in any order. `message-timestamp` is UTC
-(developer.vonage.com/messaging/sms/guides/inbound-sms). The meaning of a binary MO is not documented: its text is
-empty.
+(developer.vonage.com/messaging/sms/guides/inbound-sms). A binary MO is not documented: its text is empty.
 """
 
 import hashlib
@@ -129,7 +127,7 @@ def _fields(callback: Callback) -> Mapping[str, object]:
 
 
 def _part(fields: Mapping[str, object]) -> Part | None:
-    """Return the part, or None: implausible numbers make a text of its own, and no text is lost."""
+    """Return the part, or None: implausible numbers make a text of its own."""
     if _written(fields.get("concat", "")).lower() != "true":
         return None
     reference, number, total = (
