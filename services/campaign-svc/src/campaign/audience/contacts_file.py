@@ -93,7 +93,7 @@ class ReadAs:
 
 
 class _Batch(NamedTuple):
-    """Lines not yet checked. `short`: no value can exceed MAX_CHARS."""
+    """Lines not yet checked."""
 
     lines: list[int]
     numbers: list[str]

@@ -30,10 +30,7 @@ def denials(standing: Standing | None, sender_id: str, purpose: str, at: datetim
 
 
 def state(standing: Standing | None, sender_id: str, purpose: str, at: datetime) -> State:
-    """Return the consent state at that time. `segment_language` has the same rule in SQL.
-
-    A suppressed person is opted out; an unreadable person's state is unknown.
-    """
+    """Return the consent state at that time. `segment_language` has the same rule in SQL."""
     if standing is None or standing.unreadable:
         return "unknown"
     consent = consent_rule.consent_for(standing.consents, sender_id, purpose)

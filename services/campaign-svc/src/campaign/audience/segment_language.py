@@ -11,7 +11,7 @@
 A date is `2026-11-26`, or `{"days": -30}` from today. Conditions are never null: a contact whose attribute is absent,
 empty or of another kind meets no comparison, so `not` includes the contact.
 
-The author's input, names too, travels as bound parameters. Contacts are `c`, consent states `k`.
+The author's input, names too, travels as bound parameters.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence

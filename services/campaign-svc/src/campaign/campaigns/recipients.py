@@ -1,6 +1,7 @@
 """Own the recipients of campaigns. The caller owns the transaction.
 
-Recipients are inserted when the audience is frozen; later only the planner and dispatch-svc's reports change them.
+Recipients are inserted when the audience is frozen; later only the planner and dispatch-svc's reports change a
+recipient.
 """
 
 from collections import Counter

@@ -4,7 +4,7 @@ A transaction changing a campaign locks the campaign's row first. Tallies are co
 counting never waits for the planner, and change in the recipient's transaction.
 
 Transactions lock in the order campaign, recipients, tallies (by id). The planner starting a campaign locks the tallies
-first: before the start no other transaction needs them.
+first: before the start no other transaction needs the tallies.
 """
 
 from collections import Counter

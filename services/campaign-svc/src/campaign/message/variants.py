@@ -183,7 +183,7 @@ class Result:
 def winner(trial: Trial, results: Mapping[str, Result]) -> tuple[str, Because]:
     """Return the text with the lowest share of opt-outs, or the highest of clicks, and the reason.
 
-    The first of equals wins; OWN, if fewer than two can be compared.
+    The first of equals wins; OWN, if fewer than two texts can be compared.
     """
     clicks = trial.winner is not None and trial.winner.by == "most_clicks"
     found = {name: results.get(name, Result()) for name in (OWN, *trial.names)}

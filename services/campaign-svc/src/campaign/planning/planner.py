@@ -360,7 +360,7 @@ class Planner:
     async def _freeze(self, tx: AsyncConnection, campaign: Campaign, selected: Condition, now: datetime) -> int:
         """Freeze the audience; return its size.
 
-        A million recipients take 15 seconds; only the sender's next campaign waits.
+        Meanwhile (15 seconds for a million recipients) only the sender's next campaign waits.
         """
         await store.alone_with_audiences(tx, campaign.sender_id)
         wordings = campaign.wordings.values()
@@ -495,10 +495,9 @@ class Planner:
     ) -> bool:
         """Take the waiting recipients, then at most `ahead` after the cursor; return whether none is left.
 
-        Each page is read while the previous page is written, and stored while the next is written. `reading` only
-        reads, and ends before `tx`, which holds the lock a rectification and the transaction id an erasure waits for.
-        Either may wait for a table behind a transaction waiting for the other, which Postgres cannot know; hence the
-        short LOCKS_WITHIN_S.
+        `reading` only reads, and ends before `tx`, which holds the lock a rectification and the transaction id an
+        erasure waits for. Either may wait for a table behind a transaction waiting for the other, which Postgres cannot
+        know; hence the short LOCKS_WITHIN_S.
         """
         asking, seen = chunk.asking, 0
 

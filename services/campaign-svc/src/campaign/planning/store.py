@@ -75,7 +75,7 @@ async def lock_running(tx: AsyncConnection, campaign_ids: Sequence[str]) -> list
 
 
 async def lock_occurrences(tx: AsyncConnection, series_id: str, *, paused_because: str | None = None) -> list[Progress]:
-    """Lock a series' scheduled and running occurrences, or those paused for `paused_because`."""
+    """Lock a series' scheduled and running occurrences, or the occurrences paused for `paused_because`."""
     return await progress_of(
         tx,
         "WHERE c.series_id = :id AND (CASE WHEN CAST(:why AS text) IS NULL"
@@ -91,8 +91,8 @@ _GIVEN_UP = (
     "(status = 'cancelled' AND NOT expanded OR status = 'paused' AND started_at IS NOT NULL AND NOT expanded"
     f" AND coalesce(send_before, starts_at + interval '{KEPT.total_seconds():.0f} seconds') <= :now)"
 )
-# The sender's next campaign waits for these, except for campaigns failing repeatedly. Their recipients count as
-# messaged until denied: the next campaign reaches fewer people, never more.
+# The sender's next campaign waits for these campaigns, unless failing repeatedly. Their recipients count as messaged
+# until denied: the next campaign reaches fewer people, never more.
 _SETTLING = f"{_GIVEN_UP} AND failures <= {PASSING_FAILURES}"
 
 

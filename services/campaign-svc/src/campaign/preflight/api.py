@@ -390,7 +390,7 @@ def plan_of(campaign: Campaign, sender: Sender, at: datetime, now: datetime, set
 
 @dataclass
 class _Look:
-    """One pass over a campaign's audience."""
+    """A pass over a campaign's audience."""
 
     database: Database
     keys: FieldKeys

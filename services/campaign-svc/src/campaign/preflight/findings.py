@@ -1,7 +1,7 @@
 """Find rule violations in a campaign's text, each with the rule and its source. Pure.
 
-An error stops scheduling. A warning must be acknowledged by its id, always the same for the same finding. The rules are
-data (`compliance/france-3.json`): a file in use is never edited; a change is a new version.
+A warning must be acknowledged by its id, always the same for the same finding. The rules are data
+(`compliance/france-3.json`): a file in use is never edited; a change is a new version.
 """
 
 import json

@@ -104,7 +104,7 @@ class Stretch(NamedTuple):
 class Outlook:
     """The result of a forecast.
 
-    `reasons` counts a person once per reason. Lengths cover only the people who would get a message.
+    Lengths cover only the people who would get a message.
     """
 
     audience: int

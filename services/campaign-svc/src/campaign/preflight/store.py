@@ -72,7 +72,7 @@ class Approval(msgspec.Struct, frozen=True):
 
 
 async def approvals_of(tx: AsyncConnection, campaign_id: str) -> list[Approval]:
-    """Return a campaign's approvals, oldest first, including those given before an edit."""
+    """Return a campaign's approvals, oldest first, also from before an edit."""
     rows = await tx.execute(
         text(
             "SELECT digest, approved_by, approved_at FROM campaign_approval WHERE campaign_id = :id"

@@ -91,7 +91,7 @@ class Rectifier:
     ) -> list[MessageReworded]:
         """Return an update for each message requested and not known to have left.
 
-        A message that can no longer be written gets the text `None`: dispatch-svc must not send it.
+        A message that can no longer be written gets the text `None`: dispatch-svc must not send the message.
         """
         found, made = [], []
         for message in await store.asked_for(tx, asked.subject_id, asked.sender_id):

@@ -30,8 +30,8 @@ def etag(tag: str) -> str:
 def changed(if_match: str, parts: Mapping[str, object]) -> list[str] | None:
     """Return the names of the parts changed since the `If-Match` tag, or `None` for a match.
 
-    An empty list: which parts is unknown, because the header holds no usable tag, or several. Weak tags (`W/`) match
-    too: a compressing proxy weakens tags.
+    An empty list: the changed parts are unknown, because the header holds no usable tag, or several. Weak tags (`W/`)
+    match too: a compressing proxy weakens tags.
     """
     now = tag(parts)
     read = _TAG.findall(if_match)

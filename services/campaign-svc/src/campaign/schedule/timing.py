@@ -1,7 +1,6 @@
 """Compute when each message of a campaign is due, and how many may be requested now. Pure: `now` is an argument.
 
 The planner requests a message only once due, so a pause, a cancellation or a STOP never has to recall early requests.
-The gate checks the quiet hours of `common.law` again at hand-off.
 """
 
 import math
