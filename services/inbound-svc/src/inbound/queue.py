@@ -55,7 +55,7 @@ class Review:
 
 
 _event = msgspec.json.Decoder(MessageReceived)
-_REVIEW = "id, event, intent, note, decided_by, decided_at"
+_REVIEW = "id, event, intent, note, decided_by, decided_at"  # in the order of `_review`
 
 
 async def add(tx: AsyncConnection, events: Sequence[object]) -> None:

@@ -170,12 +170,12 @@ class Reading:
         self._named.update(name for name in names if name is not None)
         return True
 
-    # --- CSV ---
+    # --- CSV ---------------------------------------------------------------------------------------------------------
 
     def _csv(self, header: str, lines: "_Lines") -> Iterator[_Batch]:
         delimiter, number, titles, self.read_as.other_numbers = _headed(header)
         self.read_as.delimiter = delimiter
-        self._meet(titles)
+        self._meet(titles)  # cannot fail: at most MAX_COLUMNS
         named = [(place, title) for place, title in enumerate(titles) if title is not None]
         width = len(titles)
         begins, first = 2, True  # the header is line 1
@@ -206,7 +206,7 @@ class Reading:
             attributes = [{title: row[place].strip() for place, title in named} for row in rows]
             yield _Batch(starts, [row[number] for row in rows], attributes, refusals, short)
 
-    # --- NDJSON ---
+    # --- NDJSON ------------------------------------------------------------------------------------------------------
 
     def _ndjson(self, first: str, lines: "_Lines") -> Iterator[_Batch]:
         self.read_as.format = "ndjson"
@@ -292,7 +292,7 @@ class _Lines(Iterator[str]):
     def __init__(self, lines: Iterator[str]) -> None:
         self._lines = lines
         self._back: list[str] = []  # a stack: the next line is last
-        self._last: deque[str] = deque(maxlen=1000)
+        self._last: deque[str] = deque(maxlen=1000)  # no sane row has more lines
         self.ended = False
 
     def __next__(self) -> str:
@@ -356,7 +356,7 @@ def _rows(
 
 
 def _same_delimiter(rows: Sequence[Sequence[str]]) -> None:
-    """Raise WrongColumns if another delimiter would split each row, and this splits none."""
+    """Raise WrongColumns if the delimiter splits no row and another would split each."""
     if any(len(row) > 1 for row in rows):
         return
     filled = [row[0] for row in rows if row and row[0].strip()]

@@ -135,6 +135,9 @@ def where(conditions: Mapping[str, Sequence[str]]) -> Expression:
     return AllOf(tuple(Attribute(name, Kind.TEXT, "in", tuple(values)) for name, values in conditions.items()))
 
 
+# --- read ------------------------------------------------------------------------------------------------------------
+
+
 def parse(source: object, kinds: Mapping[str, Kind], purposes: Collection[str] | None = None) -> Expression:
     """Parse an expression. Raises SegmentRefused.
 
@@ -325,7 +328,7 @@ def _refuse(at: str, reason: str, detail: str) -> NoReturn:
     raise SegmentRefused(at, reason, detail)
 
 
-# --- SQL ---
+# --- written as SQL --------------------------------------------------------------------------------------------------
 
 
 def compiled(expression: Expression, sender_id: str, now: datetime, today: date) -> Condition:

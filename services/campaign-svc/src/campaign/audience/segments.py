@@ -245,7 +245,7 @@ async def selects_somebody(tx: AsyncConnection, sender_id: str, condition: Condi
     )
 
 
-# --- counting ---
+# --- counted ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """HTTP: import a file of contacts, at once or in resumable parts (`common.web.upload`).
 
-Pieces are encrypted on arrival: the disk never holds a plain number. No line counts before the whole file has arrived
-and been read.
+Pieces are encrypted on arrival: memory never holds the whole file, and the disk never holds a plain number. No line
+counts before the whole file has arrived and been read.
 """
 
 import asyncio

@@ -59,7 +59,7 @@ async def put_targets(tx: AsyncConnection, campaign_id: str, targets: Sequence[s
 
 
 async def keep(tx: AsyncConnection, made: Sequence[Tokens]) -> None:
-    """Store the tokens of messages requested in this transaction, except during an erasure.
+    """Store the tokens of messages requested in this transaction, except for persons being erased.
 
     A message rewritten under another key overwrites the old token, never sent.
     """
@@ -86,8 +86,8 @@ async def keep(tx: AsyncConnection, made: Sequence[Tokens]) -> None:
 async def find(tx: AsyncConnection, token: str, keys: LinkKeys, days: int, *, lock: bool = False) -> Link | None:
     """Return the link if a key of ours made its token, even an expired link.
 
-    `expires_at` is `days` after the campaign's last message may leave. `lock`: lock the person's contact, then the
-    link, the order of erasures and rectifications.
+    The link leads only to a target stored at the campaign's start. `expires_at` is `days` after the campaign's last
+    message may leave. `lock`: lock the person's contact, then the link, the order of erasures and rectifications.
     """
     if not short_link.TOKEN.fullmatch(token):
         return None

@@ -1,4 +1,7 @@
-"""HTTP: preview a text: rendering, cost, costly characters, and the effect of each folding."""
+"""HTTP: preview a text: rendering, cost, costly characters, and the effect of each folding.
+
+The service stores no preview.
+"""
 
 import unicodedata
 from collections.abc import Mapping

@@ -50,7 +50,7 @@ async def pause_occurrences(tx: AsyncConnection, series: Progress, now: datetime
 async def resume_occurrences(tx: AsyncConnection, series: Progress, now: datetime) -> None:
     """Resume occurrences paused with their series.
 
-    An unstarted occurrence past its end is cancelled.
+    An unstarted occurrence past its end is cancelled: no message could leave.
     """
     for each in await store.lock_occurrences(tx, series.campaign_id, paused_because=SERIES_PAUSED):
         too_late = not each.begun and lifecycle.ends_by(each.scheduled_start, each.send_before) <= now

@@ -1,6 +1,6 @@
 """Compute the digest an approval is given to. Pure.
 
-A change to a field below changes the digest, and earlier approvals no longer count.
+A change to any field below changes the digest, and earlier approvals no longer count.
 """
 
 import hashlib

@@ -147,7 +147,7 @@ async def pass_on_approvals(tx: AsyncConnection, series: Campaign, occurrence: C
 async def _found(tx: AsyncConnection, campaign: Campaign, sender: Sender, at: datetime | None) -> dict[Finding, None]:
     """Return the findings in the texts, and those of the unchanged campaign's last pre-flight.
 
-    OF_A_START counts only for the start of that pre-flight.
+    Findings in OF_A_START count only for the start of that pre-flight.
     """
     compliance = findings.load()
     samples = of_samples(

@@ -93,7 +93,7 @@ def of_texts(
 
 
 def of_targets(targets: Iterable[str], compliance: Compliance) -> tuple[Finding, ...]:
-    """Return the public shorteners among link targets."""
+    """Return the public shorteners among link targets: a shortener there hides the real site as well."""
     found: dict[Finding, None] = {}
     for target in targets:
         host = short_link.host_of(target)

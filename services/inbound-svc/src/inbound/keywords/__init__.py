@@ -1,4 +1,4 @@
-"""The meaning of a text: `classify(text)`. Pure; the words are data."""
+"""The meaning of a text: `classify(text)`. Pure; the words are data. See `classifier`."""
 
 from inbound.keywords.classifier import Understanding, classify
 

@@ -89,8 +89,8 @@ def capabilities(account: Account) -> Capabilities:
 def ambiguous(receipt: Receipt) -> bool:
     """Return whether the provider blocks the number without saying why.
 
-    Such a block does not prove an opt-out, but stops marketing to the number, and all messages by this provider (DOMAIN
-    4.3).
+    Such a block does not prove an opt-out, but stops marketing to the number, and all messages by this provider
+    (DOMAIN 4.3).
     """
     return receipt.blocked
 

@@ -60,7 +60,7 @@ def list_at(fields: Mapping[str, object], name: str, *, where: str = "", most: i
 def each(items: Sequence[object], path: str, read: Callable[[Mapping[str, object], str], T]) -> Sequence[T]:
     """Return the result of `read` for each item.
 
-    A wrong item does not lose the others: the WrongField carries them.
+    A wrong item does not lose the others: the WrongField carries the readable items.
     """
     found: list[T] = []
     wrong: WrongField | None = None
@@ -91,7 +91,7 @@ def form_or_query(callback: Callback) -> Mapping[str, str]:
 
 
 def pairs(raw: bytes) -> list[tuple[str, str]]:
-    """Return names and values in order. Raises Unreadable.
+    """Return names and values in order, including empty values. Raises Unreadable.
 
     Bytes which are not UTF-8 survive as surrogates: a signature covers the bytes sent.
     """
@@ -124,7 +124,7 @@ def byte_fields(callback: Callback) -> Mapping[str, bytes]:
 def xml(callback: Callback) -> tuple[str, Mapping[str, str]]:
     """Return the root's name, and its children's texts by name, without namespaces.
 
-    Raises Unreadable.
+    The first child of each name counts. Raises Unreadable.
     """
     parser = expat.ParserCreate()
 

@@ -1,10 +1,10 @@
 """Plivo: form bodies; HMAC-SHA256 with a nonce, V3 over the URL and the form, V2 over the URL alone.
 
-V3 (`X-Plivo-Signature-V3`, or `-MA-V3` of the main account; several, by commas; `-V3-Nonce`): base64(HMAC-SHA256(token,
-url + "?" + [sorted query + "."] + sorted names and values + "." + nonce)) V2 (`X-Plivo-Signature-V2`, or `-MA-V2`;
-`-V2-Nonce`): base64(HMAC-SHA256(token, url without query + nonce)). plivo/plivo-python plivo/utils/signature_v3.py and
-plivo/utils; vectors: DOMAIN 3.2. No time is signed, and V2 does not cover the body. So a nonce is remembered for the
-longest retry period, and V3 counts where both are present.
+V3 (`X-Plivo-Signature-V3`, or `-MA-V3` of the main account; several, by commas; `-V3-Nonce`):
+    base64(HMAC-SHA256(token, url + "?" + [sorted query + "."] + sorted names and values + "." + nonce))
+V2 (`X-Plivo-Signature-V2`, or `-MA-V2`; `-V2-Nonce`): base64(HMAC-SHA256(token, url without query + nonce)).
+plivo/plivo-python plivo/utils/signature_v3.py and plivo/utils; vectors: DOMAIN 3.2. No time is signed, and V2 does not
+cover the body. So a nonce is remembered for the longest retry period, and V3 counts where both are present.
 
 `ErrorCode` 200 is an opt-out. Plivo retries for some eight minutes (support.plivo.com 360041344652), or for 24 h
 (360041749951): the longer counts. An MMS has its text in `Body`
