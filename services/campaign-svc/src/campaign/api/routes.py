@@ -1,7 +1,6 @@
 """Serve campaigns over HTTP: write, edit, schedule, pause, resume, cancel, show.
 
-This module opens the transaction and checks the body against the sender and the law. `control` decides every change of
-a campaign's status.
+`control` decides every change of a campaign's status.
 """
 
 from collections.abc import Awaitable, Callable
@@ -52,7 +51,7 @@ from common.web.problems import Invalid, NotFound, PastItsTime, Reason
 
 router = APIRouter(prefix="/v1", tags=["campaigns"])
 
-PAST_TOLERANCE = timedelta(minutes=1)  # clock skew and network delay of a caller's "now"
+PAST_TOLERANCE = timedelta(minutes=1)  # clock skew and network delay
 
 Held = Annotated[Resources[Any], Depends(resources)]
 Author = Annotated[Caller, Depends(require("campaign:write"))]
@@ -401,8 +400,8 @@ async def _skip_what_is_over(
 ) -> None:
     """Move a paused recurring campaign to the occurrence to begin next.
 
-    The next occurrence is the last one already due, while still of use, else the following. Raises CampaignOver where
-    no occurrence is left.
+    The last occurrence already due comes next while still of use, else the following. Raises CampaignOver where no
+    occurrence is left.
     """
     assert campaign.at is not None, "scheduling sets the first occurrence"
     gate, timing = at_hand_off(policy), campaign.timing

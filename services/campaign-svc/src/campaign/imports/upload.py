@@ -1,7 +1,7 @@
-"""HTTP: import a file of contacts, in a single request or in resumable parts (`common.web.upload`).
+"""HTTP: import a file of contacts, at once or in resumable parts (`common.web.upload`).
 
-Pieces of the file are encrypted on arrival: memory never holds the whole file, and the disk never holds a plain number.
-No line counts before the whole file has arrived and been read to its end; then `imports.worker` records the lines.
+Pieces are encrypted on arrival: memory never holds the whole file, and the disk never holds a plain number. No line
+counts before the whole file has arrived and been read.
 """
 
 import asyncio
@@ -44,8 +44,8 @@ from common.web.upload import (
 
 router = APIRouter(prefix="/v1", tags=["contacts"], route_class=UploadRoute)
 
-AT_ONCE = 3  # imports per process; each holds a database connection while its body arrives
-PIECE_BYTES = 1_000_000  # of a file, encrypted and stored together
+AT_ONCE = 3  # imports per process; each holds a database connection
+PIECE_BYTES = 1_000_000
 
 Held = Annotated[Resources[Any], Depends(resources)]
 Writer = Annotated[Caller, Depends(require("contact:write"))]
@@ -239,13 +239,13 @@ async def list_refusals(
 
 
 def _explained(reason: str) -> str:
-    """Explain a reason. An attribute's name follows the reason after a colon."""
+    """Explain a reason, without the attribute's name after its colon."""
     return EXPLANATIONS.get(reason.partition(":")[0], reason)
 
 
 @asynccontextmanager
 async def _claimed(held: Resources[Any], import_id: str, busy: Problem) -> AsyncIterator[AsyncConnection]:
-    """Hold the import's lock. Raises `busy` where another request or the recording holds the lock."""
+    """Hold the import's lock. Raises `busy` where another holds the lock."""
     async with _slots, held.database.begin() as claim:
         if not await store.claim_import(claim, import_id):
             raise busy
@@ -253,7 +253,7 @@ async def _claimed(held: Resources[Any], import_id: str, busy: Problem) -> Async
 
 
 async def _open(held: Resources[Any], import_id: str, sender_id: str, caller: Caller, length: int | None) -> None:
-    """Open an import anew, without any earlier bytes. The caller has claimed the import, still incomplete."""
+    """Open an import without any earlier bytes. The caller has claimed the import."""
     async with held.database.begin() as tx:
         await store.forget_import(tx, import_id)
         await store.open_import(tx, import_id, sender_id, caller.subject, length, datetime.now(UTC))
@@ -267,10 +267,7 @@ async def _forget(held: Resources[Any], import_id: str) -> None:
 async def _arrive(
     held: Resources[Any], claim: AsyncConnection, import_id: str, body: Stream, is_whole: Callable[[int], bool]
 ) -> None:
-    """Store the body in pieces, and complete the file with its last piece. Keep the bytes received before a break.
-
-    `is_whole`: whether a file of so many bytes is complete.
-    """
+    """Store the body in pieces, and complete the file with its last piece. Keep the bytes received before a break."""
     found = await _find(held, import_id)
     piece, received, waiting, whole = found["pieces"], found["received_bytes"], bytearray(), False
 
@@ -301,7 +298,7 @@ async def _add(tx: AsyncConnection, held: Resources[Any], import_id: str, piece:
 
 
 async def _complete(held: Resources[Any], claim: AsyncConnection, found: Any, piece: int, last: bytearray) -> None:
-    """Store the last piece and mark the file complete, or delete the import if the file cannot be used."""
+    """Store the last piece and complete the file, or delete an unusable import."""
     import_id, digest = found["import_id"], hashlib.sha256()
 
     def hashed(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -333,7 +330,7 @@ def _check_media_type(request: Request) -> None:
 
 
 def _fingerprint(keys: SubjectKeys, sender_id: str, digest: str) -> str:
-    """Return a keyed hash of a file: a plain hash of a single line could be guessed number by number."""
+    """Return a keyed hash of a file: a plain hash of a single line could be guessed."""
     return keys.subject_id(f"import {sender_id} {digest}")
 
 

@@ -56,7 +56,7 @@ class Membership(msgspec.Struct, frozen=True):
 
     campaign_id: str
     sender_id: str
-    campaign: str  # its name
+    campaign: str
     purpose: str
     status: str
     reasons: Sequence[str]
@@ -65,10 +65,7 @@ class Membership(msgspec.Struct, frozen=True):
 
 
 async def audiences_of(tx: AsyncConnection, subject_id: str) -> list[Membership]:
-    """Return one person's recipient rows with their campaigns, oldest campaign first.
-
-    The join reads by the primary key, campaign by campaign.
-    """
+    """Return one person's recipient rows with their campaigns, oldest campaign first."""
     rows = await tx.execute(
         text(
             "SELECT c.campaign_id, c.sender_id, c.name, c.purpose, r.status, r.reasons, r.receipt, r.handed_off_at"
@@ -95,7 +92,7 @@ async def lock_contacts(tx: AsyncConnection, subject_id: str, sender_id: str | N
 
 @dataclass(frozen=True, kw_only=True)
 class Requested:
-    """A requested message of one person: the campaign's texts, the sender, the contact's current attributes."""
+    """A requested message, with the contact's current attributes."""
 
     campaign_id: str
     starts_at: datetime
@@ -109,9 +106,9 @@ class Requested:
 
 
 async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None) -> list[Requested]:
-    """Return one person's requested messages not known to have left, with campaign and current attributes.
+    """Return one person's requested messages not known to have left.
 
-    The caller holds `alone_with_contacts`, so the planner requests no further message meanwhile.
+    The caller holds `alone_with_contacts`: the planner requests no further message.
     """
     rows = await tx.execute(
         text(
@@ -148,16 +145,13 @@ async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None)
 class ReceivedTest(msgspec.Struct, frozen=True):
     campaign_id: str
     sender_id: str
-    campaign: str  # its name
+    campaign: str
     message_id: str
     asked_at: datetime
 
 
 async def tests_with(tx: AsyncConnection, subject_id: str) -> list[ReceivedTest]:
-    """Return one person's test sends, oldest first.
-
-    The query scans `test_send`, a small table because few campaigns are tested.
-    """
+    """Return one person's test sends, oldest first, by a scan of the small table."""
     rows = await tx.execute(
         text(
             "SELECT t.campaign_id, c.sender_id, c.name, t.message_id, t.asked_at FROM test_send AS t"
