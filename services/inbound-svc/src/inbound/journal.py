@@ -180,7 +180,14 @@ def _long_mo(one: Kept, entry: Entry) -> tuple[str, ...]:
     assert entry.message is not None
     assert entry.message.part is not None
     origin, part = one.arrival.origin, entry.message.part
-    return origin.provider, origin.account, str(entry.item.subject_id), entry.message.short_code, part.reference
+    return (
+        origin.provider,
+        origin.account,
+        str(entry.item.subject_id),
+        entry.message.short_code,
+        part.reference,
+        str(part.total),
+    )
 
 
 def _sealed(held: Resources[Any], one: Kept) -> KeptCallback:
