@@ -5,19 +5,17 @@ called.
 
 A timer checks every message decided or handed off since the last poll, up to half a minute ago: until then an outcome
 may be on its way into the ledger. A slower outcome is seen only by the first poll of a starting worker, which goes back
-an hour. Every worker polls, so a violation may count several times; a poll counts at most `MOST` messages per rule, and
-decrypts no data.
+an hour. Every worker polls, so a violation may count several times.
 
-The tallies: each decided message is `sending`, or in one term of promise 4's sum (pending, denied, deferred, expired,
-accepted, rejected, unknown), and only in the place where such messages are looked for: `due_at` of a waiting message,
-`unknown_since` of an unknown message, the batch of a `sending` message. A message in no such place is lost: no timer
-wakes the message or asks the operator, and no enforcement sees the message.
+The tallies: each decided message is `sending`, or in one term of promise 4's sum, and only in the place where such
+messages are looked for: `due_at` of a waiting message, `unknown_since` of an unknown message, the batch of a `sending`
+message. A message in no such place is lost: no timer wakes the message, and no enforcement sees it.
 
 No row shows a message that left twice, since a row holds one hand-off: the writer of the second answer detects the case
-(`sending/second_sms.py`, `accepted_twice`).
+(`sending/second_sms.py`).
 
 Two messages with the same id of one gateway are found within `LATE_DAYS` of each other where DLRs name only this id
-(`known_as`, which has an index). For other gateways no index has the ids: only two messages of the same poll are found.
+(`known_as`, which has an index), else only in the same poll.
 """
 
 import logging
@@ -68,8 +66,8 @@ RULES = {
         f" AND {ON_CONSENT} AND m.handed_off_at > e.enforced_at + :skew"
         " AND coalesce(m.consent_version, 0) < e.consent_version"
     ),
-    # promises 1 and 2: the decision record allows the message. A STOP known to the decision, in its own or a later
-    # version, forbids messages of its sender and purpose: the enforcement does not name them, the record does
+    # promises 1 and 2: the decision record allows the message. The record names sender and purpose of a STOP known to
+    # the decision; the enforcement does not
     "against_its_record": (
         f"SELECT m.message_id FROM message AS m CROSS JOIN LATERAL (SELECT {PERSON} AS person) AS k WHERE {HANDED_OFF}"
         f" AND ((m.category = 'marketing' AND NOT {MAY_BE_WRITTEN_TO})"
@@ -112,7 +110,7 @@ RULES = {
     ),
 }
 # promise 6: hours begin and end on the minute, so one instant stands for all hand-offs of the minute in one place. The
-# place comes from the decision record, as the number is encrypted; without a record it is empty, which is never open
+# place comes from the decision record; without a record the place is empty, which is never open
 OUT_OF_HOURS = "out_of_hours"
 TERRITORY = """coalesce(substring(m.facts FROM '"to":"([^"]*)"'), '')"""
 MINUTE = "date_trunc('minute', m.handed_off_at)"
@@ -132,7 +130,7 @@ OF_MINUTES = (
 class Checker:
     """The timer that checks the invariants.
 
-    `policy` is the law itself, without the gate's margin. `sending_timeout` equals the timeout of the recovery.
+    `policy` is the law itself, without the gate's margin. `sending_timeout` is the recovery's.
     """
 
     database: Database

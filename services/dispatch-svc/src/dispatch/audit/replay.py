@@ -4,9 +4,8 @@ The command only reads. Exit code 0: every decision agrees with its record and i
 command cannot read its input. With `--policy` or `--rules-of` the command is a dry run, which shows the messages that
 other rules would have treated otherwise, and never ends with 1.
 
-A row agrees with its decision by status and reasons: an allowed message has left or waits for a gateway, any other
-message has the decided status. An erasure denies waiting messages without a decision, so this reason is in no record;
-the summary counts such messages apart.
+A row agrees with its decision by status and reasons; an allowed message may also wait for a gateway. An erasure denies
+waiting messages without a decision: the summary counts such messages apart.
 """
 
 import argparse
@@ -32,7 +31,7 @@ from dispatch.gate.rules import Allow, Defer, Deny, Expire, Verdict
 from dispatch.messages.reasons import Reason
 from dispatch.messages.status import HANDED_OFF, Status
 
-TOLD = 100  # messages printed; further messages are only counted
+TOLD = 100  # messages printed
 
 
 class _Settings(BaseSettings):
@@ -47,7 +46,7 @@ class _Settings(BaseSettings):
 class Replay:
     """The tallies of a replay, and its rules: `other`, or the rules named by each decision.
 
-    `house` is the content of a house rules file, for decisions that name house rules.
+    `house`: the content of a house rules file.
     """
 
     other: Policy | None = None
@@ -126,7 +125,7 @@ WAYS_OUT = frozenset(  # reasons that hold back an allowed message, and are not 
 
 
 def _is_told(verdict: Verdict, status: str, reasons: Sequence[str]) -> bool:
-    """Return whether a row with this status and these reasons agrees with the verdict."""
+    """Return whether a row agrees with the verdict."""
     match verdict:
         case Allow() if status == Status.DEFERRED:
             return bool(reasons) and WAYS_OUT.issuperset(reasons)
@@ -171,7 +170,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _other(policy: str | None, day: date | None, house: bytes | None) -> Policy | None:
-    """Return the other rules, if any: of an edition, of a house file on its edition, or of a day."""
+    """Return the other rules, if any: of an edition, of a house file, or of a day."""
     if policy is None and day is None:
         return None
     if policy is not None and Path(policy).suffix == ".json":

@@ -2,14 +2,13 @@
 
 Waiting messages are denied first (`erased`), except a code or a notice requested since. While a message is being handed
 off, the person is not erased: the operator has number and text in hand, and the outcome must find its row; the next
-poll follows half a second later. The erasure locks the rows before the check. The rows stay, under the keyed hash, with
-verdicts and outcomes: the tallies add up, and the consent projection goes on denying.
+poll follows half a second later. The rows stay, with verdicts and outcomes: the tallies add up, and the consent
+projection goes on denying.
 
-People of one partition are erased in one transaction: while this transaction waits for an opt-out, other partitions do
-not wait.
+People of one partition are erased in one transaction, whose wait for an opt-out delays no other partition.
 
-The gate denies a late request from before the erasure, whatever its category, and any marketing until the person has
-come back; the row is stored without number and text (`gate/clearance.py`).
+The gate denies a late request from before the erasure, and any marketing until the person has come back
+(`gate/clearance.py`).
 """
 
 from collections.abc import Mapping
