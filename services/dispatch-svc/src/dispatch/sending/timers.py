@@ -54,8 +54,8 @@ LOOK_UP_AFTER = tuple(timedelta(minutes=minutes) for minutes in (1, 10, 60, 360)
 class _LookUp:
     """A pass over the `unknown` messages of one gateway. `after`: the last message asked about.
 
-    A `failed` look-up rests the pass, and is then repeated; a message failing twice in a row is skipped until due
-    again. A pass which is `done` rests too, because the timer does not pause while other gateways have more.
+    A `failed` look-up rests the pass; a message failing twice in a row is skipped until due again. A `done` pass rests
+    too, because the timer does not pause while other gateways have more.
     """
 
     begun_at: datetime
@@ -118,8 +118,7 @@ class Timers:
     async def wake_marketing(self) -> bool:
         """Hand off due marketing messages, and return whether any row changed.
 
-        No more are taken than leave soon, as at intake, and none while every breaker is open: a decision would only
-        defer the messages again.
+        While the gateways refuse marketing, a decision would only defer the messages again.
         """
         await self._handoff.room()
         if self._handoff.traffic.refuses_marketing:
@@ -134,7 +133,7 @@ class Timers:
     async def wake_told_codes(self) -> bool:
         """Hand off messages in the partitions named by a NOTIFY. Always return False.
 
-        A search for due partitions would cost four round trips for each message. `wake_codes` finds all other messages.
+        A search for due partitions, as in `wake_codes`, would cost four round trips for each message.
         """
         await self._handoff.codes.free()
         told, self._told = self._told, set()
@@ -160,9 +159,9 @@ class Timers:
         return any(woken)
 
     async def _wake_marketing_of(self, partition: int) -> bool:
-        """Decide one batch of due messages afresh, hand off the permitted, and return whether any row changed."""
+        """Decide one batch of due messages afresh, hand off the permitted; return whether any row changed."""
         async with self._clearance.one_at_a_time:
-            # checked after the wait for the lock: another partition may have filled the hand-off
+            # checked after the wait: another partition may have filled the hand-off
             if self._handoff.is_behind or self._handoff.traffic.refuses_marketing:
                 return False
             decisions = await self._decide_due(partition, Lane.MARKETING)
@@ -198,7 +197,7 @@ class Timers:
     async def wake_controlled(self) -> bool:
         """Make messages due whose campaign may go on, or is cancelled; return whether there were any.
 
-        Each campaign gets one page per tick, so that no transaction is long.
+        A page per campaign and tick keeps each transaction short.
         """
         async with self._database.begin() as tx:
             campaigns = await store.campaigns_to_wake(tx)
@@ -213,7 +212,10 @@ class Timers:
         return any_woken
 
     async def sweep(self) -> bool:
-        """Resolve messages a crash left, enforce opt-outs left open, match early DLRs; return whether any was done."""
+        """Resolve messages a crash left, enforce opt-outs left open, match early DLRs.
+
+        Return whether a message was resolved or a DLR matched.
+        """
         again = await self._resolve_left_sending()
         await self._enforce_left_open()
         async with self._database.begin() as tx:
@@ -226,8 +228,7 @@ class Timers:
     async def look_up(self) -> bool:
         """Ask gateways about messages whose answer was lost, one page each; return whether there is more.
 
-        Each message is asked about a few times (`LOOK_UP_AFTER`), and stays `unknown` where the gateway does not know
-        it.
+        A message that the gateway does not know after a few look-ups (`LOOK_UP_AFTER`) stays `unknown`.
         """
         gateways = [g for g in self._handoff.traffic.gateways.values() if g.capabilities.looks_up]
         return any(await asyncio.gather(*map(self._look_up, gateways)))
@@ -255,7 +256,7 @@ class Timers:
         return not fails
 
     async def _ask(self, gateway: Gateway, rows: Sequence[outcomes.LostAnswer]) -> int:
-        """Look up the rows, a few at once, until a look-up fails; return how many precede the first failure."""
+        """Look up the rows, a few at once, until a look-up fails; return how many precede the failure."""
         left = iter(enumerate(rows))
         failed = len(rows)
 
@@ -278,10 +279,7 @@ class Timers:
         return failed
 
     async def _enforce_left_open(self) -> None:
-        """Enforce opt-outs which the hand-offs left open.
-
-        Two hand-offs of one person recorded at the same instant each see the other still `sending`.
-        """
+        """Enforce opt-outs which the hand-offs left open (`Handoff._enforce`)."""
         async with self._database.begin() as tx:
             waiting = await store.open_enforcements_of(tx, datetime.now(UTC) - timedelta(seconds=SWEEP_EVERY_S))
             enforced = {event.subject_id for event in await enforcement.enforce(tx, list(waiting))}
@@ -311,10 +309,9 @@ class Timers:
     async def _resolve_left_in(self, partition: int, before: datetime) -> bool:
         """Resolve one batch of a partition; return whether there was any.
 
-        A message whose submit never began is decided afresh, as any due message is. Of the others, an idempotent
-        gateway gets a message which may still go once more, under the same reference, for as long as the gateway surely
-        remembers the reference. Every other message becomes `unknown` until a DLR: the message may have left, so
-        dispatch does not send it again.
+        A message whose submit never began is decided afresh. Of the others, an idempotent gateway gets a message which
+        may still go once more, under the same reference, for as long as the gateway surely remembers the reference.
+        Every other message becomes `unknown` until a DLR, and is not sent again: it may have left.
         """
         async with self._database.begin() as tx:
             if not await messages.try_lock_partition(tx, partition, Lane.MARKETING):
