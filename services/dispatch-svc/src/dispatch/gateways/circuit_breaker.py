@@ -7,15 +7,15 @@ Pure: `now` (monotonic seconds) and the jitter are arguments. States:
     `"open"`        every message is refused
 
 An unreachable or misconfigured gateway trips the breaker at once; unanswered requests trip once they exceed half of the
-recent requests. A request counts once, however many messages it holds. The cool-down grows with each trip in a row. The
-first answer after the cool-down closes the breaker, a failure trips again. Where a DLR says that accepted messages fail
-until a person acts, an answer proves nothing, and each cool-down is the longest.
+recent requests. The cool-down grows with each trip in a row. The first answer after the cool-down closes the breaker, a
+failure trips again. Where a DLR says that accepted messages fail until a person acts, an answer proves nothing, and
+each cool-down is the longest.
 
-A pause asked for by the operator is also a cool-down: as long as asked, or growing where the operator names no length.
-A probe goes first afterwards, so that the waiting messages do not return all at once.
+A pause asked for by the operator is also a cool-down, and a probe goes first afterwards, so that the waiting messages
+do not return all at once.
 
 A slow gateway is not refused: messages with another route of the same price avoid it for a minute, then its latency is
-measured anew. Only a gateway slower than another of its price counts, so the fastest is never slow.
+measured anew. The fastest is never slow.
 """
 
 from dataclasses import dataclass, replace
@@ -25,9 +25,9 @@ Failure = Literal["unreachable", "unanswered", "misconfigured"]
 BreakerState = Literal["closed", "half_open", "open"]
 
 LONGEST_COOL_DOWN_S: dict[Failure, float] = {"unreachable": 30.0, "unanswered": 30.0, "misconfigured": 300.0}
-LONGEST_PAUSE_S = 60.0  # of a pause without a length from the operator
-FADE = 0.95  # decay of both counts with each request: about the last twenty requests matter
-ENOUGH = 3.0  # failures below which the error rate is ignored
+LONGEST_PAUSE_S = 60.0  # without a length from the operator
+FADE = 0.95  # decay with each request: about the last twenty matter
+ENOUGH = 3.0  # failures, from which the error rate counts
 TOO_MANY = 0.5  # error rate above which the breaker trips
 
 BELIEVED_S = 600.0  # age of a hand-off up to which its DLR may trip the breaker: later, a person may have acted
@@ -35,13 +35,13 @@ BELIEVED_S = 600.0  # age of a hand-off up to which its DLR may trip the breaker
 LAST = 10  # answers in the average latency
 ENOUGH_ANSWERS = 4  # answers below which the latency is unknown
 SLOW_PART = 0.25  # share of the submit timeout below which no gateway is slow
-SLOW_TIMES = 3.0  # times the latency of the fastest gateway of the same price
+SLOW_TIMES = 3.0  # the latency of the fastest gateway of the same price
 SLOW_FOR_S = 60.0  # also the age at which an average expires
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    answered: float = 0.0  # requests, decayed by `FADE`, as is `failed`
+    answered: float = 0.0  # requests, decayed by `FADE`
     failed: float = 0.0
     latency_s: float = 0.0  # moving average over the last `timed` answers
     timed: int = 0
@@ -49,7 +49,7 @@ class Health:
     slow_until: float = float("-inf")
     trips: int = 0  # in a row
     open_until: float = float("-inf")
-    because: Failure | None = None  # cause of the last trip; `None`: a pause by the operator
+    because: Failure | None = None  # of the last trip; `None`: a pause
 
     @property
     def error_rate(self) -> float:
@@ -82,7 +82,7 @@ def latency(health: Health, now: float) -> float | None:
 
 
 def counted(health: Health, answered: float, failed: float) -> Health:
-    """Count requests of one submit, some answered and some failed; their order is unknown."""
+    """Count requests of one submit; their order is unknown."""
     asked = answered + failed
     kept = FADE**asked
     each = (1 - kept) / (1 - FADE) / asked
@@ -92,10 +92,10 @@ def counted(health: Health, answered: float, failed: float) -> Health:
 
 
 def answered(health: Health, now: float, latency_s: float) -> Health:
-    """Record an answer. The caller has already `counted` the requests."""
+    """Record an answer, which the caller has already `counted`."""
     anew = now - health.answered_at > SLOW_FOR_S or health.answered_at < health.slow_until <= now
     timed = 1 if anew else min(health.timed + 1, LAST)
-    trips = health.trips if now < health.open_until else 0  # submitted before the trip: proves nothing about now
+    trips = health.trips if now < health.open_until else 0  # submitted before the trip: proves nothing
     return replace(
         health,
         latency_s=latency_s if anew else health.latency_s + (latency_s - health.latency_s) / timed,
@@ -106,11 +106,7 @@ def answered(health: Health, now: float, latency_s: float) -> Health:
 
 
 def compared(health: Health, now: float, fastest_s: float | None, timeout_s: float) -> Health:
-    """Mark the gateway slow when its latency is too high beside `fastest_s`.
-
-    `fastest_s` is the lowest latency among the other gateways of the same price, `None` when no latency is known.
-    `timeout_s` is the timeout of a submit.
-    """
+    """Mark the gateway slow beside `fastest_s`, the lowest latency among the others of its price, where known."""
     took_s = latency(health, now)
     if took_s is None or fastest_s is None or is_slow(health, now):
         return health
@@ -119,7 +115,7 @@ def compared(health: Health, now: float, fastest_s: float | None, timeout_s: flo
 
 
 def failed(health: Health, failure: Failure, now: float, jitter: float) -> Health:
-    """Record a failure, and trip the breaker where the failure calls for a trip. The caller has already `counted` it.
+    """Record a failure, already `counted`, and trip the breaker where the failure calls for a trip.
 
     `jitter`, in (0, 1], is the share of the full cool-down, so that replicas do not return at the same moment.
     """
@@ -134,8 +130,8 @@ def failed(health: Health, failure: Failure, now: float, jitter: float) -> Healt
 def misconfigured_after_all(health: Health, asked_at: float, now: float, jitter: float) -> Health:
     """Trip the breaker because of a DLR for a message accepted at `asked_at`.
 
-    The DLR proves nothing when the message began before the end of a cool-down with the same cause, or when the
-    message is older than `BELIEVED_S`.
+    The DLR proves nothing when the message began before the end of a cool-down with the same cause, or is older than
+    `BELIEVED_S`.
     """
     known = health.because == "misconfigured" and asked_at < health.open_until
     if known or now - asked_at > BELIEVED_S:
@@ -147,8 +143,8 @@ def misconfigured_after_all(health: Health, asked_at: float, now: float, jitter:
 def pause(health: Health, now: float, after_s: float, jitter: float, *, told: bool) -> Health:
     """Open the breaker because the operator asks for a pause.
 
-    With `told` the pause lasts exactly `after_s`. Otherwise `after_s` is the first pause, each further pause in a
-    row is twice as long, and `jitter` applies as in `failed`.
+    With `told` the pause lasts `after_s`. Otherwise `after_s` is the first pause, and each further pause in a row is
+    twice as long, up to `LONGEST_PAUSE_S`.
     """
     is_open = now < health.open_until
     if is_open and not told:  # as with failures, several submits in flight cause a single pause

@@ -1,8 +1,8 @@
 """Infobip SMS v3: JSON, an App key, many messages a request, each with an id of our choice (DOMAIN 4.1).
 
-Groups and names of the statuses: DOMAIN 3.4 and infobip.com/docs, response status and error codes; classes: DOMAIN 4.3
-and 4.4. Infobip refuses a known message id as a duplicate, which proves the message accepted. Logs of the last 48 h are
-found by message id (`/sms/1/logs`: lykmapipo/bipsms docs/LOGS.md).
+Statuses: DOMAIN 3.4 and infobip.com/docs, response status and error codes; classes: DOMAIN 4.3 and 4.4. A refusal as a
+duplicate id proves the message accepted. Logs of the last 48 h are found by message id (`/sms/1/logs`: lykmapipo/bipsms
+docs/LOGS.md).
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,6 @@
 """The gateway pool: the configured gateways, their health, and the messages each may take now.
 
-Health and rates belong to this process and die with it. The rules are pure (`routing`, `circuit_breaker`,
-`token_bucket`).
+Health and rates belong to this process and die with it.
 """
 
 import asyncio
@@ -47,12 +46,12 @@ ALERTS = counter(
 )
 
 NONE: frozenset[str] = frozenset()
-SPREAD = 0.25  # largest share of a wait added at random, so that messages do not return all at once
+SPREAD = 0.25  # largest share of a wait added at random
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Messages a second, over all processes: of the whole gateway, and of each sender on the gateway."""
+    """Messages a second, over all processes: of the gateway, and of each sender there."""
 
     gateway: float | None = None
     sender: float | None = None
@@ -62,8 +61,8 @@ class Rates:
 class Ways:
     """The routes open to messages of one kind now, all at the same price.
 
-    Without `gateways`, either no route exists, or every breaker is open: the first cool-down ends at `until`, and
-    `needs_somebody` says whether every gateway waits for a person.
+    Without `gateways`, either no route exists, or every breaker is open: the first cool-down ends at `until`.
+    `needs_somebody`: every gateway waits for a person.
     """
 
     gateways: Sequence[Route]
@@ -75,7 +74,7 @@ class Ways:
         return choose(self.gateways, message_id)
 
     def again(self, now: datetime) -> datetime:
-        """Return when a waiting message is decided again: not before `until`, and spread out at random."""
+        """Return when a waiting message is decided again: spread out at random, not before `until`."""
         wait = (self.until or now) - now
         return now + wait * random.uniform(1.0, 1.0 + SPREAD)  # noqa: S311 as `_jitter`
 
@@ -83,8 +82,8 @@ class Ways:
 class Traffic:
     """The gateway pool of one process and lane, with its share of each limit.
 
-    The share is limit x `part` of the lane x partitions held / partitions. A process without partitions still wakes
-    due messages, so it counts as holding one.
+    The share is limit x `part` of the lane x partitions held / partitions. A process without partitions wakes due
+    messages, so it counts as holding one.
     """
 
     def __init__(
@@ -111,22 +110,21 @@ class Traffic:
         self.holds(0)
         self._health: dict[tuple[str, str], Health] = {}  # by gateway and OADC; "" is the whole gateway
         self._buckets: dict[tuple[str, str], Bucket] = {}
-        for name in self.gateways:  # 0 from the start, so that the first event is an increase
+        for name in self.gateways:  # from 0, so that the first event is an increase
             for metric in (ALERTS, SLOW, ERRORS, LATENCY):
                 metric.labels(name)
             for reason in get_args(Failure):
                 TRIPS.labels(name, reason)
 
     def holds(self, partitions: int) -> None:
-        """Set how many partitions of the requests this process reads from now on."""
+        """Set how many partitions of the requests this process reads."""
         self._share = self._part * max(1, partitions) / self._partitions
 
     @property
     def refuses_marketing(self) -> bool:
-        """Return whether no gateway takes marketing now, so that the consumer should take no more.
+        """Return whether no gateway takes marketing now.
 
-        False when every gateway waits for a person: the next messages then say so, and their campaign is
-        paused.
+        False when every gateway waits for a person: the next messages then say so, and their campaign is paused.
         """
         if any(self._takes(name, Lane.MARKETING) for name in self.gateways):
             return False
@@ -139,8 +137,8 @@ class Traffic:
     def unfit(self, text: str, *, lacks_stop: bool = False) -> frozenset[str]:
         """Return the gateways ineligible for this text.
 
-        A gateway is ineligible when the text has too many SMS, needs characters outside GSM 7-bit, or lacks a
-        STOP mention which the gateway does not add. Most texts need no count: see `sms_length.fits`.
+        The text has too many SMS, needs characters outside GSM 7-bit, or lacks a STOP mention which the gateway does
+        not add.
         """
         unfit = frozenset(self.gateways) - self.adding_stop if lacks_stop else NONE
         fewest = self._fewest_segments
@@ -163,7 +161,7 @@ class Traffic:
     ) -> Ways:
         """Return the routes for a message now.
 
-        `unfit` lists gateways ineligible for the text, `blocked` gateways that do not deliver to the person.
+        `unfit`: gateways ineligible for the text. `blocked`: gateways that do not deliver to the person.
         """
         now = time.monotonic()
 
@@ -176,7 +174,7 @@ class Traffic:
             return Ways((), exist=False)
         found = [route for route in found if route.gateway not in blocked] or found  # all blocked: the gate denies
         may_go = {route.gateway for route in found if healths.may_go(health(route.gateway), now)}
-        # during a probe a message takes another route, or without another route waits for the end of the probe
+        # during a probe a message takes another route, or waits for the end of the probe
         lane = lane_of(category)
         equals = cheapest(found, lambda gateway: gateway in may_go and self._takes(gateway, lane))
         equals = equals or cheapest(found, lambda gateway: gateway in may_go)
@@ -194,7 +192,7 @@ class Traffic:
         return Ways(equals, exist=True)
 
     def counted(self, name: str, answered: int, failed: int) -> None:
-        """Count the answered and failed messages of one submit; a request counts once, with many messages too."""
+        """Count the messages of one submit; a request counts once, with many messages too."""
         if answered + failed == 0:
             return
         many = min(answered + failed, self.gateways[name].capabilities.batch)
@@ -202,7 +200,7 @@ class Traffic:
         ERRORS.labels(name).set(health.error_rate)
 
     def answered(self, name: str, oadcs: Collection[str], latency_s: float) -> None:
-        """Record the answers to a submit with messages of these senders. The caller has already `counted` them."""
+        """Record the answers to a submit, already `counted`, with messages of these senders."""
         now = time.monotonic()
         health = healths.answered(self._of(name), now, latency_s)
         known = [took_s for each in self._equals[name] if (took_s := healths.latency(self._of(each), now)) is not None]
@@ -216,7 +214,7 @@ class Traffic:
         LATENCY.labels(name).set(compared.latency_s)
 
     def failed(self, name: str, failure: Failure, oadc: str = "") -> None:
-        """Record a failed submit, of the sender `oadc` where given. The caller has already `counted` it."""
+        """Record a failed submit, already `counted`, of the sender `oadc` where given."""
         now = time.monotonic()
         before = self._of(name, oadc)
         health = healths.failed(before, failure, now, _jitter())
@@ -241,12 +239,12 @@ class Traffic:
         return True
 
     def pause(self, name: str, after_s: float, *, told: bool) -> None:
-        """Pause a gateway at the operator's request. `told` says whether the operator named the length."""
+        """Pause a gateway at the operator's request. `told`: the operator named the length."""
         before, now = self._of(name), time.monotonic()
         self._health[name, ""] = healths.pause(before, now, after_s, _jitter(), told=told)
 
     def admit(self, name: str, oadcs: Sequence[str]) -> list[datetime | None]:
-        """Return per message, by its OADC: `None` when the message may go now, else when it may return."""
+        """Return per message: `None` when the message may go now, else when it may return."""
         rates, share, now = self._rates.get(name, Rates()), self._share, time.monotonic()
         limits = {"": rates.gateway, **dict.fromkeys(oadcs, rates.sender)}
         limited = {key: limit * share for key, limit in limits.items() if limit is not None}

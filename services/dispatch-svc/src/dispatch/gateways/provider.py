@@ -32,7 +32,7 @@ OURS = frozenset((301, 302, 303, 307, 308, 401, 402, 403, 404, 405))
 
 
 class ThrottledUntil(Throttled):
-    """A throttle of a length named by the operator. For a plain `Throttled`, `after_s` is only the first pause."""
+    """A throttle of a length named by the operator, where a plain `Throttled` has only a first pause."""
 
 
 class NotNow(Throttled):
@@ -44,8 +44,7 @@ class Account:
     """Our account with a provider.
 
     `user` and `secret` are the credentials in any form. `url` replaces the provider's common URL. `callback_url` is
-    where DLRs go, sent with each submit where the provider allows. `options` are particular to the provider: see
-    the module's `OPTIONS`.
+    where DLRs go. `options` are the module's `OPTIONS`.
     """
 
     provider: str
@@ -99,7 +98,7 @@ class HttpProvider(Described, Protocol):
 
     @property
     def URL(self) -> str:  # noqa: N802
-        """The URL of all customers, or "" where each customer has a URL of their own."""
+        """The URL of all customers, or "" where each has their own."""
 
     def request(self, messages: Sequence[Submit], account: Account, now: datetime) -> Request:
         """Build the request for at most `capabilities.batch` messages."""
@@ -112,7 +111,7 @@ class HttpProvider(Described, Protocol):
 
 
 class LooksUp(Protocol):
-    """The additional functions of a module whose provider looks up our reference (`Capabilities.looks_up`). Pure."""
+    """The functions of a module whose provider looks up our reference (`Capabilities.looks_up`). Pure."""
 
     def lookup(self, reference: str, account: Account) -> Request: ...
 
@@ -137,8 +136,7 @@ def by_status(answer: Answer) -> None:
 def throttled(answer: Answer) -> Throttled:
     """Return the throttle of a 429's Retry-After: seconds, or a date (RFC 9110 10.2.3).
 
-    A date counts from the provider's own clock, the Date header. A missing, unreadable or shorter pause than
-    `NOT_SAID_S` counts as no length.
+    A date counts from the Date header, the provider's own clock. A pause under `NOT_SAID_S` counts as no length.
     """
     said = answer.headers.get("retry-after", "").strip()
     try:
@@ -192,7 +190,7 @@ def object_of(fields: Mapping[str, object], name: str) -> dict[str, object]:
 def each_of(
     said: Sequence[Any], name: str, references: Sequence[str], read: Callable[[str, Any], Result | SendError]
 ) -> list[Result | SendError]:
-    """Return one result per reference, from the batch answer's items with the reference under `name`.
+    """Return one result per reference, from the answer's items with the reference under `name`.
 
     A missing or unreadable item is `Unanswered`; the other items stand.
     """

@@ -1,7 +1,7 @@
 """The route of a message: country, sender and category filter, price ranks, weight shares.
 
 Pure, without randomness: the choice is a hash of the message id, so a repeat gives the same gateway, and a gateway that
-drops out moves only its own share (rendezvous hashing: each gateway draws for itself, the highest draw wins).
+drops out moves only its own share (rendezvous hashing).
 """
 
 import math
@@ -16,8 +16,8 @@ from uuid import UUID
 class Route:
     """The messages a gateway may take; an empty set means any.
 
-    `territories` as in `common.sms.msisdn.territory_of`. `price` of an SMS, in any one currency for all routes; the
-    cheaper route goes first. `weight` shares messages among routes of the same price.
+    `territories` as in `common.sms.msisdn.territory_of`. `price` of an SMS, in one currency for all routes; the cheaper
+    route goes first. `weight` shares messages among routes of the same price.
     """
 
     gateway: str

@@ -9,16 +9,15 @@ account's options say so. Only the last part asks for a DLR and gives the messag
     ESME_RINVBNDSTS                                           Unreachable: the operator holds no bind of ours
     ESME_RINVSRCADR                                           Misconfigured, of the sender
     flags, credentials, service type, kinds of addresses      Misconfigured: the same in every message of ours
-    "system", "unknown" and "temporary application error"     Unanswered, as are silence, an ended session and half a
-                                                              message
+    system, unknown and temporary application error           Unanswered, as are silence and half a message
     any other status                                          Refused
 
 A bind opens a new session after ESME_RINVBNDSTS, and after a submit unanswered for more than half the timeout while no
 other submit was answered either.
 
-The library reports a refused bind (a wrong password) only as a timeout, so the gateway says `Unreachable` and the
-operator must be asked. The library also acknowledges a `deliver_sm` before Placet has stored it. So Placet binds as
-transmitter and takes neither MOs nor DLRs here: the operator delivers them by HTTP or Kafka.
+The library reports a refused bind (a wrong password) only as a timeout: `Unreachable`. The library also acknowledges a
+`deliver_sm` before Placet has stored it, so Placet binds as transmitter: the operator delivers MOs and DLRs by HTTP or
+Kafka.
 """
 
 import asyncio
@@ -81,8 +80,8 @@ PART_TRIES, PART_PAUSE_S = 5, 0.2
 class _Session:
     """A session with the operator.
 
-    `of_no_use`: the operator holds no bind of ours, or answers no submit, though the connection stays. Submits in
-    flight may end on the session, and no new submit begins.
+    `of_no_use`: the operator holds no bind of ours, or answers no submit. Submits in flight may end on the session, and
+    no new submit begins.
     """
 
     client: smpp34.Client
@@ -99,9 +98,9 @@ class _Session:
 
 
 class SmppGateway:
-    """A gateway over SMPP. `submits` is how many submits run at once.
+    """A gateway over SMPP, for `submits` at once.
 
-    The messages in flight fit the windows, so that no message waits for a place longer than its permit lasts.
+    The messages in flight fit the windows, so that no permit lapses in the wait for a place.
     """
 
     def __init__(
@@ -131,8 +130,7 @@ class SmppGateway:
     def _next_bind(self) -> "_Bind":
         """Return the next bind in turn, passing over a useless session with messages still in flight.
 
-        A new session beside such a session may exceed the operator's limit. Without another bind, the first
-        bind serves.
+        A new session beside such a session may exceed the operator's limit.
         """
         return next((bind for bind in itertools.islice(self._turn, len(self._binds)) if bind.is_ready), self._binds[0])
 
@@ -196,8 +194,8 @@ class SmppGateway:
 class _Bind:
     """A bind: its session is opened on demand, and reopened once ended or useless.
 
-    All waiting messages share an attempt, and its failure. `window` limits the messages in flight: the library
-    claims to keep a window, and does not.
+    All waiting messages share an attempt, and its failure. `window` limits the messages in flight: the library's does
+    not.
     """
 
     def __init__(self, account: Account, window: int) -> None:
@@ -216,7 +214,7 @@ class _Bind:
     async def session(self) -> AsyncIterator[_Session]:
         """Yield a session. Raise Unreachable: not begun.
 
-        A cancelled caller leaves the attempt to the other callers.
+        A cancelled caller leaves the attempt to the others.
         """
         while True:
             if self._attempt is None or (self._attempt.done() and time.monotonic() >= self._connect_after):

@@ -1,7 +1,4 @@
-"""A token bucket of one second, and places in a queue for the remaining messages. Pure: `now` in monotonic seconds.
-
-A process's share of a limit is limit x partitions held / partitions: no coordinator (docs/providers.md).
-"""
+"""A token bucket of one second, and places in a queue for the remaining messages. Pure: `now` in monotonic seconds."""
 
 from dataclasses import dataclass, replace
 

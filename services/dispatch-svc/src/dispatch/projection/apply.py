@@ -1,8 +1,7 @@
 """The projection of consents, senders and campaigns: upserts guarded by version, rebuilt from zero by replay.
 
-An unreadable consent makes its subject `unreadable`, and the gate denies. Without a readable key the partition halts,
-since the missed opt-out could be anyone's. A state that forgets a known STOP (`loosening.py`) also makes its subject
-`unreadable`: consent-svc has lost the STOP.
+An unreadable consent makes its subject `unreadable`, and the gate denies; so does a state that forgets a known STOP
+(`loosening.py`). Without a readable key the partition halts, since the missed opt-out could be anyone's.
 
 [name]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: an opt-out
 [before-opt-out-commit, after-opt-out-commit], a control [before-control-commit, after-control-commit].
@@ -40,7 +39,7 @@ def subscriptions() -> list[Subscription]:
     return [
         Subscription(store.CONSENTS_GROUP, STATES, apply_states, on_poison=mark_unreadable, wait_ms=URGENT_MS),
         Subscription("dispatch.senders", SENDERS, apply_senders),
-        # a single record: a control waits for running decisions, and further decisions wait for the control
+        # a single record: a control waits for running decisions, and later decisions for the control
         Subscription("dispatch.controls", CONTROLS, apply_controls, max_records=1),
     ]
 
@@ -48,8 +47,8 @@ def subscriptions() -> list[Subscription]:
 async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | None:
     """Apply states of one partition: newer states replace older ones.
 
-    Each opt-out among them is enforced now or with the outcome of the person's last message in flight. Messages
-    held for a review are decided again once the review is over.
+    Each opt-out is enforced now, or with the outcome of the person's last message in flight. Messages held for a review
+    become due once the review is over.
     """
     await messages.lock_decisions_out(tx, batch[0].partition)
     events = [r.event for r in batch if isinstance(r.event, ConsentStateChanged)]
@@ -126,15 +125,12 @@ async def put_states(
 
 
 def _said_before(erasure: Asked | None, at: datetime) -> bool:
-    """Return whether the text behind the opt-out was erased since.
-
-    The opt-out counts, but its reference is not stored (`empty_enforcements`).
-    """
+    """Return whether the text behind the opt-out was erased since: its reference is then not stored."""
     return erasure is not None and at <= erasure.at
 
 
 def published(batch: Sequence[Received]) -> dict[tuple[str, int], store.Published]:
-    """Return time and offset of each (subject_id, version)."""
+    """Return the publication of each (subject_id, version)."""
     states = ((r.event, r) for r in batch if isinstance(r.event, ConsentStateChanged))
     return {(event.subject_id, event.version): store.Published(r.published_at, r.offset) for event, r in states}
 

@@ -1,7 +1,4 @@
-"""The freshness of the projection and the progress of a rebuild, polled every second.
-
-The poll also publishes the marketing hold to other services, once stale consent has lasted (`hold.py`).
-"""
+"""The freshness of the projection and the progress of a rebuild, polled every second; also the marketing hold."""
 
 import logging
 import math

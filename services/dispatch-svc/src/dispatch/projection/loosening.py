@@ -7,8 +7,8 @@ known STOP, any true later state says
     of a purpose opted out at T    evidence newer than T of any kind, or an opt-out of T
     of a suppression since T       the suppression, since T or later
 
-Any other state is looser than the known one: the forgotten STOPs are kept beside the new state, and the subject is
-unreadable until a state accounts for the STOPs.
+Any other state forgets a STOP, which is kept beside the new state; the subject is unreadable until a state accounts for
+the STOP.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ def forgotten(stored: Stops, new: ConsentStateChanged) -> Stops:
 
 
 def believed(stored: Stops, states: Sequence[ConsentStateChanged]) -> tuple[ConsentStateChanged, bool]:
-    """Return the last of a subject's states, with each forgotten STOP, and whether the last state forgot a STOP.
+    """Return the last of a subject's states, with each forgotten STOP, and whether it forgot one.
 
     `states` are in the order of their versions.
     """

@@ -1,5 +1,4 @@
-"""The tables of the projection, and their statements: consents, senders, campaign controls, marketing hold,
-reconciliation and rebuild.
+"""The tables of the projection, and their statements.
 
 A campaign's lock orders decisions and controls: a decision holds the lock shared, a control exclusive. A transaction
 locks the partition first, then claimed rows of `message`, then campaigns in the order of ids.
@@ -50,8 +49,8 @@ def _subjects(name: str) -> Table:
         Column("erased", Boolean, nullable=False),
         Column("unreadable", Boolean, nullable=False, server_default=text("false")),
         instant("held_since"),
-        instant("published_at"),  # of this version; null: not recorded
-        # of this version's record; while unreadable, of the record that made the subject unreadable; null: not recorded
+        instant("published_at"),  # of this version
+        # of this version's record; while unreadable, of the record that made the subject unreadable
         Column("log_offset", BigInteger),
     )
 
@@ -64,7 +63,7 @@ rebuild = Table(
     metadata,
     Column("partition", SmallInteger, primary_key=True, autoincrement=False),
     Column("next_offset", BigInteger, nullable=False),
-    Column("until", BigInteger, nullable=False),  # the position of the projection at the last poll
+    Column("until", BigInteger, nullable=False),  # the projection's at the last poll
     instant("begun_at", nullable=False),
     Column(
         "last_number", BigInteger, nullable=False, server_default=text("0")
@@ -83,7 +82,7 @@ hold = Table(
 )
 
 comparison = Table(
-    "comparison",  # a single row: the newest checksums of consent-svc, and the result of the comparison
+    "comparison",  # a single row: the newest checksums, and the result
     metadata,
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("sums", Text, nullable=False),  # StatesSummed, JSON
@@ -91,7 +90,7 @@ comparison = Table(
     instant("seen_until", nullable=False),
     instant("compared_at"),  # null: comparison pending
     Column("compared", Integer, nullable=False, server_default=text("0")),  # slices
-    Column("moving", Integer, nullable=False, server_default=text("0")),  # slices left out: changed since the snapshot
+    Column("moving", Integer, nullable=False, server_default=text("0")),  # left out: changed since the snapshot
     Column("differing", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
 )
 
@@ -112,7 +111,7 @@ campaign = Table(
     Column("campaign_id", Text, primary_key=True),
     Column("control", Text, nullable=False),
     Column("version", Integer, nullable=False),
-    Column("woken", Integer, nullable=False, server_default=text("0")),  # no message waits for a version up to this
+    Column("woken", Integer, nullable=False, server_default=text("0")),  # no message waits for this version
     Index("campaign_to_wake_ix", "campaign_id", postgresql_where=text("woken < version AND control <> 'paused'")),
 )
 
@@ -161,7 +160,7 @@ async def senders(tx: AsyncConnection, sender_ids: Iterable[str]) -> dict[str, S
 
 
 class Published(NamedTuple):
-    """The publication of a state: time, and offset in its partition."""
+    """The publication of a state, with its offset."""
 
     at: datetime
     offset: int
@@ -174,7 +173,7 @@ async def put_subjects(
     *,
     generation: Generation = "subject",
 ) -> set[str]:
-    """Store the states newer than the stored ones, and return the changed subjects. At most one state per subject.
+    """Store the states newer than the stored ones, at most one per subject, and return the changed subjects.
 
     `published`: by (subject_id, version). An unreadable subject stays unreadable after a state with an offset before
     the unreadable record: a replay of the older of two dead letters proves nothing of the newer, perhaps a STOP.
@@ -211,7 +210,7 @@ async def put_subjects(
 
 
 class Known(NamedTuple):
-    """The stored state of a subject, as far as a newer state is compared."""
+    """The stored state of a subject, as far as compared."""
 
     version: int
     held: bool
@@ -258,7 +257,7 @@ async def mark_unreadable(
 
 
 async def put_sums(tx: AsyncConnection, told: StatesSummed, encoded: str) -> None:
-    """Store checksums newer than the stored ones, to be compared. The last result stays until the comparison."""
+    """Store checksums newer than the stored ones, to be compared."""
     await tx.execute(
         text(
             "INSERT INTO comparison (id, sums, begun_at, seen_until) VALUES (1, :sums, :begun_at, :seen_until)"
@@ -290,7 +289,7 @@ async def put_comparison(
 
 
 class Comparison(NamedTuple):
-    """The last comparison; `compared_at` is None while newer checksums wait. `differing`: names of slices."""
+    """The last comparison, by slices; `compared_at` is None while newer checksums wait."""
 
     begun_at: datetime
     compared_at: datetime | None
@@ -307,7 +306,7 @@ async def compared(tx: AsyncConnection) -> Comparison | None:
 async def begin_rebuild(tx: AsyncConnection, now: datetime) -> tuple[datetime, dict[int, Seen]]:
     """Resume the unfinished rebuild, or start a rebuild with an empty table.
 
-    Return the start, which identifies the rebuild, and the position of each partition.
+    Return the start, which identifies the rebuild, and each partition's position.
     """
     rows = list(await tx.execute(text("SELECT partition, next_offset, last_number, unseen, begun_at FROM rebuild")))
     begun_at: datetime = rows[0].begun_at if rows else now
@@ -325,7 +324,7 @@ async def begin_rebuild(tx: AsyncConnection, now: datetime) -> tuple[datetime, d
 
 
 async def rebuild_until(tx: AsyncConnection) -> dict[int, int]:
-    """Store the position of the projection as the goal of the rebuild, and return the position."""
+    """Store and return the position of the projection, the goal of the rebuild."""
     until = await projected_up_to(tx)
     await tx.execute(
         text(
@@ -366,9 +365,8 @@ async def rebuild_progress(tx: AsyncConnection) -> tuple[int, int, datetime | No
 async def change_generations(tx: AsyncConnection, begun_at: datetime, reached: Mapping[int, Seen]) -> bool:
     """Swap the tables: from the commit on, the rebuilt table serves, and the old one is emptied.
 
-    The caller has locked `subject` exclusive (`lock_generation`); a waiting transaction then finds the new table.
-    Return False when another process has advanced or finished the rebuild since `reached`: the caller then rolls back,
-    because `subject_next` may be almost empty.
+    The caller has locked `subject` exclusive (`lock_generation`). Return False when another process has advanced or
+    finished the rebuild since `reached`: the caller then rolls back, because `subject_next` may be almost empty.
     """
     rows = await tx.execute(
         text("DELETE FROM rebuild WHERE begun_at = :begun_at RETURNING partition, next_offset"), {"begun_at": begun_at}
@@ -392,8 +390,8 @@ async def change_generations(tx: AsyncConnection, begun_at: datetime, reached: M
 async def lock_generation(tx: AsyncConnection, within_s: float) -> None:
     """Lock `subject` against every reader and writer until the transaction ends.
 
-    Raise after `within_s`, because every later transaction queues behind this wait. The wait for `sums`, which reads
-    the whole table, comes first and has no limit.
+    Raise after `within_s`, because every later transaction queues behind this wait. The wait for `sums` comes first and
+    has no limit.
     """
     await tx.execute(text("SELECT pg_advisory_xact_lock(hashtext('placet.generation'))"))
     await tx.execute(text(f"SET LOCAL lock_timeout = {int(within_s * 1000)}"))
@@ -403,7 +401,7 @@ async def lock_generation(tx: AsyncConnection, within_s: float) -> None:
 async def keep_newer(tx: AsyncConnection) -> int:
     """Copy the newer rows of the serving table into `subject_next`, and return their number.
 
-    A state missing from the log is not lost, nor is a STOP forgotten by the rebuilt state.
+    A state missing from the log is not lost, nor is a STOP.
     """
     await _keep_stops(tx)
     kept = await tx.execute(
@@ -422,7 +420,7 @@ async def keep_newer(tx: AsyncConnection) -> int:
 async def _keep_stops(tx: AsyncConnection) -> None:
     """Restore each STOP that a rebuilt state forgets, and mark its subject unreadable.
 
-    Compaction of the log may have removed the state with the STOP.
+    Compaction may have removed the state with the STOP.
     """
     rows = await fetch_many(
         tx,
@@ -471,13 +469,13 @@ async def watermarks(tx: AsyncConnection) -> dict[int, datetime | None]:
 
 
 async def lock_hold(tx: AsyncConnection) -> Hold:
-    """Return the last announcement of the marketing hold, and lock the row if present: a single process announces."""
+    """Return the last announcement of the marketing hold, and lock its row: a single process announces."""
     rows = await fetch_many(tx, "SELECT version, since, ended_at, otherwise_since FROM hold FOR UPDATE")
     return Hold(*rows[0]) if rows else Hold()
 
 
 async def put_hold(tx: AsyncConnection, known: Hold, tell: HoldChanged | None) -> None:
-    """Store the marketing hold, and publish `tell`, the new announcement if any."""
+    """Store the marketing hold, and publish `tell`, if any."""
     await tx.execute(
         text(
             "INSERT INTO hold (category, version, since, ended_at, otherwise_since)"
@@ -508,7 +506,7 @@ _LINES = (
 async def sums(tx: AsyncConnection, since: datetime) -> dict[str, tuple[int, int, bool]]:
     """Return the checksums of `subject`, computed as in `StatesSummed`. Reads the whole table.
 
-    By slice: the number of subjects, the sum of their digests, and whether a state was published since `since`.
+    By slice: the subjects, the sum of their digests, and whether a state was published since `since`.
     """
     await tx.execute(text("SELECT pg_advisory_xact_lock_shared(hashtext('placet.generation'))"))
     rows = await tx.execute(
@@ -563,7 +561,7 @@ async def put_control(tx: AsyncConnection, event: CampaignControlled) -> None:
 async def note_woken(tx: AsyncConnection, campaign_id: str, version: int, *, cancelled: bool) -> None:
     """Record this control version as woken, unless a message still waits.
 
-    No decision defers a message for an older control any more: `put_control` has waited for running decisions.
+    No decision defers for an older control any more: `put_control` has waited.
     """
     await plan_now(tx)
     await fetch_many(

@@ -1,7 +1,7 @@
 """Operators reached by Kafka: each message is one event on `operator.<name>.submits.v1`.
 
-The event is `common.contracts.operator.MessageSubmitted`; the message is accepted once the log has the event. DLRs
-return through inbound-svc on `operator.<name>.receipts.v1`, with our reference.
+The message is accepted once the log has the event. DLRs return through inbound-svc on `operator.<name>.receipts.v1`,
+with our reference.
 
     no such topic, no right to write              Misconfigured: not begun
     no broker                                     Unreachable: not begun
