@@ -4,15 +4,14 @@ Each rule queries the rows, not the code that keeps the promise. `sms_dispatch_v
 called.
 
 A timer checks every message decided or handed off since the last poll, up to half a minute ago: until then an outcome
-may be on its way into the ledger. A slower outcome is seen only by the first poll of a starting worker, which goes back
-an hour. Every worker polls, so a violation may count several times.
+may be on its way. A slower outcome is seen only by the first poll of a starting worker, which goes back an hour. Every
+worker polls, so a violation may count several times.
 
 The tallies: each decided message is `sending`, or in one term of promise 4's sum, and only in the place where such
 messages are looked for: `due_at` of a waiting message, `unknown_since` of an unknown message, the batch of a `sending`
-message. A message in no such place is lost: no timer wakes the message, and no enforcement sees it.
+message. A message in no such place is lost.
 
-No row shows a message that left twice, since a row holds one hand-off: the writer of the second answer detects the case
-(`sending/second_sms.py`).
+No row shows a message that left twice: the writer of the second answer detects the case (`sending/second_sms.py`).
 
 Two messages with the same id of one gateway are found within `LATE_DAYS` of each other where DLRs name only this id
 (`known_as`, which has an index), else only in the same poll.
@@ -89,7 +88,7 @@ RULES = {
         " AND m.handed_off_at < coalesce(o.handed_off_at, o.decided_at) + :receipts_come LIMIT 1) AS other"
         f" WHERE {HANDED_OFF} AND m.known_as IS NOT NULL"
     ),
-    # promise 4: a handed-off message has a status of a handed-off message
+    # promise 4
     "left_but_not_counted": (
         f"SELECT m.message_id FROM message AS m WHERE {HANDED_OFF}"
         " AND m.status NOT IN ('sending', 'accepted', 'rejected', 'unknown')"
@@ -138,7 +137,7 @@ class Checker:
     limits: Limits
     sending_timeout: timedelta
     _seen_until: datetime | None = field(default=None)
-    _late: frozenset[str] = frozenset()  # messages that the last poll found `sending` for too long
+    _late: frozenset[str] = frozenset()  # `sending` for too long at the last poll
 
     def worker(self) -> Worker:
         for rule in (*RULES, OUT_OF_HOURS):

@@ -44,7 +44,7 @@ NO_ROUTE = counter(
     "Permitted messages without a gateway configured for their territory, sender, category and text.",
 )
 
-TURN = 50  # messages decided in one turn of the event loop
+TURN = 50  # messages
 NO_ROUTE_RECHECK = timedelta(minutes=5)  # the operator has to configure a route
 
 
@@ -97,8 +97,7 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     """An allowed message, decrypted, with the sender's particulars.
 
     A hand-off begins before `until` (`uptime_s`), or the message is decided again. `again`: the gateway may have had
-    the message before, so the message goes by the same gateway or not at all, and is never `deferred`. `row` is of the
-    time after the decision.
+    the message before, so the message goes by the same gateway or not at all, and is never `deferred`.
     """
 
     candidate: Candidate
@@ -152,8 +151,7 @@ class Clearance:
     ) -> list[Decision]:
         """Decide on messages of one partition, and hold the partition's lock from then on. Store no row.
 
-        `locked`: the caller already holds the lock, because row locks, which the caller has, come after the
-        partition's. `again`: as in `Permit`.
+        `locked`: the caller holds the lock, as row locks come after the partition's.
         """
         opened = []
         for place, candidate in enumerate(candidates):  # before the lock: opt-outs need not wait for decryption
@@ -171,7 +169,7 @@ class Clearance:
         controls = await store.controls(tx, campaigns)
         recent = await self._recent(tx, partition, candidates)
         now = datetime.now(UTC)
-        lapses = now + timedelta(seconds=until - uptime_s())  # `until`, as an instant
+        lapses = now + timedelta(seconds=until - uptime_s())
         ways: dict[tuple[object, ...], Ways] = {}  # one per kind of message
         decisions = []
         for place, (candidate, (number, content, flaw)) in enumerate(zip(candidates, opened, strict=True)):
@@ -261,7 +259,7 @@ class Clearance:
     async def _recent(
         self, tx: AsyncConnection, partition: int, candidates: Sequence[Candidate]
     ) -> Counter[tuple[str, str]]:
-        """Count marketing messages by (subject_id, sender_id), these candidates excluded; empty without a cap.
+        """Count marketing messages by (subject_id, sender_id), without these candidates.
 
         A lock of the partition orders the counts of two campaigns to the same people.
         """
@@ -277,7 +275,7 @@ class Clearance:
         )
 
     def _open(self, candidate: Candidate) -> tuple[str, str, Reason | None]:
-        """Return number, text and the flaw of the request, if any."""
+        """Return number, text and flaw of the request."""
         if not candidate.text:
             return "", "", Reason.CANNOT_BE_WRITTEN
         try:
@@ -357,7 +355,7 @@ async def _let_others(place: int) -> None:
 
 
 def _no_way(candidate: Candidate, ways: Ways, now: datetime) -> Defer:
-    """Return the delay of an allowed message without a gateway: every breaker is open, or no route exists."""
+    """Return the delay of an allowed message without a gateway."""
     reason = Reason.GATEWAY_NEEDS_SOMEBODY if ways.needs_somebody else Reason.GATEWAY_UNREACHABLE
     until = ways.again(now)
     if not ways.exist:
@@ -367,7 +365,7 @@ def _no_way(candidate: Candidate, ways: Ways, now: datetime) -> Defer:
 
 
 def _not_to_be_kept(candidate: Candidate, asked: Asked | None) -> bool:
-    """Return whether the request precedes the person's erasure, or is marketing while no lift follows the erasure."""
+    """Return whether the request precedes the person's erasure, or is marketing without a lift since."""
     if asked is None:
         return False
     return candidate.requested_at <= asked.at or (candidate.category == "marketing" and not asked.lifted)

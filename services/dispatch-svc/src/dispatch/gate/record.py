@@ -1,8 +1,7 @@
 """The decision record: the knowledge behind a decision, stored with it, small, without number or text. Pure.
 
-With the ledger's own columns, a record suffices to decide again years later (`decide_again`). Of a person the record
-keeps only the consent for the message and the newest opt-out that covers the message: a few hundred bytes, however much
-is known.
+With the ledger's own columns, a record suffices to decide again years later. Of a person the record keeps only the
+consent for the message and the newest opt-out that covers the message.
 """
 
 from datetime import datetime, timedelta
@@ -72,8 +71,7 @@ class Told(_Kept, frozen=True):
 class Record(_Kept, frozen=True):
     """The record of one decision.
 
-    `mark` is the mark under any law, so that another edition can decide. `sender`: whether the purpose was known,
-    `None` for an unknown sender.
+    `mark` is the mark under any law, so that another edition can decide. `sender`: whether the purpose was known.
     """
 
     to: str
@@ -134,7 +132,7 @@ def decode(kept: str) -> Record:
 
 
 def decide_again(record: Record, row: Row, policy: Policy) -> Verdict:
-    """Return the gate's verdict under this policy (as `at_hand_off` gives it), at the instant of the decision."""
+    """Return the gate's verdict under this policy (as `at_hand_off` gives it), at the decision's instant."""
     return decide(asked(record, row), knew(record, row), row.decided_at, bounds(record), policy)
 
 

@@ -1,11 +1,10 @@
 """The gate: may this message go now? Pure: values in, a verdict with all reasons out; `now` is an argument.
 
-A denial outranks every delay. The gate collects every reason, so that support can answer "why did she not get it?".
-Marketing needs a current opt-in for its sender and purpose, with evidence, read from knowledge fresher than
-`max_staleness`. Unknown, unreadable, stale or contradictory knowledge never sends (README, promises 1 and 2).
-Transactional and service messages need a known sender and an unexpired request, and neither consent nor hours (DOMAIN
-1.10). A service message with a purpose asks for a consent, or for its renewal: consent-svc decides that the person may
-be asked, and later words of the person may forbid the question.
+A denial outranks every delay. Every reason counts, so that support can answer "why did she not get it?". Marketing
+needs a current opt-in for its sender and purpose, with evidence, read from knowledge fresher than `max_staleness`.
+Unknown, unreadable, stale or contradictory knowledge never sends (README, promises 1 and 2). Transactional and service
+messages need a known sender and an unexpired request, and neither consent nor hours (DOMAIN 1.10). A service message
+with a purpose asks for a consent, or for its renewal: later words of the person may forbid the question.
 """
 
 from collections.abc import Iterator
@@ -45,9 +44,9 @@ Verdict = Allow | Deny | Defer | Expire
 class Request(msgspec.Struct, frozen=True, gc=False):
     """A request for one message.
 
-    `territory` comes from the number, `region` from an address where known (`law.region_of`). `mentions_stop`: the text
-    has the STOP mention, or the gateway adds it. `mark`: the longest advertising mark of any known law that begins the
-    text (`law.mark_of`). `flaw`: a reason in the request itself.
+    `territory` comes from the number, `region` from an address. `mentions_stop`: the text has the STOP mention, or the
+    gateway adds it. `mark`: the longest advertising mark of any known law that begins the text. `flaw`: a reason in the
+    request itself.
     """
 
     category: Category
@@ -79,7 +78,7 @@ class Subject(msgspec.Struct, frozen=True, gc=False):
 
 
 class Knowledge(msgspec.Struct, frozen=True, gc=False):
-    """The knowledge behind a decision, read in one transaction; consent and control under the partition's lock."""
+    """The knowledge behind a decision; consent and control are read under the partition's lock."""
 
     as_of: datetime | None
     subject: Subject | None
@@ -108,7 +107,7 @@ def decide(request: Request, known: Knowledge, now: datetime, limits: Limits, po
 def ends(request: Request, known: Knowledge) -> datetime:
     """Return the instant from which an allowed message is no longer allowed, as far as known.
 
-    Quiet hours do not count: `law.at_hand_off` already closes the hours early.
+    `law.at_hand_off` already closes the hours early.
     """
     end = request.send_before
     if request.category == "marketing" and known.subject is not None:
@@ -167,8 +166,8 @@ def marketing_denials(request: Request, known: Knowledge, now: datetime) -> Iter
 def question_denials(request: Request, known: Knowledge) -> Iterator[Reason]:
     """Yield the reasons against a question.
 
-    A STOP or an expiry at least as new as the question forbids the question. An older one does not: the form behind the
-    question is newer, or the question asks to renew an ended consent.
+    A STOP or an expiry forbids an older question only: a newer question follows a newer form, or asks to renew an ended
+    consent.
     """
     if known.purposes is not None and request.purpose not in known.purposes:
         yield Reason.UNKNOWN_PURPOSE
@@ -226,10 +225,8 @@ def _may_only_be_behind(
     """Return whether knowledge as new as the request could allow the message. Turns a denial into a delay only.
 
     Evidence acknowledged before the request must count, but may not have arrived: consent until the watermark passes
-    `requested_at`, the sender registry (without a watermark) for a short grace.
-
-    A question is requested in the transaction that records its cause, before the commit. A watermark may pass
-    `requested_at` before the record arrives, so questions also get the grace.
+    `requested_at`, the sender registry (without a watermark) for a short grace. A question is requested before the
+    commit that records its cause, so questions also get the grace.
     """
     curable: frozenset[Reason] = frozenset()
     if known.as_of is None or known.as_of < request.requested_at:

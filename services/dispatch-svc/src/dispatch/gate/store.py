@@ -68,7 +68,7 @@ async def lock_counts(tx: AsyncConnection, partition: int) -> None:
 async def recent_marketing(
     tx: AsyncConnection, subject_ids: Sequence[str], but: Sequence[UUID], since: datetime
 ) -> Counter[tuple[str, str]]:
-    """Count marketing messages sent or being sent from `since` on, by (subject_id, sender_id), without `but`."""
+    """Count marketing messages sent or being sent from `since` on, by (subject_id, sender_id)."""
     rows = await tx.execute(
         text(
             "SELECT subject_id, sender_id, count(*) AS had FROM message WHERE subject_id = ANY(CAST(:ids AS text[]))"

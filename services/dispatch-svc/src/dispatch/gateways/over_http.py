@@ -28,9 +28,9 @@ _connected: ContextVar[Callable[[], None]] = ContextVar("connected")
 
 
 class _Connector(aiohttp.TCPConnector):
-    """A connector that reports the moment a request gets its connection: data may reach the provider from then on.
+    """A connector that reports when a request gets its connection: data may reach the provider from then on.
 
-    aiohttp's tracing does so too, at the cost of a seventh of the request's time.
+    aiohttp's tracing does so at a seventh of the request's time.
     """
 
     async def connect(self, *args: Any, **kwargs: Any) -> Any:
@@ -46,7 +46,7 @@ class _Connector(aiohttp.TCPConnector):
 class HttpGateway:
     """A provider's module with an account and a connection pool.
 
-    `batch`: at most the provider's; where the provider takes one message a request, the number of requests at once.
+    `batch`: at most the provider's; requests at once, where a request is one message.
     """
 
     def __init__(

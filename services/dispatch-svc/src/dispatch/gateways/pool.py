@@ -61,8 +61,7 @@ class Rates:
 class Ways:
     """The routes open to messages of one kind now, all at the same price.
 
-    Without `gateways`, either no route exists, or every breaker is open: the first cool-down ends at `until`.
-    `needs_somebody`: every gateway waits for a person.
+    Without `gateways`, no route exists, or every breaker is open: the first cool-down ends at `until`.
     """
 
     gateways: Sequence[Route]
@@ -74,16 +73,16 @@ class Ways:
         return choose(self.gateways, message_id)
 
     def again(self, now: datetime) -> datetime:
-        """Return when a waiting message is decided again: spread out at random, not before `until`."""
+        """Return when a waiting message is decided again: at random, not before `until`."""
         wait = (self.until or now) - now
         return now + wait * random.uniform(1.0, 1.0 + SPREAD)  # noqa: S311 as `_jitter`
 
 
 class Traffic:
-    """The gateway pool of one process and lane, with its share of each limit.
+    """The gateway pool of one process and lane.
 
-    The share is limit x `part` of the lane x partitions held / partitions. A process without partitions wakes due
-    messages, so it counts as holding one.
+    Its share of each limit is limit x `part` of the lane x partitions held / partitions. A process without partitions
+    wakes due messages, so it counts as holding one.
     """
 
     def __init__(
@@ -117,7 +116,7 @@ class Traffic:
                 TRIPS.labels(name, reason)
 
     def holds(self, partitions: int) -> None:
-        """Set how many partitions of the requests this process reads."""
+        """Set how many partitions this process reads."""
         self._share = self._part * max(1, partitions) / self._partitions
 
     @property
@@ -135,11 +134,7 @@ class Traffic:
         return healths.state(self._of(name), time.monotonic())
 
     def unfit(self, text: str, *, lacks_stop: bool = False) -> frozenset[str]:
-        """Return the gateways ineligible for this text.
-
-        The text has too many SMS, needs characters outside GSM 7-bit, or lacks a STOP mention which the gateway does
-        not add.
-        """
+        """Return the gateways ineligible for this text: too many SMS, not GSM 7-bit, or no STOP mention."""
         unfit = frozenset(self.gateways) - self.adding_stop if lacks_stop else NONE
         fewest = self._fewest_segments
         may_be_too_long = fewest < MAX_SEGMENTS and len(text) > fewest * (UCS2_PART // 2)
@@ -161,7 +156,7 @@ class Traffic:
     ) -> Ways:
         """Return the routes for a message now.
 
-        `unfit`: gateways ineligible for the text. `blocked`: gateways that do not deliver to the person.
+        `unfit`: ineligible for the text. `blocked`: without delivery to the person.
         """
         now = time.monotonic()
 
@@ -192,7 +187,7 @@ class Traffic:
         return Ways(equals, exist=True)
 
     def counted(self, name: str, answered: int, failed: int) -> None:
-        """Count the messages of one submit; a request counts once, with many messages too."""
+        """Count the messages of one submit; a request counts once."""
         if answered + failed == 0:
             return
         many = min(answered + failed, self.gateways[name].capabilities.batch)
@@ -200,7 +195,7 @@ class Traffic:
         ERRORS.labels(name).set(health.error_rate)
 
     def answered(self, name: str, oadcs: Collection[str], latency_s: float) -> None:
-        """Record the answers to a submit, already `counted`, with messages of these senders."""
+        """Record the answers to a submit, already `counted`."""
         now = time.monotonic()
         health = healths.answered(self._of(name), now, latency_s)
         known = [took_s for each in self._equals[name] if (took_s := healths.latency(self._of(each), now)) is not None]
@@ -214,7 +209,7 @@ class Traffic:
         LATENCY.labels(name).set(compared.latency_s)
 
     def failed(self, name: str, failure: Failure, oadc: str = "") -> None:
-        """Record a failed submit, already `counted`, of the sender `oadc` where given."""
+        """Record a failed submit, already `counted`, of the sender `oadc` if any."""
         now = time.monotonic()
         before = self._of(name, oadc)
         health = healths.failed(before, failure, now, _jitter())
@@ -225,7 +220,7 @@ class Traffic:
             ALERTS.labels(name).inc()
 
     def misconfigured_after_all(self, name: str, handed_off_at: datetime, oadc: str = "") -> bool:
-        """Trip the breaker for a DLR (`receipt_codes`) of a message handed off then; return whether it tripped."""
+        """Trip the breaker for a DLR (`receipt_codes`); return whether it tripped."""
         if name not in self.gateways:
             return False
         now = time.monotonic()

@@ -32,19 +32,18 @@ OURS = frozenset((301, 302, 303, 307, 308, 401, 402, 403, 404, 405))
 
 
 class ThrottledUntil(Throttled):
-    """A throttle of a length named by the operator, where a plain `Throttled` has only a first pause."""
+    """A throttle of a length named by the operator."""
 
 
 class NotNow(Throttled):
-    """A throttle of a single message; the gateway takes other messages meanwhile."""
+    """A throttle of a single message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
     """Our account with a provider.
 
-    `user` and `secret` are the credentials in any form. `url` replaces the provider's common URL. `callback_url` is
-    where DLRs go. `options` are the module's `OPTIONS`.
+    `url` replaces the provider's common URL. `callback_url` is where DLRs go. `options` are the module's `OPTIONS`.
     """
 
     provider: str
@@ -60,7 +59,7 @@ class Account:
 class Request:
     """A POST, or a GET for a look-up.
 
-    `path` follows the account's URL. `body` is sent as is: a signature may cover it.
+    `body` is sent as is: a signature may cover it.
     """
 
     path: str
@@ -98,7 +97,7 @@ class HttpProvider(Described, Protocol):
 
     @property
     def URL(self) -> str:  # noqa: N802
-        """The URL of all customers, or "" where each has their own."""
+        """The URL of all customers, or ""."""
 
     def request(self, messages: Sequence[Submit], account: Account, now: datetime) -> Request:
         """Build the request for at most `capabilities.batch` messages."""
@@ -111,12 +110,12 @@ class HttpProvider(Described, Protocol):
 
 
 class LooksUp(Protocol):
-    """The functions of a module whose provider looks up our reference (`Capabilities.looks_up`). Pure."""
+    """The functions of a module that looks up our reference (`Capabilities.looks_up`). Pure."""
 
     def lookup(self, reference: str, account: Account) -> Request: ...
 
     def found(self, answer: Answer, reference: str, subject_id: str) -> Result | None:
-        """Return the look-up's result. Raise as `read` does."""
+        """Return the result. Raise as `read` does."""
 
 
 def by_status(answer: Answer) -> None:
@@ -136,7 +135,7 @@ def by_status(answer: Answer) -> None:
 def throttled(answer: Answer) -> Throttled:
     """Return the throttle of a 429's Retry-After: seconds, or a date (RFC 9110 10.2.3).
 
-    A date counts from the Date header, the provider's own clock. A pause under `NOT_SAID_S` counts as no length.
+    A date counts from the Date header, the provider's clock. A pause under `NOT_SAID_S` counts as no length.
     """
     said = answer.headers.get("retry-after", "").strip()
     try:
@@ -211,5 +210,5 @@ def each_of(
 
 
 def digits(number: str) -> str:
-    """Return an E.164 number without its plus, as most providers want."""
+    """Return an E.164 number without its plus."""
     return number.removeprefix("+")

@@ -1,7 +1,7 @@
 """SMPP 3.4 (`smpp34`): several binds as transmitter, a window each, long messages in parts.
 
-A long message goes in parts under one header (UDH, 3GPP TS 23.040 9.2.3.24.1), or whole as `message_payload` where the
-account's options say so. Only the last part asks for a DLR and gives the message its id, so each message has one DLR.
+A long message goes in parts under one header (UDH, 3GPP TS 23.040 9.2.3.24.1), or whole as `message_payload` by the
+account's options. Only the last part asks for a DLR and gives the message its id, so each message has one DLR.
 
     no connection, bind or place in the window in time        Unreachable
     a place in the window, but the permit had lapsed          Late
@@ -9,15 +9,15 @@ account's options say so. Only the last part asks for a DLR and gives the messag
     ESME_RINVBNDSTS                                           Unreachable: the operator holds no bind of ours
     ESME_RINVSRCADR                                           Misconfigured, of the sender
     flags, credentials, service type, kinds of addresses      Misconfigured: the same in every message of ours
-    system, unknown and temporary application error           Unanswered, as are silence and half a message
+    system, unknown and temporary application error           Unanswered, as are silence, an ended session and half a
+                                                              message
     any other status                                          Refused
 
 A bind opens a new session after ESME_RINVBNDSTS, and after a submit unanswered for more than half the timeout while no
 other submit was answered either.
 
 The library reports a refused bind (a wrong password) only as a timeout: `Unreachable`. The library also acknowledges a
-`deliver_sm` before Placet has stored it, so Placet binds as transmitter: the operator delivers MOs and DLRs by HTTP or
-Kafka.
+`deliver_sm` before Placet has stored it, so Placet binds as transmitter: MOs and DLRs come by HTTP or Kafka.
 """
 
 import asyncio
@@ -80,8 +80,7 @@ PART_TRIES, PART_PAUSE_S = 5, 0.2
 class _Session:
     """A session with the operator.
 
-    `of_no_use`: the operator holds no bind of ours, or answers no submit. Submits in flight may end on the session, and
-    no new submit begins.
+    `of_no_use`: the operator holds no bind of ours, or answers no submit. No new submit begins.
     """
 
     client: smpp34.Client
@@ -128,9 +127,9 @@ class SmppGateway:
         await asyncio.gather(*(bind.close() for bind in self._binds))
 
     def _next_bind(self) -> "_Bind":
-        """Return the next bind in turn, passing over a useless session with messages still in flight.
+        """Return the next bind in turn, passing over a useless session with messages in flight.
 
-        A new session beside such a session may exceed the operator's limit.
+        A further session may exceed the operator's limit.
         """
         return next((bind for bind in itertools.islice(self._turn, len(self._binds)) if bind.is_ready), self._binds[0])
 
@@ -194,8 +193,7 @@ class SmppGateway:
 class _Bind:
     """A bind: its session is opened on demand, and reopened once ended or useless.
 
-    All waiting messages share an attempt, and its failure. `window` limits the messages in flight: the library's does
-    not.
+    `window` limits the messages in flight: the library's does not.
     """
 
     def __init__(self, account: Account, window: int) -> None:
@@ -271,7 +269,7 @@ class _Bind:
 
 
 def parts_of(text: str, reference: int, *, as_payload: bool = False) -> tuple[int, list[bytes]]:
-    """Return (data_coding, octets of each part, with a header where several). No character is cut in two."""
+    """Return (data_coding, octets of each part). No character is cut in two."""
     septets = gsm7.encode(text)
     coding = UCS2 if septets is None else GSM
     whole = text.encode("utf-16-be") if septets is None else septets

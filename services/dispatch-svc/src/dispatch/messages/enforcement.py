@@ -72,8 +72,8 @@ async def open_enforcements(tx: AsyncConnection, rows: Sequence[OptOut]) -> None
 async def enforce(tx: AsyncConnection, subject_ids: Sequence[str]) -> list[OptOutEnforced]:
     """Enforce the open opt-outs of these subjects, publish each enforcement, and return the events.
 
-    An opt-out stays open while a message that it forbids is `sending`: marketing, or the question of a double opt-in
-    (category `service`, with a purpose).
+    An opt-out stays open while marketing, or the question of a double opt-in (category `service`, with a purpose), is
+    `sending`.
 
     The opt-out must be committed, or the caller holds the partition's lock exclusive and has just applied the opt-out:
     then the gate allows no further forbidden message. Only opt-outs read by the first statement are enforced: a later

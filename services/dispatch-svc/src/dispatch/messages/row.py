@@ -1,6 +1,6 @@
 """The row of a message in the ledger, and the changes that hand-offs and DLRs make to a row. Pure.
 
-`MessageRow` is the only list of the ledger's columns: table, inserts and reads take names and types from the struct.
+`MessageRow` is the only list of the ledger's columns.
 """
 
 from collections.abc import Mapping, Sequence

@@ -2,9 +2,8 @@
 
 The locks of a partition, one for each lane, order decisions and opt-outs: a decision holds the lock of its lane shared
 (`lock_partition`), the consent projection holds both exclusive (`lock_decisions_out`). So an opt-out either precedes a
-decision, or waits until the decided messages are marked `sending`, where the enforcement sees the messages. A code
-waits neither for a campaign nor for an opt-out that waits for a campaign. Outcomes take no such lock: an outcome only
-ends a `sending`, and its writer enforces opt-outs afterwards.
+decision, or waits until the decided messages are marked `sending`, where the enforcement sees the messages. Outcomes
+take no such lock: an outcome only ends a `sending`, and its writer enforces opt-outs afterwards.
 
 A `sending` message belongs to the process behind its last decision, which `decided_at` identifies. A late owner, whose
 message recovery has decided again, finds another `decided_at` and leaves the message alone (ADR 0054).
@@ -85,7 +84,7 @@ message = Table(
         for lane, of in (("marketing", OF_LANE[Lane.MARKETING]), ("codes", OF_LANE[Lane.TRANSACTIONAL]))
     ),
     Index("message_unknown_ix", "unknown_since", postgresql_where=text("unknown_since IS NOT NULL")),
-    Index("message_subject_ix", "subject_id"),  # all messages of a person
+    Index("message_subject_ix", "subject_id"),
     Index("message_known_as_ix", "gateway", "known_as", postgresql_where=text("known_as IS NOT NULL")),
     Index("message_handed_off_ix", "handed_off_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
     Index("message_decided_ix", "decided_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
@@ -103,7 +102,7 @@ sending = Table(
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("partition", SmallInteger, nullable=False),
     Column("since", DateTime(timezone=True), nullable=False, server_default=text("now()")),
-    instant("decided_at", nullable=False),  # with the partition, the decision of these messages
+    instant("decided_at", nullable=False),
     Column("closed", Boolean, nullable=False, server_default=text("false")),  # no submit of the decision may begin
     Column("message_ids", ARRAY(Uuid), nullable=False),
     Column("subject_ids", ARRAY(Text), nullable=False),  # in the same order
@@ -129,7 +128,7 @@ DecisionId = tuple[int, datetime]  # partition, `decided_at`
 async def lock_partition(tx: AsyncConnection, partition: int, lane: Lane, *, planned_now: bool = False) -> None:
     """Lock the partition shared until the transaction ends, to decide on messages.
 
-    Either lane's lock keeps opt-outs out. The caller holds no row lock yet.
+    The caller holds no row lock yet.
     """
     lock = f"pg_advisory_xact_lock_shared(hashtext('{LANES[lane]}'), $1)"
     await fetch_many(tx, f"SELECT {f'{PLANNED_NOW}, ' if planned_now else ''}{lock}", partition)
@@ -138,7 +137,7 @@ async def lock_partition(tx: AsyncConnection, partition: int, lane: Lane, *, pla
 async def try_lock_partition(tx: AsyncConnection, partition: int, lane: Lane) -> bool:
     """Lock the partition as `lock_partition` does, but without waiting; return whether the lock was free.
 
-    A lock's holder may stand still, and other transactions wait for the caller. Includes `plan_now`.
+    A lock's holder may stand still. Includes `plan_now`.
     """
     lock = f"pg_try_advisory_xact_lock_shared(hashtext('{LANES[lane]}'), $1)"
     [(_, locked)] = await fetch_many(tx, f"SELECT {PLANNED_NOW}, {lock}", partition)
@@ -148,14 +147,14 @@ async def try_lock_partition(tx: AsyncConnection, partition: int, lane: Lane) ->
 async def lock_decisions_out(tx: AsyncConnection, partition: int) -> None:
     """Lock both lanes of the partition exclusive until the transaction ends, to apply opt-outs.
 
-    The caller holds no row lock yet. Marketing comes first, so that codes do not wait for a campaign.
+    The caller holds no row lock yet. Marketing comes first: no code waits for a campaign.
     """
     locks = (f"pg_advisory_xact_lock(hashtext('{LANES[lane]}'), $1)" for lane in LANES)
     await fetch_many(tx, f"SELECT {', '.join(locks)}", partition)
 
 
 async def wake_held(tx: AsyncConnection, subject_ids: Sequence[str]) -> None:
-    """Make due at once these subjects' messages that wait for the review of a text."""
+    """Make due at once these subjects' messages that wait for a review."""
     await tx.execute(
         text(
             "UPDATE message SET due_at = now() WHERE subject_id = ANY(CAST(:ids AS text[]))"
@@ -173,9 +172,9 @@ FOR_A_CONTROL = (
 
 
 async def wake_controlled(tx: AsyncConnection, campaign_id: str, limit: int, *, cancelled: bool) -> int:
-    """Make due one page of the messages that wait for a control of this campaign, and return their number.
+    """Make due one page of the messages that wait for a control of this campaign; return how many.
 
-    Of a cancelled campaign, every deferred message waits. Locked rows are left to a later page.
+    Of a cancelled campaign, every deferred message waits.
     """
     await plan_now(tx)
     rows = await fetch_many(
@@ -212,9 +211,9 @@ _AS_ARRAY = "string_to_array({}, ',')"  # unnest flattens text[][]
 
 
 async def insert_messages(tx: AsyncConnection, rows: Sequence[MessageRow]) -> set[UUID]:
-    """Insert messages with their verdicts, and return the ids of the new messages.
+    """Insert messages with their verdicts, and return the new ids. A known message_id changes no row.
 
-    A known message_id changes no row. Raise ValueError unless the messages were decided together (`OF_ALL`).
+    Raise ValueError unless the messages were decided together (`OF_ALL`).
     """
     if not rows:
         return set()
@@ -230,8 +229,7 @@ async def insert_messages(tx: AsyncConnection, rows: Sequence[MessageRow]) -> se
 async def update_decisions(tx: AsyncConnection, rows: Sequence[MessageRow]) -> list[Changed]:
     """Store new verdicts on messages whose rows the caller has locked.
 
-    A message denied as erased loses number and text; a permitted message loses the code of an earlier refusal. Raise
-    ValueError unless the messages were decided together (`OF_ALL`).
+    A message denied as erased loses number and text. Raise ValueError unless decided together (`OF_ALL`).
     """
     if not rows:
         return []
@@ -265,14 +263,14 @@ async def _note_sending(tx: AsyncConnection, rows: Sequence[MessageRow]) -> None
             tx,
             "INSERT INTO sending (partition, decided_at, message_ids, subject_ids) VALUES ($1, $2, $3, $4)",
             partition,
-            some[0].decided_at,  # equal for all (`OF_ALL`)
+            some[0].decided_at,
             [row.message_id for row in some],
             [row.subject_id for row in some],
         )
 
 
 async def forget_sending(tx: AsyncConnection, begun_before: datetime) -> None:
-    """Delete the rows of `sending` that began before this instant and list no `sending` message, and their marks.
+    """Delete older rows of `sending` that list no `sending` message, and their marks.
 
     A subquery checks each row: NOT EXISTS becomes a join, and with few statistics Postgres reads the whole ledger. A
     row that a frozen owner holds (`begin`) waits for a later call.
@@ -334,7 +332,7 @@ async def close_sending(tx: AsyncConnection, partition: int, decided_before: dat
 
 
 async def tell_due(tx: AsyncConnection, partition: int, lane: Lane) -> None:
-    """Notify the workers of the lane, on commit, that a message of this partition is due."""
+    """Notify the workers of the lane, on commit, that a message is due."""
     await fetch_many(tx, "SELECT pg_notify($1, $2)", DUE if lane is Lane.MARKETING else CODES_DUE, str(partition))
 
 
@@ -350,8 +348,8 @@ NOT_BEGUN = "m.receipt IS NULL AND m.handed_off_at IS NULL"
 async def reword(tx: AsyncConnection, reworded: Mapping[UUID, MessageReworded]) -> bool:
     """Store the new text and region of each of these messages that still waits.
 
-    Return False, and change no row, while any of the messages is being handed off. The gate denies a message left
-    without text. An event for another subject changes no row.
+    Return False, and change no row, while any of the messages is being handed off. An event for another subject changes
+    no row.
     """
     if not reworded:
         return True
@@ -391,10 +389,9 @@ _SUBMITTED = {"version": "integer", "submit": "integer"}  # `submit`: position o
 
 
 async def accept(tx: AsyncConnection, rows: Sequence[tuple[Outcome, MessageRow]]) -> set[UUID]:
-    """Store the usual outcome: accepted, by the gateway of the decision. Return the ids of the stored messages.
+    """Store the usual outcome: accepted, by the gateway of the decision. Return the stored ids.
 
-    Only a row unchanged since its decision (same `version`) is stored; the caller passes every other outcome to
-    `settle`.
+    The row is unchanged since its decision (same `version`); the caller passes every other outcome to `settle`.
     """
     if not rows:
         return set()
@@ -457,8 +454,8 @@ async def settle(tx: AsyncConnection, rows: Sequence[Outcome]) -> list[Changed]:
 async def deny_waiting(tx: AsyncConnection, asked: Mapping[str, datetime]) -> list[Changed]:
     """Deny the waiting messages of people who asked for erasure (`asked`: when), and return the changes.
 
-    Marketing is denied altogether, any other message only if requested before the erasure. The caller holds the
-    partition's lock, and has locked the rows (`lock_what_goes`).
+    Marketing is denied altogether, any other message only if requested before. The caller holds the partition's lock,
+    and has locked the rows (`lock_what_goes`).
     """
     rows = await fetch_many(
         tx,
@@ -477,10 +474,7 @@ async def deny_waiting(tx: AsyncConnection, asked: Mapping[str, datetime]) -> li
 
 
 async def empty_messages(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
-    """Erase numbers and texts of these people's ended messages, and return the number of messages by subject_id.
-
-    A waiting message was requested after the erasure (`deny_waiting`), and keeps both.
-    """
+    """Erase numbers and texts of these people's ended messages; return how many, by subject_id."""
     rows = await tx.execute(
         text(
             "WITH found AS (SELECT message_id FROM message WHERE subject_id = ANY(CAST(:ids AS text[]))"
@@ -516,7 +510,7 @@ async def put_receipts(tx: AsyncConnection, rows: Sequence[ReceiptChange]) -> li
 
 
 def _unnest(columns: Mapping[str, str], name: str = "v", first: int = 1, more: str = "") -> str:
-    """Return the SQL of these columns (name to type) as rows `name`, from the parameters of `_columns`."""
+    """Return the SQL of these columns as rows `name`, from the parameters of `_columns`."""
     arrays = ", ".join(
         f"string_to_array(${place}, E'\\n', '')" if kind == "lines" else f"${place}::{kind}[]"
         for place, kind in enumerate(columns.values(), first)
@@ -525,7 +519,7 @@ def _unnest(columns: Mapping[str, str], name: str = "v", first: int = 1, more: s
 
 
 def _columns(rows: Sequence[msgspec.Struct], columns: Iterable[str]) -> list[list[object] | None]:
-    """Return an array per column, or None, which `unnest` expands to NULLs, for a column of NULLs."""
+    """Return an array per column, or None for a column of NULLs."""
     return _arrays({column: list(map(attrgetter(column), rows)) for column in columns})
 
 
@@ -536,7 +530,7 @@ def _arrays(columns: dict[str, list[Any]]) -> list[list[object] | None]:
 
 
 def _one_for_all(after: int) -> str:
-    """Return the SQL parameters of `_of_all`, numbered after `after` others."""
+    """Return the SQL parameters of `_of_all`, after `after` others."""
     return ", ".join(f"${place}::{kind}" for place, kind in enumerate(OF_ALL.values(), after + 1))
 
 

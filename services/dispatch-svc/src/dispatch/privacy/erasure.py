@@ -6,9 +6,6 @@ poll follows half a second later. The rows stay, with verdicts and outcomes: the
 projection goes on denying.
 
 People of one partition are erased in one transaction, whose wait for an opt-out delays no other partition.
-
-The gate denies a late request from before the erasure, and any marketing until the person has come back
-(`gate/clearance.py`).
 """
 
 from collections.abc import Mapping
@@ -39,7 +36,7 @@ class Erasing:
         return partition_of(subject_id, self.partitions)
 
     async def erase(self, tx: AsyncConnection, asked: Mapping[str, datetime]) -> Mapping[str, Erased]:
-        """Erase people of one partition, and return the tallies; a person with a hand-off under way is absent."""
+        """Erase people of one partition; a person with a hand-off under way is absent from the tallies."""
         [partition] = {self.partition(subject_id) for subject_id in asked}
         await messages.lock_partition(tx, partition, Lane.MARKETING, planned_now=True)
         sending = await store.lock_what_goes(tx, list(asked))

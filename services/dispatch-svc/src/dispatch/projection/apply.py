@@ -45,7 +45,7 @@ def subscriptions() -> list[Subscription]:
 
 
 async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | None:
-    """Apply states of one partition: newer states replace older ones.
+    """Apply states of one partition.
 
     Each opt-out is enforced now, or with the outcome of the person's last message in flight. Messages held for a review
     become due once the review is over.
@@ -85,7 +85,7 @@ async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | No
 
 
 def newer(states: Iterable[ConsentStateChanged], known: Mapping[str, store.Known]) -> list[ConsentStateChanged]:
-    """Return the states newer than the known ones, ordered by (subject_id, version), each version once."""
+    """Return the states newer than the known ones, ordered, each version once."""
     found = {
         (state.subject_id, state.version): state
         for state in states
@@ -102,7 +102,7 @@ async def put_states(
     *,
     generation: store.Generation = "subject",
 ) -> list[ConsentStateChanged]:
-    """Store the believed state of each subject, and mark a subject unreadable when its newest state forgets a STOP.
+    """Store the believed state of each subject; a newest state that forgets a STOP makes its subject unreadable.
 
     Return the stored states. `states` come from `newer`.
     """
@@ -125,7 +125,7 @@ async def put_states(
 
 
 def _said_before(erasure: Asked | None, at: datetime) -> bool:
-    """Return whether the text behind the opt-out was erased since: its reference is then not stored."""
+    """Return whether the text behind the opt-out was erased since."""
     return erasure is not None and at <= erasure.at
 
 
@@ -136,7 +136,7 @@ def published(batch: Sequence[Received]) -> dict[tuple[str, int], store.Publishe
 
 
 async def mark_unreadable(tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:
-    """Mark the subject of a poison consent unreadable. Raise Stopped when the subject cannot be read."""
+    """Mark the subject of a poison consent unreadable. Raise Stopped without a subject."""
     if key is None:
         raise Stopped(f"partition {partition} of {STATES.name} holds a state whose subject cannot be read")
     await messages.lock_decisions_out(tx, partition)

@@ -42,10 +42,7 @@ CLOCKS_APART = timedelta(seconds=5)  # of the publishing relay and the summing p
 
 @dataclass(slots=True)
 class Comparing:
-    """The reconciliation timer.
-
-    `newest`: the start of the snapshot compared last, or of the process.
-    """
+    """The reconciliation timer. `newest`: the start of the last snapshot, or of the process."""
 
     database: Database
     partitions: int
@@ -107,7 +104,7 @@ async def keep(tx: AsyncConnection, batch: list[Received]) -> After | None:
 
 
 async def consents_are_the_same(held: Resources[Any]) -> str | None:
-    """Return a readiness warning when slices differ: a person has to act, and the service goes on meanwhile."""
+    """Return a readiness warning when slices differ: a person has to act."""
     async with held.database.begin() as tx:
         result = await store.compared(tx)
     if result is None or not result.differing:

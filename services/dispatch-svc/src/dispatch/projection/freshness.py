@@ -92,7 +92,7 @@ def age_of(as_of: datetime | None, now: datetime) -> float:
 
 
 async def consent_is_fresh(held: Resources[Any], limits: Limits) -> str | None:
-    """Return why marketing is held, or `None`: the projection is older than the gate accepts."""
+    """Return why marketing is held, or `None`."""
     async with held.database.begin() as tx:
         as_of = await applied_watermark(tx, store.CONSENTS_GROUP, STATES, held.settings.partitions)
     if as_of is None:

@@ -7,8 +7,7 @@ known STOP, any true later state says
     of a purpose opted out at T    evidence newer than T of any kind, or an opt-out of T
     of a suppression since T       the suppression, since T or later
 
-Any other state forgets a STOP, which is kept beside the new state; the subject is unreadable until a state accounts for
-the STOP.
+A forgotten STOP is kept beside the new state; the subject is unreadable until a state accounts for the STOP.
 """
 
 from collections.abc import Sequence
@@ -39,7 +38,7 @@ def loosens(stored: Stops, new: ConsentStateChanged) -> bool:
 
 
 def forgotten(stored: Stops, new: ConsentStateChanged) -> Stops:
-    """Return the STOPs of `stored` for which `new` does not account."""
+    """Return the STOPs for which `new` does not account."""
     if stored == NO_STOPS:
         return NO_STOPS  # the usual case
     said = {(c.sender_id, c.purpose): c for c in new.consents}

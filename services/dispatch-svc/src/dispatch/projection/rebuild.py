@@ -1,8 +1,7 @@
 """`python -m dispatch rebuild`: rebuild the consent table from the log beside the serving table (ADR-0043).
 
-A second table (`subject_next`) is filled from the oldest record up to the position of the projection; a later run
-resumes a dead run. The table swap then locks `subject` against every reader and writer, and reads the records published
-meanwhile.
+A later run resumes a dead run. The table swap locks `subject` against every reader and writer, and reads the records
+published meanwhile.
 """
 
 import asyncio
@@ -33,11 +32,11 @@ log = logging.getLogger(__name__)
 AT_ONCE = 2_000  # records
 NEAR = 1_000  # records that may be left at the table swap
 WAITS_S = 0.5  # longest wait for the lock, since others queue behind the wait
-READS_S = 2.0  # longest read of the remaining records, while others wait
+READS_S = 2.0  # longest read, while others wait
 AGAIN_S = 2.0
 TRIES = 30
 OVER_GAPS = "--over-gaps"
-REBUILDER = "placet.rebuild"  # advisory lock: a single rebuild at a time
+REBUILDER = "placet.rebuild"  # advisory lock
 ANOTHERS = "another has gone on with this rebuild, or finished it: run it again if none does"
 
 
@@ -95,7 +94,7 @@ class Rebuilding:
             await self._change(log_again, begun_at, reached)
 
     def _look_for_a_gap(self, batch: Batch) -> None:
-        """Raise Stopped when the log has lost records, since the new table would lack states."""
+        """Raise Stopped when the log has lost records."""
         if (gap := batch.reading.gap) is None:
             return
         lost = f"the log of partition {batch.partition} has lost records before offset {gap.offset}"
@@ -112,7 +111,7 @@ class Rebuilding:
                 async with self.database.begin() as tx:
                     await store.lock_generation(tx, WAITS_S)
                     async with asyncio.timeout(READS_S):
-                        until = await store.projected_up_to(tx)  # final: every writer waits for us
+                        until = await store.projected_up_to(tx)  # final
                         read_on = dict(reached)
                         async for batch in log_again.read(read_on, until, AT_ONCE):
                             self._look_for_a_gap(batch)
@@ -140,7 +139,7 @@ class Rebuilding:
 
 
 def _was_overtaken(error: Exception) -> bool:
-    """Return whether another transaction has written the same rows since this transaction began to read."""
+    """Return whether another transaction has written the same rows meanwhile."""
     cause = error.orig and error.orig.__cause__ if isinstance(error, DBAPIError) else error
     return isinstance(cause, asyncpg.SerializationError)
 
@@ -158,7 +157,7 @@ async def _step(tx: AsyncConnection, batch: Batch, begun_at: datetime, reached: 
 
 
 async def _apply(tx: AsyncConnection, batch: Batch) -> None:
-    """Apply a batch as the projection does, but open no enforcement and wake no message."""
+    """Apply a batch as the projection does, but enforce no opt-out and wake no message."""
     unreadable: dict[str, int] = {}  # subject to its last offset
     for offset, key in batch.poisoned:
         if key is None:

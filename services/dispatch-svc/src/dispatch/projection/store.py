@@ -49,14 +49,14 @@ def _subjects(name: str) -> Table:
         Column("erased", Boolean, nullable=False),
         Column("unreadable", Boolean, nullable=False, server_default=text("false")),
         instant("held_since"),
-        instant("published_at"),  # of this version
+        instant("published_at"),
         # of this version's record; while unreadable, of the record that made the subject unreadable
         Column("log_offset", BigInteger),
     )
 
 
 subject = _subjects("subject")
-_subjects("subject_next")  # filled by a rebuild (`rebuild.py`), else empty
+_subjects("subject_next")  # empty but for a rebuild
 
 rebuild = Table(
     "rebuild",
@@ -72,7 +72,7 @@ rebuild = Table(
 )
 
 hold = Table(
-    "hold",  # a single row: the last announcement (`hold.py`)
+    "hold",  # a single row
     metadata,
     Column("category", Text, primary_key=True),
     Column("version", Integer, nullable=False),
@@ -82,7 +82,7 @@ hold = Table(
 )
 
 comparison = Table(
-    "comparison",  # a single row: the newest checksums, and the result
+    "comparison",  # a single row
     metadata,
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("sums", Text, nullable=False),  # StatesSummed, JSON
@@ -119,7 +119,7 @@ _A_CAMPAIGN = "hashtext('placet.campaign'), hashtext({})"
 
 
 async def watermark(tx: AsyncConnection, partition: int, campaign_ids: Collection[str] = ()) -> datetime | None:
-    """Return the watermark of this partition's consent projection, and lock these campaigns shared, for `controls`."""
+    """Return the watermark of the partition's consents, and lock these campaigns shared, for `controls`."""
     rows = await fetch_many(
         tx,
         "SELECT (SELECT as_of FROM consumer_offset WHERE consumer_group = $1 AND topic = $2 AND partition = $3),"
@@ -173,10 +173,10 @@ async def put_subjects(
     *,
     generation: Generation = "subject",
 ) -> set[str]:
-    """Store the states newer than the stored ones, at most one per subject, and return the changed subjects.
+    """Store the states newer than the stored ones, at most one per subject; return the changed subjects.
 
-    `published`: by (subject_id, version). An unreadable subject stays unreadable after a state with an offset before
-    the unreadable record: a replay of the older of two dead letters proves nothing of the newer, perhaps a STOP.
+    An unreadable subject stays unreadable after a state with an offset before the unreadable record: a replay of the
+    older of two dead letters proves nothing of the newer, perhaps a STOP.
     """
     when = published or {}
     still = "(subject.unreadable AND coalesce(excluded.log_offset < subject.log_offset, false))"
@@ -220,7 +220,7 @@ class Known(NamedTuple):
 async def known_subjects(
     tx: AsyncConnection, subject_ids: Sequence[str], *, generation: Generation = "subject"
 ) -> dict[str, Known]:
-    """Return the stored subjects among these. Consents are decoded only for a subject with a STOP."""
+    """Return the stored subjects among these."""
     rows = await fetch_many(
         tx,
         f"SELECT subject_id, version, held_since IS NOT NULL, {_STOPPED.format('s')}, s.consents::text,"
@@ -257,7 +257,7 @@ async def mark_unreadable(
 
 
 async def put_sums(tx: AsyncConnection, told: StatesSummed, encoded: str) -> None:
-    """Store checksums newer than the stored ones, to be compared."""
+    """Store newer checksums, to be compared."""
     await tx.execute(
         text(
             "INSERT INTO comparison (id, sums, begun_at, seen_until) VALUES (1, :sums, :begun_at, :seen_until)"
@@ -269,7 +269,7 @@ async def put_sums(tx: AsyncConnection, told: StatesSummed, encoded: str) -> Non
 
 
 async def sums_to_compare(tx: AsyncConnection) -> StatesSummed | None:
-    """Return checksums not compared yet and lock the row, or return None, as while another process compares."""
+    """Lock and return checksums not compared yet; None also while another process compares."""
     encoded: str | None = await tx.scalar(
         text("SELECT sums FROM comparison WHERE compared_at IS NULL FOR UPDATE SKIP LOCKED")
     )
@@ -306,13 +306,13 @@ async def compared(tx: AsyncConnection) -> Comparison | None:
 async def begin_rebuild(tx: AsyncConnection, now: datetime) -> tuple[datetime, dict[int, Seen]]:
     """Resume the unfinished rebuild, or start a rebuild with an empty table.
 
-    Return the start, which identifies the rebuild, and each partition's position.
+    The start identifies the rebuild.
     """
     rows = list(await tx.execute(text("SELECT partition, next_offset, last_number, unseen, begun_at FROM rebuild")))
     begun_at: datetime = rows[0].begun_at if rows else now
     if not rows:
         await tx.execute(text("TRUNCATE subject_next"))
-    added = await tx.execute(  # every partition, or on a resume the new ones
+    added = await tx.execute(
         text(
             "INSERT INTO rebuild (partition, next_offset, until, begun_at) SELECT partition, 0, next_offset, :begun_at"
             " FROM consumer_offset WHERE consumer_group = :group AND topic = :topic"
@@ -338,7 +338,7 @@ async def rebuild_until(tx: AsyncConnection) -> dict[int, int]:
 
 
 async def step_rebuild(tx: AsyncConnection, begun_at: datetime, partition: int, since: Seen, reached: Seen) -> bool:
-    """Advance the rebuild of a partition. Return False when another process has advanced or finished the rebuild."""
+    """Advance the rebuild of a partition. Return False when another process has."""
     stepped = await tx.execute(
         text(
             "UPDATE rebuild SET next_offset = :next_offset, last_number = :last_number, unseen = :unseen"
@@ -350,7 +350,7 @@ async def step_rebuild(tx: AsyncConnection, begun_at: datetime, partition: int, 
 
 
 async def rebuild_progress(tx: AsyncConnection) -> tuple[int, int, datetime | None]:
-    """Return (records read, records to read, start of the rebuild); without a rebuild (0, 0, None)."""
+    """Return (records read, records to read, start); without a rebuild (0, 0, None)."""
     row = (
         await tx.execute(
             text(
@@ -365,8 +365,8 @@ async def rebuild_progress(tx: AsyncConnection) -> tuple[int, int, datetime | No
 async def change_generations(tx: AsyncConnection, begun_at: datetime, reached: Mapping[int, Seen]) -> bool:
     """Swap the tables: from the commit on, the rebuilt table serves, and the old one is emptied.
 
-    The caller has locked `subject` exclusive (`lock_generation`). Return False when another process has advanced or
-    finished the rebuild since `reached`: the caller then rolls back, because `subject_next` may be almost empty.
+    The caller has locked `subject` exclusive (`lock_generation`). Return False when another process has advanced the
+    rebuild since `reached`: the caller then rolls back, because `subject_next` may be almost empty.
     """
     rows = await tx.execute(
         text("DELETE FROM rebuild WHERE begun_at = :begun_at RETURNING partition, next_offset"), {"begun_at": begun_at}
@@ -399,10 +399,7 @@ async def lock_generation(tx: AsyncConnection, within_s: float) -> None:
 
 
 async def keep_newer(tx: AsyncConnection) -> int:
-    """Copy the newer rows of the serving table into `subject_next`, and return their number.
-
-    A state missing from the log is not lost, nor is a STOP.
-    """
+    """Copy the newer rows of the serving table into `subject_next`; return how many. No STOP is lost."""
     await _keep_stops(tx)
     kept = await tx.execute(
         text(
@@ -420,7 +417,7 @@ async def keep_newer(tx: AsyncConnection) -> int:
 async def _keep_stops(tx: AsyncConnection) -> None:
     """Restore each STOP that a rebuilt state forgets, and mark its subject unreadable.
 
-    Compaction may have removed the state with the STOP.
+    Compaction of the log may have removed the STOP.
     """
     rows = await fetch_many(
         tx,
@@ -451,7 +448,7 @@ async def _keep_stops(tx: AsyncConnection) -> None:
 
 
 async def projected_up_to(tx: AsyncConnection) -> dict[int, int]:
-    """Return the next offset of consent.states.v1 by partition, as committed by the projection."""
+    """Return the projection's next offset in consent.states.v1, by partition."""
     rows = await tx.execute(
         text("SELECT partition, next_offset FROM consumer_offset WHERE consumer_group = :group AND topic = :topic"),
         {"group": CONSENTS_GROUP, "topic": STATES.name},
@@ -460,7 +457,7 @@ async def projected_up_to(tx: AsyncConnection) -> dict[int, int]:
 
 
 async def watermarks(tx: AsyncConnection) -> dict[int, datetime | None]:
-    """Return the watermark of each partition of the consent projection, or None before the first."""
+    """Return the watermark of each partition."""
     rows = await tx.execute(
         text("SELECT partition, as_of FROM consumer_offset WHERE consumer_group = :group AND topic = :topic"),
         {"group": CONSENTS_GROUP, "topic": STATES.name},
@@ -469,13 +466,13 @@ async def watermarks(tx: AsyncConnection) -> dict[int, datetime | None]:
 
 
 async def lock_hold(tx: AsyncConnection) -> Hold:
-    """Return the last announcement of the marketing hold, and lock its row: a single process announces."""
+    """Return the last announcement of the marketing hold, and lock its row."""
     rows = await fetch_many(tx, "SELECT version, since, ended_at, otherwise_since FROM hold FOR UPDATE")
     return Hold(*rows[0]) if rows else Hold()
 
 
 async def put_hold(tx: AsyncConnection, known: Hold, tell: HoldChanged | None) -> None:
-    """Store the marketing hold, and publish `tell`, if any."""
+    """Store the marketing hold, and publish `tell`."""
     await tx.execute(
         text(
             "INSERT INTO hold (category, version, since, ended_at, otherwise_since)"
@@ -506,7 +503,7 @@ _LINES = (
 async def sums(tx: AsyncConnection, since: datetime) -> dict[str, tuple[int, int, bool]]:
     """Return the checksums of `subject`, computed as in `StatesSummed`. Reads the whole table.
 
-    By slice: the subjects, the sum of their digests, and whether a state was published since `since`.
+    By slice: subjects, sum of digests, and whether a state was published since `since`.
     """
     await tx.execute(text("SELECT pg_advisory_xact_lock_shared(hashtext('placet.generation'))"))
     rows = await tx.execute(
@@ -561,7 +558,7 @@ async def put_control(tx: AsyncConnection, event: CampaignControlled) -> None:
 async def note_woken(tx: AsyncConnection, campaign_id: str, version: int, *, cancelled: bool) -> None:
     """Record this control version as woken, unless a message still waits.
 
-    No decision defers for an older control any more: `put_control` has waited.
+    No decision defers for an older control: `put_control` has waited.
     """
     await plan_now(tx)
     await fetch_many(

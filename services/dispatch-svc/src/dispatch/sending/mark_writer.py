@@ -29,8 +29,8 @@ class MarkWriter:
     async def may_begin(self, permits: Sequence[Permit]) -> bool:
         """Mark the submit of these messages as begun. Return False if the submit must not begin.
 
-        False: recovery has closed a decision of these messages, or the mark may not be stored. The caller then has the
-        messages decided again; a mark stored after all says nothing of the new decision.
+        Recovery has then closed a decision, or the mark may not be stored: the caller has the messages decided again. A
+        mark stored after all says nothing of the new decision.
         """
         answer = asyncio.get_running_loop().create_future()
         self._waiting.append((permits, answer))

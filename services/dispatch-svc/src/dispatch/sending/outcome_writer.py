@@ -1,6 +1,6 @@
 """The batch writer: store the outcomes of submits in the ledger, many to a transaction.
 
-Outcomes that arrive while a transaction of their lane commits share the next transaction, whatever their partitions.
+Outcomes that arrive while a transaction of their lane commits share the next transaction.
 """
 
 import asyncio
@@ -67,10 +67,9 @@ class Storing:
                     _done(stored)
 
     async def _store_one_by_one(self, some: Sequence[_Waiting]) -> None:
-        """Store the outcomes of each submit alone, after their common transaction failed.
+        """Store the outcomes of each submit alone: a failing submit then delays no other.
 
-        A failing submit then delays no other. The retry never ends: the ledger must not lose the outcome of a message
-        already handed off.
+        The retry never ends: the ledger must not lose the outcome of a message already handed off.
         """
 
         async def store_one(outcomes: Sequence[Outcome], stored: "asyncio.Future[None]") -> None:
@@ -86,7 +85,7 @@ def _done(stored: "asyncio.Future[None]") -> None:
 
 
 async def until_stored(transaction: Callable[[], Awaitable[T]]) -> T:
-    """Retry the transaction with back-off until its commit, and return its result."""
+    """Retry the transaction with back-off until its commit."""
     failures = 0
     while True:
         try:

@@ -49,8 +49,8 @@ def answered(
 ) -> Outcome:
     """Return the outcome of a gateway's answer to a submit that began `at`.
 
-    `until`: when a message that has not left may be tried again. A resubmit (`permit.again`) becomes `accepted` or
-    `unknown`: the first submit may have arrived.
+    `until`: when the message may be tried again. A resubmit (`permit.again`) becomes `accepted` or `unknown`: the first
+    submit may have arrived.
     """
     match answer:
         # of the resubmit, as below; an opt-out in the answer still counts
@@ -118,7 +118,7 @@ def outcome(
 
 
 def looked_up(row: LostAnswer, result: Result, *, echoes_reference: bool) -> Outcome:
-    """Return the outcome of a message whose answer was lost, from the gateway's look-up."""
+    """Return the outcome of a lost answer, from the gateway's look-up."""
     name = _name(result)
     return Outcome(
         message_id=row.message_id,
@@ -136,7 +136,7 @@ def looked_up(row: LostAnswer, result: Result, *, echoes_reference: bool) -> Out
 
 
 def nobody_knows(row: MessageRow) -> Outcome:
-    """Return an `unknown` outcome for a row left `sending`: the message may have left, and goes no second time."""
+    """Return an `unknown` outcome for a row left `sending`: the message may have left."""
     return Outcome(
         message_id=row.message_id,
         subject_id=row.subject_id,
@@ -148,7 +148,7 @@ def nobody_knows(row: MessageRow) -> Outcome:
 
 
 def never_left(row: MessageRow, at: datetime) -> Outcome:
-    """Return a `deferred` outcome, due `at` once, for a row left `sending` whose submit never began."""
+    """Return a `deferred` outcome for a row left `sending` whose submit never began."""
     reasons = (Reason.SERVICE_STOPPING,)
     return replace(nobody_knows(row), status=Status.DEFERRED, reasons=reasons, due_at=at, gateway=None)
 
@@ -162,14 +162,14 @@ def _name(result: Result) -> str | None:
 
 
 def _code(said: str | None) -> str | None:
-    """Return the code cut and cleaned to fit the ledger: perhaps the only explanation of a failure."""
+    """Return the code cut and cleaned to fit the ledger."""
     return said and "".join(each if each.isprintable() else " " for each in said)[:KEPT_CHARS]
 
 
 def _can_be_kept(said: str | None) -> bool:
     """Return whether the ledger can store the id: printable (no NUL, no half surrogate pair) and not too long.
 
-    The writer would retry an unstorable id for ever, with every outcome of the same submit.
+    The writer would retry an unstorable id for ever.
     """
     return said is None or (len(said) <= KEPT_CHARS and said.isprintable())
 
@@ -178,7 +178,7 @@ def is_a_second(outcome: Outcome, row: HandedOff, *, idempotent: bool) -> bool:
     """Return whether an accepted outcome is a second SMS beside the hand-off in its row (`store.left_already`).
 
     An idempotent gateway answers a resubmit with the id of the first SMS. Another id counts as a second SMS: the
-    gateway may only count anew, or may have forgotten the first submit, and a person has to find out.
+    gateway may have forgotten the first submit, and a person has to find out.
     """
     if row.handed_off_at == outcome.handed_off_at:
         return False  # this very hand-off
@@ -196,10 +196,7 @@ def usual(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, MessageRow]]:
 
 
 def is_no_answer(result: Result | SendError) -> bool:
-    """Return whether the circuit breaker counts the result as no answer.
-
-    A request to wait, and a refusal of one sender, are answers.
-    """
+    """Return whether the circuit breaker counts the result as no answer."""
     if isinstance(result, Misconfigured):
         return not result.of_sender
     return isinstance(result, (Unreachable, Unanswered))

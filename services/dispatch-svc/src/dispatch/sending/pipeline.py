@@ -90,8 +90,8 @@ REDECIDED = counter(
     "Messages that return to the gate, because a permit lapsed or a gateway refuses.",
 )
 
-_Alike = tuple[int, Lane, bool]  # partition, lane, `again`: of messages decided again together
-_Lapsed = tuple[list[Permit], "asyncio.Task[dict[UUID, Permit]]"]  # permits to decide again, and the task deciding
+_Alike = tuple[int, Lane, bool]  # partition, lane, `again`
+_Lapsed = tuple[list[Permit], "asyncio.Task[dict[UUID, Permit]]"]
 
 SUBMITS_AHEAD = 4  # per slot; with answers of 100 ms, more would wait past their permits
 # well within `settle_margin_s`; a gateway ends its submit in time, and knows which messages had begun
@@ -130,8 +130,8 @@ class Intake:
     async def take_marketing(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
         """Decide on a batch of marketing messages, and return their hand-off.
 
-        Raise Hold while the watermark is stale, the gateways refuse marketing, or more messages are in hand than leave
-        soon: the batch then waits in Kafka, without verdicts.
+        Raise Hold while the watermark is stale, the gateways refuse marketing, or the hand-off is behind: the batch
+        then waits in Kafka, without verdicts.
         """
         if self._handoff.is_behind:
             raise Hold
@@ -147,10 +147,7 @@ class Intake:
             return await self._decide(tx, batch, Lane.MARKETING)
 
     async def take(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
-        """Decide on a batch of transactional or service messages, and return their hand-off.
-
-        A message whose gateway has no free slot waits in the ledger.
-        """
+        """Decide on a batch of transactional or service messages, and return their hand-off."""
         return await self._decide(tx, batch, Lane.TRANSACTIONAL)
 
     async def _decide(self, tx: AsyncConnection, batch: list[Received], lane: Lane) -> After | None:
@@ -176,7 +173,7 @@ class Intake:
         if reworded:
             await messages.lock_partition(tx, partition, Lane.MARKETING)
             if not await messages.reword(tx, reworded):
-                raise Hold  # a message in hand-off has left at the retry, or waits again with a row to update
+                raise Hold  # at the retry the message has left, or waits again
         decisions = await self._clearance.decide(tx, partition, list(candidates.values()), locked=bool(reworded))
         if lane is Lane.TRANSACTIONAL:
             decisions = self._handoff.codes.or_wait(decisions)
@@ -198,7 +195,7 @@ class Intake:
         candidates: dict[UUID, Candidate],
         reworded: dict[UUID, MessageReworded],
     ) -> None:
-        """Note an updated text, for the ledger and for a candidate of the same batch."""
+        """Note an updated text, for the ledger and the same batch."""
         try:
             identity = UUID(event.message_id)
         except ValueError as error:
@@ -214,8 +211,8 @@ class Intake:
 class Handoff:
     """The hand-off of permitted messages to gateways, up to their recorded outcomes.
 
-    `submits_in_flight`: concurrent submits of one gateway in each lane, over all partitions. The lanes share nothing: a
-    transactional message never waits for a campaign, nor one gateway's messages for another gateway.
+    `submits_in_flight`: of one gateway in each lane, over all partitions. No lane waits for the other, and no gateway's
+    messages for another gateway.
     """
 
     database: Database
@@ -225,8 +222,8 @@ class Handoff:
     codes: Codes = field(init=False)
     _lanes: dict[tuple[str, Lane], asyncio.Semaphore] = field(init=False)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    _in_hand: int = 0  # messages
-    _room: asyncio.Event = field(default_factory=asyncio.Event)  # set while the hand-off is not behind
+    _in_hand: int = 0
+    _room: asyncio.Event = field(default_factory=asyncio.Event)
     _lapsed: dict[_Alike, _Lapsed] = field(default_factory=dict)
     _waits: set[asyncio.Timeout] = field(default_factory=set)  # for a slot
     _marks: dict[Lane, MarkWriter] = field(init=False)
@@ -246,7 +243,7 @@ class Handoff:
                 OUTCOMES.labels(name, status)  # from 0, so that the first outcome is an increase
 
     async def send(self, permits: Sequence[Permit]) -> None:
-        """Hand off the permitted messages, and return once the ledger has an outcome for each."""
+        """Hand off the permitted messages; return once the ledger has all outcomes."""
         self._have_in_hand(len(permits))
         try:
             await self._send(permits)
@@ -254,7 +251,7 @@ class Handoff:
             self._have_in_hand(-len(permits))
 
     async def _send(self, permits: Sequence[Permit]) -> None:
-        """Submit the messages in batches of one gateway, lane and permit expiry."""
+        """Submit in batches of one gateway, lane and permit expiry."""
         lanes: dict[tuple[str, Lane, float], list[Permit]] = {}
         for permit in permits:
             lanes.setdefault((*_lane(permit), permit.until), []).append(permit)
@@ -267,9 +264,9 @@ class Handoff:
     async def _send_batch(self, permits: Sequence[Permit]) -> None:
         """Submit a batch to one gateway, on permits which still hold.
 
-        While the batch waits for a slot, lapsed permits are renewed: each message is decided again every `permit_ttl`.
-        So a STOP reaches a waiting message, and recovery does not mistake the message for a dead process's. A half-open
-        gateway has one slot of each lane, for one message; an open breaker leaves no slot.
+        While the batch waits for a slot, lapsed permits are renewed: a STOP reaches a waiting message, and recovery
+        does not mistake the message for a dead process's. A half-open gateway has one slot of each lane, for one
+        message.
         """
         until, lane = permits[0].until, permits[0].candidate.lane
         while permits:
@@ -280,7 +277,7 @@ class Handoff:
                 if self._stopping.is_set():
                     await self._hand_back(permits)
                     return
-                await self._send(await self._decide_again(permits))  # perhaps by another gateway
+                await self._send(await self._decide_again(permits))
                 return
             try:
                 if uptime_s() > until or self._breaker(permits[0]) != breaker:
@@ -291,7 +288,7 @@ class Handoff:
                 answers, late = await self._submit(going) if begins else ([], [])
             finally:
                 slots.release()
-            if answers is None:  # refused as a whole: halve the batch to find the message to blame
+            if answers is None:  # find the message to blame
                 half = len(going) // 2
                 halves = (self._send_batch(going[:half]), self._send_batch(going[half:]))
                 await asyncio.gather(self._settle(later, lane), *halves)
@@ -299,7 +296,7 @@ class Handoff:
                 await self._settle([*later, *answers], lane)
             if going and not begins:
                 await self._send(await self._decide_again(going))
-            permits = [*late, *permits[len(first) :]]  # a late message has a lapsed permit, and is decided again
+            permits = [*late, *permits[len(first) :]]  # a late message is decided again
 
     async def _mark_begun(self, decisions: Mapping[DecisionId, Sequence[UUID]]) -> set[DecisionId]:
         async with self.database.begin() as tx:
@@ -308,8 +305,8 @@ class Handoff:
     async def _submit(self, permits: Sequence[Permit]) -> tuple[list[Outcome] | None, list[Permit]]:
         """Submit one batch: the only place where a message leaves.
 
-        Return the outcomes, and the permits too late to begin. None instead of outcomes: the gateway refused a batch of
-        several messages as a whole, and took no message.
+        Return the outcomes, and the permits too late to begin. No outcomes (None): the gateway refused several messages
+        as a whole.
         """
         started, at = time.monotonic(), datetime.now(UTC)
         submits = [
@@ -381,8 +378,7 @@ class Handoff:
     async def _enforce(self, subject_ids: Sequence[str]) -> None:
         """Enforce the opt-outs of these subjects. The caller has committed the outcomes.
 
-        An opt-out applied meanwhile has seen these messages `sending`. Two hand-offs of one subject which end at the
-        same instant miss each other; the sweep enforces such an opt-out.
+        Two hand-offs of one subject which end at the same instant miss each other; the sweep enforces such an opt-out.
         """
         async with self.database.begin() as tx:
             await enforcement.enforce(tx, subject_ids)
@@ -391,17 +387,17 @@ class Handoff:
 
     @property
     def is_behind(self) -> bool:
-        """Return whether more is in hand than leaves soon, so that another message's permit would lapse."""
+        """Return whether more is in hand than leaves soon."""
         return self._in_hand >= self.ahead
 
     @property
     def ahead(self) -> int:
-        """Return how many messages may be in hand before the hand-off is behind."""
+        """Return how many messages may be in hand."""
         batches = (gateway.batch for gateway in self.traffic.gateways.values())
         return SUBMITS_AHEAD * self.submits_in_flight * max(batches, default=1)
 
     async def room(self) -> None:
-        """Return once the hand-off is not behind. A polling caller would find the room taken each time."""
+        """Return once the hand-off is not behind. A polling caller would find the room taken."""
         await self._room.wait()
 
     def _have_in_hand(self, more: int) -> None:
@@ -412,14 +408,11 @@ class Handoff:
             self._room.set()
 
     def _breaker(self, permit: Permit) -> BreakerState:
-        """Return the breaker's state of the permit's gateway.
-
-        A resubmit ignores the breaker: the gateway may already have the message.
-        """
+        """Return the breaker's state; a resubmit ignores the breaker: the gateway may have the message."""
         return "closed" if permit.again else self.traffic.breaker(permit.gateway)
 
     async def _slot(self, slots: asyncio.Semaphore, until: float) -> bool:
-        """Take a slot before `until` (`uptime_s`); return False at that moment, or when the service stops."""
+        """Take a slot before `until` (`uptime_s`); return False then, or when the service stops."""
         if self._stopping.is_set() or uptime_s() >= until:
             # acquiring a free slot does not yield to the event loop: a caller with a lapsed permit would spin
             return False
@@ -436,7 +429,7 @@ class Handoff:
             self._waits.discard(waiting)
 
     async def watch(self, stop: asyncio.Event) -> None:
-        """Hand waiting messages back to the queue once the service stops."""
+        """Hand waiting messages back once the service stops."""
         await stop.wait()
         self._stopping.set()
         for waiting in self._waits:
@@ -444,14 +437,14 @@ class Handoff:
                 waiting.reschedule(asyncio.get_running_loop().time())
 
     async def _hand_back(self, permits: Sequence[Permit]) -> None:
-        """Defer messages not submitted yet. A resubmit keeps its state: the sweep finds the message again."""
+        """Defer messages not submitted yet. A resubmit is left to the sweep."""
         if permits[0].again:
             return
         given = [outcomes.outcome(p, Status.DEFERRED, (Reason.SERVICE_STOPPING,), datetime.now(UTC)) for p in permits]
         await self._settle([replace(each, gateway=None) for each in given], permits[0].candidate.lane)
 
     async def _decide_again(self, permits: Sequence[Permit]) -> list[Permit]:
-        """Return fresh permits for the messages still allowed; the ledger keeps the new verdict of each other message.
+        """Return fresh permits for the messages still allowed.
 
         Permits which lapse while a decision of their partition and lane waits for its turn join the decision.
         """
@@ -476,8 +469,8 @@ class Handoff:
     async def _redecide(self, permits: Sequence[Permit], ours: set[datetime]) -> list[Permit]:
         """Decide on lapsed messages again, in one transaction, and return the new permits.
 
-        `ours`: the `decided_at` of this process's decisions. A new decision joins `ours` before its commit, because a
-        commit may succeed without an acknowledgement.
+        `ours`: the `decided_at` of this process's decisions. A new decision joins `ours` before its commit, which may
+        succeed without an acknowledgement.
         """
         partition = permits[0].candidate.partition
         async with self.database.begin() as tx:
@@ -501,10 +494,7 @@ class Handoff:
         return [d.permit for d in decisions if d.permit]
 
     def _within_the_rate(self, permits: Sequence[Permit]) -> tuple[list[Permit], list[Outcome]]:
-        """Split the permits into those within the gateway's rate, and deferred outcomes for the rest.
-
-        Deferred messages come back one after another at the rate.
-        """
+        """Split the permits into those within the gateway's rate, and deferred outcomes for the rest."""
         now: list[Permit] = []
         later: list[Outcome] = []
         if permits[0].again:
@@ -519,7 +509,7 @@ class Handoff:
         return now, later
 
     def _note_failures(self, name: str, permits: Sequence[Permit], results: Sequence[Result | SendError]) -> None:
-        """Report each error to the gateway pool, once for a whole batch."""
+        """Report each error to the gateway pool once."""
         noted: set[SendError] = set()
         for permit, error in zip(permits, results, strict=True):
             if isinstance(error, (Result, Refused)) or error in noted:
@@ -539,10 +529,7 @@ class Handoff:
                 self.traffic.failed(name, kind)
 
     def _again(self, permit: Permit, result: Result | SendError) -> datetime | None:
-        """Return when a message which has not left may be decided again; None where the result is final.
-
-        At once while another route is open, and never later than `send_before`.
-        """
+        """Return when a message which has not left may be decided again; None where the result is final."""
         if not isinstance(result, (Throttled, Unreachable, Misconfigured)):
             return None
         if isinstance(result, NotNow):

@@ -1,9 +1,9 @@
 """Delivery receipts (DLRs): out of order, duplicate, early, or about unknown messages.
 
 A terminal state never moves back, with two exceptions: `opted_out` overrides every state, and a message of several
-parts is not delivered while a part has failed. A DLR proves that the operator had the message, and so resolves an
-`unknown` outcome. A block without a reason (DOMAIN 4.3) is no opt-out, but may be the person's wish: until a member of
-staff removes the block, the person gets no marketing by any gateway, and nothing by the blocking provider.
+parts is not delivered while a part has failed. A DLR proves that the operator had the message, and resolves `unknown`.
+A block without a reason (DOMAIN 4.3) is no opt-out, but may be the person's wish: until a member of staff removes the
+block, the person gets no marketing by any gateway, and nothing by the blocking provider.
 
 [name]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process [before-receipts-commit,
 after-receipts-commit].
@@ -55,7 +55,7 @@ RANK: dict[ReceiptState | None, int] = {
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """A DLR's report of a fault of our account, or of one sender there (`oadc`), for a person to fix."""
+    """A DLR's report of a fault of our account, or of one sender there (`oadc`)."""
 
     gateway: str
     oadc: str
@@ -64,10 +64,7 @@ class Complaint:
 
 
 def advances(old: ReceiptState | None, new: ReceiptState, *, other_part: bool = False) -> bool:
-    """Return whether DLR state `new` replaces `old`. Among terminal states the first stands, except `opted_out`.
-
-    `other_part`: the DLR is of another part of the message.
-    """
+    """Return whether DLR state `new` replaces `old`. `other_part`: of the message."""
     return RANK[new] > RANK[old] or (other_part and old == "delivered" and new in ("failed", "expired"))
 
 
@@ -116,7 +113,7 @@ async def apply_receipts(tx: AsyncConnection, batch: list[Received], of: Mapping
 async def settle_receipts(tx: AsyncConnection, receipts: Sequence[Receipt], *, keep_early: bool) -> list[Complaint]:
     """Apply DLRs to their messages, and keep unmatched DLRs until the submit's answer names the message.
 
-    Return the complaints, for `note` after the commit.
+    `note` takes the complaints after the commit.
     """
     if not receipts:
         return []
@@ -190,8 +187,8 @@ async def settle_receipts(tx: AsyncConnection, receipts: Sequence[Receipt], *, k
 async def tell_what_the_provider_refuses(tx: AsyncConnection, settled: Sequence[Outcome]) -> None:
     """Store the opt-outs and blocks in the gateways' answers.
 
-    The DLR published here is consent-svc's evidence of an opt-out. Until consent-svc has applied the opt-out, and where
-    the provider gives no reason, a provider block denies the person marketing by every gateway (fail closed).
+    The DLR published here is consent-svc's evidence of an opt-out. Until consent-svc has applied the opt-out, a
+    provider block denies the person marketing by every gateway (fail closed).
     """
     now = datetime.now(UTC)
     refused = [o for o in settled if o.opted_out or o.blocked]

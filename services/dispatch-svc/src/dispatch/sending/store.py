@@ -99,7 +99,7 @@ class LeftSending(NamedTuple):
 
 
 class ToWake(NamedTuple):
-    """A campaign whose messages are not all woken. `version`: of the control."""
+    """A campaign whose messages are not all woken."""
 
     campaign_id: str
     version: int
@@ -107,7 +107,7 @@ class ToWake(NamedTuple):
 
 
 async def campaigns_to_wake(tx: AsyncConnection) -> list[ToWake]:
-    """Return each campaign that is not paused, and whose messages are not all woken."""
+    """Return the campaigns not paused, whose messages are not all woken."""
     await plan_now(tx)
     rows = await fetch_many(
         tx,
@@ -121,8 +121,8 @@ async def campaigns_to_wake(tx: AsyncConnection) -> list[ToWake]:
 async def due_partitions(tx: AsyncConnection, partitions: int, now: datetime, lane: Lane) -> list[int]:
     """Return the partitions below `partitions` with due messages of the lane, the longest wait first.
 
-    With this order, a caller that takes few messages neglects no partition. A lateral query reads each partition alone:
-    else, with few statistics, Postgres reads the whole ledger.
+    A caller that takes few messages then neglects no partition. A lateral query reads each partition alone: else, with
+    few statistics, Postgres reads the whole ledger.
     """
     await plan_now(tx)
     rows = await fetch_many(
@@ -146,9 +146,9 @@ async def claim_due(
     *,
     waited_for: Collection[str] = (),
 ) -> list[MessageRow]:
-    """Lock and return due messages of one partition and lane, oldest first. The transaction is `planned_now`.
+    """Lock and return due messages, oldest first. The transaction is `planned_now`.
 
-    `waited_for`: gateways without a free slot, whose `pending` messages go on waiting.
+    `waited_for`: gateways whose `pending` messages go on waiting.
     """
     rows = await tx.execute(
         text(
@@ -182,7 +182,7 @@ async def still_ours(
 
 
 async def partitions_left_sending(tx: AsyncConnection, decided_before: datetime) -> list[int]:
-    """Return the partitions with messages left `sending` by a process that died."""
+    """Return the partitions with messages left `sending`."""
     await plan_now(tx)
     rows = await tx.execute(
         text(
@@ -200,9 +200,9 @@ async def claim_left_sending(
 ) -> list[LeftSending]:
     """Lock and return messages left `sending`. A live owner renews the decision or records the outcome in time.
 
-    A submit may precede the last decision: the row of `sending` from the first decision gives `since`. The caller has
-    closed the decisions (`messages.close_sending`): without a mark, no submit of a closed decision began or ever
-    begins. A decision which its owner is marking at this moment is still open, and its messages wait for a later call.
+    A submit may precede the last decision: `since` is of the first. The caller has closed the decisions
+    (`messages.close_sending`): without a mark, no submit of a closed decision began or ever begins. A decision which
+    its owner is marking at this moment is still open, and its messages wait for a later call.
     """
     rows = await tx.execute(
         text(
@@ -230,9 +230,9 @@ async def unknown_of(
     after: tuple[datetime, UUID],
     limit: int,
 ) -> list[LostAnswer]:
-    """Return a page of a gateway's `unknown` messages, oldest first, whose `unknown_since` is within one of `spans`.
+    """Return a page of a gateway's `unknown` messages, oldest first, by `unknown_since` within `spans`.
 
-    `after`: `unknown_since` and `message_id` at the end of the page before.
+    `after`: the end of the page before.
     """
     await plan_now(tx)
     rows = await tx.execute(
@@ -265,7 +265,7 @@ async def lock_messages(tx: AsyncConnection, message_ids: Sequence[UUID]) -> Non
 
 
 async def left_already(tx: AsyncConnection, message_ids: Sequence[UUID]) -> dict[UUID, HandedOff]:
-    """Return the recorded hand-off of each message that has one."""
+    """Return the recorded hand-off of each message, if any."""
     rows = await tx.execute(
         text(
             f"SELECT {', '.join(HandedOff._fields)} FROM message"
@@ -323,7 +323,7 @@ async def block(tx: AsyncConnection, rows: Sequence[Block]) -> None:
 
 
 async def unblock(tx: AsyncConnection, gateway: str, subject_id: str) -> str | None:
-    """Remove the block. Return the subject, or `None` without such a block."""
+    """Remove the block. Return the subject, or `None`."""
     removed: str | None = await tx.scalar(
         text("DELETE FROM provider_block WHERE gateway = :gateway AND subject_id = :id RETURNING subject_id"),
         {"gateway": gateway, "id": subject_id},
@@ -341,7 +341,7 @@ async def keep_early_receipts(tx: AsyncConnection, rows: Sequence[Receipt]) -> N
 
 
 async def take_matching_early_receipts(tx: AsyncConnection, limit: int) -> list[Receipt]:
-    """Remove and return early DLRs whose message has become known."""
+    """Remove and return early DLRs whose message is known now."""
     await plan_now(tx)
     rows = await tx.execute(
         text(

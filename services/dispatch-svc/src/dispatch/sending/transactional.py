@@ -1,7 +1,7 @@
 """The transactional lane: hand-offs of transactional and service messages, from Kafka and from the ledger.
 
-No message waits for the operator's answer to another. While all slots of a gateway are taken, its messages wait in the
-ledger as `pending`, and leave together once a slot is free.
+While all slots of a gateway are taken, its messages wait in the ledger as `pending`, and leave together once a slot is
+free.
 """
 
 import asyncio
@@ -20,10 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Codes:
-    """The hand-offs in flight. `slots`: of each gateway.
-
-    A gateway may exceed its slots: several callers may each see a free slot before either begins.
-    """
+    """The hand-offs in flight. `slots`: of each gateway, which may exceed them."""
 
     send: Callable[[Sequence[Permit]], Awaitable[None]]
     gateways: Collection[str]
@@ -33,7 +30,7 @@ class Codes:
 
     @property
     def going(self) -> list[asyncio.Task[None]]:
-        """Return the hand-offs not collected by `free` yet, running or ended."""
+        """Return the hand-offs not collected by `free` yet."""
         return [task for tasks in self._going.values() for task in tasks]
 
     @property
@@ -63,7 +60,7 @@ class Codes:
     async def free(self) -> None:
         """Return once a gateway has a free slot.
 
-        Raise the error of a failed hand-off, once, for the calling timer to count; the sweep recovers the messages.
+        Raise the error of a failed hand-off, once; the sweep recovers the messages.
         """
         if len(self.full) == len(self.gateways):
             await asyncio.wait(self.going, return_when=asyncio.FIRST_COMPLETED)
@@ -77,13 +74,13 @@ class Codes:
             raise failed[0]
 
     async def end(self) -> None:
-        """Wait for the running hand-offs: a planned stop."""
+        """Wait for the running hand-offs."""
         self._stopping = True
         if self.going:
             await asyncio.wait(self.going)
 
     async def close(self) -> None:
-        """Cancel the running hand-offs: a stop which is unplanned, or has taken too long."""
+        """Cancel the running hand-offs."""
         self._stopping = True
         left = self.going
         self._going.clear()

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 class NotPublished(Exception):
     """No publishing has begun: no broker, no such topic, or no right to write to the topic.
 
-    `ours`: we must act, as the topic or the right is missing.
+    `ours`: we must act.
     """
 
     def __init__(self, why: str, *, ours: bool = False) -> None:
@@ -107,8 +107,7 @@ class Publisher:
     async def publish(self, topic: Topic, events: Sequence[Event], *, until: float, begin_by: float) -> list[Published]:
         """Publish, and return the outcome of each event. The caller must have called `ready`.
 
-        No batch is sent after `begin_by` (`uptime_s`). A batch sent by then is awaited until `until`; the producer may
-        resend the batch meanwhile.
+        No batch is sent after `begin_by` (`uptime_s`). A batch sent by then is awaited until `until`.
         """
         outlet = self._outlet
         if outlet is None:
