@@ -36,9 +36,7 @@ class Settings(HoursSettings):
     gateways: tuple[GatewaySettings, ...] = ()  # docs/providers.md
     gateway_url: HttpUrl | None = None  # the development simulator, the cheapest
     gateway_token: SecretStr = SecretStr("")
-    gateway_idempotent: bool = (
-        False  # few operators are idempotent (DOMAIN 4.1); without, a crash leaves `unknown`, never two SMS
-    )
+    gateway_idempotent: bool = False  # without (DOMAIN 4.1), a crash leaves `unknown`, never two SMS
     gateway_echoes_reference: bool = True  # False: DLRs name only the gateway's ids
     gateway_batch: int = Field(100, ge=1, le=1000)
     gateway_submits: int = Field(4, ge=1)  # concurrent; more would only delay a STOP

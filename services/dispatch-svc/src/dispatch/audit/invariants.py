@@ -59,7 +59,7 @@ MAY_BE_ASKED = (
     f" AND NOT coalesce({STOPPED_AT} >= m.requested_at, false))"
 )
 RULES = {
-    # promise 1: a hand-off after an enforced opt-out was decided with the opt-out known (the next rule checks how)
+    # promise 1: a hand-off after an enforced opt-out was decided with the opt-out known
     "after_enforcement": (
         f"SELECT m.message_id FROM message AS m JOIN enforcement AS e USING (subject_id) WHERE {HANDED_OFF}"
         f" AND {ON_CONSENT} AND m.handed_off_at > e.enforced_at + :skew"
@@ -72,7 +72,7 @@ RULES = {
         f" AND ((m.category = 'marketing' AND NOT {MAY_BE_WRITTEN_TO})"
         f" OR (m.category = 'service' AND m.purpose IS NOT NULL AND NOT {MAY_BE_ASKED}))"
     ),
-    # promise 1: no decision rests on older knowledge
+    # promise 1
     "on_stale_consent": (
         f"SELECT m.message_id FROM message AS m WHERE {HANDED_OFF} AND {ON_CONSENT}"
         " AND (m.as_of IS NULL OR m.decided_at > m.as_of + :max_staleness)"
@@ -105,7 +105,7 @@ RULES = {
     "sending_for_ever": (
         "SELECT DISTINCT m.message_id FROM sending AS s CROSS JOIN LATERAL (SELECT message_id FROM message"
         " WHERE message_id = ANY(s.message_ids) AND status = 'sending' AND decided_at < :sent_by OFFSET 0) AS m"
-        " ORDER BY m.message_id"  # so that two polls find the same messages
+        " ORDER BY m.message_id"  # two polls find the same
     ),
 }
 # promise 6: hours begin and end on the minute, so one instant stands for all hand-offs of the minute in one place. The
@@ -127,10 +127,7 @@ OF_MINUTES = (
 
 @dataclass(slots=True)
 class Checker:
-    """The timer that checks the invariants.
-
-    `policy` is the law itself, without the gate's margin. `sending_timeout` is the recovery's.
-    """
+    """The timer that checks the invariants. `policy` is the law itself, without the gate's margin."""
 
     database: Database
     policy: Policy
@@ -141,7 +138,7 @@ class Checker:
 
     def worker(self) -> Worker:
         for rule in (*RULES, OUT_OF_HOURS):
-            VIOLATIONS.labels(rule)  # 0 from the start: a series that begins at 1 shows no increase
+            VIOLATIONS.labels(rule)  # from 0: a series that begins at 1 shows no increase
         timer = Timer("invariants", self.look, LOOK_EVERY_S, self.database)
         return Worker(timer.name, timer.run)
 
@@ -160,7 +157,7 @@ class Checker:
         return False
 
     async def violations(self, since: datetime, until: datetime, now: datetime) -> dict[str, list[str]]:
-        """Return message ids by rule, for the rules with violations."""
+        """Return message ids by violated rule."""
         told = {
             "since": since,
             "until": until,

@@ -72,7 +72,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def requested(event: MessageRequested, partition: int) -> Candidate:
-    """Return the candidate of a request. Raise ValueError when the message id is no UUID."""
+    """Return the candidate of a request. Raise ValueError for an id that is no UUID."""
     return Candidate(
         message_id=pgproto.UUID(event.message_id),  # asyncpg's UUID takes a tenth of the time
         campaign_id=event.campaign_id,
@@ -151,7 +151,8 @@ class Clearance:
     ) -> list[Decision]:
         """Decide on messages of one partition, and hold the partition's lock from then on. Store no row.
 
-        `locked`: the caller holds the lock, as row locks come after the partition's.
+        `locked`: the caller holds the lock already, because the caller has locked the rows, and row locks come after
+        the partition's.
         """
         opened = []
         for place, candidate in enumerate(candidates):  # before the lock: opt-outs need not wait for decryption
@@ -349,7 +350,7 @@ def lacks_a_mention(category: Category, text: str, stop_code: str) -> bool:
 
 
 async def _let_others(place: int) -> None:
-    """Yield to the event loop every `TURN` messages, or a code waits for the decision of a whole campaign."""
+    """Yield to the event loop every `TURN` messages, or a code waits for a whole campaign."""
     if place % TURN == TURN - 1:
         await asyncio.sleep(0)
 

@@ -82,11 +82,11 @@ class Knowledge(msgspec.Struct, frozen=True, gc=False):
 
     as_of: datetime | None
     subject: Subject | None
-    purposes: frozenset[str] | None  # the sender's; `None`: unknown sender
+    purposes: frozenset[str] | None  # `None`: unknown sender
     countries: frozenset[str]  # where the sender may send marketing
-    control: Control | None  # `None`: the campaign's control has not arrived
+    control: Control | None  # `None`: not arrived
     blocked: bool = False  # by the gateway's provider; for marketing, by any
-    recent: int = 0  # marketing of this sender within `cap_window`, received or under way
+    recent: int = 0  # marketing of this sender within `cap_window`
 
 
 def decide(request: Request, known: Knowledge, now: datetime, limits: Limits, policy: Policy) -> Verdict:
@@ -159,21 +159,21 @@ def marketing_denials(request: Request, known: Knowledge, now: datetime) -> Iter
     if not request.mentions_stop and request.flaw is None:
         yield Reason.STOP_MENTION_MISSING
     for against in consent_rule.denials(known.subject, request.sender_id, request.purpose, now):
-        if (reason := Reason(against.value)) is not request.flaw:  # the request's flaw may say `erased` already
+        if (reason := Reason(against.value)) is not request.flaw:  # `erased`
             yield reason
 
 
 def question_denials(request: Request, known: Knowledge) -> Iterator[Reason]:
     """Yield the reasons against a question.
 
-    A STOP or an expiry forbids an older question only: a newer question follows a newer form, or asks to renew an ended
-    consent.
+    Only a STOP or an expiry at least as new as the question forbids the question: a newer question follows a newer
+    form, or asks to renew an ended consent.
     """
     if known.purposes is not None and request.purpose not in known.purposes:
         yield Reason.UNKNOWN_PURPOSE
     subject = known.subject
     if subject is None:
-        yield Reason.NO_CONSENT  # not even a pending consent
+        yield Reason.NO_CONSENT
         return
     if subject.unreadable:
         yield Reason.CONSENT_UNREADABLE

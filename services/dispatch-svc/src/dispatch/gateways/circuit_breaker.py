@@ -24,13 +24,13 @@ LONGEST_COOL_DOWN_S: dict[Failure, float] = {"unreachable": 30.0, "unanswered": 
 LONGEST_PAUSE_S = 60.0  # without a length from the operator
 FADE = 0.95  # decay with each request: about the last twenty matter
 ENOUGH = 3.0  # failures, from which the error rate counts
-TOO_MANY = 0.5  # error rate above which the breaker trips
+TOO_MANY = 0.5  # error rate
 
 BELIEVED_S = 600.0  # of a hand-off, for its DLR to trip: later, a person may have acted
 
-LAST = 10  # answers in the average latency
-ENOUGH_ANSWERS = 4  # answers below which the latency is unknown
-SLOW_PART = 0.25  # share of the submit timeout below which no gateway is slow
+LAST = 10  # answers, for the latency
+ENOUGH_ANSWERS = 4  # for a known latency
+SLOW_PART = 0.25  # of the submit timeout: below, no gateway is slow
 SLOW_TIMES = 3.0  # the latency of the fastest gateway of the same price
 SLOW_FOR_S = 60.0  # also the age at which an average expires
 
@@ -91,7 +91,7 @@ def answered(health: Health, now: float, latency_s: float) -> Health:
     """Record an answer, already `counted`."""
     anew = now - health.answered_at > SLOW_FOR_S or health.answered_at < health.slow_until <= now
     timed = 1 if anew else min(health.timed + 1, LAST)
-    trips = health.trips if now < health.open_until else 0  # submitted before the trip: proves nothing
+    trips = health.trips if now < health.open_until else 0  # submitted before the trip
     return replace(
         health,
         latency_s=latency_s if anew else health.latency_s + (latency_s - health.latency_s) / timed,
@@ -113,7 +113,7 @@ def compared(health: Health, now: float, fastest_s: float | None, timeout_s: flo
 def failed(health: Health, failure: Failure, now: float, jitter: float) -> Health:
     """Record a failure, already `counted`, and perhaps trip the breaker.
 
-    `jitter`, in (0, 1], is the share of the full cool-down, so that replicas do not return at the same moment.
+    `jitter`, in (0, 1], shortens the cool-down: replicas do not return at the same moment.
     """
     if failure == "unanswered" and not _failing(health):
         return health
@@ -141,7 +141,7 @@ def pause(health: Health, now: float, after_s: float, jitter: float, *, told: bo
     `told`: for `after_s`. Otherwise each further pause in a row is twice as long, up to `LONGEST_PAUSE_S`.
     """
     is_open = now < health.open_until
-    if is_open and not told:  # as with failures
+    if is_open and not told:
         return health
     after_s = after_s if told else min(after_s * 2.0**health.trips, LONGEST_PAUSE_S) * jitter
     if now + after_s <= health.open_until:

@@ -143,5 +143,5 @@ class Gateway(Protocol):
 
 
 def gateway_name(provider: str, account: str) -> str:
-    """Return the shared name of the account that submits and of the account that receives the DLRs."""
+    """Return the shared name of the submitting account and of the account that receives the DLRs."""
     return provider if account == "main" else f"{provider}.{account}"

@@ -1,9 +1,9 @@
 """Octopush SMS campaigns: JSON, API key and login (DOMAIN 4.1; octopush/sms-api).
 
-A campaign is one text to many people under one ticket; Placet sends campaigns of one person. Octopush answers a second
-submit of a `request_id` within 24 h with a validation error, and sends nothing. No publication tells this error from
-others, so a message refused after a resubmit stays `unknown`. Octopush appends the STOP mention to `wholesale` texts,
-and would rewrite the text by `auto_optimize_text`. Error codes are unpublished: the HTTP status decides.
+Placet sends campaigns of one person. Octopush answers a second submit of a `request_id` within 24 h with a validation
+error, and sends nothing. No publication tells this error from others, so a message refused after a resubmit stays
+`unknown`. Octopush appends the STOP mention to `wholesale` texts, and would rewrite the text by `auto_optimize_text`.
+Error codes are unpublished: the HTTP status decides.
 """
 
 from collections.abc import Mapping, Sequence

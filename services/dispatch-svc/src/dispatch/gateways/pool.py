@@ -1,7 +1,4 @@
-"""The gateway pool: the configured gateways, their health, and the messages each may take now.
-
-Health and rates belong to this process and die with it.
-"""
+"""The gateway pool: the configured gateways, their health, and the messages each may take now."""
 
 import asyncio
 import random
@@ -61,7 +58,7 @@ class Rates:
 class Ways:
     """The routes open to messages of one kind now, all at the same price.
 
-    Without `gateways`, no route exists, or every breaker is open: the first cool-down ends at `until`.
+    Without `gateways`, no route exists, or every breaker is open until `until`.
     """
 
     gateways: Sequence[Route]
@@ -154,10 +151,7 @@ class Traffic:
         unfit: Collection[str] = (),
         blocked: Collection[str] = (),
     ) -> Ways:
-        """Return the routes for a message now.
-
-        `unfit`: ineligible for the text. `blocked`: without delivery to the person.
-        """
+        """Return the routes for a message now, without gateways `unfit` for the text or `blocked` for the person."""
         now = time.monotonic()
 
         def health(name: str) -> Health:

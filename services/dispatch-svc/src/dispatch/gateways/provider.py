@@ -78,7 +78,7 @@ class Answer:
 
 
 class Described(Protocol):
-    """The description in every gateway's module."""
+    """The description in each gateway's module."""
 
     @property
     def capabilities(self) -> Capabilities: ...
@@ -93,7 +93,7 @@ class Described(Protocol):
 
 
 class HttpProvider(Described, Protocol):
-    """The formats of one provider: a module. Both functions are pure."""
+    """The formats of one provider. Both functions are pure."""
 
     @property
     def URL(self) -> str:  # noqa: N802
@@ -189,7 +189,7 @@ def object_of(fields: Mapping[str, object], name: str) -> dict[str, object]:
 def each_of(
     said: Sequence[Any], name: str, references: Sequence[str], read: Callable[[str, Any], Result | SendError]
 ) -> list[Result | SendError]:
-    """Return one result per reference, from the answer's items with the reference under `name`.
+    """Return one result per reference, from the items with the reference under `name`.
 
     A missing or unreadable item is `Unanswered`; the other items stand.
     """

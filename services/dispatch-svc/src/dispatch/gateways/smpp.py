@@ -8,7 +8,7 @@ account's options. Only the last part asks for a DLR and gives the message its i
     ESME_RTHROTTLED, ESME_RMSGQFUL                            Throttled
     ESME_RINVBNDSTS                                           Unreachable: the operator holds no bind of ours
     ESME_RINVSRCADR                                           Misconfigured, of the sender
-    flags, credentials, service type, kinds of addresses      Misconfigured: the same in every message of ours
+    flags, credentials, service type, kinds of addresses      Misconfigured
     system, unknown and temporary application error           Unanswered, as are silence, an ended session and half a
                                                               message
     any other status                                          Refused
@@ -58,7 +58,7 @@ capabilities = Capabilities()
 
 BINDS, WINDOW, PORT = 2, 20, 2775
 CONNECT_S = 2.0
-# after a failed bind: below the breaker's cool-down, or a probe would meet the old failure and trip the breaker again
+# below the breaker's cool-down, or a probe would meet the old failure
 RECONNECT_AFTER_S = 0.25
 UNBIND_S = 1.0
 ALPHANUMERIC, INTERNATIONAL = 5, 1  # type of number
@@ -67,12 +67,12 @@ GSM, UCS2 = 0, 8  # data_coding
 USER_DATA_HEADER = 0x40  # esm_class
 MESSAGE_PAYLOAD = 0x0424  # an optional parameter
 OCTETS, PART_OCTETS = {GSM: 160, UCS2: 140}, {GSM: 153, UCS2: 134}
-THROTTLED = (0x14, 0x58)  # queue full, throttled
+THROTTLED = (0x14, 0x58)
 NOT_BOUND = 0x04
 INVALID_SOURCE = 0x0A
-# flags, credentials, service type, kinds of addresses (SMPP 3.4, 5.1.3)
+# SMPP 3.4, 5.1.3
 OURS = (0x07, 0x0D, 0x0E, 0x0F, 0x15, 0x48, 0x49, 0x50, 0x51, 0x53)
-WHO_KNOWS = (0x08, 0x64, 0xFF)  # system error, temporary error of the receiver's application, unknown error
+WHO_KNOWS = (0x08, 0x64, 0xFF)
 PART_TRIES, PART_PAUSE_S = 5, 0.2
 
 
@@ -210,17 +210,14 @@ class _Bind:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[_Session]:
-        """Yield a session. Raise Unreachable: not begun.
-
-        A cancelled caller leaves the attempt to the others.
-        """
+        """Yield a session, or raise Unreachable. A cancelled caller leaves the attempt to the others."""
         while True:
             if self._attempt is None or (self._attempt.done() and time.monotonic() >= self._connect_after):
                 self._attempt = asyncio.create_task(self._found())
             found = await asyncio.shield(self._attempt)
             if isinstance(found, Unreachable):
                 raise found
-            if found is self._open:  # else the session is being unbound, and another attempt follows
+            if found is self._open:  # else the session is being unbound
                 break
         found.in_flight += 1
         try:

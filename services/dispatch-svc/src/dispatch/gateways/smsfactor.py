@@ -77,5 +77,5 @@ def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendEr
 
 
 def _count(said: Mapping[str, object], name: str) -> int | None:
-    """Return the count, or `None` when absent. Raise ValueError."""
+    """Return the count, if any. Raise ValueError."""
     return int(text_of(said, name)) if name in said else None

@@ -115,7 +115,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class ReceiptChange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The DLR that a row holds from now on. `proves`: the operator had the message, which ends `unknown`."""
+    """The DLR that a row holds from now on. `proves`: the operator had the message."""
 
     message_id: UUID
     proves: bool

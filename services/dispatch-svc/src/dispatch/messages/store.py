@@ -253,7 +253,7 @@ async def update_decisions(tx: AsyncConnection, rows: Sequence[MessageRow]) -> l
 
 
 async def _note_sending(tx: AsyncConnection, rows: Sequence[MessageRow]) -> None:
-    """List the messages that become `sending` in this transaction."""
+    """List the messages that become `sending`."""
     begun: dict[int, list[MessageRow]] = defaultdict(list)
     for row in rows:
         if row.status is Status.SENDING:
@@ -535,7 +535,7 @@ def _one_for_all(after: int) -> str:
 
 
 def _of_all(rows: Sequence[MessageRow]) -> list[object]:
-    """Return the common values of `OF_ALL`. Raise ValueError when the rows differ."""
+    """Return the common values of `OF_ALL`, or raise ValueError."""
     first = _of_all_of(rows[0])
     if any(_of_all_of(row) != first for row in rows):
         raise ValueError("not decided together")

@@ -1,7 +1,7 @@
 """The retention periods of dispatch-svc. docs/retention.md has the reasons and sources.
 
-A message loses number and text long before its row goes: the row makes a repeated request a duplicate, matches a late
-DLR, and holds the decision. A message without an end loses no data, however old.
+A message loses number and text long before its row goes: the row makes a repeated request a duplicate, and matches a
+late DLR. A message without an end loses no data, however old.
 """
 
 from datetime import timedelta

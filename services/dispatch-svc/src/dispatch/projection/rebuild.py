@@ -41,7 +41,7 @@ ANOTHERS = "another has gone on with this rebuild, or finished it: run it again 
 
 
 class NotNow(RuntimeError):
-    """Another rebuild is running, or the tables could not be swapped."""
+    """Another rebuild is running, or the swap failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ def _was_overtaken(error: Exception) -> bool:
 
 
 async def _step(tx: AsyncConnection, batch: Batch, begun_at: datetime, reached: dict[int, Seen]) -> None:
-    """Apply a batch and advance the rebuild. Raise NotNow when another process has advanced the rebuild.
+    """Apply a batch and advance the rebuild. Raise NotNow when another process has.
 
     The advisory lock may be lost unnoticed with an idle connection; this check cannot.
     """

@@ -289,7 +289,7 @@ async def put_comparison(
 
 
 class Comparison(NamedTuple):
-    """The last comparison, by slices; `compared_at` is None while newer checksums wait."""
+    """The last comparison; `compared_at` is None while newer checksums wait."""
 
     begun_at: datetime
     compared_at: datetime | None
@@ -415,10 +415,7 @@ async def keep_newer(tx: AsyncConnection) -> int:
 
 
 async def _keep_stops(tx: AsyncConnection) -> None:
-    """Restore each STOP that a rebuilt state forgets, and mark its subject unreadable.
-
-    Compaction of the log may have removed the STOP.
-    """
+    """Restore each STOP that a rebuilt state forgets, perhaps by compaction, and mark its subject unreadable."""
     rows = await fetch_many(
         tx,
         "SELECT n.subject_id, n.version, n.consents::text, n.suppressions::text, n.erased, s.consents::text,"

@@ -47,7 +47,7 @@ class Storing:
     async def _write(self) -> None:
         """Store queued outcomes until the queue is empty.
 
-        Each transaction stays short, because the enforcement of an opt-out may wait for these outcomes.
+        Each transaction stays short: the enforcement of an opt-out may wait.
         """
         while self._waiting:
             some: list[_Waiting] = []

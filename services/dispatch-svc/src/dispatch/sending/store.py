@@ -68,7 +68,7 @@ _EARLY = {
 
 
 class Receipt(NamedTuple):
-    """A DLR. `reference`: our message id, where the DLR names it; an early DLR is stored without."""
+    """A DLR. `reference`: our message id, if named; an early DLR is stored without."""
 
     gateway: str
     gateway_message_id: str
@@ -99,7 +99,7 @@ class LeftSending(NamedTuple):
 
 
 class ToWake(NamedTuple):
-    """A campaign whose messages are not all woken."""
+    """A campaign with messages to wake."""
 
     campaign_id: str
     version: int
@@ -107,7 +107,7 @@ class ToWake(NamedTuple):
 
 
 async def campaigns_to_wake(tx: AsyncConnection) -> list[ToWake]:
-    """Return the campaigns not paused, whose messages are not all woken."""
+    """Return the campaigns with messages to wake."""
     await plan_now(tx)
     rows = await fetch_many(
         tx,

@@ -44,7 +44,7 @@ OLDEST_OPEN = gauge(
 LOOK_EVERY_S = 0.25
 WOKEN_AT_ONCE = 1000
 SWEEP_EVERY_S = 1.0
-FORGET_AFTER = timedelta(seconds=5)  # by then most messages of the batch have an outcome
+FORGET_AFTER = timedelta(seconds=5)  # most messages have an outcome
 LOOK_UP_EVERY_S = 30.0
 LOOK_UPS = 4  # of one gateway, at once
 LOOK_UP_AFTER = tuple(timedelta(minutes=minutes) for minutes in (1, 10, 60, 360))  # the first may be too soon
@@ -182,7 +182,7 @@ class Timers:
             await messages.lock_partition(tx, partition, lane, planned_now=True)
             now = datetime.now(UTC)
             if marketing and not is_fresh(await projection.watermark(tx, partition), now, self._clearance.limits):
-                return []  # on hold: no verdict could be an Allow
+                return []  # no verdict could be an Allow
             waited_for = [] if marketing else [name for name in codes.full if traffic.breaker(name) != "open"]
             rows = await store.claim_due(tx, partition, now, limit, lane, waited_for=waited_for)
             if not rows:
@@ -225,7 +225,7 @@ class Timers:
     async def look_up(self) -> bool:
         """Ask gateways about messages whose answer was lost, one page each; return whether there is more.
 
-        A message stays `unknown` after a few look-ups in vain (`LOOK_UP_AFTER`).
+        A message stays `unknown` after a few look-ups in vain.
         """
         gateways = [g for g in self._handoff.traffic.gateways.values() if g.capabilities.looks_up]
         return any(await asyncio.gather(*map(self._look_up, gateways)))

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Codes:
-    """The hand-offs in flight. `slots`: of each gateway, which may exceed them."""
+    """The hand-offs in flight. `slots`: of each gateway; concurrent callers may exceed the slots."""
 
     send: Callable[[Sequence[Permit]], Awaitable[None]]
     gateways: Collection[str]
