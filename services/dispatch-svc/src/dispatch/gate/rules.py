@@ -4,7 +4,8 @@ A denial outranks every delay. Every reason counts, so that support can answer "
 needs a current opt-in for its sender and purpose, with evidence, read from knowledge fresher than `max_staleness`.
 Unknown, unreadable, stale or contradictory knowledge never sends (README, promises 1 and 2). Transactional and service
 messages need a known sender and an unexpired request, and neither consent nor hours (DOMAIN 1.10). A service message
-with a purpose asks for a consent, or for its renewal: later words of the person may forbid the question.
+with a purpose asks for a consent, or for its renewal: consent-svc decides that the person may be asked, and later words
+of the person may forbid the question.
 """
 
 from collections.abc import Iterator
@@ -159,7 +160,7 @@ def marketing_denials(request: Request, known: Knowledge, now: datetime) -> Iter
     if not request.mentions_stop and request.flaw is None:
         yield Reason.STOP_MENTION_MISSING
     for against in consent_rule.denials(known.subject, request.sender_id, request.purpose, now):
-        if (reason := Reason(against.value)) is not request.flaw:  # `erased`
+        if (reason := Reason(against.value)) is not request.flaw:  # the flaw may say `erased` already
             yield reason
 
 
@@ -226,7 +227,8 @@ def _may_only_be_behind(
 
     Evidence acknowledged before the request must count, but may not have arrived: consent until the watermark passes
     `requested_at`, the sender registry (without a watermark) for a short grace. A question is requested before the
-    commit that records its cause, so questions also get the grace.
+    commit that records its cause, and a watermark may pass `requested_at` before the record arrives: questions also get
+    the grace.
     """
     curable: frozenset[Reason] = frozenset()
     if known.as_of is None or known.as_of < request.requested_at:

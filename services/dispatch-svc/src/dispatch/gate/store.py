@@ -34,8 +34,8 @@ async def subjects(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str,
 async def controls(tx: AsyncConnection, campaign_ids: Collection[str]) -> dict[str, Control]:
     """Return the control of each campaign. An earlier statement has locked the campaigns (`watermark`).
 
-    A statement that waits for a lock sees the state before the wait. A resume waits for this transaction, and wakes the
-    messages deferred here afterwards.
+    A statement that waits for a lock sees the state before the wait, so the locking statement cannot read controls. A
+    resume waits for this transaction, and wakes the messages deferred here afterwards.
     """
     if not campaign_ids:
         return {}

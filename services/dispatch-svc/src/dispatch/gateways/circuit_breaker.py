@@ -26,12 +26,12 @@ FADE = 0.95  # decay with each request: about the last twenty matter
 ENOUGH = 3.0  # failures, from which the error rate counts
 TOO_MANY = 0.5  # error rate
 
-BELIEVED_S = 600.0  # of a hand-off, for its DLR to trip: later, a person may have acted
+BELIEVED_S = 600.0  # age of a hand-off whose DLR may trip: later, a person may have acted
 
 LAST = 10  # answers, for the latency
 ENOUGH_ANSWERS = 4  # for a known latency
 SLOW_PART = 0.25  # of the submit timeout: below, no gateway is slow
-SLOW_TIMES = 3.0  # the latency of the fastest gateway of the same price
+SLOW_TIMES = 3.0  # times the fastest gateway of the same price
 SLOW_FOR_S = 60.0  # also the age at which an average expires
 
 

@@ -1,4 +1,7 @@
-"""The gateway pool: the configured gateways, their health, and the messages each may take now."""
+"""The gateway pool: the configured gateways, their health, and the messages each may take now.
+
+Health and rates belong to this process and die with it.
+"""
 
 import asyncio
 import random
@@ -131,7 +134,7 @@ class Traffic:
         return healths.state(self._of(name), time.monotonic())
 
     def unfit(self, text: str, *, lacks_stop: bool = False) -> frozenset[str]:
-        """Return the gateways ineligible for this text: too many SMS, not GSM 7-bit, or no STOP mention."""
+        """Return the gateways ineligible for this text: too long, not GSM 7-bit, or a STOP mention not added."""
         unfit = frozenset(self.gateways) - self.adding_stop if lacks_stop else NONE
         fewest = self._fewest_segments
         may_be_too_long = fewest < MAX_SEGMENTS and len(text) > fewest * (UCS2_PART // 2)

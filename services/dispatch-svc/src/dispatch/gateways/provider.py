@@ -36,7 +36,7 @@ class ThrottledUntil(Throttled):
 
 
 class NotNow(Throttled):
-    """A throttle of a single message."""
+    """A throttle of a single message; the gateway takes other messages."""
 
 
 @dataclass(frozen=True, slots=True)

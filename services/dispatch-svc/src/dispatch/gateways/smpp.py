@@ -67,12 +67,12 @@ GSM, UCS2 = 0, 8  # data_coding
 USER_DATA_HEADER = 0x40  # esm_class
 MESSAGE_PAYLOAD = 0x0424  # an optional parameter
 OCTETS, PART_OCTETS = {GSM: 160, UCS2: 140}, {GSM: 153, UCS2: 134}
-THROTTLED = (0x14, 0x58)
+THROTTLED = (0x14, 0x58)  # queue full, throttled
 NOT_BOUND = 0x04
 INVALID_SOURCE = 0x0A
 # SMPP 3.4, 5.1.3
 OURS = (0x07, 0x0D, 0x0E, 0x0F, 0x15, 0x48, 0x49, 0x50, 0x51, 0x53)
-WHO_KNOWS = (0x08, 0x64, 0xFF)
+WHO_KNOWS = (0x08, 0x64, 0xFF)  # system, receiver's temporary, unknown error
 PART_TRIES, PART_PAUSE_S = 5, 0.2
 
 
@@ -80,7 +80,8 @@ PART_TRIES, PART_PAUSE_S = 5, 0.2
 class _Session:
     """A session with the operator.
 
-    `of_no_use`: the operator holds no bind of ours, or answers no submit. No new submit begins.
+    `of_no_use`: the operator holds no bind of ours, or answers no submit. Submits in flight may end, and no new submit
+    begins.
     """
 
     client: smpp34.Client

@@ -39,7 +39,7 @@ class MessageRow(msgspec.Struct, frozen=True, gc=False):
     as_of: datetime | None = None
     decided_at: datetime | None = None
     region: str | None = None  # from an address, where known
-    facts: str | None = None  # the decision record (`record.py`)
+    facts: str | None = None  # the decision record (`record.py`); null: no decision yet
     handed_off_at: datetime | None = None  # start of the submit
     gateway: str | None = None
     gateway_message_id: str | None = None

@@ -49,8 +49,8 @@ def _subjects(name: str) -> Table:
         Column("erased", Boolean, nullable=False),
         Column("unreadable", Boolean, nullable=False, server_default=text("false")),
         instant("held_since"),
-        instant("published_at"),
-        # of this version's record; while unreadable, of the record that made the subject unreadable
+        instant("published_at"),  # of this version; null: not recorded
+        # of this version's record; while unreadable, of the record that made the subject unreadable; null: not recorded
         Column("log_offset", BigInteger),
     )
 
@@ -111,7 +111,7 @@ campaign = Table(
     Column("campaign_id", Text, primary_key=True),
     Column("control", Text, nullable=False),
     Column("version", Integer, nullable=False),
-    Column("woken", Integer, nullable=False, server_default=text("0")),  # no message waits for this version
+    Column("woken", Integer, nullable=False, server_default=text("0")),  # no message waits for a version up to this
     Index("campaign_to_wake_ix", "campaign_id", postgresql_where=text("woken < version AND control <> 'paused'")),
 )
 
@@ -306,7 +306,7 @@ async def compared(tx: AsyncConnection) -> Comparison | None:
 async def begin_rebuild(tx: AsyncConnection, now: datetime) -> tuple[datetime, dict[int, Seen]]:
     """Resume the unfinished rebuild, or start a rebuild with an empty table.
 
-    The start identifies the rebuild.
+    Return the start, which identifies the rebuild, and each partition's position.
     """
     rows = list(await tx.execute(text("SELECT partition, next_offset, last_number, unseen, begun_at FROM rebuild")))
     begun_at: datetime = rows[0].begun_at if rows else now
@@ -399,7 +399,10 @@ async def lock_generation(tx: AsyncConnection, within_s: float) -> None:
 
 
 async def keep_newer(tx: AsyncConnection) -> int:
-    """Copy the newer rows of the serving table into `subject_next`; return how many. No STOP is lost."""
+    """Copy the newer rows of the serving table into `subject_next`; return how many.
+
+    No state missing from the log is lost, nor a STOP.
+    """
     await _keep_stops(tx)
     kept = await tx.execute(
         text(

@@ -13,10 +13,10 @@ from dispatch.messages.reasons import Reason
 from dispatch.messages.row import MessageRow, Outcome
 from dispatch.messages.status import Status
 
-KEPT_CHARS = 500  # of an id or a code: Postgres can index them, and an event holds them
+KEPT_CHARS = 500  # of an id or a code: fits an index in Postgres, and an event
 
 
-LEFT = frozenset((Status.ACCEPTED, Status.SENDING, Status.UNKNOWN))  # perhaps
+LEFT = frozenset((Status.ACCEPTED, Status.SENDING, Status.UNKNOWN))  # perhaps left
 
 
 class LostAnswer(NamedTuple):

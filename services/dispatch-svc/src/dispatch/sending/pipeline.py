@@ -288,7 +288,7 @@ class Handoff:
                 answers, late = await self._submit(going) if begins else ([], [])
             finally:
                 slots.release()
-            if answers is None:  # find the message to blame
+            if answers is None:  # halve the batch to find the message to blame
                 half = len(going) // 2
                 halves = (self._send_batch(going[:half]), self._send_batch(going[half:]))
                 await asyncio.gather(self._settle(later, lane), *halves)
@@ -305,8 +305,8 @@ class Handoff:
     async def _submit(self, permits: Sequence[Permit]) -> tuple[list[Outcome] | None, list[Permit]]:
         """Submit one batch: the only place where a message leaves.
 
-        Return the outcomes, and the permits too late to begin. No outcomes (None): the gateway refused several messages
-        as a whole.
+        Return the outcomes, and the permits too late to begin. Return None instead of outcomes when the gateway refused
+        several messages as a whole: then no message was taken.
         """
         started, at = time.monotonic(), datetime.now(UTC)
         submits = [
@@ -378,7 +378,8 @@ class Handoff:
     async def _enforce(self, subject_ids: Sequence[str]) -> None:
         """Enforce the opt-outs of these subjects. The caller has committed the outcomes.
 
-        Two hand-offs of one subject which end at the same instant miss each other; the sweep enforces such an opt-out.
+        An opt-out applied meanwhile has seen these messages `sending`. Two hand-offs of one subject which end at the
+        same instant miss each other; the sweep enforces such an opt-out.
         """
         async with self.database.begin() as tx:
             await enforcement.enforce(tx, subject_ids)

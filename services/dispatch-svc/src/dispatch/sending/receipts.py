@@ -83,7 +83,7 @@ def subscriptions(traffic: Traffic, of: Mapping[str, str] | None = None) -> list
 
 
 def note(complaints: Iterable[Complaint], traffic: Traffic) -> None:
-    """Trip the breaker of each blamed gateway or sender, for the latest hand-off."""
+    """Trip the breaker of each blamed gateway or sender. After the latest hand-off, an earlier adds nothing."""
     for each in sorted(complaints, key=lambda complaint: complaint.handed_off_at, reverse=True):
         if traffic.misconfigured_after_all(each.gateway, each.handed_off_at, each.oadc):
             log.error(

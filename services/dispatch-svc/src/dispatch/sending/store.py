@@ -200,9 +200,10 @@ async def claim_left_sending(
 ) -> list[LeftSending]:
     """Lock and return messages left `sending`. A live owner renews the decision or records the outcome in time.
 
-    A submit may precede the last decision: `since` is of the first. The caller has closed the decisions
-    (`messages.close_sending`): without a mark, no submit of a closed decision began or ever begins. A decision which
-    its owner is marking at this moment is still open, and its messages wait for a later call.
+    A submit may precede the last decision: `since` is of the first decision's row of `sending`, which stays as long as
+    the message is `sending`. The caller has closed the decisions (`messages.close_sending`): without a mark, no submit
+    of a closed decision began or ever begins. A decision which its owner is marking at this moment is still open, and
+    its messages wait for a later call.
     """
     rows = await tx.execute(
         text(

@@ -54,8 +54,8 @@ LOOK_UP_AFTER = tuple(timedelta(minutes=minutes) for minutes in (1, 10, 60, 360)
 class _LookUp:
     """A pass over the `unknown` messages of one gateway. `after`: the last message asked about.
 
-    A `failed` look-up rests the pass; a message failing twice in a row is skipped. A `done` pass rests too, because the
-    timer does not pause while other gateways have more.
+    A `failed` look-up rests the pass; a message failing twice in a row is skipped until due again. A `done` pass rests
+    too, because the timer does not pause while other gateways have more.
     """
 
     begun_at: datetime
@@ -141,7 +141,7 @@ class Timers:
         return False
 
     def _hear(self, partition: str) -> None:
-        if partition:
+        if partition:  # a NOTIFY without a payload names no partition
             self._told.add(int(partition))
 
     async def _due(self, lane: Lane) -> Collection[int]:
@@ -212,7 +212,10 @@ class Timers:
         return any_woken
 
     async def sweep(self) -> bool:
-        """Resolve messages a crash left, enforce opt-outs left open, match early DLRs."""
+        """Resolve messages a crash left, enforce opt-outs left open, match early DLRs.
+
+        Return whether a message was resolved or a DLR matched.
+        """
         again = await self._resolve_left_sending()
         await self._enforce_left_open()
         async with self._database.begin() as tx:
@@ -307,8 +310,8 @@ class Timers:
         """Resolve one batch of a partition; return whether there was any.
 
         A message whose submit never began is decided afresh. An idempotent gateway gets a begun message which may still
-        go once more, under the same reference, while it surely remembers the reference. Every other message becomes
-        `unknown` until a DLR, and is not sent again.
+        go once more, under the same reference, for as long as the gateway surely remembers the reference. Every other
+        message becomes `unknown` until a DLR, and is not sent again: it may have left.
         """
         async with self._database.begin() as tx:
             if not await messages.try_lock_partition(tx, partition, Lane.MARKETING):

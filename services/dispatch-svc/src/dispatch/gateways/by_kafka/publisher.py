@@ -107,7 +107,8 @@ class Publisher:
     async def publish(self, topic: Topic, events: Sequence[Event], *, until: float, begin_by: float) -> list[Published]:
         """Publish, and return the outcome of each event. The caller must have called `ready`.
 
-        No batch is sent after `begin_by` (`uptime_s`). A batch sent by then is awaited until `until`.
+        No batch is sent after `begin_by` (`uptime_s`). A batch sent by then is awaited until `until`; the producer may
+        resend the batch meanwhile.
         """
         outlet = self._outlet
         if outlet is None:
