@@ -1,13 +1,8 @@
 """The consumer loop: a batch of a partition in a transaction, with the offset in Postgres (ADR-0003).
 
-The loop handles a partition's batches in order, and up to `at_once` partitions at the same time.
-
-For each batch the consumer locks the stored offset, skips records below, decodes, handles, stores the next offset (and
-the watermark), and commits (`reading/batches.py`, `reading/offsets.py`). Partitions with only watermarks, the usual
-case, share a transaction. On assignment (by the group, or of every partition where `kafka_groups` is off) the consumer
-seeks to the stored offset (`reading/placement.py`). The consumer follows the record numbers of a watermarked topic
-(`reading/completeness.py`). A gap, or another log, is stored with the offset until a person clears the fault
-(`reading/broken_logs.py`, ADR-0004); other partitions go on.
+The loop handles a partition's batches in order, and up to `at_once` partitions at the same time; partitions with only
+watermarks share a transaction. On assignment the consumer seeks to the stored offset. A gap in the record numbers, or
+another log, is stored with the offset until a person clears the fault (ADR-0004); other partitions go on.
 
     Poison           never retry: to `<topic>.dlq` through the outbox, in the transaction that steps over the record;
                      `on_poison` runs in the same transaction; too many in a row stop the consumer, or only the
@@ -15,8 +10,8 @@ seeks to the stored offset (`reading/placement.py`). The consumer follows the re
     Hold             not now: roll back, retry shortly; not an error
     any other error  roll back, back off, retry, for ever; never skip
 
-A record which the Kafka client cannot read is retried for ever, as a stall (`reading/progress.py`): readiness is red,
-and a person may step over the record by `dead-letters step-over`.
+A record which the Kafka client cannot read is retried for ever, with readiness red, until a person steps over the
+record (`dead-letters step-over`).
 """
 
 import asyncio
@@ -116,7 +111,7 @@ class Consumer:
         return self.progress.stalls(longer_than_s, time.monotonic())
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Consume until `stop`. Raises Stopped when the consumer must not go on."""
+        """Consume until `stop`. Raises Stopped when a person must look."""
         showing = asyncio.create_task(self._show_stalls())
         try:
             while not stop.is_set():
@@ -125,7 +120,7 @@ class Consumer:
             showing.cancel()
 
     async def _show_stalls(self) -> None:
-        """Update the stall metric beside the loop: a loop that hangs is a stall too."""
+        """Update the stall metric beside the loop, which may hang."""
         while True:
             STALLED.labels(self.subscription.topic.name).set(self.progress.stalled_s(time.monotonic()))
             await asyncio.sleep(STALL_METRIC_INTERVAL_S)
@@ -134,7 +129,7 @@ class Consumer:
         return clients.make(self.settings, self.subscription, _Assignment(self))
 
     async def _run_client(self, stop: asyncio.Event) -> None:
-        """Run a client until `stop`, or until the client has been silent for RENEW_S and may have died.
+        """Run a client until `stop`, or until RENEW_S of silence.
 
         The client's own tasks can end at an unexpected error without any sign.
         """
@@ -204,7 +199,7 @@ class Consumer:
         await self._some_ended()
 
     async def _in_trouble(self, client: AIOKafkaConsumer, error: BaseException, stop: asyncio.Event) -> None:
-        """After an error of the client, rewind every idle partition: its records are read again."""
+        """Rewind every idle partition after an error of the client."""
         now = time.monotonic()
         again = self.progress.is_careful(now)
         self.progress.trouble(type(error).__name__, now)
@@ -215,7 +210,7 @@ class Consumer:
         await either(stop, None, 1.0 if again else POLL_MS / 1000)
 
     def _begin(self, client: AIOKafkaConsumer, found: dict[TopicPartition, list[Any]]) -> None:
-        """Start a task for each batch, and a single task for all batches of nothing but watermarks."""
+        """Start a task per batch, and a single task for all batches of only watermarks."""
         marks: dict[TopicPartition, list[Mark]] = {}
         for tp, records in found.items():
             if only := watermarks_of(records, self.keys.match):
@@ -226,7 +221,7 @@ class Consumer:
             self._in_flight |= dict.fromkeys(marks, asyncio.create_task(self._handle_watermarks(client, marks)))
 
     async def _some_ended(self) -> None:
-        """Forget ended batches; wait for a batch to end while `at_once` are in flight. Raises a batch's error."""
+        """Forget ended batches; while `at_once` are in flight, wait. Raises a batch's error."""
         if len(set(self._in_flight.values())) >= self.subscription.at_once:
             await asyncio.wait(self._in_flight.values(), return_when=asyncio.FIRST_COMPLETED)
         for tp in [tp for tp, task in self._in_flight.items() if task.done()]:
@@ -238,7 +233,7 @@ class Consumer:
         await self._some_ended()
 
     async def _handle(self, client: AIOKafkaConsumer, tp: TopicPartition, records: Sequence[Any]) -> None:
-        """Handle a batch. On failure rewind the partition and let the partition rest."""
+        """Handle a batch; after a failure, the partition rests."""
         if not records or tp not in client.assignment():
             return
         started = time.monotonic()
@@ -288,17 +283,16 @@ class Consumer:
         self.lag.show(client, tp, following)
 
     async def revoked(self) -> None:
-        """Wait for the batches in flight, and forget all partitions: the group rebalances."""
+        """Wait for the batches in flight, and forget all partitions."""
         while going := [task for task in self._in_flight.values() if not task.done()]:
             await asyncio.wait(going)
         self._forget_all()
         self.progress.dealing(time.monotonic())
 
     def dealt(self, partitions: set[TopicPartition]) -> None:
-        """Read these partitions from now on.
+        """Read these partitions from now on, and place them anew.
 
-        aiokafka keeps the old assignment until the new one arrives, so the loop may place and handle partitions revoked
-        a moment before. Therefore assignment, too, forgets all placements.
+        aiokafka keeps the old assignment until the new one arrives: the loop may have placed revoked partitions.
         """
         self.placement.forget_placed()
         self._keep(partitions)
@@ -320,7 +314,7 @@ class Consumer:
 
 
 class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Rebalance callbacks. Revocation waits for batches in flight; the loop places assigned partitions."""
+    """Rebalance callbacks. The loop places assigned partitions."""
 
     def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer

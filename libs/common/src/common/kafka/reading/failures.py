@@ -1,4 +1,4 @@
-"""Failures of a consumer's batches: how long each partition rests before the next attempt."""
+"""Failures of a consumer's batches, and how long partitions rest."""
 
 import random
 import time
@@ -26,7 +26,7 @@ class _Attempts:
 
 @dataclass(slots=True)
 class Failures:
-    """`failing_s`: how long the worst partition has been failing."""
+    """`failing_s`: of the worst partition."""
 
     topic: str
     failing_s: float = 0.0
@@ -53,12 +53,12 @@ class Failures:
         return self._partitions[tp].failures if tp in self._partitions else 0
 
     def ended(self, tp: TopicPartition) -> None:
-        """Note a batch that went well."""
+        """Note a success."""
         self._partitions.pop(tp, None)
         self._show()
 
     def keep(self, ours: Collection[TopicPartition]) -> None:
-        """Forget the partitions no longer ours."""
+        """Forget other partitions."""
         self._partitions = {tp: attempts for tp, attempts in self._partitions.items() if tp in ours}
         self._show()
 

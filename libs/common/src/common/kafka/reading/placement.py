@@ -1,6 +1,6 @@
 """Placement: each assigned partition is sought to its stored offset before the first read, paused, and resumed.
 
-Kafka's commit may be ahead of a database restored from its backup, so the client's own position does not count.
+Kafka's commit may be ahead of a restored database, so the client's position does not count.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ class Placement:
                 self.identity = await identity_of(client._client, self.topic)
             for tp in new:
                 stored, fault = await self.offsets.begin_at(tp.partition, self.identity)
-                with contextlib.suppress(IllegalStateError):  # the partition is lost meanwhile
+                with contextlib.suppress(IllegalStateError):  # lost meanwhile
                     client.seek(tp, stored)
                     if fault == "other_log":
                         self.resume_at.pop(tp, None)
@@ -61,24 +61,23 @@ class Placement:
     def rewind(self, client: AIOKafkaConsumer, in_flight: Collection[TopicPartition]) -> None:
         """Seek idle partitions back to the reached offset.
 
-        A client that raises forgets the records taken of other partitions, and may have stepped over the bad record.
+        A client that raises forgets records taken of other partitions, and may have stepped over the bad record.
         """
         for tp in (client.assignment() & self.placed) - set(in_flight) - self.resume_at.keys():
             with contextlib.suppress(IllegalStateError):
                 client.seek(tp, self.offsets.reached[tp])
 
     def rest(self, client: AIOKafkaConsumer, tp: TopicPartition, offset: int, seconds: float) -> None:
-        """Rewind and pause a partition; the others go on.
+        """Rewind and pause a partition.
 
-        The client drops records fetched beyond the batch, but aiokafka's iterator over the records refers to itself:
-        until a garbage collection each rest keeps up to FETCH_BYTES. Collections are rare (`collect_rarely`): a worker
-        held for ten minutes had 7 GB.
+        aiokafka's iterator over dropped records refers to itself: until a garbage collection each rest keeps up to
+        FETCH_BYTES. Collections are rare (`collect_rarely`): a worker held for ten minutes had 7 GB.
         """
         now = time.monotonic()
         if now >= self._collect_at:
             self._collect_at = now + COLLECT_INTERVAL_S
             gc.collect()
-        with contextlib.suppress(IllegalStateError):  # a lost partition: the next owner starts from Postgres
+        with contextlib.suppress(IllegalStateError):  # the next owner starts from Postgres
             client.seek(tp, offset)
             client.pause(tp)
             self.resume_at[tp] = now + seconds
@@ -92,7 +91,7 @@ class Placement:
                 client.resume(tp)
 
     def went_back(self, tp: TopicPartition) -> None:
-        """Place a partition anew, as its stored offset is behind."""
+        """Place a partition anew: its stored offset is behind."""
         log.error(
             "the database lost a stored offset: reading the partition again",
             extra={"topic": tp.topic, "partition": tp.partition, "offset": self.offsets.reached.get(tp)},
@@ -120,7 +119,7 @@ class Placement:
     async def stop_reading(self, tp: TopicPartition, at: int, why: str) -> bool:
         """Stop reading another log; a person decides. Returns False where the stop is not stored.
 
-        Other partitions go on. While the database does not answer, the partition finds the same fault again.
+        The partition then finds the same fault again.
         """
         try:
             await self.offsets.note_other_log(tp.partition, at, why)
@@ -134,12 +133,12 @@ class Placement:
         return True
 
     def forget_placed(self) -> None:
-        """Forget which partitions were placed: the group has assigned partitions."""
+        """Forget which partitions were placed."""
         self.placed.clear()
         self.stopped.clear()
 
     def forget(self) -> None:
-        """Forget all partitions: a client has ended, or the group rebalances."""
+        """Forget all partitions."""
         self.forget_placed()
         self.offsets.reached.clear()
         self.resume_at.clear()
