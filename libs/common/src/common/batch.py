@@ -15,9 +15,9 @@ from common.service import Resources
 from common.web.problems import DATABASE_DOWN
 
 AT_MOST = 500  # items in a transaction
-PATIENCE_S = 0.05  # ten times the time of a commit
+PATIENCE_S = 0.05  # ten times a commit
 GIVEN_UP_S = 5.0  # by then callers have left
-AT_ONCE = 8  # transactions, of the pool's 20 connections
+AT_ONCE = 8  # of the pool's 20 connections
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -4,9 +4,9 @@ A subject id is an HMAC-SHA256 cut to 128 bits: phone numbers are some 10^8 valu
 in seconds (DOMAIN 1.5). An encrypted field is AES-256-GCM bound to its context (`number:<subject_id>`,
 `text:<message_id>`): a field moved to another row does not decrypt.
 
-Two services with different subject keys under the same key id denote different people by the same number, and a STOP of
-one service would match no subject of the other. So a reader of an encrypted number recomputes the subject id
-(`owner_of`), and watermarks carry a fingerprint of each key (ADR-0061).
+Under different subject keys with the same key id, a STOP of one service would match no subject of the other. So a
+reader of an encrypted number recomputes the subject id (`owner_of`), and watermarks carry a fingerprint of each key
+(ADR-0061).
 """
 
 import base64
@@ -39,18 +39,15 @@ _FROM_URLSAFE = bytes.maketrans(b"-_", b"+/")  # the base64 module takes four ti
 
 
 class Unreadable(ValueError):
-    """An encrypted field does not decrypt: other key, other context, or damage. Never carries the value."""
+    """An encrypted field does not decrypt: other key, other context, or damage."""
 
 
 class OtherKey(RuntimeError):
-    """The stored subject ids were made with another key than the current one.
-
-    A number would then get a new id, without the opt-outs under the old id.
-    """
+    """The stored subject ids are of another key: a number would get a new id, without its opt-outs."""
 
 
 def is_subject_id(text: str) -> bool:
-    """Return whether `text` has the form of a subject id, of whichever key."""
+    """Return whether `text` has the form of a subject id, of any key."""
     version, _, digits = text.rpartition("-")
     return bool(version) and len(digits) == SUBJECT_HEX_CHARS and not set(digits) - set("0123456789abcdef")
 
@@ -58,13 +55,13 @@ def is_subject_id(text: str) -> bool:
 class SubjectKeys:
     """Computes subject ids: `<key id>-<32 hex>`.
 
-    A subject key cannot be replaced: services look up a person only by the id of the current key. The key id within a
+    A subject key cannot be replaced: services look up a person only by the current key's id. The key id within a
     subject id reveals a change (`look_at`).
     """
 
     def __init__(self, ring: KeyRingSettings) -> None:
         self._version = ring.current
-        # HMAC by RFC 2104, both halves keyed in advance: twice as fast as the hmac module
+        # RFC 2104 with both halves keyed in advance: twice as fast as the hmac module
         key = secret_key(ring, ring.current).ljust(hashlib.sha256().block_size, b"\0")
         self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in key))
         self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in key))
@@ -81,7 +78,7 @@ class SubjectKeys:
         return is_subject_id(text) and text.rpartition("-")[0] == self._version
 
     def look_at(self, stored: Iterable[str]) -> frozenset[str]:
-        """Return the other key ids in these subject ids. Raises OtherKey where no id is of the current key."""
+        """Return the other key ids found. Raises OtherKey where no id is of the current key."""
         carried = {text.rpartition("-")[0] for text in stored if is_subject_id(text)}
         if carried and self._version not in carried:
             raise OtherKey(
@@ -94,7 +91,7 @@ class SubjectKeys:
     def look_at_numbers(self, stored: Iterable[tuple[str, str]], fields: "FieldKeys") -> None:
         """Check the current key against subject ids with their encrypted numbers; skip unreadable numbers.
 
-        Raises OtherKey where the key makes none of the ids of the current key id.
+        Raises OtherKey where the key makes none of its ids.
         """
         compared = False
         for named, sealed in stored:
@@ -115,12 +112,12 @@ class SubjectKeys:
 
 
 def fingerprints(ring: KeyRingSettings) -> dict[str, str]:
-    """Return a fingerprint of each key by key id, revealing nothing else."""
+    """Return a fingerprint of each key, revealing nothing else."""
     return {key_id: _mac(secret_key(ring, key_id), FINGERPRINTED).hex()[:FINGERPRINT_HEX_CHARS] for key_id in ring.keys}
 
 
 def differing(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
-    """Return the key ids under which two services have different keys; a single service's key id is a rotation."""
+    """Return the key ids under which two services have different keys; an id of a single service is no difference."""
     return sorted(key_id for key_id in ours.keys() & theirs.keys() if ours[key_id] != theirs[key_id])
 
 
@@ -132,7 +129,7 @@ class Owner(NamedTuple):
 
 
 def owner_of(sealed: str, named: str, fields: "FieldKeys", subjects: SubjectKeys) -> Owner:
-    """Decrypt the number in an event of the subject `named`, and return its owner. Raises Unreadable.
+    """Decrypt an event's number, and return its owner. Raises Unreadable.
 
     A mismatch is counted, and pages; the caller must compare the owner with `named`.
     """
@@ -144,10 +141,7 @@ def owner_of(sealed: str, named: str, fields: "FieldKeys", subjects: SubjectKeys
 
 
 class FieldKeys:
-    """Encrypts with the current key and decrypts with any key of the ring.
-
-    The text form is `<key id>.<base64url(nonce + ciphertext)>`.
-    """
+    """Encrypts with the current key, decrypts with any: `<key id>.<base64url(nonce + ciphertext)>`."""
 
     def __init__(self, ring: KeyRingSettings) -> None:
         self._current = ring.current
@@ -159,7 +153,7 @@ class FieldKeys:
         return f"{self._current}.{base64.urlsafe_b64encode(nonce + sealed).decode()}"
 
     def seal_all(self, fields: Sequence[tuple[str, str]]) -> list[str]:
-        """Encrypt (plain text, context) pairs, in two thirds of the time of `seal`."""
+        """Encrypt (plain text, context) pairs in two thirds of the time."""
         encrypt, drawn = self._ciphers[self._current].encrypt, os.urandom(NONCE_BYTES * len(fields))
         nonces = [drawn[at : at + NONCE_BYTES] for at in range(0, len(drawn), NONCE_BYTES)]
         raws = [
@@ -180,7 +174,7 @@ class FieldKeys:
         return self._open(key_id, raw, context).decode()
 
     def seal_bytes(self, plain: bytes, context: str) -> bytes:
-        """Encrypt binary data as `<key id>.`, nonce and ciphertext, without base64."""
+        """Encrypt bytes as `<key id>.`, nonce and ciphertext, without base64."""
         nonce = os.urandom(NONCE_BYTES)
         sealed = self._ciphers[self._current].encrypt(nonce, plain, context.encode())
         return b"".join((self._current.encode(), b".", nonce, sealed))
@@ -201,9 +195,9 @@ class FieldKeys:
 
 
 class LinkKeys:
-    """Signs values in URLs with keys derived from the field keys: access to the database cannot forge a link.
+    """Signs values in URLs with keys derived from the field keys: database access cannot forge a link.
 
-    Any key of the ring verifies, so a rotation breaks no link.
+    Any key of the ring verifies: a rotation breaks no link.
     """
 
     def __init__(self, ring: KeyRingSettings) -> None:
@@ -216,7 +210,7 @@ class LinkKeys:
         return _mac(self._current, message)
 
     def tags(self, message: bytes) -> tuple[bytes, ...]:
-        """Return the tag by each key, for tags kept in another form."""
+        """Return the tag by each key."""
         return tuple(_mac(key, message) for key in self._all)
 
     def holds(self, message: bytes, tag: bytes) -> bool:
@@ -228,7 +222,7 @@ def _mac(key: bytes, message: bytes) -> bytes:
 
 
 def secret_key(ring: KeyRingSettings, key_id: str) -> bytes:
-    """Return the key's bytes. Raises ValueError, without the bytes, unless they are 32."""
+    """Return the key's 32 bytes. Raises ValueError, without the bytes, for another length."""
     key = base64.b64decode(ring.keys[key_id].get_secret_value())
     if len(key) != KEY_BYTES:
         raise ValueError(f"key {key_id!r} is {len(key)} bytes, not {KEY_BYTES}")

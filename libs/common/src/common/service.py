@@ -2,11 +2,11 @@
 
     api          the routes
     worker       the subscriptions and the timers
-    projection   work that must never wait for the worker role, in services with such work
+    projection   work that must never wait for the worker role
     relay        outbox to Kafka
 
-Without an argument (`migrate`, `dead-letters`, `log`) the process serves the roles of PLACET_ROLES. Every role answers
-/livez, /readyz and /metrics. A worker that raises ends the process, for the platform to restart.
+Without an argument (`main`) the process serves the roles of PLACET_ROLES. Every role answers /livez, /readyz and
+/metrics. A worker that raises ends the process, for the platform to restart.
 """
 
 import asyncio
@@ -63,15 +63,15 @@ NO_TELEMETRY: TelemetryConfig = {  # FastAPI's costs time per request; Placet ha
     "logs": False,
 }
 KEYS_SEEN_WITHIN_S = 5.0
-NUMBERS_SEEN = 100  # per table of subjects: enough for some to decrypt
+NUMBERS_SEEN = 100  # per table: enough for some to decrypt
 STARTUP_FAILURE = 3  # uvicorn's own
 READY_FAILING_S = 60.0  # a consumer failing for longer makes the service not ready
-READY_STALLED_S = 10.0  # the same for a stalled partition; a change of leader or group takes less
+READY_STALLED_S = 10.0  # the same for a stalled partition; a change of leader takes less
 
 
 @dataclass(frozen=True, slots=True)
 class Resources(Generic[S]):
-    """The resources of a running service, for routes and workers."""
+    """The resources of a running service."""
 
     settings: S
     database: Database
@@ -83,7 +83,7 @@ class Resources(Generic[S]):
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """The background work of a role, and a function called at shutdown."""
+    """The background work of a role."""
 
     subscriptions: Sequence[Subscription] = ()
     workers: Sequence[Worker] = ()
@@ -97,9 +97,9 @@ Check = Callable[[Resources[Any]], Awaitable[str | None]]  # the reason for not 
 class Service(Generic[S]):
     """The description of a service.
 
-    `name`: the import name, and the name in the topic table. `body_limits`: maximum bytes of a request body by path,
-    for the path and all below, or only below a final `/`; `None`: the route itself counts. `subject_ids`: columns of
-    subject ids, each the first of an index, whose key is checked before any worker runs.
+    `name`: as imported, and in the topic table. `body_limits`: maximum bytes of a body by path, for the path and all
+    below, or only below a final `/`; `None`: the route itself counts. `subject_ids`: columns of subject ids, each the
+    first of an index, whose key is checked before any worker runs.
     """
 
     name: str
@@ -130,7 +130,7 @@ class Service(Generic[S]):
 
 @dataclass(slots=True)
 class _Running:
-    """The state of the background work, for /readyz."""
+    """The background work, for /readyz."""
 
     consumers: list[Consumer] = field(default_factory=list)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -152,7 +152,7 @@ class _Running:
 
 
 async def resources(request: Request) -> Any:
-    """Return the Resources (FastAPI dependency). Asynchronous: FastAPI calls others in another thread."""
+    """Return the Resources (FastAPI dependency). FastAPI calls a synchronous function in another thread."""
     return request.state.resources
 
 
@@ -184,7 +184,7 @@ def create_app(service: Service[S]) -> FastAPI:
 
 @asynccontextmanager
 async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Running]]:
-    """Open the resources and run the workers of the roles; stop and drain the workers on leaving."""
+    """Open the resources and run the workers of the roles; drain them on leaving."""
     settings = service.settings
     database = Database(settings.database_url, pool_size=settings.database_pool, name=service.name)
     held = Resources(
@@ -279,10 +279,10 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
 
 
 async def _keys_are_those_stored(service: Service[Any], held: Resources[Any]) -> bool:
-    """Check that the stored subject ids were made with the current subject key. Raises OtherKey.
+    """Check that the stored subject ids are of the current subject key. Raises OtherKey.
 
-    Return False where the database does not answer or has no schema yet. Reads the first and last id of each index, and
-    the numbers of the first NUMBERS_SEEN ids.
+    Return False where the database does not answer or has no schema yet. Reads only the ends of each index, and the
+    first NUMBERS_SEEN numbers.
     """
     try:
         async with asyncio.timeout(KEYS_SEEN_WITHIN_S), held.database.begin() as tx:
@@ -345,7 +345,7 @@ def _health(service: Service[S]) -> APIRouter:
 
 
 class _Trace:
-    """Middleware: continue or start each request's W3C trace, and name it in the answer."""
+    """Middleware: continue or start a W3C trace, and name it in the answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -384,7 +384,7 @@ class _Nameless:
 
 
 class _Quick:
-    """Middleware: answer the raw routes; pass everything else on to FastAPI."""
+    """Middleware: answer the raw routes before FastAPI."""
 
     def __init__(self, app: ASGIApp, routes: Sequence[Route]) -> None:
         self._app = app
@@ -407,8 +407,7 @@ class _Quick:
 class _BodyLimit:
     """Middleware: refuse a body larger than the limit of its path.
 
-    Decides by the announced length, or once more bytes have arrived: for every caller, as routes read the body before
-    the token.
+    Decides by the announced length, or once more has arrived, also for anonymous callers: routes read the body first.
     """
 
     def __init__(self, app: ASGIApp, limits: Mapping[str, int | None]) -> None:
@@ -456,7 +455,7 @@ class _BodyLimit:
 
 
 def collect_rarely() -> None:
-    """Collect garbage rarely, and never the objects built so far: a full collection delays the slowest requests."""
+    """Collect garbage rarely, and never the objects built so far: full collections delay requests."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
@@ -465,8 +464,7 @@ def collect_rarely() -> None:
 def keep_memory() -> None:
     """Tell glibc to keep up to KEPT_BYTES of freed memory; no effect with another libc.
 
-    By default glibc returns nearly all to the kernel, which clears and maps each page again: ten times as long as
-    writing the page.
+    By default the kernel clears and maps each page again: ten times as long as writing the page.
     """
     if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
         for threshold in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):

@@ -43,8 +43,8 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PLACET_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
-    # A file per setting, named after the variable in lower case (placet_auth_key), as container engines mount secrets.
-    # The environment has precedence.
+    # A file per setting, named after the variable in lower case, as container engines mount secrets; the environment
+    # has precedence.
     secrets_dir: DirectoryPath | None = None
 
     database_url: str  # postgresql://role:password@host:port/database
@@ -52,9 +52,9 @@ class ServiceSettings(BaseSettings):
 
     kafka_bootstrap: str
     kafka_idempotence: bool = True  # off for a broker without InitProducerId (local stack)
-    # Off: a consumer reads every partition and joins no group. For a service with a single process, on a broker whose
-    # groups take seconds to form (local stack). Of two processes that read a record, the row lock on the stored offset
-    # lets one take effect.
+    # Off: a consumer reads every partition and joins no group: for a single process, on a broker whose groups take
+    # seconds to form (local stack). With two processes, the row lock on the stored offset lets each record take effect
+    # once.
     kafka_groups: bool = True
     kafka_replication: int = Field(3, ge=1)  # of topics created by Placet; 1 on a single broker
     kafka_tls: bool = False  # with the machine's certificate authorities, or
@@ -71,10 +71,10 @@ class ServiceSettings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
     roles: Annotated[frozenset[Role], NoDecode] = ALL_ROLES
     nice: int = Field(0, ge=0, le=19)
-    # Longer than any client: else a request can arrive on a connection being closed (docs/providers.md).
+    # Longer than any client: else a request can arrive on a closing connection (docs/providers.md).
     keep_alive_s: int = Field(620, ge=1)
     leave_s: float = Field(5.0, ge=0)  # after SIGTERM, answers say `Connection: close`
-    drain_s: float = 10.0  # for workers to finish their batch after SIGTERM
+    drain_s: float = 10.0  # for workers, after SIGTERM
 
     subject_keys: KeyRingSettings
     field_keys: KeyRingSettings

@@ -1,7 +1,7 @@
 """Write logs and metrics, and carry the trace context.
 
-No personal data leaves through this module: the log formatter masks every apparent phone number, whichever code wrote
-the line, and no metric has a label for personal data.
+The log formatter masks every apparent phone number, whichever code wrote the line, and no metric has a label for
+personal data.
 """
 
 import json
@@ -42,7 +42,7 @@ _traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
 
 
 def traceparent() -> str | None:
-    """Return the W3C trace context of the current request or event."""
+    """Return the current W3C trace context."""
     return _traceparent.get()
 
 
@@ -59,7 +59,7 @@ def trace_id() -> str | None:
 
 
 def masked(text: str) -> str:
-    """Return `text` with every apparent phone number masked (nine digits or more)."""
+    """Return `text` with every apparent phone number masked."""
     if DIGIT.search(text) is None:  # true of most log lines
         return text
     return MASKED.sub(lambda found: found["kept"] or "[number]", text)
@@ -106,9 +106,9 @@ class JsonLines(logging.Formatter):
 
 
 class Sparingly(logging.Filter):
-    """Passes one line per place in the code every ten seconds, for the loggers of one library.
+    """Passes a line per place in the code every ten seconds, for one library.
 
-    While the broker is away, the Kafka client logs a thousand times a second.
+    Without the broker, the Kafka client logs a thousand times a second.
     """
 
     every_s = 10.0

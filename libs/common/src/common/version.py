@@ -1,8 +1,7 @@
 """Issue versions for facts of which other services keep the newest. Pure.
 
 A version is higher than the version before, and than any version issued in an earlier second: a restored database, or a
-promoted standby that lagged, has forgotten versions already seen by other services, and a STOP under a repeated version
-would be ignored (ADR-0059).
+promoted standby that lagged, has forgotten versions, and a STOP under a repeated version would be ignored (ADR-0059).
 """
 
 from datetime import UTC, datetime

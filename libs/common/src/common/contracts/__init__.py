@@ -168,7 +168,7 @@ OPERATOR_EVENTS: tuple[type[Event], ...] = (MessageDelivered, ReceiptDelivered, 
 
 
 def operator_topics(name: str) -> tuple[Topic, Topic]:
-    """Return the topics of an operator's MOs and DLRs. TOPICS omits these: each deployment has its own operators."""
+    """Return an operator's topics of MOs and DLRs, which TOPICS omits: each deployment has its own."""
     return (
         Topic(f"operator.{name}.messages.v1", "operator", "message_id", "delete", (MessageDelivered,), ("inbound",)),
         Topic(f"operator.{name}.receipts.v1", "operator", "message_id", "delete", (ReceiptDelivered,), ("inbound",)),

@@ -1,7 +1,7 @@
 """Connections and transactions of PostgreSQL, rows moved by arrays, and schema migrations.
 
 A unit of work is `async with database.begin() as tx`, opened at the edge (request, batch, timer); code below never
-commits. Rows moved by arrays (`unnest`) are 50 times as fast as single rows.
+commits.
 """
 
 import asyncio
@@ -29,14 +29,13 @@ NAMING = {
 }
 CONNECT_TIMEOUT_S = 5
 POOL_WAIT_S = 5
-# A frozen process keeps its transaction's locks for so long, and opt-outs wait. See `may_idle`.
+# Opt-outs wait for the locks of a frozen process. See `may_idle`.
 IDLE_S = 60.0
-# by default Postgres and Linux notice a vanished peer after hours
+# by default Postgres and Linux notice after hours
 GONE_S = 30
 PROBED_AFTER_S, PROBED_EVERY_S, PROBES = 10, 5, 3
 CLIENT_LOOKED_AT_S = 5  # during a statement
-# A statement that has waited for a lock must see its holder's commit. This precedes ALTER DATABASE ... SET
-# default_transaction_isolation.
+# A statement that has waited for a lock must see its holder's commit, whatever ALTER DATABASE says.
 ISOLATION = {"default_transaction_isolation": "read committed"}
 PLANNED_NOW = "set_config('plan_cache_mode', 'force_custom_plan', true)"
 COPIED_ROWS = 200
@@ -62,7 +61,7 @@ _once_committed: WeakKeyDictionary[AsyncConnection, list[Callable[[], object]]] 
 
 
 def once_committed(tx: AsyncConnection, call: Callable[[], object]) -> None:
-    """Call `call` once `tx`, of `Database.begin`, has committed; never if `tx` fails."""
+    """Call `call` once `tx` has committed; never if `tx` fails."""
     _once_committed.setdefault(tx, []).append(call)
 
 
@@ -104,14 +103,14 @@ class Database:
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
-        """Open a transaction: commit at the end of the block, roll back if the block raises."""
+        """Open a transaction, rolled back if the block raises."""
         async with self.engine.begin() as tx:
             yield tx
         for call in _once_committed.pop(tx, ()):
             call()
 
     async def read(self, sql: str, *values: object) -> Sequence[Sequence[Any]]:
-        """Run a read-only query without a transaction: a single round trip. Values and errors: `fetch_many`."""
+        """Run a read-only query in a single round trip, without a transaction. See `fetch_many`."""
         async with self.engine.connect() as connection:
             rows: Sequence[Sequence[Any]] = await (await _driver(connection)).fetch(sql, *values)
         return rows
@@ -120,8 +119,8 @@ class Database:
     async def locked(self, name: str, idle_s: float, lost: Callable[[], None]) -> AsyncIterator[AsyncConnection | None]:
         """Hold the advisory lock `name` during the block, in a session of its own.
 
-        The block gets None where another session holds the lock. After `idle_s` without a statement the server ends the
-        session, freeing the lock. `lost` is called when the connection has gone, also at the end of the block.
+        The block gets None where another session holds the lock. The server ends the session after `idle_s` without a
+        statement. `lost` is called when the connection has gone, also at the end of the block.
         """
         async with self.engine.connect() as session:
             driver = await _driver(session)
@@ -145,7 +144,7 @@ class Database:
                     await session.invalidate()
 
     async def connect(self) -> Any:
-        """Return a raw asyncpg connection outside the pool, for LISTEN. The caller closes the connection."""
+        """Return a raw asyncpg connection outside the pool, which the caller closes."""
         return await _connect(self.dsn, timeout=CONNECT_TIMEOUT_S, server_settings=self._server_settings)
 
     async def ping(self) -> None:
@@ -196,8 +195,7 @@ async def insert_many(
     """Insert rows into a table, in this order, within the transaction.
 
     `columns`: name to Postgres type. From COPIED_ROWS on the rows go by COPY: less work, a round trip more. Raises
-    asyncpg's own errors, and TimeoutError of a COPY: the driver waits for ever where a connection is lost while the
-    server does not read.
+    asyncpg's errors, and TimeoutError of a COPY: the driver waits for ever on a lost connection.
     """
     if not rows:
         return
@@ -213,7 +211,7 @@ async def insert_many(
 async def copy_lines(tx: AsyncConnection, table: str, columns: Sequence[str], lines: Sequence[str]) -> None:
     """Copy lines of COPY's text format, each with its end, into a table. Errors: `insert_many`.
 
-    A thread can write the lines beforehand; `insert_many` takes the loop's time per row.
+    A thread can write them beforehand; `insert_many` takes the loop's time.
     """
 
     async def source() -> AsyncIterator[bytes]:
@@ -225,7 +223,7 @@ async def copy_lines(tx: AsyncConnection, table: str, columns: Sequence[str], li
 
 
 def escaped(value: str) -> str:
-    """Return a text as a field of such a line."""
+    """Return a field of such a line."""
     return value.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
@@ -239,8 +237,7 @@ async def fetch_many(tx: AsyncConnection, sql: str, *values: object) -> Sequence
     if raw.is_in_transaction():
         rows = await raw.fetch(sql, *values)
         return rows
-    # A first statement makes SQLAlchemy begin the transaction. Cancelled half-way, SQLAlchemy drops the connection: the
-    # pool never gets a connection back in a transaction.
+    # A first statement makes SQLAlchemy begin the transaction. Cancelled half-way, SQLAlchemy drops the connection.
     try:
         found = await tx.exec_driver_sql(sql, values)
     except DBAPIError as error:
@@ -260,7 +257,7 @@ async def may_idle(tx: AsyncConnection) -> None:
 async def plan_now(tx: AsyncConnection) -> None:
     """Plan the rest of this transaction anew; only statements with parameters.
 
-    A connection keeps a repeated statement's plan; a plan from when a table was empty reads the whole table.
+    A kept plan from when a table was empty reads the whole table.
     """
     await fetch_many(tx, f"SELECT {PLANNED_NOW}")
 
@@ -297,8 +294,7 @@ def alembic_config(url: str, package: str) -> Config:
 def run_migrations(metadata: MetaData) -> None:
     """Run migrations: the whole of a service's `migrations/env.py`.
 
-    Each migration is a transaction, unless it builds an index concurrently (`autocommit_block`): then it must tolerate
-    a second run from its beginning.
+    A migration with a concurrent index build (`autocommit_block`) must tolerate a second run.
     """
     url = context.config.attributes["url"]
 

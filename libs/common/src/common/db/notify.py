@@ -25,7 +25,7 @@ async def either(first: asyncio.Event, second: asyncio.Event | None, seconds: fl
 class Listener:
     """A context which calls `wake` with the payload of each NOTIFY on `channel`.
 
-    A lost connection is renewed. A notification is a hint: each user also polls.
+    A notification is a hint: each user also polls.
     """
 
     def __init__(self, database: Database, channel: str, wake: Callable[[str], None]) -> None:

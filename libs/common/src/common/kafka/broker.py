@@ -41,7 +41,7 @@ from common.settings import ServiceSettings
 log = logging.getLogger(__name__)
 
 Headers = list[tuple[str, bytes]]
-NUMBER = "placet-number"  # header: the relay's number of a record in its partition, from 1
+NUMBER = "placet-number"  # header: a record's number in its partition, from 1
 T = TypeVar("T")
 
 REQUEST_TIMEOUT_MS = 10_000
@@ -52,7 +52,7 @@ BATCH_BYTES = 1_000_000  # under the broker's default max.message.bytes
 _SEED, _MIX, _32_BITS = 0x9747B28C, 0x5BD1E995, 0xFFFFFFFF
 
 _encoder = msgspec.json.Encoder()
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000|\x00")  # escaped by JSON, or bare; Postgres keeps neither
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000|\x00")  # by JSON, or bare; Postgres keeps neither
 _decoders = {name.encode(): msgspec.json.Decoder(kind) for name, kind in (EVENTS | {Watermark.type: Watermark}).items()}
 
 
@@ -119,7 +119,7 @@ def number_of(headers: Sequence[tuple[str, bytes]]) -> int | None:
 def cloud_event_headers(
     event_type: str, event_id: UUID, source: str, time: datetime, traceparent: str | None
 ) -> Headers:
-    """Return headers of CloudEvents 1.0, Kafka binding, binary mode."""
+    """Return headers of CloudEvents 1.0 (Kafka, binary mode)."""
     headers = [
         ("ce_specversion", b"1.0"),
         ("ce_id", str(event_id).encode()),
@@ -167,7 +167,7 @@ class Connection(TypedDict, total=False):
 
 
 def connection(settings: ServiceSettings) -> Connection:
-    """Return these arguments. Raises OSError for a file without a certificate."""
+    """Return these arguments. Raises OSError for an empty certificate file."""
     told = Connection(bootstrap_servers=settings.kafka_bootstrap)
     if not settings.kafka_tls:
         return told
@@ -202,7 +202,7 @@ class WrongTopic(RuntimeError):
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """The required shape of a topic."""
+    """A topic's required shape."""
 
     partitions: int
     replicas: int
@@ -210,7 +210,7 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 async def ensure_topics(settings: ServiceSettings, topics: Sequence[Topic]) -> None:
-    """Create missing topics, each with its dead letters, and check existing topics.
+    """Create missing topics, each with its dead letters, and check existing ones.
 
     Raises WrongTopic; KafkaError where the caller may try again.
     """
@@ -245,8 +245,7 @@ async def ensure_topics(settings: ServiceSettings, topics: Sequence[Topic]) -> N
 def differences(name: str, wanted: Wanted, replicas: Sequence[int], config: Mapping[str, str] | None) -> list[str]:
     """Return each fault of a topic, with its remedy. Pure.
 
-    `config`: None where we may not read the settings. More replicas, or more in-sync replicas, than wanted are no
-    fault.
+    `config`: None where we may not read the settings. More replicas than wanted, in sync or not, are no fault.
     """
     wrong, least = [], min(replicas, default=0)
     if len(replicas) != wanted.partitions:
@@ -277,7 +276,7 @@ def _new(name: str, wanted: Wanted) -> NewTopic:
 
 
 async def _known(ask: Callable[[], Awaitable[T]]) -> T:
-    """Ask, again within KNOWN_WITHIN_S of retriable errors: brokers learn of a new topic late."""
+    """Ask until all brokers know a new topic, for KNOWN_WITHIN_S."""
     deadline = time.monotonic() + KNOWN_WITHIN_S
     while True:
         try:
@@ -298,7 +297,7 @@ async def _replicas(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, l
 
 
 async def _configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, str]]:
-    """Return the settings of the topics whose settings we may read."""
+    """Return the settings that we may read, by topic."""
     found = {}
     for answer in await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in names]):
         for code, _, _, name, entries in answer.resources:
@@ -321,13 +320,10 @@ class Shut(KafkaError):  # type: ignore[misc]
 
 
 class Outlet:
-    """A producer that can be shut, and then writes no more.
-
-    By itself an idempotent producer retries until success, however late, even while stopping.
+    """A producer that can be shut, and then writes no more; otherwise it retries until success, however late.
 
     `fence`: a name under which a single producer may write. Starting takes a new epoch from Kafka; a partition with a
-    batch of that epoch refuses earlier epochs (ADR-0006). A broker without producer ids (settings.kafka_idempotence)
-    has no fence.
+    batch of that epoch refuses earlier epochs (ADR-0006). A broker without producer ids has no fence.
     """
 
     def __init__(self, settings: ServiceSettings, fence: str | None = None) -> None:
@@ -346,7 +342,7 @@ class Outlet:
             self.producer._txn_manager.transactional_id = None
 
     async def _send_unless_shut(self, node_id: int, request: Any, *, group: Any = ConnectionGroup.DEFAULT) -> Any:
-        """Send a request, unless the outlet is shut: checked after connecting, immediately before the write."""
+        """Send a request, unless the outlet is shut: checked immediately before the write."""
         if isinstance(request, ProduceRequest):
             if not await self._client.ready(node_id, group=group):
                 raise NodeNotReadyError
@@ -361,7 +357,7 @@ class Outlet:
         return True
 
     def shut(self) -> None:
-        """Fail waiting batches, and reset connections with their unsent bytes."""
+        """Fail waiting batches, and reset connections."""
         self.is_shut = True
         self.producer._message_accumulator.fail_all(Shut())  # else `stop` waits for these writes
         for connection in list(self._client._conns.values()):

@@ -98,16 +98,16 @@ class Consumer:
 
     @property
     def broken(self) -> Sequence[Broken]:
-        """Return the partitions that need a person, whichever process reads them."""
+        """Return the partitions that need a person, of any process."""
         return self.logs.broken
 
     @property
     def keys_differ(self) -> str | None:
-        """Return the difference in subject keys, by the newest watermark."""
+        """Return the difference by the newest watermark."""
         return self.keys.difference
 
     def stalls(self, longer_than_s: float) -> list[str]:
-        """Return a line for each stall longer than this."""
+        """Return a line for each longer stall."""
         return self.progress.stalls(longer_than_s, time.monotonic())
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -129,10 +129,7 @@ class Consumer:
         return clients.make(self.settings, self.subscription, _Assignment(self))
 
     async def _run_client(self, stop: asyncio.Event) -> None:
-        """Run a client until `stop`, or until RENEW_S of silence.
-
-        The client's own tasks can end at an unexpected error without any sign.
-        """
+        """Run a client until `stop`, or until RENEW_S of silence: its tasks can end without any sign."""
         self.progress.dealing(time.monotonic())
         client = await clients.started(self._client, stop, self._not_started)
         if client is None:
@@ -175,7 +172,7 @@ class Consumer:
         self.progress.trouble(why, time.monotonic())
 
     async def _turn(self, client: AIOKafkaConsumer, stop: asyncio.Event) -> None:
-        """Place, read, and begin batches once. Raises any error of the client."""
+        """Place, read, and begin batches. Raises any error of the client."""
         if not await self.placement.place(client):
             for tp in client.assignment():
                 self.progress.busy(tp.partition, time.monotonic())  # not the partition's fault
@@ -199,7 +196,7 @@ class Consumer:
         await self._some_ended()
 
     async def _in_trouble(self, client: AIOKafkaConsumer, error: BaseException, stop: asyncio.Event) -> None:
-        """Rewind every idle partition after an error of the client."""
+        """Rewind the idle partitions."""
         now = time.monotonic()
         again = self.progress.is_careful(now)
         self.progress.trouble(type(error).__name__, now)
@@ -210,7 +207,7 @@ class Consumer:
         await either(stop, None, 1.0 if again else POLL_MS / 1000)
 
     def _begin(self, client: AIOKafkaConsumer, found: dict[TopicPartition, list[Any]]) -> None:
-        """Start a task per batch, and a single task for all batches of only watermarks."""
+        """Start a task per batch, and one for all batches of only watermarks."""
         marks: dict[TopicPartition, list[Mark]] = {}
         for tp, records in found.items():
             if only := watermarks_of(records, self.keys.match):
@@ -221,7 +218,7 @@ class Consumer:
             self._in_flight |= dict.fromkeys(marks, asyncio.create_task(self._handle_watermarks(client, marks)))
 
     async def _some_ended(self) -> None:
-        """Forget ended batches; while `at_once` are in flight, wait. Raises a batch's error."""
+        """Forget ended batches; wait while `at_once` are in flight. Raises a batch's error."""
         if len(set(self._in_flight.values())) >= self.subscription.at_once:
             await asyncio.wait(self._in_flight.values(), return_when=asyncio.FIRST_COMPLETED)
         for tp in [tp for tp, task in self._in_flight.items() if task.done()]:
@@ -254,7 +251,7 @@ class Consumer:
         self._went_well(client, tp, records[-1].offset + 1)
 
     async def _handle_watermarks(self, client: AIOKafkaConsumer, marks: dict[TopicPartition, list[Mark]]) -> None:
-        """Store the watermarks of several partitions."""
+        """Store watermarks of several partitions."""
         marks = {tp: of_one for tp, of_one in marks.items() if tp in client.assignment()}
         started = time.monotonic()
         try:
@@ -290,10 +287,7 @@ class Consumer:
         self.progress.dealing(time.monotonic())
 
     def dealt(self, partitions: set[TopicPartition]) -> None:
-        """Read these partitions from now on, and place them anew.
-
-        aiokafka keeps the old assignment until the new one arrives: the loop may have placed revoked partitions.
-        """
+        """Read these partitions, and place them anew: the loop may have placed revoked ones a moment before."""
         self.placement.forget_placed()
         self._keep(partitions)
         self._joined = True
@@ -307,14 +301,14 @@ class Consumer:
         self._keep(set())
 
     def _keep(self, ours: set[TopicPartition]) -> None:
-        """Drop memory and metrics of partitions no longer ours."""
+        """Drop memory and metrics of others."""
         self.batches.keep(ours)
         self.failures.keep(ours)
         self.lag.keep(ours)
 
 
 class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Rebalance callbacks. The loop places assigned partitions."""
+    """Rebalance callbacks."""
 
     def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer

@@ -91,7 +91,7 @@ class DeadLetter:
 
 
 def shape(value: bytes | None) -> Any:
-    """Return a record's shape: field names, kinds and lengths; booleans and nulls as they are. Pure."""
+    """Return a record's shape: field names, kinds and lengths. Pure."""
     if value is None:
         return None
     try:
@@ -116,7 +116,7 @@ def _covered(value: Any, depth: int) -> Any:
 
 
 def _name(name: str) -> str:
-    """Return a plain word as it is, else its length: the name may hold a phone number."""
+    """Return a plain word, else its length: a name may hold a phone number."""
     plain = name.replace("_", "").replace("-", "").isalpha() and name.isascii()
     return name if plain and len(name) <= NAME_CHARS else f"name of {len(name)}"
 
@@ -132,7 +132,7 @@ async def note(
     value: bytes | None,
     reason: str,
 ) -> None:
-    """Store a dead letter, in the transaction that steps over the record; a record met again is open again."""
+    """Store a dead letter, in the transaction that steps over the record, or open it again."""
     await tx.execute(
         text(
             "INSERT INTO dead_letter (consumer_group, topic, partition, at_offset, type, shape, reason)"
@@ -177,7 +177,7 @@ async def find(tx: AsyncConnection, letter_id: int, *, lock: bool = False) -> De
 async def next_asked(
     tx: AsyncConnection, groups: Sequence[tuple[str, str]], *, but: Sequence[int] = ()
 ) -> DeadLetter | None:
-    """Return the letter of these (group, topic) that has waited longest. `but`: ids to leave out."""
+    """Return the letter of these (group, topic) that has waited longest."""
     row = (
         await tx.execute(
             text(
@@ -208,10 +208,7 @@ async def count_open(tx: AsyncConnection, topics: Sequence[str]) -> None:
 
 
 async def decide(tx: AsyncConnection, letter_id: int, decision: Literal["replay", "discard"], by: str) -> DeadLetter:
-    """Store a person's decision; the same decision again changes nothing.
-
-    Raises NotFound, and Decided where the letter is neither open nor asked for.
-    """
+    """Store a person's decision. Raises NotFound, and Decided where the letter is neither open nor asked for."""
     wanted: State = "asked" if decision == "replay" else "discarded"
     letter = await find(tx, letter_id, lock=True)
     if letter is None:

@@ -1,7 +1,7 @@
 """Decide when and how a marketing message may be sent, from versioned data: hours, days and public holidays. Pure.
 
-The rules are the JSON files beside this module (`files.py` defines their form), each with its source and its days in
-force. A decision names its edition ("france-2"), so the decision can be repeated.
+The rules are the JSON files beside this module (`files.py`). A decision names its edition ("france-2"), so the decision
+can be repeated.
 
     policy = load("france-2")                   or load("france"), the newest
     is_open(now, "MQ", policy)                  may a message leave for Martinique now?
@@ -9,10 +9,9 @@ force. A decision names its edition ("france-2"), so the decision can be repeate
     region_of("67000", "FR", policy)            "FR-6AE": a postcode is more precise than a number
     next_permitted(now, "FR", policy, region="FR-6AE")
 
-The rules of the law, the operators' charter, the operators and the house apply together: the strictest rule wins, and
-the strictest place. A number with a prefix shared by several places (+590, +689, the states of the US), or of one place
-with an address in another, may receive messages only while all of these places are open. A country without a file is
-never open: its rules are unknown. This module reads no clock.
+The strictest rule wins, of the law, the operators' charter, the operators and the house; so does the strictest place. A
+number with a prefix shared by several places (+590, +689, the states of the US), or of one place with an address in
+another, may receive messages only while all of these places are open. A country without a file is never open.
 """
 
 import hashlib
@@ -57,7 +56,7 @@ __all__ = [
 
 
 class Aspect(StrEnum):
-    """The part of an instant that a rule forbids."""
+    """The forbidden part of an instant."""
 
     HOURS = "hours"
     WEEKDAY = "weekday"
@@ -66,7 +65,7 @@ class Aspect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule in its applied form; see `files.Rule`."""
+    """An applied rule; see `files.Rule`."""
 
     id: str
     layer: Layer
@@ -93,7 +92,7 @@ class Holiday:
 
 @dataclass(frozen=True, slots=True)
 class Calendar:
-    """Public holidays: fixed days (month, day), and days counted from Easter Sunday."""
+    """Public holidays: fixed (month, day), and counted from Easter Sunday."""
 
     fixed: Mapping[tuple[int, int], Holiday]
     from_easter: Mapping[int, Holiday]
@@ -118,7 +117,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Policy:
-    """An edition, extended by the house's rules: `version` names both."""
+    """An edition with the house's rules: `version` names both."""
 
     version: str
     always_open: bool
@@ -131,7 +130,7 @@ Opening = tuple[datetime, datetime]  # first open instant, first closed instant 
 
 @dataclass(frozen=True, slots=True)
 class Closure:
-    """The reason against an instant. `holiday` is set for a closure by holiday."""
+    """The reason against an instant."""
 
     rule: Rule
     aspect: Aspect
@@ -141,7 +140,7 @@ class Closure:
 
 
 def is_open(at: datetime, territory: str, policy: Policy, *, region: str | None = None) -> bool:
-    """Return whether a marketing message may reach `territory` at `at`. Raises ValueError if `at` is naive."""
+    """Return whether marketing may reach `territory` at `at`. Raises ValueError if `at` is naive."""
     moment = _utc(at)
     if policy.always_open:
         return True
@@ -152,7 +151,7 @@ def is_open(at: datetime, territory: str, policy: Policy, *, region: str | None 
 def next_permitted(
     at: datetime, territory: str, policy: Policy, *, region: str | None = None, before: datetime | None = None
 ) -> datetime | None:
-    """Return the earliest instant >= `at` when a marketing message may reach `territory`.
+    """Return the earliest instant >= `at` when marketing may reach `territory`.
 
     `None`: no such instant before `before` or within SEARCH_DAYS.
 
@@ -203,10 +202,7 @@ def openings(
 
 
 def closed_by(at: datetime, territory: str, policy: Policy, *, region: str | None = None) -> tuple[Closure, ...]:
-    """Return every rule against `at`, in the order law, charter, operators, house.
-
-    Empty also for a country without rules, which is never open.
-    """
+    """Return every rule against `at`, in the order of layers; none for a country without rules, which is never open."""
     moment = _utc(at)
     if policy.always_open:
         return ()
@@ -220,7 +216,7 @@ def closed_by(at: datetime, territory: str, policy: Policy, *, region: str | Non
 
 
 def country_of(territory: str, policy: Policy) -> str | None:
-    """Return the country whose law applies in `territory` ("FR" for "MQ"); `None` without rules."""
+    """Return the country of `territory` ("FR" for "MQ"); `None` without rules."""
     place = policy.places.get(territory)
     return place.country if place else None
 
@@ -238,7 +234,7 @@ def zones(territory: str, policy: Policy) -> tuple[ZoneInfo, ...]:
 
 @lru_cache(maxsize=65536)
 def region_of(postcode: str, country: str, policy: Policy) -> str | None:
-    """Return the place named by a postcode of `country`, if it has an entry of its own."""
+    """Return the place named by a postcode, if it has an entry of its own."""
     digits = postcode.strip()
     named = [
         (len(prefix), place.code)
@@ -251,7 +247,7 @@ def region_of(postcode: str, country: str, policy: Policy) -> str | None:
 
 
 def begins_with(at: datetime, territory: str, policy: Policy, *, region: str | None = None) -> tuple[str, ...]:
-    """Return the prefixes required of a marketing text for this place and day."""
+    """Return the prefixes required of a marketing text."""
     found: tuple[str, ...] = ()
     for place in () if policy.always_open else _places(policy, territory, region) or ():
         if rules := _of_the_text(place):
@@ -263,7 +259,7 @@ def begins_with(at: datetime, territory: str, policy: Policy, *, region: str | N
 def mark_of(text: str, policy: Policy) -> str | None:
     """Return the longest prefix required anywhere, by any edition or this policy, with which `text` begins.
 
-    The text begins with another such prefix exactly if the returned one does.
+    The text begins with another exactly if the returned prefix does.
     """
     return next(filter(text.startswith, _marks(policy)), None)
 
@@ -271,8 +267,7 @@ def mark_of(text: str, policy: Policy) -> str | None:
 def at_hand_off(policy: Policy) -> Policy:
     """Return the policy for the gate: each window closes earlier by the hand-off margin (DOMAIN 1.9).
 
-    The margin covers the operator's queue; planning uses the unchanged policy. Keep the result: caches compare policies
-    by identity.
+    The margin covers the operator's queue. Keep the result: caches compare policies by identity.
     """
 
     def earlier(rule: Rule) -> Rule:
@@ -285,7 +280,7 @@ def at_hand_off(policy: Policy) -> Policy:
 
 
 def rules_of(day: date, policy: Policy) -> Policy:
-    """Return the policy with the rules of `day` in force for all time, for a dry run."""
+    """Return the policy with the rules of `day` in force for all time."""
 
     def standing(rules: Iterable[Rule]) -> Iterator[Rule]:
         return (replace(r, valid_from=date.min, valid_to=date.max) for r in rules if r.holds_on(day))
@@ -295,9 +290,8 @@ def rules_of(day: date, policy: Policy) -> Policy:
 
 @lru_cache
 def load(name: str, house: bytes | None = None) -> Policy:
-    """Return the policy "france-2", or for "france" the newest edition, extended by a house file.
-
-    Raises FileNotFoundError, PolicyUnreadable.
+    """Return the policy "france-2", or for "france" the newest, with a house file. Raises FileNotFoundError,
+    PolicyUnreadable.
     """
     edition = files.edition(name if name.rpartition("-")[2].isdigit() else files.newest(name))
     version, own = edition.version, edition.rules
@@ -365,8 +359,7 @@ def _with_rules(policy: Policy, change: Callable[[Iterable[Rule]], Iterable[Rule
 def _places(policy: Policy, territory: str, region: str | None) -> tuple[Place, ...] | None:
     """Return every place where the person may be; `None` without rules.
 
-    A region within the territory replaces the territory. Any other region is added: number and address are then of two
-    places.
+    A region within the territory replaces it; any other is added: number and address are then of two places.
     """
     place = policy.places.get(territory)
     part = policy.places.get(region) if region is not None else None
@@ -423,14 +416,14 @@ def _of_the_text(place: Place) -> tuple[Rule, ...]:
 
 @lru_cache(maxsize=64)
 def _marks(policy: Policy) -> tuple[str, ...]:
-    """Return all required prefixes, longest first; a house file's are in its own policy alone."""
+    """Return all required prefixes, longest first."""
     own = (rule.begins_with for place in policy.places.values() for rule in _of_the_text(place) if rule.begins_with)
     return tuple(sorted(files.marks().union(own), key=len, reverse=True))
 
 
 @lru_cache(maxsize=4096)
 def _holidays(place: Place, year: int) -> Mapping[date, Holiday]:
-    """Return a year's holidays; for a day in several calendars, by the name of the first."""
+    """Return a year's holidays; of several calendars the first names a day."""
     return {day: holiday for calendar in reversed(place.calendars) for day, holiday in calendar.days(year).items()}
 
 

@@ -1,9 +1,8 @@
 """Read and validate the policy files. Pure, apart from reading this package's files.
 
-A malformed file is refused as a whole: no service starts with part of the rules. `<name>-<n>.json` is an edition: its
-countries, house rules for all of these, and the hand-off margin. `countries/<code>-<n>.json` is a country: its places,
-calendars, and the rules of its law, its operators' charter and its operators. A published file is never edited: a
-change takes the next number (`tests/contract/test_policies.py`).
+A malformed file is refused as a whole: no service starts with part of the rules. `<name>-<n>.json` is an edition,
+`countries/<code>-<n>.json` a country. A published file is never edited: a change takes the next number
+(`tests/contract/test_policies.py`).
 """
 
 from collections.abc import Iterator
@@ -34,7 +33,7 @@ Weekday = Annotated[int, Meta(ge=1, le=7)]  # ISO: Monday is 1
 
 
 class PolicyUnreadable(ValueError):
-    """A policy file is malformed or contradicts itself. The message names file and position."""
+    """A malformed or contradictory policy file. The message names file and position."""
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True): ...
@@ -43,9 +42,8 @@ class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Rule(_Part, frozen=True):
     """A rule with its source, in force from `valid_from` until before `valid_to`, in local days.
 
-    A rule forbids every instant outside its permitted times: `opens` <= local time < `closes`, on `weekdays`, off
-    public holidays if `holidays` is "closed". `begins_with`: the prefix required of a marketing text. `places`: limits
-    the rule to these places.
+    A rule forbids every instant but `opens` <= local time < `closes`, on `weekdays`, off public holidays if `holidays`
+    is "closed". `begins_with`: the prefix required of a marketing text. `places`: limits the rule to these.
     """
 
     id: Annotated[str, Meta(pattern=r"^[a-z0-9_.-]+$")]
@@ -62,7 +60,7 @@ class Rule(_Part, frozen=True):
 
 
 class Calendar(_Part, frozen=True):
-    """Public holidays by name: fixed days, and days counted from Easter Sunday."""
+    """Public holidays by name: fixed, and counted from Easter Sunday."""
 
     source: Said
     fixed: dict[MonthDay, Said] = {}
@@ -70,7 +68,7 @@ class Calendar(_Part, frozen=True):
 
 
 class Place(_Part, frozen=True):
-    """A place where a person may be, with every time zone and calendar possible there.
+    """A place, with every time zone and calendar possible there.
 
     `within`: the larger place. `postcodes`: first digits, where postcodes tell the place from its neighbours.
     """
@@ -110,7 +108,7 @@ class Edition(_Part, frozen=True):
 
 
 class House(_Part, frozen=True):
-    """Rules added by one installation. House rules only tighten."""
+    """Rules added by one installation, which only tighten."""
 
     version: Annotated[str, Meta(pattern=r"^[a-z0-9-]+$")]
     about: Said

@@ -1,6 +1,6 @@
 """Answer a person's request for a copy: publish the data held by this service, encrypted.
 
-The service stores no copy. A repeated request is answered again; consent-svc keeps the first answer.
+A repeated request is answered again; consent-svc keeps the first answer.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from common.kafka import outbox
 from common.kafka.subscription import After, Received, Subscription
 from common.keyring import FieldKeys, Unreadable
 
-PART_BYTES = 400_000  # before encryption adds a third: a part must fit a Kafka record
+PART_BYTES = 400_000  # encryption adds a third; a part must fit a Kafka record
 
 Item = Mapping[str, object]  # {"kind": "contact", …}: plain values, instants, and lists or objects of these
 Gather = Callable[[AsyncConnection, str], Awaitable[Sequence[Item]]]
@@ -41,7 +41,7 @@ class Copier:
         return None
 
     async def parts(self, tx: AsyncConnection, asked: CopyRequested) -> list[CopyGathered]:
-        """Return the parts of an answer: at least one, since an empty list is an answer too."""
+        """Return the parts of an answer, at least one."""
         pieces = list(_pieces(await self.gather(tx, asked.subject_id)))
         now = datetime.now(UTC)
         return [
@@ -64,7 +64,7 @@ def context(copy_id: str, service: str, place: int) -> str:
 
 
 def opened(keys: FieldKeys, sealed: str | None, context: str) -> str | None:
-    """Return a decrypted field; `None` if absent, or unreadable: the rest of the copy must not stop."""
+    """Return a decrypted field; `None` if absent or unreadable: the rest of the copy must not stop."""
     try:
         return None if sealed is None else keys.unseal(sealed, context)
     except Unreadable:

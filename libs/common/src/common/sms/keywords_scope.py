@@ -40,7 +40,7 @@ CODE = Scope("code")
 def scope(named: Sequence[str], everyone: bool, names: Mapping[str, Sequence[str]]) -> Scope:
     """Return the reach of a stop understood as (`named`, `everyone`).
 
-    `names`: the senders of the short code, each with its possible names: brand, OADC, legal name.
+    `names`: the senders of the short code, each by brand, OADC, legal name.
     """
     if everyone:
         return EVERYONE
@@ -65,12 +65,12 @@ def scope(named: Sequence[str], everyone: bool, names: Mapping[str, Sequence[str
 
 
 def _longest_name(said: Sequence[str], place: int, owners: Mapping[str, object]) -> int:
-    """Return the end of the longest known name starting at `place`; `place` if none does."""
+    """Return the end of the longest known name at `place`; `place` if none."""
     return next((end for end in range(len(said), place, -1) if "".join(said[place:end]) in owners), place)
 
 
 def _plain(name: str) -> str:
-    """Return a name without case, accents, spaces or punctuation, and no letter three times in a row."""
+    """Return a name without case, accents, spaces, punctuation, and no letter three times in a row."""
     folded = unicodedata.normalize("NFD", unicodedata.normalize("NFKC", name).casefold())
     letters = "".join(char for char in folded if unicodedata.category(char)[0] != "M")
     return REPEATED_LETTER.sub(r"\1", NOT_A_LETTER.sub("", letters))

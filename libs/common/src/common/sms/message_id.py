@@ -18,7 +18,7 @@ _VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))  # RFC 9562's 
 def message_id(started_at: datetime, *parts: str) -> UUID:
     """Return a UUIDv8 (RFC 9562): 48 bits of milliseconds of `started_at`, then a hash of `parts`.
 
-    The parts are (campaign, subject, step), or (caller, Idempotency-Key) with any fixed instant.
+    Parts: (campaign, subject, step), or (caller, Idempotency-Key) with any fixed instant.
     """
     return UUID(written(started_at, *parts))
 
@@ -29,7 +29,7 @@ def written(started_at: datetime, *parts: str) -> str:
 
 
 def written_around(started_at: datetime, before: Sequence[str], after: Sequence[str]) -> Callable[[str], str]:
-    """Return a function from the middle part to `written` of all parts, in half the time per id."""
+    """Return a function from the middle part to `written` of all parts, in half the time."""
     begins, head, tail = _begins(started_at), _told(before), _told(after)
     return lambda part: _drawn(begins, f"{head}{len(part)}:{part}{tail}")
 

@@ -1,10 +1,8 @@
 """Read phone numbers, as typed by a person or sent by an operator, as E.164 with a territory. Pure.
 
-A number without a country code is French. This module decides the numbering plans of +33 and of the overseas codes,
-from libphonenumber's ranges; libphonenumber decides other countries. An overseas mobile in metropolitan form (0690…,
-+33690…), invalid to libphonenumber, moves to its own country code first (DOMAIN 6.2).
-
-No error, representation or reason from this module repeats the number.
+A number without a country code is French. libphonenumber decides countries other than +33 and the overseas codes. An
+overseas mobile in metropolitan form (0690…, +33690…), invalid to libphonenumber, moves to its own country code first
+(DOMAIN 6.2). No error, representation or reason from this module repeats the number.
 """
 
 import re
@@ -18,7 +16,7 @@ from phonenumbers import NumberParseException, PhoneMetadata, PhoneNumberType
 
 
 class NumberProblem(StrEnum):
-    """The reason for refusing a number. Stable: API reasons and test names."""
+    """The reason for refusing a number. Stable, for the API."""
 
     EMPTY = "empty"
     NOT_A_NUMBER = "not_a_number"  # letters, an extension, several signs
@@ -32,7 +30,7 @@ class NumberProblem(StrEnum):
 
 
 class NumberRefused(ValueError):
-    """The number cannot receive SMS. The error does not keep the number."""
+    """The number cannot receive SMS; the error does not keep it."""
 
     def __init__(self, reason: NumberProblem) -> None:
         super().__init__(reason.value)
@@ -41,7 +39,7 @@ class NumberRefused(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Msisdn:
-    """A mobile number: `e164`, `territory` (ISO 3166-1 alpha-2). GP also stands for BL and MF, which share +590."""
+    """A mobile number with its territory (ISO 3166-1 alpha-2). GP also stands for BL and MF, which share +590."""
 
     e164: str
     territory: str
@@ -63,8 +61,7 @@ TERRITORIES = {  # country code to territories with ranges in libphonenumber
 }
 # mobiles of Mayotte (DOMAIN 6.1); the rest of +262 is Réunion
 MAYOTTE = ("+262639", "+2627093")
-# First digits of a national number, with its true country code (DOMAIN 6.2). None is a metropolitan mobile range: no
-# number of +33 is moved by mistake.
+# First digits of a national number, with its true country code (DOMAIN 6.2). None is a metropolitan mobile range.
 OVERSEAS = {
     "690": "590",
     "691": "590",
@@ -102,7 +99,7 @@ _MACHINE = re.compile(r"700\d{6}|700\d{10}|93[7-9]\d{6}", re.ASCII)
 
 
 def _ranges(country_code: str) -> tuple[re.Pattern[str], range]:
-    """Return libphonenumber's mobile ranges and possible lengths within a country code."""
+    """Return libphonenumber's mobile ranges and possible lengths."""
     patterns: list[str] = []
     lengths: set[int] = set()
     for territory in TERRITORIES[country_code]:
@@ -122,10 +119,7 @@ _FICTIONAL = re.compile(rf"\+33{FICTION}\d{{4}}", re.ASCII)
 
 
 def metropolitan(raw: str) -> str | None:
-    """Return the E.164 of a metropolitan mobile written 06… or +336… without separators, or `None`.
-
-    Equals `parse`, in a sixth of the time.
-    """
+    """Return the E.164 of a metropolitan mobile written 06… or +336…, or `None`; as `parse`, in a sixth of the time."""
     found = _METROPOLITAN.fullmatch(raw)
     return f"+33{found[1]}" if found else None
 
@@ -156,8 +150,8 @@ def parse(raw: str, *, fictional: bool = False) -> Msisdn:
 def readings(raw: str, *, fictional: bool = False) -> tuple[str, ...]:
     """Return the possible numbers, that of `parse` first. Raises NumberRefused without a digit.
 
-    Nine digits are ambiguous: 687751234 is a French mobile without its 0 if a person wrote it, and a number in Nouméa
-    if an operator did. A measure that only tightens applies to both.
+    687751234 is a French mobile without its 0 if a person wrote it, and a number in Nouméa if an operator did. A
+    measure that only tightens applies to both.
     """
     if (e164 := metropolitan(raw)) is not None:
         return (e164,)
@@ -179,8 +173,8 @@ def any_number(raw: str, *, fictional: bool = False) -> str:
 def as_received(raw: str) -> str:
     """Return the number of a received message as "+digits". Never refuses: a STOP counts from any sender.
 
-    Normalises as `parse` does, so both give the same subject, but an operator's number always has the country code:
-    687751234 is in Nouméa here and a French mobile in `parse`.
+    Gives the same subject as `parse`, but an operator's number always has the country code: 687751234 is in Nouméa here
+    and a French mobile in `parse`.
     """
     try:
         signed, digits = _fold(raw)
@@ -221,7 +215,7 @@ _COUNTRIES = {
 
 @lru_cache(maxsize=1024)
 def _north_american(area_code: str) -> str:
-    """Return the country of an area code of +1, which some twenty countries share."""
+    """Return the country of an area code of +1."""
     for region in phonenumbers.COUNTRY_CODE_TO_REGION_CODE[1][1:]:
         metadata = PhoneMetadata.metadata_for_region(region)
         assert metadata is not None
@@ -233,7 +227,7 @@ def _north_american(area_code: str) -> str:
 
 
 def _fold(raw: str) -> tuple[bool, str]:
-    """Return (whether a country code is named, ASCII digits without "+" or "00"). Raises EMPTY or NOT_A_NUMBER."""
+    """Return (whether a country code is named, digits). Raises EMPTY or NOT_A_NUMBER."""
     if len(raw) > MAX_RAW_CHARS:
         raise NumberRefused(NumberProblem.NOT_A_NUMBER)
     text = raw if raw.isascii() else _ascii(raw)
@@ -290,7 +284,7 @@ def _moved(national: str) -> str:
 
 
 def _problem(country_code: str, national: str) -> NumberProblem:
-    """Return the reason for refusing a national number."""
+    """Return the reason for a refusal."""
     _, lengths = _RANGES[country_code]
     if _MACHINE.fullmatch(national):
         return NumberProblem.MACHINE

@@ -35,7 +35,7 @@ class Length:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A character of a text. `at`: position from 1, counted in characters (an emoji is one character)."""
+    """A character of a text. `at`: position in characters, from 1."""
 
     character: str
     at: int
@@ -54,7 +54,7 @@ def length(text: str) -> Length:
 def fits(text: str) -> bool:
     """Return whether the text needs at most MAX_SEGMENTS.
 
-    A short text is not counted: a character costs at most two units, and a part wastes at most one.
+    A character costs at most two units, and a part wastes at most one: a short text need not be counted.
     """
     return len(text) <= MAX_SEGMENTS * (UCS2_PART // 2) or length(text).segments <= MAX_SEGMENTS
 
@@ -77,7 +77,7 @@ def _of_singles(encoding: Encoding, units: int) -> Length:
 
 
 def _costs(text: str) -> tuple[Encoding, list[int]]:
-    """Return the encoding, and the cost of each character in units."""
+    """Return the encoding, and each character's cost in units."""
     if _GSM7.fullmatch(text):
         return "GSM7", [2 if character in GSM7_EXTENSION else 1 for character in text]
     return "UCS2", [2 if character > "\uffff" else 1 for character in text]

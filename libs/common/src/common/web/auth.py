@@ -43,7 +43,7 @@ class Caller:
             )
 
     def sees(self, sender_id: str | None) -> bool:
-        """Return whether the caller may see data of this sender; each caller sees data about every sender (None)."""
+        """Return whether the caller may see data of this sender; None: data about every sender, seen by each caller."""
         return sender_id is None or self.senders is None or sender_id in self.senders
 
     def told(self, reasons: Iterable[str]) -> list[str]:
@@ -55,7 +55,7 @@ class Caller:
 
 
 class Authenticator:
-    """Turns an Authorization header into a Caller. Raises Unauthorised, and Unavailable for a silent issuer."""
+    """Turns an Authorization header into a Caller. Raises Unauthorised; Unavailable for a silent issuer."""
 
     def __init__(self, settings: ServiceSettings, *, keys_kept_s: float = 300, look_again_s: float = 30) -> None:
         """Read tokens by the issuer's key set, or by the shared key of development.

@@ -1,9 +1,9 @@
 """The `Idempotency-Key` of a request (draft-ietf-httpapi-idempotency-key-header), the same in every service.
 
 A key belongs to its caller, and no route requires one. A repeated request is answered with the present state of what
-the first request made; another request under the key is refused (KeyReused). A repeat waits while the first is in
-progress, or is refused (KeyInProgress) where that takes long. A row whose id derives from the key (`derived_id`) keeps
-the request's fingerprint; a request without such a row claims its key (`claim`).
+the first made; another request under the key is refused (KeyReused), as is a repeat while the first takes long
+(KeyInProgress). A row whose id derives from the key (`derived_id`) keeps the request's fingerprint; a request without
+such a row claims its key (`claim`).
 """
 
 import hashlib
@@ -81,7 +81,7 @@ def derived_id(prefix: str, caller: Caller, key: str | None) -> str:
 
 
 async def fingerprint_of(request: Request, keys: SubjectKeys) -> str:
-    """Return the keyed hash of path and body: an attacker could try out numbers against a plain hash."""
+    """Return the keyed hash of path and body: numbers could be tried out against a plain hash."""
     return keys.subject_id(f"{request.url.path}\n{(await request.body()).decode(errors='replace')}")
 
 

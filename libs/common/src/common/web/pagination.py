@@ -2,9 +2,8 @@
 
 `next` is opaque: the key of the page's last row. Transactions draw counted keys (ADR-0063) in order and commit in any
 order: a row may appear below a cursor already given, and no later page would show it. So a page that gives a cursor is
-read again once every transaction then writing to the table has ended (`whole_page`). The reader finds writers by their
-locks on this table: neither a long transaction elsewhere nor a restored transaction counter matters, and no writer
-waits for a reader.
+read again once every transaction then writing to the table has ended (`whole_page`), by its lock on the table: no long
+transaction elsewhere matters, and no writer waits for a reader.
 """
 
 import asyncio
@@ -25,7 +24,7 @@ from common.web.problems import Invalid, Reason, Unavailable
 WRITERS_END_WITHIN_S = 5.0  # a write takes milliseconds; the server rolls a frozen writer back after a minute
 LOOK_EVERY_S = 0.02
 
-# A writer draws its key (`nextval`) after locking the table, and unlocks once its commit is visible.
+# A writer draws its key after locking the table, and unlocks once its commit is visible.
 WRITERS = (
     "SELECT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND relation = $1::text::regclass"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -106,7 +105,7 @@ async def whole_page(
 
 
 async def _until_writers_ended(tx: AsyncConnection, table: str) -> None:
-    """Wait for the present writers of the table; later writers draw higher keys."""
+    """Wait for the table's present writers; later writers draw higher keys."""
     writing = {one for (one,) in await fetch_many(tx, WRITERS, table)}
     try:
         async with asyncio.timeout(WRITERS_END_WITHIN_S):

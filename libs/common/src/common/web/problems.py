@@ -37,7 +37,7 @@ MEDIA_TYPE = "application/problem+json"
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """A machine-readable reason: `field` as the caller wrote its path (dots, indexes); `reason` a stable slug."""
+    """A reason: `field` as the caller wrote its path (dots, indexes), `reason` a stable slug."""
 
     field: str | None
     reason: str
@@ -133,7 +133,7 @@ def install(app: FastAPI) -> None:
         errors = error.errors()
         if any(e["type"] == "json_invalid" for e in errors):
             return answer(Malformed("the body is not JSON", reasons=[Reason("body", "json_invalid")]))
-        # an unknown field's name is the caller's text, and an error message repeats a wrong tag
+        # errors repeat the caller's text: an unknown field's name, a wrong tag
         reasons = [Reason(masked(_field(e["loc"])), str(e["type"]), masked(str(e["msg"]))) for e in errors]
         named = ", ".join(dict.fromkeys(r.field or "body" for r in reasons))
         return answer(Invalid(f"not valid: {named}", reasons=reasons))

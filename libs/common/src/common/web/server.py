@@ -1,11 +1,10 @@
 """The web server of a service: uvicorn, with long-lived idle connections and a graceful stop.
 
-Where the server closes a kept connection as the client sends its next request, the request is lost; an operator's may
-be a STOP, and the operator may not retry. So the server keeps an idle connection longer than any client does
-(`keep_alive_s`).
+Where the server closes a kept connection as the client sends its next request, the request is lost: perhaps a STOP, and
+the operator may not retry. So the server keeps an idle connection longer than any client does (`keep_alive_s`).
 
-A server asked to stop goes on answering for `leave_s`, with /readyz red and `Connection: close`. When no connection is
-left, or `leave_s` is over, the server closes idle connections and gives requests in flight GRACE_S.
+A server asked to stop goes on answering for `leave_s`, with /readyz red and `Connection: close`; then it gives requests
+in flight GRACE_S.
 """
 
 import asyncio
@@ -57,7 +56,7 @@ class Server(uvicorn.Server):
         for connection in list(state.connections):
             cycle = getattr(connection, "cycle", None)  # a websocket has none
             if cycle is not None and not cycle.response_complete:
-                connection.shutdown()  # the answer to the request in flight says close
+                connection.shutdown()  # its answer says close
         until = loop.time() + self._leave_s
         while state.connections and loop.time() < until and not self.force_exit:  # noqa: ASYNC110
             await asyncio.sleep(LOOK_EVERY_S)  # uvicorn has no event for a lost connection

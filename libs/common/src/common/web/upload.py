@@ -1,7 +1,7 @@
 """Resumable uploads, the same in every service: tus 1.0 (tus.io/protocols/resumable-upload).
 
-`PATCH` appends bytes at `Upload-Offset`; `HEAD` tells the offset from which an interrupted upload goes on. The length
-may come later than the upload's opening (creation-defer-length).
+`PATCH` appends bytes at `Upload-Offset`, which `HEAD` tells. The length may come later than the upload's opening
+(creation-defer-length).
 
 A service stores the last bytes together with the completion: a client that reads an offset equal to the length sends
 nothing more.
@@ -53,7 +53,7 @@ class NotOctets(Problem):
 
 
 class UploadRoute(APIRoute):
-    """A route of an upload: tells the version of tus in each answer, and refuses another with 412."""
+    """A route of an upload: tells the version of tus, and refuses another with 412."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -95,7 +95,7 @@ def discovery(max_bytes: int | None = None) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """How much of a file is here. `length`: of the whole file, None while the caller has not named the length."""
+    """How much of a file is here. `length`: None while the caller has not named it."""
 
     offset: int
     length: int | None

@@ -31,7 +31,7 @@ REFUSED = counter(
 
 @dataclass(slots=True)
 class PublisherKeys:
-    """The comparison of the publisher's subject keys with ours. `difference`: by the newest watermark."""
+    """The comparison of the publisher's subject keys with ours, by the newest watermark."""
 
     subscription: Subscription
     ours: dict[str, str]  # fingerprints
@@ -40,7 +40,7 @@ class PublisherKeys:
     def match(self, mark: Watermark) -> bool:
         """Return whether the publisher makes the same subject ids as this service (ADR-0061).
 
-        Otherwise its STOPs come under unknown ids, and its watermark proves nothing: marketing is held.
+        Otherwise its STOPs come under unknown ids, and its watermark proves nothing.
         """
         topic, why = self.subscription.topic, None
         if others := differing(self.ours, mark.subject_keys):
@@ -107,7 +107,7 @@ class Batches:
         return after
 
     async def apply_one_by_one(self, tp: TopicPartition, records: Sequence[Any]) -> None:
-        """Handle each record in its own transaction; bury bad records."""
+        """Handle each record in its own transaction; bury bad ones."""
         for record in records:
             try:
                 after = await self.apply(tp, [record])

@@ -76,7 +76,7 @@ def stored_of(
 
 
 async def lock(tx: AsyncConnection, group: str, topic: Topic, partition: int) -> Stored | None:
-    """Return the partition's row, locked: no other transaction moves its offset."""
+    """Return the partition's row, locked against moves."""
     rows = await fetch_many(
         tx,
         f"SELECT next_offset, last_number, unseen, fault, cleared_at FROM consumer_offset WHERE {_ROW} FOR UPDATE",
@@ -136,10 +136,7 @@ async def begin(
 
 
 async def note(tx: AsyncConnection, group: str, topic: Topic, partition: int, fault: Fault, at: int, why: str) -> None:
-    """Store a fault: since the first finding, at the place and with the reason of the last.
-
-    `other_log` stays, as the worse fault.
-    """
+    """Store a fault: since the first finding, at the place and with the reason of the last. `other_log` stays."""
     await fetch_many(
         tx,
         "UPDATE consumer_offset SET fault_since = coalesce(fault_since, now()), fault_at = $5, fault_why = $6,"
@@ -154,7 +151,7 @@ async def note(tx: AsyncConnection, group: str, topic: Topic, partition: int, fa
 
 
 async def found(tx: AsyncConnection, topic: str | None = None) -> list[Broken]:
-    """Return the broken partitions of this database, or of a topic."""
+    """Return the broken partitions."""
     rows = await fetch_many(
         tx,
         "SELECT consumer_group, topic, partition, fault, fault_at, fault_since, fault_why FROM consumer_offset"
@@ -166,10 +163,10 @@ async def found(tx: AsyncConnection, topic: str | None = None) -> list[Broken]:
 
 
 async def clear(tx: AsyncConnection, place: str) -> Broken | None:
-    """Trust the log again, by a person's decision. Returns None where no fault is at `place` any more.
+    """Trust the log again, by a person's decision; None where no fault is at `place` any more.
 
-    Records published again before now precede newer watermarks, which count from now on. Another log is read from its
-    oldest record on, and its first number counts, however high.
+    Records published again before now precede newer watermarks. Another log is read from its oldest record on, and its
+    first number counts, however high.
     """
     for broken in await found(tx):
         if broken.place != place:

@@ -42,12 +42,9 @@ def make(
 async def started(
     make: Callable[[], AIOKafkaConsumer], stop: asyncio.Event, failed: Callable[[BaseException], None]
 ) -> AIOKafkaConsumer | None:
-    """Return a started client, or None after `stop`. `failed` hears each error of a start.
-
-    Joining the group takes seconds; a stop does not wait.
-    """
+    """Return a started client, or None after `stop`, even while joining. `failed` hears each error."""
     while not stop.is_set():
-        client = make()  # a client that failed half way cannot start again
+        client = make()  # a failed client cannot start again
         starting = asyncio.ensure_future(client.start())
         stopping = asyncio.ensure_future(stop.wait())
         try:
@@ -82,9 +79,6 @@ async def ended(client: AIOKafkaConsumer) -> None:
 
 
 def is_cancelled() -> bool:
-    """Return whether this task's runner cancelled it.
-
-    The client may raise CancelledError for a task of its own.
-    """
+    """Return whether this task's runner cancelled it, not the client."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -1,9 +1,8 @@
 """Completeness of a log: has the reader met every record before a watermark? Pure.
 
-The relay numbers the records of a partition 1, 2, 3, …; a watermark carries the last number before it. Where a number
-does not follow, the log lost its tail or was made anew. Compaction removes records lawfully and leaves offsets without
-a record: as many numbers may be missing. A relay that died before its commit publishes from a number already met: no
-gap.
+The relay numbers the records of a partition 1, 2, 3, …; a watermark carries the last number. Where a number does not
+follow, the log lost its tail or was made anew. Compaction leaves offsets without a record: as many numbers may be
+missing. A relay that died before its commit publishes from a number already met: no gap.
 """
 
 from datetime import datetime
@@ -17,8 +16,7 @@ ANY_NUMBER = 2**62  # `unseen` where a person has allowed any first number
 class Seen(NamedTuple):
     """A reader's place in a partition.
 
-    `last_number`: the highest number without a gap below. `unseen`: offsets without a record since `last_number` was
-    last certain.
+    `last_number`: the highest without a gap below. `unseen`: offsets without a record since it was last certain.
     """
 
     next_offset: int = 0
@@ -29,10 +27,9 @@ class Seen(NamedTuple):
 def follow(
     seen: Seen, offset: int, *, compacted: bool, number: int | None = None, last: int | None = None
 ) -> tuple[Seen, int]:
-    """Return the state after the record at `offset`, and the least count of records missing before.
+    """Return the state after the record at `offset`, and the least count of missing records.
 
     `number`: of the record. `last`: of a watermark. A record with neither (poison, a foreign producer) proves nothing.
-    Without compaction only the beginning may be gone.
     """
     may_be_gone = compacted or seen.next_offset == 0
     unseen = seen.unseen + (offset - seen.next_offset if may_be_gone else 0)
@@ -53,8 +50,8 @@ class Gap(NamedTuple):
 class Reading(Struct):
     """A batch of a partition, read record by record.
 
-    `whole`: no gap is on record. `since`: when a person last cleared a gap; an earlier watermark may precede the
-    records published again. `as_of`: the newest watermark to apply, never behind a gap. `gap`: the last of this batch.
+    `since`: when a person last cleared a gap; an earlier watermark may precede the records published again. `as_of`:
+    the newest watermark to apply, never behind a gap. `gap`: the last of this batch.
     """
 
     seen: Seen
@@ -77,7 +74,7 @@ class Reading(Struct):
             self.seen = self.seen._replace(next_offset=offset + 1)
 
     def watermark(self, offset: int, as_of: datetime | None, last: int) -> None:
-        """Take a watermark in; an `as_of` of None is never applied."""
+        """Take a watermark in; None is never applied."""
         if self.numbered:
             self._went_on(offset, *follow(self.seen, offset, compacted=self.compacted, last=last))
         else:

@@ -33,7 +33,7 @@ class Failures:
     _partitions: dict[TopicPartition, _Attempts] = field(default_factory=dict)
 
     def failed(self, tp: TopicPartition, started: float) -> float:
-        """Note a failed batch, begun at `started`; return the seconds to rest."""
+        """Note a failure since `started`; return the seconds to rest."""
         attempts = self._partitions.setdefault(tp, _Attempts())
         attempts.failures += 1
         attempts.failing_since = attempts.failing_since or started
@@ -42,7 +42,7 @@ class Failures:
         return back_off * random.uniform(0.5, 1.0)  # noqa: S311 jitter
 
     def held(self, tp: TopicPartition) -> float:
-        """Note a held batch; return the seconds to rest."""
+        """Note a hold; return the seconds to rest."""
         attempts = self._partitions.setdefault(tp, _Attempts())
         rest = min(HOLD_S[0] * 2.0**attempts.holds, HOLD_S[1])
         attempts.holds = min(attempts.holds + 1, 10)

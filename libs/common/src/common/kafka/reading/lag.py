@@ -26,7 +26,7 @@ class Lag:
     _commit_at: float = 0.0
 
     def commit(self, client: AIOKafkaConsumer, reached: Mapping[TopicPartition, int], *, now: bool = False) -> None:
-        """Begin a commit of the stored offsets to Kafka when due, or `now`, without waiting."""
+        """Begin a commit to Kafka when due, or `now`, without waiting."""
         at = time.monotonic()
         if (at < self._commit_at and not now) or (self._committing is not None and not self._committing.done()):
             return
@@ -36,12 +36,12 @@ class Lag:
             self._committing = asyncio.create_task(_commit(client, ours))
 
     async def committed(self) -> None:
-        """Wait for the commit under way, for a moment."""
+        """Wait for the commit, for a moment."""
         if self._committing is not None:
             await asyncio.wait((self._committing,), timeout=COMMIT_INTERVAL_S)
 
     def show_all(self, client: AIOKafkaConsumer, reached: Mapping[TopicPartition, int]) -> None:
-        """Show the lag, also of partitions without a successful batch."""
+        """Show the lag, with or without batches."""
         for tp, following in reached.items():
             if (end := client.highwater(tp)) is not None:
                 self._show(tp, end - following)
@@ -52,7 +52,7 @@ class Lag:
             self._show(tp, (client.highwater(tp) or following) - following)
 
     def keep(self, ours: Collection[TopicPartition]) -> None:
-        """Remove the metrics of other partitions, which would stand beside the new owner's."""
+        """Remove other partitions' metrics."""
         for tp in self._shown - set(ours):
             LAG.remove(self.topic, tp.partition)
         self._shown &= set(ours)

@@ -22,7 +22,7 @@ NEW_LEADER_S = 30.0  # followers have caught up, or left the in-sync set (replic
 
 @dataclass(slots=True, frozen=True)
 class _Short:
-    """A log that seems to end before the next offset to read."""
+    """A log that seems to end too early."""
 
     position: int
     answer: int  # its arrival, in ms
@@ -31,7 +31,7 @@ class _Short:
 
 @dataclass(slots=True)
 class LogWatch:
-    """`broken`: partitions that need a person, whichever process reads them."""
+    """`broken`: partitions that need a person."""
 
     placement: Placement
     partitions: int
@@ -76,10 +76,10 @@ class LogWatch:
     async def within_the_log(self, client: AIOKafkaConsumer) -> None:
         """Stop reading a partition whose log ends before the consumer's position: another log.
 
-        Reading on would skip records; not every broker refuses the offset. The end is the fetch's high watermark:
-        ListOffsets is not exact on every broker. An answer may hold records appended after its high watermark was taken
-        (Partition.fetchRecords in Apache Kafka), so only a later answer counts. A newly elected leader gives a lower
-        end until its followers have caught up (NEW_LEADER_S).
+        Not every broker refuses the offset. The end is the fetch's high watermark: ListOffsets is not exact on every
+        broker. An answer may hold records appended after its high watermark was taken (Partition.fetchRecords in Apache
+        Kafka), so only a later answer counts. A new leader gives a lower end until its followers have caught up
+        (NEW_LEADER_S).
         """
         now = time.monotonic()
         for tp in client.assignment() & self.placement.placed:

@@ -1,8 +1,7 @@
 """Stored offsets: a subscription's place in each partition, with the watermark and the log's fault (ADR-0003).
 
-A second owner of a partition waits on the row lock, finds its offset behind, and skips: the row fences zombies. A
-stored offset that went back means a database that lost commits (a failover to a lagging replica): the consumer reads
-the lost part again.
+A second owner of a partition waits on the row lock, finds its offset behind, and skips. A stored offset that went back
+means a failover that lost commits: the consumer reads the lost part again.
 """
 
 import logging
@@ -24,13 +23,13 @@ from common.kafka.subscription import Subscription
 
 log = logging.getLogger(__name__)
 
-# A watermark from the future means a wrong clock, and proves nothing even later. The database's clock decides, as the
+# A watermark from the future means a wrong clock, and proves nothing even later. The database's clock decides: the
 # publisher may run on our own host.
 BELIEVED = "greatest({known}, CASE WHEN {said} <= now() + {skew}::interval THEN {said} END)"
 
 
 class WentBack(Exception):
-    """The stored offset is behind this consumer, or must not be read: place the partition anew; nothing was done."""
+    """The stored offset is behind this consumer, or must not be read; nothing was done."""
 
 
 def define(metadata: MetaData) -> Table:
@@ -42,7 +41,7 @@ def define(metadata: MetaData) -> Table:
         Column("topic", Text, nullable=False),  # without the prefix
         Column("partition", Integer, nullable=False),
         Column("next_offset", BigInteger, nullable=False),
-        Column("as_of", DateTime(timezone=True), nullable=True),  # the newest applied watermark
+        Column("as_of", DateTime(timezone=True), nullable=True),  # newest applied watermark
         Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
         Column("last_number", BigInteger, nullable=False, server_default=text("0")),  # as `completeness.Seen`
         Column("unseen", BigInteger, nullable=False, server_default=text("0")),
@@ -58,7 +57,7 @@ def define(metadata: MetaData) -> Table:
 
 
 async def applied_watermark(tx: AsyncConnection, group: str, topic: Topic, partitions: int) -> datetime | None:
-    """Return the oldest watermark over all partitions of `topic`; None while a partition has none."""
+    """Return the oldest watermark over all partitions of `topic`; None while one is missing."""
     rows = await fetch_many(
         tx,
         "SELECT min(as_of) FROM consumer_offset WHERE consumer_group = $1 AND topic = $2 AND partition < $3"
@@ -72,7 +71,7 @@ async def applied_watermark(tx: AsyncConnection, group: str, topic: Topic, parti
 
 @dataclass(slots=True)
 class Offsets:
-    """A subscription's stored offsets. `reached`: the next offset as last read or stored by this process."""
+    """A subscription's stored offsets. `reached`: by this process."""
 
     subscription: Subscription
     database: Database
@@ -80,7 +79,7 @@ class Offsets:
     reached: dict[TopicPartition, int] = field(default_factory=dict)
 
     async def start_of(self, partition: int) -> int:
-        """Return the stored offset, 0 the first time."""
+        """Return the stored offset, at first 0."""
         stored, _ = await self.begin_at(partition, UNKNOWN)
         return stored
 
@@ -90,7 +89,7 @@ class Offsets:
             return await broken_logs.begin(tx, self.subscription.group, self.subscription.topic, partition, identity)
 
     async def stored(self, tx: AsyncConnection) -> dict[int, int]:
-        """Return the stored offset of each partition."""
+        """Return the stored offsets."""
         rows = await fetch_many(
             tx,
             "SELECT partition, next_offset FROM consumer_offset WHERE consumer_group = $1 AND topic = $2",
@@ -100,7 +99,7 @@ class Offsets:
         return {row[0]: row[1] for row in rows}
 
     async def lock(self, tx: AsyncConnection, tp: TopicPartition) -> Reading:
-        """Return the partition's place, locked until the transaction ends. Raises WentBack."""
+        """Return the partition's place, locked. Raises WentBack."""
         stored = await broken_logs.lock(tx, self.subscription.group, self.subscription.topic, tp.partition)
         if stored is None or self._is_behind(tp, stored):
             raise WentBack
@@ -123,7 +122,7 @@ class Offsets:
         await self._note_gap(tx, partition, reading)
 
     async def step_over_watermarks(self, marks: dict[TopicPartition, list[Mark]]) -> set[TopicPartition]:
-        """Apply watermarks in a transaction; return the partitions that went back, with nothing stored."""
+        """Apply watermarks; return the partitions that went back, with nothing stored."""
         of = {tp.partition: tp for tp in marks}
         ours = self.subscription.group, self.subscription.topic.name
         async with self.database.begin() as tx:
@@ -167,7 +166,7 @@ class Offsets:
         return behind
 
     async def note_other_log(self, partition: int, at: int, why: str) -> None:
-        """Store that needed records are gone, or the topic was made anew."""
+        """Store that needed records are gone."""
         async with self.database.begin() as tx:
             await broken_logs.lock(tx, self.subscription.group, self.subscription.topic, partition)
             await self._note_fault(tx, partition, "other_log", at, why)
@@ -179,7 +178,7 @@ class Offsets:
         return stored.reading.seen.next_offset < self.reached.get(tp, 0)
 
     async def _note_gap(self, tx: AsyncConnection, partition: int, reading: Reading) -> None:
-        """Store a gap, in the transaction that steps over the gap."""
+        """Store a gap, in the transaction that steps over it."""
         if (gap := reading.gap) is not None:
             await self._note_fault(
                 tx,

@@ -23,7 +23,7 @@ COLLECT_INTERVAL_S = 1.0
 
 @dataclass(slots=True)
 class Placement:
-    """The partitions which this process reads. `placed`: sought to the stored offset. `stopped`: of another log."""
+    """The partitions read. `placed`: sought to the stored offset. `stopped`: of another log."""
 
     topic: str  # with the prefix
     offsets: Offsets
@@ -34,7 +34,7 @@ class Placement:
     _collect_at: float = 0.0
 
     async def place(self, client: AIOKafkaConsumer) -> bool:
-        """Seek assigned partitions to their stored offsets. Returns False while database or broker do not answer."""
+        """Seek assigned partitions; return False while database or broker do not answer."""
         try:
             new = client.assignment() - self.placed - self.stopped
             if new:
@@ -61,7 +61,7 @@ class Placement:
     def rewind(self, client: AIOKafkaConsumer, in_flight: Collection[TopicPartition]) -> None:
         """Seek idle partitions back to the reached offset.
 
-        A client that raises forgets records taken of other partitions, and may have stepped over the bad record.
+        A client that raises forgets records, and may have stepped over the bad record.
         """
         for tp in (client.assignment() & self.placed) - set(in_flight) - self.resume_at.keys():
             with contextlib.suppress(IllegalStateError):
@@ -70,8 +70,8 @@ class Placement:
     def rest(self, client: AIOKafkaConsumer, tp: TopicPartition, offset: int, seconds: float) -> None:
         """Rewind and pause a partition.
 
-        aiokafka's iterator over dropped records refers to itself: until a garbage collection each rest keeps up to
-        FETCH_BYTES. Collections are rare (`collect_rarely`): a worker held for ten minutes had 7 GB.
+        aiokafka's iterator over dropped records refers to itself: until a garbage collection (rare, `collect_rarely`)
+        each rest keeps up to FETCH_BYTES.
         """
         now = time.monotonic()
         if now >= self._collect_at:
@@ -101,8 +101,8 @@ class Placement:
     async def out_of_range(self, client: AIOKafkaConsumer, error: KafkaError) -> None:
         """Handle an offset which the log no longer holds.
 
-        At 0 the oldest records aged out before the first read: begin at the oldest left. Elsewhere needed records are
-        gone, or the topic was made anew: a person decides.
+        At 0 the oldest records aged out before the first read. Elsewhere needed records are gone, or the topic was made
+        anew: a person decides.
         """
         for tp in client.assignment():
             stored = await self.offsets.start_of(tp.partition)
@@ -117,10 +117,7 @@ class Placement:
                 self.offsets.reached[tp] = stored
 
     async def stop_reading(self, tp: TopicPartition, at: int, why: str) -> bool:
-        """Stop reading another log; a person decides. Returns False where the stop is not stored.
-
-        The partition then finds the same fault again.
-        """
+        """Stop reading another log; return False where the stop is not stored."""
         try:
             await self.offsets.note_other_log(tp.partition, at, why)
         except Exception as error:
@@ -133,7 +130,7 @@ class Placement:
         return True
 
     def forget_placed(self) -> None:
-        """Forget which partitions were placed."""
+        """Forget the placements."""
         self.placed.clear()
         self.stopped.clear()
 

@@ -26,7 +26,7 @@ InFlight = Mapping[TopicPartition, asyncio.Task[None]]
 
 @dataclass(slots=True, frozen=True)
 class Position:
-    """The client's position in a partition, the end of the log, and the broker's answer."""
+    """The client's position, the end of the log, and the broker's answer."""
 
     tp: TopicPartition
     position: int
@@ -42,7 +42,7 @@ class Polling:
     _polled: set[TopicPartition] = field(default_factory=set)  # without an error, by the last read
 
     async def positions(self, client: AIOKafkaConsumer) -> list[Position]:
-        """Return where the client stands in each placed partition."""
+        """Return the client's positions."""
         return [await _position(client, tp) for tp in client.assignment() & self.placement.placed]
 
     async def read(self, client: AIOKafkaConsumer, in_flight: InFlight) -> dict[TopicPartition, list[Any]]:
@@ -85,7 +85,7 @@ class Polling:
     ) -> dict[TopicPartition, list[Any]]:
         """Poll each idle partition by itself.
 
-        A failed partition is read record by record: the client loses the records of a call that raises.
+        A failed one is read record by record: the client loses the records of a call that raises.
         """
         await asyncio.sleep(POLL_MS / 1000)
         found: dict[TopicPartition, list[Any]] = {}
@@ -113,7 +113,7 @@ class Polling:
         return found
 
     def _unread(self, client: AIOKafkaConsumer, tp: TopicPartition, error: BaseException) -> None:
-        """Rest a partition with an unreadable next record, then place it anew."""
+        """Rest a partition with an unreadable next record."""
         offset, why = self.placement.offsets.reached[tp], type(error).__name__
         rest = self.progress.failed(tp.partition, why, offset, time.monotonic())
         if self.progress.failures(tp.partition) in (2, 10, 100, 1000):
@@ -127,8 +127,8 @@ class Polling:
     def note_progress(self, client: AIOKafkaConsumer, before: Sequence[Position], in_flight: InFlight) -> None:
         """Tell `Progress` which partitions are busy, and where the others stand.
 
-        `before`: positions before the last read. Only a read without error confirms a position: the client may step
-        over the record and raise at the next read.
+        `before`: positions before the read. Only a read without error confirms a position: the client may step over the
+        record and raise at the next read.
         """
         now = time.monotonic()
         wanted, resting = self.subscription.wants_records, self.placement.resume_at
@@ -137,7 +137,7 @@ class Polling:
                 self.progress.busy(tp.partition, now)
             else:
                 self.progress.expect(tp.partition, now)
-        still_ours = self._polled & client.assignment()  # a rebalance may have come during the read
+        still_ours = self._polled & client.assignment()  # despite a rebalance
         for stood in before:
             if stood.tp in still_ours - in_flight.keys() - resting.keys() and wanted:
                 self.progress.seen(stood.tp.partition, stood.position, stood.end, stood.answer, now)

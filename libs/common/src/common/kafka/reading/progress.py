@@ -1,8 +1,7 @@
 """Progress of a consumer: whether it reads its partitions on. Pure but for its memory.
 
 `now`: seconds of a monotonic clock. A partition makes progress when its position moves, or when the broker answers that
-no record follows. A partition whose batch is being handled, or has to wait, owes no progress. Every other standstill is
-a stall, with or without an error.
+no record follows. A partition that is busy owes no progress. Every other standstill is a stall, even without an error.
 """
 
 from collections.abc import Collection
@@ -26,12 +25,12 @@ class _Reading:
 class Progress:
     _readings: dict[int, _Reading] = field(default_factory=dict)
     _dealing_since: float | None = None  # rebalancing since
-    _heard: float = 0.0  # last progress or answer of any partition, or when a partition was last busy
+    _heard: float = 0.0  # last progress, answer or busy partition
     _why: str | None = None
     _careful_until: float = 0.0
 
     def dealing(self, now: float) -> None:
-        """Note a new client, or a rebalance of the group; stalls go on."""
+        """Note a new client, or a rebalance; stalls go on."""
         self._heard = now
         if self._dealing_since is None:
             self._dealing_since = now
@@ -55,7 +54,7 @@ class Progress:
             reading.since = self._heard = now
 
     def seen(self, partition: int, position: int, end: int | None, answer: int | None, now: float) -> None:
-        """Note the position after a read without an error; ignore a partition that a rebalance has taken away."""
+        """Note the position after a read without an error, unless a rebalance took the partition."""
         reading = self._readings.get(partition)
         if reading is None:
             return
@@ -67,7 +66,7 @@ class Progress:
         reading.position, reading.answer = position, answer
 
     def failed(self, partition: int, why: str, position: int, now: float) -> float:
-        """Note an error of the partition at this position; return the seconds until the next attempt.
+        """Note an error; return the seconds until the next attempt.
 
         0 after the first error: the next attempt reads up to the bad record.
         """
@@ -84,7 +83,7 @@ class Progress:
         self._why, self._careful_until = why, now + CAREFUL_S
 
     def is_careful(self, now: float) -> bool:
-        """Return whether to read each partition by itself, so that an error costs no other partition its records."""
+        """Return whether to read partitions by themselves: an error then costs no other its records."""
         return now < self._careful_until or any(reading.why for reading in self._readings.values())
 
     def is_silent(self, now: float) -> bool:

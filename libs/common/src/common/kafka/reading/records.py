@@ -18,7 +18,7 @@ class Mark(NamedTuple):
 
 
 def event_of(subscription: Subscription, record: Any) -> Event | None:
-    """Return the event, or None for an unknown type that may be skipped. Raises Poison."""
+    """Return the event, or None for an unknown type to skip. Raises Poison."""
     try:
         event = kafka.decode(record.value, record.headers)
     except kafka.Undecodable as error:
@@ -43,7 +43,7 @@ def received_as(record: Any, event: Event) -> Received:
 
 
 def watermarks_of(records: Sequence[Any], counts: Callable[[Watermark], bool]) -> list[Mark]:
-    """Return the watermarks, or [] where any record is an event or unreadable."""
+    """Return the watermarks, or [] where any record is another or unreadable."""
     marks: list[Mark] = []
     for record in records:
         if type_of(record) != Watermark.type:
@@ -74,8 +74,5 @@ def type_of(record: Any) -> str | None:
 
 
 def _is_watermark(record: Any) -> bool:
-    """Return whether the record is a watermark of any version.
-
-    Skipping one is safe: knowledge only grows older, which holds marketing.
-    """
+    """Return whether the record is a watermark of any version: without it, knowledge only grows older."""
     return (type_of(record) or "").startswith(f"{Watermark.type.rpartition('.')[0]}.")
