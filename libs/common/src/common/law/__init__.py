@@ -290,8 +290,9 @@ def rules_of(day: date, policy: Policy) -> Policy:
 
 @lru_cache
 def load(name: str, house: bytes | None = None) -> Policy:
-    """Return the policy "france-2", or for "france" the newest, with a house file. Raises FileNotFoundError,
-    PolicyUnreadable.
+    """Return the policy "france-2", or for "france" the newest, with the rules of a house file.
+
+    Raises FileNotFoundError, PolicyUnreadable.
     """
     edition = files.edition(name if name.rpartition("-")[2].isdigit() else files.newest(name))
     version, own = edition.version, edition.rules

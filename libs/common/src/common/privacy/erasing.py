@@ -191,7 +191,7 @@ async def be_waited_for(tx: AsyncConnection) -> None:
 
 
 async def asked_of(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, Asked]:
-    """Return the erasures of these people: the caller must not store older data. Call after a write of the transaction."""
+    """Return the erasures of these people, whose older data the caller must not store. Call after a first write."""
     rows = await fetch_many(
         tx,
         "SELECT subject_id, max(requested_at), bool_and(lifted_at IS NOT NULL) FROM erasing"
