@@ -32,7 +32,7 @@ async def _importing(system: System, watch: Watch) -> bool:
 async def _expanding(system: System, watch: Watch) -> bool:
     sql = await asyncpg.connect(system.databases["campaign"])
     try:
-        return bool(await sql.fetchval(EXPANDING)) or len(watch.account.taken) > 0  # or it was faster than our look
+        return bool(await sql.fetchval(EXPANDING)) or len(watch.account.taken) > 0  # or expanded between two polls
     finally:
         await sql.close()
 

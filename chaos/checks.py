@@ -47,10 +47,10 @@ class Loss:
     service: str
     since: datetime
     until: datetime | None = None
-    made_good: bool = False  # what can be read or told again has been
+    made_good: bool = False  # repeatable facts have been repeated
 
     def forgot(self, at: datetime) -> bool:
-        """Was something stored at `at`, or soon after, and lost? `ON_THE_WAY`: until it was stored."""
+        """Return whether a fact of `at` was lost; storing takes up to ON_THE_WAY."""
         return self.since - ON_THE_WAY <= at and (self.until is None or at <= self.until)
 
 
@@ -68,9 +68,7 @@ class Account:
     losses: list[Loss] = field(default_factory=list)
     taken: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # accepted or rejected, by reference
     times: dict[Person, list[datetime]] = field(default_factory=lambda: defaultdict(list))  # of marketing
-    stops: dict[str, tuple[Person, datetime]] = field(
-        default_factory=dict
-    )  # by the reply's id: the person, and the time of sending
+    stops: dict[str, tuple[Person, datetime]] = field(default_factory=dict)  # by the reply's id; with the time sent
     acknowledged: dict[str, datetime] = field(default_factory=dict)
     enforced: dict[str, datetime] = field(default_factory=dict)
     listed: set[str] = field(default_factory=set)  # enforced by an operator's list

@@ -146,7 +146,7 @@ def _wire(state: str) -> Way:
     async def hurt(system: System, target: str, lasts_s: float, chance: random.Random) -> None:
         delay_s = chance.uniform(*SLOW_S) if state == "slow" else 0.0
         for wire in system.wires[target]:
-            wire.become(state, delay_s)  # a wire's state
+            wire.become(state, delay_s)  # type: ignore[arg-type]  # a wire's state
         try:
             await asyncio.sleep(lasts_s)
         finally:

@@ -32,7 +32,7 @@ _BLOCK_BYTES = 64 * 1024  # of LZ4, as in the descriptor
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`at`, `size`: in the file. `first`: the first record's offset. `fact`: it holds more than watermarks."""
+    """A record batch. `at`, `size`: in the file. `first`, `last`: offsets. `fact`: more than watermarks."""
 
     at: int
     size: int

@@ -98,10 +98,10 @@ class System:
     earlier: Path | None
     wires: dict[str, list[Wire]] = field(default_factory=dict)
     databases: dict[str, str] = field(default_factory=dict)  # DSN by service, past the wires
-    health: dict[str, str] = field(default_factory=dict)  # DSN by service, past the wires
+    health: dict[str, str] = field(default_factory=dict)  # URL by process
     clocks: dict[str, Path] = field(default_factory=dict)
     disk: Path | None = None
-    deaths: list[str] = field(default_factory=list)  # of processes that nobody here had killed
+    deaths: list[str] = field(default_factory=list)  # of processes that no fault killed
     losses: list[Loss] = field(default_factory=list)
     jumps: list[tuple[datetime, datetime]] = field(default_factory=list)
     foreign: bool = False
