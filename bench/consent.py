@@ -11,8 +11,8 @@ Each stands beside the least that Postgres could do:
 The tables of the first two copy the service's own, with indexes and rows. Before, `subjects` people are imported in a
 file, under a watch on memory. Afterwards each record must be in the ledger once, and the outbox empty.
 
-The numbers lie among real mobiles, as the range for fiction is too small; they stay on this machine, and no message is
-sent.
+The numbers lie among real mobiles, as the range for fiction is too small; the numbers stay on this machine,
+and no message is sent.
 """
 
 import asyncio

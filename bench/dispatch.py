@@ -289,7 +289,7 @@ async def serving(
     nice: int = 0,
     called: str | None = None,
 ) -> Server:
-    """Start dispatch-svc. `batch`: messages of a request to the simulator; None: Kannel, with a message per request."""
+    """Start dispatch-svc. `batch`: messages per request to the simulator; `None`: Kannel, a message per request."""
     operator = {"PLACET_GATEWAY_URL": bench.operator, "PLACET_GATEWAY_BATCH": str(batch)}
     if batch is None:
         kannel = {"provider": "kannel", "url": bench.operator, "user": "bench", "secret": "bench"}

@@ -1,4 +1,4 @@
-"""Run an operator that costs next to nothing: it accepts every submit after some milliseconds.
+"""Run an operator that accepts every submit after some milliseconds, at next to no cost.
 
 The operator speaks the simulator's protocol and Kannel's (a message per request), and parses requests by hand: the
 measurement is of the sender.

@@ -119,7 +119,7 @@ def machine() -> str:
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """Return the processor time of a process's main thread, of its event loop; None without /proc."""
+    """Return the processor time of a process's main thread, of its event loop; `None` without /proc."""
     for line in _lines(f"/proc/{pid}/schedstat"):
         return int(line.split()[0]) / 1e9  # of the main thread
     return None

@@ -265,7 +265,7 @@ def nothing_pending(waiting: Mapping[str, int]) -> AtRest:
 
 
 def nothing_unread(left: Mapping[str, int | None]) -> AtRest:
-    """Check for unread records. `left`: counts by reader; None: the reader has never begun."""
+    """Check for unread records. `left`: counts by reader; `None`: the reader has never begun."""
     return AtRest(
         "nothing unread",
         [
@@ -277,7 +277,7 @@ def nothing_unread(left: Mapping[str, int | None]) -> AtRest:
 
 
 def all_fresh(ages_s: Mapping[str, float | None], limit_s: float) -> AtRest:
-    """Check the age of applied watermarks, by partition; None: no watermark."""
+    """Check the age of applied watermarks, by partition; `None`: no watermark."""
     return AtRest(
         "every partition fresh",
         [
@@ -319,7 +319,7 @@ def not_noticed(kind: str, target: str, red: Iterable[str], held: bool) -> list[
 
 
 def stood_still(service: str, waited_s: float | None, limit_s: float) -> list[Violation]:
-    """Check that a standby took over from a relay without Kafka. `waited_s`: until the outbox moved; None: never."""
+    """Check that a standby took over from a relay without Kafka. `waited_s`: until the outbox moved; `None`: never."""
     if waited_s is not None and waited_s <= limit_s:
         return []
     told = "until the cut was over" if waited_s is None else f"for {waited_s:.0f} s"

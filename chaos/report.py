@@ -14,7 +14,7 @@ from chaos.watching import Hold
 class Suffered:
     """A fault that was injected. Seconds; `began_s` since the start.
 
-    `recovered_s`: from its end until every process was ready, with fresh consent data; None: never.
+    `recovered_s`: from its end until every process was ready, with fresh consent data; `None`: never.
     """
 
     number: int

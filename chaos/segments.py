@@ -57,7 +57,7 @@ def batches(log: bytes) -> Iterator[Batch]:
 def cut_before(log: bytes, facts: int) -> Batch | None:
     """Return the first batch to lose, so that the last `facts` batches with facts are lost.
 
-    None: the log has fewer, or would be empty.
+    `None`: the log has fewer, or would be empty.
     """
     with_facts = [batch for batch in batches(log) if batch.fact]
     return with_facts[-facts] if len(with_facts) >= facts and with_facts[-facts].at > 0 else None

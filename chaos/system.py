@@ -162,7 +162,7 @@ class System:
         return done.stdout
 
     async def consent_age_s(self) -> float | None:
-        """Return the age of dispatch-svc's consent data; None without data for a partition, or without the database."""
+        """Return the age of dispatch-svc's consent data; `None` without a partition's data, or the database."""
         try:
             async with asyncio.timeout(LOOK_WITHIN_S):
                 sql = await asyncpg.connect(self.databases["dispatch"])

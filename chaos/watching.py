@@ -135,7 +135,7 @@ class Watch:
                 await asyncio.sleep(SAMPLE_EVERY_S)
 
     def _sampled(self, age: float | None) -> None:
-        """Note the age of dispatch-svc's consent data, in seconds; None: unknown, so held."""
+        """Note the age of dispatch-svc's consent data, in seconds; `None`: unknown, so held."""
         now, fresh = time.monotonic(), age is not None and -SKEW_S <= age <= STALE_S
         if not fresh and self._held_since is None:
             self._held_since = now
@@ -276,7 +276,7 @@ class Watch:
     async def _invariants(self, *, everything: bool = False) -> None:
         """Check dispatch-svc's own invariants from a process that no fault kills.
 
-        Instants stamped by a moved clock are left out: they cannot be compared.
+        Instants stamped by a moved clock are left out, as no two of them can be compared.
         """
         now = datetime.now(UTC)
         since, until = (self.began, now) if everything else (now - SETTLED_AFTER - RECENT, now - SETTLED_AFTER)

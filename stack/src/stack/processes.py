@@ -82,7 +82,7 @@ def spawn(
     user: User | None = None,
     death_signal: int = signal.SIGKILL,
 ) -> subprocess.Popen[bytes]:
-    """Start `command` in its own session, output appended to `log`; it gets `death_signal` when this process ends."""
+    """Start `command` in its own session, output appended to `log`; `death_signal` ends it with this process."""
     who = (-1, -1) if user is None else (user.uid, user.gid)
     tied = [sys.executable, "-I", "-S", str(LAUNCHER), *map(str, (os.getpid(), int(death_signal), *who)), *command]
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -208,7 +208,7 @@ class Supervisor:
             raise DidNotStart(f"{name} ended with code {process.returncode}:\n{tail(self.log(name))}")
 
     def kill(self, name: str) -> None:
-        """Kill a child like a crash. It stays down until `restart`."""
+        """Kill a child like a crash. The child stays down until `restart`."""
         child = self._children[name]
         child.running = False
         kill(child.process)

@@ -245,7 +245,7 @@ async def ensure_topics(settings: ServiceSettings, topics: Sequence[Topic]) -> N
 def differences(name: str, wanted: Wanted, replicas: Sequence[int], config: Mapping[str, str] | None) -> list[str]:
     """Return each fault of a topic, with its remedy. Pure.
 
-    `config`: None where we may not read the settings. More replicas than wanted, in sync or not, are no fault.
+    `config`: `None` where we may not read the settings. More replicas than wanted, in sync or not, are no fault.
     """
     wrong, least = [], min(replicas, default=0)
     if len(replicas) != wanted.partitions:

@@ -10,8 +10,8 @@ its producer and the lock; Kafka fences off a former leader's producer (ADR-0006
 Once all rows seen by a read are published, the log holds everything acknowledged before that read's snapshot. The relay
 then publishes a watermark to each partition: `as_of` is a clock read *before* the snapshot, less the clock skew between
 hosts. `ceiling`, read before the same snapshot, lowers `as_of` to the service's own knowledge (consent-svc: the applied
-inbound watermarks). Where a read needs several turns, the relay keeps its clock and ceiling: they are true of no other
-read (ADR-0004).
+inbound watermarks). Where a read needs several turns, the relay keeps that read's clock and ceiling, true of no
+other read (ADR-0004).
 """
 
 import asyncio

@@ -202,7 +202,7 @@ def openings(
 
 
 def closed_by(at: datetime, territory: str, policy: Policy, *, region: str | None = None) -> tuple[Closure, ...]:
-    """Return every rule against `at`, in the order of layers; none for a country without rules, which is never open."""
+    """Return every rule against `at`, in the order of layers; () for a country without rules, never open."""
     moment = _utc(at)
     if policy.always_open:
         return ()

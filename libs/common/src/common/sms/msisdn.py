@@ -61,7 +61,7 @@ TERRITORIES = {  # country code to territories with ranges in libphonenumber
 }
 # mobiles of Mayotte (DOMAIN 6.1); the rest of +262 is Réunion
 MAYOTTE = ("+262639", "+2627093")
-# First digits of a national number, with its true country code (DOMAIN 6.2). None is a metropolitan mobile range.
+# First digits of a national number, with its true country code (DOMAIN 6.2). No prefix is a metropolitan mobile range.
 OVERSEAS = {
     "690": "590",
     "691": "590",

@@ -24,7 +24,7 @@ CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The holder of a valid token. `senders`: None for every sender."""
+    """The holder of a valid token. `senders`: `None` for every sender."""
 
     subject: str
     scopes: frozenset[str]
@@ -43,7 +43,7 @@ class Caller:
             )
 
     def sees(self, sender_id: str | None) -> bool:
-        """Return whether the caller may see data of this sender; None: data about every sender, seen by each caller."""
+        """Return whether the caller may see data of this sender. Every caller may see data of all (`None`)."""
         return sender_id is None or self.senders is None or sender_id in self.senders
 
     def told(self, reasons: Iterable[str]) -> list[str]:
@@ -63,7 +63,7 @@ class Authenticator:
         `look_again_s`: how soon after a fetch an unknown key causes another.
         """
         self._settings = settings
-        # no `cache_keys`: it would keep a withdrawn key valid
+        # no `cache_keys`: the cache would keep a withdrawn key valid
         self._jwks = (
             jwt.PyJWKClient(
                 settings.auth_jwks_url,

@@ -103,7 +103,7 @@ async def claim(tx: AsyncConnection, caller: Caller, key: str, fingerprint: str)
 
 
 async def claim_all(tx: AsyncConnection, claims: Sequence[tuple[str, str, str]]) -> list[datetime | None]:
-    """Run `claim` for each (caller, key, fingerprint); None where the key belongs to another request.
+    """Run `claim` for each (caller, key, fingerprint); `None` where the key belongs to another request.
 
     Of two claims on a key, the first counts.
     """

@@ -88,14 +88,14 @@ def media_type(request: Request) -> str:
 
 
 def discovery(max_bytes: int | None = None) -> Response:
-    """Answer OPTIONS: what of tus the service speaks."""
+    """Answer OPTIONS with the supported parts of tus."""
     headers = {"Tus-Version": VERSION, "Tus-Extension": "creation,creation-defer-length"}
     return Response(status_code=204, headers=headers | ({} if max_bytes is None else {"Tus-Max-Size": str(max_bytes)}))
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """How much of a file is here. `length`: None while the caller has not named it."""
+    """How much of a file is here. `length`: `None` while unknown."""
 
     offset: int
     length: int | None

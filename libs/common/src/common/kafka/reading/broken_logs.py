@@ -163,7 +163,7 @@ async def found(tx: AsyncConnection, topic: str | None = None) -> list[Broken]:
 
 
 async def clear(tx: AsyncConnection, place: str) -> Broken | None:
-    """Trust the log again, by a person's decision; None where no fault is at `place` any more.
+    """Trust the log again, by a person's decision; `None` where no fault is at `place` any more.
 
     Records published again before now precede newer watermarks. Another log is read from its oldest record on, and its
     first number counts, however high.

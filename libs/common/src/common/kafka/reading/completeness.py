@@ -74,7 +74,7 @@ class Reading(Struct):
             self.seen = self.seen._replace(next_offset=offset + 1)
 
     def watermark(self, offset: int, as_of: datetime | None, last: int) -> None:
-        """Take a watermark in; None is never applied."""
+        """Take a watermark in; an `as_of` of `None` is never applied."""
         if self.numbered:
             self._went_on(offset, *follow(self.seen, offset, compacted=self.compacted, last=last))
         else:

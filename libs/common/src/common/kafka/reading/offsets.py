@@ -29,7 +29,7 @@ BELIEVED = "greatest({known}, CASE WHEN {said} <= now() + {skew}::interval THEN 
 
 
 class WentBack(Exception):
-    """The stored offset is behind this consumer, or must not be read; nothing was done."""
+    """The stored offset is behind this consumer, or must not be read. The transaction has done no work."""
 
 
 def define(metadata: MetaData) -> Table:
@@ -57,7 +57,7 @@ def define(metadata: MetaData) -> Table:
 
 
 async def applied_watermark(tx: AsyncConnection, group: str, topic: Topic, partitions: int) -> datetime | None:
-    """Return the oldest watermark over all partitions of `topic`; None while one is missing."""
+    """Return the oldest watermark over all partitions of `topic`; `None` while a watermark is missing."""
     rows = await fetch_many(
         tx,
         "SELECT min(as_of) FROM consumer_offset WHERE consumer_group = $1 AND topic = $2 AND partition < $3"

@@ -13,7 +13,7 @@ class Mark(NamedTuple):
     """A watermark read from a partition."""
 
     offset: int
-    as_of: datetime | None  # None where the publisher has other subject keys
+    as_of: datetime | None  # `None` where the publisher has other subject keys
     last_number: int
 
 
