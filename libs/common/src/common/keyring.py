@@ -39,7 +39,7 @@ _FROM_URLSAFE = bytes.maketrans(b"-_", b"+/")  # the base64 module takes four ti
 
 
 class Unreadable(ValueError):
-    """An encrypted field does not decrypt: other key, other context, or damage."""
+    """An encrypted field does not decrypt: other key, other context, or damage. Never carries the value."""
 
 
 class OtherKey(RuntimeError):
@@ -91,7 +91,7 @@ class SubjectKeys:
     def look_at_numbers(self, stored: Iterable[tuple[str, str]], fields: "FieldKeys") -> None:
         """Check the current key against subject ids with their encrypted numbers; skip unreadable numbers.
 
-        Raises OtherKey where the key makes none of its ids.
+        Raises OtherKey where the key makes none of the ids of its key id: another key stands under the id.
         """
         compared = False
         for named, sealed in stored:

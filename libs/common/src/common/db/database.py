@@ -119,8 +119,8 @@ class Database:
     async def locked(self, name: str, idle_s: float, lost: Callable[[], None]) -> AsyncIterator[AsyncConnection | None]:
         """Hold the advisory lock `name` during the block, in a session of its own.
 
-        The block gets None where another session holds the lock. The server ends the session after `idle_s` without a
-        statement. `lost` is called when the connection has gone, also at the end of the block.
+        The block gets `None` where another session holds the lock. The server ends the session, and frees the lock,
+        after `idle_s` without a statement. `lost` is called when the connection has gone, also at the end of the block.
         """
         async with self.engine.connect() as session:
             driver = await _driver(session)
@@ -294,7 +294,8 @@ def alembic_config(url: str, package: str) -> Config:
 def run_migrations(metadata: MetaData) -> None:
     """Run migrations: the whole of a service's `migrations/env.py`.
 
-    A migration with a concurrent index build (`autocommit_block`) must tolerate a second run.
+    Each migration is a transaction, except that a concurrent index build (`autocommit_block`) makes several: such a
+    migration must tolerate a second run from its beginning.
     """
     url = context.config.attributes["url"]
 

@@ -167,7 +167,7 @@ class Connection(TypedDict, total=False):
 
 
 def connection(settings: ServiceSettings) -> Connection:
-    """Return these arguments. Raises OSError for an empty certificate file."""
+    """Return these arguments. Raises OSError for a file without a certificate."""
     told = Connection(bootstrap_servers=settings.kafka_bootstrap)
     if not settings.kafka_tls:
         return told

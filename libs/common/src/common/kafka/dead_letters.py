@@ -91,7 +91,7 @@ class DeadLetter:
 
 
 def shape(value: bytes | None) -> Any:
-    """Return a record's shape: field names, kinds and lengths. Pure."""
+    """Return a record's shape: field names, kinds and lengths; booleans and nulls as they are. Pure."""
     if value is None:
         return None
     try:
@@ -208,7 +208,10 @@ async def count_open(tx: AsyncConnection, topics: Sequence[str]) -> None:
 
 
 async def decide(tx: AsyncConnection, letter_id: int, decision: Literal["replay", "discard"], by: str) -> DeadLetter:
-    """Store a person's decision. Raises NotFound, and Decided where the letter is neither open nor asked for."""
+    """Store a person's decision; the same decision again changes nothing.
+
+    Raises NotFound, and Decided where the letter is neither open nor asked for.
+    """
     wanted: State = "asked" if decision == "replay" else "discarded"
     letter = await find(tx, letter_id, lock=True)
     if letter is None:

@@ -332,7 +332,7 @@ class Relay:
             # Order matters: ceiling, then clock, then the snapshot of the rows.
             ceiling = await self._ceiling(session) if self._ceiling else None
             as_of = datetime.now(UTC) - self._skew
-            # The server keeps the lock for `idle_s` after each answer.
+            # The server keeps the lock for `idle_s` after each answer; the outlet writes no row later.
             outlet.until = uptime_s() + idle_s
             rows = [Waiting(*row) for row in await fetch_many(session, TURN, self._settings.relay_batch, TURN_BYTES)]
             _tell_oldest([row.created_at for row in rows])

@@ -1,6 +1,6 @@
 """Answer a person's request for a copy: publish the data held by this service, encrypted.
 
-A repeated request is answered again; consent-svc keeps the first answer.
+The service stores no copy. A repeated request is answered again; consent-svc keeps the first answer.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence

@@ -52,7 +52,7 @@ class SigningKeys:
 
 
 class PublicKeys:
-    """Verifies tokens with a JWK set. Raises ValueError for a set without an Ed25519 key.
+    """Verifies tokens with a JWK set. Raises ValueError for a malformed set, or without an Ed25519 key.
 
     `thumbprints`: RFC 7638, for comparison by eye.
     """

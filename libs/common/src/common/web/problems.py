@@ -1,7 +1,8 @@
 """Errors at the HTTP edge: RFC 9457 `application/problem+json` with a stable `type`, the field and the reason.
 
 A business "no" is a value (a verdict, a refusal), never a problem. A problem never repeats a value of the request,
-which may be a person's number. `Unavailable`: no data was lost, the caller retries.
+which may be a person's number. `TooMany`: Retry-After says when to come back. `Unavailable`: no data was lost, the
+caller retries.
 """
 
 import logging

@@ -40,7 +40,7 @@ class PublisherKeys:
     def match(self, mark: Watermark) -> bool:
         """Return whether the publisher makes the same subject ids as this service (ADR-0061).
 
-        Otherwise its STOPs come under unknown ids, and its watermark proves nothing.
+        Otherwise its STOPs come under unknown ids, and its watermark proves nothing: marketing is held.
         """
         topic, why = self.subscription.topic, None
         if others := differing(self.ours, mark.subject_keys):

@@ -50,8 +50,8 @@ class Gap(NamedTuple):
 class Reading(Struct):
     """A batch of a partition, read record by record.
 
-    `since`: when a person last cleared a gap; an earlier watermark may precede the records published again. `as_of`:
-    the newest watermark to apply, never behind a gap. `gap`: the last of this batch.
+    `whole`: no gap is on record . `since`: when a person last cleared a gap; an earlier watermark may precede the
+    records published again. `as_of`: the newest watermark to apply, never behind a gap. `gap`: the last of this batch.
     """
 
     seen: Seen

@@ -71,7 +71,7 @@ async def applied_watermark(tx: AsyncConnection, group: str, topic: Topic, parti
 
 @dataclass(slots=True)
 class Offsets:
-    """A subscription's stored offsets. `reached`: by this process."""
+    """A subscription's stored offsets. `reached`: next offsets as last read or stored by this process."""
 
     subscription: Subscription
     database: Database
@@ -166,7 +166,7 @@ class Offsets:
         return behind
 
     async def note_other_log(self, partition: int, at: int, why: str) -> None:
-        """Store that needed records are gone."""
+        """Store that needed records are gone, or the topic was made anew."""
         async with self.database.begin() as tx:
             await broken_logs.lock(tx, self.subscription.group, self.subscription.topic, partition)
             await self._note_fault(tx, partition, "other_log", at, why)

@@ -34,7 +34,7 @@ class Placement:
     _collect_at: float = 0.0
 
     async def place(self, client: AIOKafkaConsumer) -> bool:
-        """Seek assigned partitions; return False while database or broker do not answer."""
+        """Seek assigned partitions to their stored offsets; False while database or broker do not answer."""
         try:
             new = client.assignment() - self.placed - self.stopped
             if new:
