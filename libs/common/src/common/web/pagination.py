@@ -1,6 +1,6 @@
 """Pages of a list: `cursor`, `limit` and `next`, the same in every service.
 
-`next` is opaque : the key of the page's last row. Transactions draw counted keys (ADR-0063) in order and commit in any
+`next` is opaque: the key of the page's last row. Transactions draw counted keys (ADR-0063) in order and commit in any
 order: a row may appear below a cursor already given, and no later page would show it. So a page that gives a cursor is
 read again once every transaction then writing to the table has ended (`whole_page`), by its lock on the table: no long
 transaction elsewhere matters, and no writer waits for a reader. A page without a cursor waits for no writer.

@@ -50,7 +50,7 @@ class Gap(NamedTuple):
 class Reading(Struct):
     """A batch of a partition, read record by record.
 
-    `whole`: no gap is on record . `since`: when a person last cleared a gap; an earlier watermark may precede the
+    `whole`: no gap is on record. `since`: when a person last cleared a gap; an earlier watermark may precede the
     records published again. `as_of`: the newest watermark to apply, never behind a gap. `gap`: the last of this batch.
     """
 
