@@ -1,9 +1,8 @@
 """Replay of dead letters, each on a person's request (`dead_letters.py`).
 
-The worker reads the record from the topic and handles it as the consumer does: in a transaction with the partition's
-offset locked, so no batch of the partition is handled meanwhile. Handlers are idempotent by meaning; a superseded
-record changes nothing. The letter ends as `replayed`; or is `open` again, with the reason of the failure; or is `gone`,
-where the topic no longer holds the record.
+The worker handles the record as the consumer does, with the partition's offset locked: no batch of the partition is
+handled meanwhile. The letter ends as `replayed`, as `open` again with the reason of the failure, or as `gone`, where
+the topic no longer holds the record.
 """
 
 import asyncio
@@ -49,7 +48,7 @@ class Retrying:
     async def tick(self) -> bool:
         """Replay the letter that has waited longest; return whether a replay ended.
 
-        A letter whose handler asks to hold stays asked for, and the next one has its turn.
+        A letter whose handler asks to hold stays asked for; the next has its turn.
         """
         ours = {(s.group, s.topic.name): s for s in self.subscriptions}
         held = list[int]()
@@ -109,10 +108,7 @@ class Retrying:
         return after
 
     async def _read(self, letter: DeadLetter) -> Any | None:
-        """Return the record, or None where the topic no longer holds it.
-
-        Raises Poison where the Kafka client cannot read the record.
-        """
+        """Return the record, None where the topic no longer holds it. Raises Poison for an unreadable record."""
         place = TopicPartition(self.settings.topic_prefix + letter.topic, letter.partition)
         consumer = AIOKafkaConsumer(
             **kafka.connection(self.settings), enable_auto_commit=False, auto_offset_reset="none"
