@@ -1,8 +1,6 @@
 """Consents, opt-outs and subject lookups over HTTP.
 
-A route opens the transaction, turns bodies into statements (`calls.py`), and lets the recorder decide. An opt-in needs
-a number which may be texted; an opt-out takes any number with a digit, because a STOP counts. Concurrent single
-requests share a transaction (`common.batch`), and each request gets an answer of its own.
+An opt-in needs a number which may be texted; an opt-out takes any number with a digit, because a STOP counts.
 """
 
 from collections import Counter
@@ -192,7 +190,7 @@ class SubjectView(BaseModel):
 
 
 def one_by_one() -> APIRouter:
-    """Return the routes for single consents and opt-outs. Concurrent requests to a process share a transaction."""
+    """Return the routes for single consents and opt-outs."""
     routes = APIRouter(prefix="/v1")
     together: Together[_Asked, Recorded | Problem] = Together(_record_together)
 
@@ -334,7 +332,7 @@ async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) ->
 
 
 def _as_of(body: LookupBody, now: datetime) -> AsOfView | None:
-    """Return both instants, now by default. Raises Invalid for an instant ahead of our clock."""
+    """Return both instants, now by default. Raises Invalid for the future."""
     if body.as_of is None:
         return None
     asked = {"happened_by": body.as_of.happened_by, "known_by": body.as_of.known_by}
@@ -347,7 +345,7 @@ def _as_of(body: LookupBody, now: datetime) -> AsOfView | None:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A request for one change. `fingerprint`: keyed hash of the request sent with `key`; "" without a key."""
+    """A request for one change. `fingerprint`: keyed hash of the request; "" without a key."""
 
     body: _Body
     caller: Caller
@@ -392,7 +390,7 @@ async def _record_together(
 
 
 def _of_its_key(statement: Statement, since: datetime) -> Statement:
-    """Add to the id of an opt-out the instant of the key's claim. An opt-in keeps the id: the body names the time."""
+    """Add to the id of an opt-out the instant of the claim: another STOP under a key since pruned is no repeat."""
     evidence = statement.evidence
     if evidence.kind == "opt_in":
         return statement

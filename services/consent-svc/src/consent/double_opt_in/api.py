@@ -1,7 +1,6 @@
 """HTTP route for a filled-in form: the person confirms by SMS (double opt-in).
 
 The response never says whether an SMS left, which would tell the caller whether the person has consented or stopped.
-Callers with access to the ledger find the request there.
 """
 
 from collections.abc import Callable

@@ -5,8 +5,6 @@ still be in flight. `Settling` notes the highest visible ordinal and, after that
 lower ordinal had a lower transaction id by then, because a writer locks other rows before these rows. Once every
 transaction up to the noted id has ended, every row up to the noted ordinal is visible. No state is stored, so the
 result stays right after a restore on another server.
-
-(Transaction ids belong to the whole server: a long transaction in another database only delays the result.)
 """
 
 from dataclasses import dataclass, field
@@ -21,7 +19,7 @@ Table = Literal["evidence", "handed_off"]
 
 @dataclass(slots=True)
 class Settling:
-    """The settling of one table. The note lives in memory, until settled or until the process ends."""
+    """The settling of one table, noted in memory."""
 
     database: Database
     table: Table
@@ -49,6 +47,6 @@ class Settling:
             ordinal = await tx.scalar(text(f"SELECT max(ordinal) FROM {self.table}"))
             if ordinal is None or ordinal <= after:
                 return None
-            # taken after reading the ordinal, in a transaction of this process: the next id of the server
+            # after reading the ordinal
             xid = await tx.scalar(text("SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint)"))
         return int(ordinal), int(xid or 0)
