@@ -1,12 +1,9 @@
 """The only sender of answers and questions by SMS: once for each MO or question, never in a loop.
 
-The message id derives from the MO or the question and is the key of the `answer` row: a repeated MO gets no second
-answer.
+The message id derives from the MO or the question: a repeated MO gets no second answer.
 
     to phones only    a short code, a name or a fixed line is a machine, and two machines would answer each other
     a daily cap       per number, for all kinds of answers: the cap ends any other loop
-
-An answer over the cap is dropped, not delayed.
 """
 
 import logging
@@ -58,7 +55,7 @@ class Answer:
     kind: str
     text: str
     since: datetime
-    purpose: str | None = None  # the purpose of a yes, so that the gate checks for a newer opt-out
+    purpose: str | None = None  # of a yes, so that the gate checks for a newer opt-out
     of_use_for: timedelta = OF_USE_FOR
 
 

@@ -1,7 +1,6 @@
 """The texts of service SMS: a sender's own wording if registered, else Placet's, in French. Pure.
 
     stopped   confirms a STOP once, without advertising, with the brand (DOMAIN 1.8, 2.5)
-    contact   names the editor of the service, how to reach the editor, and how to stop
     question  brand, purpose, how to say yes, and that no answer means no
 
 Placet's wording keeps to the letters of GSM 03.38: "ê", "ç" or a curly apostrophe would halve the room.
@@ -50,7 +49,7 @@ class Identity:
 
 
 def stopped(senders: Sequence[Identity], *, everyone: bool = False) -> str:
-    """Return the confirmation of a STOP to these senders, or to every sender."""
+    """Return the confirmation of a STOP."""
     if not everyone and (own := _alone(senders).stop):
         return own
     heard = "votre STOP est pris en compte"
@@ -66,7 +65,7 @@ def started(senders: Sequence[Identity], stop_code: str) -> str:
 
 
 def contact(senders: Sequence[Identity], stop_code: str) -> str:
-    """Return the contact text with as many senders as fit in CONTACT_SEGMENTS, and at least the first."""
+    """Return the contact text of as many senders as fit in CONTACT_SEGMENTS."""
     if own := _alone(senders).contact:
         return own
     for last in range(len(senders), 0, -1):
@@ -86,7 +85,7 @@ def preferences(sender: Identity, url: str, until: datetime) -> str:
 def question(sender: Identity, wording: str, stop_code: str, *, reply: bool = True, url: str | None = None) -> str:
     """Return the question of a double opt-in, to answer by OUI (`reply`), by a link (`url`), or both.
 
-    `wording` is cut to fit. The sender's own question needs `reply`, and a {link} exactly with `url`.
+    The sender's own question needs `reply`, and a {link} exactly with `url`.
     """
     own = sender.own.double_opt_in
     if own is None or not reply or ("{link}" in own) is not (url is not None):

@@ -1,6 +1,6 @@
 """HTTP route for a filled-in form: the person confirms by SMS (double opt-in).
 
-The response never says whether an SMS left, which would tell the caller whether the person has consented or stopped.
+The response never says whether an SMS left (ADR-0026).
 """
 
 from collections.abc import Callable

@@ -42,8 +42,7 @@ A_DAY, A_MONTH = timedelta(days=1), timedelta(days=30)
 OF_USE_FOR = timedelta(hours=1)  # later, the person no longer expects the question
 KEPT_FOR = timedelta(days=400)
 LAPSE_EVERY_S = 5.0
-# Processes have different clocks, and the caller reads its clock before waiting for the lock: a wait up to this long
-# does not come from the pace.
+# of processes: a shorter wait does not come from the pace
 CLOCKS_DIFFER = timedelta(seconds=1)
 AT_ONCE = 500
 SEEN = 10  # per subject to lock: other transactions hold some subjects
@@ -89,7 +88,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The limits of asking. `after_stop`: a person who has said STOP gets at most a single question within."""
+    """The limits of asking. `after_stop`: at most a single question after a STOP within."""
 
     number_a_day: int
     number_a_month: int
@@ -202,10 +201,7 @@ async def _lock(tx: AsyncConnection, paces: Collection[str], now: datetime) -> d
 async def _step(
     tx: AsyncConnection, paces: Mapping[str, tuple[str, Pace]], full_at: Mapping[str, datetime], now: datetime
 ) -> None:
-    """Count a question in each pace; the caller holds the locks.
-
-    Raises TooMany without counting any, and the exception rolls the caller's transaction back.
-    """
+    """Count a question in each pace; the caller holds the locks. Raises TooMany, without counting any."""
     keys = sorted(paces)
     steps = {key: asking.step(full_at[key], paces[key][1], now) for key in keys}
     if full := {key: wait for key, (_, wait) in steps.items() if wait > CLOCKS_DIFFER}:
@@ -230,7 +226,7 @@ async def _step(
 async def asked_of(
     tx: AsyncConnection, subject_ids: Collection[str], since: datetime | None = None
 ) -> dict[str, list[Question]]:
-    """Return the questions to these people, oldest first: all since `since`, or without `since` the unclosed questions.
+    """Return the questions to these people, oldest first: all since `since`, or the unclosed questions.
 
     The caller holds the locks of the subjects, or of the numbers' paces.
     """
@@ -324,8 +320,8 @@ async def _keep(tx: AsyncConnection, question: Question, why: Withheld | None) -
 class Lapsing:
     """The timer that lapses unanswered questions, `at_once` subjects in a transaction.
 
-    A question lapses once `read_up_to`, up to which consent-svc has applied every MO, has passed its end: after a day
-    of downtime, an OUI sent in time still finds the question open.
+    A question lapses once `read_up_to`, the watermark of applied MOs, has passed its end: an OUI sent in time, before a
+    day of downtime, still counts (ADR-0026).
     """
 
     database: Database
@@ -337,7 +333,7 @@ class Lapsing:
         return Worker(timer.name, timer.run)
 
     async def look(self) -> bool:
-        """Lapse a batch, delete some old rows, and return whether the batch was full."""
+        """Lapse a batch, and return whether the batch was full."""
         now = datetime.now(UTC)
         async with self.database.begin() as tx:
             read_up_to = await self.read_up_to(tx)

@@ -1,12 +1,11 @@
 """The rules of double opt-in: whether and how often to ask, and which question an OUI answers. Pure.
 
-A stranger may type another person's number into a form, so an answer counts only if its question is certain:
+A stranger may type another person's number into a form, so an answer counts only if its question is certain (ADR-0026):
 
     asked      for a form just filled in and newer than every STOP; at most a single question by OUI waits per code
                a person who has said STOP gets a question per `after_stop`, from any sender, unless the answer was yes
     answered   by an OUI after the question, within its window, to its code, while the question is open
                an OUI with two questions on the code answers neither
-    paced      per number, per sender and per caller
 """
 
 from collections.abc import Iterable, Sequence
@@ -68,7 +67,7 @@ def withheld(
 ) -> Withheld | None:
     """Return the reason for not asking, or `None`. `request` carries its sender's controller.
 
-    `asked` are the person's questions within `after_stop`, from any sender.
+    `asked`: within `after_stop`, from any sender.
     """
     assert request.sender_id is not None, "a request is some sender's"
     assert request.purpose is not None, "a request is for a purpose"
@@ -88,19 +87,13 @@ def withheld(
 
 
 def takes_reply(state: SubjectState, request: Evidence, code: str, asked: Iterable[Question], now: datetime) -> bool:
-    """Return whether an OUI to `code` could only mean this question.
-
-    The new question replaces a waiting question for the same sender and purpose.
-    """
+    """Return whether an OUI to `code` could only mean this question, or one that it replaces."""
     waiting = (q for q in asked if q.by_reply and q.short_code == code and now <= q.expires_at and q.is_open(state))
     return all((q.sender_id, q.purpose) == (request.sender_id, request.purpose) for q in waiting)
 
 
 def answered(state: SubjectState, asked: Iterable[Question], code: str, at: datetime) -> Question | None:
-    """Return the question that an OUI to `code` answers, or `None` for no question or several.
-
-    `at` is at most the time of arrival.
-    """
+    """Return the question that an OUI to `code` answers, or `None` for no question or several."""
     meant = [
         q for q in asked if q.by_reply and q.short_code == code and q.asked_at < at <= q.expires_at and q.is_open(state)
     ]

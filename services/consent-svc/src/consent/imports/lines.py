@@ -180,7 +180,7 @@ def _line(raw: bytes) -> Line | Unreadable:
 def _csv(body: bytes, layout: Layout, first_line: int) -> Iterator[tuple[int, Line | Unreadable]]:
     """Parse each line alone, as `cut` ends lines, so that an unclosed quote swallows no other line.
 
-    A lone carriage return ends no line, or the next row would get a wrong number.
+    A lone carriage return ends no line: the next row would get a wrong number.
     """
     begins = first_line
     for line in _whole_lines(body):
@@ -198,9 +198,9 @@ def _csv(body: bytes, layout: Layout, first_line: int) -> Iterator[tuple[int, Li
 
 
 def _whole_lines(body: bytes) -> Iterator[bytes]:
-    """Yield the whole body where no line can fail, three times as fast, else each line.
+    """Yield the whole body, three times as fast, if no line can fail; else each line.
 
-    A line can fail by a quote, a cell over the CSV field limit, or a carriage return without line feed.
+    A quote, a cell over the CSV field limit, or a carriage return without line feed can fail.
     """
     lone = body.count(b"\r") - body.count(b"\r\n")
     if b'"' not in body and not lone and len(body) <= csv.field_size_limit():

@@ -46,7 +46,7 @@ LOOK_EVERY_S = 0.25
 AT_ONCE = 3  # decide one while Postgres writes others
 PUT_OFF = timedelta(seconds=10)
 TIDY_EVERY_S = 600.0
-ABANDONED_AFTER = timedelta(days=1)  # personal data waits no longer
+ABANDONED_AFTER = timedelta(days=1)  # since the last bytes, which are personal data
 
 Reasons = tuple[str, ...]
 
@@ -139,10 +139,10 @@ class Importing:
     async def _out_already(
         self, tx: AsyncConnection, reading: "_Reading", statements: Sequence[Statement]
     ) -> frozenset[str]:
-        """Return the evidence ids from an undated list for people already opted out of the named scope.
+        """Return the evidence ids from an undated list for people already opted out of the named scope (ADR-0057).
 
-        A daily list adds no evidence each day. The lock waits for an opt-in in progress; a new subject's row comes
-        first, because a concurrent opt-in may need the row next.
+        The lock waits for an opt-in in progress; a new subject's row comes first, because a concurrent opt-in may need
+        the row next.
         """
         if not reading.undated:
             return frozenset()

@@ -6,15 +6,12 @@ START    takes a STOP back: an opt-in to what the person had opted in to, with t
          sender that has left the code did not receive the START (DOMAIN 2.4, France)
 OUI      answers a double opt-in if exactly a single question waits. Otherwise an OUI answers the question at the end
          of a consent, or is only a contact. No OUI gets an answer
-review   may mean STOP: marketing to the number is held until a reviewer has decided
-         a STOP that arrives after a START with a later time on the operator's clock may be old. Such a STOP spares what
-         the START has opened, until a reviewer decides STOP
+review   may mean STOP: marketing to the number is held until a reviewer has decided (ADR-0015), as after a STOP behind
+         a START (ADR-0060), which spares what the START has opened
 
-The number decides the subject of an MO. If the event has another subject id, inbound-svc has another key: a STOP or a
-review counts for the subject of the number, nothing loosens, and the mismatch pages (ADR-0061).
-
-An unreadable record may have been a STOP: the subject of its key is opted out of every sender until new evidence. In
-doubt the opt-out wins, at the cost of a contact; the reverse costs a fine (DOMAIN 2.4).
+The number decides the subject of an MO: with another subject id in the event, only a STOP or a review counts
+(ADR-0061). An unreadable record may have been a STOP: the subject of its key is opted out of every sender until new
+evidence (ADR-0007; DOMAIN 2.4).
 """
 
 import logging
@@ -123,7 +120,7 @@ class Intake:
     def _attributed(self, message: MessageReceived) -> tuple[MessageReceived, bool]:
         """Return the MO with the subject of its number, and whether the event names the same subject.
 
-        An MO whose number does not decrypt keeps the event's subject and is not certain.
+        An MO whose number does not decrypt keeps the event's subject, uncertain.
         """
         try:
             owner = owner_of(message.number, message.subject_id, self._keys, self._subject_keys)
@@ -162,10 +159,7 @@ class Intake:
 
 @dataclass(slots=True)
 class Questions:
-    """The open double opt-in questions to people who wrote OUI, and their states within the batch.
-
-    A STOP earlier in the batch closes the question.
-    """
+    """The open double opt-in questions to people who wrote OUI, and their states within the batch."""
 
     asked: Mapping[str, Sequence[Question]]
     requests: Mapping[str, Evidence]
@@ -221,8 +215,8 @@ async def _locked(
 ) -> dict[str, Subject]:
     """Lock and return the subjects. Only a STOP or a review creates a row.
 
-    A START depends on the subject's state, the daily cap on earlier answers: both reads need the lock. A second locking
-    statement would break the order of locking.
+    A START depends on the subject's state, the daily cap on earlier answers. A second locking statement would break the
+    order of locking.
     """
     numbers: dict[str, str | None] = {r.subject_id: None for r in reviews}  # a hold needs no number
     numbers |= {m.subject_id: m.number for m in said if m.intent == "stop"}
@@ -248,10 +242,7 @@ def concerned(keys: FieldKeys, stop: Said) -> Sequence[str | None]:
 
 
 def stops(message: MessageReceived, senders: Sequence[str | None]) -> Iterator[Evidence]:
-    """Yield the opt-outs of a STOP.
-
-    A reviewer's STOP has no clock. The decision on a doubtful STOP is evidence beside the MO's own.
-    """
+    """Yield the opt-outs of a STOP. A reviewer's STOP has no clock (ADR-0060)."""
     decided = message.behind_start and message.decided_by is not None
     for sender_id in senders:
         yield Evidence(

@@ -1,7 +1,7 @@
 """The hash chain of the ledger: the hash of each entry covers the hash of the subject's previous entry. Pure.
 
-Anyone with the entries can check the chain without a key. The hash covers personal and free-text fields only through a
-salted digest: an erasure deletes fields and salt, the chain still holds, and nobody can test a guess at the values.
+Anyone with the entries can check the chain without a key. An erasure deletes the PERSONAL fields and the salt, and the
+chain still holds (ADR-0018).
 """
 
 import hashlib
@@ -102,7 +102,7 @@ def verify(entries: Sequence[Entry]) -> int | None:
 
 
 def holds(entry: Entry, subject_id: str, position: int, previous_hash: str) -> bool:
-    """Return whether `entry` follows `previous_hash` and its PERSONAL fields match `sealed` or are erased."""
+    """Return whether `entry` follows `previous_hash` and matches `sealed`, or is erased."""
     if (entry.subject_id, entry.position) != (subject_id, position):
         return False
     if entry.salt is None:
@@ -115,7 +115,7 @@ def holds(entry: Entry, subject_id: str, position: int, previous_hash: str) -> b
 
 
 def evidence_id(*parts: str | None) -> str:
-    """Return an id, the same for the same parts, so that the recorder drops repeats."""
+    """Return the id of the same parts, always the same, so that the recorder drops repeats."""
     return f"ev-{hashlib.sha256(_flat.encode(parts)).hexdigest()[:32]}"  # the same bytes as `canonical`
 
 
@@ -125,7 +125,7 @@ def canonical(value: object) -> bytes:
     return text.encode()
 
 
-@lru_cache(maxsize=256)  # the lines of an import share their instants
+@lru_cache(maxsize=256)  # an import's lines share instants
 def instant(value: datetime) -> str:
     """Return the single text form of an instant: UTC, microseconds."""
     return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

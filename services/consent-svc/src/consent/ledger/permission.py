@@ -1,7 +1,7 @@
 """Whether consent allows marketing to a subject. Pure: a state goes in, every reason against sending comes out.
 
-Only the gate decides, and checks more (hours, freshness, the campaign, the STOP mention). The rule never answers
-`other_controller`: the caller may not learn which other senders have the subject's consent.
+Only the gate decides, and checks more. The rule never answers `other_controller`: the caller may not learn which other
+senders have the subject's consent.
 """
 
 from datetime import datetime
@@ -55,7 +55,7 @@ def permission(
     *,
     erased: bool = False,
 ) -> Permission:
-    """Return the state of the consent at `now` and every reason against sending. `months`: the retention period."""
+    """Return the state of the consent at `now` and every reason against sending."""
     consent = ledger.consent_of(state, sender_id, purpose)
     if consent is not None and consent.state == "opted_in":
         if erased:

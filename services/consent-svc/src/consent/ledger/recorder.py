@@ -1,8 +1,8 @@
 """The recorder, the only writer of consent: lock the subjects, decide, append the evidence, publish.
 
 Only the recorder writes `evidence`, `listed`, `review` and `subject`, and the end of each consent in `retention_due`
-(the pruner deletes closed reviews). The caller owns the transaction. A batch publishes a subject at most once. The row
-lock puts the versions of a subject on the log in order.
+(the pruner deletes closed reviews). The caller owns the transaction. The row lock puts the versions of a subject on the
+log in order.
 """
 
 import os
@@ -29,7 +29,7 @@ from consent.ledger.retention import Rules, Term
 from consent.ledger.rules import NEVER_SEEN, Decision, Evidence, Verdict
 from consent.ledger.store import Known, Registered, Review, Subject
 
-RETENTION = "retention"  # the source of evidence made by the passing of time
+RETENTION = "retention"  # the source of evidence made by time
 MO = "mo"
 OPENING = ("opt_in", "request")
 EVIDENCE = counter(
@@ -89,8 +89,7 @@ async def record(
     """Decide the statements in order, write the outcome, and return a result for each.
 
     An open review sets `held_since`. A refused statement leaves no trace, not even a subject. Any number of statements
-    takes five round trips for new subjects, seven for existing subjects, nine for both, and another if an opted-out
-    subject opts in.
+    takes five round trips for new subjects, seven for existing subjects, nine for both.
     """
     decisions: dict[int, Decision] = {}
     taken: dict[int, Statement] = {}
@@ -118,9 +117,9 @@ async def record(
 async def _of_strangers(
     tx: AsyncConnection, taken: Mapping[int, Statement], decisions: dict[int, Decision], now: datetime
 ) -> dict[str, _Change]:
-    """Decide the statements of new subjects and insert their rows; add to `decisions`.
+    """Decide the statements of new subjects and insert their rows; add to `decisions` (ADR-0035).
 
-    The inserted row is the lock. The result omits subjects that another transaction has inserted meanwhile.
+    The result omits subjects that another transaction has inserted meanwhile.
     """
     known = await store.known(
         tx,
@@ -155,8 +154,7 @@ async def _of_others(
 ) -> dict[str, _Change]:
     """Lock the subjects, then decide; add to `decisions`.
 
-    A new subject with only a review gets a row without a number: a hold has no end in time, and nothing would erase the
-    number.
+    A new subject with only a review gets a row without a number, which nothing would erase: a hold has no end in time.
     """
     numbers = dict.fromkeys(r.subject_id for r in reviews) | _numbers(taken.values())
     locked = await store.lock_subjects(tx, numbers if reviews else {}, numbers)
@@ -189,13 +187,13 @@ def _numbers(statements: Iterable[Statement]) -> dict[str, str | None]:
 
 
 async def erase(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str, int]:
-    """Erase the numbers and the personal fields of entries recorded by `asked`; return the entries by subject."""
+    """Erase the numbers and personal fields of entries recorded by `asked`; return the entries by subject."""
     await store.lock_subjects(tx, {}, asked)
     return await store.erase_personal(tx, asked)
 
 
 async def expire(tx: AsyncConnection, subject_ids: Collection[str], at: datetime, now: datetime) -> int:
-    """Record and publish the expiry of consents ended by `at`; return the number of expiries."""
+    """Record and publish the expiry of consents ended by `at`; return their number."""
     locked = await store.lock_subjects(tx, {}, subject_ids)
     known = await store.known(tx, senders=senders_of(locked.values()))
     changes = [_Change(subject, subject, now) for subject in locked.values()]
@@ -281,9 +279,9 @@ def _end_what_was_erased(change: _Change, given: Evidence, known: Known, now: da
 
 
 def _take_lists(change: _Change, given: Evidence, known: Known, now: datetime) -> None:
-    """Record suppression-list entries that are no older than the opt-in `given`, unless the purpose is already open.
+    """Record suppression-list entries no older than the opt-in `given`, unless the purpose is already open (ADR-0057).
 
-    The recorder drops the cause, because the subject stays opted out, unless the entry shuts another consent.
+    An entry has a cause only if it shuts another consent.
     """
     if not change.listed or ledger.standing(change.subject.state, given.sender_id, given.purpose) == "opted_in":
         return
@@ -300,10 +298,9 @@ def _in(subject: Subject) -> set[tuple[str, str]]:
 
 
 async def keep_listed(tx: AsyncConnection, statements: Iterable[Statement]) -> None:
-    """Keep suppression-list entries of opted-out subjects beside the ledger, the newest for each scope.
+    """Keep suppression-list entries of opted-out subjects beside the ledger, the newest for each scope (ADR-0057).
 
-    The caller has locked the subjects, each opted out of everything its entry covers. A daily list costs no daily
-    entry, and an opt-in that is no newer brings the entry into the ledger.
+    The caller has locked the subjects, each opted out of everything its entry covers.
     """
     newest: dict[str, dict[tuple[str | None, str | None], Evidence]] = {}
     for s in sorted(statements, key=lambda s: s.evidence.at):
@@ -324,10 +321,10 @@ async def recount(tx: AsyncConnection, subject_ids: Collection[str], now: dateti
 
 
 async def publish_again(tx: AsyncConnection, subject_ids: Collection[str], since: datetime, now: datetime) -> list[int]:
-    """Publish the present states again, for a log that has lost records, and return the outbox ids.
+    """Publish the present states again, under their versions, and return the outbox ids.
 
-    Versions stay. Opt-outs recorded from `since` on are causes: a reader that missed an opt-out reports its
-    enforcement. An outvoted STOP closed nothing and is no cause.
+    Opt-outs recorded from `since` on are causes, unless outvoted: a reader that missed an opt-out reports its
+    enforcement.
     """
     locked = await store.lock_subjects(tx, {}, subject_ids)
     kept = await term_store.terms_kept(tx, locked)
@@ -363,7 +360,7 @@ async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetim
 
 
 def senders_of(subjects: Iterable[Subject]) -> set[str]:
-    """Return the senders in these subjects' marks: a change needs the retention rules of all."""
+    """Return the senders in these subjects' marks, whose retention rules a change needs."""
     return {m.sender_id for s in subjects for m in s.state.marks if m.sender_id is not None}
 
 
@@ -401,15 +398,12 @@ def _decide(change: _Change, statement: Statement, known: Known, now: datetime) 
 
 
 def _needs_number(evidence: Evidence) -> bool:
-    """Return whether an existing row without a number must get the number.
-
-    The keyed hash keeps a subject opted out, but only a subject with a number has a retention term.
-    """
+    """Return whether an existing row must get the number: the keyed hash keeps a subject opted out, but has no term."""
     return evidence.kind in OPENING or (evidence.kind == "opt_out" and evidence.source == MO)
 
 
 def controlled(evidence: Evidence, registered: Mapping[str, Registered]) -> Evidence:
-    """Return `evidence` with the registry's controller, which no caller can omit."""
+    """Return `evidence` with the registry's controller, which no caller can omit (ADR-0020)."""
     sender = registered.get(evidence.sender_id) if evidence.sender_id else None
     if sender is None:
         return evidence
@@ -425,7 +419,7 @@ def _returns(decision: Decision, evidence: Evidence, erased_at: datetime) -> boo
 
 
 async def _hold(tx: AsyncConnection, changes: Mapping[str, _Change], reviews: Sequence[Review]) -> None:
-    """Store the reviews and set `held_since`: from the oldest open review until the last closes.
+    """Store the reviews and set `held_since`: from the oldest open review until the last closes (ADR-0015).
 
     Reviews from before an erasure are closed: no reviewer will read the MO.
     """
@@ -473,7 +467,7 @@ async def _write(tx: AsyncConnection, changes: Sequence[_Change], now: datetime)
 
 @dataclass(frozen=True, slots=True)
 class _Terms:
-    """A subject's terms after its batch: `began` are the new or moved terms."""
+    """A subject's terms after its batch. `began`: new or moved."""
 
     open: tuple[Term, ...]
     began: tuple[Term, ...]

@@ -2,15 +2,13 @@
 
 A consent holds for the purpose's months after the last contact *from the person* with its sender. Sending, delivery and
 opening never count (CNIL; DOMAIN 1.4). From `expires_at` on there is no consent, whether or not the ledger has the
-expiry yet.
+expiry yet (ADR-0023).
 
-Months are calendar months in UTC. Where a month lacks the day, the term ends as the next month begins (code de
-procédure civile, art. 641), so a later contact never brings an earlier end.
+Where a month lacks the day, the term ends as the next month begins (code de procédure civile, art. 641), so a later
+contact never brings an earlier end.
 
-A sender may have its people asked once, before the end, about renewal (CNIL: a last question). A person not asked in
-time is asked after the end, and has as many days to answer.
-
-A person without an open consent is held no longer than a consent would be; the opt-outs stay with the keyed hash.
+A person not asked in time about renewal is asked after the end, and has as many days to answer (ADR-0028). A person
+without an open consent is held no longer than a consent would be.
 """
 
 from collections.abc import Mapping
@@ -27,7 +25,7 @@ from consent.ledger.rules import SubjectState
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A purpose's retention, and the days before the end when the person is asked (None: never)."""
+    """A purpose's retention, and how long before the end the person is asked (None: never)."""
 
     months: int = RETENTION_MONTHS
     ask_days: int | None = None
@@ -67,7 +65,7 @@ def expires_at(last_contact: datetime, months: int | None) -> datetime:
 
 
 def is_over(state: SubjectState, sender_id: str, months: int | None, now: datetime) -> bool:
-    """Return whether a consent that is open on record has ended by now."""
+    """Return whether a consent open on record has ended by now."""
     touched = ledger.last_contact(state, sender_id)
     assert touched is not None, "an opt-in is a contact"
     if now < touched + min(months or RETENTION_MONTHS, RETENTION_MONTHS) * SHORTEST:
@@ -98,7 +96,7 @@ def terms(state: SubjectState, rules: Rules) -> tuple[Term, ...]:
 def kept_terms(state: SubjectState, rules: Rules, *, number: bool) -> tuple[Term, ...]:
     """Return the terms of the opted-in purposes or, without an open consent, the person's own term (`is_person`).
 
-    A keyed hash without a `number` may stay, and has no own term.
+    A keyed hash without a `number` has no own term.
     """
     if not state.marks:
         return ()

@@ -2,18 +2,15 @@
 
 A subject's state is a fold that keeps, for each scope, the newest evidence of each kind by *time at source*: arrival
 order, duplicates and replays cannot change the result. An opt-in holds only if strictly newer than every opt-out and
-expiry of its scope: a tie counts as opted out (README, promise 3).
-
-A STOP by text counts from its arrival at Placet, because an operator's clock may run slow, except against a START timed
-by the same clock (`Mark.shuts`).
+expiry of its scope: a tie counts as opted out (README, promise 3). A STOP by text counts from its arrival (ADR-0060).
 
     opt-in   for (sender, purpose)
     opt-out  from (sender, purpose); from a sender (`purpose` is `None`), future purposes included; from every sender of
              a controller (`controller`), future senders included; or from every sender (`sender_id` is `None`)
-    request  for (sender, purpose): a double opt-in, `pending` until the answer or the lapse. A request opens nothing
+    request  for (sender, purpose): a double opt-in, `pending` until the answer or the lapse
     expiry   for (sender, purpose): retention ended, or a lapse, which answers a request and ends only the request
-    contact  with a sender: moves the retention clock and no state
-    correction  of a wrong entry: changes no state (`annuls`)
+    contact  with a sender: moves the retention clock
+    correction  of a wrong entry (`annuls`)
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -61,9 +58,9 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     `occurred_at` is the claimed time at source; `received_at` is when Placet first held the evidence. `reference`: the
     MO (provider/account/provider message id), the message of an opted-out DLR (provider/provider message id), the click
-    (campaign/message) or the operator's list. `answers`: the id of earlier evidence. `controller`: the legal entity
-    behind the sender; set on an opt-out only to cover all its senders. `arrived_at`: of a STOP by text. `clock`: the
-    operator's account (provider/account) that timed a STOP or START by text.
+    (campaign/message) or the operator's list. `answers`: the id of earlier evidence. `controller`: on an opt-out only
+    to cover all its senders. `arrived_at`: of a STOP by text. `clock`: the account (provider/account) that timed a STOP
+    or START by text.
     """
 
     evidence_id: str
@@ -122,7 +119,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
 
     @property
     def scope(self) -> tuple[str, str, str, str, str]:
-        """Return the key that marks replace each other by: controller-wide opt-outs and each clock stay apart."""
+        """Return the key that marks replace each other by: wide opt-outs and each clock stay apart."""
         wide = self.controller if self.kind == "opt_out" else None
         return self.kind, self.sender_id or "", self.purpose or "", wide or "", self.clock or ""
 
@@ -133,14 +130,13 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
 
     @property
     def counts_from(self) -> datetime:
-        """Return the time up to which an opt-out shuts opt-ins and requests of other clocks."""
+        """Return the time up to which an opt-out shuts opt-ins of other clocks."""
         return self.at if self.arrived_at is None else self.arrived_at
 
     def shuts(self, opening: "Mark") -> bool:
         """Return whether this opt-out is as new as `opening`, an opt-in or a request in its scope, or newer.
 
-        No other function orders the two (README, promise 3). On the same clock a later START takes the STOP back,
-        however late the operator delivers the STOP.
+        No other function orders the two (README, promise 3; ADR-0060).
         """
         same_clock = self.clock is not None and self.clock == opening.clock
         return (self.at if same_clock else self.counts_from) >= opening.at
@@ -152,7 +148,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
 
 
 class SubjectState(msgspec.Struct, frozen=True, dict=True):
-    """The marks in scope order: a mark per scope, or two if the newest opt-out at source is not the last to arrive."""
+    """The marks in scope order, two for a scope if the newest opt-out at source is not the last to arrive."""
 
     marks: tuple[Mark, ...] = ()
 
@@ -235,7 +231,7 @@ def refusals(evidence: Evidence, now: datetime) -> Iterator[Refusal]:
     if evidence.kind != "opt_in":
         return
     if evidence.reference is None and evidence.occurred_at > now + CLOCK_SKEW:
-        yield Refusal.OCCURRED_IN_THE_FUTURE  # a caller can correct its clock; a person cannot correct the operator's
+        yield Refusal.OCCURRED_IN_THE_FUTURE  # a person cannot correct the operator's clock
     if evidence.basis is None:
         yield Refusal.BASIS_MISSING
     shown = (evidence.form_id and evidence.form_version) or evidence.text_shown or evidence.reference
@@ -324,7 +320,7 @@ def standing_stop(state: SubjectState, sender_id: str, purpose: str, controller:
 
 
 def open_request(state: SubjectState, sender_id: str, purpose: str) -> Mark | None:
-    """Return the unanswered request: no mark but a contact is as new. The state may still be `opted_out`."""
+    """Return the unanswered request, than which only a contact is newer. The state may still be `opted_out`."""
     own = [mark for mark in state.marks if mark.sender_id == sender_id and mark.purpose == purpose]
     request = _newest(own, "request")
     if request is None:
@@ -337,8 +333,8 @@ def open_request(state: SubjectState, sender_id: str, purpose: str) -> Mark | No
 def last_contact(state: SubjectState, sender_id: str) -> datetime | None:
     """Return the time of the person's last contact with this sender: the retention clock.
 
-    Delivery and opening do not count (DOMAIN 1.4), nor does a request: another person may have typed the number. An
-    opt-out from a single purpose does not count, because a list may bring the opt-out without the person.
+    Delivery and opening do not count (DOMAIN 1.4), nor a request, nor an opt-out from a single purpose: another person
+    may have typed the number, or a list may bring the opt-out.
     """
     newest = None
     for mark in state.marks:
@@ -354,7 +350,7 @@ def consents(state: SubjectState) -> tuple[Consent, ...]:
 
 
 def suppressions(state: SubjectState) -> tuple[Suppression, ...]:
-    """Return the opt-outs wider than a purpose, even after a newer opt-in: the other purposes stay covered."""
+    """Return the opt-outs wider than a purpose, even after a newer opt-in."""
     since: dict[str | None, datetime] = {}
     for mark in state.marks:
         if mark.kind == "opt_out" and mark.purpose is None:
@@ -378,8 +374,8 @@ def standing(state: SubjectState, sender_id: str | None, purpose: str | None) ->
 def is_out(state: SubjectState, said: Evidence) -> bool:
     """Return whether the subject is already opted out of everything that `said` covers.
 
-    An opt-out wider than a purpose needs a suppression, for future purposes; a controller-wide opt-out also needs that
-    no consent to the controller's senders is open.
+    An opt-out wider than a purpose needs a suppression, for future purposes; a controller-wide opt-out, also no open
+    consent to the controller's senders.
     """
     if said.sender_id is not None and said.purpose is not None:
         return standing(state, said.sender_id, said.purpose) == "opted_out"
@@ -414,8 +410,8 @@ def differs(before: SubjectState, after: SubjectState) -> bool:
 def reopened(state: SubjectState, sender_id: str) -> tuple[str, ...]:
     """Return the purposes of this sender that a START by SMS opens again.
 
-    A START takes back a STOP and grants nothing new (DOMAIN 2.4, France): only a purpose opted in to counts, without a
-    later expiry or an opt-out of its own.
+    A START takes back a STOP and grants nothing new (DOMAIN 2.4, France): no purpose that expired, or has an opt-out of
+    its own.
     """
     own = [m for m in state.marks if m.sender_id == sender_id and m.purpose]
     purposes = dict.fromkeys(m.purpose for m in own if m.purpose and m.kind == "opt_in")
@@ -434,8 +430,8 @@ def given_to(state: SubjectState, sender_id: str | None, controller: str | None)
 def annuls(line: Evidence, wrong: Collection[Wrong], right: Collection[str]) -> bool:
     """Return whether `line` must not count any more, given its `wrong` parts and the fields corrected in `right`.
 
-    Only an opt-in or a request can be annulled: a correction never loosens. If only the form or the text shown is
-    wrong, the entry counts while `right` has the correct value; otherwise nothing proves the text shown.
+    Only an opt-in or a request can be annulled: a correction never loosens (ADR-0024). If only the form or the text
+    shown is wrong, the entry counts while `right` has the correct value.
     """
     if line.kind not in ("opt_in", "request"):
         return False

@@ -104,7 +104,7 @@ Table(
 )
 
 Table(
-    "listed",  # newest per scope ('': all), of subjects already opted out
+    "listed",  # newest per scope ('': all), of subjects opted out
     metadata,
     Column("subject_id", Text, nullable=False),
     Column("sender_id", Text, nullable=False),
@@ -164,7 +164,7 @@ async def lock_subjects(
     """Lock these subjects in subject_id order until the transaction ends.
 
     A new subject of `numbers` (encrypted) gets a row; a subject of `known` is locked where a row exists. The inserts
-    run in locking order too: an insert waits for a transaction which inserts the same row.
+    run in locking order too, because an insert waits as well.
     """
     if created := sorted(numbers):
         await tx.execute(
@@ -206,7 +206,7 @@ async def standing_of(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[s
 
 @dataclass(frozen=True, slots=True)
 class StoredStandings:
-    """Standings as stored. A thread can decode ten thousand of them."""
+    """Standings as stored, for a thread to decode."""
 
     _rows: Sequence[Sequence[Any]]
 
@@ -288,7 +288,7 @@ async def known(
 
 
 async def put_listed(tx: AsyncConnection, opt_outs: Mapping[str, Sequence[Evidence]]) -> None:
-    """Store suppression-list entries, at most one per scope; the newer of two stays. The subjects must be locked."""
+    """Store suppression-list entries, the newest per scope. The subjects must be locked."""
     rows = [(subject_id, one) for subject_id, some in opt_outs.items() for one in some]
     await tx.execute(
         text(

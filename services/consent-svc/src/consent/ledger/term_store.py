@@ -35,7 +35,7 @@ Table(
     "retention_recount",  # a sender whose retention rules changed
     metadata,
     Column("sender_id", Text, primary_key=True),
-    Column("after_xid", BigInteger, nullable=True),  # transactions up to this id end before the recount begins
+    Column("after_xid", BigInteger, nullable=True),  # transactions up to this id end first
     Column("cursor_at", DateTime(timezone=True), nullable=True),
     Column("cursor_subject", Text, nullable=True),
 )
@@ -63,8 +63,7 @@ async def add_terms(tx: AsyncConnection, began: Sequence[tuple[str, Term]]) -> N
 async def put_terms(tx: AsyncConnection, ended: Sequence[tuple[str, Term]], open_: Sequence[tuple[str, Term]]) -> None:
     """Delete the terms which ended, and store the terms which began or moved, each with a subject_id.
 
-    The subjects must be locked. A question stays only while the last contact is the same: about a later term the person
-    was not asked.
+    The subjects must be locked. A question stays only while the last contact is the same.
     """
     asked = "d.open AND d.asked_at IS NOT NULL AND d.last_contact = excluded.last_contact"
     rows = [(subject_id, term, False) for subject_id, term in ended]
@@ -222,7 +221,7 @@ async def ask_recount(tx: AsyncConnection, sender_id: str) -> None:
 async def note_recounts(tx: AsyncConnection) -> int:
     """Note a transaction id on each new recount, and return how many are new.
 
-    A recount begins once every transaction up to the noted id has ended: an older transaction may use the old rules.
+    A recount begins once every transaction up to that id has ended: an older transaction may use the old rules.
     """
     noted = await tx.execute(
         text(

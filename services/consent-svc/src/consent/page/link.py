@@ -4,8 +4,7 @@
     8 bytes   the link's id, random
     9 bytes   HMAC of both: a stranger must guess 136 bits
 
-A forged or old token is refused without a database query: a stranger cannot learn whether a link ever existed. The
-database lacks the key, so a leaked database yields no links.
+A forged or old token is refused without a database query: a stranger cannot learn whether a link ever existed.
 """
 
 import base64
@@ -50,9 +49,8 @@ def read(written: str, keys: LinkKeys, kind: bytes = b"link") -> Link | None:
 
 
 def form(keys: LinkKeys, *of: object) -> str:
-    """Return the value that a form must send back, bound to `of`.
-
-    The preference page binds the ledger's length: a form that has changed the ledger fits no second time.
+    """Return the value that a form must send back, bound to `of`. A form that has changed the ledger fits no second
+    time.
     """
     return _text(keys.tag(_form(of))[:FORM_BYTES])
 

@@ -1,9 +1,9 @@
 """Serve the preference page, and the call by which an internal service makes a link to the page.
 
 A GET changes no state: scanners follow a link before the person does. Tightening needs the link alone. An opt-in, a
-copy or an erasure also needs the link's browser, the first to do any of the three, and a form made for the present
-ledger. An opt-in or an erasure needs a link texted to the person, or given to a caller for every sender: a caller
-limited to some senders could be the first browser (ADR-0058). The page for an invalid link reveals no owner.
+copy or an erasure also needs the link's browser, and a form made for the present ledger (ADR-0021); an opt-in or an
+erasure, a link texted to the person, or given to a caller for every sender (ADR-0058). The page for an invalid link
+reveals no owner.
 """
 
 import base64
@@ -428,7 +428,7 @@ async def erase(written: str, request: Request, held: Held) -> Response:
 
 
 def _erasing(link: Link) -> str:
-    """Return the evidence id of an erasure by this link: the token alone finds the erasure.
+    """Return the evidence id of an erasure by this link, found by the token alone.
 
     An Idempotency-Key may make a later link with the same id but another expiry.
     """

@@ -1,8 +1,7 @@
 """Check the whole database against itself, in one snapshot: does the record of the past still hold?
 
-The audit checks each subject's chain, head and state, each seal and the chain of seals. An erased entry holds if the
-erasure was requested. A forgery consistent from end to end shows only against a pin: the hash of a seal, kept
-elsewhere. The columns of `subject` outside the ledger (number, version, held_since) go unchecked.
+The audit checks each subject's chain, head and state, and the chain of seals (ADR-0025). A forgery consistent from end
+to end shows only against a pin. The columns of `subject` outside the ledger (number, version, held_since) go unchecked.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping

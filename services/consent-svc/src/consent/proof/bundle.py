@@ -1,15 +1,8 @@
 """A proof bundle: the record of a subject, or of a campaign's subjects, in one file checkable without Placet. Pure.
 
-JSON Lines (UTF-8, one canonical object a line, each line ended by a newline), in this order:
-
-    bundle    format, time and campaign
-    keys      the JWK set for the signatures, a convenience: trust the published set
-    sender    each version ever in force of the senders named below
-    subject   the subject and the state now, then the whole chain, oldest first:
-      entry     a line of the ledger and the signed receipt
-      withheld  an entry which the caller may not see
-      message   a message handed off to this subject, and the consent version behind the decision
-    end       a signature over every byte before
+JSON Lines (UTF-8, one canonical object a line, each line ended by a newline), which docs/proof.md describes, in this
+order: bundle, keys, each sender named, then for each subject the subject, the whole chain (entry or withheld) and the
+messages, and the end.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """The signed consent receipt of a ledger entry, after ISO/IEC TS 27560:2023. Pure.
 
-The names are the standard's, the values Placet's (docs/proof.md). `ledger` is no name of the standard: the entry's
-place and hash, which covers every other field. The receipt therefore proves the text shown without containing the text.
+The names are the standard's, except `ledger`; the values are Placet's (docs/proof.md). The entry's hash covers every
+other field, so the receipt proves the text shown without containing the text.
 """
 
 import json

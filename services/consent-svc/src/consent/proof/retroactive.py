@@ -2,7 +2,7 @@
 
 Either row may be written last, the opt-out or the message. A timer therefore goes through both tables by ordinal, as
 far as the rows are settled, and compares every pair at least once. The ledger's fold decides, over the events which had
-happened when the message left, as known now. A message is found once.
+happened when the message left, as known now.
 """
 
 import logging
@@ -65,8 +65,8 @@ Table(
 class Retroactive:
     """A message, and the earlier STOP (`evidence_id`). `stopped_at`: time at source; `known_at`: time of recording.
 
-    A message which left after `known_at` left before the STOP was enforced. `in_doubt`: the message left within the
-    second of the STOP; or the operator's clock puts the STOP before the newest opt-in, although the STOP arrived later.
+    `in_doubt`: the message left within the second of the STOP; or the operator's clock puts the STOP before the newest
+    opt-in, although the STOP arrived later.
     """
 
     message_id: str

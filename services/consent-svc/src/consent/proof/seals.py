@@ -1,7 +1,6 @@
 """The chain of seals over the whole ledger, each over the entries recorded since the seal before. Pure.
 
-An attacker who can write to the database can rewrite a person's chain up to the head. Each seal contains the hash of
-the seal before, so a single hash, kept elsewhere, pins the whole past (ADR-0025).
+Each seal contains the hash of the seal before, so a single hash, kept elsewhere, pins the whole past (ADR-0025).
 
     leaf = sha256(0x00 + "<ordinal>:<hash of the entry>")     node = sha256(0x01 + left + right)     (RFC 6962, 2.1)
     hash = sha256(hash of the seal before + canonical JSON of the rest of the seal)

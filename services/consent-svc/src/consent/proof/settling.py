@@ -1,10 +1,8 @@
 """Find the `ordinal` up to which an append-only table is settled: no row can still appear at or below.
 
-Postgres assigns ordinals in order, and transactions commit in any order, so a row below the highest visible ordinal may
-still be in flight. `Settling` notes the highest visible ordinal and, after that, a new transaction id. The writer of a
-lower ordinal had a lower transaction id by then, because a writer locks other rows before these rows. Once every
-transaction up to the noted id has ended, every row up to the noted ordinal is visible. No state is stored, so the
-result stays right after a restore on another server.
+Transactions commit in any order. `Settling` notes the highest visible ordinal, then a new transaction id, and waits
+until every transaction up to that id has ended (ADR-0025). The writer of a lower ordinal must have a lower transaction
+id by then: a writer locks other rows before these rows.
 """
 
 from dataclasses import dataclass, field

@@ -145,7 +145,7 @@ class Recount:
     """Recounts the terms of a sender's consents after a change of its retention.
 
     A concurrent writer may have counted with the old rule, so the recount begins once every transaction up to a noted
-    id has ended. The cursor is the old end and the subject: a row whose end moves later is met at most twice.
+    id has ended. A row whose end moves later is met at most twice.
     """
 
     def __init__(self, database: Database, backlog: int) -> None:

@@ -1,7 +1,7 @@
 """Ask the single question at the end of a consent, and turn an OUI into a renewal.
 
-The question goes out on the service lane, within the hours of marketing law, once per term, for all consents to a
-sender that end at the same instant. A STOP, or any later contact, closes the question.
+The question goes out within the hours of marketing law, once per term, for all consents to a sender that end at the
+same instant (ADR-0028). A STOP, or any later contact, closes the question.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

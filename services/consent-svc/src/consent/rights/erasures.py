@@ -1,6 +1,6 @@
 """Run erasures: stop first, then each service erases and acknowledges; the last answer completes the certificate.
 
-A single transaction records the opt-out and begins the erasure. A late answer is requested again.
+A single transaction records the opt-out and begins the erasure (ADR-0022).
 """
 
 import logging

@@ -1,9 +1,8 @@
 """Run rectifications (RGPD art. 16): correct wrong data, and keep the request with its date.
 
 contact   campaign-svc corrects the fields (first name, city) and updates the text of waiting messages
-number    opted out for the sender or for all, each consent also by name, and the contact is deleted. No consent
-          moves to another number, which needs evidence of its own
-evidence  another line is appended beside the wrong line, as an opt-out where the wrong line must count no more
+number    opted out for the sender or for all, each consent also by name, and the contact is deleted
+evidence  another line is appended beside the wrong line (ADR-0024)
 """
 
 import logging

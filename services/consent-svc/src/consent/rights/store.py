@@ -38,8 +38,7 @@ Table(
 class PreferenceLink:
     """A short link to a subject's preference page. `number`: encrypted. `sender_id` None: the page shows every sender.
 
-    `whole`: the holder counts as the person, also for an opt-in or an erasure: consent-svc texted the link to the
-    person, or gave the link to a caller for every sender. `given_to`: the caller.
+    `whole`: the holder counts as the person, also for an opt-in or an erasure (ADR-0058). `given_to`: the caller.
     """
 
     link_id: str

@@ -125,10 +125,7 @@ def _check_oadc(wanted: str, refused: Collection[str]) -> None:
 
 
 def _check_controller(caller: Caller, controller: str | None) -> None:
-    """Raise Forbidden if the token does not cover the controller.
-
-    A STOP to a sender may cover its controller, so a limited token may not join another's controller.
-    """
+    """Raise Forbidden if the token does not cover the controller, to which a STOP may reach (ADR-0020)."""
     if controller is not None and caller.senders is not None and controller not in caller.senders:
         raise Forbidden("the token does not cover the controller", reasons=[Reason("controller", "sender_not_granted")])
 
