@@ -360,8 +360,8 @@ async def _record_together(
 ) -> list[Recorded | Problem]:
     """Record these requests in one transaction, and return the outcome of each, in order.
 
-    An opt-out for two numbers gets the outcome of the number which `parse` reads. A refused request leaves no trace,
-    and does not claim the key.
+    An opt-out for two numbers gets the outcome of the parser's. A refused request leaves no trace, and does not claim
+    the key.
     """
     known = await senders_store.purposes_of(tx, {one.body.sender_id for one in asked if one.body.sender_id is not None})
     results: dict[int, Recorded | Problem] = {}
@@ -390,7 +390,7 @@ async def _record_together(
 
 
 def _of_its_key(statement: Statement, since: datetime) -> Statement:
-    """Add to the id of an opt-out the instant of the claim: another STOP under a key since pruned is no repeat."""
+    """Add the instant of the claim to an opt-out's id: another STOP under a key since pruned is no repeat."""
     evidence = statement.evidence
     if evidence.kind == "opt_in":
         return statement

@@ -124,7 +124,7 @@ def _evidence(
     basis: Basis | None = None,
     index: int | None = None,
 ) -> Evidence:
-    """Return the evidence of a body, under a derived id: a repeat gets the same id and falls out.
+    """Return the evidence of a body; a repeat gets the same id and falls out.
 
     A STOP dated ahead counts from receipt, so another such STOP is no repeat.
     """
@@ -158,7 +158,7 @@ def _statement(call: Call, number: str, evidence: Evidence, reasons: Sequence[Re
 
 
 def any_number(raw: str, held: Resources[ServiceSettings]) -> str:
-    """Return the number as the parser reads it, else as an operator would send it. Raises Invalid without a digit."""
+    """Return the number as parsed, else as an operator would send it. Raises Invalid without a digit."""
     return _numbers(raw, held)[0]
 
 

@@ -72,8 +72,8 @@ def terms(settings: Settings) -> double_opt_ins.Terms:
 def build(settings: Settings | None = None) -> Service[Settings]:
     """Build the service.
 
-    The watermark never passes the instant up to which consent-svc has applied the operators' messages, in every
-    partition. By the clock alone, a STOP still on the way would count as read (ADR-0004).
+    The watermark never passes the instant up to which consent-svc has applied the operators' messages: by the clock
+    alone, a STOP still on the way would count as read (ADR-0004).
     """
     settings = settings or Settings()
     partitions = settings.partitions

@@ -1,6 +1,7 @@
 """The only sender of answers and questions by SMS: once for each MO or question, never in a loop.
 
-The message id derives from the MO or the question: a repeated MO gets no second answer.
+The message id derives from the MO or the question: a repeated MO gets no second answer. An answer over the cap is
+dropped, not delayed.
 
     to phones only    a short code, a name or a fixed line is a machine, and two machines would answer each other
     a daily cap       per number, for all kinds of answers: the cap ends any other loop
@@ -55,7 +56,7 @@ class Answer:
     kind: str
     text: str
     since: datetime
-    purpose: str | None = None  # of a yes, so that the gate checks for a newer opt-out
+    purpose: str | None = None  # the gate checks for a newer opt-out
     of_use_for: timedelta = OF_USE_FOR
 
 
@@ -70,8 +71,8 @@ class Answers:
     async def give(self, tx: AsyncConnection, owed: Sequence[Answer], now: datetime) -> list[Answer]:
         """Request the answers that may go from dispatch, in order, and return those answers.
 
-        The caller holds the locks of the subjects (of the pace, for a double opt-in of a new subject), or two
-        transactions could exceed the cap.
+        The caller holds the locks of the subjects (of the pace, for a new subject), or two transactions could exceed
+        the cap.
         """
         due = [answer for answer in owed if now < answer.since + answer.of_use_for and self._is_phone(answer)]
         if not due:

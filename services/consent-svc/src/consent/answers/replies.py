@@ -34,7 +34,7 @@ TYPED = {
     "œ": "oe",
     "Œ": "OE",
 }
-SHORTEST = 20  # letters kept of the first word if no whole word fits
+SHORTEST = 20  # letters of the first word, if no whole word fits
 CONTACT_SEGMENTS = 4  # of a shared code
 
 
@@ -85,7 +85,7 @@ def preferences(sender: Identity, url: str, until: datetime) -> str:
 def question(sender: Identity, wording: str, stop_code: str, *, reply: bool = True, url: str | None = None) -> str:
     """Return the question of a double opt-in, to answer by OUI (`reply`), by a link (`url`), or both.
 
-    The sender's own question needs `reply`, and a {link} exactly with `url`.
+    The sender's own question needs `reply`, and {link} exactly with `url`.
     """
     own = sender.own.double_opt_in
     if own is None or not reply or ("{link}" in own) is not (url is not None):
@@ -118,7 +118,7 @@ def question_flaws(own: str) -> Iterator[str]:
 
 
 def _filled(own: str, fields: Mapping[str, str]) -> str:
-    """Fill the fields in a single pass: a value that looks like a field stays text."""
+    """Fill the fields in a single pass: a value like a field stays text."""
     return FIELD.sub(lambda found: fields.get(found[1], found[0]), own)
 
 
@@ -134,10 +134,7 @@ def _in_gsm(wording: str) -> str:
 
 
 def renewal(sender: Identity, stop_code: str, until: datetime, *, ended: bool) -> str:
-    """Return the question whether a consent shall go on.
-
-    `until`, local, is the end of the consent or, if the consent `ended`, of the answer time.
-    """
+    """Return the question whether a consent shall go on. `until`: the end of the consent, or of the answer time."""
     if ended:
         said = f"{sender.brand} : sans nouvelles de vous, nos SMS ont pris fin. Pour les recevoir de nouveau, envoyez"
         return f"{said} OUI au {stop_code} avant le {until:%d/%m/%Y}. Sinon, rien à faire."

@@ -59,7 +59,7 @@ class NoPage(Conflict):
 
 
 def router(terms: Terms, answers_per_day: int, url: Callable[[Resources[Any], str, datetime], str] | None) -> APIRouter:
-    """Return the routes. `answers_per_day` caps all SMS to a number. `url` builds a link's URL; `None`: no page."""
+    """Return the routes. `answers_per_day` caps all SMS to a number. `url` builds a link; `None`: no page."""
     routes = APIRouter(prefix="/v1")
 
     @routes.post("/double-opt-ins", status_code=202)

@@ -42,10 +42,10 @@ A_DAY, A_MONTH = timedelta(days=1), timedelta(days=30)
 OF_USE_FOR = timedelta(hours=1)  # later, the person no longer expects the question
 KEPT_FOR = timedelta(days=400)
 LAPSE_EVERY_S = 5.0
-# of processes: a shorter wait does not come from the pace
+# between processes: a shorter wait comes from the clocks, not from the pace
 CLOCKS_DIFFER = timedelta(seconds=1)
 AT_ONCE = 500
-SEEN = 10  # per subject to lock: other transactions hold some subjects
+SEEN = 10  # per subject to lock, because some are locked
 
 RESULTS = counter("sms_consent_double_opt_ins_total", "Double opt-in questions, by result.", ["result"])
 
@@ -97,7 +97,7 @@ class Terms:
     after_stop: timedelta
 
     def paces(self, subject_id: str, sender_id: str, caller: str) -> dict[str, tuple[str, Pace]]:
-        """Return, by key, the request field to blame and the pace. Senders share the pace of a number."""
+        """Return, by key, the request field to blame and the pace. Senders share a number's paces."""
         hour = timedelta(hours=1)
         return {
             f"number/day/{subject_id}": ("number", Pace(self.number_a_day, A_DAY)),
@@ -125,13 +125,13 @@ async def ask(
     """Ask the person of `statement`, a request, unless there is a reason not to, and return the question.
 
     The result does not show whether an SMS left. The person answers by OUI, and `with_link` also by a link; if an OUI
-    could mean another question, by the link alone. A repeated request returns the same question. Raises TooMany.
+    could mean another question, by the link alone. Raises TooMany.
     """
     request = statement.evidence
     assert request.purpose is not None, "the caller has looked"
     if known := await _find(tx, request.evidence_id):
         return known
-    # stops concurrent questions to this number, even without a subject row
+    # stops concurrent questions, even without a subject row
     paces = terms.paces(statement.subject_id, sender.sender_id, caller)
     full_at = await _lock(tx, paces, now)
     if known := await _find(tx, request.evidence_id):
@@ -271,9 +271,9 @@ async def confirm(tx: AsyncConnection, evidence_ids: Collection[str], now: datet
 
 
 async def forget(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, int]:
-    """Erase the numbers of these subjects and return the number of questions by subject_id.
+    """Erase the numbers of these subjects; return the number of questions by subject_id.
 
-    The rows stay, or a caller who types an erased number could cause SMS again.
+    The rows stay, or a caller with an erased number could cause SMS again.
     """
     rows = await tx.execute(
         text(
@@ -320,8 +320,8 @@ async def _keep(tx: AsyncConnection, question: Question, why: Withheld | None) -
 class Lapsing:
     """The timer that lapses unanswered questions, `at_once` subjects in a transaction.
 
-    A question lapses once `read_up_to`, the watermark of applied MOs, has passed its end: an OUI sent in time, before a
-    day of downtime, still counts (ADR-0026).
+    A question lapses once `read_up_to`, the watermark of applied MOs, has passed its end: an OUI sent in time counts
+    (ADR-0026).
     """
 
     database: Database

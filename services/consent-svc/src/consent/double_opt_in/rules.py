@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from consent.ledger import rules as ledger
 from consent.ledger.rules import Evidence, Mark, SubjectState
 
-FORM_AGE = timedelta(days=1)  # a question about an old file would be advertising
+FORM_AGE = timedelta(days=1)  # an old file's question would be advertising
 AGAIN_AFTER = timedelta(minutes=2)  # a form sent twice asks once
 
 
@@ -87,13 +87,13 @@ def withheld(
 
 
 def takes_reply(state: SubjectState, request: Evidence, code: str, asked: Iterable[Question], now: datetime) -> bool:
-    """Return whether an OUI to `code` could only mean this question, or one that it replaces."""
+    """Return whether an OUI to `code` could only mean this question, or one replaced."""
     waiting = (q for q in asked if q.by_reply and q.short_code == code and now <= q.expires_at and q.is_open(state))
     return all((q.sender_id, q.purpose) == (request.sender_id, request.purpose) for q in waiting)
 
 
 def answered(state: SubjectState, asked: Iterable[Question], code: str, at: datetime) -> Question | None:
-    """Return the question that an OUI to `code` answers, or `None` for no question or several."""
+    """Return the only question that an OUI to `code` answers, or `None`."""
     meant = [
         q for q in asked if q.by_reply and q.short_code == code and q.asked_at < at <= q.expires_at and q.is_open(state)
     ]
@@ -163,6 +163,6 @@ class Pace:
 
 
 def step(full_at: datetime | None, pace: Pace, now: datetime) -> tuple[datetime, timedelta]:
-    """Return the next `full_at`, when the whole burst is available again, and the wait until this step is allowed."""
+    """Return the next `full_at` (the burst is whole again), and the wait until this step is allowed."""
     after = max(full_at or now, now) + pace.each
     return after, max(after - pace.period - now, timedelta(0))

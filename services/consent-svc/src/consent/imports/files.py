@@ -76,7 +76,7 @@ Table(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportFile:
-    """An import as far as the file has arrived. `terms` is JSON; `next_line` counts from 1."""
+    """An import as far as arrived. `terms` is JSON; `next_line` counts from 1."""
 
     import_id: str
     created_by: str

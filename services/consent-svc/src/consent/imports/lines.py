@@ -22,7 +22,7 @@ Short = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 PIECE_BYTES = 512 * 1024
 PIECE_LINES = 1000  # decided in one go on the event loop
-LINE_BYTES = 64 * 1024  # `text_shown` at four bytes a character, and other fields
+LINE_BYTES = 64 * 1024  # `text_shown` at four bytes a character, and more
 DELIMITERS = ",;\t|"
 UTF8_MARK = b"\xef\xbb\xbf"
 
@@ -79,7 +79,7 @@ class Piece:
 
 
 def layout_of(piece: Piece, file_format: Format) -> tuple[Layout, Piece]:
-    """Return the file's layout, from its first piece, and that piece without the header. Raises WrongFile."""
+    """Return the file's layout and the first piece without the header. Raises WrongFile."""
     body = piece.body.removeprefix(UTF8_MARK)
     if file_format == "ndjson":
         return Layout("ndjson"), Piece(body, piece.lines)
@@ -104,7 +104,7 @@ def layout_of(piece: Piece, file_format: Format) -> tuple[Layout, Piece]:
 def cut(arrived: bytes, file_format: Format, *, last: bool) -> tuple[list[Piece], bytes]:
     """Cut the bytes into pieces; return them and the bytes left for the next call. Raises WrongFile.
 
-    A piece ends with the line that reaches PIECE_BYTES or PIECE_LINES. `last` leaves no bytes.
+    A piece ends with the line that reaches PIECE_BYTES or PIECE_LINES.
     """
     pieces: list[Piece] = []
     start = end = at = lines = held = 0  # `end` and `held`: up to the last whole line
@@ -180,7 +180,7 @@ def _line(raw: bytes) -> Line | Unreadable:
 def _csv(body: bytes, layout: Layout, first_line: int) -> Iterator[tuple[int, Line | Unreadable]]:
     """Parse each line alone, as `cut` ends lines, so that an unclosed quote swallows no other line.
 
-    A lone carriage return ends no line: the next row would get a wrong number.
+    A lone carriage return ends no line, or line numbers would be wrong.
     """
     begins = first_line
     for line in _whole_lines(body):
@@ -198,10 +198,7 @@ def _csv(body: bytes, layout: Layout, first_line: int) -> Iterator[tuple[int, Li
 
 
 def _whole_lines(body: bytes) -> Iterator[bytes]:
-    """Yield the whole body, three times as fast, if no line can fail; else each line.
-
-    A quote, a cell over the CSV field limit, or a carriage return without line feed can fail.
-    """
+    """Yield the whole body, three times as fast, if no line can fail; else each line."""
     lone = body.count(b"\r") - body.count(b"\r\n")
     if b'"' not in body and not lone and len(body) <= csv.field_size_limit():
         yield body
@@ -232,7 +229,7 @@ _FIELD = re.compile(r"`\$\.(\w+)`$")
 
 
 def _why(error: msgspec.ValidationError) -> str:
-    """Return a slug with the wrong field's name. The error's own words may repeat the value."""
+    """Return a slug with the wrong field's name; the error's own words may repeat the value."""
     if found := _FIELD.search(str(error)):
         return f"{found[1]}_not_valid"
     return "unknown_field" if "unknown field" in str(error) else "not_an_object"

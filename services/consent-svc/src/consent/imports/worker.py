@@ -73,7 +73,7 @@ _terms = msgspec.json.Decoder(_Terms)
 
 
 class Importing:
-    """The workers. `backlog`: outbox rows beyond which no piece is recorded, because a STOP would wait."""
+    """The workers. `backlog`: outbox rows beyond which no piece is recorded: a STOP would wait."""
 
     def __init__(self, held: Resources[Any], *, backlog: int) -> None:
         self._held = held
@@ -123,7 +123,7 @@ class Importing:
 
     @asynccontextmanager
     async def _piece(self) -> AsyncIterator[tuple[AsyncConnection, WaitingPiece | None]]:
-        """Lock the next waiting piece. After a failure, put off its import, or the piece would block all others."""
+        """Lock the next waiting piece. A failure puts off its import, which would block all others."""
         piece = None
         try:
             async with self._held.database.begin() as tx:
@@ -141,8 +141,7 @@ class Importing:
     ) -> frozenset[str]:
         """Return the evidence ids from an undated list for people already opted out of the named scope (ADR-0057).
 
-        The lock waits for an opt-in in progress; a new subject's row comes first, because a concurrent opt-in may need
-        the row next.
+        The lock waits for an opt-in in progress; a new subject's row comes first, as everywhere.
         """
         if not reading.undated:
             return frozenset()
@@ -239,7 +238,7 @@ class _Reading:
         return purpose in (self._purposes.offered if opening else self._purposes.ever)
 
     def _subjects(self, line: Line, opening: bool, reasons: list[str]) -> Sequence[tuple[str, str | None]]:
-        """Return (subject_id, number) of each person meant: an opt-out covers both readings of a number."""
+        """Return (subject_id, number) of each person meant: an opt-out covers both readings."""
         keys = self._held.subject_keys
         if line.subject_id is not None:
             if not self._lists or line.number is not None or not keys.is_subject_id(line.subject_id):

@@ -118,7 +118,7 @@ class Intake:
         return None
 
     def _attributed(self, message: MessageReceived) -> tuple[MessageReceived, bool]:
-        """Return the MO with the subject of its number, and whether the event names the same subject.
+        """Return the MO with the subject of its number, and whether the event names that subject.
 
         An MO whose number does not decrypt keeps the event's subject, uncertain.
         """
@@ -215,8 +215,8 @@ async def _locked(
 ) -> dict[str, Subject]:
     """Lock and return the subjects. Only a STOP or a review creates a row.
 
-    A START depends on the subject's state, the daily cap on earlier answers. A second locking statement would break the
-    order of locking.
+    A START reads the subject's state, the daily cap earlier answers: both need the lock, and a second locking statement
+    would break the order of locking.
     """
     numbers: dict[str, str | None] = {r.subject_id: None for r in reviews}  # a hold needs no number
     numbers |= {m.subject_id: m.number for m in said if m.intent == "stop"}
@@ -302,7 +302,7 @@ def in_touch(said: Said) -> Iterator[Evidence]:
     """Yield the contact with the sender of the code, at most once a day.
 
     The contact counts only if the subject knows exactly a single sender of the code: a retention clock that runs too
-    short costs a customer, a clock that runs too long is unlawful.
+    long is unlawful.
     """
     message, subject = said.message, said.subject
     if subject is None or subject.erased_at is not None:
@@ -327,8 +327,7 @@ def in_touch(said: Said) -> Iterator[Evidence]:
 def answer(said: Said, evidence: Sequence[Evidence], before: SubjectState, after: SubjectState) -> Answer | None:
     """Return the answer owed for an MO, from a sender of its code, or `None`.
 
-    A STOP gets an answer if a sender is newly shut and the provider does not confirm the STOP; a START, if a purpose is
-    newly open.
+    A STOP gets an answer if a sender is newly shut, unless the provider answers; a START, if a purpose is newly open.
     """
     message, owners = said.message, said.owners
     match message.intent:
@@ -374,10 +373,9 @@ def understood_at(message: MessageReceived) -> datetime:
 
 
 async def shut_out(tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:
-    """Opt the subject of an unreadable record (poison) out of every sender, because a consent may still be on its way.
+    """Opt the subject of an unreadable record (poison) out of every sender, because a consent may be on its way.
 
-    Raises Stopped if the record has no readable key: the watermark then stands still, and no marketing goes out until
-    an operator has looked.
+    Raises Stopped if the record has no readable key: the watermark then stands still, and no marketing goes out.
     """
     if key is None:
         raise Stopped(f"partition {partition} of {INBOUND_MESSAGES.name} holds a message whose sender cannot be read")

@@ -46,7 +46,7 @@ class Receipts:
         return None
 
     def _attributed(self, statement: Statement) -> Statement:
-        """Return the opt-out with the subject of its number, whatever subject dispatch-svc names."""
+        """Return the opt-out with the subject of its number."""
         try:
             owner = owner_of(statement.number or "", statement.subject_id, self.field_keys, self.subject_keys)
         except Unreadable:
@@ -75,7 +75,7 @@ def handed_off(batch: Sequence[Received]) -> Iterator[HandedOff]:
             sender_id=message.sender_id,
             purpose=message.purpose,
             campaign_id=message.campaign_id,
-            # a crash may lose the hand-off; the decision is at most permit_ttl earlier
+            # a crash may lose the hand-off, at most permit_ttl after the decision
             handed_off_at=message.handed_off_at or message.decided_at or received.published_at,
             consent_version=message.consent_version,
         )

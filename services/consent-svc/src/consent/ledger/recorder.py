@@ -40,7 +40,7 @@ EVIDENCE = counter(
 class Statement(msgspec.Struct, frozen=True, gc=False):
     """Evidence with its subject. `number` is encrypted with the context "number:<subject_id>".
 
-    `erases`: the opt-out from every sender asks for erasure. `to_review`: the opt-out waits for a reviewer.
+    `erases`: the opt-out asks for erasure. `to_review`: the opt-out waits for a reviewer.
     """
 
     subject_id: str
@@ -52,7 +52,7 @@ class Statement(msgspec.Struct, frozen=True, gc=False):
 
 
 class Recorded(msgspec.Struct, frozen=True, gc=False):
-    """The outcome of a statement. `version`: after the whole batch, `None` for a refused statement."""
+    """The outcome of a statement. `version`: after the batch, `None` if refused."""
 
     statement: Statement
     decision: Decision
@@ -72,7 +72,7 @@ class _Change:
     causes: list[Cause] = field(default_factory=list)
     told: bool = False
     erases: bool = False
-    returned_by: str | None = None  # the opt-in that brings an erased subject back
+    returned_by: str | None = None  # the opt-in by which an erased subject comes back
     trace: str | None = None
     listed: Sequence[Evidence] = ()  # kept beside the ledger
     stranger: bool = False  # a new subject, whose row `add_subjects` writes
@@ -154,7 +154,7 @@ async def _of_others(
 ) -> dict[str, _Change]:
     """Lock the subjects, then decide; add to `decisions`.
 
-    A new subject with only a review gets a row without a number, which nothing would erase: a hold has no end in time.
+    A new subject with only a review gets no number, which nothing would erase: a hold has no end in time.
     """
     numbers = dict.fromkeys(r.subject_id for r in reviews) | _numbers(taken.values())
     locked = await store.lock_subjects(tx, numbers if reviews else {}, numbers)
@@ -187,7 +187,7 @@ def _numbers(statements: Iterable[Statement]) -> dict[str, str | None]:
 
 
 async def erase(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str, int]:
-    """Erase the numbers and personal fields of entries recorded by `asked`; return the entries by subject."""
+    """Erase numbers and personal fields of entries recorded by `asked`; return the entries by subject."""
     await store.lock_subjects(tx, {}, asked)
     return await store.erase_personal(tx, asked)
 
@@ -226,7 +226,7 @@ def _end(change: _Change, known: Known, at: datetime, now: datetime) -> None:
 def _decide_after_ends(change: _Change, statement: Statement, known: Known, now: datetime) -> Decision:
     """Record the ends that come before `statement`, then decide the statement.
 
-    Without the expiry, the new evidence would be a contact that keeps an ended consent alive.
+    Otherwise the new evidence would be a contact that keeps an ended consent alive.
     """
     if statement.evidence.evidence_id not in known.evidence:
         _end(change, known, statement.evidence.at, now)
@@ -241,7 +241,7 @@ def _decide_after_ends(change: _Change, statement: Statement, known: Known, now:
 def _shut_what_is_newer(change: _Change, asks: Evidence, known: Known, now: datetime) -> None:
     """Opt the subject out of every sender now, if an opt-in or request is newer than the erasure request `asks`.
 
-    The erasure takes the proof: left open, the consent would count again once the person returns.
+    The erasure takes the proof: the consent would count again once the person returns.
     """
     if any(mark.kind in OPENING and mark.at > asks.at for mark in change.subject.state.marks):
         shut = Evidence(
@@ -258,7 +258,7 @@ def _shut_what_is_newer(change: _Change, asks: Evidence, known: Known, now: date
 
 
 def _end_what_was_erased(change: _Change, given: Evidence, known: Known, now: datetime) -> None:
-    """End a consent older than the subject's erasure that arrives later: the ledger keeps no proof of it."""
+    """End a consent older than the subject's erasure that arrives later, without proof."""
     erased_at = change.subject.erased_at
     if erased_at is None or given.at > erased_at:
         return
@@ -419,7 +419,7 @@ def _returns(decision: Decision, evidence: Evidence, erased_at: datetime) -> boo
 
 
 async def _hold(tx: AsyncConnection, changes: Mapping[str, _Change], reviews: Sequence[Review]) -> None:
-    """Store the reviews and set `held_since`: from the oldest open review until the last closes (ADR-0015).
+    """Store the reviews and set `held_since`, from the oldest open review on (ADR-0015).
 
     Reviews from before an erasure are closed: no reviewer will read the MO.
     """

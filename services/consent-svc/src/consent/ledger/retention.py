@@ -113,7 +113,7 @@ def is_person(term: Term) -> bool:
 def _person(state: SubjectState, rules: Rules) -> Term:
     """Return the person's own term: the latest end that any known sender's longest rule gives.
 
-    Without a contact, the newest line for the sender counts.
+    Without a contact, the newest line counts.
     """
     ends = []
     for sender_id in sorted({mark.sender_id or "" for mark in state.marks}):

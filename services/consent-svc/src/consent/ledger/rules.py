@@ -59,8 +59,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     `occurred_at` is the claimed time at source; `received_at` is when Placet first held the evidence. `reference`: the
     MO (provider/account/provider message id), the message of an opted-out DLR (provider/provider message id), the click
     (campaign/message) or the operator's list. `answers`: the id of earlier evidence. `controller`: on an opt-out only
-    to cover all its senders. `arrived_at`: of a STOP by text. `clock`: the account (provider/account) that timed a STOP
-    or START by text.
+    if wider than the sender. `arrived_at`: of a STOP by text. `clock`: the account (provider/account) that timed a STOP
+    or START.
     """
 
     evidence_id: str
@@ -92,7 +92,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         """Return the time that orders the evidence.
 
         `received_at` bounds the time: otherwise an opt-in from a fast clock would outvote the STOP sent in reply. An
-        opt-out timed to the whole second counts from its last instant, so that an opt-in within the second is a tie.
+        opt-out timed to the whole second counts from its last instant: an opt-in within the second is a tie.
         """
         whole = self.kind == "opt_out" and self.occurred_at.microsecond == 0
         held_at = self.received_at if self.arrived_at is None else min(self.received_at, self.arrived_at)
@@ -130,7 +130,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
 
     @property
     def counts_from(self) -> datetime:
-        """Return the time up to which an opt-out shuts opt-ins of other clocks."""
+        """Return the time up to which an opt-out shuts opt-ins and requests of other clocks."""
         return self.at if self.arrived_at is None else self.arrived_at
 
     def shuts(self, opening: "Mark") -> bool:
@@ -184,8 +184,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 def decide(state: SubjectState, evidence: Evidence, now: datetime) -> Decision:
     """Return the effect of `evidence` on `state`.
 
-    An opt-out with a reference has a cause even without a change, unless `outvoted`: dispatch reports when each was
-    enforced (README, promise 1).
+    An opt-out with a reference has a cause even without a change, unless `outvoted` (README, promise 1).
     """
     if refused := tuple(refusals(evidence, now)):
         return Decision(verdict=Verdict.REFUSED, state=state, refusals=refused)
@@ -238,7 +237,7 @@ def refusals(evidence: Evidence, now: datetime) -> Iterator[Refusal]:
     if not shown:
         yield Refusal.NOTHING_SHOWN  # informed consent (DOMAIN 1.3)
     if evidence.basis == "soft_opt_in" and not evidence.sale_reference:
-        yield Refusal.SALE_REFERENCE_MISSING  # an account without a purchase is not a customer (DOMAIN 1.2)
+        yield Refusal.SALE_REFERENCE_MISSING  # an account alone makes no customer (DOMAIN 1.2)
 
 
 def apply(state: SubjectState, evidence: Evidence) -> SubjectState:
@@ -320,7 +319,7 @@ def standing_stop(state: SubjectState, sender_id: str, purpose: str, controller:
 
 
 def open_request(state: SubjectState, sender_id: str, purpose: str) -> Mark | None:
-    """Return the unanswered request, than which only a contact is newer. The state may still be `opted_out`."""
+    """Return the unanswered request: no mark but a contact is as new. The state may still be `opted_out`."""
     own = [mark for mark in state.marks if mark.sender_id == sender_id and mark.purpose == purpose]
     request = _newest(own, "request")
     if request is None:
@@ -361,7 +360,7 @@ def suppressions(state: SubjectState) -> tuple[Suppression, ...]:
 
 
 def standing(state: SubjectState, sender_id: str | None, purpose: str | None) -> State:
-    """Return the state of a scope. A wide scope is `opted_in` if any purpose is, else `opted_out` if any purpose is."""
+    """Return the state of a scope: if wide, `opted_in` if any purpose is, else `opted_out` if any purpose is."""
     if sender_id and purpose:
         consent = consent_of(state, sender_id, purpose)
         return consent.state if consent else "unknown"
@@ -387,7 +386,7 @@ def is_out(state: SubjectState, said: Evidence) -> bool:
 
 
 def is_out_of_sender(state: SubjectState, sender_id: str | None) -> bool:
-    """Return whether a suppression stands and no purpose of this sender is open. `None` means every sender."""
+    """Return whether a suppression stands and no purpose of this sender (`None`: every sender) is open."""
     suppressed = any(s.sender_id in (None, sender_id) for s in suppressions(state))
     return suppressed and standing(state, sender_id, None) == "opted_out"
 
@@ -410,8 +409,7 @@ def differs(before: SubjectState, after: SubjectState) -> bool:
 def reopened(state: SubjectState, sender_id: str) -> tuple[str, ...]:
     """Return the purposes of this sender that a START by SMS opens again.
 
-    A START takes back a STOP and grants nothing new (DOMAIN 2.4, France): no purpose that expired, or has an opt-out of
-    its own.
+    A START takes back a STOP and grants nothing new (DOMAIN 2.4, France).
     """
     own = [m for m in state.marks if m.sender_id == sender_id and m.purpose]
     purposes = dict.fromkeys(m.purpose for m in own if m.purpose and m.kind == "opt_in")
@@ -421,7 +419,7 @@ def reopened(state: SubjectState, sender_id: str) -> tuple[str, ...]:
 
 
 def given_to(state: SubjectState, sender_id: str | None, controller: str | None) -> list[tuple[str, str]]:
-    """Return every (sender_id, purpose) ever opted in to, of this sender (`None`: every sender) or `controller`."""
+    """Return every (sender_id, purpose) ever opted in to, of this sender (`None`: all) or `controller`."""
     ins = (m for m in state.marks if m.kind == "opt_in" and m.sender_id and m.purpose)
     shared = (m for m in ins if sender_id in (None, m.sender_id) or (controller and m.controller == controller))
     return sorted({(m.sender_id, m.purpose) for m in shared if m.sender_id and m.purpose})

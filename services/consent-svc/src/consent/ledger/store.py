@@ -119,7 +119,7 @@ Table(
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A person known by a number. `erased_at`: when the erasure began, by request or retention."""
+    """A person known by a number. `erased_at`: when the erasure began."""
 
     subject_id: str
     version: int = 0
@@ -393,7 +393,7 @@ def _subject_columns(subjects: Sequence[Subject]) -> tuple[list[object], ...]:
 async def erase_personal(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str, int]:
     """Erase PERSONAL and salt of the entries recorded up to `asked`, and return how many, by subject_id.
 
-    The number goes too, unless the subject has come back since. The subjects must be locked.
+    The number goes too, unless the subject is back. The subjects must be locked.
     """
     taken = ", ".join(f"{name} = NULL" for name in (*PERSONAL, "salt"))
     rows = await tx.execute(
@@ -458,7 +458,7 @@ async def put_reviews(tx: AsyncConnection, reviews: Sequence[Review]) -> dict[st
 async def history(tx: AsyncConnection, subject_id: str, up_to: int | None = None) -> list[Entry]:
     """Return the newest HISTORY_ENTRIES entries of a subject, newest last.
 
-    `up_to`: the `entries` of a subject read without a lock, so that state and history show the same moment.
+    `up_to`: the `entries` of a subject read without a lock, for the same moment.
     """
     rows = await tx.execute(
         text(
@@ -471,7 +471,7 @@ async def history(tx: AsyncConnection, subject_id: str, up_to: int | None = None
 
 
 async def whole_histories(tx: AsyncConnection, subject_ids: Collection[str]) -> list[tuple[Subject, list[Entry]]]:
-    """Return these subjects in id order, each with its whole history; an unknown subject comes empty."""
+    """Return these subjects in id order, each with its history; an unknown subject comes empty."""
     rows = await tx.execute(
         text(f"SELECT {_SUBJECT} FROM subject WHERE subject_id = ANY(CAST(:ids AS text[]))"),
         {"ids": list(subject_ids)},

@@ -164,7 +164,7 @@ def due(
 
 
 async def put_due(tx: AsyncConnection, rows: Sequence[Due]) -> None:
-    """Insert these rows; of an existing row, update only due time and question. The subjects must be locked."""
+    """Insert rows; of an existing row, update due time and question. The subjects must be locked."""
     await tx.execute(
         text(
             "INSERT INTO retention_due (subject_id, sender_id, purpose, last_contact, expires_at, ask_at, due_at,"
@@ -208,7 +208,7 @@ async def forget_due(tx: AsyncConnection, rows: Sequence[Due]) -> None:
 
 
 async def ask_recount(tx: AsyncConnection, sender_id: str) -> None:
-    """Request a recount for a sender whose retention rules change now. A running recount starts again."""
+    """Request a recount for a sender whose retention rules change now; a running recount starts again."""
     await tx.execute(
         text(
             "INSERT INTO retention_recount (sender_id) VALUES (:id) ON CONFLICT (sender_id)"
@@ -221,7 +221,7 @@ async def ask_recount(tx: AsyncConnection, sender_id: str) -> None:
 async def note_recounts(tx: AsyncConnection) -> int:
     """Note a transaction id on each new recount, and return how many are new.
 
-    A recount begins once every transaction up to that id has ended: an older transaction may use the old rules.
+    A transaction up to that id may use the old rules.
     """
     noted = await tx.execute(
         text(

@@ -1,7 +1,7 @@
 """Serve the page behind a double opt-in link: the offered consent, its sender, and a button that says yes.
 
 A GET changes no state: messengers and scanners follow links before people do. The page for an invalid link reveals no
-person (ADR-0026).
+person.
 """
 
 from dataclasses import dataclass

@@ -31,13 +31,13 @@ class Link:
 
 
 def token(link: Link, keys: LinkKeys, kind: bytes = b"link") -> str:
-    """Return the token, with `expires_at` cut to the second; a token of another `kind` never reads as this."""
+    """Return the token, with `expires_at` cut to the second. Another `kind` never reads as this."""
     body = int(link.expires_at.timestamp()).to_bytes(EXPIRY_BYTES, "big") + bytes.fromhex(link.link_id)
     return _text(body + keys.tag(kind + body)[:TAG_BYTES])
 
 
 def read(written: str, keys: LinkKeys, kind: bytes = b"link") -> Link | None:
-    """Return the link, or None for a token not signed here. The caller checks the expiry."""
+    """Return the link, or None if not signed here. The caller checks the expiry."""
     if not TOKEN.fullmatch(written):
         return None
     raw = base64.urlsafe_b64decode(written)
@@ -49,9 +49,7 @@ def read(written: str, keys: LinkKeys, kind: bytes = b"link") -> Link | None:
 
 
 def form(keys: LinkKeys, *of: object) -> str:
-    """Return the value that a form must send back, bound to `of`. A form that has changed the ledger fits no second
-    time.
-    """
+    """Return the value that a form must send back, bound to `of`: a form that has changed the ledger fits no more."""
     return _text(keys.tag(_form(of))[:FORM_BYTES])
 
 
@@ -60,7 +58,7 @@ def form_holds(sent: str, keys: LinkKeys, *of: object) -> bool:
 
 
 def browser_hash(browser: str) -> str:
-    """Return the stored form of a browser id: 128 random bits, so a plain hash is enough."""
+    """Return the stored form of a browser id: 128 random bits need no more than a plain hash."""
     return hashlib.sha256(browser.encode()).hexdigest()
 
 

@@ -64,7 +64,7 @@ SOURCE = "preference_page"
 CSS = files.files(__package__).joinpath("page.css").read_text(encoding="utf-8")
 _STYLE = base64.b64encode(hashlib.sha256(CSS.encode()).digest()).decode()
 HEADERS = {
-    # no fetch, frame or script: the style sheet is inline under its hash, the icon in its URL
+    # the style sheet is inline under its hash, the icon in its URL
     "Content-Security-Policy": (
         f"default-src 'none'; style-src 'sha256-{_STYLE}'; img-src data:; form-action 'self'; base-uri 'none';"
         " frame-ancestors 'none'"
@@ -79,11 +79,11 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Vary": "Accept-Language",
 }
-OURS = ("same-origin", "none")  # of Sec-Fetch-Site, which an old browser does not send
+OURS = ("same-origin", "none")  # of Sec-Fetch-Site; an old browser sends none
 
 
 class PageSettings(ServiceSettings):
-    """`page_url`: the page's address without its path, "https://p.example"; without `page_url` no link is made."""
+    """`page_url`: without path, "https://p.example"; if None, no link is made."""
 
     page_url: str | None = None
     link_days: int = Field(7, ge=1, le=90)
@@ -141,7 +141,7 @@ class LinkAnswer(BaseModel):
 
 
 class _Page(APIRoute):
-    """A route whose every failure is a page, with a way to stop."""
+    """A route whose every failure is a page."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -219,9 +219,8 @@ def router(answers_per_day: int) -> APIRouter:
 async def _send(
     tx: AsyncConnection, answers: Answers, link: PreferenceLink, sender: Sender | None, url: str, now: datetime
 ) -> None:
-    """Text the link to its person, once.
-
-    Raises Invalid without a sender, NotSent for a number not on record or over the cap.
+    """Text the link to its person, once. Raises Invalid without a sender, NotSent for an unknown number or over the
+    cap.
     """
     if sender is None:
         raise Invalid("`sender_id` is required when `send` is true", reasons=[Reason("sender_id", "sender_missing")])
@@ -342,7 +341,7 @@ async def choose(written: str, request: Request, held: Held) -> Response:
             return _door(request, "halted", visit.words) if visit.elsewhere else _back(visit)
         if link.only_stops:
             return _door(request, "limited", visit.words)
-        # lock first: no STOP comes between the page the person saw and the record
+        # no STOP comes between the page the person saw and the record
         await ledger_store.lock_subjects(tx, {}, known=[link.subject_id])
         seen = await _seen(tx, held, visit)
         choice = next(
@@ -440,7 +439,7 @@ async def _refuse(
 ) -> None:
     link = visit.link
     evidence = Evidence(
-        # a fresh id: a second no, from a page left open, counts as much as the first
+        # a second no, from a page left open, counts as much as the first
         evidence_id=evidence_id(SOURCE, link.link_id, "off", secrets.token_hex(8)),
         kind="opt_out",
         sender_id=sender_id,
@@ -461,7 +460,7 @@ async def _taken(
     entries: int,
     *of: object,
 ) -> bool:
-    """Check the form of an action beyond a stop and bind the link to the browser, if both hold."""
+    """Check the form of an action beyond a stop and bind the link to the browser."""
     sent, browser = form.get("form", ""), visit.browser
     if browser is None or not form_holds(sent, held.link_keys, visit.token, browser, entries, *of):
         return False
@@ -513,7 +512,7 @@ async def _certificate(tx: AsyncConnection, request: Request, named: Link, writt
 
 
 async def _form(request: Request) -> dict[str, str]:
-    """Return the fields sent; the last of a name wins. An unreadable field is dropped."""
+    """Return the readable fields sent; the last of a name wins."""
     body = (await request.body()).decode("ascii", errors="ignore")
     return {name: value for name, value in parse_qsl(body) if "\0" not in value}
 

@@ -63,7 +63,7 @@ class View:
     """The content of the page.
 
     `history`: newest first. `stopped`: an opt-out of everything under this link is in force. `stop`: the newest opt-out
-    of all purposes. `entries`: of the whole ledger. `done`: the choice just made by this link.
+    of all purposes. `done`: the choice just made by this link.
     """
 
     ending: str
@@ -105,7 +105,7 @@ def senders_shown(state: SubjectState, sender_id: str | None) -> set[str]:
 
 
 def senders_told(state: SubjectState, sender_id: str | None) -> set[str]:
-    """Return the senders shown and the senders whose controller-wide STOP may cover a sender shown."""
+    """Return the senders shown and senders whose controller-wide STOP may cover a sender shown."""
     wide = {m.sender_id for m in state.marks if m.kind == "opt_out" and m.controller and m.sender_id}
     return senders_shown(state, sender_id) | wide
 

@@ -26,7 +26,7 @@ FORMAT = "placet-bundle-1"
 SIGNED: Final[Type] = "placet-bundle"
 LINE_BYTES = 1024 * 1024  # far above any line of Placet
 PROBLEMS = 20
-OVERTAKEN = timedelta(seconds=10)  # a STOP is enforced by then: above max_staleness, permit_ttl and skew
+OVERTAKEN = timedelta(seconds=10)  # a STOP is enforced by then: above max_staleness and permit_ttl
 
 
 class _Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="line"):
@@ -167,7 +167,7 @@ class Report:
 def check(lines: Iterable[bytes], trusted: PublicKeys | None = None) -> Report:
     """Check a bundle, and return a report for any bytes, never an exception. `lines`: with newlines.
 
-    `trusted`: the published keys. Without them, the bundle's own keys prove the file whole, and not the author.
+    Without `trusted`, the published keys, the bundle's own keys prove the file whole, and not the author.
     """
     checking = _Check(trusted)
     for number, raw in enumerate(lines, start=1):

@@ -55,8 +55,8 @@ def in_force(versions: Iterable[Party], entry: Entry) -> Party | None:
 def record(entry: Entry, sender: Party | None) -> bytes:
     """Return the payload of the receipt, as canonical JSON. `sender`: the version in force at recording.
 
-    The payload holds no number and no text of a person. `purpose` null means every purpose of the controller; no
-    controller means every sender.
+    The payload holds no number and no text of a person. A null `purpose` means every purpose of the controller, and no
+    controller every sender.
     """
     said = entry.evidence
     written = {

@@ -65,8 +65,8 @@ Table(
 class Retroactive:
     """A message, and the earlier STOP (`evidence_id`). `stopped_at`: time at source; `known_at`: time of recording.
 
-    `in_doubt`: the message left within the second of the STOP; or the operator's clock puts the STOP before the newest
-    opt-in, although the STOP arrived later.
+    `in_doubt`: the message left within the second of the STOP; or the STOP, by the operator's clock, is older than the
+    newest opt-in.
     """
 
     message_id: str
@@ -82,10 +82,7 @@ class Retroactive:
 
 
 def forbidden(message: HandedOff, entries: Iterable[Entry]) -> Retroactive | None:
-    """Return the message with the STOP which forbids the message as known now, if any.
-
-    `entries`: the whole record of the subject.
-    """
+    """Return the message with the STOP which forbids the message as known now, if any. `entries`: the whole record."""
     by_then = {e.evidence.evidence_id: e for e in entries if e.evidence.since <= message.handed_off_at}
     state = ledger.fold(entry.evidence for entry in by_then.values())
     consent = ledger.consent_of(state, message.sender_id, message.purpose)

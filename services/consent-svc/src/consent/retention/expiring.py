@@ -44,8 +44,8 @@ BACKLOG = gauge(
 class Expiring:
     """The timer. `backlog`: outbox rows beyond which no step is written, because a STOP would wait behind the steps.
 
-    consent-svc has applied every text acknowledged before `read_up_to`, so an OUI sent in time, but read after a day's
-    outage, still finds its question open.
+    consent-svc has applied every text acknowledged before `read_up_to`: an OUI sent in time still finds its question
+    open.
     """
 
     database: Database
@@ -79,7 +79,7 @@ def _clock() -> datetime:
 async def step(tx: AsyncConnection, now: datetime, asking: Asking, people: int = PEOPLE, clock: Clock = _clock) -> int:
     """Run the steps due at `now` for at most `people` people, and return the number of people.
 
-    Writes carry the time of `clock`, read under the locks, so that an erasure reaches all data recorded by then.
+    Writes carry the time of `clock`, read under the locks: an erasure reaches all data recorded by then.
     """
     due = await store.lock_due(tx, now, people)
     if not due:
@@ -87,7 +87,7 @@ async def step(tx: AsyncConnection, now: datetime, asking: Asking, people: int =
     written_at = clock()
     rows = await term_store.due_of(tx, due)
     EXPIRED.inc(await recorder.expire(tx, due, now, written_at))
-    await recorder.recount(tx, due, written_at)  # a consent may hold longer now than when its row was written
+    await recorder.recount(tx, due, written_at)  # a consent may hold longer now than its row says
     subjects = await ledger_store.lock_subjects(tx, {}, due)
     rules = await store.rules_of(tx, recorder.senders_of(subjects.values()))
     consents = [row for row in rows if not retention.is_person(row.term)]
@@ -104,7 +104,7 @@ async def step(tx: AsyncConnection, now: datetime, asking: Asking, people: int =
 async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetime, asked_at: datetime) -> None:
     """Erase the people whose own term is over at `now`, dated `asked_at`. The caller holds the locks.
 
-    A question asked or due postpones the erasure to its next step, a text under review by REVIEWED_WITHIN.
+    A question postpones the erasure to its next step, a text under review by REVIEWED_WITHIN.
     """
     rows = await term_store.due_of(tx, subject_ids) if subject_ids else []
     subjects = await ledger_store.lock_subjects(tx, {}, subject_ids) if rows else {}
@@ -144,8 +144,7 @@ def look(row: Due, state: SubjectState, rules: Rules, now: datetime) -> tuple[Du
 class Recount:
     """Recounts the terms of a sender's consents after a change of its retention.
 
-    A concurrent writer may have counted with the old rule, so the recount begins once every transaction up to a noted
-    id has ended. A row whose end moves later is met at most twice.
+    The recount begins once every transaction that may have counted with the old rule has ended.
     """
 
     def __init__(self, database: Database, backlog: int) -> None:

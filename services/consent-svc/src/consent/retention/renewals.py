@@ -80,7 +80,7 @@ class Asking:
             return None
 
     def _opens(self, number: str, now: datetime) -> datetime:
-        """Return `now` if the hours permit a text now and GOES_WITHIN later, else the time of the next try."""
+        """Return `now` if the hours permit a text now and GOES_WITHIN later, else the next try."""
         where = territory_of(number)
         if all(is_open(at, where, self.policy) for at in (now, now + GOES_WITHIN)):
             return now
@@ -119,7 +119,7 @@ def confirms(
 ) -> Iterator[Evidence]:
     """Yield the renewal of all consents that a sender of the code asked about.
 
-    Where two senders wait for an answer, the OUI renews neither. `received_at`: when the OUI was understood.
+    Where two senders wait, the OUI renews neither. `received_at`: when the OUI was understood.
     """
     at = min(message.occurred_at, message.received_at)
     waiting = [

@@ -50,10 +50,7 @@ async def endings(
 
 
 async def lock_due(tx: AsyncConnection, now: datetime, limit: int) -> list[str]:
-    """Lock the subjects of up to `limit` due rows, longest due first, and return their ids.
-
-    The query skips locked subjects: retention waits for no transaction.
-    """
+    """Lock the subjects of up to `limit` due rows, longest due first, and return their ids. Skip locked subjects."""
     rows = await tx.execute(
         text(
             "SELECT s.subject_id FROM retention_due AS d JOIN subject AS s ON s.subject_id = d.subject_id"
@@ -97,7 +94,7 @@ async def terms_page(
 ) -> list[tuple[datetime, str]]:
     """Return (end, subject_id) after `after`: the sender's rows, and rows of people with nothing open.
 
-    Only the state says whether the latter know the sender; a filter would read the whole table for each page.
+    Only the state says whether the latter know the sender.
     """
     page = (
         "(expires_at, subject_id) > (coalesce(CAST(:at AS timestamptz), '-infinity'), :subject)"

@@ -408,8 +408,7 @@ def _correction(line: Evidence, what: LineBody, asked: AskedBody, identity: str,
 def _shut(what: NumberBody, asked: AskedBody, now: datetime, identity: str, *chosen: str) -> Evidence:
     """Return the opt-out of a number that is not the person's.
 
-    `chosen`: a consent to close by name as well: a START takes back a STOP, and the number's new owner has chosen no
-    purpose.
+    `chosen`: a consent to close by name as well, because a START takes back a STOP.
     """
     sender_id, purpose = chosen or (what.sender_id, None)
     return Evidence(

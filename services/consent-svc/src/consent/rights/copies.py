@@ -84,7 +84,7 @@ class Copy:
 
 
 async def begin(tx: AsyncConnection, keys: FieldKeys, copy_id: str, subject_id: str, now: datetime) -> None:
-    """Begin a copy: store the row and consent-svc's part, and ask the other services. A known id changes nothing."""
+    """Begin a copy: store the row and consent-svc's part, and ask the other services, once per id."""
     added = await tx.execute(
         text(
             "INSERT INTO copy (copy_id, subject_id, requested_at, expires_at) VALUES (:id, :subject, :now, :until)"

@@ -112,10 +112,7 @@ def named(evidence_id: str) -> str:
 
 
 async def begin(tx: AsyncConnection, recorded: Sequence[Recorded], now: datetime) -> None:
-    """Begin the erasures that `recorded` statements ask for, in the transaction of their recording.
-
-    Duplicate and refused statements begin none.
-    """
+    """Begin the erasures that `recorded` statements ask for, in the transaction of their recording."""
     asked = [
         _Asked(each.statement.subject_id, each.statement.evidence.source, each.statement.evidence.evidence_id)
         for each in recorded

@@ -59,7 +59,7 @@ class PreferenceLink:
 async def add_link(tx: AsyncConnection, link: PreferenceLink, now: datetime) -> datetime:
     """Store a link, or keep the link with this id; return when the link expires. Delete some expired links.
 
-    `whole` only narrows: a link once stored stop-only stays so.
+    `whole` only narrows.
     """
     await tx.execute(
         text(

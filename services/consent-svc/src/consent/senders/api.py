@@ -131,9 +131,9 @@ def _check_controller(caller: Caller, controller: str | None) -> None:
 
 
 async def _check_code(tx: AsyncConnection, caller: Caller, stop_code: str) -> None:
-    """Raise Forbidden if a sender outside the token uses or used the code.
+    """Raise Forbidden if a sender outside the token uses or used the code, which a STOP without a name reaches.
 
-    A STOP without a name reaches every such sender. The lock makes two callers with the same new code wait.
+    The lock makes two callers with the same new code wait.
     """
     await store.lock_stop_code(tx, stop_code)
     owners = (await store.owners_of(tx, [stop_code])).get(stop_code, {})
