@@ -56,7 +56,7 @@ class Answer:
     kind: str
     text: str
     since: datetime
-    purpose: str | None = None  # the gate checks for a newer opt-out
+    purpose: str | None = None  # of a yes: the gate checks for a newer opt-out
     of_use_for: timedelta = OF_USE_FOR
 
 

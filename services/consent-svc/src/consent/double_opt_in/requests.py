@@ -88,7 +88,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The limits of asking. `after_stop`: at most a single question after a STOP within."""
+    """The limits of asking. After a STOP, a person gets at most a single question within `after_stop`."""
 
     number_a_day: int
     number_a_month: int

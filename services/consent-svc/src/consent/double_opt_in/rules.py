@@ -87,7 +87,7 @@ def withheld(
 
 
 def takes_reply(state: SubjectState, request: Evidence, code: str, asked: Iterable[Question], now: datetime) -> bool:
-    """Return whether an OUI to `code` could only mean this question, or one replaced."""
+    """Return whether an OUI to `code` could only mean this question, or a question that it replaces."""
     waiting = (q for q in asked if q.by_reply and q.short_code == code and now <= q.expires_at and q.is_open(state))
     return all((q.sender_id, q.purpose) == (request.sender_id, request.purpose) for q in waiting)
 

@@ -75,7 +75,7 @@ def handed_off(batch: Sequence[Received]) -> Iterator[HandedOff]:
             sender_id=message.sender_id,
             purpose=message.purpose,
             campaign_id=message.campaign_id,
-            # a crash may lose the hand-off, at most permit_ttl after the decision
+            # a crash may lose the time of hand-off: at most permit_ttl after the decision
             handed_off_at=message.handed_off_at or message.decided_at or received.published_at,
             consent_version=message.consent_version,
         )

@@ -115,7 +115,7 @@ def holds(entry: Entry, subject_id: str, position: int, previous_hash: str) -> b
 
 
 def evidence_id(*parts: str | None) -> str:
-    """Return the id of the same parts, always the same, so that the recorder drops repeats."""
+    """Return the id of `parts`, always the same, so that the recorder drops repeats."""
     return f"ev-{hashlib.sha256(_flat.encode(parts)).hexdigest()[:32]}"  # the same bytes as `canonical`
 
 

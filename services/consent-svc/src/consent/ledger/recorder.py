@@ -89,7 +89,8 @@ async def record(
     """Decide the statements in order, write the outcome, and return a result for each.
 
     An open review sets `held_since`. A refused statement leaves no trace, not even a subject. Any number of statements
-    takes five round trips for new subjects, seven for existing subjects, nine for both.
+    takes five round trips for new subjects, seven for existing subjects, nine for both, and another if an opted-out
+    subject opts in.
     """
     decisions: dict[int, Decision] = {}
     taken: dict[int, Statement] = {}

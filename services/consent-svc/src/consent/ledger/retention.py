@@ -7,8 +7,8 @@ expiry yet (ADR-0023).
 Where a month lacks the day, the term ends as the next month begins (code de procédure civile, art. 641), so a later
 contact never brings an earlier end.
 
-A person not asked in time about renewal is asked after the end, and has as many days to answer (ADR-0028). A person
-without an open consent is held no longer than a consent would be.
+A person not asked in time about renewal (CNIL: a last question) is asked after the end, and has as many days to answer
+(ADR-0028). A person without an open consent is held no longer than a consent would be.
 """
 
 from collections.abc import Mapping

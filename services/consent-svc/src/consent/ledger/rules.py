@@ -58,9 +58,9 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     `occurred_at` is the claimed time at source; `received_at` is when Placet first held the evidence. `reference`: the
     MO (provider/account/provider message id), the message of an opted-out DLR (provider/provider message id), the click
-    (campaign/message) or the operator's list. `answers`: the id of earlier evidence. `controller`: on an opt-out only
-    if wider than the sender. `arrived_at`: of a STOP by text. `clock`: the account (provider/account) that timed a STOP
-    or START.
+    (campaign/message) or the operator's list. `answers`: the id of earlier evidence. `controller`: the legal entity; on
+    an opt-out only if wider than the sender. `arrived_at`: of a STOP by text. `clock`: the account (provider/account)
+    that timed a STOP or START.
     """
 
     evidence_id: str

@@ -288,7 +288,7 @@ async def known(
 
 
 async def put_listed(tx: AsyncConnection, opt_outs: Mapping[str, Sequence[Evidence]]) -> None:
-    """Store suppression-list entries, the newest per scope. The subjects must be locked."""
+    """Store suppression-list entries, at most one per scope: the newer stays. The subjects must be locked."""
     rows = [(subject_id, one) for subject_id, some in opt_outs.items() for one in some]
     await tx.execute(
         text(

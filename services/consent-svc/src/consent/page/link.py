@@ -4,7 +4,8 @@
     8 bytes   the link's id, random
     9 bytes   HMAC of both: a stranger must guess 136 bits
 
-A forged or old token is refused without a database query: a stranger cannot learn whether a link ever existed.
+A forged or old token is refused without a database query: a stranger cannot learn whether a link ever existed
+(ADR-0021).
 """
 
 import base64

@@ -460,7 +460,7 @@ async def _taken(
     entries: int,
     *of: object,
 ) -> bool:
-    """Check the form of an action beyond a stop and bind the link to the browser."""
+    """Check the form of an action beyond a stop, and bind the link to the browser. Return whether both hold."""
     sent, browser = form.get("form", ""), visit.browser
     if browser is None or not form_holds(sent, held.link_keys, visit.token, browser, entries, *of):
         return False

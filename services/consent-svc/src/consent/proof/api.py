@@ -252,7 +252,7 @@ def _began(message: HandedOff) -> datetime:
 
 
 def concerns(evidence: Evidence, sender: Party) -> bool:
-    """Return whether the evidence, or its controller-wide STOP, can affect this sender."""
+    """Return whether the evidence can affect this sender, also as a STOP that covers the shared controller."""
     if evidence.sender_id in (None, sender.sender_id):
         return True
     return evidence.kind == "opt_out" and evidence.purpose is None and evidence.controller == sender.controller

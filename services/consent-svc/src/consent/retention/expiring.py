@@ -1,7 +1,7 @@
 """Run retention on a timer, in batches: ask about renewal, expire consents, erase people without an open consent.
 
-A crash repeats no step, because an expiry's evidence id contains its instant. No message goes out meanwhile, because
-the gate has that instant in advance.
+A crash repeats no step, because an expiry's evidence id contains its instant. A late timer lets no message out, because
+the gate has that instant in advance (ADR-0023).
 """
 
 import logging

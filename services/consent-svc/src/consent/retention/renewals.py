@@ -27,7 +27,7 @@ from consent.ledger.term_store import Due
 from consent.senders import store as senders_store
 from consent.senders.store import Sender
 
-GOES_WITHIN = timedelta(hours=1)  # dispatch sends by then or never, and checks no hours on this lane
+GOES_WITHIN = timedelta(hours=1)  # dispatch sends by then or never, and checks no hours on the service lane
 
 REVIEWED_WITHIN = timedelta(hours=1)  # a text that may be a STOP is read first
 

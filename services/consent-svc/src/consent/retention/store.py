@@ -94,7 +94,7 @@ async def terms_page(
 ) -> list[tuple[datetime, str]]:
     """Return (end, subject_id) after `after`: the sender's rows, and rows of people with nothing open.
 
-    Only the state says whether the latter know the sender.
+    Only the state says whether the latter know the sender; a filter would read the whole table.
     """
     page = (
         "(expires_at, subject_id) > (coalesce(CAST(:at AS timestamptz), '-infinity'), :subject)"

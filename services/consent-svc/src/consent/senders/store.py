@@ -38,7 +38,7 @@ Table(
     Column("oadc", Text, nullable=False),
     Column("stop_code", Text, nullable=False),
     Column("purposes", JSONB, nullable=False),
-    # ever: a STOP may answer an old message
+    # all ever: a STOP may answer an old message
     Column("stop_codes", ARRAY(Text), nullable=False),
     Column("purpose_ids", ARRAY(Text), nullable=False),
     Column("controller", Text, nullable=False),
@@ -78,7 +78,7 @@ class Sender:
     stop_scope: StopScope = "controller"
     replies: Replies = IN_OUR_WORDS
     double_opt_in_hours: int = WINDOW_HOURS
-    renewal_days: int | None = None  # before a consent ends, the person is asked, if at all
+    renewal_days: int | None = None  # days before a consent ends when the person is asked, if at all
     abroad: tuple[str, ...] = ()  # other countries open to marketing
     version: int = 1
 
