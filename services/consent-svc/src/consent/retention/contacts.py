@@ -18,7 +18,7 @@ from consent.ledger.store import Standing
 
 
 def contact(subject_id: str, sender_id: str, occurred_at: datetime, received_at: datetime, **proof: Any) -> Statement:
-    """Return a contact: one id per person, sender and UTC day. `proof`: fields of Evidence."""
+    """Return a contact, with an id per person, sender and UTC day. `proof`: fields of Evidence."""
     day = retention.day(min(occurred_at, received_at))
     evidence = Evidence(
         evidence_id=evidence_id("contact", subject_id, sender_id, day),

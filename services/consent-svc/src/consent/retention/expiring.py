@@ -125,7 +125,7 @@ async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetim
 
 
 def look(row: Due, state: SubjectState, rules: Rules, now: datetime) -> tuple[Due | None, Step | None]:
-    """Return the updated row and its due step; None for a row with no step left."""
+    """Return the updated row and its due step, or None for a row with no step left."""
     scope = row.term.sender_id, row.term.purpose
     consent = ledger.consent_of(state, *scope)
     if term := next((t for t in retention.terms(state, rules) if (t.sender_id, t.purpose) == scope), None):

@@ -64,7 +64,7 @@ Table(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rectification:
-    """A rectification and its progress. `asked`: None once erased or pruned. `place`: in lists."""
+    """A rectification and its progress. `asked`: null once erased or pruned. `place`: in lists."""
 
     rectification_id: str
     place: int
