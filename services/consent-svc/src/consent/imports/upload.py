@@ -1,8 +1,6 @@
 """Serve imports over HTTP: open an import with its terms, upload the file in parts, follow progress, read verdicts.
 
-The upload cuts the body into pieces of whole lines and stores each piece encrypted: memory never holds the whole file,
-nor the disk a number in clear. After a broken connection the caller resumes (`common.web.upload`). No line counts until
-the file is complete; then `worker.py` records the pieces.
+Memory never holds the whole file, nor the disk a number in clear. No line counts until the file is complete.
 """
 
 import zlib
@@ -216,14 +214,14 @@ class _Arriving:
     """An upload in progress. Each piece is stored in a transaction of its own."""
 
     def __init__(self, held: Resources[ServiceSettings], file: ImportFile, whole: int | None) -> None:
-        """`whole`: the bytes of the complete file, where the caller has named the length."""
+        """`whole`: the bytes of the file, if known."""
         self._held = held
         self._file = file
         self._whole = whole
         self._format: Format = "csv" if file.format == "csv" else "ndjson"
 
     async def take(self, parts: AsyncIterable[bytes]) -> ImportFile:
-        """Store all parts and return the import as stored. Raises WrongFile, OffsetMismatch."""
+        """Store all parts and return the import. Raises WrongFile, OffsetMismatch."""
         arrived = bytearray(self._rest())
         cut_at = len(arrived) + PIECE_BYTES
         async for part in parts:
@@ -239,7 +237,7 @@ class _Arriving:
         return self._file
 
     async def _keep(self, arrived: bytes, *, last: bool) -> bytes:
-        """Store the whole pieces of the bytes and return the bytes left."""
+        """Store the whole pieces and return the bytes left."""
         if self._whole is not None and self._kept_bytes + len(arrived) > self._whole:
             raise WrongFile("too_long", f"more than the {self._whole} bytes of `Upload-Length`")
         pieces, rest = cut(arrived, self._format, last=last)
@@ -269,11 +267,11 @@ class _Arriving:
         )
 
     def _as_of(self, file: ImportFile) -> ImportFile:
-        """Return the import with its length, complete once that many bytes are here: the last piece completes it."""
+        """Return the import, complete after `whole` bytes."""
         return replace(file, bytes=self._whole, complete=file.received_bytes == self._whole)
 
     async def _put(self, file: ImportFile, sealed: Piece | None = None, first_line: int = 0) -> None:
-        """Store the progress. Raises OffsetMismatch where another request has continued the upload."""
+        """Store the progress. Raises OffsetMismatch if another request has continued the upload."""
         now = datetime.now(UTC)
         async with self._held.database.begin() as tx:
             held = await import_files.find(tx, file.import_id, lock=True)
