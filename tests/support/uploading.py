@@ -106,3 +106,21 @@ async def check_refusals(client: httpx.AsyncClient, location: str) -> None:
     found = await client.options(location.rpartition("/")[0], headers=TUS)
     assert (found.status_code, found.headers["Tus-Version"]) == (204, "1.0.0")
     assert set(found.headers["Tus-Extension"].split(",")) == {"creation", "creation-defer-length"}
+
+
+async def check_break_behind_the_last_byte(
+    client: httpx.AsyncClient, location: str, file: bytes, *extra: bytes
+) -> None:
+    """Send all bytes of an upload opened with its length, and `extra`, and end the connection before the body's end.
+
+    Checks that a client of tus then finds an incomplete upload below its length, and completes the upload.
+    """
+    said = {**TUS, **OCTETS, "Upload-Offset": "0"}
+    answer = await broken_off(client, "PATCH", location, said, file[:-1], file[-1:], *extra)
+    assert answer.status == (413 if extra else 400)
+    offset = await told_offset(client, location, len(file))
+    assert offset < len(file), "the client would send nothing more"
+    assert (await client.get(location)).json()["status"] == "uploading"
+    assert (await patched(client, location, file[offset:], offset)).status_code == 204
+    assert await told_offset(client, location, len(file)) == len(file)
+    assert (await client.get(location)).json()["status"] != "uploading"

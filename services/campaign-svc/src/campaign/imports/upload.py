@@ -269,7 +269,8 @@ async def _arrive(
 ) -> None:
     """Store the body in pieces, and complete the file with its last piece. Keep the bytes received before a break.
 
-    `is_whole`: whether a file of so many bytes is complete.
+    A break behind the last byte loses the last piece: a client that reads an offset equal to the length sends nothing
+    more. `is_whole`: whether a file of so many bytes is complete.
     """
     found = await _find(held, import_id)
     piece, received, waiting, whole = found["pieces"], found["received_bytes"], bytearray(), False
@@ -289,7 +290,7 @@ async def _arrive(
             received += len(part)
         whole = is_whole(received)
     finally:
-        if waiting and not whole:
+        if waiting and not whole and received != found["bytes"]:
             await keep()
     if whole:
         await _complete(held, claim, found, piece, waiting)
