@@ -23,6 +23,8 @@ from tests.support.uploading import (
     TUS,
     broken_off,
     check_break_behind_the_last_byte,
+    check_length_named_last,
+    check_length_named_with_bytes,
     check_refusals,
     patched,
     resumed,
@@ -156,6 +158,17 @@ async def test_the_last_byte_of_a_file_completes_it_in_one_transaction(campaigns
         await sql.execute("DROP TRIGGER broken ON contact_import")
     found = await arrived(campaigns, {**found, "received_bytes": offset}, FILE[offset:])
     assert found["status"] == "recording"
+
+
+async def test_a_length_named_later_holds_from_then_on(campaigns: Campaigns) -> None:
+    first, second, large = [
+        f"/v1/imports/{(await opened(campaigns, key=key))['import_id']}" for key in ("first", "second", "large")
+    ]
+    await check_length_named_with_bytes(campaigns.client, first, FILE)
+    await check_length_named_last(campaigns.client, second, FILE)
+    refused = await patched(campaigns.client, large, FILE[:4], 0, 1_000_001)
+    assert (refused.status_code, refused.json()["reasons"][0]["field"]) == (413, "Upload-Length")
+    assert await told_offset(campaigns.client, large, None) == 0
 
 
 @pytest.mark.parametrize("extra", [(), (b"x",)])

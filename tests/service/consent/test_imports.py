@@ -27,7 +27,17 @@ from tests.support.builders import number, subject, subject_keys
 from tests.support.each_of import each_of
 from tests.support.eventually import WITHIN_S, eventually
 from tests.support.running import Surroundings, bearer, running
-from tests.support.uploading import OCTETS, TUS, broken_off, check_refusals, patched, resumed, told_offset
+from tests.support.uploading import (
+    OCTETS,
+    TUS,
+    broken_off,
+    check_length_named_last,
+    check_length_named_with_bytes,
+    check_refusals,
+    patched,
+    resumed,
+    told_offset,
+)
 from tests.unit.common.test_msisdn import EITHER, RECEIVED, TYPED
 from tests.unit.consent.evidences import opt_in
 
@@ -455,6 +465,13 @@ async def test_the_last_byte_of_a_file_completes_it_in_one_transaction(
         await sql.execute("DROP TRIGGER broken ON import_file")
     assert (await part(service, import_id, file)).status_code == 204
     assert (await done(service, import_id))["created"] == 1
+
+
+async def test_a_length_named_later_holds_from_then_on(service: httpx.AsyncClient) -> None:
+    file = f"number,occurred_at\n{number(1)},{AT}\n".encode()
+    first, second = [f"/v1/imports/{await opened(service, terms())}" for _ in range(2)]
+    await check_length_named_with_bytes(service, first, file)
+    await check_length_named_last(service, second, file)
 
 
 async def test_a_connection_that_breaks_leaves_whole_pieces_and_no_more(
