@@ -14,7 +14,7 @@ transaction counter matters, and no writer waits for a reader.
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Generic, TypeVar
 
 import msgspec
@@ -81,7 +81,7 @@ def _storable(key: object) -> bool:
         case str():
             return "\x00" not in key
         case datetime():
-            return key.tzinfo is not None
+            return key.utcoffset() == timedelta()  # pages write UTC; another instant may overflow in UTC
     return False
 
 
