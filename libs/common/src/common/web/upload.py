@@ -4,8 +4,8 @@ A route of a service opens the upload (POST), and its `Location` takes the file:
 `Upload-Offset`, `HEAD` tells the offset from which an interrupted upload goes on. The file is complete once
 `Upload-Length` bytes are here; the length may come later than the upload's opening (creation-defer-length).
 
-A service stores the last bytes together with the completion: a client that reads an offset equal to the length sends
-nothing more.
+A service stores the last bytes together with the completion, once the body has ended: a client that reads an offset
+equal to the length sends nothing more. After a break in between, the client sends the last bytes again.
 """
 
 import asyncio
