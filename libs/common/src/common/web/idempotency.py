@@ -1,9 +1,18 @@
 """The `Idempotency-Key` of a request (draft-ietf-httpapi-idempotency-key-header), the same in every service.
 
-A key belongs to its caller, and no route requires one. A repeated request is answered with the present state of what
-the first made; another request under the key is refused (KeyReused), as is a repeat while the first takes long
-(KeyInProgress). A row whose id derives from the key (`derived_id`) keeps the request's fingerprint; a request without
-such a row claims its key (`claim`).
+A key belongs to its caller, and no route requires one. A repeat of a request under its key is answered with the present
+state of what the first request made; another request under the key is refused (KeyReused). A repeat waits while the
+first is in progress, or is refused (KeyInProgress) where that takes long.
+
+A row whose id derives from the key (`derived_id`) also keeps the fingerprint of the request. A request without such a
+row claims its key in the table `keyed_request` (`define`, `claim`). Test sends are found by campaign and key: under the
+key of another campaign's test sends, a request is new.
+
+Two requests are the same where path and body are, byte by byte (`fingerprint_of`): other white space or another order
+of fields makes another request. The query and the headers do not count. A test send also compares the texts of the
+messages, an import of contacts compares sender and file, and dispatch-svc the values of the message. A fingerprint is
+made with the subject key, and the key cannot be replaced once a person is stored (`SubjectKeys`). After a replacement
+before that, a repeat of an earlier request, such as for a campaign or a segment, is refused (KeyReused).
 """
 
 import hashlib

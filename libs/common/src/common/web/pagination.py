@@ -9,7 +9,7 @@ transaction elsewhere matters, and no writer waits for a reader. A page without 
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Generic, TypeVar
 
 import msgspec
@@ -76,7 +76,7 @@ def _storable(key: object) -> bool:
         case str():
             return "\x00" not in key
         case datetime():
-            return key.tzinfo is not None
+            return key.utcoffset() == timedelta()  # pages write UTC; another instant may overflow in UTC
     return False
 
 

@@ -3,8 +3,8 @@
 `PATCH` appends bytes at `Upload-Offset`, which `HEAD` tells. The length may come later than the upload's opening
 (creation-defer-length).
 
-A service stores the last bytes together with the completion: a client that reads an offset equal to the length sends
-nothing more.
+A service stores the last bytes together with the completion, once the body has ended: a client that reads an offset
+equal to the length sends nothing more. After a break in between, the client sends the last bytes again.
 """
 
 import asyncio

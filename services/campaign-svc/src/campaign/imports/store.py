@@ -125,6 +125,13 @@ async def open_import(
     )
 
 
+async def put_length(tx: AsyncConnection, import_id: str, length: int) -> None:
+    """Store the length of the whole file of a claimed import. More bytes are still to come than are here."""
+    await tx.execute(
+        text("UPDATE contact_import SET bytes = :length WHERE import_id = :id"), {"id": import_id, "length": length}
+    )
+
+
 async def add_piece(tx: AsyncConnection, import_id: str, position: int, sealed: bytes, size: int) -> None:
     """Append a piece to the file of a claimed import. `size`: bytes before encryption."""
     await tx.execute(

@@ -154,11 +154,7 @@ async def import_contacts(
         if length is not None or defer_length is not None:
             if await anext(aiter(body), None) is not None:
                 raise Malformed("send the file to the import's `Location`", reasons=[Reason("body", "not_here")])
-            if length is not None and length > held.settings.import_max_bytes:
-                raise TooLarge(
-                    f"at most {held.settings.import_max_bytes} bytes; split the file",
-                    reasons=[Reason("Upload-Length", "too_large")],
-                )
+            _check_length(length, held.settings.import_max_bytes)
             if found is None:
                 await _open(held, import_id, sender_id, caller, length)
             elif length is not None and found["bytes"] != length:
@@ -211,7 +207,11 @@ async def upload(
     async with _claimed(held, import_id, UploadInProgress()) as claim:
         whole = _upload(await _visible(held, caller, import_id)).going_on(offset, length)
         most = held.settings.import_max_bytes
-        body = Stream(request, min(most, whole if whole is not None else most) - offset)
+        _check_length(whole, most)
+        body = Stream(request, (most if whole is None else whole) - offset)
+        if length is not None and length > offset:  # else the length comes with the completion
+            async with held.database.begin() as tx:
+                await store.put_length(tx, import_id, length)
         await _arrive(held, claim, import_id, body, lambda received: received == whole)
     return _upload(await _visible(held, caller, import_id)).told(204)
 
@@ -267,7 +267,11 @@ async def _forget(held: Resources[Any], import_id: str) -> None:
 async def _arrive(
     held: Resources[Any], claim: AsyncConnection, import_id: str, body: Stream, is_whole: Callable[[int], bool]
 ) -> None:
-    """Store the body in pieces, and complete the file with its last piece. Keep the bytes received before a break."""
+    """Store the body in pieces, and complete the file with its last piece. Keep the bytes received before a break.
+
+    A break behind the last byte loses the last piece: a client that reads an offset equal to the length sends nothing
+    more. `is_whole`: whether a file of so many bytes is complete.
+    """
     found = await _find(held, import_id)
     piece, received, waiting, whole = found["pieces"], found["received_bytes"], bytearray(), False
 
@@ -286,7 +290,7 @@ async def _arrive(
             received += len(part)
         whole = is_whole(received)
     finally:
-        if waiting and not whole:
+        if waiting and not whole and received != found["bytes"]:
             await keep()
     if whole:
         await _complete(held, claim, found, piece, waiting)
@@ -318,6 +322,12 @@ async def _complete(held: Resources[Any], claim: AsyncConnection, found: Any, pi
         if last:
             await _add(tx, held, import_id, piece, last)
         await store.complete_import(tx, import_id, fingerprint)
+
+
+def _check_length(length: int | None, most: int) -> None:
+    """Raises TooLarge."""
+    if length is not None and length > most:
+        raise TooLarge(f"at most {most} bytes; split the file", reasons=[Reason("Upload-Length", "too_large")])
 
 
 def _check_media_type(request: Request) -> None:

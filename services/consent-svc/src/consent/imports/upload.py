@@ -185,8 +185,9 @@ async def upload(
     """
     file = await _visible(held, caller, import_id)
     whole = _upload(file).going_on(offset, length)
+    body = Stream(request, None if whole is None else whole - offset)
     try:
-        file = await _Arriving(held, file, whole).take(Stream(request))
+        file = await _Arriving(held, file, whole).take(body)
     except WrongFile as error:
         raise Invalid(str(error), reasons=[Reason("body", error.reason)]) from error
     return _upload(file).told(204)
@@ -221,12 +222,15 @@ class _Arriving:
         self._format: Format = "csv" if file.format == "csv" else "ndjson"
 
     async def take(self, parts: AsyncIterable[bytes]) -> ImportFile:
-        """Store all parts and return the import. Raises WrongFile, OffsetMismatch."""
+        """Store all parts and return the import as stored. Raises WrongFile, OffsetMismatch.
+
+        The piece with the last byte waits for the end of the parts: a break or an excess byte before completes nothing.
+        """
         arrived = bytearray(self._rest())
         cut_at = len(arrived) + PIECE_BYTES
         async for part in parts:
             arrived += part
-            if len(arrived) >= cut_at:
+            if len(arrived) >= cut_at and self._kept_bytes + len(arrived) != self._whole:
                 arrived = bytearray(await self._keep(bytes(arrived), last=False))
                 cut_at = len(arrived) + PIECE_BYTES
         total = self._kept_bytes + len(arrived)
@@ -237,9 +241,7 @@ class _Arriving:
         return self._file
 
     async def _keep(self, arrived: bytes, *, last: bool) -> bytes:
-        """Store the whole pieces and return the bytes left."""
-        if self._whole is not None and self._kept_bytes + len(arrived) > self._whole:
-            raise WrongFile("too_long", f"more than the {self._whole} bytes of `Upload-Length`")
+        """Store the whole pieces of the bytes and return the bytes left."""
         pieces, rest = cut(arrived, self._format, last=last)
         for piece in pieces:
             await self._keep_piece(piece)
