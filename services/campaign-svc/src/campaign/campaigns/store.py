@@ -283,6 +283,12 @@ async def find_campaign(tx: AsyncConnection, campaign_id: str, *, lock: bool = F
     return found[0] if found else None
 
 
+async def lock_progress(tx: AsyncConnection, campaign_id: str) -> Progress | None:
+    """Lock a campaign, and return its progress."""
+    found = await progress_of(tx, "WHERE c.campaign_id = :id FOR UPDATE OF c", {"id": campaign_id})
+    return found[0] if found else None
+
+
 async def read_campaign(tx: AsyncConnection, campaign_id: str, *, lock: bool = False) -> Campaign:
     """Return a campaign known to exist."""
     found = await find_campaign(tx, campaign_id, lock=lock)

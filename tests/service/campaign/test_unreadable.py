@@ -1,0 +1,43 @@
+"""A campaign with content that this version cannot read still stops."""
+
+import pytest
+
+from campaign.schedule.recurrence import occurrence_id
+from tests.service.campaign.campaigns import DAY, Campaigns, csv_of, next_monday
+
+pytestmark = pytest.mark.brokerless
+
+MONDAY = next_monday()
+UNKNOWN = '{"x":1}'
+
+
+async def spoilt(campaigns: Campaigns, campaign_id: str, column: str) -> None:
+    async with campaigns.surroundings.sql("campaign") as sql:
+        await sql.execute(f"UPDATE campaign SET {column} = $2 WHERE campaign_id = $1", campaign_id, UNKNOWN)
+
+
+@pytest.mark.parametrize(("action", "status"), [("pause", "paused"), ("cancel", "cancelled")])
+async def test_an_unreadable_campaign_stops_at_the_gate(campaigns: Campaigns, action: str, status: str) -> None:
+    campaign_id = await campaigns.started(1, 2)
+    assert await campaigns.planner.expand()
+    await spoilt(campaigns, campaign_id, "timing")
+    for _ in range(2):
+        answer = await campaigns.post(f"campaigns/{campaign_id}/{action}")
+        assert (answer["campaign_id"], answer["status"]) == (campaign_id, status)
+    assert [(e.campaign_id, e.control) for e in await campaigns.controls()][1:] == [(campaign_id, status)]
+
+
+async def test_an_unreadable_series_stops_with_its_occurrence(campaigns: Campaigns) -> None:
+    await campaigns.imported(csv_of(1))
+    rule = {"cron": "0 10 * * MON-SAT", "until": (MONDAY + 3 * DAY).isoformat()}
+    series_id = (await campaigns.written(recurring=rule))["campaign_id"]
+    await campaigns.post(f"campaigns/{series_id}/schedule", json={"at": MONDAY.isoformat()})
+    campaigns.planner._now = lambda: MONDAY
+    while await campaigns.planner.start_due():
+        pass
+    occurrence = occurrence_id(series_id, MONDAY)
+    await spoilt(campaigns, series_id, "recurring")
+    assert await campaigns.status(occurrence) == "running"
+    for action, status in (("pause", "paused"), ("cancel", "cancelled")):
+        assert (await campaigns.post(f"campaigns/{series_id}/{action}"))["status"] == status
+        assert await campaigns.status(occurrence) == status
