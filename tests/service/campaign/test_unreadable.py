@@ -1,4 +1,4 @@
-"""A campaign with content that this version cannot read still stops."""
+"""A campaign with content that this version cannot read still stops, and breaks no list."""
 
 import pytest
 
@@ -41,3 +41,17 @@ async def test_an_unreadable_series_stops_with_its_occurrence(campaigns: Campaig
     for action, status in (("pause", "paused"), ("cancel", "cancelled")):
         assert (await campaigns.post(f"campaigns/{series_id}/{action}"))["status"] == status
         assert await campaigns.status(occurrence) == status
+
+
+async def test_an_unreadable_campaign_is_missing_from_its_page_alone(campaigns: Campaigns) -> None:
+    ids = [(await campaigns.written(name=f"n{n}"))["campaign_id"] for n in range(4)]
+    for unreadable in ids[1:3]:
+        await spoilt(campaigns, unreadable, "timing")
+    found: list[str] = []
+    cursor = ""
+    for _ in range(5):
+        page = await campaigns.get(f"campaigns?limit=1&cursor={cursor}")
+        found += [item["campaign_id"] for item in page["items"]]
+        if (cursor := page["next"]) is None:
+            break
+    assert found == [ids[3], ids[0]]

@@ -115,13 +115,14 @@ async def list_campaigns(
 ) -> Page[Campaign]:
     """List the campaigns of the senders your token covers, newest first.
 
-    `series_id` limits the list to the occurrences of a recurring campaign.
+    `series_id` limits the list to the occurrences of a recurring campaign. A campaign whose stored content cannot be
+    read is missing from its page; the log of campaign-svc holds the error under the campaign's id.
     """
     covered = None if caller.senders is None else sorted(caller.senders)
     async with held.database.begin() as tx:
-        page = await campaigns.campaigns_before(tx, position(cursor, int), covered, series_id, limit)
+        page, positions = await campaigns.campaigns_before(tx, position(cursor, int), covered, series_id, limit)
         items = await view.shown(tx, held, page)
-    return Page[Campaign](items=items, next=next_of(page, limit, attrgetter("position")))
+    return Page[Campaign](items=items, next=next_of(positions, limit, int))
 
 
 @router.get("/campaigns/{campaign_id}")

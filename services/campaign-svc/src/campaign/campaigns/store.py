@@ -8,6 +8,7 @@ Transactions lock in the order campaign, recipients, tallies (by id). The planne
 first: no other transaction needs the tallies before the start.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -42,6 +43,9 @@ from campaign.schedule.timing import Timing
 from campaign.schema import instant, metadata
 from common.version import at_least
 
+log = logging.getLogger(__name__)
+
+UNREADABLE = (ValueError, msgspec.MsgspecError)  # errors of decoding stored content
 LOOK_AHEAD = timedelta(minutes=1)  # longest sleep of a campaign with recipients left to request
 LONGEST_PAUSE = timedelta(minutes=10)  # longest delay between attempts at a failing campaign
 PASSING_FAILURES = 1  # consecutive failures not yet shown as failing: a lock conflict may explain them
@@ -312,15 +316,15 @@ async def leave_occurrences(tx: AsyncConnection, series_id: str, paused_because:
 
 async def campaigns_before(
     tx: AsyncConnection, position: int | None, sender_ids: Sequence[str] | None, series_id: str | None, limit: int
-) -> list[Campaign]:
-    """Return a page of campaigns, newest first.
+) -> tuple[list[Campaign], list[int]]:
+    """Return a page of campaigns, newest first, and the position of each row of the page.
 
-    `sender_ids` `None`: of every sender. `series_id`: only occurrences of this recurring campaign.
+    A campaign with unreadable content is logged, and only its position is returned. `sender_ids` `None`: of every
+    sender. `series_id`: only occurrences of this recurring campaign.
     """
-    return await _campaigns(
-        tx,
-        (
-            "WHERE (CAST(:position AS bigint) IS NULL OR c.position < :position)"
+    rows = await tx.execute(
+        text(
+            f"{_CAMPAIGN} WHERE (CAST(:position AS bigint) IS NULL OR c.position < :position)"
             " AND (CAST(:senders AS text[]) IS NULL OR c.sender_id = ANY(CAST(:senders AS text[])))"
             " AND (CAST(:series_id AS text) IS NULL OR c.series_id = :series_id)"
             " ORDER BY c.position DESC LIMIT :limit"
@@ -332,6 +336,15 @@ async def campaigns_before(
             "limit": limit,
         },
     )
+    found: list[Campaign] = []
+    positions: list[int] = []
+    for row in rows:
+        positions.append(row.position)
+        try:
+            found.append(_decoded(row._asdict()))
+        except UNREADABLE:
+            log.exception("a campaign cannot be read", extra={"campaign_id": row.campaign_id})
+    return found, positions
 
 
 async def reasons_of(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[tuple[str, ReasonKind], dict[str, int]]:
