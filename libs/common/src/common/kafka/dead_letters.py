@@ -9,11 +9,11 @@ import argparse
 import getpass
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -74,6 +74,14 @@ def define(metadata: MetaData) -> Table:
     )
 
 
+class Place(NamedTuple):
+    """A partition, as read by a consumer group."""
+
+    consumer_group: str
+    topic: str
+    partition: int
+
+
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     id: int
@@ -88,6 +96,10 @@ class DeadLetter:
     state: State
     decided_by: str | None
     decided_at: datetime | None
+
+    @property
+    def place(self) -> Place:
+        return Place(self.consumer_group, self.topic, self.partition)
 
 
 def shape(value: bytes | None) -> Any:
@@ -175,17 +187,30 @@ async def find(tx: AsyncConnection, letter_id: int, *, lock: bool = False) -> De
 
 
 async def next_asked(
-    tx: AsyncConnection, groups: Sequence[tuple[str, str]], *, but: Sequence[int] = ()
+    tx: AsyncConnection, groups: Sequence[tuple[str, str]], *, but: Collection[int], not_of: Collection[Place]
 ) -> DeadLetter | None:
-    """Return the letter of these (group, topic) that has waited longest."""
+    """Return the letter of these (group, topic) that has waited longest for its replay.
+
+    `but`: ids to leave out. `not_of`: partitions to leave out.
+    """
+    places = list(not_of)
     row = (
         await tx.execute(
             text(
                 "SELECT * FROM dead_letter WHERE state = 'asked' AND (consumer_group, topic) IN"
                 " (SELECT * FROM unnest(CAST(:groups AS text[]), CAST(:topics AS text[])))"
-                " AND id <> ALL(CAST(:but AS bigint[])) ORDER BY decided_at, id LIMIT 1"
+                " AND id <> ALL(CAST(:but AS bigint[])) AND (consumer_group, topic, partition) NOT IN"
+                " (SELECT * FROM unnest(CAST(:not_groups AS text[]), CAST(:not_topics AS text[]),"
+                " CAST(:not_partitions AS integer[]))) ORDER BY decided_at, id LIMIT 1"
             ),
-            {"groups": [group for group, _ in groups], "topics": [topic for _, topic in groups], "but": list(but)},
+            {
+                "groups": [group for group, _ in groups],
+                "topics": [topic for _, topic in groups],
+                "but": list(but),
+                "not_groups": [place.consumer_group for place in places],
+                "not_topics": [place.topic for place in places],
+                "not_partitions": [place.partition for place in places],
+            },
         )
     ).one_or_none()
     return _letter(row) if row else None

@@ -7,6 +7,7 @@ Transactions lock in the order campaign, recipients, tallies (by id). The planne
 first: before the start no other transaction needs the tallies.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -41,6 +42,9 @@ from campaign.schedule.timing import Timing
 from campaign.schema import instant, metadata
 from common.version import at_least
 
+log = logging.getLogger(__name__)
+
+UNREADABLE = (ValueError, msgspec.MsgspecError)  # errors of decoding stored content
 LOOK_AHEAD = timedelta(minutes=1)  # longest sleep of a campaign not yet expanded
 LONGEST_PAUSE = timedelta(minutes=10)  # between attempts at a failing campaign
 PASSING_FAILURES = 1  # not yet shown as failing: perhaps a lock conflict
@@ -282,6 +286,12 @@ async def find_campaign(tx: AsyncConnection, campaign_id: str, *, lock: bool = F
     return found[0] if found else None
 
 
+async def lock_progress(tx: AsyncConnection, campaign_id: str) -> Progress | None:
+    """Lock a campaign, and return its progress."""
+    found = await progress_of(tx, "WHERE c.campaign_id = :id FOR UPDATE OF c", {"id": campaign_id})
+    return found[0] if found else None
+
+
 async def read_campaign(tx: AsyncConnection, campaign_id: str, *, lock: bool = False) -> Campaign:
     """Return a campaign known to exist."""
     found = await find_campaign(tx, campaign_id, lock=lock)
@@ -305,15 +315,15 @@ async def leave_occurrences(tx: AsyncConnection, series_id: str, paused_because:
 
 async def campaigns_before(
     tx: AsyncConnection, position: int | None, sender_ids: Sequence[str] | None, series_id: str | None, limit: int
-) -> list[Campaign]:
-    """Return a page of campaigns, newest first.
+) -> tuple[list[Campaign], list[int]]:
+    """Return a page of campaigns, newest first, and the position of each row of the page.
 
-    `series_id`: only occurrences of this series.
+    A campaign with unreadable content is logged, and only its position is returned. `sender_ids` `None`: of every
+    sender. `series_id`: only occurrences of this recurring campaign.
     """
-    return await _campaigns(
-        tx,
-        (
-            "WHERE (CAST(:position AS bigint) IS NULL OR c.position < :position)"
+    rows = await tx.execute(
+        text(
+            f"{_CAMPAIGN} WHERE (CAST(:position AS bigint) IS NULL OR c.position < :position)"
             " AND (CAST(:senders AS text[]) IS NULL OR c.sender_id = ANY(CAST(:senders AS text[])))"
             " AND (CAST(:series_id AS text) IS NULL OR c.series_id = :series_id)"
             " ORDER BY c.position DESC LIMIT :limit"
@@ -325,6 +335,15 @@ async def campaigns_before(
             "limit": limit,
         },
     )
+    found: list[Campaign] = []
+    positions: list[int] = []
+    for row in rows:
+        positions.append(row.position)
+        try:
+            found.append(_decoded(row._asdict()))
+        except UNREADABLE:
+            log.exception("a campaign cannot be read", extra={"campaign_id": row.campaign_id})
+    return found, positions
 
 
 async def reasons_of(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[tuple[str, ReasonKind], dict[str, int]]:

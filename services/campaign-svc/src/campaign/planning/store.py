@@ -75,10 +75,15 @@ async def lock_running(tx: AsyncConnection, campaign_ids: Sequence[str]) -> list
 
 
 async def lock_occurrences(tx: AsyncConnection, series_id: str, *, paused_because: str | None = None) -> list[Progress]:
-    """Lock a series' scheduled and running occurrences, or the occurrences paused for `paused_because`."""
+    """Lock the occurrences of a recurring campaign; another campaign has none.
+
+    Without `paused_because`: scheduled and running occurrences. Otherwise: occurrences paused for this reason.
+    """
     return await progress_of(
         tx,
-        "WHERE c.series_id = :id AND (CASE WHEN CAST(:why AS text) IS NULL"
+        "WHERE c.series_id = :id"
+        " AND EXISTS (SELECT FROM campaign AS s WHERE s.campaign_id = c.series_id AND s.recurring IS NOT NULL)"
+        " AND (CASE WHEN CAST(:why AS text) IS NULL"
         " THEN c.status IN ('scheduled', 'running') ELSE c.status = 'paused' AND EXISTS (SELECT FROM"
         " campaign_reason AS p WHERE p.campaign_id = c.campaign_id AND p.kind = 'paused' AND p.reason = :why) END)"
         " ORDER BY c.position FOR UPDATE OF c",

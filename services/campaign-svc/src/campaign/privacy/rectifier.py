@@ -91,14 +91,16 @@ class Rectifier:
     ) -> list[MessageReworded]:
         """Return an update for each message requested and not known to have left.
 
-        A message that can no longer be written gets the text `None`: dispatch-svc must not send the message.
+        A message whose text can no longer be written gets the text `None`, and so does a message of an unreadable
+        campaign: dispatch-svc must not send such a message.
         """
         found, made = [], []
         for message in await store.asked_for(tx, asked.subject_id, asked.sender_id):
             said = message.attributes
-            wording = message.texts.wording_of(message.variant, message.link_host)
-            written = None
-            if wording.missing(said) is None:
+            written = wording = None
+            if message.texts is not None:
+                wording = message.texts.wording_of(message.variant, message.link_host)
+            if wording is not None and wording.missing(said) is None:
                 tokens = Tokens(self._link_keys, message.campaign_id, asked.subject_id)
                 written = wording.render(said, message.stop_code, tokens)
                 if texts.refused(written, message.stop_code, message.stop_added) is None:

@@ -1,16 +1,20 @@
 """Read and lock one person's data across campaign-svc's tables. The caller owns the transaction."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.campaigns.campaign import Texts
-from campaign.campaigns.store import decoded_texts
+from campaign.campaigns.store import UNREADABLE, decoded_texts
 from campaign.message.variants import OWN
+
+log = logging.getLogger(__name__)
 
 _object = msgspec.json.Decoder(dict[str, object])
 _attributes = msgspec.json.Decoder(dict[str, str])
@@ -92,11 +96,14 @@ async def lock_contacts(tx: AsyncConnection, subject_id: str, sender_id: str | N
 
 @dataclass(frozen=True, kw_only=True)
 class Requested:
-    """A requested message, with the contact's current attributes."""
+    """A requested message of one person: the campaign's texts, the sender, the contact's current attributes.
+
+    `texts` `None`: unreadable.
+    """
 
     campaign_id: str
     starts_at: datetime
-    texts: Texts
+    texts: Texts | None
     variant: str
     country: str
     stop_code: str
@@ -130,7 +137,7 @@ async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None)
         Requested(
             campaign_id=row.campaign_id,
             starts_at=row.starts_at,
-            texts=decoded_texts(row._asdict()),
+            texts=_texts(row.campaign_id, row.variant or OWN, row._asdict()),
             variant=row.variant or OWN,
             country=row.country,
             stop_code=row.stop_code,
@@ -140,6 +147,15 @@ async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None)
         )
         for row in rows
     ]
+
+
+def _texts(campaign_id: str, variant: str, columns: Mapping[str, Any]) -> Texts | None:
+    """Decode the texts needed for this variant; the campaign's own text needs no A/B test."""
+    try:
+        return decoded_texts({**columns, "trial": None} if variant == OWN else columns)
+    except UNREADABLE:
+        log.exception("a campaign's texts cannot be read", extra={"campaign_id": campaign_id})
+        return None
 
 
 class ReceivedTest(msgspec.Struct, frozen=True):

@@ -154,6 +154,8 @@ _ENTRY = {
     "sealed": "text",
     "hash": "text",
 }
+# columns read by name: `SELECT *` would pass `entry` a column that a newer version has added
+ENTRY_COLUMNS = ", ".join(_EVIDENCE | _ENTRY)
 
 _SUBJECT = "subject_id, version, state::text AS state, entries, head, held_since, number, erased_at"
 
@@ -462,7 +464,7 @@ async def history(tx: AsyncConnection, subject_id: str, up_to: int | None = None
     """
     rows = await tx.execute(
         text(
-            "SELECT * FROM evidence WHERE subject_id = :id AND position <= coalesce(:up_to, position)"
+            f"SELECT {ENTRY_COLUMNS} FROM evidence WHERE subject_id = :id AND position <= coalesce(:up_to, position)"
             " ORDER BY position DESC LIMIT :limit"
         ),
         {"id": subject_id, "up_to": up_to, "limit": HISTORY_ENTRIES},
@@ -478,7 +480,10 @@ async def whole_histories(tx: AsyncConnection, subject_ids: Collection[str]) -> 
     )
     subjects = {row.subject_id: _subject(**row._mapping) for row in rows}
     rows = await tx.execute(
-        text("SELECT * FROM evidence WHERE subject_id = ANY(CAST(:ids AS text[])) ORDER BY subject_id, position"),
+        text(
+            f"SELECT {ENTRY_COLUMNS} FROM evidence WHERE subject_id = ANY(CAST(:ids AS text[]))"
+            " ORDER BY subject_id, position"
+        ),
         {"ids": list(subjects)},
     )
     found = {subject_id: subjects.get(subject_id) or Subject(subject_id=subject_id) for subject_id in subject_ids}
@@ -495,7 +500,7 @@ async def opt_outs_since(
     """Return the opt-outs recorded since `since`, oldest first."""
     rows = await tx.execute(
         text(
-            "SELECT * FROM evidence WHERE subject_id = ANY(CAST(:ids AS text[])) AND kind = 'opt_out'"
+            f"SELECT {ENTRY_COLUMNS} FROM evidence WHERE subject_id = ANY(CAST(:ids AS text[])) AND kind = 'opt_out'"
             " AND recorded_at >= :since ORDER BY subject_id, position"
         ),
         {"ids": list(subject_ids), "since": since},
@@ -518,7 +523,7 @@ async def told_after(tx: AsyncConnection, after: str, limit: int) -> list[str]:
 
 
 async def find_entry(tx: AsyncConnection, evidence_id: str) -> Entry | None:
-    rows = await tx.execute(text("SELECT * FROM evidence WHERE evidence_id = :id"), {"id": evidence_id})
+    rows = await tx.execute(text(f"SELECT {ENTRY_COLUMNS} FROM evidence WHERE evidence_id = :id"), {"id": evidence_id})
     row = rows.one_or_none()
     return entry(**row._mapping) if row else None
 
@@ -535,10 +540,9 @@ def entry(
     salt: str | None,
     sealed: str,
     hash: str,
-    ordinal: int,
     **said: Any,
 ) -> Entry:
-    """Return the entry of a row of `evidence`."""
+    """Return the entry of ENTRY_COLUMNS. `said`: the columns of Evidence."""
     return Entry(
         subject_id=subject_id,
         position=position,

@@ -121,6 +121,12 @@ async def terms_kept(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[
     return found
 
 
+# columns read by name, as ENTRY_COLUMNS
+DUE_COLUMNS = ", ".join(
+    ("subject_id", *Term.__struct_fields__, "due_at", "question", "asked_at", "answer_before", "open")
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Due:
     """A row of retention_due. `open`: the term has not ended."""
@@ -136,7 +142,7 @@ async def due_of(tx: AsyncConnection, subject_ids: Collection[str]) -> list[Due]
     """Return every row of these subjects."""
     rows = await tx.execute(
         text(
-            "SELECT * FROM retention_due WHERE subject_id = ANY(CAST(:ids AS text[]))"
+            f"SELECT {DUE_COLUMNS} FROM retention_due WHERE subject_id = ANY(CAST(:ids AS text[]))"
             " ORDER BY subject_id, sender_id, purpose"
         ),
         {"ids": list(subject_ids)},
@@ -154,7 +160,7 @@ def due(
     open: bool,
     **term: Any,
 ) -> Due:
-    """Return a row of retention_due."""
+    """Return a row of retention_due from DUE_COLUMNS. `term`: the columns of Term."""
     asked = None
     if asked_at is not None:
         assert question is not None, "a question asked has a text"

@@ -41,6 +41,8 @@ Table(
     Column("hash", Text, nullable=False),
 )
 
+_SEAL = ", ".join(Seal.__slots__)
+
 
 @dataclass(frozen=True, slots=True)
 class Sealing:
@@ -101,7 +103,7 @@ async def put_seal(tx: AsyncConnection, up_to: int, now: datetime) -> Seal | Non
 
 
 async def newest(tx: AsyncConnection) -> Seal | None:
-    rows = await tx.execute(text("SELECT * FROM seal ORDER BY number DESC LIMIT 1"))
+    rows = await tx.execute(text(f"SELECT {_SEAL} FROM seal ORDER BY number DESC LIMIT 1"))
     row = rows.one_or_none()
     return Seal(**row._mapping) if row else None
 
@@ -109,14 +111,15 @@ async def newest(tx: AsyncConnection) -> Seal | None:
 async def page(tx: AsyncConnection, after: int, limit: int) -> list[Seal]:
     """Return seals by number, after `after`."""
     rows = await tx.execute(
-        text("SELECT * FROM seal WHERE number > :after ORDER BY number LIMIT :limit"), {"after": after, "limit": limit}
+        text(f"SELECT {_SEAL} FROM seal WHERE number > :after ORDER BY number LIMIT :limit"),
+        {"after": after, "limit": limit},
     )
     return [Seal(**row._mapping) for row in rows]
 
 
 def all_seals(tx: AsyncConnection) -> AsyncIterator[Seal]:
     """Yield every seal, by number."""
-    return store.streamed(tx, "SELECT * FROM seal ORDER BY number", Seal)
+    return store.streamed(tx, f"SELECT {_SEAL} FROM seal ORDER BY number", Seal)
 
 
 async def _oldest_unsealed_s(tx: AsyncConnection, seal: Seal | None) -> float:

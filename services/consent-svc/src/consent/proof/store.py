@@ -94,7 +94,9 @@ async def told_states(tx: AsyncConnection, page: int) -> AsyncIterator[list[tupl
 
 def whole_ledger(tx: AsyncConnection) -> AsyncIterator[Entry]:
     """Yield every entry, by subject and position."""
-    return streamed(tx, "SELECT * FROM evidence ORDER BY subject_id, position", ledger_store.entry)
+    return streamed(
+        tx, f"SELECT {ledger_store.ENTRY_COLUMNS} FROM evidence ORDER BY subject_id, position", ledger_store.entry
+    )
 
 
 class Place(NamedTuple):
@@ -134,8 +136,9 @@ async def corrections_of(tx: AsyncConnection, line: Entry) -> list[Entry]:
     """Return the entries which correct this entry, oldest first."""
     rows = await tx.execute(
         text(
-            "SELECT * FROM evidence WHERE subject_id = :subject_id AND position > :position AND answers = :id"
-            " AND source = :source ORDER BY position"
+            f"SELECT {ledger_store.ENTRY_COLUMNS} FROM evidence"
+            " WHERE subject_id = :subject_id AND position > :position AND answers = :id AND source = :source"
+            " ORDER BY position"
         ),
         {
             "subject_id": line.subject_id,

@@ -40,7 +40,8 @@ async def endings(
     at, subject_id, purpose = after or (EARLIEST_END, "", "")
     rows = await tx.execute(
         text(
-            "SELECT * FROM retention_due WHERE sender_id = :id AND open AND expires_at < :until AND expires_at >= :at"
+            f"SELECT {term_store.DUE_COLUMNS} FROM retention_due"
+            " WHERE sender_id = :id AND open AND expires_at < :until AND expires_at >= :at"
             " AND (expires_at, subject_id, purpose) > (:at, :subject_id, :purpose)"
             " ORDER BY expires_at, subject_id, purpose LIMIT :limit"
         ),
