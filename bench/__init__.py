@@ -1,10 +1,10 @@
-"""What the machine could do, and what we make of it: each figure beside its own limit, measured in the same run.
+"""Measure each figure beside its own limit, in the same run.
 
 `make bench B=inbound`, or `python -m bench [--kafka] [--rounds 5] [--size 10000] [--subjects 50000] NAME…`. A benchmark
 is a module of this folder with
 
     async def run(ground: Ground) -> None
 
-that gives `ground.compare` two sides: ours, and the least that could do the job (its limit). No test depends on a time.
-docs/benchmarks.md has the figures and how to read them.
+which gives `ground.compare` two sides: ours, and the least that could do the job (the limit). No test depends on a
+time. docs/benchmarks.md has the figures and how to read them.
 """

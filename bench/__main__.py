@@ -1,4 +1,4 @@
-"""`python -m bench [--kafka] [--rounds N] [--size N] [--subjects N] NAME…`; without a name, all of them."""
+"""Run `python -m bench [--kafka] [--rounds N] [--size N] [--subjects N] NAME…`; without a name, every benchmark."""
 
 import argparse
 import importlib
@@ -15,7 +15,7 @@ NAMES = tuple(
 
 
 async def measure(names: list[str], *, kafka: bool, rounds: int, size: int, subjects: int) -> None:
-    for name in names:  # each on ground of its own: what one leaves behind does not slow the next
+    for name in names:  # each on its own ground: leftovers would slow the next benchmark
         with tempfile.TemporaryDirectory(prefix="placet-bench-") as folder:
             async with standing(Path(folder), kafka=kafka, rounds=rounds, size=size, subjects=subjects) as ground:
                 await importlib.import_module(f"bench.{name}").run(ground)

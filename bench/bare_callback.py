@@ -1,5 +1,6 @@
-"""The least that could take a callback: a Starlette endpoint that inserts one row and produces one record, and answers
-once Postgres has committed and Kafka has acknowledged. It checks nothing, understands nothing, seals nothing.
+"""Take a callback with the least work: a Starlette endpoint that inserts a row and produces a record.
+
+The endpoint answers once Postgres has committed and Kafka has acknowledged, without checks and encryption.
 
     python -m bench.bare_callback PORT DSN BOOTSTRAP IDEMPOTENT PARTITIONS
 """
@@ -19,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 TOPIC = "bench.bare.v1"
-CONNECTIONS = 20  # as many as a service's pool
+CONNECTIONS = 20  # a service's pool
 
 
 def app(dsn: str, bootstrap: str, idempotent: bool, partitions: int) -> Starlette:

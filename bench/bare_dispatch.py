@@ -1,6 +1,8 @@
-"""The least that could dispatch: consume up to 5,000 requests, look their consents up by one `= ANY($1)`, insert them
-in one statement, submit what may go 100 at a time, store what became of it in one more, publish one status each.
-Three such batches at once. It opens nothing, knows no law, no limits and no crash; who it does not know is denied.
+"""Dispatch with the least work, as a limit for dispatch-svc.
+
+Consume up to 5,000 requests, look up their consents by `= ANY($1)`, insert them in a statement, submit the allowed
+messages 100 at a time, store the outcomes in another statement, publish a status each; three such batches at once. No
+decryption, no law, no limits, no crash safety; an unknown subject is denied.
 
     python -m bench.bare_dispatch PORT DSN BOOTSTRAP IDEMPOTENT PARTITIONS OPERATOR_URL
 """
@@ -56,7 +58,7 @@ _encoder = msgspec.json.Encoder()
 
 
 class _Connection(asyncio.Protocol):
-    """A submit at a time."""
+    """Sends a submit at a time."""
 
     def __init__(self) -> None:
         self._buffer = b""

@@ -1,21 +1,17 @@
-"""campaign-svc, one process, over HTTP: a file of contacts imported, a segment counted, the pre-flight of a campaign to
-everybody. `subjects` contacts, of whom four in five have consented. Each beside its limit:
+"""Measure a campaign-svc process over HTTP: an import, a segment's count, a pre-flight, an expansion.
 
-    import       one COPY through asyncpg of rows that are ready, sealed and hashed, into a table with the indexes of
-                 contacts and as many rows in it. Half of it is asked for
-    count        the same condition by hand, everybody read: SELECT count(*) through asyncpg. What is asked for is
-                 an absolute: a second, on a million and on five. Ours may answer from a sample, and says so
-    pre-flight   a cursor that reads the same rows and does nothing with them: no number is opened, no attribute
-                 decoded, no text written, nothing counted. What is asked is an absolute: a million within a minute
+The audience is `subjects` contacts, four fifths with consent. Each figure stands beside its limit:
 
-The `subjects` contacts come as one file in parts, while the memory of the process is watched; with more than a million
-that and the count are all: `SUBJECTS=5000000`.
+    import       a COPY through asyncpg of prepared rows into a table with as many rows and the same indexes; half of it
+                 is wanted
+    count        SELECT count(*) through asyncpg of all contacts; wanted is a second, on a million and on five. Ours may
+                 answer from a sample, and says so
+    pre-flight   a cursor over the same rows, without work on them; wanted is a million within a minute
+    expansion    a campaign to one in seven, until Kafka has the last request; the limit reads the same recipients and
+                 produces as many bytes under the same keys, and nothing else; half of it is wanted
 
-Then expansion: a campaign to one in seven of them, from when it runs until Kafka has the last request. The limit reads
-the same recipients from the same table and produces as many bytes under the same keys, and does nothing else: no
-contact, no text, no seal, no cursor, no outbox. Asked is half of it.
-
-The numbers are counted up where mobiles are (bench.consent says why); nothing leaves this machine.
+The contacts come as a file in parts, under a watch on memory. With more than a million, only import and count run:
+`SUBJECTS=5000000`. The numbers lie among real mobiles (see bench.consent); no message leaves this machine.
 """
 
 import asyncio
@@ -43,23 +39,23 @@ from common.kafka.broker import cloud_event_headers, partition_of
 from common.keyring import FieldKeys, SubjectKeys
 from common.settings import KeyRingSettings
 
-FIRST = 20_000_000  # the first number, of eight digits after +336
+FIRST = 20_000_000  # first number, of eight digits after +336
 HEADER = "mobile;first_name;city;loyalty;points\n"
 PIECE = 5_000  # lines of a file sent at a time
-PART = 500_000  # lines of a file in a request of its own
+PART = 500_000  # lines of a file in a request
 SENDER, PURPOSE = "bench", "promotions"
 CHUNK = 20_000  # contacts written at a time
 PAGE = 2_000  # rows read at a time, by both sides
 SERVICE_GC = "50,000 objects, frozen"
 BENCH_GC = "Python's"
 WITHIN_S = 600.0
-MANY = 1_000_000  # with more contacts, only their one file and the count: what is asked of more is flat memory
+MANY = 1_000_000  # with more contacts, only import and count
 LOOK_EVERY_S = 0.005
 TEXT = (
     "{if loyalty = or}-30 %{else}-20 %{end} chez Banc {city|et en ligne} ce samedi, {first_name|cher client}."
     " Sur présentation de ce SMS. {stop}"
 )
-NAMES = ("Zoé", "Loïc", "Ana", "Benoît", "Inès")  # two of the five cost a second SMS, or nothing, as the text goes
+NAMES = ("Zoé", "Loïc", "Ana", "Benoît", "Inès")  # ï and î force UCS-2, and so perhaps a second SMS
 SEGMENT = {
     "all": [
         {"attribute": "points", "gte": 100},
@@ -80,7 +76,7 @@ ASKED = "SELECT expanded AND NOT EXISTS (SELECT FROM outbox) FROM campaign WHERE
 AUDIENCE = "SELECT audience FROM campaign_accounts WHERE campaign_id = $1"
 RECIPIENTS = "SELECT subject_id FROM recipient WHERE campaign_id = $1 ORDER BY subject_id"
 TOPIC = CAMPAIGN_REQUESTS.name
-REQUEST_BYTES = 600  # of a request as TEXT makes it; its headers are the same
+REQUEST_BYTES = 600  # of a request with TEXT, apart from headers
 ROWS = (
     "SELECT c.subject_id, c.number, c.attributes::text, k.told::text FROM contact AS c"
     " LEFT JOIN standing AS k ON k.subject_id = c.subject_id WHERE c.sender_id = $1 ORDER BY c.subject_id"
@@ -89,8 +85,10 @@ ROWS = (
 
 @dataclass
 class Bench:
-    """`people`: how many contacts there are. `next_one`: the first number that nobody has yet. `last`: the campaign
-    that was expanded last."""
+    """The service and its limits.
+
+    `next_one`: the first unused number. `last`: the last expanded campaign.
+    """
 
     ground: Ground
     server: Server
@@ -108,8 +106,8 @@ class Bench:
         return found
 
     async def imported(self, numbers: range) -> float:
-        """Seconds that it took."""
-        pieces = _file(numbers)  # written beforehand: who exports a file is not measured
+        """Import people; return the seconds."""
+        pieces = _file(numbers)  # prepared: writing the file is not measured
         headers = {"Content-Type": "text/csv"}
 
         async def body() -> AsyncIterator[bytes]:
@@ -124,7 +122,7 @@ class Bench:
         return took
 
     async def uploaded(self, numbers: range) -> dict[str, Any]:
-        """The import, once its file has arrived in parts."""
+        """Upload a file in parts; return the import."""
         deferred = {"Upload-Defer-Length": "1"}
         opened = await self.client.post("/v1/imports", params={"sender_id": SENDER}, headers=deferred)
         path, offset = opened.raise_for_status().headers["Location"], 0
@@ -192,7 +190,7 @@ class Bench:
         return Sample(self.people, took)
 
     async def expansion(self) -> Sample:
-        """The audience is frozen before the clock starts, as it is for the limit."""
+        """Measure the expansion, with the audience frozen before, as for the limit."""
         body = {"sender_id": SENDER, "name": "Banc", "purpose": PURPOSE, "text": TEXT, "audience": SOME}
         self.last = (await self.client.post("/v1/campaigns", json=body)).raise_for_status().json()["campaign_id"]
         (await self.client.post(f"/v1/campaigns/{self.last}/schedule")).raise_for_status()
@@ -288,7 +286,7 @@ async def run(ground: Ground) -> None:
                 ours=Side("campaign-svc, one process, over HTTP", bench.our_pre_flight, SERVICE_GC),
                 limit=Side("a cursor over the same rows, and nothing else", bench.cursor, BENCH_GC),
             )
-            await bench.expansion()  # so that the limit has recipients to read
+            await bench.expansion()  # recipients for the limit to read
             await ground.compare(
                 "Expansion of a campaign to one in seven of them: until Kafka has every request",
                 "recipients",
@@ -301,7 +299,7 @@ async def run(ground: Ground) -> None:
 
 
 async def _load(bench: Bench) -> None:
-    """Import those who are to be held, as one file in parts. Prints how it went, tenth by tenth."""
+    """Import the contacts as a file in parts, printing the progress."""
     numbers = bench.new(bench.people)
     started, at_rest = time.perf_counter(), rss_mb(bench.server.pid)
     found = await bench.uploaded(numbers)
@@ -347,12 +345,12 @@ def _consented(n: int) -> bool:
 
 
 def _selected(n: int) -> bool:
-    """Whether SEGMENT selects them."""
+    """Return whether SEGMENT selects the n-th person."""
     return n % 1000 >= 100 and n % 7 != 0 and _consented(n)
 
 
 def _rows(ground: Ground, numbers: range) -> Iterator[tuple[str, str, str]]:
-    """subject_id, sealed number and attributes."""
+    """Yield subject id, encrypted number and attributes."""
     subjects = SubjectKeys(KeyRingSettings.model_validate_json(ground.environment.subject_keys))
     fields = FieldKeys(KeyRingSettings.model_validate_json(ground.environment.field_keys))
     for n in numbers:
@@ -363,7 +361,7 @@ def _rows(ground: Ground, numbers: range) -> Iterator[tuple[str, str, str]]:
 
 
 async def _consents(bench: Bench) -> None:
-    """Of four in five, as consent-svc would tell."""
+    """Store the consents of four fifths, as published by consent-svc."""
     subjects = SubjectKeys(KeyRingSettings.model_validate_json(bench.ground.environment.subject_keys))
     now = datetime.now(UTC)
     told = Consent(

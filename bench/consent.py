@@ -1,20 +1,18 @@
-"""consent-svc, one process: consents recorded one by one over HTTP, files of consents imported, ten thousand numbers
-checked at once. Each beside the least that Postgres could do for it:
+"""Measure a consent-svc process: single consents over HTTP, imported files, ten thousand numbers checked at once.
 
-    one by one   a loop of INSERT … ON CONFLICT through asyncpg: one connection, each statement committed and durable
-    imports      one COPY through asyncpg, all rows in one transaction; and, as that writes a line of the ledger and no
-                 more, COPY of all the rows that a recorded consent leaves behind: the line, the person, until when it
-                 holds, and the event, which is then read, sent to the broker and deleted. A transaction for each
-                 PIECE_LINES, as ours. What is missing between the two is what the promises cost; between the second and
-                 ours, what we do for it
-    check        SELECT … WHERE subject_id = ANY($1) through asyncpg, the ids hashed beforehand; and hashed on the way
+Each stands beside the least that Postgres could do:
 
-The tables of the first two are copies of the service's own, with their indexes and as many rows. Before that,
-`subjects` people are imported in one file, while the memory of the process is watched. Everything recorded is looked
-for afterwards: once in the ledger, nothing left in the outbox.
+    one by one   a loop of INSERT … ON CONFLICT through asyncpg: a connection, each statement committed and durable
+    imports      a COPY of the ledger's lines in a transaction; and, as a limit with the promises, a COPY of all rows of
+                 a recorded consent (ledger, person, retention, event), the event sent to the broker and deleted, with a
+                 transaction for each PIECE_LINES, as ours
+    check        SELECT … WHERE subject_id = ANY($1) through asyncpg, with ids hashed beforehand; and hashed on the way
 
-Five million people are more than the range for fiction holds. The numbers are counted up where mobiles are, as any file
-could hold them; they leave this machine no more than the broker and the database of this run do, and nothing sends.
+The tables of the first two copy the service's own, with indexes and rows. Before, `subjects` people are imported in a
+file, under a watch on memory. Afterwards each record must be in the ledger once, and the outbox empty.
+
+The numbers lie among real mobiles, as the range for fiction is too small; the numbers stay on this machine,
+and no message is sent.
 """
 
 import asyncio
@@ -47,11 +45,11 @@ from common.settings import KeyRingSettings
 from consent.imports.lines import PIECE_LINES
 
 CONNECTIONS = 64
-LINES = 5  # of an imported file, times what a round's size is
-PART_LINES = 200_000  # of a file, uploaded in one request
-CHECKED = 10_000  # numbers in one question
+LINES = 5  # of an imported file, times a round's size
+PART_LINES = 200_000  # of a file, in a request
+CHECKED = 10_000  # numbers in a question
 QUESTIONS = 5  # of a round
-FIRST = 10_000_000  # the first number, of eight digits after +336
+FIRST = 10_000_000  # first number, of eight digits after +336
 POLL_S = 0.1
 OCCURRED_AT = "2026-03-02T13:05:00Z"
 SENDER = {
@@ -70,7 +68,7 @@ COLUMNS = (
     *("source", "form_id", "form_version", "text_shown", "actor", "sale_reference", "reference", "answers"),
     *("controller", "occurred_at", "received_at", "recorded_at", "salt", "sealed", "hash"),
 )
-WRITTEN: dict[str, Sequence[str]] = {  # of a person's first consent: the tables, and their columns
+WRITTEN: dict[str, Sequence[str]] = {  # of a person's first consent: the columns of each table
     "evidence": COLUMNS,
     "subject": (
         *("subject_id", "number", "version", "state", "entries", "head"),
@@ -82,15 +80,15 @@ WRITTEN: dict[str, Sequence[str]] = {  # of a person's first consent: the tables
     ),
     "outbox": ("event_id", "topic", "key", "type", "payload", "traceparent"),
 }
-TOPIC = STATES.dead_letters  # there is one, and nobody reads it here
+TOPIC = STATES.dead_letters  # an existing topic without readers
 GC = "50,000 objects, frozen"
 BENCH_GC = "Python's"
-SHARES = {"single": 0.4, "import": 0.5, "check": 1 / 3}  # of the limit: what is asked of us
+SHARES = {"single": 0.4, "import": 0.5, "check": 1 / 3}  # of the limit, wanted
 
 
 @dataclass(frozen=True)
 class Bench:
-    """consent-svc, and the same database by hand. `people`: who comes next; nobody comes twice."""
+    """consent-svc, and its database by hand. `people`: the next numbers, each used once."""
 
     ground: Ground
     server: Server
@@ -181,7 +179,7 @@ async def _copies(bench: Bench) -> Sample:
 
 
 async def _whole(bench: Bench, producer: AIOKafkaProducer) -> Sample:
-    """By one connection, one thing after the other."""
+    """Write all rows by a single connection, in sequence."""
     pieces = [[_consent() for _ in range(PIECE_LINES)] for _ in range(0, LINES * bench.ground.size, PIECE_LINES)]
     started, database = time.perf_counter(), bench.database
     for piece in pieces:
@@ -260,13 +258,13 @@ async def _lookups(bench: Bench, loaded: int, *, hashed: bool) -> Sample:
 
 
 def _questions(loaded: int) -> list[list[str]]:
-    """Others each time: neither side finds warm what the other has read."""
+    """Return random questions: neither side finds data that the other has just read."""
     people = range(FIRST, FIRST + loaded)
     return [[_number(n) for n in random.sample(people, CHECKED)] for _ in range(QUESTIONS)]
 
 
 async def _load(bench: Bench) -> int:
-    """Import those who are to be held beforehand, in one file; how many. Prints how it went, tenth by tenth."""
+    """Import people beforehand in a file, printing the progress; return their count."""
     people = bench.new(max(bench.ground.subjects, CHECKED))
     started = time.perf_counter()
     name = await _uploaded(bench, people)
@@ -287,7 +285,7 @@ async def _load(bench: Bench) -> int:
 
 
 async def _fill(bench: Bench) -> None:
-    """The tables of the limits, with what the ledger holds."""
+    """Make the tables of the limits, with the ledger's rows."""
     names = ", ".join(COLUMNS)
     for table in ("bench_inserted", "bench_copied", "bench_evidence"):
         await bench.database.execute(f"CREATE TABLE {table} (LIKE evidence INCLUDING ALL)")
@@ -300,7 +298,7 @@ async def _fill(bench: Bench) -> None:
 
 
 async def _uploaded(bench: Bench, people: Sequence[int]) -> str:
-    """The name of an import whose file has arrived, in parts of PART_LINES."""
+    """Return the id of an import whose file has been uploaded in parts."""
     terms = {"kind": "consents", "sender_id": "bench", "format": "csv", "purpose": "promotions", "evidence": EVIDENCE}
     opened = await bench.client.post("/v1/imports", json=terms)
     name, offset = str(opened.raise_for_status().json()["import_id"]), 0
@@ -339,7 +337,7 @@ async def _until(look: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def _all_kept(bench: Bench) -> None:
-    """Who came is in the ledger, once, and has left the outbox: or the figures are worth nothing."""
+    """Check that each consent is in the ledger once, and has left the outbox."""
     came = next(bench.people) - FIRST
     await _until(lambda: _is_published(bench))
     sql = "SELECT (SELECT count(*) FROM evidence), (SELECT count(*) FROM subject WHERE version > 0 AND entries = 1)"
@@ -350,7 +348,7 @@ async def _all_kept(bench: Bench) -> None:
 
 
 def _consent() -> tuple[tuple[object, ...], ...]:
-    """A row for each table of WRITTEN, of the same nobody."""
+    """Return a row for each table of WRITTEN, of a fictitious person."""
     entry = _entry()
     now, who, head = entry[-4], entry[1], entry[-1]
     said = {"sender_id": "bench", "purpose": "promotions", "basis": "opt_in", "evidence_id": entry[0]}
@@ -368,7 +366,7 @@ def _consent() -> tuple[tuple[object, ...], ...]:
 
 
 def _entry() -> tuple[object, ...]:
-    """A line as the ledger holds them, of somebody who is nobody."""
+    """Return a line of the ledger, of a fictitious person."""
     now, name = datetime.now(UTC), os.urandom(16).hex()
     shown = ("shop", "checkout", "7", None, "developer", None, None, None, "bench")
     seal, link = os.urandom(32).hex(), os.urandom(32).hex()
@@ -377,7 +375,7 @@ def _entry() -> tuple[object, ...]:
 
 
 def rss_mb(pid: int) -> int:
-    """Of a process, in MB; 0 where there is no /proc."""
+    """Return the memory of a process in MB; 0 without /proc."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     except OSError:

@@ -1,15 +1,13 @@
-"""dispatch-svc, one process (worker and relay), between a log full of requests and an operator that takes everything:
+"""Measure a dispatch-svc process (worker, projection and relay) between a full log and a fast operator.
 
-    batches   100 messages a submit, beside `bench.bare_dispatch`: the least that could do it, on the same bytes
-    singles   one request per message, beside the HTTP client alone: as many requests at once, to the same operator
-    denied    nobody has agreed: the filter alone, beside the same bare loop
+    batches   100 messages a submit, beside `bench.bare_dispatch`: the least work, on the same bytes
+    singles   a request per message, beside the HTTP client alone: as many requests at once, to the same operator
+    denied    no consent: the filter alone, beside the same bare loop
 
-`subjects` people are held, half of them opted in (in both databases). A round's requests are made and sealed
-beforehand, and are in the log before either side may read them: it is stopped (SIGSTOP) until then. A round ends once
-each of its messages has been read back from the topic of statuses. Each must be there exactly once; at the end each row
-of the ledger must be settled, and nothing left to publish.
-
-The numbers are counted up where mobiles are (bench.consent says why); nothing leaves this machine.
+`subjects` people are stored, half of them opted in (in both databases). A round's requests are in the log before a side
+may read them: SIGSTOP stops the side until then. A round ends once each message's status has been read back, exactly
+once; at the end each row of the ledger must be settled, and the outbox empty. The numbers lie among real mobiles (see
+bench.consent); no message leaves this machine.
 """
 
 import asyncio
@@ -48,24 +46,24 @@ from dispatch.gateways import Account, Submit, kannel
 from dispatch.gateways.over_http import AT_ONCE
 from stack.environment import PARTITIONS
 
-FIRST = 20_000_000  # the first number, of eight digits after +336
-MESSAGES_A_ROUND = 5  # times what a round's size is
+FIRST = 20_000_000  # first number, of eight digits after +336
+MESSAGES_A_ROUND = 5  # times a round's size
 SINGLES_A_ROUND = 1
 LATENCY_MS = 20
-SUBMITS_AT_ONCE = 64  # batches; of single messages:
-SINGLES_AT_ONCE = 6 * AT_ONCE  # submits, of so many requests each
+SUBMITS_AT_ONCE = 64  # with batches
+SINGLES_AT_ONCE = 6 * AT_ONCE  # with single messages: submits, of so many requests each
 PURPOSE = "promotions"
 CAMPAIGN = "bench"
 TEXT = "Banc : -20 % ce samedi dans votre magasin. Sur presentation de ce message. STOP au 36111"
 GC = "50,000 objects, frozen"
 BENCH_GC = "Python's"
 LOST_S = 120.0
-SHARES = {"batches": 0.5, "singles": 0.6}  # of the limit: what is asked of us
-RATES = {"batches": 20_000, "singles": 4_000, "denied": 40_000}  # a second, likewise
+SHARES = {"batches": 0.5, "singles": 0.6}  # of the limit, wanted
+RATES = {"batches": 20_000, "singles": 4_000, "denied": 40_000}  # per second, wanted
 
 
 class _Told(msgspec.Struct):
-    """What both sides say of a message."""
+    """A message's status, in both sides' form."""
 
     message_id: str
     status: str
@@ -78,7 +76,7 @@ _KIND = MessageChanged.type.encode()
 
 @dataclass(slots=True)
 class _Reader:
-    """Reads all that is said of messages, on both topics, while the benchmark lasts."""
+    """Reads the statuses of both sides during the benchmark."""
 
     told: dict[str, list[_Told]] = field(default_factory=dict)
     waited_for: set[str] = field(default_factory=set)
@@ -99,7 +97,7 @@ class _Reader:
                 for records in (await consumer.getmany(timeout_ms=100, max_records=10_000)).values():
                     for record in records:
                         if dict(record.headers).get("ce_type", _KIND) != _KIND:
-                            continue  # an opt-out that is enforced
+                            continue  # an enforced opt-out
                         told = _told.decode(record.value)
                         self.told.setdefault(told.message_id, []).append(told)
                         if told.status in ("accepted", "denied"):
@@ -122,8 +120,10 @@ class Bench:
     done: Counter[str] = field(default_factory=Counter)
 
     async def round(self, server: Server, topic: str, many: int, *, agreed: bool, of: int | None = None) -> Sample:
-        """`many` requests from the log to their statuses. The same bytes go to whichever side it is. `of`: the first so
-        many of the people, where not all."""
+        """Measure `many` requests from the log to their statuses, on the same bytes for each side.
+
+        `of`: only the first so many people.
+        """
         made = self.requests(many, agreed=agreed, of=of)
         self.reader.expect([request.message_id for request in made])
         os.kill(server.pid, signal.SIGSTOP)
@@ -140,8 +140,10 @@ class Bench:
         return Sample(many, seconds, cpu_s=None if cpu_before is None or cpu_after is None else cpu_after - cpu_before)
 
     def requests(self, many: int, *, agreed: bool, of: int | None = None) -> list[MessageRequested]:
-        """Of people spread over all that are held; asked for a minute ago, so that what consent says of them is as new
-        (ADR 0012)."""
+        """Return sealed requests to people spread over all stored.
+
+        `requested_at` is a minute ago, so that the consent data is as new (ADR-0012).
+        """
         now, held, number = datetime.now(UTC), max((of or self.ground.subjects) // 2, 1), next(self.rounds)
         made = []
         for n in range(many):
@@ -182,8 +184,7 @@ class Bench:
         await asyncio.gather(*acks)
 
     def _each_told_once(self, made: Sequence[MessageRequested], status: str) -> None:
-        """Each version once, the last of them this status. (One that waits too long for its turn is decided again, and
-        may so be deferred before it goes.)"""
+        """Check that each version came once, the last with this status; a message may be deferred before."""
         wrong: Counter[str] = Counter()
         for request in made:
             told = self.reader.told.get(request.message_id, [])
@@ -196,7 +197,7 @@ class Bench:
             raise RuntimeError(f"of {len(made)} messages that were to be {status}, told otherwise: {dict(wrong)}")
 
     async def client_alone(self, many: int) -> Sample:
-        """The HTTP client that dispatch uses, with one message a request, and nothing else to do."""
+        """Measure the HTTP client of dispatch-svc alone, with a message per request."""
         account = Account(provider="kannel", url=self.operator, user="bench", secret="bench")  # noqa: S106 nobody's
         request = kannel.request([_submit(self.subject_keys.subject_id(_number(0)))], account, datetime.now(UTC))
         left = iter(range(many))
@@ -248,8 +249,10 @@ def _side(bench: Bench, name: str, server: Server, topic: str, many: int, *, agr
 
 @asynccontextmanager
 async def standing(ground: Ground, *, watermarks: bool = True, people: int | None = None) -> AsyncIterator[Bench]:
-    """Topics, two databases with the same people in them, an operator, the bare loop, and watermarks as consent-svc
-    would publish them, where it is not there."""
+    """Prepare topics, two databases with the same people, an operator and the bare loop, and yield the bench.
+
+    `watermarks`: publish watermarks in place of consent-svc.
+    """
     subject_keys = SubjectKeys(KeyRingSettings.model_validate_json(ground.environment.subject_keys))
     field_keys = FieldKeys(KeyRingSettings.model_validate_json(ground.environment.field_keys))
     await _make_topics(ground)
@@ -286,7 +289,7 @@ async def serving(
     nice: int = 0,
     called: str | None = None,
 ) -> Server:
-    """`batch`: messages of a request to the simulator; None: Kannel, which takes one."""
+    """Start dispatch-svc. `batch`: messages per request to the simulator; `None`: Kannel, a message per request."""
     operator = {"PLACET_GATEWAY_URL": bench.operator, "PLACET_GATEWAY_BATCH": str(batch)}
     if batch is None:
         kannel = {"provider": "kannel", "url": bench.operator, "user": "bench", "secret": "bench"}
@@ -312,7 +315,7 @@ async def _make_topics(ground: Ground) -> None:
 
 
 async def _prepare(ground: Ground, dispatch_dsn: str, bare_dsn: str) -> None:
-    """The sender, the campaign, and the bare loop's tables."""
+    """Store the sender and the campaign, and create the bare loop's tables."""
     dispatch, bare = await asyncpg.connect(dispatch_dsn), await asyncpg.connect(bare_dsn)
     await bare.execute(
         "CREATE TABLE consent (subject_id text PRIMARY KEY, state text NOT NULL);"
@@ -331,8 +334,7 @@ async def _prepare(ground: Ground, dispatch_dsn: str, bare_dsn: str) -> None:
 
 
 async def hold(bench: Bench, first: int, last: int) -> None:
-    """People of these numbers, in both databases. Every second one has opted in; of the others nothing but their
-    existence is known."""
+    """Store the people `first` to `last` in both databases; every second person has opted in."""
     yes = Consent(
         sender_id="bench",
         purpose=PURPOSE,
@@ -372,7 +374,7 @@ async def _watermarks(producer: AIOKafkaProducer) -> None:
 
 
 async def _all_settled(bench: Bench) -> None:
-    """What was read back is in the ledger, final, and nothing is left to publish: or the figures are worth nothing."""
+    """Check that each message is final in the ledger, and has left the outbox."""
     connection = await asyncpg.connect(await bench.ground.database("dispatch"))
     try:
         rows = await connection.fetch("SELECT status, count(*) AS many FROM message GROUP BY status")

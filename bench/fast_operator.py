@@ -1,6 +1,7 @@
-"""An operator that costs next to nothing: it takes any submit of the simulator's protocol, or of Kannel's (one message
-a request), and accepts all of it, some milliseconds later. Requests are read by hand, so that what is measured is who
-sends them.
+"""Run an operator that accepts every submit after some milliseconds, at next to no cost.
+
+The operator speaks the simulator's protocol and Kannel's (a message per request), and parses requests by hand: the
+measurement is of the sender.
 
     python -m bench.fast_operator PORT LATENCY_MS
 """
@@ -32,14 +33,14 @@ class _Results(msgspec.Struct):
     results: list[_Result]
 
 
-TAKEN = b"0: Accepted for delivery"  # as Kannel says it
+TAKEN = b"0: Accepted for delivery"  # Kannel's answer
 
 _submits = msgspec.json.Decoder(_Submits)
 _encoder = msgspec.json.Encoder()
 
 
 class _Connection(asyncio.Protocol):
-    """One request after the other; `latency_s` between having read one and answering it."""
+    """Answers requests in order, each `latency_s` after its last byte."""
 
     def __init__(self, latency_s: float) -> None:
         self._latency_s = latency_s
@@ -47,7 +48,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's class is no subclass
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data

@@ -1,7 +1,7 @@
-"""What a benchmark stands on: a durable Postgres, a broker, and services as processes of their own.
+"""The ground of a benchmark: a durable Postgres, a broker, and services as processes.
 
-Both sides of a comparison use the same ones. The broker is the local stack's (in memory), or Apache Kafka itself; what
-PLACET_TEST_KAFKA names is taken if it is set.
+Both sides of a comparison share the ground. The broker is the local stack's, Apache Kafka, or the broker named by
+PLACET_TEST_KAFKA.
 """
 
 import asyncio
@@ -33,12 +33,12 @@ class Server:
 
 @dataclass(frozen=True)
 class Ground:
-    """`rounds`, `size` and `subjects` are what was asked for. `databases`: by service, once it has one."""
+    """The ground. `rounds`, `size`, `subjects`: as requested. `databases`: DSN by service."""
 
     folder: Path
     postgres: Postgres
     bootstrap: str
-    idempotent: bool  # does the broker know idempotent producers?
+    idempotent: bool  # whether the broker knows idempotent producers
     supervisor: Supervisor
     environment: Environment
     rounds: int
@@ -56,15 +56,17 @@ class Ground:
         wanted: float | None = None,
         at_least: float | None = None,
     ) -> Comparison:
-        """Measures, prints, returns. `wanted`: the share of the limit that is asked of us; `at_least`: so many a
-        second."""
+        """Measure both sides, print and return the comparison.
+
+        `wanted`: a share of the limit. `at_least`: a rate per second.
+        """
         found = await alternate(ours, limit, self.rounds)
         broker = "Apache Kafka" if self.idempotent else "the local stack's broker"
         print(report(f"{title} ({broker})", unit, ours, limit, found, wanted, at_least), flush=True)
         return found
 
     async def database(self, service: str) -> str:
-        """The DSN of the service's own database, migrated."""
+        """Return the DSN of a service's migrated database."""
         if service not in self.databases:
             dsn = await self.postgres.create_service_database(service, self.environment.database_passwords[service])
             await self.supervisor.run(
@@ -74,14 +76,13 @@ class Ground:
         return self.databases[service]
 
     async def service(self, name: str, *, called: str | None = None, **more: str) -> Server:
-        """Starts it, one process with all roles, told `more` variables. `called`: where it is not the first of its
-        name."""
+        """Start a process of a service with further variables `more`; `called`: the name of a second process."""
         url = free_url() if called else self.environment.urls[name]
         env = self._told(name, await self.database(name)) | {"PLACET_PORT": url.rpartition(":")[2]} | more
         return await self.server(called or name, [sys.executable, "-m", name], url, env)
 
     async def server(self, name: str, command: Sequence[str], url: str, env: Mapping[str, str] | None = None) -> Server:
-        """Any process that answers `url`/readyz; ready when this returns."""
+        """Start a process; return once `url`/readyz answers."""
         await self.supervisor.start(name, command, env=env, ready=f"{url}/readyz", within_s=READY_WITHIN_S)
         return Server(url, self.supervisor.pid(name))
 
@@ -93,7 +94,7 @@ class Ground:
 
 @asynccontextmanager
 async def standing(folder: Path, *, kafka: bool, rounds: int, size: int, subjects: int) -> AsyncIterator[Ground]:
-    """All there when entered, all gone when left."""
+    """Open the ground, ready on entering; close it on leaving."""
     async with AsyncExitStack() as leaving:
         postgres = Postgres(folder / "postgres")
         leaving.push_async_callback(asyncio.to_thread, postgres.stop)

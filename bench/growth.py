@@ -1,8 +1,8 @@
-"""What a million messages cost, by how many people are held: 100,000, 300,000, 1, 3, 10 million, as far as `subjects`
-goes. Processor seconds and memory of each part (all threads, and all processes of Postgres, with those that write and
-clean behind it), as a table, and as a plot in `docs/growth.svg`. What processes share is shared out among them. A step
-sends MESSAGES_A_ROUND x size messages through a batching gateway, after as many that do not
-count.
+"""Measure the cost of a million messages by the number of subjects: 100,000 to 10 million, up to `subjects`.
+
+A table, and a plot in `docs/growth.svg`, of processor seconds and memory of each part (all threads, and all processes
+of Postgres, its writers and cleaners too). Shared memory is shared out. A step sends MESSAGES_A_ROUND x size messages
+through a batching gateway, after as many for warming up.
 """
 
 import os
@@ -26,7 +26,7 @@ WIDTH, HEIGHT, EDGE = 640, 320, 56
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`cpu_s`: for a million messages, by part. `memory_mb`: at the end of the step, by part."""
+    """A step. `cpu_s`: for a million messages, by part. `memory_mb`: at the end, by part."""
 
     subjects: int
     rate: float
@@ -61,8 +61,7 @@ async def run(ground: Ground) -> None:
 
 
 def plot(steps: Sequence[Step]) -> str:
-    """Over people held, by powers: seconds of processor time a million messages (lines, the scale on the left) and
-    memory (dashes, the scale on the right), of each part."""
+    """Return the plot as SVG: processor seconds (lines, left scale) and memory (dashes, right scale) of each part."""
     most_s = max(max(step.cpu_s.values()) for step in steps) * 1.1
     most_mb = max(max(step.memory_mb.values()) for step in steps) * 1.1
     across = (WIDTH - 2 * EDGE) / (len(steps) - 1)
@@ -98,7 +97,7 @@ def plot(steps: Sequence[Step]) -> str:
 
 
 def _used() -> dict[str, tuple[float, float]]:
-    """Seconds of processor time so far and MB of memory, by part, of the processes that descend from this one."""
+    """Return processor seconds so far and MB of memory, by part, of this process's descendants."""
     parents: dict[int, int] = {}
     seconds: dict[int, float] = {}
     for folder in Path("/proc").glob("[0-9]*"):
@@ -129,7 +128,7 @@ def _part(pid: int) -> str | None:
 
 
 def _memory_mb(pid: int) -> float:
-    """Its part of what it shares with others (Pss); 0 where it has gone."""
+    """Return the process's share of memory (Pss); 0 for a process that has gone."""
     try:
         told = Path(f"/proc/{pid}/smaps_rollup").read_text().partition("\nPss:")[2].split()
     except OSError:

@@ -1,7 +1,7 @@
-"""Callbacks taken by one inbound-svc process: verified, understood, journalled, and acknowledged by Kafka before the
-2xx. Beside a bare endpoint (`bench.bare_callback`) that gets the same requests from the same load.
+"""Measure callbacks of an inbound-svc process beside a bare endpoint (`bench.bare_callback`), under the same load.
 
-Every callback of ours is looked for afterwards: once in the journal, nothing left in the outbox.
+inbound-svc verifies, parses, journals, and answers 2xx after Kafka's acknowledgement. Afterwards each callback must be
+in the journal once, and the outbox empty.
 """
 
 import base64
@@ -22,9 +22,9 @@ from bench.ground import Ground, Server, free_url
 from bench.rounds import Sample, Side
 from stack.environment import PARTITIONS
 
-CONNECTIONS = 256  # a storm: what arrives together shares transactions; with 64 the ratio is 0.45 (docs/benchmarks.md)
-SHARE = 0.6  # of the limit: what is asked of us
-NUMBERS = 10_000  # all of the range for fiction
+CONNECTIONS = 256  # a storm: simultaneous callbacks share transactions; with 64 the ratio is 0.45 (docs/benchmarks.md)
+SHARE = 0.6  # of the limit, wanted
+NUMBERS = 10_000  # the range for fiction
 TEXTS = ("STOP", "Stop", "Arrêtez vos SMS", "stop svp merci", "Merci beaucoup !", "C'est ouvert demain ?", "OUI")
 GC = "50,000 objects, frozen"
 BARE_GC = "Python's"
@@ -73,7 +73,7 @@ async def _bare(ground: Ground) -> Server:
 
 
 async def _all_kept(dsn: str, sent: int) -> None:
-    """What was answered 2xx is in the journal, once, and has left the outbox: or the figures are worth nothing."""
+    """Check that each answered callback is in the journal once, and has left the outbox."""
     connection = await asyncpg.connect(dsn)
     try:
         kept = await connection.fetchval("SELECT count(*) FROM callback_item")

@@ -1,10 +1,11 @@
-"""HTTP load from a process of its own: requests made beforehand, over so many connections, each sent as soon as the one
-before it is answered. It costs the machine some 20 µs a request, the same for both sides.
+"""Send HTTP load from a separate process: prepared requests over several connections, at some 20 µs a request.
+
+A connection sends its next request after the answer.
 
     await send(url, requests, connections, folder, pid)     in the benchmark
-    python -m bench.load HOST PORT CONNECTIONS FILE         what that starts
+    python -m bench.load HOST PORT CONNECTIONS FILE         the process
 
-The file holds the requests, each after its length (4 bytes, big-endian). The answer, on standard output, is JSON.
+The file holds the requests, each after its length (4 bytes, big-endian). The output is JSON.
 """
 
 import asyncio
@@ -27,18 +28,18 @@ GIVEN_UP_S = 120.0
 
 
 class Refused(RuntimeError):
-    """Not every request got a 2xx: the figure would mean nothing."""
+    """A request got no 2xx: the figure would mean nothing."""
 
 
 def post(path: str, headers: dict[str, str], body: bytes, method: str = "POST") -> bytes:
-    """A request as it goes over the wire."""
+    """Return a request's bytes."""
     lines = [f"{method} {path} HTTP/1.1", "Host: bench", f"Content-Length: {len(body)}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 async def send(url: str, requests: Sequence[bytes], connections: int, folder: Path, pid: int) -> Sample:
-    """One round: all `requests`, by another process. `pid`: of the server under test. Raises Refused."""
+    """Send `requests` from another process: a round. `pid`: of the server under test. Raises Refused."""
     file = folder / "requests"
     file.write_bytes(b"".join(struct.pack(">I", len(request)) + request for request in requests))
     address = urlsplit(url)
@@ -63,7 +64,7 @@ class _Answers:
 
 
 class _Connection(asyncio.Protocol):
-    """One request after the other, from what all connections share. Reads answers with a Content-Length, or none."""
+    """Sends shared requests, in turn. Reads answers with a Content-Length, or without a body."""
 
     def __init__(self, requests: list[bytes], answers: _Answers, done: asyncio.Future[None]) -> None:
         self._requests = requests
@@ -74,7 +75,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's class is no subclass
 
     def next(self) -> None:
         assert self._transport is not None

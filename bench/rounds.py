@@ -1,8 +1,8 @@
-"""Two sides measured in turns, and what may be said of them.
+"""Measure two sides in turns, and report their ratio.
 
-A machine that is shared drifts by 20 % within the hour: a figure alone means little, its ratio to a limit measured in
-the same minute means something. So the sides alternate, who begins alternates too, and the ratio is of pairs. A fixed
-loop timed before each pair shows how much the machine itself moved.
+A shared machine drifts by 20 % within the hour; a ratio to a limit measured in the same minute holds. So the sides
+alternate, the first side alternates too, and the ratio is of pairs. A fixed loop before each pair shows the machine's
+own drift.
 """
 
 import platform
@@ -18,8 +18,7 @@ LOOP = 2_000_000  # some 50 ms
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One round of one side: `done` things in `seconds`. p50 and p99 of one of them, and the seconds of processor time
-    that the process under test took, where they can be known."""
+    """A round of a side: `done` operations in `seconds`, with latencies and processor time where known."""
 
     done: int
     seconds: float
@@ -34,7 +33,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """What is measured. `gc`: the collector's thresholds in the process under test, and whether it was frozen."""
+    """A side of a comparison. `gc`: the collector's settings in the process under test."""
 
     name: str
     measure: Callable[[], Awaitable[Sample]]
@@ -43,7 +42,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """`ours[n]` and `limit[n]` were measured one after the other, `machine[n]` just before: seconds of a fixed loop."""
+    """The pairs `ours[n]`, `limit[n]`, each after `machine[n]`: seconds of a fixed loop."""
 
     ours: Sequence[Sample]
     limit: Sequence[Sample]
@@ -59,7 +58,7 @@ class Comparison:
 
 
 async def alternate(ours: Side, limit: Side, rounds: int, loop: Callable[[], float] | None = None) -> Comparison:
-    """One round of each to warm up, which does not count; then `rounds` pairs."""
+    """Measure an uncounted round of each side, then `rounds` pairs."""
     await limit.measure()
     await ours.measure()
     mine: list[Sample] = []
@@ -73,7 +72,7 @@ async def alternate(ours: Side, limit: Side, rounds: int, loop: Callable[[], flo
 
 
 def fixed_loop() -> float:
-    """Seconds of always the same work."""
+    """Return the seconds of a fixed amount of work."""
     started, total = time.perf_counter(), 0
     for number in range(LOOP):
         total += number
@@ -89,7 +88,7 @@ def report(
     wanted: float | None,
     at_least: float | None = None,
 ) -> str:
-    """A few lines of Markdown. `wanted`: the share of the limit; `at_least`: so many a second."""
+    """Return some lines of Markdown. `wanted`: a share of the limit. `at_least`: a rate per second."""
     rate = median(sample.rate for sample in found.ours)
     lines = [
         f"### {title}",
@@ -113,16 +112,16 @@ def yes_or_no(reached: bool) -> str:
 
 
 def machine() -> str:
-    """What it ran on, and how busy that was."""
+    """Return the machine, and its load."""
     named = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     name = named[0] if named else platform.processor()
     return f"{name}, {cpu_count()} cores, load {getloadavg()[0]:.1f}, Python {platform.python_version()}"
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """Processor time that a process has taken so far; None where there is no /proc."""
+    """Return the processor time of a process's main thread, of its event loop; `None` without /proc."""
     for line in _lines(f"/proc/{pid}/schedstat"):
-        return int(line.split()[0]) / 1e9  # of its main thread, which is where an event loop lives
+        return int(line.split()[0]) / 1e9  # of the main thread
     return None
 
 

@@ -1,12 +1,10 @@
-"""What a campaign costs others: a STOP on its way from the webhook to `enforced`, and a code from its request to its
-hand-off, while MESSAGES_A_ROUND x size messages leave. Beside the same with nothing leaving.
+"""Measure a STOP from the webhook to `enforced`, and a code from its request to its hand-off, under a campaign.
 
-Three services, a process each, but that of dispatch-svc campaigns leave by one of their own (its `worker`), and its
-events by another (its `relay`), as on Kubernetes; both give way to the others. STOPs come from people to whom the
-campaign writes, spread over all of it; each must be enforced, and no marketing may be handed off to that person from
-then on: or there is no figure. The clocks are the services' own: the instant of the webhook, of `enforced`, of the
-request, of the submit. Then where a STOP was meanwhile: between two of the instants that its events bear, by Kafka's
-log and the ledger.
+MESSAGES_A_ROUND x size messages leave meanwhile; the comparison is a quiet period. dispatch-svc sends campaigns from a
+`worker` and publishes from a `relay`, as on Kubernetes, both with a lower priority. STOPs come from people spread over
+the campaign; each must be enforced, and no marketing may be handed off to the person afterwards: otherwise no figure.
+The services' own clocks count. Tables then show the time between the instants of a STOP's events, by Kafka's log and
+the ledger.
 """
 
 import asyncio
@@ -39,7 +37,7 @@ from stack.environment import PARTITIONS
 STOPS_EVERY_S = 0.05
 CODES_EVERY_S = 0.1
 HEAD = "| meanwhile | messages/s | | | p50 ms | p99 ms | worst ms | wanted |\n|---|---:|---|---:|---:|---:|---:|---|"
-OPEN = (  # STOPs that are not enforced, and codes that have not left: the slowest count too
+OPEN = (  # unenforced STOPs, and waiting codes: the slowest count too
     "SELECT (SELECT count(*) FROM enforcement WHERE enforced_at IS NULL)"
     " + (SELECT count(*) FROM message WHERE category = 'transactional' AND handed_off_at IS NULL)"
 )
@@ -47,7 +45,7 @@ CODES_TO = "+33639980000"
 QUIET_S = 10.0
 GIVEN_UP_S = 900.0
 ENFORCED_WITHIN_S = 60.0
-HOPS = (  # what a STOP does until each of its instants, the first of which is the webhook's
+HOPS = (  # the step before each instant of a STOP; the first instant is the webhook's
     "inbound-svc has begun to keep it",
     "its relay publishes it",
     "consent-svc has begun to record it",
@@ -97,7 +95,7 @@ async def _campaign(bench: Bench, made: Sequence[MessageRequested]) -> None:
 
 
 class _Others:
-    """Who writes STOP, and who asks for codes, whatever else is going on."""
+    """People who write STOP and ask for codes during a measurement."""
 
     def __init__(self, bench: Bench, client: aiohttp.ClientSession) -> None:
         self._client = client
@@ -112,7 +110,7 @@ class _Others:
             told.raise_for_status()
 
     async def write_while(self, going: Awaitable[object], made: Sequence[MessageRequested]) -> None:
-        """Until it is over. STOPs are of people to whom these are, in no order."""
+        """Send STOPs and codes until `going` ends. STOPs come from the people of `made`, in no order."""
         step = 7919 % len(made) or 1
         people = (made[n * step % len(made)] for n in count())
         tasks = [
@@ -185,7 +183,7 @@ async def _report(meanwhile: str, rate: float | None, bench: Bench, began: datet
 
 
 async def _hops(bench: Bench, spans: dict[str, tuple[datetime, datetime]]) -> None:
-    """A table: of the STOPs that came in each span, p50 and p99 of each part of their way."""
+    """Print a table: p50 and p99 of each part of a STOP's way, by span."""
     connection = await asyncpg.connect(await bench.ground.database("dispatch"))
     try:
         ends = await connection.fetch("SELECT reference, received_at, applied_at, enforced_at FROM enforcement")
@@ -208,7 +206,7 @@ async def _hops(bench: Bench, spans: dict[str, tuple[datetime, datetime]]) -> No
 
 
 async def _code_hops(bench: Bench, spans: dict[str, tuple[datetime, datetime]]) -> None:
-    """Likewise of the codes."""
+    """Print the table for codes."""
     connection = await asyncpg.connect(await bench.ground.database("dispatch"))
     try:
         rows = await connection.fetch(
@@ -226,7 +224,7 @@ def _table(
     ways: Sequence[tuple[datetime, ...]],
     spans: dict[str, tuple[datetime, datetime]],
 ) -> None:
-    """`ways`: of each, when it came, and the instants that these hops end with."""
+    """Print a table. `ways`: the instants of each STOP or code, the arrival first."""
     print(f"\n| {what} waits until | " + " | ".join(f"{m}: p50 ms | p99 ms" for m in spans) + " |", flush=True)
     print("|---|" + "---:|---:|" * len(spans), flush=True)
     for n, hop in enumerate(hops):
@@ -239,8 +237,7 @@ def _table(
 
 
 async def _published(bench: Bench, topic: Topic) -> AsyncIterator[tuple[Event, datetime, datetime]]:
-    """What there is on a topic that has watermarks: each event, when its transaction began, and when it was given to
-    Kafka."""
+    """Yield the events of a watermarked topic, with the begin of the transaction and the time of publication."""
     left, now = {TopicPartition(topic.name, partition) for partition in range(PARTITIONS)}, datetime.now(UTC)
     async with AIOKafkaConsumer(bootstrap_servers=bench.ground.bootstrap, auto_offset_reset="earliest") as consumer:
         consumer.assign(left)

@@ -1,1 +1,1 @@
-"""The whole system under load while everything breaks, and its promises looked at meanwhile: see docs/chaos.md."""
+"""Inject faults into the whole system under load, and check its promises meanwhile (docs/chaos.md)."""

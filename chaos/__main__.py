@@ -1,6 +1,6 @@
-"""`python -m chaos [--seconds N] [--seed N] [--brokers 0|1|3] …`: exit status 1 when a promise was broken.
+"""Run `python -m chaos [--seconds N] [--seed N] [--brokers 0|1|3] …`: exit status 1 after a broken promise.
 
-`python -m chaos --campaign N`: one campaign of N messages on three brokers, one of them killed in each phase.
+`python -m chaos --campaign N`: a campaign of N messages on three brokers; each phase kills a broker.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""One large campaign on three brokers, of which one is killed in each of its phases."""
+"""Run a large campaign on three brokers, and kill a broker in each phase."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,10 +15,10 @@ from chaos.system import System, standing
 from chaos.watching import Watch
 
 BROKERS = 3
-RATE = 1000.0  # messages a second that the operator takes
+RATE = 1000.0  # messages a second
 DOWN_S = 8.0
 POLL_S = 0.1
-CALL_WITHIN_S = 300.0  # a file of so many people takes its time
+CALL_WITHIN_S = 300.0  # a file of so many people
 
 EXPANDING = "SELECT count(*) FROM campaign WHERE status = 'running' AND NOT expanded AND cursor <> ''"
 
@@ -32,7 +32,7 @@ async def _importing(system: System, watch: Watch) -> bool:
 async def _expanding(system: System, watch: Watch) -> bool:
     sql = await asyncpg.connect(system.databases["campaign"])
     try:
-        return bool(await sql.fetchval(EXPANDING)) or len(watch.account.taken) > 0  # or it was faster than our look
+        return bool(await sql.fetchval(EXPANDING)) or len(watch.account.taken) > 0  # or expanded between two polls
     finally:
         await sql.close()
 
@@ -63,7 +63,7 @@ async def _until(reached: Phase, system: System, watch: Watch) -> None:
 
 
 async def run(folder: Path, *, seed: int, messages: int, say: Callable[[str], None] = print) -> Report:
-    """Raises DidNotStart. The reports are in `folder` afterwards, as `run.run` leaves them."""
+    """Run the campaign; write the reports to `folder`. Raises DidNotStart."""
     suffered: list[Suffered] = []
     async with standing(folder, brokers=BROKERS, rate=RATE, say=say) as system:
         lasts_s = messages / RATE

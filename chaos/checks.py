@@ -1,7 +1,7 @@
-"""The promises, asked of what the operator saw and of what the services' ledgers say, while it happens. Pure: facts go
-in as they become known, in any order, and what no promise allows comes out.
+"""Check the promises against the operator's log and the services' ledgers. Pure.
 
-Who was sent what, and when, is the operator's own word (`stack.simulator`), never ours.
+Facts come in any order as they become known; violations come out. Only the operator (`stack.simulator`) says what was
+sent to whom, and when.
 """
 
 from collections import Counter, defaultdict
@@ -11,10 +11,10 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 MARKETING = "marketing"
-# A hand-off that an acknowledged STOP forbids begins no later than this: max_staleness + permit_ttl
+# the latest begin of a hand-off after an acknowledged STOP: max_staleness + permit_ttl
 BEGINS_WITHIN = timedelta(seconds=3)
-ON_ITS_WAY = timedelta(seconds=1)  # from its beginning until the operator has it, on a busy machine
-ON_THE_WAY = timedelta(seconds=15)  # from an operator's taking a message until that is stored: no sweep is later
+ON_ITS_WAY = timedelta(seconds=1)  # from a hand-off's begin to the operator, on a busy machine
+ON_THE_WAY = timedelta(seconds=15)  # until a message taken by the operator is stored: no sweep is later
 HAS_LEFT = frozenset({"sending", "accepted", "rejected", "unknown"})
 OVER = frozenset({"finished", "cancelled"})
 REASONS = ("paused_because", "sending_waits", "failing")  # of a campaign that goes on
@@ -22,7 +22,7 @@ AT_AN_END = frozenset({"denied", "accepted", "rejected", "unknown", "expired"})
 
 
 class Person(NamedTuple):
-    """Somebody, as far as one sender is concerned: each sender here has a STOP code of its own and one campaign."""
+    """A person and a STOP code: each sender has a code of its own, and a campaign."""
 
     number: str
     code: str
@@ -30,7 +30,7 @@ class Person(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """`promise`: its number in the README; 0 is none of them. `what` holds no number and no text."""
+    """`promise`: its number in the README, or 0. `what` holds no number and no text."""
 
     promise: int
     check: str
@@ -39,16 +39,18 @@ class Violation:
 
 @dataclass(slots=True)
 class Loss:
-    """A service's database lost what it had committed from `since` on, when `until` came: a failover to a copy that was
-    behind. What its own word rested on in that time is forgiven, and nothing else: no STOP is."""
+    """A failover to an older copy: the database lost its commits from `since` to `until`.
+
+    Contradictions that follow from the loss are forgiven; a lost STOP is not.
+    """
 
     service: str
     since: datetime
     until: datetime | None = None
-    made_good: bool = False  # what can be read or told again has been
+    made_good: bool = False  # repeatable facts have been repeated
 
     def forgot(self, at: datetime) -> bool:
-        """Was something stored at `at`, or soon after, and lost? `ON_THE_WAY`: until it was stored."""
+        """Return whether a fact of `at` was lost; storing takes up to ON_THE_WAY."""
         return self.since - ON_THE_WAY <= at and (self.until is None or at <= self.until)
 
 
@@ -58,21 +60,23 @@ def forgot(losses: Iterable[Loss], service: str, at: datetime) -> bool:
 
 @dataclass(slots=True)
 class Account:
-    """What the operator saw. Each `take…` says what is wrong with what it was told, in the light of all before.
-    `losses`: of dispatch-svc it forgives that a message leaves again which it has forgotten (docs/runbook.md)."""
+    """The operator's facts. Each `take…` returns the violations in the light of all earlier facts.
+
+    `losses`: a message forgotten by dispatch-svc may leave again (docs/runbook.md).
+    """
 
     losses: list[Loss] = field(default_factory=list)
     taken: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # accepted or rejected, by reference
     times: dict[Person, list[datetime]] = field(default_factory=lambda: defaultdict(list))  # of marketing
-    stops: dict[str, tuple[Person, datetime]] = field(default_factory=dict)  # by the reply's id: who, and when sent
+    stops: dict[str, tuple[Person, datetime]] = field(default_factory=dict)  # by the reply's id; with the time sent
     acknowledged: dict[str, datetime] = field(default_factory=dict)
     enforced: dict[str, datetime] = field(default_factory=dict)
-    listed: set[str] = field(default_factory=set)  # of these, the ones that an operator's list told
-    _forbidden: dict[Person, datetime] = field(default_factory=dict)  # later than that nothing arrives: acknowledged
-    _closed: dict[Person, datetime] = field(default_factory=dict)  # later than that nothing begins: enforced
+    listed: set[str] = field(default_factory=set)  # enforced by an operator's list
+    _forbidden: dict[Person, datetime] = field(default_factory=dict)  # no arrival later: acknowledged
+    _closed: dict[Person, datetime] = field(default_factory=dict)  # no begin later: enforced
 
     def take(self, lines: Iterable[Mapping[str, Any]]) -> list[Violation]:
-        """Lines of the operator's log."""
+        """Take lines of the operator's log."""
         found: list[Violation] = []
         for line in lines:
             match line["kind"]:
@@ -86,8 +90,10 @@ class Account:
         return found
 
     def take_enforced(self, reply: str, at: datetime, *, by_list: bool = False) -> list[Violation]:
-        """dispatch-svc says so of a STOP. From `at` on nothing begins. `by_list`: a log had lost the STOP, and the
-        operator's list told it; its latency is the repair's."""
+        """Take an enforcement by dispatch-svc, at `at`.
+
+        `by_list`: a log had lost the STOP; its latency is the repair's.
+        """
         if reply in self.enforced or reply not in self.stops:
             return []
         self.enforced[reply] = at
@@ -99,7 +105,7 @@ class Account:
 
     @property
     def stopped_within_s(self) -> list[float]:
-        """Of each STOP that is enforced by its own event, from the operator's sending it: by no clock that is moved."""
+        """Return the latency of each STOP enforced by its own event, from the operator's sending."""
         timed = {reply: at for reply, at in self.enforced.items() if reply not in self.listed}
         return [(at - self.stops[reply][1]).total_seconds() for reply, at in timed.items()]
 
@@ -144,7 +150,7 @@ def _after_acknowledged(which: str) -> Violation:
 def contradicted(
     statuses: Mapping[str, str | None], taken: Mapping[str, Mapping[str, Any]], losses: Sequence[Loss] = ()
 ) -> list[Violation]:
-    """What the operator has taken has left, by the ledger of dispatch-svc too: `statuses` by message, now."""
+    """Check that messages taken by the operator have left, by dispatch-svc's ledger (`statuses`) too."""
     return [
         Violation(4, "contradicted", f"the operator has message {reference}, which is {status or 'unknown to us'}")
         for reference, status in statuses.items()
@@ -159,7 +165,7 @@ def _other_outcome(ours: str | None, theirs: str) -> bool:
 
 
 def never_taken(statuses: Mapping[str, str], taken: Mapping[str, Mapping[str, Any]]) -> list[Violation]:
-    """What the ledger says was accepted or rejected, the operator has seen."""
+    """Check that the operator has seen each message accepted or rejected by the ledger."""
     return [
         Violation(4, "contradicted", f"message {reference} is {status}, and the operator never had it")
         for reference, status in statuses.items()
@@ -168,7 +174,7 @@ def never_taken(statuses: Mapping[str, str], taken: Mapping[str, Mapping[str, An
 
 
 def adds_up(campaign: str, accounts: Mapping[str, int], recipients: Mapping[str, int]) -> list[Violation]:
-    """The counters of a campaign are what its recipients are, at one instant. `recipients`: how many, by status."""
+    """Check a campaign's counters against its recipients by status, at one instant."""
     counted = Counter(recipients)
     counted["pending"] += counted.pop("sending", 0)
     names = ("pending", "denied", "deferred", "expired", "accepted", "rejected", "unknown")
@@ -184,14 +190,14 @@ def adds_up(campaign: str, accounts: Mapping[str, int], recipients: Mapping[str,
 
 @dataclass(slots=True)
 class Standings:
-    """What a service knows of consent, look by look: a version never goes back, and who has opted out stays so."""
+    """A service's consent data, look by look: no version goes back, and an opt-out stays."""
 
     service: str
     versions: dict[str, int] = field(default_factory=dict)  # by subject
     closed: set[tuple[str, str]] = field(default_factory=set)  # (subject, sender): seen to be opted out
 
     def take(self, subject: str, version: int, closed: Iterable[str], opened: Iterable[str]) -> list[Violation]:
-        """`closed`, `opened`: the senders this subject has opted out of, or is opted in to, as it is known there."""
+        """Take a subject's state: `closed` and `opened` senders."""
         found = []
         if version < self.versions.get(subject, version):
             found.append(Violation(3, "went back", f"{self.service} knows less of {subject} than before"))
@@ -206,7 +212,7 @@ class Standings:
 
 
 def lost(campaign: str, people: int, accounts: Mapping[str, int], statuses: Mapping[str, int]) -> list[Violation]:
-    """At the end: everyone who was to be asked was, and each has an end."""
+    """Check at the end that every person was in the audience, and every message has an end."""
     found = []
     if accounts["audience"] != people:
         found.append(Violation(4, "lost", f"campaign {campaign}: an audience of {accounts['audience']}, not {people}"))
@@ -218,7 +224,7 @@ def lost(campaign: str, people: int, accounts: Mapping[str, int], statuses: Mapp
 def between(
     since: datetime, until: datetime, without: Iterable[tuple[datetime, datetime]], margin: timedelta
 ) -> list[tuple[datetime, datetime]]:
-    """What is left of `since` to `until` when these spans are taken out, each with a margin on both sides."""
+    """Return `since` to `until` without these spans, each with a margin on both sides."""
     left, at = [], since
     for begin, end in sorted(without):
         if begin - margin > at:
@@ -228,8 +234,10 @@ def between(
 
 
 def newest_is_last(log: Iterable[tuple[str, int]]) -> list[Violation]:
-    """At the end, of a compacted topic: the last record of each key is its newest, as compaction leaves only the last.
-    `log`: key and version of each record, in order."""
+    """Check that the last record of each key is its newest: compaction leaves only the last.
+
+    `log`: key and version of each record, in order.
+    """
     newest: dict[str, int] = {}
     last: dict[str, int] = {}
     for key, version in log:
@@ -241,7 +249,7 @@ def newest_is_last(log: Iterable[tuple[str, int]]) -> list[Violation]:
 
 @dataclass(frozen=True, slots=True)
 class AtRest:
-    """Something that is so once all faults have ended; `why` not, otherwise."""
+    """A check after all faults; `why` it fails."""
 
     check: str
     why: list[str]
@@ -252,12 +260,12 @@ class AtRest:
 
 
 def nothing_pending(waiting: Mapping[str, int]) -> AtRest:
-    """`waiting`: how many rows of a service still are, by what they are."""
+    """Check for waiting rows. `waiting`: counts by kind."""
     return AtRest("nothing pending", [f"{many} {what}" for what, many in waiting.items() if many])
 
 
 def nothing_unread(left: Mapping[str, int | None]) -> AtRest:
-    """`left`: records of a partition that its reader has not stepped over, by reader; None where it has never begun."""
+    """Check for unread records. `left`: counts by reader; `None`: the reader has never begun."""
     return AtRest(
         "nothing unread",
         [
@@ -269,7 +277,7 @@ def nothing_unread(left: Mapping[str, int | None]) -> AtRest:
 
 
 def all_fresh(ages_s: Mapping[str, float | None], limit_s: float) -> AtRest:
-    """`ages_s`: of the watermark that a reader has applied, by partition; None where there is none."""
+    """Check the age of applied watermarks, by partition; `None`: no watermark."""
     return AtRest(
         "every partition fresh",
         [
@@ -286,7 +294,7 @@ def every_stop_enforced(account: Account) -> AtRest:
 
 
 def every_campaign_ends(campaigns: Mapping[str, Mapping[str, Any]]) -> AtRest:
-    """`campaigns`: each as campaign-svc tells it. One that goes on says what it waits for."""
+    """Check that each campaign, as told by campaign-svc, has ended or names its reason to wait."""
     silent = {
         campaign: told["status"]
         for campaign, told in campaigns.items()
@@ -298,8 +306,11 @@ def every_campaign_ends(campaigns: Mapping[str, Mapping[str, Any]]) -> AtRest:
 
 
 def not_noticed(kind: str, target: str, red: Iterable[str], held: bool) -> list[Violation]:
-    """Of a log that lost records which were acknowledged: until somebody has repaired it, a reader's readiness names
-    the topic, and marketing is held. `red`: what processes say; `held`: at each look."""
+    """Check that a loss of acknowledged records is noticed.
+
+    Until the repair, a reader's readiness must name the topic, and marketing must be held. `red`: the reasons of
+    processes. `held`: at every look.
+    """
     where = f"{kind}, {target}"
     found = (
         [] if any(target in why for why in red) else [Violation(10, "not noticed", f"{where}: no readiness names it")]
@@ -308,8 +319,7 @@ def not_noticed(kind: str, target: str, red: Iterable[str], held: bool) -> list[
 
 
 def stood_still(service: str, waited_s: float | None, limit_s: float) -> list[Violation]:
-    """Of a relay that is cut off from Kafka beside a healthy standby. `waited_s`: until the outbox moved again; None
-    where it did not."""
+    """Check that a standby took over from a relay without Kafka. `waited_s`: until the outbox moved; `None`: never."""
     if waited_s is not None and waited_s <= limit_s:
         return []
     told = "until the cut was over" if waited_s is None else f"for {waited_s:.0f} s"
@@ -317,13 +327,13 @@ def stood_still(service: str, waited_s: float | None, limit_s: float) -> list[Vi
 
 
 def stepped_over(topic: str, written: int, buried: int) -> list[Violation]:
-    """Of foreign records whose type nobody knows: each is a dead letter of a reader."""
+    """Check that each foreign record of an unknown type is a dead letter of a reader."""
     missing = f"{written - buried} of {written} foreign records of {topic} are no dead letters"
     return [Violation(3, "stepped over", missing)] if buried < written else []
 
 
 def never_enforced(account: Account) -> list[Violation]:
-    """At the end: every STOP that was acknowledged is enforced, and every one was acknowledged."""
+    """Check at the end that every STOP was acknowledged, and every acknowledged STOP enforced."""
     found = [Violation(1, "not acknowledged", f"STOP {each}") for each in account.stops.keys() - account.acknowledged]
     return found + [
         Violation(1, "not enforced", f"STOP {each}") for each in account.acknowledged.keys() - account.enforced
@@ -331,7 +341,7 @@ def never_enforced(account: Account) -> list[Violation]:
 
 
 def open_again(sender: str, results: Sequence[Mapping[str, Any]]) -> list[Violation]:
-    """consent-svc, asked about people who have all stopped with this sender."""
+    """Check consent-svc's answer about people who have all stopped with this sender."""
     allowed = sum(bool(result["allowed"]) for result in results)
     return [Violation(3, "loosened", f"consent-svc would have {allowed} who stopped written to by {sender}")] * bool(
         allowed

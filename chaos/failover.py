@@ -1,4 +1,4 @@
-"""A database that loses commits while its service runs, and two relays of which one loses Kafka."""
+"""Inject a database that loses commits while its service runs, and a relay that loses Kafka beside a standby."""
 
 import asyncio
 import random
@@ -12,12 +12,12 @@ from chaos.system import System, wires_to
 
 TAKES_OVER_WITHIN_S = 20.0
 CUT_AT_LEAST_S = 25.0
-LEADS_AFTER_S = 2.0  # a relay that is alone takes the lock at its next turn
-OLD_S = 5.0  # a row of an outbox that moves is younger
-FRESH_S = 3.0  # knowledge of consent, while both relays of it move
+LEADS_AFTER_S = 2.0  # a relay takes the lock at its next turn
+OLD_S = 5.0  # rows of a moving outbox are younger
+FRESH_S = 3.0  # age of consent data while both relays move
 LOOK_EVERY_S = 0.25
 OLDEST_ROW = "SELECT extract(epoch FROM clock_timestamp() - min(created_at))::float8 FROM outbox"
-# what a restored database has `sending` may have left: docs/runbook.md
+# repair of dispatch's database: docs/runbook.md
 MARK_ALL = (
     "INSERT INTO begun (partition, decided_at, message_ids) SELECT partition, decided_at, message_ids FROM sending"
 )
@@ -25,12 +25,12 @@ WATERMARKED = ("consent", "inbound")
 
 
 async def failover(system: System, target: str, lasts_s: float, chance: random.Random) -> list[Violation]:
-    """To a copy that is `lasts_s` old, under all processes of the service: their connections end, and what they had
-    committed since is gone.
+    """Replace a database by a copy `lasts_s` old: connections end, and later commits are gone.
 
-    docs/runbook.md says what a person does then. The callers of consent-svc repeat what they told it; for dispatch-
-    svc all that is `sending` is marked as begun, and the campaigns that run are cancelled. Of campaign-svc nothing
-    can be told again by us: a campaign that its database has forgotten is given up by who asked for it."""
+    Then a person follows docs/runbook.md: the callers of consent-svc repeat their requests; for dispatch-svc all
+    `sending` messages are marked as begun, and running campaigns cancelled. campaign-svc cannot be told again: its
+    callers give up a forgotten campaign.
+    """
     service = target.removesuffix("'s database")
     copy = f"{service}-before"
     loss = Loss(service, datetime.now(UTC))
@@ -57,8 +57,10 @@ async def _mark_all(system: System) -> None:
 
 
 async def two_relays(system: System, target: str, lasts_s: float, chance: random.Random) -> list[Violation]:
-    """The relay that leads loses Kafka, silently, and holds the lock; a second one stands by. The second one has to
-    take over before the first one is heard again, and what the first one still had to say comes late."""
+    """Cut the leading relay, with the lock, from Kafka; a standby must take over before the cut ends.
+
+    The records of the former leader come late.
+    """
     service, leader, standby = target, f"{target}-relay-cut", f"{target}-relay"
     way = f"{leader} to the broker"
     async with wires_to(system.broker) as wires:
@@ -83,7 +85,7 @@ async def two_relays(system: System, target: str, lasts_s: float, chance: random
 
 
 async def _moves_again(system: System, service: str) -> float | None:
-    """How long until the outbox has no old row, and what rests on this relay's watermarks is fresh."""
+    """Return the seconds until the outbox has no old row, and this relay's watermarks are fresh."""
     began = time.monotonic()
     while (waited := time.monotonic() - began) < CUT_AT_LEAST_S:
         oldest = await _oldest_row_s(system, service)

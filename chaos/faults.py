@@ -1,7 +1,6 @@
-"""What can go wrong, each with its way of being done to the system and of being over.
+"""Define each fault: how it is injected and ended.
 
-`possible(system)` says what can be done here; `inflict` does one of them and returns once nothing is wrong any more
-that it has done: then the time of recovery begins.
+`inflict` returns once its fault is over: then the recovery begins.
 """
 
 import asyncio
@@ -28,21 +27,21 @@ from stack.kafka import Kafka
 ALL_BROKERS = "all brokers"
 OPERATOR, CALLBACKS = "dispatch to the operator", "the operator to us"
 OPERATORS_CLOCK = "the operator"
-OPERATOR_LASTS = 4  # times as long as another clock's jump: STOPs have to come meanwhile
-CLOCK_CACHED = timedelta(seconds=1)  # so long a process goes on with the clock it had
-OPERATOR_JUMP_S = 150  # a STOP then seems older than half of the consents it ends
+OPERATOR_LASTS = 4  # times as long as another clock's jump, for STOPs to come meanwhile
+CLOCK_CACHED = timedelta(seconds=1)  # a process goes on with its old clock
+OPERATOR_JUMP_S = 150  # a STOP then seems older than half of the consents
 SLOW_S = (0.02, 0.3)  # each way
 LOSING = ("log cut", "log cut unseen", "unclean election", "topic anew")
-OLD_STATES = ("replay", *LOSING)  # after these the last state in the log need not be the newest
+OLD_STATES = ("replay", *LOSING)  # then the last state in the log need not be the newest
 POISON = (b"\xff\xfe not JSON", b'{"subject_id": 7}', b"", b"[]")
-POISON_RECORDS = 4  # more than 25 in a row end a process, which is what it is to do
+POISON_RECORDS = 4  # more than 25 in a row end a process, on purpose
 STORM_TURNS = 3
-SPARE_BYTES = (4096, 1 << 16, 1 << 18, 1 << 20, 1 << 22)  # somebody may have written since we looked
-REPLAYED = 50  # records of each partition, of those with which it begins
-FIRST, WATERMARKS = 200, 5  # of each read of a partition
+SPARE_BYTES = (4096, 1 << 16, 1 << 18, 1 << 20, 1 << 22)  # for bytes written since the look
+REPLAYED = 50  # of the first records of each partition
+FIRST, WATERMARKS = 200, 5  # per read of a partition
 READS, READ_MS = 6, 200
 
-# whoever reads one with a key that is no subject's puts it to the dead letters; a state has its subject denied
+# topics whose readers bury a record without a subject; a state has its subject denied
 POISONED = (
     "consent.states.v1",
     "inbound.messages.v1",
@@ -56,7 +55,7 @@ Way = Callable[[System, str, float, random.Random], Awaitable[list[Violation] | 
 
 
 def possible(system: System) -> list[Possible]:
-    """Everything that can be done to this system, on this machine."""
+    """Return every fault possible on this system and machine."""
     names = sorted(system.health)
     found = [Possible("kill", name) for name in names] + [Possible("kill", POSTGRES)]
     found += [Possible("freeze", name) for name in names if not name.endswith("-api")]
@@ -89,7 +88,7 @@ def possible(system: System) -> list[Possible]:
 
 
 def left_out(system: System) -> list[str]:
-    """What cannot be done to this system, and why."""
+    """Return the impossible faults, with the reasons."""
     told = []
     if system.disk is None:
         told.append("disk full: only root can give Postgres a small disk")
@@ -106,7 +105,7 @@ def left_out(system: System) -> list[str]:
 
 
 async def inflict(system: System, planned: Planned) -> list[Violation]:
-    """The whole of one fault: it begins, lasts, and is taken back. What it saw itself that must not be."""
+    """Inject a fault, and take it back; return the violations found meanwhile."""
     chance = random.Random(planned.chance)
     system.foreign = system.foreign or planned.kind in OLD_STATES
     system.lost_records = system.lost_records or planned.kind in LOSING
@@ -135,7 +134,7 @@ async def _kill(system: System, target: str, lasts_s: float, chance: random.Rand
 
 
 async def _freeze(system: System, target: str, lasts_s: float, chance: random.Random) -> None:
-    """A zombie: the others have gone on without it when it wakes, in the middle of what it was doing."""
+    """Freeze a process: a zombie wakes in the middle of its work, and other processes have gone on."""
     system.signal(target, signal.SIGSTOP)
     try:
         await asyncio.sleep(lasts_s)
@@ -147,7 +146,7 @@ def _wire(state: str) -> Way:
     async def hurt(system: System, target: str, lasts_s: float, chance: random.Random) -> None:
         delay_s = chance.uniform(*SLOW_S) if state == "slow" else 0.0
         for wire in system.wires[target]:
-            wire.become(state, delay_s)  # type: ignore[arg-type]  # one of its states
+            wire.become(state, delay_s)  # type: ignore[arg-type]  # a wire's state
         try:
             await asyncio.sleep(lasts_s)
         finally:
@@ -158,7 +157,7 @@ def _wire(state: str) -> Way:
 
 
 async def _disk_full(system: System, target: str, lasts_s: float, chance: random.Random) -> None:
-    """Hardly a byte more than there is. A server that gives up over it is started again, as a platform would."""
+    """Fill the disk; restart a Postgres that gives up, as a platform would."""
     assert system.disk is not None
     for spare in SPARE_BYTES:
         used = (await asyncio.to_thread(shutil.disk_usage, system.disk)).used
@@ -175,7 +174,7 @@ async def _disk_full(system: System, target: str, lasts_s: float, chance: random
 
 
 async def _resize(system: System, size: int) -> bool:
-    """False where there is more on it already."""
+    """Return False where the disk holds more already."""
     command = ["mount", "-o", f"remount,size={size}", str(system.disk)]
     return (await asyncio.to_thread(subprocess.run, command, capture_output=True)).returncode == 0
 
@@ -204,15 +203,17 @@ def _clock(direction: int) -> Way:
 
 
 async def _operators_clock(system: System, ahead_s: float) -> None:
-    """Of what it sends: its log, which is what we believe, keeps the right time."""
+    """Move the clock of the operator's callbacks; its log keeps the true time."""
     url = f"{system.environment.urls['simulator']}/control/behaviour"
     async with aiohttp.ClientSession() as http, http.post(url, json={"clock_s": ahead_s}) as answer:
         answer.raise_for_status()
 
 
 async def _replay(system: System, target: str, lasts_s: float, chance: random.Random) -> None:
-    """What was said before is said again, in another order, and twice: of every topic, in its own partition. Whoever
-    takes the last word for the newest then knows what was so at first."""
+    """Publish earlier records of every topic again, shuffled and twice, each in its partition.
+
+    A reader that takes the last record for the newest returns to an old state.
+    """
     consumer = AIOKafkaConsumer(bootstrap_servers=system.broker.bootstrap, enable_auto_commit=False)
     producer = AIOKafkaProducer(bootstrap_servers=system.broker.bootstrap, acks="all")
     await consumer.start()
@@ -236,7 +237,7 @@ async def _replay(system: System, target: str, lasts_s: float, chance: random.Ra
 
 
 async def _beginnings(consumer: AIOKafkaConsumer, topic: str) -> dict[TopicPartition, list[Any]]:
-    """The first records of each partition: watermarks, of which there are four a second, are few of them."""
+    """Return the first records of each partition, with few watermarks."""
     places = [TopicPartition(topic, number) for number in range(PARTITIONS)]
     consumer.assign(places)
     await consumer.seek_to_beginning(*places)
@@ -254,7 +255,7 @@ def _is_watermark(record: Any) -> bool:
 
 
 async def _poison(system: System, target: str, lasts_s: float, chance: random.Random) -> None:
-    """Records that nobody can read, under keys that are nobody's."""
+    """Write unreadable records, under keys of no subject."""
     producer = AIOKafkaProducer(bootstrap_servers=system.broker.bootstrap, acks="all")
     await producer.start()
     try:
@@ -271,8 +272,7 @@ async def _poison(system: System, target: str, lasts_s: float, chance: random.Ra
 
 
 async def _rolling_restart(system: System, target: str, lasts_s: float, chance: random.Random) -> None:
-    """As a release does it, all services at once: the schema first, under the processes of before; then one process
-    after the other. What was started from earlier sources is of today's from here on."""
+    """Upgrade all services at once, to today's sources: the schema under the old processes, then each process."""
     system.earlier = None
 
     async def roll(service: str) -> None:
@@ -284,7 +284,7 @@ async def _rolling_restart(system: System, target: str, lasts_s: float, chance: 
 
 
 async def _rebalance_storm(system: System, target: str, lasts_s: float, chance: random.Random) -> None:
-    """A third worker comes and goes: each time all partitions are dealt anew."""
+    """Start and retire a third worker, again and again: each time all partitions are reassigned."""
     service, _, role = target.partition("-")
     for turn in range(STORM_TURNS):
         name = f"{target}-storm-{turn}"

@@ -1,5 +1,7 @@
-"""Records on our topics that no service of ours has written: unknown types, no headers, packed by each codec, and those
-of transactions that were aborted. Their keys are no subject's."""
+"""Write foreign records to our topics: unknown types, no headers, each codec, aborted transactions.
+
+No key is a subject's.
+"""
 
 import asyncio
 import random
@@ -18,18 +20,18 @@ from common.contracts import INBOUND_MESSAGES, STATES, Topic
 from stack.environment import PARTITIONS
 
 UNKNOWN_TYPE = b"somebody.wrote_this.v1"
-VALUE = b'{"subject_id": "nobody", "text": "' + b"x" * 3000 + b'"}'  # longer than one element of each codec
-OF_EACH = 4  # fewer, one after the other, than end a reader
+VALUE = b'{"subject_id": "nobody", "text": "' + b"x" * 3000 + b'"}'  # longer than an element of each codec
+OF_EACH = 4  # in a row fewer than end a reader
 BURIED_WITHIN_S = 30.0
 LOOK_EVERY_S = 0.5
 REQUEST_MS = 10_000
-# who reads these, and so buries what it cannot
+# readers that bury unreadable records
 READERS = {STATES: ("campaign", "dispatch"), INBOUND_MESSAGES: ("consent",)}
 BURIED = "SELECT count(*) FROM dead_letter WHERE topic = $1"
 
 
 async def unknown_types(system: System, target: str, lasts_s: float, chance: random.Random) -> list[Violation]:
-    """With a type nobody knows, and with no headers at all: each has to be put to the dead letters of each reader."""
+    """Write records of an unknown type or without headers; each reader must bury each record."""
     found: list[Violation] = []
     for topic, readers in READERS.items():
         before = {service: await _buried(system, service, topic) for service in readers}
@@ -49,7 +51,7 @@ async def unknown_types(system: System, target: str, lasts_s: float, chance: ran
 
 
 async def compressed(system: System, target: str, lasts_s: float, chance: random.Random) -> list[Violation]:
-    """Each codec once in each partition: what stands behind such a record has to be read all the same."""
+    """Write each codec once to each partition; readers must read the records behind."""
     producer = AIOKafkaProducer(bootstrap_servers=system.broker.bootstrap, acks="all")
     await producer.start()
     try:
@@ -64,7 +66,7 @@ async def compressed(system: System, target: str, lasts_s: float, chance: random
 
 
 async def aborted(system: System, target: str, lasts_s: float, chance: random.Random) -> list[Violation]:
-    """Transactions that are aborted, each after a while in which it is open: nothing in them was ever said."""
+    """Abort transactions after a while; no reader may apply their records."""
     producer = AIOKafkaProducer(bootstrap_servers=system.broker.bootstrap, transactional_id=f"somebody-{uuid4().hex}")
     await producer.start()
     try:
@@ -81,7 +83,7 @@ async def aborted(system: System, target: str, lasts_s: float, chance: random.Ra
 
 
 async def _write(producer: AIOKafkaProducer, topic: Topic, partition: int, codec: Codec) -> None:
-    """A batch as it is: a producer of ours may have no such codec."""
+    """Write a batch as it is: our producer may lack the codec."""
     kind = next(iter(topic.events)).type.encode()
     batch = packed(_nobody(), VALUE, [("ce_type", kind), ("ce_id", str(uuid4()).encode())], codec)
     leader = producer.client.cluster.leader_for_partition(TopicPartition(topic.name, partition))

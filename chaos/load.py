@@ -1,5 +1,7 @@
-"""What the system does meanwhile: sender after sender, each with a STOP code of its own, consents, one campaign, people
-who stop while it runs, and afterwards all that may not bring those back: their old consents, told again."""
+"""Load the system: senders, each with a STOP code, consents, a campaign and STOPs.
+
+Old consents, recorded again, must not reopen a sender that a person has stopped.
+"""
 
 import asyncio
 import contextlib
@@ -14,13 +16,13 @@ from stack.demo import CONSENT_BATCH, FORM, Api, DemoFailed
 from stack.simulator import STOP_SPELLINGS
 
 FIRST_CODE = 36_000
-FICTIONAL = 10_000  # numbers there are: 06 39 98 xx xx
-BEYOND = 20_000_000  # the first number of those beyond, of eight digits after +336: bench.consent says why
+FICTIONAL = 10_000  # 06 39 98 xx xx
+BEYOND = 20_000_000  # first further number, of eight digits after +336 (see bench.consent)
 STOP_SHARE = 0.04
-# how old the consents of a campaign are, in turn: a STOP of an operator whose clock is slow seems older than the latter
+# Age of a campaign's consents, in turn: a STOP from an operator with a slow clock seems older than the second.
 GIVEN_AGO = (timedelta(days=40), timedelta(seconds=60))
 TEXT = "Maison Lune : {first_name|bonjour}, -20 % ce samedi. {stop}"
-SPELLINGS = tuple(text for text in STOP_SPELLINGS if "36" not in text)  # those that name no other code
+SPELLINGS = tuple(text for text in STOP_SPELLINGS if "36" not in text)  # without another code
 POLL_S = 0.5
 NOT_YET = ("404 ", "409 ")
 HEARD_WITHIN_S = 120.0
@@ -28,13 +30,13 @@ TOLD_AGAIN_S = (0.0, 5.0)  # after the campaign has begun, and then once more
 
 
 def number(n: int) -> str:
-    """The n-th person."""
+    """Return the number of the n-th person."""
     return f"+3363998{n:04d}" if n < FICTIONAL else f"+336{BEYOND + n}"
 
 
 @dataclass(slots=True)
 class Round:
-    """One sender and its campaign."""
+    """A sender and its campaign."""
 
     sender: str
     code: str
@@ -44,13 +46,13 @@ class Round:
     campaign: str = ""
     status: str = "not made"
     finished: bool = False
-    whole: bool = True  # no database has lost what belongs to it
+    whole: bool = True  # no database has lost rows of it
 
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
     ended: datetime | None = None
 
     def during(self, loss: Loss) -> bool:
-        """Was something of it stored, and lost?"""
+        """Return whether rows of this round were stored and lost."""
         return (loss.until is None or self.began <= loss.until) and (self.ended is None or self.ended >= loss.since)
 
     @property
@@ -60,21 +62,23 @@ class Round:
 
 @dataclass(slots=True)
 class Load:
-    """`people` in each campaign, which takes about `lasts_s`; STOPs come all along. `losses`: of databases; a round
-    whose rows are among what was lost is given up."""
+    """Campaigns of `people`, of about `lasts_s` each, with STOPs throughout.
+
+    A round with rows in a loss (`losses`, of databases) is given up.
+    """
 
     api: Api
     seed: int
     people: int
     lasts_s: float
-    among: int = FICTIONAL  # people there are in all
+    among: int = FICTIONAL  # people in all
     most: int = 1_000_000  # campaigns
     losses: list[Loss] = field(default_factory=list)
     rounds: list[Round] = field(default_factory=list)
     ending: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, at_once: int) -> None:
-        """Round after round, `at_once` of them, until `ending`; returns when all have finished."""
+        """Run rounds, `at_once` at a time, until `ending`; return when all have finished."""
 
         async def some() -> None:
             while not self.ending.is_set() and len(self.rounds) < self.most:
@@ -105,26 +109,26 @@ class Load:
         return any(loss.until is None or loss.until >= began for loss in self.losses)
 
     async def repeat(self) -> None:
-        """Of senders whose campaigns go on, all that consent-svc was told."""
+        """Send consent-svc the requests of unfinished rounds again."""
         for one in [one for one in self.rounds if not one.over]:
             await self._register(one)
             await self.consent(one, one.people)
 
     async def cancel(self) -> None:
-        """Each campaign that was made and goes on. One that is over by now says so."""
+        """Cancel each unfinished campaign; ignore the refusal of a finished campaign."""
         for one in [one for one in self.rounds if one.campaign and not one.over]:
             with contextlib.suppress(DemoFailed):
                 await self.api.call("POST", "campaign", f"/v1/campaigns/{one.campaign}/cancel", {})
 
     async def reconcile(self, stopped: Mapping[str, Sequence[str]]) -> None:
-        """The operator's list of opt-outs, of each sender."""
+        """Send the operator's list of opt-outs for each sender."""
         for one in self.rounds:
             if numbers := stopped.get(one.code):
                 listed = {"provider": "simulator", "sender_id": one.sender, "list": "\n".join(["number", *numbers])}
                 await self.api.call("POST", "consent", "/v1/reconciliations", listed)
 
     async def round(self, one: Round) -> None:
-        """From the sender to the last outcome."""
+        """Run a round, from the sender to the last outcome."""
         code, people, stopping = one.code, one.people, one.stopping
         chance = random.Random(f"{self.seed} {code}")
         await self._register(one)
@@ -150,7 +154,7 @@ class Load:
             await self._until_finished(one)
 
     async def consent(self, one: Round, people: list[str]) -> None:
-        """Evidence that each of them said yes: told again it is the same, and older than any STOP."""
+        """Record evidence of each person's consent; a repeat is the same evidence, older than any STOP."""
         for at in range(0, len(people), CONSENT_BATCH):
             items = [
                 {
@@ -184,7 +188,7 @@ class Load:
         await self._in_time("campaign", path, csv=lines.encode(), key=f"contacts {one.code}")
 
     async def _schedule(self, one: Round) -> None:
-        """The answer may have been lost: then it has been scheduled, and a second time is refused."""
+        """Schedule the campaign, unless a lost answer has: a second request is refused."""
         path = f"/v1/campaigns/{one.campaign}"
         while (await self.api.call("GET", "campaign", path))["status"] == "draft":
             try:
@@ -195,7 +199,7 @@ class Load:
                 await asyncio.sleep(POLL_S)
 
     async def _in_time(self, service: str, path: str, body: Any = None, **more: Any) -> Any:
-        """A service that has not heard of the sender yet says 404; one that is still at the same request, 409."""
+        """Call until the service knows the sender (404) and has ended the same earlier request (409)."""
         deadline = asyncio.get_running_loop().time() + HEARD_WITHIN_S
         while True:
             try:
@@ -207,11 +211,11 @@ class Load:
             await asyncio.sleep(POLL_S)
 
     async def _tell_again(self, one: Round, chance: random.Random) -> None:
-        """Somebody's old list is imported once more, while people stop and after."""
+        """Import old consents again, while people stop and after."""
         await asyncio.sleep(chance.uniform(*TOLD_AGAIN_S))
         await self.consent(one, one.stopping)
         await asyncio.sleep(self.lasts_s)
-        one.given_at -= timedelta(days=1)  # other evidence than before, and older
+        one.given_at -= timedelta(days=1)  # other, older evidence
         await self.consent(one, one.stopping)
 
     async def _until_finished(self, one: Round) -> None:

@@ -1,7 +1,7 @@
-"""Logs that lose what they had acknowledged: cut while brokers are down, led by a replica that was behind, made anew.
+"""Inject losses of acknowledged records: logs cut while brokers are down, led by a lagging replica, or made anew.
 
-Each fault ends as docs/runbook.md has it: the owner of the topic publishes again what the log has lost, and a person
-clears each reader. Until then the system must hold marketing and say so: the fault looks at that, too.
+Each fault ends as in docs/runbook.md: the topic's owner publishes the lost records again, and a person clears each
+reader. Until then the system must hold marketing and say so, which the fault checks.
 """
 
 import asyncio
@@ -27,21 +27,21 @@ from stack.kafka import Kafka
 
 WATERMARKED = (STATES.name, INBOUND_MESSAGES.name)
 READERS = {STATES.name: ("campaign", "dispatch"), INBOUND_MESSAGES.name: ("consent",)}
-REPAIRED_WITHIN_S = 300.0  # every command is a Python that starts
+REPAIRED_WITHIN_S = 300.0  # each command starts a Python
 FACTS_LOST = (1, 5)  # batches
-FACTS_WITHIN_S = 60.0  # until there is something to lose
+FACTS_WITHIN_S = 60.0  # until there are facts to lose
 NOTICED_WITHIN_S = 60.0
 GROWS_WITHIN_S = 90.0
 MADE_WITHIN_S = 30.0
 LOOK_EVERY_S = 0.5
 STOOD_FOR_S = 1.0
-# what a broker works out again of its segments, where it finds none of it
+# files that a broker rebuilds from its segments
 WORKED_OUT = ("*.index", "*.timeindex", "*.txnindex", "*.snapshot")
 CHECKPOINTS = ("recovery-point-offset-checkpoint", "replication-offset-checkpoint", ".kafka_cleanshutdown")
 
 
 async def cut(system: System, target: str, lasts_s: float, chance: random.Random) -> list[Violation]:
-    """Power is lost under all brokers at once, and what they had not written to their disks."""
+    """Cut the log, as a power loss under all brokers would: unwritten bytes are gone."""
     kafka, numbers = _brokers(system)
     partition = await _partition_with_facts(system, target, facts := chance.randint(*FACTS_LOST))
     await _kill(kafka, numbers)
@@ -52,8 +52,10 @@ async def cut(system: System, target: str, lasts_s: float, chance: random.Random
 
 
 async def cut_unseen(system: System, target: str, lasts_s: float, chance: random.Random) -> list[Violation]:
-    """As `cut`, and no reader runs until the log has grown past what was read: its end alone tells nobody. What is cut
-    begins below the readers' places, and holds facts that they have not read."""
+    """Cut a log, and start readers only once it has grown past their places: its end tells nothing.
+
+    The cut begins below the readers' places, and loses facts that they have not read.
+    """
     kafka, numbers = _brokers(system)
     await _partition_with_facts(system, target, FACTS_LOST[1])
     readers = _readers(system, target)
@@ -75,9 +77,11 @@ async def cut_unseen(system: System, target: str, lasts_s: float, chance: random
 
 
 async def unclean_election(system: System, target: str, lasts_s: float, chance: random.Random) -> list[Violation]:
-    """One of three brokers is away while records are acknowledged; then the two that have them die, and one of these
-    comes back with a disk as old as the first one's. The topic lets a replica lead that was behind. The third broker
-    comes back last, and follows."""
+    """Elect a leader without the acknowledged records.
+
+    A broker is away during the records; then the two others die, and one returns with a disk as old as the first's. The
+    topic lets a lagging replica lead. The third broker returns last, and follows.
+    """
     kafka, numbers = _brokers(system)
     await _configure(system, target, {"unclean.leader.election.enable": "true"})
     try:
@@ -96,7 +100,7 @@ async def unclean_election(system: System, target: str, lasts_s: float, chance: 
 
 
 async def anew(system: System, target: str, lasts_s: float, chance: random.Random) -> list[Violation]:
-    """Somebody deletes a topic, and creates it again as it has to be."""
+    """Delete a topic, and create it again with its settings."""
     if system.brokers:
         await _partition_with_facts(system, target, 1)
     topic = next(topic for topic in TOPICS if topic.name == target)
@@ -128,15 +132,17 @@ async def _held_until_repaired(
     partition: int | None = None,
     stood: list[tuple[int, int]] | None = None,
 ) -> list[Violation]:
-    """Looks until the loss has been noticed; then for `lasts_s`, and after a restart of a reader, whether it still is.
-    Then it is repaired. `stood`: the readers' places when `partition` lost its tail; readers that had read all of it,
-    and find all that came since, have nothing to notice."""
+    """Wait until the loss is noticed, check it for `lasts_s` and over a reader's restart, then repair.
+
+    `stood`: the readers' places when `partition` lost its tail; readers that had read all of the tail, and find all
+    later records, have nothing to notice.
+    """
     deadline, red = time.monotonic() + NOTICED_WITHIN_S, list[str]()
     while not red and time.monotonic() < deadline:
         red = [why for why in await system.unready() if topic in why]
         await asyncio.sleep(LOOK_EVERY_S)
     held, restarted = bool(red), False
-    await asyncio.sleep(STALE_S + LOOK_EVERY_S if red else 0)  # what is known was fresh until then
+    await asyncio.sleep(STALE_S + LOOK_EVERY_S if red else 0)  # consent data was fresh until then
     until = time.monotonic() + lasts_s
     while red and (time.monotonic() < until or not restarted):
         age = await system.consent_age_s()
@@ -158,9 +164,11 @@ async def _held_until_repaired(
 
 
 async def repair(system: System, topic: str) -> None:
-    """As docs/runbook.md has it (LogBroken): of a broken partition of consent.states.v1 the owner publishes again what
-    it has; for inbound.messages.v1 the operator's list of opt-outs is fetched. Then a person clears the readers. What
-    is found meanwhile has to be repaired as well. Raises RuntimeError."""
+    """Repair a topic as in docs/runbook.md (LogBroken). Raises RuntimeError.
+
+    For consent.states.v1 the owner publishes the broken partitions again; for inbound.messages.v1 the operator's list
+    of opt-outs is sent. Then a person clears the readers; faults found meanwhile are repaired too.
+    """
     deadline = time.monotonic() + REPAIRED_WITHIN_S
     while True:
         broken = {service: await _broken(system, service, topic) for service in READERS[topic]}
@@ -176,12 +184,12 @@ async def repair(system: System, topic: str) -> None:
             await system.callers.reconcile(_operators_list(system))
         for service, each in broken.items():
             if each:
-                with contextlib.suppress(RuntimeError):  # more was found since: it is listed anew
+                with contextlib.suppress(RuntimeError):  # more was found since, and is listed anew
                     await system.command(service, "log", "clear", *each)
 
 
 def _operators_list(system: System) -> dict[str, list[str]]:
-    """Who has said STOP, by STOP code, as the operator keeps it."""
+    """Return the numbers with an acknowledged STOP, by STOP code, from the operator's log."""
     facts = [msgspec.json.decode(line) for line in system.simulator_log.read_bytes().split(b"\n")[:-1]]
     acknowledged = {fact["id"] for fact in facts if fact["kind"] == "reply_acknowledged"}
     stopped: dict[str, list[str]] = {}
@@ -192,13 +200,13 @@ def _operators_list(system: System) -> dict[str, list[str]]:
 
 
 async def _broken(system: System, service: str, topic: str) -> list[str]:
-    """The places that the service names: "<group>:<topic>/<partition>@<offset>"."""
+    """Return the broken places: "<group>:<topic>/<partition>@<offset>"."""
     lines = (await system.command(service, "log", "list")).splitlines()
     return [place for place in (line.partition("\t")[0] for line in lines) if f":{topic}/" in place]
 
 
 def _readers(system: System, topic: str) -> list[str]:
-    """The processes that read it."""
+    """Return the processes that read a topic."""
     roles = {"campaign": "worker", "consent": "worker", "dispatch": "projection"}
     wanted = [f"{service}-{roles[service]}" for service in READERS[topic]]
     return [name for name in system.health if any(name == each or name == f"{each}-2" for each in wanted)]
@@ -210,7 +218,7 @@ def _brokers(system: System) -> tuple[Kafka, list[int]]:
 
 
 async def _stood(system: System, topic: str, partition: int) -> list[tuple[int, int]]:
-    """`next_offset` and `last_number` of each reader, once nothing that it had fetched is left to be stored."""
+    """Return `next_offset` and `last_number` of each reader, once fetched records are stored."""
     stood = list[tuple[int, int]]()
     while True:
         before, stood = stood, []
@@ -243,12 +251,12 @@ async def _launch(kafka: Kafka, numbers: list[int]) -> None:
 
 
 def _segment(kafka: Kafka, number: int, topic: str, partition: int) -> Path:
-    """The last segment: the one that is written to."""
+    """Return the last segment."""
     return max((kafka.data(number) / f"{topic}-{partition}").glob("*.log"))
 
 
 async def _partition_with_facts(system: System, topic: str, facts: int) -> int:
-    """Waits until a partition has that many to lose; the one to which they came last."""
+    """Wait until a partition has `facts` to lose; return the partition with the newest."""
     kafka, _ = _brokers(system)
     deadline = time.monotonic() + FACTS_WITHIN_S
     while True:
@@ -265,7 +273,7 @@ async def _partition_with_facts(system: System, topic: str, facts: int) -> int:
 
 
 def _cut(kafka: Kafka, numbers: list[int], topic: str, partition: int, facts: int) -> None:
-    """The same offset on every replica: batches are the same on all."""
+    """Cut every replica at the same offset; batches are the same on all."""
     lost = cut_before(_segment(kafka, numbers[0], topic, partition).read_bytes(), facts)
     assert lost is not None, "it had been seen"
     for number in numbers:
@@ -273,7 +281,7 @@ def _cut(kafka: Kafka, numbers: list[int], topic: str, partition: int, facts: in
 
 
 def _cut_to(kafka: Kafka, number: int, topic: str, partition: int, end: int) -> None:
-    """The next offset of this replica's log is `end`, once its broker starts."""
+    """Make `end` the next offset of a replica's log, for the broker's start."""
     segment = _segment(kafka, number, topic, partition)
     log = segment.read_bytes()
     keep = next((batch.at for batch in batches(log) if batch.first >= end), len(log))
@@ -310,7 +318,7 @@ async def _grown_past(system: System, topic: str, partition: int, end: int) -> N
 
 
 async def _end_or_none(system: System, topic: str, partition: int) -> int:
-    """-1 while there is no leader."""
+    """Return the end, or -1 without a leader."""
     try:
         return await _end(system, topic, partition)
     except KafkaError:
@@ -318,7 +326,7 @@ async def _end_or_none(system: System, topic: str, partition: int) -> int:
 
 
 async def _grown_with_facts(system: System, topic: str, began: dict[int, int]) -> int:
-    """A partition to which facts have been written since."""
+    """Return a partition with facts written since `began`, on two replicas at least."""
     kafka, numbers = _brokers(system)
     deadline = time.monotonic() + FACTS_WITHIN_S
     while time.monotonic() < deadline:
@@ -332,7 +340,7 @@ async def _grown_with_facts(system: System, topic: str, began: dict[int, int]) -
 
 
 async def _configure(system: System, topic: str, config: dict[str, str]) -> None:
-    """aiokafka replaces all that was set of a topic: what it had is said again."""
+    """Configure a topic; its other settings are repeated, as aiokafka replaces all."""
     described = next(each for each in TOPICS if each.name == topic)
     kept = described.config | {"min.insync.replicas": str(max(system.brokers - 1, 1))}
     admin = AIOKafkaAdminClient(bootstrap_servers=system.broker.bootstrap)

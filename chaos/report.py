@@ -1,4 +1,4 @@
-"""What a run has shown, for a person and as JSON. Pure."""
+"""The result of a run, for a person and as JSON. Pure."""
 
 import statistics
 from collections.abc import Sequence
@@ -12,8 +12,10 @@ from chaos.watching import Hold
 
 @dataclass(slots=True)
 class Suffered:
-    """A fault as it was. Seconds; `began_s` since the start; `recovered_s` from its end until every process was ready,
-    and consent fresh, again: None where that did not come to be."""
+    """A fault that was injected. Seconds; `began_s` since the start.
+
+    `recovered_s`: from its end until every process was ready, with fresh consent data; `None`: never.
+    """
 
     number: int
     kind: str
@@ -21,7 +23,7 @@ class Suffered:
     began_s: float
     lasted_s: float
     recovered_s: float | None
-    held_s: float = 0.0  # of it and of its recovery, marketing was held
+    held_s: float = 0.0  # of fault and recovery, with marketing held
 
     @property
     def ended_s(self) -> float:
@@ -35,12 +37,12 @@ class Report:
     seconds: float
     faults: list[Suffered]
     left_out: list[str]
-    messages: int  # that the operator took
+    messages: int  # taken by the operator
     outcomes: dict[str, int]  # of the ledger, by status
     stops: int
-    stop_latencies_s: list[float]  # from the operator's sending it to enforced
+    stop_latencies_s: list[float]  # from the operator's sending to the enforcement
     holds: list[Hold]
-    deaths: list[str]  # of processes that nobody had killed: they end when they must not go on
+    deaths: list[str]  # of processes that no fault killed: they end on purpose
     dead_letters: int
     at_rest: list[AtRest]
     looks: int
@@ -96,7 +98,7 @@ class Report:
 
 
 def held(faults: Sequence[Suffered], holds: Sequence[Hold]) -> None:
-    """How long of each fault, and of its recovery, marketing was held."""
+    """Set the time of each fault and recovery during which marketing was held."""
     for fault in faults:
         overlaps = (
             min(fault.ended_s, hold.began_s + hold.lasted_s) - max(fault.began_s, hold.began_s) for hold in holds

@@ -1,4 +1,4 @@
-"""One run: the system, its load, what goes wrong, and the report."""
+"""Run the system, its load and the faults, and report."""
 
 import asyncio
 import re
@@ -23,9 +23,9 @@ from stack.demo import Api
 RECOVERS_WITHIN_S = 120.0
 SETTLES_WITHIN_S = 180.0
 SETTLE_POLL_S = 1.0
-PLANNED = 1000  # more than any run comes to
+PLANNED = 1000  # more than any run reaches
 AT_ONCE = 2  # campaigns
-ANSWERS_AFTER_S = 0.2  # the operator, so that something is on its way to it whenever somebody is killed
+ANSWERS_AFTER_S = 0.2  # latency of the operator: a message is in flight at any kill
 SETTLED_LOOKS = 3  # in a row
 
 
@@ -43,12 +43,12 @@ async def run(
     many: int = PLANNED,
     say: Callable[[str], None] = print,
 ) -> Report:
-    """Faults for `seconds`, under a load of `rate` messages a second; then everything comes to rest and is counted.
+    """Inject faults for `seconds`, under a load of `rate` messages a second; then let all come to rest, and count.
 
-    only    the faults in whose "kind, target" this is found: a regular expression
+    only    a regular expression: only the faults whose "kind, target" matches
     many    faults at most
 
-    `report.txt` and `report.json` are in `folder` afterwards.
+    Writes `report.txt` and `report.json` to `folder`.
     """
     async with standing(folder, brokers=brokers, rate=rate, clocks=clocks, earlier=earlier, say=say) as system:
         possible = [each for each in faults.possible(system) if re.search(only, f"{each.kind}, {each.target}")]
@@ -77,7 +77,7 @@ async def loaded(
     at_once: int = AT_ONCE,
     call_within_s: float = 30.0,
 ) -> AsyncIterator[tuple[Load, Watch]]:
-    """Load and watch are there while the block runs; on leaving what was begun is brought to its end, watched."""
+    """Run load and watch during the block; on leaving, finish the campaigns under the watch."""
     timeout = aiohttp.ClientTimeout(total=call_within_s)
     headers = {"Authorization": f"Bearer {system.environment.token()}"}
     async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
@@ -85,7 +85,7 @@ async def loaded(
         load.losses, system.callers = system.losses, load
         await load.api.call("POST", "simulator", "/control/behaviour", {"latency_s": ANSWERS_AFTER_S})
         watch = Watch(system, load, say)
-        async with asyncio.TaskGroup() as group:  # whatever of it fails ends the block, and is raised
+        async with asyncio.TaskGroup() as group:  # a failure ends the block, and is raised
             watching = [group.create_task(each) for each in (watch.run(), system.keep_running())]
             working = group.create_task(load.run(at_once))
             yield load, watch
@@ -102,7 +102,7 @@ async def loaded(
 async def hurt(
     system: System, plan: list[Planned], seconds: float, watch: Watch, say: Callable[[str], None]
 ) -> list[Suffered]:
-    """Fault after fault until `seconds` are over."""
+    """Inject faults until `seconds` are over."""
     suffered: list[Suffered] = []
     began = time.monotonic()
     for planned in plan:
@@ -115,7 +115,7 @@ async def hurt(
 
 
 async def suffer(system: System, planned: Planned, watch: Watch) -> Suffered:
-    """One fault, until all is well again. What it is not well of by then, is a violation."""
+    """Inject a fault and wait for the recovery; a process that is not ready by then is a violation."""
     began = time.monotonic()
     watch.note(await faults.inflict(system, planned))
     ended = time.monotonic()
@@ -163,7 +163,7 @@ async def conclude(system: System, watch: Watch, suffered: list[Suffered], *, se
 
 
 async def _settled(watch: Watch, say: Callable[[str], None]) -> None:
-    """Until nothing is under way any more, or for so long that what is, is lost."""
+    """Wait until nothing is under way, at most for SETTLES_WITHIN_S."""
     deadline, quiet = time.monotonic() + SETTLES_WITHIN_S, 0
     while quiet < SETTLED_LOOKS:
         why = await watch.waiting()

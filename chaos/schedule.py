@@ -1,13 +1,15 @@
-"""What goes wrong, in which order, for how long: everything that can go wrong here once, in an order of the seed's,
-then all of it again. The same seed on the same ground is the same schedule. Pure."""
+"""Plan the faults: every possible fault once, in a random order, then all again. Pure.
+
+The same seed and the same possible faults give the same schedule.
+"""
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-SESSION_S = 10.0  # of a consumer: who is silent for longer has lost its partitions
+SESSION_S = 10.0  # a consumer silent for longer loses its partitions
 
-# seconds that each lasts, at least and at most; what is not here lasts as long as it takes
+# seconds, at least and at most; faults without an entry take their own time
 LASTS_S = {
     "kill": (0.0, 4.0),
     "freeze": (SESSION_S + 2, SESSION_S + 5),
@@ -20,15 +22,15 @@ LASTS_S = {
     "disk full": (3.0, 8.0),
     "clock ahead": (3.0, 8.0),
     "clock behind": (3.0, 8.0),
-    "failover": (2.0, 6.0),  # how old the copy is
-    "two relays": (1.0, 5.0),  # after the cut is over
-    "topic anew": (4.0, 8.0),  # nobody has repaired it
+    "failover": (2.0, 6.0),  # age of the copy
+    "two relays": (1.0, 5.0),  # after the cut
+    "topic anew": (4.0, 8.0),  # until the repair
     "log cut": (4.0, 8.0),
     "log cut unseen": (4.0, 8.0),
     "unclean election": (4.0, 8.0),
     "aborted": (1.0, 4.0),  # open
 }
-PAUSE_S = (1.0, 4.0)  # between a recovery and what comes next
+PAUSE_S = (1.0, 4.0)  # between a recovery and the next fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Possible:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """`after_s`: how long everything has been well before it begins. `chance`: seeds whatever it draws itself."""
+    """`after_s`: pause in a healthy state before the fault. `chance`: seeds the fault's own draws."""
 
     number: int
     kind: str
@@ -56,7 +58,7 @@ class Planned:
 
 
 def schedule(seed: int, possible: Sequence[Possible], many: int) -> list[Planned]:
-    """The first `many` of the endless schedule."""
+    """Return the first `many` faults of the endless schedule."""
     chance = random.Random(seed)
     planned: list[Planned] = []
     while len(planned) < many:

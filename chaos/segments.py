@@ -1,7 +1,6 @@
-"""A partition's log as Kafka writes it: record batches, where a log is cut, and batches that another producer packed.
+"""A partition's log as Kafka writes it: record batches, the place of a cut, and batches of another producer. Pure.
 
-The codecs are written by hand, without a library: each stores its bytes as they are, in a frame that every decoder of
-the codec reads. Pure.
+The codecs need no library: each stores its bytes uncompressed, in a frame that every decoder reads.
 """
 
 import gzip
@@ -20,20 +19,20 @@ from common.kafka.broker import NUMBER, Headers
 Codec = Literal["gzip", "snappy", "lz4", "zstd"]
 CODECS: tuple[Codec, ...] = ("gzip", "snappy", "lz4", "zstd")
 
-# base offset, length of what follows, leader epoch, magic, CRC, attributes, last offset delta
+# base offset, length of the rest, leader epoch, magic, CRC, attributes, last offset delta
 _BEGINNING = struct.Struct(">qiibIhi")
-_FRAME = struct.calcsize(">qi")  # of which the length says nothing
-_CRC_AT, _ATTRIBUTES_AT = 17, 21  # the CRC is of all that follows it
+_FRAME = struct.calcsize(">qi")  # not counted by the length
+_CRC_AT, _ATTRIBUTES_AT = 17, 21  # the CRC covers the bytes after it
 _RECORDS_AT = 61
-_CONTROL = 0x20  # of attributes: a transaction's end, which no reader is given
+_CONTROL = 0x20  # attribute of a transaction's end, which no reader gets
 _CODES = {"gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
-_LITERAL_BYTES = 60  # of one element of Snappy whose length is in its tag
-_BLOCK_BYTES = 64 * 1024  # of LZ4, as its descriptor says here
+_LITERAL_BYTES = 60  # longest element of Snappy with its length in the tag
+_BLOCK_BYTES = 64 * 1024  # of LZ4, as in the descriptor
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`at`, `size`: in the file. `first`: the first record's offset. `fact`: it holds more than watermarks."""
+    """A record batch. `at`, `size`: in the file. `first`, `last`: offsets. `fact`: more than watermarks."""
 
     at: int
     size: int
@@ -43,7 +42,7 @@ class Batch:
 
 
 def batches(log: bytes) -> Iterator[Batch]:
-    """The whole batches of a segment; a torn one at its end is left out."""
+    """Yield the whole batches of a segment, without a torn batch at the end."""
     at = 0
     while at + _RECORDS_AT <= len(log):
         first, length, _, _, _, attributes, delta = _BEGINNING.unpack_from(log, at)
@@ -56,16 +55,18 @@ def batches(log: bytes) -> Iterator[Batch]:
 
 
 def cut_before(log: bytes, facts: int) -> Batch | None:
-    """The batch that a log loses first, so that its last `facts` batches with facts are lost; None where it has fewer,
-    or where nothing would be left."""
+    """Return the first batch to lose, so that the last `facts` batches with facts are lost.
+
+    `None`: the log has fewer, or would be empty.
+    """
     with_facts = [batch for batch in batches(log) if batch.fact]
     return with_facts[-facts] if len(with_facts) >= facts and with_facts[-facts].at > 0 else None
 
 
 def lost(log: bytes, next_offset: int, last_number: int) -> bool:
-    """Return whether a reader that stands at `next_offset`, and has met all numbers to `last_number`, misses a record.
+    """Return whether a reader at `next_offset`, with all numbers to `last_number`, misses a record.
 
-    A log that lost only what the reader had read, and wrote no record below `next_offset` since, hides nothing from it.
+    A log that lost only records already read, and wrote none below `next_offset` since, hides nothing.
     """
     ahead, newest = set[int](), last_number
     whole = MemoryRecords(log[: max((batch.at + batch.size for batch in batches(log)), default=0)])
@@ -81,7 +82,7 @@ def lost(log: bytes, next_offset: int, last_number: int) -> bool:
 
 
 def packed(key: bytes | None, value: bytes | None, headers: Headers, codec: Codec) -> bytes:
-    """A batch of one record, compressed as another producer does it."""
+    """Return a batch of a record, compressed as by another producer."""
     builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, 0, 1 << 20)
     builder.append(0, None, key, value, headers)
     plain = bytes(builder.build())
@@ -94,13 +95,13 @@ def packed(key: bytes | None, value: bytes | None, headers: Headers, codec: Code
 
 
 def _snappy(data: bytes) -> bytes:
-    """A raw block of literals (Kafka's readers take it with and without the framing of the Java library)."""
+    """Return a raw block of literals, which Kafka's readers take without the Java library's framing."""
     parts = [data[at : at + _LITERAL_BYTES] for at in range(0, len(data), _LITERAL_BYTES)]
     return _varint(len(data)) + b"".join(bytes([(len(part) - 1) << 2]) + part for part in parts)
 
 
 def _lz4(data: bytes) -> bytes:
-    """A frame of blocks that are not compressed."""
+    """Return a frame of uncompressed blocks."""
     descriptor = b"\x60\x40"  # version 1, independent blocks of 64 KB
     parts = [data[at : at + _BLOCK_BYTES] for at in range(0, len(data), _BLOCK_BYTES)]
     blocks = b"".join(struct.pack("<I", len(part) | 1 << 31) + part for part in parts)
@@ -108,8 +109,8 @@ def _lz4(data: bytes) -> bytes:
 
 
 def _zstd(data: bytes) -> bytes:
-    """A frame of one raw block: 128 KB at most."""
-    header = b"\x28\xb5\x2f\xfd" + b"\xa0" + struct.pack("<I", len(data))  # one segment, its size in 4 bytes
+    """Return a frame of a raw block, at most 128 KB."""
+    header = b"\x28\xb5\x2f\xfd" + b"\xa0" + struct.pack("<I", len(data))  # a segment, its size in 4 bytes
     return header + struct.pack("<I", len(data) << 3 | 1)[:3] + data
 
 
@@ -122,7 +123,7 @@ def _varint(number: int) -> bytes:
 
 
 def xxh32(data: bytes) -> int:
-    """xxHash of fewer than 4 bytes, seed 0: all that an LZ4 frame's descriptor needs."""
+    """Return xxHash (seed 0) of fewer than 4 bytes, enough for LZ4's descriptor."""
     assert len(data) < 4
     digest = 374761393 + len(data)
     for byte in data:

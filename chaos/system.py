@@ -1,8 +1,8 @@
-"""The whole system as it stands while it is hurt: each role of each service a process of its own, and a wire of its own
-from each service to the database and to each broker, from dispatch-svc to its operator, and from the operator to us.
+"""Run the whole system for fault injection: a process per role of each service, and a wire per connection to break.
 
-On Apache Kafka a worker of each service has a second one beside it, as in production. On the local stack's broker,
-which forms groups too slowly, a worker takes every partition, and is alone.
+Wires run from each service to the database and to each broker, from dispatch-svc to the operator, and from the operator
+to inbound-svc. On Apache Kafka each worker and projection has a second process, as in production; on the local broker,
+which forms groups too slowly, the only worker takes every partition.
 """
 
 import asyncio
@@ -40,11 +40,11 @@ POOLS = {
     WORKER: 18,
     PROJECTION: 10,
     "relay": 4,
-}  # connections; all of them together are fewer than Postgres takes
+}  # connections; together fewer than Postgres takes
 READY_WITHIN_S = 120.0  # many Pythons start at once
 LOOK_EVERY_S = 0.25
-LIBFAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))  # where Debian puts it
-OF_A_JVM = {"FAKETIME_FORCE_MONOTONIC_FIX": "0"}  # without it a JVM spins as it starts
+LIBFAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))  # Debian's path
+OF_A_JVM = {"FAKETIME_FORCE_MONOTONIC_FIX": "0"}  # otherwise a JVM spins at its start
 LOOK_WITHIN_S = 5.0
 COMMAND_WITHIN_S = 300.0
 CLOCK_JUMP_S = 30
@@ -52,11 +52,11 @@ OLDEST_KNOWLEDGE = (
     "SELECT CASE WHEN count(as_of) = $1 THEN min(as_of) END FROM consumer_offset"
     " WHERE consumer_group = 'dispatch.consents' AND topic = 'consent.states.v1'"
 )
-DISK_BYTES = 3 << 30  # of which no memory is taken before it is written
+DISK_BYTES = 3 << 30  # a tmpfs takes memory only for written bytes
 
 
 def processes(brokers: int) -> dict[str, tuple[str, str]]:
-    """Service and role by the name of the process. `brokers`: of Apache Kafka; 0 is the local stack's."""
+    """Return (service, role) by process. `brokers`: of Apache Kafka; 0: the local broker."""
     found = {f"{service}-{role}": (service, role) for service in SERVICES for role in ROLES}
     found[f"dispatch-{PROJECTION}"] = ("dispatch", PROJECTION)
     if brokers:
@@ -67,13 +67,13 @@ def processes(brokers: int) -> dict[str, tuple[str, str]]:
 
 
 class Callers(Protocol):
-    """The callers of the services, as far as a repair needs them (docs/runbook.md, "A database was restored")."""
+    """The callers of the services, for a repair (docs/runbook.md, "A database was restored")."""
 
     async def repeat(self) -> None:
-        """Tell consent-svc again what it was told."""
+        """Send consent-svc all earlier requests again."""
 
     async def cancel(self) -> None:
-        """Cancel every campaign that runs."""
+        """Cancel every running campaign."""
 
     async def reconcile(self, stopped: Mapping[str, Sequence[str]]) -> None:
         """Give consent-svc the operator's list of opt-outs: numbers by STOP code."""
@@ -81,12 +81,13 @@ class Callers(Protocol):
 
 @dataclass
 class System:
-    """`wires`: by "<service> to the database", "<service> to the broker" (one for each broker), "dispatch to the
-    operator", "the operator to us". `clocks`: the file that moves the clock of a service, of Postgres or of a broker,
-    where they can be moved. `disk`: where Postgres has a disk of its own. `earlier`: whose sources processes start
-    from, if not today's. `losses`: the commits that databases lost. `jumps`: while the clock of dispatch-svc was moved.
-    `foreign`: old or foreign states are in the log. `lost_records`: a log has lost some. `callers`: the load, which a
-    repair may ask to repeat itself."""
+    """A running system.
+
+    `wires`: by "<service> to the database", "<service> to the broker" (a wire per broker), "dispatch to the operator",
+    "the operator to us". `clocks`: files that move the clock of a service, of Postgres or of a broker. `disk`: the disk
+    of Postgres, if a separate one. `earlier`: the sources of the processes, if not today's. `jumps`: periods with a
+    moved clock of dispatch-svc. `foreign`: the log holds old or foreign states.
+    """
 
     folder: Path
     environment: Environment
@@ -97,10 +98,10 @@ class System:
     earlier: Path | None
     wires: dict[str, list[Wire]] = field(default_factory=dict)
     databases: dict[str, str] = field(default_factory=dict)  # DSN by service, past the wires
-    health: dict[str, str] = field(default_factory=dict)  # url by process
+    health: dict[str, str] = field(default_factory=dict)  # URL by process
     clocks: dict[str, Path] = field(default_factory=dict)
     disk: Path | None = None
-    deaths: list[str] = field(default_factory=list)  # of processes that nobody here had killed
+    deaths: list[str] = field(default_factory=list)  # of processes that no fault killed
     losses: list[Loss] = field(default_factory=list)
     jumps: list[tuple[datetime, datetime]] = field(default_factory=list)
     foreign: bool = False
@@ -116,8 +117,7 @@ class System:
         return self.broker.brokers if isinstance(self.broker, Kafka) else 0
 
     async def start(self, name: str, service: str, role: str, brokers_by: str | None = None) -> None:
-        """One process more. It lives when this returns; whether it is ready, `unready` tells. `brokers_by`: the wires
-        by which it reaches the brokers, if not its service's."""
+        """Start a process; return once it lives, ready or not (`unready`). `brokers_by`: other wires to the brokers."""
         url = self.environment.urls[service] if role == "api" else f"http://127.0.0.1:{free_port()}"
         self.health[name] = url
         told = self._told(service, brokers_by) | {
@@ -134,7 +134,7 @@ class System:
         del self.health[name]
 
     async def renew(self, name: str) -> None:
-        """SIGTERM, then the same process again, of the sources that are in force now."""
+        """Restart a process after SIGTERM, from the sources now in force."""
         service, role = processes(self.brokers)[name]
         await self.retire(name)
         await self.start(name, service, role)
@@ -144,8 +144,7 @@ class System:
         await self.supervisor.run(f"{service}-migrate", [sys.executable, "-m", service, "migrate"], env=told)
 
     async def command(self, service: str, *arguments: str) -> str:
-        """`python -m <service> <arguments>`, as a person gives it; returns what it says. Raises RuntimeError where it
-        fails."""
+        """Return the output of `python -m <service> <arguments>`. Raises RuntimeError for a failure."""
         told = self._told(service) | {"PLACET_DATABASE_URL": self.databases[service]}
         try:
             done = await asyncio.to_thread(
@@ -163,7 +162,7 @@ class System:
         return done.stdout
 
     async def consent_age_s(self) -> float | None:
-        """How old dispatch's knowledge of consent is; None where a partition has none, or its database is away."""
+        """Return the age of dispatch-svc's consent data; `None` without a partition's data, or the database."""
         try:
             async with asyncio.timeout(LOOK_WITHIN_S):
                 sql = await asyncpg.connect(self.databases["dispatch"])
@@ -185,7 +184,7 @@ class System:
         return self.supervisor.pid(name)
 
     async def unready(self) -> list[str]:
-        """Whatever is not as it should be, by each process's own word."""
+        """Return each process that is not ready, with its reasons."""
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as http:
 
             async def look(name: str, url: str) -> str | None:
@@ -199,7 +198,7 @@ class System:
         return [why for why in found if why is not None]
 
     async def ready(self, within_s: float) -> list[str]:
-        """Waits until all is as it should be; what still is not after `within_s`."""
+        """Wait until every process is ready; return the reasons left after `within_s`."""
         deadline = asyncio.get_running_loop().time() + within_s
         while True:
             why = await self.unready()
@@ -208,7 +207,7 @@ class System:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def keep_running(self) -> None:
-        """Restarts what ends by itself, as a platform would."""
+        """Restart each process that ends by itself, as a platform would."""
         while True:
             died: Died = await self.supervisor.died()
             self.deaths.append(str(died))
@@ -239,20 +238,20 @@ class System:
 
 
 def moved_by(clock: Path) -> dict[str, str]:
-    """The variables of a process whose clock this file moves."""
+    """Return the variables of a process whose clock this file moves."""
     return {
         "LD_PRELOAD": str(LIBFAKETIME[0]),
         "FAKETIME_TIMESTAMP_FILE": str(clock.resolve()),
         "FAKETIME_CACHE_DURATION": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "DONT_FAKE_MONOTONIC": "1",
-        "NO_FAKE_STAT": "1",  # a Python whose files seem to change compiles each of them at every start
+        "NO_FAKE_STAT": "1",  # a Python whose files seem to change compiles each file at every start
     }
 
 
 @asynccontextmanager
 async def wires_to(broker: Broker | Kafka) -> AsyncIterator[list[Wire]]:
-    """A wire to each broker; who comes by one of them is led to the others by these wires too."""
+    """Open a wire to each broker; answers by a wire name the wires of all brokers."""
     async with AsyncExitStack() as leaving:
         ports = [int(address.rpartition(":")[2]) for address in broker.bootstrap.split(",")]
         wires = [await leaving.enter_async_context(wire_to("127.0.0.1", port)) for port in ports]
@@ -271,12 +270,12 @@ async def standing(
     clocks: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[System]:
-    """All ready when entered, all gone when left; logs stay in `folder`.
+    """Start a system, ready on entering; stop it on leaving. Logs stay in `folder`.
 
-    brokers   of Apache Kafka: 1 or 3; 0: the local stack's
-    rate      messages a second that the operator takes: so that a campaign lasts
-    earlier   the sources that it starts with, of an earlier commit; `migrate` and a restart then bring it up to now
-    clocks    the clocks of services, Postgres and brokers can be moved (where libfaketime is installed)
+    brokers   of Apache Kafka: 1 or 3; 0: the local broker
+    rate      messages a second that the operator takes, so that a campaign lasts
+    earlier   sources of an earlier commit; `migrate` and a restart upgrade the processes
+    clocks    clocks can be moved (where libfaketime is installed)
     Raises    DidNotStart
     """
     logs, data = _folders(folder)
@@ -333,7 +332,7 @@ async def standing(
 
 
 def _folders(folder: Path) -> tuple[Path, Path]:
-    """For the logs, below `folder`, which is empty otherwise; and for Postgres, where its user can reach it."""
+    """Return an emptied folder for logs, and a folder for Postgres that its user can reach."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "logs").mkdir(parents=True)
     data = Path(tempfile.mkdtemp(prefix="placet-chaos-"))
@@ -342,7 +341,7 @@ def _folders(folder: Path) -> tuple[Path, Path]:
 
 
 def _clocks(folder: Path, brokers: int) -> dict[str, Path]:
-    """A file for each clock, where Postgres's user can read it too."""
+    """Make a file per clock, readable by Postgres's user."""
     names = [*SERVICES, POSTGRES, *(f"broker-{n}" for n in range(1, brokers + 1))]
     clocks = {name: folder / f"clock-of-{name}" for name in names}
     for clock in clocks.values():
@@ -351,7 +350,7 @@ def _clocks(folder: Path, brokers: int) -> dict[str, Path]:
 
 
 def _own_disk(folder: Path) -> bool:
-    """A small file system of its own, which can be full: only root can have one."""
+    """Mount a small file system, which can be full; only root can."""
     command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=0755", "placet-chaos", str(folder)]
     try:
         return os.geteuid() == 0 and subprocess.run(command, check=False, capture_output=True).returncode == 0
@@ -360,7 +359,7 @@ def _own_disk(folder: Path) -> bool:
 
 
 def _address(port: int) -> bytes:
-    """As Kafka's protocol writes 127.0.0.1:`port`."""
+    """Return 127.0.0.1:`port` as in Kafka's protocol."""
     return b"127.0.0.1" + port.to_bytes(4, "big")
 
 

@@ -1,5 +1,6 @@
-"""Looks, all the while: into the operator's log as it grows, and into the services' ledgers, past every wire. What a
-look cannot reach it leaves to the next one; what is wrong is said at once.
+"""Check the promises all the while, in the operator's log and the services' ledgers, past every wire.
+
+A check that cannot reach its data leaves the data to the next; each violation is printed at once.
 """
 
 import asyncio
@@ -34,24 +35,24 @@ from dispatch.projection.limits import Limits
 from stack.demo import DemoFailed
 from stack.environment import PARTITIONS
 
-STALE_S, SKEW_S = 2.0, 0.1  # max_staleness, max_clock_skew: marketing is held on anything older, or from the future
+STALE_S, SKEW_S = 2.0, 0.1  # max_staleness, max_clock_skew: beyond, marketing is held
 SAMPLE_EVERY_S = 0.2
 LOOK_EVERY_S = 1.0
 STANDINGS_EVERY = 5  # looks
 MOVED_BY = timedelta(seconds=CLOCK_JUMP_S + 2)
 RESTS_WITHIN_S = 30.0
 READ_MS = 500
-# who applies watermarks, and of what: service, group, topic
+# readers of watermarks: service, group, topic
 WATERMARKED = (
     ("dispatch", "dispatch.consents", STATES.name),
     ("campaign", "campaign.consents", STATES.name),
     ("consent", "consent.inbound", INBOUND_MESSAGES.name),
 )
-RECENT = timedelta(seconds=60)  # enforcements are looked at again for so long: their commit may come late
-# a permit, a submit and the margin: how long dispatch-svc leaves a message `sending` before it takes it for a crash's
+RECENT = timedelta(seconds=60)  # enforcements are read again for so long: a commit may come late
+# a permit, a submit and the margin: then dispatch-svc takes a `sending` message for a crash's
 SENDING_TIMEOUT = timedelta(seconds=14)
 
-# what asyncpg makes of a server that is no more
+# errors of asyncpg for a server that has gone
 GONE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
 
 ENFORCED = "SELECT reference, enforced_at FROM enforcement WHERE enforced_at > $1 AND reference IS NOT NULL"
@@ -65,7 +66,7 @@ STATUSES = "SELECT message_id::text AS id, status FROM message WHERE message_id 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Marketing was held, from so many seconds after the start on."""
+    """A period in which marketing was held, from `began_s` after the start."""
 
     began_s: float
     lasted_s: float
@@ -73,7 +74,7 @@ class Hold:
 
 @dataclass(slots=True)
 class Watch:
-    """`violations` as they were found, each once; `started`: monotonic."""
+    """`violations`: each once, in the order of discovery. `started`: monotonic."""
 
     system: System
     load: Load
@@ -83,14 +84,14 @@ class Watch:
     account: Account = field(init=False)
     violations: list[Violation] = field(default_factory=list)
     holds: list[Hold] = field(default_factory=list)
-    at_rest: list[AtRest] = field(default_factory=list)  # what is so at the end, or why not
+    at_rest: list[AtRest] = field(default_factory=list)  # checks at the end
     looks: int = 0
     looks_failed: int = 0
     _dispatch: Standings = field(default_factory=lambda: Standings("dispatch-svc"))
-    _forgiven: int = 0  # losses that the standings know of
+    _forgiven: int = 0  # losses known to the standings
     _read: int = 0  # bytes of the operator's log
     _held_since: float | None = None
-    _unchecked: set[str] = field(default_factory=set)  # references the operator has taken since the last look
+    _unchecked: set[str] = field(default_factory=set)  # references taken by the operator since the last look
     _subjects: SubjectKeys = field(init=False)
 
     def __post_init__(self) -> None:
@@ -98,11 +99,11 @@ class Watch:
         self._subjects = SubjectKeys(KeyRingSettings.model_validate_json(self.system.environment.subject_keys))
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Watch until cancelled."""
         await asyncio.gather(self._sample(), self._look_on())
 
     async def finish(self) -> None:
-        """The last look, at everything: all has come to rest."""
+        """Check everything once more, with the system at rest."""
         if self._held_since is not None:
             self._hold_ends(time.monotonic())
         self.note(self._operators_log())
@@ -134,7 +135,7 @@ class Watch:
                 await asyncio.sleep(SAMPLE_EVERY_S)
 
     def _sampled(self, age: float | None) -> None:
-        """How old dispatch's knowledge of consent is, in seconds; None where nobody can tell, or decide."""
+        """Note the age of dispatch-svc's consent data, in seconds; `None`: unknown, so held."""
         now, fresh = time.monotonic(), age is not None and -SKEW_S <= age <= STALE_S
         if not fresh and self._held_since is None:
             self._held_since = now
@@ -163,9 +164,9 @@ class Watch:
                         await self._invariants()
             except (*GONE, DemoFailed):
                 self.looks_failed += 1
-            except ProgrammingError:  # what is asked for is not there: no look would ever find it
+            except ProgrammingError:  # a missing table or column, which no later look finds
                 raise
-            except SQLAlchemyError:  # a database that is gone, as SQLAlchemy tells it
+            except SQLAlchemyError:  # a database that has gone, by SQLAlchemy
                 self.looks_failed += 1
 
     def note(self, found: Sequence[Violation]) -> None:
@@ -178,7 +179,7 @@ class Watch:
         with self.system.simulator_log.open("rb") as file:
             file.seek(self._read)
             lines = file.read().split(b"\n")
-        self._read += sum(len(line) + 1 for line in lines[:-1])  # the last one is being written, or empty
+        self._read += sum(len(line) + 1 for line in lines[:-1])  # the last line is incomplete or empty
         told = [msgspec.json.decode(line) for line in lines[:-1]]
         self._unchecked |= {line["reference"] for line in told if line["kind"] == "submit"}
         return self.account.take(told)
@@ -192,12 +193,14 @@ class Watch:
             self.note(self.account.take_enforced(reply, at))
 
     def _moved(self, since: datetime) -> bool:
-        """Has the clock been moved since, by which dispatch-svc says when? Then what it says is no instant of ours."""
+        """Return whether the clock of dispatch-svc has moved since: its instants then prove nothing."""
         return any(ended + MOVED_BY > since for _, ended in self.system.jumps)
 
     async def _enforced_by_another_word(self) -> None:
-        """A STOP that a log lost before anybody had read it is enforced as the operator's list tells it: without its
-        own id. Those are who dispatch-svc knows to be opted out."""
+        """Count a STOP lost from a log as enforced by the operator's list, without its own id.
+
+        Such a person is opted out in dispatch-svc.
+        """
         missing = self.account.acknowledged.keys() - self.account.enforced
         people = {reply: self.account.stops[reply][0] for reply in missing}
         subjects = {reply: self._subjects.subject_id(person.number) for reply, person in people.items()}
@@ -215,7 +218,7 @@ class Watch:
                 self.note(self.account.take_enforced(reply, datetime.now(UTC), by_list=True))
 
     async def _statuses(self) -> None:
-        """Of what the operator has taken since the last look."""
+        """Check the messages that the operator has taken since the last look."""
         asked = {each for each in self._unchecked if each in self.account.taken}
         async with self._connection("dispatch") as sql:
             found = {row["id"]: row["status"] for row in await sql.fetch(STATUSES, [UUID(each) for each in asked])}
@@ -229,7 +232,7 @@ class Watch:
             self.note(checks.adds_up(campaign, counts, statuses[campaign]))
 
     async def _campaigns(self) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, int]]]:
-        """The counters of each campaign, and its recipients by status, at one instant."""
+        """Return each campaign's counters, and its recipients by status, at one instant."""
         async with self._connection("campaign") as sql, sql.transaction(isolation="repeatable_read", readonly=True):
             accounts = {row["campaign_id"]: dict(row) for row in await sql.fetch(ACCOUNTS)}
             statuses: dict[str, dict[str, int]] = defaultdict(dict)
@@ -238,14 +241,14 @@ class Watch:
         return accounts, statuses
 
     async def _standings(self, *, all_of_them: bool = False) -> None:
-        """Of everybody, which version is known; of those whose STOP was enforced, what they have opted out of."""
+        """Check each subject's version, and the opt-outs of people with an enforced STOP."""
         stopped: dict[str, list[str]] = defaultdict(list)  # numbers by code
         for reply in self.account.enforced:
             person = self.account.stops[reply][0]
             stopped[person.code].append(person.number)
         subjects = [self._subjects.subject_id(each) for numbers in stopped.values() for each in numbers]
         if any(loss.service == "dispatch" and loss.until is None for loss in self.system.losses):
-            return  # what is seen now will have been forgotten
+            return  # a coming loss forgets these rows
         if (lost := sum(loss.service == "dispatch" for loss in self.system.losses)) > self._forgiven:
             self._forgiven, self._dispatch = lost, Standings("dispatch-svc")
         async with self._connection("dispatch") as sql:
@@ -267,12 +270,14 @@ class Watch:
                 self.note(checks.open_again(one.sender, answer["results"]))
 
     def _consent_forgets(self) -> bool:
-        """Has its database lost STOPs that it has not read again yet? It has, once all is ready again."""
+        """Return whether consent-svc's database still lacks lost STOPs, until all is ready again."""
         return any(loss.service == "consent" and not loss.made_good for loss in self.system.losses)
 
     async def _invariants(self, *, everything: bool = False) -> None:
-        """The rules that dispatch-svc itself looks by, asked by somebody who is not killed meanwhile. What it stamped
-        with a clock that was moved is left out: no two of its instants can be compared."""
+        """Check dispatch-svc's own invariants from a process that no fault kills.
+
+        Instants stamped by a moved clock are left out, as no two of them can be compared.
+        """
         now = datetime.now(UTC)
         since, until = (self.began, now) if everything else (now - SETTLED_AFTER - RECENT, now - SETTLED_AFTER)
         for begin, end in checks.between(since, until, self.system.jumps, MOVED_BY):
@@ -315,14 +320,13 @@ class Watch:
         self.note(checks.never_taken(ledger, taken))
 
     def _lost_of(self, one: Round) -> bool:
-        """Has a database lost rows that this campaign's account rests on?"""
+        """Return whether a database has lost rows of this campaign's account."""
         return any(loss.service in ("campaign", "dispatch") and one.during(loss) for loss in self.system.losses)
 
     # --- at the end
 
     async def _rests(self, look: Callable[[], Awaitable[AtRest]]) -> AtRest:
-        """What a look finds once nothing is wrong, or RESTS_WITHIN_S later: what comes after the last campaign too is
-        on its way for a moment."""
+        """Repeat a check until nothing is wrong, for RESTS_WITHIN_S: late events are on their way."""
         deadline = time.monotonic() + RESTS_WITHIN_S
         while True:
             found = await look()
@@ -344,8 +348,10 @@ class Watch:
         return checks.nothing_pending(waiting)
 
     async def _unread(self) -> AtRest:
-        """Of each reader, what lies in the log and it has not stepped over. Watermarks come all the while: what has
-        come since the look began does not count. A transaction's end takes an offset and is no record."""
+        """Check that each reader has stepped over every record.
+
+        Watermarks after the beginning of the look do not count. A transaction's end takes an offset and is no record.
+        """
         consumer = AIOKafkaConsumer(bootstrap_servers=self.system.broker.bootstrap, enable_auto_commit=False)
         await consumer.start()
         try:
@@ -384,7 +390,7 @@ class Watch:
         return checks.every_campaign_ends(told)
 
     async def _fresh(self) -> AtRest:
-        """Of the watermarks that readers have applied."""
+        """Check the age of applied watermarks."""
         ages: dict[str, float | None] = {}
         for service, group, topic in WATERMARKED:
             async with self._connection(service) as sql:
@@ -397,7 +403,7 @@ class Watch:
         return checks.all_fresh(ages, STALE_S)
 
     async def _log_of_states(self) -> list[tuple[str, int]]:
-        """Key and version of each state there is, in the order of its partition."""
+        """Return key and version of each state, in the order of its partition."""
         consumer = AIOKafkaConsumer(bootstrap_servers=self.system.broker.bootstrap, enable_auto_commit=False)
         await consumer.start()
         try:
@@ -419,7 +425,7 @@ class Watch:
         return many
 
     async def waiting(self) -> list[str]:
-        """What has not come to rest: then it is too early to say that something is lost."""
+        """Return what has not come to rest, and is no loss yet."""
         why = [f"campaign {one.code} is {one.status}" for one in self.load.rounds if not one.over]
         if self.system.lost_records and not why:
             await self._enforced_by_another_word()
@@ -435,7 +441,7 @@ class Watch:
 
     @asynccontextmanager
     async def _connection(self, service: str) -> AsyncIterator[Any]:
-        """Past the wires. One for each look: whatever was there before may have been killed."""
+        """Connect past the wires, for one look: a fault may have killed an earlier connection."""
         async with asyncio.timeout(LOOK_WITHIN_S):
             sql = await asyncpg.connect(
                 self.system.databases[service], timeout=LOOK_WITHIN_S, command_timeout=LOOK_WITHIN_S
@@ -450,7 +456,7 @@ class Watch:
 async def _log(
     consumer: AIOKafkaConsumer, place: TopicPartition, since: int = 0, until: int | None = None
 ) -> list[Any]:
-    """The records of a partition there are now; `since` and `until` are offsets."""
+    """Return the present records of a partition; `since` and `until` are offsets."""
     consumer.assign([place])
     end = (await consumer.end_offsets([place]))[place] if until is None else until
     consumer.seek(place, since) if since else await consumer.seek_to_beginning(place)
@@ -459,5 +465,5 @@ async def _log(
         records = (await consumer.getmany(place, timeout_ms=READ_MS)).get(place, [])
         found += [record for record in records if record.offset < end]
         if not records:
-            break  # what is left are ends of transactions
+            break  # only ends of transactions are left
     return found

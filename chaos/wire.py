@@ -1,10 +1,10 @@
-"""A wire between a client and a server on this machine, and what may happen to it. No root, no kernel feature.
+"""A wire between a client and a server on this machine, and its faults. No root, no kernel feature.
 
-whole     what comes goes on
-cut       every connection is reset, and so is whoever comes
-silent    connections stay and nothing passes, either way; a connection that ends meanwhile takes what it held along
-slow      everything comes `delay_s` later, in order
-deaf      requests arrive, answers do not: what was asked for has been done and nobody hears of it
+whole     bytes pass
+cut       every connection is reset, new ones too
+silent    connections stay and no byte passes; a connection that ends meanwhile loses its bytes
+slow      bytes come `delay_s` later, in order
+deaf      requests arrive, answers do not: the work is done, unheard
 garbage   answers are bytes of no protocol
 drips     answers come byte by byte
 """
@@ -24,9 +24,11 @@ DRIP_EVERY_S = 0.05
 
 @dataclass(eq=False)
 class Wire:
-    """Forwards 127.0.0.1:`port` to `host:to`. `rewrite`: in answers these bytes become those, of the same length: a
-    broker names the brokers, and its clients shall come this way to them too. (One that the network had split in two
-    would pass unchanged; on one machine an answer comes in one piece.)"""
+    """Forwards 127.0.0.1:`port` to `host:to`.
+
+    `rewrite`: replacements in answers, of the same length: a broker names the brokers, and clients must reach them by
+    wires too. (An address split in two would pass unchanged; on one machine an answer comes whole.)
+    """
 
     host: str
     to: int
@@ -45,24 +47,24 @@ class Wire:
             end.flush()
 
     def heal(self) -> None:
-        """What was held goes on; what an answer was replaced by stays said."""
+        """Let held bytes pass; replaced answers stay replaced."""
         self.become("whole")
 
 
 class _End(asyncio.Protocol):
-    """One end of a connection: what arrives here leaves at the other."""
+    """An end of a connection: bytes received here leave at the other end."""
 
     def __init__(self, wire: Wire, *, is_server: bool) -> None:
         self.wire = wire
-        self.is_server = is_server  # what comes from it are answers
+        self.is_server = is_server  # sends answers
         self.other: _End | None = None
         self.transport: asyncio.Transport | None = None
-        self.held: deque[tuple[float, bytes]] = deque()  # when it may go on, at the earliest
+        self.held: deque[tuple[float, bytes]] = deque()  # with the earliest time to pass
         self.ended = False
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's are none by their class
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's class is no subclass
         if self.wire.state == "cut":
             self.transport.abort()
             return
@@ -85,7 +87,7 @@ class _End(asyncio.Protocol):
         self.flush()
 
     def flush(self) -> None:
-        """What may go on, goes on."""
+        """Forward the bytes that may pass."""
         there = self.other.transport if self.other is not None else None
         if there is None or self._timer is not None:
             return
@@ -127,7 +129,7 @@ class _End(asyncio.Protocol):
         self.ended = True
         self.wire._ends.discard(self)
         if error is not None or self.wire.state in ("silent", "deaf", "drips"):
-            self.held.clear()  # nobody would send it again
+            self.held.clear()  # never sent again
             if self.other is not None and self.other.transport is not None:
                 self.other.transport.abort() if error is not None else self.other.transport.close()
         self.flush()
@@ -140,7 +142,7 @@ class _End(asyncio.Protocol):
 
 @asynccontextmanager
 async def wire_to(host: str, port: int) -> AsyncIterator[Wire]:
-    """Listens on a free port of this machine."""
+    """Listen on a free port."""
     wire = Wire(host, port)
     server = await asyncio.get_running_loop().create_server(lambda: _End(wire, is_server=False), "127.0.0.1", 0)
     wire.port = server.sockets[0].getsockname()[1]

@@ -106,3 +106,45 @@ async def check_refusals(client: httpx.AsyncClient, location: str) -> None:
     found = await client.options(location.rpartition("/")[0], headers=TUS)
     assert (found.status_code, found.headers["Tus-Version"]) == (204, "1.0.0")
     assert set(found.headers["Tus-Extension"].split(",")) == {"creation", "creation-defer-length"}
+
+
+async def check_break_behind_the_last_byte(
+    client: httpx.AsyncClient, location: str, file: bytes, *extra: bytes
+) -> None:
+    """Send all bytes of an upload opened with its length, and `extra`, and end the connection before the body's end.
+
+    Checks that a client of tus then finds an incomplete upload below its length, and completes the upload.
+    """
+    said = {**TUS, **OCTETS, "Upload-Offset": "0"}
+    answer = await broken_off(client, "PATCH", location, said, file[:-1], file[-1:], *extra)
+    assert answer.status == (413 if extra else 400)
+    offset = await told_offset(client, location, len(file))
+    assert offset < len(file), "the client would send nothing more"
+    assert (await client.get(location)).json()["status"] == "uploading"
+    assert (await patched(client, location, file[offset:], offset)).status_code == 204
+    assert await told_offset(client, location, len(file)) == len(file)
+    assert (await client.get(location)).json()["status"] != "uploading"
+
+
+async def check_length_named_with_bytes(client: httpx.AsyncClient, location: str, file: bytes) -> None:
+    """Name the length of a deferred upload with the first bytes: the length holds from then on, and cannot change."""
+    assert (await patched(client, location, file[:4], 0, len(file))).status_code == 204
+    assert await told_offset(client, location, len(file)) == 4
+    for other in (len(file) - 1, len(file) + 1):
+        changed = await patched(client, location, file[4:other], 4, other)
+        assert changed.status_code == 422
+        assert [(r["field"], r["reason"]) for r in changed.json()["reasons"]] == [("Upload-Length", "mismatch")]
+    assert (await patched(client, location, file[4:], 4)).status_code == 204
+    assert await told_offset(client, location, len(file)) == len(file)
+    assert (await client.get(location)).json()["status"] != "uploading"
+
+
+async def check_length_named_last(client: httpx.AsyncClient, location: str, file: bytes) -> None:
+    """Name the length of a deferred upload once all bytes are here: the length holds only with the completion."""
+    assert (await patched(client, location, file, 0)).status_code == 204
+    said = {**TUS, **OCTETS, "Upload-Offset": str(len(file)), "Upload-Length": str(len(file))}
+    assert (await broken_off(client, "PATCH", location, said)).status == 400
+    assert await told_offset(client, location, None) == len(file), "the client has yet to name the length"
+    assert (await patched(client, location, b"", len(file), len(file))).status_code == 204
+    assert await told_offset(client, location, len(file)) == len(file)
+    assert (await client.get(location)).json()["status"] != "uploading"

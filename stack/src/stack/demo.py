@@ -2,8 +2,7 @@
 
 The demo imports 10,000 contacts in many spellings, records consents for four fifths of the people, runs a campaign with
 a personalised text and STOP replies, then a second campaign, which must not reach the people who stopped. The
-demonstration policy opens the sending hours at any time of day, and the report says so; everything else is as in
-production.
+demonstration policy opens the sending hours at any time of day; everything else is as in production.
 """
 
 import asyncio
@@ -51,10 +50,10 @@ FORM = {
 CONSENT_BATCH = 500
 STOP_SHARE = 0.03  # of the recipients, while the first campaign runs
 POLL_S = 0.25
-STANDSTILL_S = 60.0  # no change for so long is a failure even on a busy machine
+STANDSTILL_S = 60.0  # a failure even on a busy machine
 QUIET_POLLS = 8  # longer than `reply_delay_s`
-CALL_AGAIN_S = 0.3  # a service may be down for a while; repeated calls are safe
-CALL_WITHIN_S = 120.0  # four services may be starting on a busy machine
+CALL_AGAIN_S = 0.3  # repeated calls are safe
+CALL_WITHIN_S = 120.0  # four services may be starting
 
 
 FIGURES = ("audience", "pending", "denied", "deferred", "expired", "handed_off", "accepted", "rejected", "unknown")
@@ -69,9 +68,9 @@ During = Callable[[Stack], Coroutine[Any, Any, None]]
 
 @dataclass(slots=True)
 class Patience:
-    """Detects a standstill: a run may be slow on a slow machine, but must progress.
+    """Detects a standstill: a run may be slow, but must progress.
 
-    Patience ends once `seen` stays the same for STANDSTILL_S. `now`: seconds on any monotonic clock.
+    Patience ends once `seen` stays the same for STANDSTILL_S. `now`: seconds on a monotonic clock.
     """
 
     seen: object = None
@@ -85,7 +84,7 @@ class Patience:
 
 @dataclass(slots=True)
 class Api:
-    """Calls the services like an internal service; repeats a call while a service is away (all are idempotent)."""
+    """Calls the services; repeats a call while a service is away (all are idempotent)."""
 
     session: aiohttp.ClientSession
     urls: Mapping[str, str]
@@ -120,7 +119,7 @@ class Api:
             await asyncio.sleep(CALL_AGAIN_S)
 
     async def pages(self, service: str, path: str) -> AsyncIterator[Any]:
-        """Yield every item of a list, page by page."""
+        """Yield every item of a list."""
         cursor = ""
         while True:
             page = await self.call("GET", service, path + cursor)
@@ -133,7 +132,7 @@ class Api:
 
 @dataclass(slots=True)
 class Demo:
-    """A run of the demo. `during` is called after the first campaign has begun (a test kills a service then)."""
+    """A run of the demo. `during` is called after the first campaign has begun."""
 
     api: Api
     contacts: Path
@@ -180,7 +179,7 @@ class Demo:
         self.progress.update(task, total=self.imported.lines, completed=self.imported.lines)
 
     async def _consent(self) -> None:
-        """Record evidence for four fifths of the people, like a shop, with numbers as written by the people."""
+        """Record evidence for four fifths of the people, with numbers as written by the people."""
         people: dict[str, str] = {}
         for written in self.lines:
             if (e164 := folded(written)) is not None:
@@ -210,7 +209,7 @@ class Demo:
     async def _behave(self) -> None:
         """Set the operator's behaviour: DLRs late, out of order and repeated, and STOP replies.
 
-        Half of the people who stop reply to a message; the other half stop whether or not their message has left.
+        Half of the people who stop reply to a message; the others stop whether or not theirs has left.
         """
         await self.api.call(
             "POST",
@@ -252,7 +251,7 @@ class Demo:
         return identity
 
     async def _watch(self, identity: str, name: str) -> None:
-        """Wait until the campaign is finished; repeated deferrals of the same message are no progress."""
+        """Wait until the campaign is finished; repeated deferrals of a message are no progress."""
         task: TaskID | None = None
         patience = Patience()
         while True:
@@ -270,7 +269,7 @@ class Demo:
             await asyncio.sleep(POLL_S)
 
     async def _some_stop(self) -> None:
-        """Send STOP replies during the campaign, from people whose message may or may not have left."""
+        """Send STOP replies during the campaign."""
         leaving = self.chance.sample(self.consented, int(len(self.consented) * STOP_SHARE / 2))
         replies = [
             {
@@ -284,7 +283,7 @@ class Demo:
         await self.api.call("POST", "simulator", "/control/replies", {"replies": replies})
 
     async def _stops_enforced(self) -> None:
-        """Wait until every STOP reply is enforced, or until nothing changes any more."""
+        """Wait until every STOP reply is enforced, or nothing changes any more."""
         await self.api.call("POST", "simulator", "/control/behaviour", {"stop_rate": 0.0})
         task = self._task("STOPs enforced", None)
         patience = Patience()
@@ -303,7 +302,7 @@ class Demo:
             await asyncio.sleep(POLL_S)
 
     async def _receipts(self) -> None:
-        """Wait until the operator has no DLR left to deliver, or until nothing changes any more."""
+        """Wait until the operator has no DLR left, or nothing changes any more."""
         task = self._task("Receipts taken", None)
         patience = Patience()
         while True:
@@ -315,7 +314,7 @@ class Demo:
             await asyncio.sleep(POLL_S)
 
     async def _told(self, name: str, identity: str) -> Campaign:
-        """Return the API's account of a campaign, read after all DLRs."""
+        """Return the API's account of a campaign."""
         recipients = {
             r["message_id"]: r["status"]
             async for r in self.api.pages("campaign", f"/v1/campaigns/{identity}/recipients?limit=1000")
@@ -342,7 +341,7 @@ async def demonstrate(
 ) -> Report:
     """Start a stack under `folder`, run the demo and print the report. Raises DemoFailed, DidNotStart, Died.
 
-    `kafka`: number of brokers of Apache Kafka; 0: the local broker.
+    `kafka`: brokers of Apache Kafka; 0: the local broker.
     """
     bars = _bars(console)
     with bars:
@@ -358,7 +357,7 @@ async def demonstrate(
 
 
 async def visit(told: Mapping[str, str], *, console: Console, examples: Path = Path("examples")) -> Report:
-    """Run the demo on a running stack without an earlier demo. `told`: the values of stack.env. Raises DemoFailed."""
+    """Run the demo on a running stack without an earlier demo. Raises DemoFailed."""
     bars = _bars(console)
     urls = {name: told[f"{name.upper()}_URL"] for name in (*SERVICES, "simulator")}
     with bars:
@@ -430,7 +429,7 @@ def show(console: Console, facts: Facts, found: Report) -> None:
 
 
 def run(arguments: Sequence[str] = ()) -> int:
-    """Return the exit status: 0 when every check holds, 1 when a check fails or the demo does not finish."""
+    """Return the exit status: 0 when every check holds."""
     console = Console()
     try:
         if on := os.environ.get("ON"):

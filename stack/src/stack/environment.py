@@ -1,7 +1,7 @@
 """Make the environment of each process of a local stack: ports, databases, keys, tokens. All values are temporary.
 
-Fictional numbers (06 39 98 xx xx) count as mobiles. On the local broker producers are not idempotent, topics have one
-replica and consumers use no groups, since each service is a single process. Never copy these settings to production.
+Fictional numbers count as mobiles; on the local broker, topics have one replica and consumers use no groups. Never copy
+these settings to production.
 """
 
 import base64
@@ -31,9 +31,9 @@ SCOPES = (
     " dead-letter:read dead-letter:write"
 )
 TOKEN_DAYS = 30
-TWILIO_PUBLIC_URL = "https://placet.example"  # the callback URL signed by Twilio
+TWILIO_PUBLIC_URL = "https://placet.example"  # signed by Twilio
 DRAIN_S = 10.0  # longer than a submit's timeout
-LEAVE_S = 1.0  # a restart need not wait: the stack has no load balancer
+LEAVE_S = 1.0  # the stack has no load balancer
 
 
 def _url() -> str:
@@ -47,9 +47,9 @@ def _ring(key_id: str) -> str:
 
 @dataclass(frozen=True)
 class Environment:
-    """The values of a stack. `kafka`: number of brokers of Apache Kafka; 0: the local broker.
+    """The values of a stack. `kafka`: brokers of Apache Kafka; 0: the local broker.
 
-    `more`: further variables by service, which override the variables made here.
+    `more`: further variables by service, which override.
     """
 
     hours: Hours = "demonstration"
@@ -104,11 +104,7 @@ class Environment:
         return {**_inherited(), **told, **self.more.get(name, {})}
 
     def of_projection(self, dispatch: Mapping[str, str]) -> dict[str, str]:
-        """Return the variables of dispatch-svc's projection process.
-
-        This process applies opt-outs and codes, which must not wait for campaigns. `dispatch`: the first process's
-        variables.
-        """
+        """Return the variables of dispatch-svc's projection process: opt-outs and codes must not wait for campaigns."""
         port = self.projection_url.rpartition(":")[2]
         return {**dispatch, "PLACET_ROLES": "projection", "PLACET_NICE": "0", "PLACET_PORT": port}
 
@@ -130,7 +126,7 @@ class Environment:
         return jwt.encode({**claims, "iat": now, "exp": now + TOKEN_DAYS * 86_400}, self.auth_key, algorithm="HS256")
 
     def write(self, path: Path) -> None:
-        """Write `stack.env`: URLs and a token, readable by the owner alone. The file appears complete or not at all."""
+        """Write `stack.env`, readable by the owner alone, complete or not at all."""
         lines = {f"{name.upper()}_URL": url for name, url in self.urls.items()}
         lines |= {"TOKEN": self.token(), "COLLEAGUE_TOKEN": self.token(subject="colleague")}
         lines |= {"SIMULATOR_SECRET": self.simulator_secret, "TWILIO_SECRET": self.twilio_secret}
@@ -153,5 +149,5 @@ class Environment:
 
 
 def _inherited() -> dict[str, str]:
-    """Return this process's variables except PLACET_*: the shell's settings must not reach a service."""
+    """Return this process's variables except PLACET_*, which must not reach a service."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PLACET_")}

@@ -1,7 +1,6 @@
 """Run Apache Kafka in KRaft mode from Maven Central's jars: a single broker, or three replicating brokers.
 
-Each node is both broker and controller, on 127.0.0.1, with a folder for its data and its log. A start needs Java 17;
-the first start also needs Maven.
+Each node is both broker and controller, on 127.0.0.1. A start needs Java 17; the first start also needs Maven.
 """
 
 import base64
@@ -22,10 +21,10 @@ from stack.processes import DidNotStart, end, free_port, spawn, tail, wait_until
 HOME = Path(__file__).parents[2] / "kafka"  # pom.xml, log4j2.properties
 JARS = HOME.parents[1] / ".kafka" / "libs"
 START_WITHIN_S = 120.0  # three JVMs on a busy machine
-STOP_GRACE_S = 30.0  # a controlled shutdown first moves the leaders
+STOP_GRACE_S = 30.0  # a controlled shutdown moves the leaders first
 LAST_GRACE_S = 2.0
 HEAP = "-Xmx512m"
-# For a broker of a few minutes: a third of a JVM's first minutes goes into compiling.
+# a third of a JVM's first minutes goes into compiling
 SHORT_LIVED = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto")
 META, CHECKPOINT = "meta.properties", "bootstrap.checkpoint"  # files of a formatted folder
 SETTINGS = {
@@ -60,7 +59,7 @@ class Node:
 
 
 def settings(node: Node, nodes: Sequence[Node], more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the settings of a broker. Of three brokers two must hold a record before the acknowledgement. Pure."""
+    """Return the settings of a broker; of three, two must hold a record before the acknowledgement. Pure."""
     in_sync = 1 if len(nodes) == 1 else 2
     return SETTINGS | {
         "node.id": str(node.number),
@@ -79,10 +78,10 @@ def settings(node: Node, nodes: Sequence[Node], more: Mapping[str, str] | None =
 
 @dataclass
 class Kafka:
-    """A cluster of 1 or 3 `brokers`. `folder` gets a folder per broker; the data survives a stop.
+    """A cluster of 1 or 3 `brokers`, each with a folder in `folder`; the data survives a stop.
 
-    `libs`: the jars, see `fetch`. `more`: broker settings that override SETTINGS. `jvm`: options of each broker's JVM.
-    `env`: further environment variables by broker number.
+    `libs`: see `fetch`. `more`: overrides SETTINGS. `jvm`: options of each broker's JVM. `env`: further environment
+    variables by broker number.
     """
 
     folder: Path
@@ -143,10 +142,9 @@ class Kafka:
             node.child = None
 
     def stop(self) -> None:
-        """Shut all brokers down in a controlled way, the last broker first.
+        """Shut all brokers down in a controlled way, the last first.
 
-        A broker left without a majority of controllers would wait for a majority, so such a broker gets only
-        LAST_GRACE_S.
+        A broker without a majority of controllers would wait for ever: it gets only LAST_GRACE_S.
         """
         running = [node for node in self._nodes if node.child is not None]
         while running:
@@ -163,10 +161,9 @@ class Kafka:
         return None
 
     def _format(self) -> None:
-        """Format the folders of new brokers; leave a formatted folder unchanged.
+        """Format the folders of new brokers.
 
-        Kafka's tool takes two seconds. Therefore the tool formats a single broker per set of settings in this process;
-        other brokers with the same settings get a copy of the checkpoint, with ids of their own.
+        Kafka's tool takes two seconds, so it runs once per set of settings; other brokers get a copy of the checkpoint.
         """
         cluster = self.folder / "cluster-id"
         if not cluster.exists():
@@ -203,7 +200,7 @@ class Kafka:
 
 
 def fetch(libs: Path = JARS) -> Path:
-    """Return `libs` with Kafka's jars, copied by Maven the first time: all jars or none. Raises DidNotStart."""
+    """Return `libs` with Kafka's jars, all or none, copied by Maven the first time. Raises DidNotStart."""
     libs.parent.mkdir(parents=True, exist_ok=True)
     with libs.with_name("fetching").open("wb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)  # two test workers may start together
@@ -226,7 +223,7 @@ def fetch(libs: Path = JARS) -> Path:
 
 
 def _meta(cluster: str, node: int) -> str:
-    """Return meta.properties as written by Kafka's tool; the directory id is unique within the cluster."""
+    """Return meta.properties as written by Kafka's tool."""
     directory = base64.urlsafe_b64encode(uuid4().bytes).decode().rstrip("=")
     return f"version=1\ncluster.id={cluster}\nnode.id={node}\ndirectory.id={directory}\n"
 

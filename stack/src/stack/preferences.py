@@ -1,6 +1,6 @@
 """Make a link to the preference page of a person on record, in the stack started by `make up` (`make page`).
 
-The sender is a bookshop used nowhere else, so the page does not touch a developer's own data; the number is fictional.
+The sender is used nowhere else, so the page does not touch a developer's own data.
 """
 
 import json
@@ -42,7 +42,7 @@ GIVEN = (  # purpose, basis, evidence, age in days
 
 
 def link(url: str, token: str, number: str = NUMBER) -> str:
-    """Put the person on record, once over all calls, and return the address of the page. `url`: consent-svc."""
+    """Put the person on record, once over all calls, and return the address of the page."""
 
     def post(path: str, body: Mapping[str, Any]) -> Any:
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}

@@ -1,8 +1,6 @@
 """Run child processes that end with this process, on return, exception, Ctrl-C or `kill -9`.
 
-`spawn` starts and `end` ends every process of the stack. `Supervisor` runs the services: waits for readiness, kills,
-restarts and stops them. The module signals only its own children, by pid. Each child leads a session of its own, so its
-own children end too.
+The module signals only its own children, by pid. Each child leads a session of its own, so its own children end too.
 """
 
 import asyncio
@@ -26,22 +24,22 @@ import aiohttp
 LAUNCHER = Path(__file__).with_name("launcher.py")
 TAIL_LINES = 30
 POLL_S = 0.02
-STOP_GRACE_S = 17.0  # a service says farewell for 1 s, gives requests 5 s and drains for 10 s at most
-# Below the ephemeral range of Linux (32768..) and macOS (49152..), so no outgoing connection takes a port first.
+STOP_GRACE_S = 17.0  # a service says farewell for 1 s, gives requests 5 s and drains for 10 s
+# Below the ephemeral range of Linux (32768..) and macOS (49152..): no outgoing connection takes a port first.
 PORTS = range(20_000, 32_000)
 
-# A single thread forks every child, and must outlive all children: see launcher.py.
+# A single thread forks every child, and must outlive them: see launcher.py.
 _forks = ThreadPoolExecutor(1, thread_name_prefix="stack-forks")
 
 Ready = Callable[[], Awaitable[str | None]]  # the reason for not being ready, or `None`
 
 
 class DidNotStart(RuntimeError):
-    """A child ended, or was not ready in time. The text ends with the tail of its log."""
+    """A child ended, or was not ready in time. The text ends with its log's tail."""
 
 
 class Died(RuntimeError):
-    """A running child ended by itself. The text ends with the tail of its log."""
+    """A running child ended by itself. The text ends with its log's tail."""
 
     def __init__(self, name: str, code: int, log: Path) -> None:
         super().__init__(f"{name} ended with code {code}:\n{tail(log)}")
@@ -60,10 +58,7 @@ _told: deque[int] = deque(maxlen=256)  # more than the number of ports requested
 
 
 def free_port() -> int:
-    """Return a free TCP port on 127.0.0.1.
-
-    The function avoids ports returned recently, since their processes may not listen yet.
-    """
+    """Return a free TCP port, but none returned recently: its process may not listen yet."""
     while True:
         port = random.choice(PORTS)
         if port in _told:
@@ -87,7 +82,7 @@ def spawn(
     user: User | None = None,
     death_signal: int = signal.SIGKILL,
 ) -> subprocess.Popen[bytes]:
-    """Start `command` in its own session, output appended to `log`; it gets `death_signal` when this process ends."""
+    """Start `command` in its own session, output appended to `log`; `death_signal` ends it with this process."""
     who = (-1, -1) if user is None else (user.uid, user.gid)
     tied = [sys.executable, "-I", "-S", str(LAUNCHER), *map(str, (os.getpid(), int(death_signal), *who)), *command]
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +109,7 @@ def tail(log: Path, lines: int = TAIL_LINES) -> str:
 def wait_until(
     ready: Callable[[], bool], child: subprocess.Popen[bytes], name: str, log: Path, within_s: float
 ) -> None:
-    """Block until `ready()` is true. Raises DidNotStart when the child ends first or the time is up."""
+    """Block until `ready()` is true. Raises DidNotStart."""
     deadline = time.monotonic() + within_s
     while not ready():
         if (code := child.poll()) is not None:
@@ -136,8 +131,8 @@ def end(child: subprocess.Popen[bytes], grace_s: float, first: int = signal.SIGT
 
 
 def kill(child: subprocess.Popen[bytes]) -> None:
-    """Kill the child and its own children with SIGKILL, and reap the child."""
-    if child.poll() is None:  # not reaped: the pid, and so the group, still belongs to the child
+    """Kill the child and its own children, and reap the child."""
+    if child.poll() is None:  # not reaped: the pid, and so the group, is still the child's
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)
     child.wait()
@@ -156,8 +151,7 @@ class _Child:
 class Supervisor:
     """Runs named children. Leaving `async with` stops all children.
 
-    An error gets notes about the children that had ended by themselves. Logs are `<folder>/<name>.log`, appended over
-    restarts.
+    An error gets notes about the children that ended by themselves. Logs are `<folder>/<name>.log`.
     """
 
     def __init__(self, folder: Path, grace_s: float = STOP_GRACE_S) -> None:
@@ -191,7 +185,7 @@ class Supervisor:
         ready: str | Ready,
         within_s: float = 30.0,
     ) -> None:
-        """Start a child, and return once the child is ready: a URL answers 200, or a callable returns `None`.
+        """Start a child, and return once it is ready: a URL answers 200, or a callable returns `None`.
 
         Raises DidNotStart, with the child killed.
         """
@@ -214,23 +208,20 @@ class Supervisor:
             raise DidNotStart(f"{name} ended with code {process.returncode}:\n{tail(self.log(name))}")
 
     def kill(self, name: str) -> None:
-        """Kill a child with SIGKILL, like a crash. The child is gone on return, and stays down until `restart`."""
+        """Kill a child like a crash. The child stays down until `restart`."""
         child = self._children[name]
         child.running = False
         kill(child.process)
 
     async def restart(self, name: str) -> None:
-        """Run the child's command again, after SIGTERM if the child still runs.
-
-        Return once the child is ready. Raises DidNotStart.
-        """
+        """Run a child's command again, after SIGTERM if it still runs; return once ready. Raises DidNotStart."""
         child = self._children[name]
         await self._end(child)
         child.process = spawn(child.command, self.log(name), env=child.env)
         await self._until_ready(name, child)
 
     async def retire(self, name: str) -> None:
-        """End a child with SIGTERM, as planned. On return the child is gone and its name is free."""
+        """End a child with SIGTERM, as planned, and free its name."""
         await self._end(self._children.pop(name))
 
     async def died(self) -> Died:
@@ -243,7 +234,7 @@ class Supervisor:
             await asyncio.sleep(POLL_S)
 
     async def stop(self) -> None:
-        """Send SIGTERM to all children at once, and SIGKILL to the survivors after `grace_s`."""
+        """Send SIGTERM to all children at once, and SIGKILL after `grace_s`."""
         children, self._children = list(self._children.values()), {}
         try:
             await asyncio.gather(*(self._end(child) for child in children))

@@ -1,7 +1,7 @@
 """Compare the API's account of the demo with the operator's own log. Pure: facts in, checks and figures out.
 
 The report trusts no claim of Placet: messages and times come from the simulator, consents from the demo's own file, and
-this module normalises numbers by its own code.
+numbers are normalised by code of its own.
 """
 
 import re
@@ -18,19 +18,19 @@ MARKETING, SERVICE = "marketing", "service"
 
 
 def folded(written: str) -> str | None:
-    """Return a number of the fictional range as E.164, in any spelling; `None` for any other text."""
+    """Return a fictional number as E.164, in any spelling; `None` for any other text."""
     plain = unicodedata.normalize("NFKC", written)
     digits = re.sub(r"\D", "", plain)
     found = None if re.search(r"[^\W\d]", plain.removeprefix("tel:")) else FICTIONAL.search(digits)
     return f"+3363998{found[1]}" if found and len(digits) <= 14 else None
 
 
-Fact = Mapping[str, Any]  # a line of the simulator's log, or an item of a list of the API: JSON
+Fact = Mapping[str, Any]  # JSON: a line of the simulator's log, or an item of the API
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """The API's account of an import: the lines by outcome, and the refused lines by reason."""
+    """The API's account of an import."""
 
     lines: int = 0
     created: int = 0
@@ -51,7 +51,7 @@ class Campaign:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The input. `log`: the simulator's lines. `enforcements`: all pages of GET /v1/enforcements of dispatch-svc."""
+    """The input. `log`: the simulator's lines. `enforcements`: all of GET /v1/enforcements."""
 
     log: Sequence[Fact]
     campaigns: Sequence[Campaign]
@@ -66,7 +66,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A checked promise. `offenders` counts the violations; the check holds at zero."""
+    """A checked promise, which holds without `offenders`."""
 
     promise: str
     offenders: int
@@ -90,7 +90,7 @@ class Report:
         return all(check.holds for check in self.checks)
 
     def percentile_ms(self, percent: int) -> float:
-        """Return a percentile of the time from webhook to enforcement; 0 without a STOP."""
+        """Return a percentile of the time from webhook to enforcement."""
         if len(self.enforced_ms) < 2:
             return self.enforced_ms[0] if self.enforced_ms else 0.0
         return statistics.quantiles(self.enforced_ms, n=100, method="inclusive")[percent - 1]
@@ -131,7 +131,7 @@ def report(facts: Facts) -> Report:
 
 
 def after_enforced(marketing: Iterable[Fact], replies: Mapping[str, Fact], enforced: Mapping[str, datetime]) -> Check:
-    """Check promise 1: after an opt-out is reported enforced, no forbidden hand-off begins."""
+    """Check promise 1: after an enforced opt-out, no forbidden hand-off begins."""
     since: dict[str, datetime] = {}
     for reply_id, instant in enforced.items():
         if reply_id in replies:
@@ -168,7 +168,7 @@ def stops_not_enforced(replies: Mapping[str, Fact], acknowledged: set[str], enfo
 def confirmed_twice(taken: Iterable[Fact]) -> Check:
     """Check that a person gets each confirmation once, however often the person says STOP.
 
-    The demo sends no other service message. A STOP TOUT after a STOP has a wider effect, and a confirmation of its own.
+    A STOP TOUT after a STOP has a wider effect, and a confirmation of its own.
     """
     told = Counter((s["to"], s["text"]) for s in taken if s["category"] == SERVICE)
     return Check("STOPs confirmed twice", sum(n - 1 for n in told.values()), f"{len({to for to, _ in told})} confirmed")
@@ -186,7 +186,7 @@ def adds_up(campaign: Campaign) -> Check:
 
 
 def agrees(campaign: Campaign, submits: Iterable[Fact]) -> Check:
-    """Check the ledger against the operator's log: the same outcome for each message handed off, no submit for others.
+    """Check the ledger against the operator's log: the same outcomes, and no other submit.
 
     A message with the status `unknown` may be at the operator or not.
     """
@@ -207,7 +207,7 @@ def import_adds_up(imported: Imported, lines_in_file: int) -> Check:
 
 
 def _enforced_by_reply(enforcements: Iterable[Fact]) -> dict[str, datetime]:
-    """Return the instant of enforcement by the operator's id of the reply, the last part of the MO's reference."""
+    """Return the instant of enforcement by the operator's id of the reply."""
     found: dict[str, datetime] = {}
     for enforcement in enforcements:
         if enforcement["enforced_at"] and enforcement["reference"]:
@@ -218,6 +218,6 @@ def _enforced_by_reply(enforcements: Iterable[Fact]) -> dict[str, datetime]:
 
 
 def _span_s(campaign: Campaign, marketing: Iterable[Fact]) -> float:
-    """Return the seconds from the first to the last message of a campaign, at the operator."""
+    """Return the seconds from the first to the last message at the operator."""
     times = [datetime.fromisoformat(s["at"]) for s in marketing if s["reference"] in campaign.recipients]
     return (max(times) - min(times)).total_seconds() if times else 0.0

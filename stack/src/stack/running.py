@@ -3,8 +3,7 @@
     async with running_stack(folder) as stack:
         stack.urls["consent"], stack.token, stack.kill("dispatch"), await stack.restart("dispatch")
 
-A stack always starts with empty databases, since the local broker keeps its log in memory and so loses the events of an
-earlier run. With `kafka=1` or 3 the broker is Apache Kafka.
+A stack always starts with empty databases: the local broker loses the events of an earlier run.
 """
 
 import asyncio
@@ -24,7 +23,7 @@ from stack.processes import DidNotStart, Supervisor
 
 READY_WITHIN_S = 60.0  # four services share the cores
 
-PROJECTION = "dispatch-projection"  # name of dispatch-svc's second process, for `kill` and `restart`
+PROJECTION = "dispatch-projection"  # dispatch-svc's second process, for `kill` and `restart`
 LOGS, SIMULATOR_LOG, STACK_ENV, DATABASE, KAFKA = "logs", "simulator.jsonl", "stack.env", "postgres", "kafka"
 
 
@@ -37,7 +36,7 @@ class Stack:
     postgres: Postgres
     broker: Broker | Kafka
     supervisor: Supervisor
-    databases: Mapping[str, str]  # DSN by service: for reading, never for writing
+    databases: Mapping[str, str]  # DSN by service: never for writing
 
     @property
     def urls(self) -> Mapping[str, str]:
@@ -56,7 +55,7 @@ class Stack:
         self.supervisor.kill(service)
 
     async def restart(self, service: str) -> None:
-        """Restart a process and return once /readyz is green."""
+        """Restart a process; return once /readyz is green."""
         await self.supervisor.restart(service)
 
 
@@ -71,7 +70,7 @@ async def running_stack(
     more: Mapping[str, Mapping[str, str]] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[Stack]:
-    """Start a stack, ready on entering; stop the stack on leaving.
+    """Start a stack, ready on entering; stop it on leaving.
 
     Logs and stack.env are under `folder`; the databases end with the stack.
 
@@ -133,14 +132,14 @@ async def running_stack(
 
 
 def kafka_asked(told: Mapping[str, str]) -> int:
-    """Return the number of brokers of Apache Kafka in the variable KAFKA; 0 without KAFKA. Raises DidNotStart."""
+    """Return the variable KAFKA, 0 without it. Raises DidNotStart."""
     if (asked := told.get("KAFKA") or "0") not in ("0", "1", "3"):
         raise DidNotStart("KAFKA is 1 or 3, the brokers of Apache Kafka; without it, or 0, the local broker")
     return int(asked)
 
 
 def make_empty(folder: Path) -> None:
-    """Empty `folder` of an earlier run, even a crashed run. Raises DidNotStart if that run is still alive."""
+    """Empty `folder` of an earlier run. Raises DidNotStart if that run is alive."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     Postgres(folder / DATABASE).wipe()
     for name in (DATABASE, LOGS, KAFKA):
@@ -164,10 +163,7 @@ async def _together(*work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _in_thread(start: Callable[[], object]) -> None:
-    """Run `start` in a thread, and wait for the thread even when cancelled.
-
-    A server started by the thread must exist before the stack can stop the server.
-    """
+    """Run `start` in a thread, and wait even when cancelled: its server must exist to be stopped."""
     thread = asyncio.create_task(asyncio.to_thread(start))
     try:
         await asyncio.shield(thread)

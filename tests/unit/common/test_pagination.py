@@ -52,6 +52,7 @@ def written(key: str) -> str:
         (written("7"), str),
         (written('"a\\u0000b"'), str),
         (written('["2026-03-02T13:05:00", "a", "b"]'), tuple[datetime, str, str]),
+        (written('["0001-01-01T00:00:00+23:59", "a", "b"]'), tuple[datetime, str, str]),
         (written('["2026-03-02T13:05:00Z", "a"]'), tuple[datetime, str, str]),
         (written('["2026-03-02T13:05:00Z", "a", "\\u0000"]'), tuple[datetime, str, str]),
     ],

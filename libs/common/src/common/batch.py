@@ -1,8 +1,7 @@
 """Commit items that arrive together in a shared transaction.
 
-An item that arrives alone gets a transaction at once; items that arrive during a commit wait for the next. A failed
-transaction is tried again by halves, so a bad item takes no other with it. A transaction that waits for a lock delays
-the next by PATIENCE_S.
+A failed transaction is tried again by halves, so a bad item takes no other with it. A transaction that waits for a lock
+delays the next by PATIENCE_S.
 """
 
 import asyncio
@@ -16,9 +15,9 @@ from common.service import Resources
 from common.web.problems import DATABASE_DOWN
 
 AT_MOST = 500  # items in a transaction
-PATIENCE_S = 0.05  # ten times the time of a commit
-GIVEN_UP_S = 5.0  # after so long the callers have left; Postgres may be silent
-AT_ONCE = 8  # transactions, of the pool's 20 connections
+PATIENCE_S = 0.05  # ten times a commit
+GIVEN_UP_S = 5.0  # by then callers have left
+AT_ONCE = 8  # of the pool's 20 connections
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,7 +32,7 @@ class _Waiting(Generic[T, R]):
 
 
 class Together(Generic[T, R]):
-    """The batch writer of a process: `write` gets the items and returns as many results, in the same order."""
+    """The batch writer of a process. `write` returns a result per item, in order."""
 
     def __init__(self, write: Write[T, R]) -> None:
         self._write = write
@@ -41,7 +40,7 @@ class Together(Generic[T, R]):
         self._doorkeeper: asyncio.Task[None] | None = None
 
     async def written(self, held: Resources[Any], one: T) -> R:
-        """Return the result of `one` once its transaction has committed, or raise the transaction's error.
+        """Return the result of `one` after the commit, or raise the transaction's error.
 
         An item whose caller was cancelled is not written, unless its transaction has begun.
         """
@@ -52,7 +51,7 @@ class Together(Generic[T, R]):
         return await waiting.answer
 
     async def _let_in(self, held: Resources[Any]) -> None:
-        """Begin transactions until no item waits."""
+        """Begin transactions while items wait."""
         going: set[asyncio.Task[None]] = set()
         while self._waiting:
             group, self._waiting = self._waiting[:AT_MOST], self._waiting[AT_MOST:]
@@ -64,10 +63,7 @@ class Together(Generic[T, R]):
                 await asyncio.wait(going, return_when=asyncio.FIRST_COMPLETED)
 
     async def _commit(self, held: Resources[Any], group: Sequence[_Waiting[T, R]]) -> None:
-        """Write a group in a transaction; on failure write each half, down to the failing item.
-
-        While the database is down the whole group fails, without halving.
-        """
+        """Write a group; on failure write each half, unless the database is down."""
         group = [waiting for waiting in group if not waiting.answer.done()]
         if not group:
             return

@@ -1,12 +1,12 @@
 """Hash and encrypt personal values: a phone number or a text leaves a transaction only hashed or encrypted.
 
-A subject id is an HMAC-SHA256 cut to 128 bits. Phone numbers are some 10^8 values, so a hash without a key is reversed
+A subject id is an HMAC-SHA256 cut to 128 bits: phone numbers are some 10^8 values, so a hash without a key is reversed
 in seconds (DOMAIN 1.5). An encrypted field is AES-256-GCM bound to its context (`number:<subject_id>`,
 `text:<message_id>`): a field moved to another row does not decrypt.
 
-Two services with different subject keys under the same key id denote different people by the same number; a STOP
-written by one service would match no subject of the other. Therefore a reader of an encrypted number recomputes the
-subject id (`owner_of`), and watermarks carry a fingerprint of each key (`fingerprints`, ADR-0061).
+Under different subject keys with the same key id, a STOP of one service would match no subject of the other. So a
+reader of an encrypted number recomputes the subject id (`owner_of`), and watermarks carry a fingerprint of each key
+(ADR-0061).
 """
 
 import base64
@@ -43,14 +43,11 @@ class Unreadable(ValueError):
 
 
 class OtherKey(RuntimeError):
-    """The stored subject ids were made with another key than the current subject key.
-
-    A number would then get a new id without the opt-outs stored under the old id.
-    """
+    """The stored subject ids are of another key: a number would get a new id, without its opt-outs."""
 
 
 def is_subject_id(text: str) -> bool:
-    """Return whether `text` has the form of a subject id, of whichever key."""
+    """Return whether `text` has the form of a subject id, of any key."""
     version, _, digits = text.rpartition("-")
     return bool(version) and len(digits) == SUBJECT_HEX_CHARS and not set(digits) - set("0123456789abcdef")
 
@@ -58,19 +55,19 @@ def is_subject_id(text: str) -> bool:
 class SubjectKeys:
     """Computes subject ids: `<key id>-<32 hex>`.
 
-    A subject key cannot be replaced, because services look up a person only by the id of the current key. The key id
-    within a subject id reveals a change of key (`look_at`).
+    A subject key cannot be replaced: services look up a person only by the current key's id. The key id within a
+    subject id reveals a change (`look_at`).
     """
 
     def __init__(self, ring: KeyRingSettings) -> None:
         self._version = ring.current
-        # HMAC by RFC 2104 with both halves keyed in advance: twice as fast as the hmac module
+        # RFC 2104 with both halves keyed in advance: twice as fast as the hmac module
         key = secret_key(ring, ring.current).ljust(hashlib.sha256().block_size, b"\0")
         self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in key))
         self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in key))
 
     def subject_id(self, e164: str) -> str:
-        """Return the subject id of `e164`: "+" and digits, as written by `common.sms.msisdn`."""
+        """Return the subject id of `e164` ("+" and digits)."""
         inner, outer = self._inner.copy(), self._outer.copy()
         inner.update(e164.encode())
         outer.update(inner.digest())
@@ -81,7 +78,7 @@ class SubjectKeys:
         return is_subject_id(text) and text.rpartition("-")[0] == self._version
 
     def look_at(self, stored: Iterable[str]) -> frozenset[str]:
-        """Return the other key ids found in these subject ids. Raises OtherKey where no id is of the current key."""
+        """Return the other key ids found. Raises OtherKey where no id is of the current key."""
         carried = {text.rpartition("-")[0] for text in stored if is_subject_id(text)}
         if carried and self._version not in carried:
             raise OtherKey(
@@ -92,10 +89,9 @@ class SubjectKeys:
         return frozenset(carried - {self._version})
 
     def look_at_numbers(self, stored: Iterable[tuple[str, str]], fields: "FieldKeys") -> None:
-        """Check the current key against subject ids with their encrypted numbers.
+        """Check the current key against subject ids with their encrypted numbers; skip unreadable numbers.
 
-        Raises OtherKey where the key makes none of the stored ids of the current key id: another key stands under the
-        key id. An unreadable number is skipped.
+        Raises OtherKey where the key makes none of the ids of its key id: another key stands under the id.
         """
         compared = False
         for named, sealed in stored:
@@ -116,29 +112,26 @@ class SubjectKeys:
 
 
 def fingerprints(ring: KeyRingSettings) -> dict[str, str]:
-    """Return a fingerprint of each key by key id: equal for equal keys, and revealing nothing else."""
+    """Return a fingerprint of each key, revealing nothing else."""
     return {key_id: _mac(secret_key(ring, key_id), FINGERPRINTED).hex()[:FINGERPRINT_HEX_CHARS] for key_id in ring.keys}
 
 
 def differing(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
-    """Return the key ids under which two services have different keys.
-
-    A key id known to a single service is a rotation, not a difference.
-    """
+    """Return the key ids under which two services have different keys; an id of a single service is no difference."""
     return sorted(key_id for key_id in ours.keys() & theirs.keys() if ours[key_id] != theirs[key_id])
 
 
 class Owner(NamedTuple):
-    """The owner of a number, by our subject key."""
+    """A number's owner, by our subject key."""
 
     e164: str
     subject_id: str
 
 
 def owner_of(sealed: str, named: str, fields: "FieldKeys", subjects: SubjectKeys) -> Owner:
-    """Decrypt the number in an event of the subject `named`, and return the number's owner. Raises Unreadable.
+    """Decrypt an event's number, and return its owner. Raises Unreadable.
 
-    A mismatch is counted here, and pages; the caller must compare the owner with `named`.
+    A mismatch is counted, and pages; the caller must compare the owner with `named`.
     """
     number = fields.unseal(sealed, f"number:{named}")
     owner = Owner(number, subjects.subject_id(number))
@@ -148,10 +141,7 @@ def owner_of(sealed: str, named: str, fields: "FieldKeys", subjects: SubjectKeys
 
 
 class FieldKeys:
-    """Encrypts with the current key and decrypts with any key of the ring.
-
-    The text form is `<key id>.<base64url(nonce + ciphertext)>`.
-    """
+    """Encrypts with the current key, decrypts with any: `<key id>.<base64url(nonce + ciphertext)>`."""
 
     def __init__(self, ring: KeyRingSettings) -> None:
         self._current = ring.current
@@ -163,7 +153,7 @@ class FieldKeys:
         return f"{self._current}.{base64.urlsafe_b64encode(nonce + sealed).decode()}"
 
     def seal_all(self, fields: Sequence[tuple[str, str]]) -> list[str]:
-        """Encrypt (plain text, context) pairs like `seal`, in two thirds of the time."""
+        """Encrypt (plain text, context) pairs in two thirds of the time."""
         encrypt, drawn = self._ciphers[self._current].encrypt, os.urandom(NONCE_BYTES * len(fields))
         nonces = [drawn[at : at + NONCE_BYTES] for at in range(0, len(drawn), NONCE_BYTES)]
         raws = [
@@ -184,7 +174,7 @@ class FieldKeys:
         return self._open(key_id, raw, context).decode()
 
     def seal_bytes(self, plain: bytes, context: str) -> bytes:
-        """Encrypt large binary data as `<key id>.`, nonce and ciphertext, without base64."""
+        """Encrypt bytes as `<key id>.`, nonce and ciphertext, without base64."""
         nonce = os.urandom(NONCE_BYTES)
         sealed = self._ciphers[self._current].encrypt(nonce, plain, context.encode())
         return b"".join((self._current.encode(), b".", nonce, sealed))
@@ -205,9 +195,9 @@ class FieldKeys:
 
 
 class LinkKeys:
-    """Signs values in URLs with keys derived from the field keys: access to the database cannot forge a link.
+    """Signs values in URLs with keys derived from the field keys: database access cannot forge a link.
 
-    The current key signs; any key of the ring verifies, so a rotation breaks no link.
+    Any key of the ring verifies: a rotation breaks no link.
     """
 
     def __init__(self, ring: KeyRingSettings) -> None:
@@ -216,11 +206,11 @@ class LinkKeys:
         self._all = tuple(derived.values())
 
     def tag(self, message: bytes) -> bytes:
-        """Return a tag of 32 bytes. A caller may truncate the tag, and passes the kept bytes to `holds`."""
+        """Return a tag of 32 bytes, which a caller may truncate before `holds`."""
         return _mac(self._current, message)
 
     def tags(self, message: bytes) -> tuple[bytes, ...]:
-        """Return the tag by each key of the ring, for a tag kept in another form than its first bytes."""
+        """Return the tag by each key."""
         return tuple(_mac(key, message) for key in self._all)
 
     def holds(self, message: bytes, tag: bytes) -> bool:
@@ -232,7 +222,7 @@ def _mac(key: bytes, message: bytes) -> bytes:
 
 
 def secret_key(ring: KeyRingSettings, key_id: str) -> bytes:
-    """Return the key's bytes. Raises ValueError, without the bytes, unless the key is 32 bytes long."""
+    """Return the key's 32 bytes. Raises ValueError, without the bytes, for another length."""
     key = base64.b64decode(ring.keys[key_id].get_secret_value())
     if len(key) != KEY_BYTES:
         raise ValueError(f"key {key_id!r} is {len(key)} bytes, not {KEY_BYTES}")

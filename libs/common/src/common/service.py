@@ -2,13 +2,11 @@
 
     api          the routes
     worker       the subscriptions and the timers
-    projection   work that must never wait for the worker role, in services with such work
+    projection   work that must never wait for the worker role
     relay        outbox to Kafka
 
-`python -m <service> migrate` upgrades the schema and exits; `dead-letters` lists dead letters and decides about each;
-`log` lists logs with lost records, and clears the fault. Without an argument the process serves the roles of
-PLACET_ROLES. Every role answers /livez, /readyz and /metrics. A worker that raises ends the process: the platform
-restarts the process, which resumes from the committed state.
+Without an argument (`main`) the process serves the roles of PLACET_ROLES. Every role answers /livez, /readyz and
+/metrics. A worker that raises ends the process, for the platform to restart.
 """
 
 import asyncio
@@ -55,25 +53,25 @@ log = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=ServiceSettings)
 
-BODY_BYTES = 1024 * 1024  # maximum request body, unless `body_limits` names the path
+BODY_BYTES = 1024 * 1024  # of a request, unless `body_limits` names the path
 GC_THRESHOLD = 50_000  # objects; Python's default is 700
 KEPT_BYTES = 32 * 1024 * 1024  # of freed memory; glibc's largest threshold
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
-NO_TELEMETRY: TelemetryConfig = {  # FastAPI's telemetry costs time per request; Placet has its own
+NO_TELEMETRY: TelemetryConfig = {  # FastAPI's costs time per request; Placet has its own
     "tracing": False,
     "metrics": False,
     "logs": False,
 }
 KEYS_SEEN_WITHIN_S = 5.0
-NUMBERS_SEEN = 100  # checked per table of subjects: enough for some to decrypt
-STARTUP_FAILURE = 3  # uvicorn's own exit code
+NUMBERS_SEEN = 100  # per table: enough for some to decrypt
+STARTUP_FAILURE = 3  # uvicorn's own
 READY_FAILING_S = 60.0  # a consumer failing for longer makes the service not ready
-READY_STALLED_S = 10.0  # the same for a stalled partition; a change of leader or group takes less
+READY_STALLED_S = 10.0  # the same for a stalled partition; a change of leader takes less
 
 
 @dataclass(frozen=True, slots=True)
 class Resources(Generic[S]):
-    """The resources of a running service, passed to routes as a dependency and to workers as an argument."""
+    """The resources of a running service."""
 
     settings: S
     database: Database
@@ -85,27 +83,23 @@ class Resources(Generic[S]):
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """The background work of a role: its subscriptions, its timers, and a function called at shutdown."""
+    """The background work of a role."""
 
     subscriptions: Sequence[Subscription] = ()
     workers: Sequence[Worker] = ()
     close: Callable[[], Awaitable[None]] | None = None
 
 
-Check = Callable[[Resources[Any]], Awaitable[str | None]]  # the reason for not being ready, or `None`
+Check = Callable[[Resources[Any]], Awaitable[str | None]]  # the reason for not being ready
 
 
 @dataclass(frozen=True, slots=True)
 class Service(Generic[S]):
     """The description of a service.
 
-    `name` is the import name; the topics of a service are found under this name in the topic table.
-
-    `body_limits`: maximum bytes of a request body by path. A limit covers the path and all paths below; a path with a
-    final `/` covers only the paths below. `None`: the route itself counts.
-
-    `subject_ids`: columns of subject ids, each the first column of an index. The service checks the key of the stored
-    ids before any worker runs.
+    `name`: as imported, and in the topic table. `body_limits`: maximum bytes of a body by path, for the path and all
+    below, or only below a final `/`; `None`: the route itself counts. `subject_ids`: columns of subject ids, each the
+    first of an index, whose key is checked before any worker runs.
     """
 
     name: str
@@ -113,15 +107,15 @@ class Service(Generic[S]):
     metadata: MetaData
     subject_ids: Sequence[Column[Any]] = ()
     routers: Sequence[APIRouter] = ()
-    background: Callable[[Resources[S]], Background] = lambda _: Background()  # work of the worker role
-    projection: Callable[[Resources[S]], Background] = lambda _: Background()  # work of the projection role
+    background: Callable[[Resources[S]], Background] = lambda _: Background()  # of the worker role
+    projection: Callable[[Resources[S]], Background] = lambda _: Background()  # of the projection role
     ceiling: Ceiling | None = None
-    published: str = ""  # the query by which the API waits for Kafka, see `Relayed`
+    published: str = ""  # see `Relayed`
     checks: Sequence[Check] = ()
-    remarks: Sequence[Check] = ()  # warnings shown by /readyz for the operator; the service stays ready
+    remarks: Sequence[Check] = ()  # warnings shown by /readyz; the service stays ready
     body_limits: Mapping[str, int | None] = field(default_factory=dict)
     quick: Sequence[Route] = ()  # raw routes, matched before FastAPI: high-volume callbacks
-    more_topics: Sequence[Topic] = ()  # topics of operators, which the topic table omits
+    more_topics: Sequence[Topic] = ()  # of operators
 
     @property
     def topics(self) -> list[Topic]:
@@ -136,7 +130,7 @@ class Service(Generic[S]):
 
 @dataclass(slots=True)
 class _Running:
-    """The state of the background work, as /readyz reports the state."""
+    """The background work, for /readyz."""
 
     consumers: list[Consumer] = field(default_factory=list)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -158,10 +152,7 @@ class _Running:
 
 
 async def resources(request: Request) -> Any:
-    """Return the Resources of this service (FastAPI dependency).
-
-    The function is asynchronous because FastAPI calls a synchronous dependency in another thread.
-    """
+    """Return the Resources (FastAPI dependency). FastAPI calls a synchronous function in another thread."""
     return request.state.resources
 
 
@@ -193,7 +184,7 @@ def create_app(service: Service[S]) -> FastAPI:
 
 @asynccontextmanager
 async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Running]]:
-    """Open the service's resources and run the workers of its roles; stop and drain the workers on leaving."""
+    """Open the resources and run the workers of the roles; drain them on leaving."""
     settings = service.settings
     database = Database(settings.database_url, pool_size=settings.database_pool, name=service.name)
     held = Resources(
@@ -288,10 +279,10 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
 
 
 async def _keys_are_those_stored(service: Service[Any], held: Resources[Any]) -> bool:
-    """Check that the stored subject ids were made with the current subject key. Raises OtherKey.
+    """Check that the stored subject ids are of the current subject key. Raises OtherKey.
 
-    Return False where the database does not answer or has no schema yet. The check reads the first and the last id of
-    each index, at a constant cost, and the encrypted numbers of the first NUMBERS_SEEN ids.
+    Return False where the database does not answer or has no schema yet. Reads only the ends of each index, and the
+    first NUMBERS_SEEN numbers.
     """
     try:
         async with asyncio.timeout(KEYS_SEEN_WITHIN_S), held.database.begin() as tx:
@@ -354,7 +345,7 @@ def _health(service: Service[S]) -> APIRouter:
 
 
 class _Trace:
-    """Middleware: continue or start the W3C trace of each request, and name the trace in the answer."""
+    """Middleware: continue or start a W3C trace, and name it in the answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -378,7 +369,7 @@ class _Trace:
 
 
 class _Nameless:
-    """Middleware: answer 404 to a path with a NUL character, which Postgres refuses as a parameter."""
+    """Middleware: answer 404 to a path with a NUL, which Postgres refuses."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -393,7 +384,7 @@ class _Nameless:
 
 
 class _Quick:
-    """Middleware: answer the raw routes; pass every other path or method on to FastAPI."""
+    """Middleware: answer the raw routes before FastAPI."""
 
     def __init__(self, app: ASGIApp, routes: Sequence[Route]) -> None:
         self._app = app
@@ -416,8 +407,7 @@ class _Quick:
 class _BodyLimit:
     """Middleware: refuse a body larger than the limit of its path.
 
-    The middleware decides by the announced length, or else as soon as more bytes have arrived. The limit holds before
-    parsing and for every caller, since routes read the body before the token.
+    Decides by the announced length, or once more has arrived, also for anonymous callers: routes read the body first.
     """
 
     def __init__(self, app: ASGIApp, limits: Mapping[str, int | None]) -> None:
@@ -459,16 +449,13 @@ class _BodyLimit:
                 await too_large(scope, receive, send)
 
     def _limit(self, path: str) -> int | None:
-        """Return the limit stated for the longest matching path."""
+        """Return the limit of the longest matching path."""
         stated = [p for p in self._limits if path == p or path.startswith(p if p.endswith("/") else f"{p}/")]
         return self._limits[max(stated, key=len)] if stated else BODY_BYTES
 
 
 def collect_rarely() -> None:
-    """Exempt all objects built so far from garbage collection, and collect rarely from now on.
-
-    A full collection in the middle of a batch delays the slowest requests.
-    """
+    """Collect garbage rarely, and never the objects built so far: full collections delay requests."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
@@ -477,8 +464,7 @@ def collect_rarely() -> None:
 def keep_memory() -> None:
     """Tell glibc to keep up to KEPT_BYTES of freed memory; no effect with another libc.
 
-    By default glibc returns all but a few megabytes to the kernel. The kernel then clears and maps each page again for
-    the next batch, which takes ten times as long as writing the page.
+    By default the kernel clears and maps each page again: ten times as long as writing the page.
     """
     if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
         for threshold in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):

@@ -1,7 +1,6 @@
 """Read the settings of a service from the environment or from secret files, under the prefix `PLACET_`.
 
-Settings are frozen, built once in `main`, and passed down; no module reads the environment at import. Names carry the
-units.
+No module reads the environment at import.
 """
 
 import os
@@ -44,39 +43,38 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PLACET_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
-    # A file per setting, named after the variable in lower case (placet_auth_key), as container engines mount secrets.
-    # The environment has precedence over the files.
+    # A file per setting, named after the variable in lower case, as container engines mount secrets; the environment
+    # has precedence.
     secrets_dir: DirectoryPath | None = None
 
-    database_url: str  # postgresql://role:password@host:port/database; the role owns only this database
+    database_url: str  # postgresql://role:password@host:port/database
     database_pool: int = Field(20, ge=3)  # with an exhausted pool an opt-out waits behind messages
 
     kafka_bootstrap: str
     kafka_idempotence: bool = True  # off for a broker without InitProducerId (local stack)
-    # Off: a consumer reads every partition and joins no group. For a service with a single process, on a broker whose
-    # groups take seconds to form (local stack). Two such processes both read all records; the row lock on
-    # the stored offset still makes each record take effect once.
+    # Off: a consumer reads every partition and joins no group: for a single process, on a broker whose groups take
+    # seconds to form (local stack). With two processes, the row lock on the stored offset lets each record take effect
+    # once.
     kafka_groups: bool = True
     kafka_replication: int = Field(3, ge=1)  # of topics created by Placet; 1 on a single broker
     kafka_tls: bool = False  # with the machine's certificate authorities, or
-    kafka_ca_file: FilePath | None = None  # PEM: the authorities of the brokers' certificates
-    kafka_cert_file: FilePath | None = None  # PEM: the client certificate, where brokers ask for a certificate
+    kafka_ca_file: FilePath | None = None  # PEM
+    kafka_cert_file: FilePath | None = None  # PEM: the client certificate
     kafka_key_file: FilePath | None = None
     kafka_sasl: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
     kafka_user: str | None = None
     kafka_password: SecretStr | None = None
-    topic_prefix: str = ""  # separates two test runs on one broker
-    partitions: int = Field(12, ge=1)  # many divisors; all subject-keyed topics share it (ADR-0004)
+    topic_prefix: str = ""  # separates two test runs on a broker
+    partitions: int = Field(12, ge=1)  # many divisors; shared by all subject-keyed topics (ADR-0004)
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     roles: Annotated[frozenset[Role], NoDecode] = ALL_ROLES
-    nice: int = Field(0, ge=0, le=19)  # scheduling niceness of the process
-    # The server keeps an idle connection longer than any client does; otherwise a request can arrive on a connection
-    # being closed (docs/providers.md).
+    nice: int = Field(0, ge=0, le=19)
+    # Longer than any client: else a request can arrive on a closing connection (docs/providers.md).
     keep_alive_s: int = Field(620, ge=1)
-    leave_s: float = Field(5.0, ge=0)  # farewell after SIGTERM: answers say `Connection: close`
-    drain_s: float = 10.0  # time for workers to finish their batch after SIGTERM
+    leave_s: float = Field(5.0, ge=0)  # after SIGTERM, answers say `Connection: close`
+    drain_s: float = 10.0  # for workers, after SIGTERM
 
     subject_keys: KeyRingSettings
     field_keys: KeyRingSettings
@@ -91,7 +89,7 @@ class ServiceSettings(BaseSettings):
     relay_batch: int = Field(2000, ge=1)
     relay_ack_timeout_s: float = Field(5.0, gt=0)  # a leading relay without an acknowledgement resigns (ADR-0006)
 
-    fictional_numbers: bool = False  # 06 39 98 xx xx as metropolitan mobiles: development stack only
+    fictional_numbers: bool = False  # 06 39 98 xx xx as metropolitan mobiles: development only
 
     @classmethod
     def settings_customise_sources(
@@ -103,7 +101,7 @@ class ServiceSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         folder = os.environ.get("PLACET_SECRETS_DIR")
-        if not folder or not Path(folder).is_dir():  # validation of `secrets_dir` refuses a missing folder
+        if not folder or not Path(folder).is_dir():  # validation refuses a missing folder
             return init_settings, env_settings
         return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=folder)
 
@@ -132,14 +130,14 @@ class ServiceSettings(BaseSettings):
 
 
 class HoursSettings(ServiceSettings):
-    """The settings of the services that compute sending hours; all of these services need the same values."""
+    """The settings of the services that compute sending hours; all need the same values."""
 
     hours: Literal["france", "demonstration"] = "france"
-    house_rules: Path | None = None  # file of stricter rules (`common/law/files.py`, House)
+    house_rules: Path | None = None  # see `common/law/files.py`, House
 
     @cached_property
     def policy(self) -> Policy:
-        """Return the policy, read once at the start; an unreadable policy stops the start."""
+        """Return the policy, read at the start, which an unreadable policy stops."""
         return load(self.hours, self.house_rules.read_bytes() if self.house_rules else None)
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
 """Write logs and metrics, and carry the trace context.
 
-No personal data leaves through this module: the log formatter masks every sequence that looks like a phone number,
-whichever code wrote the line, and no metric has a label for personal data.
+The log formatter masks every apparent phone number, whichever code wrote the line, and no metric has a label for
+personal data.
 """
 
 import json
@@ -16,13 +16,13 @@ from datetime import UTC, datetime
 from prometheus_client import Counter, Gauge, Histogram
 
 METRIC_NAME = re.compile(r"sms_[a-z]+_[a-z_]+$")
-# Nine digits or more, with up to three separators between two digits: spaces, dots, dashes, invisible characters, and
-# the forms of these in a URL (%20) or in the repr of a string (\\xa0).
+# Nine digits or more, with up to three separators between two digits: spaces, dots, dashes, invisible characters, also
+# as in a URL (%20) or in the repr of a string (\\xa0).
 NUMBER_LIKE = (
     r"\+?\d(?:(?:[\s.\-/()+_·'’\u00ad\u200b-\u200f\u2010-\u2015\u2060\u202a-\u202e\u2066-\u2069\u2212\ufeff]"
     r"|%[0-9A-Fa-f]{2}|\\{1,4}(?:x[0-9a-f]{2}|u[0-9a-f]{4}|[nrt])){0,3}\d){8,}"
 )
-# Values to keep although similar to a number: UUIDs, hashes, subject and trace ids, operators' ids, times, addresses.
+# similar to a number: UUIDs, hashes, subject and trace ids, operators' ids, times, addresses
 NO_NUMBER = (
     r"(?<![0-9A-Za-z])(?:"
     r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -42,7 +42,7 @@ _traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
 
 
 def traceparent() -> str | None:
-    """Return the W3C trace context of the current request or event."""
+    """Return the current W3C trace context."""
     return _traceparent.get()
 
 
@@ -59,14 +59,14 @@ def trace_id() -> str | None:
 
 
 def masked(text: str) -> str:
-    """Return `text` with every apparent phone number masked (nine digits or more, in any spacing)."""
+    """Return `text` with every apparent phone number masked."""
     if DIGIT.search(text) is None:  # true of most log lines
         return text
     return MASKED.sub(lambda found: found["kept"] or "[number]", text)
 
 
 def _shown(name: str, value: object) -> object:
-    """Return an `extra` field in the form for the log."""
+    """Return an `extra` field as logged."""
     if value is None or isinstance(value, bool) or (name in COUNTED and isinstance(value, int)):
         return value
     shown = masked(str(value))
@@ -74,7 +74,7 @@ def _shown(name: str, value: object) -> object:
 
 
 class JsonLines(logging.Formatter):
-    """Formats a record as one JSON object per line: time, level, service, logger, message, trace_id, `extra` fields."""
+    """Formats a record as a JSON object per line."""
 
     standard = frozenset(vars(logging.makeLogRecord({}))) | {
         "message",
@@ -106,9 +106,9 @@ class JsonLines(logging.Formatter):
 
 
 class Sparingly(logging.Filter):
-    """Passes one line per place in the code every ten seconds, for the loggers of one library.
+    """Passes a line per place in the code every ten seconds, for one library.
 
-    While the broker is away, the Kafka client logs the failure a thousand times a second.
+    Without the broker, the Kafka client logs a thousand times a second.
     """
 
     every_s = 10.0
@@ -129,7 +129,7 @@ class Sparingly(logging.Filter):
 
 
 def log_to_stderr(service: str, level: int = logging.INFO) -> None:
-    """Write all logs of the process as JSON lines to standard error."""
+    """Write all logs as JSON lines to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(service))
     handler.addFilter(Sparingly("aiokafka"))
@@ -138,7 +138,7 @@ def log_to_stderr(service: str, level: int = logging.INFO) -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers[:] = []
         logging.getLogger(name).propagate = True
-    logging.getLogger("aiokafka").setLevel(logging.ERROR)  # aiokafka warns at each retry; our own logs do not
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)  # aiokafka warns at each retry
 
 
 def counter(name: str, what: str, labels: Sequence[str] = ()) -> Counter:

@@ -1,9 +1,7 @@
 """Issue versions for facts of which other services keep the newest. Pure.
 
-Each version is higher than the version before, and higher than any version issued in an earlier second. Versions
-therefore skip numbers. A database that was restored, or a promoted standby that lagged, has forgotten versions already
-seen by other services; a repeated version would look like known data, and a STOP under such a version would be ignored
-(ADR-0059).
+A version is higher than the version before, and than any version issued in an earlier second: a restored database, or a
+promoted standby that lagged, has forgotten versions, and a STOP under a repeated version would be ignored (ADR-0059).
 """
 
 from datetime import UTC, datetime

@@ -3,8 +3,7 @@
     audience = pending + denied + deferred + expired + accepted + rejected + unknown        at every instant
     handed_off = accepted + rejected + unknown
 
-Each recipient is counted in exactly one of these, so a change subtracts from one counter and adds to another, and the
-sum cannot drift. A constraint on the campaign's row of tallies enforces the first line.
+Each recipient is in exactly one counter, so the sum cannot drift; a constraint on the row enforces the first line.
 """
 
 from collections import Counter
@@ -16,13 +15,13 @@ from common.contracts.inbound import ReceiptState
 OUTCOMES = ("accepted", "rejected", "unknown")
 STANDINGS = ("pending", "denied", "deferred", "expired", *OUTCOMES)
 RECEIPTS = ("delivered", "undelivered")
-UNDELIVERED: tuple[ReceiptState, ...] = ("failed", "expired", "opted_out")  # the operator reports non-delivery
+UNDELIVERED: tuple[ReceiptState, ...] = ("failed", "expired", "opted_out")
 COUNTS = (*STANDINGS, *RECEIPTS)
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The last report of dispatch-svc on one recipient; `pending` before the first report."""
+    """dispatch-svc's last report on one recipient."""
 
     status: Status = "pending"
     reasons: tuple[str, ...] = ()
@@ -30,10 +29,7 @@ class Standing:
 
     @property
     def counts(self) -> Counter[str]:
-        """Return the counters this recipient is in.
-
-        A message being sent counts as pending until the outcome is known.
-        """
+        """Return the counters this recipient is in; a message being sent counts as pending."""
         found: Counter[str] = Counter({"pending" if self.status == "sending" else self.status: 1})
         if self.receipt == "delivered":
             found["delivered"] = 1
@@ -48,7 +44,7 @@ class Standing:
 
 
 def moved(before: Counter[str], after: Counter[str]) -> Counter[str]:
-    """Return the change to each counter; a negative number takes away."""
+    """Return the change to each counter."""
     change = Counter(after)
     change.subtract(before)
     return Counter({name: n for name, n in change.items() if n})

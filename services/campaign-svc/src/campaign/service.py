@@ -32,18 +32,18 @@ from common.privacy.pruning import Pruner
 from common.service import Background, Resources, Service
 from common.settings import HoursSettings
 
-# Every module that defines tables on `schema.metadata`, beside `audience.attributes` and `audience.segments`
+# modules defining tables, beside `audience.attributes` and `audience.segments`
 STORES = (audience, campaigns, imports, links, planning, preflight, recipients, senders)
 
 
 class Settings(HoursSettings):
-    import_max_bytes: int = Field(200_000_000, ge=1)  # about five million lines; larger files must be split
-    request_chunk: int = Field(16_000, ge=1, le=20_000)  # recipients requested in one transaction
-    # the planner stops beyond this many unpublished outbox rows: 1,000 recipients make a row per partition
+    import_max_bytes: int = Field(200_000_000, ge=1)  # about five million lines
+    request_chunk: int = Field(16_000, ge=1, le=20_000)
+    # the planner stops beyond this many unpublished rows
     outbox_backlog: int = Field(192, ge=1)
-    prices: Prices = Prices()  # price of an SMS, by territory, for the pre-flight
-    rate_per_s: float | None = Field(None, gt=0)  # messages the operator accepts, for the forecast of a campaign's end
-    link_days: int = Field(30, ge=1, le=365)  # a short link works this long after the campaign's last message may leave
+    prices: Prices = Prices()  # of an SMS, by territory
+    rate_per_s: float | None = Field(None, gt=0)  # messages the operator accepts
+    link_days: int = Field(30, ge=1, le=365)  # after the campaign's end
     keep: pruning.Periods = pruning.Periods()  # docs/retention.md
 
     @model_validator(mode="after")

@@ -1,8 +1,6 @@
 """Consents, opt-outs and subject lookups over HTTP.
 
-A route opens the transaction, turns bodies into statements (`calls.py`), and lets the recorder decide. An opt-in needs
-a number which may be texted; an opt-out takes any number with a digit, because a STOP counts. Concurrent single
-requests share a transaction (`common.batch`), and each request gets an answer of its own.
+An opt-in needs a number which may be texted; an opt-out takes any number with a digit, because a STOP counts.
 """
 
 from collections import Counter
@@ -192,7 +190,7 @@ class SubjectView(BaseModel):
 
 
 def one_by_one() -> APIRouter:
-    """Return the routes for single consents and opt-outs. Concurrent requests to a process share a transaction."""
+    """Return the routes for single consents and opt-outs."""
     routes = APIRouter(prefix="/v1")
     together: Together[_Asked, Recorded | Problem] = Together(_record_together)
 
@@ -334,7 +332,7 @@ async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) ->
 
 
 def _as_of(body: LookupBody, now: datetime) -> AsOfView | None:
-    """Return both instants, now by default. Raises Invalid for an instant ahead of our clock."""
+    """Return both instants, now by default. Raises Invalid for the future."""
     if body.as_of is None:
         return None
     asked = {"happened_by": body.as_of.happened_by, "known_by": body.as_of.known_by}
@@ -347,7 +345,7 @@ def _as_of(body: LookupBody, now: datetime) -> AsOfView | None:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A request for one change. `fingerprint`: keyed hash of the request sent with `key`; "" without a key."""
+    """A request for one change. `fingerprint`: keyed hash of the request; "" without a key."""
 
     body: _Body
     caller: Caller
@@ -362,8 +360,8 @@ async def _record_together(
 ) -> list[Recorded | Problem]:
     """Record these requests in one transaction, and return the outcome of each, in order.
 
-    An opt-out for two numbers gets the outcome of the number which `parse` reads. A refused request leaves no trace,
-    and does not claim the key.
+    An opt-out for two numbers gets the outcome of the parser's. A refused request leaves no trace, and does not claim
+    the key.
     """
     known = await senders_store.purposes_of(tx, {one.body.sender_id for one in asked if one.body.sender_id is not None})
     results: dict[int, Recorded | Problem] = {}
@@ -392,7 +390,7 @@ async def _record_together(
 
 
 def _of_its_key(statement: Statement, since: datetime) -> Statement:
-    """Add to the id of an opt-out the instant of the key's claim. An opt-in keeps the id: the body names the time."""
+    """Add the instant of the claim to an opt-out's id: another STOP under a key since pruned is no repeat."""
     evidence = statement.evidence
     if evidence.kind == "opt_in":
         return statement

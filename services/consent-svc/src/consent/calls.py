@@ -1,6 +1,6 @@
 """Turn the call of a caller into statements: the Idempotency-Key, the named senders, the body.
 
-The routes of several packages begin here; a route opens the transaction.
+The caller opens the transaction.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -30,7 +30,7 @@ Held = Annotated[Resources[ServiceSettings], Depends(resources)]
 _Body = ConsentBody | OptOutBody
 WritesConsent = Annotated[Caller, Depends(require("consent:write"))]
 
-FIELDS = {  # the field of the body at fault
+FIELDS = {
     Refusal.OCCURRED_IN_THE_FUTURE: "occurred_at",
     Refusal.SOURCE_MISSING: "evidence.source",
     Refusal.SENDER_MISSING: "sender_id",
@@ -52,8 +52,7 @@ MEANING = {
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request while the bodies become statements. `fingerprint`: keyed hash of the request sent with `key`; ""
-    without a key. `known`: the named senders on record."""
+    """A request while the bodies become statements. `fingerprint`: keyed hash of the request; "" without a key."""
 
     caller: Caller
     held: Resources[ServiceSettings]
@@ -71,7 +70,7 @@ async def opened(
     key: str | None,
     sender_ids: Collection[str],
 ) -> Call:
-    """Claim the key of the request, and load the named senders. Raises KeyReused."""
+    """Claim the key and load the named senders. Raises KeyReused."""
     now = datetime.now(UTC)
     fingerprint = "" if key is None else await fingerprint_of(request, held.subject_keys)
     if key is not None:
@@ -97,7 +96,7 @@ def statement_of(call: Call, body: ConsentBody, index: int | None = None) -> Sta
 
 
 def opt_outs(call: Call, body: OptOutBody) -> Sequence[Statement]:
-    """Return a statement for each reading of the number. A person can leave a purpose which is no longer offered.
+    """Return a statement for each reading of the number. A person can leave a purpose no longer offered.
 
     Raises Forbidden, NotFound, or Invalid with every reason.
     """
@@ -125,12 +124,9 @@ def _evidence(
     basis: Basis | None = None,
     index: int | None = None,
 ) -> Evidence:
-    """Return the evidence of a body, under a derived id: a repeat gets the same id and falls out.
+    """Return the evidence of a body; a repeat gets the same id and falls out.
 
-    With a key, the id derives from caller, key, fingerprint and place in the batch; for an opt-out, also from the
-    instant of the claim (`_of_its_key`), because keys are pruned and another STOP under an old key is no repeat.
-    Without a key, the id derives from the content. A STOP dated ahead counts from receipt, so another such STOP is no
-    repeat either.
+    A STOP dated ahead counts from receipt, so another such STOP is no repeat.
     """
     if call.key is not None:
         place = None if index is None else str(index)
@@ -153,7 +149,7 @@ def _evidence(
 
 
 def _statement(call: Call, number: str, evidence: Evidence, reasons: Sequence[Reason]) -> Statement:
-    """Return the statement. Raises Invalid with `reasons`, found so far, and the ledger's refusals."""
+    """Return the statement. Raises Invalid with `reasons` and the ledger's refusals."""
     refused = [*reasons, *(Reason(FIELDS[r], r, MEANING[r]) for r in ledger.refusals(evidence, call.now))]
     if refused:
         raise Invalid("not recorded: " + ", ".join(r.reason for r in refused), reasons=refused)
@@ -162,7 +158,7 @@ def _statement(call: Call, number: str, evidence: Evidence, reasons: Sequence[Re
 
 
 def any_number(raw: str, held: Resources[ServiceSettings]) -> str:
-    """Return the number as the parser reads it, else as an operator would send it. Raises Invalid without a digit."""
+    """Return the number as parsed, else as an operator would send it. Raises Invalid without a digit."""
     return _numbers(raw, held)[0]
 
 

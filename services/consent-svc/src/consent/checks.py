@@ -1,7 +1,6 @@
 """Check up to ten thousand numbers in one request: may a sender write to each, and if not, for which reasons?
 
-The route serves internal services which compose a list. The answer is no permission: a person may say STOP before the
-message, and dispatch's gate decides at the moment of sending.
+The answer is no permission: dispatch's gate decides at the moment of sending.
 """
 
 import asyncio
@@ -109,10 +108,7 @@ async def check_consents(
 
 
 def _read(numbers: Sequence[str], *, keys: SubjectKeys, fictional: bool) -> list[str | NumberProblem]:
-    """Return the subject_id of each number, or the fault of the number.
-
-    This function and the functions below only compute, in a thread, so that other requests are served meanwhile.
-    """
+    """Return the subject_id of each number, or its fault. A thread runs this function and the functions below."""
     read: list[str | NumberProblem] = []
     for number in numbers:
         try:
@@ -124,7 +120,7 @@ def _read(numbers: Sequence[str], *, keys: SubjectKeys, fictional: bool) -> list
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """The intended message. `months`: how long a consent for the purpose holds."""
+    """The intended message. `months`: how long a consent holds."""
 
     sender_id: str
     purpose: str

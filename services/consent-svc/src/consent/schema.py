@@ -1,6 +1,6 @@
 """The metadata of every table of consent-svc, with the tables that `common` defines.
 
-Each package's store adds its tables. The module imports no package of the service; `service.py` imports every store.
+The module imports no package of the service; `service.py` imports every store.
 """
 
 from common.db.database import new_metadata

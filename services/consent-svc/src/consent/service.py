@@ -40,18 +40,18 @@ BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text shown
 
 class Settings(HoursSettings, page.PageSettings):
     signing_keys: KeyRingSettings  # Ed25519 seeds: the current key signs receipts
-    answers_per_day: int = Field(5, ge=1)  # to a number, for any reason: ends a loop of machines
-    double_opt_ins_per_number_day: int = Field(3, ge=1)  # per number, all senders: so many at once, then at pace
+    answers_per_day: int = Field(5, ge=1)  # ends a loop of machines
+    double_opt_ins_per_number_day: int = Field(3, ge=1)  # so many at once, then at pace
     double_opt_ins_per_number_month: int = Field(6, ge=1)
     double_opt_ins_per_sender_hour: int = Field(1000, ge=1)
     double_opt_ins_per_caller_hour: int = Field(1000, ge=1)
-    double_opt_in_after_stop_days: int = Field(30, ge=1)  # window in which a person is asked once after a STOP
-    erasure_late_after_s: float = Field(86_400.0, gt=0)  # then requested again, and reported; the law allows a month
-    seal_every_s: float = Field(5.0, gt=0)  # how long an entry waits for a seal, without a backlog
+    double_opt_in_after_stop_days: int = Field(30, ge=1)  # a person is asked once after a STOP
+    erasure_late_after_s: float = Field(86_400.0, gt=0)  # the law allows a month
+    seal_every_s: float = Field(5.0, gt=0)  # without a backlog
     sum_every_s: float = Field(21_600.0, gt=0)  # interval of the projection checksum
-    import_backlog: int = Field(1000, ge=1)  # unpublished outbox rows above which imports and expiries wait
+    import_backlog: int = Field(1000, ge=1)  # outbox rows above which imports and expiries wait
     retired_signing_keys: dict[str, str] = Field(default_factory=dict)  # key id to `x` of the key set, still published
-    refused_oadcs: frozenset[str] = frozenset()  # from AF2M's lists: blocked, or not authorised by the owner
+    refused_oadcs: frozenset[str] = frozenset()  # by AF2M: blocked, or not authorised by the owner
     keep: pruning.Periods = pruning.Periods()  # docs/retention.md
 
 
@@ -72,8 +72,8 @@ def terms(settings: Settings) -> double_opt_ins.Terms:
 def build(settings: Settings | None = None) -> Service[Settings]:
     """Build the service.
 
-    The watermark never passes the instant up to which consent-svc has applied the operators' messages, in every
-    partition. By the clock alone, a STOP still on the way would count as read (ADR-0004).
+    The watermark never passes the instant up to which consent-svc has applied the operators' messages: by the clock
+    alone, a STOP still on the way would count as read (ADR-0004).
     """
     settings = settings or Settings()
     partitions = settings.partitions

@@ -150,7 +150,7 @@ async def send(
 
 
 def _region(body: Send, territory: str, policy: Policy) -> str | None:
-    """Return the region of the postcode, read as a postcode of the country of the number."""
+    """Return the region of the postcode, in the country of the number."""
     country = country_of(territory, policy)
     return region_of(body.postcode, country, policy) if body.postcode and country else None
 
@@ -182,7 +182,7 @@ def _check_marketing(body: Send, sender: projection.Sender) -> None:
 async def _sender(held: Resources[Any], sender_id: str) -> AsyncIterator[tuple[AsyncConnection, projection.Sender]]:
     """Open a transaction in which the sender is known.
 
-    A sender registered a moment ago gets SENDER_ARRIVES_WITHIN_S to arrive; then raise NotFound.
+    Raise NotFound after SENDER_ARRIVES_WITHIN_S.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + SENDER_ARRIVES_WITHIN_S
@@ -239,10 +239,7 @@ async def get_message(
 
 
 def _shown(facts: str, caller: Caller) -> Any:
-    """Return the decision record as this caller may see it.
-
-    An opt-in to another sender is hidden in the record as it is among the reasons.
-    """
+    """Return the decision record without an opt-in to another sender, unless this caller may see every sender."""
     kept = msgspec.json.decode(facts)
     if caller.senders is not None:
         kept.get("person", {}).pop("elsewhere", None)

@@ -1,6 +1,6 @@
 """The metadata of dispatch-svc's tables, with the tables of `common` and the helpers of all stores.
 
-The store of each package defines its tables on `metadata`; `service.py` imports every store.
+The store of each package defines its tables on `metadata`.
 """
 
 from collections.abc import Iterable, Sequence

@@ -28,29 +28,27 @@ from dispatch.sending import receipts
 from dispatch.sending.pipeline import Handoff, Intake
 from dispatch.sending.timers import Timers
 
-# share of each gateway's rate kept for transactional and service messages, however large a campaign is
+# of each gateway's rate, for transactional and service messages
 CODES_PART = 0.2
 
 
 class Settings(HoursSettings):
     gateways: tuple[GatewaySettings, ...] = ()  # docs/providers.md
-    gateway_url: HttpUrl | None = None  # the development simulator, added as gateway `simulator`, the cheapest
+    gateway_url: HttpUrl | None = None  # the development simulator, the cheapest
     gateway_token: SecretStr = SecretStr("")
-    gateway_idempotent: bool = (
-        False  # few operators are idempotent (DOMAIN 4.1); without, a crash leaves `unknown`, never two SMS
-    )
+    gateway_idempotent: bool = False  # without (DOMAIN 4.1), a crash leaves `unknown`, never two SMS
     gateway_echoes_reference: bool = True  # False: DLRs name only the gateway's ids
     gateway_batch: int = Field(100, ge=1, le=1000)
-    gateway_submits: int = Field(4, ge=1)  # concurrent gateway calls; more would only delay a STOP in this event loop
+    gateway_submits: int = Field(4, ge=1)  # concurrent; more would only delay a STOP
     submit_timeout_s: float = Field(8.0, gt=0)  # shorter than the drain: a planned stop waits for answers
 
-    max_staleness_s: float = Field(2.0, gt=0)  # promise 1: staler consent holds every marketing message
-    marketing_cap: int | None = Field(None, ge=1)  # marketing messages of one sender to one person, or None for no cap
-    marketing_cap_days: float = Field(7.0, gt=0, le=366)  # the window of the cap
-    hold_told_after_s: float = Field(10.0, gt=0)  # how long a hold, or its end, must last before being published
+    max_staleness_s: float = Field(2.0, gt=0)  # promise 1
+    marketing_cap: int | None = Field(None, ge=1)  # of one sender to one person
+    marketing_cap_days: float = Field(7.0, gt=0, le=366)
+    hold_told_after_s: float = Field(10.0, gt=0)  # how long a hold, or its end, must last
     # a hand-off begins within this time of its decision, or the message is decided again
     permit_ttl_s: float = Field(1.0, gt=0)
-    # added to permit and submit time: a message `sending` for longer is left by a dead process
+    # after permit and submit: a message `sending` for longer is a dead process's
     settle_margin_s: float = 5.0
     # records per transaction; a STOP of the partition waits for the transaction
     intake_batch: int = Field(500, ge=1, le=5000)
@@ -106,9 +104,9 @@ def build(settings: Settings | None = None) -> Service[Settings]:
     told_by = {each.receipts: each.name for each in settings.every_gateway if each.receipts}
 
     def lane(held: Resources[Settings], part: float) -> tuple[Handoff, Intake, Timers]:
-        """Return the hand-off, intake and timers of one lane. `part`: its share of the gateways' rates.
+        """Return the hand-off, intake and timers of one lane. `part`: of the gateways' rates.
 
-        The lanes share only the database, and not even a process where each role has a process of its own.
+        The lanes share only the database.
         """
         traffic = traffic_of(
             settings.every_gateway,
@@ -175,8 +173,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
     async def fresh(held: Resources[Settings]) -> str | None:
         return await consent_is_fresh(held, limits_of(settings))
 
-    # Stale consent makes a deciding process unready, which stops a roll-out. An API process stays ready, and goes on
-    # accepting transactional messages.
+    # stale consent makes a deciding process unready, which stops a roll-out; an API process goes on accepting
     decides = bool(settings.roles & {"worker", "projection"})
     return Service(
         name="dispatch",

@@ -1,6 +1,6 @@
 """The copy of a person's data in inbound-svc: texts as received, and the decisions of reviewers.
 
-A raw callback with texts of other people is left out; the copy then has only the interpretation of the person's text.
+A raw callback with texts of other people is left out.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,7 @@
-"""Erasure in inbound-svc: raw callbacks with the person, texts in the review queue, parts of long texts.
+"""Erasure in inbound-svc: raw callbacks, texts in the review queue, parts of long texts.
 
-The items stay, under the provider's id and the keyed hash, so a redelivered callback is a duplicate and restores
-nothing. A late text of before the erasure is journalled without its content (`journal.py`); a later text begins a new
-conversation.
+The items stay, under the keyed hash: a redelivered callback is a duplicate and restores nothing. A late text of before
+the erasure is journalled without its content; a later text begins a new conversation.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """The journal: keep each callback item once, interpret MOs, and put the events in the outbox.
 
-All ways in share this module: webhooks, polling, operators' topics. The caller owns the transaction; arrivals of the
-same moment share it.
+Webhooks, polling and operators' topics share this module. The caller owns the transaction, shared by arrivals of the
+same moment.
 """
 
 import hashlib
@@ -31,9 +31,9 @@ from inbound.store import Item, KeptCallback, KeptPart, Origin
 
 log = logging.getLogger(__name__)
 
-EVENT_TEXT_CHARS = 4_096  # an SMS has 1,530 at most, and a record must fit Kafka; the journal keeps the whole body
+EVENT_TEXT_CHARS = 4_096  # an SMS has 1,530 at most, and a record must fit Kafka; the journal keeps all
 TOPICS: Mapping[Kind, Topic] = {"messages": INBOUND_MESSAGES, "receipts": INBOUND_RECEIPTS}
-PART_INTENTS = ("stop", "review")  # intents which a part may have on its own: each only tightens
+PART_INTENTS = ("stop", "review")  # of a part on its own: each only tightens
 
 INTENTS = counter("sms_inbound_intents_total", "MOs journalled, by intent.", ["intent"])
 LAG = histogram(
@@ -46,7 +46,7 @@ LAG = histogram(
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An MO or DLR on its way into the journal. `message` is set for an MO."""
+    """An MO (with `message`) or DLR on its way into the journal."""
 
     item: Item
     event: Event
@@ -57,7 +57,7 @@ class Entry:
 class Arrival:
     """A request, a polled MO, or a batch of a topic.
 
-    `content`: the raw content, kept encrypted. `once`: the nonce of the signature. `trace`: the trace of the request.
+    `content`: raw.
     """
 
     origin: Origin
@@ -72,9 +72,9 @@ class Arrival:
 class Kept:
     """The result of journalling an arrival.
 
-    `fresh`: the new entries. `outbox_ids`: of their events. `stands_for`: the callbacks whose events the arrival waits
-    for, each with the outbox ids of the events. `replayed`: the nonce was used for other content before, so the journal
-    keeps nothing. `late`: an entry precedes the erasure of its person, so the journal does not keep the body.
+    `stands_for`: the callbacks whose events the arrival waits for, with their outbox ids. `replayed`: the nonce was
+    used for other content, so the journal keeps no entry. `late`: an entry precedes the erasure of its person, so the
+    journal keeps no body.
     """
 
     arrival: Arrival
@@ -86,12 +86,12 @@ class Kept:
     stands_for: dict[UUID, Sequence[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # ordered by time, which keeps indexes warm
+        # by time, which keeps indexes warm
         self.callback_id = message_id(self.arrival.received_at, uuid4().hex)
 
 
 async def write(tx: AsyncConnection, held: Resources[Any], arrivals: Sequence[Arrival]) -> list[Kept]:
-    """Journal the arrivals in their order, and return the result of each."""
+    """Journal the arrivals in their order; return the result of each."""
     replayed = await _replayed(tx, arrivals)
     answers = [Kept(arrival, again) for arrival, again in zip(arrivals, replayed, strict=True)]
     kept = [one for one in answers if not one.replayed]
@@ -114,7 +114,7 @@ async def write(tx: AsyncConnection, held: Resources[Any], arrivals: Sequence[Ar
 
 
 async def _replayed(tx: AsyncConnection, arrivals: Sequence[Arrival]) -> list[bool]:
-    """Return for each arrival whether its nonce was used for other content before. The same content is a retry."""
+    """Return for each arrival whether its nonce was used for other content."""
     signed = [(arrival, arrival.once) for arrival in arrivals if arrival.once is not None]
     if not signed:
         return [False] * len(arrivals)
@@ -150,7 +150,7 @@ async def _add(tx: AsyncConnection, entries: Sequence[tuple[Kept, Entry]]) -> No
 async def _behind_starts(tx: AsyncConnection, fresh: Sequence[tuple[Kept, Entry]]) -> set[tuple[UUID, store.Identity]]:
     """Return the new STOPs which a START precedes by arrival and follows by the provider's clock.
 
-    A request for erasure is left out: the erasure settles the matter, so no person has to read the text.
+    A request for erasure is left out: the erasure settles the matter.
     """
     stops = [
         (one.callback_id, one.arrival.origin, entry.item)
@@ -168,7 +168,7 @@ def _behind_start(entry: Entry) -> Entry:
 async def _wholes(tx: AsyncConnection, held: Resources[Any], kept: Sequence[Kept]) -> list[tuple[Kept, Entry]]:
     """Return the long MOs completed by new parts.
 
-    Each long MO is locked, in the same order by every process, so no deadlock arises.
+    Every process locks in the same order: no deadlock.
     """
     parts = [(one, entry) for one in kept for entry in one.fresh if entry.message and entry.message.part]
     parts.sort(key=lambda part: _long_mo(*part))
@@ -176,22 +176,29 @@ async def _wholes(tx: AsyncConnection, held: Resources[Any], kept: Sequence[Kept
 
 
 def _long_mo(one: Kept, entry: Entry) -> tuple[str, ...]:
-    """Return the key of the long MO to which the part belongs."""
+    """Return the key of the part's long MO."""
     assert entry.message is not None
     assert entry.message.part is not None
     origin, part = one.arrival.origin, entry.message.part
-    return origin.provider, origin.account, str(entry.item.subject_id), entry.message.short_code, part.reference
+    return (
+        origin.provider,
+        origin.account,
+        str(entry.item.subject_id),
+        entry.message.short_code,
+        part.reference,
+        str(part.total),
+    )
 
 
 def _sealed(held: Resources[Any], one: Kept) -> KeptCallback:
-    # a character for each byte, so decryption restores the bytes received
+    # a character for each byte: decryption restores the bytes
     raw = one.arrival.content.decode("latin-1")
     body = None if one.late else held.field_keys.seal(raw, f"callback:{one.callback_id}")
     return KeptCallback(one.callback_id, one.arrival.origin, one.arrival.received_at, body, list(one.outbox_ids))
 
 
 async def _wait_for_those_known(tx: AsyncConnection, kept: Sequence[Kept]) -> None:
-    """Make each arrival with a known item wait also for the events of the callback which brought the item first."""
+    """Make each arrival with a known item wait also for the events of its first callback."""
     known = [
         (one, (one.arrival.origin, identity))
         for one in kept
@@ -218,16 +225,16 @@ async def _empty_the_late(tx: AsyncConnection, held: Resources[Any], kept: Seque
 def _is_late(entry: Entry, erased: Mapping[str, Asked]) -> bool:
     """Return whether the MO precedes the erasure of its person.
 
-    The journal then keeps only the arrival of the MO, and a STOP.
+    The journal then keeps only the arrival, and a STOP.
     """
     asked = erased.get(entry.item.subject_id or "")
     return asked is not None and isinstance(entry.event, MessageReceived) and entry.event.occurred_at <= asked.at
 
 
 def _emptied(held: Resources[Any], entry: Entry) -> Entry:
-    """Return the MO without its text. No part waits for others.
+    """Return the MO without its text.
 
-    No person will read the text, so an intent of `review` becomes `stop`.
+    No person will read the text: `review` becomes `stop`.
     """
     event = entry.event
     assert isinstance(event, MessageReceived)
@@ -248,9 +255,9 @@ def _emptied(held: Resources[Any], entry: Entry) -> Entry:
 
 
 def tell(kept: Kept) -> None:
-    """Record metrics and log lines of new entries. The caller has committed the transaction.
+    """Record metrics and log lines of new entries. The caller has committed.
 
-    A log line for each MO is a twelfth of the cost of an MO, and the journal itself can be queried: hence debug level.
+    A log line is a twelfth of the cost of an MO, and the journal can be queried: hence debug level.
     """
     looked_for = log.isEnabledFor(logging.DEBUG)
     origin = kept.arrival.origin
@@ -268,7 +275,7 @@ def tell(kept: Kept) -> None:
 async def _whole(tx: AsyncConnection, held: Resources[Any], arrival: Arrival, entry: Entry) -> Entry | None:
     """Return the MO which this part completes, or None.
 
-    The id derives from all its parts, so the id does not depend on the last part to arrive.
+    The id derives from all parts, not from the last part to arrive.
     """
     message, name = entry.message, entry.item.provider_message_id
     if message is None or message.part is None or entry.item.subject_id is None:
@@ -306,8 +313,8 @@ def message_entry(
 ) -> Entry:
     """Return the journal entry of an interpreted MO.
 
-    A number is never refused: a STOP counts from any sender. `answered`: the provider itself confirms a STOP to the
-    person. `retries_for`: the greatest age of a text without a time.
+    A number is never refused: a STOP counts from any sender. `answered`: the provider itself confirms a STOP.
+    `retries_for`: the greatest age of a text without a time.
     """
     name = message.provider_message_id or ""
     number = as_received(message.sender)
@@ -347,9 +354,9 @@ def message_entry(
 def _meant(origin: Origin, message: Message) -> Understanding:
     """Return the meaning of an MO, or of a part.
 
-    A STOP (or a doubt) in a part counts at once, because the other parts may never come; no other intent of a part
-    counts. A name in a part does not narrow the STOP, because the next part may hold another name. An MO which the
-    provider took for an opt-out is a STOP, narrowed by no name.
+    A STOP (or a doubt) in a part counts at once, because the others may never come; no other intent does. A name in a
+    part does not narrow the STOP: the next part may hold another. An opt-out of the provider is a STOP, narrowed by no
+    name.
     """
     if message.opted_out:
         return Understanding("stop", f"provider:{origin.provider}", 1.0, "")
@@ -382,8 +389,8 @@ def receipt_entry(held: Resources[Any], origin: Origin, receipt: Receipt, receiv
 def _said_at(provider_time: datetime | None, received_at: datetime, intent: Intent, retries_for: timedelta) -> datetime:
     """Return when the person sent the text.
 
-    A START without a time gets the earliest possible time: a START sent before a STOP and redelivered after it revokes
-    nothing. Every other text without a time counts from its arrival, which is never too early for a STOP.
+    A START without a time gets the earliest possible: redelivered after a STOP, the START revokes nothing. Every other
+    text without a time counts from its arrival, never too early for a STOP.
     """
     untimed = provider_time is None and intent == "start"
     return received_at - retries_for if untimed else _not_after(provider_time, received_at)
@@ -392,6 +399,6 @@ def _said_at(provider_time: datetime | None, received_at: datetime, intent: Inte
 def _not_after(provider_time: datetime | None, received_at: datetime) -> datetime:
     """Return the provider's time, or `received_at` if earlier.
 
-    A time in the future would outrank the next wish of the person.
+    A time in the future would outrank the person's next wish.
     """
     return received_at if provider_time is None else min(provider_time, received_at)

@@ -1,8 +1,7 @@
-"""Operators which integrate by Kafka: their topics feed the same journal as the callbacks, with the same deduplication.
+"""Operators which integrate by Kafka: their topics feed the journal of the callbacks.
 
-The provider is "kafka", and the account is the operator's name. The offset is the acknowledgement: the transaction
-which journals a batch also steps the offset. Unreadable records go to the dead letters, however many: the mistake of
-one operator stops no other.
+The provider is "kafka", the account the operator's name. The transaction which journals a batch also steps the offset.
+Unreadable records go to the dead letters, however many: the mistake of one operator stops no other.
 """
 
 from collections.abc import Iterable
@@ -57,7 +56,7 @@ def _taker(held: Resources[Any], origin: Origin) -> Handler:
 
 
 def _entry(held: Resources[Any], origin: Origin, received: Received, received_at: datetime) -> Entry:
-    """Return the journal entry of a record. Raise Poison for an event of another topic, or an unstorable field."""
+    """Return the journal entry of a record. Raises Poison for an event of another topic, or an unstorable field."""
     try:
         match received.event:
             case MessageDelivered() as event if origin.kind == "messages":

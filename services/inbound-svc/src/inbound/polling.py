@@ -1,12 +1,10 @@
 """Polling of MOs at OVHcloud, whose MO callback is undocumented (see `providers.ovh`).
 
-GET /sms/{service}/incoming lists the ids of all MOs, /incoming/{id} returns one MO. The poller fetches each id unknown
-to the journal, and journals each MO in a transaction of its own; the relay publishes it. So a STOP counts once found:
-its latency includes `every_s` and the requests. An MO which cannot be fetched or read is logged, tried again at each
-poll, and does not delay the others.
+A STOP counts once found: its latency includes `every_s`. An MO which cannot be read is logged, tried again at each
+poll, and delays no other.
 
 A request is signed: "$1$" and SHA-1, in hexadecimal, of application secret, consumer key, method, URL, body and time,
-joined by "+" (docs.ovh.com, first steps with the API; ovh/python-ovh ovh/client.py).
+joined by "+" (ovh/python-ovh ovh/client.py).
 """
 
 import hashlib
@@ -30,16 +28,16 @@ from inbound.store import Origin
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 100  # MOs fetched in a tick; the next tick follows at once
+AT_ONCE = 100  # in a tick; the next follows at once
 REQUEST_TIMEOUT_S = 10.0
-MAX_BODY_BYTES = 16 * 1024 * 1024  # a list of a million ids
+MAX_BODY_BYTES = 16 * 1024 * 1024  # a million ids
 
 
 @dataclass(frozen=True, slots=True)
 class OvhService:
-    """An OVHcloud SMS service, and our keys to its API with GET on /sms/*/incoming*.
+    """An OVHcloud SMS service, and our keys to its API.
 
-    `account`: the account name of its DLRs. `short_code`: the number people answer to; the API does not tell.
+    `account`: as of its DLRs.
     """
 
     account: str
@@ -68,10 +66,10 @@ class Poller:
         self._held = held
         self._service = service
         self._origin = Origin("ovh", service.account, "messages")
-        self._unreadable: set[str] = set()  # ids tried last
+        self._unreadable: set[str] = set()  # tried last
 
     async def tick(self) -> bool:
-        """Fetch up to AT_ONCE new MOs, and return whether any was journalled: there may be more."""
+        """Fetch up to AT_ONCE new MOs; return whether any was journalled: there may be more."""
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             listed: object = json.loads(await self._get(session, ""))
@@ -85,7 +83,7 @@ class Poller:
         return any(found)
 
     async def _fetch(self, session: aiohttp.ClientSession, mo: str) -> bool:
-        """Fetch and journal one MO, and return whether the journal has it now."""
+        """Fetch and journal one MO; return whether the journal has the MO."""
         try:
             raw = await self._get(session, f"/{mo}")
             received_at = datetime.now(UTC)

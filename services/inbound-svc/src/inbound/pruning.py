@@ -1,7 +1,6 @@
 """How long inbound-svc keeps its data. docs/retention.md has the reasons and sources of the periods.
 
-An item outlives the raw body of its callback: the item's primary key makes a redelivered callback a duplicate, and the
-items are deleted with the callback's row.
+An item outlives the raw body: a redelivered callback stays a duplicate.
 """
 
 from datetime import timedelta
@@ -12,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from common.privacy.pruning import DEAD_LETTERS, Policy, Pruned
 from inbound.store import PARTS_KEPT
 
-RETRIED_DAYS = 35  # no operator which states its retries retries after a month (CM.com, DOMAIN 3.1)
-MARGIN = timedelta(hours=1)  # for clock differences: a row still in use elsewhere stays
+RETRIED_DAYS = 35  # no operator is known to retry after a month (CM.com, DOMAIN 3.1)
+MARGIN = timedelta(hours=1)  # for clock differences
 
 
 class Periods(BaseModel):

@@ -1,8 +1,7 @@
 """The review queue: MOs for a person to read, each decided once. The caller owns the transaction.
 
-Two kinds of MO enter the queue: a text no rule is sure of, and a STOP which may be old
-(`MessageReceived.behind_start`). A row is written in the transaction of its journal entry, and holds the event as
-published, with number and text encrypted. A decision is a new revision of the event.
+A text no rule is sure of, and a STOP which may be old (`MessageReceived.behind_start`), enter in the transaction of the
+journal entry. The row holds the event as published, with number and text encrypted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,8 +23,8 @@ review = Table(
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("mo_id", Text, nullable=False),
     Column("subject_id", Text, nullable=False),
-    Column("event", Text, nullable=False),  # JSON of the event as first published
-    Column("intent", Text, nullable=True),  # set by the decision, as the columns below
+    Column("event", Text, nullable=False),  # as first published
+    Column("intent", Text, nullable=True),  # by the decision, as below
     Column("note", Text, nullable=True),  # encrypted, context "note:<mo_id>"
     Column("decided_by", Text, nullable=True),
     Column("decided_at", DateTime(timezone=True), nullable=True),
@@ -38,7 +37,7 @@ review = Table(
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """A person's decision on an MO. `note` is encrypted."""
+    """A person's decision; `note` is encrypted."""
 
     intent: Intent
     note: str | None
@@ -48,7 +47,7 @@ class Decided:
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """A queued MO. `place`: its position."""
+    """A queued MO, at its place."""
 
     place: int
     event: MessageReceived
@@ -60,7 +59,7 @@ _REVIEW = "id, event, intent, note, decided_by, decided_at"  # in the order of `
 
 
 async def add(tx: AsyncConnection, events: Sequence[object]) -> None:
-    """Queue the events a person has to read. Call in the transaction which publishes the events."""
+    """Queue the events a person has to read, in the transaction which publishes them."""
     messages = [event for event in events if isinstance(event, MessageReceived)]
     doubtful = [event for event in messages if event.intent == "review" or event.behind_start]
     if doubtful:
@@ -78,7 +77,7 @@ async def add(tx: AsyncConnection, events: Sequence[object]) -> None:
 
 
 async def page(tx: AsyncConnection, *, decided: bool, after: int, limit: int) -> list[Review]:
-    """Return open or decided reviews, oldest first, behind the position `after`."""
+    """Return open or decided reviews, oldest first."""
 
     async def read() -> list[Review]:
         rows = await tx.execute(
@@ -94,9 +93,9 @@ async def page(tx: AsyncConnection, *, decided: bool, after: int, limit: int) ->
 
 
 async def lock(tx: AsyncConnection, mo_id: str) -> Review | None:
-    """Return a review, locked until the transaction ends, or None.
+    """Return a review, locked.
 
-    A concurrent second reviewer waits, and then reads the first decision.
+    A second reviewer waits, and then reads the first decision.
     """
     rows = await tx.execute(text(f"SELECT {_REVIEW} FROM review WHERE mo_id = :id FOR UPDATE"), {"id": mo_id})
     row = rows.one_or_none()
@@ -115,7 +114,7 @@ async def decide(tx: AsyncConnection, mo_id: str, decided: Decided) -> None:
 
 
 async def reviews_of(tx: AsyncConnection, subject_id: str) -> list[Review]:
-    """Return the reviews of one person, open and decided, oldest first."""
+    """Return one person's reviews, oldest first."""
     rows = await tx.execute(
         text(f"SELECT {_REVIEW} FROM review WHERE subject_id = :id ORDER BY id"), {"id": subject_id}
     )
@@ -123,7 +122,7 @@ async def reviews_of(tx: AsyncConnection, subject_id: str) -> list[Review]:
 
 
 async def forget(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str, int]:
-    """Delete the reviews, decided or not, of texts up to each erasure request; return the counts by subject_id.
+    """Delete the reviews of texts up to each erasure request; return the counts by subject_id.
 
     Deleting an open review loses no opt-out: an erased person is opted out of everything.
     """

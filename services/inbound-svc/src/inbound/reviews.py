@@ -1,12 +1,12 @@
-"""The review queue over HTTP: a person reads a text no rule is sure of, and decides its meaning.
+"""The review queue over HTTP: a person decides the meaning of a text no rule is sure of.
 
-While an MO is in the queue, consent-svc holds marketing to its number. The decision is journalled with its author and
-published as the next revision of the MO, with the same effect as a text of that meaning.
+While an MO is in the queue, consent-svc holds marketing to its number. The decision is published as the MO's next
+revision, with the effect of a text of that meaning.
 
-A STOP enters the queue where its operator's clock puts an earlier-received START behind it: the STOP may be old and
-delivered late, or the clock may have jumped. `stop` closes what the START has opened, `none` lets the START stand.
+A STOP enters the queue where its operator's clock puts an earlier-received START behind it: the STOP may be old, or the
+clock may have jumped. `stop` closes what the START has opened, `none` lets the START stand.
 
-Texts and decisions concern people, not one sender: the routes need a token for every sender.
+A text concerns a person, not one sender: the routes need a token for every sender.
 """
 
 import logging
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1/reviews", tags=["reviews"])
 
-RULE = "person"  # stands in the event for the rule which found the intent
+RULE = "person"  # in place of a rule's name
 
 DECIDED = counter("sms_inbound_reviews_decided_total", "Reviews decided, by intent.", ["intent"])
 
@@ -135,7 +135,7 @@ async def decide_review(
 
 
 def revised(event: MessageReceived, decided: Decided) -> MessageReceived:
-    """Return the next revision of the MO, with the decided intent."""
+    """Return the MO's next revision, with the decided intent."""
     return msgspec.structs.replace(
         event,
         intent=decided.intent,
@@ -177,4 +177,4 @@ def _opened(keys: FieldKeys, sealed: str, context: str) -> str | None:
     try:
         return keys.unseal(sealed, context)
     except Unreadable:
-        return None  # the review must still be decided, or marketing to the person stays on hold for ever
+        return None  # without a decision, marketing to the person stays on hold for ever

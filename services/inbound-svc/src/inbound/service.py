@@ -19,7 +19,7 @@ from inbound.eraser import eraser
 from inbound.providers import PROVIDERS, UNDOCUMENTED, Account
 
 SECRET_MIN_CHARS = 16  # Twilio's auth token has 32
-UNRESERVED = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)  # the characters no client escapes in a URL path
+UNRESERVED = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)  # never escaped in a URL path
 
 
 class CapabilitySettings(BaseModel):
@@ -130,15 +130,15 @@ class OvhServiceSettings(BaseModel):
 
 
 class Settings(ServiceSettings):
-    # a validation error at the start would print the secrets
+    # an error at the start would print the secrets
     model_config = SettingsConfigDict(hide_input_in_errors=True)
 
     provider_accounts: tuple[AccountSettings, ...] = ()
     # names in the operators' topics
     kafka_operators: tuple[Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")], ...] = ()
     ovh_services: tuple[OvhServiceSettings, ...] = ()
-    ovh_poll_every_s: float = Field(20.0, gt=0)  # the delay a STOP may wait; the limits of the API are not published
-    publish_timeout_s: float = Field(5.0, gt=0)  # then 503; below the 15 s after which operators give up (DOMAIN 3.1)
+    ovh_poll_every_s: float = Field(20.0, gt=0)  # a STOP may wait so long
+    publish_timeout_s: float = Field(5.0, gt=0)  # then 503; operators give up after 15 s (DOMAIN 3.1)
 
     keep: pruning.Periods = pruning.Periods()  # docs/retention.md
 
@@ -175,7 +175,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         quick=quick,
         routers=[described, reviews.router],
         published=store.PUBLISHED,
-        body_limits={"/v1/callbacks": None},  # each provider has a limit of its own
+        body_limits={"/v1/callbacks": None},  # each provider has a limit
         background=background,
         more_topics=[topic for name in settings.kafka_operators for topic in operator_topics(name)],
     )

@@ -1,11 +1,8 @@
 """The tables of inbound-svc and their statements: the journal of callbacks. The caller owns the transaction.
 
-A callback is one request of an operator, with its raw body encrypted. Its items are the MOs or DLRs in the request,
-each once per (provider, account, kind, provider message id, receipt state). The primary key of an item detects
-duplicates, also between concurrent requests: the second waits for the commit of the first. No personal data is in
-clear.
-
-A part is a piece of a concatenated MO, waiting for the other parts. A nonce is stored with the content it signed.
+A callback is one request of an operator. Its items are MOs or DLRs, each once per (provider, account, kind, provider
+message id, receipt state). The primary key detects duplicates, also between concurrent requests: the second waits for
+the first. No personal data is in clear.
 """
 
 from collections.abc import Collection, Sequence
@@ -37,8 +34,8 @@ from common.kafka.reading import offsets
 from common.privacy import erasing
 from inbound.providers import Kind, Once, Part
 
-PARTS_KEPT = timedelta(hours=24)  # how long a provider retries an unanswered callback (Vonage, DOMAIN 3.1)
-FORGOTTEN_AT_ONCE = 2  # expired nonces deleted per new nonce, so that the table does not grow
+PARTS_KEPT = timedelta(hours=24)  # as a provider retries (Vonage, DOMAIN 3.1)
+FORGOTTEN_AT_ONCE = 2  # per new nonce, so that the table does not grow
 
 metadata = new_metadata()
 outbox.define(metadata)
@@ -54,10 +51,10 @@ callback = Table(
     Column("account", Text, nullable=False),
     Column("kind", Text, nullable=False),  # messages, receipts
     Column("received_at", DateTime(timezone=True), nullable=False),
-    Column("body", Text, nullable=True),  # raw, encrypted, context "callback:<id>"; null after retention or erasure
-    # of its events; the relay deletes the outbox rows once published
+    Column("body", Text, nullable=True),  # encrypted, context "callback:<id>"; null after retention or erasure
+    # the relay deletes the rows once published
     Column("outbox_ids", ARRAY(BigInteger), nullable=False),
-    # the indexes of `pruning.py`: each callback is in exactly one
+    # of `pruning.py`: each callback is in exactly one
     Index("callback_raw_ix", "received_at", postgresql_where=text("kind = 'messages' AND body IS NOT NULL")),
     Index("callback_bare_ix", "received_at", postgresql_where=text("kind = 'messages' AND body IS NULL")),
     Index("callback_receipts_ix", "received_at", postgresql_where=text("kind = 'receipts'")),
@@ -78,7 +75,7 @@ callback_item = Table(
         ForeignKey("callback.id", ondelete="CASCADE", deferrable=True, initially="DEFERRED"),
         nullable=False,
     ),
-    Column("subject_id", Text, nullable=True),  # of an MO, as the columns below
+    Column("subject_id", Text, nullable=True),  # of an MO, as below
     Column("intent", Text, nullable=True),
     Column("rule", Text, nullable=True),
     Column("score", Double, nullable=True),
@@ -118,7 +115,7 @@ nonce = Table(
 )
 
 
-# Select the callbacks among $1 whose events are all published: the relay has deleted each outbox row.
+# callbacks among $1 whose events are all published
 PUBLISHED = """
 SELECT c.id
 FROM callback AS c
@@ -157,14 +154,14 @@ Identity = tuple[str, str]  # (provider message id, receipt state or "")
 
 
 async def add_items(tx: AsyncConnection, items: Sequence[tuple[UUID, Origin, Item]]) -> set[tuple[UUID, Identity]]:
-    """Journal the items (each with its callback's id), and return the new items.
+    """Journal the items; return the new items.
 
-    The first of two equal items counts. A concurrent transaction with the same items is waited for.
+    The first of two equal items counts. A concurrent transaction with equal items is waited for.
     """
     first: dict[tuple[str, ...], tuple[UUID, Item]] = {}
     for callback_id, origin, item in items:
         first.setdefault((origin.provider, origin.account, origin.kind, *item.identity), (callback_id, item))
-    names = sorted(first)  # every transaction locks in the same order: no deadlock
+    names = sorted(first)  # the same order in every transaction: no deadlock
     found = [first[name] for name in names]
     rows = await tx.execute(
         text(
@@ -195,9 +192,9 @@ async def add_items(tx: AsyncConnection, items: Sequence[tuple[UUID, Origin, Ite
 
 
 async def behind_starts(tx: AsyncConnection, stops: Sequence[tuple[UUID, Origin, Item]]) -> set[tuple[UUID, Identity]]:
-    """Return the STOPs received after a START of the same person which the account's clock puts later.
+    """Return the STOPs received after a START which the account's clock puts later.
 
-    The order of arrival is the order of callback ids.
+    Callback ids are in the order of arrival.
     """
     rows = await tx.execute(
         text(
@@ -225,9 +222,9 @@ async def behind_starts(tx: AsyncConnection, stops: Sequence[tuple[UUID, Origin,
 
 @dataclass(frozen=True, slots=True)
 class KeptCallback:
-    """A request with new items, and the outbox ids of their events.
+    """A request with new items, and its outbox ids.
 
-    `body`: encrypted, or None where an item precedes the erasure of its person.
+    `body` is `None` where an item precedes the erasure of its person.
     """
 
     id: UUID
@@ -264,7 +261,7 @@ async def add_callbacks(tx: AsyncConnection, callbacks: Sequence[KeptCallback]) 
 async def brought_by(
     tx: AsyncConnection, items: Collection[tuple[Origin, Identity]]
 ) -> dict[tuple[Origin, Identity], tuple[UUID, list[int]]]:
-    """Return the callback which brought each item, and the outbox ids of its events, published or not."""
+    """Return the callback which brought each item, and its outbox ids, published or not."""
     rows = await tx.execute(
         text(
             "SELECT i.provider, i.account, i.kind, i.provider_message_id, i.state, c.id, c.outbox_ids"
@@ -289,7 +286,7 @@ async def brought_by(
 
 
 async def known_items(tx: AsyncConnection, origin: Origin, names: Sequence[str]) -> set[str]:
-    """Return the provider message ids present in the journal."""
+    """Return the provider message ids in the journal."""
     rows = await tx.execute(
         text(
             "SELECT provider_message_id FROM callback_item"
@@ -304,7 +301,7 @@ async def known_items(tx: AsyncConnection, origin: Origin, names: Sequence[str])
 async def empty_callbacks(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, int]:
     """Delete the raw bodies with these people, including texts of others; return the counts by subject_id.
 
-    The items stay: a redelivered callback finds its items, and restores nothing.
+    The items stay: a redelivered callback restores nothing.
     """
     rows = await tx.execute(
         text(
@@ -322,7 +319,7 @@ async def empty_callbacks(tx: AsyncConnection, subject_ids: Collection[str]) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedText:
-    """A text of one person. `body`: the raw callback, encrypted; None where it also holds a text of another person."""
+    """A text of one person. `body`: the raw callback, `None` with a text of another person."""
 
     provider: str
     account: str
@@ -339,7 +336,7 @@ async def texts_of(tx: AsyncConnection, subject_id: str) -> list[ReceivedText]:
     rows = await tx.execute(
         text(
             "SELECT i.provider, i.account, i.provider_message_id, i.intent, i.rule, c.id AS callback_id, c.received_at,"
-            # a callback has one event per item: do all items belong to this person?
+            # a callback has one event per item: are all items of this person?
             " CASE WHEN cardinality(c.outbox_ids) = (SELECT count(*) FROM callback_item AS o"
             " WHERE o.subject_id = :id AND o.callback_id = c.id) THEN c.body END AS body"
             " FROM callback_item AS i JOIN callback AS c ON c.id = i.callback_id"
@@ -351,7 +348,7 @@ async def texts_of(tx: AsyncConnection, subject_id: str) -> list[ReceivedText]:
 
 
 async def delete_parts(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, int]:
-    """Delete parts of incomplete long texts; return the counts by subject_id."""
+    """Delete parts of incomplete MOs; return the counts by subject_id."""
     rows = await tx.execute(
         text(
             "WITH gone AS (DELETE FROM part WHERE subject_id = ANY(CAST(:ids AS text[])) RETURNING subject_id)"
@@ -365,14 +362,14 @@ async def delete_parts(tx: AsyncConnection, subject_ids: Collection[str]) -> dic
 async def use_nonces(tx: AsyncConnection, uses: Sequence[tuple[Origin, Once, bytes]], now: datetime) -> list[bool]:
     """Store each nonce with the hash of its content; return False for each replay.
 
-    A replay is a nonce used before with other content; the same content is a retry. A concurrent use is waited for.
+    A replay has other content; the same content is a retry. A concurrent use is waited for.
     """
     first: dict[tuple[str, ...], tuple[bytes, datetime]] = {}
     for origin, once, content in uses:
         name = (origin.provider, origin.account, once.nonce)
         used_for, forget_after = first.get(name, (content, once.forget_after))
         first[name] = used_for, max(forget_after, once.forget_after)
-    names = sorted(first)  # every transaction locks in the same order: no deadlock
+    names = sorted(first)  # the same order in every transaction: no deadlock
     rows = await tx.execute(
         text(
             "WITH used AS (SELECT * FROM unnest(CAST(:providers AS text[]), CAST(:accounts AS text[]),"
@@ -404,7 +401,7 @@ async def use_nonces(tx: AsyncConnection, uses: Sequence[tuple[Origin, Once, byt
 
 @dataclass(frozen=True, slots=True)
 class KeptPart:
-    """A waiting part. `text` is encrypted, context "part:<provider message id>"."""
+    """A waiting part, encrypted, context "part:<provider message id>"."""
 
     provider_message_id: str
     text: str
@@ -419,9 +416,9 @@ async def add_part(
     kept: KeptPart,
     received_at: datetime,
 ) -> list[KeptPart]:
-    """Keep a part. If it completes its long MO, return all parts in order and delete them; else return [].
+    """Keep a part. Return and delete all parts of a completed MO, in order; else return [].
 
-    The long MO is locked: two concurrent last parts would each miss the other.
+    The MO is locked: two concurrent last parts would each miss the other.
     """
     old = received_at - PARTS_KEPT
     whose = {
@@ -449,7 +446,7 @@ async def add_part(
             " provider_message_id, text, received_at)"
             " VALUES (:provider, :account, :subject_id, :short_code, :reference, :total, :number,"
             " :provider_message_id, :text, :received_at)"
-            # phones reuse the 255 references of long texts: the later part replaces the earlier
+            # phones reuse the 255 references: the later part replaces the earlier
             " ON CONFLICT (provider, account, subject_id, short_code, reference, total, number) DO UPDATE SET"
             " provider_message_id = excluded.provider_message_id, text = excluded.text,"
             " received_at = excluded.received_at"

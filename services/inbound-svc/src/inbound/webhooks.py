@@ -1,11 +1,10 @@
-"""The callbacks of operators: MOs and DLRs. The signature authenticates a callback; there is no token.
+"""The callbacks of operators: MOs and DLRs. The signature authenticates a callback, or a secret path, a password or an
+address list.
 
-Where a provider signs nothing, a secret in the path, a password or an address list stands in for the signature.
-
-A callback is verified over the raw body, then journalled and put in the outbox in one transaction, shared with other
-callbacks of the same moment (`common.batch`). The 2xx follows once Kafka has acknowledged the events. Any other
-answer is an error which makes the operator retry; the relay meanwhile publishes journalled events once, and the retry
-finds them done. With an earlier 2xx, a STOP would be acknowledged without counting yet (ADR-0004).
+A callback is verified over the raw body, then journalled and put in the outbox in one transaction, shared with
+callbacks of the same moment (`common.batch`). The 2xx follows once Kafka has acknowledged the events. Any other answer
+makes the operator retry; the relay publishes journalled events once. With an earlier 2xx, a STOP would be acknowledged
+without counting yet (ADR-0004).
 """
 
 import asyncio
@@ -48,8 +47,8 @@ T = TypeVar("T")
 PREFIX = "/v1/callbacks/{provider}/{account}"
 METHODS = ("POST", "GET")
 RETRY_AFTER_S = 5
-CHALLENGE = 'Basic realm="callbacks"'  # Twilio's first call has no password, and its second needs the realm
-OURS = 0.8  # share of the time a provider waits; the rest is for the network
+CHALLENGE = 'Basic realm="callbacks"'  # Twilio's first call has no password, its second needs the realm
+OURS = 0.8  # of the time a provider waits; the rest is for the network
 
 CALLBACKS = counter(
     "sms_inbound_callbacks_total",
@@ -84,9 +83,9 @@ class NotByGet(Problem):
 
 
 def callbacks(accounts: Sequence[Account], publish_timeout_s: float) -> tuple[list[Route], APIRouter]:
-    """Return the callback routes of the accounts, and a router which describes the routes in OpenAPI.
+    """Return the callback routes, and a router which describes them in OpenAPI.
 
-    Starlette serves the routes in a tenth of the time FastAPI takes; both point to the same endpoints.
+    Starlette serves a route in a tenth of the time FastAPI takes.
     """
     known = {(account.provider, account.account): account for account in accounts}
     arrivals: Arrivals = Together(journal.write)
@@ -115,7 +114,7 @@ def callbacks(accounts: Sequence[Account], publish_timeout_s: float) -> tuple[li
         for kind, summary in kinds:
             path, called = f"{fence}/{kind}", endpoint(kind)
             route = Route(PREFIX + path, called, methods=METHODS)
-            route.methods = set(METHODS)  # without the HEAD which Starlette adds
+            route.methods = set(METHODS)  # without HEAD
             quick.append(route)
             for method in METHODS:
                 described.add_api_route(
@@ -204,7 +203,7 @@ async def _receive(
 
 
 def _read(parse: Callable[[Callback], Sequence[T]], callback: Callback) -> tuple[Sequence[T], WrongField | None]:
-    """Return the readable items of a callback, and the error of the others."""
+    """Return the readable items, and the error of the others."""
     try:
         return parse(callback), None
     except WrongField as wrong:
@@ -214,7 +213,7 @@ def _read(parse: Callable[[Callback], Sequence[T]], callback: Callback) -> tuple
 async def _published(held: Resources[Any], arrivals: Arrivals, arrival: Arrival, deadline: float) -> bool:
     """Journal the arrival, and wait for Kafka's acknowledgement; return whether any entry was new.
 
-    Raise NotGenuine for a replayed nonce, Unavailable where Kafka has not acknowledged by `deadline`.
+    Raises NotGenuine for a replayed nonce, Unavailable at `deadline`.
     """
     loop = asyncio.get_running_loop()
     done = new = False
@@ -230,7 +229,7 @@ async def _published(held: Resources[Any], arrivals: Arrivals, arrival: Arrival,
         raise
     except TimeoutError:
         pass
-    except Exception as error:  # any error: the operator must retry, because the callback may hold a STOP
+    except Exception as error:  # the operator must retry: the callback may hold a STOP
         named = journal.named(arrival.origin, arrival.entries[0].item)
         log.error("a callback was not stored", exc_info=error, extra=named)
     if not done:
@@ -239,15 +238,15 @@ async def _published(held: Resources[Any], arrivals: Arrivals, arrival: Arrival,
 
 
 def _content(callback: Callback) -> bytes:
-    """Return the content of a callback: its body, or the query of a GET."""
+    """Return a callback's content: the body, or the query of a GET."""
     return callback.target.partition("?")[2].encode("latin-1") if callback.method == "GET" else callback.body
 
 
 def _named_message(held: Resources[Any], account: Account, callback: Callback, message: Message) -> Message:
-    """Return the MO with an id of ours where the provider gives none, and with the short code of the account.
+    """Return the MO with an id of ours if without any, and with the account's short code.
 
-    The id is keyed, because its ingredients could be guessed. The ingredients include the whole content and the time as
-    written; without the time, a second STOP would pass for a duplicate of the first.
+    The id is keyed: its ingredients could be guessed. Without the time as written, a second STOP would pass for a
+    duplicate of the first.
     """
     short_code = message.short_code or account.short_code
     if message.provider_message_id is not None:
@@ -274,14 +273,14 @@ async def _body(request: Request, max_bytes: int) -> bytes:
 
 
 def _target(request: Request) -> str:
-    """Return path and query with their escapes as sent: the signature covers this form."""
+    """Return path and query as sent: the signature covers the escapes."""
     path: bytes = request.scope["raw_path"]
     query: bytes = request.scope["query_string"]
     return (path + b"?" + query if query else path).decode("latin-1")
 
 
 def _headers(request: Request) -> dict[str, str]:
-    """Return the headers with lower-case names; a repeated header becomes one, joined by commas."""
+    """Return the headers in lower case; a repeated header is joined by commas."""
     headers: dict[str, str] = {}
     for raw_name, raw in request.scope["headers"]:
         name, value = raw_name.decode("latin-1").lower(), raw.decode("latin-1")

@@ -1,8 +1,7 @@
 """Declare every Kafka topic: its owner, its key and its event types.
 
-A topic's key decides the partition of a record. The topics keyed by subject share one partition count, so a partition
-number covers the same subjects in each of these topics: dispatch's partition lock and the watermarks rely on this
-(ADR-0004).
+The topics keyed by subject share one partition count: a partition number covers the same subjects in each, and
+dispatch's partition lock and the watermarks rely on this (ADR-0004).
 """
 
 from dataclasses import dataclass
@@ -30,11 +29,7 @@ ONE_DAY_MS = 24 * 3600 * 1000
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic of the platform.
-
-    `keyed_by` names the event field used as the Kafka key. `publishers` are the services with a right to write besides
-    `owner`.
-    """
+    """A topic of the platform. `publishers`: writers besides `owner`."""
 
     name: str
     owner: str
@@ -53,9 +48,9 @@ class Topic:
 
     @property
     def config(self) -> dict[str, str]:
-        """Return the Kafka settings of the topic.
+        """Return the Kafka settings.
 
-        A `delete` topic keeps personal data for 7 days. In a `compact` topic a tombstone acts within 24 hours.
+        `delete` keeps personal data for 7 days; in `compact` a tombstone acts within 24 hours.
         """
         if self.cleanup == "compact":
             return {"cleanup.policy": "compact", "max.compaction.lag.ms": str(ONE_DAY_MS)}
@@ -63,7 +58,7 @@ class Topic:
 
     @property
     def dead_letters_config(self) -> dict[str, str]:
-        """Return the settings of the dead-letter topic: 7 days, since a dead letter is as personal as its record."""
+        """Return the settings for dead letters, as personal as their records."""
         return {"cleanup.policy": "delete", "retention.ms": str(SEVEN_DAYS_MS)}
 
 
@@ -137,7 +132,7 @@ DISPATCH_REQUESTS = Topic(
     "delete",
     (MessageRequested,),
     ("dispatch",),
-    publishers=("consent",),  # replies to people, for example the confirmation of a STOP
+    publishers=("consent",),  # replies to people
 )
 DISPATCH_MESSAGES = Topic(
     "dispatch.messages.v1",
@@ -173,10 +168,7 @@ OPERATOR_EVENTS: tuple[type[Event], ...] = (MessageDelivered, ReceiptDelivered, 
 
 
 def operator_topics(name: str) -> tuple[Topic, Topic]:
-    """Return the two topics to which an operator integrated by Kafka writes its MOs and its DLRs.
-
-    TOPICS omits these pairs: each deployment of inbound-svc names its own operators.
-    """
+    """Return an operator's topics of MOs and DLRs, which TOPICS omits: each deployment has its own."""
     return (
         Topic(f"operator.{name}.messages.v1", "operator", "message_id", "delete", (MessageDelivered,), ("inbound",)),
         Topic(f"operator.{name}.receipts.v1", "operator", "message_id", "delete", (ReceiptDelivered,), ("inbound",)),
@@ -184,10 +176,7 @@ def operator_topics(name: str) -> tuple[Topic, Topic]:
 
 
 def operator_submits(name: str) -> Topic:
-    """Return the topic on which dispatch-svc hands messages to an operator integrated by Kafka.
-
-    Each Kafka gateway in the settings of dispatch-svc has such a topic.
-    """
+    """Return the topic of messages handed to an operator by Kafka."""
     return Topic(f"operator.{name}.submits.v1", "dispatch", "reference", "delete", (MessageSubmitted,), ("operator",))
 
 

@@ -1,7 +1,6 @@
 """Decide whether the consent on record allows marketing by a sender for a purpose. Pure.
 
-dispatch-svc's gate, campaign-svc's counts before a campaign and consent-svc's check ask this rule. The invariants of
-dispatch-svc read the tables by statements of their own, on purpose: they are the independent check.
+dispatch-svc's invariants read the tables by SQL of their own, on purpose: an independent check.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from common.contracts.consent import Consent, State, Suppression
 
 
 class Against(StrEnum):
-    """A reason against a message, in the words of the API and of the gate."""
+    """A reason against a message, as named by the API."""
 
     NO_CONSENT = "no_consent"
     OTHER_CONTROLLER = "other_controller"  # beside `no_consent`: another sender has a consent
@@ -40,7 +39,7 @@ class OnRecord(Protocol):
 
 
 def denials(subject: OnRecord | None, sender_id: str, purpose: str | None, at: datetime) -> Iterator[Against]:
-    """Yield every reason against a message at `at` (aware). `None`: no state was published."""
+    """Yield every reason against a message at `at` (aware). `None`: no published state."""
     if subject is None:
         yield Against.NO_CONSENT
         return
@@ -55,7 +54,7 @@ def denials(subject: OnRecord | None, sender_id: str, purpose: str | None, at: d
             yield Against.OTHER_CONTROLLER
     elif (denial := _denial(consent, at)) is not None:
         yield denial
-    # consent-svc has already folded suppressions into the states; the rule checks again
+    # the states already include suppressions; the rule checks again
     if suppressed(subject.suppressions, sender_id, consent):
         yield Against.SUPPRESSED
 
@@ -79,14 +78,14 @@ def consent_for(consents: Sequence[Consent], sender_id: str, purpose: str | None
 
 
 def state_at(consent: Consent, at: datetime) -> State:
-    """Return the state of a consent at `at`. An opt-in ends at `expires_at`, whether or not the expiry is published."""
+    """Return the state at `at`. An opt-in ends at `expires_at`, whether or not the expiry is published."""
     if consent.state == "opted_in" and consent.expires_at is not None and at >= consent.expires_at:
         return "expired"
     return consent.state
 
 
 def suppressed(suppressions: Sequence[Suppression], sender_id: str, consent: Consent | None) -> bool:
-    """Return whether a suppression covers the sender and is as new as the consent, or newer."""
+    """Return whether a suppression covers the sender and is not older than the consent."""
     return any(
         s.sender_id in (None, sender_id) and (consent is None or s.since >= consent.occurred_at) for s in suppressions
     )

@@ -1,9 +1,7 @@
 """Connections and transactions of PostgreSQL, rows moved by arrays, and schema migrations.
 
-Each service has a database and a role of its own; SQLAlchemy Core over asyncpg, Alembic for the schema.
-
-A unit of work is `async with database.begin() as tx`, opened at the edge (request, batch, timer); code below an edge
-never commits. Rows move by arrays (`unnest`), hundreds at a time: 50 times as fast as single rows.
+A unit of work is `async with database.begin() as tx`, opened at the edge (request, batch, timer); code below never
+commits.
 """
 
 import asyncio
@@ -31,24 +29,21 @@ NAMING = {
 }
 CONNECT_TIMEOUT_S = 5
 POOL_WAIT_S = 5
-# How long a process that stands still in a transaction (frozen, suspended) keeps its locks: opt-outs wait for them. No
-# service takes so long between two statements, even for Kafka's acknowledgements; see `may_idle`.
+# Opt-outs wait for the locks of a frozen process. See `may_idle`.
 IDLE_S = 60.0
-# A peer that acknowledges nothing for so long is gone. By default Postgres and Linux notice after hours.
+# by default Postgres and Linux notice after hours
 GONE_S = 30
 PROBED_AFTER_S, PROBED_EVERY_S, PROBES = 10, 5, 3
-CLIENT_LOOKED_AT_S = 5  # while a statement runs, or waits for a lock
-# A statement that has waited for a lock must see its holder's commit. A startup setting of the connection precedes the
-# level of a database or a role (ALTER DATABASE ... SET default_transaction_isolation).
+CLIENT_LOOKED_AT_S = 5  # during a statement
+# A statement that has waited for a lock must see its holder's commit, whatever ALTER DATABASE says.
 ISOLATION = {"default_transaction_isolation": "read committed"}
 PLANNED_NOW = "set_config('plan_cache_mode', 'force_custom_plan', true)"
 COPIED_ROWS = 200
 COPIED_LINES = 200
 COPIED_WITHIN_S = 60.0
 MIGRATING_LOOK_S = 0.2
-# The server is away, or has no connection, disk or memory left. The error classes 57 and 53 also hold two faults of a
-# statement, which callers would retry for ever: a cancelled query (statement_timeout) and an exceeded limit of the
-# configuration (temp_file_limit).
+# The server is away, or has no connection, disk or memory left. Not the whole classes 57 and 53: callers would retry a
+# statement_timeout or an exceeded temp_file_limit for ever.
 AWAY = (
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
@@ -66,24 +61,17 @@ _once_committed: WeakKeyDictionary[AsyncConnection, list[Callable[[], object]]] 
 
 
 def once_committed(tx: AsyncConnection, call: Callable[[], object]) -> None:
-    """Call `call` once `tx`, a transaction of `Database.begin`, has committed; never if `tx` fails.
-
-    For metrics and logs about the transaction's work.
-    """
+    """Call `call` once `tx` has committed; never if `tx` fails."""
     _once_committed.setdefault(tx, []).append(call)
 
 
 def new_metadata() -> MetaData:
-    """Return a schema with the naming convention that migrations rely on."""
+    """Return a schema with the names that migrations rely on."""
     return MetaData(naming_convention=NAMING)
 
 
 class Database:
-    """The database of a service.
-
-    `url`: postgresql://role:password@host:port/database. `idle_s`: after so long without a statement the server rolls
-    back a transaction and closes its connection.
-    """
+    """The database of a service. After `idle_s` without a statement the server rolls back and closes the connection."""
 
     def __init__(self, url: str, *, pool_size: int = 10, name: str = "placet", idle_s: float = IDLE_S) -> None:
         self._url = make_url(url).set(drivername="postgresql+asyncpg")
@@ -115,14 +103,14 @@ class Database:
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
-        """Open a transaction: commit when the block ends, roll back when the block raises."""
+        """Open a transaction, rolled back if the block raises."""
         async with self.engine.begin() as tx:
             yield tx
         for call in _once_committed.pop(tx, ()):
             call()
 
     async def read(self, sql: str, *values: object) -> Sequence[Sequence[Any]]:
-        """Run a read-only query outside any transaction: a single round trip. Values and errors: `fetch_many`."""
+        """Run a read-only query in a single round trip, without a transaction. See `fetch_many`."""
         async with self.engine.connect() as connection:
             rows: Sequence[Sequence[Any]] = await (await _driver(connection)).fetch(sql, *values)
         return rows
@@ -138,8 +126,8 @@ class Database:
     async def locked(self, name: str, idle_s: float, lost: Callable[[], None]) -> AsyncIterator[AsyncConnection | None]:
         """Hold the advisory lock `name` during the block, in a session of its own.
 
-        The block gets None where another session holds the lock. After `idle_s` without a statement the server ends the
-        session and so frees the lock. `lost` is called when the connection has gone, also at the end of the block.
+        The block gets `None` where another session holds the lock. The server ends the session, and frees the lock,
+        after `idle_s` without a statement. `lost` is called when the connection has gone, also at the end of the block.
         """
         async with self.engine.connect() as session:
             driver = await _driver(session)
@@ -163,7 +151,7 @@ class Database:
                     await session.invalidate()
 
     async def connect(self) -> Any:
-        """Return a raw asyncpg connection outside the pool, for LISTEN. The caller closes the connection."""
+        """Return a raw asyncpg connection outside the pool, which the caller closes."""
         return await _connect(self.dsn, timeout=CONNECT_TIMEOUT_S, server_settings=self._server_settings)
 
     async def ping(self) -> None:
@@ -175,10 +163,7 @@ class Database:
 
 
 async def _connect(*args: Any, **more: Any) -> Any:
-    """Connect as asyncpg does, with TCP keepalive.
-
-    Otherwise a caller would wait for ever for an answer, or a notification, from a host that has vanished.
-    """
+    """Connect with TCP keepalive; else a caller waits for ever for a vanished host."""
     connection = await asyncpg.connect(*args, **more)
     ours = connection._transport.get_extra_info("socket")
     if ours is not None and ours.family in (socket.AF_INET, socket.AF_INET6):
@@ -195,19 +180,16 @@ async def _connect(*args: Any, **more: Any) -> Any:
 
 
 def _take_another_if_closed(_: object, held: Any, *more: object) -> None:
-    """Refuse a pooled connection that the driver knows as closed, so that the pool takes another.
+    """Make the pool replace a closed connection.
 
-    A ping would cost each transaction a round trip, and would wait on a silent connection.
+    A ping would cost a round trip, and wait on a silent connection.
     """
     if held.driver_connection.is_closed():
         raise DisconnectionError
 
 
 def _away(failed: ExceptionContext) -> BaseException | None:
-    """Return OperationalError for an error of `AWAY`, else None.
-
-    SQLAlchemy does so for other drivers, but not for asyncpg.
-    """
+    """Return OperationalError for an error of `AWAY`, as SQLAlchemy does not for asyncpg; else None."""
     error = failed.original_exception
     if not isinstance(error.__cause__, AWAY):
         return None
@@ -219,9 +201,8 @@ async def insert_many(
 ) -> None:
     """Insert rows into a table, in this order, within the transaction.
 
-    `columns`: name to Postgres type, in the order of a row's values. From COPIED_ROWS on the rows go by COPY: less work
-    on both sides, a round trip more. Raises asyncpg's own errors, and TimeoutError of a COPY: the driver waits for ever
-    where a connection is lost while the server does not read.
+    `columns`: name to Postgres type. From COPIED_ROWS on the rows go by COPY: less work, a round trip more. Raises
+    asyncpg's errors, and TimeoutError of a COPY: the driver waits for ever on a lost connection.
     """
     if not rows:
         return
@@ -235,9 +216,9 @@ async def insert_many(
 
 
 async def copy_lines(tx: AsyncConnection, table: str, columns: Sequence[str], lines: Sequence[str]) -> None:
-    """Copy lines of COPY's text format, each with its end, into a table within the transaction.
+    """Copy lines of COPY's text format, each with its end, into a table. Errors: `insert_many`.
 
-    A thread can write the lines beforehand; `insert_many` takes time of the loop for each row. Errors: `insert_many`.
+    A thread can write them beforehand; `insert_many` takes the loop's time.
     """
 
     async def source() -> AsyncIterator[bytes]:
@@ -249,22 +230,21 @@ async def copy_lines(tx: AsyncConnection, table: str, columns: Sequence[str], li
 
 
 def escaped(value: str) -> str:
-    """Return a text as a field of such a line."""
+    """Return a field of such a line."""
     return value.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
 async def fetch_many(tx: AsyncConnection, sql: str, *values: object) -> Sequence[Sequence[Any]]:
-    """Return the rows of a query within the transaction, with `values` as $1, $2…
+    """Return a query's rows within the transaction, with `values` as $1, $2…
 
-    Rows and errors are asyncpg's own: SQLAlchemy takes as long to convert thousands of rows as to read them.
+    Rows and errors are asyncpg's own: SQLAlchemy's conversion doubles the time for thousands of rows.
     """
     raw = await _driver(tx)
     rows: Sequence[Sequence[Any]]
     if raw.is_in_transaction():
         rows = await raw.fetch(sql, *values)
         return rows
-    # SQLAlchemy begins the transaction with its first statement. Cancelled half-way, SQLAlchemy throws the connection
-    # away: the pool never gets one back in a transaction.
+    # A first statement makes SQLAlchemy begin the transaction. Cancelled half-way, SQLAlchemy drops the connection.
     try:
         found = await tx.exec_driver_sql(sql, values)
     except DBAPIError as error:
@@ -276,21 +256,21 @@ async def fetch_many(tx: AsyncConnection, sql: str, *values: object) -> Sequence
 async def may_idle(tx: AsyncConnection) -> None:
     """Let this transaction stand idle for any length of time.
 
-    Only where no request waits for the transaction, and the transaction waits for a log, a file or a reader.
+    Only while no request waits for the transaction.
     """
     await fetch_many(tx, "SET LOCAL idle_in_transaction_session_timeout = 0")  # SET takes no snapshot
 
 
 async def plan_now(tx: AsyncConnection) -> None:
-    """Plan the rest of this transaction for its tables as they are now; only statements with parameters.
+    """Plan the rest of this transaction anew; only statements with parameters.
 
-    A connection keeps the plan of a repeated statement; a plan from when a table was empty reads the whole table.
+    A kept plan from when a table was empty reads the whole table.
     """
     await fetch_many(tx, f"SELECT {PLANNED_NOW}")
 
 
 async def _raw(tx: AsyncConnection) -> Any:
-    """Return asyncpg's connection within the transaction; beginning the transaction costs a round trip."""
+    """Return asyncpg's connection within the transaction."""
     raw = await _driver(tx)
     if not raw.is_in_transaction():
         await tx.execute(text("SELECT"))
@@ -307,7 +287,7 @@ def _asyncpgs(error: DBAPIError) -> BaseException:
 
 
 def migrate(url: str, package: str, revision: str = "head") -> None:
-    """Bring the database of service `package` to `revision`. Blocking: not for an event loop's thread."""
+    """Bring a service's database to `revision`. Blocking: not for an event loop's thread."""
     command.upgrade(alembic_config(url, package), revision)
 
 
@@ -321,14 +301,13 @@ def alembic_config(url: str, package: str) -> Config:
 def run_migrations(metadata: MetaData) -> None:
     """Run migrations: the whole of a service's `migrations/env.py`.
 
-    Each migration is a transaction. A migration with a concurrent index build (`autocommit_block`) is several, and must
-    tolerate a second run from its beginning.
+    Each migration is a transaction, except that a concurrent index build (`autocommit_block`) makes several: such a
+    migration must tolerate a second run from its beginning.
     """
     url = context.config.attributes["url"]
 
     def upgrade(connection: Connection) -> None:
-        # Of two migration jobs the second waits, then finds nothing to do. The second polls, as a concurrent index
-        # build waits for every running statement.
+        # Of two jobs the second polls: a concurrent index build waits for every running statement.
         while not connection.scalar(text("SELECT pg_try_advisory_lock(hashtext('alembic'))")):
             connection.rollback()
             time.sleep(MIGRATING_LOOK_S)

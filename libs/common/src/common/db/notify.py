@@ -25,7 +25,7 @@ async def either(first: asyncio.Event, second: asyncio.Event | None, seconds: fl
 class Listener:
     """A context which calls `wake` with the payload of each NOTIFY on `channel`.
 
-    The listener holds its own connection and renews a lost one. A notification is a hint: each user also polls.
+    A notification is a hint: each user also polls.
     """
 
     def __init__(self, database: Database, channel: str, wake: Callable[[str], None]) -> None:

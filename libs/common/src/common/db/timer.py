@@ -1,6 +1,6 @@
 """A timer: run a task at once after a NOTIFY or while work is left, else at an interval.
 
-A failed tick is logged and tried again after a pause, for ever: its transaction rolled back, so no work is lost.
+A failed tick is logged and tried again, for ever.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ log = logging.getLogger(__name__)
 FAILED = counter("sms_timer_failures_total", "Failed runs of a timer; the timer tries again.", ["timer"])
 BACK_OFF_S = (0.2, 10.0)
 
-# CLOCK_BOOTTIME (Linux) runs on while the machine is suspended: other machines decide and enforce meanwhile.
+# CLOCK_BOOTTIME (Linux) runs on during a suspension, as do other machines.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def uptime_s() -> float:
-    """Return the clock of permits, in seconds: the time since boot."""
+    """Return the seconds since boot: the clock of permits."""
     return time.clock_gettime(_CLOCK)
 
 
@@ -38,7 +38,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Timer:
-    """A task that is called again at once while `tick` returns True (work was done), else `every_s`.
+    """A task, called again at once while `tick` returns True (work was done), else after `every_s`.
 
     `channel`: a NOTIFY which wakes the timer; `heard` gets the payload first.
     """

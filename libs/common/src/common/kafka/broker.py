@@ -1,7 +1,6 @@
 """The broker: topics as in the topic table, a single partitioner, binary-mode CloudEvents on the wire.
 
-Every event leaves through `common.kafka.outbox` and arrives through `common.kafka.consumer`. The gateway over Kafka
-alone publishes without an outbox.
+Only the gateway over Kafka publishes without `common.kafka.outbox`.
 """
 
 import asyncio
@@ -42,7 +41,7 @@ from common.settings import ServiceSettings
 log = logging.getLogger(__name__)
 
 Headers = list[tuple[str, bytes]]
-NUMBER = "placet-number"  # header: the relay's number of a record in its partition, from 1; decimal
+NUMBER = "placet-number"  # header: a record's number in its partition, from 1
 T = TypeVar("T")
 
 REQUEST_TIMEOUT_MS = 10_000
@@ -53,24 +52,21 @@ BATCH_BYTES = 1_000_000  # under the broker's default max.message.bytes
 _SEED, _MIX, _32_BITS = 0x9747B28C, 0x5BD1E995, 0xFFFFFFFF
 
 _encoder = msgspec.json.Encoder()
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000|\x00")  # escaped by JSON, or bare; Postgres keeps neither
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000|\x00")  # by JSON, or bare; Postgres keeps neither
 _decoders = {name.encode(): msgspec.json.Decoder(kind) for name, kind in (EVENTS | {Watermark.type: Watermark}).items()}
 
 
 class Undecodable(ValueError):
-    """A record that no version of ours can read: bad headers, or a value not of its type's shape."""
+    """A record that no version of ours can read: bad headers or a bad value."""
 
 
 def partition_of(key: str, partitions: int) -> int:
-    """Return the key's partition by Kafka's default (murmur2).
-
-    So the records of a subject share a partition, whichever client writes them.
-    """
+    """Return the key's partition by Kafka's default (murmur2)."""
     return (murmur2(key.encode()) & 0x7FFFFFFF) % partitions
 
 
 def murmur2(data: bytes) -> int:
-    """Return Kafka's 32-bit MurmurHash2. aiokafka's own takes three times as long, for each event."""
+    """Return Kafka's 32-bit MurmurHash2, in a third of the time of aiokafka's own."""
     words, left = divmod(len(data), 4)
     digest = _SEED ^ len(data)
     for word in struct.unpack_from(f"<{words}I", data):
@@ -83,17 +79,14 @@ def murmur2(data: bytes) -> int:
 
 
 def partitions_of(keys: Sequence[bytes], partitions: int) -> list[int]:
-    """Return `partition_of` each key: five times as fast for keys of equal length, such as subject ids."""
+    """Return `partition_of` each key: five times as fast for keys of equal length."""
     alike = len(set(map(len, keys))) == 1 and sys.byteorder == "little"
     digests = _murmur2_alike(keys) if alike else map(murmur2, keys)
     return [(digest & 0x7FFFFFFF) % partitions for digest in digests]
 
 
 def _murmur2_alike(keys: Sequence[bytes]) -> Iterable[int]:
-    """Return `murmur2` of keys of equal length, all at once.
-
-    Each key has a lane of 64 bits in a few long integers; the product of two 32-bit words fits.
-    """
+    """Return `murmur2` of keys of equal length, at once, in lanes of 64 bits."""
     many, length = len(keys), len(keys[0])
     whole, width = length // 4, -(-length // 4)
     words = array("I", b"".join(keys if whole == width else [key.ljust(4 * width, b"\0") for key in keys]))
@@ -116,7 +109,7 @@ def encode(event: Event) -> bytes:
 
 
 def number_of(headers: Sequence[tuple[str, bytes]]) -> int | None:
-    """Return the relay's number of a record; None where the header is missing or malformed."""
+    """Return the relay's number of a record, None where missing or malformed."""
     for name, value in headers:
         if name == NUMBER:
             return int(value) if value.isdigit() and len(value) < 19 else None
@@ -126,7 +119,7 @@ def number_of(headers: Sequence[tuple[str, bytes]]) -> int | None:
 def cloud_event_headers(
     event_type: str, event_id: UUID, source: str, time: datetime, traceparent: str | None
 ) -> Headers:
-    """Return headers of CloudEvents 1.0, Kafka binding, binary mode."""
+    """Return headers of CloudEvents 1.0 (Kafka, binary mode)."""
     headers = [
         ("ce_specversion", b"1.0"),
         ("ce_id", str(event_id).encode()),
@@ -141,7 +134,7 @@ def cloud_event_headers(
 
 
 def decode(value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> Event | None:
-    """Return the event, or None for a type unknown to this version (forward compatibility). Raises Undecodable."""
+    """Return the event, or None for a type unknown to this version. Raises Undecodable."""
     name = dict(headers).get("ce_type")
     if name is None:
         raise Undecodable("no ce_type header")
@@ -153,11 +146,11 @@ def decode(value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> Event |
     try:
         return decoder.decode(value or b"")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Undecodable(_without_the_value(str(error))) from None  # the cause would carry the value into the log
+        raise Undecodable(_without_the_value(str(error))) from None  # the cause carries the value
 
 
 def _without_the_value(why: str) -> str:
-    """Return msgspec's error without the record's value, which msgspec repeats for a wrong enum value."""
+    """Return msgspec's error without the record's value."""
     wrong = "Invalid enum value"
     return f"{wrong} - at {why.rpartition(' - at ')[2]}" if why.startswith(wrong) else why
 
@@ -174,10 +167,7 @@ class Connection(TypedDict, total=False):
 
 
 def connection(settings: ServiceSettings) -> Connection:
-    """Return the arguments of every Kafka client: brokers, TLS, credentials.
-
-    Raises OSError for a file without a certificate.
-    """
+    """Return these arguments. Raises OSError for a file without a certificate."""
     told = Connection(bootstrap_servers=settings.kafka_bootstrap)
     if not settings.kafka_tls:
         return told
@@ -194,10 +184,7 @@ def connection(settings: ServiceSettings) -> Connection:
 
 
 def producer(settings: ServiceSettings, fence: str | None = None) -> AIOKafkaProducer:
-    """Return a producer with acks=all, idempotent where the broker can be (settings.kafka_idempotence).
-
-    `fence`: see `Outlet`.
-    """
+    """Return a producer with acks=all, idempotent where the broker can be. `fence`: see `Outlet`."""
     return AIOKafkaProducer(
         transactional_id=fence,
         **connection(settings),
@@ -211,11 +198,11 @@ def producer(settings: ServiceSettings, fence: str | None = None) -> AIOKafkaPro
 
 
 class WrongTopic(RuntimeError):
-    """A topic differs from the topic table and the settings. The text says how, and what to do."""
+    """A topic differs from the topic table or the settings; the text has the remedy."""
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """The required shape of a topic."""
+    """A topic's required shape."""
 
     partitions: int
     replicas: int
@@ -223,9 +210,9 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 async def ensure_topics(settings: ServiceSettings, topics: Sequence[Topic]) -> None:
-    """Create missing topics, each with its dead letters, and check existing topics.
+    """Create missing topics, each with its dead letters, and check existing ones.
 
-    Raises WrongTopic, and KafkaError where the caller may try again.
+    Raises WrongTopic; KafkaError where the caller may try again.
     """
     in_sync = {
         "min.insync.replicas": str(max(settings.kafka_replication - 1, 1)),  # one replica may be lost
@@ -258,8 +245,7 @@ async def ensure_topics(settings: ServiceSettings, topics: Sequence[Topic]) -> N
 def differences(name: str, wanted: Wanted, replicas: Sequence[int], config: Mapping[str, str] | None) -> list[str]:
     """Return each fault of a topic, with its remedy. Pure.
 
-    `replicas`: of each partition. `config`: the broker's; None where we lack the right to read the settings. More
-    replicas, or more in-sync replicas, than wanted are no fault.
+    `config`: `None` where we may not read the settings. More replicas than wanted, in sync or not, are no fault.
     """
     wrong, least = [], min(replicas, default=0)
     if len(replicas) != wanted.partitions:
@@ -290,10 +276,7 @@ def _new(name: str, wanted: Wanted) -> NewTopic:
 
 
 async def _known(ask: Callable[[], Awaitable[T]]) -> T:
-    """Return the answer of `ask`, asking again within KNOWN_WITHIN_S after a retriable error.
-
-    A topic made a moment ago is not known to every broker yet.
-    """
+    """Ask until all brokers know a new topic, for KNOWN_WITHIN_S."""
     deadline = time.monotonic() + KNOWN_WITHIN_S
     while True:
         try:
@@ -305,7 +288,7 @@ async def _known(ask: Callable[[], Awaitable[T]]) -> T:
 
 
 async def _replicas(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, list[int]]:
-    """Return the count of replicas of each partition, by topic."""
+    """Return the replicas of each partition, by topic."""
     found = await admin.describe_topics(names)
     for topic in found:
         if topic["error_code"]:
@@ -314,7 +297,7 @@ async def _replicas(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, l
 
 
 async def _configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, str]]:
-    """Return the settings by topic, without topics whose settings we have no right to read."""
+    """Return the settings that we may read, by topic."""
     found = {}
     for answer in await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in names]):
         for code, _, _, name, entries in answer.resources:
@@ -337,13 +320,10 @@ class Shut(KafkaError):  # type: ignore[misc]
 
 
 class Outlet:
-    """A producer that can be shut, and then writes no more.
+    """A producer that can be shut, and then writes no more; otherwise it retries until success, however late.
 
-    By itself an idempotent producer retries until success, however late, even while stopping.
-
-    `fence`: a name under which a single producer may write. A producer which starts under the name takes a new epoch of
-    the name's producer id from Kafka; a partition with a batch of that epoch refuses batches of earlier epochs
-    (ADR-0006). A broker without producer ids (settings.kafka_idempotence) has no fence.
+    `fence`: a name under which a single producer may write. Starting takes a new epoch from Kafka; a partition with a
+    batch of that epoch refuses earlier epochs (ADR-0006). A broker without producer ids has no fence.
     """
 
     def __init__(self, settings: ServiceSettings, fence: str | None = None) -> None:
@@ -358,14 +338,11 @@ class Outlet:
         """Connect, and take the epoch. The caller must `end` the outlet even where this fails."""
         await self.producer.start()
         if self.producer._txn_manager is not None:
-            # Kafka checks the epoch of every batch, so batches need no transaction.
+            # Kafka checks every batch's epoch: no transaction is needed
             self.producer._txn_manager.transactional_id = None
 
     async def _send_unless_shut(self, node_id: int, request: Any, *, group: Any = ConnectionGroup.DEFAULT) -> Any:
-        """Send a request of the producer, unless the outlet is shut.
-
-        Connecting may take a while, so the checks follow the connection and the write follows the checks at once.
-        """
+        """Send a request, unless the outlet is shut: checked immediately before the write."""
         if isinstance(request, ProduceRequest):
             if not await self._client.ready(node_id, group=group):
                 raise NodeNotReadyError
@@ -376,11 +353,11 @@ class Outlet:
         return await self._send(node_id, request, group=group)
 
     def _may_begin(self, now: float) -> bool:
-        """Return whether the waiting batches may be written at `now` (`uptime_s`)."""
+        """Return whether the waiting batches may be written at `now`."""
         return True
 
     def shut(self) -> None:
-        """Write no more: fail waiting batches, and reset connections with their unsent bytes."""
+        """Fail waiting batches, and reset connections."""
         self.is_shut = True
         self.producer._message_accumulator.fail_all(Shut())  # else `stop` waits for these writes
         for connection in list(self._client._conns.values()):
@@ -396,10 +373,7 @@ class Outlet:
 
 
 def _reset(connection: AIOKafkaConnection) -> None:
-    """Close a connection at once.
-
-    By default the kernel goes on sending its buffer for minutes; a linger of 0 s drops the buffer.
-    """
+    """Close a connection and drop its buffer, which the kernel would send for minutes."""
     if connection._writer is not None:
         transport = connection._writer.transport
         with contextlib.suppress(OSError, ValueError):  # already closed; uvloop says ValueError

@@ -1,13 +1,8 @@
 """The consumer loop: a batch of a partition in a transaction, with the offset in Postgres (ADR-0003).
 
-The loop handles a partition's batches in order, and up to `at_once` partitions at the same time.
-
-For each batch the consumer locks the stored offset, skips records below, decodes, handles, stores the next offset (and
-the watermark), and commits (`reading/batches.py`, `reading/offsets.py`). Partitions with only watermarks, the usual
-case, share a transaction. On assignment (by the group, or of every partition where `kafka_groups` is off) the consumer
-seeks to the stored offset (`reading/placement.py`). The consumer follows the record numbers of a watermarked topic
-(`reading/completeness.py`). A gap, or another log, is stored with the offset until a person clears the fault
-(`reading/broken_logs.py`, ADR-0004); other partitions go on.
+The loop handles a partition's batches in order, and up to `at_once` partitions at the same time; partitions with only
+watermarks share a transaction. On assignment the consumer seeks to the stored offset. A gap in the record numbers, or
+another log, is stored with the offset until a person clears the fault (ADR-0004); other partitions go on.
 
     Poison           never retry: to `<topic>.dlq` through the outbox, in the transaction that steps over the record;
                      `on_poison` runs in the same transaction; too many in a row stop the consumer, or only the
@@ -15,8 +10,8 @@ seeks to the stored offset (`reading/placement.py`). The consumer follows the re
     Hold             not now: roll back, retry shortly; not an error
     any other error  roll back, back off, retry, for ever; never skip
 
-A record which the Kafka client cannot read is retried for ever, as a stall (`reading/progress.py`): readiness is red,
-and a person may step over the record by `dead-letters step-over`.
+A record which the Kafka client cannot read is retried for ever, with readiness red, until a person steps over the
+record (`dead-letters step-over`).
 """
 
 import asyncio
@@ -103,20 +98,20 @@ class Consumer:
 
     @property
     def broken(self) -> Sequence[Broken]:
-        """Return the partitions that need a person, whichever process reads them."""
+        """Return the partitions that need a person, of any process."""
         return self.logs.broken
 
     @property
     def keys_differ(self) -> str | None:
-        """Return the difference in subject keys, by the newest watermark."""
+        """Return the difference by the newest watermark."""
         return self.keys.difference
 
     def stalls(self, longer_than_s: float) -> list[str]:
-        """Return a line for each stall longer than this."""
+        """Return a line for each longer stall."""
         return self.progress.stalls(longer_than_s, time.monotonic())
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Consume until `stop`. Raises Stopped when the consumer must not go on."""
+        """Consume until `stop`. Raises Stopped when a person must look."""
         showing = asyncio.create_task(self._show_stalls())
         try:
             while not stop.is_set():
@@ -125,7 +120,7 @@ class Consumer:
             showing.cancel()
 
     async def _show_stalls(self) -> None:
-        """Update the stall metric beside the loop: a loop that hangs is a stall too."""
+        """Update the stall metric beside the loop, which may hang."""
         while True:
             STALLED.labels(self.subscription.topic.name).set(self.progress.stalled_s(time.monotonic()))
             await asyncio.sleep(STALL_METRIC_INTERVAL_S)
@@ -134,10 +129,7 @@ class Consumer:
         return clients.make(self.settings, self.subscription, _Assignment(self))
 
     async def _run_client(self, stop: asyncio.Event) -> None:
-        """Run a client until `stop`, or until the client has been silent for RENEW_S and may have died.
-
-        The client's own tasks can end at an unexpected error without any sign.
-        """
+        """Run a client until `stop`, or until RENEW_S of silence: its tasks can end without any sign."""
         self.progress.dealing(time.monotonic())
         client = await clients.started(self._client, stop, self._not_started)
         if client is None:
@@ -180,7 +172,7 @@ class Consumer:
         self.progress.trouble(why, time.monotonic())
 
     async def _turn(self, client: AIOKafkaConsumer, stop: asyncio.Event) -> None:
-        """Place, read, and begin batches once. Raises any error of the client."""
+        """Place, read, and begin batches. Raises any error of the client."""
         if not await self.placement.place(client):
             for tp in client.assignment():
                 self.progress.busy(tp.partition, time.monotonic())  # not the partition's fault
@@ -204,7 +196,7 @@ class Consumer:
         await self._some_ended()
 
     async def _in_trouble(self, client: AIOKafkaConsumer, error: BaseException, stop: asyncio.Event) -> None:
-        """After an error of the client, rewind every idle partition: its records are read again."""
+        """Rewind the idle partitions."""
         now = time.monotonic()
         again = self.progress.is_careful(now)
         self.progress.trouble(type(error).__name__, now)
@@ -215,7 +207,7 @@ class Consumer:
         await either(stop, None, 1.0 if again else POLL_MS / 1000)
 
     def _begin(self, client: AIOKafkaConsumer, found: dict[TopicPartition, list[Any]]) -> None:
-        """Start a task for each batch, and a single task for all batches of nothing but watermarks."""
+        """Start a task per batch, and one for all batches of only watermarks."""
         marks: dict[TopicPartition, list[Mark]] = {}
         for tp, records in found.items():
             if only := watermarks_of(records, self.keys.match):
@@ -226,7 +218,7 @@ class Consumer:
             self._in_flight |= dict.fromkeys(marks, asyncio.create_task(self._handle_watermarks(client, marks)))
 
     async def _some_ended(self) -> None:
-        """Forget ended batches; wait for a batch to end while `at_once` are in flight. Raises a batch's error."""
+        """Forget ended batches; wait while `at_once` are in flight. Raises a batch's error."""
         if len(set(self._in_flight.values())) >= self.subscription.at_once:
             await asyncio.wait(self._in_flight.values(), return_when=asyncio.FIRST_COMPLETED)
         for tp in [tp for tp, task in self._in_flight.items() if task.done()]:
@@ -238,7 +230,7 @@ class Consumer:
         await self._some_ended()
 
     async def _handle(self, client: AIOKafkaConsumer, tp: TopicPartition, records: Sequence[Any]) -> None:
-        """Handle a batch. On failure rewind the partition and let the partition rest."""
+        """Handle a batch; after a failure, the partition rests."""
         if not records or tp not in client.assignment():
             return
         started = time.monotonic()
@@ -259,7 +251,7 @@ class Consumer:
         self._went_well(client, tp, records[-1].offset + 1)
 
     async def _handle_watermarks(self, client: AIOKafkaConsumer, marks: dict[TopicPartition, list[Mark]]) -> None:
-        """Store the watermarks of several partitions."""
+        """Store watermarks of several partitions."""
         marks = {tp: of_one for tp, of_one in marks.items() if tp in client.assignment()}
         started = time.monotonic()
         try:
@@ -288,18 +280,14 @@ class Consumer:
         self.lag.show(client, tp, following)
 
     async def revoked(self) -> None:
-        """Wait for the batches in flight, and forget all partitions: the group rebalances."""
+        """Wait for the batches in flight, and forget all partitions."""
         while going := [task for task in self._in_flight.values() if not task.done()]:
             await asyncio.wait(going)
         self._forget_all()
         self.progress.dealing(time.monotonic())
 
     def dealt(self, partitions: set[TopicPartition]) -> None:
-        """Read these partitions from now on.
-
-        aiokafka keeps the old assignment until the new one arrives, so the loop may place and handle partitions revoked
-        a moment before. Therefore assignment, too, forgets all placements.
-        """
+        """Read these partitions, and place them anew: the loop may have placed revoked ones a moment before."""
         self.placement.forget_placed()
         self._keep(partitions)
         self._joined = True
@@ -313,14 +301,14 @@ class Consumer:
         self._keep(set())
 
     def _keep(self, ours: set[TopicPartition]) -> None:
-        """Drop memory and metrics of partitions no longer ours."""
+        """Drop memory and metrics of others."""
         self.batches.keep(ours)
         self.failures.keep(ours)
         self.lag.keep(ours)
 
 
 class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Rebalance callbacks. Revocation waits for batches in flight; the loop places assigned partitions."""
+    """Rebalance callbacks."""
 
     def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer

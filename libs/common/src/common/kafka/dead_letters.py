@@ -1,22 +1,19 @@
 """Dead letters: records that no version of ours could read or handle, and a person's decision about each.
 
-Over HTTP under `/v1/dead-letters` of each service, and as `python -m <service> dead-letters`.
-
-A row names the record's place and the reason, and shows the record's shape without its texts and numbers: no personal
-data. The record stays in its topic for the topic's retention, and goes to `<topic>.dlq` as well. A person asks here for
-a replay, after mending the fault; the worker replays (`retrying.py`). Effects of the burial stay: a person opted out
-over an unreadable text is not opted in by the replay.
+A row has the record's shape without texts and numbers: no personal data. The record stays in its topic for the topic's
+retention, and goes to `<topic>.dlq`. A person asks for a replay after mending the fault. Effects of the burial stay: a
+person opted out over an unreadable text is not opted in by the replay.
 """
 
 import argparse
 import getpass
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -55,7 +52,7 @@ OPEN = gauge("sms_dead_letters_open_records", "Dead letters of a topic without a
 
 
 def define(metadata: MetaData) -> Table:
-    """Define the dead letters of a service. A migration of each service spells the table out literally."""
+    """Define the dead letters. Each service's migration spells the table out literally."""
     return Table(
         "dead_letter",
         metadata,
@@ -77,6 +74,14 @@ def define(metadata: MetaData) -> Table:
     )
 
 
+class Place(NamedTuple):
+    """A partition, as read by a consumer group."""
+
+    consumer_group: str
+    topic: str
+    partition: int
+
+
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     id: int
@@ -91,6 +96,10 @@ class DeadLetter:
     state: State
     decided_by: str | None
     decided_at: datetime | None
+
+    @property
+    def place(self) -> Place:
+        return Place(self.consumer_group, self.topic, self.partition)
 
 
 def shape(value: bytes | None) -> Any:
@@ -119,10 +128,7 @@ def _covered(value: Any, depth: int) -> Any:
 
 
 def _name(name: str) -> str:
-    """Return a field's name, or the length of a suspicious name.
-
-    Our fields, and those of operators' documentation, are plain words; any other name may hold a phone number.
-    """
+    """Return a plain word, else its length: a name may hold a phone number."""
     plain = name.replace("_", "").replace("-", "").isalpha() and name.isascii()
     return name if plain and len(name) <= NAME_CHARS else f"name of {len(name)}"
 
@@ -138,10 +144,7 @@ async def note(
     value: bytes | None,
     reason: str,
 ) -> None:
-    """Store a dead letter, in the transaction that steps over the record.
-
-    A record met again, after a lost commit or a failed replay, is open again.
-    """
+    """Store a dead letter, in the transaction that steps over the record, or open it again."""
     await tx.execute(
         text(
             "INSERT INTO dead_letter (consumer_group, topic, partition, at_offset, type, shape, reason)"
@@ -184,24 +187,37 @@ async def find(tx: AsyncConnection, letter_id: int, *, lock: bool = False) -> De
 
 
 async def next_asked(
-    tx: AsyncConnection, groups: Sequence[tuple[str, str]], *, but: Sequence[int] = ()
+    tx: AsyncConnection, groups: Sequence[tuple[str, str]], *, but: Collection[int], not_of: Collection[Place]
 ) -> DeadLetter | None:
-    """Return the letter of these (group, topic) that has waited longest for its replay. `but`: ids to leave out."""
+    """Return the letter of these (group, topic) that has waited longest for its replay.
+
+    `but`: ids to leave out. `not_of`: partitions to leave out.
+    """
+    places = list(not_of)
     row = (
         await tx.execute(
             text(
                 "SELECT * FROM dead_letter WHERE state = 'asked' AND (consumer_group, topic) IN"
                 " (SELECT * FROM unnest(CAST(:groups AS text[]), CAST(:topics AS text[])))"
-                " AND id <> ALL(CAST(:but AS bigint[])) ORDER BY decided_at, id LIMIT 1"
+                " AND id <> ALL(CAST(:but AS bigint[])) AND (consumer_group, topic, partition) NOT IN"
+                " (SELECT * FROM unnest(CAST(:not_groups AS text[]), CAST(:not_topics AS text[]),"
+                " CAST(:not_partitions AS integer[]))) ORDER BY decided_at, id LIMIT 1"
             ),
-            {"groups": [group for group, _ in groups], "topics": [topic for _, topic in groups], "but": list(but)},
+            {
+                "groups": [group for group, _ in groups],
+                "topics": [topic for _, topic in groups],
+                "but": list(but),
+                "not_groups": [place.consumer_group for place in places],
+                "not_topics": [place.topic for place in places],
+                "not_partitions": [place.partition for place in places],
+            },
         )
     ).one_or_none()
     return _letter(row) if row else None
 
 
 async def end(tx: AsyncConnection, letter_id: int, state: State, reason: str | None = None) -> None:
-    """Store the outcome of a replay."""
+    """Store a replay's outcome."""
     await tx.execute(
         text("UPDATE dead_letter SET state = :state, reason = coalesce(:reason, reason) WHERE id = :id"),
         {"id": letter_id, "state": state, "reason": reason and reason[:500]},
@@ -209,7 +225,7 @@ async def end(tx: AsyncConnection, letter_id: int, state: State, reason: str | N
 
 
 async def count_open(tx: AsyncConnection, topics: Sequence[str]) -> None:
-    """Set the metric of open letters."""
+    """Set the metric."""
     rows = await tx.execute(text("SELECT topic, count(*) AS many FROM dead_letter WHERE state = 'open' GROUP BY topic"))
     many = {row.topic: row.many for row in rows}
     for topic in {*topics, *many}:
@@ -330,7 +346,7 @@ async def decide_dead_letter(
 
 
 async def step_over(tx: AsyncConnection, topic: str, partition: int, first: int, following: int, by: str) -> None:
-    """Move each consumer of a partition that stands at offset `first` to `following`; keep an open dead letter of each.
+    """Move consumers of a partition from offset `first` to `following`; keep an open dead letter of each.
 
     Raises NotFound and Conflict, with nothing changed.
     """
@@ -371,10 +387,7 @@ async def step_over(tx: AsyncConnection, topic: str, partition: int, first: int,
 
 
 async def command(service: str, database_url: str, arguments: Sequence[str]) -> int:
-    """Run `list [STATE]`, `show ID`, `replay ID…`, `discard ID…` or `step-over TOPIC PARTITION FIRST NEXT`.
-
-    Returns the exit code.
-    """
+    """Run a command of the parser below; return the exit code."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {service} dead-letters", description="List and decide dead letters."
     )

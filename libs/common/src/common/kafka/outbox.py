@@ -1,18 +1,17 @@
 """The outbox and its relay: the only way out of a service.
 
-A service writes rows in the transaction that changes the aggregate, and the relay publishes the rows in order. Call
-`append` after locking the aggregate: then the ids of a key are in commit order. The relay, a single leader per database
-(an advisory lock of its session), reads in id order, publishes, awaits every ack, deletes, commits. The relay keeps no
-cursor, so never skips a row that commits late. A crash between ack and delete publishes again; consumers guard by
-version. A leader that Kafka does not answer gives up its producer and the lock; Kafka fences off a former leader's
-producer (ADR-0006). The outbox stays near empty: the ledger is the history. Thousands of events of a partition share
-rows (`append_together`): the same relay and order, a fortieth of the writes.
+A service writes rows in the transaction that changes the aggregate. Call `append` after locking the aggregate: then the
+ids of a key are in commit order. The relay, a single leader per database (an advisory lock of its session), reads in id
+order, publishes, awaits every ack, deletes, commits. Without a cursor, the relay never skips a row that commits late. A
+crash between ack and delete publishes again; consumers guard by version. A leader that Kafka does not answer gives up
+its producer and the lock; Kafka fences off a former leader's producer (ADR-0006). Events of a partition can share rows
+(`append_together`): a fortieth of the writes.
 
 Once all rows seen by a read are published, the log holds everything acknowledged before that read's snapshot. The relay
-then publishes a watermark to each partition: `as_of` is a clock read *before* the snapshot, less the clock skew allowed
-between hosts. `ceiling` lowers `as_of` to the service's own knowledge (consent-svc: the applied inbound watermarks),
-and is read before the same snapshot. Where a turn cannot take every row of a read, the relay keeps clock and ceiling
-until later turns have taken the rest: both stay true of that read, and of no other (ADR-0004).
+then publishes a watermark to each partition: `as_of` is a clock read *before* the snapshot, less the clock skew between
+hosts. `ceiling`, read before the same snapshot, lowers `as_of` to the service's own knowledge (consent-svc: the applied
+inbound watermarks). Where a read needs several turns, the relay keeps that read's clock and ceiling, true of no
+other read (ADR-0004).
 """
 
 import asyncio
@@ -40,12 +39,12 @@ from common.telemetry import counter, gauge, traceparent
 log = logging.getLogger(__name__)
 
 WAITING = "outbox_waiting"  # NOTIFY channel: rows were committed
-RELAYED = "outbox_relayed"  # NOTIFY channel: Kafka acknowledged rows, now deleted; their ids as `spans`
+RELAYED = "outbox_relayed"  # NOTIFY channel: ids that Kafka acknowledged, now deleted; as `spans`
 TOLD_CHARS = 7_900  # Postgres takes 8,000 bytes
-LEADER = "placet.relay"  # advisory lock: one publishing session per database
-IDLE_S = 0.25  # longest delay after a missed notification
+LEADER = "placet.relay"  # advisory lock
+IDLE_S = 0.25  # after a missed notification
 BACK_OFF_S = (0.1, 5.0)
-STAND_BACK_S = 1.0  # after a timeout of Kafka: several polls of a standby
+STAND_BACK_S = 1.0  # several polls of a standby
 LONGEST = 4  # times relay_ack_timeout_s: cap of the deadline, which doubles while turns time out
 IDLE_FACTOR = 1.5  # times the deadline, then a frozen leader loses the lock
 TERM_S = (
@@ -53,10 +52,10 @@ TERM_S = (
 )
 TOGETHER = 1_000  # events of one row at most
 AT_ONCE_BYTES = 100_000  # of a partition: worth a request at once
-TURN_BYTES = 6_000_000  # of payloads per turn, plus the row that exceeds the limit
-DEAD_LETTERS = ".dlq"  # suffix of dead-letter topics
-SHARED = "placet.shared_row.v1;"  # prefix of the common type of a shared row's events
-MAX_RECORD_BYTES = kafka.BATCH_BYTES - 20_000  # key and value; the rest is for headers and Kafka's own framing
+TURN_BYTES = 6_000_000  # of payloads, plus the row that exceeds the limit
+DEAD_LETTERS = ".dlq"
+SHARED = "placet.shared_row.v1;"  # prefix of the type of a shared row
+MAX_RECORD_BYTES = kafka.BATCH_BYTES - 20_000  # key and value; headers and framing take the rest
 
 PUBLISHED = counter("sms_outbox_published_total", "Events acknowledged by Kafka.", ["topic"])
 OLDEST = gauge(
@@ -73,7 +72,7 @@ RELAY_ERRORS = counter("sms_outbox_relay_errors_total", "Failed turns of the rel
 _packer = msgspec.msgpack.Encoder()
 _shared = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]])
 
-# The rows of a turn: the oldest, bounded by count and size. `newest`: the highest id of the outbox.
+# The oldest rows, bounded by count and size. `newest`: the highest id of the outbox.
 TURN = (
     "SELECT id, event_id, topic, key, type, payload, traceparent, created_at, newest FROM"
     " (SELECT *, (SELECT max(id) FROM outbox) AS newest, sum(size) OVER (ORDER BY id) - size AS before FROM"
@@ -98,10 +97,7 @@ Numbers = dict[Place, int]  # the last published number of each place
 
 
 def define(metadata: MetaData) -> Table:
-    """Add the outbox, and the table of published numbers, to a service's schema; return the outbox.
-
-    The service's migrations spell both tables out literally.
-    """
+    """Add the outbox, and the published numbers, to a schema; migrations spell both tables out literally."""
     Table(
         "outbox_log",
         metadata,
@@ -126,36 +122,32 @@ def define(metadata: MetaData) -> Table:
 async def append(
     tx: AsyncConnection, topic: Topic, events: Sequence[Event], traces: Sequence[str | None] | None = None
 ) -> list[int]:
-    """Write `events` for publication, in this order per key; return their outbox ids, in this order.
+    """Write `events` for publication, in this order per key; return their outbox ids.
 
-    Lock the aggregate first. `traces`: the trace of each event, by default the current trace. Raises ValueError for an
-    event larger than a Kafka record.
+    Lock the aggregate first. `traces`: by default the current trace. Raises ValueError for an event larger than a Kafka
+    record.
     """
     if not events:
         return []
     keys = [event.key.encode() for event in events]
     payloads = [kafka.encode(event) for event in events]
     for event, key, payload in zip(events, keys, payloads, strict=True):
-        if len(key) + len(payload) > MAX_RECORD_BYTES:  # the relay would retry for ever, and block all later rows
+        if len(key) + len(payload) > MAX_RECORD_BYTES:  # else the relay would retry for ever, and block all later rows
             raise ValueError(f"{event.type} of {len(key) + len(payload)} bytes: at most {MAX_RECORD_BYTES}")
     return await _insert(tx, topic.name, keys, [event.type for event in events], payloads, traces)
 
 
 async def append_together(tx: AsyncConnection, topic: Topic, *groups: Sequence[Event]) -> None:
-    """Write groups of events as rows which many events share.
+    """Write groups of events as shared rows, for which no caller can wait.
 
-    Each group holds events of a single type and a single partition; the function does not check. No caller can wait for
-    a shared row.
+    Each group holds events of a single type and partition, unchecked.
     """
     keyed = [[(event.key.encode(), event) for event in group] for group in groups]
     await _insert_together(tx, topic, keyed)
 
 
 async def append_by_partition(tx: AsyncConnection, topic: Topic, events: Sequence[Event], partitions: int) -> None:
-    """Write events of a single type as shared rows, grouped by partition, in a single statement.
-
-    `partitions`: of the topic.
-    """
+    """Write events of a single type as shared rows, grouped by partition."""
     keys = [event.key.encode() for event in events]
     groups: dict[int, list[tuple[bytes, Event]]] = defaultdict(list)
     for partition, key, event in zip(kafka.partitions_of(keys, partitions), keys, events, strict=True):
@@ -164,9 +156,9 @@ async def append_by_partition(tx: AsyncConnection, topic: Topic, events: Sequenc
 
 
 async def backlog(tx: AsyncConnection) -> int:
-    """Return about how many rows wait for publication: the span of their ids.
+    """Return about how many rows wait: the span of their ids.
 
-    Call this before writing many rows: a STOP waits behind them, and so does the watermark.
+    Call before writing many rows: a STOP waits behind them, and so does the watermark.
     """
     return int(await tx.scalar(text("SELECT coalesce(max(id) - min(id) + 1, 0) FROM outbox")) or 0)
 
@@ -174,9 +166,9 @@ async def backlog(tx: AsyncConnection) -> int:
 async def append_dead_letter(
     tx: AsyncConnection, topic: Topic, key: bytes | None, value: bytes | None, reason: str
 ) -> None:
-    """Put an unreadable record aside, unchanged, in the transaction that steps over the record.
+    """Put an unreadable record aside, in the transaction that steps over the record.
 
-    Of a record larger than a Kafka record of ours only the reason is kept.
+    Of a record too large for us only the reason is kept.
     """
     if len(key or b"") + len(value or b"") > MAX_RECORD_BYTES:
         key, value, reason = None, None, f"not kept: {len(value or b'')} bytes; {reason}"
@@ -234,7 +226,7 @@ class Waiting(msgspec.Struct, frozen=True, gc=False):
 
 
 class Read(msgspec.Struct, frozen=True, gc=False):
-    """A watermark that becomes true once all rows up to `newest` seen by a read are in the log."""
+    """A watermark that is true once the rows up to `newest` are in the log."""
 
     as_of: datetime
     ceiling: datetime | None
@@ -242,7 +234,7 @@ class Read(msgspec.Struct, frozen=True, gc=False):
 
 
 class Relay:
-    """Publishes the outbox of a database. Any number of relays may run; the lock elects a leader."""
+    """Publishes the outbox of a database. Any number may run; the lock elects a leader."""
 
     def __init__(
         self,
@@ -266,7 +258,7 @@ class Relay:
         self._skew = timedelta(seconds=settings.max_clock_skew_s)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Relay until `stop`. After a failure the relay backs off and begins a new term, for ever, skipping no row."""
+        """Relay until `stop`. After a failure the relay backs off and begins a new term, for ever."""
         woken = asyncio.Event()
         async with Listener(self._database, WAITING, lambda _: woken.set()):
             while not stop.is_set():
@@ -286,7 +278,7 @@ class Relay:
                 await either(stop, None, rest_s)
 
     async def _compete(self, stop: asyncio.Event, woken: asyncio.Event) -> None:
-        """Lead for a term, or measure the outbox once while another relay leads."""
+        """Lead for a term, or measure the outbox once."""
         outlet: kafka.Outlet | None = None
 
         def shut() -> None:
@@ -313,11 +305,11 @@ class Relay:
     ) -> None:
         """Publish until `stop`, or until the term is over.
 
-        The lock belongs to `session`, so an answer of the session proves leadership. The relay reads rows only after
-        the outlet has its epoch.
+        The lock belongs to `session`, so its answer proves leadership. Rows are read only after the outlet has its
+        epoch.
         """
         self._read = None
-        await self._look()  # before asking Kafka: the metric works while Kafka is down
+        await self._look()  # the metric works while Kafka is down
         async with asyncio.timeout(self._patience_s):
             await outlet.start()
         over_at = uptime_s() + TERM_S
@@ -362,8 +354,7 @@ class Relay:
     async def _publish(self, producer: AIOKafkaProducer, rows: Sequence[Waiting], numbers: Numbers) -> Numbers:
         """Publish in id order within each partition, and await every acknowledgement.
 
-        Returns the last number of each place with new records. `numbers`: of earlier turns. Dead letters have no
-        numbers.
+        Returns the last number of each place with new records. Dead letters have no numbers.
         """
         by_place: dict[Place, list[Waiting]] = defaultdict(list)
         for row in rows:
@@ -399,10 +390,7 @@ class Relay:
         return written
 
     def _records(self, row: Waiting) -> Iterator[tuple[bytes | None, bytes | None, kafka.Headers]]:
-        """Yield the records of a row: a single record, or each record of a shared row.
-
-        Record ids follow from the row's id, so a second publication repeats the ids.
-        """
+        """Yield the records of a row. Their ids follow from the row's id: a second publication repeats the ids."""
         kind = row.type.removeprefix(SHARED)
         headers = kafka.cloud_event_headers(kind, row.event_id, self._service, row.created_at, row.traceparent)
         if kind == row.type:
@@ -415,9 +403,8 @@ class Relay:
     async def _watermark(self, producer: AIOKafkaProducer, read: Read, reached: int, numbers: Numbers) -> None:
         """Publish the watermark, if any, that is true with all rows up to the id `reached` in the log.
 
-        The watermark is of this turn's read, or of the kept earlier read. A turn takes the oldest rows, so up to
-        `reached` every row of an earlier read is published, by whichever relay; the read does not speak of rows
-        committed later under lower ids.
+        A turn takes the oldest rows, so up to `reached` every row of an earlier read is published, by whichever relay;
+        an earlier read does not speak of rows committed later under lower ids.
         """
         if reached >= read.newest:
             self._read = None
@@ -435,7 +422,7 @@ class Relay:
         as_of = read.as_of
         if self._ceiling is not None:
             if read.ceiling is None:
-                return  # an unknown ceiling: no watermark, and dispatch holds
+                return  # no watermark: dispatch holds
             as_of = min(as_of, read.ceiling)
         self._next_watermark = now + self._settings.watermark_every_s
         acks = []
@@ -454,7 +441,7 @@ class Relay:
                 )
         await asyncio.gather(*acks)
         for topic in self._watermarked:
-            AS_OF.labels(topic.name).set(as_of.timestamp())  # no age: an age would freeze with this process
+            AS_OF.labels(topic.name).set(as_of.timestamp())  # an age would freeze with this process
 
 
 async def _numbers(tx: AsyncConnection) -> Numbers:
@@ -467,7 +454,7 @@ def _tell_oldest(created: Sequence[datetime]) -> None:
 
 
 def spans(ids: Sequence[int]) -> str:
-    """Return rising ids as "3-17 20-21", or "" where too long for a notification; then the listener must query."""
+    """Return rising ids as "3-17 20-21", or "" where too long: the listener must query."""
     found: list[list[int]] = []
     for one in ids:
         if found and one == found[-1][1] + 1:
@@ -479,7 +466,7 @@ def spans(ids: Sequence[int]) -> str:
 
 
 def ids_of(told: str) -> list[int]:
-    """Return the ids of a text made by `spans`."""
+    """Return the ids of `spans`."""
     found: list[int] = []
     for span in told.split():
         first, _, last = span.partition("-")
@@ -488,7 +475,7 @@ def ids_of(told: str) -> list[int]:
 
 
 class _Waiter:
-    """A caller that waits for Kafka to have the events of some facts."""
+    """A caller that waits for Kafka."""
 
     def __init__(self, facts: Mapping[UUID, Sequence[int]]) -> None:
         self.left = set(facts)
@@ -499,14 +486,10 @@ class _Waiter:
 class Relayed:
     """Waits until Kafka has acknowledged the events of facts, whichever process relays them.
 
-    A fact is a row written in the transaction of its events, under an id never used again.
-
-    A missing outbox row proves nothing: a failover may lose the row and use its id again. But a fact without outbox
-    rows is proof: a relay deleted the rows after Kafka's acknowledgement. `proof` is that query: of the facts $1
-    (uuid[]) return those without any row in the outbox, read in a single statement.
-
-    The relay's notification of deleted ids, and a poll every `look_every_s`, say when to ask; a query serves all
-    callers.
+    A fact is a row written in the transaction of its events, under an id never used again. A missing outbox row proves
+    nothing: a failover may lose the row and use its id again. A fact without outbox rows is proof: a relay deleted the
+    rows after the acknowledgement. `proof` is that query: of the facts $1 (uuid[]) return those without any row in the
+    outbox, in a single statement.
     """
 
     def __init__(self, database: Database, proof: str, look_every_s: float = IDLE_S) -> None:
@@ -531,7 +514,7 @@ class Relayed:
                 if asked:
                     try:
                         self._proven({fact for (fact,) in await self._database.read(self._proof, list(asked))})
-                    except Exception as error:  # callers wait on, until a later query or their deadline
+                    except Exception as error:  # callers wait on
                         log.warning("the outbox cannot be polled", extra={"why": type(error).__name__})
 
     def _heard(self, told: str) -> None:
@@ -554,10 +537,7 @@ class Relayed:
                 waiter.done.set_result(None)
 
     async def wait(self, facts: Mapping[UUID, Sequence[int]], timeout_s: float) -> bool:
-        """Return True once Kafka has the events of all `facts`, False after `timeout_s`.
-
-        `facts`: the outbox ids of each fact's events.
-        """
+        """Return True once Kafka has the events of all `facts` (with their outbox ids), False after `timeout_s`."""
         if not facts:
             return True
         waiter = _Waiter(facts)
@@ -565,7 +545,7 @@ class Relayed:
         for row in waiter.rows:
             self._by_row[row].add(waiter)
         if min(waiter.rows, default=0) <= self._newest:
-            self._ask([waiter])  # the rows may be published already
+            self._ask([waiter])  # perhaps published already
         try:
             async with asyncio.timeout(timeout_s):
                 await waiter.done

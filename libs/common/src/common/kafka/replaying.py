@@ -1,6 +1,6 @@
 """Replay of a subscription's topic: from any offset up to another, beside the consumer.
 
-The replay joins no group and stores nothing. The caller notes its place, in a transaction of its own.
+The replay joins no group and stores nothing; the caller notes its place.
 """
 
 import time
@@ -22,14 +22,13 @@ from common.settings import ServiceSettings
 POLL_MS = 100
 SILENT_S = 60.0
 BEGINNING = Seen()
-FETCH_BYTES = 1024 * 1024  # of a partition at once: bounds the memory, however long the topic
+FETCH_BYTES = 1024 * 1024  # of a partition: bounds the memory
 
 
 class Batch(NamedTuple):
     """Records of a partition.
 
-    `poisoned`: (offset, key) of unreadable records; a key is None where unreadable too. `reading`: the place after this
-    batch, and the batch's gap.
+    `poisoned`: (offset, key) of unreadable records. `reading`: the place after this batch, and the batch's gap.
     """
 
     partition: int
@@ -67,9 +66,9 @@ class Replaying:
     async def read(self, since: Mapping[int, Seen], until: Mapping[int, int], most: int) -> AsyncIterator[Batch]:
         """Yield the records from `since` up to but not including `until`, by partition, `most` at a time.
 
-        Offset 0 means the oldest record. The caller moves `since` on by each batch before asking for the next. Raises
-        OffsetOutOfRangeError where the log no longer holds the offset. Raises Stopped after SILENT_S without a record:
-        the log is another log and ends before `until`, or no broker answers.
+        Offset 0 means the oldest record. The caller moves `since` on before asking for the next batch. Raises
+        OffsetOutOfRangeError where the log no longer holds the offset, and Stopped after SILENT_S without a record: the
+        log ends before `until`, or no broker answers.
         """
         going = {p: until[p] for p in until if since.get(p, BEGINNING).next_offset < until[p]}
         for partition in going:

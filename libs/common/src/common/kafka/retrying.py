@@ -1,13 +1,13 @@
 """Replay of dead letters, each on a person's request (`dead_letters.py`).
 
-The worker reads the record from the topic and handles it as the consumer does: in a transaction with the partition's
-offset locked, so no batch of the partition is handled meanwhile. Handlers are idempotent by meaning; a superseded
-record changes nothing. The letter ends as `replayed`; or is `open` again, with the reason of the failure; or is `gone`,
-where the topic no longer holds the record.
+The worker handles the record as the consumer does, with the partition's offset locked: no batch of the partition is
+handled meanwhile. The letter ends as `replayed`, as `open` again with the reason of the failure, or as `gone`, where
+the topic no longer holds the record.
 """
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,7 @@ from common.db.database import Database
 from common.db.timer import Timer
 from common.kafka import broker as kafka
 from common.kafka import dead_letters
-from common.kafka.dead_letters import DeadLetter
+from common.kafka.dead_letters import DeadLetter, Place
 from common.kafka.reading import broken_logs
 from common.kafka.reading.records import event_of, received_as
 from common.kafka.subscription import After, Hold, Poison, Subscription
@@ -35,6 +35,11 @@ log = logging.getLogger(__name__)
 
 POLL_INTERVAL_S = 5.0
 READ_WITHIN_S = 10.0
+MOST_HELD = 3  # letters of a partition in a tick: a hold mostly concerns the whole partition
+
+
+class Unread(RuntimeError):
+    """The record of a letter cannot be read now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +54,38 @@ class Retrying:
     async def tick(self) -> bool:
         """Replay the letter that has waited longest; return whether a replay ended.
 
-        A letter whose handler asks to hold stays asked for, and the next one has its turn.
+        A letter whose handler asks to hold stays asked for, and the next one has its turn. The letters of an unreadable
+        partition, and those behind MOST_HELD held letters of a partition, wait for another tick. Raises Unread after
+        every other letter had its turn.
         """
         ours = {(s.group, s.topic.name): s for s in self.subscriptions}
-        held = list[int]()
+        held = dict[int, Place]()
+        unread = dict[Place, Unread]()
         while True:
+            full = {place for place, letters in Counter(held.values()).items() if letters >= MOST_HELD}
             async with self.database.begin() as tx:
                 await dead_letters.count_open(tx, [s.topic.name for s in self.subscriptions])
-                letter = await dead_letters.next_asked(tx, list(ours), but=held)
+                letter = await dead_letters.next_asked(tx, list(ours), but=held, not_of=full | unread.keys())
             if letter is None:
-                return False
-            if await self._replay(letter, ours[letter.consumer_group, letter.topic]):
+                break
+            try:
+                ended = await self._replay(letter, ours[letter.consumer_group, letter.topic])
+            except Unread as error:
+                unread[letter.place] = error
+                continue
+            if not ended:
+                held[letter.id] = letter.place
+            elif not unread:
                 return True
-            held.append(letter.id)
+        if unread:
+            raise next(iter(unread.values()))
+        return False
 
     async def _replay(self, letter: DeadLetter, subscription: Subscription) -> bool:
-        """Replay a letter; return False where the handler asks to hold."""
+        """Replay a letter; return False where the handler asks to hold. Raises Unread."""
         try:
             record = await self._read(letter)
-        except Poison as error:  # any other error leaves the letter asked for
+        except Poison as error:  # Unread leaves the letter asked for
             await self._open_again(letter, str(error))
             return True
         try:
@@ -111,7 +129,7 @@ class Retrying:
     async def _read(self, letter: DeadLetter) -> Any | None:
         """Return the record, or None where the topic no longer holds it.
 
-        Raises Poison where the Kafka client cannot read the record.
+        Raises Poison where the Kafka client cannot read the record, and Unread where the record does not come.
         """
         place = TopicPartition(self.settings.topic_prefix + letter.topic, letter.partition)
         consumer = AIOKafkaConsumer(
@@ -132,5 +150,7 @@ class Retrying:
             return None
         except (CorruptRecordException, UnsupportedCodecError) as error:
             raise Poison(f"the Kafka client cannot read it: {type(error).__name__}") from error
+        except Exception as error:  # as TimeoutError of a partition without a leader
+            raise Unread(f"the record of dead letter {letter.id} cannot be read: {type(error).__name__}") from error
         finally:
             await consumer.stop()

@@ -1,4 +1,4 @@
-"""Subscriptions: the topic to read, the handler of its batches, and the errors that a handler raises."""
+"""Subscriptions: a topic, the handler of its batches, and the errors that a handler raises."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ class Poison(Exception):
 
 
 class UnknownType(Poison):
-    """A type written by a newer producer, and unknown to this version."""
+    """A type of a newer producer."""
 
 
 class Hold(Exception):
-    """Not now: the consumer rolls the batch back, and offers the batch again after a moment."""
+    """Not now: the consumer rolls the batch back, and offers it again after a moment."""
 
 
 class Stopped(RuntimeError):
@@ -50,20 +50,13 @@ PoisonHandler = Callable[[AsyncConnection, str | None, int, int], Awaitable[None
 class Subscription:
     """A consumer group's reading of a topic.
 
-    `handle` gets a batch inside the transaction that steps the offset; the function returned runs after the commit,
+    `handle` gets a batch inside the transaction that steps the offset; the returned function runs after the commit,
     before the partition's next batch. `on_poison(tx, key, partition, offset)`: the key is None where missing or
-    unreadable.
-
-    `wait_ms`: Kafka ends the wait when a record arrives. The local stack's broker does not, and a fetch there costs a
-    millisecond of processor time: so only topics with STOPs have a short wait.
-
-    `may_read`: returns False while the handler can take no more; records stay in Kafka.
-
-    `skips_unknown`: skip unknown types, as no event of this topic can forbid a message or is owed to a person. On other
-    topics an unknown type is poison (ADR-0007).
-
-    `foreign`: other parties write to the topic, so any number of bad records may come. `on_assigned` gets the count of
-    partitions that this process reads from now on.
+    unreadable. `wait_ms`: of an empty fetch; the local stack's broker waits to the end, and a fetch there costs a
+    millisecond: only topics with STOPs have a short wait. `may_read`: returns False while the handler can take no more;
+    records stay in Kafka. `skips_unknown`: skip unknown types, as no event of this topic can forbid a message or is
+    owed to a person; elsewhere an unknown type is poison (ADR-0007). `foreign`: other parties write to the topic, so
+    any number of bad records may come. `on_assigned` gets the count of partitions read from now on.
     """
 
     group: str  # <service>.<purpose>
@@ -72,7 +65,7 @@ class Subscription:
     on_poison: PoisonHandler | None = None
     max_records: int = 1000
     at_once: int = 6  # batches, of different partitions
-    wait_ms: int = POLL_MS  # of an empty fetch
+    wait_ms: int = POLL_MS
     skips_unknown: bool = False
     foreign: bool = False
     on_assigned: Callable[[int], None] | None = None

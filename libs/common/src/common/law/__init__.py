@@ -1,21 +1,17 @@
 """Decide when and how a marketing message may be sent, from versioned data: hours, days and public holidays. Pure.
 
-The rules are the JSON files beside this module (`files.py` defines their form), each with its source and its days in
-force. A decision names its edition ("france-2"), so the decision can be repeated.
+The rules are the JSON files beside this module (`files.py`). A decision names its edition ("france-2"), so the decision
+can be repeated.
 
     policy = load("france-2")                   or load("france"), the newest
     is_open(now, "MQ", policy)                  may a message leave for Martinique now?
     closed_by(now, "MQ", policy)                if not: every rule against the instant
-    next_permitted(now, "MQ", policy)           the first permitted instant from now on
     region_of("67000", "FR", policy)            "FR-6AE": a postcode is more precise than a number
     next_permitted(now, "FR", policy, region="FR-6AE")
-    openings(now, until, "MQ", policy)          all permitted spans from now until then
 
-The rules of the law, the operators' charter, the operators and the house apply together: the strictest rule wins. The
-strictest place wins too. A number with a prefix shared by several places (+590, +689, the states of the US) may receive
-messages only while all of these places are open, and so may a person with a number of one place and an address in
-another. A country without a file is never open: no message goes to a country whose rules are unknown. This module reads
-no clock.
+The strictest rule wins, of the law, the operators' charter, the operators and the house; so does the strictest place. A
+number with a prefix shared by several places (+590, +689, the states of the US), or of one place with an address in
+another, may receive messages only while all of these places are open. A country without a file is never open.
 """
 
 import hashlib
@@ -29,7 +25,7 @@ from zoneinfo import ZoneInfo
 from common.law import files
 from common.law.files import EARLIEST_OPENING, Layer, PolicyUnreadable, clock
 
-SEARCH_DAYS = 60  # no calendar closes for so long; a place closed throughout never opens
+SEARCH_DAYS = 60  # no calendar closes for so long
 
 __all__ = [
     "EARLIEST_OPENING",
@@ -60,7 +56,7 @@ __all__ = [
 
 
 class Aspect(StrEnum):
-    """The part of an instant forbidden by a rule."""
+    """The forbidden part of an instant."""
 
     HOURS = "hours"
     WEEKDAY = "weekday"
@@ -69,7 +65,7 @@ class Aspect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule in its applied form; `files.Rule` explains the fields."""
+    """An applied rule; see `files.Rule`."""
 
     id: str
     layer: Layer
@@ -88,7 +84,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Holiday:
-    """A public holiday: its name, and the source."""
+    """A public holiday."""
 
     name: str
     source: str
@@ -96,7 +92,7 @@ class Holiday:
 
 @dataclass(frozen=True, slots=True)
 class Calendar:
-    """The public holidays of a place: fixed days (month, day), and days counted from Easter Sunday."""
+    """Public holidays: fixed (month, day), and counted from Easter Sunday."""
 
     fixed: Mapping[tuple[int, int], Holiday]
     from_easter: Mapping[int, Holiday]
@@ -108,7 +104,7 @@ class Calendar:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
-    """A place where a person may be, with all its rules. Compared by identity, as a cache key."""
+    """A place with its rules. Compared by identity, as a cache key."""
 
     code: str
     country: str
@@ -121,7 +117,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Policy:
-    """An edition of the rules, extended by the house's rules: `version` names both."""
+    """An edition with the house's rules: `version` names both."""
 
     version: str
     always_open: bool
@@ -134,10 +130,7 @@ Opening = tuple[datetime, datetime]  # first open instant, first closed instant 
 
 @dataclass(frozen=True, slots=True)
 class Closure:
-    """The reason against an instant: a rule, the forbidden aspect, the place and its time zone.
-
-    `holiday` is set for a closure by holiday.
-    """
+    """The reason against an instant."""
 
     rule: Rule
     aspect: Aspect
@@ -147,7 +140,7 @@ class Closure:
 
 
 def is_open(at: datetime, territory: str, policy: Policy, *, region: str | None = None) -> bool:
-    """Return whether a marketing message may reach `territory` at `at` (aware). Raises ValueError if `at` is naive."""
+    """Return whether marketing may reach `territory` at `at`. Raises ValueError if `at` is naive."""
     moment = _utc(at)
     if policy.always_open:
         return True
@@ -158,9 +151,9 @@ def is_open(at: datetime, territory: str, policy: Policy, *, region: str | None 
 def next_permitted(
     at: datetime, territory: str, policy: Policy, *, region: str | None = None, before: datetime | None = None
 ) -> datetime | None:
-    """Return the earliest instant >= `at` when a marketing message may reach `territory`.
+    """Return the earliest instant >= `at` when marketing may reach `territory`.
 
-    Return `None` if no such instant exists before `before` or within SEARCH_DAYS.
+    `None`: no such instant before `before` or within SEARCH_DAYS.
 
         at         aware, any zone; the result is UTC
         territory  as returned by `common.sms.msisdn.territory_of`
@@ -189,10 +182,7 @@ def _next(moment: datetime, territory: str, region: str | None, policy: Policy) 
 def openings(
     start: datetime, end: datetime, territory: str, policy: Policy, *, region: str | None = None
 ) -> tuple[Opening, ...]:
-    """Return the spans within [`start`, `end`) when a marketing message may reach `territory`, ordered and disjoint.
-
-    Raises ValueError if either instant is naive.
-    """
+    """Return the open spans within [`start`, `end`), ordered and disjoint. Raises ValueError for a naive instant."""
     first, last = _utc(start), _utc(end)
     if policy.always_open:
         return ((first, last),) if first < last else ()
@@ -212,10 +202,7 @@ def openings(
 
 
 def closed_by(at: datetime, territory: str, policy: Policy, *, region: str | None = None) -> tuple[Closure, ...]:
-    """Return every rule against `at`, in the order law, charter, operators, house.
-
-    The result is empty for an open instant, and also for a country without rules, which is never open.
-    """
+    """Return every rule against `at`, in the order of layers; () for a country without rules, never open."""
     moment = _utc(at)
     if policy.always_open:
         return ()
@@ -229,7 +216,7 @@ def closed_by(at: datetime, territory: str, policy: Policy, *, region: str | Non
 
 
 def country_of(territory: str, policy: Policy) -> str | None:
-    """Return the country whose law applies in `territory` ("FR" for "MQ"); `None` without rules in the policy."""
+    """Return the country of `territory` ("FR" for "MQ"); `None` without rules."""
     place = policy.places.get(territory)
     return place.country if place else None
 
@@ -240,14 +227,14 @@ def covers(territory: str, policy: Policy) -> bool:
 
 
 def zones(territory: str, policy: Policy) -> tuple[ZoneInfo, ...]:
-    """Return the possible time zones of a number of `territory`; UTC for a territory unknown to the policy."""
+    """Return the possible time zones of a number of `territory`; UTC if unknown."""
     place = policy.places.get(territory)
     return place.zones if place else (ZoneInfo("UTC"),)
 
 
 @lru_cache(maxsize=65536)
 def region_of(postcode: str, country: str, policy: Policy) -> str | None:
-    """Return the place named by a postcode of `country`, if the place has an entry of its own; otherwise `None`."""
+    """Return the place named by a postcode, if it has an entry of its own."""
     digits = postcode.strip()
     named = [
         (len(prefix), place.code)
@@ -260,7 +247,7 @@ def region_of(postcode: str, country: str, policy: Policy) -> str | None:
 
 
 def begins_with(at: datetime, territory: str, policy: Policy, *, region: str | None = None) -> tuple[str, ...]:
-    """Return the prefixes required of a marketing text for this place and day."""
+    """Return the prefixes required of a marketing text."""
     found: tuple[str, ...] = ()
     for place in () if policy.always_open else _places(policy, territory, region) or ():
         if rules := _of_the_text(place):
@@ -270,10 +257,9 @@ def begins_with(at: datetime, territory: str, policy: Policy, *, region: str | N
 
 
 def mark_of(text: str, policy: Policy) -> str | None:
-    """Return the longest required prefix with which `text` begins, or `None`.
+    """Return the longest prefix required anywhere, by any edition or this policy, with which `text` begins.
 
-    The candidates are the prefixes required anywhere by any edition or by this policy. The text begins with another
-    candidate exactly if the returned prefix does.
+    The text begins with another exactly if the returned prefix does.
     """
     return next(filter(text.startswith, _marks(policy)), None)
 
@@ -281,8 +267,7 @@ def mark_of(text: str, policy: Policy) -> str | None:
 def at_hand_off(policy: Policy) -> Policy:
     """Return the policy for the gate: each window closes earlier by the hand-off margin (DOMAIN 1.9).
 
-    The margin covers the operator's own queue after the hand-off. Planning uses the unchanged policy. Call once and
-    keep the result: caches compare policies by identity.
+    The margin covers the operator's queue. Keep the result: caches compare policies by identity.
     """
 
     def earlier(rule: Rule) -> Rule:
@@ -295,7 +280,7 @@ def at_hand_off(policy: Policy) -> Policy:
 
 
 def rules_of(day: date, policy: Policy) -> Policy:
-    """Return the policy with the rules of `day` in force for all time, for a dry run over messages of another time."""
+    """Return the policy with the rules of `day` in force for all time."""
 
     def standing(rules: Iterable[Rule]) -> Iterator[Rule]:
         return (replace(r, valid_from=date.min, valid_to=date.max) for r in rules if r.holds_on(day))
@@ -305,7 +290,7 @@ def rules_of(day: date, policy: Policy) -> Policy:
 
 @lru_cache
 def load(name: str, house: bytes | None = None) -> Policy:
-    """Return the policy "france-2", or for "france" the newest edition, extended by the rules of a house file.
+    """Return the policy "france-2", or for "france" the newest, with the rules of a house file.
 
     Raises FileNotFoundError, PolicyUnreadable.
     """
@@ -327,7 +312,7 @@ def load(name: str, house: bytes | None = None) -> Policy:
 def _placed(country: files.Country, house: tuple[files.Rule, ...]) -> Iterator[tuple[str, Place]]:
     calendars = {key: _calendar(each) for key, each in country.calendars.items()}
     for code, place in country.places.items():
-        # a part keeps the rules of the whole: France's rules also apply in Alsace
+        # France's rules also apply in Alsace
         rules = [r for r in (*country.rules, *house) if r.places is None or {code, place.within} & set(r.places)]
         yield (
             code,
@@ -373,10 +358,9 @@ def _with_rules(policy: Policy, change: Callable[[Iterable[Rule]], Iterable[Rule
 
 @lru_cache(maxsize=4096)
 def _places(policy: Policy, territory: str, region: str | None) -> tuple[Place, ...] | None:
-    """Return every place where the person may be; `None` without rules for the territory in the policy.
+    """Return every place where the person may be; `None` without rules.
 
-    A region within the territory replaces the territory. Any other region is added, since the number and the address
-    then belong to two places.
+    A region within the territory replaces it; any other is added: number and address are then of two places.
     """
     place = policy.places.get(territory)
     part = policy.places.get(region) if region is not None else None
@@ -387,7 +371,7 @@ def _places(policy: Policy, territory: str, region: str | None) -> tuple[Place, 
 
 @lru_cache(maxsize=16384)
 def _openings(places: tuple[Place, ...], day: date) -> tuple[Opening, ...]:
-    """Return the spans of a UTC day when all of these places are open, in order."""
+    """Return the spans of a UTC day when all of these places are open."""
     midnight = datetime.combine(day, time(), UTC)
     common: list[Opening] = [(midnight, midnight + timedelta(1))]
     for place in places:
@@ -399,7 +383,7 @@ def _openings(places: tuple[Place, ...], day: date) -> tuple[Opening, ...]:
 
 
 def _opening(place: Place, zone: ZoneInfo, day: date) -> Opening | None:
-    """Return the open span of the place on a local day, or `None`."""
+    """Return the open span of a local day."""
     rules = [rule for rule in place.rules if rule.holds_on(day)]
     if any(True for rule in rules for _ in _against_day(rule, place, day)):
         return None
@@ -433,19 +417,19 @@ def _of_the_text(place: Place) -> tuple[Rule, ...]:
 
 @lru_cache(maxsize=64)
 def _marks(policy: Policy) -> tuple[str, ...]:
-    """Return all required prefixes, longest first; a house file's prefixes are in its own policy alone."""
+    """Return all required prefixes, longest first."""
     own = (rule.begins_with for place in policy.places.values() for rule in _of_the_text(place) if rule.begins_with)
     return tuple(sorted(files.marks().union(own), key=len, reverse=True))
 
 
 @lru_cache(maxsize=4096)
 def _holidays(place: Place, year: int) -> Mapping[date, Holiday]:
-    """Return the holidays of a year; for a day in several calendars, the name from the first calendar."""
+    """Return a year's holidays; of several calendars the first names a day."""
     return {day: holiday for calendar in reversed(place.calendars) for day, holiday in calendar.days(year).items()}
 
 
 def easter(year: int) -> date:
-    """Return Easter Sunday in the Gregorian calendar (Meeus, Jones and Butcher's computus)."""
+    """Return Easter Sunday (Meeus, Jones and Butcher's computus)."""
     a, b, c = year % 19, year // 100, year % 100
     d = (19 * a + b - b // 4 - (b - (b + 8) // 25 + 1) // 3 + 15) % 30
     e = (32 + 2 * (b % 4) + 2 * (c // 4) - d - c % 4) % 7

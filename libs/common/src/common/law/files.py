@@ -1,9 +1,8 @@
 """Read and validate the policy files. Pure, apart from reading this package's files.
 
-A malformed file is refused as a whole, so no service starts with part of the rules. `<name>-<n>.json` is an edition:
-its countries, the house rules for all of these countries, and the hand-off margin. `countries/<code>-<n>.json` is a
-country: its places, its calendars, and the rules of its law, its operators' charter and its operators. A published file
-is never edited: a change takes the next number, and `tests/contract/test_policies.py` enforces this.
+A malformed file is refused as a whole: no service starts with part of the rules. `<name>-<n>.json` is an edition,
+`countries/<code>-<n>.json` a country. A published file is never edited: a change takes the next number
+(`tests/contract/test_policies.py`).
 """
 
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ T = TypeVar("T")
 
 FOLDER = resources.files("common.law")
 
-EARLIEST_OPENING = time(4)  # after any clock change, so a local opening time exists exactly once
+EARLIEST_OPENING = time(4)  # after any clock change: a local opening time exists exactly once
 
 Layer = Literal["law", "charter", "operator", "house"]
 LAYERS: tuple[Layer, ...] = ("law", "charter", "operator", "house")
@@ -34,21 +33,17 @@ Weekday = Annotated[int, Meta(ge=1, le=7)]  # ISO: Monday is 1
 
 
 class PolicyUnreadable(ValueError):
-    """A policy file is malformed or contradicts itself. The message names the file and the position."""
+    """A malformed or contradictory policy file. The message names file and position."""
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True): ...
 
 
 class Rule(_Part, frozen=True):
-    """A rule with its source.
+    """A rule with its source, in force from `valid_from` until before `valid_to`, in local days.
 
-    A rule forbids every instant outside its permitted times; all rules apply together, so the strictest rule wins,
-    whatever its layer. The rule is in force from `valid_from` until before `valid_to`, in local days.
-
-    A time is permitted if `opens` <= local time < `closes`. `weekdays` are the permitted days. `holidays` "closed"
-    forbids public holidays of the place. `begins_with`: the prefix required of a marketing text. `places`: limits the
-    rule to these places.
+    A rule forbids every instant but `opens` <= local time < `closes`, on `weekdays`, off public holidays if `holidays`
+    is "closed". `begins_with`: the prefix required of a marketing text. `places`: limits the rule to these.
     """
 
     id: Annotated[str, Meta(pattern=r"^[a-z0-9_.-]+$")]
@@ -65,7 +60,7 @@ class Rule(_Part, frozen=True):
 
 
 class Calendar(_Part, frozen=True):
-    """Public holidays by name: fixed days, and days counted from Easter Sunday."""
+    """Public holidays by name: fixed, and counted from Easter Sunday."""
 
     source: Said
     fixed: dict[MonthDay, Said] = {}
@@ -73,10 +68,9 @@ class Calendar(_Part, frozen=True):
 
 
 class Place(_Part, frozen=True):
-    """A place where a person may be, with every time zone and every calendar possible there.
+    """A place, with every time zone and calendar possible there.
 
-    `within`: the larger place. `postcodes`: first digits of the place's postcodes, where postcodes tell the place from
-    its neighbours.
+    `within`: the larger place. `postcodes`: first digits, where postcodes tell the place from its neighbours.
     """
 
     zones: Annotated[tuple[Said, ...], Meta(min_length=1)]
@@ -103,7 +97,7 @@ class Margin(_Part, frozen=True):
 
 
 class Edition(_Part, frozen=True):
-    """An edition file. `always_open`: no rule applies (demonstrations). `hand_off_margin`: earlier end of hand-offs."""
+    """An edition file. `always_open`: no rule applies (demonstrations)."""
 
     version: Annotated[str, Meta(pattern=r"^[a-z]+-\d+$")]
     about: Said
@@ -114,7 +108,7 @@ class Edition(_Part, frozen=True):
 
 
 class House(_Part, frozen=True):
-    """Rules added to an edition by one installation. House rules only tighten."""
+    """Rules added by one installation, which only tighten."""
 
     version: Annotated[str, Meta(pattern=r"^[a-z0-9-]+$")]
     about: Said
@@ -211,7 +205,7 @@ def _contradictions(found: Country, name: str) -> Iterator[str]:
 
 @lru_cache
 def marks() -> frozenset[str]:
-    """Return every prefix required by any country or edition of this package, at any time and place."""
+    """Return every prefix required by any file of this package."""
     rules = [rule for stem in _stems(FOLDER / "countries") for rule in country(stem).rules]
     rules += [rule for stem in _stems(FOLDER) for rule in edition(stem).rules]
     return frozenset(rule.begins_with for rule in rules if rule.begins_with)

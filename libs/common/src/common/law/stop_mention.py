@@ -11,7 +11,7 @@ _BETWEEN = 12  # maximum characters between STOP and the code
 
 def mentions_stop(text: str, stop_code: str) -> bool:
     """Return whether `text` says how to stop: « STOP », and within 12 characters the sender's 5-digit code."""
-    at = text.find(stop_code)  # skip most of the text: the regular expression starts near the code
+    at = text.find(stop_code)  # skips most of the text
     return at >= 0 and _pattern(stop_code).search(text, max(0, at - _BETWEEN - len("STOP"))) is not None
 
 

@@ -1,7 +1,6 @@
 """Answer a person's request for a copy: publish the data held by this service, encrypted.
 
-One transaction reads the data and puts the answer into the outbox; the service stores no copy. A repeated request gets
-a repeated answer, and consent-svc keeps the first.
+The service stores no copy. A repeated request is answered again; consent-svc keeps the first answer.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from common.kafka import outbox
 from common.kafka.subscription import After, Received, Subscription
 from common.keyring import FieldKeys, Unreadable
 
-PART_BYTES = 400_000  # before encryption, which adds a third: a part must fit a Kafka record
+PART_BYTES = 400_000  # encryption adds a third; a part must fit a Kafka record
 
 Item = Mapping[str, object]  # {"kind": "contact", …}: plain values, instants, and lists or objects of these
 Gather = Callable[[AsyncConnection, str], Awaitable[Sequence[Item]]]
@@ -25,7 +24,7 @@ Gather = Callable[[AsyncConnection, str], Awaitable[Sequence[Item]]]
 
 @dataclass(frozen=True, slots=True)
 class Copier:
-    """A service's answer to copy requests. `gather(tx, subject_id)` returns all data held of a person, in clear."""
+    """Answers copy requests. `gather(tx, subject_id)` returns all data held of a person, in clear."""
 
     service: str
     keys: FieldKeys
@@ -42,7 +41,7 @@ class Copier:
         return None
 
     async def parts(self, tx: AsyncConnection, asked: CopyRequested) -> list[CopyGathered]:
-        """Return the parts of an answer: at least one, since an empty list is an answer too."""
+        """Return the parts of an answer, at least one."""
         pieces = list(_pieces(await self.gather(tx, asked.subject_id)))
         now = datetime.now(UTC)
         return [
@@ -60,15 +59,12 @@ class Copier:
 
 
 def context(copy_id: str, service: str, place: int) -> str:
-    """Return the encryption context of a part's items."""
+    """Return the encryption context of a part."""
     return f"copy:{copy_id}:{service}:{place}"
 
 
 def opened(keys: FieldKeys, sealed: str | None, context: str) -> str | None:
-    """Return a decrypted field for a copy; `None` for an absent or unreadable field.
-
-    An unreadable field must not stop the rest of the copy.
-    """
+    """Return a decrypted field; `None` if absent or unreadable: the rest of the copy must not stop."""
     try:
         return None if sealed is None else keys.unseal(sealed, context)
     except Unreadable:
@@ -76,7 +72,7 @@ def opened(keys: FieldKeys, sealed: str | None, context: str) -> str | None:
 
 
 def _pieces(items: Sequence[Item]) -> Iterator[str]:
-    """Split the items into JSON lists of at most PART_BYTES each; every item must be shorter."""
+    """Split the items into JSON lists of at most PART_BYTES; every item must be shorter."""
     piece: list[str] = []
     size = 0
     for item in items:

@@ -1,14 +1,12 @@
 """Erase a person's data in one service, and acknowledge the erasure.
 
-The consumer stores an erasure in the table `erasing`, in the transaction that steps the offset. From that commit on,
-every writer of personal data can see the erasure (`asked_of`). A timer then erases several people at a time and puts
-the acknowledgements into the outbox in the same transaction, so a crash repeats no erasure and loses no erasure.
+The consumer stores an erasure in the table `erasing`; from then on every writer of personal data can see it
+(`asked_of`). A timer erases several people at a time and acknowledges in the same transaction.
 
-Before an erasure, the timer waits for every transaction open when the erasure was stored: an import that began earlier
-did not see the erasure. The first poll notes a transaction id; the erasure begins after every transaction up to this id
-has ended. Writers take no lock. A writer must only have written a row before reading `asked_of`, so that its
-transaction has an id. (Transaction ids belong to the whole server: where databases share a server, a long migration in
-any database delays erasures.)
+First the timer waits for every transaction open when the erasure was stored: an import that began earlier did not see
+it. The first poll notes a transaction id, and the erasure begins after every transaction up to this id has ended. A
+writer must have written a row before reading `asked_of`, so that its transaction has an id. (Ids belong to the whole
+server: a long migration in any of its databases delays erasures.)
 """
 
 import logging
@@ -32,7 +30,7 @@ log = logging.getLogger(__name__)
 KEPT = "erasure_kept"  # NOTIFY channel: erasures are waiting
 LOOK_EVERY_S = 0.5
 BATCH = 100  # erasures
-READY = (  # erasures whose earlier transactions have all ended
+READY = (  # whose earlier transactions have all ended
     "SELECT erasure_id, subject_id, requested_at FROM erasing WHERE erased_at IS NULL"
     " AND after_xid < CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)"
 )
@@ -44,10 +42,9 @@ Erase = Callable[[AsyncConnection, Mapping[str, datetime]], Awaitable[Mapping[st
 
 
 def define(metadata: MetaData) -> Table:
-    """Define the table of the erasures requested from a service.
+    """Define the requested erasures.
 
-    Rows stay for ever: data that arrives late must find its erasure. `after_xid`: the erasure waits for all
-    transactions up to this id. `lifted_at`: the person has returned.
+    Rows stay for ever: data that arrives late must find its erasure. `after_xid`: the last transaction to wait for.
     """
     return Table(
         "erasing",
@@ -67,10 +64,9 @@ def define(metadata: MetaData) -> Table:
 class Eraser:
     """A service's worker for erasures.
 
-    `erase(tx, asked)` erases the data of the people in `asked`, mapped to the time of their request, and returns the
-    counts for each completed person. A person absent from the result has data in use at the moment; the timer tries
-    again. `lock_of`: a transaction erases only people with the same value, so that no transaction holds a lock of one
-    group while waiting for a lock of another.
+    `erase(tx, asked)` erases the people in `asked`, mapped to the time of their request, and returns the counts for
+    each completed person; an absent person has data in use, and the timer tries again. `lock_of`: a transaction erases
+    only people with the same value, so that it never holds a lock of one group while waiting for another's.
     """
 
     service: str
@@ -86,7 +82,7 @@ class Eraser:
         return Worker(timer.name, timer.run)
 
     async def erase_kept(self) -> bool:
-        """Erase the people waiting longest. Return whether the poll did any work."""
+        """Erase the people waiting longest; return whether the poll did any work."""
         async with self.database.begin() as tx:
             noted = await tx.execute(
                 text(
@@ -103,7 +99,7 @@ class Eraser:
         return any(done) if done else noted.rowcount > 0
 
     async def _erase(self, erasure_ids: Sequence[str]) -> bool:
-        """Erase in one transaction, skipping erasures locked by another process. Return whether any was completed."""
+        """Erase, skipping erasures locked elsewhere; return whether any was completed."""
         async with self.database.begin() as tx:
             claim = f"{READY} AND erasure_id = ANY(CAST(:ids AS text[])) ORDER BY requested_at FOR UPDATE SKIP LOCKED"
             rows = (await tx.execute(text(claim), {"ids": list(erasure_ids)})).all()
@@ -136,7 +132,7 @@ class Eraser:
 
 
 async def keep(tx: AsyncConnection, batch: list[Received]) -> After | None:
-    """Store the erasures requested in a partition's batch, and lift the erasures of people who have returned."""
+    """Store a batch's erasures, and lift those of people who have returned."""
     for received in batch:
         match received.event:
             case ErasureRequested() as asked:
@@ -149,8 +145,7 @@ async def keep(tx: AsyncConnection, batch: list[Received]) -> After | None:
 async def put(tx: AsyncConnection, *asked: ErasureRequested) -> None:
     """Store erasures; at least one, each id once.
 
-    A repeated request for a completed erasure runs the erasure again, since the acknowledgement may be lost; not so
-    after the person has returned.
+    A repeated request repeats the erasure, as the acknowledgement may be lost, unless the person has returned.
     """
     await tx.execute(
         text(
@@ -169,10 +164,7 @@ async def put(tx: AsyncConnection, *asked: ErasureRequested) -> None:
 
 
 async def lift(tx: AsyncConnection, subject_id: str, at: datetime) -> None:
-    """Mark the person's earlier erasures as lifted.
-
-    A pending erasure still runs; the service may hold data of the person from now on.
-    """
+    """Mark the person's earlier erasures as lifted: the service may hold data again. A pending erasure still runs."""
     await tx.execute(
         text(
             "UPDATE erasing SET lifted_at = :at"
@@ -184,14 +176,14 @@ async def lift(tx: AsyncConnection, subject_id: str, at: datetime) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The latest erasure of a person. `lifted`: the person has returned since."""
+    """A person's latest erasure. `lifted`: the person has returned."""
 
     at: datetime
     lifted: bool
 
 
 async def be_waited_for(tx: AsyncConnection) -> None:
-    """Give the transaction an id, so that later erasures wait for the transaction.
+    """Give the transaction an id, so that later erasures wait for it.
 
     A caller without a write so far must call this before `asked_of`.
     """
@@ -199,10 +191,7 @@ async def be_waited_for(tx: AsyncConnection) -> None:
 
 
 async def asked_of(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, Asked]:
-    """Return the erasures requested for these people: the caller must not store older data of these people.
-
-    Call after the first write of the transaction.
-    """
+    """Return the erasures of these people, whose older data the caller must not store. Call after a first write."""
     rows = await fetch_many(
         tx,
         "SELECT subject_id, max(requested_at), bool_and(lifted_at IS NOT NULL) FROM erasing"

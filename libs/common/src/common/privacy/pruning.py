@@ -1,10 +1,7 @@
 """Delete or strip rows past their retention period (RGPD art. 5(1)(e)). docs/retention.md has the periods and reasons.
 
-Each service states the period for every table. A row is deleted, or stripped: its personal columns become null, and the
-row stays for its other uses (the primary key detects duplicates, counts still add up).
-
-The pruner works in small batches, each in a transaction of its own, oldest rows first by an index, skipping locked
-rows: other writers never wait. After a downtime the timer runs batch after batch until no row is overdue.
+A stripped row stays for its other uses (the primary key detects duplicates, counts still add up). The pruner works in
+small batches, oldest rows first by an index, skipping locked rows: other writers never wait.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,9 +36,9 @@ KEPT_BY_ALL: Mapping[str, str] = {
 class Pruned:
     """A retention rule: rows of `table` matching `where`, with `since` older than `keep`, are deleted or stripped.
 
-    With `strips`, these columns become null; a stripped row must no longer match `where`. The SQL refers to the table
-    as `t` and to the tables of `join`; `where` may use :before, the instant `keep` ago. Each rule needs an index that
-    begins with `since` and covers at most the rows of `where`.
+    `strips`: columns to null; a stripped row must no longer match `where`. The SQL calls the table `t`; `where` may use
+    :before, the instant `keep` ago. Each rule needs an index that begins with `since` and covers at most the rows of
+    `where`.
     """
 
     kind: str
@@ -66,7 +63,7 @@ class Pruned:
             if self.strips
             else f"DELETE FROM {self.table}"
         )
-        # by ctid, not by key: a row changed meanwhile has a new ctid and waits for the next poll
+        # by ctid: a row changed meanwhile has a new one
         return f"{change} WHERE ctid = ANY(ARRAY(SELECT t.ctid {self._due()} LIMIT :batch FOR UPDATE OF t SKIP LOCKED))"
 
 
@@ -75,7 +72,7 @@ DEAD_LETTERS = Pruned("dead letters", "dead_letter", "buried_at", timedelta(days
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A service's retention rules. `kept`: the tables without pruning, each with the reason."""
+    """A service's retention rules. `kept`: the other tables, each with the reason."""
 
     pruned: Sequence[Pruned]
     kept: Mapping[str, str] = field(default_factory=dict)
@@ -97,7 +94,7 @@ class Pruner:
         return Worker(timer.name, timer.run)
 
     async def prune(self) -> bool:
-        """Apply one batch of each rule. Return whether any row changed. A failing rule does not stop the others."""
+        """Apply a batch of each rule; return whether any row changed. A failing rule does not stop the others."""
         now = datetime.now(UTC)
         done, failed = 0, []
         for rule in self.policy.pruned:

@@ -1,7 +1,7 @@
 """Sign documents for verification without Placet: JWS (RFC 7515) by Ed25519, public keys as a JWK set (RFC 7517).
 
-Ed25519 uses no random number: the same payload and key always give the same token, so a token need not be stored. A
-retired key signs no longer: its private half is removed, and its public half stays published for earlier signatures.
+The same payload and key always give the same token, which need not be stored. A retired key's private half is removed;
+its public half stays published.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from jwt.utils import base64url_decode, base64url_encode
 from common.keyring import secret_key
 from common.settings import KeyRingSettings
 
-KeySet = dict[str, list[dict[str, str]]]  # a JWK set (RFC 7517)
+KeySet = dict[str, list[dict[str, str]]]
 Type = Literal["placet-receipt", "placet-bundle", "placet-seal"]  # a token of one type never passes for another
 
 ALGORITHM = "EdDSA"
@@ -26,17 +26,16 @@ _jws = jwt.PyJWS(algorithms=[ALGORITHM])
 
 
 class Forged(ValueError):
-    """A token not signed by these keys, or not in this form. The message has the reason, never the payload."""
+    """A token not signed by these keys, or malformed. The message never has the payload."""
 
 
 class SigningKeys:
-    """Signs with the current key of the ring; publishes the public half of every key, including retired keys."""
+    """Signs with the ring's current key; publishes the public half of every key, also of retired keys."""
 
     def __init__(self, ring: KeyRingSettings, retired: Mapping[str, str] | None = None) -> None:
         """Load the keys.
 
-        `ring`: the 32 bytes of a key are an Ed25519 seed. `retired`: key id to public key, in the form of `x` in the
-        key set.
+        `ring`: Ed25519 seeds. `retired`: key id to public key, in the form of `x` in the key set.
         """
         private = {kid: Ed25519PrivateKey.from_private_bytes(secret_key(ring, kid)) for kid in ring.keys}
         public = {kid: Ed25519PublicKey.from_public_bytes(_public(x)) for kid, x in (retired or {}).items()}
@@ -53,9 +52,9 @@ class SigningKeys:
 
 
 class PublicKeys:
-    """Verifies tokens with a JWK set. Raises ValueError for a malformed set or a set without an Ed25519 key.
+    """Verifies tokens with a JWK set. Raises ValueError for a malformed set, or without an Ed25519 key.
 
-    `thumbprints`: RFC 7638 thumbprint by key id, for comparison by eye with the published thumbprints.
+    `thumbprints`: RFC 7638, for comparison by eye.
     """
 
     def __init__(self, jwks: Mapping[str, object]) -> None:

@@ -5,9 +5,8 @@
     STOP ACME ET LUNE            both senders
     STOP, STOP DUPONT, STOP ACME je n'en peux plus   every sender of the code: unknown name, or more than names
 
-Only a brand narrows a STOP, and only if the text has no other words; in doubt the STOP is wider (DOMAIN 2.4: unknown
-name, all). A short code without an owner has no senders: for such a code the caller stops every sender where the result
-is "code".
+Only a brand narrows a STOP, and only without other words; in doubt the STOP is wider (DOMAIN 2.4: unknown name, all). A
+short code without an owner has no senders: then the caller stops every sender where the result is "code".
 """
 
 import re
@@ -16,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-# Filler words around a name: "STOP pub de Maison Lune", "STOP Acme y Luna".
+# "STOP pub de Maison Lune", "STOP Acme y Luna"
 AROUND_NAMES = frozenset({
     "a", "au", "aux", "de", "des", "du", "la", "le", "les", "l", "d", "et", "ou", "y", "and", "or", "und", "en", "e",
     "of", "the", "from", "von", "van", "da", "di", "do",
@@ -28,7 +27,7 @@ REPEATED_LETTER = re.compile(r"([^\W\d_])\1{2,}")
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The reach of a STOP. `senders`: the named senders by id; empty unless `reach` is "named"."""
+    """The reach of a STOP. `senders`: ids, if `reach` is "named"."""
 
     reach: Literal["everyone", "code", "named"]
     senders: tuple[str, ...] = ()
@@ -41,7 +40,7 @@ CODE = Scope("code")
 def scope(named: Sequence[str], everyone: bool, names: Mapping[str, Sequence[str]]) -> Scope:
     """Return the reach of a stop understood as (`named`, `everyone`).
 
-    `names`: the senders of the short code, each with its possible names: brand, OADC, legal name.
+    `names`: the senders of the short code, each by brand, OADC, legal name.
     """
     if everyone:
         return EVERYONE
@@ -66,12 +65,12 @@ def scope(named: Sequence[str], everyone: bool, names: Mapping[str, Sequence[str
 
 
 def _longest_name(said: Sequence[str], place: int, owners: Mapping[str, object]) -> int:
-    """Return the end index of the longest known name starting at `place`; `place` without such a name."""
+    """Return the end of the longest known name at `place`; `place` if none."""
     return next((end for end in range(len(said), place, -1) if "".join(said[place:end]) in owners), place)
 
 
 def _plain(name: str) -> str:
-    """Normalise a name as typed: no case, accents, spaces or punctuation, and no letter three times in a row."""
+    """Return a name without case, accents, spaces, punctuation, and no letter three times in a row."""
     folded = unicodedata.normalize("NFD", unicodedata.normalize("NFKC", name).casefold())
     letters = "".join(char for char in folded if unicodedata.category(char)[0] != "M")
     return REPEATED_LETTER.sub(r"\1", NOT_A_LETTER.sub("", letters))

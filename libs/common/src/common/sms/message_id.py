@@ -1,7 +1,7 @@
 """Derive message ids. Pure.
 
-Ids are derived, so a duplicate has the same primary key, and ordered by time, so recent inserts touch the same pages of
-the ledger's index.
+Derived ids give a duplicate the same primary key. Ids are ordered by time: recent inserts touch the same pages of the
+ledger's index.
 """
 
 import hashlib
@@ -18,8 +18,7 @@ _VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))  # RFC 9562's 
 def message_id(started_at: datetime, *parts: str) -> UUID:
     """Return a UUIDv8 (RFC 9562): 48 bits of milliseconds of `started_at`, then a hash of `parts`.
 
-    The same arguments always give the same id: (campaign start, campaign, subject, step), or (any fixed instant,
-    caller, Idempotency-Key).
+    Parts: (campaign, subject, step), or (caller, Idempotency-Key) with any fixed instant.
     """
     return UUID(written(started_at, *parts))
 
@@ -30,10 +29,7 @@ def written(started_at: datetime, *parts: str) -> str:
 
 
 def written_around(started_at: datetime, before: Sequence[str], after: Sequence[str]) -> Callable[[str], str]:
-    """Return a function from the middle part to `written` of all parts, in half the time per id.
-
-    campaign-svc derives an id for each recipient.
-    """
+    """Return a function from the middle part to `written` of all parts, in half the time."""
     begins, head, tail = _begins(started_at), _told(before), _told(after)
     return lambda part: _drawn(begins, f"{head}{len(part)}:{part}{tail}")
 
@@ -44,7 +40,7 @@ def _begins(started_at: datetime) -> str:
 
 
 def _told(parts: Sequence[str]) -> str:
-    """Join the parts with their lengths, so that no part can pass for two parts."""
+    """Join the parts with their lengths, so that no part can pass for two."""
     return "".join([f"{len(part)}:{part}" for part in parts])
 
 
@@ -54,5 +50,5 @@ def _drawn(begins: str, told: str) -> str:
 
 
 def began(identity: UUID) -> datetime | None:
-    """Return the `started_at` in an id, to the millisecond; `None` for an id of another version."""
+    """Return the `started_at` in an id, to the millisecond; `None` for another version."""
     return EPOCH + (identity.int >> 80) * ONE_MS if identity.version == 8 else None

@@ -1,10 +1,8 @@
 """Read phone numbers, as typed by a person or sent by an operator, as E.164 with a territory. Pure.
 
-A number without a country code is French. This module decides the numbering plans of +33 and of the overseas codes,
-from libphonenumber's ranges; libphonenumber itself decides other countries. An overseas mobile in metropolitan form
-(0690…, +33690…) moves to its own country code first, since libphonenumber calls this form invalid (DOMAIN 6.2).
-
-No error, representation or reason from this module repeats the number.
+A number without a country code is French. libphonenumber decides countries other than +33 and the overseas codes. An
+overseas mobile in metropolitan form (0690…, +33690…), invalid to libphonenumber, moves to its own country code first
+(DOMAIN 6.2). No error, representation or reason from this module repeats the number.
 """
 
 import re
@@ -18,7 +16,7 @@ from phonenumbers import NumberParseException, PhoneMetadata, PhoneNumberType
 
 
 class NumberProblem(StrEnum):
-    """The reason for refusing a number. Stable: API reasons and test names."""
+    """The reason for refusing a number. Stable, for the API."""
 
     EMPTY = "empty"
     NOT_A_NUMBER = "not_a_number"  # letters, an extension, several signs
@@ -32,7 +30,7 @@ class NumberProblem(StrEnum):
 
 
 class NumberRefused(ValueError):
-    """The number cannot receive SMS. `reason` says why; the error does not keep the number."""
+    """The number cannot receive SMS; the error does not keep it."""
 
     def __init__(self, reason: NumberProblem) -> None:
         super().__init__(reason.value)
@@ -41,10 +39,7 @@ class NumberRefused(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Msisdn:
-    """A mobile number. `e164`: "+" and digits. `territory`: ISO 3166-1 alpha-2.
-
-    The territory GP also stands for BL and MF, which share +590.
-    """
+    """A mobile number with its territory (ISO 3166-1 alpha-2). GP also stands for BL and MF, which share +590."""
 
     e164: str
     territory: str
@@ -64,10 +59,9 @@ TERRITORIES = {  # country code to territories with ranges in libphonenumber
     "689": ("PF",),
     "681": ("WF",),
 }
-# Mobiles of Mayotte within +262 (DOMAIN 6.1); the rest of +262 is Réunion.
+# mobiles of Mayotte (DOMAIN 6.1); the rest of +262 is Réunion
 MAYOTTE = ("+262639", "+2627093")
-# First digits of a national number, with the number's true country code (DOMAIN 6.2). No prefix here is a metropolitan
-# mobile range, so no number of +33 is moved by mistake.
+# First digits of a national number, with its true country code (DOMAIN 6.2). No prefix is a metropolitan mobile range.
 OVERSEAS = {
     "690": "590",
     "691": "590",
@@ -89,7 +83,7 @@ OVERSEAS = {
     "70937": "262",
 }
 FICTION = "63998"  # ARCEP reserves 06 39 98 xx xx for works of fiction
-NATIONAL_DIGITS = 9  # of a metropolitan or overseas number, without the 0
+NATIONAL_DIGITS = 9  # without the 0
 MAX_RAW_CHARS = 64  # longer input is prose
 E164_MAX_DIGITS = 15  # ITU-T E.164
 
@@ -105,7 +99,7 @@ _MACHINE = re.compile(r"700\d{6}|700\d{10}|93[7-9]\d{6}", re.ASCII)
 
 
 def _ranges(country_code: str) -> tuple[re.Pattern[str], range]:
-    """Return libphonenumber's mobile ranges within a country code, and the possible lengths of a number."""
+    """Return libphonenumber's mobile ranges and possible lengths."""
     patterns: list[str] = []
     lengths: set[int] = set()
     for territory in TERRITORIES[country_code]:
@@ -125,10 +119,7 @@ _FICTIONAL = re.compile(rf"\+33{FICTION}\d{{4}}", re.ASCII)
 
 
 def metropolitan(raw: str) -> str | None:
-    """Return the E.164 of a metropolitan mobile in the common form, or `None`.
-
-    The common form is 06… or +336… without separators. The result equals `parse`, in a sixth of the time.
-    """
+    """Return the E.164 of a metropolitan mobile written 06… or +336…, or `None`; as `parse`, in a sixth of the time."""
     found = _METROPOLITAN.fullmatch(raw)
     return f"+33{found[1]}" if found else None
 
@@ -136,7 +127,7 @@ def metropolitan(raw: str) -> str | None:
 def parse(raw: str, *, fictional: bool = False) -> Msisdn:
     """Return the mobile denoted by `raw`, read as French unless `raw` names a country. Raises NumberRefused.
 
-    `fictional` accepts 06 39 98 xx xx, in any spelling, as a metropolitan mobile: development stacks only.
+    `fictional` accepts 06 39 98 xx xx as a metropolitan mobile: development stacks only.
     """
     if (e164 := metropolitan(raw)) is not None:
         return Msisdn(e164, "FR")
@@ -157,10 +148,10 @@ def parse(raw: str, *, fictional: bool = False) -> Msisdn:
 
 
 def readings(raw: str, *, fictional: bool = False) -> tuple[str, ...]:
-    """Return the possible numbers, with the reading of `parse` first. Raises NumberRefused without a digit.
+    """Return the possible numbers, that of `parse` first. Raises NumberRefused without a digit.
 
-    Nine digits are ambiguous: 687751234 is a French mobile without its 0 as written by a person, and a number in Nouméa
-    as written by an operator. A measure that only tightens applies to both numbers.
+    687751234 is a French mobile without its 0 if a person wrote it, and a number in Nouméa if an operator did. A
+    measure that only tightens applies to both.
     """
     if (e164 := metropolitan(raw)) is not None:
         return (e164,)
@@ -182,8 +173,8 @@ def any_number(raw: str, *, fictional: bool = False) -> str:
 def as_received(raw: str) -> str:
     """Return the number of a received message as "+digits". Never refuses: a STOP counts from any sender.
 
-    The function normalises as `parse` does, so both give the same subject, with an exception: an operator's number
-    always has the country code, with or without a sign, so 687751234 is in Nouméa here and a French mobile in `parse`.
+    Gives the same subject as `parse`, but an operator's number always has the country code: 687751234 is in Nouméa here
+    and a French mobile in `parse`.
     """
     try:
         signed, digits = _fold(raw)
@@ -202,7 +193,7 @@ def as_received(raw: str) -> str:
 
 
 def territory_of(e164: str) -> str:
-    """Return the territory of an E.164 number by its first digits; "??" for an unknown code. Never raises."""
+    """Return the territory of an E.164 number; "??" for an unknown code. Never raises."""
     if e164.startswith("+33"):
         return "FR"
     if e164.startswith(MAYOTTE):
@@ -224,7 +215,7 @@ _COUNTRIES = {
 
 @lru_cache(maxsize=1024)
 def _north_american(area_code: str) -> str:
-    """Return the country of an area code of +1, which some twenty countries share."""
+    """Return the country of an area code of +1."""
     for region in phonenumbers.COUNTRY_CODE_TO_REGION_CODE[1][1:]:
         metadata = PhoneMetadata.metadata_for_region(region)
         assert metadata is not None
@@ -236,7 +227,7 @@ def _north_american(area_code: str) -> str:
 
 
 def _fold(raw: str) -> tuple[bool, str]:
-    """Return (whether a country code is named, ASCII digits without "+" or "00"). Raises EMPTY or NOT_A_NUMBER."""
+    """Return (whether a country code is named, digits). Raises EMPTY or NOT_A_NUMBER."""
     if len(raw) > MAX_RAW_CHARS:
         raise NumberRefused(NumberProblem.NOT_A_NUMBER)
     text = raw if raw.isascii() else _ascii(raw)
@@ -258,7 +249,7 @@ def _fold(raw: str) -> tuple[bool, str]:
 
 
 def _ascii(raw: str) -> str:
-    """Return decimal digits, dashes and spaces of any script as ASCII, without a phone's invisible marks."""
+    """Return digits, dashes and spaces of any script as ASCII, without invisible marks."""
     folded = []
     for character in unicodedata.normalize("NFKC", raw):
         category = unicodedata.category(character)
@@ -286,14 +277,14 @@ def _read(signed: bool, digits: str) -> tuple[str | None, str]:
 
 
 def _moved(national: str) -> str:
-    """Return the country code of a national number: 33, unless the number has an overseas prefix."""
+    """Return the true country code of a national number."""
     if len(national) != NATIONAL_DIGITS:
         return "33"
     return OVERSEAS.get(national[:3]) or OVERSEAS.get(national[:4]) or OVERSEAS.get(national[:5]) or "33"
 
 
 def _problem(country_code: str, national: str) -> NumberProblem:
-    """Return the reason for refusing a national number outside the mobile ranges."""
+    """Return the reason for a refusal."""
     _, lengths = _RANGES[country_code]
     if _MACHINE.fullmatch(national):
         return NumberProblem.MACHINE

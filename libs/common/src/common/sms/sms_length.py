@@ -35,7 +35,7 @@ class Length:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A character of a text. `at`: position from 1, counted in characters (an emoji is one character)."""
+    """A character of a text. `at`: position in characters, from 1."""
 
     character: str
     at: int
@@ -54,37 +54,37 @@ def length(text: str) -> Length:
 def fits(text: str) -> bool:
     """Return whether the text needs at most MAX_SEGMENTS.
 
-    A short text is not counted: a character costs at most two units, and a part wastes at most one unit.
+    A character costs at most two units, and a part wastes at most one: a short text need not be counted.
     """
     return len(text) <= MAX_SEGMENTS * (UCS2_PART // 2) or length(text).segments <= MAX_SEGMENTS
 
 
 def parts(text: str) -> tuple[str, ...]:
-    """Cut the text into its SMS: as many parts as `length` counts; an empty text gives a single part."""
+    """Cut the text into its SMS, as `length` counts; an empty text gives a part."""
     ends = list(_ends(*_costs(text)))
     return tuple(text[start:end] for start, end in zip([0, *ends], ends, strict=False))
 
 
 def outside_gsm7(text: str) -> tuple[Place, ...]:
-    """Return the characters that force UCS-2, each with its position; UCS-2 more than halves an SMS."""
+    """Return the characters that force UCS-2, which more than halves an SMS."""
     return tuple(Place(found[0], found.start() + 1) for found in _OUTSIDE.finditer(text))
 
 
 def _of_singles(encoding: Encoding, units: int) -> Length:
-    """Return the size of a text whose characters cost one unit each, so that every part is full."""
+    """Return the size of a text whose characters cost one unit each."""
     single, part = _HOLDS[encoding]
     return Length(encoding, units, 1 if units <= single else -(-units // part))
 
 
 def _costs(text: str) -> tuple[Encoding, list[int]]:
-    """Return the encoding, and the cost of each character in units."""
+    """Return the encoding, and each character's cost in units."""
     if _GSM7.fullmatch(text):
         return "GSM7", [2 if character in GSM7_EXTENSION else 1 for character in text]
     return "UCS2", [2 if character > "\uffff" else 1 for character in text]
 
 
 def _ends(encoding: Encoding, costs: list[int]) -> Iterator[int]:
-    """Yield, for each part, the number of characters up to the part's end."""
+    """Yield the end of each part, in characters."""
     single, part = _HOLDS[encoding]
     if sum(costs) > single:
         used = 0

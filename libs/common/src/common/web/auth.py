@@ -1,8 +1,7 @@
 """Authentication of callers: a bearer JWT with scopes, and the senders for which the caller may act.
 
-Anonymous routes: health and metrics, operators' callbacks, and the pages and links that people open. In production an
-OIDC issuer signs the tokens, and JWKS gives its keys; in development a shared HS256 key does. Claims: `sub`, `scope`
-(space-separated), `senders` (list of sender ids, or "*").
+Anonymous routes: health and metrics, operators' callbacks, and the pages and links that people open. In development a
+shared HS256 key signs. Claims: `sub`, `scope` (space-separated), `senders` (list of sender ids, or "*").
 """
 
 import asyncio
@@ -18,14 +17,14 @@ from common.web.problems import Forbidden, Reason, Unauthorised, Unavailable
 
 ASYMMETRIC = ("RS256", "ES256", "EdDSA")
 JWKS_TIMEOUT_S = 5
-CLOCKS_DIFFER_S = 60  # issuer's clock against ours: callers use a token at once (RFC 7519, 4.1.4 and 4.1.5)
-OF_ANOTHER = "other_controller"  # the gate's name of the reason
+CLOCKS_DIFFER_S = 60  # callers use a token at once (RFC 7519, 4.1.4 and 4.1.5)
+OF_ANOTHER = "other_controller"  # the gate's name
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The holder of a valid token. `senders` is None where the token covers every sender."""
+    """The holder of a valid token. `senders`: `None` for every sender."""
 
     subject: str
     scopes: frozenset[str]
@@ -37,24 +36,18 @@ class Caller:
             raise Forbidden("the token does not cover this sender", reasons=[Reason("sender_id", "sender_not_granted")])
 
     def may_use_all(self) -> None:
-        """Raise Forbidden unless the token covers every sender.
-
-        For requests about no particular sender.
-        """
+        """Raise Forbidden unless the token covers every sender."""
         if self.senders is not None:
             raise Forbidden(
                 "only a token for every sender may do this", reasons=[Reason("senders", "not_for_every_sender")]
             )
 
     def sees(self, sender_id: str | None) -> bool:
-        """Return whether the caller may see data of this sender.
-
-        A `sender_id` of None stands for data about every sender; each caller sees such data.
-        """
+        """Return whether the caller may see data of this sender. Every caller may see data of all (`None`)."""
         return sender_id is None or self.senders is None or sender_id in self.senders
 
     def told(self, reasons: Iterable[str]) -> list[str]:
-        """Return the reasons against a message to a person, as far as this caller may know them.
+        """Return the reasons against a message that this caller may know.
 
         Only a token for every sender learns that the person has opted in to another sender.
         """
@@ -62,19 +55,15 @@ class Caller:
 
 
 class Authenticator:
-    """Turns an Authorization header into a Caller.
-
-    Raises Unauthorised, and Unavailable while the issuer does not answer.
-    """
+    """Turns an Authorization header into a Caller. Raises Unauthorised; Unavailable for a silent issuer."""
 
     def __init__(self, settings: ServiceSettings, *, keys_kept_s: float = 300, look_again_s: float = 30) -> None:
         """Read tokens by the issuer's key set, or by the shared key of development.
 
-        `keys_kept_s`: lifetime of the key set. `look_again_s`: how soon after a fetch an unknown key causes another
-        fetch.
+        `look_again_s`: how soon after a fetch an unknown key causes another.
         """
         self._settings = settings
-        # no `cache_keys`: the cache of single keys would keep a withdrawn key valid
+        # no `cache_keys`: the cache would keep a withdrawn key valid
         self._jwks = (
             jwt.PyJWKClient(
                 settings.auth_jwks_url,
@@ -126,7 +115,7 @@ class Authenticator:
 
 
 def require(scope: str) -> Callable[[Request], Awaitable[Caller]]:
-    """Return a FastAPI dependency: the Caller, if the token has `scope`; else Forbidden is raised."""
+    """Return a FastAPI dependency: the Caller. Raises Forbidden unless the token has `scope`."""
 
     async def caller(request: Request) -> Caller:
         found: Caller = await request.state.authenticator.caller(request.headers.get("authorization"))

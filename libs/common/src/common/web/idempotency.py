@@ -5,7 +5,14 @@ state of what the first request made; another request under the key is refused (
 first is in progress, or is refused (KeyInProgress) where that takes long.
 
 A row whose id derives from the key (`derived_id`) also keeps the fingerprint of the request. A request without such a
-row claims its key in the table `keyed_request` (`define`, `claim`).
+row claims its key in the table `keyed_request` (`define`, `claim`). Test sends are found by campaign and key: under the
+key of another campaign's test sends, a request is new.
+
+Two requests are the same where path and body are, byte by byte (`fingerprint_of`): other white space or another order
+of fields makes another request. The query and the headers do not count. A test send also compares the texts of the
+messages, an import of contacts compares sender and file, and dispatch-svc the values of the message. A fingerprint is
+made with the subject key, and the key cannot be replaced once a person is stored (`SubjectKeys`). After a replacement
+before that, a repeat of an earlier request, such as for a campaign or a segment, is refused (KeyReused).
 """
 
 import hashlib
@@ -28,7 +35,7 @@ HEADER = "Idempotency-Key"
 
 
 def _unquoted(key: str) -> str:
-    """Return the key without quotes: the draft asks for a structured field's string, and few callers send one."""
+    """Return the key without the quotes of the draft, which few callers send."""
     if len(key) > 2 and key[0] == key[-1] == '"':
         return re.sub(r'\\(["\\])', r"\1", key[1:-1])
     return key
@@ -63,7 +70,7 @@ class KeyInProgress(Conflict):
 
 
 def define(metadata: MetaData) -> Table:
-    """Add the table of claimed keys to a service's schema. The service's migration spells the table out literally."""
+    """Add the table of claimed keys to a schema; migrations spell it out literally."""
     return Table(
         "keyed_request",
         metadata,
@@ -77,27 +84,26 @@ def define(metadata: MetaData) -> Table:
 
 
 def derived_id(prefix: str, caller: Caller, key: str | None) -> str:
-    """Return the id of what a request makes: always the same with a key, a new one without."""
+    """Return the id of what a request makes: the same for a key, a new one without."""
     seed = f"{caller.subject}\x1f{key}" if key is not None else str(uuid4())
     return f"{prefix}-{hashlib.sha256(seed.encode()).hexdigest()[:24]}"
 
 
 async def fingerprint_of(request: Request, keys: SubjectKeys) -> str:
-    """Return the keyed hash of path and body: with a plain hash, an attacker could try out number after number."""
+    """Return the keyed hash of path and body: numbers could be tried out against a plain hash."""
     return keys.subject_id(f"{request.url.path}\n{(await request.body()).decode(errors='replace')}")
 
 
 def same(kept: str, sent: str) -> None:
-    """Raise KeyReused where the fingerprints of the first request and of this one differ."""
+    """Raise KeyReused where the fingerprints differ."""
     if kept != sent:
         raise KeyReused
 
 
 async def claim(tx: AsyncConnection, caller: Caller, key: str, fingerprint: str) -> datetime:
-    """Claim a key, or find the claim of the same request, and return when the key was claimed. Raises KeyReused.
+    """Claim a key, or find the claim of the same request; return when it was claimed. Raises KeyReused.
 
-    Waits while another transaction holds the key. Old keys are pruned: the instant tells a new request under an old key
-    from a repeat.
+    Waits while another transaction holds the key. The instant tells a new request under a pruned key from a repeat.
     """
     (since,) = await claim_all(tx, [(caller.subject, key, fingerprint)])
     if since is None:
@@ -106,7 +112,7 @@ async def claim(tx: AsyncConnection, caller: Caller, key: str, fingerprint: str)
 
 
 async def claim_all(tx: AsyncConnection, claims: Sequence[tuple[str, str, str]]) -> list[datetime | None]:
-    """Run `claim` for each (caller, key, fingerprint); None where the key belongs to another request.
+    """Run `claim` for each (caller, key, fingerprint); `None` where the key belongs to another request.
 
     Of two claims on a key, the first counts.
     """

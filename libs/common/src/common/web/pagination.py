@@ -1,20 +1,15 @@
 """Pages of a list: `cursor`, `limit` and `next`, the same in every service.
 
-`next` is opaque to the caller: the key of the page's last row in the list's order. `position` reads the key back.
-
-The key of some lists is counted up by the database (ADR-0063). Transactions draw such keys in order and commit in any
-order: a row may appear below a cursor already given, and no later page would show the row. So a page that gives a
-cursor is read again once every transaction then writing to the table has ended (`whole_page`). A page without a cursor
-waits for nothing: its reader asks again from the last cursor.
-
-The reader finds writers by their locks on this table: neither a long transaction elsewhere on the server nor a restored
-transaction counter matters, and no writer waits for a reader.
+`next` is opaque: the key of the page's last row. Transactions draw counted keys (ADR-0063) in order and commit in any
+order: a row may appear below a cursor already given, and no later page would show it. So a page that gives a cursor is
+read again once every transaction then writing to the table has ended (`whole_page`), by its lock on the table: no long
+transaction elsewhere matters, and no writer waits for a reader. A page without a cursor waits for no writer.
 """
 
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Generic, TypeVar
 
 import msgspec
@@ -29,7 +24,7 @@ from common.web.problems import Invalid, Reason, Unavailable
 WRITERS_END_WITHIN_S = 5.0  # a write takes milliseconds; the server rolls a frozen writer back after a minute
 LOOK_EVERY_S = 0.02
 
-# A writer draws its key (`nextval`) after locking the table, and unlocks once its commit is visible.
+# A writer draws its key after locking the table, and unlocks once its commit is visible.
 WRITERS = (
     "SELECT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND relation = $1::text::regclass"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -51,7 +46,7 @@ class Page(BaseModel, Generic[T]):
 
 
 def next_of(rows: Sequence[R], limit: int, key: Callable[[R], object]) -> str | None:
-    """Return the cursor behind a full page, and None behind the last page."""
+    """Return the cursor behind a full page, and None behind the last."""
     if len(rows) < limit:
         return None
     return base64.urlsafe_b64encode(msgspec.json.encode(key(rows[-1]))).decode().rstrip("=")
@@ -72,7 +67,7 @@ def position(cursor: str | None, kind: type[K]) -> K | None:
 
 
 def _storable(key: object) -> bool:
-    """Return whether Postgres can compare the key with a bigint, a text or a timestamp."""
+    """Return whether Postgres can compare the key."""
     match key:
         case tuple():
             return all(map(_storable, key))
@@ -81,7 +76,7 @@ def _storable(key: object) -> bool:
         case str():
             return "\x00" not in key
         case datetime():
-            return key.tzinfo is not None
+            return key.utcoffset() == timedelta()  # pages write UTC; another instant may overflow in UTC
     return False
 
 
@@ -96,10 +91,9 @@ async def whole_page(
     read: Callable[[], Awaitable[Sequence[R]]],
     key: Callable[[R], int],
 ) -> Sequence[R]:
-    """Read a page: `limit` rows of `table` at most, in the order of `key`.
+    """Read a page: at most `limit` rows of `table`, in the order of `key`.
 
-    No row can appear later between a full page's cursor and its last row. Raises Unavailable while a writer does not
-    end.
+    No row can appear later before a full page's cursor. Raises Unavailable while a writer does not end.
     """
     whole_up_to = -1
     while True:
@@ -111,7 +105,7 @@ async def whole_page(
 
 
 async def _until_writers_ended(tx: AsyncConnection, table: str) -> None:
-    """Wait for the present writers of the table; later writers draw higher keys."""
+    """Wait for the table's present writers; later writers draw higher keys."""
     writing = {one for (one,) in await fetch_many(tx, WRITERS, table)}
     try:
         async with asyncio.timeout(WRITERS_END_WITHIN_S):

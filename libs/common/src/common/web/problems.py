@@ -1,20 +1,8 @@
 """Errors at the HTTP edge: RFC 9457 `application/problem+json` with a stable `type`, the field and the reason.
 
-    Problem
-     ├ Malformed 400      the body cannot be read at all
-     ├ Unauthorised 401   no valid token or signature
-     ├ Forbidden 403      a valid token without this scope or sender
-     ├ NotFound 404
-     ├ Conflict 409       the resource's state refuses the request
-     ├ PastItsTime 410    the data is past its retention
-     ├ PreconditionFailed 412  the resource has changed since the caller read it
-     ├ TooLarge 413
-     ├ Invalid 422        a field is wrong
-     ├ TooMany 429        too many requests; Retry-After says when to come back
-     └ Unavailable 503    a dependency is down: no data was lost, the caller retries
-
-A business "no" is a value (a verdict, a refusal), never a problem. A problem never repeats a value of the request: the
-value may be a person's number.
+A business "no" is a value (a verdict, a refusal), never a problem. A problem never repeats a value of the request,
+which may be a person's number. `TooMany`: Retry-After says when to come back. `Unavailable`: no data was lost, the
+caller retries.
 """
 
 import logging
@@ -35,7 +23,7 @@ from common.telemetry import masked, trace_id
 
 log = logging.getLogger(__name__)
 
-# asyncpg's own errors arrive unwrapped from calls past SQLAlchemy.
+# asyncpg's own errors arrive from calls past SQLAlchemy
 DATABASE_DOWN = (
     OperationalError,
     InterfaceError,
@@ -50,7 +38,7 @@ MEDIA_TYPE = "application/problem+json"
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """The machine-readable reason: `field` as the caller wrote its path (dots, indexes); `reason` a stable slug."""
+    """A reason: `field` as the caller wrote its path (dots, indexes), `reason` a stable slug."""
 
     field: str | None
     reason: str
@@ -58,7 +46,7 @@ class Reason:
 
 
 class Problem(Exception):
-    """An error raised below a route; the handlers of `install` answer the request with the problem."""
+    """An error raised below a route, and answered by `install`."""
 
     status: ClassVar[int] = 500
     slug: ClassVar[str] = "internal-error"
@@ -146,7 +134,7 @@ def install(app: FastAPI) -> None:
         errors = error.errors()
         if any(e["type"] == "json_invalid" for e in errors):
             return answer(Malformed("the body is not JSON", reasons=[Reason("body", "json_invalid")]))
-        # an unknown field's name is the caller's text, and an error message repeats a wrong tag
+        # errors repeat the caller's text: an unknown field's name, a wrong tag
         reasons = [Reason(masked(_field(e["loc"])), str(e["type"]), masked(str(e["msg"]))) for e in errors]
         named = ", ".join(dict.fromkeys(r.field or "body" for r in reasons))
         return answer(Invalid(f"not valid: {named}", reasons=reasons))
@@ -173,5 +161,5 @@ def install(app: FastAPI) -> None:
 
 
 def _field(location: Sequence[int | str]) -> str:
-    """Return the path of a field. `location` starts with FastAPI's part of the request: body, query, path, header."""
+    """Return a field's path, after FastAPI's part of the request (body, query, path, header)."""
     return ".".join(map(str, location[1:])) or "body"

@@ -1,12 +1,10 @@
 """The web server of a service: uvicorn, with long-lived idle connections and a graceful stop.
 
-A client sends its next request on a kept connection. Where the server closes the connection at that moment, the request
-is lost; an operator's request may be a STOP, and the operator may not retry. So the server keeps an idle connection
-longer than any client does (`keep_alive_s`): the client closes first.
+Where the server closes a kept connection as the client sends its next request, the request is lost: perhaps a STOP, and
+the operator may not retry. So the server keeps an idle connection longer than any client does (`keep_alive_s`).
 
-A server asked to stop goes on listening and answering for `leave_s`, with /readyz red. Each answer says `Connection:
-close`, so clients stop reusing connections. When no connection is left, or `leave_s` is over, the server closes idle
-connections and gives requests in flight GRACE_S.
+A server asked to stop goes on answering for `leave_s`, with /readyz red and `Connection: close`; then it gives requests
+in flight GRACE_S.
 """
 
 import asyncio
@@ -17,7 +15,7 @@ from fastapi import FastAPI
 
 from common.settings import ServiceSettings
 
-GRACE_S = 5  # for the requests in flight, before the workers drain
+GRACE_S = 5  # before the workers drain
 LOOK_EVERY_S = 0.05
 CLOSE = (b"connection", b"close")
 
@@ -51,14 +49,14 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def _leave(self) -> None:
-        """Answer requests with `Connection: close` until every client has gone or `leave_s` is over."""
+        """Answer with `Connection: close` until every client has gone or `leave_s` is over."""
         self._app.state.leaving = True
         state, loop = self.server_state, asyncio.get_running_loop()
         state.default_headers = [*state.default_headers, CLOSE]
         for connection in list(state.connections):
             cycle = getattr(connection, "cycle", None)  # a websocket has none
             if cycle is not None and not cycle.response_complete:
-                connection.shutdown()  # the answer to the request in flight says close
+                connection.shutdown()  # its answer says close
         until = loop.time() + self._leave_s
         while state.connections and loop.time() < until and not self.force_exit:  # noqa: ASYNC110
             await asyncio.sleep(LOOK_EVERY_S)  # uvicorn has no event for a lost connection

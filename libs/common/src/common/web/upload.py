@@ -1,11 +1,10 @@
 """Resumable uploads, the same in every service: tus 1.0 (tus.io/protocols/resumable-upload).
 
-A route of a service opens the upload (POST), and its `Location` takes the file: `PATCH` appends bytes at
-`Upload-Offset`, `HEAD` tells the offset from which an interrupted upload goes on. The file is complete once
-`Upload-Length` bytes are here; the length may come later than the upload's opening (creation-defer-length).
+`PATCH` appends bytes at `Upload-Offset`, which `HEAD` tells. The length may come later than the upload's opening
+(creation-defer-length).
 
-A service stores the last bytes together with the completion: a client that reads an offset equal to the length sends
-nothing more.
+A service stores the last bytes together with the completion, once the body has ended: a client that reads an offset
+equal to the length sends nothing more. After a break in between, the client sends the last bytes again.
 """
 
 import asyncio
@@ -54,7 +53,7 @@ class NotOctets(Problem):
 
 
 class UploadRoute(APIRoute):
-    """A route of an upload: tells the version of tus in each answer, and refuses another version with 412."""
+    """A route of an upload: tells the version of tus, and refuses another with 412."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -73,7 +72,7 @@ class UploadRoute(APIRoute):
 
 
 def _check(request: Request) -> None:
-    """Raise PreconditionFailed for another version, and NotOctets for a PATCH of another media type."""
+    """Raise PreconditionFailed for another version, and NotOctets for another media type."""
     if request.headers.get("tus-resumable", VERSION) != VERSION:
         raise PreconditionFailed(
             f"`Tus-Resumable` is not {VERSION}",
@@ -89,14 +88,14 @@ def media_type(request: Request) -> str:
 
 
 def discovery(max_bytes: int | None = None) -> Response:
-    """Answer OPTIONS: what of tus the service speaks."""
+    """Answer OPTIONS with the supported parts of tus."""
     headers = {"Tus-Version": VERSION, "Tus-Extension": "creation,creation-defer-length"}
     return Response(status_code=204, headers=headers | ({} if max_bytes is None else {"Tus-Max-Size": str(max_bytes)}))
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """How much of a file is here. `length`: of the whole file, None while the caller has not named the length."""
+    """How much of a file is here. `length`: `None` while unknown."""
 
     offset: int
     length: int | None
@@ -132,7 +131,7 @@ def mismatch(offset: int) -> OffsetMismatch:
 
 
 class Stream:
-    """A request's body, counted and hashed while it arrives. Raises TooLarge, and Malformed if the body breaks off."""
+    """A request's body, counted and hashed on arrival. Raises TooLarge, and Malformed if it breaks off."""
 
     def __init__(self, request: Request, max_bytes: int | None = None) -> None:
         self._stream = request.stream()
@@ -144,7 +143,7 @@ class Stream:
             self._bound(int(announced))
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield the parts without the empty last part."""
+        """Yield the parts without the empty last."""
         while (part := await self._next()) is not None:
             if part:
                 self._bytes += len(part)

@@ -239,6 +239,20 @@ class Campaign(BaseModel):
     statistics: Statistics
 
 
+class UnreadableCampaign(BaseModel):
+    """A campaign paused or cancelled whose stored content cannot be read.
+
+    The pause or the cancellation holds. The log of campaign-svc holds the error under the campaign's id.
+    """
+
+    campaign_id: str
+    sender_id: str
+    status: Status
+    starts_at: datetime | None
+    started_at: datetime | None
+    send_before: datetime | None
+
+
 class EditedCampaign(NewCampaign):
     """A campaign's new content, as in `NewCampaign`. The sender cannot change."""
 

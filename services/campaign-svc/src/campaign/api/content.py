@@ -1,4 +1,4 @@
-"""Check a campaign's content against the sender and the law, and put the content in stored and comparable form."""
+"""Check a campaign's content, and put the content in comparable form."""
 
 from datetime import datetime
 
@@ -17,13 +17,13 @@ from campaign.senders.store import Sender
 from common.law import Policy, zones
 from common.web.problems import Invalid, Reason
 
-_SAID_AS = {"selection": "audience"}  # field names of the API, by field of the content
+_SAID_AS = {"selection": "audience"}  # names of the API
 
 
 def unchanged(campaign: Campaign, body: NewCampaign, if_match: str) -> None:
     """Refuse an edit of a campaign changed since the `If-Match` tag was read.
 
-    An edit equal to the campaign's current content passes, so that a retry succeeds. Raises CampaignEdited.
+    An edit equal to the current content passes, so that a retry succeeds. Raises CampaignEdited.
     """
     parts = stored_parts(campaign)
     changed = edition.changed(if_match, parts)
@@ -57,7 +57,7 @@ def body_checked(body: NewCampaign, sender: Sender, now: datetime, policy: Polic
 
 
 def _all_linked(body: NewCampaign) -> None:
-    """Refuse an A/B test by clicks where some text has no link to follow. Raises Invalid."""
+    """Refuse an A/B test by clicks where some text has no link. Raises Invalid."""
     assert body.trial is not None
     texts = {"text": (body.text, body.translations)}
     texts |= {f"trial.{each.name}.text": (each.text, each.translations) for each in body.trial.variants}
@@ -74,7 +74,7 @@ def _checked_rule(rule: Recurring, send_before: datetime | None, sender: Sender,
         raise Invalid(
             "an occurrence ends when the next comes", reasons=[Reason("send_before", "not_of_one_that_recurs")]
         )
-    checks.not_too_far("recurring.until", max(rule.until, now), now)  # a past `until` is refused below
+    checks.not_too_far("recurring.until", max(rule.until, now), now)
     if recurrence.too_often(rule, zone, now):
         raise Invalid(
             "occurrences of `recurring.cron` are less than an hour apart",
@@ -119,7 +119,7 @@ def written(body: NewCampaign) -> Content:
 
 
 def stored_parts(campaign: Campaign) -> dict[str, object]:
-    """Return the parts an edit would replace, as hashed by `edition.tag`."""
+    """Return the parts an edit would replace."""
     schedule = [campaign.agreed_start, campaign.agreed] if campaign.agreed is not None else None
     return _named(campaign) | {"schedule": schedule}
 

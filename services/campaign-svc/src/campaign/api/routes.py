@@ -1,14 +1,14 @@
 """Serve campaigns over HTTP: write, edit, schedule, pause, resume, cancel, show.
 
-This module opens the transaction and checks the body against the sender and the law. `control` decides every change of
-a campaign's status.
+`control` decides every change of a campaign's status.
 """
 
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -22,12 +22,14 @@ from campaign.api.bodies import (
     NewCampaign,
     Recipient,
     Schedule,
+    UnreadableCampaign,
     VariantResult,
     Variants,
 )
 from campaign.campaigns import recipients
 from campaign.campaigns import store as campaigns
 from campaign.campaigns.campaign import Campaign as Stored
+from campaign.campaigns.campaign import Progress
 from campaign.message.variants import OWN, Result
 from campaign.message.writing import checked
 from campaign.planning import control
@@ -50,10 +52,13 @@ from common.web.idempotency import Key, derived_id, fingerprint_of, same
 from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
 from common.web.problems import Invalid, NotFound, PastItsTime, Reason
 
+log = logging.getLogger(__name__)
+
 router = APIRouter(prefix="/v1", tags=["campaigns"])
 
-PAST_TOLERANCE = timedelta(minutes=1)  # clock skew and network delay of a caller's "now"
+PAST_TOLERANCE = timedelta(minutes=1)  # clock skew and network delay
 
+P = TypeVar("P", bound=Progress)
 Held = Annotated[Resources[Any], Depends(resources)]
 Author = Annotated[Caller, Depends(require("campaign:write"))]
 Reader = Annotated[Caller, Depends(require("campaign:read"))]
@@ -109,13 +114,14 @@ async def list_campaigns(
 ) -> Page[Campaign]:
     """List the campaigns of the senders your token covers, newest first.
 
-    `series_id` limits the list to the occurrences of a recurring campaign.
+    `series_id` limits the list to the occurrences of a recurring campaign. A campaign whose stored content cannot be
+    read is missing from its page; the log of campaign-svc holds the error under the campaign's id.
     """
     covered = None if caller.senders is None else sorted(caller.senders)
     async with held.database.begin() as tx:
-        page = await campaigns.campaigns_before(tx, position(cursor, int), covered, series_id, limit)
+        page, positions = await campaigns.campaigns_before(tx, position(cursor, int), covered, series_id, limit)
         items = await view.shown(tx, held, page)
-    return Page[Campaign](items=items, next=next_of(page, limit, attrgetter("position")))
+    return Page[Campaign](items=items, next=next_of(positions, limit, int))
 
 
 @router.get("/campaigns/{campaign_id}")
@@ -238,19 +244,14 @@ async def schedule_campaign(
 
 
 @router.post("/campaigns/{campaign_id}/pause")
-async def pause_campaign(campaign_id: Storable, held: Held, caller: Author) -> Campaign:
+async def pause_campaign(campaign_id: Storable, held: Held, caller: Author) -> Campaign | UnreadableCampaign:
     """Pause the campaign: the gate hands nothing off once the pause has reached the gate.
 
     Messages decided in the meantime wait for `resume`. A scheduled campaign does not start, even where the audience is
     already being selected. Pausing a recurring campaign stops new occurrences, and pauses those scheduled or running.
     """
 
-    async def with_occurrences(tx: AsyncConnection, campaign: Stored) -> None:
-        _may(campaign, Action.PAUSE)
-        if campaign.recurring is not None:
-            await control.pause_occurrences(tx, campaign, datetime.now(UTC))
-
-    return await _act(held, caller, campaign_id, Action.PAUSE, with_occurrences)
+    return await _brake(held, caller, campaign_id, Action.PAUSE, control.pause_occurrences)
 
 
 @router.post("/campaigns/{campaign_id}/resume")
@@ -279,7 +280,7 @@ async def resume_campaign(campaign_id: Storable, held: Held, caller: Author) -> 
 
 
 @router.post("/campaigns/{campaign_id}/cancel")
-async def cancel_campaign(campaign_id: Storable, held: Held, caller: Author) -> Campaign:
+async def cancel_campaign(campaign_id: Storable, held: Held, caller: Author) -> Campaign | UnreadableCampaign:
     """Cancel the campaign for good.
 
     Recipients not yet reached get no message; messages already with the operator cannot be recalled. Recipients not yet
@@ -287,12 +288,7 @@ async def cancel_campaign(campaign_id: Storable, held: Held, caller: Author) -> 
     occurrences, and occurrences paused together with the campaign are cancelled too.
     """
 
-    async def with_occurrences(tx: AsyncConnection, campaign: Stored) -> None:
-        _may(campaign, Action.CANCEL)
-        if campaign.status is Status.PAUSED and campaign.recurring is not None:
-            await control.cancel_occurrences(tx, campaign, datetime.now(UTC))
-
-    return await _act(held, caller, campaign_id, Action.CANCEL, with_occurrences)
+    return await _brake(held, caller, campaign_id, Action.CANCEL, control.cancel_occurrences)
 
 
 @router.get("/campaigns/{campaign_id}/variants")
@@ -366,19 +362,57 @@ async def _act(
                 await check(tx, campaign)
             await control.take(tx, campaign, action, datetime.now(UTC))
         except NotPossible as refused:
-            raise CampaignPastIt(str(refused), reasons=[Reason("status", refused.status.value)]) from refused
+            raise _past_it(refused) from refused
         return (await view.shown(tx, held, [await _found(tx, caller, campaign_id)]))[0]
 
 
+async def _brake(
+    held: Resources[Any],
+    caller: Caller,
+    campaign_id: str,
+    action: Action,
+    on_occurrences: Callable[[AsyncConnection, Progress, datetime], Awaitable[None]],
+) -> Campaign | UnreadableCampaign:
+    """Pause or cancel the campaign with its occurrences, and return the campaign after the commit.
+
+    The step reads no content, and no error while showing the campaign undoes the step. A repeated action succeeds
+    again.
+    """
+    async with held.database.begin() as tx:
+        campaign = _covered(caller, await campaigns.lock_progress(tx, campaign_id))
+        now = datetime.now(UTC)
+        try:
+            _may(campaign, action)
+            await on_occurrences(tx, campaign, now)
+            await control.take(tx, campaign, action, now)
+        except NotPossible as refused:
+            raise _past_it(refused) from refused
+        stopped = await campaigns.lock_progress(tx, campaign_id)
+    try:
+        async with held.database.begin() as tx:
+            return (await view.shown(tx, held, [await _found(tx, caller, campaign_id)]))[0]
+    except Exception:
+        log.exception("a stopped campaign cannot be shown", extra={"campaign_id": campaign_id})
+    return UnreadableCampaign.model_validate(stopped, from_attributes=True)
+
+
 async def _found(tx: AsyncConnection, caller: Caller, campaign_id: str, *, lock: bool = False) -> Stored:
-    campaign = await campaigns.find_campaign(tx, campaign_id, lock=lock)
+    return _covered(caller, await campaigns.find_campaign(tx, campaign_id, lock=lock))
+
+
+def _covered(caller: Caller, campaign: P | None) -> P:
+    """Return a campaign of a sender that the token covers. Raises NotFound, Forbidden."""
     if campaign is None:
         raise NotFound("no such campaign", reasons=[Reason("campaign_id", "unknown_campaign")])
     caller.may_use(campaign.sender_id)
     return campaign
 
 
-def _may(campaign: Stored, action: Action) -> None:
+def _past_it(refused: NotPossible) -> CampaignPastIt:
+    return CampaignPastIt(str(refused), reasons=[Reason("status", refused.status.value)])
+
+
+def _may(campaign: Progress, action: Action) -> None:
     """Check that the campaign's status allows the action. Raises NotPossible."""
     step(campaign.status, action, begun=campaign.begun)
 
@@ -401,8 +435,8 @@ async def _skip_what_is_over(
 ) -> None:
     """Move a paused recurring campaign to the occurrence to begin next.
 
-    The next occurrence is the last one already due, while still of use, else the following. Raises CampaignOver where
-    no occurrence is left.
+    The last occurrence already due comes next while still of use, else the following. Raises CampaignOver where no
+    occurrence is left.
     """
     assert campaign.at is not None, "scheduling sets the first occurrence"
     gate, timing = at_hand_off(policy), campaign.timing

@@ -1,9 +1,7 @@
 """Define the kinds of contact attributes and the stored form of each kind. Pure.
 
-Values are stored as text, in a single form per kind, so templates print and databases compare the stored value. Parsing
-accepts the spellings of people and spreadsheets (26/11/2026; 1 234,50; oui). An undeclared attribute is inferred to be
-a number, date or boolean only if all its values have the stored form, and never if its digits are an identifier (a
-postcode, a SIRET).
+A kind has a single stored form, so templates print and databases compare the stored text. A kind is inferred only if
+all values have the stored form, and never from the digits of an identifier (a postcode, a SIRET).
 """
 
 import re
@@ -17,16 +15,16 @@ MAX_CHARS = 200
 class Kind(StrEnum):
     TEXT = "text"
     NUMBER = "number"  # at most 15 digits before the point, 6 after
-    DATE = "date"  # a calendar day, without a time
+    DATE = "date"
     BOOLEAN = "boolean"
 
 
-# Stored forms. `segment_language` tests the same patterns: a value outside its pattern meets no comparison.
+# Stored forms. `segment_language` tests the same patterns: any other value meets no comparison.
 NUMBER = r"^-?[0-9]{1,15}(\.[0-9]{1,6})?$"
 DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 
 POSTCODE = "postcode"  # of the sender's country
-TIMEZONE = "timezone"  # an IANA name; overrides the zone of the number (DOMAIN 6.3)
+TIMEZONE = "timezone"  # overrides the zone of the number (DOMAIN 6.3)
 LANGUAGE = "language"
 NAMES = frozenset({POSTCODE, "code_postal", "cp", "zip", "zip_code", "siret", "siren", TIMEZONE, LANGUAGE})
 
@@ -42,7 +40,7 @@ _INFERRED = (Kind.NUMBER, Kind.DATE, Kind.BOOLEAN)
 
 
 def kept(raw: str, kind: Kind) -> str | None:
-    """Return `raw`, not empty, in the stored form of `kind`; `None` if `raw` is no such value."""
+    """Return `raw`, not empty, in the stored form of `kind`, if possible."""
     match kind:
         case Kind.TEXT:
             return raw
@@ -61,7 +59,7 @@ def kept(raw: str, kind: Kind) -> str | None:
 
 
 def is_date(raw: str) -> bool:
-    """Return whether `raw` is a calendar day in stored form."""
+    """Return whether `raw` is a day in stored form."""
     if not _DATE.fullmatch(raw):
         return False
     try:
@@ -80,11 +78,11 @@ class Inference:
 
     @property
     def settled(self) -> bool:
-        """Return whether the kind is text, whatever follows."""
+        """Return whether the kind can only be text."""
         return self._seen and not self._open
 
     def see(self, values: Iterable[str]) -> None:
-        """Narrow the kind by these values, except empty values."""
+        """Narrow the kind by these values."""
         for value in values:
             if value:
                 self._seen = True

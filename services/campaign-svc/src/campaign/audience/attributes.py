@@ -41,7 +41,7 @@ async def declare(tx: AsyncConnection, sender_id: str, name: str, kind: Kind, by
 
 
 async def learn(tx: AsyncConnection, sender_id: str, kinds: Mapping[str, Kind], now: datetime) -> None:
-    """Store the inferred kinds of unknown attributes. A known attribute keeps its kind."""
+    """Store the kinds of unknown attributes. A known attribute keeps its kind."""
     if not kinds:
         return
     await tx.execute(

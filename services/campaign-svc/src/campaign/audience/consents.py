@@ -1,7 +1,7 @@
 """Keep each subject's newest consent state, as published by consent-svc.
 
-The states serve counts before a campaign starts, and opt-outs after it. The gate alone decides whether a message may
-leave, on knowledge at most two seconds old. After a poison record its subject is unreadable, until a newer record.
+The states serve counts and opt-outs; the gate alone decides whether a message may leave. After a poison record its
+subject is unreadable until a newer record.
 """
 
 from datetime import datetime
@@ -37,7 +37,7 @@ async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
 
 
 async def mark_unreadable(tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:
-    """Mark the subject of a poison record unreadable. A record without a key names no subject."""
+    """Mark the subject of a poison record unreadable, if the record has a key."""
     if key is not None:
         await store.mark_unreadable(tx, key)
 

@@ -1,6 +1,6 @@
 """Name and check the fields of a contact, from a file or a request. Pure.
 
-Every field but the number is an attribute, named by `attribute_name`. No refusal repeats a number.
+No refusal repeats a number.
 """
 
 import re
@@ -15,10 +15,9 @@ from campaign.message.text import STOP_FIELD
 from common.sms.msisdn import NumberProblem
 
 MAX_COLUMNS = 60
-MAX_ATTRIBUTES = 200  # unknown attributes in an NDJSON file
+MAX_ATTRIBUTES = 200  # unknown, in an NDJSON file
 
-# In the form of `attribute_name`, by precedence. A file's other number columns are dropped: numbers are encrypted at
-# rest, and attributes, which segments search, are not.
+# By precedence. Other number columns are dropped: numbers are encrypted at rest, attributes are not.
 NUMBER_COLUMNS = (
     "msisdn",
     "mobile",
@@ -118,7 +117,7 @@ def plain(value: float | bool | None) -> str:
 
 
 def against(attributes: dict[str, str], typed: Iterable[tuple[str, Kind]], *, short: bool = False) -> str | None:
-    """Return why the attributes are refused, or `None`; rewrite values to stored form.
+    """Return why the attributes are refused, if at all; rewrite values to stored form.
 
     `typed`: attributes of a kind other than text. `short`: no value can exceed MAX_CHARS.
     """
@@ -136,7 +135,7 @@ def against(attributes: dict[str, str], typed: Iterable[tuple[str, Kind]], *, sh
 
 
 def attribute_name(header: str) -> str:
-    """Return a title as templates and filters name it: « Code postal » is code_postal, "Prénom" prenom."""
+    """Return a title as templates and filters name it: « Code postal » is code_postal."""
     plain = unicodedata.normalize("NFKD", header).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:40]
 

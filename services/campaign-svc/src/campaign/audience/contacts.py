@@ -1,6 +1,6 @@
-"""HTTP: write, look up and delete contacts by the request, and declare attributes. `imports` takes files.
+"""HTTP: write, look up and delete contacts, and declare attributes.
 
-A request names a contact in its body, by number or by subject id. The rules for values are those of files.
+A request names a contact in its body, never in the URL.
 """
 
 from collections.abc import Mapping
@@ -242,7 +242,7 @@ class _Read(_Whose, frozen=True):
 
 
 def _inferred(contact: NewContact, known: Mapping[str, Kind]) -> dict[str, Kind]:
-    """Return the kinds of unknown attributes, by JSON type."""
+    """Infer the kinds of unknown attributes from the JSON types."""
     found: dict[str, Kind] = {}
     for name, value in contact.attributes.items():
         if name in known or value is None or value == "" or name in NO_ATTRIBUTES:
@@ -253,7 +253,7 @@ def _inferred(contact: NewContact, known: Mapping[str, Kind]) -> dict[str, Kind]
 
 
 def _whose(contact: NewContact, held: Resources[Any]) -> _Whose | str:
-    """Return the contact's identity, or the reason for refusing."""
+    """Return the contact's identity, or the reason for a refusal."""
     if STOP_FIELD in contact.attributes:
         return LineProblem.RESERVED_COLUMN
     try:
@@ -264,7 +264,7 @@ def _whose(contact: NewContact, held: Resources[Any]) -> _Whose | str:
 
 
 def _read(contact: NewContact, whose: _Whose, kinds: Mapping[str, Kind]) -> _Read | str:
-    """Return the contact in stored form, or the reason for refusing."""
+    """Return the contact in stored form, or the reason for a refusal."""
     values = {
         name: v.strip() if isinstance(v, str) else plain(v)
         for name, v in contact.attributes.items()

@@ -1,9 +1,6 @@
-"""Parse a file of contacts line by line, into contacts and refusals with a reason. Pure.
+"""Parse a file of contacts line by line, into contacts and refusals. Pure.
 
-CSV: `,` `;` tab or `|` between cells, and a header row with a French or English name for the number's column. NDJSON,
-if the first character is a brace: an object a line. UTF-8 with or without a BOM, UTF-16, or Windows-1252. Every other
-column is an attribute, named by `attribute_name`; both formats accept the same values. The parser never holds the whole
-file, and no refusal repeats a number.
+CSV and NDJSON accept the same values. The parser never holds the whole file, and no refusal repeats a number.
 """
 
 import codecs
@@ -37,7 +34,7 @@ T = TypeVar("T")
 CHUNK_LINES = 2_000  # with ten times as many, a line takes almost twice as long
 MAX_LINE_CHARS = 64 * 1024
 DELIMITERS = ",;\t|"
-SNIFFED = 4  # bytes: two code units of UTF-16
+SNIFFED = 4  # two code units of UTF-16
 
 
 class Refusal(NamedTuple):
@@ -46,9 +43,9 @@ class Refusal(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Some lines in order: contacts by column, and refusals; no blank lines.
+    """Some lines in order: contacts by column, and refusals.
 
-    `lines`: where each contact begins, from 1. `e164s`, `territories`: as in `common.sms.msisdn.Msisdn`.
+    `lines`: where each contact begins, from 1.
     """
 
     lines: Sequence[int]
@@ -78,15 +75,14 @@ class FileRefused(ValueError):
 
 
 class WrongColumns(FileRefused):
-    """The file can be read, but not its columns."""
+    """The file's columns cannot be used."""
 
 
 @dataclass
 class ReadAs:
     """The parser's understanding of the file so far.
 
-    `encoded_twice`: letters look like UTF-8 decoded in another character set and saved again. `other_numbers`: dropped
-    columns.
+    `encoded_twice`: UTF-8 decoded wrongly and saved again.
     """
 
     format: str = "csv"
@@ -97,7 +93,7 @@ class ReadAs:
 
 
 class _Batch(NamedTuple):
-    """Lines before the checks of numbers and values. `short`: no value can exceed MAX_CHARS."""
+    """Lines not yet checked."""
 
     lines: list[int]
     numbers: list[str]
@@ -107,7 +103,7 @@ class _Batch(NamedTuple):
 
 
 class Reading:
-    """The reading of a file. `kinds`: of known attributes; others are inferred."""
+    """The reading of a file."""
 
     def __init__(
         self, body: Iterable[bytes], kinds: Mapping[str, Kind], *, fictional: bool = False, size: int = CHUNK_LINES
@@ -127,7 +123,7 @@ class Reading:
         return {name: kind for name, seen in self._inferred.items() if (kind := seen.kind) is not None}
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield chunks. Raises FileRefused at a fault; never for a file accepted by `check`."""
+        """Yield chunks. Raises FileRefused; never for a file accepted by `check`."""
         first, lines = _opened(self._body, self.read_as)
         for batch in self._ndjson(first, lines) if _is_ndjson(first) else self._csv(first, lines):
             chunk = self._checked(batch)
@@ -139,7 +135,7 @@ class Reading:
         lines, attributes, refusals = batch.lines, batch.attributes, batch.refusals
         e164s = [metropolitan(number) or "" for number in batch.numbers]
         territories = ["FR"] * len(e164s)
-        refused: dict[int, str] = {}  # by index
+        refused: dict[int, str] = {}
         for place in [place for place, e164 in enumerate(e164s) if not e164]:
             try:
                 msisdn = parse(batch.numbers[place], fictional=self._fictional)
@@ -193,7 +189,7 @@ class Reading:
             starts = [begins, *(end + 1 for end in ends[:-1])]
             begins = ends[-1] + 1
             cut = lines.ended and lines.cut(rows[-1], begins - starts[-1], width)
-            gone: dict[int, str] = {}  # reasons by index; empty for a blank line
+            gone: dict[int, str] = {}  # empty for a blank line
             for place in [place for place, row in enumerate(rows) if len(row) != width or not row[number].strip()]:
                 row = rows[place]
                 if any(cell.strip() for cell in row[width:]):
@@ -255,7 +251,7 @@ class Reading:
 def check(body: Iterable[bytes], size: int = CHUNK_LINES) -> None:
     """Read a file to its end; raise FileRefused if the file cannot be used.
 
-    `size` must equal the later Reading's: chunks decide which lines go through the CSV parser.
+    `size` must equal the later Reading's: chunks decide which lines the CSV parser reads.
     """
     first, lines = _opened(body, ReadAs())
     if _is_ndjson(first):
@@ -326,10 +322,10 @@ class _Lines(Iterator[str]):
         self._back.extend(reversed(lines))
 
     def cut(self, row: Sequence[str], lines: int, width: int) -> bool:
-        """Return whether the file breaks off in its last row, of so many lines.
+        """Return whether the file breaks off in its last row.
 
         A broken row stops within quotes, or before its last cell and a line end. A quote within an unquoted cell closes
-        nothing and stays.
+        nothing.
         """
         raw = "".join(list(self._last)[-lines:])
         quotes = raw.count('"')
@@ -343,8 +339,7 @@ def _rows(
 ) -> tuple[list[list[str]], Sequence[int], bool]:
     """Return (rows, the line each ends on, whether all cells are short).
 
-    Chunks without quotes are split at the delimiter, four times as fast. Such rows cannot be wrong, and are
-    built only if `wanted`.
+    Chunks without quotes are split at the delimiter, four times as fast. Such rows are built only if `wanted`.
     """
     read = lines.take(size)
     if '"' not in "".join(read):
@@ -374,7 +369,7 @@ Said = dict[str, str | int | float | bool | None]
 
 
 def _objects(batch: Sequence[str]) -> Iterator[Said | LineProblem | None]:
-    """Yield each line's object or problem; `None` for a blank line. Valid batches are decoded at once."""
+    """Yield each line's object or problem; `None` for a blank line."""
     whole = "".join(batch)
     if "\\u0000" not in whole:
         try:
@@ -391,7 +386,7 @@ def _objects(batch: Sequence[str]) -> Iterator[Said | LineProblem | None]:
         try:
             said = _object.decode(line)
         except msgspec.DecodeError:
-            cut = not line.endswith(("\n", "\r"))  # only the file's last line lacks an end
+            cut = not line.endswith(("\n", "\r"))  # only the last line lacks an end
             yield LineProblem.CUT_OFF if cut and not line.rstrip().endswith("}") else LineProblem.NOT_AN_OBJECT
             continue
         yield LineProblem.NOT_AN_OBJECT if any("\0" in f"{name}{value}" for name, value in said.items()) else said
@@ -414,7 +409,7 @@ def _without(gone: Container[int], column: Iterable[T]) -> list[T]:
 def _columns(header: Sequence[str]) -> tuple[int, list[str | None], list[str]]:
     """Return (the number's column, attribute names by column, other number columns). Raises WrongColumns.
 
-    `None` stands for number columns and untitled columns; columns after the last title are dropped.
+    `None` stands for number and untitled columns.
     """
     if len(header) > MAX_COLUMNS:
         raise WrongColumns("too_many_columns", f"{len(header)} columns, at most {MAX_COLUMNS}")
@@ -441,10 +436,10 @@ def _columns(header: Sequence[str]) -> tuple[int, list[str | None], list[str]]:
 def _decoded(body: Iterable[bytes], read_as: ReadAs) -> Iterator[str]:
     """Decode UTF-8, or Windows-1252 from the first byte outside UTF-8. Raises FileRefused.
 
-    Before that byte must stand ASCII alone, the same in both.
+    Only ASCII, the same in both, may stand before that byte.
     """
     decoder: codecs.IncrementalDecoder | None = None
-    plain = True  # only ASCII so far
+    plain = True
     for data, last in chain(((piece, False) for piece in _filled(body)), [(b"", True)]):
         if decoder is None:
             read_as.charset = _charset(data)
@@ -472,7 +467,7 @@ _TWICE = re.compile("Ã[\u0080-\u00bf\u2018-\u203a]|â€")
 
 
 def _charset(data: bytes) -> str:
-    """Return UTF-16 by BOM or by the zero bytes of its first letter, otherwise UTF-8."""
+    """Return UTF-16 by BOM or by zero bytes, otherwise UTF-8."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if len(data) > 3 and data[1] == data[3] == 0 != data[0]:
@@ -505,7 +500,7 @@ def _lines(texts: Iterable[str], read_as: ReadAs) -> Iterator[str]:
         if not text.isascii() and _TWICE.search(text):
             read_as.encoded_twice = True
         pieces = list(io.StringIO(text, newline=""))
-        # the last line may continue in the next piece, and a final \r may be half of \r\n
+        # the last line may continue, and a final \r may be half of \r\n
         rest = pieces.pop() if pieces and not pieces[-1].endswith("\n") else ""
         if max(map(len, pieces), default=0) > MAX_LINE_CHARS or len(rest) > MAX_LINE_CHARS:
             raise FileRefused("line_too_long", f"a line of more than {MAX_LINE_CHARS} characters")

@@ -1,24 +1,23 @@
 """Limit messages per person: the sender's frequency cap, and a campaign's minimum gap. Pure.
 
-The limits count messages of the sender's other campaigns which left or still may: in-flight messages would otherwise
-break the cap. A campaign counts until `days` after its end, when its last message may have left: rather too long than
-too short.
+Messages of the sender's other campaigns count if they left or still may: in-flight messages would else break the cap. A
+campaign counts until `days` after its end: rather too long than too short.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-CAPPED = "frequency_cap"  # reasons for excluding a contact from an audience
+CAPPED = "frequency_cap"  # reasons for excluding a contact
 RESTING = "rest_days"
 
-COUNTED = ("pending", "deferred", "accepted", "unknown")  # statuses; denied and rejected messages never arrive
+COUNTED = ("pending", "deferred", "accepted", "unknown")  # denied and rejected messages never arrive
 MOST_DAYS = 366
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """At most `messages` within `days`. A person at the limit is excluded under `reason`."""
+    """At most `messages` within `days`."""
 
     reason: str
     messages: int
@@ -34,7 +33,7 @@ class Campaign:
 
 
 def limits(cap: tuple[int, int] | None, rest_days: int | None) -> tuple[Limit, ...]:
-    """Return the limits. `cap`: the sender's (messages, days). `rest_days`: the campaign's minimum gap."""
+    """Return the limits: `cap` is the sender's (messages, days)."""
     found = []
     if cap is not None:
         found.append(Limit(CAPPED, *cap))

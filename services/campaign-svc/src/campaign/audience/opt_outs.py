@@ -1,9 +1,8 @@
 """Keep opt-outs published by consent-svc, and attribute each to a campaign.
 
-An opt-out belongs to at most a single campaign: among the senders and purposes it closes, the campaign whose message
-last reached the person before, within ANSWERS_WITHIN. Opt-outs which answer no message (a provider's list, a DLR, a
-rectification) belong to no campaign. The table keeps facts and queries attribute, so the order of events from different
-services does not matter.
+An opt-out belongs to at most one campaign: the campaign whose message, of the senders and purposes closed, last reached
+the person within ANSWERS_WITHIN. Opt-outs which answer no message (a provider's list, a DLR, a rectification) belong to
+no campaign. Queries attribute, so the order of events from different services does not matter.
 """
 
 from collections.abc import Iterable
@@ -15,9 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts.consent import ConsentStateChanged
 
 ANSWERS_WITHIN = timedelta(days=7)
-NO_ANSWERS = ("provider_list", "receipt", "rectification")  # sources which answer no message
+NO_ANSWERS = ("provider_list", "receipt", "rectification")
 _FAR = datetime(9999, 1, 1, tzinfo=UTC)
-REACHED = ("accepted", "unknown")  # statuses: the person may have read the message
+REACHED = ("accepted", "unknown")  # the person may have read the message
 
 
 async def keep(tx: AsyncConnection, events: Iterable[ConsentStateChanged]) -> None:
@@ -51,7 +50,7 @@ async def keep(tx: AsyncConnection, events: Iterable[ConsentStateChanged]) -> No
     )
 
 
-# (subject_id, at): persons who opted out in answer to campaign :id of :sender_id and :purpose, and when first
+# (subject_id, at): persons who opted out in answer to campaign :id, and when first
 ANSWERS = (
     "SELECT o.subject_id, min(o.at) AS at FROM opt_out AS o"
     " JOIN recipient AS r ON r.campaign_id = :id AND r.subject_id = o.subject_id"

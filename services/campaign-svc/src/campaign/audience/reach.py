@@ -1,6 +1,6 @@
-"""Say whether consent allows marketing to a person, for counts before a campaign starts. Pure.
+"""Say whether consent allows marketing to a person, for counts before a start. Pure.
 
-The rule is the gate's (`common.contracts.consent_rule`). The gate decides each message, on fresher knowledge.
+The rule is the gate's (`common.contracts.consent_rule`); the gate decides each message, on fresher knowledge.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import msgspec
 from common.contracts import consent_rule
 from common.contracts.consent import Consent, State, Suppression
 
-UNDER_REVIEW = "under_review"  # no denial: the person's own text waits for an operator to read it
+UNDER_REVIEW = "under_review"  # no denial: an operator has yet to read the person's own text
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,15 +25,12 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def denials(standing: Standing | None, sender_id: str, purpose: str, at: datetime) -> Iterator[str]:
-    """Yield the name of every reason against a message at that time. `standing` `None`: no state was published."""
+    """Yield every reason against a message at that time."""
     return (against.value for against in consent_rule.denials(standing, sender_id, purpose, at))
 
 
 def state(standing: Standing | None, sender_id: str, purpose: str, at: datetime) -> State:
-    """Return the consent state at that time. `segment_language` has the same rule in SQL.
-
-    A suppressed person is opted out; an unreadable person's state is unknown.
-    """
+    """Return the consent state at that time. `segment_language` has the same rule in SQL."""
     if standing is None or standing.unreadable:
         return "unknown"
     consent = consent_rule.consent_for(standing.consents, sender_id, purpose)

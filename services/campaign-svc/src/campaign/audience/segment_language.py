@@ -8,11 +8,10 @@
     {"received": {"campaign": "cmp-…"}}                {"received": {"days": 30}}
     {"clicked": {"campaign": "cmp-…"}}                 {"clicked": {"days": 30}}, of tracked links
 
-A date is `2026-11-26`, or `{"days": -30}` from today. Conditions are true or false, never null: a contact whose
-attribute is absent, empty or of another kind meets no comparison, so `not` includes the contact.
+A date is `2026-11-26`, or `{"days": -30}` from today. Conditions are never null: a contact whose attribute is absent,
+empty or of another kind meets no comparison, so `not` includes the contact.
 
-The SQL has fixed words; the author's input, names too, travels as bound parameters. Contacts are `c`, consent states
-`k` (`FROM`).
+The author's input, names too, travels as bound parameters.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -30,8 +29,8 @@ MAX_CONDITIONS = 100
 MAX_VALUES = 500
 MAX_DAYS = 36_525  # a century
 
-FROM = "contact AS c LEFT JOIN standing AS k ON k.subject_id = c.subject_id"  # without a use of `k` the join is free
-# A received message left, and no DLR denies its arrival
+FROM = "contact AS c LEFT JOIN standing AS k ON k.subject_id = c.subject_id"  # free without a use of `k`
+# the message left, and no DLR denies its arrival
 GOT = f"r.status IN ('accepted', 'unknown') AND coalesce(r.receipt, '') NOT IN {UNDELIVERED}"
 
 Operator = Literal["is", "in", "exists", "lt", "lte", "gt", "gte", "starts_with", "anniversary_in"]
@@ -47,7 +46,7 @@ _OF_KIND: Mapping[Kind, Collection[str]] = {
 
 
 class SegmentRefused(ValueError):
-    """An invalid expression. `pointer` (RFC 6901) locates the fault, `reason` is a stable slug."""
+    """An invalid expression. `pointer` (RFC 6901) locates the fault."""
 
     def __init__(self, pointer: str, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -77,7 +76,7 @@ class Not:
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """A comparison. `value`: a tuple for `in`, a boolean for `exists`, a FromToday for `anniversary_in`."""
+    """A comparison; `value` is a tuple for `in`, a boolean for `exists`, a FromToday for `anniversary_in`."""
 
     name: str
     kind: Kind
@@ -100,7 +99,7 @@ class Consent:
 class Received:
     """A message of this campaign, or of any of the sender's in the last `days`.
 
-    Without a hand-off time a message counts if its campaign had not ended before: rather too long than too short.
+    Without a hand-off time a message counts if its campaign had not ended: rather too long than too short.
     """
 
     campaign_id: str | None
@@ -122,7 +121,7 @@ Expression = AllOf | AnyOf | Not | Attribute | Territory | Consent | Received | 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """SQL over `FROM`, never null, with its parameters."""
+    """SQL over `FROM`, never null."""
 
     sql: str
     values: Mapping[str, object]
@@ -132,7 +131,7 @@ EVERYBODY = Condition("true", {})
 
 
 def where(conditions: Mapping[str, Sequence[str]]) -> Expression:
-    """Return the condition: each attribute has a value from its list, compared as text."""
+    """Return the condition: each attribute has a listed value, compared as text."""
     return AllOf(tuple(Attribute(name, Kind.TEXT, "in", tuple(values)) for name, values in conditions.items()))
 
 
@@ -333,7 +332,7 @@ def _refuse(at: str, reason: str, detail: str) -> NoReturn:
 
 
 def compiled(expression: Expression, sender_id: str, now: datetime, today: date) -> Condition:
-    """Compile to SQL. `today` is the date in the sender's country."""
+    """Compile to SQL; `today` is the date in the sender's country."""
     writer = _Writer(sender_id, now, today)
     return Condition(writer.write(expression), writer.values)
 
@@ -342,7 +341,7 @@ def compiled(expression: Expression, sender_id: str, now: datetime, today: date)
 class _Writer:
     sender_id: str
     at: datetime
-    day: date  # in the sender's country
+    day: date
     values: dict[str, object] = field(default_factory=dict)
 
     def write(self, expression: Expression) -> str:
@@ -389,7 +388,7 @@ class _Writer:
         return f"coalesce(({held}){order} {sign} {self._bound(self._plain(asked.value), column)}, false)"
 
     def _plain(self, value: Scalar | FromToday) -> str | Decimal:
-        """Return a value in stored form."""
+        """Return the stored form."""
         match value:
             case FromToday(days):
                 return (self.day + timedelta(days=days)).isoformat()
@@ -446,7 +445,7 @@ class _Writer:
 
 
 def anniversaries(day: date) -> Iterator[str]:
-    """Yield the MM-DD celebrated on a day; on 28 February of a common year, 02-29 too."""
+    """Yield the MM-DD celebrated on a day; on 28 February of a common year 02-29 too."""
     yield day.isoformat()[5:]
     if (day.month, day.day) == (2, 28) and (day + timedelta(days=1)).month == 3:
         yield "02-29"

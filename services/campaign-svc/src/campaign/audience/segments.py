@@ -1,9 +1,9 @@
-"""Own segments: store and count segments, and select a campaign's audience (`of_campaign`).
+"""Own segments: store, count, and select a campaign's audience (`of_campaign`).
 
-A version never changes, nor do its attribute kinds, whatever a caller declares later. A campaign names a version.
+A version never changes, nor do its attribute kinds.
 
-`count` reads all contacts if time allows, otherwise a sample: subject ids are keyed hashes, spread evenly, so a range
-of the primary key is a sample.
+`count` reads all contacts if time allows, else a range of the primary key: subject ids are keyed hashes, so a range is
+a sample.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,14 +48,14 @@ segment_version = Table(
     Column("segment_id", Text, nullable=False),
     Column("version", Integer, nullable=False),
     Column("expression", JSONB, nullable=False),
-    Column("kinds", JSONB, nullable=False),  # of the attributes in the expression, at that time
+    Column("kinds", JSONB, nullable=False),  # of its attributes, at that time
     Column("created_by", Text, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
     PrimaryKeyConstraint("segment_id", "version"),
 )
 
-SLICES = 256  # ranges of subject ids, by the first four hex digits
-WITHIN_S = 0.6  # the time for counting, projected from the slices counted so far
+SLICES = 256  # ranges of subject ids
+WITHIN_S = 0.6  # the time for counting, as projected
 
 
 async def read(tx: AsyncConnection, sender_id: str, purposes: frozenset[str], source: object) -> Expression:
@@ -78,7 +78,7 @@ async def read(tx: AsyncConnection, sender_id: str, purposes: frozenset[str], so
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentVersion:
-    """A version of a segment. `source`: the expression as its author wrote it. `kinds`: of its attributes."""
+    """A version of a segment; `source` is the author's expression."""
 
     segment_id: str
     position: int
@@ -202,7 +202,7 @@ async def versions_of(tx: AsyncConnection, segment_id: str) -> list[SegmentVersi
 async def before(
     tx: AsyncConnection, position: int | None, sender_ids: Sequence[str] | None, limit: int
 ) -> list[SegmentVersion]:
-    """Return latest versions, newest first. `sender_ids` `None`: of every sender."""
+    """Return latest versions, newest first."""
     return await _versions(
         tx,
         (
@@ -222,7 +222,7 @@ def compiled(expression: Expression, sender_id: str, sender: Sender, now: dateti
 async def of_campaign(
     tx: AsyncConnection, sender_id: str, selection: Selection, now: datetime, policy: Policy
 ) -> Condition:
-    """Return the condition selecting the audience of a campaign among the sender's contacts."""
+    """Return the condition selecting a campaign's audience."""
     if selection.where is not None:
         expression = segment.where(selection.where)
     elif selection.segment is not None:
@@ -250,7 +250,7 @@ async def selects_somebody(tx: AsyncConnection, sender_id: str, condition: Condi
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """`selected` of `contacts`. Unless `exact`, the truth is within `margin` nineteen times in twenty."""
+    """`selected` of `contacts`; unless `exact`, the truth is within `margin` nineteen times in twenty."""
 
     selected: int
     contacts: int
@@ -268,7 +268,7 @@ async def count(tx: AsyncConnection, sender_id: str, condition: Condition) -> Co
     while done < SLICES and many > 0:
         more, others, took_s = await _in_slices(tx, sender_id, condition, keys, done, done + many)
         found, contacts, done, left_s = found + more, contacts + others, done + many, left_s - took_s
-        # eight times as many, or as many as time allows; for few slices the query's overhead dominates
+        # for few slices the query's overhead dominates
         many = min(8 * many, SLICES - done, int(left_s / took_s * many))
     if done == SLICES:
         return Count(found, contacts, True, 0)
@@ -278,7 +278,7 @@ async def count(tx: AsyncConnection, sender_id: str, condition: Condition) -> Co
 def estimated(found: int, contacts: int, slices: int) -> Count:
     """Estimate from `slices` of SLICES.
 
-    The margin is 1.96 standard deviations of a share (Agresti and Coull's: a share of zero has a margin too).
+    The margin is 1.96 standard deviations (Agresti and Coull: a share of zero has a margin too).
     """
     every = contacts * SLICES // slices
     if contacts == 0:
@@ -312,7 +312,7 @@ async def _in_slices(
 
 
 async def _key_ids(tx: AsyncConnection, sender_id: str) -> list[str]:
-    """Return the key ids in the sender's subject ids: each key has its own range."""
+    """Return the key ids in the sender's subject ids: each has its own range."""
     found: list[str] = []
     after = ""
     while True:

@@ -1,4 +1,4 @@
-"""Define the selection of a campaign: the sender's contacts the campaign is for. Pure."""
+"""Define which of the sender's contacts a campaign is for. Pure."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +11,7 @@ class SegmentVersionId(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Every contact (`all`), the contacts meeting `where`, or a segment: exactly one of the three."""
+    """Every contact, the contacts meeting `where`, or a segment: exactly one of the three."""
 
     all: bool = False
     where: Mapping[str, Sequence[str]] | None = None  # allowed values, by attribute

@@ -1,4 +1,4 @@
-"""Own contacts, the consents known of each person, and opt-outs. Rows move as arrays or by COPY.
+"""Own contacts, each person's known consents, and opt-outs.
 
 The caller owns the transaction.
 """
@@ -15,11 +15,11 @@ from campaign.audience.reach import Standing
 from campaign.schema import instant, metadata
 from common.db.database import copy_lines, escaped, fetch_many
 
-CONTACTS = 0x636F6E74  # advisory lock ("cont"): shared to build requests, exclusive to rectify contacts
+CONTACTS = 0x636F6E74  # advisory lock ("cont"): shared to build requests, exclusive to rectify
 
 
 standing = Table(
-    "standing",  # the latest consents of a person, from consent-svc
+    "standing",  # latest, from consent-svc
     metadata,
     Column("subject_id", Text, primary_key=True),
     Column("version", Integer, nullable=False),
@@ -45,7 +45,7 @@ contact = Table(
 
 
 opt_out = Table(
-    "opt_out",  # an opt-out, a row per sender and purpose closed
+    "opt_out",  # a row per sender and purpose closed
     metadata,
     Column("subject_id", Text, nullable=False),
     Column("evidence_id", Text, nullable=False),
@@ -58,7 +58,7 @@ opt_out = Table(
 
 
 async def put_standings(tx: AsyncConnection, told: Mapping[str, tuple[int, Standing]]) -> None:
-    """Store the consents of each subject with their version. An older or equal version changes nothing."""
+    """Store each subject's consents, unless the same or a newer version is stored."""
     ids = sorted(told)
     await tx.execute(
         text(
@@ -76,10 +76,7 @@ async def put_standings(tx: AsyncConnection, told: Mapping[str, tuple[int, Stand
 
 
 async def mark_unreadable(tx: AsyncConnection, subject_id: str) -> None:
-    """Mark a subject's consents unreadable, after an event no consumer can decode.
-
-    The next readable event replaces the mark.
-    """
+    """Mark a subject's consents unreadable, until the next readable event."""
     await tx.execute(
         text(
             "INSERT INTO standing (subject_id, version, told) VALUES (:id, -1, CAST(:told AS jsonb))"
@@ -90,10 +87,9 @@ async def mark_unreadable(tx: AsyncConnection, subject_id: str) -> None:
 
 
 ImportedRow = tuple[int, str, str, str, str]  # line, subject_id, encrypted number, attributes as JSON, territory
-# The ids travel as one text: for an array, the driver checks every member for being an array itself, which takes most
-# of the time.
+# one text: for an array, the driver checks each member, which takes most of the time
 _AMONG = "subject_id = ANY(string_to_array($1, ' '))"
-_ERASED = "(e.lifted_at IS NULL OR e.erased_at IS NULL)"  # erasure pending, or done and not lifted
+_ERASED = "(e.lifted_at IS NULL OR e.erased_at IS NULL)"
 
 
 async def erased_among(tx: AsyncConnection, subject_ids: Iterable[str]) -> set[str]:
@@ -103,7 +99,7 @@ async def erased_among(tx: AsyncConnection, subject_ids: Iterable[str]) -> set[s
 
 
 class Contact(msgspec.Struct, frozen=True):
-    """A contact, without its number. `territory`: of the number; `None` until the contact is stored again."""
+    """A contact, without its number. `territory` is `None` until the contact is stored again."""
 
     subject_id: str
     territory: str | None
@@ -143,10 +139,7 @@ async def delete_of_sender(tx: AsyncConnection, sender_id: str, subject_ids: Seq
 
 
 async def delete_contacts(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
-    """Delete these subjects' contacts of every sender; return the number by subject id.
-
-    The join with `sender` uses the primary key, sender by sender. Rows are locked in the order an import locks them.
-    """
+    """Delete these subjects' contacts of every sender, in an import's order; return the number by subject id."""
     rows = await tx.execute(
         text(
             "WITH found AS (SELECT c.sender_id, c.subject_id FROM sender AS s JOIN contact AS c"
@@ -162,7 +155,7 @@ async def delete_contacts(tx: AsyncConnection, subject_ids: Sequence[str]) -> di
 
 
 async def heard_of(tx: AsyncConnection, sender_id: str, subject_id: str, now: datetime) -> None:
-    """Renew the contact's retention, as an import would, because the person interacted with the sender."""
+    """Renew the contact's retention, as an import would: the person interacted with the sender."""
     await tx.execute(
         text(
             "UPDATE contact SET updated_at = :now"
@@ -173,7 +166,7 @@ async def heard_of(tx: AsyncConnection, sender_id: str, subject_id: str, now: da
 
 
 async def reading_contacts(tx: AsyncConnection) -> None:
-    """Take the shared contacts lock before building requests from contacts. A rectification waits meanwhile."""
+    """Take the shared contacts lock before building requests; a rectification waits meanwhile."""
     await tx.execute(text("SELECT pg_advisory_xact_lock_shared(:key)"), {"key": CONTACTS})
 
 
@@ -211,9 +204,8 @@ async def delete_contact(tx: AsyncConnection, subject_id: str, sender_id: str | 
     return int(gone.rowcount)
 
 
-# Rows are written in key order, so that two transactions writing the same people never deadlock. Ids are lower-case
-# letters and digits: "C" gives the order of every collation, faster. Attributes absent from the input are kept, and
-# rectified attributes win over the input.
+# Rows are written in key order: two writers of the same people never deadlock. Ids are lower-case letters and digits:
+# "C" gives the order of every collation, faster. Absent attributes are kept, and rectified attributes win.
 _PUT = (
     "INSERT INTO contact AS c (sender_id, subject_id, number, attributes, territory, created_at, updated_at)"
     " SELECT $1, b.subject_id, b.number, b.attributes::jsonb, b.territory, $2, $2"
@@ -222,8 +214,7 @@ _PUT = (
     " attributes = jsonb_strip_nulls(c.attributes || excluded.attributes || c.corrected),"
     " territory = excluded.territory, updated_at = excluded.updated_at RETURNING {returned}"
 )
-# All rows of a file share one `updated_at`, so a row already at $2 appeared earlier in the file. The old row is looked
-# up only for contacts already there.
+# a file's rows share `updated_at`: a row already at $2 appeared earlier in the file
 _BROUGHT = (
     "CASE WHEN c.xmax = 0 THEN 'created' WHEN (SELECT o.updated_at FROM contact AS o WHERE o.sender_id = c.sender_id"
     " AND o.subject_id = c.subject_id) = $2 THEN 'duplicates' ELSE 'updated' END AS became"
@@ -231,7 +222,7 @@ _BROUGHT = (
 
 
 def copied(sender_id: str, rows: Iterable[ImportedRow], now: datetime) -> dict[str, str]:
-    """Return a line of COPY for each subject, from the subject's last row."""
+    """Return a COPY line for each subject, from the last row."""
     begins, ends = f"{escaped(sender_id)}\t", f"\t{now.isoformat()}\t{now.isoformat()}\n"
     return {
         subject_id: f"{begins}{subject_id}\t{number}\t{escaped(attributes)}\t{territory}{ends}"
@@ -240,10 +231,10 @@ def copied(sender_id: str, rows: Iterable[ImportedRow], now: datetime) -> dict[s
 
 
 async def add_imported(tx: AsyncConnection, sender_id: str, lines: Mapping[str, str]) -> set[str]:
-    """Insert the lines of `copied` whose subjects are new to the sender; return the inserted subject ids.
+    """Insert the lines of `copied` whose subjects are new to the sender; return their ids.
 
-    The caller passes lines in the order of `_PUT`. COPY takes half the time of `_PUT`. Raises asyncpg's
-    UniqueViolationError where another transaction inserts one of the subjects concurrently.
+    The caller passes lines in the order of `_PUT`, which takes twice the time. Raises asyncpg's UniqueViolationError
+    where another transaction inserts a subject.
     """
     known = await fetch_many(
         tx, f"SELECT subject_id FROM contact WHERE {_AMONG} AND sender_id = $2", " ".join(lines), sender_id
@@ -259,9 +250,9 @@ async def add_imported(tx: AsyncConnection, sender_id: str, lines: Mapping[str, 
 async def put_imported(
     tx: AsyncConnection, sender_id: str, rows: Sequence[ImportedRow], now: datetime
 ) -> Mapping[str, int]:
-    """Insert or update contacts; return how many were created, updated, or repeated in the file (duplicates).
+    """Insert or update contacts; return how many were created, updated, or duplicates in the file.
 
-    `rows`: at most one per subject. `now`: the same for the whole file.
+    At most one row per subject; `now` is the same for the whole file.
     """
     put = _PUT.format(returned=_BROUGHT)
     counted = f"WITH put AS ({put}) SELECT became, count(*) FROM put GROUP BY became"
@@ -271,7 +262,7 @@ async def put_imported(
 async def put_contacts(
     tx: AsyncConnection, sender_id: str, rows: Sequence[ImportedRow], now: datetime
 ) -> dict[str, bool]:
-    """Insert or update contacts, at most one row per subject; return by subject id whether the contact is new."""
+    """Insert or update contacts, one row per subject; return by subject id whether the contact is new."""
     put = _PUT.format(returned="c.subject_id, c.xmax = 0")
     return {row[0]: row[1] for row in await fetch_many(tx, put, sender_id, now, *_columns_of(rows))}
 

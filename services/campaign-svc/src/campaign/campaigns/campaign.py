@@ -1,4 +1,4 @@
-"""Define a campaign as read from the database: texts, content, progress, tallies. Pure."""
+"""Define a campaign as read from the database. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ from campaign.schedule.timing import Timing
 
 @dataclass(frozen=True, kw_only=True)
 class Texts:
-    """The texts of a campaign: the campaign's own, and those of the A/B test."""
+    """The campaign's own texts, and those of the A/B test."""
 
-    text: str  # the template, not a rendered message
-    language: str  # of `text`
-    translations: Mapping[str, str]  # templates, by language
+    text: str
+    language: str
+    translations: Mapping[str, str]
     folding: Folding
     trial: Trial | None
 
     def wording_of(self, variant: str, link_host: str | None) -> Wording:
-        """Return the wording of a variant, OWN included. `link_host`: the sender's."""
+        """Return a variant's wording."""
         source, translations = self.text, self.translations
         if variant != OWN and self.trial is not None:
             other = next(each for each in self.trial.variants if each.name == variant)
@@ -38,13 +38,13 @@ class Texts:
 
 @dataclass(frozen=True, kw_only=True)
 class Content(Texts):
-    """The part of a campaign that the author writes, and that an edit replaces."""
+    """The part of a campaign that an edit replaces."""
 
     name: str
     purpose: str
-    sectors: tuple[str, ...]  # advertised, as the author declares
+    sectors: tuple[str, ...]
     selection: Selection
-    rest_days: int | None  # minimum gap in days since the sender's last message
+    rest_days: int | None
     send_before: datetime | None
     timing: Timing
     recurring: Recurring | None
@@ -52,7 +52,7 @@ class Content(Texts):
 
     @property
     def parts(self) -> dict[str, object]:
-        """Return the content as JSON values by field: the form stored, and hashed for ETags and approvals."""
+        """Return the content as JSON values, as stored and hashed."""
         return {
             "name": self.name,
             "purpose": self.purpose,
@@ -73,7 +73,7 @@ class Content(Texts):
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """A campaign's status and position. No field is decoded, so a campaign with unreadable content still has these."""
+    """A campaign's status and position. No content is decoded: an unreadable campaign still has progress."""
 
     campaign_id: str
     sender_id: str
@@ -81,9 +81,9 @@ class Progress:
     starts_at: datetime | None
     started_at: datetime | None
     send_before: datetime | None
-    cursor: str  # last recipient requested, in the order of subject ids
-    expanded: bool  # no recipient left to request or deny
-    failures: int  # consecutive failures to start or go on
+    cursor: str
+    expanded: bool
+    failures: int
     written: str  # transaction that wrote the row
 
     @property
@@ -92,34 +92,34 @@ class Progress:
 
     @property
     def scheduled_start(self) -> datetime:
-        """Return the start of a campaign that is scheduled, or was."""
+        """Return the start, once scheduled."""
         assert self.starts_at is not None, "scheduling sets the start"
         return self.starts_at
 
 
 @dataclass(frozen=True, kw_only=True)
 class Campaign(Progress, Content):
-    """A campaign with content, schedule and tallies, decoded once."""
+    """A campaign with content, schedule and tallies."""
 
     position: int
-    series_id: str | None  # the recurring campaign of this occurrence
-    missed: int  # occurrences never begun
-    winner: str | None  # the winning variant, once known
+    series_id: str | None
+    missed: int
+    winner: str | None
     choice: Choice | None
     created_by: str
-    edited_by: tuple[str, ...]  # most recent editor last
+    edited_by: tuple[str, ...]
     created_at: datetime
     fingerprint: str
-    agreed: str | None  # approval.digest without a start, when scheduled
-    agreed_start: datetime | None  # start given when scheduling; `None`: at once
-    approval_needed: bool  # at the time of scheduling
-    acknowledged: tuple[str, ...]  # findings, when scheduled
-    at: datetime | None  # the author's start
+    agreed: str | None
+    agreed_start: datetime | None
+    approval_needed: bool
+    acknowledged: tuple[str, ...]
+    at: datetime | None
     ended_at: datetime | None
-    sent_back: str | None  # why a scheduled campaign became a draft again
+    sent_back: str | None
     next_slot: datetime | None
     retry_at: datetime | None
-    link_host: str | None  # the sender's
+    link_host: str | None
     tallies: Tallies
 
     @property
@@ -128,6 +128,6 @@ class Campaign(Progress, Content):
 
     @cached_property
     def wordings(self) -> dict[str, Wording]:
-        """Return every wording, by variant; the campaign's own text comes first."""
+        """Return every wording, by variant, OWN first."""
         names = [OWN, *self.trial.names] if self.trial else [OWN]
         return {name: self.wording_of(name, self.link_host) for name in names}

@@ -1,6 +1,6 @@
-"""Own the recipients of campaigns. Rows move as arrays; the caller owns the transaction.
+"""Own the recipients of campaigns. The caller owns the transaction.
 
-Recipients are inserted once, when the audience is frozen; later only the planner and reports of dispatch-svc change a
+Recipients are inserted when the audience is frozen; later only the planner and dispatch-svc's reports change a
 recipient.
 """
 
@@ -23,7 +23,7 @@ from campaign.schema import instant, metadata
 from campaign.senders import store as senders
 from common.contracts.dispatch import MessageChanged, Status
 
-MANY = 1_000  # audience size from which Postgres needs fresh statistics
+MANY = 1_000  # from here on Postgres needs fresh statistics
 
 
 recipient = Table(
@@ -37,8 +37,8 @@ recipient = Table(
     Column("version", Integer, nullable=False),  # dispatch-svc's; 0 before the first report
     instant("handed_off_at", nullable=True),
     instant("receipt_at", nullable=True),
-    Column("variant", Text, nullable=True),  # the text of the A/B test requested
-    instant("waits_until", nullable=True),  # set for recipients before the cursor and not yet due
+    Column("variant", Text, nullable=True),  # text requested, in an A/B test
+    instant("waits_until", nullable=True),  # of recipients before the cursor
     PrimaryKeyConstraint("campaign_id", "subject_id"),
     Index(
         "recipient_waiting_ix",
@@ -51,7 +51,7 @@ recipient = Table(
 
 
 async def limits_of(tx: AsyncConnection, campaign: Campaign, now: datetime) -> list[tuple[Limit, list[str]]]:
-    """Return the frequency limits of a campaign, each with the sender's campaigns counting for the limit."""
+    """Return a campaign's frequency limits, each with the campaigns counting for the limit."""
     limits = frequency.limits(await senders.cap_of(tx, campaign.sender_id), campaign.rest_days)
     if not limits:
         return []
@@ -70,7 +70,7 @@ async def limits_of(tx: AsyncConnection, campaign: Campaign, now: datetime) -> l
     return [(limit, frequency.counting(others, limit, now)) for limit in limits]
 
 
-# Why a contact `c` is left out: the first frequency limit reached, in the order of the limits.
+# Why a contact `c` is left out: the first frequency limit reached.
 LEFT_OUT = (
     "(SELECT l.reason FROM unnest(CAST(:limit_reasons AS text[]), CAST(:limit_messages AS integer[]),"
     " CAST(:limit_campaigns AS text[])) WITH ORDINALITY AS l(reason, messages, campaigns, place)"
@@ -93,10 +93,10 @@ def limited(limits: Sequence[tuple[Limit, Sequence[str]]]) -> Mapping[str, objec
 async def freeze_audience(
     tx: AsyncConnection, campaign: Campaign, selected: Condition, required: Sequence[str], now: datetime
 ) -> int:
-    """Insert the recipients of a campaign, selected once and in one statement; return how many.
+    """Insert the recipients of a campaign, in one statement; return how many.
 
-    A contact lacking a `required` attribute, or beyond a frequency limit, is left out and counted under the reason.
-    `selected`: from `segments.of_campaign`. The caller holds `alone_with_audiences`.
+    A contact lacking a `required` attribute, or beyond a limit, is left out and counted under the reason. The caller
+    holds `alone_with_audiences`.
     """
     limits = await limits_of(tx, campaign, now)
     found = await tx.execute(
@@ -127,7 +127,7 @@ async def freeze_audience(
     )
     await store.add_reasons(tx, "excluded", {campaign.campaign_id: Counter(counts)})
     if audience >= MANY:
-        await tx.execute(text("ANALYZE (SKIP_LOCKED) recipient"))  # else batches scan everything until autovacuum
+        await tx.execute(text("ANALYZE (SKIP_LOCKED) recipient"))  # else batches scan everything
     return audience
 
 
@@ -178,8 +178,7 @@ async def deny(tx: AsyncConnection, campaign_id: str, denied: Mapping[str, str])
 async def deny_unrequested(tx: AsyncConnection, campaign: Progress, reason: str, limit: int) -> int:
     """Deny up to `limit` recipients never requested; return how many.
 
-    Recipients waiting before the cursor come first, then recipients beyond, which moves the cursor. The caller has
-    locked the campaign.
+    Recipients waiting before the cursor come first; the others move the cursor. The caller has locked the campaign.
     """
 
     async def denied(whom: str) -> Sequence[str]:
@@ -210,7 +209,7 @@ async def deny_unrequested(tx: AsyncConnection, campaign: Progress, reason: str,
 
 
 async def update_recipients(tx: AsyncConnection, events: Sequence[MessageChanged]) -> None:
-    """Store the reported state of each recipient, at most one event per recipient."""
+    """Store the reported state of each recipient, one event per recipient."""
     await tx.execute(
         text(
             "UPDATE recipient AS r SET status = e.status, reasons = string_to_array(e.reasons, ' '),"
@@ -228,8 +227,7 @@ async def update_recipients(tx: AsyncConnection, events: Sequence[MessageChanged
             "statuses": [e.status for e in events],
             "reasons": [" ".join(e.reasons) for e in events],  # slugs contain no blanks
             "receipts": [e.receipt for e in events],
-            # A hand-off begins within permit_ttl of its decision: `decided_at` is close enough where a crash lost the
-            # instant.
+            # a crash lost the instant: a hand-off begins within permit_ttl of its decision
             "left": [(e.handed_off_at or e.decided_at) if e.status in OUTCOMES else None for e in events],
             "receipts_at": [e.receipt_at for e in events],
         },
@@ -246,7 +244,7 @@ class RecipientState(msgspec.Struct, frozen=True, gc=False):
 async def recipients_after(
     tx: AsyncConnection, campaign_id: str, subject_id: str, status: str | None, limit: int
 ) -> list[RecipientState]:
-    """Return a page of a campaign's recipients after `subject_id`, of one status or of all."""
+    """Return a page of a campaign's recipients after `subject_id`."""
     rows = await tx.execute(
         text(
             "SELECT subject_id, status, reasons, receipt FROM recipient WHERE campaign_id = :id"

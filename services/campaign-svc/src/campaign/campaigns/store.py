@@ -1,13 +1,13 @@
 """Own campaigns with tallies and counts by reason. The caller owns the transaction.
 
-A transaction changing a campaign locks the campaign's row first. A campaign's tallies are counters in a row of their
-own, so that counting never waits for the planner. The tallies change in the same transaction as the recipient, and a
-constraint guards their sum.
+A transaction changing a campaign locks the campaign's row first. Tallies are counters in a row of their own, so that
+counting never waits for the planner, and change in the recipient's transaction.
 
 Transactions lock in the order campaign, recipients, tallies (by id). The planner starting a campaign locks the tallies
-first: no other transaction needs the tallies before the start.
+first: before the start no other transaction needs the tallies.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -42,11 +42,14 @@ from campaign.schedule.timing import Timing
 from campaign.schema import instant, metadata
 from common.version import at_least
 
-LOOK_AHEAD = timedelta(minutes=1)  # longest sleep of a campaign with recipients left to request
-LONGEST_PAUSE = timedelta(minutes=10)  # longest delay between attempts at a failing campaign
-PASSING_FAILURES = 1  # consecutive failures not yet shown as failing: a lock conflict may explain them
-DUE = "campaign_due"  # NOTIFY channel: a campaign was scheduled
-ReasonKind = Literal["excluded", "denied", "paused"]  # of contacts left out, of denied recipients, of the pause
+log = logging.getLogger(__name__)
+
+UNREADABLE = (ValueError, msgspec.MsgspecError)  # errors of decoding stored content
+LOOK_AHEAD = timedelta(minutes=1)  # longest sleep of a campaign not yet expanded
+LONGEST_PAUSE = timedelta(minutes=10)  # between attempts at a failing campaign
+PASSING_FAILURES = 1  # not yet shown as failing: perhaps a lock conflict
+DUE = "campaign_due"  # NOTIFY channel
+ReasonKind = Literal["excluded", "denied", "paused"]
 
 
 campaign = Table(
@@ -57,20 +60,20 @@ campaign = Table(
     Column("sender_id", Text, nullable=False),
     Column("name", Text, nullable=False),
     Column("purpose", Text, nullable=False),
-    Column("text", Text, nullable=False),  # the template, not a rendered message
-    Column("language", Text, nullable=False, server_default=text("'fr'")),  # of `text`
+    Column("text", Text, nullable=False),  # a template
+    Column("language", Text, nullable=False, server_default=text("'fr'")),
     Column("translations", JSONB, nullable=False, server_default=text("'{}'::jsonb")),  # templates, by language
     Column("folding", Text, nullable=False, server_default=text("'none'")),
-    Column("sectors", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # advertised, as the author declares
+    Column("sectors", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("selection", JSONB, nullable=False),
-    Column("rest_days", Integer, nullable=True),  # minimum gap in days since the sender's last message
+    Column("rest_days", Integer, nullable=True),  # since the sender's last message
     instant("send_before", nullable=True),
     Column("timing", JSONB, nullable=False, server_default=text("'{}'::jsonb")),  # timing.Timing, without defaults
     Column("recurring", JSONB, nullable=True),  # recurrence.Recurring
     Column("trial", JSONB, nullable=True),  # variants.Trial
-    Column("winner", Text, nullable=True),  # the winning variant, once known
+    Column("winner", Text, nullable=True),
     Column("choice", JSONB, nullable=True),  # variants.Choice
-    Column("series_id", Text, nullable=True),  # the recurring campaign of this occurrence
+    Column("series_id", Text, nullable=True),  # the recurring campaign
     Column("missed", Integer, nullable=False, server_default=text("0")),  # never begun: planner down, or series paused
     Column("priority", Text, nullable=False, server_default=text("'normal'")),
     Column("created_by", Text, nullable=False),
@@ -78,23 +81,23 @@ campaign = Table(
     instant("created_at"),
     Column("fingerprint", Text, nullable=False),
     Column("status", Text, nullable=False),
-    Column("agreed", Text, nullable=True),  # approval.digest without a start, when scheduled
-    instant("agreed_start", nullable=True),  # start given when scheduling, as in the approval; null: at once
-    Column("approval_needed", Boolean, nullable=False, server_default=text("false")),  # at the time of scheduling
+    Column("agreed", Text, nullable=True),  # approval.digest without a start
+    instant("agreed_start", nullable=True),  # null: at once
+    Column("approval_needed", Boolean, nullable=False, server_default=text("false")),  # when scheduled
     Column("acknowledged", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # findings, when scheduled
     Column("control_version", Integer, nullable=False, server_default=text("0")),
     instant("at", nullable=True),  # the author's start; recipients' own clocks may show an earlier time
     instant("starts_at", nullable=True),
     instant("started_at", nullable=True),
     instant("ended_at", nullable=True),
-    # last recipient requested, in the order of subject ids
+    # last recipient requested
     Column("cursor", Text, nullable=False, server_default=text("''")),
     Column("expanded", Boolean, nullable=False, server_default=text("false")),  # no recipient left to request or deny
-    Column("sent_back", Text, nullable=True),  # why a scheduled campaign became a draft again
+    Column("sent_back", Text, nullable=True),  # why the campaign became a draft again
     instant("look_at", nullable=True),  # the planner sleeps until then
     instant("next_slot", nullable=True),
-    Column("turn", BigInteger, nullable=False, server_default=text("0")),  # planner turns used, weighted by priority
-    Column("failures", Integer, nullable=False, server_default=text("0")),  # consecutive failures to start or go on
+    Column("turn", BigInteger, nullable=False, server_default=text("0")),  # used, weighted by priority
+    Column("failures", Integer, nullable=False, server_default=text("0")),  # consecutive, of a step
     instant("retry_at", nullable=True),
     Index("campaign_position_ix", "position", unique=True),
     Index("campaign_series_ix", "series_id", "position", postgresql_where=text("series_id IS NOT NULL")),
@@ -158,7 +161,7 @@ _selection = msgspec.json.Decoder(Selection)
 
 
 def decoded_texts(columns: Mapping[str, Any]) -> Texts:
-    """Decode the columns `text`, `language`, `translations`, `folding` and `trial`; the JSON columns are text."""
+    """Decode the columns of Texts; the JSON columns are text."""
     return Texts(
         text=columns["text"],
         language=columns["language"],
@@ -199,13 +202,13 @@ async def _campaigns(tx: AsyncConnection, clauses: str, values: Mapping[str, obj
 
 
 async def progress_of(tx: AsyncConnection, clauses: str, values: Mapping[str, object]) -> list[Progress]:
-    """Return the progress of the campaigns which `clauses` find, in SQL: of the campaign `c` and the tallies `a`."""
+    """Return the progress of the campaigns found by `clauses`, on the campaign `c` and the tallies `a`."""
     rows = await tx.execute(text(f"{_PROGRESS} {clauses}"), values)
     return [Progress(**row._asdict() | {"status": Status(row.status)}) for row in rows]
 
 
 def _stored(content: Content) -> dict[str, object]:
-    """Return the content as values of the columns, JSON as text."""
+    """Return the content as columns, JSON as text."""
     parts = content.parts
     encoded = {name: msgspec.json.encode(parts[name]).decode() for name in _JSON if parts[name] is not None}
     return parts | encoded
@@ -221,7 +224,7 @@ async def insert_campaign(
     created_at: datetime,
     fingerprint: str,
 ) -> bool:
-    """Insert a draft with tallies; return False where the campaign exists."""
+    """Insert a draft with tallies; return False if it exists."""
     done = await tx.execute(
         text(
             "WITH added AS (INSERT INTO campaign (campaign_id, sender_id, name, purpose, text, language, translations,"
@@ -250,7 +253,7 @@ async def insert_campaign(
 async def insert_occurrence(
     tx: AsyncConnection, series_id: str, campaign_id: str, send_before: datetime, now: datetime
 ) -> bool:
-    """Insert a draft copied from a recurring campaign; return False where this occurrence exists."""
+    """Insert a draft copied from a recurring campaign; return False if it exists."""
     added = await tx.execute(
         text(
             "WITH added AS (INSERT INTO campaign (campaign_id, series_id, sender_id, name, purpose, text, language,"
@@ -268,7 +271,7 @@ async def insert_occurrence(
 
 
 async def set_next(tx: AsyncConnection, campaign_id: str, at: datetime, starts_at: datetime, missed: int) -> None:
-    """Set the next occurrence of a recurring campaign, and add to its missed occurrences."""
+    """Set a series' next occurrence, and add to its missed occurrences."""
     await tx.execute(
         text(
             "UPDATE campaign SET at = :at, starts_at = :starts_at, missed = missed + :missed, failures = 0,"
@@ -283,6 +286,12 @@ async def find_campaign(tx: AsyncConnection, campaign_id: str, *, lock: bool = F
     return found[0] if found else None
 
 
+async def lock_progress(tx: AsyncConnection, campaign_id: str) -> Progress | None:
+    """Lock a campaign, and return its progress."""
+    found = await progress_of(tx, "WHERE c.campaign_id = :id FOR UPDATE OF c", {"id": campaign_id})
+    return found[0] if found else None
+
+
 async def read_campaign(tx: AsyncConnection, campaign_id: str, *, lock: bool = False) -> Campaign:
     """Return a campaign known to exist."""
     found = await find_campaign(tx, campaign_id, lock=lock)
@@ -291,9 +300,9 @@ async def read_campaign(tx: AsyncConnection, campaign_id: str, *, lock: bool = F
 
 
 async def leave_occurrences(tx: AsyncConnection, series_id: str, paused_because: str) -> None:
-    """Detach occurrences paused for this reason from their recurring campaign.
+    """Detach occurrences paused for this reason from their series.
 
-    An edited recurring campaign has new content, so resuming the campaign must not resume older occurrences.
+    An edited series has new content: its resumption must not resume older occurrences.
     """
     await tx.execute(
         text(
@@ -306,15 +315,15 @@ async def leave_occurrences(tx: AsyncConnection, series_id: str, paused_because:
 
 async def campaigns_before(
     tx: AsyncConnection, position: int | None, sender_ids: Sequence[str] | None, series_id: str | None, limit: int
-) -> list[Campaign]:
-    """Return a page of campaigns, newest first.
+) -> tuple[list[Campaign], list[int]]:
+    """Return a page of campaigns, newest first, and the position of each row of the page.
 
-    `sender_ids` `None`: of every sender. `series_id`: only occurrences of this recurring campaign.
+    A campaign with unreadable content is logged, and only its position is returned. `sender_ids` `None`: of every
+    sender. `series_id`: only occurrences of this recurring campaign.
     """
-    return await _campaigns(
-        tx,
-        (
-            "WHERE (CAST(:position AS bigint) IS NULL OR c.position < :position)"
+    rows = await tx.execute(
+        text(
+            f"{_CAMPAIGN} WHERE (CAST(:position AS bigint) IS NULL OR c.position < :position)"
             " AND (CAST(:senders AS text[]) IS NULL OR c.sender_id = ANY(CAST(:senders AS text[])))"
             " AND (CAST(:series_id AS text) IS NULL OR c.series_id = :series_id)"
             " ORDER BY c.position DESC LIMIT :limit"
@@ -326,10 +335,19 @@ async def campaigns_before(
             "limit": limit,
         },
     )
+    found: list[Campaign] = []
+    positions: list[int] = []
+    for row in rows:
+        positions.append(row.position)
+        try:
+            found.append(_decoded(row._asdict()))
+        except UNREADABLE:
+            log.exception("a campaign cannot be read", extra={"campaign_id": row.campaign_id})
+    return found, positions
 
 
 async def reasons_of(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[tuple[str, ReasonKind], dict[str, int]]:
-    """Return the number of recipients for each reason, by (campaign_id, kind)."""
+    """Return the recipients by reason, by (campaign_id, kind)."""
     rows = await tx.execute(
         text(
             "SELECT campaign_id, kind, reason, recipients FROM campaign_reason"
@@ -343,14 +361,14 @@ async def reasons_of(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[t
     return found
 
 
-# Whether a delayed campaign may be tried. A `retry_at` beyond the longest pause means a clock set back since.
+# Whether a delayed campaign may be tried; a `retry_at` beyond the longest pause means a clock set back since.
 MAY_BE_TRIED = (
     "(retry_at IS NULL OR retry_at <= :now OR"
     f" retry_at > CAST(:now AS timestamptz) + interval '{LONGEST_PAUSE.total_seconds():.0f} seconds')"
 )
-# Whether a running campaign may be expanded. A `look_at` beyond LOOK_AHEAD means a clock set back, likewise.
+# Whether a running campaign may be expanded; a `look_at` beyond LOOK_AHEAD means a clock set back.
 AWAKE = f"(look_at IS NULL OR look_at <= :now OR look_at > :beyond) AND {MAY_BE_TRIED}"
-# The turns of the other campaigns: the least among awake campaigns, or the most where all sleep.
+# the least turn of the other awake campaigns, or the most where all sleep
 _TURN_OF_OTHERS = (
     f"(SELECT coalesce(min(o.turn) FILTER (WHERE {AWAKE}), max(o.turn), 0)"
     " FROM campaign AS o WHERE status = 'running' AND NOT expanded AND o.campaign_id <> :id)"
@@ -358,7 +376,7 @@ _TURN_OF_OTHERS = (
 
 
 async def set_status(tx: AsyncConnection, campaign_id: str, status: Status, *, controlled: bool, now: datetime) -> int:
-    """Set the status of a campaign locked by the caller; return the control version.
+    """Set the status of a locked campaign; return the control version.
 
     `controlled`: the caller publishes the change to the gate under this version.
     """
@@ -418,7 +436,7 @@ async def set_start(
 
 
 async def edit_campaign(tx: AsyncConnection, campaign_id: str, content: Content, by: str) -> None:
-    """Replace the content of a campaign locked by the caller, and clear the start."""
+    """Replace a locked campaign's content, and clear the start."""
     await tx.execute(
         text(
             "UPDATE campaign SET name = :name, purpose = :purpose, text = :text, language = :language,"
@@ -446,9 +464,9 @@ async def take_off_schedule(tx: AsyncConnection, campaign_id: str, why: str) -> 
 
 
 async def put_off(tx: AsyncConnection, campaign_id: str, status: Status, *, failures: int, retry_at: datetime) -> None:
-    """Delay a campaign until `retry_at`, after `failures` consecutive failures of a step.
+    """Delay a campaign until `retry_at`.
 
-    A campaign no longer in `status` is left alone: the failed step is not the next step any more.
+    A campaign no longer in `status` is left alone: its next step is another.
     """
     await tx.execute(
         text(
@@ -477,9 +495,9 @@ async def keep_place(
     turn: int,
     now: datetime,
 ) -> None:
-    """Store how far the planner has requested a campaign, when to return, and the turns used.
+    """Store how far a campaign is requested, when to return, and the turns used.
 
-    A campaign that was asleep first moves up to the turns of the others, so as not to claim turns missed while asleep.
+    A campaign that was asleep first moves up to the turns of the others, so as not to claim missed turns.
     """
     await tx.execute(
         text(
@@ -501,7 +519,7 @@ async def keep_place(
 
 
 async def add_counts(tx: AsyncConnection, changes: Mapping[str, Counter[str]]) -> None:
-    """Add to the tallies of each campaign. Rows are locked in id order, which prevents deadlocks."""
+    """Add to the tallies of each campaign, locked in id order: no deadlock."""
     ids = sorted(campaign_id for campaign_id, change in changes.items() if any(change.values()))
     if not ids:
         return

@@ -1,4 +1,4 @@
-"""Own imports of contacts: the file in pieces, the progress, the refused lines. The caller owns the transaction."""
+"""Own imports of contacts. The caller owns the transaction."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -39,14 +39,14 @@ contact_import = Table(
     Column("refused", Integer, nullable=False),
     Column("reasons", JSONB, nullable=False),
     Column("read_as", JSONB, nullable=False, server_default=text("'null'::jsonb")),  # contacts_file.ReadAs
-    Column("bytes", BigInteger, nullable=True),  # of the whole file, where the caller has named the length
+    Column("bytes", BigInteger, nullable=True),  # of the whole file, where known
     Column("received_bytes", BigInteger, nullable=False, server_default=text("0")),
     Column("pieces", Integer, nullable=False, server_default=text("0")),
     Column("complete", Boolean, nullable=False, server_default=text("true")),  # the whole file is here and readable
     Column("line", Integer, nullable=False, server_default=text("0")),  # last line recorded
-    Column("attempts", Integer, nullable=False, server_default=text("0")),  # attempts since the last line recorded
+    Column("attempts", Integer, nullable=False, server_default=text("0")),  # since the last line recorded
     Column("due_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
-    Column("failed", Boolean, nullable=False, server_default=text("false")),  # given up; `finished` is true as well
+    Column("failed", Boolean, nullable=False, server_default=text("false")),  # `finished` is true as well
     Column("finished", Boolean, nullable=False, server_default=text("true")),
     Index("contact_import_created_ix", "created_at"),
     Index("contact_import_waiting_ix", "import_id", postgresql_where=text("complete AND NOT finished")),
@@ -54,7 +54,7 @@ contact_import = Table(
 
 
 import_piece = Table(
-    "import_piece",  # pieces of files not yet recorded in full, deleted afterwards
+    "import_piece",  # deleted once recorded in full
     metadata,
     Column("import_id", Text, nullable=False),
     Column("position", Integer, nullable=False),
@@ -77,17 +77,16 @@ RefusedRow = tuple[str, int, str]  # import_id, line, reason
 
 
 async def claim_import(tx: AsyncConnection, import_id: str) -> bool:
-    """Lock an import for this transaction; return False where another transaction has the lock.
+    """Lock an import for this transaction; return False where it is locked.
 
-    No caller waits for the lock, and the lock ends with the connection: after a process dies, another continues at
-    once. The transaction may idle while the file arrives and is recorded.
+    No caller waits, and the lock ends with the connection: after a process dies, another continues at once.
     """
     await may_idle(tx)
     return bool(await tx.scalar(text("SELECT pg_try_advisory_xact_lock(hashtextextended(:id, 0))"), {"id": import_id}))
 
 
 async def claim_waiting(tx: AsyncConnection, now: datetime) -> str | None:
-    """Claim the unclaimed import, arrived in full and due, that has been due longest; return its id."""
+    """Claim the complete import that has been due longest; return its id."""
     found: str | None = await tx.scalar(
         text(
             "WITH waiting AS MATERIALIZED (SELECT import_id FROM contact_import"
@@ -102,7 +101,7 @@ async def claim_waiting(tx: AsyncConnection, now: datetime) -> str | None:
 
 
 async def put_attempt(tx: AsyncConnection, import_id: str, attempts: int, due_at: datetime) -> None:
-    """Store the number of attempts since the last progress. The caller has locked the import.
+    """Store the attempts since the last progress. The caller has locked the import.
 
     The next attempt is due at `due_at`, unless this attempt records lines.
     """
@@ -115,7 +114,7 @@ async def put_attempt(tx: AsyncConnection, import_id: str, attempts: int, due_at
 async def open_import(
     tx: AsyncConnection, import_id: str, sender_id: str, created_by: str, length: int | None, now: datetime
 ) -> None:
-    """Insert an import without a file. The caller holds the claim, and no such import exists."""
+    """Insert an import without a file. The caller holds the claim."""
     await tx.execute(
         text(
             "INSERT INTO contact_import (import_id, sender_id, created_by, created_at, fingerprint, lines, created,"
@@ -123,6 +122,13 @@ async def open_import(
             " VALUES (:id, :sender_id, :created_by, :now, '', 0, 0, 0, 0, 0, '{}', :length, false, false)"
         ),
         {"id": import_id, "sender_id": sender_id, "created_by": created_by, "length": length, "now": now},
+    )
+
+
+async def put_length(tx: AsyncConnection, import_id: str, length: int) -> None:
+    """Store the length of the whole file of a claimed import. More bytes are still to come than are here."""
+    await tx.execute(
+        text("UPDATE contact_import SET bytes = :length WHERE import_id = :id"), {"id": import_id, "length": length}
     )
 
 
@@ -186,7 +192,7 @@ async def _import(tx: AsyncConnection, import_id: str, locked: str = "") -> Mapp
 
 
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
-    """How far an import is recorded: the last line, and the counts up to it. `reasons`: of refused lines."""
+    """The last recorded line of an import, and the counts up to it."""
 
     import_id: str
     line: int
@@ -199,9 +205,9 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def put_recorded(tx: AsyncConnection, done: Recorded, refused: Sequence[RefusedRow], now: datetime) -> None:
-    """Store progress, counts and newly refused lines of a locked import.
+    """Store progress, counts and new refusals of a locked import.
 
-    Resets the attempts and makes the import due at once, so that a crash delays nothing.
+    The attempts restart and the import is due at once, so that a crash delays nothing.
     """
     await insert_many(tx, "import_refusal", {"import_id": "text", "line": "integer", "reason": "text"}, refused)
     await tx.execute(
@@ -215,7 +221,7 @@ async def put_recorded(tx: AsyncConnection, done: Recorded, refused: Sequence[Re
 
 
 async def finish_import(tx: AsyncConnection, import_id: str, read_as: Mapping[str, object]) -> None:
-    """Mark an import finished, with every line recorded, and delete the file."""
+    """Mark an import finished, and delete the file."""
     await tx.execute(
         text("UPDATE contact_import SET finished = true, read_as = CAST(:read_as AS jsonb) WHERE import_id = :id"),
         {"id": import_id, "read_as": msgspec.json.encode(read_as).decode()},

@@ -1,7 +1,7 @@
-"""HTTP: import a file of contacts, in a single request or in resumable parts (`common.web.upload`).
+"""HTTP: import a file of contacts, at once or in resumable parts (`common.web.upload`).
 
-Pieces of the file are encrypted on arrival: memory never holds the whole file, and the disk never holds a plain number.
-No line counts before the whole file has arrived and been read to its end; then `imports.worker` records the lines.
+Pieces are encrypted on arrival: memory never holds the whole file, and the disk never holds a plain number. No line
+counts before the whole file has arrived and been read.
 """
 
 import asyncio
@@ -44,8 +44,8 @@ from common.web.upload import (
 
 router = APIRouter(prefix="/v1", tags=["contacts"], route_class=UploadRoute)
 
-AT_ONCE = 3  # imports per process; each holds a database connection while its body arrives
-PIECE_BYTES = 1_000_000  # of a file, encrypted and stored together
+AT_ONCE = 3  # imports per process; each holds a database connection
+PIECE_BYTES = 1_000_000
 
 Held = Annotated[Resources[Any], Depends(resources)]
 Writer = Annotated[Caller, Depends(require("contact:write"))]
@@ -154,11 +154,7 @@ async def import_contacts(
         if length is not None or defer_length is not None:
             if await anext(aiter(body), None) is not None:
                 raise Malformed("send the file to the import's `Location`", reasons=[Reason("body", "not_here")])
-            if length is not None and length > held.settings.import_max_bytes:
-                raise TooLarge(
-                    f"at most {held.settings.import_max_bytes} bytes; split the file",
-                    reasons=[Reason("Upload-Length", "too_large")],
-                )
+            _check_length(length, held.settings.import_max_bytes)
             if found is None:
                 await _open(held, import_id, sender_id, caller, length)
             elif length is not None and found["bytes"] != length:
@@ -211,7 +207,11 @@ async def upload(
     async with _claimed(held, import_id, UploadInProgress()) as claim:
         whole = _upload(await _visible(held, caller, import_id)).going_on(offset, length)
         most = held.settings.import_max_bytes
-        body = Stream(request, min(most, whole if whole is not None else most) - offset)
+        _check_length(whole, most)
+        body = Stream(request, (most if whole is None else whole) - offset)
+        if length is not None and length > offset:  # else the length comes with the completion
+            async with held.database.begin() as tx:
+                await store.put_length(tx, import_id, length)
         await _arrive(held, claim, import_id, body, lambda received: received == whole)
     return _upload(await _visible(held, caller, import_id)).told(204)
 
@@ -239,13 +239,13 @@ async def list_refusals(
 
 
 def _explained(reason: str) -> str:
-    """Explain a reason. An attribute's name follows the reason after a colon."""
+    """Explain a reason, without the attribute's name after its colon."""
     return EXPLANATIONS.get(reason.partition(":")[0], reason)
 
 
 @asynccontextmanager
 async def _claimed(held: Resources[Any], import_id: str, busy: Problem) -> AsyncIterator[AsyncConnection]:
-    """Hold the import's lock. Raises `busy` where another request or the recording holds the lock."""
+    """Hold the import's lock. Raises `busy` where another holds the lock."""
     async with _slots, held.database.begin() as claim:
         if not await store.claim_import(claim, import_id):
             raise busy
@@ -253,7 +253,7 @@ async def _claimed(held: Resources[Any], import_id: str, busy: Problem) -> Async
 
 
 async def _open(held: Resources[Any], import_id: str, sender_id: str, caller: Caller, length: int | None) -> None:
-    """Open an import anew, without any earlier bytes. The caller has claimed the import, still incomplete."""
+    """Open an import without any earlier bytes. The caller has claimed the import."""
     async with held.database.begin() as tx:
         await store.forget_import(tx, import_id)
         await store.open_import(tx, import_id, sender_id, caller.subject, length, datetime.now(UTC))
@@ -269,7 +269,8 @@ async def _arrive(
 ) -> None:
     """Store the body in pieces, and complete the file with its last piece. Keep the bytes received before a break.
 
-    `is_whole`: whether a file of so many bytes is complete.
+    A break behind the last byte loses the last piece: a client that reads an offset equal to the length sends nothing
+    more. `is_whole`: whether a file of so many bytes is complete.
     """
     found = await _find(held, import_id)
     piece, received, waiting, whole = found["pieces"], found["received_bytes"], bytearray(), False
@@ -289,7 +290,7 @@ async def _arrive(
             received += len(part)
         whole = is_whole(received)
     finally:
-        if waiting and not whole:
+        if waiting and not whole and received != found["bytes"]:
             await keep()
     if whole:
         await _complete(held, claim, found, piece, waiting)
@@ -301,7 +302,7 @@ async def _add(tx: AsyncConnection, held: Resources[Any], import_id: str, piece:
 
 
 async def _complete(held: Resources[Any], claim: AsyncConnection, found: Any, piece: int, last: bytearray) -> None:
-    """Store the last piece and mark the file complete, or delete the import if the file cannot be used."""
+    """Store the last piece and complete the file, or delete an unusable import."""
     import_id, digest = found["import_id"], hashlib.sha256()
 
     def hashed(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -323,6 +324,12 @@ async def _complete(held: Resources[Any], claim: AsyncConnection, found: Any, pi
         await store.complete_import(tx, import_id, fingerprint)
 
 
+def _check_length(length: int | None, most: int) -> None:
+    """Raises TooLarge."""
+    if length is not None and length > most:
+        raise TooLarge(f"at most {most} bytes; split the file", reasons=[Reason("Upload-Length", "too_large")])
+
+
 def _check_media_type(request: Request) -> None:
     kind = media_type(request)
     if kind.startswith("multipart/") or kind in ("application/json", "application/x-www-form-urlencoded"):
@@ -333,7 +340,7 @@ def _check_media_type(request: Request) -> None:
 
 
 def _fingerprint(keys: SubjectKeys, sender_id: str, digest: str) -> str:
-    """Return a keyed hash of a file: a plain hash of a single line could be guessed number by number."""
+    """Return a keyed hash of a file: a plain hash of a single line could be guessed."""
     return keys.subject_id(f"import {sender_id} {digest}")
 
 

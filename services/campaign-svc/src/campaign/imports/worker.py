@@ -1,10 +1,8 @@
-"""Record the lines of uploaded imports, batch by batch, with the progress in the same transaction.
+"""Record the lines of imports, batch by batch, with the progress in the same transaction.
 
-The recording process holds the import's lock. After a crash the next process rereads the file and continues behind the
-last recorded line. A thread parses and encrypts a batch while the database stores the previous batch.
+The recording process holds the import's lock; after a crash the next continues behind the last recorded line.
 
-An attempt is counted before its start, so an attempt which kills its process counts too. An import without progress
-lets others go first, and is given up in the end.
+An attempt is counted before its start: an attempt which kills its process counts too.
 """
 
 import asyncio
@@ -49,7 +47,7 @@ def worker(held: Resources[Any]) -> Worker:
 
 
 async def go_on(held: Resources[Any]) -> bool:
-    """Continue an interrupted import, or record a file uploaded in parts; return whether an import waited."""
+    """Continue an interrupted import, or record an uploaded file; return whether an import waited."""
     async with held.database.begin() as claim:
         import_id = await store.claim_waiting(claim, datetime.now(UTC))
         if import_id is not None:
@@ -58,9 +56,9 @@ async def go_on(held: Resources[Any]) -> bool:
 
 
 async def record(held: Resources[Any], claim: AsyncConnection, import_id: str) -> None:
-    """Record an import from its last line to its end, or give up after MAX_ATTEMPTS without progress.
+    """Record an import to its end, or give up after MAX_ATTEMPTS without progress.
 
-    `claim`: the transaction with the import's lock, which otherwise only reads pieces.
+    `claim`: the transaction with the import's lock.
     """
     async with held.database.begin() as tx:
         found = await store.lock_import(tx, import_id)
@@ -98,7 +96,7 @@ def pause(attempts: int) -> timedelta:
 
 
 def pieces(tx: AsyncConnection, field_keys: FieldKeys, import_id: str, many: int) -> Iterator[bytes]:
-    """Return the file's pieces for a worker thread: each `next` blocks the thread, never the event loop."""
+    """Return the pieces for a worker thread: each `next` blocks the thread, never the event loop."""
     loop = asyncio.get_running_loop()
 
     def opened(position: int) -> bytes:
@@ -116,7 +114,7 @@ def sealing_context(import_id: str, position: int) -> str:
 class _Step:
     """A batch behind the last recorded line.
 
-    `last`: the batch's last line. `rows`: accepted lines; `lines`: the same as `audience.copied` writes COPY lines.
+    `rows`: accepted lines; `lines`: the same as `audience.copied` writes COPY lines.
     """
 
     last: int = 0
@@ -125,13 +123,13 @@ class _Step:
     refusals: list[Refusal] = field(default_factory=list)
 
     def in_order(self) -> "_Step":
-        """Sort by subject id: two writers of the same people then wait in turn, without a deadlock."""
+        """Sort by subject id: two writers of the same people wait in turn, without a deadlock."""
         self.lines = {subject_id: self.lines[subject_id] for subject_id in sorted(self.lines)}
         return self
 
 
 def _sealed(held: Resources[Any], chunks: Iterator[Chunk], found: Mapping[str, Any]) -> Iterator[_Step]:
-    """Yield batches, encrypted. Runs in a thread, because parsing and encryption only compute."""
+    """Yield batches, encrypted. Runs in a thread."""
     step = _Step()
     for chunk in chunks:
         lines, e164s, territories, attributes, refusals = chunk.behind(found["line"])
@@ -155,8 +153,8 @@ def _sealed(held: Resources[Any], chunks: Iterator[Chunk], found: Mapping[str, A
 async def _keep(held: Resources[Any], import_id: str, step: _Step, *, met: bool = False) -> None:
     """Store a batch in a transaction.
 
-    The transaction writes (the row lock of the import) before reading erasures, as `common.privacy.erasing` demands.
-    `met`: another transaction is adding some of these people, so COPY would fail.
+    The row lock of the import is a write before reading erasures, as `common.privacy.erasing` demands. `met`: another
+    transaction is adding some of these people, so COPY would fail.
     """
     async with held.database.begin() as tx:
         found = await store.lock_import(tx, import_id)

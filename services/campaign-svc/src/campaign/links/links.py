@@ -1,8 +1,7 @@
 """Own tracked links: store, find by token, click, forget.
 
-The start of a campaign stores its targets (`put_targets`); the transaction requesting a message stores its tokens. A
-click moves counters in the link's row. The first click of a day on a link also renews the sender's contact and is
-published to consent-svc, as contact from the person; more clicks would prove no more (ADR-0038).
+The first click of a day on a link renews the sender's contact and is published to consent-svc, as contact from the
+person; more clicks would prove no more (ADR-0038).
 """
 
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from common.keyring import LinkKeys
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The tokens of a person's links in a campaign, made as the message is written: a `short_link.Token`."""
+    """The tokens of a person's links, a `short_link.Token`."""
 
     keys: LinkKeys
     campaign_id: str
@@ -49,7 +48,7 @@ class Link:
 
 
 async def put_targets(tx: AsyncConnection, campaign_id: str, targets: Sequence[str]) -> None:
-    """Store a campaign's targets, each once, in the order of its texts. Call once, at the start."""
+    """Store a campaign's targets in the order of its texts. Call once, at the start."""
     await tx.execute(
         text(
             "INSERT INTO campaign_link (campaign_id, place, target) SELECT :id, t.place, t.target"
@@ -60,9 +59,9 @@ async def put_targets(tx: AsyncConnection, campaign_id: str, targets: Sequence[s
 
 
 async def keep(tx: AsyncConnection, made: Sequence[Tokens]) -> None:
-    """Store the tokens of messages requested in this transaction, except for persons with an open erasure.
+    """Store the tokens of messages requested in this transaction, except for persons being erased.
 
-    A message rewritten under another key has another token, and the old token, never sent, is overwritten.
+    A message rewritten under another key overwrites the old token, never sent.
     """
     rows = [(each.campaign_id, each.subject_id, *pair) for each in made for pair in each.made.items()]
     if not rows:
@@ -87,8 +86,8 @@ async def keep(tx: AsyncConnection, made: Sequence[Tokens]) -> None:
 async def find(tx: AsyncConnection, token: str, keys: LinkKeys, days: int, *, lock: bool = False) -> Link | None:
     """Return the link if a key of ours made its token, even an expired link.
 
-    The link leads only to a target stored at the campaign's start, until `days` after the campaign's last message may
-    leave. `lock`: lock the person's contact, then the link, in the order of erasures and rectifications.
+    The link leads only to a target stored at the campaign's start. `expires_at` is `days` after the campaign's last
+    message may leave. `lock`: lock the person's contact, then the link, the order of erasures and rectifications.
     """
     if not short_link.TOKEN.fullmatch(token):
         return None
@@ -148,10 +147,7 @@ async def click(tx: AsyncConnection, link: Link, now: datetime) -> None:
 
 
 async def forget(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
-    """Delete these people's links with their clicks; return how many by subject id.
-
-    The primary key finds the links campaign by campaign, among campaigns with links.
-    """
+    """Delete these people's links and clicks; return how many by subject id."""
     rows = await tx.execute(
         text(
             "WITH gone AS (DELETE FROM link AS l USING (SELECT DISTINCT campaign_id FROM campaign_link) AS c"
@@ -176,7 +172,7 @@ class SentLink:
 
 
 async def of_person(tx: AsyncConnection, subject_id: str) -> list[SentLink]:
-    """Return a person's links with targets, oldest campaign first."""
+    """Return a person's links, oldest campaign first."""
     rows = await tx.execute(
         text(
             "SELECT c.campaign_id, c.sender_id, t.target, l.clicks, l.first_clicked_at, l.last_clicked_at"

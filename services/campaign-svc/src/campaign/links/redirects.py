@@ -1,7 +1,7 @@
 """HTTP: follow a short link. Public; GET and HEAD; no cookie; the answer never names the link's owner.
 
 Every visitor is redirected, or messengers could draw no preview; only a person's visit counts. Unknown, expired and
-erased links answer the same page.
+erased links answer alike.
 """
 
 import logging

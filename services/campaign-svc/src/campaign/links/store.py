@@ -1,4 +1,4 @@
-"""Own the tables of tracked links: a campaign's targets, and each person's link with clicks."""
+"""Own the tables of tracked links: a campaign's targets, and each person's link."""
 
 from sqlalchemy import Column, Index, Integer, PrimaryKeyConstraint, Table, Text, text
 
@@ -8,7 +8,7 @@ campaign_link = Table(
     "campaign_link",
     metadata,
     Column("campaign_id", Text, nullable=False),
-    Column("place", Integer, nullable=False),  # position of the target in the texts, from 1
+    Column("place", Integer, nullable=False),  # of the target in the texts, from 1
     Column("target", Text, nullable=False),
     PrimaryKeyConstraint("campaign_id", "place"),
 )

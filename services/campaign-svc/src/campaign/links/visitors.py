@@ -1,22 +1,21 @@
 """Tell persons from machines among visitors of a link. Pure.
 
-A click is contact from the person and prolongs retention (DOMAIN 1.4), so doubt counts as a machine. A person's visit
-is a GET for a page, by a browser according to its user agent, and by no known reader of links. A scanner with a
+A click is contact from the person and prolongs retention (DOMAIN 1.4), so doubt counts as a machine. A scanner with a
 browser's headers passes for a person.
 """
 
 import re
 from collections.abc import Mapping
 
-# Words of robots, and names of messengers and networks which draw a preview. A messenger on a phone fetches the preview
-# itself, hence "facebookexternalhit", as iMessage also calls itself. Cubot makes phones.
+# Robots, and messengers and networks which draw a preview. A messenger on a phone fetches the preview itself; iMessage
+# calls itself "facebookexternalhit". Cubot makes phones.
 _MACHINES = re.compile(
     r"(?<!cu)bot\b|crawl|spider|slurp|scan|preview|prefetch|fetch|monitor|headless|externalhit|facebot|whatsapp|telegram"
     r"|skypeuri|slack|discord|vkshare|pinterest|embedly|mediapartners|adsbot|lighthouse|safelinks|urldefense|proofpoint"
     r"|mimecast|barracuda|python|curl|wget|java/|okhttp|go-http|libwww|httpclient|axios|node-",
     re.IGNORECASE,
 )
-_AHEAD = ("purpose", "x-purpose", "sec-purpose", "x-moz")  # headers by which browsers announce a prefetch
+_AHEAD = ("purpose", "x-purpose", "sec-purpose", "x-moz")  # sent by browsers which prefetch
 
 
 def is_person(method: str, headers: Mapping[str, str]) -> bool:
@@ -26,7 +25,7 @@ def is_person(method: str, headers: Mapping[str, str]) -> bool:
         return False
     if any(word in headers.get(name, "").lower() for name in _AHEAD for word in ("prefetch", "preview", "prerender")):
         return False
-    # current browsers send these headers; old browsers do not
+    # old browsers do not send these headers
     return headers.get("sec-fetch-mode", "navigate") == "navigate" and headers.get("sec-fetch-dest", "document") == (
         "document"
     )

@@ -1,4 +1,4 @@
-"""Replace characters which more than halve an SMS's capacity by similar GSM-7 characters; list the changes. Pure.
+"""Replace characters which more than halve an SMS's capacity by similar GSM-7 characters. Pure.
 
 Each step includes the previous step (DOMAIN 5.4):
 
@@ -29,8 +29,8 @@ TYPOGRAPHY = {
     "…": "...",
     "×": "x",
 }
-_OF_ASCII = "".join(filter(str.isascii, TYPOGRAPHY))  # other ASCII characters stay
-LETTERS = {"œ": "oe", "Œ": "OE", "ł": "l", "Ł": "L", "đ": "d", "Đ": "D", "ı": "i", "ẞ": "SS"}  # no accent to remove
+_OF_ASCII = "".join(filter(str.isascii, TYPOGRAPHY))
+LETTERS = {"œ": "oe", "Œ": "OE", "ł": "l", "Ł": "L", "đ": "d", "Đ": "D", "ı": "i", "ẞ": "SS"}
 
 
 class Folding(StrEnum):
@@ -42,7 +42,7 @@ class Folding(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A replacement. `at`: the position in the original text, in characters from 1."""
+    """A replacement at a character of the original text, from 1."""
 
     at: int
     before: str
@@ -54,7 +54,7 @@ def typographic(character: str) -> str:
 
 
 def plain(character: str) -> str:
-    """Return the GSM-7 replacement of a character, or the character if GSM-7 has it or no likeness of it."""
+    """Return a character's GSM-7 replacement, or the character."""
     if character in _GSM7:
         return character
     found = TYPOGRAPHY.get(character, LETTERS.get(character))
@@ -76,7 +76,7 @@ def of_contact(folding: Folding) -> Callable[[str], str] | None:
 def folded(text: str, replace: Callable[[str], str] | None) -> str:
     """Return the text with characters replaced.
 
-    An accent written as a combining mark is first joined to its letter: GSM-7 has é, and no marks.
+    A combining mark is first joined to its letter: GSM-7 has é, and no marks.
     """
     if replace is None or (text.isascii() and not any(each in text for each in _OF_ASCII)):
         return text

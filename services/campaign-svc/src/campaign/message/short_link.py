@@ -3,10 +3,9 @@
     {link https://maison-lune.example/soldes}        in a template
     https://m.maison-lune.example/l/4kQ8s0ZbTn1W     in a person's SMS
 
-The token is an HMAC of campaign, person and target, cut to 12 letters and digits: without the key no token can be made,
-a message written again has the same token, and the table `link` names the person. Phones leave a last `-` out of a
-detected link, hence letters and digits only. 62^12 is 71 bits (ADR-0038 weighs the risk). All links of a sender have
-the same length, known before the token.
+The token is an HMAC of campaign, person and target, cut to 12 letters and digits: only the key makes tokens, and a
+rewritten message has the same token. Phones leave a last `-` out of a detected link, hence letters and digits. 62^12 is
+71 bits (ADR-0038 weighs the risk).
 """
 
 import hmac
@@ -24,16 +23,16 @@ MAX_HOST_CHARS = 60
 _LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _HOST = re.compile(rf"(?:{_LABEL}\.)+(?:[a-z]{{2,63}}|xn--[a-z0-9-]{{2,59}})", re.ASCII)
-# no user before the host and no backslash: with either, browsers see another host than persons do
+# no user before the host and no backslash: browsers would see another host than persons
 _TARGET = re.compile(
     rf"https://({_HOST.pattern})(?::\d{{2,5}})?(?:[/?#][\w\-.~:/?#\[\]@!$&'()*+,;=%]*)?", re.ASCII | re.IGNORECASE
 )
 
-Token = Callable[[str], str]  # of a target, for a given person
+Token = Callable[[str], str]  # of a target
 
 
 def host_of(target: str) -> str | None:
-    """Return a target's host; `None` unless the target is an absolute https URL in ASCII to a named host."""
+    """Return the host of an absolute https URL in ASCII, otherwise `None`."""
     if len(target) > MAX_TARGET_CHARS:
         return None
     found = _TARGET.fullmatch(target)
@@ -58,7 +57,7 @@ def token(keys: LinkKeys, campaign_id: str, subject_id: str, target: str) -> str
 
 
 def is_ours(written: str, keys: LinkKeys, campaign_id: str, subject_id: str, target: str) -> bool:
-    """Return whether a key of ours made the token: a forged row in the table makes no link."""
+    """Return whether a key of ours made the token: a forged row makes no link."""
     tags: Iterable[bytes] = keys.tags(_said(campaign_id, subject_id, target))
     return any(hmac.compare_digest(_written(tag), written) for tag in tags)
 

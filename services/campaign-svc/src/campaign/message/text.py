@@ -9,9 +9,9 @@
 
 A condition is `name` (the contact has it), `not name`, `name = value`, `name != value` (in any case of letters), or
 `name > 100` and the like (as numbers; false if the attribute is no number). Without nesting, calls and loops, a text is
-written in a single pass over its parts (ADR-0032). `{else}` and `{end}` are fields except after an `{if …}`.
+written in a single pass (ADR-0032). `{else}` and `{end}` are fields except after an `{if …}`.
 
-Checks apply to the rendered text, which the person gets and operators count.
+Checks apply to the rendered text.
 """
 
 import operator
@@ -68,7 +68,7 @@ class Missing(KeyError):
 
 
 class TextRefused(ValueError):
-    """A refused text. `reason`: a TextProblem. The author may see the message."""
+    """A refused text; the author may see the message."""
 
     def __init__(self, reason: TextProblem, detail: str) -> None:
         super().__init__(detail)
@@ -77,7 +77,7 @@ class TextRefused(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """An attribute's place in the text. Without `default`, the contact must have the attribute."""
+    """An attribute's place in the text; without `default`, the contact must have the attribute."""
 
     name: str
     default: str | None
@@ -85,7 +85,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A link. `host`: of the sender's short links; `None` writes the target itself."""
+    """A link; without `host` (the sender's) the target itself is written."""
 
     target: str
     host: str | None = None
@@ -100,7 +100,7 @@ Fold = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A test of an attribute: without `comparison`, for its presence, or if `negated` for its absence."""
+    """A test of an attribute; without `comparison`, of its presence."""
 
     name: str
     comparison: str = ""
@@ -119,9 +119,9 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The arms of an `{if …}`: the first arm whose condition holds is written.
+    """The arms of an `{if …}`: the first whose condition holds is written.
 
-    The last arm is `{else}`, empty if the text has none, so some arm always holds.
+    The last arm is `{else}`, perhaps empty: some arm always holds.
     """
 
     arms: tuple[tuple[Condition | None, tuple[Part, ...]], ...]
@@ -137,7 +137,7 @@ class Choice:
 class Template:
     """A parsed text.
 
-    `required`: attributes needed outside of conditions, each once, in text order.
+    `required`: attributes needed outside of conditions.
     """
 
     parts: tuple[Part | Choice, ...]
@@ -145,7 +145,7 @@ class Template:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Return every attribute in the text and its conditions, each once."""
+        """Return every attribute of the text and its conditions."""
         found: dict[str, None] = {}
         for part in self.parts:
             if isinstance(part, Choice):
@@ -160,16 +160,16 @@ class Template:
 
     @property
     def links(self) -> tuple[Link, ...]:
-        """Return the links of all arms, each once."""
+        """Return the links of all arms."""
         arms = (_arms(part) for part in self.parts)
         return tuple(dict.fromkeys(p for arm in chain.from_iterable(arms) for p in arm if isinstance(p, Link)))
 
     def with_links_on(self, host: str | None) -> "Template":
-        """Return the template with links on the sender's host."""
+        """Return the template with links on this host."""
         return self.each(lambda part: replace(part, host=host) if isinstance(part, Link) else part)
 
     def each(self, change: Callable[[Part], Part]) -> "Template":
-        """Return the template with each part changed, including the arms of conditions."""
+        """Return the template with each part changed, also in arms."""
 
         def of(part: Part | Choice) -> Part | Choice:
             if isinstance(part, Choice):
@@ -204,9 +204,9 @@ class Template:
         return "".join(said)
 
     def samples(self, stop_code: str) -> tuple[str, ...]:
-        """Return sample texts, in which each arm of each condition occurs; the first has the shortest arms.
+        """Return sample texts with each arm of each condition; the first has the shortest arms.
 
-        A field is written as its default, or as a single character.
+        A field is its default, or a single character.
         """
         least = [_least(part, stop_code) for part in self.parts]
         most = max((len(part.arms) for part in self.parts if isinstance(part, Choice)), default=1)
@@ -245,15 +245,15 @@ def parse(source: str) -> Template:
 
 
 def normal(source: str) -> str:
-    """Return the stored form of a text: a line end is a single character, and a single unit (DOMAIN 5.3)."""
+    """Return the stored form of a text: a line end is a single character and unit (DOMAIN 5.3)."""
     return source.replace("\r\n", "\n").strip()
 
 
 def check(template: Template, stop_code: str, added: str = "") -> Length:
-    """Return the length of the first sample. `added`: the operator's suffix. Raises TextRefused.
+    """Return the length of the first sample. Raises TextRefused.
 
-    A text is refused for a link without the sender's host, for a sample without the STOP mention (DOMAIN 1.7, 1.11),
-    and for a first sample of more than MAX_SEGMENTS.
+    A text is refused for a link without the sender's host, a sample without STOP mention (DOMAIN 1.7, 1.11), or a first
+    sample beyond MAX_SEGMENTS.
     """
     if any(link.host is None for link in template.links):
         raise TextRefused(TextProblem.LINK_HOST_MISSING, "the sender has no `link_host` yet: it is one of its rules")
@@ -270,9 +270,9 @@ def check(template: Template, stop_code: str, added: str = "") -> Length:
 
 
 def refused(text: str, stop_code: str, added: str = "", cost: Length | None = None) -> TextProblem | None:
-    """Return why this rendered text must not be sent, or `None`.
+    """Return why this rendered text must not be sent, if at all.
 
-    `added`: the operator's suffix. `cost`: the known length of both.
+    `cost`: the known length with `added`.
     """
     if not text.strip():
         return TextProblem.EMPTY
@@ -284,12 +284,12 @@ def refused(text: str, stop_code: str, added: str = "", cost: Length | None = No
 
 
 def costly(source: str) -> tuple[Place, ...]:
-    """Return the characters of the typed text which more than halve an SMS's capacity."""
+    """Return the typed characters which more than halve an SMS's capacity."""
     return outside_gsm7(sent(source))
 
 
 def sent(source: str) -> str:
-    """Blank the unsent parts of the typed text (conditions, link targets); positions stay."""
+    """Blank the unsent parts (conditions, link targets); positions stay."""
     return _TOKENS.sub(lambda token: " " * len(token[0]) if _UNSENT.fullmatch(token[0]) else token[0], source)
 
 
@@ -306,7 +306,7 @@ class _Reading:
             (self._parts if self._arms is None else self._arms[-1][1]).append(part)
 
     def token(self, inside: str, at: int) -> None:
-        """Read the inside of braces. `at`: the position of the opening brace, from 1."""
+        """Read the inside of braces. `at`: the opening brace, from 1."""
         words = inside.split(maxsplit=1)
         match words:
             case ["if", asked]:
@@ -409,7 +409,7 @@ def _cell(attributes: Mapping[str, str], name: str) -> str:
 
 
 def _number(written: str) -> Decimal | None:
-    """Return the number as people write numbers: 1 234,5 too."""
+    """Return the number as people write it: 1 234,5 too."""
     digits = "".join(written.split())
     return Decimal(digits.replace(",", ".")) if _NUMBER.fullmatch(digits) else None
 

@@ -1,11 +1,6 @@
 """Assign recipients to a campaign's texts or the holdout, and choose the winning text. Pure.
 
-    trial = Trial(variants=(Variant(name="b", text=…, percent=10),), percent=10, winner=Winner(after_hours=4))
-    trial.of(lot)              "a" for the campaign's own text, "b", HOLDOUT, or REST, which waits for the winner
-    trial.choice(table, …)     when the winner is chosen, and what the choice waits for
-    winner(trial, results)     the text with the fewest opt-outs or the most clicks, in shares
-
-Groups are drawn by hash bucket (`draw.py`): each is a fair sample of the audience, always the same.
+Groups are drawn by hash bucket (`draw.py`): each is a fair sample.
 """
 
 from collections.abc import Mapping
@@ -20,10 +15,10 @@ from campaign.schedule.timing import HOUR, Place, Timetable
 from common.web.fields import Storable
 
 OWN = "a"  # the campaign's own text
-HOLDOUT = "holdout"  # also the reason for denying held-out recipients
+HOLDOUT = "holdout"  # also the reason of the denials
 REST = "rest"
 MOST_VARIANTS = 5
-LEAST_REACHED = 30  # below, a single person is more than 3 %, and rates mean little
+LEAST_REACHED = 30  # below, a single person is more than 3 %
 LEAST_FOR_REST = HOUR  # of permitted hours
 
 Because = Literal["best", "equal", "too_few"]
@@ -89,7 +84,7 @@ class Choice(BaseModel):
 class FirstGroups:
     """The recipients who do not wait for the winner.
 
-    `over`: all are requested, and each has got the message or never will. `last_at`: when the last message left.
+    `over`: each has got the message or never will.
     """
 
     over: bool
@@ -131,20 +126,17 @@ class Trial(BaseModel):
 
     @property
     def rest_percent(self) -> int:
-        """Return the percentage outside all groups: with a `winner`, the recipients waiting for the winner."""
+        """Return the percentage outside all groups."""
         return 100 - self.holdout_percent - sum(each.percent for each in self.variants) - (self.percent or 0)
 
     def soonest(self, timetable: Timetable) -> datetime:
-        """Return when the best text can be chosen, if the first groups leave as early as permitted."""
+        """Return when the best text can be chosen at the earliest."""
         assert self.winner is not None
         window = timetable.window(Place(timetable.country))
         return max((closes for _, closes in window), default=timetable.starts_at) + self.winner.after
 
     def last_moment(self, timetable: Timetable, rest: timedelta) -> datetime:
-        """Return the last moment with enough permitted hours for the `rest` before the end.
-
-        Without enough hours after `soonest`, return `soonest`: the end comes too soon for any choice.
-        """
+        """Return the last moment with enough permitted hours for the `rest` before the end, or `soonest`."""
         soonest, left = self.soonest(timetable), max(rest, LEAST_FOR_REST)
         for opens, closes in reversed(timetable.openings(Place(timetable.country), soonest, timetable.ends_by)):
             if closes - opens >= left:
@@ -153,10 +145,9 @@ class Trial(BaseModel):
         return soonest
 
     def choice(self, timetable: Timetable, groups: FirstGroups, rest: timedelta, now: datetime) -> Choice:
-        """Return when the best text is chosen, as things stand, in time for the rest.
+        """Return when the best text is chosen, as things stand.
 
-        The time is `after_hours` after the last message of the first groups, or now without any such message. `rest`:
-        how long requesting the rest takes.
+        The time is `after_hours` after the first groups' last message. `rest`: how long requesting the rest takes.
         """
         assert self.winner is not None
         last_moment = self.last_moment(timetable, rest)
@@ -166,7 +157,7 @@ class Trial(BaseModel):
         return Choice(at=min(at, last_moment), waits_for="after_hours", last_moment=last_moment < at)
 
     def of(self, lot: float) -> str:
-        """Return OWN, a variant, HOLDOUT or REST for a bucket from 0 to less than 1."""
+        """Return OWN, a variant, HOLDOUT or REST for a bucket."""
         left = lot * 100 - self.holdout_percent
         if left < 0:
             return HOLDOUT
@@ -179,7 +170,7 @@ class Trial(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A text's recipients: requested, handed off, possibly reached, and the responses of the reached."""
+    """A text's recipients, by result."""
 
     asked_for: int = 0
     handed_off: int = 0
@@ -190,9 +181,9 @@ class Result:
 
 
 def winner(trial: Trial, results: Mapping[str, Result]) -> tuple[str, Because]:
-    """Return the text with the lowest share of opt-outs or the highest of clicks, and the reason.
+    """Return the text with the lowest share of opt-outs, or the highest of clicks, and the reason.
 
-    The first of equals wins; the campaign's own text, if fewer than two texts can be compared.
+    The first of equals wins; OWN, if fewer than two texts can be compared.
     """
     clicks = trial.winner is not None and trial.winner.by == "most_clicks"
     found = {name: results.get(name, Result()) for name in (OWN, *trial.names)}

@@ -1,7 +1,6 @@
 """Hold a campaign's text in each language, folded as the author chose. Pure.
 
-A contact gets the language of the attribute `language`; the campaign's own language if the attribute is absent or names
-a language without a text.
+A contact's attribute `language` chooses, where the text exists in that language.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +17,7 @@ LANGUAGE_FIELD = "language"
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """`templates`: by language (two small letters), the campaign's own first."""
+    """`templates`: by language, the campaign's own first."""
 
     language: str
     templates: Mapping[str, Template]
@@ -43,31 +42,28 @@ class Wording:
         return asked if asked in self.templates else self.language
 
     def missing(self, attributes: Mapping[str, str]) -> str | None:
-        """Return the first attribute this contact's text needs, and finds absent or blank."""
+        """Return the first attribute missing for this contact's text."""
         return self.templates[self.language_of(attributes)].missing(attributes)
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Return the link targets in every language, each once."""
+        """Return the link targets in every language."""
         links = (link for template in self.templates.values() for link in template.links)
         return tuple(dict.fromkeys(link.target for link in links))
 
     def with_links_in_full(self) -> "Wording":
-        """Return the wording with full targets instead of short links and tokens."""
+        """Return the wording with full targets instead of short links."""
         return replace(self, templates={name: each.with_links_on(None) for name, each in self.templates.items()})
 
     def render(self, attributes: Mapping[str, str], stop_code: str, token: Token) -> str:
-        """Return the text for a contact. Raises Missing.
-
-        `token`: makes the contact's link tokens (`short_link.any_token`, for an unsent text).
-        """
+        """Return the text for a contact. Raises Missing."""
         return self.templates[self.language_of(attributes)].render(attributes, stop_code, self.fold, token)
 
 
 def wording(
     source: str, language: str, translations: Mapping[str, str], chosen: str, link_host: str | None = None
 ) -> Wording:
-    """Parse a text and its translations. `chosen`: a Folding. Raises TextRefused."""
+    """Parse a text and its translations. Raises TextRefused."""
     how = Folding(chosen)
     author, contact = _fold(folding.of_author(how)), _fold(folding.of_contact(how))
     templates = {
@@ -88,7 +84,7 @@ def _fold(replacing: Callable[[str], str] | None) -> Fold | None:
 
 
 def _author(template: Template, fold: Fold | None) -> Template:
-    """Fold the author's words, except conditions and link targets."""
+    """Fold the author's words, not conditions and targets."""
     if fold is None:
         return template
 

@@ -1,4 +1,4 @@
-"""HTTP: preview a text: its rendering, its cost, its costly characters, and the effect of each folding.
+"""HTTP: preview a text: rendering, cost, costly characters, and the effect of each folding.
 
 The service stores no preview.
 """
@@ -155,7 +155,7 @@ async def preview_text(
 
 
 def checked(text: str, language: str, translations: Mapping[str, str], folding: Folding, sender: Sender) -> Wording:
-    """Return the wording of a campaign. Raises Invalid with the field: `text`, or `translations.en`."""
+    """Return a campaign's wording. Raises Invalid with the field: `text`, or `translations.en`."""
     for name, source in {language: text, **translations}.items():
         field = "text" if name == language else f"translations.{name}"
         try:

@@ -1,7 +1,6 @@
-"""Own a campaign's status: check the step, write the status, publish to the gate, all in the same transaction.
+"""Own a campaign's status: check the step, write the status and publish to the gate in the same transaction.
 
-Scheduled and running occurrences are paused and resumed with their series. A transaction holding an occurrence's lock
-never waits for the series' lock, so locking the series before its occurrences cannot deadlock.
+A transaction holding an occurrence's lock never waits for the series': locking the series first cannot deadlock.
 """
 
 from collections import Counter
@@ -24,11 +23,10 @@ SERIES_PAUSED = "series_paused"  # an occurrence's reason
 async def take(tx: AsyncConnection, campaign: Progress, action: Action, now: datetime) -> None:
     """Take a step. The caller has locked the campaign. Raises NotPossible before any write.
 
-    The step is short for a campaign of any size, because messages keep leaving until the gate knows: of a cancelled
-    campaign the gate denies requested recipients, and the planner the others, later.
+    The step is short at any size, because messages leave until the gate knows.
     """
     found = lifecycle.step(campaign.status, action, begun=campaign.begun)
-    await campaigns.forget_reasons(tx, campaign.campaign_id, "paused")  # any reason
+    await campaigns.forget_reasons(tx, campaign.campaign_id, "paused")
     nothing_new = found.status is campaign.status and found.control is None
     if nothing_new and action is not Action.SCHEDULE:  # perhaps at another time
         return
@@ -50,9 +48,9 @@ async def pause_occurrences(tx: AsyncConnection, series: Progress, now: datetime
 
 
 async def resume_occurrences(tx: AsyncConnection, series: Progress, now: datetime) -> None:
-    """Resume occurrences paused with their series and not resumed since.
+    """Resume occurrences paused with their series.
 
-    An unstarted occurrence past its end is cancelled: no recipient could get its message.
+    An unstarted occurrence past its end is cancelled: no message could leave.
     """
     for each in await store.lock_occurrences(tx, series.campaign_id, paused_because=SERIES_PAUSED):
         too_late = not each.begun and lifecycle.ends_by(each.scheduled_start, each.send_before) <= now
@@ -60,6 +58,6 @@ async def resume_occurrences(tx: AsyncConnection, series: Progress, now: datetim
 
 
 async def cancel_occurrences(tx: AsyncConnection, series: Progress, now: datetime) -> None:
-    """Cancel occurrences paused with their series: no resumption would reach them any more."""
+    """Cancel occurrences paused with their series: no resumption would reach them."""
     for each in await store.lock_occurrences(tx, series.campaign_id, paused_because=SERIES_PAUSED):
         await take(tx, each, Action.CANCEL, now)

@@ -1,8 +1,7 @@
 """Apply dispatch-svc's report of each message to its recipient and the campaign's tallies.
 
-The newest version of each message counts. Tallies move by the difference, in the same transaction: exact at every
-instant, despite repeated and late reports. A campaign whose messages wait for an operator to attend to a provider
-account is paused. The planner ends campaigns, so a campaign which cannot end holds up no report.
+Tallies move by the difference to the newest version, in the same transaction: exact at every instant, despite repeated
+and late reports.
 """
 
 from collections import Counter, defaultdict
@@ -21,7 +20,7 @@ from common.contracts.dispatch import MessageChanged
 from common.kafka.subscription import After, Received, Subscription
 from common.telemetry import counter
 
-NEEDS_SOMEBODY = "gateway_needs_somebody"  # as dispatch calls it: our provider account, its money, our sender
+NEEDS_SOMEBODY = "gateway_needs_somebody"  # dispatch's reason: our account, its money, our sender
 REPORTED = counter(
     "sms_campaign_recipients_total", "Changes of recipients' statuses, as reported by dispatch-svc.", ["status"]
 )
@@ -67,8 +66,7 @@ async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
 async def _pause_what_needs_somebody(tx: AsyncConnection, events: Sequence[MessageChanged], now: datetime) -> None:
     """Pause running campaigns whose deferred messages still wait for an operator.
 
-    A late report (`until` has passed) does not count, nor does a message another gateway takes. A locked campaign is
-    left alone: more reports will follow.
+    A late report (`until` has passed) does not count. A locked campaign is left alone: more reports follow.
     """
     waiting = Counter(
         event.campaign_id

@@ -16,12 +16,12 @@ from campaign.schema import instant, metadata
 from common.contracts.dispatch import HoldChanged, MessageChanged
 from common.db.database import fetch_many
 
-AUDIENCES = 0x61756469  # advisory lock class ("audi"): a lock per sender
+AUDIENCES = 0x61756469  # advisory lock ("audi") per sender
 FOR_WINNER = datetime(1970, 1, 1, tzinfo=UTC)  # `waits_until` while waiting for the winner, before any real hour
 
 
 hold = Table(
-    "hold",  # the latest marketing hold published by dispatch-svc
+    "hold",  # latest, by dispatch-svc
     metadata,
     Column("category", Text, primary_key=True),
     Column("version", Integer, nullable=False),
@@ -58,12 +58,12 @@ async def hold_of_marketing(tx: AsyncConnection) -> MarketingHold | None:
 
 
 async def wait_for_locks_within(tx: AsyncConnection, seconds: float) -> None:
-    """Fail this transaction if any later lock takes longer than `seconds`."""
+    """Fail this transaction if a later lock takes longer."""
     await fetch_many(tx, f"SET LOCAL lock_timeout = {int(seconds * 1000)}")
 
 
 async def lock_running(tx: AsyncConnection, campaign_ids: Sequence[str]) -> list[Progress]:
-    """Lock and return the running ones among these campaigns, skipping rows locked by other transactions."""
+    """Lock the running campaigns among these, skipping locked rows."""
     if not campaign_ids:
         return []
     return await progress_of(
@@ -75,13 +75,15 @@ async def lock_running(tx: AsyncConnection, campaign_ids: Sequence[str]) -> list
 
 
 async def lock_occurrences(tx: AsyncConnection, series_id: str, *, paused_because: str | None = None) -> list[Progress]:
-    """Lock the occurrences of a recurring campaign.
+    """Lock the occurrences of a recurring campaign; another campaign has none.
 
     Without `paused_because`: scheduled and running occurrences. Otherwise: occurrences paused for this reason.
     """
     return await progress_of(
         tx,
-        "WHERE c.series_id = :id AND (CASE WHEN CAST(:why AS text) IS NULL"
+        "WHERE c.series_id = :id"
+        " AND EXISTS (SELECT FROM campaign AS s WHERE s.campaign_id = c.series_id AND s.recurring IS NOT NULL)"
+        " AND (CASE WHEN CAST(:why AS text) IS NULL"
         " THEN c.status IN ('scheduled', 'running') ELSE c.status = 'paused' AND EXISTS (SELECT FROM"
         " campaign_reason AS p WHERE p.campaign_id = c.campaign_id AND p.kind = 'paused' AND p.reason = :why) END)"
         " ORDER BY c.position FOR UPDATE OF c",
@@ -89,23 +91,22 @@ async def lock_occurrences(tx: AsyncConnection, series_id: str, *, paused_becaus
     )
 
 
-# Campaigns that may have recipients never to be requested: cancelled, or paused past their end.
+# Recipients may remain that are never requested: cancelled, or paused past the end.
 _GIVEN_UP = (
     "(status = 'cancelled' AND NOT expanded OR status = 'paused' AND started_at IS NOT NULL AND NOT expanded"
     f" AND coalesce(send_before, starts_at + interval '{KEPT.total_seconds():.0f} seconds') <= :now)"
 )
-# The campaigns of `_GIVEN_UP` for which the sender's next campaign waits, except campaigns failing repeatedly. Their
-# recipients count as messaged until denied, so the next campaign reaches fewer people and never more.
+# The sender's next campaign waits for these campaigns, unless failing repeatedly. Their recipients count as messaged
+# until denied: the next campaign reaches fewer people, never more.
 _SETTLING = f"{_GIVEN_UP} AND failures <= {PASSING_FAILURES}"
 
 
 async def lock_due(tx: AsyncConnection, now: datetime) -> Progress | None:
-    """Return one due campaign that no other planner has, with its tallies locked.
+    """Return a due campaign that no other planner has, with its tallies locked.
 
-    The campaign's own row stays unlocked, so that a cancellation, edit or pause never waits for the audience to be
-    frozen (`lock_unchanged`). While recipients of the sender's cancelled campaign, or campaign paused past its end, are
-    still to be denied, the sender's next campaign waits some seconds: such recipients would count as messaged. A
-    failing campaign delays no other (`_SETTLING`).
+    The campaign's row stays unlocked (`lock_unchanged`): a cancellation, edit or pause never waits for the audience to
+    be frozen. The sender's next campaign waits some seconds for `_SETTLING`: recipients still to be denied would count
+    as messaged.
     """
     return await _first(
         tx,
@@ -136,12 +137,12 @@ async def being_settled(tx: AsyncConnection, sender_ids: Sequence[str], now: dat
 
 
 async def count_failing(tx: AsyncConnection) -> int:
-    """Count the campaigns whose next step has failed more often than a passing fault explains."""
+    """Count the failing campaigns, passing faults aside."""
     return int(await tx.scalar(text(f"SELECT count(*) FROM campaign WHERE failures > {PASSING_FAILURES}")) or 0)
 
 
 async def lock_unchanged(tx: AsyncConnection, campaign: Progress) -> bool:
-    """Lock the campaign; return False, without a lock, if the campaign's row changed since being read."""
+    """Lock the campaign; return False, without a lock, if its row changed since being read."""
     found = await tx.execute(
         text("SELECT 1 FROM campaign WHERE campaign_id = :id AND CAST(xmin AS text) = :written FOR UPDATE"),
         {"id": campaign.campaign_id, "written": campaign.written},
@@ -152,7 +153,7 @@ async def lock_unchanged(tx: AsyncConnection, campaign: Progress) -> bool:
 async def alone_with_audiences(tx: AsyncConnection, sender_id: str) -> None:
     """Lock the audiences of a sender until this transaction ends.
 
-    Two campaigns frozen at once would not see each other's recipients when applying the frequency limits.
+    Campaigns frozen at once would miss each other's recipients in the frequency limits.
     """
     await tx.execute(
         text("SELECT pg_advisory_xact_lock(hashtextextended(:id, :key))"), {"id": sender_id, "key": AUDIENCES}
@@ -160,7 +161,7 @@ async def alone_with_audiences(tx: AsyncConnection, sender_id: str) -> None:
 
 
 async def lock_expanding(tx: AsyncConnection, now: datetime) -> Progress | None:
-    """Lock the unlocked running campaign to expand next: the fewest turns used, weighted by priority."""
+    """Lock the running campaign to expand next: the fewest turns used, weighted by priority."""
     return await _first(
         tx,
         f"WHERE c.status = 'running' AND NOT c.expanded AND {AWAKE}"
@@ -170,7 +171,7 @@ async def lock_expanding(tx: AsyncConnection, now: datetime) -> Progress | None:
 
 
 class Recipient(msgspec.Struct, frozen=True, gc=False):
-    """A recipient and contact. `number` (encrypted) and `attributes` (JSON) are `None` without a contact."""
+    """A recipient and contact. `number` (encrypted), `attributes` (JSON): `None` without a contact."""
 
     subject_id: str
     number: str | None
@@ -178,10 +179,10 @@ class Recipient(msgspec.Struct, frozen=True, gc=False):
 
 
 def _with_contacts(page: str, order: str) -> str:
-    """Return the statement joining a page of recipients with their contacts. $1: the sender.
+    """Join a page of recipients with their contacts. $1: the sender.
 
-    The array makes Postgres look up all contacts by key in one index scan, whatever the table's statistics: Postgres
-    expects ten elements of an array built at run time.
+    The array makes Postgres look up contacts by key in one index scan: Postgres expects ten elements of an array built
+    at run time.
     """
     return (
         f"WITH page AS MATERIALIZED ({page}), held AS MATERIALIZED"
@@ -193,7 +194,7 @@ def _with_contacts(page: str, order: str) -> str:
 
 
 async def next_recipients(tx: AsyncConnection, campaign: Progress, after: str, limit: int) -> list[Recipient]:
-    """Return the recipients after `after`, by subject id."""
+    """Return the recipients after `after`."""
     page = (
         "SELECT subject_id FROM recipient WHERE campaign_id = $2 AND subject_id > $3"
         f" ORDER BY subject_id LIMIT {limit:d}"
@@ -203,9 +204,9 @@ async def next_recipients(tx: AsyncConnection, campaign: Progress, after: str, l
 
 
 async def waiting_recipients(tx: AsyncConnection, campaign: Campaign, now: datetime, limit: int) -> list[Recipient]:
-    """Return waiting recipients before the cursor, due by `now`.
+    """Return waiting recipients due by `now`.
 
-    Recipients waiting for the A/B test's winner are due once the winner is known.
+    Recipients waiting for the winner are due once the winner is known.
     """
     page = (
         "SELECT subject_id, waits_until FROM recipient WHERE campaign_id = $2 AND waits_until BETWEEN $3 AND $4"
@@ -238,7 +239,7 @@ async def first_groups(tx: AsyncConnection, campaign: Progress) -> FirstGroups:
 
 
 async def first_hours(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[str, datetime]:
-    """Return when the first recipient waiting for a local hour is due, by campaign with such a recipient."""
+    """Return when the first recipient waiting for a local hour is due, by campaign."""
     if not campaign_ids:
         return {}
     rows = await tx.execute(
@@ -253,10 +254,7 @@ async def first_hours(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[
 
 
 async def next_wait(tx: AsyncConnection, campaign_id: str, chosen_at: datetime | None) -> datetime | None:
-    """Return when the first waiting recipient is due, or `None` without a waiting recipient.
-
-    `chosen_at`: when recipients waiting for the winner are due.
-    """
+    """Return when the first waiting recipient is due, or `None`."""
     found: datetime | None = await tx.scalar(
         text(
             "SELECT least((SELECT CAST(:chosen_at AS timestamptz) FROM recipient"
@@ -269,12 +267,12 @@ async def next_wait(tx: AsyncConnection, campaign_id: str, chosen_at: datetime |
 
 
 async def lock_given_up(tx: AsyncConnection, now: datetime) -> Progress | None:
-    """Lock one unlocked campaign with recipients left to deny: cancelled, or paused past its end."""
+    """Lock a campaign with recipients left to deny (`_GIVEN_UP`)."""
     return await _first(tx, f"WHERE {_GIVEN_UP} AND {MAY_BE_TRIED} LIMIT 1 FOR UPDATE OF c SKIP LOCKED", {"now": now})
 
 
 async def lock_older(tx: AsyncConnection, events: Sequence[MessageChanged]) -> dict[tuple[str, str], Reported]:
-    """Lock the recipients these events are newer for; return the stored state by (campaign_id, subject_id)."""
+    """Lock the recipients older than these events; return the stored state by (campaign_id, subject_id)."""
     rows = await tx.execute(
         text(
             "SELECT r.campaign_id, r.subject_id, r.status, r.reasons, r.receipt FROM recipient AS r"
@@ -293,7 +291,7 @@ async def lock_older(tx: AsyncConnection, events: Sequence[MessageChanged]) -> d
 
 
 async def lock_done(tx: AsyncConnection, now: datetime) -> Progress | None:
-    """Lock one unlocked campaign with every recipient requested and decided."""
+    """Lock a campaign with every recipient requested and decided."""
     return await _first(
         tx,
         "WHERE c.status IN ('running', 'paused') AND c.expanded AND a.pending = 0 AND a.deferred = 0"

@@ -1,9 +1,7 @@
 """Say what a campaign waits for. Pure.
 
-    waits(stage, now)    a list; empty for an ended campaign whose recipients are all decided
-
-Every unended campaign waits for a person, an hour, another campaign, or a planner step of some seconds; without a wait,
-no action would follow. A planner step which stays in the list is a fault.
+Every unended campaign has a wait; without a wait, no action would follow. A planner step which stays in the list is a
+fault.
 """
 
 from dataclasses import dataclass
@@ -58,9 +56,7 @@ class Waiting(BaseModel):
 class Stage:
     """A campaign's progress.
 
-    `undecided`: pending or deferred recipients. `next_slot`: of the pace. `next_hour`: the earliest local hour yet to
-    come among recipients. `chosen_at`: when the winner will be. `settles_first`: the sender's campaign to settle before
-    this campaign starts.
+    `settles_first`: the sender's campaign to settle before.
     """
 
     status: Status
@@ -81,7 +77,7 @@ class Stage:
 
 
 def waits(stage: Stage, now: datetime) -> list[Waiting]:
-    """Return the waits in order; the `retry` of a failed step comes first."""
+    """Return the waits in order, `retry` first."""
     found = _OF[stage.status](stage, now)
     if stage.retry_at is not None and stage.retry_at > now:
         found.insert(0, Waiting(reason="retry", until=stage.retry_at))

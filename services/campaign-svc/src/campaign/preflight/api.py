@@ -1,7 +1,7 @@
-"""Serve the pre-flight over HTTP: reach, exclusions with reasons, cost, end and findings; approvals; sender rules.
+"""Serve the pre-flight, approvals and sender rules over HTTP.
 
-A pre-flight reads the audience page by page in key order, a transaction per page. A thread renders and counts the
-texts, so that the event loop stays free for other requests.
+A pre-flight reads the audience in key order, a transaction per page. A thread renders and counts the texts, so that the
+event loop stays free.
 """
 
 import asyncio
@@ -48,10 +48,10 @@ from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Reason
 
 router = APIRouter(prefix="/v1", tags=["pre-flight"])
 
-PAGE = 2000  # contacts per page
+PAGE = 2000
 ACKNOWLEDGED = 100  # findings at most
-MAX_ADDED_CHARS = 40  # of a mention an operator appends: « STOP au 36111 » and the like
-OCCURRENCES = 10  # occurrences shown of a recurring campaign
+MAX_ADDED_CHARS = 40  # of a mention an operator appends
+OCCURRENCES = 10
 
 Held = Annotated[Resources[Any], Depends(resources)]
 Author = Annotated[Caller, Depends(require("campaign:write"))]
@@ -269,7 +269,7 @@ async def look_at_campaign(campaign_id: Storable, held: Held, caller: Reader, bo
         unknown = await checks.unknown_fields(tx, campaign)
         names = {finding.found for finding in unknown}
         found = [f for f in outlook.findings if f.rule != "field_nobody_has" or f.found not in names]
-        ids = [finding.id for finding in found]  # unknown fields are not stored: scheduling looks them up again
+        ids = [finding.id for finding in found]  # unknown fields are looked up again when scheduling
         outlook = replace(outlook, findings=(*found, *unknown))
         await store.put_pre_flight(tx, campaign_id, checks.agreed(campaign, sender, None), at, ids, now)
         approved = await checks.approval_of(tx, campaign, sender, at, outlook.findings)
@@ -353,7 +353,7 @@ async def put_sender_rules(sender_id: Storable, body: SenderRules, held: Held, c
 def _own_host(host: str) -> None:
     """Refuse an invalid host name or a public shortener.
 
-    Operators filter public shorteners (DOMAIN 1.11). Raises Invalid.
+    Operators filter shorteners (DOMAIN 1.11). Raises Invalid.
     """
     if not is_host(host):
         raise Invalid(
@@ -390,7 +390,7 @@ def plan_of(campaign: Campaign, sender: Sender, at: datetime, now: datetime, set
 
 @dataclass
 class _Look:
-    """One pass over a campaign's audience."""
+    """A pass over a campaign's audience."""
 
     database: Database
     keys: FieldKeys
@@ -515,7 +515,7 @@ def _occurrences(campaign: Campaign, plan: Plan) -> list[datetime]:
 
 
 def _closed(against: Sequence[Closure]) -> list[Closed]:
-    """Return each rule once, even where the rule closes several time zones of a place."""
+    """Return each rule once, even if closing several time zones of a place."""
     told = dict.fromkeys((closure.aspect, closure.rule.id, closure.rule.source, closure.holiday) for closure in against)
     return [
         Closed(

@@ -1,8 +1,6 @@
 """Compute the digest an approval is given to. Pure.
 
-The digest covers text with link targets, languages, folding, purpose, audience, sectors, end, start, pace, variants,
-and the sender's name, OADC, STOP code and country. A change to any of these changes the digest, and earlier approvals
-no longer count.
+A change to any field below changes the digest, and earlier approvals no longer count.
 """
 
 import hashlib
@@ -23,7 +21,7 @@ AGREED = (
     "sectors",
     "send_before",
 )
-# Hashed only where set, so digests made before these fields existed still match.
+# hashed only where set, so digests from before these fields still match
 SINCE = ("timing", "recurring", "trial")
 SEEN = ("brand", "oadc", "stop_code", "country")
 
@@ -37,8 +35,7 @@ def digest(
 ) -> str:
     """Return the digest, 64 hexadecimal digits.
 
-    `campaign` has the keys AGREED and SINCE, `sender` the keys SEEN. `at` `None`: the campaign starts on scheduling,
-    whenever that is. `link_host`: given only where a text has links. `stop_added`: the mention the operator appends.
+    `at` `None`: the campaign starts on scheduling. `link_host`: only where a text has links.
     """
     agreed = {name: campaign[name] for name in AGREED} | {name: sender[name] for name in SEEN}
     agreed |= {name: campaign[name] for name in SINCE if campaign[name]}
@@ -46,7 +43,7 @@ def digest(
     assert send_before is None or isinstance(send_before, datetime)
     agreed["send_before"] = _instant(send_before)
     agreed["at"] = _instant(at)
-    if link_host is not None:  # a text without links keeps the digest made before links existed
+    if link_host is not None:
         agreed["link_host"] = link_host
     if stop_added:
         agreed["stop_added"] = stop_added

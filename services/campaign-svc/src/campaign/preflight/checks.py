@@ -1,7 +1,4 @@
-"""Decide whether a campaign may be scheduled, and start: the findings against the campaign, and the approval.
-
-An approval is given to a digest of the campaign, the sender and the start (`agreed`).
-"""
+"""Decide whether a campaign may be scheduled, and start."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -45,7 +42,7 @@ def not_too_far(field: str, instant: datetime | None, now: datetime) -> None:
 def table_of(campaign: Campaign, sender: Sender, at: datetime, now: datetime, policy: Policy) -> Timetable:
     """Build the timetable of a campaign starting `at`.
 
-    For a recurring campaign the timetable is of the first occurrence from `at` on, ending when the second comes. Raises
+    A recurring campaign's timetable is of the first occurrence from `at` on, ending when the second comes. Raises
     Invalid where no occurrence is left.
     """
     rule, send_before = campaign.recurring, campaign.send_before
@@ -111,10 +108,9 @@ async def clear(
 
 
 async def against_start(tx: AsyncConnection, campaign: Campaign) -> str | None:
-    """Return why a due campaign may not start, as shown in `sent_back`; `None` if the campaign may start.
+    """Return why a due campaign may not start, as shown in `sent_back`.
 
-    Since scheduling, the sender may have changed (and the texts may now break a rule), or the sender's campaigns may
-    need an approval.
+    Since scheduling, the sender or the need of an approval may have changed.
     """
     sender = await senders.find_sender(tx, campaign.sender_id)
     assert sender is not None
@@ -132,7 +128,7 @@ async def against_start(tx: AsyncConnection, campaign: Campaign) -> str | None:
 
 
 async def lacks_approval(tx: AsyncConnection, campaign: Campaign, sender: Sender) -> bool:
-    """Return whether a draft needs an approval and has none, for the start named in its last pre-flight."""
+    """Return whether a draft lacks an approval for the start of its last pre-flight."""
     last = await store.last_pre_flight(tx, campaign.campaign_id, agreed(campaign, sender, None))
     at = None if last is None else last.at
     approved = await approval_of(tx, campaign, sender, at, tuple(await _found(tx, campaign, sender, at)))
@@ -149,9 +145,9 @@ async def pass_on_approvals(tx: AsyncConnection, series: Campaign, occurrence: C
 
 
 async def _found(tx: AsyncConnection, campaign: Campaign, sender: Sender, at: datetime | None) -> dict[Finding, None]:
-    """Return the findings in the texts, and those of the last pre-flight if the campaign is unchanged since.
+    """Return the findings in the texts, and those of the unchanged campaign's last pre-flight.
 
-    Findings in OF_A_START count only if the pre-flight was made for this start.
+    Findings in OF_A_START count only for the start of that pre-flight.
     """
     compliance = findings.load()
     samples = of_samples(
@@ -169,7 +165,7 @@ async def _found(tx: AsyncConnection, campaign: Campaign, sender: Sender, at: da
         return found
     for each in last.findings:
         rule, _, what = each.partition(":")
-        if rule not in compliance.rules:  # a later version of the rules dropped this rule
+        if rule not in compliance.rules:  # dropped since
             continue
         if last.at == at or rule not in findings.OF_A_START:
             found[Finding(rule, what)] = None
@@ -177,10 +173,9 @@ async def _found(tx: AsyncConnection, campaign: Campaign, sender: Sender, at: da
 
 
 async def unknown_fields(tx: AsyncConnection, campaign: Campaign) -> list[Finding]:
-    """Return a finding for each field of the texts unknown among the attributes of the sender's contacts.
+    """Return the fields of the texts unknown among the sender's contacts.
 
-    With such a field nobody gets the text, or everybody gets the fallback. A sender without contacts may name any
-    field.
+    With such a field nobody gets the text, or everybody the fallback. A sender without contacts may name any field.
     """
     known = await kinds_of(tx, campaign.sender_id)
     named = {name for wording in campaign.wordings.values() for name in wording.fields}
@@ -191,7 +186,7 @@ async def unknown_fields(tx: AsyncConnection, campaign: Campaign) -> list[Findin
 
 
 def _refused(campaign: Campaign, sender: Sender) -> list[str]:
-    """Return why the texts cannot be sent to any recipient, each reason once."""
+    """Return why the texts cannot be sent, each reason once."""
     refused: dict[str, None] = {}
     for wording in campaign.wordings.values():
         for template in wording.templates.values():
@@ -205,7 +200,8 @@ def _refused(campaign: Campaign, sender: Sender) -> list[str]:
 async def approval_of(
     tx: AsyncConnection, campaign: Campaign, sender: Sender, at: datetime | None, found: Sequence[Finding]
 ) -> Approved:
-    """Return whether an approval is needed, and who gave one. An approver who edited the campaign later is left out."""
+    """Return whether an approval is needed, and who gave one. An approver who edited the campaign later does not
+    count."""
     needed = await store.needs_approval(tx, campaign.sender_id)
     rules = findings.load().rules
     digest = agreed(campaign, sender, at)

@@ -1,8 +1,7 @@
 """Find rule violations in a campaign's text, each with the rule and its source. Pure.
 
-An error stops scheduling. A warning must be acknowledged by its id, and the same finding always has the same id. The
-rules are data (`compliance/france-3.json`): a file in use is never edited, and a change is a new version. `text.check`
-checks the STOP mention and the limit of ten parts earlier, when the author writes the campaign.
+A warning must be acknowledged by its id, always the same for the same finding. The rules are data
+(`compliance/france-3.json`): a file in use is never edited; a change is a new version.
 """
 
 import json
@@ -21,7 +20,7 @@ Severity = Literal["error", "warning"]
 Sector = Literal["energy", "alcohol", "gambling", "tobacco", "credit"]
 
 MANY_PARTS = 6
-OF_A_START = frozenset({"nobody", "too_slow", "begins_with"})  # findings valid for one start only
+OF_A_START = frozenset({"nobody", "too_slow", "begins_with"})  # valid for one start
 
 _STOP = re.compile(r"\bSTOP\b.{0,12}?\b(\d{5})\b", re.IGNORECASE)
 _PREMIUM = re.compile(r"(?<!\d)(?:(?:\+|00)33\s?\(?0?\)?|0)[ .-]?8[ .-]?9(?:[ .-]?\d){7}(?!\d)")
@@ -50,10 +49,7 @@ class Compliance:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A violated rule. `found`: the number, code, host, field or required beginning concerned.
-
-    `id` is built from rule and words alone.
-    """
+    """A violated rule. `found`: the words concerned."""
 
     rule: str
     found: str = ""
@@ -89,7 +85,7 @@ def load(version: str = "france-3") -> Compliance:
 def of_texts(
     texts: Sequence[str], brand: str, oadc: str, stop_code: str, sectors: Iterable[str], compliance: Compliance
 ) -> tuple[Finding, ...]:
-    """Return the findings in any of these texts, each once. `sectors`: as declared by the author."""
+    """Return the findings in any of these texts, each once."""
     found = {Finding(f"sector_{sector}"): None for sector in sectors}
     for text in texts:
         found |= dict.fromkeys(_of_text(text, brand, oadc, stop_code, compliance))
@@ -124,7 +120,7 @@ def _of_text(text: str, brand: str, oadc: str, stop_code: str, compliance: Compl
 
 
 def _says_who(text: str, brand: str, oadc: str) -> bool:
-    """Return whether the brand shows in the text, or in the OADC.
+    """Return whether the brand shows in the text or OADC.
 
     An OADC of three letters or more counts where either name begins with the other: an OADC has 11 characters at most
     (DOMAIN 1.11).

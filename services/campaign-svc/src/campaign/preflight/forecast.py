@@ -1,11 +1,6 @@
-"""Forecast a campaign's reach, cost and end, contact by contact, in memory independent of the audience's size. Pure.
+"""Forecast a campaign's reach, cost and end, contact by contact, in memory independent of the audience. Pure.
 
-    forecast = Forecast(plan)
-    forecast.add(attributes, territory, standing)       for each contact selected
-    forecast.outlook                                    the result
-
-The forecast renders each contact's text exactly as the planner will, so lengths and costs include names and the STOP
-mention.
+The forecast renders each contact's text exactly as the planner will.
 """
 
 import re
@@ -29,30 +24,30 @@ from campaign.schedule.timing import Pace, Place, Timetable
 from common.law import Closure, Opening
 from common.sms.sms_length import Encoding, length
 
-LONGEST = timedelta(days=60)  # longest sending forecast; a later end is reported as unknown
+LONGEST = timedelta(days=60)  # a later end is reported as unknown
 RESOLUTION_S = timedelta.resolution.total_seconds()
-TOO_LATE = "send_before_passed"  # the gate's name: the place opens only after the campaign's end
-UNREADABLE = "request_unreadable"  # the gate's name, for a number or text
+TOO_LATE = "send_before_passed"  # the gate's name
+UNREADABLE = "request_unreadable"  # the gate's name
 NO_TRIAL = Trial()
-MOST_FOUND = 20  # most findings reported from rendered texts
+MOST_FOUND = 20  # in rendered texts
 
-_TELLING = re.compile(r"\d{4}|\w\.\w")  # attribute values able to bring a number or a link into a text
+_TELLING = re.compile(r"\d{4}|\w\.\w")  # able to bring a number or a link into a text
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The input of a forecast. `rate_per_s`: messages the operator accepts; `None`: no rate configured."""
+    """The input of a forecast. `rate_per_s`: messages the operator accepts."""
 
-    wordings: Mapping[str, Wording]  # by variant, the campaign's own first
+    wordings: Mapping[str, Wording]  # by variant, OWN first
     sender_id: str
     purpose: str
     brand: str
     oadc: str
     stop_code: str
-    stop_added: str  # appended by the operator to each text
+    stop_added: str
     sectors: tuple[str, ...]
     timetable: Timetable
-    begins_with: Callable[[Place], Sequence[str]]  # required beginnings of a text, by place
+    begins_with: Callable[[Place], Sequence[str]]  # of a text, by place
     prices: Prices
     compliance: Compliance
     rate_per_s: float | None
@@ -60,7 +55,7 @@ class Plan:
 
     @property
     def rate(self) -> float | None:
-        """Return the lower of the operator's rate and the campaign's pace; `None` without either."""
+        """Return the lower of the operator's rate and the campaign's pace, if any."""
         rates = [rate for rate in (self.rate_per_s, Pace.of(self.timetable.timing).per_second) if rate is not None]
         return min(rates, default=None)
 
@@ -69,8 +64,8 @@ class Plan:
 class Part:
     """The forecast for one territory.
 
-    `cost` `None`: the price table has no price. `opens_at`: the first opening among the territory's recipients.
-    `against`: the rules closing that place at the wanted start.
+    `opens_at`: the first opening among the territory's places. `against`: the rules closing that place at the wanted
+    start.
     """
 
     territory: str
@@ -85,7 +80,7 @@ class Part:
 class Wait:
     """People of one place, closed by `against` when messages leave for the first place of the territory.
 
-    `too_late`: the place opens only after the campaign's end, so these people get nothing, for no other reason.
+    `too_late`: the place opens only after the campaign's end.
     """
 
     territory: str
@@ -109,7 +104,7 @@ class Stretch(NamedTuple):
 class Outlook:
     """The result of a forecast.
 
-    `reasons` counts a person once per reason. Lengths cover only the people who would get a message.
+    Lengths cover only the people who would get a message.
     """
 
     audience: int
@@ -117,7 +112,7 @@ class Outlook:
     reasons: Mapping[str, int]
     under_review: int
     languages: Mapping[str, int]
-    segments: Mapping[int, int]  # people by number of parts
+    segments: Mapping[int, int]  # by number of parts
     median_segments: int | None
     units: tuple[int, int, int] | None  # least, median, most
     encodings: Mapping[Encoding, int]
@@ -141,7 +136,7 @@ def of_samples(
     sectors: Iterable[str],
     compliance: Compliance,
 ) -> tuple[Finding, ...]:
-    """Return the findings in the texts alone, without any contact. Parameters as in Plan."""
+    """Return the findings in the texts alone, without any contact."""
     templates = [template for wording in wordings for template in wording.templates.values()]
     samples = [sample + stop_added for template in templates for sample in template.samples(stop_code)]
     targets = [target for wording in wordings for target in wording.targets]
@@ -160,7 +155,7 @@ class Forecast:
     _languages: Counter[str] = field(default_factory=Counter)
     _lengths: Counter[tuple[Encoding, int, int]] = field(default_factory=Counter)  # encoding, units, segments
     _segments: Counter[tuple[Place, int]] = field(default_factory=Counter)
-    _too_late: Counter[Place] = field(default_factory=Counter)  # people excluded only by the campaign's end
+    _too_late: Counter[Place] = field(default_factory=Counter)
     _held: set[str] = field(default_factory=set)  # fields present in some contact
     _opens: dict[Place, datetime | None] = field(default_factory=dict)
     _begins: dict[Place, Sequence[str]] = field(default_factory=dict)
@@ -196,8 +191,7 @@ class Forecast:
     ) -> None:
         """Add one contact of the audience.
 
-        `left_out`: the frequency limit excluding the contact. `lot`: the contact's hash bucket for the A/B test. A
-        contact waiting for the winner is counted with the campaign's own text.
+        A contact waiting for the winner counts with the campaign's own text.
         """
         plan = self.plan
         self._audience += 1
@@ -257,7 +251,7 @@ class Forecast:
             )
 
     def add_unreadable(self) -> None:
-        """Add a contact whose number cannot be decrypted, so that the territory is unknown."""
+        """Add a contact whose number cannot be decrypted."""
         self._audience += 1
         self._reasons[UNREADABLE] += 1
 
@@ -305,7 +299,7 @@ class Forecast:
     def _first(self, people: Iterable[Place]) -> dict[str, Place]:
         """Return, by territory, the place that opens first among people who would get a message.
 
-        Among places opening together, a place without a region comes first.
+        Of places opening together, a place without a region comes first.
         """
         first: dict[str, Place] = {}
         for place in sorted(people, key=lambda place: (self._opening(place), place.region is not None)):
@@ -328,7 +322,7 @@ class Forecast:
         return tuple(found)
 
     def _waits(self, people: Mapping[Place, int], first: Mapping[str, Place]) -> tuple[Wait, ...]:
-        """Return the waits caused by a rule. A place waiting only for its own local hour is left out."""
+        """Return the waits caused by a rule. A place waiting only for its local hour is left out."""
         table = self.plan.timetable
         found: Counter[tuple[str, str | None, datetime, bool, tuple[Closure, ...]]] = Counter()
         for too_late, counts in ((False, people), (True, self._too_late)):
@@ -350,9 +344,9 @@ class Forecast:
 
 
 def finish(people: Mapping[Place, int], plan: Plan) -> datetime | None:
-    """Return when the last message leaves: at the rate, within each place's hours, after the end of the spread.
+    """Return when the last message leaves: at the rate, within each place's hours, after the spread.
 
-    Without a rate, the result is the end of the last window. `None`: no recipients, or more than LONGEST needed.
+    Without a rate: the end of the last window. `None`: no recipients, or more than LONGEST needed.
     """
     if not people:
         return None
@@ -364,10 +358,9 @@ def finish(people: Mapping[Place, int], plan: Plan) -> datetime | None:
 
 
 def lay_out(people: Mapping[Place, int], table: Timetable, rate: float) -> list[Stretch] | None:
-    """Return the stretches in which messages leave, in order, at `rate` per second; `None` beyond LONGEST.
+    """Return the stretches in which messages leave at `rate` per second; `None` beyond LONGEST.
 
-    Open places share the rate in proportion to the people left there, because the planner's order is a hash and favours
-    no place.
+    Open places share the rate by the people left there: the planner's order is a hash and favours no place.
     """
     left = {place: float(count) for place, count in people.items()}
     starts = {place: table.window(place)[0][0] for place in left}

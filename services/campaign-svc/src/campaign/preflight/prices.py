@@ -4,8 +4,7 @@
      "per_part": {"FR": "0.045", "GP": "0.062"},
      "senders": {"maison-lune": {"FR": "0.041"}}}
 
-Prices are per part and territory, named as in `common.sms.msisdn`; a sender's own price comes first. The forecast never
-guesses a missing price: such messages count as unpriced.
+Prices are per part and territory; a sender's own price comes first. A message without a price counts as unpriced.
 """
 
 from collections.abc import Mapping
@@ -27,6 +26,6 @@ class Prices(BaseModel):
     senders: dict[str, Table] = {}
 
     def of(self, sender_id: str, territory: str) -> Decimal | None:
-        """Return the price of one part, or `None` where the table has no price."""
+        """Return the price of one part, if any."""
         own: Mapping[str, Decimal] = self.senders.get(sender_id, {})
         return own.get(territory, self.per_part.get(territory))

@@ -72,7 +72,7 @@ class Approval(msgspec.Struct, frozen=True):
 
 
 async def approvals_of(tx: AsyncConnection, campaign_id: str) -> list[Approval]:
-    """Return a campaign's approvals, oldest first, including approvals given before an edit."""
+    """Return a campaign's approvals, oldest first, also from before an edit."""
     rows = await tx.execute(
         text(
             "SELECT digest, approved_by, approved_at FROM campaign_approval WHERE campaign_id = :id"
@@ -97,7 +97,7 @@ async def put_pre_flight(
 
 
 class PreFlight(msgspec.Struct, frozen=True):
-    """A pre-flight made before. `at`: the start examined; `None`: at once. `findings`: their ids."""
+    """A pre-flight made before."""
 
     at: datetime | None
     findings: Sequence[str]
@@ -133,10 +133,8 @@ async def selected_after(
 ) -> list[Selected]:
     """Return a page of the contacts the campaign would be for, by subject id.
 
-    `selected`: from `segments.of_campaign`.
-
-    The statement keeps the cost in proportion to the page. LIMIT is a literal: Postgres plans a parameter as a tenth of
-    the table. The joined table starts at the page too: otherwise Postgres may read the table from its beginning.
+    The cost stays in proportion to the page. LIMIT is a literal: Postgres plans a parameter as a tenth of the table.
+    The joined table starts at the page too: otherwise Postgres may read the table from its beginning.
     """
     rows = await tx.execute(
         text(
@@ -158,7 +156,7 @@ async def selected_after(
 async def contacts_and_standings(
     tx: AsyncConnection, sender_id: str, subject_ids: Sequence[str]
 ) -> dict[str, tuple[str | None, str | None]]:
-    """Return attributes and consents of each subject as JSON, `None` where absent, by subject id."""
+    """Return attributes and consents as JSON, if any, by subject id."""
     rows = await tx.execute(
         text(
             "SELECT s.id, c.attributes::text AS attributes, k.told::text AS told"
@@ -184,7 +182,7 @@ class TestSend(msgspec.Struct, frozen=True):
 async def add_tests(
     tx: AsyncConnection, campaign_id: str, call: str, fingerprint: str, tests: Sequence[TestSend]
 ) -> set[str]:
-    """Insert test sends of one call; return the message ids not seen before."""
+    """Insert test sends of one call; return the new message ids."""
     rows = await tx.execute(
         text(
             "INSERT INTO test_send (campaign_id, message_id, subject_id, variant, asked_by, asked_at, call,"
@@ -209,7 +207,7 @@ async def add_tests(
 
 
 async def fingerprint_of_call(tx: AsyncConnection, campaign_id: str, call: str) -> str | None:
-    """Return the fingerprint of the first request of this call, None before."""
+    """Return the fingerprint of the call's first request, if any."""
     found: str | None = await tx.scalar(
         text("SELECT fingerprint FROM test_send WHERE campaign_id = :id AND call = :call LIMIT 1"),
         {"id": campaign_id, "call": call},

@@ -1,8 +1,7 @@
-"""HTTP: send a campaign's message to a few numbers before the audience gets the message.
+"""HTTP: send a campaign's message to a few numbers before the audience.
 
-The gate treats a test as any message of the sender and purpose: consent, STOP mention, hours. Testers must have
-consented, with proof; no list of numbers is exempt. The text is the audience's to the letter, except for links.
-dispatch-svc reports the outcome by `message_id`.
+The gate treats a test as any message: testers must have consented, with proof. The text is the audience's to the
+letter, except for links.
 """
 
 from collections.abc import Mapping
@@ -42,7 +41,7 @@ from common.web.problems import Conflict, Invalid, Reason
 router = APIRouter(prefix="/v1", tags=["test sends"])
 
 MOST_NUMBERS = 5
-MOST_A_DAY = 50  # messages of a campaign
+MOST_A_DAY = 50  # of a campaign
 KEPT = timedelta(hours=1)  # a test tomorrow is too late
 
 Held = Annotated[Resources[Any], Depends(resources)]
@@ -143,7 +142,7 @@ async def send_test(
             )
             items.append(item)
             messages.append(message)
-        # the texts too: the campaign may have been edited since the first request
+        # the campaign may have been edited since the first request
         texts_of = "\n".join(item.text for item in items)
         fingerprint = held.subject_keys.subject_id(f"{await fingerprint_of(request, held.subject_keys)}\n{texts_of}")
         same(await store.fingerprint_of_call(tx, campaign_id, call) or fingerprint, fingerprint)

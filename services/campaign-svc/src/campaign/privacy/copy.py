@@ -1,7 +1,4 @@
-"""Copy a person's data held by campaign-svc, for a request of access.
-
-The copy holds contacts with every attribute, places in audiences, links with clicks, and test sends.
-"""
+"""Copy a person's data held by campaign-svc, for a request of access."""
 
 from collections.abc import Sequence
 

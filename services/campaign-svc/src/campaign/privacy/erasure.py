@@ -1,8 +1,7 @@
-"""Erase a person from campaign-svc: contacts of every sender with all attributes, and links with their clicks.
+"""Erase a person from campaign-svc: contacts of every sender, links and clicks.
 
-The recipient rows stay, under the keyed hash, because a campaign's tallies sum over them. The planner denies a
-recipient not yet requested as `contact_gone`. A later import of the number is refused (`audience.erased_among`) until
-consent-svc lifts the erasure.
+The recipient rows stay, under the keyed hash: a campaign's tallies sum over them. The planner denies an unrequested
+recipient as `contact_gone`. Imports of the number are refused until consent-svc lifts the erasure.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,6 @@
 """Own campaign-svc's retention periods. docs/retention.md gives the reason and source of each.
 
-A campaign's tallies are counters in a row of their own: pruning recipients leaves the tallies intact, and a report for
-a pruned recipient changes nothing.
+Tallies outlive the recipients; a report for a pruned recipient changes nothing.
 """
 
 from datetime import timedelta
@@ -10,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from common.privacy.pruning import DEAD_LETTERS, Policy, Pruned
 
-ABANDONED = timedelta(days=2)  # since the upload was opened: partial files hold personal data too
+ABANDONED = timedelta(days=2)  # partial files hold personal data too
 _OF_IMPORT = "JOIN contact_import AS p USING (import_id)"
-LATE_DAYS = 35  # DLRs arrive, and operators answer for the last bill, within these days
+LATE_DAYS = 35  # DLRs and operators' answers arrive within these days
 
 
 class Periods(BaseModel):
@@ -21,9 +20,9 @@ class Periods(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     contacts_days: int = Field(1096, ge=1)  # 3 years: DOMAIN 1.4
-    recipients_days: int = Field(396, ge=LATE_DAYS)  # 13 months
-    test_sends_days: int = Field(396, ge=1)  # 13 months
-    imports_days: int = Field(396, ge=1)  # 13 months
+    recipients_days: int = Field(396, ge=LATE_DAYS)
+    test_sends_days: int = Field(396, ge=1)
+    imports_days: int = Field(396, ge=1)
 
     @property
     def recipients(self) -> timedelta:

@@ -1,12 +1,10 @@
-"""Apply rectifications: correct a person's contacts, and update the text of messages still waiting to leave.
+"""Apply rectifications: correct a person's contacts, and the text of messages still waiting.
 
-The consumer's own transaction holds the corrected contacts, the updated texts and the acknowledgement. The lock
-`audience.alone_with_contacts` keeps the planner from reading contacts meanwhile. A recipient is requested either
-before, and the update follows the request on the same partition, or after, with the corrected attributes. Messages
-already sent stay as sent.
+The lock `audience.alone_with_contacts` keeps the planner from reading contacts. A recipient is requested before, and
+the update follows on the same partition, or after, with the corrected attributes.
 
-Where the number was wrong, or no longer belongs to the person, the contact is deleted. The gate denies the waiting
-messages: consent-svc opted the number out before the rectification reached campaign-svc.
+A contact whose number was wrong, or no longer belongs to the person, is deleted. The gate denies the waiting messages:
+consent-svc has opted the number out.
 """
 
 from collections.abc import Mapping
@@ -39,7 +37,7 @@ _fields = msgspec.json.Decoder(dict[str, str | None])
 
 
 class Rectifier:
-    """Consumer of rectifications. `policy`: the deployment's; the region of a message is set as the planner does."""
+    """Consumer of rectifications."""
 
     def __init__(self, keys: FieldKeys, link_keys: LinkKeys, policy: Policy) -> None:
         self._keys = keys
@@ -60,7 +58,7 @@ class Rectifier:
         now = datetime.now(UTC)
         reworded: list[MessageReworded] = []
         if (fields := self._opened(asked)) is None:
-            # a contact created after the request belongs to someone else: a replay keeps such a contact
+            # a later contact belongs to someone else: a replay keeps it
             contacts = await audience.delete_contact(tx, asked.subject_id, asked.sender_id, asked.requested_at)
         else:
             holders = await store.lock_contacts(tx, asked.subject_id, asked.sender_id)
@@ -91,16 +89,18 @@ class Rectifier:
     async def _reworded(
         self, tx: AsyncConnection, asked: RectificationRequested, now: datetime
     ) -> list[MessageReworded]:
-        """Return an update (text and region) for each message requested and not known to have left.
+        """Return an update for each message requested and not known to have left.
 
-        A message whose text can no longer be written gets the text `None`: dispatch-svc must not send such a message.
+        A message whose text can no longer be written gets the text `None`, and so does a message of an unreadable
+        campaign: dispatch-svc must not send such a message.
         """
         found, made = [], []
         for message in await store.asked_for(tx, asked.subject_id, asked.sender_id):
             said = message.attributes
-            wording = message.texts.wording_of(message.variant, message.link_host)
-            written = None
-            if wording.missing(said) is None:
+            written = wording = None
+            if message.texts is not None:
+                wording = message.texts.wording_of(message.variant, message.link_host)
+            if wording is not None and wording.missing(said) is None:
                 tokens = Tokens(self._link_keys, message.campaign_id, asked.subject_id)
                 written = wording.render(said, message.stop_code, tokens)
                 if texts.refused(written, message.stop_code, message.stop_added) is None:
@@ -124,9 +124,9 @@ class Rectifier:
 
 
 def _as_kept(fields: Mapping[str, str | None], kinds: Mapping[str, Kind]) -> dict[str, str | None]:
-    """Return the fields in the stored form of each attribute's kind, as an import stores them.
+    """Return the fields as an import stores them.
 
-    A value not matching its kind stays as the person gave it, stripped.
+    A value not matching its kind stays as given.
     """
     right = {name: value and value.strip() for name, value in fields.items()}
     return {name: value and (kept(value, kinds.get(name, Kind.TEXT)) or value) for name, value in right.items()}

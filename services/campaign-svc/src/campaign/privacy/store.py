@@ -1,16 +1,20 @@
 """Read and lock one person's data across campaign-svc's tables. The caller owns the transaction."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.campaigns.campaign import Texts
-from campaign.campaigns.store import decoded_texts
+from campaign.campaigns.store import UNREADABLE, decoded_texts
 from campaign.message.variants import OWN
+
+log = logging.getLogger(__name__)
 
 _object = msgspec.json.Decoder(dict[str, object])
 _attributes = msgspec.json.Decoder(dict[str, str])
@@ -56,7 +60,7 @@ class Membership(msgspec.Struct, frozen=True):
 
     campaign_id: str
     sender_id: str
-    campaign: str  # its name
+    campaign: str
     purpose: str
     status: str
     reasons: Sequence[str]
@@ -65,10 +69,7 @@ class Membership(msgspec.Struct, frozen=True):
 
 
 async def audiences_of(tx: AsyncConnection, subject_id: str) -> list[Membership]:
-    """Return one person's recipient rows with their campaigns, oldest campaign first.
-
-    The join reads by the primary key, campaign by campaign.
-    """
+    """Return one person's recipient rows with their campaigns, oldest campaign first."""
     rows = await tx.execute(
         text(
             "SELECT c.campaign_id, c.sender_id, c.name, c.purpose, r.status, r.reasons, r.receipt, r.handed_off_at"
@@ -95,11 +96,14 @@ async def lock_contacts(tx: AsyncConnection, subject_id: str, sender_id: str | N
 
 @dataclass(frozen=True, kw_only=True)
 class Requested:
-    """A requested message of one person: the campaign's texts, the sender, the contact's current attributes."""
+    """A requested message of one person: the campaign's texts, the sender, the contact's current attributes.
+
+    `texts` `None`: unreadable.
+    """
 
     campaign_id: str
     starts_at: datetime
-    texts: Texts
+    texts: Texts | None
     variant: str
     country: str
     stop_code: str
@@ -109,9 +113,9 @@ class Requested:
 
 
 async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None) -> list[Requested]:
-    """Return one person's requested messages not known to have left, with campaign and current attributes.
+    """Return one person's requested messages not known to have left.
 
-    The caller holds `alone_with_contacts`, so the planner requests no further message meanwhile.
+    The caller holds `alone_with_contacts`: the planner requests no further message.
     """
     rows = await tx.execute(
         text(
@@ -133,7 +137,7 @@ async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None)
         Requested(
             campaign_id=row.campaign_id,
             starts_at=row.starts_at,
-            texts=decoded_texts(row._asdict()),
+            texts=_texts(row.campaign_id, row.variant or OWN, row._asdict()),
             variant=row.variant or OWN,
             country=row.country,
             stop_code=row.stop_code,
@@ -145,19 +149,25 @@ async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None)
     ]
 
 
+def _texts(campaign_id: str, variant: str, columns: Mapping[str, Any]) -> Texts | None:
+    """Decode the texts needed for this variant; the campaign's own text needs no A/B test."""
+    try:
+        return decoded_texts({**columns, "trial": None} if variant == OWN else columns)
+    except UNREADABLE:
+        log.exception("a campaign's texts cannot be read", extra={"campaign_id": campaign_id})
+        return None
+
+
 class ReceivedTest(msgspec.Struct, frozen=True):
     campaign_id: str
     sender_id: str
-    campaign: str  # its name
+    campaign: str
     message_id: str
     asked_at: datetime
 
 
 async def tests_with(tx: AsyncConnection, subject_id: str) -> list[ReceivedTest]:
-    """Return one person's test sends, oldest first.
-
-    The query scans `test_send`, a small table because few campaigns are tested.
-    """
+    """Return one person's test sends, oldest first, by a scan of the small table."""
     rows = await tx.execute(
         text(
             "SELECT t.campaign_id, c.sender_id, c.name, t.message_id, t.asked_at FROM test_send AS t"

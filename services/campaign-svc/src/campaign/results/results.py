@@ -1,6 +1,6 @@
-"""Count the results of each text of a campaign: hand-offs, opt-outs in answer, clicks.
+"""Count the results of each text of a campaign.
 
-The counts follow the rules of the campaign's statistics, so the winner of an A/B test matches the statistics shown.
+The rules are the statistics', so the winner of an A/B test matches the statistics shown.
 """
 
 from sqlalchemy import text
@@ -11,7 +11,7 @@ from campaign.audience.opt_outs import ANSWERS, answering
 from campaign.campaigns.campaign import Campaign
 from campaign.message.variants import Result
 
-# (subject_id): recipients of campaign :id whom the message may have reached, with a counted click
+# (subject_id): recipients whom the message may have reached, with a counted click
 CLICKED = (
     "SELECT DISTINCT l.subject_id FROM link AS l"
     " JOIN recipient AS r ON r.campaign_id = l.campaign_id AND r.subject_id = l.subject_id"
@@ -20,7 +20,7 @@ CLICKED = (
 
 
 def answering_to(campaign: Campaign) -> dict[str, object]:
-    """Return the parameters of ANSWERS and CLICKED for a campaign."""
+    """Return the parameters of ANSWERS and CLICKED."""
     return answering(campaign.campaign_id, campaign.sender_id, campaign.purpose, campaign.started_at, campaign.ended_at)
 
 

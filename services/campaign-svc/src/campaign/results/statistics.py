@@ -1,7 +1,7 @@
-"""Serve a campaign's results over HTTP: breakdowns, the recipients as a CSV file, and the trace of one recipient.
+"""Serve a campaign's results over HTTP: breakdowns, recipients as CSV, the trace of one recipient.
 
-The tallies (`accounts.py`) are live counters. The statistics count the recipients themselves in one snapshot, so the
-breakdowns by variant, territory and hour each add up to the total.
+The statistics count recipients in one snapshot, not the live tallies (`accounts.py`): each breakdown adds up to the
+total.
 """
 
 import csv
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1", tags=["statistics"])
 
-PAGE = 2000  # recipients per page
+PAGE = 2000
 COLUMNS = (
     "message_id",
     "subject_id",
@@ -237,7 +237,7 @@ async def trace_recipient(campaign_id: Storable, body: WhoseTrace, held: Held, c
     )
 
 
-_TOTAL, _BY_HOUR, _BY_VARIANT, _BY_TERRITORY = 7, 6, 3, 5  # values of grouping(): a bit per column left out
+_TOTAL, _BY_HOUR, _BY_VARIANT, _BY_TERRITORY = 7, 6, 3, 5  # of grouping(): a bit per column left out
 
 _COUNTED = (
     f"WITH answers AS MATERIALIZED ({ANSWERS}), clicked AS MATERIALIZED ({CLICKED}),"
@@ -292,7 +292,7 @@ async def _found(
 
 
 class _Counted(NamedTuple):
-    """A row of _COUNTED. `by`: the grouping, such as _TOTAL."""
+    """A row of _COUNTED."""
 
     by: int
     variant: str | None
@@ -325,7 +325,7 @@ class _RecipientResult(NamedTuple):
 async def _recipients(
     tx: AsyncConnection, campaign: Campaign, *, limit: int, after: str = "", subject_id: str | None = None
 ) -> list[_RecipientResult]:
-    """Return recipients of a campaign with results, by subject id: a page after `after`, or one person."""
+    """Return recipients with results: a page after `after`, or one person."""
     told = await tx.execute(
         text(
             "WITH page AS MATERIALIZED (SELECT * FROM recipient WHERE campaign_id = :id"
@@ -357,7 +357,7 @@ class _Export:
     caller: Caller
 
     async def lines(self) -> AsyncIterator[bytes]:
-        """Yield the file, with a byte-order mark: without the mark, spreadsheets misread the encoding."""
+        """Yield the file, with a byte-order mark: without it, spreadsheets misread the encoding."""
         yield _csv([COLUMNS]).encode("utf-8-sig")
         after = ""
         while True:

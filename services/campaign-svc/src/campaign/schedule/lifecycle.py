@@ -19,10 +19,10 @@ from enum import StrEnum
 from common.contracts.campaign import Control
 from common.sms import message_id
 
-KEPT = timedelta(days=3)  # default life of a campaign: long enough for a long weekend
-FURTHEST = timedelta(days=2 * 366)  # from now, either way; dates near the years 1 and 9999 overflow
+KEPT = timedelta(days=3)  # long enough for a long weekend
+FURTHEST = timedelta(days=2 * 366)  # dates near the years 1 and 9999 overflow
 EVER = datetime.max.replace(tzinfo=UTC)
-ONLY_STEP = "0"  # one message per recipient; a series would count on
+ONLY_STEP = "0"  # one message per recipient
 
 
 class Status(StrEnum):
@@ -35,19 +35,19 @@ class Status(StrEnum):
 
 
 class Action(StrEnum):
-    EDIT = "edit"  # a scheduled campaign becomes a draft
+    EDIT = "edit"
     SCHEDULE = "schedule"
-    START = "start"  # by the planner, once due
+    START = "start"  # by the planner
     PAUSE = "pause"
     RESUME = "resume"
     CANCEL = "cancel"
-    FINISH = "finish"  # by the planner, once no recipient is pending or deferred
+    FINISH = "finish"  # by the planner
 
 
 class Priority(StrEnum):
-    """The share of the planner a campaign gets while several campaigns send at once.
+    """A campaign's share of the planner while several send at once.
 
-    Every priority makes progress: a priority weighs a campaign's turns and never blocks another campaign.
+    A priority weighs a campaign's turns and never blocks another campaign.
     """
 
     HIGH = "high"
@@ -56,13 +56,13 @@ class Priority(StrEnum):
 
     @property
     def cost(self) -> int:
-        """Return the turns charged per recipient: the planner requests four of `high` per one of `normal`."""
+        """Return the turns charged per recipient."""
         return {Priority.HIGH: 1, Priority.NORMAL: 4, Priority.LOW: 16}[self]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The state an action leads to. `control`: the value published to the gate, `None` if the gate sees no change."""
+    """The state an action leads to. `control`: the value published to the gate, if any."""
 
     status: Status
     control: Control | None = None
@@ -81,7 +81,7 @@ _STEPS: dict[tuple[Status, Action], Step] = {
     (Status.DRAFT, Action.EDIT): Step(Status.DRAFT),
     (Status.SCHEDULED, Action.EDIT): Step(Status.DRAFT),
     (Status.DRAFT, Action.SCHEDULE): Step(Status.SCHEDULED),
-    (Status.SCHEDULED, Action.SCHEDULE): Step(Status.SCHEDULED),  # reschedule
+    (Status.SCHEDULED, Action.SCHEDULE): Step(Status.SCHEDULED),
     (Status.SCHEDULED, Action.START): Step(Status.RUNNING, "running"),
     (Status.SCHEDULED, Action.FINISH): Step(Status.FINISHED),  # a recurring campaign, after its last occurrence
     (Status.SCHEDULED, Action.PAUSE): Step(Status.PAUSED, "paused"),
@@ -99,7 +99,7 @@ _STEPS: dict[tuple[Status, Action], Step] = {
     (Status.RUNNING, Action.RESUME): Step(Status.RUNNING),
     (Status.CANCELLED, Action.CANCEL): Step(Status.CANCELLED),
 }
-# A campaign paused before its start: the gate hears `running` only when the campaign starts.
+# Paused before the start: the gate hears `running` only when the campaign starts.
 _UNBEGUN: dict[tuple[Status, Action], Step] = {
     (Status.PAUSED, Action.EDIT): Step(Status.DRAFT),
     (Status.PAUSED, Action.SCHEDULE): Step(Status.SCHEDULED),
@@ -108,7 +108,7 @@ _UNBEGUN: dict[tuple[Status, Action], Step] = {
 
 
 def step(status: Status, action: Action, *, begun: bool) -> Step:
-    """Return the transition for an action. `begun`: the campaign has started. Raises NotPossible."""
+    """Return the transition for an action. Raises NotPossible."""
     try:
         return (_STEPS if begun else _STEPS | _UNBEGUN)[status, action]
     except KeyError:
@@ -118,24 +118,21 @@ def step(status: Status, action: Action, *, begun: bool) -> Step:
 def message_of(campaign_id: str, starts_at: datetime, subject_id: str) -> str:
     """Return the id of a campaign's only message to a person.
 
-    Every caller derives the same id, so a repeated request is a duplicate and not a second message.
+    The id never changes: a repeated request is a duplicate, not a second message.
     """
     return messages_of(campaign_id, starts_at)(subject_id)
 
 
 def messages_of(campaign_id: str, starts_at: datetime) -> Callable[[str], str]:
-    """Return `message_of` as a function of the subject id, for many recipients of one campaign."""
+    """Return `message_of` as a function of the subject id."""
     return message_id.written_around(starts_at, (campaign_id,), (ONLY_STEP,))
 
 
 def ends_by(starts_at: datetime, send_before: datetime | None) -> datetime:
-    """Return the instant from which the campaign's messages expire: `send_before`, else `starts_at` plus KEPT."""
+    """Return when the campaign's messages expire."""
     return send_before or later(starts_at, KEPT)
 
 
 def later(at: datetime, by: timedelta) -> datetime:
-    """Return `at + by`, or EVER where the sum exceeds the calendar.
-
-    A campaign scheduled without the limit FURTHEST may lie too close to the year 9999.
-    """
+    """Return `at + by`, or EVER beyond the calendar."""
     return at + by if at < EVER - by else EVER

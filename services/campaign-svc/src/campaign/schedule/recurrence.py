@@ -1,8 +1,8 @@
-"""Compute when a recurring campaign occurs: cron's five fields on the sender's clock, until an end. Pure.
+"""Compute when a recurring campaign occurs: a cron rule on the sender's clock, until an end. Pure.
 
-Each occurrence is a campaign with an audience, messages and an end of its own, so a missed occurrence is not made up
-for once the next has come. Clock changes follow Debian's cron (cronsim): an occurrence skipped in spring happens right
-after the gap, and an hour repeated in autumn counts once.
+Each occurrence is a campaign of its own, so a missed occurrence is not made up for once the next has come. Clock
+changes follow Debian's cron: an occurrence skipped in spring happens right after the gap, an hour repeated in autumn
+counts once.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 LEAST_APART = timedelta(hours=1)
-LOOKED_AT = 400  # occurrences checked for LEAST_APART: a daily rule for more than a year
+LOOKED_AT = 400  # of a daily rule: more than a year
 
 _FIELDS = 5
 
@@ -51,7 +51,7 @@ def occurrences(rule: Recurring, zone: ZoneInfo, start: datetime) -> Iterator[da
             if (at := found.astimezone(UTC)) >= rule.until:
                 return
             yield at
-    except CronSimError:  # cronsim finds no further occurrence
+    except CronSimError:
         return
 
 
@@ -66,9 +66,9 @@ def too_often(rule: Recurring, zone: ZoneInfo, start: datetime) -> bool:
 
 
 def latest(rule: Recurring, zone: ZoneInfo, at: datetime, until: datetime) -> tuple[datetime, int]:
-    """Return the last occurrence up to `until`, and the number of occurrences missed before it.
+    """Return the last occurrence up to `until`, and the number missed before.
 
-    `at` is itself an occurrence and the first candidate.
+    `at` is itself an occurrence.
     """
     missed = 0
     for found in occurrences(rule, zone, at + timedelta.resolution):
@@ -79,6 +79,6 @@ def latest(rule: Recurring, zone: ZoneInfo, at: datetime, until: datetime) -> tu
 
 
 def occurrence_id(series_id: str, at: datetime) -> str:
-    """Return the campaign id of one occurrence: the same for every planner and every retry."""
+    """Return the campaign id of an occurrence, always the same."""
     seed = f"{series_id}\x1f{at.astimezone(UTC).isoformat()}"
     return f"cmp-{hashlib.sha256(seed.encode()).hexdigest()[:24]}"

@@ -1,7 +1,7 @@
 """Compute a campaign's ETag, and name the parts changed since an older ETag. Pure.
 
-The tag hashes every part an edit replaces, separately, so that a refused edit can name the changed parts. Counts and
-progress are not hashed: sending never invalidates an editor's ETag.
+Parts are hashed separately, so that a refused edit can name the changed parts. Progress is not hashed: sending never
+invalidates an editor's ETag.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ _TAG = re.compile(r'"([^"]*)"')
 
 
 def tag(parts: Mapping[str, object]) -> str:
-    """Return the tag of `parts` (JSON values by name). Within a release the names must always be the same."""
+    """Return the tag of `parts` (JSON values by name). Within a release the names must be the same."""
     return "".join(
         hashlib.sha256(msgspec.json.encode(parts[name], order="deterministic")).hexdigest()[:DIGITS]
         for name in sorted(parts)
@@ -28,10 +28,10 @@ def etag(tag: str) -> str:
 
 
 def changed(if_match: str, parts: Mapping[str, object]) -> list[str] | None:
-    """Return the names of the parts changed since the tag in `If-Match`, or `None` where the header matches.
+    """Return the names of the parts changed since the `If-Match` tag, or `None` for a match.
 
-    An empty list means a changed campaign whose changed parts are unknown: the header holds no usable tag, or several.
-    Weak tags (`W/`) match too, because a compressing proxy weakens tags.
+    An empty list: the changed parts are unknown, because the header holds no usable tag, or several. Weak tags (`W/`)
+    match too: a compressing proxy weakens tags.
     """
     now = tag(parts)
     read = _TAG.findall(if_match)

@@ -1,17 +1,6 @@
 """Compute when each message of a campaign is due, and how many may be requested now. Pure: `now` is an argument.
 
-A message is due at once, at the recipient's local time, or at a point of a spread window, never faster than the pace.
-
-    table = Timetable(timing, country, starts_at, at, ends_by, policy)
-    place = table.place("FR", {"postcode": "67000"})
-    table.due(place, share, now)        the recipient's instant; `now` once that has come, None if it never comes
-    pace = Pace.of(timing)
-    pace.room(next_slot, now)           how many recipients may be requested now
-    pace.after(next_slot, now, 12)      the next slot, once twelve are used
-
 The planner requests a message only once due, so a pause, a cancellation or a STOP never has to recall early requests.
-`common.law` supplies the quiet hours, as the gate applies them: the gate checks the hours again at hand-off and passes
-a message planned here for 19:44.
 """
 
 import math
@@ -28,11 +17,11 @@ from campaign.schedule.lifecycle import ends_by
 from common import law
 from common.law import Policy
 
-MANY_POSTCODES = 10_000  # more than any covered country has
+MANY_POSTCODES = 10_000
 MAX_SPREAD = timedelta(days=7)
-LATENESS = timedelta(milliseconds=250)  # a slot may be used this late; an older slot is dropped
-POSTCODE = "postcode"  # contact attribute: a postcode of the sender's country
-ZONE = "timezone"  # contact attribute: a time zone, more exact than the number (DOMAIN 6.3)
+LATENESS = timedelta(milliseconds=250)  # an older slot is dropped
+POSTCODE = "postcode"  # of the sender's country
+ZONE = "timezone"  # more exact than the number (DOMAIN 6.3)
 SECOND, HOUR, DAY = timedelta(seconds=1), timedelta(hours=1), timedelta(days=1)
 
 
@@ -62,7 +51,7 @@ class Timing(BaseModel):
 
 
 class Place(NamedTuple):
-    """The known location of a person: territory of the number, region of the address, time zone of the contact."""
+    """The location of a person: territory of the number, region of the address, time zone of the contact."""
 
     territory: str
     region: str | None = None
@@ -73,8 +62,7 @@ class Place(NamedTuple):
 class Timetable:
     """The due times of one campaign.
 
-    `country`: the sender's, on whose clock `at` is read. `at`: the instant named by the author, needed with
-    `local_time`. `starts_at`: the planner requests no recipient earlier.
+    The author's instant `at` is read on the clock of `country`, the sender's.
     """
 
     timing: Timing
@@ -87,12 +75,12 @@ class Timetable:
     _regions: dict[str, str | None] = field(default_factory=dict, repr=False, compare=False)  # by postcode
 
     def place(self, territory: str, attributes: Mapping[str, str]) -> Place:
-        """Return the place of a contact whose number is of `territory`. An unknown time zone is ignored."""
+        """Return the place of a contact. An unknown time zone is ignored."""
         zone = attributes.get(ZONE)
         return Place(territory, self.region(attributes), None if zone is None or zone_named(zone) is None else zone)
 
     def region(self, attributes: Mapping[str, str]) -> str | None:
-        """Return `region_of`, cached by postcode."""
+        """Return `region_of`, cached."""
         if (postcode := attributes.get(POSTCODE)) is None:
             return None
         if postcode not in self._regions:
@@ -102,19 +90,16 @@ class Timetable:
         return self._regions[postcode]
 
     def due(self, place: Place, share: float, now: datetime) -> datetime | None:
-        """Return when a message is due, from `now` on; `None` if that is not before `ends_by`, or never.
-
-        `share`: see `planned`.
-        """
+        """Return when a message is due, from `now` on; `None`: not before `ends_by`."""
         planned = self.planned(place, share)
-        if planned is None:  # closed for months from `wanted`, which may lie months back: look from `now`
+        if planned is None:  # `wanted` may lie months back: look from `now`
             planned = now = max(now, self.wanted(place))
         if planned > now:
             return planned if planned < self.ends_by else None
         return law.next_permitted(now, place.territory, self.policy, region=place.region, before=self.ends_by)
 
     def planned(self, place: Place, share: float) -> datetime | None:
-        """Return the point at `share` (0 to below 1) of the window's open time; `None` for an empty window."""
+        """Return the point at `share` (0 to below 1) of the window's open time, if any."""
         openings = self.window(place)
         if not openings:
             return None
@@ -125,14 +110,14 @@ class Timetable:
             if left < closes - opens:
                 return opens + left
             left -= closes - opens
-        return openings[-1][1] - timedelta.resolution  # rounding reached the end: the last microsecond
+        return openings[-1][1] - timedelta.resolution  # rounding reached the end
 
     def opens_at(self, territory: str) -> datetime | None:
         """Return when the first message may leave for the territory."""
         return next((opens for opens, _ in self.window(Place(territory))), None)
 
     def window(self, place: Place) -> tuple[law.Opening, ...]:
-        """Return the openings over which messages to the place are spread. Empty: no message may ever leave."""
+        """Return the openings over which messages to the place are spread; empty: no message may leave."""
         if place not in self._windows:
             self._windows[place] = self._window(place)
         return self._windows[place]
@@ -151,18 +136,18 @@ class Timetable:
         return law.openings(start, end, place.territory, self.policy, region=place.region)
 
     def opening(self, place: Place, at: datetime) -> law.Opening | None:
-        """Return the first opening from `at` on, cut to a day, or `None`."""
+        """Return the first opening from `at` on, cut to a day."""
         opens = law.next_permitted(at, place.territory, self.policy, region=place.region)
         if opens is None:
             return None
         return law.openings(opens, opens + DAY, place.territory, self.policy, region=place.region)[0]
 
     def closed_by(self, place: Place, at: datetime) -> tuple[law.Closure, ...]:
-        """Return every rule forbidding messages to the place `at` that instant."""
+        """Return every rule forbidding messages to the place."""
         return law.closed_by(at, place.territory, self.policy, region=place.region)
 
     def wanted(self, place: Place) -> datetime:
-        """Return when messages to the place would leave if no rule closed the place."""
+        """Return when messages would leave if no rule closed the place."""
         if not self.timing.local_time or self.at is None:
             return self.starts_at
         return max(
@@ -170,10 +155,7 @@ class Timetable:
         )
 
     def _zones(self, place: Place) -> tuple[ZoneInfo, ...]:
-        """Return the time zones a person may be in.
-
-        Where a number spans several zones, `wanted` waits until the hour has come in all of them.
-        """
+        """Return the time zones a person may be in: `wanted` waits until the hour has come in all."""
         if (own := zone_named(place.zone)) is not None:
             return (own,)
         return law.zones(place.region or place.territory, self.policy)
@@ -182,7 +164,7 @@ class Timetable:
 def starts(timing: Timing, at: datetime, country: str, now: datetime, policy: Policy) -> datetime:
     """Return when a campaign begins: with `local_time`, when the hour comes in the easternmost zone.
 
-    Beginning later would let the hour pass for some recipients, who would then wait a day.
+    A later start would let the hour pass for some recipients, who would wait a day.
     """
     if not timing.local_time:
         return at
@@ -194,8 +176,8 @@ def starts(timing: Timing, at: datetime, country: str, now: datetime, policy: Po
 class Pace:
     """Slots for messages, `gap` apart.
 
-    The planner uses a slot at most LATENESS after its time, and the gap includes LATENESS. So any second and any hour,
-    wherever the count begins, holds no more messages than the author allowed.
+    A slot is used at most LATENESS after its time, and the gap includes LATENESS. So no second and no hour, wherever
+    the count begins, holds more messages than allowed.
     """
 
     gap: timedelta | None
@@ -207,7 +189,7 @@ class Pace:
             for per, many in ((SECOND, timing.per_second), (HOUR, timing.per_hour))
             if many is not None
         ]
-        # Rounded up to the clock's resolution: a thousand gaps rounded down would fit a slot too many.
+        # rounded up: a thousand gaps rounded down would fit a slot too many
         return cls(max(gaps) + timedelta.resolution if gaps else None)
 
     @property
@@ -215,11 +197,11 @@ class Pace:
         return None if self.gap is None else SECOND / self.gap
 
     def takes(self, people: int) -> timedelta:
-        """Return how long the slots for `people` recipients last."""
+        """Return how long the slots for `people` last."""
         return timedelta() if self.gap is None else people * self.gap
 
     def room(self, next_slot: datetime | None, now: datetime) -> int | None:
-        """Return how many slots have come and are not older than LATENESS. `None`: no limit."""
+        """Return how many slots have come and are not too late; `None`: no limit."""
         if self.gap is None:
             return None
         first = self._first(next_slot, now)
@@ -233,7 +215,7 @@ class Pace:
         """Return the first usable slot.
 
         Missed slots are dropped: after a clock jumps forward, at most LATENESS worth of messages leaves early, once. A
-        slot more than `gap` ahead is pulled back, because only a clock set back can explain the distance.
+        slot more than `gap` ahead is pulled back: the clock was set back.
         """
         assert self.gap is not None
         if next_slot is None:
@@ -246,21 +228,21 @@ def timetable(
 ) -> Timetable:
     """Build the timetable of a campaign starting `at`.
 
-    `policy`: the deployment's; the timetable uses the policy as the gate applies it at hand-off.
+    The timetable uses the policy as the gate applies it at hand-off.
     """
     starts_at = starts(timing, at, country, now, policy)
     return Timetable(timing, country, starts_at, at, ends_by(starts_at, send_before), law.at_hand_off(policy))
 
 
 def region_of(attributes: Mapping[str, str], country: str, policy: Policy) -> str | None:
-    """Return the region of a contact's postcode, read as a postcode of `country` (the sender's)."""
+    """Return the region of a contact's postcode, read in `country` (the sender's)."""
     postcode = attributes.get(POSTCODE)
     return None if postcode is None else law.region_of(postcode, country, policy)
 
 
 @lru_cache(maxsize=1024)
 def zone_named(name: str | None) -> ZoneInfo | None:
-    """Return the time zone a contact names ("Indian/Reunion"), or `None` for an unknown name."""
+    """Return the time zone of this name, if known."""
     try:
         return ZoneInfo(name.strip()) if name and name.strip() else None
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -268,7 +250,7 @@ def zone_named(name: str | None) -> ZoneInfo | None:
 
 
 def _on_the_wall(at: datetime, country: str, zone: ZoneInfo, starts_at: datetime, policy: Policy) -> datetime:
-    """Return the first instant from `starts_at` when clocks in `zone` show the time `country` shows `at`."""
+    """Return the first instant from `starts_at` when clocks in `zone` show what `country` shows `at`."""
     days = max(0, math.floor((starts_at - _reading(at, country, zone, policy)) / DAY))
     while (found := _reading(at, country, zone, policy, days)) < starts_at:
         days += 1

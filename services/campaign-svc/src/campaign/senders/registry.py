@@ -1,4 +1,4 @@
-"""Keep campaign-svc's copy of the sender registry published by consent-svc."""
+"""Keep a copy of the sender registry published by consent-svc."""
 
 import asyncio
 
@@ -17,7 +17,7 @@ LOOK_EVERY_S = 0.05
 
 
 def subscription() -> Subscription:
-    # This group name came with the OADC column: a new group reads every sender from the start of the topic.
+    # the group name came with the OADC column: a new group reads the topic from its start
     return Subscription("campaign.registry", SENDERS, apply)
 
 
@@ -29,7 +29,7 @@ async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
 
 
 async def known(database: Database, sender_id: str) -> Sender:
-    """Return a sender, waiting up to ARRIVES_WITHIN_S for a new registration to arrive.
+    """Return a sender, waiting up to ARRIVES_WITHIN_S for a new registration.
 
     Raises NotFound.
     """

@@ -1,4 +1,4 @@
-"""Own the senders as consent-svc publishes the registry, and the rules for each sender's campaigns."""
+"""Own the senders published by consent-svc, and the rules for each sender's campaigns."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,7 +30,7 @@ sender_rule = Table(
     Column("cap_messages", Integer, nullable=True),
     Column("cap_days", Integer, nullable=True),
     Column("link_host", Text, nullable=True),
-    Column("stop_added", Text, nullable=True),  # mention the operator appends to each text
+    Column("stop_added", Text, nullable=True),  # the operator appends to each text
     Column("changed_by", Text, nullable=False),
     instant("changed_at"),
 )
@@ -50,7 +50,7 @@ class Sender:
 async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
     """Store a sender, unless a newer version is stored.
 
-    A repeated event overwrites its own version, so that a replay fills columns added since.
+    A repeated event overwrites its own version: a replay fills columns added since.
     """
     await tx.execute(
         text(
@@ -91,7 +91,7 @@ async def find_sender(tx: AsyncConnection, sender_id: str) -> Sender | None:
 
 
 async def cap_of(tx: AsyncConnection, sender_id: str) -> tuple[int, int] | None:
-    """Return the sender's frequency cap as (messages, days), or `None`."""
+    """Return the sender's cap as (messages, days), if any."""
     row = (
         await tx.execute(
             text("SELECT cap_messages, cap_days FROM sender_rule WHERE sender_id = :id AND cap_days IS NOT NULL"),

@@ -1,12 +1,10 @@
 """The only sender of answers and questions by SMS: once for each MO or question, never in a loop.
 
-An answer is a message of the category `service` on dispatch's own lane. The caller derives the message id from the MO
-or the question, and the id is the key of the `answer` row: a repeated MO gets no second answer.
+The message id derives from the MO or the question: a repeated MO gets no second answer. An answer over the cap is
+dropped, not delayed.
 
     to phones only    a short code, a name or a fixed line is a machine, and two machines would answer each other
     a daily cap       per number, for all kinds of answers: the cap ends any other loop
-
-An answer over the cap is dropped, not delayed.
 """
 
 import logging
@@ -49,7 +47,7 @@ Table(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """An SMS owed to a person from `sender_id`. `number` is encrypted as the subject's. `since` is the due time."""
+    """An SMS owed to a person from `sender_id`. `number` is encrypted as the subject's."""
 
     message_id: UUID
     subject_id: str
@@ -58,13 +56,13 @@ class Answer:
     kind: str
     text: str
     since: datetime
-    purpose: str | None = None  # of a question: the purpose of a yes, so that the gate checks for a newer opt-out
+    purpose: str | None = None  # of a yes: the gate checks for a newer opt-out
     of_use_for: timedelta = OF_USE_FOR
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The settings of answering. `fictional`: numbers of the fictional range count as phones."""
+    """The settings of answering. `fictional`: fictional numbers count as phones."""
 
     keys: FieldKeys
     per_day: int
@@ -73,8 +71,8 @@ class Answers:
     async def give(self, tx: AsyncConnection, owed: Sequence[Answer], now: datetime) -> list[Answer]:
         """Request the answers that may go from dispatch, in order, and return those answers.
 
-        The caller holds the locks of the subjects (of the pace, for a double opt-in of a new subject): otherwise two
-        transactions could exceed the cap.
+        The caller holds the locks of the subjects (of the pace, for a new subject), or two transactions could exceed
+        the cap.
         """
         due = [answer for answer in owed if now < answer.since + answer.of_use_for and self._is_phone(answer)]
         if not due:

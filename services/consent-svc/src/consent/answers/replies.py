@@ -1,14 +1,9 @@
 """The texts of service SMS: a sender's own wording if registered, else Placet's, in French. Pure.
 
     stopped   confirms a STOP once, without advertising, with the brand (DOMAIN 1.8, 2.5)
-    contact   names the editor of the service, how to reach the editor, and how to stop
-    preferences   links to the preference page
-    started   confirms a START and says how to stop again
-    question  asks for a double opt-in: brand, purpose, how to say yes, and that no answer means no
-    renewal   asks, at the end of a consent, whether the consent shall go on
+    question  brand, purpose, how to say yes, and that no answer means no
 
-Several senders of a shared code answer in Placet's wording, which keeps to the letters of GSM 03.38: "ê", "ç" or a
-curly apostrophe would halve the room, and with short names the answer is a single SMS.
+Placet's wording keeps to the letters of GSM 03.38: "ê", "ç" or a curly apostrophe would halve the room.
 """
 
 import re
@@ -24,9 +19,9 @@ from common.sms.sms_length import GSM7_BASIC, GSM7_EXTENSION, length
 Kind = Literal["stopped", "contact", "started"]
 
 IN_OUR_WORDS = Replies()
-BRANDS_NAMED = 3  # of a shared code; above this number, "Nos marques"
+BRANDS_NAMED = 3  # above, "Nos marques"
 QUESTION_SEGMENTS = 2  # `question` cuts the purpose's wording to fit
-QUESTION_FIELDS = ("brand", "purpose", "stop_code")  # required; {link} is optional
+QUESTION_FIELDS = ("brand", "purpose", "stop_code")  # {link} is optional
 FIELD = re.compile(r"\{([^{}]*)\}")
 TYPED = {
     "\u2019": "'",
@@ -39,8 +34,8 @@ TYPED = {
     "œ": "oe",
     "Œ": "OE",
 }
-SHORTEST = 20  # letters kept of the wording's first word if no whole word fits
-CONTACT_SEGMENTS = 4  # of a shared code, for as many legal names as fit
+SHORTEST = 20  # letters of the first word, if no whole word fits
+CONTACT_SEGMENTS = 4  # of a shared code
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +49,7 @@ class Identity:
 
 
 def stopped(senders: Sequence[Identity], *, everyone: bool = False) -> str:
-    """Return the confirmation of a STOP to these senders, or to every sender."""
+    """Return the confirmation of a STOP."""
     if not everyone and (own := _alone(senders).stop):
         return own
     heard = "votre STOP est pris en compte"
@@ -70,7 +65,7 @@ def started(senders: Sequence[Identity], stop_code: str) -> str:
 
 
 def contact(senders: Sequence[Identity], stop_code: str) -> str:
-    """Return the contact text with as many senders, in order, as fit in CONTACT_SEGMENTS, and at least the first."""
+    """Return the contact text of as many senders as fit in CONTACT_SEGMENTS."""
     if own := _alone(senders).contact:
         return own
     for last in range(len(senders), 0, -1):
@@ -82,7 +77,7 @@ def contact(senders: Sequence[Identity], stop_code: str) -> str:
 
 
 def preferences(sender: Identity, url: str, until: datetime) -> str:
-    """Return the text with a link to the preference page. `until` is in the person's time zone."""
+    """Return the text with a link to the preference page. `until` is local."""
     said = f"{sender.brand} : vos choix pour nos SMS et vos données : {url}"
     return f"{said} Lien personnel, jusqu'au {until:%d/%m}."
 
@@ -90,7 +85,7 @@ def preferences(sender: Identity, url: str, until: datetime) -> str:
 def question(sender: Identity, wording: str, stop_code: str, *, reply: bool = True, url: str | None = None) -> str:
     """Return the question of a double opt-in, to answer by OUI (`reply`), by a link (`url`), or both.
 
-    `wording` is the purpose's, cut to fit. The sender's own question needs `reply`, and a {link} exactly with `url`.
+    The sender's own question needs `reply`, and {link} exactly with `url`.
     """
     own = sender.own.double_opt_in
     if own is None or not reply or ("{link}" in own) is not (url is not None):
@@ -123,12 +118,12 @@ def question_flaws(own: str) -> Iterator[str]:
 
 
 def _filled(own: str, fields: Mapping[str, str]) -> str:
-    """Fill the fields in a single pass: a value that looks like a field stays text."""
+    """Fill the fields in a single pass: a value like a field stays text."""
     return FIELD.sub(lambda found: fields.get(found[1], found[0]), own)
 
 
 def _in_gsm(wording: str) -> str:
-    """Replace letters that GSM 03.38 lacks by a plain form. Letters without a plain form stay."""
+    """Replace letters that GSM 03.38 lacks by a plain form, if any."""
     letters = []
     for letter in wording:
         if letter not in GSM7_BASIC + GSM7_EXTENSION:
@@ -139,10 +134,7 @@ def _in_gsm(wording: str) -> str:
 
 
 def renewal(sender: Identity, stop_code: str, until: datetime, *, ended: bool) -> str:
-    """Return the question whether a consent shall go on.
-
-    `until`, in the person's time zone, is the end of the consent, or the end of the answer time if the consent `ended`.
-    """
+    """Return the question whether a consent shall go on. `until`: the end of the consent, or of the answer time."""
     if ended:
         said = f"{sender.brand} : sans nouvelles de vous, nos SMS ont pris fin. Pour les recevoir de nouveau, envoyez"
         return f"{said} OUI au {stop_code} avant le {until:%d/%m/%Y}. Sinon, rien à faire."
@@ -153,7 +145,7 @@ def renewal(sender: Identity, stop_code: str, until: datetime, *, ended: bool) -
 
 
 def _alone(senders: Sequence[Identity]) -> Replies:
-    """Return the wording of a single sender, or Placet's for several senders."""
+    """Return the wording of a single sender, or Placet's."""
     return senders[0].own if len(senders) == 1 else IN_OUR_WORDS
 
 

@@ -1,7 +1,6 @@
 """HTTP route for a filled-in form: the person confirms by SMS (double opt-in).
 
-The response never says whether an SMS left, which would tell the caller whether the person has consented or stopped.
-Callers with access to the ledger find the request there.
+The response never says whether an SMS left (ADR-0026).
 """
 
 from collections.abc import Callable
@@ -60,7 +59,7 @@ class NoPage(Conflict):
 
 
 def router(terms: Terms, answers_per_day: int, url: Callable[[Resources[Any], str, datetime], str] | None) -> APIRouter:
-    """Return the routes. `answers_per_day` caps all SMS to a number. `url` builds a link's URL; `None`: no page."""
+    """Return the routes. `answers_per_day` caps all SMS to a number. `url` builds a link; `None`: no page."""
     routes = APIRouter(prefix="/v1")
 
     @routes.post("/double-opt-ins", status_code=202)

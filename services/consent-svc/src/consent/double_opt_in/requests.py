@@ -1,8 +1,7 @@
 """The questions of double opt-in: asking, confirming, lapsing. Only this module writes `double_opt_in` rows.
 
-A single transaction writes the evidence of the request, the SMS on the service lane, and the row of the question. The
-ledger says whether a question is open; the row says until when, and to which code an OUI counts. The row outlives an
-erasure under the keyed hash. Writers hold the lock of the subject or, for a new subject, of the number's pace.
+The ledger says whether a question is open; the row says until when, and to which code an OUI counts. Writers hold the
+lock of the subject or, for a new subject, of the number's pace.
 """
 
 import logging
@@ -40,33 +39,32 @@ log = logging.getLogger(__name__)
 
 SOURCE = "double_opt_in"
 A_DAY, A_MONTH = timedelta(days=1), timedelta(days=30)
-OF_USE_FOR = timedelta(hours=1)  # long after the form, the person no longer expects the question
-KEPT_FOR = timedelta(days=400)  # retention of `double_opt_in` rows
+OF_USE_FOR = timedelta(hours=1)  # later, the person no longer expects the question
+KEPT_FOR = timedelta(days=400)
 LAPSE_EVERY_S = 5.0
-# The caller reads its clock before waiting for the lock of a pace, and processes have different clocks. A wait of at
-# most this long comes from the clocks, not from the pace.
+# between processes: a shorter wait comes from the clocks, not from the pace
 CLOCKS_DIFFER = timedelta(seconds=1)
 AT_ONCE = 500
-SEEN = 10  # due questions read per subject to lock, because other transactions hold some subjects
+SEEN = 10  # per subject to lock, because some are locked
 
 RESULTS = counter("sms_consent_double_opt_ins_total", "Double opt-in questions, by result.", ["result"])
 
 Table(
-    "double_opt_in",  # a form's request, and whether Placet asked the person
+    "double_opt_in",
     metadata,
     Column("evidence_id", Text, primary_key=True),  # of the request
     Column("subject_id", Text, nullable=False),
     Column("number", Text, nullable=True),  # encrypted as the subject's; null: erased, or withheld
     Column("sender_id", Text, nullable=False),
     Column("purpose", Text, nullable=False),
-    Column("short_code", Text, nullable=False),  # the code in the question
+    Column("short_code", Text, nullable=False),
     Column("by_reply", Boolean, nullable=False),
     Column("link_id", Text, nullable=True),
     Column("asked_at", DateTime(timezone=True), nullable=False),
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Column("confirmed", Boolean, nullable=False, server_default=text("false")),
     Column("withheld", Text, nullable=True),  # the reason for not asking
-    Column("closed_at", DateTime(timezone=True), nullable=True),  # confirmed, lapsed, erased or withheld
+    Column("closed_at", DateTime(timezone=True), nullable=True),
     UniqueConstraint("link_id"),
     CheckConstraint("withheld IS NULL OR (number IS NULL AND closed_at IS NOT NULL)", name="withheld"),
     Index("double_opt_in_subject_ix", "subject_id", "asked_at"),
@@ -75,7 +73,7 @@ Table(
 )
 
 Table(
-    "double_opt_in_pace",  # of a number, a sender or a caller; `asking.step` explains `full_at`
+    "double_opt_in_pace",  # of a number, a sender or a caller
     metadata,
     Column("key", Text, primary_key=True),
     Column("full_at", DateTime(timezone=True), nullable=False),
@@ -90,7 +88,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The limits of asking. A person who has said STOP gets at most a single question within `after_stop`."""
+    """The limits of asking. After a STOP, a person gets at most a single question within `after_stop`."""
 
     number_a_day: int
     number_a_month: int
@@ -99,7 +97,7 @@ class Terms:
     after_stop: timedelta
 
     def paces(self, subject_id: str, sender_id: str, caller: str) -> dict[str, tuple[str, Pace]]:
-        """Return, by key, the request field to blame and the pace. All senders share the pace of a number."""
+        """Return, by key, the request field to blame and the pace. Senders share a number's paces."""
         hour = timedelta(hours=1)
         return {
             f"number/day/{subject_id}": ("number", Pace(self.number_a_day, A_DAY)),
@@ -109,7 +107,7 @@ class Terms:
         }
 
 
-MakeLink = Callable[[str, datetime], str]  # (link id, expiry) to the URL of the answer page
+MakeLink = Callable[[str, datetime], str]  # (link id, expiry) to URL
 
 
 async def ask(
@@ -127,17 +125,16 @@ async def ask(
     """Ask the person of `statement`, a request, unless there is a reason not to, and return the question.
 
     The result does not show whether an SMS left. The person answers by OUI, and `with_link` also by a link; if an OUI
-    could mean another question, by the link alone. A repeated request returns the same question. Raises TooMany,
-    whatever the person has said before.
+    could mean another question, by the link alone. Raises TooMany.
     """
     request = statement.evidence
     assert request.purpose is not None, "the caller has looked"
     if known := await _find(tx, request.evidence_id):
         return known
-    # the lock on the pace stops concurrent questions to this number, even if no subject row exists
+    # stops concurrent questions, even without a subject row
     paces = terms.paces(statement.subject_id, sender.sender_id, caller)
     full_at = await _lock(tx, paces, now)
-    if known := await _find(tx, request.evidence_id):  # by the former holder of the lock
+    if known := await _find(tx, request.evidence_id):
         return known
     await _step(tx, paces, full_at, now)
     subjects = await ledger_store.lock_subjects(tx, {}, [statement.subject_id])
@@ -204,10 +201,7 @@ async def _lock(tx: AsyncConnection, paces: Collection[str], now: datetime) -> d
 async def _step(
     tx: AsyncConnection, paces: Mapping[str, tuple[str, Pace]], full_at: Mapping[str, datetime], now: datetime
 ) -> None:
-    """Count a question in each pace; the caller holds the locks.
-
-    Raises TooMany without counting any, and the exception rolls the caller's transaction back.
-    """
+    """Count a question in each pace; the caller holds the locks. Raises TooMany, without counting any."""
     keys = sorted(paces)
     steps = {key: asking.step(full_at[key], paces[key][1], now) for key in keys}
     if full := {key: wait for key, (_, wait) in steps.items() if wait > CLOCKS_DIFFER}:
@@ -232,7 +226,7 @@ async def _step(
 async def asked_of(
     tx: AsyncConnection, subject_ids: Collection[str], since: datetime | None = None
 ) -> dict[str, list[Question]]:
-    """Return the questions to these people, oldest first: all since `since`, or without `since` the unclosed questions.
+    """Return the questions to these people, oldest first: all since `since`, or the unclosed questions.
 
     The caller holds the locks of the subjects, or of the numbers' paces.
     """
@@ -251,7 +245,7 @@ async def asked_of(
 
 
 async def requests(tx: AsyncConnection, questions: Collection[Question]) -> dict[str, Evidence]:
-    """Return the recorded request of each question by evidence_id."""
+    """Return the recorded request of each question."""
     return await store.find_evidence(tx, [q.evidence_id for q in questions])
 
 
@@ -277,9 +271,9 @@ async def confirm(tx: AsyncConnection, evidence_ids: Collection[str], now: datet
 
 
 async def forget(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, int]:
-    """Erase the numbers of these subjects and return the number of questions by subject_id.
+    """Erase the numbers of these subjects; return the number of questions by subject_id.
 
-    The rows stay under the keyed hash: otherwise a caller who types an erased number could cause SMS again and again.
+    The rows stay, or a caller with an erased number could cause SMS again.
     """
     rows = await tx.execute(
         text(
@@ -322,15 +316,12 @@ async def _keep(tx: AsyncConnection, question: Question, why: Withheld | None) -
     )
 
 
-# --- lapses ---------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Lapsing:
-    """The timer that lapses unanswered questions, `at_once` subjects in a transaction, again at once if more are due.
+    """The timer that lapses unanswered questions, `at_once` subjects in a transaction.
 
-    consent-svc has applied every MO acknowledged before `read_up_to`. A question lapses once this time has passed its
-    end: after a day of downtime, an OUI sent in time still finds the question open.
+    A question lapses once `read_up_to`, the watermark of applied MOs, has passed its end: an OUI sent in time counts
+    (ADR-0026).
     """
 
     database: Database
@@ -342,7 +333,7 @@ class Lapsing:
         return Worker(timer.name, timer.run)
 
     async def look(self) -> bool:
-        """Lapse a batch, delete some old rows, and return whether the batch was full."""
+        """Lapse a batch, and return whether the batch was full."""
         now = datetime.now(UTC)
         async with self.database.begin() as tx:
             read_up_to = await self.read_up_to(tx)
@@ -353,7 +344,7 @@ class Lapsing:
                 text(
                     "SELECT subject_id FROM subject WHERE subject_id IN (SELECT subject_id FROM double_opt_in"
                     " WHERE closed_at IS NULL AND expires_at < :before ORDER BY expires_at LIMIT :seen)"
-                    " ORDER BY subject_id LIMIT :limit FOR UPDATE SKIP LOCKED"  # the next poll takes locked subjects
+                    " ORDER BY subject_id LIMIT :limit FOR UPDATE SKIP LOCKED"
                 ),
                 {"before": before, "limit": self.at_once, "seen": SEEN * self.at_once},
             )
@@ -375,7 +366,7 @@ class Lapsing:
 
 
 def lapses(over: Sequence[Question], states: Mapping[str, SubjectState], now: datetime) -> list[Statement]:
-    """Return the lapses of the questions in `over` that are still open."""
+    """Return the lapses of the questions that are still open."""
     return [
         Statement(
             question.subject_id,

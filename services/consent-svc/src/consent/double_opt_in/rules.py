@@ -1,14 +1,11 @@
 """The rules of double opt-in: whether and how often to ask, and which question an OUI answers. Pure.
 
-A stranger may type another person's number into a form, so an answer counts only if its question is certain:
+A stranger may type another person's number into a form, so an answer counts only if its question is certain (ADR-0026):
 
     asked      for a form just filled in and newer than every STOP; at most a single question by OUI waits per code
                a person who has said STOP gets a question per `after_stop`, from any sender, unless the answer was yes
     answered   by an OUI after the question, within its window, to its code, while the question is open
-               an OUI with two questions on the code answers neither: a brand's question opens no other brand
-    paced      per number, per sender and per caller: a burst, then a steady rate
-
-The caller never learns whether an SMS left, which would tell whether the person consented or stopped.
+               an OUI with two questions on the code answers neither
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,8 +18,8 @@ from msgspec.structs import replace
 from consent.ledger import rules as ledger
 from consent.ledger.rules import Evidence, Mark, SubjectState
 
-FORM_AGE = timedelta(days=1)  # a question follows a form at once; questions to an old file would be advertising
-AGAIN_AFTER = timedelta(minutes=2)  # a form sent twice asks once; after a lost SMS the person may try again
+FORM_AGE = timedelta(days=1)  # an old file's question would be advertising
+AGAIN_AFTER = timedelta(minutes=2)  # a form sent twice asks once
 
 
 class Withheld(StrEnum):
@@ -40,8 +37,7 @@ class Withheld(StrEnum):
 class Question:
     """A question of double opt-in. `evidence_id` is the request's, `short_code` the code for an OUI.
 
-    `by_reply`: the question asked for an OUI. `number` is encrypted, `None` once erased. `confirmed`: the person said
-    yes.
+    `by_reply`: the question asked for an OUI. `number` is encrypted, `None` once erased.
     """
 
     evidence_id: str
@@ -69,10 +65,9 @@ def too_old(form: datetime, now: datetime) -> bool:
 def withheld(
     state: SubjectState, request: Evidence, asked: Sequence[Question], now: datetime, after_stop: timedelta
 ) -> Withheld | None:
-    """Return the reason for not asking, or `None`.
+    """Return the reason for not asking, or `None`. `request` carries its sender's controller.
 
-    `request` carries its sender's controller. `asked` are the person's questions within `after_stop`, from any sender.
-    After a STOP, a question without a yes stops all further questions for `after_stop`.
+    `asked`: within `after_stop`, from any sender.
     """
     assert request.sender_id is not None, "a request is some sender's"
     assert request.purpose is not None, "a request is for a purpose"
@@ -92,19 +87,13 @@ def withheld(
 
 
 def takes_reply(state: SubjectState, request: Evidence, code: str, asked: Iterable[Question], now: datetime) -> bool:
-    """Return whether an OUI to `code` could only mean this question, because no question for another purpose waits.
-
-    A waiting question for the same sender and purpose does not count: the new question replaces the old.
-    """
+    """Return whether an OUI to `code` could only mean this question, or a question that it replaces."""
     waiting = (q for q in asked if q.by_reply and q.short_code == code and now <= q.expires_at and q.is_open(state))
     return all((q.sender_id, q.purpose) == (request.sender_id, request.purpose) for q in waiting)
 
 
 def answered(state: SubjectState, asked: Iterable[Question], code: str, at: datetime) -> Question | None:
-    """Return the question that an OUI to `code` answers, or `None` for no question or several.
-
-    `at` is the time at source, at most the time of arrival.
-    """
+    """Return the only question that an OUI to `code` answers, or `None`."""
     meant = [
         q for q in asked if q.by_reply and q.short_code == code and q.asked_at < at <= q.expires_at and q.is_open(state)
     ]
@@ -125,7 +114,7 @@ def yes(
     received_at: datetime,
     reference: str | None = None,
 ) -> Evidence:
-    """Return the opt-in that answers `request`. The person agrees to the text shown with the form."""
+    """Return the opt-in that answers `request`, to the text shown with the form."""
     return replace(
         request,
         evidence_id=evidence_id,
@@ -140,7 +129,7 @@ def yes(
 
 
 def lapse(question: Question, *, evidence_id: str, source: str, now: datetime) -> Evidence:
-    """Return the lapse of a question without a yes in time."""
+    """Return the lapse of a question."""
     return Evidence(
         evidence_id=evidence_id,
         kind="expiry",
@@ -154,14 +143,11 @@ def lapse(question: Question, *, evidence_id: str, source: str, now: datetime) -
 
 
 def _opens(state: SubjectState, request: Evidence) -> bool:
-    """Return whether the request would be open once recorded: no other evidence is as new."""
+    """Return whether the request would be open once recorded."""
     assert request.sender_id is not None, "as withheld() says"
     assert request.purpose is not None, "as withheld() says"
     found: Mark | None = ledger.open_request(ledger.apply(state, request), request.sender_id, request.purpose)
     return found is not None and found.evidence_id == request.evidence_id
-
-
-# --- the pace -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +163,6 @@ class Pace:
 
 
 def step(full_at: datetime | None, pace: Pace, now: datetime) -> tuple[datetime, timedelta]:
-    """Return the next `full_at`, and the wait until this step is allowed (zero: allowed now).
-
-    `full_at` is when the whole burst is available again; `None` means now.
-    """
+    """Return the next `full_at` (the burst is whole again), and the wait until this step is allowed."""
     after = max(full_at or now, now) + pace.each
     return after, max(after - pace.period - now, timedelta(0))

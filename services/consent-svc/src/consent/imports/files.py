@@ -1,7 +1,6 @@
 """Store imports: a file in encrypted pieces, and the verdicts of each piece. This module decides nothing.
 
-Recording a piece deletes its bytes and keeps its verdicts. `progress` adds up the pieces: no second account of an
-import can differ.
+Recording a piece deletes its bytes.
 """
 
 import builtins
@@ -35,14 +34,14 @@ Table(
     metadata,
     Column("import_id", Text, primary_key=True),
     Column("created_by", Text, nullable=False),
-    Column("fingerprint", Text, nullable=False),  # keyed hash of the request
+    Column("fingerprint", Text, nullable=False),
     Column("sender_id", Text, nullable=True),  # NULL: every sender
     Column("kind", Text, nullable=False),
     Column("format", Text, nullable=False),
     Column("terms", JSONB, nullable=False),  # defaults for the lines
     Column("delimiter", Text, nullable=True),
     Column("columns", ARRAY(Text), nullable=True),
-    Column("bytes", BigInteger, nullable=True),  # of the whole file, if announced
+    Column("bytes", BigInteger, nullable=True),  # if announced
     Column("received_bytes", BigInteger, nullable=False),
     Column("rest", LargeBinary, nullable=True),  # encrypted bytes after the last whole piece
     Column("pieces", Integer, nullable=False),
@@ -69,7 +68,7 @@ Table(
     Column("outvoted", Integer, nullable=False, server_default=text("0")),
     Column("refused", Integer, nullable=False, server_default=text("0")),
     Column("reasons", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
-    Column("verdicts", LargeBinary, nullable=True),  # deflated CSV, a row a line
+    Column("verdicts", LargeBinary, nullable=True),  # deflated CSV
     PrimaryKeyConstraint("import_id", "position"),
     Index("import_piece_waiting_ix", "import_id", "position", postgresql_where=text("recorded_at IS NULL")),
 )
@@ -77,7 +76,7 @@ Table(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportFile:
-    """An import as far as the file has arrived. `terms` is JSON; `next_line` starts the next piece, from 1."""
+    """An import as far as arrived. `terms` is JSON; `next_line` counts from 1."""
 
     import_id: str
     created_by: str
@@ -99,7 +98,7 @@ class ImportFile:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The totals over an import's pieces. `recorded_at` is the latest."""
+    """The totals of an import. `recorded_at` is the latest."""
 
     pieces: int
     lines: int
@@ -128,7 +127,7 @@ _FILE = (
 
 
 async def add(tx: AsyncConnection, file: ImportFile) -> ImportFile:
-    """Store an import. Return the stored row, which an earlier request with this id may have made."""
+    """Store an import, or keep the row with this id, and return the row."""
     await tx.execute(
         text(
             "INSERT INTO import_file (import_id, created_by, fingerprint, sender_id, kind, format, terms, bytes,"
@@ -163,7 +162,7 @@ async def find(tx: AsyncConnection, import_id: str, *, lock: bool = False) -> Im
 
 
 async def put_piece(tx: AsyncConnection, file: ImportFile, first_line: int, sealed: Piece, now: datetime) -> None:
-    """Store the next piece of a locked import. The caller has encrypted the body."""
+    """Store the next piece, encrypted, of a locked import."""
     await tx.execute(
         text(
             "INSERT INTO import_piece (import_id, position, first_line, lines, body, received_at)"
@@ -181,7 +180,7 @@ async def put_piece(tx: AsyncConnection, file: ImportFile, first_line: int, seal
 
 
 async def put_arrived(tx: AsyncConnection, file: ImportFile, now: datetime) -> None:
-    """Store how much of a locked import has arrived."""
+    """Store the progress of a locked import."""
     await tx.execute(
         text(
             "UPDATE import_file SET received_bytes = :received_bytes, rest = :rest, pieces = :pieces,"
@@ -204,10 +203,7 @@ async def put_arrived(tx: AsyncConnection, file: ImportFile, now: datetime) -> N
 
 
 async def lock_waiting(tx: AsyncConnection, put_off: Collection[str] = ()) -> WaitingPiece | None:
-    """Lock the next unrecorded piece of a complete import, in index order.
-
-    Skips pieces that another worker has locked, and the imports in `put_off`.
-    """
+    """Lock the next unrecorded piece of a complete import, in index order, outside `put_off`. Skip locked pieces."""
     rows = await tx.execute(
         text(
             f"SELECT {_FILE}, p.position, p.first_line, p.body, p.received_at FROM import_piece AS p"
@@ -229,7 +225,7 @@ async def settle(
     verdicts: bytes,
     now: datetime,
 ) -> None:
-    """Store the outcome of a locked piece and delete its bytes."""
+    """Store a locked piece's outcome and delete its bytes."""
     await tx.execute(
         text(
             "UPDATE import_piece SET body = NULL, recorded_at = :now, created = :created, unchanged = :unchanged,"
@@ -251,7 +247,7 @@ async def settle(
 
 
 async def progress(tx: AsyncConnection, import_id: str) -> tuple[Progress, dict[str, int]]:
-    """Return the totals of an import, and its refused lines by reason."""
+    """Return an import's totals, and its refused lines by reason."""
     rows = await tx.execute(
         text(
             "SELECT count(*) FILTER (WHERE recorded_at IS NOT NULL) AS pieces, coalesce(sum(lines), 0) AS lines,"
@@ -282,7 +278,7 @@ async def progress(tx: AsyncConnection, import_id: str) -> tuple[Progress, dict[
 
 
 async def verdicts(tx: AsyncConnection, import_id: str, position: int) -> bytes | None:
-    """Return the verdicts of a piece, None before recording."""
+    """Return a piece's verdicts, None before recording."""
     found: bytes | None = await tx.scalar(
         text("SELECT verdicts FROM import_piece WHERE import_id = :id AND position = :position"),
         {"id": import_id, "position": position},
@@ -291,7 +287,7 @@ async def verdicts(tx: AsyncConnection, import_id: str, position: int) -> bytes 
 
 
 async def forget_abandoned(tx: AsyncConnection, before: datetime) -> int:
-    """Delete the incomplete imports untouched since `before`, and return their number."""
+    """Delete incomplete imports untouched since `before`; return their number."""
     rows = await tx.execute(
         text(
             "DELETE FROM import_file WHERE import_id IN (SELECT import_id FROM import_file"

@@ -1,8 +1,7 @@
 """Cut an arriving import file into pieces, and read a piece line by line. Pure.
 
 A file is CSV (RFC 4180, a header row, `,` `;` tab or `|` between cells) or NDJSON, in UTF-8. Every piece holds whole
-lines, so a worker can read any piece alone, in any order, and again after a crash. No function holds the whole file,
-and no refusal repeats a line's content.
+lines, so a worker can read any piece alone, and again after a crash. No refusal repeats a line's content.
 """
 
 import csv
@@ -22,14 +21,14 @@ Format = Literal["csv", "ndjson"]
 Short = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 PIECE_BYTES = 512 * 1024
-PIECE_LINES = 1000  # decided in one go on the event loop, and subjects locked at once
-LINE_BYTES = 64 * 1024  # the longest `text_shown`, four bytes a character, and other fields
+PIECE_LINES = 1000  # decided in one go on the event loop
+LINE_BYTES = 64 * 1024  # `text_shown` at four bytes a character, and more
 DELIMITERS = ",;\t|"
 UTF8_MARK = b"\xef\xbb\xbf"
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """A line of the file, about one person. Instants are RFC 3339 with an offset."""
+    """A line, about one person. Instants are RFC 3339 with an offset."""
 
     number: Annotated[str, msgspec.Meta(max_length=64)] | None = None
     subject_id: Annotated[str, msgspec.Meta(max_length=100)] | None = None  # suppressions only, in place of `number`
@@ -49,13 +48,13 @@ COLUMNS = Line.__struct_fields__
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A line that does not parse. `reason` is a stable slug."""
+    """A line that does not parse. `reason` is a slug."""
 
     reason: str
 
 
 class WrongFile(ValueError):
-    """The file as a whole is refused. `reason` is a stable slug; the message repeats nothing of the file."""
+    """The whole file is refused. `reason` is a slug; the message repeats nothing of the file."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -64,7 +63,7 @@ class WrongFile(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The format of the lines. NDJSON has neither delimiter nor columns."""
+    """The format of the lines; NDJSON needs no more."""
 
     format: Format
     delimiter: str = ""
@@ -73,14 +72,14 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Whole lines. `lines` counts line breaks: blank lines and breaks within quotes too."""
+    """Whole lines. `lines` counts line breaks, also blank lines and breaks within quotes."""
 
     body: bytes
     lines: int
 
 
 def layout_of(piece: Piece, file_format: Format) -> tuple[Layout, Piece]:
-    """Return the file's layout, from its first piece, and that piece without the header. Raises WrongFile."""
+    """Return the file's layout and the first piece without the header. Raises WrongFile."""
     body = piece.body.removeprefix(UTF8_MARK)
     if file_format == "ndjson":
         return Layout("ndjson"), Piece(body, piece.lines)
@@ -103,9 +102,9 @@ def layout_of(piece: Piece, file_format: Format) -> tuple[Layout, Piece]:
 
 
 def cut(arrived: bytes, file_format: Format, *, last: bool) -> tuple[list[Piece], bytes]:
-    """Cut the bytes into pieces; return them and the bytes left for the next call.
+    """Cut the bytes into pieces; return them and the bytes left for the next call. Raises WrongFile.
 
-    A piece ends with the line that reaches PIECE_BYTES or PIECE_LINES. With `last`, no bytes remain. Raises WrongFile.
+    A piece ends with the line that reaches PIECE_BYTES or PIECE_LINES.
     """
     pieces: list[Piece] = []
     start = end = at = lines = held = 0  # `end` and `held`: up to the last whole line
@@ -145,7 +144,7 @@ def _text(body: bytes, lines: int) -> Piece:
 
 
 def read(body: bytes, layout: Layout, first_line: int) -> Iterator[tuple[int, Line | Unreadable]]:
-    """Yield a piece's lines by number in the file, without blank lines."""
+    """Yield a piece's lines by number in the file, blank lines aside."""
     return _ndjson(body, first_line) if layout.format == "ndjson" else _csv(body, layout, first_line)
 
 
@@ -153,7 +152,7 @@ _decoder = msgspec.json.Decoder(Line)
 
 
 def _ndjson(body: bytes, first_line: int) -> Iterator[tuple[int, Line | Unreadable]]:
-    """Decode all lines at once if all are valid, which is five times as fast; else line by line."""
+    """Decode all lines at once if valid, five times as fast, else line by line."""
     raws = body.removesuffix(b"\n").split(b"\n")
     if b"\\u0000" not in body:
         try:
@@ -181,7 +180,7 @@ def _line(raw: bytes) -> Line | Unreadable:
 def _csv(body: bytes, layout: Layout, first_line: int) -> Iterator[tuple[int, Line | Unreadable]]:
     """Parse each line alone, as `cut` ends lines, so that an unclosed quote swallows no other line.
 
-    A lone carriage return ends no line: the row after the return would get the next line's number.
+    A lone carriage return ends no line, or line numbers would be wrong.
     """
     begins = first_line
     for line in _whole_lines(body):
@@ -199,10 +198,7 @@ def _csv(body: bytes, layout: Layout, first_line: int) -> Iterator[tuple[int, Li
 
 
 def _whole_lines(body: bytes) -> Iterator[bytes]:
-    """Yield the whole body where no line can fail, which is three times as fast; else each line.
-
-    No line can fail without a quote, a cell over the CSV field limit, or a carriage return that lacks its line feed.
-    """
+    """Yield the whole body, three times as fast, if no line can fail; else each line."""
     lone = body.count(b"\r") - body.count(b"\r\n")
     if b'"' not in body and not lone and len(body) <= csv.field_size_limit():
         yield body
@@ -233,7 +229,7 @@ _FIELD = re.compile(r"`\$\.(\w+)`$")
 
 
 def _why(error: msgspec.ValidationError) -> str:
-    """Return a slug with the wrong field's name. The error's own words may repeat the value."""
+    """Return a slug with the wrong field's name; the error's own words may repeat the value."""
     if found := _FIELD.search(str(error)):
         return f"{found[1]}_not_valid"
     return "unknown_field" if "unknown field" in str(error) else "not_an_object"

@@ -1,10 +1,7 @@
 """Read a provider's list of opted-out numbers, as its console or API exports the list. Pure.
 
-    CSV     one number a line, or the column that a header names; comma, semicolon or tab
-    JSON    a list of numbers as text: the answer of OVHcloud's GET /sms/{serviceName}/blacklists
-
-Twilio documents no way to list opted-out numbers, and no provider a list of objects. Any other shape is refused, not
-guessed.
+CSV     one number a line, or the column that a header names; comma, semicolon or tab
+JSON    a list of numbers as text: the answer of OVHcloud's GET /sms/{serviceName}/blacklists
 """
 
 import csv
@@ -16,11 +13,11 @@ LIST_NUMBERS = 100_000
 
 
 class NotAList(ValueError):
-    """The text is neither kind of list. The message never repeats the text."""
+    """The text is no such list. The message never repeats the text."""
 
 
 def numbers(text: str) -> Iterator[tuple[int, str]]:
-    """Yield (line or position in the list, from 1; the entry as written). Raises NotAList."""
+    """Yield (line or position, from 1; the entry as written). Raises NotAList."""
     text = text.removeprefix("\ufeff")
     if text.lstrip()[:1] in ("[", "{"):
         yield from _from_json(text)

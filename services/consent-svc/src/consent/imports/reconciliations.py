@@ -1,7 +1,7 @@
 """Reconcile our opt-outs with a provider's list: record the missing opt-outs, count the opt-outs only we have.
 
-A person may opt out with the provider without our knowledge: in its console, by a callback never sent, or before our
-time (DOMAIN 1.7). The opt-out counts from now: the provider would not deliver, with any consent on record.
+A person may opt out with the provider without our knowledge (DOMAIN 1.7). The opt-out counts from now: the provider
+would not deliver, with any consent on record.
 """
 
 import logging
@@ -34,9 +34,9 @@ log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1")
 
 SOURCE = "provider_list"
-CHUNK = 1000  # subjects locked or read at once
+CHUNK = 1000
 LIST_CHARS = 4_000_000
-LIST_BYTES = 2 * LIST_CHARS  # of a body: JSON writes a line break as two bytes
+LIST_BYTES = 2 * LIST_CHARS  # JSON writes a line break as two bytes
 LINES_NAMED = 100
 
 Held = Annotated[Resources[ServiceSettings], Depends(resources)]
@@ -130,7 +130,7 @@ async def _record_missing(
 ) -> int:
     """Opt out the people of the chunk who are not, and return their number.
 
-    The people already opted out get a suppression-list entry.
+    The others get a suppression-list entry.
     """
     sealed = {subject_id: held.field_keys.seal(number, f"number:{subject_id}") for subject_id, number in chunk.items()}
     now = datetime.now(UTC)

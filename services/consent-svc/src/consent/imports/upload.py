@@ -1,8 +1,6 @@
 """Serve imports over HTTP: open an import with its terms, upload the file in parts, follow progress, read verdicts.
 
-The upload cuts the body into pieces of whole lines and stores each piece encrypted: memory never holds the whole file,
-nor the disk a number in clear. After a broken connection the caller resumes (`common.web.upload`). No line counts until
-the file is complete; then `worker.py` records the pieces.
+Memory never holds the whole file, nor the disk a number in clear. No line counts until the file is complete.
 """
 
 import zlib
@@ -187,8 +185,9 @@ async def upload(
     """
     file = await _visible(held, caller, import_id)
     whole = _upload(file).going_on(offset, length)
+    body = Stream(request, None if whole is None else whole - offset)
     try:
-        file = await _Arriving(held, file, whole).take(Stream(request))
+        file = await _Arriving(held, file, whole).take(body)
     except WrongFile as error:
         raise Invalid(str(error), reasons=[Reason("body", error.reason)]) from error
     return _upload(file).told(204)
@@ -216,19 +215,22 @@ class _Arriving:
     """An upload in progress. Each piece is stored in a transaction of its own."""
 
     def __init__(self, held: Resources[ServiceSettings], file: ImportFile, whole: int | None) -> None:
-        """`whole`: the bytes of the complete file, where the caller has named the length."""
+        """`whole`: the bytes of the file, if known."""
         self._held = held
         self._file = file
         self._whole = whole
         self._format: Format = "csv" if file.format == "csv" else "ndjson"
 
     async def take(self, parts: AsyncIterable[bytes]) -> ImportFile:
-        """Store all parts and return the import as stored. Raises WrongFile, OffsetMismatch."""
+        """Store all parts and return the import as stored. Raises WrongFile, OffsetMismatch.
+
+        The piece with the last byte waits for the end of the parts: a break or an excess byte before completes nothing.
+        """
         arrived = bytearray(self._rest())
         cut_at = len(arrived) + PIECE_BYTES
         async for part in parts:
             arrived += part
-            if len(arrived) >= cut_at:
+            if len(arrived) >= cut_at and self._kept_bytes + len(arrived) != self._whole:
                 arrived = bytearray(await self._keep(bytes(arrived), last=False))
                 cut_at = len(arrived) + PIECE_BYTES
         total = self._kept_bytes + len(arrived)
@@ -240,8 +242,6 @@ class _Arriving:
 
     async def _keep(self, arrived: bytes, *, last: bool) -> bytes:
         """Store the whole pieces of the bytes and return the bytes left."""
-        if self._whole is not None and self._kept_bytes + len(arrived) > self._whole:
-            raise WrongFile("too_long", f"more than the {self._whole} bytes of `Upload-Length`")
         pieces, rest = cut(arrived, self._format, last=last)
         for piece in pieces:
             await self._keep_piece(piece)
@@ -269,11 +269,11 @@ class _Arriving:
         )
 
     def _as_of(self, file: ImportFile) -> ImportFile:
-        """Return the import with its length, complete once that many bytes are here: the last piece completes it."""
+        """Return the import, complete after `whole` bytes."""
         return replace(file, bytes=self._whole, complete=file.received_bytes == self._whole)
 
     async def _put(self, file: ImportFile, sealed: Piece | None = None, first_line: int = 0) -> None:
-        """Store the progress. Raises OffsetMismatch where another request has continued the upload."""
+        """Store the progress. Raises OffsetMismatch if another request has continued the upload."""
         now = datetime.now(UTC)
         async with self._held.database.begin() as tx:
             held = await import_files.find(tx, file.import_id, lock=True)

@@ -1,8 +1,7 @@
 """Record complete imports through the recorder, one piece per transaction.
 
 The import firewall is the ledger's own order: by a line's time at source, so that an old opt-in never outvotes a newer
-STOP, and lines may come in any order, twice, or after a crash. The worker records nothing while the outbox is long: a
-STOP would wait behind the import.
+STOP, and lines may come in any order, twice, or after a crash.
 """
 
 import asyncio
@@ -44,7 +43,7 @@ log = logging.getLogger(__name__)
 LINES = counter("sms_consent_import_lines_total", "Lines of imported files, by result.", ["verdict"])
 
 LOOK_EVERY_S = 0.25
-AT_ONCE = 3  # pieces: the worker decides one while Postgres writes others
+AT_ONCE = 3  # decide one while Postgres writes others
 PUT_OFF = timedelta(seconds=10)
 TIDY_EVERY_S = 600.0
 ABANDONED_AFTER = timedelta(days=1)  # since the last bytes, which are personal data
@@ -53,7 +52,7 @@ Reasons = tuple[str, ...]
 
 
 class _Shown(msgspec.Struct, frozen=True):
-    """The evidence fields for a line without its own."""
+    """The evidence of a line without its own."""
 
     source: str
     form_id: str | None = None
@@ -74,12 +73,12 @@ _terms = msgspec.json.Decoder(_Terms)
 
 
 class Importing:
-    """The workers that record imports. `backlog`: outbox rows beyond which no piece is recorded."""
+    """The workers. `backlog`: outbox rows beyond which no piece is recorded: a STOP would wait."""
 
     def __init__(self, held: Resources[Any], *, backlog: int) -> None:
         self._held = held
         self._backlog = backlog
-        self._put_off: dict[str, datetime] = {}  # imports with a failed piece, and until when
+        self._put_off: dict[str, datetime] = {}
 
     def workers(self) -> list[Worker]:
         database = self._held.database
@@ -93,10 +92,10 @@ class Importing:
         return [Worker(timer.name, timer.run) for timer in timers]
 
     async def record_piece(self) -> bool:
-        """Record the next waiting piece. Return whether a piece was recorded."""
+        """Record the next waiting piece, if any."""
         async with self._piece() as (tx, piece):
             if piece is None or await outbox.backlog(tx) > self._backlog:
-                return False  # the relay wakes the timer
+                return False
             now = datetime.now(UTC)
             sender_id = piece.file.sender_id
             purposes = await senders_store.purposes_of(tx, {sender_id} if sender_id else ())
@@ -124,10 +123,7 @@ class Importing:
 
     @asynccontextmanager
     async def _piece(self) -> AsyncIterator[tuple[AsyncConnection, WaitingPiece | None]]:
-        """Lock the next waiting piece. After a failure, put its import off for PUT_OFF.
-
-        Otherwise the same piece would come next again, and block every other import.
-        """
+        """Lock the next waiting piece. A failure puts off its import, which would block all others."""
         piece = None
         try:
             async with self._held.database.begin() as tx:
@@ -143,11 +139,9 @@ class Importing:
     async def _out_already(
         self, tx: AsyncConnection, reading: "_Reading", statements: Sequence[Statement]
     ) -> frozenset[str]:
-        """Return the evidence ids from an undated list for people already opted out of the named scope.
+        """Return the evidence ids from an undated list for people already opted out of the named scope (ADR-0057).
 
-        A daily list adds no evidence each day. A person who has opted in since is not in the result; the lock waits for
-        an opt-in in progress. A new subject gets a row before any lock, as everywhere: a concurrent opt-in may need the
-        row next.
+        The lock waits for an opt-in in progress; a new subject's row comes first, as everywhere.
         """
         if not reading.undated:
             return frozenset()
@@ -170,7 +164,7 @@ class Importing:
 
 
 class _Reading:
-    """The lines of a piece on their way to statements. Computation only, for a thread."""
+    """The lines of a piece on their way to statements; computation for a thread."""
 
     def __init__(self, held: Resources[Any], piece: WaitingPiece, purposes: Purposes | None) -> None:
         self._held = held
@@ -183,11 +177,11 @@ class _Reading:
 
     @property
     def undated(self) -> bool:
-        """Return whether the file is a suppression list whose terms give no date."""
+        """Return whether the file is a suppression list without a date."""
         return self._lists and self._terms.occurred_at is None
 
     def lines(self) -> dict[int, list[Statement] | Reasons]:
-        """Return, by line, a statement for each number that the line may mean, or the refusal reasons."""
+        """Return, by line, a statement for each number meant, or the refusal reasons."""
         context = sealing_context(self._file.import_id, str(self._piece.position))
         body = self._held.field_keys.unseal_bytes(self._piece.body, context)
         read = import_lines.read(body, import_files.layout(self._file), self._piece.first_line)
@@ -238,17 +232,13 @@ class _Reading:
         )
 
     def _asked(self, purpose: str, opening: bool) -> bool:
-        """Return whether the purpose is on offer. An opt-out may name a past purpose."""
+        """Return whether the purpose is on offer or, for an opt-out, ever was."""
         if self._purposes is None:
             return False
         return purpose in (self._purposes.offered if opening else self._purposes.ever)
 
     def _subjects(self, line: Line, opening: bool, reasons: list[str]) -> Sequence[tuple[str, str | None]]:
-        """Return (subject_id, number) of each person whom the line may mean.
-
-        An opt-out covers both people where a number has two readings. A suppression may give a subject_id for the
-        number.
-        """
+        """Return (subject_id, number) of each person meant: an opt-out covers both readings."""
         keys = self._held.subject_keys
         if line.subject_id is not None:
             if not self._lists or line.number is not None or not keys.is_subject_id(line.subject_id):
@@ -263,7 +253,7 @@ class _Reading:
         return [(keys.subject_id(number), number) for number in numbers]
 
     def _at(self, line: Line, opening: bool, reasons: list[str]) -> datetime:
-        """Return the line's time, in UTC so that two spellings of an instant make one evidence."""
+        """Return the line's time, in UTC so that two spellings make one evidence."""
         if line.occurred_at is None:
             if opening:
                 reasons.append("occurred_at_missing")
@@ -284,7 +274,7 @@ def _verdict_of_all(results: Sequence[Recorded | None]) -> tuple[Verdict, Reason
 
 
 def _verdict(result: Recorded | None) -> tuple[Verdict, Reasons]:
-    """Return a statement's verdict. `None`: skipped, because the person is already opted out."""
+    """Return a statement's verdict. `None`: the person is already opted out."""
     if result is None:
         return "unchanged", ()
     decided, evidence = result.decision, result.statement.evidence

@@ -1,6 +1,6 @@
 """Records a click on a campaign link as a contact with the sender, if the contact is worth an entry.
 
-A click counts as a contact, an opening does not (CNIL; DOMAIN 1.4). campaign-svc publishes only the clicks of people.
+A click counts as a contact, an opening does not (CNIL; DOMAIN 1.4).
 """
 
 from datetime import UTC, datetime

@@ -1,25 +1,17 @@
 """Turns the MOs of `inbound.messages.v1` into evidence and answers, a batch in a transaction.
 
 STOP     opts out of every sender that uses or once used the code; of the named senders only (STOP ACME); of every
-         sender for STOP ALL, a code without senders, or a request for erasure, which also begins the erasure
-         (`erasures.py`)
+         sender for STOP ALL, a code without senders, or a request for erasure
 START    takes a STOP back: an opt-in to what the person had opted in to, with the senders that use the code today. A
          sender that has left the code did not receive the START (DOMAIN 2.4, France)
-OUI      answers a double opt-in if exactly a single question waits: an opt-in for that purpose only. Otherwise an OUI
-         answers the question at the end of a consent (`renewals.py`), or is only a contact. No OUI gets an answer
-review   may mean STOP: marketing to the number is held until a reviewer has decided
-         a STOP that arrives after a START with a later time on the operator's clock may be old. Such a STOP spares what
-         the START has opened, and marketing is held. If the reviewer decides STOP, the STOP covers the START as well
-CONTACT  asks for the sender's identity and gets an answer, as do a STOP and a START with an effect
+OUI      answers a double opt-in if exactly a single question waits. Otherwise an OUI answers the question at the end
+         of a consent, or is only a contact. No OUI gets an answer
+review   may mean STOP: marketing to the number is held until a reviewer has decided (ADR-0015), as after a STOP behind
+         a START (ADR-0060), which spares what the START has opened
 
-The number decides the subject of an MO. If the event has another subject id than our key makes of the number,
-inbound-svc has another key: a STOP or a review counts for the subject of the number, nothing loosens, and the mismatch
-pages (ADR-0061).
-
-An unreadable record may have been a STOP: the subject of its key is opted out of every sender until new evidence. In
-doubt the opt-out wins, at the cost of a contact; the reverse costs a fine (DOMAIN 2.4).
-
-Any other MO is a contact and moves the retention clock, once a day (`in_touch`).
+The number decides the subject of an MO: with another subject id in the event, only a STOP or a review counts
+(ADR-0061). An unreadable record may have been a STOP: the subject of its key is opted out of every sender until new
+evidence (ADR-0007; DOMAIN 2.4).
 """
 
 import logging
@@ -68,16 +60,16 @@ INTENTS = counter("sms_consent_inbound_total", "MOs, by intent.", ["intent"])
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """An MO, the senders of its code by id, and its subject; `None` for a new subject."""
+    """An MO, the senders of its code by id, and its subject, if known."""
 
     message: MessageReceived
     owners: Mapping[str, Sender]
     subject: Subject | None
-    asked: Sequence[Due] = ()  # the renewal questions to the subject
+    asked: Sequence[Due] = ()  # the renewal questions
 
 
 class Intake:
-    """The handler that records MOs and answers the people."""
+    """The handler that records MOs and answers."""
 
     def __init__(self, keys: FieldKeys, subject_keys: SubjectKeys, answers: Answers) -> None:
         self._keys = keys
@@ -88,7 +80,7 @@ class Intake:
         return Subscription(GROUP, INBOUND_MESSAGES, self.apply, on_poison=shut_out, wait_ms=URGENT_MS)
 
     async def apply(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
-        """Record a partition's batch and answer. A repeated MO gives the same evidence and message ids: no effect."""
+        """Record a batch and answer. A repeated MO gives the same ids: no effect."""
         messages = [self._attributed(r.event) for r in batch if isinstance(r.event, MessageReceived)]
         for message, _ in messages:
             INTENTS.labels(message.intent).inc()
@@ -126,9 +118,9 @@ class Intake:
         return None
 
     def _attributed(self, message: MessageReceived) -> tuple[MessageReceived, bool]:
-        """Return the MO with the subject of its number, and whether the event names the same subject.
+        """Return the MO with the subject of its number, and whether the event names that subject.
 
-        An MO whose number does not decrypt keeps the event's subject and is not certain.
+        An MO whose number does not decrypt keeps the event's subject, uncertain.
         """
         try:
             owner = owner_of(message.number, message.subject_id, self._keys, self._subject_keys)
@@ -167,10 +159,7 @@ class Intake:
 
 @dataclass(slots=True)
 class Questions:
-    """The open double opt-in questions to people who wrote OUI, and their states within the batch.
-
-    A STOP earlier in the batch closes the question. `requests` holds the recorded request of each question.
-    """
+    """The open double opt-in questions to people who wrote OUI, and their states within the batch."""
 
     asked: Mapping[str, Sequence[Question]]
     requests: Mapping[str, Evidence]
@@ -187,7 +176,7 @@ class Questions:
 
     def confirms(self, message: MessageReceived) -> Iterator[Evidence]:
         asked, state = self.asked.get(message.subject_id, ()), self.states.get(message.subject_id, NEVER_SEEN)
-        at = min(message.occurred_at, message.received_at)  # a reply is never later than its arrival
+        at = min(message.occurred_at, message.received_at)  # never later than its arrival
         question = asking.answered(state, asked, message.short_code, at)
         if question is None or question.evidence_id not in self.requests:
             return
@@ -201,7 +190,7 @@ class Questions:
         )
 
     def go_on(self, said: Said, statements: Iterable[Statement]) -> None:
-        """Apply the statements to `states` for the person's next MO, with the controller the recorder will add."""
+        """Apply the statements to `states`, with the controller the recorder will add."""
         for statement in statements if self.asked else ():
             evidence, state = statement.evidence, self.states.get(statement.subject_id, NEVER_SEEN)
             owner = said.owners.get(evidence.sender_id or "")
@@ -211,7 +200,7 @@ class Questions:
 
 
 def review(message: MessageReceived) -> Review:
-    """Return the review of an MO: the first revision opens a hold; the next carries the decision and lifts the hold."""
+    """Return the review of an MO: the first revision opens a hold, the next lifts the hold."""
     return Review(
         mo_id=message.mo_id,
         subject_id=message.subject_id,
@@ -224,10 +213,10 @@ def review(message: MessageReceived) -> Review:
 async def _locked(
     tx: AsyncConnection, said: Sequence[MessageReceived], reviews: Sequence[Review]
 ) -> dict[str, Subject]:
-    """Lock and return the subjects. Only a STOP or a review creates the row of a new subject.
+    """Lock and return the subjects. Only a STOP or a review creates a row.
 
-    A START depends on the subject's state, and the daily cap on earlier answers: both reads need the lock. A second
-    locking statement would break the order of locking.
+    A START reads the subject's state, the daily cap earlier answers: both need the lock, and a second locking statement
+    would break the order of locking.
     """
     numbers: dict[str, str | None] = {r.subject_id: None for r in reviews}  # a hold needs no number
     numbers |= {m.subject_id: m.number for m in said if m.intent == "stop"}
@@ -235,7 +224,7 @@ async def _locked(
 
 
 def concerned(keys: FieldKeys, stop: Said) -> Sequence[str | None]:
-    """Return the senders that a STOP covers; `None` means every sender. Unreadable words name no sender: wider STOP."""
+    """Return the senders that a STOP covers; `None` means every sender. Unreadable words name no sender."""
     message = stop.message
     try:
         named = keys.unseal(message.named, f"named:{message.mo_id}").split() if message.named else []
@@ -253,10 +242,7 @@ def concerned(keys: FieldKeys, stop: Said) -> Sequence[str | None]:
 
 
 def stops(message: MessageReceived, senders: Sequence[str | None]) -> Iterator[Evidence]:
-    """Yield the opt-outs of a STOP.
-
-    A STOP decided by a reviewer has no clock. The decision on a doubtful STOP is evidence beside the MO's own.
-    """
+    """Yield the opt-outs of a STOP. A reviewer's STOP has no clock (ADR-0060)."""
     decided = message.behind_start and message.decided_by is not None
     for sender_id in senders:
         yield Evidence(
@@ -275,7 +261,7 @@ def stops(message: MessageReceived, senders: Sequence[str | None]) -> Iterator[E
 
 
 def starts(start: Said) -> Iterator[Evidence]:
-    """Yield the opt-ins of a START: none for a new or erased subject, or for a code without a sender."""
+    """Yield the opt-ins of a START: none for a new or erased subject."""
     message = start.message
     if start.subject is None or start.subject.erased_at is not None:
         return
@@ -299,7 +285,7 @@ def starts(start: Said) -> Iterator[Evidence]:
 
 
 def renewed(said: Said) -> list[Evidence]:
-    """Return the opt-ins of an OUI that answers a question at the end of a consent."""
+    """Return the opt-ins of an OUI to a renewal question."""
     if said.subject is None:
         return []
     state, when = said.subject.state, understood_at(said.message)
@@ -307,7 +293,7 @@ def renewed(said: Said) -> list[Evidence]:
 
 
 def _who_may_renew(said: Sequence[MessageReceived]) -> set[str]:
-    """Return the subjects with an OUI and no STOP in the batch. The order of the two does not matter."""
+    """Return the subjects with an OUI and no STOP in the batch."""
     stopped = {m.subject_id for m in said if m.intent == "stop"}
     return {m.subject_id for m in said if m.intent == "confirm"} - stopped
 
@@ -316,7 +302,7 @@ def in_touch(said: Said) -> Iterator[Evidence]:
     """Yield the contact with the sender of the code, at most once a day.
 
     The contact counts only if the subject knows exactly a single sender of the code: a retention clock that runs too
-    short costs a customer, but a clock that runs too long is unlawful. A new subject has no consent that could end.
+    long is unlawful.
     """
     message, subject = said.message, said.subject
     if subject is None or subject.erased_at is not None:
@@ -341,8 +327,7 @@ def in_touch(said: Said) -> Iterator[Evidence]:
 def answer(said: Said, evidence: Sequence[Evidence], before: SubjectState, after: SubjectState) -> Answer | None:
     """Return the answer owed for an MO, from a sender of its code, or `None`.
 
-    A STOP gets an answer if a sender is newly shut (not a second STOP, nor a STOP older than an opt-in) and the
-    provider does not confirm the STOP. A START gets an answer if a purpose is newly open.
+    A STOP gets an answer if a sender is newly shut, unless the provider answers; a START, if a purpose is newly open.
     """
     message, owners = said.message, said.owners
     match message.intent:
@@ -383,21 +368,20 @@ def _identities(senders: Mapping[str, Sender]) -> list[replies.Identity]:
 
 
 def understood_at(message: MessageReceived) -> datetime:
-    """Return the time when Placet first held the evidence: an MO under review proves nothing before the decision."""
+    """Return when Placet first held the evidence: an MO under review proves nothing before."""
     return message.decided_at or message.received_at
 
 
 async def shut_out(tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:
-    """Opt the subject of an unreadable record (poison) out of every sender.
+    """Opt the subject of an unreadable record (poison) out of every sender, because a consent may be on its way.
 
-    A new subject is opted out as well: a consent may still be on its way. Raises Stopped if the record has no readable
-    key: the watermark then stands still, and no marketing goes out until an operator has looked.
+    Raises Stopped if the record has no readable key: the watermark then stands still, and no marketing goes out.
     """
     if key is None:
         raise Stopped(f"partition {partition} of {INBOUND_MESSAGES.name} holds a message whose sender cannot be read")
     if not is_subject_id(key):
         log.error("an unreadable message has a key of no subject", extra={"partition": partition})
-        return  # no number has this key, so no message can go to the key
+        return  # no number has this key
     now = datetime.now(UTC)
     evidence = Evidence(
         evidence_id=evidence_id(UNREADABLE, key, now.isoformat()),

@@ -1,7 +1,6 @@
 """Stores which marketing messages left, and on which consent; turns an `opted_out` DLR into an opt-out from the sender.
 
-The person told the operator, or its blacklist, to stop (DOMAIN 4.3). The opt-out counts from the time of the DLR: an
-earlier opt-in is outvoted, because the operator would still not deliver, and a newer opt-in is not.
+The person told the operator, or its blacklist, to stop (DOMAIN 4.3). The opt-out counts from the time of the DLR.
 """
 
 import logging
@@ -39,7 +38,7 @@ class Receipts:
         return Subscription(GROUP, DISPATCH_MESSAGES, self.apply)
 
     async def apply(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
-        """Store each message that left and record each opt-out, once per message, however often dispatch publishes."""
+        """Store each message that left and record each opt-out, once."""
         if left := list(handed_off(batch)):
             await proof_store.add_handed_off(tx, left)
         if statements := [self._attributed(statement) for statement in opt_outs(batch)]:
@@ -47,11 +46,11 @@ class Receipts:
         return None
 
     def _attributed(self, statement: Statement) -> Statement:
-        """Return the opt-out with the subject of its number, even if dispatch-svc names another subject."""
+        """Return the opt-out with the subject of its number."""
         try:
             owner = owner_of(statement.number or "", statement.subject_id, self.field_keys, self.subject_keys)
         except Unreadable:
-            return statement  # an opt-out counts even if the subjects cannot be compared
+            return statement  # an opt-out counts in doubt
         if owner.subject_id == statement.subject_id:
             return statement
         log.error(
@@ -63,7 +62,7 @@ class Receipts:
 
 
 def handed_off(batch: Sequence[Received]) -> Iterator[HandedOff]:
-    """Yield the marketing messages that left. Other categories need no consent."""
+    """Yield the marketing messages that left; others need no consent."""
     for received in batch:
         message = received.event
         if not isinstance(message, MessageChanged) or message.status not in HANDED_OFF:
@@ -76,7 +75,7 @@ def handed_off(batch: Sequence[Received]) -> Iterator[HandedOff]:
             sender_id=message.sender_id,
             purpose=message.purpose,
             campaign_id=message.campaign_id,
-            # a crash may lose the time of hand-off; the decision is at most permit_ttl earlier
+            # a crash may lose the time of hand-off: at most permit_ttl after the decision
             handed_off_at=message.handed_off_at or message.decided_at or received.published_at,
             consent_version=message.consent_version,
         )

@@ -9,7 +9,7 @@ from consent.ledger.term_store import Due
 
 
 async def questions_of(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, list[Due]]:
-    """Return the rows with a question, by subject_id. Without subjects, skip the query."""
+    """Return the rows with a question, by subject_id."""
     found: dict[str, list[Due]] = {}
     for row in await term_store.due_of(tx, subject_ids) if subject_ids else ():
         if row.question is not None:

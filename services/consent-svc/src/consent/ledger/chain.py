@@ -1,8 +1,7 @@
 """The hash chain of the ledger: the hash of each entry covers the hash of the subject's previous entry. Pure.
 
-Anyone with the entries can check, without a key, that no entry was changed, removed, inserted or moved. The hash covers
-personal and free-text fields only through a salted digest. An erasure deletes these fields and the salt: the chain
-still holds, and nobody can test a guess at the values.
+Anyone with the entries can check the chain without a key. An erasure deletes the PERSONAL fields and the salt, and the
+chain still holds (ADR-0018).
 """
 
 import hashlib
@@ -16,17 +15,14 @@ from msgspec.structs import replace
 
 from consent.ledger.rules import Evidence
 
-GENESIS = "0" * 64  # the hash before the first entry
+GENESIS = "0" * 64
 SALT_BYTES = 16
-# fields of Evidence; the hash covers only their salted digest
+# the hash covers only their salted digest
 PERSONAL = ("actor", "form_id", "form_version", "reference", "sale_reference", "text_shown")
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """An entry of a subject's ledger. `position` counts from 1; `recorded_at` makes the ledger bitemporal.
-
-    `sealed` is the digest of the PERSONAL fields with `salt` (SALT_BYTES random bytes in hex, `None` once erased).
-    """
+    """An entry of a subject's ledger. `position` counts from 1; `salt` is hex, `None` once erased."""
 
     subject_id: str
     position: int
@@ -95,8 +91,7 @@ def link(
 def verify(entries: Sequence[Entry]) -> int | None:
     """Return the position of the first broken entry, or `None`. Erased entries hold.
 
-    `entries` are all entries of a subject, in order. Only the head of the chain (`subject.head`) shows whether the
-    *last* entries are missing.
+    `entries` are all of a subject's, in order; only `subject.head` shows whether the *last* entries are missing.
     """
     previous = GENESIS
     for position, entry in enumerate(entries, start=1):
@@ -107,7 +102,7 @@ def verify(entries: Sequence[Entry]) -> int | None:
 
 
 def holds(entry: Entry, subject_id: str, position: int, previous_hash: str) -> bool:
-    """Return whether `entry` follows `previous_hash` and its PERSONAL fields match `sealed` or are erased."""
+    """Return whether `entry` follows `previous_hash` and matches `sealed`, or is erased."""
     if (entry.subject_id, entry.position) != (subject_id, position):
         return False
     if entry.salt is None:
@@ -120,19 +115,19 @@ def holds(entry: Entry, subject_id: str, position: int, previous_hash: str) -> b
 
 
 def evidence_id(*parts: str | None) -> str:
-    """Return an id derived from `parts`. The same parts always give the same id, so the recorder drops repeats."""
+    """Return the id of `parts`, always the same, so that the recorder drops repeats."""
     return f"ev-{hashlib.sha256(_flat.encode(parts)).hexdigest()[:32]}"  # the same bytes as `canonical`
 
 
 def canonical(value: object) -> bytes:
-    """Return canonical JSON (RFC 8785 for strings, integers and null). Instants have the form of `instant`."""
+    """Return canonical JSON (RFC 8785 for strings, integers and null)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_instant)
     return text.encode()
 
 
-@lru_cache(maxsize=256)  # all lines of an import share their `received_at` and `recorded_at`
+@lru_cache(maxsize=256)  # an import's lines share instants
 def instant(value: datetime) -> str:
-    """Return `value` in UTC with microseconds: each instant has a single text form."""
+    """Return the single text form of an instant: UTC, microseconds."""
     return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
@@ -140,7 +135,7 @@ _flat = msgspec.json.Encoder()
 
 
 def _sha256(before: str, line: Mapping[str, str | int | None]) -> str:
-    """Hash a flat `line` with sorted keys: msgspec then writes the bytes of `canonical` five times as fast."""
+    """Hash a flat, sorted `line`: msgspec writes the bytes of `canonical` five times as fast."""
     return hashlib.sha256(before.encode() + _flat.encode(line)).hexdigest()
 
 

@@ -1,8 +1,7 @@
 """Whether consent allows marketing to a subject. Pure: a state goes in, every reason against sending comes out.
 
-The rule is the gate's (`common.contracts.consent_rule`). The gate checks more (hours, freshness, the campaign, the STOP
-mention), and only the gate decides. The rule sees this sender's consent alone, and never answers `other_controller`:
-the caller may not learn which other senders have the subject's consent.
+Only the gate decides, and checks more. The rule never answers `other_controller`: the caller may not learn which other
+senders have the subject's consent.
 """
 
 from datetime import datetime
@@ -40,7 +39,7 @@ class _OfSender(msgspec.Struct, frozen=True, gc=False):
 
 
 class Permission(msgspec.Struct, frozen=True, gc=False):
-    """The state of a consent and every reason against sending. Empty `reasons` allow the message."""
+    """The state of a consent; empty `reasons` allow the message."""
 
     state: State
     reasons: tuple[Reason, ...]
@@ -56,14 +55,14 @@ def permission(
     *,
     erased: bool = False,
 ) -> Permission:
-    """Return the state of the consent at `now` and every reason against sending. `months`: the retention period."""
+    """Return the state of the consent at `now` and every reason against sending."""
     consent = ledger.consent_of(state, sender_id, purpose)
     if consent is not None and consent.state == "opted_in":
         if erased:
             consent = None  # the erasure took the proof
         elif retention.is_over(state, sender_id, months, now):
             consent = structs.replace(consent, state="expired")  # the ledger may not have the expiry yet
-    # without a mark that names the purpose, the published state has no consent for it: an opt-out is then wider
+    # without a mark that names the purpose, the published state has no consent for it
     published = consent is not None and any(m.sender_id == sender_id and m.purpose == purpose for m in state.marks)
     known = _OfSender((consent,) if consent and published else (), ledger.suppressions(state))
     reasons = [Reason(against.value) for against in consent_rule.denials(known, sender_id, purpose, now)]

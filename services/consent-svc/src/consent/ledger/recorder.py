@@ -1,8 +1,8 @@
 """The recorder, the only writer of consent: lock the subjects, decide, append the evidence, publish.
 
 Only the recorder writes `evidence`, `listed`, `review` and `subject`, and the end of each consent in `retention_due`
-(the pruner deletes closed reviews). The caller owns the transaction. A batch publishes a subject at most once, whole,
-under its next `version`, after locking its row. The lock puts the versions of a subject on the log in order.
+(the pruner deletes closed reviews). The caller owns the transaction. The row lock puts the versions of a subject on the
+log in order.
 """
 
 import os
@@ -29,8 +29,8 @@ from consent.ledger.retention import Rules, Term
 from consent.ledger.rules import NEVER_SEEN, Decision, Evidence, Verdict
 from consent.ledger.store import Known, Registered, Review, Subject
 
-RETENTION = "retention"  # the source of evidence made by the passing of time
-MO = "mo"  # the source of evidence from an MO
+RETENTION = "retention"  # the source of evidence made by time
+MO = "mo"
 OPENING = ("opt_in", "request")
 EVIDENCE = counter(
     "sms_consent_evidence_total", "Evidence offered to the ledger, by kind and verdict.", ["kind", "verdict"]
@@ -40,8 +40,7 @@ EVIDENCE = counter(
 class Statement(msgspec.Struct, frozen=True, gc=False):
     """Evidence with its subject. `number` is encrypted with the context "number:<subject_id>".
 
-    `erases`: an opt-out from every sender that asks for erasure (`erasures.py`). `trace`: the source's, if not the
-    current trace. `to_review`: an opt-out that waits for a reviewer.
+    `erases`: the opt-out asks for erasure. `to_review`: the opt-out waits for a reviewer.
     """
 
     subject_id: str
@@ -53,7 +52,7 @@ class Statement(msgspec.Struct, frozen=True, gc=False):
 
 
 class Recorded(msgspec.Struct, frozen=True, gc=False):
-    """The outcome of a statement. `version` is the subject's after the whole batch, `None` for a refused statement."""
+    """The outcome of a statement. `version`: after the batch, `None` if refused."""
 
     statement: Statement
     decision: Decision
@@ -68,18 +67,18 @@ class _Change:
     before: Subject
     now: datetime
     kept: Sequence[Term] | None = None  # the stored terms; `None`: derived from `before`
-    terms: "_Terms | None" = None  # set by `_count_terms`
+    terms: "_Terms | None" = None
     entries: list[Entry] = field(default_factory=list)
     causes: list[Cause] = field(default_factory=list)
     told: bool = False
     erases: bool = False
-    returned_by: str | None = None  # the opt-in that brings an erased subject back
+    returned_by: str | None = None  # the opt-in by which an erased subject comes back
     trace: str | None = None
-    listed: Sequence[Evidence] = ()  # suppression-list entries kept beside the ledger
+    listed: Sequence[Evidence] = ()  # kept beside the ledger
     stranger: bool = False  # a new subject, whose row `add_subjects` writes
 
     def tell(self, subject: Subject) -> None:
-        """Set `subject` for publication under its next version, the same version for the whole batch."""
+        """Set `subject` for publication under its next version, the same for the whole batch."""
         self.subject = subject if self.told else replace(subject, version=version.following(subject.version, self.now))
         self.told = True
 
@@ -89,9 +88,9 @@ async def record(
 ) -> list[Recorded]:
     """Decide the statements in order, write the outcome, and return a result for each.
 
-    `reviews` change no consent: an open review sets `held_since`. A refused statement leaves no trace, not even a
-    subject. Any number of statements takes five round trips for new subjects, seven for existing subjects, nine for
-    both, and another if an opted-out subject opts in.
+    An open review sets `held_since`. A refused statement leaves no trace, not even a subject. Any number of statements
+    takes five round trips for new subjects, seven for existing subjects, nine for both, and another if an opted-out
+    subject opts in.
     """
     decisions: dict[int, Decision] = {}
     taken: dict[int, Statement] = {}
@@ -119,10 +118,9 @@ async def record(
 async def _of_strangers(
     tx: AsyncConnection, taken: Mapping[int, Statement], decisions: dict[int, Decision], now: datetime
 ) -> dict[str, _Change]:
-    """Decide the statements of new subjects and insert their rows; add to `decisions`.
+    """Decide the statements of new subjects and insert their rows; add to `decisions` (ADR-0035).
 
-    A new subject has no row to lock, so the recorder decides first; the inserted row then blocks other writers. The
-    result omits subjects that another transaction has inserted meanwhile.
+    The result omits subjects that another transaction has inserted meanwhile.
     """
     known = await store.known(
         tx,
@@ -157,8 +155,7 @@ async def _of_others(
 ) -> dict[str, _Change]:
     """Lock the subjects, then decide; add to `decisions`.
 
-    In a batch with reviews a new subject gets an empty row to lock; with only a review, the row has no number, because
-    a hold has no end in time and nothing would erase the number.
+    A new subject with only a review gets no number, which nothing would erase: a hold has no end in time.
     """
     numbers = dict.fromkeys(r.subject_id for r in reviews) | _numbers(taken.values())
     locked = await store.lock_subjects(tx, numbers if reviews else {}, numbers)
@@ -186,21 +183,18 @@ async def _of_others(
 
 
 def _numbers(statements: Iterable[Statement]) -> dict[str, str | None]:
-    """Return for each subject a number from its statements, or `None`."""
+    """Return for each subject a number, if any."""
     return {s.subject_id: s.number for s in sorted(statements, key=lambda s: s.number is not None)}
 
 
 async def erase(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str, int]:
-    """Erase the numbers and the personal fields of entries recorded by `asked`; return the entries by subject.
-
-    The chain holds, and opted-out subjects stay opted out. The recorder published the erasure when the person asked.
-    """
+    """Erase numbers and personal fields of entries recorded by `asked`; return the entries by subject."""
     await store.lock_subjects(tx, {}, asked)
     return await store.erase_personal(tx, asked)
 
 
 async def expire(tx: AsyncConnection, subject_ids: Collection[str], at: datetime, now: datetime) -> int:
-    """Record and publish the expiry of these subjects' consents ended by `at`; return the number of expiries."""
+    """Record and publish the expiry of consents ended by `at`; return their number."""
     locked = await store.lock_subjects(tx, {}, subject_ids)
     known = await store.known(tx, senders=senders_of(locked.values()))
     changes = [_Change(subject, subject, now) for subject in locked.values()]
@@ -212,7 +206,7 @@ async def expire(tx: AsyncConnection, subject_ids: Collection[str], at: datetime
 
 
 def _end(change: _Change, known: Known, at: datetime, now: datetime) -> None:
-    """Record the expiry of every consent ended by `at`, with the end as the time at source and in the evidence id."""
+    """Record the expiry of every consent ended by `at`, dated at the end."""
     subject_id = change.subject.subject_id
     for term in retention.terms(change.subject.state, known.rules):
         if term.over(at):
@@ -233,8 +227,7 @@ def _end(change: _Change, known: Known, at: datetime, now: datetime) -> None:
 def _decide_after_ends(change: _Change, statement: Statement, known: Known, now: datetime) -> Decision:
     """Record the ends that come before `statement`, then decide the statement.
 
-    An expiry comes first, or the new evidence would be a contact that keeps an ended consent alive. An opt-in also
-    brings in suppression-list entries that are no older, and ends a consent whose proof an erasure takes.
+    Otherwise the new evidence would be a contact that keeps an ended consent alive.
     """
     if statement.evidence.evidence_id not in known.evidence:
         _end(change, known, statement.evidence.at, now)
@@ -249,8 +242,7 @@ def _decide_after_ends(change: _Change, statement: Statement, known: Known, now:
 def _shut_what_is_newer(change: _Change, asks: Evidence, known: Known, now: datetime) -> None:
     """Opt the subject out of every sender now, if an opt-in or request is newer than the erasure request `asks`.
 
-    The erasure begins now and takes the proof. Left open, the consent would count again once the person returns to
-    another sender.
+    The erasure takes the proof: the consent would count again once the person returns.
     """
     if any(mark.kind in OPENING and mark.at > asks.at for mark in change.subject.state.marks):
         shut = Evidence(
@@ -267,10 +259,7 @@ def _shut_what_is_newer(change: _Change, asks: Evidence, known: Known, now: date
 
 
 def _end_what_was_erased(change: _Change, given: Evidence, known: Known, now: datetime) -> None:
-    """End a consent that is older than the subject's erasure but arrives later.
-
-    The ledger keeps such a consent without its proof. A person who asked for the erasure is opted out already.
-    """
+    """End a consent older than the subject's erasure that arrives later, without proof."""
     erased_at = change.subject.erased_at
     if erased_at is None or given.at > erased_at:
         return
@@ -291,10 +280,9 @@ def _end_what_was_erased(change: _Change, given: Evidence, known: Known, now: da
 
 
 def _take_lists(change: _Change, given: Evidence, known: Known, now: datetime) -> None:
-    """Record suppression-list entries that are no older than the opt-in `given`, unless the purpose is already open.
+    """Record suppression-list entries no older than the opt-in `given`, unless the purpose is already open (ADR-0057).
 
-    The recorder drops the cause, because the subject is and stays opted out. The cause stays if the entry shuts another
-    consent, as when the sender's STOP has come to cover its controller meanwhile.
+    An entry has a cause only if it shuts another consent.
     """
     if not change.listed or ledger.standing(change.subject.state, given.sender_id, given.purpose) == "opted_in":
         return
@@ -311,10 +299,9 @@ def _in(subject: Subject) -> set[tuple[str, str]]:
 
 
 async def keep_listed(tx: AsyncConnection, statements: Iterable[Statement]) -> None:
-    """Keep suppression-list entries of opted-out subjects beside the ledger, the newest for each scope.
+    """Keep suppression-list entries of opted-out subjects beside the ledger, the newest for each scope (ADR-0057).
 
-    The caller has locked the subjects, each opted out of everything its entry covers. An opt-in that is no newer brings
-    the entry into the ledger: a daily list costs no daily entry, and no opt-out is lost.
+    The caller has locked the subjects, each opted out of everything its entry covers.
     """
     newest: dict[str, dict[tuple[str | None, str | None], Evidence]] = {}
     for s in sorted(statements, key=lambda s: s.evidence.at):
@@ -325,7 +312,7 @@ async def keep_listed(tx: AsyncConnection, statements: Iterable[Statement]) -> N
 
 
 async def recount(tx: AsyncConnection, subject_ids: Collection[str], now: datetime) -> None:
-    """Compute the terms again from the senders' present rules; write and publish moved ends. Record no evidence."""
+    """Compute the terms again from the senders' present rules; publish moved ends."""
     locked = await store.lock_subjects(tx, {}, subject_ids)
     kept = await term_store.terms_kept(tx, locked)
     known = await store.known(tx, senders=senders_of(locked.values()))
@@ -335,10 +322,10 @@ async def recount(tx: AsyncConnection, subject_ids: Collection[str], now: dateti
 
 
 async def publish_again(tx: AsyncConnection, subject_ids: Collection[str], since: datetime, now: datetime) -> list[int]:
-    """Publish the present states again, for a log that has lost records, and return the outbox ids.
+    """Publish the present states again, under their versions, and return the outbox ids.
 
-    Versions stay, so a reader skips a state already seen. Opt-outs recorded from `since` on are causes: a reader that
-    missed an opt-out reports its enforcement. An outvoted STOP is none, as when it was recorded: it closed nothing yet.
+    Opt-outs recorded from `since` on are causes, unless outvoted: a reader that missed an opt-out reports its
+    enforcement.
     """
     locked = await store.lock_subjects(tx, {}, subject_ids)
     kept = await term_store.terms_kept(tx, locked)
@@ -362,10 +349,7 @@ async def publish_again(tx: AsyncConnection, subject_ids: Collection[str], since
 
 
 async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetime) -> None:
-    """Mark these subjects, who have no open consent any more, as erased at `now` (`erasures.py`). Record no evidence.
-
-    Opted-out subjects stay opted out, and only an opt-in brings a subject back.
-    """
+    """Mark these subjects, who have no open consent any more, as erased at `now`, until an opt-in."""
     locked = await store.lock_subjects(tx, {}, subject_ids)
     kept = await term_store.terms_kept(tx, locked)
     known = await store.known(tx, senders=senders_of(locked.values()))
@@ -377,12 +361,12 @@ async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetim
 
 
 def senders_of(subjects: Iterable[Subject]) -> set[str]:
-    """Return the senders in these subjects' marks. Every change needs the retention rules of all these senders."""
+    """Return the senders in these subjects' marks, whose retention rules a change needs."""
     return {m.sender_id for s in subjects for m in s.state.marks if m.sender_id is not None}
 
 
 def _decide(change: _Change, statement: Statement, known: Known, now: datetime) -> Decision:
-    """Apply `statement` to the subject. The function adds to `known.evidence`, since a batch may repeat itself."""
+    """Apply `statement` to the subject, and add to `known.evidence`: a batch may repeat itself."""
     subject, evidence = change.subject, controlled(statement.evidence, known.senders)
     if evidence.evidence_id in known.evidence:
         return Decision(verdict=Verdict.DUPLICATE, state=subject.state)
@@ -415,16 +399,12 @@ def _decide(change: _Change, statement: Statement, known: Known, now: datetime) 
 
 
 def _needs_number(evidence: Evidence) -> bool:
-    """Return whether an existing row without a number must get the number.
-
-    The keyed hash is enough to keep a subject opted out. The opt-out of an MO needs the number, because only a subject
-    with a number has a retention term.
-    """
+    """Return whether an existing row must get the number: the keyed hash keeps a subject opted out, but has no term."""
     return evidence.kind in OPENING or (evidence.kind == "opt_out" and evidence.source == MO)
 
 
 def controlled(evidence: Evidence, registered: Mapping[str, Registered]) -> Evidence:
-    """Return `evidence` with the registry's controller, set here so that no caller can omit the controller."""
+    """Return `evidence` with the registry's controller, which no caller can omit (ADR-0020)."""
     sender = registered.get(evidence.sender_id) if evidence.sender_id else None
     if sender is None:
         return evidence
@@ -433,16 +413,16 @@ def controlled(evidence: Evidence, registered: Mapping[str, Registered]) -> Evid
 
 
 def _returns(decision: Decision, evidence: Evidence, erased_at: datetime) -> bool:
-    """Return whether an erased subject comes back: by an opt-in that is newer than the erasure and holds."""
+    """Return whether a newer opt-in brings the erased subject back."""
     if evidence.kind != "opt_in" or evidence.at <= erased_at:
         return False
     return ledger.standing(decision.state, evidence.sender_id, evidence.purpose) == "opted_in"
 
 
 async def _hold(tx: AsyncConnection, changes: Mapping[str, _Change], reviews: Sequence[Review]) -> None:
-    """Store the reviews and set `held_since`: a hold lasts from the oldest open review until the last closes.
+    """Store the reviews and set `held_since`, from the oldest open review on (ADR-0015).
 
-    Reviews from before an erasure are stored as closed, because no reviewer will read the MO.
+    Reviews from before an erasure are closed: no reviewer will read the MO.
     """
     newest = {
         review.mo_id: replace(review, open=review.open and not _unread(changes[review.subject_id].subject, review))
@@ -488,7 +468,7 @@ async def _write(tx: AsyncConnection, changes: Sequence[_Change], now: datetime)
 
 @dataclass(frozen=True, slots=True)
 class _Terms:
-    """A subject's terms after its batch: all `open` terms, the new or moved terms, and the terms that are gone."""
+    """A subject's terms after its batch. `began`: new or moved."""
 
     open: tuple[Term, ...]
     began: tuple[Term, ...]
@@ -496,13 +476,13 @@ class _Terms:
 
 
 def _count_terms(changes: Iterable[_Change], rules: Rules) -> None:
-    """Set the terms of each change, as the last step of deciding. A moved end publishes the subject."""
+    """Set the terms of each change, as the last step of deciding."""
     for change in changes:
         change.terms = _terms(change, rules)
 
 
 def _terms(change: _Change, rules: Rules) -> _Terms:
-    """Return the terms. A moved end publishes the subject even without a new state, because the gate uses the end."""
+    """Return the terms. A moved end publishes the subject, because the gate uses the end."""
     after = _kept(change.subject, rules)
     before = _kept(change.before, rules) if change.kept is None else change.kept
     held = {(term.sender_id, term.purpose): term for term in before}

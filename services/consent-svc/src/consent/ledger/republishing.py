@@ -1,7 +1,6 @@
 """`python -m consent republish --partition N`: publish a partition's states again, after its log has lost records.
 
-The runbook (LogBroken) says when. A transaction locks a page of subjects and publishes each state with its present
-version. A reader skips a version already seen. After a crash the operator starts the run from the beginning.
+The runbook (LogBroken) says when. After a crash the operator starts again: a reader skips a version already seen.
 """
 
 import argparse
@@ -21,7 +20,7 @@ from common.settings import ServiceSettings
 from consent.ledger import recorder, store
 
 PAGE = 1_000
-BACKLOG = 2_000  # outbox rows; above this a page waits, because a STOP would wait behind the page
+BACKLOG = 2_000  # outbox rows: a STOP would wait behind the page
 LOOK_EVERY_S = 0.2
 CAUSES_OF = timedelta(days=7)  # operators notice a lost record within this time
 
@@ -33,7 +32,7 @@ class Republishing:
     tell: Callable[[str], None]
 
     async def run(self, partition: int) -> int:
-        """Publish all states of the partition and wait until Kafka has acknowledged them. Return their number."""
+        """Publish all states of the partition, wait for Kafka, and return their number."""
         many, after, newest = 0, "", 0
         since = datetime.now(UTC) - CAUSES_OF
         while True:
@@ -61,7 +60,7 @@ class Republishing:
         return await outbox.backlog(tx) <= BACKLOG
 
     async def _until(self, look: Callable[[AsyncConnection], Awaitable[bool]]) -> None:
-        """Poll until `look` returns true, in a transaction per poll."""
+        """Poll until `look` returns true."""
         while True:
             async with self.database.begin() as tx:
                 if await look(tx):

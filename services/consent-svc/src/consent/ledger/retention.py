@@ -1,18 +1,14 @@
 """Decide how long a consent holds, and which step is due when. Pure: no clock, no I/O.
 
-A consent holds for the purpose's months after the last contact *from the person* with its sender: an opt-in, an
-opt-out, a purchase, a text, a click (`ledger.last_contact`). Sending, delivery and opening never count (CNIL; DOMAIN
-1.4). From `expires_at` on there is no consent, whether or not the ledger has the expiry yet.
+A consent holds for the purpose's months after the last contact *from the person* with its sender. Sending, delivery and
+opening never count (CNIL; DOMAIN 1.4). From `expires_at` on there is no consent, whether or not the ledger has the
+expiry yet (ADR-0023).
 
-Months are calendar months in UTC: the same day of the month at the same time. Where a month lacks the day, the term
-ends as the next month begins (code de procédure civile, art. 641: the last day of that month). So a later contact never
-brings an earlier end.
+Where a month lacks the day, the term ends as the next month begins (code de procédure civile, art. 641), so a later
+contact never brings an earlier end.
 
-A sender may have its people asked once, some days before the end, about renewal (CNIL: a last question). A person not
-asked in time is asked after the end, without a later end, and has as many days to answer.
-
-A person without an open consent is held no longer than a consent would be: then the number and all personal data go.
-The opt-outs stay with the keyed hash.
+A person not asked in time about renewal (CNIL: a last question) is asked after the end, and has as many days to answer
+(ADR-0028). A person without an open consent is held no longer than a consent would be.
 """
 
 from collections.abc import Mapping
@@ -29,7 +25,7 @@ from consent.ledger.rules import SubjectState
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A purpose's retention in months, and the days before the end when the person is asked (None: never)."""
+    """A purpose's retention, and how long before the end the person is asked (None: never)."""
 
     months: int = RETENTION_MONTHS
     ask_days: int | None = None
@@ -37,14 +33,11 @@ class Rule:
 
 LONGEST = Rule()
 SHORTEST = timedelta(days=28)  # of all months
-Rules = Mapping[tuple[str, str], Rule]  # by (sender_id, purpose); default: the longest that CNIL allows
+Rules = Mapping[tuple[str, str], Rule]  # by (sender_id, purpose); default: the longest by CNIL
 
 
 class Term(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """An open consent and its end. `expires_at` is the first instant without the consent.
-
-    `ask_at`: when to ask about renewal, None for never.
-    """
+    """An open consent, or the person's own term. `expires_at` is the first instant without the consent."""
 
     sender_id: str
     purpose: str
@@ -72,10 +65,7 @@ def expires_at(last_contact: datetime, months: int | None) -> datetime:
 
 
 def is_over(state: SubjectState, sender_id: str, months: int | None, now: datetime) -> bool:
-    """Return whether a consent that is open on record has ended by now.
-
-    No month is shorter than SHORTEST, so most calls need no calendar.
-    """
+    """Return whether a consent open on record has ended by now."""
     touched = ledger.last_contact(state, sender_id)
     assert touched is not None, "an opt-in is a contact"
     if now < touched + min(months or RETENTION_MONTHS, RETENTION_MONTHS) * SHORTEST:
@@ -95,7 +85,7 @@ def worth_keeping(state: SubjectState, sender_id: str, at: datetime) -> bool:
 
 
 def terms(state: SubjectState, rules: Rules) -> tuple[Term, ...]:
-    """Return the term of every opted-in purpose, ordered by (sender_id, purpose)."""
+    """Return the term of every opted-in purpose."""
     return tuple(
         _term(state, consent.sender_id, consent.purpose, rules.get((consent.sender_id, consent.purpose), LONGEST))
         for consent in ledger.consents(state)
@@ -106,7 +96,7 @@ def terms(state: SubjectState, rules: Rules) -> tuple[Term, ...]:
 def kept_terms(state: SubjectState, rules: Rules, *, number: bool) -> tuple[Term, ...]:
     """Return the terms of the opted-in purposes or, without an open consent, the person's own term (`is_person`).
 
-    Only a person whose `number` is held has an own term: a keyed hash alone may stay.
+    A keyed hash without a `number` has no own term.
     """
     if not state.marks:
         return ()
@@ -123,7 +113,7 @@ def is_person(term: Term) -> bool:
 def _person(state: SubjectState, rules: Rules) -> Term:
     """Return the person's own term: the latest end that any known sender's longest rule gives.
 
-    Without a contact, the newest line for the sender counts, such as the request that brought the number.
+    Without a contact, the newest line counts.
     """
     ends = []
     for sender_id in sorted({mark.sender_id or "" for mark in state.marks}):
@@ -146,7 +136,7 @@ def _term(state: SubjectState, sender_id: str, purpose: str, rule: Rule) -> Term
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A renewal question: its text, its time, and before when an answer counts."""
+    """A renewal question."""
 
     text: str
     asked_at: datetime
@@ -170,10 +160,9 @@ class Next:
 
 
 def next_step(term: Term, question: Question | None, *, is_open: bool, now: datetime) -> Next:
-    """Return the step due at `now`, or when to poll again.
+    """Return the step due at `now`, or when to poll again. `is_open`: the ledger has no expiry yet.
 
-    `question`: the question for this very term. `is_open`: the ledger has no expiry yet. The expiry comes before a
-    missed question: the person is asked after the end, and meanwhile no message goes out.
+    The expiry comes before a missed question: meanwhile no message goes out.
     """
     if is_open:
         if term.over(now):

@@ -1,24 +1,16 @@
 """The rules that decide how evidence changes consent. Pure: no clock, no I/O.
 
-A subject's state is a fold that keeps, for each scope, the newest evidence of each kind by *time at source*. Keeping
-the newest is commutative, associative and idempotent, so arrival order, duplicates and replays cannot change the
-result. An opt-in holds only if strictly newer than every opt-out and expiry of its scope: a tie counts as opted out,
-and only evidence newer than the STOP loosens (README, promise 3).
-
-A STOP by text counts from its arrival at Placet: an operator's clock may run slow. The exception is a START timed by
-the same clock (`Mark.shuts`).
+A subject's state is a fold that keeps, for each scope, the newest evidence of each kind by *time at source*: arrival
+order, duplicates and replays cannot change the result. An opt-in holds only if strictly newer than every opt-out and
+expiry of its scope: a tie counts as opted out (README, promise 3). A STOP by text counts from its arrival (ADR-0060).
 
     opt-in   for (sender, purpose)
     opt-out  from (sender, purpose); from a sender (`purpose` is `None`), future purposes included; from every sender of
              a controller (`controller`), future senders included; or from every sender (`sender_id` is `None`)
-    request  for (sender, purpose): a double opt-in, `pending` until the answer or the lapse. A request opens nothing
-    expiry   for (sender, purpose): retention ended, and only a strictly newer opt-in holds again. An expiry that
-             answers a request is a lapse, and ends only the request
-    contact  with a sender: moves the retention clock and no state
-    correction  of a wrong entry: changes no state. An entry that must not count any more gets an opt-out with the
-             entry's time instead (`annuls`)
-
-A refusal is a value (`Refusal`), never an exception.
+    request  for (sender, purpose): a double opt-in, `pending` until the answer or the lapse
+    expiry   for (sender, purpose): retention ended, or a lapse, which answers a request and ends only the request
+    contact  with a sender: moves the retention clock
+    correction  of a wrong entry (`annuls`)
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -37,11 +29,11 @@ Wrong = Literal["person", "sender", "purpose", "basis", "time", "sale_reference"
 
 CLOCK_SKEW = timedelta(minutes=1)  # how far a caller's clock may run ahead
 LAST_INSTANT = timedelta(microseconds=999_999)  # of a second
-RECTIFICATION = "rectification"  # the source of evidence that a person asked to have corrected
+RECTIFICATION = "rectification"  # the source of evidence that corrects
 
 
 class Refusal(StrEnum):
-    """A reason to refuse evidence, with the same name in the API's answer."""
+    """A reason to refuse evidence, named alike in the API's answer."""
 
     OCCURRED_IN_THE_FUTURE = "occurred_in_the_future"
     SOURCE_MISSING = "source_missing"
@@ -57,19 +49,18 @@ class Verdict(StrEnum):
 
     RECORDED = "recorded"  # stored, with a new state
     UNCHANGED = "unchanged"  # stored, with the same state
-    DUPLICATE = "duplicate"  # already in the ledger
-    REFUSED = "refused"  # not stored
+    DUPLICATE = "duplicate"
+    REFUSED = "refused"
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The proof of an opt-in, an opt-out or a step between (RGPD art. 7(1); DOMAIN 1.3 explains each field).
 
-    `occurred_at` (aware) is the claimed time at source; `received_at` (aware) is when Placet first held the evidence.
-    `reference`: the MO (provider/account/provider message id), the message of an opted-out DLR (provider/provider
-    message id), the click (campaign/message) or the operator's list. `answers`: the id of earlier evidence, as of the
-    request that a yes answers. `controller`: the legal entity behind the sender, fixed for the sender's life; set on an
-    opt-out only to cover all senders of that entity. `arrived_at`: the arrival of a STOP by text at Placet. `clock`:
-    the operator's account (provider/account) that timed a STOP or START by text.
+    `occurred_at` is the claimed time at source; `received_at` is when Placet first held the evidence. `reference`: the
+    MO (provider/account/provider message id), the message of an opted-out DLR (provider/provider message id), the click
+    (campaign/message) or the operator's list. `answers`: the id of earlier evidence. `controller`: the legal entity; on
+    an opt-out only if wider than the sender. `arrived_at`: of a STOP by text. `clock`: the account (provider/account)
+    that timed a STOP or START.
     """
 
     evidence_id: str
@@ -101,8 +92,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         """Return the time that orders the evidence.
 
         `received_at` bounds the time: otherwise an opt-in from a fast clock would outvote the STOP sent in reply. An
-        opt-out timed to the whole second, as by operators, counts from the last instant of the second, so that an
-        opt-in within the second is a tie.
+        opt-out timed to the whole second counts from its last instant: an opt-in within the second is a tie.
         """
         whole = self.kind == "opt_out" and self.occurred_at.microsecond == 0
         held_at = self.received_at if self.arrived_at is None else min(self.received_at, self.arrived_at)
@@ -110,10 +100,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def since(self) -> datetime:
-        """Return the earliest possible instant of the evidence.
-
-        An opt-out timed to the whole second starts with the second: in doubt the subject is opted out.
-        """
+        """Return the earliest possible instant of the evidence: in doubt the subject is opted out."""
         return min(self.occurred_at, self.received_at)
 
 
@@ -132,13 +119,13 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
 
     @property
     def scope(self) -> tuple[str, str, str, str, str]:
-        """Return the key that marks replace each other by: controller-wide opt-outs and each clock stay apart."""
+        """Return the key that marks replace each other by: wide opt-outs and each clock stay apart."""
         wide = self.controller if self.kind == "opt_out" else None
         return self.kind, self.sender_id or "", self.purpose or "", wide or "", self.clock or ""
 
     @property
     def rank(self) -> tuple[datetime, str]:
-        """Return the sort key: the newest wins, and the id breaks ties alike in any order of arrival."""
+        """Return the sort key: the id breaks ties in any order of arrival."""
         return self.at, self.evidence_id
 
     @property
@@ -149,9 +136,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     def shuts(self, opening: "Mark") -> bool:
         """Return whether this opt-out is as new as `opening`, an opt-in or a request in its scope, or newer.
 
-        No other function orders the two (README, promise 3). A STOP by text counts by its arrival: the
-        operator's clock may be slow. When the same clock timed both, their order is known even if the clock is wrong: a
-        START later on that clock takes the STOP back, however late the operator delivers the STOP.
+        No other function orders the two (README, promise 3; ADR-0060).
         """
         same_clock = self.clock is not None and self.clock == opening.clock
         return (self.at if same_clock else self.counts_from) >= opening.at
@@ -163,13 +148,13 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
 
 
 class SubjectState(msgspec.Struct, frozen=True, dict=True):
-    """The marks in scope order: a mark per scope, or two if the newest opt-out at source is not the last to arrive."""
+    """The marks in scope order, two for a scope if the newest opt-out at source is not the last to arrive."""
 
     marks: tuple[Mark, ...] = ()
 
     @cached_property
     def consents(self) -> tuple[Consent, ...]:
-        """Return the consent for every purpose on record, suppressions included."""
+        """Return the consent for every purpose on record."""
         on_record = sorted({(m.sender_id, m.purpose) for m in self.marks if m.sender_id and m.purpose})
         found = (consent_of(self, sender_id, purpose) for sender_id, purpose in on_record)
         return tuple(consent for consent in found if consent)
@@ -179,7 +164,7 @@ NEVER_SEEN = SubjectState()
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The effect of evidence: the `state` after, and the `cause` to publish, if any."""
+    """The effect of evidence: the `state` after, and the `cause` to publish."""
 
     verdict: Verdict
     state: SubjectState
@@ -199,8 +184,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 def decide(state: SubjectState, evidence: Evidence, now: datetime) -> Decision:
     """Return the effect of `evidence` on `state`.
 
-    An opt-out with a reference has a cause even without a change: dispatch reports when each was enforced
-    (README, promise 1). An `outvoted` opt-out has no cause, or dispatch would report enforcement.
+    An opt-out with a reference has a cause even without a change, unless `outvoted` (README, promise 1).
     """
     if refused := tuple(refusals(evidence, now)):
         return Decision(verdict=Verdict.REFUSED, state=state, refusals=refused)
@@ -215,7 +199,7 @@ def decide(state: SubjectState, evidence: Evidence, now: datetime) -> Decision:
 
 
 def outvoted(state: SubjectState, evidence: Evidence) -> bool:
-    """Return whether a STOP, applied in `state`, leaves an opt-in open by a later START on its operator's clock."""
+    """Return whether a STOP leaves an opt-in open by a later START on its operator's clock."""
     if evidence.kind != "opt_out" or evidence.clock is None:
         return False
     stop = _mark(evidence)
@@ -234,30 +218,30 @@ def outvoted(state: SubjectState, evidence: Evidence) -> bool:
 def refusals(evidence: Evidence, now: datetime) -> Iterator[Refusal]:
     """Yield every reason to refuse `evidence`.
 
-    Only an opt-in needs more than a source and a scope. A STOP with a wrong time counts: `Evidence.at` bounds the time.
+    A STOP with a wrong time counts: `Evidence.at` bounds the time.
     """
     if not evidence.source.strip():
         yield Refusal.SOURCE_MISSING
     everyone = evidence.kind in ("opt_out", "correction") and evidence.purpose is None
     if evidence.sender_id is None and not everyone:
-        yield Refusal.SENDER_MISSING  # consent needs an identified party (DOMAIN 1.1); a sender owns its purposes
+        yield Refusal.SENDER_MISSING  # consent needs an identified party (DOMAIN 1.1)
     if evidence.purpose is None and evidence.kind in ("opt_in", "request", "expiry"):
         yield Refusal.PURPOSE_MISSING
     if evidence.kind != "opt_in":
         return
     if evidence.reference is None and evidence.occurred_at > now + CLOCK_SKEW:
-        yield Refusal.OCCURRED_IN_THE_FUTURE  # a caller can correct its clock; a person cannot correct the operator's
+        yield Refusal.OCCURRED_IN_THE_FUTURE  # a person cannot correct the operator's clock
     if evidence.basis is None:
         yield Refusal.BASIS_MISSING
     shown = (evidence.form_id and evidence.form_version) or evidence.text_shown or evidence.reference
     if not shown:
-        yield Refusal.NOTHING_SHOWN  # informed consent: the sender must be able to show the text shown (DOMAIN 1.3)
+        yield Refusal.NOTHING_SHOWN  # informed consent (DOMAIN 1.3)
     if evidence.basis == "soft_opt_in" and not evidence.sale_reference:
-        yield Refusal.SALE_REFERENCE_MISSING  # an account without a purchase is not a customer (DOMAIN 1.2)
+        yield Refusal.SALE_REFERENCE_MISSING  # an account alone makes no customer (DOMAIN 1.2)
 
 
 def apply(state: SubjectState, evidence: Evidence) -> SubjectState:
-    """Return the state after one step of the fold. A correction changes nothing."""
+    """Return the state after one step of the fold."""
     if evidence.kind == "correction":
         return state
     mark = _mark(evidence)
@@ -297,7 +281,7 @@ def _newest_of(marks: Sequence[Mark]) -> list[Mark]:
 
 
 def fold(evidence: Iterable[Evidence]) -> SubjectState:
-    """Return the state after all this evidence. The order does not matter."""
+    """Return the state after all this evidence, in any order."""
     state = NEVER_SEEN
     for one in evidence:
         state = apply(state, one)
@@ -305,9 +289,9 @@ def fold(evidence: Iterable[Evidence]) -> SubjectState:
 
 
 def consent_of(state: SubjectState, sender_id: str, purpose: str) -> Consent | None:
-    """Return the consent for a purpose with its deciding evidence, or `None` (`unknown`) when no mark decides.
+    """Return the consent for a purpose, or `None` (`unknown`) when no mark decides.
 
-    A request or an expiry never hides a STOP: the state stays `opted_out` until a newer opt-in.
+    A request or an expiry never hides a STOP.
     """
     own = [mark for mark in state.marks if mark.sender_id == sender_id and mark.purpose == purpose]
     ins, request = [mark for mark in own if mark.kind == "opt_in"], _newest(own, "request")
@@ -326,7 +310,7 @@ def consent_of(state: SubjectState, sender_id: str, purpose: str) -> Consent | N
 
 
 def standing_stop(state: SubjectState, sender_id: str, purpose: str, controller: str | None) -> Mark | None:
-    """Return the newest STOP that shuts the purpose, or `None`. `controller` is the sender's."""
+    """Return the newest STOP that shuts the purpose. `controller` is the sender's."""
     ins = [m for m in state.marks if (m.kind, m.sender_id, m.purpose) == ("opt_in", sender_id, purpose)]
     outs = _opt_outs(state, sender_id, purpose, controller)
     if not outs or any(not any(out.shuts(mark) for out in outs) for mark in ins):
@@ -348,10 +332,8 @@ def open_request(state: SubjectState, sender_id: str, purpose: str) -> Mark | No
 def last_contact(state: SubjectState, sender_id: str) -> datetime | None:
     """Return the time of the person's last contact with this sender: the retention clock.
 
-    Delivery and opening do not count (DOMAIN 1.4), nor does a request: another person may have typed the number. An
-    opt-out from a single purpose does not count, because a list may bring the opt-out without the person and would
-    prolong the other consents; an opt-out by the person has a contact beside. An opt-out from a whole sender counts,
-    because no consent is left to prolong.
+    Delivery and opening do not count (DOMAIN 1.4), nor a request, nor an opt-out from a single purpose: another person
+    may have typed the number, or a list may bring the opt-out.
     """
     newest = None
     for mark in state.marks:
@@ -367,18 +349,18 @@ def consents(state: SubjectState) -> tuple[Consent, ...]:
 
 
 def suppressions(state: SubjectState) -> tuple[Suppression, ...]:
-    """Return the opt-outs wider than a purpose, even after a newer opt-in: the other purposes stay covered."""
+    """Return the opt-outs wider than a purpose, even after a newer opt-in."""
     since: dict[str | None, datetime] = {}
     for mark in state.marks:
         if mark.kind == "opt_out" and mark.purpose is None:
             since[mark.sender_id] = max(mark.at, since.get(mark.sender_id, mark.at))
     if not since:
-        return ()  # most subjects
+        return ()
     return tuple(Suppression(sender_id=sender_id, since=at) for sender_id, at in since.items())
 
 
 def standing(state: SubjectState, sender_id: str | None, purpose: str | None) -> State:
-    """Return the state of a scope. A wide scope is `opted_in` if any purpose is, else `opted_out` if any purpose is."""
+    """Return the state of a scope: if wide, `opted_in` if any purpose is, else `opted_out` if any purpose is."""
     if sender_id and purpose:
         consent = consent_of(state, sender_id, purpose)
         return consent.state if consent else "unknown"
@@ -391,8 +373,8 @@ def standing(state: SubjectState, sender_id: str | None, purpose: str | None) ->
 def is_out(state: SubjectState, said: Evidence) -> bool:
     """Return whether the subject is already opted out of everything that `said` covers.
 
-    An opt-out wider than a purpose needs a suppression, so that future purposes are covered. A controller-wide opt-out
-    also needs that no consent to the controller's senders is open.
+    An opt-out wider than a purpose needs a suppression, for future purposes; a controller-wide opt-out, also no open
+    consent to the controller's senders.
     """
     if said.sender_id is not None and said.purpose is not None:
         return standing(state, said.sender_id, said.purpose) == "opted_out"
@@ -404,22 +386,19 @@ def is_out(state: SubjectState, said: Evidence) -> bool:
 
 
 def is_out_of_sender(state: SubjectState, sender_id: str | None) -> bool:
-    """Return whether a suppression stands and no purpose of this sender is open. `None` means every sender."""
+    """Return whether a suppression stands and no purpose of this sender (`None`: every sender) is open."""
     suppressed = any(s.sender_id in (None, sender_id) for s in suppressions(state))
     return suppressed and standing(state, sender_id, None) == "opted_out"
 
 
 def shut(state: SubjectState, sender_id: str | None) -> bool:
-    """Return whether a suppression covers this sender and no purpose of the sender is opted in."""
+    """Return whether a suppression covers this sender and no purpose is opted in."""
     stopped = any(s.sender_id in (None, sender_id) for s in suppressions(state))
     return stopped and standing(state, sender_id, None) != "opted_in"
 
 
 def differs(before: SubjectState, after: SubjectState) -> bool:
-    """Return whether any suppression, or the state, basis or time at source of any purpose, differs.
-
-    An opt-in older than its STOP makes no difference, nor does a second proof with no newer time.
-    """
+    """Return whether any suppression, or any purpose's state, basis or time at source, differs."""
     if before == after:
         return False
     if suppressions(before) != suppressions(after):
@@ -430,8 +409,7 @@ def differs(before: SubjectState, after: SubjectState) -> bool:
 def reopened(state: SubjectState, sender_id: str) -> tuple[str, ...]:
     """Return the purposes of this sender that a START by SMS opens again.
 
-    A START takes back a STOP and grants nothing new (DOMAIN 2.4, France): only a purpose opted in to counts, without a
-    later expiry or an opt-out of its own.
+    A START takes back a STOP and grants nothing new (DOMAIN 2.4, France).
     """
     own = [m for m in state.marks if m.sender_id == sender_id and m.purpose]
     purposes = dict.fromkeys(m.purpose for m in own if m.purpose and m.kind == "opt_in")
@@ -441,7 +419,7 @@ def reopened(state: SubjectState, sender_id: str) -> tuple[str, ...]:
 
 
 def given_to(state: SubjectState, sender_id: str | None, controller: str | None) -> list[tuple[str, str]]:
-    """Return every (sender_id, purpose) ever opted in to, of this sender (`None`: every sender) or `controller`."""
+    """Return every (sender_id, purpose) ever opted in to, of this sender (`None`: all) or `controller`."""
     ins = (m for m in state.marks if m.kind == "opt_in" and m.sender_id and m.purpose)
     shared = (m for m in ins if sender_id in (None, m.sender_id) or (controller and m.controller == controller))
     return sorted({(m.sender_id, m.purpose) for m in shared if m.sender_id and m.purpose})
@@ -450,9 +428,8 @@ def given_to(state: SubjectState, sender_id: str | None, controller: str | None)
 def annuls(line: Evidence, wrong: Collection[Wrong], right: Collection[str]) -> bool:
     """Return whether `line` must not count any more, given its `wrong` parts and the fields corrected in `right`.
 
-    Only an opt-in or a request can be annulled: a correction never loosens. A consent with another person, purpose,
-    time or basis is another consent, to be recorded separately. If only the form or the text shown is wrong, the entry
-    counts while `right` has the correct value; otherwise nothing proves the text shown.
+    Only an opt-in or a request can be annulled: a correction never loosens (ADR-0024). If only the form or the text
+    shown is wrong, the entry counts while `right` has the correct value.
     """
     if line.kind not in ("opt_in", "request"):
         return False
@@ -465,7 +442,7 @@ def annuls(line: Evidence, wrong: Collection[Wrong], right: Collection[str]) -> 
 
 
 def corrected_by(evidence: Iterable[Evidence]) -> dict[str, list[str]]:
-    """Return the ids of the corrections by the id of the evidence that each corrects."""
+    """Return the ids of the corrections, by the id corrected."""
     found: dict[str, list[str]] = {}
     for one in evidence:
         if one.corrects is not None:
@@ -474,7 +451,7 @@ def corrected_by(evidence: Iterable[Evidence]) -> dict[str, list[str]]:
 
 
 def cause(evidence: Evidence) -> Cause | None:
-    """Return the cause to publish. Only an opt-in or an opt-out has a cause; the state shows the other kinds."""
+    """Return the cause to publish; the state shows the other kinds."""
     if evidence.kind not in ("opt_in", "opt_out"):
         return None
     return Cause(
@@ -499,12 +476,12 @@ def _newest(marks: Iterable[Mark], kind: MarkKind) -> Mark | None:
 
 
 def _opt_outs(state: SubjectState, sender_id: str, purpose: str, controller: str | None) -> list[Mark]:
-    """Return the opt-outs that cover the purpose. `controller` is the sender's."""
+    """Return the opt-outs that cover the purpose."""
     return [mark for mark in state.marks if mark.kind == "opt_out" and mark.covers(sender_id, purpose, controller)]
 
 
 def _last_word(outs: Sequence[Mark], ins: Sequence[Mark]) -> Mark:
-    """Return the newest of the opt-outs that shut the newest opt-in. Every opt-in in `ins` is shut."""
+    """Return the newest of the opt-outs that shut the newest opt-in. Every opt-in is shut."""
     given = _newest(ins, "opt_in")
     return max((out for out in outs if given is None or out.shuts(given)), key=lambda mark: mark.rank)
 

@@ -1,8 +1,7 @@
 """Own subjects, evidence, reviews and the suppression-list entries beside the ledger.
 
-The store decides nothing; a batch travels as arrays. `evidence` is append-only: triggers refuse a delete, and every
-update except an erasure. Every transaction locks subjects in subject_id order, so that two batches over the same
-subjects cannot deadlock.
+`evidence` is append-only: triggers refuse a delete, and every update except an erasure. Every transaction locks
+subjects in subject_id order, which avoids deadlocks.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -37,7 +36,7 @@ from consent.ledger.retention import Rule
 from consent.ledger.rules import NEVER_SEEN, Evidence, SubjectState
 from consent.schema import metadata
 
-HISTORY_ENTRIES = 1000  # the newest, in a lookup
+HISTORY_ENTRIES = 1000
 
 subject = Table(
     "subject",
@@ -48,13 +47,13 @@ subject = Table(
     Column("state", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("entries", Integer, nullable=False, server_default=text("0")),
     Column("head", Text, nullable=False, server_default=text(f"'{GENESIS}'::text")),  # hash of the newest entry
-    Column("held_since", DateTime(timezone=True), nullable=True),  # `since` of the oldest open review
+    Column("held_since", DateTime(timezone=True), nullable=True),
     Column("erased_at", DateTime(timezone=True), nullable=True),  # null once a newer opt-in brings the person back
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
 )
 
 Table(
-    "review",  # an MO in manual review, open or closed
+    "review",
     metadata,
     Column("mo_id", Text, primary_key=True),
     Column("subject_id", Text, nullable=False),
@@ -105,7 +104,7 @@ Table(
 )
 
 Table(
-    "listed",  # newest suppression-list entry of a subject already opted out, by scope ('': all)
+    "listed",  # newest per scope ('': all), of subjects opted out
     metadata,
     Column("subject_id", Text, nullable=False),
     Column("sender_id", Text, nullable=False),
@@ -120,11 +119,7 @@ Table(
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A person known by a number: the folded state, and the head of the chain of entries.
-
-    `number`: encrypted, unless erased or never given. `erased_at`: when the erasure began, by request or retention; a
-    newer opt-in brings the person back and clears the field.
-    """
+    """A person known by a number. `erased_at`: when the erasure began."""
 
     subject_id: str
     version: int = 0
@@ -137,7 +132,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Review(msgspec.Struct, frozen=True, gc=False):
-    """An MO in manual review, as of `revision`. `open`: the MO still waits for a reader."""
+    """An MO in manual review, as of `revision`."""
 
     mo_id: str
     subject_id: str
@@ -149,7 +144,7 @@ class Review(msgspec.Struct, frozen=True, gc=False):
 _state = msgspec.json.Decoder(SubjectState)
 _purposes = msgspec.json.Decoder(tuple[Purpose, ...])
 
-# columns of `evidence` and their types, in field order
+# in field order
 _EVIDENCE = {name: "timestamptz" if name.endswith("_at") else "text" for name in Evidence.__struct_fields__}
 _ENTRY = {
     "subject_id": "text",
@@ -159,6 +154,8 @@ _ENTRY = {
     "sealed": "text",
     "hash": "text",
 }
+# columns read by name: `SELECT *` would pass `entry` a column that a newer version has added
+ENTRY_COLUMNS = ", ".join(_EVIDENCE | _ENTRY)
 
 _SUBJECT = "subject_id, version, state::text AS state, entries, head, held_since, number, erased_at"
 
@@ -168,8 +165,8 @@ async def lock_subjects(
 ) -> dict[str, Subject]:
     """Lock these subjects in subject_id order until the transaction ends.
 
-    `numbers`: encrypted numbers by subject_id; a new subject gets a row. `known`: more subjects, locked only where a
-    row exists. The inserts run in locking order too: an insert waits for a transaction which inserts the same row.
+    A new subject of `numbers` (encrypted) gets a row; a subject of `known` is locked where a row exists. The inserts
+    run in locking order too, because an insert waits as well.
     """
     if created := sorted(numbers):
         await tx.execute(
@@ -205,13 +202,13 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
 
 
 async def standing_of(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, Standing]:
-    """Return the standing of these subjects, as far as on record, without locking."""
+    """Return the standing of the subjects on record."""
     return (await stored_standings(tx, subject_ids)).decoded()
 
 
 @dataclass(frozen=True, slots=True)
 class StoredStandings:
-    """Standings as stored. A thread can decode ten thousand of them."""
+    """Standings as stored, for a thread to decode."""
 
     _rows: Sequence[Sequence[Any]]
 
@@ -229,7 +226,7 @@ async def stored_standings(tx: AsyncConnection, subject_ids: Sequence[str]) -> S
 
 
 async def with_opt_out_of(tx: AsyncConnection, sender_id: str, after: str, limit: int) -> list[Subject]:
-    """Return subjects with an opt-out of this sender or of everyone, by id from after `after`."""
+    """Return subjects with an opt-out of this sender or of everyone, by id after `after`."""
     marks = [{"marks": [{"kind": "opt_out", "sender_id": who}]} for who in (sender_id, None)]
     rows = await tx.execute(
         text(
@@ -249,14 +246,14 @@ async def with_opt_out_of(tx: AsyncConnection, sender_id: str, after: str, limit
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """A sender's controller, and how far a STOP to the sender reaches."""
+    """A sender's controller, and how far a STOP reaches."""
 
     controller: str
     stop_scope: StopScope
 
 
 class Known(NamedTuple):
-    """The ids on record among the ids asked for, and the retention rules by (sender_id, purpose)."""
+    """The ids on record among the ids asked for, and the retention rules."""
 
     evidence: set[str]
     subjects: set[str]
@@ -271,7 +268,7 @@ async def known(
     subjects: Collection[str] = (),
     senders: Collection[str] = (),
 ) -> Known:
-    """Look up these ids, without locking."""
+    """Look up these ids."""
     rows = await fetch_many(
         tx,
         "SELECT 'e', evidence_id, NULL, NULL, NULL, NULL::integer FROM evidence WHERE evidence_id = ANY($1::text[])"
@@ -293,10 +290,7 @@ async def known(
 
 
 async def put_listed(tx: AsyncConnection, opt_outs: Mapping[str, Sequence[Evidence]]) -> None:
-    """Store suppression-list entries by subject_id, at most one per scope; the newer of two stays.
-
-    The subjects must be locked.
-    """
+    """Store suppression-list entries, at most one per scope: the newer stays. The subjects must be locked."""
     rows = [(subject_id, one) for subject_id, some in opt_outs.items() for one in some]
     await tx.execute(
         text(
@@ -323,7 +317,7 @@ async def put_listed(tx: AsyncConnection, opt_outs: Mapping[str, Sequence[Eviden
 
 
 async def listed_of(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, list[Evidence]]:
-    """Return the suppression-list entries beside the ledger, by subject_id. Without subjects, skip the query."""
+    """Return the suppression-list entries beside the ledger."""
     if not subject_ids:
         return {}
     rows = await tx.execute(
@@ -353,10 +347,7 @@ async def append_entries(tx: AsyncConnection, entries: Sequence[Entry]) -> None:
 
 
 async def add_subjects(tx: AsyncConnection, subjects: Collection[Subject], now: datetime) -> set[str]:
-    """Insert new subjects in locking order, and return the ids inserted; the inserted rows are locked.
-
-    A subject which another transaction has inserted meanwhile stays unchanged.
-    """
+    """Insert new subjects in locking order, and return the ids inserted, now locked. Known subjects stay unchanged."""
     ordered = sorted(subjects, key=lambda subject: subject.subject_id)
     rows = await fetch_many(
         tx,
@@ -404,7 +395,7 @@ def _subject_columns(subjects: Sequence[Subject]) -> tuple[list[object], ...]:
 async def erase_personal(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str, int]:
     """Erase PERSONAL and salt of the entries recorded up to `asked`, and return how many, by subject_id.
 
-    The number goes as well, unless the subject has come back since. The subjects must be locked.
+    The number goes too, unless the subject is back. The subjects must be locked.
     """
     taken = ", ".join(f"{name} = NULL" for name in (*PERSONAL, "salt"))
     rows = await tx.execute(
@@ -436,7 +427,7 @@ async def close_reviews(tx: AsyncConnection, subject_ids: Collection[str]) -> No
 
 
 async def put_reviews(tx: AsyncConnection, reviews: Sequence[Review]) -> dict[str, datetime]:
-    """Store the newest revision of each review, and return since when each subject with an open review is held.
+    """Store the newest revision of each review; return since when subjects with an open review are held.
 
     The subjects must be locked; an MO may occur once. A closed review stays: an older revision may still arrive.
     """
@@ -469,11 +460,11 @@ async def put_reviews(tx: AsyncConnection, reviews: Sequence[Review]) -> dict[st
 async def history(tx: AsyncConnection, subject_id: str, up_to: int | None = None) -> list[Entry]:
     """Return the newest HISTORY_ENTRIES entries of a subject, newest last.
 
-    `up_to`: the `entries` of a subject read without a lock, so that state and history show the same moment.
+    `up_to`: the `entries` of a subject read without a lock, for the same moment.
     """
     rows = await tx.execute(
         text(
-            "SELECT * FROM evidence WHERE subject_id = :id AND position <= coalesce(:up_to, position)"
+            f"SELECT {ENTRY_COLUMNS} FROM evidence WHERE subject_id = :id AND position <= coalesce(:up_to, position)"
             " ORDER BY position DESC LIMIT :limit"
         ),
         {"id": subject_id, "up_to": up_to, "limit": HISTORY_ENTRIES},
@@ -482,20 +473,23 @@ async def history(tx: AsyncConnection, subject_id: str, up_to: int | None = None
 
 
 async def whole_histories(tx: AsyncConnection, subject_ids: Collection[str]) -> list[tuple[Subject, list[Entry]]]:
-    """Return these subjects in id order, each with every entry up to `entries`; an unknown subject comes empty."""
+    """Return these subjects in id order, each with its history; an unknown subject comes empty."""
     rows = await tx.execute(
         text(f"SELECT {_SUBJECT} FROM subject WHERE subject_id = ANY(CAST(:ids AS text[]))"),
         {"ids": list(subject_ids)},
     )
     subjects = {row.subject_id: _subject(**row._mapping) for row in rows}
     rows = await tx.execute(
-        text("SELECT * FROM evidence WHERE subject_id = ANY(CAST(:ids AS text[])) ORDER BY subject_id, position"),
+        text(
+            f"SELECT {ENTRY_COLUMNS} FROM evidence WHERE subject_id = ANY(CAST(:ids AS text[]))"
+            " ORDER BY subject_id, position"
+        ),
         {"ids": list(subjects)},
     )
     found = {subject_id: subjects.get(subject_id) or Subject(subject_id=subject_id) for subject_id in subject_ids}
     histories: dict[str, list[Entry]] = {subject_id: [] for subject_id in found}
     for row in rows:
-        if row.position <= found[row.subject_id].entries:  # later entries were appended meanwhile
+        if row.position <= found[row.subject_id].entries:  # the others were appended meanwhile
             histories[row.subject_id].append(entry(**row._mapping))
     return [(found[subject_id], histories[subject_id]) for subject_id in sorted(found)]
 
@@ -503,10 +497,10 @@ async def whole_histories(tx: AsyncConnection, subject_ids: Collection[str]) -> 
 async def opt_outs_since(
     tx: AsyncConnection, subject_ids: Collection[str], since: datetime
 ) -> dict[str, list[Evidence]]:
-    """Return the opt-outs recorded since `since`, oldest first, by subject_id."""
+    """Return the opt-outs recorded since `since`, oldest first."""
     rows = await tx.execute(
         text(
-            "SELECT * FROM evidence WHERE subject_id = ANY(CAST(:ids AS text[])) AND kind = 'opt_out'"
+            f"SELECT {ENTRY_COLUMNS} FROM evidence WHERE subject_id = ANY(CAST(:ids AS text[])) AND kind = 'opt_out'"
             " AND recorded_at >= :since ORDER BY subject_id, position"
         ),
         {"ids": list(subject_ids), "since": since},
@@ -518,7 +512,7 @@ async def opt_outs_since(
 
 
 async def told_after(tx: AsyncConnection, after: str, limit: int) -> list[str]:
-    """Return ids of subjects with a published state, in order from after `after`."""
+    """Return ids of subjects with a published state, in order after `after`."""
     rows = await fetch_many(
         tx,
         "SELECT subject_id FROM subject WHERE subject_id > $1 AND version > 0 ORDER BY subject_id LIMIT $2",
@@ -529,7 +523,7 @@ async def told_after(tx: AsyncConnection, after: str, limit: int) -> list[str]:
 
 
 async def find_entry(tx: AsyncConnection, evidence_id: str) -> Entry | None:
-    rows = await tx.execute(text("SELECT * FROM evidence WHERE evidence_id = :id"), {"id": evidence_id})
+    rows = await tx.execute(text(f"SELECT {ENTRY_COLUMNS} FROM evidence WHERE evidence_id = :id"), {"id": evidence_id})
     row = rows.one_or_none()
     return entry(**row._mapping) if row else None
 
@@ -546,10 +540,9 @@ def entry(
     salt: str | None,
     sealed: str,
     hash: str,
-    ordinal: int,
     **said: Any,
 ) -> Entry:
-    """Return the entry of a row of `evidence`. `said`: the columns of Evidence. An entry has no ordinal."""
+    """Return the entry of ENTRY_COLUMNS. `said`: the columns of Evidence."""
     return Entry(
         subject_id=subject_id,
         position=position,

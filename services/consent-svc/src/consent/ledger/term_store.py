@@ -13,7 +13,7 @@ from consent.ledger.retention import Question, Term
 from consent.schema import metadata
 
 Table(
-    "retention_due",  # end and next step of each open consent; no number
+    "retention_due",  # end and next step of each term; no number
     metadata,
     Column("subject_id", Text, nullable=False),
     Column("sender_id", Text, nullable=False),
@@ -22,7 +22,7 @@ Table(
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Column("due_at", DateTime(timezone=True), nullable=False),
     Column("ask_at", DateTime(timezone=True), nullable=True),
-    Column("question", Text, nullable=True),  # as texted; no personal data
+    Column("question", Text, nullable=True),  # no personal data
     Column("asked_at", DateTime(timezone=True), nullable=True),
     Column("answer_before", DateTime(timezone=True), nullable=True),
     Column("open", Boolean, nullable=False, server_default=text("true")),  # false: ended, question pending
@@ -32,10 +32,10 @@ Table(
 )
 
 Table(
-    "retention_recount",  # a sender whose retention rules changed: a worker recounts the consents once
+    "retention_recount",  # a sender whose retention rules changed
     metadata,
     Column("sender_id", Text, primary_key=True),
-    Column("after_xid", BigInteger, nullable=True),  # transactions up to this id end before the recount begins
+    Column("after_xid", BigInteger, nullable=True),  # transactions up to this id end first
     Column("cursor_at", DateTime(timezone=True), nullable=True),
     Column("cursor_subject", Text, nullable=True),
 )
@@ -63,8 +63,7 @@ async def add_terms(tx: AsyncConnection, began: Sequence[tuple[str, Term]]) -> N
 async def put_terms(tx: AsyncConnection, ended: Sequence[tuple[str, Term]], open_: Sequence[tuple[str, Term]]) -> None:
     """Delete the terms which ended, and store the terms which began or moved, each with a subject_id.
 
-    The subjects must be locked: no other transaction then writes these rows. A question stays only while the last
-    contact is the same: a later contact begins a new term, about which the person was not asked.
+    The subjects must be locked. A question stays only while the last contact is the same.
     """
     asked = "d.open AND d.asked_at IS NOT NULL AND d.last_contact = excluded.last_contact"
     rows = [(subject_id, term, False) for subject_id, term in ended]
@@ -100,7 +99,7 @@ async def put_terms(tx: AsyncConnection, ended: Sequence[tuple[str, Term]], open
 
 
 async def terms_kept(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, list[Term]]:
-    """Return the stored open terms by subject_id."""
+    """Return the stored open terms."""
     rows = await tx.execute(
         text(
             "SELECT subject_id, sender_id, purpose, last_contact, expires_at, ask_at FROM retention_due"
@@ -122,9 +121,15 @@ async def terms_kept(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[
     return found
 
 
+# columns read by name, as ENTRY_COLUMNS
+DUE_COLUMNS = ", ".join(
+    ("subject_id", *Term.__struct_fields__, "due_at", "question", "asked_at", "answer_before", "open")
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A row of retention_due: a term, the question asked, and when to look again. `open`: the term has not ended."""
+    """A row of retention_due. `open`: the term has not ended."""
 
     subject_id: str
     term: Term
@@ -137,7 +142,7 @@ async def due_of(tx: AsyncConnection, subject_ids: Collection[str]) -> list[Due]
     """Return every row of these subjects."""
     rows = await tx.execute(
         text(
-            "SELECT * FROM retention_due WHERE subject_id = ANY(CAST(:ids AS text[]))"
+            f"SELECT {DUE_COLUMNS} FROM retention_due WHERE subject_id = ANY(CAST(:ids AS text[]))"
             " ORDER BY subject_id, sender_id, purpose"
         ),
         {"ids": list(subject_ids)},
@@ -155,7 +160,7 @@ def due(
     open: bool,
     **term: Any,
 ) -> Due:
-    """Return a row of retention_due from its columns. `term`: the columns of Term."""
+    """Return a row of retention_due from DUE_COLUMNS. `term`: the columns of Term."""
     asked = None
     if asked_at is not None:
         assert question is not None, "a question asked has a text"
@@ -165,7 +170,7 @@ def due(
 
 
 async def put_due(tx: AsyncConnection, rows: Sequence[Due]) -> None:
-    """Insert these rows; of an existing row, update only due time and question. The subjects must be locked."""
+    """Insert rows; of an existing row, update due time and question. The subjects must be locked."""
     await tx.execute(
         text(
             "INSERT INTO retention_due (subject_id, sender_id, purpose, last_contact, expires_at, ask_at, due_at,"
@@ -209,7 +214,7 @@ async def forget_due(tx: AsyncConnection, rows: Sequence[Due]) -> None:
 
 
 async def ask_recount(tx: AsyncConnection, sender_id: str) -> None:
-    """Request a recount for a sender whose retention rules change now. A running recount starts again."""
+    """Request a recount for a sender whose retention rules change now; a running recount starts again."""
     await tx.execute(
         text(
             "INSERT INTO retention_recount (sender_id) VALUES (:id) ON CONFLICT (sender_id)"
@@ -222,7 +227,7 @@ async def ask_recount(tx: AsyncConnection, sender_id: str) -> None:
 async def note_recounts(tx: AsyncConnection) -> int:
     """Note a transaction id on each new recount, and return how many are new.
 
-    A recount begins once every transaction up to the noted id has ended: an older transaction may use the old rules.
+    A transaction up to that id may use the old rules.
     """
     noted = await tx.execute(
         text(
@@ -234,7 +239,7 @@ async def note_recounts(tx: AsyncConnection) -> int:
 
 
 async def settle_recount(tx: AsyncConnection, sender_id: str, cursor: tuple[datetime, str] | None) -> None:
-    """Store the cursor of a recount; without a cursor, delete the finished recount."""
+    """Store the cursor of a recount, or delete the finished recount."""
     if cursor is None:
         await tx.execute(text("DELETE FROM retention_recount WHERE sender_id = :id"), {"id": sender_id})
         return

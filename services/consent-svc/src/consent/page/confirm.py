@@ -1,7 +1,7 @@
 """Serve the page behind a double opt-in link: the offered consent, its sender, and a button that says yes.
 
-A GET changes no state: messengers and scanners follow links before people do. Only the button's POST answers, with the
-form made for this link, once, while the question is open. The page for an invalid link reveals no person.
+A GET changes no state: messengers and scanners follow links before people do. The page for an invalid link reveals no
+person.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from consent.senders import store as senders_store
 from consent.senders.store import Sender
 
 PATH = "/c"
-CONFIRM = b"double opt-in"  # no link to the preference page opens this page, nor the reverse
+CONFIRM = b"double opt-in"  # no link of the preference page opens this page, nor the reverse
 Said = Literal["ask", "confirmed", "unknown", "gone", "closed", "stale", "elsewhere"]
 CODES: dict[Said, int] = {
     "ask": 200,
@@ -45,7 +45,7 @@ pages = APIRouter(prefix=PATH, route_class=_Page, default_response_class=HTMLRes
 
 
 def url(held: Resources[PageSettings], link_id: str, expires_at: datetime) -> str:
-    """Return the link where the person confirms. The caller has checked that `page_url` is set."""
+    """Return the link where the person confirms. The caller has checked `page_url`."""
     assert held.settings.page_url is not None, "the caller has looked"
     written = token(Link(link_id, expires_at), held.link_keys, CONFIRM)
     return f"{held.settings.page_url.rstrip('/')}{PATH}/{written}"
@@ -53,7 +53,7 @@ def url(held: Resources[PageSettings], link_id: str, expires_at: datetime) -> st
 
 @dataclass(frozen=True, slots=True)
 class _Visit:
-    """A valid link with its question, its sender, and the recorded request."""
+    """A valid link with its question, sender and request."""
 
     question: Question
     number: str
@@ -108,10 +108,7 @@ async def confirm(written: str, request: Request, held: Held) -> Response:
 async def _visit(
     tx: AsyncConnection, held: Resources[PageSettings], written: str, now: datetime, *, lock: bool = False
 ) -> _Visit | Said:
-    """Return the visit, or the reason for a refusal.
-
-    With `lock`, no other transaction changes the subject between this read and the recording.
-    """
+    """Return the visit, or the reason for a refusal. `lock` holds the subject until the recording."""
     named = read(written, held.link_keys, CONFIRM)
     if named is None:
         return "unknown"

@@ -1,6 +1,6 @@
 """Write a person's copy of the page's content: JSON for software, CSV for a spreadsheet. Pure.
 
-The copy leaves out the phone number: the person knows the number, and the file may travel.
+The copy leaves out the phone number, because the file may travel.
 """
 
 import csv
@@ -39,7 +39,7 @@ def json_copy(view: View, now: datetime) -> bytes:
 
 
 def csv_copy(view: View) -> bytes:
-    """Return a row per ledger line, with a byte-order mark, without which spreadsheets misread the encoding."""
+    """Return a row per ledger line; without a byte-order mark, spreadsheets misread the encoding."""
     written = io.StringIO()
     rows = csv.writer(written)
     rows.writerow(("brand", "wording", "recorded_at", *EVIDENCE))

@@ -4,9 +4,8 @@
     8 bytes   the link's id, random
     9 bytes   HMAC of both: a stranger must guess 136 bits
 
-The signature alone refuses a forged token, and the expiry in the token an old link, without a database query: a
-stranger cannot learn whether a link ever existed. The signing key is not in the database, so a leaked database yields
-no links.
+A forged or old token is refused without a database query: a stranger cannot learn whether a link ever existed
+(ADR-0021).
 """
 
 import base64
@@ -18,7 +17,7 @@ from datetime import UTC, datetime
 from common.keyring import LinkKeys
 
 EXPIRY_BYTES, ID_BYTES, TAG_BYTES = 4, 8, 9
-TOKEN = re.compile(r"[A-Za-z0-9_-]{28}", re.ASCII)  # exactly 21 bytes: no padding, so each link has a single spelling
+TOKEN = re.compile(r"[A-Za-z0-9_-]{28}", re.ASCII)  # no padding, so each link has a single spelling
 FORM_BYTES = 12
 BROWSER = re.compile(r"[A-Za-z0-9_-]{22}", re.ASCII)  # 128 random bits
 FORM = re.compile(r"[A-Za-z0-9_-]{16}", re.ASCII)
@@ -26,20 +25,20 @@ FORM = re.compile(r"[A-Za-z0-9_-]{16}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """The content of a token. `link_id`: the 8 bytes, as hex."""
+    """The content of a token. `link_id` is hex."""
 
     link_id: str
     expires_at: datetime
 
 
 def token(link: Link, keys: LinkKeys, kind: bytes = b"link") -> str:
-    """Return the token, with `expires_at` cut to the second. A token of one `kind` never reads as another kind."""
+    """Return the token, with `expires_at` cut to the second. Another `kind` never reads as this."""
     body = int(link.expires_at.timestamp()).to_bytes(EXPIRY_BYTES, "big") + bytes.fromhex(link.link_id)
     return _text(body + keys.tag(kind + body)[:TAG_BYTES])
 
 
 def read(written: str, keys: LinkKeys, kind: bytes = b"link") -> Link | None:
-    """Return the link, or None for a token not signed here. The caller checks the expiry."""
+    """Return the link, or None if not signed here. The caller checks the expiry."""
     if not TOKEN.fullmatch(written):
         return None
     raw = base64.urlsafe_b64decode(written)
@@ -51,11 +50,7 @@ def read(written: str, keys: LinkKeys, kind: bytes = b"link") -> Link | None:
 
 
 def form(keys: LinkKeys, *of: object) -> str:
-    """Return the value that a form must send back, bound to the values in `of`.
-
-    The preference page binds the action, the link, the browser and the ledger's length. A form that has changed the
-    ledger therefore fits no second time.
-    """
+    """Return the value that a form must send back, bound to `of`: a form that has changed the ledger fits no more."""
     return _text(keys.tag(_form(of))[:FORM_BYTES])
 
 
@@ -64,7 +59,7 @@ def form_holds(sent: str, keys: LinkKeys, *of: object) -> bool:
 
 
 def browser_hash(browser: str) -> str:
-    """Return the stored form of a browser id. `browser`: 128 random bits, so a plain hash is enough."""
+    """Return the stored form of a browser id: 128 random bits need no more than a plain hash."""
     return hashlib.sha256(browser.encode()).hexdigest()
 
 

@@ -1,10 +1,9 @@
 """Serve the preference page, and the call by which an internal service makes a link to the page.
 
-A GET changes no state: scanners follow a link before the person does. Tightening needs the link alone, to be as easy as
-possible. An opt-in, a copy or an erasure also needs the link's browser, the first to do any of the three, and a form
-made for the present ledger. An opt-in or an erasure needs a link texted to the person, or given to a caller for every
-sender: a caller limited to some senders could be the first browser (ADR-0058). Every refusal is a page for a person,
-and the page for an invalid link reveals no owner.
+A GET changes no state: scanners follow a link before the person does. Tightening needs the link alone. An opt-in, a
+copy or an erasure also needs the link's browser, and a form made for the present ledger (ADR-0021); an opt-in or an
+erasure, a link texted to the person, or given to a caller for every sender (ADR-0058). The page for an invalid link
+reveals no owner.
 """
 
 import base64
@@ -60,12 +59,12 @@ from consent.senders.store import Sender
 log = logging.getLogger(__name__)
 
 PATH = "/p"
-FORM_BYTES = 4096  # in a form
+FORM_BYTES = 4096
 SOURCE = "preference_page"
 CSS = files.files(__package__).joinpath("page.css").read_text(encoding="utf-8")
 _STYLE = base64.b64encode(hashlib.sha256(CSS.encode()).digest()).decode()
 HEADERS = {
-    # The browser fetches, frames and runs nothing: the style sheet is inline under its hash, the icon in its URL.
+    # the style sheet is inline under its hash, the icon in its URL
     "Content-Security-Policy": (
         f"default-src 'none'; style-src 'sha256-{_STYLE}'; img-src data:; form-action 'self'; base-uri 'none';"
         " frame-ancestors 'none'"
@@ -80,14 +79,14 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Vary": "Accept-Language",
 }
-OURS = ("same-origin", "none")  # of Sec-Fetch-Site; an old browser sends none and passes
+OURS = ("same-origin", "none")  # of Sec-Fetch-Site; an old browser sends none
 
 
 class PageSettings(ServiceSettings):
-    """`page_url`: the page's address without its path: "https://p.example". Without `page_url` no link is made."""
+    """`page_url`: without path, "https://p.example"; if None, no link is made."""
 
     page_url: str | None = None
-    link_days: int = Field(7, ge=1, le=90)  # default lifetime of a link
+    link_days: int = Field(7, ge=1, le=90)
 
 
 Held = Annotated[Resources[PageSettings], Depends(resources)]
@@ -142,7 +141,7 @@ class LinkAnswer(BaseModel):
 
 
 class _Page(APIRoute):
-    """A route whose every failure is a page, with a way to stop that needs no page."""
+    """A route whose every failure is a page."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -220,14 +219,13 @@ def router(answers_per_day: int) -> APIRouter:
 async def _send(
     tx: AsyncConnection, answers: Answers, link: PreferenceLink, sender: Sender | None, url: str, now: datetime
 ) -> None:
-    """Text the link to its person, once.
-
-    Raises Invalid without a sender, and NotSent for a number not on record or a text that the answers refuse.
+    """Text the link to its person, once. Raises Invalid without a sender, NotSent for an unknown number or over the
+    cap.
     """
     if sender is None:
         raise Invalid("`sender_id` is required when `send` is true", reasons=[Reason("sender_id", "sender_missing")])
     known = await ledger_store.lock_subjects(tx, {}, known=[link.subject_id])
-    if not known:  # else a caller could have any number texted
+    if not known:  # or a caller could have any number texted
         raise NotSent("nothing is on record of this number", reasons=[Reason("number", "unknown_subject")])
     identity = replies.Identity(sender.legal_name, sender.brand, sender.contact, sender.replies)
     answer = Answer(
@@ -244,7 +242,7 @@ async def _send(
 
 
 def _link_id(held: Resources[PageSettings], caller: Caller, key: str | None, fingerprint: str) -> str:
-    """Return a random id, or with a key the same id for the same request of the same caller."""
+    """Return a random id, or with a key the same id for the same request."""
     if key is None:
         return secrets.token_hex(8)
     asked = "\n".join((caller.subject, key, fingerprint))
@@ -253,7 +251,7 @@ def _link_id(held: Resources[PageSettings], caller: Caller, key: str | None, fin
 
 @dataclass(frozen=True, slots=True)
 class _Visit:
-    """A request with a valid link. `token`: the link as written. `browser`: from the cookie, else None."""
+    """A request with a valid link. `browser`: from the cookie."""
 
     token: str
     link: PreferenceLink
@@ -305,7 +303,7 @@ async def show(written: str, request: Request, held: Held) -> Response:
         expires=visit.link.expires_at,
         secure=(held.settings.page_url or "").startswith("https:"),
         httponly=True,
-        samesite="lax",  # not strict: the first visit comes from a message
+        samesite="lax",  # the first visit comes from a message
     )
     return page
 
@@ -343,7 +341,7 @@ async def choose(written: str, request: Request, held: Held) -> Response:
             return _door(request, "halted", visit.words) if visit.elsewhere else _back(visit)
         if link.only_stops:
             return _door(request, "limited", visit.words)
-        # lock before checking the form, so that no STOP comes between the page the person saw and the record
+        # no STOP comes between the page the person saw and the record
         await ledger_store.lock_subjects(tx, {}, known=[link.subject_id])
         seen = await _seen(tx, held, visit)
         choice = next(
@@ -406,7 +404,7 @@ async def erase(written: str, request: Request, held: Held) -> Response:
         link = visit.link
         if link.only_stops:
             return _door(request, "limited", visit.words)
-        await ledger_store.lock_subjects(tx, {link.subject_id: None})  # new subjects too: an opt-in may be in progress
+        await ledger_store.lock_subjects(tx, {link.subject_id: None})  # an opt-in may be in progress
         now = datetime.now(UTC)
         seen = await _seen(tx, held, visit)
         if form.get("sure") != "yes" or not await _taken(tx, held, visit, form, seen.entries, "erase"):
@@ -423,15 +421,15 @@ async def erase(written: str, request: Request, held: Held) -> Response:
         )
         recorded = await recorder.record(tx, [Statement(link.subject_id, None, evidence, erases=True)], now)
         await erasures.begin(tx, recorded, now)
-        # the token still opens the certificate, and nothing else
+        # the token still opens the certificate
         await rights_store.delete_links(tx, [link.subject_id])
     return _back(visit)
 
 
 def _erasing(link: Link) -> str:
-    """Return the evidence id of an erasure by this link, so that the token alone finds the erasure.
+    """Return the evidence id of an erasure by this link, found by the token alone.
 
-    The expiry is part of the id because an Idempotency-Key may make a later link with the same link id.
+    An Idempotency-Key may make a later link with the same id but another expiry.
     """
     return evidence_id(SOURCE, link.link_id, link.expires_at.isoformat(), "erase")
 
@@ -441,7 +439,7 @@ async def _refuse(
 ) -> None:
     link = visit.link
     evidence = Evidence(
-        # a fresh id each time: a second no, from a page left open, counts as much as the first
+        # a second no, from a page left open, counts as much as the first
         evidence_id=evidence_id(SOURCE, link.link_id, "off", secrets.token_hex(8)),
         kind="opt_out",
         sender_id=sender_id,
@@ -481,7 +479,7 @@ async def _seen(tx: AsyncConnection, held: Resources[PageSettings], visit: _Visi
 async def _visit(
     tx: AsyncConnection, request: Request, held: Resources[PageSettings], written: str, asked: str | None = None
 ) -> _Visit | Response:
-    """Return the visit, or the page with the reason why the link opens nothing."""
+    """Return the visit, or the page that says why the link opens nothing."""
     if request.method == "POST" and request.headers.get("sec-fetch-site", "none") not in OURS:
         return _door(request, "elsewhere")
     named, now = read(written, held.link_keys), datetime.now(UTC)
@@ -497,7 +495,7 @@ async def _visit(
 
 
 async def _certificate(tx: AsyncConnection, request: Request, named: Link, written: str) -> Response | None:
-    """Return the certificate of the erasure that this link asked for, all that such a link still opens."""
+    """Return the certificate of the erasure that this link asked for."""
     found = await erasures.find(tx, [erasures.named(_erasing(named))])
     if not found:
         return None
@@ -514,16 +512,13 @@ async def _certificate(tx: AsyncConnection, request: Request, named: Link, writt
 
 
 async def _form(request: Request) -> dict[str, str]:
-    """Return the fields sent; the last of a name wins.
-
-    An unreadable field is dropped: the handler that needs the field refuses the form.
-    """
+    """Return the readable fields sent; the last of a name wins."""
     body = (await request.body()).decode("ascii", errors="ignore")
     return {name: value for name, value in parse_qsl(body) if "\0" not in value}
 
 
 def _agreement(words: Words, choice: Choice) -> str:
-    """Return the sentence that the person reads before a yes, kept as `text_shown`."""
+    """Return the sentence that the person reads before a yes: the `text_shown`."""
     sender = choice.sender
     return words(
         "agree",
@@ -539,7 +534,7 @@ def _words(request: Request, asked: str | None = None) -> Words:
 
 
 def _back(visit: _Visit) -> Response:
-    """Redirect to the page, where the ledger shows the change."""
+    """Redirect to the page."""
     ANSWERS.labels("done").inc()
     return RedirectResponse(f"{visit.here}?lang={visit.words.language}", 303, headers=HEADERS)
 

@@ -1,7 +1,4 @@
-"""Select the content of the preference page: senders, purposes, since when, and on which evidence. Pure.
-
-A link for a sender shows that sender and the lines about every sender. A link for all shows each sender on record.
-"""
+"""Select the content of the preference page: senders, purposes, since when, and on which evidence. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,17 +12,17 @@ from consent.ledger.store import Subject
 from consent.rights.store import PreferenceLink
 from consent.senders.store import Sender
 
-VISIBLE_DIGITS = 2  # of the number
+VISIBLE_DIGITS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A purpose of a sender. `proof`: the evidence of its state, None if not among the lines read."""
+    """A purpose of a sender. `proof`: the evidence of its state, if among the lines read."""
 
     sender: Sender
     purpose: str
     wording: str
-    offered: bool  # the sender asks consent for it today
+    offered: bool
     state: State
     since: datetime | None
     proof: Evidence | None
@@ -49,7 +46,7 @@ class Party:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A ledger line in the person's words. `sender` and `wording` are None where the line covers all."""
+    """A ledger line. `sender` and `wording` are None where the line covers all."""
 
     evidence: Evidence
     recorded_at: datetime
@@ -66,8 +63,7 @@ class View:
     """The content of the page.
 
     `history`: newest first. `stopped`: an opt-out of everything under this link is in force. `stop`: the newest opt-out
-    of all purposes. `entries`: the length of the whole ledger. `done`: the newest line, if this link has just made a
-    choice.
+    of all purposes. `done`: the choice just made by this link.
     """
 
     ending: str
@@ -85,16 +81,13 @@ class View:
 
     @property
     def reaches_further(self) -> bool:
-        """Return whether a STOP to the sender shown also reaches other senders of its controller.
-
-        The caller shows exactly one sender.
-        """
+        """Return whether a STOP to the only sender shown reaches other senders of its controller."""
         sender = self.parties[0].sender
         return sender.stop_scope == "controller" and sender.controller != sender.sender_id
 
     @property
     def retention_months(self) -> int:
-        """Return the longest retention among the purposes on offer here, from the last contact on."""
+        """Return the longest retention on offer here."""
         asked = [p.retention_months for party in self.parties for p in party.sender.purposes]
         return max(asked, default=RETENTION_MONTHS)
 
@@ -112,7 +105,7 @@ def senders_shown(state: SubjectState, sender_id: str | None) -> set[str]:
 
 
 def senders_told(state: SubjectState, sender_id: str | None) -> set[str]:
-    """Return the senders shown and the senders with a controller-wide STOP, which may cover a sender shown."""
+    """Return the senders shown and senders whose controller-wide STOP may cover a sender shown."""
     wide = {m.sender_id for m in state.marks if m.kind == "opt_out" and m.controller and m.sender_id}
     return senders_shown(state, sender_id) | wide
 
@@ -125,11 +118,7 @@ def view(
     senders: Sequence[Sender],
     now: datetime,
 ) -> View:
-    """Return the page's content.
-
-    `number`: E.164. `entries`: the newest of the subject's ledger, newest last. `senders`: the existing senders of
-    `senders_told`.
-    """
+    """Return the page's content. `entries`: newest last. `senders`: of `senders_told`."""
     state, sender_id = subject.state, link.sender_id
     proofs = {entry.evidence.evidence_id: entry.evidence for entry in entries}
     shown = [sender for sender in senders if sender.sender_id in senders_shown(state, sender_id)]
@@ -159,24 +148,20 @@ def view(
 
 
 def _concerns(evidence: Evidence, shown: Sequence[Sender]) -> bool:
-    """Return whether the evidence is about a sender shown, or a STOP through the same controller."""
+    """Return whether the evidence is about a sender shown, or its controller's STOP."""
     shuts = evidence.controller if evidence.kind == "opt_out" else None
     return any(evidence.sender_id == s.sender_id or (shuts and shuts == s.controller) for s in shown)
 
 
 def actor(link: PreferenceLink) -> str:
-    """Return the actor for evidence made by this link.
-
-    The actor is the person where the link went to their phone, else the link's holder, with the caller who received the
-    link.
-    """
+    """Return the actor for evidence: the person if texted the link, else the link's holder."""
     if link.whole and link.given_to is None:
         return f"person, by link {link.link_id}"
     return f"holder of link {link.link_id}" + (f", given to {link.given_to}" if link.given_to else "")
 
 
 def _choices(sender: Sender, state: SubjectState, proofs: dict[str, Evidence]) -> tuple[Choice, ...]:
-    """Return the purposes on offer, in the sender's order, then past purposes with a consent."""
+    """Return the purposes on offer, in order, then past purposes with a consent."""
     offered = {purpose.id: purpose.wording for purpose in sender.purposes}
     once = {m.purpose for m in state.marks if m.sender_id == sender.sender_id and m.purpose} - set(offered)
     choices = [_choice(sender, purpose, wording, True, state, proofs) for purpose, wording in offered.items()]

@@ -19,7 +19,7 @@ PARIS = ZoneInfo("Europe/Paris")
 ACCEPTED = re.compile(
     r"\s*([A-Za-z]{1,8}|\*)(?:-[A-Za-z0-9-]*)?\s*(?:;\s*q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?))?\s*", re.ASCII
 )
-ACCEPTED_CHARS = 500  # read of an Accept-Language header
+ACCEPTED_CHARS = 500  # of an Accept-Language header
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,14 @@ class Words:
     months: tuple[str, ...]
 
     def __call__(self, key: str, **named: object) -> str:
-        """Return the sentence with its names filled in. Raises KeyError: a page with a hole is a bug."""
+        """Return the sentence with its names filled in. Raises KeyError: a hole is a bug."""
         return self.sentences[key].format(**named)
 
     def has(self, key: str) -> bool:
         return key in self.sentences
 
     def day(self, at: datetime) -> str:
-        """Return the date in French time, the time of the law's hours."""
+        """Return the date in French time."""
         local = at.astimezone(PARIS)
         first = "1er" if local.day == 1 and self.language == "fr" else str(local.day)
         return f"{first}\u00a0{self.months[local.month - 1]} {local.year}"
@@ -60,7 +60,7 @@ WORDS: Mapping[str, Words] = {language: _read(language) for language in LANGUAGE
 
 
 def chosen(asked: str | None, accepts: str | None) -> Words:
-    """Return the language. `asked`: the person's choice; `accepts`: the browser's Accept-Language."""
+    """Return the language. `asked`: the person's choice; `accepts`: Accept-Language."""
     if asked and asked in WORDS:
         return WORDS[asked]
     wanted: dict[str, float] = {}

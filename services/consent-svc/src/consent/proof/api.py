@@ -38,8 +38,8 @@ from consent.proof.store import HandedOff
 
 BUNDLE_TYPE = "application/jsonl"
 BUNDLE: dict[int | str, dict[str, object]] = {200: {"content": {BUNDLE_TYPE: {}}}}
-SUBJECTS = 50  # of a campaign, per transaction: a signature takes a tenth of a millisecond, and other requests wait
-JWKS_KEPT_S = 300  # how long a caller may cache the key set
+SUBJECTS = 50  # per transaction: a signature takes a tenth of a millisecond, and other requests wait
+JWKS_KEPT_S = 300
 
 
 class ProofBody(Body):
@@ -225,7 +225,7 @@ def _receipt(entry: Entry, parties: Sequence[Party], keys: SigningKeys) -> Recei
 
 
 async def _campaign(database: Database, writer: Writer, campaign_id: str, sender: Party) -> AsyncIterator[bytes]:
-    """Yield the bundle, in a transaction per SUBJECTS: the ledger only grows, and each chain is read whole."""
+    """Yield the bundle, in a transaction per SUBJECTS: the ledger only grows."""
 
     yield writer.opening(campaign_id)
     after = ""
@@ -244,7 +244,7 @@ async def _campaign(database: Database, writer: Writer, campaign_id: str, sender
 
 
 def _began(message: HandedOff) -> datetime:
-    """Return when the campaign began, as the message id says: before any message left, including pruned messages."""
+    """Return when the campaign began, by the message id: before any message left."""
     try:
         return began(UUID(message.message_id)) or message.handed_off_at
     except ValueError:  # an id from elsewhere
@@ -252,10 +252,7 @@ def _began(message: HandedOff) -> datetime:
 
 
 def concerns(evidence: Evidence, sender: Party) -> bool:
-    """Return whether the evidence can affect consent given to this sender.
-
-    Such evidence is of this sender or of every sender, or a STOP to another sender which covers the shared controller.
-    """
+    """Return whether the evidence can affect this sender, also as a STOP that covers the shared controller."""
     if evidence.sender_id in (None, sender.sender_id):
         return True
     return evidence.kind == "opt_out" and evidence.purpose is None and evidence.controller == sender.controller
@@ -264,7 +261,7 @@ def concerns(evidence: Evidence, sender: Party) -> bool:
 def _subject_line(
     subject: Subject, told: Sequence[Entry | Withheld], sees: Callable[[str | None], bool], number: str | None = None
 ) -> SubjectLine:
-    """Return the subject line. `told`: the entries as shown; `sees`: which senders' consents to show."""
+    """Return the subject line. `sees`: whose consents to show."""
     named = {entry.evidence.sender_id for entry in told if isinstance(entry, Entry)}
     return SubjectLine(
         subject_id=subject.subject_id,

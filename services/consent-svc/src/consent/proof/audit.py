@@ -1,11 +1,7 @@
 """Check the whole database against itself, in one snapshot: does the record of the past still hold?
 
-The audit reads everything once, with one subject's state and one batch of rows in memory. For each subject, the audit
-checks the chain of entries, the head, and the state as the fold of the entries; for the ledger, each seal and the chain
-of seals. An erased entry holds if the erasure was requested. Only the subject's chain protects an entry under no seal
-yet. A forgery consistent from end to end shows only against a pin: the hash of a seal, kept elsewhere.
-
-The audit skips the columns of `subject` which do not follow from the ledger (number, version, held_since).
+The audit checks each subject's chain, head and state, and the chain of seals (ADR-0025). A forgery consistent from end
+to end shows only against a pin. The columns of `subject` outside the ledger (number, version, held_since) go unchecked.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -24,7 +20,7 @@ from consent.proof import sealing, seals, store
 from consent.proof.seals import Seal, Tree
 from consent.proof.store import Head
 
-# Longer than any recording transaction: an entry which the seal before missed was in flight then, or came later.
+# longer than any recording transaction, in flight while the seal before was made
 BACKDATED = timedelta(hours=1)
 
 
@@ -55,10 +51,8 @@ class Audit:
         async for found in self._seals():
             yield found
 
-    # --- each subject -------------------------------------------------------------------------------------------------
-
     async def _subjects(self) -> AsyncIterator[Finding]:
-        """Check each subject. Both streams come in the database's order; where they differ, the database compares."""
+        """Check each subject. Both streams come in the database's order, so the database compares."""
         entries = aiter(store.whole_ledger(self.tx))
         entry = await anext(entries, None)
         async for subject in store.heads(self.tx):
@@ -80,15 +74,13 @@ class Audit:
 
     async def _precedes(self, entry: Entry, subject: Head) -> bool:
         if subject.entries == 0:
-            return False  # a subject may have no entry; an orphan entry shows at the next subject with entries
+            return False  # an orphan entry shows at the next subject with entries
         return bool(
             await self.tx.scalar(
                 text("SELECT CAST(:entry AS text) < CAST(:subject AS text)"),
                 {"entry": entry.subject_id, "subject": subject.subject_id},
             )
         )
-
-    # --- the ledger as a whole ----------------------------------------------------------------------------------------
 
     async def _seals(self) -> AsyncIterator[Finding]:
         stored = aiter(sealing.all_seals(self.tx))
@@ -124,7 +116,7 @@ class Audit:
 
 
 class _Check:
-    """The check of a subject while the entries stream by."""
+    """The check of a subject."""
 
     def __init__(self, subject: Head) -> None:
         self._subject = subject
@@ -134,7 +126,7 @@ class _Check:
         self._broken = False
 
     def take(self, entry: Entry) -> Finding | None:
-        """Check the next entry. Report only the first break of a subject: no later entry can hold."""
+        """Check the next entry. Report only the first break: no later entry can hold."""
         self._entries += 1
         why = self._fault(entry)
         self._head = entry.hash
@@ -172,13 +164,13 @@ _states = msgspec.json.Decoder(SubjectState)
 
 
 def _is(stored: str, state: SubjectState) -> bool:
-    """Return whether this JSON is exactly `state`, as consent-svc writes the state."""
+    """Return whether this JSON is exactly `state`, as consent-svc writes."""
     try:
         read = _states.decode(stored)
     except msgspec.ValidationError:
         return False
     if stored == "{}":
-        return state == NEVER_SEEN  # a subject without entries
+        return state == NEVER_SEEN
     return read == state and msgspec.json.decode(msgspec.json.encode(read)) == msgspec.json.decode(stored)
 
 

@@ -1,18 +1,8 @@
 """A proof bundle: the record of a subject, or of a campaign's subjects, in one file checkable without Placet. Pure.
 
-JSON Lines (UTF-8, one canonical object a line, each line ended by a newline), in this order:
-
-    bundle    format, time and campaign
-    keys      the JWK set for the signatures, a convenience: trust the published set
-    sender    identity and wordings: each version ever in force of the senders named below
-    subject   the subject and the state now, then the whole chain, oldest first:
-      entry     a line of the ledger and the signed receipt
-      withheld  an entry which the caller may not see: place and hash
-      message   a message handed off to this subject, and the consent version behind the decision
-    end       a signature over every byte before: any change, cut, addition or move shows
-
-`check` recomputes everything: each line's form, the hash chain up to the head, each receipt, the state as the fold of
-the entries, the consent behind each message, the signature at the end.
+JSON Lines (UTF-8, one canonical object a line, each line ended by a newline), which docs/proof.md describes, in this
+order: bundle, keys, each sender named, then for each subject the subject, the whole chain (entry or withheld) and the
+messages, and the end.
 """
 
 import hashlib
@@ -35,16 +25,16 @@ from consent.proof.receipt import Party
 FORMAT = "placet-bundle-1"
 SIGNED: Final[Type] = "placet-bundle"
 LINE_BYTES = 1024 * 1024  # far above any line of Placet
-PROBLEMS = 20  # reported at most
-OVERTAKEN = timedelta(seconds=10)  # a STOP is enforced by then: above max_staleness, permit_ttl and the clocks' skew
+PROBLEMS = 20
+OVERTAKEN = timedelta(seconds=10)  # a STOP is enforced by then: above max_staleness and permit_ttl
 
 
 class _Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="line"):
-    """A line, named by the tag."""
+    """A line."""
 
 
 class Opening(_Line, frozen=True, kw_only=True, tag="bundle"):
-    """The first line. `campaign_id` is null in the bundle of a subject."""
+    """The first line. `campaign_id` is null in a subject's bundle."""
 
     format: str
     made_at: datetime
@@ -60,8 +50,7 @@ class SenderLine(_Line, frozen=True, kw_only=True, tag="sender"):
 
 
 class SubjectLine(_Line, frozen=True, kw_only=True, tag="subject"):
-    """A subject. `entries` and `head`: length of the chain, and hash of the last entry. `number`: only on the caller's
-    request."""
+    """A subject. `entries` and `head`: of the chain. `number`: only on request."""
 
     subject_id: str
     number: str | None
@@ -103,7 +92,7 @@ class Writer:
     """An encoder of lines, which signs the whole bundle at the end."""
 
     def __init__(self, keys: SigningKeys, made_at: datetime, senders: Sequence[Party]) -> None:
-        """Take in `senders` each version of every sender which an entry names."""
+        """`senders`: each version of every sender which an entry names."""
         self._keys = keys
         self._made_at = made_at
         self._senders = senders
@@ -139,7 +128,7 @@ class Writer:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A fault. `line`: number in the file, from 1."""
+    """A fault. `line`: number from 1."""
 
     line: int
     why: str
@@ -148,20 +137,19 @@ class Problem:
 class Standing(StrEnum):
     """The consent behind a message at hand-off."""
 
-    CONSENT = "consent"  # on record, and as known today not withdrawn by then
-    STOPPED_SINCE = "stopped_since"  # on record; the person had stopped, and the STOP was recorded later
+    CONSENT = "consent"  # not withdrawn by then, as known today
+    STOPPED_SINCE = "stopped_since"  # on record; the STOP was recorded later
     OVERTAKEN = "overtaken"  # the withdrawal was recorded in the seconds before
-    NOTHING = "nothing"  # no consent on record
+    NOTHING = "nothing"  # none on record
 
 
 @dataclass(slots=True)
 class Report:
-    """The result of `check`. `subjects` and `entries`: readable lines of a subject's bundle, in order. A campaign may
-    have millions, so the report keeps only the messages to look at: `doubtful`."""
+    """The result of `check`. `subjects`, `entries`: of a subject's bundle, because a campaign may have millions."""
 
     made_at: datetime | None = None
     campaign_id: str | None = None
-    signed_by: set[str] = field(default_factory=set)  # key ids
+    signed_by: set[str] = field(default_factory=set)
     jwks: Mapping[str, object] | None = None  # the bundle's own
     senders: list[Party] = field(default_factory=list)
     subjects: list[SubjectLine] = field(default_factory=list)
@@ -179,8 +167,7 @@ class Report:
 def check(lines: Iterable[bytes], trusted: PublicKeys | None = None) -> Report:
     """Check a bundle, and return a report for any bytes, never an exception. `lines`: with newlines.
 
-    `trusted`: the published keys. Without trusted keys, the bundle's own keys check the signatures: the file is then
-    proven whole, and the author is not proven.
+    Without `trusted`, the published keys, the bundle's own keys prove the file whole, and not the author.
     """
     checking = _Check(trusted)
     for number, raw in enumerate(lines, start=1):
@@ -191,7 +178,7 @@ def check(lines: Iterable[bytes], trusted: PublicKeys | None = None) -> Report:
 
 @dataclass(slots=True)
 class _Seal:
-    """The content of the end signature: the number of lines before the end, and the SHA-256 of their bytes."""
+    """The content of the end signature: the lines before the end, and their SHA-256."""
 
     lines: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
@@ -205,7 +192,7 @@ class _Seal:
 
 
 class _Check:
-    """The check of a bundle, line by line, with one subject in memory."""
+    """The check of a bundle, with one subject in memory."""
 
     def __init__(self, trusted: PublicKeys | None) -> None:
         self.report = Report()
@@ -254,7 +241,7 @@ class _Check:
             self._problem("cut short: the signature at the end is missing")
 
     def _read(self, raw: bytes) -> Line | None:
-        """Decode a line in the canonical form only: the signature covers no other form of the same content."""
+        """Decode a line in the canonical form only, as signed."""
         try:
             line: Line = _lines.decode(raw)
             if _written(line) == raw:
@@ -333,7 +320,7 @@ class _Check:
             self._problem("the signature at the end is not over these bytes")
 
     def _signed(self, token: str, kind: Type) -> bytes | None:
-        """Return the payload; note a problem and return None where the signature does not hold."""
+        """Return the payload; note a problem where the signature does not hold."""
         if self._keys is None:
             self._problem("the file has no keys to check the signature with")
             return None
@@ -351,8 +338,7 @@ class _Check:
 
 
 def stood_on(entries: Sequence[Entry], message: MessageLine) -> Standing:
-    """Return the consent behind a message. `entries`: of the subject, without withheld entries, which cannot affect the
-    message's sender."""
+    """Return the consent behind a message. Withheld entries cannot affect the message's sender."""
     left = message.handed_off_at
 
     def open_by(evidence: Iterable[ledger.Evidence]) -> bool:

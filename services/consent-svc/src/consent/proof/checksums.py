@@ -1,7 +1,6 @@
 """The projection checksum of subject states, as `common.contracts.consent.StatesSummed` defines the sum. Pure.
 
-A sum is independent of order, so the other side can compute the sum in a database. The checksum does not protect
-against an attacker; seals and bundles do.
+The checksum does not protect against an attacker; seals and bundles do.
 """
 
 import hashlib

@@ -1,8 +1,7 @@
 """The signed consent receipt of a ledger entry, after ISO/IEC TS 27560:2023. Pure.
 
-The names are the standard's, the values Placet's (docs/proof.md). The standard has no room for `ledger`: the entry's
-place in the subject's chain and the entry's hash, which covers every other field. The receipt therefore proves the text
-shown to a person, or written by a person, without containing the text.
+The names are the standard's, except `ledger`; the values are Placet's (docs/proof.md). The entry's hash covers every
+other field, so the receipt proves the text shown without containing the text.
 """
 
 import json
@@ -17,9 +16,9 @@ from common.privacy.signing import Forged, PublicKeys, SigningKeys, Type
 from consent.ledger.chain import Entry, canonical
 
 SCHEMA = "ISO/IEC TS 27560:2023"
-PROFILE = "placet-receipt-1"  # Placet's, of the schema
+PROFILE = "placet-receipt-1"
 RECEIPT: Final[Type] = "placet-receipt"
-EVENT_STATES = {  # the effect of each kind of evidence on the consent, in the standard's words
+EVENT_STATES = {  # in the standard's words
     "opt_in": "given",
     "opt_out": "withdrawn",
     "request": "requested",
@@ -30,7 +29,7 @@ EVENT_STATES = {  # the effect of each kind of evidence on the consent, in the s
 
 
 class Party(msgspec.Struct, frozen=True, kw_only=True):
-    """A version of a sender's registration: the identity which asks for consent, and the wordings."""
+    """A version of a sender's registration."""
 
     sender_id: str
     version: int
@@ -48,7 +47,7 @@ class Party(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def in_force(versions: Iterable[Party], entry: Entry) -> Party | None:
-    """Return the version of the entry's sender in force at recording, or None: of every sender, or not known."""
+    """Return the version of the entry's sender in force at recording, or None: every sender, or not known."""
     then = [v for v in versions if v.sender_id == entry.evidence.sender_id and v.in_force_from <= entry.recorded_at]
     return max(then, key=lambda v: v.version, default=None)
 
@@ -56,8 +55,8 @@ def in_force(versions: Iterable[Party], entry: Entry) -> Party | None:
 def record(entry: Entry, sender: Party | None) -> bytes:
     """Return the payload of the receipt, as canonical JSON. `sender`: the version in force at recording.
 
-    The payload holds no number and no text of a person; a keyed hash names the subject. `purpose` null means every
-    purpose of the controller; no controller means every sender.
+    The payload holds no number and no text of a person. A null `purpose` means every purpose of the controller, and no
+    controller every sender.
     """
     said = entry.evidence
     written = {
@@ -98,7 +97,7 @@ def record(entry: Entry, sender: Party | None) -> bytes:
 
 
 def receipt(entry: Entry, sender: Party | None, keys: SigningKeys) -> str:
-    """Return the signed receipt, a compact JWS: always the same under the same key."""
+    """Return the signed receipt, a compact JWS, always the same under the same key."""
     return keys.sign(record(entry, sender), RECEIPT)
 
 

@@ -1,11 +1,8 @@
 """Find the messages which went out after a STOP still unknown or not yet enforced.
 
-An operator may be late, a shop may report days later, a list may come at the end of the month.
-
 Either row may be written last, the opt-out or the message. A timer therefore goes through both tables by ordinal, as
 far as the rows are settled, and compares every pair at least once. The ledger's fold decides, over the events which had
-happened when the message left, as known now: scope, controller and a newer opt-in count as always. A message is found
-once, with the STOP known at discovery.
+happened when the message left, as known now.
 """
 
 import logging
@@ -29,7 +26,7 @@ from consent.schema import metadata
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 5.0
-AT_ONCE = 5_000  # ordinals of a table per transaction
+AT_ONCE = 5_000
 
 FOUND = counter(
     "sms_consent_retroactive_messages_total",
@@ -40,7 +37,7 @@ Table(
     "retroactive_message",
     metadata,
     Column("message_id", Text, primary_key=True),
-    Column("position", BigInteger, Identity(always=True), nullable=False),  # order of pages
+    Column("position", BigInteger, Identity(always=True), nullable=False),
     Column("subject_id", Text, nullable=False),
     Column("sender_id", Text, nullable=False),
     Column("purpose", Text, nullable=False),
@@ -57,7 +54,7 @@ Table(
 )
 
 Table(
-    "retroactive_cursor",  # progress through each of the two tables
+    "retroactive_cursor",
     metadata,
     Column("of_table", Text, primary_key=True),
     Column("ordinal", BigInteger, nullable=False),
@@ -66,11 +63,10 @@ Table(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retroactive:
-    """A message, and the earlier STOP (`evidence_id`). `stopped_at`: time at source; `known_at`: time of recording. A
-    message which left after `known_at` left before the STOP was enforced.
+    """A message, and the earlier STOP (`evidence_id`). `stopped_at`: time at source; `known_at`: time of recording.
 
-    `in_doubt`: the operator timed the STOP to the second, and the message left within the second; or the operator's
-    clock puts the STOP before the newest opt-in, although the STOP arrived later.
+    `in_doubt`: the message left within the second of the STOP; or the STOP, by the operator's clock, is older than the
+    newest opt-in.
     """
 
     message_id: str
@@ -86,10 +82,7 @@ class Retroactive:
 
 
 def forbidden(message: HandedOff, entries: Iterable[Entry]) -> Retroactive | None:
-    """Return the message with the STOP which forbids the message as known now, or None without such a STOP.
-
-    `entries`: the whole record of the subject.
-    """
+    """Return the message with the STOP which forbids the message as known now, if any. `entries`: the whole record."""
     by_then = {e.evidence.evidence_id: e for e in entries if e.evidence.since <= message.handed_off_at}
     state = ledger.fold(entry.evidence for entry in by_then.values())
     consent = ledger.consent_of(state, message.sender_id, message.purpose)
@@ -112,7 +105,7 @@ def forbidden(message: HandedOff, entries: Iterable[Entry]) -> Retroactive | Non
 
 
 class Looking:
-    """The timer. Several processes may run the timer; only one of them advances the cursors at a time."""
+    """The timer. Of several processes, only one advances the cursors at a time."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -132,7 +125,7 @@ class Looking:
         async with self._database.begin() as tx:
             locked = await _cursors(tx, lock=True)
             if locked != seen:
-                return True  # another process has advanced the cursors
+                return True  # by another process
             ends = {
                 "evidence": min(evidence, seen["evidence"] + AT_ONCE),
                 "handed_off": min(messages, seen["handed_off"] + AT_ONCE),
@@ -152,7 +145,7 @@ class Looking:
 async def find(
     tx: AsyncConnection, after: dict[str, int], up_to: dict[str, int], now: datetime
 ) -> Sequence[Retroactive]:
-    """Find messages between these ordinals, store the new finds and the cursors, and return the new finds."""
+    """Find messages between these ordinals, store the cursors, and return the new finds."""
     messages = await _candidates(tx, after, up_to)
     histories = await ledger_store.whole_histories(tx, {message.subject_id for message in messages})
     entries = {subject.subject_id: of for subject, of in histories}
@@ -172,7 +165,7 @@ async def find(
 async def page(
     tx: AsyncConnection, sender_ids: Sequence[str] | None, after: int, limit: int
 ) -> list[tuple[int, Retroactive, datetime]]:
-    """Return (position, message, found_at) of these senders, or of all, by position after `after`."""
+    """Return (position, message, found_at) of these senders, or of all, after `after`."""
     rows = await tx.execute(
         text(
             "SELECT * FROM retroactive_message WHERE position > :after"
@@ -195,7 +188,7 @@ async def _cursors(tx: AsyncConnection, *, lock: bool = False) -> dict[str, int]
 
 
 async def _candidates(tx: AsyncConnection, after: dict[str, int], up_to: dict[str, int]) -> list[HandedOff]:
-    """Return messages which left after any opt-out of the subject, where the message or the opt-out is new."""
+    """Return messages which left after any opt-out, where the message or the opt-out is new."""
     columns = ", ".join(f"m.{name}" for name in HandedOff.__slots__)
     stopped = "e.kind = 'opt_out' AND least(e.occurred_at, e.received_at) <= m.handed_off_at"
     rows = await tx.execute(
@@ -217,7 +210,7 @@ async def _candidates(tx: AsyncConnection, after: dict[str, int], up_to: dict[st
 
 
 async def _keep(tx: AsyncConnection, found: Sequence[Retroactive], now: datetime) -> set[str]:
-    """Store the finds, and return the message ids of the new finds."""
+    """Store the finds; return the message ids of the new."""
     kinds = dict.fromkeys(Retroactive.__slots__, "text")
     kinds |= dict.fromkeys(("handed_off_at", "stopped_at", "known_at"), "timestamptz") | {"in_doubt": "boolean"}
     rows = await tx.execute(

@@ -1,7 +1,6 @@
 """Seal the ledger in batches, beside the hot path (`seals.py` defines a seal).
 
-A recording transaction takes no lock for the seal, and writes only the entry's `ordinal`. A seal covers settled
-ordinals (`settling.py`), so that no entry slips in between.
+A recording transaction takes no lock for the seal. A seal covers settled ordinals, so that no entry slips in between.
 """
 
 import asyncio
@@ -23,8 +22,8 @@ from consent.schema import metadata
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 10_000  # entries under a seal
-SEALER = "placet.seals"  # advisory lock of the process which seals
+AT_ONCE = 10_000
+SEALER = "placet.seals"  # advisory lock
 
 SEALED = counter("sms_consent_sealed_entries_total", "Ledger entries sealed.")
 WAITING = gauge("sms_consent_unsealed_age_seconds", "Age of the oldest unsealed ledger entry; 0 without one.")
@@ -42,10 +41,12 @@ Table(
     Column("hash", Text, nullable=False),
 )
 
+_SEAL = ", ".join(Seal.__slots__)
+
 
 @dataclass(frozen=True, slots=True)
 class Sealing:
-    """The timer which seals. Several processes may run the timer; only one of them seals at a time."""
+    """The timer which seals. Of several processes, only one seals at a time."""
 
     database: Database
     every_s: float
@@ -56,7 +57,7 @@ class Sealing:
         return Worker(timer.name, timer.run)
 
     async def seal_settled(self) -> bool:
-        """Put a seal on the settled entries; return whether more settled entries wait."""
+        """Seal the settled entries; return whether more wait."""
         async with self.database.begin() as tx:
             before = await newest(tx)
         settled = await self.settling.up_to(before.last if before else 0)
@@ -67,15 +68,15 @@ class Sealing:
         if seal is None:
             return False
         SEALED.inc(seal.entries)
-        # the log keeps a pin, out of reach of an attacker who can write to the database
+        # a pin, out of reach of an attacker of the database
         log.info("the ledger is sealed", extra={"seal": seal.number, "entries": seal.entries, "hash": seal.hash})
         return seal.last < settled
 
 
 async def put_seal(tx: AsyncConnection, up_to: int, now: datetime) -> Seal | None:
-    """Seal the entries after the newest seal, at most AT_ONCE, up to the ordinal `up_to`.
+    """Seal the entries after the newest seal, at most AT_ONCE, up to the settled ordinal `up_to`.
 
-    The ordinals up to `up_to` must be settled. Returns None without entries, or while another process seals.
+    Returns None without entries, or while another process seals.
     """
     if not await tx.scalar(text("SELECT pg_try_advisory_xact_lock(hashtext(:sealer))"), {"sealer": SEALER}):
         return None
@@ -102,7 +103,7 @@ async def put_seal(tx: AsyncConnection, up_to: int, now: datetime) -> Seal | Non
 
 
 async def newest(tx: AsyncConnection) -> Seal | None:
-    rows = await tx.execute(text("SELECT * FROM seal ORDER BY number DESC LIMIT 1"))
+    rows = await tx.execute(text(f"SELECT {_SEAL} FROM seal ORDER BY number DESC LIMIT 1"))
     row = rows.one_or_none()
     return Seal(**row._mapping) if row else None
 
@@ -110,14 +111,15 @@ async def newest(tx: AsyncConnection) -> Seal | None:
 async def page(tx: AsyncConnection, after: int, limit: int) -> list[Seal]:
     """Return seals by number, after `after`."""
     rows = await tx.execute(
-        text("SELECT * FROM seal WHERE number > :after ORDER BY number LIMIT :limit"), {"after": after, "limit": limit}
+        text(f"SELECT {_SEAL} FROM seal WHERE number > :after ORDER BY number LIMIT :limit"),
+        {"after": after, "limit": limit},
     )
     return [Seal(**row._mapping) for row in rows]
 
 
 def all_seals(tx: AsyncConnection) -> AsyncIterator[Seal]:
     """Yield every seal, by number."""
-    return store.streamed(tx, "SELECT * FROM seal ORDER BY number", Seal)
+    return store.streamed(tx, f"SELECT {_SEAL} FROM seal ORDER BY number", Seal)
 
 
 async def _oldest_unsealed_s(tx: AsyncConnection, seal: Seal | None) -> float:

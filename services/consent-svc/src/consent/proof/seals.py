@@ -1,8 +1,6 @@
 """The chain of seals over the whole ledger, each over the entries recorded since the seal before. Pure.
 
-A subject's chain shows a change only to a reader who remembers the head: an attacker who can write to the database can
-rewrite a person's chain from the first entry to the head. The seals cover every entry of every subject, and each seal
-contains the hash of the seal before. So a single hash, kept elsewhere, pins the whole past (ADR-0025).
+Each seal contains the hash of the seal before, so a single hash, kept elsewhere, pins the whole past (ADR-0025).
 
     leaf = sha256(0x00 + "<ordinal>:<hash of the entry>")     node = sha256(0x01 + left + right)     (RFC 6962, 2.1)
     hash = sha256(hash of the seal before + canonical JSON of the rest of the seal)
@@ -15,19 +13,18 @@ from datetime import datetime
 
 from consent.ledger.chain import GENESIS, canonical, instant
 
-LEAF, NODE = b"\x00", b"\x01"  # so that a node never passes for a leaf
+LEAF, NODE = b"\x00", b"\x01"  # a node never passes for a leaf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seal:
-    """A seal over `entries` entries, with ordinals after `last` of the seal before and up to `last`.
+    """A seal over `entries` entries, with ordinals from `first` to `last`. `number` counts from 1.
 
-    `number` counts from 1. Entries with the ordinals `first` and `last` exist; between them, a transaction which did
-    not commit leaves a gap.
+    A transaction which did not commit leaves a gap.
     """
 
     number: int
-    previous: str  # hash of the seal before
+    previous: str
     entries: int
     first: int
     last: int
@@ -42,7 +39,7 @@ class Seal:
 
 
 class Tree:
-    """A Merkle tree over a stream of leaves; memory grows with the logarithm of their number."""
+    """A Merkle tree over a stream of leaves, in logarithmic memory."""
 
     def __init__(self) -> None:
         self._peaks: list[tuple[int, bytes]] = []  # (leaves below, hash), each at most half of the peak before
@@ -70,8 +67,7 @@ class Tree:
 
 
 def over(entries: Iterable[tuple[int, str]], previous: Seal | None, now: datetime) -> Seal:
-    """Return the seal after `previous`. `entries`: at least one (ordinal, hash), by ordinal, all after the last ordinal
-    of `previous`."""
+    """Return the seal after `previous`. `entries`: (ordinal, hash), at least one, by ordinal, after `previous.last`."""
     tree = Tree()
     for ordinal, entry_hash in entries:
         tree.add(ordinal, entry_hash)
@@ -89,12 +85,12 @@ def over(entries: Iterable[tuple[int, str]], previous: Seal | None, now: datetim
 
 
 def record(seal: Seal) -> bytes:
-    """Return the payload to sign: the seal in canonical JSON."""
+    """Return the payload to sign, in canonical JSON."""
     return canonical({name: getattr(seal, name) for name in Seal.__slots__})
 
 
 def faults(seal: Seal, previous: Seal | None, found: Tree) -> Iterator[str]:
-    """Yield the faults of `seal`. `found`: the tree over all entries in the range of the seal."""
+    """Yield the faults of `seal`. `found`: the tree over all entries in its range."""
     number, follows = (previous.number + 1, previous.hash) if previous else (1, GENESIS)
     if seal.number != number:
         yield f"seal {number} is missing before it"

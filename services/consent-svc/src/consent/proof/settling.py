@@ -1,12 +1,8 @@
 """Find the `ordinal` up to which an append-only table is settled: no row can still appear at or below.
 
-Postgres assigns ordinals in order, and transactions commit in any order, so a row below the highest visible ordinal may
-still be in flight. `Settling` notes the highest visible ordinal and, after that, a new transaction id. The writer of a
-lower ordinal had a lower transaction id by then, because a writer locks other rows before these rows. Once every
-transaction up to the noted id has ended, every row up to the noted ordinal is visible. No state is stored, so the
-result stays right after a restore on another server.
-
-(Transaction ids belong to the whole server: a long transaction in another database only delays the result.)
+Transactions commit in any order. `Settling` notes the highest visible ordinal, then a new transaction id, and waits
+until every transaction up to that id has ended (ADR-0025). The writer of a lower ordinal must have a lower transaction
+id by then: a writer locks other rows before these rows.
 """
 
 from dataclasses import dataclass, field
@@ -21,7 +17,7 @@ Table = Literal["evidence", "handed_off"]
 
 @dataclass(slots=True)
 class Settling:
-    """The settling of one table. The note lives in memory, until settled or until the process ends."""
+    """The settling of one table, noted in memory."""
 
     database: Database
     table: Table
@@ -49,6 +45,6 @@ class Settling:
             ordinal = await tx.scalar(text(f"SELECT max(ordinal) FROM {self.table}"))
             if ordinal is None or ordinal <= after:
                 return None
-            # taken after reading the ordinal, in a transaction of this process: the next id of the server
+            # after reading the ordinal
             xid = await tx.scalar(text("SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint)"))
         return int(ordinal), int(xid or 0)

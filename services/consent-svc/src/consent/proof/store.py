@@ -28,10 +28,10 @@ from consent.senders.store import Sender
 
 T = TypeVar("T")
 
-READ_AT_ONCE = 2000  # rows in memory while a whole table is read
+READ_AT_ONCE = 2000
 
 Table(
-    "handed_off",  # a marketing message which left, and the consent version behind the decision
+    "handed_off",
     metadata,
     Column("message_id", Text, primary_key=True),
     Column("subject_id", Text, nullable=False),
@@ -50,7 +50,7 @@ Table(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandedOff:
-    """A marketing message which left, and the version of the subject's consent behind the decision."""
+    """A marketing message which left, and the consent version behind the decision."""
 
     message_id: str
     subject_id: str
@@ -75,7 +75,7 @@ _HANDED_OFF = {
 
 
 async def streamed(tx: AsyncConnection, query: str, read: Callable[..., T]) -> AsyncIterator[T]:
-    """Yield `read` of each row's columns by name, with READ_AT_ONCE rows in memory."""
+    """Yield `read` of each row's columns by name."""
     rows = await tx.stream(text(query), execution_options={"yield_per": READ_AT_ONCE})
     async for some in rows.partitions():
         for row in some:
@@ -83,7 +83,7 @@ async def streamed(tx: AsyncConnection, query: str, read: Callable[..., T]) -> A
 
 
 async def told_states(tx: AsyncConnection, page: int) -> AsyncIterator[list[tuple[str, int, SubjectState, bool]]]:
-    """Yield pages of (subject_id, version, state, erased) for every published state."""
+    """Yield pages of (subject_id, version, state, erased), published only."""
     rows = await tx.stream(
         text("SELECT subject_id, version, state::text, erased_at IS NOT NULL FROM subject WHERE version > 0"),
         execution_options={"yield_per": page},
@@ -94,11 +94,13 @@ async def told_states(tx: AsyncConnection, page: int) -> AsyncIterator[list[tupl
 
 def whole_ledger(tx: AsyncConnection) -> AsyncIterator[Entry]:
     """Yield every entry, by subject and position."""
-    return streamed(tx, "SELECT * FROM evidence ORDER BY subject_id, position", ledger_store.entry)
+    return streamed(
+        tx, f"SELECT {ledger_store.ENTRY_COLUMNS} FROM evidence ORDER BY subject_id, position", ledger_store.entry
+    )
 
 
 class Place(NamedTuple):
-    """The place of an entry in the whole ledger."""
+    """The place of an entry in the ledger."""
 
     ordinal: int
     hash: str
@@ -106,13 +108,13 @@ class Place(NamedTuple):
 
 
 def places(tx: AsyncConnection) -> AsyncIterator[Place]:
-    """Yield the place of every entry, by ordinal."""
+    """Yield every place, by ordinal."""
     return streamed(tx, "SELECT ordinal, hash, recorded_at FROM evidence ORDER BY ordinal", Place)
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The columns of a subject which follow from the ledger. `state`: stored JSON. `asked_at`: of the last erasure."""
+    """The columns of a subject which follow from the ledger. `asked_at`: of the last erasure."""
 
     subject_id: str
     entries: int
@@ -134,8 +136,9 @@ async def corrections_of(tx: AsyncConnection, line: Entry) -> list[Entry]:
     """Return the entries which correct this entry, oldest first."""
     rows = await tx.execute(
         text(
-            "SELECT * FROM evidence WHERE subject_id = :subject_id AND position > :position AND answers = :id"
-            " AND source = :source ORDER BY position"
+            f"SELECT {ledger_store.ENTRY_COLUMNS} FROM evidence"
+            " WHERE subject_id = :subject_id AND position > :position AND answers = :id AND source = :source"
+            " ORDER BY position"
         ),
         {
             "subject_id": line.subject_id,
@@ -148,7 +151,7 @@ async def corrections_of(tx: AsyncConnection, line: Entry) -> list[Entry]:
 
 
 async def add_handed_off(tx: AsyncConnection, messages: Sequence[HandedOff]) -> None:
-    """Insert these messages. A message on record stays unchanged."""
+    """Insert messages. A message on record stays unchanged."""
     await tx.execute(
         text(
             f"INSERT INTO handed_off ({', '.join(_HANDED_OFF)}) SELECT * FROM unnest("
@@ -160,7 +163,7 @@ async def add_handed_off(tx: AsyncConnection, messages: Sequence[HandedOff]) -> 
 
 
 async def handed_off_of(tx: AsyncConnection, campaign_id: str, after: str, limit: int) -> dict[str, list[HandedOff]]:
-    """Return a campaign's messages by subject, for up to `limit` subjects in id order from after `after`."""
+    """Return a campaign's messages by subject, for up to `limit` subjects in id order after `after`."""
     rows = await tx.execute(
         text(
             f"SELECT {', '.join(f'm.{name}' for name in _HANDED_OFF)}"
@@ -178,7 +181,7 @@ async def handed_off_of(tx: AsyncConnection, campaign_id: str, after: str, limit
 
 
 async def parties(tx: AsyncConnection, sender_ids: Iterable[str]) -> list[Party]:
-    """Return every version of these senders, in the form of receipts."""
+    """Return every version of these senders."""
     rows = await tx.execute(
         text(
             "SELECT content::text AS content, in_force_from FROM sender_version"

@@ -1,6 +1,6 @@
 """Publish a checksum of all subject states, for the services which keep a projection (ADR-0043).
 
-The timer reads all rows once, page by page, from one snapshot: memory stays constant, and no writer waits.
+The timer reads all rows from one snapshot: memory stays constant, and no writer waits.
 """
 
 import asyncio
@@ -29,10 +29,10 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 60.0
 PAGE = 1_000
-SUMMER = "placet.sums"  # advisory lock of the process which sums
+SUMMER = "placet.sums"  # advisory lock
 
 Table(
-    "states_sum",  # a single row: when the last checksum began
+    "states_sum",
     metadata,
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("begun_at", DateTime(timezone=True), nullable=False),
@@ -41,7 +41,7 @@ Table(
 
 @dataclass(frozen=True, slots=True)
 class Summing:
-    """The timer. Several processes may run the timer; only one of them sums at a time, once in `every_s`."""
+    """The timer. Of several processes, only one sums at a time, once in `every_s`."""
 
     database: Database
     every_s: float
@@ -54,7 +54,7 @@ class Summing:
         async with self.database.begin() as tx:
             if not await _is_due(tx, datetime.now(UTC) - timedelta(seconds=self.every_s)):
                 return False
-            await may_idle(tx)  # this transaction keeps the lock while the other reads all states
+            await may_idle(tx)  # keeps the lock while the other transaction reads
             summed = await self._of_a_snapshot()
             await outbox.append(tx, SUMS, [summed])
             await tx.execute(
@@ -83,7 +83,7 @@ class Summing:
 
 
 async def _is_due(tx: AsyncConnection, before: datetime) -> bool:
-    """Take the lock until the transaction ends; return whether a checksum is due and no other process sums."""
+    """Take the lock; return whether a checksum is due and no other process sums."""
     if not await tx.scalar(text("SELECT pg_try_advisory_xact_lock(hashtext(:summer))"), {"summer": SUMMER}):
         return False
     begun_at: datetime | None = await tx.scalar(text("SELECT begun_at FROM states_sum"))

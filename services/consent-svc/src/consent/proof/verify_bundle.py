@@ -45,7 +45,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines. A line longer than LINE_BYTES comes in pieces, and so fails the check."""
+    """Yield the lines. A line longer than LINE_BYTES comes in pieces, and fails."""
     with path.open("rb") as file:
         while raw := file.readline(LINE_BYTES):
             yield raw

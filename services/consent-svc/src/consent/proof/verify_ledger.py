@@ -17,11 +17,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from common.db.database import Database, may_idle
 from consent.proof.audit import Audit
 
-TOLD = 100  # findings printed; the rest is counted
+TOLD = 100  # the rest is counted
 
 
 class _Settings(BaseSettings):
-    """The only setting of the command. A role with read access is enough."""
+    """The only setting of the command. Read access is enough."""
 
     model_config = SettingsConfigDict(env_prefix="PLACET_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -65,7 +65,7 @@ async def _run(url: str, pins: Mapping[int, str]) -> int:
 async def verified(database: Database, pins: Mapping[int, str]) -> AsyncIterator[tuple[str, bool]]:
     """Yield each line to print, and whether the line is a problem.
 
-    The audit reads one snapshot, which delays neither recording nor sealing; but Postgres cannot vacuum meanwhile.
+    The audit delays neither recording nor sealing; but Postgres cannot vacuum meanwhile.
     """
     started = perf_counter()
     async with database.begin() as tx:

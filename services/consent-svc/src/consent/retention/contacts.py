@@ -1,7 +1,6 @@
 """Turn a person's contact with a sender into evidence, and decide whether the evidence is worth a ledger line.
 
-A contact moves the clock of retention and opens no consent (`ledger.last_contact`). The ledger keeps one contact per
-day, person and sender, and only for people with another line for that sender: no data is held about strangers.
+The ledger keeps one contact per day, person and sender, and none about strangers to the sender.
 """
 
 from collections.abc import Mapping
@@ -19,10 +18,7 @@ from consent.ledger.store import Standing
 
 
 def contact(subject_id: str, sender_id: str, occurred_at: datetime, received_at: datetime, **proof: Any) -> Statement:
-    """Return the statement of a contact. A person's contacts with a sender on a UTC day share an id.
-
-    `proof`: fields of Evidence, `source` among them.
-    """
+    """Return a contact, with an id per person, sender and UTC day. `proof`: fields of Evidence."""
     day = retention.day(min(occurred_at, received_at))
     evidence = Evidence(
         evidence_id=evidence_id("contact", subject_id, sender_id, day),
@@ -37,7 +33,7 @@ def contact(subject_id: str, sender_id: str, occurred_at: datetime, received_at:
 
 
 async def worth_keeping(tx: AsyncConnection, statements: Mapping[int, Statement]) -> dict[int, Statement]:
-    """Return the contacts of people known to the sender that move the sender's clock to another day."""
+    """Return the contacts of people known to the sender that move the clock to another day."""
     standing = await ledger_store.standing_of(tx, [statement.subject_id for statement in statements.values()])
     worth = {}
     for index, statement in statements.items():

@@ -1,6 +1,6 @@
 """Report over HTTP the consents to a sender that end soon, by month and singly, to win people back in time.
 
-The report names keyed hashes, never numbers. The check and the gate alone say whether a message may go now.
+The report is no permission.
 """
 
 from datetime import UTC, date, datetime

@@ -1,11 +1,7 @@
 """Run retention on a timer, in batches: ask about renewal, expire consents, erase people without an open consent.
 
-A batch is a transaction: lock some subjects with a due step, skipping locked ones (`store.lock_due`); decide each step
-(`ledger/retention.py`); record the steps. After a long outage the timer catches up, longest due first. A crash repeats
-no step, because an expiry's evidence id contains the instant of expiry. Meanwhile no message goes out: the gate has
-that instant in advance.
-
-`Recount` goes once through the consents of a sender that changes its retention.
+A crash repeats no step, because an expiry's evidence id contains its instant. A late timer lets no message out, because
+the gate has that instant in advance (ADR-0023).
 """
 
 import logging
@@ -33,7 +29,7 @@ from consent.rights import erasures
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.5
-PEOPLE = 200  # locked at once
+PEOPLE = 200
 Clock = Callable[[], datetime]
 
 EXPIRED = counter("sms_consent_expired_total", "Consents expired.")
@@ -48,8 +44,8 @@ BACKLOG = gauge(
 class Expiring:
     """The timer. `backlog`: outbox rows beyond which no step is written, because a STOP would wait behind the steps.
 
-    `read_up_to`: consent-svc has applied every text acknowledged before this instant. So an OUI sent in time, but read
-    after a day's outage, still finds its question open.
+    consent-svc has applied every text acknowledged before `read_up_to`: an OUI sent in time still finds its question
+    open.
     """
 
     database: Database
@@ -83,8 +79,7 @@ def _clock() -> datetime:
 async def step(tx: AsyncConnection, now: datetime, asking: Asking, people: int = PEOPLE, clock: Clock = _clock) -> int:
     """Run the steps due at `now` for at most `people` people, and return the number of people.
 
-    Returns 0 where no step is due, or other transactions hold every lock. `now` may lie in the past, at `read_up_to`.
-    Writes carry the time of `clock`, read under the locks, so that an erasure reaches all data recorded by then.
+    Writes carry the time of `clock`, read under the locks: an erasure reaches all data recorded by then.
     """
     due = await store.lock_due(tx, now, people)
     if not due:
@@ -92,7 +87,7 @@ async def step(tx: AsyncConnection, now: datetime, asking: Asking, people: int =
     written_at = clock()
     rows = await term_store.due_of(tx, due)
     EXPIRED.inc(await recorder.expire(tx, due, now, written_at))
-    await recorder.recount(tx, due, written_at)  # for a consent that holds longer now than at the writing of its row
+    await recorder.recount(tx, due, written_at)  # a consent may hold longer now than its row says
     subjects = await ledger_store.lock_subjects(tx, {}, due)
     rules = await store.rules_of(tx, recorder.senders_of(subjects.values()))
     consents = [row for row in rows if not retention.is_person(row.term)]
@@ -107,9 +102,9 @@ async def step(tx: AsyncConnection, now: datetime, asking: Asking, people: int =
 
 
 async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetime, asked_at: datetime) -> None:
-    """Erase the people of `subject_ids` whose own term is over at `now`, dated `asked_at`. The caller holds the locks.
+    """Erase the people whose own term is over at `now`, dated `asked_at`. The caller holds the locks.
 
-    A question asked or due postpones the erasure to its row's next step, and a text under review by REVIEWED_WITHIN.
+    A question postpones the erasure to its next step, a text under review by REVIEWED_WITHIN.
     """
     rows = await term_store.due_of(tx, subject_ids) if subject_ids else []
     subjects = await ledger_store.lock_subjects(tx, {}, subject_ids) if rows else {}
@@ -149,11 +144,7 @@ def look(row: Due, state: SubjectState, rules: Rules, now: datetime) -> tuple[Du
 class Recount:
     """Recounts the terms of a sender's consents after a change of its retention.
 
-    The change requests the recount (`registry.change`). A concurrent writer may have counted with the old rule. So the
-    first poll only notes a transaction id, and the recount begins once every transaction up to that id has ended, as an
-    erasure does (`common/privacy/erasing.py`). The cursor is the old end and the subject. A row whose end moves later
-    is met at most twice, and the second time stays as is. The pages include all people without an open consent, because
-    the state alone tells whether a person knows the sender; for a person who does not, the recount writes nothing.
+    The recount begins once every transaction that may have counted with the old rule has ended.
     """
 
     def __init__(self, database: Database, backlog: int) -> None:
@@ -165,7 +156,7 @@ class Recount:
         return Worker(timer.name, timer.run)
 
     async def look(self) -> bool:
-        """Recount a page. Return whether the timer should call again."""
+        """Recount a page. Return whether to call again."""
         async with self._database.begin() as tx:
             noted = await term_store.note_recounts(tx)
         async with self._database.begin() as tx:

@@ -1,8 +1,7 @@
 """Record over HTTP the contacts of people with a sender, which move the clock of retention and open no consent.
 
-Internal services report acts of the person: a purchase, a form, a login, a click. A message sent, delivered or opened
-is no contact (CNIL; DOMAIN 1.4). This module cannot tell the difference: a caller that reports such an event breaks the
-law.
+A message sent, delivered or opened is no contact (CNIL; DOMAIN 1.4): a caller that reports such an event breaks the
+law, and this module cannot tell.
 """
 
 from collections import Counter

@@ -1,7 +1,6 @@
 """Set how long consent-svc keeps each table, the ledger aside. docs/retention.md gives each period's reason and source.
 
-The ledger and its derived tables have their own clocks (`ledger/retention.py`), and never need the rows pruned here:
-repeats by a caller, an operator or Kafka; messages to people; outcomes of imports.
+The ledger has its own clocks.
 """
 
 from datetime import timedelta
@@ -10,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from common.privacy.pruning import DEAD_LETTERS, Policy, Pruned
 
-KAFKA_DAYS = 7  # Kafka's retention: until then an event may be read again
+KAFKA_DAYS = 7  # Kafka may deliver an event again
 MARGIN = timedelta(hours=1)  # for clocks that differ
 
 
@@ -22,7 +21,7 @@ class Periods(BaseModel):
     keys_days: int = Field(35, ge=1)
     answers_days: int = Field(35, ge=KAFKA_DAYS)
     reviews_days: int = Field(35, ge=KAFKA_DAYS)
-    rectifications_days: int = Field(396, ge=1)  # 13 months, as a raw message: content and author
+    rectifications_days: int = Field(396, ge=1)  # 13 months, as a raw message
     imports_days: int = Field(396, ge=1)  # 13 months
     handed_off_days: int = Field(1826, ge=KAFKA_DAYS)  # 5 years: the limit for a suit over a message (DOMAIN 1.4)
 

@@ -1,9 +1,7 @@
 """Ask the single question at the end of a consent, and turn an OUI into a renewal.
 
-The question goes out on the service lane, within the hours of marketing law, once per term: a text covers all
-consents to a sender that end at the same instant (`ledger/retention.py` says when). An answer counts from the question
-on, until `answer_before`. A STOP, or any later contact, closes the question. No person is asked twice for a term, or
-without a number to text.
+The question goes out within the hours of marketing law, once per term, for all consents to a sender that end at the
+same instant (ADR-0028). A STOP, or any later contact, closes the question.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,9 +27,9 @@ from consent.ledger.term_store import Due
 from consent.senders import store as senders_store
 from consent.senders.store import Sender
 
-GOES_WITHIN = timedelta(hours=1)  # dispatch sends by then or never, and checks no hours on this lane
+GOES_WITHIN = timedelta(hours=1)  # dispatch sends by then or never, and checks no hours on the service lane
 
-REVIEWED_WITHIN = timedelta(hours=1)  # a text that may be a STOP is read before the question goes
+REVIEWED_WITHIN = timedelta(hours=1)  # a text that may be a STOP is read first
 
 ASKED = counter("sms_consent_renewals_asked_total", "Renewal questions sent to people before the end of a consent.")
 RENEWED = counter("sms_consent_renewals_answered_total", "Consents renewed by an OUI.")
@@ -49,8 +47,7 @@ class Asking:
     ) -> list[Due]:
         """Ask about these rows, and return the rows as updated: asked, or postponed.
 
-        The caller has locked the subjects. A person without a usable number, or at the daily cap of texts, counts as
-        asked: no answer will come.
+        The caller has locked the subjects. A person without a usable number, or at the daily cap, counts as asked.
         """
         senders = {s.sender_id: s for s in await senders_store.senders_of(tx, {row.term.sender_id for row in due})}
         after: list[Due] = []
@@ -83,10 +80,7 @@ class Asking:
             return None
 
     def _opens(self, number: str, now: datetime) -> datetime:
-        """Return `now` if the hours permit a text now and GOES_WITHIN later, else the time of the next try.
-
-        Without known rules for the territory, the question is postponed by SEARCH_DAYS, each time.
-        """
+        """Return `now` if the hours permit a text now and GOES_WITHIN later, else the next try."""
         where = territory_of(number)
         if all(is_open(at, where, self.policy) for at in (now, now + GOES_WITHIN)):
             return now
@@ -123,10 +117,9 @@ def confirms(
     asked: Sequence[Due],
     received_at: datetime,
 ) -> Iterator[Evidence]:
-    """Yield the evidence of an OUI.
+    """Yield the renewal of all consents that a sender of the code asked about.
 
-    The OUI renews all consents that a sender of the code asked about, unless a STOP has closed them. Where two senders
-    wait for an answer, the OUI renews neither. `received_at`: when the OUI was understood.
+    Where two senders wait, the OUI renews neither. `received_at`: when the OUI was understood.
     """
     at = min(message.occurred_at, message.received_at)
     waiting = [

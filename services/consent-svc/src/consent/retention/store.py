@@ -20,7 +20,7 @@ EARLIEST_END = datetime(1970, 1, 1, tzinfo=UTC)
 async def endings_by_month(
     tx: AsyncConnection, sender_id: str, begins: datetime, until: datetime
 ) -> list[tuple[date, str, int, int]]:
-    """Count a sender's open consents: (month of ending in UTC, purpose, consents, consents asked about)."""
+    """Count a sender's open consents: (month of ending in UTC, purpose, consents, asked about)."""
     rows = await tx.execute(
         text(
             "SELECT CAST(date_trunc('month', expires_at AT TIME ZONE 'UTC') AS date) AS month, purpose,"
@@ -36,11 +36,12 @@ async def endings_by_month(
 async def endings(
     tx: AsyncConnection, sender_id: str, after: tuple[datetime, str, str] | None, until: datetime, limit: int
 ) -> list[Due]:
-    """Return a sender's open consents which end before `until`, soonest first, from after `after`."""
+    """Return a sender's open consents which end before `until`, soonest first, after `after`."""
     at, subject_id, purpose = after or (EARLIEST_END, "", "")
     rows = await tx.execute(
         text(
-            "SELECT * FROM retention_due WHERE sender_id = :id AND open AND expires_at < :until AND expires_at >= :at"
+            f"SELECT {term_store.DUE_COLUMNS} FROM retention_due"
+            " WHERE sender_id = :id AND open AND expires_at < :until AND expires_at >= :at"
             " AND (expires_at, subject_id, purpose) > (:at, :subject_id, :purpose)"
             " ORDER BY expires_at, subject_id, purpose LIMIT :limit"
         ),
@@ -50,11 +51,7 @@ async def endings(
 
 
 async def lock_due(tx: AsyncConnection, now: datetime, limit: int) -> list[str]:
-    """Lock the subjects of up to `limit` due rows, longest due first, and return their ids.
-
-    The query skips locked subjects until the next poll: retention waits for no transaction, and only new evidence of
-    the subjects returned waits for retention.
-    """
+    """Lock the subjects of up to `limit` due rows, longest due first, and return their ids. Skip locked subjects."""
     rows = await tx.execute(
         text(
             "SELECT s.subject_id FROM retention_due AS d JOIN subject AS s ON s.subject_id = d.subject_id"
@@ -72,14 +69,14 @@ async def rules_of(tx: AsyncConnection, sender_ids: Collection[str]) -> Rules:
 
 @dataclass(frozen=True, slots=True)
 class Recounting:
-    """The progress of a sender's recount. `cursor`: (old end, subject_id) of the last row counted."""
+    """A sender's recount. `cursor`: (old end, subject_id) of the last row."""
 
     sender_id: str
     cursor: tuple[datetime, str] | None
 
 
 async def lock_recount(tx: AsyncConnection) -> Recounting | None:
-    """Lock a recount which may proceed, unless another worker holds the row."""
+    """Lock a recount which may proceed, if no other worker has."""
     rows = await tx.execute(
         text(
             "SELECT sender_id, cursor_at, cursor_subject FROM retention_recount"
@@ -96,10 +93,9 @@ async def lock_recount(tx: AsyncConnection) -> Recounting | None:
 async def terms_page(
     tx: AsyncConnection, sender_id: str, after: tuple[datetime, str] | None, limit: int
 ) -> list[tuple[datetime, str]]:
-    """Return a page of (end, subject_id) after `after`: the sender's rows, and rows of people with nothing open.
+    """Return (end, subject_id) after `after`: the sender's rows, and rows of people with nothing open.
 
-    Of the latter, only the state says whether the subject knows the sender; a filter would read the whole table for
-    each page.
+    Only the state says whether the latter know the sender; a filter would read the whole table.
     """
     page = (
         "(expires_at, subject_id) > (coalesce(CAST(:at AS timestamptz), '-infinity'), :subject)"

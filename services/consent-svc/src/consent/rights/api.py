@@ -387,7 +387,7 @@ async def _rectify(
 def _correction(line: Evidence, what: LineBody, asked: AskedBody, identity: str, now: datetime) -> Evidence:
     """Return the evidence that stands beside a wrong line.
 
-    To annul the line, the evidence is an opt-out as old as the line, so that newer lines keep their effect.
+    To annul, the evidence is an opt-out as old as the line, so that newer lines keep their effect.
     """
     right = what.right.model_dump(exclude_none=True)
     annuls = ledger.annuls(line, what.wrong, right)
@@ -408,8 +408,7 @@ def _correction(line: Evidence, what: LineBody, asked: AskedBody, identity: str,
 def _shut(what: NumberBody, asked: AskedBody, now: datetime, identity: str, *chosen: str) -> Evidence:
     """Return the opt-out of a number that is not the person's.
 
-    `chosen`: the sender and purpose of a consent to close by name as well. A START takes back a STOP, and the number's
-    new owner has chosen no purpose.
+    `chosen`: a consent to close by name as well, because a START takes back a STOP.
     """
     sender_id, purpose = chosen or (what.sender_id, None)
     return Evidence(
@@ -458,10 +457,7 @@ def _rectification(found: Rectification) -> RectificationView:
 async def _claimed(
     tx: AsyncConnection, request: Request, caller: Caller, held: Resources[ServiceSettings], key: str | None
 ) -> datetime | None:
-    """Claim the Idempotency-Key for this request, and return the time of the claim, or None without a key.
-
-    A key claimed anew after pruning makes another request. Raises KeyReused.
-    """
+    """Claim the Idempotency-Key, and return the time of the claim. Raises KeyReused."""
     if key is None:
         return None
     return await claim(tx, caller, key, await fingerprint_of(request, held.subject_keys))

@@ -1,8 +1,6 @@
 """Gather copies of a person's data from every service, through events, and keep the parts encrypted.
 
-A single transaction begins a copy: the row, consent-svc's own part, and the event for the other services. The last part
-completes the copy. A copy lasts a week, and an erasure deletes the copy at once, because a copy holds all
-personal data in a single place.
+An erasure deletes a copy at once.
 """
 
 import csv
@@ -86,7 +84,7 @@ class Copy:
 
 
 async def begin(tx: AsyncConnection, keys: FieldKeys, copy_id: str, subject_id: str, now: datetime) -> None:
-    """Begin a copy: store the row and consent-svc's part, and ask the other services. A known id changes nothing."""
+    """Begin a copy: store the row and consent-svc's part, and ask the other services, once per id."""
     added = await tx.execute(
         text(
             "INSERT INTO copy (copy_id, subject_id, requested_at, expires_at) VALUES (:id, :subject, :now, :until)"
@@ -100,9 +98,6 @@ async def begin(tx: AsyncConnection, keys: FieldKeys, copy_id: str, subject_id: 
     await _put(tx, await copier(keys).parts(tx, asked))
     await outbox.append(tx, COPIES, [asked])
     ASKED.inc()
-
-
-# --- consent-svc's own part, and the others' -------------------------------------------------------------------------
 
 
 def copier(keys: FieldKeys) -> Copier:
@@ -145,10 +140,7 @@ parts = Subscription("consent.copy-parts", COPY_PARTS, take_parts, max_records=2
 
 
 async def _put(tx: AsyncConnection, gathered: Sequence[CopyGathered]) -> None:
-    """Store parts: the first per place counts, and the last part completes the copy.
-
-    Parts of a deleted copy are dropped.
-    """
+    """Store parts: the first per place counts. Parts of a deleted copy are dropped."""
     if not gathered:
         return
     await tx.execute(
@@ -185,9 +177,6 @@ async def _put(tx: AsyncConnection, gathered: Sequence[CopyGathered]) -> None:
     )
 
 
-# --- fetching, and forgetting ----------------------------------------------------------------------------------------
-
-
 async def find(tx: AsyncConnection, keys: FieldKeys, copy_id: str, now: datetime) -> Copy | None:
     """Return a copy, or None if unknown, expired or erased."""
     found = await tx.execute(
@@ -217,10 +206,7 @@ async def find(tx: AsyncConnection, keys: FieldKeys, copy_id: str, now: datetime
 
 
 async def delete(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
-    """Delete these people's copies, and return the number by subject_id.
-
-    A concurrent insert of a part waits for this transaction, then finds no copy.
-    """
+    """Delete these people's copies; return the number by subject_id. A concurrent part then finds no copy."""
     rows = await tx.execute(
         text("DELETE FROM copy WHERE subject_id = ANY(CAST(:ids AS text[])) RETURNING copy_id, subject_id"),
         {"ids": list(subject_ids)},
@@ -259,10 +245,7 @@ class Forgetting:
 
 
 def csv_of(copy: Copy) -> str:
-    """Return a row per value: service, kind, item (numbered per service), field, value.
-
-    A nested field is `outer.inner`.
-    """
+    """Return a row per value; items are numbered per service, a nested field is `outer.inner`."""
     written = io.StringIO()
     rows = csv.writer(written)
     rows.writerow(("service", "kind", "item", "field", "value"))

@@ -1,7 +1,6 @@
 """Erase consent-svc's data about a person.
 
-Erased: the number, the personal fields of evidence, page links, copies, the content of rectifications, the number in
-double opt-in questions. Kept: the keyed hash with its opt-outs, and each ledger line without personal fields.
+Kept: the keyed hash with its opt-outs, and each ledger line without personal fields.
 """
 
 from collections.abc import Mapping

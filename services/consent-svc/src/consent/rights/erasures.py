@@ -1,9 +1,6 @@
 """Run erasures: stop first, then each service erases and acknowledges; the last answer completes the certificate.
 
-A single transaction begins an erasure: the opt-out of everyone (from the recorder, for a statement that `erases`), the
-row, consent-svc's own task, and the event for the other services. An erasure by retention has no opt-out
-(`begin_unasked`). A late answer is requested again, with an error in the log. The keyed hash stays with its opt-outs,
-and so do the ledger's lines without personal fields.
+A single transaction records the opt-out and begins the erasure (ADR-0022).
 """
 
 import logging
@@ -53,12 +50,12 @@ Table(
     "erasure",
     metadata,
     Column("erasure_id", Text, primary_key=True),
-    Column("position", BigInteger, Identity(always=True), nullable=False),  # the order of lists
+    Column("position", BigInteger, Identity(always=True), nullable=False),
     Column("subject_id", Text, nullable=False),
     Column("source", Text, nullable=False),
-    Column("evidence_id", Text, nullable=False),  # of the opt-out, or the id of the occasion (`begin_unasked`)
+    Column("evidence_id", Text, nullable=False),  # the opt-out, or the occasion (`begin_unasked`)
     Column("requested_at", DateTime(timezone=True), nullable=False),
-    Column("asked_again_at", DateTime(timezone=True), nullable=True),  # after a late answer
+    Column("asked_again_at", DateTime(timezone=True), nullable=True),
     Column("completed_at", DateTime(timezone=True), nullable=True),
     Index("erasure_position_ix", "position", unique=True),
     Index("erasure_open_ix", "subject_id", postgresql_where=text("completed_at IS NULL")),
@@ -71,7 +68,7 @@ Table(
     Column("service", Text, nullable=False),
     Column("erased_at", DateTime(timezone=True), nullable=False),
     Column("acknowledged_at", DateTime(timezone=True), nullable=False),
-    Column("erased", JSONB, nullable=False),  # counts by kind
+    Column("erased", JSONB, nullable=False),
     PrimaryKeyConstraint("erasure_id", "service"),
 )
 
@@ -88,7 +85,7 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """An erasure and its progress. `place`: the position in lists."""
+    """An erasure and its progress. `place`: in lists."""
 
     erasure_id: str
     place: int
@@ -110,15 +107,12 @@ _ERASURE = "erasure_id, position AS place, subject_id, source, evidence_id, requ
 
 
 def named(evidence_id: str) -> str:
-    """Return the erasure id for this evidence, always the same, so that repeats drop out."""
+    """Return the erasure id for this evidence: repeats drop out."""
     return str(message_id(EPOCH, "erasure", evidence_id))
 
 
 async def begin(tx: AsyncConnection, recorded: Sequence[Recorded], now: datetime) -> None:
-    """Begin the erasures that `recorded` statements ask for, in the transaction of their recording.
-
-    Duplicate and refused statements begin no erasure.
-    """
+    """Begin the erasures that `recorded` statements ask for, in the transaction of their recording."""
     asked = [
         _Asked(each.statement.subject_id, each.statement.evidence.source, each.statement.evidence.evidence_id)
         for each in recorded
@@ -130,7 +124,7 @@ async def begin(tx: AsyncConnection, recorded: Sequence[Recorded], now: datetime
 async def begin_unasked(tx: AsyncConnection, reasons: Mapping[str, str], source: str, now: datetime) -> None:
     """Begin erasures that no person has asked for. The caller has locked the subjects.
 
-    `reasons`: by subject_id, an id that names the occasion for ever. `source`: why the data is no longer held.
+    `reasons`: by subject_id, an id of the occasion. `source`: why the data is no longer held.
     """
     await recorder.forget(tx, list(reasons), now)
     await _begin(tx, [_Asked(subject_id, source, reason) for subject_id, reason in reasons.items()], now)
@@ -171,11 +165,8 @@ async def _begin(tx: AsyncConnection, asked: Sequence[_Asked], now: datetime) ->
     ASKED.inc(len(events))
 
 
-# --- the answers ----------------------------------------------------------------------------------------------------
-
-
 async def take_answers(tx: AsyncConnection, batch: list[Received]) -> After | None:
-    """Store the first answer of each service. The last service's answer completes the erasure."""
+    """Store the first answer of each service; the last service's answer completes the erasure."""
     acks = [received.event for received in batch if isinstance(received.event, ErasureAcknowledged)]
     if not acks:
         return None
@@ -219,7 +210,7 @@ answers = Subscription("consent.erasure-acks", ERASURE_ACKS, take_answers)
 
 @dataclass(frozen=True, slots=True)
 class Lateness:
-    """Requests late answers again, with a log line per erasure and metrics for alerts."""
+    """Requests late answers again."""
 
     database: Database
     late_after: timedelta
@@ -257,9 +248,6 @@ class Lateness:
             for service in who:
                 LATE.labels(service).inc()
         return len(late) == LATE_AT_ONCE
-
-
-# --- the record -----------------------------------------------------------------------------------------------------
 
 
 async def find(tx: AsyncConnection, erasure_ids: Sequence[str]) -> list[Erasure]:

@@ -1,13 +1,8 @@
 """Run rectifications (RGPD art. 16): correct wrong data, and keep the request with its date.
 
-    contact   campaign-svc corrects the fields (first name, city) and updates the text of waiting messages
-    number    wrong, or no longer the person's: opted out for the sender or for all, each consent also by name, and
-              the contact is deleted. No consent moves to another number, which needs evidence of its own
-    evidence  a ledger line: another line is appended beside the wrong line, as an opt-out where the wrong line must
-              count no more
-
-A single transaction begins a rectification: the row, the evidence, the event. The answer of campaign-svc completes it.
-A rectification of a ledger line is complete at once. An erasure deletes the content of the request.
+contact   campaign-svc corrects the fields (first name, city) and updates the text of waiting messages
+number    opted out for the sender or for all, each consent also by name, and the contact is deleted
+evidence  another line is appended beside the wrong line (ADR-0024)
 """
 
 import logging
@@ -38,7 +33,7 @@ log = logging.getLogger(__name__)
 
 Kind = Literal["contact", "number", "evidence"]
 
-SERVICES = ("campaign",)  # the services that answer a rectification
+SERVICES = ("campaign",)
 ASKED = counter("sms_consent_rectifications_total", "Rectifications requested.", ["kind"])
 OLDEST = gauge(
     "sms_consent_oldest_rectification_age_seconds",
@@ -50,13 +45,13 @@ Table(
     "rectification",
     metadata,
     Column("rectification_id", Text, primary_key=True),
-    Column("position", BigInteger, Identity(always=True), nullable=False),  # the order of lists
+    Column("position", BigInteger, Identity(always=True), nullable=False),
     Column("subject_id", Text, nullable=False),
     Column("kind", Text, nullable=False),
     Column("sender_id", Text, nullable=True),  # NULL: every sender
     Column("source", Text, nullable=False),
     Column("asked", Text, nullable=True),  # JSON, encrypted, context "rectification:<id>"; null: erased or pruned
-    Column("evidence_id", Text, nullable=True),  # the evidence appended to the ledger
+    Column("evidence_id", Text, nullable=True),  # appended to the ledger
     Column("annulled", Boolean, nullable=False),  # the line no longer counts
     Column("requested_at", DateTime(timezone=True), nullable=False),
     Column("completed_at", DateTime(timezone=True), nullable=True),
@@ -69,10 +64,7 @@ Table(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rectification:
-    """A rectification and its progress.
-
-    `asked`: the content of the request, None once erased. `place`: the position in lists.
-    """
+    """A rectification and its progress. `asked`: null once erased or pruned. `place`: in lists."""
 
     rectification_id: str
     place: int
@@ -99,7 +91,7 @@ _COLUMNS = (
 
 
 def context(rectification_id: str) -> str:
-    """Return the encryption context of the request's content, and of the fields in the event."""
+    """Return the encryption context of the request and of the event's fields."""
     return f"rectification:{rectification_id}"
 
 
@@ -109,10 +101,7 @@ async def begin(
     new: Rectification,
     fields: Mapping[str, str | None] | None = None,
 ) -> None:
-    """Store a rectification, and publish the request unless already complete.
-
-    `fields`: the right values of a contact's fields, else None.
-    """
+    """Store a rectification, and publish the request unless complete. `fields`: the right values of a contact."""
     sealed = keys.seal(msgspec.json.encode(new.asked).decode(), context(new.rectification_id))
     await tx.execute(
         text(
@@ -153,7 +142,7 @@ async def begin(
 
 
 async def take_answers(tx: AsyncConnection, batch: list[Received]) -> After | None:
-    """Store the first answer of each service. The last service's answer completes the rectification."""
+    """Store the first answer of each service; the last service's answer completes the rectification."""
     for received in batch:
         if isinstance(ack := received.event, RectificationAcknowledged):
             await tx.execute(
@@ -179,10 +168,7 @@ answers = Subscription("consent.rectification-acks", RECTIFICATION_ACKS, take_an
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Measures the age of the oldest open rectification.
-
-    No request is repeated: campaign-svc reads the request from its topic, and answers however long that takes.
-    """
+    """Measures the age of the oldest open rectification. No request is repeated."""
 
     database: Database
 
@@ -232,10 +218,7 @@ async def page(tx: AsyncConnection, keys: FieldKeys, *, complete: bool, after: i
 
 
 async def empty(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
-    """Delete the content of these people's requests, and return the number by subject_id.
-
-    The rows stay as a record of the requests.
-    """
+    """Delete the content of these people's requests; return the number by subject_id."""
     rows = await tx.execute(
         text(
             "WITH gone AS (UPDATE rectification SET asked = NULL"

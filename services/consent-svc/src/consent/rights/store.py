@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from consent.schema import metadata
 
 Table(
-    "preference_link",  # target of a short link; the key which signs links is elsewhere
+    "preference_link",  # the key which signs links is elsewhere
     metadata,
     Column("link_id", Text, primary_key=True),
     Column("subject_id", Text, nullable=False),
@@ -27,8 +27,8 @@ Table(
     Column("browser", Text, nullable=True),  # SHA-256 of the cookie which did more than stop
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("expires_at", DateTime(timezone=True), nullable=False),
-    Column("whole", Boolean, nullable=False, server_default=text("false")),  # the link may do more than stop
-    Column("given_to", Text, nullable=True),  # the caller; null: texted, or not recorded
+    Column("whole", Boolean, nullable=False, server_default=text("false")),
+    Column("given_to", Text, nullable=True),  # null: texted, or not recorded
     Index("preference_link_expires_at_ix", "expires_at"),
     Index("preference_link_subject_id_ix", "subject_id"),
 )
@@ -38,9 +38,7 @@ Table(
 class PreferenceLink:
     """A short link to a subject's preference page. `number`: encrypted. `sender_id` None: the page shows every sender.
 
-    `whole`: the holder counts as the person, also for an opt-in or an erasure: consent-svc texted the link to the
-    person, or gave the link to a caller for every sender. `given_to`: the caller; None: texted where `whole`, else
-    not recorded.
+    `whole`: the holder counts as the person, also for an opt-in or an erasure (ADR-0058). `given_to`: the caller.
     """
 
     link_id: str
@@ -54,17 +52,14 @@ class PreferenceLink:
 
     @property
     def only_stops(self) -> bool:
-        """Return whether the link can only stop.
-
-        A link for every sender counts as whole: only a caller for every sender could ever ask for such a link.
-        """
+        """Return whether the link can only stop. Only a caller for every sender can ask for a link for every sender."""
         return not self.whole and self.sender_id is not None
 
 
 async def add_link(tx: AsyncConnection, link: PreferenceLink, now: datetime) -> datetime:
-    """Store a link, or keep the link with this id, and return when the link expires; delete some expired links.
+    """Store a link, or keep the link with this id; return when the link expires. Delete some expired links.
 
-    `whole` only narrows: a link once stored stop-only stays so.
+    `whole` only narrows.
     """
     await tx.execute(
         text(
@@ -97,7 +92,7 @@ async def add_link(tx: AsyncConnection, link: PreferenceLink, now: datetime) -> 
 
 
 async def delete_links(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, int]:
-    """Delete the links of these subjects, and return counts by subject_id."""
+    """Delete the links of these subjects; return counts."""
     rows = await tx.execute(
         text(
             "WITH gone AS (DELETE FROM preference_link WHERE subject_id = ANY(CAST(:ids AS text[]))"
@@ -109,7 +104,7 @@ async def delete_links(tx: AsyncConnection, subject_ids: Collection[str]) -> dic
 
 
 async def bind_link(tx: AsyncConnection, link_id: str, browser: str) -> bool:
-    """Bind the link to this browser; return False where the link belongs to another browser."""
+    """Bind the link to this browser; return False for another browser's link."""
     held = await tx.scalar(
         text("UPDATE preference_link SET browser = coalesce(browser, :browser) WHERE link_id = :id RETURNING browser"),
         {"id": link_id, "browser": browser},

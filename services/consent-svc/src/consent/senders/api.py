@@ -37,7 +37,7 @@ class SenderTaken(Conflict):
 
 
 def router(refused_oadcs: Collection[str]) -> APIRouter:
-    """Return the routes. `refused_oadcs` are names that AF2M forbids or reserves to an owner without authorisation."""
+    """Return the routes. `refused_oadcs`: names that AF2M forbids or reserves to an owner."""
     routes = APIRouter(prefix="/v1/senders")
 
     @routes.post("", status_code=201)
@@ -125,19 +125,15 @@ def _check_oadc(wanted: str, refused: Collection[str]) -> None:
 
 
 def _check_controller(caller: Caller, controller: str | None) -> None:
-    """Raise Forbidden if the token does not cover the controller.
-
-    A STOP to a sender may cover all senders of its controller, so a limited token may not join another's controller.
-    """
+    """Raise Forbidden if the token does not cover the controller, to which a STOP may reach (ADR-0020)."""
     if controller is not None and caller.senders is not None and controller not in caller.senders:
         raise Forbidden("the token does not cover the controller", reasons=[Reason("controller", "sender_not_granted")])
 
 
 async def _check_code(tx: AsyncConnection, caller: Caller, stop_code: str) -> None:
-    """Raise Forbidden if a sender outside the token uses or used the code.
+    """Raise Forbidden if a sender outside the token uses or used the code, which a STOP without a name reaches.
 
-    A STOP without a name reaches every sender that ever used the code, and a name narrows the STOP to its sender. The
-    lock makes two callers with the same new code wait for each other.
+    The lock makes two callers with the same new code wait.
     """
     await store.lock_stop_code(tx, stop_code)
     owners = (await store.owners_of(tx, [stop_code])).get(stop_code, {})

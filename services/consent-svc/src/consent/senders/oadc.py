@@ -1,16 +1,16 @@
 """Decides which names (OADC) a sender may not take. Pure.
 
-AF2M keeps two lists against usurpation: names always blocked, and names blocked unless their owner has authorised the
-use (DOMAIN 1.7). AF2M gives the lists to operators' partners and does not publish them, so the names are a setting.
+AF2M keeps lists of names always blocked, and names blocked unless their owner authorises (DOMAIN 1.7), and does not
+publish the lists: the names are a setting.
 """
 
 from collections.abc import Collection
 
-ALIKE = str.maketrans("015L", "OISI")  # characters that look like another letter on a telephone
+ALIKE = str.maketrans("015L", "OISI")  # alike on a telephone
 
 
 def is_refused(oadc: str, refused: Collection[str]) -> bool:
-    """Return whether `oadc` equals or looks like a refused name, whatever the case."""
+    """Return whether `oadc` equals or looks like a refused name."""
     return _read(oadc) in {_read(one) for one in refused}
 
 

@@ -1,7 +1,6 @@
 """The sender registry, the only writer of senders.
 
-The registry stores and publishes every change as a new, whole version, and keeps all versions: a consent refers to the
-version in force at its time. Registering the same content again changes nothing.
+The registry keeps every version: a consent refers to the version in force at its time.
 """
 
 from dataclasses import replace
@@ -22,7 +21,7 @@ StopCodeClass = Literal["marketing", "transactional"]
 
 
 async def register(tx: AsyncConnection, wanted: Sender, now: datetime) -> tuple[Sender, bool]:
-    """Return the registered sender, perhaps with other content than `wanted`, and whether this call created it."""
+    """Return the registered sender, perhaps unlike `wanted`, and whether this call created it."""
     if await store.add_sender(tx, wanted, now):
         await _publish(tx, wanted, now)
         return wanted, True
@@ -32,7 +31,7 @@ async def register(tx: AsyncConnection, wanted: Sender, now: datetime) -> tuple[
 
 
 async def change(tx: AsyncConnection, locked: Sender, wanted: Sender, now: datetime) -> Sender:
-    """Store the content of `wanted` as a new version if anything differs, and return the sender. `locked` is locked."""
+    """Store `wanted` as a new version if anything differs, and return the sender."""
     if same_content(locked, wanted):
         return locked
     changed = replace(wanted, version=locked.version + 1)
@@ -57,7 +56,7 @@ def same_content(one: Sender, other: Sender) -> bool:
 
 
 def stop_code_class(stop_code: str) -> StopCodeClass:
-    """Return the class of a stop code: 36xxx carries marketing, 38xxx transactional messages (AF2M; DOMAIN 1.7)."""
+    """Return the class: 36xxx carries marketing, 38xxx transactional messages (AF2M; DOMAIN 1.7)."""
     return "marketing" if stop_code.startswith("36") else "transactional"
 
 

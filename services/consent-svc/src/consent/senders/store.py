@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts.consent import Purpose, Replies, StopScope
 from consent.schema import metadata
 
-WINDOW_HOURS = 24  # the default for how long the question of a double opt-in waits
+WINDOW_HOURS = 24  # how long the question of a double opt-in waits
 LONGEST_WINDOW_HOURS = 7 * 24
 IN_OUR_WORDS = Replies()
 
@@ -38,7 +38,7 @@ Table(
     Column("oadc", Text, nullable=False),
     Column("stop_code", Text, nullable=False),
     Column("purposes", JSONB, nullable=False),
-    # All codes and purposes ever: a STOP may answer an old message, a person may leave a purpose no longer offered.
+    # all ever: a STOP may answer an old message
     Column("stop_codes", ARRAY(Text), nullable=False),
     Column("purpose_ids", ARRAY(Text), nullable=False),
     Column("controller", Text, nullable=False),
@@ -52,7 +52,7 @@ Table(
 )
 
 Table(
-    "sender_version",  # every version of a sender
+    "sender_version",
     metadata,
     Column("sender_id", Text, nullable=False),
     Column("version", BigInteger, nullable=False),
@@ -64,7 +64,7 @@ Table(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sender:
-    """A registered sender. `version` counts the changes from 1; `controller` is the legal entity's id."""
+    """A registered sender. `version` counts from 1; `controller` is the legal entity's id."""
 
     sender_id: str
     legal_name: str
@@ -77,7 +77,7 @@ class Sender:
     controller: str
     stop_scope: StopScope = "controller"
     replies: Replies = IN_OUR_WORDS
-    double_opt_in_hours: int = WINDOW_HOURS  # how long the question of a double opt-in waits for an answer
+    double_opt_in_hours: int = WINDOW_HOURS
     renewal_days: int | None = None  # days before a consent ends when the person is asked, if at all
     abroad: tuple[str, ...] = ()  # other countries open to marketing
     version: int = 1
@@ -94,7 +94,7 @@ _SENDER = (
 
 
 async def add_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> bool:
-    """Insert a sender, or return False where the sender_id is taken. Waits for a concurrent registration."""
+    """Insert a sender; return False where the sender_id is taken. Waits for a concurrent registration."""
     rows = await tx.execute(
         text(
             "INSERT INTO sender (sender_id, legal_name, brand, contact, country, oadc, stop_code, purposes, controller,"
@@ -124,7 +124,7 @@ async def find_sender(tx: AsyncConnection, sender_id: str) -> Sender | None:
 
 
 async def put_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> None:
-    """Update a locked sender. Former codes and purposes stay in `stop_codes` and `purpose_ids`."""
+    """Update a locked sender. Former codes and purposes stay."""
     await tx.execute(
         text(
             "UPDATE sender SET legal_name = :legal_name, brand = :brand, contact = :contact, country = :country,"
@@ -169,7 +169,7 @@ async def sender_versions(tx: AsyncConnection, sender_id: str, after: int, limit
 
 @dataclass(frozen=True, slots=True)
 class Purposes:
-    """The purposes a sender offers, and ever offered. `months`: how long a consent holds."""
+    """The purposes a sender offers, and ever offered, and their retention."""
 
     offered: frozenset[str]
     ever: frozenset[str]
@@ -193,7 +193,7 @@ async def purposes_of(tx: AsyncConnection, sender_ids: Collection[str]) -> dict[
 
 
 async def owners_of(tx: AsyncConnection, stop_codes: Collection[str]) -> dict[str, dict[str, Sender]]:
-    """Return, by STOP code, the senders which use or once used the code, in id order."""
+    """Return, by STOP code, the senders which use or once used the code."""
     rows = await tx.execute(
         text(
             f"SELECT c.code, {_SENDER}"

@@ -4,20 +4,17 @@ Each rule queries the rows, not the code that keeps the promise. `sms_dispatch_v
 called.
 
 A timer checks every message decided or handed off since the last poll, up to half a minute ago: until then an outcome
-may be on its way into the ledger. A slower outcome is seen only by the first poll of a starting worker, which goes back
-an hour. Every worker polls, so a violation may count several times; a poll counts at most `MOST` messages per rule, and
-decrypts no data.
+may be on its way. A slower outcome is seen only by the first poll of a starting worker, which goes back an hour. Every
+worker polls, so a violation may count several times.
 
-The tallies: each decided message is `sending`, or in one term of promise 4's sum (pending, denied, deferred, expired,
-accepted, rejected, unknown), and only in the place where such messages are looked for: `due_at` of a waiting message,
-`unknown_since` of an unknown message, the batch of a `sending` message. A message in no such place is lost: no timer
-wakes the message or asks the operator, and no enforcement sees the message.
+The tallies: each decided message is `sending`, or in one term of promise 4's sum, and only in the place where such
+messages are looked for: `due_at` of a waiting message, `unknown_since` of an unknown message, the batch of a `sending`
+message. A message in no such place is lost.
 
-No row shows a message that left twice, since a row holds one hand-off: the writer of the second answer detects the case
-(`sending/second_sms.py`, `accepted_twice`).
+No row shows a message that left twice: the writer of the second answer detects the case (`sending/second_sms.py`).
 
 Two messages with the same id of one gateway are found within `LATE_DAYS` of each other where DLRs name only this id
-(`known_as`, which has an index). For other gateways no index has the ids: only two messages of the same poll are found.
+(`known_as`, which has an index), else only in the same poll.
 """
 
 import logging
@@ -62,20 +59,20 @@ MAY_BE_ASKED = (
     f" AND NOT coalesce({STOPPED_AT} >= m.requested_at, false))"
 )
 RULES = {
-    # promise 1: a hand-off after an enforced opt-out was decided with the opt-out known (the next rule checks how)
+    # promise 1: a hand-off after an enforced opt-out was decided with the opt-out known
     "after_enforcement": (
         f"SELECT m.message_id FROM message AS m JOIN enforcement AS e USING (subject_id) WHERE {HANDED_OFF}"
         f" AND {ON_CONSENT} AND m.handed_off_at > e.enforced_at + :skew"
         " AND coalesce(m.consent_version, 0) < e.consent_version"
     ),
-    # promises 1 and 2: the decision record allows the message. A STOP known to the decision, in its own or a later
-    # version, forbids messages of its sender and purpose: the enforcement does not name them, the record does
+    # promises 1 and 2: the decision record allows the message. The record names sender and purpose of a STOP known to
+    # the decision; the enforcement does not
     "against_its_record": (
         f"SELECT m.message_id FROM message AS m CROSS JOIN LATERAL (SELECT {PERSON} AS person) AS k WHERE {HANDED_OFF}"
         f" AND ((m.category = 'marketing' AND NOT {MAY_BE_WRITTEN_TO})"
         f" OR (m.category = 'service' AND m.purpose IS NOT NULL AND NOT {MAY_BE_ASKED}))"
     ),
-    # promise 1: no decision rests on older knowledge
+    # promise 1
     "on_stale_consent": (
         f"SELECT m.message_id FROM message AS m WHERE {HANDED_OFF} AND {ON_CONSENT}"
         " AND (m.as_of IS NULL OR m.decided_at > m.as_of + :max_staleness)"
@@ -91,7 +88,7 @@ RULES = {
         " AND m.handed_off_at < coalesce(o.handed_off_at, o.decided_at) + :receipts_come LIMIT 1) AS other"
         f" WHERE {HANDED_OFF} AND m.known_as IS NOT NULL"
     ),
-    # promise 4: a handed-off message has a status of a handed-off message
+    # promise 4
     "left_but_not_counted": (
         f"SELECT m.message_id FROM message AS m WHERE {HANDED_OFF}"
         " AND m.status NOT IN ('sending', 'accepted', 'rejected', 'unknown')"
@@ -110,11 +107,11 @@ RULES = {
         " WHERE m.message_id = ANY(s.message_ids) AND m.status = 'sending'"
         f" AND {decided_long_ago('CAST(:sent_for AS interval)')} OFFSET 0) AS m"
         " WHERE s.since < now() - CAST(:sent_for AS interval)"
-        " ORDER BY m.message_id"  # so that two polls find the same messages
+        " ORDER BY m.message_id"  # two polls find the same
     ),
 }
 # promise 6: hours begin and end on the minute, so one instant stands for all hand-offs of the minute in one place. The
-# place comes from the decision record, as the number is encrypted; without a record it is empty, which is never open
+# place comes from the decision record; without a record the place is empty, which is never open
 OUT_OF_HOURS = "out_of_hours"
 TERRITORY = """coalesce(substring(m.facts FROM '"to":"([^"]*)"'), '')"""
 MINUTE = "date_trunc('minute', m.handed_off_at)"
@@ -132,21 +129,18 @@ OF_MINUTES = (
 
 @dataclass(slots=True)
 class Checker:
-    """The timer that checks the invariants.
-
-    `policy` is the law itself, without the gate's margin. `sending_timeout` equals the timeout of the recovery.
-    """
+    """The timer that checks the invariants. `policy` is the law itself, without the gate's margin."""
 
     database: Database
     policy: Policy
     limits: Limits
     sending_timeout: timedelta
     _seen_until: datetime | None = field(default=None)
-    _late: frozenset[str] = frozenset()  # messages that the last poll found `sending` for too long
+    _late: frozenset[str] = frozenset()  # `sending` for too long at the last poll
 
     def worker(self) -> Worker:
         for rule in (*RULES, OUT_OF_HOURS):
-            VIOLATIONS.labels(rule)  # 0 from the start: a series that begins at 1 shows no increase
+            VIOLATIONS.labels(rule)  # from 0: a series that begins at 1 shows no increase
         timer = Timer("invariants", self.look, LOOK_EVERY_S, self.database)
         return Worker(timer.name, timer.run)
 
@@ -164,7 +158,7 @@ class Checker:
         return False
 
     async def violations(self, since: datetime, until: datetime) -> dict[str, list[str]]:
-        """Return message ids by rule, for the rules with violations."""
+        """Return message ids by violated rule."""
         told = {
             "since": since,
             "until": until,

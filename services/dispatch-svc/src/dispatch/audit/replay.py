@@ -1,12 +1,11 @@
 """`python -m dispatch replay`: decide stored decisions again, by their own or other rules, and report differences.
 
 The command only reads. Exit code 0: every decision agrees with its record and its row. 1: a decision disagrees. 2: the
-command cannot read its input. With `--policy` or `--rules-of` the command is a dry run, which shows the messages that
-other rules would have treated otherwise, and never ends with 1.
+input cannot be read. With `--policy` or `--rules-of` the command is a dry run, which shows the messages that other
+rules would have treated otherwise, and never ends with 1.
 
-A row agrees with its decision by status and reasons: an allowed message has left or waits for a gateway, any other
-message has the decided status. An erasure denies waiting messages without a decision, so this reason is in no record;
-the summary counts such messages apart.
+An allowed message may also wait for a gateway. An erasure denies waiting messages without a decision: the summary
+counts such messages apart.
 """
 
 import argparse
@@ -32,7 +31,7 @@ from dispatch.gate.rules import Allow, Defer, Deny, Expire, Verdict
 from dispatch.messages.reasons import Reason
 from dispatch.messages.status import HANDED_OFF, Status
 
-TOLD = 100  # messages printed; further messages are only counted
+TOLD = 100  # messages printed
 
 
 class _Settings(BaseSettings):
@@ -45,10 +44,7 @@ class _Settings(BaseSettings):
 
 @dataclass(slots=True)
 class Replay:
-    """The tallies of a replay, and its rules: `other`, or the rules named by each decision.
-
-    `house` is the content of a house rules file, for decisions that name house rules.
-    """
+    """The tallies of a replay, and its rules: `other`, or the rules named by each decision."""
 
     other: Policy | None = None
     house: bytes | None = None
@@ -60,7 +56,7 @@ class Replay:
     _policies: dict[str, Policy | None] = field(default_factory=dict)
 
     def line(self, row: store.Decided) -> str | None:
-        """Return the difference of one message, or `None` without a difference."""
+        """Return the difference of one message, if any."""
         self.looked_at += 1
         if row.facts is None:
             self.without_record += 1
@@ -126,7 +122,7 @@ WAYS_OUT = frozenset(  # reasons that hold back an allowed message, and are not 
 
 
 def _is_told(verdict: Verdict, status: str, reasons: Sequence[str]) -> bool:
-    """Return whether a row with this status and these reasons agrees with the verdict."""
+    """Return whether a row agrees with the verdict."""
     match verdict:
         case Allow() if status == Status.DEFERRED:
             return bool(reasons) and WAYS_OUT.issuperset(reasons)
@@ -171,7 +167,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _other(policy: str | None, day: date | None, house: bytes | None) -> Policy | None:
-    """Return the other rules, if any: of an edition, of a house file on its edition, or of a day."""
+    """Return the other rules, if any."""
     if policy is None and day is None:
         return None
     if policy is not None and Path(policy).suffix == ".json":

@@ -32,8 +32,10 @@ class Decided(msgspec.Struct, gc=False):
 async def decided(
     tx: AsyncConnection, message_ids: Sequence[UUID], campaign_id: str | None, sample: int | None
 ) -> AsyncIterator[Decided]:
-    """Decisions with their records: of these messages, of a campaign, or so many at random. A campaign and a sample
-    read the whole ledger."""
+    """Yield decisions with their records: of these messages, of a campaign, or so many at random.
+
+    A campaign and a sample read the whole ledger.
+    """
     wanted = "message_id = ANY(CAST(:ids AS uuid[]))"
     if campaign_id is not None:
         wanted = "campaign_id = :campaign_id"

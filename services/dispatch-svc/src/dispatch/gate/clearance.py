@@ -1,7 +1,7 @@
 """The one door to the gate: read the knowledge of a decision, and decide, under the partition's lock.
 
 Consents, controls and counts are read under the lock; senders, provider blocks and erasures just before it, in the same
-transaction. `Permit.until` bounds a permit: a hand-off begins before then, or the message is decided again.
+transaction.
 """
 
 import asyncio
@@ -44,12 +44,12 @@ NO_ROUTE = counter(
     "Permitted messages without a gateway configured for their territory, sender, category and text.",
 )
 
-TURN = 50  # messages decided in one turn of the event loop
+TURN = 50  # messages
 NO_ROUTE_RECHECK = timedelta(minutes=5)  # the operator has to configure a route
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """A message to decide on, from a request or from the ledger. `number` and `text` are encrypted."""
+    """A message to decide on. `number` and `text` are encrypted."""
 
     message_id: UUID
     campaign_id: str | None
@@ -62,9 +62,9 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     requested_at: datetime
     send_before: datetime
-    gateway: str | None = None  # gateway of the last decision
+    gateway: str | None = None  # of the last decision
     region: str | None = None
-    version: int = 0  # version of the row; 0: no row yet
+    version: int = 0  # of the row; 0: no row yet
 
     @property
     def lane(self) -> Lane:
@@ -72,7 +72,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def requested(event: MessageRequested, partition: int) -> Candidate:
-    """Return the candidate of a request. Raise ValueError when the message id is no UUID."""
+    """Return the candidate of a request. Raise ValueError for an id that is no UUID."""
     return Candidate(
         message_id=pgproto.UUID(event.message_id),  # asyncpg's UUID takes a tenth of the time
         campaign_id=event.campaign_id,
@@ -96,9 +96,8 @@ def stored(row: MessageRow) -> Candidate:
 class Permit(msgspec.Struct, frozen=True, gc=False):
     """An allowed message, decrypted, with the sender's particulars.
 
-    `until` is by `uptime_s`. `again`: the gateway may have had the message before, so the message goes by the same
-    gateway or not at all, and is never `deferred`. `row` is the message's row after the decision; its `decided_at`
-    identifies the decision.
+    A hand-off begins before `until` (`uptime_s`), or the message is decided again. `again`: the gateway may have had
+    the message before, so the message goes by the same gateway or not at all, and is never `deferred`.
     """
 
     candidate: Candidate
@@ -123,7 +122,7 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
 class Decision(msgspec.Struct, frozen=True, gc=False):
     candidate: Candidate
     verdict: Verdict
-    row: MessageRow  # for `messages.insert_messages` and `messages.update_decisions`
+    row: MessageRow
     permit: Permit | None
 
 
@@ -133,12 +132,12 @@ class Clearance:
 
     subject_keys: SubjectKeys
     field_keys: FieldKeys
-    traffic: Traffic  # chooses the gateway of an allowed message
+    traffic: Traffic
     policy: Policy
     limits: Limits
     permit_ttl_s: float
-    # held while campaigns' messages are decided, taken before their partition's lock: opt-outs wait for running
-    # decisions, and six partitions at once would make them wait six times as long without more messages leaving
+    # held while marketing is decided, taken before the partition's lock: opt-outs wait for running decisions, and wait
+    # six times as long for six partitions at once
     one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock, compare=False, repr=False)
 
     async def decide(
@@ -152,9 +151,8 @@ class Clearance:
     ) -> list[Decision]:
         """Decide on messages of one partition, and hold the partition's lock from then on. Store no row.
 
-        `locked`: the caller already holds the lock, because the caller has locked the rows, and row locks come
-        after the partition's. `again`: a hand-off of these messages may have begun, so each goes by its last
-        gateway or not at all.
+        `locked`: the caller holds the lock already, because the caller has locked the rows, and row locks come after
+        the partition's.
         """
         opened = []
         for place, candidate in enumerate(candidates):  # before the lock: opt-outs need not wait for decryption
@@ -172,8 +170,8 @@ class Clearance:
         controls = await store.controls(tx, campaigns)
         recent = await self._recent(tx, partition, candidates)
         now = datetime.now(UTC)
-        lapses = now + timedelta(seconds=until - uptime_s())  # `until`, as an instant
-        ways: dict[tuple[object, ...], Ways] = {}  # computed once for all messages of a kind
+        lapses = now + timedelta(seconds=until - uptime_s())
+        ways: dict[tuple[object, ...], Ways] = {}  # one per kind of message
         decisions = []
         for place, (candidate, (number, content, flaw)) in enumerate(zip(candidates, opened, strict=True)):
             await _let_others(place)
@@ -262,10 +260,9 @@ class Clearance:
     async def _recent(
         self, tx: AsyncConnection, partition: int, candidates: Sequence[Candidate]
     ) -> Counter[tuple[str, str]]:
-        """Count marketing messages by (subject_id, sender_id), these candidates excluded; empty without a cap.
+        """Count marketing messages by (subject_id, sender_id), without these candidates.
 
-        The count takes a lock of the partition, so that two campaigns to the same people in the same moment are
-        decided one after the other.
+        A lock of the partition orders the counts of two campaigns to the same people.
         """
         marketing = [c for c in candidates if c.category == "marketing"]
         if self.limits.cap is None or not marketing:
@@ -279,10 +276,7 @@ class Clearance:
         )
 
     def _open(self, candidate: Candidate) -> tuple[str, str, Reason | None]:
-        """Return number, text and the flaw of the request, if any.
-
-        A flaw is an unreadable request, a number of another subject, or a text left empty by a correction.
-        """
+        """Return number, text and flaw of the request."""
         if not candidate.text:
             return "", "", Reason.CANNOT_BE_WRITTEN
         try:
@@ -306,10 +300,7 @@ class Clearance:
         facts: str,
         gateway: str | None,
     ) -> MessageRow:
-        """Return the row for the ledger.
-
-        `gone`: the person was erased since, which the reasons of an expired message do not show.
-        """
+        """Return the row. `gone`: the person was erased since, which an expired message's reasons do not show."""
         reasons: tuple[Reason, ...] = ()
         due: datetime | None = None
         match verdict:
@@ -354,21 +345,18 @@ def _lane_of_all(candidates: Sequence[Candidate]) -> Lane:
 
 
 def lacks_a_mention(category: Category, text: str, stop_code: str) -> bool:
-    """Return whether a marketing text lacks the STOP mention, so that a gateway has to add the mention."""
+    """Return whether a marketing text lacks the STOP mention."""
     return category == "marketing" and not mentions_stop(text, stop_code)
 
 
 async def _let_others(place: int) -> None:
-    """Yield to the event loop every `TURN` messages, some milliseconds of work.
-
-    Otherwise a code waits for the decision of a whole campaign.
-    """
+    """Yield to the event loop every `TURN` messages, or a code waits for a whole campaign."""
     if place % TURN == TURN - 1:
         await asyncio.sleep(0)
 
 
 def _no_way(candidate: Candidate, ways: Ways, now: datetime) -> Defer:
-    """Return the delay of an allowed message without a gateway: every breaker is open, or no route exists."""
+    """Return the delay of an allowed message without a gateway."""
     reason = Reason.GATEWAY_NEEDS_SOMEBODY if ways.needs_somebody else Reason.GATEWAY_UNREACHABLE
     until = ways.again(now)
     if not ways.exist:
@@ -378,7 +366,7 @@ def _no_way(candidate: Candidate, ways: Ways, now: datetime) -> Defer:
 
 
 def _not_to_be_kept(candidate: Candidate, asked: Asked | None) -> bool:
-    """Return whether the request precedes the person's erasure, or is marketing while no lift follows the erasure."""
+    """Return whether the request precedes the person's erasure, or is marketing without a lift since."""
     if asked is None:
         return False
     return candidate.requested_at <= asked.at or (candidate.category == "marketing" and not asked.lifted)

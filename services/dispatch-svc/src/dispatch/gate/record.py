@@ -1,11 +1,7 @@
 """The decision record: the knowledge behind a decision, stored with it, small, without number or text. Pure.
 
-A record suffices to decide again. The ledger's own columns hold the rest: the request, the instant of the decision, the
-watermark, the versions of consent and policy. Of a person the record keeps only the consent for the message and the
-newest opt-out that covers the message, so a record takes a few hundred bytes however much is known of the person.
-
-    kept = encode(request, known, limits, verdict)       at the decision
-    decide_again(decode(kept), row, policy)              years later: the same verdict
+With the ledger's own columns, a record suffices to decide again years later. Of a person the record keeps only the
+consent for the message and the newest opt-out that covers the message.
 """
 
 from datetime import datetime, timedelta
@@ -21,7 +17,7 @@ from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, 
 from dispatch.messages.reasons import Reason
 from dispatch.projection.limits import Limits
 
-ANOTHER = ""  # no sender has this id: the record's stand-in for another sender
+ANOTHER = ""  # stands for another sender: no sender has this id
 
 
 class _Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True): ...
@@ -52,7 +48,7 @@ class Person(_Kept, frozen=True):
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """The limits at the decision, in seconds, and the cap: other limits would decide otherwise."""
+    """The limits at the decision, in seconds, and the cap."""
 
     max_staleness: float
     max_clock_skew: float
@@ -75,8 +71,7 @@ class Told(_Kept, frozen=True):
 class Record(_Kept, frozen=True):
     """The record of one decision.
 
-    `mark` is the mark under any law, so that another edition can decide; an older record holds only the mark asked
-    for then. `sender`: whether the purpose was known, `None` for an unknown sender.
+    `mark` is the mark under any law, so that another edition can decide. `sender`: whether the purpose was known.
     """
 
     to: str
@@ -95,7 +90,7 @@ class Record(_Kept, frozen=True):
 
 
 class Row(Protocol):
-    """The columns of a message in the ledger that a decision reads."""
+    """The columns of a message that a decision reads."""
 
     category: Category
     sender_id: str
@@ -137,7 +132,7 @@ def decode(kept: str) -> Record:
 
 
 def decide_again(record: Record, row: Row, policy: Policy) -> Verdict:
-    """Return the gate's verdict under this policy (as `at_hand_off` gives it), at the instant of the decision."""
+    """Return the gate's verdict under this policy (as `at_hand_off` gives it), at the decision's instant."""
     return decide(asked(record, row), knew(record, row), row.decided_at, bounds(record), policy)
 
 

@@ -1,11 +1,11 @@
 """The gate: may this message go now? Pure: values in, a verdict with all reasons out; `now` is an argument.
 
-A denial outranks every delay. The gate collects every reason, so that support can answer "why did she not get it?".
-Marketing needs a current opt-in for its sender and purpose, with evidence, read from knowledge fresher than
-`max_staleness`. Unknown, unreadable, stale or contradictory knowledge never sends (README, promises 1 and
-2). Transactional and service messages rest on another basis: each needs a known sender and an unexpired request, and
-neither consent nor hours (DOMAIN 1.10). A service message with a purpose asks for a consent, or for its renewal:
-consent-svc decides that the person may be asked, and later words of the person may forbid the question.
+A denial outranks every delay. Every reason counts, so that support can answer "why did she not get it?". Marketing
+needs a current opt-in for its sender and purpose, with evidence, read from knowledge fresher than `max_staleness`.
+Unknown, unreadable, stale or contradictory knowledge never sends (README, promises 1 and 2). Transactional and service
+messages need a known sender and an unexpired request, and neither consent nor hours (DOMAIN 1.10). A service message
+with a purpose asks for a consent, or for its renewal: consent-svc decides that the person may be asked, and later words
+of the person may forbid the question.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ class Defer(msgspec.Struct, frozen=True, gc=False):
 
 
 class Expire(msgspec.Struct, frozen=True, gc=False):
-    """`send_before` has passed: the message is useless, whatever else holds."""
+    """`send_before` has passed, whatever else holds."""
 
     reasons: tuple[Reason, ...] = (Reason.SEND_BEFORE_PASSED,)
 
@@ -45,10 +45,9 @@ Verdict = Allow | Deny | Defer | Expire
 class Request(msgspec.Struct, frozen=True, gc=False):
     """A request for one message.
 
-    `territory` comes from the number, `region` from an address where known (`law.region_of`). `mentions_stop`: the
-    text has the STOP mention, or the gateway adds it. `mark`: the longest advertising mark of any known law that
-    begins the text (`law.mark_of`). `flaw`: the request is unreadable, belongs to another subject, or precedes the
-    person's erasure.
+    `territory` comes from the number, `region` from an address. `mentions_stop`: the text has the STOP mention, or the
+    gateway adds it. `mark`: the longest advertising mark of any known law that begins the text. `flaw`: a reason in the
+    request itself.
     """
 
     category: Category
@@ -80,15 +79,15 @@ class Subject(msgspec.Struct, frozen=True, gc=False):
 
 
 class Knowledge(msgspec.Struct, frozen=True, gc=False):
-    """The knowledge behind a decision, read in one transaction; consent and control under the partition's lock."""
+    """The knowledge behind a decision; consent and control are read under the partition's lock."""
 
     as_of: datetime | None
     subject: Subject | None
-    purposes: frozenset[str] | None  # the sender's; `None`: unknown sender
+    purposes: frozenset[str] | None  # `None`: unknown sender
     countries: frozenset[str]  # where the sender may send marketing
-    control: Control | None  # `None`: the campaign's control has not arrived
-    blocked: bool = False  # the gateway's provider does not deliver to this number; for marketing, any provider
-    recent: int = 0  # marketing of this sender within `cap_window`, received or under way
+    control: Control | None  # `None`: not arrived
+    blocked: bool = False  # by the gateway's provider; for marketing, by any
+    recent: int = 0  # marketing of this sender within `cap_window`
 
 
 def decide(request: Request, known: Knowledge, now: datetime, limits: Limits, policy: Policy) -> Verdict:
@@ -109,7 +108,7 @@ def decide(request: Request, known: Knowledge, now: datetime, limits: Limits, po
 def ends(request: Request, known: Knowledge) -> datetime:
     """Return the instant from which an allowed message is no longer allowed, as far as known.
 
-    Quiet hours are not considered: `law.at_hand_off` already closes the hours early.
+    `law.at_hand_off` already closes the hours early.
     """
     end = request.send_before
     if request.category == "marketing" and known.subject is not None:
@@ -161,21 +160,21 @@ def marketing_denials(request: Request, known: Knowledge, now: datetime) -> Iter
     if not request.mentions_stop and request.flaw is None:
         yield Reason.STOP_MENTION_MISSING
     for against in consent_rule.denials(known.subject, request.sender_id, request.purpose, now):
-        if (reason := Reason(against.value)) is not request.flaw:  # the request's flaw may say `erased` already
+        if (reason := Reason(against.value)) is not request.flaw:  # the flaw may say `erased` already
             yield reason
 
 
 def question_denials(request: Request, known: Knowledge) -> Iterator[Reason]:
     """Yield the reasons against a question.
 
-    A STOP or an expiry at least as new as the question forbids the question. An older one does not: the form behind
-    the question is newer, or the question asks to renew an ended consent.
+    Only a STOP or an expiry at least as new as the question forbids the question: a newer question follows a newer
+    form, or asks to renew an ended consent.
     """
     if known.purposes is not None and request.purpose not in known.purposes:
         yield Reason.UNKNOWN_PURPOSE
     subject = known.subject
     if subject is None:
-        yield Reason.NO_CONSENT  # not even a pending consent
+        yield Reason.NO_CONSENT
         return
     if subject.unreadable:
         yield Reason.CONSENT_UNREADABLE
@@ -226,12 +225,10 @@ def _may_only_be_behind(
 ) -> bool:
     """Return whether knowledge as new as the request could allow the message. Turns a denial into a delay only.
 
-    Evidence acknowledged before the request must count, but may not have arrived: consent until the watermark
-    passes `requested_at`, the sender registry (without a watermark) for a short grace. Until then the message waits
-    instead of a final denial.
-
-    A question is requested in the transaction that records its cause, at an instant before the commit. A watermark
-    may pass the instant before the record arrives, so questions also get the grace.
+    Evidence acknowledged before the request must count, but may not have arrived: consent until the watermark passes
+    `requested_at`, the sender registry (without a watermark) for a short grace. A question is requested before the
+    commit that records its cause, and a watermark may pass `requested_at` before the record arrives: questions also get
+    the grace.
     """
     curable: frozenset[Reason] = frozenset()
     if known.as_of is None or known.as_of < request.requested_at:

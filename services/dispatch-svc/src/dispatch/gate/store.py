@@ -35,7 +35,7 @@ async def controls(tx: AsyncConnection, campaign_ids: Collection[str]) -> dict[s
     """Return the control of each campaign. An earlier statement has locked the campaigns (`watermark`).
 
     A statement that waits for a lock sees the state before the wait, so the locking statement cannot read controls. A
-    resume waits for this transaction, and the wake-up after the resume finds the messages deferred here.
+    resume waits for this transaction, and wakes the messages deferred here afterwards.
     """
     if not campaign_ids:
         return {}
@@ -46,7 +46,7 @@ async def controls(tx: AsyncConnection, campaign_ids: Collection[str]) -> dict[s
 
 
 async def blocks(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, frozenset[str]]:
-    """Return the gateways whose provider blocks a subject, for each blocked subject."""
+    """Return the blocking gateways of each blocked subject."""
     rows = await fetch_many(
         tx,
         "SELECT subject_id, gateway FROM provider_block WHERE subject_id = ANY(string_to_array($1, ' '))",
@@ -59,7 +59,7 @@ async def blocks(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, f
 
 
 async def lock_counts(tx: AsyncConnection, partition: int) -> None:
-    """Lock the marketing counts of a partition until the transaction ends: counting waits for other such decisions."""
+    """Lock the marketing counts of a partition until the transaction ends."""
     await tx.execute(
         text("SELECT pg_advisory_xact_lock(hashtext('placet.counts'), :partition)"), {"partition": partition}
     )
@@ -68,7 +68,7 @@ async def lock_counts(tx: AsyncConnection, partition: int) -> None:
 async def recent_marketing(
     tx: AsyncConnection, subject_ids: Sequence[str], but: Sequence[UUID], since: datetime
 ) -> Counter[tuple[str, str]]:
-    """Count marketing messages sent or being sent from `since` on, by (subject_id, sender_id), without `but`."""
+    """Count marketing messages sent or being sent from `since` on, by (subject_id, sender_id)."""
     rows = await tx.execute(
         text(
             "SELECT subject_id, sender_id, count(*) AS had FROM message WHERE subject_id = ANY(CAST(:ids AS text[]))"

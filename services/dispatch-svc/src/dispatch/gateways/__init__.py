@@ -1,6 +1,6 @@
 """The gateways, by provider name.
 
-inbound-svc uses the same names for its callbacks. A new provider needs a module here and an entry in the tables below.
+inbound-svc uses the same names. A new provider needs a module here and an entry in the tables below.
 """
 
 from collections.abc import Mapping
@@ -71,10 +71,7 @@ def open_gateway(
     batch: int | None,
     capabilities: Capabilities,
 ) -> Gateway:
-    """Open the gateway of this account; the caller closes the gateway.
-
-    `submits` is how many submits run at once.
-    """
+    """Open the gateway of this account, for `submits` at once; the caller closes the gateway."""
     name = gateway_name(account.provider, account.account)
     if account.provider == "kafka":
         return by_kafka.KafkaGateway(

@@ -1,10 +1,9 @@
 """Brevo transactional SMS: JSON, an API key, one message a request (DOMAIN 4.1).
 
-Source: getbrevo/brevo-php docs/Model/SendSms. A marketing text must hold the STOP mention of its sender. Brevo replaces
-`[STOP_CODE]` by the short code of the route; on some routes the short code replaces the sender's name when a marketing
-text lacks `[STOP_CODE]` (developers.brevo.com, transactional SMS endpoints). Placet never writes `[STOP_CODE]`, since
-the gate and the ledger would not know the final text. So the sender's `stop_code` must equal the route's, and the
-account's routes must keep the sender's name: see docs/providers.md. DLRs name message id and number.
+Source: getbrevo/brevo-php docs/Model/SendSms; developers.brevo.com, transactional SMS endpoints. A marketing text must
+hold the STOP mention of its sender. Brevo replaces `[STOP_CODE]` by the short code of the route; Placet never writes
+`[STOP_CODE]`, since the gate and the ledger would not know the final text (docs/providers.md says what the account then
+needs). DLRs name message id and number.
 """
 
 from collections.abc import Mapping, Sequence

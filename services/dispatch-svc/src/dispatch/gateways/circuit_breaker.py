@@ -6,16 +6,12 @@ Pure: `now` (monotonic seconds) and the jitter are arguments. States:
     `"half_open"`   a single probe of each lane goes through
     `"open"`        every message is refused
 
-An unreachable or misconfigured gateway trips the breaker at once; unanswered requests trip once they exceed half of the
-recent requests. A request counts once, however many messages it holds. The cool-down grows with each trip in a row. The
-first answer after the cool-down closes the breaker, a failure trips again. Where a DLR says that accepted messages fail
-until a person acts, an answer proves nothing, and each cool-down is the longest.
+An unreachable or misconfigured gateway trips the breaker at once, unanswered requests once they exceed half of the
+recent requests. The cool-down grows with each trip in a row; the first answer afterwards closes the breaker. Where a
+DLR says that accepted messages fail until a person acts, an answer proves nothing, and each cool-down is the longest. A
+pause asked for by the operator is also a cool-down: a probe goes first, so that messages do not return all at once.
 
-A pause asked for by the operator is also a cool-down: as long as asked, or growing where the operator names no length.
-A probe goes first afterwards, so that the waiting messages do not return all at once.
-
-A slow gateway is not refused: messages with another route of the same price avoid it for a minute, then its latency is
-measured anew. Only a gateway slower than another of its price counts, so the fastest is never slow.
+A slow gateway is not refused: messages with another route of the same price avoid it for a minute.
 """
 
 from dataclasses import dataclass, replace
@@ -25,31 +21,31 @@ Failure = Literal["unreachable", "unanswered", "misconfigured"]
 BreakerState = Literal["closed", "half_open", "open"]
 
 LONGEST_COOL_DOWN_S: dict[Failure, float] = {"unreachable": 30.0, "unanswered": 30.0, "misconfigured": 300.0}
-LONGEST_PAUSE_S = 60.0  # of a pause without a length from the operator
-FADE = 0.95  # decay of both counts with each request: about the last twenty requests matter
-ENOUGH = 3.0  # failures below which the error rate is ignored
-TOO_MANY = 0.5  # error rate above which the breaker trips
+LONGEST_PAUSE_S = 60.0  # without a length from the operator
+FADE = 0.95  # decay with each request: about the last twenty matter
+ENOUGH = 3.0  # failures, from which the error rate counts
+TOO_MANY = 0.5  # error rate
 
-BELIEVED_S = 600.0  # age of a hand-off up to which its DLR may trip the breaker: later, a person may have acted
+BELIEVED_S = 600.0  # age of a hand-off whose DLR may trip: later, a person may have acted
 
-LAST = 10  # answers in the average latency
-ENOUGH_ANSWERS = 4  # answers below which the latency is unknown
-SLOW_PART = 0.25  # share of the submit timeout below which no gateway is slow
-SLOW_TIMES = 3.0  # times the latency of the fastest gateway of the same price
+LAST = 10  # answers, for the latency
+ENOUGH_ANSWERS = 4  # for a known latency
+SLOW_PART = 0.25  # of the submit timeout: below, no gateway is slow
+SLOW_TIMES = 3.0  # times the fastest gateway of the same price
 SLOW_FOR_S = 60.0  # also the age at which an average expires
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    answered: float = 0.0  # requests, decayed by `FADE`, as is `failed`
+    answered: float = 0.0  # requests, decayed by `FADE`
     failed: float = 0.0
-    latency_s: float = 0.0  # moving average over the last `timed` answers
+    latency_s: float = 0.0  # average over the last `timed` answers
     timed: int = 0
     answered_at: float = float("-inf")
     slow_until: float = float("-inf")
     trips: int = 0  # in a row
     open_until: float = float("-inf")
-    because: Failure | None = None  # cause of the last trip; `None`: a pause by the operator
+    because: Failure | None = None  # of the last trip; `None`: a pause
 
     @property
     def error_rate(self) -> float:
@@ -82,7 +78,7 @@ def latency(health: Health, now: float) -> float | None:
 
 
 def counted(health: Health, answered: float, failed: float) -> Health:
-    """Count requests of one submit, some answered and some failed; their order is unknown."""
+    """Count requests of one submit."""
     asked = answered + failed
     kept = FADE**asked
     each = (1 - kept) / (1 - FADE) / asked
@@ -92,10 +88,10 @@ def counted(health: Health, answered: float, failed: float) -> Health:
 
 
 def answered(health: Health, now: float, latency_s: float) -> Health:
-    """Record an answer. The caller has already `counted` the requests."""
+    """Record an answer, already `counted`."""
     anew = now - health.answered_at > SLOW_FOR_S or health.answered_at < health.slow_until <= now
     timed = 1 if anew else min(health.timed + 1, LAST)
-    trips = health.trips if now < health.open_until else 0  # submitted before the trip: proves nothing about now
+    trips = health.trips if now < health.open_until else 0  # submitted before the trip
     return replace(
         health,
         latency_s=latency_s if anew else health.latency_s + (latency_s - health.latency_s) / timed,
@@ -106,11 +102,7 @@ def answered(health: Health, now: float, latency_s: float) -> Health:
 
 
 def compared(health: Health, now: float, fastest_s: float | None, timeout_s: float) -> Health:
-    """Mark the gateway slow when its latency is too high beside `fastest_s`.
-
-    `fastest_s` is the lowest latency among the other gateways of the same price, `None` when no latency is known.
-    `timeout_s` is the timeout of a submit.
-    """
+    """Mark the gateway slow beside `fastest_s`, the lowest latency among the others of its price."""
     took_s = latency(health, now)
     if took_s is None or fastest_s is None or is_slow(health, now):
         return health
@@ -119,13 +111,13 @@ def compared(health: Health, now: float, fastest_s: float | None, timeout_s: flo
 
 
 def failed(health: Health, failure: Failure, now: float, jitter: float) -> Health:
-    """Record a failure, and trip the breaker where the failure calls for a trip. The caller has already `counted` it.
+    """Record a failure, already `counted`, and perhaps trip the breaker.
 
-    `jitter`, in (0, 1], is the share of the full cool-down, so that replicas do not return at the same moment.
+    `jitter`, in (0, 1], shortens the cool-down: replicas do not return at the same moment.
     """
     if failure == "unanswered" and not _failing(health):
         return health
-    if now < health.open_until:  # several submits in flight that fail together trip once
+    if now < health.open_until:  # submits that fail together trip once
         return health
     cool_down_s = min(2.0**health.trips, LONGEST_COOL_DOWN_S[failure]) * jitter
     return replace(health, trips=min(health.trips + 1, 12), open_until=now + cool_down_s, because=failure)
@@ -134,8 +126,7 @@ def failed(health: Health, failure: Failure, now: float, jitter: float) -> Healt
 def misconfigured_after_all(health: Health, asked_at: float, now: float, jitter: float) -> Health:
     """Trip the breaker because of a DLR for a message accepted at `asked_at`.
 
-    The DLR proves nothing when the message began before the end of a cool-down with the same cause, or when the
-    message is older than `BELIEVED_S`.
+    The DLR proves nothing when older than `BELIEVED_S`, or begun before the end of a cool-down with the same cause.
     """
     known = health.because == "misconfigured" and asked_at < health.open_until
     if known or now - asked_at > BELIEVED_S:
@@ -147,11 +138,10 @@ def misconfigured_after_all(health: Health, asked_at: float, now: float, jitter:
 def pause(health: Health, now: float, after_s: float, jitter: float, *, told: bool) -> Health:
     """Open the breaker because the operator asks for a pause.
 
-    With `told` the pause lasts exactly `after_s`. Otherwise `after_s` is the first pause, each further pause in a
-    row is twice as long, and `jitter` applies as in `failed`.
+    `told`: for `after_s`. Otherwise each further pause in a row is twice as long, up to `LONGEST_PAUSE_S`.
     """
     is_open = now < health.open_until
-    if is_open and not told:  # as with failures, several submits in flight cause a single pause
+    if is_open and not told:
         return health
     after_s = after_s if told else min(after_s * 2.0**health.trips, LONGEST_PAUSE_S) * jitter
     if now + after_s <= health.open_until:

@@ -1,7 +1,7 @@
 """CM.com Business Messaging: JSON, a product token, up to 1,000 messages a request (DOMAIN 4.1).
 
-Each message has its own text, reference and result. Error codes 301 to 305 concern the message, 401 to 403 the route,
-and 500 CM.com's own system. A reference has at most 32 characters, so ours goes without dashes.
+Each message has its own reference and result. Error codes 301 to 305 concern the message, 401 to 403 the route, and 500
+CM.com's own system. A reference has at most 32 characters, so ours goes without dashes.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,13 +1,15 @@
 """The door to operators: a protocol, the capabilities of a gateway, and an error taxonomy.
 
-SendError  ├ Late           not begun: `begin_by` passed first, so this permit no longer allows the hand-off  ├
-Throttled      not begun: the operator asks to come back after `after_s`  ├ Unreachable    not begun: no connection  ├
-Misconfigured  not taken, nor will be until a person acts: our account, its money, its sender  ├ Refused        not
-taken: the batch holds an error, finally: `code`  └ Unanswered     begun, with an unknown end: never sent again blindly
+    SendError
+    ├ Late            not begun: `begin_by` passed first; decided again at once
+    ├ Throttled       not begun: the operator asks to come back after `after_s`
+    ├ Unreachable     not begun: no connection
+    ├ Misconfigured   not taken, nor will be until a person acts: our account, its money, its sender
+    ├ Refused         not taken, finally: `code`
+    └ Unanswered      begun, with an unknown end: never sent again blindly
 
-A `Late` message is decided again at once. `Throttled`, `Unreachable` and `Misconfigured` messages are tried again until
-`send_before`, with back-off. `Refused` is final for the message. `Unanswered` becomes the status `unknown` (DOMAIN 4.4;
-ADR-0032 says why a 5xx is `Unanswered`).
+`Throttled`, `Unreachable` and `Misconfigured` messages are tried again until `send_before`, with back-off. `Unanswered`
+becomes the status `unknown` (DOMAIN 4.4; ADR-0032 says why a 5xx is `Unanswered`).
 """
 
 from collections.abc import Sequence
@@ -41,7 +43,7 @@ class Unreachable(SendError):
 
 
 class Misconfigured(SendError):
-    """An account or sender in need of a person. `of_sender`: only messages of this sender's name are refused."""
+    """`of_sender`: only this sender's messages are refused."""
 
     def __init__(self, code: str, *, of_sender: bool = False) -> None:
         super().__init__(f"needs somebody: {code}")
@@ -62,8 +64,7 @@ class Unanswered(SendError):
 class Submit(msgspec.Struct, frozen=True, gc=False):
     """A message for an operator.
 
-    `reference` is our message id, echoed in DLRs where the operator can. The gateway writes no byte of the message
-    after `begin_by` (`uptime_s`): a connection established later is not used.
+    `reference` is our message id. The gateway writes no byte of the message after `begin_by` (`uptime_s`).
     """
 
     reference: str
@@ -82,8 +83,8 @@ class Submit(msgspec.Struct, frozen=True, gc=False):
 class Result(msgspec.Struct, frozen=True, gc=False):
     """The operator's answer for one message.
 
-    `opted_out`: refused because the person told this provider to stop. `blocked`: the provider does not deliver to
-    the number, and does not say whether the person asked for the block (DOMAIN 4.3).
+    `opted_out`: refused because the person told this provider to stop. `blocked`: not delivered to the number, perhaps
+    by the person's wish (DOMAIN 4.3).
     """
 
     outcome: Literal["accepted", "rejected"]
@@ -100,7 +101,7 @@ class Capabilities:
     `batch`              messages of one request, each with its own text, id and result
     `idempotent`         a second submit of a reference is the same SMS, within `idempotent_for` of the first
     `adds_stop`          the provider appends the STOP mention to a marketing text
-    `echoes_reference`   every DLR names our reference; otherwise only an id, which we never learn for an `unknown`
+    `echoes_reference`   every DLR names our reference, not only an id, which we never learn for an `unknown`
     `looks_up`           the provider answers what became of a reference
     `unicode`            accepts characters outside GSM 7-bit
     `segments`           the longest text, in SMS
@@ -119,8 +120,7 @@ class Capabilities:
 class Gateway(Protocol):
     """An account with an operator, ready for submits.
 
-    `name` is the gateway's name in the ledger, DLRs and metrics (`gateway_name`). `batch` is the number of messages
-    per submit. `timeout_s` bounds a whole submit from the call on, waiting included.
+    `batch`: messages per submit. `timeout_s` bounds a whole submit, waiting included.
     """
 
     name: str
@@ -133,9 +133,9 @@ class Gateway(Protocol):
         ...
 
     async def look_up(self, reference: str, subject_id: str) -> Result | None:
-        """Return what became of a message with a lost answer, or `None` when the operator does not know.
+        """Return what became of a message with a lost answer, or `None`, which proves nothing.
 
-        `None` is no proof: the operator may still have had the message. Raise SendError: ask again later.
+        Raise SendError: ask again later.
         """
         ...
 
@@ -143,8 +143,5 @@ class Gateway(Protocol):
 
 
 def gateway_name(provider: str, account: str) -> str:
-    """Return the shared name of the account that submits and of the account that receives the DLRs.
-
-    Most providers have a single account, `main`.
-    """
+    """Return the shared name of the submitting account and of the account that receives the DLRs."""
     return provider if account == "main" else f"{provider}.{account}"

@@ -1,8 +1,7 @@
 """Infobip SMS v3: JSON, an App key, many messages a request, each with an id of our choice (DOMAIN 4.1).
 
-Groups and names of the statuses: DOMAIN 3.4 and infobip.com/docs, response status and error codes; classes: DOMAIN 4.3
-and 4.4. Infobip refuses a known message id as a duplicate, which proves the message accepted. Logs of the last 48 h are
-found by message id (`/sms/1/logs`: lykmapipo/bipsms docs/LOGS.md).
+Statuses: DOMAIN 3.4 and infobip.com/docs, response status and error codes; classes: DOMAIN 4.3 and 4.4. A refusal as a
+duplicate proves the message accepted. Logs reach back 48 h (`/sms/1/logs`: lykmapipo/bipsms docs/LOGS.md).
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +44,7 @@ FAILED_LATER = ("2", "4")  # in the logs: accepted, then undeliverable or expire
 DUPLICATE = "REJECTED_DUPLICATE_MESSAGE_ID"
 ITS_OWN = "REJECTED_SYSTEM_ERROR"
 OPTED_OUT = ("REJECTED_DND", "REJECTED_DESTINATION_BLOCKLISTED")
-DESTINATION, BLOCKLISTED, INVALID = "REJECTED_DESTINATION", "14", "52"  # two statuses share this name and differ by id
+DESTINATION, BLOCKLISTED, INVALID = "REJECTED_DESTINATION", "14", "52"  # two statuses of this name differ by id
 OF_SENDER = ("REJECTED_SOURCE", "REJECTED_SENDER")
 OURS = (
     "REJECTED_NOT_ENOUGH_CREDITS",
@@ -88,7 +87,7 @@ def found(answer: Answer, reference: str, subject_id: str) -> Result | None:
     if not logs:
         return None
     status = object_of(logs[0], "status")
-    if text_of(status, "groupId") in FAILED_LATER:  # Infobip had the message: the DLR tells the rest
+    if text_of(status, "groupId") in FAILED_LATER:  # the DLR tells the rest
         return Result("accepted", reference, None)
     result = _result(reference, status)
     if isinstance(result, Unanswered):

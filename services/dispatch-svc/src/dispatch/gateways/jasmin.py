@@ -1,8 +1,7 @@
 """Jasmin's HTTP API, `/send`: a form by POST, one message a request (DOMAIN 4.1).
 
-Source: jookies/jasmin, jasmin/protocols/http. Jasmin answers `Success "<id>"` or `Error "<why>"`. The text goes as hex:
-GSM 7-bit octets, else UTF-16. Jasmin silently cuts a text after `long_content_max_parts` SMS (its configuration; 5
-unless set), and the STOP mention is lost with the end.
+Source: jookies/jasmin, jasmin/protocols/http. The text goes as hex. Jasmin silently cuts a text after
+`long_content_max_parts` SMS (its configuration; 5 unless set), and the STOP mention is lost.
 """
 
 import re

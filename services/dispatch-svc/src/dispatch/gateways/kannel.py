@@ -1,12 +1,9 @@
 """Kannel's smsbox, `/cgi-bin/sendsms`, by POST: text as body, the rest in X-Kannel headers.
 
-Source: Kannel user guide, "Using the HTTP interface to smsbox". GET is unsafe: a client may send a GET twice, and the
-URL would hold a password and a number. Kannel answers with a line of text: 0 (accepted now) and 3 (queued) are success.
-Two refusals of a single message share their HTTP status with account and request errors; their wording tells them apart
-(gw/smsbox.c). Kannel silently cuts a text after `max-messages` SMS (a setting of the group, 1 unless set;
-gw/urltrans.c, gw/sms.c, `sms_split`), and the STOP mention is lost with the end.
-
-DLRs arrive at the `dlr-url` of each message, with our reference and Kannel's %d.
+Source: Kannel user guide, "Using the HTTP interface to smsbox". A GET might go twice, and its URL would hold a password
+and a number. Kannel answers 0 (accepted now) or 3 (queued) for success. Only wording tells two refusals of a single
+message from account and request errors (gw/smsbox.c). Kannel silently cuts a text after `max-messages` SMS (a setting
+of the group, 1 unless set; gw/urltrans.c, gw/sms.c, `sms_split`), and the STOP mention is lost.
 """
 
 from collections.abc import Mapping, Sequence

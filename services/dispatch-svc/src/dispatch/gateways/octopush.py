@@ -1,10 +1,9 @@
 """Octopush SMS campaigns: JSON, API key and login (DOMAIN 4.1; octopush/sms-api).
 
-A campaign is one text to many people under one ticket; Placet sends campaigns of one person. Octopush sends nothing for
-a second submit with the same `request_id` within 24 h, and answers with a validation error. No publication tells this
-validation error from others, so a message refused after a resubmit stays `unknown`. Octopush appends the STOP mention
-to `wholesale` texts. DLRs name ticket and number. Error codes are unpublished: the HTTP status decides.
-`auto_optimize_text` would let Octopush rewrite the text.
+Placet sends campaigns of one person. Octopush answers a second submit of a `request_id` within 24 h with a validation
+error, and sends nothing. No publication tells this error from others, so a message refused after a resubmit stays
+`unknown`. Octopush appends the STOP mention to `wholesale` texts, and would rewrite the text by `auto_optimize_text`.
+Error codes are unpublished: the HTTP status decides.
 """
 
 from collections.abc import Mapping, Sequence

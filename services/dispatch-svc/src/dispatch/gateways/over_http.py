@@ -1,11 +1,9 @@
 """A request to a provider over HTTP, and the meaning of each network failure.
 
-The provider's module builds the request and reads the answer.
-
-    no connection was ours yet                         Unreachable: not begun
-    a connection came after the permit had lapsed      Late: the connection stays for the next request
-    after that: silence, a reset, a drip, no end       Unanswered
-    an unreadable answer                               Unanswered
+no connection was ours yet                         Unreachable: not begun
+a connection came after the permit had lapsed      Late: the connection stays for the next request
+after that: silence, a reset, a drip, no end       Unanswered
+an unreadable answer                               Unanswered
 """
 
 import asyncio
@@ -23,16 +21,16 @@ from dispatch.gateways.provider import Account, Answer, HttpProvider, LooksUp, R
 
 ANSWER_BYTES = 4 * 1024 * 1024
 IDLE_S = 2.0
-AT_ONCE = 32  # requests of one submit, where a request is one message; all begin together
+AT_ONCE = 32  # requests of one submit, where a request is one message
 
 
 _connected: ContextVar[Callable[[], None]] = ContextVar("connected")
 
 
 class _Connector(aiohttp.TCPConnector):
-    """A connector that reports the moment a request gets its connection, from which data may reach the provider.
+    """A connector that reports when a request gets its connection: data may reach the provider from then on.
 
-    aiohttp's tracing reports the same moment, at the cost of a seventh of the request's time.
+    aiohttp's tracing does so at a seventh of the request's time.
     """
 
     async def connect(self, *args: Any, **kwargs: Any) -> Any:
@@ -48,8 +46,7 @@ class _Connector(aiohttp.TCPConnector):
 class HttpGateway:
     """A provider's module with an account and a connection pool.
 
-    `batch` is capped by the provider's own batch. Where the provider takes one message a request, `batch` is the
-    number of requests at once, `AT_ONCE` at most.
+    `batch`: at most the provider's; requests at once, where a request is one message.
     """
 
     def __init__(

@@ -1,11 +1,8 @@
-"""OVHcloud SMS jobs: JSON, each request signed (DOMAIN 4.1).
+"""OVHcloud SMS jobs: JSON, each request signed (DOMAIN 4.1; ovh/python-ovh).
 
-A job is one text to many people. Placet sends jobs of one person, since the ids of an answer do not name their
-recipient.
-
-The signature is "$1$" and the SHA-1 of secret, consumer key, method, URL, body and time, joined by "+"
-(ovh/python-ovh). A wrong signature is a 400, as are errors of a message; the error code tells them apart. OVH appends
-the STOP clause to every text not declared transactional (`noStopClause`; DOMAIN 8.18).
+Placet sends jobs of one person, since the ids of an answer do not name their recipient. A wrong signature is a 400, as
+are errors of a message; the error code tells them apart. OVH appends the STOP clause to every text not declared
+transactional (`noStopClause`; DOMAIN 8.18).
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """Plivo Message API: JSON, basic authentication (DOMAIN 4.1).
 
-`dst` may name many people, and the answer has an id for each. A single wrong number refuses the whole request without
-naming the number, so Placet sends one message a request. Without credit Plivo refuses every request for two minutes at
-a time (support.plivo.com, insufficient credit), with an undocumented HTTP status.
+A single wrong number in `dst` refuses the whole request without naming the number, so Placet sends one message a
+request. Without credit Plivo refuses every request for two minutes at a time (support.plivo.com, insufficient credit),
+with an undocumented HTTP status.
 """
 
 import base64

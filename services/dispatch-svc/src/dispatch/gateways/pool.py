@@ -1,7 +1,6 @@
 """The gateway pool: the configured gateways, their health, and the messages each may take now.
 
-Health and rates belong to this process and die with it. The rules are pure (`routing`, `circuit_breaker`,
-`token_bucket`).
+Health and rates belong to this process and die with it.
 """
 
 import asyncio
@@ -47,12 +46,12 @@ ALERTS = counter(
 )
 
 NONE: frozenset[str] = frozenset()
-SPREAD = 0.25  # largest share of a wait added at random, so that messages do not return all at once
+SPREAD = 0.25  # largest share of a wait added at random
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Messages a second, over all processes: of the whole gateway, and of each sender on the gateway."""
+    """Messages a second, over all processes: of the gateway, and of each sender there."""
 
     gateway: float | None = None
     sender: float | None = None
@@ -62,8 +61,7 @@ class Rates:
 class Ways:
     """The routes open to messages of one kind now, all at the same price.
 
-    Without `gateways`, either no route exists, or every breaker is open: the first cool-down ends at `until`, and
-    `needs_somebody` says whether every gateway waits for a person.
+    Without `gateways`, no route exists, or every breaker is open until `until`.
     """
 
     gateways: Sequence[Route]
@@ -75,16 +73,16 @@ class Ways:
         return choose(self.gateways, message_id)
 
     def again(self, now: datetime) -> datetime:
-        """Return when a waiting message is decided again: not before `until`, and spread out at random."""
+        """Return when a waiting message is decided again: at random, not before `until`."""
         wait = (self.until or now) - now
         return now + wait * random.uniform(1.0, 1.0 + SPREAD)  # noqa: S311 as `_jitter`
 
 
 class Traffic:
-    """The gateway pool of one process and lane, with its share of each limit.
+    """The gateway pool of one process and lane.
 
-    The share is limit x `part` of the lane x partitions held / partitions. A process without partitions still wakes
-    due messages, so it counts as holding one.
+    Its share of each limit is limit x `part` of the lane x partitions held / partitions. A process without partitions
+    wakes due messages, so it counts as holding one.
     """
 
     def __init__(
@@ -111,22 +109,21 @@ class Traffic:
         self.holds(0)
         self._health: dict[tuple[str, str], Health] = {}  # by gateway and OADC; "" is the whole gateway
         self._buckets: dict[tuple[str, str], Bucket] = {}
-        for name in self.gateways:  # 0 from the start, so that the first event is an increase
+        for name in self.gateways:  # from 0, so that the first event is an increase
             for metric in (ALERTS, SLOW, ERRORS, LATENCY):
                 metric.labels(name)
             for reason in get_args(Failure):
                 TRIPS.labels(name, reason)
 
     def holds(self, partitions: int) -> None:
-        """Set how many partitions of the requests this process reads from now on."""
+        """Set how many partitions this process reads."""
         self._share = self._part * max(1, partitions) / self._partitions
 
     @property
     def refuses_marketing(self) -> bool:
-        """Return whether no gateway takes marketing now, so that the consumer should take no more.
+        """Return whether no gateway takes marketing now.
 
-        False when every gateway waits for a person: the next messages then say so, and their campaign is
-        paused.
+        False when every gateway waits for a person: the next messages then say so, and their campaign is paused.
         """
         if any(self._takes(name, Lane.MARKETING) for name in self.gateways):
             return False
@@ -137,11 +134,7 @@ class Traffic:
         return healths.state(self._of(name), time.monotonic())
 
     def unfit(self, text: str, *, lacks_stop: bool = False) -> frozenset[str]:
-        """Return the gateways ineligible for this text.
-
-        A gateway is ineligible when the text has too many SMS, needs characters outside GSM 7-bit, or lacks a
-        STOP mention which the gateway does not add. Most texts need no count: see `sms_length.fits`.
-        """
+        """Return the gateways ineligible for this text: too long, not GSM 7-bit, or a STOP mention not added."""
         unfit = frozenset(self.gateways) - self.adding_stop if lacks_stop else NONE
         fewest = self._fewest_segments
         may_be_too_long = fewest < MAX_SEGMENTS and len(text) > fewest * (UCS2_PART // 2)
@@ -161,10 +154,7 @@ class Traffic:
         unfit: Collection[str] = (),
         blocked: Collection[str] = (),
     ) -> Ways:
-        """Return the routes for a message now.
-
-        `unfit` lists gateways ineligible for the text, `blocked` gateways that do not deliver to the person.
-        """
+        """Return the routes for a message now, without gateways `unfit` for the text or `blocked` for the person."""
         now = time.monotonic()
 
         def health(name: str) -> Health:
@@ -176,7 +166,7 @@ class Traffic:
             return Ways((), exist=False)
         found = [route for route in found if route.gateway not in blocked] or found  # all blocked: the gate denies
         may_go = {route.gateway for route in found if healths.may_go(health(route.gateway), now)}
-        # during a probe a message takes another route, or without another route waits for the end of the probe
+        # during a probe a message takes another route, or waits for the end of the probe
         lane = lane_of(category)
         equals = cheapest(found, lambda gateway: gateway in may_go and self._takes(gateway, lane))
         equals = equals or cheapest(found, lambda gateway: gateway in may_go)
@@ -194,7 +184,7 @@ class Traffic:
         return Ways(equals, exist=True)
 
     def counted(self, name: str, answered: int, failed: int) -> None:
-        """Count the answered and failed messages of one submit; a request counts once, with many messages too."""
+        """Count the messages of one submit; a request counts once."""
         if answered + failed == 0:
             return
         many = min(answered + failed, self.gateways[name].capabilities.batch)
@@ -202,7 +192,7 @@ class Traffic:
         ERRORS.labels(name).set(health.error_rate)
 
     def answered(self, name: str, oadcs: Collection[str], latency_s: float) -> None:
-        """Record the answers to a submit with messages of these senders. The caller has already `counted` them."""
+        """Record the answers to a submit, already `counted`."""
         now = time.monotonic()
         health = healths.answered(self._of(name), now, latency_s)
         known = [took_s for each in self._equals[name] if (took_s := healths.latency(self._of(each), now)) is not None]
@@ -216,7 +206,7 @@ class Traffic:
         LATENCY.labels(name).set(compared.latency_s)
 
     def failed(self, name: str, failure: Failure, oadc: str = "") -> None:
-        """Record a failed submit, of the sender `oadc` where given. The caller has already `counted` it."""
+        """Record a failed submit, already `counted`, of the sender `oadc` if any."""
         now = time.monotonic()
         before = self._of(name, oadc)
         health = healths.failed(before, failure, now, _jitter())
@@ -227,7 +217,7 @@ class Traffic:
             ALERTS.labels(name).inc()
 
     def misconfigured_after_all(self, name: str, handed_off_at: datetime, oadc: str = "") -> bool:
-        """Trip the breaker for a DLR (`receipt_codes`) of a message handed off then; return whether it tripped."""
+        """Trip the breaker for a DLR (`receipt_codes`); return whether it tripped."""
         if name not in self.gateways:
             return False
         now = time.monotonic()
@@ -241,12 +231,12 @@ class Traffic:
         return True
 
     def pause(self, name: str, after_s: float, *, told: bool) -> None:
-        """Pause a gateway at the operator's request. `told` says whether the operator named the length."""
+        """Pause a gateway at the operator's request. `told`: the operator named the length."""
         before, now = self._of(name), time.monotonic()
         self._health[name, ""] = healths.pause(before, now, after_s, _jitter(), told=told)
 
     def admit(self, name: str, oadcs: Sequence[str]) -> list[datetime | None]:
-        """Return per message, by its OADC: `None` when the message may go now, else when it may return."""
+        """Return per message: `None` when the message may go now, else when it may return."""
         rates, share, now = self._rates.get(name, Rates()), self._share, time.monotonic()
         limits = {"": rates.gateway, **dict.fromkeys(oadcs, rates.sender)}
         limited = {key: limit * share for key, limit in limits.items() if limit is not None}

@@ -32,20 +32,18 @@ OURS = frozenset((301, 302, 303, 307, 308, 401, 402, 403, 404, 405))
 
 
 class ThrottledUntil(Throttled):
-    """A throttle of a length named by the operator. For a plain `Throttled`, `after_s` is only the first pause."""
+    """A throttle of a length named by the operator."""
 
 
 class NotNow(Throttled):
-    """A throttle of a single message; the gateway takes other messages meanwhile."""
+    """A throttle of a single message; the gateway takes other messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
     """Our account with a provider.
 
-    `user` and `secret` are the credentials in any form. `url` replaces the provider's common URL. `callback_url` is
-    where DLRs go, sent with each submit where the provider allows. `options` are particular to the provider: see
-    the module's `OPTIONS`.
+    `url` replaces the provider's common URL. `callback_url` is where DLRs go. `options` are the module's `OPTIONS`.
     """
 
     provider: str
@@ -61,7 +59,7 @@ class Account:
 class Request:
     """A POST, or a GET for a look-up.
 
-    `path` follows the account's URL. `body` is sent as is: a signature may cover it.
+    `body` is sent as is: a signature may cover it.
     """
 
     path: str
@@ -80,7 +78,7 @@ class Answer:
 
 
 class Described(Protocol):
-    """The description in every gateway's module."""
+    """The description in each gateway's module."""
 
     @property
     def capabilities(self) -> Capabilities: ...
@@ -95,11 +93,11 @@ class Described(Protocol):
 
 
 class HttpProvider(Described, Protocol):
-    """The formats of one provider: a module. Both functions are pure."""
+    """The formats of one provider. Both functions are pure."""
 
     @property
     def URL(self) -> str:  # noqa: N802
-        """The URL of all customers, or "" where each customer has a URL of their own."""
+        """The URL of all customers, or ""."""
 
     def request(self, messages: Sequence[Submit], account: Account, now: datetime) -> Request:
         """Build the request for at most `capabilities.batch` messages."""
@@ -112,12 +110,12 @@ class HttpProvider(Described, Protocol):
 
 
 class LooksUp(Protocol):
-    """The additional functions of a module whose provider looks up our reference (`Capabilities.looks_up`). Pure."""
+    """The functions of a module that looks up our reference (`Capabilities.looks_up`). Pure."""
 
     def lookup(self, reference: str, account: Account) -> Request: ...
 
     def found(self, answer: Answer, reference: str, subject_id: str) -> Result | None:
-        """Return the look-up's result. Raise as `read` does."""
+        """Return the result. Raise as `read` does."""
 
 
 def by_status(answer: Answer) -> None:
@@ -137,8 +135,7 @@ def by_status(answer: Answer) -> None:
 def throttled(answer: Answer) -> Throttled:
     """Return the throttle of a 429's Retry-After: seconds, or a date (RFC 9110 10.2.3).
 
-    A date counts from the provider's own clock, the Date header. A missing, unreadable or shorter pause than
-    `NOT_SAID_S` counts as no length.
+    A date counts from the Date header, the provider's clock. A pause under `NOT_SAID_S` counts as no length.
     """
     said = answer.headers.get("retry-after", "").strip()
     try:
@@ -192,7 +189,7 @@ def object_of(fields: Mapping[str, object], name: str) -> dict[str, object]:
 def each_of(
     said: Sequence[Any], name: str, references: Sequence[str], read: Callable[[str, Any], Result | SendError]
 ) -> list[Result | SendError]:
-    """Return one result per reference, from the batch answer's items with the reference under `name`.
+    """Return one result per reference, from the items with the reference under `name`.
 
     A missing or unreadable item is `Unanswered`; the other items stand.
     """
@@ -213,5 +210,5 @@ def each_of(
 
 
 def digits(number: str) -> str:
-    """Return an E.164 number without its plus, as most providers want."""
+    """Return an E.164 number without its plus."""
     return number.removeprefix("+")

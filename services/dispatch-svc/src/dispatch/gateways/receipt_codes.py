@@ -1,13 +1,11 @@
 """DLR codes with the meaning of `Misconfigured`: accepted, then failed until a person acts. Pure.
 
-The cause is our account, its money or our sender; the next message fails too.
-
     whole account   Infobip, OVHcloud: no credit (DOMAIN 4.4). Plivo 900, 910: no credit, switched off; Twilio 30002:
                     suspended, for money too (their lists of error codes)
     one sender      Infobip: source, sender; SMSFactor 6: sender (DOMAIN 3.4, 4.4)
 
-The tables hold only codes documented for DLRs: in the answer to a submit a number may mean something else (Vonage 9,
-15). Absent on purpose: SMSFactor 7, no route, since a route may lack for a single place; and codes about a text.
+In the answer to a submit a number may mean something else (Vonage 9, 15). Absent on purpose: SMSFactor 7, no route,
+since a route may lack for a single place; and codes about a text.
 """
 
 from collections.abc import Mapping

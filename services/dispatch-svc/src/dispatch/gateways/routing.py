@@ -1,7 +1,7 @@
 """The route of a message: country, sender and category filter, price ranks, weight shares.
 
 Pure, without randomness: the choice is a hash of the message id, so a repeat gives the same gateway, and a gateway that
-drops out moves only its own share (rendezvous hashing: each gateway draws for itself, the highest draw wins).
+drops out moves only its own share (rendezvous hashing).
 """
 
 import math
@@ -16,8 +16,8 @@ from uuid import UUID
 class Route:
     """The messages a gateway may take; an empty set means any.
 
-    `territories` as in `common.sms.msisdn.territory_of`. `price` of an SMS, in any one currency for all routes; the
-    cheaper route goes first. `weight` shares messages among routes of the same price.
+    The cheaper `price` of an SMS goes first, in one currency for all routes; `weight` shares messages at the same
+    price.
     """
 
     gateway: str
@@ -41,13 +41,13 @@ def ways(routes: Iterable[Route], *, territory: str, sender_id: str, category: s
 
 
 def cheapest(ways: Sequence[Route], may_go: Callable[[str], bool]) -> list[Route]:
-    """Return the routes of the lowest price among the gateways that `may_go`."""
+    """Return the cheapest routes among the gateways that `may_go`."""
     open_ways = [route for route in ways if may_go(route.gateway)]
     return [route for route in open_ways if route.price == open_ways[0].price]
 
 
 def choose(equals: Sequence[Route], message_id: UUID) -> str | None:
-    """Return the gateway for this message, or `None` without a route."""
+    """Return the gateway for this message, if any."""
     if len(equals) < 2:
         return equals[0].gateway if equals else None
     return max(equals, key=lambda route: (_draw(message_id, route), route.gateway)).gateway

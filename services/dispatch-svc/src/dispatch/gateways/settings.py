@@ -107,8 +107,7 @@ def traffic_of(
 ) -> Traffic:
     """Open the gateways and return their pool; the caller closes the pool.
 
-    `submits` is how many submits of a gateway run at once, over both lanes. `part` is this pool's share of the
-    rates.
+    `submits`: of a gateway at once, over both lanes. `part`: of the rates.
     """
     return Traffic(
         [each.gateway_with_secrets(settings, timeout_s=timeout_s, submits=submits) for each in gateways],

@@ -1,9 +1,9 @@
 """Sinch SMS (XMS) batches: JSON, a bearer token (DOMAIN 4.1).
 
-A Sinch batch is one text to up to 1,000 people, with one id and one `client_reference` for all. Placet sends batches of
-a single person, so that each message has its own. DLRs name batch and recipient. Sinch lists the batches of the last 24
-h by `client_reference` (developers.sinch.com, list batches). A 403 with an illegal number type concerns the number, not
-the account (community.sinch.com, common SMS HTTP statuses).
+A Sinch batch is one text to many people, with one id and one `client_reference` for all, so Placet sends batches of a
+single person. DLRs name batch and recipient. Sinch lists the batches of the last 24 h by `client_reference`
+(developers.sinch.com, list batches). A 403 with an illegal number type concerns the number (community.sinch.com, common
+SMS HTTP statuses).
 """
 
 from collections.abc import Mapping, Sequence

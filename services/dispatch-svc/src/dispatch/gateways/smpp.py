@@ -1,24 +1,23 @@
 """SMPP 3.4 (`smpp34`): several binds as transmitter, a window each, long messages in parts.
 
-A long message goes in parts under one header (UDH, 3GPP TS 23.040 9.2.3.24.1), or whole as `message_payload` where the
-account's options say so. Only the last part asks for a DLR and gives the message its id, so each message has one DLR.
+A long message goes in parts under one header (UDH, 3GPP TS 23.040 9.2.3.24.1), or whole as `message_payload` by the
+account's options. Only the last part asks for a DLR and gives the message its id, so each message has one DLR.
 
     no connection, bind or place in the window in time        Unreachable
     a place in the window, but the permit had lapsed          Late
     ESME_RTHROTTLED, ESME_RMSGQFUL                            Throttled
     ESME_RINVBNDSTS                                           Unreachable: the operator holds no bind of ours
     ESME_RINVSRCADR                                           Misconfigured, of the sender
-    flags, credentials, service type, kinds of addresses      Misconfigured: the same in every message of ours
-    "system", "unknown" and "temporary application error"     Unanswered, as are silence, an ended session and half a
+    flags, credentials, service type, kinds of addresses      Misconfigured
+    system, unknown and temporary application error           Unanswered, as are silence, an ended session and half a
                                                               message
     any other status                                          Refused
 
 A bind opens a new session after ESME_RINVBNDSTS, and after a submit unanswered for more than half the timeout while no
 other submit was answered either.
 
-The library reports a refused bind (a wrong password) only as a timeout, so the gateway says `Unreachable` and the
-operator must be asked. The library also acknowledges a `deliver_sm` before Placet has stored it. So Placet binds as
-transmitter and takes neither MOs nor DLRs here: the operator delivers them by HTTP or Kafka.
+The library reports a refused bind (a wrong password) only as a timeout: `Unreachable`. The library also acknowledges a
+`deliver_sm` before Placet has stored it, so Placet binds as transmitter: MOs and DLRs come by HTTP or Kafka.
 """
 
 import asyncio
@@ -59,7 +58,7 @@ capabilities = Capabilities()
 
 BINDS, WINDOW, PORT = 2, 20, 2775
 CONNECT_S = 2.0
-# after a failed bind: below the breaker's cool-down, or a probe would meet the old failure and trip the breaker again
+# below the breaker's cool-down, or a probe would meet the old failure
 RECONNECT_AFTER_S = 0.25
 UNBIND_S = 1.0
 ALPHANUMERIC, INTERNATIONAL = 5, 1  # type of number
@@ -71,9 +70,9 @@ OCTETS, PART_OCTETS = {GSM: 160, UCS2: 140}, {GSM: 153, UCS2: 134}
 THROTTLED = (0x14, 0x58)  # queue full, throttled
 NOT_BOUND = 0x04
 INVALID_SOURCE = 0x0A
-# flags, credentials, service type, kinds of addresses (SMPP 3.4, 5.1.3)
+# SMPP 3.4, 5.1.3
 OURS = (0x07, 0x0D, 0x0E, 0x0F, 0x15, 0x48, 0x49, 0x50, 0x51, 0x53)
-WHO_KNOWS = (0x08, 0x64, 0xFF)  # system error, temporary error of the receiver's application, unknown error
+WHO_KNOWS = (0x08, 0x64, 0xFF)  # system, receiver's temporary, unknown error
 PART_TRIES, PART_PAUSE_S = 5, 0.2
 
 
@@ -81,8 +80,8 @@ PART_TRIES, PART_PAUSE_S = 5, 0.2
 class _Session:
     """A session with the operator.
 
-    `of_no_use`: the operator holds no bind of ours, or answers no submit, though the connection stays. Submits in
-    flight may end on the session, and no new submit begins.
+    `of_no_use`: the operator holds no bind of ours, or answers no submit. Submits in flight may end, and no new submit
+    begins.
     """
 
     client: smpp34.Client
@@ -99,9 +98,9 @@ class _Session:
 
 
 class SmppGateway:
-    """A gateway over SMPP. `submits` is how many submits run at once.
+    """A gateway over SMPP, for `submits` at once.
 
-    The messages in flight fit the windows, so that no message waits for a place longer than its permit lasts.
+    The messages in flight fit the windows, so that no permit lapses in the wait for a place.
     """
 
     def __init__(
@@ -129,10 +128,9 @@ class SmppGateway:
         await asyncio.gather(*(bind.close() for bind in self._binds))
 
     def _next_bind(self) -> "_Bind":
-        """Return the next bind in turn, passing over a useless session with messages still in flight.
+        """Return the next bind in turn, passing over a useless session with messages in flight.
 
-        A new session beside such a session may exceed the operator's limit. Without another bind, the first
-        bind serves.
+        A further session may exceed the operator's limit.
         """
         return next((bind for bind in itertools.islice(self._turn, len(self._binds)) if bind.is_ready), self._binds[0])
 
@@ -196,8 +194,7 @@ class SmppGateway:
 class _Bind:
     """A bind: its session is opened on demand, and reopened once ended or useless.
 
-    All waiting messages share an attempt, and its failure. `window` limits the messages in flight: the library
-    claims to keep a window, and does not.
+    `window` limits the messages in flight: the library's does not.
     """
 
     def __init__(self, account: Account, window: int) -> None:
@@ -214,17 +211,14 @@ class _Bind:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[_Session]:
-        """Yield a session. Raise Unreachable: not begun.
-
-        A cancelled caller leaves the attempt to the other callers.
-        """
+        """Yield a session, or raise Unreachable. A cancelled caller leaves the attempt to the others."""
         while True:
             if self._attempt is None or (self._attempt.done() and time.monotonic() >= self._connect_after):
                 self._attempt = asyncio.create_task(self._found())
             found = await asyncio.shield(self._attempt)
             if isinstance(found, Unreachable):
                 raise found
-            if found is self._open:  # else the session is being unbound, and another attempt follows
+            if found is self._open:  # else the session is being unbound
                 break
         found.in_flight += 1
         try:
@@ -273,7 +267,7 @@ class _Bind:
 
 
 def parts_of(text: str, reference: int, *, as_payload: bool = False) -> tuple[int, list[bytes]]:
-    """Return (data_coding, octets of each part, with a header where several). No character is cut in two."""
+    """Return (data_coding, octets of each part). No character is cut in two."""
     septets = gsm7.encode(text)
     coding = UCS2 if septets is None else GSM
     whole = text.encode("utf-16-be") if septets is None else septets

@@ -1,9 +1,8 @@
 """SMSFactor single sends: JSON, a bearer token (DOMAIN 4.1).
 
-Source: dev.smsfactor.com, getting started and campaign. `status` 1 means accepted; the counts beside the status tell
-the outcome, since Placet sends one message a request. -8 is a moderation passed by most campaigns: accepted where the
-answer names a ticket. SMSFactor appends the STOP mention to `pushtype` marketing. `unicode` must be set for a UCS-2
-text.
+Source: dev.smsfactor.com, getting started and campaign. Beside `status` 1, the counts tell the outcome. -8 is a
+moderation passed by most campaigns: accepted where the answer names a ticket. SMSFactor appends the STOP mention to
+`pushtype` marketing. `unicode` must be set for a UCS-2 text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -78,5 +77,5 @@ def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendEr
 
 
 def _count(said: Mapping[str, object], name: str) -> int | None:
-    """Return the count, or `None` when absent. Raise ValueError."""
+    """Return the count, if any. Raise ValueError."""
     return int(text_of(said, name)) if name in said else None

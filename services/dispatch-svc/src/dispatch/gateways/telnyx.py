@@ -1,10 +1,8 @@
 """Telnyx messages from an alphanumeric sender: JSON, a bearer token, one message a request (DOMAIN 4.1).
 
-Errors are a list of objects with `code` (developers.telnyx.com, messaging error codes; DOMAIN 4.3).
-
-`Idempotency-Key` prevents a second SMS within 24 h only at endpoints whose reference says so, and this endpoint's does
-not (developers.telnyx.com, idempotency). Placet sends the key anyway; an operator with Telnyx's word sets `idempotent`
-in the account.
+Errors: developers.telnyx.com, messaging error codes; DOMAIN 4.3. `Idempotency-Key` prevents a second SMS within 24 h
+only at endpoints whose reference says so, and this endpoint's does not (developers.telnyx.com, idempotency). Placet
+sends the key anyway; an operator with Telnyx's word sets `idempotent` in the account.
 """
 
 from collections.abc import Mapping, Sequence

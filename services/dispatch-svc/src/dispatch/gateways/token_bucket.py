@@ -1,7 +1,4 @@
-"""A token bucket of one second, and places in a queue for the remaining messages. Pure: `now` in monotonic seconds.
-
-A process's share of a limit is limit x partitions held / partitions: no coordinator (docs/providers.md).
-"""
+"""A token bucket of one second, and places in a queue for the remaining messages. Pure: `now` in monotonic seconds."""
 
 from dataclasses import dataclass, replace
 
@@ -20,14 +17,14 @@ def full(per_s: float, now: float) -> Bucket:
 
 
 def take(bucket: Bucket, per_s: float, wanted: int, now: float) -> tuple[Bucket, int]:
-    """Return the bucket after the messages go, and how many of `wanted` may go at `now`."""
+    """Return the bucket and how many of `wanted` may go at `now`."""
     tokens = min(_most(per_s), bucket.tokens + max(0.0, now - bucket.at) * per_s)
     may = min(wanted, int(tokens + 1e-9))
     return replace(bucket, tokens=tokens - may, at=max(bucket.at, now)), may
 
 
 def place(bucket: Bucket, per_s: float, now: float) -> tuple[Bucket, float]:
-    """Queue one message: return the bucket and the return time, one message after another at the rate."""
+    """Queue one message: return the bucket and the return time, at the rate."""
     at = max(bucket.next_place, now) + 1 / per_s
     return replace(bucket, next_place=at), at
 

@@ -1,8 +1,7 @@
 """Twilio Programmable Messaging: a form, one message a request, JSON back (DOMAIN 4.1).
 
-Errors are a JSON object with `code` (Twilio's documentation, api/errors); classes as DOMAIN 4.4, opted out as 4.3. Two
-codes concern a single message: a disabled region (21408) refuses the message, the quiet hours of the recipient's place
-(30610) delay it.
+Errors: Twilio's documentation, api/errors; classes as DOMAIN 4.4, opted out as 4.3. Two codes concern a single message:
+a disabled region (21408) refuses the message, the quiet hours of the recipient's place (30610) delay it.
 """
 
 import base64

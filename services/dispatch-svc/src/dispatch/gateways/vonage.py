@@ -1,9 +1,7 @@
 """Vonage SMS API: a form, one message a request; always HTTP 200, with a `status` per part (DOMAIN 4.1, 4.4).
 
-Source: developer.vonage.com, troubleshooting SMS. A long text has several parts, each with an id: the first id names
-the message, the other parts are known by `client-ref`.
-
-Pitfall: 9 is "no credit" here and "opted out" in a DLR.
+Source: developer.vonage.com, troubleshooting SMS. The id of the first part names the message, the other parts are known
+by `client-ref`. Pitfall: 9 is "no credit" here and "opted out" in a DLR.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,8 +27,8 @@ OPTIONS: Mapping[str, bool] = {}
 capabilities = Capabilities(echoes_reference=True)
 
 THROTTLED, TOO_MANY_BINDS = "1", "10"
-INTERNAL_ERROR = "5"  # "while processing this message": Vonage may have sent the message or not
-BARRED = "7"  # on a list; Vonage does not say whether the person asked for it
+INTERNAL_ERROR = "5"  # Vonage may have sent the message
+BARRED = "7"  # on a list, perhaps by the person's wish
 # credentials, suspended, no credit, no HTTP, signature, callback URL, demo numbers, signature and secret in one
 OURS = ("4", "8", "9", "11", "14", "23", "29", "32")
 OF_SENDER = ("15",)

@@ -40,7 +40,7 @@ enforcement = Table(
 
 
 class OptOut(NamedTuple):
-    """An opt-out just applied. `reference`: the MO's id, where the opt-out came by MO."""
+    """An opt-out just applied. `reference`: the MO's id, if any."""
 
     subject_id: str
     partition: int
@@ -52,7 +52,7 @@ class OptOut(NamedTuple):
 
 
 async def open_enforcements(tx: AsyncConnection, rows: Sequence[OptOut]) -> None:
-    """Store opt-outs just applied. An opt-out stays open until `enforce` finds no forbidden message in flight."""
+    """Store opt-outs just applied, open until `enforce` closes them."""
     columns = {
         "subject_id": "text",
         "partition": "smallint",
@@ -72,9 +72,8 @@ async def open_enforcements(tx: AsyncConnection, rows: Sequence[OptOut]) -> None
 async def enforce(tx: AsyncConnection, subject_ids: Sequence[str]) -> list[OptOutEnforced]:
     """Enforce the open opt-outs of these subjects, publish each enforcement, and return the events.
 
-    An opt-out stays open while a forbidden message of its subject is `sending`: marketing, or the question of a double
-    opt-in (category `service`, with a purpose). An opt-out forbids neither a code nor the confirmation of the STOP. The
-    delay is measured after the commit.
+    An opt-out stays open while marketing, or the question of a double opt-in (category `service`, with a purpose), is
+    `sending`.
 
     The opt-out must be committed, or the caller holds the partition's lock exclusive and has just applied the opt-out:
     then the gate allows no further forbidden message. Only opt-outs read by the first statement are enforced: a later
@@ -125,7 +124,7 @@ async def enforce(tx: AsyncConnection, subject_ids: Sequence[str]) -> list[OptOu
 
 
 async def empty_enforcements(tx: AsyncConnection, subject_ids: Sequence[str]) -> None:
-    """Erase the reference to the text behind each opt-out of these subjects. The times of the enforcement stay."""
+    """Erase the reference to the text behind each opt-out of these subjects."""
     await tx.execute(
         text(
             "UPDATE enforcement SET reference = NULL"

@@ -1,4 +1,4 @@
-"""The events of messages: the current state of a message, from its row or its decision, and the publication."""
+"""The events of messages: the current state of a message, and its publication."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ def changed(row: MessageRow) -> Changed:
 
 
 def accepted(decision: MessageRow, outcome: Outcome) -> Changed:
-    """Return the state of a message after `accept`. `decision`: the row after the decision."""
+    """Return the state of a message after `accept`, from the row after the decision."""
     return changed(
         replace(
             decision,
@@ -66,7 +66,7 @@ def accepted(decision: MessageRow, outcome: Outcome) -> Changed:
 
 
 async def append_changes(tx: AsyncConnection, changes: Sequence[Changed]) -> None:
-    """Publish the current state of each message, in this order; the events of a partition share rows."""
+    """Publish the current state of each message, in this order; a partition's events share rows."""
     together: dict[int, list[MessageChanged]] = defaultdict(list)
     for partition, event in changes:
         together[partition].append(event)

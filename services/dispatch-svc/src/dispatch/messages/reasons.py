@@ -19,8 +19,8 @@ class Reason(StrEnum):
     NO_PURPOSE = "no_purpose"
     UNKNOWN_SENDER = "unknown_sender"
     UNKNOWN_PURPOSE = "unknown_purpose"
-    COUNTRY_NOT_COVERED = "country_not_covered"  # no rules are known for the number's country
-    SENDER_NOT_ALLOWED_THERE = "sender_not_allowed_there"  # the sender's registration names other countries
+    COUNTRY_NOT_COVERED = "country_not_covered"  # no rules for the country
+    SENDER_NOT_ALLOWED_THERE = "sender_not_allowed_there"  # by the sender's registration
     ADVERTISING_MARK_MISSING = "advertising_mark_missing"  # the law there requires a leading word (Spain: PUBLI)
     FREQUENCY_CAP = "frequency_cap"
     STOP_MENTION_MISSING = "stop_mention_missing"
@@ -41,7 +41,7 @@ class Reason(StrEnum):
     CAMPAIGN_UNKNOWN = "campaign_unknown"
     GATEWAY_UNREACHABLE = "gateway_unreachable"
     GATEWAY_THROTTLED = "gateway_throttled"
-    GATEWAY_NEEDS_SOMEBODY = "gateway_needs_somebody"  # account, money or sender: until a person has acted
+    GATEWAY_NEEDS_SOMEBODY = "gateway_needs_somebody"  # account, money or sender
     NO_ROUTE = "no_route"  # for this place, sender, category and text
     # neither
     SEND_BEFORE_PASSED = "send_before_passed"

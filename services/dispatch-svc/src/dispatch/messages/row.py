@@ -1,7 +1,6 @@
 """The row of a message in the ledger, and the changes that hand-offs and DLRs make to a row. Pure.
 
-`MessageRow` is the only list of the ledger's columns: the table, the inserts and the reads take names and types from
-the struct.
+`MessageRow` is the only list of the ledger's columns.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,13 +28,13 @@ class MessageRow(msgspec.Struct, frozen=True, gc=False):
     category: Category
     subject_id: str
     partition: Small
-    number: str | None  # encrypted; erased with the person, or weeks after the end (`pruning.py`)
-    text: str | None  # encrypted; erased like the number
+    number: str | None  # encrypted; erased with the person, or by `pruning.py`
+    text: str | None  # as `number`
     requested_at: datetime
     send_before: datetime
     version: int
     policy_version: str
-    due_at: datetime | None = None  # next decision; only of a pending or deferred message
+    due_at: datetime | None = None  # next decision, of a waiting message
     consent_version: int | None = None
     as_of: datetime | None = None
     decided_at: datetime | None = None
@@ -52,7 +51,7 @@ class MessageRow(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def read(cls, columns: Sequence[Any]) -> Self:
-        """Return the row of a query with `columns_of`, which begins with the three columns named here."""
+        """Return the row of a query with `columns_of`."""
         message_id, status, reasons, *more = columns
         return cls(message_id, _STATUSES[status], tuple(reasons), *more)
 
@@ -80,7 +79,7 @@ def _kind(declared: object) -> tuple[str, bool]:
     return _KINDS[options[0]], len(options) > 1
 
 
-# by column: the type in Postgres, and whether the column may be null
+# the type in Postgres, and whether nullable
 COLUMNS: Mapping[str, tuple[str, bool]] = {
     name: _kind(declared) for name, declared in get_type_hints(MessageRow, include_extras=True).items()
 }
@@ -92,10 +91,10 @@ def columns_of(table: str, instead: Mapping[str, str] = MappingProxyType({})) ->
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The end of a hand-off, or its unknown end.
+    """The end of a hand-off, perhaps unknown.
 
-    `decided_at` names the decision; `None`: the outcome holds for any. `decision`: the row after the decision, where
-    known. `asked`: the gateway of the submit. `opted_out`, `blocked`: as in the gateway's answer.
+    `decided_at` names the decision; `None`: any. `decision`: the row after the decision, where known. `asked`: the
+    gateway of the submit.
     """
 
     message_id: UUID
@@ -116,7 +115,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class ReceiptChange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The DLR that a row holds from now on. `proves`: the operator had the message, so `unknown` is `accepted`."""
+    """The DLR that a row holds from now on. `proves`: the operator had the message."""
 
     message_id: UUID
     proves: bool

@@ -5,14 +5,13 @@
     pending, deferred             decided once due; denied by the erasure of the person
     sending ── outcome ──▶        accepted, rejected, unknown; deferred where no submit had begun
     sending ── decision ──▶       deferred, denied, expired: the permit lapsed before a submit
-    unknown ── outcome ──▶        accepted, rejected: the late answer, or the gateway's look-up; deferred, see below
+    unknown ── outcome ──▶        accepted, rejected: the late answer, or the look-up; deferred, see below
     unknown ── decision ──▶       sending, deferred, denied, expired: recovery took the owner for dead too early, and
                                   no submit had begun
     unknown ── receipt ──▶        accepted: the operator had the message
     accepted, rejected, denied, expired     final
 
-A statement may always leave the status as it is. `tests/service/dispatch/test_status.py` holds every statement that
-writes a status against this table.
+A statement may always leave the status as it is.
 """
 
 from collections.abc import Mapping
@@ -35,7 +34,7 @@ class Status(StrEnum):
 
 class Cause(StrEnum):
     DECISION = "decision"  # a verdict of the gate
-    OUTCOME = "outcome"  # the end of a hand-off, or the recovery of a hand-off without an end
+    OUTCOME = "outcome"  # the end of a hand-off, or its recovery
     RECEIPT = "receipt"
     ERASURE = "erasure"
 
@@ -44,7 +43,7 @@ WAITING = frozenset((Status.PENDING, Status.DEFERRED))  # `due_at` says until wh
 HANDED_OFF = frozenset((Status.SENDING, Status.ACCEPTED, Status.REJECTED, Status.UNKNOWN))  # perhaps; a DLR may come
 FIRST = frozenset((Status.PENDING, Status.DEFERRED, Status.SENDING, Status.DENIED, Status.EXPIRED))
 
-_ENDS = frozenset((Status.DENIED, Status.EXPIRED))  # of a decision, in the statuses of a message not handed off
+_ENDS = frozenset((Status.DENIED, Status.EXPIRED))  # of a decision without a hand-off
 
 STEPS: Mapping[tuple[Status, Cause], frozenset[Status]] = {
     (Status.PENDING, Cause.DECISION): _ENDS | {Status.SENDING, Status.DEFERRED},
@@ -66,5 +65,4 @@ def may_follow(status: Status, cause: Cause) -> frozenset[Status]:
     return STEPS.get((status, cause), frozenset())
 
 
-# a status in events: the same text, and the contract's type
 TOLD: Mapping[Status, contract.Status] = {Status(name): name for name in get_args(contract.Status)}

@@ -1,20 +1,17 @@
-"""The tables `message`, `sending` and `begun`, and their statements.
+"""The tables `message`, `sending` and `begun`, and their statements. The caller owns the transaction.
 
-Rows travel as arrays; the caller owns the transaction.
+The locks of a partition, one for each lane, order decisions and opt-outs: a decision holds the lock of its lane shared
+(`lock_partition`), the consent projection holds both exclusive (`lock_decisions_out`). So an opt-out either precedes a
+decision, or waits until the decided messages are marked `sending`, where the enforcement sees the messages. Outcomes
+take no such lock: an outcome only ends a `sending`, and its writer enforces opt-outs afterwards.
 
-The locks of a partition order decisions and opt-outs. Each lane has a lock: a decision holds the lock of its lane
-shared (`lock_partition`), the consent projection holds both exclusive (`lock_decisions_out`). So an opt-out either
-precedes a decision, or waits until the decided messages are marked `sending`, where the enforcement sees the messages.
-A code waits neither for a campaign nor for an opt-out that waits for a campaign. Outcomes take no such lock: an outcome
-only ends a `sending`, and its writer enforces opt-outs afterwards.
-
-A message with status `sending` belongs to the process behind its last decision, which `decided_at` identifies. A late
-owner, whose message recovery has decided again, finds another `decided_at` and leaves the message alone (ADR 0054).
+A `sending` message belongs to the process behind its last decision, which `decided_at` identifies. A late owner, whose
+message recovery has decided again, finds another `decided_at` and leaves the message alone (ADR 0054).
 
 The mark `begun` says that the submit of a decision may have begun. The owner commits the mark before the first byte may
 leave (`begin`), and only while the row of `sending` behind the decision is open. Recovery closes that row before it
-reads the marks (`close_sending`). Row locks order the two, so either recovery finds the mark, or the owner finds the
-row closed and submits no message of the decision, however long the owner stood still and whatever its clock says.
+reads the marks (`close_sending`). Row locks order the two: either recovery finds the mark, or the owner finds the row
+closed and submits no message of the decision, however long the owner stood still and whatever its clock says.
 """
 
 from collections import defaultdict
@@ -80,45 +77,42 @@ message = Table(
     ),
     CheckConstraint("due_at IS NOT NULL OR status NOT IN ('pending', 'deferred')", name="waiting_is_due"),
     # the usual outcome changes no indexed column (BRIN and `known_as` aside), and stays in its page (ADR 0044)
-    # unused: every query of due messages names a lane
+    # unused: every query names a lane
     Index("message_due_ix", "partition", "due_at", postgresql_where=text("due_at IS NOT NULL")),
-    # by lane: the search for a due code does not pass over all due marketing
+    # by lane: a search for codes does not pass over all due marketing
     *(
         Index(f"message_due_{lane}_ix", "partition", "due_at", postgresql_where=text(f"due_at IS NOT NULL AND {of}"))
         for lane, of in (("marketing", OF_LANE[Lane.MARKETING]), ("codes", OF_LANE[Lane.TRANSACTIONAL]))
     ),
     Index("message_unknown_ix", "unknown_since", postgresql_where=text("unknown_since IS NOT NULL")),
-    Index("message_subject_ix", "subject_id"),  # all messages of a person
+    Index("message_subject_ix", "subject_id"),
     Index("message_known_as_ix", "gateway", "known_as", postgresql_where=text("known_as IS NOT NULL")),
     Index("message_handed_off_ix", "handed_off_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
     Index("message_decided_ix", "decided_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
     Index("message_waiting_ix", "campaign_id", "due_at", postgresql_where=text("due_at IS NOT NULL")),
-    # for `pruning.py`: each message is in exactly one of the next two indexes
+    # for `pruning.py`: each message is in exactly one of the two
     Index("message_content_ix", "requested_at", postgresql_where=text("number IS NOT NULL OR text IS NOT NULL")),
     Index("message_bare_ix", "requested_at", postgresql_where=text("number IS NULL AND text IS NULL")),
 )
 
 sending = Table(
-    # An index of `sending` messages: a row lists the messages that one transaction marked `sending`. A listed message
-    # may have ended; an unlisted message is never `sending`. A database index on the status would be written twice for
-    # each message.
+    # A row lists the messages that one transaction marked `sending`. A listed message may have ended; an unlisted
+    # message is never `sending`. An index on the status would be written twice for each message.
     "sending",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("partition", SmallInteger, nullable=False),
-    # The server's clock alone tells how old a decision is. The row follows the decision, however long the decision's
-    # transaction had waited by then, so a decision is never older than its permits.
+    # by the server's clock, and after the decision: a decision is never older than its permits
     Column("since", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")),
-    instant("decided_at", nullable=False),  # with the partition, the decision of these messages
+    instant("decided_at", nullable=False),
     Column("closed", Boolean, nullable=False, server_default=text("false")),  # no submit of the decision may begin
     Column("message_ids", ARRAY(Uuid), nullable=False),
-    Column("subject_ids", ARRAY(Text), nullable=False),  # of each message, in the same order
+    Column("subject_ids", ARRAY(Text), nullable=False),  # in the same order
     Index("sending_decided_ix", "decided_at"),
 )
 
 begun = Table(
-    # The marks: a row lists messages of one decision (`partition`, `decided_at`) whose submit may have begun. A row
-    # goes with the row of `sending`. No statement names a single row, so there is no primary key.
+    # The marks: messages of one decision whose submit may have begun. A row goes with the row of `sending`.
     "begun",
     metadata,
     Column("partition", SmallInteger, nullable=False),
@@ -129,23 +123,23 @@ begun = Table(
 
 LANES = {Lane.MARKETING: "placet.partition", Lane.TRANSACTIONAL: "placet.partition.codes"}  # locked in this order
 
-DecisionId = tuple[int, datetime]  # messages decided together: their partition, and `decided_at`
+DecisionId = tuple[int, datetime]  # partition, `decided_at`
 _Run = Callable[..., Awaitable[Sequence[Sequence[Any]]]]  # of a statement, given its values
 
 
 async def lock_partition(tx: AsyncConnection, partition: int, lane: Lane, *, planned_now: bool = False) -> None:
     """Lock the partition shared until the transaction ends, to decide on messages.
 
-    The lock of either lane keeps opt-outs out. The caller holds no row lock yet. `planned_now`: see `PLANNED_NOW`.
+    The caller holds no row lock yet.
     """
     lock = f"pg_advisory_xact_lock_shared(hashtext('{LANES[lane]}'), $1)"
     await fetch_many(tx, f"SELECT {f'{PLANNED_NOW}, ' if planned_now else ''}{lock}", partition)
 
 
 async def try_lock_partition(tx: AsyncConnection, partition: int, lane: Lane) -> bool:
-    """Lock the partition as `lock_partition` does, but without waiting, and return whether the lock was free.
+    """Lock the partition as `lock_partition` does, but without waiting; return whether the lock was free.
 
-    A lock's holder may stand still, and other transactions wait for the caller. Includes `plan_now`.
+    A lock's holder may stand still. Includes `plan_now`.
     """
     lock = f"pg_try_advisory_xact_lock_shared(hashtext('{LANES[lane]}'), $1)"
     [(_, locked)] = await fetch_many(tx, f"SELECT {PLANNED_NOW}, {lock}", partition)
@@ -155,14 +149,14 @@ async def try_lock_partition(tx: AsyncConnection, partition: int, lane: Lane) ->
 async def lock_decisions_out(tx: AsyncConnection, partition: int) -> None:
     """Lock both lanes of the partition exclusive until the transaction ends, to apply opt-outs.
 
-    The caller holds no row lock yet. The marketing lock comes first, so that codes do not wait for a campaign.
+    The caller holds no row lock yet. Marketing comes first: no code waits for a campaign.
     """
     locks = (f"pg_advisory_xact_lock(hashtext('{LANES[lane]}'), $1)" for lane in LANES)
     await fetch_many(tx, f"SELECT {', '.join(locks)}", partition)
 
 
 async def wake_held(tx: AsyncConnection, subject_ids: Sequence[str]) -> None:
-    """Make due at once the messages of these subjects that wait for the review of a text."""
+    """Make due at once these subjects' messages that wait for a review."""
     await tx.execute(
         text(
             "UPDATE message SET due_at = now() WHERE subject_id = ANY(CAST(:ids AS text[]))"
@@ -180,10 +174,9 @@ FOR_A_CONTROL = (
 
 
 async def wake_controlled(tx: AsyncConnection, campaign_id: str, limit: int, *, cancelled: bool) -> int:
-    """Make due one page of the messages that wait for a control of this campaign, and return their number.
+    """Make due one page of the messages that wait for a control of this campaign; return how many.
 
-    Of a cancelled campaign, every deferred message counts as waiting. The statement skips locked rows: a later page
-    includes these.
+    Of a cancelled campaign, every deferred message waits.
     """
     await plan_now(tx)
     rows = await fetch_many(
@@ -199,7 +192,7 @@ async def wake_controlled(tx: AsyncConnection, campaign_id: str, limit: int, *, 
 
 
 def _kinds_of(*columns: str) -> dict[str, str]:
-    """Return the type of each column as an array's elements, for `_unnest`. Reasons travel as "one,other"."""
+    """Return the element type of each column, for `_unnest`. Reasons travel as "one,other"."""
     return {column: COLUMNS[column][0].removesuffix("[]") for column in columns}
 
 
@@ -216,16 +209,15 @@ _NUMBER_OF_AN_OPT_OUT = "CASE WHEN m.receipt = 'opted_out' THEN m.number END"
 
 DECIDED = _kinds_of("message_id", "status", "reasons", "due_at", "consent_version", "gateway", "facts")
 
-# what a change tells: neither the text nor the decision record, and the number of an opt-out alone
 OF_A_CHANGE = columns_of("m", {"text": "NULL", "facts": "NULL", "number": _NUMBER_OF_AN_OPT_OUT})
 
 _AS_ARRAY = "string_to_array({}, ',')"  # unnest flattens text[][]
 
 
 async def insert_messages(tx: AsyncConnection, rows: Sequence[MessageRow]) -> set[UUID]:
-    """Insert messages with their verdicts, and return the ids of the new messages.
+    """Insert messages with their verdicts, and return the new ids. A known message_id changes no row.
 
-    A known message_id changes no row. Raise ValueError unless the messages were decided together (`OF_ALL`).
+    Raise ValueError unless the messages were decided together (`OF_ALL`).
     """
     if not rows:
         return set()
@@ -241,8 +233,7 @@ async def insert_messages(tx: AsyncConnection, rows: Sequence[MessageRow]) -> se
 async def update_decisions(tx: AsyncConnection, rows: Sequence[MessageRow]) -> list[Changed]:
     """Store new verdicts on messages whose rows the caller has locked.
 
-    A message denied because its person was erased loses number and text. A permitted message loses the code of an
-    earlier refusal. Raise ValueError unless the messages were decided together (`OF_ALL`).
+    A message denied as erased loses number and text. Raise ValueError unless decided together (`OF_ALL`).
     """
     if not rows:
         return []
@@ -266,7 +257,7 @@ async def update_decisions(tx: AsyncConnection, rows: Sequence[MessageRow]) -> l
 
 
 async def _note_sending(tx: AsyncConnection, rows: Sequence[MessageRow]) -> None:
-    """List the messages that become `sending` in this transaction, in a row for each partition."""
+    """List the messages that become `sending`."""
     begun: dict[int, list[MessageRow]] = defaultdict(list)
     for row in rows:
         if row.status is Status.SENDING:
@@ -276,17 +267,17 @@ async def _note_sending(tx: AsyncConnection, rows: Sequence[MessageRow]) -> None
             tx,
             "INSERT INTO sending (partition, decided_at, message_ids, subject_ids) VALUES ($1, $2, $3, $4)",
             partition,
-            some[0].decided_at,  # as of all rows decided together (`OF_ALL`)
+            some[0].decided_at,
             [row.message_id for row in some],
             [row.subject_id for row in some],
         )
 
 
 async def forget_sending(tx: AsyncConnection, after: timedelta) -> None:
-    """Delete the rows of `sending` that are older than `after` and list no `sending` message any more.
+    """Delete rows of `sending` older than `after` that list no `sending` message, and their marks.
 
-    Their marks go too. A subquery checks each row: NOT EXISTS becomes a join, and with few statistics Postgres reads
-    the whole ledger. A row that its owner holds (`begin`) waits for a later call.
+    A subquery checks each row: NOT EXISTS becomes a join, and with few statistics Postgres reads the whole ledger. A
+    row that its owner holds (`begin`) waits for a later call.
     """
     await tx.execute(
         text(
@@ -310,8 +301,8 @@ async def forget_sending(tx: AsyncConnection, after: timedelta) -> None:
 async def begin(tx: AsyncConnection, decisions: Mapping[DecisionId, Sequence[UUID]]) -> set[DecisionId]:
     """Mark the submit of these messages as begun, and return the decisions that may begin.
 
-    No message of another decision may be submitted. The caller submits only after the commit. A row of `sending` which
-    recovery holds counts as closed: the caller never waits for recovery.
+    The caller submits only after the commit, and no message of another decision. A row of `sending` that recovery holds
+    counts as closed: the caller never waits for recovery.
     """
     return await _begin(decisions, partial(fetch_many, tx))
 
@@ -368,7 +359,7 @@ async def close_sending(tx: AsyncConnection, partition: int, after: timedelta) -
 
 
 async def tell_due(tx: AsyncConnection, partition: int, lane: Lane) -> None:
-    """Notify the workers of the lane, on commit, that a message of this partition is due."""
+    """Notify the workers of the lane, on commit, that a message is due."""
     await fetch_many(tx, "SELECT pg_notify($1, $2)", DUE if lane is Lane.MARKETING else CODES_DUE, str(partition))
 
 
@@ -384,8 +375,8 @@ NOT_BEGUN = "m.receipt IS NULL AND m.handed_off_at IS NULL"
 async def reword(tx: AsyncConnection, reworded: Mapping[UUID, MessageReworded]) -> bool:
     """Store the new text and region of each of these messages that still waits.
 
-    Return False, and change no row, while any of the messages is being handed off. A message left without text is
-    denied by the gate. An event for another subject than the message's changes no row.
+    Return False, and change no row, while any of the messages is being handed off. An event for another subject changes
+    no row.
     """
     if not reworded:
         return True
@@ -421,14 +412,13 @@ SETTLED = _kinds_of(
 )
 
 ACCEPTED = _kinds_of("message_id", "gateway_message_id", "known_as")
-_SUBMITTED = {"version": "integer", "submit": "integer"}  # `submit`: position of the start of the message's submit
+_SUBMITTED = {"version": "integer", "submit": "integer"}  # `submit`: position of its start
 
 
 async def accept(tx: AsyncConnection, rows: Sequence[tuple[Outcome, MessageRow]]) -> set[UUID]:
-    """Store the usual outcome: accepted, by the gateway of the decision. Return the ids of the stored messages.
+    """Store the usual outcome: accepted, by the gateway of the decision. Return the stored ids.
 
-    Each outcome comes with the row after its decision. Only a row unchanged since (same `version`) is stored; the
-    caller passes every other outcome to `settle`.
+    The row is unchanged since its decision (same `version`); the caller passes every other outcome to `settle`.
     """
     if not rows:
         return set()
@@ -461,10 +451,9 @@ async def _by_primary_key(tx: AsyncConnection) -> None:
 async def settle(tx: AsyncConnection, rows: Sequence[Outcome]) -> list[Changed]:
     """Store outcomes, each of the decision named by `decided_at`, and return the changes.
 
-    A message marked `unknown` by recovery meanwhile takes its true outcome, or becomes `deferred` where no submit had
-    begun. No message in another status changes. A message with a DLR was accepted, even if the gateway's answer was
-    lost. A message decided again meanwhile belongs to the newer decision; only `accepted` is stored nevertheless,
-    because the resubmit is the same SMS.
+    A message marked `unknown` by recovery takes its true outcome, or becomes `deferred` where no submit had begun. A
+    message with a DLR was accepted, even if the gateway's answer was lost. While a message decided again is `sending`,
+    only `accepted` is stored of the older decision, because the resubmit is the same SMS.
     """
     if not rows:
         return []
@@ -490,10 +479,10 @@ async def settle(tx: AsyncConnection, rows: Sequence[Outcome]) -> list[Changed]:
 
 
 async def deny_waiting(tx: AsyncConnection, asked: Mapping[str, datetime]) -> list[Changed]:
-    """Deny the waiting messages of people who asked for erasure, and return the changes.
+    """Deny the waiting messages of people who asked for erasure (`asked`: when), and return the changes.
 
-    Marketing is denied altogether, any other message only if requested before the erasure (`asked`). The caller holds
-    the partition's lock, and has locked the rows (`lock_what_goes`).
+    Marketing is denied altogether, any other message only if requested before. The caller holds the partition's lock,
+    and has locked the rows (`lock_what_goes`).
     """
     rows = await fetch_many(
         tx,
@@ -512,10 +501,7 @@ async def deny_waiting(tx: AsyncConnection, asked: Mapping[str, datetime]) -> li
 
 
 async def empty_messages(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
-    """Erase numbers and texts of these people's ended messages, and return the number of messages by subject_id.
-
-    A message still waiting was requested after the erasure (`deny_waiting`), and keeps both.
-    """
+    """Erase numbers and texts of these people's ended messages; return how many, by subject_id."""
     rows = await tx.execute(
         text(
             "WITH found AS (SELECT message_id FROM message WHERE subject_id = ANY(CAST(:ids AS text[]))"
@@ -551,7 +537,7 @@ async def put_receipts(tx: AsyncConnection, rows: Sequence[ReceiptChange]) -> li
 
 
 def _unnest(columns: Mapping[str, str], name: str = "v", first: int = 1, more: str = "") -> str:
-    """Return the SQL that reads these columns (name to type) as rows `name`, from the parameters of `_columns`."""
+    """Return the SQL of these columns as rows `name`, from the parameters of `_columns`."""
     arrays = ", ".join(
         f"string_to_array(${place}, E'\\n', '')" if kind == "lines" else f"${place}::{kind}[]"
         for place, kind in enumerate(columns.values(), first)
@@ -560,7 +546,7 @@ def _unnest(columns: Mapping[str, str], name: str = "v", first: int = 1, more: s
 
 
 def _columns(rows: Sequence[msgspec.Struct], columns: Iterable[str]) -> list[list[object] | None]:
-    """Return an array per column, or None for a column of NULLs, which `unnest` expands to NULLs."""
+    """Return an array per column, or None for a column of NULLs."""
     return _arrays({column: list(map(attrgetter(column), rows)) for column in columns})
 
 
@@ -571,12 +557,12 @@ def _arrays(columns: dict[str, list[Any]]) -> list[list[object] | None]:
 
 
 def _one_for_all(after: int) -> str:
-    """Return the SQL parameters of `_of_all`, numbered after `after` others."""
+    """Return the SQL parameters of `_of_all`, after `after` others."""
     return ", ".join(f"${place}::{kind}" for place, kind in enumerate(OF_ALL.values(), after + 1))
 
 
 def _of_all(rows: Sequence[MessageRow]) -> list[object]:
-    """Return the common values of `OF_ALL`. Raise ValueError when the rows differ."""
+    """Return the common values of `OF_ALL`, or raise ValueError."""
     first = _of_all_of(rows[0])
     if any(_of_all_of(row) != first for row in rows):
         raise ValueError("not decided together")

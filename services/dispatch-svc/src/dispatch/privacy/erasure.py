@@ -2,14 +2,10 @@
 
 Waiting messages are denied first (`erased`), except a code or a notice requested since. While a message is being handed
 off, the person is not erased: the operator has number and text in hand, and the outcome must find its row; the next
-poll follows half a second later. The erasure locks the rows before the check. The rows stay, under the keyed hash, with
-verdicts and outcomes: the tallies add up, and the consent projection goes on denying.
+poll follows half a second later. The rows stay, with verdicts and outcomes: the tallies add up, and the consent
+projection goes on denying.
 
-People of one partition are erased in one transaction: while this transaction waits for an opt-out, other partitions do
-not wait.
-
-The gate denies a late request from before the erasure, whatever its category, and any marketing until the person has
-come back; the row is stored without number and text (`gate/clearance.py`).
+People of one partition are erased in one transaction, whose wait for an opt-out delays no other partition.
 """
 
 from collections.abc import Mapping
@@ -40,7 +36,7 @@ class Erasing:
         return partition_of(subject_id, self.partitions)
 
     async def erase(self, tx: AsyncConnection, asked: Mapping[str, datetime]) -> Mapping[str, Erased]:
-        """Erase people of one partition, and return the tallies; a person with a hand-off under way is absent."""
+        """Erase people of one partition; a person with a hand-off under way is absent from the tallies."""
         [partition] = {self.partition(subject_id) for subject_id in asked}
         await messages.lock_partition(tx, partition, Lane.MARKETING, planned_now=True)
         sending = await store.lock_what_goes(tx, list(asked))

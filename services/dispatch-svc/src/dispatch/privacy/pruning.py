@@ -1,7 +1,7 @@
 """The retention periods of dispatch-svc. docs/retention.md has the reasons and sources.
 
-A message loses number and text long before its row goes: the row makes a repeated request a duplicate, matches a late
-DLR, and holds the decision with its reasons. A message without an end loses no data, however old.
+A message loses number and text long before its row goes: the row makes a repeated request a duplicate, and matches a
+late DLR. A message without an end loses no data, however old.
 """
 
 from datetime import timedelta
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from common.privacy.pruning import DEAD_LETTERS, Policy, Pruned
 
-EARLY_RECEIPTS_KEPT = timedelta(days=1)  # a submit is answered within seconds: an older DLR matches no message of ours
+EARLY_RECEIPTS_KEPT = timedelta(days=1)  # submits are answered within seconds: an older DLR is not ours
 LATE_DAYS = 7  # the longest delay of a DLR (CM.com, DOMAIN 3.1), and the retention of Kafka
 ENDED = "status NOT IN ('pending', 'deferred', 'sending')"
 WITH_CONTENT = "number IS NOT NULL OR text IS NOT NULL"  # spelled as in the index

@@ -47,9 +47,9 @@ async def blocks_of(tx: AsyncConnection, subject_id: str) -> list[Block]:
 
 
 async def lock_what_goes(tx: AsyncConnection, subject_ids: Sequence[str]) -> set[str]:
-    """Lock these people's messages that wait, are `sending`, or hold a number or text; return people with a hand-off.
+    """Lock these people's messages that wait, are `sending`, or have content; return people with a hand-off.
 
-    A single statement locks all rows, in the order of ids, as DLRs and outcomes do. So an outcome that takes back a
+    A single statement locks all rows in the order of ids, as DLRs and outcomes do: an outcome that takes back a
     `sending` message comes wholly before or wholly after.
     """
     rows = await fetch_many(

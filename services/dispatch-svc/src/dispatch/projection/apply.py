@@ -1,8 +1,7 @@
 """The projection of consents, senders and campaigns: upserts guarded by version, rebuilt from zero by replay.
 
-An unreadable consent makes its subject `unreadable`, and the gate denies. Without a readable key the partition halts,
-since the missed opt-out could be anyone's. A state that forgets a known STOP (`loosening.py`) also makes its subject
-`unreadable`: consent-svc has lost the STOP.
+An unreadable consent makes its subject `unreadable`, and so does a state that forgets a known STOP (`loosening.py`).
+Without a readable key the partition halts, since the missed opt-out could be anyone's.
 
 [name]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: an opt-out
 [before-opt-out-commit, after-opt-out-commit], a control [before-control-commit, after-control-commit].
@@ -40,16 +39,16 @@ def subscriptions() -> list[Subscription]:
     return [
         Subscription(store.CONSENTS_GROUP, STATES, apply_states, on_poison=mark_unreadable, wait_ms=URGENT_MS),
         Subscription("dispatch.senders", SENDERS, apply_senders),
-        # a single record: a control waits for running decisions, and further decisions wait for the control
+        # a single record: a control waits for running decisions, and later decisions for the control
         Subscription("dispatch.controls", CONTROLS, apply_controls, max_records=1),
     ]
 
 
 async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | None:
-    """Apply states of one partition: newer states replace older ones.
+    """Apply states of one partition.
 
-    Each opt-out among them is enforced now or with the outcome of the person's last message in flight. Messages
-    held for a review are decided again once the review is over.
+    Each opt-out is enforced now, or with the outcome of the person's last message in flight. Messages held for a review
+    become due once the review is over.
     """
     await messages.lock_decisions_out(tx, batch[0].partition)
     events = [r.event for r in batch if isinstance(r.event, ConsentStateChanged)]
@@ -86,7 +85,7 @@ async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | No
 
 
 def newer(states: Iterable[ConsentStateChanged], known: Mapping[str, store.Known]) -> list[ConsentStateChanged]:
-    """Return the states newer than the known ones, ordered by (subject_id, version), each version once."""
+    """Return the states newer than the known ones, ordered, each version once."""
     found = {
         (state.subject_id, state.version): state
         for state in states
@@ -103,7 +102,7 @@ async def put_states(
     *,
     generation: store.Generation = "subject",
 ) -> list[ConsentStateChanged]:
-    """Store the believed state of each subject, and mark a subject unreadable when its newest state forgets a STOP.
+    """Store the believed state of each subject; a newest state that forgets a STOP makes its subject unreadable.
 
     Return the stored states. `states` come from `newer`.
     """
@@ -126,21 +125,18 @@ async def put_states(
 
 
 def _said_before(erasure: Asked | None, at: datetime) -> bool:
-    """Return whether the text behind the opt-out was erased since.
-
-    The opt-out counts, but its reference is not stored (`empty_enforcements`).
-    """
+    """Return whether the text behind the opt-out was erased since."""
     return erasure is not None and at <= erasure.at
 
 
 def published(batch: Sequence[Received]) -> dict[tuple[str, int], store.Published]:
-    """Return time and offset of each (subject_id, version)."""
+    """Return the publication of each (subject_id, version)."""
     states = ((r.event, r) for r in batch if isinstance(r.event, ConsentStateChanged))
     return {(event.subject_id, event.version): store.Published(r.published_at, r.offset) for event, r in states}
 
 
 async def mark_unreadable(tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:
-    """Mark the subject of a poison consent unreadable. Raise Stopped when the subject cannot be read."""
+    """Mark the subject of a poison consent unreadable. Raise Stopped without a subject."""
     if key is None:
         raise Stopped(f"partition {partition} of {STATES.name} holds a state whose subject cannot be read")
     await messages.lock_decisions_out(tx, partition)

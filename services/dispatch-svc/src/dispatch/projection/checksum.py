@@ -1,8 +1,7 @@
 """The reconciliation of the projection with consent-svc, by projection checksums (`StatesSummed`, ADR-0043).
 
-Checksums of a snapshot are compared once our watermark has passed the snapshot, so that the projection holds all of it.
-A slice with a state published since the snapshot began is left out, as the projection may be newer; every other slice
-must be equal. Memory grows with the slices, not with the people.
+Checksums of a snapshot are compared once our watermark has passed the snapshot. A slice with a state published since
+the snapshot began is left out, as the projection may be newer; every other slice must be equal.
 """
 
 import logging
@@ -38,15 +37,12 @@ COMPARED = gauge(
 
 LOOK_EVERY_S = 5.0
 NAMED = 20  # slices named in the log
-CLOCKS_APART = timedelta(seconds=5)  # clock difference of the publishing relay and the summing process
+CLOCKS_APART = timedelta(seconds=5)  # of the publishing relay and the summing process
 
 
 @dataclass(slots=True)
 class Comparing:
-    """The reconciliation timer.
-
-    `newest` is the start of the snapshot compared last; before the first comparison, the start of the process.
-    """
+    """The reconciliation timer. `newest`: the start of the last snapshot, or of the process."""
 
     database: Database
     partitions: int
@@ -108,7 +104,7 @@ async def keep(tx: AsyncConnection, batch: list[Received]) -> After | None:
 
 
 async def consents_are_the_same(held: Resources[Any]) -> str | None:
-    """Return a readiness warning when slices differ: a person has to act, and the service goes on meanwhile."""
+    """Return a readiness warning when slices differ: a person has to act."""
     async with held.database.begin() as tx:
         result = await store.compared(tx)
     if result is None or not result.differing:

@@ -1,7 +1,4 @@
-"""The freshness of the projection and the progress of a rebuild, polled every second.
-
-The poll also publishes the marketing hold to other services, once stale consent has lasted (`hold.py`).
-"""
+"""The freshness of the projection and the progress of a rebuild, polled every second; also the marketing hold."""
 
 import logging
 import math
@@ -95,7 +92,7 @@ def age_of(as_of: datetime | None, now: datetime) -> float:
 
 
 async def consent_is_fresh(held: Resources[Any], limits: Limits) -> str | None:
-    """Return why marketing is held, or `None`: the projection is older than the gate accepts."""
+    """Return why marketing is held, or `None`."""
     async with held.database.begin() as tx:
         as_of = await applied_watermark(tx, store.CONSENTS_GROUP, STATES, held.settings.partitions)
     if as_of is None:

@@ -1,6 +1,6 @@
 """The announcement of a marketing hold and of its end. Pure.
 
-An announcement needs a lasting observation, so that a flickering watermark, a restart or a rebalance is not published.
+A flickering watermark, a restart or a rebalance is not announced: the observation must last.
 """
 
 from datetime import datetime, timedelta
@@ -12,8 +12,7 @@ from msgspec.structs import replace
 class Hold(msgspec.Struct, frozen=True, gc=False):
     """The last announcement, of all partitions and processes.
 
-    `since` is the start of the hold, `ended_at` its end. `otherwise_since`: since when every observation has
-    contradicted the announcement.
+    `otherwise_since`: since when every observation has contradicted the announcement.
     """
 
     version: int = 0

@@ -13,13 +13,13 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
     # a fallback, within a day of sending hours: a resume wakes the messages (`messages.wake_controlled`)
     paused_recheck: timedelta = timedelta(hours=6)
     review_recheck: timedelta = timedelta(minutes=5)  # a review wakes the message sooner
-    cap: int | None = None  # marketing messages per sender and person within `cap_window`; `None`: no cap
+    cap: int | None = None  # marketing messages per sender and person within `cap_window`
     cap_window: timedelta = timedelta(days=7)
 
 
 def is_fresh(as_of: datetime | None, now: datetime, limits: Limits) -> bool:
     """Return whether marketing may stand on this watermark.
 
-    A watermark from the future is not fresh: a clock is wrong, and the gate cannot tell whose.
+    A watermark from the future is not fresh: a clock is wrong.
     """
     return as_of is not None and as_of - limits.max_clock_skew <= now <= as_of + limits.max_staleness

@@ -7,8 +7,7 @@ known STOP, any true later state says
     of a purpose opted out at T    evidence newer than T of any kind, or an opt-out of T
     of a suppression since T       the suppression, since T or later
 
-Any other state is looser than the known one: the forgotten STOPs are kept beside the new state, and the subject is
-unreadable until a state accounts for the STOPs.
+A forgotten STOP is kept beside the new state; the subject is unreadable until a state accounts for the STOP.
 """
 
 from collections.abc import Sequence
@@ -39,7 +38,7 @@ def loosens(stored: Stops, new: ConsentStateChanged) -> bool:
 
 
 def forgotten(stored: Stops, new: ConsentStateChanged) -> Stops:
-    """Return the STOPs of `stored` for which `new` does not account."""
+    """Return the STOPs for which `new` does not account."""
     if stored == NO_STOPS:
         return NO_STOPS  # the usual case
     said = {(c.sender_id, c.purpose): c for c in new.consents}
@@ -51,7 +50,7 @@ def forgotten(stored: Stops, new: ConsentStateChanged) -> Stops:
 
 
 def believed(stored: Stops, states: Sequence[ConsentStateChanged]) -> tuple[ConsentStateChanged, bool]:
-    """Return the last of a subject's states, with each forgotten STOP, and whether the last state forgot a STOP.
+    """Return the last of a subject's states, with each forgotten STOP, and whether it forgot one.
 
     `states` are in the order of their versions.
     """

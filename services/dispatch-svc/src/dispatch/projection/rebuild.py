@@ -1,8 +1,7 @@
 """`python -m dispatch rebuild`: rebuild the consent table from the log beside the serving table (ADR-0043).
 
-A second table (`subject_next`) is filled from the oldest record up to the position of the projection; a later run
-resumes a dead run. The table swap then locks `subject` against every reader and writer, reads the records published
-meanwhile, and swaps the tables. Decisions and opt-outs wait for the swap about as long as for a large batch.
+A later run resumes a dead run. The table swap locks `subject` against every reader and writer, and reads the records
+published meanwhile.
 """
 
 import asyncio
@@ -31,18 +30,18 @@ from dispatch.projection import store
 log = logging.getLogger(__name__)
 
 AT_ONCE = 2_000  # records
-NEAR = 1_000  # records that may be left at the table swap, read while all other transactions wait
-WAITS_S = 0.5  # longest wait for the lock, since others queue behind the wait; then a new try
-READS_S = 2.0  # longest read of the remaining records, while others wait
+NEAR = 1_000  # records that may be left at the table swap
+WAITS_S = 0.5  # longest wait for the lock, since others queue behind the wait
+READS_S = 2.0  # longest read, while others wait
 AGAIN_S = 2.0
 TRIES = 30
 OVER_GAPS = "--over-gaps"
-REBUILDER = "placet.rebuild"  # advisory lock: a single rebuild at a time
+REBUILDER = "placet.rebuild"  # advisory lock
 ANOTHERS = "another has gone on with this rebuild, or finished it: run it again if none does"
 
 
 class NotNow(RuntimeError):
-    """Another rebuild is running, or the tables could not be swapped."""
+    """Another rebuild is running, or the swap failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +77,12 @@ class Rebuilding:
             try:
                 async with self.database.begin() as tx:
                     await tx.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
-                    await may_idle(tx)  # the log may be slow; no other transaction waits for this one
+                    await may_idle(tx)  # the log may be slow; no transaction waits for this one
                     until = await store.projected_up_to(tx)
                     async for batch in log_again.read(reached, until, AT_ONCE):
                         self._look_for_a_gap(batch)
                         await _step(tx, batch, begun_at, reached)
-                    # the log is read up to this snapshot: a row newer than the rebuilt row is in no record
+                    # the log is read up to this snapshot: a newer row is in no record
                     kept = await store.keep_newer(tx)
                     await tx.execute(text("ANALYZE subject_next"))  # else the first decisions scan the table
             except (DBAPIError, asyncpg.SerializationError) as error:
@@ -95,7 +94,7 @@ class Rebuilding:
             await self._change(log_again, begun_at, reached)
 
     def _look_for_a_gap(self, batch: Batch) -> None:
-        """Raise Stopped when the log has lost records, since the new table would lack states."""
+        """Raise Stopped when the log has lost records."""
         if (gap := batch.reading.gap) is None:
             return
         lost = f"the log of partition {batch.partition} has lost records before offset {gap.offset}"
@@ -112,7 +111,7 @@ class Rebuilding:
                 async with self.database.begin() as tx:
                     await store.lock_generation(tx, WAITS_S)
                     async with asyncio.timeout(READS_S):
-                        until = await store.projected_up_to(tx)  # final: every writer waits for us
+                        until = await store.projected_up_to(tx)  # final
                         read_on = dict(reached)
                         async for batch in log_again.read(read_on, until, AT_ONCE):
                             self._look_for_a_gap(batch)
@@ -131,7 +130,7 @@ class Rebuilding:
         async with self.database.engine.connect() as connection:
             if not await connection.scalar(text("SELECT pg_try_advisory_lock(hashtext(:name))"), {"name": REBUILDER}):
                 raise NotNow("another rebuild is running")
-            await connection.commit()  # the lock belongs to the connection, and no transaction stays open
+            await connection.commit()  # the lock belongs to the connection
             try:
                 yield
             finally:
@@ -140,16 +139,15 @@ class Rebuilding:
 
 
 def _was_overtaken(error: Exception) -> bool:
-    """Return whether another transaction has written the same rows since this transaction began to read."""
+    """Return whether another transaction has written the same rows meanwhile."""
     cause = error.orig and error.orig.__cause__ if isinstance(error, DBAPIError) else error
     return isinstance(cause, asyncpg.SerializationError)
 
 
 async def _step(tx: AsyncConnection, batch: Batch, begun_at: datetime, reached: dict[int, Seen]) -> None:
-    """Apply a batch and advance the rebuild. Raise NotNow when another process has advanced the rebuild.
+    """Apply a batch and advance the rebuild. Raise NotNow when another process has.
 
-    The advisory lock belongs to a connection, and a connection idle for hours may be lost unnoticed; this check
-    cannot.
+    The advisory lock may be lost unnoticed with an idle connection; this check cannot.
     """
     await _apply(tx, batch)
     since = reached.get(batch.partition, BEGINNING)
@@ -159,7 +157,7 @@ async def _step(tx: AsyncConnection, batch: Batch, begun_at: datetime, reached: 
 
 
 async def _apply(tx: AsyncConnection, batch: Batch) -> None:
-    """Apply a batch as the projection does, but open no enforcement and wake no message."""
+    """Apply a batch as the projection does, but enforce no opt-out and wake no message."""
     unreadable: dict[str, int] = {}  # subject to its last offset
     for offset, key in batch.poisoned:
         if key is None:

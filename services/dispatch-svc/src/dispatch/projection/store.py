@@ -1,5 +1,4 @@
-"""The tables of the projection, and their statements: consents, senders, campaign controls, marketing hold,
-reconciliation and rebuild.
+"""The tables of the projection, and their statements.
 
 A campaign's lock orders decisions and controls: a decision holds the lock shared, a control exclusive. A transaction
 locks the partition first, then claimed rows of `message`, then campaigns in the order of ids.
@@ -57,14 +56,14 @@ def _subjects(name: str) -> Table:
 
 
 subject = _subjects("subject")
-_subjects("subject_next")  # filled by a rebuild (`rebuild.py`), else empty
+_subjects("subject_next")  # empty but for a rebuild
 
 rebuild = Table(
     "rebuild",
     metadata,
     Column("partition", SmallInteger, primary_key=True, autoincrement=False),
     Column("next_offset", BigInteger, nullable=False),
-    Column("until", BigInteger, nullable=False),  # the position of the projection at the last poll
+    Column("until", BigInteger, nullable=False),  # the projection's at the last poll
     instant("begun_at", nullable=False),
     Column(
         "last_number", BigInteger, nullable=False, server_default=text("0")
@@ -73,7 +72,7 @@ rebuild = Table(
 )
 
 hold = Table(
-    "hold",  # a single row: the last announcement (`hold.py`)
+    "hold",  # a single row
     metadata,
     Column("category", Text, primary_key=True),
     Column("version", Integer, nullable=False),
@@ -83,7 +82,7 @@ hold = Table(
 )
 
 comparison = Table(
-    "comparison",  # a single row: the newest checksums of consent-svc, and the result of the comparison
+    "comparison",  # a single row
     metadata,
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("sums", Text, nullable=False),  # StatesSummed, JSON
@@ -91,7 +90,7 @@ comparison = Table(
     instant("seen_until", nullable=False),
     instant("compared_at"),  # null: comparison pending
     Column("compared", Integer, nullable=False, server_default=text("0")),  # slices
-    Column("moving", Integer, nullable=False, server_default=text("0")),  # slices left out: changed since the snapshot
+    Column("moving", Integer, nullable=False, server_default=text("0")),  # left out: changed since the snapshot
     Column("differing", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
 )
 
@@ -120,7 +119,7 @@ _A_CAMPAIGN = "hashtext('placet.campaign'), hashtext({})"
 
 
 async def watermark(tx: AsyncConnection, partition: int, campaign_ids: Collection[str] = ()) -> datetime | None:
-    """Return the watermark of this partition's consent projection, and lock these campaigns shared, for `controls`."""
+    """Return the watermark of the partition's consents, and lock these campaigns shared, for `controls`."""
     rows = await fetch_many(
         tx,
         "SELECT (SELECT as_of FROM consumer_offset WHERE consumer_group = $1 AND topic = $2 AND partition = $3),"
@@ -161,7 +160,7 @@ async def senders(tx: AsyncConnection, sender_ids: Iterable[str]) -> dict[str, S
 
 
 class Published(NamedTuple):
-    """The publication of a state: time, and offset in its partition."""
+    """The publication of a state, with its offset."""
 
     at: datetime
     offset: int
@@ -174,10 +173,10 @@ async def put_subjects(
     *,
     generation: Generation = "subject",
 ) -> set[str]:
-    """Store the states newer than the stored ones, and return the changed subjects. At most one state per subject.
+    """Store the states newer than the stored ones, at most one per subject; return the changed subjects.
 
-    `published`: by (subject_id, version). An unreadable subject stays unreadable after a state with an offset before
-    the unreadable record: a replay of the older of two dead letters proves nothing of the newer, perhaps a STOP.
+    An unreadable subject stays unreadable after a state with an offset before the unreadable record: a replay of the
+    older of two dead letters proves nothing of the newer, perhaps a STOP.
     """
     when = published or {}
     still = "(subject.unreadable AND coalesce(excluded.log_offset < subject.log_offset, false))"
@@ -211,7 +210,7 @@ async def put_subjects(
 
 
 class Known(NamedTuple):
-    """The stored state of a subject, as far as a newer state is compared."""
+    """The stored state of a subject, as far as compared."""
 
     version: int
     held: bool
@@ -221,7 +220,7 @@ class Known(NamedTuple):
 async def known_subjects(
     tx: AsyncConnection, subject_ids: Sequence[str], *, generation: Generation = "subject"
 ) -> dict[str, Known]:
-    """Return the stored subjects among these. Consents are decoded only for a subject with a STOP."""
+    """Return the stored subjects among these."""
     rows = await fetch_many(
         tx,
         f"SELECT subject_id, version, held_since IS NOT NULL, {_STOPPED.format('s')}, s.consents::text,"
@@ -258,7 +257,7 @@ async def mark_unreadable(
 
 
 async def put_sums(tx: AsyncConnection, told: StatesSummed, encoded: str) -> None:
-    """Store checksums newer than the stored ones, to be compared. The last result stays until the comparison."""
+    """Store newer checksums, to be compared."""
     await tx.execute(
         text(
             "INSERT INTO comparison (id, sums, begun_at, seen_until) VALUES (1, :sums, :begun_at, :seen_until)"
@@ -270,7 +269,7 @@ async def put_sums(tx: AsyncConnection, told: StatesSummed, encoded: str) -> Non
 
 
 async def sums_to_compare(tx: AsyncConnection) -> StatesSummed | None:
-    """Return checksums not compared yet and lock the row, or return None, as while another process compares."""
+    """Lock and return checksums not compared yet; None also while another process compares."""
     encoded: str | None = await tx.scalar(
         text("SELECT sums FROM comparison WHERE compared_at IS NULL FOR UPDATE SKIP LOCKED")
     )
@@ -290,7 +289,7 @@ async def put_comparison(
 
 
 class Comparison(NamedTuple):
-    """The last comparison; `compared_at` is None while newer checksums wait. `differing`: names of slices."""
+    """The last comparison; `compared_at` is None while newer checksums wait."""
 
     begun_at: datetime
     compared_at: datetime | None
@@ -307,13 +306,13 @@ async def compared(tx: AsyncConnection) -> Comparison | None:
 async def begin_rebuild(tx: AsyncConnection, now: datetime) -> tuple[datetime, dict[int, Seen]]:
     """Resume the unfinished rebuild, or start a rebuild with an empty table.
 
-    Return the start, which identifies the rebuild, and the position of each partition.
+    Return the start, which identifies the rebuild, and each partition's position.
     """
     rows = list(await tx.execute(text("SELECT partition, next_offset, last_number, unseen, begun_at FROM rebuild")))
     begun_at: datetime = rows[0].begun_at if rows else now
     if not rows:
         await tx.execute(text("TRUNCATE subject_next"))
-    added = await tx.execute(  # every partition, or on a resume the new ones
+    added = await tx.execute(
         text(
             "INSERT INTO rebuild (partition, next_offset, until, begun_at) SELECT partition, 0, next_offset, :begun_at"
             " FROM consumer_offset WHERE consumer_group = :group AND topic = :topic"
@@ -325,7 +324,7 @@ async def begin_rebuild(tx: AsyncConnection, now: datetime) -> tuple[datetime, d
 
 
 async def rebuild_until(tx: AsyncConnection) -> dict[int, int]:
-    """Store the position of the projection as the goal of the rebuild, and return the position."""
+    """Store and return the position of the projection, the goal of the rebuild."""
     until = await projected_up_to(tx)
     await tx.execute(
         text(
@@ -339,7 +338,7 @@ async def rebuild_until(tx: AsyncConnection) -> dict[int, int]:
 
 
 async def step_rebuild(tx: AsyncConnection, begun_at: datetime, partition: int, since: Seen, reached: Seen) -> bool:
-    """Advance the rebuild of a partition. Return False when another process has advanced or finished the rebuild."""
+    """Advance the rebuild of a partition. Return False when another process has."""
     stepped = await tx.execute(
         text(
             "UPDATE rebuild SET next_offset = :next_offset, last_number = :last_number, unseen = :unseen"
@@ -351,7 +350,7 @@ async def step_rebuild(tx: AsyncConnection, begun_at: datetime, partition: int, 
 
 
 async def rebuild_progress(tx: AsyncConnection) -> tuple[int, int, datetime | None]:
-    """Return (records read, records to read, start of the rebuild); without a rebuild (0, 0, None)."""
+    """Return (records read, records to read, start); without a rebuild (0, 0, None)."""
     row = (
         await tx.execute(
             text(
@@ -366,9 +365,8 @@ async def rebuild_progress(tx: AsyncConnection) -> tuple[int, int, datetime | No
 async def change_generations(tx: AsyncConnection, begun_at: datetime, reached: Mapping[int, Seen]) -> bool:
     """Swap the tables: from the commit on, the rebuilt table serves, and the old one is emptied.
 
-    The caller has locked `subject` exclusive (`lock_generation`); a waiting transaction then finds the new table.
-    Return False when another process has advanced or finished the rebuild since `reached`: the caller then rolls back,
-    because `subject_next` may be almost empty.
+    The caller has locked `subject` exclusive (`lock_generation`). Return False when another process has advanced the
+    rebuild since `reached`: the caller then rolls back, because `subject_next` may be almost empty.
     """
     rows = await tx.execute(
         text("DELETE FROM rebuild WHERE begun_at = :begun_at RETURNING partition, next_offset"), {"begun_at": begun_at}
@@ -392,8 +390,8 @@ async def change_generations(tx: AsyncConnection, begun_at: datetime, reached: M
 async def lock_generation(tx: AsyncConnection, within_s: float) -> None:
     """Lock `subject` against every reader and writer until the transaction ends.
 
-    Raise after `within_s`, because every later transaction queues behind this wait. The wait for `sums`, which reads
-    the whole table, comes first and has no limit.
+    Raise after `within_s`, because every later transaction queues behind this wait. The wait for `sums` comes first and
+    has no limit.
     """
     await tx.execute(text("SELECT pg_advisory_xact_lock(hashtext('placet.generation'))"))
     await tx.execute(text(f"SET LOCAL lock_timeout = {int(within_s * 1000)}"))
@@ -401,9 +399,9 @@ async def lock_generation(tx: AsyncConnection, within_s: float) -> None:
 
 
 async def keep_newer(tx: AsyncConnection) -> int:
-    """Copy the newer rows of the serving table into `subject_next`, and return their number.
+    """Copy the newer rows of the serving table into `subject_next`; return how many.
 
-    A state missing from the log is not lost, nor is a STOP forgotten by the rebuilt state.
+    No state missing from the log is lost, nor a STOP.
     """
     await _keep_stops(tx)
     kept = await tx.execute(
@@ -420,10 +418,7 @@ async def keep_newer(tx: AsyncConnection) -> int:
 
 
 async def _keep_stops(tx: AsyncConnection) -> None:
-    """Restore each STOP that a rebuilt state forgets, and mark its subject unreadable.
-
-    Compaction of the log may have removed the state with the STOP.
-    """
+    """Restore each STOP that a rebuilt state forgets, perhaps by compaction, and mark its subject unreadable."""
     rows = await fetch_many(
         tx,
         "SELECT n.subject_id, n.version, n.consents::text, n.suppressions::text, n.erased, s.consents::text,"
@@ -453,7 +448,7 @@ async def _keep_stops(tx: AsyncConnection) -> None:
 
 
 async def projected_up_to(tx: AsyncConnection) -> dict[int, int]:
-    """Return the next offset of consent.states.v1 by partition, as committed by the projection."""
+    """Return the projection's next offset in consent.states.v1, by partition."""
     rows = await tx.execute(
         text("SELECT partition, next_offset FROM consumer_offset WHERE consumer_group = :group AND topic = :topic"),
         {"group": CONSENTS_GROUP, "topic": STATES.name},
@@ -462,7 +457,7 @@ async def projected_up_to(tx: AsyncConnection) -> dict[int, int]:
 
 
 async def watermarks(tx: AsyncConnection) -> dict[int, datetime | None]:
-    """Return the watermark of each partition of the consent projection, or None before the first."""
+    """Return the watermark of each partition."""
     rows = await tx.execute(
         text("SELECT partition, as_of FROM consumer_offset WHERE consumer_group = :group AND topic = :topic"),
         {"group": CONSENTS_GROUP, "topic": STATES.name},
@@ -471,13 +466,13 @@ async def watermarks(tx: AsyncConnection) -> dict[int, datetime | None]:
 
 
 async def lock_hold(tx: AsyncConnection) -> Hold:
-    """Return the last announcement of the marketing hold, and lock the row if present: a single process announces."""
+    """Return the last announcement of the marketing hold, and lock its row."""
     rows = await fetch_many(tx, "SELECT version, since, ended_at, otherwise_since FROM hold FOR UPDATE")
     return Hold(*rows[0]) if rows else Hold()
 
 
 async def put_hold(tx: AsyncConnection, known: Hold, tell: HoldChanged | None) -> None:
-    """Store the marketing hold, and publish `tell`, the new announcement if any."""
+    """Store the marketing hold, and publish `tell`."""
     await tx.execute(
         text(
             "INSERT INTO hold (category, version, since, ended_at, otherwise_since)"
@@ -508,7 +503,7 @@ _LINES = (
 async def sums(tx: AsyncConnection, since: datetime) -> dict[str, tuple[int, int, bool]]:
     """Return the checksums of `subject`, computed as in `StatesSummed`. Reads the whole table.
 
-    By slice: the number of subjects, the sum of their digests, and whether a state was published since `since`.
+    By slice: subjects, sum of digests, and whether a state was published since `since`.
     """
     await tx.execute(text("SELECT pg_advisory_xact_lock_shared(hashtext('placet.generation'))"))
     rows = await tx.execute(
@@ -563,7 +558,7 @@ async def put_control(tx: AsyncConnection, event: CampaignControlled) -> None:
 async def note_woken(tx: AsyncConnection, campaign_id: str, version: int, *, cancelled: bool) -> None:
     """Record this control version as woken, unless a message still waits.
 
-    No decision defers a message for an older control any more: `put_control` has waited for running decisions.
+    No decision defers for an older control: `put_control` has waited.
     """
     await plan_now(tx)
     await fetch_many(

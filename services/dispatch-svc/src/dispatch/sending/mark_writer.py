@@ -1,7 +1,6 @@
 """The mark writer: mark submits as begun in the ledger, many to a statement (`messages.begin_at_once`).
 
-Submits which get a slot while a statement of their lane runs share the next statement. So a window of submits
-that begin together costs one statement, however many messages each submit holds.
+Submits that get a slot while a statement of their lane runs share the next statement.
 """
 
 import asyncio
@@ -30,10 +29,7 @@ _Waiting = tuple[Sequence[Permit], "asyncio.Future[bool]"]
 
 @dataclass(slots=True)
 class MarkWriter:
-    """The mark writer of one lane. `mark` runs one statement, and returns the decisions that may begin.
-
-    `pause` rests after a failure.
-    """
+    """The mark writer of one lane. `mark` runs one statement; `pause` rests after a failure."""
 
     mark: Mark
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -44,8 +40,8 @@ class MarkWriter:
     async def may_begin(self, permits: Sequence[Permit]) -> bool:
         """Mark the submit of these messages as begun. Return False if the submit must not begin.
 
-        False: recovery has closed a decision of these messages, or the mark may not be stored. The caller then has the
-        messages decided again; a mark stored after all belongs to the earlier decision, and says nothing of the new.
+        Recovery has then closed a decision, or the mark may not be stored: the caller has the messages decided again. A
+        mark stored after all says nothing of the new decision.
         """
         answer = asyncio.get_running_loop().create_future()
         self._waiting.append((permits, answer))
@@ -88,7 +84,7 @@ class MarkWriter:
 
 
 def by_decision(permits: Sequence[Permit]) -> dict[DecisionId, list[UUID]]:
-    """Return the messages of these permits by their decision."""
+    """Return the messages by decision."""
     found: dict[DecisionId, list[UUID]] = defaultdict(list)
     for permit in permits:
         found[permit.candidate.partition, permit.decided_at].append(permit.candidate.message_id)

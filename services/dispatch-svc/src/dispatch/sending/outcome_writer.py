@@ -1,7 +1,6 @@
 """The batch writer: store the outcomes of submits in the ledger, many to a transaction.
 
-Outcomes which arrive while a transaction of their lane commits share the next transaction, whatever their partitions.
-With one message per request, a hundred outcomes then need one transaction instead of a hundred.
+Outcomes that arrive while a transaction of their lane commits share the next transaction.
 """
 
 import asyncio
@@ -19,20 +18,19 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STORE_BACK_OFF_S = (0.1, 5.0)
-SETTLED_AT_ONCE = 1_000  # target size of a transaction; the last submit in the batch may exceed the target
-WRITERS = 3  # most writers of one lane; another starts when the queue fills a transaction
+SETTLED_AT_ONCE = 1_000  # target size of a transaction; the last submit may exceed it
+WRITERS = 3  # of one lane; another starts when the queue fills a transaction
 
-# the outcomes of a submit, and the future its caller awaits
 _Waiting = tuple[Sequence[Outcome], "asyncio.Future[None]"]
 
 
 @dataclass(slots=True)
 class Storing:
-    """The batch writer of one lane. `store` runs one transaction for the given outcomes."""
+    """The batch writer of one lane. `store` runs one transaction."""
 
     store: Callable[[Sequence[Outcome]], Awaitable[None]]
     writers: list[asyncio.Task[None]] = field(default_factory=list)
-    stubborn: set[asyncio.Task[None]] = field(default_factory=set)  # tasks storing submit by submit
+    stubborn: set[asyncio.Task[None]] = field(default_factory=set)  # storing submit by submit
     _waiting: deque[_Waiting] = field(default_factory=deque)
     _many: int = 0  # queued outcomes
 
@@ -47,9 +45,9 @@ class Storing:
         await stored
 
     async def _write(self) -> None:
-        """Store queued outcomes, one transaction after another, until the queue is empty.
+        """Store queued outcomes until the queue is empty.
 
-        Each transaction stays short, because the enforcement of an opt-out may wait for these outcomes.
+        Each transaction stays short: the enforcement of an opt-out may wait.
         """
         while self._waiting:
             some: list[_Waiting] = []
@@ -69,10 +67,9 @@ class Storing:
                     _done(stored)
 
     async def _store_one_by_one(self, some: Sequence[_Waiting]) -> None:
-        """Store the outcomes of each submit alone, after their common transaction failed.
+        """Store the outcomes of each submit alone: a failing submit then delays no other.
 
-        A failing submit then delays no other. Each transaction is retried as long as the process lives: the ledger must
-        not lose the outcome of a message already handed off.
+        The retry never ends: the ledger must not lose the outcome of a message already handed off.
         """
 
         async def store_one(outcomes: Sequence[Outcome], stored: "asyncio.Future[None]") -> None:
@@ -88,10 +85,7 @@ def _done(stored: "asyncio.Future[None]") -> None:
 
 
 async def until_stored(transaction: Callable[[], Awaitable[T]]) -> T:
-    """Retry the transaction with back-off until its commit, and return its result.
-
-    The database may be away for a while, and the messages have already left or are in hand.
-    """
+    """Retry the transaction with back-off until its commit."""
     failures = 0
     while True:
         try:

@@ -13,10 +13,10 @@ from dispatch.messages.reasons import Reason
 from dispatch.messages.row import MessageRow, Outcome
 from dispatch.messages.status import Status
 
-KEPT_CHARS = 500  # of an id or a code: Postgres can index so many characters, and an event has room for them
+KEPT_CHARS = 500  # of an id or a code: fits an index in Postgres, and an event
 
 
-LEFT = frozenset((Status.ACCEPTED, Status.SENDING, Status.UNKNOWN))  # statuses of a message that perhaps has left
+LEFT = frozenset((Status.ACCEPTED, Status.SENDING, Status.UNKNOWN))  # perhaps left
 
 
 class LostAnswer(NamedTuple):
@@ -47,10 +47,10 @@ def answered(
     *,
     echoes_reference: bool,
 ) -> Outcome:
-    """Return the outcome of a gateway's answer to a submit.
+    """Return the outcome of a gateway's answer to a submit that began `at`.
 
-    `at`: when the submit began. `until`: when a message which has not left may be tried again. A resubmit
-    (`permit.again`) becomes `accepted` or `unknown`: the first submit may have arrived.
+    `until`: when the message may be tried again. A resubmit (`permit.again`) becomes `accepted` or `unknown`: the first
+    submit may have arrived.
     """
     match answer:
         # of the resubmit, as below; an opt-out in the answer still counts
@@ -69,7 +69,7 @@ def answered(
                 opted_out=answer.opted_out,
                 blocked=answer.blocked,
             )
-        # Refused too: the refusal is of the resubmit, and the first submit may have arrived
+        # Refused too: the refusal is of the resubmit
         case SendError() if permit.again:
             return outcome(permit, Status.UNKNOWN, handed_off_at=at)
         case Refused():
@@ -118,13 +118,13 @@ def outcome(
 
 
 def looked_up(row: LostAnswer, result: Result, *, echoes_reference: bool) -> Outcome:
-    """Return the outcome of a message whose answer was lost, from the gateway's look-up result."""
+    """Return the outcome of a lost answer, from the gateway's look-up."""
     name = _name(result)
     return Outcome(
         message_id=row.message_id,
         subject_id=row.subject_id,
         status=Status(result.outcome),
-        decided_at=None,  # any decision: the outcome holds for each
+        decided_at=None,  # any decision
         gateway=row.gateway,
         asked=row.gateway,
         gateway_message_id=name,
@@ -136,10 +136,7 @@ def looked_up(row: LostAnswer, result: Result, *, echoes_reference: bool) -> Out
 
 
 def nobody_knows(row: MessageRow) -> Outcome:
-    """Return an `unknown` outcome for a ledger row left `sending`.
-
-    The message may have been handed off, so dispatch does not hand the message off again.
-    """
+    """Return an `unknown` outcome for a row left `sending`: the message may have left."""
     return Outcome(
         message_id=row.message_id,
         subject_id=row.subject_id,
@@ -151,34 +148,28 @@ def nobody_knows(row: MessageRow) -> Outcome:
 
 
 def never_left(row: MessageRow, at: datetime) -> Outcome:
-    """Return a `deferred` outcome, due `at` once, for a ledger row left `sending` whose submit never began.
-
-    The gate decides on the message afresh, as on a message handed back at a planned stop.
-    """
+    """Return a `deferred` outcome for a row left `sending` whose submit never began."""
     reasons = (Reason.SERVICE_STOPPING,)
     return replace(nobody_knows(row), status=Status.DEFERRED, reasons=reasons, due_at=at, gateway=None)
 
 
 def _name(result: Result) -> str | None:
-    """Return the gateway's message id.
+    """Return the gateway's message id, or None where the ledger cannot store the id.
 
-    An id the ledger cannot store becomes None: the outcome still counts, and inbound-svc takes no DLR with such an id.
+    The outcome still counts, and inbound-svc takes no DLR with such an id.
     """
     return result.gateway_message_id if _can_be_kept(result.gateway_message_id) else None
 
 
 def _code(said: str | None) -> str | None:
-    """Return the code cut and cleaned to fit the ledger.
-
-    A code may be the only explanation ever given of a failure, so the ledger keeps as much as fits.
-    """
+    """Return the code cut and cleaned to fit the ledger."""
     return said and "".join(each if each.isprintable() else " " for each in said)[:KEPT_CHARS]
 
 
 def _can_be_kept(said: str | None) -> bool:
     """Return whether the ledger can store the id: printable (no NUL, no half surrogate pair) and not too long.
 
-    The writer would retry an unstorable id for ever, with every outcome of the same submit.
+    The writer would retry an unstorable id for ever.
     """
     return said is None or (len(said) <= KEPT_CHARS and said.isprintable())
 
@@ -186,12 +177,11 @@ def _can_be_kept(said: str | None) -> bool:
 def is_a_second(outcome: Outcome, row: HandedOff, *, idempotent: bool) -> bool:
     """Return whether an accepted outcome is a second SMS beside the hand-off in its row (`store.left_already`).
 
-    An idempotent gateway answers a resubmit with the id of the first SMS. Where the gateway answers with another id,
-    the ids are believed: the gateway may only count anew, or may have forgotten the first submit, and a person has to
-    find out.
+    An idempotent gateway answers a resubmit with the id of the first SMS. Another id counts as a second SMS: the
+    gateway may have forgotten the first submit, and a person has to find out.
     """
     if row.handed_off_at == outcome.handed_off_at:
-        return False  # the row already holds this very hand-off
+        return False  # this very hand-off
     if not idempotent or row.gateway != outcome.gateway or row.status not in LEFT:
         return True
     names = row.gateway_message_id, outcome.gateway_message_id
@@ -199,17 +189,14 @@ def is_a_second(outcome: Outcome, row: HandedOff, *, idempotent: bool) -> bool:
 
 
 def usual(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, MessageRow]]:
-    """Return the outcomes that `messages.accept` can store: accepted, no code, and with the row of the decision."""
+    """Return the outcomes that `messages.accept` can store, with the row of the decision."""
     return [
         (o, o.decision) for o in outcomes if o.status is Status.ACCEPTED and o.code is None and o.decision is not None
     ]
 
 
 def is_no_answer(result: Result | SendError) -> bool:
-    """Return whether the circuit breaker counts the result as no answer.
-
-    A request to wait, and a refusal of one sender's messages, are answers of the gateway.
-    """
+    """Return whether the circuit breaker counts the result as no answer."""
     if isinstance(result, Misconfigured):
         return not result.of_sender
     return isinstance(result, (Unreachable, Unanswered))

@@ -2,34 +2,30 @@
 
     consume   `Intake.take_marketing`, `Intake.take`: a batch of one partition, in the transaction which steps its
               offset; marketing on hold stays in Kafka
-    decide    `Clearance.decide`: reads consent under the partition's lock, and `gate/rules.py` decides
-              [before-decide]
+    decide    `Clearance.decide`, under the partition's lock [before-decide]
     insert    `messages.insert_messages`: each message with its verdict, a permitted message as `sending`.
               Commit [before-insert-commit, after-insert-commit, before-transactional-insert-commit,
               after-transactional-insert-commit]
-    begin     `Handoff.send`: in batches, each on valid permits. A batch with a slot is marked as begun, in one
-              statement for all batches that have a slot now (`mark_writer.py`) [before-mark, after-mark-then-opt-out].
-              Messages which wait for a slot or a rate have no mark [during-submit-others-waiting]
+    begin     `Handoff.send`: in batches, each on valid permits. A batch with a slot is marked as begun
+              (`mark_writer.py`) [before-mark, after-mark-then-opt-out]. Messages which wait for a slot or a rate have
+              no mark [during-submit-others-waiting]
     submit    with no transaction open. `_submit` is the only place where a message leaves [before-submit,
-              during-submit, after-submit, after-transactional-submit]. The transactional consumer does not wait for
-              the submit (`transactional.py`)
-    record    `Handoff._store_outcomes`: the outcomes of several submits (`outcomes.py`) in one transaction
-              (`outcome_writer.py`), with their events. Commit [before-outcomes-commit, after-outcomes-commit,
-              before-throttled-commit, after-throttled-commit]. Then the waiting opt-outs of these subjects
-              are enforced [before-enforcement-commit, after-enforcement-commit], and the relay publishes the events
-              [before-publish, after-publish]
+              during-submit, after-submit, after-transactional-submit]
+    record    `Handoff._store_outcomes`, with the events of the outcomes. Commit [before-outcomes-commit,
+              after-outcomes-commit, before-throttled-commit, after-throttled-commit]. Then the waiting opt-outs of
+              these subjects are enforced [before-enforcement-commit, after-enforcement-commit], and the relay
+              publishes the events [before-publish, after-publish]
 
-[name]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process, in a transaction and right
-after its commit. Off the common path: a text updated [before-text-update-commit, after-text-update-commit], a permit
-renewed [before-renewal-commit, after-renewal-commit], messages not yet submitted handed back [after-hand-back-commit],
-half of a refused batch [after-half-batch-submit], an opt-out during a downtime [after-insert-commit-then-opt-out,
-after-submit-then-opt-out].
+[name]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process. Off the common path: a text
+updated [before-text-update-commit, after-text-update-commit], a permit renewed [before-renewal-commit,
+after-renewal-commit], messages not yet submitted handed back [after-hand-back-commit], half of a refused batch
+[after-half-batch-submit], an opt-out during a downtime [after-insert-commit-then-opt-out, after-submit-then-opt-out].
 
-Deferred messages, and messages left `sending` by a crash, enter at `Handoff.send` (`timers.py`). No source of marketing
-brings in more messages than can leave soon. A submit without a known end is `unknown`, and dispatch never blindly sends
-the message again. A `sending` message without the mark never left: after a crash it is decided afresh. A message in
-hand and not yet submitted stays with this process until another process decides on the message (`store.still_ours`)
-or recovery gives the message back, even if recovery has marked it `unknown`.
+Deferred messages, and messages left `sending` by a crash, enter at `Handoff.send` (`timers.py`). A submit without a
+known end is `unknown`, and dispatch never blindly sends the message again. A `sending` message without the mark never
+left: after a crash it is decided afresh. A message in hand and not yet submitted stays with this process until another
+process decides on the message (`store.still_ours`) or recovery gives the message back, even if recovery has marked it
+`unknown`.
 """
 
 import asyncio
@@ -94,8 +90,8 @@ REDECIDED = counter(
     "Messages that return to the gate, because a permit lapsed or a gateway refuses.",
 )
 
-_Alike = tuple[int, Lane, bool]  # partition, lane, `again`: of messages decided again together
-_Lapsed = tuple[list[Permit], "asyncio.Task[dict[UUID, Permit]]"]  # permits to decide again, and the task deciding
+_Alike = tuple[int, Lane, bool]  # partition, lane, `again`
+_Lapsed = tuple[list[Permit], "asyncio.Task[dict[UUID, Permit]]"]
 
 SUBMITS_AHEAD = 4  # per slot; with answers of 100 ms, more would wait past their permits
 # well within `settle_margin_s`; a gateway ends its submit in time, and knows which messages had begun
@@ -103,7 +99,7 @@ SUBMIT_LATE_S = 2.0
 
 
 class Intake:
-    """The consumers of both lanes. Transactional and service messages never wait for marketing."""
+    """The consumers of both lanes."""
 
     def __init__(self, clearance: Clearance, handoff: "Handoff", *, batch: int, partitions: int) -> None:
         self._partitions = partitions
@@ -116,8 +112,7 @@ class Intake:
             "dispatch.campaign-requests",
             CAMPAIGN_REQUESTS,
             self.take_marketing,
-            # The whole batch is in hand at once; a message still waiting when its permit lapses is decided again, alone
-            # where a submit holds one message.
+            # the whole batch is in hand at once; a message still waiting when its permit lapses is decided again
             max_records=min(self._batch, self._handoff.ahead // 2),
             on_assigned=self._handoff.traffic.holds,
             may_read=lambda: not self._handoff.is_behind,
@@ -135,8 +130,8 @@ class Intake:
     async def take_marketing(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
         """Decide on a batch of marketing messages, and return their hand-off.
 
-        Raises Hold while the watermark is stale, every gateway's circuit breaker is open, or more messages are in hand
-        than leave soon: the batch then waits in Kafka, and the ledger gets no verdict.
+        Raise Hold while the watermark is stale, the gateways refuse marketing, or the hand-off is behind: the batch
+        then waits in Kafka, without verdicts.
         """
         if self._handoff.is_behind:
             raise Hold
@@ -152,10 +147,7 @@ class Intake:
             return await self._decide(tx, batch, Lane.MARKETING)
 
     async def take(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
-        """Decide on a batch of transactional or service messages, and return their hand-off.
-
-        A message whose gateway has no free slot waits in the ledger, like a message sent over HTTP.
-        """
+        """Decide on a batch of transactional or service messages, and return their hand-off."""
         return await self._decide(tx, batch, Lane.TRANSACTIONAL)
 
     async def _decide(self, tx: AsyncConnection, batch: list[Received], lane: Lane) -> After | None:
@@ -176,13 +168,12 @@ class Intake:
                 candidate = requested(event, partition)
             except ValueError as error:
                 raise Poison("the message id is not a UUID") from error
-            # The first request of a message counts, as in the ledger: its text may have been updated since, while a
-            # duplicate still has the old text.
+            # the first request counts, as in the ledger: a duplicate lacks a text updated since
             candidates.setdefault(candidate.message_id, candidate)
         if reworded:
             await messages.lock_partition(tx, partition, Lane.MARKETING)
             if not await messages.reword(tx, reworded):
-                raise Hold  # a message in hand-off has left at the retry, or waits again with a row to update
+                raise Hold  # at the retry the message has left, or waits again
         decisions = await self._clearance.decide(tx, partition, list(candidates.values()), locked=bool(reworded))
         if lane is Lane.TRANSACTIONAL:
             decisions = self._handoff.codes.or_wait(decisions)
@@ -204,10 +195,7 @@ class Intake:
         candidates: dict[UUID, Candidate],
         reworded: dict[UUID, MessageReworded],
     ) -> None:
-        """Note an updated text.
-
-        A message requested in the same batch is decided with the new text; the ledger is asked for any earlier message.
-        """
+        """Note an updated text, for the ledger and the same batch."""
         try:
             identity = UUID(event.message_id)
         except ValueError as error:
@@ -223,9 +211,8 @@ class Intake:
 class Handoff:
     """The hand-off of permitted messages to gateways, up to their recorded outcomes.
 
-    `submits_in_flight`: concurrent submits of one gateway in each lane, over all partitions. The lanes share nothing: a
-    transactional message never waits for a campaign, nor one gateway's messages for another gateway. A half-open
-    gateway gets one probe message of each lane.
+    `submits_in_flight`: of one gateway in each lane, over all partitions. No lane waits for the other, and no gateway's
+    messages for another gateway.
     """
 
     database: Database
@@ -235,8 +222,8 @@ class Handoff:
     codes: Codes = field(init=False)
     _lanes: dict[tuple[str, Lane], asyncio.Semaphore] = field(init=False)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    _in_hand: int = 0  # messages
-    _room: asyncio.Event = field(default_factory=asyncio.Event)  # set while the hand-off is not behind
+    _in_hand: int = 0
+    _room: asyncio.Event = field(default_factory=asyncio.Event)
     _lapsed: dict[_Alike, _Lapsed] = field(default_factory=dict)
     _waits: set[asyncio.Timeout] = field(default_factory=set)  # for a slot
     _marks: dict[Lane, MarkWriter] = field(init=False)
@@ -253,10 +240,10 @@ class Handoff:
         messages.VIOLATIONS.labels(ACCEPTED_TWICE)
         for name in self.traffic.gateways:
             for status in may_follow(Status.SENDING, Cause.OUTCOME):
-                OUTCOMES.labels(name, status)  # create the series at 0, so that the first outcome is an increase
+                OUTCOMES.labels(name, status)  # from 0, so that the first outcome is an increase
 
     async def send(self, permits: Sequence[Permit]) -> None:
-        """Hand off the permitted messages, and return once the ledger has an outcome for each."""
+        """Hand off the permitted messages; return once the ledger has all outcomes."""
         self._have_in_hand(len(permits))
         try:
             await self._send(permits)
@@ -264,7 +251,7 @@ class Handoff:
             self._have_in_hand(-len(permits))
 
     async def _send(self, permits: Sequence[Permit]) -> None:
-        """Submit the messages in batches of one gateway, one lane and one permit expiry."""
+        """Submit in batches of one gateway, lane and permit expiry."""
         lanes: dict[tuple[str, Lane, float], list[Permit]] = {}
         for permit in permits:
             lanes.setdefault((*_lane(permit), permit.until), []).append(permit)
@@ -277,9 +264,9 @@ class Handoff:
     async def _send_batch(self, permits: Sequence[Permit]) -> None:
         """Submit a batch to one gateway, on permits which still hold.
 
-        While the batch waits for a slot, lapsed permits are renewed: each message is decided again every `permit_ttl`.
-        So a STOP reaches a waiting message, and recovery does not mistake the message for a dead process's. A half-open
-        gateway has one slot of each lane, for one message; a gateway whose breaker is open has no slot.
+        While the batch waits for a slot, lapsed permits are renewed: a STOP reaches a waiting message, and recovery
+        does not mistake the message for a dead process's. A half-open gateway has one slot of each lane, for one
+        message.
         """
         until, lane = permits[0].until, permits[0].candidate.lane
         while permits:
@@ -290,7 +277,7 @@ class Handoff:
                 if self._stopping.is_set():
                     await self._hand_back(permits)
                     return
-                await self._send(await self._decide_again(permits))  # perhaps by another gateway
+                await self._send(await self._decide_again(permits))
                 return
             try:
                 if uptime_s() > until or self._breaker(permits[0]) != breaker:
@@ -301,7 +288,7 @@ class Handoff:
                 answers, late = await self._submit(going) if begins else ([], [])
             finally:
                 slots.release()
-            if answers is None:  # refused as a whole: halve the batch to find the message to blame
+            if answers is None:  # halve the batch to find the message to blame
                 half = len(going) // 2
                 halves = (self._send_batch(going[:half]), self._send_batch(going[half:]))
                 await asyncio.gather(self._settle(later, lane), *halves)
@@ -309,7 +296,7 @@ class Handoff:
                 await self._settle([*later, *answers], lane)
             if going and not begins:
                 await self._send(await self._decide_again(going))
-            permits = [*late, *permits[len(first) :]]  # a late message has a lapsed permit, and is decided again
+            permits = [*late, *permits[len(first) :]]  # a late message is decided again
 
     async def _mark_begun(self, decisions: Mapping[DecisionId, Sequence[UUID]]) -> set[DecisionId]:
         return await messages.begin_at_once(self.database, decisions)
@@ -317,8 +304,8 @@ class Handoff:
     async def _submit(self, permits: Sequence[Permit]) -> tuple[list[Outcome] | None, list[Permit]]:
         """Submit one batch: the only place where a message leaves.
 
-        Return the outcomes, and the permits too late to begin. Return None instead of outcomes when the gateway
-        refused a batch of several messages as a whole: then no message was taken.
+        Return the outcomes, and the permits too late to begin. Return None instead of outcomes when the gateway refused
+        several messages as a whole: then no message was taken.
         """
         started, at = time.monotonic(), datetime.now(UTC)
         submits = [
@@ -367,7 +354,7 @@ class Handoff:
         ], late
 
     async def _settle(self, settled: Sequence[Outcome], lane: Lane) -> None:
-        """Return once the ledger has these outcomes, perhaps in one transaction with others of their lane."""
+        """Return once the ledger has these outcomes."""
         if not settled:
             return
         for (gateway, status), many in Counter((o.asked, o.status) for o in settled).items():
@@ -390,8 +377,8 @@ class Handoff:
     async def _enforce(self, subject_ids: Sequence[str]) -> None:
         """Enforce the opt-outs of these subjects. The caller has committed the outcomes.
 
-        An opt-out applied meanwhile has seen these messages `sending`, and is enforced once the hand-off has ended. Two
-        hand-offs of one subject which end at the same instant miss each other; the sweep enforces such an opt-out.
+        An opt-out applied meanwhile has seen these messages `sending`. Two hand-offs of one subject which end at the
+        same instant miss each other; the sweep enforces such an opt-out.
         """
         async with self.database.begin() as tx:
             await enforcement.enforce(tx, subject_ids)
@@ -400,20 +387,17 @@ class Handoff:
 
     @property
     def is_behind(self) -> bool:
-        """Return whether more is in hand than leaves soon: a further message would wait until its permit lapses."""
+        """Return whether more is in hand than leaves soon."""
         return self._in_hand >= self.ahead
 
     @property
     def ahead(self) -> int:
-        """Return how many messages may be in hand before the hand-off is behind: several submits for each slot."""
+        """Return how many messages may be in hand."""
         batches = (gateway.batch for gateway in self.traffic.gateways.values())
         return SUBMITS_AHEAD * self.submits_in_flight * max(batches, default=1)
 
     async def room(self) -> None:
-        """Return once the hand-off is not behind.
-
-        A caller polling now and then would find the room taken by others each time.
-        """
+        """Return once the hand-off is not behind. A polling caller would find the room taken."""
         await self._room.wait()
 
     def _have_in_hand(self, more: int) -> None:
@@ -424,16 +408,13 @@ class Handoff:
             self._room.set()
 
     def _breaker(self, permit: Permit) -> BreakerState:
-        """Return the breaker's state of the permit's gateway.
-
-        A resubmit ignores the breaker: the gateway may already have the message.
-        """
+        """Return the breaker's state; a resubmit ignores the breaker: the gateway may have the message."""
         return "closed" if permit.again else self.traffic.breaker(permit.gateway)
 
     async def _slot(self, slots: asyncio.Semaphore, until: float) -> bool:
-        """Take a slot before `until` (`uptime_s`); return False at that moment, or when the service stops."""
+        """Take a slot before `until` (`uptime_s`); return False then, or when the service stops."""
         if self._stopping.is_set() or uptime_s() >= until:
-            # Acquiring a free slot does not yield to the event loop: a caller with a lapsed permit would spin.
+            # acquiring a free slot does not yield to the event loop: a caller with a lapsed permit would spin
             return False
         if not slots.locked():
             return await slots.acquire()
@@ -448,7 +429,7 @@ class Handoff:
             self._waits.discard(waiting)
 
     async def watch(self, stop: asyncio.Event) -> None:
-        """Hand waiting messages back to the queue, once the service stops, instead of letting them wait for a slot."""
+        """Hand waiting messages back once the service stops."""
         await stop.wait()
         self._stopping.set()
         for waiting in self._waits:
@@ -456,17 +437,14 @@ class Handoff:
                 waiting.reschedule(asyncio.get_running_loop().time())
 
     async def _hand_back(self, permits: Sequence[Permit]) -> None:
-        """Defer messages not submitted yet, for the next process to decide afresh.
-
-        A resubmit keeps its state: the sweep finds the message again.
-        """
+        """Defer messages not submitted yet. A resubmit is left to the sweep."""
         if permits[0].again:
             return
         given = [outcomes.outcome(p, Status.DEFERRED, (Reason.SERVICE_STOPPING,), datetime.now(UTC)) for p in permits]
         await self._settle([replace(each, gateway=None) for each in given], permits[0].candidate.lane)
 
     async def _decide_again(self, permits: Sequence[Permit]) -> list[Permit]:
-        """Return fresh permits for the messages still allowed; the ledger keeps the new verdict of each other message.
+        """Return fresh permits for the messages still allowed.
 
         Permits which lapse while a decision of their partition and lane waits for its turn join the decision.
         """
@@ -491,8 +469,8 @@ class Handoff:
     async def _redecide(self, permits: Sequence[Permit], ours: set[datetime]) -> list[Permit]:
         """Decide on lapsed messages again, in one transaction, and return the new permits.
 
-        `ours`: the `decided_at` of this process's decisions. A new decision joins `ours` before its commit, because a
-        commit may succeed without an acknowledgement.
+        `ours`: the `decided_at` of this process's decisions. A new decision joins `ours` before its commit, which may
+        succeed without an acknowledgement.
         """
         partition = permits[0].candidate.partition
         async with self.database.begin() as tx:
@@ -516,10 +494,7 @@ class Handoff:
         return [d.permit for d in decisions if d.permit]
 
     def _within_the_rate(self, permits: Sequence[Permit]) -> tuple[list[Permit], list[Outcome]]:
-        """Split the permits into messages within the gateway's rate, and deferred outcomes for the rest.
-
-        Deferred messages come back one after another at the rate, and expire where their turn comes too late.
-        """
+        """Split the permits into those within the gateway's rate, and deferred outcomes for the rest."""
         now: list[Permit] = []
         later: list[Outcome] = []
         if permits[0].again:
@@ -534,7 +509,7 @@ class Handoff:
         return now, later
 
     def _note_failures(self, name: str, permits: Sequence[Permit], results: Sequence[Result | SendError]) -> None:
-        """Report each error to the gateway pool, once for a whole batch."""
+        """Report each error to the gateway pool once."""
         noted: set[SendError] = set()
         for permit, error in zip(permits, results, strict=True):
             if isinstance(error, (Result, Refused)) or error in noted:
@@ -554,10 +529,7 @@ class Handoff:
                 self.traffic.failed(name, kind)
 
     def _again(self, permit: Permit, result: Result | SendError) -> datetime | None:
-        """Return when a message which has not left may be decided again; None where the result is final.
-
-        At once while another route is open, and never later than `send_before`.
-        """
+        """Return when a message which has not left may be decided again; None where the result is final."""
         if not isinstance(result, (Throttled, Unreachable, Misconfigured)):
             return None
         if isinstance(result, NotNow):
@@ -574,7 +546,7 @@ class Handoff:
         return min(ways.again(datetime.now(UTC)), permit.candidate.send_before)
 
     async def learn(self, row: outcomes.LostAnswer, result: Result) -> None:
-        """Record the look-up result of a message whose answer was lost."""
+        """Record the look-up result of a lost answer."""
         echoes = self.traffic.gateways[row.gateway].capabilities.echoes_reference
         await self._settle([outcomes.looked_up(row, result, echoes_reference=echoes)], Lane.MARKETING)
 

@@ -1,13 +1,12 @@
 """Delivery receipts (DLRs): out of order, duplicate, early, or about unknown messages.
 
 A terminal state never moves back, with two exceptions: `opted_out` overrides every state, and a message of several
-parts is not delivered while a part has failed. A DLR also proves that the operator had the message, so a DLR resolves
-an `unknown` outcome, even where the resubmit was refused because the person is out; the opt-out then stands beside the
-outcome. A block without a reason (DOMAIN 4.3) is no opt-out, but may be the person's wish: until a member of staff
-removes the block, the person gets no marketing by any gateway, and nothing by the blocking provider.
+parts is not delivered while a part has failed. A DLR proves that the operator had the message, and resolves `unknown`.
+A block without a reason (DOMAIN 4.3) is no opt-out, but may be the person's wish: until a member of staff removes the
+block, the person gets no marketing by any gateway, and nothing by the blocking provider.
 
-[name]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process
-[before-receipts-commit, after-receipts-commit].
+[name]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process [before-receipts-commit,
+after-receipts-commit].
 """
 
 import logging
@@ -56,7 +55,7 @@ RANK: dict[ReceiptState | None, int] = {
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """A DLR reporting a fault of our account with the gateway, or of one sender there (`oadc`), for a person to fix."""
+    """A DLR's report of a fault of our account, or of one sender there (`oadc`)."""
 
     gateway: str
     oadc: str
@@ -65,18 +64,12 @@ class Complaint:
 
 
 def advances(old: ReceiptState | None, new: ReceiptState, *, other_part: bool = False) -> bool:
-    """Return whether DLR state `new` replaces `old`. Among terminal states the first stands, except `opted_out`.
-
-    `other_part`: the DLR is of another part of the message, under another provider id.
-    """
+    """Return whether DLR state `new` replaces `old`. `other_part`: of the message."""
     return RANK[new] > RANK[old] or (other_part and old == "delivered" and new in ("failed", "expired"))
 
 
 def subscriptions(traffic: Traffic, of: Mapping[str, str] | None = None) -> list[Subscription]:
-    """Return the subscription to DLRs.
-
-    `of`: by account of the DLRs, the gateway which took the messages, where the two differ.
-    """
+    """Return the subscription to DLRs. `of`: gateway by account of the DLRs, where the two differ."""
 
     async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
         complaints = await apply_receipts(tx, batch, of or {})
@@ -90,10 +83,7 @@ def subscriptions(traffic: Traffic, of: Mapping[str, str] | None = None) -> list
 
 
 def note(complaints: Iterable[Complaint], traffic: Traffic) -> None:
-    """Trip the breaker of each blamed gateway or sender, latest hand-off first.
-
-    An earlier hand-off then adds nothing.
-    """
+    """Trip the breaker of each blamed gateway or sender. After the latest hand-off, an earlier adds nothing."""
     for each in sorted(complaints, key=lambda complaint: complaint.handed_off_at, reverse=True):
         if traffic.misconfigured_after_all(each.gateway, each.handed_off_at, each.oadc):
             log.error(
@@ -123,7 +113,7 @@ async def apply_receipts(tx: AsyncConnection, batch: list[Received], of: Mapping
 async def settle_receipts(tx: AsyncConnection, receipts: Sequence[Receipt], *, keep_early: bool) -> list[Complaint]:
     """Apply DLRs to their messages, and keep unmatched DLRs until the submit's answer names the message.
 
-    Return the complaints for `note`, which the caller calls after the commit.
+    `note` takes the complaints after the commit.
     """
     if not receipts:
         return []
@@ -152,8 +142,7 @@ async def settle_receipts(tx: AsyncConnection, receipts: Sequence[Receipt], *, k
         known_as = standing.gateway_message_id
         other_part = known_as is not None and known_as != receipt.gateway_message_id
         stands = not advances(standing.receipt, receipt.receipt, other_part=other_part)
-        # The resubmit was refused because the person is out, which stands; this DLR is of the first submit, which may
-        # have arrived.
+        # the resubmit was refused because the person is out, which stands; this DLR is of the first submit
         unknown = row.status is Status.UNKNOWN and row.message_id not in changes
         of_the_first = unknown and receipt.receipt != "opted_out"
         if stands and not of_the_first:
@@ -198,9 +187,8 @@ async def settle_receipts(tx: AsyncConnection, receipts: Sequence[Receipt], *, k
 async def tell_what_the_provider_refuses(tx: AsyncConnection, settled: Sequence[Outcome]) -> None:
     """Store the opt-outs and blocks in the gateways' answers.
 
-    A person who opted out with the provider has opted out: the DLR published here is evidence for consent-svc. Until
-    consent-svc has applied the opt-out, and where the provider gives no reason, a provider block denies the person
-    marketing by every gateway (fail closed).
+    The DLR published here is consent-svc's evidence of an opt-out. Until consent-svc has applied the opt-out, a
+    provider block denies the person marketing by every gateway (fail closed).
     """
     now = datetime.now(UTC)
     refused = [o for o in settled if o.opted_out or o.blocked]

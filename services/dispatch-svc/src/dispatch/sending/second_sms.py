@@ -1,6 +1,6 @@
 """The check of promise 4 at its writer: no message is sent twice.
 
-No other check would find a second SMS, because the row keeps the first hand-off (`audit/invariants.py`).
+No other check finds a second SMS, because the row keeps the first hand-off.
 """
 
 import logging
@@ -20,7 +20,7 @@ from dispatch.sending import outcomes, store
 
 log = logging.getLogger(__name__)
 
-ACCEPTED_TWICE = "accepted_twice"  # a rule beside the rules of `audit/invariants.py`
+ACCEPTED_TWICE = "accepted_twice"  # beside the rules of `audit/invariants.py`
 
 
 async def look_for_second_sms(
@@ -28,7 +28,7 @@ async def look_for_second_sms(
 ) -> None:
     """Report a broken promise where a message left a second time.
 
-    The candidates are accepted outcomes which change no row, or which come twice in one transaction.
+    The candidates are accepted outcomes which change no row, or come twice.
     """
     changed = {event.message_id for _, event in changes}
     if len(changed) == len(settled):

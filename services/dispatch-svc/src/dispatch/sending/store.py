@@ -68,7 +68,7 @@ _EARLY = {
 
 
 class Receipt(NamedTuple):
-    """A DLR of a message. `reference`: our message id, where the DLR names it; an early DLR is stored without."""
+    """A DLR. `reference`: our message id, if named; an early DLR is stored without."""
 
     gateway: str
     gateway_message_id: str
@@ -90,7 +90,7 @@ class Block(NamedTuple):
 class LeftSending(NamedTuple):
     """A message left `sending` by a dead process.
 
-    No submit of the message began before `since`. `begun`: the submit of the last decision may have begun.
+    No submit began before `since`. `begun`: the submit of the last decision may have begun.
     """
 
     row: MessageRow
@@ -99,7 +99,7 @@ class LeftSending(NamedTuple):
 
 
 class ToWake(NamedTuple):
-    """A campaign whose messages are not all woken. `version`: of the control."""
+    """A campaign with messages to wake."""
 
     campaign_id: str
     version: int
@@ -107,7 +107,7 @@ class ToWake(NamedTuple):
 
 
 async def campaigns_to_wake(tx: AsyncConnection) -> list[ToWake]:
-    """Return each campaign that is not paused, and whose messages are not all woken."""
+    """Return the campaigns with messages to wake."""
     await plan_now(tx)
     rows = await fetch_many(
         tx,
@@ -121,8 +121,8 @@ async def campaigns_to_wake(tx: AsyncConnection) -> list[ToWake]:
 async def due_partitions(tx: AsyncConnection, partitions: int, now: datetime, lane: Lane) -> list[int]:
     """Return the partitions below `partitions` with due messages of the lane, the longest wait first.
 
-    With this order, a caller that takes only as many messages as leave soon neglects no partition. A lateral query
-    reads each partition alone: else, with few statistics, Postgres reads the whole ledger four times a second.
+    A caller that takes few messages then neglects no partition. A lateral query reads each partition alone: else, with
+    few statistics, Postgres reads the whole ledger.
     """
     await plan_now(tx)
     rows = await fetch_many(
@@ -146,9 +146,9 @@ async def claim_due(
     *,
     waited_for: Collection[str] = (),
 ) -> list[MessageRow]:
-    """Lock and return due messages of one partition and lane, oldest first. The transaction is `planned_now`.
+    """Lock and return due messages, oldest first. The transaction is `planned_now`.
 
-    `waited_for`: gateways without a free slot, whose `pending` messages go on waiting.
+    `waited_for`: gateways whose `pending` messages go on waiting.
     """
     rows = await tx.execute(
         text(
@@ -165,10 +165,10 @@ async def claim_due(
 async def still_ours(
     tx: AsyncConnection, message_ids: Sequence[UUID], decisions: Collection[datetime], *, again: bool
 ) -> list[MessageRow]:
-    """Lock and return the messages still ours to hand off: the last decision is one of `decisions` (`decided_at`), and
-    no submit or DLR is on record.
+    """Lock and return the messages still ours to hand off.
 
-    A message marked `unknown` meanwhile is ours, because no submit has begun; a resubmit (`again`) is not.
+    The last decision is one of `decisions` (`decided_at`), and no submit or DLR is on record. A message marked
+    `unknown` meanwhile is ours, because no submit has begun; a resubmit (`again`) is not.
     """
     rows = await tx.execute(
         text(
@@ -182,7 +182,7 @@ async def still_ours(
 
 
 async def partitions_left_sending(tx: AsyncConnection, after: timedelta) -> list[int]:
-    """Return the partitions with messages left `sending` by a process that died: decided longer ago than `after`."""
+    """Return the partitions with messages `sending` by a decision older than `after`."""
     await plan_now(tx)
     rows = await fetch_many(
         tx,
@@ -198,12 +198,10 @@ async def partitions_left_sending(tx: AsyncConnection, after: timedelta) -> list
 async def claim_left_sending(tx: AsyncConnection, partition: int, limit: int) -> list[LeftSending]:
     """Lock and return messages of closed decisions. A live owner renews the decision or records the outcome in time.
 
-    A submit may precede the last decision, and so `decided_at`; the row of `sending` from the first decision stays as
-    long as the message is `sending`.
-
-    The caller has closed the decisions (`messages.close_sending`): without a mark, no submit of a closed decision began
-    or ever begins. A decision which its owner is marking at this moment is still open, and its messages wait for a
-    later call.
+    A submit may precede the last decision: `since` is of the first decision's row of `sending`, which stays as long as
+    the message is `sending`. The caller has closed the decisions (`messages.close_sending`): without a mark, no submit
+    of a closed decision began or ever begins. A decision which its owner is marking at this moment is still open, and
+    its messages wait for a later call.
     """
     rows = await tx.execute(
         text(
@@ -231,9 +229,9 @@ async def unknown_of(
     after: tuple[datetime, UUID],
     limit: int,
 ) -> list[LostAnswer]:
-    """Return a page of a gateway's `unknown` messages, oldest first, whose `unknown_since` is within one of `spans`.
+    """Return a page of a gateway's `unknown` messages, oldest first, by `unknown_since` within `spans`.
 
-    `after`: `unknown_since` and `message_id` of the last message on the page before.
+    `after`: the end of the page before.
     """
     await plan_now(tx)
     rows = await tx.execute(
@@ -259,14 +257,14 @@ async def unknown_of(
 
 
 async def lock_messages(tx: AsyncConnection, message_ids: Sequence[UUID]) -> None:
-    """Lock messages in the order of ids, as DLRs do, before several statements change the messages."""
+    """Lock messages in the order of ids, as DLRs do."""
     await fetch_many(
         tx, "SELECT FROM message WHERE message_id = ANY($1::uuid[]) ORDER BY message_id FOR UPDATE", message_ids
     )
 
 
 async def left_already(tx: AsyncConnection, message_ids: Sequence[UUID]) -> dict[UUID, HandedOff]:
-    """Return the recorded hand-off of each message that has one."""
+    """Return the recorded hand-off of each message, if any."""
     rows = await tx.execute(
         text(
             f"SELECT {', '.join(HandedOff._fields)} FROM message"
@@ -278,7 +276,7 @@ async def left_already(tx: AsyncConnection, message_ids: Sequence[UUID]) -> dict
 
 
 async def open_enforcements_of(tx: AsyncConnection, applied_before: datetime) -> dict[str, datetime]:
-    """Return each subject with an open opt-out, and the time the first was received."""
+    """Return the subjects with an open opt-out, and when the first was received."""
     await plan_now(tx)
     rows = await fetch_many(
         tx,
@@ -294,7 +292,7 @@ async def messages_of_receipts(
 ) -> list[MessageRow]:
     """Lock and return the messages of DLRs, by our id or by the gateway's.
 
-    A subquery looks up the gateway's ids first: for an OR, Postgres reads the whole ledger.
+    A subquery looks up the gateway's ids: for an OR, Postgres reads the whole ledger.
     """
     await plan_now(tx)
     rows = await tx.execute(
@@ -311,7 +309,7 @@ async def messages_of_receipts(
 
 
 async def block(tx: AsyncConnection, rows: Sequence[Block]) -> None:
-    """Block these subjects at these gateways. The first block and its code stay."""
+    """Block these subjects at these gateways. The first block stays."""
     columns = {"gateway": "text", "subject_id": "text", "code": "text", "since": "timestamptz"}
     arrays = ", ".join(f"CAST(:{c} AS {kind}[])" for c, kind in columns.items())
     await tx.execute(
@@ -324,7 +322,7 @@ async def block(tx: AsyncConnection, rows: Sequence[Block]) -> None:
 
 
 async def unblock(tx: AsyncConnection, gateway: str, subject_id: str) -> str | None:
-    """Remove the block of this subject at this gateway. Return the subject, or `None` without such a block."""
+    """Remove the block. Return the subject, or `None`."""
     removed: str | None = await tx.scalar(
         text("DELETE FROM provider_block WHERE gateway = :gateway AND subject_id = :id RETURNING subject_id"),
         {"gateway": gateway, "id": subject_id},
@@ -333,7 +331,7 @@ async def unblock(tx: AsyncConnection, gateway: str, subject_id: str) -> str | N
 
 
 async def keep_early_receipts(tx: AsyncConnection, rows: Sequence[Receipt]) -> None:
-    """Store DLRs without a message: the submit is not answered yet, or the message is not ours."""
+    """Store DLRs without a message: not answered yet, or not ours."""
     arrays = ", ".join(f"CAST(:{c} AS {kind}[])" for c, kind in _EARLY.items())
     await tx.execute(
         text(f"INSERT INTO early_receipt ({', '.join(_EARLY)}) SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING"),
@@ -342,7 +340,7 @@ async def keep_early_receipts(tx: AsyncConnection, rows: Sequence[Receipt]) -> N
 
 
 async def take_matching_early_receipts(tx: AsyncConnection, limit: int) -> list[Receipt]:
-    """Remove and return early DLRs whose message has become known."""
+    """Remove and return early DLRs whose message is known now."""
     await plan_now(tx)
     rows = await tx.execute(
         text(

@@ -42,11 +42,11 @@ OLDEST_OPEN = gauge(
 )
 
 LOOK_EVERY_S = 0.25
-WOKEN_AT_ONCE = 1000  # messages of a paused campaign
+WOKEN_AT_ONCE = 1000
 SWEEP_EVERY_S = 1.0
-FORGET_AFTER = timedelta(seconds=5)  # by then most messages of the batch have an outcome
+FORGET_AFTER = timedelta(seconds=5)  # most messages have an outcome
 LOOK_UP_EVERY_S = 30.0
-LOOK_UPS = 4  # concurrent look-ups of one gateway
+LOOK_UPS = 4  # of one gateway, at once
 LOOK_UP_AFTER = tuple(timedelta(minutes=minutes) for minutes in (1, 10, 60, 360))  # the first may be too soon
 
 
@@ -54,8 +54,8 @@ LOOK_UP_AFTER = tuple(timedelta(minutes=minutes) for minutes in (1, 10, 60, 360)
 class _LookUp:
     """A pass over the `unknown` messages of one gateway. `after`: the last message asked about.
 
-    A `failed` look-up rests the pass, and is then repeated; a message failing twice in a row is skipped until due
-    again. A pass which is `done` rests too, because the timer does not pause while other gateways have more.
+    A `failed` look-up rests the pass; a message failing twice in a row is skipped until due again. A `done` pass rests
+    too, because the timer does not pause while other gateways have more.
     """
 
     begun_at: datetime
@@ -69,7 +69,7 @@ class _LookUp:
 class Timers:
     """The workers which act without an event.
 
-    `sending_timeout`: longer than any live hand-off (permit, submit and recording together).
+    `sending_timeout`: longer than any live hand-off, with its permit and recording.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Timers:
         self._partitions = partitions
         self._sending_timeout = sending_timeout
         self._told: set[int] = set()  # partitions a NOTIFY has named
-        self._looks: dict[str, _LookUp] = {}  # by gateway: the current pass
+        self._looks: dict[str, _LookUp] = {}  # by gateway
 
     def codes(self) -> Worker:
         """Return the worker of the transactional lane."""
@@ -118,8 +118,7 @@ class Timers:
     async def wake_marketing(self) -> bool:
         """Hand off due marketing messages, and return whether any row changed.
 
-        No more are taken than leave soon, as at intake, and none while every breaker is open: a decision would only
-        defer the messages again.
+        While the gateways refuse marketing, a decision would only defer the messages again.
         """
         await self._handoff.room()
         if self._handoff.traffic.refuses_marketing:
@@ -127,14 +126,14 @@ class Timers:
         return await self._wake(await self._due(Lane.MARKETING), Lane.MARKETING)
 
     async def wake_codes(self) -> bool:
-        """Hand off due messages of the transactional lane, and return whether any row changed."""
+        """Hand off due transactional messages, and return whether any row changed."""
         await self._handoff.codes.free()
         return await self._wake(await self._due(Lane.TRANSACTIONAL), Lane.TRANSACTIONAL)
 
     async def wake_told_codes(self) -> bool:
         """Hand off messages in the partitions named by a NOTIFY. Always return False.
 
-        A search for due partitions would cost four round trips for each message. `wake_codes` finds all other messages.
+        A search for due partitions would cost four round trips for each message.
         """
         await self._handoff.codes.free()
         told, self._told = self._told, set()
@@ -160,9 +159,9 @@ class Timers:
         return any(woken)
 
     async def _wake_marketing_of(self, partition: int) -> bool:
-        """Decide one batch of due messages afresh, hand off the permitted, and return whether any row changed."""
+        """Decide one batch of due messages afresh, and hand off the permitted."""
         async with self._clearance.one_at_a_time:
-            # checked after the wait for the lock: another partition may have filled the hand-off
+            # checked after the wait: another partition may have filled the hand-off
             if self._handoff.is_behind or self._handoff.traffic.refuses_marketing:
                 return False
             decisions = await self._decide_due(partition, Lane.MARKETING)
@@ -183,7 +182,7 @@ class Timers:
             await messages.lock_partition(tx, partition, lane, planned_now=True)
             now = datetime.now(UTC)
             if marketing and not is_fresh(await projection.watermark(tx, partition), now, self._clearance.limits):
-                return []  # on hold: no verdict could be an Allow
+                return []  # no verdict could be an Allow
             waited_for = [] if marketing else [name for name in codes.full if traffic.breaker(name) != "open"]
             rows = await store.claim_due(tx, partition, now, limit, lane, waited_for=waited_for)
             if not rows:
@@ -198,7 +197,7 @@ class Timers:
     async def wake_controlled(self) -> bool:
         """Make messages due whose campaign may go on, or is cancelled; return whether there were any.
 
-        Each campaign gets one page per tick, so that no transaction is long.
+        A page per campaign and tick keeps transactions short.
         """
         async with self._database.begin() as tx:
             campaigns = await store.campaigns_to_wake(tx)
@@ -213,7 +212,10 @@ class Timers:
         return any_woken
 
     async def sweep(self) -> bool:
-        """Resolve messages a crash left, enforce opt-outs left open, match early DLRs; return whether any was done."""
+        """Resolve messages a crash left, enforce opt-outs left open, match early DLRs.
+
+        Return whether a message was resolved or a DLR matched.
+        """
         again = await self._resolve_left_sending()
         await self._enforce_left_open()
         async with self._database.begin() as tx:
@@ -226,8 +228,7 @@ class Timers:
     async def look_up(self) -> bool:
         """Ask gateways about messages whose answer was lost, one page each; return whether there is more.
 
-        Each message is asked about a few times (`LOOK_UP_AFTER`), and stays `unknown` where the gateway does not know
-        it.
+        A message stays `unknown` after a few look-ups in vain.
         """
         gateways = [g for g in self._handoff.traffic.gateways.values() if g.capabilities.looks_up]
         return any(await asyncio.gather(*map(self._look_up, gateways)))
@@ -255,7 +256,7 @@ class Timers:
         return not fails
 
     async def _ask(self, gateway: Gateway, rows: Sequence[outcomes.LostAnswer]) -> int:
-        """Look up the rows, a few at once, until a look-up fails; return how many precede the first failure."""
+        """Look up the rows, until a look-up fails; return how many precede the failure."""
         left = iter(enumerate(rows))
         failed = len(rows)
 
@@ -278,10 +279,7 @@ class Timers:
         return failed
 
     async def _enforce_left_open(self) -> None:
-        """Enforce opt-outs which the hand-offs left open.
-
-        Two hand-offs of one person recorded at the same instant each see the other still `sending`.
-        """
+        """Enforce opt-outs which the hand-offs left open (`Handoff._enforce`)."""
         async with self._database.begin() as tx:
             waiting = await store.open_enforcements_of(tx, datetime.now(UTC) - timedelta(seconds=SWEEP_EVERY_S))
             enforced = {event.subject_id for event in await enforcement.enforce(tx, list(waiting))}
@@ -289,7 +287,7 @@ class Timers:
         OLDEST_OPEN.set((datetime.now(UTC) - min(left)).total_seconds() if left else 0)
 
     def _remembers(self, left: store.LeftSending, now: datetime) -> bool:
-        """Return whether the message's gateway still takes a second submit for the first."""
+        """Return whether the gateway still takes a second submit for the first."""
         gateway = self._handoff.traffic.gateways.get(left.row.gateway or "")
         if gateway is None or not gateway.capabilities.idempotent:
             return False
@@ -298,7 +296,7 @@ class Timers:
     async def _resolve_left_sending(self) -> bool:
         """Resolve a batch of the first partition with messages left by a crash; return whether there was any.
 
-        A partition whose lock is taken, or whose rows are locked, delays no other.
+        A partition whose lock or rows are locked delays no other.
         """
         async with self._database.begin() as tx:
             partitions = await store.partitions_left_sending(tx, self._sending_timeout)
@@ -310,10 +308,9 @@ class Timers:
     async def _resolve_left_in(self, partition: int) -> bool:
         """Resolve one batch of a partition; return whether there was any.
 
-        A message whose submit never began is decided afresh, as any due message is. Of the others, an idempotent
-        gateway gets a message which may still go once more, under the same reference, for as long as the gateway surely
-        remembers the reference. Every other message becomes `unknown` until a DLR: the message may have left, so
-        dispatch does not send it again.
+        A message whose submit never began is decided afresh. An idempotent gateway gets a begun message which may still
+        go once more, under the same reference, for as long as the gateway surely remembers the reference. Every other
+        message becomes `unknown` until a DLR, and is not sent again: it may have left.
         """
         async with self._database.begin() as tx:
             if not await messages.try_lock_partition(tx, partition, Lane.MARKETING):
@@ -329,7 +326,7 @@ class Timers:
                 allowed = [d for d in decisions if d.permit]
                 await messages.update_decisions(tx, [d.row for d in allowed])
                 permits = [d.permit for d in allowed if d.permit]
-                await messages.begin(tx, by_decision(permits))  # the first submit may have left, whatever comes next
+                await messages.begin(tx, by_decision(permits))  # the first submit may have left
             permitted = {p.candidate.message_id for p in permits}
             ended = [
                 outcomes.nobody_knows(left.row) if left.begun else outcomes.never_left(left.row, now)

@@ -1,8 +1,7 @@
 """The transactional lane: hand-offs of transactional and service messages, from Kafka and from the ledger.
 
-No message waits for the operator's answer to another. Each gateway has as many concurrent hand-offs as slots. While all
-slots of a gateway are taken, its messages wait in the ledger as `pending`, and leave together once a slot is free;
-other gateways go on.
+While all slots of a gateway are taken, its messages wait in the ledger as `pending`, and leave together once a slot is
+free.
 """
 
 import asyncio
@@ -21,10 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Codes:
-    """The hand-offs in flight. `slots`: of each gateway.
-
-    Several callers may each see a free slot before either begins, so a gateway may exceed its slots.
-    """
+    """The hand-offs in flight. `slots`: of each gateway; concurrent callers may exceed the slots."""
 
     send: Callable[[Sequence[Permit]], Awaitable[None]]
     gateways: Collection[str]
@@ -34,7 +30,7 @@ class Codes:
 
     @property
     def going(self) -> list[asyncio.Task[None]]:
-        """Return the hand-offs not collected by `free` yet: running, or ended with a result not yet examined."""
+        """Return the hand-offs not collected by `free` yet."""
         return [task for tasks in self._going.values() for task in tasks]
 
     @property
@@ -43,14 +39,14 @@ class Codes:
         return {name for name, tasks in self._going.items() if sum(not task.done() for task in tasks) >= self.slots}
 
     def or_wait(self, decisions: Sequence[Decision]) -> list[Decision]:
-        """Return the decisions, with each permit of a gateway without a free slot turned into a wait in the ledger."""
+        """Turn each permit of a gateway without a free slot into a wait in the ledger."""
         full = self.full
         return [_waits(d) if d.permit is not None and d.permit.gateway in full else d for d in decisions]
 
     async def begin(self, permits: Sequence[Permit]) -> None:
         """Start the hand-offs, and return at once.
 
-        After the stop has begun, await the hand-offs here: no later code would await the tasks.
+        After the stop has begun, await the hand-offs here: no later code would.
         """
         if self._stopping:
             await self.send(permits)
@@ -64,8 +60,7 @@ class Codes:
     async def free(self) -> None:
         """Return once a gateway has a free slot.
 
-        Raise the error of a failed hand-off, once, for the calling timer to count. The sweep recovers the messages left
-        `sending`.
+        Raise the error of a failed hand-off, once; the sweep recovers the messages.
         """
         if len(self.full) == len(self.gateways):
             await asyncio.wait(self.going, return_when=asyncio.FIRST_COMPLETED)
@@ -79,13 +74,13 @@ class Codes:
             raise failed[0]
 
     async def end(self) -> None:
-        """Wait for the answers to all running hand-offs: a planned stop."""
+        """Wait for the running hand-offs."""
         self._stopping = True
         if self.going:
             await asyncio.wait(self.going)
 
     async def close(self) -> None:
-        """Cancel the running hand-offs: a stop which is unplanned, or has taken too long."""
+        """Cancel the running hand-offs."""
         self._stopping = True
         left = self.going
         self._going.clear()
@@ -99,7 +94,7 @@ class Codes:
 def _waits(decision: Decision) -> Decision:
     """Return the decision as `pending`, without a permit.
 
-    The row names the gateway, so that the timer does not poll the message while the gateway has no slot.
+    The row names the gateway, so that the timer leaves the message while the gateway has no slot.
     """
     row = replace(decision.row, status=Status.PENDING, due_at=decision.row.decided_at)
     return replace(decision, row=row, permit=None)

@@ -1,14 +1,12 @@
 """Classify an MO: stop, start, confirm, contact, review (a person should look), or none.
 
-Pure. The words are data (`lists`, one file per language, each list with its reason and sources); this module combines
-the lists.
+Pure.
 
     a likeness, a phrase, a guess      may only tighten: stop or review
     start, confirm                     the whole text, exactly
     a possible opt-out, in doubt       review, never none
 
-Precedence: an opt-out in any clause; then a possible opt-out; then the other requests. A request for erasure is an
-opt-out.
+Precedence: an opt-out in any clause; a possible opt-out; the other requests. A request for erasure is an opt-out.
 """
 
 import re
@@ -20,31 +18,30 @@ from inbound.keywords.lists import Phrase, Words, words
 from inbound.keywords.normal import Normal, normalise
 from inbound.keywords.quotes import own_words
 
-READ_CHARS = 2_000  # the longest SMS has 10 segments, 1,530 characters; a longer text is never left at "none"
-DISGUISE_CHARS = 160  # one SMS: look-alikes are tried on texts up to this length (DOMAIN 2.3, step 6)
-NEGATION_REACH = 4  # words before an opt-out phrase in which a negation turns the phrase
-TOGETHER_REACH = 12  # words after the first group, within which the other groups must stand
-LAST_WORDS = 8  # "trop de messages stop": in a longer clause a final STOP goes to review
-ADVERT_WORDS = 4  # a STOP mention below so many other words is an advert sent back, not an answer
-SLIP_WORDS = 3  # "tsop acme": a misspelled STOP before a word or two goes to review
-NAMED_WORDS = 8  # no brand with its neighbours has more words
+READ_CHARS = 2_000  # the longest SMS has 1,530; a longer text is never left at "none"
+DISGUISE_CHARS = 160  # one SMS (DOMAIN 2.3, step 6)
+NEGATION_REACH = 4  # words before a phrase in which a negation turns the phrase
+TOGETHER_REACH = 12  # words after the first group for the others
+LAST_WORDS = 8  # "trop de messages stop"; in a longer clause a final STOP goes to review
+ADVERT_WORDS = 4  # a STOP mention below so many words is an advert sent back
+SLIP_WORDS = 3  # "tsop acme" goes to review
+NAMED_WORDS = 8  # of a brand with its neighbours
 SHORT_CODE = re.compile(r"[3-8]\d{4}")
 TWICE = re.compile(r"(.)\1")
 
 EXACT, FOLLOWED, PHRASE, DISGUISED, LAST, NEAR, DOUBT, NOTHING = 1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.5, 0.0
 
 Clause = Sequence[str]
-Hit = tuple[Clause, int, Phrase]  # the clause, the index of the first word of the phrase, the phrase
+Hit = tuple[Clause, int, Phrase]  # with the index of the phrase's first word
 
 
 @dataclass(frozen=True, slots=True)
 class Understanding:
     """The meaning of an MO.
 
-    `rule`: the list and the rule in it which decided. `score`: 1.0 exact, less for a likeness, 0.5 a doubt.
-    `normalised`: the text the rules saw, as personal as the text itself. `named`: of a stop, the other words, perhaps
-    with a brand (`common.sms.keywords_scope`); personal too. `everyone`: a stop which names every brand. `erasure`: a
-    stop which asks for erasure of the data.
+    `rule`: list and rule which decided. `score`: 1.0 exact, 0.5 a doubt. `normalised`: the text the rules saw, as
+    personal as the text itself. `named`: the words beside a STOP, perhaps a brand (`common.sms.keywords_scope`);
+    personal too.
     """
 
     intent: Intent
@@ -70,15 +67,15 @@ NONE = Finding("none", "any-1:none", NOTHING)
 def classify(text: str, *, language: str | None = None, country: str | None = None) -> Understanding:
     """Return the meaning of `text`, as the provider handed the text over.
 
-    `language` ("es"), `country` ("US"): of the sender's public, where known; France where neither is. These decide
-    which words loosen and which are certain; words which tighten are read in every language.
+    `language` ("es"), `country` ("US"): of the sender's public; France where neither is known. Both decide which words
+    loosen and which are certain; words which tighten are read in every language.
     """
     known = words(language, country)
     said = text[:READ_CHARS]
     own = own_words(said, known.wrote)
     plain = normalise(own)
     if own is not said and not any(_exact(clause, known) for clause in plain.clauses):
-        own, plain = said, normalise(said)  # only a courtesy surrounds the quotation, so the quotation is the text
+        own, plain = said, normalise(said)  # only a courtesy surrounds the quotation
     found = _read(own, plain, known)
     if own is not said and found.intent not in ("stop", "review"):
         found = _with_quotation(normalise(said), known, found)
@@ -108,10 +105,10 @@ def _read(text: str, plain: Normal, known: Words) -> Finding:
 
 
 def _with_quotation(whole: Normal, known: Words, found: Finding) -> Finding:
-    """Return the meaning of a text whose own words ask for nothing, in view of the quotation.
+    """Return the meaning of a text which asks for nothing outside its quotation.
 
-    A quotation with a STOP mention is our message, and means nothing; any other quoted opt-out goes to review. A word
-    which loosens must be the whole text, so a start or confirm beside a quotation becomes none.
+    A quotation with a STOP mention is our message; any other quoted opt-out goes to review. A start or confirm beside a
+    quotation becomes none.
     """
     ours = any(_mentions_code(clause, known) for clause in whole.clauses)
     if not ours and _decide(whole, known).intent in ("stop", "review"):
@@ -158,7 +155,7 @@ def _opt_out(
     question: bool,
     praised: bool,
 ) -> Finding | None:
-    """Return an opt-out found in this clause, a review where the clause only begins like an opt-out, or None."""
+    """Return the clause's opt-out, a review in doubt, or None."""
     doubt = None
     if content and not _refused(content[0], clause, known):
         first, rest = content[0], content[1:]
@@ -215,9 +212,9 @@ def _first_but(
     known: Words,
     question: bool,
 ) -> Finding | None:
-    """Return a review where a clause begins with STOP and is in doubt, or None.
+    """Return a review where a clause begins with STOP in doubt.
 
-    Examples: "stop pas", "stop by", "I stop at", a long question.
+    Examples: "stop pas", "I stop at", a long question.
     """
     if _turned_after(first, clause, known) and set(rest) <= known.negations_after:
         return Finding("review", "any-1:stop_negated", DOUBT)
@@ -270,7 +267,7 @@ def _near(word: str, known: Words) -> str | None:
 
 
 def _doubt(plain: Normal, exact: list[Clause], hits: list[list[Hit]], known: Words) -> Finding | None:
-    """Return a review where the text may be an opt-out, or None."""
+    """Return a review where the text may be an opt-out."""
     said = [clause for clause in exact if clause]
     if len(said) == 1 and (file := known.review_alone.get(" ".join(said[0]))):
         return Finding("review", f"{file}:review_alone", DOUBT)
@@ -297,7 +294,7 @@ def _doubt(plain: Normal, exact: list[Clause], hits: list[list[Hit]], known: Wor
 
 
 def _request(plain: Normal, exact: list[Clause], hits: list[list[Hit]], known: Words) -> Finding:
-    """Return start, confirm, contact or none. Start and confirm must be the whole text, and not a question."""
+    """Return start, confirm, contact or none; start and confirm must be the whole text, and no question."""
     said = [clause for clause in exact if clause]
     if said and len(said[0]) == 1:
         word = said[0][0]
@@ -316,7 +313,7 @@ def _request(plain: Normal, exact: list[Clause], hits: list[list[Hit]], known: W
 
 
 def _hits(clause: Clause, exact: Clause, known: Words) -> list[Hit]:
-    """Return the listed phrases in the clause, with courtesies ("no thanks") and without ("schrijf mij aub uit")."""
+    """Return the listed phrases, with courtesies ("no thanks") and without ("schrijf mij aub uit")."""
     found = list(_phrases(clause, known))
     return found if len(exact) == len(clause) else [*found, *_phrases(exact, known)]
 
@@ -333,7 +330,7 @@ def _phrases(clause: Clause, known: Words) -> Iterator[Hit]:
 
 
 def _exact(clause: Clause, known: Words) -> Clause:
-    """Return the clause without courtesies, and without a short code at its end ("STOP au 36111")."""
+    """Return the clause without courtesies, and without a short code at its end."""
     left: list[str] = []
     place = 0
     while place < len(clause):
@@ -358,14 +355,14 @@ def _mentions_code(clause: Clause, known: Words) -> bool:
 
 
 def _code_follows(clause: Clause, place: int) -> bool:
-    """Return whether a short code follows: "STOP au 36111", our own mention in every message."""
+    """Return whether a short code follows, as in our own mention."""
     return any(map(_short_code, clause[place + 1 : place + 4]))
 
 
 def _sent_back(clause: Clause, before: Sequence[Clause], known: Words) -> bool:
     """Return whether the clause is a STOP mention below an advert.
 
-    The person sent our whole message back, and a reviewer should find out why.
+    A reviewer should find out why.
     """
     if sum(map(len, before)) < ADVERT_WORDS:
         return False
@@ -373,7 +370,7 @@ def _sent_back(clause: Clause, before: Sequence[Clause], known: Words) -> bool:
 
 
 def _named(exact: Sequence[Clause], known: Words) -> tuple[str, ...]:
-    """Return the words beside STOP, perhaps with a brand; () if all are noise, or too many for a brand."""
+    """Return the words beside STOP, perhaps a brand; () if all are noise, or too many."""
     others = [w for clause in exact for w in clause if w not in known.stop_first and not _short_code(w)]
     if len(others) > NAMED_WORDS or known.ignored.issuperset(others):
         return ()
@@ -381,7 +378,7 @@ def _named(exact: Sequence[Clause], known: Words) -> tuple[str, ...]:
 
 
 def _refused(word: str, clause: Clause, known: Words) -> bool:
-    """Return whether a refusal precedes `word`: "non stop", "no quiero parar"; not "non merci stop"."""
+    """Return whether a refusal precedes: "non stop", "no quiero parar"; not "non merci stop"."""
     place = clause.index(word)
     for before in clause[max(0, place - NEGATION_REACH) : place][::-1]:
         if before in known.refusals:
@@ -392,7 +389,7 @@ def _refused(word: str, clause: Clause, known: Words) -> bool:
 
 
 def _turned_after(word: str, clause: Clause, known: Words) -> bool:
-    """Return whether a negation follows: "stop pas", "stop niet", spoken for "do not stop"."""
+    """Return whether a negation follows: "stop pas", "stop niet"."""
     return not known.negations_after.isdisjoint(clause[clause.index(word) + 1 :][:1])
 
 
@@ -413,7 +410,7 @@ def _no_negation(clause: Clause, place: int, length: int, file: str, known: Word
 
 
 def _glued(word: str, known: Words) -> str | None:
-    """Return the file of an opt-out word glued to a word of the trade: "stoppub", "stopsms"."""
+    """Return the file of a glued opt-out word: "stoppub", "stopsms"."""
     for root in known.stop_roots:
         if word.startswith(root):
             for stop, file in known.stop_first.items():

@@ -4,9 +4,9 @@
     fr-2 ...     a file per language: its words, each list with its reason and sources
     us-1         a market: words certain there and doubtful elsewhere (END, CANCEL, QUIT)
 
-Words which tighten are read from every file, whatever the language. Words which loosen (start, confirm) or are certain
-only at home (stop_at_home) are read from the files of the given country or language. A used file is never edited: a
-change is the next version, so that the rule id in an old event still names the list of its time.
+Words which tighten are read from every file; words which loosen (start, confirm) or are certain only at home
+(stop_at_home) for the given country or language. A used file is never edited but has a next version: a rule id in an
+old event still names the list of its time.
 """
 
 from collections.abc import Iterator
@@ -18,13 +18,13 @@ from typing import NamedTuple
 import msgspec
 
 CURRENT = ("any-1", "fr-2", "en-1", "es-1", "de-1", "nl-1", "it-1", "pt-1", "ar-1", "us-1")
-HOME = "FR"  # the country whose words apply where neither country nor language is known
+HOME = "FR"  # where neither country nor language is known
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 NEAR_MIN_CHARS = 4  # shorter words have too many neighbours
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A list of words or phrases, the reason for its meaning, and its sources ("unsourced" where not found yet)."""
+    """A list of words or phrases, its reason, and its sources."""
 
     words: frozenset[str] = frozenset()
     why: str = ""
@@ -35,7 +35,7 @@ EMPTY = Rule()
 
 
 class Together(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Words which mean an opt-out when a clause has a word of each group, in order, and no word of `unless`."""
+    """An opt-out when a clause has a word of each group, in order, and no word of `unless`."""
 
     groups: tuple[frozenset[str], ...]
     unless: frozenset[str]
@@ -44,7 +44,7 @@ class Together(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Lists(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A keyword file. Each field is a rule; its `why` is in the file."""
+    """A keyword file. Each field's `why` is in the file."""
 
     id: str
     about: str
@@ -89,7 +89,7 @@ class Lists(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     wrote: Rule = EMPTY
 
 
-# Phrases found anywhere in a clause, in order of precedence.
+# anywhere in a clause, in order of precedence
 PHRASES = (
     "erase_phrases",
     "stop_phrases",
@@ -110,10 +110,10 @@ class Phrase(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Every list for one public, ready for look-up. A dict gives the file which lists the word."""
+    """The lists for one public, ready for look-up. A dict gives the file which lists the word."""
 
-    phrases: dict[str, dict[str, tuple[Phrase, ...]]]  # by first and second word ("" for a single word), longest first
-    together: dict[str, tuple[tuple[Together, str], ...]]  # by a word of their first group
+    phrases: dict[str, dict[str, tuple[Phrase, ...]]]  # by first and second word ("" for none), longest first
+    together: dict[str, tuple[tuple[Together, str], ...]]  # by a word of the first group
     stop_first: dict[str, str]
     stop_alone: dict[str, str]
     stop_all: dict[tuple[str, ...], str]
@@ -133,11 +133,11 @@ class Words:
     review_verbs: dict[str, str]
     review_things: dict[str, str]
     review_signs: frozenset[str]
-    courtesy: dict[str, tuple[tuple[str, ...], ...]]  # by their first word, longest first
+    courtesy: dict[str, tuple[tuple[str, ...], ...]]  # by first word, longest first
     noise: frozenset[str]
     answers: frozenset[str]
-    ignored: frozenset[str]  # noise and answers
-    negations: dict[str, frozenset[str]]  # by file; a file without negations gets all of them
+    ignored: frozenset[str]
+    negations: dict[str, frozenset[str]]  # by file; without negations of its own, all
     negations_after: frozenset[str]
     refusals: frozenset[str]
     not_before_stop: frozenset[str]
@@ -148,13 +148,13 @@ class Words:
 
 @cache
 def load(name: str) -> Lists:
-    """Load the keyword file `name`. Raises FileNotFoundError, or msgspec.ValidationError for another shape."""
+    """Load the keyword file `name`. Raises FileNotFoundError or msgspec.ValidationError."""
     return msgspec.json.decode(resources.files(__package__).joinpath(f"{name}.json").read_bytes(), type=Lists)
 
 
 @lru_cache(maxsize=64)
 def words(language: str | None = None, country: str | None = None) -> Words:
-    """Return the words for people of that language ("es") or country ("US"); of France where neither is given."""
+    """Return the words for a language ("es") or country ("US"); else for France."""
     files = [load(name) for name in CURRENT]
     if language is None and country is None:
         country = HOME
@@ -208,7 +208,7 @@ def words(language: str | None = None, country: str | None = None) -> Words:
 
 
 def _at_home(file: Lists, language: str | None, country: str | None) -> bool:
-    """Return whether the file is for this public; a file without language and country is for everyone."""
+    """Return whether the file is for this public, or everyone."""
     everywhere = file.language is None and not file.countries
     return everywhere or (language is not None and file.language == language) or country in file.countries
 
@@ -249,7 +249,7 @@ def _together(files: list[Lists]) -> dict[str, tuple[tuple[Together, str], ...]]
 
 
 def slips(word: str) -> frozenset[str]:
-    """Return every word at Damerau distance one: a letter added, dropped or changed, or two neighbours swapped."""
+    """Return every word at Damerau distance one."""
     cuts = [(word[:i], word[i:]) for i in range(len(word) + 1)]
     dropped = {a + b[1:] for a, b in cuts if b}
     swapped = {a + b[1] + b[0] + b[2:] for a, b in cuts if len(b) > 1}

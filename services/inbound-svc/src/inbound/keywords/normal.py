@@ -1,6 +1,6 @@
-"""Normalise texts for comparison: case, accents, fancy letters, hidden characters, emoji, spacing.
+"""Normalise texts for comparison.
 
-Pure. The steps are those of DOMAIN 2.3. This module knows no language and no intent: `classifier` does.
+Pure. The steps are those of DOMAIN 2.3.
 """
 
 import re
@@ -8,8 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Letters drawn as symbols; their Unicode name ends with the letter. NFKC already folds mathematical, circled and
-# full-width letters.
+# letters drawn as symbols; NFKC folds mathematical, circled and full-width letters
 DRAWN_LETTERS = (
     "NEGATIVE CIRCLED LATIN CAPITAL LETTER ",
     "NEGATIVE SQUARED LATIN CAPITAL LETTER ",
@@ -17,21 +16,20 @@ DRAWN_LETTERS = (
     "LATIN LETTER SMALL CAPITAL ",
 )
 
-# Invisible, though letters to Unicode: Hangul fillers, and the Arabic stretch (tatweel).
+# letters to Unicode: Hangul fillers, the Arabic stretch (tatweel)
 NOT_DRAWN = "\u115f\u1160\u3164\uffa0\u0640"
 
-# Arabic letters which keyboards and habits interchange, and Arabic punctuation. (A hamza over a letter is a mark:
-# dropped.)
+# Arabic letters which keyboards and habits interchange, and punctuation
 ARABIC = {"ى": "ي", "ی": "ي", "ة": "ه", "ک": "ك", "ٱ": "ا", "ء": "", "؟": "?", "،": ",", "؛": ";", "۔": "."}
 
-# Digits, signs, and Cyrillic, Greek and barred letters drawn like a Latin letter, after case folding.
+# drawn like a Latin letter, after case folding
 DISGUISES = {
     "a": "4@аα", "b": "вβ", "c": "сς", "d": "đðԁ", "e": "3€еε", "h": "нħ", "i": "1ιі", "j": "ј", "k": "кκ", "l": "ł",
     "m": "м", "n": "ոη", "o": "0оοøө", "p": "рρ", "s": "5$ѕσ", "t": "7тτŧ", "u": "υ", "v": "ν", "x": "хχ", "y": "у",
 }  # fmt: skip
 LOOK_ALIKES = {ord(char): letter for letter, chars in DISGUISES.items() for char in chars}
-SHORT_WORD_CHARS = 12  # a longer "word" is a link or a code, not a disguise
-KNOWN_CHARS = 20_000  # characters beyond this number are folded anew each time, to bound memory
+SHORT_WORD_CHARS = 12  # a longer "word" is a link or a code
+KNOWN_CHARS = 20_000  # bounds memory
 
 SPACED_LETTERS = re.compile(r"(?<![^\W_])(?:[^\W\d_][\W_]{1,3}){2,}[^\W\d_](?![^\W_])")
 REPEATED_LETTER = re.compile(r"([^\W\d_])\1{2,}")
@@ -47,9 +45,8 @@ Clauses = tuple[tuple[str, ...], ...]
 class Normal:
     """A normalised text.
 
-    `clauses`: the words between stops and line ends, no clause empty. `symbols`: characters other than letters, digits
-    and punctuation (emoji). `question`: the text has a question mark. `disguised`: reading look-alikes would change the
-    text.
+    `clauses`: the words between stops and line ends. `symbols`: emoji and the like. `disguised`: reading look-alikes
+    would change the text.
     """
 
     clauses: Clauses
@@ -65,7 +62,7 @@ def normalise(text: str, *, look_alikes: bool = False) -> Normal:
     """Return `text` as clauses of plain lower-case words.
 
     `look_alikes` also reads "ST0P" and "SТОР" (Cyrillic) as "stop". The reading is a guess: use it to find an opt-out,
-    never to find an intent which loosens.
+    never an intent which loosens.
     """
     folded = text.translate(FOLDED)
     disguised = folded.translate(LOOK_ALIKES) != folded
@@ -90,9 +87,9 @@ def _clauses(folded: str) -> Clauses:
 
 
 class _Folded(dict[int, str]):
-    """Each character as a reader sees it: plain lower-case letters, a space, a line end, or nothing if not drawn.
+    """Each character as a reader sees it.
 
-    Folding character by character is enough: marks are dropped, so no mark joins its neighbour.
+    Character by character is enough: marks are dropped, so no mark joins its neighbour.
     """
 
     def __missing__(self, code: int) -> str:

@@ -18,7 +18,7 @@ LONG_QUOTE_WORDS = 4  # a shorter quotation is the person's own: « STOP »
 def own_words(text: str, wrote: Sequence[str]) -> str:
     """Return `text` without its quotations, or all of `text` where nothing else remains.
 
-    `wrote`: the endings of a line which introduces a quotation ("a ecrit", "wrote").
+    `wrote`: the endings of a line before a quotation ("a ecrit", "wrote").
     """
     if MAY_QUOTE.search(text) is None:
         return text

@@ -1,10 +1,6 @@
 """The providers whose callbacks inbound-svc takes, by the name in the URL.
 
 A new provider is a module here and a line below.
-
-    genuine(callback, account, now)   authenticates a callback
-    PROVIDERS[name]                   the formats of a provider
-    UNDOCUMENTED[name]                why a provider is not supported yet
 """
 
 from collections.abc import Mapping
@@ -74,10 +70,10 @@ UNDOCUMENTED: Mapping[str, str] = {"bird": messagebird.BIRD_GAP, "smsmode": smsm
 
 
 def genuine(callback: Callback, account: Account, now: datetime) -> Once | None:
-    """Authenticate a callback, and return its nonce to remember, if the scheme has one.
+    """Authenticate a callback; return its nonce to remember, if any.
 
-    Raises NotGenuine, or Unreadable where the signature is in the body. An account with neither a secret nor a fence
-    gets no callbacks: no caller enters unchecked.
+    Raises NotGenuine, or Unreadable where the signature is in the body. An account with neither secret nor fence gets
+    no callbacks.
     """
     if not (account.secrets or account.path_secrets or account.basic or account.addresses):
         raise NotGenuine("nothing_to_check")

@@ -1,6 +1,6 @@
-"""Access checks before any signature: a secret in the path, basic authentication, the caller's network.
+"""Access checks before any signature: path secret, basic authentication, network.
 
-Pure. Every check an account configures must hold; a provider which signs nothing has no other check (DOMAIN 3.2).
+Pure. Every configured check must hold; a provider which signs nothing has no other check (DOMAIN 3.2).
 """
 
 import base64
@@ -28,7 +28,7 @@ def _one_of(given: bytes, secrets: tuple[str, ...]) -> bool:
 
 
 def _credentials(header: str) -> bytes:
-    """Return the decoded credentials of "Basic <base64>"; empty for any other header."""
+    """Return the credentials of "Basic <base64>", decoded; else empty."""
     scheme, _, encoded = header.partition(" ")
     if scheme.lower() != "basic":
         return b""

@@ -1,7 +1,7 @@
-"""Parsers of callback bodies (JSON, forms, queries, XML) and of the times in them. Pure.
+"""Parsers of callback bodies, and of the times in them. Pure.
 
-No parser trusts its input: JSON may have any depth, and forms any bytes; XML with a document type is refused, because
-entities make a small body grow to gigabytes, and read files.
+JSON may have any depth, forms any bytes; XML with a document type is refused, because entities make a small body grow
+to gigabytes, and read files.
 """
 
 import json
@@ -18,14 +18,14 @@ from inbound.providers.provider import Callback, Unreadable, WrongField
 T = TypeVar("T")
 
 UNIX_SECONDS = re.compile(r"[0-9]{1,11}", re.ASCII)
-FIELDS = 200  # fields of a form; the longest form seen has 30, and is read before authentication
+FIELDS = 200  # the longest form seen has 30; read before authentication
 
 
 def json_of(callback: Callback) -> object:
     """Return the body as JSON in UTF-8. Raises Unreadable."""
     try:
         return cast(object, json.loads(callback.body.decode()))
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError, JSONDecodeError
         raise Unreadable("the body is not JSON in UTF-8") from error
 
 
@@ -46,7 +46,7 @@ def object_at(fields: Mapping[str, object], name: str, *, where: str = "") -> Ma
 
 
 def list_at(fields: Mapping[str, object], name: str, *, where: str = "", most: int) -> Sequence[object]:
-    """Return a field which must be a list of 1 to `most` values."""
+    """Return a list of 1 to `most` values."""
     if name not in fields:
         raise WrongField(where + name, "missing")
     items = fields[name]
@@ -58,7 +58,7 @@ def list_at(fields: Mapping[str, object], name: str, *, where: str = "", most: i
 
 
 def each(items: Sequence[object], path: str, read: Callable[[Mapping[str, object], str], T]) -> Sequence[T]:
-    """Return the result of `read` for each item, given its fields and the path before their names.
+    """Return the result of `read` for each item.
 
     A wrong item does not lose the others: the WrongField carries the readable items.
     """
@@ -76,24 +76,24 @@ def each(items: Sequence[object], path: str, read: Callable[[Mapping[str, object
 
 
 def form(callback: Callback) -> Mapping[str, str]:
-    """Return the first value of each name of a form body in UTF-8. Raises Unreadable."""
+    """Return the first value of each name of a form. Raises Unreadable."""
     return _first(callback.body)
 
 
 def query(callback: Callback) -> Mapping[str, str]:
-    """Return the first value of each name of the URL's query. Raises Unreadable."""
+    """Return the first value of each name of the query. Raises Unreadable."""
     return _first(_query(callback))
 
 
 def form_or_query(callback: Callback) -> Mapping[str, str]:
-    """Return the query of a GET, or the form of a POST: some providers are set up for either."""
+    """Return the query of a GET, or the form of a POST."""
     return query(callback) if callback.method == "GET" else form(callback)
 
 
 def pairs(raw: bytes) -> list[tuple[str, str]]:
     """Return names and values in order, including empty values. Raises Unreadable.
 
-    Bytes which are not UTF-8 survive as surrogates, because a signature covers the bytes sent.
+    Bytes which are not UTF-8 survive as surrogates: a signature covers the bytes sent.
     """
     try:
         return parse_qsl(
@@ -107,7 +107,7 @@ def pairs(raw: bytes) -> list[tuple[str, str]]:
 
 
 def byte_pairs(raw: bytes) -> list[tuple[str, bytes]]:
-    """Return names and raw values in order, where another field names the charset of the values."""
+    """Return names and raw values, where another field names the charset."""
     found: list[tuple[str, bytes]] = []
     for piece in raw.split(b"&", FIELDS):
         name, _, value = piece.replace(b"+", b" ").partition(b"=")
@@ -116,13 +116,13 @@ def byte_pairs(raw: bytes) -> list[tuple[str, bytes]]:
 
 
 def byte_fields(callback: Callback) -> Mapping[str, bytes]:
-    """Return the first raw value of each name, of a GET's query or of a form."""
+    """Return the first raw value of each name."""
     raw = _query(callback) if callback.method == "GET" else callback.body
     return dict(reversed(byte_pairs(raw)))
 
 
 def xml(callback: Callback) -> tuple[str, Mapping[str, str]]:
-    """Return the name of the root, and the texts of its children by name, without namespaces.
+    """Return the root's name, and its children's texts by name, without namespaces.
 
     The first child of each name counts. Raises Unreadable.
     """
@@ -133,7 +133,7 @@ def xml(callback: Callback) -> tuple[str, Mapping[str, str]]:
 
     parser.StartDoctypeDeclHandler = refuse
     try:
-        parser.Parse(callback.body, True)  # a first pass, for the document type alone
+        parser.Parse(callback.body, True)  # for the document type alone
         root = ElementTree.fromstring(callback.body)  # noqa: S314 (no document type, so no entities)
     except (expat.ExpatError, ElementTree.ParseError, ValueError, LookupError) as error:
         raise Unreadable("the body is not XML") from error
@@ -141,22 +141,22 @@ def xml(callback: Callback) -> tuple[str, Mapping[str, str]]:
 
 
 def zoned(fields: Mapping[str, object], name: str) -> datetime | None:
-    """Return an ISO 8601 time with an offset, or None if unreadable or without a zone.
+    """Return an ISO 8601 time with an offset, or None.
 
-    A zone is never guessed, and a STOP counts whatever its time looks like.
+    A zone is never guessed, and a STOP counts whatever its time.
     """
     moment = _moment(fields.get(name))
     return None if moment is None or moment.tzinfo is None else _in_utc(moment)
 
 
 def utc(fields: Mapping[str, object], name: str) -> datetime | None:
-    """Return an ISO 8601 time, read as UTC without a zone, where the provider documents UTC."""
+    """Return an ISO 8601 time, without a zone as UTC, where the provider documents UTC."""
     moment = _moment(fields.get(name))
     return None if moment is None else _in_utc(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 
 def epoch(fields: Mapping[str, object], name: str) -> datetime | None:
-    """Return a time from a string of Unix seconds, or None."""
+    """Return a time from Unix seconds, or None."""
     value = fields.get(name)
     if not isinstance(value, str) or not UNIX_SECONDS.fullmatch(value):
         return None

@@ -1,12 +1,9 @@
 """Brevo: JSON to one URL, `msg_status` tells the kind; no signature.
 
-Basic authentication in the URL, and Brevo's address list: 1.179.112.0/20, 172.246.240.0/20
-(developers.brevo.com/docs/transactional-webhooks). Brevo also offers a bearer token or a custom header: use basic. A
-reply is `replied`, with the person in `to` and the text in `reply` (schemas.apis.io brevo-smseventreport: no example
-with values is published). An MO has no id of its own: `messageId` is the id of the message answered, which a person may
-answer twice. `messageId` may be the id of a submit, so id and recipient identify a DLR. The zone of `date` is not
-documented: a time without a zone is left out. Each callback has one event: the form of `batched` events is not
-documented.
+Basic authentication in the URL, and the addresses 1.179.112.0/20, 172.246.240.0/20
+(developers.brevo.com/docs/transactional-webhooks). A reply is `replied`, with the person in `to` and the text in
+`reply` (schemas.apis.io brevo-smseventreport: no example is published). `messageId` is the message answered, perhaps
+twice: an MO has no id of its own. `messageId` may name a submit: id and recipient identify a DLR.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,12 +34,12 @@ signs_url = False
 max_body_bytes = JSON_BYTES
 takes_get = False
 answer_within_s = UNHURRIED_S
-capabilities = Capabilities(keeps_blacklist=True)  # the STOP mention is added only where the text has [STOP_CODE]
+capabilities = Capabilities(keeps_blacklist=True)  # STOP mention only with [STOP_CODE]
 secret_key = text_key
 verify = nothing_signed
 
 REPLY = "replied"
-STATES: Mapping[str, ReceiptState] = {  # DOMAIN 3.4, in lower case
+STATES: Mapping[str, ReceiptState] = {  # DOMAIN 3.4
     "sent": "sent",
     "accepted": "sent",
     "delivered": "delivered",

@@ -1,8 +1,7 @@
-"""Decode the bytes of an SMS: the GSM 7-bit alphabet, UCS-2, and other charsets of gateways. Pure.
+"""Decode the bytes of an SMS. Pure.
 
 A text is never refused for its bytes: an unreadable byte becomes U+FFFD, because the rest may say STOP. Tables: 3GPP TS
-23.038, 6.2.1 and 6.2.1.1 (DOMAIN 5.2). National shift tables are not supported: French has none, and shift tables
-rarely survive a route (DOMAIN 5.5).
+23.038, 6.2.1 and 6.2.1.1 (DOMAIN 5.2). National shift tables are not supported: French has none (DOMAIN 5.5).
 """
 
 GSM_BASIC = (
@@ -15,9 +14,9 @@ GSM_EXTENSION = {
 ESCAPE = 0x1B
 UNREADABLE = "\ufffd"
 
-# SMPP data_coding (3.4, 5.2.19). Codings 2 and 4 are binary: no text.
+# SMPP data_coding (3.4, 5.2.19); 2 and 4 are binary
 SMPP_CODINGS = {1: "ascii", 3: "iso-8859-1", 5: "shift_jis", 6: "iso-8859-5", 7: "iso-8859-8", 8: "utf-16-be"}
-# Charset names in SMS software. "UTF16-BE" and "gsm": Kannel user guide 1.3.1, table 5-7.
+# names in SMS software; "UTF16-BE" and "gsm": Kannel user guide 1.3.1, table 5-7
 CHARSETS = {
     "utf16-be": "utf-16-be",
     "utf-16be": "utf-16-be",
@@ -26,7 +25,7 @@ CHARSETS = {
     "ucs-2": "utf-16-be",
     "ucs2": "utf-16-be",
     "iso-10646-ucs-2": "utf-16-be",
-    "iso-8859-1": "windows-1252",  # a superset in practice: letters where Latin-1 has controls
+    "iso-8859-1": "windows-1252",  # a superset in practice
     "latin1": "windows-1252",
     "latin-1": "windows-1252",
     "windows-1252": "windows-1252",
@@ -38,9 +37,9 @@ GSM_NAMES = ("gsm", "gsm7", "gsm-7", "gsm0338", "gsm-03.38")
 
 
 def gsm(raw: bytes) -> str:
-    """Decode GSM 7-bit text with one septet in each byte, not packed.
+    """Decode GSM 7-bit text, a septet in each byte.
 
-    An unknown escape becomes the basic character after the escape, as phones show it.
+    An unknown escape becomes the basic character, as phones show it.
     """
     text: list[str] = []
     escaped = False
@@ -58,9 +57,9 @@ def gsm(raw: bytes) -> str:
 
 
 def smpp(raw: bytes, coding: int) -> str | None:
-    """Decode a short_message by its data_coding; return None for binary.
+    """Decode a short_message by its data_coding; `None` for binary.
 
-    Coding 0, and any coding the standard reserves, is the GSM alphabet. UCS-2 is read as UTF-16, as handsets do.
+    Coding 0, and any reserved coding, is the GSM alphabet. UCS-2 is read as UTF-16, as handsets do.
     """
     if coding in (2, 4):
         return None
@@ -68,9 +67,9 @@ def smpp(raw: bytes, coding: int) -> str | None:
 
 
 def named(raw: bytes, charset: str | None) -> str:
-    """Decode bytes in a charset given by name.
+    """Decode bytes in a named charset.
 
-    Without a known name the bytes are UTF-8, or Windows-1252 where they are not valid UTF-8.
+    Without a known name: UTF-8, else Windows-1252.
     """
     name = (charset or "").strip("\"' ").lower()
     if name in GSM_NAMES:

@@ -1,10 +1,8 @@
-"""CM.com: JSON; no signature. CM.com retries until exactly 200 (MOs every 5 minutes for a month).
+"""CM.com: JSON; no signature. CM.com retries until exactly 200 (MOs for a month).
 
-developers.cm.com/messaging/docs/incoming-messages and /incoming-status-report. `from` and `to` are objects with a
-`number`, `message` an object with a `text`; plain strings, and `body`, are read too, as some accounts get them.
-`reference` is the reference of the message answered, which a person may answer twice: an MO has no id of its own. DLRs
-must be set to JSON: of the XML only the name is published. The zone of `received` is not documented: a time without a
-zone is left out.
+developers.cm.com/messaging/docs/incoming-messages and /incoming-status-report. Plain strings in place of the objects
+`from`, `to` and `message`, and `body`, are read too, as some accounts get them. `reference` is the message answered,
+perhaps twice: an MO has no id of its own. DLRs must be set to JSON: the XML is not published.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,7 +57,7 @@ def parse_messages(callback: Callback) -> Sequence[Message]:
 
 
 def parse_receipts(callback: Callback) -> Sequence[Receipt]:
-    """Return one DLR. The reference is ours, one for each message, and also serves as the provider's id."""
+    """Return one DLR; the reference is ours, one for each message."""
     messages = bodies.object_at(bodies.json_object(callback), "messages")
     fields = bodies.object_at(messages, "msg", where="messages.")
     status = bodies.object_at(fields, "status", where="messages.msg.")

@@ -1,8 +1,7 @@
-"""Esendex: XML push notifications, the root element tells the kind; no signature: use a secret path.
+"""Esendex: XML push notifications; no signature: use a secret path.
 
 developers.esendex.com/APIs/Push-Notifications describes InboundMessage, MessageDelivered and MessageFailed; other roots
-are refused. The zone of `OccurredAt` is not documented: a time without a zone is left out. Esendex retries for 72 h. A
-document type is refused.
+are refused.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,14 +1,12 @@
 """Infobip: JSON, several events in `results`; no signature by default.
 
-An unreadable event is refused once the other events are kept. infobip.com/docs/api (receive inbound SMS, outbound SMS
-reports). The signed content of Infobip's "HMAC" option is not publicly documented, so the option is not checked: a
-secret path, basic authentication or an address list stands in (DOMAIN 3.2). `cleanText` lacks its keyword, which may be
-STOP: `text` is read.
+An unreadable event is refused once the others are kept. infobip.com/docs/api (receive inbound SMS, outbound SMS
+reports). The signed content of the "HMAC" option is not documented, so the option is not checked: use a secret path,
+basic authentication or an address list (DOMAIN 3.2). `cleanText` lacks its keyword, perhaps STOP: `text` is read.
 
-The group of a status is too coarse: DELIVERED_TO_OPERATOR is in the group "delivered", yet intermediate.
-REJECTED_DESTINATION covers two statuses: 14, now called REJECTED_DESTINATION_BLOCKLISTED, is of a list, ours or the
-operator's; 52 is an impossible number. Without 14 or 52 the status may be either, so it blocks (infobip.com/docs,
-message status codes, error code reference).
+DELIVERED_TO_OPERATOR is in the group "delivered", yet intermediate. REJECTED_DESTINATION is 14, of a list, ours or the
+operator's, or 52, an impossible number. Without 14 or 52 the status blocks (infobip.com/docs, message status codes,
+error code reference).
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +43,7 @@ secret_key = text_key
 verify = nothing_signed
 kind_of = as_addressed
 
-MAX_RESULTS = 1_000  # at most 100 reports in a request (DOMAIN 3.1); for MOs no number is published
+MAX_RESULTS = 1_000  # 100 reports at most (DOMAIN 3.1); for MOs no number is published
 STATES: Mapping[str, ReceiptState] = {  # by status.groupId, DOMAIN 3.4
     "1": "sent",
     "2": "failed",
@@ -53,7 +51,7 @@ STATES: Mapping[str, ReceiptState] = {  # by status.groupId, DOMAIN 3.4
     "4": "expired",
     "5": "failed",
 }
-TO_OPERATOR = "DELIVERED_TO_OPERATOR"  # the phone is not reached yet: another report may follow
+TO_OPERATOR = "DELIVERED_TO_OPERATOR"  # another report may follow
 OPTED_OUT_NAMES = (  # DOMAIN 4.3
     "REJECTED_DESTINATION_BLOCKLISTED",
     "REJECTED_DND",
@@ -107,7 +105,7 @@ def _receipt(fields: Mapping[str, object], where: str) -> Receipt:
     failure = name if cause in (None, NO_ERROR) else cause
     return Receipt(
         provider_message_id=identifier(fields, "messageId", where=where),
-        reference=None,  # the message id may be ours, given at the submit
+        reference=None,  # perhaps ours, given at the submit
         state="opted_out" if refused else state,
         code=refused or (failure if state in ("failed", "expired", "unknown") else None),
         at=bodies.zoned(fields, "doneAt"),

@@ -1,9 +1,9 @@
 """Jasmin: forms, by POST or GET; Jasmin retries until `ACK/Jasmin`.
 
 Jasmin runs on our own network: use the address list, and a secret path. `content` is the bytes of the SMS in its
-`coding`: coding 0 is the GSM 03.38 alphabet, not UTF-8 ("%05v%05nement" is "événement"); codings 2 and 4 are binary,
-without text. Names are in small letters or, as in nyaruka/courier handlers/jasmin/handler_test.go, with a capital.
-Older versions send `dlvrd=1` or `err=1` instead of `message_status`. Jasmin gives no time.
+`coding`: 0 is the GSM 03.38 alphabet, not UTF-8 ("%05v%05nement" is "événement"); 2 and 4 are binary. Names may have a
+capital (nyaruka/courier handlers/jasmin/handler_test.go). Older versions send `dlvrd=1` or `err=1` instead of
+`message_status`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ kind_of = as_addressed
 
 ACK = Answer(200, "text/plain", b"ACK/Jasmin")
 GSM_CODING = 0
-COMMAND_STATUS = "ESME_R"  # of the submit: any status but ESME_ROK is a refusal
+COMMAND_STATUS = "ESME_R"  # but for ESME_ROK a refusal of the submit
 STATES: Mapping[str, ReceiptState] = {  # DOMAIN 3.4
     "ACCEPTD": "sent",
     "ESME_ROK": "sent",
@@ -93,7 +93,7 @@ def answer(kind: Kind) -> Answer:
 
 
 def _fields(callback: Callback) -> Mapping[str, bytes]:
-    """Return the first value of each name, with names in small letters."""
+    """Return the first value of each name, in small letters."""
     found: dict[str, bytes] = {}
     for name, value in bodies.byte_fields(callback).items():
         found.setdefault(name.lower(), value)

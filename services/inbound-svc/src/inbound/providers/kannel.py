@@ -1,15 +1,14 @@
 """Kannel: MOs by the `get-url` or `post-url` of our own smskannel.conf, DLRs by the `dlr-url` of the submit.
 
-Kannel runs on our own network: use the address list, and a secret path. We choose the names, as nyaruka/courier does:
+Kannel runs on our own network: use the address list, and a secret path. The names are those of nyaruka/courier:
 
     get-url = ".../messages?backend=%i&sender=%p&to=%P&message=%b&charset=%C&ts=%T&id=%I"
     post-url = ".../messages"             headers X-Kannel-From, X-Kannel-To; the body is the text
     dlr-url = ".../receipts?id=<our message id>&status=%d"    dlr-mask 31
     omit-empty = true                     our answer is empty, and must not become an SMS to the person
 
-`%C` and the charset of the Content-Type give the charset of the text. `%c`, the coding, counts from 0 or from 1
-by version, so it is not read. The zone of X-Kannel-Time is not documented: the header is only `written_at`.
-(kannel.org user guide; names: courier handlers/kannel/handler_test.go)
+`%c`, the coding, counts from 0 or from 1 by version: not read. The zone of X-Kannel-Time is not documented: the header
+is only `written_at`. (kannel.org user guide; names: courier handlers/kannel/handler_test.go)
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,7 +60,7 @@ def parse_messages(callback: Callback) -> Sequence[Message]:
 
 
 def parse_receipts(callback: Callback) -> Sequence[Receipt]:
-    """Return one DLR. The id is our reference."""
+    """Return one DLR; the id is our reference."""
     fields = bodies.query(callback)
     status = required(fields, "status")
     reference = required(fields, "id")

@@ -1,11 +1,11 @@
 """MessageBird (rest.messagebird.com): MOs by POST form, DLRs by GET; a JWT in `MessageBird-Signature-JWT`.
 
 The token is HS256 with `url_hash` and `payload_hash` (SHA-256, hexadecimal; no payload hash without a body), `nbf` and
-`jti` (DOMAIN 3.2). Field names: nyaruka/courier handlers/messagebird/handler_test.go; long codes and short codes differ
-in spelling, and a name may come twice. The id of a DLR is the id of the submit, so id and recipient identify the DLR.
+`jti` (DOMAIN 3.2). Field names: nyaruka/courier handlers/messagebird/handler_test.go; long and short codes differ, and
+a name may come twice. A DLR has the id of the submit: id and recipient identify the DLR.
 
-Not supported, because MessageBird's pages contradict each other on the signed content: the older
-`MessageBird-Signature`, and the new Bird (bird.com): `BIRD_GAP`.
+Not supported, because the pages contradict each other on the signed content: the older `MessageBird-Signature`, and
+bird.com (`BIRD_GAP`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -71,7 +71,7 @@ def verify(callback: Callback, account: Account, now: datetime) -> Once | None:
 
 
 def parse_messages(callback: Callback) -> Sequence[Message]:
-    """Return one MO. Two different texts are both kept, joined: either may be the STOP."""
+    """Return one MO; two different texts are joined: either may be the STOP."""
     bodies.form(callback)
     named: dict[str, list[str]] = {}
     for name, value in bodies.pairs(callback.body):
@@ -114,6 +114,6 @@ def answer(kind: Kind) -> Answer:
 
 
 def _either(fields: Mapping[str, str], *names: str) -> str:
-    """Return the first field with a value among the names."""
+    """Return the first field with a value."""
     name = next((name for name in names if fields.get(name)), names[0])
     return required(fields, name, most=NUMBER_CHARS)

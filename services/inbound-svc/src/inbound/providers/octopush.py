@@ -1,9 +1,8 @@
-"""Octopush: JSON; no signature: use a secret path. Octopush expects an empty body in less than a second.
+"""Octopush: JSON; no signature: use a secret path. Octopush expects an empty body within a second.
 
 dev.octopush.com (callbacks, inbounds, opt-out). The date field tells the kind: `reception_date` an MO (`answer_date` on
-another of their pages), `stop_date` an MO which Octopush took for an opt-out, `delivery_date` a DLR. `message_id` is
-the id of the message answered, which a person may answer twice: an MO has no id of its own, and id and number identify
-a DLR. No date has a zone: dates are left out.
+another page), `stop_date` an MO taken for an opt-out, `delivery_date` a DLR. `message_id` is the message answered,
+perhaps twice: an MO has no id of its own, and id and number identify a DLR.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +33,7 @@ signing: Signing = "never"
 signs_url = False
 max_body_bytes = JSON_BYTES
 takes_get = False
-answer_within_s = 1.0  # "in less than one second"
+answer_within_s = 1.0
 capabilities = Capabilities(adds_stop_clause=True, keeps_blacklist=True, idempotent_submit=True)  # request_id
 secret_key = text_key
 verify = nothing_signed

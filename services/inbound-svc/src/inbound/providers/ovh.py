@@ -1,11 +1,10 @@
 """OVHcloud: DLRs by GET; MOs by polling.
 
-DLRs: id, ptt, date, description, descriptionDlr (ovh/docs pages/web_cloud/messaging/sms). OVHcloud publishes no
-signature, secret or address: use a secret path or basic authentication in the URL.
+OVHcloud publishes no signature or address: use a secret path or basic authentication (ovh/docs
+pages/web_cloud/messaging/sms).
 
-**The MO callback is not documented** (`cgiUrl`, `stopCallBack`: ovh/docs issue 1496, open since 2021), so it is
-refused. MOs are polled: GET /sms/{serviceName}/incoming lists ids, /incoming/{id} returns one MO (`polled`). The zone
-of a DLR's `date` is not documented: the time is left out.
+**The MO callback is not documented** (`cgiUrl`, `stopCallBack`: ovh/docs issue 1496, open since 2021): refused. MOs are
+polled (`polled`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,7 +45,7 @@ secret_key = text_key
 verify = nothing_signed
 kind_of = as_addressed
 
-PENDING = ("1", "2", "24", "25", "26")  # temporary: OVHcloud goes on trying
+PENDING = ("1", "2", "24", "25", "26")  # OVHcloud goes on trying
 STATES: Mapping[str, ReceiptState] = {  # by ptt, DOMAIN 3.4
     **dict.fromkeys(PENDING, "sent"),
     "3": "sent",
@@ -63,7 +62,7 @@ DESCRIPTIONS: Mapping[str, ReceiptState] = {  # where ptt is missing or unknown
     "8": "sent",
     "16": "failed",
 }
-BLOCKED = "23"  # invalid, blacklisted or barred: OVHcloud does not tell which
+BLOCKED = "23"  # invalid, blacklisted or barred: not told which
 
 
 def parse_messages(callback: Callback) -> Sequence[Message]:
@@ -90,8 +89,7 @@ def parse_receipts(callback: Callback) -> Sequence[Receipt]:
 def polled(fields: Mapping[str, object], short_code: str = "") -> Message:
     """Return one MO of GET /sms/{serviceName}/incoming/{id}.
 
-    Fields: `id`, `sender`, `message`, `creationDatetime` (with an offset). The API does not tell the number the person
-    wrote to, so the caller gives its `short_code`.
+    The API does not tell the number the person wrote to.
     """
     return Message(
         provider_message_id=identifier(fields, "id"),

@@ -6,10 +6,9 @@ V2 (`X-Plivo-Signature-V2`, or `-MA-V2`; `-V2-Nonce`): base64(HMAC-SHA256(token,
 plivo/plivo-python plivo/utils/signature_v3.py and plivo/utils; vectors: DOMAIN 3.2. No time is signed, and V2 does not
 cover the body. So a nonce is remembered for the longest retry period, and V3 counts where both are present.
 
-The code of a DLR is `ErrorCode`; 200 is an opt-out. Plivo gives no time and does not echo our reference. Plivo retries
-three times within some eight minutes (support.plivo.com 360041344652), or for 24 h according to another page
-(360041749951): the longer period counts. `MessageIntent` is "optout" where Plivo took an MO for an opt-out. An MMS has
-its text, if any, in `Body` (docs.plivo.com/docs/messaging/api/message/handling-incoming).
+`ErrorCode` 200 is an opt-out. Plivo retries for some eight minutes (support.plivo.com 360041344652), or for 24 h
+(360041749951): the longer counts. An MMS has its text in `Body`
+(docs.plivo.com/docs/messaging/api/message/handling-incoming).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -91,7 +90,7 @@ def _given(headers: Mapping[str, str], *names: str) -> list[str]:
 
 
 def signed_v3(url: str, form: Pairs, nonce: str) -> str:
-    """Return the text V3 signs. A repeated name gives its values sorted."""
+    """Return the text V3 signs; a repeated name gives its values sorted."""
     base, _, query = url.partition("?")
     asked = "&".join(f"{name}={value}" for name, value in sorted(bodies.pairs(query.encode("latin-1", "replace"))))
     posted = "".join(name + value for name, value in sorted(form))

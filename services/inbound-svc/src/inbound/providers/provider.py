@@ -1,7 +1,6 @@
 """The common form of callbacks, and the interface of a provider module.
 
-Pure: bytes, headers, account and time in; values out. A provider is a module with the functions of `Provider`; the
-registry is in `__init__`.
+Pure.
 
     NotGenuine     the signature is missing, wrong, too old or replayed: 401, nothing is kept
     Unreadable     the body is malformed for its content type: 400
@@ -9,8 +8,7 @@ registry is in `__init__`.
                    the callback are kept first
     Undocumented   the provider publishes no description of this callback: 404 with a reference to the gap
 
-An undocumented format is never guessed. An undocumented detail (the zone of a time, the meaning of a new status) is
-left out, as None or "unknown".
+An undocumented format is never guessed. An undocumented detail (a time's zone, a new status) is left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,17 +21,17 @@ from common.contracts.inbound import ReceiptState
 Kind = Literal["messages", "receipts"]
 Signing = Literal["always", "optional", "never"]
 
-ID_CHARS = 200  # the longest provider message id seen is 36
-JSON_BYTES = 1024 * 1024  # limit of a JSON body: some providers send DLRs by the hundred
+ID_CHARS = 200  # the longest id seen is 36
+JSON_BYTES = 1024 * 1024  # some providers send DLRs by the hundred
 FORM_BYTES = 64 * 1024  # a form has 1 to 3 KiB
-# no provider documents less, except where its module says so; Twilio gives up after 15 s (DOMAIN 3.1)
+# the shortest documented, except where a module says less: Twilio gives up after 15 s (DOMAIN 3.1)
 UNHURRIED_S = 15.0
-RETRIES_FOR = timedelta(days=31)  # no provider documents more: CM.com retries up to a month (DOMAIN 3.1)
+RETRIES_FOR = timedelta(days=31)  # the longest documented: CM.com retries up to a month (DOMAIN 3.1)
 NUMBER_CHARS = 64  # an E.164 number has 16; a sender name 11
 
 
 class NotGenuine(Exception):
-    """The callback is not from the provider, or not from now. `reason` is a slug."""
+    """The callback is not from the provider, or not from now."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -45,14 +43,13 @@ class Unreadable(Exception):
 
 
 class Undocumented(Exception):
-    """No public description of this callback exists. The message names the gap and the alternative."""
+    """No public description of this callback exists; the message names the gap."""
 
 
 class WrongField(Exception):
     """A field is missing or malformed.
 
-    `field`: the name as the provider writes it (dots and indexes). `reason`: a slug. `readable`: the readable MOs or
-    DLRs of the same callback.
+    `field`: the provider's name (dots and indexes). `readable`: the readable items of the callback.
     """
 
     def __init__(self, field: str, reason: str, readable: Sequence[Any] = ()) -> None:
@@ -64,9 +61,9 @@ class WrongField(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """The actions a provider takes on its own, for us neither to repeat nor wrongly to expect.
+    """The actions a provider takes on its own, neither to be repeated nor wrongly expected.
 
-    The defaults are the cautious values; a module states what its provider documents, and an account may differ.
+    The defaults are cautious; a module states what its provider documents.
 
         `adds_stop_clause`   appends the STOP mention to a marketing text
         `answers_stop`       confirms a STOP to the person: we must not
@@ -86,7 +83,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Our account with a provider. During a rotation an account has several secrets, each valid.
+    """Our account with a provider. During a rotation each of several secrets is valid.
 
     `public_url`      the part before our path of the URL given to the provider
     `path_secrets`    a secret segment of the URL, before its last segment
@@ -103,18 +100,17 @@ class Account:
     basic: tuple[str, ...] = field(default=(), repr=False)
     addresses: tuple[str, ...] = ()
     short_code: str = ""
-    capabilities: Capabilities | None = None  # None: the capabilities of the provider's module
+    capabilities: Capabilities | None = None  # by default the module's
 
 
 @dataclass(frozen=True, slots=True)
 class Callback:
     """The request as received.
 
-    `target`: path and query with their escapes. `headers`: lower-case names. `address`: of the caller. `path_secret`:
-    the segment of the path in the place of a secret, if any.
+    `target`: path and query with their escapes. `headers`: lower-case names.
     """
 
-    target: str = field(repr=False)  # a GET has all its content here
+    target: str = field(repr=False)  # all content of a GET
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
     method: str = "POST"
@@ -124,7 +120,7 @@ class Callback:
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """A callback's nonce: until `forget_after`, no callback with other content may use the nonce."""
+    """A nonce, not to be used with other content until `forget_after`."""
 
     nonce: str
     forget_after: datetime
@@ -132,7 +128,7 @@ class Once:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The place of a message in a concatenated SMS. `number` counts from 1."""
+    """The place in a concatenated SMS, from 1."""
 
     reference: str
     number: int
@@ -143,10 +139,8 @@ class Part:
 class Message:
     """An MO.
 
-    `provider_message_id`: if the provider gives an MO an id of its own. `sender`: the person's number as the
-    provider writes it. `short_code`: "" if not given. `sent_at`: if given. `opted_out`: the provider took the
-    MO for an opt-out. `written_at`: the time as written, where it is outside the body and has no known zone; used only
-    to tell a STOP from the STOP before.
+    `opted_out`: the provider took the MO for an opt-out. `written_at`: a time outside the body without a known zone;
+    only tells a STOP from the STOP before.
     """
 
     provider_message_id: str | None
@@ -195,64 +189,60 @@ class Provider(Protocol):
     """The formats of a provider. Every function is pure."""
 
     signing: Signing
-    signs_url: bool  # the signature covers the public URL, so the account must name the URL
-    max_body_bytes: int  # limit of the body, which is read before authentication
-    takes_get: bool  # callbacks may be GETs
-    answer_within_s: float  # the provider stops listening after this time
+    signs_url: bool  # the signature covers the URL: the account must name the URL
+    max_body_bytes: int  # read before authentication
+    takes_get: bool
+    answer_within_s: float  # the provider stops listening
     capabilities: Capabilities
 
     def secret_key(self, secret: str) -> bytes:
-        """Return the bytes of a configured secret. Raises ValueError for an impossible secret."""
+        """Return the bytes of a configured secret. Raises ValueError."""
 
     def verify(self, callback: Callback, account: Account, now: datetime) -> Once | None:
         """Verify the signature over the raw body, before any parsing and in constant time.
 
-        Return the nonce to remember, if the scheme has one. Raises NotGenuine. Not called for an account without
-        secrets.
+        Return the nonce to remember, if any. Raises NotGenuine. Not called for an account without secrets.
         """
 
     def kind_of(self, callback: Callback, kind: Kind) -> Kind:
-        """Return the kind of the callback, whatever its URL: some providers have one URL for everything."""
+        """Return the kind of the callback: some providers have one URL for all."""
 
     def parse_messages(self, callback: Callback) -> Sequence[Message]:
-        """Return the MOs; empty for a genuine callback without any. Raises Unreadable, WrongField, Undocumented."""
+        """Return the MOs, if any. Raises Unreadable, WrongField, Undocumented."""
 
     def parse_receipts(self, callback: Callback) -> Sequence[Receipt]:
-        """Return the DLRs; empty for a genuine callback without any. Raises Unreadable, WrongField, Undocumented."""
+        """Return the DLRs, if any. Raises Unreadable, WrongField, Undocumented."""
 
     def answer(self, kind: Kind) -> Answer: ...
 
 
 def required(fields: Mapping[str, object], name: str, *, where: str = "", most: int = ID_CHARS) -> str:
-    """Return a field which must be a non-empty string of at most `most` printable characters.
-
-    `where`: the path before the name.
-    """
+    """Return a non-empty string of at most `most` printable characters."""
     value = text_of(fields, name, where=where)
     if not value.strip():
         raise WrongField(where + name, "empty")
     if len(value) > most:
         raise WrongField(where + name, "too_long")
-    if not value.isprintable():  # Postgres stores neither a NUL nor half a surrogate
+    if not value.isprintable():  # Postgres stores neither NUL nor half a surrogate
         raise WrongField(where + name, "not_printable")
     return value
 
 
 def optional(fields: Mapping[str, object], name: str, *, where: str = "", most: int = ID_CHARS) -> str | None:
-    """Return a field as `required` does, or None if missing, null or empty. Integers are written out."""
+    """Return a field as `identifier` does, or None if missing, null or empty."""
     value = fields.get(name)
     return None if value is None or value == "" else required(_written(fields, name), name, where=where, most=most)
 
 
 def identifier(fields: Mapping[str, object], name: str, *, where: str = "", most: int = ID_CHARS) -> str:
-    """Return a field as `required` does. Integers are written out: some providers number their messages."""
+    """Return a field as `required` does, or an integer as text: some providers number their messages."""
     return required(_written(fields, name), name, where=where, most=most)
 
 
 def text_of(fields: Mapping[str, object], name: str, *, where: str = "") -> str:
-    """Return a field which must be a string, perhaps empty.
+    """Return a string field, perhaps empty.
 
-    Half a surrogate pair (an emoji cut by a concatenated SMS) becomes the replacement character: the rest may say STOP.
+    Half a surrogate pair (an emoji cut by a concatenated SMS) is replaced: the rest may say STOP.
     """
     if name not in fields:
         raise WrongField(where + name, "missing")
@@ -278,8 +268,5 @@ def text_key(secret: str) -> bytes:
 
 
 def nothing_signed(callback: Callback, account: Account, now: datetime) -> Once | None:
-    """Implement `Provider.verify` where no callback is signed.
-
-    Never called, because such an account has no secrets.
-    """
+    """Implement `Provider.verify` where no callback is signed: never called."""
     raise NotGenuine("nothing_is_signed")

@@ -1,4 +1,4 @@
-"""Common parts of signature schemes: time windows, comparisons, HS256 tokens. Pure."""
+"""Common parts of signature schemes. Pure."""
 
 import base64
 import binascii
@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 
 from inbound.providers.provider import RETRIES_FOR, NotGenuine, Once
 
-TOLERANCE = timedelta(minutes=5)  # DOMAIN 3.2: reject outside five minutes when a time is signed
-REMEMBERED = RETRIES_FOR  # of a nonce without a signed time
+TOLERANCE = timedelta(minutes=5)  # DOMAIN 3.2
+REMEMBERED = RETRIES_FOR  # without a signed time
 
 _UNIX_SECONDS = re.compile(r"[0-9]{1,11}", re.ASCII)
 
@@ -20,7 +20,7 @@ _UNIX_SECONDS = re.compile(r"[0-9]{1,11}", re.ASCII)
 def octets(text: str) -> bytes:
     """Return a text as the bytes sent.
 
-    Form bytes which are not UTF-8, and halves of surrogate pairs in JSON, are included.
+    Bytes which are not UTF-8 and halves of surrogate pairs survive.
     """
     try:
         return text.encode("utf-8", "surrogateescape")
@@ -29,7 +29,7 @@ def octets(text: str) -> bytes:
 
 
 def header(headers: Mapping[str, str], name: str) -> str:
-    """Return the header `name` (lower case). Raises NotGenuine."""
+    """Return a header. Raises NotGenuine."""
     value = headers.get(name, "")
     if not value:
         raise NotGenuine("signature_missing")
@@ -37,7 +37,7 @@ def header(headers: Mapping[str, str], name: str) -> str:
 
 
 def matches(given: Iterable[str], expected: Iterable[bytes]) -> None:
-    """Check, in constant time, that a given signature equals an expected signature (ASCII). Raises NotGenuine."""
+    """Check, in constant time, that a given signature is among the expected. Raises NotGenuine."""
     ours = list(expected)
     results = [hmac.compare_digest(octets(one), other) for one in given for other in ours]
     if not any(results):
@@ -45,7 +45,7 @@ def matches(given: Iterable[str], expected: Iterable[bytes]) -> None:
 
 
 def unix_time(stamp: str) -> datetime:
-    """Return a signed unix time in seconds. Raises NotGenuine."""
+    """Return a unix time in seconds. Raises NotGenuine."""
     if not _UNIX_SECONDS.fullmatch(stamp):
         raise NotGenuine("timestamp_outside_window")
     return datetime.fromtimestamp(int(stamp), UTC)
@@ -60,7 +60,7 @@ def within(at: datetime, now: datetime) -> None:
 def once(nonce: str, at: datetime) -> Once:
     """Return the nonce to remember until a signature made at `at` is too old.
 
-    The nonce may have any length and content, so its hash is kept.
+    The nonce is hashed: any length and content.
     """
     return Once(hashlib.sha256(octets(nonce)).hexdigest(), at + TOLERANCE)
 
@@ -70,7 +70,7 @@ def hmac_base64(key: bytes, signed: bytes) -> bytes:
 
 
 def hs256_claims(token: str, keys: Iterable[bytes]) -> Mapping[str, object]:
-    """Return the claims of a compact JWT, signed with HS256 and no other algorithm. Raises NotGenuine."""
+    """Return the claims of a compact JWT, signed with HS256 only. Raises NotGenuine."""
     head, _, rest = token.partition(".")
     body, _, mac = rest.partition(".")
     signed = octets(f"{head}.{body}")
@@ -90,7 +90,7 @@ def claimed_time(claims: Mapping[str, object], name: str) -> datetime:
 
 
 def claimed(claims: Mapping[str, object], name: str) -> str:
-    """Return a text claim of a token; "" if missing or not a text."""
+    """Return a text claim, or ""."""
     value = claims.get(name)
     return value if isinstance(value, str) else ""
 

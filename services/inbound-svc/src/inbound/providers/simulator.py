@@ -44,7 +44,7 @@ capabilities = Capabilities(signs=True)
 secret_key = text_key
 kind_of = as_addressed
 
-TOLERANCE_S = 300  # DOMAIN 3.2: reject outside five minutes when a timestamp is signed
+TOLERANCE_S = 300  # DOMAIN 3.2
 MAX_RECEIPTS = 100
 STATES: Mapping[str, ReceiptState] = {
     "sent": "sent",

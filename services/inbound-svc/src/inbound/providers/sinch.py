@@ -1,13 +1,12 @@
 """Sinch SMS (XMS): JSON; HMAC-SHA256 over body, nonce and time.
 
-Signature: base64(HMAC-SHA256(secret, body + "." + nonce + "." + timestamp)), documented in the same words for the
-Conversation API and for SMS; for SMS the account manager activates the signature, or basic authentication instead
-(developers.sinch.com/docs/sms; DOMAIN 3.2). A single URL may take everything: `type` tells the kind.
+Signature: base64(HMAC-SHA256(secret, body + "." + nonce + "." + timestamp)); for SMS the account manager activates the
+signature, or basic authentication (developers.sinch.com/docs/sms; DOMAIN 3.2).
 
-A batch id names a submit, so batch and recipient identify a DLR. `Deleted` is "invalid number or opted out": the cause
-is unknown, so the DLR is a failure which blocks. Delivery reports of a whole batch (`delivery_report_sms`) name no
-recipient, and are ignored: ask for `per_recipient` reports. A binary MO has no text; an MMS (`mo_media`) has the text
-of its subject and its message. Sinch does not retry after a 4xx, except 429.
+A batch id names a submit: batch and recipient identify a DLR. `Deleted` is "invalid number or opted out": a failure
+which blocks. Reports of a whole batch (`delivery_report_sms`) name no recipient, and are ignored: ask for
+`per_recipient`. A binary MO has no text; an MMS (`mo_media`) has subject and message. Sinch does not retry after a 4xx,
+except 429.
 """
 
 from collections.abc import Mapping, Sequence
@@ -131,6 +130,6 @@ def _text(fields: Mapping[str, object], kind: str) -> str:
     if kind != MEDIA:
         return text_of(fields, "body") if kind == TEXT else ""
     said = fields.get("body")
-    if not isinstance(said, dict):  # kept all the same: Sinch does not retry after a 4xx, and the MO may be a STOP
+    if not isinstance(said, dict):  # Sinch does not retry after a 4xx, and the MO may be a STOP
         return said if isinstance(said, str) else ""
     return "\n".join(text_of(said, name, where="body.") for name in ("subject", "message") if said.get(name))

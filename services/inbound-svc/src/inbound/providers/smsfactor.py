@@ -1,12 +1,11 @@
 """SMSFactor: JSON; no signature we could check.
 
-dev.smsfactor.com/en/api/sms/webhook. `X-SMSFactor-Signature` exists, but its scheme is not published, so the header is
-ignored. Use a secret path, and SMSFactor's addresses: 51.159.7.123, 51.159.21.54.
+dev.smsfactor.com/en/api/sms/webhook. The scheme of `X-SMSFactor-Signature` is not published: the header is ignored. Use
+a secret path, and the addresses 51.159.7.123, 51.159.21.54.
 
-The STOP webhook and the MO webhook have the same body. Give the STOP webhook our URL with `?webhook=stop` at its end:
-its MOs are then opt-outs, whatever the text. `last_message_id` is the id of the message answered, which a person may
-answer twice: an MO has no id of its own. A date without an offset is left out. Status 4, "not allowed", may be an
-opt-out or not, so it blocks. The meaning of 0, "not sent", is not documented: unknown.
+The STOP webhook has the body of the MO webhook: give the STOP webhook our URL with `?webhook=stop`, and its MOs are
+opt-outs, whatever the text. `last_message_id` is the message answered, perhaps twice: an MO has no id of its own.
+Status 4, "not allowed", may be an opt-out: the DLR blocks. 0, "not sent", is not documented: unknown.
 """
 
 from collections.abc import Mapping, Sequence

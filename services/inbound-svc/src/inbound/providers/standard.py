@@ -5,13 +5,12 @@
     webhook-signature: v1,<base64 hmac_sha256(key, id + "." + timestamp + "." + raw body)>[ v1,...]
 
 The secret is "whsec_" and the key in base64 (standard-webhooks/standard-webhooks spec/standard-webhooks.md). A single
-URL takes both kinds; `type` tells the kind:
+URL takes both kinds:
 
     {"type": "message.received", "data": {"id", "from", "to", "text", "sent_at"}}
     {"type": "message.receipt", "data": {"id", "reference", "status", "code", "at"}}
 
-`status`: queued, sent, delivered, failed, expired, opted_out, unknown. Times are ISO 8601 with an offset. `to`,
-`sent_at`, `reference`, `code` and `at` may be null or missing.
+Times have an offset. `to`, `sent_at`, `reference`, `code` and `at` may be null or missing.
 """
 
 import base64
@@ -77,7 +76,7 @@ def verify(callback: Callback, account: Account, now: datetime) -> Once | None:
     keys = [secret_key(secret) for secret in account.secrets]
     signatures.matches(given, [signatures.hmac_base64(key, signed) for key in keys])
     signatures.within(signatures.unix_time(stamp), now)
-    # remember the id, not the attempt: a retry has another time and is still the same event
+    # the id, not the attempt: a retry has another time
     return signatures.once(event, now + signatures.REMEMBERED)
 
 

@@ -1,12 +1,11 @@
 """Telnyx: JSON to one URL, `event_type` tells the kind; Ed25519 over time and raw body; 2xx within 2 seconds.
 
-`telnyx-signature-ed25519` is base64 of the signature of timestamp + "|" + body; the account's secret is the public key
-of the portal, base64 (developers.telnyx.com; DOMAIN 3.2). Only `message.finalized` is terminal. Events not about
-messages are genuine, and ignored.
+`telnyx-signature-ed25519` is over timestamp + "|" + body; the secret is the public key of the portal, base64
+(developers.telnyx.com; DOMAIN 3.2). Only `message.finalized` is terminal.
 
-`autoresponse_type` is "STOP" where Telnyx took an MO for an opt-out, by its own keywords or the profile's. 40300 is
-"Blocked due to STOP message", but has also been seen for a sender without a messaging profile. Its title or detail
-tells the two apart; a 40300 without either blocks (docs/messaging/messages/advanced-opt-in-out).
+`autoresponse_type` is "STOP" where Telnyx took an MO for an opt-out. 40300 is "Blocked due to STOP message", but also
+seen for a sender without a messaging profile. Title or detail tells the two apart; without either a 40300 blocks
+(docs/messaging/messages/advanced-opt-in-out).
 """
 
 import base64
@@ -43,7 +42,7 @@ signs_url = False
 max_body_bytes = JSON_BYTES
 takes_get = False
 answer_within_s = 2.0
-capabilities = Capabilities(keeps_blacklist=True, signs=True)  # 40300: a block per messaging profile
+capabilities = Capabilities(keeps_blacklist=True, signs=True)  # 40300: per messaging profile
 
 RECEIVED, SENT, FINALIZED = "message.received", "message.sent", "message.finalized"
 STATES: Mapping[str, ReceiptState] = {  # of message.finalized, DOMAIN 3.4
@@ -52,7 +51,7 @@ STATES: Mapping[str, ReceiptState] = {  # of message.finalized, DOMAIN 3.4
     "delivery_failed": "failed",
 }
 BLOCKED_CODE = "40300"
-OF_A_STOP = ("stop message", "block rule")  # in the title or in the detail of the error
+OF_A_STOP = ("stop message", "block rule")  # in the error's title or detail
 MAX_RECIPIENTS = 100
 
 
@@ -136,14 +135,14 @@ def _data(callback: Callback) -> Mapping[str, object]:
 
 
 def _recipients(fields: Mapping[str, object]) -> tuple[list[Mapping[str, object]], str]:
-    """Return the recipients, and the path of the first. An SMS has one."""
+    """Return the recipients (an SMS has one), and the path of the first."""
     path = "data.payload.to"
     items = bodies.list_at(fields, "to", where="data.payload.", most=MAX_RECIPIENTS)
     return [bodies.an_object(item, f"{path}.{place}") for place, item in enumerate(items)], f"{path}.0."
 
 
 def _errors(fields: Mapping[str, object]) -> list[tuple[str, str]]:
-    """Return code, and title with detail in small letters, of each error with a code."""
+    """Return code, and title with detail in small letters, of each error."""
     listed = fields.get("errors")
     found = []
     for place, item in enumerate(listed if isinstance(listed, list) else ()):

@@ -1,11 +1,11 @@
 """Twilio Programmable Messaging: form bodies, `X-Twilio-Signature`, TwiML answers.
 
-The signature is base64(HMAC-SHA1(auth token, URL + every name and value, sorted)). The signed URL is the URL given to
-Twilio, so it comes from the account's `public_url`, never from `Host`. Rules and vectors: twilio/twilio-python
-tests/unit/test_request_validator.py (DOMAIN 3.2). Twilio signs no time: deduplication defeats a replay.
+The signature is base64(HMAC-SHA1(auth token, URL + every name and value, sorted)). The signed URL comes from the
+account's `public_url`, never from `Host`. Rules and vectors: twilio/twilio-python tests/unit/test_request_validator.py
+(DOMAIN 3.2). Twilio signs no time: deduplication defeats a replay.
 
-Twilio does not retry by itself: give Twilio the URL with `#rc=5&rp=all`, and a fallback URL. All tries of one URL
-together take 15 s at most (twilio.com/docs/usage/webhooks/webhooks-connection-overrides).
+Twilio does not retry by itself: give the URL `#rc=5&rp=all`, and a fallback URL. All tries together take 15 s at most
+(twilio.com/docs/usage/webhooks/webhooks-connection-overrides).
 """
 
 import base64
@@ -45,7 +45,7 @@ max_body_bytes = FORM_BYTES
 takes_get = False
 answer_within_s = UNHURRIED_S
 capabilities = Capabilities(
-    answers_stop=True,  # Twilio's default opt-out replies
+    answers_stop=True,  # default opt-out replies
     keeps_blacklist=True,  # 21610
     signs=True,
     retries_for=timedelta(minutes=1),
@@ -66,7 +66,7 @@ STATES: Mapping[str, ReceiptState] = {  # DOMAIN 3.4
     "canceled": "failed",
 }
 OPTED_OUT_CODES = ("21610", "63014")  # DOMAIN 4.3: unsubscribed recipient; blocked by the user (RCS)
-BLOCKED_CODE = "30004"  # blocked, by the carrier or by an opt-out: twilio.com/docs/api/errors/30004
+BLOCKED_CODE = "30004"  # by the carrier or by an opt-out: twilio.com/docs/api/errors/30004
 DEFAULT_PORTS = {"https": 443, "http": 80}
 NO_REPLY = b'<?xml version="1.0" encoding="UTF-8"?><Response/>'
 
@@ -92,9 +92,9 @@ def verify(callback: Callback, account: Account, now: datetime) -> Once | None:
 
 
 def _signed_fields(body: bytes) -> str:
-    """Return every name and value, sorted; a repeated pair counts once, and empty values count.
+    """Return every name and value, sorted; a repeated pair counts once.
 
-    Raises NotGenuine for more fields than Twilio sends: the body is read before authentication.
+    Raises NotGenuine for more fields than Twilio sends: the body is not authenticated yet.
     """
     try:
         pairs = bodies.pairs(body)
@@ -109,7 +109,7 @@ def _signature(token: str, signed: str) -> str:
 
 
 def parse_messages(callback: Callback) -> Sequence[Message]:
-    """Return one MO. Twilio gives no time; an MMS has an empty `Body`. Advanced Opt-Out sets `OptOutType`."""
+    """Return one MO; an MMS has an empty `Body`, Advanced Opt-Out sets `OptOutType`."""
     fields = bodies.form(callback)
     return [
         Message(
@@ -124,7 +124,7 @@ def parse_messages(callback: Callback) -> Sequence[Message]:
 
 
 def parse_receipts(callback: Callback) -> Sequence[Receipt]:
-    """Return one DLR. `ErrorCode` is absent on success. Twilio does not echo our reference."""
+    """Return one DLR; `ErrorCode` is absent on success."""
     fields = bodies.form(callback)
     code = required(fields, "ErrorCode") if fields.get("ErrorCode") else None
     state = STATES.get(required(fields, "MessageStatus"), "unknown")
@@ -141,14 +141,14 @@ def parse_receipts(callback: Callback) -> Sequence[Receipt]:
 
 
 def answer(kind: Kind) -> Answer:
-    """Return an empty TwiML document: Twilio sends no reply, because consent-svc answers people."""
+    """Return an empty TwiML document: consent-svc answers people, not Twilio."""
     return Answer(200, "text/xml", NO_REPLY) if kind == "messages" else NO_CONTENT
 
 
 def _port_variants(url: str) -> list[str]:
-    """Return our public URL as configured, and with its port dropped or its default port added.
+    """Return our public URL as configured, and without its port or with the default port.
 
-    Twilio signs either form. The target is never parsed as a URL: a caller may send any bytes.
+    Twilio signs either. The target is never parsed: a caller may send any bytes.
     """
     parts = urlsplit(url)
     if parts.port is not None:

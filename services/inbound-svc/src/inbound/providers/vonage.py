@@ -1,13 +1,11 @@
 """Vonage SMS API: GET or POST, form or JSON; the signature is a parameter, `sig`.
 
-The signature covers every other parameter, sorted, as "&name=value" with `&` and `=` in names and values as
-`_`: MD5 of this text and the secret, or an HMAC with MD5, SHA-1, SHA-256 or SHA-512, by the account's setting;
-hexadecimal, in either case. The length of the signature tells the algorithm. Give secrets only to a signed account:
-Vonage signs on request (developer.vonage.com/en/getting-started/concepts/signing-messages; DOMAIN 3.2).
+The signature covers every other parameter, sorted, as "&name=value" with `&` and `=` in names and values as `_`: MD5 of
+this text and the secret, or an HMAC with MD5, SHA-1, SHA-256 or SHA-512, in hexadecimal. Give secrets only to a signed
+account (developer.vonage.com/en/getting-started/concepts/signing-messages; DOMAIN 3.2).
 
-A long MO comes in parts, one request each (`concat`), in any order. `message-timestamp` is UTC
-(developer.vonage.com/messaging/sms/guides/inbound-sms). The meaning of a binary MO is not documented, so its text is
-empty.
+A long MO comes in parts (`concat`), in any order. `message-timestamp` is UTC
+(developer.vonage.com/messaging/sms/guides/inbound-sms). A binary MO is not documented: its text is empty.
 """
 
 import hashlib
@@ -60,10 +58,10 @@ STATES: Mapping[str, ReceiptState] = {  # DOMAIN 3.4
     "failed": "failed",
     "rejected": "failed",
 }
-OPTED_OUT_CODE = "9"  # of a DLR; in the answer to a submit, 9 is "quota exceeded" (DOMAIN 4.4)
+OPTED_OUT_CODE = "9"  # of a DLR; in the answer to a submit "quota exceeded" (DOMAIN 4.4)
 NO_ERROR = "0"
 UNDERSCORED = str.maketrans("&=", "__")
-MAX_PARTS = 255  # the octet of the user data header
+MAX_PARTS = 255  # octet of the user data header
 
 
 def verify(callback: Callback, account: Account, now: datetime) -> Once | None:
@@ -80,7 +78,7 @@ def verify(callback: Callback, account: Account, now: datetime) -> Once | None:
 
 
 def canonical(fields: Mapping[str, object]) -> str:
-    """Return the signed text. Names are escaped too, so that two fields cannot pass for one."""
+    """Return the signed text; names are escaped too, so that two fields cannot pass for one."""
     return "".join(
         f"&{name.translate(UNDERSCORED)}={_written(value).translate(UNDERSCORED)}"
         for name, value in sorted(fields.items())
@@ -89,7 +87,7 @@ def canonical(fields: Mapping[str, object]) -> str:
 
 
 def parse_messages(callback: Callback) -> Sequence[Message]:
-    """Return one MO, or one part of an MO."""
+    """Return one MO, or one part."""
     fields = _fields(callback)
     return [
         Message(
@@ -129,7 +127,7 @@ def _fields(callback: Callback) -> Mapping[str, object]:
 
 
 def _part(fields: Mapping[str, object]) -> Part | None:
-    """Return the part, or None: implausible numbers make the part a text of its own, and no text is lost."""
+    """Return the part, or None: implausible numbers make a text of its own."""
     if _written(fields.get("concat", "")).lower() != "true":
         return None
     reference, number, total = (

@@ -1,10 +1,10 @@
 """Vonage Messages API: JSON; an HS256 JWT in `Authorization`, whose `payload_hash` covers the raw body.
 
-developer.vonage.com/en/messages (inbound-message and message-status webhooks); claims: DOMAIN 3.2. Every callback is
-signed. Only the `sms` channel is supported. Concatenated parts arrive joined, which is not documented.
+developer.vonage.com/en/messages (inbound-message and message-status webhooks); claims: DOMAIN 3.2. Only the `sms`
+channel is supported. Concatenated parts arrive joined, which is not documented.
 
 1240, "illegal number", is of a person who "has already sent a STOP"; 1050, "number barred", does not tell who barred
-the number (Nexmo/nexmo-oas-renderer _open_api/errors/messages-olympus.md).
+(Nexmo/nexmo-oas-renderer _open_api/errors/messages-olympus.md).
 """
 
 from collections.abc import Mapping, Sequence
@@ -67,7 +67,7 @@ def verify(callback: Callback, account: Account, now: datetime) -> Once | None:
 
 
 def parse_messages(callback: Callback) -> Sequence[Message]:
-    """Return one MO. Only a text message has a text; a picture has an empty text."""
+    """Return one MO; a picture has an empty text."""
     fields = _sms(callback)
     return [
         Message(
@@ -101,7 +101,7 @@ def answer(kind: Kind) -> Answer:
 
 
 def _code(fields: Mapping[str, object]) -> str | None:
-    """Return the number in the `type` URL or the `title` of the error, or the first of the two present.
+    """Return the number in the error's `type` URL or `title`, else the first present.
 
     The error may be nested in another `error`.
     """

@@ -1,4 +1,4 @@
-"""Batches: records of a partition, handled in the transaction that steps the offset; poison to the dead letters."""
+"""Batches: records of a partition, handled in the transaction that steps the offset."""
 
 import logging
 from collections.abc import Collection, Sequence
@@ -19,7 +19,7 @@ from common.telemetry import continue_trace, counter
 
 log = logging.getLogger(__name__)
 
-POISON_IN_A_ROW = 25  # a bad deploy stops, before shovelling a topic into the dead letters
+POISON_IN_A_ROW = 25  # a bad deploy stops, before emptying a topic into the dead letters
 
 HANDLED = counter("sms_consumer_records_total", "Records passed by the consumer, by result.", ["topic", "result"])
 REFUSED = counter(
@@ -31,17 +31,16 @@ REFUSED = counter(
 
 @dataclass(slots=True)
 class PublisherKeys:
-    """The comparison of the publisher's subject keys with ours. `difference`: by the newest watermark."""
+    """The comparison of the publisher's subject keys with ours, by the newest watermark."""
 
     subscription: Subscription
     ours: dict[str, str]  # fingerprints
     difference: str | None = None
 
     def match(self, mark: Watermark) -> bool:
-        """Return whether the topic's publisher makes the same subject ids as this service (ADR-0061).
+        """Return whether the publisher makes the same subject ids as this service (ADR-0061).
 
-        Otherwise its STOPs come under unknown ids and its watermark proves nothing: our watermark stands still, and
-        marketing is held.
+        Otherwise its STOPs come under unknown ids, and its watermark proves nothing: marketing is held.
         """
         topic, why = self.subscription.topic, None
         if others := differing(self.ours, mark.subject_keys):
@@ -59,7 +58,7 @@ class PublisherKeys:
 
 @dataclass(slots=True)
 class Batches:
-    """Handles a subscription's batches."""
+    """A subscription's batches."""
 
     subscription: Subscription
     database: Database
@@ -78,10 +77,7 @@ class Batches:
                 await after()
 
     async def apply(self, tp: TopicPartition, records: Sequence[Any]) -> After | None:
-        """Handle records in a transaction.
-
-        Raises Poison, with nothing done, where a record cannot be read or handled.
-        """
+        """Handle records in a transaction. Raises Poison, with nothing done."""
         async with self.database.begin() as tx:
             reading = await self.offsets.lock(tx, tp)
             fresh = [record for record in records if record.offset >= reading.seen.next_offset]
@@ -111,7 +107,7 @@ class Batches:
         return after
 
     async def apply_one_by_one(self, tp: TopicPartition, records: Sequence[Any]) -> None:
-        """Handle each record in a transaction of its own, and send bad records to the dead letters."""
+        """Handle each record in its own transaction; bury bad ones."""
         for record in records:
             try:
                 after = await self.apply(tp, [record])
@@ -121,14 +117,14 @@ class Batches:
                 before = self._poison_in_a_row.get(tp, 0)
                 if before >= POISON_IN_A_ROW and not self.subscription.foreign:
                     if isinstance(poison, UnknownType):
-                        raise  # the partition waits for a newer version; others go on
+                        raise  # the partition waits for a newer version
                     name = self.subscription.name
                     raise Stopped(f"{name}: more than {POISON_IN_A_ROW} bad records in a row") from poison
                 await self._bury(tp, record, str(poison))
                 self._poison_in_a_row[tp] = before + 1
 
     def keep(self, ours: Collection[TopicPartition]) -> None:
-        """Forget the partitions no longer ours."""
+        """Forget other partitions."""
         self._poison_in_a_row = {tp: many for tp, many in self._poison_in_a_row.items() if tp in ours}
 
     async def _bury(self, tp: TopicPartition, record: Any, reason: str) -> None:

@@ -3,7 +3,7 @@
     records_missing   the log has lost records: the consumer applies events but no watermarks, so knowledge grows old
     other_log         the log is not the log read before: the consumer reads nothing of the partition
 
-A restart keeps the fault. `python -m <service> log clear` ends it, once the topic's owner has published again.
+`python -m <service> log clear` ends a fault, once the topic's owner has published again.
 """
 
 import argparse
@@ -35,7 +35,7 @@ _ROW = "consumer_group = $1 AND topic = $2 AND partition = $3"
 class Broken:
     """A broken partition.
 
-    `at`: for `records_missing` the offset of the first record after the gap; for `other_log` the reader's next offset.
+    `at`: for `records_missing` the offset after the gap; for `other_log` the reader's next offset.
     """
 
     group: str
@@ -56,7 +56,7 @@ class Broken:
 
 
 class Stored(NamedTuple):
-    """A locked row: the reader's place in the partition, and the fault."""
+    """A locked row."""
 
     reading: Reading
     fault: Fault | None
@@ -76,7 +76,7 @@ def stored_of(
 
 
 async def lock(tx: AsyncConnection, group: str, topic: Topic, partition: int) -> Stored | None:
-    """Return the partition's row, locked: until the transaction ends, no other transaction moves its offset."""
+    """Return the partition's row, locked against moves."""
     rows = await fetch_many(
         tx,
         f"SELECT next_offset, last_number, unseen, fault, cleared_at FROM consumer_offset WHERE {_ROW} FOR UPDATE",
@@ -92,7 +92,7 @@ async def begin(
 ) -> tuple[int, Fault | None]:
     """Return the stored offset (0 the first time) and the fault.
 
-    Stores the log's identity beside the offset. Notes `other_log` where the stored offset belongs to another identity.
+    Stores the log's identity, or `other_log` where the stored offset belongs to another identity.
     """
     await fetch_many(
         tx,
@@ -136,10 +136,7 @@ async def begin(
 
 
 async def note(tx: AsyncConnection, group: str, topic: Topic, partition: int, fault: Fault, at: int, why: str) -> None:
-    """Store a fault: since the first finding, at the place and with the reason of the last.
-
-    `other_log` stays, as the worse of the two faults.
-    """
+    """Store a fault: since the first finding, at the place and with the reason of the last. `other_log` stays."""
     await fetch_many(
         tx,
         "UPDATE consumer_offset SET fault_since = coalesce(fault_since, now()), fault_at = $5, fault_why = $6,"
@@ -154,7 +151,7 @@ async def note(tx: AsyncConnection, group: str, topic: Topic, partition: int, fa
 
 
 async def found(tx: AsyncConnection, topic: str | None = None) -> list[Broken]:
-    """Return the broken partitions of this database, or of a single topic."""
+    """Return the broken partitions."""
     rows = await fetch_many(
         tx,
         "SELECT consumer_group, topic, partition, fault, fault_at, fault_since, fault_why FROM consumer_offset"
@@ -166,10 +163,10 @@ async def found(tx: AsyncConnection, topic: str | None = None) -> list[Broken]:
 
 
 async def clear(tx: AsyncConnection, place: str) -> Broken | None:
-    """Trust the log again, by a person's decision. Returns None where no fault is at `place` any more.
+    """Trust the log again, by a person's decision; `None` where no fault is at `place` any more.
 
-    From now on watermarks count, since records published again before now precede newer watermarks. Another log is read
-    from its oldest record on, and its first number counts, however high.
+    Records published again before now precede newer watermarks. Another log is read from its oldest record on, and its
+    first number counts, however high.
     """
     for broken in await found(tx):
         if broken.place != place:

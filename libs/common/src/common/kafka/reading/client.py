@@ -1,4 +1,4 @@
-"""The Kafka client of a consumer: made, started and ended, in whatever state a failure left the client."""
+"""The Kafka client of a consumer: made, started and ended."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from common.settings import ServiceSettings
 
 JOIN_SESSION_MS = 10_000
 HEARTBEAT_MS = 1_000
-END_S = 10.0  # how long to wait for each part of a client to end
-FETCH_BYTES = 4 * 1024 * 1024  # of an answer: a process has several consumers, each of several brokers
+END_S = 10.0  # for each part of a client
+FETCH_BYTES = 4 * 1024 * 1024  # of an answer, of each broker to each consumer
 
 
 def make(
@@ -42,12 +42,9 @@ def make(
 async def started(
     make: Callable[[], AIOKafkaConsumer], stop: asyncio.Event, failed: Callable[[BaseException], None]
 ) -> AIOKafkaConsumer | None:
-    """Return a started client, or None after `stop`. `failed` hears each error of a start.
-
-    Joining the group takes seconds; a stop does not wait for the join.
-    """
+    """Return a started client, or None after `stop`, even while joining. `failed` hears each error."""
     while not stop.is_set():
-        client = make()  # a client that failed half way cannot start again
+        client = make()  # a failed client cannot start again
         starting = asyncio.ensure_future(client.start())
         stopping = asyncio.ensure_future(stop.wait())
         try:
@@ -71,7 +68,7 @@ async def started(
 
 
 async def ended(client: AIOKafkaConsumer) -> None:
-    """End a client in any state: where a part cannot be ended, the other parts are."""
+    """End a client in any state, part by part."""
     for end in (client, client._fetcher, client._client):
         if end is None:
             continue
@@ -82,9 +79,6 @@ async def ended(client: AIOKafkaConsumer) -> None:
 
 
 def is_cancelled() -> bool:
-    """Return whether this task is cancelled by its runner.
-
-    The client may raise CancelledError too, when a task of its own was cancelled.
-    """
+    """Return whether this task's runner cancelled it, not the client."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

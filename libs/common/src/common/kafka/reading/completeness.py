@@ -1,9 +1,8 @@
 """Completeness of a log: has the reader met every record before a watermark? Pure.
 
-The relay numbers the records of a partition 1, 2, 3, …, and a watermark carries the last number before it. A reader
-finds a gap where a number does not follow: the log lost its tail and went on, or the topic was made anew. Compaction
-removes records lawfully and leaves offsets without a record; as many numbers, and no more, may be missing. A relay that
-died before its commit publishes again from a number already met: no gap.
+The relay numbers the records of a partition 1, 2, 3, …; a watermark carries the last number. Where a number does not
+follow, the log lost its tail or was made anew. Compaction leaves offsets without a record: as many numbers may be
+missing. A relay that died before its commit publishes from a number already met: no gap.
 """
 
 from datetime import datetime
@@ -11,14 +10,13 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-ANY_NUMBER = 2**62  # `unseen` of a reader that takes any first number, by a person's decision
+ANY_NUMBER = 2**62  # `unseen` where a person has allowed any first number
 
 
 class Seen(NamedTuple):
     """A reader's place in a partition.
 
-    `last_number`: the highest number without a gap below. `unseen`: offsets without a record since `last_number` was
-    last certain.
+    `last_number`: the highest without a gap below. `unseen`: offsets without a record since it was last certain.
     """
 
     next_offset: int = 0
@@ -29,14 +27,13 @@ class Seen(NamedTuple):
 def follow(
     seen: Seen, offset: int, *, compacted: bool, number: int | None = None, last: int | None = None
 ) -> tuple[Seen, int]:
-    """Return the state after the record at `offset`, and the least count of records missing before; 0 is no gap.
+    """Return the state after the record at `offset`, and the least count of missing records.
 
     `number`: of the record. `last`: of a watermark. A record with neither (poison, a foreign producer) proves nothing.
-    `compacted`: of a topic without compaction only the beginning may be gone.
     """
     may_be_gone = compacted or seen.next_offset == 0
     unseen = seen.unseen + (offset - seen.next_offset if may_be_gone else 0)
-    given = last if number is None else number - 1  # so many numbers were given before this record
+    given = last if number is None else number - 1  # numbers before this record
     if given is None:
         return Seen(offset + 1, seen.last_number, unseen), 0
     missing = max(0, given - seen.last_number - unseen)
@@ -44,7 +41,7 @@ def follow(
 
 
 class Gap(NamedTuple):
-    """`missing`: the least count of missing records; `offset`: of the first record after the gap."""
+    """`missing`: at least so many records before `offset`."""
 
     offset: int
     missing: int
@@ -54,12 +51,11 @@ class Reading(Struct):
     """A batch of a partition, read record by record.
 
     `whole`: no gap is on record. `since`: when a person last cleared a gap; an earlier watermark may precede the
-    records published again. `as_of`: the newest watermark to apply, never behind a gap. `gap`: the last gap of this
-    batch.
+    records published again. `as_of`: the newest watermark to apply, never behind a gap. `gap`: the last of this batch.
     """
 
     seen: Seen
-    numbered: bool  # a watermarked topic's records have numbers
+    numbered: bool
     compacted: bool
     whole: bool = True
     since: datetime | None = None
@@ -78,7 +74,7 @@ class Reading(Struct):
             self.seen = self.seen._replace(next_offset=offset + 1)
 
     def watermark(self, offset: int, as_of: datetime | None, last: int) -> None:
-        """Take a watermark in. An `as_of` of None is never applied, whatever its number."""
+        """Take a watermark in; an `as_of` of `None` is never applied."""
         if self.numbered:
             self._went_on(offset, *follow(self.seen, offset, compacted=self.compacted, last=last))
         else:

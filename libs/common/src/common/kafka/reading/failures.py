@@ -1,4 +1,4 @@
-"""Failures of a consumer's batches: how long each partition rests before the next attempt."""
+"""Failures of a consumer's batches, and how long partitions rest."""
 
 import random
 import time
@@ -26,14 +26,14 @@ class _Attempts:
 
 @dataclass(slots=True)
 class Failures:
-    """`failing_s`: how long the worst partition has been failing."""
+    """`failing_s`: of the worst partition."""
 
     topic: str
     failing_s: float = 0.0
     _partitions: dict[TopicPartition, _Attempts] = field(default_factory=dict)
 
     def failed(self, tp: TopicPartition, started: float) -> float:
-        """Note a failed batch, begun at `started`; return the seconds to rest."""
+        """Note a failure since `started`; return the seconds to rest."""
         attempts = self._partitions.setdefault(tp, _Attempts())
         attempts.failures += 1
         attempts.failing_since = attempts.failing_since or started
@@ -42,7 +42,7 @@ class Failures:
         return back_off * random.uniform(0.5, 1.0)  # noqa: S311 jitter
 
     def held(self, tp: TopicPartition) -> float:
-        """Note a held batch; return the seconds to rest."""
+        """Note a hold; return the seconds to rest."""
         attempts = self._partitions.setdefault(tp, _Attempts())
         rest = min(HOLD_S[0] * 2.0**attempts.holds, HOLD_S[1])
         attempts.holds = min(attempts.holds + 1, 10)
@@ -53,12 +53,12 @@ class Failures:
         return self._partitions[tp].failures if tp in self._partitions else 0
 
     def ended(self, tp: TopicPartition) -> None:
-        """Note a batch that went well."""
+        """Note a success."""
         self._partitions.pop(tp, None)
         self._show()
 
     def keep(self, ours: Collection[TopicPartition]) -> None:
-        """Forget the partitions no longer ours."""
+        """Forget other partitions."""
         self._partitions = {tp: attempts for tp, attempts in self._partitions.items() if tp in ours}
         self._show()
 

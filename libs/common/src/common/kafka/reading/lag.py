@@ -1,4 +1,4 @@
-"""The lag of a consumer and its commits to Kafka: both for dashboards only, as Postgres stores the offsets."""
+"""The lag of a consumer and its commits to Kafka: for dashboards only, as Postgres stores the offsets."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ class Lag:
     _commit_at: float = 0.0
 
     def commit(self, client: AIOKafkaConsumer, reached: Mapping[TopicPartition, int], *, now: bool = False) -> None:
-        """Begin Kafka's own commit of the stored offsets when due, or `now`. The loop does not wait for the commit."""
+        """Begin a commit to Kafka when due, or `now`, without waiting."""
         at = time.monotonic()
         if (at < self._commit_at and not now) or (self._committing is not None and not self._committing.done()):
             return
@@ -36,23 +36,23 @@ class Lag:
             self._committing = asyncio.create_task(_commit(client, ours))
 
     async def committed(self) -> None:
-        """Wait for the commit under way, for a moment."""
+        """Wait for the commit, for a moment."""
         if self._committing is not None:
             await asyncio.wait((self._committing,), timeout=COMMIT_INTERVAL_S)
 
     def show_all(self, client: AIOKafkaConsumer, reached: Mapping[TopicPartition, int]) -> None:
-        """Show the lag, also of partitions without a batch so far, or without a successful batch."""
+        """Show the lag, with or without batches."""
         for tp, following in reached.items():
             if (end := client.highwater(tp)) is not None:
                 self._show(tp, end - following)
 
     def show(self, client: AIOKafkaConsumer, tp: TopicPartition, following: int) -> None:
         """Show the lag after a batch."""
-        if tp in client.assignment():  # else another process got the partition meanwhile
+        if tp in client.assignment():  # else another process has the partition
             self._show(tp, (client.highwater(tp) or following) - following)
 
     def keep(self, ours: Collection[TopicPartition]) -> None:
-        """Remove the metrics of partitions no longer ours: a stale value would stand beside the new owner's."""
+        """Remove other partitions' metrics."""
         for tp in self._shown - set(ours):
             LAG.remove(self.topic, tp.partition)
         self._shown &= set(ours)

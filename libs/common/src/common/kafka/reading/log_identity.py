@@ -1,7 +1,7 @@
 """Identity of a topic's log: the cluster's id and the topic's id.
 
-A topic made anew keeps its name and gets another id; a new cluster has another id as well. Metadata carries both from
-version 10 on. A broker without topic ids answers zero; then only the cluster's id counts.
+A topic made anew keeps its name and gets another id. Metadata carries both ids from version 10 on. A broker without
+topic ids answers zero.
 """
 
 from io import BytesIO
@@ -25,7 +25,7 @@ from aiokafka.protocol.types import (
 
 
 class Identity(NamedTuple):
-    """A log's identity. `topic_id` is None for a broker without topic ids."""
+    """`topic_id` is None for a broker without topic ids."""
 
     topic_id: str | None
     cluster_id: str | None
@@ -118,11 +118,11 @@ class _AskWhich(Request[_AskMetadata]):  # type: ignore[misc]
 
 
 async def identity_of(client: AIOKafkaClient, topic: str) -> Identity:
-    """Ask a broker for the identity of `topic`. Raises KafkaError."""
+    """Ask a broker for a topic's identity. Raises KafkaError."""
     node = client.get_random_node()
     try:
         answer: Any = await client.send(node, _AskWhich(topic))
-    except NotImplementedError:  # aiokafka's error for a version unknown to the broker
+    except NotImplementedError:  # the version is unknown to the broker
         return Identity(None, (await client.send(node, MetadataRequest([topic], False))).cluster_id)
     [told] = answer.to_object()["topics"]
     if told["error_code"]:

@@ -17,21 +17,21 @@ from common.kafka.reading.placement import Placement
 log = logging.getLogger(__name__)
 
 WATCH_INTERVAL_S = 5.0
-NEW_LEADER_S = 30.0  # by then followers have caught up, or left the in-sync set (replica.lag.time.max.ms)
+NEW_LEADER_S = 30.0  # followers have caught up, or left the in-sync set (replica.lag.time.max.ms)
 
 
 @dataclass(slots=True, frozen=True)
 class _Short:
-    """A log that seems to end before the next offset to read."""
+    """A log that seems to end too early."""
 
     position: int
-    answer: int  # arrival of the broker's answer, in ms
+    answer: int  # its arrival, in ms
     since: float
 
 
 @dataclass(slots=True)
 class LogWatch:
-    """`broken`: partitions that need a person, whichever process reads them."""
+    """`broken`: partitions that need a person."""
 
     placement: Placement
     partitions: int
@@ -40,7 +40,7 @@ class LogWatch:
     _short: dict[TopicPartition, _Short] = field(default_factory=dict)
 
     async def run(self, client: AIOKafkaConsumer, stop: asyncio.Event) -> None:
-        """Check the logs every WATCH_INTERVAL_S."""
+        """Check every WATCH_INTERVAL_S."""
         while not stop.is_set():
             try:
                 await self._check(client)
@@ -74,14 +74,12 @@ class LogWatch:
             placement.identity = now
 
     async def within_the_log(self, client: AIOKafkaConsumer) -> None:
-        """Stop reading a partition whose log ends before the consumer's position.
+        """Stop reading a partition whose log ends before the consumer's position: another log.
 
-        Such a log is another log, and reading on would skip records; not every broker refuses the offset. The end is
-        the fetch's high watermark: ListOffsets is not exact on every broker.
-
-        An answer may hold records appended after its high watermark was taken (Partition.fetchRecords in Apache Kafka),
-        so only a later answer counts. A newly elected leader gives a lower end until its followers have caught up:
-        where another leader is possible, the consumer waits NEW_LEADER_S.
+        Not every broker refuses the offset. The end is the fetch's high watermark: ListOffsets is not exact on every
+        broker. An answer may hold records appended after its high watermark was taken (Partition.fetchRecords in Apache
+        Kafka), so only a later answer counts. A new leader gives a lower end until its followers have caught up
+        (NEW_LEADER_S).
         """
         now = time.monotonic()
         for tp in client.assignment() & self.placement.placed:
@@ -99,5 +97,5 @@ class LogWatch:
                     self._short.pop(tp, None)
 
     def forget(self) -> None:
-        """Forget what earlier answers said: a client has ended, or the group rebalances."""
+        """Forget earlier answers."""
         self._short.clear()

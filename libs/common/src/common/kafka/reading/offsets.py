@@ -1,9 +1,7 @@
 """Stored offsets: a subscription's place in each partition, with the watermark and the log's fault (ADR-0003).
 
-Each batch locks the partition's row, skips records below the stored offset, and stores the next offset in its own
-transaction. A second owner of a partition waits on the row lock, finds its offset behind, and skips: the row fences
-zombies. A stored offset that went back means a database that lost commits (a failover to a lagging replica): the
-consumer reads the lost part again.
+A second owner of a partition waits on the row lock, finds its offset behind, and skips. A stored offset that went back
+means a failover that lost commits: the consumer reads the lost part again.
 """
 
 import logging
@@ -25,17 +23,17 @@ from common.kafka.subscription import Subscription
 
 log = logging.getLogger(__name__)
 
-# A watermark from the future proves nothing, even once its instant has come: a clock is wrong. The database's clock
-# decides, as the publisher may run on our own host.
+# A watermark from the future means a wrong clock, and proves nothing even later. The database's clock decides: the
+# publisher may run on our own host.
 BELIEVED = "greatest({known}, CASE WHEN {said} <= now() + {skew}::interval THEN {said} END)"
 
 
 class WentBack(Exception):
-    """The stored offset is behind this consumer, or must not be read: nothing was done, place the partition anew."""
+    """The stored offset is behind this consumer, or must not be read. The transaction has done no work."""
 
 
 def define(metadata: MetaData) -> Table:
-    """Define the offsets of a service. Each service's first migration spells the table out literally."""
+    """Define the offsets. Each service's migration spells the table out literally."""
     return Table(
         "consumer_offset",
         metadata,
@@ -43,23 +41,23 @@ def define(metadata: MetaData) -> Table:
         Column("topic", Text, nullable=False),  # without the prefix
         Column("partition", Integer, nullable=False),
         Column("next_offset", BigInteger, nullable=False),
-        Column("as_of", DateTime(timezone=True), nullable=True),  # the newest applied watermark
+        Column("as_of", DateTime(timezone=True), nullable=True),  # newest applied watermark
         Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
         Column("last_number", BigInteger, nullable=False, server_default=text("0")),  # as `completeness.Seen`
         Column("unseen", BigInteger, nullable=False, server_default=text("0")),
-        Column("topic_id", Text, nullable=True),  # of the offset's log; null: not asked yet, or unknown to the broker
+        Column("topic_id", Text, nullable=True),  # null: not asked, or unknown to the broker
         Column("cluster_id", Text, nullable=True),
         Column("fault", Text, nullable=True),  # `broken_logs.Fault`; a person clears this and the next three
         Column("fault_at", BigInteger, nullable=True),
         Column("fault_since", DateTime(timezone=True), nullable=True),
         Column("fault_why", Text, nullable=True),
-        Column("cleared_at", DateTime(timezone=True), nullable=True),  # last time
+        Column("cleared_at", DateTime(timezone=True), nullable=True),
         PrimaryKeyConstraint("consumer_group", "topic", "partition"),
     )
 
 
 async def applied_watermark(tx: AsyncConnection, group: str, topic: Topic, partitions: int) -> datetime | None:
-    """Return the oldest watermark over all partitions of `topic`; None while a partition has no watermark."""
+    """Return the oldest watermark over all partitions of `topic`; `None` while a watermark is missing."""
     rows = await fetch_many(
         tx,
         "SELECT min(as_of) FROM consumer_offset WHERE consumer_group = $1 AND topic = $2 AND partition < $3"
@@ -73,7 +71,7 @@ async def applied_watermark(tx: AsyncConnection, group: str, topic: Topic, parti
 
 @dataclass(slots=True)
 class Offsets:
-    """The stored offsets of a subscription. `reached`: the next offset as last read or stored by this process."""
+    """A subscription's stored offsets. `reached`: next offsets as last read or stored by this process."""
 
     subscription: Subscription
     database: Database
@@ -81,17 +79,17 @@ class Offsets:
     reached: dict[TopicPartition, int] = field(default_factory=dict)
 
     async def start_of(self, partition: int) -> int:
-        """Return the stored offset, 0 (the beginning of the log) the first time."""
+        """Return the stored offset, at first 0."""
         stored, _ = await self.begin_at(partition, UNKNOWN)
         return stored
 
     async def begin_at(self, partition: int, identity: Identity) -> tuple[int, Fault | None]:
-        """Return the stored offset and the fault, as `broken_logs.begin`."""
+        """Return the stored offset and the fault."""
         async with self.database.begin() as tx:
             return await broken_logs.begin(tx, self.subscription.group, self.subscription.topic, partition, identity)
 
     async def stored(self, tx: AsyncConnection) -> dict[int, int]:
-        """Return the stored offset of each partition."""
+        """Return the stored offsets."""
         rows = await fetch_many(
             tx,
             "SELECT partition, next_offset FROM consumer_offset WHERE consumer_group = $1 AND topic = $2",
@@ -101,14 +99,14 @@ class Offsets:
         return {row[0]: row[1] for row in rows}
 
     async def lock(self, tx: AsyncConnection, tp: TopicPartition) -> Reading:
-        """Return the partition's place, locked until the transaction ends. Raises WentBack."""
+        """Return the partition's place, locked. Raises WentBack."""
         stored = await broken_logs.lock(tx, self.subscription.group, self.subscription.topic, tp.partition)
         if stored is None or self._is_behind(tp, stored):
             raise WentBack
         return stored.reading
 
     async def step(self, tx: AsyncConnection, partition: int, reading: Reading) -> None:
-        """Store the place after a batch, and a gap that the batch stepped over."""
+        """Store the place after a batch, and a gap."""
         await fetch_many(
             tx,
             "UPDATE consumer_offset SET next_offset = $1, last_number = $2, unseen = $3, updated_at = now(),"
@@ -124,10 +122,7 @@ class Offsets:
         await self._note_gap(tx, partition, reading)
 
     async def step_over_watermarks(self, marks: dict[TopicPartition, list[Mark]]) -> set[TopicPartition]:
-        """Apply the watermarks of several partitions in a transaction.
-
-        Returns the partitions whose stored offset went back; for these nothing is stored.
-        """
+        """Apply watermarks; return the partitions that went back, with nothing stored."""
         of = {tp.partition: tp for tp in marks}
         ours = self.subscription.group, self.subscription.topic.name
         async with self.database.begin() as tx:
@@ -171,19 +166,19 @@ class Offsets:
         return behind
 
     async def note_other_log(self, partition: int, at: int, why: str) -> None:
-        """Store that needed records are gone, or the topic was made anew: a person decides."""
+        """Store that needed records are gone, or the topic was made anew."""
         async with self.database.begin() as tx:
             await broken_logs.lock(tx, self.subscription.group, self.subscription.topic, partition)
             await self._note_fault(tx, partition, "other_log", at, why)
 
     def _is_behind(self, tp: TopicPartition, stored: broken_logs.Stored | None) -> bool:
-        """Return whether to place the partition anew: the stored offset is behind, or the log must not be read."""
+        """Return whether to place the partition anew."""
         if stored is None or stored.fault == "other_log":
             return True
         return stored.reading.seen.next_offset < self.reached.get(tp, 0)
 
     async def _note_gap(self, tx: AsyncConnection, partition: int, reading: Reading) -> None:
-        """Store a gap, in the transaction that steps over the gap."""
+        """Store a gap, in the transaction that steps over it."""
         if (gap := reading.gap) is not None:
             await self._note_fault(
                 tx,

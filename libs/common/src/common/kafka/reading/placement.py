@@ -1,6 +1,6 @@
 """Placement: each assigned partition is sought to its stored offset before the first read, paused, and resumed.
 
-Kafka's commit may be ahead of a database restored from its backup, so the client's own position does not count.
+Kafka's commit may be ahead of a restored database, so the client's position does not count.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ COLLECT_INTERVAL_S = 1.0
 
 @dataclass(slots=True)
 class Placement:
-    """The partitions which this process reads. `placed`: sought to the stored offset. `stopped`: of another log."""
+    """The partitions read. `placed`: sought to the stored offset. `stopped`: of another log."""
 
     topic: str  # with the prefix
     offsets: Offsets
@@ -34,14 +34,14 @@ class Placement:
     _collect_at: float = 0.0
 
     async def place(self, client: AIOKafkaConsumer) -> bool:
-        """Seek assigned partitions to their stored offsets. Returns False while database or broker do not answer."""
+        """Seek assigned partitions to their stored offsets; False while database or broker do not answer."""
         try:
             new = client.assignment() - self.placed - self.stopped
             if new:
                 self.identity = await identity_of(client._client, self.topic)
             for tp in new:
                 stored, fault = await self.offsets.begin_at(tp.partition, self.identity)
-                with contextlib.suppress(IllegalStateError):  # the partition is lost meanwhile
+                with contextlib.suppress(IllegalStateError):  # lost meanwhile
                     client.seek(tp, stored)
                     if fault == "other_log":
                         self.resume_at.pop(tp, None)
@@ -61,24 +61,23 @@ class Placement:
     def rewind(self, client: AIOKafkaConsumer, in_flight: Collection[TopicPartition]) -> None:
         """Seek idle partitions back to the reached offset.
 
-        A client that raises forgets the records taken of other partitions, and may have stepped over the bad record.
+        A client that raises forgets records, and may have stepped over the bad record.
         """
         for tp in (client.assignment() & self.placed) - set(in_flight) - self.resume_at.keys():
             with contextlib.suppress(IllegalStateError):
                 client.seek(tp, self.offsets.reached[tp])
 
     def rest(self, client: AIOKafkaConsumer, tp: TopicPartition, offset: int, seconds: float) -> None:
-        """Rewind and pause a partition; the others go on.
+        """Rewind and pause a partition.
 
-        The client drops records fetched beyond the batch, but aiokafka's iterator over the records refers to itself:
-        until a garbage collection each rest keeps up to FETCH_BYTES. Collections are rare (`collect_rarely`): a worker
-        held for ten minutes had 7 GB.
+        aiokafka's iterator over dropped records refers to itself: until a garbage collection (rare, `collect_rarely`)
+        each rest keeps up to FETCH_BYTES.
         """
         now = time.monotonic()
         if now >= self._collect_at:
             self._collect_at = now + COLLECT_INTERVAL_S
             gc.collect()
-        with contextlib.suppress(IllegalStateError):  # a lost partition: the next owner starts from Postgres
+        with contextlib.suppress(IllegalStateError):  # the next owner starts from Postgres
             client.seek(tp, offset)
             client.pause(tp)
             self.resume_at[tp] = now + seconds
@@ -92,7 +91,7 @@ class Placement:
                 client.resume(tp)
 
     def went_back(self, tp: TopicPartition) -> None:
-        """Place a partition anew, as its stored offset is behind."""
+        """Place a partition anew: its stored offset is behind."""
         log.error(
             "the database lost a stored offset: reading the partition again",
             extra={"topic": tp.topic, "partition": tp.partition, "offset": self.offsets.reached.get(tp)},
@@ -102,8 +101,8 @@ class Placement:
     async def out_of_range(self, client: AIOKafkaConsumer, error: KafkaError) -> None:
         """Handle an offset which the log no longer holds.
 
-        At 0 the oldest records aged out before the first read: begin at the oldest left. Elsewhere needed records are
-        gone, or the topic was made anew: a person decides.
+        At 0 the oldest records aged out before the first read. Elsewhere needed records are gone, or the topic was made
+        anew: a person decides.
         """
         for tp in client.assignment():
             stored = await self.offsets.start_of(tp.partition)
@@ -118,10 +117,7 @@ class Placement:
                 self.offsets.reached[tp] = stored
 
     async def stop_reading(self, tp: TopicPartition, at: int, why: str) -> bool:
-        """Stop reading another log; a person decides. Returns False where the stop is not stored.
-
-        Other partitions go on. While the database does not answer, the partition finds the same fault again.
-        """
+        """Stop reading another log; return False where the stop is not stored."""
         try:
             await self.offsets.note_other_log(tp.partition, at, why)
         except Exception as error:
@@ -134,12 +130,12 @@ class Placement:
         return True
 
     def forget_placed(self) -> None:
-        """Forget which partitions were placed: the group has assigned partitions."""
+        """Forget the placements."""
         self.placed.clear()
         self.stopped.clear()
 
     def forget(self) -> None:
-        """Forget all partitions: a client has ended, or the group rebalances."""
+        """Forget all partitions."""
         self.forget_placed()
         self.offsets.reached.clear()
         self.resume_at.clear()

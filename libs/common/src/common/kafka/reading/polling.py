@@ -1,7 +1,7 @@
 """Polls: records of the idle partitions, and the progress that each poll shows.
 
-The Kafka client may raise any class of error, naming no partition. Then the consumer reads each partition by itself, so
-a bad record holds up only its own partition.
+The Kafka client may raise any class of error, naming no partition. Then the consumer reads each partition by itself: a
+bad record holds up only its own partition.
 """
 
 import asyncio
@@ -21,12 +21,12 @@ from common.kafka.subscription import POLL_MS, Subscription
 
 log = logging.getLogger(__name__)
 
-InFlight = Mapping[TopicPartition, asyncio.Task[None]]  # batches being handled
+InFlight = Mapping[TopicPartition, asyncio.Task[None]]
 
 
 @dataclass(slots=True, frozen=True)
 class Position:
-    """The client's position in a partition, the end of the log, and the broker's answer that says so."""
+    """The client's position, the end of the log, and the broker's answer."""
 
     tp: TopicPartition
     position: int
@@ -42,13 +42,13 @@ class Polling:
     _polled: set[TopicPartition] = field(default_factory=set)  # without an error, by the last read
 
     async def positions(self, client: AIOKafkaConsumer) -> list[Position]:
-        """Return where the client stands in each placed partition."""
+        """Return the client's positions."""
         return [await _position(client, tp) for tp in client.assignment() & self.placement.placed]
 
     async def read(self, client: AIOKafkaConsumer, in_flight: InFlight) -> dict[TopicPartition, list[Any]]:
         """Poll the idle partitions (no batch in flight). Raises any error of the client.
 
-        Return {} early when another partition becomes idle, so that the next poll includes it.
+        Returns {} early when another partition becomes idle, so that the next poll includes it.
         """
         self._polled = set()
         idle = client.assignment() - in_flight.keys() - self.placement.stopped
@@ -85,8 +85,7 @@ class Polling:
     ) -> dict[TopicPartition, list[Any]]:
         """Poll each idle partition by itself.
 
-        A failed partition is read record by record up to the bad record: the client loses the records of a call that
-        raises.
+        A failed one is read record by record: the client loses the records of a call that raises.
         """
         await asyncio.sleep(POLL_MS / 1000)
         found: dict[TopicPartition, list[Any]] = {}
@@ -114,7 +113,7 @@ class Polling:
         return found
 
     def _unread(self, client: AIOKafkaConsumer, tp: TopicPartition, error: BaseException) -> None:
-        """Rest a partition with an unreadable next record, then place the partition anew."""
+        """Rest a partition with an unreadable next record."""
         offset, why = self.placement.offsets.reached[tp], type(error).__name__
         rest = self.progress.failed(tp.partition, why, offset, time.monotonic())
         if self.progress.failures(tp.partition) in (2, 10, 100, 1000):
@@ -128,8 +127,8 @@ class Polling:
     def note_progress(self, client: AIOKafkaConsumer, before: Sequence[Position], in_flight: InFlight) -> None:
         """Tell `Progress` which partitions are busy, and where the others stand.
 
-        `before`: positions before the last read. Only a read without error confirms a position: after some errors the
-        client steps over the record and raises at the next read.
+        `before`: positions before the read. Only a read without error confirms a position: the client may step over the
+        record and raise at the next read.
         """
         now = time.monotonic()
         wanted, resting = self.subscription.wants_records, self.placement.resume_at
@@ -138,7 +137,7 @@ class Polling:
                 self.progress.busy(tp.partition, now)
             else:
                 self.progress.expect(tp.partition, now)
-        still_ours = self._polled & client.assignment()  # a rebalance may have come during the read
+        still_ours = self._polled & client.assignment()  # despite a rebalance
         for stood in before:
             if stood.tp in still_ours - in_flight.keys() - resting.keys() and wanted:
                 self.progress.seen(stood.tp.partition, stood.position, stood.end, stood.answer, now)

@@ -1,25 +1,22 @@
 """Progress of a consumer: whether it reads its partitions on. Pure but for its memory.
 
-`now` is an argument: seconds of a monotonic clock.
-
-A partition makes progress when its position moves, or when the broker answers that no record follows. A partition whose
-batch is being handled, or has to wait, owes no progress: its time starts again afterwards. Every other standstill is a
-stall, with or without an error.
+`now`: seconds of a monotonic clock. A partition makes progress when its position moves, or when the broker answers that
+no record follows. A partition that is busy owes no progress. Every other standstill is a stall, even without an error.
 """
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-CAREFUL_S = 10.0  # how long to read each partition by itself after an error of no known partition
-RENEW_S = 30.0  # without an answer for any partition the client may have died
-RETRY_S = 10.0  # longest pause between attempts at an unreadable partition
+CAREFUL_S = 10.0  # after an error of no known partition, to read each by itself
+RENEW_S = 30.0  # without any answer: the client may have died
+RETRY_S = 10.0  # between attempts at an unreadable partition
 
 
 @dataclass(slots=True)
 class _Reading:
     since: float  # last progress
     position: int = -1
-    answer: int | None = None  # arrival of the broker's last answer, in ms
+    answer: int | None = None  # its arrival, in ms
     why: str | None = None  # class of the last attempt's error
     failures: int = 0
 
@@ -28,12 +25,12 @@ class _Reading:
 class Progress:
     _readings: dict[int, _Reading] = field(default_factory=dict)
     _dealing_since: float | None = None  # rebalancing since
-    _heard: float = 0.0  # last progress or answer of any partition, or when a partition was last busy
+    _heard: float = 0.0  # last progress, answer or busy partition
     _why: str | None = None
     _careful_until: float = 0.0
 
     def dealing(self, now: float) -> None:
-        """Note a new client, or a rebalance of the group. Stalls go on."""
+        """Note a new client, or a rebalance; stalls go on."""
         self._heard = now
         if self._dealing_since is None:
             self._dealing_since = now
@@ -47,20 +44,17 @@ class Progress:
             self._readings[partition].answer = None
 
     def expect(self, partition: int, now: float) -> None:
-        """Expect progress of the partition from now on."""
+        """Expect progress from now on."""
         self._readings.setdefault(partition, _Reading(now))
 
     def busy(self, partition: int, now: float) -> None:
-        """Expect no progress of the partition at present."""
+        """Expect no progress at present."""
         reading = self._readings.setdefault(partition, _Reading(now))
         if reading.why is None:
             reading.since = self._heard = now
 
     def seen(self, partition: int, position: int, end: int | None, answer: int | None, now: float) -> None:
-        """Note the partition's position after a read without an error.
-
-        A rebalance may take the partition away during the read; then nothing is expected of the partition any more.
-        """
+        """Note the position after a read without an error, unless a rebalance took the partition."""
         reading = self._readings.get(partition)
         if reading is None:
             return
@@ -72,9 +66,9 @@ class Progress:
         reading.position, reading.answer = position, answer
 
     def failed(self, partition: int, why: str, position: int, now: float) -> float:
-        """Note an error of the partition at this position; return the seconds to wait before the next attempt.
+        """Note an error; return the seconds until the next attempt.
 
-        0 after the first error: the next attempt reads record by record up to the bad record.
+        0 after the first error: the next attempt reads up to the bad record.
         """
         reading = self._readings.setdefault(partition, _Reading(now))
         reading.why, reading.position = why, position
@@ -89,24 +83,21 @@ class Progress:
         self._why, self._careful_until = why, now + CAREFUL_S
 
     def is_careful(self, now: float) -> bool:
-        """Return whether to read each partition by itself.
-
-        Then an error belongs to a partition, and costs no other partition its records.
-        """
+        """Return whether to read partitions by themselves: an error then costs no other its records."""
         return now < self._careful_until or any(reading.why for reading in self._readings.values())
 
     def is_silent(self, now: float) -> bool:
         return now - self._heard > RENEW_S
 
     def stalled_s(self, now: float) -> float:
-        """Return the stall of the worst partition, in seconds."""
+        """Return the worst stall, in seconds."""
         since = [reading.since for reading in self._readings.values()]
         if self._dealing_since is not None:
             since.append(self._dealing_since)
         return max(0.0, now - min(since, default=now))
 
     def stalls(self, longer_than_s: float, now: float) -> list[str]:
-        """Return a line for each longer stall, with the partition's offset and error."""
+        """Return a line for each longer stall."""
         said = []
         if self._dealing_since is not None and now - self._dealing_since > longer_than_s:
             why = f" ({self._why})" if self._why else ""

@@ -13,15 +13,12 @@ class Mark(NamedTuple):
     """A watermark read from a partition."""
 
     offset: int
-    as_of: datetime | None  # None where the publisher has other subject keys
+    as_of: datetime | None  # `None` where the publisher has other subject keys
     last_number: int
 
 
 def event_of(subscription: Subscription, record: Any) -> Event | None:
-    """Return the event, or None for an unknown type that may be skipped.
-
-    Raises Poison, also for a type that does not belong on this topic.
-    """
+    """Return the event, or None for an unknown type to skip. Raises Poison."""
     try:
         event = kafka.decode(record.value, record.headers)
     except kafka.Undecodable as error:
@@ -46,7 +43,7 @@ def received_as(record: Any, event: Event) -> Received:
 
 
 def watermarks_of(records: Sequence[Any], counts: Callable[[Watermark], bool]) -> list[Mark]:
-    """Return the watermarks of records, or [] where any record is an event or unreadable."""
+    """Return the watermarks, or [] where any record is another or unreadable."""
     marks: list[Mark] = []
     for record in records:
         if type_of(record) != Watermark.type:
@@ -61,7 +58,7 @@ def watermarks_of(records: Sequence[Any], counts: Callable[[Watermark], bool]) -
 
 
 def key_of(record: Any) -> str | None:
-    """Return the record's key, or None where missing or unreadable."""
+    """Return the key, None where missing or unreadable."""
     try:
         key: str | None = record.key.decode() if record.key else None
     except UnicodeDecodeError:
@@ -77,8 +74,5 @@ def type_of(record: Any) -> str | None:
 
 
 def _is_watermark(record: Any) -> bool:
-    """Return whether the record is a watermark of any version.
-
-    Skipping an unknown version is safe: knowledge only grows older, which holds marketing.
-    """
+    """Return whether the record is a watermark of any version: without it, knowledge only grows older."""
     return (type_of(record) or "").startswith(f"{Watermark.type.rpartition('.')[0]}.")

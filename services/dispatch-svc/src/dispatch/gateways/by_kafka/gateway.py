@@ -1,7 +1,6 @@
 """Operators reached by Kafka: each message is one event on `operator.<name>.submits.v1`.
 
-The event is `common.contracts.operator.MessageSubmitted`; the message is accepted once the log has the event. DLRs
-return through inbound-svc on `operator.<name>.receipts.v1`, with our reference.
+The message is accepted once the log has the event. DLRs return through inbound-svc, with our reference.
 
     no such topic, no right to write              Misconfigured: not begun
     no broker                                     Unreachable: not begun
@@ -40,7 +39,7 @@ _MEANING: Mapping[Published, Result | SendError] = {
 
 
 class KafkaGateway:
-    """A gateway over Kafka. `account` is the operator's name, as in the topic."""
+    """A gateway over Kafka. `account` is the operator's name."""
 
     def __init__(
         self,

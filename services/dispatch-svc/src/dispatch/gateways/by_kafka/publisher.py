@@ -1,6 +1,6 @@
 """Publishing without an outbox: only for messages handed to an operator's topic.
 
-The outcome of a message is Kafka's acknowledgement, so this module alone of the services talks to the Kafka client.
+A message's outcome is Kafka's acknowledgement, so this module alone of the services talks to the Kafka client.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 class NotPublished(Exception):
     """No publishing has begun: no broker, no such topic, or no right to write to the topic.
 
-    `ours`: the topic or the right is missing, and we must act; without a broker False.
+    `ours`: we must act.
     """
 
     def __init__(self, why: str, *, ours: bool = False) -> None:
@@ -36,8 +36,7 @@ class NotPublished(Exception):
         self.ours = ours
 
 
-# The outcome of a record. logged: acknowledged by all in-sync replicas. not begun: never sent, and never will be.
-# unknown: may be in the log.
+# logged: acknowledged by all in-sync replicas; not begun: never sent, and never will be; unknown: perhaps in the log
 Published = Literal["logged", "not begun", "unknown"]
 
 
@@ -76,9 +75,8 @@ class _Outlet(Outlet):
 class Publisher:
     """Publishes events while no transaction is open.
 
-    The publisher makes its producer on
-    first use, and a new producer after any error: the old producer may be fenced, or hold a stale sequence, and must
-    not write an abandoned message.
+    Any error makes a new producer: the old one may be fenced, or hold a stale sequence, and must not write an abandoned
+    message.
     """
 
     def __init__(self, settings: ServiceSettings, service: str) -> None:
@@ -89,10 +87,7 @@ class Publisher:
         self._ending: set[asyncio.Task[None]] = set()
 
     async def ready(self, topic: Topic, *, until: float) -> None:
-        """Start a producer that knows the topic. Raises NotPublished.
-
-        `until`, here and in `publish`: on the loop's clock.
-        """
+        """Start a producer that knows the topic. Raise NotPublished. `until` is on the loop's clock."""
         try:
             async with asyncio.timeout_at(until), self._starting:
                 if self._outlet is None:
