@@ -281,14 +281,14 @@ class Watch:
         now = datetime.now(UTC)
         since, until = (self.began, now) if everything else (now - SETTLED_AFTER - RECENT, now - SETTLED_AFTER)
         for begin, end in checks.between(since, until, self.system.jumps, MOVED_BY):
-            await self._invariants_of(begin, end, now)
+            await self._invariants_of(begin, end)
 
-    async def _invariants_of(self, since: datetime, until: datetime, now: datetime) -> None:
+    async def _invariants_of(self, since: datetime, until: datetime) -> None:
         database = Database(self.system.databases["dispatch"], pool_size=1, name="chaos")
         limits = Limits(max_staleness=timedelta(seconds=STALE_S), max_clock_skew=timedelta(seconds=SKEW_S))
         checker = Checker(database, load("demonstration"), limits, SENDING_TIMEOUT)
         try:
-            found = await checker.violations(since, until, now)
+            found = await checker.violations(since, until)
         finally:
             await database.close()
         promises = {"after_enforcement": 1, "against_its_record": 1, "on_stale_consent": 1}

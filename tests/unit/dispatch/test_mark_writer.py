@@ -83,4 +83,4 @@ async def test_whoever_waits_for_a_writer_that_is_cancelled_is_answered(cancelle
     assert writer.writer is not None
     writer.writer.cancel()
     async with asyncio.timeout(10):
-        assert await asyncio.gather(first, second) == [False, False]
+        assert list(await asyncio.gather(first, second)) == [False, False]
