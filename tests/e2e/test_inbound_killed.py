@@ -31,8 +31,11 @@ class Killable:
     surroundings: Surroundings
 
     async def restart(self) -> None:
-        self.wires.postgres.heal()
-        self.wires.broker.heal()
+        """Start the killed process again. The wires keep a connection which its client reset: Postgres would keep the
+        dead relay's session, and with it the lock."""
+        for wire in (self.wires.postgres, self.wires.broker):
+            wire.cut()
+            wire.heal()
         await self.supervisor.restart(INBOUND)
 
     async def count(self, table: str) -> int:
