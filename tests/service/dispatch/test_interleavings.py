@@ -213,19 +213,24 @@ async def test_an_opt_out_that_is_being_enforced_and_one_more_that_a_message_hol
     await dispatch.in_every_order(begin, dispatch.may_go_on)
 
 
-@pytest.mark.parametrize("the_owner", ["has an outcome", "has a permit that lapsed", "is about to begin"])
+@pytest.mark.parametrize(
+    "the_owner",
+    ["has an outcome", "has a permit that lapsed", "has a permit that lapsed after its mark", "is about to begin"],
+)
 async def test_a_sweep_and_an_owner_who_is_alive_and_an_opt_out(dispatch: Dispatch, the_owner: str) -> None:
     async def begin() -> dict[str, Act]:
         await dispatch.before(opted_in(1))
         permits = await dispatch.decides()
         answered = accepted(permits)
         await dispatch.watcher.execute(LONG_AGO)  # a decision that the owner renews is none of a dead one's
-        if the_owner == "has an outcome":
+        if the_owner in ("has an outcome", "has a permit that lapsed after its mark"):
             await dispatch.handoff._mark_begun(by_decision(permits))
+        if the_owner == "has an outcome":
             dispatch.left += [permit.candidate.message_id for permit in permits]
         does: dict[str, Act] = {
             "has an outcome": lambda: dispatch.handoff._store_outcomes(answered),
             "has a permit that lapsed": lambda: dispatch.decides_again(permits),
+            "has a permit that lapsed after its mark": lambda: dispatch.decides_again(permits),
             "is about to begin": lambda: dispatch.sends(permits, permit_holds=False),
         }
         return {
