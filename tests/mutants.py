@@ -199,6 +199,22 @@ MUTANTS = (
         f"{DISPATCH} -k lapsed",
     ),
     Mutant(
+        "a submit is marked although recovery has closed its decision",
+        MESSAGES,
+        '        " AND NOT s.closed FOR SHARE SKIP LOCKED)"',
+        '        " FOR SHARE SKIP LOCKED)"',
+        f"{DISPATCH} -k sweep_and_an_owner",
+    ),
+    Mutant(
+        "recovery reads the marks before it closes the decisions",
+        TIMERS,
+        "            await messages.close_sending(tx, partition, self._sending_timeout)\n"
+        "            found = await store.claim_left_sending(tx, partition, self._batch)\n",
+        "            found = await store.claim_left_sending(tx, partition, self._batch)\n"
+        "            await messages.close_sending(tx, partition, self._sending_timeout)\n",
+        f"{IN_HAND} -k restored",
+    ),
+    Mutant(
         "an owner takes another's decision for its own",
         SENDING_STORE,
         'f" AND decided_at = ANY(CAST(:decisions AS timestamptz[])) AND {messages.NOT_BEGUN}"',
