@@ -167,7 +167,8 @@ async def sending_codes(case: Case, point: Point | None) -> None:
 async def refused(case: Case, point: Point | None) -> None:
     """The operator takes no batch with the last of them in it: they go in halves, one after the other."""
     case.operator.dislikes = DISLIKED
-    case.settings |= {"gateway_submits": 1}
+    # a permit that lapses on a busy machine is decided again, and not begun by the kill
+    case.settings |= {"gateway_submits": 1, "permit_ttl_s": 5.0}
     await sending(case, point, lambda n: requested(n, text=DISLIKED) if n == ALL else requested(n))
 
 
