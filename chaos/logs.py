@@ -65,10 +65,9 @@ async def cut_unseen(system: System, target: str, lasts_s: float, chance: random
     partition = await _grown_with_facts(system, target, began)
     ended = await _end(system, target, partition)
     await _kill(kafka, numbers)
-    log = _segment(kafka, numbers[0], target, partition).read_bytes()
-    unread = sum(batch.fact and batch.first >= began[partition] for batch in batches(log))
-    read = chance.randint(*FACTS_LOST)
-    _cut(kafka, numbers, target, partition, unread if cut_before(log, unread + read) is None else unread + read)
+    end = max(began[partition] - chance.randint(*FACTS_LOST), 0)
+    for number in numbers:
+        _cut_to(kafka, number, target, partition, end)
     stood = await _stood(system, target, partition)
     await _launch(kafka, numbers)
     await _grown_past(system, target, partition, ended)
