@@ -217,8 +217,8 @@ MUTANTS = (
     Mutant(
         "an owner takes another's decision for its own",
         SENDING_STORE,
-        'f" AND decided_at = ANY(CAST(:decisions AS timestamptz[])) AND {messages.NOT_BEGUN}"',
-        'f" AND :decisions IS NOT NULL AND {messages.NOT_BEGUN}"',
+        'f" AND decided_at = ANY(CAST(:decisions AS timestamptz[])) AND {messages.NO_OUTCOME}"',
+        'f" AND :decisions IS NOT NULL AND {messages.NO_OUTCOME}"',
         f"{STORE_TESTS} -k begun",
     ),
     Mutant(

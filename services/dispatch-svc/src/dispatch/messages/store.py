@@ -258,11 +258,11 @@ async def update_decisions(tx: AsyncConnection, rows: Sequence[MessageRow]) -> l
 
 async def _note_sending(tx: AsyncConnection, rows: Sequence[MessageRow]) -> None:
     """List the messages that become `sending`."""
-    begun: dict[int, list[MessageRow]] = defaultdict(list)
+    by_partition: dict[int, list[MessageRow]] = defaultdict(list)
     for row in rows:
         if row.status is Status.SENDING:
-            begun[row.partition].append(row)
-    for partition, some in begun.items():
+            by_partition[row.partition].append(row)
+    for partition, some in by_partition.items():
         await fetch_many(
             tx,
             "INSERT INTO sending (partition, decided_at, message_ids, subject_ids) VALUES ($1, $2, $3, $4)",
@@ -368,8 +368,8 @@ async def found(tx: AsyncConnection, message_id: UUID) -> MessageRow | None:
     return MessageRow.read(rows[0]) if rows else None
 
 
-# No submit is on record. Only the owner of a message that recovery marked `unknown` knows whether a submit began.
-NOT_BEGUN = "m.receipt IS NULL AND m.handed_off_at IS NULL"
+# Neither an outcome nor a DLR is on record. Whether a submit began is what the table `begun` says.
+NO_OUTCOME = "m.receipt IS NULL AND m.handed_off_at IS NULL"
 
 
 async def reword(tx: AsyncConnection, reworded: Mapping[UUID, MessageReworded]) -> bool:
@@ -471,7 +471,7 @@ async def settle(tx: AsyncConnection, rows: Sequence[Outcome]) -> list[Changed]:
         " AND CASE v.status WHEN 'accepted' THEN m.status IN ('sending', 'unknown')"
         " WHEN 'rejected' THEN m.status = 'unknown' OR (m.status = 'sending' AND m.decided_at = v.decided_at)"
         " WHEN 'deferred' THEN m.status IN ('sending', 'unknown') AND m.decided_at = v.decided_at"
-        f" AND {NOT_BEGUN} ELSE m.status = 'sending' AND m.decided_at = v.decided_at END"
+        f" AND {NO_OUTCOME} ELSE m.status = 'sending' AND m.decided_at = v.decided_at END"
         f" RETURNING {OF_A_CHANGE}",
         *_columns(rows, SETTLED),
     )

@@ -60,7 +60,7 @@ class MarkWriter:
                 raise
             finally:
                 for permits, answer in some:
-                    begins = may is not None and may.issuperset(by_decision(permits))
+                    begins = may is not None and all(_decision(permit) in may for permit in permits)
                     if not begins:
                         NOT_BEGUN.labels("failed" if may is None else "closed").inc()
                     if not answer.done():
@@ -87,5 +87,9 @@ def by_decision(permits: Sequence[Permit]) -> dict[DecisionId, list[UUID]]:
     """Return the messages by decision."""
     found: dict[DecisionId, list[UUID]] = defaultdict(list)
     for permit in permits:
-        found[permit.candidate.partition, permit.decided_at].append(permit.candidate.message_id)
+        found[_decision(permit)].append(permit.candidate.message_id)
     return found
+
+
+def _decision(permit: Permit) -> DecisionId:
+    return permit.candidate.partition, permit.decided_at

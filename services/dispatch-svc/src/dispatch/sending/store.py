@@ -173,7 +173,7 @@ async def still_ours(
     rows = await tx.execute(
         text(
             f"SELECT {_MESSAGE} FROM message AS m WHERE message_id = ANY(CAST(:ids AS uuid[]))"
-            f" AND decided_at = ANY(CAST(:decisions AS timestamptz[])) AND {messages.NOT_BEGUN}"
+            f" AND decided_at = ANY(CAST(:decisions AS timestamptz[])) AND {messages.NO_OUTCOME}"
             " AND (status = 'sending' OR (status = 'unknown' AND NOT :again)) ORDER BY message_id FOR UPDATE"
         ),
         {"ids": list(message_ids), "decisions": list(decisions), "again": again},
@@ -207,7 +207,7 @@ async def claim_left_sending(tx: AsyncConnection, partition: int, limit: int) ->
         text(
             f"SELECT {_MESSAGE}, (SELECT min(s.since) FROM sending AS s"
             " WHERE s.partition = :partition AND m.message_id = ANY(s.message_ids)) AS sending_since,"
-            f" NOT ({messages.NOT_BEGUN} AND EXISTS (SELECT FROM sending AS s"
+            f" NOT ({messages.NO_OUTCOME} AND EXISTS (SELECT FROM sending AS s"
             " WHERE s.decided_at = m.decided_at AND s.partition = m.partition)"
             " AND NOT EXISTS (SELECT FROM begun AS b WHERE b.decided_at = m.decided_at AND b.partition = m.partition"
             " AND m.message_id = ANY(b.message_ids))) AS begun"
