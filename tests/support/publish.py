@@ -13,11 +13,13 @@ from common.contracts import Event, Topic, Watermark
 from common.kafka import broker as kafka
 from common.kafka.broker import partition_of
 from common.settings import ServiceSettings
+from tests.support.eventually import eventually
 from tests.support.running import Surroundings
 
 _ensured: set[tuple[object, ...]] = set()
 _numbers: Counter[tuple[str, str, int]] = Counter()  # of the last event put there: broker, topic and partition
 _logged: Counter[tuple[str, str, int]] = Counter()  # likewise, once it is acknowledged: what a watermark may say
+_ends: Counter[tuple[str, str, int]] = Counter()  # the offset after the last event put there
 
 
 async def ensured(settings: ServiceSettings, topic: Topic) -> None:
@@ -52,7 +54,8 @@ async def publish(
             )
             for event in events
         ]
-        await asyncio.gather(*acks)
+        for acknowledged in await asyncio.gather(*acks):
+            _note_end(settings, topic, acknowledged)
         for place in list(_numbers):
             if place[:2] == (settings.kafka_bootstrap, settings.topic_prefix + topic.name):
                 _logged[place] = _numbers[place]
@@ -79,9 +82,34 @@ async def publish_raw(
     await ensured(settings, topic)
     partition = partition_of(key.decode(errors="replace"), settings.partitions) if key else 0
     async with _producer(settings) as producer:
-        await producer.send_and_wait(
+        acknowledged = await producer.send_and_wait(
             settings.topic_prefix + topic.name, value, key=key, partition=partition, headers=headers
         )
+    _note_end(settings, topic, acknowledged)
+
+
+async def all_read(surroundings: Surroundings, service: str, topic: Topic) -> None:
+    """Return once each group of `service` that reads `topic` stored what this process has put there."""
+    settings = ServiceSettings(**await surroundings.settings(service))
+
+    async def look() -> bool:
+        async with surroundings.sql(service) as sql:
+            rows = await sql.fetch(
+                "SELECT partition, min(next_offset) AS next FROM consumer_offset WHERE topic = $1 GROUP BY 1",
+                topic.name,
+            )
+        read = {row["partition"]: row["next"] for row in rows}
+        for place, end in _ends.items():
+            if place[:2] == (settings.kafka_bootstrap, settings.topic_prefix + topic.name):
+                assert read.get(place[2], 0) >= end, f"{topic.name} {place[2]}: {read.get(place[2])} of {end} read"
+        return True
+
+    await eventually(look)
+
+
+def _note_end(settings: ServiceSettings, topic: Topic, acknowledged: Any) -> None:
+    place = (settings.kafka_bootstrap, settings.topic_prefix + topic.name, acknowledged.partition)
+    _ends[place] = max(_ends[place], acknowledged.offset + 1)
 
 
 @asynccontextmanager

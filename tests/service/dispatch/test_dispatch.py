@@ -46,7 +46,7 @@ from tests.support.builders import (
 )
 from tests.support.eventually import eventually
 from tests.support.operators.http import TOKEN, Operator, operator
-from tests.support.publish import heartbeat, publish, publish_raw
+from tests.support.publish import all_read, heartbeat, publish, publish_raw
 from tests.support.reading import reading
 from tests.support.running import Surroundings, bearer, running
 
@@ -65,6 +65,8 @@ class Dispatch:
         await publish(self.surroundings, STATES, states, as_of=now())
 
     async def request(self, *requests: MessageRequested) -> None:
+        """Publish requests once all published consents are read: the two topics are not ordered."""
+        await all_read(self.surroundings, "dispatch", STATES)
         await publish(self.surroundings, CAMPAIGN_REQUESTS, requests)
 
     async def control(self, control: str, version: int) -> None:
