@@ -6,7 +6,7 @@ Submits that get a slot while a statement of their lane runs share the next stat
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -47,6 +47,7 @@ class MarkWriter:
         self._waiting.append((permits, answer))
         if self.writer is None or self.writer.done():
             self.writer = asyncio.create_task(self._write())
+            self.writer.add_done_callback(self._ended)
         return bool(await answer)
 
     async def _write(self) -> None:
@@ -55,16 +56,14 @@ class MarkWriter:
             may: set[DecisionId] | None = None
             try:
                 may = await self._marked(some)
-            except BaseException:  # cancelled: no later statement answers the others
-                some, self._waiting = some + self._waiting, []
-                raise
             finally:
-                for permits, answer in some:
-                    begins = may is not None and all(_decision(permit) in may for permit in permits)
-                    if not begins:
-                        NOT_BEGUN.labels("failed" if may is None else "closed").inc()
-                    if not answer.done():
-                        answer.set_result(begins)
+                _answer(some, may)
+
+    def _ended(self, writer: asyncio.Task[None]) -> None:
+        """Refuse the submits that a cancelled writer left, also a writer cancelled before its first step."""
+        if writer.cancelled() or writer.exception() is not None:
+            some, self._waiting = self._waiting, []
+            _answer(some, None)
 
     async def _marked(self, some: Sequence[_Waiting]) -> set[DecisionId] | None:
         """Return the decisions that may begin, or None after a failure and a rest: no submit begins without its mark.
@@ -81,6 +80,16 @@ class MarkWriter:
             return None
         self._failures = 0
         return may
+
+
+def _answer(some: Sequence[_Waiting], may: Set[DecisionId] | None) -> None:
+    """Answer the callers. `may`: the decisions that may begin; None: the mark failed."""
+    for permits, answer in some:
+        begins = may is not None and all(_decision(permit) in may for permit in permits)
+        if not begins:
+            NOT_BEGUN.labels("failed" if may is None else "closed").inc()
+        if not answer.done():
+            answer.set_result(begins)
 
 
 def by_decision(permits: Sequence[Permit]) -> dict[DecisionId, list[UUID]]:
