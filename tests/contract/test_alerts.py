@@ -99,6 +99,12 @@ def test_a_gateway_that_needs_somebody_is_told_once() -> None:
     assert asked_of("GatewayNeedsSomebody") == "sms_dispatch_gateway_alerts_total{}"
 
 
+def test_a_database_that_takes_decisions_and_no_marks_wakes_somebody() -> None:
+    """No timer fails and no gateway is asked: no other alert fires. A closed decision needs nobody."""
+    assert asked_of("SubmitsNotBegun") == 'sms_dispatch_submits_not_begun_total{result="failed"}'
+    assert the("SubmitsNotBegun")["labels"]["severity"] == "page"
+
+
 def test_the_runbook_knows_every_reason_for_which_a_callback_is_refused() -> None:
     problems = [one for one in vars(webhooks).values() if isinstance(one, type) and issubclass(one, Problem)]
     slugs = {problem.slug for problem in problems if problem is not Problem}
