@@ -20,6 +20,7 @@ from common import law
 from common.contracts.consent import Consent
 from common.law import Closure, Policy
 
+PREMIUM = 99  # 08 99 and what follows: no number stands here, it may be somebody's
 MONDAY = datetime(2026, 11, 23, 9, tzinfo=UTC)  # 10:00 in Paris
 FRANCE = law.load("france")
 PRICES = Prices.model_validate(
@@ -128,9 +129,10 @@ def test_what_has_no_price_is_counted_and_not_guessed() -> None:
 
 def test_what_speaks_against_it_is_found_in_what_contacts_hold_too() -> None:
     forecast = Forecast(plan("Maison Lune, {link|maison-lune.example/}{city|} {if vip}merci{end} {stop}"))
-    forecast.add({"link": "https://bit.ly/1"}, "FR", YES)
-    ids = [finding.id for finding in forecast.outlook.findings]
-    assert ids == ["public_shortener:bit.ly", "field_nobody_has:city", "field_nobody_has:vip"]
+    for link in ("https://bit.ly/1", "https://tinyurl.com/1", "maison-lune.example/1"):
+        forecast.add({"link": link}, "FR", YES)
+    found = [(finding.id, finding.people) for finding in forecast.outlook.findings]
+    assert found == [("public_shortener:{link}", 2), ("field_nobody_has:city", 0), ("field_nobody_has:vip", 0)]
     nobody = Forecast(plan())
     assert [finding.id for finding in nobody.outlook.findings] == ["nobody"]
     spanish = Forecast(replace(plan(), begins_with=lambda place: ("PUBLI",) if place.territory == "ES" else ()))
@@ -140,6 +142,15 @@ def test_what_speaks_against_it_is_found_in_what_contacts_hold_too() -> None:
     spanish = Forecast(replace(plan(), begins_with=lambda _: ("PUBLI",), timetable=always))
     spanish.add({"name": "Zoé"}, "ES", YES)
     assert [finding.id for finding in spanish.outlook.findings] == ["begins_with:PUBLI"]
+
+
+def test_no_finding_holds_what_a_contact_says_but_the_field_that_says_it() -> None:
+    """Findings rest in the last pre-flight, where no erasure looks for them."""
+    forecast = Forecast(plan("Maison Lune {city} STOP 36{code} 08 {call}. Envoyez OUI au {short} {stop}"))
+    forecast.add({"city": "St.Denis", "code": "222", "call": f"{PREMIUM} 12 34 56", "short": "81234"}, "FR", YES)
+    forecast.add({"city": "St.Denis", "code": "111", "call": "00 00 00 00", "short": "36111"}, "FR", YES)
+    found = [(finding.id, finding.people) for finding in forecast.outlook.findings]
+    assert found == [("foreign_stop_code:{code}", 1), ("premium_number:{call}", 1), ("premium_short_code:{short}", 1)]
 
 
 @pytest.mark.parametrize(

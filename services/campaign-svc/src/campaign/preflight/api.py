@@ -80,7 +80,11 @@ class Against(BaseModel):
     rule: str
     severity: Severity = Field(description="An error prevents scheduling; a warning needs an acknowledgement.")
     says: str
-    found: str | None
+    found: str | None = Field(
+        description="The words concerned. In braces: the field whose values break the rule; no finding holds a person's"
+        " own words."
+    )
+    people: int | None = Field(description="People whose value of the field breaks the rule; null without a field.")
     source: str
     needs_approval: bool
 
@@ -531,6 +535,7 @@ def _closed(against: Sequence[Closure]) -> list[Closed]:
 def _against(finding: Finding, rules: Mapping[str, findings.Rule]) -> Against:
     rule = rules[finding.rule]
     return Against(
+        people=finding.people or None,
         id=finding.id,
         rule=finding.rule,
         severity=rule.severity,

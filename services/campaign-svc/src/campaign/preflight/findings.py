@@ -8,7 +8,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
 from typing import Literal, get_args
@@ -49,14 +49,24 @@ class Compliance:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A violated rule. `found`: the words concerned."""
+    """A violated rule.
+
+    `found`: the words concerned; a person's own words are in no finding, but the field that holds them (`of_field`).
+    `people`: the people whose value of the field breaks the rule.
+    """
 
     rule: str
     found: str = ""
+    people: int = field(default=0, compare=False)
 
     @property
     def id(self) -> str:
         return f"{self.rule}:{self.found}" if self.found else self.rule
+
+
+def of_field(rule: str, name: str, people: int) -> Finding:
+    """Return the finding in a field's values, named as in a text: `{name}`."""
+    return Finding(rule, f"{{{name}}}", people)
 
 
 @lru_cache

@@ -29,8 +29,8 @@ RESOLUTION_S = timedelta.resolution.total_seconds()
 TOO_LATE = "send_before_passed"  # the gate's name
 UNREADABLE = "request_unreadable"  # the gate's name
 NO_TRIAL = Trial()
-MOST_FOUND = 20  # in rendered texts
 
+_NO_WORD = re.compile(r"[\W_]")
 _TELLING = re.compile(r"\d{4}|\w\.\w")  # able to bring a number or a link into a text
 
 
@@ -160,6 +160,7 @@ class Forecast:
     _opens: dict[Place, datetime | None] = field(default_factory=dict)
     _begins: dict[Place, Sequence[str]] = field(default_factory=dict)
     _found: dict[Finding, None] = field(default_factory=dict)
+    _by_field: Counter[tuple[str, str]] = field(default_factory=Counter)  # people by rule and field
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -169,7 +170,7 @@ class Forecast:
             for variant, wording in plan.wordings.items()
             for language, template in wording.templates.items()
         }
-        self._found |= dict.fromkeys(
+        self._of_texts = frozenset(
             of_samples(
                 plan.wordings.values(),
                 brand=plan.brand,
@@ -180,6 +181,7 @@ class Forecast:
                 compliance=plan.compliance,
             )
         )
+        self._found |= dict.fromkeys(self._of_texts)
 
     def add(
         self,
@@ -243,12 +245,25 @@ class Forecast:
                 self._found[Finding("begins_with", beginning)] = None
         if cost.segments > findings.MANY_PARTS:
             self._found[Finding("many_parts")] = None
-        if len(self._found) < MOST_FOUND and any(_TELLING.search(attributes.get(name, "")) for name in self._fields):
-            self._found |= dict.fromkeys(
-                findings.of_texts(
-                    [written + plan.stop_added], plan.brand, plan.oadc, plan.stop_code, (), plan.compliance
-                )
-            )
+        if any(_TELLING.search(attributes.get(name, "")) for name in self._fields):
+            self._look_for_findings(written + plan.stop_added, attributes)
+
+    def _look_for_findings(self, text: str, attributes: Mapping[str, str]) -> None:
+        """Add the findings in a rendered text. A finding in a person's own words names the fields instead of them."""
+        plan = self.plan
+        fields: set[tuple[str, str]] = set()
+        for each in findings.of_texts([text], plan.brand, plan.oadc, plan.stop_code, (), plan.compliance):
+            if each.found and each not in self._of_texts:
+                fields |= {(each.rule, name) for name in self._fields_with(each.found, attributes)}
+            else:
+                self._found[each] = None
+        self._by_field.update(fields)
+
+    def _fields_with(self, words: str, attributes: Mapping[str, str]) -> Collection[str]:
+        """Return the fields whose value has the words, or a part of the words; every field with a value if none has."""
+        values = {name: value for name in self._fields if len(value := _bare(attributes.get(name, ""))) > 1}
+        bare = _bare(words)
+        return {name for name, value in values.items() if value in bare or bare in value} or values.keys()
 
     def add_unreadable(self) -> None:
         """Add a contact whose number cannot be decrypted."""
@@ -269,6 +284,7 @@ class Forecast:
             by_segments[segments] += people
             by_encoding[encoding] += people
         found = dict(self._found)
+        found |= {findings.of_field(*of, people): None for of, people in sorted(self._by_field.items())}
         if not self._would_get:
             found[Finding("nobody")] = None
         finishes_at = finish(by_place, self.plan)
@@ -389,6 +405,10 @@ def lay_out(people: Mapping[Place, int], table: Timetable, rate: float) -> list[
                 del left[place]
         now = ends
     return None if left else found
+
+
+def _bare(words: str) -> str:
+    return _NO_WORD.sub("", words).lower()
 
 
 def _median(counts: list[tuple[int, int]], people: int) -> int:
