@@ -3,7 +3,9 @@
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
+from campaign.privacy import store as privacy
 from common.contracts.consent import Consent
 from tests.service.campaign.campaigns import Campaigns, csv_of
 from tests.support.builders import SENDER, field_keys, now, number, opted_in, subject
@@ -43,6 +45,11 @@ async def test_a_test_says_what_the_campaign_will_and_is_asked_for_once(campaign
     listed = (await campaigns.get(path))["items"]
     assert {item["message_id"] for item in listed} == set(requests)
     assert (await campaigns.statistics(campaign_id))["audience"] == 2
+    async with campaigns.database.begin() as tx:
+        await tx.execute(text("SET LOCAL enable_seqscan = off"))
+        assert [test.campaign_id for test in await privacy.tests_with(tx, subject(7))] == [campaign_id] * 2
+        scans = "SELECT pg_stat_get_xact_numscans(to_regclass('test_send_subject_ix'))"
+        assert await tx.scalar(text(scans)) == 1, "a copy does not read every test"
 
 
 async def test_whom_else_somebody_said_yes_to_is_told_to_nobody_who_may_use_one_sender(campaigns: Campaigns) -> None:

@@ -139,6 +139,21 @@ async def test_an_outcome_settles_what_is_open_and_in_its_hand_and_never_what_is
     assert (found.version == 2) == (was != becomes)
 
 
+async def test_what_is_due_is_found_by_an_index_of_its_lane_and_there_is_no_other(database: Database) -> None:
+    async with database.begin() as tx:
+        await tx.execute(text("SET LOCAL enable_seqscan = off"))
+        by_lane = (
+            "SELECT indexname FROM pg_indexes WHERE indexdef LIKE '%ON public.message USING btree (partition, due_at)%'"
+        )
+        indexes = set((await tx.execute(text(by_lane))).scalars())
+        for lane in Lane:
+            await sending.due_partitions(tx, 3, now(), lane)
+            await sending.claim_due(tx, 0, now(), 10, lane)
+        scanned = "SELECT relname FROM pg_class WHERE relname LIKE 'message%ix' AND pg_stat_get_xact_numscans(oid) > 0"
+        used = set((await tx.execute(text(scanned))).scalars())
+    assert indexes == used == {"message_due_marketing_ix", "message_due_codes_ix"}
+
+
 async def test_what_waits_for_a_slot_is_passed_over_and_what_has_been_refused_is_not(database: Database) -> None:
     """Both name the gateway: one is to go by it, the other did not."""
     code: dict[str, Any] = {"category": "transactional", "due_at": now()}

@@ -49,7 +49,6 @@ from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Reason
 router = APIRouter(prefix="/v1", tags=["pre-flight"])
 
 PAGE = 2000
-ACKNOWLEDGED = 100  # findings at most
 MAX_ADDED_CHARS = 40  # of a mention an operator appends
 OCCURRENCES = 10
 

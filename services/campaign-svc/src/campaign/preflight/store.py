@@ -48,6 +48,7 @@ test_send = Table(
     Column("fingerprint", Text, nullable=False),  # keyed hash of the request and its texts
     PrimaryKeyConstraint("campaign_id", "message_id"),
     Index("test_send_asked_ix", "asked_at"),
+    Index("test_send_subject_ix", "subject_id"),
 )
 
 

@@ -167,7 +167,7 @@ class ReceivedTest(msgspec.Struct, frozen=True):
 
 
 async def tests_with(tx: AsyncConnection, subject_id: str) -> list[ReceivedTest]:
-    """Return one person's test sends, oldest first, by a scan of the small table."""
+    """Return one person's test sends, oldest first."""
     rows = await tx.execute(
         text(
             "SELECT t.campaign_id, c.sender_id, c.name, t.message_id, t.asked_at FROM test_send AS t"

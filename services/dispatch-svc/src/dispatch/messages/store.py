@@ -77,8 +77,6 @@ message = Table(
     ),
     CheckConstraint("due_at IS NOT NULL OR status NOT IN ('pending', 'deferred')", name="waiting_is_due"),
     # the usual outcome changes no indexed column (BRIN and `known_as` aside), and stays in its page (ADR 0044)
-    # unused: every query names a lane
-    Index("message_due_ix", "partition", "due_at", postgresql_where=text("due_at IS NOT NULL")),
     # by lane: a search for codes does not pass over all due marketing
     *(
         Index(f"message_due_{lane}_ix", "partition", "due_at", postgresql_where=text(f"due_at IS NOT NULL AND {of}"))

@@ -560,6 +560,9 @@ CREATE UNIQUE INDEX segment_position_ix ON segment ("position")
     """
 CREATE INDEX test_send_asked_ix ON test_send (asked_at)
     """,
+    """
+CREATE INDEX test_send_subject_ix ON test_send (subject_id)
+    """,
 )
 
 

@@ -419,9 +419,6 @@ CREATE INDEX message_due_codes_ix ON message (partition, due_at) WHERE ((due_at 
     'marketing'::text))
     """,
     """
-CREATE INDEX message_due_ix ON message (partition, due_at) WHERE (due_at IS NOT NULL)
-    """,
-    """
 CREATE INDEX message_due_marketing_ix ON message (partition, due_at) WHERE ((due_at IS NOT NULL) AND (category
     = 'marketing'::text))
     """,
