@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import AsyncIterator, Mapping
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlencode
 
@@ -30,7 +31,7 @@ PATH_SECRET = "2f1c9f3e5b7a4d60"
 PASSWORD = "octopush:a password of sixteen"
 HERE, ELSEWHERE = ["127.0.0.0/8"], ["192.0.2.0/24"]
 ACCOUNTS: list[dict[str, Any]] = [
-    {"provider": "vonage", "account": "main", "secrets": [SECRET]},
+    {"provider": "vonage", "account": "main", "secrets": [SECRET], "capabilities": {"retries_for": "PT1H"}},
     {"provider": "plivo", "account": "main", "secrets": [SECRET], "public_url": PUBLIC_URL},
     {"provider": "standard", "account": "main", "secrets": [WHSEC]},
     {"provider": "kannel", "account": "main", "path_secrets": [PATH_SECRET], "addresses": HERE},
@@ -374,6 +375,14 @@ async def test_a_stop_that_is_cut_in_two_is_found_in_the_whole(operators: Operat
     await operators.part(2, "cription", total=2)
 
     assert texts(await operators.messages())[-1] == ("stop", "désinscription")
+
+
+async def test_a_start_that_is_cut_in_two_is_as_old_as_a_callback_of_its_account_may_be(operators: Operators) -> None:
+    await operators.part(1, "STA", total=2)
+    await operators.part(2, "RT", total=2)
+
+    *_, whole = await operators.messages()
+    assert (whole.intent, whole.received_at - whole.occurred_at) == ("start", timedelta(hours=1))
 
 
 async def test_a_part_alone_loosens_nothing(operators: Operators) -> None:

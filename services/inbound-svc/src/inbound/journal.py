@@ -46,11 +46,12 @@ LAG = histogram(
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An MO (with `message`) or DLR on its way into the journal."""
+    """An MO (with `message`) or DLR on its way into the journal. `retries_for`: as of `message_entry`."""
 
     item: Item
     event: Event
     message: Message | None = None
+    retries_for: timedelta = RETRIES_FOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +291,7 @@ async def _whole(tx: AsyncConnection, held: Resources[Any], arrival: Arrival, en
     whole = f"{parts[0].provider_message_id[:150]}+{hashlib.sha256(names.encode()).hexdigest()[:16]}"
     message = replace(message, provider_message_id=whole, text=text, part=None)
     answered = isinstance(entry.event, MessageReceived) and entry.event.answered
-    return message_entry(held, origin, message, received_at, answered=answered)
+    return message_entry(held, origin, message, received_at, answered=answered, retries_for=entry.retries_for)
 
 
 def named(origin: Origin, item: Item) -> dict[str, str]:
@@ -348,7 +349,7 @@ def message_entry(
         score=meant.score,
         said_at=event.occurred_at,
     )
-    return Entry(item, event, message)
+    return Entry(item, event, message, retries_for)
 
 
 def _meant(origin: Origin, message: Message) -> Understanding:
