@@ -9,8 +9,9 @@ from common.contracts.campaign import MessageReworded
 from common.contracts.rights import RectificationRequested
 from common.kafka.subscription import Received
 from common.law import load
-from tests.service.campaign.campaigns import DAY, Campaigns, csv_of, next_monday
+from tests.service.campaign.campaigns import DAY, WRITTEN, Campaigns, csv_of, next_monday
 from tests.support.builders import field_keys, link_keys, now, subject
+from tests.support.running import bearer
 
 pytestmark = pytest.mark.brokerless
 
@@ -18,9 +19,9 @@ MONDAY = next_monday()
 UNKNOWN = '{"x":1}'
 
 
-async def spoilt(campaigns: Campaigns, campaign_id: str, column: str) -> None:
+async def spoilt(campaigns: Campaigns, campaign_id: str, column: str, stored: str | None = UNKNOWN) -> None:
     async with campaigns.surroundings.sql("campaign") as sql:
-        await sql.execute(f"UPDATE campaign SET {column} = $2 WHERE campaign_id = $1", campaign_id, UNKNOWN)
+        await sql.execute(f"UPDATE campaign SET {column} = $2 WHERE campaign_id = $1", campaign_id, stored)
 
 
 def text_of(event: MessageReworded) -> str:
@@ -74,6 +75,34 @@ async def test_an_unreadable_campaign_is_missing_from_its_page_alone(campaigns: 
         if (cursor := page["next"]) is None:
             break
     assert found == [ids[3], ids[0]]
+
+
+@pytest.mark.parametrize(("column", "stored"), [("timing", UNKNOWN), ("text", "{")])
+async def test_an_unreadable_campaign_says_so_to_its_sender_alone(
+    campaigns: Campaigns, column: str, stored: str
+) -> None:
+    campaign_id = await campaigns.started(1)
+    await campaigns.post(f"campaigns/{campaign_id}/pause")
+    await spoilt(campaigns, campaign_id, column, stored)
+    path = f"/v1/campaigns/{campaign_id}"
+    for method, asked in (
+        ("GET", ""),
+        ("PUT", ""),
+        ("POST", "/resume"),
+        ("POST", "/schedule"),
+        ("GET", "/statistics"),
+        ("GET", "/recipients"),
+        ("GET", "/recipients.csv"),
+        ("GET", "/variants"),
+        ("POST", "/pre-flight"),
+        ("GET", "/approvals"),
+        ("GET", "/test-sends"),
+    ):
+        answer = await campaigns.client.request(method, path + asked, json=WRITTEN if method == "PUT" else None)
+        assert (answer.status_code, answer.json()["type"]) == (409, "/problems/campaign-unreadable"), asked
+        assert campaign_id in answer.json()["detail"]
+    assert (await campaigns.client.get(path, headers=bearer(senders=["other"]))).status_code == 403
+    assert (await campaigns.post(f"campaigns/{campaign_id}/cancel"))["status"] == "cancelled"
 
 
 @pytest.mark.parametrize(

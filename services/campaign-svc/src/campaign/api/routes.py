@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -26,7 +26,7 @@ from campaign.api.bodies import (
     VariantResult,
     Variants,
 )
-from campaign.campaigns import recipients
+from campaign.campaigns import access, recipients
 from campaign.campaigns import store as campaigns
 from campaign.campaigns.campaign import Campaign as Stored
 from campaign.campaigns.campaign import Progress
@@ -50,7 +50,7 @@ from common.web.auth import Caller, require
 from common.web.fields import Storable
 from common.web.idempotency import Key, derived_id, fingerprint_of, same
 from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
-from common.web.problems import Invalid, NotFound, PastItsTime, Reason
+from common.web.problems import Invalid, PastItsTime, Reason
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,6 @@ router = APIRouter(prefix="/v1", tags=["campaigns"])
 
 PAST_TOLERANCE = timedelta(minutes=1)  # clock skew and network delay
 
-P = TypeVar("P", bound=Progress)
 Held = Annotated[Resources[Any], Depends(resources)]
 Author = Annotated[Caller, Depends(require("campaign:write"))]
 Reader = Annotated[Caller, Depends(require("campaign:read"))]
@@ -94,7 +93,7 @@ async def write_campaign(
             created_at=now,
             fingerprint=fingerprint,
         )
-        campaign = await _found(tx, caller, campaign_id)
+        campaign = await access.found(tx, caller, campaign_id)
         same(campaign.fingerprint, fingerprint)
         shown = await view.shown(tx, held, [campaign])
     if not new:
@@ -131,7 +130,7 @@ async def get_campaign(campaign_id: Storable, response: Response, held: Held, ca
     The `ETag` covers the campaign's content and schedule; send the tag as `If-Match` when editing.
     """
     async with held.database.begin() as tx:
-        campaign = await _found(tx, caller, campaign_id)
+        campaign = await access.found(tx, caller, campaign_id)
         response.headers["ETag"] = edition.etag(edition.tag(content.stored_parts(campaign)))
         return (await view.shown(tx, held, [campaign]))[0]
 
@@ -298,7 +297,7 @@ async def list_variants(campaign_id: Storable, held: Held, caller: Reader) -> Va
     People held out count among the campaign's denied recipients, with the reason `holdout`.
     """
     async with held.database.begin() as tx:
-        campaign = await _found(tx, caller, campaign_id)
+        campaign = await access.found(tx, caller, campaign_id)
         trial = campaign.trial
         found = await results.by_variant(tx, campaign) if trial and campaign.begun else {}
     names = [OWN, *trial.names] if trial else []
@@ -324,7 +323,7 @@ async def list_recipients(
     stay.
     """
     async with held.database.begin() as tx:
-        campaign = await _found(tx, caller, campaign_id)
+        campaign = await access.found(tx, caller, campaign_id)
         kept: timedelta = held.settings.keep.recipients
         if campaign.ended_at is not None and campaign.ended_at < datetime.now(UTC) - kept:
             raise PastItsTime(
@@ -356,14 +355,14 @@ async def _act(
     A repeated action succeeds again.
     """
     async with held.database.begin() as tx:
-        campaign = await _found(tx, caller, campaign_id, lock=True)
+        campaign = await access.found(tx, caller, campaign_id, lock=True)
         try:
             if check is not None:
                 await check(tx, campaign)
             await control.take(tx, campaign, action, datetime.now(UTC))
         except NotPossible as refused:
             raise _past_it(refused) from refused
-        return (await view.shown(tx, held, [await _found(tx, caller, campaign_id)]))[0]
+        return (await view.shown(tx, held, [await access.found(tx, caller, campaign_id)]))[0]
 
 
 async def _brake(
@@ -379,7 +378,7 @@ async def _brake(
     again.
     """
     async with held.database.begin() as tx:
-        campaign = _covered(caller, await campaigns.lock_progress(tx, campaign_id))
+        campaign = access.covered(caller, await campaigns.lock_progress(tx, campaign_id))
         now = datetime.now(UTC)
         try:
             _may(campaign, action)
@@ -390,22 +389,10 @@ async def _brake(
         stopped = await campaigns.lock_progress(tx, campaign_id)
     try:
         async with held.database.begin() as tx:
-            return (await view.shown(tx, held, [await _found(tx, caller, campaign_id)]))[0]
+            return (await view.shown(tx, held, [await access.found(tx, caller, campaign_id)]))[0]
     except Exception:
         log.exception("a stopped campaign cannot be shown", extra={"campaign_id": campaign_id})
     return UnreadableCampaign.model_validate(stopped, from_attributes=True)
-
-
-async def _found(tx: AsyncConnection, caller: Caller, campaign_id: str, *, lock: bool = False) -> Stored:
-    return _covered(caller, await campaigns.find_campaign(tx, campaign_id, lock=lock))
-
-
-def _covered(caller: Caller, campaign: P | None) -> P:
-    """Return a campaign of a sender that the token covers. Raises NotFound, Forbidden."""
-    if campaign is None:
-        raise NotFound("no such campaign", reasons=[Reason("campaign_id", "unknown_campaign")])
-    caller.may_use(campaign.sender_id)
-    return campaign
 
 
 def _past_it(refused: NotPossible) -> CampaignPastIt:

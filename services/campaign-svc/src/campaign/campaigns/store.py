@@ -44,7 +44,7 @@ from common.version import at_least
 
 log = logging.getLogger(__name__)
 
-UNREADABLE = (ValueError, msgspec.MsgspecError)  # errors of decoding stored content
+UNREADABLE = (ValueError, msgspec.MsgspecError)  # errors of decoding stored content, TextRefused among them
 LOOK_AHEAD = timedelta(minutes=1)  # longest sleep of a campaign not yet expanded
 LONGEST_PAUSE = timedelta(minutes=10)  # between attempts at a failing campaign
 PASSING_FAILURES = 1  # not yet shown as failing: perhaps a lock conflict
@@ -193,7 +193,9 @@ def _decoded(columns: Mapping[str, Any]) -> Campaign:
         "acknowledged": tuple(columns["acknowledged"]),
         "tallies": Tallies(**{name: columns[name] for name in _TALLIES}),
     }
-    return Campaign(**{name: value for name, value in columns.items() if name not in _TALLIES} | decoded)
+    found = Campaign(**{name: value for name, value in columns.items() if name not in _TALLIES} | decoded)
+    _ = found.wordings  # parses the texts
+    return found
 
 
 async def _campaigns(tx: AsyncConnection, clauses: str, values: Mapping[str, object]) -> list[Campaign]:

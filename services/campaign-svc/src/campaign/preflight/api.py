@@ -22,8 +22,7 @@ from campaign.audience.draw import lot
 from campaign.audience.frequency import MOST_DAYS, Limit
 from campaign.audience.reach import Standing
 from campaign.audience.segment_language import Condition
-from campaign.campaigns import recipients
-from campaign.campaigns import store as campaigns
+from campaign.campaigns import access, recipients
 from campaign.campaigns.campaign import Campaign
 from campaign.message.short_link import MAX_HOST_CHARS, is_host
 from campaign.preflight import approval, checks, findings, store
@@ -44,7 +43,7 @@ from common.service import Resources, resources
 from common.sms.msisdn import territory_of
 from common.web.auth import Caller, require
 from common.web.fields import Storable
-from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Reason
+from common.web.problems import Conflict, Forbidden, Invalid, Reason
 
 router = APIRouter(prefix="/v1", tags=["pre-flight"])
 
@@ -428,10 +427,7 @@ class _Look:
 async def campaign_of(
     tx: AsyncConnection, caller: Caller, campaign_id: str, *, lock: bool = False
 ) -> tuple[Campaign, Sender]:
-    campaign = await campaigns.find_campaign(tx, campaign_id, lock=lock)
-    if campaign is None:
-        raise NotFound("no such campaign", reasons=[Reason("campaign_id", "unknown_campaign")])
-    caller.may_use(campaign.sender_id)
+    campaign = await access.found(tx, caller, campaign_id, lock=lock)
     sender = await senders.find_sender(tx, campaign.sender_id)
     assert sender is not None
     return campaign, sender
@@ -534,12 +530,12 @@ def _closed(against: Sequence[Closure]) -> list[Closed]:
 def _against(finding: Finding, rules: Mapping[str, findings.Rule]) -> Against:
     rule = rules[finding.rule]
     return Against(
-        people=finding.people or None,
         id=finding.id,
         rule=finding.rule,
         severity=rule.severity,
         says=rule.says,
         found=finding.found or None,
+        people=finding.people or None,
         source=rule.source,
         needs_approval=rule.needs_approval,
     )

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.accounts import OUTCOMES, STANDINGS, UNDELIVERED
 from campaign.audience.opt_outs import ANSWERS
-from campaign.campaigns import store as campaigns
+from campaign.campaigns import access
 from campaign.campaigns.campaign import Campaign
 from campaign.results.results import CLICKED, answering_to
 from campaign.schedule.lifecycle import message_of
@@ -30,7 +30,7 @@ from common.sms.msisdn import NumberRefused, parse
 from common.spreadsheet import cell
 from common.web.auth import Caller, require
 from common.web.fields import Storable
-from common.web.problems import Invalid, NotFound, PastItsTime, Reason
+from common.web.problems import Invalid, PastItsTime, Reason
 
 log = logging.getLogger(__name__)
 
@@ -277,12 +277,9 @@ async def _found(
 ) -> Campaign:
     """Return a campaign whose recipients are still kept.
 
-    Raises NotFound, Forbidden or PastItsTime.
+    Raises NotFound, Forbidden, CampaignUnreadable or PastItsTime.
     """
-    campaign = await campaigns.find_campaign(tx, campaign_id)
-    if campaign is None:
-        raise NotFound("no such campaign", reasons=[Reason("campaign_id", "unknown_campaign")])
-    caller.may_use(campaign.sender_id)
+    campaign = await access.found(tx, caller, campaign_id)
     kept: timedelta = held.settings.keep.recipients
     if campaign.ended_at is not None and campaign.ended_at < now - kept:
         raise PastItsTime(
