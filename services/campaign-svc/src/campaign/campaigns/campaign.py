@@ -28,10 +28,13 @@ class Texts:
     trial: Trial | None
 
     def wording_of(self, variant: str, link_host: str | None) -> Wording:
-        """Return a variant's wording."""
+        """Return a variant's wording. Raises ValueError for an unknown variant, TextRefused."""
         source, translations = self.text, self.translations
-        if variant != OWN and self.trial is not None:
-            other = next(each for each in self.trial.variants if each.name == variant)
+        if variant != OWN:
+            others = self.trial.variants if self.trial is not None else ()
+            other = next((each for each in others if each.name == variant), None)
+            if other is None:
+                raise ValueError(f"the campaign has no text for the variant `{variant}`")
             source, translations = other.text, other.translations
         return wording(source, self.language, translations, self.folding, link_host)
 

@@ -97,9 +97,7 @@ class Rectifier:
         found, made = [], []
         for message in await store.asked_for(tx, asked.subject_id, asked.sender_id):
             said = message.attributes
-            written = wording = None
-            if message.texts is not None:
-                wording = message.texts.wording_of(message.variant, message.link_host)
+            written, wording = None, message.wording
             if wording is not None and wording.missing(said) is None:
                 tokens = Tokens(self._link_keys, message.campaign_id, asked.subject_id)
                 written = wording.render(said, message.stop_code, tokens)

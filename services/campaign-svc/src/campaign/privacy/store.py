@@ -10,9 +10,9 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign.campaigns.campaign import Texts
 from campaign.campaigns.store import UNREADABLE, decoded_texts
 from campaign.message.variants import OWN
+from campaign.message.wording import Wording
 
 log = logging.getLogger(__name__)
 
@@ -96,19 +96,17 @@ async def lock_contacts(tx: AsyncConnection, subject_id: str, sender_id: str | N
 
 @dataclass(frozen=True, kw_only=True)
 class Requested:
-    """A requested message of one person: the campaign's texts, the sender, the contact's current attributes.
+    """A requested message of one person: the text of the variant, the sender, the contact's current attributes.
 
-    `texts` `None`: unreadable.
+    `wording` `None`: unreadable.
     """
 
     campaign_id: str
     starts_at: datetime
-    texts: Texts | None
-    variant: str
+    wording: Wording | None
     country: str
     stop_code: str
     stop_added: str
-    link_host: str | None
     attributes: dict[str, str]
 
 
@@ -137,24 +135,23 @@ async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None)
         Requested(
             campaign_id=row.campaign_id,
             starts_at=row.starts_at,
-            texts=_texts(row.campaign_id, row.variant or OWN, row._asdict()),
-            variant=row.variant or OWN,
+            wording=_wording(row.campaign_id, row.variant or OWN, row._asdict()),
             country=row.country,
             stop_code=row.stop_code,
             stop_added=row.stop_added,
-            link_host=row.link_host,
             attributes=_attributes.decode(row.attributes),
         )
         for row in rows
     ]
 
 
-def _texts(campaign_id: str, variant: str, columns: Mapping[str, Any]) -> Texts | None:
-    """Decode the texts needed for this variant; the campaign's own text needs no A/B test."""
+def _wording(campaign_id: str, variant: str, columns: Mapping[str, Any]) -> Wording | None:
+    """Decode the variant's text, or return None; the campaign's own text needs no A/B test."""
     try:
-        return decoded_texts({**columns, "trial": None} if variant == OWN else columns)
+        texts = decoded_texts({**columns, "trial": None} if variant == OWN else columns)
+        return texts.wording_of(variant, columns["link_host"])
     except UNREADABLE:
-        log.exception("a campaign's texts cannot be read", extra={"campaign_id": campaign_id})
+        log.exception("a campaign's text cannot be read", extra={"campaign_id": campaign_id, "variant": variant})
         return None
 
 
