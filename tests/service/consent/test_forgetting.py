@@ -1,6 +1,7 @@
 """Who has nothing open left is erased, against a real Postgres, with `now` as an argument."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -18,7 +19,7 @@ from consent.retention.expiring import step
 from consent.rights import eraser, erasures
 from consent.rights.erasures import Erasure
 from consent.senders import registry as senders
-from tests.service.consent.test_renewals import ASKING, given, looked, says
+from tests.service.consent.test_renewals import ASKING, asked, given, looked, says
 from tests.service.consent.test_retention import sender
 from tests.support.builders import subject
 from tests.support.infrastructure import Postgres
@@ -144,6 +145,17 @@ async def test_what_came_a_moment_ago_is_erased_though_what_is_read_lies_further
     now = datetime.now(UTC)
     read_up_to = now - timedelta(seconds=2)
     await given(database, opt_in(0, occurred_at=now - 4 * 365 * DAY, received_at=now, actor="clerk-7"), now=now)
+async def test_whom_no_hour_permits_to_ask_is_erased_at_the_end_as_the_others(database: Database) -> None:
+    """Lune asks, and the hours name no rule for the person's territory: a question would never go."""
+    nowhere = replace(ASKING, policy=replace(ASKING.policy, places={}))
+    await given(database, on(OPENED, opt_in(0, sender_id="lune")))
+    await looked(database, A_YEAR - DAY, nowhere)
+    assert ledger.standing((await held(database)).state, "lune", "promotions") == "opted_in"
+    await looked(database, A_YEAR, nowhere)
+    assert [event.subject_id for event in await erasing(database)] == [subject(1)]
+    assert await asked(database) == []
+
+
     for _ in range(2):  # it ends, and then the person is forgotten
         async with database.begin() as tx:
             assert await step(tx, read_up_to, ASKING) == 1

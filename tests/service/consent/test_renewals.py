@@ -58,11 +58,11 @@ async def given(database: Database, *evidence: Evidence, who: int = 1, now: date
         await record(tx, [Statement(subject(who), sealed, one) for one in evidence], now or evidence[-1].received_at)
 
 
-async def looked(database: Database, now: datetime) -> None:
+async def looked(database: Database, now: datetime, asking: Asking = ASKING) -> None:
     """As often as there is something to do."""
     while True:
         async with database.begin() as tx:
-            if not await step(tx, now, ASKING, clock=lambda: now):
+            if not await step(tx, now, asking, clock=lambda: now):
                 return
 
 

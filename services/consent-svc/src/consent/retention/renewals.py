@@ -47,7 +47,8 @@ class Asking:
     ) -> list[Due]:
         """Ask about these rows, and return the rows as updated: asked, or postponed.
 
-        The caller has locked the subjects. A person without a usable number, or at the daily cap, counts as asked.
+        The caller has locked the subjects. A person without a usable number, or at the daily cap, counts as asked. A
+        consent of a territory where no rule permits an hour ends at its term without a question.
         """
         senders = {s.sender_id: s for s in await senders_store.senders_of(tx, {row.term.sender_id for row in due})}
         after: list[Due] = []
@@ -58,6 +59,10 @@ class Asking:
             opens = now if number is None else self._opens(number, now)
             if subject.held_since is not None:
                 opens = now + REVIEWED_WITHIN
+            if opens is None and not row.open:  # an unasked question, over at once
+                after.append(replace(row, question=Question(text="", asked_at=now, answer_before=now), due_at=now))
+                continue
+            opens = opens or now + timedelta(SEARCH_DAYS)
             if opens > now:
                 after.append(replace(row, due_at=min(opens, row.term.expires_at) if row.open else opens))
                 continue
@@ -79,12 +84,12 @@ class Asking:
         except Unreadable:
             return None
 
-    def _opens(self, number: str, now: datetime) -> datetime:
-        """Return `now` if the hours permit a text now and GOES_WITHIN later, else the next try."""
+    def _opens(self, number: str, now: datetime) -> datetime | None:
+        """Return `now` if the hours permit a text now and GOES_WITHIN later, else the next try; None without any."""
         where = territory_of(number)
         if all(is_open(at, where, self.policy) for at in (now, now + GOES_WITHIN)):
             return now
-        return next_permitted(now + GOES_WITHIN, where, self.policy) or now + timedelta(SEARCH_DAYS)
+        return next_permitted(now + GOES_WITHIN, where, self.policy)
 
     def _text(self, row: Due, sender: Sender, subject: Subject, number: str, now: datetime) -> tuple[Answer, Question]:
         term = row.term
