@@ -239,9 +239,9 @@ MUTANTS = (
     Mutant(
         "what is on record is read before the lock",
         RECORDER,
-        "    locked = await store.lock_subjects(tx, numbers if reviews else {}, numbers)\n",
+        "    locked = await store.lock_subjects(tx, dict.fromkeys(ids) if reviews else {}, ids)\n",
         "    early = await store.known(tx, evidence=[s.evidence.evidence_id for s in taken.values()])\n"
-        "    locked = await store.lock_subjects(tx, numbers if reviews else {}, numbers)\n",
+        "    locked = await store.lock_subjects(tx, dict.fromkeys(ids) if reviews else {}, ids)\n",
         f"{CONSENT} -k twice",
         (
             "        senders=senders | senders_of(locked.values()),\n    )\n    for place",
@@ -252,13 +252,13 @@ MUTANTS = (
     Mutant(
         "what lists say is read before the lock",
         RECORDER,
-        "    locked = await store.lock_subjects(tx, numbers if reviews else {}, numbers)\n",
+        "    locked = await store.lock_subjects(tx, dict.fromkeys(ids) if reviews else {}, ids)\n",
         "    early = await store.listed_of(tx, [s.subject_id for s in taken.values()])\n"
-        "    locked = await store.lock_subjects(tx, numbers if reviews else {}, numbers)\n",
+        "    locked = await store.lock_subjects(tx, dict.fromkeys(ids) if reviews else {}, ids)\n",
         f"{CONSENT} -k list",
         (
-            "    changes = {i: _Change(subject, subject, now, listed=listed.get(i, ()))",
-            "    listed = early\n    changes = {i: _Change(subject, subject, now, listed=listed.get(i, ()))",
+            "    kept = await _terms_without_number(tx, locked.values())\n",
+            "    listed = early\n    kept = await _terms_without_number(tx, locked.values())\n",
         ),
     ),
     Mutant(

@@ -14,6 +14,7 @@ from common.privacy.erasing import Eraser
 from consent.ledger import rules as ledger
 from consent.ledger import store
 from consent.ledger.chain import verify
+from consent.ledger.recorder import Statement, record
 from consent.ledger.rules import Evidence
 from consent.retention.expiring import step
 from consent.rights import eraser, erasures
@@ -23,7 +24,7 @@ from tests.service.consent.test_renewals import ASKING, asked, given, looked, sa
 from tests.service.consent.test_retention import sender
 from tests.support.builders import subject
 from tests.support.infrastructure import Postgres
-from tests.unit.consent.evidences import contact, opt_in, stop
+from tests.unit.consent.evidences import contact, opt_in, opt_out, stop
 
 pytestmark = pytest.mark.brokerless
 
@@ -108,6 +109,25 @@ async def test_who_is_out_is_held_as_long_as_a_consent_would_be_and_then_by_the_
     assert ledger.shut((await held(database, 2)).state, "acme")
 
 
+async def test_of_a_stranger_opted_out_over_the_api_the_keyed_hash_alone_is_held(database: Database) -> None:
+    """CNIL MED-2023-040. The clerk's name goes with the person's own term, whatever list names the person meanwhile."""
+    await given(database, on(OPENED, opt_out(0, actor="clerk-7")))
+    assert (await held(database)).number is None
+    listed = on(OPENED + DAY, opt_out(1, source="provider_list"))
+    async with database.begin() as tx:
+        await record(tx, [Statement(subject(1), None, listed)], OPENED + DAY)
+    await looked(database, THREE_YEARS)
+    assert await erasing(database) == []
+    await looked(database, THREE_YEARS + 2 * DAY)
+    assert [event.subject_id for event in await erasing(database)] == [subject(1)]
+    own = eraser.eraser(database)
+    while await own.erase_kept():
+        pass
+    async with database.begin() as tx:
+        assert [e.evidence.actor for e in await store.history(tx, subject(1))] == [None, None]
+    assert ledger.shut((await held(database)).state, "acme")
+
+
 async def test_while_anything_of_them_is_open_they_are_held(database: Database) -> None:
     """A consent to another purpose; a contact with another sender; a question."""
     await given(database, on(OPENED, opt_in(0)), on(OPENED, opt_in(0, purpose="loyalty", evidence_id="ev-points")))
@@ -123,6 +143,17 @@ async def test_while_anything_of_them_is_open_they_are_held(database: Database) 
     assert {event.subject_id for event in await erasing(database)} == {subject(3), subject(1)}
     await looked(database, A_YEAR.replace(year=2030))
     assert len(await erasing(database)) == 3
+
+
+async def test_whom_no_hour_permits_to_ask_is_erased_at_the_end_as_the_others(database: Database) -> None:
+    """Lune asks, and the hours name no rule for the person's territory: a question would never go."""
+    nowhere = replace(ASKING, policy=replace(ASKING.policy, places={}))
+    await given(database, on(OPENED, opt_in(0, sender_id="lune")))
+    await looked(database, A_YEAR - DAY, nowhere)
+    assert ledger.standing((await held(database)).state, "lune", "promotions") == "opted_in"
+    await looked(database, A_YEAR, nowhere)
+    assert [event.subject_id for event in await erasing(database)] == [subject(1)]
+    assert await asked(database) == []
 
 
 async def test_who_comes_back_is_held_again_for_a_term_of_their_own(database: Database) -> None:
@@ -145,17 +176,6 @@ async def test_what_came_a_moment_ago_is_erased_though_what_is_read_lies_further
     now = datetime.now(UTC)
     read_up_to = now - timedelta(seconds=2)
     await given(database, opt_in(0, occurred_at=now - 4 * 365 * DAY, received_at=now, actor="clerk-7"), now=now)
-async def test_whom_no_hour_permits_to_ask_is_erased_at_the_end_as_the_others(database: Database) -> None:
-    """Lune asks, and the hours name no rule for the person's territory: a question would never go."""
-    nowhere = replace(ASKING, policy=replace(ASKING.policy, places={}))
-    await given(database, on(OPENED, opt_in(0, sender_id="lune")))
-    await looked(database, A_YEAR - DAY, nowhere)
-    assert ledger.standing((await held(database)).state, "lune", "promotions") == "opted_in"
-    await looked(database, A_YEAR, nowhere)
-    assert [event.subject_id for event in await erasing(database)] == [subject(1)]
-    assert await asked(database) == []
-
-
     for _ in range(2):  # it ends, and then the person is forgotten
         async with database.begin() as tx:
             assert await step(tx, read_up_to, ASKING) == 1

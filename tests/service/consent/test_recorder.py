@@ -278,7 +278,7 @@ async def test_hundreds_at_once_are_written_as_one_by_one(database: Database) ->
         assert [entry.evidence.text_shown for entry in entries] == [one.text_shown for one in own]
         assert verify(entries) is None
         assert (entries[-1].hash, len(entries)) == (subject.head, len(own))
-        (term,) = retention.kept_terms(subject.state, {}, number=True)
+        (term,) = retention.kept_terms(subject.state, {}, own=True)
         assert due[who] == term.expires_at
         (consent,) = events[who, subject.version].consents or (None,)
         assert consent is None or consent.expires_at == (term.expires_at if consent.state == "opted_in" else None)
@@ -346,6 +346,18 @@ async def test_the_number_is_kept_sealed_as_it_first_came(database: Database) ->
     await recorded(database, replace(of("t1-a", opt_in(1)), number="sealed again"))
     async with database.begin() as tx:
         assert await tx.scalar(text("SELECT number FROM subject")) == "sealed t1-a"
+
+
+async def test_an_opt_in_brings_the_number_of_whom_an_opt_out_left_without(database: Database) -> None:
+    await recorded(database, of("t1-a", opt_out(0)))
+    assert await number_of(database, "t1-a") is None
+    async with database.begin() as tx:
+        [own] = (await term_store.terms_kept(tx, ["t1-a"]))["t1-a"]
+    await recorded(database, of("t1-a", opt_in(1)))
+    assert await number_of(database, "t1-a") == "sealed t1-a"
+    async with database.begin() as tx:
+        [term] = (await term_store.terms_kept(tx, ["t1-a"]))["t1-a"]
+    assert (retention.is_person(own), retention.is_person(term)) == (True, False)
 
 
 async def registered(database: Database, sender_id: str, **more: Any) -> None:

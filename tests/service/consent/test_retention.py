@@ -243,7 +243,7 @@ async def test_a_sender_that_keeps_for_another_time_has_those_counted_anew_of_wh
             kept = await term_store.terms_kept(tx, subjects)
             rules = await retention_store.rules_of(tx, ["acme", "globex"])
         for person, held in subjects.items():
-            assert tuple(kept[person]) == retention.kept_terms(held.state, rules, number=True)
+            assert tuple(kept[person]) == retention.kept_terms(held.state, rules, own=True)
         (term,) = kept["t1-1"]
         assert retention.is_person(term)
         assert term.expires_at.date() == retention.after_months(NOON, months).date()

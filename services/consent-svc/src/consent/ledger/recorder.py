@@ -76,6 +76,7 @@ class _Change:
     trace: str | None = None
     listed: Sequence[Evidence] = ()  # kept beside the ledger
     stranger: bool = False  # a new subject, whose row `add_subjects` writes
+    own_term: bool = False  # a statement named the number: its PERSONAL fields go at the end of the person's own term
 
     def tell(self, subject: Subject) -> None:
         """Set `subject` for publication under its next version, the same for the whole batch."""
@@ -129,9 +130,9 @@ async def _of_strangers(
     )
     changes = {
         subject_id: _Change(subject, subject, now, stranger=True)
-        for subject_id, number in _numbers(taken.values()).items()
+        for subject_id in dict.fromkeys(s.subject_id for s in taken.values())
         if subject_id not in known.subjects
-        for subject in (Subject(subject_id=subject_id, number=number),)
+        for subject in (Subject(subject_id=subject_id),)
     }
     if not changes:
         return {}
@@ -157,11 +158,14 @@ async def _of_others(
 
     A new subject with only a review gets no number, which nothing would erase: a hold has no end in time.
     """
-    numbers = dict.fromkeys(r.subject_id for r in reviews) | _numbers(taken.values())
-    locked = await store.lock_subjects(tx, numbers if reviews else {}, numbers)
+    ids = {r.subject_id for r in reviews} | {s.subject_id for s in taken.values()}
+    locked = await store.lock_subjects(tx, dict.fromkeys(ids) if reviews else {}, ids)
     opening = {s.subject_id for s in taken.values() if s.evidence.kind == "opt_in"}
     listed = await store.listed_of(tx, [i for i in opening if any(m.kind == "opt_out" for m in locked[i].state.marks)])
-    changes = {i: _Change(subject, subject, now, listed=listed.get(i, ())) for i, subject in locked.items()}
+    kept = await _terms_without_number(tx, locked.values())
+    changes = {
+        i: _Change(subject, subject, now, kept.get(i), listed=listed.get(i, ())) for i, subject in locked.items()
+    }
     senders = {s.evidence.sender_id for s in taken.values() if s.evidence.sender_id is not None}
     senders |= {one.sender_id for some in listed.values() for one in some if one.sender_id is not None}
     known = await store.known(
@@ -182,9 +186,11 @@ async def _of_others(
     return changes
 
 
-def _numbers(statements: Iterable[Statement]) -> dict[str, str | None]:
-    """Return for each subject a number, if any."""
-    return {s.subject_id: s.number for s in sorted(statements, key=lambda s: s.number is not None)}
+async def _terms_without_number(tx: AsyncConnection, subjects: Iterable[Subject]) -> dict[str, Sequence[Term]]:
+    """Return the stored terms of subjects without a number, from whose rows no term can be derived."""
+    ids = [s.subject_id for s in subjects if s.number is None and s.erased_at is None and s.state.marks]
+    found = await term_store.terms_kept(tx, ids) if ids else {}
+    return {subject_id: found.get(subject_id, ()) for subject_id in ids}
 
 
 async def erase(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str, int]:
@@ -384,6 +390,7 @@ def _decide(change: _Change, statement: Statement, known: Known, now: datetime) 
             change.returned_by = evidence.evidence_id
         elif evidence.at <= subject.erased_at:
             entry = erased(entry)  # late evidence from before the erasure
+    change.own_term |= statement.number is not None
     if change.subject.number is None and change.subject.erased_at is None and _needs_number(evidence):
         change.subject = replace(change.subject, number=statement.number)
     if statement.erases:
@@ -399,7 +406,10 @@ def _decide(change: _Change, statement: Statement, known: Known, now: datetime) 
 
 
 def _needs_number(evidence: Evidence) -> bool:
-    """Return whether an existing row must get the number: the keyed hash keeps a subject opted out, but has no term."""
+    """Return whether the subject's row gets the number: to keep a subject opted out, the keyed hash is enough.
+
+    A suppression list holds nothing else (DOMAIN 1.5, MED-2023-040).
+    """
     return evidence.kind in OPENING or (evidence.kind == "opt_out" and evidence.source == MO)
 
 
@@ -483,8 +493,9 @@ def _count_terms(changes: Iterable[_Change], rules: Rules) -> None:
 
 def _terms(change: _Change, rules: Rules) -> _Terms:
     """Return the terms. A moved end publishes the subject, because the gate uses the end."""
-    after = _kept(change.subject, rules)
-    before = _kept(change.before, rules) if change.kept is None else change.kept
+    before = _kept(change.before, rules, own=False) if change.kept is None else change.kept
+    own = change.own_term or any(retention.is_person(term) for term in before)
+    after = _kept(change.subject, rules, own=own)
     held = {(term.sender_id, term.purpose): term for term in before}
     moved = [(term, held.pop((term.sender_id, term.purpose), None)) for term in after]
     ends = [term for term, was in moved if was is None or was.expires_at != term.expires_at]
@@ -493,9 +504,9 @@ def _terms(change: _Change, rules: Rules) -> _Terms:
     return _Terms(after, tuple(term for term, was in moved if was != term), tuple(held.values()))
 
 
-def _kept(subject: Subject, rules: Rules) -> tuple[Term, ...]:
-    held = subject.number is not None and subject.erased_at is None
-    return retention.kept_terms(subject.state, rules, number=held)
+def _kept(subject: Subject, rules: Rules, *, own: bool) -> tuple[Term, ...]:
+    held = subject.erased_at is None and (own or subject.number is not None)
+    return retention.kept_terms(subject.state, rules, own=held)
 
 
 def _event(change: _Change) -> ConsentStateChanged:

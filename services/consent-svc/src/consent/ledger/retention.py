@@ -93,15 +93,15 @@ def terms(state: SubjectState, rules: Rules) -> tuple[Term, ...]:
     )
 
 
-def kept_terms(state: SubjectState, rules: Rules, *, number: bool) -> tuple[Term, ...]:
+def kept_terms(state: SubjectState, rules: Rules, *, own: bool) -> tuple[Term, ...]:
     """Return the terms of the opted-in purposes or, without an open consent, the person's own term (`is_person`).
 
-    A keyed hash without a `number` has no own term.
+    `own` False: the subject is erased, or a keyed hash of a list, which has no term of its own.
     """
     if not state.marks:
         return ()
     found = terms(state, rules)
-    if found or not number or any(consent.state == "pending" for consent in ledger.consents(state)):
+    if found or not own or any(consent.state == "pending" for consent in ledger.consents(state)):
         return found
     return (_person(state, rules),)
 
