@@ -1,4 +1,4 @@
-"""A state of a consent loosens nothing that dispatch knows: over what consent-svc's ledger really makes of evidence."""
+"""A consent state loosens nothing that its reader knows: over what consent-svc's ledger really makes of evidence."""
 
 from datetime import timedelta
 
@@ -6,8 +6,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common.contracts.consent import ConsentStateChanged
+from common.contracts.loosening import believed, loosens, stops_of
 from consent.ledger.rules import NEVER_SEEN, Evidence, SubjectState, consents, decide, fold, standing, suppressions
-from dispatch.projection.loosening import believed, loosens, stops_of
 from tests.property.test_ledger_properties import ANYWHERE, anything, histories
 from tests.unit.consent.evidences import NOW, opt_in, stop
 

@@ -1,5 +1,6 @@
 """Before a campaign leaves: who would get it, what it costs, what speaks against it, and who must agree to it."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -90,6 +91,26 @@ async def test_it_tells_who_would_get_it_and_why_the_others_would_not(
     assert (await looked_at(campaigns, campaign_id))["would_get"] == 5
     await campaigns.post(f"campaigns/{campaign_id}/pre-flight", 403, headers=bearer(senders=["other"]))
     await campaigns.post("campaigns/cmp-none/pre-flight", 404)
+
+
+async def test_a_state_that_forgets_a_stop_opens_nobody_until_one_accounts_for_it(campaigns: Campaigns) -> None:
+    """consent-svc's database lost a commit: versions go on, and the STOP is not in them."""
+    await campaigns.imported(csv_of(*range(3)))
+    campaign_id = (await campaigns.written())["campaign_id"]
+    await campaigns.told(*(opted_in(n) for n in range(3)), opted_out(0), opted_out(1), opted_in(1, 3))
+    await campaigns.told(opted_in(0, 3))
+    found = await looked_at(campaigns, campaign_id)
+    assert (found["would_get"], found["reasons"]) == (
+        1,
+        {"consent_unreadable": 2, "opted_out": 2, "suppressed": 2},
+    )
+    await campaigns.told(opted_in(0, 4))  # nor does the next one that forgets
+    assert (await looked_at(campaigns, campaign_id))["would_get"] == 1
+    again = opted_out(0, 5)
+    later = now() + timedelta(seconds=1)
+    await campaigns.told(again, opted_in(1, 4, occurred_at=later, suppressions=again.suppressions))
+    found = await looked_at(campaigns, campaign_id)
+    assert (found["would_get"], found["reasons"]) == (2, {"opted_out": 1, "suppressed": 1})
 
 
 async def test_a_number_that_nobody_can_unseal_is_counted_as_the_gate_will_deny_it(campaigns: Campaigns) -> None:

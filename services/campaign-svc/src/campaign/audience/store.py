@@ -5,6 +5,7 @@ The caller owns the transaction.
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 from sqlalchemy import Column, Index, Integer, PrimaryKeyConstraint, Table, Text, text
@@ -13,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.audience.reach import Standing
 from campaign.schema import instant, metadata
+from common.contracts.loosening import NO_STOPS, Stops, stops
 from common.db.database import copy_lines, escaped, fetch_many
 
 CONTACTS = 0x636F6E74  # advisory lock ("cont"): shared to build requests, exclusive to rectify
@@ -55,6 +57,35 @@ opt_out = Table(
     PrimaryKeyConstraint("subject_id", "evidence_id", "sender_id", "purpose"),
     Index("opt_out_at_ix", "at"),
 )
+
+
+class Known(NamedTuple):
+    """The stored version of a subject's consents, and the STOPs."""
+
+    version: int
+    stops: Stops
+
+
+NOT_KNOWN = Known(-1, NO_STOPS)
+_standing = msgspec.json.Decoder(Standing)
+
+
+async def known_standings(tx: AsyncConnection, subject_ids: Iterable[str]) -> dict[str, Known]:
+    """Return the stored subjects among these."""
+    rows = await tx.execute(
+        text(
+            'SELECT subject_id, version, CASE WHEN told @> \'{"consents": [{"state": "opted_out"}]}\''
+            " OR told -> 'suppressions' <> '[]' THEN told::text END AS told"
+            " FROM standing WHERE subject_id = ANY(CAST(:ids AS text[]))"
+        ),
+        {"ids": list(subject_ids)},
+    )
+    return {row.subject_id: Known(row.version, NO_STOPS if row.told is None else _stops(row.told)) for row in rows}
+
+
+def _stops(told: str) -> Stops:
+    held = _standing.decode(told)
+    return stops(held.consents, held.suppressions)
 
 
 async def put_standings(tx: AsyncConnection, told: Mapping[str, tuple[int, Standing]]) -> None:

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import CONTROLS, SENDERS, STATES
 from common.contracts.campaign import CampaignControlled
 from common.contracts.consent import ConsentStateChanged, SenderChanged
+from common.contracts.loosening import NO_STOPS, believed
 from common.kafka.subscription import URGENT_MS, After, Received, Stopped, Subscription
 from common.privacy import erasing
 from common.privacy.erasing import Asked
@@ -25,7 +26,6 @@ from common.telemetry import counter
 from dispatch.messages import enforcement
 from dispatch.messages import store as messages
 from dispatch.projection import store
-from dispatch.projection.loosening import NO_STOPS, believed
 
 log = logging.getLogger(__name__)
 

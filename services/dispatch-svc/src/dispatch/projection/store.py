@@ -26,12 +26,12 @@ from common.contracts.consent import (
     Suppression,
 )
 from common.contracts.dispatch import HoldChanged
+from common.contracts.loosening import NO_STOPS, Stops, believed, stops
 from common.db.database import fetch_many, plan_now
 from common.kafka import outbox
 from common.kafka.reading.completeness import Seen
 from dispatch.messages import store as messages
 from dispatch.projection.hold import Hold
-from dispatch.projection.loosening import NO_STOPS, Stops, believed
 from dispatch.schema import instant, metadata
 
 Generation = Literal["subject", "subject_next"]
@@ -234,8 +234,7 @@ async def known_subjects(
 
 
 def _stops(consents: str, suppressions: str) -> Stops:
-    shut = tuple(consent for consent in _consents.decode(consents) if consent.state == "opted_out")
-    return Stops(shut, _suppressions.decode(suppressions))
+    return stops(_consents.decode(consents), _suppressions.decode(suppressions))
 
 
 async def mark_unreadable(

@@ -1,4 +1,4 @@
-"""The check for a state that forgets a STOP known to dispatch. Pure.
+"""Check whether a consent state forgets a STOP that its reader knows. Pure.
 
 consent-svc's database may lose commits (a failover to a lagging standby): the next state then has a higher version
 without the STOP. In the ledger the time of a STOP only grows, and only newer evidence reopens an opt-out. So for each
@@ -10,7 +10,7 @@ known STOP, any true later state says
 A forgotten STOP is kept beside the new state; the subject is unreadable until a state accounts for the STOP.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -29,7 +29,11 @@ NO_STOPS = Stops()
 
 
 def stops_of(state: ConsentStateChanged) -> Stops:
-    return Stops(tuple(c for c in state.consents if c.state == "opted_out"), state.suppressions)
+    return stops(state.consents, state.suppressions)
+
+
+def stops(consents: Iterable[Consent], suppressions: tuple[Suppression, ...]) -> Stops:
+    return Stops(tuple(c for c in consents if c.state == "opted_out"), suppressions)
 
 
 def loosens(stored: Stops, new: ConsentStateChanged) -> bool:
