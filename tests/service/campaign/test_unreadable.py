@@ -11,6 +11,7 @@ from common.kafka.subscription import Received
 from common.law import load
 from tests.service.campaign.campaigns import DAY, WRITTEN, Campaigns, csv_of, next_monday
 from tests.support.builders import field_keys, link_keys, now, subject
+from tests.support.each_of import each_of
 from tests.support.running import bearer
 
 pytestmark = pytest.mark.brokerless
@@ -77,7 +78,7 @@ async def test_an_unreadable_campaign_is_missing_from_its_page_alone(campaigns: 
     assert found == [ids[3], ids[0]]
 
 
-@pytest.mark.parametrize(("column", "stored"), [("timing", UNKNOWN), ("text", "{")])
+@each_of(("column", "stored"), [("timing", UNKNOWN), ("text", "{")])
 async def test_an_unreadable_campaign_says_so_to_its_sender_alone(
     campaigns: Campaigns, column: str, stored: str
 ) -> None:
