@@ -103,7 +103,7 @@ async def test_an_unreadable_campaign_says_so_to_its_sender_alone(
         assert (answer.status_code, answer.json()["type"]) == (409, "/problems/campaign-unreadable"), asked
         assert campaign_id in answer.json()["detail"]
     assert (await campaigns.client.get(path, headers=bearer(senders=["other"]))).status_code == 403
-    assert (await campaigns.post(f"campaigns/{campaign_id}/cancel"))["status"] == "cancelled"
+    assert (await campaigns.cancelled(campaign_id))["status"] == "cancelled"
 
 
 @pytest.mark.parametrize(
