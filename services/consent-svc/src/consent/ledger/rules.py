@@ -352,7 +352,7 @@ def consent_of(state: SubjectState, sender_id: str, purpose: str) -> Consent | N
     ins = [mark for mark in given_here if mark not in state.held] if outs else given_here
     standing_in = [mark for mark in ins if not any(out.shuts(mark) for out in outs)] if outs else ins
     if outs and not standing_in:
-        return _consent(sender_id, purpose, "opted_out", _last_word(outs, ins))
+        return _consent(sender_id, purpose, "opted_out", _last_word(outs))
     given, expiry = _newest(standing_in, "opt_in"), _newest(own, "expiry")
     if given and (expiry is None or given.at > expiry.at):
         return _consent(sender_id, purpose, "opted_in", given, _rule_of(state, given))
@@ -420,7 +420,7 @@ def standing_stop(state: SubjectState, sender_id: str, purpose: str, controller:
     outs = _opt_outs(state, sender_id, purpose, controller)
     if not outs or any(not any(out.shuts(mark) for out in outs) for mark in ins):
         return None
-    return _last_word(outs, ins)
+    return _last_word(outs)
 
 
 def open_request(state: SubjectState, sender_id: str, purpose: str) -> Mark | None:
@@ -592,10 +592,13 @@ def _opt_outs(state: SubjectState, sender_id: str, purpose: str, controller: str
     return [mark for mark in state.marks if mark.kind == "opt_out" and mark.covers(sender_id, purpose, controller)]
 
 
-def _last_word(outs: Sequence[Mark], ins: Sequence[Mark]) -> Mark:
-    """Return the newest of the opt-outs that shut the newest opt-in. Every opt-in is shut."""
-    given = _newest(ins, "opt_in")
-    return max((out for out in outs if given is None or out.shuts(given)), key=lambda mark: mark.rank)
+def _last_word(outs: Sequence[Mark]) -> Mark:
+    """Return the newest opt-out at source.
+
+    An older one may be the last to arrive, and alone shut the newest opt-in: a state that named the older one would go
+    back in time, and readers would miss a STOP (ADR-0062).
+    """
+    return max(outs, key=lambda mark: mark.rank)
 
 
 def _meaning(consent: Consent | None) -> tuple[State, Basis | None, datetime, str | None] | None:
