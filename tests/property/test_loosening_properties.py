@@ -4,7 +4,6 @@ from datetime import timedelta
 
 from hypothesis import example, given
 from hypothesis import strategies as st
-
 from msgspec.structs import replace
 
 from common.contracts.consent import ConsentStateChanged

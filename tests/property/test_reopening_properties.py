@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from consent.ledger.recorder import controlled
-from consent.ledger.rules import Evidence, Means, SubjectState, fold, held_by, reopened, reopens_with, standing
+from consent.ledger.rules import (
+    Evidence,
+    Means,
+    SubjectState,
+    fold,
+    held_by,
+    last_contact,
+    reopened,
+    reopens_with,
+    standing,
+)
 from consent.ledger.store import Registered
 from tests.unit.consent.evidences import NOON
 
@@ -154,38 +164,26 @@ def is_act(opening: Evidence) -> bool:
 @given(histories)
 @example([S, A])
 def test_what_is_asserted_against_a_stop_changes_nothing_but_the_record(history: list[Event]) -> None:
-    """Of no purpose: neither its state, nor what a START would open, nor how long anything is kept."""
-    for before, event in ((history[:at], event) for at, event in enumerate(history) if event.kind in ASSERTED):
-        told = recorded(before)
-        one = recorded([*before, event])[-1]
-        if not against_a_stop(told, one):
+    """Without a rule: no purpose's state, no purpose that a START would open, and no term of the data."""
+    history = [event for event in history if not event.kind.startswith("rule")]
+    for at, event in enumerate(history):
+        told, one = recorded(history[:at]), recorded(history[: at + 1])[-1]
+        if event.kind not in ASSERTED or not (stops := persons_stops(told, event)):
             continue
         state, after = fold(told), fold([*told, one])
         for sender, purpose in EVERYWHERE:
             assert opened(state, sender, purpose) == opened(after, sender, purpose)
-        if covered_by_name(told, one):
-            assert reopened(after, event.sender) == reopened(state, event.sender)
+        if any(stop.purpose for stop in stops):
+            assert event.purpose not in reopened(after, event.sender), "left by name, on the page"
+        if any(stop.occurred_at < one.occurred_at for stop in stops):
+            assert last_contact(state, event.sender) == last_contact(after, event.sender)
 
 
-def against_a_stop(told: Sequence[Evidence], one: Evidence) -> bool:
-    """Whether a STOP of the person's own stands on that day, and no rule lets the caller by."""
-    own = ("mo", "unreadable_mo", "preference_page", "receipt", "provider_list")
-    assert one.sender_id is not None
-    assert one.purpose is not None
-    acts = [e.occurred_at for e in told if is_act(e) and (e.sender_id, e.purpose) == (one.sender_id, one.purpose)]
-    stops = [e for e in told if e.source in own and covers(e, one.sender_id, one.purpose)]
-    stops = [e for e in stops if e.occurred_at >= max(acts, default=e.occurred_at)]
-    return any(one.reopening_rule is None or e.sender_id is None for e in stops)
-
-
-def covered_by_name(told: Sequence[Evidence], one: Evidence) -> bool:
-    return any(
-        e.kind == "opt_out"
-        and e.source == "preference_page"
-        and (e.sender_id, e.purpose) == (one.sender_id, one.purpose)
-        and e.occurred_at >= max((o.occurred_at for o in told if is_act(o)), default=e.occurred_at)
-        for e in told
-    )
+def persons_stops(told: Sequence[Evidence], about: Event) -> list[Evidence]:
+    """The STOPs of the person's own for the purpose, since the person's last own opt-in."""
+    acts = [e.occurred_at for e in told if is_act(e) and (e.sender_id, e.purpose) == (about.sender, about.purpose)]
+    stops = [e for e in told if e.source != SOURCES["support"] and covers(e, about.sender, about.purpose)]
+    return [stop for stop in stops if stop.occurred_at >= max(acts, default=stop.occurred_at)]
 
 
 def opened(state: SubjectState, sender: str, purpose: str) -> bool:
