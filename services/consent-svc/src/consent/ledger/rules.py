@@ -438,16 +438,21 @@ def last_contact(state: SubjectState, sender_id: str) -> datetime | None:
     """Return the time of the person's last contact with this sender: the retention clock.
 
     Delivery and opening do not count (DOMAIN 1.4), nor a request, nor an opt-out from a single purpose: another person
-    may have typed the number, or a list may bring the opt-out. Nor does a held opt-in: a nightly sync would keep the
-    person's data for ever.
+    may have typed the number, or a list may bring the opt-out. A held opt-in counts up to the STOP that holds it: by
+    its own time, a nightly sync would keep the person's data for ever.
     """
     newest = None
     for mark in state.marks:
-        if (mark.kind == "opt_out" and mark.purpose is not None) or mark in state.held:
+        if mark.kind == "opt_out" and mark.purpose is not None:
             continue
         if mark.kind in ("opt_in", "opt_out", "contact") and mark.sender_id in (None, sender_id):
-            newest = mark.at if newest is None or mark.at > newest else newest
+            at = _held_since(state, mark) if mark in state.held else mark.at
+            newest = at if newest is None or at > newest else newest
     return newest
+
+
+def _held_since(state: SubjectState, asserted: Mark) -> datetime:
+    return max(stop.at for stop in persons_stops(state, *_addressee(asserted)) if stop.holds(asserted))
 
 
 def consents(state: SubjectState) -> tuple[Consent, ...]:
