@@ -22,6 +22,7 @@ CLEARANCE = "services/dispatch-svc/src/dispatch/gate/clearance.py"
 PIPELINE = "services/dispatch-svc/src/dispatch/sending/pipeline.py"
 PROJECTION = "services/dispatch-svc/src/dispatch/projection/apply.py"
 TIMERS = "services/dispatch-svc/src/dispatch/sending/timers.py"
+LEDGER_RULES = "services/consent-svc/src/consent/ledger/rules.py"
 RECORDER = "services/consent-svc/src/consent/ledger/recorder.py"
 CONSENT_STORE = "services/consent-svc/src/consent/ledger/store.py"
 DATABASE = "libs/common/src/common/db/database.py"
@@ -335,6 +336,21 @@ MUTANTS = (
         'BELIEVED = "greatest({known}, CASE WHEN {said} <= now() + {skew}::interval THEN {said} END)"',
         'BELIEVED = "coalesce(CASE WHEN {said} <= now() + {skew}::interval THEN {said} END, {known})"',
         f"{COMMON} -k goes_back",
+    ),
+    # --- who takes back a STOP
+    Mutant(
+        "an asserted opt-in takes back a STOP of the person's own",
+        LEDGER_RULES,
+        "return asserted.reopening_rule is None or self.sender_id is None",
+        "return False",
+        "tests/property/test_reopening_properties.py",
+    ),
+    Mutant(
+        "a provider's list waits beside the ledger while an opt-in is asserted",
+        RECORDER,
+        "        if said.at >= given.at or (said.by_person and not given.by_person):\n",
+        "        if said.at >= given.at:\n",
+        "tests/service/consent/test_reopening.py -k provider_s_list",
     ),
     # --- database
     Mutant(

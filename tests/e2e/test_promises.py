@@ -357,7 +357,15 @@ async def test_3_only_tightening(placet: Placet) -> None:
     assert numbers["denied"] == 1
     assert await placet.sent_to(300) == []
     newer = await placet.consent(sender, 300, datetime.now(UTC))
-    assert newer["state"] == "opted_in"
+    assert (newer["state"], newer["effective"]) == ("opted_out", False), "a caller's word takes back no STOP"
+    assert "start" in newer["reopens_with"]
+    await placet.reply(300, "START", "36204")
+
+    async def back() -> bool:
+        subject = await placet.call("POST", "consent", "/v1/subjects/lookup", {"number": number(300)})
+        return bool(subject["consents"][0]["state"] == "opted_in")
+
+    assert await eventually(back)
     numbers = await eventually(placet.finished(await placet.campaign(sender)))
     assert numbers["accepted"] == 1
 

@@ -23,7 +23,7 @@ from tests.support.infrastructure import Broker, Postgres
 AUTH_KEY = "a key for tests only, thirty-two bytes or more"
 ISSUER = "placet-tests"
 ALL_SCOPES = (
-    "sender:read sender:write consent:read consent:write contact:write"
+    "sender:read sender:write sender:reopen consent:read consent:write contact:write"
     " campaign:read campaign:write campaign:approve campaign:rules campaign:trace"
     " message:send message:read message:write review:read review:write"
     " erasure:read erasure:write copy:read copy:write rectification:read rectification:write"

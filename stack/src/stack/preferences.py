@@ -29,7 +29,7 @@ GIVEN = (  # purpose, basis, evidence, age in days
     (
         "encounters",
         "opt_in",
-        {"source": "formulaire en boutique", "form_id": "rencontres", "form_version": "3", "text_shown": WORDS},
+        {"source": "formulaire-boutique", "form_id": "rencontres", "form_version": "3", "text_shown": WORDS},
         200,
     ),
     (

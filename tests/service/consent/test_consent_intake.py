@@ -38,7 +38,7 @@ from tests.support.infrastructure import Postgres
 from tests.support.publish import lose, publish, publish_raw
 from tests.support.reading import reading
 from tests.support.running import Surroundings, running
-from tests.unit.consent.evidences import NOW, at, opt_in, opt_out
+from tests.unit.consent.evidences import NOW, at, on_page, opt_in, opt_out
 
 WHO = somebody(1)
 INTAKE = intake.Intake(field_keys, subject_keys, Answers(field_keys, per_day=5, fictional=True))
@@ -198,8 +198,8 @@ async def test_a_repeated_stop_falls_out(database: Database) -> None:
     assert (found.version > 0, found.entries) == (True, 1)
 
 
-async def test_a_stop_older_than_the_opt_in_does_not_close_it(database: Database) -> None:
-    await give(database, opt_in(5))
+async def test_a_stop_older_than_the_persons_own_opt_in_does_not_close_it(database: Database) -> None:
+    await give(database, on_page(5))
     await receive(database, mo(1))
     assert await standing(database) == "opted_in"
 
@@ -360,9 +360,9 @@ async def test_a_stop_that_a_person_found_of_a_stranger_is_held_no_longer_than_a
     assert retention.is_person(term)
 
 
-async def test_a_stop_found_late_does_not_close_an_opt_in_given_since(database: Database) -> None:
+async def test_a_stop_found_late_does_not_close_what_the_person_has_chosen_since(database: Database) -> None:
     await receive(database, mo(1, "review"))
-    await give(database, opt_in(30))
+    await give(database, on_page(30))
     await receive(database, decided(1, "stop"))
     assert await standing(database) == "opted_in"
 
@@ -427,7 +427,7 @@ async def test_a_stop_that_arrives_after_an_opt_in_closes_it_though_its_operator
     await give(database, opt_in(9))
     await receive(database, late_stop(10, said=8))
     assert (await standing(database), await causes(database)) == ("opted_out", ["opt_out"])
-    await give(database, opt_in(11, evidence_id="ev-back"))
+    await give(database, on_page(11, evidence_id="ev-back"))
     await receive(database, late_stop(10, said=8))
     assert await standing(database) == "opted_in", "the same STOP again is known"
 

@@ -20,7 +20,7 @@ from tests.support.builders import field_keys, number, subject, subject_keys
 from tests.support.eventually import eventually
 from tests.support.publish import publish
 from tests.support.running import Surroundings, running
-from tests.unit.consent.evidences import NOW, at, opt_in
+from tests.unit.consent.evidences import NOW, at, on_page, opt_in
 
 WHO = subject(1)
 
@@ -93,9 +93,11 @@ async def test_no_other_receipt_is_an_opt_out(database: Database, receipt: str |
     assert await standing(database) == "opted_in"
 
 
-async def test_an_opt_in_given_after_the_receipt_holds(database: Database) -> None:
+async def test_only_the_persons_own_opt_in_after_the_receipt_stands(database: Database) -> None:
     await give(database, opt_in(20))
     await tell(database, message(10))
+    assert await standing(database) == "opted_out"
+    await give(database, on_page(15))
     assert await standing(database) == "opted_in"
 
 

@@ -29,10 +29,12 @@ from consent.senders import store as senders_store
 from tests.support.eventually import eventually
 from tests.support.failing import Crash
 from tests.unit.consent.evidences import (
+    NOON,
     NOW,
     at,
     contact,
     expiry,
+    on_page,
     opt_in,
     opt_out,
     request,
@@ -80,13 +82,16 @@ class Model:
         known = list(self.evidence.get(subject_id, {}).values())
         meaning: dict[object, object] = {}
         for sender, purpose in SCOPES:
-            ins = [e.at for e in known if (e.kind, e.sender_id, e.purpose) == ("opt_in", sender, purpose)]
+            ins = [e for e in known if (e.kind, e.sender_id, e.purpose) == ("opt_in", sender, purpose)]
             outs = [
-                e.at
+                e
                 for e in known
                 if e.kind == "opt_out" and e.sender_id in (None, sender) and e.purpose in (None, purpose)
             ]
-            newest_in, newest_out = max(ins, default=None), max(outs, default=None)
+            own = max((e.at for e in ins if e.source != "shop"), default=NOON)
+            stops = [e.at for e in outs if e.source == "mo" and e.at >= own]
+            ins = [e for e in ins if e.source != "shop" or all(e.at <= stop for stop in stops)]
+            newest_in, newest_out = max((e.at for e in ins), default=None), max((e.at for e in outs), default=None)
             if newest_out and not (newest_in and newest_in > newest_out):
                 meaning[sender, purpose] = ("opted_out", newest_out)
             elif newest_in:
@@ -148,6 +153,8 @@ async def test_any_sequence_of_evidence_leaves_what_the_model_says(database: Dat
                 return opt_out(minutes, evidence_id=f"ev-{number}", sender_id=sender, purpose=rng.choice(PURPOSES))
             case 3:
                 return opt_in(minutes, evidence_id=f"ev-{number}", text_shown=None)
+            case 4 | 5:
+                return on_page(minutes, evidence_id=f"ev-{number}", sender_id=sender, purpose=rng.choice(PURPOSES))
             case _:
                 return opt_in(minutes, evidence_id=f"ev-{number}", sender_id=sender, purpose=rng.choice(PURPOSES))
 
@@ -393,8 +400,8 @@ async def test_a_stop_shuts_every_sender_of_the_controller_also_one_registered_l
         "opted_out"
     ] * 3
     assert await state_of(database, "t1-a", "globex") == "opted_in"
-    await recorded(database, of("t1-a", opt_in(2, sender_id="acme-voyages")))
-    assert await state_of(database, "t1-a", "acme-voyages") == "opted_in", "newer evidence than the STOP"
+    await recorded(database, of("t1-a", on_page(2, sender_id="acme-voyages")))
+    assert await state_of(database, "t1-a", "acme-voyages") == "opted_in", "the person has come back"
     newest = (await published(database))[-1]
     assert {(c.sender_id, c.state) for c in newest.consents} == {
         ("acme", "opted_out"),
@@ -478,7 +485,7 @@ async def test_what_comes_after_an_erasure_is_chained_to_what_was_there(database
     await erased(database, "t1-a", 2)
     await recorded(database, of("t1-a", stop(3)))
     assert await number_of(database, "t1-a") is None, "to keep somebody out, the keyed hash is enough"
-    await recorded(database, of("t1-a", opt_in(4)))
+    await recorded(database, of("t1-a", on_page(4)))
     assert await number_of(database, "t1-a") == "sealed t1-a"
     async with database.begin() as tx:
         history = await ledger_store.history(tx, "t1-a")
@@ -508,7 +515,7 @@ async def test_only_a_newer_opt_in_brings_an_erased_person_back(database: Databa
     await recorded(database, of("t1-a", not_enough))
     assert (await held(database, "t1-a")).erased_at == at(2)
     assert await number_of(database, "t1-a") is None
-    await recorded(database, of("t1-a", opt_in(4)))
+    await recorded(database, of("t1-a", on_page(4)))
     back = await held(database, "t1-a")
     assert (back.erased_at, back.number) == (None, "sealed t1-a")
 
@@ -541,7 +548,7 @@ async def test_a_number_nobody_told_is_kept_once_an_opt_in_tells_it(database: Da
 
 
 async def returns_to_globex(database: Database) -> ledger.SubjectState:
-    await recorded(database, of("t1-a", opt_in(5, sender_id="globex")), now=at(5))
+    await recorded(database, of("t1-a", on_page(5, sender_id="globex")), now=at(5))
     back = await held(database, "t1-a")
     assert back.erased_at is None
     assert ledger.standing(back.state, "globex", "promotions") == "opted_in"

@@ -21,7 +21,7 @@ from tests.service.consent.test_consent_receipts import message as as_dispatch_t
 from tests.support.builders import field_keys, subject, subject_keys
 from tests.support.eventually import eventually
 from tests.support.running import Surroundings, bearer, running
-from tests.unit.consent.evidences import at, contact, opt_in, opt_out, slow_stop, stop
+from tests.unit.consent.evidences import at, contact, on_page, opt_in, opt_out, slow_stop, stop
 
 pytestmark = pytest.mark.brokerless
 
@@ -112,15 +112,16 @@ async def test_a_message_between_the_stop_and_our_knowledge_of_it_is_found_once_
 
 
 async def test_only_what_the_stop_forbids_counts(database: Database) -> None:
-    """Eight people; of each, what they said, and which of the messages that left after it are found."""
+    """Nine people; of each, what they said, and which of the messages that left after it are found."""
     group = {"controller": "group"}
     cases: list[tuple[list[Evidence], set[str]]] = [
         ([stop(10, sender_id=None)], {"acme promotions", "acme loyalty", "globex promotions"}),
         ([stop(10)], {"acme promotions", "acme loyalty"}),
         ([opt_out(10, purpose="loyalty")], {"acme loyalty"}),
         ([stop(10, sender_id="globex", **group)], {"acme promotions", "acme loyalty", "globex promotions"}),
-        ([stop(10), opt_in(20, **group)], {"acme loyalty"}),  # back for one purpose before the message left
-        ([stop(10), opt_in(40, **group)], {"acme promotions", "acme loyalty"}),  # back too late for it
+        ([stop(10), on_page(20, **group)], {"acme loyalty"}),  # back for one purpose before the message left
+        ([stop(10), on_page(40, **group)], {"acme promotions", "acme loyalty"}),  # back too late for it
+        ([stop(10), opt_in(20, **group)], {"acme promotions", "acme loyalty"}),  # asserted: not back
         ([contact(10)], set()),
         ([stop(31)], set()),
     ]

@@ -14,7 +14,7 @@ from consent.ledger.rules import Evidence
 from consent.proof.bundle import MessageLine, SubjectLine, Withheld, Writer
 from consent.proof.receipt import Party
 from tests.support.running import SIGNING_RING
-from tests.unit.consent.evidences import at, opt_in, stop
+from tests.unit.consent.evidences import at, on_page, opt_in, stop
 
 keys = SigningKeys(KeyRingSettings.model_validate(SIGNING_RING))
 published = PublicKeys(keys.jwks)
@@ -22,7 +22,7 @@ WHO = "s1-00"
 SAID = (
     opt_in(0, text_shown="Oui, « je veux » vos offres\n", form_id="checkout", form_version="7"),
     stop(1),
-    opt_in(2, basis="soft_opt_in", sale_reference="F-2026-1"),
+    on_page(2, sale_reference="F-2026-1"),
 )
 
 

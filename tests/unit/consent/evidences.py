@@ -40,6 +40,11 @@ def start(minutes: float = 0, **changes: Any) -> Evidence:
     return opt_in(minutes, **(by_text | changes))
 
 
+def on_page(minutes: float = 0, **changes: Any) -> Evidence:
+    """A purpose switched on by the person on the preference page, `minutes` after noon: acme's promotions."""
+    return opt_in(minutes, **({"source": "preference_page"} | changes))
+
+
 def request(minutes: float = 0, **changes: Any) -> Evidence:
     """A double opt-in for acme's promotions that was asked, `minutes` after noon."""
     return _evidence("request", minutes, {"purpose": "promotions"} | changes)

@@ -41,6 +41,7 @@ def test_the_hash_can_be_computed_by_anyone() -> None:
         '"evidence_id":"ev-opt_in-0-None-promotions",'
         '"kind":"opt_in","occurred_at":"2026-03-02T12:00:00.000000Z","position":1,"purpose":"promotions",'
         '"received_at":"2026-03-02T12:00:00.000000Z","recorded_at":"2026-03-02T12:01:00.000000Z",'
+        '"reopening_rule":null,'
         f'"sealed":"{first.sealed}","sender_id":"acme","source":"shop","subject_id":"s1-00"}}'
     )
     assert first.hash == hashlib.sha256((GENESIS + text).encode()).hexdigest()

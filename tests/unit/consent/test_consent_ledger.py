@@ -29,6 +29,7 @@ from tests.unit.consent.evidences import (
     at,
     contact,
     expiry,
+    on_page,
     opt_in,
     opt_out,
     request,
@@ -135,7 +136,7 @@ def test_a_stop_of_a_controller_covers_its_other_senders_and_those_to_come() -> 
     assert standing(state, "globex", "promotions") == "opted_in"
     late = fold([stop(1, **GROUP), opt_in(0, sender_id="registered-later", **GROUP)])
     assert standing(late, "registered-later", "promotions") == "opted_out"
-    newer = fold([stop(1, **GROUP), opt_in(2, **OUTLET)])
+    newer = fold([stop(1, **GROUP), on_page(2, **OUTLET)])
     assert standing(newer, "acme-outlet", "promotions") == "opted_in"
 
 
@@ -192,16 +193,16 @@ def test_an_opt_in_from_a_clock_that_runs_ahead_does_not_outvote_the_stop_that_a
 def test_a_stop_from_a_clock_that_runs_ahead_counts_from_when_we_held_it() -> None:
     early = stop(0, occurred_at=at(60 * 24 * 365), received_at=at(0))
     assert decide(NEVER_SEEN, early, at(0)).changed
-    assert state_after(early, opt_in(1)) == "opted_in", "and does not silence the person for a year"
+    assert state_after(early, on_page(1)) == "opted_in", "and does not silence the person for a year"
 
 
 def test_a_stop_timed_to_the_second_ties_with_an_opt_in_within_it() -> None:
     timed = stop(0, received_at=at(5))
     within, after = timedelta(microseconds=999_999), timedelta(seconds=1)
-    assert state_after(timed, opt_in(0, occurred_at=at(0) + within, received_at=at(5))) == "opted_out"
-    assert state_after(timed, opt_in(0, occurred_at=at(0) + after, received_at=at(5))) == "opted_in"
+    assert state_after(timed, on_page(0, occurred_at=at(0) + within, received_at=at(5))) == "opted_out"
+    assert state_after(timed, on_page(0, occurred_at=at(0) + after, received_at=at(5))) == "opted_in"
     precise = stop(0, occurred_at=at(0) + timedelta(microseconds=1), received_at=at(5))
-    assert state_after(precise, opt_in(0, occurred_at=at(0) + within, received_at=at(5))) == "opted_in"
+    assert state_after(precise, on_page(0, occurred_at=at(0) + within, received_at=at(5))) == "opted_in"
 
 
 def test_a_second_stop_by_sms_is_told_again_though_nothing_changes() -> None:
@@ -418,8 +419,8 @@ def test_a_stop_that_arrives_after_an_opt_in_closes_it_though_its_operators_cloc
     decision = decide(fold([given]), late, NOW)
     assert decision.cause
     assert decision.cause.evidence_id == late.evidence_id
-    assert state_after(late, opt_in(10.01)) == "opted_in", "newer than the arrival"
-    assert state_after(late, opt_in(10)) == "opted_out", "a tie"
+    assert state_after(late, on_page(10.01)) == "opted_in", "newer than the arrival"
+    assert state_after(late, on_page(10)) == "opted_out", "a tie"
 
 
 def test_a_list_and_a_shop_are_ordered_by_the_date_they_tell() -> None:
@@ -452,12 +453,12 @@ def test_an_outvoted_stop_is_told_to_nobody_as_if_it_had_closed_something() -> N
     assert not outvoted(after_all, late), "a START that came after it takes it back"
 
 
-def test_the_last_to_arrive_counts_though_another_stop_is_newer_at_source() -> None:
+def test_the_last_to_arrive_counts_though_the_newest_stop_at_source_is_named() -> None:
     for stops in ([slow_stop(30, slow=29), slow_stop(20, slow=0)], [slow_stop(20, slow=0), slow_stop(30, slow=29)]):
-        state = fold([opt_in(25), *stops])
+        state = fold([on_page(25), *stops])
         consent = consent_of(state, "acme", "promotions")
         assert consent
-        assert (consent.state, consent.evidence_id) == ("opted_out", slow_stop(30, slow=29).evidence_id)
+        assert (consent.state, consent.evidence_id) == ("opted_out", slow_stop(20, slow=0).evidence_id)
         assert len(state.marks) == 3
     assert len(fold([slow_stop(20, slow=0), slow_stop(30, slow=0)]).marks) == 1
 

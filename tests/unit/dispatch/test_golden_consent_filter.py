@@ -99,13 +99,23 @@ IN, STOP = said("opt_in", 2 * YEAR), said("opt_out", YEAR)
         ),
         ("opt-in then STOP", gate(PROMOTION, IN, STOP), Deny((Reason.OPTED_OUT, Reason.SUPPRESSED))),
         (
-            "opt-in, STOP, new web opt-in with evidence",
+            "opt-in, STOP, new opt-in that a form asserts",
             gate(PROMOTION, IN, STOP, said("opt_in", timedelta(days=9))),
+            Deny((Reason.OPTED_OUT, Reason.SUPPRESSED)),
+        ),
+        (
+            "opt-in, STOP, new opt-in of the person's own",
+            gate(PROMOTION, IN, STOP, replace(said("opt_in", timedelta(days=9)), source="double_opt_in")),
             Allow(),
         ),
         (
-            "the same, and the provider's blacklist still blocks",
-            gate(PROMOTION, IN, STOP, said("opt_in", timedelta(days=9)), blocked=True),
+            "opt-in, an employee's opt-out, new web opt-in with evidence",
+            gate(PROMOTION, IN, replace(STOP, source="call-centre"), said("opt_in", timedelta(days=9))),
+            Allow(),
+        ),
+        (
+            "a STOP taken back, and the provider's blacklist still blocks",
+            gate(PROMOTION, IN, STOP, replace(said("opt_in", timedelta(days=9)), source="mo"), blocked=True),
             Deny((Reason.PROVIDER_BLOCK,)),
         ),
         ("opted out, transactional", gate(TRANSACTIONAL, IN, STOP), Allow()),
@@ -126,7 +136,7 @@ IN, STOP = said("opt_in", 2 * YEAR), said("opt_out", YEAR)
                 said("opt_in", timedelta(hours=1)),
                 said("opt_out", timedelta(hours=2), delivered=timedelta()),
             ),
-            Allow(),
+            Deny((Reason.OPTED_OUT, Reason.SUPPRESSED)),
         ),
         (
             "STOP at the instant of the opt-in: a tie is an opt-out",

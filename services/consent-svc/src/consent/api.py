@@ -50,13 +50,14 @@ from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
 from consent.ledger.chain import evidence_id
 from consent.ledger.recorder import Recorded, Statement
-from consent.ledger.rules import Kind
+from consent.ledger.rules import Kind, Mark, Means
 from consent.ledger.store import Subject
 from consent.senders import store as senders_store
 
 router = APIRouter(prefix="/v1")
 
 _Body = ConsentBody | OptOutBody
+Reach = Literal["purpose", "sender", "controller", "everyone"]
 ReadsConsent = Annotated[Caller, Depends(require("consent:read"))]
 Item = Annotated[ConsentBody, WrapValidator(or_unfit)]
 
@@ -67,23 +68,41 @@ class BatchBody(Body):
     items: list[Item] = Field(min_length=1, max_length=BATCH_ITEMS)
 
 
+class HeldBy(BaseModel):
+    """A STOP of the person's own, by text, on the preference page or told by the operator, which no caller takes back.
+    `reach`: the purpose, the sender, every sender of the controller, or everyone. `since`: time at source."""
+
+    reach: Reach
+    since: datetime
+
+
 class ConsentAnswer(BaseModel):
     """The outcome of an opt-in or opt-out. `state`: the state of the named scope now. `changed` is false for a repeat,
-    or where a newer STOP or opt-in outweighs the request."""
+    or where a newer STOP or opt-in outweighs the request. `effective`: the state is as the request says. An opt-in that
+    is not effective is kept as evidence; `held_by` is the person's own STOP, if the opt-in stands against one, and
+    `reopens_with` says what would open the consent."""
 
     subject_id: str
     evidence_id: str
     version: int
     state: State
     changed: bool
+    effective: bool
+    held_by: HeldBy | None
+    reopens_with: list[Means]
 
 
 class BatchResult(BaseModel):
+    """`effective`, `held_by`, `reopens_with`: as for a single opt-in; null for a refused item."""
+
     index: int
     verdict: Literal["recorded", "unchanged", "refused"]
     subject_id: str | None = None
     evidence_id: str | None = None
     state: State | None = None
+    effective: bool | None = None
+    held_by: HeldBy | None = None
+    reopens_with: list[Means] | None = None
     reasons: tuple[ReasonBody, ...] = ()
 
 
@@ -133,12 +152,15 @@ class AsOfView(BaseModel):
 
 
 class ConsentView(BaseModel):
+    """A consent. `reopening_rule`: the sender's rule without which the person's own STOP would hold the opt-in."""
+
     sender_id: str
     purpose: str
     state: State
     basis: Basis | None
     occurred_at: datetime
     evidence_id: str
+    reopening_rule: str | None
 
 
 class SuppressionView(BaseModel):
@@ -150,7 +172,8 @@ class SuppressionView(BaseModel):
 
 class EvidenceView(BaseModel):
     """A line of the ledger. `hash` chains the line to the line before. `sealed`: digest, with `salt`, of the fields
-    which an erasure takes; `salt` is null once erased. `corrected_by`: the lines which correct this line."""
+    which an erasure takes; `salt` is null once erased. `corrected_by`: the lines which correct this line.
+    `reopening_rule`: of an opt-in asserted while the rule was in force."""
 
     position: int
     evidence_id: str
@@ -167,6 +190,7 @@ class EvidenceView(BaseModel):
     reference: str | None
     answers: str | None
     controller: str | None
+    reopening_rule: str | None
     occurred_at: datetime
     received_at: datetime
     recorded_at: datetime
@@ -211,7 +235,9 @@ def one_by_one() -> APIRouter:
     ) -> Response:
         """Record one opt-in with its proof.
 
-        `changed` is false where the opt-in was on record already, or a newer STOP outweighs the opt-in. `Location`
+        `changed` is false where the opt-in was on record already, or a newer STOP outweighs the opt-in. After a STOP of
+        the person's own, by text, on the preference page or told by the operator, only the person opens the consent
+        again: the opt-in is kept as evidence, `effective` is false, and `reopens_with` says what would. `Location`
         names the signed receipt.
         """
         return await recorded(request, caller, held, key, body)
@@ -236,7 +262,8 @@ async def give_consents(
 ) -> BatchAnswer:
     """Record up to 1,000 opt-ins, each decided by itself.
 
-    The verdict `unchanged` covers repeats, and opt-ins which a newer STOP outweighs.
+    The verdict `unchanged` covers repeats, and opt-ins which a newer STOP outweighs or a STOP of the person's own
+    holds: `effective` tells these apart.
     """
     results: dict[int, BatchResult] = {}
     statements: dict[int, Statement] = {}
@@ -253,12 +280,16 @@ async def give_consents(
                 results[index] = BatchResult(index=index, verdict="refused", reasons=bodies(problem.reasons))
         decided = await recorder.record(tx, list(statements.values()), call.now)
     for index, result in zip(statements, decided, strict=True):
+        effect = _effect(result)
         results[index] = BatchResult(
             index=index,
             verdict="recorded" if result.decision.changed else "unchanged",
             subject_id=result.statement.subject_id,
             evidence_id=result.statement.evidence.evidence_id,
-            state=_standing(result),
+            state=effect.state,
+            effective=effect.effective,
+            held_by=HeldBy(reach=effect.held_by.reach, since=effect.held_by.since) if effect.held_by else None,
+            reopens_with=list(effect.reopens_with),
         )
     counts = Counter(result.verdict for result in results.values())
     return BatchAnswer(
@@ -306,6 +337,7 @@ async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) ->
                 basis=c.basis,
                 occurred_at=c.occurred_at,
                 evidence_id=c.evidence_id,
+                reopening_rule=c.reopening_rule,
             )
             for c in ledger.consents(state)
             if visible(c.sender_id)
@@ -398,9 +430,42 @@ def _of_its_key(statement: Statement, since: datetime) -> Statement:
     return structs.replace(statement, evidence=structs.replace(evidence, evidence_id=identity))
 
 
-def _standing(result: Recorded) -> State:
-    evidence = result.statement.evidence
-    return ledger.standing(result.decision.state, evidence.sender_id, evidence.purpose)
+class _Held(msgspec.Struct, frozen=True):
+    """A HeldBy as a struct, which encodes faster."""
+
+    reach: Reach
+    since: datetime
+
+
+class _Effect(msgspec.Struct, frozen=True):
+    """The effect of a request on the named scope."""
+
+    state: State
+    effective: bool
+    held_by: _Held | None = None
+    reopens_with: tuple[Means, ...] = ()
+
+
+def _effect(result: Recorded) -> _Effect:
+    evidence, state = result.statement.evidence, result.decision.state
+    standing = ledger.standing(state, evidence.sender_id, evidence.purpose)
+    if evidence.kind != "opt_in" or standing == "opted_in":
+        return _Effect(standing, (standing == "opted_in") is (evidence.kind == "opt_in"))
+    stop = ledger.held_by(state, evidence)
+    return _Effect(
+        standing,
+        False,
+        _Held(_reach(stop), stop.at) if stop else None,
+        ledger.reopens_with(state, evidence, erased=result.erased),
+    )
+
+
+def _reach(stop: Mark) -> Reach:
+    if stop.sender_id is None:
+        return "everyone"
+    if stop.purpose is not None:
+        return "purpose"
+    return "sender" if stop.controller is None else "controller"
 
 
 class _Answer(msgspec.Struct):
@@ -411,17 +476,24 @@ class _Answer(msgspec.Struct):
     version: int
     state: State
     changed: bool
+    effective: bool
+    held_by: _Held | None
+    reopens_with: tuple[Means, ...]
 
 
 def _answer(result: Recorded) -> Response:
     assert result.version is not None, "what the ledger refuses was refused before"
     evidence_id = result.statement.evidence.evidence_id
+    effect = _effect(result)
     answer = _Answer(
         subject_id=result.statement.subject_id,
         evidence_id=evidence_id,
         version=result.version,
-        state=_standing(result),
+        state=effect.state,
         changed=result.decision.changed,
+        effective=effect.effective,
+        held_by=effect.held_by,
+        reopens_with=effect.reopens_with,
     )
     location = {"Location": f"/v1/receipts/{evidence_id}"}
     return Response(msgspec.json.encode(answer), 201, location, media_type="application/json")

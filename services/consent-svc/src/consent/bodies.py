@@ -18,12 +18,21 @@ from pydantic import (
     ValidationError,
     ValidatorFunctionWrapHandler,
 )
+from pydantic_core import PydanticCustomError
 
 from common.contracts.consent import Basis
-from common.web.fields import Long, Short, storable
+from common.web.fields import Long, Short
 from common.web.problems import Reason
 
-OURS = ("mo", "unreadable_mo", "receipt", "provider_list", "preference_page", "rectification", "double_opt_in")
+# The sources that the platform writes, and words that a reader would take for one of these. The person's own STOP and
+# consent are told from a caller's by the source alone (ADR-00NN).
+OURS = (
+    *("mo", "unreadable_mo", "receipt", "provider_list", "preference_page", "double_opt_in"),
+    *("rectification", "retention", "click"),
+)
+LIKE_OURS = ("sms", "stop", "start", "oui", "page", "person", "operator")
+OUR_PREFIXES = ("placet", "unreadablemo", "providerlist", "preferencepage", "doubleoptin")
+ALIKE = str.maketrans("0135", "oles", "._-")  # alike to a reader
 EXAMPLE_NUMBER = "06 39 98 12 34"
 BATCH_ITEMS = 1000
 EARLIEST = datetime(1992, 12, 3, tzinfo=UTC)  # the first SMS: an earlier time at source is a mistake
@@ -47,13 +56,19 @@ def _in_utc(value: datetime) -> datetime:
 
 
 def _not_ours(value: str) -> str:
-    if value.strip().lower() in OURS:
-        raise ValueError("a name of Placet's own: operators, our pages and rectifications write it")
+    read = value.translate(ALIKE)
+    if read in _RESERVED or read.startswith(OUR_PREFIXES):
+        raise PydanticCustomError(
+            "source_reserved", "a source that Placet itself writes, or one like it: name the caller's own channel"
+        )
     return value
 
 
+_RESERVED = {name.translate(ALIKE) for name in (*OURS, *LIKE_OURS)}
+
+
 Instant = Annotated[AwareDatetime, BeforeValidator(_iso_8601), AfterValidator(_in_utc)]
-Source = Annotated[str, StringConstraints(max_length=100), AfterValidator(storable), AfterValidator(_not_ours)]
+Source = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$"), AfterValidator(_not_ours)]
 Number = Annotated[str, StringConstraints(max_length=64), Field(examples=[EXAMPLE_NUMBER])]
 
 
@@ -64,7 +79,10 @@ class Body(BaseModel):
 
 
 class EvidenceBody(Body):
-    """The proof of a choice. An opt-in needs `form_id` and `form_version`, or `text_shown`."""
+    """The proof of a choice. An opt-in needs `form_id` and `form_version`, or `text_shown`.
+
+    `source`: the caller's own channel, a slug such as `shop`. The sources that Placet writes are refused.
+    """
 
     source: Source
     form_id: Short | None = None

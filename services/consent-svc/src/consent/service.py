@@ -34,6 +34,7 @@ from consent.rights import copies, erasures, rectifications
 from consent.rights.eraser import eraser
 from consent.schema import metadata
 from consent.senders import api as registry
+from consent.senders import reopening
 
 BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text shown
 
@@ -90,6 +91,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             api.one_by_one(),
             api.router,
             registry.router(settings.refused_oadcs),
+            reopening.router,
             interactions.router,
             endings.router,
             checks.router,

@@ -66,6 +66,7 @@ class Consent(msgspec.Struct, frozen=True, kw_only=True):
     occurred_at: Instant  # time at source of the evidence
     evidence_id: str
     expires_at: Instant | None = None  # of an opt-in: the gate denies from then on, before the state changes
+    reopening_rule: str | None = None  # the sender's rule by which an asserted opt-in stands in spite of a STOP
 
 
 class Suppression(msgspec.Struct, frozen=True, kw_only=True):

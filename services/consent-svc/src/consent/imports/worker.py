@@ -1,7 +1,8 @@
 """Record complete imports through the recorder, one piece per transaction.
 
 The import firewall is the ledger's own order: by a line's time at source, so that an old opt-in never outvotes a newer
-STOP, and lines may come in any order, twice, or after a crash.
+STOP, and lines may come in any order, twice, or after a crash. No line, however new, takes back a STOP of the person's
+own (ADR-00NN).
 """
 
 import asyncio
@@ -47,6 +48,8 @@ AT_ONCE = 3  # decide one while Postgres writes others
 PUT_OFF = timedelta(seconds=10)
 TIDY_EVERY_S = 600.0
 ABANDONED_AFTER = timedelta(days=1)  # since the last bytes, which are personal data
+
+STOPPED_BY_PERSON = "stopped_by_person"  # only the person takes the STOP back
 
 Reasons = tuple[str, ...]
 
@@ -284,5 +287,5 @@ def _verdict(result: Recorded | None) -> tuple[Verdict, Reasons]:
         case Decided.REFUSED:
             return "refused", decided.refusals
     if evidence.kind == "opt_in" and ledger.standing(decided.state, evidence.sender_id, evidence.purpose) != "opted_in":
-        return "outvoted", ()
+        return "outvoted", (STOPPED_BY_PERSON,) if ledger.held_by(decided.state, evidence) else ()
     return "unchanged", ()

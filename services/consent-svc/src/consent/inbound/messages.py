@@ -10,8 +10,8 @@ review   may mean STOP: marketing to the number is held until a reviewer has dec
          a START (ADR-0060), which spares what the START has opened
 
 The number decides the subject of an MO: with another subject id in the event, only a STOP or a review counts
-(ADR-0061). An unreadable record may have been a STOP: the subject of its key is opted out of every sender until new
-evidence (ADR-0007; DOMAIN 2.4).
+(ADR-0061). An unreadable record may have been a STOP: the subject of its key is opted out of every sender until the
+person opts in again (ADR-0007; DOMAIN 2.4).
 """
 
 import logging

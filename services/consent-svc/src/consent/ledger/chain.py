@@ -80,6 +80,7 @@ def link(
         "purpose": evidence.purpose,
         "received_at": instant(evidence.received_at),
         "recorded_at": instant(recorded_at),
+        "reopening_rule": evidence.reopening_rule,
         "sealed": sealed,
         "sender_id": evidence.sender_id,
         "source": evidence.source,

@@ -52,11 +52,12 @@ class Statement(msgspec.Struct, frozen=True, gc=False):
 
 
 class Recorded(msgspec.Struct, frozen=True, gc=False):
-    """The outcome of a statement. `version`: after the batch, `None` if refused."""
+    """The outcome of a statement. `version`, `erased`: after the batch; `version` is `None` if refused."""
 
     statement: Statement
     decision: Decision
     version: int | None
+    erased: bool = False
 
 
 @dataclass(slots=True)
@@ -110,10 +111,14 @@ async def record(
     results = [(statement, decisions[place]) for place, statement in enumerate(statements)]
     for (kind, verdict), many in Counter((s.evidence.kind, d.verdict) for s, d in results).items():
         EVIDENCE.labels(kind, verdict).inc(many)
-    return [
-        Recorded(s, d, None if d.verdict is Verdict.REFUSED else changes[s.subject_id].subject.version)
-        for s, d in results
-    ]
+    return [_recorded(s, d, changes) for s, d in results]
+
+
+def _recorded(statement: Statement, decision: Decision, changes: Mapping[str, _Change]) -> Recorded:
+    if decision.verdict is Verdict.REFUSED:
+        return Recorded(statement, decision, None)
+    subject = changes[statement.subject_id].subject
+    return Recorded(statement, decision, subject.version, subject.erased_at is not None)
 
 
 async def _of_strangers(
@@ -286,14 +291,15 @@ def _end_what_was_erased(change: _Change, given: Evidence, known: Known, now: da
 
 
 def _take_lists(change: _Change, given: Evidence, known: Known, now: datetime) -> None:
-    """Record suppression-list entries no older than the opt-in `given`, unless the purpose is already open (ADR-0057).
+    """Record suppression-list entries that decide against the opt-in `given`, unless the purpose is already open.
 
-    An entry has a cause only if it shuts another consent.
+    Entries no older than `given` decide (ADR-0057), and a provider's entry of any time against an asserted opt-in
+    (ADR-00NN). An entry has a cause only if it shuts another consent.
     """
     if not change.listed or ledger.standing(change.subject.state, given.sender_id, given.purpose) == "opted_in":
         return
     for said in change.listed:
-        if said.at >= given.at:
+        if said.at >= given.at or (said.by_person and not given.by_person):
             causes, before = len(change.causes), _in(change.subject)
             _decide(change, Statement(change.subject.subject_id, None, said), known, now)
             if before <= _in(change.subject):
@@ -309,10 +315,11 @@ async def keep_listed(tx: AsyncConnection, statements: Iterable[Statement]) -> N
 
     The caller has locked the subjects, each opted out of everything its entry covers.
     """
-    newest: dict[str, dict[tuple[str | None, str | None], Evidence]] = {}
+    newest: dict[str, dict[tuple[str | None, str | None, bool], Evidence]] = {}
     for s in sorted(statements, key=lambda s: s.evidence.at):
         if not any(ledger.refusals(s.evidence, s.evidence.received_at)):
-            newest.setdefault(s.subject_id, {})[s.evidence.sender_id, s.evidence.purpose] = s.evidence
+            scope = s.evidence.sender_id, s.evidence.purpose, s.evidence.by_person
+            newest.setdefault(s.subject_id, {})[scope] = s.evidence
     if newest:
         await store.put_listed(tx, {subject_id: list(some.values()) for subject_id, some in newest.items()})
 
@@ -388,8 +395,8 @@ def _decide(change: _Change, statement: Statement, known: Known, now: datetime) 
         if _returns(decision, evidence, subject.erased_at):
             change.subject = replace(change.subject, erased_at=None)
             change.returned_by = evidence.evidence_id
-        elif evidence.at <= subject.erased_at:
-            entry = erased(entry)  # late evidence from before the erasure
+        elif evidence.at <= subject.erased_at or evidence.kind == "opt_in":
+            entry = erased(entry)  # late evidence from before the erasure, or an opt-in that brings nobody back
     change.own_term |= statement.number is not None
     if change.subject.number is None and change.subject.erased_at is None and _needs_number(evidence):
         change.subject = replace(change.subject, number=statement.number)
@@ -414,12 +421,17 @@ def _needs_number(evidence: Evidence) -> bool:
 
 
 def controlled(evidence: Evidence, registered: Mapping[str, Registered]) -> Evidence:
-    """Return `evidence` with the registry's controller, which no caller can omit (ADR-0020)."""
+    """Return `evidence` with the registry's controller (ADR-0020) and reopening rule, which no caller can set."""
     sender = registered.get(evidence.sender_id) if evidence.sender_id else None
     if sender is None:
         return evidence
     narrow = evidence.kind == "opt_out" and (evidence.purpose is not None or sender.stop_scope == "sender")
-    return replace(evidence, controller=None if narrow else sender.controller)
+    asserted = evidence.kind == "opt_in" and not evidence.by_person
+    return replace(
+        evidence,
+        controller=None if narrow else sender.controller,
+        reopening_rule=sender.reopening_rules.get(evidence.purpose or "") if asserted else None,
+    )
 
 
 def _returns(decision: Decision, evidence: Evidence, erased_at: datetime) -> bool:

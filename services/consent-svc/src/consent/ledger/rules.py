@@ -3,6 +3,7 @@
 A subject's state is a fold that keeps, for each scope, the newest evidence of each kind by *time at source*: arrival
 order, duplicates and replays cannot change the result. An opt-in holds only if strictly newer than every opt-out and
 expiry of its scope: a tie counts as opted out (README, promise 3). A STOP by text counts from its arrival (ADR-0060).
+After a STOP of the person's own, an opt-in that a caller asserts opens nothing, whatever its time (ADR-00NN).
 
     opt-in   for (sender, purpose)
     opt-out  from (sender, purpose); from a sender (`purpose` is `None`), future purposes included; from every sender of
@@ -30,6 +31,10 @@ Wrong = Literal["person", "sender", "purpose", "basis", "time", "sale_reference"
 CLOCK_SKEW = timedelta(minutes=1)  # how far a caller's clock may run ahead
 LAST_INSTANT = timedelta(microseconds=999_999)  # of a second
 RECTIFICATION = "rectification"  # the source of evidence that corrects
+# No caller may write these sources (`consent.bodies.Source`). An unreadable MO may be a STOP. A DLR and a provider's
+# list report that the person stopped with the operator.
+PERSONS_STOPS = frozenset({"mo", "unreadable_mo", "preference_page", "receipt", "provider_list"})
+PERSONS_OPT_INS = frozenset({"mo", "preference_page", "double_opt_in"})
 
 
 class Refusal(StrEnum):
@@ -42,6 +47,15 @@ class Refusal(StrEnum):
     BASIS_MISSING = "basis_missing"
     NOTHING_SHOWN = "nothing_shown"
     SALE_REFERENCE_MISSING = "sale_reference_missing"
+
+
+class Means(StrEnum):
+    """A means to open a consent, named alike in the API's answer."""
+
+    NEWER_OPT_IN = "newer_opt_in"
+    START = "start"
+    DOUBLE_OPT_IN = "double_opt_in"
+    PREFERENCE_PAGE = "preference_page"
 
 
 class Verdict(StrEnum):
@@ -60,7 +74,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     MO (provider/account/provider message id), the message of an opted-out DLR (provider/provider message id), the click
     (campaign/message) or the operator's list. `answers`: the id of earlier evidence. `controller`: the legal entity; on
     an opt-out only if wider than the sender. `arrived_at`: of a STOP by text. `clock`: the account (provider/account)
-    that timed a STOP or START.
+    that timed a STOP or START. `reopening_rule`: in force for the sender when an asserted opt-in was recorded.
     """
 
     evidence_id: str
@@ -81,6 +95,13 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     controller: str | None = None
     arrived_at: datetime | None = None
     clock: str | None = None
+    reopening_rule: str | None = None
+
+    @property
+    def by_person(self) -> bool:
+        """Return whether the person's own act is the evidence: a caller's word on the person's behalf is not."""
+        own = PERSONS_STOPS if self.kind == "opt_out" else PERSONS_OPT_INS
+        return self.kind in ("opt_in", "opt_out") and self.source in own
 
     @property
     def corrects(self) -> str | None:
@@ -105,7 +126,10 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The newest evidence of a kind for a scope. A `lapse` is an expiry that answers a request."""
+    """The newest evidence of a kind for a scope. A `lapse` is an expiry that answers a request.
+
+    `by_person`: a STOP that only the person takes back, or an opt-in that takes such a STOP back.
+    """
 
     kind: MarkKind
     sender_id: str | None
@@ -116,12 +140,18 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     controller: str | None = None
     arrived_at: datetime | None = None
     clock: str | None = None
+    by_person: bool = False
+    reopening_rule: str | None = None
 
     @property
-    def scope(self) -> tuple[str, str, str, str, str]:
-        """Return the key that marks replace each other by: wide opt-outs and each clock stay apart."""
+    def scope(self) -> tuple[str, str, str, str, str, str]:
+        """Return the key that marks replace each other by.
+
+        Wide opt-outs, each clock, the person's own acts and opt-ins under a reopening rule stay apart.
+        """
         wide = self.controller if self.kind == "opt_out" else None
-        return self.kind, self.sender_id or "", self.purpose or "", wide or "", self.clock or ""
+        said = "person" if self.by_person else "rule" if self.reopening_rule else ""
+        return self.kind, self.sender_id or "", self.purpose or "", wide or "", self.clock or "", said
 
     @property
     def rank(self) -> tuple[datetime, str]:
@@ -141,6 +171,16 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
         same_clock = self.clock is not None and self.clock == opening.clock
         return (self.at if same_clock else self.counts_from) >= opening.at
 
+    def holds(self, asserted: "Mark") -> bool:
+        """Return whether `asserted`, an opt-in, came after this opt-out and opens nothing in spite of its time.
+
+        The caller has checked that no opt-in of the person's own takes this opt-out back. A reopening rule is one
+        controller's: it takes back no STOP to every sender.
+        """
+        if not self.by_person or asserted.by_person or self.shuts(asserted):
+            return False
+        return asserted.reopening_rule is None or self.sender_id is None
+
     def covers(self, sender_id: str, purpose: str, controller: str | None = None) -> bool:
         """Return whether the mark's scope includes the purpose. `controller` is the sender's."""
         shared = self.kind == "opt_out" and self.controller is not None and self.controller == controller
@@ -158,6 +198,16 @@ class SubjectState(msgspec.Struct, frozen=True, dict=True):
         on_record = sorted({(m.sender_id, m.purpose) for m in self.marks if m.sender_id and m.purpose})
         found = (consent_of(self, sender_id, purpose) for sender_id, purpose in on_record)
         return tuple(consent for consent in found if consent)
+
+    @cached_property
+    def held(self) -> tuple[Mark, ...]:
+        """Return the opt-ins asserted after a STOP of the person's own, which open nothing."""
+        if not any(mark.by_person and mark.kind == "opt_out" for mark in self.marks):
+            return ()
+        asserted = [mark for mark in self.marks if mark.kind == "opt_in" and not mark.by_person]
+        return tuple(
+            mark for mark in asserted if any(stop.holds(mark) for stop in persons_stops(self, *_addressee(mark)))
+        )
 
 
 NEVER_SEEN = SubjectState()
@@ -270,6 +320,8 @@ def _mark(evidence: Evidence) -> Mark:
         controller=evidence.controller,
         arrived_at=evidence.arrived_at,
         clock=evidence.clock,
+        by_person=evidence.by_person,
+        reopening_rule=evidence.reopening_rule,
     )
 
 
@@ -291,31 +343,84 @@ def fold(evidence: Iterable[Evidence]) -> SubjectState:
 def consent_of(state: SubjectState, sender_id: str, purpose: str) -> Consent | None:
     """Return the consent for a purpose, or `None` (`unknown`) when no mark decides.
 
-    A request or an expiry never hides a STOP.
+    A request or an expiry never hides a STOP. A held opt-in counts as if absent.
     """
     own = [mark for mark in state.marks if mark.sender_id == sender_id and mark.purpose == purpose]
-    ins, request = [mark for mark in own if mark.kind == "opt_in"], _newest(own, "request")
-    named = _newest(ins, "opt_in") or request
+    given_here, request = [mark for mark in own if mark.kind == "opt_in"], _newest(own, "request")
+    named = _newest(given_here, "opt_in") or request
     outs = _opt_outs(state, sender_id, purpose, named.controller if named else None)
+    ins = [mark for mark in given_here if mark not in state.held] if outs else given_here
     standing_in = [mark for mark in ins if not any(out.shuts(mark) for out in outs)] if outs else ins
     if outs and not standing_in:
-        return _consent(sender_id, purpose, "opted_out", _last_word(outs, ins))
+        return _consent(sender_id, purpose, "opted_out", _last_word(outs))
     given, expiry = _newest(standing_in, "opt_in"), _newest(own, "expiry")
     if given and (expiry is None or given.at > expiry.at):
-        return _consent(sender_id, purpose, "opted_in", given)
+        return _consent(sender_id, purpose, "opted_in", given, _rule_of(state, given))
     if request and open_request(state, sender_id, purpose):
         return _consent(sender_id, purpose, "pending", request)
     over = [mark for mark in (expiry, _newest(own, "lapse")) if mark]
     return _consent(sender_id, purpose, "expired", max(over, key=lambda mark: mark.rank)) if over else None
 
 
+def persons_stops(state: SubjectState, sender_id: str, purpose: str, controller: str | None) -> list[Mark]:
+    """Return the person's own STOPs for the purpose that no opt-in of the person's own takes back.
+
+    `controller` is the sender's.
+    """
+    own = [mark for mark in _opt_ins(state, sender_id, purpose) if mark.by_person]
+    outs = _opt_outs(state, sender_id, purpose, controller)
+    return [out for out in outs if out.by_person and all(out.shuts(mark) for mark in own)]
+
+
+def _addressee(opt_in: Mark) -> tuple[str, str, str | None]:
+    assert opt_in.sender_id is not None, "an opt-in is some sender's"
+    assert opt_in.purpose is not None, "an opt-in is for a purpose"
+    return opt_in.sender_id, opt_in.purpose, opt_in.controller
+
+
+def _rule_of(state: SubjectState, given: Mark) -> str | None:
+    """Return the reopening rule without which `given` would open nothing."""
+    if given.reopening_rule is None:
+        return None
+    return given.reopening_rule if persons_stops(state, *_addressee(given)) else None
+
+
+def held_by(state: SubjectState, evidence: Evidence) -> Mark | None:
+    """Return the newest STOP of the person's own because of which the opt-in `evidence` is without effect.
+
+    `state` includes `evidence`. Without a STOP, or with an open consent, the result is `None`.
+    """
+    if evidence.kind != "opt_in" or evidence.by_person:
+        return None
+    sender_id, purpose, controller = _addressee(_mark(evidence))
+    if standing(state, sender_id, purpose) == "opted_in":
+        return None
+    # the recorder has added the controller to the mark alone
+    controller = next((mark.controller for mark in _opt_ins(state, sender_id, purpose)), controller)
+    return max(persons_stops(state, sender_id, purpose, controller), key=lambda mark: mark.rank, default=None)
+
+
+def reopens_with(state: SubjectState, evidence: Evidence, *, erased: bool) -> tuple[Means, ...]:
+    """Return what would open the consent of the opt-in `evidence`: nothing if the consent is open.
+
+    A person that was erased has no consent that a START could take up again.
+    """
+    sender_id, purpose, _ = _addressee(_mark(evidence))
+    if standing(state, sender_id, purpose) == "opted_in":
+        return ()
+    found = [] if held_by(state, evidence) else [Means.NEWER_OPT_IN]
+    if purpose in reopened(state, sender_id) and not erased:
+        found.append(Means.START)
+    return (*found, Means.DOUBLE_OPT_IN, Means.PREFERENCE_PAGE)
+
+
 def standing_stop(state: SubjectState, sender_id: str, purpose: str, controller: str | None) -> Mark | None:
     """Return the newest STOP that shuts the purpose. `controller` is the sender's."""
-    ins = [m for m in state.marks if (m.kind, m.sender_id, m.purpose) == ("opt_in", sender_id, purpose)]
+    ins = [mark for mark in _opt_ins(state, sender_id, purpose) if mark not in state.held]
     outs = _opt_outs(state, sender_id, purpose, controller)
     if not outs or any(not any(out.shuts(mark) for out in outs) for mark in ins):
         return None
-    return _last_word(outs, ins)
+    return _last_word(outs)
 
 
 def open_request(state: SubjectState, sender_id: str, purpose: str) -> Mark | None:
@@ -324,7 +429,7 @@ def open_request(state: SubjectState, sender_id: str, purpose: str) -> Mark | No
     request = _newest(own, "request")
     if request is None:
         return None
-    ends = [mark for mark in own if mark.kind in ("opt_in", "expiry", "lapse")]
+    ends = [mark for mark in own if mark.kind in ("opt_in", "expiry", "lapse") and mark not in state.held]
     ends += _opt_outs(state, sender_id, purpose, request.controller)
     return None if any(mark.shuts(request) for mark in ends) else request
 
@@ -333,15 +438,21 @@ def last_contact(state: SubjectState, sender_id: str) -> datetime | None:
     """Return the time of the person's last contact with this sender: the retention clock.
 
     Delivery and opening do not count (DOMAIN 1.4), nor a request, nor an opt-out from a single purpose: another person
-    may have typed the number, or a list may bring the opt-out.
+    may have typed the number, or a list may bring the opt-out. A held opt-in counts up to the STOP that holds it: by
+    its own time, a nightly sync would keep the person's data for ever.
     """
     newest = None
     for mark in state.marks:
         if mark.kind == "opt_out" and mark.purpose is not None:
             continue
         if mark.kind in ("opt_in", "opt_out", "contact") and mark.sender_id in (None, sender_id):
-            newest = mark.at if newest is None or mark.at > newest else newest
+            at = _held_since(state, mark) if mark in state.held else mark.at
+            newest = at if newest is None or at > newest else newest
     return newest
+
+
+def _held_since(state: SubjectState, asserted: Mark) -> datetime:
+    return max(stop.at for stop in persons_stops(state, *_addressee(asserted)) if stop.holds(asserted))
 
 
 def consents(state: SubjectState) -> tuple[Consent, ...]:
@@ -411,10 +522,11 @@ def reopened(state: SubjectState, sender_id: str) -> tuple[str, ...]:
 
     A START takes back a STOP and grants nothing new (DOMAIN 2.4, France).
     """
-    own = [m for m in state.marks if m.sender_id == sender_id and m.purpose]
-    purposes = dict.fromkeys(m.purpose for m in own if m.purpose and m.kind == "opt_in")
-    newest = {p: given for p in purposes if (given := newest_opt_in(state, sender_id, p))}
-    closing = [m for m in own if m.kind in ("opt_out", "expiry")]
+    own = SubjectState(tuple(m for m in state.marks if m.sender_id == sender_id and m.purpose))
+    purposes = dict.fromkeys(m.purpose for m in own.marks if m.purpose and m.kind == "opt_in")
+    # a purpose left by name stays so, whatever a caller asserts
+    newest = {p: given for p in purposes if (given := newest_opt_in(own, sender_id, p))}
+    closing = [m for m in own.marks if m.kind in ("opt_out", "expiry")]
     return tuple(p for p, given in newest.items() if not any(m.purpose == p and m.shuts(given) for m in closing))
 
 
@@ -464,7 +576,12 @@ def cause(evidence: Evidence) -> Cause | None:
 
 
 def newest_opt_in(state: SubjectState, sender_id: str, purpose: str) -> Mark | None:
-    return _newest([m for m in state.marks if m.sender_id == sender_id and m.purpose == purpose], "opt_in")
+    """Return the newest opt-in, held ones aside."""
+    return _newest((mark for mark in _opt_ins(state, sender_id, purpose) if mark not in state.held), "opt_in")
+
+
+def _opt_ins(state: SubjectState, sender_id: str, purpose: str) -> list[Mark]:
+    return [m for m in state.marks if (m.kind, m.sender_id, m.purpose) == ("opt_in", sender_id, purpose)]
 
 
 def _newest(marks: Iterable[Mark], kind: MarkKind) -> Mark | None:
@@ -480,17 +597,20 @@ def _opt_outs(state: SubjectState, sender_id: str, purpose: str, controller: str
     return [mark for mark in state.marks if mark.kind == "opt_out" and mark.covers(sender_id, purpose, controller)]
 
 
-def _last_word(outs: Sequence[Mark], ins: Sequence[Mark]) -> Mark:
-    """Return the newest of the opt-outs that shut the newest opt-in. Every opt-in is shut."""
-    given = _newest(ins, "opt_in")
-    return max((out for out in outs if given is None or out.shuts(given)), key=lambda mark: mark.rank)
+def _last_word(outs: Sequence[Mark]) -> Mark:
+    """Return the newest opt-out at source.
+
+    An older one may be the last to arrive, and alone shut the newest opt-in: a state that named the older one would go
+    back in time, and readers would miss a STOP (ADR-0062).
+    """
+    return max(outs, key=lambda mark: mark.rank)
 
 
-def _meaning(consent: Consent | None) -> tuple[State, Basis | None, datetime] | None:
-    return (consent.state, consent.basis, consent.occurred_at) if consent else None
+def _meaning(consent: Consent | None) -> tuple[State, Basis | None, datetime, str | None] | None:
+    return (consent.state, consent.basis, consent.occurred_at, consent.reopening_rule) if consent else None
 
 
-def _consent(sender_id: str, purpose: str, state: State, mark: Mark) -> Consent:
+def _consent(sender_id: str, purpose: str, state: State, mark: Mark, reopening_rule: str | None = None) -> Consent:
     return Consent(
         sender_id=sender_id,
         purpose=purpose,
@@ -498,4 +618,5 @@ def _consent(sender_id: str, purpose: str, state: State, mark: Mark) -> Consent:
         basis=mark.basis,
         occurred_at=mark.at,
         evidence_id=mark.evidence_id,
+        reopening_rule=reopening_rule,
     )

@@ -87,6 +87,7 @@ Table(
     Column("received_at", DateTime(timezone=True), nullable=False),
     Column("arrived_at", DateTime(timezone=True), nullable=True),  # only of a STOP by SMS
     Column("clock", Text, nullable=True),  # only of a STOP or START by SMS
+    Column("reopening_rule", Text, nullable=True),  # only of an asserted opt-in
     Column("recorded_at", DateTime(timezone=True), nullable=False),
     Column("salt", Text, nullable=True),  # null: erased, with every column of PERSONAL
     Column("sealed", Text, nullable=False),
@@ -104,17 +105,18 @@ Table(
 )
 
 Table(
-    "listed",  # newest per scope ('': all), of subjects opted out
+    "listed",  # newest per scope ('': all) and authority, of subjects opted out
     metadata,
     Column("subject_id", Text, nullable=False),
     Column("sender_id", Text, nullable=False),
     Column("purpose", Text, nullable=False),
+    Column("by_person", Boolean, nullable=False),
     Column("evidence_id", Text, nullable=False),
     Column("source", Text, nullable=False),
     Column("reference", Text, nullable=True),
     Column("occurred_at", DateTime(timezone=True), nullable=False),
     Column("received_at", DateTime(timezone=True), nullable=False),
-    PrimaryKeyConstraint("subject_id", "sender_id", "purpose"),
+    PrimaryKeyConstraint("subject_id", "sender_id", "purpose", "by_person"),
 )
 
 
@@ -246,10 +248,11 @@ async def with_opt_out_of(tx: AsyncConnection, sender_id: str, after: str, limit
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """A sender's controller, and how far a STOP reaches."""
+    """A sender's controller, how far a STOP reaches, and the reopening rules in force by purpose."""
 
     controller: str
     stop_scope: StopScope
+    reopening_rules: dict[str, str]
 
 
 class Known(NamedTuple):
@@ -274,31 +277,41 @@ async def known(
         "SELECT 'e', evidence_id, NULL, NULL, NULL, NULL::integer FROM evidence WHERE evidence_id = ANY($1::text[])"
         " UNION ALL SELECT 'p', subject_id, NULL, NULL, NULL, NULL FROM subject WHERE subject_id = ANY($2::text[])"
         " UNION ALL SELECT 's', sender_id, controller, stop_scope, purposes::text, renewal_days"
-        " FROM sender WHERE sender_id = ANY($3::text[])",
+        " FROM sender WHERE sender_id = ANY($3::text[])"
+        " UNION ALL SELECT 'r', sender_id, purpose, rule_id, NULL, NULL FROM reopening_rule"
+        " WHERE ended_at IS NULL AND sender_id = ANY($3::text[])",
         *(list(ids) for ids in (evidence, subjects, senders)),
     )
     found = Known(set(), set(), {}, {})
+    reopening: dict[str, dict[str, str]] = {}
+    for what, id_, purpose, rule_id, *_ in rows:
+        if what == "r":
+            reopening.setdefault(id_, {})[purpose] = rule_id
     for what, id_, controller, stop_scope, purposes, days in rows:
         if what == "e":
             found.evidence.add(id_)
         elif what == "p":
             found.subjects.add(id_)
-        else:
-            found.senders[id_] = Registered(controller, stop_scope)
+        elif what == "s":
+            found.senders[id_] = Registered(controller, stop_scope, reopening.get(id_, {}))
             found.rules.update({(id_, p.id): Rule(p.retention_months, days) for p in _purposes.decode(purposes)})
     return found
 
 
 async def put_listed(tx: AsyncConnection, opt_outs: Mapping[str, Sequence[Evidence]]) -> None:
-    """Store suppression-list entries, at most one per scope: the newer stays. The subjects must be locked."""
+    """Store suppression-list entries, at most one per scope and authority: the newer stays.
+
+    The subjects must be locked. A caller's list never replaces a provider's, which holds asserted opt-ins.
+    """
     rows = [(subject_id, one) for subject_id, some in opt_outs.items() for one in some]
     await tx.execute(
         text(
-            "INSERT INTO listed AS l (subject_id, sender_id, purpose, evidence_id, source, reference, occurred_at,"
-            " received_at) SELECT * FROM unnest(CAST(:subjects AS text[]), CAST(:senders AS text[]),"
-            " CAST(:purposes AS text[]), CAST(:evidence AS text[]), CAST(:sources AS text[]),"
-            " CAST(:references AS text[]), CAST(:occurred AS timestamptz[]), CAST(:received AS timestamptz[]))"
-            " ON CONFLICT (subject_id, sender_id, purpose) DO UPDATE SET evidence_id = excluded.evidence_id,"
+            "INSERT INTO listed AS l (subject_id, sender_id, purpose, by_person, evidence_id, source, reference,"
+            " occurred_at, received_at) SELECT * FROM unnest(CAST(:subjects AS text[]), CAST(:senders AS text[]),"
+            " CAST(:purposes AS text[]), CAST(:by_person AS boolean[]), CAST(:evidence AS text[]),"
+            " CAST(:sources AS text[]), CAST(:references AS text[]), CAST(:occurred AS timestamptz[]),"
+            " CAST(:received AS timestamptz[]))"
+            " ON CONFLICT (subject_id, sender_id, purpose, by_person) DO UPDATE SET evidence_id = excluded.evidence_id,"
             " source = excluded.source, reference = excluded.reference, occurred_at = excluded.occurred_at,"
             " received_at = excluded.received_at WHERE least(l.occurred_at, l.received_at)"
             " < least(excluded.occurred_at, excluded.received_at)"
@@ -307,6 +320,7 @@ async def put_listed(tx: AsyncConnection, opt_outs: Mapping[str, Sequence[Eviden
             "subjects": [subject_id for subject_id, _ in rows],
             "senders": [one.sender_id or "" for _, one in rows],
             "purposes": [one.purpose or "" for _, one in rows],
+            "by_person": [one.by_person for _, one in rows],
             "evidence": [one.evidence_id for _, one in rows],
             "sources": [one.source for _, one in rows],
             "references": [one.reference for _, one in rows],
@@ -321,7 +335,9 @@ async def listed_of(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[s
     if not subject_ids:
         return {}
     rows = await tx.execute(
-        text("SELECT * FROM listed WHERE subject_id = ANY(CAST(:ids AS text[])) ORDER BY sender_id, purpose"),
+        text(
+            "SELECT * FROM listed WHERE subject_id = ANY(CAST(:ids AS text[])) ORDER BY sender_id, purpose, by_person"
+        ),
         {"ids": list(subject_ids)},
     )
     found: dict[str, list[Evidence]] = {}

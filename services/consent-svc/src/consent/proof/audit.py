@@ -6,7 +6,7 @@ to end shows only against a pin. The columns of `subject` outside the ledger (nu
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 from sqlalchemy import text
@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from consent.ledger import chain
 from consent.ledger import rules as ledger
 from consent.ledger.chain import GENESIS, Entry
-from consent.ledger.rules import NEVER_SEEN, SubjectState
+from consent.ledger.rules import NEVER_SEEN, Evidence, SubjectState
 from consent.proof import sealing, seals, store
 from consent.proof.seals import Seal, Tree
 from consent.proof.store import Head
@@ -155,9 +155,19 @@ class _Check:
             holds = False  # an impossible instant
         if not holds:
             return "was changed, or does not follow the entry before it"
-        if entry.erased and not (asked_at and min(entry.recorded_at, entry.evidence.at) <= asked_at):
+        if entry.erased and not (asked_at and (_is_before(entry, asked_at) or self._opens_nothing(entry.evidence))):
             return "is erased without an erasure on record"
         return None
+
+    def _opens_nothing(self, said: Evidence) -> bool:
+        """Return whether `said` is an opt-in that leaves its purpose shut, stored bare for an erased person."""
+        if said.kind != "opt_in":
+            return False
+        return ledger.standing(ledger.apply(self._state, said), said.sender_id, said.purpose) != "opted_in"
+
+
+def _is_before(entry: Entry, asked_at: datetime) -> bool:
+    return min(entry.recorded_at, entry.evidence.at) <= asked_at
 
 
 _states = msgspec.json.Decoder(SubjectState)

@@ -68,6 +68,7 @@ def policy(periods: Periods) -> Policy:
         kept={
             "sender": "nothing of a person",
             "sender_version": "nothing of a person",
+            "reopening_rule": "ledger entries name the rule",
             "subject": "the ledger's",
             "evidence": "the ledger's",
             "listed": "the ledger's",

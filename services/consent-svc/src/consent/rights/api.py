@@ -28,7 +28,7 @@ from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
 from consent.ledger.chain import evidence_id
 from consent.ledger.recorder import Statement
-from consent.ledger.rules import RECTIFICATION, Evidence, Refusal
+from consent.ledger.rules import RECTIFICATION, Evidence
 from consent.rights import copies, erasures, rectifications
 from consent.rights.bodies import AskedBody, ContactBody, LineBody, NumberBody, RectificationBody, RectificationView
 from consent.rights.copies import Copy
@@ -139,11 +139,6 @@ async def ask_for_erasure(
     """
     caller.may_use_all()
     number = _number(body.number, held)
-    if not body.evidence.source.strip():  # the ledger would refuse the opt-out
-        raise Invalid(
-            "`evidence.source` is empty: say who asked, and how",
-            reasons=[Reason("evidence.source", Refusal.SOURCE_MISSING)],
-        )
     subject_id = held.subject_keys.subject_id(number)
     async with held.database.begin() as tx:
         since = await _claimed(tx, request, caller, held, key)

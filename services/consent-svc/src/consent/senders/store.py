@@ -8,8 +8,11 @@ from typing import Any
 import msgspec
 from sqlalchemy import (
     BigInteger,
+    CheckConstraint,
     Column,
     DateTime,
+    Identity,
+    Index,
     Integer,
     PrimaryKeyConstraint,
     Table,
@@ -59,6 +62,30 @@ Table(
     Column("content", JSONB, nullable=False),
     Column("in_force_from", DateTime(timezone=True), nullable=False),
     PrimaryKeyConstraint("sender_id", "version"),
+)
+
+Table(
+    "reopening_rule",  # every rule there ever was: a ledger entry names its rule
+    metadata,
+    Column("rule_id", Text, primary_key=True),
+    Column("position", BigInteger, Identity(always=True), nullable=False),
+    Column("sender_id", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("begun_by", Text, nullable=False),
+    Column("begun_at", DateTime(timezone=True), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("ended_by", Text, nullable=True),
+    Column("ended_at", DateTime(timezone=True), nullable=True),
+    Column("end_reason", Text, nullable=True),
+    CheckConstraint("num_nulls(ended_by, ended_at, end_reason) IN (0, 3)", name="ended"),
+    Index("reopening_rule_position_ix", "sender_id", "position", unique=True),
+    Index(
+        "reopening_rule_in_force_ix",
+        "sender_id",
+        "purpose",
+        unique=True,
+        postgresql_where=text("ended_at IS NULL"),
+    ),
 )
 
 
@@ -221,6 +248,89 @@ async def senders_of(tx: AsyncConnection, sender_ids: Collection[str]) -> list[S
         {"ids": sorted(sender_ids)},
     )
     return [_sender(**row._mapping) for row in rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReopeningRule:
+    """A sender's decision that an asserted opt-in may reopen a purpose after a STOP to the sender (ADR-00NN)."""
+
+    rule_id: str
+    position: int
+    sender_id: str
+    purpose: str
+    begun_by: str
+    begun_at: datetime
+    reason: str
+    ended_by: str | None
+    ended_at: datetime | None
+    end_reason: str | None
+
+
+_RULE = "rule_id, position, sender_id, purpose, begun_by, begun_at, reason, ended_by, ended_at, end_reason"
+
+
+async def rule_in_force(tx: AsyncConnection, sender_id: str, purpose: str) -> ReopeningRule | None:
+    rows = await tx.execute(
+        text(
+            f"SELECT {_RULE} FROM reopening_rule"
+            " WHERE sender_id = :sender_id AND purpose = :purpose AND ended_at IS NULL"
+        ),
+        {"sender_id": sender_id, "purpose": purpose},
+    )
+    row = rows.one_or_none()
+    return ReopeningRule(**row._mapping) if row else None
+
+
+async def begin_rule(
+    tx: AsyncConnection, rule_id: str, sender_id: str, purpose: str, actor: str, reason: str, now: datetime
+) -> ReopeningRule:
+    """Insert a rule in force. The caller has locked the sender, and no rule for the purpose is in force."""
+    rows = await tx.execute(
+        text(
+            "INSERT INTO reopening_rule (rule_id, sender_id, purpose, begun_by, begun_at, reason)"
+            f" VALUES (:rule_id, :sender_id, :purpose, :actor, :now, :reason) RETURNING {_RULE}"
+        ),
+        {
+            "rule_id": rule_id,
+            "sender_id": sender_id,
+            "purpose": purpose,
+            "actor": actor,
+            "now": now,
+            "reason": reason,
+        },
+    )
+    return ReopeningRule(**rows.one()._mapping)
+
+
+async def end_rule(
+    tx: AsyncConnection, sender_id: str, rule_id: str, actor: str, reason: str, now: datetime
+) -> ReopeningRule | None:
+    """End a rule and return the rule, or `None` for an unknown rule. An ended rule stays as it is."""
+    await tx.execute(
+        text(
+            "UPDATE reopening_rule SET ended_by = :actor, ended_at = :now, end_reason = :reason"
+            " WHERE rule_id = :rule_id AND sender_id = :sender_id AND ended_at IS NULL"
+        ),
+        {"rule_id": rule_id, "sender_id": sender_id, "actor": actor, "now": now, "reason": reason},
+    )
+    rows = await tx.execute(
+        text(f"SELECT {_RULE} FROM reopening_rule WHERE rule_id = :rule_id AND sender_id = :sender_id"),
+        {"rule_id": rule_id, "sender_id": sender_id},
+    )
+    row = rows.one_or_none()
+    return ReopeningRule(**row._mapping) if row else None
+
+
+async def reopening_rules(tx: AsyncConnection, sender_id: str, after: int, limit: int) -> list[ReopeningRule]:
+    """Return a sender's rules after position `after`, the ended ones too, oldest first."""
+    rows = await tx.execute(
+        text(
+            f"SELECT {_RULE} FROM reopening_rule WHERE sender_id = :sender_id AND position > :after"
+            " ORDER BY position LIMIT :limit"
+        ),
+        {"sender_id": sender_id, "after": after, "limit": limit},
+    )
+    return [ReopeningRule(**row._mapping) for row in rows]
 
 
 def _sender(*, purposes: str, replies: str, abroad: Sequence[str], **columns: Any) -> Sender:

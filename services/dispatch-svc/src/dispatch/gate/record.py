@@ -24,13 +24,17 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True): ...
 
 
 class Standing(_Kept, frozen=True):
-    """The consent for the sender and purpose of the message."""
+    """The consent for the sender and purpose of the message.
+
+    `reopening_rule`: the sender's rule on which the consent rests after a STOP.
+    """
 
     state: State
     at: datetime
     basis: Basis | None = None
     proven: bool = False
     until: datetime | None = None
+    reopening_rule: str | None = None
 
 
 class Person(_Kept, frozen=True):
@@ -222,6 +226,7 @@ def _standing(consent: Consent) -> Standing:
         basis=consent.basis,
         proven=bool(consent.evidence_id),
         until=consent.expires_at,
+        reopening_rule=consent.reopening_rule,
     )
 
 
@@ -251,6 +256,7 @@ def _consent(sender_id: str, purpose: str, standing: Standing) -> Consent:
         occurred_at=standing.at,
         evidence_id="kept" if standing.proven else "",
         expires_at=standing.until,
+        reopening_rule=standing.reopening_rule,
     )
 
 

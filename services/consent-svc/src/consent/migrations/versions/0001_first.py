@@ -31,6 +31,7 @@ TABLES = (
     "outbox_log",
     "preference_link",
     "rectification",
+    "reopening_rule",
     "retention_due",
     "retention_recount",
     "retroactive_cursor",
@@ -211,6 +212,7 @@ CREATE TABLE evidence (
     ordinal bigint NOT NULL,
     arrived_at timestamptz,
     clock text,
+    reopening_rule text,
     CONSTRAINT evidence_evidence_kind_ck_ck CHECK ((kind = ANY (ARRAY['opt_in'::text, 'opt_out'::text,
         'request'::text, 'expiry'::text, 'contact'::text, 'correction'::text]))),
     CONSTRAINT evidence_evidence_opt_in_ck_ck CHECK (((kind <> 'opt_in'::text) OR (basis IS NOT NULL))),
@@ -305,6 +307,7 @@ CREATE TABLE listed (
     subject_id text NOT NULL,
     sender_id text NOT NULL,
     purpose text NOT NULL,
+    by_person boolean NOT NULL,
     evidence_id text NOT NULL,
     source text NOT NULL,
     reference text,
@@ -373,6 +376,31 @@ CREATE TABLE rectification (
     """
 ALTER TABLE rectification ALTER COLUMN "position" ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME rectification_position_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+)
+    """,
+    """
+CREATE TABLE reopening_rule (
+    rule_id text NOT NULL,
+    "position" bigint NOT NULL,
+    sender_id text NOT NULL,
+    purpose text NOT NULL,
+    begun_by text NOT NULL,
+    begun_at timestamptz NOT NULL,
+    reason text NOT NULL,
+    ended_by text,
+    ended_at timestamptz,
+    end_reason text,
+    CONSTRAINT reopening_rule_ended_ck CHECK ((num_nulls(ended_by, ended_at, end_reason) = ANY (ARRAY[0, 3])))
+)
+    """,
+    """
+ALTER TABLE reopening_rule ALTER COLUMN "position" ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME reopening_rule_position_seq
     START WITH 1
     INCREMENT BY 1
     NO MINVALUE
@@ -585,7 +613,7 @@ ALTER TABLE import_piece ADD CONSTRAINT import_piece_pk PRIMARY KEY (import_id, 
 ALTER TABLE keyed_request ADD CONSTRAINT keyed_request_pk PRIMARY KEY (caller, key)
     """,
     """
-ALTER TABLE listed ADD CONSTRAINT listed_pk PRIMARY KEY (subject_id, sender_id, purpose)
+ALTER TABLE listed ADD CONSTRAINT listed_pk PRIMARY KEY (subject_id, sender_id, purpose, by_person)
     """,
     """
 ALTER TABLE outbox_log ADD CONSTRAINT outbox_log_pk PRIMARY KEY (topic, partition)
@@ -598,6 +626,9 @@ ALTER TABLE preference_link ADD CONSTRAINT preference_link_pk PRIMARY KEY (link_
     """,
     """
 ALTER TABLE rectification ADD CONSTRAINT rectification_pk PRIMARY KEY (rectification_id)
+    """,
+    """
+ALTER TABLE reopening_rule ADD CONSTRAINT reopening_rule_pk PRIMARY KEY (rule_id)
     """,
     """
 ALTER TABLE retention_due ADD CONSTRAINT retention_due_pk PRIMARY KEY (subject_id, sender_id, purpose)
@@ -709,6 +740,12 @@ CREATE UNIQUE INDEX rectification_position_ix ON rectification ("position")
     """,
     """
 CREATE INDEX rectification_subject_ix ON rectification (subject_id)
+    """,
+    """
+CREATE UNIQUE INDEX reopening_rule_in_force_ix ON reopening_rule (sender_id, purpose) WHERE (ended_at IS NULL)
+    """,
+    """
+CREATE UNIQUE INDEX reopening_rule_position_ix ON reopening_rule (sender_id, "position")
     """,
     """
 CREATE INDEX retention_due_due_at_ix ON retention_due (due_at)

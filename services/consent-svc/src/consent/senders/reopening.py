@@ -1,0 +1,147 @@
+"""HTTP routes of the reopening rules: by which a sender lets an asserted opt-in take back a person's STOP (ADR-00NN).
+
+Without a rule only the person takes the STOP back. A rule counts for opt-ins recorded while the rule is in force, and
+each of these names the rule in the ledger.
+"""
+
+from datetime import UTC, datetime
+from typing import Annotated
+from uuid import uuid4
+
+from fastapi import APIRouter, Depends, Response
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.service import Resources, resources
+from common.settings import ServiceSettings
+from common.web.auth import Caller, require
+from common.web.fields import Short, Storable, storable
+from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
+from common.web.problems import Forbidden, Invalid, NotFound, Reason
+from consent.bodies import Body
+from consent.senders import store
+from consent.senders.store import ReopeningRule, Sender
+
+router = APIRouter(prefix="/v1/senders/{sender_id}/reopening-rules")
+
+Held = Annotated[Resources[ServiceSettings], Depends(resources)]
+ReadsSenders = Annotated[Caller, Depends(require("sender:read"))]
+Reopens = Annotated[Caller, Depends(require("sender:reopen"))]
+Why = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000), AfterValidator(storable)]
+
+
+class RuleBody(Body):
+    """The purpose, and the controller's reason: a person who reads an audit has nothing else to judge the rule by."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"purpose": "promotions", "reason": "Signed forms in the shops, kept for three years"}]
+        }
+    )
+
+    purpose: Short
+    reason: Why
+
+
+class EndBody(Body):
+    reason: Why
+
+
+class Decided(BaseModel):
+    """The author of a decision (`sub` of the token), its time and its reason."""
+
+    by: str
+    at: datetime
+    reason: str
+
+
+class RuleView(BaseModel):
+    """A reopening rule. `ended` is null while the rule is in force."""
+
+    rule_id: str
+    sender_id: str
+    purpose: str
+    begun: Decided
+    ended: Decided | None
+
+
+@router.post("", status_code=201)
+async def begin_rule(sender_id: Storable, body: RuleBody, response: Response, caller: Reopens, held: Held) -> RuleView:
+    """Let an asserted opt-in reopen this purpose after a STOP to the sender: 201, or 200 where a rule is in force.
+
+    The opt-in has to be newer than the STOP, and recorded while the rule is in force. A STOP to every sender stays. The
+    token has to cover the sender and its controller.
+    """
+    now = datetime.now(UTC)
+    async with held.database.begin() as tx:
+        sender = await _locked(tx, caller, sender_id)
+        if body.purpose not in {purpose.id for purpose in sender.purposes}:
+            raise Invalid(
+                "the sender has no such purpose: add it to the sender first",
+                reasons=[Reason("purpose", "unknown_purpose")],
+            )
+        rule = await store.rule_in_force(tx, sender_id, body.purpose)
+        if rule is None:
+            rule_id = f"reopening-{uuid4().hex}"
+            rule = await store.begin_rule(tx, rule_id, sender_id, body.purpose, caller.subject, body.reason, now)
+        else:
+            response.status_code = 200
+    return _view(rule)
+
+
+@router.post("/{rule_id}/end")
+async def end_rule(sender_id: Storable, rule_id: Storable, body: EndBody, caller: Reopens, held: Held) -> RuleView:
+    """End a rule: from now on only the person takes a STOP back. An ended rule stays as it is.
+
+    A consent that an opt-in has reopened under the rule stays open, and still names the rule.
+    """
+    async with held.database.begin() as tx:
+        await _locked(tx, caller, sender_id)
+        rule = await store.end_rule(tx, sender_id, rule_id, caller.subject, body.reason, datetime.now(UTC))
+    if rule is None:
+        raise NotFound("no such rule", reasons=[Reason("rule_id", "unknown_rule")])
+    return _view(rule)
+
+
+@router.get("")
+async def list_rules(
+    sender_id: Storable, caller: ReadsSenders, held: Held, cursor: Cursor = None, limit: Limit = LIMIT
+) -> Page[RuleView]:
+    """List every rule of the sender, oldest first: who decided what, when and why."""
+    caller.may_use(sender_id)
+    async with held.database.begin() as tx:
+        if await store.find_sender(tx, sender_id) is None:
+            raise _no_sender()
+        found = await store.reopening_rules(tx, sender_id, position(cursor, int) or 0, limit)
+    return Page[RuleView](items=[_view(rule) for rule in found], next=next_of(found, limit, lambda rule: rule.position))
+
+
+async def _locked(tx: AsyncConnection, caller: Caller, sender_id: str) -> Sender:
+    """Lock and return the sender. Raises Forbidden, NotFound."""
+    caller.may_use(sender_id)
+    sender = await store.lock_sender(tx, sender_id)
+    if sender is None:
+        raise _no_sender()
+    if caller.senders is not None and sender.controller not in caller.senders:
+        raise Forbidden(
+            "the token does not cover the controller, whose decision this is",
+            reasons=[Reason("sender_id", "controller_not_granted")],
+        )
+    return sender
+
+
+def _no_sender() -> NotFound:
+    return NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
+
+
+def _view(rule: ReopeningRule) -> RuleView:
+    ended = None
+    if rule.ended_by is not None and rule.ended_at is not None and rule.end_reason is not None:
+        ended = Decided(by=rule.ended_by, at=rule.ended_at, reason=rule.end_reason)
+    return RuleView(
+        rule_id=rule.rule_id,
+        sender_id=rule.sender_id,
+        purpose=rule.purpose,
+        begun=Decided(by=rule.begun_by, at=rule.begun_at, reason=rule.reason),
+        ended=ended,
+    )
