@@ -735,12 +735,64 @@ async def test_a_link_used_in_one_browser_shows_another_nothing_and_lets_it_stop
         assert "Maison Lune" not in await other.page.content()
         assert await service.states() == {("maison-lune", "promotions"): "opted_in"}
 
-        await other.page.get_by_role("button", name="Arrêter tous les SMS publicitaires").click()
+        await other.page.get_by_role("button", name="Arrêter les SMS publicitaires de la marque").click()
         await expect(other.page.get_by_role("heading", level=1)).to_have_text("C’est arrêté")
         assert await service.states() == {("maison-lune", "promotions"): "opted_out"}
 
         await owner.page.reload()
         await expect(owner.page.get_by_role("status")).to_contain_text("C’est arrêté")
+
+
+async def test_on_another_device_the_button_says_exactly_what_it_stops(service: Service) -> None:
+    """By the words of the button and of the page behind it: one brand, the brands of a house, or all."""
+    sister = SENDER | {"sender_id": "lune-bebe", "brand": "Lune Bébé", "oadc": "LUNEBEBE", "controller": "maison-lune"}
+    assert (await service.api.post("/v1/senders", json=sister)).status_code == 201
+    everyone = {"cafe-zinc", "lune-bebe", "maison-lune"}
+    the_brand = "Arrêter les SMS publicitaires de la marque qui a envoyé ce lien"
+    said = {
+        "cafe-zinc": (the_brand, False, {"cafe-zinc"}, "D’autres marques le peuvent"),
+        "maison-lune": (the_brand, True, {"lune-bebe", "maison-lune"}, "et les autres marques de la même entreprise"),
+        None: ("Arrêter tous les SMS publicitaires", False, everyone, "Plus aucun SMS publicitaire"),
+    }
+    async with httpx.AsyncClient(timeout=WITHIN_S) as elsewhere:
+        for n, (sender_id, (button, house, stopped, after)) in enumerate(said.items(), start=60):
+            number = f"06 39 98 12 {n}"
+            for each in everyone:
+                body = consent(sender_id=each, number=number)
+                assert (await service.api.post("/v1/consents", json=body)).status_code == 201
+            url = await service.link(number, sender_id)
+            async with service.surroundings.sql("consent") as sql:
+                await sql.execute("UPDATE preference_link SET browser = 'of another device'")
+            shown = (await elsewhere.get(url)).text
+            assert re.findall(r"<button[^>]*>(.*?)</button>", shown) == [button]
+            assert ("autres marques de la même entreprise" in shown) is house
+            assert not re.search("Lune|Zinc", shown)
+            page = (await elsewhere.post(url + "/stop", data={"lang": "fr"})).text
+            assert after in page
+            assert not re.search("Lune|Zinc", page)
+            states = {c["sender_id"]: c["state"] for c in (await service.held(number))["consents"]}
+            assert {who for who, state in states.items() if state == "opted_out"} == stopped
+
+
+async def test_on_another_device_a_refused_purpose_is_not_told_as_a_stop_of_all(service: Service) -> None:
+    await service.consent()
+    await service.consent("loyalty")
+    url = await service.link()
+    async with service.surroundings.sql("consent") as sql:
+        await sql.execute("UPDATE preference_link SET browser = 'of another device'")
+    async with httpx.AsyncClient(timeout=WITHIN_S) as elsewhere:
+        off = {"sender": "maison-lune", "purpose": "promotions", "want": "off"}
+        assert "Le reste peut continuer" in (await elsewhere.post(url + "/purposes", data=off)).text
+    assert (await service.states())["maison-lune", "loyalty"] == "opted_in"
+
+
+async def test_the_page_of_the_house_s_own_brand_says_that_its_stop_reaches_the_others(service: Service) -> None:
+    async with httpx.AsyncClient(timeout=WITHIN_S) as reader:
+        url = await service.link()
+        assert "toutes les marques de Maison Lune SAS" not in (await reader.get(url)).text, "alone"
+        sister = SENDER | {"sender_id": "lune-bebe", "oadc": "LUNEBEBE", "controller": "maison-lune"}
+        assert (await service.api.post("/v1/senders", json=sister)).status_code == 201
+        assert "toutes les marques de Maison Lune SAS" in (await reader.get(url)).text
 
 
 async def test_a_person_takes_a_copy_of_what_is_on_record_and_of_nobody_else_s(

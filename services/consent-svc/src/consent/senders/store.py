@@ -123,6 +123,15 @@ async def find_sender(tx: AsyncConnection, sender_id: str) -> Sender | None:
     return _sender(**row._mapping) if row else None
 
 
+async def has_sisters(tx: AsyncConnection, sender: Sender) -> bool:
+    """Return whether the controller has another sender on record."""
+    found = await tx.scalar(
+        text("SELECT EXISTS (SELECT 1 FROM sender WHERE controller = :controller AND sender_id <> :id)"),
+        {"controller": sender.controller, "id": sender.sender_id},
+    )
+    return bool(found)
+
+
 async def put_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> None:
     """Update a locked sender. Former codes and purposes stay."""
     await tx.execute(
