@@ -14,6 +14,7 @@ from consent import api, checks
 from consent.answers.answers import Answers
 from consent.double_opt_in import api as sign_up
 from consent.double_opt_in import requests as double_opt_ins
+from consent.double_opt_in.rules import Most
 from consent.imports import reconciliations
 from consent.imports import upload as imports
 from consent.imports.worker import Importing
@@ -41,10 +42,12 @@ BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text shown
 class Settings(HoursSettings, page.PageSettings):
     signing_keys: KeyRingSettings  # Ed25519 seeds: the current key signs receipts
     answers_per_day: int = Field(5, ge=1)  # ends a loop of machines
-    double_opt_ins_per_number_day: int = Field(3, ge=1)  # so many at once, then at pace
-    double_opt_ins_per_number_month: int = Field(6, ge=1)
-    double_opt_ins_per_sender_hour: int = Field(1000, ge=1)
+    double_opt_ins_per_number_day: int = Field(3, ge=1)  # of a controller: so many at once, then at pace
+    double_opt_ins_per_number_month: int = Field(6, ge=1)  # of a controller
+    double_opt_ins_per_controller_hour: int = Field(1000, ge=1)
     double_opt_ins_per_caller_hour: int = Field(1000, ge=1)
+    double_opt_ins_of_all_per_number_day: int = Field(5, ge=1)  # above the controllers' paces: in silence
+    double_opt_ins_of_all_per_number_month: int = Field(20, ge=1)
     double_opt_in_after_stop_days: int = Field(30, ge=1)  # a person is asked once after a STOP
     erasure_late_after_s: float = Field(86_400.0, gt=0)  # the law allows a month
     seal_every_s: float = Field(5.0, gt=0)  # without a backlog
@@ -63,9 +66,10 @@ def terms(settings: Settings) -> double_opt_ins.Terms:
     return double_opt_ins.Terms(
         number_a_day=settings.double_opt_ins_per_number_day,
         number_a_month=settings.double_opt_ins_per_number_month,
-        sender_an_hour=settings.double_opt_ins_per_sender_hour,
+        controller_an_hour=settings.double_opt_ins_per_controller_hour,
         caller_an_hour=settings.double_opt_ins_per_caller_hour,
         after_stop=timedelta(days=settings.double_opt_in_after_stop_days),
+        most=Most(settings.double_opt_ins_of_all_per_number_day, settings.double_opt_ins_of_all_per_number_month),
     )
 
 

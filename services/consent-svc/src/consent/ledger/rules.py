@@ -382,17 +382,20 @@ def is_out(state: SubjectState, said: Evidence) -> bool:
         given = {m.sender_id for m in state.marks if m.kind == "opt_in" and m.controller == said.controller}
         if any(c.state == "opted_in" and c.sender_id in given for c in consents(state)):
             return False
-    return is_out_of_sender(state, said.sender_id)
+    return shut(state, said.sender_id)
 
 
-def is_out_of_sender(state: SubjectState, sender_id: str | None) -> bool:
-    """Return whether a suppression stands and no purpose of this sender (`None`: every sender) is open."""
-    suppressed = any(s.sender_id in (None, sender_id) for s in suppressions(state))
-    return suppressed and standing(state, sender_id, None) == "opted_out"
+def is_out_of_sender(state: SubjectState, sender_id: str, controller: str) -> bool:
+    """Return whether an opt-out of all purposes covers this sender, and no purpose is opted in.
+
+    `controller` is the sender's: a STOP to a sister sender may cover the whole controller.
+    """
+    wide = any(m.kind == "opt_out" and m.purpose is None and m.covers(sender_id, "", controller) for m in state.marks)
+    return wide and standing(state, sender_id, None) != "opted_in"
 
 
 def shut(state: SubjectState, sender_id: str | None) -> bool:
-    """Return whether a suppression covers this sender and no purpose is opted in."""
+    """Return whether a suppression names this sender or every sender, and no purpose is opted in."""
     stopped = any(s.sender_id in (None, sender_id) for s in suppressions(state))
     return stopped and standing(state, sender_id, None) != "opted_in"
 
