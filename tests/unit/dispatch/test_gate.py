@@ -303,6 +303,13 @@ def test_a_stop_as_new_as_the_question_forbids_it_and_an_older_one_does_not(send
     assert verdict(replace(QUESTION, purpose=None), stopped(ASKED_AT, sender_id, known=known)) == Allow(), "an answer"
 
 
+def test_a_stop_that_came_after_the_question_forbids_it_though_its_operator_s_clock_is_slow() -> None:
+    slow = {"state": "opted_out", "occurred_at": ASKED_AT - timedelta(minutes=2)}
+    came = with_consent(**slow, stopped_at=ASKED_AT + timedelta(seconds=5))
+    assert verdict(QUESTION, came) == Deny((Reason.OPTED_OUT,))
+    assert verdict(QUESTION, with_consent(**slow, stopped_at=ASKED_AT - timedelta(minutes=1))) == Allow()
+
+
 @pytest.mark.parametrize(
     ("known", "reason"),
     [

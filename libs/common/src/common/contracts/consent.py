@@ -56,7 +56,7 @@ class SenderChanged(Event, frozen=True, kw_only=True):
         return self.sender_id
 
 
-class Consent(msgspec.Struct, frozen=True, kw_only=True):
+class Consent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The current state for one (sender, purpose), with the evidence behind the state."""
 
     sender_id: str
@@ -66,6 +66,7 @@ class Consent(msgspec.Struct, frozen=True, kw_only=True):
     occurred_at: Instant  # time at source of the evidence
     evidence_id: str
     expires_at: Instant | None = None  # of an opt-in: the gate denies from then on, before the state changes
+    stopped_at: Instant | None = None  # of an opt-out: arrival of the last STOP by text, if after `occurred_at`
 
 
 class Suppression(msgspec.Struct, frozen=True, kw_only=True):

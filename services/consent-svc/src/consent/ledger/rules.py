@@ -299,7 +299,8 @@ def consent_of(state: SubjectState, sender_id: str, purpose: str) -> Consent | N
     outs = _opt_outs(state, sender_id, purpose, named.controller if named else None)
     standing_in = [mark for mark in ins if not any(out.shuts(mark) for out in outs)] if outs else ins
     if outs and not standing_in:
-        return _consent(sender_id, purpose, "opted_out", _last_word(outs, ins))
+        said, stopped_at = _last_word(outs, ins), max(out.counts_from for out in outs)
+        return _consent(sender_id, purpose, "opted_out", said, stopped_at if stopped_at > said.at else None)
     given, expiry = _newest(standing_in, "opt_in"), _newest(own, "expiry")
     if given and (expiry is None or given.at > expiry.at):
         return _consent(sender_id, purpose, "opted_in", given)
@@ -489,11 +490,11 @@ def _last_word(outs: Sequence[Mark], ins: Sequence[Mark]) -> Mark:
     return max((out for out in outs if given is None or out.shuts(given)), key=lambda mark: mark.rank)
 
 
-def _meaning(consent: Consent | None) -> tuple[State, Basis | None, datetime] | None:
-    return (consent.state, consent.basis, consent.occurred_at) if consent else None
+def _meaning(consent: Consent | None) -> tuple[State, Basis | None, datetime, datetime | None] | None:
+    return (consent.state, consent.basis, consent.occurred_at, consent.stopped_at) if consent else None
 
 
-def _consent(sender_id: str, purpose: str, state: State, mark: Mark) -> Consent:
+def _consent(sender_id: str, purpose: str, state: State, mark: Mark, stopped_at: datetime | None = None) -> Consent:
     return Consent(
         sender_id=sender_id,
         purpose=purpose,
@@ -501,4 +502,5 @@ def _consent(sender_id: str, purpose: str, state: State, mark: Mark) -> Consent:
         basis=mark.basis,
         occurred_at=mark.at,
         evidence_id=mark.evidence_id,
+        stopped_at=stopped_at,
     )

@@ -31,6 +31,7 @@ class Standing(_Kept, frozen=True):
     basis: Basis | None = None
     proven: bool = False
     until: datetime | None = None
+    stopped: datetime | None = None
 
 
 class Person(_Kept, frozen=True):
@@ -222,6 +223,7 @@ def _standing(consent: Consent) -> Standing:
         basis=consent.basis,
         proven=bool(consent.evidence_id),
         until=consent.expires_at,
+        stopped=consent.stopped_at,
     )
 
 
@@ -251,6 +253,7 @@ def _consent(sender_id: str, purpose: str, standing: Standing) -> Consent:
         occurred_at=standing.at,
         evidence_id="kept" if standing.proven else "",
         expires_at=standing.until,
+        stopped_at=standing.stopped,
     )
 
 

@@ -168,7 +168,8 @@ def question_denials(request: Request, known: Knowledge) -> Iterator[Reason]:
     """Yield the reasons against a question.
 
     Only a STOP or an expiry at least as new as the question forbids the question: a newer question follows a newer
-    form, or asks to renew an ended consent.
+    form, or asks to renew an ended consent. A STOP by text is as new as its arrival (ADR-0060): its operator's clock
+    may be slow.
     """
     if known.purposes is not None and request.purpose not in known.purposes:
         yield Reason.UNKNOWN_PURPOSE
@@ -182,7 +183,7 @@ def question_denials(request: Request, known: Knowledge) -> Iterator[Reason]:
     stops = [s.since for s in subject.suppressions if s.sender_id in (None, request.sender_id)]
     if consent is None and not stops:
         yield Reason.NO_CONSENT
-    elif consent is not None and consent.occurred_at >= request.requested_at:
+    elif consent is not None and (consent.stopped_at or consent.occurred_at) >= request.requested_at:
         if consent.state == "expired":
             yield Reason.CONSENT_EXPIRED  # the pending request has lapsed, or the consent to renew has ended
         elif consent.state == "opted_out":
