@@ -1022,6 +1022,7 @@ async def test_nobody_uninvited(surroundings: Surroundings) -> None:
         assert (await d.client.post("/v1/messages", json=_otp(1), headers={"Authorization": ""})).status_code == 401
         for claims, status in (
             ({"scope": "message:read"}, 403),
+            ({"scope": "message:send:marketing message:send:service message:send:free_text"}, 403),
             ({"senders": ["other"]}, 403),
             ({"exp": 1}, 401),
             ({"aud": "someone-else"}, 401),

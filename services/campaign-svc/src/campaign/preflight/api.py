@@ -28,7 +28,7 @@ from campaign.campaigns.campaign import Campaign
 from campaign.message.short_link import MAX_HOST_CHARS, is_host
 from campaign.preflight import approval, checks, findings, store
 from campaign.preflight.checks import Approved
-from campaign.preflight.findings import Finding, Severity
+from campaign.preflight.findings import Severity
 from campaign.preflight.forecast import NO_TRIAL, Forecast, Outlook, Plan
 from campaign.preflight.store import Selected
 from campaign.schedule import recurrence
@@ -42,6 +42,7 @@ from common.law import Aspect, Closure, begins_with, zones
 from common.law.stop_mention import mentions_stop
 from common.service import Resources, resources
 from common.sms.msisdn import territory_of
+from common.texts.findings import Finding
 from common.web.auth import Caller, require
 from common.web.fields import Storable
 from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Reason

@@ -13,7 +13,6 @@ from campaign.audience.attributes import kinds_of
 from campaign.campaigns.campaign import Campaign
 from campaign.message import text as texts
 from campaign.preflight import approval, findings, store
-from campaign.preflight.findings import Finding
 from campaign.preflight.forecast import of_samples
 from campaign.schedule import recurrence
 from campaign.schedule.lifecycle import FURTHEST, KEPT
@@ -21,6 +20,7 @@ from campaign.schedule.timing import Timetable, timetable
 from campaign.senders import store as senders
 from campaign.senders.store import Sender
 from common.law import Policy, zones
+from common.texts.findings import Finding
 from common.web.problems import Conflict, Invalid, Reason
 
 

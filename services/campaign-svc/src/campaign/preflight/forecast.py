@@ -18,11 +18,12 @@ from campaign.message.short_link import any_token
 from campaign.message.variants import HOLDOUT, OWN, Trial
 from campaign.message.wording import Wording
 from campaign.preflight import findings
-from campaign.preflight.findings import Compliance, Finding
+from campaign.preflight.findings import Compliance
 from campaign.preflight.prices import Prices
 from campaign.schedule.timing import Pace, Place, Timetable
 from common.law import Closure, Opening
 from common.sms.sms_length import Encoding, length
+from common.texts.findings import Finding
 
 LONGEST = timedelta(days=60)  # a later end is reported as unknown
 RESOLUTION_S = timedelta.resolution.total_seconds()
