@@ -207,9 +207,10 @@ async def test_1_stop_is_final(placet: Placet) -> None:
     await eventually(gone)
 
     async def confirmed() -> bool:
-        return [m["text"] for m in await placet.sent_to(101, answers=True)] == [
-            "Maison Lune : votre STOP est pris en compte, vous ne recevrez plus nos SMS commerciaux."
-        ]
+        said = (
+            "Maison Lune : votre STOP est pris en compte, vous ne recevrez plus nos SMS commerciaux. Vos choix : http"
+        )
+        return [m["text"].startswith(said) for m in await placet.sent_to(101, answers=True)] == [True]
 
     await eventually(confirmed)
 

@@ -75,6 +75,42 @@ async def test_a_sender_says_who_is_behind_it_what_a_stop_shuts_and_what_it_answ
     assert (await service.get("/v1/senders/acme")).json() == body
 
 
+@each_of(
+    ("changes", "against"),
+    [
+        ({"replies": {"stop": "Acme : c'est noté. Soldes -50 %"}}, {"replies.stop": ["advertising", "rebate"]}),
+        (
+            {"replies": {"stop": "C'est noté. acme.example/offres"}},
+            {"replies.stop": ["advertising", "link", "brand_missing"]},
+        ),
+        ({"replies": {"contact": "Acme, 1 rue de la Paix"}}, {"replies.contact": ["editor_missing"]}),
+        ({"replies": {"start": "Acme, bienvenue"}}, {"replies.start": ["stop_missing"]}),
+        (
+            {"replies": {"double_opt_in": "{brand} : {purpose} ? 9 € offerts. OUI, ou STOP {stop_code}"}},
+            {"replies.double_opt_in": ["advertising", "price"]},
+        ),
+        ({"contact": "Nos promos : acme.example"}, {"contact": ["advertising"]}),
+    ],
+)
+async def test_an_advert_in_an_answer_is_refused_with_what_to_write_instead_and_leaves_no_trace(
+    service: httpx.AsyncClient, changes: dict[str, Any], against: dict[str, list[str]]
+) -> None:
+    await service.post("/v1/senders", json=SENDER)
+    before = (await service.get("/v1/senders/acme")).json()
+    content = {name: value for name, value in (SENDER | changes).items() if name != "sender_id"}
+    refused = await service.put("/v1/senders/acme", json=content)
+    assert (refused.status_code, refused.headers["content-type"]) == (422, "application/problem+json")
+    reasons = refused.json()["reasons"]
+    [(field, rules)] = against.items()
+    assert {reason["field"] for reason in reasons} == {field}
+    assert sorted(reason["reason"] for reason in reasons) == sorted(rules)
+    assert all(reason["detail"] for reason in reasons)
+    assert (await service.get("/v1/senders/acme")).json() == before
+    new = await service.post("/v1/senders", json=SENDER | changes | {"sender_id": "acme-2"})
+    assert new.status_code == 422
+    assert (await service.get("/v1/senders/acme-2")).status_code == 404
+
+
 async def test_a_code_of_the_transactional_class_asks_no_consent(service: httpx.AsyncClient) -> None:
     """Marketing from 38xxx is against the operators' rules, whatever was consented to."""
     refused = await service.post("/v1/senders", json=SENDER | {"stop_code": "38200"})

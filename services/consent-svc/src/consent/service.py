@@ -1,6 +1,7 @@
 """Wire consent-svc: routes, subscriptions, workers, and the ceiling of the watermark."""
 
 from datetime import datetime, timedelta
+from functools import partial
 
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -62,6 +63,14 @@ def answers(held: Resources[Settings]) -> Answers:
     return Answers(held.field_keys, held.settings.answers_per_day, held.settings.fictional_numbers)
 
 
+def links(held: Resources[Settings]) -> intake.Links | None:
+    settings = held.settings
+    if settings.page_url is None:
+        return None
+    make = partial(page.link_in_answer, held.link_keys, settings.page_url)
+    return intake.Links(make, timedelta(days=settings.link_days))
+
+
 def terms(settings: Settings) -> double_opt_ins.Terms:
     return double_opt_ins.Terms(
         number_a_day=settings.double_opt_ins_per_number_day,
@@ -109,7 +118,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         ],
         background=lambda held: Background(
             subscriptions=[
-                Intake(held.field_keys, held.subject_keys, answers(held)).subscription(),
+                Intake(held.field_keys, held.subject_keys, answers(held), links(held)).subscription(),
                 receipts.Receipts(held.field_keys, held.subject_keys).subscription(),
                 clicks.subscription,
                 erasures.answers,

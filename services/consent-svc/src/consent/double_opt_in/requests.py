@@ -21,7 +21,7 @@ from common.sms.message_id import message_id
 from common.telemetry import counter
 from common.web.problems import Reason, TooMany
 from consent.answers import replies
-from consent.answers.answers import Answer, Answers
+from consent.answers.answers import Answer, Answers, tell_of_flaws
 from consent.answers.replies import Identity
 from consent.double_opt_in import rules as asking
 from consent.double_opt_in import store
@@ -185,7 +185,9 @@ async def ask(
 def _text(question: Question, sender: Sender, make_link: MakeLink | None) -> Answer:
     assert question.number is not None, "just told"
     wording = next(p.wording for p in sender.purposes if p.id == question.purpose)
-    identity = Identity(sender.legal_name, sender.brand, sender.contact, sender.replies)
+    identity = Identity(sender.legal_name, sender.brand, sender.contact, sender.stop_code, sender.replies)
+    if flaws := identity.flaws("double_opt_in"):
+        tell_of_flaws(sender.sender_id, "double_opt_in", flaws)
     url = make_link(question.link_id, question.expires_at) if make_link and question.link_id else None
     return Answer(
         message_id=message_id(question.asked_at, "double opt-in", question.evidence_id),

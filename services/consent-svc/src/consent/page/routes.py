@@ -25,6 +25,7 @@ from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.keyring import LinkKeys
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.sms.message_id import message_id
@@ -208,13 +209,23 @@ def router(answers_per_day: int) -> APIRouter:
                 raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
             expires_at = await rights_store.add_link(tx, link, now)
             link = replace(link, expires_at=expires_at)
-            url = f"{held.settings.page_url.rstrip('/')}{PATH}/{token(Link(link.link_id, expires_at), held.link_keys)}"
+            url = _url(held.link_keys, held.settings.page_url, link.link_id, expires_at)
             if body.send:
                 answers = Answers(held.field_keys, answers_per_day, held.settings.fictional_numbers)
                 await _send(tx, answers, link, sender, url, now)
         return LinkAnswer(subject_id=subject_id, url=None if body.send else url, expires_at=expires_at)
 
     return router
+
+
+def link_in_answer(keys: LinkKeys, page_url: str, seed: str, expires_at: datetime) -> tuple[str, str]:
+    """Return the id and the URL of an answer's link, the same for the same seed."""
+    link_id = keys.tag(b"answer link " + seed.encode())[:8].hex()
+    return link_id, _url(keys, page_url, link_id, expires_at)
+
+
+def _url(keys: LinkKeys, page_url: str, link_id: str, expires_at: datetime) -> str:
+    return f"{page_url.rstrip('/')}{PATH}/{token(Link(link_id, expires_at), keys)}"
 
 
 async def _send(
@@ -228,7 +239,7 @@ async def _send(
     known = await ledger_store.lock_subjects(tx, {}, known=[link.subject_id])
     if not known:  # or a caller could have any number texted
         raise NotSent("nothing is on record of this number", reasons=[Reason("number", "unknown_subject")])
-    identity = replies.Identity(sender.legal_name, sender.brand, sender.contact, sender.replies)
+    identity = replies.Identity(sender.legal_name, sender.brand, sender.contact, sender.stop_code, sender.replies)
     answer = Answer(
         message_id=message_id(link.expires_at, "preference link", link.link_id),
         subject_id=link.subject_id,

@@ -14,6 +14,8 @@ from common.web.auth import Caller, require
 from common.web.fields import Storable
 from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
 from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Reason
+from consent.answers import own_words
+from consent.answers.own_words import Author
 from consent.senders import oadc, store
 from consent.senders import registry as senders
 from consent.senders.bodies import (
@@ -48,6 +50,7 @@ def router(refused_oadcs: Collection[str]) -> APIRouter:
         caller.may_use(body.sender_id)
         _check_oadc(body.oadc, refused_oadcs)
         _check_controller(caller, body.controller)
+        _check_replies(body)
         wanted = _sender(body.sender_id, body, body.controller or body.sender_id)
         async with held.database.begin() as tx:
             sender, created = await senders.register(tx, wanted, datetime.now(UTC))
@@ -67,6 +70,7 @@ def router(refused_oadcs: Collection[str]) -> APIRouter:
         caller.may_use(sender_id)
         if body.sender_id not in (None, sender_id):
             raise Invalid("the body names another sender", reasons=[Reason("sender_id", "not_the_path")])
+        _check_replies(body)
         async with held.database.begin() as tx:
             registered = await store.lock_sender(tx, sender_id)
             if registered is None:
@@ -121,6 +125,17 @@ def _check_oadc(wanted: str, refused: Collection[str]) -> None:
         raise Invalid(
             "operators refuse this `oadc`: choose the name of the brand",
             reasons=[Reason("oadc", "refused_oadc", "as AF2M lists it")],
+        )
+
+
+def _check_replies(content: SenderContent) -> None:
+    """Raise Invalid with every flaw of the sender's own words, and what to write instead."""
+    author = Author(content.legal_name, content.brand, content.contact, content.stop_code)
+    found = list(own_words.flaws(Replies(**dict(content.replies)), author))
+    if found:
+        raise Invalid(
+            "the sender's words for answers do not pass: mend each field as its reason says, or leave own words out",
+            reasons=[Reason(field, flaw.rule, flaw.instead) for field, flaw in found],
         )
 
 

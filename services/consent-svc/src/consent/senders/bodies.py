@@ -40,10 +40,12 @@ class PurposeBody(Body):
 
 
 class RepliesBody(Body):
-    """The sender's own texts for SMS answers; null: Placet's text.
+    """The sender's own texts for SMS answers, two SMS at most, without advertising; null: Placet's text.
 
-    `double_opt_in`: the question answered by OUI, without advertising. The text needs the fields {brand}, {purpose} and
-    {stop_code}, and {link} for an SMS with a link.
+    `stop`: names the brand, has no link. `contact`: « édité par » and the legal name; its only link is the sender's
+    `contact`. `start`: names the brand and tells of STOP. `double_opt_in`: the question answered by OUI; the text needs
+    the fields {brand}, {purpose} and {stop_code}, and {link} for an SMS with a link. The link to the preference page is
+    added to answers where it fits.
     """
 
     stop: Reply | None = None
