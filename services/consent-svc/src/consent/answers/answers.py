@@ -4,8 +4,8 @@ The message id derives from the MO or the question: a repeated MO gets no second
 dropped, not delayed.
 
     to phones only    a short code, a name or a fixed line is a machine, and two machines would answer each other
-    a daily cap       per number, for all kinds of answers: the cap ends any other loop. What callers cause counts for
-                      nothing where a person's own text is answered: no form keeps the confirmation of a STOP away
+    a daily cap       per number, for all kinds of answers: the cap ends any other loop. SMS that callers cause
+                      do not count against an answer to the person's own text, such as the confirmation of a STOP
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Look at a sender's own words for answers by SMS: what each answer must say, and may not. Pure.
+"""Look at a sender's own words for answers by SMS: the duties of each answer, and signs of advertising. Pure.
 
     stop           names the brand; no advertising, no link (DOMAIN 1.8)
     contact        « édité par » and the legal name (DOMAIN 1.8); no advertising; a link only to the sender's `contact`
@@ -38,7 +38,7 @@ INSTEAD = {
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """A reason against a text. `rule`: a stable slug. `instead`: what is wrong, and what to write."""
+    """A reason against a text. `rule`: a stable slug. `instead`: the fault, and the words to write."""
 
     rule: str
     instead: str

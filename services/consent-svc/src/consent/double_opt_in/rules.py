@@ -4,7 +4,7 @@ A stranger may type another person's number into a form, so an answer counts onl
 
     asked      for a form just filled in and newer than every STOP; at most a single question by OUI waits per code
                a person who has said STOP gets a question per `after_stop`, from any sender, unless the answer was yes
-               nobody is asked while a text that may mean STOP, or a STOP behind a START, waits for a reviewer
+               no question is asked while a text that may mean STOP, or a STOP behind a START, waits for a reviewer
     answered   by an OUI after the question, within its window, to its code, while the question is open
                an OUI with two questions on the code answers neither
 """

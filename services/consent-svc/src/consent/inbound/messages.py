@@ -404,7 +404,7 @@ def _owed(
                 number=message.number,
                 sender_id=sender_id if len(by) == 1 and not everyone else None,
                 expires_at=expires_at,
-                whole=True,  # it goes to the person alone (ADR-0058)
+                whole=True,  # the SMS goes to the person alone (ADR-0058)
             )
     return Owed(
         Answer(
