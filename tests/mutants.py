@@ -24,6 +24,9 @@ PROJECTION = "services/dispatch-svc/src/dispatch/projection/apply.py"
 TIMERS = "services/dispatch-svc/src/dispatch/sending/timers.py"
 RECORDER = "services/consent-svc/src/consent/ledger/recorder.py"
 CONSENT_STORE = "services/consent-svc/src/consent/ledger/store.py"
+REPLIES = "services/consent-svc/src/consent/answers/replies.py"
+QUESTIONS = "services/consent-svc/src/consent/double_opt_in/requests.py"
+GATE_RULES = "services/dispatch-svc/src/dispatch/gate/rules.py"
 DATABASE = "libs/common/src/common/db/database.py"
 OUTBOX = "libs/common/src/common/kafka/outbox.py"
 OFFSETS = "libs/common/src/common/kafka/reading/offsets.py"
@@ -268,6 +271,28 @@ MUTANTS = (
         '        " ORDER BY s.place ON CONFLICT (subject_id) DO UPDATE SET state = excluded.state"\n'
         '        " RETURNING subject_id",\n',
         f"{CONSENT} -k newer_stop",
+    ),
+    # --- answers and questions to people
+    Mutant(
+        "own words that do not pass are sent",
+        REPLIES,
+        "        return None if self.flaws(field) else own\n",
+        "        return own\n",
+        "tests/unit/consent/test_own_words.py",
+    ),
+    Mutant(
+        "a question on its way is compared with the STOP's own clock",
+        GATE_RULES,
+        "(consent.stopped_at or consent.occurred_at) >= request.requested_at",
+        "consent.occurred_at >= request.requested_at",
+        "tests/unit/dispatch/test_gate.py -k slow",
+    ),
+    Mutant(
+        "two controllers ask a number at once",
+        QUESTIONS,
+        'await _lock(tx, [*paces, f"number/{statement.subject_id}"], now)',
+        "await _lock(tx, paces, now)",
+        "tests/service/consent/test_double_opt_ins.py -k twice_at_once",
     ),
     # --- outbox
     Mutant(
