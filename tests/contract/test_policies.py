@@ -20,8 +20,8 @@ PUBLISHED = {
     "countries/FR-1.json": "0726603070d05db9",
     "countries/GB-1.json": "6ae8d0ab0ecffbf2",
     "countries/US-1.json": "c22be7322d62651f",
-    "demonstration-2.json": "efca3987e034f9c4",
-    "france-2.json": "21c3d99e0292dd92",
+    "demonstration-3.json": "efca3987e034f9c4",
+    "france-3.json": "21c3d99e0292dd92",
 }
 
 

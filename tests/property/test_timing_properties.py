@@ -21,7 +21,7 @@ from campaign.schedule.timing import Pace, Place, Timetable, Timing, starts
 from common.contracts.consent import Consent
 from common.law import at_hand_off, is_open, load, openings, rules_of, zones
 
-FRANCE = at_hand_off(rules_of(date(2026, 11, 25), load("france-2")))
+FRANCE = at_hand_off(rules_of(date(2026, 11, 25), load("france-3")))
 MINUTE = timedelta(minutes=1)
 NEVER = datetime(2099, 1, 1, tzinfo=UTC)
 # before a change of clocks, a holiday here and not there, the end of a year, and any day

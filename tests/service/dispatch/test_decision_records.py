@@ -246,7 +246,7 @@ async def test_a_mark_that_another_law_asks_for_is_in_the_record(database: Datab
         )
     rule = {"id": "r", "layer": "house", "source": "ours", "begins_with": "PUBLI", "places": ["FR"]}
     house = json.dumps({"version": "marked", "about": "Says what it is", "rules": [rule]}).encode()
-    [line] = await replayed(database, Replay(other=at_hand_off(load("france-2", house))), [*marked, *bare])
+    [line] = await replayed(database, Replay(other=at_hand_off(load("france-3", house))), [*marked, *bare])
     assert line == f"{bare[0].candidate.message_id}: allow -> deny advertising_mark_missing"
 
 

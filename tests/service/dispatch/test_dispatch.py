@@ -145,7 +145,7 @@ async def test_an_opted_in_subject_gets_the_message_once_with_its_whole_decision
         assert op.references == [wanted.message_id, last.message_id]
         assert op.messages[0]["to"] == number(1)
         assert op.messages[0]["from"] == "MAISONLUNE"
-        assert found["policy_version"] == "demonstration-2"
+        assert found["policy_version"] == "demonstration-3"
         assert found["consent_version"] == 1
         assert found["as_of"] is not None
         assert found["subject_id"] == subject(1)

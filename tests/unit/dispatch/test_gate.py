@@ -13,7 +13,7 @@ from dispatch.projection.limits import Limits
 
 TUESDAY_10H = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)  # 10:00 in Paris
 TUESDAY_22H = datetime(2026, 11, 24, 21, 0, tzinfo=UTC)
-FRANCE = load("france-2")
+FRANCE = load("france-3")
 LIMITS = Limits()
 
 CONSENT = Consent(

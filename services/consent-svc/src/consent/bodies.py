@@ -23,7 +23,16 @@ from common.contracts.consent import Basis
 from common.web.fields import Long, Short, storable
 from common.web.problems import Reason
 
-OURS = ("mo", "unreadable_mo", "receipt", "provider_list", "preference_page", "rectification", "double_opt_in")
+OURS = (
+    "mo",
+    "unreadable_mo",
+    "receipt",
+    "provider_list",
+    "preference_page",
+    "stop_link",
+    "rectification",
+    "double_opt_in",
+)
 EXAMPLE_NUMBER = "06 39 98 12 34"
 BATCH_ITEMS = 1000
 EARLIEST = datetime(1992, 12, 3, tzinfo=UTC)  # the first SMS: an earlier time at source is a mistake

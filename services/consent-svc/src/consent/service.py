@@ -8,6 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import INBOUND_MESSAGES
 from common.kafka.reading.offsets import applied_watermark
+from common.law import stateable
+from common.privacy import stop_link
 from common.privacy.pruning import Pruner
 from common.service import Background, Resources, Service
 from common.settings import HoursSettings, KeyRingSettings
@@ -24,7 +26,7 @@ from consent.inbound import messages as intake
 from consent.inbound import opt_out_receipts as receipts
 from consent.inbound.messages import Intake
 from consent.ledger import store
-from consent.page import confirm
+from consent.page import confirm, stop
 from consent.page import routes as page
 from consent.proof import api as proofs
 from consent.proof import reports, retroactive, sealing, summing
@@ -36,6 +38,7 @@ from consent.rights import copies, erasures, rectifications
 from consent.rights.eraser import eraser
 from consent.schema import metadata
 from consent.senders import api as registry
+from consent.senders.registry import StopPages
 
 BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text shown
 
@@ -102,7 +105,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         routers=[
             api.one_by_one(),
             api.router,
-            registry.router(settings.refused_oadcs),
+            registry.router(settings.refused_oadcs, stateable(settings.policy), settings.page_url),
             interactions.router,
             endings.router,
             checks.router,
@@ -110,6 +113,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             page.router(settings.answers_per_day),
             page.pages,
             confirm.pages,
+            stop.pages,
             reconciliations.router,
             reports.router,
             rights.router,
@@ -130,6 +134,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 copies.Forgetting(held.database).worker(),
                 double_opt_ins.Lapsing(held.database, ceiling).worker(),
                 rectifications.Waiting(held.database).worker(),
+                StopPages(held.database, settings.page_url).worker(),
                 erasures.Lateness(held.database, timedelta(seconds=settings.erasure_late_after_s)).worker(),
                 expiring.Expiring(
                     held.database, ceiling, Asking(answers(held), settings.policy), settings.import_backlog
@@ -150,5 +155,6 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             "/v1/imports/": None,  # an upload streams in pieces
             page.PATH: page.FORM_BYTES,
             confirm.PATH: page.FORM_BYTES,
+            stop_link.PATH: page.FORM_BYTES,
         },
     )

@@ -50,6 +50,8 @@ class SenderChanged(Event, frozen=True, kw_only=True):
     stop_scope: StopScope = "controller"  # reach of a STOP: all senders of the controller, or this sender
     replies: Replies = Replies()
     abroad: tuple[str, ...] = ()  # other countries permitted for its marketing, ISO 3166-1 alpha-2
+    reachable_in: tuple[str, ...] = ()  # places of the law's data where, by its own statement, its code is reachable
+    stop_page: str | None = None  # the address before the token of a personal stop link; `None`: no link stops
 
     @property
     def key(self) -> str:

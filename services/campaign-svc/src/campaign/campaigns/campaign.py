@@ -27,13 +27,13 @@ class Texts:
     folding: Folding
     trial: Trial | None
 
-    def wording_of(self, variant: str, link_host: str | None) -> Wording:
+    def wording_of(self, variant: str, link_host: str | None, stop_page: str | None) -> Wording:
         """Return a variant's wording."""
         source, translations = self.text, self.translations
         if variant != OWN and self.trial is not None:
             other = next(each for each in self.trial.variants if each.name == variant)
             source, translations = other.text, other.translations
-        return wording(source, self.language, translations, self.folding, link_host)
+        return wording(source, self.language, translations, self.folding, link_host, stop_page)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +120,7 @@ class Campaign(Progress, Content):
     next_slot: datetime | None
     retry_at: datetime | None
     link_host: str | None
+    stop_page: str | None
     tallies: Tallies
 
     @property
@@ -130,4 +131,4 @@ class Campaign(Progress, Content):
     def wordings(self) -> dict[str, Wording]:
         """Return every wording, by variant, OWN first."""
         names = [OWN, *self.trial.names] if self.trial else [OWN]
-        return {name: self.wording_of(name, self.link_host) for name in names}
+        return {name: self.wording_of(name, self.link_host, self.stop_page) for name in names}

@@ -13,12 +13,14 @@ import re
 from collections.abc import Callable, Iterable
 
 from common.keyring import LinkKeys
+from common.privacy import stop_link
 
 PATH = "/l/"
 TOKEN_CHARS = 12
 TOKEN = re.compile(rf"[0-9A-Za-z]{{{TOKEN_CHARS}}}", re.ASCII)
 MAX_TARGET_CHARS = 500
 MAX_HOST_CHARS = 60
+STOP_LINK = "stop_link"  # asks a `Token` for the person's stop link, which has no target
 
 _LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -49,7 +51,7 @@ def url(host: str, token: str) -> str:
 
 def any_token(target: str) -> str:
     """Return a placeholder where only the token's length counts."""
-    return "x" * TOKEN_CHARS
+    return stop_link.any_token() if target == STOP_LINK else "x" * TOKEN_CHARS
 
 
 def token(keys: LinkKeys, campaign_id: str, subject_id: str, target: str) -> str:

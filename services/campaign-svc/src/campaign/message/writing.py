@@ -145,7 +145,7 @@ async def preview_text(
         parts=list(parts(got)),
         fields=list(template.fields),
         missing=missing,
-        problem=texts.refused(written, sender.stop_code, sender.stop_added),
+        problem=texts.refused(written, sender.stop_code, sender.stop_added, stop_page=sender.stop_page),
         costly=costly(body.text),
         foldings=[
             _folded(body, how, sender, whose=None if missing else body.attributes)
@@ -159,7 +159,7 @@ def checked(text: str, language: str, translations: Mapping[str, str], folding: 
     for name, source in {language: text, **translations}.items():
         field = "text" if name == language else f"translations.{name}"
         try:
-            only = wording(source, name, {}, folding, sender.link_host)
+            only = wording(source, name, {}, folding, sender.link_host, sender.stop_page)
             texts.check(only.templates[name], sender.stop_code, sender.stop_added)
         except texts.TextRefused as refused:
             raise Invalid(str(refused), reasons=[Reason(field, refused.reason.value)]) from refused
@@ -167,7 +167,7 @@ def checked(text: str, language: str, translations: Mapping[str, str], folding: 
         raise Invalid(
             "`text` is in that language already", reasons=[Reason(f"translations.{language}", "same_language")]
         )
-    return wording(text, language, translations, folding, sender.link_host)
+    return wording(text, language, translations, folding, sender.link_host, sender.stop_page)
 
 
 def length_of(text: str) -> Length:
@@ -193,7 +193,7 @@ def _written(spoken: Wording, attributes: Mapping[str, str] | None, sender: Send
 
 
 def _folded(body: NewPreview, how: Folding, sender: Sender, *, whose: Mapping[str, str] | None) -> Folded:
-    spoken = wording(body.text, "fr", {}, how, sender.link_host)
+    spoken = wording(body.text, "fr", {}, how, sender.link_host, sender.stop_page)
     named = spoken.templates["fr"].fields
     contact = foldings.of_contact(how)
     becomes = {n: foldings.folded(v, contact) for n, v in (body.attributes or {}).items() if n in named}

@@ -386,6 +386,8 @@ def plan_of(campaign: Campaign, sender: Sender, at: datetime, now: datetime, set
         compliance=findings.load(),
         rate_per_s=settings.rate_per_s,
         trial=campaign.trial or NO_TRIAL,
+        reachable_in=sender.reachable_in,
+        stop_page=sender.stop_page,
     )
 
 

@@ -59,13 +59,16 @@ def table_of(campaign: Campaign, sender: Sender, at: datetime, now: datetime, po
 
 def agreed(campaign: Campaign, sender: Sender, at: datetime | None) -> str:
     """Return the approval digest of the campaign's current state."""
-    link_host = sender.link_host if any(wording.targets for wording in campaign.wordings.values()) else None
+    wordings = campaign.wordings.values()
+    link_host = sender.link_host if any(wording.targets for wording in wordings) else None
+    stop_page = sender.stop_page if any(wording.stops_by_link for wording in wordings) else None
     return approval.digest(
         campaign.parts | {"sender_id": campaign.sender_id},
         {name: getattr(sender, name) for name in approval.SEEN},
         at,
         link_host,
         sender.stop_added,
+        stop_page,
     )
 
 

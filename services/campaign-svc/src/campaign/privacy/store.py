@@ -109,6 +109,8 @@ class Requested:
     stop_code: str
     stop_added: str
     link_host: str | None
+    sender_id: str
+    stop_page: str | None
     attributes: dict[str, str]
 
 
@@ -121,7 +123,7 @@ async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None)
         text(
             "SELECT g.campaign_id, g.text, g.language, g.translations::text AS translations, g.folding, g.starts_at,"
             " g.trial::text AS trial, r.variant,"
-            " s.country, s.stop_code, u.link_host, coalesce(u.stop_added, '') AS stop_added,"
+            " s.sender_id, s.country, s.stop_code, s.stop_page, u.link_host, coalesce(u.stop_added, '') AS stop_added,"
             " c.attributes::text AS attributes"
             " FROM campaign AS g JOIN recipient AS r ON r.campaign_id = g.campaign_id AND r.subject_id = :id"
             " JOIN contact AS c ON c.sender_id = g.sender_id AND c.subject_id = :id"
@@ -143,6 +145,8 @@ async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None)
             stop_code=row.stop_code,
             stop_added=row.stop_added,
             link_host=row.link_host,
+            sender_id=row.sender_id,
+            stop_page=row.stop_page,
             attributes=_attributes.decode(row.attributes),
         )
         for row in rows

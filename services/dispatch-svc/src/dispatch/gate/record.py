@@ -72,18 +72,21 @@ class Told(_Kept, frozen=True):
 class Record(_Kept, frozen=True):
     """The record of one decision.
 
-    `mark` is the mark under any law, so that another edition can decide. `sender`: whether the purpose was known.
+    `stop`, `link`: the means to stop in the text. `stated`: where the sender states that its code is reachable. `mark` is
+    the mark under any law, so that another edition can decide. `sender`: whether the purpose was known.
     """
 
     to: str
     limits: Bounds
     region: str | None = None
     stop: bool = False
+    link: bool = False
     mark: str | None = None
     flaw: Reason | None = None
     person: Person | None = None
     sender: bool | None = None
     countries: tuple[str, ...] = ()
+    stated: tuple[str, ...] = ()
     control: Control | None = None
     blocked: bool = False
     recent: int = 0
@@ -113,11 +116,13 @@ def encode(request: Request, known: Knowledge, limits: Limits, verdict: Verdict)
             to=request.territory,
             region=request.region,
             stop=request.mentions_stop,
+            link=request.stop_link,
             mark=request.mark,
             flaw=request.flaw,
             person=_person(request, known.subject),
             sender=None if known.purposes is None else request.purpose in known.purposes,
             countries=tuple(sorted(known.countries)),
+            stated=tuple(sorted(known.reachable_in)),
             control=known.control,
             blocked=known.blocked,
             recent=known.recent,
@@ -150,6 +155,7 @@ def asked(record: Record, row: Row) -> Request:
         flaw=record.flaw,
         region=record.region,
         mark=record.mark,
+        stop_link=record.link,
     )
 
 
@@ -162,6 +168,7 @@ def knew(record: Record, row: Row) -> Knowledge:
         subject=_subject(record.person, row) if record.person is not None else None,
         purposes=purposes,
         countries=frozenset(record.countries),
+        reachable_in=frozenset(record.stated),
         control=record.control,
         blocked=record.blocked,
         recent=record.recent,
