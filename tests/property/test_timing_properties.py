@@ -187,6 +187,7 @@ def test_a_forecast_s_sums_are_its_audience_and_who_waits_is_told_why(
             prices=Prices(),
             compliance=rules(),
             rate_per_s=None,
+            reachable_in=frozenset({"GP", "MQ", "RE"}),
         )
     )
     yes = Consent(

@@ -347,16 +347,22 @@ def test_rules_that_cannot_be_read_are_refused_whole(content: bytes, said: str) 
         ('"97133"', '"97150"', "same postcodes"),
         ('"fr.af2m-2024"', '"fr.af2m-2026"', "same id"),
         ('"source": "AF2M charter 2024', '"Source": "AF2M charter 2024', "unknown field `Source`"),
+        ('"places": ["FR"]', '"places": ["XX"]', "the means code is of XX"),
+        ('"places": ["FR"]', '"places": ["MQ"]', "FR, FR-6AE, FR-57 has no means to stop, and `no_means` does not say"),
+        ('"kind": "link"', '"kind": "link", "stated": true', "only a code can be stated"),
+        ('"kind": "link"', '"kind": "button"', "means"),
+        ('"means": [', '"no_means": "none", "means": [', "every place has a means to stop"),
+        ('"fixed": {"04-27"', '"years": [2027, 2026], "fixed": {"04-27"', "ends before it begins"),
     ],
 )
 def test_a_country_that_contradicts_itself_is_refused(
     find: str, put: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = (LAW / "countries" / "FR-1.json").read_text(encoding="utf-8")
+    text = (LAW / "countries" / "FR-2.json").read_text(encoding="utf-8")
     assert find in text
     (tmp_path / "countries").mkdir()
-    (tmp_path / "countries" / "FR-1.json").write_text(text.replace(find, put, 1), encoding="utf-8")
+    (tmp_path / "countries" / "FR-2.json").write_text(text.replace(find, put, 1), encoding="utf-8")
     monkeypatch.setattr(files, "FOLDER", tmp_path)
     files.country.cache_clear()
     with pytest.raises(PolicyUnreadable, match=said):
-        files.country("FR-1")
+        files.country("FR-2")

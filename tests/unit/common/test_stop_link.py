@@ -8,7 +8,6 @@ from common.keyring import LinkKeys
 from common.privacy.stop_link import TOKEN_CHARS, VALID_FOR, any_token, has_stop_link, is_over, read, stop_page, token
 from common.settings import KeyRingSettings
 from tests.support.builders import link_keys, now, subject
-from tests.support.running import KEY_RING
 
 PAGE = stop_page("https://p.example/", "acme")
 NOW = now()

@@ -58,7 +58,8 @@ async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
     """
     await tx.execute(
         text(
-            "INSERT INTO sender (sender_id, version, brand, oadc, country, stop_code, purposes, reachable_in, stop_page)"
+            "INSERT INTO sender"
+            " (sender_id, version, brand, oadc, country, stop_code, purposes, reachable_in, stop_page)"
             " VALUES (:id, :version, :brand, :oadc, :country, :stop_code, CAST(:purposes AS text[]),"
             " CAST(:reachable_in AS text[]), :stop_page)"
             " ON CONFLICT (sender_id) DO UPDATE SET version = excluded.version, brand = excluded.brand,"

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Depends, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.consent import Purpose, Replies
-from common.service import Resources, resources
 from common.privacy.stop_link import stop_page
+from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.web.auth import Caller, require
 from common.web.fields import Storable

@@ -72,8 +72,8 @@ class Told(_Kept, frozen=True):
 class Record(_Kept, frozen=True):
     """The record of one decision.
 
-    `stop`, `link`: the means to stop in the text. `stated`: where the sender states that its code is reachable. `mark` is
-    the mark under any law, so that another edition can decide. `sender`: whether the purpose was known.
+    `stop`, `link`: the means to stop in the text. `stated`: where the sender states that its code is reachable. `mark`
+    is the mark under any law, so that another edition can decide. `sender`: whether the purpose was known.
     """
 
     to: str

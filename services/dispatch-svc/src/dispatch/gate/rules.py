@@ -55,8 +55,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     """A request for one message.
 
     `territory` comes from the number, `region` from an address. `mentions_stop`: the text has the STOP mention, or the
-    gateway adds it. `stop_link`: the text has the person's valid stop link. `mark`: the longest advertising mark of any known law that begins the text. `flaw`: a reason in the
-    request itself.
+    gateway adds it. `stop_link`: the text has the person's valid stop link. `mark`: the longest advertising mark of any
+    known law that begins the text. `flaw`: a reason in the request itself.
     """
 
     category: Category
