@@ -2,8 +2,12 @@
 
 import pytest
 
+from campaign.links.links import Tokens
 from campaign.message.text import TextProblem, TextRefused, check, costly, parse, refused
+from campaign.message.wording import wording
+from common.privacy.stop_link import TOKEN_CHARS, has_stop_link, preference_page, read, stop_page
 from common.sms.sms_length import Length, Place, length, parts
+from tests.support.builders import link_keys, now, subject
 
 ADDED = " STOP au 36111"
 
@@ -219,3 +223,28 @@ def test_whatever_a_condition_says_the_text_tells_how_to_stop() -> None:
 def test_what_a_text_costs_at_least_is_its_shortest_arm() -> None:
     source = "{if vip}" + "a" * 170 + "{else if city}" + "a" * 150 + "{else}" + "a" * 160 + "{end}{stop}"
     assert check(parse(source.replace("{stop}", " {stop}")), "36111") == Length("GSM7", 164, 2)
+
+
+def test_a_preference_link_is_the_person_s_own_and_no_means_to_stop() -> None:
+    page, at = stop_page("https://p.example", "lune"), now()
+    spoken = wording("Lune : {preferences} {stop}", "fr", {}, "none", None, page)
+    assert check(spoken.templates["fr"], "36111").units == len("Lune :  STOP au 36111") + len(page) + TOKEN_CHARS
+    tokens = Tokens(link_keys, "cmp-1", subject(1), "lune", at)
+    written = spoken.render({}, "36111", tokens)
+    address = written.removeprefix("Lune : ").removesuffix(" STOP au 36111")
+    assert address.startswith("https://p.example/m/lune/")
+    token = address.removeprefix(preference_page(page))
+    link = read(token, link_keys, "lune", "preference link")
+    assert link is not None
+    assert subject(1).endswith(link.person)
+    assert read(token, link_keys, "lune") is None, "no stop link"
+    assert not has_stop_link(page + token, page, link_keys, "lune", subject(1), at)
+    assert tokens.made == {}, "stored nowhere"
+    with pytest.raises(TextRefused) as alone:
+        check(wording("Lune : {preferences}", "fr", {}, "none", None, page).templates["fr"], "36111")
+    assert alone.value.reason == TextProblem.STOP_MENTION_MISSING
+    with pytest.raises(TextRefused) as pageless:
+        check(parse("Lune : {preferences} {stop}"), "36111")
+    assert pageless.value.reason == TextProblem.STOP_PAGE_MISSING
+    with pytest.raises(TextRefused):
+        parse("{if preferences}Lune{end}")

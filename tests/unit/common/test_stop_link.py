@@ -5,7 +5,18 @@ from datetime import timedelta
 import pytest
 
 from common.keyring import LinkKeys
-from common.privacy.stop_link import TOKEN_CHARS, VALID_FOR, any_token, has_stop_link, is_over, read, stop_page, token
+from common.privacy.stop_link import (
+    PREFERENCES_VALID_FOR,
+    TOKEN_CHARS,
+    VALID_FOR,
+    any_token,
+    has_stop_link,
+    is_over,
+    preference_page,
+    read,
+    stop_page,
+    token,
+)
 from common.settings import KeyRingSettings
 from tests.support.builders import link_keys, now, subject
 
@@ -67,3 +78,15 @@ def test_a_text_has_the_link_only_whole_on_the_page_of_its_sender_and_for_its_pe
     assert not has(LINK, page="")
     assert has(LINK, days=VALID_FOR.days)
     assert not has(LINK, days=VALID_FOR.days + 1)
+
+
+def test_a_preference_link_is_of_another_kind_lasts_a_month_and_stands_beside_the_stop_page() -> None:
+    written = token(link_keys, "acme", subject(1), NOW, "preference link")
+    assert read(written, link_keys, "acme") is None
+    assert read(LINK.removeprefix(PAGE), link_keys, "acme", "preference link") is None
+    link = read(written, link_keys, "acme", "preference link")
+    assert link is not None
+    assert not is_over(link, NOW + PREFERENCES_VALID_FOR)
+    assert is_over(link, NOW + PREFERENCES_VALID_FOR + timedelta(days=1))
+    assert preference_page(PAGE) == "https://p.example/m/acme/"
+    assert preference_page(stop_page("https://p.example/s", "s")) == "https://p.example/s/m/s/"

@@ -26,7 +26,7 @@ from consent.inbound import messages as intake
 from consent.inbound import opt_out_receipts as receipts
 from consent.inbound.messages import Intake
 from consent.ledger import store
-from consent.page import confirm, stop
+from consent.page import confirm, preferences, stop
 from consent.page import routes as page
 from consent.proof import api as proofs
 from consent.proof import reports, retroactive, sealing, summing
@@ -114,6 +114,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             page.pages,
             confirm.pages,
             stop.pages,
+            preferences.pages,
             reconciliations.router,
             reports.router,
             rights.router,
@@ -156,5 +157,6 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             page.PATH: page.FORM_BYTES,
             confirm.PATH: page.FORM_BYTES,
             stop_link.PATH: page.FORM_BYTES,
+            stop_link.PREFERENCES_PATH: page.FORM_BYTES,
         },
     )

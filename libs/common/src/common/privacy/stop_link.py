@@ -2,6 +2,7 @@
 
     https://p.maison-lune.example/s/maison-lune/                                       a sender's stop page
     https://p.maison-lune.example/s/maison-lune/Uk3…                                   a person's stop link
+    https://p.maison-lune.example/m/maison-lune/Ba9…                                   a person's preference link
 
 campaign-svc writes the link into a text, dispatch-svc verifies the link in the final text, consent-svc serves the page.
 A link is signed and stored nowhere: whoever loses a database, the links in people's phones still stop. The token has 37
@@ -15,11 +16,15 @@ letters and digits, since phones leave a last `-` out of a detected link:
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from typing import Literal
 
 from common.keyring import SUBJECT_HEX_CHARS, LinkKeys
 
-PATH = "/s"
+Kind = Literal["stop link", "preference link"]
+
+PATH, PREFERENCES_PATH = "/s", "/m"
 VALID_FOR = timedelta(days=3 * 366)  # a consent lasts 36 months after the person's last contact (DOMAIN 1.4)
+PREFERENCES_VALID_FOR = timedelta(days=30)  # a preference link shows data of the person
 TOKEN_CHARS = 37
 DAY_BYTES, SUBJECT_BYTES, TAG_BYTES = 2, SUBJECT_HEX_CHARS // 2, 9
 BODY_BYTES = DAY_BYTES + SUBJECT_BYTES
@@ -50,25 +55,32 @@ def pages_of(page_url: str) -> str:
     return f"{page_url.rstrip('/')}{PATH}/"
 
 
+def preference_page(stop_page: str) -> str:
+    """Return the address beside a sender's stop page that the sender's preference links begin with."""
+    sender_id = stop_page.rstrip("/").rpartition("/")[2]
+    return f"{stop_page.removesuffix(f'{PATH}/{sender_id}/')}{PREFERENCES_PATH}/{sender_id}/"
+
+
 def any_token() -> str:
     """Return a placeholder where only the length counts."""
     return "x" * TOKEN_CHARS
 
 
-def token(keys: LinkKeys, sender_id: str, subject_id: str, now: datetime) -> str:
+def token(keys: LinkKeys, sender_id: str, subject_id: str, now: datetime, kind: Kind = "stop link") -> str:
     """Return the token of a person. A text written again on the same day has the same token."""
-    last_day = (now.astimezone(UTC) + VALID_FOR).date()
+    valid_for = VALID_FOR if kind == "stop link" else PREFERENCES_VALID_FOR
+    last_day = (now.astimezone(UTC) + valid_for).date()
     body = (last_day - FIRST_DAY).days.to_bytes(DAY_BYTES, "big") + bytes.fromhex(_person(subject_id))
-    return _written(body + keys.tag(_signed(sender_id, body))[:TAG_BYTES])
+    return _written(body + keys.tag(_signed(kind, sender_id, body))[:TAG_BYTES])
 
 
-def read(written: str, keys: LinkKeys, sender_id: str) -> StopLink | None:
-    """Return the content, or None unless signed here for this sender. The caller checks `last_day`."""
+def read(written: str, keys: LinkKeys, sender_id: str, kind: Kind = "stop link") -> StopLink | None:
+    """Return the content, or None unless signed here for this sender and kind. The caller checks `last_day`."""
     raw = _raw(written)
     if raw is None:
         return None
     body, tag = raw[:BODY_BYTES], raw[BODY_BYTES:]
-    if not keys.holds(_signed(sender_id, body), tag):
+    if not keys.holds(_signed(kind, sender_id, body), tag):
         return None
     last_day = FIRST_DAY + timedelta(days=int.from_bytes(body[:DAY_BYTES], "big"))
     return StopLink(body[DAY_BYTES:].hex(), last_day)
@@ -107,8 +119,8 @@ def _person(subject_id: str) -> str:
     return subject_id.rpartition("-")[2]
 
 
-def _signed(sender_id: str, body: bytes) -> bytes:
-    return b"stop link\n" + sender_id.encode() + b"\n" + body
+def _signed(kind: Kind, sender_id: str, body: bytes) -> bytes:
+    return f"{kind}\n{sender_id}\n".encode() + body
 
 
 def _written(raw: bytes) -> str:

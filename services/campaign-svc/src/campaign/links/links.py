@@ -23,7 +23,7 @@ from common.privacy import stop_link
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The tokens of a person's links, a `short_link.Token`. The token of the stop link is not stored."""
+    """The tokens of a person's links, a `short_link.Token`. Tokens without a target are not stored."""
 
     keys: LinkKeys
     campaign_id: str
@@ -35,6 +35,8 @@ class Tokens:
     def __call__(self, target: str) -> str:
         if target == short_link.STOP_LINK:
             return stop_link.token(self.keys, self.sender_id, self.subject_id, self.now)
+        if target == short_link.PREFERENCES:
+            return stop_link.token(self.keys, self.sender_id, self.subject_id, self.now, "preference link")
         return self.made.setdefault(target, short_link.token(self.keys, self.campaign_id, self.subject_id, target))
 
 

@@ -6,6 +6,7 @@
     {link https://maison-lune.example/soldes}   a counted link, short and personal (`short_link`)
     {stop}                                      the STOP mention with the sender's own code
     {stop_link}                                 a personal link that stops (`common.privacy.stop_link`)
+    {preferences}                               a personal link to the preference page, no means to stop by itself
     {{ and }}                                   braces
 
 A condition is `name` (the contact has it), `not name`, `name = value`, `name != value` (in any case of letters), or
@@ -26,12 +27,13 @@ from itertools import chain, pairwise
 from campaign.message import short_link
 from campaign.message.short_link import Token
 from common.law.stop_mention import mentions_stop
-from common.privacy.stop_link import names_stop_link
+from common.privacy.stop_link import names_stop_link, preference_page
 from common.sms.sms_length import MAX_SEGMENTS, Length, Place, fits, length, outside_gsm7
 
 MAX_TEMPLATE_CHARS = 2000
 STOP_FIELD = "stop"
 STOP_LINK_FIELD = "stop_link"
+PREFERENCES_FIELD = "preferences"
 MAX_LINKS = 5
 
 _FIELD_NAME = re.compile(r"[a-z0-9_]{1,40}", re.ASCII)
@@ -108,6 +110,14 @@ class StopLink:
         return "" if self.page is None else self.page + token(short_link.STOP_LINK)
 
 
+@dataclass(frozen=True, slots=True)
+class PreferenceLink(StopLink):
+    """A personal link to the preference page, which needs the sender's stop page beside."""
+
+    def written(self, token: Token) -> str:
+        return "" if self.page is None else preference_page(self.page) + token(short_link.PREFERENCES)
+
+
 Part = str | Field | Link | StopLink
 Fold = Callable[[str], str]
 
@@ -179,7 +189,7 @@ class Template:
 
     @property
     def stop_links(self) -> tuple[StopLink, ...]:
-        """Return the stop links of all arms, each once."""
+        """Return the stop links and preference links of all arms, each once."""
         return tuple(dict.fromkeys(part for part in self._all if isinstance(part, StopLink)))
 
     @property
@@ -191,8 +201,8 @@ class Template:
         return self.each(lambda part: replace(part, host=host) if isinstance(part, Link) else part)
 
     def with_stop_page(self, page: str | None) -> "Template":
-        """Return the template with stop links on this page."""
-        return self.each(lambda part: StopLink(page) if isinstance(part, StopLink) else part)
+        """Return the template with stop links on this page, and preference links beside."""
+        return self.each(lambda part: replace(part, page=page) if isinstance(part, StopLink) else part)
 
     def each(self, change: Callable[[Part], Part]) -> "Template":
         """Return the template with each part changed, also in arms."""
@@ -286,7 +296,8 @@ def check(template: Template, stop_code: str, added: str = "") -> Length:
     pages = {link.page for link in template.stop_links}
     if None in pages:
         raise TextRefused(
-            TextProblem.STOP_PAGE_MISSING, "no stop page is configured: write {stop}, or set PLACET_PAGE_URL"
+            TextProblem.STOP_PAGE_MISSING,
+            "no stop page is configured: set PLACET_PAGE_URL, or write {stop}, and no {preferences}",
         )
     stop_page = next(iter(pages), None)
     samples = [sample + added for sample in template.samples(stop_code)]
@@ -380,7 +391,7 @@ def _condition(asked: str, at: int) -> Condition:
     if found is None:
         raise TextRefused(TextProblem.CONDITION, f"the condition at character {at} names no field")
     negated, name, comparison, value = found[1], found[2], found[3] or "", asked[found.end() :].strip()
-    if name in (STOP_FIELD, STOP_LINK_FIELD):
+    if name in (STOP_FIELD, STOP_LINK_FIELD, PREFERENCES_FIELD):
         raise TextRefused(
             TextProblem.CONDITION, f"the condition at character {at} asks for {{{name}}}, which is no field"
         )
@@ -410,6 +421,8 @@ def _field(inside: str) -> Field | StopLink:
         return Field(STOP_FIELD, "")
     if name == STOP_LINK_FIELD:
         return StopLink()
+    if name == PREFERENCES_FIELD:
+        return PreferenceLink()
     return Field(name, default if bar else None)
 
 

@@ -53,7 +53,7 @@ class Wording:
 
     @property
     def stops_by_link(self) -> bool:
-        """Return whether the text has a stop link in some language."""
+        """Return whether the text has a stop link or a preference link in some language: both need the stop page."""
         return any(template.stop_links for template in self.templates.values())
 
     def with_links_in_full(self) -> "Wording":

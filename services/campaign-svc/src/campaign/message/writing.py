@@ -36,7 +36,8 @@ Text = Annotated[
     Field(
         max_length=texts.MAX_TEMPLATE_CHARS,
         description="{attribute}, {attribute|default}, {if attribute = value}…{else}…{end}, {link https://…} for a"
-        " short link with counted clicks, and {stop} for « STOP au » with the sender's code.",
+        " short link with counted clicks, {stop} for « STOP au » with the sender's code, and {preferences} for a"
+        " personal link to the preference page.",
     ),
 ]
 Translations = Annotated[

@@ -204,7 +204,7 @@ class _Test:
         sender = self.sender
         if self.wording.stops_by_link and sender.stop_page is None:
             raise Invalid(
-                "no stop page is configured: set PLACET_PAGE_URL, or write the text without {stop_link}",
+                "no stop page is configured: set PLACET_PAGE_URL, or leave out {stop_link} and {preferences}",
                 reasons=[Reason("text", "stop_page_missing")],
             )
         tokens = Tokens(self.held.link_keys, campaign.campaign_id, subject_id, campaign.sender_id, now)

@@ -495,8 +495,12 @@ async def _reach(tx: AsyncConnection, link: PreferenceLink) -> Reach:
     if link.sender_id is None:
         return "all"
     sender = await senders_store.find_sender(tx, link.sender_id)
-    wide = sender is not None and sender.stop_scope == "controller" and await senders_store.has_sisters(tx, sender)
-    return "house" if wide else "brand"
+    return "house" if sender is not None and await _reaches_further(tx, sender) else "brand"
+
+
+async def _reaches_further(tx: AsyncConnection, sender: Sender) -> bool:
+    """Return whether a STOP to the sender covers other senders on record."""
+    return sender.stop_scope == "controller" and await senders_store.has_sisters(tx, sender)
 
 
 async def _other(tx: AsyncConnection, request: Request, visit: _Visit) -> Response:

@@ -19,7 +19,7 @@ from consent.ledger import recorder
 from consent.ledger.chain import evidence_id
 from consent.ledger.recorder import Statement
 from consent.ledger.rules import Evidence
-from consent.page.routes import Held, _form, _html, _Page, _words
+from consent.page.routes import Held, _form, _html, _Page, _reaches_further, _words
 from consent.page.words import Words
 from consent.senders import store as senders_store
 from consent.senders.store import Sender
@@ -41,7 +41,8 @@ async def show(sender_id: str, written: str, request: Request, held: Held) -> Re
         return _said("unknown", words, sender_id, written)
     async with held.database.begin() as tx:
         sender = await senders_store.find_sender(tx, sender_id)
-    return _said(_standing(link, sender, datetime.now(UTC)), words, sender_id, written, sender)
+        wide = sender is not None and await _reaches_further(tx, sender)
+    return _said(_standing(link, sender, datetime.now(UTC)), words, sender_id, written, sender, reaches_further=wide)
 
 
 @pages.post("/{sender_id}/{written}")
@@ -57,7 +58,8 @@ async def stop(sender_id: str, written: str, request: Request, held: Held) -> Re
         if (found := _standing(link, sender, now)) != "ask":
             return _said(found, words, sender_id, written, sender)
         await _record(tx, held.subject_keys.named(link.person), sender_id, now)
-    return _said("stopped", words, sender_id, written, sender)
+        wide = sender is not None and await _reaches_further(tx, sender)
+    return _said("stopped", words, sender_id, written, sender, reaches_further=wide)
 
 
 async def _record(tx: AsyncConnection, subject_id: str, sender_id: str, now: datetime) -> None:
@@ -80,7 +82,15 @@ def _standing(link: StopLink, sender: Sender | None, now: datetime) -> Said:
     return "gone" if is_over(link, now) else "ask"
 
 
-def _said(what: Said, words: Words, sender_id: str, written: str, sender: Sender | None = None) -> Response:
+def _said(
+    what: Said,
+    words: Words,
+    sender_id: str,
+    written: str,
+    sender: Sender | None = None,
+    *,
+    reaches_further: bool = False,
+) -> Response:
     """Return the page. `sender`: of a signed link alone."""
     return _html(
         words,
@@ -89,7 +99,5 @@ def _said(what: Said, words: Words, sender_id: str, written: str, sender: Sender
         what=what,
         here=f"{PATH}/{quote(sender_id, safe='')}/{quote(written, safe='')}",
         sender=sender,
-        reaches_further=sender is not None
-        and sender.stop_scope == "controller"
-        and sender.controller != sender.sender_id,
+        reaches_further=reaches_further,
     )
