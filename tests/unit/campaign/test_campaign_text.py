@@ -248,3 +248,35 @@ def test_a_preference_link_is_the_person_s_own_and_no_means_to_stop() -> None:
     assert pageless.value.reason == TextProblem.STOP_PAGE_MISSING
     with pytest.raises(TextRefused):
         parse("{if preferences}Lune{end}")
+
+
+PAGE = "https://p.example/s/lune/"
+
+
+def test_a_stop_link_is_written_for_its_person_and_is_a_means_to_stop_by_itself() -> None:
+    template = parse("-10 % {stop_link|never written}").with_stop_page(PAGE)
+    assert (template.fields, template.required, template.links) == ((), (), ())
+    assert check(template, "36111").units == len("-10 % ") + len(PAGE) + 37
+    written = template.render({}, "36111", token=lambda of: {"stop_link": "x" * 37}[of])
+    assert written == f"-10 % {PAGE}{'x' * 37}"
+    assert refused(written, "36111", stop_page=PAGE) is None
+    assert refused(written, "36111") is TextProblem.STOP_MENTION_MISSING, "of a sender without a page it is none"
+    assert refused(f"-10 % {PAGE}", "36111", stop_page=PAGE) is TextProblem.STOP_MENTION_MISSING
+
+
+@pytest.mark.parametrize(
+    ("source", "page", "reason"),
+    [
+        ("-10 % {stop_link}", None, TextProblem.STOP_PAGE_MISSING),
+        ("-10 % {stop} {stop_link}", None, TextProblem.STOP_PAGE_MISSING),
+        ("-10 % {if vip}{stop_link}{end} {stop}", None, TextProblem.STOP_PAGE_MISSING),
+        ("-10 % {if vip}{stop_link}{end}", PAGE, TextProblem.STOP_MENTION_MISSING),
+        ("-10 % {if stop_link}oui{end} {stop}", PAGE, TextProblem.CONDITION),
+    ],
+)
+def test_a_stop_link_that_is_not_in_every_text_or_leads_nowhere_is_refused(
+    source: str, page: str | None, reason: TextProblem
+) -> None:
+    with pytest.raises(TextRefused) as caught:
+        check(parse(source).with_stop_page(page), "36111")
+    assert caught.value.reason is reason
