@@ -188,5 +188,5 @@ def test_a_template_of_unknown_fields_is_refused_and_what_is_filled_in_is_never_
     assert list(question_flaws(good)) == []
     if name not in ("brand", "purpose", "stop_code", "link"):
         assert list(question_flaws(good + "{" + name + "}"))
-    own = Identity("Acme SAS", "{purpose}", "contact", Replies(double_opt_in=good))
+    own = Identity("Acme SAS", "{purpose}", "contact", own=Replies(double_opt_in=good))
     assert question(own, "{stop_code}", "36111") == "{purpose} : {stop_code} ? Dites OUI. STOP 36111"
