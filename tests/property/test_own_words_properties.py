@@ -6,8 +6,9 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.contracts.consent import Replies
 from consent.answers.own_words import FIELDS, Author, Field, flaws_of
-from consent.answers.replies import Identity, Replies, contact, started, stopped
+from consent.answers.replies import Identity, contact, started, stopped
 from tests.unit.consent.test_own_words import GOOD, LUNE
 
 # the test's own list, never the product's

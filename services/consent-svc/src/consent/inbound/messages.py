@@ -395,7 +395,8 @@ def _owed(
         tell_of_flaws(sender_id, kind, flaws)
     link = None
     if links is not None:
-        link_id, url = links.make(message.mo_id, expires_at := _second(understood_at(message)) + links.lasts)
+        expires_at = understood_at(message).replace(microsecond=0) + links.lasts  # as a link's token holds it
+        link_id, url = links.make(message.mo_id, expires_at)
         if (longer := replies.with_link(text, kind, url)) != text:
             text = longer
             link = PreferenceLink(
@@ -418,10 +419,6 @@ def _owed(
         ),
         link,
     )
-
-
-def _second(at: datetime) -> datetime:
-    return at.replace(microsecond=0)  # as a link's token holds it
 
 
 def _identities(senders: Mapping[str, Sender]) -> list[replies.Identity]:
