@@ -32,6 +32,8 @@ OUTBOX = "libs/common/src/common/kafka/outbox.py"
 OFFSETS = "libs/common/src/common/kafka/reading/offsets.py"
 BATCHES = "libs/common/src/common/kafka/reading/batches.py"
 BROKEN_LOGS = "libs/common/src/common/kafka/reading/broken_logs.py"
+LAW = "libs/common/src/common/law/__init__.py"
+STOP_LINK = "libs/common/src/common/privacy/stop_link.py"
 PAGING = "libs/common/src/common/web/pagination.py"
 DISPATCH = "tests/service/dispatch/test_interleavings.py"
 CONSENT = "tests/service/consent/test_interleavings.py"
@@ -375,6 +377,21 @@ MUTANTS = (
         "        await _until_writers_ended(tx, table)\n",
         "",
         "tests/service/dispatch/test_lists.py",
+    ),
+    # --- places abroad
+    Mutant(
+        "a means works in every place",
+        LAW,
+        "        if link and place.link_works:\n",
+        "        if link or place.link_works:\n",
+        "tests/property/test_abroad_properties.py",
+    ),
+    Mutant(
+        "a stop link of anybody is a means to stop",
+        STOP_LINK,
+        "found is not None and found.person == _person(subject_id) and",
+        "found is not None and",
+        "tests/service/dispatch/test_decision_records.py -k stop_link",
     ),
 )
 

@@ -193,6 +193,14 @@ def test_a_place_is_closed_without_a_means_to_stop_that_works_there() -> None:
     assert in_place("DE", ABROAD, stop_link=True) == Allow()
 
 
+def test_an_edition_that_is_always_open_asks_for_a_means_too() -> None:
+    always = load("demonstration")
+    both = replace(REQUEST, stop_link=True)
+    assert decide(REQUEST, KNOWN, TUESDAY_22H, replace(LIMITS, max_staleness=timedelta(1)), always) == Allow()
+    for territory in ("GB", "JP"):
+        assert decide(replace(both, territory=territory), KNOWN, TUESDAY_10H, LIMITS, always) == Deny((NO_MEANS,))
+
+
 def test_a_person_of_two_places_needs_a_means_in_both() -> None:
     assert in_place("FR", region="MQ", mentions_stop=True) == Deny((NO_MEANS,))
     assert in_place("FR", region="MQ", stop_link=True) == Deny((NO_MEANS,))

@@ -414,7 +414,8 @@ def _placed(country: files.Country, house: tuple[files.Rule, ...]) -> Iterator[t
                     named
                     for each in means
                     if each.stated
-                    for named in {code, place.within} & set(each.places or {code})
+                    for named in each.places or ()
+                    if named in (code, place.within)
                 ),
             ),
         )

@@ -231,8 +231,8 @@ def _contradictions(found: Country, name: str) -> Iterator[str]:
 
 def _contradictions_of_means(found: Country) -> Iterator[str]:
     for each in found.means:
-        if each.stated and each.kind != "code":
-            yield f"the means {each.kind} is by statement, and only a code can be stated"
+        if each.stated and (each.kind != "code" or each.places is None):
+            yield f"the means {each.kind} is by statement: only a code can be stated, and only of named places"
         for code in each.places or ():
             if code not in found.places:
                 yield f"the means {each.kind} is of {code}, which is no place here"

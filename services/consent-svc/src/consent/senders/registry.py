@@ -13,10 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import SENDERS
 from common.contracts.consent import SenderChanged
 from common.db.database import Database
-from common.db.timer import Timer
+from common.db.timer import Timer, Worker
 from common.kafka import outbox
 from common.privacy import stop_link
-from common.service import Worker
 from consent.ledger import term_store
 from consent.ledger.retention import Rule
 from consent.senders import store

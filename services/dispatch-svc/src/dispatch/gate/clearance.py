@@ -163,10 +163,10 @@ class Clearance:
             opened.append(self._open(candidate))
             await _let_others(place)
         senders = await projection.senders(tx, {c.sender_id for c in candidates})
-        linked = [
-            self._has_stop_link(candidate, content, senders.get(candidate.sender_id))
-            for candidate, (_, content, _) in zip(candidates, opened, strict=True)
-        ]
+        linked = []
+        for place, (candidate, (_, content, _)) in enumerate(zip(candidates, opened, strict=True)):
+            linked.append(self._has_stop_link(candidate, content, senders.get(candidate.sender_id)))
+            await _let_others(place)
         blocks = await store.blocks(tx, [c.subject_id for c in candidates])
         erased = await erasing.asked_of(tx, {c.subject_id for c in candidates})
         if not locked:
