@@ -281,12 +281,15 @@ async def test_where_there_is_a_page_each_answer_has_the_person_s_own_link_to_it
         assert await tx.scalar(text("SELECT count(*) FROM preference_link")) == 3
 
 
-async def test_a_stop_of_every_brand_has_a_link_to_every_brand(database: Database) -> None:
+async def test_an_answer_of_several_brands_has_a_link_to_every_brand_where_it_fits(database: Database) -> None:
     at_home = intake.Intake(field_keys, subject_keys, INTAKE._answers, intake.Links(link_in_answer, timedelta(days=7)))
-    await give(database, 0)
     async with database.begin() as tx:
-        await at_home.apply(tx, [Received(mo(1, everyone=True), subject(1), 0, 0, now(), None)])
-        assert (await tx.execute(text("SELECT sender_id FROM preference_link"))).scalars().all() == [None]
+        await senders.register(tx, sender("lune", "Maison Lune"), at(0))
+        stops = mo(1), mo(2, sender=number(2), everyone=True)
+        await at_home.apply(tx, [Received(m, m.subject_id, 0, n, now(), None) for n, m in enumerate(stops)])
+        links = (await tx.execute(text("SELECT subject_id, sender_id FROM preference_link"))).all()
+    assert [tuple(link) for link in links] == [(subject(1), None)]
+    assert ["Vos choix" in said for said in await heard(database)] == [True, False], "the second would be two SMS"
 
 
 async def test_no_form_keeps_the_confirmation_of_a_stop_away(database: Database) -> None:

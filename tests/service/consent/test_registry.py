@@ -82,7 +82,7 @@ async def test_a_sender_says_who_is_behind_it_what_a_stop_shuts_and_what_it_answ
     [
         ({"replies": {"stop": "Acme : c'est noté. Soldes -50 %"}}, {"replies.stop": ["advertising", "rebate"]}),
         (
-            {"replies": {"stop": "C'est noté. acme.example/offres"}},
+            {"replies": {"stop": "C'est noté. lune.example/offres"}},
             {"replies.stop": ["advertising", "link", "brand_missing"]},
         ),
         ({"replies": {"contact": "Acme, 1 rue de la Paix"}}, {"replies.contact": ["editor_missing"]}),
