@@ -25,11 +25,16 @@ TIMERS = "services/dispatch-svc/src/dispatch/sending/timers.py"
 LEDGER_RULES = "services/consent-svc/src/consent/ledger/rules.py"
 RECORDER = "services/consent-svc/src/consent/ledger/recorder.py"
 CONSENT_STORE = "services/consent-svc/src/consent/ledger/store.py"
+REPLIES = "services/consent-svc/src/consent/answers/replies.py"
+QUESTIONS = "services/consent-svc/src/consent/double_opt_in/requests.py"
+GATE_RULES = "services/dispatch-svc/src/dispatch/gate/rules.py"
 DATABASE = "libs/common/src/common/db/database.py"
 OUTBOX = "libs/common/src/common/kafka/outbox.py"
 OFFSETS = "libs/common/src/common/kafka/reading/offsets.py"
 BATCHES = "libs/common/src/common/kafka/reading/batches.py"
 BROKEN_LOGS = "libs/common/src/common/kafka/reading/broken_logs.py"
+LAW = "libs/common/src/common/law/__init__.py"
+STOP_LINK = "libs/common/src/common/privacy/stop_link.py"
 PAGING = "libs/common/src/common/web/pagination.py"
 DISPATCH = "tests/service/dispatch/test_interleavings.py"
 CONSENT = "tests/service/consent/test_interleavings.py"
@@ -270,6 +275,28 @@ MUTANTS = (
         '        " RETURNING subject_id",\n',
         f"{CONSENT} -k newer_stop",
     ),
+    # --- answers and questions to people
+    Mutant(
+        "own words that do not pass are sent",
+        REPLIES,
+        "        return None if self.flaws(field) else own\n",
+        "        return own\n",
+        "tests/unit/consent/test_own_words.py",
+    ),
+    Mutant(
+        "a question on its way is compared with the STOP's own clock",
+        GATE_RULES,
+        "(consent.stopped_at or consent.occurred_at) >= request.requested_at",
+        "consent.occurred_at >= request.requested_at",
+        "tests/unit/dispatch/test_gate.py -k slow",
+    ),
+    Mutant(
+        "two controllers ask a number at once",
+        QUESTIONS,
+        'await _lock(tx, [*paces, f"number/{statement.subject_id}"], now)',
+        "await _lock(tx, paces, now)",
+        "tests/service/consent/test_double_opt_ins.py -k twice_at_once",
+    ),
     # --- outbox
     Mutant(
         "two relays lead",
@@ -366,6 +393,21 @@ MUTANTS = (
         "        await _until_writers_ended(tx, table)\n",
         "",
         "tests/service/dispatch/test_lists.py",
+    ),
+    # --- places abroad
+    Mutant(
+        "a means works in every place",
+        LAW,
+        "        if link and place.link_works:\n",
+        "        if link or place.link_works:\n",
+        "tests/property/test_abroad_properties.py",
+    ),
+    Mutant(
+        "a stop link of anybody is a means to stop",
+        STOP_LINK,
+        "found is not None and found.person == _person(subject_id) and",
+        "found is not None and",
+        "tests/service/dispatch/test_decision_records.py -k stop_link",
     ),
 )
 

@@ -14,7 +14,8 @@ import jwt
 SCOPES = (
     "sender:read sender:write sender:reopen consent:read consent:write contact:write"
     " campaign:read campaign:write campaign:approve campaign:rules campaign:trace"
-    " message:send message:read message:write review:read review:write"
+    " message:send:transactional message:send:service message:send:marketing"
+    " message:read message:write review:read review:write"
     " erasure:read erasure:write copy:read copy:write rectification:read rectification:write"
     " dead-letter:read dead-letter:write"
 )

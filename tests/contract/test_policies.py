@@ -13,15 +13,15 @@ from common.law import files, load
 
 LAW = Path(law.__file__).parent
 PUBLISHED = {
-    "countries/BE-1.json": "9cea670c8df02ed7",
-    "countries/CA-1.json": "162f71a5793d687c",
-    "countries/DE-1.json": "03b40f018e5c7a07",
-    "countries/ES-1.json": "c7d37762bd82b0d6",
-    "countries/FR-1.json": "0726603070d05db9",
-    "countries/GB-1.json": "6ae8d0ab0ecffbf2",
-    "countries/US-1.json": "c22be7322d62651f",
-    "demonstration-2.json": "efca3987e034f9c4",
-    "france-2.json": "21c3d99e0292dd92",
+    "countries/BE-2.json": "acbf1c2cc04a3e2a",
+    "countries/CA-2.json": "0150faee54a168cc",
+    "countries/DE-2.json": "277db65ffcf29772",
+    "countries/ES-2.json": "bb805b08e1eb2648",
+    "countries/FR-2.json": "6b054ff4eb215107",
+    "countries/GB-2.json": "ad58946df033aa7e",
+    "countries/US-2.json": "422130145b986ac3",
+    "demonstration-3.json": "0648f6104ed15de1",
+    "france-3.json": "a1b9aab225e9907b",
 }
 
 

@@ -207,9 +207,10 @@ async def test_1_stop_is_final(placet: Placet) -> None:
     await eventually(gone)
 
     async def confirmed() -> bool:
-        return [m["text"] for m in await placet.sent_to(101, answers=True)] == [
-            "Maison Lune : votre STOP est pris en compte, vous ne recevrez plus nos SMS commerciaux."
-        ]
+        said = (
+            "Maison Lune : votre STOP est pris en compte, vous ne recevrez plus nos SMS commerciaux. Vos choix : http"
+        )
+        return [m["text"].startswith(said) for m in await placet.sent_to(101, answers=True)] == [True]
 
     await eventually(confirmed)
 
@@ -439,7 +440,7 @@ async def test_5_every_decision_explains_itself(placet: Placet) -> None:
     accepted = decisions["accepted"]
     assert accepted["subject_id"] == known["subject_id"]
     assert accepted["consent_version"] == known["version"]
-    assert accepted["policy_version"] == "demonstration-2"
+    assert accepted["policy_version"] == "demonstration-3"
     assert accepted["requested_at"] < accepted["as_of"] or accepted["as_of"] < accepted["decided_at"]
 
 
@@ -547,9 +548,9 @@ async def test_6_the_law_is_data(tmp_path: Path) -> None:
             return found[0], found[1]
 
         marketing, _ = await eventually(decided)
-        assert marketing["policy_version"] == "france-2"
+        assert marketing["policy_version"] == "france-3"
         at = datetime.fromisoformat(marketing["decided_at"])
-        opens = next_permitted(at, "FR", at_hand_off(load("france-2")))
+        opens = next_permitted(at, "FR", at_hand_off(load("france-3")))
         if opens == at:
             assert marketing["status"] in ("sending", "accepted")
         else:

@@ -11,15 +11,15 @@ from campaign.audience.contacts_file import Chunk, FileRefused, Reading
 from campaign.links.links import Tokens
 from campaign.message.folding import Folding, changes, folded, of_author, of_contact
 from campaign.message.short_link import any_token
-from campaign.message.text import Choice, Field, Link, TextRefused, parse
+from campaign.message.text import Choice, Field, Link, StopLink, TextRefused, parse
 from campaign.message.wording import wording
 from common.law.stop_mention import mentions_stop
 from common.sms.sms_length import GSM7_BASIC, GSM7_EXTENSION, MAX_SEGMENTS, fits, length, outside_gsm7, parts
-from tests.support.builders import link_keys
+from tests.support.builders import link_keys, now, subject
 
 gsm7 = st.text(alphabet=GSM7_BASIC + GSM7_EXTENSION, max_size=800)
 anything = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=400)
-names = st.sampled_from(["a", "b", "stop", "end", "else"])
+names = st.sampled_from(["a", "b", "stop", "stop_link", "end", "else"])
 tokens = st.one_of(
     st.builds("{{{}}}".format, names),
     st.builds("{{{}|{}}}".format, names, st.text("xé’", max_size=3)),
@@ -122,7 +122,7 @@ def test_a_text_is_refused_or_leaves_no_field(source: str, attributes: dict[str,
         template = parse(source)
     except TextRefused:
         return
-    spoken = wording(source, "fr", {}, how, "m.example")
+    spoken = wording(source, "fr", {}, how, "m.example", "https://p.example/s/lune/")
     assert (spoken.missing(attributes), spoken.required) == (template.missing(attributes), template.required)
     if (missing := template.missing(attributes)) is not None:
         assert not attributes.get(missing, "").strip()
@@ -135,6 +135,9 @@ def test_a_text_is_refused_or_leaves_no_field(source: str, attributes: dict[str,
                 as_it_is += each.target
                 as_folded += "https://m.example/l/xxxxxxxxxxxx"
                 continue
+            if isinstance(each, StopLink):
+                as_folded += "https://p.example/s/lune/" + "x" * 37
+                continue
             value = None if isinstance(each, str) else " ".join(attributes.get(each.name, "").split())
             words = each if isinstance(each, str) else each.default or ""
             if isinstance(each, Field) and each.name == "stop":
@@ -144,7 +147,7 @@ def test_a_text_is_refused_or_leaves_no_field(source: str, attributes: dict[str,
     assert template.render(attributes, "36111") == as_it_is
     assert spoken.render(attributes, "36111", any_token) == as_folded
     assert all(attributes[name].strip() for name in template.required)
-    sent = spoken.render(attributes, "36111", Tokens(link_keys, "c1", "k1-1"))
+    sent = spoken.render(attributes, "36111", Tokens(link_keys, "c1", subject(1), "lune", now()))
     assert length(sent) == length(as_folded)  # what is counted beforehand is what is sent, to the unit
 
 

@@ -10,12 +10,13 @@ from common.contracts.consent import Replies
 from common.sms.sms_length import length
 from consent.answers.replies import QUESTION_SEGMENTS, Identity, question, question_flaws
 from consent.double_opt_in import rules as asking
-from consent.double_opt_in.rules import Pace, Question, step
+from consent.double_opt_in.rules import Most, Pace, Question, step
 from consent.ledger.rules import NEVER_SEEN, apply, standing
 from tests.unit.consent.evidences import NOON, request, stop
 
 HOUR = timedelta(hours=1)
 AFTER_STOP = timedelta(days=30)
+MOST = Most(a_day=2, a_month=5)
 CODES = {"acme": "36111", "globex": "36111", "initech": "36222"}
 PURPOSES = ("promotions", "loyalty")
 
@@ -59,9 +60,9 @@ def live(
                 fields = {"sender_id": sender, "purpose": purpose, "occurred_at": now, "received_at": now}
                 form = request(0, evidence_id=f"r{place}", **fields)
                 code = CODES[sender]
-                if not asking.withheld(state, form, questions, now, AFTER_STOP) and asking.takes_reply(
-                    state, form, code, questions, now
-                ):
+                if not asking.withheld(
+                    state, form, questions, now, AFTER_STOP, MOST, held=False
+                ) and asking.takes_reply(state, form, code, questions, now):
                     about = Question(
                         evidence_id=form.evidence_id,
                         subject_id="s",
@@ -127,6 +128,16 @@ def test_after_a_stop_of_everything_one_question_a_month_at_most_until_a_yes(
             last = now
 
 
+@given(lives)
+def test_all_senders_together_never_ask_more_than_the_most_of_a_day_and_of_a_month(
+    life: list[tuple[int, Form | Oui | Stop]],
+) -> None:
+    asked = [now for now, what, _, _ in live(life) if what == "asked"]
+    for at in asked:
+        assert sum(at - timedelta(days=1) < each <= at for each in asked) <= MOST.a_day
+        assert sum(at - timedelta(days=30) < each <= at for each in asked) <= MOST.a_month
+
+
 @given(
     st.integers(1, 8), st.integers(1, 48), st.lists(st.integers(0, 300), min_size=1, max_size=40), st.integers(0, 300)
 )
@@ -177,5 +188,5 @@ def test_a_template_of_unknown_fields_is_refused_and_what_is_filled_in_is_never_
     assert list(question_flaws(good)) == []
     if name not in ("brand", "purpose", "stop_code", "link"):
         assert list(question_flaws(good + "{" + name + "}"))
-    own = Identity("Acme SAS", "{purpose}", "contact", Replies(double_opt_in=good))
+    own = Identity("Acme SAS", "{purpose}", "contact", own=Replies(double_opt_in=good))
     assert question(own, "{stop_code}", "36111") == "{purpose} : {stop_code} ? Dites OUI. STOP 36111"

@@ -12,7 +12,7 @@ from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, 
 from dispatch.messages.reasons import Reason
 from dispatch.projection.limits import Limits
 
-FRANCE = load("france-2")
+FRANCE = load("france-3")
 LIMITS = Limits()
 BASE = datetime(2026, 11, 23, tzinfo=UTC)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from common.law import Aspect, Policy, at_hand_off, closed_by, is_open, load, next_permitted, rules_of, zones
 
-FRANCE = load("france-2")
+FRANCE = load("france-3")
 TODAY = rules_of(date(2026, 11, 25), FRANCE)
 policies = st.sampled_from([FRANCE, at_hand_off(FRANCE), TODAY])
 territories = st.sampled_from(list(FRANCE.places))
@@ -128,7 +128,7 @@ def test_no_house_opens_what_is_closed(
         "weekdays": sorted(weekdays),
         **({"holidays": "closed"} if holidays else {}),
     }
-    ours = load("france-2", json.dumps({"version": "ours-1", "about": "ours", "rules": [rule]}).encode())
+    ours = load("france-3", json.dumps({"version": "ours-1", "about": "ours", "rules": [rule]}).encode())
     if is_open(at, territory, ours):
         assert is_open(at, territory, FRANCE)
         assert all(window[0] <= at.astimezone(z).hour < window[1] for z in zones(territory, ours))

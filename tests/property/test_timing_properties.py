@@ -21,7 +21,7 @@ from campaign.schedule.timing import Pace, Place, Timetable, Timing, starts
 from common.contracts.consent import Consent
 from common.law import at_hand_off, is_open, load, openings, rules_of, zones
 
-FRANCE = at_hand_off(rules_of(date(2026, 11, 25), load("france-2")))
+FRANCE = at_hand_off(rules_of(date(2026, 11, 25), load("france-3")))
 MINUTE = timedelta(minutes=1)
 NEVER = datetime(2099, 1, 1, tzinfo=UTC)
 # before a change of clocks, a holiday here and not there, the end of a year, and any day
@@ -187,6 +187,7 @@ def test_a_forecast_s_sums_are_its_audience_and_who_waits_is_told_why(
             prices=Prices(),
             compliance=rules(),
             rate_per_s=None,
+            reachable_in=frozenset({"GP", "MQ", "RE"}),
         )
     )
     yes = Consent(

@@ -26,7 +26,7 @@ def message(n: int = 1, status: str = "sending", **more: Any) -> MessageRow:
             "reasons": (),
             "partition": partition_of(wanted.subject_id, 3),
             "version": 1,
-            "policy_version": "demonstration-2",
+            "policy_version": "demonstration-3",
             "consent_version": 1,
             "as_of": now(),
             "decided_at": now(),

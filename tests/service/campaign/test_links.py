@@ -180,7 +180,7 @@ async def test_links_and_clicks_are_told_in_a_copy_and_forgotten_with_the_person
             "INSERT INTO erasing (erasure_id, subject_id, requested_at) VALUES ('e1', $1, now())", subject(1)
         )
     async with linked.database.begin() as tx:
-        tokens = links.Tokens(link_keys, (await linked.requests())[0].campaign_id, subject(1))
+        tokens = links.Tokens(link_keys, (await linked.requests())[0].campaign_id, subject(1), SENDER, now())
         tokens(TARGET)
         await links.keep(tx, [tokens])
     assert await rows(linked) == {subject(2): 0}
@@ -220,7 +220,7 @@ async def test_a_message_that_is_written_again_with_a_new_key_has_a_link_that_le
     old = KEY_RING["current"]
     keys = {"n1": base64.b64encode(b"n" * 32).decode(), old: base64.b64encode(b"t" * 32).decode()}
     rotated = LinkKeys(KeyRingSettings.model_validate({"current": "n1", "keys": keys}))
-    tokens = links.Tokens(rotated, campaign_id, subject(1))
+    tokens = links.Tokens(rotated, campaign_id, subject(1), SENDER, now())
     written = tokens(TARGET if await _leads(linked, paths[subject(1)]) == TARGET else OTHER)
     async with linked.database.begin() as tx:
         await links.keep(tx, [tokens])
@@ -246,7 +246,7 @@ async def test_who_clicks_while_they_are_erased_waits_for_that_and_is_led_nowher
 
 async def test_who_clicks_while_they_are_corrected_is_led_on(linked: Campaigns) -> None:
     campaign_id, paths = await expanded(linked, 1)
-    tokens = links.Tokens(link_keys, campaign_id, subject(1))
+    tokens = links.Tokens(link_keys, campaign_id, subject(1), SENDER, now())
     target = await _leads(linked, paths[subject(1)])
     tokens(target)
     async with linked.surroundings.sql("campaign") as sql, linked.database.begin() as tx:

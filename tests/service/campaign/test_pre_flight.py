@@ -124,6 +124,8 @@ async def test_a_number_that_nobody_can_unseal_is_counted_as_the_gate_will_deny_
 
 async def test_a_rule_that_forbids_is_named_once_however_many_clocks_a_place_has(campaigns: Campaigns) -> None:
     """Polynesia has three, and it is night on all of them."""
+    async with campaigns.database.begin() as tx:
+        await store.put_sender(tx, sender_changed(version=2, reachable_in=("PF",)))
     await campaigns.imported(f"number;postcode\n{number(1)};98714\n")
     await campaigns.told(opted_in(1))
     [place] = (await looked_at(campaigns, (await campaigns.written())["campaign_id"]))["territories"]

@@ -29,7 +29,7 @@ JSON = {"Content-Type": "application/json"}
 router = APIRouter(prefix="/v1")
 
 
-@router.post("/things", dependencies=[Depends(require("message:send"))])
+@router.post("/things", dependencies=[Depends(require("message:write"))])
 async def things(body: dict[str, str]) -> int:
     return sum(map(len, body.values()))
 

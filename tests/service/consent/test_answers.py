@@ -1,6 +1,7 @@
 """What people hear back: once, from the sender they wrote to, and never in a loop. On a real Postgres."""
 
 import random
+import re
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,15 +16,19 @@ from common.contracts.inbound import Intent, MessageReceived
 from common.db.database import Database
 from common.kafka import broker as kafka
 from common.kafka.subscription import Received
-from consent.answers.answers import Answers
+from common.sms.sms_length import length
+from consent.answers.answers import NOT_SENT, Answers
 from consent.answers.replies import IN_OUR_WORDS
 from consent.inbound import messages as intake
 from consent.ledger import store as ledger_store
 from consent.ledger.recorder import Statement, record
+from consent.page import routes as page
+from consent.page import store as page_store
+from consent.page.link import read
 from consent.senders import registry as senders
 from consent.senders import store as senders_store
 from inbound.keywords import classify
-from tests.support.builders import field_keys, now, number, subject, subject_keys
+from tests.support.builders import field_keys, link_keys, now, number, subject, subject_keys
 from tests.support.failing import Crash
 from tests.support.infrastructure import Postgres
 from tests.unit.consent.evidences import opt_in
@@ -168,7 +173,7 @@ async def test_a_contact_is_answered_with_who_edits_the_service_and_how_to_stop_
 ) -> None:
     await receive(database, mo(1), mo(2, "contact"))
     assert (await heard(database))[1] == (
-        "Service SMS de Acme SAS, contact@acme.example. Pour ne plus recevoir nos SMS : STOP au 36111."
+        "Service SMS édité par Acme SAS, contact@acme.example. Pour ne plus recevoir nos SMS : STOP au 36111."
     )
 
 
@@ -205,7 +210,11 @@ async def test_a_stop_of_one_brand_is_confirmed_by_that_brand_and_a_stop_of_all_
 
 
 async def test_a_sender_answers_in_its_own_words_where_it_answers_alone(database: Database) -> None:
-    own = Replies(stop="Bien reçu, Lune", contact="Lune, 1 rue de la Paix, Paris", start="Bienvenue")
+    own = Replies(
+        stop="Bien reçu : plus de SMS de Maison Lune",
+        contact="Édité par Maison Lune SAS, 1 rue de la Paix, Paris",
+        start="Maison Lune vous retrouve. STOP au 36111",
+    )
     async with database.begin() as tx:
         await senders.register(tx, sender("lune", "Maison Lune", own), at(0))
     await give(database, 0, "lune")
@@ -215,6 +224,87 @@ async def test_a_sender_answers_in_its_own_words_where_it_answers_alone(database
     assert await heard(database) == [own.stop, own.contact, own.start]
     await receive(database, mo(3))
     assert (await heard(database))[-1].startswith("Acme et Maison Lune : votre STOP est pris en compte")
+
+
+async def test_own_words_on_record_that_do_not_pass_are_not_sent_and_the_stop_is_confirmed_all_the_same(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Words from before the rules of today. The registry refuses them over HTTP (`test_registry.py`)."""
+    adverts = Replies(stop="Maison Lune : dernière chance, -50 % !", contact="Nos soldes", start="Bienvenue")
+    async with database.begin() as tx:
+        await senders.register(tx, sender("lune", "Maison Lune", adverts), at(0))
+    await give(database, 0, "lune")
+    first = mo(1)
+    alone = msgspec.structs.replace(first, named=field_keys.seal("maison lune", f"named:{first.mo_id}"))
+    before = NOT_SENT.labels("stopped")._value.get()
+    await receive(database, alone, mo(1.5, "contact"), mo(2, "start"))
+    assert [said.partition(" :")[0] for said in await heard(database)] == [
+        "Maison Lune",
+        "Service SMS édité par Maison Lune SAS, contact@lune.example. Pour ne plus recevoir nos SMS",
+        "Maison Lune",
+    ]
+    assert "votre STOP est pris en compte" in (await heard(database))[0]
+    assert NOT_SENT.labels("stopped")._value.get() == before + 1
+    told = [record for record in caplog.records if "own words do not pass" in record.message]
+    assert [(vars(one)["sender_id"], vars(one)["why"]) for one in told][:2] == [
+        ("lune", "advertising, rebate"),
+        ("lune", "advertising, editor_missing"),
+    ]
+
+
+def link_in_answer(seed: str, expires_at: datetime) -> tuple[str, str]:
+    return page.link_in_answer(link_keys, "https://p.example", seed, expires_at)
+
+
+async def test_where_there_is_a_page_each_answer_has_the_person_s_own_link_to_it(database: Database) -> None:
+    """The link is of the answer: it is stored with it, once, and not where the answer does not go."""
+    links = intake.Links(link_in_answer, timedelta(days=7))
+    at_home = intake.Intake(field_keys, subject_keys, INTAKE._answers, links)
+    await give(database, 0)
+    texts = [mo(1), mo(2, "contact"), mo(3, "start"), mo(4, sender="+36111"), mo(-24 * 60, "contact")]
+    for _ in range(2):
+        async with database.begin() as tx:
+            await at_home.apply(tx, [Received(m, m.subject_id, 0, n, now(), None) for n, m in enumerate(texts)])
+    said = await heard(database)
+    assert len(said) == 3
+    written = [re.findall(r" Vos choix : https://p\.example/p/(\S{28})$", text) for text in said]
+    assert [length(text).segments for text in said] == [1, 2, 1]
+    async with database.begin() as tx:
+        for (token,), asked_at in zip(written, (1, 2, 3), strict=True):
+            named = read(token, link_keys)
+            assert named is not None
+            link = await page_store.find_link(tx, named.link_id)
+            assert link is not None
+            assert (link.subject_id, link.sender_id, link.whole, link.given_to) == (subject(1), "acme", True, None)
+            assert link.expires_at == named.expires_at == at(asked_at).replace(microsecond=0) + timedelta(days=7)
+            assert field_keys.unseal(link.number, f"number:{subject(1)}") == number(1)
+        assert await tx.scalar(text("SELECT count(*) FROM preference_link")) == 3
+
+
+async def test_an_answer_of_several_brands_has_a_link_to_every_brand_where_it_fits(database: Database) -> None:
+    at_home = intake.Intake(field_keys, subject_keys, INTAKE._answers, intake.Links(link_in_answer, timedelta(days=7)))
+    async with database.begin() as tx:
+        await senders.register(tx, sender("lune", "Maison Lune"), at(0))
+        stops = mo(1), mo(2, sender=number(2), everyone=True)
+        await at_home.apply(tx, [Received(m, m.subject_id, 0, n, now(), None) for n, m in enumerate(stops)])
+        links = (await tx.execute(text("SELECT subject_id, sender_id FROM preference_link"))).all()
+    assert [tuple(link) for link in links] == [(subject(1), None)]
+    assert ["Vos choix" in said for said in await heard(database)] == [True, False], "the second would be two SMS"
+
+
+async def test_no_form_keeps_the_confirmation_of_a_stop_away(database: Database) -> None:
+    """What callers had texted fills the day's cap for what callers cause, and for nothing else."""
+    async with database.begin() as tx:
+        for n in range(PER_DAY):
+            await tx.execute(
+                text(
+                    "INSERT INTO answer (message_id, subject_id, sender_id, kind, asked_at)"
+                    " VALUES (gen_random_uuid(), :who, 'acme', :kind, now())"
+                ),
+                {"who": subject(1), "kind": ("double_opt_in", "preferences", "renewal")[n % 3]},
+            )
+    await receive(database, mo(1))
+    assert len(await asked(database)) == 1
 
 
 async def test_on_a_code_that_is_nobodys_nobody_answers(database: Database) -> None:

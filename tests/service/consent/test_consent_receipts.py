@@ -37,7 +37,7 @@ def message(minutes: float | None, **changes: Any) -> MessageChanged:
         "status": "accepted",
         "reasons": (),
         "until": None,
-        "policy_version": "france-2",
+        "policy_version": "france-3",
         "consent_version": 1,
         "as_of": NOW,
         "decided_at": NOW,

@@ -18,6 +18,7 @@ from playwright.async_api import Browser, Page, expect
 from common.contracts.campaign import MessageRequested
 from common.db.database import Database
 from common.keyring import LinkKeys
+from common.privacy import stop_link
 from common.settings import KeyRingSettings
 from common.sms.sms_length import length
 from consent.ledger import store
@@ -26,7 +27,7 @@ from consent.page.link import Link, token
 from consent.page.link import form as link_form
 from consent.service import Settings, build
 from tests.support.browser import person, violations
-from tests.support.builders import field_keys
+from tests.support.builders import field_keys, link_keys, subject_keys
 from tests.support.each_of import each_of
 from tests.support.eventually import WITHIN_S, eventually
 from tests.support.running import KEY_RING, Surroundings, bearer, serving
@@ -735,12 +736,122 @@ async def test_a_link_used_in_one_browser_shows_another_nothing_and_lets_it_stop
         assert "Maison Lune" not in await other.page.content()
         assert await service.states() == {("maison-lune", "promotions"): "opted_in"}
 
-        await other.page.get_by_role("button", name="Arrêter tous les SMS publicitaires").click()
+        await other.page.get_by_role("button", name="Arrêter les SMS publicitaires de la marque").click()
         await expect(other.page.get_by_role("heading", level=1)).to_have_text("C’est arrêté")
         assert await service.states() == {("maison-lune", "promotions"): "opted_out"}
 
         await owner.page.reload()
         await expect(owner.page.get_by_role("status")).to_contain_text("C’est arrêté")
+
+
+async def test_on_another_device_the_button_says_exactly_what_it_stops(service: Service) -> None:
+    """By the words of the button and of the page behind it: one brand, the brands of a house, or all."""
+    sister = SENDER | {"sender_id": "lune-bebe", "brand": "Lune Bébé", "oadc": "LUNEBEBE", "controller": "maison-lune"}
+    assert (await service.api.post("/v1/senders", json=sister)).status_code == 201
+    everyone = {"cafe-zinc", "lune-bebe", "maison-lune"}
+    the_brand = "Arrêter les SMS publicitaires de la marque qui a envoyé ce lien"
+    said = {
+        "cafe-zinc": (the_brand, False, {"cafe-zinc"}, "D’autres marques le peuvent"),
+        "maison-lune": (the_brand, True, {"lune-bebe", "maison-lune"}, "et les autres marques de la même entreprise"),
+        None: ("Arrêter tous les SMS publicitaires", False, everyone, "Plus aucun SMS publicitaire"),
+    }
+    async with httpx.AsyncClient(timeout=WITHIN_S) as elsewhere:
+        for n, (sender_id, (button, house, stopped, after)) in enumerate(said.items(), start=60):
+            number = f"06 39 98 12 {n}"
+            for each in everyone:
+                body = consent(sender_id=each, number=number)
+                assert (await service.api.post("/v1/consents", json=body)).status_code == 201
+            url = await service.link(number, sender_id)
+            async with service.surroundings.sql("consent") as sql:
+                await sql.execute("UPDATE preference_link SET browser = 'of another device'")
+            shown = (await elsewhere.get(url)).text
+            assert re.findall(r"<button[^>]*>(.*?)</button>", shown) == [button]
+            assert ("autres marques de la même entreprise" in shown) is house
+            assert not re.search("Lune|Zinc", shown)
+            page = (await elsewhere.post(url + "/stop", data={"lang": "fr"})).text
+            assert after in page
+            assert not re.search("Lune|Zinc", page)
+            states = {c["sender_id"]: c["state"] for c in (await service.held(number))["consents"]}
+            assert {who for who, state in states.items() if state == "opted_out"} == stopped
+
+
+async def test_on_another_device_a_refused_purpose_is_not_told_as_a_stop_of_all(service: Service) -> None:
+    await service.consent()
+    await service.consent("loyalty")
+    url = await service.link()
+    async with service.surroundings.sql("consent") as sql:
+        await sql.execute("UPDATE preference_link SET browser = 'of another device'")
+    async with httpx.AsyncClient(timeout=WITHIN_S) as elsewhere:
+        off = {"sender": "maison-lune", "purpose": "promotions", "want": "off"}
+        assert "Le reste peut continuer" in (await elsewhere.post(url + "/purposes", data=off)).text
+    assert (await service.states())["maison-lune", "loyalty"] == "opted_in"
+
+
+async def test_the_page_of_the_house_s_own_brand_says_that_its_stop_reaches_the_others(service: Service) -> None:
+    async with httpx.AsyncClient(timeout=WITHIN_S) as reader:
+        url = await service.link()
+        assert "toutes les marques de Maison Lune SAS" not in (await reader.get(url)).text, "alone"
+        sister = SENDER | {"sender_id": "lune-bebe", "oadc": "LUNEBEBE", "controller": "maison-lune"}
+        assert (await service.api.post("/v1/senders", json=sister)).status_code == 201
+        assert "toutes les marques de Maison Lune SAS" in (await reader.get(url)).text
+
+
+def campaign_link(service: Service, sender_id: str = "maison-lune", days_ago: int = 0, number: str = NUMBER) -> str:
+    """What campaign-svc writes for {preferences}."""
+    sent_at = datetime.now(UTC) - timedelta(days=days_ago)
+    who = subject_keys.subject_id("+33" + number.replace(" ", "")[1:])
+    written = stop_link.token(link_keys, sender_id, who, sent_at, "preference link")
+    return stop_link.preference_page(stop_link.stop_page(service.url, sender_id)) + written
+
+
+async def test_the_link_of_a_campaign_s_text_opens_the_page_by_its_button_and_only_tightens(
+    service: Service, browser: Browser
+) -> None:
+    await service.consent()
+    await service.consent("loyalty")
+    url = campaign_link(service)
+    async with person(browser, java_script_enabled=True) as visit:
+        page = visit.page
+        await page.goto(url)
+        await expect(page).to_have_title("Vos SMS de Maison Lune")
+        assert await violations(page) == []
+        async with service.surroundings.sql("consent") as sql:
+            assert await sql.fetchval("SELECT count(*) FROM preference_link") == 0, "a GET stores nothing"
+        await page.get_by_role("button", name="Voir mes choix").click()
+        await expect(page.get_by_text("Numéro se terminant par 34")).to_be_visible()
+        opened = page.url
+        assert await page.locator("form[action$='/erase'], input[value='on']").count() == 0
+        await page.get_by_role("button", name=f"Ne plus recevoir : {OFFERS}").click()
+        await expect(page.get_by_role("status")).to_contain_text("vous ne recevrez plus")
+        await page.goto(url)
+        await page.get_by_role("button", name="Voir mes choix").click()
+        assert page.url == opened, "the same link at each visit, so that it stays with its browser"
+    assert (await service.states())["maison-lune", "promotions"] == "opted_out"
+    assert re.fullmatch(r"holder of link [0-9a-f]{16}", (await service.held())["history"][-1]["actor"])
+
+
+async def test_the_link_of_a_campaign_s_text_opens_nothing_forged_old_of_another_sender_or_after_an_erasure(
+    service: Service,
+) -> None:
+    await service.consent()
+    url = campaign_link(service)
+    swapped = url.replace("/m/maison-lune/", "/m/cafe-zinc/")
+    async with httpx.AsyncClient(timeout=WITHIN_S) as visitor:
+        for forged, status in (
+            (url[:-1] + ("A" if url[-1] != "A" else "B"), 404),
+            (swapped, 404),
+            (campaign_link(service, "nobody"), 404),
+            (url.replace("/m/", "/s/"), 404),
+            (campaign_link(service, days_ago=32), 410),
+        ):
+            for answer in (await visitor.get(forged), await visitor.post(forged)):
+                assert answer.status_code == status, forged
+                assert "Lune" not in answer.text
+        stranger = campaign_link(service, number="06 39 98 12 99")
+        assert (await visitor.post(stranger)).status_code == 410, "nothing is on record"
+        body = {"number": NUMBER, "evidence": {"source": "letter"}}
+        assert (await service.api.post("/v1/erasures", json=body)).status_code == 202
+        assert (await visitor.post(url)).status_code == 410
 
 
 async def test_a_person_takes_a_copy_of_what_is_on_record_and_of_nobody_else_s(

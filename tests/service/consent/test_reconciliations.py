@@ -108,6 +108,21 @@ async def test_a_number_that_may_be_of_noumea_is_out_there_and_one_in_doubt_in_f
     assert states == {RECEIVED: "opted_out", TYPED: "opted_out" if doubt else "opted_in"}
 
 
+async def test_a_stop_to_a_sister_sender_counts_as_ours_where_it_covers_the_controller(
+    service: httpx.AsyncClient,
+) -> None:
+    sisters = {"outlet": "controller", "kids": "sender"}
+    for n, (sender_id, scope) in enumerate(sisters.items(), start=30):
+        sister = SENDER | {"sender_id": sender_id, "controller": "acme", "stop_scope": scope}
+        assert (await service.post("/v1/senders", json=sister)).status_code == 201
+        out = {"sender_id": sender_id, "number": number(n), "evidence": {"source": "shop"}}
+        assert (await service.post("/v1/opt-outs", json=out)).status_code == 201
+    of_acme = (await reconcile(service, f"number\n{number(2)}\n")).json()
+    assert of_acme["only_here"] == 3, "3, everyone's 4, and 30; the STOP of 31 covers one sister alone"
+    of_outlet = (await reconcile(service, f"number\n{number(2)}\n", sender_id="outlet")).json()
+    assert of_outlet["only_here"] == 3, "the same people: the STOP to acme covers it"
+
+
 async def test_long_lists_are_compared_chunk_by_chunk(
     service: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

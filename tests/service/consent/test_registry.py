@@ -9,6 +9,8 @@ import msgspec
 import pytest
 
 from common.contracts.consent import SenderChanged
+from common.db.database import Database
+from consent.senders.registry import StopPages
 from consent.service import Settings, build
 from tests.support.each_of import each_of
 from tests.support.running import Surroundings, bearer, running
@@ -75,6 +77,42 @@ async def test_a_sender_says_who_is_behind_it_what_a_stop_shuts_and_what_it_answ
     assert (await service.get("/v1/senders/acme")).json() == body
 
 
+@each_of(
+    ("changes", "against"),
+    [
+        ({"replies": {"stop": "Acme : c'est noté. Soldes -50 %"}}, {"replies.stop": ["advertising", "rebate"]}),
+        (
+            {"replies": {"stop": "C'est noté. lune.example/offres"}},
+            {"replies.stop": ["advertising", "link", "brand_missing"]},
+        ),
+        ({"replies": {"contact": "Acme, 1 rue de la Paix"}}, {"replies.contact": ["editor_missing"]}),
+        ({"replies": {"start": "Acme, bienvenue"}}, {"replies.start": ["stop_missing"]}),
+        (
+            {"replies": {"double_opt_in": "{brand} : {purpose} ? 9 € offerts. OUI, ou STOP {stop_code}"}},
+            {"replies.double_opt_in": ["advertising", "price"]},
+        ),
+        ({"contact": "Nos promos : acme.example"}, {"contact": ["advertising"]}),
+    ],
+)
+async def test_an_advert_in_an_answer_is_refused_with_what_to_write_instead_and_leaves_no_trace(
+    service: httpx.AsyncClient, changes: dict[str, Any], against: dict[str, list[str]]
+) -> None:
+    await service.post("/v1/senders", json=SENDER)
+    before = (await service.get("/v1/senders/acme")).json()
+    content = {name: value for name, value in (SENDER | changes).items() if name != "sender_id"}
+    refused = await service.put("/v1/senders/acme", json=content)
+    assert (refused.status_code, refused.headers["content-type"]) == (422, "application/problem+json")
+    reasons = refused.json()["reasons"]
+    [(field, rules)] = against.items()
+    assert {reason["field"] for reason in reasons} == {field}
+    assert sorted(reason["reason"] for reason in reasons) == sorted(rules)
+    assert all(reason["detail"] for reason in reasons)
+    assert (await service.get("/v1/senders/acme")).json() == before
+    new = await service.post("/v1/senders", json=SENDER | changes | {"sender_id": "acme-2"})
+    assert new.status_code == 422
+    assert (await service.get("/v1/senders/acme-2")).status_code == 404
+
+
 async def test_a_code_of_the_transactional_class_asks_no_consent(service: httpx.AsyncClient) -> None:
     """Marketing from 38xxx is against the operators' rules, whatever was consented to."""
     refused = await service.post("/v1/senders", json=SENDER | {"stop_code": "38200"})
@@ -104,6 +142,68 @@ async def test_all_that_a_sender_ever_was_is_kept(service: httpx.AsyncClient) ->
     rest = (await service.get("/v1/senders/acme/versions", params={"limit": 2, "cursor": page["next"]})).json()
     assert ([item["version"] for item in rest["items"]], rest["next"]) == ([3], None)
     assert (await service.get("/v1/senders/globex/versions")).status_code == 404
+
+
+async def test_a_sender_states_where_its_code_is_reachable_and_who_stated_it_is_kept(
+    service: httpx.AsyncClient, surroundings: Surroundings
+) -> None:
+    ana, zoe = (bearer(subject=name) for name in ("ana", "zoe"))
+    first = (await service.post("/v1/senders", json=SENDER | {"reachable_in": ["RE", "GP", "GP"]}, headers=ana)).json()
+    assert first["reachable_in"] == ["GP", "RE"]
+    assert [(s["place"], s["stated_by"]) for s in first["reach_stated"]] == [("GP", "ana"), ("RE", "ana")]
+    content = {name: value for name, value in SENDER.items() if name != "sender_id"}
+    same = await service.put("/v1/senders/acme", json=content | {"reachable_in": ["RE", "GP"]}, headers=zoe)
+    assert same.json() == first, "what was stated once is not stated again"
+    second = await service.put("/v1/senders/acme", json=content | {"reachable_in": ["GP", "MQ"]}, headers=zoe)
+    assert [(s["place"], s["stated_by"]) for s in second.json()["reach_stated"]] == [("GP", "ana"), ("MQ", "zoe")]
+    withdrawn = await put(service)
+    assert (withdrawn["version"], withdrawn["reachable_in"], withdrawn["reach_stated"]) == (3, [], [])
+    versions = (await service.get("/v1/senders/acme/versions")).json()["items"]
+    assert [item["reachable_in"] for item in versions] == [["GP", "RE"], ["GP", "MQ"], []]
+    assert versions[0]["reach_stated"] == first["reach_stated"]
+    async with surroundings.sql("consent") as sql:
+        events = [
+            msgspec.json.decode(payload, type=SenderChanged)
+            for payload in await sql.fetchval("SELECT array_agg(payload ORDER BY id) FROM outbox")
+        ]
+    assert [event.reachable_in for event in events] == [("GP", "RE"), ("GP", "MQ"), ()]
+
+
+async def test_a_place_that_no_statement_opens_is_refused_with_its_field(service: httpx.AsyncClient) -> None:
+    """In France the code works anyway; abroad no statement of ours makes a French short code reachable."""
+    for wrong in ("FR", "GB", "JP"):
+        refused = await service.post("/v1/senders", json=SENDER | {"reachable_in": ["MQ", wrong]})
+        assert refused.status_code == 422
+        assert [(r["field"], r["reason"]) for r in refused.json()["reasons"]] == [
+            ("reachable_in.1", "not_by_statement")
+        ]
+        assert "MQ" in refused.json()["reasons"][0]["detail"]
+    assert (await service.post("/v1/senders", json=SENDER | {"reachable_in": ["mq"]})).status_code == 422
+    assert (await service.get("/v1/senders/acme")).status_code == 404
+
+
+async def test_stop_pages_follow_the_setting(surroundings: Surroundings) -> None:
+    """A link below an old address would stop nobody: every sender is published again."""
+    settings = await surroundings.settings("consent", roles="api", page_url="https://p.example/")
+    async with running(build(Settings(**settings))) as service:
+        first = (await service.post("/v1/senders", json=SENDER)).json()
+        assert first["stop_page"] == "https://p.example/s/acme/"
+    database = Database(settings["database_url"])
+    moved = StopPages(database, "https://q.example")
+    assert await moved.look()
+    assert not await moved.look()
+    assert await StopPages(database, None).look()
+    await database.close()
+    async with surroundings.sql("consent") as sql:
+        events = [
+            msgspec.json.decode(payload, type=SenderChanged)
+            for payload in await sql.fetchval("SELECT array_agg(payload ORDER BY id) FROM outbox")
+        ]
+    assert [(event.version, event.stop_page) for event in events] == [
+        (1, "https://p.example/s/acme/"),
+        (2, "https://q.example/s/acme/"),
+        (3, None),
+    ]
 
 
 async def test_a_caller_who_does_not_know_controllers_does_not_lose_one(service: httpx.AsyncClient) -> None:

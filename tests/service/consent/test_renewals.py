@@ -36,7 +36,7 @@ OPENED = datetime(2026, 3, 3, 9, 0, tzinfo=UTC)  # a Tuesday, 10:00 in Paris
 END = OPENED.replace(year=2027)  # a Wednesday
 ASKS = END - 30 * DAY  # a Monday, 10:00
 ANSWERS = Answers(field_keys, per_day=5, fictional=True)
-ASKING = Asking(ANSWERS, load("france-2"))
+ASKING = Asking(ANSWERS, load("france-3"))
 WHO = subject(1)
 
 

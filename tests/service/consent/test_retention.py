@@ -33,7 +33,7 @@ from tests.unit.consent.evidences import NOON, NOW, contact, opt_in, opt_out
 
 pytestmark = pytest.mark.brokerless
 
-ASKING = Asking(Answers(field_keys, per_day=5, fictional=True), load("france-2"))
+ASKING = Asking(Answers(field_keys, per_day=5, fictional=True), load("france-3"))
 A_YEAR_LATER = NOON.replace(year=NOON.year + 1)
 SECOND = timedelta(seconds=1)
 DAY = timedelta(days=1)

@@ -16,6 +16,7 @@ from sqlalchemy import text
 from common.db.database import Database, fetch_many
 from common.kafka.broker import partition_of
 from common.law import at_hand_off, load, rules_of
+from common.privacy.stop_link import token
 from dispatch.audit.replay import Replay, lines
 from dispatch.gate.clearance import Clearance, Decision, requested, stored
 from dispatch.gateways import Capabilities, Result, SendError, Submit
@@ -30,7 +31,18 @@ from dispatch.sending.mark_writer import by_decision
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.timers import Timers
 from tests.support import builders
-from tests.support.builders import field_keys, now, number, opted_in, opted_out, sender_changed, subject, subject_keys
+from tests.support.builders import (
+    SENDER,
+    field_keys,
+    link_keys,
+    now,
+    number,
+    opted_in,
+    opted_out,
+    sender_changed,
+    subject,
+    subject_keys,
+)
 from tests.support.eventually import eventually
 from tests.support.infrastructure import Postgres
 from tests.support.ledger import decided_at
@@ -95,6 +107,7 @@ def clearance() -> Clearance:
         policy=at_hand_off(load("demonstration")),
         limits=Limits(max_staleness=timedelta(minutes=5)),
         permit_ttl_s=1.0,
+        link_keys=link_keys,
     )
 
 
@@ -116,6 +129,44 @@ async def decided(database: Database, clearance: Clearance, *people: int, **more
 
 async def replayed(database: Database, replay: Replay, decisions: list[Decision]) -> list[str]:
     return [line async for line in lines(database, replay, [d.candidate.message_id for d in decisions])]
+
+
+async def test_a_stop_link_counts_where_it_works_and_only_for_its_person_and_its_sender(
+    database: Database, clearance: Clearance
+) -> None:
+    """A French number with an address in Martinique: the code works in the one place, the link in the other."""
+    page = "https://p.example/s/maison-lune/"
+    async with database.begin() as tx:
+        await projection.put_sender(tx, sender_changed(version=2, abroad=("DE",), stop_page=page))
+
+    async def goes(text: str, **more: Any) -> tuple[str, ...]:
+        requested_at = now() - timedelta(minutes=1)
+        [found] = await decided(database, clearance, 1, text=text, region="MQ", requested_at=requested_at, **more)
+        replay = Replay()
+        assert await replayed(database, replay, [found]) == []
+        return found.row.reasons
+
+    mention, closed = "Maison Lune. STOP au 36111", ("no_means_to_stop_there",)
+    mine, later = token(link_keys, SENDER, subject(1), now()), now() - timedelta(days=9999)
+    assert await goes(f"{mention} {page}{mine}") == ()
+    assert await goes(mention) == closed
+    for other in (
+        token(link_keys, SENDER, subject(2), now()),
+        token(link_keys, "globex", subject(1), now()),
+        token(link_keys, SENDER, subject(1), later),
+        "x" * len(mine),
+    ):
+        assert await goes(f"{mention} {page}{other}") == closed
+    assert await goes(f"{mention} https://q.example/s/maison-lune/{mine}") == closed
+    assert await goes(f"Maison Lune. {page}{mine}") == closed, "the link alone is no means in metropolitan France"
+    assert await goes("Maison Lune") == ("stop_mention_missing",)
+    clearance = replace(clearance, link_keys=None)
+    assert await goes(f"{mention} {page}{mine}") == closed, "without keys nothing is verified"
+    async with database.begin() as tx:
+        await projection.put_sender(tx, sender_changed(version=3, abroad=("DE",), reachable_in=("MQ",)))
+    assert await goes(mention) == ()
+    kept = (await decided(database, clearance, 1, text=mention, region="MQ"))[0].row.facts
+    assert json.loads(kept or "")["stated"] == ["MQ"]
 
 
 async def test_a_decision_keeps_what_it_stood_on_and_is_made_again(database: Database, clearance: Clearance) -> None:
@@ -246,7 +297,7 @@ async def test_a_mark_that_another_law_asks_for_is_in_the_record(database: Datab
         )
     rule = {"id": "r", "layer": "house", "source": "ours", "begins_with": "PUBLI", "places": ["FR"]}
     house = json.dumps({"version": "marked", "about": "Says what it is", "rules": [rule]}).encode()
-    [line] = await replayed(database, Replay(other=at_hand_off(load("france-2", house))), [*marked, *bare])
+    [line] = await replayed(database, Replay(other=at_hand_off(load("france-3", house))), [*marked, *bare])
     assert line == f"{bare[0].candidate.message_id}: allow -> deny advertising_mark_missing"
 
 

@@ -145,7 +145,7 @@ async def test_an_opted_in_subject_gets_the_message_once_with_its_whole_decision
         assert op.references == [wanted.message_id, last.message_id]
         assert op.messages[0]["to"] == number(1)
         assert op.messages[0]["from"] == "MAISONLUNE"
-        assert found["policy_version"] == "demonstration-2"
+        assert found["policy_version"] == "demonstration-3"
         assert found["consent_version"] == 1
         assert found["as_of"] is not None
         assert found["subject_id"] == subject(1)
@@ -1022,6 +1022,7 @@ async def test_nobody_uninvited(surroundings: Surroundings) -> None:
         assert (await d.client.post("/v1/messages", json=_otp(1), headers={"Authorization": ""})).status_code == 401
         for claims, status in (
             ({"scope": "message:read"}, 403),
+            ({"scope": "message:send:marketing message:send:service message:send:free_text"}, 403),
             ({"senders": ["other"]}, 403),
             ({"exp": 1}, 401),
             ({"aud": "someone-else"}, 401),

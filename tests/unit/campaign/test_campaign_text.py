@@ -2,8 +2,12 @@
 
 import pytest
 
+from campaign.links.links import Tokens
 from campaign.message.text import TextProblem, TextRefused, check, costly, parse, refused
+from campaign.message.wording import wording
+from common.privacy.stop_link import TOKEN_CHARS, has_stop_link, preference_page, read, stop_page
 from common.sms.sms_length import Length, Place, length, parts
+from tests.support.builders import link_keys, now, subject
 
 ADDED = " STOP au 36111"
 
@@ -219,3 +223,60 @@ def test_whatever_a_condition_says_the_text_tells_how_to_stop() -> None:
 def test_what_a_text_costs_at_least_is_its_shortest_arm() -> None:
     source = "{if vip}" + "a" * 170 + "{else if city}" + "a" * 150 + "{else}" + "a" * 160 + "{end}{stop}"
     assert check(parse(source.replace("{stop}", " {stop}")), "36111") == Length("GSM7", 164, 2)
+
+
+def test_a_preference_link_is_the_person_s_own_and_no_means_to_stop() -> None:
+    page, at = stop_page("https://p.example", "lune"), now()
+    spoken = wording("Lune : {preferences} {stop}", "fr", {}, "none", None, page)
+    assert check(spoken.templates["fr"], "36111").units == len("Lune :  STOP au 36111") + len(page) + TOKEN_CHARS
+    tokens = Tokens(link_keys, "cmp-1", subject(1), "lune", at)
+    written = spoken.render({}, "36111", tokens)
+    address = written.removeprefix("Lune : ").removesuffix(" STOP au 36111")
+    assert address.startswith("https://p.example/m/lune/")
+    token = address.removeprefix(preference_page(page))
+    link = read(token, link_keys, "lune", "preference link")
+    assert link is not None
+    assert subject(1).endswith(link.person)
+    assert read(token, link_keys, "lune") is None, "no stop link"
+    assert not has_stop_link(page + token, page, link_keys, "lune", subject(1), at)
+    assert tokens.made == {}, "stored nowhere"
+    with pytest.raises(TextRefused) as alone:
+        check(wording("Lune : {preferences}", "fr", {}, "none", None, page).templates["fr"], "36111")
+    assert alone.value.reason == TextProblem.STOP_MENTION_MISSING
+    with pytest.raises(TextRefused) as pageless:
+        check(parse("Lune : {preferences} {stop}"), "36111")
+    assert pageless.value.reason == TextProblem.STOP_PAGE_MISSING
+    with pytest.raises(TextRefused):
+        parse("{if preferences}Lune{end}")
+
+
+PAGE = "https://p.example/s/lune/"
+
+
+def test_a_stop_link_is_written_for_its_person_and_is_a_means_to_stop_by_itself() -> None:
+    template = parse("-10 % {stop_link|never written}").with_stop_page(PAGE)
+    assert (template.fields, template.required, template.links) == ((), (), ())
+    assert check(template, "36111").units == len("-10 % ") + len(PAGE) + 37
+    written = template.render({}, "36111", token=lambda of: {"stop_link": "x" * 37}[of])
+    assert written == f"-10 % {PAGE}{'x' * 37}"
+    assert refused(written, "36111", stop_page=PAGE) is None
+    assert refused(written, "36111") is TextProblem.STOP_MENTION_MISSING, "of a sender without a page it is none"
+    assert refused(f"-10 % {PAGE}", "36111", stop_page=PAGE) is TextProblem.STOP_MENTION_MISSING
+
+
+@pytest.mark.parametrize(
+    ("source", "page", "reason"),
+    [
+        ("-10 % {stop_link}", None, TextProblem.STOP_PAGE_MISSING),
+        ("-10 % {stop} {stop_link}", None, TextProblem.STOP_PAGE_MISSING),
+        ("-10 % {if vip}{stop_link}{end} {stop}", None, TextProblem.STOP_PAGE_MISSING),
+        ("-10 % {if vip}{stop_link}{end}", PAGE, TextProblem.STOP_MENTION_MISSING),
+        ("-10 % {if stop_link}oui{end} {stop}", PAGE, TextProblem.CONDITION),
+    ],
+)
+def test_a_stop_link_that_is_not_in_every_text_or_leads_nowhere_is_refused(
+    source: str, page: str | None, reason: TextProblem
+) -> None:
+    with pytest.raises(TextRefused) as caught:
+        check(parse(source).with_stop_page(page), "36111")
+    assert caught.value.reason is reason

@@ -19,8 +19,11 @@ from campaign.schedule.timing import Place, Timetable, Timing
 from common import law
 from common.contracts.consent import Consent
 from common.law import Closure, Policy
+from common.privacy.stop_link import stop_page
+from tests.support.abroad import with_link_in
 
 PREMIUM = 99  # 08 99 and what follows: no number stands here, it may be somebody's
+PAGE = stop_page("https://p.example", "lune")
 MONDAY = datetime(2026, 11, 23, 9, tzinfo=UTC)  # 10:00 in Paris
 FRANCE = law.load("france")
 PRICES = Prices.model_validate(
@@ -64,6 +67,7 @@ def plan(text: str = "Maison Lune, {name|Bonjour}. {stop}") -> Plan:
         prices=PRICES,
         compliance=load(),
         rate_per_s=None,
+        reachable_in=frozenset({"MQ", "GP"}),
     )
 
 
@@ -87,6 +91,28 @@ def test_a_consent_that_ends_before_the_message_may_leave_is_none() -> None:
     forecast.add({}, "FR", YES)  # open at once
     forecast.add({}, "MQ", YES)  # it is night there until the end has passed
     assert forecast.outlook.reasons == {"consent_expired": 1}
+
+
+def test_who_has_no_means_to_stop_where_they_are_or_whose_holidays_are_unknown_is_told() -> None:
+    table_ = table(MONDAY, MONDAY + timedelta(days=3), with_link_in(FRANCE, "GB"))
+    code = replace(plan(), timetable=table_)
+    both = replace(
+        code, wordings={"a": wording("Maison Lune. {stop} {stop_link}", "fr", {}, "none", None, PAGE)}, stop_page=PAGE
+    )
+    for asked, reasons in (
+        (code, {"no_means_to_stop_there": 4, "holidays_unknown_there": 2}),
+        (both, {"no_means_to_stop_there": 1, "holidays_unknown_there": 2}),
+    ):
+        forecast = Forecast(asked)
+        for territory, postcode in (("FR", ""), ("MQ", ""), ("RE", ""), ("FR", "97400"), ("GB", ""), ("CA", "")):
+            forecast.add({"postcode": postcode}, territory, YES)
+        assert forecast.outlook.reasons == reasons
+    nowhere = replace(both, wordings={"a": wording("Maison Lune. {stop_link}", "fr", {}, "none", None, PAGE)})
+    forecast = Forecast(nowhere)
+    for territory in ("FR", "RE"):
+        forecast.add({}, territory, YES)
+    found = forecast.outlook
+    assert (found.would_get, found.reasons) == (1, {"no_means_to_stop_there": 1}), "in France the code stays required"
 
 
 def test_who_can_only_be_written_to_after_the_end_is_told() -> None:
@@ -140,7 +166,7 @@ def test_what_speaks_against_it_is_found_in_what_contacts_hold_too() -> None:
     assert spanish.outlook.findings == ()
     always = table(MONDAY, MONDAY + timedelta(days=3), law.load("demonstration"))
     spanish = Forecast(replace(plan(), begins_with=lambda _: ("PUBLI",), timetable=always))
-    spanish.add({"name": "Zoé"}, "ES", YES)
+    spanish.add({"name": "Zoé"}, "FR", YES)
     assert [finding.id for finding in spanish.outlook.findings] == ["begins_with:PUBLI"]
 
 

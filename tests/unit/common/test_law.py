@@ -31,7 +31,7 @@ from common.law import (
 )
 from common.sms.msisdn import territory_of
 
-FRANCE = load("france-2")
+FRANCE = load("france-3")
 LAW = Path(files.__file__).parent
 
 
@@ -226,7 +226,7 @@ def test_a_spanish_text_begins_as_the_law_asks() -> None:
 def test_the_mark_of_a_text_is_the_longest_of_any_law_and_of_the_house() -> None:
     rule = {"id": "r", "layer": "house", "source": "ours", "begins_with": "PUBLICITÉ", "places": ["FR"]}
     house = json.dumps({"version": "marked", "about": "Says what it is", "rules": [rule]}).encode()
-    marked = load("france-2", house)
+    marked = load("france-3", house)
     for text, by_law, by_house in (
         ("PUBLI -20 % samedi", "PUBLI", "PUBLI"),
         ("PUBLICITÉ -20 % samedi", "PUBLI", "PUBLICITÉ"),
@@ -238,7 +238,7 @@ def test_the_mark_of_a_text_is_the_longest_of_any_law_and_of_the_house() -> None
 
 def test_the_gate_stops_ten_minutes_before_the_end() -> None:
     gate = at_hand_off(FRANCE)
-    assert gate.version == "france-2"
+    assert gate.version == "france-3"
     assert is_open(utc("2026-11-24T18:49:59"), "FR", gate)
     assert not is_open(utc("2026-11-24T18:50"), "FR", gate)
     assert is_open(utc("2026-11-24T18:50"), "FR", FRANCE)
@@ -248,7 +248,7 @@ def test_the_gate_stops_ten_minutes_before_the_end() -> None:
 def test_a_demonstration_is_always_open_and_says_so() -> None:
     demonstration = load("demonstration")
     sunday_night = utc("2026-11-29T02:00")
-    assert demonstration.version == "demonstration-2"
+    assert demonstration.version == "demonstration-3"
     assert is_open(sunday_night, "FR", demonstration)
     assert next_permitted(sunday_night, "XX", demonstration) == sunday_night
     assert covers("XX", demonstration)
@@ -264,7 +264,7 @@ def test_a_naive_time_is_refused() -> None:
 
 
 def test_a_family_without_a_version_is_its_newest() -> None:
-    assert load("france").version == "france-2"
+    assert load("france").version == "france-3"
 
 
 @pytest.mark.parametrize("name", ["france-0", "atlantis", "FR"])
@@ -287,11 +287,11 @@ def house(**changes: object) -> bytes:
 
 
 def test_a_house_adds_rules_and_its_content_is_in_the_version() -> None:
-    ours = load("france-2", house())
-    assert ours.version.startswith("france-2+acme-1:")
-    assert ours.version != load("france-2", house(opens="08:45")).version
+    ours = load("france-3", house())
+    assert ours.version.startswith("france-3+acme-1:")
+    assert ours.version != load("france-3", house(opens="08:45")).version
     assert next_permitted(utc("2026-11-24T07:00"), "FR", ours) == utc("2026-11-24T07:30")
-    assert next_permitted(utc("2026-11-24T12:00"), "MQ", load("france-2", house(places=["FR"]))) == utc(
+    assert next_permitted(utc("2026-11-24T12:00"), "MQ", load("france-3", house(places=["FR"]))) == utc(
         "2026-11-24T12:00"
     )
 
@@ -300,13 +300,13 @@ def test_a_house_adds_rules_and_its_content_is_in_the_version() -> None:
 def test_what_a_house_says_of_a_place_holds_in_its_parts(region: str | None) -> None:
     """An address narrows: it opens nothing that is closed where it is unknown."""
     afternoon = utc("2026-11-24T14:00")
-    assert is_open(afternoon, "FR", load("france-2"), region=region)
+    assert is_open(afternoon, "FR", load("france-3"), region=region)
     assert not is_open(
-        afternoon, "FR", load("france-2", house(opens=None, places=["FR"], closes="12:00")), region=region
+        afternoon, "FR", load("france-3", house(opens=None, places=["FR"], closes="12:00")), region=region
     )
-    ours = load("france-2", house(opens=None, places=["FR"], begins_with="PUB"))
+    ours = load("france-3", house(opens=None, places=["FR"], begins_with="PUB"))
     assert begins_with(afternoon, "FR", ours, region=region) == ("PUB",)
-    of_a_part = load("france-2", house(opens=None, places=["FR-57"], begins_with="PUB"))
+    of_a_part = load("france-3", house(opens=None, places=["FR-57"], begins_with="PUB"))
     assert begins_with(afternoon, "FR", of_a_part, region=region) == (("PUB",) if region == "FR-57" else ())
 
 
@@ -333,7 +333,7 @@ def test_what_a_house_says_of_a_place_holds_in_its_parts(region: str | None) -> 
 )
 def test_rules_that_cannot_be_read_are_refused_whole(content: bytes, said: str) -> None:
     with pytest.raises(PolicyUnreadable, match=said):
-        load("france-2", content)
+        load("france-3", content)
 
 
 @pytest.mark.parametrize(
@@ -347,16 +347,22 @@ def test_rules_that_cannot_be_read_are_refused_whole(content: bytes, said: str) 
         ('"97133"', '"97150"', "same postcodes"),
         ('"fr.af2m-2024"', '"fr.af2m-2026"', "same id"),
         ('"source": "AF2M charter 2024', '"Source": "AF2M charter 2024', "unknown field `Source`"),
+        ('"places": ["FR"]', '"places": ["XX"]', "the means code is of XX"),
+        ('"places": ["FR"]', '"places": ["MQ"]', "FR, FR-6AE, FR-57 has no means to stop, and `no_means` does not say"),
+        ('"kind": "link"', '"kind": "link", "stated": true', "only a code can be stated"),
+        ('"kind": "link"', '"kind": "button"', "means"),
+        ('"means": [', '"no_means": "none", "means": [', "every place has a means to stop"),
+        ('"fixed": {"04-27"', '"years": [2027, 2026], "fixed": {"04-27"', "ends before it begins"),
     ],
 )
 def test_a_country_that_contradicts_itself_is_refused(
     find: str, put: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = (LAW / "countries" / "FR-1.json").read_text(encoding="utf-8")
+    text = (LAW / "countries" / "FR-2.json").read_text(encoding="utf-8")
     assert find in text
     (tmp_path / "countries").mkdir()
-    (tmp_path / "countries" / "FR-1.json").write_text(text.replace(find, put, 1), encoding="utf-8")
+    (tmp_path / "countries" / "FR-2.json").write_text(text.replace(find, put, 1), encoding="utf-8")
     monkeypatch.setattr(files, "FOLDER", tmp_path)
     files.country.cache_clear()
     with pytest.raises(PolicyUnreadable, match=said):
-        files.country("FR-1")
+        files.country("FR-2")

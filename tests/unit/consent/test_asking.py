@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from consent.double_opt_in.rules import (
+    Most,
     Pace,
     Question,
     Withheld,
@@ -20,9 +21,10 @@ from consent.double_opt_in.rules import (
 )
 from consent.ledger import rules as ledger
 from consent.ledger.rules import Evidence, fold, standing
-from tests.unit.consent.evidences import NOON, at, contact, expiry, opt_in, request, stop
+from tests.unit.consent.evidences import NOON, at, contact, expiry, opt_in, request, slow_stop, start, stop
 
 A_MONTH = timedelta(days=30)
+MOST = Most(a_day=5, a_month=20)
 CODE = "36111"
 
 
@@ -41,8 +43,10 @@ def asked(minutes: float, **changes: Any) -> Question:
     return Question(**(fields | changes))
 
 
-def why(minutes: float, *evidence: Evidence, questions: tuple[Question, ...] = (), **changes: Any) -> Withheld | None:
-    return withheld(fold(evidence), request(minutes, **changes), questions, at(minutes), A_MONTH)
+def why(
+    minutes: float, *evidence: Evidence, questions: tuple[Question, ...] = (), held: bool = False, **changes: Any
+) -> Withheld | None:
+    return withheld(fold(evidence), request(minutes, **changes), questions, at(minutes), A_MONTH, MOST, held=held)
 
 
 def test_somebody_nobody_knows_is_asked() -> None:
@@ -83,6 +87,25 @@ def test_who_has_said_stop_is_asked_once_whoever_asks_unless_they_said_yes() -> 
         assert why(10, stop(5), questions=(replace(before, confirmed=True),)) is None
         assert why(10, questions=(before,)) is None, "who has not said STOP is a matter of pace"
     assert why(10, stop(5), questions=(asked(0, asked_at=at(10) - A_MONTH),)) is None
+
+
+def test_nobody_is_asked_while_a_text_that_may_mean_stop_waits_for_a_reviewer() -> None:
+    behind_a_start = (start(5), slow_stop(6, slow=3))
+    assert standing(fold(behind_a_start), "acme", "promotions") == "opted_in", "one clock orders them so"
+    assert why(7, *behind_a_start, sender_id="globex") is None
+    assert why(7, *behind_a_start, sender_id="globex", held=True) is Withheld.UNDER_REVIEW
+    assert why(0, held=True) is Withheld.UNDER_REVIEW
+
+
+def test_all_controllers_together_ask_a_number_so_often_a_day_and_a_month() -> None:
+    hours = [asked(-60 * n, sender_id=f"brand-{n}", evidence_id=f"q-{n}") for n in range(1, 25)]
+    assert why(0, questions=tuple(hours[:4])) is None
+    assert why(0, questions=tuple(hours[:5])) is Withheld.ASKED_ENOUGH
+    assert why(0, questions=tuple(hours[-5:])) is None, "the first of them was a day ago"
+    days = [asked(-60 * 24 * n, sender_id=f"brand-{n}", evidence_id=f"q-{n}") for n in range(1, 31)]
+    assert why(0, questions=tuple(days[:19])) is None
+    assert why(0, questions=tuple(days[:20])) is Withheld.ASKED_ENOUGH
+    assert why(0, questions=tuple(days[10:])) is None, "the first of them was thirty days ago"
 
 
 def test_a_form_of_long_ago_asks_nothing() -> None:

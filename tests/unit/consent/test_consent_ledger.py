@@ -466,3 +466,16 @@ def test_the_last_to_arrive_counts_though_the_newest_stop_at_source_is_named() -
 def test_a_question_is_closed_by_a_stop_that_arrives_after_it() -> None:
     assert open_request(fold([request(9), slow_stop(10, slow=2)]), "acme", "promotions") is None
     assert open_request(fold([slow_stop(10, slow=2), request(11)]), "acme", "promotions")
+
+
+def test_a_stop_by_a_slow_clock_is_published_with_its_arrival() -> None:
+    (shut,) = consents(fold([request(0), slow_stop(1, slow=3)]))
+    assert (shut.state, shut.occurred_at, shut.stopped_at) == (
+        "opted_out",
+        at(-2) + timedelta(microseconds=999_999),
+        at(1),
+    )
+    (again,) = consents(fold([request(0), slow_stop(1, slow=3), slow_stop(5, slow=8)]))
+    assert again.stopped_at == at(5), "the last to come, though it is the older at source"
+    (exact,) = consents(fold([request(0), stop(1)]))
+    assert exact.stopped_at is None

@@ -198,7 +198,8 @@ def test_the_token_is_good_for_all_that_is_asked_for() -> None:
     (written,) = re.findall(r"^SCOPES = (\(.*?^\))", text("deploy/compose/token.py"), re.MULTILINE | re.DOTALL)
     scopes = set(ast.literal_eval(written).split())
     code = [path.read_text() for folder in ("libs", "services") for path in (ROOT / folder).glob("**/src/**/*.py")]
-    asked = {scope for each in code for scope in re.findall(r'require\("([a-z:-]+)"\)', each)}
+    checked = [arguments for each in code for arguments in re.findall(r"(?:require|\.may)\(([^()]*)\)", each)]
+    asked = {scope for arguments in checked for scope in re.findall(r'"([a-z:_-]+)"', arguments)}
     assert scopes == set(stack.environment.SCOPES.split()) == asked
 
 

@@ -10,10 +10,12 @@ from common.law import load
 from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, Subject, Verdict, decide
 from dispatch.messages.reasons import Reason
 from dispatch.projection.limits import Limits
+from tests.support.abroad import with_link_in
 
 TUESDAY_10H = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)  # 10:00 in Paris
 TUESDAY_22H = datetime(2026, 11, 24, 21, 0, tzinfo=UTC)
-FRANCE = load("france-2")
+FRANCE = load("france-3")
+POLICY = with_link_in(FRANCE, "DE", "ES", "GB")
 LIMITS = Limits()
 
 CONSENT = Consent(
@@ -45,7 +47,7 @@ KNOWN = Knowledge(
 
 
 def verdict(request: Request = REQUEST, known: Knowledge = KNOWN, now: datetime = TUESDAY_10H) -> Verdict:
-    return decide(request, known, now, LIMITS, FRANCE)
+    return decide(request, known, now, LIMITS, POLICY)
 
 
 def with_consent(**changes: object) -> Knowledge:
@@ -156,7 +158,7 @@ def test_nothing_goes_where_no_rules_are_known() -> None:
 
 
 def test_a_sender_sends_where_it_may_and_a_change_of_that_has_a_grace_to_arrive() -> None:
-    german = replace(REQUEST, territory="DE", requested_at=TUESDAY_10H - timedelta(minutes=1))
+    german = replace(REQUEST, territory="DE", stop_link=True, requested_at=TUESDAY_10H - timedelta(minutes=1))
     assert verdict(german) == Deny((Reason.SENDER_NOT_ALLOWED_THERE,))
     assert verdict(german, replace(KNOWN, countries=frozenset({"FR", "DE"}))) == Allow()
     assert verdict(replace(REQUEST, territory="MQ"), now=TUESDAY_10H + timedelta(hours=4)) != Deny(
@@ -167,8 +169,61 @@ def test_a_sender_sends_where_it_may_and_a_change_of_that_has_a_grace_to_arrive(
     assert verdict(replace(german, category="transactional")) == Allow()
 
 
+ABROAD = replace(KNOWN, countries=frozenset({"FR", "GB", "DE"}))
+NO_MEANS, NO_HOLIDAYS = Reason.NO_MEANS_TO_STOP_THERE, Reason.HOLIDAYS_UNKNOWN_THERE
+
+
+def in_place(territory: str, known: Knowledge = KNOWN, region: str | None = None, **means: bool) -> Verdict:
+    at = TUESDAY_10H + timedelta(hours=5)  # open in France, Martinique and Germany
+    request = replace(REQUEST, territory=territory, region=region, requested_at=TUESDAY_10H)
+    request = replace(request, **{"mentions_stop": False} | means)
+    return verdict(request, replace(known, as_of=at), at)
+
+
+def test_a_place_is_closed_without_a_means_to_stop_that_works_there() -> None:
+    stated = replace(KNOWN, reachable_in=frozenset({"MQ"}))
+    assert in_place("MQ", mentions_stop=True) == Deny((NO_MEANS,))
+    assert in_place("MQ", stated, mentions_stop=True) == Allow()
+    assert in_place("GP", stated, mentions_stop=True) == Deny((NO_MEANS,)), "the statement is of another place"
+    assert in_place("MQ", stop_link=True) == Allow()
+    assert in_place("FR", stop_link=True) == Deny((NO_MEANS,)), "in metropolitan France the code stays required"
+    assert in_place("FR", mentions_stop=True, stop_link=True) == Allow()
+    assert in_place("MQ") == Deny((Reason.STOP_MENTION_MISSING,)), "a text without any means goes nowhere"
+    assert in_place("DE", ABROAD, mentions_stop=True) == Deny((NO_MEANS,)), "a French short code is of no use there"
+    assert in_place("DE", ABROAD, stop_link=True) == Allow()
+
+
+def test_an_edition_that_is_always_open_asks_for_a_means_too() -> None:
+    always = load("demonstration")
+    both = replace(REQUEST, stop_link=True)
+    assert decide(REQUEST, KNOWN, TUESDAY_22H, replace(LIMITS, max_staleness=timedelta(1)), always) == Allow()
+    for territory in ("GB", "JP"):
+        assert decide(replace(both, territory=territory), KNOWN, TUESDAY_10H, LIMITS, always) == Deny((NO_MEANS,))
+
+
+def test_a_person_of_two_places_needs_a_means_in_both() -> None:
+    assert in_place("FR", region="MQ", mentions_stop=True) == Deny((NO_MEANS,))
+    assert in_place("FR", region="MQ", stop_link=True) == Deny((NO_MEANS,))
+    assert in_place("FR", region="MQ", mentions_stop=True, stop_link=True) == Allow()
+
+
+def test_a_place_is_closed_while_its_holidays_are_unknown() -> None:
+    assert in_place("GB", ABROAD, stop_link=True) == Deny((NO_HOLIDAYS,))
+    assert in_place("GB", ABROAD, mentions_stop=True) == Deny((NO_MEANS, NO_HOLIDAYS))
+    last = datetime(2035, 12, 28, 9, tzinfo=UTC)  # the calendar of Germany ends with 2035
+    request = replace(REQUEST, territory="DE", stop_link=True, send_before=last + timedelta(days=9))
+    for at, found in ((last, Allow()), (last + timedelta(days=7), Deny((NO_HOLIDAYS,)))):
+        assert verdict(request, replace(ABROAD, as_of=at), at) == found
+
+
+def test_a_statement_on_its_way_has_a_grace_and_a_transactional_message_needs_no_means() -> None:
+    soon = replace(REQUEST, territory="MQ", requested_at=TUESDAY_10H - timedelta(seconds=1))
+    assert verdict(soon) == Defer((Reason.KNOWLEDGE_BEHIND,), TUESDAY_10H + LIMITS.recheck)
+    assert verdict(replace(soon, category="transactional", mentions_stop=False)) == Allow()
+
+
 def test_a_spanish_text_needs_the_mark_of_its_law() -> None:
-    spanish, known = replace(REQUEST, territory="ES"), replace(KNOWN, countries=frozenset({"ES"}))
+    spanish, known = replace(REQUEST, territory="ES", stop_link=True), replace(KNOWN, countries=frozenset({"ES"}))
     assert verdict(spanish, known) == Deny((Reason.ADVERTISING_MARK_MISSING,))
     assert verdict(replace(spanish, mark="PUBLI"), known) == Allow()
     assert verdict(replace(spanish, mark="PUBLICITÉ"), known) == Allow(), "it begins with the other as well"
@@ -301,6 +356,13 @@ def test_a_stop_as_new_as_the_question_forbids_it_and_an_older_one_does_not(send
         assert Reason.SUPPRESSED in found.reasons
     assert verdict(QUESTION, stopped(ASKED_AT - timedelta(microseconds=1), sender_id, known=known)) == Allow()
     assert verdict(replace(QUESTION, purpose=None), stopped(ASKED_AT, sender_id, known=known)) == Allow(), "an answer"
+
+
+def test_a_stop_that_came_after_the_question_forbids_it_though_its_operator_s_clock_is_slow() -> None:
+    slow = {"state": "opted_out", "occurred_at": ASKED_AT - timedelta(minutes=2)}
+    came = with_consent(**slow, stopped_at=ASKED_AT + timedelta(seconds=5))
+    assert verdict(QUESTION, came) == Deny((Reason.OPTED_OUT,))
+    assert verdict(QUESTION, with_consent(**slow, stopped_at=ASKED_AT - timedelta(minutes=1))) == Allow()
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def gate(request: Request, *evidence: Evidence, **known: Any) -> Verdict:
         "control": "running",
         **known,
     }
-    return decide(request, Knowledge(**about), NOW, Limits(), load("france-2"))
+    return decide(request, Knowledge(**about), NOW, Limits(), load("france-3"))
 
 
 IN, STOP = said("opt_in", 2 * YEAR), said("opt_out", YEAR)

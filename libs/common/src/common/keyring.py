@@ -73,6 +73,10 @@ class SubjectKeys:
         outer.update(inner.digest())
         return f"{self._version}-{outer.hexdigest()[:SUBJECT_HEX_CHARS]}"
 
+    def named(self, digits: str) -> str:
+        """Return the subject id of the current key with these hexadecimal digits."""
+        return f"{self._version}-{digits}"
+
     def is_subject_id(self, text: str) -> bool:
         """Return whether `text` has the form of a subject id of the current key."""
         return is_subject_id(text) and text.rpartition("-")[0] == self._version

@@ -1,12 +1,15 @@
 """Wire consent-svc: routes, subscriptions, workers, and the ceiling of the watermark."""
 
 from datetime import datetime, timedelta
+from functools import partial
 
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import INBOUND_MESSAGES
 from common.kafka.reading.offsets import applied_watermark
+from common.law import stateable
+from common.privacy import stop_link
 from common.privacy.pruning import Pruner
 from common.service import Background, Resources, Service
 from common.settings import HoursSettings, KeyRingSettings
@@ -14,6 +17,7 @@ from consent import api, checks
 from consent.answers.answers import Answers
 from consent.double_opt_in import api as sign_up
 from consent.double_opt_in import requests as double_opt_ins
+from consent.double_opt_in.rules import Most
 from consent.imports import reconciliations
 from consent.imports import upload as imports
 from consent.imports.worker import Importing
@@ -22,7 +26,7 @@ from consent.inbound import messages as intake
 from consent.inbound import opt_out_receipts as receipts
 from consent.inbound.messages import Intake
 from consent.ledger import store
-from consent.page import confirm
+from consent.page import confirm, preferences, stop
 from consent.page import routes as page
 from consent.proof import api as proofs
 from consent.proof import reports, retroactive, sealing, summing
@@ -35,6 +39,7 @@ from consent.rights.eraser import eraser
 from consent.schema import metadata
 from consent.senders import api as registry
 from consent.senders import reopening
+from consent.senders.registry import StopPages
 
 BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text shown
 
@@ -42,10 +47,12 @@ BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text shown
 class Settings(HoursSettings, page.PageSettings):
     signing_keys: KeyRingSettings  # Ed25519 seeds: the current key signs receipts
     answers_per_day: int = Field(5, ge=1)  # ends a loop of machines
-    double_opt_ins_per_number_day: int = Field(3, ge=1)  # so many at once, then at pace
-    double_opt_ins_per_number_month: int = Field(6, ge=1)
-    double_opt_ins_per_sender_hour: int = Field(1000, ge=1)
+    double_opt_ins_per_number_day: int = Field(3, ge=1)  # of a controller: so many at once, then at pace
+    double_opt_ins_per_number_month: int = Field(6, ge=1)  # of a controller
+    double_opt_ins_per_controller_hour: int = Field(1000, ge=1)
     double_opt_ins_per_caller_hour: int = Field(1000, ge=1)
+    double_opt_ins_of_all_per_number_day: int = Field(5, ge=1)  # above the controllers' paces: in silence
+    double_opt_ins_of_all_per_number_month: int = Field(20, ge=1)
     double_opt_in_after_stop_days: int = Field(30, ge=1)  # a person is asked once after a STOP
     erasure_late_after_s: float = Field(86_400.0, gt=0)  # the law allows a month
     seal_every_s: float = Field(5.0, gt=0)  # without a backlog
@@ -60,13 +67,22 @@ def answers(held: Resources[Settings]) -> Answers:
     return Answers(held.field_keys, held.settings.answers_per_day, held.settings.fictional_numbers)
 
 
+def links(held: Resources[Settings]) -> intake.Links | None:
+    settings = held.settings
+    if settings.page_url is None:
+        return None
+    make = partial(page.link_in_answer, held.link_keys, settings.page_url)
+    return intake.Links(make, timedelta(days=settings.link_days))
+
+
 def terms(settings: Settings) -> double_opt_ins.Terms:
     return double_opt_ins.Terms(
         number_a_day=settings.double_opt_ins_per_number_day,
         number_a_month=settings.double_opt_ins_per_number_month,
-        sender_an_hour=settings.double_opt_ins_per_sender_hour,
+        controller_an_hour=settings.double_opt_ins_per_controller_hour,
         caller_an_hour=settings.double_opt_ins_per_caller_hour,
         after_stop=timedelta(days=settings.double_opt_in_after_stop_days),
+        most=Most(settings.double_opt_ins_of_all_per_number_day, settings.double_opt_ins_of_all_per_number_month),
     )
 
 
@@ -90,7 +106,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         routers=[
             api.one_by_one(),
             api.router,
-            registry.router(settings.refused_oadcs),
+            registry.router(settings.refused_oadcs, stateable(settings.policy), settings.page_url),
             reopening.router,
             interactions.router,
             endings.router,
@@ -99,6 +115,8 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             page.router(settings.answers_per_day),
             page.pages,
             confirm.pages,
+            stop.pages,
+            preferences.pages,
             reconciliations.router,
             reports.router,
             rights.router,
@@ -107,7 +125,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         ],
         background=lambda held: Background(
             subscriptions=[
-                Intake(held.field_keys, held.subject_keys, answers(held)).subscription(),
+                Intake(held.field_keys, held.subject_keys, answers(held), links(held)).subscription(),
                 receipts.Receipts(held.field_keys, held.subject_keys).subscription(),
                 clicks.subscription,
                 erasures.answers,
@@ -119,6 +137,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 copies.Forgetting(held.database).worker(),
                 double_opt_ins.Lapsing(held.database, ceiling).worker(),
                 rectifications.Waiting(held.database).worker(),
+                StopPages(held.database, settings.page_url).worker(),
                 erasures.Lateness(held.database, timedelta(seconds=settings.erasure_late_after_s)).worker(),
                 expiring.Expiring(
                     held.database, ceiling, Asking(answers(held), settings.policy), settings.import_backlog
@@ -139,5 +158,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             "/v1/imports/": None,  # an upload streams in pieces
             page.PATH: page.FORM_BYTES,
             confirm.PATH: page.FORM_BYTES,
+            stop_link.PATH: page.FORM_BYTES,
+            stop_link.PREFERENCES_PATH: page.FORM_BYTES,
         },
     )

@@ -49,6 +49,9 @@ TEXT_CHARS = MAX_SEGMENTS * GSM7_PART
 SLUG = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 
 Held = Annotated[Resources[Any], Depends(resources)]
+Sends = Annotated[
+    Caller, Depends(require("message:send:transactional", "message:send:service", "message:send:marketing"))
+]
 
 
 class Send(BaseModel):
@@ -90,11 +93,14 @@ class Sent(BaseModel):
 async def send(
     body: Send,
     held: Held,
-    caller: Annotated[Caller, Depends(require("message:send"))],
+    caller: Sends,
     response: Response,
     key: Key = None,
 ) -> Sent:
-    """Accept a message, for the gate to decide on at once. 202: the ledger has the message."""
+    """Accept a message, for the gate to decide on at once. 202: the ledger has the message.
+
+    Each lane has its own scope."""
+    caller.may(f"message:send:{body.category}")
     caller.may_use(body.sender_id)
     now = datetime.now(UTC)
     try:

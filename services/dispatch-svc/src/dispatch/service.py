@@ -122,6 +122,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             policy=policy,
             limits=limits_of(settings),
             permit_ttl_s=settings.permit_ttl_s,
+            link_keys=held.link_keys,
         )
         handoff = Handoff(held.database, traffic, clearance, settings.gateway_submits)
         intake = Intake(clearance, handoff, batch=settings.intake_batch, partitions=settings.partitions)

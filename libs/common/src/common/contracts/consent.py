@@ -50,13 +50,15 @@ class SenderChanged(Event, frozen=True, kw_only=True):
     stop_scope: StopScope = "controller"  # reach of a STOP: all senders of the controller, or this sender
     replies: Replies = Replies()
     abroad: tuple[str, ...] = ()  # other countries permitted for its marketing, ISO 3166-1 alpha-2
+    reachable_in: tuple[str, ...] = ()  # places of the law's data where, by its own statement, its code is reachable
+    stop_page: str | None = None  # the address before the token of a personal stop link; `None`: no link stops
 
     @property
     def key(self) -> str:
         return self.sender_id
 
 
-class Consent(msgspec.Struct, frozen=True, kw_only=True):
+class Consent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The current state for one (sender, purpose), with the evidence behind the state."""
 
     sender_id: str
@@ -67,6 +69,7 @@ class Consent(msgspec.Struct, frozen=True, kw_only=True):
     evidence_id: str
     expires_at: Instant | None = None  # of an opt-in: the gate denies from then on, before the state changes
     reopening_rule: str | None = None  # the sender's rule by which an asserted opt-in stands in spite of a STOP
+    stopped_at: Instant | None = None  # of an opt-out: arrival of the last STOP by text, if after `occurred_at`
 
 
 class Suppression(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,21 +1,23 @@
 """Decide when and how a marketing message may be sent, from versioned data: hours, days and public holidays. Pure.
 
-The rules are the JSON files beside this module (`files.py`). A decision names its edition ("france-2"), so the decision
+The rules are the JSON files beside this module (`files.py`). A decision names its edition ("france-3"), so the decision
 can be repeated.
 
-    policy = load("france-2")                   or load("france"), the newest
+    policy = load("france-3")                   or load("france"), the newest
     is_open(now, "MQ", policy)                  may a message leave for Martinique now?
     closed_by(now, "MQ", policy)                if not: every rule against the instant
+    closed_abroad(now, "MQ", policy, code=True, link=False)     what keeps marketing out of Martinique, at any hour?
     region_of("67000", "FR", policy)            "FR-6AE": a postcode is more precise than a number
     next_permitted(now, "FR", policy, region="FR-6AE")
 
 The strictest rule wins, of the law, the operators' charter, the operators and the house; so does the strictest place. A
 number with a prefix shared by several places (+590, +689, the states of the US), or of one place with an address in
-another, may receive messages only while all of these places are open. A country without a file is never open.
+another, may receive messages only while all of these places are open. A country without a file is never open; nor is
+a place without a means to stop, or with unknown holidays.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
@@ -30,6 +32,7 @@ SEARCH_DAYS = 60  # no calendar closes for so long
 __all__ = [
     "EARLIEST_OPENING",
     "SEARCH_DAYS",
+    "Abroad",
     "Aspect",
     "Closure",
     "Holiday",
@@ -41,16 +44,20 @@ __all__ = [
     "Rule",
     "at_hand_off",
     "begins_with",
+    "can_stop",
+    "closed_abroad",
     "closed_by",
     "country_of",
     "covers",
     "is_open",
+    "knows_holidays",
     "load",
     "mark_of",
     "next_permitted",
     "openings",
     "region_of",
     "rules_of",
+    "stateable",
     "zones",
 ]
 
@@ -61,6 +68,13 @@ class Aspect(StrEnum):
     HOURS = "hours"
     WEEKDAY = "weekday"
     HOLIDAY = "holiday"
+
+
+class Abroad(StrEnum):
+    """The reason for which a place is closed at any hour; the gate and the pre-flight name the same."""
+
+    NO_MEANS = "no_means_to_stop_there"
+    HOLIDAYS_UNKNOWN = "holidays_unknown_there"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +106,9 @@ class Holiday:
 
 @dataclass(frozen=True, slots=True)
 class Calendar:
-    """Public holidays: fixed (month, day), and counted from Easter Sunday."""
+    """Public holidays: fixed (month, day), and counted from Easter Sunday. Complete for each year in `years`."""
 
+    years: range
     fixed: Mapping[tuple[int, int], Holiday]
     from_easter: Mapping[int, Holiday]
 
@@ -104,7 +119,11 @@ class Calendar:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
-    """A place with its rules. Compared by identity, as a cache key."""
+    """A place with its rules. Compared by identity, as a cache key.
+
+    `code_works`, `link_works`: the means to stop there. `code_if_stated`: with the sender's statement for one of these,
+    the code works as well.
+    """
 
     code: str
     country: str
@@ -113,6 +132,9 @@ class Place:
     calendars: tuple[Calendar, ...]
     postcodes: tuple[str, ...]
     rules: tuple[Rule, ...]
+    code_works: bool = False
+    link_works: bool = False
+    code_if_stated: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -215,6 +237,67 @@ def closed_by(at: datetime, territory: str, policy: Policy, *, region: str | Non
     return tuple(sorted(found, key=lambda closure: files.LAYERS.index(closure.rule.layer)))
 
 
+def closed_abroad(
+    at: datetime,
+    territory: str,
+    policy: Policy,
+    *,
+    code: bool,
+    link: bool,
+    reachable_in: Collection[str] = (),
+    region: str | None = None,
+) -> Iterator[Abroad]:
+    """Yield each reason that closes a place to a marketing message whatever the hour. See `can_stop`.
+
+    A text without any means has no reason of the place: such a text goes nowhere.
+    """
+    if (code or link) and not can_stop(
+        territory, policy, code=code, link=link, reachable_in=reachable_in, region=region
+    ):
+        yield Abroad.NO_MEANS
+    if not knows_holidays(at, territory, policy, region=region):
+        yield Abroad.HOLIDAYS_UNKNOWN
+
+
+def can_stop(
+    territory: str,
+    policy: Policy,
+    *,
+    code: bool,
+    link: bool,
+    reachable_in: Collection[str] = (),
+    region: str | None = None,
+) -> bool:
+    """Return whether a means of a message works in each place where the person may be. An unknown place has none.
+
+    An edition that is always open asks for a means too.
+
+        code          the text has the STOP mention with the sender's own code
+        link          the text has the person's valid stop link
+        reachable_in  where the sender states that its code is reachable
+    """
+    places = _places(policy, territory, region)
+    for place in places or ():
+        if link and place.link_works:
+            continue
+        if not code or not (place.code_works or not place.code_if_stated.isdisjoint(reachable_in)):
+            return False
+    return places is not None
+
+
+def knows_holidays(at: datetime, territory: str, policy: Policy, *, region: str | None = None) -> bool:
+    """Return whether the public holidays are known, for the local days around `at`, in every place of the person."""
+    if policy.always_open:
+        return True
+    places = _places(policy, territory, region)
+    return places is not None and _know_holidays(places, _utc(at).date())
+
+
+def stateable(policy: Policy) -> frozenset[str]:
+    """Return the places for which a sender may state that its code is reachable there."""
+    return frozenset(code for place in policy.places.values() for code in place.code_if_stated)
+
+
 def country_of(territory: str, policy: Policy) -> str | None:
     """Return the country of `territory` ("FR" for "MQ"); `None` without rules."""
     place = policy.places.get(territory)
@@ -290,7 +373,7 @@ def rules_of(day: date, policy: Policy) -> Policy:
 
 @lru_cache
 def load(name: str, house: bytes | None = None) -> Policy:
-    """Return the policy "france-2", or for "france" the newest, with the rules of a house file.
+    """Return the policy "france-3", or for "france" the newest, with the rules of a house file.
 
     Raises FileNotFoundError, PolicyUnreadable.
     """
@@ -314,6 +397,7 @@ def _placed(country: files.Country, house: tuple[files.Rule, ...]) -> Iterator[t
     for code, place in country.places.items():
         # France's rules also apply in Alsace
         rules = [r for r in (*country.rules, *house) if r.places is None or {code, place.within} & set(r.places)]
+        means = files.means_of(country, code, place)
         yield (
             code,
             Place(
@@ -324,6 +408,15 @@ def _placed(country: files.Country, house: tuple[files.Rule, ...]) -> Iterator[t
                 calendars=tuple(calendars[name] for name in place.calendars),
                 postcodes=place.postcodes,
                 rules=tuple(_rule(rule) for rule in rules),
+                code_works=any(each.kind == "code" and not each.stated for each in means),
+                link_works=any(each.kind == "link" for each in means),
+                code_if_stated=frozenset(
+                    named
+                    for each in means
+                    if each.stated
+                    for named in each.places or ()
+                    if named in (code, place.within)
+                ),
             ),
         )
 
@@ -345,7 +438,9 @@ def _rule(rule: files.Rule) -> Rule:
 
 def _calendar(calendar: files.Calendar) -> Calendar:
     fixed = {date.fromisoformat(f"2000-{day}"): Holiday(name, calendar.source) for day, name in calendar.fixed.items()}
+    first, last = calendar.years or (date.min.year, date.max.year)
     return Calendar(
+        years=range(first, last + 1),
         fixed={(day.month, day.day): holiday for day, holiday in fixed.items()},
         from_easter={days: Holiday(name, calendar.source) for days, name in calendar.from_easter.items()},
     )
@@ -367,6 +462,16 @@ def _places(policy: Policy, territory: str, region: str | None) -> tuple[Place, 
     if place is None or part is None:
         return None if place is None else (place,)
     return (part,) if territory in (part.code, part.within) else (place, part)
+
+
+@lru_cache(maxsize=4096)
+def _know_holidays(places: tuple[Place, ...], day: date) -> bool:
+    """Return whether each place has calendars, all complete for the local days that a UTC day touches."""
+    years = {(day + timedelta(days)).year for days in (-1, 0, 1)}
+    return all(
+        place.calendars and all(all(year in each.years for year in years) for each in place.calendars)
+        for place in places
+    )
 
 
 @lru_cache(maxsize=16384)

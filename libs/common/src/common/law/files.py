@@ -30,6 +30,7 @@ Code = Annotated[str, Meta(pattern=r"^[A-Z]{2}(-[A-Z0-9]{1,3})?$")]  # ISO 3166-
 Clock = Annotated[str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
 MonthDay = Annotated[str, Meta(pattern=r"^\d\d-\d\d$")]
 Weekday = Annotated[int, Meta(ge=1, le=7)]  # ISO: Monday is 1
+Year = Annotated[int, Meta(ge=1, le=9999)]
 
 
 class PolicyUnreadable(ValueError):
@@ -59,10 +60,27 @@ class Rule(_Part, frozen=True):
     begins_with: Said | None = None
 
 
+class Means(_Part, frozen=True):
+    """A means to stop that works in `places` (all of the country's by default) and their parts, with its source.
+
+    `code`: the STOP mention with the sender's own short code. `link`: a link that stops. `stated`: the means counts
+    for a sender who has stated that its code is reachable in the place.
+    """
+
+    kind: Literal["code", "link"]
+    source: Said
+    stated: bool = False
+    places: Annotated[tuple[Code, ...], Meta(min_length=1)] | None = None
+
+
 class Calendar(_Part, frozen=True):
-    """Public holidays by name: fixed, and counted from Easter Sunday."""
+    """Public holidays by name: fixed, and counted from Easter Sunday.
+
+    `years`: the first and the last year whose holidays are complete here; without `years`, every year.
+    """
 
     source: Said
+    years: tuple[Year, Year] | None = None
     fixed: dict[MonthDay, Said] = {}
     from_easter: dict[int, Said] = {}
 
@@ -81,13 +99,18 @@ class Place(_Part, frozen=True):
 
 
 class Country(_Part, frozen=True):
-    """A country file. `gaps`: questions without a known source."""
+    """A country file. `gaps`: questions without a known source.
+
+    A place without means is closed to marketing, and `no_means` says why.
+    """
 
     country: Code
     about: Said
     places: Annotated[dict[Code, Place], Meta(min_length=1)]
     calendars: dict[Said, Calendar] = {}
     rules: tuple[Rule, ...] = ()
+    means: tuple[Means, ...] = ()
+    no_means: Said | None = None
     gaps: tuple[Said, ...] = ()
 
 
@@ -186,6 +209,8 @@ def _contradictions(found: Country, name: str) -> Iterator[str]:
         if len(place.zones) > 1 and place.why is None:
             yield f"{code} has several time zones and does not say why"
     for key, each in found.calendars.items():
+        if each.years is not None and each.years[0] > each.years[1]:
+            yield f"the calendar {key} ends before it begins"
         for day in each.fixed:
             try:
                 date.fromisoformat(f"2000-{day}")
@@ -201,6 +226,26 @@ def _contradictions(found: Country, name: str) -> Iterator[str]:
         for code in rule.places or ():
             if code not in found.places:
                 yield f"rule {rule.id} is of {code}, which is no place here"
+    yield from _contradictions_of_means(found)
+
+
+def _contradictions_of_means(found: Country) -> Iterator[str]:
+    for each in found.means:
+        if each.stated and (each.kind != "code" or each.places is None):
+            yield f"the means {each.kind} is by statement: only a code can be stated, and only of named places"
+        for code in each.places or ():
+            if code not in found.places:
+                yield f"the means {each.kind} is of {code}, which is no place here"
+    closed = [code for code, place in found.places.items() if not means_of(found, code, place)]
+    if closed and found.no_means is None:
+        yield f"{', '.join(closed)} has no means to stop, and `no_means` does not say why"
+    if not closed and found.no_means is not None:
+        yield "`no_means` says why a place is closed, and every place has a means to stop"
+
+
+def means_of(country: Country, code: str, place: Place) -> tuple[Means, ...]:
+    """Return the means of a place: its own, and those of the place around it."""
+    return tuple(each for each in country.means if each.places is None or {code, place.within} & set(each.places))
 
 
 @lru_cache
@@ -228,7 +273,7 @@ def _read(content: bytes, file: str, form: type[T]) -> T:
 
 
 def newest(family: str) -> str:
-    """Return the newest edition of a family: "france-2" for "france". Raises FileNotFoundError."""
+    """Return the newest edition of a family: "france-3" for "france". Raises FileNotFoundError."""
     numbers = [
         int(number)
         for name, _, number in (stem.rpartition("-") for stem in _stems(FOLDER))

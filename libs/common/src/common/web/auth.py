@@ -30,6 +30,11 @@ class Caller:
     scopes: frozenset[str]
     senders: frozenset[str] | None
 
+    def may(self, scope: str) -> None:
+        """Raise Forbidden unless the token has the scope."""
+        if scope not in self.scopes:
+            raise Forbidden(f"the token lacks the scope {scope}", reasons=[Reason("scope", "scope_missing", scope)])
+
     def may_use(self, sender_id: str) -> None:
         """Raise Forbidden unless the token covers this sender."""
         if self.senders is not None and sender_id not in self.senders:
@@ -114,13 +119,14 @@ class Authenticator:
         return claims
 
 
-def require(scope: str) -> Callable[[Request], Awaitable[Caller]]:
-    """Return a FastAPI dependency: the Caller. Raises Forbidden unless the token has `scope`."""
+def require(*scopes: str) -> Callable[[Request], Awaitable[Caller]]:
+    """Return a FastAPI dependency: the Caller. Raises Forbidden unless the token has one of the scopes."""
 
     async def caller(request: Request) -> Caller:
         found: Caller = await request.state.authenticator.caller(request.headers.get("authorization"))
-        if scope not in found.scopes:
-            raise Forbidden(f"the token lacks the scope {scope}", reasons=[Reason("scope", "scope_missing", scope)])
+        if found.scopes.isdisjoint(scopes):
+            named = " or ".join(scopes)
+            raise Forbidden(f"the token lacks the scope {named}", reasons=[Reason("scope", "scope_missing", named)])
         return found
 
     return caller

@@ -27,7 +27,7 @@ class Texts:
     folding: Folding
     trial: Trial | None
 
-    def wording_of(self, variant: str, link_host: str | None) -> Wording:
+    def wording_of(self, variant: str, link_host: str | None, stop_page: str | None) -> Wording:
         """Return a variant's wording. Raises ValueError for an unknown variant, TextRefused."""
         source, translations = self.text, self.translations
         if variant != OWN:
@@ -36,7 +36,7 @@ class Texts:
             if other is None:
                 raise ValueError(f"the campaign has no text for the variant `{variant}`")
             source, translations = other.text, other.translations
-        return wording(source, self.language, translations, self.folding, link_host)
+        return wording(source, self.language, translations, self.folding, link_host, stop_page)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +123,7 @@ class Campaign(Progress, Content):
     next_slot: datetime | None
     retry_at: datetime | None
     link_host: str | None
+    stop_page: str | None
     tallies: Tallies
 
     @property
@@ -133,4 +134,4 @@ class Campaign(Progress, Content):
     def wordings(self) -> dict[str, Wording]:
         """Return every wording, by variant, OWN first."""
         names = [OWN, *self.trial.names] if self.trial else [OWN]
-        return {name: self.wording_of(name, self.link_host) for name in names}
+        return {name: self.wording_of(name, self.link_host, self.stop_page) for name in names}

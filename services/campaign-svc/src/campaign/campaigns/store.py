@@ -151,9 +151,10 @@ _CAMPAIGN = (
     " c.created_at, c.fingerprint, c.status, c.at, c.starts_at, c.started_at, c.ended_at, c.cursor, c.next_slot,"
     " c.sent_back, c.failures, c.retry_at,"
     " CAST(c.xmin AS text) AS written,"
-    f" c.expanded, u.link_host, {', '.join(f'a.{name}' for name in _TALLIES)}"
+    f" c.expanded, u.link_host, s.stop_page, {', '.join(f'a.{name}' for name in _TALLIES)}"
     " FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
     " LEFT JOIN sender_rule AS u ON u.sender_id = c.sender_id"
+    " LEFT JOIN sender AS s ON s.sender_id = c.sender_id"
 )
 _JSON = ("translations", "selection", "timing", "recurring", "trial")
 _translations = msgspec.json.Decoder(dict[str, str])

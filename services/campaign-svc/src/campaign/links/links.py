@@ -18,18 +18,25 @@ from common.contracts import CLICKS
 from common.contracts.campaign import LinkClicked
 from common.kafka import outbox
 from common.keyring import LinkKeys
+from common.privacy import stop_link
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The tokens of a person's links, a `short_link.Token`."""
+    """The tokens of a person's links, a `short_link.Token`. Tokens without a target are not stored."""
 
     keys: LinkKeys
     campaign_id: str
     subject_id: str
+    sender_id: str
+    now: datetime
     made: dict[str, str] = field(default_factory=dict)  # by target
 
     def __call__(self, target: str) -> str:
+        if target == short_link.STOP_LINK:
+            return stop_link.token(self.keys, self.sender_id, self.subject_id, self.now)
+        if target == short_link.PREFERENCES:
+            return stop_link.token(self.keys, self.sender_id, self.subject_id, self.now, "preference link")
         return self.made.setdefault(target, short_link.token(self.keys, self.campaign_id, self.subject_id, target))
 
 

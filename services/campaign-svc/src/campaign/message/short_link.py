@@ -13,12 +13,15 @@ import re
 from collections.abc import Callable, Iterable
 
 from common.keyring import LinkKeys
+from common.privacy import stop_link
 
 PATH = "/l/"
 TOKEN_CHARS = 12
 TOKEN = re.compile(rf"[0-9A-Za-z]{{{TOKEN_CHARS}}}", re.ASCII)
 MAX_TARGET_CHARS = 500
 MAX_HOST_CHARS = 60
+# ask a `Token` for the person's stop link, or link to the preference page, which have no target
+STOP_LINK, PREFERENCES = "stop_link", "preferences"
 
 _LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -49,7 +52,7 @@ def url(host: str, token: str) -> str:
 
 def any_token(target: str) -> str:
     """Return a placeholder where only the token's length counts."""
-    return "x" * TOKEN_CHARS
+    return stop_link.any_token() if target in (STOP_LINK, PREFERENCES) else "x" * TOKEN_CHARS
 
 
 def token(keys: LinkKeys, campaign_id: str, subject_id: str, target: str) -> str:

@@ -5,6 +5,8 @@
     {if loyalty = or}-30 %{else}-20 %{end}      a condition; also `{else if …}`
     {link https://maison-lune.example/soldes}   a counted link, short and personal (`short_link`)
     {stop}                                      the STOP mention with the sender's own code
+    {stop_link}                                 a personal link that stops (`common.privacy.stop_link`)
+    {preferences}                               a personal link to the preference page, no means to stop by itself
     {{ and }}                                   braces
 
 A condition is `name` (the contact has it), `not name`, `name = value`, `name != value` (in any case of letters), or
@@ -25,10 +27,13 @@ from itertools import chain, pairwise
 from campaign.message import short_link
 from campaign.message.short_link import Token
 from common.law.stop_mention import mentions_stop
+from common.privacy.stop_link import names_stop_link, preference_page
 from common.sms.sms_length import MAX_SEGMENTS, Length, Place, fits, length, outside_gsm7
 
 MAX_TEMPLATE_CHARS = 2000
 STOP_FIELD = "stop"
+STOP_LINK_FIELD = "stop_link"
+PREFERENCES_FIELD = "preferences"
 MAX_LINKS = 5
 
 _FIELD_NAME = re.compile(r"[a-z0-9_]{1,40}", re.ASCII)
@@ -56,6 +61,7 @@ class TextProblem(StrEnum):
     CONDITION = "condition"
     LINK = "link"
     LINK_HOST_MISSING = "link_host_missing"
+    STOP_PAGE_MISSING = "stop_page_missing"
     STOP_MENTION_MISSING = "stop_mention_missing"
 
 
@@ -94,7 +100,25 @@ class Link:
         return self.target if self.host is None else short_link.url(self.host, token(self.target))
 
 
-Part = str | Field | Link
+@dataclass(frozen=True, slots=True)
+class StopLink:
+    """A personal link that stops, below the sender's stop page; without `page`, nothing is written."""
+
+    page: str | None = None
+
+    def written(self, token: Token) -> str:
+        return "" if self.page is None else self.page + token(short_link.STOP_LINK)
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceLink(StopLink):
+    """A personal link to the preference page, which needs the sender's stop page beside."""
+
+    def written(self, token: Token) -> str:
+        return "" if self.page is None else preference_page(self.page) + token(short_link.PREFERENCES)
+
+
+Part = str | Field | Link | StopLink
 Fold = Callable[[str], str]
 
 
@@ -161,12 +185,24 @@ class Template:
     @property
     def links(self) -> tuple[Link, ...]:
         """Return the links of all arms."""
-        arms = (_arms(part) for part in self.parts)
-        return tuple(dict.fromkeys(p for arm in chain.from_iterable(arms) for p in arm if isinstance(p, Link)))
+        return tuple(dict.fromkeys(part for part in self._all if isinstance(part, Link)))
+
+    @property
+    def stop_links(self) -> tuple[StopLink, ...]:
+        """Return the stop links and preference links of all arms, each once."""
+        return tuple(dict.fromkeys(part for part in self._all if isinstance(part, StopLink)))
+
+    @property
+    def _all(self) -> Iterator[Part]:
+        return chain.from_iterable(arm for part in self.parts for arm in _arms(part))
 
     def with_links_on(self, host: str | None) -> "Template":
         """Return the template with links on this host."""
         return self.each(lambda part: replace(part, host=host) if isinstance(part, Link) else part)
+
+    def with_stop_page(self, page: str | None) -> "Template":
+        """Return the template with stop links on this page, and preference links beside."""
+        return self.each(lambda part: replace(part, page=page) if isinstance(part, StopLink) else part)
 
     def each(self, change: Callable[[Part], Part]) -> "Template":
         """Return the template with each part changed, also in arms."""
@@ -252,16 +288,24 @@ def normal(source: str) -> str:
 def check(template: Template, stop_code: str, added: str = "") -> Length:
     """Return the length of the first sample. Raises TextRefused.
 
-    A text is refused for a link without the sender's host, a sample without STOP mention (DOMAIN 1.7, 1.11), or a first
-    sample beyond MAX_SEGMENTS.
+    A text is refused for a link without the sender's host, a stop link without page, a sample without STOP mention
+    (DOMAIN 1.7, 1.11) or stop link, or a first sample beyond MAX_SEGMENTS.
     """
     if any(link.host is None for link in template.links):
         raise TextRefused(TextProblem.LINK_HOST_MISSING, "the sender has no `link_host` yet: it is one of its rules")
+    pages = {link.page for link in template.stop_links}
+    if None in pages:
+        raise TextRefused(
+            TextProblem.STOP_PAGE_MISSING,
+            "no stop page is configured: set PLACET_PAGE_URL, or write {stop}, and no {preferences}",
+        )
+    stop_page = next(iter(pages), None)
     samples = [sample + added for sample in template.samples(stop_code)]
-    if not all(mentions_stop(sample, stop_code) for sample in samples):
+    if not all(mentions_stop(sample, stop_code) or names_stop_link(sample, stop_page) for sample in samples):
         raise TextRefused(
             TextProblem.STOP_MENTION_MISSING,
-            f"the text must tell how to stop, whatever its conditions: write {{stop}}, or « STOP au {stop_code} »",
+            f"the text must tell how to stop, whatever its conditions: write {{stop}}, « STOP au {stop_code} », or, for"
+            " people abroad, {stop_link}",
         )
     found = length(samples[0])
     if found.segments > MAX_SEGMENTS:
@@ -269,15 +313,17 @@ def check(template: Template, stop_code: str, added: str = "") -> Length:
     return found
 
 
-def refused(text: str, stop_code: str, added: str = "", cost: Length | None = None) -> TextProblem | None:
+def refused(
+    text: str, stop_code: str, added: str = "", cost: Length | None = None, stop_page: str | None = None
+) -> TextProblem | None:
     """Return why this rendered text must not be sent, if at all.
 
-    `cost`: the known length with `added`.
+    `cost`: the known length with `added`. `stop_page`: the sender's, if any.
     """
     if not text.strip():
         return TextProblem.EMPTY
     got = text + added
-    if not mentions_stop(got, stop_code):
+    if not mentions_stop(got, stop_code) and not names_stop_link(got, stop_page):
         return TextProblem.STOP_MENTION_MISSING
     fit = fits(got) if cost is None else cost.segments <= MAX_SEGMENTS
     return None if fit else TextProblem.TOO_LONG
@@ -345,9 +391,9 @@ def _condition(asked: str, at: int) -> Condition:
     if found is None:
         raise TextRefused(TextProblem.CONDITION, f"the condition at character {at} names no field")
     negated, name, comparison, value = found[1], found[2], found[3] or "", asked[found.end() :].strip()
-    if name == STOP_FIELD:
+    if name in (STOP_FIELD, STOP_LINK_FIELD, PREFERENCES_FIELD):
         raise TextRefused(
-            TextProblem.CONDITION, f"the condition at character {at} asks for {{stop}}, which is no field"
+            TextProblem.CONDITION, f"the condition at character {at} asks for {{{name}}}, which is no field"
         )
     if bool(comparison) != bool(value) or (negated and comparison):
         raise TextRefused(
@@ -366,13 +412,17 @@ def _link(target: str, at: int) -> Link:
     return Link(target)
 
 
-def _field(inside: str) -> Field:
+def _field(inside: str) -> Field | StopLink:
     name, bar, default = inside.partition("|")
     name = name.strip()
     if not _FIELD_NAME.fullmatch(name):
         raise TextRefused(TextProblem.FIELD_NAME, f"{{{inside}}} names no field: small letters, digits and _")
     if name == STOP_FIELD:
         return Field(STOP_FIELD, "")
+    if name == STOP_LINK_FIELD:
+        return StopLink()
+    if name == PREFERENCES_FIELD:
+        return PreferenceLink()
     return Field(name, default if bar else None)
 
 
@@ -425,7 +475,9 @@ def _said(
 ) -> str:
     if isinstance(part, str):
         return part
-    return part.written(token) if isinstance(part, Link) else _value(part, attributes, stop_code, at_least, fold)
+    if isinstance(part, Field):
+        return _value(part, attributes, stop_code, at_least, fold)
+    return part.written(token)
 
 
 def _value(field: Field, attributes: Mapping[str, str], stop_code: str, at_least: str | None, fold: Fold | None) -> str:

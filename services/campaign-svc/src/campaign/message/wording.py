@@ -10,7 +10,7 @@ from functools import partial
 from campaign.message import folding, text
 from campaign.message.folding import Folding
 from campaign.message.short_link import Token
-from campaign.message.text import Field, Fold, Link, Part, Template
+from campaign.message.text import Field, Fold, Part, Template
 
 LANGUAGE_FIELD = "language"
 
@@ -51,6 +51,11 @@ class Wording:
         links = (link for template in self.templates.values() for link in template.links)
         return tuple(dict.fromkeys(link.target for link in links))
 
+    @property
+    def stops_by_link(self) -> bool:
+        """Return whether the text has a stop link or a preference link in some language: both need the stop page."""
+        return any(template.stop_links for template in self.templates.values())
+
     def with_links_in_full(self) -> "Wording":
         """Return the wording with full targets instead of short links."""
         return replace(self, templates={name: each.with_links_on(None) for name, each in self.templates.items()})
@@ -61,13 +66,18 @@ class Wording:
 
 
 def wording(
-    source: str, language: str, translations: Mapping[str, str], chosen: str, link_host: str | None = None
+    source: str,
+    language: str,
+    translations: Mapping[str, str],
+    chosen: str,
+    link_host: str | None = None,
+    stop_page: str | None = None,
 ) -> Wording:
     """Parse a text and its translations. Raises TextRefused."""
     how = Folding(chosen)
     author, contact = _fold(folding.of_author(how)), _fold(folding.of_contact(how))
     templates = {
-        name: _author(text.parse(each), author).with_links_on(link_host)
+        name: _author(text.parse(each), author).with_links_on(link_host).with_stop_page(stop_page)
         for name, each in {language: source, **translations}.items()
     }
     return Wording(language, templates, contact)
@@ -91,8 +101,8 @@ def _author(template: Template, fold: Fold | None) -> Template:
     def part(each: Part) -> Part:
         if isinstance(each, str):
             return fold(each)
-        if isinstance(each, Link) or each.default is None:
-            return each
-        return Field(each.name, fold(each.default))
+        if isinstance(each, Field) and each.default is not None:
+            return Field(each.name, fold(each.default))
+        return each
 
     return template.each(part)

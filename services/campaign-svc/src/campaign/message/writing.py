@@ -36,7 +36,8 @@ Text = Annotated[
     Field(
         max_length=texts.MAX_TEMPLATE_CHARS,
         description="{attribute}, {attribute|default}, {if attribute = value}…{else}…{end}, {link https://…} for a"
-        " short link with counted clicks, and {stop} for « STOP au » with the sender's code.",
+        " short link with counted clicks, {stop} for « STOP au » with the sender's code, and {preferences} for a"
+        " personal link to the preference page.",
     ),
 ]
 Translations = Annotated[
@@ -145,7 +146,7 @@ async def preview_text(
         parts=list(parts(got)),
         fields=list(template.fields),
         missing=missing,
-        problem=texts.refused(written, sender.stop_code, sender.stop_added),
+        problem=texts.refused(written, sender.stop_code, sender.stop_added, stop_page=sender.stop_page),
         costly=costly(body.text),
         foldings=[
             _folded(body, how, sender, whose=None if missing else body.attributes)
@@ -159,7 +160,7 @@ def checked(text: str, language: str, translations: Mapping[str, str], folding: 
     for name, source in {language: text, **translations}.items():
         field = "text" if name == language else f"translations.{name}"
         try:
-            only = wording(source, name, {}, folding, sender.link_host)
+            only = wording(source, name, {}, folding, sender.link_host, sender.stop_page)
             texts.check(only.templates[name], sender.stop_code, sender.stop_added)
         except texts.TextRefused as refused:
             raise Invalid(str(refused), reasons=[Reason(field, refused.reason.value)]) from refused
@@ -167,7 +168,7 @@ def checked(text: str, language: str, translations: Mapping[str, str], folding: 
         raise Invalid(
             "`text` is in that language already", reasons=[Reason(f"translations.{language}", "same_language")]
         )
-    return wording(text, language, translations, folding, sender.link_host)
+    return wording(text, language, translations, folding, sender.link_host, sender.stop_page)
 
 
 def length_of(text: str) -> Length:
@@ -193,7 +194,7 @@ def _written(spoken: Wording, attributes: Mapping[str, str] | None, sender: Send
 
 
 def _folded(body: NewPreview, how: Folding, sender: Sender, *, whose: Mapping[str, str] | None) -> Folded:
-    spoken = wording(body.text, "fr", {}, how, sender.link_host)
+    spoken = wording(body.text, "fr", {}, how, sender.link_host, sender.stop_page)
     named = spoken.templates["fr"].fields
     contact = foldings.of_contact(how)
     becomes = {n: foldings.folded(v, contact) for n, v in (body.attributes or {}).items() if n in named}

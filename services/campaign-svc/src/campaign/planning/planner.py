@@ -106,10 +106,10 @@ class _Asking:
     campaign_id: str  # saves a lookup for each recipient
     message_of: Callable[[str], str]  # by subject id
     by_person: bool
-    linked: bool  # a text has links
+    linked: bool  # a text has links, or a stop link
     sender: Sender
     wordings: Mapping[str, Wording]
-    hostless: frozenset[str]  # texts with links, if the sender has no link host
+    unlinkable: Mapping[str, str]  # texts that cannot have their links, with the reason
     trial: Trial | None
     chosen_at: datetime | None
     timetable: Timetable
@@ -149,8 +149,8 @@ class _Asking:
             text = self.wordings[variant].render(attributes, self.sender.stop_code, tokens or any_token)
         except Missing as missing:
             return f"missing:{missing.name}"
-        if variant in self.hostless:
-            return "link_host_missing"
+        if (reason := self.unlinkable.get(variant)) is not None:
+            return reason
         if (problem := self._problem(text)) is not None:
             return problem.value
         region = self.timetable.region(attributes)
@@ -158,7 +158,8 @@ class _Asking:
 
     def _problem(self, text: str) -> TextProblem | None:
         if text not in self.problems:
-            self.problems[text] = texts.refused(text, self.sender.stop_code, self.sender.stop_added)
+            sender = self.sender
+            self.problems[text] = texts.refused(text, sender.stop_code, sender.stop_added, stop_page=sender.stop_page)
         return self.problems[text]
 
     def requests(self, written: Sequence[_Written]) -> list[MessageRequested]:
@@ -215,7 +216,7 @@ class _Chunk:
             subject_id = each.subject_id
             if waited:
                 self.waits[subject_id] = None
-            tokens = Tokens(self.link_keys, self.asking.campaign_id, subject_id) if self.asking.linked else None
+            tokens = self._tokens(subject_id) if self.asking.linked else None
             asked = self.asking.of(each, tokens)
             if isinstance(asked, _Written):
                 if self.asked == self.room:
@@ -232,6 +233,10 @@ class _Chunk:
             if not waited:
                 self.cursor, self.reached = subject_id, self.reached + 1
         return written
+
+    def _tokens(self, subject_id: str) -> Tokens:
+        asking = self.asking
+        return Tokens(self.link_keys, asking.campaign_id, subject_id, asking.campaign.sender_id, asking.now)
 
 
 @dataclass
@@ -538,16 +543,19 @@ class Planner:
         if trial is not None and trial.winner is not None and campaign.winner is None:
             campaign = await self._choose(tx, campaign, trial, timetable, now)
         choice, wordings = campaign.choice, campaign.wordings
-        linked = frozenset(name for name, wording in wordings.items() if wording.targets)
+        hostless = {n: TextProblem.LINK_HOST_MISSING for n, w in wordings.items() if w.targets and not sender.link_host}
+        pageless = {
+            n: TextProblem.STOP_PAGE_MISSING for n, w in wordings.items() if w.stops_by_link and not sender.stop_page
+        }
         return _Asking(
             campaign=campaign,
             campaign_id=campaign.campaign_id,
             message_of=messages_of(campaign.campaign_id, starts_at),
             by_person=campaign.timing.by_person,
-            linked=bool(linked),
+            linked=any(wording.targets or wording.stops_by_link for wording in wordings.values()),
             sender=sender,
             wordings=wordings,
-            hostless=linked if sender.link_host is None else frozenset(),
+            unlinkable={name: reason.value for name, reason in (pageless | hostless).items()},
             trial=trial,
             chosen_at=choice.at if choice is not None else None,
             timetable=timetable,

@@ -27,7 +27,7 @@ from campaign.campaigns.campaign import Campaign
 from campaign.message.short_link import MAX_HOST_CHARS, is_host
 from campaign.preflight import approval, checks, findings, store
 from campaign.preflight.checks import Approved
-from campaign.preflight.findings import Finding, Severity
+from campaign.preflight.findings import Severity
 from campaign.preflight.forecast import NO_TRIAL, Forecast, Outlook, Plan
 from campaign.preflight.store import Selected
 from campaign.schedule import recurrence
@@ -41,6 +41,7 @@ from common.law import Aspect, Closure, begins_with, zones
 from common.law.stop_mention import mentions_stop
 from common.service import Resources, resources
 from common.sms.msisdn import territory_of
+from common.texts.findings import Finding
 from common.web.auth import Caller, require
 from common.web.fields import Storable
 from common.web.problems import Conflict, Forbidden, Invalid, Reason
@@ -387,6 +388,8 @@ def plan_of(campaign: Campaign, sender: Sender, at: datetime, now: datetime, set
         compliance=findings.load(),
         rate_per_s=settings.rate_per_s,
         trial=campaign.trial or NO_TRIAL,
+        reachable_in=sender.reachable_in,
+        stop_page=sender.stop_page,
     )
 
 

@@ -32,10 +32,12 @@ def digest(
     at: datetime | None,
     link_host: str | None = None,
     stop_added: str = "",
+    stop_page: str | None = None,
 ) -> str:
     """Return the digest, 64 hexadecimal digits.
 
-    `at` `None`: the campaign starts on scheduling. `link_host`: only where a text has links.
+    `at` `None`: the campaign starts on scheduling. `link_host`: only where a text has links. `stop_page`:
+    only where a text has a stop link.
     """
     agreed = {name: campaign[name] for name in AGREED} | {name: sender[name] for name in SEEN}
     agreed |= {name: campaign[name] for name in SINCE if campaign[name]}
@@ -45,6 +47,8 @@ def digest(
     agreed["at"] = _instant(at)
     if link_host is not None:
         agreed["link_host"] = link_host
+    if stop_page is not None:
+        agreed["stop_page"] = stop_page
     if stop_added:
         agreed["stop_added"] = stop_added
     return hashlib.sha256(msgspec.json.encode(agreed, order="deterministic")).hexdigest()

@@ -13,7 +13,6 @@ from campaign.audience.attributes import kinds_of
 from campaign.campaigns.campaign import Campaign
 from campaign.message import text as texts
 from campaign.preflight import approval, findings, store
-from campaign.preflight.findings import Finding
 from campaign.preflight.forecast import of_samples
 from campaign.schedule import recurrence
 from campaign.schedule.lifecycle import FURTHEST, KEPT
@@ -21,6 +20,7 @@ from campaign.schedule.timing import Timetable, timetable
 from campaign.senders import store as senders
 from campaign.senders.store import Sender
 from common.law import Policy, zones
+from common.texts.findings import Finding
 from common.web.problems import Conflict, Invalid, Reason
 
 
@@ -59,13 +59,16 @@ def table_of(campaign: Campaign, sender: Sender, at: datetime, now: datetime, po
 
 def agreed(campaign: Campaign, sender: Sender, at: datetime | None) -> str:
     """Return the approval digest of the campaign's current state."""
-    link_host = sender.link_host if any(wording.targets for wording in campaign.wordings.values()) else None
+    wordings = campaign.wordings.values()
+    link_host = sender.link_host if any(wording.targets for wording in wordings) else None
+    stop_page = sender.stop_page if any(wording.stops_by_link for wording in wordings) else None
     return approval.digest(
         campaign.parts | {"sender_id": campaign.sender_id},
         {name: getattr(sender, name) for name in approval.SEEN},
         at,
         link_host,
         sender.stop_added,
+        stop_page,
     )
 
 

@@ -8,25 +8,20 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from typing import Literal, get_args
 
 from campaign.message import short_link
 from common.sms.sms_length import length
+from common.texts.findings import HOST, STOP, Finding, premium_numbers, premium_short_codes
 
 Severity = Literal["error", "warning"]
 Sector = Literal["energy", "alcohol", "gambling", "tobacco", "credit"]
 
 MANY_PARTS = 6
 OF_A_START = frozenset({"nobody", "too_slow", "begins_with"})  # valid for one start
-
-_STOP = re.compile(r"\bSTOP\b.{0,12}?\b(\d{5})\b", re.IGNORECASE)
-_PREMIUM = re.compile(r"(?<!\d)(?:(?:\+|00)33\s?\(?0?\)?|0)[ .-]?8[ .-]?9(?:[ .-]?\d){7}(?!\d)")
-_SHORT_CODE = re.compile(r"\b(?:SMS|envoye[rz]|tapez|text)\b[^\d\n]{0,30}\b([3-8]\d{4})\b", re.IGNORECASE)
-_HOST = re.compile(r"(?<![\w@./-])(?:https?://)?((?:[a-z0-9-]+\.)+[a-z]{2,})/", re.IGNORECASE)
-_ORDINARY = ("36", "38")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +42,9 @@ class Compliance:
     sectors: Mapping[str, re.Pattern[str]]
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A violated rule.
-
-    `found`: the words concerned; a person's own words are in no finding, but the field that holds them (`of_field`).
-    `people`: the people whose value of the field breaks the rule.
-    """
-
-    rule: str
-    found: str = ""
-    people: int = field(default=0, compare=False)
-
-    @property
-    def id(self) -> str:
-        return f"{self.rule}:{self.found}" if self.found else self.rule
-
-
 def of_field(rule: str, name: str, people: int) -> Finding:
     """Return the finding in a field's values, named as in a text: `{name}`."""
-    return Finding(rule, f"{{{name}}}", people)
+    return Finding(rule, f"{{{name}}}", people=people)
 
 
 @lru_cache
@@ -115,12 +93,10 @@ def of_targets(targets: Iterable[str], compliance: Compliance) -> tuple[Finding,
 def _of_text(text: str, brand: str, oadc: str, stop_code: str, compliance: Compliance) -> Iterator[Finding]:
     if not _says_who(text, brand, oadc):
         yield Finding("identity")
-    yield from (Finding("foreign_stop_code", code) for code in _STOP.findall(text) if code != stop_code)
-    yield from (Finding("premium_number", re.sub(r"\D", "", number)) for number in _PREMIUM.findall(text))
-    for code in _SHORT_CODE.findall(text):
-        if code != stop_code and not code.startswith(_ORDINARY):
-            yield Finding("premium_short_code", code)
-    for host in _HOST.findall(text):
+    yield from (Finding("foreign_stop_code", code) for code in STOP.findall(text) if code != stop_code)
+    yield from (Finding("premium_number", number) for number in premium_numbers(text))
+    yield from (Finding("premium_short_code", code) for code in premium_short_codes(text) if code != stop_code)
+    for host in HOST.findall(text):
         if host.lower().removeprefix("www.") in compliance.shorteners:
             yield Finding("public_shortener", host.lower())
     if length(text).segments > MANY_PARTS:

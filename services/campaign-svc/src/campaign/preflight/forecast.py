@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from campaign.audience import reach
 from campaign.audience.reach import Standing
@@ -18,11 +18,14 @@ from campaign.message.short_link import any_token
 from campaign.message.variants import HOLDOUT, OWN, Trial
 from campaign.message.wording import Wording
 from campaign.preflight import findings
-from campaign.preflight.findings import Compliance, Finding
+from campaign.preflight.findings import Compliance
 from campaign.preflight.prices import Prices
 from campaign.schedule.timing import Pace, Place, Timetable
-from common.law import Closure, Opening
+from common.law import Closure, Opening, Policy, closed_abroad
+from common.law.stop_mention import mentions_stop
+from common.privacy.stop_link import names_stop_link
 from common.sms.sms_length import Encoding, length
+from common.texts.findings import Finding
 
 LONGEST = timedelta(days=60)  # a later end is reported as unknown
 RESOLUTION_S = timedelta.resolution.total_seconds()
@@ -52,6 +55,8 @@ class Plan:
     compliance: Compliance
     rate_per_s: float | None
     trial: Trial = NO_TRIAL
+    reachable_in: frozenset[str] = frozenset()
+    stop_page: str | None = None
 
     @property
     def rate(self) -> float | None:
@@ -144,6 +149,31 @@ def of_samples(
     return tuple(dict.fromkeys((*found, *findings.of_targets(targets, compliance))))
 
 
+class Stops(Protocol):
+    """The sender's means to stop."""
+
+    @property
+    def stop_code(self) -> str: ...
+    @property
+    def stop_page(self) -> str | None: ...
+    @property
+    def reachable_in(self) -> frozenset[str]: ...
+
+
+def of_place(received: str, sender: Stops, place: Place, at: datetime, policy: Policy) -> tuple[str, ...]:
+    """Return the gate's reasons that close the place to this text at any hour. Signatures of links are not verified."""
+    found = closed_abroad(
+        at,
+        place.territory,
+        policy,
+        code=mentions_stop(received, sender.stop_code),
+        link=names_stop_link(received, sender.stop_page),
+        reachable_in=sender.reachable_in,
+        region=place.region,
+    )
+    return tuple(reason.value for reason in found)
+
+
 @dataclass
 class Forecast:
     plan: Plan
@@ -208,9 +238,7 @@ class Forecast:
         reasons = list(reach.denials(standing, plan.sender_id, plan.purpose, starts_at))
         if left_out is not None:
             reasons.append(left_out)
-        if opens_at is None:
-            reasons.append("country_not_covered")
-        elif opens_at >= plan.timetable.ends_by:
+        if opens_at is not None and opens_at >= plan.timetable.ends_by:
             reasons.append(TOO_LATE)
         written, cost = None, None
         variant = plan.trial.of(lot)
@@ -222,8 +250,13 @@ class Forecast:
         else:
             written = wording.render(attributes, plan.stop_code, any_token)
             cost = length(written + plan.stop_added)
-            if (problem := texts.refused(written, plan.stop_code, plan.stop_added, cost)) is not None:
+            problem = texts.refused(written, plan.stop_code, plan.stop_added, cost, plan.stop_page)
+            if problem is not None:
                 reasons.append(problem.value)
+        if opens_at is None:
+            reasons.append("country_not_covered")
+        elif written is not None:
+            reasons += of_place(written + plan.stop_added, plan, place, starts_at, plan.timetable.policy)
         if reasons:
             self._reasons.update(reasons)
             if reasons == [TOO_LATE]:

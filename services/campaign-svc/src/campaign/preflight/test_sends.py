@@ -16,13 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from campaign.audience import store as audience
 from campaign.audience.reach import Standing, denials
 from campaign.campaigns.campaign import Campaign
+from campaign.links.links import Tokens
 from campaign.message import text as texts
-from campaign.message.short_link import any_token
 from campaign.message.variants import OWN
 from campaign.message.wording import Wording
 from campaign.message.writing import Attribute, Length, Value, length_of
 from campaign.preflight import api as pre_flight
 from campaign.preflight import store
+from campaign.preflight.forecast import of_place
 from campaign.preflight.store import TestSend
 from campaign.schedule.lifecycle import Status
 from campaign.schedule.timing import timetable
@@ -200,11 +201,21 @@ class _Test:
                 "the sender has no `link_host`: set one, or write the text without links",
                 reasons=[Reason("text", "link_host_missing")],
             )
-        written = self.wording.with_links_in_full().render(attributes, self.sender.stop_code, any_token)
-        if (problem := texts.refused(written, self.sender.stop_code, self.sender.stop_added)) is not None:
+        sender = self.sender
+        if self.wording.stops_by_link and sender.stop_page is None:
+            raise Invalid(
+                "no stop page is configured: set PLACET_PAGE_URL, or leave out {stop_link} and {preferences}",
+                reasons=[Reason("text", "stop_page_missing")],
+            )
+        tokens = Tokens(self.held.link_keys, campaign.campaign_id, subject_id, campaign.sender_id, now)
+        written = self.wording.with_links_in_full().render(attributes, sender.stop_code, tokens)
+        problem = texts.refused(written, sender.stop_code, sender.stop_added, stop_page=sender.stop_page)
+        if problem is not None:
             raise Invalid(
                 "these attributes give a text that cannot be sent", reasons=[Reason("attributes", problem.value)]
             )
+        table = timetable(campaign.timing, sender.country, now, None, now, self.held.settings.policy)
+        place = table.place(msisdn.territory, attributes)
         identity = str(
             message_id(campaign.created_at, campaign.campaign_id, subject_id, f"test:{self.variant}:{self.call}")
         )
@@ -215,10 +226,14 @@ class _Test:
             asked_by=self.caller.subject,
             asked_at=now,
             text=written,
-            length=length_of(written + self.sender.stop_added),
-            against=self.caller.told(denials(standing, campaign.sender_id, campaign.purpose, now)),
+            length=length_of(written + sender.stop_added),
+            against=self.caller.told(
+                (
+                    *denials(standing, campaign.sender_id, campaign.purpose, now),
+                    *of_place(written + sender.stop_added, sender, place, now, table.policy),
+                )
+            ),
         )
-        table = timetable(campaign.timing, self.sender.country, now, None, now, self.held.settings.policy)
         request = MessageRequested(
             message_id=identity,
             campaign_id=None,  # outside the audience, and before the start
@@ -230,6 +245,6 @@ class _Test:
             text=keys.seal(written, f"text:{identity}"),
             requested_at=now,
             send_before=now + KEPT,
-            region=table.place(msisdn.territory, attributes).region,
+            region=place.region,
         )
         return item, request

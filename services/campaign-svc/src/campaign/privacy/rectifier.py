@@ -99,9 +99,10 @@ class Rectifier:
             said = message.attributes
             written, wording = None, message.wording
             if wording is not None and wording.missing(said) is None:
-                tokens = Tokens(self._link_keys, message.campaign_id, asked.subject_id)
+                tokens = Tokens(self._link_keys, message.campaign_id, asked.subject_id, message.sender_id, now)
                 written = wording.render(said, message.stop_code, tokens)
-                if texts.refused(written, message.stop_code, message.stop_added) is None:
+                added, page = message.stop_added, message.stop_page
+                if texts.refused(written, message.stop_code, added, stop_page=page) is None:
                     made.append(tokens)
                 else:
                     written = None

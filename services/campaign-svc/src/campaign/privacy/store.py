@@ -107,6 +107,8 @@ class Requested:
     country: str
     stop_code: str
     stop_added: str
+    sender_id: str
+    stop_page: str | None
     attributes: dict[str, str]
 
 
@@ -119,7 +121,7 @@ async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None)
         text(
             "SELECT g.campaign_id, g.text, g.language, g.translations::text AS translations, g.folding, g.starts_at,"
             " g.trial::text AS trial, r.variant,"
-            " s.country, s.stop_code, u.link_host, coalesce(u.stop_added, '') AS stop_added,"
+            " s.sender_id, s.country, s.stop_code, s.stop_page, u.link_host, coalesce(u.stop_added, '') AS stop_added,"
             " c.attributes::text AS attributes"
             " FROM campaign AS g JOIN recipient AS r ON r.campaign_id = g.campaign_id AND r.subject_id = :id"
             " JOIN contact AS c ON c.sender_id = g.sender_id AND c.subject_id = :id"
@@ -139,6 +141,8 @@ async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None)
             country=row.country,
             stop_code=row.stop_code,
             stop_added=row.stop_added,
+            sender_id=row.sender_id,
+            stop_page=row.stop_page,
             attributes=_attributes.decode(row.attributes),
         )
         for row in rows
@@ -149,7 +153,7 @@ def _wording(campaign_id: str, variant: str, columns: Mapping[str, Any]) -> Word
     """Decode the variant's text, or return None; the campaign's own text needs no A/B test."""
     try:
         texts = decoded_texts({**columns, "trial": None} if variant == OWN else columns)
-        return texts.wording_of(variant, columns["link_host"])
+        return texts.wording_of(variant, columns["link_host"], columns["stop_page"])
     except UNREADABLE:
         log.exception("a campaign's text cannot be read", extra={"campaign_id": campaign_id, "variant": variant})
         return None

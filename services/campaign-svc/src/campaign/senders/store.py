@@ -19,6 +19,8 @@ sender = Table(
     Column("country", Text, nullable=False),
     Column("stop_code", Text, nullable=False),
     Column("purposes", ARRAY(Text), nullable=False),
+    Column("reachable_in", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
+    Column("stop_page", Text, nullable=True),
 )
 
 
@@ -45,6 +47,8 @@ class Sender:
     purposes: frozenset[str]
     link_host: str | None = None
     stop_added: str = ""
+    reachable_in: frozenset[str] = frozenset()
+    stop_page: str | None = None
 
 
 async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
@@ -54,11 +58,14 @@ async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
     """
     await tx.execute(
         text(
-            "INSERT INTO sender (sender_id, version, brand, oadc, country, stop_code, purposes)"
-            " VALUES (:id, :version, :brand, :oadc, :country, :stop_code, CAST(:purposes AS text[]))"
+            "INSERT INTO sender"
+            " (sender_id, version, brand, oadc, country, stop_code, purposes, reachable_in, stop_page)"
+            " VALUES (:id, :version, :brand, :oadc, :country, :stop_code, CAST(:purposes AS text[]),"
+            " CAST(:reachable_in AS text[]), :stop_page)"
             " ON CONFLICT (sender_id) DO UPDATE SET version = excluded.version, brand = excluded.brand,"
             " oadc = excluded.oadc, country = excluded.country, stop_code = excluded.stop_code,"
-            " purposes = excluded.purposes WHERE sender.version <= excluded.version"
+            " purposes = excluded.purposes, reachable_in = excluded.reachable_in, stop_page = excluded.stop_page"
+            " WHERE sender.version <= excluded.version"
         ),
         {
             "id": event.sender_id,
@@ -68,6 +75,8 @@ async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
             "country": event.country,
             "stop_code": event.stop_code,
             "purposes": [purpose.id for purpose in event.purposes],
+            "reachable_in": list(event.reachable_in),
+            "stop_page": event.stop_page,
         },
     )
 
@@ -76,7 +85,7 @@ async def find_sender(tx: AsyncConnection, sender_id: str) -> Sender | None:
     row = (
         await tx.execute(
             text(
-                "SELECT s.brand, s.oadc, s.country, s.stop_code, s.purposes, r.link_host,"
+                "SELECT s.brand, s.oadc, s.country, s.stop_code, s.purposes, s.reachable_in, s.stop_page, r.link_host,"
                 " coalesce(r.stop_added, '') AS stop_added FROM sender AS s"
                 " LEFT JOIN sender_rule AS r ON r.sender_id = s.sender_id WHERE s.sender_id = :id"
             ),
@@ -86,7 +95,15 @@ async def find_sender(tx: AsyncConnection, sender_id: str) -> Sender | None:
     if row is None:
         return None
     return Sender(
-        row.brand, row.oadc, row.country, row.stop_code, frozenset(row.purposes), row.link_host, row.stop_added
+        row.brand,
+        row.oadc,
+        row.country,
+        row.stop_code,
+        frozenset(row.purposes),
+        row.link_host,
+        row.stop_added,
+        frozenset(row.reachable_in),
+        row.stop_page,
     )
 
 

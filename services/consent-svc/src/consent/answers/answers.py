@@ -4,12 +4,13 @@ The message id derives from the MO or the question: a repeated MO gets no second
 dropped, not delayed.
 
     to phones only    a short code, a name or a fixed line is a machine, and two machines would answer each other
-    a daily cap       per number, for all kinds of answers: the cap ends any other loop
+    a daily cap       per number, for all kinds of answers: the cap ends any other loop. SMS that callers cause
+                      do not count against an answer to the person's own text, such as the confirmation of a STOP
 """
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -23,14 +24,22 @@ from common.kafka import outbox
 from common.keyring import FieldKeys, Unreadable
 from common.sms.msisdn import NumberRefused, parse
 from common.telemetry import counter
+from consent.answers.own_words import Flaw
 from consent.schema import metadata
 
 log = logging.getLogger(__name__)
 
 A_DAY = timedelta(days=1)
+TO_A_TEXT = frozenset(("stopped", "started", "contact"))
 OF_USE_FOR = timedelta(days=1)  # a later answer would only surprise the person
 
 ANSWERS = counter("sms_consent_answers_total", "Answers to people's texts, by result.", ["kind", "result"])
+
+NOT_SENT = counter(
+    "sms_consent_own_words_not_sent_total",
+    "Answers in Placet's words, because the sender's own words do not pass, by kind.",
+    ["kind"],
+)
 
 Table(
     "answer",  # no text and no number
@@ -59,6 +68,10 @@ class Answer:
     purpose: str | None = None  # of a yes: the gate checks for a newer opt-out
     of_use_for: timedelta = OF_USE_FOR
 
+    @property
+    def to_a_text(self) -> bool:
+        return self.kind in TO_A_TEXT
+
 
 @dataclass(frozen=True, slots=True)
 class Answers:
@@ -78,17 +91,18 @@ class Answers:
         if not due:
             return []
         known = await given(tx, {answer.message_id for answer in due})
-        today = Counter(await _since(tx, {answer.subject_id for answer in due}, now - A_DAY))
+        today = await _since(tx, {answer.subject_id for answer in due}, now - A_DAY)
         fresh: list[Answer] = []
         for answer in due:
             if answer.message_id in known:
                 continue
             known.add(answer.message_id)
-            if today[answer.subject_id] >= self.per_day:
+            so_many = today[answer.subject_id, True] + (0 if answer.to_a_text else today[answer.subject_id, False])
+            if so_many >= self.per_day:
                 ANSWERS.labels(answer.kind, "over_the_cap").inc()
                 log.warning("a person has reached the daily limit of answers", extra={"subject_id": answer.subject_id})
                 continue
-            today[answer.subject_id] += 1
+            today[answer.subject_id, answer.to_a_text] += 1
             fresh.append(answer)
         await _keep(tx, fresh, now)
         await outbox.append(tx, DISPATCH_REQUESTS, [self._request(answer, now) for answer in fresh])
@@ -121,6 +135,13 @@ class Answers:
         )
 
 
+def tell_of_flaws(sender_id: str, kind: str, flaws: Iterable[Flaw]) -> None:
+    """Count an answer that has Placet's words, and log the reasons against the sender's own."""
+    NOT_SENT.labels(kind).inc()
+    extra = {"sender_id": sender_id, "kind": kind, "why": ", ".join(flaw.rule for flaw in flaws)}
+    log.error("a sender's own words do not pass and are not sent: change them with PUT /v1/senders", extra=extra)
+
+
 async def given(tx: AsyncConnection, message_ids: Collection[UUID]) -> set[UUID]:
     """Return the ids of messages already requested from dispatch."""
     rows = await tx.execute(
@@ -129,15 +150,16 @@ async def given(tx: AsyncConnection, message_ids: Collection[UUID]) -> set[UUID]
     return {row.message_id for row in rows}
 
 
-async def _since(tx: AsyncConnection, subject_ids: Collection[str], since: datetime) -> Mapping[str, int]:
+async def _since(tx: AsyncConnection, subject_ids: Collection[str], since: datetime) -> Counter[tuple[str, bool]]:
+    """Count the answers since, by subject and whether they answer a text of the person."""
     rows = await tx.execute(
         text(
-            "SELECT subject_id, count(*) AS answers FROM answer"
-            " WHERE subject_id = ANY(CAST(:ids AS text[])) AND asked_at > :since GROUP BY subject_id"
+            "SELECT subject_id, kind = ANY(CAST(:to_a_text AS text[])) AS to_a_text, count(*) AS answers FROM answer"
+            " WHERE subject_id = ANY(CAST(:ids AS text[])) AND asked_at > :since GROUP BY 1, 2"
         ),
-        {"ids": list(subject_ids), "since": since},
+        {"ids": list(subject_ids), "since": since, "to_a_text": sorted(TO_A_TEXT)},
     )
-    return {row.subject_id: row.answers for row in rows}
+    return Counter({(row.subject_id, row.to_a_text): row.answers for row in rows})
 
 
 async def _keep(tx: AsyncConnection, given: Sequence[Answer], now: datetime) -> None:

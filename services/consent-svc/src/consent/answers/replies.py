@@ -1,7 +1,10 @@
-"""The texts of service SMS: a sender's own wording if registered, else Placet's, in French. Pure.
+"""The texts of service SMS: a sender's own wording if registered and without flaw, else Placet's, in French. Pure.
 
     stopped   confirms a STOP once, without advertising, with the brand (DOMAIN 1.8, 2.5)
+    contact   names the editors, « édité par » (DOMAIN 1.8)
     question  brand, purpose, how to say yes, and that no answer means no
+
+An answer ends with the person's link to the preference page where the sender has a page and the link fits.
 
 Placet's wording keeps to the letters of GSM 03.38: "ê", "ç" or a curly apostrophe would halve the room.
 """
@@ -15,9 +18,12 @@ from typing import Literal
 
 from common.contracts.consent import Replies
 from common.sms.sms_length import GSM7_BASIC, GSM7_EXTENSION, length
+from consent.answers.own_words import Author, Field, Flaw, flaws_of
 
 Kind = Literal["stopped", "contact", "started"]
 
+FIELD_OF: Mapping[Kind, Field] = {"stopped": "stop", "contact": "contact", "started": "start"}
+LINK_SEGMENTS: Mapping[Kind, int] = {"stopped": 1, "started": 1, "contact": 2}  # an answer may grow to, for the link
 IN_OUR_WORDS = Replies()
 BRANDS_NAMED = 3  # above, "Nos marques"
 QUESTION_SEGMENTS = 2  # `question` cuts the purpose's wording to fit
@@ -45,12 +51,38 @@ class Identity:
     legal_name: str
     brand: str
     contact: str
+    stop_code: str = ""
     own: Replies = IN_OUR_WORDS
+
+    def words(self, field: Field) -> str | None:
+        """Return the sender's own words if they have no flaw."""
+        own: str | None = getattr(self.own, field)
+        return None if self.flaws(field) else own
+
+    def flaws(self, field: Field) -> tuple[Flaw, ...]:
+        """Return the flaws for which the sender's own words are not sent."""
+        own: str | None = getattr(self.own, field)
+        author = Author(self.legal_name, self.brand, self.contact, self.stop_code)
+        return () if own is None else flaws_of(field, own, author)
+
+
+def flaws(senders: Sequence[Identity], kind: Kind, *, everyone: bool = False) -> tuple[Flaw, ...]:
+    """Return the flaws for which an answer has Placet's words instead of the sender's."""
+    return senders[0].flaws(FIELD_OF[kind]) if len(senders) == 1 and not everyone else ()
+
+
+def with_link(text: str, kind: Kind, url: str) -> str:
+    """Return the answer with the link to the preference page, or without where the link does not fit.
+
+    The link costs no SMS more, unless the answer stays within LINK_SEGMENTS.
+    """
+    longer = f"{text} Vos choix : {url}"
+    return longer if length(longer).segments <= max(LINK_SEGMENTS[kind], length(text).segments) else text
 
 
 def stopped(senders: Sequence[Identity], *, everyone: bool = False) -> str:
     """Return the confirmation of a STOP."""
-    if not everyone and (own := _alone(senders).stop):
+    if not everyone and (own := _alone(senders, "stop")):
         return own
     heard = "votre STOP est pris en compte"
     if everyone:
@@ -59,18 +91,18 @@ def stopped(senders: Sequence[Identity], *, everyone: bool = False) -> str:
 
 
 def started(senders: Sequence[Identity], stop_code: str) -> str:
-    if own := _alone(senders).start:
+    if own := _alone(senders, "start"):
         return own
     return f"{_brands(senders)} : vous recevrez de nouveau nos SMS. Pour ne plus en recevoir, STOP au {stop_code}."
 
 
 def contact(senders: Sequence[Identity], stop_code: str) -> str:
     """Return the contact text of as many senders as fit in CONTACT_SEGMENTS."""
-    if own := _alone(senders).contact:
+    if own := _alone(senders, "contact"):
         return own
     for last in range(len(senders), 0, -1):
         names = " ; ".join(f"{s.legal_name}, {s.contact}" for s in senders[:last])
-        text = f"Service SMS de {names}. Pour ne plus recevoir nos SMS : STOP au {stop_code}."
+        text = f"Service SMS édité par {names}. Pour ne plus recevoir nos SMS : STOP au {stop_code}."
         if length(text).segments <= CONTACT_SEGMENTS:
             break
     return text
@@ -87,7 +119,7 @@ def question(sender: Identity, wording: str, stop_code: str, *, reply: bool = Tr
 
     The sender's own question needs `reply`, and {link} exactly with `url`.
     """
-    own = sender.own.double_opt_in
+    own = sender.words("double_opt_in")
     if own is None or not reply or ("{link}" in own) is not (url is not None):
         ways = ["répondez OUI"] * reply + [f"confirmez ici : {url}"] * (url is not None)
         own = f'{{brand}} : pour recevoir par SMS "{{purpose}}", {" ou ".join(ways)}'
@@ -144,9 +176,9 @@ def renewal(sender: Identity, stop_code: str, until: datetime, *, ended: bool) -
     return f"{said} OUI au {stop_code}. Sinon, rien à faire."
 
 
-def _alone(senders: Sequence[Identity]) -> Replies:
-    """Return the wording of a single sender, or Placet's."""
-    return senders[0].own if len(senders) == 1 else IN_OUR_WORDS
+def _alone(senders: Sequence[Identity], field: Field) -> str | None:
+    """Return the words of a single sender."""
+    return senders[0].words(field) if len(senders) == 1 else None
 
 
 def _brands(senders: Sequence[Identity]) -> str:

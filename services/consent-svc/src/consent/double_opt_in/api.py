@@ -69,8 +69,8 @@ def router(terms: Terms, answers_per_day: int, url: Callable[[Resources[Any], st
         """Ask the person by SMS to confirm the form.
 
         The request allows no marketing. The answer does: an OUI by SMS from the number before `answer_before`, or the
-        link in the SMS, if there is a link. 429 with Retry-After: too many questions for this number, sender or
-        caller."""
+        link in the SMS, if there is a link. 429 with Retry-After: too many questions by the sender's controller, to
+        this number or in all, or by this caller."""
         if body.link and url is None:
             raise NoPage("set PLACET_PAGE_URL", reasons=[Reason("link", "no_page")])
 

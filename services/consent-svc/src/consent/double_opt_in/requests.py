@@ -21,11 +21,11 @@ from common.sms.message_id import message_id
 from common.telemetry import counter
 from common.web.problems import Reason, TooMany
 from consent.answers import replies
-from consent.answers.answers import Answer, Answers
+from consent.answers.answers import Answer, Answers, tell_of_flaws
 from consent.answers.replies import Identity
 from consent.double_opt_in import rules as asking
 from consent.double_opt_in import store
-from consent.double_opt_in.rules import Pace, Question, Withheld
+from consent.double_opt_in.rules import Most, Pace, Question, Withheld
 from consent.ledger import recorder
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
@@ -73,7 +73,7 @@ Table(
 )
 
 Table(
-    "double_opt_in_pace",  # of a number, a sender or a caller
+    "double_opt_in_pace",  # of a controller, alone or with a number, or of a caller; `number/…` is a lock alone
     metadata,
     Column("key", Text, primary_key=True),
     Column("full_at", DateTime(timezone=True), nullable=False),
@@ -88,21 +88,26 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The limits of asking. After a STOP, a person gets at most a single question within `after_stop`."""
+    """The limits of asking. After a STOP, a person gets at most a single question within `after_stop`.
+
+    Each controller has its own pace of a number, so that a brand's form never blocks the form of another legal entity.
+    `most`: the questions that all controllers together may put to a number.
+    """
 
     number_a_day: int
     number_a_month: int
-    sender_an_hour: int
+    controller_an_hour: int
     caller_an_hour: int
     after_stop: timedelta
+    most: Most
 
-    def paces(self, subject_id: str, sender_id: str, caller: str) -> dict[str, tuple[str, Pace]]:
-        """Return, by key, the request field to blame and the pace. Senders share a number's paces."""
+    def paces(self, subject_id: str, controller: str, caller: str) -> dict[str, tuple[str, Pace]]:
+        """Return, by key, the request field to blame and the pace. The senders of a controller share its paces."""
         hour = timedelta(hours=1)
         return {
-            f"number/day/{subject_id}": ("number", Pace(self.number_a_day, A_DAY)),
-            f"number/month/{subject_id}": ("number", Pace(self.number_a_month, A_MONTH)),
-            f"sender/{sender_id}": ("sender_id", Pace(self.sender_an_hour, hour)),
+            f"number/day/{controller}/{subject_id}": ("number", Pace(self.number_a_day, A_DAY)),
+            f"number/month/{controller}/{subject_id}": ("number", Pace(self.number_a_month, A_MONTH)),
+            f"controller/{controller}": ("sender_id", Pace(self.controller_an_hour, hour)),
             f"caller/{caller}": ("caller", Pace(self.caller_an_hour, hour)),
         }
 
@@ -131,15 +136,17 @@ async def ask(
     assert request.purpose is not None, "the caller has looked"
     if known := await _find(tx, request.evidence_id):
         return known
-    # stops concurrent questions, even without a subject row
-    paces = terms.paces(statement.subject_id, sender.sender_id, caller)
-    full_at = await _lock(tx, paces, now)
+    paces = terms.paces(statement.subject_id, sender.controller, caller)
+    # `number/…` stops concurrent questions of all controllers, even without a subject row
+    full_at = await _lock(tx, [*paces, f"number/{statement.subject_id}"], now)
     if known := await _find(tx, request.evidence_id):
         return known
     await _step(tx, paces, full_at, now)
     subjects = await ledger_store.lock_subjects(tx, {}, [statement.subject_id])
-    state = subjects[statement.subject_id].state if subjects else NEVER_SEEN
-    asked = (await asked_of(tx, [statement.subject_id], now - terms.after_stop)).get(statement.subject_id, [])
+    subject = subjects.get(statement.subject_id)
+    state = subject.state if subject else NEVER_SEEN
+    since = now - max(terms.after_stop, A_MONTH)
+    asked = (await asked_of(tx, [statement.subject_id], since)).get(statement.subject_id, [])
     question = Question(
         evidence_id=request.evidence_id,
         subject_id=statement.subject_id,
@@ -151,7 +158,15 @@ async def ask(
         asked_at=now,
         expires_at=now + timedelta(hours=sender.double_opt_in_hours),
     )
-    why = asking.withheld(state, structs.replace(request, controller=sender.controller), asked, now, terms.after_stop)
+    why = asking.withheld(
+        state,
+        structs.replace(request, controller=sender.controller),
+        asked,
+        now,
+        terms.after_stop,
+        terms.most,
+        held=subject is not None and subject.held_since is not None,
+    )
     by_reply = asking.takes_reply(state, request, sender.stop_code, asked, now)
     if make_link is not None and (with_link or not by_reply):
         question = replace(question, link_id=secrets.token_hex(8))
@@ -170,7 +185,9 @@ async def ask(
 def _text(question: Question, sender: Sender, make_link: MakeLink | None) -> Answer:
     assert question.number is not None, "just told"
     wording = next(p.wording for p in sender.purposes if p.id == question.purpose)
-    identity = Identity(sender.legal_name, sender.brand, sender.contact, sender.replies)
+    identity = Identity(sender.legal_name, sender.brand, sender.contact, sender.stop_code, sender.replies)
+    if flaws := identity.flaws("double_opt_in"):
+        tell_of_flaws(sender.sender_id, "double_opt_in", flaws)
     url = make_link(question.link_id, question.expires_at) if make_link and question.link_id else None
     return Answer(
         message_id=message_id(question.asked_at, "double opt-in", question.evidence_id),

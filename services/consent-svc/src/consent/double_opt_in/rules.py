@@ -4,6 +4,7 @@ A stranger may type another person's number into a form, so an answer counts onl
 
     asked      for a form just filled in and newer than every STOP; at most a single question by OUI waits per code
                a person who has said STOP gets a question per `after_stop`, from any sender, unless the answer was yes
+               no question is asked while a text that may mean STOP, or a STOP behind a START, waits for a reviewer
     answered   by an OUI after the question, within its window, to its code, while the question is open
                an OUI with two questions on the code answers neither
 """
@@ -30,6 +31,8 @@ class Withheld(StrEnum):
     STOPPED_AND_ASKED = "stopped_and_asked"
     JUST_ASKED = "just_asked"
     ANOTHER_WAITS = "another_waits"
+    UNDER_REVIEW = "under_review"
+    ASKED_ENOUGH = "asked_enough"  # by all controllers together
     NOT_TEXTED = "not_texted"  # not a phone, or over the daily cap
 
 
@@ -58,19 +61,41 @@ class Question:
         return not self.confirmed and request is not None and request.evidence_id == self.evidence_id
 
 
+@dataclass(frozen=True, slots=True)
+class Most:
+    """The questions that a number gets at most, from all controllers together."""
+
+    a_day: int
+    a_month: int
+
+    def reached(self, asked: Iterable[Question], now: datetime) -> bool:
+        ages = [now - question.asked_at for question in asked]
+        in_a_day = sum(age < timedelta(days=1) for age in ages)
+        return in_a_day >= self.a_day or sum(age < timedelta(days=30) for age in ages) >= self.a_month
+
+
 def too_old(form: datetime, now: datetime) -> bool:
     return form < now - FORM_AGE
 
 
 def withheld(
-    state: SubjectState, request: Evidence, asked: Sequence[Question], now: datetime, after_stop: timedelta
+    state: SubjectState,
+    request: Evidence,
+    asked: Sequence[Question],
+    now: datetime,
+    after_stop: timedelta,
+    most: Most,
+    *,
+    held: bool,
 ) -> Withheld | None:
     """Return the reason for not asking, or `None`. `request` carries its sender's controller.
 
-    `asked`: within `after_stop`, from any sender.
+    `asked`: within `after_stop` and within a month, from any sender. `held`: a text of the person waits for a reviewer.
     """
     assert request.sender_id is not None, "a request is some sender's"
     assert request.purpose is not None, "a request is for a purpose"
+    if held:
+        return Withheld.UNDER_REVIEW
     scope = request.sender_id, request.purpose
     consent = ledger.consent_of(state, *scope)
     if consent and consent.state == "opted_in" and consent.basis == "opt_in":
@@ -83,7 +108,7 @@ def withheld(
     stopped = ledger.standing_stop(state, *scope, request.controller)
     if stopped and any(not q.confirmed and q.asked_at > now - after_stop for q in asked):
         return Withheld.STOPPED_AND_ASKED
-    return None
+    return Withheld.ASKED_ENOUGH if most.reached(asked, now) else None
 
 
 def takes_reply(state: SubjectState, request: Evidence, code: str, asked: Iterable[Question], now: datetime) -> bool:

@@ -28,6 +28,7 @@ from consent.ledger.chain import evidence_id
 from consent.ledger.recorder import Statement
 from consent.ledger.rules import Evidence
 from consent.senders import store as senders_store
+from consent.senders.store import Sender
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ async def reconcile(body: ListBody, caller: Annotated[Caller, Depends(require("c
     """
     caller.may_use(body.sender_id)
     async with held.database.begin() as tx:
-        if await senders_store.find_sender(tx, body.sender_id) is None:
+        if (sender := await senders_store.find_sender(tx, body.sender_id)) is None:
             raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
     listed, unreadable = _listed(body.list, held)
     subject_ids = sorted(listed)
@@ -90,7 +91,7 @@ async def reconcile(body: ListBody, caller: Annotated[Caller, Depends(require("c
     for at in range(0, len(subject_ids), CHUNK):
         chunk = {subject_id: listed[subject_id] for subject_id in subject_ids[at : at + CHUNK]}
         missing += await _record_missing(held, body, caller, chunk)
-    only_here = await _only_here(held, body.sender_id, listed)
+    only_here = await _only_here(held, sender, listed)
     found = Drift(
         listed=len(listed),
         known_opted_out=len(listed) - missing,
@@ -164,12 +165,15 @@ def _statement(subject_id: str, sealed: Mapping[str, str], body: ListBody, calle
     return Statement(subject_id, sealed[subject_id], evidence)
 
 
-async def _only_here(held: Resources[ServiceSettings], sender_id: str, listed: Mapping[str, str]) -> int:
+async def _only_here(held: Resources[ServiceSettings], sender: Sender, listed: Mapping[str, str]) -> int:
     only_here, after = 0, ""
     while True:
         async with held.database.begin() as tx:
-            page = await ledger_store.with_opt_out_of(tx, sender_id, after, CHUNK)
-        only_here += sum(s.subject_id not in listed and ledger.is_out_of_sender(s.state, sender_id) for s in page)
+            page = await ledger_store.with_opt_out_of(tx, sender.sender_id, sender.controller, after, CHUNK)
+        only_here += sum(
+            s.subject_id not in listed and ledger.is_out_of_sender(s.state, sender.sender_id, sender.controller)
+            for s in page
+        )
         if len(page) < CHUNK:
             return only_here
         after = page[-1].subject_id

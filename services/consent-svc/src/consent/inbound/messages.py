@@ -15,9 +15,9 @@ person opts in again (ADR-0007; DOMAIN 2.4).
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -30,7 +30,7 @@ from common.sms.keywords_scope import scope
 from common.sms.message_id import message_id
 from common.telemetry import counter
 from consent.answers import replies
-from consent.answers.answers import Answer, Answers
+from consent.answers.answers import Answer, Answers, tell_of_flaws
 from consent.double_opt_in import requests as double_opt_ins
 from consent.double_opt_in import rules as asking
 from consent.double_opt_in.rules import Question
@@ -45,6 +45,8 @@ from consent.ledger.store import Review, Subject
 from consent.ledger.term_store import Due
 from consent.retention import renewals
 from consent.rights import erasures
+from consent.rights import store as rights_store
+from consent.rights.store import PreferenceLink
 from consent.senders import store as senders_store
 from consent.senders.store import Sender
 
@@ -68,13 +70,24 @@ class Said:
     asked: Sequence[Due] = ()  # the renewal questions
 
 
-class Intake:
-    """The handler that records MOs and answers."""
+@dataclass(frozen=True, slots=True)
+class Links:
+    """The making of links to the preference page. `make`: (seed, expiry) to (link id, URL), the same for the same."""
 
-    def __init__(self, keys: FieldKeys, subject_keys: SubjectKeys, answers: Answers) -> None:
+    make: Callable[[str, datetime], tuple[str, str]]
+    lasts: timedelta
+
+
+class Intake:
+    """The handler that records MOs and answers. `links`: `None` without a page."""
+
+    def __init__(
+        self, keys: FieldKeys, subject_keys: SubjectKeys, answers: Answers, links: Links | None = None
+    ) -> None:
         self._keys = keys
         self._subject_keys = subject_keys
         self._answers = answers
+        self._links = links
 
     def subscription(self) -> Subscription:
         return Subscription(GROUP, INBOUND_MESSAGES, self.apply, on_poison=shut_out, wait_ms=URGENT_MS)
@@ -106,15 +119,18 @@ class Intake:
         await double_opt_ins.confirm(tx, [one for one in answered if one and one in questions.requests], now)
         recorded = iter(results)
         states = {subject_id: subject.state for subject_id, subject in held.items()}
-        owed = []
+        owed: list[Owed] = []
         for text, each in zip(texts, statements, strict=True):
             before = after = states.get(text.message.subject_id, NEVER_SEEN)
             for _ in each:
                 after = next(recorded).decision.state
             states[text.message.subject_id] = after
             if not text.message.erasure:  # dispatch would keep the answer with the number
-                owed.append(answer(text, [one.evidence for one in each], before, after))
-        await self._answers.give(tx, [one for one in owed if one], now)
+                one = answer(text, [one.evidence for one in each], before, after, self._links)
+                owed += [one] if one else []
+        given = {one.message_id for one in await self._answers.give(tx, [one.answer for one in owed], now)}
+        links = [one.link for one in owed if one.link and one.answer.message_id in given]
+        await rights_store.add_texted(tx, links, now)
         return None
 
     def _attributed(self, message: MessageReceived) -> tuple[MessageReceived, bool]:
@@ -324,7 +340,17 @@ def in_touch(said: Said) -> Iterator[Evidence]:
     )
 
 
-def answer(said: Said, evidence: Sequence[Evidence], before: SubjectState, after: SubjectState) -> Answer | None:
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """An answer, and the link to the preference page that the answer tells of."""
+
+    answer: Answer
+    link: PreferenceLink | None
+
+
+def answer(
+    said: Said, evidence: Sequence[Evidence], before: SubjectState, after: SubjectState, links: Links | None = None
+) -> Owed | None:
     """Return the answer owed for an MO, from a sender of its code, or `None`.
 
     A STOP gets an answer if a sender is newly shut, unless the provider answers; a START, if a purpose is newly open.
@@ -335,15 +361,19 @@ def answer(said: Said, evidence: Sequence[Evidence], before: SubjectState, after
             shut = {e.sender_id for e in evidence if ledger.shut(after, e.sender_id)}
             shut = {sender_id for sender_id in shut if not ledger.shut(before, sender_id)}
             if by := {sender_id: s for sender_id, s in owners.items() if sender_id in shut or None in shut}:
-                return _answer(message, by, "stopped", replies.stopped(_identities(by), everyone=None in shut))
+                everyone = None in shut
+                text = replies.stopped(_identities(by), everyone=everyone)
+                return _owed(message, by, "stopped", text, links, everyone=everyone)
         case "start":
             opened = {e.sender_id for e in evidence if _open(after, e) and not _open(before, e)}
             if by := {sender_id: s for sender_id, s in owners.items() if sender_id in opened}:
-                return _answer(message, by, "started", replies.started(_identities(by), message.short_code))
+                text = replies.started(_identities(by), message.short_code)
+                return _owed(message, by, "started", text, links)
         case "contact":
             known = {mark.sender_id for mark in before.marks}
             if by := {sender_id: s for sender_id, s in owners.items() if sender_id in known} or dict(owners):
-                return _answer(message, by, "contact", replies.contact(_identities(by), message.short_code))
+                text = replies.contact(_identities(by), message.short_code)
+                return _owed(message, by, "contact", text, links)
     return None
 
 
@@ -351,20 +381,48 @@ def _open(state: SubjectState, evidence: Evidence) -> bool:
     return ledger.standing(state, evidence.sender_id, evidence.purpose) == "opted_in"
 
 
-def _answer(message: MessageReceived, by: Mapping[str, Sender], kind: replies.Kind, text: str) -> Answer:
-    return Answer(
-        message_id=message_id(message.received_at, "answer", message.mo_id),
-        subject_id=message.subject_id,
-        number=message.number,
-        sender_id=next(iter(by)),
-        kind=kind,
-        text=text,
-        since=understood_at(message),
+def _owed(
+    message: MessageReceived,
+    by: Mapping[str, Sender],
+    kind: replies.Kind,
+    text: str,
+    links: Links | None,
+    *,
+    everyone: bool = False,
+) -> Owed:
+    sender_id = next(iter(by))
+    if flaws := replies.flaws(_identities(by), kind, everyone=everyone):
+        tell_of_flaws(sender_id, kind, flaws)
+    link = None
+    if links is not None:
+        expires_at = understood_at(message).replace(microsecond=0) + links.lasts  # as a link's token holds it
+        link_id, url = links.make(message.mo_id, expires_at)
+        if (longer := replies.with_link(text, kind, url)) != text:
+            text = longer
+            link = PreferenceLink(
+                link_id=link_id,
+                subject_id=message.subject_id,
+                number=message.number,
+                sender_id=sender_id if len(by) == 1 and not everyone else None,
+                expires_at=expires_at,
+                whole=True,  # the SMS goes to the person alone (ADR-0058)
+            )
+    return Owed(
+        Answer(
+            message_id=message_id(message.received_at, "answer", message.mo_id),
+            subject_id=message.subject_id,
+            number=message.number,
+            sender_id=sender_id,
+            kind=kind,
+            text=text,
+            since=understood_at(message),
+        ),
+        link,
     )
 
 
 def _identities(senders: Mapping[str, Sender]) -> list[replies.Identity]:
-    return [replies.Identity(s.legal_name, s.brand, s.contact, s.replies) for s in senders.values()]
+    return [replies.Identity(s.legal_name, s.brand, s.contact, s.stop_code, s.replies) for s in senders.values()]
 
 
 def understood_at(message: MessageReceived) -> datetime:

@@ -352,7 +352,8 @@ def consent_of(state: SubjectState, sender_id: str, purpose: str) -> Consent | N
     ins = [mark for mark in given_here if mark not in state.held] if outs else given_here
     standing_in = [mark for mark in ins if not any(out.shuts(mark) for out in outs)] if outs else ins
     if outs and not standing_in:
-        return _consent(sender_id, purpose, "opted_out", _last_word(outs))
+        said, stopped_at = _last_word(outs), max(out.counts_from for out in outs)
+        return _consent(sender_id, purpose, "opted_out", said, stopped_at=stopped_at if stopped_at > said.at else None)
     given, expiry = _newest(standing_in, "opt_in"), _newest(own, "expiry")
     if given and (expiry is None or given.at > expiry.at):
         return _consent(sender_id, purpose, "opted_in", given, _rule_of(state, given))
@@ -493,17 +494,20 @@ def is_out(state: SubjectState, said: Evidence) -> bool:
         given = {m.sender_id for m in state.marks if m.kind == "opt_in" and m.controller == said.controller}
         if any(c.state == "opted_in" and c.sender_id in given for c in consents(state)):
             return False
-    return is_out_of_sender(state, said.sender_id)
+    return shut(state, said.sender_id)
 
 
-def is_out_of_sender(state: SubjectState, sender_id: str | None) -> bool:
-    """Return whether a suppression stands and no purpose of this sender (`None`: every sender) is open."""
-    suppressed = any(s.sender_id in (None, sender_id) for s in suppressions(state))
-    return suppressed and standing(state, sender_id, None) == "opted_out"
+def is_out_of_sender(state: SubjectState, sender_id: str, controller: str) -> bool:
+    """Return whether an opt-out of all purposes covers this sender, and no purpose is opted in.
+
+    `controller` is the sender's: a STOP to a sister sender may cover the whole controller.
+    """
+    wide = any(m.kind == "opt_out" and m.purpose is None and m.covers(sender_id, "", controller) for m in state.marks)
+    return wide and standing(state, sender_id, None) != "opted_in"
 
 
 def shut(state: SubjectState, sender_id: str | None) -> bool:
-    """Return whether a suppression covers this sender and no purpose is opted in."""
+    """Return whether a suppression names this sender or every sender, and no purpose is opted in."""
     stopped = any(s.sender_id in (None, sender_id) for s in suppressions(state))
     return stopped and standing(state, sender_id, None) != "opted_in"
 
@@ -606,11 +610,22 @@ def _last_word(outs: Sequence[Mark]) -> Mark:
     return max(outs, key=lambda mark: mark.rank)
 
 
-def _meaning(consent: Consent | None) -> tuple[State, Basis | None, datetime, str | None] | None:
-    return (consent.state, consent.basis, consent.occurred_at, consent.reopening_rule) if consent else None
+def _meaning(
+    consent: Consent | None,
+) -> tuple[State, Basis | None, datetime, str | None, datetime | None] | None:
+    if consent is None:
+        return None
+    return consent.state, consent.basis, consent.occurred_at, consent.reopening_rule, consent.stopped_at
 
 
-def _consent(sender_id: str, purpose: str, state: State, mark: Mark, reopening_rule: str | None = None) -> Consent:
+def _consent(
+    sender_id: str,
+    purpose: str,
+    state: State,
+    mark: Mark,
+    reopening_rule: str | None = None,
+    stopped_at: datetime | None = None,
+) -> Consent:
     return Consent(
         sender_id=sender_id,
         purpose=purpose,
@@ -619,4 +634,5 @@ def _consent(sender_id: str, purpose: str, state: State, mark: Mark, reopening_r
         occurred_at=mark.at,
         evidence_id=mark.evidence_id,
         reopening_rule=reopening_rule,
+        stopped_at=stopped_at,
     )

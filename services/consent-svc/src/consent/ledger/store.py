@@ -227,21 +227,20 @@ async def stored_standings(tx: AsyncConnection, subject_ids: Sequence[str]) -> S
     return StoredStandings(await fetch_many(tx, sql, subject_ids))
 
 
-async def with_opt_out_of(tx: AsyncConnection, sender_id: str, after: str, limit: int) -> list[Subject]:
-    """Return subjects with an opt-out of this sender or of everyone, by id after `after`."""
-    marks = [{"marks": [{"kind": "opt_out", "sender_id": who}]} for who in (sender_id, None)]
+async def with_opt_out_of(
+    tx: AsyncConnection, sender_id: str, controller: str, after: str, limit: int
+) -> list[Subject]:
+    """Return subjects with an opt-out of this sender, of its whole controller or of everyone, by id after `after`."""
+    scopes = ({"sender_id": sender_id}, {"controller": controller}, {"sender_id": None})
+    marks = [msgspec.json.encode({"marks": [{"kind": "opt_out", **scope}]}).decode() for scope in scopes]
     rows = await tx.execute(
         text(
             f"SELECT {_SUBJECT} FROM subject WHERE subject_id > :after"
-            " AND (state @> CAST(:of_sender AS jsonb) OR state @> CAST(:of_all AS jsonb))"
+            " AND (state @> CAST(:of_sender AS jsonb) OR state @> CAST(:of_controller AS jsonb)"
+            " OR state @> CAST(:of_all AS jsonb))"
             " ORDER BY subject_id LIMIT :limit"
         ),
-        {
-            "after": after,
-            "of_sender": msgspec.json.encode(marks[0]).decode(),
-            "of_all": msgspec.json.encode(marks[1]).decode(),
-            "limit": limit,
-        },
+        {"after": after, "of_sender": marks[0], "of_controller": marks[1], "of_all": marks[2], "limit": limit},
     )
     return [_subject(**row._mapping) for row in rows]
 

@@ -25,6 +25,7 @@ from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.keyring import LinkKeys
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.sms.message_id import message_id
@@ -102,6 +103,7 @@ CODES: dict[Status, int] = {
     "elsewhere": 403,
     "down": 503,
 }
+Reach = Literal["all", "house", "brand", "purpose"]  # of a stop; "house": each brand of the controller
 COOKIE = "browser"
 ANSWERS = counter("sms_consent_page_answers_total", "Responses of the preference page, by kind.", ["result"])
 
@@ -207,13 +209,23 @@ def router(answers_per_day: int) -> APIRouter:
                 raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
             expires_at = await rights_store.add_link(tx, link, now)
             link = replace(link, expires_at=expires_at)
-            url = f"{held.settings.page_url.rstrip('/')}{PATH}/{token(Link(link.link_id, expires_at), held.link_keys)}"
+            url = _url(held.link_keys, held.settings.page_url, link.link_id, expires_at)
             if body.send:
                 answers = Answers(held.field_keys, answers_per_day, held.settings.fictional_numbers)
                 await _send(tx, answers, link, sender, url, now)
         return LinkAnswer(subject_id=subject_id, url=None if body.send else url, expires_at=expires_at)
 
     return router
+
+
+def link_in_answer(keys: LinkKeys, page_url: str, seed: str, expires_at: datetime) -> tuple[str, str]:
+    """Return the id and the URL of an answer's link, the same for the same seed."""
+    link_id = keys.tag(b"answer link " + seed.encode())[:8].hex()
+    return link_id, _url(keys, page_url, link_id, expires_at)
+
+
+def _url(keys: LinkKeys, page_url: str, link_id: str, expires_at: datetime) -> str:
+    return f"{page_url.rstrip('/')}{PATH}/{token(Link(link_id, expires_at), keys)}"
 
 
 async def _send(
@@ -227,7 +239,7 @@ async def _send(
     known = await ledger_store.lock_subjects(tx, {}, known=[link.subject_id])
     if not known:  # or a caller could have any number texted
         raise NotSent("nothing is on record of this number", reasons=[Reason("number", "unknown_subject")])
-    identity = replies.Identity(sender.legal_name, sender.brand, sender.contact, sender.replies)
+    identity = replies.Identity(sender.legal_name, sender.brand, sender.contact, sender.stop_code, sender.replies)
     answer = Answer(
         message_id=message_id(link.expires_at, "preference link", link.link_id),
         subject_id=link.subject_id,
@@ -277,7 +289,7 @@ async def show(written: str, request: Request, held: Held) -> Response:
         if isinstance(visit, Response):
             return visit
         if visit.elsewhere:
-            return _door(request, "other")
+            return await _other(tx, request, visit)
         seen = await _seen(tx, held, visit)
     browser = visit.browser or secrets.token_urlsafe(16)
 
@@ -317,7 +329,8 @@ async def stop(written: str, request: Request, held: Held) -> Response:
         if isinstance(visit, Response):
             return visit
         await _refuse(tx, visit, visit.link.sender_id, None)
-    return _door(request, "halted", visit.words) if visit.elsewhere else _back(visit)
+        reach = await _reach(tx, visit.link)
+    return _door(request, "halted", visit.words, reach) if visit.elsewhere else _back(visit)
 
 
 @pages.post("/{written}/purposes")
@@ -338,7 +351,7 @@ async def choose(written: str, request: Request, held: Held) -> Response:
             # an opt-out of one purpose is no contact by itself; a link that only stops may be in other hands
             met = {} if link.only_stops else await contacts.worth_keeping(tx, {0: said})
             await _refuse(tx, visit, sender_id, purpose, *met.values())
-            return _door(request, "halted", visit.words) if visit.elsewhere else _back(visit)
+            return _door(request, "halted", visit.words, "purpose") if visit.elsewhere else _back(visit)
         if link.only_stops:
             return _door(request, "limited", visit.words)
         # no STOP comes between the page the person saw and the record
@@ -350,7 +363,7 @@ async def choose(written: str, request: Request, held: Held) -> Response:
         )
         of = ("on", sender_id, purpose, choice.sender.version if choice else 0, visit.words.language)
         if choice is None or not choice.offered or not await _taken(tx, held, visit, form, seen.entries, *of):
-            return _door(request, "other" if visit.elsewhere else "stale", visit.words)
+            return await _other_or_stale(tx, request, visit)
         evidence = Evidence(
             evidence_id=evidence_id(SOURCE, link.link_id, "on", sender_id, purpose, str(seen.entries)),
             kind="opt_in",
@@ -382,7 +395,7 @@ async def copy(written: str, request: Request, held: Held) -> Response:
             return visit
         seen = await _seen(tx, held, visit)
         if not await _taken(tx, held, visit, form, seen.entries, "copy"):
-            return _door(request, "other" if visit.elsewhere else "stale", visit.words)
+            return await _other_or_stale(tx, request, visit)
     ANSWERS.labels("copy").inc()
     name = f"{visit.words('copy_file')}-{visit.now:%Y-%m-%d}"
     as_csv = form.get("format") == "csv"
@@ -408,7 +421,7 @@ async def erase(written: str, request: Request, held: Held) -> Response:
         now = datetime.now(UTC)
         seen = await _seen(tx, held, visit)
         if form.get("sure") != "yes" or not await _taken(tx, held, visit, form, seen.entries, "erase"):
-            return _door(request, "other" if visit.elsewhere else "stale", visit.words)
+            return await _other_or_stale(tx, request, visit)
         evidence = Evidence(
             evidence_id=_erasing(Link(link.link_id, link.expires_at)),
             kind="opt_out",
@@ -473,7 +486,30 @@ async def _seen(tx: AsyncConnection, held: Resources[PageSettings], visit: _Visi
     entries = await ledger_store.history(tx, link.subject_id, subject.entries) if subject.entries else []
     senders = await senders_store.senders_of(tx, senders_told(subject.state, link.sender_id))
     number = held.field_keys.unseal(link.number, f"number:{link.subject_id}")
-    return view(number, link, subject, entries, senders, visit.now)
+    wide = await _reach(tx, link) == "house"
+    return view(number, link, subject, entries, senders, visit.now, reaches_further=wide)
+
+
+async def _reach(tx: AsyncConnection, link: PreferenceLink) -> Reach:
+    """Return what the link's stop covers, as `recorder.controlled` widens the opt-out."""
+    if link.sender_id is None:
+        return "all"
+    sender = await senders_store.find_sender(tx, link.sender_id)
+    return "house" if sender is not None and await _reaches_further(tx, sender) else "brand"
+
+
+async def _reaches_further(tx: AsyncConnection, sender: Sender) -> bool:
+    """Return whether a STOP to the sender covers other senders on record."""
+    return sender.stop_scope == "controller" and await senders_store.has_sisters(tx, sender)
+
+
+async def _other(tx: AsyncConnection, request: Request, visit: _Visit) -> Response:
+    """Return the page of another browser's link: the button says what the link stops, and names no brand."""
+    return _door(request, "other", visit.words, await _reach(tx, visit.link))
+
+
+async def _other_or_stale(tx: AsyncConnection, request: Request, visit: _Visit) -> Response:
+    return await _other(tx, request, visit) if visit.elsewhere else _door(request, "stale", visit.words)
 
 
 async def _visit(
@@ -539,11 +575,13 @@ def _back(visit: _Visit) -> Response:
     return RedirectResponse(f"{visit.here}?lang={visit.words.language}", 303, headers=HEADERS)
 
 
-def _door(request: Request, what: Status, words: Words | None = None) -> Response:
-    """Return the page shown instead, without any detail of the link's owner."""
-    page = request.url.path.split("/")[1]
-    here = f"/{page}/{quote(str(request.path_params.get('written', '')), safe='')}"
-    return _html(words or _words(request), "door.html", CODES[what], what=what, here=here)
+def _door(request: Request, what: Status, words: Words | None = None, reach: Reach | None = None) -> Response:
+    """Return the page shown instead, without any detail of the link's owner. `reach`: of "other" and "halted"."""
+    page, named = request.url.path.split("/")[1], request.path_params
+    here = "/".join(
+        ("", page, *(quote(str(named[part]), safe="") for part in ("sender_id", "written") if part in named))
+    )
+    return _html(words or _words(request), "door.html", CODES[what], what=what, here=here, reach=reach)
 
 
 def _html(words: Words, template: str, status: int, **more: Any) -> Response:

@@ -63,7 +63,8 @@ class View:
     """The content of the page.
 
     `history`: newest first. `stopped`: an opt-out of everything under this link is in force. `stop`: the newest opt-out
-    of all purposes. `done`: the choice just made by this link.
+    of all purposes. `done`: the choice just made by this link. `reaches_further`: a stop of the only sender shown
+    covers other senders of its controller.
     """
 
     ending: str
@@ -74,16 +75,11 @@ class View:
     stop: Line | None
     done: Line | None
     held_since: datetime | None
+    reaches_further: bool = False
 
     @property
     def on(self) -> bool:
         return any(party.on for party in self.parties)
-
-    @property
-    def reaches_further(self) -> bool:
-        """Return whether a STOP to the only sender shown reaches other senders of its controller."""
-        sender = self.parties[0].sender
-        return sender.stop_scope == "controller" and sender.controller != sender.sender_id
 
     @property
     def retention_months(self) -> int:
@@ -117,6 +113,8 @@ def view(
     entries: Sequence[Entry],
     senders: Sequence[Sender],
     now: datetime,
+    *,
+    reaches_further: bool = False,
 ) -> View:
     """Return the page's content. `entries`: newest last. `senders`: of `senders_told`."""
     state, sender_id = subject.state, link.sender_id
@@ -144,6 +142,7 @@ def view(
         stopped=stopped and not any(party.on for party in parties),
         stop=next((line for line in history if line.ends_all), None),
         held_since=subject.held_since,
+        reaches_further=reaches_further,
     )
 
 

@@ -95,7 +95,7 @@ class Asking:
         term = row.term
         days = (term.expires_at - term.ask_at) if term.ask_at else timedelta(0)
         until = max(term.expires_at, now + days)
-        identity = replies.Identity(sender.legal_name, sender.brand, sender.contact, sender.replies)
+        identity = replies.Identity(sender.legal_name, sender.brand, sender.contact, sender.stop_code, sender.replies)
         told = term.expires_at if row.open else until
         local = told.astimezone(zones(territory_of(number), self.policy)[0])
         said = replies.renewal(identity, sender.stop_code, local, ended=not row.open)

@@ -1,6 +1,6 @@
 """Own the links to preference pages, through which a person uses their rights."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -89,6 +89,29 @@ async def add_link(tx: AsyncConnection, link: PreferenceLink, now: datetime) -> 
     )
     assert isinstance(expires_at, datetime)
     return expires_at
+
+
+async def add_texted(tx: AsyncConnection, links: Sequence[PreferenceLink], now: datetime) -> None:
+    """Store whole links that answers tell of. A link once stored stays as it is."""
+    if not links:
+        return
+    await tx.execute(
+        text(
+            "INSERT INTO preference_link (link_id, subject_id, number, sender_id, created_at, expires_at, whole)"
+            " SELECT l.*, true FROM (SELECT l.link_id, l.subject_id, l.number, l.sender_id, CAST(:now AS timestamptz),"
+            " l.expires_at FROM unnest(CAST(:ids AS text[]), CAST(:subjects AS text[]), CAST(:numbers AS text[]),"
+            " CAST(:senders AS text[]), CAST(:ends AS timestamptz[]))"
+            " AS l(link_id, subject_id, number, sender_id, expires_at)) AS l ON CONFLICT DO NOTHING"
+        ),
+        {
+            "ids": [link.link_id for link in links],
+            "subjects": [link.subject_id for link in links],
+            "numbers": [link.number for link in links],
+            "senders": [link.sender_id for link in links],
+            "ends": [link.expires_at for link in links],
+            "now": now,
+        },
+    )
 
 
 async def delete_links(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, int]:

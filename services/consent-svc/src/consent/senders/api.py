@@ -1,6 +1,6 @@
 """HTTP routes of the sender registry: register, change and read senders and their versions."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -8,24 +8,28 @@ from fastapi import APIRouter, Depends, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.consent import Purpose, Replies
+from common.privacy.stop_link import stop_page
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.web.auth import Caller, require
 from common.web.fields import Storable
 from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
 from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Reason
+from consent.answers import own_words
+from consent.answers.own_words import Author
 from consent.senders import oadc, store
 from consent.senders import registry as senders
 from consent.senders.bodies import (
     ChangedSender,
     NewSender,
     PurposeBody,
+    ReachBody,
     RepliesBody,
     SenderBody,
     SenderContent,
     SenderVersion,
 )
-from consent.senders.store import Sender
+from consent.senders.store import Reach, Sender
 
 Held = Annotated[Resources[ServiceSettings], Depends(resources)]
 ReadsSenders = Annotated[Caller, Depends(require("sender:read"))]
@@ -36,8 +40,12 @@ class SenderTaken(Conflict):
     slug, title = "sender-taken", "This sender_id is registered with other content"
 
 
-def router(refused_oadcs: Collection[str]) -> APIRouter:
-    """Return the routes. `refused_oadcs`: names that AF2M forbids or reserves to an owner."""
+def router(refused_oadcs: Collection[str], stateable: Collection[str], page_url: str | None) -> APIRouter:
+    """Return the routes.
+
+    `refused_oadcs`: names that AF2M forbids or reserves to an owner. `stateable`: the places for which the law's data
+    takes a statement that the sender's code is reachable. `page_url`: where stop links lead, if anywhere.
+    """
     routes = APIRouter(prefix="/v1/senders")
 
     @routes.post("", status_code=201)
@@ -48,9 +56,18 @@ def router(refused_oadcs: Collection[str]) -> APIRouter:
         caller.may_use(body.sender_id)
         _check_oadc(body.oadc, refused_oadcs)
         _check_controller(caller, body.controller)
-        wanted = _sender(body.sender_id, body, body.controller or body.sender_id)
+        _check_replies(body)
+        _check_places(body.reachable_in, stateable)
+        now = datetime.now(UTC)
+        wanted = _sender(
+            body.sender_id,
+            body,
+            body.controller or body.sender_id,
+            senders.stated((), body.reachable_in, caller.subject, now),
+            page_url,
+        )
         async with held.database.begin() as tx:
-            sender, created = await senders.register(tx, wanted, datetime.now(UTC))
+            sender, created = await senders.register(tx, wanted, now)
             if created:
                 await _check_code(tx, caller, sender.stop_code)
         if not created:
@@ -67,6 +84,8 @@ def router(refused_oadcs: Collection[str]) -> APIRouter:
         caller.may_use(sender_id)
         if body.sender_id not in (None, sender_id):
             raise Invalid("the body names another sender", reasons=[Reason("sender_id", "not_the_path")])
+        _check_replies(body)
+        _check_places(body.reachable_in, stateable)
         async with held.database.begin() as tx:
             registered = await store.lock_sender(tx, sender_id)
             if registered is None:
@@ -78,8 +97,10 @@ def router(refused_oadcs: Collection[str]) -> APIRouter:
                     "another legal entity is another sender, with consents of its own",
                     reasons=[Reason("controller", "not_changeable")],
                 )
-            wanted = _sender(sender_id, body, registered.controller)
-            sender = await senders.change(tx, registered, wanted, datetime.now(UTC))
+            now = datetime.now(UTC)
+            reach = senders.stated(registered.reachable_in, body.reachable_in, caller.subject, now)
+            wanted = _sender(sender_id, body, registered.controller, reach, page_url)
+            sender = await senders.change(tx, registered, wanted, now)
             if sender.stop_code != registered.stop_code:
                 await _check_code(tx, caller, sender.stop_code)
         return _body(sender)
@@ -124,6 +145,30 @@ def _check_oadc(wanted: str, refused: Collection[str]) -> None:
         )
 
 
+def _check_replies(content: SenderContent) -> None:
+    """Raise Invalid with every flaw of the sender's own words, and what to write instead."""
+    author = Author(content.legal_name, content.brand, content.contact, content.stop_code)
+    found = list(own_words.flaws(Replies(**dict(content.replies)), author))
+    if found:
+        raise Invalid(
+            "the sender's words for answers do not pass: mend each field as its reason says, or leave own words out",
+            reasons=[Reason(field, flaw.rule, flaw.instead) for field, flaw in found],
+        )
+
+
+def _check_places(wanted: Sequence[str], stateable: Collection[str]) -> None:
+    """Raise Invalid for places where no statement makes a STOP code reachable."""
+    reasons = [
+        Reason(f"reachable_in.{at}", "not_by_statement", "one of " + ", ".join(sorted(stateable)))
+        for at, place in enumerate(wanted)
+        if place not in stateable
+    ]
+    if reasons:
+        raise Invalid(
+            "`reachable_in` takes overseas places of France: elsewhere a text needs {stop_link}", reasons=reasons
+        )
+
+
 def _check_controller(caller: Caller, controller: str | None) -> None:
     """Raise Forbidden if the token does not cover the controller, to which a STOP may reach (ADR-0020)."""
     if controller is not None and caller.senders is not None and controller not in caller.senders:
@@ -148,7 +193,9 @@ def _no_sender() -> NotFound:
     return NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
 
 
-def _sender(sender_id: str, content: SenderContent, controller: str) -> Sender:
+def _sender(
+    sender_id: str, content: SenderContent, controller: str, reach: tuple[Reach, ...], page_url: str | None
+) -> Sender:
     return Sender(
         sender_id=sender_id,
         legal_name=content.legal_name,
@@ -164,6 +211,8 @@ def _sender(sender_id: str, content: SenderContent, controller: str) -> Sender:
         double_opt_in_hours=content.double_opt_in_hours,
         renewal_days=content.renewal_days,
         abroad=tuple(sorted({*content.abroad} - {content.country})),
+        reachable_in=reach,
+        stop_page=stop_page(page_url, sender_id) if page_url else None,
     )
 
 
@@ -192,4 +241,9 @@ def _body(sender: Sender) -> SenderBody:
         double_opt_in_hours=sender.double_opt_in_hours,
         renewal_days=sender.renewal_days,
         abroad=sender.abroad,
+        reachable_in=tuple(reach.place for reach in sender.reachable_in),
+        reach_stated=tuple(
+            ReachBody(place=r.place, stated_by=r.stated_by, stated_at=r.stated_at) for r in sender.reachable_in
+        ),
+        stop_page=sender.stop_page,
     )

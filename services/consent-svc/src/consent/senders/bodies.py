@@ -40,10 +40,12 @@ class PurposeBody(Body):
 
 
 class RepliesBody(Body):
-    """The sender's own texts for SMS answers; null: Placet's text.
+    """The sender's own texts for SMS answers, two SMS at most, without advertising; null: Placet's text.
 
-    `double_opt_in`: the question answered by OUI, without advertising. The text needs the fields {brand}, {purpose} and
-    {stop_code}, and {link} for an SMS with a link.
+    `stop`: names the brand, has no link. `contact`: « édité par » and the legal name; its only link is the sender's
+    `contact`. `start`: names the brand and tells of STOP. `double_opt_in`: the question answered by OUI; the text needs
+    the fields {brand}, {purpose} and {stop_code}, and {link} for an SMS with a link. The link to the preference page is
+    added to answers where it fits.
     """
 
     stop: Reply | None = None
@@ -85,6 +87,13 @@ class SenderContent(Body):
     abroad: tuple[Country, ...] = Field(
         (), max_length=250, description="Other countries that the sender may send marketing to, ISO 3166-1."
     )
+    reachable_in: tuple[Country, ...] = Field(
+        (),
+        max_length=50,
+        description="The overseas places where the sender states that its STOP code can be reached, such as `MQ`."
+        " `GP` is of all numbers of +590, with Saint-Barthélemy and Saint-Martin. The registry keeps the caller and"
+        " the time of each statement. Elsewhere outside metropolitan France a text needs `{stop_link}`.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "SenderContent":
@@ -101,6 +110,12 @@ class NewSender(SenderContent):
 
 class ChangedSender(SenderContent):
     sender_id: Slug | None = None  # if given, equal to the path
+
+
+class ReachBody(BaseModel):
+    place: str
+    stated_by: str
+    stated_at: datetime
 
 
 class SenderBody(BaseModel):
@@ -120,6 +135,9 @@ class SenderBody(BaseModel):
     double_opt_in_hours: int
     renewal_days: int | None
     abroad: tuple[str, ...]
+    reachable_in: tuple[str, ...]
+    reach_stated: tuple[ReachBody, ...] = Field(description="The author and the time of each of these statements.")
+    stop_page: str | None = Field(description="The address of the sender's stop links; null: no page is configured.")
 
 
 class SenderVersion(SenderBody):

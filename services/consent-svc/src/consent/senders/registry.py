@@ -3,21 +3,27 @@
 The registry keeps every version: a consent refers to the version in force at its time.
 """
 
-from dataclasses import replace
-from datetime import datetime
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Literal
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import SENDERS
 from common.contracts.consent import SenderChanged
+from common.db.database import Database
+from common.db.timer import Timer, Worker
 from common.kafka import outbox
+from common.privacy import stop_link
 from consent.ledger import term_store
 from consent.ledger.retention import Rule
 from consent.senders import store
-from consent.senders.store import Sender
+from consent.senders.store import Reach, Sender
 
 StopCodeClass = Literal["marketing", "transactional"]
+LOOK_EVERY_S = 60.0
+SENDERS_AT_ONCE = 100
 
 
 async def register(tx: AsyncConnection, wanted: Sender, now: datetime) -> tuple[Sender, bool]:
@@ -32,7 +38,7 @@ async def register(tx: AsyncConnection, wanted: Sender, now: datetime) -> tuple[
 
 async def change(tx: AsyncConnection, locked: Sender, wanted: Sender, now: datetime) -> Sender:
     """Store `wanted` as a new version if anything differs, and return the sender."""
-    if same_content(locked, wanted):
+    if same_content(locked, wanted) and locked.stop_page == wanted.stop_page:
         return locked
     changed = replace(wanted, version=locked.version + 1)
     await store.put_sender(tx, changed, now)
@@ -40,6 +46,27 @@ async def change(tx: AsyncConnection, locked: Sender, wanted: Sender, now: datet
         await term_store.ask_recount(tx, changed.sender_id)
     await _publish(tx, changed, now)
     return changed
+
+
+@dataclass(frozen=True, slots=True)
+class StopPages:
+    """Publishes every sender again whose stop page is no longer of `page_url`: after a change of the setting."""
+
+    database: Database
+    page_url: str | None
+
+    def worker(self) -> Worker:
+        timer = Timer("publish stop pages", self.look, LOOK_EVERY_S, self.database)
+        return Worker(timer.name, timer.run)
+
+    async def look(self) -> bool:
+        page = stop_link.pages_of(self.page_url) if self.page_url else None
+        async with self.database.begin() as tx:
+            found = await store.lock_senders_elsewhere(tx, page, SENDERS_AT_ONCE)
+            for sender in found:
+                now = datetime.now(UTC)
+                await change(tx, sender, replace(sender, stop_page=page and f"{page}{sender.sender_id}/"), now)
+        return bool(found)
 
 
 def _rules(sender: Sender) -> dict[str, Rule]:
@@ -52,7 +79,20 @@ async def _publish(tx: AsyncConnection, sender: Sender, now: datetime) -> None:
 
 
 def same_content(one: Sender, other: Sender) -> bool:
-    return replace(one, version=0) == replace(other, version=0)
+    """Return whether both have the same content. The author and time of a statement, and the stop page, are none."""
+    first, second = (replace(each, version=0, reachable_in=(), stop_page=None) for each in (one, other))
+    return first == second and _places(one) == _places(other)
+
+
+def stated(before: Collection[Reach], places: Collection[str], by: str, now: datetime) -> tuple[Reach, ...]:
+    """Return the statements for `places`, by place: those made before, and new ones by this caller."""
+    held = {reach.place: reach for reach in before}
+    made = (held.get(place) or Reach(place=place, stated_by=by, stated_at=now) for place in sorted(set(places)))
+    return tuple(made)
+
+
+def _places(sender: Sender) -> tuple[str, ...]:
+    return tuple(reach.place for reach in sender.reachable_in)
 
 
 def stop_code_class(stop_code: str) -> StopCodeClass:
@@ -75,4 +115,6 @@ def _event(sender: Sender) -> SenderChanged:
         stop_scope=sender.stop_scope,
         replies=sender.replies,
         abroad=sender.abroad,
+        reachable_in=_places(sender),
+        stop_page=sender.stop_page,
     )

@@ -50,6 +50,8 @@ Table(
     Column("double_opt_in_hours", Integer, nullable=False, server_default=text(str(WINDOW_HOURS))),
     Column("renewal_days", Integer, nullable=True),
     Column("abroad", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
+    Column("reachable_in", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+    Column("stop_page", Text, nullable=True),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("updated_at", DateTime(timezone=True), nullable=False),
 )
@@ -89,6 +91,14 @@ Table(
 )
 
 
+class Reach(msgspec.Struct, frozen=True, kw_only=True):
+    """The sender's statement that its STOP code is reachable in a place. `stated_by`: the caller."""
+
+    place: str
+    stated_by: str
+    stated_at: datetime
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sender:
     """A registered sender. `version` counts from 1; `controller` is the legal entity's id."""
@@ -107,16 +117,20 @@ class Sender:
     double_opt_in_hours: int = WINDOW_HOURS
     renewal_days: int | None = None  # days before a consent ends when the person is asked, if at all
     abroad: tuple[str, ...] = ()  # other countries open to marketing
+    reachable_in: tuple[Reach, ...] = ()  # by place
+    stop_page: str | None = None  # the address before the token of a personal stop link
     version: int = 1
 
 
 _purposes = msgspec.json.Decoder(tuple[Purpose, ...])
 _replies = msgspec.json.Decoder(Replies)
+_reaches = msgspec.json.Decoder(tuple[Reach, ...])
 sender_content = msgspec.json.Decoder(Sender)
 
 _SENDER = (
     "sender_id, legal_name, brand, contact, country, oadc, stop_code, purposes::text AS purposes, controller,"
-    " stop_scope, replies::text AS replies, double_opt_in_hours, renewal_days, abroad, version"
+    " stop_scope, replies::text AS replies, double_opt_in_hours, renewal_days, abroad,"
+    " reachable_in::text AS reachable_in, stop_page, version"
 )
 
 
@@ -125,12 +139,12 @@ async def add_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> bool
     rows = await tx.execute(
         text(
             "INSERT INTO sender (sender_id, legal_name, brand, contact, country, oadc, stop_code, purposes, controller,"
-            " stop_scope, replies, double_opt_in_hours, renewal_days, abroad, version, stop_codes, purpose_ids,"
-            " created_at, updated_at)"
+            " stop_scope, replies, double_opt_in_hours, renewal_days, abroad, reachable_in, stop_page, version,"
+            " stop_codes, purpose_ids, created_at, updated_at)"
             " VALUES (:sender_id, :legal_name, :brand, :contact, :country, :oadc, :stop_code,"
             " CAST(:purposes AS jsonb), :controller, :stop_scope, CAST(:replies AS jsonb), :double_opt_in_hours,"
-            " :renewal_days, CAST(:abroad AS text[]), :version, CAST(:stop_codes AS text[]),"
-            " CAST(:purpose_ids AS text[]), :now, :now)"
+            " :renewal_days, CAST(:abroad AS text[]), CAST(:reachable_in AS jsonb), :stop_page, :version,"
+            " CAST(:stop_codes AS text[]), CAST(:purpose_ids AS text[]), :now, :now)"
             " ON CONFLICT DO NOTHING RETURNING sender_id"
         ),
         _sender_row(sender) | {"now": now},
@@ -150,6 +164,27 @@ async def find_sender(tx: AsyncConnection, sender_id: str) -> Sender | None:
     return _sender(**row._mapping) if row else None
 
 
+async def has_sisters(tx: AsyncConnection, sender: Sender) -> bool:
+    """Return whether the controller has another sender on record."""
+    found = await tx.scalar(
+        text("SELECT EXISTS (SELECT 1 FROM sender WHERE controller = :controller AND sender_id <> :id)"),
+        {"controller": sender.controller, "id": sender.sender_id},
+    )
+    return bool(found)
+
+
+async def lock_senders_elsewhere(tx: AsyncConnection, page: str | None, limit: int) -> list[Sender]:
+    """Lock and return senders whose stop page is not `page` followed by the sender's id and a slash."""
+    rows = await tx.execute(
+        text(
+            f"SELECT {_SENDER} FROM sender WHERE stop_page IS DISTINCT FROM CAST(:page AS text) || sender_id || '/'"
+            " ORDER BY sender_id LIMIT :limit FOR UPDATE"
+        ),
+        {"page": page, "limit": limit},
+    )
+    return [_sender(**row._mapping) for row in rows]
+
+
 async def put_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> None:
     """Update a locked sender. Former codes and purposes stay."""
     await tx.execute(
@@ -159,6 +194,7 @@ async def put_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> None
             " controller = :controller, stop_scope = :stop_scope, replies = CAST(:replies AS jsonb),"
             " double_opt_in_hours = :double_opt_in_hours,"
             " renewal_days = :renewal_days, abroad = CAST(:abroad AS text[]),"
+            " reachable_in = CAST(:reachable_in AS jsonb), stop_page = :stop_page,"
             " stop_codes = ARRAY(SELECT DISTINCT unnest(stop_codes || CAST(:stop_codes AS text[])) ORDER BY 1),"
             " purpose_ids = ARRAY(SELECT DISTINCT unnest(purpose_ids || CAST(:purpose_ids AS text[])) ORDER BY 1),"
             " updated_at = :now WHERE sender_id = :sender_id"
@@ -333,9 +369,13 @@ async def reopening_rules(tx: AsyncConnection, sender_id: str, after: int, limit
     return [ReopeningRule(**row._mapping) for row in rows]
 
 
-def _sender(*, purposes: str, replies: str, abroad: Sequence[str], **columns: Any) -> Sender:
+def _sender(*, purposes: str, replies: str, abroad: Sequence[str], reachable_in: str, **columns: Any) -> Sender:
     return Sender(
-        purposes=_purposes.decode(purposes), replies=_replies.decode(replies), abroad=tuple(abroad), **columns
+        purposes=_purposes.decode(purposes),
+        replies=_replies.decode(replies),
+        abroad=tuple(abroad),
+        reachable_in=_reaches.decode(reachable_in),
+        **columns,
     )
 
 
@@ -355,6 +395,8 @@ def _sender_row(sender: Sender) -> dict[str, object]:
         "double_opt_in_hours": sender.double_opt_in_hours,
         "renewal_days": sender.renewal_days,
         "abroad": list(sender.abroad),
+        "reachable_in": msgspec.json.encode(sender.reachable_in).decode(),
+        "stop_page": sender.stop_page,
         "version": sender.version,
         "stop_codes": [sender.stop_code],
         "purpose_ids": [purpose.id for purpose in sender.purposes],

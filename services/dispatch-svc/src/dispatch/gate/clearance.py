@@ -17,11 +17,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.campaign import Category, MessageRequested
 from common.db.timer import uptime_s
-from common.keyring import FieldKeys, SubjectKeys, Unreadable, owner_of
-from common.law import Policy, mark_of
+from common.keyring import FieldKeys, LinkKeys, SubjectKeys, Unreadable, owner_of
+from common.law import Policy, can_stop, mark_of
 from common.law.stop_mention import mentions_stop
 from common.privacy import erasing
 from common.privacy.erasing import Asked
+from common.privacy.stop_link import has_stop_link
 from common.sms.msisdn import territory_of
 from common.telemetry import counter
 from dispatch.gate import record, store
@@ -35,6 +36,7 @@ from dispatch.messages.row import MessageRow
 from dispatch.messages.status import Status
 from dispatch.projection import store as projection
 from dispatch.projection.limits import Limits
+from dispatch.projection.store import Sender
 
 VERDICTS = counter(
     "sms_dispatch_verdicts_total", "Decisions of the gate, by verdict and first reason.", ["verdict", "reason"]
@@ -109,6 +111,7 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     until: float
     row: MessageRow
     again: bool = False
+    lacks_stop: bool = False  # the gateway has to add the STOP mention
 
     @property
     def decided_at(self) -> datetime:
@@ -136,6 +139,7 @@ class Clearance:
     policy: Policy
     limits: Limits
     permit_ttl_s: float
+    link_keys: LinkKeys | None = None  # without, no stop link counts
     # held while marketing is decided, taken before the partition's lock: opt-outs wait for running decisions, and wait
     # six times as long for six partitions at once
     one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock, compare=False, repr=False)
@@ -159,6 +163,10 @@ class Clearance:
             opened.append(self._open(candidate))
             await _let_others(place)
         senders = await projection.senders(tx, {c.sender_id for c in candidates})
+        linked = []
+        for place, (candidate, (_, content, _)) in enumerate(zip(candidates, opened, strict=True)):
+            linked.append(self._has_stop_link(candidate, content, senders.get(candidate.sender_id)))
+            await _let_others(place)
         blocks = await store.blocks(tx, [c.subject_id for c in candidates])
         erased = await erasing.asked_of(tx, {c.subject_id for c in candidates})
         if not locked:
@@ -173,7 +181,9 @@ class Clearance:
         lapses = now + timedelta(seconds=until - uptime_s())
         ways: dict[tuple[object, ...], Ways] = {}  # one per kind of message
         decisions = []
-        for place, (candidate, (number, content, flaw)) in enumerate(zip(candidates, opened, strict=True)):
+        for place, (candidate, (number, content, flaw), stop_link) in enumerate(
+            zip(candidates, opened, linked, strict=True)
+        ):
             await _let_others(place)
             if _not_to_be_kept(candidate, erased.get(candidate.subject_id)):
                 flaw = Reason.ERASED
@@ -181,7 +191,8 @@ class Clearance:
             subject = subjects.get(candidate.subject_id)
             blocked = blocks.get(candidate.subject_id, frozenset())
             territory = territory_of(number)
-            lacks_stop = sender is not None and lacks_a_mention(candidate.category, content, sender.stop_code)
+            lacks_code = sender is not None and lacks_a_mention(candidate.category, content, sender.stop_code)
+            lacks_stop = lacks_code and not (stop_link and self._link_works(territory, candidate.region))
             unfit = self.traffic.unfit(content, lacks_stop=lacks_stop)
             like = candidate.sender_id, candidate.category, territory, unfit, blocked
             if (open_ways := ways.get(like)) is None:
@@ -199,16 +210,21 @@ class Clearance:
                 territory=territory,
                 # a gateway that adds the missing mention counts even while its breaker is open: no denial for that
                 mentions_stop=sender is not None
-                and (not lacks_stop or (gateway in self.traffic.adding_stop if again else open_ways.exist)),
+                and (
+                    not lacks_code
+                    or (lacks_stop and (gateway in self.traffic.adding_stop if again else open_ways.exist))
+                ),
                 flaw=flaw,
                 region=candidate.region,
                 mark=mark_of(content, self.policy),
+                stop_link=stop_link,
             )
             known = Knowledge(
                 as_of=as_of,
                 subject=subject,
                 purposes=sender.purposes if sender else None,
                 countries=sender.countries if sender else frozenset(),
+                reachable_in=sender.reachable_in if sender else frozenset(),
                 control=controls.get(candidate.campaign_id) if candidate.campaign_id else None,
                 blocked=bool(blocked) if candidate.category == "marketing" else gateway in blocked,
                 recent=recent[one],
@@ -235,7 +251,16 @@ class Clearance:
                 ends = gate.ends(request, known)
                 by = until if ends >= lapses else until - (lapses - ends).total_seconds()
                 permit = Permit(
-                    candidate, number, content, sender.oadc, sender.stop_code, gateway, by, row, again=again
+                    candidate,
+                    number,
+                    content,
+                    sender.oadc,
+                    sender.stop_code,
+                    gateway,
+                    by,
+                    row,
+                    again=again,
+                    lacks_stop=lacks_stop,
                 )
                 recent[one] += candidate.category == "marketing"
             decisions.append(Decision(candidate, verdict, row, permit))
@@ -274,6 +299,15 @@ class Clearance:
             [c.message_id for c in candidates if c.version],  # version 0 of a repeated request: its row counts
             datetime.now(UTC) - self.limits.cap_window,
         )
+
+    def _has_stop_link(self, candidate: Candidate, content: str, sender: Sender | None) -> bool:
+        if candidate.category != "marketing" or sender is None or sender.stop_page is None or self.link_keys is None:
+            return False
+        named = candidate.sender_id, candidate.subject_id
+        return has_stop_link(content, sender.stop_page, self.link_keys, *named, datetime.now(UTC))
+
+    def _link_works(self, territory: str, region: str | None) -> bool:
+        return can_stop(territory, self.policy, code=False, link=True, region=region)
 
     def _open(self, candidate: Candidate) -> tuple[str, str, Reason | None]:
         """Return number, text and flaw of the request."""

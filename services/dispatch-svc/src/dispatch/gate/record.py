@@ -35,6 +35,7 @@ class Standing(_Kept, frozen=True):
     proven: bool = False
     until: datetime | None = None
     reopening_rule: str | None = None
+    stopped: datetime | None = None
 
 
 class Person(_Kept, frozen=True):
@@ -75,18 +76,21 @@ class Told(_Kept, frozen=True):
 class Record(_Kept, frozen=True):
     """The record of one decision.
 
-    `mark` is the mark under any law, so that another edition can decide. `sender`: whether the purpose was known.
+    `stop`, `link`: the means to stop in the text. `stated`: where the sender states that its code is reachable. `mark`
+    is the mark under any law, so that another edition can decide. `sender`: whether the purpose was known.
     """
 
     to: str
     limits: Bounds
     region: str | None = None
     stop: bool = False
+    link: bool = False
     mark: str | None = None
     flaw: Reason | None = None
     person: Person | None = None
     sender: bool | None = None
     countries: tuple[str, ...] = ()
+    stated: tuple[str, ...] = ()
     control: Control | None = None
     blocked: bool = False
     recent: int = 0
@@ -116,11 +120,13 @@ def encode(request: Request, known: Knowledge, limits: Limits, verdict: Verdict)
             to=request.territory,
             region=request.region,
             stop=request.mentions_stop,
+            link=request.stop_link,
             mark=request.mark,
             flaw=request.flaw,
             person=_person(request, known.subject),
             sender=None if known.purposes is None else request.purpose in known.purposes,
             countries=tuple(sorted(known.countries)),
+            stated=tuple(sorted(known.reachable_in)),
             control=known.control,
             blocked=known.blocked,
             recent=known.recent,
@@ -153,6 +159,7 @@ def asked(record: Record, row: Row) -> Request:
         flaw=record.flaw,
         region=record.region,
         mark=record.mark,
+        stop_link=record.link,
     )
 
 
@@ -165,6 +172,7 @@ def knew(record: Record, row: Row) -> Knowledge:
         subject=_subject(record.person, row) if record.person is not None else None,
         purposes=purposes,
         countries=frozenset(record.countries),
+        reachable_in=frozenset(record.stated),
         control=record.control,
         blocked=record.blocked,
         recent=record.recent,
@@ -227,6 +235,7 @@ def _standing(consent: Consent) -> Standing:
         proven=bool(consent.evidence_id),
         until=consent.expires_at,
         reopening_rule=consent.reopening_rule,
+        stopped=consent.stopped_at,
     )
 
 
@@ -257,6 +266,7 @@ def _consent(sender_id: str, purpose: str, standing: Standing) -> Consent:
         evidence_id="kept" if standing.proven else "",
         expires_at=standing.until,
         reopening_rule=standing.reopening_rule,
+        stopped_at=standing.stopped,
     )
 
 

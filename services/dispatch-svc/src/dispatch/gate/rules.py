@@ -16,7 +16,16 @@ import msgspec
 from common.contracts import consent_rule
 from common.contracts.campaign import Category, Control
 from common.contracts.consent import Consent, Suppression
-from common.law import Aspect, Policy, begins_with, closed_by, country_of, covers, next_permitted
+from common.law import (
+    Aspect,
+    Policy,
+    begins_with,
+    closed_abroad,
+    closed_by,
+    country_of,
+    covers,
+    next_permitted,
+)
 from dispatch.messages.reasons import Reason
 from dispatch.projection.limits import Limits, is_fresh
 
@@ -46,8 +55,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     """A request for one message.
 
     `territory` comes from the number, `region` from an address. `mentions_stop`: the text has the STOP mention, or the
-    gateway adds it. `mark`: the longest advertising mark of any known law that begins the text. `flaw`: a reason in the
-    request itself.
+    gateway adds it. `stop_link`: the text has the person's valid stop link. `mark`: the longest advertising mark of any
+    known law that begins the text. `flaw`: a reason in the request itself.
     """
 
     category: Category
@@ -61,6 +70,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     flaw: Reason | None = None
     region: str | None = None
     mark: str | None = None
+    stop_link: bool = False
 
     @property
     def is_question(self) -> bool:
@@ -86,6 +96,7 @@ class Knowledge(msgspec.Struct, frozen=True, gc=False):
     purposes: frozenset[str] | None  # `None`: unknown sender
     countries: frozenset[str]  # where the sender may send marketing
     control: Control | None  # `None`: not arrived
+    reachable_in: frozenset[str] = frozenset()  # where the sender states that its code is reachable
     blocked: bool = False  # by the gateway's provider; for marketing, by any
     recent: int = 0  # marketing of this sender within `cap_window`
 
@@ -147,6 +158,16 @@ def denials_of_place(request: Request, known: Knowledge, now: datetime, policy: 
     country = country_of(request.territory, policy)
     if country is not None and known.purposes is not None and country not in known.countries:
         yield Reason.SENDER_NOT_ALLOWED_THERE
+    for reason in closed_abroad(
+        now,
+        request.territory,
+        policy,
+        code=request.mentions_stop,
+        link=request.stop_link,
+        reachable_in=known.reachable_in,
+        region=request.region,
+    ):
+        yield Reason(reason.value)
     marks = begins_with(now, request.territory, policy, region=request.region)
     if not all((request.mark or "").startswith(mark) for mark in marks):
         yield Reason.ADVERTISING_MARK_MISSING
@@ -157,7 +178,7 @@ def marketing_denials(request: Request, known: Knowledge, now: datetime) -> Iter
         yield Reason.NO_PURPOSE
     elif known.purposes is not None and request.purpose not in known.purposes:
         yield Reason.UNKNOWN_PURPOSE
-    if not request.mentions_stop and request.flaw is None:
+    if not request.mentions_stop and not request.stop_link and request.flaw is None:
         yield Reason.STOP_MENTION_MISSING
     for against in consent_rule.denials(known.subject, request.sender_id, request.purpose, now):
         if (reason := Reason(against.value)) is not request.flaw:  # the flaw may say `erased` already
@@ -168,7 +189,8 @@ def question_denials(request: Request, known: Knowledge) -> Iterator[Reason]:
     """Yield the reasons against a question.
 
     Only a STOP or an expiry at least as new as the question forbids the question: a newer question follows a newer
-    form, or asks to renew an ended consent.
+    form, or asks to renew an ended consent. A STOP by text is as new as its arrival (ADR-0060): its operator's clock
+    may be slow.
     """
     if known.purposes is not None and request.purpose not in known.purposes:
         yield Reason.UNKNOWN_PURPOSE
@@ -182,7 +204,7 @@ def question_denials(request: Request, known: Knowledge) -> Iterator[Reason]:
     stops = [s.since for s in subject.suppressions if s.sender_id in (None, request.sender_id)]
     if consent is None and not stops:
         yield Reason.NO_CONSENT
-    elif consent is not None and consent.occurred_at >= request.requested_at:
+    elif consent is not None and (consent.stopped_at or consent.occurred_at) >= request.requested_at:
         if consent.state == "expired":
             yield Reason.CONSENT_EXPIRED  # the pending request has lapsed, or the consent to renew has ended
         elif consent.state == "opted_out":
@@ -254,6 +276,7 @@ CURED_BY_REGISTRY = frozenset(
         Reason.UNKNOWN_SENDER,
         Reason.UNKNOWN_PURPOSE,
         Reason.STOP_MENTION_MISSING,
+        Reason.NO_MEANS_TO_STOP_THERE,
         Reason.SENDER_NOT_ALLOWED_THERE,
     )
 )

@@ -22,6 +22,8 @@ class Reason(StrEnum):
     COUNTRY_NOT_COVERED = "country_not_covered"  # no rules for the country
     SENDER_NOT_ALLOWED_THERE = "sender_not_allowed_there"  # by the sender's registration
     ADVERTISING_MARK_MISSING = "advertising_mark_missing"  # the law there requires a leading word (Spain: PUBLI)
+    NO_MEANS_TO_STOP_THERE = "no_means_to_stop_there"  # in the text, of those that work in the place
+    HOLIDAYS_UNKNOWN_THERE = "holidays_unknown_there"  # for the day
     FREQUENCY_CAP = "frequency_cap"
     STOP_MENTION_MISSING = "stop_mention_missing"
     CAMPAIGN_CANCELLED = "campaign_cancelled"

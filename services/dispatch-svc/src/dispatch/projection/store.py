@@ -103,6 +103,8 @@ sender = Table(
     Column("stop_code", Text, nullable=False),
     Column("purposes", ARRAY(Text), nullable=False),
     Column("countries", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
+    Column("reachable_in", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
+    Column("stop_page", Text, nullable=True),
 )
 
 campaign = Table(
@@ -145,17 +147,22 @@ class Sender:
     stop_code: str
     purposes: frozenset[str]
     countries: frozenset[str]
+    reachable_in: frozenset[str]
+    stop_page: str | None
 
 
 async def senders(tx: AsyncConnection, sender_ids: Iterable[str]) -> dict[str, Sender]:
     rows = await fetch_many(
         tx,
-        "SELECT sender_id, oadc, stop_code, purposes, countries FROM sender WHERE sender_id = ANY($1::text[])",
+        "SELECT sender_id, oadc, stop_code, purposes, countries, reachable_in, stop_page FROM sender"
+        " WHERE sender_id = ANY($1::text[])",
         list(sender_ids),
     )
     return {
-        sender_id: Sender(oadc, stop_code, frozenset(purposes), frozenset(countries))
-        for sender_id, oadc, stop_code, purposes, countries in rows
+        sender_id: Sender(
+            oadc, stop_code, frozenset(purposes), frozenset(countries), frozenset(reachable_in), stop_page
+        )
+        for sender_id, oadc, stop_code, purposes, countries, reachable_in, stop_page in rows
     }
 
 
@@ -520,10 +527,12 @@ async def sums(tx: AsyncConnection, since: datetime) -> dict[str, tuple[int, int
 async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
     await tx.execute(
         text(
-            "INSERT INTO sender (sender_id, version, oadc, stop_code, purposes, countries)"
-            " VALUES (:id, :version, :oadc, :stop_code, CAST(:purposes AS text[]), CAST(:countries AS text[]))"
+            "INSERT INTO sender (sender_id, version, oadc, stop_code, purposes, countries, reachable_in, stop_page)"
+            " VALUES (:id, :version, :oadc, :stop_code, CAST(:purposes AS text[]), CAST(:countries AS text[]),"
+            " CAST(:reachable_in AS text[]), :stop_page)"
             " ON CONFLICT (sender_id) DO UPDATE SET version = excluded.version, oadc = excluded.oadc,"
-            " stop_code = excluded.stop_code, purposes = excluded.purposes, countries = excluded.countries"
+            " stop_code = excluded.stop_code, purposes = excluded.purposes, countries = excluded.countries,"
+            " reachable_in = excluded.reachable_in, stop_page = excluded.stop_page"
             " WHERE sender.version < excluded.version"
         ),
         {
@@ -533,6 +542,8 @@ async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
             "stop_code": event.stop_code,
             "purposes": [p.id for p in event.purposes],
             "countries": [event.country, *event.abroad],
+            "reachable_in": list(event.reachable_in),
+            "stop_page": event.stop_page,
         },
     )
 

@@ -49,7 +49,7 @@ from common.kafka.broker import partitions_of
 from common.kafka.subscription import After, Hold, Poison, Received, Subscription
 from common.sms.msisdn import territory_of
 from common.telemetry import counter, histogram
-from dispatch.gate.clearance import Candidate, Clearance, Permit, lacks_a_mention, requested, stored
+from dispatch.gate.clearance import Candidate, Clearance, Permit, requested, stored
 from dispatch.gateways import (
     Late,
     Misconfigured,
@@ -539,9 +539,7 @@ class Handoff:
             sender_id=permit.candidate.sender_id,
             oadc=permit.oadc,
             category=permit.candidate.category,
-            unfit=self.traffic.unfit(
-                permit.text, lacks_stop=lacks_a_mention(permit.candidate.category, permit.text, permit.stop_code)
-            ),
+            unfit=self.traffic.unfit(permit.text, lacks_stop=permit.lacks_stop),
         )
         return min(ways.again(datetime.now(UTC)), permit.candidate.send_before)
 

@@ -384,7 +384,9 @@ CREATE TABLE sender (
     country text NOT NULL,
     stop_code text NOT NULL,
     purposes text[] NOT NULL,
-    oadc text DEFAULT ''::text NOT NULL
+    oadc text DEFAULT ''::text NOT NULL,
+    reachable_in text[] DEFAULT '{}'::text[] NOT NULL,
+    stop_page text
 )
     """,
     """

@@ -504,7 +504,9 @@ CREATE TABLE sender (
     replies jsonb NOT NULL,
     double_opt_in_hours integer DEFAULT 24 NOT NULL,
     renewal_days integer,
-    abroad text[] DEFAULT '{}'::text[] NOT NULL
+    abroad text[] DEFAULT '{}'::text[] NOT NULL,
+    reachable_in jsonb DEFAULT '[]'::jsonb NOT NULL,
+    stop_page text
 )
     """,
     """

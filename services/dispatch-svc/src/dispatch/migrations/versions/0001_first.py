@@ -265,7 +265,9 @@ CREATE TABLE sender (
     oadc text NOT NULL,
     stop_code text NOT NULL,
     purposes text[] NOT NULL,
-    countries text[] DEFAULT '{}'::text[] NOT NULL
+    countries text[] DEFAULT '{}'::text[] NOT NULL,
+    reachable_in text[] DEFAULT '{}'::text[] NOT NULL,
+    stop_page text
 )
     """,
     """

@@ -1,0 +1,141 @@
+"""Write, read and find personal stop links, by which a person stops a sender's marketing without an account. Pure.
+
+    https://p.maison-lune.example/s/maison-lune/                                       a sender's stop page
+    https://p.maison-lune.example/s/maison-lune/Uk3…                                   a person's stop link
+    https://p.maison-lune.example/m/maison-lune/Ba9…                                   a person's preference link
+
+campaign-svc writes the link into a text, dispatch-svc verifies the link in the final text, consent-svc serves the page.
+A link is signed and stored nowhere: whoever loses a database, the links in people's phones still stop. The token has 37
+letters and digits, since phones leave a last `-` out of a detected link:
+
+    2 bytes    the last day of validity, in days since 1970
+    16 bytes   the subject id without the key id, for which services have a single current key
+    9 bytes    HMAC of the sender id and both
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Literal
+
+from common.keyring import SUBJECT_HEX_CHARS, LinkKeys
+
+Kind = Literal["stop link", "preference link"]
+
+PATH, PREFERENCES_PATH = "/s", "/m"
+VALID_FOR = timedelta(days=3 * 366)  # a consent lasts 36 months after the person's last contact (DOMAIN 1.4)
+PREFERENCES_VALID_FOR = timedelta(days=30)  # a preference link shows data of the person
+TOKEN_CHARS = 37
+DAY_BYTES, SUBJECT_BYTES, TAG_BYTES = 2, SUBJECT_HEX_CHARS // 2, 9
+BODY_BYTES = DAY_BYTES + SUBJECT_BYTES
+BYTES = BODY_BYTES + TAG_BYTES
+FIRST_DAY = date(1970, 1, 1)
+
+_DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_VALUES = {digit: value for value, digit in enumerate(_DIGITS)}
+_TOKEN = re.compile(rf"[0-9A-Za-z]{{{TOKEN_CHARS}}}", re.ASCII)
+_MORE = re.compile(r"[\w/?#&=%@~+-]")  # beside the link, such a character makes another address
+
+
+@dataclass(frozen=True, slots=True)
+class StopLink:
+    """The content of a token. `person`: the subject id without the key id."""
+
+    person: str
+    last_day: date
+
+
+def stop_page(page_url: str, sender_id: str) -> str:
+    """Return the address of a sender's stop page; a token follows."""
+    return f"{pages_of(page_url)}{sender_id}/"
+
+
+def pages_of(page_url: str) -> str:
+    """Return the address that the stop pages of all senders begin with."""
+    return f"{page_url.rstrip('/')}{PATH}/"
+
+
+def preference_page(stop_page: str) -> str:
+    """Return the address beside a sender's stop page that the sender's preference links begin with."""
+    sender_id = stop_page.rstrip("/").rpartition("/")[2]
+    return f"{stop_page.removesuffix(f'{PATH}/{sender_id}/')}{PREFERENCES_PATH}/{sender_id}/"
+
+
+def any_token() -> str:
+    """Return a placeholder where only the length counts."""
+    return "x" * TOKEN_CHARS
+
+
+def token(keys: LinkKeys, sender_id: str, subject_id: str, now: datetime, kind: Kind = "stop link") -> str:
+    """Return the token of a person. A text written again on the same day has the same token."""
+    valid_for = VALID_FOR if kind == "stop link" else PREFERENCES_VALID_FOR
+    last_day = (now.astimezone(UTC) + valid_for).date()
+    body = (last_day - FIRST_DAY).days.to_bytes(DAY_BYTES, "big") + bytes.fromhex(_person(subject_id))
+    return _written(body + keys.tag(_signed(kind, sender_id, body))[:TAG_BYTES])
+
+
+def read(written: str, keys: LinkKeys, sender_id: str, kind: Kind = "stop link") -> StopLink | None:
+    """Return the content, or None unless signed here for this sender and kind. The caller checks `last_day`."""
+    raw = _raw(written)
+    if raw is None:
+        return None
+    body, tag = raw[:BODY_BYTES], raw[BODY_BYTES:]
+    if not keys.holds(_signed(kind, sender_id, body), tag):
+        return None
+    last_day = FIRST_DAY + timedelta(days=int.from_bytes(body[:DAY_BYTES], "big"))
+    return StopLink(body[DAY_BYTES:].hex(), last_day)
+
+
+def is_over(link: StopLink, now: datetime) -> bool:
+    return now.astimezone(UTC).date() > link.last_day
+
+
+def names_stop_link(text: str, page: str | None) -> bool:
+    """Return whether `text` has something of the form of a stop link of this sender. No signature is verified."""
+    at = text.find(page) if page else -1
+    while page and at >= 0:
+        start = at + len(page)
+        if _TOKEN.match(text, start):
+            return True
+        at = text.find(page, start)
+    return False
+
+
+def has_stop_link(text: str, page: str | None, keys: LinkKeys, sender_id: str, subject_id: str, now: datetime) -> bool:
+    """Return whether `text` has this person's valid stop link of this sender, on the sender's stop page."""
+    at = text.find(page) if page else -1
+    while page and at >= 0:
+        start = at + len(page)
+        end = start + TOKEN_CHARS
+        if not _MORE.match(text[at - 1 : at]) and not _MORE.match(text, end):
+            found = read(text[start:end], keys, sender_id)
+            if found is not None and found.person == _person(subject_id) and not is_over(found, now):
+                return True
+        at = text.find(page, start)
+    return False
+
+
+def _person(subject_id: str) -> str:
+    return subject_id.rpartition("-")[2]
+
+
+def _signed(kind: Kind, sender_id: str, body: bytes) -> bytes:
+    return f"{kind}\n{sender_id}\n".encode() + body
+
+
+def _written(raw: bytes) -> str:
+    number, digits = int.from_bytes(raw, "big"), []
+    for _ in range(TOKEN_CHARS):
+        number, digit = divmod(number, len(_DIGITS))
+        digits.append(_DIGITS[digit])
+    return "".join(reversed(digits))
+
+
+def _raw(written: str) -> bytes | None:
+    """Return the bytes; None for other characters, another length, or a number that no bytes write."""
+    if not _TOKEN.fullmatch(written):
+        return None
+    number = 0
+    for digit in written:
+        number = number * len(_DIGITS) + _VALUES[digit]
+    return number.to_bytes(BYTES, "big") if number < 1 << (8 * BYTES) else None

@@ -1,0 +1,118 @@
+"""Look at a sender's own words for answers by SMS: the duties of each answer, and signs of advertising. Pure.
+
+    stop           names the brand; no advertising, no link (DOMAIN 1.8)
+    contact        « édité par » and the legal name (DOMAIN 1.8); no advertising; a link only to the sender's `contact`
+    start          names the brand, and tells of STOP; no advertising, no link
+    double_opt_in  no advertising, no link but {link}; `replies.question_flaws` looks at the fields
+
+An answer leaves at any hour, to people who have stopped: words that do not pass are refused at the registration, and
+stored words that do not pass are never sent.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, get_args
+
+from common.contracts.consent import Replies
+from common.sms.sms_length import length
+from common.texts.findings import ADVERTISING, Finding, findings_of
+
+Field = Literal["stop", "contact", "start", "double_opt_in"]
+FIELDS: tuple[Field, ...] = get_args(Field)
+SEGMENTS = 2
+EDITED_BY = "édité par"
+NO_NAME = ADVERTISING - {"advertising"}  # a brand may be called as an advert
+
+INSTEAD = {
+    "advertising": "leave the word out: « nos SMS commerciaux » says what the person stops or gets again",
+    "rebate": "leave the rebate out",
+    "price": "leave the price out",
+    "voucher": "leave the code out",
+    "premium_number": "give a number at the price of a call",
+    "premium_short_code": "give the sender's own `stop_code`",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """A reason against a text. `rule`: a stable slug. `instead`: the fault, and the words to write."""
+
+    rule: str
+    instead: str
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """The sender whose words they are."""
+
+    legal_name: str
+    brand: str
+    contact: str
+    stop_code: str
+
+
+def flaws(replies: Replies, author: Author) -> Iterator[tuple[str, Flaw]]:
+    """Yield every flaw of a sender's own words, and of its names in Placet's words, with the field."""
+    for field in FIELDS:
+        if (words := getattr(replies, field)) is not None:
+            yield from ((f"replies.{field}", flaw) for flaw in flaws_of(field, words, author))
+    for name, text, refused in (
+        ("brand", author.brand, NO_NAME),
+        ("legal_name", author.legal_name, NO_NAME),
+        ("contact", author.contact, ADVERTISING),
+    ):
+        signs = dict.fromkeys(finding for finding in findings_of(text) if finding.rule in refused)
+        yield from ((name, Flaw(sign.rule, _instead(sign))) for sign in signs)
+
+
+@lru_cache(maxsize=1024)  # the words of a few senders answer many people
+def flaws_of(field: Field, words: str, author: Author) -> tuple[Flaw, ...]:
+    """Return every flaw of these words."""
+    return tuple(dict.fromkeys(_flaws(field, words, author)))
+
+
+def _flaws(field: Field, words: str, author: Author) -> Iterator[Flaw]:
+    for finding in findings_of(_without(words, author.legal_name, author.brand)):
+        yield from _against(field, finding, author)
+    if field in ("stop", "start") and _letters(author.brand) not in _letters(words):
+        yield Flaw("brand_missing", "the brand is missing: name `brand` as registered")
+    if field == "contact" and _letters(EDITED_BY + author.legal_name) not in _letters(words):
+        yield Flaw("editor_missing", f"write « {EDITED_BY} » and `legal_name` as registered")
+    if field == "start" and not re.search(r"\bSTOP\b", words):
+        yield Flaw("stop_missing", f"tell how to stop again: « STOP au {author.stop_code} »")
+    if field != "double_opt_in" and length(words).segments > SEGMENTS:  # of a question, the fields decide
+        yield Flaw(
+            "too_long", f"at most {SEGMENTS} SMS: shorten it, or leave out letters outside GSM 03.38 such as « ê »"
+        )
+
+
+def _against(field: Field, finding: Finding, author: Author) -> Iterator[Flaw]:
+    if finding.rule in ADVERTISING:
+        yield Flaw(finding.rule, _instead(finding))
+    elif finding.rule == "stop_mention" and finding.found != author.stop_code:
+        yield Flaw("foreign_stop_code", f"another STOP code: write {author.stop_code}")
+    elif finding.rule == "link" and field == "contact":
+        if finding.found not in author.contact.casefold():
+            yield Flaw("link", "a link to another site than the sender's: write the address that stands in `contact`")
+    elif finding.rule == "link":
+        yield Flaw("link", "leave the link out: the link to the preference page is added where it fits")
+
+
+def _instead(finding: Finding) -> str:
+    said = f"« {finding.found} »: " if finding.rule == "advertising" else ""  # of our list, never the caller's text
+    return said + INSTEAD[finding.rule]
+
+
+def _without(words: str, *names: str) -> str:
+    """Blank each name once: a brand that is called as an advert is no advert."""
+    for name in names:
+        words = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "-", words, count=1)
+    return words
+
+
+def _letters(text: str) -> str:
+    apart = unicodedata.normalize("NFKD", text)
+    return "".join(char for char in apart if char.isalnum()).casefold()

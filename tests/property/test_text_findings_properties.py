@@ -1,0 +1,45 @@
+"""No disguise of a word hides the word, wherever in a text the word stands."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.texts.findings import findings_of, load
+from common.texts.reading import LOOK_ALIKES, read
+
+WORDS = [word for word in load().of_group if len(word) > 4]
+INVISIBLE = ["\u200b", "\u200d", "\u2060", "\ufe0f", "\u0301", "\u00ad"]
+BETWEEN = ["", "", " ", ".", "-", "_", "·", "  ", "\n"]
+ORDINARY = st.sampled_from(["Bonjour Zoé", "votre colis est là", "à demain", "Maison Lune", "merci 12", ""])
+
+
+@st.composite
+def disguised(draw: st.DrawFn) -> tuple[str, str]:
+    """A word of advertising, and a writing of it that a person can read."""
+    word = draw(st.sampled_from(WORDS))
+    between = draw(st.sampled_from(BETWEEN))
+    written = []
+    for letter in word:
+        if letter == " ":
+            continue
+        ways = [letter, letter.upper(), chr(ord(letter) + 0xFEE0), *LOOK_ALIKES.get(letter, "")]
+        written.append(draw(st.sampled_from(ways)) + draw(st.sampled_from(["", "", *INVISIBLE])))
+    return word, between.join(written)
+
+
+@given(disguised(), ORDINARY, ORDINARY)
+def test_a_disguised_word_is_found_at_its_place(written: tuple[str, str], before: str, after: str) -> None:
+    word, shown = written
+    text = f"{before}, {shown}, {after}"
+    place = len(before) + 2
+    found = [f for f in findings_of(text) if f.rule == "advertising" and f.span is not None]
+    assert any(f.span and f.span[0] < place + len(shown) and place < f.span[1] for f in found), (word, text)
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_read_and_each_span_is_of_the_text(text: str) -> None:
+    reading = read(text)
+    assert len(reading.plain) == len(reading.places)
+    for finding in findings_of(text):
+        assert finding.span is not None
+        start, end = finding.span
+        assert 0 <= start < end <= len(text)
