@@ -22,6 +22,7 @@ PUBLISHED = {
     "countries/US-1.json": "c22be7322d62651f",
     "demonstration-2.json": "efca3987e034f9c4",
     "france-2.json": "21c3d99e0292dd92",
+    "france-3.json": "581bbc2e9a1f746e",
 }
 
 

@@ -539,9 +539,9 @@ async def test_6_the_law_is_data(tmp_path: Path) -> None:
             return found[0], found[1]
 
         marketing, _ = await eventually(decided)
-        assert marketing["policy_version"] == "france-2"
+        assert marketing["policy_version"] == "france-3"
         at = datetime.fromisoformat(marketing["decided_at"])
-        opens = next_permitted(at, "FR", at_hand_off(load("france-2")))
+        opens = next_permitted(at, "FR", at_hand_off(load("france-3")))
         if opens == at:
             assert marketing["status"] in ("sending", "accepted")
         else:

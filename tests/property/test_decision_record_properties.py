@@ -21,7 +21,7 @@ from dispatch.messages.reasons import Reason
 from dispatch.projection.limits import Limits
 from tests.property.test_gate_properties import cases
 
-POLICY = at_hand_off(load("france-2"))
+POLICY = at_hand_off(load("france-3"))
 limits = st.builds(
     Limits,
     max_staleness=st.timedeltas(timedelta(0), timedelta(days=2)),
@@ -54,6 +54,7 @@ near = st.builds(
         flaw=mostly(None, Reason.ERASED),
         region=mostly(None, "FR-57", "FR-57", "MQ"),
         mark=mostly(None, "PUBLI"),
+        courtesy=mostly(False, True),
     ),
     st.builds(
         Knowledge,
@@ -139,7 +140,7 @@ def test_other_rules_are_asked_about_the_same_facts(case: tuple[Request, Knowled
     early = {"id": "early", "layer": "house", "source": "ours", "closes": "12:00", "weekdays": [1, 3, 5]}
     marked = {"id": "marked", "layer": "house", "source": "ours", "begins_with": "PUBLI", "places": ["FR"]}
     house = json.dumps({"version": "early", "about": "Mornings", "rules": [early, marked]}).encode()
-    other = at_hand_off(load("france-2", house))
+    other = at_hand_off(load("france-3", house))
     kept = record.decode(record.encode(request, known, Limits(), decide(request, known, now, Limits(), POLICY)))
     found = record.decide_again(kept, row_of(request, known, now), other)
     assert found == decide(request, known, now, Limits(), other)

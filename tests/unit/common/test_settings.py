@@ -130,7 +130,7 @@ def test_rules_that_cannot_be_read_start_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="missing required field `source`"):
         HoursSettings(**REQUIRED, auth_key=KEY, house_rules=house)
     house.write_text(house.read_text().replace('"layer"', '"source": "us", "layer"'))
-    assert HoursSettings(**REQUIRED, auth_key=KEY, house_rules=house).policy.version.startswith("france-2+acme-1:")
+    assert HoursSettings(**REQUIRED, auth_key=KEY, house_rules=house).policy.version.startswith("france-3+acme-1:")
 
 
 @pytest.fixture

@@ -64,6 +64,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     send_before: datetime
     gateway: str | None = None  # of the last decision
     region: str | None = None
+    template: str | None = None  # only of a request over HTTP
     version: int = 0  # of the row; 0: no row yet
 
     @property
@@ -203,6 +204,7 @@ class Clearance:
                 flaw=flaw,
                 region=candidate.region,
                 mark=mark_of(content, self.policy),
+                courtesy=candidate.category == "service" and candidate.template is not None,
             )
             known = Knowledge(
                 as_of=as_of,
@@ -336,6 +338,7 @@ class Clearance:
             region=candidate.region,
             facts=facts,
             gateway=gateway,
+            template=candidate.template,
         )
 
 

@@ -80,6 +80,7 @@ class Record(_Kept, frozen=True):
     stop: bool = False
     mark: str | None = None
     flaw: Reason | None = None
+    courtesy: bool = False
     person: Person | None = None
     sender: bool | None = None
     countries: tuple[str, ...] = ()
@@ -114,6 +115,7 @@ def encode(request: Request, known: Knowledge, limits: Limits, verdict: Verdict)
             stop=request.mentions_stop,
             mark=request.mark,
             flaw=request.flaw,
+            courtesy=request.courtesy,
             person=_person(request, known.subject),
             sender=None if known.purposes is None else request.purpose in known.purposes,
             countries=tuple(sorted(known.countries)),
@@ -149,6 +151,7 @@ def asked(record: Record, row: Row) -> Request:
         flaw=record.flaw,
         region=record.region,
         mark=record.mark,
+        courtesy=record.courtesy,
     )
 
 

@@ -200,7 +200,7 @@ OWN = _kinds_of("message_id", "subject_id", "number", "text", "consent_version")
 
 ALIKE = _kinds_of(  # equal for many messages of an insert, sent once per combination
     *("campaign_id", "sender_id", "purpose", "category", "requested_at", "send_before", "region", "status", "reasons"),
-    *("due_at", "gateway"),
+    *("due_at", "gateway", "template"),
 )
 
 OF_ALL = _kinds_of("partition", "policy_version", "as_of", "decided_at")  # equal for all messages of a decision

@@ -192,6 +192,7 @@ CREATE TABLE message (
     facts text,
     unknown_since timestamptz,
     known_as text,
+    template text,
     CONSTRAINT message_waiting_is_due_ck CHECK (((due_at IS NOT NULL) OR (status <> ALL
         (ARRAY['pending'::text, 'deferred'::text]))))
 )
