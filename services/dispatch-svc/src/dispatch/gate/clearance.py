@@ -15,6 +15,7 @@ import msgspec
 from asyncpg.pgproto import pgproto
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.contracts import consent_rule
 from common.contracts.campaign import Category, MessageRequested
 from common.db.timer import uptime_s
 from common.keyring import FieldKeys, SubjectKeys, Unreadable, owner_of
@@ -26,7 +27,7 @@ from common.sms.msisdn import territory_of
 from common.telemetry import counter
 from dispatch.gate import record, store
 from dispatch.gate import rules as gate
-from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, Verdict
+from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, Subject, Verdict
 from dispatch.gateways.pool import Traffic, Ways
 from dispatch.lane import Lane, lane_of
 from dispatch.messages import store as messages
@@ -42,6 +43,11 @@ VERDICTS = counter(
 NO_ROUTE = counter(
     "sms_dispatch_no_route_total",
     "Permitted messages without a gateway configured for their territory, sender, category and text.",
+)
+TO_STOPPED = counter(
+    "sms_dispatch_requested_total",
+    "Permits of messages requested over HTTP, by lane and by state: the person had stopped the sender, or not.",
+    ["lane", "state"],
 )
 
 TURN = 50  # messages
@@ -245,6 +251,9 @@ class Clearance:
             (type(d.verdict), next(iter(d.row.reasons), "")) for d in decisions
         ).items():
             VERDICTS.labels(kind.__name__.lower(), reason).inc(many)
+        for candidate in (d.candidate for d in decisions if d.permit is not None and d.candidate.template is not None):
+            stopped = had_stopped(subjects.get(candidate.subject_id), candidate.sender_id)
+            TO_STOPPED.labels(candidate.category, "stopped" if stopped else "open").inc()
         return decisions
 
     def _ways(
@@ -350,6 +359,11 @@ def _lane_of_all(candidates: Sequence[Candidate]) -> Lane:
 def lacks_a_mention(category: Category, text: str, stop_code: str) -> bool:
     """Return whether a marketing text lacks the STOP mention."""
     return category == "marketing" and not mentions_stop(text, stop_code)
+
+
+def had_stopped(subject: Subject | None, sender_id: str) -> bool:
+    """Return whether a STOP of the person covers the sender."""
+    return subject is not None and consent_rule.suppressed(subject.suppressions, sender_id, None)
 
 
 async def _let_others(place: int) -> None:

@@ -368,6 +368,14 @@ async def found(tx: AsyncConnection, message_id: UUID) -> MessageRow | None:
     return MessageRow.read(rows[0]) if rows else None
 
 
+async def statuses(tx: AsyncConnection, message_ids: Sequence[UUID]) -> dict[UUID, str]:
+    """Return the status of each known message among these."""
+    rows = await fetch_many(
+        tx, "SELECT message_id, status FROM message WHERE message_id = ANY($1::uuid[])", list(message_ids)
+    )
+    return {row[0]: row[1] for row in rows}
+
+
 # Neither an outcome nor a DLR is on record. Whether a submit began is what the table `begun` says.
 NO_OUTCOME = "m.receipt IS NULL AND m.handed_off_at IS NULL"
 
