@@ -1049,6 +1049,17 @@ async def test_a_notice_waits_for_the_day_and_an_answer_does_not(surroundings: S
         answer = requested(2, campaign_id=None, purpose=None, category="service", text="Bien noté.")
         await publish(surroundings, DISPATCH_REQUESTS, [answer])
         await eventually(d.becomes(answer.message_id, "accepted"))
+        # a template that is retired while its message waits sends nothing
+        of_service = partial(template_changed, category="service")
+        await publish(surroundings, TEMPLATES, [of_service()])
+        await eventually(lambda: _count(_rows(surroundings, "SELECT FROM template"), 1))
+        body = {**_otp(1), "category": "service", "text": None, "template_id": "tpl-code", "values": {"code": "6A1"}}
+        late = (await d.client.post("/v1/messages", json=body)).json()["message_id"]
+        await eventually(d.becomes(late, "deferred", "quiet_hours"))
+        await publish(surroundings, TEMPLATES, [of_service(state="retired", version=2)])
+        await eventually(lambda: _count(_rows(surroundings, "SELECT FROM template WHERE state = 'retired'"), 1))
+        await _rows(surroundings, "UPDATE message SET due_at = now() WHERE status = 'deferred'")
+        assert (await eventually(d.becomes(late, "denied")))["reasons"] == ["template_retired"]
         assert op.references == [answer.message_id]
 
 

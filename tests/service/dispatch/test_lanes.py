@@ -196,6 +196,8 @@ async def test_an_override_leaves_with_its_reason_on_record(lanes: Lanes) -> Non
     assert (audit["caller"], audit["override_reason"]) == ("tester", "litige 4821, sans achat")
     assert (await lanes.post({**body, "text": "Votre colis arrive."}))["status"] == "pending"
     assert len(await lanes.audits()) == 1, "nothing was overridden"
+    await lanes.post({**body, "override_reason": f"demande du {number(2)}"})
+    assert (await lanes.audits())[-1]["override_reason"] == "demande du [number]"
     other = bearer(senders=["other"])
     assert (await lanes.client.get("/v1/text-audits", headers=other)).json()["items"] == []
     metrics = (await lanes.client.get("/metrics")).text

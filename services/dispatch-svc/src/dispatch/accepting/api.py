@@ -26,7 +26,7 @@ from common.service import Resources, resources
 from common.sms.message_id import EPOCH, message_id
 from common.sms.msisdn import Msisdn, NumberRefused, parse
 from common.sms.sms_length import MAX_SEGMENTS, length
-from common.telemetry import counter
+from common.telemetry import counter, masked
 from common.texts.findings import Finding, findings_of
 from common.web.auth import Caller, require
 from common.web.idempotency import Key, claim, fingerprint_of
@@ -158,14 +158,14 @@ async def send(
             each.ready = _ready(each.body, held, caller, now)
         except Problem as problem:
             each.problem = problem
-    fingerprint = await fingerprint_of(request, held.subject_keys)
+    fingerprint = await fingerprint_of(request, held.subject_keys) if key is not None else ""
     async with _known(held, [each.body for each in asked if each.ready]) as (tx, known):
         stored = await messages.statuses(tx, [each.identity for each in asked]) if key is not None else {}
         for place, each in enumerate(asked):
             await _let_others(place)
             each.status = stored.get(each.identity)
             if each.status is None and each.ready is not None:
-                _write(each, each.ready, known, caller)
+                _write(each, each.ready, known)
         if key is not None and any(each.status or each.written for each in asked):
             await claim(tx, caller, key, fingerprint)
         await _insert(tx, held, asked, now)
@@ -250,12 +250,12 @@ async def _known(held: Resources[Any], bodies: Collection[Send]) -> AsyncIterato
         await asyncio.sleep(LOOK_EVERY_S)
 
 
-def _write(asked: Asked, ready: Ready, known: Known, caller: Caller) -> None:
+def _write(asked: Asked, ready: Ready, known: Known) -> None:
     """Give the message its text, or its problem."""
     try:
         asked.written = _written(asked, ready, known)
     except TextRefused as refused:
-        reasons = [Reason(*against) for against in refused.against]
+        reasons = [Reason(masked(each.field), each.reason, each.detail) for each in refused.against]
         asked.audited = tuple(against.reason for against in refused.against)
         asked.problem = PROBLEMS[refused.kind](
             "; ".join(against.detail for against in refused.against), reasons=reasons
@@ -364,7 +364,7 @@ def _audit(asked: Asked, caller: Caller, now: datetime) -> Audit:
         result="overridden" if overridden else "refused",
         reasons=asked.audited,
         message_id=asked.identity if overridden else None,
-        override_reason=asked.body.override_reason if overridden else None,
+        override_reason=masked(asked.body.override_reason or "") if overridden else None,
     )
 
 

@@ -32,9 +32,10 @@ from dispatch.gateways.pool import Traffic, Ways
 from dispatch.lane import Lane, lane_of
 from dispatch.messages import store as messages
 from dispatch.messages.reasons import Reason
-from dispatch.messages.row import MessageRow
+from dispatch.messages.row import FREE_TEXT, MessageRow
 from dispatch.messages.status import Status
 from dispatch.projection import store as projection
+from dispatch.projection import templates
 from dispatch.projection.limits import Limits
 
 VERDICTS = counter(
@@ -168,6 +169,8 @@ class Clearance:
         senders = await projection.senders(tx, {c.sender_id for c in candidates})
         blocks = await store.blocks(tx, [c.subject_id for c in candidates])
         erased = await erasing.asked_of(tx, {c.subject_id for c in candidates})
+        named = {c.template for c in candidates if c.template is not None and c.template != FREE_TEXT}
+        retired = named - await templates.approved(tx, named)
         if not locked:
             await messages.lock_partition(tx, partition, _lane_of_all(candidates))
         until = uptime_s() + self.permit_ttl_s  # before the read: no permit outlives its knowledge
@@ -184,6 +187,8 @@ class Clearance:
             await _let_others(place)
             if _not_to_be_kept(candidate, erased.get(candidate.subject_id)):
                 flaw = Reason.ERASED
+            elif candidate.template in retired:
+                flaw = flaw or Reason.TEMPLATE_RETIRED
             sender = senders.get(candidate.sender_id)
             subject = subjects.get(candidate.subject_id)
             blocked = blocks.get(candidate.subject_id, frozenset())
