@@ -41,6 +41,7 @@ OPEN = (  # unenforced STOPs, and waiting codes: the slowest count too
     "SELECT (SELECT count(*) FROM enforcement WHERE enforced_at IS NULL)"
     " + (SELECT count(*) FROM message WHERE category = 'transactional' AND handed_off_at IS NULL)"
 )
+CODES_SENDER = {**SENDER, "sender_id": "bench-codes", "oadc": "BANCCODES", "stop_code": "38111", "purposes": []}
 CODES_TO = "+33639980000"
 QUIET_S = 10.0
 GIVEN_UP_S = 900.0
@@ -106,8 +107,10 @@ class _Others:
         self._numbers = count()
 
     async def register(self) -> None:
-        async with self._client.post(f"{self._urls['consent']}/v1/senders", json=SENDER, headers=self._bearer) as told:
-            told.raise_for_status()
+        for sender in (SENDER, CODES_SENDER):
+            url = f"{self._urls['consent']}/v1/senders"
+            async with self._client.post(url, json=sender, headers=self._bearer) as told:
+                told.raise_for_status()
 
     async def write_while(self, going: Awaitable[object], made: Sequence[MessageRequested]) -> None:
         """Send STOPs and codes until `going` ends. STOPs come from the people of `made`, in no order."""
@@ -143,7 +146,8 @@ class _Others:
             told.raise_for_status()
 
     async def _code(self) -> None:
-        asked = {"sender_id": SENDER["sender_id"], "to": CODES_TO, "text": "Code 123456", "category": "transactional"}
+        sender_id = CODES_SENDER["sender_id"]
+        asked = {"sender_id": sender_id, "to": CODES_TO, "text": "Code 123456", "category": "transactional"}
         async with self._client.post(f"{self._urls['dispatch']}/v1/messages", json=asked, headers=self._bearer) as told:
             told.raise_for_status()
 

@@ -20,7 +20,7 @@ import pytest
 from tests.service.dispatch.test_fail_points import POINTS
 
 DISPATCH = Path(__file__).parents[2] / "services" / "dispatch-svc" / "src" / "dispatch"
-MODULES = ("api", "sending/pipeline", "projection/apply", "sending/receipts", "sending/timers")
+MODULES = ("accepting/api", "api", "sending/pipeline", "projection/apply", "sending/receipts", "sending/timers")
 OTHERS = (
     "audit/invariants",
     "audit/replay",
@@ -30,12 +30,16 @@ OTHERS = (
 )  # on no message's way
 READS = "it writes nothing"
 REASONS = {
-    "api:_sender": "it is `api:send` that it is opened for",
+    "accepting/api:_known": "it is `accepting/api:send` that it is opened for",
+    "accepting/api:list_text_audits": READS,
+    "accepting/api:report_to_stopped": READS,
     "api:get_message": READS,
     "api:list_enforcements": READS,
     "api:list_provider_blocks": READS,
     "api:remove_provider_block": "one statement, which is on no message's way; asked again, it answers 404",
     "projection/apply:mark_unreadable": "an upsert in the transaction that steps over the record, as a control's",
+    "projection/apply:apply_templates": "an upsert guarded by its version, as a control's",
+    "projection/apply:mark_template_unreadable": "an update in the transaction that steps over the record",
     "projection/apply:apply_senders": "an upsert guarded by its version, as a control's",
     "sending/timers:Timers._due": READS,
     "sending/timers:Timers._resolve_left_sending": READS,

@@ -19,6 +19,7 @@ BOUNDED_LABELS = {
     "gateway",
     "intent",
     "kind",
+    "lane",
     "outcome",
     "partition",
     "provider",

@@ -68,7 +68,7 @@ class Placet:
                 "country": "FR",
                 "oadc": oadc,
                 "stop_code": code,
-                "purposes": [{"id": "promotions", "wording": "Nos offres"}],
+                "purposes": [] if code.startswith("38") else [{"id": "promotions", "wording": "Nos offres"}],
             },
         )
         return sender_id
@@ -198,7 +198,12 @@ async def test_1_stop_is_final(placet: Placet) -> None:
         "POST",
         "dispatch",
         "/v1/messages",
-        {"sender_id": sender, "to": number(101), "text": "Votre code : 4821", "category": "transactional"},
+        {
+            "sender_id": await placet.new_sender("38201"),
+            "to": number(101),
+            "text": "Votre code : 4821",
+            "category": "transactional",
+        },
     )
 
     async def gone() -> bool:
@@ -529,14 +534,14 @@ async def test_6_the_law_is_data(tmp_path: Path) -> None:
         placet = Placet(stack, http)
         sender = await placet.new_sender("36207")
         await placet.consent(sender, 700, datetime.now(UTC) - timedelta(days=1))
-        send = {"sender_id": sender, "to": number(700), "category": "marketing", "purpose": "promotions"}
+        send = {"to": number(700), "category": "marketing", "purpose": "promotions", "sender_id": sender}
+        codes = await placet.new_sender("38207")
         until = (datetime.now(UTC) + timedelta(days=9)).isoformat()
         offer = await placet.call(
             "POST", "dispatch", "/v1/messages", {**send, "text": "-20 %. STOP au 36207", "send_before": until}
         )
-        code = await placet.call(
-            "POST", "dispatch", "/v1/messages", {**send, "category": "transactional", "text": "Code 4821"}
-        )
+        otp = {"to": number(700), "category": "transactional", "text": "Code 4821", "sender_id": codes}
+        code = await placet.call("POST", "dispatch", "/v1/messages", otp)
 
         async def decided() -> tuple[Any, Any]:
             found = await asyncio.gather(

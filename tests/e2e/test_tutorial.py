@@ -26,7 +26,14 @@ def checkout(tmp_path: Path) -> Path:
 @pytest.mark.timeout(WITHIN_S + 60)
 async def test_every_line_of_the_tutorial_works_as_written(checkout: Path) -> None:
     output = await _pasted(checkout, "docs/tutorial.md")
-    for answer in ('"state":"opted_in"', '"status":"finished"', '"status":"accepted"', '"state":"opted_out"'):
+    for answer in (
+        '"state":"opted_in"',
+        '"status":"finished"',
+        '"own_template"',
+        '"status":"accepted"',
+        '"advertising:soldes"',
+        '"state":"opted_out"',
+    ):
         assert answer in output, output[-4000:]
 
 

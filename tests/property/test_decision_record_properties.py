@@ -54,6 +54,7 @@ near = st.builds(
         flaw=mostly(None, Reason.ERASED),
         region=mostly(None, "FR-57", "FR-57", "MQ"),
         mark=mostly(None, "PUBLI"),
+        courtesy=mostly(False, True),
     ),
     st.builds(
         Knowledge,

@@ -1,8 +1,11 @@
 """No disguise of a word hides the word, wherever in a text the word stands."""
 
+from dataclasses import dataclass
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.texts import template
 from common.texts.findings import findings_of, load
 from common.texts.reading import LOOK_ALIKES, read
 
@@ -43,3 +46,26 @@ def test_any_text_is_read_and_each_span_is_of_the_text(text: str) -> None:
         assert finding.span is not None
         start, end = finding.span
         assert 0 <= start < end <= len(text)
+
+
+@dataclass(frozen=True)
+class Field:
+    name: str
+    max_chars: int = 160
+    links: bool = True
+    prices: bool = True
+
+
+@given(disguised(), st.data())
+def test_a_word_split_between_values_and_text_is_refused_or_seen_by_the_approver(
+    written: tuple[str, str], data: st.DataObject
+) -> None:
+    _, shown = written
+    first, second = sorted(data.draw(st.tuples(*[st.integers(0, len(shown))] * 2)))
+    before, inside, after = shown[:first], shown[first:second], shown[second:]
+    if not any(char.isalpha() for char in inside):
+        return
+    text = f"Maison Lune, {before}{{value}}{after} demain"
+    rendered = template.render(text, {"value": inside})
+    refused = template.refused_findings(rendered, [Field("value")])
+    assert template.own_findings(text) or any(names == ["value"] for _, names in refused)

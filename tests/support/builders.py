@@ -4,7 +4,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from common.contracts.campaign import CampaignControlled, MessageRequested, MessageReworded
+from common.contracts.campaign import (
+    CampaignControlled,
+    MessageRequested,
+    MessageReworded,
+    TemplateChanged,
+    TemplateField,
+)
 from common.contracts.consent import Cause, Consent, ConsentStateChanged, Purpose, SenderChanged, Suppression
 from common.contracts.inbound import ReceiptReceived
 from common.contracts.rights import ErasureRequested
@@ -15,6 +21,8 @@ from tests.support.running import KEY_RING
 
 SENDER = "maison-lune"
 STOP_CODE = "36111"
+CODES_SENDER = "maison-lune-compte"  # of transactional messages: its code is a 38xxx
+CODES_STOP_CODE = "38111"
 TEXT = "Maison Lune : -20 % ce samedi. STOP au 36111"
 
 subject_keys = SubjectKeys(KeyRingSettings.model_validate(KEY_RING))
@@ -48,6 +56,29 @@ def sender_changed(**more: Any) -> SenderChanged:
         "purposes": (Purpose(id="promotions", wording="Nos offres"), Purpose(id="loyalty", wording="Vos points")),
     }
     return SenderChanged(**{**fields, **more})
+
+
+def codes_sender_changed(**more: Any) -> SenderChanged:
+    fields = {"sender_id": CODES_SENDER, "oadc": "LUNECOMPTE", "stop_code": CODES_STOP_CODE, "purposes": ()}
+    return sender_changed(**{**fields, **more})
+
+
+def template_changed(**more: Any) -> TemplateChanged:
+    """An approved version of a template, whose message is a code."""
+    template_id, number = more.pop("template_id", "tpl-code"), more.pop("number", 1)
+    fields: dict[str, Any] = {
+        "template_version": f"{template_id}@{number}",
+        "template_id": template_id,
+        "number": number,
+        "sender_id": CODES_SENDER,
+        "category": "transactional",
+        "language": "fr",
+        "text": "Maison Lune : votre code est {code}.",
+        "fields": (TemplateField(name="code", max_chars=20),),
+        "state": "approved",
+        "version": 1,
+    }
+    return TemplateChanged(**{**fields, **more})
 
 
 def opted_in(n: int, version: int = 1, **more: Any) -> ConsentStateChanged:

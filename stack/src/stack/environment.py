@@ -27,6 +27,7 @@ SCOPES = (
     "sender:read sender:write sender:reopen consent:read consent:write contact:write"
     " campaign:read campaign:write campaign:approve campaign:rules campaign:trace"
     " message:send:transactional message:send:service message:send:marketing"
+    " message:send:free_text message:send:override template:read template:write template:approve"
     " message:read message:write review:read review:write"
     " erasure:read erasure:write copy:read copy:write rectification:read rectification:write"
     " dead-letter:read dead-letter:write"

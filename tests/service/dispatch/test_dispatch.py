@@ -2,13 +2,16 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import httpx
 import msgspec
@@ -22,9 +25,10 @@ from common.contracts import (
     INBOUND_RECEIPTS,
     SENDERS,
     STATES,
+    TEMPLATES,
 )
 from common.contracts.campaign import MessageRequested
-from common.contracts.consent import Consent, ConsentStateChanged
+from common.contracts.consent import Consent, ConsentStateChanged, Suppression
 from common.contracts.dispatch import MessageChanged
 from common.kafka.broker import partition_of
 from dispatch.messages import store as messages
@@ -32,7 +36,9 @@ from dispatch.sending import timers
 from dispatch.sending.pipeline import SUBMITS_AHEAD
 from dispatch.service import Settings, build
 from tests.support.builders import (
+    CODES_SENDER,
     SENDER,
+    codes_sender_changed,
     controlled,
     field_keys,
     now,
@@ -43,6 +49,7 @@ from tests.support.builders import (
     requested,
     sender_changed,
     subject,
+    template_changed,
 )
 from tests.support.eventually import eventually
 from tests.support.operators.http import TOKEN, Operator, operator
@@ -108,7 +115,7 @@ async def dispatch(
     settings = await surroundings.settings("dispatch", **{**usual, **more})
     async with running(build(Settings(**settings))) as client:
         under_test = Dispatch(client, handler, surroundings)
-        await publish(surroundings, SENDERS, [sender_changed()])
+        await publish(surroundings, SENDERS, [sender_changed(), codes_sender_changed()])
         await publish(surroundings, CONTROLS, [controlled("running")])
         async with heartbeat(surroundings, STATES) if watermarks else contextlib.nullcontext():
             await eventually(lambda: _knows_the_sender(surroundings))
@@ -119,7 +126,7 @@ async def dispatch(
 
 async def _knows_the_sender(surroundings: Surroundings) -> bool:
     async with surroundings.sql("dispatch") as sql:
-        return bool(await sql.fetchval("SELECT count(*) FROM sender"))
+        return bool(await sql.fetchval("SELECT count(*) FROM sender") == 2)
 
 
 async def known(surroundings: Surroundings, subjects: int) -> bool:
@@ -264,7 +271,7 @@ async def test_while_consent_is_stale_marketing_is_held_and_transactional_goes(s
         await eventually(d.becomes(sent.json()["message_id"], "accepted"))
         marketing = await d.client.post(
             "/v1/messages",
-            json={**_otp(1), "category": "marketing", "purpose": "promotions", "text": "Offre. STOP au 36111"},
+            json=_offer(1),
         )
         found = await eventually(d.becomes(marketing.json()["message_id"], "pending"))
         assert (await d.client.get("/readyz")).status_code == 503
@@ -457,7 +464,7 @@ async def test_a_lapsed_permit_is_decided_again_before_the_submit(surroundings: 
         await eventually(lambda: _holds(bool(op.messages)))
         sent = await d.client.post(
             "/v1/messages",
-            json={**_otp(2), "category": "marketing", "purpose": "promotions", "text": "Offre. STOP au 36111"},
+            json=_offer(2),
         )
         waiting = sent.json()["message_id"]
         await eventually(d.becomes(waiting, "sending"))
@@ -982,27 +989,112 @@ async def test_the_idempotency_key_makes_one_message_of_many_calls(surroundings:
         assert op.references == [identity]
 
 
+def _otp(n: int) -> dict[str, Any]:
+    national = "0" + number(n)[3:]
+    return {"sender_id": CODES_SENDER, "to": national, "text": "Votre code : 4821", "category": "transactional"}
+
+
+def _offer(n: int, **more: Any) -> dict[str, Any]:
+    offer = {"category": "marketing", "purpose": "promotions", "text": "Offre. STOP au 36111"}
+    return {**_otp(n), "sender_id": SENDER, **offer, **more}
+
+
+@pytest.mark.any_broker
+async def test_a_template_arrives_is_sent_from_and_ends(surroundings: Surroundings) -> None:
+    """To a person who had stopped everybody, which a report counts."""
+    body = {**_otp(1), "text": None, "template_id": "tpl-code", "values": {"code": "4821"}}
+
+    async def refused(reason: str, **more: Any) -> bool:
+        answer = await d.client.post("/v1/messages", json={**body, **more})
+        return answer.status_code == 409 and answer.json()["reasons"][0]["reason"] == reason
+
+    async def report() -> list[Any]:
+        items: list[Any] = (await d.client.get("/v1/reports/to-stopped")).json()["items"]
+        return items
+
+    async with operator() as op, dispatch(surroundings, op) as d:
+        stop = Suppression(sender_id=None, since=now())
+        await d.publish_states(opted_out(1, suppressions=(stop,)))
+        await publish(surroundings, TEMPLATES, [template_changed(), template_changed(number=2)])
+        await eventually(lambda: known(surroundings, 1))
+        await eventually(lambda: _count(_rows(surroundings, "SELECT FROM template"), 2))
+        sent = await d.client.post("/v1/messages", json=body)
+        await eventually(d.becomes(sent.json()["message_id"], "accepted"))
+        assert [m["text"] for m in op.messages] == ["Maison Lune : votre code est 4821."]
+        told = {"sender_id": CODES_SENDER, "category": "transactional", "template": "tpl-code@2"}
+        assert await report() == [{**told, "messages": 1, "to_stopped": 1}]
+        metrics = (await d.client.get("/metrics")).text
+        assert 'sms_dispatch_requested_total{lane="transactional",state="stopped"}' in metrics
+        await publish(surroundings, TEMPLATES, [template_changed(number=2, state="retired", version=2)])
+        await eventually(lambda: _count(_rows(surroundings, "SELECT FROM template WHERE state = 'retired'"), 1))
+        sent = await d.client.post("/v1/messages", json=body)
+        assert (await d.message(sent.json()["message_id"]))["template"] == "tpl-code@1"
+        headers = [("ce_type", b"campaign.template_changed.v1")]
+        await publish_raw(surroundings, TEMPLATES, b"tpl-code@1", b"{}", headers)  # perhaps the end of this one
+        await eventually(lambda: refused("template_unreadable", version=1))
+        assert await refused("template_retired")
+
+
+@pytest.mark.any_broker
+async def test_a_notice_waits_for_the_day_and_an_answer_does_not(surroundings: Surroundings, tmp_path: Path) -> None:
+    hour = 20 if datetime.now(ZoneInfo("Europe/Paris")).hour in (11, 12) else 12  # half an hour a day, and not now
+    rule = {"layer": "house", "source": "a test", "opens": f"{hour}:00", "closes": f"{hour}:30"}
+    rules = [{"id": name, **rule} for name in ("ours", "ours.courtesy")]
+    house = tmp_path / "house.json"
+    house.write_text(json.dumps({"version": "h-1", "about": "tests", "rules": rules[:1], "courtesy": rules[1:]}))
+    async with operator() as op, dispatch(surroundings, op, hours="france", house_rules=house) as d:
+        notice = await d.client.post("/v1/messages", json={**_otp(1), "category": "service", "text": "Colis demain."})
+        waits = await eventually(d.becomes(notice.json()["message_id"], "deferred", "quiet_hours"))
+        assert datetime.fromisoformat(waits["due_at"]).astimezone(ZoneInfo("Europe/Paris")).hour == hour
+        answer = requested(2, campaign_id=None, purpose=None, category="service", text="Bien noté.")
+        await publish(surroundings, DISPATCH_REQUESTS, [answer])
+        await eventually(d.becomes(answer.message_id, "accepted"))
+        # a template that is retired while its message waits sends nothing
+        of_service = partial(template_changed, category="service")
+        await publish(surroundings, TEMPLATES, [of_service()])
+        await eventually(lambda: _count(_rows(surroundings, "SELECT FROM template"), 1))
+        body = {**_otp(1), "category": "service", "text": None, "template_id": "tpl-code", "values": {"code": "6A1"}}
+        late = (await d.client.post("/v1/messages", json=body)).json()["message_id"]
+        await eventually(d.becomes(late, "deferred", "quiet_hours"))
+        await publish(surroundings, TEMPLATES, [of_service(state="retired", version=2)])
+        await eventually(lambda: _count(_rows(surroundings, "SELECT FROM template WHERE state = 'retired'"), 1))
+        await _rows(surroundings, "UPDATE message SET due_at = now() WHERE status = 'deferred'")
+        assert (await eventually(d.becomes(late, "denied")))["reasons"] == ["template_retired"]
+        assert op.references == [answer.message_id]
+
+
+async def _rows(surroundings: Surroundings, query: str) -> list[Any]:
+    async with surroundings.sql("dispatch") as sql:
+        found: list[Any] = await sql.fetch(query)
+    return found
+
+
 JSON = {"Content-Type": "application/json"}
 BAD_INPUT: list[tuple[dict[str, Any], int, str, str | None]] = [
-    ({"to": "01 23 45 67 89"}, 422, "to", "not_mobile"),
-    ({"to": "bonjour"}, 422, "to", None),
-    ({"text": ""}, 422, "text", None),
-    ({"category": "service"}, 422, "category", None),
-    ({"category": "marketing"}, 422, "purpose", "missing"),
-    ({"category": "marketing", "purpose": "promotions"}, 422, "text", "stop_mention_missing"),
-    ({"category": "marketing", "purpose": "other", "text": "STOP au 36111"}, 422, "purpose", "unknown_purpose"),
-    ({"sender_id": "nobody"}, 404, "sender_id", "unknown_sender"),
-    ({"surprise": 1}, 422, "surprise", None),
-    ({"send_before": "2020-01-01T00:00:00Z"}, 422, "send_before", "in_the_past"),
+    (_otp(1) | {"to": "01 23 45 67 89"}, 422, "to", "not_mobile"),
+    (_otp(1) | {"to": "bonjour"}, 422, "to", None),
+    (_otp(1) | {"text": ""}, 422, "text", None),
+    (_otp(1) | {"category": "advertising"}, 422, "category", None),
+    (_otp(1) | {"purpose": "promotions"}, 422, "body", "value_error"),
+    (_otp(1) | {"template_id": "tpl-code"}, 422, "body", "value_error"),
+    (_otp(1) | {"values": {"code": "1"}}, 422, "body", "value_error"),
+    (_otp(1) | {"sender_id": SENDER, "category": "marketing"}, 422, "purpose", "missing"),
+    (_offer(1) | {"text": "Votre code : 4821"}, 422, "text", "stop_mention_missing"),
+    (_offer(1) | {"purpose": "other"}, 422, "purpose", "unknown_purpose"),
+    (_otp(1) | {"sender_id": "nobody"}, 404, "sender_id", "unknown_sender"),
+    (_otp(1) | {"surprise": 1}, 422, "surprise", None),
+    (_otp(1) | {"send_before": "2020-01-01T00:00:00Z"}, 422, "send_before", "in_the_past"),
+    ({"messages": []}, 422, "messages", "too_short"),
+    ({"messages": [_otp(1), _otp(2) | {"text": ""}]}, 422, "messages.1.text", None),
 ]
 
 
 @pytest.mark.any_broker
 async def test_bad_input_gets_a_clear_answer(surroundings: Surroundings) -> None:
     async with operator() as op, dispatch(surroundings, op, watermarks=False) as d:
-        for change, status, field, reason in BAD_INPUT:
-            answer = await d.client.post("/v1/messages", json={**_otp(1), **change})
-            assert answer.status_code == status, (change, answer.text)
+        for body, status, field, reason in BAD_INPUT:
+            answer = await d.client.post("/v1/messages", json=body)
+            assert answer.status_code == status, (body, answer.text)
             assert answer.headers["content-type"] == "application/problem+json"
             [found] = answer.json()["reasons"]
             assert found["field"] == field
@@ -1030,11 +1122,6 @@ async def test_nobody_uninvited(surroundings: Surroundings) -> None:
             answer = await d.client.post("/v1/messages", json=_otp(1), headers=bearer(**claims))
             assert answer.status_code == status, (claims, answer.text)
         assert op.messages == []
-
-
-def _otp(n: int) -> dict[str, Any]:
-    national = "0" + number(n)[3:]
-    return {"sender_id": "maison-lune", "to": national, "text": "Votre code : 4821", "category": "transactional"}
 
 
 async def _holds(value: bool) -> bool:

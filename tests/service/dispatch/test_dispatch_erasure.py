@@ -30,7 +30,7 @@ from tests.support.running import Surroundings
 pytestmark = pytest.mark.any_broker  # the way between the services is of rights/test_erasure.py
 
 TEXT = "Zoé, -20 % ce samedi. STOP au 36111"
-CODE = {"sender_id": "maison-lune", "text": "Votre code : 4821", "category": "transactional"}
+CODE = {"sender_id": "maison-lune-compte", "text": "Votre code : 4821", "category": "transactional"}
 
 
 async def held(surroundings: Surroundings, n: int) -> list[str]:

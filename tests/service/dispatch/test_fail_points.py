@@ -34,7 +34,8 @@ from common.contracts.dispatch import MessageChanged, OptOutEnforced
 from common.contracts.inbound import ReceiptReceived
 from dispatch.service import Settings, build
 from tests.support.builders import (
-    SENDER,
+    CODES_SENDER,
+    codes_sender_changed,
     controlled,
     now,
     number,
@@ -380,7 +381,7 @@ async def _post_again(case: Case) -> None:
 
 async def _post(at: socket.socket, n: int) -> httpx.Response | None:
     """None where it dies before it has answered."""
-    body = {"sender_id": SENDER, "to": number(n), "text": "Votre code : 4821", "category": "transactional"}
+    body = {"sender_id": CODES_SENDER, "to": number(n), "text": "Votre code : 4821", "category": "transactional"}
     headers = {**bearer(), "Idempotency-Key": f"code-{n}"}
     host, port = at.getsockname()
     async with httpx.AsyncClient(base_url=f"http://{host}:{port}", headers=headers, timeout=WITHIN_S) as client:
@@ -646,7 +647,7 @@ async def _case(surroundings: Surroundings, handler: Operator, *, idempotent: bo
         drain_s=SUBMIT_WITHIN_S + 1,  # nobody is stopped: they are killed
         max_staleness_s=60.0,  # on a busy machine the watermarks come late, and then all is deferred first
     )
-    await publish(surroundings, SENDERS, [sender_changed()])
+    await publish(surroundings, SENDERS, [sender_changed(), codes_sender_changed()])
     await publish(surroundings, CONTROLS, [controlled("running")])
     await publish(surroundings, STATES, [opted_in(n) for n in PEOPLE])
     async with heartbeat(surroundings, STATES), surroundings.sql("dispatch") as ledger:

@@ -16,7 +16,7 @@ from consent import service as consent
 from dispatch import service as dispatch
 from inbound import service as inbound
 from tests.operators import signed
-from tests.support.builders import SENDER, STOP_CODE, now, number
+from tests.support.builders import CODES_SENDER, CODES_STOP_CODE, SENDER, STOP_CODE, now, number
 from tests.support.eventually import eventually
 from tests.support.holdings import holdings, spellings
 from tests.support.operators.http import TOKEN, Operator, operator
@@ -57,7 +57,7 @@ class Four:
 
     async def code_sent(self, n: int) -> str:
         body = {
-            "sender_id": SENDER,
+            "sender_id": CODES_SENDER,
             "to": number(n),
             "text": f"Votre code : 48{n:02d} Zoé {n}",
             "category": "transactional",
@@ -189,21 +189,18 @@ async def four(surroundings: Surroundings, without: tuple[str, ...] = (), **more
             if service not in without:
                 await start(service)
         told = Four(surroundings, clients, op)
-        await told.call(
-            "POST",
-            "consent",
-            "/v1/senders",
-            {
-                "sender_id": SENDER,
-                "legal_name": "Maison Lune SAS",
-                "brand": "Maison Lune",
-                "contact": "contact@maison-lune.example",
-                "country": "FR",
-                "oadc": "MAISONLUNE",
-                "stop_code": STOP_CODE,
-                "purposes": [{"id": "promotions", "wording": "Nos offres"}],
-            },
-        )
+        brand = {
+            "legal_name": "Maison Lune SAS",
+            "brand": "Maison Lune",
+            "contact": "contact@maison-lune.example",
+            "country": "FR",
+            "controller": "lune",
+        }
+        offers = {"sender_id": SENDER, "oadc": "MAISONLUNE", "stop_code": STOP_CODE}
+        purposes = [{"id": "promotions", "wording": "Nos offres"}]
+        codes = {"sender_id": CODES_SENDER, "oadc": "LUNECOMPTE", "stop_code": CODES_STOP_CODE}
+        await told.call("POST", "consent", "/v1/senders", {**brand, **offers, "purposes": purposes})
+        await told.call("POST", "consent", "/v1/senders", {**brand, **codes, "purposes": []})
         await asyncio.gather(*(eventually(_ready(client)) for client in clients.values()))
         await asyncio.gather(
             *(eventually(_knows_the_sender(surroundings, s)) for s in ("campaign", "dispatch") if s in clients)
@@ -214,7 +211,7 @@ async def four(surroundings: Surroundings, without: tuple[str, ...] = (), **more
 def _knows_the_sender(surroundings: Surroundings, service: str) -> Callable[[], Awaitable[bool]]:
     async def look() -> bool:
         async with surroundings.sql(service) as sql:
-            return bool(await sql.fetchval("SELECT count(*) FROM sender"))
+            return bool(await sql.fetchval("SELECT count(*) FROM sender") == 2)
 
     return look
 

@@ -245,6 +245,29 @@ def test_the_gate_stops_ten_minutes_before_the_end() -> None:
     assert next_permitted(utc("2026-11-24T18:50"), "FR", gate) == utc("2026-11-25T07:00")
 
 
+def test_courtesy_hours_are_a_policy_of_their_own() -> None:
+    france = load("france-3")
+    courtesy = at_hand_off(france).courtesy
+    assert courtesy is not None
+    sunday = utc("2026-11-29T20:15")  # 21:15 in Paris
+    assert is_open(sunday, "FR", courtesy)
+    assert not is_open(sunday, "FR", france)
+    assert not is_open(utc("2026-11-29T20:20"), "FR", courtesy), "the margin of the hand-off counts"
+    assert next_permitted(utc("2026-11-29T20:20"), "FR", courtesy) == utc("2026-11-30T07:00")
+    assert load("demonstration").courtesy is None
+
+
+def test_a_house_may_tighten_the_courtesy_hours() -> None:
+    content = json.loads(house())
+    content["courtesy"] = [{"id": "ours.late", "layer": "house", "source": "our shops", "opens": "09:00"}]
+    ours = load("france-3", json.dumps(content).encode())
+    assert ours.courtesy is not None
+    assert next_permitted(utc("2026-11-30T07:00"), "FR", ours.courtesy) == utc("2026-11-30T08:00")
+    content["courtesy"][0]["layer"] = "law"
+    with pytest.raises(PolicyUnreadable):
+        load("france-3", json.dumps(content).encode())
+
+
 def test_a_demonstration_is_always_open_and_says_so() -> None:
     demonstration = load("demonstration")
     sunday_night = utc("2026-11-29T02:00")

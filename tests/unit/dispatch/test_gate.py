@@ -327,6 +327,33 @@ def test_a_transactional_message_needs_neither_consent_nor_hours_but_a_sender() 
     assert verdict(request, replace(known, purposes=None), TUESDAY_22H) == Deny((Reason.UNKNOWN_SENDER,))
 
 
+def test_a_notice_waits_for_its_courtesy_hours_and_an_answer_does_not() -> None:
+    sunday_22h = TUESDAY_22H + timedelta(days=5)
+    notice = replace(
+        REQUEST,
+        category="service",
+        purpose=None,
+        campaign_id=None,
+        mentions_stop=False,
+        courtesy=True,
+        requested_at=sunday_22h,
+        send_before=sunday_22h + timedelta(days=1),
+    )
+    known = Knowledge(as_of=None, subject=None, purposes=frozenset(), countries=frozenset(), control=None)
+    monday_8h = datetime(2026, 11, 30, 7, 0, tzinfo=UTC)
+    assert verdict(notice, known, sunday_22h) == Defer((Reason.QUIET_HOURS,), monday_8h)
+    assert verdict(notice, known, monday_8h) == Allow()
+    assert verdict(notice, known, sunday_22h + timedelta(hours=-2)) == Allow(), "a Sunday evening"
+    short = replace(notice, send_before=sunday_22h + timedelta(hours=1))
+    assert verdict(short, known, sunday_22h) == Defer((Reason.QUIET_HOURS,), short.send_before)
+    assert verdict(replace(notice, courtesy=False), known, sunday_22h) == Allow()
+    assert verdict(replace(notice, territory="JP"), known, sunday_22h) == Allow(), "a place without rules"
+    in_reunion = replace(notice, territory="RE")
+    assert verdict(in_reunion, known, monday_8h - timedelta(hours=3, minutes=1)) == Defer(
+        (Reason.QUIET_HOURS,), monday_8h - timedelta(hours=3)
+    )
+
+
 # --- the question of a double opt-in: service, with a purpose -------------------------------------------------------
 
 QUESTION = replace(REQUEST, category="service", campaign_id=None, mentions_stop=False)

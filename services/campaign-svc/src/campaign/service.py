@@ -28,12 +28,14 @@ from campaign.privacy.rectifier import Rectifier
 from campaign.results import statistics
 from campaign.senders import registry
 from campaign.senders import store as senders
+from campaign.templates import api as templating
+from campaign.templates import store as templates
 from common.privacy.pruning import Pruner
 from common.service import Background, Resources, Service
 from common.settings import HoursSettings
 
 # modules defining tables, beside `audience.attributes` and `audience.segments`
-STORES = (audience, campaigns, imports, links, planning, preflight, recipients, senders)
+STORES = (audience, campaigns, imports, links, planning, preflight, recipients, senders, templates)
 
 
 class Settings(HoursSettings):
@@ -99,6 +101,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             pre_flight.router,
             segmenting.router,
             test_sends.router,
+            templating.router,
             writing.router,
             statistics.router,
             redirects.pages,

@@ -13,12 +13,14 @@ from common.db.database import new_metadata
 from common.kafka import dead_letters, outbox
 from common.kafka.reading import offsets
 from common.privacy import erasing
+from common.web import idempotency
 
 metadata = new_metadata()
 outbox.define(metadata)
 offsets.define(metadata)
 dead_letters.define(metadata)
 erasing.define(metadata)
+idempotency.define(metadata)
 
 
 def instant(name: str, *, nullable: bool = True) -> Column[datetime]:

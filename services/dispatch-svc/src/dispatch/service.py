@@ -12,6 +12,7 @@ from common.privacy.pruning import Pruner
 from common.service import Background, Resources, Service
 from common.settings import HoursSettings
 from dispatch import api, schema
+from dispatch.accepting import api as accepting
 from dispatch.audit.invariants import Checker
 from dispatch.gate.clearance import Clearance
 from dispatch.gateways.settings import GatewaySettings, traffic_of
@@ -30,6 +31,7 @@ from dispatch.sending.timers import Timers
 
 # of each gateway's rate, for transactional and service messages
 CODES_PART = 0.2
+BATCH_BYTES = 8 * 1024 * 1024  # a thousand messages of ten SMS
 
 
 class Settings(HoursSettings):
@@ -181,10 +183,11 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         settings=settings,
         metadata=schema.metadata,
         subject_ids=[projection.subject.c.subject_id, messages.message.c.subject_id],
-        routers=[api.router],
+        routers=[accepting.router, api.router],
         background=background,
         projection=urgent,
         more_topics=[operator_submits(each.account) for each in settings.gateways if each.provider == "kafka"],
         checks=[fresh] if decides else [],
+        body_limits={"/v1/messages": BATCH_BYTES},
         remarks=[consents_are_the_same] if decides else [fresh, consents_are_the_same],
     )

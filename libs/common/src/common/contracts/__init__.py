@@ -7,7 +7,13 @@ dispatch's partition lock and the watermarks rely on this (ADR-0004).
 from dataclasses import dataclass
 from typing import Literal
 
-from common.contracts.campaign import CampaignControlled, LinkClicked, MessageRequested, MessageReworded
+from common.contracts.campaign import (
+    CampaignControlled,
+    LinkClicked,
+    MessageRequested,
+    MessageReworded,
+    TemplateChanged,
+)
 from common.contracts.consent import ConsentStateChanged, SenderChanged, StatesSummed
 from common.contracts.dispatch import HoldChanged, MessageChanged, OptOutEnforced
 from common.contracts.envelope import Event, Watermark
@@ -34,7 +40,15 @@ class Topic:
     name: str
     owner: str
     keyed_by: Literal[
-        "subject_id", "sender_id", "campaign_id", "provider_message_id", "message_id", "reference", "sum_id", "category"
+        "subject_id",
+        "sender_id",
+        "campaign_id",
+        "provider_message_id",
+        "message_id",
+        "reference",
+        "sum_id",
+        "category",
+        "template_version",
     ]
     cleanup: Literal["compact", "delete"]
     events: tuple[type[Event], ...]
@@ -125,6 +139,7 @@ CAMPAIGN_REQUESTS = Topic(
     "campaign.requests.v1", "campaign", "subject_id", "delete", (MessageRequested, MessageReworded), ("dispatch",)
 )
 CLICKS = Topic("campaign.clicks.v1", "campaign", "subject_id", "delete", (LinkClicked,), ("consent",))
+TEMPLATES = Topic("campaign.templates.v1", "campaign", "template_version", "compact", (TemplateChanged,), ("dispatch",))
 DISPATCH_REQUESTS = Topic(
     "dispatch.requests.v1",
     "dispatch",
@@ -159,6 +174,7 @@ TOPICS: tuple[Topic, ...] = (
     CONTROLS,
     CAMPAIGN_REQUESTS,
     CLICKS,
+    TEMPLATES,
     DISPATCH_REQUESTS,
     DISPATCH_MESSAGES,
     DISPATCH_HOLDS,

@@ -1,6 +1,8 @@
-"""Define the events of campaign-svc: campaign controls, one request per recipient, updated texts, clicks on links."""
+"""Define the events of campaign-svc: campaign controls, requests, updated texts, clicks on links, templates."""
 
 from typing import ClassVar, Literal
+
+import msgspec
 
 from common.contracts.envelope import Event, Instant
 
@@ -92,3 +94,36 @@ class LinkClicked(Event, frozen=True, kw_only=True):
     @property
     def key(self) -> str:
         return self.subject_id
+
+
+class TemplateField(msgspec.Struct, frozen=True, kw_only=True):
+    """A field of a template, with the limits of its value."""
+
+    name: str
+    max_chars: int
+    links: bool = False  # the value may hold a link
+    prices: bool = False  # the value may be a price, or part of one
+
+
+class TemplateChanged(Event, frozen=True, kw_only=True):
+    """The current state of one version of a template: approved by a second person, or retired.
+
+    A version's text never changes. dispatch-svc sends transactional and service messages of approved versions.
+    """
+
+    type: ClassVar[str] = "campaign.template_changed.v1"
+
+    template_version: str  # "<template_id>@<number>"
+    template_id: str
+    number: int
+    sender_id: str
+    category: Literal["transactional", "service"]
+    language: str
+    text: str
+    fields: tuple[TemplateField, ...]
+    state: Literal["approved", "retired"]
+    version: int
+
+    @property
+    def key(self) -> str:
+        return self.template_version

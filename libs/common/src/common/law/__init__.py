@@ -1,4 +1,4 @@
-"""Decide when and how a marketing message may be sent, from versioned data: hours, days and public holidays. Pure.
+"""Decide when and how a message may be sent, from versioned data: hours, days and public holidays. Pure.
 
 The rules are the JSON files beside this module (`files.py`). A decision names its edition ("france-3"), so the decision
 can be repeated.
@@ -14,6 +14,9 @@ The strictest rule wins, of the law, the operators' charter, the operators and t
 number with a prefix shared by several places (+590, +689, the states of the US), or of one place with an address in
 another, may receive messages only while all of these places are open. A country without a file is never open; nor is
 a place without a means to stop, or with unknown holidays.
+
+All of this is about marketing. `Policy.courtesy` is a policy of its own, with the courtesy hours of service messages; a
+country without a file has none.
 """
 
 import hashlib
@@ -23,6 +26,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 from functools import lru_cache
 from zoneinfo import ZoneInfo
+
+import msgspec
 
 from common.law import files
 from common.law.files import EARLIEST_OPENING, Layer, PolicyUnreadable, clock
@@ -139,12 +144,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Policy:
-    """An edition with the house's rules: `version` names both."""
+    """An edition with the house's rules: `version` names both. `courtesy`: the policy of service messages, if any."""
 
     version: str
     always_open: bool
     hand_off_margin: timedelta
     places: dict[str, Place]
+    courtesy: "Policy | None" = None
 
 
 Opening = tuple[datetime, datetime]  # first open instant, first closed instant after, UTC
@@ -378,18 +384,23 @@ def load(name: str, house: bytes | None = None) -> Policy:
     Raises FileNotFoundError, PolicyUnreadable.
     """
     edition = files.edition(name if name.rpartition("-")[2].isdigit() else files.newest(name))
-    version, own = edition.version, edition.rules
+    version, own, courtesy = edition.version, edition.rules, edition.courtesy
     if house is not None:
         added = files.house(house)
         version = f"{version}+{added.version}:{hashlib.sha256(house).hexdigest()[:8]}"
-        own = (*own, *added.rules)
+        own, courtesy = (*own, *added.rules), (*courtesy, *added.courtesy)
     countries = [files.country(each) for each in edition.countries]
     places = {code: place for country in countries for code, place in _placed(country, own)}
-    for rule in own:
+    for rule in (*own, *courtesy):
         if unknown := set(rule.places or ()) - set(places):
             raise PolicyUnreadable(f"{version}: rule {rule.id} is of {', '.join(sorted(unknown))}, which is no place")
     margin = edition.hand_off_margin.minutes if edition.hand_off_margin else 0
-    return Policy(version, edition.always_open, timedelta(minutes=margin), places)
+    policy = Policy(version, edition.always_open, timedelta(minutes=margin), places)
+    if not courtesy:
+        return policy
+    without_rules = [msgspec.structs.replace(country, rules=()) for country in countries]
+    kept = {code: place for country in without_rules for code, place in _placed(country, courtesy)}
+    return replace(policy, courtesy=replace(policy, places=kept))
 
 
 def _placed(country: files.Country, house: tuple[files.Rule, ...]) -> Iterator[tuple[str, Place]]:
@@ -448,7 +459,7 @@ def _calendar(calendar: files.Calendar) -> Calendar:
 
 def _with_rules(policy: Policy, change: Callable[[Iterable[Rule]], Iterable[Rule]]) -> Policy:
     places = {code: replace(place, rules=tuple(change(place.rules))) for code, place in policy.places.items()}
-    return replace(policy, places=places)
+    return replace(policy, places=places, courtesy=policy.courtesy and _with_rules(policy.courtesy, change))
 
 
 @lru_cache(maxsize=4096)

@@ -120,22 +120,24 @@ class Margin(_Part, frozen=True):
 
 
 class Edition(_Part, frozen=True):
-    """An edition file. `always_open`: no rule applies (demonstrations)."""
+    """An edition file. `always_open`: no rule applies (demonstrations). `courtesy`: the rules of service messages."""
 
     version: Annotated[str, Meta(pattern=r"^[a-z]+-\d+$")]
     about: Said
     countries: tuple[Annotated[str, Meta(pattern=r"^[A-Z]{2}-\d+$")], ...]
     always_open: bool = False
     rules: tuple[Rule, ...] = ()
+    courtesy: tuple[Rule, ...] = ()
     hand_off_margin: Margin | None = None
 
 
 class House(_Part, frozen=True):
-    """Rules added by one installation, which only tighten."""
+    """Rules added by one installation, which only tighten. `courtesy`: for service messages."""
 
     version: Annotated[str, Meta(pattern=r"^[a-z0-9-]+$")]
     about: Said
     rules: Annotated[tuple[Rule, ...], Meta(min_length=1)]
+    courtesy: tuple[Rule, ...] = ()
 
 
 def edition(name: str) -> Edition:
@@ -143,7 +145,7 @@ def edition(name: str) -> Edition:
     found = _decoded(f"{name}.json", Edition)
     if found.version != name:
         raise PolicyUnreadable(f"{name}.json calls itself {found.version}")
-    for rule in found.rules:
+    for rule in (*found.rules, *found.courtesy):
         _check_rule(rule, f"{name}.json", only="house")
     return found
 
@@ -162,7 +164,7 @@ def country(name: str) -> Country:
 def house(content: bytes) -> House:
     """Read the content of a house file. Raises PolicyUnreadable."""
     found = _read(content, "the house rules", House)
-    for rule in found.rules:
+    for rule in (*found.rules, *found.courtesy):
         _check_rule(rule, "the house rules", only="house")
     return found
 

@@ -1,1 +1,1 @@
-"""Look at texts for people: words, links, prices and codes that look like advertising. Pure."""
+"""Look at texts for people: signs of advertising, and templates with fields. Pure."""

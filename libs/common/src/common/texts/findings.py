@@ -62,8 +62,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
+    """A rule of the signs. `approvable`: whether a person may approve a template with such a finding."""
+
     says: str
     source: str
+    approvable: bool = True
 
 
 @dataclass(frozen=True, slots=True)

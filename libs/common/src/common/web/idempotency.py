@@ -10,9 +10,9 @@ key of another campaign's test sends, a request is new.
 
 Two requests are the same where path and body are, byte by byte (`fingerprint_of`): other white space or another order
 of fields makes another request. The query and the headers do not count. A test send also compares the texts of the
-messages, an import of contacts compares sender and file, and dispatch-svc the values of the message. A fingerprint is
-made with the subject key, and the key cannot be replaced once a person is stored (`SubjectKeys`). After a replacement
-before that, a repeat of an earlier request, such as for a campaign or a segment, is refused (KeyReused).
+messages, and an import of contacts compares sender and file. A fingerprint is made with the subject key, and the key
+cannot be replaced once a person is stored (`SubjectKeys`). After a replacement before that, a repeat of an earlier
+request, such as for a campaign or a segment, is refused (KeyReused).
 """
 
 import hashlib

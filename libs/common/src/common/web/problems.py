@@ -161,5 +161,8 @@ def install(app: FastAPI) -> None:
 
 
 def _field(location: Sequence[int | str]) -> str:
-    """Return a field's path, after FastAPI's part of the request (body, query, path, header)."""
-    return ".".join(map(str, location[1:])) or "body"
+    """Return a field's path, after FastAPI's part of the request (body, query, path, header).
+
+    A part in parentheses is the tag of a body with several forms.
+    """
+    return ".".join(part for part in map(str, location[1:]) if not part.startswith("(")) or "body"

@@ -91,6 +91,8 @@ def policy(periods: Periods) -> Policy:
             "campaign_reason": "nothing of a person",
             "campaign_link": "nothing of a person",
             "campaign_approval": "nothing of a recipient: who agreed to what",
+            "template": "nothing of a person",
+            "template_version": "nothing of a recipient: who wrote, approved and retired what",
             "campaign_pre_flight": "nothing of a person: the last one's findings",
         },
     )

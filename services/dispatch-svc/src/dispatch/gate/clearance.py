@@ -15,6 +15,7 @@ import msgspec
 from asyncpg.pgproto import pgproto
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.contracts import consent_rule
 from common.contracts.campaign import Category, MessageRequested
 from common.db.timer import uptime_s
 from common.keyring import FieldKeys, LinkKeys, SubjectKeys, Unreadable, owner_of
@@ -27,14 +28,15 @@ from common.sms.msisdn import territory_of
 from common.telemetry import counter
 from dispatch.gate import record, store
 from dispatch.gate import rules as gate
-from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, Verdict
+from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, Subject, Verdict
 from dispatch.gateways.pool import Traffic, Ways
 from dispatch.lane import Lane, lane_of
 from dispatch.messages import store as messages
 from dispatch.messages.reasons import Reason
-from dispatch.messages.row import MessageRow
+from dispatch.messages.row import FREE_TEXT, MessageRow
 from dispatch.messages.status import Status
 from dispatch.projection import store as projection
+from dispatch.projection import templates
 from dispatch.projection.limits import Limits
 from dispatch.projection.store import Sender
 
@@ -44,6 +46,11 @@ VERDICTS = counter(
 NO_ROUTE = counter(
     "sms_dispatch_no_route_total",
     "Permitted messages without a gateway configured for their territory, sender, category and text.",
+)
+TO_STOPPED = counter(
+    "sms_dispatch_requested_total",
+    "Permits of messages requested over HTTP, by lane and by state: the person had stopped the sender, or not.",
+    ["lane", "state"],
 )
 
 TURN = 50  # messages
@@ -66,6 +73,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     send_before: datetime
     gateway: str | None = None  # of the last decision
     region: str | None = None
+    template: str | None = None  # only of a request over HTTP
     version: int = 0  # of the row; 0: no row yet
 
     @property
@@ -169,6 +177,8 @@ class Clearance:
             await _let_others(place)
         blocks = await store.blocks(tx, [c.subject_id for c in candidates])
         erased = await erasing.asked_of(tx, {c.subject_id for c in candidates})
+        named = {c.template for c in candidates if c.template is not None and c.template != FREE_TEXT}
+        retired = named - await templates.approved(tx, named)
         if not locked:
             await messages.lock_partition(tx, partition, _lane_of_all(candidates))
         until = uptime_s() + self.permit_ttl_s  # before the read: no permit outlives its knowledge
@@ -187,6 +197,8 @@ class Clearance:
             await _let_others(place)
             if _not_to_be_kept(candidate, erased.get(candidate.subject_id)):
                 flaw = Reason.ERASED
+            elif candidate.template in retired:
+                flaw = flaw or Reason.TEMPLATE_RETIRED
             sender = senders.get(candidate.sender_id)
             subject = subjects.get(candidate.subject_id)
             blocked = blocks.get(candidate.subject_id, frozenset())
@@ -218,6 +230,7 @@ class Clearance:
                 region=candidate.region,
                 mark=mark_of(content, self.policy),
                 stop_link=stop_link,
+                courtesy=candidate.category == "service" and candidate.template is not None,
             )
             known = Knowledge(
                 as_of=as_of,
@@ -268,6 +281,9 @@ class Clearance:
             (type(d.verdict), next(iter(d.row.reasons), "")) for d in decisions
         ).items():
             VERDICTS.labels(kind.__name__.lower(), reason).inc(many)
+        for candidate in (d.candidate for d in decisions if d.permit is not None and d.candidate.template is not None):
+            stopped = had_stopped(subjects.get(candidate.subject_id), candidate.sender_id)
+            TO_STOPPED.labels(candidate.category, "stopped" if stopped else "open").inc()
         return decisions
 
     def _ways(
@@ -370,6 +386,7 @@ class Clearance:
             region=candidate.region,
             facts=facts,
             gateway=gateway,
+            template=candidate.template,
         )
 
 
@@ -381,6 +398,11 @@ def _lane_of_all(candidates: Sequence[Candidate]) -> Lane:
 def lacks_a_mention(category: Category, text: str, stop_code: str) -> bool:
     """Return whether a marketing text lacks the STOP mention."""
     return category == "marketing" and not mentions_stop(text, stop_code)
+
+
+def had_stopped(subject: Subject | None, sender_id: str) -> bool:
+    """Return whether a STOP of the person covers the sender."""
+    return subject is not None and consent_rule.suppressed(subject.suppressions, sender_id, None)
 
 
 async def _let_others(place: int) -> None:

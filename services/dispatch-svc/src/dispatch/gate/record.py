@@ -87,6 +87,7 @@ class Record(_Kept, frozen=True):
     link: bool = False
     mark: str | None = None
     flaw: Reason | None = None
+    courtesy: bool = False
     person: Person | None = None
     sender: bool | None = None
     countries: tuple[str, ...] = ()
@@ -123,6 +124,7 @@ def encode(request: Request, known: Knowledge, limits: Limits, verdict: Verdict)
             link=request.stop_link,
             mark=request.mark,
             flaw=request.flaw,
+            courtesy=request.courtesy,
             person=_person(request, known.subject),
             sender=None if known.purposes is None else request.purpose in known.purposes,
             countries=tuple(sorted(known.countries)),
@@ -160,6 +162,7 @@ def asked(record: Record, row: Row) -> Request:
         region=record.region,
         mark=record.mark,
         stop_link=record.link,
+        courtesy=record.courtesy,
     )
 
 

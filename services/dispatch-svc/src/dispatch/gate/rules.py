@@ -3,9 +3,10 @@
 A denial outranks every delay. Every reason counts, so that support can answer "why did she not get it?". Marketing
 needs a current opt-in for its sender and purpose, with evidence, read from knowledge fresher than `max_staleness`.
 Unknown, unreadable, stale or contradictory knowledge never sends (README, promises 1 and 2). Transactional and service
-messages need a known sender and an unexpired request, and neither consent nor hours (DOMAIN 1.10). A service message
-with a purpose asks for a consent, or for its renewal: consent-svc decides that the person may be asked, and later words
-of the person may forbid the question.
+messages need a known sender and an unexpired request, and no consent (DOMAIN 1.10). A service message requested over
+HTTP waits for its courtesy hours; an answer to the person, and a transactional message, go at any hour. A service
+message with a purpose asks for a consent, or for its renewal: consent-svc decides that the person may be asked, and
+later words of the person may forbid the question.
 """
 
 from collections.abc import Iterator
@@ -56,7 +57,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
     `territory` comes from the number, `region` from an address. `mentions_stop`: the text has the STOP mention, or the
     gateway adds it. `stop_link`: the text has the person's valid stop link. `mark`: the longest advertising mark of any
-    known law that begins the text. `flaw`: a reason in the request itself.
+    known law that begins the text. `flaw`: a reason in the request itself. `courtesy`: courtesy hours apply.
     """
 
     category: Category
@@ -71,6 +72,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     region: str | None = None
     mark: str | None = None
     stop_link: bool = False
+    courtesy: bool = False
 
     @property
     def is_question(self) -> bool:
@@ -227,12 +229,21 @@ def delay_reasons(
             yield Reason.CONSENT_STALE, now + limits.recheck
         if known.subject is not None and known.subject.held_since is not None:
             yield Reason.UNDER_REVIEW, now + limits.review_recheck
-    if request.category == "marketing":
+    hours = hours_of(request, policy)
+    if hours is not None:
         territory, region = request.territory, request.region
-        opens = next_permitted(now, territory, policy, region=region, before=request.send_before)
+        opens = next_permitted(now, territory, hours, region=region, before=request.send_before)
         if opens != now:
-            against = dict.fromkeys(closure.aspect for closure in closed_by(now, territory, policy, region=region))
+            against = dict.fromkeys(closure.aspect for closure in closed_by(now, territory, hours, region=region))
             yield from ((CLOSED[aspect], opens or request.send_before) for aspect in against)
+
+
+def hours_of(request: Request, policy: Policy) -> Policy | None:
+    """Return the policy whose hours the message keeps, if any. A place without rules has no courtesy hours."""
+    if request.category == "marketing":
+        return policy
+    hours = policy.courtesy if request.courtesy else None
+    return hours if hours is not None and covers(request.territory, hours) else None
 
 
 CLOSED = {

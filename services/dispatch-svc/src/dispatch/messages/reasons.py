@@ -30,6 +30,7 @@ class Reason(StrEnum):
     REQUEST_UNREADABLE = "request_unreadable"
     SUBJECT_MISMATCH = "subject_mismatch"
     CANNOT_BE_WRITTEN = "cannot_be_written"  # corrected personal data left no text
+    TEMPLATE_RETIRED = "template_retired"  # since the request
     PROVIDER_BLOCK = "provider_block"
     # delays
     SERVICE_STOPPING = "service_stopping"

@@ -15,6 +15,7 @@ from common.contracts.campaign import Category
 from common.contracts.inbound import ReceiptState
 from dispatch.messages.status import Status
 
+FREE_TEXT = "free_text"
 Small = Annotated[int, "smallint"]
 
 
@@ -48,6 +49,7 @@ class MessageRow(msgspec.Struct, frozen=True, gc=False):
     code: str | None = None
     receipt_at: datetime | None = None  # the DLR's time at source
     unknown_since: datetime | None = None  # only of an `unknown` message
+    template: str | None = None  # of a request over HTTP: "<template_id>@<number>", or FREE_TEXT
 
     @classmethod
     def read(cls, columns: Sequence[Any]) -> Self:

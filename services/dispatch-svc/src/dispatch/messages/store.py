@@ -198,7 +198,7 @@ OWN = _kinds_of("message_id", "subject_id", "number", "text", "consent_version")
 
 ALIKE = _kinds_of(  # equal for many messages of an insert, sent once per combination
     *("campaign_id", "sender_id", "purpose", "category", "requested_at", "send_before", "region", "status", "reasons"),
-    *("due_at", "gateway"),
+    *("due_at", "gateway", "template"),
 )
 
 OF_ALL = _kinds_of("partition", "policy_version", "as_of", "decided_at")  # equal for all messages of a decision
@@ -364,6 +364,14 @@ async def tell_due(tx: AsyncConnection, partition: int, lane: Lane) -> None:
 async def found(tx: AsyncConnection, message_id: UUID) -> MessageRow | None:
     rows = await fetch_many(tx, f"SELECT {columns_of('m')} FROM message AS m WHERE message_id = $1", message_id)
     return MessageRow.read(rows[0]) if rows else None
+
+
+async def statuses(tx: AsyncConnection, message_ids: Sequence[UUID]) -> dict[UUID, str]:
+    """Return the status of each known message among these."""
+    rows = await fetch_many(
+        tx, "SELECT message_id, status FROM message WHERE message_id = ANY($1::uuid[])", list(message_ids)
+    )
+    return {row[0]: row[1] for row in rows}
 
 
 # Neither an outcome nor a DLR is on record. Whether a submit began is what the table `begun` says.

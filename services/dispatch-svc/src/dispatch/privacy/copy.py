@@ -14,6 +14,7 @@ TOLD = (
     "sender_id",
     "category",
     "purpose",
+    "template",
     "requested_at",
     "status",
     "reasons",

@@ -25,6 +25,7 @@ class Periods(BaseModel):
 
     contents_days: int = Field(35, ge=LATE_DAYS)
     messages_days: int = Field(1826, ge=LATE_DAYS)  # 5 years: the limitation period of a dispute (DOMAIN 1.4)
+    audits_days: int = Field(396, ge=1)
     enforcements_days: int = Field(1096, ge=LATE_DAYS)  # 3 years, as the evidence of an objection: DOMAIN 1.4
 
     @model_validator(mode="after")
@@ -54,6 +55,8 @@ def policy(periods: Periods) -> Policy:
                 timedelta(days=periods.messages_days),
                 where=f"{BARE} AND {ENDED}",
             ),
+            Pruned("idempotency keys", "keyed_request", "created_at", timedelta(days=periods.messages_days)),
+            Pruned("text audits", "text_audit", "at", timedelta(days=periods.audits_days)),
             Pruned("early receipts", "early_receipt", "received_at", EARLY_RECEIPTS_KEPT),
             Pruned(
                 "enforcements",
@@ -73,6 +76,7 @@ def policy(periods: Periods) -> Policy:
             "hold": "nothing of a person",
             "provider_block": "until a person removes it",
             "sender": "nothing of a person",
+            "template": "nothing of a person",
             "campaign": "nothing of a person",
         },
     )

@@ -1,4 +1,4 @@
-"""The projection of consents, senders and campaigns: upserts guarded by version, rebuilt from zero by replay.
+"""The projection of consents, senders, templates and campaigns: upserts guarded by version, rebuilt by replay.
 
 An unreadable consent makes its subject `unreadable`, and so does a state that forgets a known STOP (`loosening.py`).
 Without a readable key the partition halts, since the missed opt-out could be anyone's.
@@ -15,8 +15,8 @@ from operator import attrgetter
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.contracts import CONTROLS, SENDERS, STATES
-from common.contracts.campaign import CampaignControlled
+from common.contracts import CONTROLS, SENDERS, STATES, TEMPLATES
+from common.contracts.campaign import CampaignControlled, TemplateChanged
 from common.contracts.consent import ConsentStateChanged, SenderChanged
 from common.contracts.loosening import NO_STOPS, believed
 from common.kafka.subscription import URGENT_MS, After, Received, Stopped, Subscription
@@ -25,7 +25,7 @@ from common.privacy.erasing import Asked
 from common.telemetry import counter
 from dispatch.messages import enforcement
 from dispatch.messages import store as messages
-from dispatch.projection import store
+from dispatch.projection import store, templates
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ def subscriptions() -> list[Subscription]:
     return [
         Subscription(store.CONSENTS_GROUP, STATES, apply_states, on_poison=mark_unreadable, wait_ms=URGENT_MS),
         Subscription("dispatch.senders", SENDERS, apply_senders),
+        Subscription("dispatch.templates", TEMPLATES, apply_templates, on_poison=mark_template_unreadable),
         # a single record: a control waits for running decisions, and later decisions for the control
         Subscription("dispatch.controls", CONTROLS, apply_controls, max_records=1),
     ]
@@ -149,6 +150,24 @@ async def apply_senders(tx: AsyncConnection, batch: list[Received]) -> After | N
         if isinstance(received.event, SenderChanged):
             await store.put_sender(tx, received.event)
     return None
+
+
+async def apply_templates(tx: AsyncConnection, batch: list[Received]) -> After | None:
+    for received in batch:
+        if isinstance(received.event, TemplateChanged):
+            await templates.put_template(tx, received.event)
+    return None
+
+
+async def mark_template_unreadable(tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:
+    """Let no message leave from the version of a poison record, which may retire the version.
+
+    Raise Stopped without a key.
+    """
+    if key is None:
+        raise Stopped(f"partition {partition} of {TEMPLATES.name} holds a template whose key cannot be read")
+    await templates.mark_unreadable(tx, key)
+    log.error("template unreadable: no message leaves from this version", extra={"template": key})
 
 
 async def apply_controls(tx: AsyncConnection, batch: list[Received]) -> After | None:

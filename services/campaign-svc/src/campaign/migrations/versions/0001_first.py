@@ -1,4 +1,4 @@
-"""Contacts, segments, campaigns and their recipients, links, imports; outbox, offsets, dead letters.
+"""Contacts, segments, campaigns and their recipients, links, imports, templates; outbox, offsets, dead letters.
 
 Revision ID: 0001
 """
@@ -36,6 +36,8 @@ TABLES = (
     "sender",
     "sender_rule",
     "standing",
+    "template",
+    "template_version",
     "test_send",
 )
 SCHEMA = (
@@ -409,6 +411,44 @@ CREATE TABLE standing (
 )
     """,
     """
+CREATE TABLE template (
+    template_id text NOT NULL,
+    "position" bigint NOT NULL,
+    sender_id text NOT NULL,
+    name text NOT NULL,
+    category text NOT NULL,
+    language text NOT NULL,
+    latest integer NOT NULL,
+    fingerprint text NOT NULL
+)
+    """,
+    """
+ALTER TABLE template ALTER COLUMN "position" ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME template_position_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+)
+    """,
+    """
+CREATE TABLE template_version (
+    template_id text NOT NULL,
+    number integer NOT NULL,
+    text text NOT NULL,
+    fields jsonb NOT NULL,
+    written_by text NOT NULL,
+    written_at timestamptz NOT NULL,
+    approved_by text,
+    approved_at timestamptz,
+    acknowledged text[],
+    signs text,
+    retired_by text,
+    retired_at timestamptz
+)
+    """,
+    """
 CREATE TABLE test_send (
     campaign_id text NOT NULL,
     message_id text NOT NULL,
@@ -499,6 +539,12 @@ ALTER TABLE sender_rule ADD CONSTRAINT sender_rule_pk PRIMARY KEY (sender_id)
 ALTER TABLE standing ADD CONSTRAINT standing_pk PRIMARY KEY (subject_id)
     """,
     """
+ALTER TABLE template ADD CONSTRAINT template_pk PRIMARY KEY (template_id)
+    """,
+    """
+ALTER TABLE template_version ADD CONSTRAINT template_version_pk PRIMARY KEY (template_id, number)
+    """,
+    """
 ALTER TABLE test_send ADD CONSTRAINT test_send_pk PRIMARY KEY (campaign_id, message_id)
     """,
     """
@@ -558,6 +604,9 @@ CREATE INDEX recipient_waiting_ix ON recipient (campaign_id, waits_until, subjec
     """,
     """
 CREATE UNIQUE INDEX segment_position_ix ON segment ("position")
+    """,
+    """
+CREATE UNIQUE INDEX template_position_ix ON template ("position")
     """,
     """
 CREATE INDEX test_send_asked_ix ON test_send (asked_at)

@@ -20,6 +20,7 @@ TABLES = (
     "enforcement",
     "erasing",
     "hold",
+    "keyed_request",
     "message",
     "outbox",
     "outbox_log",
@@ -29,6 +30,8 @@ TABLES = (
     "sending",
     "subject",
     "subject_next",
+    "template",
+    "text_audit",
 )
 SCHEMA = (
     """
@@ -162,6 +165,14 @@ CREATE TABLE hold (
 )
     """,
     """
+CREATE TABLE keyed_request (
+    caller text NOT NULL,
+    key text NOT NULL,
+    fingerprint text NOT NULL,
+    created_at timestamptz DEFAULT now() NOT NULL
+)
+    """,
+    """
 CREATE TABLE message (
     message_id uuid NOT NULL,
     campaign_id text,
@@ -192,6 +203,7 @@ CREATE TABLE message (
     facts text,
     unknown_since timestamptz,
     known_as text,
+    template text,
     CONSTRAINT message_waiting_is_due_ck CHECK (((due_at IS NOT NULL) OR (status <> ALL
         (ARRAY['pending'::text, 'deferred'::text]))))
 )
@@ -324,6 +336,43 @@ CREATE TABLE subject_next (
 )
     """,
     """
+CREATE TABLE template (
+    template_id text NOT NULL,
+    number integer NOT NULL,
+    sender_id text NOT NULL,
+    category text NOT NULL,
+    language text NOT NULL,
+    text text NOT NULL,
+    fields jsonb NOT NULL,
+    state text NOT NULL,
+    version integer NOT NULL
+)
+    """,
+    """
+CREATE TABLE text_audit (
+    id bigint NOT NULL,
+    at timestamptz NOT NULL,
+    caller text NOT NULL,
+    sender_id text NOT NULL,
+    category text NOT NULL,
+    template text NOT NULL,
+    result text NOT NULL,
+    reasons text[] NOT NULL,
+    message_id uuid,
+    override_reason text
+)
+    """,
+    """
+ALTER TABLE text_audit ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME text_audit_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+)
+    """,
+    """
 ALTER TABLE campaign ADD CONSTRAINT campaign_pk PRIMARY KEY (campaign_id)
     """,
     """
@@ -349,6 +398,9 @@ ALTER TABLE erasing ADD CONSTRAINT erasing_pk PRIMARY KEY (erasure_id)
     """,
     """
 ALTER TABLE hold ADD CONSTRAINT hold_pk PRIMARY KEY (category)
+    """,
+    """
+ALTER TABLE keyed_request ADD CONSTRAINT keyed_request_pk PRIMARY KEY (caller, key)
     """,
     """
 ALTER TABLE message ADD CONSTRAINT message_pk PRIMARY KEY (message_id)
@@ -381,6 +433,12 @@ ALTER TABLE subject_next ADD CONSTRAINT subject_next_pk PRIMARY KEY (subject_id)
 ALTER TABLE subject ADD CONSTRAINT subject_pk PRIMARY KEY (subject_id)
     """,
     """
+ALTER TABLE template ADD CONSTRAINT template_pk PRIMARY KEY (template_id, number)
+    """,
+    """
+ALTER TABLE text_audit ADD CONSTRAINT text_audit_pk PRIMARY KEY (id)
+    """,
+    """
 CREATE INDEX begun_decided_ix ON begun (decided_at)
     """,
     """
@@ -406,6 +464,9 @@ CREATE INDEX erasing_open_ix ON erasing (requested_at) WHERE (erased_at IS NULL)
     """,
     """
 CREATE INDEX erasing_subject_ix ON erasing (subject_id)
+    """,
+    """
+CREATE INDEX keyed_request_created_at_ix ON keyed_request (created_at)
     """,
     """
 CREATE INDEX message_bare_ix ON message (requested_at) WHERE ((number IS NULL) AND (text IS NULL))
@@ -444,6 +505,9 @@ CREATE INDEX provider_block_subject_ix ON provider_block (subject_id)
     """,
     """
 CREATE INDEX sending_decided_ix ON sending (decided_at)
+    """,
+    """
+CREATE INDEX text_audit_at_ix ON text_audit (at)
     """,
 )
 

@@ -1,0 +1,340 @@
+"""HTTP: write a template, approve a version as a second person, retire, show, list."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Path, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from campaign.senders import registry
+from campaign.templates import rules, store
+from campaign.templates.store import Version as Stored
+from common.contracts import TEMPLATES
+from common.contracts.campaign import TemplateChanged, TemplateField
+from common.kafka import outbox
+from common.service import Resources, resources
+from common.texts import template as texts
+from common.texts.findings import Finding, load
+from common.texts.template import MOST_FIELDS, MOST_VALUE_CHARS
+from common.web.auth import Caller, require
+from common.web.fields import Storable
+from common.web.idempotency import Key, derived_id, fingerprint_of, same
+from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
+from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Reason
+
+router = APIRouter(prefix="/v1", tags=["templates"])
+
+MAX_TEXT_CHARS = 1530  # ten SMS
+MOST_VERSIONS = 1000
+
+Held = Annotated[Resources[Any], Depends(resources)]
+Author = Annotated[Caller, Depends(require("template:write"))]
+Approver = Annotated[Caller, Depends(require("template:approve"))]
+Reader = Annotated[Caller, Depends(require("template:read"))]
+State = Literal["draft", "approved", "retired"]
+
+
+class TemplateNotValid(Invalid):
+    slug, title = "template-not-valid", "The template has a flaw"
+
+
+class TemplateNotReady(Conflict):
+    slug, title = "template-not-ready", "The version has open findings"
+
+
+class FieldBody(BaseModel):
+    """A field of the text, with the limits of its value."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+    max_chars: int = Field(40, ge=1, le=MOST_VALUE_CHARS)
+    links: bool = Field(False, description="The value may hold a link.")
+    prices: bool = Field(False, description="The value may be a price, or part of a price.")
+
+
+class Content(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    text: Storable = Field(min_length=1, max_length=MAX_TEXT_CHARS, pattern=r"\S", description="With {fields}.")
+    fields: list[FieldBody] = Field([], max_length=MOST_FIELDS)
+
+
+class NewTemplate(Content):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "sender_id": "maison-lune-compte",
+                    "name": "Code de connexion",
+                    "category": "transactional",
+                    "text": "Maison Lune : votre code est {code}.",
+                    "fields": [{"name": "code", "max_chars": 8}],
+                }
+            ]
+        },
+    )
+
+    sender_id: Storable = Field(min_length=1, max_length=40)
+    name: Storable = Field(min_length=1, max_length=120)
+    category: Literal["transactional", "service"] = Field(description="The class of the messages, and their lane.")
+    language: str = Field("fr", pattern=r"^[a-z]{2}$", description="ISO 639-1.")
+
+
+class NewVersion(Content):
+    after: int = Field(ge=1, description="The latest version known to the caller; 409 if a later version exists.")
+
+
+class Approval(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    acknowledge: list[Annotated[Storable, Field(max_length=200)]] = Field(
+        [], max_length=100, description="The ids of all findings of the version."
+    )
+
+
+class Retirement(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    version: int | None = Field(None, ge=1, le=MOST_VERSIONS, description="Null: every version.")
+
+
+class Against(BaseModel):
+    """A finding in the version's own text, with the rule and its source."""
+
+    id: str = Field(description="The id that acknowledges the finding.")
+    rule: str
+    says: str
+    source: str
+    approvable: bool = Field(description="False: the text has to change.")
+
+
+class Version(BaseModel):
+    """A version. The text never changes; an approval publishes the version, a retirement ends its use."""
+
+    number: int
+    state: State
+    text: str
+    fields: list[FieldBody]
+    findings: list[Against]
+    written_by: str
+    written_at: datetime
+    approved_by: str | None
+    approved_at: datetime | None
+    acknowledged: list[str] | None
+    retired_by: str | None
+    retired_at: datetime | None
+
+
+class Template(BaseModel):
+    template_id: str
+    sender_id: str
+    name: str
+    category: str
+    language: str
+    versions: list[Version] = Field(description="Newest first.")
+
+
+@router.post("/templates", status_code=201)
+async def write_template(
+    body: NewTemplate, request: Request, response: Response, held: Held, caller: Author, key: Key = None
+) -> Template:
+    """Write a template with its first version, a draft: a second person has to approve the version.
+
+    Repeating a request with the same `Idempotency-Key` answers 200 with the template's current state.
+    """
+    caller.may_use(body.sender_id)
+    await registry.known(held.database, body.sender_id)
+    fields = _checked(body)
+    template_id = derived_id("tpl", caller, key)
+    fingerprint = await fingerprint_of(request, held.subject_keys)
+    async with held.database.begin() as tx:
+        new = await store.insert(tx, template_id, body.sender_id, body.name, body.category, body.language, fingerprint)
+        if new:
+            await store.add_version(
+                tx, template_id, body.text, fields, written_by=caller.subject, now=datetime.now(UTC)
+            )
+        template = await _found(tx, caller, template_id)
+        same(template.fingerprint, fingerprint)
+        shown = await _shown(tx, [template])
+    if not new:
+        response.status_code = 200
+    response.headers["Location"] = f"/v1/templates/{template_id}"
+    return shown[0]
+
+
+@router.post("/templates/{template_id}/versions", status_code=201)
+async def write_version(template_id: Storable, body: NewVersion, held: Held, caller: Author) -> Template:
+    """Write the next version, a draft. Approved versions stay in use until they are retired."""
+    async with held.database.begin() as tx:
+        template = await _found(tx, caller, template_id, lock=True)
+        if template.latest != body.after:
+            raise Conflict(
+                "a later version exists: read the template, and write again", reasons=[Reason("after", "not_latest")]
+            )
+        if template.latest >= MOST_VERSIONS:
+            raise Conflict("write a new template", reasons=[Reason("after", "too_many_versions")])
+        fields = _checked(body)
+        await store.add_version(tx, template_id, body.text, fields, written_by=caller.subject, now=datetime.now(UTC))
+        return (await _shown(tx, [await _found(tx, caller, template_id)]))[0]
+
+
+@router.post("/templates/{template_id}/versions/{number}/approve")
+async def approve_version(
+    template_id: Storable,
+    number: Annotated[int, Path(ge=1, le=MOST_VERSIONS)],
+    held: Held,
+    caller: Approver,
+    body: Approval | None = None,
+) -> Template:
+    """Approve a version, so that messages may leave from the version.
+
+    The approver is a person other than the author (403), and acknowledges each finding in the text by its id (409). A
+    retired version stays retired.
+    """
+    acknowledged = [] if body is None else body.acknowledge
+    now = datetime.now(UTC)
+    async with held.database.begin() as tx:
+        template = await _found(tx, caller, template_id, lock=True)
+        version = await _version(tx, template_id, number)
+        if not rules.may_approve(caller.subject, version.written_by):
+            raise Forbidden(
+                "the author of a version cannot approve it: ask another person",
+                reasons=[Reason("approved_by", "own_template")],
+            )
+        if version.retired_at is not None:
+            raise Conflict("the version is retired: write the next version", reasons=[Reason("state", "retired")])
+        if version.approved_at is None:
+            signs = load()
+            found = texts.own_findings(version.text)
+            if against := rules.against_approval(found, acknowledged, signs):
+                raise TemplateNotReady(
+                    "a finding is to be acknowledged by its id, or the text to be changed",
+                    reasons=[Reason("acknowledge", each.id, signs.rules[each.rule].says) for each in against],
+                )
+            await store.approve(tx, version, [each.id for each in found], signs.version, by=caller.subject, now=now)
+            await outbox.append(tx, TEMPLATES, [_event(template, version, "approved")])
+        return (await _shown(tx, [template]))[0]
+
+
+@router.post("/templates/{template_id}/retire")
+async def retire_template(
+    template_id: Storable, held: Held, caller: Author, body: Retirement | None = None
+) -> Template:
+    """Retire one version, or every version so far: no message leaves from a retired version."""
+    number = None if body is None else body.version
+    now = datetime.now(UTC)
+    async with held.database.begin() as tx:
+        template = await _found(tx, caller, template_id, lock=True)
+        if number is not None:
+            await _version(tx, template_id, number)
+        for version in await store.versions_of(tx, [template_id]):
+            if version.retired_at is not None or number not in (None, version.number):
+                continue
+            await store.retire(tx, version, by=caller.subject, now=now)
+            if version.approved_at is not None:
+                await outbox.append(tx, TEMPLATES, [_event(template, version, "retired")])
+        return (await _shown(tx, [template]))[0]
+
+
+@router.get("/templates")
+async def list_templates(held: Held, caller: Reader, cursor: Cursor = None, limit: Limit = LIMIT) -> Page[Template]:
+    """List the templates of the senders your token covers, newest first."""
+    covered = None if caller.senders is None else sorted(caller.senders)
+    async with held.database.begin() as tx:
+        found = await store.templates_before(tx, position(cursor, int), covered, limit)
+        items = await _shown(tx, found)
+    return Page[Template](items=items, next=next_of(found, limit, lambda template: template.position))
+
+
+@router.get("/templates/{template_id}")
+async def get_template(template_id: Storable, held: Held, caller: Reader) -> Template:
+    """Return a template with every version, and the findings in each text."""
+    async with held.database.begin() as tx:
+        return (await _shown(tx, [await _found(tx, caller, template_id)]))[0]
+
+
+def _checked(body: Content) -> tuple[TemplateField, ...]:
+    """Return the fields of a text without a flaw. Raises TemplateNotValid."""
+    fields = tuple(TemplateField(**field.model_dump()) for field in body.fields)
+    if found := list(rules.flaws(body.text, fields)):
+        raise TemplateNotValid(
+            "; ".join(flaw.detail for flaw in found),
+            reasons=[Reason(f"fields.{flaw.field}" if flaw.field else "text", flaw.reason) for flaw in found],
+        )
+    return fields
+
+
+async def _found(tx: AsyncConnection, caller: Caller, template_id: str, *, lock: bool = False) -> store.Template:
+    template = await store.found(tx, template_id, lock=lock)
+    if template is None:
+        raise NotFound("no such template", reasons=[Reason("template_id", "unknown_template")])
+    caller.may_use(template.sender_id)
+    return template
+
+
+async def _version(tx: AsyncConnection, template_id: str, number: int) -> Stored:
+    for version in await store.versions_of(tx, [template_id]):
+        if version.number == number:
+            return version
+    raise NotFound("no such version", reasons=[Reason("number", "unknown_version")])
+
+
+def _event(template: store.Template, version: Stored, state: Literal["approved", "retired"]) -> TemplateChanged:
+    assert template.category != "marketing"
+    return TemplateChanged(
+        template_version=f"{template.template_id}@{version.number}",
+        template_id=template.template_id,
+        number=version.number,
+        sender_id=template.sender_id,
+        category=template.category,
+        language=template.language,
+        text=version.text,
+        fields=version.fields,
+        state=state,
+        version=1 if state == "approved" else 2,
+    )
+
+
+async def _shown(tx: AsyncConnection, templates: Sequence[store.Template]) -> list[Template]:
+    versions = await store.versions_of(tx, [template.template_id for template in templates])
+    return [
+        Template(
+            template_id=template.template_id,
+            sender_id=template.sender_id,
+            name=template.name,
+            category=template.category,
+            language=template.language,
+            versions=[_version_shown(each) for each in versions if each.template_id == template.template_id],
+        )
+        for template in templates
+    ]
+
+
+def _version_shown(version: Stored) -> Version:
+    state: State = "retired" if version.retired_at else "approved" if version.approved_at else "draft"
+    return Version(
+        number=version.number,
+        state=state,
+        text=version.text,
+        fields=[
+            FieldBody(name=field.name, max_chars=field.max_chars, links=field.links, prices=field.prices)
+            for field in version.fields
+        ],
+        findings=list(map(_against, texts.own_findings(version.text))),
+        written_by=version.written_by,
+        written_at=version.written_at,
+        approved_by=version.approved_by,
+        approved_at=version.approved_at,
+        acknowledged=None if version.acknowledged is None else list(version.acknowledged),
+        retired_by=version.retired_by,
+        retired_at=version.retired_at,
+    )
+
+
+def _against(finding: Finding) -> Against:
+    rule = load().rules[finding.rule]
+    return Against(id=finding.id, rule=finding.rule, says=rule.says, source=rule.source, approvable=rule.approvable)

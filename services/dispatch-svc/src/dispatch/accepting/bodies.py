@@ -1,0 +1,179 @@
+"""The HTTP bodies of accepted messages, audits and the report."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+from uuid import UUID
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
+
+from common.sms.sms_length import GSM7_PART, MAX_SEGMENTS
+from common.texts.template import MOST_FIELDS, MOST_VALUE_CHARS
+from common.web.fields import Storable
+from common.web.problems import Problem
+
+TEXT_CHARS = MAX_SEGMENTS * GSM7_PART
+MOST_AT_ONCE = 1000
+
+SLUG = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+Value = Annotated[str, StringConstraints(max_length=MOST_VALUE_CHARS)]
+
+
+class Send(BaseModel):
+    """A message to one person, outside any campaign: from a template, or with a free text."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "sender_id": "maison-lune-compte",
+                    "to": "06 39 98 01 02",
+                    "category": "transactional",
+                    "template_id": "tpl-0123456789abcdef01234567",
+                    "values": {"code": "4821"},
+                }
+            ]
+        },
+    )
+
+    sender_id: str = Field(pattern=SLUG)
+    to: str = Field(min_length=1, max_length=64, description="A mobile number in any usual notation.")
+    category: Literal["transactional", "service", "marketing"] = Field(
+        description="The lane. A service message waits for courtesy hours, a transactional message goes at any hour."
+    )
+    template_id: str | None = Field(None, pattern=SLUG, description="An approved template of the sender.")
+    version: int | None = Field(None, ge=1, le=1000, description="Null: the newest approved version.")
+    values: dict[Name, Value] = Field({}, max_length=MOST_FIELDS, description="The values of the template's fields.")
+    text: Storable | None = Field(
+        None,
+        min_length=1,
+        max_length=TEXT_CHARS,
+        pattern=r"\S",
+        description="A free text, at most ten SMS. Outside marketing, the text needs the scope"
+        " `message:send:free_text`, and may not look like advertising.",
+    )
+    purpose: str | None = Field(None, pattern=SLUG, description="The consent's purpose; required for marketing.")
+    override_reason: Storable | None = Field(
+        None,
+        min_length=8,
+        max_length=500,
+        description="The reason for which a free text leaves although the text looks like advertising. Needs the scope"
+        " `message:send:override`, and is audited.",
+    )
+    send_before: AwareDatetime | None = Field(
+        None, description="The message expires at this instant; default: in a day."
+    )
+    postcode: str | None = Field(
+        None, max_length=16, description="The postcode of the person's address, for regional holidays and hours."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.text is None) == (self.template_id is None):
+            raise ValueError("either `text` or `template_id`")
+        if self.template_id is None and (self.version is not None or self.values):
+            raise ValueError("`version` and `values` belong to a `template_id`")
+        if self.category != "marketing" and self.purpose is not None:
+            raise ValueError("`purpose` belongs to marketing")
+        if self.category == "marketing" and self.text is None:
+            raise ValueError("marketing has a `text`: templates are of the other lanes")
+        if self.override_reason is not None and (self.text is None or self.category == "marketing"):
+            raise ValueError("`override_reason` belongs to a `text` outside marketing")
+        return self
+
+
+class Batch(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    messages: list[Send] = Field(min_length=1, max_length=MOST_AT_ONCE)
+
+
+def _form(body: Any) -> str:
+    several = "messages" in body if isinstance(body, dict) else isinstance(body, Batch)
+    return "(several)" if several else "(single)"
+
+
+Requested = Annotated[Annotated[Send, Tag("(single)")] | Annotated[Batch, Tag("(several)")], Discriminator(_form)]
+
+
+class Sent(BaseModel):
+    message_id: UUID
+    status: str
+
+
+class ReasonBody(BaseModel):
+    field: str | None
+    reason: str
+    detail: str | None
+
+
+class Refusal(BaseModel):
+    """A problem of one message, as `application/problem+json` would have the problem."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    reasons: list[ReasonBody]
+
+    @classmethod
+    def of(cls, problem: Problem) -> Self:
+        return cls(
+            type=f"/problems/{problem.slug}",
+            title=problem.title,
+            status=problem.status,
+            detail=problem.detail,
+            reasons=[ReasonBody(field=r.field, reason=r.reason, detail=r.detail) for r in problem.reasons],
+        )
+
+
+class Result(BaseModel):
+    """The result of one message: accepted with an id, or refused."""
+
+    message_id: UUID | None = None
+    status: str | None = None
+    refused: Refusal | None = None
+
+
+class Results(BaseModel):
+    results: list[Result] = Field(description="In the order of `messages`.")
+
+
+class TextAudit(BaseModel):
+    """A refused text, or a text that left by an override. The audit lacks the text."""
+
+    at: datetime
+    caller: str
+    sender_id: str
+    category: str
+    template: str = Field(description="`<template_id>@<number>`, or `free_text`.")
+    result: Literal["refused", "overridden"]
+    reasons: list[str]
+    message_id: UUID | None
+    override_reason: str | None
+
+
+class ToStopped(BaseModel):
+    """Messages of one sender and template."""
+
+    sender_id: str
+    category: str
+    template: str = Field(description="`<template_id>@<number>`, or `free_text`.")
+    messages: int = Field(description="Messages handed off.")
+    to_stopped: int = Field(description="Of these, messages to people who had stopped the sender.")
+
+
+class ToStoppedReport(BaseModel):
+    since: datetime
+    until: datetime
+    items: list[ToStopped] = Field(description="The most messages to people who had stopped first.")
