@@ -1,7 +1,7 @@
 """Kafka has lost a request, or what was reported of its message: the planner asks again, and the campaign ends."""
 
 import base64
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -17,9 +17,10 @@ from common.contracts import CAMPAIGN_REQUESTS
 from common.contracts.campaign import MessageRequested
 from common.keyring import LinkKeys
 from common.settings import KeyRingSettings
-from tests.service.campaign.campaigns import DAY, SENDER, Campaigns, changed
+from tests.service.campaign.campaigns import DAY, Campaigns, changed, csv_of
 from tests.service.campaign.test_links import HOST, TEXT
-from tests.support.builders import field_keys, now, subject
+from tests.service.campaign.test_timing import MONDAY, SECOND, scheduled
+from tests.support.builders import SENDER, field_keys, now, subject
 from tests.support.running import KEY_RING
 
 pytestmark = pytest.mark.brokerless
@@ -28,8 +29,8 @@ pytestmark = pytest.mark.brokerless
 class Clock:
     """The planner's, in our hands."""
 
-    def __init__(self, campaigns: Campaigns) -> None:
-        self.at = now()
+    def __init__(self, campaigns: Campaigns, at: datetime | None = None) -> None:
+        self.at = at or now()
         campaigns.planner._now = lambda: self.at
 
     def goes_on(self, by: timedelta) -> None:
@@ -65,9 +66,9 @@ async def test_a_lost_request_is_made_again_as_it_was_and_the_campaign_ends(camp
     campaign_id, lost = await expanded(campaigns, 1, 2, 3)
     reported, silent = lost[0], lost[1:]
     await campaigns.report(changed(campaign_id, reported.subject_id, 2, "accepted"))
-    clock.goes_on(REPEAT_AFTER - timedelta(seconds=1))
+    clock.goes_on(REPEAT_AFTER - SECOND)
     assert not await campaigns.planner.repeat_requests()
-    clock.goes_on(timedelta(seconds=1))
+    clock.goes_on(SECOND)
     assert await campaigns.planner.repeat_requests()
     assert not await campaigns.planner.repeat_requests(), "once"
     again = {request.subject_id: request for request in await lose(campaigns)}
@@ -174,11 +175,13 @@ async def test_no_repeat_leaves_once_the_ledger_may_have_forgotten_the_message(c
 
 
 async def test_repeats_keep_the_pace_of_the_campaign(campaigns: Campaigns) -> None:
-    clock = Clock(campaigns)
-    campaign_id = await campaigns.started(1, 2, 3, timing={"per_second": 1})
+    clock = Clock(campaigns, MONDAY)
+    await campaigns.imported(csv_of(1, 2, 3))
+    campaign_id = await scheduled(campaigns, timing={"per_second": 1})
+    assert await campaigns.planner.start_due()
     for _ in range(5):
         await campaigns.planner.expand()
-        clock.goes_on(timedelta(seconds=2))
+        clock.goes_on(2 * SECOND)
     assert len(await lose(campaigns)) == 3
     clock.goes_on(REPEAT_AFTER)
     repeated = REGISTRY.get_sample_value("sms_campaign_requests_total", {"result": "repeated"}) or 0
@@ -188,4 +191,4 @@ async def test_repeats_keep_the_pace_of_the_campaign(campaigns: Campaigns) -> No
         await campaigns.report(changed(campaign_id, request.subject_id, 1, "deferred"))
         assert not await campaigns.planner.repeat_requests()
         assert REGISTRY.get_sample_value("sms_campaign_requests_total", {"result": "repeated"}) == repeated + n
-        clock.goes_on(timedelta(seconds=2))
+        clock.goes_on(2 * SECOND)

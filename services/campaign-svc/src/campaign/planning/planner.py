@@ -100,7 +100,7 @@ def pause(failures: int) -> timedelta:
 
 def silence(after: timedelta, repeats: int) -> timedelta:
     """Return the wait for reports after repeats in a row: `after`, then twice as long each time."""
-    return min(after * 2 ** min(repeats - 1, 20), LONGEST_SILENCE)
+    return min(after * (1 << min(repeats - 1, 20)), LONGEST_SILENCE)
 
 
 def over_at(campaign: Progress, margin: timedelta) -> datetime:
@@ -540,10 +540,6 @@ class Planner:
                 pace = Pace.of(campaign.timing)
                 slots = pace.room(campaign.next_slot, now)
                 room = room if slots is None else min(slots, room)
-                next_slot = pace.after(campaign.next_slot, now, 0)
-            if not room:
-                await campaigns.set_repeats(tx, locked.campaign_id, locked.repeats, next_slot or now, next_slot)
-                return False
             await audience_store.reading_contacts(tx)
             page = await store.repeated_recipients(tx, locked, room)
             repeats = locked.repeats + 1 if page else 1

@@ -226,11 +226,13 @@ async def waiting_recipients(tx: AsyncConnection, campaign: Campaign, now: datet
 async def lock_to_repeat(tx: AsyncConnection, now: datetime, latest: timedelta) -> Progress | None:
     """Lock a campaign whose requests are to be repeated: at `repeat_at`, or once each repeat has its report.
 
-    A paused campaign waits for its resumption, or for its end. A `repeat_at` beyond `latest` means a clock set back.
+    A running campaign with a pace waits for a slot, a paused campaign for its resumption or its end. A `repeat_at` more
+    than `latest` ahead means a clock set back.
     """
     return await _first(
         tx,
-        f"WHERE repeat_at IS NOT NULL AND (status IN ('running', 'cancelled') OR {_PAUSED_PAST_THE_END})"
+        "WHERE repeat_at IS NOT NULL AND (status = 'running' AND coalesce(next_slot, :now) <= :now"
+        f" OR status = 'cancelled' OR {_PAUSED_PAST_THE_END})"
         " AND (repeat_at <= :now OR repeat_at > :latest OR repeats > 0 AND NOT EXISTS"
         " (SELECT FROM recipient AS r WHERE r.campaign_id = c.campaign_id AND r.repeated_at IS NOT NULL))"
         f" AND {MAY_BE_TRIED} ORDER BY repeat_at LIMIT 1 FOR UPDATE OF c SKIP LOCKED",
