@@ -2,6 +2,7 @@
 
 import pytest
 from msgspec.structs import replace
+from prometheus_client import REGISTRY
 
 from common.contracts import CAMPAIGN_REQUESTS, DISPATCH_MESSAGES
 from common.contracts.dispatch import MessageChanged
@@ -16,18 +17,23 @@ from tests.support.running import Surroundings
 pytestmark = pytest.mark.any_broker
 
 
+def counted(result: str) -> float:
+    return REGISTRY.get_sample_value("sms_dispatch_repeated_requests_total", {"result": result}) or 0
+
+
 async def test_a_repeated_request_is_answered_with_what_became_of_the_first_and_nothing_leaves_twice(
     surroundings: Surroundings,
 ) -> None:
     async with operator() as op, dispatch(surroundings, op) as d, reading(surroundings, DISPATCH_MESSAGES) as read:
         await d.publish_states(opted_in(1))
+        before = counted("new")
         asked, lost, following = [requested(1) for _ in range(3)]
 
-        async def reported(*messages: str) -> list[tuple[str, int]]:
+        async def reported(message_id: str) -> list[tuple[str, int]]:
             return [
                 (event.status, event.version)
                 for event in await read()
-                if isinstance(event, MessageChanged) and event.message_id in messages and event.status == "accepted"
+                if isinstance(event, MessageChanged) and event.message_id == message_id and event.status == "accepted"
             ]
 
         await d.request(asked, asked)
@@ -41,13 +47,14 @@ async def test_a_repeated_request_is_answered_with_what_became_of_the_first_and_
         await eventually(d.becomes(following.message_id, "accepted"))
 
         async def each_has_its_answers() -> bool:
-            [first, answer] = await reported(asked.message_id)
-            assert answer == first
-            assert len(await reported(lost.message_id)) == len(await reported(following.message_id)) == 1
+            assert await reported(asked.message_id) == [("accepted", 2)] * 2
+            for message in (lost, following):
+                assert await reported(message.message_id) == [("accepted", 2)]
             return True
 
         await eventually(each_has_its_answers)
         assert op.references == [asked.message_id, lost.message_id, following.message_id]
+        assert counted("new") == before + 1, "the first request of one was lost"
 
 
 async def test_a_request_that_only_asks_sends_nothing(surroundings: Surroundings) -> None:

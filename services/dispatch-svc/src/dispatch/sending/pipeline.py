@@ -160,7 +160,7 @@ class Intake:
         partition = batch[0].partition
         candidates: dict[UUID, Candidate] = {}
         reworded: dict[UUID, MessageReworded] = {}
-        repeated: set[UUID] = set()
+        repeated: dict[UUID, bool] = {}  # whether the batch has no first request before
         whose = partitions_of([received.event.key.encode() for received in batch], self._partitions)
         if set(whose) != {partition}:
             raise Poison("in another partition than its subject's: its lock and its watermark are not the same")
@@ -175,8 +175,8 @@ class Intake:
                 candidate = requested(event, partition)
             except ValueError as error:
                 raise Poison("the message id is not a UUID") from error
-            if event.repeated and candidate.message_id not in candidates:
-                repeated.add(candidate.message_id)
+            if event.repeated:
+                repeated.setdefault(candidate.message_id, candidate.message_id not in candidates)
             # the first request counts, as in the ledger: a duplicate lacks a text updated since
             candidates.setdefault(candidate.message_id, candidate)
         if reworded:
@@ -185,7 +185,7 @@ class Intake:
                 raise Hold  # at the retry the message has left, or waits again
         known = await messages.on_record(tx, repeated) if repeated else []
         for row in known:
-            del candidates[row.message_id]
+            del candidates[row.message_id], repeated[row.message_id]
         decisions = await self._clearance.decide(tx, partition, list(candidates.values()), locked=bool(reworded))
         if lane is Lane.TRANSACTIONAL:
             decisions = self._handoff.codes.or_wait(decisions)
@@ -194,8 +194,9 @@ class Intake:
         # an answer may follow a newer change: each reader of these events keeps the highest version
         answers = [events.changed(row) for row in known if row.status is not Status.SENDING]
         await events.append_changes(tx, answers + [events.changed(d.row) for d in decisions if d.permit is None])
-        if repeated:
-            _count_repeated(len(repeated), len(known), len(answers))
+        if known or repeated:
+            lost = sum(repeated.values())
+            _count_repeated(len(answers), len(known) - len(answers) + len(repeated) - lost, lost)
         permits = [d.permit for d in decisions if d.permit]
         if not permits:
             return None
@@ -568,8 +569,8 @@ class Handoff:
         await self._settle([outcomes.looked_up(row, result, echoes_reference=echoes)], Lane.MARKETING)
 
 
-def _count_repeated(repeated: int, known: int, answered: int) -> None:
-    for result, many in (("answered", answered), ("in_hand", known - answered), ("new", repeated - known)):
+def _count_repeated(answered: int, in_hand: int, new: int) -> None:
+    for result, many in (("answered", answered), ("in_hand", in_hand), ("new", new)):
         REPEATED.labels(result).inc(many)
 
 
