@@ -2,10 +2,11 @@
 
 Campaigns are written, edited, scheduled, paused, resumed and cancelled: plain ones, of an empty audience, with a pace,
 that recur, with other texts. The planner takes a step now and then, by a clock that goes on; what dispatch would report
-comes late and in any order; and the next step of one campaign may fail. After each step, of every campaign:
+comes late and in any order; Kafka loses requests and reports; and the next step of one campaign may fail. After each
+step, of every campaign:
 
     promise 4    audience = pending + denied + deferred + handed_off + expired
-    the gate     no recipient is asked for twice
+    the gate     no recipient is asked for twice, but by a request that says it is repeated
 
 Once faults have ended, the planner has run for long enough and dispatch has reported of each request:
 
@@ -26,6 +27,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from sqlalchemy import text
 
+from common.contracts import CAMPAIGN_REQUESTS
+from common.contracts.dispatch import MessageChanged
 from tests.service.campaign import faults
 from tests.service.campaign.campaigns import DAY, WRITTEN, Campaigns, balanced, changed, csv_of, next_monday, opened
 from tests.support.infrastructure import Broker, Postgres
@@ -164,7 +167,7 @@ class Machine(RuleBasedStateMachine):
 
     # --- the planner, dispatch, time ---------------------------------------------------------------------------------
 
-    @rule(step=st.sampled_from(("start_due", "expand", "expand", "deny_unrequested", "finish_done")))
+    @rule(step=st.sampled_from(("start_due", "expand", "expand", "deny_unrequested", "repeat_requests", "finish_done")))
     def plans(self, step: str) -> None:
         self.run(getattr(self.campaigns.planner, step)())
 
@@ -178,20 +181,35 @@ class Machine(RuleBasedStateMachine):
 
     async def _report(self, many: int, status: str) -> None:
         """Of messages that were asked for and are not over, so many."""
+        if events := await self._reported(many, status):
+            await self.campaigns.report(*events)
+
+    @rule(many=st.integers(1, 10), status=st.sampled_from(REPORTED))
+    def loses_reports(self, many: int, status: str) -> None:
+        self.run(self._reported(many, status))
+
+    @rule()
+    def loses_requests(self) -> None:
+        self.run(self._lose_requests())
+
+    async def _lose_requests(self) -> None:
+        async with self.campaigns.surroundings.sql("campaign") as sql:
+            await sql.execute("DELETE FROM outbox WHERE topic = $1", CAMPAIGN_REQUESTS.name)
+
+    async def _reported(self, many: int, status: str) -> list[MessageChanged]:
         if not (requests := {(r.campaign_id, r.subject_id) for r in await self.campaigns.requests()}):
-            return
+            return []
         async with self.campaigns.database.begin() as tx:
             rows = await tx.execute(
                 text("SELECT campaign_id, subject_id FROM recipient WHERE status = ANY(:open)"),
                 {"open": ["pending", "deferred"]},
             )
             open_ = [(row.campaign_id, row.subject_id) for row in rows]
-        events = []
+        events: list[MessageChanged] = []
         for place in sorted(requests.intersection(open_))[:many]:
             self.versions[place] = version = self.versions.get(place, 0) + 1
             events.append(changed(*place, version, status, reasons=("r",), decided_at=self.clock))
-        if events:
-            await self.campaigns.report(*events)
+        return events
 
     @rule(hours=st.sampled_from((0.01, 1, 5, 24)))
     def time_goes_by(self, hours: float) -> None:
@@ -226,7 +244,7 @@ class Machine(RuleBasedStateMachine):
             balanced(campaign["statistics"])
             over = campaign["status"] in DONE and not campaign["statistics"]["pending"]
             assert campaign["waiting_for"] or over, "what goes on says what it waits for"
-        asked = [(r.campaign_id, r.subject_id) for r in await self.campaigns.requests()]
+        asked = [(r.campaign_id, r.subject_id) for r in await self.campaigns.requests() if not r.repeated]
         assert len(asked) == len(set(asked))
 
     def teardown(self) -> None:
@@ -235,7 +253,7 @@ class Machine(RuleBasedStateMachine):
     async def _comes_to_rest(self) -> None:
         await self._others_go_on()
         await faults.mend(self.campaigns)
-        for _ in range(5):  # beyond each end, each pause and the last occurrence
+        for _ in range(7):  # beyond each end, each pause and the last occurrence
             self._goes_to(self.clock + DAY)
             assert await faults.rounds(self.campaigns.planner, ROUNDS) < ROUNDS
             for status in FINAL:
