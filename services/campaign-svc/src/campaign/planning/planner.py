@@ -577,7 +577,14 @@ class Planner:
             asking = await self._asking(tx, campaign, sender, now)
             sent = await links.tokens_of(tx, locked.campaign_id, [r.subject_id for r in page]) if asking.linked else {}
             made = {
-                r.subject_id: Tokens(self._link_keys, locked.campaign_id, r.subject_id, sent.get(r.subject_id, {}))
+                r.subject_id: Tokens(
+                    self._link_keys,
+                    locked.campaign_id,
+                    r.subject_id,
+                    campaign.sender_id,
+                    now,
+                    sent.get(r.subject_id, {}),
+                )
                 for r in page
                 if asking.linked
             }
