@@ -31,7 +31,7 @@ from inbound.keywords import classify
 from tests.support.builders import field_keys, link_keys, now, number, subject, subject_keys
 from tests.support.failing import Crash
 from tests.support.infrastructure import Postgres
-from tests.unit.consent.evidences import opt_in
+from tests.unit.consent.evidences import on_page, opt_in
 
 pytestmark = pytest.mark.brokerless
 
@@ -155,8 +155,9 @@ async def test_a_stop_that_the_provider_confirms_itself_is_not_confirmed_twice(d
     assert await asked(database) == []
 
 
-async def test_a_stop_that_newer_consent_outvotes_is_not_confirmed(database: Database) -> None:
-    await give(database, 5)
+async def test_a_stop_that_the_persons_newer_consent_outvotes_is_not_confirmed(database: Database) -> None:
+    async with database.begin() as tx:
+        await record(tx, [Statement(subject(1), "sealed", on_page(5))], now())
     await receive(database, mo(1))
     assert await asked(database) == []
 

@@ -215,8 +215,8 @@ async def test_a_late_opt_in_older_than_the_stop_is_kept_and_changes_nothing(
         ({"occurred_at": "0001-01-01T00:00:00+14:00"}, ("occurred_at", "value_error")),
         ({"occurred_at": "9999-12-31T23:59:59-14:00"}, ("occurred_at", "value_error")),
         ({"occurred_at": "1970-01-01T00:00:00Z"}, ("occurred_at", "value_error")),
-        ({"evidence": {"source": " ", "text_shown": "Oui"}}, ("evidence.source", "source_missing")),
-        ({"evidence": {"source": "mo", "text_shown": "Oui"}}, ("evidence.source", "value_error")),
+        ({"evidence": {"source": " ", "text_shown": "Oui"}}, ("evidence.source", "string_pattern_mismatch")),
+        ({"evidence": {"source": "mo", "text_shown": "Oui"}}, ("evidence.source", "source_reserved")),
         ({"evidence": {"source": "shop"}}, ("evidence", "nothing_shown")),
         ({"evidence": {"source": "shop", "form_id": "checkout"}}, ("evidence", "nothing_shown")),
         ({"evidence": {"source": "shop", "text_shown": "a\x00b"}}, ("evidence.text_shown", "value_error")),
@@ -236,9 +236,9 @@ async def test_a_consent_that_proves_nothing_is_refused_naming_the_field(
 
 
 async def test_every_reason_comes_at_once(service: httpx.AsyncClient) -> None:
-    wrong = consent(number="0123456789", purpose="surveys", evidence={"source": ""})
+    wrong = consent(number="0123456789", purpose="surveys", evidence={"source": "shop"})
     answer = await service.post("/v1/consents", json=wrong)
-    assert {r for _, r in reasons(answer)} == {"not_mobile", "unknown_purpose", "source_missing", "nothing_shown"}
+    assert {r for _, r in reasons(answer)} == {"not_mobile", "unknown_purpose", "nothing_shown"}
 
 
 async def test_no_answer_and_no_log_repeats_a_number(

@@ -371,7 +371,7 @@ async def test_a_form_that_is_sent_twice_at_once_is_asked_about_once_and_counts_
     ("changes", "status", "reason"),
     [
         ({"evidence": {"source": "site"}}, 422, ("evidence", "nothing_shown")),
-        ({"evidence": form()["evidence"] | {"source": "double_opt_in"}}, 422, ("evidence.source", "value_error")),
+        ({"evidence": form()["evidence"] | {"source": "double_opt_in"}}, 422, ("evidence.source", "source_reserved")),
         (
             {"occurred_at": hours_ago(-24)},
             422,

@@ -668,7 +668,7 @@ async def test_a_key_opens_one_import(service: httpx.AsyncClient) -> None:
         ({"sender_id": None}, 422, "body", "value_error"),
         ({"kind": "suppressions", "sender_id": None}, 422, "body", "value_error"),
         ({"occurred_at": AT}, 422, "body", "value_error"),
-        ({"evidence": {"source": "mo"}}, 422, "evidence.source", "value_error"),
+        ({"evidence": {"source": "mo"}}, 422, "evidence.source", "source_reserved"),
         ({"evidence": {}}, 422, "evidence.source", "missing"),
         ({"format": "xlsx"}, 422, "format", "literal_error"),
         ({"purposes": ["promotions"]}, 422, "purposes", "extra_forbidden"),

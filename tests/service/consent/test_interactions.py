@@ -73,8 +73,9 @@ async def test_an_act_without_proof_or_from_the_future_is_refused_and_sinks_no_o
 ) -> None:
     answer = await told(
         service,
-        act(evidence={"source": "newsletter opened"}),
-        act(occurred_at="2100-01-01T00:00:00Z", evidence={"source": " ", "form_id": "login"}),
+        act(evidence={"source": "newsletter-opened"}),
+        act(occurred_at="2100-01-01T00:00:00Z", evidence={"source": "app", "form_id": "login"}),
+        act(evidence={"source": " ", "form_id": "login"}),
         act(number="nobody"),
         act(sender_id="nowhere"),
         act(evidence={"source": "mo", "form_id": "x"}),
@@ -83,8 +84,8 @@ async def test_an_act_without_proof_or_from_the_future_is_refused_and_sinks_no_o
     )
     results = answer.json()["results"]
     assert [[r["reason"] for r in result["reasons"]] for result in results] == [
-        ["nothing_done"], ["source_missing", "occurred_in_the_future"], ["not_a_number"], ["unknown_sender"],
-        ["value_error"], ["extra_forbidden"], [],
+        ["nothing_done"], ["occurred_in_the_future"], ["string_pattern_mismatch"], ["not_a_number"], ["unknown_sender"],
+        ["source_reserved"], ["extra_forbidden"], [],
     ]  # fmt: skip
     assert results[-1]["verdict"] == "recorded"
     assert NUMBER not in answer.text
