@@ -41,7 +41,7 @@ MONDAY = next_monday()
 PEOPLE = range(7)
 ROUNDS = 200  # of all steps of the planner: more than there are campaigns
 # what is done to a campaign before it is left to itself; `begin`: the planner starts what is due; `occur`: one of that,
-# which of a series is to make the campaign that it starts next
+# which of a series is to make the campaign that it starts next; `lose`: whom it asks for then, Kafka forgets
 WAYS = (
     ("cancel",),
     ("schedule", "cancel"),
@@ -54,6 +54,9 @@ WAYS = (
     ("schedule", "begin", "cancel"),
     ("schedule", "begin", "pause", "cancel"),
     ("schedule", "begin", "pause", "edit"),
+    ("schedule", "begin", "lose"),
+    ("schedule", "begin", "lose", "pause"),
+    ("schedule", "begin", "lose", "cancel"),
 )
 EMPTIED = ("campaign", "campaign_accounts", "campaign_reason", "recipient", "outbox", "broken", "campaign_pre_flight")
 DONE = ("finished", "cancelled")
@@ -126,6 +129,9 @@ class Machine(RuleBasedStateMachine):
             if step in ("begin", "occur"):
                 await self._some(self.campaigns.planner.deny_unrequested, ROUNDS)  # its sender's next waits for that
                 await self._some(self.campaigns.planner.start_due, ROUNDS if step == "begin" else 1)
+            elif step == "lose":
+                await self._some(self.campaigns.planner.expand, ROUNDS)
+                await self._lose_requests()
             elif step == "edit":
                 await self._edit(await self.campaigns.get(f"campaigns/{campaign_id}"))
             else:
