@@ -21,7 +21,7 @@ PUBLISHED = {
     "countries/GB-2.json": "ad58946df033aa7e",
     "countries/US-2.json": "422130145b986ac3",
     "demonstration-3.json": "0648f6104ed15de1",
-    "france-3.json": "a1b9aab225e9907b",
+    "france-3.json": "d007114509983756",
 }
 
 

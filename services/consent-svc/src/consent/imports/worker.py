@@ -2,7 +2,7 @@
 
 The import firewall is the ledger's own order: by a line's time at source, so that an old opt-in never outvotes a newer
 STOP, and lines may come in any order, twice, or after a crash. No line, however new, takes back a STOP of the person's
-own (ADR-00NN).
+own (ADR-0064).
 """
 
 import asyncio

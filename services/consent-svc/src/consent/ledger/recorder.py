@@ -294,7 +294,7 @@ def _take_lists(change: _Change, given: Evidence, known: Known, now: datetime) -
     """Record suppression-list entries that decide against the opt-in `given`, unless the purpose is already open.
 
     Entries no older than `given` decide (ADR-0057), and a provider's entry of any time against an asserted opt-in
-    (ADR-00NN). An entry has a cause only if it shuts another consent.
+    (ADR-0064). An entry has a cause only if it shuts another consent.
     """
     if not change.listed or ledger.standing(change.subject.state, given.sender_id, given.purpose) == "opted_in":
         return

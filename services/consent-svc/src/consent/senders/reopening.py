@@ -1,4 +1,4 @@
-"""HTTP routes of the reopening rules: by which a sender lets an asserted opt-in take back a person's STOP (ADR-00NN).
+"""HTTP routes of the reopening rules: by which a sender lets an asserted opt-in take back a person's STOP (ADR-0064).
 
 Without a rule only the person takes the STOP back. A rule counts for opt-ins recorded while the rule is in force, and
 each of these names the rule in the ledger.
