@@ -128,7 +128,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """The newest evidence of a kind for a scope. A `lapse` is an expiry that answers a request.
 
-    `by_person`: a STOP that only the person takes back, or an opt-in that takes such a STOP back.
+    `by_person`: a STOP that only the person takes back, or an opt-in that takes such a STOP back. `annuls`: of an
+    opt-out, the wrong opt-in, which takes nothing back.
     """
 
     kind: MarkKind
@@ -142,15 +143,16 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     clock: str | None = None
     by_person: bool = False
     reopening_rule: str | None = None
+    annuls: str | None = None
 
     @property
     def scope(self) -> tuple[str, str, str, str, str, str]:
         """Return the key that marks replace each other by.
 
-        Wide opt-outs, each clock, the person's own acts and opt-ins under a reopening rule stay apart.
+        Wide opt-outs, each clock, each annulment, the person's own acts and opt-ins under a reopening rule stay apart.
         """
         wide = self.controller if self.kind == "opt_out" else None
-        said = "person" if self.by_person else "rule" if self.reopening_rule else ""
+        said = "person" if self.by_person else "rule" if self.reopening_rule else self.annuls or ""
         return self.kind, self.sender_id or "", self.purpose or "", wide or "", self.clock or "", said
 
     @property
@@ -322,6 +324,7 @@ def _mark(evidence: Evidence) -> Mark:
         clock=evidence.clock,
         by_person=evidence.by_person,
         reopening_rule=evidence.reopening_rule,
+        annuls=evidence.corrects if evidence.kind == "opt_out" else None,
     )
 
 
@@ -368,8 +371,9 @@ def persons_stops(state: SubjectState, sender_id: str, purpose: str, controller:
 
     `controller` is the sender's.
     """
-    own = [mark for mark in _opt_ins(state, sender_id, purpose) if mark.by_person]
     outs = _opt_outs(state, sender_id, purpose, controller)
+    annulled = {out.annuls for out in outs}
+    own = [mark for mark in _opt_ins(state, sender_id, purpose) if mark.by_person and mark.evidence_id not in annulled]
     return [out for out in outs if out.by_person and all(out.shuts(mark) for mark in own)]
 
 
