@@ -45,6 +45,7 @@ class Round:
     given_at: datetime
     campaign: str = ""
     status: str = "not made"
+    waits: str = ""  # for what, by campaign-svc
     finished: bool = False
     whole: bool = True  # no database has lost rows of it
 
@@ -222,5 +223,6 @@ class Load:
         while not one.finished:
             told = await self.api.call("GET", "campaign", f"/v1/campaigns/{one.campaign}")
             one.status, one.finished = told["status"], told["status"] in OVER
+            one.waits = "".join(f", waits for {each['reason']}" for each in told["waiting_for"])
             one.ended = datetime.now(UTC) if one.finished else None
             await asyncio.sleep(POLL_S)

@@ -33,6 +33,8 @@ FACTS_WITHIN_S = 60.0  # until there are facts to lose
 NOTICED_WITHIN_S = 60.0
 GROWS_WITHIN_S = 90.0
 MADE_WITHIN_S = 30.0
+LED_WITHIN_S = 30.0
+LOOKED_AGAIN_AFTER_S = 6.0  # a reader compares its place with the log every 5 s, and may find the next gap
 LOOK_EVERY_S = 0.5
 STOOD_FOR_S = 1.0
 # files that a broker rebuilds from its segments
@@ -86,16 +88,17 @@ async def unclean_election(system: System, target: str, lasts_s: float, chance: 
     try:
         away, second, third = chance.sample(numbers, 3)
         await _kill(kafka, [away])
-        began = {n: await _end(system, target, n) for n in range(PARTITIONS)}
+        began = {n: await _led(system, target, n) for n in range(PARTITIONS)}
         partition = await _grown_with_facts(system, target, began)
         await _kill(kafka, [second, third])
         _cut_to(kafka, second, target, partition, _ends_at(kafka, away, target, partition))
         stood = await _stood(system, target, partition)
         await _launch(kafka, [away, second])
+        await _led(system, target, partition)
         await _launch(kafka, [third])
-        return await _held_until_repaired(system, "unclean election", target, lasts_s, partition, stood)
-    finally:
+    finally:  # before a reader is restarted: a service starts on no topic that may lose records
         await _configure(system, target, {"unclean.leader.election.enable": "false"})
+    return await _held_until_repaired(system, "unclean election", target, lasts_s, partition, stood)
 
 
 async def anew(system: System, target: str, lasts_s: float, chance: random.Random) -> list[Violation]:
@@ -168,12 +171,17 @@ async def repair(system: System, topic: str) -> None:
     For consent.states.v1 the owner publishes the broken partitions again; for inbound.messages.v1 the operator's list
     of opt-outs is sent. Then a person clears the readers; faults found meanwhile are repaired too.
     """
-    deadline = time.monotonic() + REPAIRED_WITHIN_S
+    deadline, whole = time.monotonic() + REPAIRED_WITHIN_S, False
     while True:
         broken = {service: await _broken(system, service, topic) for service in READERS[topic]}
         places = [place for each in broken.values() for place in each]
         if not places:
-            return
+            if whole:
+                return
+            whole = True
+            await asyncio.sleep(LOOKED_AGAIN_AFTER_S)
+            continue
+        whole = False
         if time.monotonic() > deadline:
             raise RuntimeError(f"{len(places)} partitions stay broken")
         if topic == STATES.name:
@@ -322,6 +330,16 @@ async def _end_or_none(system: System, topic: str, partition: int) -> int:
         return await _end(system, topic, partition)
     except KafkaError:
         return -1
+
+
+async def _led(system: System, topic: str, partition: int) -> int:
+    """Return the end, once the partition has a leader."""
+    deadline = time.monotonic() + LED_WITHIN_S
+    while (end := await _end_or_none(system, topic, partition)) < 0:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{topic} {partition} has no leader")
+        await asyncio.sleep(LOOK_EVERY_S)
+    return end
 
 
 async def _grown_with_facts(system: System, topic: str, began: dict[int, int]) -> int:

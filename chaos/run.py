@@ -21,8 +21,9 @@ from chaos.watching import Watch
 from stack.demo import Api
 
 RECOVERS_WITHIN_S = 120.0
-SETTLES_WITHIN_S = 180.0
+SETTLES_WITHIN_S = 360.0  # from the last fault to the end of the last campaign, STOP and receipt
 SETTLE_POLL_S = 1.0
+TELL_EVERY_S = 15.0
 PLANNED = 1000  # more than any run reaches
 AT_ONCE = 2  # campaigns
 ANSWERS_AFTER_S = 0.2  # latency of the operator: a message is in flight at any kill
@@ -90,9 +91,9 @@ async def loaded(
             working = group.create_task(load.run(at_once))
             yield load, watch
             load.ending.set()
-            await asyncio.wait([working], timeout=SETTLES_WITHIN_S)
+            say(f"{time.monotonic() - watch.started:>6.0f} s  the faults are over")
+            await _settled(watch, working, say)
             working.cancel()
-            await _settled(watch, say)
             for each in watching:
                 each.cancel()
             await asyncio.wait(watching)
@@ -123,7 +124,7 @@ async def suffer(system: System, planned: Planned, watch: Watch) -> Suffered:
     for loss in system.losses:
         loss.made_good = loss.made_good or not why
     if why:
-        watch.violations.append(Violation(0, "did not recover", f"from {planned.kind}, {planned.target}: {why}"))
+        watch.note([Violation(0, "did not recover", f"from {planned.kind}, {planned.target}: {why}")])
     return Suffered(
         planned.number,
         planned.kind,
@@ -162,13 +163,17 @@ async def conclude(system: System, watch: Watch, suffered: list[Suffered], *, se
     )
 
 
-async def _settled(watch: Watch, say: Callable[[str], None]) -> None:
-    """Wait until nothing is under way, at most for SETTLES_WITHIN_S."""
-    deadline, quiet = time.monotonic() + SETTLES_WITHIN_S, 0
+async def _settled(watch: Watch, working: asyncio.Task[None], say: Callable[[str], None]) -> None:
+    """Wait until nothing is under way, at most for SETTLES_WITHIN_S; say what is, at most every TELL_EVERY_S."""
+    deadline, quiet, told_at, told = time.monotonic() + SETTLES_WITHIN_S, 0, -TELL_EVERY_S, list[str]()
     while quiet < SETTLED_LOOKS:
-        why = await watch.waiting()
+        why = await watch.waiting() + ([] if working.done() else ["the load has not ended"])
         quiet = 0 if why else quiet + 1
-        if why and time.monotonic() > deadline:
+        now = time.monotonic()
+        if why and now > deadline:
             say(f"not at rest: {'; '.join(why)}")
             return
+        if why != told and now >= told_at + TELL_EVERY_S:
+            say(f"{now - watch.started:>6.0f} s  {'; '.join(why) or 'all has come to rest'}")
+            told_at, told = now, why
         await asyncio.sleep(SETTLE_POLL_S)

@@ -426,15 +426,18 @@ class Watch:
 
     async def waiting(self) -> list[str]:
         """Return what has not come to rest, and is no loss yet."""
-        why = [f"campaign {one.code} is {one.status}" for one in self.load.rounds if not one.over]
-        if self.system.lost_records and not why:
-            await self._enforced_by_another_word()
+        why = [f"campaign {one.code} is {one.status}{one.waits}" for one in self.load.rounds if not one.over]
+        try:
+            if self.system.lost_records and not why:
+                await self._enforced_by_another_word()
+            for service in self.system.databases:
+                async with self._connection(service) as sql:
+                    rows = await sql.fetchval("SELECT count(*) FROM outbox")
+                why += [f"{rows} events of {service} wait"] if rows else []
+        except GONE as error:
+            why.append(f"a database did not answer: {type(error).__name__}")
         missing = len(self.account.acknowledged.keys() - self.account.enforced)
         why += [f"{missing} STOPs are not enforced"] if missing else []
-        for service in self.system.databases:
-            async with self._connection(service) as sql:
-                rows = await sql.fetchval("SELECT count(*) FROM outbox")
-            why += [f"{rows} events of {service} wait"] if rows else []
         counts = await self.load.api.call("GET", "simulator", "/counts")
         open_ = counts["receipts_pending"] + counts["replies"] - counts["replies_acknowledged"]
         return [*why, *([f"{open_} callbacks of the operator are under way"] if open_ else [])]
