@@ -32,6 +32,10 @@ class MessageRequested(Event, frozen=True, kw_only=True):
 
     campaign-svc requests marketing messages on `campaign.requests.v1`; consent-svc requests service messages on
     `dispatch.requests.v1`.
+
+    A request is `repeated` if no report on its message has arrived. dispatch-svc answers with the current state of a
+    message on record, and decides on any other message as on a first request. A repeat with empty `number` and `text`
+    only asks for the state: a message not on record is not sent.
     """
 
     type: ClassVar[str] = "campaign.message_requested.v1"
@@ -47,6 +51,7 @@ class MessageRequested(Event, frozen=True, kw_only=True):
     requested_at: Instant
     send_before: Instant
     region: str | None = None  # the address's place where its hours may differ from the number's: `common.law`
+    repeated: bool = False
 
     @property
     def key(self) -> str:

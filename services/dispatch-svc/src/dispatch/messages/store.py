@@ -15,7 +15,7 @@ closed and submits no message of the decision, however long the owner stood stil
 """
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from operator import attrgetter
@@ -366,6 +366,14 @@ async def tell_due(tx: AsyncConnection, partition: int, lane: Lane) -> None:
 async def found(tx: AsyncConnection, message_id: UUID) -> MessageRow | None:
     rows = await fetch_many(tx, f"SELECT {columns_of('m')} FROM message AS m WHERE message_id = $1", message_id)
     return MessageRow.read(rows[0]) if rows else None
+
+
+async def on_record(tx: AsyncConnection, message_ids: Collection[UUID]) -> list[MessageRow]:
+    """Return the messages among these that the ledger has, without text and decision record."""
+    rows = await fetch_many(
+        tx, f"SELECT {OF_A_CHANGE} FROM message AS m WHERE message_id = ANY($1::uuid[])", list(message_ids)
+    )
+    return [MessageRow.read(row) for row in rows]
 
 
 # Neither an outcome nor a DLR is on record. Whether a submit began is what the table `begun` says.

@@ -90,6 +90,12 @@ REDECIDED = counter(
     "Messages that return to the gate, because a permit lapsed or a gateway refuses.",
 )
 
+REPEATED = counter(
+    "sms_dispatch_repeated_requests_total",
+    "Repeated requests: `answered` from the ledger; `in_hand`, an outcome follows; `new`, the first request was lost.",
+    ["result"],
+)
+
 _Alike = tuple[int, Lane, bool]  # partition, lane, `again`
 _Lapsed = tuple[list[Permit], "asyncio.Task[dict[UUID, Permit]]"]
 
@@ -154,6 +160,7 @@ class Intake:
         partition = batch[0].partition
         candidates: dict[UUID, Candidate] = {}
         reworded: dict[UUID, MessageReworded] = {}
+        repeated: dict[UUID, bool] = {}  # whether the batch has no first request before
         whose = partitions_of([received.event.key.encode() for received in batch], self._partitions)
         if set(whose) != {partition}:
             raise Poison("in another partition than its subject's: its lock and its watermark are not the same")
@@ -168,18 +175,28 @@ class Intake:
                 candidate = requested(event, partition)
             except ValueError as error:
                 raise Poison("the message id is not a UUID") from error
+            if event.repeated:
+                repeated.setdefault(candidate.message_id, candidate.message_id not in candidates)
             # the first request counts, as in the ledger: a duplicate lacks a text updated since
             candidates.setdefault(candidate.message_id, candidate)
         if reworded:
             await messages.lock_partition(tx, partition, Lane.MARKETING)
             if not await messages.reword(tx, reworded):
                 raise Hold  # at the retry the message has left, or waits again
+        known = await messages.on_record(tx, repeated) if repeated else []
+        for row in known:
+            del candidates[row.message_id], repeated[row.message_id]
         decisions = await self._clearance.decide(tx, partition, list(candidates.values()), locked=bool(reworded))
         if lane is Lane.TRANSACTIONAL:
             decisions = self._handoff.codes.or_wait(decisions)
         new = await messages.insert_messages(tx, [d.row for d in decisions])
         decisions = [d for d in decisions if d.candidate.message_id in new]
-        await events.append_changes(tx, [events.changed(d.row) for d in decisions if d.permit is None])
+        # an answer may follow a newer change: each reader of these events keeps the highest version
+        answers = [events.changed(row) for row in known if row.status is not Status.SENDING]
+        await events.append_changes(tx, answers + [events.changed(d.row) for d in decisions if d.permit is None])
+        if known or repeated:
+            lost = sum(repeated.values())
+            _count_repeated(len(answers), len(known) - len(answers) + len(repeated) - lost, lost)
         permits = [d.permit for d in decisions if d.permit]
         if not permits:
             return None
@@ -241,6 +258,7 @@ class Handoff:
         for name in self.traffic.gateways:
             for status in may_follow(Status.SENDING, Cause.OUTCOME):
                 OUTCOMES.labels(name, status)  # from 0, so that the first outcome is an increase
+        _count_repeated(0, 0, 0)
 
     async def send(self, permits: Sequence[Permit]) -> None:
         """Hand off the permitted messages; return once the ledger has all outcomes."""
@@ -549,6 +567,11 @@ class Handoff:
         """Record the look-up result of a lost answer."""
         echoes = self.traffic.gateways[row.gateway].capabilities.echoes_reference
         await self._settle([outcomes.looked_up(row, result, echoes_reference=echoes)], Lane.MARKETING)
+
+
+def _count_repeated(answered: int, in_hand: int, new: int) -> None:
+    for result, many in (("answered", answered), ("in_hand", in_hand), ("new", new)):
+        REPEATED.labels(result).inc(many)
 
 
 def _lane(permit: Permit) -> tuple[str, Lane]:
