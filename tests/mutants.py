@@ -19,6 +19,7 @@ PROJECTION_STORE = "services/dispatch-svc/src/dispatch/projection/store.py"
 SENDING_STORE = "services/dispatch-svc/src/dispatch/sending/store.py"
 GATE_STORE = "services/dispatch-svc/src/dispatch/gate/store.py"
 CLEARANCE = "services/dispatch-svc/src/dispatch/gate/clearance.py"
+PLANNING_STORE = "services/campaign-svc/src/campaign/planning/store.py"
 PIPELINE = "services/dispatch-svc/src/dispatch/sending/pipeline.py"
 PROJECTION = "services/dispatch-svc/src/dispatch/projection/apply.py"
 TIMERS = "services/dispatch-svc/src/dispatch/sending/timers.py"
@@ -227,6 +228,21 @@ MUTANTS = (
         " WHERE m.message_id = v.message_id AND m.version = v.version AND m.status = 'sending'",
         " WHERE m.message_id = v.message_id AND m.version >= v.version AND m.status = 'sending'",
         f"{STORE_TESTS} -k overtook",
+    ),
+    # --- repeated requests
+    Mutant(
+        "a repeated request has no answer from the ledger",
+        PIPELINE,
+        "        answers = [events.changed(row) for row in known if row.status is not Status.SENDING]\n",
+        "        answers: list[events.Changed] = []\n",
+        "tests/service/dispatch/test_repeated_requests.py",
+    ),
+    Mutant(
+        "the next page of repeats waits for no report",
+        PLANNING_STORE,
+        " AND r.repeated_at IS NOT NULL))",
+        " AND r.repeated_at IS NULL))",
+        "tests/service/campaign/test_repeated_requests.py",
     ),
     # --- consent's recorder
     Mutant(

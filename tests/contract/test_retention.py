@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Index, MetaData, Table
 
+from campaign.planning.planner import ON_RECORD
 from common.privacy.pruning import KEPT_BY_ALL, Policy, Pruned
+from dispatch.privacy import pruning as dispatch_pruning
 
 SERVICES = ("campaign", "consent", "dispatch", "inbound")
 PRUNING = {
@@ -94,3 +96,10 @@ def _told(rule: Pruned) -> str:
     whole_days = rule.keep == timedelta(days=rule.keep.days)
     period = f"{rule.keep.days} days" if whole_days else f"{rule.keep // timedelta(hours=1)} h"
     return f"{period}, then without {' and '.join(rule.strips)}" if rule.strips else f"{period}, then gone"
+
+
+def test_the_ledger_has_a_message_for_longer_than_a_request_may_be_repeated() -> None:
+    """Else the repeat of a message that left would be a second one."""
+    least = dispatch_pruning.Periods(contents_days=dispatch_pruning.LATE_DAYS, messages_days=dispatch_pruning.LATE_DAYS)
+    kept = [rule.keep for rule in dispatch_pruning.policy(least).pruned if rule.kind == "messages"]
+    assert kept > [ON_RECORD]

@@ -42,7 +42,8 @@ async def mend(campaigns: Campaigns) -> None:
 async def rounds(planner: Planner, most: int) -> int:
     """Let every step of the planner look for work until none has any, `most` times at most; how often."""
     for done in range(most):
-        steps = (planner.start_due, planner.expand, planner.deny_unrequested, planner.finish_done)
+        steps = [planner.start_due, planner.expand, planner.deny_unrequested, planner.repeat_requests]
+        steps.append(planner.finish_done)
         if not any([await step() for step in steps]):
             return done
     return most

@@ -2,10 +2,11 @@
 
 Campaigns are written, edited, scheduled, paused, resumed and cancelled: plain ones, of an empty audience, with a pace,
 that recur, with other texts. The planner takes a step now and then, by a clock that goes on; what dispatch would report
-comes late and in any order; and the next step of one campaign may fail. After each step, of every campaign:
+comes late and in any order; Kafka loses requests and reports; and the next step of one campaign may fail. After each
+step, of every campaign:
 
     promise 4    audience = pending + denied + deferred + handed_off + expired
-    the gate     no recipient is asked for twice
+    the gate     no recipient is asked for twice, but by a request that says it is repeated
 
 Once faults have ended, the planner has run for long enough and dispatch has reported of each request:
 
@@ -26,6 +27,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from sqlalchemy import text
 
+from common.contracts import CAMPAIGN_REQUESTS
+from common.contracts.dispatch import MessageChanged
 from tests.service.campaign import faults
 from tests.service.campaign.campaigns import DAY, WRITTEN, Campaigns, balanced, changed, csv_of, next_monday, opened
 from tests.support.infrastructure import Broker, Postgres
@@ -38,7 +41,7 @@ MONDAY = next_monday()
 PEOPLE = range(7)
 ROUNDS = 200  # of all steps of the planner: more than there are campaigns
 # what is done to a campaign before it is left to itself; `begin`: the planner starts what is due; `occur`: one of that,
-# which of a series is to make the campaign that it starts next
+# which of a series is to make the campaign that it starts next; `lose`: whom it asks for then, Kafka forgets
 WAYS = (
     ("cancel",),
     ("schedule", "cancel"),
@@ -51,6 +54,9 @@ WAYS = (
     ("schedule", "begin", "cancel"),
     ("schedule", "begin", "pause", "cancel"),
     ("schedule", "begin", "pause", "edit"),
+    ("schedule", "begin", "lose"),
+    ("schedule", "begin", "lose", "pause"),
+    ("schedule", "begin", "lose", "cancel"),
 )
 EMPTIED = ("campaign", "campaign_accounts", "campaign_reason", "recipient", "outbox", "broken", "campaign_pre_flight")
 DONE = ("finished", "cancelled")
@@ -123,6 +129,9 @@ class Machine(RuleBasedStateMachine):
             if step in ("begin", "occur"):
                 await self._some(self.campaigns.planner.deny_unrequested, ROUNDS)  # its sender's next waits for that
                 await self._some(self.campaigns.planner.start_due, ROUNDS if step == "begin" else 1)
+            elif step == "lose":
+                await self._some(self.campaigns.planner.expand, ROUNDS)
+                await self._lose_requests()
             elif step == "edit":
                 await self._edit(await self.campaigns.get(f"campaigns/{campaign_id}"))
             else:
@@ -164,7 +173,7 @@ class Machine(RuleBasedStateMachine):
 
     # --- the planner, dispatch, time ---------------------------------------------------------------------------------
 
-    @rule(step=st.sampled_from(("start_due", "expand", "expand", "deny_unrequested", "finish_done")))
+    @rule(step=st.sampled_from(("start_due", "expand", "expand", "deny_unrequested", "repeat_requests", "finish_done")))
     def plans(self, step: str) -> None:
         self.run(getattr(self.campaigns.planner, step)())
 
@@ -178,20 +187,35 @@ class Machine(RuleBasedStateMachine):
 
     async def _report(self, many: int, status: str) -> None:
         """Of messages that were asked for and are not over, so many."""
+        if events := await self._reported(many, status):
+            await self.campaigns.report(*events)
+
+    @rule(many=st.integers(1, 10), status=st.sampled_from(REPORTED))
+    def loses_reports(self, many: int, status: str) -> None:
+        self.run(self._reported(many, status))
+
+    @rule()
+    def loses_requests(self) -> None:
+        self.run(self._lose_requests())
+
+    async def _lose_requests(self) -> None:
+        async with self.campaigns.surroundings.sql("campaign") as sql:
+            await sql.execute("DELETE FROM outbox WHERE topic = $1", CAMPAIGN_REQUESTS.name)
+
+    async def _reported(self, many: int, status: str) -> list[MessageChanged]:
         if not (requests := {(r.campaign_id, r.subject_id) for r in await self.campaigns.requests()}):
-            return
+            return []
         async with self.campaigns.database.begin() as tx:
             rows = await tx.execute(
                 text("SELECT campaign_id, subject_id FROM recipient WHERE status = ANY(:open)"),
                 {"open": ["pending", "deferred"]},
             )
             open_ = [(row.campaign_id, row.subject_id) for row in rows]
-        events = []
+        events: list[MessageChanged] = []
         for place in sorted(requests.intersection(open_))[:many]:
             self.versions[place] = version = self.versions.get(place, 0) + 1
             events.append(changed(*place, version, status, reasons=("r",), decided_at=self.clock))
-        if events:
-            await self.campaigns.report(*events)
+        return events
 
     @rule(hours=st.sampled_from((0.01, 1, 5, 24)))
     def time_goes_by(self, hours: float) -> None:
@@ -226,7 +250,7 @@ class Machine(RuleBasedStateMachine):
             balanced(campaign["statistics"])
             over = campaign["status"] in DONE and not campaign["statistics"]["pending"]
             assert campaign["waiting_for"] or over, "what goes on says what it waits for"
-        asked = [(r.campaign_id, r.subject_id) for r in await self.campaigns.requests()]
+        asked = [(r.campaign_id, r.subject_id) for r in await self.campaigns.requests() if not r.repeated]
         assert len(asked) == len(set(asked))
 
     def teardown(self) -> None:
@@ -235,7 +259,7 @@ class Machine(RuleBasedStateMachine):
     async def _comes_to_rest(self) -> None:
         await self._others_go_on()
         await faults.mend(self.campaigns)
-        for _ in range(5):  # beyond each end, each pause and the last occurrence
+        for _ in range(7):  # beyond each end, each pause and the last occurrence
             self._goes_to(self.clock + DAY)
             assert await faults.rounds(self.campaigns.planner, ROUNDS) < ROUNDS
             for status in FINAL:

@@ -40,6 +40,7 @@ def told(found: list[Waiting]) -> list[tuple[Any, ...]]:
         (replace(STAGE, next_hour=SOON, next_slot=AGO), [("hour", SOON)]),
         (replace(STAGE, next_slot=SOON, chosen_at=SOON), [("pace", SOON), ("winner", SOON)]),
         (replace(STAGE, expanded=True, next_slot=SOON), [("outcomes", None)]),
+        (replace(STAGE, expanded=True, repeat_at=SOON), [("outcomes", None), ("reports", SOON)]),
         (replace(STAGE, expanded=True, undecided=0), [("end", None)]),
         (replace(STAGE, status=Status.PAUSED), [("resumption", None)]),
         (replace(STAGE, status=Status.PAUSED, expanded=True), [("resumption", None)]),
@@ -48,6 +49,10 @@ def told(found: list[Waiting]) -> list[tuple[Any, ...]]:
         (replace(STAGE, status=Status.PAUSED, ends_at=AGO, expanded=True), [("outcomes", None)]),
         (replace(STAGE, status=Status.CANCELLED), [("denials", None)]),
         (replace(STAGE, status=Status.CANCELLED, expanded=True), [("outcomes", None)]),
+        (
+            replace(STAGE, status=Status.CANCELLED, expanded=True, repeat_at=SOON),
+            [("outcomes", None), ("reports", SOON)],
+        ),
         (replace(STAGE, status=Status.CANCELLED, expanded=True, undecided=0), []),
         (replace(STAGE, status=Status.FINISHED, expanded=True, undecided=0), []),
     ],

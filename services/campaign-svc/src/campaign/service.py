@@ -1,5 +1,7 @@
 """Wire campaign-svc: settings, consumers, workers and routers."""
 
+from datetime import timedelta
+
 from pydantic import Field, model_validator
 
 from campaign import schema
@@ -41,6 +43,8 @@ class Settings(HoursSettings):
     request_chunk: int = Field(16_000, ge=1, le=20_000)
     # the planner stops beyond this many unpublished rows
     outbox_backlog: int = Field(192, ge=1)
+    # a requested recipient without a report is requested again
+    repeat_after_s: float = Field(900, ge=1, le=21_600)
     prices: Prices = Prices()  # of an SMS, by territory
     rate_per_s: float | None = Field(None, gt=0)  # messages the operator accepts
     link_days: int = Field(30, ge=1, le=365)  # after the campaign's end
@@ -67,6 +71,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             partitions=settings.partitions,
             chunk=settings.request_chunk,
             backlog=settings.outbox_backlog,
+            repeat_after=timedelta(seconds=settings.repeat_after_s),
         )
         erasing = eraser(held.database)
         return Background(

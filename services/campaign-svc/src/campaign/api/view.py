@@ -64,6 +64,7 @@ async def shown(tx: AsyncConnection, held: Resources[Any], page: Sequence[Stored
             approval_missing=draft and await checks.lacks_approval(tx, campaign, sender),
             with_series=control.SERIES_PAUSED in paused_because,
             marketing_held=hold is not None,
+            repeat_at=campaign.repeat_at if campaign.repeats else None,
             settles_first=settled.get(campaign.sender_id),
         )
         found.append(

@@ -81,8 +81,11 @@ class Progress:
     starts_at: datetime | None
     started_at: datetime | None
     send_before: datetime | None
+    ended_at: datetime | None
     cursor: str
     expanded: bool
+    repeats: int  # of requests not reported on since, in a row
+    repeat_at: datetime | None
     failures: int
     written: str  # transaction that wrote the row
 
@@ -115,7 +118,6 @@ class Campaign(Progress, Content):
     approval_needed: bool
     acknowledged: tuple[str, ...]
     at: datetime | None
-    ended_at: datetime | None
     sent_back: str | None
     next_slot: datetime | None
     retry_at: datetime | None

@@ -39,6 +39,7 @@ recipient = Table(
     instant("receipt_at", nullable=True),
     Column("variant", Text, nullable=True),  # text requested, in an A/B test
     instant("waits_until", nullable=True),  # of recipients before the cursor
+    instant("repeated_at", nullable=True),  # last repeat of the request, until the next report
     PrimaryKeyConstraint("campaign_id", "subject_id"),
     Index(
         "recipient_waiting_ix",
@@ -47,6 +48,7 @@ recipient = Table(
         "subject_id",
         postgresql_where=text("waits_until IS NOT NULL"),
     ),
+    Index("recipient_repeated_ix", "campaign_id", "subject_id", postgresql_where=text("repeated_at IS NOT NULL")),
 )
 
 
@@ -159,6 +161,17 @@ async def set_variants(tx: AsyncConnection, campaign_id: str, variants: Mapping[
     )
 
 
+async def set_repeated(tx: AsyncConnection, campaign_id: str, subject_ids: Sequence[str], now: datetime) -> None:
+    """Store when these recipients' requests were repeated. The caller has locked the recipients."""
+    await tx.execute(
+        text(
+            "UPDATE recipient SET repeated_at = :now"
+            " WHERE campaign_id = :campaign_id AND subject_id = ANY(CAST(:ids AS text[]))"
+        ),
+        {"campaign_id": campaign_id, "ids": list(subject_ids), "now": now},
+    )
+
+
 async def deny(tx: AsyncConnection, campaign_id: str, denied: Mapping[str, str]) -> None:
     """Deny recipients before any request, with a reason by subject id. The caller has locked the campaign."""
     if not denied:
@@ -213,6 +226,7 @@ async def update_recipients(tx: AsyncConnection, events: Sequence[MessageChanged
     await tx.execute(
         text(
             "UPDATE recipient AS r SET status = e.status, reasons = string_to_array(e.reasons, ' '),"
+            " repeated_at = NULL,"
             " receipt = e.receipt, version = e.version, handed_off_at = e.handed_off_at, receipt_at = e.receipt_at"
             " FROM unnest(CAST(:campaigns AS text[]), CAST(:subjects AS text[]), CAST(:versions AS integer[]),"
             " CAST(:statuses AS text[]), CAST(:reasons AS text[]), CAST(:receipts AS text[]),"

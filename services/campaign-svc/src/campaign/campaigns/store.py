@@ -97,6 +97,8 @@ campaign = Table(
     instant("look_at", nullable=True),  # the planner sleeps until then
     instant("next_slot", nullable=True),
     Column("turn", BigInteger, nullable=False, server_default=text("0")),  # used, weighted by priority
+    instant("repeat_at", nullable=True),  # requests without a report are repeated then
+    Column("repeats", Integer, nullable=False, server_default=text("0")),  # in a row, without a report on each message
     Column("failures", Integer, nullable=False, server_default=text("0")),  # consecutive, of a step
     instant("retry_at", nullable=True),
     Index("campaign_position_ix", "position", unique=True),
@@ -106,6 +108,7 @@ campaign = Table(
     Index("campaign_ended_ix", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
     Index("campaign_failing_ix", "retry_at", postgresql_where=text(f"failures > {PASSING_FAILURES}")),
     Index("campaign_expanding_ix", "turn", postgresql_where=text("status = 'running' AND NOT expanded")),
+    Index("campaign_repeat_ix", "repeat_at", postgresql_where=text("repeat_at IS NOT NULL AND status <> 'finished'")),
     Index("campaign_cancelled_ix", "sender_id", postgresql_where=text("status = 'cancelled' AND NOT expanded")),
     Index(
         "campaign_paused_ix",
@@ -137,8 +140,8 @@ campaign_reason = Table(
 
 
 _PROGRESS = (
-    "SELECT c.campaign_id, c.sender_id, c.status, c.starts_at, c.started_at, c.send_before, c.cursor, c.expanded,"
-    " c.failures, CAST(c.xmin AS text) AS written"
+    "SELECT c.campaign_id, c.sender_id, c.status, c.starts_at, c.started_at, c.send_before, c.ended_at, c.cursor,"
+    " c.expanded, c.repeats, c.repeat_at, c.failures, CAST(c.xmin AS text) AS written"
     " FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
 )
 _TALLIES = ("audience", *COUNTS)
@@ -149,7 +152,7 @@ _CAMPAIGN = (
     " c.trial::text AS trial, c.winner, c.choice::text AS choice,"
     " c.priority, c.created_by, c.edited_by, c.agreed, c.agreed_start, c.approval_needed, c.acknowledged,"
     " c.created_at, c.fingerprint, c.status, c.at, c.starts_at, c.started_at, c.ended_at, c.cursor, c.next_slot,"
-    " c.sent_back, c.failures, c.retry_at,"
+    " c.sent_back, c.repeats, c.repeat_at, c.failures, c.retry_at,"
     " CAST(c.xmin AS text) AS written,"
     f" c.expanded, u.link_host, {', '.join(f'a.{name}' for name in _TALLIES)}"
     " FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
@@ -492,16 +495,19 @@ async def keep_place(
     expanded: bool,
     look_at: datetime | None,
     next_slot: datetime | None,
+    repeat_at: datetime | None,
     turn: int,
     now: datetime,
 ) -> None:
-    """Store how far a campaign is requested, when to return, and the turns used.
+    """Store how far a campaign is requested, when to return or to repeat requests, and the turns used.
 
     A campaign that was asleep first moves up to the turns of the others, so as not to claim missed turns.
     """
     await tx.execute(
         text(
             "UPDATE campaign SET cursor = :cursor, expanded = :expanded, look_at = :look_at, next_slot = :next_slot,"
+            " repeat_at = CASE WHEN repeats > 0 THEN repeat_at"
+            " ELSE least(repeat_at, CAST(:repeat_at AS timestamptz)) END,"
             " turn = :turn + CASE WHEN coalesce(look_at, retry_at) IS NULL THEN turn"
             f" ELSE greatest(turn, {_TURN_OF_OTHERS}) END, failures = 0, retry_at = NULL WHERE campaign_id = :id"
         ),
@@ -511,10 +517,32 @@ async def keep_place(
             "expanded": expanded,
             "look_at": look_at,
             "next_slot": next_slot,
+            "repeat_at": repeat_at,
             "turn": turn,
             "now": now,
             "beyond": now + LOOK_AHEAD,
         },
+    )
+
+
+async def set_repeats(
+    tx: AsyncConnection, campaign_id: str, repeats: int, repeat_at: datetime, next_slot: datetime | None
+) -> None:
+    """Store the repeats of a locked campaign's requests; `next_slot` `None`: unchanged.
+
+    Without an undecided recipient no request is left to repeat.
+    """
+    await tx.execute(
+        text(
+            "UPDATE campaign AS c SET repeats = :repeats,"
+            " repeat_at = CASE WHEN a.pending + a.deferred > 0 THEN CAST(:repeat_at AS timestamptz) END,"
+            " next_slot = coalesce(:next_slot, next_slot),"
+            # the next chunk shows whether a step that requests recipients still fails
+            " failures = CASE WHEN expanded THEN 0 ELSE failures END,"
+            " retry_at = CASE WHEN NOT expanded THEN retry_at END"
+            " FROM campaign_accounts AS a WHERE a.campaign_id = c.campaign_id AND c.campaign_id = :id"
+        ),
+        {"id": campaign_id, "repeats": repeats, "repeat_at": repeat_at, "next_slot": next_slot},
     )
 
 

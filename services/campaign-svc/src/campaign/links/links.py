@@ -83,6 +83,22 @@ async def keep(tx: AsyncConnection, made: Sequence[Tokens]) -> None:
     )
 
 
+async def tokens_of(tx: AsyncConnection, campaign_id: str, subject_ids: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return the stored tokens of a campaign's recipients, by subject id and target."""
+    rows = await tx.execute(
+        text(
+            "SELECT l.subject_id, t.target, l.token FROM campaign_link AS t JOIN link AS l"
+            " ON l.campaign_id = t.campaign_id AND l.place = t.place AND l.subject_id = ANY(CAST(:ids AS text[]))"
+            " WHERE t.campaign_id = :campaign_id"
+        ),
+        {"campaign_id": campaign_id, "ids": list(subject_ids)},
+    )
+    found: dict[str, dict[str, str]] = {}
+    for row in rows:
+        found.setdefault(row.subject_id, {})[row.target] = row.token
+    return found
+
+
 async def find(tx: AsyncConnection, token: str, keys: LinkKeys, days: int, *, lock: bool = False) -> Link | None:
     """Return the link if a key of ours made its token, even an expired link.
 

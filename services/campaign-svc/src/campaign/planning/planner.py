@@ -5,6 +5,10 @@ work by row locks. Expansion keeps the outbox short, so a pause or cancellation 
 Campaigns take turns by chunks, so a small campaign never waits behind a large campaign.
 
 A failing campaign is put off for longer each time, so no other campaign waits behind it.
+
+Kafka may lose a request, or the report on a message. So the planner repeats requests without a report, a page at a
+time: the next page once each repeat has its report, the same page after a wait that doubles. A repeat follows its first
+request in the same partition, so even while dispatch-svc is hours behind, a campaign has few repeats in Kafka.
 """
 
 import asyncio
@@ -14,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import msgspec
+from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.audience import segments
@@ -36,7 +41,7 @@ from campaign.preflight import checks
 from campaign.preflight.forecast import TOO_LATE
 from campaign.results import results
 from campaign.schedule import recurrence
-from campaign.schedule.lifecycle import Action, Status, ends_by, messages_of
+from campaign.schedule.lifecycle import Action, Status, ends_by, later, messages_of
 from campaign.schedule.recurrence import Recurring
 from campaign.schedule.timing import Pace, Timetable, starts
 from campaign.senders import store as senders
@@ -59,7 +64,9 @@ MISSED = counter(
     "Occurrences of recurring campaigns skipped: the planner did not start them in time.",
 )
 REQUESTED = counter(
-    "sms_campaign_requests_total", "Recipients requested from dispatch-svc, or denied before a request.", ["result"]
+    "sms_campaign_requests_total",
+    "Recipients requested from dispatch-svc, requested again without a report, or denied before a request.",
+    ["result"],
 )
 
 FAILING = gauge(
@@ -73,6 +80,10 @@ AHEAD = 100  # recipients read beyond a pace's room, to find the waiting
 LOOK_EVERY_S = 1.0
 EXPAND_EVERY_S = 0.25
 COUNT_EVERY_S = 10.0
+REPEAT_AFTER = timedelta(minutes=15)
+LONGEST_SILENCE = timedelta(hours=6)  # between repeats
+# Within these days of the campaign's start dispatch-svc's ledger still has each message, so no repeat is a second SMS.
+ON_RECORD = timedelta(days=6)
 CANCELLED_BEFORE_REQUEST = "campaign_cancelled"  # as the gate calls it
 
 _attributes = msgspec.json.Decoder(dict[str, str])
@@ -85,6 +96,17 @@ def utc_now() -> datetime:
 def pause(failures: int) -> timedelta:
     """Return the wait after failures in a row; zero after the first, perhaps only a lock."""
     return min(timedelta(seconds=2 ** min(failures, 20) - 2), campaigns.LONGEST_PAUSE)
+
+
+def silence(after: timedelta, repeats: int) -> timedelta:
+    """Return the wait for reports after repeats in a row: `after`, then twice as long each time."""
+    return min(after * (1 << min(repeats - 1, 20)), LONGEST_SILENCE)
+
+
+def over_at(campaign: Progress, margin: timedelta) -> datetime:
+    """Return from when each recipient of a begun campaign must have a final report: `margin` after its end."""
+    ends = ends_by(campaign.scheduled_start, campaign.send_before)
+    return later(min(ends, campaign.ended_at or ends), margin)
 
 
 class _Written(msgspec.Struct, frozen=True, gc=False):
@@ -145,6 +167,19 @@ class _Asking:
                 return TOO_LATE
             if due > self.now:
                 return due
+        return self._write(subject_id, number, attributes, variant, tokens)
+
+    def again(self, recipient: Recipient, tokens: Tokens | None) -> _Written | None:
+        """Return the message of a recipient requested before, or `None` if no text can be written any more."""
+        if recipient.number is None or recipient.attributes is None:
+            return None
+        attributes = _attributes.decode(recipient.attributes)
+        found = self._write(recipient.subject_id, recipient.number, attributes, recipient.variant or OWN, tokens)
+        return found if isinstance(found, _Written) else None
+
+    def _write(
+        self, subject_id: str, number: str, attributes: Mapping[str, str], variant: str, tokens: Tokens | None
+    ) -> _Written | str:
         try:
             text = self.wordings[variant].render(attributes, self.sender.stop_code, tokens or any_token)
         except Missing as missing:
@@ -262,6 +297,7 @@ class Planner:
         partitions: int,
         chunk: int,
         backlog: int,
+        repeat_after: timedelta = REPEAT_AFTER,
         page: int = PAGE,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -274,6 +310,7 @@ class Planner:
         self._chunk = chunk
         self._page = page
         self._backlog = backlog
+        self._repeat_after = repeat_after
         self._now = clock
 
     def workers(self) -> list[Worker]:
@@ -281,6 +318,7 @@ class Planner:
             Timer("start campaigns", self.start_due, LOOK_EVERY_S, self._database, campaigns.DUE),
             Timer("expand campaigns", self.expand, EXPAND_EVERY_S, self._database, outbox.RELAYED),
             Timer("deny the unrequested", self.deny_unrequested, LOOK_EVERY_S, self._database),
+            Timer("repeat requests", self.repeat_requests, LOOK_EVERY_S, self._database),
             Timer("finish campaigns", self.finish_done, LOOK_EVERY_S, self._database),
             Timer("count failing campaigns", self.count_failing, COUNT_EVERY_S, self._database),
         )
@@ -320,6 +358,10 @@ class Planner:
     async def deny_unrequested(self) -> bool:
         """Deny a chunk of unrequested recipients; return whether a campaign had any to deny."""
         return await self._apart(self._deny_unrequested)
+
+    async def repeat_requests(self) -> bool:
+        """Repeat a page of requests without a report. Return whether a campaign had any to repeat."""
+        return await self._apart(self._repeat_requests)
 
     async def finish_done(self) -> bool:
         """Finish a campaign without recipients left to decide. Return whether there was a campaign."""
@@ -462,6 +504,7 @@ class Planner:
                 expanded=done,
                 look_at=look_at,
                 next_slot=next_slot,
+                repeat_at=now + self._repeat_after if chunk.asked else None,
                 turn=(len(waiting) + chunk.reached) * campaign.priority.cost,
                 now=now,
             )
@@ -480,6 +523,83 @@ class Planner:
             denied = await recipients.deny_unrequested(tx, campaign, why, self._chunk)
         REQUESTED.labels("denied").inc(denied)
         return True
+
+    async def _repeat_requests(self, now: datetime, attempt: _Attempt) -> bool:
+        async with self._database.begin() as tx:
+            await store.wait_for_locks_within(tx, LOCKS_WITHIN_S)
+            if await outbox.backlog(tx) > self._backlog:
+                return False
+            locked = await store.lock_to_repeat(tx, now, LONGEST_SILENCE)
+            if locked is None:
+                return False
+            attempt.at(locked)
+            final_at = over_at(locked, self._repeat_after)
+            campaign, room, next_slot = None, self._page, None
+            if locked.status is Status.RUNNING and now < final_at:
+                campaign = await campaigns.read_campaign(tx, locked.campaign_id)
+                pace = Pace.of(campaign.timing)
+                slots = pace.room(campaign.next_slot, now)
+                room = room if slots is None else min(slots, room)
+            await audience_store.reading_contacts(tx)
+            page = await store.repeated_recipients(tx, locked, room)
+            repeats = locked.repeats + 1 if page else 1
+            page = page or await store.unreported_recipients(tx, locked, room, undecided=now >= final_at)
+            if page:
+                repeat_at = now + silence(self._repeat_after, repeats)
+                requests = await self._repeated(tx, locked, campaign, page, now)
+                await outbox.append_by_partition(tx, CAMPAIGN_REQUESTS, requests, self._partitions)
+                await recipients.set_repeated(tx, locked.campaign_id, [each.subject_id for each in page], now)
+                if campaign is not None:
+                    next_slot = pace.after(campaign.next_slot, now, len(page))
+            else:
+                repeats, repeat_at = 0, min(max(final_at, now + self._repeat_after), now + LONGEST_SILENCE)
+            await campaigns.set_repeats(tx, locked.campaign_id, repeats, repeat_at, next_slot)
+        REQUESTED.labels("repeated").inc(len(page))
+        return bool(page)
+
+    async def _repeated(
+        self, tx: AsyncConnection, locked: Progress, campaign: Campaign | None, page: Sequence[Recipient], now: datetime
+    ) -> list[MessageRequested]:
+        """Return the repeated requests of these recipients, with the texts and links of the first requests.
+
+        Without `campaign` no message may leave any more: each request only asks for the message's state, and so does
+        the request of a recipient whose text can no longer be written.
+        """
+        ends, messages = ends_by(locked.scheduled_start, locked.send_before), []
+        if campaign is not None:
+            sender = await senders.find_sender(tx, campaign.sender_id)
+            assert sender is not None, "a campaign is written for a known sender, and senders are never removed"
+            asking = await self._asking(tx, campaign, sender, now)
+            sent = await links.tokens_of(tx, locked.campaign_id, [r.subject_id for r in page]) if asking.linked else {}
+            made = {
+                r.subject_id: Tokens(self._link_keys, locked.campaign_id, r.subject_id, sent.get(r.subject_id, {}))
+                for r in page
+                if asking.linked
+            }
+            written = [asking.again(each, made.get(each.subject_id)) for each in page]
+            messages = asking.requests([each for each in written if each is not None])
+            await links.keep(tx, [each.tokens for each in written if each is not None and each.tokens is not None])
+            assert locked.started_at is not None, "a running campaign has started"
+            ends = min(ends, later(locked.started_at, ON_RECORD))
+        repeats = {each.subject_id: replace(each, repeated=True, send_before=ends) for each in messages}
+        message_of = messages_of(locked.campaign_id, locked.scheduled_start)
+        return [
+            repeats.get(each.subject_id)
+            or MessageRequested(
+                message_id=message_of(each.subject_id),
+                campaign_id=locked.campaign_id,
+                sender_id=locked.sender_id,
+                purpose=None,
+                category="marketing",
+                subject_id=each.subject_id,
+                number="",
+                text="",
+                requested_at=now,
+                send_before=ends,
+                repeated=True,
+            )
+            for each in page
+        ]
 
     async def _finish_done(self, now: datetime, attempt: _Attempt) -> bool:
         async with self._database.begin() as tx:

@@ -91,11 +91,12 @@ async def lock_occurrences(tx: AsyncConnection, series_id: str, *, paused_becaus
     )
 
 
-# Recipients may remain that are never requested: cancelled, or paused past the end.
-_GIVEN_UP = (
-    "(status = 'cancelled' AND NOT expanded OR status = 'paused' AND started_at IS NOT NULL AND NOT expanded"
-    f" AND coalesce(send_before, starts_at + interval '{KEPT.total_seconds():.0f} seconds') <= :now)"
+_PAUSED_PAST_THE_END = (
+    "status = 'paused' AND started_at IS NOT NULL"
+    f" AND coalesce(send_before, starts_at + interval '{KEPT.total_seconds():.0f} seconds') <= :now"
 )
+# Recipients may remain that are never requested: cancelled, or paused past the end.
+_GIVEN_UP = f"(status = 'cancelled' AND NOT expanded OR {_PAUSED_PAST_THE_END} AND NOT expanded)"
 # The sender's next campaign waits for these campaigns, unless failing repeatedly. Their recipients count as messaged
 # until denied: the next campaign reaches fewer people, never more.
 _SETTLING = f"{_GIVEN_UP} AND failures <= {PASSING_FAILURES}"
@@ -171,15 +172,19 @@ async def lock_expanding(tx: AsyncConnection, now: datetime) -> Progress | None:
 
 
 class Recipient(msgspec.Struct, frozen=True, gc=False):
-    """A recipient and contact. `number` (encrypted), `attributes` (JSON): `None` without a contact."""
+    """A recipient and contact. `number` (encrypted), `attributes` (JSON): `None` without a contact.
+
+    `variant`: of a requested recipient in an A/B test.
+    """
 
     subject_id: str
     number: str | None
     attributes: str | None
+    variant: str | None = None
 
 
-def _with_contacts(page: str, order: str) -> str:
-    """Join a page of recipients with their contacts. $1: the sender.
+def _with_contacts(page: str, order: str, more: str = "") -> str:
+    """Join a page of recipients with their contacts. $1: the sender. `more`: columns of the page.
 
     The array makes Postgres look up contacts by key in one index scan: Postgres expects ten elements of an array built
     at run time.
@@ -188,7 +193,7 @@ def _with_contacts(page: str, order: str) -> str:
         f"WITH page AS MATERIALIZED ({page}), held AS MATERIALIZED"
         " (SELECT subject_id, number, attributes::text AS attributes FROM contact"
         " WHERE sender_id = $1 AND subject_id = ANY(ARRAY(SELECT subject_id FROM page)))"
-        " SELECT r.subject_id, c.number, c.attributes FROM page AS r"
+        f" SELECT r.subject_id, c.number, c.attributes{more} FROM page AS r"
         f" LEFT JOIN held AS c ON c.subject_id = r.subject_id ORDER BY {order}"
     )
 
@@ -215,6 +220,50 @@ async def waiting_recipients(tx: AsyncConnection, campaign: Campaign, now: datet
     ordered = _with_contacts(page, "r.waits_until, r.subject_id")
     since = FOR_WINNER if campaign.winner is not None else FOR_WINNER + timedelta.resolution
     rows = await fetch_many(tx, ordered, campaign.sender_id, campaign.campaign_id, since, now, limit)
+    return [Recipient(*each) for each in rows]
+
+
+async def lock_to_repeat(tx: AsyncConnection, now: datetime, latest: timedelta) -> Progress | None:
+    """Lock a campaign whose requests are to be repeated: at `repeat_at`, or once each repeat has its report.
+
+    A running campaign with a pace waits for a slot, a paused campaign for its resumption or its end. A `repeat_at` more
+    than `latest` ahead means a clock set back.
+    """
+    return await _first(
+        tx,
+        "WHERE repeat_at IS NOT NULL AND (status = 'running' AND coalesce(next_slot, :now) <= :now"
+        f" OR status = 'cancelled' OR {_PAUSED_PAST_THE_END})"
+        " AND (repeat_at <= :now OR repeat_at > :latest OR repeats > 0 AND NOT EXISTS"
+        " (SELECT FROM recipient AS r WHERE r.campaign_id = c.campaign_id AND r.repeated_at IS NOT NULL))"
+        f" AND {MAY_BE_TRIED} ORDER BY repeat_at LIMIT 1 FOR UPDATE OF c SKIP LOCKED",
+        {"now": now, "latest": now + latest},
+    )
+
+
+async def repeated_recipients(tx: AsyncConnection, campaign: Progress, limit: int) -> list[Recipient]:
+    """Lock and return recipients without a report since the last repeat. A report being stored is not waited for."""
+    return await _requested(tx, campaign, "repeated_at IS NOT NULL AND subject_id > $3", "", limit)
+
+
+async def unreported_recipients(
+    tx: AsyncConnection, campaign: Progress, limit: int, *, undecided: bool
+) -> list[Recipient]:
+    """Lock and return requested recipients, not repeated yet, without any report, or `undecided` by the last report.
+
+    A report being stored is not waited for.
+    """
+    which = "status IN ('pending', 'sending', 'deferred')" if undecided else "status = 'pending' AND version = 0"
+    requested = f"subject_id <= $3 AND waits_until IS NULL AND repeated_at IS NULL AND {which}"
+    return await _requested(tx, campaign, requested, campaign.cursor, limit)
+
+
+async def _requested(tx: AsyncConnection, campaign: Progress, which: str, cursor: str, limit: int) -> list[Recipient]:
+    page = (
+        f"SELECT subject_id, variant FROM recipient WHERE campaign_id = $2 AND {which}"
+        f" ORDER BY subject_id LIMIT {limit:d} FOR UPDATE SKIP LOCKED"
+    )
+    ordered = _with_contacts(page, "r.subject_id", ", r.variant")
+    rows = await fetch_many(tx, ordered, campaign.sender_id, campaign.campaign_id, cursor)
     return [Recipient(*each) for each in rows]
 
 

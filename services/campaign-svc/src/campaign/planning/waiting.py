@@ -29,6 +29,7 @@ Reason = Literal[
     "requests",
     "denials",
     "outcomes",
+    "reports",
     "end",
 ]
 
@@ -44,7 +45,8 @@ class Waiting(BaseModel):
         " the `start`, the `window` of hand-offs to the sender's country, the `hour` of the next recipients,"
         " the `pace`, the choice of the `winner`, the `retry` of a failed step (see `failing`). Waits for"
         " other work: `other_campaign` of the sender, which has ended and still has recipients to deny;"
-        " `consents`, while consent is too old (see `sending_waits`); `outcomes` of the requested messages."
+        " `consents`, while consent is too old (see `sending_waits`); `outcomes` of the requested messages;"
+        " late `reports` of dispatch-svc, whose messages are requested again, at `until` at the latest."
         " Waits for campaign-svc, for seconds: the selection of the `audience`, `requests` for recipients,"
         " `denials` of recipients without a request, the `end`."
     )
@@ -56,7 +58,7 @@ class Waiting(BaseModel):
 class Stage:
     """A campaign's progress.
 
-    `settles_first`: the sender's campaign to settle before.
+    `repeat_at`: when repeated requests are repeated once more. `settles_first`: the sender's campaign to settle before.
     """
 
     status: Status
@@ -70,6 +72,7 @@ class Stage:
     next_slot: datetime | None = None
     next_hour: datetime | None = None
     chosen_at: datetime | None = None
+    repeat_at: datetime | None = None
     approval_missing: bool = False
     with_series: bool = False
     marketing_held: bool = False
@@ -127,7 +130,7 @@ def _paused(stage: Stage, now: datetime) -> list[Waiting]:
 def _cancelled(stage: Stage, now: datetime) -> list[Waiting]:
     if not stage.expanded:
         return [Waiting(reason="denials")]
-    return [Waiting(reason="outcomes")] if stage.undecided else []
+    return _outcomes(stage)
 
 
 def _finished(stage: Stage, now: datetime) -> list[Waiting]:
@@ -138,7 +141,14 @@ def _rest(stage: Stage) -> list[Waiting]:
     """Return the waits after the last request."""
     if not stage.expanded:
         return []
-    return [Waiting(reason="outcomes" if stage.undecided else "end")]
+    return _outcomes(stage) or [Waiting(reason="end")]
+
+
+def _outcomes(stage: Stage) -> list[Waiting]:
+    if not stage.undecided:
+        return []
+    late = [] if stage.repeat_at is None else [Waiting(reason="reports", until=stage.repeat_at)]
+    return [Waiting(reason="outcomes"), *late]
 
 
 _OF = {

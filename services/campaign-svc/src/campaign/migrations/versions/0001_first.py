@@ -82,6 +82,8 @@ CREATE TABLE campaign (
     agreed_start timestamptz,
     approval_needed boolean DEFAULT false NOT NULL,
     choice jsonb,
+    repeat_at timestamptz,
+    repeats integer DEFAULT 0 NOT NULL,
     failures integer DEFAULT 0 NOT NULL,
     retry_at timestamptz
 )
@@ -340,7 +342,8 @@ CREATE TABLE recipient (
     handed_off_at timestamptz,
     receipt_at timestamptz,
     waits_until timestamptz,
-    variant text
+    variant text,
+    repeated_at timestamptz
 )
 WITH (fillfactor='50')
     """,
@@ -522,6 +525,9 @@ CREATE INDEX campaign_paused_ix ON campaign (sender_id) WHERE ((status = 'paused
 CREATE UNIQUE INDEX campaign_position_ix ON campaign ("position")
     """,
     """
+CREATE INDEX campaign_repeat_ix ON campaign (repeat_at) WHERE ((repeat_at IS NOT NULL) AND (status <> 'finished'::text))
+    """,
+    """
 CREATE INDEX campaign_scheduled_ix ON campaign (starts_at) WHERE (status = 'scheduled'::text)
     """,
     """
@@ -550,6 +556,9 @@ CREATE UNIQUE INDEX link_token_ix ON link (token)
     """,
     """
 CREATE INDEX opt_out_at_ix ON opt_out (at)
+    """,
+    """
+CREATE INDEX recipient_repeated_ix ON recipient (campaign_id, subject_id) WHERE (repeated_at IS NOT NULL)
     """,
     """
 CREATE INDEX recipient_waiting_ix ON recipient (campaign_id, waits_until, subject_id) WHERE (waits_until IS NOT NULL)
