@@ -31,7 +31,7 @@ PURPOSES = ("promotions", "loyalty")
 EVERYWHERE = [(sender, purpose) for sender in CONTROLLERS for purpose in PURPOSES]
 ASSERTED = ("api", "import")
 ACTS = ("start", "page_on", "double_opt_in")
-STOPS = ("text", "text_to_all", "page_off", "page_off_all", "receipt", "provider_list", "unreadable")
+STOPS = ("text", "text_to_all", "page_off", "page_off_all", "link", "receipt", "provider_list", "unreadable")
 SOURCES = {
     "api": "shop",
     "import": "old-crm",
@@ -43,6 +43,7 @@ SOURCES = {
     "text_to_all": "mo",
     "page_off": "preference_page",
     "page_off_all": "preference_page",
+    "link": "stop_link",
     "receipt": "receipt",
     "provider_list": "provider_list",
     "unreadable": "unreadable_mo",
@@ -108,7 +109,7 @@ def day_by_day(told: Sequence[Evidence], sender: str, purpose: str) -> bool:
     """Whether the purpose is open at the end, as somebody would say who has watched each day in turn."""
     is_open, stops = False, list[str | None]()  # of the person's own that stand: to which sender (None: all)
     for each in sorted(told, key=lambda e: (e.occurred_at, e.kind == "opt_out")):
-        own = each.source in ("mo", "unreadable_mo", "preference_page", "double_opt_in", "receipt", "provider_list")
+        own = each.source not in ("shop", "old-crm", "call-centre")
         if each.kind == "opt_out":
             group = each.purpose is None and CONTROLLERS.get(each.sender_id or "") == CONTROLLERS[sender]
             if (each.sender_id in (None, sender) or group) and each.purpose in (None, purpose):
@@ -126,6 +127,7 @@ S, A, START = Event("text", 1), Event("api", 2), Event("start", 3)
 
 @given(histories, st.randoms(use_true_random=False))
 @example([S, A], None)
+@example([Event("link", 1), A], None)
 @example([Event("api", 0), S, A, START, Event("support", 4), Event("import", 5)], None)
 @example([Event("rule_on", 0), S, A], None)
 @example([Event("rule_on", 0), Event("text_to_all", 1), A], None)

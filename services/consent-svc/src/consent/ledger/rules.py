@@ -33,7 +33,7 @@ LAST_INSTANT = timedelta(microseconds=999_999)  # of a second
 RECTIFICATION = "rectification"  # the source of evidence that corrects
 # No caller may write these sources (`consent.bodies.Source`). An unreadable MO may be a STOP. A DLR and a provider's
 # list report that the person stopped with the operator.
-PERSONS_STOPS = frozenset({"mo", "unreadable_mo", "preference_page", "receipt", "provider_list"})
+PERSONS_STOPS = frozenset({"mo", "unreadable_mo", "preference_page", "stop_link", "receipt", "provider_list"})
 PERSONS_OPT_INS = frozenset({"mo", "preference_page", "double_opt_in"})
 
 
