@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from consent.ledger.corrections import Wrong, annuls
+from consent.ledger.reopening import reopened
 from consent.ledger.rules import (
     Evidence,
     SubjectState,
-    Wrong,
-    annuls,
     apply,
     consent_of,
     consents,
@@ -19,7 +19,6 @@ from consent.ledger.rules import (
     differs,
     fold,
     outvoted,
-    reopened,
     standing,
     suppressions,
 )

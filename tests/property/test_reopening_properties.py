@@ -12,15 +12,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from consent.ledger.recorder import controlled
+from consent.ledger.reopening import Means, held_by, reopened, reopens_with
+from consent.ledger.retention import last_contact
 from consent.ledger.rules import (
     Evidence,
-    Means,
     SubjectState,
     fold,
-    held_by,
-    last_contact,
-    reopened,
-    reopens_with,
     standing,
 )
 from consent.ledger.store import Registered

@@ -6,21 +6,21 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from consent.ledger.corrections import annuls
+from consent.ledger.reopening import reopened
+from consent.ledger.retention import last_contact
 from consent.ledger.rules import (
     CLOCK_SKEW,
     NEVER_SEEN,
     Evidence,
     Refusal,
     Verdict,
-    annuls,
     consent_of,
     consents,
     decide,
     fold,
-    last_contact,
     open_request,
     outvoted,
-    reopened,
     standing,
     suppressions,
 )

@@ -45,12 +45,13 @@ from consent.calls import (
     opt_outs,
     statement_of,
 )
-from consent.ledger import recorder
+from consent.ledger import corrections, recorder, reopening
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
 from consent.ledger.chain import evidence_id
 from consent.ledger.recorder import Recorded, Statement
-from consent.ledger.rules import Kind, Mark, Means
+from consent.ledger.reopening import Means
+from consent.ledger.rules import Kind, Mark
 from consent.ledger.store import Subject
 from consent.senders import store as senders_store
 
@@ -323,7 +324,7 @@ async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) ->
     def visible(sender_id: str | None) -> bool:
         return sender_id is None or caller.senders is None or sender_id in caller.senders
 
-    corrected_by = ledger.corrected_by(e.evidence for e in entries)
+    corrected_by = corrections.corrected_by(e.evidence for e in entries)
     return SubjectView(
         subject_id=subject_id,
         as_of=as_of,
@@ -451,12 +452,12 @@ def _effect(result: Recorded) -> _Effect:
     standing = ledger.standing(state, evidence.sender_id, evidence.purpose)
     if evidence.kind != "opt_in" or standing == "opted_in":
         return _Effect(standing, (standing == "opted_in") is (evidence.kind == "opt_in"))
-    stop = ledger.held_by(state, evidence)
+    stop = reopening.held_by(state, evidence)
     return _Effect(
         standing,
         False,
         _Held(_reach(stop), stop.at) if stop else None,
-        ledger.reopens_with(state, evidence, erased=result.erased),
+        reopening.reopens_with(state, evidence, erased=result.erased),
     )
 
 

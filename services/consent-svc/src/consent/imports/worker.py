@@ -29,7 +29,7 @@ from consent.imports import lines as import_lines
 from consent.imports.files import WaitingPiece
 from consent.imports.lines import Line, Unreadable
 from consent.imports.upload import Verdict, sealing_context
-from consent.ledger import recorder
+from consent.ledger import recorder, reopening
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
 from consent.ledger.chain import evidence_id
@@ -287,5 +287,5 @@ def _verdict(result: Recorded | None) -> tuple[Verdict, Reasons]:
         case Decided.REFUSED:
             return "refused", decided.refusals
     if evidence.kind == "opt_in" and ledger.standing(decided.state, evidence.sender_id, evidence.purpose) != "opted_in":
-        return "outvoted", (STOPPED_BY_PERSON,) if ledger.held_by(decided.state, evidence) else ()
+        return "outvoted", (STOPPED_BY_PERSON,) if reopening.held_by(decided.state, evidence) else ()
     return "unchanged", ()
