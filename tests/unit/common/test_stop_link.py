@@ -12,6 +12,7 @@ from common.privacy.stop_link import (
     any_token,
     has_stop_link,
     is_over,
+    names_stop_link,
     preference_page,
     read,
     stop_page,
@@ -57,8 +58,9 @@ def test_what_no_bytes_write_is_no_token(written: str) -> None:
 
 
 def test_a_text_has_the_link_only_whole_on_the_page_of_its_sender_and_for_its_person() -> None:
-    for text in (LINK, f"Stop: {LINK}", f"({LINK})", f"{LINK}.", f"{PAGE}x {LINK} fin", f"Stop:{LINK}\nfin"):
+    for text in (LINK, f"Stop: {LINK}", f"({LINK})", f"{LINK}.", f"{PAGE}x {LINK} fin", f"Stop :\u00a0{LINK}\nfin"):
         assert has(text), text
+        assert names_stop_link(text, PAGE), text
     others = (
         "",
         LINK[:-1],
@@ -66,12 +68,21 @@ def test_a_text_has_the_link_only_whole_on_the_page_of_its_sender_and_for_its_pe
         f"{LINK}/",
         f"https://other.example/?to={LINK}",
         f"x{LINK}",
+        f"{LINK}.info",
+        f"{LINK}:80",
+        f"{LINK}..",
+        f"evil.com:{LINK}",
+        f"Stop:{LINK}",
+        f"\u200b{LINK}",
+        f"{LINK}\u200bx",
+        f"{LINK}é",
         LINK.replace("https", "http"),
         LINK.replace("p.example", "q.example"),
-        PAGE + any_token(),
     )
     for text in others:
         assert not has(text), text
+        assert not names_stop_link(text, PAGE), text
+    assert not has(PAGE + any_token())
     assert not has(LINK, person=2)
     assert not has(LINK, sender="acme2")
     assert not has(LINK, page=None)
