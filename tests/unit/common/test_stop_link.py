@@ -10,6 +10,7 @@ from common.privacy.stop_link import (
     TOKEN_CHARS,
     VALID_FOR,
     any_token,
+    has_foreign_link,
     has_stop_link,
     is_over,
     names_stop_link,
@@ -89,6 +90,43 @@ def test_a_text_has_the_link_only_whole_on_the_page_of_its_sender_and_for_its_pe
     assert not has(LINK, page="")
     assert has(LINK, days=VALID_FOR.days)
     assert not has(LINK, days=VALID_FOR.days + 1)
+
+
+OTHER = PAGE + token(link_keys, "acme", subject(2), NOW)
+PREFERENCES = preference_page(PAGE) + token(link_keys, "acme", subject(1), NOW, "preference link")
+
+
+def foreign(text: str, days: int = 0) -> bool:
+    return has_foreign_link(text, PAGE, link_keys, "acme", subject(1), NOW + timedelta(days=days))
+
+
+def test_a_link_of_another_person_sender_or_kind_is_found_however_it_is_written() -> None:
+    for text in ("", LINK, f"{LINK} {PREFERENCES}.", f"({LINK}),{LINK}", "https://p.example/shop", "p.example"):
+        assert not foreign(text), text
+    globex = stop_page("https://p.example", "globex") + token(link_keys, "globex", subject(1), NOW)
+    bare = OTHER.removeprefix("https://p.example")
+    for text in (
+        OTHER,
+        f"{LINK} {OTHER}",
+        f"{LINK},{OTHER}",
+        globex,
+        PAGE,
+        PAGE + any_token(),
+        preference_page(PAGE) + token(link_keys, "acme", subject(2), NOW, "preference link"),
+        preference_page(PAGE) + LINK.removeprefix(PAGE),
+        f"p.example{bare}",
+        f"HTTPS://P.EXAMPLE{bare}",
+        f"https://p.example:443{bare}",
+        f"https://ｐ.example{bare}",
+        f"https://p.\u200bexample{bare}",
+        f"https://p.example/x/..{bare}",
+        f"https://p.example{bare.replace('/s/', '/%73/')}",
+    ):
+        assert foreign(text), text
+    assert foreign(LINK, days=VALID_FOR.days + 1)
+    assert foreign(PREFERENCES, days=PREFERENCES_VALID_FOR.days + 1)
+    assert not has_foreign_link(OTHER, None, link_keys, "acme", subject(1), NOW), "no page is configured"
+    assert has_foreign_link(LINK, PAGE, None, "acme", subject(1), NOW), "without keys no link is anybody's"
 
 
 def test_a_preference_link_is_of_another_kind_lasts_a_month_and_stands_beside_the_stop_page() -> None:

@@ -13,12 +13,15 @@ letters and digits, since phones leave a last `-` out of a detected link:
     9 bytes    HMAC of the sender id and both
 """
 
+import posixpath
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import Literal
+from urllib.parse import unquote
 
 from common.keyring import SUBJECT_HEX_CHARS, LinkKeys
 
@@ -100,6 +103,45 @@ def names_stop_link(text: str, page: str | None) -> bool:
 def has_stop_link(text: str, page: str | None, keys: LinkKeys, sender_id: str, subject_id: str, now: datetime) -> bool:
     """Return whether `text` has this person's valid stop link of this sender, on the sender's stop page."""
     return any(_is_own(written, keys, sender_id, subject_id, now, "stop link") for written in _tokens(text, page))
+
+
+def names_page(text: str, stop_page: str | None) -> bool:
+    """Return whether `text` has the address of any sender's stop page or preference page beside `stop_page`."""
+    return any(True for _ in _addresses(text, stop_page))
+
+
+def has_foreign_link(
+    text: str, stop_page: str | None, keys: LinkKeys | None, sender_id: str, subject_id: str, now: datetime
+) -> bool:
+    """Return whether `text` has a stop or preference page's address that is no valid link of this person and sender.
+
+    A press on somebody else's link stops somebody else, or shows the data of somebody else. Without `keys` no link is
+    the person's.
+    """
+    own: dict[str, Kind] = {f"{PATH}/{sender_id}/": "stop link", f"{PREFERENCES_PATH}/{sender_id}/": "preference link"}
+
+    def is_own(address: str) -> bool:
+        for start, kind in own.items():
+            if keys is not None and address.startswith(start):
+                return _is_own(address[len(start) :][:TOKEN_CHARS], keys, sender_id, subject_id, now, kind)
+        return False
+
+    return not all(is_own(address) for address in _addresses(text, stop_page))
+
+
+def _addresses(text: str, stop_page: str | None) -> Iterator[str]:
+    """Yield the path, as written, of each address in the text that a browser opens as a page beside `stop_page`.
+
+    A browser folds the letters of the host, skips invisible ones, and resolves `%73` and `..` in the path.
+    """
+    if stop_page is None:
+        return
+    host = re.escape(stop_page.partition("://")[2].rsplit("/", 3)[0])
+    seen = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
+    for found in re.finditer(rf"{host}\.?(?::\d*)?(?=([/\\]\S*))", seen, re.IGNORECASE):
+        path = posixpath.normpath(unquote(found[1]).replace("\\", "/")).lstrip("/")
+        if f"/{path.partition('/')[0]}" in (PATH, PREFERENCES_PATH):
+            yield found[1]
 
 
 def _tokens(text: str, page: str | None) -> Iterator[str]:
