@@ -14,6 +14,7 @@ CLASSES = {
     "provider_list": PERSON,
     "preference_page": PERSON,
     "stop_link": PERSON,
+    "sender_list": CALLER,
     "rectification": CALLER,
     "double_opt_in": NO_OPT_OUT,
     "retention": NO_OPT_OUT,
