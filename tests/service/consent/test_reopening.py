@@ -167,6 +167,21 @@ async def test_no_line_of_a_file_opens_a_stop_of_the_persons_own_and_its_verdict
     assert [await here.may(n) for n in (1, 2)] == [False, True]
 
 
+async def test_an_opt_in_held_by_a_sisters_stop_is_reported_as_no_change(here: Here) -> None:
+    """The purpose was not on record before, and is known as opted out after: nothing that the caller asked for."""
+    for n in (1, 2, 3):
+        await here.says(mo(1, who=n, mo_id=f"s{n}", provider_message_id=f"s{n}", short_code="36222"))
+    answer = await here.asserts(1)
+    assert (answer["changed"], answer["effective"], answer["held_by"]["reach"]) == (False, False, "controller")
+    item = consent(number=number(2), occurred_at=LATER.isoformat())
+    [batched] = (await here.client.post("/v1/consents/batch", json={"items": [item]})).json()["results"]
+    assert (batched["verdict"], batched["effective"]) == ("unchanged", False)
+    async with recording(here.surroundings):
+        done = await imported(here.client, terms(), f"number,occurred_at\n{number(3)},{LATER.isoformat()}\n")
+    assert (done["created"], done["outvoted"], done["reasons"]) == (0, 1, {"stopped_by_person": 1})
+    assert not any([await here.may(n) for n in (1, 2, 3)])
+
+
 async def test_a_start_a_double_opt_in_and_the_page_take_a_stop_back_and_then_what_is_asserted_counts(
     here: Here,
 ) -> None:

@@ -284,7 +284,7 @@ async def give_consents(
         effect = _effect(result)
         results[index] = BatchResult(
             index=index,
-            verdict="recorded" if result.decision.changed else "unchanged",
+            verdict="recorded" if _changed(result, effect) else "unchanged",
             subject_id=result.statement.subject_id,
             evidence_id=result.statement.evidence.evidence_id,
             state=effect.state,
@@ -461,6 +461,14 @@ def _effect(result: Recorded) -> _Effect:
     )
 
 
+def _changed(result: Recorded, effect: _Effect) -> bool:
+    """Return whether the request changed the state as asked.
+
+    An opt-in held by a sister's STOP makes the purpose known as opted out: a change, and none that was asked for.
+    """
+    return result.decision.changed and (effect.effective or result.statement.evidence.kind != "opt_in")
+
+
 def _reach(stop: Mark) -> Reach:
     if stop.sender_id is None:
         return "everyone"
@@ -491,7 +499,7 @@ def _answer(result: Recorded) -> Response:
         evidence_id=evidence_id,
         version=result.version,
         state=effect.state,
-        changed=result.decision.changed,
+        changed=_changed(result, effect),
         effective=effect.effective,
         held_by=effect.held_by,
         reopens_with=effect.reopens_with,
