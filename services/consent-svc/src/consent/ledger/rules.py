@@ -364,7 +364,7 @@ def persons_stops(state: SubjectState, sender_id: str, purpose: str, controller:
 
 
 def addressee(opt_in: Mark | Evidence) -> tuple[str, str, str | None]:
-    """Return the sender, the purpose and, if known, the controller of an opt-in."""
+    """Return the sender, the purpose and, if known, the controller of an opt-in or a request."""
     assert opt_in.sender_id is not None, "an opt-in is some sender's"
     assert opt_in.purpose is not None, "an opt-in is for a purpose"
     return opt_in.sender_id, opt_in.purpose, opt_in.controller
