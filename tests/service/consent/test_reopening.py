@@ -305,7 +305,7 @@ async def test_a_rule_is_for_the_controller_to_decide_and_with_a_reason(
     assert (await here.client.get(RULES)).json()["items"] == []
 
 
-LOOKS_LIKE_OURS = ("mo", "m0", "m-o", "sms", "preference_page", "preference-page2", "double.opt.in", "d0uble-0pt-in")
+LOOKS_LIKE_OURS = ("mo", "m-o", "preference-page2", "double.opt.in", "stop_iink")
 NO_SLUG = ("", " ", "MO", "preference_page ", "mо", "boutique à Nîmes", "-shop", "x" * 65, "a/b")
 
 
