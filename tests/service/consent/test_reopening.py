@@ -200,6 +200,23 @@ async def test_a_start_a_double_opt_in_and_the_page_take_a_stop_back_and_then_wh
         assert (again["effective"], again["held_by"], again["reopens_with"]) == (True, None, [])
 
 
+async def test_an_annulled_opt_in_of_the_persons_own_gives_the_stop_back_whatever_a_caller_records_since(
+    here: Here,
+) -> None:
+    await here.asserts(1, EARLIER)
+    await here.says(mo(1, who=1, mo_id="s1"))
+    await here.presses(1, on_page(2, evidence_id="ev-b1", source="double_opt_in"))
+    assert await here.may(1)
+    wrong = {"kind": "evidence", "evidence_id": "ev-b1", "wrong": ["person"]}
+    body = {"number": number(1), "asked": {"source": "call-centre"}, "correct": wrong}
+    answer = await here.client.post("/v1/rectifications", json=body)
+    assert (answer.status_code, answer.json()["annulled"]) == (202, True), answer.text
+    await here.records_opt_out(1, occurred_at=at(3).isoformat(), purpose="promotions")
+    held = await here.asserts(1)
+    assert (held["effective"], held["held_by"]["reach"]) == (False, "controller")
+    assert not await here.may(1)
+
+
 async def test_what_an_employee_recorded_a_newer_opt_in_reverses_and_an_older_one_is_told_how(here: Here) -> None:
     await here.records_opt_out(1, occurred_at=at(1).isoformat())
     older = await here.asserts(1, EARLIER)

@@ -118,7 +118,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """The newest evidence of a kind for a scope. A `lapse` is an expiry that answers a request.
 
-    `by_person`: a STOP that only the person takes back, or an opt-in that takes such a STOP back.
+    `by_person`: a STOP that only the person takes back, or an opt-in that takes such a STOP back. `annuls`: the id of
+    the opt-in or request for whose sake a correction is an opt-out.
     """
 
     kind: MarkKind
@@ -132,15 +133,16 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     clock: str | None = None
     by_person: bool = False
     reopening_rule: str | None = None
+    annuls: str | None = None
 
     @property
     def scope(self) -> tuple[str, str, str, str, str, str]:
         """Return the key that marks replace each other by.
 
-        Wide opt-outs, each clock, the person's own acts and opt-ins under a reopening rule stay apart.
+        Wide opt-outs, each clock, the person's own acts, opt-ins under a reopening rule and each annulment stay apart.
         """
         wide = self.controller if self.kind == "opt_out" else None
-        said = "person" if self.by_person else "rule" if self.reopening_rule else ""
+        said = "person" if self.by_person else "rule" if self.reopening_rule else self.annuls or ""
         return self.kind, self.sender_id or "", self.purpose or "", wide or "", self.clock or "", said
 
     @property
@@ -312,6 +314,7 @@ def _mark(evidence: Evidence) -> Mark:
         clock=evidence.clock,
         by_person=evidence.by_person,
         reopening_rule=evidence.reopening_rule,
+        annuls=evidence.corrects if evidence.kind == "opt_out" else None,
     )
 
 
@@ -356,10 +359,14 @@ def consent_of(state: SubjectState, sender_id: str, purpose: str) -> Consent | N
 def persons_stops(state: SubjectState, sender_id: str, purpose: str, controller: str | None) -> list[Mark]:
     """Return the person's own STOPs for the purpose that no opt-in of the person's own takes back.
 
-    `controller` is the sender's.
+    `controller` is the sender's. An annulled opt-in, and one before, takes back nothing: the STOP and the opt-in may be
+    two people's.
     """
-    own = [mark for mark in opt_ins(state, sender_id, purpose) if mark.by_person]
     outs = _opt_outs(state, sender_id, purpose, controller)
+    wrong = {out.annuls for out in outs}
+    own = [mark for mark in opt_ins(state, sender_id, purpose) if mark.by_person]
+    annulled = max((mark.rank for mark in own if mark.evidence_id in wrong), default=None)
+    own = [mark for mark in own if annulled is None or mark.rank > annulled]
     return [out for out in outs if out.by_person and all(out.shuts(mark) for mark in own)]
 
 
