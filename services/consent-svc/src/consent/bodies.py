@@ -27,8 +27,8 @@ from common.web.problems import Reason
 # The sources that the platform writes, and words that a reader would take for one of these. The person's own STOP and
 # consent are told from a caller's by the source alone (ADR-0064).
 OURS = (
-    *("mo", "unreadable_mo", "receipt", "provider_list", "sender_list", "preference_page", "stop_link", "double_opt_in"),
-    *("rectification", "retention", "click"),
+    *("mo", "unreadable_mo", "receipt", "provider_list", "sender_list", "preference_page", "stop_link"),
+    *("double_opt_in", "rectification", "retention", "click"),
 )
 LIKE_OURS = ("sms", "stop", "start", "oui", "page", "person", "operator")
 OUR_PREFIXES = ("placet", "unreadablemo", "providerlist", "senderlist", "preferencepage", "stoplink", "doubleoptin")

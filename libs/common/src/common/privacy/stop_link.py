@@ -137,11 +137,15 @@ def _addresses(text: str, stop_page: str | None) -> Iterator[str]:
     if stop_page is None:
         return
     host = re.escape(stop_page.partition("://")[2].rsplit("/", 3)[0])
-    seen = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
+    seen = text if text.isascii() else "".join(filter(_is_visible, unicodedata.normalize("NFKC", text)))
     for found in re.finditer(rf"{host}\.?(?::\d*)?(?=([/\\]\S*))", seen, re.IGNORECASE):
         path = posixpath.normpath(unquote(found[1]).replace("\\", "/")).lstrip("/")
         if f"/{path.partition('/')[0]}" in (PATH, PREFERENCES_PATH):
             yield found[1]
+
+
+def _is_visible(char: str) -> bool:
+    return char.isascii() or unicodedata.category(char) != "Cf"
 
 
 def _tokens(text: str, page: str | None) -> Iterator[str]:
