@@ -118,8 +118,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """The newest evidence of a kind for a scope. A `lapse` is an expiry that answers a request.
 
-    `by_person`: a STOP that only the person takes back, or an opt-in that takes such a STOP back. `annuls`: the id of
-    the opt-in or request for whose sake a correction is an opt-out.
+    `by_person`: a STOP that only the person takes back, or an opt-in that takes such a STOP back. `annuls`: of an
+    opt-out, the wrong opt-in, which takes nothing back.
     """
 
     kind: MarkKind
@@ -139,7 +139,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     def scope(self) -> tuple[str, str, str, str, str, str]:
         """Return the key that marks replace each other by.
 
-        Wide opt-outs, each clock, the person's own acts, opt-ins under a reopening rule and each annulment stay apart.
+        Wide opt-outs, each clock, each annulment, the person's own acts and opt-ins under a reopening rule stay apart.
         """
         wide = self.controller if self.kind == "opt_out" else None
         said = "person" if self.by_person else "rule" if self.reopening_rule else self.annuls or ""
