@@ -419,6 +419,13 @@ MUTANTS = (
         "tests/property/test_abroad_properties.py",
     ),
     Mutant(
+        "a caller's newer opt-out replaces the annulment of the person's own opt-in",
+        LEDGER_RULES,
+        'else self.annuls or ""',
+        'else ""',
+        "tests/property/test_reopening_properties.py",
+    ),
+    Mutant(
         "a stop link of anybody is a means to stop",
         STOP_LINK,
         "found is not None and found.person == _person(subject_id) and",

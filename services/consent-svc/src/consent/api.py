@@ -70,8 +70,9 @@ class BatchBody(Body):
 
 
 class HeldBy(BaseModel):
-    """A STOP of the person's own, by text, on the preference page or told by the operator, which no caller takes back.
-    `reach`: the purpose, the sender, every sender of the controller, or everyone. `since`: time at source."""
+    """A STOP of the person's own: by text, by a stop link, on the preference page or told by the operator. No caller
+    takes such a STOP back. `reach`: the purpose, the sender, every sender of the controller, or everyone. `since`: time
+    at source."""
 
     reach: Reach
     since: datetime
@@ -237,9 +238,9 @@ def one_by_one() -> APIRouter:
         """Record one opt-in with its proof.
 
         `changed` is false where the opt-in was on record already, or a newer STOP outweighs the opt-in. After a STOP of
-        the person's own, by text, on the preference page or told by the operator, only the person opens the consent
-        again: the opt-in is kept as evidence, `effective` is false, and `reopens_with` says what would. `Location`
-        names the signed receipt.
+        the person's own (by text, by a stop link, on the preference page or told by the operator), only the person
+        opens the consent again: the opt-in is kept as evidence, `effective` is false, and `reopens_with` says what
+        would. `Location` names the signed receipt.
         """
         return await recorded(request, caller, held, key, body)
 
@@ -284,7 +285,7 @@ async def give_consents(
         effect = _effect(result)
         results[index] = BatchResult(
             index=index,
-            verdict="recorded" if result.decision.changed else "unchanged",
+            verdict="recorded" if _changed(result, effect) else "unchanged",
             subject_id=result.statement.subject_id,
             evidence_id=result.statement.evidence.evidence_id,
             state=effect.state,
@@ -461,6 +462,14 @@ def _effect(result: Recorded) -> _Effect:
     )
 
 
+def _changed(result: Recorded, effect: _Effect) -> bool:
+    """Return whether the request changed the state as asked.
+
+    An opt-in held by a sister's STOP makes the purpose known as opted out: a change, and none that was asked for.
+    """
+    return result.decision.changed and (effect.effective or result.statement.evidence.kind != "opt_in")
+
+
 def _reach(stop: Mark) -> Reach:
     if stop.sender_id is None:
         return "everyone"
@@ -491,7 +500,7 @@ def _answer(result: Recorded) -> Response:
         evidence_id=evidence_id,
         version=result.version,
         state=effect.state,
-        changed=result.decision.changed,
+        changed=_changed(result, effect),
         effective=effect.effective,
         held_by=effect.held_by,
         reopens_with=effect.reopens_with,

@@ -281,11 +281,9 @@ def _verdict(result: Recorded | None) -> tuple[Verdict, Reasons]:
     if result is None:
         return "unchanged", ()
     decided, evidence = result.decision, result.statement.evidence
-    match decided.verdict:
-        case Decided.RECORDED:
-            return "created", ()
-        case Decided.REFUSED:
-            return "refused", decided.refusals
+    if decided.verdict is Decided.REFUSED:
+        return "refused", decided.refusals
+    # before the verdict: with a sister's STOP, an opt-in without effect makes the purpose known, which is a change
     if evidence.kind == "opt_in" and ledger.standing(decided.state, evidence.sender_id, evidence.purpose) != "opted_in":
         return "outvoted", (STOPPED_BY_PERSON,) if reopening.held_by(decided.state, evidence) else ()
-    return "unchanged", ()
+    return "created" if decided.verdict is Decided.RECORDED else "unchanged", ()

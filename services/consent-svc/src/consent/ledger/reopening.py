@@ -55,6 +55,20 @@ def reopens_with(state: SubjectState, evidence: Evidence, *, erased: bool) -> tu
     return (*found, Means.DOUBLE_OPT_IN, Means.PREFERENCE_PAGE)
 
 
+def is_repeat(state: SubjectState, stop: Evidence) -> bool:
+    """Return whether a STOP of the person's own says the same as `stop`, with no opt-in and no question after.
+
+    `stop` carries the registry's controller.
+    """
+    scope = stop.sender_id, stop.purpose, stop.controller
+    said = [m for m in state.marks if m.kind == "opt_out" and m.by_person]
+    return any(
+        (out.sender_id, out.purpose, out.controller) == scope
+        and all(out.shuts(m) for m in state.marks if m.kind in ("opt_in", "request") and out.covers(*addressee(m)))
+        for out in said
+    )
+
+
 def reopened(state: SubjectState, sender_id: str) -> tuple[str, ...]:
     """Return the purposes of this sender that a START by SMS opens again.
 

@@ -32,7 +32,7 @@ LAST_INSTANT = timedelta(microseconds=999_999)  # of a second
 RECTIFICATION = "rectification"  # the source of evidence that corrects
 # No caller may write these sources (`consent.bodies.Source`). An unreadable MO may be a STOP. A DLR and a provider's
 # list report that the person stopped with the operator.
-PERSONS_STOPS = frozenset({"mo", "unreadable_mo", "preference_page", "receipt", "provider_list"})
+PERSONS_STOPS = frozenset({"mo", "unreadable_mo", "preference_page", "stop_link", "receipt", "provider_list"})
 PERSONS_OPT_INS = frozenset({"mo", "preference_page", "double_opt_in"})
 
 
@@ -359,16 +359,19 @@ def consent_of(state: SubjectState, sender_id: str, purpose: str) -> Consent | N
 def persons_stops(state: SubjectState, sender_id: str, purpose: str, controller: str | None) -> list[Mark]:
     """Return the person's own STOPs for the purpose that no opt-in of the person's own takes back.
 
-    `controller` is the sender's.
+    `controller` is the sender's. An annulled opt-in, and one before, takes back nothing: the STOP and the opt-in may be
+    two people's.
     """
     outs = _opt_outs(state, sender_id, purpose, controller)
-    annulled = {out.annuls for out in outs}
-    own = [mark for mark in opt_ins(state, sender_id, purpose) if mark.by_person and mark.evidence_id not in annulled]
+    wrong = {out.annuls for out in outs}
+    own = [mark for mark in opt_ins(state, sender_id, purpose) if mark.by_person]
+    annulled = max((mark.rank for mark in own if mark.evidence_id in wrong), default=None)
+    own = [mark for mark in own if annulled is None or mark.rank > annulled]
     return [out for out in outs if out.by_person and all(out.shuts(mark) for mark in own)]
 
 
 def addressee(opt_in: Mark | Evidence) -> tuple[str, str, str | None]:
-    """Return the sender, the purpose and, if known, the controller of an opt-in."""
+    """Return the sender, the purpose and, if known, the controller of an opt-in or a request."""
     assert opt_in.sender_id is not None, "an opt-in is some sender's"
     assert opt_in.purpose is not None, "an opt-in is for a purpose"
     return opt_in.sender_id, opt_in.purpose, opt_in.controller
