@@ -19,7 +19,7 @@ from common.kafka import broker as kafka
 from common.kafka import outbox
 from tests.service.common.pipeline import Pipeline, Record, going, pipeline, states_of
 from tests.service.common.wire import Wire, wire_to
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, is_so
 from tests.support.running import Surroundings
 
 SUBJECTS = [f"s1-{n:032x}" for n in range(5)]
@@ -187,6 +187,29 @@ async def test_an_outlet_whose_time_is_over_writes_nothing(surroundings: Surroun
         finally:
             await outlet.end()
         assert await pipe.log() == []
+
+
+async def test_an_outlet_ends_while_the_broker_s_metadata_does_not_come(surroundings: Surroundings) -> None:
+    """Its sender waits for metadata that a closed client never asks for: the relay would stand still, and say nothing."""
+    async with pipeline(surroundings, partitions=1) as pipe, wire_to_kafka(surroundings) as wire:
+        outlet = kafka.Outlet(pipe.with_settings(kafka_bootstrap=f"127.0.0.1:{wire.port}"), "relay")
+        await outlet.start()
+        batch = outlet.producer.create_batch()
+        batch.append(key=b"k", value=b"v", timestamp=None)
+        wire.hold_requests()
+        sent = await outlet.producer.send_batch(batch, pipe.settings.topic_prefix + STATES.name, partition=0)
+        await asyncio.wait_for(wire.asking.wait(), 20)
+        wire.cut()
+        wire.whole = True  # a broker that takes connections, and answers none
+        await eventually(lambda: is_so(_waits_for_metadata(outlet)))
+        await asyncio.wait_for(outlet.end(), 20)
+        with pytest.raises(KafkaError):
+            await sent
+
+
+def _waits_for_metadata(outlet: kafka.Outlet) -> bool:
+    again = outlet.producer._message_accumulator._batches
+    return bool(again) and outlet.producer.client._md_update_fut is not None
 
 
 async def test_a_session_that_stands_still_loses_its_lock_and_another_gets_it(surroundings: Surroundings) -> None:

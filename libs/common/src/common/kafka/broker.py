@@ -46,6 +46,7 @@ T = TypeVar("T")
 
 REQUEST_TIMEOUT_MS = 10_000
 RETRY_BACK_OFF_MS = 250
+ENDS_WITHIN_S = 2.0
 KNOWN_WITHIN_S = 15.0
 BATCH_BYTES = 1_000_000  # under the broker's default max.message.bytes
 
@@ -364,12 +365,15 @@ class Outlet:
             _reset(connection)
 
     async def end(self) -> None:
-        """Shut the outlet and close its connections, ignoring errors."""
+        """Shut the outlet and close its connections, ignoring errors, within 2 * ENDS_WITHIN_S.
+
+        The producer stops first: its sender may wait for metadata, which a closed client never asks for.
+        """
         self.shut()
-        with contextlib.suppress(Exception):
-            await self._client.close()
-        with contextlib.suppress(Exception):
-            await self.producer.stop()
+        for close in (self.producer.stop, self._client.close):
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(ENDS_WITHIN_S):
+                    await close()
 
 
 def _reset(connection: AIOKafkaConnection) -> None:
