@@ -200,8 +200,10 @@ def test_what_is_asserted_against_a_stop_changes_nothing_but_the_record(history:
     """Without a rule: no purpose's state, no purpose that a START would open, and no term of the data."""
     history = [event for event in history if not event.kind.startswith("rule")]
     for at, event in enumerate(history):
+        if event.kind not in ASSERTED:
+            continue
         told, one = recorded(history[:at]), recorded(history[: at + 1])[-1]
-        if event.kind not in ASSERTED or not (stops := persons_stops(told, event)):
+        if not (stops := persons_stops(told, event)):
             continue
         state, after = fold(told), fold([*told, one])
         for sender, purpose in EVERYWHERE:

@@ -176,7 +176,10 @@ async def test_a_stop_a_provider_s_list_and_opt_ins_of_between_amount_to_the_sam
 
 async def test_only_a_token_for_every_sender_reports_a_stop_of_the_persons_own(service: httpx.AsyncClient) -> None:
     """Any caller can name a provider: its list is its own word, and a newer opt-in of a caller takes it back."""
-    for n, claims, source, opens in ((50, {}, "provider_list", False), (51, {"senders": ["acme"]}, "sender_list", True)):
+    for n, claims, source, opens in (
+        (50, {}, "provider_list", False),
+        (51, {"senders": ["acme"]}, "sender_list", True),
+    ):
         body = {"sender_id": "acme", "provider": "ovh", "list": number(n)}
         answer = await service.post("/v1/reconciliations", json=body, headers=bearer(**claims))
         assert answer.json()["missing_here"] == 1

@@ -166,7 +166,7 @@ async def ask(
         now,
         terms.after_stop,
         terms.most,
-        senders=await senders_store.senders_of(tx, sender.controller),
+        senders=await senders_store.of_controller(tx, sender.controller),
         held=subject is not None and subject.held_since is not None,
     )
     by_reply = asking.takes_reply(state, request, sender.stop_code, asked, now)
