@@ -72,7 +72,7 @@ def replace_scope(event: Event) -> Event:
 def recorded(history: Iterable[Event]) -> list[Evidence]:
     """The evidence, in the order of recording: the recorder adds what the registry says at that moment."""
     rules: dict[str, dict[str, str]] = {sender: {} for sender in CONTROLLERS}
-    made = []
+    made = list[Evidence]()
     for place, event in enumerate(history):
         if event.kind == "rule_on":
             rules[event.sender][event.purpose] = f"rule-{event.sender}-{event.purpose}"
