@@ -72,7 +72,7 @@ def replace_scope(event: Event) -> Event:
 def recorded(history: Iterable[Event]) -> list[Evidence]:
     """The evidence, in the order of recording: the recorder adds what the registry says at that moment."""
     rules: dict[str, dict[str, str]] = {sender: {} for sender in CONTROLLERS}
-    made: list[Evidence] = []
+    made = list[Evidence]()
     for place, event in enumerate(history):
         if event.kind == "rule_on":
             rules[event.sender][event.purpose] = f"rule-{event.sender}-{event.purpose}"
@@ -200,8 +200,10 @@ def test_what_is_asserted_against_a_stop_changes_nothing_but_the_record(history:
     """Without a rule: no purpose's state, no purpose that a START would open, and no term of the data."""
     history = [event for event in history if not event.kind.startswith("rule")]
     for at, event in enumerate(history):
+        if event.kind not in ASSERTED:
+            continue
         told, one = recorded(history[:at]), recorded(history[: at + 1])[-1]
-        if event.kind not in ASSERTED or not (stops := persons_stops(told, event)):
+        if not (stops := persons_stops(told, event)):
             continue
         state, after = fold(told), fold([*told, one])
         for sender, purpose in EVERYWHERE:

@@ -190,7 +190,7 @@ async def test_an_outlet_whose_time_is_over_writes_nothing(surroundings: Surroun
 
 
 async def test_an_outlet_ends_while_the_broker_s_metadata_does_not_come(surroundings: Surroundings) -> None:
-    """Its sender waits for metadata that a closed client never asks for: the relay would stand still, and say nothing."""
+    """Its sender waits for metadata that a closed client never asks for: the relay would stand still in silence."""
     async with pipeline(surroundings, partitions=1) as pipe, wire_to_kafka(surroundings) as wire:
         outlet = kafka.Outlet(pipe.with_settings(kafka_bootstrap=f"127.0.0.1:{wire.port}"), "relay")
         await outlet.start()

@@ -238,10 +238,10 @@ async def test_who_has_said_stop_is_texted_once_by_a_controllers_newer_form_and_
 
 
 async def test_an_erased_person_is_not_forgotten_as_one_who_was_asked(consent: Consent) -> None:
-    await consent.ask(0)
-    await consent.say(stop(sender_id=None), 10)
+    await consent.say(stop(sender_id=None), 0)
+    await consent.ask(10)
     async with consent.database.begin() as tx:
-        done = await eraser.erase(tx, {subject(1): at(10)})
+        done = await eraser.erase(tx, {subject(1): at(15)})
         kept = await tx.scalar(text("SELECT count(number) FROM double_opt_in"))
     assert (done[subject(1)]["questions"], kept) == (1, 0)
     await consent.ask(20)
@@ -424,7 +424,7 @@ async def test_the_answer_does_not_tell_who_consented_who_stopped_and_who_is_unk
         )
     assert told[0] == told[1] == told[2]
     texts = [m.subject_id for m in await requested(surroundings)]
-    assert sorted(texts.count(who) for who in set(texts)) == [1, 1, 2], "as the doors' own tests say"
+    assert sorted(texts.count(who) for who in set(texts)) == [1, 2, 2], "as the doors' own tests say"
 
 
 async def test_nobody_can_have_a_number_texted_without_end_whichever_way(

@@ -101,7 +101,9 @@ async def test_scanners_that_follow_links_stop_nothing_and_a_program_s_post_stop
     assert await service.states() == {("maison-lune", "promotions"): "opted_out"}
     later = consent(occurred_at=now().isoformat(), evidence={"source": "crm", "text_shown": "Oui"})
     answer = (await service.api.post("/v1/consents", json=later)).json()
-    assert (answer["effective"], answer["held_by"]["reach"]) == (False, "sender"), "a link's STOP is the person's own"
+    assert (answer["effective"], answer["held_by"]["reach"]) == (False, "controller"), (
+        "a link's STOP is the person's own"
+    )
     assert await service.states() == {("maison-lune", "promotions"): "opted_out"}
 
 

@@ -7,18 +7,10 @@ from consent.bodies import OURS, Source
 from consent.ledger.rules import PERSONS_OPT_INS, PERSONS_STOPS
 from tests.unit.consent.evidences import opt_out
 
-ALIKE: tuple[str, ...] = (
-    "m0",
-    "m-o",
-    "sms",
-    "preference-page2",
-    "double.opt.in",
-    "d0uble-0pt-in",
-    "stop_iink",
-    "stopl1nk",
-    "st0p-1ink",
+ALIKE = (
+    *("m0", "m-o", "sms", "preference-page2", "double.opt.in", "d0uble-0pt-in", "stop_iink", "stopl1nk", "st0p-1ink"),
+    *("c1ick", "cllck", "rece1pt", "sms-in", "crm.mo", "web_stop", "5ms.fr", "double0pt1n", "prov1der-iist"),
 )
-ALIKE += ("c1ick", "cllck", "rece1pt", "sms-in", "crm.mo", "web_stop", "5ms.fr", "double0pt1n", "prov1der-iist")
 CALLERS = ("shop", "old-crm", "call-centre", "promo", "mobile-app", "stopover", "boutique-lille", "web.form", "lili")
 PERSON, CALLER, NO_OPT_OUT = "person", "caller", "no opt-out"
 CLASSES = {

@@ -27,6 +27,7 @@ SEGMENTS = 2
 EDITED_BY = "édité par"
 NAME_WORDS = 2  # of a name that excuses an advertising word: a longer name could be a whole advert
 NAME_LETTERS = 2
+PAGE = re.compile(r"[/?#]|:\d")  # behind a host
 LEGAL_FORMS = frozenset(("sa", "sarl", "sas", "sasu", "eurl", "sca", "scop", "scs", "snc"))
 
 INSTEAD = {
@@ -78,7 +79,7 @@ def _flaws(field: Field, words: str, author: Author) -> Iterator[Flaw]:
     shown = words.replace("{brand}", author.brand) if field == "double_opt_in" else words
     names = _names(shown, author.legal_name, author.brand)
     for finding in findings_of(shown):
-        if not _excused(finding, names):
+        if not _excused(finding, shown, names):
             yield from _against(field, finding, author)
     if field in ("stop", "start") and _letters(author.brand) not in _letters(words):
         yield Flaw("brand_missing", "the brand is missing: name `brand` as registered")
@@ -135,13 +136,13 @@ def _names(text: str, *names: str) -> list[tuple[int, int]]:
     return taken
 
 
-def _excused(finding: Finding, names: Iterable[tuple[int, int]]) -> bool:
+def _excused(finding: Finding, text: str, names: Iterable[tuple[int, int]]) -> bool:
     """Return whether a name alone makes the finding: an advertising word in the name, or a name that is a host."""
     if finding.span is None:
         return False
     start, end = finding.span
     if finding.rule == "link":
-        return finding.span in names
+        return finding.span in names and not PAGE.match(text, end)
     return finding.rule == "advertising" and any(first <= start and end <= last for first, last in names)
 
 
