@@ -161,6 +161,7 @@ class Intake:
         candidates: dict[UUID, Candidate] = {}
         reworded: dict[UUID, MessageReworded] = {}
         repeated: dict[UUID, bool] = {}  # whether the batch has no first request before
+        reported: dict[UUID, int] = {}  # the newest version that the requester of a repeat knows
         whose = partitions_of([received.event.key.encode() for received in batch], self._partitions)
         if set(whose) != {partition}:
             raise Poison("in another partition than its subject's: its lock and its watermark are not the same")
@@ -177,16 +178,20 @@ class Intake:
                 raise Poison("the message id is not a UUID") from error
             if event.repeated:
                 repeated.setdefault(candidate.message_id, candidate.message_id not in candidates)
+                reported[candidate.message_id] = max(event.known_version, reported.get(candidate.message_id, 0))
             # the first request counts, as in the ledger: a duplicate lacks a text updated since
             candidates.setdefault(candidate.message_id, candidate)
         if reworded:
             await messages.lock_partition(tx, partition, Lane.MARKETING)
             if not await messages.reword(tx, reworded):
                 raise Hold  # at the retry the message has left, or waits again
+        if repeated:
+            await messages.lock_partition(tx, partition, lane)
+            await messages.lift_versions(tx, reported)
         known = await messages.on_record(tx, repeated) if repeated else []
         for row in known:
             del candidates[row.message_id], repeated[row.message_id]
-        decisions = await self._clearance.decide(tx, partition, list(candidates.values()), locked=bool(reworded))
+        decisions = await self._clearance.decide(tx, partition, list(candidates.values()), locked=bool(reworded or repeated))
         if lane is Lane.TRANSACTIONAL:
             decisions = self._handoff.codes.or_wait(decisions)
         new = await messages.insert_messages(tx, [d.row for d in decisions])
