@@ -232,6 +232,27 @@ async def test_up_to_a_thousand_messages_are_accepted_at_once_each_with_its_resu
     assert [(r["field"], r["reason"]) for r in too_many["reasons"]] == [("messages", "too_long")]
 
 
+async def test_a_malformed_message_refuses_no_other_of_its_batch(lanes: Lanes) -> None:
+    malformed: list[tuple[object, str]] = [
+        ({**CODE, "to": ""}, "to"),
+        ({**CODE, "values": {"code": "1" * 161}}, "values.code"),
+        ({**CODE, "values": {"Code": "1"}}, "values.Code.[key]"),
+        ({**CODE, "postcode": "7" * 17}, "postcode"),
+        ({**CODE, "send_before": "2030-01-01T10:00:00"}, "send_before"),
+        ({**CODE, "text": "Votre code : 4821"}, "body"),
+        ({**CODE, number(1): "1"}, "[number]"),
+        (number(1), "body"),
+        (None, "body"),
+    ]
+    body = {"messages": [CODE, *(each for each, _ in malformed), {**CODE, "to": number(2)}]}
+    first, *refused, last = (await lanes.post(body))["results"]
+    assert (first["status"], last["status"]) == ("pending", "pending")
+    assert [each["refused"]["reasons"][0]["field"] for each in refused] == [field for _, field in malformed]
+    assert {(each["refused"]["type"], each["refused"]["status"]) for each in refused} == {("/problems/invalid", 422)}
+    assert number(1)[3:] not in str(refused)
+    assert await lanes.rows("SELECT count(*) FROM message") == [(2,)]
+
+
 async def test_a_batch_sent_again_under_its_key_sends_nothing_twice(lanes: Lanes) -> None:
     key = {**bearer(), "Idempotency-Key": "batch-1"}
     refused = {**CODE, "template_id": "tpl-later"}

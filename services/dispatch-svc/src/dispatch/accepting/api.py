@@ -35,6 +35,7 @@ from common.web.problems import Conflict, Invalid, NotFound, Problem, Reason
 from dispatch.accepting import rules, store
 from dispatch.accepting.bodies import (
     Batch,
+    NotASend,
     Refusal,
     Requested,
     Result,
@@ -124,7 +125,6 @@ class Asked:
     """A message of a request on its way: refused, or with its text."""
 
     identity: UUID
-    body: Send
     ready: Ready | None = None
     written: Written | None = None
     template: str = FREE_TEXT
@@ -150,16 +150,19 @@ async def send(
     keeps the reasons, without the text and the person.
     """
     now = datetime.now(UTC)
-    bodies = body.messages if isinstance(body, Batch) else [body]
-    asked = [Asked(_identity(caller, key, now, body, place), each) for place, each in enumerate(bodies)]
-    for place, each in enumerate(asked):
+    asked = []
+    for place, one in enumerate(body.messages if isinstance(body, Batch) else [body]):
         await _let_others(place)
+        asked.append(each := Asked(_identity(caller, key, now, body, place)))
+        if isinstance(one, NotASend):
+            each.problem = one.problem
+            continue
         try:
-            each.ready = _ready(each.body, held, caller, now)
+            each.ready = _ready(one, held, caller, now)
         except Problem as problem:
             each.problem = problem
     fingerprint = await fingerprint_of(request, held.subject_keys) if key is not None else ""
-    async with _known(held, [each.body for each in asked if each.ready]) as (tx, known):
+    async with _known(held, [each.ready.body for each in asked if each.ready]) as (tx, known):
         stored = await messages.statuses(tx, [each.identity for each in asked]) if key is not None else {}
         for place, each in enumerate(asked):
             await _let_others(place)
@@ -169,9 +172,11 @@ async def send(
         if key is not None and any(each.status or each.written for each in asked):
             await claim(tx, caller, key, fingerprint)
         await _insert(tx, held, asked, now)
-        await store.add_audits(tx, [_audit(each, caller, now) for each in asked if each.audited])
+        audited = [_audit(each, each.ready.body, caller, now) for each in asked if each.audited and each.ready]
+        await store.add_audits(tx, audited)
     for each in asked:
-        _count(each)
+        if each.ready is not None:
+            _count(each, each.ready.body)
     if isinstance(body, Batch):
         return Results(results=[_result(each) for each in asked])
     [only] = asked
@@ -353,27 +358,27 @@ def _row(
     )
 
 
-def _audit(asked: Asked, caller: Caller, now: datetime) -> Audit:
+def _audit(asked: Asked, body: Send, caller: Caller, now: datetime) -> Audit:
     overridden = asked.written is not None
     return Audit(
         at=now,
         caller=caller.subject,
-        sender_id=asked.body.sender_id,
-        category=asked.body.category,
+        sender_id=body.sender_id,
+        category=body.category,
         template=asked.template,
         result="overridden" if overridden else "refused",
         reasons=asked.audited,
         message_id=asked.identity if overridden else None,
-        override_reason=masked(asked.body.override_reason or "") if overridden else None,
+        override_reason=masked(body.override_reason or "") if overridden else None,
     )
 
 
-def _count(asked: Asked) -> None:
+def _count(asked: Asked, body: Send) -> None:
     if asked.written is None and not asked.audited:
         return
     result = "refused" if asked.written is None else "overridden" if asked.audited else "accepted"
-    kind = FREE_TEXT if asked.body.text is not None else "template"
-    TEXTS.labels(asked.body.category, kind, result).inc()
+    kind = FREE_TEXT if body.text is not None else "template"
+    TEXTS.labels(body.category, kind, result).inc()
 
 
 def _result(asked: Asked) -> Result:
