@@ -188,7 +188,8 @@ class ToStopped(BaseModel):
     category: str
     template: str = Field(description="`<template_id>@<number>`, or `free_text`.")
     messages: int = Field(description="Messages handed off.")
-    to_stopped: int = Field(description="Of these, messages to people who had stopped the sender.")
+    to_stopped: int = Field(description="Of these, messages to people who had stopped the sender, or another sender of"
+        " its controller, without a newer opt-in.")
 
 
 class ToStoppedReport(BaseModel):

@@ -89,7 +89,7 @@ class ToStopped(NamedTuple):
     to_stopped: int
 
 
-# the newest STOP that covered the sender, as the decision knew it (`gate/record.py`)
+# the newest STOP to a sender of the controller, as the decision knew it (`gate/record.py`)
 _STOPPED = "CASE WHEN m.facts IS JSON OBJECT THEN m.facts::jsonb #>> '{person,stopped}' END IS NOT NULL"
 
 

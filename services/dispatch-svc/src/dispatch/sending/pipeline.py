@@ -96,6 +96,12 @@ REPEATED = counter(
     ["result"],
 )
 
+HANDED_OFF = counter(
+    "sms_dispatch_requested_total",
+    "Hand-offs of messages requested over HTTP, by lane, sender, and state: the person had stopped the sender, or not.",
+    ["lane", "sender", "state"],
+)
+
 _Alike = tuple[int, Lane, bool]  # partition, lane, `again`
 _Lapsed = tuple[list[Permit], "asyncio.Task[dict[UUID, Permit]]"]
 
@@ -371,10 +377,12 @@ class Handoff:
         if failed:
             self._note_failures(gateway.name, permits, results)
         echoes = gateway.capabilities.echoes_reference
-        return [
+        done = [
             outcomes.answered(p, r, at, self._again(p, r), echoes_reference=echoes)
             for p, r in zip(permits, results, strict=True)
-        ], late
+        ]
+        _count_requested(permits, done)
+        return done, late
 
     async def _settle(self, settled: Sequence[Outcome], lane: Lane) -> None:
         """Return once the ledger has these outcomes."""
@@ -575,6 +583,13 @@ class Handoff:
 def _count_repeated(answered: int, in_hand: int, new: int) -> None:
     for result, many in (("answered", answered), ("in_hand", in_hand), ("new", new)):
         REPEATED.labels(result).inc(many)
+
+
+def _count_requested(permits: Sequence[Permit], done: Sequence[Outcome]) -> None:
+    for permit, outcome in zip(permits, done, strict=True):
+        asked = permit.candidate
+        if asked.template is not None and not permit.again and outcome.handed_off_at is not None:
+            HANDED_OFF.labels(asked.category, asked.sender_id, "stopped" if permit.to_stopped else "open").inc()
 
 
 def _lane(permit: Permit) -> tuple[str, Lane]:

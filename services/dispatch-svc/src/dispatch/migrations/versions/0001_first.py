@@ -279,7 +279,9 @@ CREATE TABLE sender (
     purposes text[] NOT NULL,
     countries text[] DEFAULT '{}'::text[] NOT NULL,
     reachable_in text[] DEFAULT '{}'::text[] NOT NULL,
-    stop_page text
+    stop_page text,
+    controller text,
+    stop_scope text NOT NULL
 )
     """,
     """
