@@ -136,6 +136,29 @@ async def test_a_template_that_is_not_approved_sends_nothing(lanes: Lanes) -> No
     assert await lanes.refused(CODE, 409, "template-not-usable") == [("template_id", "template_unreadable")]
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"text": "Maison Lune : {code} pour vous."},
+        {"fields": (TemplateField(name="code", max_chars=160),)},
+        {"sender_id": SENDER},
+        {"category": "service"},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+async def test_a_number_used_again_for_another_content_sends_nothing(lanes: Lanes, other: dict[str, Any]) -> None:
+    reused = template_changed(number=2, version=9, **{"text": "Maison Lune : {code} est votre code.", **other})
+    database = Database(await lanes.surroundings.database("dispatch"), pool_size=1)
+    async with database.begin() as tx:
+        assert await templates.put_template(tx, template_changed(version=9)), "the same content"
+        assert not await templates.put_template(tx, reused)
+        assert await templates.put_template(tx, reused), "a duplicate counts once"
+    await database.close()
+    second = {**CODE, "version": 2}
+    assert await lanes.refused(second, 409, "template-not-usable") == [("template_id", "template_unreadable")]
+    assert await lanes.text((await lanes.post(CODE))["message_id"]) == "Maison Lune : votre code est 4821."
+
+
 async def test_a_value_is_limited_and_looked_at(lanes: Lanes) -> None:
     for values, reason in (
         ({"code": "4821 promo"}, ("values.code", "advertising:promo")),

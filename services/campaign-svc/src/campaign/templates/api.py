@@ -18,6 +18,7 @@ from common.service import Resources, resources
 from common.texts import template as texts
 from common.texts.findings import Finding, load
 from common.texts.template import MOST_FIELDS, MOST_VALUE_CHARS
+from common.version import at_least, following
 from common.web.auth import Caller, require
 from common.web.fields import Storable
 from common.web.idempotency import Key, derived_id, fingerprint_of, same
@@ -216,7 +217,7 @@ async def approve_version(
                     reasons=[Reason("acknowledge", each.id, signs.rules[each.rule].says) for each in against],
                 )
             await store.approve(tx, version, [each.id for each in found], signs.version, by=caller.subject, now=now)
-            await outbox.append(tx, TEMPLATES, [_event(template, version, "approved")])
+            await outbox.append(tx, TEMPLATES, [_event(template, version, "approved", at_least(now))])
         return (await _shown(tx, [template]))[0]
 
 
@@ -236,7 +237,8 @@ async def retire_template(
                 continue
             await store.retire(tx, version, by=caller.subject, now=now)
             if version.approved_at is not None:
-                await outbox.append(tx, TEMPLATES, [_event(template, version, "retired")])
+                newer = following(at_least(version.approved_at), now)
+                await outbox.append(tx, TEMPLATES, [_event(template, version, "retired", newer)])
         return (await _shown(tx, [template]))[0]
 
 
@@ -283,7 +285,9 @@ async def _version(tx: AsyncConnection, template_id: str, number: int) -> Stored
     raise NotFound("no such version", reasons=[Reason("number", "unknown_version")])
 
 
-def _event(template: store.Template, version: Stored, state: Literal["approved", "retired"]) -> TemplateChanged:
+def _event(
+    template: store.Template, version: Stored, state: Literal["approved", "retired"], newest: int
+) -> TemplateChanged:
     assert template.category != "marketing"
     return TemplateChanged(
         template_version=f"{template.template_id}@{version.number}",
@@ -295,7 +299,7 @@ def _event(template: store.Template, version: Stored, state: Literal["approved",
         text=version.text,
         fields=version.fields,
         state=state,
-        version=1 if state == "approved" else 2,
+        version=newest,
     )
 
 
