@@ -237,6 +237,14 @@ async def test_a_code_keeps_its_lane(lanes: Lanes) -> None:
         assert (await lanes.post({**NOTICE, "sender_id": sender_id}))["status"] == "pending"
 
 
+async def test_an_audit_of_a_code_names_the_template(lanes: Lanes) -> None:
+    async with lanes.surroundings.sql("dispatch") as sql:
+        await sql.execute("UPDATE sender SET stop_code = '36222' WHERE sender_id = $1", CODES_SENDER)
+    assert await lanes.refused(CODE, 409, "code-of-another-lane") == [("sender_id", "code_of_another_lane")]
+    [audit] = await lanes.audits()
+    assert (audit["template"], audit["reasons"]) == ("tpl-code@2", ["code_of_another_lane"])
+
+
 async def test_up_to_a_thousand_messages_are_accepted_at_once_each_with_its_result(lanes: Lanes) -> None:
     batch = [{**CODE, "to": number(n), "values": {"code": f"48{n:03d}"}} for n in range(1000)]
     batch[7] |= {"values": {"code": "promo"}}
@@ -320,7 +328,15 @@ async def test_a_notice_that_would_expire_before_the_courtesy_hours_is_refused(
     rules = [{"id": name, **rule} for name in ("ours", "ours.courtesy")]
     house = tmp_path / "house.json"
     house.write_text(json.dumps({"version": "h-1", "about": "tests", "rules": rules[:1], "courtesy": rules[1:]}))
+    far = (datetime.now(ZoneInfo("Europe/Paris")) + timedelta(days=4)).strftime("%A").lower()
+    weekly = tmp_path / "weekly.json"
+    courtesy = {**rules[1], "weekdays": [far]}
+    weekly.write_text(json.dumps({"version": "h-2", "about": "tests", "rules": rules[:1], "courtesy": [courtesy]}))
     soon, later = (now() + timedelta(**span) for span in ({"minutes": 1}, {"days": 2}))
+    async with opened(surroundings, house_rules=weekly) as strict:  # beyond the day that a message is kept for
+        assert await strict.refused(NOTICE, 422, "invalid") == [("send_before", "before_courtesy_hours")]
+        week = (now() + timedelta(days=7)).isoformat()
+        assert (await strict.post({**NOTICE, "send_before": week}))["status"] == "pending"
     async with opened(surroundings, house_rules=house) as strict:
         found = await strict.refused({**NOTICE, "send_before": soon.isoformat()}, 422, "invalid")
         assert found == [("send_before", "before_courtesy_hours")]

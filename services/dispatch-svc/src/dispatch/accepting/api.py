@@ -210,8 +210,9 @@ def _ready(body: Send, held: Resources[Any], caller: Caller, now: datetime) -> R
     if body.send_before is not None and body.send_before <= now:
         raise Invalid("`send_before` has passed", reasons=[Reason("send_before", "in_the_past")])
     region = _region(body, msisdn.territory, held.settings.policy)
-    if body.category == "service" and body.send_before is not None:
-        _check_courtesy(msisdn.territory, region, now, body.send_before, _at_hand_off(held.settings.policy))
+    if body.category == "service":
+        before = body.send_before or now + KEPT
+        _check_courtesy(msisdn.territory, region, now, before, _at_hand_off(held.settings.policy))
     found = findings_of(free) if free is not None else []
     return Ready(body, msisdn, held.subject_keys.subject_id(msisdn.e164), region, found)
 
@@ -233,8 +234,8 @@ def _check_courtesy(territory: str, region: str | None, now: datetime, before: d
     if next_permitted(now, territory, hours, region=region, before=before) is None:
         opens = next_permitted(now, territory, hours, region=region)
         raise Invalid(
-            "`send_before` is earlier than the courtesy hours there, which begin at"
-            f" {opens.isoformat() if opens else 'no time'}: choose a later instant",
+            "the message would expire before the courtesy hours there, which begin at"
+            f" {opens.isoformat() if opens else 'no time'}: give a later `send_before`",
             reasons=[Reason("send_before", "before_courtesy_hours")],
         )
 
@@ -277,14 +278,15 @@ def _written(asked: Asked, ready: Ready, known: Known) -> Written:
     sender = known.senders.get(body.sender_id)
     if sender is None:
         raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
-    rules.check_code(body.category, sender.stop_code)
     if body.template_id is not None:
         version = known.templates.get((body.template_id, body.version))
         if version is None or version.sender_id != body.sender_id:
             raise NotFound("the sender has no such template", reasons=[Reason("template_id", "unknown_template")])
         asked.template = f"{version.template_id}@{version.number}"
+        rules.check_code(body.category, sender.stop_code)
         approved = rules.Approved(version.sender_id, version.category, version.text, version.fields, version.state)
         return _fitting(rules.written_from(approved, body.category, body.values), "values")
+    rules.check_code(body.category, sender.stop_code)
     assert body.text is not None
     if body.category == "marketing":
         _check_marketing(body, body.text, sender)
