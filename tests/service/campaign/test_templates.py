@@ -63,8 +63,10 @@ async def test_an_edit_is_a_new_version_that_needs_an_approval_of_its_own(campai
     assert [(v["number"], v["state"]) for v in edited["versions"]] == [(2, "draft"), (1, "approved")]
     late = await campaigns.post(f"{path}/versions", 409, json=edit)
     assert late["reasons"][0]["reason"] == "not_latest"
-    await campaigns.post(f"{path}/versions/2/approve", 403, headers=SECOND)
-    await campaigns.post(f"{path}/versions/2/approve")
+    for author in (SECOND, bearer(subject=" Second"), bearer(subject="tester")):
+        own = await campaigns.post(f"{path}/versions/2/approve", 403, headers=author)
+        assert own["reasons"][0]["reason"] == "own_template", "an author of an earlier version is one too"
+    await campaigns.post(f"{path}/versions/2/approve", headers=bearer(subject="third"))
     await campaigns.post(f"{path}/versions/3/approve", 404)
     states = [(name, state) for name, state, _ in await published(campaigns)]
     assert states == [(f"{template_id}@1", "approved"), (f"{template_id}@2", "approved")]

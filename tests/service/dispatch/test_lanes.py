@@ -328,7 +328,7 @@ async def test_a_notice_that_would_expire_before_the_courtesy_hours_is_refused(
     rules = [{"id": name, **rule} for name in ("ours", "ours.courtesy")]
     house = tmp_path / "house.json"
     house.write_text(json.dumps({"version": "h-1", "about": "tests", "rules": rules[:1], "courtesy": rules[1:]}))
-    far = (datetime.now(ZoneInfo("Europe/Paris")) + timedelta(days=4)).strftime("%A").lower()
+    far = (datetime.now(ZoneInfo("Europe/Paris")) + timedelta(days=4)).isoweekday()
     weekly = tmp_path / "weekly.json"
     courtesy = {**rules[1], "weekdays": [far]}
     weekly.write_text(json.dumps({"version": "h-2", "about": "tests", "rules": rules[:1], "courtesy": [courtesy]}))

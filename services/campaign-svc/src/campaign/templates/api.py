@@ -193,7 +193,7 @@ async def approve_version(
 ) -> Template:
     """Approve a version, so that messages may leave from the version.
 
-    The approver is a person other than the author (403), and acknowledges each finding in the text by its id (409). A
+    The approver is no author of this version, nor of an earlier one (403), and acknowledges each finding in the text by its id (409). A
     retired version stays retired.
     """
     acknowledged = [] if body is None else body.acknowledge
@@ -201,9 +201,10 @@ async def approve_version(
     async with held.database.begin() as tx:
         template = await _found(tx, caller, template_id, lock=True)
         version = await _version(tx, template_id, number)
-        if not rules.may_approve(caller.subject, version.written_by):
+        versions = await store.versions_of(tx, [template_id])
+        if not rules.may_approve(caller.subject, [each.written_by for each in versions if each.number <= number]):
             raise Forbidden(
-                "the author of a version cannot approve it: ask another person",
+                "an author of the version, or of an earlier version, cannot approve it: ask another person",
                 reasons=[Reason("approved_by", "own_template")],
             )
         if version.retired_at is not None:
