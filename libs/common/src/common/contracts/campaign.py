@@ -117,7 +117,8 @@ class TemplateField(msgspec.Struct, frozen=True, kw_only=True):
 class TemplateChanged(Event, frozen=True, kw_only=True):
     """The current state of one version of a template: approved by a second person, or retired.
 
-    A version's text never changes. dispatch-svc sends transactional and service messages of approved versions.
+    A version's text never changes. dispatch-svc sends transactional and service messages of approved versions. A
+    retirement takes effect in dispatch-svc once its event arrives: no watermark tells how fresh the versions are.
     """
 
     type: ClassVar[str] = "campaign.template_changed.v1"

@@ -226,7 +226,11 @@ async def approve_version(
 async def retire_template(
     template_id: Storable, held: Held, caller: Author, body: Retirement | None = None
 ) -> Template:
-    """Retire one version, or every version so far: no message leaves from a retired version."""
+    """Retire one version, or every version so far.
+
+    No message leaves from a retired version once dispatch-svc has the retirement: within a second as a rule, and later
+    while Kafka or dispatch-svc is behind.
+    """
     number = None if body is None else body.version
     now = datetime.now(UTC)
     async with held.database.begin() as tx:

@@ -1,4 +1,8 @@
-"""The table of approved templates, and its statements: the copy of what campaign-svc publishes."""
+"""The table of approved templates, and its statements: the copy of what campaign-svc publishes.
+
+The copy may be late: a retired version sends until its retirement arrives. A code may not depend on campaign-svc, so no
+message waits for a fresher copy; the alert TemplatesBehind tells of a late one.
+"""
 
 from collections.abc import Collection
 from typing import NamedTuple
@@ -96,7 +100,7 @@ async def mark_unreadable(tx: AsyncConnection, template_version: str) -> None:
 
 
 async def approved(tx: AsyncConnection, names: Collection[str]) -> set[str]:
-    """Return the versions, named as in the event, from which a message may leave."""
+    """Return the versions, named as in the event, from which a message may leave, as far as known here."""
     if not names:
         return set()
     rows = await fetch_many(
