@@ -14,6 +14,7 @@ import pytest
 
 from common.contracts.campaign import TemplateField
 from common.db.database import Database
+from dispatch.accepting.bodies import Batch
 from dispatch.messages.row import FREE_TEXT
 from dispatch.projection import store as projection
 from dispatch.projection import templates
@@ -282,6 +283,7 @@ async def test_a_malformed_message_refuses_no_other_of_its_batch(lanes: Lanes) -
     assert {(each["refused"]["type"], each["refused"]["status"]) for each in refused} == {("/problems/invalid", 422)}
     assert number(1)[3:] not in str(refused)
     assert await lanes.rows("SELECT count(*) FROM message") == [(2,)]
+    assert Batch.model_json_schema()["properties"]["messages"]["items"] == {"$ref": "#/$defs/Send"}
 
 
 async def test_a_batch_sent_again_under_its_key_sends_nothing_twice(lanes: Lanes) -> None:

@@ -150,7 +150,7 @@ async def send(
     keeps the reasons, without the text and the person.
     """
     now = datetime.now(UTC)
-    asked = []
+    asked: list[Asked] = []
     for place, one in enumerate(body.messages if isinstance(body, Batch) else [body]):
         await _let_others(place)
         asked.append(each := Asked(_identity(caller, key, now, body, place)))
