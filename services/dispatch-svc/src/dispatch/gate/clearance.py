@@ -240,7 +240,8 @@ class Clearance:
                 recent=recent[one],
             )
             verdict = gate.decide(request, known, now, self.limits, self.policy)
-            controller = controllers.get(candidate.sender_id) if candidate.template is not None else None
+            is_code = candidate.template is not None and candidate.lane is Lane.TRANSACTIONAL
+            controller = controllers.get(candidate.sender_id) if is_code else None
             # the gate's verdict: routes are not law
             facts = record.encode(request, known, self.limits, verdict, controller)
             if isinstance(verdict, Allow) and gateway is None:

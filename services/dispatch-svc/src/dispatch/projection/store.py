@@ -106,7 +106,7 @@ sender = Table(
     Column("reachable_in", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
     Column("stop_page", Text, nullable=True),
     Column("controller", Text, nullable=True),
-    Column("stop_scope", Text, nullable=False),
+    Column("stop_scope", Text, nullable=False, server_default=text("'controller'::text")),
 )
 
 campaign = Table(

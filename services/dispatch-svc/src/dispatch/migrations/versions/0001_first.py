@@ -281,7 +281,7 @@ CREATE TABLE sender (
     reachable_in text[] DEFAULT '{}'::text[] NOT NULL,
     stop_page text,
     controller text,
-    stop_scope text NOT NULL
+    stop_scope text DEFAULT 'controller'::text NOT NULL
 )
     """,
     """
