@@ -4,9 +4,9 @@ SHELL := bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Two share the work, file by file, the longest first (tests/support/order.py), each with a Postgres and a broker of its own. Not
-# end to end: a stack fills a machine
-PYTEST := $(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=10
+# Three share the work, file by file, the longest first (tests/support/order.py), each with a Postgres and a broker of its
+# own: two leave the cores waiting for answers. Not end to end: a stack fills a machine
+PYTEST := $(BIN)/pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder --durations=10
 # The suites that need nothing: part of `make check`
 QUICK := tests/unit tests/contract
 # A test there may wait for several groups to form, each on a JVM that shares the machine with another worker's
@@ -66,7 +66,7 @@ test-kafka: install ## Run the tests that depend on the broker on Apache Kafka (
 ifdef T
 	PLACET_TEST_BROKERS=1 $(BIN)/pytest $(T)
 else
-	PLACET_TEST_BROKERS=1 $(PYTEST) $(PATIENT) $(ON_KAFKA) tests/conformance tests/service --ignore=tests/service/stack \
+	PLACET_TEST_BROKERS=1 $(PYTEST) -n 2 $(PATIENT) $(ON_KAFKA) tests/conformance tests/service --ignore=tests/service/stack \
 		--ignore=tests/service/dispatch/test_fail_points.py
 	PLACET_TEST_BROKERS=1 $(BIN)/pytest $(PATIENT) $(ON_KAFKA) tests/kafka tests/e2e --ignore=tests/e2e/test_tutorial.py \
 		--ignore=tests/e2e/test_chaos.py

@@ -419,11 +419,33 @@ MUTANTS = (
         "tests/property/test_abroad_properties.py",
     ),
     Mutant(
+        "a caller's newer opt-out replaces the annulment of the person's own opt-in",
+        LEDGER_RULES,
+        'else self.annuls or ""',
+        'else ""',
+        "tests/property/test_reopening_properties.py",
+    ),
+    Mutant(
         "a stop link of anybody is a means to stop",
         STOP_LINK,
         "found is not None and found.person == _person(subject_id) and",
         "found is not None and",
         "tests/service/dispatch/test_decision_records.py -k stop_link",
+    ),
+    # --- lanes
+    Mutant(
+        "a value is looked at without the text around the value",
+        "libs/common/src/common/texts/template.py",
+        "if start < span[1] and span[0] < end]",
+        "if start <= span[0] and span[1] <= end]",
+        "tests/unit/common/test_text_templates.py tests/property/test_text_findings_properties.py",
+    ),
+    Mutant(
+        "a retired template sends what waits",
+        CLEARANCE,
+        "            elif candidate.template in retired:",
+        "            elif candidate.template in retired and not candidate.version:",
+        "tests/service/dispatch/test_dispatch.py -k notice_waits",
     ),
 )
 

@@ -133,6 +133,36 @@ def test_every_decision_is_made_again_from_its_record(
     assert record.decide_again(kept, row_of(request, known, now), POLICY) == verdict
 
 
+def test_a_record_names_the_reopening_rule_that_its_consent_rests_on() -> None:
+    request = Request(
+        category="marketing",
+        sender_id="acme",
+        purpose="promotions",
+        campaign_id=None,
+        requested_at=NOW,
+        send_before=NOW + timedelta(days=1),
+        territory="FR",
+        mentions_stop=True,
+    )
+    consent = Consent(
+        sender_id="acme",
+        purpose="promotions",
+        state="opted_in",
+        basis="opt_in",
+        occurred_at=NOW - timedelta(days=1),
+        evidence_id="e-in",
+        reopening_rule="reopening-1",
+    )
+    subject = Subject(version=1, consents=(consent,), suppressions=(), erased=False, unreadable=False)
+    known = Knowledge(
+        as_of=NOW, subject=subject, purposes=frozenset({"promotions"}), countries=frozenset({"FR"}), control=None
+    )
+    kept = record.decode(record.encode(request, known, Limits(), decide(request, known, NOW, Limits(), POLICY)))
+    assert kept.person is not None
+    assert kept.person.consent is not None
+    assert kept.person.consent.reopening_rule == "reopening-1"
+
+
 @given(decisions)
 def test_other_rules_are_asked_about_the_same_facts(case: tuple[Request, Knowledge, datetime]) -> None:
     """A dry run says what the gate would have said: the record holds no less than these rules need either."""

@@ -61,7 +61,7 @@ def live(
                 form = request(0, evidence_id=f"r{place}", **fields)
                 code = CODES[sender]
                 if not asking.withheld(
-                    state, form, questions, now, AFTER_STOP, MOST, held=False
+                    state, form, questions, now, AFTER_STOP, MOST, senders=(sender,), held=False
                 ) and asking.takes_reply(state, form, code, questions, now):
                     about = Question(
                         evidence_id=form.evidence_id,
@@ -114,18 +114,20 @@ def test_an_oui_is_never_a_guess_between_two_questions_nor_counts_twice(
 
 
 @given(lives)
-def test_after_a_stop_of_everything_one_question_a_month_at_most_until_a_yes(
+def test_after_a_stop_one_question_a_month_at_most_of_each_controller_until_a_yes(
     life: list[tuple[int, Form | Oui | Stop]],
 ) -> None:
-    last: datetime | None = None
-    for now, what, about, _ in live([(1, Stop(None)), *life]):
+    last = dict[str, datetime]()  # by controller: each of the senders is one
+    life = [(1, Stop(None)), *life]
+    for (_, act), (now, what, about, _) in zip(life, live(life), strict=True):
         if what == "answered":
-            last = None
             break  # they want to hear from somebody again: from here on it is a matter of pace
+        if isinstance(act, Stop):
+            last = {sender: at for sender, at in last.items() if act.sender not in (None, sender)}
         if what == "asked":
             assert about is not None
-            assert last is None or now - last >= AFTER_STOP
-            last = now
+            assert about.sender_id not in last or now - last[about.sender_id] >= AFTER_STOP
+            last[about.sender_id] = now
 
 
 @given(lives)

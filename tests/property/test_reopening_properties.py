@@ -12,15 +12,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from consent.ledger.recorder import controlled
+from consent.ledger.reopening import Means, held_by, reopened, reopens_with
+from consent.ledger.retention import last_contact
 from consent.ledger.rules import (
     Evidence,
-    Means,
     SubjectState,
     fold,
-    held_by,
-    last_contact,
-    reopened,
-    reopens_with,
     standing,
 )
 from consent.ledger.store import Registered
@@ -31,7 +28,7 @@ PURPOSES = ("promotions", "loyalty")
 EVERYWHERE = [(sender, purpose) for sender in CONTROLLERS for purpose in PURPOSES]
 ASSERTED = ("api", "import")
 ACTS = ("start", "page_on", "double_opt_in")
-STOPS = ("text", "text_to_all", "page_off", "page_off_all", "receipt", "provider_list", "unreadable")
+STOPS = ("text", "text_to_all", "page_off", "page_off_all", "link", "receipt", "provider_list", "unreadable")
 SOURCES = {
     "api": "shop",
     "import": "old-crm",
@@ -43,10 +40,12 @@ SOURCES = {
     "text_to_all": "mo",
     "page_off": "preference_page",
     "page_off_all": "preference_page",
+    "link": "stop_link",
     "receipt": "receipt",
     "provider_list": "provider_list",
     "unreadable": "unreadable_mo",
 }
+CALLERS = ("call-centre", "rectification")
 TO_ALL = ("text_to_all", "unreadable")
 
 
@@ -60,7 +59,7 @@ class Event:
     purpose: str = "promotions"
 
 
-kinds = st.sampled_from((*ASSERTED, *ACTS, *STOPS, "support", "rule_on", "rule_off"))
+kinds = st.sampled_from((*ASSERTED, *ACTS, *STOPS, "support", "annul", "rule_on", "rule_off"))
 events = st.builds(Event, kinds, st.integers(0, 9), st.sampled_from(tuple(CONTROLLERS)), st.sampled_from(PURPOSES))
 of_one = events.map(lambda event: replace_scope(event))
 histories = st.lists(events, max_size=12) | st.lists(of_one, max_size=8)  # where all that is said meets
@@ -73,12 +72,14 @@ def replace_scope(event: Event) -> Event:
 def recorded(history: Iterable[Event]) -> list[Evidence]:
     """The evidence, in the order of recording: the recorder adds what the registry says at that moment."""
     rules: dict[str, dict[str, str]] = {sender: {} for sender in CONTROLLERS}
-    made = []
+    made: list[Evidence] = []
     for place, event in enumerate(history):
         if event.kind == "rule_on":
             rules[event.sender][event.purpose] = f"rule-{event.sender}-{event.purpose}"
         elif event.kind == "rule_off":
             rules[event.sender].pop(event.purpose, None)
+        elif event.kind == "annul":
+            made += [annulment(line, place) for line in acts_of(made, event.sender, event.purpose)[-1:]]
         else:
             registered = {s: Registered(c, "controller", dict(rules[s])) for s, c in CONTROLLERS.items()}
             made.append(controlled(evidence(event, place), registered))
@@ -104,33 +105,62 @@ def evidence(event: Event, place: int) -> Evidence:
     )
 
 
+def annulment(line: Evidence, place: int) -> Evidence:
+    """What a rectification says of a line that counts no more."""
+    return Evidence(
+        evidence_id=f"ev-{place}",
+        kind="opt_out",
+        sender_id=line.sender_id,
+        purpose=line.purpose,
+        source="rectification",
+        answers=line.evidence_id,
+        occurred_at=line.at,
+        received_at=line.received_at,
+    )
+
+
+def acts_of(told: Iterable[Evidence], sender: str, purpose: str) -> list[Evidence]:
+    """The person's own opt-ins that count, oldest first: those after the last that was annulled."""
+    told = list(told)
+    acts = [e for e in told if is_act(e) and (e.sender_id, e.purpose) == (sender, purpose)]
+    acts.sort(key=lambda e: (e.occurred_at, e.evidence_id))
+    wrong = {e.answers for e in told}
+    return acts[1 + max((n for n, act in enumerate(acts) if act.evidence_id in wrong), default=-1) :]
+
+
 def day_by_day(told: Sequence[Evidence], sender: str, purpose: str) -> bool:
     """Whether the purpose is open at the end, as somebody would say who has watched each day in turn."""
     is_open, stops = False, list[str | None]()  # of the person's own that stand: to which sender (None: all)
+    acts = acts_of(told, sender, purpose)
     for each in sorted(told, key=lambda e: (e.occurred_at, e.kind == "opt_out")):
-        own = each.source in ("mo", "unreadable_mo", "preference_page", "double_opt_in", "receipt", "provider_list")
+        own = each.source not in ("shop", "old-crm", *CALLERS)
         if each.kind == "opt_out":
             group = each.purpose is None and CONTROLLERS.get(each.sender_id or "") == CONTROLLERS[sender]
             if (each.sender_id in (None, sender) or group) and each.purpose in (None, purpose):
                 is_open, stops = False, stops + [each.sender_id] * own
         elif (each.sender_id, each.purpose) == (sender, purpose):
-            if own:
+            if own and each in acts:
                 is_open, stops = True, []
-            elif not stops or (each.reopening_rule and None not in stops):
+            elif not own and (not stops or (each.reopening_rule and None not in stops)):
                 is_open = True
     return is_open
 
 
 S, A, START = Event("text", 1), Event("api", 2), Event("start", 3)
+ANNULLED = [S, Event("double_opt_in", 2), Event("annul", 3)]
 
 
 @given(histories, st.randoms(use_true_random=False))
 @example([S, A], None)
+@example([Event("link", 1), A], None)
 @example([Event("api", 0), S, A, START, Event("support", 4), Event("import", 5)], None)
 @example([Event("rule_on", 0), S, A], None)
 @example([Event("rule_on", 0), Event("text_to_all", 1), A], None)
 @example([Event("rule_on", 0), S, A, Event("rule_off", 0), Event("api", 3)], None)
 @example([Event("page_off", 1), Event("support", 3), Event("api", 4)], None)
+@example([*ANNULLED, Event("api", 4)], None)
+@example([*ANNULLED, Event("support", 3), Event("api", 4)], None)
+@example([*ANNULLED, START, Event("support", 3), Event("api", 4)], None)
 def test_a_purpose_is_open_as_the_days_have_it_in_any_order_of_telling(history: list[Event], mix: object) -> None:
     told = recorded(history)
     states = [fold(told), fold(reversed(told)), fold([*told, *told])]
@@ -148,8 +178,8 @@ def test_no_asserted_opt_in_leaves_a_stop_of_the_persons_own_open(history: list[
     for sender, purpose in EVERYWHERE:
         if standing(state, sender, purpose) != "opted_in":
             continue
-        stops = [e.occurred_at for e in told if covers(e, sender, purpose) and e.source not in ("call-centre",)]
-        acts = [e.occurred_at for e in told if is_act(e) and (e.sender_id, e.purpose) == (sender, purpose)]
+        stops = [e.occurred_at for e in told if covers(e, sender, purpose) and e.source not in CALLERS]
+        acts = [e.occurred_at for e in acts_of(told, sender, purpose)]
         assert not stops or max(acts, default=NOON - timedelta(days=1)) > max(stops)
 
 
@@ -186,8 +216,8 @@ def test_what_is_asserted_against_a_stop_changes_nothing_but_the_record(history:
 
 def persons_stops(told: Sequence[Evidence], about: Event) -> list[Evidence]:
     """The STOPs of the person's own for the purpose, since the person's last own opt-in."""
-    acts = [e.occurred_at for e in told if is_act(e) and (e.sender_id, e.purpose) == (about.sender, about.purpose)]
-    stops = [e for e in told if e.source != SOURCES["support"] and covers(e, about.sender, about.purpose)]
+    acts = [e.occurred_at for e in acts_of(told, about.sender, about.purpose)]
+    stops = [e for e in told if e.source not in CALLERS and covers(e, about.sender, about.purpose)]
     return [stop for stop in stops if stop.occurred_at >= max(acts, default=stop.occurred_at)]
 
 

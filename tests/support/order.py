@@ -1,4 +1,4 @@
-"""Which files go first. Two workers share the tests file by file: one that takes long and begins last keeps one worker
+"""Which files go first. The workers share the tests file by file: one that takes long and begins last keeps one worker
 busy while the other has nothing left to do."""
 
 from collections.abc import Sequence

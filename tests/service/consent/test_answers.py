@@ -157,7 +157,8 @@ async def test_a_stop_that_the_provider_confirms_itself_is_not_confirmed_twice(d
 
 async def test_a_stop_that_the_persons_newer_consent_outvotes_is_not_confirmed(database: Database) -> None:
     async with database.begin() as tx:
-        await record(tx, [Statement(subject(1), "sealed", on_page(5))], now())
+        own = on_page(occurred_at=at(5), received_at=at(5))
+        await record(tx, [Statement(subject(1), "sealed", own)], now())
     await receive(database, mo(1))
     assert await asked(database) == []
 

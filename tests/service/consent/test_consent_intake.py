@@ -842,7 +842,7 @@ async def test_whatever_somebody_writes_is_a_contact_once_a_day(database: Databa
     assert second.occurred_at == at(2 * A_DAY)
     found = await subject(database)
     assert found is not None
-    assert ledger.last_contact(found.state, "acme") == at(2 * A_DAY)
+    assert retention.last_contact(found.state, "acme") == at(2 * A_DAY)
     assert await standing(database) == "opted_in"
 
 

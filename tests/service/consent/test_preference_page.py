@@ -31,7 +31,7 @@ from tests.support.builders import field_keys, link_keys, subject_keys
 from tests.support.each_of import each_of
 from tests.support.eventually import WITHIN_S, eventually
 from tests.support.running import KEY_RING, Surroundings, bearer, serving
-from tests.unit.consent.evidences import opt_in
+from tests.unit.consent.evidences import on_page, opt_in
 
 pytestmark = pytest.mark.brokerless
 
@@ -75,6 +75,15 @@ class Service:
     async def consent(self, purpose: str = "promotions", sender_id: str = "maison-lune") -> None:
         body = consent(purpose=purpose, sender_id=sender_id)
         assert (await self.api.post("/v1/consents", json=body)).status_code == 201
+
+    async def comes_back(self) -> None:
+        """The person opts in on the page, just now: a caller's word takes back no STOP of theirs."""
+        who, now = (await self.held())["subject_id"], datetime.now(UTC)
+        given = on_page(sender_id="maison-lune", evidence_id=f"ev-{now}", occurred_at=now, received_at=now)
+        database = Database(await self.surroundings.database("consent"), pool_size=1)
+        async with database.begin() as tx:
+            await record(tx, [Statement(who, None, given)], now)
+        await database.close()
 
     async def link(self, number: str = NUMBER, sender_id: str | None = "maison-lune", **more: Any) -> str:
         answer = await self.api.post(
@@ -264,8 +273,7 @@ async def test_a_second_stop_from_a_page_left_open_counts_as_much_as_the_first(s
     url = await service.link()
     async with httpx.AsyncClient(timeout=WITHIN_S) as tab:
         for _ in range(2):
-            given = datetime.now(UTC).isoformat()
-            assert (await service.api.post("/v1/consents", json=consent(occurred_at=given))).status_code == 201
+            await service.comes_back()
             assert set((await service.states()).values()) == {"opted_in"}
             assert (await tab.post(url + "/stop", data={"lang": "fr"})).status_code == 303
             assert set((await service.states()).values()) == {"opted_out"}
@@ -410,8 +418,7 @@ async def test_who_came_back_is_erased_again_by_a_link_made_with_the_same_key(
     key = {"Idempotency-Key": "prefs-42"}
     erased = []
     for days_ago in (1, 0):
-        at = datetime.now(UTC).isoformat()
-        assert (await service.api.post("/v1/consents", json=consent(occurred_at=at))).status_code == 201
+        await service.comes_back()
         assert await service.states() == {("maison-lune", "promotions"): "opted_in"}
         await service.link(headers=key)
         async with service.surroundings.sql("consent") as sql:

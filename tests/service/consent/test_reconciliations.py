@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from itertools import permutations
 from typing import Any
 
@@ -171,6 +172,26 @@ async def test_a_stop_a_provider_s_list_and_opt_ins_of_between_amount_to_the_sam
         lines = {line["evidence_id"]: line for line in found["history"]}
         ends += [(c["state"], lines[c["evidence_id"]]["source"], len(lines)) for c in found["consents"]]
     assert set(ends) == {("opted_out", "provider_list", 2 + len(opt_ins))}
+
+
+async def test_only_a_token_for_every_sender_reports_a_stop_of_the_persons_own(service: httpx.AsyncClient) -> None:
+    """Any caller can name a provider: its list is its own word, and a newer opt-in of a caller takes it back."""
+    for n, claims, source, opens in (
+        (50, {}, "provider_list", False),
+        (51, {"senders": ["acme"]}, "sender_list", True),
+    ):
+        body = {"sender_id": "acme", "provider": "ovh", "list": number(n)}
+        answer = await service.post("/v1/reconciliations", json=body, headers=bearer(**claims))
+        assert answer.json()["missing_here"] == 1
+        assert (await state_of(service, n))["history"][-1]["source"] == source
+        given = {
+            "sender_id": "acme",
+            "purpose": "promotions",
+            "number": number(n),
+            "occurred_at": datetime.now(UTC).isoformat(),
+            "evidence": {"source": "shop", "text_shown": "Oui"},
+        }
+        assert (await service.post("/v1/consents", json=given)).json()["effective"] is opens
 
 
 @pytest.mark.parametrize(

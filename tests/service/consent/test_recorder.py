@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from common.contracts.consent import ConsentStateChanged
 from common.db.database import COPIED_ROWS, Database
 from common.version import at_least
-from consent.ledger import retention, term_store
+from consent.ledger import reopening, retention, term_store
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
 from consent.ledger.chain import GENESIS, PERSONAL, verify
@@ -590,7 +590,7 @@ async def test_a_consent_of_before_an_erasure_that_nobody_asked_for_opens_nothin
     state = await returns_to_globex(database)
     assert ledger.standing(state, "acme", "promotions") == "expired"
     assert ledger.standing(state, "globex", "loyalty") == "expired"
-    assert ledger.reopened(state, "acme") == ()
+    assert reopening.reopened(state, "acme") == ()
     async with database.begin() as tx:
         history = await ledger_store.history(tx, "t1-a")
     assert verify(history) is None
@@ -640,7 +640,7 @@ async def test_what_asks_expires_or_only_touches_is_kept_like_any_evidence(datab
     assert told == [["pending"], ["opted_in"], ["opted_in"], ["expired"]]
     assert [[c.kind for c in event.causes] for event in events] == [[], ["opt_in"], [], []]
     subject = await held(database, "t1-a")
-    assert ledger.last_contact(subject.state, "acme") == contact(2).at
+    assert retention.last_contact(subject.state, "acme") == contact(2).at
     async with database.begin() as tx:
         history = await ledger_store.history(tx, "t1-a")
     assert [e.evidence.kind for e in history] == ["request", "opt_in", "contact", "expiry"]

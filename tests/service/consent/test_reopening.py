@@ -167,6 +167,21 @@ async def test_no_line_of_a_file_opens_a_stop_of_the_persons_own_and_its_verdict
     assert [await here.may(n) for n in (1, 2)] == [False, True]
 
 
+async def test_an_opt_in_held_by_a_sisters_stop_is_reported_as_no_change(here: Here) -> None:
+    """The purpose was not on record before, and is known as opted out after: nothing that the caller asked for."""
+    for n in (1, 2, 3):
+        await here.says(mo(1, who=n, mo_id=f"s{n}", provider_message_id=f"s{n}", short_code="36222"))
+    answer = await here.asserts(1)
+    assert (answer["changed"], answer["effective"], answer["held_by"]["reach"]) == (False, False, "controller")
+    item = consent(number=number(2), occurred_at=LATER.isoformat())
+    [batched] = (await here.client.post("/v1/consents/batch", json={"items": [item]})).json()["results"]
+    assert (batched["verdict"], batched["effective"]) == ("unchanged", False)
+    async with recording(here.surroundings):
+        done = await imported(here.client, terms(), f"number,occurred_at\n{number(3)},{LATER.isoformat()}\n")
+    assert (done["created"], done["outvoted"], done["reasons"]) == (0, 1, {"stopped_by_person": 1})
+    assert not any([await here.may(n) for n in (1, 2, 3)])
+
+
 async def test_a_start_a_double_opt_in_and_the_page_take_a_stop_back_and_then_what_is_asserted_counts(
     here: Here,
 ) -> None:
@@ -183,6 +198,23 @@ async def test_a_start_a_double_opt_in_and_the_page_take_a_stop_back_and_then_wh
         assert await here.may(n)
         again = await here.asserts(n, LATER + timedelta(days=1))
         assert (again["effective"], again["held_by"], again["reopens_with"]) == (True, None, [])
+
+
+async def test_an_annulled_opt_in_of_the_persons_own_gives_the_stop_back_whatever_a_caller_records_since(
+    here: Here,
+) -> None:
+    await here.asserts(1, EARLIER)
+    await here.says(mo(1, who=1, mo_id="s1"))
+    await here.presses(1, on_page(2, evidence_id="ev-b1", source="double_opt_in"))
+    assert await here.may(1)
+    wrong = {"kind": "evidence", "evidence_id": "ev-b1", "wrong": ["person"]}
+    body = {"number": number(1), "asked": {"source": "call-centre"}, "correct": wrong}
+    answer = await here.client.post("/v1/rectifications", json=body)
+    assert (answer.status_code, answer.json()["annulled"]) == (202, True), answer.text
+    await here.records_opt_out(1, occurred_at=at(3).isoformat(), purpose="promotions")
+    held = await here.asserts(1)
+    assert (held["effective"], held["held_by"]["reach"]) == (False, "controller")
+    assert not await here.may(1)
 
 
 async def test_what_an_employee_recorded_a_newer_opt_in_reverses_and_an_older_one_is_told_how(here: Here) -> None:
@@ -290,7 +322,7 @@ async def test_a_rule_is_for_the_controller_to_decide_and_with_a_reason(
     assert (await here.client.get(RULES)).json()["items"] == []
 
 
-LOOKS_LIKE_OURS = ("mo", "m0", "m-o", "sms", "preference_page", "preference-page2", "double.opt.in", "d0uble-0pt-in")
+LOOKS_LIKE_OURS = ("mo", "m-o", "preference-page2", "double.opt.in", "stop_iink")
 NO_SLUG = ("", " ", "MO", "preference_page ", "mо", "boutique à Nîmes", "-shop", "x" * 65, "a/b")
 
 

@@ -1,5 +1,6 @@
 """The page behind a stop link: a look changes nothing, one press stops, and a link stops what it says and no more."""
 
+import asyncio
 import re
 import socket
 from collections.abc import AsyncIterator
@@ -13,7 +14,7 @@ from playwright.async_api import Browser, expect
 from common.privacy.stop_link import VALID_FOR, token
 from consent.service import Settings, build
 from tests.service.consent.test_consent_api import outbox
-from tests.service.consent.test_preference_page import NUMBER, OTHER, SENDER, Service
+from tests.service.consent.test_preference_page import NUMBER, OTHER, SENDER, Service, consent
 from tests.support.browser import person, violations
 from tests.support.builders import link_keys, now, subject_keys
 from tests.support.eventually import WITHIN_S
@@ -98,10 +99,27 @@ async def test_scanners_that_follow_links_stop_nothing_and_a_program_s_post_stop
     assert one.status_code == 200, "no redirect, no cookie, no form of the page"
     assert "set-cookie" not in one.headers
     assert await service.states() == {("maison-lune", "promotions"): "opted_out"}
-    await service.consent()  # later evidence of a form may open again; a press after that counts as much
-    await asked("POST", link(service))
-    assert await service.lines() >= 3
+    later = consent(occurred_at=now().isoformat(), evidence={"source": "crm", "text_shown": "Oui"})
+    answer = (await service.api.post("/v1/consents", json=later)).json()
+    assert (answer["effective"], answer["held_by"]["reach"]) == (False, "sender"), "a link's STOP is the person's own"
     assert await service.states() == {("maison-lune", "promotions"): "opted_out"}
+
+
+async def test_a_press_again_is_an_entry_only_after_an_opt_in(service: Service) -> None:
+    """A link can be posted without end, and each entry is kept for years."""
+    await service.consent()
+    for _ in range(2):
+        answers = await asyncio.gather(*(asked("POST", link(service)) for _ in range(3)))
+        assert [answer.status_code for answer in answers] == [200] * 3
+    assert await service.lines() == 2
+    await service.consent(sender_id="cafe-zinc")
+    await asked("POST", link(service))
+    assert await service.lines() == 3, "the opt-in to another sender"
+    given = consent(occurred_at=now().isoformat(), evidence={"source": "crm", "text_shown": "Oui"})
+    assert (await service.api.post("/v1/consents", json=given)).status_code == 201
+    for _ in range(2):
+        await asked("POST", link(service))
+    assert await service.lines() == 5, "the opt-in, and a STOP that is newer"
 
 
 async def test_a_wrong_an_altered_and_an_expired_link_stop_nothing_and_say_what_to_do(service: Service) -> None:

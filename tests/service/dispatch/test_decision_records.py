@@ -156,12 +156,13 @@ async def test_a_stop_link_counts_where_it_works_and_only_for_its_person_and_its
         token(link_keys, SENDER, subject(1), later),
         "x" * len(mine),
     ):
-        assert await goes(f"{mention} {page}{other}") == closed
+        assert await goes(f"{mention} {page}{mine} {page}{other}") == ("foreign_link",)
     assert await goes(f"{mention} https://q.example/s/maison-lune/{mine}") == closed
     assert await goes(f"Maison Lune. {page}{mine}") == closed, "the link alone is no means in metropolitan France"
     assert await goes("Maison Lune") == ("stop_mention_missing",)
     clearance = replace(clearance, link_keys=None)
-    assert await goes(f"{mention} {page}{mine}") == closed, "without keys nothing is verified"
+    assert await goes(f"{mention} {page}{mine}") == ("foreign_link",), "without keys nothing is verified"
+    assert await goes(mention) == closed
     async with database.begin() as tx:
         await projection.put_sender(tx, sender_changed(version=3, abroad=("DE",), reachable_in=("MQ",)))
     assert await goes(mention) == ()

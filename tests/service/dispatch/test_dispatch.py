@@ -792,7 +792,11 @@ async def test_a_receipt_that_tells_of_an_opt_out_is_published_with_whom_and_whe
             return found[0]
 
         found = await eventually(published)
-        assert (found.subject_id, found.sender_id, found.receipt_at) == (subject(1), "maison-lune", told.occurred_at)
+        assert (found.subject_id, found.sender_id, found.receipt_at) == (
+            subject(1),
+            "maison-lune-compte",
+            told.occurred_at,
+        )
         assert found.number
         assert field_keys.unseal(found.number, f"number:{subject(1)}") == number(1)
 

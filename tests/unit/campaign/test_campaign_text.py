@@ -265,6 +265,23 @@ def test_a_stop_link_is_written_for_its_person_and_is_a_means_to_stop_by_itself(
 
 
 @pytest.mark.parametrize(
+    "source",
+    [
+        f"-10 % {{stop}} {PAGE}{'x' * 37}",
+        "-10 % {stop} p.example/s/globex/x",
+        "-10 % {stop} https://P.EXAMPLE/m/{first_name|x}",
+        "{if vip}https://p.example/s/lune/{stop_link}{end} {stop}",
+        "{stop} {link https://p.example/s/lune/x}",
+    ],
+)
+def test_a_typed_address_of_a_stop_page_is_refused_since_it_is_one_persons(source: str) -> None:
+    with pytest.raises(TextRefused) as caught:
+        check(parse(source).with_stop_page(PAGE).with_links_on("lune.fr"), "36111", sender_page=PAGE)
+    assert caught.value.reason is TextProblem.STOP_PAGE_TYPED
+    check(parse("-10 % https://p.example/soldes {stop} {stop_link}").with_stop_page(PAGE), "36111", sender_page=PAGE)
+
+
+@pytest.mark.parametrize(
     ("source", "page", "reason"),
     [
         ("-10 % {stop_link}", None, TextProblem.STOP_PAGE_MISSING),

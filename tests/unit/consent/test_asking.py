@@ -46,7 +46,8 @@ def asked(minutes: float, **changes: Any) -> Question:
 def why(
     minutes: float, *evidence: Evidence, questions: tuple[Question, ...] = (), held: bool = False, **changes: Any
 ) -> Withheld | None:
-    return withheld(fold(evidence), request(minutes, **changes), questions, at(minutes), A_MONTH, MOST, held=held)
+    state, asks, senders = fold(evidence), request(minutes, **changes), ("acme", "acme-outlet")
+    return withheld(state, asks, questions, at(minutes), A_MONTH, MOST, senders=senders, held=held)
 
 
 def test_somebody_nobody_knows_is_asked() -> None:
@@ -78,15 +79,23 @@ def test_a_stop_to_another_sender_of_the_group_counts() -> None:
     assert why(4, wide, controller="acme") is None
 
 
-def test_who_has_said_stop_is_asked_once_whoever_asks_unless_they_said_yes() -> None:
+def test_who_has_said_stop_is_asked_once_by_a_controller_unless_they_said_yes() -> None:
     assert why(10, stop(5)) is None
-    again = at(10) - A_MONTH + timedelta(seconds=1)
-    for sender in ("acme", "globex"):
-        before = asked(0, sender_id=sender, asked_at=again, evidence_id="before")
-        assert why(10, stop(5), questions=(before,)) is Withheld.STOPPED_AND_ASKED
-        assert why(10, stop(5), questions=(replace(before, confirmed=True),)) is None
+    a_month = A_MONTH.total_seconds() / 60
+    stopped = stop(5 - a_month)
+    for sender in ("acme", "acme-outlet"):
+        before = asked(0, sender_id=sender, asked_at=at(10) - A_MONTH + timedelta(seconds=1), evidence_id="before")
+        assert why(10, stopped, questions=(before,)) is Withheld.STOPPED_AND_ASKED
+        assert why(10, stopped, questions=(replace(before, confirmed=True),)) is None
         assert why(10, questions=(before,)) is None, "who has not said STOP is a matter of pace"
-    assert why(10, stop(5), questions=(asked(0, asked_at=at(10) - A_MONTH),)) is None
+    assert why(10, stopped, questions=(asked(0, asked_at=at(10) - A_MONTH),)) is None
+
+
+def test_a_question_of_another_controller_or_from_before_the_stop_takes_nobody_the_way_back() -> None:
+    after = asked(6, evidence_id="after")
+    assert why(10, stop(5, sender_id=None), questions=(after,)) is Withheld.STOPPED_AND_ASKED
+    assert why(10, stop(5, sender_id=None), questions=(replace(after, sender_id="globex"),)) is None
+    assert why(10, stop(5), questions=(asked(4, evidence_id="before"),)) is None
 
 
 def test_nobody_is_asked_while_a_text_that_may_mean_stop_waits_for_a_reviewer() -> None:

@@ -6,21 +6,21 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from consent.ledger.corrections import annuls
+from consent.ledger.reopening import reopened
+from consent.ledger.retention import last_contact
 from consent.ledger.rules import (
     CLOCK_SKEW,
     NEVER_SEEN,
     Evidence,
     Refusal,
     Verdict,
-    annuls,
     consent_of,
     consents,
     decide,
     fold,
-    last_contact,
     open_request,
     outvoted,
-    reopened,
     standing,
     suppressions,
 )
@@ -406,6 +406,15 @@ def test_a_line_that_opened_falls_where_nothing_right_is_left_of_its_proof(
     line: Evidence, wrong: tuple[Any, ...], right: tuple[str, ...], annulled: bool
 ) -> None:
     assert annuls(line, wrong, right) is annulled
+
+
+def test_an_act_that_was_not_the_persons_takes_back_no_stop() -> None:
+    """Once it is put right: what is asserted later does not open what only that act had opened."""
+    wrong = on_page(2, evidence_id="ev-wrong")
+    annulled = opt_out(2, purpose="promotions", source="rectification", answers="ev-wrong", evidence_id="ev-right")
+    said = [opt_in(0), stop(1), wrong, annulled, opt_out(3, purpose="promotions"), opt_in(4)]
+    assert {state_after(*order) for order in (said, said[::-1])} == {"opted_out"}
+    assert state_after(*said, on_page(5)) == "opted_in"
 
 
 # --- a STOP by text, and its operator's clock -------------------------------------------------------------------------

@@ -71,6 +71,54 @@ def test_a_brand_called_as_an_advert_may_name_itself_once_and_letters_of_it_hide
     assert rules("stop", "o : c'est noté. Promo", Author("o SAS", "o", "o.example", "36111")) == ["advertising"]
 
 
+@pytest.mark.parametrize(
+    ("author", "words", "rule"),
+    [
+        (
+            Author("Lune SAS", "Grandes soldes ce samedi, venez en magasin", "lune.example", "36111"),
+            "Grandes soldes ce samedi, venez en magasin : c'est noté",
+            "advertising",
+        ),
+        (Author("%", "Lune", "lune.example", "36111"), "Lune : c'est noté. -50 %", "rebate"),
+        (Author("50", "Lune", "lune.example", "36111"), "Lune : c'est noté. -50 %", "rebate"),
+        (Author("€", "Lune", "lune.example", "36111"), "Lune : c'est noté. Tout à 9 €", "price"),
+        (Author("Lune", "LUNE20", "lune.example", "36111"), "LUNE20 : c'est noté. Code LUNE20", "voucher"),
+        (Author("Lune", "Pro", "lune.example", "36111"), "c'est noté. Pro mo", "advertising"),
+    ],
+)
+def test_no_name_of_the_senders_choice_hides_an_advert(author: Author, words: str, rule: str) -> None:
+    assert rule in rules("stop", words, author)
+
+
+def test_a_question_is_looked_at_with_the_brand_in_its_place() -> None:
+    words = "Moins {brand} : {purpose} ? Répondez OUI. Sinon rien. STOP au {stop_code}."
+    assert rules("double_opt_in", words, Author("Lune", "50 % Lune", "lune.example", "36111")) == ["rebate"]
+
+
+def test_a_brand_that_is_a_host_names_itself_and_no_page() -> None:
+    lune = Author("Lune SAS", "lune.fr", "lune.example", "36111")
+    assert rules("stop", "lune.fr : c'est noté", lune) == []
+    assert rules("stop", "lune.fr/x : c'est noté", lune) == ["link"]
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        *((name, "name_too_short") for name in ("%", "50", "€", "o", "- -")),
+        ("Grandes soldes ce samedi", "advertising"),
+        ("Bons Plans de Lune", "advertising"),
+    ],
+)
+def test_a_name_without_letters_or_of_many_words_that_sell_is_refused_at_the_registration(name: str, rule: str) -> None:
+    for author in (Author("Lune SAS", name, "lune.example", "36111"), Author(name, "Lune", "lune.example", "36111")):
+        assert [flaw.rule for _, flaw in flaws(Replies(), author)] == [rule]
+
+
+@pytest.mark.parametrize("name", ["Bons Plans", "Bons Plans SAS", "M6", "Maison de la Lune SARL", "Booking.com"])
+def test_an_honest_name_passes(name: str) -> None:
+    assert list(flaws(Replies(), Author(name, name, "lune.example", "36111"))) == []
+
+
 def test_a_name_or_a_contact_that_sells_is_refused_as_placet_s_words_would_say_it() -> None:
     found = flaws(Replies(), Author("Lune -50 % SAS", "Lune 9 €", "Soldes : lune.example", "36111"))
     assert [(field, flaw.rule) for field, flaw in found] == [

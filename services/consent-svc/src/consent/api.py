@@ -45,12 +45,13 @@ from consent.calls import (
     opt_outs,
     statement_of,
 )
-from consent.ledger import recorder
+from consent.ledger import corrections, recorder, reopening
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
 from consent.ledger.chain import evidence_id
 from consent.ledger.recorder import Recorded, Statement
-from consent.ledger.rules import Kind, Mark, Means
+from consent.ledger.reopening import Means
+from consent.ledger.rules import Kind, Mark
 from consent.ledger.store import Subject
 from consent.senders import store as senders_store
 
@@ -69,8 +70,9 @@ class BatchBody(Body):
 
 
 class HeldBy(BaseModel):
-    """A STOP of the person's own, by text, on the preference page or told by the operator, which no caller takes back.
-    `reach`: the purpose, the sender, every sender of the controller, or everyone. `since`: time at source."""
+    """A STOP of the person's own: by text, by a stop link, on the preference page or told by the operator. No caller
+    takes such a STOP back. `reach`: the purpose, the sender, every sender of the controller, or everyone. `since`: time
+    at source."""
 
     reach: Reach
     since: datetime
@@ -236,9 +238,9 @@ def one_by_one() -> APIRouter:
         """Record one opt-in with its proof.
 
         `changed` is false where the opt-in was on record already, or a newer STOP outweighs the opt-in. After a STOP of
-        the person's own, by text, on the preference page or told by the operator, only the person opens the consent
-        again: the opt-in is kept as evidence, `effective` is false, and `reopens_with` says what would. `Location`
-        names the signed receipt.
+        the person's own (by text, by a stop link, on the preference page or told by the operator), only the person
+        opens the consent again: the opt-in is kept as evidence, `effective` is false, and `reopens_with` says what
+        would. `Location` names the signed receipt.
         """
         return await recorded(request, caller, held, key, body)
 
@@ -283,7 +285,7 @@ async def give_consents(
         effect = _effect(result)
         results[index] = BatchResult(
             index=index,
-            verdict="recorded" if result.decision.changed else "unchanged",
+            verdict="recorded" if _changed(result, effect) else "unchanged",
             subject_id=result.statement.subject_id,
             evidence_id=result.statement.evidence.evidence_id,
             state=effect.state,
@@ -323,7 +325,7 @@ async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) ->
     def visible(sender_id: str | None) -> bool:
         return sender_id is None or caller.senders is None or sender_id in caller.senders
 
-    corrected_by = ledger.corrected_by(e.evidence for e in entries)
+    corrected_by = corrections.corrected_by(e.evidence for e in entries)
     return SubjectView(
         subject_id=subject_id,
         as_of=as_of,
@@ -451,13 +453,21 @@ def _effect(result: Recorded) -> _Effect:
     standing = ledger.standing(state, evidence.sender_id, evidence.purpose)
     if evidence.kind != "opt_in" or standing == "opted_in":
         return _Effect(standing, (standing == "opted_in") is (evidence.kind == "opt_in"))
-    stop = ledger.held_by(state, evidence)
+    stop = reopening.held_by(state, evidence)
     return _Effect(
         standing,
         False,
         _Held(_reach(stop), stop.at) if stop else None,
-        ledger.reopens_with(state, evidence, erased=result.erased),
+        reopening.reopens_with(state, evidence, erased=result.erased),
     )
+
+
+def _changed(result: Recorded, effect: _Effect) -> bool:
+    """Return whether the request changed the state as asked.
+
+    An opt-in held by a sister's STOP makes the purpose known as opted out: a change, and none that was asked for.
+    """
+    return result.decision.changed and (effect.effective or result.statement.evidence.kind != "opt_in")
 
 
 def _reach(stop: Mark) -> Reach:
@@ -490,7 +500,7 @@ def _answer(result: Recorded) -> Response:
         evidence_id=evidence_id,
         version=result.version,
         state=effect.state,
-        changed=result.decision.changed,
+        changed=_changed(result, effect),
         effective=effect.effective,
         held_by=effect.held_by,
         reopens_with=effect.reopens_with,

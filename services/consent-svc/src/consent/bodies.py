@@ -27,12 +27,14 @@ from common.web.problems import Reason
 # The sources that the platform writes, and words that a reader would take for one of these. The person's own STOP and
 # consent are told from a caller's by the source alone (ADR-0064).
 OURS = (
-    *("mo", "unreadable_mo", "receipt", "provider_list", "preference_page", "stop_link", "double_opt_in"),
-    *("rectification", "retention", "click"),
+    *("mo", "unreadable_mo", "receipt", "provider_list", "sender_list", "preference_page", "stop_link"),
+    *("double_opt_in", "rectification", "retention", "click"),
 )
 LIKE_OURS = ("sms", "stop", "start", "oui", "page", "person", "operator")
-OUR_PREFIXES = ("placet", "unreadablemo", "providerlist", "preferencepage", "stoplink", "doubleoptin")
-ALIKE = str.maketrans("0135", "oles", "._-")  # alike to a reader
+OUR_PREFIXES = ("placet", "unreadablemo", "providerlist", "senderlist", "preferencepage", "stoplink", "doubleoptin")
+OUR_WORDS = ("mo", "sms", "stop")  # as a part of a name, such as `sms-in`
+ALIKE = str.maketrans("0135i", "olesl", "._-")  # alike to a reader
+SEPARATOR = re.compile(r"[._-]")
 EXAMPLE_NUMBER = "06 39 98 12 34"
 BATCH_ITEMS = 1000
 EARLIEST = datetime(1992, 12, 3, tzinfo=UTC)  # the first SMS: an earlier time at source is a mistake
@@ -56,8 +58,8 @@ def _in_utc(value: datetime) -> datetime:
 
 
 def _not_ours(value: str) -> str:
-    read = value.translate(ALIKE)
-    if read in _RESERVED or read.startswith(OUR_PREFIXES):
+    read, parts = value.translate(ALIKE), {part.translate(ALIKE) for part in SEPARATOR.split(value)}
+    if read in _RESERVED or read.startswith(_PREFIXES) or parts & _WORDS:
         raise PydanticCustomError(
             "source_reserved", "a source that Placet itself writes, or one like it: name the caller's own channel"
         )
@@ -65,6 +67,8 @@ def _not_ours(value: str) -> str:
 
 
 _RESERVED = {name.translate(ALIKE) for name in (*OURS, *LIKE_OURS)}
+_PREFIXES = tuple(name.translate(ALIKE) for name in OUR_PREFIXES)
+_WORDS = {word.translate(ALIKE) for word in OUR_WORDS}
 
 
 Instant = Annotated[AwareDatetime, BeforeValidator(_iso_8601), AfterValidator(_in_utc)]

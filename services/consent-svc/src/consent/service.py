@@ -53,7 +53,7 @@ class Settings(HoursSettings, page.PageSettings):
     double_opt_ins_per_caller_hour: int = Field(1000, ge=1)
     double_opt_ins_of_all_per_number_day: int = Field(5, ge=1)  # above the controllers' paces: in silence
     double_opt_ins_of_all_per_number_month: int = Field(20, ge=1)
-    double_opt_in_after_stop_days: int = Field(30, ge=1)  # a person is asked once after a STOP
+    double_opt_in_after_stop_days: int = Field(30, ge=1)  # after a STOP, a controller asks a person once
     erasure_late_after_s: float = Field(86_400.0, gt=0)  # the law allows a month
     seal_every_s: float = Field(5.0, gt=0)  # without a backlog
     sum_every_s: float = Field(21_600.0, gt=0)  # interval of the projection checksum

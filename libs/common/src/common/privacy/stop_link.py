@@ -13,10 +13,15 @@ letters and digits, since phones leave a last `-` out of a detected link:
     9 bytes    HMAC of the sender id and both
 """
 
+import posixpath
 import re
+import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Literal
+from urllib.parse import unquote
 
 from common.keyring import SUBJECT_HEX_CHARS, LinkKeys
 
@@ -34,7 +39,7 @@ FIRST_DAY = date(1970, 1, 1)
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _VALUES = {digit: value for value, digit in enumerate(_DIGITS)}
 _TOKEN = re.compile(rf"[0-9A-Za-z]{{{TOKEN_CHARS}}}", re.ASCII)
-_MORE = re.compile(r"[\w/?#&=%@~+-]")  # beside the link, such a character makes another address
+_SPACE = r" \t\r\n\u00a0\u202f"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,27 +97,72 @@ def is_over(link: StopLink, now: datetime) -> bool:
 
 def names_stop_link(text: str, page: str | None) -> bool:
     """Return whether `text` has something of the form of a stop link of this sender. No signature is verified."""
-    at = text.find(page) if page else -1
-    while page and at >= 0:
-        start = at + len(page)
-        if _TOKEN.match(text, start):
-            return True
-        at = text.find(page, start)
-    return False
+    return any(True for _ in _tokens(text, page))
 
 
 def has_stop_link(text: str, page: str | None, keys: LinkKeys, sender_id: str, subject_id: str, now: datetime) -> bool:
     """Return whether `text` has this person's valid stop link of this sender, on the sender's stop page."""
-    at = text.find(page) if page else -1
-    while page and at >= 0:
-        start = at + len(page)
-        end = start + TOKEN_CHARS
-        if not _MORE.match(text[at - 1 : at]) and not _MORE.match(text, end):
-            found = read(text[start:end], keys, sender_id)
-            if found is not None and found.person == _person(subject_id) and not is_over(found, now):
-                return True
-        at = text.find(page, start)
-    return False
+    return any(_is_own(written, keys, sender_id, subject_id, now, "stop link") for written in _tokens(text, page))
+
+
+def names_page(text: str, stop_page: str | None) -> bool:
+    """Return whether `text` has the address of any sender's stop page or preference page beside `stop_page`."""
+    return any(True for _ in _addresses(text, stop_page))
+
+
+def has_foreign_link(
+    text: str, stop_page: str | None, keys: LinkKeys | None, sender_id: str, subject_id: str, now: datetime
+) -> bool:
+    """Return whether `text` has a stop or preference page's address that is no valid link of this person and sender.
+
+    A press on somebody else's link stops somebody else, or shows the data of somebody else. Without `keys` no link is
+    the person's.
+    """
+    own: dict[str, Kind] = {f"{PATH}/{sender_id}/": "stop link", f"{PREFERENCES_PATH}/{sender_id}/": "preference link"}
+
+    def is_own(address: str) -> bool:
+        for start, kind in own.items():
+            if keys is not None and address.startswith(start):
+                return _is_own(address[len(start) :][:TOKEN_CHARS], keys, sender_id, subject_id, now, kind)
+        return False
+
+    return not all(is_own(address) for address in _addresses(text, stop_page))
+
+
+def _addresses(text: str, stop_page: str | None) -> Iterator[str]:
+    """Yield the path, as written, of each address in the text that a browser opens as a page beside `stop_page`.
+
+    A browser folds the letters of the host, skips invisible ones, and resolves `%73` and `..` in the path.
+    """
+    if stop_page is None:
+        return
+    host = re.escape(stop_page.partition("://")[2].rsplit("/", 3)[0])
+    seen = text if text.isascii() else "".join(filter(_is_visible, unicodedata.normalize("NFKC", text)))
+    for found in re.finditer(rf"{host}\.?(?::\d*)?(?=([/\\]\S*))", seen, re.IGNORECASE):
+        path = posixpath.normpath(unquote(found[1]).replace("\\", "/")).lstrip("/")
+        if f"/{path.partition('/')[0]}" in (PATH, PREFERENCES_PATH):
+            yield found[1]
+
+
+def _is_visible(char: str) -> bool:
+    return char.isascii() or unicodedata.category(char) != "Cf"
+
+
+def _tokens(text: str, page: str | None) -> Iterator[str]:
+    """Yield what follows `page` in each address that a phone reads as the link alone."""
+    return (found[1] for found in _link_on(page).finditer(text)) if page else iter(())
+
+
+@lru_cache(maxsize=256)
+def _link_on(page: str) -> re.Pattern[str]:
+    """Return the pattern of a link that stands apart: any other character beside may make another address."""
+    token = rf"([0-9A-Za-z]{{{TOKEN_CHARS}}})"
+    return re.compile(rf"(?<![^{_SPACE}(]){re.escape(page)}{token}(?=[.,;:!?)]?(?:[{_SPACE}]|\Z))")
+
+
+def _is_own(written: str, keys: LinkKeys, sender_id: str, subject_id: str, now: datetime, kind: Kind) -> bool:
+    found = read(written, keys, sender_id, kind)
+    return found is not None and found.person == _person(subject_id) and not is_over(found, now)
 
 
 def _person(subject_id: str) -> str:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts.consent import ConsentStateChanged
 
 ANSWERS_WITHIN = timedelta(days=7)
-NO_ANSWERS = ("provider_list", "receipt", "rectification")
+NO_ANSWERS = ("provider_list", "sender_list", "receipt", "rectification")
 _FAR = datetime(9999, 1, 1, tzinfo=UTC)
 REACHED = ("accepted", "unknown")  # the person may have read the message
 

@@ -27,7 +27,7 @@ from itertools import chain, pairwise
 from campaign.message import short_link
 from campaign.message.short_link import Token
 from common.law.stop_mention import mentions_stop
-from common.privacy.stop_link import names_stop_link, preference_page
+from common.privacy.stop_link import names_page, names_stop_link, preference_page
 from common.sms.sms_length import MAX_SEGMENTS, Length, Place, fits, length, outside_gsm7
 
 MAX_TEMPLATE_CHARS = 2000
@@ -62,6 +62,7 @@ class TextProblem(StrEnum):
     LINK = "link"
     LINK_HOST_MISSING = "link_host_missing"
     STOP_PAGE_MISSING = "stop_page_missing"
+    STOP_PAGE_TYPED = "stop_page_typed"
     STOP_MENTION_MISSING = "stop_mention_missing"
 
 
@@ -285,11 +286,12 @@ def normal(source: str) -> str:
     return source.replace("\r\n", "\n").strip()
 
 
-def check(template: Template, stop_code: str, added: str = "") -> Length:
+def check(template: Template, stop_code: str, added: str = "", sender_page: str | None = None) -> Length:
     """Return the length of the first sample. Raises TextRefused.
 
-    A text is refused for a link without the sender's host, a stop link without page, a sample without STOP mention
-    (DOMAIN 1.7, 1.11) or stop link, or a first sample beyond MAX_SEGMENTS.
+    A text is refused for a link without the sender's host, a stop link without page, a typed address of a stop page
+    beside `sender_page`, a sample without STOP mention (DOMAIN 1.7, 1.11) or stop link, or a first sample beyond
+    MAX_SEGMENTS.
     """
     if any(link.host is None for link in template.links):
         raise TextRefused(TextProblem.LINK_HOST_MISSING, "the sender has no `link_host` yet: it is one of its rules")
@@ -300,6 +302,12 @@ def check(template: Template, stop_code: str, added: str = "") -> Length:
             "no stop page is configured: set PLACET_PAGE_URL, or write {stop}, and no {preferences}",
         )
     stop_page = next(iter(pages), None)
+    typed = template.with_stop_page(None).samples(stop_code)
+    if any(names_page(each, sender_page or stop_page) for each in (*typed, *(link.target for link in template.links))):
+        raise TextRefused(
+            TextProblem.STOP_PAGE_TYPED,
+            "the text has the address of a stop page: write {stop_link} or {preferences} for each person's own link",
+        )
     samples = [sample + added for sample in template.samples(stop_code)]
     if not all(mentions_stop(sample, stop_code) or names_stop_link(sample, stop_page) for sample in samples):
         raise TextRefused(

@@ -161,7 +161,7 @@ def checked(text: str, language: str, translations: Mapping[str, str], folding: 
         field = "text" if name == language else f"translations.{name}"
         try:
             only = wording(source, name, {}, folding, sender.link_host, sender.stop_page)
-            texts.check(only.templates[name], sender.stop_code, sender.stop_added)
+            texts.check(only.templates[name], sender.stop_code, sender.stop_added, sender.stop_page)
         except texts.TextRefused as refused:
             raise Invalid(str(refused), reasons=[Reason(field, refused.reason.value)]) from refused
     if language in translations:

@@ -13,47 +13,39 @@ request in the same partition, so even while dispatch-svc is hours behind, a cam
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-import msgspec
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.audience import segments
 from campaign.audience import store as audience_store
-from campaign.audience.draw import lot
 from campaign.audience.segment_language import Condition
 from campaign.campaigns import recipients
 from campaign.campaigns import store as campaigns
 from campaign.campaigns.campaign import Campaign, Progress
 from campaign.links import links
 from campaign.links.links import Tokens
-from campaign.message import text as texts
-from campaign.message.short_link import any_token
-from campaign.message.text import Missing, TextProblem
-from campaign.message.variants import HOLDOUT, OWN, REST, Trial, winner
-from campaign.message.wording import Wording, required
+from campaign.message.wording import required
 from campaign.planning import control, store
+from campaign.planning.asking import Asking, Chunk, Written, asking_of
 from campaign.planning.store import Recipient
 from campaign.preflight import checks
 from campaign.preflight.forecast import TOO_LATE
-from campaign.results import results
 from campaign.schedule import recurrence
 from campaign.schedule.lifecycle import Action, Status, ends_by, later, messages_of
 from campaign.schedule.recurrence import Recurring
-from campaign.schedule.timing import Pace, Timetable, starts
+from campaign.schedule.timing import Pace, starts
 from campaign.senders import store as senders
-from campaign.senders.store import Sender
 from common.contracts import CAMPAIGN_REQUESTS
 from common.contracts.campaign import MessageRequested
 from common.db.database import Database, plan_now
 from common.db.timer import Timer, Worker
 from common.kafka import outbox
-from common.keyring import FieldKeys, LinkKeys, Unreadable
+from common.keyring import FieldKeys, LinkKeys
 from common.law import Policy, at_hand_off, zones
-from common.sms.msisdn import territory_of
 from common.telemetry import counter, gauge
 
 log = logging.getLogger(__name__)
@@ -75,7 +67,6 @@ FAILING = gauge(
 
 PAGE = 1_000
 LOCKS_WITHIN_S = 2.0
-IN_ONE_GO = 250  # recipients written before other tasks get the loop
 AHEAD = 100  # recipients read beyond a pace's room, to find the waiting
 LOOK_EVERY_S = 1.0
 EXPAND_EVERY_S = 0.25
@@ -85,8 +76,6 @@ LONGEST_SILENCE = timedelta(hours=6)  # between repeats
 # Within these days of the campaign's start dispatch-svc's ledger still has each message, so no repeat is a second SMS.
 ON_RECORD = timedelta(days=6)
 CANCELLED_BEFORE_REQUEST = "campaign_cancelled"  # as the gate calls it
-
-_attributes = msgspec.json.Decoder(dict[str, str])
 
 
 def utc_now() -> datetime:
@@ -107,171 +96,6 @@ def over_at(campaign: Progress, margin: timedelta) -> datetime:
     """Return from when each recipient of a begun campaign must have a final report: `margin` after its end."""
     ends = ends_by(campaign.scheduled_start, campaign.send_before)
     return later(min(ends, campaign.ended_at or ends), margin)
-
-
-class _Written(msgspec.Struct, frozen=True, gc=False):
-    """A recipient's message. `number`: encrypted."""
-
-    subject_id: str
-    number: str
-    message_id: str
-    text: str
-    region: str | None
-    tokens: Tokens | None
-
-
-@dataclass(frozen=True)
-class _Asking:
-    """A campaign during expansion."""
-
-    campaign: Campaign
-    campaign_id: str  # saves a lookup for each recipient
-    message_of: Callable[[str], str]  # by subject id
-    by_person: bool
-    linked: bool  # a text has links, or a stop link
-    sender: Sender
-    wordings: Mapping[str, Wording]
-    unlinkable: Mapping[str, str]  # texts that cannot have their links, with the reason
-    trial: Trial | None
-    chosen_at: datetime | None
-    timetable: Timetable
-    field_keys: FieldKeys
-    now: datetime
-    problems: dict[str, TextProblem | None] = field(default_factory=dict)  # by text
-
-    @property
-    def may_wait(self) -> bool:
-        return self.by_person or (self.trial is not None and self.trial.winner is not None)
-
-    def variant_of(self, subject_id: str) -> str:
-        """Return the recipient's text, HOLDOUT, or REST while the winner is unknown."""
-        if self.trial is None:
-            return OWN
-        found = self.trial.of(lot(self.campaign_id, subject_id, "variant"))
-        return self.campaign.winner if found == REST and self.campaign.winner is not None else found
-
-    def of(self, recipient: Recipient, tokens: Tokens | None) -> _Written | str | datetime:
-        """Return the recipient's message, the reason for a denial, or until when the recipient waits."""
-        subject_id, number, held = recipient.subject_id, recipient.number, recipient.attributes
-        if number is None or held is None:
-            return "contact_gone"
-        variant = OWN if self.trial is None else self.variant_of(subject_id)
-        if variant == HOLDOUT:
-            return HOLDOUT
-        if variant == REST:
-            return store.FOR_WINNER
-        attributes: Mapping[str, str] = _attributes.decode(held)
-        if self.by_person:
-            due = self._due(subject_id, number, attributes)
-            if due is None:
-                return TOO_LATE
-            if due > self.now:
-                return due
-        return self._write(subject_id, number, attributes, variant, tokens)
-
-    def again(self, recipient: Recipient, tokens: Tokens | None) -> _Written | None:
-        """Return the message of a recipient requested before, or `None` if no text can be written any more."""
-        if recipient.number is None or recipient.attributes is None:
-            return None
-        attributes = _attributes.decode(recipient.attributes)
-        found = self._write(recipient.subject_id, recipient.number, attributes, recipient.variant or OWN, tokens)
-        return found if isinstance(found, _Written) else None
-
-    def _write(
-        self, subject_id: str, number: str, attributes: Mapping[str, str], variant: str, tokens: Tokens | None
-    ) -> _Written | str:
-        try:
-            text = self.wordings[variant].render(attributes, self.sender.stop_code, tokens or any_token)
-        except Missing as missing:
-            return f"missing:{missing.name}"
-        if (reason := self.unlinkable.get(variant)) is not None:
-            return reason
-        if (problem := self._problem(text)) is not None:
-            return problem.value
-        region = self.timetable.region(attributes)
-        return _Written(subject_id, number, self.message_of(subject_id), text, region, tokens)
-
-    def _problem(self, text: str) -> TextProblem | None:
-        if text not in self.problems:
-            sender = self.sender
-            self.problems[text] = texts.refused(text, sender.stop_code, sender.stop_added, stop_page=sender.stop_page)
-        return self.problems[text]
-
-    def requests(self, written: Sequence[_Written]) -> list[MessageRequested]:
-        """Return the requests, encrypted together: a third faster."""
-        sender_id, purpose, send_before = self.campaign.sender_id, self.campaign.purpose, self.timetable.ends_by
-        sealed = self.field_keys.seal_all([(each.text, f"text:{each.message_id}") for each in written])
-        return [
-            MessageRequested(
-                message_id=each.message_id,
-                campaign_id=self.campaign_id,
-                sender_id=sender_id,
-                purpose=purpose,
-                category="marketing",
-                subject_id=each.subject_id,
-                number=each.number,
-                text=text,
-                requested_at=self.now,
-                send_before=send_before,
-                region=each.region,
-            )
-            for each, text in zip(written, sealed, strict=True)
-        ]
-
-    def _due(self, subject_id: str, sealed: str, attributes: Mapping[str, str]) -> datetime | None:
-        try:
-            number = self.field_keys.unseal(sealed, f"number:{subject_id}")
-        except Unreadable:
-            return self.now  # the gate denies an unreadable number
-        place = self.timetable.place(territory_of(number), attributes)
-        return self.timetable.due(place, lot(self.campaign_id, subject_id, "when"), self.now)
-
-
-@dataclass
-class _Chunk:
-    """The decisions on some recipients, at most `room` requests."""
-
-    asking: _Asking
-    link_keys: LinkKeys
-    room: int
-    cursor: str
-    asked: int = 0
-    reached: int = 0  # recipients after the cursor
-    full: bool = False  # more recipients may be due
-    denied: dict[str, str] = field(default_factory=dict)
-    variants: dict[str, str] = field(default_factory=dict)
-    waits: dict[str, datetime | None] = field(default_factory=dict)
-
-    async def take(self, page: Sequence[Recipient], *, waited: bool = False) -> list[_Written]:
-        """Return the messages to request, up to `room`."""
-        written = []
-        for place, each in enumerate(page):
-            if not place % IN_ONE_GO:
-                await asyncio.sleep(0)
-            subject_id = each.subject_id
-            if waited:
-                self.waits[subject_id] = None
-            tokens = self._tokens(subject_id) if self.asking.linked else None
-            asked = self.asking.of(each, tokens)
-            if isinstance(asked, _Written):
-                if self.asked == self.room:
-                    self.full = True
-                    break
-                self.asked += 1
-                written.append(asked)
-                if self.asking.trial is not None:
-                    self.variants[subject_id] = self.asking.variant_of(subject_id)
-            elif isinstance(asked, datetime):
-                self.waits[subject_id] = asked
-            else:
-                self.denied[subject_id] = asked
-            if not waited:
-                self.cursor, self.reached = subject_id, self.reached + 1
-        return written
-
-    def _tokens(self, subject_id: str) -> Tokens:
-        asking = self.asking
-        return Tokens(self.link_keys, asking.campaign_id, subject_id, asking.campaign.sender_id, asking.now)
 
 
 @dataclass
@@ -482,14 +306,14 @@ class Planner:
             campaign = await campaigns.read_campaign(tx, locked.campaign_id)
             sender = await senders.find_sender(tx, campaign.sender_id)
             assert sender is not None, "a campaign is written for a known sender, and senders are never removed"
-            asking = await self._asking(tx, campaign, sender, now)
+            asking = await asking_of(tx, campaign, sender, self._gate, self._field_keys, now)
             pace = Pace.of(campaign.timing)
             slots = pace.room(campaign.next_slot, now)
             room = self._chunk if slots is None else min(slots, self._chunk)
             await audience_store.reading_contacts(tx)
             waiting = await store.waiting_recipients(tx, asking.campaign, now, room) if asking.may_wait else []
             ahead = self._chunk if slots is None else min(room + AHEAD, self._chunk)
-            chunk = _Chunk(asking, self._link_keys, room, campaign.cursor)
+            chunk = Chunk(asking, self._link_keys, room, campaign.cursor)
             ended = await self._ask_for(tx, reading, chunk, waiting, ahead)
             await recipients.deny(tx, campaign.campaign_id, chunk.denied)
             await recipients.set_waiting(tx, campaign.campaign_id, chunk.waits)
@@ -574,7 +398,7 @@ class Planner:
         if campaign is not None:
             sender = await senders.find_sender(tx, campaign.sender_id)
             assert sender is not None, "a campaign is written for a known sender, and senders are never removed"
-            asking = await self._asking(tx, campaign, sender, now)
+            asking = await asking_of(tx, campaign, sender, self._gate, self._field_keys, now)
             sent = await links.tokens_of(tx, locked.campaign_id, [r.subject_id for r in page]) if asking.linked else {}
             made = {
                 r.subject_id: Tokens(
@@ -623,7 +447,7 @@ class Planner:
         return True
 
     async def _ask_for(
-        self, tx: AsyncConnection, reading: AsyncConnection, chunk: _Chunk, waiting: Sequence[Recipient], ahead: int
+        self, tx: AsyncConnection, reading: AsyncConnection, chunk: Chunk, waiting: Sequence[Recipient], ahead: int
     ) -> bool:
         """Take the waiting recipients, then at most `ahead` after the cursor; return whether none is left.
 
@@ -637,7 +461,7 @@ class Planner:
             many = min(ahead - seen, self._page)
             return asyncio.ensure_future(store.next_recipients(reading, asking.campaign, after, many))
 
-        def stored(written: Sequence[_Written]) -> asyncio.Future[None]:
+        def stored(written: Sequence[Written]) -> asyncio.Future[None]:
             return asyncio.ensure_future(self._store(tx, asking, written))
 
         storing = stored(await chunk.take(waiting, waited=True))
@@ -659,50 +483,6 @@ class Planner:
         finally:
             await asyncio.gather(coming, storing, return_exceptions=True)
 
-    async def _store(self, tx: AsyncConnection, asking: _Asking, written: Sequence[_Written]) -> None:
+    async def _store(self, tx: AsyncConnection, asking: Asking, written: Sequence[Written]) -> None:
         await links.keep(tx, [each.tokens for each in written if each.tokens is not None])
         await outbox.append_by_partition(tx, CAMPAIGN_REQUESTS, asking.requests(written), self._partitions)
-
-    async def _asking(self, tx: AsyncConnection, campaign: Campaign, sender: Sender, now: datetime) -> _Asking:
-        starts_at, trial = campaign.scheduled_start, campaign.trial
-        ends = ends_by(starts_at, campaign.send_before)
-        timetable = Timetable(campaign.timing, sender.country, starts_at, campaign.at, ends, self._gate)
-        if trial is not None and trial.winner is not None and campaign.winner is None:
-            campaign = await self._choose(tx, campaign, trial, timetable, now)
-        choice, wordings = campaign.choice, campaign.wordings
-        hostless = {n: TextProblem.LINK_HOST_MISSING for n, w in wordings.items() if w.targets and not sender.link_host}
-        pageless = {
-            n: TextProblem.STOP_PAGE_MISSING for n, w in wordings.items() if w.stops_by_link and not sender.stop_page
-        }
-        return _Asking(
-            campaign=campaign,
-            campaign_id=campaign.campaign_id,
-            message_of=messages_of(campaign.campaign_id, starts_at),
-            by_person=campaign.timing.by_person,
-            linked=any(wording.targets or wording.stops_by_link for wording in wordings.values()),
-            sender=sender,
-            wordings=wordings,
-            unlinkable={name: reason.value for name, reason in (pageless | hostless).items()},
-            trial=trial,
-            chosen_at=choice.at if choice is not None else None,
-            timetable=timetable,
-            field_keys=self._field_keys,
-            now=now,
-        )
-
-    async def _choose(
-        self, tx: AsyncConnection, campaign: Campaign, trial: Trial, timetable: Timetable, now: datetime
-    ) -> Campaign:
-        """Return the campaign with its winner if due, else with the updated choice."""
-        known = choice = campaign.choice
-        if choice is None or choice.waits_for == "first_groups":
-            rest = Pace.of(timetable.timing).takes(campaign.tallies.audience * trial.rest_percent // 100)
-            choice = trial.choice(timetable, await store.first_groups(tx, campaign), rest, now)
-        best = None
-        if now >= choice.at:
-            best, because = winner(trial, await results.by_variant(tx, campaign))
-            choice = choice.model_copy(update={"at": now, "waits_for": None, "because": because})
-        if choice == known:
-            return campaign
-        await campaigns.set_choice(tx, campaign.campaign_id, choice, best)
-        return await campaigns.read_campaign(tx, campaign.campaign_id)

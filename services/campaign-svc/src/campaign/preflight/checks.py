@@ -194,7 +194,7 @@ def _refused(campaign: Campaign, sender: Sender) -> list[str]:
     for wording in campaign.wordings.values():
         for template in wording.templates.values():
             try:
-                texts.check(template, sender.stop_code, sender.stop_added)
+                texts.check(template, sender.stop_code, sender.stop_added, sender.stop_page)
             except texts.TextRefused as error:
                 refused[error.reason.value] = None
     return list(refused)

@@ -6,12 +6,13 @@
     double_opt_in  no advertising, no link but {link}; `replies.question_flaws` looks at the fields
 
 An answer leaves at any hour, to people who have stopped: words that do not pass are refused at the registration, and
-stored words that do not pass are never sent.
+stored words that do not pass are never sent. The sender chooses its names, so a name of one or two words excuses only
+an advertising word within the name, once: never a rebate, a price, a voucher or a premium number.
 """
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
@@ -24,7 +25,9 @@ Field = Literal["stop", "contact", "start", "double_opt_in"]
 FIELDS: tuple[Field, ...] = get_args(Field)
 SEGMENTS = 2
 EDITED_BY = "édité par"
-NO_NAME = ADVERTISING - {"advertising"}  # a brand may be called as an advert
+NAME_WORDS = 2  # of a name that excuses an advertising word: a longer name could be a whole advert
+NAME_LETTERS = 2
+LEGAL_FORMS = frozenset(("sa", "sarl", "sas", "sasu", "eurl", "sca", "scop", "scs", "snc"))
 
 INSTEAD = {
     "advertising": "leave the word out: « nos SMS commerciaux » says what the person stops or gets again",
@@ -59,13 +62,10 @@ def flaws(replies: Replies, author: Author) -> Iterator[tuple[str, Flaw]]:
     for field in FIELDS:
         if (words := getattr(replies, field)) is not None:
             yield from ((f"replies.{field}", flaw) for flaw in flaws_of(field, words, author))
-    for name, text, refused in (
-        ("brand", author.brand, NO_NAME),
-        ("legal_name", author.legal_name, NO_NAME),
-        ("contact", author.contact, ADVERTISING),
-    ):
-        signs = dict.fromkeys(finding for finding in findings_of(text) if finding.rule in refused)
-        yield from ((name, Flaw(sign.rule, _instead(sign))) for sign in signs)
+    for name, text in (("brand", author.brand), ("legal_name", author.legal_name)):
+        yield from ((name, flaw) for flaw in dict.fromkeys(_against_name(text)))
+    signs = dict.fromkeys(sign for sign in findings_of(author.contact) if sign.rule in ADVERTISING)
+    yield from (("contact", Flaw(sign.rule, _instead(sign))) for sign in signs)
 
 
 @lru_cache(maxsize=1024)  # the words of a few senders answer many people
@@ -75,8 +75,11 @@ def flaws_of(field: Field, words: str, author: Author) -> tuple[Flaw, ...]:
 
 
 def _flaws(field: Field, words: str, author: Author) -> Iterator[Flaw]:
-    for finding in findings_of(_without(words, author.legal_name, author.brand)):
-        yield from _against(field, finding, author)
+    shown = words.replace("{brand}", author.brand) if field == "double_opt_in" else words
+    names = _names(shown, author.legal_name, author.brand)
+    for finding in findings_of(shown):
+        if not _excused(finding, names):
+            yield from _against(field, finding, author)
     if field in ("stop", "start") and _letters(author.brand) not in _letters(words):
         yield Flaw("brand_missing", "the brand is missing: name `brand` as registered")
     if field == "contact" and _letters(EDITED_BY + author.legal_name) not in _letters(words):
@@ -106,11 +109,40 @@ def _instead(finding: Finding) -> str:
     return said + INSTEAD[finding.rule]
 
 
-def _without(words: str, *names: str) -> str:
-    """Blank each name once: a brand that is called as an advert is no advert."""
-    for name in names:
-        words = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "-", words, count=1)
-    return words
+def _against_name(name: str) -> Iterator[Flaw]:
+    if sum(char.isalnum() for char in name) < NAME_LETTERS or not any(char.isalpha() for char in name):
+        yield Flaw("name_too_short", "write the name with at least two letters or digits, one of them a letter")
+    for sign in findings_of(name):
+        if sign.rule == "advertising" and not _is_short(name):
+            yield Flaw(sign.rule, f"« {sign.found} »: a name with an advertising word has at most {NAME_WORDS} words")
+        elif sign.rule in ADVERTISING and sign.rule != "advertising":
+            yield Flaw(sign.rule, _instead(sign))
+
+
+def _is_short(name: str) -> bool:
+    words = [word for word in re.findall(r"\w+", name) if word.casefold() not in LEGAL_FORMS]
+    return len(words) <= NAME_WORDS
+
+
+def _names(text: str, *names: str) -> list[tuple[int, int]]:
+    """Return the place of each short name, the first that no name before has taken."""
+    taken: list[tuple[int, int]] = []
+    for name in filter(_is_short, names):
+        for match in re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", text):
+            if all(match.end() <= start or match.start() >= end for start, end in taken):
+                taken.append(match.span())
+                break
+    return taken
+
+
+def _excused(finding: Finding, names: Iterable[tuple[int, int]]) -> bool:
+    """Return whether a name alone makes the finding: an advertising word in the name, or a name that is a host."""
+    if finding.span is None:
+        return False
+    start, end = finding.span
+    if finding.rule == "link":
+        return finding.span in names
+    return finding.rule == "advertising" and any(first <= start and end <= last for first, last in names)
 
 
 def _letters(text: str) -> str:

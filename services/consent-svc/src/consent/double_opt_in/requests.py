@@ -33,6 +33,7 @@ from consent.ledger.chain import evidence_id
 from consent.ledger.recorder import Statement
 from consent.ledger.rules import NEVER_SEEN, Evidence, SubjectState
 from consent.schema import metadata
+from consent.senders import store as senders_store
 from consent.senders.store import Sender
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The limits of asking. After a STOP, a person gets at most a single question within `after_stop`.
+    """The limits of asking. After a STOP, a controller puts at most a single question within `after_stop`.
 
     Each controller has its own pace of a number, so that a brand's form never blocks the form of another legal entity.
     `most`: the questions that all controllers together may put to a number.
@@ -165,6 +166,7 @@ async def ask(
         now,
         terms.after_stop,
         terms.most,
+        senders=await senders_store.of_controller(tx, sender.controller),
         held=subject is not None and subject.held_since is not None,
     )
     by_reply = asking.takes_reply(state, request, sender.stop_code, asked, now)

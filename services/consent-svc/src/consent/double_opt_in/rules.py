@@ -3,13 +3,14 @@
 A stranger may type another person's number into a form, so an answer counts only if its question is certain (ADR-0026):
 
     asked      for a form just filled in and newer than every STOP; at most a single question by OUI waits per code
-               a person who has said STOP gets a question per `after_stop`, from any sender, unless the answer was yes
+               after a STOP a person gets a question per `after_stop` from a controller, unless the answer was yes: a
+               question of another controller, or from before the STOP, shuts no form
                no question is asked while a text that may mean STOP, or a STOP behind a START, waits for a reviewer
     answered   by an OUI after the question, within its window, to its code, while the question is open
                an OUI with two questions on the code answers neither
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -86,11 +87,13 @@ def withheld(
     after_stop: timedelta,
     most: Most,
     *,
+    senders: Collection[str],
     held: bool,
 ) -> Withheld | None:
     """Return the reason for not asking, or `None`. `request` carries its sender's controller.
 
-    `asked`: within `after_stop` and within a month, from any sender. `held`: a text of the person waits for a reviewer.
+    `asked`: within `after_stop` and within a month, from any sender. `senders`: the controller's. `held`: a text of the
+    person waits for a reviewer.
     """
     assert request.sender_id is not None, "a request is some sender's"
     assert request.purpose is not None, "a request is for a purpose"
@@ -106,7 +109,8 @@ def withheld(
     if not _opens(state, request):
         return Withheld.OLDER_THAN_AN_ANSWER
     stopped = ledger.standing_stop(state, *scope, request.controller)
-    if stopped and any(not q.confirmed and q.asked_at > now - after_stop for q in asked):
+    own = [q for q in asked if q.sender_id in senders and not q.confirmed]
+    if stopped and any(q.asked_at > max(stopped.at, now - after_stop) for q in own):
         return Withheld.STOPPED_AND_ASKED
     return Withheld.ASKED_ENOUGH if most.reached(asked, now) else None
 

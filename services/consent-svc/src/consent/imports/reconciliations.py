@@ -1,7 +1,8 @@
 """Reconcile our opt-outs with a provider's list: record the missing opt-outs, count the opt-outs only we have.
 
 A person may opt out with the provider without our knowledge (DOMAIN 1.7). The opt-out counts from now: the provider
-would not deliver, with any consent on record.
+would not deliver, with any consent on record. Only a token for every sender reports a STOP of the person's own: another
+caller could write any list, and the STOP would hold for the whole controller.
 """
 
 import logging
@@ -34,7 +35,8 @@ log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1")
 
-SOURCE = "provider_list"
+SOURCE = "provider_list"  # the person's own STOP, as the provider reports it
+OF_LIMITED_CALLERS = "sender_list"  # a caller's opt-out: `provider` is the caller's word alone
 CHUNK = 1000
 LIST_CHARS = 4_000_000
 LIST_BYTES = 2 * LIST_CHARS  # JSON writes a line break as two bytes
@@ -79,6 +81,8 @@ class Drift(Body):
 async def reconcile(body: ListBody, caller: Annotated[Caller, Depends(require("consent:write"))], held: Held) -> Drift:
     """Compare the lists, and record the missing opt-outs. The same list again finds nothing more.
 
+    By a token for every sender, a missing opt-out is the person's own STOP. By another token, the opt-out is the
+    caller's, as by `POST /v1/opt-outs`.
     The work runs in chunks: after an error, send the list again.
     """
     caller.may_use(body.sender_id)
@@ -151,12 +155,13 @@ async def _record_missing(
 
 
 def _statement(subject_id: str, sealed: Mapping[str, str], body: ListBody, caller: Caller, now: datetime) -> Statement:
+    source = SOURCE if caller.senders is None else OF_LIMITED_CALLERS
     evidence = Evidence(
-        evidence_id=evidence_id(SOURCE, body.provider, subject_id, body.sender_id, now.isoformat()),
+        evidence_id=evidence_id(source, body.provider, subject_id, body.sender_id, now.isoformat()),
         kind="opt_out",
         sender_id=body.sender_id,
         purpose=None,
-        source=SOURCE,
+        source=source,
         actor=caller.subject,
         reference=f"{body.provider}/opt-out-list",
         occurred_at=now,

@@ -29,7 +29,7 @@ from consent.imports import lines as import_lines
 from consent.imports.files import WaitingPiece
 from consent.imports.lines import Line, Unreadable
 from consent.imports.upload import Verdict, sealing_context
-from consent.ledger import recorder
+from consent.ledger import recorder, reopening
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
 from consent.ledger.chain import evidence_id
@@ -281,11 +281,9 @@ def _verdict(result: Recorded | None) -> tuple[Verdict, Reasons]:
     if result is None:
         return "unchanged", ()
     decided, evidence = result.decision, result.statement.evidence
-    match decided.verdict:
-        case Decided.RECORDED:
-            return "created", ()
-        case Decided.REFUSED:
-            return "refused", decided.refusals
+    if decided.verdict is Decided.REFUSED:
+        return "refused", decided.refusals
+    # before the verdict: with a sister's STOP, an opt-in without effect makes the purpose known, which is a change
     if evidence.kind == "opt_in" and ledger.standing(decided.state, evidence.sender_id, evidence.purpose) != "opted_in":
-        return "outvoted", (STOPPED_BY_PERSON,) if ledger.held_by(decided.state, evidence) else ()
-    return "unchanged", ()
+        return "outvoted", (STOPPED_BY_PERSON,) if reopening.held_by(decided.state, evidence) else ()
+    return "created" if decided.verdict is Decided.RECORDED else "unchanged", ()

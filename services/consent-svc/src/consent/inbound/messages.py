@@ -35,7 +35,7 @@ from consent.double_opt_in import requests as double_opt_ins
 from consent.double_opt_in import rules as asking
 from consent.double_opt_in.rules import Question
 from consent.inbound import store
-from consent.ledger import recorder, retention
+from consent.ledger import recorder, reopening, retention
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
 from consent.ledger.chain import evidence_id
@@ -284,7 +284,7 @@ def starts(start: Said) -> Iterator[Evidence]:
     for sender_id, owner in start.owners.items():
         if owner.stop_code != message.short_code:
             continue
-        for purpose in ledger.reopened(start.subject.state, sender_id):
+        for purpose in reopening.reopened(start.subject.state, sender_id):
             yield Evidence(
                 evidence_id=evidence_id(SOURCE, message.mo_id, sender_id, purpose),
                 kind="opt_in",

@@ -20,7 +20,7 @@ import msgspec
 
 from common.contracts.consent import RETENTION_MONTHS
 from consent.ledger import rules as ledger
-from consent.ledger.rules import SubjectState
+from consent.ledger.rules import Mark, SubjectState, addressee, persons_stops
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +60,34 @@ def after_months(at: datetime, months: int) -> datetime:
         return datetime(year, month + 1, 1, tzinfo=UTC)
 
 
+def last_contact(state: SubjectState, sender_id: str) -> datetime | None:
+    """Return the time of the person's last contact with this sender: the retention clock.
+
+    Delivery and opening do not count (DOMAIN 1.4), nor a request, nor an opt-out from a single purpose: another person
+    may have typed the number, or a list may bring the opt-out. A held opt-in counts up to the STOP that holds it: by
+    its own time, a nightly sync would keep the person's data for ever.
+    """
+    newest = None
+    for mark in state.marks:
+        if mark.kind == "opt_out" and mark.purpose is not None:
+            continue
+        if mark.kind in ("opt_in", "opt_out", "contact") and mark.sender_id in (None, sender_id):
+            at = _held_since(state, mark) if mark in state.held else mark.at
+            newest = at if newest is None or at > newest else newest
+    return newest
+
+
+def _held_since(state: SubjectState, asserted: Mark) -> datetime:
+    return max(stop.at for stop in persons_stops(state, *addressee(asserted)) if stop.holds(asserted))
+
+
 def expires_at(last_contact: datetime, months: int | None) -> datetime:
     return after_months(last_contact, min(months or RETENTION_MONTHS, RETENTION_MONTHS))
 
 
 def is_over(state: SubjectState, sender_id: str, months: int | None, now: datetime) -> bool:
     """Return whether a consent open on record has ended by now."""
-    touched = ledger.last_contact(state, sender_id)
+    touched = last_contact(state, sender_id)
     assert touched is not None, "an opt-in is a contact"
     if now < touched + min(months or RETENTION_MONTHS, RETENTION_MONTHS) * SHORTEST:
         return False
@@ -80,7 +101,7 @@ def day(at: datetime) -> str:
 
 def worth_keeping(state: SubjectState, sender_id: str, at: datetime) -> bool:
     """Return whether a contact at `at` moves the clock to another day."""
-    touched = ledger.last_contact(state, sender_id)
+    touched = last_contact(state, sender_id)
     return touched is None or day(touched) < day(at)
 
 
@@ -117,7 +138,7 @@ def _person(state: SubjectState, rules: Rules) -> Term:
     """
     ends = []
     for sender_id in sorted({mark.sender_id or "" for mark in state.marks}):
-        since = ledger.last_contact(state, sender_id)
+        since = last_contact(state, sender_id)
         since = since or max(mark.at for mark in state.marks if (mark.sender_id or "") == sender_id)
         asked = {mark.purpose for mark in state.marks if mark.sender_id == sender_id and mark.purpose}
         months = [rules.get((sender_id, purpose), LONGEST).months for purpose in asked]
@@ -127,7 +148,7 @@ def _person(state: SubjectState, rules: Rules) -> Term:
 
 
 def _term(state: SubjectState, sender_id: str, purpose: str, rule: Rule) -> Term:
-    touched = ledger.last_contact(state, sender_id)
+    touched = last_contact(state, sender_id)
     assert touched is not None, "an opt-in is a contact"
     end = expires_at(touched, rule.months)
     ask_at = max(end - timedelta(days=rule.ask_days), touched) if rule.ask_days else None

@@ -11,10 +11,10 @@ After a STOP of the person's own, an opt-in that a caller asserts opens nothing,
     request  for (sender, purpose): a double opt-in, `pending` until the answer or the lapse
     expiry   for (sender, purpose): retention ended, or a lapse, which answers a request and ends only the request
     contact  with a sender: moves the retention clock
-    correction  of a wrong entry (`annuls`)
+    correction  of a wrong entry (`corrections.annuls`)
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
@@ -26,14 +26,13 @@ from common.contracts.consent import Basis, Cause, Consent, State, Suppression
 
 Kind = Literal["opt_in", "opt_out", "request", "expiry", "contact", "correction"]
 MarkKind = Literal["opt_in", "opt_out", "request", "expiry", "contact", "lapse"]
-Wrong = Literal["person", "sender", "purpose", "basis", "time", "sale_reference", "form", "text_shown", "actor"]
 
 CLOCK_SKEW = timedelta(minutes=1)  # how far a caller's clock may run ahead
 LAST_INSTANT = timedelta(microseconds=999_999)  # of a second
 RECTIFICATION = "rectification"  # the source of evidence that corrects
 # No caller may write these sources (`consent.bodies.Source`). An unreadable MO may be a STOP. A DLR and a provider's
 # list report that the person stopped with the operator.
-PERSONS_STOPS = frozenset({"mo", "unreadable_mo", "preference_page", "receipt", "provider_list"})
+PERSONS_STOPS = frozenset({"mo", "unreadable_mo", "preference_page", "stop_link", "receipt", "provider_list"})
 PERSONS_OPT_INS = frozenset({"mo", "preference_page", "double_opt_in"})
 
 
@@ -47,15 +46,6 @@ class Refusal(StrEnum):
     BASIS_MISSING = "basis_missing"
     NOTHING_SHOWN = "nothing_shown"
     SALE_REFERENCE_MISSING = "sale_reference_missing"
-
-
-class Means(StrEnum):
-    """A means to open a consent, named alike in the API's answer."""
-
-    NEWER_OPT_IN = "newer_opt_in"
-    START = "start"
-    DOUBLE_OPT_IN = "double_opt_in"
-    PREFERENCE_PAGE = "preference_page"
 
 
 class Verdict(StrEnum):
@@ -128,7 +118,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """The newest evidence of a kind for a scope. A `lapse` is an expiry that answers a request.
 
-    `by_person`: a STOP that only the person takes back, or an opt-in that takes such a STOP back.
+    `by_person`: a STOP that only the person takes back, or an opt-in that takes such a STOP back. `annuls`: of an
+    opt-out, the wrong opt-in, which takes nothing back.
     """
 
     kind: MarkKind
@@ -142,15 +133,16 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
     clock: str | None = None
     by_person: bool = False
     reopening_rule: str | None = None
+    annuls: str | None = None
 
     @property
     def scope(self) -> tuple[str, str, str, str, str, str]:
         """Return the key that marks replace each other by.
 
-        Wide opt-outs, each clock, the person's own acts and opt-ins under a reopening rule stay apart.
+        Wide opt-outs, each clock, each annulment, the person's own acts and opt-ins under a reopening rule stay apart.
         """
         wide = self.controller if self.kind == "opt_out" else None
-        said = "person" if self.by_person else "rule" if self.reopening_rule else ""
+        said = "person" if self.by_person else "rule" if self.reopening_rule else self.annuls or ""
         return self.kind, self.sender_id or "", self.purpose or "", wide or "", self.clock or "", said
 
     @property
@@ -206,7 +198,7 @@ class SubjectState(msgspec.Struct, frozen=True, dict=True):
             return ()
         asserted = [mark for mark in self.marks if mark.kind == "opt_in" and not mark.by_person]
         return tuple(
-            mark for mark in asserted if any(stop.holds(mark) for stop in persons_stops(self, *_addressee(mark)))
+            mark for mark in asserted if any(stop.holds(mark) for stop in persons_stops(self, *addressee(mark)))
         )
 
 
@@ -322,6 +314,7 @@ def _mark(evidence: Evidence) -> Mark:
         clock=evidence.clock,
         by_person=evidence.by_person,
         reopening_rule=evidence.reopening_rule,
+        annuls=evidence.corrects if evidence.kind == "opt_out" else None,
     )
 
 
@@ -366,14 +359,19 @@ def consent_of(state: SubjectState, sender_id: str, purpose: str) -> Consent | N
 def persons_stops(state: SubjectState, sender_id: str, purpose: str, controller: str | None) -> list[Mark]:
     """Return the person's own STOPs for the purpose that no opt-in of the person's own takes back.
 
-    `controller` is the sender's.
+    `controller` is the sender's. An annulled opt-in, and one before, takes back nothing: the STOP and the opt-in may be
+    two people's.
     """
-    own = [mark for mark in _opt_ins(state, sender_id, purpose) if mark.by_person]
     outs = _opt_outs(state, sender_id, purpose, controller)
+    wrong = {out.annuls for out in outs}
+    own = [mark for mark in opt_ins(state, sender_id, purpose) if mark.by_person]
+    annulled = max((mark.rank for mark in own if mark.evidence_id in wrong), default=None)
+    own = [mark for mark in own if annulled is None or mark.rank > annulled]
     return [out for out in outs if out.by_person and all(out.shuts(mark) for mark in own)]
 
 
-def _addressee(opt_in: Mark) -> tuple[str, str, str | None]:
+def addressee(opt_in: Mark | Evidence) -> tuple[str, str, str | None]:
+    """Return the sender, the purpose and, if known, the controller of an opt-in or a request."""
     assert opt_in.sender_id is not None, "an opt-in is some sender's"
     assert opt_in.purpose is not None, "an opt-in is for a purpose"
     return opt_in.sender_id, opt_in.purpose, opt_in.controller
@@ -383,41 +381,12 @@ def _rule_of(state: SubjectState, given: Mark) -> str | None:
     """Return the reopening rule without which `given` would open nothing."""
     if given.reopening_rule is None:
         return None
-    return given.reopening_rule if persons_stops(state, *_addressee(given)) else None
-
-
-def held_by(state: SubjectState, evidence: Evidence) -> Mark | None:
-    """Return the newest STOP of the person's own because of which the opt-in `evidence` is without effect.
-
-    `state` includes `evidence`. Without a STOP, or with an open consent, the result is `None`.
-    """
-    if evidence.kind != "opt_in" or evidence.by_person:
-        return None
-    sender_id, purpose, controller = _addressee(_mark(evidence))
-    if standing(state, sender_id, purpose) == "opted_in":
-        return None
-    # the recorder has added the controller to the mark alone
-    controller = next((mark.controller for mark in _opt_ins(state, sender_id, purpose)), controller)
-    return max(persons_stops(state, sender_id, purpose, controller), key=lambda mark: mark.rank, default=None)
-
-
-def reopens_with(state: SubjectState, evidence: Evidence, *, erased: bool) -> tuple[Means, ...]:
-    """Return what would open the consent of the opt-in `evidence`: nothing if the consent is open.
-
-    A person that was erased has no consent that a START could take up again.
-    """
-    sender_id, purpose, _ = _addressee(_mark(evidence))
-    if standing(state, sender_id, purpose) == "opted_in":
-        return ()
-    found = [] if held_by(state, evidence) else [Means.NEWER_OPT_IN]
-    if purpose in reopened(state, sender_id) and not erased:
-        found.append(Means.START)
-    return (*found, Means.DOUBLE_OPT_IN, Means.PREFERENCE_PAGE)
+    return given.reopening_rule if persons_stops(state, *addressee(given)) else None
 
 
 def standing_stop(state: SubjectState, sender_id: str, purpose: str, controller: str | None) -> Mark | None:
     """Return the newest STOP that shuts the purpose. `controller` is the sender's."""
-    ins = [mark for mark in _opt_ins(state, sender_id, purpose) if mark not in state.held]
+    ins = [mark for mark in opt_ins(state, sender_id, purpose) if mark not in state.held]
     outs = _opt_outs(state, sender_id, purpose, controller)
     if not outs or any(not any(out.shuts(mark) for out in outs) for mark in ins):
         return None
@@ -433,27 +402,6 @@ def open_request(state: SubjectState, sender_id: str, purpose: str) -> Mark | No
     ends = [mark for mark in own if mark.kind in ("opt_in", "expiry", "lapse") and mark not in state.held]
     ends += _opt_outs(state, sender_id, purpose, request.controller)
     return None if any(mark.shuts(request) for mark in ends) else request
-
-
-def last_contact(state: SubjectState, sender_id: str) -> datetime | None:
-    """Return the time of the person's last contact with this sender: the retention clock.
-
-    Delivery and opening do not count (DOMAIN 1.4), nor a request, nor an opt-out from a single purpose: another person
-    may have typed the number, or a list may bring the opt-out. A held opt-in counts up to the STOP that holds it: by
-    its own time, a nightly sync would keep the person's data for ever.
-    """
-    newest = None
-    for mark in state.marks:
-        if mark.kind == "opt_out" and mark.purpose is not None:
-            continue
-        if mark.kind in ("opt_in", "opt_out", "contact") and mark.sender_id in (None, sender_id):
-            at = _held_since(state, mark) if mark in state.held else mark.at
-            newest = at if newest is None or at > newest else newest
-    return newest
-
-
-def _held_since(state: SubjectState, asserted: Mark) -> datetime:
-    return max(stop.at for stop in persons_stops(state, *_addressee(asserted)) if stop.holds(asserted))
 
 
 def consents(state: SubjectState) -> tuple[Consent, ...]:
@@ -521,49 +469,11 @@ def differs(before: SubjectState, after: SubjectState) -> bool:
     return any(_meaning(c) != _meaning(consent_of(before, c.sender_id, c.purpose)) for c in consents(after))
 
 
-def reopened(state: SubjectState, sender_id: str) -> tuple[str, ...]:
-    """Return the purposes of this sender that a START by SMS opens again.
-
-    A START takes back a STOP and grants nothing new (DOMAIN 2.4, France).
-    """
-    own = SubjectState(tuple(m for m in state.marks if m.sender_id == sender_id and m.purpose))
-    purposes = dict.fromkeys(m.purpose for m in own.marks if m.purpose and m.kind == "opt_in")
-    # a purpose left by name stays so, whatever a caller asserts
-    newest = {p: given for p in purposes if (given := newest_opt_in(own, sender_id, p))}
-    closing = [m for m in own.marks if m.kind in ("opt_out", "expiry")]
-    return tuple(p for p, given in newest.items() if not any(m.purpose == p and m.shuts(given) for m in closing))
-
-
 def given_to(state: SubjectState, sender_id: str | None, controller: str | None) -> list[tuple[str, str]]:
     """Return every (sender_id, purpose) ever opted in to, of this sender (`None`: all) or `controller`."""
     ins = (m for m in state.marks if m.kind == "opt_in" and m.sender_id and m.purpose)
     shared = (m for m in ins if sender_id in (None, m.sender_id) or (controller and m.controller == controller))
     return sorted({(m.sender_id, m.purpose) for m in shared if m.sender_id and m.purpose})
-
-
-def annuls(line: Evidence, wrong: Collection[Wrong], right: Collection[str]) -> bool:
-    """Return whether `line` must not count any more, given its `wrong` parts and the fields corrected in `right`.
-
-    Only an opt-in or a request can be annulled: a correction never loosens (ADR-0024). If only the form or the text
-    shown is wrong, the entry counts while `right` has the correct value.
-    """
-    if line.kind not in ("opt_in", "request"):
-        return False
-    proven = {
-        "form": {"form_id", "form_version"} <= {*right},
-        "text_shown": "text_shown" in right,
-        "actor": True,  # the person who typed the entry in
-    }
-    return not all(proven.get(each, False) for each in wrong)
-
-
-def corrected_by(evidence: Iterable[Evidence]) -> dict[str, list[str]]:
-    """Return the ids of the corrections, by the id corrected."""
-    found: dict[str, list[str]] = {}
-    for one in evidence:
-        if one.corrects is not None:
-            found.setdefault(one.corrects, []).append(one.evidence_id)
-    return found
 
 
 def cause(evidence: Evidence) -> Cause | None:
@@ -581,10 +491,10 @@ def cause(evidence: Evidence) -> Cause | None:
 
 def newest_opt_in(state: SubjectState, sender_id: str, purpose: str) -> Mark | None:
     """Return the newest opt-in, held ones aside."""
-    return _newest((mark for mark in _opt_ins(state, sender_id, purpose) if mark not in state.held), "opt_in")
+    return _newest((mark for mark in opt_ins(state, sender_id, purpose) if mark not in state.held), "opt_in")
 
 
-def _opt_ins(state: SubjectState, sender_id: str, purpose: str) -> list[Mark]:
+def opt_ins(state: SubjectState, sender_id: str, purpose: str) -> list[Mark]:
     return [m for m in state.marks if (m.kind, m.sender_id, m.purpose) == ("opt_in", sender_id, purpose)]
 
 

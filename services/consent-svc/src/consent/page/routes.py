@@ -578,9 +578,8 @@ def _back(visit: _Visit) -> Response:
 def _door(request: Request, what: Status, words: Words | None = None, reach: Reach | None = None) -> Response:
     """Return the page shown instead, without any detail of the link's owner. `reach`: of "other" and "halted"."""
     page, named = request.url.path.split("/")[1], request.path_params
-    here = "/".join(
-        ("", page, *(quote(str(named[part]), safe="") for part in ("sender_id", "written") if part in named))
-    )
+    parts = (quote(str(named[part]), safe="") for part in ("sender_id", "written") if part in named)
+    here = "/".join(("", page, *parts))
     return _html(words or _words(request), "door.html", CODES[what], what=what, here=here, reach=reach)
 
 

@@ -16,8 +16,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.privacy.stop_link import PATH, StopLink, is_over, read
 from consent.ledger import recorder
+from consent.ledger import store as ledger_store
 from consent.ledger.chain import evidence_id
 from consent.ledger.recorder import Statement
+from consent.ledger.reopening import is_repeat
 from consent.ledger.rules import Evidence
 from consent.page.routes import Held, _form, _html, _Page, _reaches_further, _words
 from consent.page.words import Words
@@ -47,7 +49,7 @@ async def show(sender_id: str, written: str, request: Request, held: Held) -> Re
 
 @pages.post("/{sender_id}/{written}")
 async def stop(sender_id: str, written: str, request: Request, held: Held) -> Response:
-    """Stop the marketing of this sender. Each press counts: an opt-in may have come between two."""
+    """Stop the marketing of this sender. A press after an opt-in or a question counts anew."""
     sent, now = await _form(request), datetime.now(UTC)
     words = _words(request, sent.get("lang"))
     link = read(written, held.link_keys, sender_id)
@@ -63,6 +65,7 @@ async def stop(sender_id: str, written: str, request: Request, held: Held) -> Re
 
 
 async def _record(tx: AsyncConnection, subject_id: str, sender_id: str, now: datetime) -> None:
+    """Record the STOP, unless nothing has come since the same STOP: a link can be posted without end."""
     evidence = Evidence(
         evidence_id=evidence_id(SOURCE, subject_id, sender_id, secrets.token_hex(8)),
         kind="opt_out",
@@ -73,7 +76,10 @@ async def _record(tx: AsyncConnection, subject_id: str, sender_id: str, now: dat
         occurred_at=now,
         received_at=now,
     )
-    await recorder.record(tx, [Statement(subject_id, None, evidence)], now)
+    subjects = await ledger_store.lock_subjects(tx, {subject_id: None})  # an opt-in may be in progress
+    registered = (await ledger_store.known(tx, senders=[sender_id])).senders
+    if not is_repeat(subjects[subject_id].state, recorder.controlled(evidence, registered)):
+        await recorder.record(tx, [Statement(subject_id, None, evidence)], now)
 
 
 def _standing(link: StopLink, sender: Sender | None, now: datetime) -> Said:

@@ -23,7 +23,7 @@ from common.web.idempotency import Key, claim, fingerprint_of
 from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
 from common.web.problems import Conflict, Invalid, NotFound, Reason
 from consent.bodies import EXAMPLE_NUMBER, Body, EvidenceBody, Number
-from consent.ledger import recorder
+from consent.ledger import corrections, recorder
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
 from consent.ledger.chain import evidence_id
@@ -385,7 +385,7 @@ def _correction(line: Evidence, what: LineBody, asked: AskedBody, identity: str,
     To annul, the evidence is an opt-out as old as the line, so that newer lines keep their effect.
     """
     right = what.right.model_dump(exclude_none=True)
-    annuls = ledger.annuls(line, what.wrong, right)
+    annuls = corrections.annuls(line, what.wrong, right)
     return Evidence(
         evidence_id=evidence_id(RECTIFICATION, identity),
         kind="opt_out" if annuls else "correction",

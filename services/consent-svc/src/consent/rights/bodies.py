@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from common.web.fields import Long, Short, storable
 from consent.bodies import EXAMPLE_NUMBER, Body, Number, Source
-from consent.ledger.rules import Wrong
+from consent.ledger.corrections import Wrong
 
 
 def _no_field_of_ours(value: str) -> str:

@@ -23,6 +23,7 @@ from common.keyring import FieldKeys
 from common.privacy.copying import Copier, Item, context, opened
 from common.spreadsheet import cell
 from common.telemetry import counter
+from consent.ledger import corrections
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
 from consent.rights import rectifications
@@ -113,7 +114,7 @@ def copier(keys: FieldKeys) -> Copier:
         consents = [{"kind": "consent", **msgspec.structs.asdict(c)} for c in ledger.consents(subject.state)]
         opt_outs = [{"kind": "opt_out", **msgspec.structs.asdict(s)} for s in ledger.suppressions(subject.state)]
         history = await ledger_store.history(tx, subject_id, subject.entries)
-        corrected_by = ledger.corrected_by(entry.evidence for entry in history)
+        corrected_by = corrections.corrected_by(entry.evidence for entry in history)
         entries = [
             {
                 "kind": "evidence",

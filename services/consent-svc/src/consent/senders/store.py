@@ -164,6 +164,12 @@ async def find_sender(tx: AsyncConnection, sender_id: str) -> Sender | None:
     return _sender(**row._mapping) if row else None
 
 
+async def of_controller(tx: AsyncConnection, controller: str) -> frozenset[str]:
+    """Return the ids of a controller's senders."""
+    rows = await tx.execute(text("SELECT sender_id FROM sender WHERE controller = :id"), {"id": controller})
+    return frozenset(row.sender_id for row in rows)
+
+
 async def has_sisters(tx: AsyncConnection, sender: Sender) -> bool:
     """Return whether the controller has another sender on record."""
     found = await tx.scalar(

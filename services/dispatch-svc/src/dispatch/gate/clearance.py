@@ -22,7 +22,7 @@ from common.law import Policy, can_stop, mark_of
 from common.law.stop_mention import mentions_stop
 from common.privacy import erasing
 from common.privacy.erasing import Asked
-from common.privacy.stop_link import has_stop_link
+from common.privacy.stop_link import has_foreign_link, has_stop_link
 from common.sms.msisdn import territory_of
 from common.telemetry import counter
 from dispatch.gate import record, store
@@ -168,7 +168,7 @@ class Clearance:
         senders = await projection.senders(tx, {c.sender_id for c in candidates})
         linked = []
         for place, (candidate, (_, content, _)) in enumerate(zip(candidates, opened, strict=True)):
-            linked.append(self._has_stop_link(candidate, content, senders.get(candidate.sender_id)))
+            linked.append(self._links(candidate, content, senders.get(candidate.sender_id)))
             await _let_others(place)
         blocks = await store.blocks(tx, [c.subject_id for c in candidates])
         erased = await erasing.asked_of(tx, {c.subject_id for c in candidates})
@@ -188,7 +188,7 @@ class Clearance:
         lapses = now + timedelta(seconds=until - uptime_s())
         ways: dict[tuple[object, ...], Ways] = {}  # one per kind of message
         decisions = []
-        for place, (candidate, (number, content, flaw), stop_link) in enumerate(
+        for place, (candidate, (number, content, flaw), (stop_link, foreign_link)) in enumerate(
             zip(candidates, opened, linked, strict=True)
         ):
             await _let_others(place)
@@ -196,6 +196,8 @@ class Clearance:
                 flaw = Reason.ERASED
             elif candidate.template in retired:
                 flaw = flaw or Reason.TEMPLATE_RETIRED
+            elif foreign_link:
+                flaw = flaw or Reason.FOREIGN_LINK
             sender = senders.get(candidate.sender_id)
             subject = subjects.get(candidate.subject_id)
             blocked = blocks.get(candidate.subject_id, frozenset())
@@ -314,11 +316,13 @@ class Clearance:
             datetime.now(UTC) - self.limits.cap_window,
         )
 
-    def _has_stop_link(self, candidate: Candidate, content: str, sender: Sender | None) -> bool:
-        if candidate.category != "marketing" or sender is None or sender.stop_page is None or self.link_keys is None:
-            return False
-        named = candidate.sender_id, candidate.subject_id
-        return has_stop_link(content, sender.stop_page, self.link_keys, *named, datetime.now(UTC))
+    def _links(self, candidate: Candidate, content: str, sender: Sender | None) -> tuple[bool, bool]:
+        """Return whether a marketing text has the person's own stop link, and whether any link of another."""
+        if candidate.category != "marketing" or sender is None or sender.stop_page is None:
+            return False, False
+        named, page, now = (candidate.sender_id, candidate.subject_id), sender.stop_page, datetime.now(UTC)
+        own = self.link_keys is not None and has_stop_link(content, page, self.link_keys, *named, now)
+        return own, has_foreign_link(content, page, self.link_keys, *named, now)
 
     def _link_works(self, territory: str, region: str | None) -> bool:
         return can_stop(territory, self.policy, code=False, link=True, region=region)

@@ -29,6 +29,7 @@ class Reason(StrEnum):
     CAMPAIGN_CANCELLED = "campaign_cancelled"
     REQUEST_UNREADABLE = "request_unreadable"
     SUBJECT_MISMATCH = "subject_mismatch"
+    FOREIGN_LINK = "foreign_link"  # in the text: a stop or preference link that is not this person's valid one
     CANNOT_BE_WRITTEN = "cannot_be_written"  # corrected personal data left no text
     TEMPLATE_RETIRED = "template_retired"  # since the request
     PROVIDER_BLOCK = "provider_block"
