@@ -1030,7 +1030,9 @@ async def test_a_template_arrives_is_sent_from_and_ends(surroundings: Surroundin
         told = {"sender_id": CODES_SENDER, "category": "transactional", "template": "tpl-code@2"}
         assert await report() == [{**told, "messages": 1, "to_stopped": 1}]
         metrics = (await d.client.get("/metrics")).text
-        assert 'sms_dispatch_requested_total{lane="transactional",sender="maison-lune-compte",state="stopped"}' in metrics
+        assert (
+            'sms_dispatch_requested_total{lane="transactional",sender="maison-lune-compte",state="stopped"}' in metrics
+        )
         await publish(surroundings, TEMPLATES, [template_changed(number=2, state="retired", version=2)])
         await eventually(lambda: _count(_rows(surroundings, "SELECT FROM template WHERE state = 'retired'"), 1))
         sent = await d.client.post("/v1/messages", json=body)

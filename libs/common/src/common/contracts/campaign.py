@@ -39,8 +39,8 @@ class MessageRequested(Event, frozen=True, kw_only=True):
     message on record, and decides on any other message as on a first request. A repeat with empty `number` and `text`
     only asks for the state: a message not on record is not sent.
 
-    `known_version` of a repeat is the version of the newest report here. A restored dispatch-svc has forgotten versions:
-    its answer with an outcome has a version above `known_version`, or the campaign would never end.
+    `known_version` of a repeat is the version of the requester's newest report. A restored dispatch-svc has forgotten
+    versions: its answer with an outcome has a version above `known_version`, or the campaign would never end.
     """
 
     type: ClassVar[str] = "campaign.message_requested.v1"

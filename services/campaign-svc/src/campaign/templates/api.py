@@ -193,8 +193,8 @@ async def approve_version(
 ) -> Template:
     """Approve a version, so that messages may leave from the version.
 
-    The approver is no author of this version, nor of an earlier one (403), and acknowledges each finding in the text by its id (409). A
-    retired version stays retired.
+    The approver is no author of this version, nor of an earlier one (403), and acknowledges each finding in the text by
+    its id (409). A retired version stays retired.
     """
     acknowledged = [] if body is None else body.acknowledge
     now = datetime.now(UTC)

@@ -113,7 +113,9 @@ def _item(value: object) -> Send | NotASend:
 class Batch(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    messages: list[Annotated[Send | NotASend, PlainValidator(_item, json_schema_input_type=Send)]] = Field(min_length=1, max_length=MOST_AT_ONCE)
+    messages: list[Annotated[Send | NotASend, PlainValidator(_item, json_schema_input_type=Send)]] = Field(
+        min_length=1, max_length=MOST_AT_ONCE
+    )
 
 
 def _form(body: Any) -> str:
@@ -188,8 +190,10 @@ class ToStopped(BaseModel):
     category: str
     template: str = Field(description="`<template_id>@<number>`, or `free_text`.")
     messages: int = Field(description="Messages handed off.")
-    to_stopped: int = Field(description="Of these, messages to people who had stopped the sender, or another sender of"
-        " its controller, without a newer opt-in.")
+    to_stopped: int = Field(
+        description="Of these, messages to people who had stopped the sender, or another sender of"
+        " its controller, without a newer opt-in."
+    )
 
 
 class ToStoppedReport(BaseModel):

@@ -27,7 +27,7 @@ from common.sms.msisdn import territory_of
 from common.telemetry import counter
 from dispatch.gate import record, store
 from dispatch.gate import rules as gate
-from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, Subject, Verdict
+from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, Verdict
 from dispatch.gateways.pool import Traffic, Ways
 from dispatch.lane import Lane, lane_of
 from dispatch.messages import store as messages

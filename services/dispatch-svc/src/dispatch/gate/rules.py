@@ -123,8 +123,10 @@ def stopped_at(subject: Subject | None, controller: Collection[str]) -> datetime
 
     A suppression names the sender of the STOP alone (ADR-0020), and outlives a newer opt-in.
     """
-    stopped = None
-    for stop in subject.suppressions if subject is not None else ():
+    if subject is None:
+        return None
+    stopped: datetime | None = None
+    for stop in subject.suppressions:
         if stop.sender_id is not None and stop.sender_id not in controller:
             continue
         named = controller if stop.sender_id is None else (stop.sender_id,)

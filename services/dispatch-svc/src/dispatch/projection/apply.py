@@ -158,13 +158,12 @@ async def apply_senders(tx: AsyncConnection, batch: list[Received]) -> After | N
 
 async def apply_templates(tx: AsyncConnection, batch: list[Received]) -> After | None:
     for received in batch:
-        if isinstance(received.event, TemplateChanged):
-            if not await templates.put_template(tx, received.event):
-                REUSED.inc()
-                log.error(
-                    "a version of a template has another content than before: no message leaves from this version",
-                    extra={"template": received.event.template_version},
-                )
+        if isinstance(received.event, TemplateChanged) and not await templates.put_template(tx, received.event):
+            REUSED.inc()
+            log.error(
+                "a version of a template has another content than before: no message leaves from this version",
+                extra={"template": received.event.template_version},
+            )
     return None
 
 

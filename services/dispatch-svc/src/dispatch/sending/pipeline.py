@@ -197,7 +197,9 @@ class Intake:
         known = await messages.on_record(tx, repeated) if repeated else []
         for row in known:
             del candidates[row.message_id], repeated[row.message_id]
-        decisions = await self._clearance.decide(tx, partition, list(candidates.values()), locked=bool(reworded or repeated))
+        decisions = await self._clearance.decide(
+            tx, partition, list(candidates.values()), locked=bool(reworded or repeated)
+        )
         if lane is Lane.TRANSACTIONAL:
             decisions = self._handoff.codes.or_wait(decisions)
         new = await messages.insert_messages(tx, [d.row for d in decisions])
