@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from common.contracts import TEMPLATES
 from common.web.problems import Problem
 from inbound import webhooks
 from tests.contract.test_metrics import every_metric
@@ -103,6 +104,13 @@ def test_a_database_that_takes_decisions_and_no_marks_wakes_somebody() -> None:
     """No timer fails and no gateway is asked: no other alert fires. A closed decision needs nobody."""
     assert asked_of("SubmitsNotBegun") == 'sms_dispatch_submits_not_begun_total{result="failed"}'
     assert the("SubmitsNotBegun")["labels"]["severity"] == "page"
+
+
+def test_a_retirement_that_dispatch_has_not_read_wakes_somebody() -> None:
+    """Few templates change: no threshold of busy topics would tell of one."""
+    assert asked_of("TemplatesBehind") == f'sms_consumer_lag_records{{topic="{TEMPLATES.name}"}}'
+    assert the("TemplatesBehind")["expr"].endswith(" > 0")
+    assert the("TemplatesBehind")["labels"]["severity"] == "page"
 
 
 def test_the_runbook_knows_every_reason_for_which_a_callback_is_refused() -> None:

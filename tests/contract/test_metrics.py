@@ -11,7 +11,8 @@ from prometheus_client.metrics import MetricWrapperBase
 PACKAGES = ("common", "consent", "campaign", "dispatch", "inbound")
 NAME = re.compile(r"sms_[a-z]+(_[a-z]+)+$")
 UNITS = ("_seconds", "_total", "_records", "_messages", "_rows", "_ratio", "_bytes")
-# Each takes its values from a list in the code or in the configuration. A number, a subject, a campaign, a text or
+# Each takes its values from a list in the code or in the configuration, or is a sender, which has a short code of an
+# operator. A number, a subject, a campaign, a text or
 # anything else that grows with use is no label: put it in a log line, as an id.
 BOUNDED_LABELS = {
     "account",
@@ -26,6 +27,7 @@ BOUNDED_LABELS = {
     "reason",
     "result",
     "rule",
+    "sender",
     "service",
     "state",
     "status",

@@ -100,6 +100,7 @@ async def test_after_a_lost_outcome_the_planner_asks_once_the_campaign_is_over_a
     assert await campaigns.planner.repeat_requests()
     asked = await lose(campaigns)
     assert {(r.subject_id, r.number, r.text, r.repeated) for r in asked} == {(subject(n), "", "", True) for n in (1, 2)}
+    assert {r.known_version for r in asked} == {1}, "an answer has to be newer than the report"
     await campaigns.report(
         changed(campaign_id, subject(1), 3, "accepted"), changed(campaign_id, subject(2), 2, "expired")
     )
@@ -129,6 +130,18 @@ async def test_few_requests_are_repeated_until_there_are_reports_and_then_page_a
         assert await campaigns.planner.repeat_requests() == (at < 8)
         assert {r.subject_id for r in await lose(campaigns)} == set(people[at + 4 : at + 8])
     assert await waits(campaigns, campaign_id) == [Waiting(reason="outcomes")]
+
+
+async def test_a_recipient_who_is_never_answered_does_not_keep_back_the_others(campaigns: Campaigns) -> None:
+    clock = Clock(campaigns)
+    campaign_id, lost = await expanded(campaigns, *range(10))
+    silent, *others = sorted(request.subject_id for request in lost)
+    for at in range(0, 9, 3):
+        clock.goes_on(REPEAT_AFTER)
+        assert await campaigns.planner.repeat_requests()
+        asked = {request.subject_id for request in await lose(campaigns)}
+        assert asked == {silent, *others[at : at + 3]}
+        await campaigns.report(*(changed(campaign_id, who, 1, "deferred") for who in asked - {silent}))
 
 
 @pytest.mark.parametrize("meanwhile", ["cancelled", "erased", "paused"])

@@ -15,6 +15,7 @@ from common.contracts import DISPATCH_MESSAGES, INBOUND_RECEIPTS
 from common.contracts.dispatch import MessageChanged
 from common.db.database import Database
 from common.privacy.pruning import Pruner
+from dispatch.accepting.store import Audit, add_audits, audits_after
 from dispatch.privacy.pruning import LATE_DAYS, Periods, policy
 from tests.service.dispatch.test_dispatch import Dispatch, dispatch
 from tests.support.builders import now, number, opted_in, opted_out, receipt, requested, subject
@@ -131,6 +132,26 @@ async def test_a_receipt_that_comes_after_the_strip_finds_its_message_and_tells_
 
         found = await eventually(told)
     assert (found.message_id, found.subject_id, found.number) == (sent, subject(1), None)
+
+
+async def test_the_audit_of_an_overridden_text_stays_as_long_as_its_message(surroundings: Surroundings) -> None:
+    database = Database(await surroundings.database("dispatch"), pool_size=2)
+    fields: dict[str, Any] = {"caller": "tester", "sender_id": "s", "category": "service", "template": "free_text"}
+    ages = {"overridden": (1825, 1827), "refused": (395, 397)}
+    async with database.begin() as tx:
+        audits = [
+            Audit(at=now() - timedelta(days=days), result=result, reasons=("link",), **fields)
+            for result, several in ages.items()
+            for days in several
+        ]
+        await add_audits(tx, audits)
+    pruner = Pruner(database, policy(Periods()))
+    while await pruner.prune():
+        pass
+    async with database.begin() as tx:
+        left = await audits_after(tx, 0, None, 10)
+    await database.close()
+    assert [(each.result, (now() - each.at).days) for each in left] == [("overridden", 1825), ("refused", 395)]
 
 
 async def test_what_still_waits_or_is_on_its_way_or_ended_only_now_keeps_all_it_needs(

@@ -14,6 +14,7 @@ import pytest
 
 from common.contracts.campaign import TemplateField
 from common.db.database import Database
+from dispatch.accepting.bodies import Batch
 from dispatch.messages.row import FREE_TEXT
 from dispatch.projection import store as projection
 from dispatch.projection import templates
@@ -136,6 +137,29 @@ async def test_a_template_that_is_not_approved_sends_nothing(lanes: Lanes) -> No
     assert await lanes.refused(CODE, 409, "template-not-usable") == [("template_id", "template_unreadable")]
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"text": "Maison Lune : {code} pour vous."},
+        {"fields": (TemplateField(name="code", max_chars=160),)},
+        {"sender_id": SENDER},
+        {"category": "service"},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+async def test_a_number_used_again_for_another_content_sends_nothing(lanes: Lanes, other: dict[str, Any]) -> None:
+    reused = template_changed(number=2, version=9, **{"text": "Maison Lune : {code} est votre code.", **other})
+    database = Database(await lanes.surroundings.database("dispatch"), pool_size=1)
+    async with database.begin() as tx:
+        assert await templates.put_template(tx, template_changed(version=9)), "the same content"
+        assert not await templates.put_template(tx, reused)
+        assert await templates.put_template(tx, reused), "a duplicate counts once"
+    await database.close()
+    second = {**CODE, "version": 2}
+    assert await lanes.refused(second, 409, "template-not-usable") == [("template_id", "template_unreadable")]
+    assert await lanes.text((await lanes.post(CODE))["message_id"]) == "Maison Lune : votre code est 4821."
+
+
 async def test_a_value_is_limited_and_looked_at(lanes: Lanes) -> None:
     for values, reason in (
         ({"code": "4821 promo"}, ("values.code", "advertising:promo")),
@@ -214,6 +238,14 @@ async def test_a_code_keeps_its_lane(lanes: Lanes) -> None:
         assert (await lanes.post({**NOTICE, "sender_id": sender_id}))["status"] == "pending"
 
 
+async def test_an_audit_of_a_code_names_the_template(lanes: Lanes) -> None:
+    async with lanes.surroundings.sql("dispatch") as sql:
+        await sql.execute("UPDATE sender SET stop_code = '36222' WHERE sender_id = $1", CODES_SENDER)
+    assert await lanes.refused(CODE, 409, "code-of-another-lane") == [("sender_id", "code_of_another_lane")]
+    [audit] = await lanes.audits()
+    assert (audit["template"], audit["reasons"]) == ("tpl-code@2", ["code_of_another_lane"])
+
+
 async def test_up_to_a_thousand_messages_are_accepted_at_once_each_with_its_result(lanes: Lanes) -> None:
     batch = [{**CODE, "to": number(n), "values": {"code": f"48{n:03d}"}} for n in range(1000)]
     batch[7] |= {"values": {"code": "promo"}}
@@ -230,6 +262,28 @@ async def test_up_to_a_thousand_messages_are_accepted_at_once_each_with_its_resu
     assert await lanes.rows("SELECT count(*) FROM message") == [(998,)]
     too_many = await lanes.post({"messages": [*batch, CODE]}, 422)
     assert [(r["field"], r["reason"]) for r in too_many["reasons"]] == [("messages", "too_long")]
+
+
+async def test_a_malformed_message_refuses_no_other_of_its_batch(lanes: Lanes) -> None:
+    malformed: list[tuple[object, str]] = [
+        ({**CODE, "to": ""}, "to"),
+        ({**CODE, "values": {"code": "1" * 161}}, "values.code"),
+        ({**CODE, "values": {"Code": "1"}}, "values.Code.[key]"),
+        ({**CODE, "postcode": "7" * 17}, "postcode"),
+        ({**CODE, "send_before": "2030-01-01T10:00:00"}, "send_before"),
+        ({**CODE, "text": "Votre code : 4821"}, "body"),
+        ({**CODE, number(1): "1"}, "[number]"),
+        (number(1), "body"),
+        (None, "body"),
+    ]
+    body = {"messages": [CODE, *(each for each, _ in malformed), {**CODE, "to": number(2)}]}
+    first, *refused, last = (await lanes.post(body))["results"]
+    assert (first["status"], last["status"]) == ("pending", "pending")
+    assert [each["refused"]["reasons"][0]["field"] for each in refused] == [field for _, field in malformed]
+    assert {(each["refused"]["type"], each["refused"]["status"]) for each in refused} == {("/problems/invalid", 422)}
+    assert number(1)[3:] not in str(refused)
+    assert await lanes.rows("SELECT count(*) FROM message") == [(2,)]
+    assert Batch.model_json_schema()["properties"]["messages"]["items"] == {"$ref": "#/$defs/Send"}
 
 
 async def test_a_batch_sent_again_under_its_key_sends_nothing_twice(lanes: Lanes) -> None:
@@ -276,7 +330,15 @@ async def test_a_notice_that_would_expire_before_the_courtesy_hours_is_refused(
     rules = [{"id": name, **rule} for name in ("ours", "ours.courtesy")]
     house = tmp_path / "house.json"
     house.write_text(json.dumps({"version": "h-1", "about": "tests", "rules": rules[:1], "courtesy": rules[1:]}))
+    far = (datetime.now(ZoneInfo("Europe/Paris")) + timedelta(days=4)).isoweekday()
+    weekly = tmp_path / "weekly.json"
+    courtesy = {**rules[1], "weekdays": [far]}
+    weekly.write_text(json.dumps({"version": "h-2", "about": "tests", "rules": rules[:1], "courtesy": [courtesy]}))
     soon, later = (now() + timedelta(**span) for span in ({"minutes": 1}, {"days": 2}))
+    async with opened(surroundings, house_rules=weekly) as strict:  # beyond the day that a message is kept for
+        assert await strict.refused(NOTICE, 422, "invalid") == [("send_before", "before_courtesy_hours")]
+        week = (now() + timedelta(days=7)).isoformat()
+        assert (await strict.post({**NOTICE, "send_before": week}))["status"] == "pending"
     async with opened(surroundings, house_rules=house) as strict:
         found = await strict.refused({**NOTICE, "send_before": soon.isoformat()}, 422, "invalid")
         assert found == [("send_before", "before_courtesy_hours")]

@@ -57,6 +57,26 @@ async def test_a_repeated_request_is_answered_with_what_became_of_the_first_and_
         assert counted("new") == before + 1, "the first request of one was lost"
 
 
+async def test_a_restored_ledger_answers_with_a_version_above_the_version_that_the_campaign_knows(
+    surroundings: Surroundings,
+) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d, reading(surroundings, DISPATCH_MESSAGES) as read:
+        await d.publish_states(opted_in(1))
+        asked = requested(1)
+        await d.request(asked)
+        await eventually(d.becomes(asked.message_id, "accepted"))
+        for known in (7, 7, 3):
+            await publish(surroundings, CAMPAIGN_REQUESTS, [replace(asked, repeated=True, known_version=known)])
+
+        async def answered() -> bool:
+            found = [e.version for e in await read() if isinstance(e, MessageChanged) and e.status == "accepted"]
+            assert found == [2, 8, 8, 8], "a newer report has no version of its own twice"
+            return True
+
+        await eventually(answered)
+        assert op.references == [asked.message_id]
+
+
 async def test_a_request_that_only_asks_sends_nothing(surroundings: Surroundings) -> None:
     async with operator() as op, dispatch(surroundings, op) as d:
         await d.publish_states(opted_in(1))

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from common.contracts.consent import Consent, Suppression
 from common.law import load
-from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, Subject, Verdict, decide
+from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, Subject, Verdict, decide, stopped_at
 from dispatch.messages.reasons import Reason
 from dispatch.projection.limits import Limits
 from tests.support.abroad import with_link_in
@@ -433,3 +433,23 @@ def test_whether_what_has_ended_shall_begin_again_may_be_asked_until_a_stop() ->
     assert verdict(QUESTION, ended) == Allow()
     assert verdict(REQUEST, ended) == Deny((Reason.CONSENT_EXPIRED,)), "marketing stays shut"
     assert verdict(QUESTION, stopped(ASKED_AT + timedelta(minutes=1))) == Deny((Reason.OPTED_OUT, Reason.SUPPRESSED))
+
+
+@pytest.mark.parametrize(
+    ("named", "days_ago", "counts"),
+    [
+        ("maison-lune", 1, True),  # another sender of the controller
+        (None, 1, True),  # every sender
+        ("another", 1, False),
+        ("maison-lune", 31, False),  # before the opt-in
+        (None, 31, False),
+        ("maison-lune-compte", 31, True),  # the opt-in is to another sender
+    ],
+)
+def test_a_stop_to_a_sender_of_the_controller_counts_until_an_opt_in_takes_it_back(
+    named: str | None, days_ago: int, counts: bool
+) -> None:
+    since = TUESDAY_10H - timedelta(days=days_ago)
+    subject = replace(SUBJECT, suppressions=(Suppression(sender_id=named, since=since),))
+    assert stopped_at(subject, {"maison-lune", "maison-lune-compte"}) == (since if counts else None)
+    assert stopped_at(None, {"maison-lune"}) is None

@@ -38,6 +38,9 @@ class MessageRequested(Event, frozen=True, kw_only=True):
     A request is `repeated` if no report on its message has arrived. dispatch-svc answers with the current state of a
     message on record, and decides on any other message as on a first request. A repeat with empty `number` and `text`
     only asks for the state: a message not on record is not sent.
+
+    `known_version` of a repeat is the version of the requester's newest report. A restored dispatch-svc has forgotten
+    versions: its answer with an outcome has a version above `known_version`, or the campaign would never end.
     """
 
     type: ClassVar[str] = "campaign.message_requested.v1"
@@ -54,6 +57,7 @@ class MessageRequested(Event, frozen=True, kw_only=True):
     send_before: Instant
     region: str | None = None  # the address's place where its hours may differ from the number's: `common.law`
     repeated: bool = False
+    known_version: int = 0
 
     @property
     def key(self) -> str:
@@ -113,7 +117,8 @@ class TemplateField(msgspec.Struct, frozen=True, kw_only=True):
 class TemplateChanged(Event, frozen=True, kw_only=True):
     """The current state of one version of a template: approved by a second person, or retired.
 
-    A version's text never changes. dispatch-svc sends transactional and service messages of approved versions.
+    A version's text never changes. dispatch-svc sends transactional and service messages of approved versions. A
+    retirement takes effect in dispatch-svc once its event arrives: no watermark tells how fresh the versions are.
     """
 
     type: ClassVar[str] = "campaign.template_changed.v1"

@@ -8,12 +8,13 @@ caller retries.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import asyncpg
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
@@ -105,6 +106,30 @@ class Unavailable(Problem):
     status, slug, title = 503, "unavailable", "A dependency is unavailable: try again later"
 
 
+class NotValid(NamedTuple):
+    """A failed validation: the field's path, the type of the error, and its message."""
+
+    field: str
+    type: str
+    message: str
+
+
+def not_valid(errors: Sequence[NotValid]) -> Invalid:
+    """Return the problem of failed validations.
+
+    Errors repeat the caller's text, such as the name of an unknown field or a wrong tag: each part is masked.
+    """
+    reasons = [Reason(masked(error.field), error.type, masked(error.message)) for error in errors]
+    named = ", ".join(dict.fromkeys(r.field or "body" for r in reasons))
+    return Invalid(f"not valid: {named}", reasons=reasons)
+
+
+def refusal_of(error: ValidationError) -> Invalid:
+    """Return the problem of a body, or of a part of a body, that a model refuses."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return not_valid([NotValid(_path(e["loc"]), e["type"], e["msg"]) for e in found])
+
+
 def answer(problem: Problem) -> JSONResponse:
     """Return the problem as a response."""
     return JSONResponse(
@@ -134,10 +159,7 @@ def install(app: FastAPI) -> None:
         errors = error.errors()
         if any(e["type"] == "json_invalid" for e in errors):
             return answer(Malformed("the body is not JSON", reasons=[Reason("body", "json_invalid")]))
-        # errors repeat the caller's text: an unknown field's name, a wrong tag
-        reasons = [Reason(masked(_field(e["loc"])), str(e["type"]), masked(str(e["msg"]))) for e in errors]
-        named = ", ".join(dict.fromkeys(r.field or "body" for r in reasons))
-        return answer(Invalid(f"not valid: {named}", reasons=reasons))
+        return answer(not_valid([NotValid(_field(e["loc"]), str(e["type"]), str(e["msg"])) for e in errors]))
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> JSONResponse:
@@ -165,4 +187,8 @@ def _field(location: Sequence[int | str]) -> str:
 
     A part in parentheses is the tag of a body with several forms.
     """
-    return ".".join(part for part in map(str, location[1:]) if not part.startswith("(")) or "body"
+    return _path(location[1:])
+
+
+def _path(location: Sequence[int | str]) -> str:
+    return ".".join(part for part in map(str, location) if not part.startswith("(")) or "body"

@@ -370,9 +370,12 @@ class Planner:
                 slots = pace.room(campaign.next_slot, now)
                 room = room if slots is None else min(slots, room)
             await audience_store.reading_contacts(tx)
-            page = await store.repeated_recipients(tx, locked, room)
-            repeats = locked.repeats + 1 if page else 1
-            page = page or await store.unreported_recipients(tx, locked, room, undecided=now >= final_at)
+            again = await store.repeated_recipients(tx, locked, self._page)
+            # the page bounds the unanswered requests; new ones come first, or a silent recipient would hold them back
+            new_room = min(room, self._page - len(again))
+            new = await store.unreported_recipients(tx, locked, new_room, undecided=now >= final_at)
+            page = [*new, *again[: room - len(new)]]
+            repeats = 1 if new else locked.repeats + 1
             if page:
                 repeat_at = now + silence(self._repeat_after, repeats)
                 requests = await self._repeated(tx, locked, campaign, page, now)
@@ -417,7 +420,11 @@ class Planner:
             await links.keep(tx, [each.tokens for each in written if each is not None and each.tokens is not None])
             assert locked.started_at is not None, "a running campaign has started"
             ends = min(ends, later(locked.started_at, ON_RECORD))
-        repeats = {each.subject_id: replace(each, repeated=True, send_before=ends) for each in messages}
+        versions = {each.subject_id: each.version for each in page}
+        repeats = {
+            each.subject_id: replace(each, repeated=True, known_version=versions[each.subject_id], send_before=ends)
+            for each in messages
+        }
         message_of = messages_of(locked.campaign_id, locked.scheduled_start)
         return [
             repeats.get(each.subject_id)
@@ -433,6 +440,7 @@ class Planner:
                 requested_at=now,
                 send_before=ends,
                 repeated=True,
+                known_version=each.version,
             )
             for each in page
         ]

@@ -174,13 +174,14 @@ async def lock_expanding(tx: AsyncConnection, now: datetime) -> Progress | None:
 class Recipient(msgspec.Struct, frozen=True, gc=False):
     """A recipient and contact. `number` (encrypted), `attributes` (JSON): `None` without a contact.
 
-    `variant`: of a requested recipient in an A/B test.
+    `variant`: of a requested recipient in an A/B test. `version`: of the newest report.
     """
 
     subject_id: str
     number: str | None
     attributes: str | None
     variant: str | None = None
+    version: int = 0
 
 
 def _with_contacts(page: str, order: str, more: str = "") -> str:
@@ -259,10 +260,10 @@ async def unreported_recipients(
 
 async def _requested(tx: AsyncConnection, campaign: Progress, which: str, cursor: str, limit: int) -> list[Recipient]:
     page = (
-        f"SELECT subject_id, variant FROM recipient WHERE campaign_id = $2 AND {which}"
+        f"SELECT subject_id, variant, version FROM recipient WHERE campaign_id = $2 AND {which}"
         f" ORDER BY subject_id LIMIT {limit:d} FOR UPDATE SKIP LOCKED"
     )
-    ordered = _with_contacts(page, "r.subject_id", ", r.variant")
+    ordered = _with_contacts(page, "r.subject_id", ", r.variant, r.version")
     rows = await fetch_many(tx, ordered, campaign.sender_id, campaign.campaign_id, cursor)
     return [Recipient(*each) for each in rows]
 

@@ -18,6 +18,7 @@ from common.service import Resources, resources
 from common.texts import template as texts
 from common.texts.findings import Finding, load
 from common.texts.template import MOST_FIELDS, MOST_VALUE_CHARS
+from common.version import at_least, following
 from common.web.auth import Caller, require
 from common.web.fields import Storable
 from common.web.idempotency import Key, derived_id, fingerprint_of, same
@@ -192,17 +193,18 @@ async def approve_version(
 ) -> Template:
     """Approve a version, so that messages may leave from the version.
 
-    The approver is a person other than the author (403), and acknowledges each finding in the text by its id (409). A
-    retired version stays retired.
+    The approver is no author of this version, nor of an earlier one (403), and acknowledges each finding in the text by
+    its id (409). A retired version stays retired.
     """
     acknowledged = [] if body is None else body.acknowledge
     now = datetime.now(UTC)
     async with held.database.begin() as tx:
         template = await _found(tx, caller, template_id, lock=True)
         version = await _version(tx, template_id, number)
-        if not rules.may_approve(caller.subject, version.written_by):
+        versions = await store.versions_of(tx, [template_id])
+        if not rules.may_approve(caller.subject, [each.written_by for each in versions if each.number <= number]):
             raise Forbidden(
-                "the author of a version cannot approve it: ask another person",
+                "an author of the version, or of an earlier version, cannot approve it: ask another person",
                 reasons=[Reason("approved_by", "own_template")],
             )
         if version.retired_at is not None:
@@ -216,7 +218,7 @@ async def approve_version(
                     reasons=[Reason("acknowledge", each.id, signs.rules[each.rule].says) for each in against],
                 )
             await store.approve(tx, version, [each.id for each in found], signs.version, by=caller.subject, now=now)
-            await outbox.append(tx, TEMPLATES, [_event(template, version, "approved")])
+            await outbox.append(tx, TEMPLATES, [_event(template, version, "approved", at_least(now))])
         return (await _shown(tx, [template]))[0]
 
 
@@ -224,7 +226,11 @@ async def approve_version(
 async def retire_template(
     template_id: Storable, held: Held, caller: Author, body: Retirement | None = None
 ) -> Template:
-    """Retire one version, or every version so far: no message leaves from a retired version."""
+    """Retire one version, or every version so far.
+
+    No message leaves from a retired version once dispatch-svc has the retirement: within a second as a rule, and later
+    while Kafka or dispatch-svc is behind.
+    """
     number = None if body is None else body.version
     now = datetime.now(UTC)
     async with held.database.begin() as tx:
@@ -236,7 +242,8 @@ async def retire_template(
                 continue
             await store.retire(tx, version, by=caller.subject, now=now)
             if version.approved_at is not None:
-                await outbox.append(tx, TEMPLATES, [_event(template, version, "retired")])
+                newer = following(at_least(version.approved_at), now)
+                await outbox.append(tx, TEMPLATES, [_event(template, version, "retired", newer)])
         return (await _shown(tx, [template]))[0]
 
 
@@ -283,7 +290,9 @@ async def _version(tx: AsyncConnection, template_id: str, number: int) -> Stored
     raise NotFound("no such version", reasons=[Reason("number", "unknown_version")])
 
 
-def _event(template: store.Template, version: Stored, state: Literal["approved", "retired"]) -> TemplateChanged:
+def _event(
+    template: store.Template, version: Stored, state: Literal["approved", "retired"], newest: int
+) -> TemplateChanged:
     assert template.category != "marketing"
     return TemplateChanged(
         template_version=f"{template.template_id}@{version.number}",
@@ -295,7 +304,7 @@ def _event(template: store.Template, version: Stored, state: Literal["approved",
         text=version.text,
         fields=version.fields,
         state=state,
-        version=1 if state == "approved" else 2,
+        version=newest,
     )
 
 

@@ -35,6 +35,7 @@ from common.web.problems import Conflict, Invalid, NotFound, Problem, Reason
 from dispatch.accepting import rules, store
 from dispatch.accepting.bodies import (
     Batch,
+    NotASend,
     Refusal,
     Requested,
     Result,
@@ -124,7 +125,6 @@ class Asked:
     """A message of a request on its way: refused, or with its text."""
 
     identity: UUID
-    body: Send
     ready: Ready | None = None
     written: Written | None = None
     template: str = FREE_TEXT
@@ -150,16 +150,19 @@ async def send(
     keeps the reasons, without the text and the person.
     """
     now = datetime.now(UTC)
-    bodies = body.messages if isinstance(body, Batch) else [body]
-    asked = [Asked(_identity(caller, key, now, body, place), each) for place, each in enumerate(bodies)]
-    for place, each in enumerate(asked):
+    asked: list[Asked] = []
+    for place, one in enumerate(body.messages if isinstance(body, Batch) else [body]):
         await _let_others(place)
+        asked.append(each := Asked(_identity(caller, key, now, body, place)))
+        if isinstance(one, NotASend):
+            each.problem = one.problem
+            continue
         try:
-            each.ready = _ready(each.body, held, caller, now)
+            each.ready = _ready(one, held, caller, now)
         except Problem as problem:
             each.problem = problem
     fingerprint = await fingerprint_of(request, held.subject_keys) if key is not None else ""
-    async with _known(held, [each.body for each in asked if each.ready]) as (tx, known):
+    async with _known(held, [each.ready.body for each in asked if each.ready]) as (tx, known):
         stored = await messages.statuses(tx, [each.identity for each in asked]) if key is not None else {}
         for place, each in enumerate(asked):
             await _let_others(place)
@@ -169,9 +172,11 @@ async def send(
         if key is not None and any(each.status or each.written for each in asked):
             await claim(tx, caller, key, fingerprint)
         await _insert(tx, held, asked, now)
-        await store.add_audits(tx, [_audit(each, caller, now) for each in asked if each.audited])
+        audited = [_audit(each, each.ready.body, caller, now) for each in asked if each.audited and each.ready]
+        await store.add_audits(tx, audited)
     for each in asked:
-        _count(each)
+        if each.ready is not None:
+            _count(each, each.ready.body)
     if isinstance(body, Batch):
         return Results(results=[_result(each) for each in asked])
     [only] = asked
@@ -205,8 +210,9 @@ def _ready(body: Send, held: Resources[Any], caller: Caller, now: datetime) -> R
     if body.send_before is not None and body.send_before <= now:
         raise Invalid("`send_before` has passed", reasons=[Reason("send_before", "in_the_past")])
     region = _region(body, msisdn.territory, held.settings.policy)
-    if body.category == "service" and body.send_before is not None:
-        _check_courtesy(msisdn.territory, region, now, body.send_before, _at_hand_off(held.settings.policy))
+    if body.category == "service":
+        before = body.send_before or now + KEPT
+        _check_courtesy(msisdn.territory, region, now, before, _at_hand_off(held.settings.policy))
     found = findings_of(free) if free is not None else []
     return Ready(body, msisdn, held.subject_keys.subject_id(msisdn.e164), region, found)
 
@@ -228,8 +234,8 @@ def _check_courtesy(territory: str, region: str | None, now: datetime, before: d
     if next_permitted(now, territory, hours, region=region, before=before) is None:
         opens = next_permitted(now, territory, hours, region=region)
         raise Invalid(
-            "`send_before` is earlier than the courtesy hours there, which begin at"
-            f" {opens.isoformat() if opens else 'no time'}: choose a later instant",
+            "the message would expire before the courtesy hours there, which begin at"
+            f" {opens.isoformat() if opens else 'no time'}: give a later `send_before`",
             reasons=[Reason("send_before", "before_courtesy_hours")],
         )
 
@@ -272,14 +278,15 @@ def _written(asked: Asked, ready: Ready, known: Known) -> Written:
     sender = known.senders.get(body.sender_id)
     if sender is None:
         raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
-    rules.check_code(body.category, sender.stop_code)
     if body.template_id is not None:
         version = known.templates.get((body.template_id, body.version))
         if version is None or version.sender_id != body.sender_id:
             raise NotFound("the sender has no such template", reasons=[Reason("template_id", "unknown_template")])
         asked.template = f"{version.template_id}@{version.number}"
+        rules.check_code(body.category, sender.stop_code)
         approved = rules.Approved(version.sender_id, version.category, version.text, version.fields, version.state)
         return _fitting(rules.written_from(approved, body.category, body.values), "values")
+    rules.check_code(body.category, sender.stop_code)
     assert body.text is not None
     if body.category == "marketing":
         _check_marketing(body, body.text, sender)
@@ -353,27 +360,27 @@ def _row(
     )
 
 
-def _audit(asked: Asked, caller: Caller, now: datetime) -> Audit:
+def _audit(asked: Asked, body: Send, caller: Caller, now: datetime) -> Audit:
     overridden = asked.written is not None
     return Audit(
         at=now,
         caller=caller.subject,
-        sender_id=asked.body.sender_id,
-        category=asked.body.category,
+        sender_id=body.sender_id,
+        category=body.category,
         template=asked.template,
         result="overridden" if overridden else "refused",
         reasons=asked.audited,
         message_id=asked.identity if overridden else None,
-        override_reason=masked(asked.body.override_reason or "") if overridden else None,
+        override_reason=masked(body.override_reason or "") if overridden else None,
     )
 
 
-def _count(asked: Asked) -> None:
+def _count(asked: Asked, body: Send) -> None:
     if asked.written is None and not asked.audited:
         return
     result = "refused" if asked.written is None else "overridden" if asked.audited else "accepted"
-    kind = FREE_TEXT if asked.body.text is not None else "template"
-    TEXTS.labels(asked.body.category, kind, result).inc()
+    kind = FREE_TEXT if body.text is not None else "template"
+    TEXTS.labels(body.category, kind, result).inc()
 
 
 def _result(asked: Asked) -> Result:

@@ -1,5 +1,6 @@
 """The HTTP bodies of accepted messages, audits and the report."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
@@ -10,15 +11,17 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    PlainValidator,
     StringConstraints,
     Tag,
+    ValidationError,
     model_validator,
 )
 
 from common.sms.sms_length import GSM7_PART, MAX_SEGMENTS
 from common.texts.template import MOST_FIELDS, MOST_VALUE_CHARS
 from common.web.fields import Storable
-from common.web.problems import Problem
+from common.web.problems import Problem, refusal_of
 
 TEXT_CHARS = MAX_SEGMENTS * GSM7_PART
 MOST_AT_ONCE = 1000
@@ -92,10 +95,27 @@ class Send(BaseModel):
         return self
 
 
+@dataclass(frozen=True, slots=True)
+class NotASend:
+    """A message of a batch that is not well-formed, with its problem."""
+
+    problem: Problem
+
+
+def _item(value: object) -> Send | NotASend:
+    """Return a message of a batch: a message that is not well-formed refuses none of the others."""
+    try:
+        return Send.model_validate(value)
+    except ValidationError as error:
+        return NotASend(refusal_of(error))
+
+
 class Batch(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    messages: list[Send] = Field(min_length=1, max_length=MOST_AT_ONCE)
+    messages: list[Annotated[Send | NotASend, PlainValidator(_item, json_schema_input_type=Send)]] = Field(
+        min_length=1, max_length=MOST_AT_ONCE
+    )
 
 
 def _form(body: Any) -> str:
@@ -170,7 +190,10 @@ class ToStopped(BaseModel):
     category: str
     template: str = Field(description="`<template_id>@<number>`, or `free_text`.")
     messages: int = Field(description="Messages handed off.")
-    to_stopped: int = Field(description="Of these, messages to people who had stopped the sender.")
+    to_stopped: int = Field(
+        description="Of these, messages to people who had stopped the sender, or another sender of"
+        " its controller, without a newer opt-in."
+    )
 
 
 class ToStoppedReport(BaseModel):

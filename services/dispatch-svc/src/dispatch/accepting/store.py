@@ -25,7 +25,9 @@ text_audit = Table(
     Column("reasons", ARRAY(Text), nullable=False),
     Column("message_id", Uuid, nullable=True),  # of an overridden text
     Column("override_reason", Text, nullable=True),
-    Index("text_audit_at_ix", "at"),
+    # for `pruning.py`: each kind has a period of its own
+    Index("text_audit_refused_ix", "at", postgresql_where=text("result = 'refused'")),
+    Index("text_audit_overridden_ix", "at", postgresql_where=text("result = 'overridden'")),
 )
 
 
@@ -89,7 +91,7 @@ class ToStopped(NamedTuple):
     to_stopped: int
 
 
-# the newest STOP that covered the sender, as the decision knew it (`gate/record.py`)
+# the newest STOP to a sender of the controller, as the decision knew it (`gate/record.py`)
 _STOPPED = "CASE WHEN m.facts IS JSON OBJECT THEN m.facts::jsonb #>> '{person,stopped}' END IS NOT NULL"
 
 

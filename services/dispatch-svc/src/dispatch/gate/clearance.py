@@ -15,7 +15,6 @@ import msgspec
 from asyncpg.pgproto import pgproto
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.contracts import consent_rule
 from common.contracts.campaign import Category, MessageRequested
 from common.db.timer import uptime_s
 from common.keyring import FieldKeys, LinkKeys, SubjectKeys, Unreadable, owner_of
@@ -28,7 +27,7 @@ from common.sms.msisdn import territory_of
 from common.telemetry import counter
 from dispatch.gate import record, store
 from dispatch.gate import rules as gate
-from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, Subject, Verdict
+from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, Verdict
 from dispatch.gateways.pool import Traffic, Ways
 from dispatch.lane import Lane, lane_of
 from dispatch.messages import store as messages
@@ -46,11 +45,6 @@ VERDICTS = counter(
 NO_ROUTE = counter(
     "sms_dispatch_no_route_total",
     "Permitted messages without a gateway configured for their territory, sender, category and text.",
-)
-TO_STOPPED = counter(
-    "sms_dispatch_requested_total",
-    "Permits of messages requested over HTTP, by lane and by state: the person had stopped the sender, or not.",
-    ["lane", "state"],
 )
 
 TURN = 50  # messages
@@ -120,6 +114,7 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     row: MessageRow
     again: bool = False
     lacks_stop: bool = False  # the gateway has to add the STOP mention
+    to_stopped: bool = False  # the person had stopped the sender, or its controller
 
     @property
     def decided_at(self) -> datetime:
@@ -179,6 +174,8 @@ class Clearance:
         erased = await erasing.asked_of(tx, {c.subject_id for c in candidates})
         named = {c.template for c in candidates if c.template is not None and c.template != FREE_TEXT}
         retired = named - await templates.approved(tx, named)
+        codes = {c.sender_id for c in candidates if c.template is not None and c.lane is Lane.TRANSACTIONAL}
+        controllers = await projection.controllers(tx, codes) if codes else {}
         if not locked:
             await messages.lock_partition(tx, partition, _lane_of_all(candidates))
         until = uptime_s() + self.permit_ttl_s  # before the read: no permit outlives its knowledge
@@ -245,7 +242,10 @@ class Clearance:
                 recent=recent[one],
             )
             verdict = gate.decide(request, known, now, self.limits, self.policy)
-            facts = record.encode(request, known, self.limits, verdict)  # the gate's verdict: routes are not law
+            is_code = candidate.template is not None and candidate.lane is Lane.TRANSACTIONAL
+            controller = controllers.get(candidate.sender_id) if is_code else None
+            # the gate's verdict: routes are not law
+            facts = record.encode(request, known, self.limits, verdict, controller)
             if isinstance(verdict, Allow) and gateway is None:
                 verdict = _no_way(candidate, open_ways, now)
             allowed = isinstance(verdict, Allow)
@@ -276,6 +276,7 @@ class Clearance:
                     row,
                     again=again,
                     lacks_stop=lacks_stop,
+                    to_stopped=controller is not None and gate.stopped_at(subject, controller) is not None,
                 )
                 recent[one] += candidate.category == "marketing"
             decisions.append(Decision(candidate, verdict, row, permit))
@@ -283,9 +284,6 @@ class Clearance:
             (type(d.verdict), next(iter(d.row.reasons), "")) for d in decisions
         ).items():
             VERDICTS.labels(kind.__name__.lower(), reason).inc(many)
-        for candidate in (d.candidate for d in decisions if d.permit is not None and d.candidate.template is not None):
-            stopped = had_stopped(subjects.get(candidate.subject_id), candidate.sender_id)
-            TO_STOPPED.labels(candidate.category, "stopped" if stopped else "open").inc()
         return decisions
 
     def _ways(
@@ -402,11 +400,6 @@ def _lane_of_all(candidates: Sequence[Candidate]) -> Lane:
 def lacks_a_mention(category: Category, text: str, stop_code: str) -> bool:
     """Return whether a marketing text lacks the STOP mention."""
     return category == "marketing" and not mentions_stop(text, stop_code)
-
-
-def had_stopped(subject: Subject | None, sender_id: str) -> bool:
-    """Return whether a STOP of the person covers the sender."""
-    return subject is not None and consent_rule.suppressed(subject.suppressions, sender_id, None)
 
 
 async def _let_others(place: int) -> None:

@@ -4,6 +4,7 @@ With the ledger's own columns, a record suffices to decide again years later. Of
 consent for the message and the newest opt-out that covers the message.
 """
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Protocol
@@ -13,7 +14,7 @@ import msgspec
 from common.contracts.campaign import Category, Control
 from common.contracts.consent import Basis, Consent, State, Suppression
 from common.law import Policy
-from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, Subject, Verdict, decide
+from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, Subject, Verdict, decide, stopped_at
 from dispatch.messages.reasons import Reason
 from dispatch.projection.limits import Limits
 
@@ -41,7 +42,8 @@ class Standing(_Kept, frozen=True):
 class Person(_Kept, frozen=True):
     """The person behind the decision.
 
-    `elsewhere`: opted in to another sender. `stopped`: the newest opt-out that covers this sender.
+    `elsewhere`: opted in to another sender. `stopped`: the newest opt-out that covers this sender; of a code or notice
+    requested over HTTP, the newest STOP that the person told the controller and has not taken back.
     """
 
     consent: Standing | None = None
@@ -115,7 +117,14 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Record)
 
 
-def encode(request: Request, known: Knowledge, limits: Limits, verdict: Verdict) -> str:
+def encode(
+    request: Request,
+    known: Knowledge,
+    limits: Limits,
+    verdict: Verdict,
+    controller: Collection[str] | None = None,
+) -> str:
+    """Return the record. `controller`: its senders, of a code or notice requested over HTTP (`rules.stopped_at`)."""
     return _encoder.encode(
         Record(
             to=request.territory,
@@ -125,7 +134,7 @@ def encode(request: Request, known: Knowledge, limits: Limits, verdict: Verdict)
             mark=request.mark,
             flaw=request.flaw,
             courtesy=request.courtesy,
-            person=_person(request, known.subject),
+            person=_person(request, known.subject, controller),
             sender=None if known.purposes is None else request.purpose in known.purposes,
             countries=tuple(sorted(known.countries)),
             stated=tuple(sorted(known.reachable_in)),
@@ -209,7 +218,7 @@ def verdict(record: Record) -> Verdict:
     raise ValueError("no verdict of ours")
 
 
-def _person(request: Request, subject: Subject | None) -> Person | None:
+def _person(request: Request, subject: Subject | None, controller: Collection[str] | None) -> Person | None:
     if subject is None:
         return None
     consent, elsewhere = None, False
@@ -223,7 +232,7 @@ def _person(request: Request, subject: Subject | None) -> Person | None:
     return Person(
         consent=_standing(consent) if consent else None,
         elsewhere=elsewhere and consent is None,
-        stopped=max(stops, default=None),
+        stopped=max(stops, default=None) if controller is None else stopped_at(subject, controller),
         erased=subject.erased,
         unreadable=subject.unreadable,
         held=subject.held_since,

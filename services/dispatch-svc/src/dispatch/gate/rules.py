@@ -9,7 +9,7 @@ message with a purpose asks for a consent, or for its renewal: consent-svc decid
 later words of the person may forbid the question.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime
 
 import msgspec
@@ -116,6 +116,26 @@ def decide(request: Request, known: Knowledge, now: datetime, limits: Limits, po
     if delays:
         return Defer(tuple(reason for reason, _ in delays), min(max(u for _, u in delays), request.send_before))
     return Allow()
+
+
+def stopped_at(subject: Subject | None, controller: Collection[str]) -> datetime | None:
+    """Return when the person told one of the controller's senders to stop, and has not opted in there since.
+
+    A suppression names the sender of the STOP alone (ADR-0020), and outlives a newer opt-in.
+    """
+    if subject is None:
+        return None
+    stopped: datetime | None = None
+    for stop in subject.suppressions:
+        if stop.sender_id is not None and stop.sender_id not in controller:
+            continue
+        named = controller if stop.sender_id is None else (stop.sender_id,)
+        returned = any(
+            c.state == "opted_in" and c.sender_id in named and c.occurred_at > stop.since for c in subject.consents
+        )
+        if not returned and (stopped is None or stop.since > stopped):
+            stopped = stop.since
+    return stopped
 
 
 def ends(request: Request, known: Knowledge) -> datetime:

@@ -382,6 +382,27 @@ async def on_record(tx: AsyncConnection, message_ids: Collection[UUID]) -> list[
     return [MessageRow.read(row) for row in rows]
 
 
+async def lift_versions(tx: AsyncConnection, known: Mapping[UUID, int]) -> None:
+    """Raise the version of each message with an outcome above the version that the requester knows.
+
+    A restored ledger has forgotten versions, and the requester ignores an answer that is not newer. The caller holds
+    the partition's lock.
+    """
+    lifted = {identity: version for identity, version in known.items() if version}
+    if not lifted:
+        return
+    await fetch_many(
+        tx,
+        "WITH older AS (SELECT m.message_id, v.known FROM message AS m"
+        " JOIN unnest($1::uuid[], $2::integer[]) AS v(message_id, known) USING (message_id)"
+        " WHERE m.version <= v.known AND m.status NOT IN ('pending', 'deferred', 'sending')"
+        " ORDER BY m.message_id FOR UPDATE OF m)"
+        " UPDATE message AS m SET version = o.known + 1 FROM older AS o WHERE m.message_id = o.message_id",
+        list(lifted),
+        list(lifted.values()),
+    )
+
+
 # Neither an outcome nor a DLR is on record. Whether a submit began is what the table `begun` says.
 NO_OUTCOME = "m.receipt IS NULL AND m.handed_off_at IS NULL"
 

@@ -25,7 +25,7 @@ class Periods(BaseModel):
 
     contents_days: int = Field(35, ge=LATE_DAYS)
     messages_days: int = Field(1826, ge=LATE_DAYS)  # 5 years: the limitation period of a dispute (DOMAIN 1.4)
-    audits_days: int = Field(396, ge=1)
+    audits_days: int = Field(396, ge=1)  # of refused texts
     enforcements_days: int = Field(1096, ge=LATE_DAYS)  # 3 years, as the evidence of an objection: DOMAIN 1.4
 
     @model_validator(mode="after")
@@ -56,7 +56,20 @@ def policy(periods: Periods) -> Policy:
                 where=f"{BARE} AND {ENDED}",
             ),
             Pruned("idempotency keys", "keyed_request", "created_at", timedelta(days=periods.messages_days)),
-            Pruned("text audits", "text_audit", "at", timedelta(days=periods.audits_days)),
+            Pruned(
+                "audits of refused texts",
+                "text_audit",
+                "at",
+                timedelta(days=periods.audits_days),
+                where="result = 'refused'",
+            ),
+            Pruned(
+                "audits of overridden texts",
+                "text_audit",
+                "at",
+                timedelta(days=periods.messages_days),  # as the message that left
+                where="result = 'overridden'",
+            ),
             Pruned("early receipts", "early_receipt", "received_at", EARLY_RECEIPTS_KEPT),
             Pruned(
                 "enforcements",

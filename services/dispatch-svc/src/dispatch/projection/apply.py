@@ -33,6 +33,10 @@ LOOSENED = counter(
     "sms_dispatch_consent_loosened_total",
     "Consent states without a STOP that dispatch-svc holds; each makes its subject unreadable.",
 )
+REUSED = counter(
+    "sms_dispatch_template_versions_reused_total",
+    "Published versions of templates with another content than before; no message leaves from such a version.",
+)
 
 
 def subscriptions() -> list[Subscription]:
@@ -154,8 +158,12 @@ async def apply_senders(tx: AsyncConnection, batch: list[Received]) -> After | N
 
 async def apply_templates(tx: AsyncConnection, batch: list[Received]) -> After | None:
     for received in batch:
-        if isinstance(received.event, TemplateChanged):
-            await templates.put_template(tx, received.event)
+        if isinstance(received.event, TemplateChanged) and not await templates.put_template(tx, received.event):
+            REUSED.inc()
+            log.error(
+                "a version of a template has another content than before: no message leaves from this version",
+                extra={"template": received.event.template_version},
+            )
     return None
 
 

@@ -105,6 +105,8 @@ sender = Table(
     Column("countries", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
     Column("reachable_in", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
     Column("stop_page", Text, nullable=True),
+    Column("controller", Text, nullable=True),
+    Column("stop_scope", Text, nullable=False, server_default=text("'controller'::text")),
 )
 
 campaign = Table(
@@ -164,6 +166,21 @@ async def senders(tx: AsyncConnection, sender_ids: Iterable[str]) -> dict[str, S
         )
         for sender_id, oadc, stop_code, purposes, countries, reachable_in, stop_page in rows
     }
+
+
+async def controllers(tx: AsyncConnection, sender_ids: Collection[str]) -> dict[str, set[str]]:
+    """Return, by sender, the senders a STOP to which covers the sender: its own, and wide ones of its controller."""
+    rows = await fetch_many(
+        tx,
+        "SELECT s.sender_id, o.sender_id FROM sender AS s JOIN sender AS o"
+        " ON o.sender_id = s.sender_id OR (o.controller = s.controller AND o.stop_scope = 'controller')"
+        " WHERE s.sender_id = ANY($1::text[])",
+        list(sender_ids),
+    )
+    found: dict[str, set[str]] = {sender_id: {sender_id} for sender_id in sender_ids}
+    for sender_id, other in rows:
+        found[sender_id].add(other)
+    return found
 
 
 class Published(NamedTuple):
@@ -527,12 +544,14 @@ async def sums(tx: AsyncConnection, since: datetime) -> dict[str, tuple[int, int
 async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
     await tx.execute(
         text(
-            "INSERT INTO sender (sender_id, version, oadc, stop_code, purposes, countries, reachable_in, stop_page)"
+            "INSERT INTO sender (sender_id, version, oadc, stop_code, purposes, countries, reachable_in, stop_page,"
+            " controller, stop_scope)"
             " VALUES (:id, :version, :oadc, :stop_code, CAST(:purposes AS text[]), CAST(:countries AS text[]),"
-            " CAST(:reachable_in AS text[]), :stop_page)"
+            " CAST(:reachable_in AS text[]), :stop_page, :controller, :stop_scope)"
             " ON CONFLICT (sender_id) DO UPDATE SET version = excluded.version, oadc = excluded.oadc,"
             " stop_code = excluded.stop_code, purposes = excluded.purposes, countries = excluded.countries,"
-            " reachable_in = excluded.reachable_in, stop_page = excluded.stop_page"
+            " reachable_in = excluded.reachable_in, stop_page = excluded.stop_page,"
+            " controller = excluded.controller, stop_scope = excluded.stop_scope"
             " WHERE sender.version < excluded.version"
         ),
         {
@@ -544,6 +563,8 @@ async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
             "countries": [event.country, *event.abroad],
             "reachable_in": list(event.reachable_in),
             "stop_page": event.stop_page,
+            "controller": event.controller,
+            "stop_scope": event.stop_scope,
         },
     )
 

@@ -1,4 +1,8 @@
-"""The table of approved templates, and its statements: the copy of what campaign-svc publishes."""
+"""The table of approved templates, and its statements: the copy of what campaign-svc publishes.
+
+The copy may be late: a retired version sends until its retirement arrives. A code may not depend on campaign-svc, so no
+message waits for a fresher copy; the alert TemplatesBehind tells of a late one.
+"""
 
 from collections.abc import Collection
 from typing import NamedTuple
@@ -44,29 +48,46 @@ class TemplateVersion(NamedTuple):
     state: str
 
 
-async def put_template(tx: AsyncConnection, event: TemplateChanged) -> None:
-    """Store a state, unless a newer one is stored. An unreadable version stays so until a newer state."""
-    await tx.execute(
+async def put_template(tx: AsyncConnection, event: TemplateChanged) -> bool:
+    """Store a state, unless a newer one is stored. An unreadable version stays so until a newer state.
+
+    Return False if the stored version has another content: a restored campaign-svc has numbered another text alike.
+    Such a version becomes unreadable, and keeps the content behind the messages already sent.
+    """
+    at = {"id": event.template_id, "number": event.number}
+    rows = await tx.execute(
+        text(
+            "SELECT sender_id, category, text, fields::text AS fields FROM template"
+            " WHERE template_id = :id AND number = :number FOR UPDATE"
+        ),
+        at,
+    )
+    stored = rows.one_or_none()
+    same = stored is None or (stored.sender_id, stored.category, stored.text, _fields.decode(stored.fields)) == (
+        event.sender_id,
+        event.category,
+        event.text,
+        event.fields,
+    )
+    done = await tx.execute(
         text(
             "INSERT INTO template (template_id, number, sender_id, category, language, text, fields, state, version)"
             " VALUES (:id, :number, :sender_id, :category, :language, :text, CAST(:fields AS jsonb), :state, :version)"
-            " ON CONFLICT (template_id, number) DO UPDATE SET sender_id = excluded.sender_id,"
-            " category = excluded.category, language = excluded.language, text = excluded.text,"
-            " fields = excluded.fields, state = excluded.state, version = excluded.version"
+            " ON CONFLICT (template_id, number) DO UPDATE SET state = excluded.state, version = excluded.version"
             " WHERE template.version < excluded.version"
         ),
         {
-            "id": event.template_id,
-            "number": event.number,
+            **at,
             "sender_id": event.sender_id,
             "category": event.category,
             "language": event.language,
             "text": event.text,
             "fields": msgspec.json.encode(event.fields).decode(),
-            "state": event.state,
+            "state": event.state if same else UNREADABLE,
             "version": event.version,
         },
     )
+    return same or done.rowcount == 0
 
 
 async def mark_unreadable(tx: AsyncConnection, template_version: str) -> None:
@@ -79,7 +100,7 @@ async def mark_unreadable(tx: AsyncConnection, template_version: str) -> None:
 
 
 async def approved(tx: AsyncConnection, names: Collection[str]) -> set[str]:
-    """Return the versions, named as in the event, from which a message may leave."""
+    """Return the versions, named as in the event, from which a message may leave, as far as known here."""
     if not names:
         return set()
     rows = await fetch_many(

@@ -96,6 +96,12 @@ REPEATED = counter(
     ["result"],
 )
 
+HANDED_OFF = counter(
+    "sms_dispatch_requested_total",
+    "Hand-offs of messages requested over HTTP, by lane, sender, and state: the person had stopped the sender, or not.",
+    ["lane", "sender", "state"],
+)
+
 _Alike = tuple[int, Lane, bool]  # partition, lane, `again`
 _Lapsed = tuple[list[Permit], "asyncio.Task[dict[UUID, Permit]]"]
 
@@ -161,6 +167,7 @@ class Intake:
         candidates: dict[UUID, Candidate] = {}
         reworded: dict[UUID, MessageReworded] = {}
         repeated: dict[UUID, bool] = {}  # whether the batch has no first request before
+        reported: dict[UUID, int] = {}  # the newest version that the requester of a repeat knows
         whose = partitions_of([received.event.key.encode() for received in batch], self._partitions)
         if set(whose) != {partition}:
             raise Poison("in another partition than its subject's: its lock and its watermark are not the same")
@@ -177,16 +184,22 @@ class Intake:
                 raise Poison("the message id is not a UUID") from error
             if event.repeated:
                 repeated.setdefault(candidate.message_id, candidate.message_id not in candidates)
+                reported[candidate.message_id] = max(event.known_version, reported.get(candidate.message_id, 0))
             # the first request counts, as in the ledger: a duplicate lacks a text updated since
             candidates.setdefault(candidate.message_id, candidate)
         if reworded:
             await messages.lock_partition(tx, partition, Lane.MARKETING)
             if not await messages.reword(tx, reworded):
                 raise Hold  # at the retry the message has left, or waits again
+        if repeated:
+            await messages.lock_partition(tx, partition, lane)
+            await messages.lift_versions(tx, reported)
         known = await messages.on_record(tx, repeated) if repeated else []
         for row in known:
             del candidates[row.message_id], repeated[row.message_id]
-        decisions = await self._clearance.decide(tx, partition, list(candidates.values()), locked=bool(reworded))
+        decisions = await self._clearance.decide(
+            tx, partition, list(candidates.values()), locked=bool(reworded or repeated)
+        )
         if lane is Lane.TRANSACTIONAL:
             decisions = self._handoff.codes.or_wait(decisions)
         new = await messages.insert_messages(tx, [d.row for d in decisions])
@@ -366,10 +379,12 @@ class Handoff:
         if failed:
             self._note_failures(gateway.name, permits, results)
         echoes = gateway.capabilities.echoes_reference
-        return [
+        done = [
             outcomes.answered(p, r, at, self._again(p, r), echoes_reference=echoes)
             for p, r in zip(permits, results, strict=True)
-        ], late
+        ]
+        _count_requested(permits, done)
+        return done, late
 
     async def _settle(self, settled: Sequence[Outcome], lane: Lane) -> None:
         """Return once the ledger has these outcomes."""
@@ -570,6 +585,13 @@ class Handoff:
 def _count_repeated(answered: int, in_hand: int, new: int) -> None:
     for result, many in (("answered", answered), ("in_hand", in_hand), ("new", new)):
         REPEATED.labels(result).inc(many)
+
+
+def _count_requested(permits: Sequence[Permit], done: Sequence[Outcome]) -> None:
+    for permit, outcome in zip(permits, done, strict=True):
+        asked = permit.candidate
+        if asked.template is not None and not permit.again and outcome.handed_off_at is not None:
+            HANDED_OFF.labels(asked.category, asked.sender_id, "stopped" if permit.to_stopped else "open").inc()
 
 
 def _lane(permit: Permit) -> tuple[str, Lane]:

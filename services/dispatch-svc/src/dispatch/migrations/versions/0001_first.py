@@ -279,7 +279,9 @@ CREATE TABLE sender (
     purposes text[] NOT NULL,
     countries text[] DEFAULT '{}'::text[] NOT NULL,
     reachable_in text[] DEFAULT '{}'::text[] NOT NULL,
-    stop_page text
+    stop_page text,
+    controller text,
+    stop_scope text DEFAULT 'controller'::text NOT NULL
 )
     """,
     """
@@ -507,7 +509,10 @@ CREATE INDEX provider_block_subject_ix ON provider_block (subject_id)
 CREATE INDEX sending_decided_ix ON sending (decided_at)
     """,
     """
-CREATE INDEX text_audit_at_ix ON text_audit (at)
+CREATE INDEX text_audit_overridden_ix ON text_audit (at) WHERE (result = 'overridden'::text)
+    """,
+    """
+CREATE INDEX text_audit_refused_ix ON text_audit (at) WHERE (result = 'refused'::text)
     """,
 )
 
