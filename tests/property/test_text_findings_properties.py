@@ -9,7 +9,7 @@ from common.texts import template
 from common.texts.findings import findings_of, load
 from common.texts.reading import LOOK_ALIKES, read
 
-WORDS = [word for word in load().of_group if len(word) > 4]
+WORDS = [word for word in load().words.listed if len(word) > 4]
 INVISIBLE = ["\u200b", "\u200d", "\u2060", "\ufe0f", "\u0301", "\u00ad"]
 BETWEEN = ["", "", " ", ".", "-", "_", "·", "  ", "\n"]
 ORDINARY = st.sampled_from(["Bonjour Zoé", "votre colis est là", "à demain", "Maison Lune", "merci 12", ""])

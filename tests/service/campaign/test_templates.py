@@ -58,6 +58,8 @@ async def test_an_edit_is_a_new_version_that_needs_an_approval_of_its_own(campai
     await campaigns.post(f"{path}/versions/2/approve", 403, headers=SECOND)
     await campaigns.post(f"{path}/versions/2/approve")
     await campaigns.post(f"{path}/versions/3/approve", 404)
+    [listed] = (await campaigns.get("templates"))["items"]
+    assert [v["number"] for v in listed["versions"]] == [2]
     assert await published(campaigns) == [(f"{template_id}@1", "approved", 1), (f"{template_id}@2", "approved", 1)]
 
 

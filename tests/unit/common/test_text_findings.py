@@ -82,4 +82,4 @@ def test_an_answer_may_have_a_link_and_tell_how_to_stop_and_may_not_advertise() 
 def test_every_rule_of_the_signs_has_a_source() -> None:
     signs = load()
     assert all(rule.says and rule.source for rule in signs.rules.values())
-    assert len(signs.of_group) == len(set(signs.of_group)) > 100
+    assert len(signs.words.listed) == len(set(signs.words.listed)) > 100

@@ -9,13 +9,13 @@ the sign: by the approval of a template, or by an audited override.
 
 import json
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
 
 from common.texts.reading import Reading, read
+from common.texts.words import Words, find, words_of
 
 ADVERTISING = frozenset(("advertising", "rebate", "price", "voucher", "premium_number", "premium_short_code"))
 
@@ -25,10 +25,6 @@ ORDINARY = ("36", "38")  # short codes at the price of an SMS
 STOP = re.compile(r"\bstop\b.{0,12}?\b(\d{5})\b", re.IGNORECASE)
 HOST = re.compile(r"(?<![\w@./-])(?:https?://)?((?:[a-z0-9-]+\.)+[a-z]{2,})/", re.IGNORECASE)
 
-_BETWEEN = r"[\W_]{0,3}"  # between two letters of a word: p r o m o, p.r.o.m.o, pro-mo
-_SHORT_WORD = 4  # letters: so short a word is read joined, or with every letter apart
-_DISGUISED = {"a": "a4@", "b": "b8", "e": "e3€", "g": "g9", "i": "i1!", "l": "l1", "o": "o0", "s": "s5$", "t": "t7"}
-_NO_LETTER_BEFORE, _NO_LETTER_AFTER = r"(?<![^\W\d_])", r"(?![^\W\d_])"
 _REBATE = re.compile(
     r"(?:(?<![\w-])-|(?<![a-z])(?:moins|jusqu.?\s?a))[\s-]{0,3}\d[\s]?\d?\s{0,2}(?:%|pour\s?cents?|pourcents?)"
 )
@@ -71,13 +67,12 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Signs:
-    """One version of the signs. `of_group`: the word of each group of the pattern."""
+    """One version of the signs. `ordinary`: words in which a listed word is no sign, as written."""
 
     version: str
     rules: Mapping[str, Rule]
-    words: re.Pattern[str]
-    of_group: tuple[str, ...]
-    ordinary: frozenset[str]
+    words: Words
+    ordinary: re.Pattern[str]
     hosts: re.Pattern[str]
 
 
@@ -90,14 +85,12 @@ def load(version: str = "fr-1") -> Signs:
     data = json.loads((resources.files("common.texts") / "advertising" / f"{version}.json").read_text("utf-8"))
     if data["version"] != version:
         raise ValueError(f"{version}.json calls itself {data['version']}")
-    pattern, of_group = _pattern(word for group in data["words"] for word in group["words"])
     domains = "|".join(sorted(map(re.escape, data["top_level_domains"])))
     return Signs(
         version=version,
         rules={name: Rule(**rule) for name, rule in data["rules"].items()},
-        words=pattern,
-        of_group=of_group,
-        ordinary=frozenset(map(_letters, data["not_words"]["words"])),
+        words=words_of(word for group in data["words"] for word in group["words"]),
+        ordinary=_any_of(data["not_words"]["words"]),
         hosts=re.compile(
             rf"(?<![\w@.-])((?:[a-z0-9-]+\.)+(?:{domains}))(?![\w-]|\.\w)|(?<![\w@.-])((?:[a-z0-9-]+\.)+[a-z]{{2,}})/"
         ),
@@ -128,10 +121,10 @@ def premium_short_codes(text: str) -> list[str]:
 
 def _of(reading: Reading, signs: Signs) -> Iterator[Finding]:
     plain = reading.plain
-    for match in signs.words.finditer(plain):
-        assert match.lastindex is not None
-        if re.search(r"[a-z]", match[0]) and _letters(match[0]) not in signs.ordinary:
-            yield Finding("advertising", signs.of_group[match.lastindex - 1], reading.span(*match.span()))
+    ordinary = [match.span() for match in signs.ordinary.finditer(plain)]
+    for word, start, end in find(reading, signs.words):
+        if not any(before <= start and end <= after for before, after in ordinary):
+            yield Finding("advertising", word, reading.span(start, end))
     for match in _REBATE.finditer(plain):
         yield Finding("rebate", " ".join(match[0].split()), reading.span(*match.span()))
     for match in _PRICE.finditer(plain):
@@ -161,32 +154,7 @@ def _links(plain: str, signs: Signs) -> Iterator[re.Match[str]]:
                 yield match
 
 
-def _pattern(words: Iterable[str]) -> tuple[re.Pattern[str], tuple[str, ...]]:
-    """Return the pattern of all words, and the word of each of its groups.
-
-    The words share their first letter's test, which most places of a text fail.
-    """
-    by_first: dict[str, list[str]] = defaultdict(list)
-    for word in dict.fromkeys(words):
-        by_first[word[0]].append(word)
-    of_group = tuple(word for some in by_first.values() for word in some)
-    starts = (f"{_letter(first)}(?:{'|'.join(map(_rest, some))})" for first, some in by_first.items())
-    return re.compile(f"{_NO_LETTER_BEFORE}(?:{'|'.join(starts)}){_NO_LETTER_AFTER}"), of_group
-
-
-def _letter(letter: str) -> str:
-    return f"[{re.escape(_DISGUISED.get(letter, letter))}]+"
-
-
-def _rest(word: str) -> str:
-    """Return the pattern of a word behind its first letter, as a group."""
-    letters = [_letter(letter) for letter in word[1:] if letter != " "]
-    if len(letters) < _SHORT_WORD:
-        apart = r"[\W_]{1,3}"
-        return f"({''.join(letters)}|{apart}{apart.join(letters)})"
-    return f"({_BETWEEN}{_BETWEEN.join(letters)})"
-
-
-def _letters(text: str) -> str:
-    """Return the text with a single space for each run of other characters."""
-    return " ".join(re.split(r"[\W_]+", text)).strip()
+def _any_of(words: Iterable[str]) -> re.Pattern[str]:
+    """Return the pattern of any of these words as written, the longest first."""
+    written = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
+    return re.compile(rf"(?<![a-z])(?:{written})(?![a-z])")

@@ -31,6 +31,7 @@ KNOWN_CHARS = 20_000  # bounds memory
 class Reading:
     """A text as read. `places`: of each character of `plain`, the index in the original text."""
 
+    text: str
     plain: str
     places: tuple[int, ...]
 
@@ -46,7 +47,7 @@ def read(text: str) -> Reading:
         seen = SEEN[ord(char)]
         plain.append(seen)
         places += [place] * len(seen)
-    return Reading("".join(plain), tuple(places))
+    return Reading(text, "".join(plain), tuple(places))
 
 
 class _Seen(dict[int, str]):
