@@ -79,7 +79,7 @@ async def test_a_retired_version_is_published_as_such_and_stays_retired(campaign
 
 
 async def test_a_finding_is_told_at_writing_and_acknowledged_at_approval(campaigns: Campaigns) -> None:
-    offer = await written(campaigns, text="Maison Lune : votre offre d'emploi {code} est en ligne.")
+    offer = await written(campaigns, text="Maison Lune : votre offre {code} est en ligne.")
     path = f"templates/{offer['template_id']}/versions/1/approve"
     [finding] = offer["versions"][0]["findings"]
     assert (finding["id"], finding["approvable"], bool(finding["source"])) == ("advertising:offre", True, True)

@@ -16,10 +16,10 @@ DRAWN_LETTERS = (
 
 # drawn like a plain character, after case folding
 LOOK_ALIKES = {
-    "a": "аαɑ", "b": "вβƅ", "c": "с", "d": "đðԁɗ", "e": "еεєɛ", "f": "ƒ", "g": "ɡɢ", "h": "нһħ", "i": "ıіιɩ",
-    "j": "јʝ", "k": "кκ", "l": "łӏǀ", "m": "мϻ", "n": "ոηпɴ", "o": "оοøөօ", "p": "рρ", "q": "ԛ", "r": "гɾʀ", "s": "ѕσꜱ",
-    "t": "тτŧ", "u": "υսʋ", "v": "νѵ", "w": "ѡωԝш", "x": "хχ", "y": "уγү", "z": "ᴢƶ",
-    "-": "−", "%": "٪", ".": "。｡", "'": "’ʼ",
+    "a": "аαɑ₳", "b": "вβƅ฿", "c": "с¢₵", "d": "đðԁɗ₫", "e": "еεєɛ", "f": "ƒ₣", "g": "ɡɢ₲", "h": "нһħ", "i": "ıіιɩ",
+    "j": "јʝ", "k": "кκ₭", "l": "łӏǀ", "m": "мϻ₥", "n": "ոηпɴ₦",
+    "o": "оοøөօ", "p": "рρ₱", "q": "ԛ", "r": "гɾʀ", "s": "ѕσꜱ", "t": "тτŧ₮", "u": "υսʋ", "v": "νѵ", "w": "ѡωԝш₩", "x": "хχ", "y": "уγү", "z": "ᴢƶ",
+    "-": "−", "%": "٪", ".": "。｡·•․", "'": "’ʼ",
 }  # fmt: skip
 # drawn like a plain letter, until folding makes them another letter
 BEFORE_FOLDING = dict(zip("ΒΗΜΝΥВНРСТУХМКГϲϹ", "bhmnybhpctyxmkrcc", strict=True))
@@ -74,6 +74,8 @@ def _shown(char: str) -> str:
         return ""
     if kind == "Pd":
         return "-"
+    if (digit := unicodedata.digit(char, None)) is not None:
+        return str(digit)
     name = unicodedata.name(char, "")
     for prefix in DRAWN_LETTERS:
         if name.startswith(prefix) and len(name) == len(prefix) + 1:

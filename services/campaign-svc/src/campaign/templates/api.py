@@ -159,7 +159,7 @@ async def write_template(
                 template_id,
                 body.text,
                 fields,
-                texts.own_findings(body.text),
+                texts.own_findings(body.text, fields),
                 written_by=caller.subject,
                 now=datetime.now(UTC),
             )
@@ -184,7 +184,7 @@ async def write_version(template_id: Storable, body: NewVersion, held: Held, cal
         if template.latest >= MOST_VERSIONS:
             raise Conflict("write a new template", reasons=[Reason("after", "too_many_versions")])
         fields = _checked(body)
-        found = texts.own_findings(body.text)
+        found = texts.own_findings(body.text, fields)
         await store.add_version(
             tx, template_id, body.text, fields, found, written_by=caller.subject, now=datetime.now(UTC)
         )
@@ -218,7 +218,7 @@ async def approve_version(
             raise Conflict("the version is retired: write the next version", reasons=[Reason("state", "retired")])
         if version.approved_at is None:
             signs = load()
-            found = texts.own_findings(version.text)
+            found = texts.own_findings(version.text, version.fields)
             if against := rules.against_approval(found, acknowledged, signs):
                 raise TemplateNotReady(
                     "a finding is to be acknowledged by its id, or the text to be changed",
