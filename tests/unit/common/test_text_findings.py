@@ -46,7 +46,7 @@ def test_a_sign_is_found_by_its_word(text: str, ids: list[str]) -> None:
         "Votre code G-482193 pour Maison Lune. Ne le communiquez à personne.",
         "Bonjour Zoé, votre colis 6A12345 arrive demain entre 8h et 12h. Suivi dans l'appli.",
         "Votre rendez-vous du 12.05.2026 à 14h30 est confirmé. À bientôt, Maison Lune.",
-        "Vous avez utilisé 80 % de votre forfait. Température : -3 degrés.",
+        "Vous avez utilisé 80 % de votre forfait, 80 % des 20 Go. Température : -3 degrés.",
         "Le sol des cuisines est lavé. Promouvoir la promotrice, c'est un bonheur.",
         "Écrivez à contact@lune.example. Votre colis attend au 12 rue de la Paix, 75002 Paris.",
         "Retrait avant le 31/12. Dernier jour demain.Bonne journée",
@@ -56,6 +56,7 @@ def test_a_sign_is_found_by_its_word(text: str, ids: list[str]) -> None:
         "Résultat de votre échantillon de sang disponible. Votre offre d'emploi est en ligne",
         "Numéro gratuit: 0800 123 456 (service gratuit + prix appel), ou 3631 : appelez le 3631",
         "Non-stop: code 48219. Bonjour Mme.De La Tour. Votre code LUNE20 expire dans 5 min.",
+        "Votre consultation avec le Dr. Cadeau est demain à 9h10. Votre mot de passe est Xk9$Pq2!",
         "Du coup on livre demain la solution de stockage de marque Lune : il a remis ses clés, lavé le sol des pièces.",
         "Matériaux solides, livraison au 2e étage, 12 rue de l'Euro, 75020e lot. À 8e arrondissement.",
         f"Rappelez le 06 08 {PREMIUM} 12 34, 15h. Lot no 89 7012345.",
@@ -81,7 +82,18 @@ def test_a_disguised_word_is_found(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        *((text, "rebate") for text in ("20% sur tout", "20% de moins", "vingt pourcent de moins", "-2O%", "-20 pct")),
+        *(
+            (text, "rebate")
+            for text in (
+                "20% sur tout",
+                "20 % dès deux",
+                "20% de moins",
+                "vingt pourcent de moins",
+                "-2O%",
+                "-20 pct",
+                "-20°/o",
+            )
+        ),
         *(
             (text, "advertising")
             for text in ("Nos prix baissent", "SoldesLune", "s    o    l    d    e    s", "SOL-DES")

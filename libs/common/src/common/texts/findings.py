@@ -42,7 +42,7 @@ STOP = re.compile(r"(?<!non[\s-])\bstop\b.{0,12}?\b(\d{5})\b", re.IGNORECASE)
 HOST = re.compile(r"(?<![\w@./-])(?:https?://)?((?:[a-z0-9-]+\.)+[a-z]{2,})/", re.IGNORECASE)
 DIRECTION = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
-_PERCENT = r"\s{0,2}(?:%|(?:pour\s?cents?|pct)(?![a-z]))"
+_PERCENT = r"\s{0,2}(?:%|°\s?/\s?[o0]|(?:pour\s?cents?|pct)(?![a-z]))"
 _DIGITS = rf"\d(?:\s?{_DIGIT}){{0,2}}(?:[.,]\d{{1,2}})?"
 _VOUCHER = re.compile(
     r"(?<![a-z])(?:codes?|avec)(?![a-z])[^a-z0-9]{0,4}([a-z]{3,14}[-_.]?(?:[1-9][05]|[1-9]0[05]))(?![a-z0-9])"
@@ -130,7 +130,7 @@ def load(version: str = "fr-1") -> Signs:
         ),
         percent=re.compile(numbers + _PERCENT),
         price=re.compile(
-            rf"\d\s{{0,2}}[€$£]|[€$£]\s{{0,2}}\d|\d\s{{0,2}}eur(?![a-z])"
+            rf"\d\s{{0,2}}(?:€|[$£](?![a-z]))|(?:€|(?<![a-z\d])[$£])\s{{0,2}}\d|\d\s{{0,2}}eur(?![a-z])"
             rf"|{numbers}\s{{0,3}}e[\s.-]?u[\s.-]?r[\s.-]?o[\s.-]?s?(?![a-z])|\d[.,]\d\d\s?e(?![a-z])"
             rf"|(?<![a-z])(?:{_either(data['prices']['before'])})\s\d{{1,4}}e(?![a-z])"
             rf"(?!\s(?:{_either(data['prices']['not_before'])}))"
