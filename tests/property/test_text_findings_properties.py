@@ -1,15 +1,17 @@
 """No disguise of a word hides the word, wherever in a text the word stands."""
 
 from dataclasses import dataclass
+from time import process_time
+from urllib.parse import urlsplit
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common.texts import template
 from common.texts.findings import findings_of, load
 from common.texts.reading import LOOK_ALIKES, read
 
-WORDS = [word for word in load().of_group if len(word) > 4]
+WORDS = [word for word in load().words.listed if len(word) > 4]
 INVISIBLE = ["\u200b", "\u200d", "\u2060", "\ufe0f", "\u0301", "\u00ad"]
 BETWEEN = ["", "", " ", ".", "-", "_", "·", "  ", "\n"]
 ORDINARY = st.sampled_from(["Bonjour Zoé", "votre colis est là", "à demain", "Maison Lune", "merci 12", ""])
@@ -68,4 +70,24 @@ def test_a_word_split_between_values_and_text_is_refused_or_seen_by_the_approver
     text = f"Maison Lune, {before}{{value}}{after} demain"
     rendered = template.render(text, {"value": inside})
     refused = template.refused_findings(rendered, [Field("value")])
-    assert template.own_findings(text) or any(names == ["value"] for _, names in refused)
+    assert template.own_findings(text, []) or any(names == ["value"] for _, names in refused)
+
+
+@given(st.sampled_from(["https://", "http://", "www."]), st.text("lune.fr@:/?#é\u0301 \\-", min_size=1, max_size=12))
+@example("https://", "@evil.com/x")
+@example("www.", ".evil.com/x")
+def test_no_value_changes_the_host_of_the_text_s_link_without_a_permission(scheme: str, value: str) -> None:
+    def host(text: str) -> str:
+        return urlsplit("//" + text.split()[1].removeprefix("https://").removeprefix("http://")).netloc
+
+    text = f"suivi {scheme}lune.fr{{value}}"
+    rendered = template.render(text, {"value": value})
+    if host(rendered.text) != host(f"suivi {scheme}lune.fr"):
+        assert template.refused_findings(rendered, [Field("value", links=False)])
+
+
+@given(st.text("014578$!@€9", max_size=1530))
+def test_a_text_of_characters_that_look_like_several_letters_takes_no_longer(text: str) -> None:
+    begun = process_time()
+    findings_of(text)
+    assert process_time() - begun < 0.5  # a hundred times what is usual

@@ -68,6 +68,8 @@ async def test_an_edit_is_a_new_version_that_needs_an_approval_of_its_own(campai
         assert own["reasons"][0]["reason"] == "own_template", "an author of an earlier version is one too"
     await campaigns.post(f"{path}/versions/2/approve", headers=bearer(subject="third"))
     await campaigns.post(f"{path}/versions/3/approve", 404)
+    [listed] = (await campaigns.get("templates"))["items"]
+    assert [v["number"] for v in listed["versions"]] == [2]
     states = [(name, state) for name, state, _ in await published(campaigns)]
     assert states == [(f"{template_id}@1", "approved"), (f"{template_id}@2", "approved")]
 
@@ -91,7 +93,7 @@ async def test_a_retired_version_is_published_as_such_and_stays_retired(campaign
 
 
 async def test_a_finding_is_told_at_writing_and_acknowledged_at_approval(campaigns: Campaigns) -> None:
-    offer = await written(campaigns, text="Maison Lune : votre offre d'emploi {code} est en ligne.")
+    offer = await written(campaigns, text="Maison Lune : votre offre {code} est en ligne.")
     path = f"templates/{offer['template_id']}/versions/1/approve"
     [finding] = offer["versions"][0]["findings"]
     assert (finding["id"], finding["approvable"], bool(finding["source"])) == ("advertising:offre", True, True)

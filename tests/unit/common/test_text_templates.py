@@ -65,13 +65,13 @@ def test_a_value_may_not_advertise_alone_nor_together_with_the_text_or_another_v
 
 
 def test_what_a_person_approved_in_the_text_is_no_finding_of_a_value() -> None:
-    text = "Votre offre d'emploi {a} est en ligne"
-    assert [f.id for f in template.own_findings(text)] == ["advertising:offre"]
+    text = "Votre offre {a} est en ligne"
+    assert [f.id for f in template.own_findings(text, [])] == ["advertising:offre"]
     assert refused(text, [Field("a")], a="6A1") == []
 
 
 def test_the_edge_of_a_value_hides_no_word_of_the_text_from_the_approver() -> None:
-    assert [f.id for f in template.own_findings("Bonjour à vous promo{a}")] == ["advertising:promo"]
+    assert [f.id for f in template.own_findings("Bonjour à vous promo{a}", [])] == ["advertising:promo"]
 
 
 def test_a_link_and_a_price_need_a_field_that_may_hold_them() -> None:
@@ -82,3 +82,59 @@ def test_a_link_and_a_price_need_a_field_that_may_hold_them() -> None:
     assert refused("Suivi ici : {a}{b}", [Field("a", links=True), Field("b")], **split) == [
         ("link:lune.example", ["a", "b"])
     ]
+
+
+@pytest.mark.parametrize("value", ["@evil.com/x", ".evil.com/x", "/x", "x", ":8080", "\u0301", "´x"])
+@pytest.mark.parametrize("link", ["https://lune.fr", "www.lune.fr", "lune.fr"])
+def test_a_value_that_touches_a_link_of_the_text_needs_a_field_for_links(link: str, value: str) -> None:
+    assert [names for _, names in refused(f"Votre suivi : {link}{{a}}", [Field("a")], a=value)] == [["a"]]
+
+
+def test_a_link_shows_the_host_it_leads_to_and_no_permission_covers_another() -> None:
+    of_links = [Field("a", links=True)]
+    assert refused("Votre suivi : https://lune.fr{a}", of_links, a="@evil.com/x") == [
+        ("disguised_link:lune.fr@evil.com", ["a"])
+    ]
+    assert refused("Votre suivi : https://lune.fr/{a}", of_links, a="x@y") == []
+
+
+@pytest.mark.parametrize("separator", ["-", ".", " ", "_", "x"])
+def test_a_word_of_the_text_around_a_field_is_seen_by_the_approver(separator: str) -> None:
+    text = "Maison Lune : SOL{a}DES ce samedi"
+    assert [f.id for f in template.own_findings(text, [])] == ["advertising:soldes"]
+
+
+@pytest.mark.parametrize(
+    ("text", "fields", "ids"),
+    [
+        (CODE, [Field("code", 8)], []),
+        ("Maison Lune : votre suivi {a}", [Field("a", 80, links=True)], []),
+        ("Maison Lune : {message}", [Field("message", 160)], ["prose_field:message", "mostly_values"]),
+        ("Maison Lune : bonjour {a} et {b}", [Field("a"), Field("b")], ["mostly_values"]),
+    ],
+)
+def test_fields_for_prose_and_values_longer_than_the_text_are_for_the_approver_to_see(
+    text: str, fields: list[Field], ids: list[str]
+) -> None:
+    assert [f.id for f in template.own_findings(text, fields)] == ids
+
+
+def test_a_value_is_read_more_strictly_than_a_text() -> None:
+    text = "Maison Lune : commande {a} prête."
+    for value, rule in (
+        ("4821 - SOL.DES monstre", "advertising:soldes"),
+        ("4821, 20%", "percent:%"),
+        ("4821, 20% sur tout", "rebate:20% sur tout"),
+        ("lune.boutique", "link:lune.boutique"),
+        ("lune.bargains", "link:lune.bargains"),
+    ):
+        assert refused(text, [Field("a")], a=value) == [(rule, ["a"])], value
+    assert refused("Reste {a} % du forfait", [Field("a", prices=True)], a="20") == []
+
+
+@pytest.mark.parametrize(
+    "value", ["M. Cadeau", "12 rue de l'Euro", "J.Paris", "Mme Bon Plan-de-Cuques", "D3AL", "KXTRQ7", "abcd12", "G1FT"]
+)
+def test_an_ordinary_value_is_not_refused(value: str) -> None:
+    assert refused("Maison Lune : votre code {a} est prêt", [Field("a")], a=value) == []
+    assert refused("Maison Lune : code {a}", [Field("a")], a=value) == []

@@ -9,37 +9,53 @@ the sign: by the approval of a template, or by an audited override.
 
 import json
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
 
 from common.texts.reading import Reading, read
+from common.texts.words import Words, find, words_of
 
-ADVERTISING = frozenset(("advertising", "rebate", "price", "voucher", "premium_number", "premium_short_code"))
+ADVERTISING = frozenset(
+    (
+        *("advertising", "rebate", "price", "voucher", "premium_number", "premium_short_number", "premium_short_code"),
+        *("disguised_link", "reading_direction"),
+    )
+)
 
-PREMIUM_NUMBER = re.compile(r"(?<!\d)(?:(?:\+|00)33\s?\(?0?\)?|0)[ .-]?8[ .-]?9(?:[ .-]?\d){7}(?!\d)")
-SHORT_CODE = re.compile(r"\b(?:SMS|envoye[rz]|tapez|text)\b[^\d\n]{0,30}\b([3-8]\d{4})\b", re.IGNORECASE)
+_DIGIT = r"(?:\d|o(?![a-np-z]))"  # an o among digits is read as 0
+_ZERO = r"(?:(?<!\d)0|(?<![a-z\d])o)"
+_NEAR = r"[\W_]{0,3}"  # between two digits: 08/92, 08 - 92
+PREMIUM_NUMBER = re.compile(
+    rf"(?<!0[1-7][\W_])(?:(?:\+|(?<!\d)00)33[\W_]{{0,3}}0?\)?|{_ZERO}){_NEAR}8{_NEAR}9(?:{_NEAR}{_DIGIT}){{7}}(?!\d)"
+)
+SHORT_NUMBER = re.compile(
+    r"(?<![a-z])(?:appelez|rappelez|composez|telephonez|joignez)[^\d\n]{0,20}(3[2-9][ .]?\d\d)(?!\d)"
+)
+SHORT_CODE = re.compile(
+    r"(?<![a-z])(?:sms|envoye[rz]|envoie|tapez|text|send|repond(?:ez|re))(?![a-z])[^\d\n]{0,40}"
+    rf"(?<![a-z])(?:au|vers|to)[\W_]{{1,3}}(?:numero\s|n°?\s?)?([3-8](?:[\W_]{{0,2}}{_DIGIT}){{4}})(?![ .-]?\d)"
+)
 ORDINARY = ("36", "38")  # short codes at the price of an SMS
-STOP = re.compile(r"\bstop\b.{0,12}?\b(\d{5})\b", re.IGNORECASE)
+STOP = re.compile(r"(?<!non[\s-])\bstop\b.{0,12}?\b(\d{5})\b", re.IGNORECASE)
 HOST = re.compile(r"(?<![\w@./-])(?:https?://)?((?:[a-z0-9-]+\.)+[a-z]{2,})/", re.IGNORECASE)
+DIRECTION = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
-_BETWEEN = r"[\W_]{0,3}"  # between two letters of a word: p r o m o, p.r.o.m.o, pro-mo
-_SHORT_WORD = 4  # letters: so short a word is read joined, or with every letter apart
-_DISGUISED = {"a": "a4@", "b": "b8", "e": "e3€", "g": "g9", "i": "i1!", "l": "l1", "o": "o0", "s": "s5$", "t": "t7"}
-_NO_LETTER_BEFORE, _NO_LETTER_AFTER = r"(?<![^\W\d_])", r"(?![^\W\d_])"
-_REBATE = re.compile(
-    r"(?:(?<![\w-])-|(?<![a-z])(?:moins|jusqu.?\s?a))[\s-]{0,3}\d[\s]?\d?\s{0,2}(?:%|pour\s?cents?|pourcents?)"
+_PERCENT = r"\s{0,2}(?:%|°\s?/\s?[o0]|(?:pour\s?cents?|pct)(?![a-z]))"
+_DIGITS = rf"\d(?:\s?{_DIGIT}){{0,2}}(?:[.,]\d{{1,2}})?"
+_VOUCHER = re.compile(
+    r"(?<![a-z])(?:codes?|avec)(?![a-z])[^a-z0-9]{0,4}([a-z]{3,14}[-_.]?(?:[1-9][05]|[1-9]0[05]))(?![a-z0-9])"
 )
-_PRICE = re.compile(
-    r"\d\s{0,2}€|€\s{0,2}\d|\d\s{0,2}eur(?![a-z])|(?<![a-z])e[\s.-]?u[\s.-]?r[\s.-]?o[\s.-]?s?(?![a-z])"
-)
-_VOUCHER = re.compile(r"(?<![a-z])codes?(?![a-z])[^a-z0-9]{0,4}([a-z]{4,14}[0-9]{1,3})(?![a-z0-9])")
-_SCHEME = re.compile(r"(?<![a-z])h(?:tt|xx)ps?\s?:\s?/\s?/\s?([a-z0-9.-]*)|(?<![a-z])www\s?\.\s?([a-z0-9-]+)")
+_SCHEME = re.compile(r"(?<![a-z])h(?:tt|xx)ps?\s?:\s?/\s?/\s?(\S*)")
+_WWW = re.compile(r"(?<![a-z0-9])www\s?[.,]?\s?([a-z0-9-]{2,}\S*)")
+_DOTTED = re.compile(r"(?<![\w@.-])((?:[a-z0-9-]+\.)+([a-z]{2,}))(?![\w@-]|\.\w)([/:?#]\S)?")
+_COMMA = re.compile(r"(?<![\w@.,-])([a-z0-9-]{2,},(?:fr|com))(?![\w,-])")
+_USER_OF_HOST = re.compile(r"(?<![^\s/(])([^\s/@]+@[^\s/@]+\.[a-z]{2,})/\S*")
 _SPELLED = re.compile(
     r"(?<![\w@.-])([a-z0-9-]{2,}(?:\s\.\s?|\.\s|\s?[(\[]\s?\.\s?[)\]]\s?|\s(?:point|dot)\s)(?:fr|com))(?![a-z0-9-])"
 )
+_AROUND = ".,;:!?()[]<>\"'«»"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +87,23 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Signs:
-    """One version of the signs. `of_group`: the word of each group of the pattern."""
+    """One version of the signs.
+
+    `ordinary`: words in which a listed word is no sign, as written. `of_codes`: words beside a code that opens or
+    proves, and buys nothing. `names`: domains that are words, so a capital behind a dot begins a sentence or a name.
+    """
 
     version: str
     rules: Mapping[str, Rule]
-    words: re.Pattern[str]
-    of_group: tuple[str, ...]
-    ordinary: frozenset[str]
-    hosts: re.Pattern[str]
+    words: Words
+    ordinary: re.Pattern[str]
+    of_codes: re.Pattern[str]
+    rebate: re.Pattern[str]
+    percent: re.Pattern[str]
+    price: re.Pattern[str]
+    domains: frozenset[str]
+    names: frozenset[str]
+    short_numbers: frozenset[str]
 
 
 @lru_cache
@@ -90,17 +115,29 @@ def load(version: str = "fr-1") -> Signs:
     data = json.loads((resources.files("common.texts") / "advertising" / f"{version}.json").read_text("utf-8"))
     if data["version"] != version:
         raise ValueError(f"{version}.json calls itself {data['version']}")
-    pattern, of_group = _pattern(word for group in data["words"] for word in group["words"])
-    domains = "|".join(sorted(map(re.escape, data["top_level_domains"])))
+    numbers = f"(?:{_DIGITS}|(?<![a-z])(?:{_either(data['numbers'])}))"
+    before, after = map(_either, (data["rebates"]["before"], data["rebates"]["after"]))
+    ordinary, titles = _either(data["not_words"]["words"], " "), _either(data["not_words"]["titles"])
     return Signs(
         version=version,
         rules={name: Rule(**rule) for name, rule in data["rules"].items()},
-        words=pattern,
-        of_group=of_group,
-        ordinary=frozenset(map(_letters, data["not_words"]["words"])),
-        hosts=re.compile(
-            rf"(?<![\w@.-])((?:[a-z0-9-]+\.)+(?:{domains}))(?![\w-]|\.\w)|(?<![\w@.-])((?:[a-z0-9-]+\.)+[a-z]{{2,}})/"
+        words=words_of(word for group in data["words"] for word in group["words"]),
+        ordinary=re.compile(rf"(?<![a-z])(?:(?:{ordinary})(?![a-z])|(?:{titles})\s?[a-z'-]+(?: [a-z]+(?:-[a-z]+)+)?)"),
+        of_codes=re.compile(rf"(?<![a-z])(?:{_either(data['of_codes'])})(?![a-z])"),
+        rebate=re.compile(
+            rf"(?:(?<![\w-])-|(?<![a-z])(?:{before}))[\s-]{{0,3}}{numbers}{_PERCENT}"
+            rf"|{numbers}{_PERCENT}\s{{1,3}}(?:{after})(?![a-z])"
         ),
+        percent=re.compile(numbers + _PERCENT),
+        price=re.compile(
+            rf"\d\s{{0,2}}(?:€|[$£](?![a-z]))|(?:€|(?<![a-z\d])[$£])\s{{0,2}}\d|\d\s{{0,2}}eur(?![a-z])"
+            rf"|{numbers}\s{{0,3}}e[\s.-]?u[\s.-]?r[\s.-]?o[\s.-]?s?(?![a-z])|\d[.,]\d\d\s?e(?![a-z])"
+            rf"|(?<![a-z])(?:{_either(data['prices']['before'])})\s\d{{1,4}}e(?![a-z])"
+            rf"(?!\s(?:{_either(data['prices']['not_before'])}))"
+        ),
+        domains=frozenset(data["top_level_domains"]),
+        names=frozenset(data["domains_that_are_words"]),
+        short_numbers=frozenset(data["ordinary_short_numbers"]["numbers"]),
     )
 
 
@@ -116,77 +153,99 @@ def looks_like_advertising(text: str) -> list[Finding]:
     return [finding for finding in findings_of(text) if finding.rule in ADVERTISING]
 
 
+def links_in(text: str) -> list[Finding]:
+    """Return the links, where any small word behind a dot may be a domain: so a caller's value is read."""
+    return list(_links(read(text), load(), any_domain=True))
+
+
+def percents_in(text: str) -> list[Finding]:
+    """Return the numbers in percent."""
+    reading = read(text)
+    return [Finding("percent", "%", reading.span(*match.span())) for match in load().percent.finditer(reading.plain)]
+
+
 def premium_numbers(text: str) -> list[str]:
     """Return the numbers that cost more than a call, in digits."""
-    return [re.sub(r"\D", "", number) for number in PREMIUM_NUMBER.findall(text)]
+    return [_digits(match[0]) for match in PREMIUM_NUMBER.finditer(read(text).plain)]
 
 
 def premium_short_codes(text: str) -> list[str]:
     """Return the short codes to which the text asks for an SMS at a premium, perhaps."""
-    return [code for code in SHORT_CODE.findall(text) if not code.startswith(ORDINARY)]
+    codes = (_digits(match[1]) for match in SHORT_CODE.finditer(read(text).plain))
+    return [code for code in codes if not code.startswith(ORDINARY)]
 
 
 def _of(reading: Reading, signs: Signs) -> Iterator[Finding]:
     plain = reading.plain
-    for match in signs.words.finditer(plain):
-        assert match.lastindex is not None
-        if re.search(r"[a-z]", match[0]) and _letters(match[0]) not in signs.ordinary:
-            yield Finding("advertising", signs.of_group[match.lastindex - 1], reading.span(*match.span()))
-    for match in _REBATE.finditer(plain):
+    ordinary = [match.span() for match in signs.ordinary.finditer(plain)]
+    for word, start, end in find(reading, signs.words):
+        if not any(before <= start and end <= after for before, after in ordinary):
+            yield Finding("advertising", word, reading.span(start, end))
+    for match in signs.rebate.finditer(plain):
         yield Finding("rebate", " ".join(match[0].split()), reading.span(*match.span()))
-    for match in _PRICE.finditer(plain):
+    for match in signs.price.finditer(plain):
         yield Finding("price", "€", reading.span(*match.span()))
-    for match in _VOUCHER.finditer(plain):
-        yield Finding("voucher", match[1], reading.span(*match.span()))
-    for match in _links(plain, signs):
-        host = next((part for part in match.groups() if part), "http")
-        yield Finding("link", re.sub(r"[\s()\[\]]", "", host).strip("."), reading.span(*match.span()))
+    if not signs.of_codes.search(plain):
+        for match in _VOUCHER.finditer(plain):
+            yield Finding("voucher", match[1], reading.span(*match.span()))
+    yield from _links(reading, signs)
     for match in PREMIUM_NUMBER.finditer(plain):
-        yield Finding("premium_number", re.sub(r"\D", "", match[0]), reading.span(*match.span()))
+        yield Finding("premium_number", _digits(match[0]), reading.span(*match.span()))
+    for match in SHORT_NUMBER.finditer(plain):
+        if (number := _digits(match[1])) not in signs.short_numbers:
+            yield Finding("premium_short_number", number, reading.span(*match.span()))
     for match in SHORT_CODE.finditer(plain):
-        if not match[1].startswith(ORDINARY):
-            yield Finding("premium_short_code", match[1], reading.span(*match.span()))
+        if not (code := _digits(match[1])).startswith(ORDINARY):
+            yield Finding("premium_short_code", code, reading.span(*match.span()))
     for match in STOP.finditer(plain):
         yield Finding("stop_mention", match[1], reading.span(*match.span()))
+    for match in DIRECTION.finditer(reading.text):
+        yield Finding("reading_direction", "", match.span())
 
 
-def _links(plain: str, signs: Signs) -> Iterator[re.Match[str]]:
-    """Yield each link once: of two matches that overlap, the first pattern's."""
+def _links(reading: Reading, signs: Signs, *, any_domain: bool = False) -> Iterator[Finding]:
+    """Yield each link once. A link reaches to the white space on both sides, as a phone would open the link."""
+    plain = reading.plain
     taken: list[tuple[int, int]] = []
-    for pattern in (_SCHEME, signs.hosts, _SPELLED):
-        for match in pattern.finditer(plain):
-            start, end = match.span()
-            if all(end <= before or start >= after for before, after in taken):
-                taken.append((start, end))
-                yield match
+    matches = [match for pattern in (_SCHEME, _WWW, _USER_OF_HOST) for match in pattern.finditer(plain)]
+    matches += (match for match in _DOTTED.finditer(plain) if _is_host(match, reading, signs, any_domain))
+    matches += (match for pattern in (_COMMA, _SPELLED) for match in pattern.finditer(plain))
+    for match in matches:
+        start, end = _word_around(reading.text, *reading.span(*match.span()))
+        if any(start < after and before < end for before, after in taken):
+            continue
+        taken.append((start, end))
+        shown = re.sub(r"[\s()\[\]]", "", match[1]).replace(",", ".")
+        host = re.split(r"[/?#\\]", shown, maxsplit=1)[0].strip(_AROUND).removeprefix("www.")
+        yield Finding("disguised_link" if "@" in host else "link", host or "http", (start, end))
 
 
-def _pattern(words: Iterable[str]) -> tuple[re.Pattern[str], tuple[str, ...]]:
-    """Return the pattern of all words, and the word of each of its groups.
-
-    The words share their first letter's test, which most places of a text fail.
-    """
-    by_first: dict[str, list[str]] = defaultdict(list)
-    for word in dict.fromkeys(words):
-        by_first[word[0]].append(word)
-    of_group = tuple(word for some in by_first.values() for word in some)
-    starts = (f"{_letter(first)}(?:{'|'.join(map(_rest, some))})" for first, some in by_first.items())
-    return re.compile(f"{_NO_LETTER_BEFORE}(?:{'|'.join(starts)}){_NO_LETTER_AFTER}"), of_group
-
-
-def _letter(letter: str) -> str:
-    return f"[{re.escape(_DISGUISED.get(letter, letter))}]+"
+def _is_host(match: re.Match[str], reading: Reading, signs: Signs, any_domain: bool) -> bool:
+    """Return whether a word with a dot is a host: not the end of a sentence, nor an initial before a name."""
+    host, domain, path = match.groups()
+    if path:
+        return True
+    start, end = reading.span(*match.span(2))
+    if domain in signs.names and (reading.text[start:end].istitle() or host[1] == "."):
+        return False
+    if signs.domains.intersection(host.split(".")[1:]):
+        return True
+    return any_domain and host[1] != "." and reading.text[start:end].islower()
 
 
-def _rest(word: str) -> str:
-    """Return the pattern of a word behind its first letter, as a group."""
-    letters = [_letter(letter) for letter in word[1:] if letter != " "]
-    if len(letters) < _SHORT_WORD:
-        apart = r"[\W_]{1,3}"
-        return f"({''.join(letters)}|{apart}{apart.join(letters)})"
-    return f"({_BETWEEN}{_BETWEEN.join(letters)})"
+def _word_around(text: str, start: int, end: int) -> tuple[int, int]:
+    """Return the span, widened to the white space on both sides."""
+    while start and not text[start - 1].isspace():
+        start -= 1
+    while end < len(text) and not text[end].isspace():
+        end += 1
+    return start, end
 
 
-def _letters(text: str) -> str:
-    """Return the text with a single space for each run of other characters."""
-    return " ".join(re.split(r"[\W_]+", text)).strip()
+def _digits(shown: str) -> str:
+    return re.sub(r"\D", "", shown.replace("o", "0"))
+
+
+def _either(words: Iterable[str], space: str = r"\s{1,3}") -> str:
+    """Return the pattern of any of these words, the longest first."""
+    return "|".join(re.escape(word).replace(r"\ ", space) for word in sorted(words, key=len, reverse=True))

@@ -16,10 +16,11 @@ DRAWN_LETTERS = (
 
 # drawn like a plain character, after case folding
 LOOK_ALIKES = {
-    "a": "аαɑ", "b": "вβƅ", "c": "с", "d": "đðԁɗ", "e": "еεєɛ", "f": "ƒ", "g": "ɡɢ", "h": "нһħ", "i": "ıіιɩ",
-    "j": "јʝ", "k": "кκ", "l": "łӏǀ", "m": "мϻ", "n": "ոηпɴ", "o": "оοøөօ", "p": "рρ", "q": "ԛ", "r": "гɾʀ", "s": "ѕσꜱ",
-    "t": "тτŧ", "u": "υսʋ", "v": "νѵ", "w": "ѡωԝш", "x": "хχ", "y": "уγү", "z": "ᴢƶ",
-    "-": "−", "%": "٪", ".": "。｡", "'": "’ʼ",
+    "a": "аαɑ₳", "b": "вβƅ฿", "c": "с¢₵", "d": "đðԁɗ₫", "e": "еεєɛ", "f": "ƒ₣", "g": "ɡɢ₲", "h": "нһħ", "i": "ıіιɩ",
+    "j": "јʝ", "k": "кκ₭", "l": "łӏǀ", "m": "мϻ₥", "n": "ոηпɴ₦",
+    "o": "оοøөօ", "p": "рρ₱", "q": "ԛ", "r": "гɾʀ", "s": "ѕσꜱ",
+    "t": "тτŧ₮", "u": "υսʋ", "v": "νѵ", "w": "ѡωԝш₩", "x": "хχ", "y": "уγү", "z": "ᴢƶ",
+    "-": "−", "%": "٪", ".": "。｡·•․", "'": "’ʼ",
 }  # fmt: skip
 # drawn like a plain letter, until folding makes them another letter
 BEFORE_FOLDING = dict(zip("ΒΗΜΝΥВНРСТУХМКГϲϹ", "bhmnybhpctyxmkrcc", strict=True))
@@ -31,6 +32,7 @@ KNOWN_CHARS = 20_000  # bounds memory
 class Reading:
     """A text as read. `places`: of each character of `plain`, the index in the original text."""
 
+    text: str
     plain: str
     places: tuple[int, ...]
 
@@ -46,7 +48,7 @@ def read(text: str) -> Reading:
         seen = SEEN[ord(char)]
         plain.append(seen)
         places += [place] * len(seen)
-    return Reading("".join(plain), tuple(places))
+    return Reading(text, "".join(plain), tuple(places))
 
 
 class _Seen(dict[int, str]):
@@ -73,6 +75,8 @@ def _shown(char: str) -> str:
         return ""
     if kind == "Pd":
         return "-"
+    if (digit := unicodedata.digit(char, None)) is not None:
+        return str(digit)
     name = unicodedata.name(char, "")
     for prefix in DRAWN_LETTERS:
         if name.startswith(prefix) and len(name) == len(prefix) + 1:

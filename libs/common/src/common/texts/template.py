@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
-from common.texts.findings import Finding, findings_of
+from common.texts.findings import Finding, findings_of, links_in, percents_in
 
 MOST_FIELDS = 10
 MOST_VALUE_CHARS = 160  # of one field
 MOST_VALUES_CHARS = 320  # of all fields together
 LEAST_OWN_LETTERS = 10  # a template of fields alone is free text
+MOST_PLAIN_CHARS, MOST_LINK_CHARS = 40, 80  # a longer field may hold a sentence
+FILLS = (" ", "", "-", "x")  # for values, to see what the own text becomes around them
 
 FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
+_CODE = re.compile(r"[A-Za-z0-9]{4,8}", re.ASCII)
 _TOKENS = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]")
 
 
@@ -80,10 +83,20 @@ def flaws(text: str, fields: Sequence[FieldRule]) -> Iterator[Flaw]:
         yield Flaw("no_own_text", f"the text needs {LEAST_OWN_LETTERS} letters of its own")
 
 
-def own_findings(text: str) -> list[Finding]:
-    """Return the findings in the template's own text, each once: a person approves them by their ids."""
-    blank = {name: " " for name, _ in _parts(text) if name is not None}
-    return list(dict.fromkeys(findings_of(render(text, blank).text)))
+def own_findings(text: str, fields: Sequence[FieldRule]) -> list[Finding]:
+    """Return the findings in the template's own text and fields, each once: a person approves them by their ids."""
+    found: dict[Finding, None] = {}
+    for fill in FILLS:
+        blank = {name: fill for name, _ in _parts(text) if name is not None}
+        signs = findings_of(render(text, blank).text)
+        found |= dict.fromkeys(sign for sign in signs if fill == FILLS[0] or sign.rule != "link")
+    for field in fields:
+        if field.max_chars > (MOST_LINK_CHARS if field.links else MOST_PLAIN_CHARS):
+            found[Finding("prose_field", field.name)] = None
+    own = sum(len(part) for name, part in _parts(text) if name is None)
+    if sum(field.max_chars for field in fields if not field.links) > own:
+        found[Finding("mostly_values")] = None
+    return list(found)
 
 
 def render(text: str, values: Mapping[str, str]) -> Rendered:
@@ -123,17 +136,44 @@ def value_flaws(fields: Sequence[FieldRule], values: Mapping[str, str]) -> Itera
 def refused_findings(rendered: Rendered, fields: Sequence[FieldRule]) -> list[tuple[Finding, list[str]]]:
     """Return each finding that a value makes or takes part in, with the fields concerned.
 
-    The template's own findings were approved. A field that may hold links, or prices, makes no such finding.
+    The template's own findings were approved. A field that may hold links, or prices, makes no such finding. At a
+    value any small word behind a dot is a domain, and a number in percent is a price. A code alone is no voucher: the
+    text around the code was approved.
     """
     of_name = {field.name: field for field in fields}
+    values = {name: rendered.text[start:end] for name, start, end in rendered.spans}
     refused = []
-    for finding in findings_of(rendered.text):
+    for finding in _all_findings(rendered):
         assert finding.span is not None
         names = rendered.fields_in(finding.span)
-        allowed = {"link": [of_name[name].links for name in names], "price": [of_name[name].prices for name in names]}
+        allowed = {
+            "link": [of_name[name].links for name in names],
+            "price": [of_name[name].prices for name in names],
+            "percent": [of_name[name].prices for name in names],
+            "voucher": [_CODE.fullmatch(values[name]) is not None for name in names],
+        }
         if names and not all(allowed.get(finding.rule, [False])):
             refused.append((finding, names))
     return refused
+
+
+def _all_findings(rendered: Rendered) -> list[Finding]:
+    """Return the findings of the text, and those of values that overlap none of their kind."""
+    found = findings_of(rendered.text)
+    links = [each for each in links_in(rendered.text) if not _known(each, found, "link", "disguised_link")]
+    return found + links + [each for each in percents_in(rendered.text) if not _known(each, found, "rebate")]
+
+
+def _known(finding: Finding, found: Sequence[Finding], *rules: str) -> bool:
+    """Return whether a finding of these rules overlaps this finding."""
+    return any(
+        other.rule in rules
+        and finding.span
+        and other.span
+        and finding.span[0] < other.span[1]
+        and other.span[0] < finding.span[1]
+        for other in found
+    )
 
 
 def _parts(text: str) -> Iterator[tuple[str | None, str]]:

@@ -136,7 +136,7 @@ class Template(BaseModel):
     name: str
     category: str
     language: str
-    versions: list[Version] = Field(description="Newest first.")
+    versions: list[Version] = Field(description="Newest first; in a list, the newest alone.")
 
 
 @router.post("/templates", status_code=201)
@@ -156,7 +156,13 @@ async def write_template(
         new = await store.insert(tx, template_id, body.sender_id, body.name, body.category, body.language, fingerprint)
         if new:
             await store.add_version(
-                tx, template_id, body.text, fields, written_by=caller.subject, now=datetime.now(UTC)
+                tx,
+                template_id,
+                body.text,
+                fields,
+                texts.own_findings(body.text, fields),
+                written_by=caller.subject,
+                now=datetime.now(UTC),
             )
         template = await _found(tx, caller, template_id)
         same(template.fingerprint, fingerprint)
@@ -179,7 +185,10 @@ async def write_version(template_id: Storable, body: NewVersion, held: Held, cal
         if template.latest >= MOST_VERSIONS:
             raise Conflict("write a new template", reasons=[Reason("after", "too_many_versions")])
         fields = _checked(body)
-        await store.add_version(tx, template_id, body.text, fields, written_by=caller.subject, now=datetime.now(UTC))
+        found = texts.own_findings(body.text, fields)
+        await store.add_version(
+            tx, template_id, body.text, fields, found, written_by=caller.subject, now=datetime.now(UTC)
+        )
         return (await _shown(tx, [await _found(tx, caller, template_id)]))[0]
 
 
@@ -211,7 +220,7 @@ async def approve_version(
             raise Conflict("the version is retired: write the next version", reasons=[Reason("state", "retired")])
         if version.approved_at is None:
             signs = load()
-            found = texts.own_findings(version.text)
+            found = texts.own_findings(version.text, version.fields)
             if against := rules.against_approval(found, acknowledged, signs):
                 raise TemplateNotReady(
                     "a finding is to be acknowledged by its id, or the text to be changed",
@@ -249,11 +258,11 @@ async def retire_template(
 
 @router.get("/templates")
 async def list_templates(held: Held, caller: Reader, cursor: Cursor = None, limit: Limit = LIMIT) -> Page[Template]:
-    """List the templates of the senders your token covers, newest first."""
+    """List the templates of the senders your token covers, newest first, each with its newest version."""
     covered = None if caller.senders is None else sorted(caller.senders)
     async with held.database.begin() as tx:
         found = await store.templates_before(tx, position(cursor, int), covered, limit)
-        items = await _shown(tx, found)
+        items = await _shown(tx, found, newest=True)
     return Page[Template](items=items, next=next_of(found, limit, lambda template: template.position))
 
 
@@ -308,8 +317,8 @@ def _event(
     )
 
 
-async def _shown(tx: AsyncConnection, templates: Sequence[store.Template]) -> list[Template]:
-    versions = await store.versions_of(tx, [template.template_id for template in templates])
+async def _shown(tx: AsyncConnection, templates: Sequence[store.Template], *, newest: bool = False) -> list[Template]:
+    versions = await store.versions_of(tx, [template.template_id for template in templates], newest=newest)
     return [
         Template(
             template_id=template.template_id,
@@ -333,7 +342,7 @@ def _version_shown(version: Stored) -> Version:
             FieldBody(name=field.name, max_chars=field.max_chars, links=field.links, prices=field.prices)
             for field in version.fields
         ],
-        findings=list(map(_against, texts.own_findings(version.text))),
+        findings=list(map(_against, version.findings)),
         written_by=version.written_by,
         written_at=version.written_at,
         approved_by=version.approved_by,

@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.schema import instant, metadata
 from common.contracts.campaign import Category, TemplateField
+from common.texts.findings import Finding
 
 template = Table(
     "template",
@@ -43,6 +44,7 @@ template_version = Table(
     Column("number", Integer, nullable=False),
     Column("text", Text, nullable=False),
     Column("fields", JSONB, nullable=False),
+    Column("findings", JSONB, nullable=False),  # in the text, at writing
     Column("written_by", Text, nullable=False),
     instant("written_at"),
     Column("approved_by", Text, nullable=True),
@@ -55,6 +57,7 @@ template_version = Table(
 )
 
 _fields = msgspec.json.Decoder(tuple[TemplateField, ...])
+_findings = msgspec.json.Decoder(tuple[Finding, ...])
 
 
 class Template(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +78,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     text: str
     fields: tuple[TemplateField, ...]
+    findings: tuple[Finding, ...]
     written_by: str
     written_at: datetime
     approved_by: str | None
@@ -86,7 +90,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _TEMPLATE = ", ".join(Template.__struct_fields__)
-_VERSION = ", ".join("fields::text" if name == "fields" else name for name in Version.__struct_fields__)
+_VERSION = ", ".join(f"{name}::text" if name in ("fields", "findings") else name for name in Version.__struct_fields__)
 
 
 async def insert(
@@ -140,16 +144,20 @@ async def templates_before(
     return [Template(**row._mapping) for row in rows]
 
 
-async def versions_of(tx: AsyncConnection, template_ids: Sequence[str]) -> list[Version]:
-    """Return the versions of these templates, newest first."""
+async def versions_of(tx: AsyncConnection, template_ids: Sequence[str], *, newest: bool = False) -> list[Version]:
+    """Return the versions of these templates, newest first, or the newest of each alone."""
+    only = "DISTINCT ON (template_id) " if newest else ""
     rows = await tx.execute(
         text(
-            f"SELECT {_VERSION} FROM template_version WHERE template_id = ANY(CAST(:ids AS text[]))"
+            f"SELECT {only}{_VERSION} FROM template_version WHERE template_id = ANY(CAST(:ids AS text[]))"
             " ORDER BY template_id, number DESC"
         ),
         {"ids": list(template_ids)},
     )
-    return [Version(**{**row._mapping, "fields": _fields.decode(row.fields)}) for row in rows]
+    return [
+        Version(**{**row._mapping, "fields": _fields.decode(row.fields), "findings": _findings.decode(row.findings)})
+        for row in rows
+    ]
 
 
 async def add_version(
@@ -157,6 +165,7 @@ async def add_version(
     template_id: str,
     written: str,
     fields: Sequence[TemplateField],
+    findings: Sequence[Finding],
     *,
     written_by: str,
     now: datetime,
@@ -165,13 +174,14 @@ async def add_version(
     await tx.execute(
         text(
             "WITH next AS (UPDATE template SET latest = latest + 1 WHERE template_id = :id RETURNING latest)"
-            " INSERT INTO template_version (template_id, number, text, fields, written_by, written_at)"
-            " SELECT :id, latest, :text, CAST(:fields AS jsonb), :by, :now FROM next"
+            " INSERT INTO template_version (template_id, number, text, fields, findings, written_by, written_at)"
+            " SELECT :id, latest, :text, CAST(:fields AS jsonb), CAST(:findings AS jsonb), :by, :now FROM next"
         ),
         {
             "id": template_id,
             "text": written,
             "fields": msgspec.json.encode(list(fields)).decode(),
+            "findings": msgspec.json.encode([{"rule": each.rule, "found": each.found} for each in findings]).decode(),
             "by": written_by,
             "now": now,
         },

@@ -36,7 +36,10 @@ INSTEAD = {
     "price": "leave the price out",
     "voucher": "leave the code out",
     "premium_number": "give a number at the price of a call",
+    "premium_short_number": "give a number at the price of a call",
     "premium_short_code": "give the sender's own `stop_code`",
+    "disguised_link": "leave the link out: what stands before the @ hides the host",
+    "reading_direction": "leave the invisible characters out that turn the direction of reading",
 }
 
 
@@ -99,7 +102,9 @@ def _against(field: Field, finding: Finding, author: Author) -> Iterator[Flaw]:
     elif finding.rule == "stop_mention" and finding.found != author.stop_code:
         yield Flaw("foreign_stop_code", f"another STOP code: write {author.stop_code}")
     elif finding.rule == "link" and field == "contact":
-        if finding.found not in author.contact.casefold():
+        if not re.search(
+            rf"(?<![\w.-]){re.escape(finding.found)}(?![\w-])", author.contact.casefold().replace("www.", "")
+        ):
             yield Flaw("link", "a link to another site than the sender's: write the address that stands in `contact`")
     elif finding.rule == "link":
         yield Flaw("link", "leave the link out: the link to the preference page is added where it fits")

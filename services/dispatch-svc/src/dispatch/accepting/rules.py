@@ -95,9 +95,13 @@ def written_from(version: Approved, category: Category, values: Mapping[str, str
 
 
 def written_freely(text: str, found: Sequence[Finding], *, override: bool) -> Written:
-    """Return a free text, given its findings. Raises TextRefused unless the caller overrides."""
-    if found and not override:
-        raise TextRefused(Kind.ADVERTISING, [against(finding, "text") for finding in found])
+    """Return a free text, given its findings. Raises TextRefused unless the caller overrides.
+
+    No override covers a sign that nobody could approve in a template.
+    """
+    rules = load().rules
+    if refused := [finding for finding in found if not (override and rules[finding.rule].approvable)]:
+        raise TextRefused(Kind.ADVERTISING, [against(finding, "text") for finding in refused])
     return Written(text, tuple(found))
 
 

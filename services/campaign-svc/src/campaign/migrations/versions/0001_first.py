@@ -441,6 +441,7 @@ CREATE TABLE template_version (
     number integer NOT NULL,
     text text NOT NULL,
     fields jsonb NOT NULL,
+    findings jsonb NOT NULL,
     written_by text NOT NULL,
     written_at timestamptz NOT NULL,
     approved_by text,
