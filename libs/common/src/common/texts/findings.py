@@ -211,9 +211,10 @@ def _links(reading: Reading, signs: Signs, *, any_domain: bool = False) -> Itera
     matches += (match for match in _DOTTED.finditer(plain) if _is_host(match, reading, signs, any_domain))
     matches += (match for pattern in (_COMMA, _SPELLED) for match in pattern.finditer(plain))
     for match in matches:
-        start, end = _word_around(reading.text, *reading.span(*match.span()))
+        start, end = reading.span(*match.span())
         if any(start < after and before < end for before, after in taken):
             continue
+        start, end = _word_around(reading.text, start, end)
         taken.append((start, end))
         shown = re.sub(r"[\s()\[\]]", "", match[1]).replace(",", ".")
         host = re.split(r"[/?#\\]", shown, maxsplit=1)[0].strip(_AROUND).removeprefix("www.")
