@@ -149,7 +149,7 @@ async def test_who_has_the_number_now_takes_back_by_start_nothing_that_another_h
     surroundings: Surroundings, sender_id: str | None
 ) -> None:
     async with four(surroundings, without=("campaign", "dispatch")) as told:
-        sister = {"sender_id": "lune-bebe", "brand": "Lune Bébé", "oadc": "LUNEBEBE", "controller": SENDER}
+        sister = {"sender_id": "lune-bebe", "brand": "Lune Bébé", "oadc": "LUNEBEBE", "controller": "lune"}
         same = {"legal_name": "Maison Lune SAS", "contact": "contact@maison-lune.example", "country": "FR"}
         purposes = [{"id": "promotions", "wording": "Nos offres"}]
         body = same | sister | {"stop_code": STOP_CODE, "purposes": purposes}
