@@ -22,6 +22,7 @@ from common.db.database import Database
 from consent.ledger.recorder import Statement, record
 from consent.ledger.rules import Evidence
 from consent.proof.summing import Summing
+from dispatch.projection import checksum_store
 from dispatch.projection import store as projection
 from dispatch.projection.checksum import COMPARED, Comparing
 from dispatch.projection.freshness import STALENESS, STALENESS_OF, Freshness
@@ -73,7 +74,7 @@ class Both:
 
     async def compare(self, summed: StatesSummed, *, watermark: timedelta = timedelta(0)) -> Any:
         async with self.dispatch.begin() as tx:
-            await projection.put_sums(tx, summed, msgspec.json.encode(summed).decode())
+            await checksum_store.put_sums(tx, summed, msgspec.json.encode(summed).decode())
             await tx.execute(
                 text(
                     "INSERT INTO consumer_offset VALUES ('dispatch.consents', 'consent.states.v1', 0, 1, :as_of)"
@@ -83,7 +84,7 @@ class Both:
             )
         await Comparing(self.dispatch, 1).compare()
         async with self.dispatch.begin() as tx:
-            return await projection.compared(tx)
+            return await checksum_store.compared(tx)
 
     async def dispatch_sql(self, statement: str, **given: Any) -> None:
         async with self.dispatch.begin() as tx:
@@ -213,7 +214,7 @@ async def test_the_staleness_of_each_partition_is_told_and_none_is_infinite(both
 
 async def _as_dispatch_has_it(both: Both) -> StatesSummed:
     async with both.dispatch.begin() as tx:
-        ours = await projection.sums(tx, now())
+        ours = await checksum_store.sums(tx, now())
     sums = {name: (many, total) for name, (many, total, _) in ours.items()}
     return StatesSummed(sum_id="s", begun_at=now(), seen_until=now(), sums=sums)
 

@@ -23,6 +23,7 @@ from dispatch.gateways import Capabilities, Result, SendError, Submit
 from dispatch.gateways.pool import Traffic
 from dispatch.gateways.routing import Route
 from dispatch.lane import Lane
+from dispatch.messages import rights_store
 from dispatch.messages import store as messages_store
 from dispatch.projection import store as projection
 from dispatch.projection.limits import Limits
@@ -260,7 +261,7 @@ async def test_what_an_erasure_denied_while_it_waited_is_named_and_no_difference
     decisions = await decided(database, resting, 1, requested_at=now() - timedelta(minutes=1))
     assert [d.row.reasons for d in decisions] == [("no_route",)]
     async with database.begin() as tx:
-        [erased] = await messages_store.deny_waiting(tx, {subject(1): now()})
+        [erased] = await rights_store.deny_waiting(tx, {subject(1): now()})
     assert erased.event.reasons == ("erased",)
     replay = Replay()
     assert await replayed(database, replay, decisions) == []

@@ -396,6 +396,7 @@ def _code(n: int) -> MessageRequested:
 
 
 MESSAGES = "dispatch.messages.store:"
+RIGHTS = "dispatch.messages.rights_store:"
 ENFORCEMENT = "dispatch.messages.enforcement:"
 SENDING = "dispatch.sending.store:"
 PROJECTION = "dispatch.projection.store:"
@@ -491,8 +492,8 @@ POINTS: dict[str, At] = {
         becomes={"denied": ALL},
     ),
     "after-woken-note-commit": At(cancelling, Point("committed", PROJECTION + "note_woken"), becomes={"denied": ALL}),
-    "before-text-update-commit": At(rewording, Point("after", MESSAGES + "reword")),
-    "after-text-update-commit": At(rewording, Point("committed", MESSAGES + "reword")),
+    "before-text-update-commit": At(rewording, Point("after", RIGHTS + "reword")),
+    "after-text-update-commit": At(rewording, Point("committed", RIGHTS + "reword")),
     "after-hand-back-commit": At(
         ending,
         Point("committed", MESSAGES + "settle"),

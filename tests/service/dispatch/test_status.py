@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 import dispatch
 from common.contracts.campaign import MessageReworded
 from common.db.database import Database, fetch_many
+from dispatch.messages import rights_store
 from dispatch.messages import store as messages
 from dispatch.messages.row import MessageRow
 from dispatch.messages.status import FIRST, STEPS, Cause, Status, may_follow
@@ -53,7 +54,7 @@ async def _rewords(tx: AsyncConnection, rows: Sequence[MessageRow]) -> None:
             text="sealed",
             reworded_at=now(),
         )
-        await messages.reword(tx, {row.message_id: new})
+        await rights_store.reword(tx, {row.message_id: new})
 
 
 STATEMENTS: dict[tuple[str, Cause | None], list[Statement]] = {
@@ -63,8 +64,8 @@ STATEMENTS: dict[tuple[str, Cause | None], list[Statement]] = {
         _settles(to) for to in (Status.ACCEPTED, Status.REJECTED, Status.UNKNOWN, Status.DEFERRED)
     ],
     ("put_receipts", Cause.RECEIPT): [_receives(proves=proves) for proves in (True, False)],
-    ("deny_waiting", Cause.ERASURE): [lambda tx, rows: messages.deny_waiting(tx, {subject(1): now()})],
-    ("empty_messages", None): [lambda tx, rows: messages.empty_messages(tx, [subject(1)])],
+    ("deny_waiting", Cause.ERASURE): [lambda tx, rows: rights_store.deny_waiting(tx, {subject(1): now()})],
+    ("empty_messages", None): [lambda tx, rows: rights_store.empty_messages(tx, [subject(1)])],
     ("wake_held", None): [lambda tx, rows: messages.wake_held(tx, [subject(1)])],
     ("wake_controlled", None): [lambda tx, rows: messages.wake_controlled(tx, "c1", 100, cancelled=True)],
     ("reword", None): [_rewords],

@@ -42,14 +42,13 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
-from common.contracts.campaign import MessageReworded
 from common.db.database import PLANNED_NOW, Database, fetch_many, plan_now
 from common.telemetry import counter
 from dispatch.lane import Lane
 from dispatch.messages.events import Changed, changed
 from dispatch.messages.reasons import Reason
 from dispatch.messages.row import COLUMNS, MessageRow, Outcome, ReceiptChange, columns_of
-from dispatch.messages.status import WAITING, Status
+from dispatch.messages.status import Status
 from dispatch.schema import instant, metadata
 
 VIOLATIONS = counter(
@@ -407,40 +406,6 @@ async def lift_versions(tx: AsyncConnection, known: Mapping[UUID, int]) -> None:
 NO_OUTCOME = "m.receipt IS NULL AND m.handed_off_at IS NULL"
 
 
-async def reword(tx: AsyncConnection, reworded: Mapping[UUID, MessageReworded]) -> bool:
-    """Store the new text and region of each of these messages that still waits.
-
-    Return False, and change no row, while any of the messages is being handed off. An event for another subject changes
-    no row.
-    """
-    if not reworded:
-        return True
-    rows = await tx.execute(
-        text(
-            "SELECT message_id, subject_id, status FROM message WHERE message_id = ANY(CAST(:ids AS uuid[]))"
-            " ORDER BY message_id FOR UPDATE"
-        ),
-        {"ids": list(reworded)},
-    )
-    theirs = [row for row in rows if reworded[row.message_id].subject_id == row.subject_id]
-    if any(row.status == Status.SENDING for row in theirs):
-        return False
-    waiting = [row.message_id for row in theirs if row.status in WAITING]
-    await tx.execute(
-        text(
-            "UPDATE message AS m SET text = v.text, region = nullif(coalesce(v.region, m.region), '')"
-            " FROM unnest(CAST(:ids AS uuid[]), CAST(:texts AS text[]), CAST(:regions AS text[]))"
-            " AS v(message_id, text, region) WHERE m.message_id = v.message_id"
-        ),
-        {
-            "ids": waiting,
-            "texts": [reworded[identity].text or "" for identity in waiting],
-            "regions": [reworded[identity].region for identity in waiting],
-        },
-    )
-    return True
-
-
 SETTLED = _kinds_of(
     *("message_id", "decided_at", "status", "reasons", "due_at", "gateway", "gateway_message_id", "known_as", "code"),
     "handed_off_at",
@@ -511,44 +476,6 @@ async def settle(tx: AsyncConnection, rows: Sequence[Outcome]) -> list[Changed]:
         *_columns(rows, SETTLED),
     )
     return [changed(MessageRow.read(row)) for row in updated]
-
-
-async def deny_waiting(tx: AsyncConnection, asked: Mapping[str, datetime]) -> list[Changed]:
-    """Deny the waiting messages of people who asked for erasure (`asked`: when), and return the changes.
-
-    Marketing is denied altogether, any other message only if requested before. The caller holds the partition's lock,
-    and has locked the rows (`lock_what_goes`).
-    """
-    rows = await fetch_many(
-        tx,
-        "WITH waiting AS (SELECT m.message_id FROM message AS m"
-        " JOIN unnest($1::text[], $2::timestamptz[]) AS a(subject_id, at) USING (subject_id)"
-        " WHERE m.status IN ('pending', 'deferred') AND (m.category = 'marketing' OR m.requested_at <= a.at)"
-        " ORDER BY m.message_id FOR UPDATE OF m)"
-        " UPDATE message AS m SET status = 'denied', reasons = ARRAY[$3::text], due_at = NULL,"
-        " decided_at = coalesce(m.decided_at, now()), version = m.version + 1"
-        f" FROM waiting AS w WHERE m.message_id = w.message_id RETURNING {OF_A_CHANGE}",
-        list(asked),
-        list(asked.values()),
-        Reason.ERASED.value,
-    )
-    return [changed(MessageRow.read(row)) for row in rows]
-
-
-async def empty_messages(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
-    """Erase numbers and texts of these people's ended messages; return how many, by subject_id."""
-    rows = await tx.execute(
-        text(
-            "WITH found AS (SELECT message_id FROM message WHERE subject_id = ANY(CAST(:ids AS text[]))"
-            " AND (number IS NOT NULL OR text IS NOT NULL) AND status NOT IN ('pending', 'deferred', 'sending')"
-            " ORDER BY message_id FOR UPDATE),"
-            " emptied AS (UPDATE message AS m SET number = NULL, text = NULL FROM found AS f"
-            " WHERE m.message_id = f.message_id RETURNING m.subject_id)"
-            " SELECT subject_id, count(*) AS messages FROM emptied GROUP BY subject_id"
-        ),
-        {"ids": list(subject_ids)},
-    )
-    return {row.subject_id: row.messages for row in rows}
 
 
 RECEIVED = _kinds_of("message_id", "receipt", "gateway", "gateway_message_id", "code", "receipt_at")

@@ -18,7 +18,7 @@ from common.db.database import Database
 from common.kafka.broker import partition_of
 from common.privacy.erasing import Erased, Eraser
 from dispatch.lane import Lane
-from dispatch.messages import enforcement, events
+from dispatch.messages import enforcement, events, rights_store
 from dispatch.messages import store as messages
 from dispatch.privacy import store
 
@@ -40,9 +40,9 @@ class Erasing:
         [partition] = {self.partition(subject_id) for subject_id in asked}
         await messages.lock_partition(tx, partition, Lane.MARKETING, planned_now=True)
         sending = await store.lock_what_goes(tx, list(asked))
-        await events.append_changes(tx, await messages.deny_waiting(tx, asked))
+        await events.append_changes(tx, await rights_store.deny_waiting(tx, asked))
         still = [subject_id for subject_id in asked if subject_id not in sending]
-        emptied = await messages.empty_messages(tx, still)
+        emptied = await rights_store.empty_messages(tx, still)
         await enforcement.enforce(tx, still)
         await enforcement.empty_enforcements(tx, still)
         return {subject_id: {"messages": emptied.get(subject_id, 0)} for subject_id in still}

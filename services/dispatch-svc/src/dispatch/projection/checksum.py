@@ -20,7 +20,7 @@ from common.kafka.reading.offsets import applied_watermark
 from common.kafka.subscription import After, Received, Subscription
 from common.service import Resources
 from common.telemetry import gauge
-from dispatch.projection import store
+from dispatch.projection import checksum_store, store
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +59,10 @@ class Comparing:
         """Compare new checksums once the projection holds all states in them."""
         self._tell_age()  # first, so that the age shows while the comparison fails
         async with self.database.begin() as tx:
-            theirs = await store.sums_to_compare(tx)
+            theirs = await checksum_store.sums_to_compare(tx)
             if theirs is not None and await self._has_all(tx, theirs):
                 await self._compare(tx, theirs)
-            result = await store.compared(tx)
+            result = await checksum_store.compared(tx)
         if result is not None:
             DIFFERING.set(len(result.differing))
             MOVING.set(result.moving)
@@ -79,11 +79,11 @@ class Comparing:
         return as_of is not None and as_of >= theirs.seen_until
 
     async def _compare(self, tx: AsyncConnection, theirs: StatesSummed) -> None:
-        ours = await store.sums(tx, theirs.begun_at - CLOCKS_APART)
+        ours = await checksum_store.sums(tx, theirs.begun_at - CLOCKS_APART)
         moving = {name for name, (_, _, changed) in ours.items() if changed}
         still = (theirs.sums.keys() | ours.keys()) - moving
         differing = sorted(name for name in still if theirs.sums.get(name, NOBODY) != ours.get(name, NOBODY)[:2])
-        await store.put_comparison(tx, datetime.now(UTC), len(still), len(moving), differing)
+        await checksum_store.put_comparison(tx, datetime.now(UTC), len(still), len(moving), differing)
         if differing:
             log.error(
                 "the projection differs from consent-svc",
@@ -99,14 +99,14 @@ async def keep(tx: AsyncConnection, batch: list[Received]) -> After | None:
     told = [received.event for received in batch if isinstance(received.event, StatesSummed)]
     if told:
         newest = max(told, key=lambda event: event.begun_at)
-        await store.put_sums(tx, newest, msgspec.json.encode(newest).decode())
+        await checksum_store.put_sums(tx, newest, msgspec.json.encode(newest).decode())
     return None
 
 
 async def consents_are_the_same(held: Resources[Any]) -> str | None:
     """Return a readiness warning when slices differ: a person has to act."""
     async with held.database.begin() as tx:
-        result = await store.compared(tx)
+        result = await checksum_store.compared(tx)
     if result is None or not result.differing:
         return None
     return f"consents differ from consent-svc's in {len(result.differing)} of {result.compared} slices: rebuild"

@@ -66,7 +66,7 @@ from dispatch.gateways import (
 from dispatch.gateways.circuit_breaker import BreakerState, Failure
 from dispatch.gateways.pool import Traffic
 from dispatch.lane import Lane
-from dispatch.messages import enforcement, events
+from dispatch.messages import enforcement, events, rights_store
 from dispatch.messages import store as messages
 from dispatch.messages.reasons import Reason
 from dispatch.messages.row import Outcome
@@ -189,7 +189,7 @@ class Intake:
             candidates.setdefault(candidate.message_id, candidate)
         if reworded:
             await messages.lock_partition(tx, partition, Lane.MARKETING)
-            if not await messages.reword(tx, reworded):
+            if not await rights_store.reword(tx, reworded):
                 raise Hold  # at the retry the message has left, or waits again
         if repeated:
             await messages.lock_partition(tx, partition, lane)
