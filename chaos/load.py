@@ -24,6 +24,7 @@ GIVEN_AGO = (timedelta(days=40), timedelta(seconds=60))
 TEXT = "Maison Lune : {first_name|bonjour}, -20 % ce samedi. {stop}"
 SPELLINGS = tuple(text for text in STOP_SPELLINGS if "36" not in text)  # without another code
 POLL_S = 0.5
+SUDDEN = 12
 NOT_YET = ("404 ", "409 ")
 HEARD_WITHIN_S = 120.0
 TOLD_AGAIN_S = (0.0, 5.0)  # after the campaign has begun, and then once more
@@ -120,6 +121,17 @@ class Load:
         for one in [one for one in self.rounds if one.campaign and not one.over]:
             with contextlib.suppress(DemoFailed):
                 await self.api.call("POST", "campaign", f"/v1/campaigns/{one.campaign}/cancel", {})
+
+    async def stop(self) -> None:
+        """Text STOP at once from SUDDEN people of the newest campaign, who would not have stopped."""
+        one = next((each for each in reversed(self.rounds) if each.campaign), None)
+        if one is None:
+            return
+        others = sorted({*one.people} - {*one.stopping})
+        sudden = random.Random(f"{self.seed} {one.code} {len(one.stopping)}").sample(others, min(SUDDEN, len(others)))
+        one.stopping += sudden
+        replies = [{"from": each, "to": one.code, "text": "STOP", "after_s": 0.0} for each in sudden]
+        await self.api.call("POST", "simulator", "/control/replies", {"replies": replies})
 
     async def reconcile(self, stopped: Mapping[str, Sequence[str]]) -> None:
         """Send the operator's list of opt-outs for each sender."""

@@ -345,6 +345,8 @@ async def _led(system: System, topic: str, partition: int) -> int:
 async def _grown_with_facts(system: System, topic: str, began: dict[int, int]) -> int:
     """Return a partition with facts written since `began`, on two replicas at least."""
     kafka, numbers = _brokers(system)
+    if topic == INBOUND_MESSAGES.name and system.callers is not None:
+        await system.callers.stop()  # without its reader, marketing is held, and nobody has a reason to reply
     deadline = time.monotonic() + FACTS_WITHIN_S
     while time.monotonic() < deadline:
         for partition, at in began.items():

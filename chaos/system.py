@@ -78,6 +78,9 @@ class Callers(Protocol):
     async def reconcile(self, stopped: Mapping[str, Sequence[str]]) -> None:
         """Give consent-svc the operator's list of opt-outs: numbers by STOP code."""
 
+    async def stop(self) -> None:
+        """Text STOP from some people, at once."""
+
 
 @dataclass
 class System:

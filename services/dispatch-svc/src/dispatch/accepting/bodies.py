@@ -97,7 +97,7 @@ class Send(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class NotASend:
-    """A message of a batch that is not well-formed, with its problem."""
+    """A malformed message of a batch, with the problem."""
 
     problem: Problem
 
