@@ -69,6 +69,9 @@ STATEMENTS: dict[tuple[str, Cause | None], list[Statement]] = {
     ("wake_held", None): [lambda tx, rows: messages.wake_held(tx, [subject(1)])],
     ("wake_controlled", None): [lambda tx, rows: messages.wake_controlled(tx, "c1", 100, cancelled=True)],
     ("reword", None): [_rewords],
+    ("lift_versions", None): [
+        lambda tx, rows: messages.lift_versions(tx, dict.fromkeys((row.message_id for row in rows), 9))
+    ],
 }
 
 
