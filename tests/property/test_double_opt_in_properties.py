@@ -11,7 +11,7 @@ from common.sms.sms_length import length
 from consent.answers.replies import QUESTION_SEGMENTS, Identity, question, question_flaws
 from consent.double_opt_in import rules as asking
 from consent.double_opt_in.rules import Most, Pace, Question, step
-from consent.ledger.rules import NEVER_SEEN, apply, standing
+from consent.ledger.rules import NEVER_SEEN, apply, standing, standing_stop
 from tests.unit.consent.evidences import NOON, request, stop
 
 HOUR = timedelta(hours=1)
@@ -72,6 +72,7 @@ def live(
                         by_reply=True,
                         asked_at=now,
                         expires_at=now + 24 * HOUR,
+                        after_stop=standing_stop(state, sender, purpose, None) is not None,
                     )
                     what = "asked"
                     questions.append(about)
@@ -119,11 +120,9 @@ def test_after_a_stop_one_question_a_month_at_most_of_each_controller_until_a_ye
 ) -> None:
     last = dict[str, datetime]()  # by controller: each of the senders is one
     life = [(1, Stop(None)), *life]
-    for (_, act), (now, what, about, _) in zip(life, live(life), strict=True):
+    for now, what, about, _ in live(life):
         if what == "answered":
             break  # they want to hear from somebody again: from here on it is a matter of pace
-        if isinstance(act, Stop):
-            last = {sender: at for sender, at in last.items() if act.sender not in (None, sender)}
         if what == "asked":
             assert about is not None
             assert about.sender_id not in last or now - last[about.sender_id] >= AFTER_STOP

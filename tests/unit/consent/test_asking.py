@@ -84,16 +84,19 @@ def test_who_has_said_stop_is_asked_once_by_a_controller_unless_they_said_yes() 
     a_month = A_MONTH.total_seconds() / 60
     stopped = stop(5 - a_month)
     for sender in ("acme", "acme-outlet"):
-        before = asked(0, sender_id=sender, asked_at=at(10) - A_MONTH + timedelta(seconds=1), evidence_id="before")
+        then = at(10) - A_MONTH + timedelta(seconds=1)
+        before = asked(0, sender_id=sender, asked_at=then, evidence_id="before", after_stop=True)
         assert why(10, stopped, questions=(before,)) is Withheld.STOPPED_AND_ASKED
         assert why(10, stopped, questions=(replace(before, confirmed=True),)) is None
         assert why(10, questions=(before,)) is None, "who has not said STOP is a matter of pace"
-    assert why(10, stopped, questions=(asked(0, asked_at=at(10) - A_MONTH),)) is None
+    assert why(10, stopped, questions=(asked(0, asked_at=at(10) - A_MONTH, after_stop=True),)) is None
 
 
 def test_a_question_of_another_controller_or_from_before_the_stop_takes_nobody_the_way_back() -> None:
-    after = asked(6, evidence_id="after")
-    assert why(10, stop(5, sender_id=None), questions=(after,)) is Withheld.STOPPED_AND_ASKED
+    after = asked(6, evidence_id="after", after_stop=True)
+    for again in ((), (stop(7, sender_id=None),), (stop(8),)):
+        said = (stop(5, sender_id=None), *again)
+        assert why(10, *said, questions=(after,)) is Withheld.STOPPED_AND_ASKED, "whoever stops again is asked no more"
     assert why(10, stop(5, sender_id=None), questions=(replace(after, sender_id="globex"),)) is None
     assert why(10, stop(5), questions=(asked(4, evidence_id="before"),)) is None
 

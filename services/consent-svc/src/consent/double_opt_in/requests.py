@@ -64,6 +64,7 @@ Table(
     Column("asked_at", DateTime(timezone=True), nullable=False),
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Column("confirmed", Boolean, nullable=False, server_default=text("false")),
+    Column("after_stop", Boolean, nullable=False),  # a STOP stood when the question was put
     Column("withheld", Text, nullable=True),  # the reason for not asking
     Column("closed_at", DateTime(timezone=True), nullable=True),
     UniqueConstraint("link_id"),
@@ -83,7 +84,7 @@ Table(
 
 _COLUMNS = (
     "evidence_id, subject_id, number, sender_id, purpose, short_code, by_reply, link_id, asked_at, expires_at,"
-    " confirmed"
+    " confirmed, after_stop"
 )
 
 
@@ -158,6 +159,7 @@ async def ask(
         by_reply=True,
         asked_at=now,
         expires_at=now + timedelta(hours=sender.double_opt_in_hours),
+        after_stop=ledger.standing_stop(state, sender.sender_id, request.purpose, sender.controller) is not None,
     )
     why = asking.withheld(
         state,
@@ -315,8 +317,8 @@ async def _keep(tx: AsyncConnection, question: Question, why: Withheld | None) -
     await tx.execute(
         text(
             f"INSERT INTO double_opt_in ({_COLUMNS}, withheld, closed_at) VALUES (:evidence_id, :subject_id, :number,"
-            " :sender_id, :purpose, :short_code, :by_reply, :link_id, :asked_at, :expires_at, false, :withheld,"
-            " :closed_at)"
+            " :sender_id, :purpose, :short_code, :by_reply, :link_id, :asked_at, :expires_at, false,"
+            " :after_stop, :withheld, :closed_at)"
         ),
         {
             "evidence_id": question.evidence_id,
@@ -329,6 +331,7 @@ async def _keep(tx: AsyncConnection, question: Question, why: Withheld | None) -
             "link_id": None if why else question.link_id,
             "asked_at": question.asked_at,
             "expires_at": question.expires_at,
+            "after_stop": question.after_stop,
             "withheld": why,
             "closed_at": question.asked_at if why else None,
         },

@@ -41,7 +41,8 @@ class Withheld(StrEnum):
 class Question:
     """A question of double opt-in. `evidence_id` is the request's, `short_code` the code for an OUI.
 
-    `by_reply`: the question asked for an OUI. `number` is encrypted, `None` once erased.
+    `by_reply`: the question asked for an OUI. `number` is encrypted, `None` once erased. `after_stop`: a STOP was in
+    force when the question was put.
     """
 
     evidence_id: str
@@ -55,6 +56,7 @@ class Question:
     number: str | None = None
     link_id: str | None = None
     confirmed: bool = False
+    after_stop: bool = False
 
     def is_open(self, state: SubjectState) -> bool:
         """Return whether the question is open by the ledger. The caller checks `expires_at`."""
@@ -108,9 +110,10 @@ def withheld(
         return Withheld.JUST_ASKED
     if not _opens(state, request):
         return Withheld.OLDER_THAN_AN_ANSWER
+    # the questions of before a STOP do not count; a further STOP gives the controller no further question
+    own = [q for q in asked if q.sender_id in senders and q.after_stop and not q.confirmed]
     stopped = ledger.standing_stop(state, *scope, request.controller)
-    own = [q for q in asked if q.sender_id in senders and not q.confirmed]
-    if stopped and any(q.asked_at > max(stopped.at, now - after_stop) for q in own):
+    if stopped and any(q.asked_at > now - after_stop for q in own):
         return Withheld.STOPPED_AND_ASKED
     return Withheld.ASKED_ENOUGH if most.reached(asked, now) else None
 

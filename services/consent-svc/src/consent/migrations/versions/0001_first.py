@@ -133,6 +133,7 @@ CREATE TABLE double_opt_in (
     asked_at timestamptz NOT NULL,
     expires_at timestamptz NOT NULL,
     confirmed boolean DEFAULT false NOT NULL,
+    after_stop boolean NOT NULL,
     withheld text,
     closed_at timestamptz,
     CONSTRAINT double_opt_in_withheld_ck CHECK (((withheld IS NULL) OR ((number IS NULL) AND (closed_at IS NOT NULL))))
