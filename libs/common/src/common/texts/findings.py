@@ -55,6 +55,7 @@ _USER_OF_HOST = re.compile(r"(?<![^\s/(])([^\s/@]+@[^\s/@]+\.[a-z]{2,})/\S*")
 _SPELLED = re.compile(
     r"(?<![\w@.-])([a-z0-9-]{2,}(?:\s\.\s?|\.\s|\s?[(\[]\s?\.\s?[)\]]\s?|\s(?:point|dot)\s)(?:fr|com))(?![a-z0-9-])"
 )
+_INITIALS = re.compile(r"(?:(?:[a-z]|\d[\dh-]*)\.)+")  # of a name, or an hour
 _AROUND = ".,;:!?()[]<>\"'«»"
 
 
@@ -224,14 +225,15 @@ def _links(reading: Reading, signs: Signs, *, any_domain: bool = False) -> Itera
 def _is_host(match: re.Match[str], reading: Reading, signs: Signs, any_domain: bool) -> bool:
     """Return whether a word with a dot is a host: not the end of a sentence, nor an initial before a name."""
     host, domain, path = match.groups()
-    if path:
+    if path or domain in signs.domains - signs.names:
         return True
     start, end = reading.span(*match.span(2))
-    if domain in signs.names and (reading.text[start:end].istitle() or host[1] == "."):
+    title = reading.text[start:end].istitle()
+    if any_domain:
+        return not (title and _INITIALS.fullmatch(host.removesuffix(domain)))
+    if domain in signs.names and (title or host[1] == "."):
         return False
-    if signs.domains.intersection(host.split(".")[1:]):
-        return True
-    return any_domain and host[1] != "." and reading.text[start:end].islower()
+    return not signs.domains.isdisjoint(host.split(".")[1:])
 
 
 def _word_around(text: str, start: int, end: int) -> tuple[int, int]:
