@@ -40,6 +40,7 @@ SHORT_CODE = re.compile(
 ORDINARY = ("36", "38")  # short codes at the price of an SMS
 STOP = re.compile(r"(?<!non[\s-])\bstop\b.{0,12}?\b(\d{5})\b", re.IGNORECASE)
 HOST = re.compile(r"(?<![\w@./-])(?:https?://)?((?:[a-z0-9-]+\.)+[a-z]{2,})/", re.IGNORECASE)
+AROUND = ".,;:!?()[]<>\"'«»"  # punctuation around a link
 DIRECTION = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 _PERCENT = r"\s{0,2}(?:%|°\s?/\s?[o0]|(?:pour\s?cents?|pct)(?![a-z]))"
@@ -56,7 +57,6 @@ _SPELLED = re.compile(
     r"(?<![\w@.-])([a-z0-9-]{2,}(?:\s\.\s?|\.\s|\s?[(\[]\s?\.\s?[)\]]\s?|\s(?:point|dot)\s)(?:fr|com))(?![a-z0-9-])"
 )
 _INITIALS = re.compile(r"(?:(?:[a-z]|\d[\dh-]*)\.)+")  # of a name, or an hour
-_AROUND = ".,;:!?()[]<>\"'«»"
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +218,7 @@ def _links(reading: Reading, signs: Signs, *, any_domain: bool = False) -> Itera
         start, end = _word_around(reading.text, start, end)
         taken.append((start, end))
         shown = re.sub(r"[\s()\[\]]", "", match[1]).replace(",", ".")
-        host = re.split(r"[/?#\\]", shown, maxsplit=1)[0].strip(_AROUND).removeprefix("www.")
+        host = re.split(r"[/?#\\]", shown, maxsplit=1)[0].strip(AROUND).removeprefix("www.")
         yield Finding("disguised_link" if "@" in host else "link", host or "http", (start, end))
 
 
