@@ -123,6 +123,7 @@ def test_a_value_is_read_more_strictly_than_a_text() -> None:
     text = "Maison Lune : commande {a} prête."
     for value, rule in (
         ("4821 - S.O.L.D.E.S monstre", "advertising:soldes"),
+        ("M. Promo SOL-DES", "advertising:soldes"),
         ("4821, 20%", "percent:%"),
         ("4821, 20% sur tout", "rebate:20% sur tout"),
         ("lune.boutique", "link:lune.boutique"),

@@ -123,7 +123,10 @@ def load(version: str = "fr-1") -> Signs:
         version=version,
         rules={name: Rule(**rule) for name, rule in data["rules"].items()},
         words=words_of(word for group in data["words"] for word in group["words"]),
-        ordinary=re.compile(rf"(?<![a-z])(?:(?:{ordinary})(?![a-z])|(?:{titles})\s?[a-z'-]+(?: [a-z]+(?:-[a-z]+)+)?)"),
+        ordinary=re.compile(
+            r"\d\s{0,3}m\."  # metres, and no title
+            rf"|(?<![a-z])(?:(?:{ordinary})(?![a-z])|(?:{titles})\s?[a-z'-]+(?P<tail> [a-z]+(?:-[a-z]+)+)?)"
+        ),
         of_codes=re.compile(rf"(?<![a-z])(?:{_either(data['of_codes'])})(?![a-z])"),
         rebate=re.compile(
             rf"(?:(?<![\w-])-|(?<![a-z])(?:{before}))[\s-]{{0,3}}{numbers}{_PERCENT}"
@@ -178,9 +181,10 @@ def premium_short_codes(text: str) -> list[str]:
 
 def _of(reading: Reading, signs: Signs) -> Iterator[Finding]:
     plain = reading.plain
-    ordinary = [match.span() for match in signs.ordinary.finditer(plain)]
+    ordinary = [(*match.span(), match.start("tail")) for match in signs.ordinary.finditer(plain)]
     for word, start, end in find(reading, signs.words):
-        if not any(before <= start and end <= after for before, after in ordinary):
+        # in the tail of a name, only a word that begins before the tail is no sign: Bon Plan-de-Cuques
+        if not any(before <= start and end <= after and not 0 < tail <= start for before, after, tail in ordinary):
             yield Finding("advertising", word, reading.span(start, end))
     for match in signs.rebate.finditer(plain):
         yield Finding("rebate", " ".join(match[0].split()), reading.span(*match.span()))
