@@ -53,6 +53,7 @@ def test_a_sign_is_found_by_its_word(text: str, ids: list[str]) -> None:
         "Tapez 48219 pour valider votre achat. Votre code SMS est 81234.",
         "Votre colis gratuit est arrivé. Remise des clés le 12/03 à 10h.Paris",
         "Colis remis. Remise en main propre à Mme Cadeau, ou à M. Remise",
+        "Rdv le 12, M. Cadeau. Madame Promo Saint-Jean",
         "Résultat de votre échantillon de sang disponible. Votre offre d'emploi est en ligne",
         "Numéro gratuit: 0800 123 456 (service gratuit + prix appel), ou 3631 : appelez le 3631",
         "Non-stop: code 48219. Bonjour Mme.De La Tour. Votre code LUNE20 expire dans 5 min.",
@@ -102,6 +103,9 @@ def test_a_disguised_word_is_found(text: str) -> None:
             (text, "advertising")
             for text in ("SOL.DES", "prorno", "₱romo", "pr()mo", "gratu!t", "échanti11on", "soldés")
         ),
+        *((text, "advertising") for text in ("notre 0ffre du", "of-fre", "0ffer")),
+        *((text, "advertising") for text in ("à 200 m. Promo", "à 200m. Promo", "à 5  m. Soldes")),
+        *((text, "advertising") for text in ("Mme Lune vente-privee-promo-soldes", "M. Promo SOL-DES")),
         *((text, "voucher") for text in ("code LUNE-20", "avec LUNE20", "Code : LUNE20")),
         *((text, "price") for text in ("à 20e seulement", "10$", "9,99e", "vingt euros")),
         *((text, "link") for text in ("lune.boutique", "lune.sale", "lune.ai", "lune.cc", "lune,fr", "lune·fr")),

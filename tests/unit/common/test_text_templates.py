@@ -122,7 +122,8 @@ def test_fields_for_prose_and_values_longer_than_the_text_are_for_the_approver_t
 def test_a_value_is_read_more_strictly_than_a_text() -> None:
     text = "Maison Lune : commande {a} prête."
     for value, rule in (
-        ("4821 - SOL.DES monstre", "advertising:soldes"),
+        ("4821 - S.O.L.D.E.S monstre", "advertising:soldes"),
+        ("M. Promo SOL-DES", "advertising:soldes"),
         ("4821, 20%", "percent:%"),
         ("4821, 20% sur tout", "rebate:20% sur tout"),
         ("lune.boutique", "link:lune.boutique"),
@@ -133,7 +134,19 @@ def test_a_value_is_read_more_strictly_than_a_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["M. Cadeau", "12 rue de l'Euro", "J.Paris", "Mme Bon Plan-de-Cuques", "D3AL", "KXTRQ7", "abcd12", "G1FT"]
+    "value", ["LUNE.SBS", "LUNE.BEAUTY", "Lune.Boutique", "Bit.Me", "T.ME", "t.me", "Lune1.Beauty", "L.U.NE.Beauty"]
+)
+def test_a_host_in_capitals_is_a_link_in_a_value(value: str) -> None:
+    found = [(f"link:{value.casefold()}", ["a"])]
+    assert refused("Maison Lune : commande {a} prête.", [Field("a")], a=value) == found
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("M. Cadeau", "12 rue de l'Euro", "J.Paris", "J.P.Martin", "10h.Paris", "10h30.Demain"),
+        *("Mme Bon Plan-de-Cuques", "D3AL", "KXTRQ7", "abcd12", "G1FT"),
+    ],
 )
 def test_an_ordinary_value_is_not_refused(value: str) -> None:
     assert refused("Maison Lune : votre code {a} est prêt", [Field("a")], a=value) == []

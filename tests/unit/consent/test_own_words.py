@@ -98,7 +98,10 @@ def test_a_question_is_looked_at_with_the_brand_in_its_place() -> None:
 def test_a_brand_that_is_a_host_names_itself_and_no_page() -> None:
     lune = Author("Lune SAS", "lune.fr", "lune.example", "36111")
     assert rules("stop", "lune.fr : c'est noté", lune) == []
-    assert rules("stop", "lune.fr/x : c'est noté", lune) == ["link"]
+    for words in ("lune.fr: c'est noté", "C'est noté, lune.fr.", "(lune.fr) c'est noté", "«lune.fr», c'est noté"):
+        assert rules("stop", words, lune) == [], words
+    for words in ("lune.fr/x : c'est noté", "lune.fr:8080 : c'est noté", "(lune.fr/) c'est noté", "lune.fr, (lune.fr)"):
+        assert rules("stop", words, lune) == ["link"], words
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ SHORT_CODE = re.compile(
 ORDINARY = ("36", "38")  # short codes at the price of an SMS
 STOP = re.compile(r"(?<!non[\s-])\bstop\b.{0,12}?\b(\d{5})\b", re.IGNORECASE)
 HOST = re.compile(r"(?<![\w@./-])(?:https?://)?((?:[a-z0-9-]+\.)+[a-z]{2,})/", re.IGNORECASE)
+AROUND = ".,;:!?()[]<>\"'«»"  # punctuation around a link
 DIRECTION = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 _PERCENT = r"\s{0,2}(?:%|°\s?/\s?[o0]|(?:pour\s?cents?|pct)(?![a-z]))"
@@ -55,7 +56,7 @@ _USER_OF_HOST = re.compile(r"(?<![^\s/(])([^\s/@]+@[^\s/@]+\.[a-z]{2,})/\S*")
 _SPELLED = re.compile(
     r"(?<![\w@.-])([a-z0-9-]{2,}(?:\s\.\s?|\.\s|\s?[(\[]\s?\.\s?[)\]]\s?|\s(?:point|dot)\s)(?:fr|com))(?![a-z0-9-])"
 )
-_AROUND = ".,;:!?()[]<>\"'«»"
+_INITIALS = re.compile(r"(?:(?:[a-z]|\d[\dh-]*)\.)+")  # of a name, or an hour
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,10 @@ def load(version: str = "fr-1") -> Signs:
         version=version,
         rules={name: Rule(**rule) for name, rule in data["rules"].items()},
         words=words_of(word for group in data["words"] for word in group["words"]),
-        ordinary=re.compile(rf"(?<![a-z])(?:(?:{ordinary})(?![a-z])|(?:{titles})\s?[a-z'-]+(?: [a-z]+(?:-[a-z]+)+)?)"),
+        ordinary=re.compile(
+            r"\d\s{0,3}m\."  # metres, and no title
+            rf"|(?<![a-z])(?:(?:{ordinary})(?![a-z])|(?:{titles})\s?[a-z'-]+(?P<tail> [a-z]+(?:-[a-z]+)+)?)"
+        ),
         of_codes=re.compile(rf"(?<![a-z])(?:{_either(data['of_codes'])})(?![a-z])"),
         rebate=re.compile(
             rf"(?:(?<![\w-])-|(?<![a-z])(?:{before}))[\s-]{{0,3}}{numbers}{_PERCENT}"
@@ -177,9 +181,10 @@ def premium_short_codes(text: str) -> list[str]:
 
 def _of(reading: Reading, signs: Signs) -> Iterator[Finding]:
     plain = reading.plain
-    ordinary = [match.span() for match in signs.ordinary.finditer(plain)]
+    ordinary = [(*match.span(), match.start("tail")) for match in signs.ordinary.finditer(plain)]
     for word, start, end in find(reading, signs.words):
-        if not any(before <= start and end <= after for before, after in ordinary):
+        # in the tail of a name, only a word that begins before the tail is no sign: Bon Plan-de-Cuques
+        if not any(before <= start and end <= after and not 0 < tail <= start for before, after, tail in ordinary):
             yield Finding("advertising", word, reading.span(start, end))
     for match in signs.rebate.finditer(plain):
         yield Finding("rebate", " ".join(match[0].split()), reading.span(*match.span()))
@@ -217,21 +222,22 @@ def _links(reading: Reading, signs: Signs, *, any_domain: bool = False) -> Itera
         start, end = _word_around(reading.text, start, end)
         taken.append((start, end))
         shown = re.sub(r"[\s()\[\]]", "", match[1]).replace(",", ".")
-        host = re.split(r"[/?#\\]", shown, maxsplit=1)[0].strip(_AROUND).removeprefix("www.")
+        host = re.split(r"[/?#\\]", shown, maxsplit=1)[0].strip(AROUND).removeprefix("www.")
         yield Finding("disguised_link" if "@" in host else "link", host or "http", (start, end))
 
 
 def _is_host(match: re.Match[str], reading: Reading, signs: Signs, any_domain: bool) -> bool:
     """Return whether a word with a dot is a host: not the end of a sentence, nor an initial before a name."""
     host, domain, path = match.groups()
-    if path:
+    if path or domain in signs.domains - signs.names:
         return True
     start, end = reading.span(*match.span(2))
-    if domain in signs.names and (reading.text[start:end].istitle() or host[1] == "."):
+    title = reading.text[start:end].istitle()
+    if any_domain:
+        return not (title and _INITIALS.fullmatch(host.removesuffix(domain)))
+    if domain in signs.names and (title or host[1] == "."):
         return False
-    if signs.domains.intersection(host.split(".")[1:]):
-        return True
-    return any_domain and host[1] != "." and reading.text[start:end].islower()
+    return not signs.domains.isdisjoint(host.split(".")[1:])
 
 
 def _word_around(text: str, start: int, end: int) -> tuple[int, int]:

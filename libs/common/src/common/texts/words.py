@@ -77,7 +77,8 @@ def _find(reading: Reading, words: Words, looks_like: Mapping[str, str]) -> Iter
             last = _last(signs, at, folded)
             if last is None or not _ends(reading, signs[last].end):
                 continue
-            if _is_word(reading.plain, signs, at, last, len(folded)):
+            short = sum(map(str.isalpha, word)) <= SHORT_WORD
+            if _is_word(reading.plain, signs, at, last, len(folded), short=short):
                 taken = signs[last].end
                 yield Found(word, sign.start, taken)
                 break
@@ -118,7 +119,7 @@ def _last(signs: list[Sign], at: int, folded: str) -> int | None:
     return at
 
 
-def _is_word(plain: str, signs: list[Sign], first: int, last: int, letters: int) -> bool:
+def _is_word(plain: str, signs: list[Sign], first: int, last: int, letters: int, *, short: bool) -> bool:
     """Return whether these letters are read as one word, and not as parts of several.
 
     The end of a sentence between the letters parts them, unless every letter stands apart.
@@ -127,7 +128,7 @@ def _is_word(plain: str, signs: list[Sign], first: int, last: int, letters: int)
     shown = plain[start:end]
     gaps = sum(not sign.letter for sign in signs[first:last])
     apart = gaps >= letters - 1
-    if letters <= SHORT_WORD and ((gaps and not apart) or any(map(str.isdigit, plain[max(0, start - 1) : end + 1]))):
+    if short and ((gaps and not apart) or any(map(str.isdigit, plain[max(0, start - 1) : end + 1]))):
         return False
     return re.search(r"[a-z]", shown) is not None and (apart or not _OF_A_SENTENCE.search(shown))
 

@@ -19,7 +19,7 @@ from typing import Literal, get_args
 
 from common.contracts.consent import Replies
 from common.sms.sms_length import length
-from common.texts.findings import ADVERTISING, Finding, findings_of
+from common.texts.findings import ADVERTISING, AROUND, Finding, findings_of
 
 Field = Literal["stop", "contact", "start", "double_opt_in"]
 FIELDS: tuple[Field, ...] = get_args(Field)
@@ -146,8 +146,10 @@ def _excused(finding: Finding, text: str, names: Iterable[tuple[int, int]]) -> b
     if finding.span is None:
         return False
     start, end = finding.span
-    if finding.rule == "link":
-        return finding.span in names and not PAGE.match(text, end)
+    if finding.rule == "link":  # a link reaches to the white space: lune.fr: or (lune.fr)
+        end = start + len(text[start:end].rstrip(AROUND))
+        start = end - len(text[start:end].lstrip(AROUND))
+        return (start, end) in names and not PAGE.match(text, end)
     return finding.rule == "advertising" and any(first <= start and end <= last for first, last in names)
 
 
