@@ -108,7 +108,7 @@ async def test_after_a_lost_outcome_the_planner_asks_once_the_campaign_is_over_a
     assert (await campaigns.statistics(campaign_id))["accepted"] == 1
 
 
-async def test_while_no_report_comes_all_repeats_are_fewer_than_two_pages_and_then_page_follows_page(
+async def test_while_no_report_comes_each_page_is_half_as_large_and_then_page_follows_page(
     campaigns: Campaigns,
 ) -> None:
     """As while dispatch-svc is down: the first requests are all in Kafka."""

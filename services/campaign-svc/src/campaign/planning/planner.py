@@ -7,12 +7,11 @@ Campaigns take turns by chunks, so a small campaign never waits behind a large c
 A failing campaign is put off for longer each time, so no other campaign waits behind it.
 
 Kafka may lose a request, or the report on a message. So the planner repeats requests without a report, a page at a
-time. The next page follows once half of the page has reports: the others may lie in partitions that dispatch-svc has
-halted, and must not hold back the others. Otherwise a page follows after a wait that doubles,
-half as large each time: while dispatch-svc is down, all these pages together are no larger than two. At most a quarter
-of a page repeats earlier repeats while requests remain that were never repeated; so of the new requests a third may
-stay silent. A repeat follows its first request in the same partition, so even while dispatch-svc is hours behind, a
-campaign has few repeats in Kafka.
+time. The next page follows once half of the page has reports: the silent rest may lie in a halted partition, and must
+not hold back the requests of other partitions. Otherwise a page half as large follows, after a wait that doubles: while
+dispatch-svc is down, a campaign repeats hardly more than two pages. At most a quarter of a page repeats earlier repeats
+while requests remain that were never repeated, so a third of the partitions may be halted. A repeat follows its first
+request in the same partition, so even while dispatch-svc is hours behind, a campaign has few repeats in Kafka.
 """
 
 import asyncio
@@ -395,11 +394,11 @@ class Planner:
                 if campaign is not None:
                     next_slot = pace.after(campaign.next_slot, now, len(page))
             else:
-                page_at, page_size, repeat_at = None, 0, locked.repeat_at
+                page_at, page_size, repeat_at = None, 0, now + self._repeat_after
                 if not silent:
-                    repeats, repeat_at = 0, max(final_at, now + self._repeat_after)
-                elif repeat_at is None or repeat_at <= now:
-                    repeat_at = now + self._repeat_after
+                    repeats, repeat_at = 0, max(final_at, repeat_at)
+                elif locked.repeat_at is not None and locked.repeat_at > now:
+                    repeat_at = locked.repeat_at
                 repeat_at = min(repeat_at, now + LONGEST_SILENCE)
             await campaigns.set_repeats(
                 tx,
@@ -416,10 +415,11 @@ class Planner:
     async def _page_of(self, tx: AsyncConnection, locked: Progress, now: datetime) -> tuple[int, datetime, int]:
         """Return the repeats in a row, and the begin and size of the page of repeats to add to.
 
-        A pace fills a page little by little; so a page is not judged, and not followed, before it is full.
+        A pace fills a page little by little, so a page is full before the next begins. While a campaign is still
+        requested, the wait of few silent recipients does not double: a new request may be lost too.
         """
         if locked.page_at is None:
-            in_vain = locked.repeat_at is not None and locked.repeat_at <= now
+            in_vain = locked.expanded and locked.repeat_at is not None and locked.repeat_at <= now
             return locked.repeats + 1 if in_vain else 1, now, 0
         most = limit(self._page, locked.repeats)
         if 2 * await store.count_silent(tx, locked.campaign_id) > most:

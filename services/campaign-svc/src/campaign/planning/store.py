@@ -227,7 +227,7 @@ async def waiting_recipients(tx: AsyncConnection, campaign: Campaign, now: datet
 
 
 FEWEST = 4  # requests in a page of repeats, so that a quarter is one
-# Recipients of the newest page of repeats without a report.
+# Recipients without a report since a repeat of the newest page.
 _SILENT = "(SELECT count(*) FROM recipient AS r WHERE r.campaign_id = c.campaign_id AND r.repeated_at >= c.page_at)"
 
 
@@ -246,7 +246,8 @@ async def lock_to_repeat(tx: AsyncConnection, now: datetime, latest: timedelta, 
         f" OR status = 'cancelled' OR {_PAUSED_PAST_THE_END})"
         " AND (repeat_at <= :now OR repeat_at > :latest OR repeats > 0 AND NOT EXISTS"
         " (SELECT FROM recipient AS r WHERE r.campaign_id = c.campaign_id AND r.repeated_at IS NOT NULL)"
-        f" OR repeats > 0 AND page_at IS NOT NULL AND 2 * {_SILENT} <= greatest(CAST(:page AS integer) >> least(repeats - 1, 20), {FEWEST}))"
+        f" OR repeats > 0 AND page_at IS NOT NULL AND 2 * {_SILENT}"
+        f" <= greatest(CAST(:page AS integer) >> least(repeats - 1, 20), {FEWEST}))"
         f" AND {MAY_BE_TRIED} ORDER BY repeat_at LIMIT 1 FOR UPDATE OF c SKIP LOCKED",
         {"now": now, "latest": now + latest, "page": page},
     )
