@@ -126,6 +126,7 @@ async def test_while_no_report_comes_each_page_is_half_as_large_and_then_page_fo
     assert between == [REPEAT_AFTER, 2 * REPEAT_AFTER, 4 * REPEAT_AFTER]
     assert len(asked) == 16 + 8 + 4 + 4
     assert people[0] in asked[16:], "a silent recipient is asked for again"
+    assert set(asked) == set(people[: 16 + 6 + 3 + 3]), "three quarters of each page are new"
     await campaigns.report(changed(campaign_id, asked[-1], 1, "deferred"))
     assert not await campaigns.planner.repeat_requests(), "one of four"
     await campaigns.report(*(changed(campaign_id, who, 1, "deferred") for who in asked[:-1]))
