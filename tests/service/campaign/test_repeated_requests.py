@@ -168,7 +168,10 @@ async def test_a_halted_partition_holds_back_no_request_of_the_others_and_is_ask
     assert again == halted, "the oldest repeats first, four at a time"
 
 
-async def test_a_silent_recipient_holds_back_nobody_under_a_pace(campaigns: Campaigns) -> None:
+@pytest.mark.parametrize(("silent", "repeated"), [(6, 12), (1, 5)])
+async def test_under_a_pace_a_sixth_may_be_silent_and_no_more_than_half_a_page(
+    campaigns: Campaigns, silent: int, repeated: int
+) -> None:
     clock = Clock(campaigns, MONDAY)
     campaigns.planner._page = 8
     await campaigns.imported(csv_of(*range(12)))
@@ -180,12 +183,13 @@ async def test_a_silent_recipient_holds_back_nobody_under_a_pace(campaigns: Camp
     people = sorted(request.subject_id for request in await lose(campaigns))
     assert len(people) == 12
     clock.goes_on(REPEAT_AFTER)
-    for who in people:
+    for who in people[:repeated]:
         assert await campaigns.planner.repeat_requests()
         assert [request.subject_id for request in await lose(campaigns)] == [who]
-        if who not in people[::6]:
+        if who not in people[::silent]:
             await campaigns.report(changed(campaign_id, who, 1, "deferred"))
         clock.goes_on(2 * SECOND)
+    assert not await campaigns.planner.repeat_requests()
 
 
 @pytest.mark.parametrize("meanwhile", ["cancelled", "erased", "paused"])
