@@ -246,8 +246,8 @@ MUTANTS = (
     Mutant(
         "the next page of repeats waits for no report",
         PLANNING_STORE,
-        " AND r.repeated_at IS NOT NULL))",
-        " AND r.repeated_at IS NULL))",
+        "AND page_at IS NOT NULL AND 2 * {_SILENT}",
+        "AND page_at IS NOT NULL AND 0 * {_SILENT}",
         "tests/service/campaign/test_repeated_requests.py",
     ),
     # --- consent's recorder

@@ -108,40 +108,88 @@ async def test_after_a_lost_outcome_the_planner_asks_once_the_campaign_is_over_a
     assert (await campaigns.statistics(campaign_id))["accepted"] == 1
 
 
-async def test_few_requests_are_repeated_until_there_are_reports_and_then_page_after_page(campaigns: Campaigns) -> None:
+async def test_while_no_report_comes_each_page_is_half_as_large_and_then_page_follows_page(
+    campaigns: Campaigns,
+) -> None:
     """As while dispatch-svc is down: the first requests are all in Kafka."""
     clock = Clock(campaigns)
-    campaign_id, lost = await expanded(campaigns, *range(10))
+    campaigns.planner._page = 16
+    campaign_id, lost = await expanded(campaigns, *range(60))
     people = sorted(request.subject_id for request in lost)
-    repeats = []
-    while clock.at < now() + DAY:
+    repeats, asked = [], list[str]()
+    while len(repeats) < 4:
         if await campaigns.planner.repeat_requests():
             repeats.append(clock.at)
-            assert [r.subject_id for r in sorted(await lose(campaigns), key=lambda r: r.subject_id)] == people[:4]
+            asked += [request.subject_id for request in await lose(campaigns)]
         clock.goes_on(timedelta(minutes=5))
     between = [later - at for at, later in pairwise(repeats)]
-    assert between[:3] == [REPEAT_AFTER, 2 * REPEAT_AFTER, 4 * REPEAT_AFTER]
-    assert len(repeats) < 9
-    for at in range(0, 10, 4):
-        answered = people[at : at + 4]
-        await campaigns.report(*(changed(campaign_id, who, 1, "deferred") for who in answered[:-1]))
-        assert not await campaigns.planner.repeat_requests(), "one of the page has no report yet"
-        await campaigns.report(changed(campaign_id, answered[-1], 1, "deferred"))
-        assert await campaigns.planner.repeat_requests() == (at < 8)
-        assert {r.subject_id for r in await lose(campaigns)} == set(people[at + 4 : at + 8])
+    assert between == [REPEAT_AFTER, 2 * REPEAT_AFTER, 4 * REPEAT_AFTER]
+    assert len(asked) == 16 + 8 + 4 + 4
+    assert people[0] in asked[16:], "a silent recipient is asked for again"
+    assert set(asked) == set(people[: 16 + 6 + 3 + 3]), "three quarters of each page are new"
+    await campaigns.report(changed(campaign_id, asked[-1], 1, "deferred"))
+    assert not await campaigns.planner.repeat_requests(), "one of four"
+    await campaigns.report(*(changed(campaign_id, who, 1, "deferred") for who in asked[:-1]))
+    left = set(people) - set(asked)
+    while left:
+        assert await campaigns.planner.repeat_requests(), "at once"
+        page = {request.subject_id for request in await lose(campaigns)}
+        assert len(page) == min(16, len(left))
+        assert page <= left
+        left -= page
+        await campaigns.report(*(changed(campaign_id, who, 1, "deferred") for who in page))
+    assert not await campaigns.planner.repeat_requests()
     assert await waits(campaigns, campaign_id) == [Waiting(reason="outcomes")]
 
 
-async def test_a_recipient_who_is_never_answered_does_not_keep_back_the_others(campaigns: Campaigns) -> None:
+async def test_a_halted_partition_holds_back_no_request_of_the_others_and_is_asked_again_in_turn(
+    campaigns: Campaigns,
+) -> None:
     clock = Clock(campaigns)
-    campaign_id, lost = await expanded(campaigns, *range(10))
-    silent, *others = sorted(request.subject_id for request in lost)
-    for at in range(0, 9, 3):
+    campaigns.planner._page = 6
+    campaign_id, lost = await expanded(campaigns, *range(48))
+    people = sorted(request.subject_id for request in lost)
+    halted = people[::6]
+    left = set(people)
+    clock.goes_on(REPEAT_AFTER)
+    while left:
+        assert await campaigns.planner.repeat_requests(), "at once"
+        page = {request.subject_id for request in await lose(campaigns)}
+        assert page <= left, "a silent recipient is asked for again after a wait"
+        left -= page
+        await campaigns.report(*(changed(campaign_id, who, 1, "deferred") for who in page - {*halted}))
+        clock.goes_on(SECOND)
+    assert not await campaigns.planner.repeat_requests()
+    again = list[str]()
+    while len(again) < len(halted):
         clock.goes_on(REPEAT_AFTER)
+        if await campaigns.planner.repeat_requests():
+            again += sorted(request.subject_id for request in await lose(campaigns))
+    assert again == halted, "the oldest repeats first, four at a time"
+
+
+@pytest.mark.parametrize(("silent", "repeated"), [(6, 12), (1, 5)])
+async def test_under_a_pace_a_sixth_may_be_silent_and_no_more_than_half_a_page(
+    campaigns: Campaigns, silent: int, repeated: int
+) -> None:
+    clock = Clock(campaigns, MONDAY)
+    campaigns.planner._page = 8
+    await campaigns.imported(csv_of(*range(12)))
+    campaign_id = await scheduled(campaigns, timing={"per_second": 1})
+    assert await campaigns.planner.start_due()
+    for _ in range(16):
+        await campaigns.planner.expand()
+        clock.goes_on(2 * SECOND)
+    people = sorted(request.subject_id for request in await lose(campaigns))
+    assert len(people) == 12
+    clock.goes_on(REPEAT_AFTER)
+    for who in people[:repeated]:
         assert await campaigns.planner.repeat_requests()
-        asked = {request.subject_id for request in await lose(campaigns)}
-        assert asked == {silent, *others[at : at + 3]}
-        await campaigns.report(*(changed(campaign_id, who, 1, "deferred") for who in asked - {silent}))
+        assert [request.subject_id for request in await lose(campaigns)] == [who]
+        if who not in people[::silent]:
+            await campaigns.report(changed(campaign_id, who, 1, "deferred"))
+        clock.goes_on(2 * SECOND)
+    assert not await campaigns.planner.repeat_requests()
 
 
 @pytest.mark.parametrize("meanwhile", ["cancelled", "erased", "paused"])

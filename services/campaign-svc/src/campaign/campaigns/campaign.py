@@ -87,8 +87,10 @@ class Progress:
     ended_at: datetime | None
     cursor: str
     expanded: bool
-    repeats: int  # of requests not reported on since, in a row
+    repeats: int  # in a row, the last page mostly unanswered
     repeat_at: datetime | None
+    page_at: datetime | None  # begin of the newest page of repeats
+    page_size: int
     failures: int
     written: str  # transaction that wrote the row
 

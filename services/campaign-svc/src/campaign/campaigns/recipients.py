@@ -48,7 +48,7 @@ recipient = Table(
         "subject_id",
         postgresql_where=text("waits_until IS NOT NULL"),
     ),
-    Index("recipient_repeated_ix", "campaign_id", "subject_id", postgresql_where=text("repeated_at IS NOT NULL")),
+    Index("recipient_repeated_ix", "campaign_id", "repeated_at", postgresql_where=text("repeated_at IS NOT NULL")),
 )
 
 

@@ -98,7 +98,9 @@ campaign = Table(
     instant("next_slot", nullable=True),
     Column("turn", BigInteger, nullable=False, server_default=text("0")),  # used, weighted by priority
     instant("repeat_at", nullable=True),  # requests without a report are repeated then
-    Column("repeats", Integer, nullable=False, server_default=text("0")),  # in a row, without a report on each message
+    Column("repeats", Integer, nullable=False, server_default=text("0")),  # in a row, the last page mostly unanswered
+    instant("page_at", nullable=True),  # begin of the newest page of repeats, unless no request is left for a next page
+    Column("page_size", Integer, nullable=False, server_default=text("0")),  # repeats since `page_at`
     Column("failures", Integer, nullable=False, server_default=text("0")),  # consecutive, of a step
     instant("retry_at", nullable=True),
     Index("campaign_position_ix", "position", unique=True),
@@ -141,7 +143,7 @@ campaign_reason = Table(
 
 _PROGRESS = (
     "SELECT c.campaign_id, c.sender_id, c.status, c.starts_at, c.started_at, c.send_before, c.ended_at, c.cursor,"
-    " c.expanded, c.repeats, c.repeat_at, c.failures, CAST(c.xmin AS text) AS written"
+    " c.expanded, c.repeats, c.repeat_at, c.page_at, c.page_size, c.failures, CAST(c.xmin AS text) AS written"
     " FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
 )
 _TALLIES = ("audience", *COUNTS)
@@ -152,7 +154,7 @@ _CAMPAIGN = (
     " c.trial::text AS trial, c.winner, c.choice::text AS choice,"
     " c.priority, c.created_by, c.edited_by, c.agreed, c.agreed_start, c.approval_needed, c.acknowledged,"
     " c.created_at, c.fingerprint, c.status, c.at, c.starts_at, c.started_at, c.ended_at, c.cursor, c.next_slot,"
-    " c.sent_back, c.repeats, c.repeat_at, c.failures, c.retry_at,"
+    " c.sent_back, c.repeats, c.repeat_at, c.page_at, c.page_size, c.failures, c.retry_at,"
     " CAST(c.xmin AS text) AS written,"
     f" c.expanded, u.link_host, s.stop_page, {', '.join(f'a.{name}' for name in _TALLIES)}"
     " FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
@@ -528,7 +530,14 @@ async def keep_place(
 
 
 async def set_repeats(
-    tx: AsyncConnection, campaign_id: str, repeats: int, repeat_at: datetime, next_slot: datetime | None
+    tx: AsyncConnection,
+    campaign_id: str,
+    repeats: int,
+    repeat_at: datetime,
+    next_slot: datetime | None,
+    *,
+    page_at: datetime | None,
+    page_size: int,
 ) -> None:
     """Store the repeats of a locked campaign's requests; `next_slot` `None`: unchanged.
 
@@ -536,7 +545,7 @@ async def set_repeats(
     """
     await tx.execute(
         text(
-            "UPDATE campaign AS c SET repeats = :repeats,"
+            "UPDATE campaign AS c SET repeats = :repeats, page_at = :page_at, page_size = :page_size,"
             " repeat_at = CASE WHEN a.pending + a.deferred > 0 THEN CAST(:repeat_at AS timestamptz) END,"
             " next_slot = coalesce(:next_slot, next_slot),"
             # the next chunk shows whether a step that requests recipients still fails
@@ -544,7 +553,14 @@ async def set_repeats(
             " retry_at = CASE WHEN NOT expanded THEN retry_at END"
             " FROM campaign_accounts AS a WHERE a.campaign_id = c.campaign_id AND c.campaign_id = :id"
         ),
-        {"id": campaign_id, "repeats": repeats, "repeat_at": repeat_at, "next_slot": next_slot},
+        {
+            "id": campaign_id,
+            "repeats": repeats,
+            "repeat_at": repeat_at,
+            "next_slot": next_slot,
+            "page_at": page_at,
+            "page_size": page_size,
+        },
     )
 
 

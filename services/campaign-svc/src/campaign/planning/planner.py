@@ -7,7 +7,10 @@ Campaigns take turns by chunks, so a small campaign never waits behind a large c
 A failing campaign is put off for longer each time, so no other campaign waits behind it.
 
 Kafka may lose a request, or the report on a message. So the planner repeats requests without a report, a page at a
-time: the next page once each repeat has its report, the same page after a wait that doubles. A repeat follows its first
+time. The next page follows once half of the page has reports: the silent rest may lie in a halted partition, and must
+not hold back the requests of other partitions. Otherwise a page half as large follows, after a wait that doubles: while
+dispatch-svc is down, a campaign repeats hardly more than two pages. At most a quarter of a page repeats earlier repeats
+while requests remain that were never repeated, so a third of the partitions may be halted. A repeat follows its first
 request in the same partition, so even while dispatch-svc is hours behind, a campaign has few repeats in Kafka.
 """
 
@@ -90,6 +93,11 @@ def pause(failures: int) -> timedelta:
 def silence(after: timedelta, repeats: int) -> timedelta:
     """Return the wait for reports after repeats in a row: `after`, then twice as long each time."""
     return min(after * (1 << min(repeats - 1, 20)), LONGEST_SILENCE)
+
+
+def limit(page: int, repeats: int) -> int:
+    """Return the most requests of a page of repeats: `page`, half as many after each wait in vain."""
+    return max(page >> min(repeats - 1, 20), store.FEWEST)
 
 
 def over_at(campaign: Progress, margin: timedelta) -> datetime:
@@ -358,24 +366,26 @@ class Planner:
             await store.wait_for_locks_within(tx, LOCKS_WITHIN_S)
             if await outbox.backlog(tx) > self._backlog:
                 return False
-            locked = await store.lock_to_repeat(tx, now, LONGEST_SILENCE)
+            locked = await store.lock_to_repeat(tx, now, LONGEST_SILENCE, self._page)
             if locked is None:
                 return False
             attempt.at(locked)
             final_at = over_at(locked, self._repeat_after)
-            campaign, room, next_slot = None, self._page, None
+            repeats, began_at, page_size = await self._page_of(tx, locked, now)
+            page_at: datetime | None = began_at
+            campaign, room, next_slot = None, limit(self._page, repeats) - page_size, None
             if locked.status is Status.RUNNING and now < final_at:
                 campaign = await campaigns.read_campaign(tx, locked.campaign_id)
                 pace = Pace.of(campaign.timing)
                 slots = pace.room(campaign.next_slot, now)
                 room = room if slots is None else min(slots, room)
             await audience_store.reading_contacts(tx)
-            again = await store.repeated_recipients(tx, locked, self._page)
-            # the page bounds the unanswered requests; new ones come first, or a silent recipient would hold them back
-            new_room = min(room, self._page - len(again))
+            silent = await store.repeated_recipients(tx, locked, self._page)
+            due_at = now - self._repeat_after
+            again = [each for each in silent if each.repeated_at is None or not due_at < each.repeated_at <= now]
+            new_room = room - min(len(again), room // 4)
             new = await store.unreported_recipients(tx, locked, new_room, undecided=now >= final_at)
             page = [*new, *again[: room - len(new)]]
-            repeats = 1 if new else locked.repeats + 1
             if page:
                 repeat_at = now + silence(self._repeat_after, repeats)
                 requests = await self._repeated(tx, locked, campaign, page, now)
@@ -384,10 +394,39 @@ class Planner:
                 if campaign is not None:
                     next_slot = pace.after(campaign.next_slot, now, len(page))
             else:
-                repeats, repeat_at = 0, min(max(final_at, now + self._repeat_after), now + LONGEST_SILENCE)
-            await campaigns.set_repeats(tx, locked.campaign_id, repeats, repeat_at, next_slot)
+                page_at, page_size, repeat_at = None, 0, now + self._repeat_after
+                if not silent:
+                    repeats, repeat_at = 0, max(final_at, repeat_at)
+                elif locked.repeat_at is not None and locked.repeat_at > now:
+                    repeat_at = locked.repeat_at
+                repeat_at = min(repeat_at, now + LONGEST_SILENCE)
+            await campaigns.set_repeats(
+                tx,
+                locked.campaign_id,
+                repeats,
+                repeat_at,
+                next_slot,
+                page_at=page_at,
+                page_size=page_size + len(page),
+            )
         REQUESTED.labels("repeated").inc(len(page))
         return bool(page)
+
+    async def _page_of(self, tx: AsyncConnection, locked: Progress, now: datetime) -> tuple[int, datetime, int]:
+        """Return the repeats in a row, and the begin and size of the page of repeats to add to.
+
+        A pace fills a page little by little, so a page is full before the next begins. While a campaign is still
+        requested, the wait of few silent recipients does not double: a new request may be lost too.
+        """
+        if locked.page_at is None:
+            in_vain = locked.expanded and locked.repeat_at is not None and locked.repeat_at <= now
+            return locked.repeats + 1 if in_vain else 1, now, 0
+        most = limit(self._page, locked.repeats)
+        if 2 * await store.count_silent(tx, locked.campaign_id) > most:
+            return locked.repeats + 1, now, 0
+        if locked.page_size < most:
+            return locked.repeats, locked.page_at, locked.page_size
+        return 1, now, 0
 
     async def _repeated(
         self, tx: AsyncConnection, locked: Progress, campaign: Campaign | None, page: Sequence[Recipient], now: datetime

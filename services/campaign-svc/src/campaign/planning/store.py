@@ -174,7 +174,8 @@ async def lock_expanding(tx: AsyncConnection, now: datetime) -> Progress | None:
 class Recipient(msgspec.Struct, frozen=True, gc=False):
     """A recipient and contact. `number` (encrypted), `attributes` (JSON): `None` without a contact.
 
-    `variant`: of a requested recipient in an A/B test. `version`: of the newest report.
+    `variant`: of a requested recipient in an A/B test. `version`: of the newest report. `repeated_at`: of the last
+    repeat without a report.
     """
 
     subject_id: str
@@ -182,6 +183,7 @@ class Recipient(msgspec.Struct, frozen=True, gc=False):
     attributes: str | None
     variant: str | None = None
     version: int = 0
+    repeated_at: datetime | None = None
 
 
 def _with_contacts(page: str, order: str, more: str = "") -> str:
@@ -224,8 +226,16 @@ async def waiting_recipients(tx: AsyncConnection, campaign: Campaign, now: datet
     return [Recipient(*each) for each in rows]
 
 
-async def lock_to_repeat(tx: AsyncConnection, now: datetime, latest: timedelta) -> Progress | None:
-    """Lock a campaign whose requests are to be repeated: at `repeat_at`, or once each repeat has its report.
+FEWEST = 4  # requests in a page of repeats, so that a quarter is one
+# Recipients without a report since a repeat of the newest page.
+_SILENT = "(SELECT count(*) FROM recipient AS r WHERE r.campaign_id = c.campaign_id AND r.repeated_at >= c.page_at)"
+
+
+async def lock_to_repeat(tx: AsyncConnection, now: datetime, latest: timedelta, page: int) -> Progress | None:
+    """Lock a campaign whose requests are to be repeated: at `repeat_at`, or once most of its newest page has reports.
+
+    Most has reports once at most half of the page's limit lacks one. The limit is `page`, and half as much after each
+    wait in vain, but never less than FEWEST (the planner's `limit`).
 
     A running campaign with a pace waits for a slot, a paused campaign for its resumption or its end. A `repeat_at` more
     than `latest` ahead means a clock set back.
@@ -235,15 +245,26 @@ async def lock_to_repeat(tx: AsyncConnection, now: datetime, latest: timedelta) 
         "WHERE repeat_at IS NOT NULL AND (status = 'running' AND coalesce(next_slot, :now) <= :now"
         f" OR status = 'cancelled' OR {_PAUSED_PAST_THE_END})"
         " AND (repeat_at <= :now OR repeat_at > :latest OR repeats > 0 AND NOT EXISTS"
-        " (SELECT FROM recipient AS r WHERE r.campaign_id = c.campaign_id AND r.repeated_at IS NOT NULL))"
+        " (SELECT FROM recipient AS r WHERE r.campaign_id = c.campaign_id AND r.repeated_at IS NOT NULL)"
+        f" OR repeats > 0 AND page_at IS NOT NULL AND 2 * {_SILENT}"
+        f" <= greatest(CAST(:page AS integer) >> least(repeats - 1, 20), {FEWEST}))"
         f" AND {MAY_BE_TRIED} ORDER BY repeat_at LIMIT 1 FOR UPDATE OF c SKIP LOCKED",
-        {"now": now, "latest": now + latest},
+        {"now": now, "latest": now + latest, "page": page},
     )
 
 
 async def repeated_recipients(tx: AsyncConnection, campaign: Progress, limit: int) -> list[Recipient]:
-    """Lock and return recipients without a report since the last repeat. A report being stored is not waited for."""
-    return await _requested(tx, campaign, "repeated_at IS NOT NULL AND subject_id > $3", "", limit)
+    """Lock and return recipients without a report since the last repeat, the oldest repeats first.
+
+    A report being stored is not waited for.
+    """
+    return await _requested(tx, campaign, "repeated_at IS NOT NULL AND subject_id > $3", "", limit, "repeated_at, ")
+
+
+async def count_silent(tx: AsyncConnection, campaign_id: str) -> int:
+    """Count the recipients without a report since a repeat of the newest page."""
+    found = await tx.scalar(text(f"SELECT {_SILENT} FROM campaign AS c WHERE campaign_id = :id"), {"id": campaign_id})
+    return int(found or 0)
 
 
 async def unreported_recipients(
@@ -258,12 +279,14 @@ async def unreported_recipients(
     return await _requested(tx, campaign, requested, campaign.cursor, limit)
 
 
-async def _requested(tx: AsyncConnection, campaign: Progress, which: str, cursor: str, limit: int) -> list[Recipient]:
+async def _requested(
+    tx: AsyncConnection, campaign: Progress, which: str, cursor: str, limit: int, order: str = ""
+) -> list[Recipient]:
     page = (
-        f"SELECT subject_id, variant, version FROM recipient WHERE campaign_id = $2 AND {which}"
-        f" ORDER BY subject_id LIMIT {limit:d} FOR UPDATE SKIP LOCKED"
+        f"SELECT subject_id, variant, version, repeated_at FROM recipient WHERE campaign_id = $2 AND {which}"
+        f" ORDER BY {order}subject_id LIMIT {limit:d} FOR UPDATE SKIP LOCKED"
     )
-    ordered = _with_contacts(page, "r.subject_id", ", r.variant, r.version")
+    ordered = _with_contacts(page, f"{order}r.subject_id", ", r.variant, r.version, r.repeated_at")
     rows = await fetch_many(tx, ordered, campaign.sender_id, campaign.campaign_id, cursor)
     return [Recipient(*each) for each in rows]
 

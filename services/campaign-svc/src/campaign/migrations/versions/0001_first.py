@@ -86,6 +86,8 @@ CREATE TABLE campaign (
     choice jsonb,
     repeat_at timestamptz,
     repeats integer DEFAULT 0 NOT NULL,
+    page_at timestamptz,
+    page_size integer DEFAULT 0 NOT NULL,
     failures integer DEFAULT 0 NOT NULL,
     retry_at timestamptz
 )
@@ -607,7 +609,7 @@ CREATE UNIQUE INDEX link_token_ix ON link (token)
 CREATE INDEX opt_out_at_ix ON opt_out (at)
     """,
     """
-CREATE INDEX recipient_repeated_ix ON recipient (campaign_id, subject_id) WHERE (repeated_at IS NOT NULL)
+CREATE INDEX recipient_repeated_ix ON recipient (campaign_id, repeated_at) WHERE (repeated_at IS NOT NULL)
     """,
     """
 CREATE INDEX recipient_waiting_ix ON recipient (campaign_id, waits_until, subject_id) WHERE (waits_until IS NOT NULL)
