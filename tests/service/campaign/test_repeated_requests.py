@@ -116,7 +116,7 @@ async def test_while_no_report_comes_each_page_is_half_as_large_and_then_page_fo
     campaigns.planner._page = 16
     campaign_id, lost = await expanded(campaigns, *range(60))
     people = sorted(request.subject_id for request in lost)
-    repeats, asked = [], list[str]()
+    repeats, asked = list[datetime](), list[str]()
     while len(repeats) < 4:
         if await campaigns.planner.repeat_requests():
             repeats.append(clock.at)
