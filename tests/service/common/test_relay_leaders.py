@@ -194,10 +194,12 @@ async def test_an_outlet_ends_while_the_broker_s_metadata_does_not_come(surround
     async with pipeline(surroundings, partitions=1) as pipe, wire_to_kafka(surroundings) as wire:
         outlet = kafka.Outlet(pipe.with_settings(kafka_bootstrap=f"127.0.0.1:{wire.port}"), "relay")
         await outlet.start()
+        topic = pipe.settings.topic_prefix + STATES.name
+        await outlet.producer.partitions_for(topic)
         batch = outlet.producer.create_batch()
         batch.append(key=b"k", value=b"v", timestamp=None)
         wire.hold_requests()
-        sent = await outlet.producer.send_batch(batch, pipe.settings.topic_prefix + STATES.name, partition=0)
+        sent = await outlet.producer.send_batch(batch, topic, partition=0)
         await asyncio.wait_for(wire.asking.wait(), 20)
         wire.cut()
         wire.whole = True  # a broker that takes connections, and answers none

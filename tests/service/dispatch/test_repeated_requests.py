@@ -65,14 +65,17 @@ async def test_a_restored_ledger_answers_with_a_version_above_the_version_that_t
         asked = requested(1)
         await d.request(asked)
         await eventually(d.becomes(asked.message_id, "accepted"))
-        for known in (7, 7, 3):
-            await publish(surroundings, CAMPAIGN_REQUESTS, [replace(asked, repeated=True, known_version=known)])
+        answers = [2]
 
         async def answered() -> bool:
             found = [e.version for e in await read() if isinstance(e, MessageChanged) and e.status == "accepted"]
-            assert found == [2, 8, 8, 8], "a newer report has no version of its own twice"
+            assert found == answers, "a newer report has no version of its own twice"
             return True
 
+        for known in (7, 7, 3):
+            await eventually(answered)  # a batch has one answer to a message
+            await publish(surroundings, CAMPAIGN_REQUESTS, [replace(asked, repeated=True, known_version=known)])
+            answers.append(8)
         await eventually(answered)
         assert op.references == [asked.message_id]
 
