@@ -136,16 +136,26 @@ def _addresses(text: str, stop_page: str | None) -> Iterator[str]:
     """
     if stop_page is None:
         return
-    host = re.escape(stop_page.partition("://")[2].rsplit("/", 3)[0])
-    seen = text if text.isascii() else "".join(filter(_is_visible, unicodedata.normalize("NFKC", text)))
-    for found in re.finditer(rf"{host}\.?(?::\d*)?(?=([/\\]\S*))", seen, re.IGNORECASE):
+    for found in _on_host(stop_page.partition("://")[2].rsplit("/", 3)[0]).finditer(_visible(text)):
         path = posixpath.normpath(unquote(found[1]).replace("\\", "/")).lstrip("/")
         if f"/{path.partition('/')[0]}" in (PATH, PREFERENCES_PATH):
             yield found[1]
 
 
-def _is_visible(char: str) -> bool:
-    return char.isascii() or unicodedata.category(char) != "Cf"
+@lru_cache(maxsize=256)
+def _on_host(host: str) -> re.Pattern[str]:
+    return re.compile(rf"{re.escape(host)}\.?(?::\d*)?(?=([/\\]\S*))", re.IGNORECASE)
+
+
+def _visible(text: str) -> str:
+    """Return the text with plain forms of its letters, without invisible characters."""
+    if text.isascii():
+        return text
+    seen = unicodedata.normalize("NFKC", text)
+    for char in {*seen}:
+        if not char.isascii() and unicodedata.category(char) == "Cf":
+            seen = seen.replace(char, "")
+    return seen
 
 
 def _tokens(text: str, page: str | None) -> Iterator[str]:

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from campaign.api.bodies import Campaign, Failing, SendingWaits, Statistics
 from campaign.campaigns import store as campaigns
 from campaign.campaigns.campaign import Campaign as Stored
+from campaign.campaigns.tallies import reasons_of
 from campaign.message.variants import OWN
 from campaign.message.writing import costly, length_of
 from campaign.planning import control
@@ -26,7 +27,7 @@ from common.service import Resources
 
 
 async def shown(tx: AsyncConnection, held: Resources[Any], page: Sequence[Stored]) -> list[Campaign]:
-    reasons = await campaigns.reasons_of(tx, [each.campaign_id for each in page])
+    reasons = await reasons_of(tx, [each.campaign_id for each in page])
     hold = await planning.hold_of_marketing(tx)
     held_up = SendingWaits(since=hold.since, consents_as_of=hold.consents_as_of) if hold else None
     policy, now = held.settings.policy, datetime.now(UTC)

@@ -17,7 +17,7 @@ from campaign.audience import frequency
 from campaign.audience import segment_language as segment
 from campaign.audience.frequency import Limit
 from campaign.audience.segment_language import Condition
-from campaign.campaigns import store
+from campaign.campaigns import tallies
 from campaign.campaigns.campaign import Campaign, Progress
 from campaign.schema import instant, metadata
 from campaign.senders import store as senders
@@ -127,7 +127,7 @@ async def freeze_audience(
         text("UPDATE campaign_accounts SET audience = :audience, pending = :audience WHERE campaign_id = :id"),
         {"id": campaign.campaign_id, "audience": audience},
     )
-    await store.add_reasons(tx, "excluded", {campaign.campaign_id: Counter(counts)})
+    await tallies.add_reasons(tx, "excluded", {campaign.campaign_id: Counter(counts)})
     if audience >= MANY:
         await tx.execute(text("ANALYZE (SKIP_LOCKED) recipient"))  # else batches scan everything
     return audience
@@ -184,8 +184,8 @@ async def deny(tx: AsyncConnection, campaign_id: str, denied: Mapping[str, str])
         ),
         {"campaign_id": campaign_id, "ids": list(denied), "reasons": list(denied.values())},
     )
-    await store.add_counts(tx, {campaign_id: Counter(pending=-len(denied), denied=len(denied))})
-    await store.add_reasons(tx, "denied", {campaign_id: Counter(denied.values())})
+    await tallies.add_counts(tx, {campaign_id: Counter(pending=-len(denied), denied=len(denied))})
+    await tallies.add_reasons(tx, "denied", {campaign_id: Counter(denied.values())})
 
 
 async def deny_unrequested(tx: AsyncConnection, campaign: Progress, reason: str, limit: int) -> int:
@@ -209,8 +209,8 @@ async def deny_unrequested(tx: AsyncConnection, campaign: Progress, reason: str,
 
     found = await denied("waits_until IS NOT NULL ORDER BY waits_until, subject_id")
     found = found or await denied("subject_id > :cursor ORDER BY subject_id")
-    await store.add_counts(tx, {campaign.campaign_id: Counter(pending=-len(found), denied=len(found))})
-    await store.add_reasons(tx, "denied", {campaign.campaign_id: Counter({reason: len(found)})})
+    await tallies.add_counts(tx, {campaign.campaign_id: Counter(pending=-len(found), denied=len(found))})
+    await tallies.add_reasons(tx, "denied", {campaign.campaign_id: Counter({reason: len(found)})})
     await tx.execute(
         text(
             "UPDATE campaign SET cursor = :cursor, expanded = :expanded, failures = 0, retry_at = NULL"

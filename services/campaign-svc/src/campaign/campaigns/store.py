@@ -1,29 +1,25 @@
-"""Own campaigns with tallies and counts by reason. The caller owns the transaction.
+"""Own campaigns. The caller owns the transaction.
 
-A transaction changing a campaign locks the campaign's row first. Tallies are counters in a row of their own, so that
-counting never waits for the planner, and change in the recipient's transaction.
+A transaction changing a campaign locks the campaign's row first.
 
 Transactions lock in the order campaign, recipients, tallies (by id). The planner starting a campaign locks the tallies
 first: before the start no other transaction needs the tallies.
 """
 
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from sqlalchemy import (
     ARRAY,
     BigInteger,
     Boolean,
-    CheckConstraint,
     Column,
     Identity,
     Index,
     Integer,
-    PrimaryKeyConstraint,
     Table,
     Text,
     text,
@@ -31,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign.accounts import COUNTS, STANDINGS, Tallies
+from campaign.accounts import COUNTS, Tallies
 from campaign.audience.selection import Selection
 from campaign.campaigns.campaign import Campaign, Content, Progress, Texts
 from campaign.message.folding import Folding
@@ -49,7 +45,6 @@ LOOK_AHEAD = timedelta(minutes=1)  # longest sleep of a campaign not yet expande
 LONGEST_PAUSE = timedelta(minutes=10)  # between attempts at a failing campaign
 PASSING_FAILURES = 1  # not yet shown as failing: perhaps a lock conflict
 DUE = "campaign_due"  # NOTIFY channel
-ReasonKind = Literal["excluded", "denied", "paused"]
 
 
 campaign = Table(
@@ -117,27 +112,6 @@ campaign = Table(
         "sender_id",
         postgresql_where=text("status = 'paused' AND started_at IS NOT NULL AND NOT expanded"),
     ),
-)
-
-
-campaign_accounts = Table(
-    "campaign_accounts",
-    metadata,
-    Column("campaign_id", Text, primary_key=True),
-    *(Column(name, Integer, nullable=False, server_default=text("0")) for name in ("audience", *COUNTS)),
-    CheckConstraint(f"audience = {' + '.join(STANDINGS)}", name="sum"),
-    CheckConstraint(f"least({', '.join(COUNTS)}) >= 0", name="counts"),
-)
-
-
-campaign_reason = Table(
-    "campaign_reason",
-    metadata,
-    Column("campaign_id", Text, nullable=False),
-    Column("kind", Text, nullable=False),  # ReasonKind
-    Column("reason", Text, nullable=False),
-    Column("recipients", Integer, nullable=False),
-    PrimaryKeyConstraint("campaign_id", "kind", "reason"),
 )
 
 
@@ -354,21 +328,6 @@ async def campaigns_before(
     return found, positions
 
 
-async def reasons_of(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[tuple[str, ReasonKind], dict[str, int]]:
-    """Return the recipients by reason, by (campaign_id, kind)."""
-    rows = await tx.execute(
-        text(
-            "SELECT campaign_id, kind, reason, recipients FROM campaign_reason"
-            " WHERE campaign_id = ANY(CAST(:ids AS text[])) AND recipients > 0 ORDER BY recipients DESC, reason"
-        ),
-        {"ids": list(campaign_ids)},
-    )
-    found: dict[tuple[str, ReasonKind], dict[str, int]] = {}
-    for row in rows:
-        found.setdefault((row.campaign_id, row.kind), {})[row.reason] = row.recipients
-    return found
-
-
 # Whether a delayed campaign may be tried; a `retry_at` beyond the longest pause means a clock set back since.
 MAY_BE_TRIED = (
     "(retry_at IS NULL OR retry_at <= :now OR"
@@ -561,55 +520,4 @@ async def set_repeats(
             "page_at": page_at,
             "page_size": page_size,
         },
-    )
-
-
-async def add_counts(tx: AsyncConnection, changes: Mapping[str, Counter[str]]) -> None:
-    """Add to the tallies of each campaign, locked in id order: no deadlock."""
-    ids = sorted(campaign_id for campaign_id, change in changes.items() if any(change.values()))
-    if not ids:
-        return
-    await tx.execute(
-        text(
-            "SELECT 1 FROM campaign_accounts WHERE campaign_id = ANY(CAST(:ids AS text[]))"
-            " ORDER BY campaign_id FOR UPDATE"
-        ),
-        {"ids": ids},
-    )
-    added = ", ".join(f"{name} = c.{name} + d.{name}" for name in COUNTS)
-    arrays = ", ".join(f"CAST(:{name} AS integer[])" for name in COUNTS)
-    await tx.execute(
-        text(
-            f"UPDATE campaign_accounts AS c SET {added} FROM unnest(CAST(:ids AS text[]), {arrays})"
-            f" AS d(campaign_id, {', '.join(COUNTS)}) WHERE c.campaign_id = d.campaign_id"
-        ),
-        {"ids": ids, **{name: [changes[i][name] for i in ids] for name in COUNTS}},
-    )
-
-
-async def add_reasons(tx: AsyncConnection, kind: ReasonKind, changes: Mapping[str, Counter[str]]) -> None:
-    """Add to the counts by reason. The caller has locked the campaigns, or their tallies."""
-    rows = sorted((i, reason, n) for i, counts in changes.items() for reason, n in counts.items() if n)
-    if not rows:
-        return
-    await tx.execute(
-        text(
-            "INSERT INTO campaign_reason AS r (campaign_id, kind, reason, recipients)"
-            " SELECT n.campaign_id, :kind, n.reason, n.recipients"
-            " FROM unnest(CAST(:ids AS text[]), CAST(:reasons AS text[]), CAST(:recipients AS integer[]))"
-            " AS n(campaign_id, reason, recipients)"
-            " ON CONFLICT (campaign_id, kind, reason) DO UPDATE SET recipients = r.recipients + excluded.recipients"
-        ),
-        {
-            "kind": kind,
-            "ids": [row[0] for row in rows],
-            "reasons": [row[1] for row in rows],
-            "recipients": [row[2] for row in rows],
-        },
-    )
-
-
-async def forget_reasons(tx: AsyncConnection, campaign_id: str, kind: ReasonKind) -> None:
-    await tx.execute(
-        text("DELETE FROM campaign_reason WHERE campaign_id = :id AND kind = :kind"), {"id": campaign_id, "kind": kind}
     )

@@ -9,6 +9,7 @@ from datetime import datetime
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.campaigns import store as campaigns
+from campaign.campaigns import tallies
 from campaign.campaigns.campaign import Progress
 from campaign.planning import store
 from campaign.schedule import lifecycle
@@ -26,7 +27,7 @@ async def take(tx: AsyncConnection, campaign: Progress, action: Action, now: dat
     The step is short at any size, because messages leave until the gate knows.
     """
     found = lifecycle.step(campaign.status, action, begun=campaign.begun)
-    await campaigns.forget_reasons(tx, campaign.campaign_id, "paused")
+    await tallies.forget_reasons(tx, campaign.campaign_id, "paused")
     nothing_new = found.status is campaign.status and found.control is None
     if nothing_new and action is not Action.SCHEDULE:  # perhaps at another time
         return
@@ -44,7 +45,7 @@ async def pause_occurrences(tx: AsyncConnection, series: Progress, now: datetime
     """Pause a series' scheduled and running occurrences. The caller has locked the series."""
     for each in await store.lock_occurrences(tx, series.campaign_id):
         await take(tx, each, Action.PAUSE, now)
-        await campaigns.add_reasons(tx, "paused", {each.campaign_id: Counter({SERIES_PAUSED: 1})})
+        await tallies.add_reasons(tx, "paused", {each.campaign_id: Counter({SERIES_PAUSED: 1})})
 
 
 async def resume_occurrences(tx: AsyncConnection, series: Progress, now: datetime) -> None:

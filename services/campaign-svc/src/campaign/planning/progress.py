@@ -11,8 +11,7 @@ from datetime import UTC, datetime
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.accounts import Standing, moved
-from campaign.campaigns import recipients
-from campaign.campaigns import store as campaigns
+from campaign.campaigns import recipients, tallies
 from campaign.planning import control, store
 from campaign.schedule.lifecycle import Action
 from common.contracts import DISPATCH_MESSAGES
@@ -52,8 +51,8 @@ async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
         new = Standing(event.status, event.reasons, event.receipt)
         counts[campaign_id].update(moved(old.counts, new.counts))
         denials[campaign_id].update(moved(old.denials, new.denials))
-    await campaigns.add_counts(tx, counts)
-    await campaigns.add_reasons(tx, "denied", denials)
+    await tallies.add_counts(tx, counts)
+    await tallies.add_reasons(tx, "denied", denials)
     await _pause_what_needs_somebody(tx, events, datetime.now(UTC))
 
     async def count() -> None:
@@ -75,6 +74,6 @@ async def _pause_what_needs_somebody(tx: AsyncConnection, events: Sequence[Messa
     )
     for campaign in await store.lock_running(tx, [campaign_id for campaign_id in waiting if campaign_id]):
         await control.take(tx, campaign, Action.PAUSE, now)
-        await campaigns.add_reasons(
+        await tallies.add_reasons(
             tx, "paused", {campaign.campaign_id: Counter({NEEDS_SOMEBODY: waiting[campaign.campaign_id]})}
         )

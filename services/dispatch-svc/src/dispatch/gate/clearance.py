@@ -210,6 +210,8 @@ class Clearance:
                 oadc = sender.oadc if sender else ""
                 open_ways = ways[like] = self._ways(candidate, territory, oadc, unfit, blocked)
             gateway = candidate.gateway if again else open_ways.of(candidate.message_id)
+            # a gateway that adds the missing mention counts even while its breaker is open: no denial for that
+            added = lacks_stop and (gateway in self.traffic.adding_stop if again else open_ways.exist)
             one = candidate.subject_id, candidate.sender_id
             request = Request(
                 category=candidate.category,
@@ -219,12 +221,7 @@ class Clearance:
                 requested_at=candidate.requested_at,
                 send_before=candidate.send_before,
                 territory=territory,
-                # a gateway that adds the missing mention counts even while its breaker is open: no denial for that
-                mentions_stop=sender is not None
-                and (
-                    not lacks_code
-                    or (lacks_stop and (gateway in self.traffic.adding_stop if again else open_ways.exist))
-                ),
+                mentions_stop=sender is not None and (added or not lacks_code),
                 flaw=flaw,
                 region=candidate.region,
                 mark=mark_of(content, self.policy),
