@@ -28,7 +28,7 @@ from stack.kafka import Kafka
 WATERMARKED = (STATES.name, INBOUND_MESSAGES.name)
 READERS = {STATES.name: ("campaign", "dispatch"), INBOUND_MESSAGES.name: ("consent",)}
 REPAIRED_WITHIN_S = 300.0  # each command starts a Python
-FACTS_LOST = (1, 5)  # batches
+FACTS_LOST = (1, 5)  # batches; in `cut_unseen`, records below the readers' places
 FACTS_WITHIN_S = 60.0  # until there are facts to lose
 NOTICED_WITHIN_S = 60.0
 GROWS_WITHIN_S = 90.0

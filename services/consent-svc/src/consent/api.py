@@ -70,9 +70,9 @@ class BatchBody(Body):
 
 
 class HeldBy(BaseModel):
-    """A STOP of the person's own: by text, by a stop link, on the preference page or told by the operator. No caller
-    takes such a STOP back. `reach`: the purpose, the sender, every sender of the controller, or everyone. `since`: time
-    at source."""
+    """A STOP of the person's own: by text, by a stop link, on the preference page or told by the operator.
+    Without a reopening rule no caller takes such a STOP back. `reach`: the purpose, the sender, every sender of the
+    controller, or everyone. `since`: time at source."""
 
     reach: Reach
     since: datetime
@@ -238,9 +238,9 @@ def one_by_one() -> APIRouter:
         """Record one opt-in with its proof.
 
         `changed` is false where the opt-in was on record already, or a newer STOP outweighs the opt-in. After a STOP of
-        the person's own (by text, by a stop link, on the preference page or told by the operator), only the person
-        opens the consent again: the opt-in is kept as evidence, `effective` is false, and `reopens_with` says what
-        would. `Location` names the signed receipt.
+        the person's own (by text, by a stop link, on the preference page or told by the operator), and without a
+        reopening rule, only the person opens the consent again: the opt-in is kept as evidence, `effective` is false,
+        and `reopens_with` says what would. `Location` names the signed receipt.
         """
         return await recorded(request, caller, held, key, body)
 

@@ -255,7 +255,7 @@ def closed_abroad(
 ) -> Iterator[Abroad]:
     """Yield each reason that closes a place to a marketing message whatever the hour. See `can_stop`.
 
-    A text without any means has no reason of the place: such a text goes nowhere.
+    NO_MEANS is not yielded for a text without any means: the gate denies such a text everywhere.
     """
     if (code or link) and not can_stop(
         territory, policy, code=code, link=link, reachable_in=reachable_in, region=region

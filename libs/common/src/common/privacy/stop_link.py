@@ -5,12 +5,12 @@
     https://p.maison-lune.example/m/maison-lune/Ba9…                                   a person's preference link
 
 campaign-svc writes the link into a text, dispatch-svc verifies the link in the final text, consent-svc serves the page.
-A link is signed and stored nowhere: whoever loses a database, the links in people's phones still stop. The token has 37
-letters and digits, since phones leave a last `-` out of a detected link:
+A link is signed and stored nowhere: after the loss of a database, the links in people's phones still stop. The token
+has 37 letters and digits, since phones leave a last `-` out of a detected link:
 
     2 bytes    the last day of validity, in days since 1970
     16 bytes   the subject id without the key id, for which services have a single current key
-    9 bytes    HMAC of the sender id and both
+    9 bytes    HMAC of the link's kind, the sender id and the bytes before
 """
 
 import posixpath
@@ -115,7 +115,7 @@ def has_foreign_link(
 ) -> bool:
     """Return whether `text` has a stop or preference page's address that is no valid link of this person and sender.
 
-    A press on somebody else's link stops somebody else, or shows the data of somebody else. Without `keys` no link is
+    Another person's link would stop that person's marketing, or show that person's data. Without `keys` no link is
     the person's.
     """
     own: dict[str, Kind] = {f"{PATH}/{sender_id}/": "stop link", f"{PREFERENCES_PATH}/{sender_id}/": "preference link"}

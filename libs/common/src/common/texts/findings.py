@@ -145,10 +145,9 @@ def load(version: str = "fr-1") -> Signs:
     )
 
 
-def findings_of(text: str, signs: Signs | None = None) -> list[Finding]:
+def findings_of(text: str) -> list[Finding]:
     """Return every sign in the text, in the order of the text."""
-    reading = read(text)
-    found = _of(reading, load() if signs is None else signs)
+    found = _of(read(text), load())
     return sorted(found, key=lambda finding: finding.span or (0, 0))
 
 
@@ -168,14 +167,14 @@ def percents_in(text: str) -> list[Finding]:
     return [Finding("percent", "%", reading.span(*match.span())) for match in load().percent.finditer(reading.plain)]
 
 
-def premium_numbers(text: str) -> list[str]:
+def premium_numbers(reading: Reading) -> list[str]:
     """Return the numbers that cost more than a call, in digits."""
-    return [_digits(match[0]) for match in PREMIUM_NUMBER.finditer(read(text).plain)]
+    return [_digits(match[0]) for match in PREMIUM_NUMBER.finditer(reading.plain)]
 
 
-def premium_short_codes(text: str) -> list[str]:
+def premium_short_codes(reading: Reading) -> list[str]:
     """Return the short codes to which the text asks for an SMS at a premium, perhaps."""
-    codes = (_digits(match[1]) for match in SHORT_CODE.finditer(read(text).plain))
+    codes = (_digits(match[1]) for match in SHORT_CODE.finditer(reading.plain))
     return [code for code in codes if not code.startswith(ORDINARY)]
 
 

@@ -30,10 +30,11 @@ class Caller:
     scopes: frozenset[str]
     senders: frozenset[str] | None
 
-    def may(self, scope: str) -> None:
-        """Raise Forbidden unless the token has the scope."""
-        if scope not in self.scopes:
-            raise Forbidden(f"the token lacks the scope {scope}", reasons=[Reason("scope", "scope_missing", scope)])
+    def may(self, *scopes: str) -> None:
+        """Raise Forbidden unless the token has one of the scopes."""
+        if self.scopes.isdisjoint(scopes):
+            named = " or ".join(scopes)
+            raise Forbidden(f"the token lacks the scope {named}", reasons=[Reason("scope", "scope_missing", named)])
 
     def may_use(self, sender_id: str) -> None:
         """Raise Forbidden unless the token covers this sender."""
@@ -124,9 +125,7 @@ def require(*scopes: str) -> Callable[[Request], Awaitable[Caller]]:
 
     async def caller(request: Request) -> Caller:
         found: Caller = await request.state.authenticator.caller(request.headers.get("authorization"))
-        if found.scopes.isdisjoint(scopes):
-            named = " or ".join(scopes)
-            raise Forbidden(f"the token lacks the scope {named}", reasons=[Reason("scope", "scope_missing", named)])
+        found.may(*scopes)
         return found
 
     return caller

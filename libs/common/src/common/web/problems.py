@@ -130,17 +130,21 @@ def refusal_of(error: ValidationError) -> Invalid:
     return not_valid([NotValid(_path(e["loc"]), e["type"], e["msg"]) for e in found])
 
 
+def content_of(problem: Problem) -> dict[str, object]:
+    """Return the members of the problem's problem+json (RFC 9457), without the trace id of a response."""
+    return {
+        "type": f"/problems/{problem.slug}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        "reasons": [asdict(reason) for reason in problem.reasons],
+    }
+
+
 def answer(problem: Problem) -> JSONResponse:
     """Return the problem as a response."""
     return JSONResponse(
-        {
-            "type": f"/problems/{problem.slug}",
-            "title": problem.title,
-            "status": problem.status,
-            "detail": problem.detail,
-            "reasons": [asdict(reason) for reason in problem.reasons],
-            "trace_id": trace_id(),
-        },
+        {**content_of(problem), "trace_id": trace_id()},
         status_code=problem.status,
         media_type=MEDIA_TYPE,
         headers=problem.headers,

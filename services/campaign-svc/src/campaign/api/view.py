@@ -43,7 +43,7 @@ async def shown(tx: AsyncConnection, held: Resources[Any], page: Sequence[Stored
     for campaign in page:
         sender = await senders.find_sender(tx, campaign.sender_id)
         assert sender is not None
-        wording = campaign.wording_of(OWN, campaign.link_host, campaign.stop_page)
+        wording = campaign.wordings[OWN]
         template = wording.templates[wording.language]
         paused_because = sorted(reasons.get((campaign.campaign_id, "paused"), {}))
         opens_at = table(campaign, sender, policy).opens_at(sender.country) if campaign.starts_at else None

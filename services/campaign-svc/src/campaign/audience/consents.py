@@ -1,7 +1,7 @@
 """Keep each subject's newest consent state, as published by consent-svc.
 
-The states serve counts and opt-outs; the gate alone decides whether a message may leave. After a poison record its
-subject is unreadable until a newer record, and after a state that forgets a known STOP until a state accounts for the
+The states serve counts and opt-outs; the gate alone decides whether a message may leave. A poison record makes
+its subject unreadable until a newer record. A state that forgets a known STOP does so until a state accounts for the
 STOP.
 """
 

@@ -234,8 +234,8 @@ _SILENT = "(SELECT count(*) FROM recipient AS r WHERE r.campaign_id = c.campaign
 async def lock_to_repeat(tx: AsyncConnection, now: datetime, latest: timedelta, page: int) -> Progress | None:
     """Lock a campaign whose requests are to be repeated: at `repeat_at`, or once most of its newest page has reports.
 
-    Most has reports once at most half of the page's limit lacks one. The limit is `page`, and half as much after each
-    wait in vain, but never less than FEWEST (the planner's `limit`).
+    Most of a page has reports once the recipients still silent are at most half of the page's limit. The limit is
+    `page`, halved after each wait in vain, and never below FEWEST (the planner's `limit`).
 
     A running campaign with a pace waits for a slot, a paused campaign for its resumption or its end. A `repeat_at` more
     than `latest` ahead means a clock set back.

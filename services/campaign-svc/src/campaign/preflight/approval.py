@@ -37,7 +37,7 @@ def digest(
     """Return the digest, 64 hexadecimal digits.
 
     `at` `None`: the campaign starts on scheduling. `link_host`: only where a text has links. `stop_page`:
-    only where a text has a stop link.
+    only where a text has a stop link or a preference link.
     """
     agreed = {name: campaign[name] for name in AGREED} | {name: sender[name] for name in SEEN}
     agreed |= {name: campaign[name] for name in SINCE if campaign[name]}

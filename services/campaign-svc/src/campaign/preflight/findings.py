@@ -16,6 +16,7 @@ from typing import Literal, get_args
 from campaign.message import short_link
 from common.sms.sms_length import length
 from common.texts.findings import HOST, STOP, Finding, premium_numbers, premium_short_codes
+from common.texts.reading import read
 
 Severity = Literal["error", "warning"]
 Sector = Literal["energy", "alcohol", "gambling", "tobacco", "credit"]
@@ -94,8 +95,9 @@ def _of_text(text: str, brand: str, oadc: str, stop_code: str, compliance: Compl
     if not _says_who(text, brand, oadc):
         yield Finding("identity")
     yield from (Finding("foreign_stop_code", code) for code in STOP.findall(text) if code != stop_code)
-    yield from (Finding("premium_number", number) for number in premium_numbers(text))
-    yield from (Finding("premium_short_code", code) for code in premium_short_codes(text) if code != stop_code)
+    reading = read(text)
+    yield from (Finding("premium_number", number) for number in premium_numbers(reading))
+    yield from (Finding("premium_short_code", code) for code in premium_short_codes(reading) if code != stop_code)
     for host in HOST.findall(text):
         if host.lower().removeprefix("www.") in compliance.shorteners:
             yield Finding("public_shortener", host.lower())

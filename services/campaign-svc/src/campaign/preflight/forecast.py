@@ -200,7 +200,7 @@ class Forecast:
             for variant, wording in plan.wordings.items()
             for language, template in wording.templates.items()
         }
-        self._of_texts = frozenset(
+        self._of_texts = dict.fromkeys(
             of_samples(
                 plan.wordings.values(),
                 brand=plan.brand,
@@ -211,7 +211,7 @@ class Forecast:
                 compliance=plan.compliance,
             )
         )
-        self._found |= dict.fromkeys(self._of_texts)
+        self._found |= self._of_texts
 
     def add(
         self,

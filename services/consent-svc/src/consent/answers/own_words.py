@@ -19,7 +19,7 @@ from typing import Literal, get_args
 
 from common.contracts.consent import Replies
 from common.sms.sms_length import length
-from common.texts.findings import ADVERTISING, AROUND, Finding, findings_of
+from common.texts.findings import ADVERTISING, AROUND, Finding, findings_of, looks_like_advertising
 
 Field = Literal["stop", "contact", "start", "double_opt_in"]
 FIELDS: tuple[Field, ...] = get_args(Field)
@@ -68,7 +68,7 @@ def flaws(replies: Replies, author: Author) -> Iterator[tuple[str, Flaw]]:
             yield from ((f"replies.{field}", flaw) for flaw in flaws_of(field, words, author))
     for name, text in (("brand", author.brand), ("legal_name", author.legal_name)):
         yield from ((name, flaw) for flaw in dict.fromkeys(_against_name(text)))
-    signs = dict.fromkeys(sign for sign in findings_of(author.contact) if sign.rule in ADVERTISING)
+    signs = dict.fromkeys(looks_like_advertising(author.contact))
     yield from (("contact", Flaw(sign.rule, _instead(sign))) for sign in signs)
 
 

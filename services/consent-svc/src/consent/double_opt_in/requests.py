@@ -25,7 +25,7 @@ from consent.answers.answers import Answer, Answers, tell_of_flaws
 from consent.answers.replies import Identity
 from consent.double_opt_in import rules as asking
 from consent.double_opt_in import store
-from consent.double_opt_in.rules import Most, Pace, Question, Withheld
+from consent.double_opt_in.rules import A_DAY, A_MONTH, Most, Pace, Question, Withheld
 from consent.ledger import recorder
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
@@ -39,7 +39,6 @@ from consent.senders.store import Sender
 log = logging.getLogger(__name__)
 
 SOURCE = "double_opt_in"
-A_DAY, A_MONTH = timedelta(days=1), timedelta(days=30)
 OF_USE_FOR = timedelta(hours=1)  # later, the person no longer expects the question
 KEPT_FOR = timedelta(days=400)
 LAPSE_EVERY_S = 5.0

@@ -21,6 +21,7 @@ from consent.ledger import rules as ledger
 from consent.ledger.rules import Evidence, Mark, SubjectState
 
 FORM_AGE = timedelta(days=1)  # an old file's question would be advertising
+A_DAY, A_MONTH = timedelta(days=1), timedelta(days=30)
 AGAIN_AFTER = timedelta(minutes=2)  # a form sent twice asks once
 
 
@@ -73,8 +74,8 @@ class Most:
 
     def reached(self, asked: Iterable[Question], now: datetime) -> bool:
         ages = [now - question.asked_at for question in asked]
-        in_a_day = sum(age < timedelta(days=1) for age in ages)
-        return in_a_day >= self.a_day or sum(age < timedelta(days=30) for age in ages) >= self.a_month
+        in_a_day = sum(age < A_DAY for age in ages)
+        return in_a_day >= self.a_day or sum(age < A_MONTH for age in ages) >= self.a_month
 
 
 def too_old(form: datetime, now: datetime) -> bool:
@@ -94,8 +95,8 @@ def withheld(
 ) -> Withheld | None:
     """Return the reason for not asking, or `None`. `request` carries its sender's controller.
 
-    `asked`: within `after_stop` and within a month, from any sender. `senders`: the controller's. `held`: a text of the
-    person waits for a reviewer.
+    `asked`: from any sender, within the longer of `after_stop` and a month. `senders`: the controller's. `held`: a
+    text of the person waits for a reviewer.
     """
     assert request.sender_id is not None, "a request is some sender's"
     assert request.purpose is not None, "a request is for a purpose"

@@ -95,8 +95,8 @@ class Import(BaseModel):
     `lines` counts the lines that have arrived, blank lines too; each line that is not blank gets one of four verdicts.
 
     `created`: recorded, with a change. `unchanged`: known, or without a change. `outvoted`: an opt-in that a newer STOP
-    or an expiry outweighs, or (`stopped_by_person`) that stands against a STOP of the person's own, which only the
-    person takes back; the ledger keeps the opt-in, and no consent opens. `refused`: not kept.
+    or an expiry outweighs, or (`stopped_by_person`) that stands against a STOP of the person's own, which without
+    a reopening rule only the person takes back; the ledger keeps the opt-in, and no consent opens. `refused`: not kept.
     """
 
     import_id: str

@@ -1,8 +1,8 @@
 """Record complete imports through the recorder, one piece per transaction.
 
 The import firewall is the ledger's own order: by a line's time at source, so that an old opt-in never outvotes a newer
-STOP, and lines may come in any order, twice, or after a crash. No line, however new, takes back a STOP of the person's
-own (ADR-0064).
+STOP, and lines may come in any order, twice, or after a crash. Without a reopening rule no line, however new, takes
+back a STOP of the person's own (ADR-0064).
 """
 
 import asyncio

@@ -3,7 +3,8 @@
 A subject's state is a fold that keeps, for each scope, the newest evidence of each kind by *time at source*: arrival
 order, duplicates and replays cannot change the result. An opt-in holds only if strictly newer than every opt-out and
 expiry of its scope: a tie counts as opted out (README, promise 3). A STOP by text counts from its arrival (ADR-0060).
-After a STOP of the person's own, an opt-in that a caller asserts opens nothing, whatever its time (ADR-0064).
+After a STOP of the person's own, an opt-in that a caller asserts opens nothing, whatever its time, unless recorded
+under a reopening rule (ADR-0064).
 
     opt-in   for (sender, purpose)
     opt-out  from (sender, purpose); from a sender (`purpose` is `None`), future purposes included; from every sender of

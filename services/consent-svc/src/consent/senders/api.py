@@ -89,7 +89,7 @@ def router(refused_oadcs: Collection[str], stateable: Collection[str], page_url:
         async with held.database.begin() as tx:
             registered = await store.lock_sender(tx, sender_id)
             if registered is None:
-                raise _no_sender()
+                raise no_sender()
             if body.oadc != registered.oadc:
                 _check_oadc(body.oadc, refused_oadcs)
             if body.controller not in (None, registered.controller):
@@ -111,7 +111,7 @@ def router(refused_oadcs: Collection[str], stateable: Collection[str], page_url:
         async with held.database.begin() as tx:
             sender = await store.find_sender(tx, sender_id)
         if sender is None:
-            raise _no_sender()
+            raise no_sender()
         return _body(sender)
 
     @routes.get("/{sender_id}/versions")
@@ -126,7 +126,7 @@ def router(refused_oadcs: Collection[str], stateable: Collection[str], page_url:
         caller.may_use(sender_id)
         async with held.database.begin() as tx:
             if await store.find_sender(tx, sender_id) is None:
-                raise _no_sender()
+                raise no_sender()
             found = await store.sender_versions(tx, sender_id, position(cursor, int) or 0, limit)
         return Page[SenderVersion](
             items=[SenderVersion(**dict(_body(sender)), in_force_from=at) for sender, at in found],
@@ -189,7 +189,7 @@ async def _check_code(tx: AsyncConnection, caller: Caller, stop_code: str) -> No
         )
 
 
-def _no_sender() -> NotFound:
+def no_sender() -> NotFound:
     return NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
 
 

@@ -65,8 +65,11 @@ class StopPages:
             found = await store.lock_senders_elsewhere(tx, page, SENDERS_AT_ONCE)
             for sender in found:
                 now = datetime.now(UTC)
-                await change(tx, sender, replace(sender, stop_page=page and f"{page}{sender.sender_id}/"), now)
+                await change(tx, sender, replace(sender, stop_page=self._stop_page(sender)), now)
         return bool(found)
+
+    def _stop_page(self, sender: Sender) -> str | None:
+        return stop_link.stop_page(self.page_url, sender.sender_id) if self.page_url else None
 
 
 def _rules(sender: Sender) -> dict[str, Rule]:

@@ -20,6 +20,7 @@ from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
 from common.web.problems import Forbidden, Invalid, NotFound, Reason
 from consent.bodies import Body
 from consent.senders import store
+from consent.senders.api import no_sender
 from consent.senders.store import ReopeningRule, Sender
 
 router = APIRouter(prefix="/v1/senders/{sender_id}/reopening-rules")
@@ -111,7 +112,7 @@ async def list_rules(
     caller.may_use(sender_id)
     async with held.database.begin() as tx:
         if await store.find_sender(tx, sender_id) is None:
-            raise _no_sender()
+            raise no_sender()
         found = await store.reopening_rules(tx, sender_id, position(cursor, int) or 0, limit)
     return Page[RuleView](items=[_view(rule) for rule in found], next=next_of(found, limit, lambda rule: rule.position))
 
@@ -121,17 +122,13 @@ async def _locked(tx: AsyncConnection, caller: Caller, sender_id: str) -> Sender
     caller.may_use(sender_id)
     sender = await store.lock_sender(tx, sender_id)
     if sender is None:
-        raise _no_sender()
+        raise no_sender()
     if caller.senders is not None and sender.controller not in caller.senders:
         raise Forbidden(
             "the token does not cover the controller, whose decision this is",
             reasons=[Reason("sender_id", "controller_not_granted")],
         )
     return sender
-
-
-def _no_sender() -> NotFound:
-    return NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
 
 
 def _view(rule: ReopeningRule) -> RuleView:

@@ -294,7 +294,7 @@ async def senders_of(tx: AsyncConnection, sender_ids: Collection[str]) -> list[S
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReopeningRule:
-    """A sender's decision that an asserted opt-in may reopen a purpose after a STOP to the sender (ADR-0064)."""
+    """A controller's decision that an asserted opt-in may reopen a purpose after a STOP to the sender (ADR-0064)."""
 
     rule_id: str
     position: int

@@ -284,7 +284,7 @@ def _written(asked: Asked, ready: Ready, known: Known) -> Written:
             raise NotFound("the sender has no such template", reasons=[Reason("template_id", "unknown_template")])
         asked.template = f"{version.template_id}@{version.number}"
         rules.check_code(body.category, sender.stop_code)
-        approved = rules.Approved(version.sender_id, version.category, version.text, version.fields, version.state)
+        approved = rules.Approved(version.category, version.text, version.fields, version.state)
         return _fitting(rules.written_from(approved, body.category, body.values), "values")
     rules.check_code(body.category, sender.stop_code)
     assert body.text is not None

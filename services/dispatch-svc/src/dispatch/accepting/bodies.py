@@ -21,7 +21,7 @@ from pydantic import (
 from common.sms.sms_length import GSM7_PART, MAX_SEGMENTS
 from common.texts.template import MOST_FIELDS, MOST_VALUE_CHARS
 from common.web.fields import Storable
-from common.web.problems import Problem, refusal_of
+from common.web.problems import Problem, content_of, refusal_of
 
 TEXT_CHARS = MAX_SEGMENTS * GSM7_PART
 MOST_AT_ONCE = 1000
@@ -83,7 +83,7 @@ class Send(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.text is None) == (self.template_id is None):
-            raise ValueError("either `text` or `template_id`")
+            raise ValueError("set either `text` or `template_id`, not both")
         if self.template_id is None and (self.version is not None or self.values):
             raise ValueError("`version` and `values` belong to a `template_id`")
         if self.category != "marketing" and self.purpose is not None:
@@ -148,13 +148,7 @@ class Refusal(BaseModel):
 
     @classmethod
     def of(cls, problem: Problem) -> Self:
-        return cls(
-            type=f"/problems/{problem.slug}",
-            title=problem.title,
-            status=problem.status,
-            detail=problem.detail,
-            reasons=[ReasonBody(field=r.field, reason=r.reason, detail=r.detail) for r in problem.reasons],
-        )
+        return cls.model_validate(content_of(problem))
 
 
 class Result(BaseModel):

@@ -45,7 +45,6 @@ class TextRefused(Exception):
 class Approved(NamedTuple):
     """The parts of a template's version that a message depends on."""
 
-    sender_id: str
     category: str
     text: str
     fields: tuple[TemplateField, ...]
@@ -80,7 +79,7 @@ def written_from(version: Approved, category: Category, values: Mapping[str, str
         detail = f"the version is {version.state}: use an approved version"
         raise TextRefused(Kind.TEMPLATE, [Against("template_id", f"template_{version.state}", detail)])
     if version.category != category:
-        detail = f"the template is of the class {version.category}: `category` is to say so"
+        detail = f"the template's category is {version.category}: set `category` to it"
         raise TextRefused(Kind.TEMPLATE, [Against("category", "template_of_another_class", detail)])
     if flaws := list(template.value_flaws(version.fields, values)):
         raise TextRefused(Kind.VALUE, [Against(f"values.{f.field}", f.reason, f.detail) for f in flaws])

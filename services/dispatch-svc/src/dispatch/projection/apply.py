@@ -1,7 +1,8 @@
 """The projection of consents, senders, templates and campaigns: upserts guarded by version, rebuilt by replay.
 
-An unreadable consent makes its subject `unreadable`, and so does a state that forgets a known STOP (`loosening.py`).
-Without a readable key the partition halts, since the missed opt-out could be anyone's.
+An unreadable consent makes its subject `unreadable`, and so does a state that forgets a known STOP
+(`common/contracts/loosening.py`). Without a readable key the partition halts, since the missed opt-out could be
+anyone's.
 
 [name]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: an opt-out
 [before-opt-out-commit, after-opt-out-commit], a control [before-control-commit, after-control-commit].
