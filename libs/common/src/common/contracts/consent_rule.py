@@ -55,7 +55,7 @@ def denials(subject: OnRecord | None, sender_id: str, purpose: str | None, at: d
     elif (denial := _denial(consent, at)) is not None:
         yield denial
     # the states already include suppressions; the rule checks again
-    if suppressed(subject.suppressions, sender_id, consent):
+    if subject.suppressions and suppressed(subject.suppressions, sender_id, consent):
         yield Against.SUPPRESSED
 
 
@@ -74,7 +74,10 @@ def _denial(consent: Consent, at: datetime) -> Against | None:
 
 
 def consent_for(consents: Sequence[Consent], sender_id: str, purpose: str | None) -> Consent | None:
-    return next((c for c in consents if c.sender_id == sender_id and c.purpose == purpose), None)
+    for consent in consents:
+        if consent.sender_id == sender_id and consent.purpose == purpose:
+            return consent
+    return None
 
 
 def state_at(consent: Consent, at: datetime) -> State:

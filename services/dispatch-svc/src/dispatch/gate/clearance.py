@@ -47,7 +47,7 @@ NO_ROUTE = counter(
     "Permitted messages without a gateway configured for their territory, sender, category and text.",
 )
 
-TURN = 50  # messages
+TURN = 50  # messages until the event loop may turn: a code waits for no whole campaign
 NO_ROUTE_RECHECK = timedelta(minutes=5)  # the operator has to configure a route
 
 
@@ -164,12 +164,14 @@ class Clearance:
         opened = []
         for place, candidate in enumerate(candidates):  # before the lock: opt-outs need not wait for decryption
             opened.append(self._open(candidate))
-            await _let_others(place)
+            if place % TURN == TURN - 1:
+                await asyncio.sleep(0)
         senders = await projection.senders(tx, {c.sender_id for c in candidates})
         linked = []
         for place, (candidate, (_, content, _)) in enumerate(zip(candidates, opened, strict=True)):
             linked.append(self._links(candidate, content, senders.get(candidate.sender_id)))
-            await _let_others(place)
+            if place % TURN == TURN - 1:
+                await asyncio.sleep(0)
         blocks = await store.blocks(tx, [c.subject_id for c in candidates])
         erased = await erasing.asked_of(tx, {c.subject_id for c in candidates})
         named = {c.template for c in candidates if c.template is not None and c.template != FREE_TEXT}
@@ -191,7 +193,8 @@ class Clearance:
         for place, (candidate, (number, content, flaw), (stop_link, foreign_link)) in enumerate(
             zip(candidates, opened, linked, strict=True)
         ):
-            await _let_others(place)
+            if place % TURN == TURN - 1:
+                await asyncio.sleep(0)
             if _not_to_be_kept(candidate, erased.get(candidate.subject_id)):
                 flaw = Reason.ERASED
             elif candidate.template in retired:
@@ -277,10 +280,8 @@ class Clearance:
                 )
                 recent[one] += candidate.category == "marketing"
             decisions.append(Decision(candidate, verdict, row, permit))
-        for (kind, reason), many in Counter(
-            (type(d.verdict), next(iter(d.row.reasons), "")) for d in decisions
-        ).items():
-            VERDICTS.labels(kind.__name__.lower(), reason).inc(many)
+        for (kind, first), many in Counter([(type(d.verdict), d.row.reasons[:1]) for d in decisions]).items():
+            VERDICTS.labels(kind.__name__.lower(), *first or ("",)).inc(many)
         return decisions
 
     def _ways(
@@ -397,12 +398,6 @@ def _lane_of_all(candidates: Sequence[Candidate]) -> Lane:
 def lacks_a_mention(category: Category, text: str, stop_code: str) -> bool:
     """Return whether a marketing text lacks the STOP mention."""
     return category == "marketing" and not mentions_stop(text, stop_code)
-
-
-async def _let_others(place: int) -> None:
-    """Yield to the event loop every `TURN` messages, or a code waits for a whole campaign."""
-    if place % TURN == TURN - 1:
-        await asyncio.sleep(0)
 
 
 def _no_way(candidate: Candidate, ways: Ways, now: datetime) -> Defer:

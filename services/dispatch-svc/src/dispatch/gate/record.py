@@ -54,7 +54,7 @@ class Person(_Kept, frozen=True):
     held: datetime | None = None
 
 
-class Bounds(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class Bounds(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """The limits at the decision, in seconds, and the cap."""
 
     max_staleness: float
@@ -79,11 +79,12 @@ class Record(_Kept, frozen=True):
     """The record of one decision.
 
     `stop`, `link`: the means to stop in the text. `stated`: where the sender states that its code is reachable. `mark`
-    is the mark under any law, so that another edition can decide. `sender`: whether the purpose was known.
+    is the mark under any law, so that another edition can decide. `sender`: whether the purpose was known. `limits`:
+    the encoded `Bounds`.
     """
 
     to: str
-    limits: Bounds
+    limits: msgspec.Raw
     region: str | None = None
     stop: bool = False
     link: bool = False
@@ -115,6 +116,7 @@ class Row(Protocol):
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Record)
+_bounds_decoder = msgspec.json.Decoder(Bounds)
 
 
 def encode(
@@ -136,13 +138,13 @@ def encode(
             courtesy=request.courtesy,
             person=_person(request, known.subject, controller),
             sender=None if known.purposes is None else request.purpose in known.purposes,
-            countries=tuple(sorted(known.countries)),
-            stated=tuple(sorted(known.reachable_in)),
+            countries=_in_order(known.countries),
+            stated=_in_order(known.reachable_in),
             control=known.control,
             blocked=known.blocked,
             recent=known.recent,
             limits=_bounds(limits),
-            told=_told(verdict),
+            told=None if type(verdict) is Allow else _told(verdict),
         )
     ).decode()
 
@@ -192,7 +194,7 @@ def knew(record: Record, row: Row) -> Knowledge:
 
 
 def bounds(record: Record) -> Limits:
-    kept = record.limits
+    kept = _bounds_decoder.decode(record.limits)
     return Limits(
         max_staleness=timedelta(seconds=kept.max_staleness),
         max_clock_skew=timedelta(seconds=kept.max_clock_skew),
@@ -228,11 +230,16 @@ def _person(request: Request, subject: Subject | None, controller: Collection[st
                 consent = each
         elif each.state == "opted_in":
             elsewhere = True
-    stops = [s.since for s in subject.suppressions if s.sender_id in (None, request.sender_id)]
+    stopped = None
+    if controller is not None:
+        stopped = stopped_at(subject, controller)
+    elif subject.suppressions:
+        stops = (s.since for s in subject.suppressions if s.sender_id in (None, request.sender_id))
+        stopped = max(stops, default=None)
     return Person(
         consent=_standing(consent) if consent else None,
         elsewhere=elsewhere and consent is None,
-        stopped=max(stops, default=None) if controller is None else stopped_at(subject, controller),
+        stopped=stopped,
         erased=subject.erased,
         unreadable=subject.unreadable,
         held=subject.held_since,
@@ -282,9 +289,14 @@ def _consent(sender_id: str, purpose: str, standing: Standing) -> Consent:
     )
 
 
+@lru_cache(maxsize=1024)
+def _in_order(places: frozenset[str]) -> tuple[str, ...]:
+    return tuple(sorted(places))
+
+
 @lru_cache(maxsize=16)
-def _bounds(limits: Limits) -> Bounds:
-    return Bounds(
+def _bounds(limits: Limits) -> msgspec.Raw:
+    bounds = Bounds(
         max_staleness=limits.max_staleness.total_seconds(),
         max_clock_skew=limits.max_clock_skew.total_seconds(),
         recheck=limits.recheck.total_seconds(),
@@ -294,6 +306,7 @@ def _bounds(limits: Limits) -> Bounds:
         cap=limits.cap,
         cap_window=limits.cap_window.total_seconds(),
     )
+    return msgspec.Raw(_encoder.encode(bounds))
 
 
 def _told(found: Verdict) -> Told | None:

@@ -191,7 +191,7 @@ def denials_of_place(request: Request, known: Knowledge, now: datetime, policy: 
     ):
         yield Reason(reason.value)
     marks = begins_with(now, request.territory, policy, region=request.region)
-    if not all((request.mark or "").startswith(mark) for mark in marks):
+    if marks and not all((request.mark or "").startswith(mark) for mark in marks):
         yield Reason.ADVERTISING_MARK_MISSING
 
 

@@ -24,7 +24,7 @@ NOT_BEGUN = counter(
 )
 
 Mark = Callable[[Mapping[DecisionId, Sequence[UUID]]], Awaitable[set[DecisionId]]]
-_Waiting = tuple[Sequence[Permit], "asyncio.Future[bool]"]
+_Waiting = tuple[Mapping[DecisionId, Sequence[UUID]], "asyncio.Future[bool]"]
 
 
 @dataclass(slots=True)
@@ -44,7 +44,7 @@ class MarkWriter:
         mark stored after all says nothing of the new decision.
         """
         answer = asyncio.get_running_loop().create_future()
-        self._waiting.append((permits, answer))
+        self._waiting.append((by_decision(permits), answer))
         if self.writer is None or self.writer.done():
             self.writer = asyncio.create_task(self._write())
             self.writer.add_done_callback(self._ended)
@@ -71,8 +71,12 @@ class MarkWriter:
         The callers have their messages decided again. Without the rest, a database that takes decisions and no marks
         would be asked for both again and again.
         """
+        together: dict[DecisionId, list[UUID]] = defaultdict(list)
+        for messages, _ in some:
+            for decision, message_ids in messages.items():
+                together[decision] += message_ids
         try:
-            may = await self.mark(by_decision([permit for permits, _ in some for permit in permits]))
+            may = await self.mark(together)
         except Exception:
             self._failures += 1
             log.warning("submits are not marked as begun, and do not begin", exc_info=True)
@@ -84,8 +88,8 @@ class MarkWriter:
 
 def _answer(some: Sequence[_Waiting], may: Set[DecisionId] | None) -> None:
     """Answer the callers. `may`: the decisions that may begin; None: the mark failed."""
-    for permits, answer in some:
-        begins = may is not None and all(_decision(permit) in may for permit in permits)
+    for messages, answer in some:
+        begins = may is not None and messages.keys() <= may
         if not begins:
             NOT_BEGUN.labels("failed" if may is None else "closed").inc()
         if not answer.done():
@@ -96,9 +100,5 @@ def by_decision(permits: Sequence[Permit]) -> dict[DecisionId, list[UUID]]:
     """Return the messages by decision."""
     found: dict[DecisionId, list[UUID]] = defaultdict(list)
     for permit in permits:
-        found[_decision(permit)].append(permit.candidate.message_id)
+        found[permit.candidate.partition, permit.decided_at].append(permit.candidate.message_id)
     return found
-
-
-def _decision(permit: Permit) -> DecisionId:
-    return permit.candidate.partition, permit.decided_at

@@ -71,14 +71,14 @@ class Reading(Struct):
         if self.numbered:
             self._went_on(offset, *follow(self.seen, offset, compacted=self.compacted, number=number))
         else:
-            self.seen = self.seen._replace(next_offset=offset + 1)
+            self.seen = Seen(offset + 1, self.seen.last_number, self.seen.unseen)
 
     def watermark(self, offset: int, as_of: datetime | None, last: int) -> None:
         """Take a watermark in; an `as_of` of `None` is never applied."""
         if self.numbered:
             self._went_on(offset, *follow(self.seen, offset, compacted=self.compacted, last=last))
         else:
-            self.seen = self.seen._replace(next_offset=offset + 1)
+            self.seen = Seen(offset + 1, self.seen.last_number, self.seen.unseen)
         if as_of is not None and self.whole and (self.since is None or self.since <= as_of):
             self.as_of = as_of if self.as_of is None else max(self.as_of, as_of)
 
