@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from campaign.authors import may_approve
 from campaign.senders import registry
 from campaign.templates import rules, store
 from campaign.templates.store import Version as Stored
@@ -211,7 +212,7 @@ async def approve_version(
         template = await _found(tx, caller, template_id, lock=True)
         version = await _version(tx, template_id, number)
         versions = await store.versions_of(tx, [template_id])
-        if not rules.may_approve(caller.subject, [each.written_by for each in versions if each.number <= number]):
+        if not may_approve(caller.subject, [each.written_by for each in versions if each.number <= number]):
             raise Forbidden(
                 "an author of the version, or of an earlier version, cannot approve it: ask another person",
                 reasons=[Reason("approved_by", "own_template")],
