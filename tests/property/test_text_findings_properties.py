@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from common.texts import template
 from common.texts.findings import findings_of, load
-from common.texts.reading import LOOK_ALIKES, read
+from common.texts.look_alikes import LETTERS
+from common.texts.reading import read
 
 WORDS = [word for word in load().words.listed if len(word) > 4]
 INVISIBLE = ["\u200b", "\u200d", "\u2060", "\ufe0f", "\u0301", "\u00ad"]
@@ -26,7 +27,7 @@ def disguised(draw: st.DrawFn) -> tuple[str, str]:
     for letter in word:
         if letter == " ":
             continue
-        ways = [letter, letter.upper(), chr(ord(letter) + 0xFEE0), *LOOK_ALIKES.get(letter, "")]
+        ways = [letter, letter.upper(), chr(ord(letter) + 0xFEE0), *(drawn for drawn, plain in LETTERS.items() if plain == letter)]
         written.append(draw(st.sampled_from(ways)) + draw(st.sampled_from(["", "", *INVISIBLE])))
     return word, between.join(written)
 
