@@ -28,10 +28,10 @@ async def test_outcomes_whose_writer_is_cancelled_are_stored_by_another(cancelle
 
     writer = Storing(store)
     first = asyncio.create_task(writer.stored([FIRST]))
-    await (is_there.wait() if stands else asyncio.sleep(0))
-    second = asyncio.create_task(writer.stored([SECOND]))
     if stands:
-        await asyncio.sleep(0)
+        await is_there.wait()
+    second = asyncio.create_task(writer.stored([SECOND]))
+    await asyncio.sleep(0)
     stands = False
     for task in (*writer.writers, *writer.stubborn):
         task.cancel()
