@@ -8,7 +8,8 @@ does not have the key; but the watermark is older than the lag, and the gate fin
 about fresh watermarks. What the model leaves out is what the rule cannot see (ADR-0004):
 
 - a loss right after a relay died between acknowledgement and commit, when numbers are still given twice;
-- a compaction between a loss and the next read of a reader that had read further than the log then reached;
+- a loss with a compaction of what follows it, before the reader has read there: an hour at least;
+- a loss older than records that have aged out before the reader began: it would have aged out as well;
 - a loss of what follows a foreign record, which has no number, directly.
 """
 
@@ -64,7 +65,8 @@ class World:
     reading: Reading = field(init=False)
     had: dict[int, int] = field(default_factory=dict)  # the newest version read, by key
     aged: set[Row] = field(default_factory=set)
-    overtaken: bool = False  # the log was cut below what the reader has read, and it has not read since
+    loss: int | None = None  # the place of the first loss that the reader has not read past
+    lost: dict[Row, int] = field(default_factory=dict)  # by place
     gaps: int = 0
 
     def __post_init__(self) -> None:
@@ -98,8 +100,10 @@ class World:
 
     def compact(self, up_to: int) -> None:
         """Compact below `up_to`, but nothing younger than the lag, nor the newest record: a segment in use."""
-        if not self.compacted or self.overtaken:
+        if not self.compacted:
             return
+        if self.loss is not None:
+            up_to = min(up_to, self.loss)
         old = takewhile(lambda offset: self.log[offset].at <= self.now - self.lag_s, sorted(self.log))
         self.clean = max(self.clean, min(up_to, self.end - 1, max(old, default=-1) + 1))
         newest = {record.key: offset for offset, record in self.log.items() if offset < self.clean}
@@ -113,6 +117,8 @@ class World:
         seen = self.reading.seen.next_offset
         for offset in [o for o in self.log if o < (min(below, seen) if seen else below)]:
             record = self.log.pop(offset)
+            if not seen:
+                self.aged |= {row for row, at in self.lost.items() if at <= offset}
             if record.row is not None and not seen:
                 self.aged.add(record.row)
 
@@ -128,7 +134,9 @@ class World:
         gone = {offset: record for offset, record in self.log.items() if offset >= self.end}
         self.log = {offset: record for offset, record in self.log.items() if offset < self.end}
         self.losses += any(record.row is not None for record in gone.values())
-        self.overtaken |= self.reading.seen.next_offset > self.end
+        self.loss = self.end if self.loss is None else min(self.loss, self.end)
+        self.lost = {row: min(at, self.end) for row, at in self.lost.items()}
+        self.lost |= {record.row: self.end for record in gone.values() if record.row is not None}
 
     def read(self, many: int) -> None:
         """A reader beyond the log stops, and is not asked about."""
@@ -137,7 +145,7 @@ class World:
             return
         for offset in sorted(o for o in self.log if o >= seen)[:many]:
             record, before = self.log[offset], self.reading.as_of
-            self.overtaken = False
+            self.loss = None if self.loss is not None and offset >= self.loss else self.loss
             self.reading.gap = None
             if record.covers is not None:
                 assert record.last is not None
