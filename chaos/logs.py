@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import random
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import asyncpg
@@ -34,7 +35,6 @@ NOTICED_WITHIN_S = 60.0
 GROWS_WITHIN_S = 90.0
 MADE_WITHIN_S = 30.0
 LED_WITHIN_S = 30.0
-LOOKED_AGAIN_AFTER_S = 6.0  # a reader compares its place with the log every 5 s, and may find the next gap
 LOOK_EVERY_S = 0.5
 STOOD_FOR_S = 1.0
 # files that a broker rebuilds from its segments
@@ -169,21 +169,19 @@ async def repair(system: System, topic: str) -> None:
     """Repair a topic as in docs/runbook.md (LogBroken). Raises RuntimeError.
 
     For consent.states.v1 the owner publishes the broken partitions again; for inbound.messages.v1 the operator's list
-    of opt-outs is sent. Then a person clears the readers; faults found meanwhile are repaired too.
+    of opt-outs is sent. Then a person clears the readers; faults found meanwhile are repaired too. The repair ends once
+    each reader has applied a watermark of after its beginning, and after the reader's own clearing: no reader does so
+    over a loss.
     """
-    deadline, whole = time.monotonic() + REPAIRED_WITHIN_S, False
-    while True:
+    deadline, began = time.monotonic() + REPAIRED_WITHIN_S, datetime.now(UTC)
+    while not all([await _reads_on(system, service, topic, began) for service in READERS[topic]]):
         broken = {service: await _broken(system, service, topic) for service in READERS[topic]}
         places = [place for each in broken.values() for place in each]
-        if not places:
-            if whole:
-                return
-            whole = True
-            await asyncio.sleep(LOOKED_AGAIN_AFTER_S)
-            continue
-        whole = False
         if time.monotonic() > deadline:
-            raise RuntimeError(f"{len(places)} partitions stay broken")
+            raise RuntimeError(f"{len(places)} partitions stay broken, and a reader's watermarks do not go on")
+        if not places:
+            await asyncio.sleep(LOOK_EVERY_S)
+            continue
         if topic == STATES.name:
             for partition in sorted({place.partition("/")[2].partition("@")[0] for place in places}):
                 await system.command("consent", "republish", "--partition", partition)
@@ -210,6 +208,16 @@ async def _broken(system: System, service: str, topic: str) -> list[str]:
     """Return the broken places: "<group>:<topic>/<partition>@<offset>"."""
     lines = (await system.command(service, "log", "list")).splitlines()
     return [place for place in (line.partition("\t")[0] for line in lines) if f":{topic}/" in place]
+
+
+async def _reads_on(system: System, service: str, topic: str, since: datetime) -> bool:
+    """Return whether each partition's last watermark applied is newer than `since` and than the last clearing."""
+    sql = await asyncpg.connect(system.databases[service])
+    try:
+        fresh = "coalesce(fault IS NULL AND as_of > greatest(cleared_at, $2), false)"
+        return bool(await sql.fetchval(f"SELECT bool_and({fresh}) FROM consumer_offset WHERE topic = $1", topic, since))
+    finally:
+        await sql.close()
 
 
 def _readers(system: System, topic: str) -> list[str]:

@@ -6,6 +6,7 @@ from collections import Counter
 import msgspec
 import pytest
 from aiokafka import partitioner
+from annotated_types import Le
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ from common.contracts import (
     operator_topics,
 )
 from common.kafka import broker as kafka
+from dispatch.service import Settings
 from tests.contract.golden import EXAMPLES, event_type_of
 
 SERVICES = {"consent", "campaign", "dispatch", "inbound"}
@@ -67,7 +69,15 @@ def test_anything_personal_is_forgotten_in_time(topic: Topic) -> None:
     if topic.cleanup == "delete":
         assert topic.config == {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS)}
     else:
-        assert topic.config == {"cleanup.policy": "compact", "max.compaction.lag.ms": str(DAY_MS)}
+        assert topic.config["cleanup.policy"] == "compact"
+        assert topic.config["max.compaction.lag.ms"] == str(DAY_MS)
+
+
+def test_no_record_that_a_fresh_watermark_may_be_behind_is_old_enough_to_replace_another() -> None:
+    """The gate may believe a watermark of ten minutes at most: a compacted topic waits far longer."""
+    assert [limit.le for limit in Settings.model_fields["max_staleness_s"].metadata if isinstance(limit, Le)] == [600]
+    lags = {int(topic.config["min.compaction.lag.ms"]) for topic in TOPICS if topic.cleanup == "compact"}
+    assert lags == {3600 * 1000}
 
 
 @each_topic

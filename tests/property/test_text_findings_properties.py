@@ -1,5 +1,6 @@
 """No disguise of a word hides the word, wherever in a text the word stands."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import process_time
 from urllib.parse import urlsplit
@@ -8,8 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common.texts import template
-from common.texts.findings import findings_of, load
-from common.texts.reading import LOOK_ALIKES, read
+from common.texts.findings import findings_of, load, top_level_domains
+from common.texts.look_alikes import LETTERS
+from common.texts.reading import read
 
 WORDS = [word for word in load().words.listed if len(word) > 4]
 INVISIBLE = ["\u200b", "\u200d", "\u2060", "\ufe0f", "\u0301", "\u00ad"]
@@ -26,7 +28,12 @@ def disguised(draw: st.DrawFn) -> tuple[str, str]:
     for letter in word:
         if letter == " ":
             continue
-        ways = [letter, letter.upper(), chr(ord(letter) + 0xFEE0), *LOOK_ALIKES.get(letter, "")]
+        ways = [
+            letter,
+            letter.upper(),
+            chr(ord(letter) + 0xFEE0),
+            *(drawn for drawn, plain in LETTERS.items() if plain == letter),
+        ]
         written.append(draw(st.sampled_from(ways)) + draw(st.sampled_from(["", "", *INVISIBLE])))
     return word, between.join(written)
 
@@ -84,6 +91,24 @@ def test_no_value_changes_the_host_of_the_text_s_link_without_a_permission(schem
     rendered = template.render(text, {"value": value})
     if host(rendered.text) != host(f"suivi {scheme}lune.fr"):
         assert template.refused_findings(rendered, [Field("value", links=False)])
+
+
+DOMAINS = sorted(name for name in top_level_domains() if name.isascii())
+HOSTS = st.from_regex(r"[a-z0-9é]([a-z0-9é-]{0,8}[a-z0-9é])?", fullmatch=True) | st.sampled_from(["луна", "月", "a.b"])
+
+
+@given(
+    HOSTS, st.sampled_from(DOMAINS), st.booleans(), st.sampled_from([str, str.upper]), st.sampled_from(["", "4821 "])
+)
+def test_no_value_is_a_link_without_a_permission(
+    host: str, domain: str, in_ascii: bool, written: Callable[[str], str], before: str
+) -> None:
+    if domain.startswith("xn--") and not in_ascii:
+        domain = domain[4:].encode().decode("punycode")
+    value = before + written(f"{host}.{domain}")
+    rendered = template.render("Maison Lune : votre commande {value}", {"value": value})
+    found = [finding.rule for finding, _ in template.refused_findings(rendered, [Field("value", links=False)])]
+    assert "link" in found, value
 
 
 @given(st.text("014578$!@€9", max_size=1530))

@@ -349,12 +349,21 @@ async def test_a_stop_that_a_person_found_is_evidence_with_their_name_and_lifts_
     assert told == 3, "one version tells both"
 
 
-async def test_a_stop_that_a_person_found_of_a_stranger_is_held_no_longer_than_any(database: Database) -> None:
-    await receive(database, mo(1, "review"))
-    await receive(database, decided(1, "stop"))
+@pytest.mark.parametrize("found_by", ["the classifier", "a reviewer"])
+async def test_of_a_stranger_who_texts_stop_the_keyed_hash_alone_is_held_and_keeps_them_out(
+    database: Database, found_by: str
+) -> None:
+    """CNIL MED-2023-040. What they wrote goes with the person's own term."""
+    if found_by == "a reviewer":
+        await receive(database, mo(1, "review"))
+    await receive(database, decided(1, "stop") if found_by == "a reviewer" else mo(1, "stop"))
     found = await subject(database)
     assert found
-    assert found.number is not None
+    assert found.number is None
+    assert await standing(database) == "opted_out"
+    await give(database, opt_in(2))
+    assert await standing(database) == "opted_out", "an asserted opt-in opens nothing"
+    await receive(database, mo(3, "stop"))
     async with database.begin() as tx:
         [term] = (await term_store.terms_kept(tx, [WHO]))[WHO]
     assert retention.is_person(term)

@@ -56,7 +56,8 @@ AS_IT_IS = {**WANTED.config, "compression.type": "producer"}
 
 def test_a_topic_that_is_as_wanted_or_safer_is_right() -> None:
     assert differences("t", WANTED, [3] * 12, AS_IT_IS) == []
-    assert differences("t", WANTED, [4] * 12, AS_IT_IS | {"min.insync.replicas": "3"}) == []
+    safer = {"min.insync.replicas": "3", "min.compaction.lag.ms": "7200000"}
+    assert differences("t", WANTED, [4] * 12, AS_IT_IS | safer) == []
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,7 @@ def test_a_topic_that_is_as_wanted_or_safer_is_right() -> None:
         ("cleanup.policy", "delete", "compact"),
         ("cleanup.policy", "compact,delete", "compact"),
         ("max.compaction.lag.ms", "9223372036854775807", "86400000"),
+        ("min.compaction.lag.ms", "0", "3600000"),
         ("min.insync.replicas", "1", "2"),
     ],
 )

@@ -44,7 +44,7 @@ class Settings(HoursSettings):
     gateway_submits: int = Field(4, ge=1)  # concurrent; more would only delay a STOP
     submit_timeout_s: float = Field(8.0, gt=0)  # shorter than the drain: a planned stop waits for answers
 
-    max_staleness_s: float = Field(2.0, gt=0)  # promise 1
+    max_staleness_s: float = Field(2.0, gt=0, le=600)  # promise 1; far below min.compaction.lag.ms (ADR-0004)
     marketing_cap: int | None = Field(None, ge=1)  # of one sender to one person
     marketing_cap_days: float = Field(7.0, gt=0, le=366)
     hold_told_after_s: float = Field(10.0, gt=0)  # how long a hold, or its end, must last

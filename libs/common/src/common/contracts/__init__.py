@@ -31,6 +31,7 @@ from common.contracts.rights import (
 
 SEVEN_DAYS_MS = 7 * 24 * 3600 * 1000
 ONE_DAY_MS = 24 * 3600 * 1000
+ONE_HOUR_MS = 3600 * 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,15 @@ class Topic:
     def config(self) -> dict[str, str]:
         """Return the Kafka settings.
 
-        `delete` keeps personal data for 7 days; in `compact` a tombstone acts within 24 hours.
+        `delete` keeps personal data for 7 days; in `compact` a tombstone acts within 24 hours, and no record of the
+        last hour replaces another: no watermark before a replaced record is fresh (ADR-0004).
         """
         if self.cleanup == "compact":
-            return {"cleanup.policy": "compact", "max.compaction.lag.ms": str(ONE_DAY_MS)}
+            return {
+                "cleanup.policy": "compact",
+                "min.compaction.lag.ms": str(ONE_HOUR_MS),
+                "max.compaction.lag.ms": str(ONE_DAY_MS),
+            }
         return self.dead_letters_config
 
     @property

@@ -48,6 +48,7 @@ REQUEST_TIMEOUT_MS = 10_000
 RETRY_BACK_OFF_MS = 250
 ENDS_WITHIN_S = 2.0
 KNOWN_WITHIN_S = 15.0
+AT_LEAST = frozenset({"min.insync.replicas", "min.compaction.lag.ms"})  # settings whose higher value is safer
 BATCH_BYTES = 1_000_000  # under the broker's default max.message.bytes
 
 _SEED, _MIX, _32_BITS = 0x9747B28C, 0x5BD1E995, 0xFFFFFFFF
@@ -263,7 +264,7 @@ def differences(name: str, wanted: Wanted, replicas: Sequence[int], config: Mapp
         return [*wrong, f"{name}: its settings cannot be read: allow DescribeConfigs on this topic"]
     for setting, value in wanted.config.items():
         found = config.get(setting)
-        enough = setting == "min.insync.replicas" and found is not None and int(found) >= int(value)
+        enough = setting in AT_LEAST and found is not None and int(found) >= int(value)
         if found != value and not enough:
             wrong.append(
                 f"{name}: {setting} is {found or 'not set'}, and must be {value}: kafka-configs.sh --alter"

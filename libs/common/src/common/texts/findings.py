@@ -50,7 +50,7 @@ _VOUCHER = re.compile(
 )
 _SCHEME = re.compile(r"(?<![a-z])h(?:tt|xx)ps?\s?:\s?/\s?/\s?(\S*)")
 _WWW = re.compile(r"(?<![a-z0-9])www\s?[.,]?\s?([a-z0-9-]{2,}\S*)")
-_DOTTED = re.compile(r"(?<![\w@.-])((?:[a-z0-9-]+\.)+([a-z]{2,}))(?![\w@-]|\.\w)([/:?#]\S)?")
+_DOTTED = re.compile(r"(?<![\w@.-])((?:[\w-]+\.)+(xn--[a-z0-9-]+|[^\W\d_]{2,}))(?![\w@-]|\.\w)([/:?#]\S)?")
 _COMMA = re.compile(r"(?<![\w@.,-])([a-z0-9-]{2,},(?:fr|com))(?![\w,-])")
 _USER_OF_HOST = re.compile(r"(?<![^\s/(])([^\s/@]+@[^\s/@]+\.[a-z]{2,})/\S*")
 _SPELLED = re.compile(
@@ -108,6 +108,15 @@ class Signs:
 
 
 @lru_cache
+def top_level_domains(version: str = "iana-2026102900") -> frozenset[str]:
+    """Load IANA's list of top-level domains: each in ASCII, an internationalised one also as `read` shows it."""
+    data = json.loads((resources.files("common.texts") / "domains" / f"{version}.json").read_text("utf-8"))
+    listed = frozenset(data["domains"])
+    shown = [name[4:].encode().decode("punycode") for name in listed if name.startswith("xn--")]
+    return listed | {read(written).plain for name in shown for written in (name, name.upper())}
+
+
+@lru_cache
 def load(version: str = "fr-1") -> Signs:
     """Load a version of the signs.
 
@@ -157,7 +166,7 @@ def looks_like_advertising(text: str) -> list[Finding]:
 
 
 def links_in(text: str) -> list[Finding]:
-    """Return the links, where any small word behind a dot may be a domain: so a caller's value is read."""
+    """Return the links, by all top-level domains of IANA's list: so a caller's value is read."""
     return list(_links(read(text), load(), any_domain=True))
 
 
@@ -233,7 +242,8 @@ def _is_host(match: re.Match[str], reading: Reading, signs: Signs, any_domain: b
     start, end = reading.span(*match.span(2))
     title = reading.text[start:end].istitle()
     if any_domain:
-        return not (title and _INITIALS.fullmatch(host.removesuffix(domain)))
+        of_name = title and _INITIALS.fullmatch(host.removesuffix(domain))
+        return not of_name and not top_level_domains().isdisjoint(host.split(".")[1:])
     if domain in signs.names and (title or host[1] == "."):
         return False
     return not signs.domains.isdisjoint(host.split(".")[1:])

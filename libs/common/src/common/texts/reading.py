@@ -6,25 +6,9 @@ The steps are those of DOMAIN 2.3. Each character keeps its place in the origina
 import unicodedata
 from dataclasses import dataclass
 
-# letters drawn as symbols; NFKC folds mathematical, circled and full-width letters
-DRAWN_LETTERS = (
-    "NEGATIVE CIRCLED LATIN CAPITAL LETTER ",
-    "NEGATIVE SQUARED LATIN CAPITAL LETTER ",
-    "REGIONAL INDICATOR SYMBOL LETTER ",
-    "LATIN LETTER SMALL CAPITAL ",
-)
+from common.texts.look_alikes import BEFORE_FOLDING, LETTERS, SIGNS, letter_drawn
 
-# drawn like a plain character, after case folding
-LOOK_ALIKES = {
-    "a": "аαɑ₳", "b": "вβƅ฿", "c": "с¢₵", "d": "đðԁɗ₫", "e": "еεєɛ", "f": "ƒ₣", "g": "ɡɢ₲", "h": "нһħ", "i": "ıіιɩ",
-    "j": "јʝ", "k": "кκ₭", "l": "łӏǀ", "m": "мϻ₥", "n": "ոηпɴ₦",
-    "o": "оοøөօ", "p": "рρ₱", "q": "ԛ", "r": "гɾʀ", "s": "ѕσꜱ",
-    "t": "тτŧ₮", "u": "υսʋ", "v": "νѵ", "w": "ѡωԝш₩", "x": "хχ", "y": "уγү", "z": "ᴢƶ",
-    "-": "−", "%": "٪", ".": "。｡·•․", "'": "’ʼ",
-}  # fmt: skip
-# drawn like a plain letter, until folding makes them another letter
-BEFORE_FOLDING = dict(zip("ΒΗΜΝΥВНРСТУХМКГϲϹ", "bhmnybhpctyxmkrcc", strict=True))
-PLAIN = {drawn: plain for plain, drawings in LOOK_ALIKES.items() for drawn in drawings}
+PLAIN = LETTERS | SIGNS
 KNOWN_CHARS = 20_000  # bounds memory
 
 
@@ -77,8 +61,4 @@ def _shown(char: str) -> str:
         return "-"
     if (digit := unicodedata.digit(char, None)) is not None:
         return str(digit)
-    name = unicodedata.name(char, "")
-    for prefix in DRAWN_LETTERS:
-        if name.startswith(prefix) and len(name) == len(prefix) + 1:
-            return name[-1]
-    return char
+    return letter_drawn(char)

@@ -137,8 +137,8 @@ def refused_findings(rendered: Rendered, fields: Sequence[FieldRule]) -> list[tu
     """Return each finding that a value makes or takes part in, with the fields concerned.
 
     The template's own findings were approved. A field that may hold links, or prices, makes no such finding. At a
-    value any small word behind a dot is a domain, and a number in percent is a price. A code alone is no voucher: the
-    text around the code was approved.
+    value each of IANA's top-level domains behind a dot makes a link, and a number in percent is a price. A code alone
+    is no voucher: the text around the code was approved.
     """
     of_name = {field.name: field for field in fields}
     values = {name: rendered.text[start:end] for name, start, end in rendered.spans}

@@ -50,7 +50,7 @@ from common.web.auth import Caller, require
 from common.web.fields import Storable
 from common.web.idempotency import Key, derived_id, fingerprint_of, same
 from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
-from common.web.problems import Invalid, PastItsTime, Reason
+from common.web.problems import Invalid, Reason
 
 log = logging.getLogger(__name__)
 
@@ -323,12 +323,8 @@ async def list_recipients(
     stay.
     """
     async with held.database.begin() as tx:
-        campaign = await access.found(tx, caller, campaign_id)
-        kept: timedelta = held.settings.keep.recipients
-        if campaign.ended_at is not None and campaign.ended_at < datetime.now(UTC) - kept:
-            raise PastItsTime(
-                f"recipients are kept for {kept.days} days after the end", reasons=[Reason("campaign_id", "past")]
-            )
+        kept = held.settings.keep.recipients
+        campaign = await access.with_recipients(tx, caller, campaign_id, kept, datetime.now(UTC))
         page = await recipients.recipients_after(tx, campaign_id, position(cursor, str) or "", status, limit)
     items = [
         Recipient(

@@ -1,6 +1,7 @@
 """Find the campaign of a request, for a token that covers its sender."""
 
 import logging
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -8,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from campaign.campaigns import store
 from campaign.campaigns.campaign import Campaign, Progress
 from common.web.auth import Caller
-from common.web.problems import Conflict, NotFound, Reason
+from common.web.problems import Conflict, NotFound, PastItsTime, Reason
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +18,18 @@ P = TypeVar("P", bound=Progress)
 
 class CampaignUnreadable(Conflict):
     slug, title = "campaign-unreadable", "This version cannot read the campaign's stored content"
+
+
+async def with_recipients(
+    tx: AsyncConnection, caller: Caller, campaign_id: str, kept: timedelta, now: datetime
+) -> Campaign:
+    """Return a campaign whose recipients are still `kept` since its end. Raises PastItsTime, and as `found`."""
+    campaign = await found(tx, caller, campaign_id)
+    if campaign.ended_at is not None and campaign.ended_at < now - kept:
+        raise PastItsTime(
+            f"recipients are kept for {kept.days} days after the end", reasons=[Reason("campaign_id", "past")]
+        )
+    return campaign
 
 
 async def found(tx: AsyncConnection, caller: Caller, campaign_id: str, *, lock: bool = False) -> Campaign:

@@ -312,9 +312,7 @@ class Planner:
                 return False
             attempt.at(locked)
             campaign = await campaigns.read_campaign(tx, locked.campaign_id)
-            sender = await senders.find_sender(tx, campaign.sender_id)
-            assert sender is not None, "a campaign is written for a known sender, and senders are never removed"
-            asking = await asking_of(tx, campaign, sender, self._gate, self._field_keys, now)
+            asking = await self._asking(tx, campaign, now)
             pace = Pace.of(campaign.timing)
             slots = pace.room(campaign.next_slot, now)
             room = self._chunk if slots is None else min(slots, self._chunk)
@@ -412,6 +410,11 @@ class Planner:
         REQUESTED.labels("repeated").inc(len(page))
         return bool(page)
 
+    async def _asking(self, tx: AsyncConnection, campaign: Campaign, now: datetime) -> Asking:
+        sender = await senders.find_sender(tx, campaign.sender_id)
+        assert sender is not None, "a campaign is written for a known sender, and senders are never removed"
+        return await asking_of(tx, campaign, sender, self._gate, self._field_keys, now)
+
     async def _page_of(self, tx: AsyncConnection, locked: Progress, now: datetime) -> tuple[int, datetime, int]:
         """Return the repeats in a row, and the begin and size of the page of repeats to add to.
 
@@ -438,9 +441,7 @@ class Planner:
         """
         ends, messages = ends_by(locked.scheduled_start, locked.send_before), []
         if campaign is not None:
-            sender = await senders.find_sender(tx, campaign.sender_id)
-            assert sender is not None, "a campaign is written for a known sender, and senders are never removed"
-            asking = await asking_of(tx, campaign, sender, self._gate, self._field_keys, now)
+            asking = await self._asking(tx, campaign, now)
             sent = await links.tokens_of(tx, locked.campaign_id, [r.subject_id for r in page]) if asking.linked else {}
             made = {
                 r.subject_id: Tokens(

@@ -22,10 +22,11 @@ from campaign.audience.draw import lot
 from campaign.audience.frequency import MOST_DAYS, Limit
 from campaign.audience.reach import Standing
 from campaign.audience.segment_language import Condition
+from campaign.authors import may_approve
 from campaign.campaigns import access, recipients
 from campaign.campaigns.campaign import Campaign
 from campaign.message.short_link import MAX_HOST_CHARS, is_host
-from campaign.preflight import approval, checks, findings, store
+from campaign.preflight import checks, findings, store
 from campaign.preflight.checks import Approved
 from campaign.preflight.findings import Severity
 from campaign.preflight.forecast import NO_TRIAL, Forecast, Outlook, Plan
@@ -292,7 +293,7 @@ async def approve_campaign(campaign_id: Storable, body: NewApproval, held: Held,
         campaign, sender = await campaign_of(tx, caller, campaign_id, lock=True)
         if campaign.begun or campaign.status in (Status.FINISHED, Status.CANCELLED):
             raise Conflict("the campaign has begun", reasons=[Reason("status", campaign.status)])
-        if not approval.may_approve(caller.subject, campaign.authors):
+        if not may_approve(caller.subject, campaign.authors):
             raise Forbidden(
                 "the author of a campaign cannot approve it: ask another person",
                 reasons=[Reason("approved_by", "own_campaign")],

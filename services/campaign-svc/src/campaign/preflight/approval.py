@@ -4,7 +4,7 @@ A change to any field below changes the digest, and earlier approvals no longer 
 """
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import msgspec
@@ -52,11 +52,6 @@ def digest(
     if stop_added:
         agreed["stop_added"] = stop_added
     return hashlib.sha256(msgspec.json.encode(agreed, order="deterministic")).hexdigest()
-
-
-def may_approve(person: str, authors: Collection[str]) -> bool:
-    """Return whether the person wrote no part of the campaign."""
-    return person not in authors
 
 
 def _instant(at: datetime | None) -> str | None:

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from campaign.audience import segment_language as segment
 from campaign.audience import segments
 from campaign.audience.attributes import kinds_of
+from campaign.authors import may_approve
 from campaign.campaigns.campaign import Campaign
 from campaign.message import text as texts
 from campaign.preflight import approval, findings, store
@@ -213,6 +214,6 @@ async def approval_of(
         by=[
             each.approved_by
             for each in await store.approvals_of(tx, campaign.campaign_id)
-            if each.digest == digest and approval.may_approve(each.approved_by, campaign.authors)
+            if each.digest == digest and may_approve(each.approved_by, campaign.authors)
         ],
     )

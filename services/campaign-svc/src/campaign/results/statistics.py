@@ -9,7 +9,7 @@ import io
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Depends
@@ -30,7 +30,7 @@ from common.sms.msisdn import NumberRefused, parse
 from common.spreadsheet import cell
 from common.web.auth import Caller, require
 from common.web.fields import Storable
-from common.web.problems import Invalid, PastItsTime, Reason
+from common.web.problems import Invalid, Reason
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ async def get_statistics(campaign_id: Storable, held: Held, caller: Reader) -> C
     now = datetime.now(UTC)
     async with held.database.begin() as tx:
         await tx.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
-        campaign = await _found(tx, caller, campaign_id, held, now)
+        campaign = await access.with_recipients(tx, caller, campaign_id, held.settings.keep.recipients, now)
         of = answering_to(campaign)
         rows = await tx.execute(text(_COUNTED), of)
         counted = [_Counted(each.by, each.variant, each.territory, each.hour, _counts(each._asdict())) for each in rows]
@@ -192,7 +192,8 @@ async def export_recipients(campaign_id: Storable, held: Held, caller: Reader) -
     recipients are no longer kept.
     """
     async with held.database.begin() as tx:
-        campaign = await _found(tx, caller, campaign_id, held, datetime.now(UTC))
+        kept = held.settings.keep.recipients
+        campaign = await access.with_recipients(tx, caller, campaign_id, kept, datetime.now(UTC))
     name = f"attachment; filename={campaign_id}.csv"
     return StreamingResponse(
         _Export(held.database, campaign, caller).lines(), media_type="text/csv", headers={"Content-Disposition": name}
@@ -212,7 +213,8 @@ async def trace_recipient(campaign_id: Storable, body: WhoseTrace, held: Held, c
         raise Invalid(str(refused), reasons=[Reason("number", refused.reason.value)]) from refused
     subject_id = held.subject_keys.subject_id(number.e164)
     async with held.database.begin() as tx:
-        campaign = await _found(tx, caller, campaign_id, held, datetime.now(UTC))
+        kept = held.settings.keep.recipients
+        campaign = await access.with_recipients(tx, caller, campaign_id, kept, datetime.now(UTC))
         told = await _recipients(tx, campaign, subject_id=subject_id, limit=1)
         followed = (await tx.execute(text(_FOLLOWED), {"id": campaign_id, "subject_id": subject_id})).all()
     log.info(
@@ -270,22 +272,6 @@ _FOLLOWED = (
     " JOIN campaign_link AS t USING (campaign_id, place)"
     " WHERE l.campaign_id = :id AND l.subject_id = :subject_id ORDER BY t.place"
 )
-
-
-async def _found(
-    tx: AsyncConnection, caller: Caller, campaign_id: str, held: Resources[Any], now: datetime
-) -> Campaign:
-    """Return a campaign whose recipients are still kept.
-
-    Raises NotFound, Forbidden, CampaignUnreadable or PastItsTime.
-    """
-    campaign = await access.found(tx, caller, campaign_id)
-    kept: timedelta = held.settings.keep.recipients
-    if campaign.ended_at is not None and campaign.ended_at < now - kept:
-        raise PastItsTime(
-            f"recipients are kept for {kept.days} days after the end", reasons=[Reason("campaign_id", "past")]
-        )
-    return campaign
 
 
 class _Counted(NamedTuple):

@@ -1,6 +1,6 @@
 """HTTP: write a template, approve a version as a second person, retire, show, list."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from campaign.authors import may_approve
 from campaign.senders import registry
 from campaign.templates import rules, store
 from campaign.templates.store import Version as Stored
@@ -209,9 +210,9 @@ async def approve_version(
     now = datetime.now(UTC)
     async with held.database.begin() as tx:
         template = await _found(tx, caller, template_id, lock=True)
-        version = await _version(tx, template_id, number)
-        versions = await store.versions_of(tx, [template_id])
-        if not rules.may_approve(caller.subject, [each.written_by for each in versions if each.number <= number]):
+        versions = {each.number: each for each in await store.versions_of(tx, [template_id])}
+        version = _of_number(versions, number)
+        if not may_approve(caller.subject, [each.written_by for each in versions.values() if each.number <= number]):
             raise Forbidden(
                 "an author of the version, or of an earlier version, cannot approve it: ask another person",
                 reasons=[Reason("approved_by", "own_template")],
@@ -226,9 +227,11 @@ async def approve_version(
                     "a finding is to be acknowledged by its id, or the text to be changed",
                     reasons=[Reason("acknowledge", each.id, signs.rules[each.rule].says) for each in against],
                 )
-            await store.approve(tx, version, [each.id for each in found], signs.version, by=caller.subject, now=now)
+            versions[number] = await store.approve(
+                tx, version, [each.id for each in found], signs.version, by=caller.subject, now=now
+            )
             await outbox.append(tx, TEMPLATES, [_event(template, version, "approved", at_least(now))])
-        return (await _shown(tx, [template]))[0]
+    return _with(template, versions.values())
 
 
 @router.post("/templates/{template_id}/retire")
@@ -244,16 +247,15 @@ async def retire_template(
     now = datetime.now(UTC)
     async with held.database.begin() as tx:
         template = await _found(tx, caller, template_id, lock=True)
-        if number is not None:
-            await _version(tx, template_id, number)
-        for version in await store.versions_of(tx, [template_id]):
-            if version.retired_at is not None or number not in (None, version.number):
+        versions = {each.number: each for each in await store.versions_of(tx, [template_id])}
+        for version in [*versions.values()] if number is None else [_of_number(versions, number)]:
+            if version.retired_at is not None:
                 continue
-            await store.retire(tx, version, by=caller.subject, now=now)
+            versions[version.number] = await store.retire(tx, version, by=caller.subject, now=now)
             if version.approved_at is not None:
                 newer = following(at_least(version.approved_at), now)
                 await outbox.append(tx, TEMPLATES, [_event(template, version, "retired", newer)])
-        return (await _shown(tx, [template]))[0]
+    return _with(template, versions.values())
 
 
 @router.get("/templates")
@@ -292,11 +294,10 @@ async def _found(tx: AsyncConnection, caller: Caller, template_id: str, *, lock:
     return template
 
 
-async def _version(tx: AsyncConnection, template_id: str, number: int) -> Stored:
-    for version in await store.versions_of(tx, [template_id]):
-        if version.number == number:
-            return version
-    raise NotFound("no such version", reasons=[Reason("number", "unknown_version")])
+def _of_number(versions: Mapping[int, Stored], number: int) -> Stored:
+    if number not in versions:
+        raise NotFound("no such version", reasons=[Reason("number", "unknown_version")])
+    return versions[number]
 
 
 def _event(
@@ -319,17 +320,18 @@ def _event(
 
 async def _shown(tx: AsyncConnection, templates: Sequence[store.Template], *, newest: bool = False) -> list[Template]:
     versions = await store.versions_of(tx, [template.template_id for template in templates], newest=newest)
-    return [
-        Template(
-            template_id=template.template_id,
-            sender_id=template.sender_id,
-            name=template.name,
-            category=template.category,
-            language=template.language,
-            versions=[_version_shown(each) for each in versions if each.template_id == template.template_id],
-        )
-        for template in templates
-    ]
+    return [_with(each, [one for one in versions if one.template_id == each.template_id]) for each in templates]
+
+
+def _with(template: store.Template, versions: Iterable[Stored]) -> Template:
+    return Template(
+        template_id=template.template_id,
+        sender_id=template.sender_id,
+        name=template.name,
+        category=template.category,
+        language=template.language,
+        versions=[_version_shown(each) for each in versions],
+    )
 
 
 def _version_shown(version: Stored) -> Version:

@@ -1,7 +1,6 @@
 """Decide whether a version of a template may be stored, and approved. Pure."""
 
-import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from common.contracts.campaign import TemplateField
 from common.sms.sms_length import MAX_SEGMENTS, length
@@ -16,18 +15,6 @@ def flaws(text: str, fields: Sequence[TemplateField]) -> Iterator[Flaw]:
     yield from found
     if not found and (parts := length(template.longest(text, fields)).segments) > MAX_SEGMENTS:
         yield Flaw("too_long", f"with its longest values the text has {parts} SMS, at most {MAX_SEGMENTS}")
-
-
-def may_approve(person: str, authors: Iterable[str]) -> bool:
-    """Return whether the person is none of the authors.
-
-    Two spellings of one name are one person: the identity provider may show an address in either.
-    """
-    return _folded(person) not in map(_folded, authors)
-
-
-def _folded(person: str) -> str:
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", person).casefold()).strip()
 
 
 def against_approval(found: Sequence[Finding], acknowledged: Sequence[str], signs: Signs) -> list[Finding]:

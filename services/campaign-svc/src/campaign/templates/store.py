@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
+from msgspec.structs import replace
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -190,7 +191,8 @@ async def add_version(
 
 async def approve(
     tx: AsyncConnection, version: Version, acknowledged: Sequence[str], signs: str, *, by: str, now: datetime
-) -> None:
+) -> Version:
+    """Store the approval, and return the version with it."""
     await tx.execute(
         text(
             "UPDATE template_version SET approved_by = :by, approved_at = :now,"
@@ -206,9 +208,11 @@ async def approve(
             "signs": signs,
         },
     )
+    return replace(version, approved_by=by, approved_at=now, acknowledged=acknowledged, signs=signs)
 
 
-async def retire(tx: AsyncConnection, version: Version, *, by: str, now: datetime) -> None:
+async def retire(tx: AsyncConnection, version: Version, *, by: str, now: datetime) -> Version:
+    """Store the retirement, and return the version with it."""
     await tx.execute(
         text(
             "UPDATE template_version SET retired_by = :by, retired_at = :now"
@@ -216,3 +220,4 @@ async def retire(tx: AsyncConnection, version: Version, *, by: str, now: datetim
         ),
         {"id": version.template_id, "number": version.number, "by": by, "now": now},
     )
+    return replace(version, retired_by=by, retired_at=now)

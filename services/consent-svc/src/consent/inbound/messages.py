@@ -234,9 +234,8 @@ async def _locked(
     A START reads the subject's state, the daily cap earlier answers: both need the lock, and a second locking statement
     would break the order of locking.
     """
-    numbers: dict[str, str | None] = {r.subject_id: None for r in reviews}  # a hold needs no number
-    numbers |= {m.subject_id: m.number for m in said if m.intent == "stop"}
-    return await ledger_store.lock_subjects(tx, numbers, [m.subject_id for m in said])
+    created = {r.subject_id for r in reviews} | {m.subject_id for m in said if m.intent == "stop"}
+    return await ledger_store.lock_subjects(tx, created, [m.subject_id for m in said])
 
 
 def concerned(keys: FieldKeys, stop: Said) -> Sequence[str | None]:

@@ -159,10 +159,7 @@ async def _of_others(
     decisions: dict[int, Decision],
     now: datetime,
 ) -> dict[str, _Change]:
-    """Lock the subjects, then decide; add to `decisions`.
-
-    A new subject with only a review gets no number, which nothing would erase: a hold has no end in time.
-    """
+    """Lock the subjects, then decide; add to `decisions`."""
     ids = {r.subject_id for r in reviews} | {s.subject_id for s in taken.values()}
     locked = await store.lock_subjects(tx, dict.fromkeys(ids) if reviews else {}, ids)
     opening = {s.subject_id for s in taken.values() if s.evidence.kind == "opt_in"}
@@ -417,7 +414,7 @@ def _needs_number(evidence: Evidence) -> bool:
 
     A suppression list holds nothing else (DOMAIN 1.5, MED-2023-040).
     """
-    return evidence.kind in OPENING or (evidence.kind == "opt_out" and evidence.source == MO)
+    return evidence.kind in OPENING
 
 
 def controlled(evidence: Evidence, registered: Mapping[str, Registered]) -> Evidence:

@@ -163,28 +163,27 @@ _SUBJECT = "subject_id, version, state::text AS state, entries, head, held_since
 
 
 async def lock_subjects(
-    tx: AsyncConnection, numbers: Mapping[str, str | None], known: Collection[str] = ()
+    tx: AsyncConnection, created: Collection[str], known: Collection[str] = ()
 ) -> dict[str, Subject]:
     """Lock these subjects in subject_id order until the transaction ends.
 
-    A new subject of `numbers` (encrypted) gets a row; a subject of `known` is locked where a row exists. The inserts
-    run in locking order too, because an insert waits as well.
+    A new subject of `created` gets a row, without a number; a subject of `known` is locked where a row exists. The
+    inserts run in locking order too, because an insert waits as well.
     """
-    if created := sorted(numbers):
+    if created:
         await tx.execute(
             text(
-                "INSERT INTO subject (subject_id, number)"
-                " SELECT s.subject_id, s.number FROM unnest(CAST(:ids AS text[]), CAST(:numbers AS text[]))"
-                " WITH ORDINALITY AS s(subject_id, number, place) ORDER BY s.place ON CONFLICT DO NOTHING"
+                "INSERT INTO subject (subject_id) SELECT s.subject_id FROM unnest(CAST(:ids AS text[]))"
+                " WITH ORDINALITY AS s(subject_id, place) ORDER BY s.place ON CONFLICT DO NOTHING"
             ),
-            {"ids": created, "numbers": [numbers[subject_id] for subject_id in created]},
+            {"ids": sorted(created)},
         )
     rows = await tx.execute(
         text(
             f"SELECT {_SUBJECT} FROM subject WHERE subject_id = ANY(CAST(:ids AS text[]))"
             " ORDER BY subject_id FOR UPDATE"
         ),
-        {"ids": sorted({*numbers, *known})},
+        {"ids": sorted({*created, *known})},
     )
     return {row.subject_id: _subject(**row._mapping) for row in rows}
 

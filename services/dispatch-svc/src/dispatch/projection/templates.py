@@ -25,7 +25,6 @@ template = Table(
     Column("number", Integer, nullable=False),
     Column("sender_id", Text, nullable=False),
     Column("category", Text, nullable=False),
-    Column("language", Text, nullable=False),
     Column("text", Text, nullable=False),
     Column("fields", JSONB, nullable=False),
     Column("state", Text, nullable=False),
@@ -71,8 +70,8 @@ async def put_template(tx: AsyncConnection, event: TemplateChanged) -> bool:
     )
     done = await tx.execute(
         text(
-            "INSERT INTO template (template_id, number, sender_id, category, language, text, fields, state, version)"
-            " VALUES (:id, :number, :sender_id, :category, :language, :text, CAST(:fields AS jsonb), :state, :version)"
+            "INSERT INTO template (template_id, number, sender_id, category, text, fields, state, version)"
+            " VALUES (:id, :number, :sender_id, :category, :text, CAST(:fields AS jsonb), :state, :version)"
             " ON CONFLICT (template_id, number) DO UPDATE SET state = excluded.state, version = excluded.version"
             " WHERE template.version < excluded.version"
         ),
@@ -80,7 +79,6 @@ async def put_template(tx: AsyncConnection, event: TemplateChanged) -> bool:
             **at,
             "sender_id": event.sender_id,
             "category": event.category,
-            "language": event.language,
             "text": event.text,
             "fields": msgspec.json.encode(event.fields).decode(),
             "state": event.state if same else UNREADABLE,

@@ -6,7 +6,7 @@ Outcomes that arrive while a transaction of their lane commits share the next tr
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -22,15 +22,20 @@ SETTLED_AT_ONCE = 1_000  # target size of a transaction; the last submit may exc
 WRITERS = 3  # of one lane; another starts when the queue fills a transaction
 
 _Waiting = tuple[Sequence[Outcome], "asyncio.Future[None]"]
+_Tasks = set["asyncio.Task[None]"]
 
 
 @dataclass(slots=True)
 class Storing:
-    """The batch writer of one lane. `store` runs one transaction."""
+    """The batch writer of one lane. `store` runs one transaction.
+
+    A task that is cancelled leaves its outcomes to another task: the ledger must not lose the outcome of a message
+    already handed off. At the end of the process the callers are cancelled as well, and the next process recovers.
+    """
 
     store: Callable[[Sequence[Outcome]], Awaitable[None]]
-    writers: list[asyncio.Task[None]] = field(default_factory=list)
-    stubborn: set[asyncio.Task[None]] = field(default_factory=set)  # storing submit by submit
+    writers: _Tasks = field(default_factory=set)
+    stubborn: _Tasks = field(default_factory=set)  # storing submit by submit
     _waiting: deque[_Waiting] = field(default_factory=deque)
     _many: int = 0  # queued outcomes
 
@@ -39,44 +44,56 @@ class Storing:
         stored = asyncio.get_running_loop().create_future()
         self._waiting.append((outcomes, stored))
         self._many += len(outcomes)
-        self.writers = [writer for writer in self.writers if not writer.done()]
         if not self.writers or (len(self.writers) < WRITERS and self._many >= SETTLED_AT_ONCE):
-            self.writers.append(asyncio.create_task(self._write()))
+            self._start(self._write, [], self.writers)
         await stored
 
-    async def _write(self) -> None:
+    def _start(
+        self, work: Callable[[list[_Waiting]], Coroutine[None, None, None]], hand: list[_Waiting], tasks: _Tasks
+    ) -> None:
+        """Start a task. `hand`: what the task has taken from the queue and not stored yet."""
+        task = asyncio.create_task(work(hand))
+        tasks.add(task)
+        task.add_done_callback(partial(self._ended, hand, tasks))
+
+    def _ended(self, hand: list[_Waiting], tasks: _Tasks, task: "asyncio.Task[None]") -> None:
+        """Queue again what a cancelled task left, also a task cancelled before its first step."""
+        tasks.discard(task)
+        self._waiting.extendleft(reversed(hand))
+        self._many += sum(len(outcomes) for outcomes, _ in hand)
+        if not self.writers and any(not stored.done() for _, stored in self._waiting):
+            self._start(self._write, [], self.writers)
+
+    async def _write(self, hand: list[_Waiting]) -> None:
         """Store queued outcomes until the queue is empty.
 
         Each transaction stays short: the enforcement of an opt-out may wait.
         """
         while self._waiting:
-            some: list[_Waiting] = []
             together: list[Outcome] = []
             while self._waiting and len(together) < SETTLED_AT_ONCE:
-                some.append(self._waiting.popleft())
-                together += some[-1][0]
+                hand.append(self._waiting.popleft())
+                together += hand[-1][0]
             self._many -= len(together)
             try:
                 await self.store(together)
             except Exception:
-                task = asyncio.create_task(self._store_one_by_one(some))
-                self.stubborn.add(task)
-                task.add_done_callback(self.stubborn.discard)
+                self._start(self._store_one_by_one, hand.copy(), self.stubborn)
             else:
-                for _, stored in some:
+                for _, stored in hand:
                     _done(stored)
+            hand.clear()
 
-    async def _store_one_by_one(self, some: Sequence[_Waiting]) -> None:
-        """Store the outcomes of each submit alone: a failing submit then delays no other.
+    async def _store_one_by_one(self, hand: list[_Waiting]) -> None:
+        """Store the outcomes of each submit alone: a failing submit then delays no other. The retry never ends."""
 
-        The retry never ends: the ledger must not lose the outcome of a message already handed off.
-        """
-
-        async def store_one(outcomes: Sequence[Outcome], stored: "asyncio.Future[None]") -> None:
+        async def store_one(one: _Waiting) -> None:
+            outcomes, stored = one
             await until_stored(partial(self.store, outcomes))
+            hand.remove(one)
             _done(stored)
 
-        await asyncio.gather(*(store_one(*one) for one in some))
+        await asyncio.gather(*map(store_one, hand))
 
 
 def _done(stored: "asyncio.Future[None]") -> None:

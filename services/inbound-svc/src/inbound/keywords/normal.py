@@ -8,13 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# letters drawn as symbols; NFKC folds mathematical, circled and full-width letters
-DRAWN_LETTERS = (
-    "NEGATIVE CIRCLED LATIN CAPITAL LETTER ",
-    "NEGATIVE SQUARED LATIN CAPITAL LETTER ",
-    "REGIONAL INDICATOR SYMBOL LETTER ",
-    "LATIN LETTER SMALL CAPITAL ",
-)
+from common.texts.look_alikes import LETTERS, letter_drawn
 
 # letters to Unicode: Hangul fillers, the Arabic stretch (tatweel)
 NOT_DRAWN = "\u115f\u1160\u3164\uffa0\u0640"
@@ -22,12 +16,9 @@ NOT_DRAWN = "\u115f\u1160\u3164\uffa0\u0640"
 # Arabic letters which keyboards and habits interchange, and punctuation
 ARABIC = {"ى": "ي", "ی": "ي", "ة": "ه", "ک": "ك", "ٱ": "ا", "ء": "", "؟": "?", "،": ",", "؛": ";", "۔": "."}
 
-# drawn like a Latin letter, after case folding
-DISGUISES = {
-    "a": "4@аα", "b": "вβ", "c": "сς", "d": "đðԁ", "e": "3€еε", "h": "нħ", "i": "1ιі", "j": "ј", "k": "кκ", "l": "ł",
-    "m": "м", "n": "ոη", "o": "0оοøө", "p": "рρ", "s": "5$ѕσ", "t": "7тτŧ", "u": "υ", "v": "ν", "x": "хχ", "y": "у",
-}  # fmt: skip
-LOOK_ALIKES = {ord(char): letter for letter, chars in DISGUISES.items() for char in chars}
+# digits and signs written for letters
+DISGUISES = {"4": "a", "@": "a", "3": "e", "€": "e", "1": "i", "0": "o", "5": "s", "$": "s", "7": "t"}
+LOOK_ALIKES = str.maketrans(LETTERS | DISGUISES)
 SHORT_WORD_CHARS = 12  # a longer "word" is a link or a code
 KNOWN_CHARS = 20_000  # bounds memory
 
@@ -113,11 +104,7 @@ def _shown(char: str) -> str:
         return " "
     if unicodedata.category(char) in ("Cc", "Cf", "Cs") or char in NOT_DRAWN:
         return ""
-    name = unicodedata.name(char, "")
-    for prefix in DRAWN_LETTERS:
-        if name.startswith(prefix) and len(name) == len(prefix) + 1:
-            return name[-1]
-    return char
+    return letter_drawn(char)
 
 
 def _without_disguise(word: str) -> str:

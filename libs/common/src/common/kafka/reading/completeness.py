@@ -2,7 +2,9 @@
 
 The relay numbers the records of a partition 1, 2, 3, …; a watermark carries the last number. Where a number does not
 follow, the log lost its tail or was made anew. Compaction leaves offsets without a record: as many numbers may be
-missing. A relay that died before its commit publishes from a number already met: no gap.
+missing. A compacted record's newer version may follow behind the watermark; that watermark is then older than
+`min.compaction.lag.ms`, so no reader finds it fresh. A relay that died before its commit publishes from a number
+already met: no gap.
 """
 
 from datetime import datetime

@@ -343,7 +343,6 @@ CREATE TABLE template (
     number integer NOT NULL,
     sender_id text NOT NULL,
     category text NOT NULL,
-    language text NOT NULL,
     text text NOT NULL,
     fields jsonb NOT NULL,
     state text NOT NULL,

@@ -1,0 +1,59 @@
+"""Outcomes whose writer is cancelled."""
+
+import asyncio
+from collections.abc import Sequence
+from uuid import UUID
+
+import pytest
+
+from dispatch.messages.row import Outcome
+from dispatch.sending.outcome_writer import Storing
+from tests.support.ledger import accepted, message
+
+FIRST, SECOND = accepted(message(1)), accepted(message(2))
+
+
+@pytest.mark.parametrize("cancelled_as_it", ["begins", "stores", "retries"])
+async def test_outcomes_whose_writer_is_cancelled_are_stored_by_another(cancelled_as_it: str) -> None:
+    """Also those who would have shared its next transaction: their messages have left."""
+    is_there, in_ledger, stands = asyncio.Event(), set[UUID](), cancelled_as_it != "begins"
+
+    async def store(outcomes: Sequence[Outcome]) -> None:
+        if stands:
+            if cancelled_as_it == "retries" and not writer.stubborn:
+                raise ConnectionResetError
+            is_there.set()
+            await asyncio.Event().wait()
+        in_ledger.update(each.message_id for each in outcomes)
+
+    writer = Storing(store)
+    first = asyncio.create_task(writer.stored([FIRST]))
+    if stands:
+        await is_there.wait()
+    second = asyncio.create_task(writer.stored([SECOND]))
+    await asyncio.sleep(0)
+    stands = False
+    for task in (*writer.writers, *writer.stubborn):
+        task.cancel()
+    async with asyncio.timeout(10):
+        await asyncio.gather(first, second)
+    assert in_ledger == {FIRST.message_id, SECOND.message_id}
+
+
+async def test_a_writer_is_not_followed_by_another_once_its_callers_are_gone() -> None:
+    """So the end of a process is an end."""
+    is_there = asyncio.Event()
+
+    async def store(_: Sequence[Outcome]) -> None:
+        is_there.set()
+        await asyncio.Event().wait()
+
+    writer = Storing(store)
+    caller = asyncio.create_task(writer.stored([FIRST]))
+    await is_there.wait()
+    (task,) = writer.writers
+    for each in (caller, task):
+        each.cancel()
+    await asyncio.wait((caller, task))
+    await asyncio.sleep(0)
+    assert not writer.writers
