@@ -194,13 +194,15 @@ async def test_a_decision_keeps_what_it_stood_on_and_is_made_again(database: Dat
 async def test_a_record_that_was_tampered_with_or_names_rules_we_have_not_is_told(
     database: Database, clearance: Clearance
 ) -> None:
-    decisions = await decided(database, clearance, 1, 2, 3, requested_at=now() - timedelta(minutes=1))
-    one, two, three = (next(d for d in decisions if d.candidate.subject_id == subject(n)) for n in (1, 2, 3))
+    people = 1, 2, 3, 4
+    decisions = await decided(database, clearance, *people, requested_at=now() - timedelta(minutes=1))
+    one, two, three, four = (next(d for d in decisions if d.candidate.subject_id == subject(n)) for n in people)
     async with database.begin() as tx:
         for decision, change in (
             (one, "facts = replace(facts, 'opted_in', 'opted_out')"),
             (two, "policy_version = 'france-0'"),
             (three, "facts = '{}'"),
+            (four, """facts = replace(facts, '"limits":[', '"limits":["x",')"""),
         ):
             await tx.execute(
                 text(f"UPDATE message SET {change} WHERE message_id = :id"), {"id": decision.candidate.message_id}
@@ -210,9 +212,10 @@ async def test_a_record_that_was_tampered_with_or_names_rules_we_have_not_is_tol
     assert sorted(line.partition(": ")[2].split(" -> ")[-1][:25] for line in found) == [
         "deny opted_out",
         "the record cannot be read",
+        "the record cannot be read",
         "the version france-0 is not available"[:25],
     ]
-    assert replay.differing == 3
+    assert replay.differing == 4
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ class Replay:
         try:
             kept = record.decode(row.facts)
             stood = record.verdict(kept)
+            record.bounds(kept)  # `decode` leaves the limits unread
         except (msgspec.DecodeError, ValueError) as error:
             self.differing += 1
             return f"{row.message_id}: the record cannot be read: {error}"
