@@ -47,7 +47,7 @@ NO_ROUTE = counter(
     "Permitted messages without a gateway configured for their territory, sender, category and text.",
 )
 
-TURN = 50  # messages until the event loop may turn: a code waits for no whole campaign
+TURN = 50  # messages; then the event loop turns, so that a code does not wait for a whole campaign
 NO_ROUTE_RECHECK = timedelta(minutes=5)  # the operator has to configure a route
 
 

@@ -298,7 +298,7 @@ class Handoff:
         While the batch waits for a slot, lapsed permits are renewed: a STOP reaches a waiting message, and recovery
         does not mistake the message for a dead process's. A half-open gateway has one slot of each lane, for one
         message. The halves of a refused batch stay marked as begun until their next decision: after a crash before it,
-        recovery calls them `unknown`. A second statement for each refused batch is not worth that.
+        recovery calls them `unknown`. To unmark them would take a statement for each refused batch.
         """
         until, lane = permits[0].until, permits[0].candidate.lane
         while permits:
