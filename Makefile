@@ -7,18 +7,20 @@ BIN := $(VENV)/bin
 # Three share the work, file by file, the longest first (tests/support/order.py), each with a Postgres and a broker of its
 # own: two leave the cores waiting for answers. Not end to end: a stack fills a machine
 PYTEST := $(BIN)/pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder --durations=10
+# Node is a wheel (requirements/dev.in); its programs are pinned beside the tests of the documents
+NODE := tests/contract/openapi/node_modules
+# An SMSC of the tests, a program for Node
+SMSC := tests/support/operators/node/node_modules
 # The suites that need nothing: part of `make check`
 QUICK := tests/unit tests/contract
-# A test there may wait for several groups to form, each on a JVM that shares the machine with another worker's
-PATIENT := --timeout=300
 # What reaches no broker, and what any broker does for, has run on the local one
 ON_KAFKA := -m "not brokerless and not any_broker"
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-PACKAGES := libs/common services/consent-svc services/campaign-svc services/dispatch-svc services/inbound-svc stack
-SOURCES := libs services stack tests examples bench chaos
+PACKAGES := libs/common services/consent-svc services/campaign-svc services/dispatch-svc services/inbound-svc stack clients/python clients/cli
+SOURCES := libs services stack clients tests examples bench chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status page check lint types quick fmt test test-kafka unit property contract conformance service e2e schemas rooms corpus mutants fuzz bench chaos kafka clean
+.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e schemas rooms corpus mutants fuzz bench chaos kafka clean client wheels
 
 ##@ Everyday
 help: ## List the targets
@@ -32,10 +34,10 @@ $(VENV)/installed: requirements/dev.txt $(PACKAGES:%=%/pyproject.toml)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation $(PACKAGES:%=-e ./%)
 	touch $@
 
-demo: install ## A run with a report: 10,000 contacts, two campaigns, STOP replies during the run (KAFKA=1 or 3; ON=file: docker-compose.yml)
+demo: install ## A run with a report: 10,000 contacts, two organisations, STOP replies, a hostile caller (KAFKA=1 or 3; ON=file: docker-compose.yml)
 	$(BIN)/python -m stack demo
 
-up: install ## Start the local stack; URLs and a token are in .placet/stack.env (KAFKA=1 or 3)
+up: install ## Start the local stack; URLs and a token are in .placet/stack.env (KAFKA=1 or 3; GATEWAYS=file ACCOUNTS=file: operators)
 	$(BIN)/python -m stack up
 
 down: install ## Stop the local stack of `make up`
@@ -51,10 +53,10 @@ kafka: install ## Run Apache Kafka until Ctrl-C (B=3: three brokers); needs Java
 	$(BIN)/python -m stack kafka $(or $(B),1)
 
 clean: ## Remove build and run files
-	rm -rf $(VENV) .placet .kafka .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(NODE) $(SMSC) .placet .kafka .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 ##@ Tests
-test: install ## Run all tests: unit, property, contract, service, end to end (T=path narrows)
+test: install $(SMSC)/installed ## Run all tests: unit, property, contract, service, end to end (T=path narrows)
 ifdef T
 	$(BIN)/pytest $(T)
 else
@@ -66,13 +68,13 @@ test-kafka: install ## Run the tests that depend on the broker on Apache Kafka (
 ifdef T
 	PLACET_TEST_BROKERS=1 $(BIN)/pytest $(T)
 else
-	PLACET_TEST_BROKERS=1 $(PYTEST) -n 2 $(PATIENT) $(ON_KAFKA) tests/conformance tests/service --ignore=tests/service/stack \
+	PLACET_TEST_BROKERS=1 $(PYTEST) -n 2 $(ON_KAFKA) tests/conformance tests/service --ignore=tests/service/stack \
 		--ignore=tests/service/dispatch/test_fail_points.py
-	PLACET_TEST_BROKERS=1 $(BIN)/pytest $(PATIENT) $(ON_KAFKA) tests/kafka tests/e2e --ignore=tests/e2e/test_tutorial.py \
+	PLACET_TEST_BROKERS=1 $(BIN)/pytest $(ON_KAFKA) tests/kafka tests/e2e --ignore=tests/e2e/test_tutorial.py \
 		--ignore=tests/e2e/test_chaos.py
 endif
 
-unit property contract conformance service e2e: install ## Run a single suite
+unit property contract conformance service e2e: install $(SMSC)/installed ## Run a single suite
 	$(if $(filter e2e,$@),$(BIN)/pytest,$(PYTEST)) tests/$@
 
 mutants: install ## Apply small faults, one at a time, that the tests must catch (M=part of a name)
@@ -91,7 +93,7 @@ chaos: install ## Check the promises under injected faults for 10 minutes (SECON
 	$(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(filter command line,$(origin SECONDS)),--seconds $(SECONDS)) $(if $(BROKERS),--brokers $(BROKERS)) $(if $(ONLY),--only "$(ONLY)") $(if $(EARLIER),--earlier $(EARLIER)) $(if $(CAMPAIGN),--campaign $(CAMPAIGN))
 
 ##@ Quality
-check: lint types quick ## Check formatting, lint, types and import rules, and run the tests without services (-j2: side by side)
+check: lint types quick api ## Check formatting, lint, types and import rules, and run the tests without services (-j2: side by side)
 
 lint: install
 	$(BIN)/ruff format --check $(SOURCES)
@@ -100,10 +102,23 @@ lint: install
 
 types: install
 	$(BIN)/mypy
-	$(BIN)/mypy tests bench chaos
+	$(BIN)/mypy tests bench chaos clients/generate.py clients/python/examples examples/shop
 
 quick: install
 	$(PYTEST) -q $(QUICK)
+
+api: install $(NODE)/installed ## Lint the OpenAPI documents, and compile a flow on the TypeScript client made of them
+	$(NODE)/.bin/spectral lint --ruleset docs/openapi/spectral.yaml --fail-severity hint $(wildcard docs/openapi/*.json)
+	$(NODE)/.bin/openapi-typescript docs/openapi/placet.json --default-non-nullable=false --output $(dir $(NODE))generated/placet.ts
+	$(NODE)/.bin/tsc --project $(dir $(NODE))
+
+$(NODE)/installed: tests/contract/openapi/package-lock.json $(VENV)/installed
+	cd $(dir $(NODE)) && npm ci --ignore-scripts --no-audit --no-fund
+	touch $@
+
+$(SMSC)/installed: tests/support/operators/node/package-lock.json $(VENV)/installed
+	cd $(dir $(SMSC)) && npm ci --ignore-scripts --no-audit --no-fund
+	touch $@
 
 fmt: install ## Format, and apply automatic fixes
 	$(BIN)/ruff format $(SOURCES)
@@ -114,8 +129,15 @@ lock: ## Compile requirements/*.in into pins with hashes (needs uv)
 	uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header --no-emit-index-url requirements/dev.in -o requirements/dev.txt
 	uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header --no-emit-index-url -c requirements/dev.txt requirements/run.in -o requirements/run.txt
 
+client: install ## Regenerate the typed parts of the Python client from the OpenAPI documents
+	$(BIN)/python -m tests.contract.client
+
+wheels: install ## Build the wheels of the Python client and of the command line (dist/)
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist ./clients/python ./clients/cli
+
 rooms: install ## Regenerate the rooms of docs/architecture.md from the docstrings
 	$(BIN)/python -m tests.contract.rooms
 
-schemas: install ## Regenerate the JSON Schemas of the events (additive changes only)
+schemas: install ## Regenerate the events' JSON Schemas and the OpenAPI documents (additive changes; BREAKS="why" accepts others of the latter)
 	$(BIN)/python -m tests.contract.schemas
+	$(BIN)/python -m tests.contract.documents $(BREAKS)

@@ -244,14 +244,13 @@ class Bench:
 async def run(ground: Ground) -> None:
     database = await asyncpg.connect(await ground.database("campaign"))
     await database.execute(
-        "INSERT INTO sender (sender_id, version, brand, oadc, country, stop_code, purposes)"
-        " VALUES ($1, 1, 'Banc', 'BANC', 'FR', '36111', ARRAY[$2])",
+        "INSERT INTO sender (sender_id, organisation_id, controller, version, brand, oadc, country, stop_code,"
+        " purposes) VALUES ($1, 'development', 'banc', 1, 'Banc', 'BANC', 'FR', '36111', ARRAY[$2])",
         SENDER,
         PURPOSE,
     )
     server = await ground.service(
         "campaign",
-        PLACET_PRICES='{"version": "bench", "per_part": {"FR": "0.05"}}',
         PLACET_IMPORT_MAX_BYTES="1000000000",
     )
     headers = {"Authorization": f"Bearer {ground.environment.token()}"}

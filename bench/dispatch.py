@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count
+from typing import Any
 from uuid import uuid4
 
 import aiohttp
@@ -37,7 +38,7 @@ from bench.rounds import Sample, Side, cpu_seconds
 from common.contracts import CAMPAIGN_REQUESTS, DISPATCH_MESSAGES, STATES, Watermark
 from common.contracts.campaign import MessageRequested
 from common.contracts.consent import Consent
-from common.contracts.dispatch import MessageChanged
+from common.contracts.dispatch import MessagesChanged
 from common.kafka import broker as kafka
 from common.keyring import FieldKeys, SubjectKeys
 from common.settings import KeyRingSettings
@@ -70,8 +71,22 @@ class _Told(msgspec.Struct):
     version: int = 1
 
 
+class _Batch(msgspec.Struct):
+    """The statuses of a record of ours."""
+
+    changes: list[_Told]
+
+
 _told = msgspec.json.Decoder(_Told)
-_KIND = MessageChanged.type.encode()
+_batch = msgspec.json.Decoder(_Batch)
+_KIND = MessagesChanged.type.encode()
+
+
+def _statuses(record: Any) -> Sequence[_Told]:
+    """Return the statuses of a record: a status of the bare loop, or a batch of ours."""
+    if not record.headers:
+        return [_told.decode(record.value)]
+    return _batch.decode(record.value).changes if dict(record.headers)["ce_type"] == _KIND else ()
 
 
 @dataclass(slots=True)
@@ -96,12 +111,10 @@ class _Reader:
             while True:
                 for records in (await consumer.getmany(timeout_ms=100, max_records=10_000)).values():
                     for record in records:
-                        if dict(record.headers).get("ce_type", _KIND) != _KIND:
-                            continue  # an enforced opt-out
-                        told = _told.decode(record.value)
-                        self.told.setdefault(told.message_id, []).append(told)
-                        if told.status in ("accepted", "denied"):
-                            self.waited_for.discard(told.message_id)
+                        for told in _statuses(record):
+                            self.told.setdefault(told.message_id, []).append(told)
+                            if told.status in ("accepted", "denied"):
+                                self.waited_for.discard(told.message_id)
                 if not self.waited_for:
                     self.all_there.set()
 
@@ -323,8 +336,8 @@ async def _prepare(ground: Ground, dispatch_dsn: str, bare_dsn: str) -> None:
         " status text NOT NULL, gateway_message_id text) WITH (fillfactor = 50)"
     )
     await dispatch.execute(
-        "INSERT INTO sender (sender_id, version, oadc, stop_code, purposes, countries)"
-        " VALUES ('bench', 1, 'BANC', '36111', $1, $2)",
+        "INSERT INTO sender (sender_id, organisation_id, controller, version, oadc, stop_code, purposes, countries)"
+        " VALUES ('bench', 'development', 'bench', 1, 'BANC', '36111', $1, $2)",
         [PURPOSE],
         ["FR"],
     )

@@ -20,6 +20,7 @@ from stack.postgres import Postgres
 from stack.processes import Supervisor, free_port
 
 JARS = Path(".kafka/libs")
+LIMITS = Path(__file__).with_name("limits.json")  # a benchmark counts, and is never refused
 READY_WITHIN_S = 60.0
 
 
@@ -89,7 +90,8 @@ class Ground:
     def _told(self, service: str, dsn: str) -> dict[str, str]:
         told = self.environment.of_service(service, dsn, self.bootstrap)
         as_kafka = str(self.idempotent).lower()
-        return told | {"PLACET_KAFKA_IDEMPOTENCE": as_kafka, "PLACET_KAFKA_GROUPS": as_kafka}
+        told |= {"PLACET_KAFKA_IDEMPOTENCE": as_kafka, "PLACET_KAFKA_GROUPS": as_kafka}
+        return told | {"PLACET_LIMITS": str(LIMITS)}
 
 
 @asynccontextmanager

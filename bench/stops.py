@@ -41,7 +41,14 @@ OPEN = (  # unenforced STOPs, and waiting codes: the slowest count too
     "SELECT (SELECT count(*) FROM enforcement WHERE enforced_at IS NULL)"
     " + (SELECT count(*) FROM message WHERE category = 'transactional' AND handed_off_at IS NULL)"
 )
-CODES_SENDER = {**SENDER, "sender_id": "bench-codes", "oadc": "BANCCODES", "stop_code": "38111", "purposes": []}
+CODES_SENDER = {
+    **SENDER,
+    "sender_id": "bench-codes",
+    "controller": SENDER["sender_id"],
+    "oadc": "BANCCODES",
+    "stop_code": "38111",
+    "purposes": [],
+}
 CODES_TO = "+33639980000"
 QUIET_S = 10.0
 GIVEN_UP_S = 900.0

@@ -12,7 +12,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from chaos.checks import OVER, Loss
-from stack.demo import CONSENT_BATCH, FORM, Api, DemoFailed
+from stack.calling import Api, DemoFailed
+from stack.demo.house import CONSENT_BATCH, FORM
 from stack.simulator import STOP_SPELLINGS
 
 FIRST_CODE = 36_000
@@ -191,6 +192,8 @@ class Load:
             "country": "FR",
             "oadc": "MAISONLUNE",
             "stop_code": one.code,
+            "controller": "maison-lune",
+            "stop_scope": "sender",
             "purposes": [{"id": "promotions", "wording": "Recevoir nos offres par SMS"}],
         }
         await self.api.call("POST", "consent", "/v1/senders", body)

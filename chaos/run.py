@@ -18,7 +18,7 @@ from chaos.report import Report, Suffered, held
 from chaos.schedule import Planned, schedule
 from chaos.system import System, standing
 from chaos.watching import Watch
-from stack.demo import Api
+from stack.calling import Api
 
 RECOVERS_WITHIN_S = 120.0
 SETTLES_WITHIN_S = 360.0  # from the last fault to the end of the last campaign, STOP and receipt

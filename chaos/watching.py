@@ -32,7 +32,7 @@ from common.law import load
 from common.settings import KeyRingSettings
 from dispatch.audit.invariants import SETTLED_AFTER, Checker
 from dispatch.projection.limits import Limits
-from stack.demo import DemoFailed
+from stack.calling import DemoFailed
 from stack.environment import PARTITIONS
 
 STALE_S, SKEW_S = 2.0, 0.1  # max_staleness, max_clock_skew: beyond, marketing is held

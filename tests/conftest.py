@@ -9,6 +9,8 @@ import hypothesis
 import pytest
 from playwright.async_api import Browser
 
+from common import batch
+from common.db import database
 from tests.support.browser import chromium
 from tests.support.infrastructure import NOWHERE, Broker, Postgres, kafka_broker, postgres_server
 from tests.support.order import long_ones_first
@@ -22,6 +24,9 @@ WITH_A_BROKER = {"broker", "surroundings"}
 as_it_was = hypothesis.settings.get_profile(hypothesis.settings.get_current_profile_name())
 hypothesis.settings.register_profile("untimed", as_it_was, deadline=None)  # a busy machine is no counterexample
 hypothesis.settings.load_profile("untimed")
+# A machine that stands still for some seconds is no database that is away, of which a service in process tells by 503
+batch.GIVEN_UP_S = 60.0
+database.CONNECT_TIMEOUT_S = database.POOL_WAIT_S = 60
 
 
 def pytest_report_header() -> str:
@@ -77,7 +82,16 @@ def unique() -> str:
 
 
 @pytest.fixture
-def surroundings(request: pytest.FixtureRequest, postgres: Postgres, unique: str) -> Surroundings:
-    """Where a test says that it needs no broker, there is none."""
-    brokerless = request.node.get_closest_marker("brokerless") is not None
-    return Surroundings(postgres, NOWHERE if brokerless else request.getfixturevalue("broker"), unique)
+def surroundings(request: pytest.FixtureRequest, postgres: Postgres, unique: str) -> Iterator[Surroundings]:
+    """Where a test says that it needs no broker, there is none.
+
+    The topics of a test go with it: each client that starts asks for all topics of the broker, and after a thousand
+    tests reads nothing else. Apache Kafka takes longer to delete them.
+    """
+    if request.node.get_closest_marker("brokerless") is not None:
+        yield Surroundings(postgres, NOWHERE, unique)
+        return
+    broker: Broker = request.getfixturevalue("broker")
+    yield Surroundings(postgres, broker, unique)
+    if not broker.idempotent:
+        asyncio.run(broker.forget(unique))

@@ -18,9 +18,12 @@ ENFORCEMENT = "services/dispatch-svc/src/dispatch/messages/enforcement.py"
 PROJECTION_STORE = "services/dispatch-svc/src/dispatch/projection/store.py"
 SENDING_STORE = "services/dispatch-svc/src/dispatch/sending/store.py"
 GATE_STORE = "services/dispatch-svc/src/dispatch/gate/store.py"
+CANDIDATE = "services/dispatch-svc/src/dispatch/gate/candidate.py"
 CLEARANCE = "services/dispatch-svc/src/dispatch/gate/clearance.py"
 PLANNING_STORE = "services/campaign-svc/src/campaign/planning/store.py"
 PIPELINE = "services/dispatch-svc/src/dispatch/sending/pipeline.py"
+CONNECTIONS = "services/dispatch-svc/src/dispatch/gateways/connections.py"
+CONNECTION_TESTS = "tests/unit/dispatch/test_connections.py"
 PROJECTION = "services/dispatch-svc/src/dispatch/projection/apply.py"
 TIMERS = "services/dispatch-svc/src/dispatch/sending/timers.py"
 LEDGER_RULES = "services/consent-svc/src/consent/ledger/rules.py"
@@ -29,11 +32,17 @@ CONSENT_STORE = "services/consent-svc/src/consent/ledger/store.py"
 REPLIES = "services/consent-svc/src/consent/answers/replies.py"
 QUESTIONS = "services/consent-svc/src/consent/double_opt_in/requests.py"
 GATE_RULES = "services/dispatch-svc/src/dispatch/gate/rules.py"
+ALLOWANCES = "libs/common/src/common/db/allowances.py"
 DATABASE = "libs/common/src/common/db/database.py"
 OUTBOX = "libs/common/src/common/kafka/outbox.py"
 OFFSETS = "libs/common/src/common/kafka/reading/offsets.py"
 BATCHES = "libs/common/src/common/kafka/reading/batches.py"
 BROKEN_LOGS = "libs/common/src/common/kafka/reading/broken_logs.py"
+ORGANISATIONS = "libs/common/src/common/web/auth/organisations.py"
+EDGE_ID = "libs/common/src/common/web/edge_id.py"
+RETOLD = "services/consent-svc/src/consent/proof/retold.py"
+SHARED_CODES = "services/consent-svc/src/consent/inbound/shared_codes.py"
+RECEIPTS = "services/consent-svc/src/consent/inbound/opt_out_receipts.py"
 LAW = "libs/common/src/common/law/__init__.py"
 STOP_LINK = "libs/common/src/common/privacy/stop_link.py"
 PAGING = "libs/common/src/common/web/pagination.py"
@@ -41,8 +50,22 @@ DISPATCH = "tests/service/dispatch/test_interleavings.py"
 CONSENT = "tests/service/consent/test_interleavings.py"
 COMMON = "tests/service/common/test_interleavings.py"
 IN_HAND = "tests/service/dispatch/test_in_hand.py"
+LIMITS = "tests/service/dispatch/test_limits.py"
 STORE_TESTS = "tests/service/dispatch/test_dispatch_store.py"
 RELAY = "tests/service/common/test_relay.py"
+ACCEPTING = "services/dispatch-svc/src/dispatch/accepting/api.py"
+ACCEPTING_RULES = "services/dispatch-svc/src/dispatch/accepting/rules.py"
+OWN_WORDS = "services/consent-svc/src/consent/answers/own_words.py"
+NAMES = "services/consent-svc/src/consent/senders/names.py"
+TEXTED = "services/consent-svc/src/consent/inbound/messages.py"
+FEED_STORE = "services/campaign-svc/src/campaign/feed/store.py"
+TELLING = "services/campaign-svc/src/campaign/feed/telling.py"
+WEBHOOK_STORE = "services/campaign-svc/src/campaign/webhooks/store.py"
+DESTINATIONS = "services/campaign-svc/src/campaign/webhooks/destinations.py"
+OPT_OUTS = "services/consent-svc/src/consent/opt_outs/store.py"
+BY_SMPP = "services/dispatch-svc/src/dispatch/gateways/by_smpp"
+CONVERSIONS = "services/campaign-svc/src/campaign/conversions/store.py"
+HOSTILE = "tests/service/callers/test_hostile_caller.py"
 
 
 class Mutant(NamedTuple):
@@ -55,6 +78,208 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = (
+    # --- SMPP
+    Mutant(
+        "an MO is acknowledged whatever the log says",
+        f"{BY_SMPP}/upstream.py",
+        "            if safe:\n",
+        "            if True:\n",
+        "tests/unit/dispatch/test_smpp_session.py -k acknowledged_once",
+    ),
+    Mutant(
+        "an answer to an earlier request proves that the SMSC read an acknowledgement",
+        f"{BY_SMPP}/session.py",
+        "self.unproven[0][0] < heard.number",
+        "self.unproven[0][0] > 0",
+        "tests/unit/dispatch/test_smpp_session.py -k proves_no_acknowledgement",
+    ),
+    Mutant(
+        "the parts of a text leave one by one",
+        f"{BY_SMPP}/binds.py",
+        "        places = min(parts, self._window, total - kept)",
+        "        places = 1",
+        "tests/unit/dispatch/test_smpp_session.py -k leave_together",
+    ),
+    Mutant(
+        "a campaign takes the places of codes in a shared window",
+        f"{BY_SMPP}/binds.py",
+        "        shared = self.users > 1 and",
+        "        shared = self.users > 9 and",
+        "tests/unit/dispatch/test_smpp_session.py -k share_the_binds",
+    ),
+    # --- lists and conversions
+    Mutant(
+        "a sender is told of a stranger who stopped everyone",
+        OPT_OUTS,
+        '" AND own.sender_id = :sender_id)",',
+        '" AND own.sender_id IS NOT NULL)",',
+        "tests/service/consent/test_lists.py -k reach_a_sender",
+    ),
+    Mutant(
+        "a list of messages tells what others' data explains",
+        "services/dispatch-svc/src/dispatch/api.py",
+        '"reasons": list(row.reasons) if caller.everywhere else disclosed(row.facts, row.reasons)[1],',
+        '"reasons": list(row.reasons),',
+        "tests/service/dispatch/test_message_lists.py -k explains",
+    ),
+    Mutant(
+        "an unreadable record of an operator holds nobody",
+        "services/inbound-svc/src/inbound/operators.py",
+        "on_unread=_holder(held, origin) if topic is messages else None,",
+        "on_unread=None,",
+        "tests/service/inbound/test_foreign_records.py -k holds_its_person",
+    ),
+    Mutant(
+        "a text to a shared code is listed to each of its controllers",
+        "services/inbound-svc/src/inbound/replies.py",
+        "f\" AND {to_a_code_of('i.short_code', 'c.received_at')}\"",
+        '" AND true"',
+        "tests/service/inbound/test_replies.py",
+    ),
+    Mutant(
+        "an archived campaign that is edited stays hidden",
+        "services/campaign-svc/src/campaign/campaigns/store.py",
+        "agreed = NULL, archived_at = NULL,",
+        "agreed = NULL,",
+        "tests/service/campaign/test_campaign_lists.py -k archived",
+    ),
+    Mutant(
+        "a conversion sent again counts with its new value",
+        CONVERSIONS,
+        '" ORDER BY c.reference ON CONFLICT DO NOTHING RETURNING reference"',
+        '" ORDER BY c.reference ON CONFLICT (sender_id, reference) DO UPDATE SET value = excluded.value"'
+        ' " RETURNING reference"',
+        "tests/service/campaign/test_conversions.py -k counts_once",
+    ),
+    Mutant(
+        "people whose group is not drawn count as messaged",
+        CONVERSIONS,
+        "AND NOT (:drawn AND r.variant IS NULL",
+        "AND NOT (false AND :drawn AND r.variant IS NULL",
+        "tests/service/campaign/test_conversions.py -k holdout",
+    ),
+    Mutant(
+        "the interval of a lift has the wrong end of the holdout's share",
+        "services/campaign-svc/src/campaign/results/lift.py",
+        "(most - held_out.rate) ** 2",
+        "(held_out.rate - least) ** 2",
+        "tests/property/test_lift_properties.py -k published",
+    ),
+    # --- events for organisations
+    Mutant(
+        "two transactions number a feed at once",
+        FEED_STORE,
+        '" ORDER BY organisation_id FOR UPDATE"',
+        '" ORDER BY organisation_id"',
+        "tests/service/campaign/test_feed.py -k commits_late",
+    ),
+    Mutant(
+        "an enforcement does not wait for its opt-out",
+        TELLING,
+        'raise Hold("the opt-out of an enforcement is not applied here yet")',
+        "pass",
+        "tests/service/campaign/test_feed.py -k enforced",
+    ),
+    Mutant(
+        "a delivery overtakes an earlier one about the same person",
+        WEBHOOK_STORE,
+        '" AND o.position < d.position) ORDER BY',
+        '" AND o.position < d.position AND FALSE) ORDER BY',
+        "tests/service/campaign/test_webhooks.py -k waits_behind",
+    ),
+    Mutant(
+        "a late process ends another one's attempt",
+        WEBHOOK_STORE,
+        'n.position AND d.attempts = n.attempts"',
+        'n.position"',
+        "tests/service/campaign/test_webhooks.py -k late_process",
+    ),
+    Mutant(
+        "a name with a public address may have one inside",
+        DESTINATIONS,
+        "if len(results) < len(found) or not results:",
+        "if not results:",
+        "tests/unit/campaign/test_destinations.py",
+    ),
+    # --- organisations
+    Mutant(
+        "a sender that is known is everybody's",
+        ORGANISATIONS,
+        "return frozenset(one for one in sender_ids if self._is_theirs(one, organisation))",
+        "return frozenset(one for one in sender_ids if one in self._known)",
+        "tests/service/consent/test_strangers.py",
+    ),
+    Mutant(
+        "an erasure of everything is told to strangers",
+        "services/consent-svc/src/consent/rights/api.py",
+        "        if under_way and under_way.known:\n",
+        "        if under_way:\n",
+        "tests/service/rights/test_controllers.py -k told_to_a_controller",
+    ),
+    Mutant(
+        "another controller's name is free",
+        "services/consent-svc/src/consent/senders/registry.py",
+        "if owners[skeleton(getattr(sender, field))].controller_id != sender.controller]",
+        "if not owners]",
+        "tests/service/consent/test_registry.py -k look_alike",
+    ),
+    Mutant(
+        "an entry about every sender has one digest for all",
+        RETOLD,
+        "sealed=digest(who, entry.sealed)",
+        "sealed=entry.sealed",
+        "tests/property/test_retold_properties.py -k share_no_id",
+    ),
+    Mutant(
+        "every controller has the same key",
+        EDGE_ID,
+        "info=LABEL + controller.encode()",
+        "info=LABEL",
+        "tests/property/test_edge_id_properties.py -k two_controllers",
+    ),
+    # --- a STOP on a code of several controllers
+    Mutant(
+        "hand-offs wait for no STOP",
+        RECEIPTS,
+        "            await shared_codes.lock_hand_offs(tx, people)\n",
+        "",
+        "tests/service/consent/test_consent_intake.py -k recorded_at_once",
+    ),
+    Mutant(
+        "a message known late widens nothing",
+        SHARED_CODES,
+        "m.at >= a.written_at AND m.at <= a.arrived_at",
+        "m.at > a.arrived_at",
+        "tests/service/consent/test_consent_intake.py -k known_after",
+    ),
+    Mutant(
+        "a message that did not arrive keeps the STOP",
+        SHARED_CODES,
+        "covered = {*reach.senders, *of_controllers(owners, owners.keys() & late[mo_id])}",
+        "covered = of_controllers(owners, owners.keys() & late[mo_id])",
+        "tests/service/consent/test_consent_intake.py -k one_before_too",
+    ),
+    Mutant(
+        "an older state of a message wins within a batch",
+        "services/consent-svc/src/consent/proof/store.py",
+        'key=attrgetter("version"), reverse=True',
+        'key=attrgetter("version")',
+        "tests/service/consent/test_consent_receipts.py -k newest_state",
+    ),
+    Mutant(
+        "a STOP that arrives late is for who wrote last before the arrival",
+        SHARED_CODES,
+        "return {mo.arrived_at, min(mo.occurred_at, mo.arrived_at)}",
+        "return {mo.arrived_at}",
+        "tests/service/consent/test_consent_intake.py -k arrives_hours_late",
+    ),
+    Mutant(
+        "a START on a shared code opens strangers",
+        TEXTED,
+        "if start.opens is not None and (sender_id, purpose) not in start.opens:",
+        "if False:",
+        "tests/service/consent/test_consent_intake.py -k takes_back_the_newest",
+    ),
     # --- enforcement
     Mutant(
         "enforce closes what it has not read",
@@ -432,7 +657,155 @@ MUTANTS = (
         "found is not None and",
         "tests/service/dispatch/test_decision_records.py -k stop_link",
     ),
+    # --- a hostile caller: each is found by the machine alone
+    Mutant(
+        "hostile: an asserted opt-in takes back a STOP",
+        LEDGER_RULES,
+        "return asserted.reopening_rule is None or self.sender_id is None",
+        "return False",
+        HOSTILE,
+    ),
+    Mutant(
+        "hostile: a caller's source may be Placet's own",
+        "services/consent-svc/src/consent/bodies.py",
+        "    if read in _RESERVED or read.startswith(_PREFIXES) or parts & _WORDS:\n",
+        "    if not read and parts:\n",
+        HOSTILE,
+    ),
+    Mutant(
+        "hostile: any token begins a reopening rule",
+        "services/consent-svc/src/consent/senders/reopening.py",
+        "    if not caller.names([sender.controller]):\n",
+        "    if not caller.names([sender.sender_id]):\n",
+        HOSTILE,
+    ),
+    Mutant(
+        "hostile: a link given to a caller opts in",
+        "services/consent-svc/src/consent/page/api.py",
+        "            whole=body.send or caller.everywhere,",
+        "            whole=True,",
+        HOSTILE,
+    ),
+    Mutant(
+        "hostile: a STOP reaches no other sender of the controller",
+        RECORDER,
+        'or sender.stop_scope == "sender")',
+        'or sender.stop_scope != "nobody")',
+        HOSTILE,
+    ),
+    Mutant(
+        "hostile: STOP TOUT is for the code alone",
+        TEXTED,
+        'if message.erasure or meant.reach == "everyone" or not names:',
+        "if message.erasure or not names:",
+        HOSTILE,
+    ),
+    Mutant(
+        "hostile: a STOP on a shared code is for the controller that wrote first",
+        SHARED_CODES,
+        "newest = max(wrote, default=None)",
+        "newest = min(wrote, default=None)",
+        HOSTILE,
+    ),
+    Mutant(
+        "hostile: the gate asks for no consent",
+        GATE_RULES,
+        "        yield from marketing_denials(request, known, now)\n",
+        "",
+        HOSTILE,
+    ),
+    Mutant(
+        "hostile: a free text is not looked at",
+        ACCEPTING,
+        "    found = findings_of(free) if free is not None else []\n",
+        "    found: list[Finding] = []\n",
+        HOSTILE,
+    ),
+    Mutant(
+        "hostile: a value is looked at without the text around the value",
+        "libs/common/src/common/texts/template.py",
+        "if start < span[1] and span[0] < end]",
+        "if start <= span[0] and span[1] <= end]",
+        HOSTILE,
+    ),
+    Mutant(
+        "hostile: an author approves its own template",
+        "services/campaign-svc/src/campaign/authors.py",
+        "    return _folded(person) not in map(_folded, authors)\n",
+        "    return True\n",
+        HOSTILE,
+    ),
+    Mutant(
+        "hostile: an override has no audit",
+        ACCEPTING,
+        "        asked.audited = tuple(rules.named(finding) for finding in asked.written.overridden)\n",
+        "        asked.audited = ()\n",
+        HOSTILE,
+    ),
+    Mutant(
+        "hostile: own words may advertise",
+        OWN_WORDS,
+        "    if finding.rule in ADVERTISING:\n",
+        '    if finding.rule == "reading_direction":\n',
+        HOSTILE,
+    ),
+    Mutant(
+        "hostile: the question to a person who has stopped says the purpose as worded",
+        "services/consent-svc/src/consent/double_opt_in/requests.py",
+        "    if question.after_stop:\n",
+        "    if not sender.purposes:\n",
+        HOSTILE,
+    ),
+    Mutant(
+        "hostile: another controller's name is free",
+        "services/consent-svc/src/consent/senders/registry.py",
+        "if owners[skeleton(getattr(sender, field))].controller_id != sender.controller]",
+        "if not owners]",
+        HOSTILE,
+    ),
+    Mutant(
+        "hostile: a name that looks like another is another",
+        NAMES,
+        "for letter in spelt.translate(ALIKE) if letter.isalnum())",
+        "for letter in spelt if letter.isalnum())",
+        HOSTILE,
+    ),
+    Mutant(
+        "hostile: a protected name is free",
+        NAMES,
+        '        return None if listed == "authorised" and authorised else listed\n',
+        "        return None if listed else listed\n",
+        HOSTILE,
+    ),
+    Mutant(
+        "hostile: a sender that is known is everybody's",
+        ORGANISATIONS,
+        "return frozenset(one for one in sender_ids if self._is_theirs(one, organisation))",
+        "return frozenset(one for one in sender_ids if one in self._known)",
+        HOSTILE,
+    ),
+    Mutant(
+        "hostile: the limit of a number is doubled",
+        "services/dispatch-svc/src/dispatch/accepting/rules.py",
+        "had.hour >= limits.per_number_hour:",
+        "had.hour >= 2 * limits.per_number_hour:",
+        HOSTILE,
+    ),
+    Mutant(
+        "hostile: two requests count one number at once",
+        "services/dispatch-svc/src/dispatch/accepting/limiting.py",
+        "await store.lock_counts(tx, caller.organisation, locked)",
+        "locked.clear()",
+        HOSTILE,
+    ),
     # --- lanes
+    Mutant(
+        "a word with a capital behind a host hides the host",
+        "libs/common/src/common/texts/findings.py",
+        "            labels.pop()\n",
+        "            return False\n",
+        "tests/property/test_text_findings_properties.py",
+    ),
     Mutant(
         "a value is looked at without the text around the value",
         "libs/common/src/common/texts/template.py",
@@ -443,9 +816,222 @@ MUTANTS = (
     Mutant(
         "a retired template sends what waits",
         CLEARANCE,
-        "            elif candidate.template in retired:",
-        "            elif candidate.template in retired and not candidate.version:",
+        "            if candidate.template in retired:",
+        "            if candidate.template in retired and not candidate.version:",
         "tests/service/dispatch/test_dispatch.py -k notice_waits",
+    ),
+    # --- limits
+    Mutant(
+        "a lease is not counted in the row of its limit",
+        ALLOWANCES,
+        "THEN excluded.taken ELSE a.taken + more END,",
+        "THEN excluded.taken ELSE a.taken END,",
+        "tests/service/common/test_allowances.py",
+    ),
+    Mutant(
+        "a lease is larger than what is left",
+        ALLOWANCES,
+        "greatest(0, least({rest}, greatest($4, least($6, ({rest}) / 8))))",
+        "greatest($4, least($6, ({rest}) / 8))",
+        "tests/service/common/test_allowances.py",
+    ),
+    Mutant(
+        "a late lease counts as a refusal of the limit",
+        CLEARANCE,
+        "reason, wait = Reason.NO_LEASE, SHORT_RECHECK",
+        "wait = SHORT_RECHECK",
+        LIMITS,
+    ),
+    Mutant(
+        "a failed transaction keeps its charges",
+        "services/dispatch-svc/src/dispatch/quotas/budget.py",
+        "once_undone(tx, lambda: self._return([Charge(*each) for each in self._paid.items()]))",
+        "assert tx",
+        LIMITS,
+    ),
+    Mutant(
+        "a failed commit gives back",
+        DATABASE,
+        "            try:\n                yield tx\n            except BaseException:\n",
+        "            try:\n                yield tx\n"
+        "                await tx.commit()\n            except BaseException:\n",
+        "tests/service/common/test_allowances.py",
+    ),
+    Mutant(
+        "two requests take the last place of a number",
+        "services/dispatch-svc/src/dispatch/accepting/store.py",
+        "pg_advisory_xact_lock(hashtext('placet.numbers')",
+        "pg_advisory_xact_lock_shared(hashtext('placet.numbers')",
+        LIMITS,
+    ),
+    Mutant(
+        "a denied message counts for its number",
+        "services/dispatch-svc/src/dispatch/accepting/store.py",
+        "m.status NOT IN ('denied', 'expired')",
+        "m.status NOT IN ('expired')",
+        LIMITS,
+    ),
+    Mutant(
+        "a repeated request of a campaign is charged again",
+        PIPELINE,
+        "        give_back([d for d in decisions if d.candidate.message_id not in new])\n",
+        "        give_back([])\n",
+        LIMITS,
+    ),
+    Mutant(
+        "concurrent repeats are charged apart",
+        "services/dispatch-svc/src/dispatch/accepting/limiting.py",
+        "    if key is not None:\n",
+        "    if key is None:\n",
+        LIMITS,
+    ),
+    Mutant(
+        "each decision charges the message",
+        CLEARANCE,
+        "charged=candidate.charged or charged is not None,",
+        "charged=False,",
+        LIMITS,
+    ),
+    Mutant(
+        "a message that waits for the next day leaves without a charge",
+        CLEARANCE,
+        "charged=candidate.charged or charged is not None,",
+        "charged=True,",
+        LIMITS,
+    ),
+    Mutant(
+        "a message is charged without the mention that a gateway may append later",
+        CLEARANCE,
+        "said = longest_sent(found, content, candidate.category, senders[candidate.sender_id].stop_code)",
+        "said = content",
+        LIMITS,
+    ),
+    Mutant(
+        "a refusal of the day before counts as the first of this day",
+        CLEARANCE,
+        "    if over.short or over.until <= now:\n",
+        "    if over.short:\n",
+        LIMITS,
+    ),
+    Mutant(
+        "a campaign goes to a place closed by the limits",
+        CLEARANCE,
+        "flaw = flaw or Reason.PLACE_NOT_ALLOWED",
+        "flaw = flaw or None",
+        LIMITS,
+    ),
+    Mutant(
+        "a denied message is charged",
+        CLEARANCE,
+        "                and _is_charged_by(verdict)\n",
+        "",
+        LIMITS,
+    ),
+    Mutant(
+        "a sender is told the reasons that others' data explain",
+        "libs/common/src/common/contracts/consent_rule.py",
+        "return tuple(reason for reason in every if reason not in OF_OTHERS) or every",
+        "return every",
+        "tests/property/test_consent_rule_properties.py",
+    ),
+    Mutant(
+        "a message to a person erased by others waits shorter than to an unknown person",
+        "services/dispatch-svc/src/dispatch/gate/rules.py",
+        "open_to_cure = {reason for reason in denials if reason not in OF_OTHERS}",
+        "open_to_cure = set(denials)",
+        "tests/property/test_decision_record_properties.py",
+    ),
+    Mutant(
+        "a legal name of another organisation is free",
+        "services/consent-svc/src/consent/senders/registry.py",
+        """["legal_name"] * (owners[legal].organisation_id != sender.organisation_id)""",
+        """["legal_name"] * False""",
+        "tests/service/consent/test_registry.py",
+    ),
+    Mutant(
+        "an opt-out is limited",
+        "services/consent-svc/src/consent/calls.py",
+        """require("consent:write", limited=False)""",
+        """require("consent:write")""",
+        "tests/service/consent/test_limited_calls.py",
+    ),
+    Mutant(
+        "a claim widens the limits of its token",
+        "libs/common/src/common/limits/__init__.py",
+        "return min(stated, default=None)",
+        "return max(stated, default=None)",
+        "tests/unit/common/test_limits.py",
+    ),
+    # --- costs
+    Mutant(
+        "a place without a price in one edition costs what the other edition says",
+        "libs/common/src/common/sms/prices.py",
+        "            if price is None:\n                return None\n",
+        "            if price is None:\n                continue\n",
+        "tests/unit/common/test_prices.py",
+    ),
+    Mutant(
+        "the pre-flight takes the price of the start",
+        "services/campaign-svc/src/campaign/preflight/forecast.py",
+        "            until=self.plan.timetable.ends_by,",
+        "            until=self._opening(place),",
+        "tests/unit/campaign/test_forecast.py tests/property/test_prices_properties.py",
+    ),
+    Mutant(
+        "the STOP mention that the provider adds is not counted",
+        CLEARANCE,
+        "segments(sends.as_sent(content, candidate.category, sender.stop_code))",
+        "segments(content)",
+        "tests/service/dispatch/test_costs.py -k mention",
+    ),
+    Mutant(
+        "a rejected message is charged",
+        "services/dispatch-svc/src/dispatch/messages/events.py",
+        "cost=row.cost if charged else None",
+        "cost=row.cost",
+        "tests/service/dispatch/test_costs.py",
+    ),
+    Mutant(
+        "a message that had waited has no cost",
+        MESSAGES,
+        '"gateway", "facts"),\n    *("segments", "cost", "prices", "charged"),',
+        '"gateway", "facts"),\n    *("segments", "charged"),',
+        "tests/service/dispatch/test_costs.py -k waits",
+    ),
+    Mutant(
+        "an erasure is claimed before its person is locked",
+        "libs/common/src/common/privacy/erasing.py",
+        "                await self.lock(tx, set(together.values()))\n",
+        "                pass\n",
+        "tests/service/consent/test_forgetting.py -k one_order",
+    ),
+    Mutant(
+        "an unpriced message is free",
+        "services/campaign-svc/src/campaign/results/statistics.py",
+        """columns["cost"] if columns["unpriced"] else columns["cost"] or 0""",
+        """columns["cost"] or 0""",
+        "tests/service/campaign/test_statistics.py -k add_up",
+    ),
+    Mutant(
+        "connections to a provider open all at once",
+        CONNECTIONS,
+        " or self._opening >= self._bounds.opening",
+        "",
+        f"{CONNECTION_TESTS} -k more_connections",
+    ),
+    Mutant(
+        "a message is written to a connection that the provider has closed",
+        CONNECTIONS,
+        "    return not poll.poll(0)\n",
+        "    return True\n",
+        f"{CONNECTION_TESTS} -k kept_connection",
+    ),
+    Mutant(
+        "a service that stops closes a connection on which a callback arrives",
+        "libs/common/src/common/web/server.py",
+        "        await self._stop_listening()\n",
+        "",
+        "tests/service/common/test_kept_connections.py -k arriving",
     ),
 )
 

@@ -50,7 +50,7 @@ class Client:
 
     async def producer(self, **more: Any) -> AIOKafkaProducer:
         """As ours are (common.kafka.producer), unless told otherwise."""
-        told = {"acks": "all", "enable_idempotence": self.idempotent, "request_timeout_ms": 5_000, **more}
+        told = {"acks": "all", "enable_idempotence": self.idempotent, "request_timeout_ms": 30_000, **more}
         producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap, **told)
         self.leaving.push_async_callback(producer.stop)
         await producer.start()

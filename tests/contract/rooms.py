@@ -43,7 +43,7 @@ def table() -> str:
     parts = []
     for name, folder in HOUSES:
         lines = [f"| {room} | {said} |" for room, said in rows(ROOT / folder)]
-        parts.append("\n".join([f"**{name}** (`{folder}/`)", "", "| room | content |", "|---|---|", *lines]))
+        parts.append("\n".join([f"| {name} | `{folder}/` |", "|---|---|", *lines]))
     return "\n\n".join(parts) + "\n"
 
 

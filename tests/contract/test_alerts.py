@@ -95,6 +95,15 @@ def test_what_anybody_can_call_wakes_nobody() -> None:
     assert the("CallbacksOfNobody")["labels"]["severity"] == "ticket"
 
 
+def test_a_provider_that_takes_messages_and_calls_nobody_back_wakes_somebody() -> None:
+    """Its STOPs take the way of its DLRs. A series that never was must not keep the alert silent: hence `unless`."""
+    expr = " ".join(the("CallbacksSilent")["expr"].split())
+    leaving, came = expr.split(" unless ")
+    assert leaving == 'sum by (gateway) (increase(sms_dispatch_outcomes_total{outcome="accepted"}[30m])) > 100'
+    assert came == "sum by (gateway) (increase(sms_dispatch_gateway_receipts_total[30m])) > 0"
+    assert the("CallbacksSilent")["labels"]["severity"] == "page"
+
+
 def test_a_gateway_that_needs_somebody_is_told_once() -> None:
     assert asked_of("GatewayTripping") == 'sms_dispatch_gateway_trips_total{reason!="misconfigured"}'
     assert asked_of("GatewayNeedsSomebody") == "sms_dispatch_gateway_alerts_total{}"

@@ -20,6 +20,7 @@ PHONE = re.compile(
 NOBODYS = re.compile(
     r"(?:00)?(?:33)?0?(?:63998|19900|26191|35301|46571|53649)\d{4}$"  # ARCEP's ranges for fiction, decision 2018-0881
     r"|1[2-9]\d\d55501\d\d$"  # NANP's: 555-0100 to 555-0199
+    r"|4917139200\d\d$"  # the Bundesnetzagentur's, for film and television
     r"|0?(?:33)?123456789$"  # counting
     r"|15005550006$"  # Twilio's own test number
 )

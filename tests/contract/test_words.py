@@ -8,6 +8,7 @@ from typing import get_args
 import pytest
 import yaml
 
+from common.web.openapi.meanings import BY_NAME
 from tests.contract.words import Count, Shown, count, of_folder, of_texts, shown
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +41,10 @@ def _plain(found: Count) -> None:
 @pytest.mark.parametrize("kind", get_args(Shown))
 def test_a_text_that_users_read_names_its_subject(kind: Shown) -> None:
     _plain(of_texts({said for path in MODULES for of, said in shown(path.read_text(encoding="utf-8")) if of == kind}))
+
+
+def test_a_meaning_names_its_subject() -> None:
+    _plain(of_texts(BY_NAME.values()))
 
 
 def test_an_alert_names_its_subject() -> None:

@@ -1,5 +1,5 @@
 """Promise 4, and all the others: kill -9 of each service in turn in the middle of the demo, a restart of each, and
-every check of the report still holds."""
+every check of the report still holds, also on the code that two organisations share and against the hostile caller."""
 
 import asyncio
 from pathlib import Path
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from stack.demo import demonstrate
+from stack.demo.demonstration import demonstrate
 from stack.running import Stack
 from tests.support.eventually import eventually
 from tests.support.infrastructure import KAFKA

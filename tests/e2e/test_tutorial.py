@@ -27,12 +27,15 @@ def checkout(tmp_path: Path) -> Path:
 async def test_every_line_of_the_tutorial_works_as_written(checkout: Path) -> None:
     output = await _pasted(checkout, "docs/tutorial.md")
     for answer in (
-        '"state":"opted_in"',
-        '"status":"finished"',
+        "HOLDS",
+        "finished audience=2",
         '"own_template"',
         '"status":"accepted"',
         '"advertising:soldes"',
+        "/problems/name-taken",
+        '"unknown_campaign"',
         '"state":"opted_out"',
+        '"effective":false',
     ):
         assert answer in output, output[-4000:]
 

@@ -11,12 +11,12 @@ from campaign.links.links import Tokens
 from campaign.message.wording import wording
 from campaign.preflight.findings import load as rules
 from campaign.preflight.forecast import Forecast, Plan
-from campaign.preflight.prices import Prices
 from campaign.schedule.timing import Timetable, Timing
 from common.contracts.consent import Consent
 from common.law import Policy, at_hand_off, load
 from common.law.stop_mention import mentions_stop
 from common.privacy.stop_link import has_stop_link, stop_page
+from common.sms.prices import NO_PRICES
 from dispatch.gate.rules import Allow, Knowledge, Request, Subject, decide, denial_reasons
 from dispatch.messages.reasons import Reason
 from dispatch.projection.limits import Limits
@@ -130,7 +130,7 @@ def plan(code: bool, link: bool, stated: frozenset[str], table: Timetable) -> Pl
         sectors=(),
         timetable=table,
         begins_with=lambda _: (),
-        prices=Prices(),
+        prices=NO_PRICES,
         compliance=rules(),
         rate_per_s=None,
         reachable_in=stated,

@@ -14,7 +14,7 @@ from campaign.message.short_link import any_token
 from campaign.message.text import Choice, Field, Link, StopLink, TextRefused, parse
 from campaign.message.wording import wording
 from common.law.stop_mention import mentions_stop
-from common.sms.sms_length import GSM7_BASIC, GSM7_EXTENSION, MAX_SEGMENTS, fits, length, outside_gsm7, parts
+from common.sms.sms_length import GSM7_BASIC, GSM7_EXTENSION, MAX_SEGMENTS, fits, length, outside_gsm7, parts, segments
 from tests.support.builders import link_keys, now, subject
 
 gsm7 = st.text(alphabet=GSM7_BASIC + GSM7_EXTENSION, max_size=800)
@@ -54,6 +54,17 @@ def test_a_text_costs_at_least_what_its_units_fill_and_little_more(text: str) ->
 def test_whether_a_text_fits_is_what_its_length_says(text: str) -> None:
     for written in (text, text * 2):
         assert fits(written) == (length(written).segments <= MAX_SEGMENTS)
+
+
+@given(st.text(GSM7_BASIC + GSM7_EXTENSION + "ç\xa0\x00€😀", max_size=400))
+@example("a" * 160)
+@example("a" * 161)
+@example("é" * 306 + "à")
+@example("[" * 80)
+@example("Δ" * 160)
+@example("ç" * 71)
+def test_the_short_count_of_segments_is_what_the_length_says(text: str) -> None:
+    assert segments(text) == length(text).segments
 
 
 @given(

@@ -9,6 +9,7 @@ from msgspec import structs
 
 from campaign.audience import reach
 from campaign.audience.reach import Standing
+from common.contracts import consent_rule
 from common.contracts.consent import Consent, ConsentStateChanged, Suppression
 from consent.ledger import rules as ledger
 from consent.ledger.permission import permission
@@ -70,10 +71,28 @@ def test_the_gate_and_the_count_before_a_campaign_give_the_same_reasons(
     standing: Standing | None, now: datetime
 ) -> None:
     found = list(reach.denials(standing, "lune", "promotions", now))
-    assert found == of_gate(standing, "lune", "promotions", now)
-    assert found == spelt_out(standing, now)
+    gates = of_gate(standing, "lune", "promotions", now)
+    assert gates == spelt_out(standing, now)
+    assert found == list(consent_rule.told(gates))
     in_segments = reach.state(standing, "lune", "promotions", now)
     assert in_segments == "opted_in" or found, "a message to a person whom a segment says not to be opted in"
+
+
+@given(standings, instants)
+def test_a_count_before_a_campaign_is_the_same_whatever_others_hold_of_the_person(
+    standing: Standing, now: datetime
+) -> None:
+    """And erased of, or have unreadable. A stop of every sender is a fact for all."""
+    known = structs.replace(
+        standing,
+        consents=tuple(c for c in standing.consents if c.sender_id != "lune"),
+        suppressions=tuple(s for s in standing.suppressions if s.sender_id != "lune"),
+    )
+    unknown = Standing(suppressions=tuple(s for s in known.suppressions if s.sender_id is None))
+    asked = "lune", "promotions", now
+    assert list(reach.denials(known, *asked)) == list(reach.denials(unknown, *asked))
+    assert "no_consent" in reach.denials(known, *asked)
+    assert reach.state(known, *asked) == reach.state(unknown, *asked)
 
 
 def spelt_out(standing: Standing | None, now: datetime) -> list[str]:
@@ -124,7 +143,8 @@ def test_the_check_answers_as_the_gate_and_as_the_count_whatever_the_ledger_hold
     denied = [reason.value for reason in found.reasons if reason != "under_review"]
     gates = of_gate(standing, *asked, now)
     assert bool(denied) == bool(gates) == bool(list(reach.denials(standing, *asked, now)))
-    assert ("under_review" in found.reasons) == held
+    known_to_them = any(mark.sender_id == asked[0] for mark in state.marks)
+    assert ("under_review" in found.reasons) == (held and known_to_them)
     if not erased:
         assert denied == [reason for reason in gates if reason != "other_controller"]
         assert found.state == ("expired" if asked in ends and now >= ends[asked] else ledger.standing(state, *asked))

@@ -16,7 +16,8 @@ from common.contracts.campaign import Category
 from common.contracts.consent import Consent, Suppression
 from common.law import at_hand_off, load
 from dispatch.gate import record
-from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, Subject, decide
+from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, Subject, Verdict, decide
+from dispatch.messages.disclosure import disclosed
 from dispatch.messages.reasons import Reason
 from dispatch.projection.limits import Limits
 from tests.property.test_gate_properties import cases
@@ -51,7 +52,8 @@ near = st.builds(
         send_before=st.just(NOW + timedelta(days=9)),
         territory=mostly("FR", "MQ", "ES"),
         mentions_stop=mostly(True, False),
-        flaw=mostly(None, Reason.ERASED),
+        flaw=mostly(None, Reason.FOREIGN_LINK),
+        erased=mostly(False, True),
         region=mostly(None, "FR-57", "FR-57", "MQ"),
         mark=mostly(None, "PUBLI"),
         courtesy=mostly(False, True),
@@ -193,6 +195,71 @@ def test_a_record_is_small_and_names_nobody(case: tuple[Request, Knowledge, date
     assert len(kept) < 1000
     assert "other-" not in kept
     assert "secret" not in kept
+
+
+others_alone = st.builds(
+    Subject,
+    version=st.just(1),
+    consents=st.lists(
+        st.builds(
+            Consent,
+            sender_id=st.just("b"),
+            purpose=mostly("promotions", "loyalty"),
+            state=mostly("opted_in", "opted_out"),
+            basis=st.just("opt_in"),
+            occurred_at=around,
+            evidence_id=st.just("e"),
+        ),
+        max_size=1,
+    ).map(tuple),
+    suppressions=st.lists(st.builds(Suppression, sender_id=st.just("b"), since=around), max_size=1).map(tuple),
+    erased=st.booleans(),
+    unreadable=st.booleans(),
+    held_since=mostly(NOW, None),
+)
+
+
+@settings(max_examples=300)
+@given(near, others_alone, st.sampled_from([None, frozenset({"a"})]), st.booleans(), st.booleans())
+def test_a_person_known_to_others_alone_is_disclosed_as_an_unknown_person(
+    case: tuple[Request, Knowledge, datetime],
+    theirs: Subject,
+    controller: frozenset[str] | None,
+    erased: bool,
+    blocked: bool,
+) -> None:
+    """So is a person whom others erased, or whose number a provider blocks, where marketing needs a consent."""
+    request, known, now = case
+
+    def told(subject: Subject | None, *, erased: bool, blocked: bool) -> tuple[type[Verdict], str | None, list[str]]:
+        of, by = replace(known, subject=subject, blocked=blocked), replace(request, erased=erased)
+        verdict = decide(by, of, now, Limits(), POLICY)
+        reasons = () if isinstance(verdict, Allow) else verdict.reasons
+        return type(verdict), *disclosed(record.encode(by, of, Limits(), verdict, controller), reasons)
+
+    if request.category != "marketing":
+        erased, blocked = request.erased, known.blocked
+        unknown = told(None, erased=erased, blocked=blocked)
+    else:
+        unknown = told(None, erased=False, blocked=False)
+    assert told(theirs, erased=erased, blocked=blocked) == unknown
+
+
+def test_a_sender_is_told_what_denies_a_message_that_its_own_consent_would_allow() -> None:
+    consent = {"state": "opted_in", "at": "2026-12-26T10:00:00Z"}
+    for person, reasons in (
+        ({"consent": consent, "held": "2026-12-26T10:00:00Z"}, ["under_review"]),
+        ({"consent": consent, "unreadable": True}, ["consent_unreadable"]),
+        ({"consent": consent, "erased": True}, ["erased"]),
+    ):
+        facts = {"to": "FR", "person": person, "told": {"verdict": "deny", "reasons": reasons}}
+        shown, told = disclosed(json.dumps(facts), reasons)
+        assert (json.loads(shown or ""), told) == (facts, reasons)
+    refused = json.dumps({"to": "FR", "blocked": True, "told": {"verdict": "deny", "reasons": ["provider_block"]}})
+    assert disclosed(refused, ["provider_block"]) == (refused.replace(" ", ""), ["provider_block"])
+    waiting = json.dumps({"to": "FR", "person": {"erased": True}})
+    assert disclosed(waiting, ["erased"]) == ('{"to":"FR"}', ["erased"]), "by an erasure of its own, after the decision"
+    assert disclosed("not JSON", ["no_consent", "other_controller"]) == (None, ["no_consent"])
 
 
 @pytest.mark.parametrize("verdict", ["maybe", "defer"])  # a delay has an end

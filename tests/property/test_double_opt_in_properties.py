@@ -61,7 +61,16 @@ def live(
                 form = request(0, evidence_id=f"r{place}", **fields)
                 code = CODES[sender]
                 if not asking.withheld(
-                    state, form, questions, now, AFTER_STOP, MOST, senders=(sender,), held=False
+                    state,
+                    form,
+                    questions,
+                    now,
+                    AFTER_STOP,
+                    MOST,
+                    MOST,
+                    senders=(sender,),
+                    organisation=(sender,),
+                    held=False,
                 ) and asking.takes_reply(state, form, code, questions, now):
                     about = Question(
                         evidence_id=form.evidence_id,

@@ -52,7 +52,8 @@ requests = st.builds(
     send_before=instants,
     territory=st.sampled_from(["FR", "MQ", "RE", "YT", "NC", "ES", "JP"]),
     mentions_stop=st.booleans(),
-    flaw=st.sampled_from([None, None, None, Reason.ERASED, Reason.SUBJECT_MISMATCH]),
+    flaw=st.sampled_from([None, None, None, Reason.SUBJECT_MISMATCH]),
+    erased=st.booleans(),
     region=st.sampled_from([None, None, "FR-57", "MQ"]),
     mark=st.sampled_from([None, "PUBLI"]),
 )

@@ -111,8 +111,9 @@ def opted_in(state: SubjectState) -> set[tuple[str, str]]:
 
 
 def meaning(state: SubjectState, sender: str, purpose: str) -> object:
-    consent = consent_of(state, sender, purpose)
-    return consent and (consent.state, consent.basis, consent.occurred_at, consent.reopening_rule)
+    if (consent := consent_of(state, sender, purpose)) is None:
+        return None
+    return consent.state, consent.basis, consent.occurred_at, consent.reopening_rule, consent.stopped_at
 
 
 def by_definition(evidence: list[Evidence], sender: str, purpose: str) -> str:

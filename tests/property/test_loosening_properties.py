@@ -10,7 +10,7 @@ from common.contracts.consent import ConsentStateChanged
 from common.contracts.loosening import believed, loosens, stops_of
 from consent.ledger.rules import NEVER_SEEN, Evidence, SubjectState, consents, decide, fold, standing, suppressions
 from tests.property.test_ledger_properties import ANYWHERE, anything, histories
-from tests.unit.consent.evidences import NOW, on_page, opt_in, slow_stop, stop
+from tests.unit.consent.evidences import NOW, on_page, opt_in, request, slow_stop, stop
 
 
 def told(state: SubjectState, version: int) -> ConsentStateChanged:
@@ -45,12 +45,20 @@ def test_no_state_that_the_ledger_decides_loosens_an_earlier_one(evidence: list[
 
 @given(histories, st.data())
 @example([opt_in(0), stop(1)], None)
+@example([request(1), stop(0, purpose="promotions")], None)
 def test_a_state_that_forgets_a_stop_always_loosens(evidence: list[Evidence], data: st.DataObject | None) -> None:
-    """Whatever else was lost with it: a purpose that was out is out no more, and nothing newer came."""
+    """Whatever else was lost with it: a purpose that was out is out no more, and nothing newer came.
+
+    Newer by the times at the sources, which a state tells: a question that opened nothing, or an opt-in of before the
+    arrival of a STOP whose operator's clock is slow. Such a lost STOP is not noticed: `stopped_at` may not decide, as a
+    START by the same clock takes the STOP back, and is older than its arrival.
+    """
     evidence = [replace(e, purpose=None) if e.arrived_at else e for e in evidence]  # as no text names a purpose
     kept = [e for e in evidence if data.draw(st.booleans())] if data else evidence[:-1]
     stored, new = told(fold(evidence), 8), told(fold(kept), 9)
-    forgets = shut(stored) - shut(new)
+    stopped = {(c.sender_id, c.purpose): c.occurred_at for c in stored.consents}
+    newer = {(c.sender_id, c.purpose): c.occurred_at for c in new.consents}
+    forgets = {of for of in shut(stored) - shut(new) if of not in newer or newer[of] <= stopped[of]}
     since = {s.sender_id: s.since for s in new.suppressions}
     forgets_wide = any(s.since > since.get(s.sender_id, s.since - timedelta(1)) for s in stored.suppressions)
     assert loosens(stops_of(stored), new) >= bool(forgets or forgets_wide)

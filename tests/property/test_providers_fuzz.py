@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.sms.charsets import named, smpp
 from inbound.providers import (
     PROVIDERS,
     Account,
@@ -22,7 +23,6 @@ from inbound.providers import (
     WrongField,
     genuine,
 )
-from inbound.providers.charsets import named, smpp
 from tests.operators import FOLDER
 
 NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)

@@ -11,7 +11,7 @@ from common.contracts.inbound import ReceiptState
 from dispatch.gateways import circuit_breaker as health
 from dispatch.gateways import token_bucket as rates
 from dispatch.gateways.circuit_breaker import Failure, Health
-from dispatch.gateways.routing import Route, cheapest, choose, ways
+from dispatch.gateways.routing import Route, cheapest, choose, stop_unanswered, ways
 from dispatch.sending.receipts import RANK, advances
 
 NAMES = ("cheap", "dear", "island", "codes")
@@ -53,6 +53,41 @@ def test_a_message_goes_by_the_cheapest_gateway_that_is_for_it_and_open(
         return
     assert chosen in {r.gateway for r in fits if r.price == min(f.price for f in fits)}
     assert chosen == choose(cheapest(found, lambda name: name not in closed), identity), "asked again, the same"
+
+
+SENDERS = ("lune", "soleil")
+ELSEWHERE, ANOTHER = "JP", "etoile"  # named by no route
+any_routes = st.lists(
+    st.builds(
+        Route,
+        gateway=st.sampled_from(NAMES),
+        territories=st.frozensets(st.sampled_from(TERRITORIES), max_size=2),
+        senders=st.frozensets(st.sampled_from(SENDERS), max_size=1),
+        categories=st.frozensets(st.sampled_from((*CATEGORIES, "service"))),
+    ),
+    max_size=6,
+)
+
+
+@given(any_routes, st.frozensets(st.sampled_from(NAMES)))
+def test_a_stop_is_answered_wherever_marketing_goes_or_the_first_place_without_is_named(
+    routes: list[Route], able: frozenset[str]
+) -> None:
+    def answered(territory: str, sender_id: str) -> bool:
+        found = ways(routes, territory=territory, sender_id=sender_id, category="service")
+        return any(route.gateway in able for route in found)
+
+    lacking = stop_unanswered(routes, able)
+    if lacking is not None:
+        territory, sender_id = lacking.territory or ELSEWHERE, lacking.sender_id or ANOTHER
+        goes = ways(routes, territory=territory, sender_id=sender_id, category="marketing")
+        assert lacking.gateway in {route.gateway for route in goes}
+        assert not answered(territory, sender_id)
+        return
+    for territory in (*TERRITORIES, ELSEWHERE):
+        for sender_id in (*SENDERS, ANOTHER):
+            if ways(routes, territory=territory, sender_id=sender_id, category="marketing"):
+                assert answered(territory, sender_id)
 
 
 @given(st.lists(st.sampled_from(NAMES), min_size=2, unique=True), ids, st.sampled_from(NAMES))

@@ -98,17 +98,35 @@ HOSTS = st.from_regex(r"[a-z0-9é]([a-z0-9é-]{0,8}[a-z0-9é])?", fullmatch=True
 
 
 @given(
-    HOSTS, st.sampled_from(DOMAINS), st.booleans(), st.sampled_from([str, str.upper]), st.sampled_from(["", "4821 "])
+    HOSTS,
+    st.sampled_from(DOMAINS),
+    st.booleans(),
+    st.sampled_from([str, str.upper, str.title]),
+    st.sampled_from(["", "4821 ", "..."]),
+    st.sampled_from(["", ".", ".x", ".1", "-x", ".x/abc", ".x-y.12", "@x", "/x", ":80"]),
 )
+@example("evil", "win", True, str, "", ".x")
+@example("x", "win", True, str.title, "", "")
 def test_no_value_is_a_link_without_a_permission(
-    host: str, domain: str, in_ascii: bool, written: Callable[[str], str], before: str
+    host: str, domain: str, in_ascii: bool, written: Callable[[str], str], before: str, after: str
 ) -> None:
     if domain.startswith("xn--") and not in_ascii:
         domain = domain[4:].encode().decode("punycode")
-    value = before + written(f"{host}.{domain}")
+    value = before + written(f"{host}.{domain}") + after
     rendered = template.render("Maison Lune : votre commande {value}", {"value": value})
     found = [finding.rule for finding, _ in template.refused_findings(rendered, [Field("value", links=False)])]
-    assert "link" in found, value
+    assert {"link", "disguised_link"} & {*found}, value
+
+
+@given(
+    st.sampled_from(["lune.fr", "Lune.fr", "evil.com", "x.lune.fr", "LUNE.FR", "lune.fr-x", "lune.fr.x", "a-b.co.uk"]),
+    st.sampled_from([*sorted(load().names), "bonne", "merci"]),
+    st.sampled_from([" journée", ".", "-Bonne", ""]),
+)
+@example("lune.fr", "it", "")
+def test_a_host_stays_a_link_before_a_word_with_a_capital(host: str, word: str, after: str) -> None:
+    text = f"Maison Lune : votre colis, {host}.{word.title()}{after}"
+    assert "link" in [finding.rule for finding in findings_of(text)], text
 
 
 @given(st.text("014578$!@€9", max_size=1530))

@@ -16,10 +16,10 @@ from campaign.audience.reach import Standing
 from campaign.message.wording import wording
 from campaign.preflight.findings import load as rules
 from campaign.preflight.forecast import Forecast, Plan, lay_out
-from campaign.preflight.prices import Prices
 from campaign.schedule.timing import Pace, Place, Timetable, Timing, starts
 from common.contracts.consent import Consent
 from common.law import at_hand_off, is_open, load, openings, rules_of, zones
+from common.sms.prices import NO_PRICES
 
 FRANCE = at_hand_off(rules_of(date(2026, 11, 25), load("france-3")))
 MINUTE = timedelta(minutes=1)
@@ -184,7 +184,7 @@ def test_a_forecast_s_sums_are_its_audience_and_who_waits_is_told_why(
             sectors=(),
             timetable=timetable,
             begins_with=lambda _: (),
-            prices=Prices(),
+            prices=NO_PRICES,
             compliance=rules(),
             rate_per_s=None,
             reachable_in=frozenset({"GP", "MQ", "RE"}),

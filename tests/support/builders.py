@@ -17,7 +17,8 @@ from common.contracts.rights import ErasureRequested
 from common.keyring import FieldKeys, LinkKeys, SubjectKeys
 from common.settings import KeyRingSettings
 from common.sms.message_id import message_id
-from tests.support.running import KEY_RING
+from common.web.edge_id import EdgeIds
+from tests.support.running import KEY_RING, ORGANISATION
 
 SENDER = "maison-lune"
 STOP_CODE = "36111"
@@ -26,6 +27,7 @@ CODES_STOP_CODE = "38111"
 TEXT = "Maison Lune : -20 % ce samedi. STOP au 36111"
 
 subject_keys = SubjectKeys(KeyRingSettings.model_validate(KEY_RING))
+edge_ids = EdgeIds(KeyRingSettings.model_validate(KEY_RING))
 field_keys = FieldKeys(KeyRingSettings.model_validate(KEY_RING))
 link_keys = LinkKeys(KeyRingSettings.model_validate(KEY_RING))
 
@@ -39,14 +41,27 @@ def subject(n: int) -> str:
     return subject_keys.subject_id(number(n))
 
 
+def shown(n: int, controller: str = SENDER) -> str:
+    """The id of the n-th number's person that callers of this controller see."""
+    return edge_ids.of(controller).shown(subject(n))
+
+
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+def called(sender: dict[str, Any], sender_id: str) -> dict[str, Any]:
+    """The body of a sender like this one, of a legal entity of its own: with names of its own."""
+    names = {"brand": sender_id.capitalize(), "oadc": sender_id.replace("-", "").upper()[:11]}
+    return sender | names | {"sender_id": sender_id}
 
 
 def sender_changed(**more: Any) -> SenderChanged:
     fields: dict[str, Any] = {
         "sender_id": SENDER,
         "version": 1,
+        "organisation_id": ORGANISATION,
+        "controller_id": SENDER,
         "legal_name": "Maison Lune SAS",
         "brand": "Maison Lune",
         "contact": "contact@maison-lune.example",
@@ -163,7 +178,8 @@ def receipt(
 
 
 def erasure_requested(n: int, **more: Any) -> ErasureRequested:
-    fields: dict[str, Any] = {"erasure_id": str(uuid4()), "subject_id": subject(n), "requested_at": now()}
+    fields: dict[str, Any] = {"erasure_id": str(uuid4()), "subject_id": subject(n), "controller_id": None}
+    fields["requested_at"] = now()
     return ErasureRequested(**{**fields, **more})
 
 

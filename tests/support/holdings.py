@@ -39,6 +39,18 @@ async def holdings(sql: asyncpg.Connection, needles: Sequence[str]) -> list[str]
     return sorted(set(found))
 
 
+async def rows_with(sql: asyncpg.Connection, needles: Sequence[str], but: Sequence[str] = ()) -> list[str]:
+    """Every row, in clear, that holds one of `needles`, with its table; the tables `but` aside."""
+    tables = await sql.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY tablename")
+    found = []
+    for (table,) in tables:
+        for row in await sql.fetch(f'SELECT * FROM "{table}"') if table not in but else ():
+            if any(_holds(value, needles) for value in row.values()):
+                found.append(f"{table} {dict(row)}")
+    assert found
+    return sorted(found)
+
+
 def _holds(value: Any, needles: Sequence[str]) -> bool:
     return any(needle in text for text in _opened(_as_text(value)) for needle in needles)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncpg
+from aiokafka.admin import AIOKafkaAdminClient
 
 from common.db.database import migrate
 from stack.broker import Broker as LocalBroker
@@ -77,6 +78,15 @@ class Broker:
     idempotent: bool  # does it know InitProducerId?
     groups: bool  # do they form at once? Else the services that tests run join none
     replicas: int = 1
+
+    async def forget(self, prefix: str) -> None:
+        """Delete the topics with this prefix."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+        await admin.start()
+        try:
+            await admin.delete_topics([name for name in await admin.list_topics() if name.startswith(prefix)])
+        finally:
+            await admin.close()
 
 
 NOWHERE = Broker("127.0.0.1:1", idempotent=True, groups=True)  # for tests that say they reach none: nobody listens

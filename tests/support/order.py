@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 # The longest first. `make test` tells xdist to leave this order alone: by itself it goes by how many tests a file has.
 LONG = (
     "service/dispatch/test_pipeline_machine.py",
+    "service/callers/test_hostile_caller.py",
     "service/dispatch/test_fail_points.py",
     "service/dispatch/test_by_smpp.py",
     "service/dispatch/test_dispatch.py",
@@ -15,6 +16,7 @@ LONG = (
     "service/consent/test_imports.py",
     "service/consent/test_recorder.py",
     "service/consent/test_consent_api.py",
+    "service/firewall/test_firewall.py",
     "service/inbound/test_faults.py",
     "service/inbound/test_inbound_fuzz.py",
     "service/common/test_fuzz.py",
@@ -29,6 +31,7 @@ LONG = (
     "service/campaign/test_campaign_machine.py",
     "service/consent/test_ledger_machine.py",
     "service/campaign/test_killed_imports.py",
+    "service/clients/test_shop.py",
     "service/dispatch/test_kept_plans.py",
 )
 

@@ -1,11 +1,12 @@
 """What is on a topic of the real broker, as it grows."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from common.contracts import Event, Topic
+from common.contracts.dispatch import MessageChanged, MessagesChanged
 from common.kafka import broker as kafka
 from common.settings import ServiceSettings
 from tests.support.publish import ensured
@@ -19,6 +20,11 @@ async def reading(surroundings: Surroundings, topic: Topic) -> AsyncIterator[Cal
     await ensured(settings, topic)
     async with reading_at(settings, topic) as read:
         yield read
+
+
+def changes_in(events: Iterable[Event | None]) -> list[MessageChanged]:
+    """The changes of messages, one by one."""
+    return [change for event in events if isinstance(event, MessagesChanged) for change in event.changes]
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -17,6 +18,7 @@ import jwt
 
 from common.service import Service, create_app
 from common.web.server import server_of
+from tests.support.declared import declared
 from tests.support.eventually import eventually
 from tests.support.infrastructure import Broker, Postgres
 
@@ -29,15 +31,31 @@ ALL_SCOPES = (
     " message:send:free_text message:send:override template:read template:write template:approve"
     " message:read message:write review:read review:write"
     " erasure:read erasure:write copy:read copy:write rectification:read rectification:write"
-    " dead-letter:read dead-letter:write"
+    " dead-letter:read dead-letter:write event:read webhook:read webhook:write platform:admin"
 )
+ORGANISATION = "tests"  # of every token and sender, unless a test names another
 KEY_RING: dict[str, Any] = {"current": "t1", "keys": {"t1": base64.b64encode(b"t" * 32).decode()}}
+LIMITS = Path(__file__).with_name("limits.json")  # none
 SIGNING_RING = {"current": "p1", "keys": {"p1": base64.b64encode(b"p" * 32).decode()}}
 
 
-def token(scope: str = ALL_SCOPES, senders: Any = "*", subject: str = "tester", **claims: Any) -> str:
+def token(
+    scope: str = ALL_SCOPES,
+    senders: Any = "*",
+    subject: str = "tester",
+    organisation: str = ORGANISATION,
+    **claims: Any,
+) -> str:
     now = int(time.time())
-    body = {"sub": subject, "scope": scope, "senders": senders, "iss": ISSUER, "aud": ISSUER, "exp": now + 3600}
+    body = {
+        "sub": subject,
+        "organisation": organisation,
+        "scope": scope,
+        "senders": senders,
+        "iss": ISSUER,
+        "aud": ISSUER,
+        "exp": now + 3600,
+    }
     return jwt.encode({**body, **claims}, AUTH_KEY, algorithm="HS256")
 
 
@@ -77,6 +95,7 @@ class Surroundings:
             "auth_issuer": ISSUER,
             "auth_audience": ISSUER,
             "fictional_numbers": True,
+            "limits": str(LIMITS),
             **({"signing_keys": SIGNING_RING} if service == "consent" else {}),
             "leave_s": 0.0,
             "drain_s": 10.0,
@@ -112,10 +131,19 @@ async def running(service: Service[Any], headers: Mapping[str, str] | None = Non
             await app({**scope, "state": dict(state or {})}, receive, send)
 
         transport = httpx.ASGITransport(app=with_state, raise_app_exceptions=False)
+        judges = [declared(service.name, app).judge] if _is_whole(service) else []
         async with httpx.AsyncClient(
-            transport=transport, base_url="http://service", headers=bearer() if headers is None else headers
+            transport=transport,
+            base_url="http://service",
+            headers=bearer() if headers is None else headers,
+            event_hooks={"response": judges},
         ) as client:
             yield client
+
+
+def _is_whole(service: Service[Any]) -> bool:
+    """Return whether the service is one of ours with its routes, and not a test's own."""
+    return bool(service.about) and "api" in service.settings.roles
 
 
 @asynccontextmanager

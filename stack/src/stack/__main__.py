@@ -1,8 +1,9 @@
 """Run the local stack under `.placet/`: `python -m stack up | down | status | page | demo | kafka 1|3`.
 
 `up` starts a supervisor in the background. HOURS=france applies the real sending hours instead of the demonstration
-policy; KAFKA=1 (or 3) runs Apache Kafka instead of the local broker. The supervisor holds a lock on its pid file: a pid
-in an unlocked file is stale.
+policy; KAFKA=1 (or 3) runs Apache Kafka instead of the local broker; GATEWAYS=file and ACCOUNTS=file take operators
+beside the simulator. Settings of services in the caller's environment are refused. The supervisor holds a lock on its
+pid file: a pid in an unlocked file is stale.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ import urllib.request
 from pathlib import Path
 from typing import BinaryIO, cast, get_args
 
-from stack.environment import SERVICES, Hours
+from stack.environment import SERVICES, Hours, operators_asked, refuse_settings
 from stack.kafka import Kafka, fetch
 from stack.preferences import link
 from stack.processes import DidNotStart, Died, Supervisor, tail
@@ -40,6 +41,8 @@ def up() -> int:
     if hours not in get_args(Hours):
         return _fail(f"HOURS is one of {', '.join(get_args(Hours))}")
     try:
+        refuse_settings(os.environ)
+        operators_asked(os.environ)
         brokers = kafka_asked(os.environ)
     except DidNotStart as error:
         return _fail(str(error))
@@ -153,7 +156,11 @@ async def _supervise(hours: Hours, brokers: int) -> None:
         asyncio.get_running_loop().add_signal_handler(wanted, this.cancel)
     print(f"hours: {hours}", flush=True)
     async with running_stack(
-        FOLDER, kafka=brokers, hours=hours, say=lambda what: print(f"starting {what}", flush=True)
+        FOLDER,
+        kafka=brokers,
+        hours=hours,
+        operators=operators_asked(os.environ),
+        say=lambda what: print(f"starting {what}", flush=True),
     ) as stack:
         await _keep_running(stack.supervisor)
 
@@ -238,7 +245,7 @@ def main(arguments: list[str]) -> int:
         case ["page"]:
             return page()
         case ["demo"]:
-            return int(importlib.import_module("stack.demo").run() or 0)
+            return int(importlib.import_module("stack.demo.demonstration").run() or 0)
         case ["kafka", ("1" | "3") as brokers]:
             return kafka(int(brokers))
         case ["supervise", ("demonstration" | "france") as hours, ("0" | "1" | "3") as brokers]:

@@ -9,20 +9,22 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import jwt
 
-from stack.processes import free_port
+from stack.processes import DidNotStart, free_port
 
 Hours = Literal["demonstration", "france"]
 
 SERVICES = ("consent", "inbound", "campaign", "dispatch")
 PARTITIONS = 6
 ISSUER = "placet-development"
+ORGANISATION, NEIGHBOUR = "development", "neighbour"
+SHARED_CODES = ("36111",)  # open to both organisations
 SCOPES = (
     "sender:read sender:write sender:reopen consent:read consent:write contact:write"
     " campaign:read campaign:write campaign:approve campaign:rules campaign:trace"
@@ -30,12 +32,72 @@ SCOPES = (
     " message:send:free_text message:send:override template:read template:write template:approve"
     " message:read message:write review:read review:write"
     " erasure:read erasure:write copy:read copy:write rectification:read rectification:write"
-    " dead-letter:read dead-letter:write"
+    " dead-letter:read dead-letter:write event:read webhook:read webhook:write platform:admin"
 )
+# of an organisation that operates no platform and may not override what looks like advertising
+TENANT_SCOPES = " ".join(s for s in SCOPES.split() if s not in ("platform:admin", "message:send:override"))
 TOKEN_DAYS = 30
+LIMITS = Path(__file__).with_name("limits.json")  # large: a run of the stack is not about them
+PRICES = Path(__file__).parents[3] / "examples/prices.json"
 TWILIO_PUBLIC_URL = "https://placet.example"  # signed by Twilio
 DRAIN_S = 10.0  # longer than a submit's timeout
 LEAVE_S = 1.0  # the stack has no load balancer
+# variables of clients and tests, which no service reads
+NO_SETTINGS = frozenset(
+    (
+        *("PLACET_PROFILE", "PLACET_TOKEN", "PLACET_WEBHOOK_SECRET", "PLACET_WEBHOOK_SECRETS"),
+        *(f"PLACET_{name.upper()}_URL" for name in SERVICES),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Operators:
+    """The operators of a stack beside the simulator.
+
+    `gateways`: PLACET_GATEWAYS, instead of the simulator's gateway. `accounts`: of PLACET_PROVIDER_ACCOUNTS, beside the
+    stack's own.
+    """
+
+    gateways: Sequence[Mapping[str, object]] | None = field(default=None, repr=False)
+    accounts: Sequence[Mapping[str, object]] = field(default=(), repr=False)
+
+
+NO_OPERATORS = Operators()
+
+
+def operators_asked(told: Mapping[str, str]) -> Operators:
+    """Read the files that the variables GATEWAYS and ACCOUNTS name. Raises DidNotStart."""
+    return Operators(
+        gateways=_listed("GATEWAYS", told["GATEWAYS"]) if told.get("GATEWAYS") else None,
+        accounts=_listed("ACCOUNTS", told["ACCOUNTS"]) if told.get("ACCOUNTS") else (),
+    )
+
+
+def refuse_settings(told: Mapping[str, str]) -> None:
+    """Raise DidNotStart for settings of services among the caller's variables: the stack would drop them."""
+    dropped = sorted(
+        name
+        for name in told
+        if name.startswith("PLACET_") and not name.startswith("PLACET_TEST_") and name not in NO_SETTINGS
+    )
+    if dropped:
+        raise DidNotStart(
+            f"unset {', '.join(dropped)}: the stack makes the settings of its services. GATEWAYS=file and ACCOUNTS=file"
+            " take what PLACET_GATEWAYS and PLACET_PROVIDER_ACCOUNTS hold"
+        )
+
+
+def _listed(variable: str, path: str) -> list[Mapping[str, object]]:
+    try:
+        found = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise DidNotStart(f"{variable}: {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DidNotStart(f"{variable}: {path} is no JSON") from error
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise DidNotStart(f"{variable}: {path} holds no JSON list of objects (docs/providers.md has one)")
+    return found
 
 
 def _url() -> str:
@@ -56,6 +118,7 @@ class Environment:
 
     hours: Hours = "demonstration"
     kafka: int = 0
+    operators: Operators = NO_OPERATORS
     idempotent_gateway: bool = False  # the operator treats a repeated reference as the same SMS
     more: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     urls: Mapping[str, str] = field(default_factory=lambda: {name: _url() for name in (*SERVICES, "simulator")})
@@ -89,18 +152,27 @@ class Environment:
             "PLACET_AUTH_ISSUER": ISSUER,
             "PLACET_AUTH_AUDIENCE": ISSUER,
             "PLACET_FICTIONAL_NUMBERS": "true",
+            "PLACET_LIMITS": str(LIMITS),
         }
         if name == "consent":
             told["PLACET_SIGNING_KEYS"] = self.signing_keys
             told["PLACET_PAGE_URL"] = self.urls["consent"]
+            told["PLACET_SHARED_CODES"] = json.dumps(SHARED_CODES)
         if name in ("consent", "campaign", "dispatch"):
             told["PLACET_HOURS"] = self.hours
+        if name in ("campaign", "dispatch"):
+            told["PLACET_PRICES"] = str(PRICES)
+        if name == "campaign":
+            told["PLACET_WEBHOOKS_PRIVATE"] = "true"  # a receiver of this machine
         if name == "dispatch":
             told["PLACET_ROLES"] = "api,worker,relay"  # see `of_projection`
             told["PLACET_NICE"] = "5"  # STOPs and codes get the processor before a campaign
-            told["PLACET_GATEWAY_URL"] = self.urls["simulator"]
-            told["PLACET_GATEWAY_TOKEN"] = self.gateway_token
-            told["PLACET_GATEWAY_IDEMPOTENT"] = str(self.idempotent_gateway).lower()
+            if self.operators.gateways is not None:
+                told["PLACET_GATEWAYS"] = json.dumps(self.operators.gateways)
+            else:
+                told["PLACET_GATEWAY_URL"] = self.urls["simulator"]
+                told["PLACET_GATEWAY_TOKEN"] = self.gateway_token
+                told["PLACET_GATEWAY_IDEMPOTENT"] = str(self.idempotent_gateway).lower()
         if name == "inbound":
             told["PLACET_PROVIDER_ACCOUNTS"] = json.dumps(self._provider_accounts())
         return {**_inherited(), **told, **self.more.get(name, {})}
@@ -121,16 +193,32 @@ class Environment:
             **self.more.get("simulator", {}),
         }
 
-    def token(self, scope: str = SCOPES, subject: str = "developer") -> str:
-        """Return a development JWT for every sender."""
+    def token(self, scope: str = SCOPES, subject: str = "developer", organisation: str = ORGANISATION) -> str:
+        """Return a development JWT for every sender of an organisation."""
         now = int(time.time())
-        claims = {"sub": subject, "scope": scope, "senders": "*", "iss": ISSUER, "aud": ISSUER}
+        claims = {
+            "sub": subject,
+            "organisation": organisation,
+            "scope": scope,
+            "senders": "*",
+            "iss": ISSUER,
+            "aud": ISSUER,
+        }
         return jwt.encode({**claims, "iat": now, "exp": now + TOKEN_DAYS * 86_400}, self.auth_key, algorithm="HS256")
+
+    def tokens(self) -> dict[str, str]:
+        """Return the tokens of both organisations by variable. The colleagues approve what the others wrote."""
+        return {
+            "TOKEN": self.token(),
+            "COLLEAGUE_TOKEN": self.token(subject="colleague"),
+            "NEIGHBOUR_TOKEN": self.token(TENANT_SCOPES, "neighbour", NEIGHBOUR),
+            "NEIGHBOUR_COLLEAGUE_TOKEN": self.token(TENANT_SCOPES, "colleague", NEIGHBOUR),
+        }
 
     def write(self, path: Path) -> None:
         """Write `stack.env`, readable by the owner alone, complete or not at all."""
         lines = {f"{name.upper()}_URL": url for name, url in self.urls.items()}
-        lines |= {"TOKEN": self.token(), "COLLEAGUE_TOKEN": self.token(subject="colleague")}
+        lines |= self.tokens()
         lines |= {"SIMULATOR_SECRET": self.simulator_secret, "TWILIO_SECRET": self.twilio_secret}
         fresh = path.with_suffix(".new")
         fresh.unlink(missing_ok=True)
@@ -138,8 +226,9 @@ class Environment:
         fresh.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
         fresh.replace(path)
 
-    def _provider_accounts(self) -> list[dict[str, object]]:
-        return [
+    def _provider_accounts(self) -> list[Mapping[str, object]]:
+        """Return the stack's own accounts, but those of which ACCOUNTS has the name, and those of ACCOUNTS."""
+        own: list[dict[str, object]] = [
             {"provider": "simulator", "account": "main", "secrets": [self.simulator_secret]},
             {
                 "provider": "twilio",
@@ -148,6 +237,8 @@ class Environment:
                 "public_url": TWILIO_PUBLIC_URL,
             },
         ]
+        named = {(each.get("provider"), each.get("account")) for each in self.operators.accounts}
+        return [*(each for each in own if (each["provider"], each["account"]) not in named), *self.operators.accounts]
 
 
 def _inherited() -> dict[str, str]:

@@ -9,14 +9,14 @@ A stack always starts with empty databases: the local broker loses the events of
 import asyncio
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from stack.broker import Broker
-from stack.environment import SERVICES, Environment, Hours
+from stack.calling import together
+from stack.environment import NO_OPERATORS, SERVICES, Environment, Hours, Operators
 from stack.kafka import SHORT_LIVED, Kafka, fetch
 from stack.postgres import Postgres
 from stack.processes import DidNotStart, Supervisor
@@ -66,6 +66,7 @@ async def running_stack(
     kafka: int = 0,
     hours: Hours = "demonstration",
     durable: bool = True,
+    operators: Operators = NO_OPERATORS,
     idempotent_gateway: bool = False,
     more: Mapping[str, Mapping[str, str]] | None = None,
     say: Callable[[str], None] = lambda _: None,
@@ -74,14 +75,17 @@ async def running_stack(
 
     Logs and stack.env are under `folder`; the databases end with the stack.
 
-        kafka   brokers of Apache Kafka; 0: the local broker
-        more    further environment variables, by service (or "simulator")
-        say     called with the name of each step
-        Raises  DidNotStart, with the log's tail.
+        kafka      brokers of Apache Kafka; 0: the local broker
+        operators  beside the simulator
+        more       further environment variables, by service (or "simulator")
+        say        called with the name of each step
+        Raises     DidNotStart, with the log's tail.
     """
     make_empty(folder)
     logs = folder / LOGS
-    environment = Environment(hours=hours, kafka=kafka, idempotent_gateway=idempotent_gateway, more=more or {})
+    environment = Environment(
+        hours=hours, kafka=kafka, operators=operators, idempotent_gateway=idempotent_gateway, more=more or {}
+    )
     postgres = Postgres(folder / DATABASE, durable=durable)
     broker = Kafka(folder / KAFKA, await asyncio.to_thread(fetch), kafka, jvm=SHORT_LIVED) if kafka else Broker(logs)
     async with AsyncExitStack() as leaving:
@@ -97,7 +101,7 @@ async def running_stack(
         }
         told = {name: environment.of_service(name, databases[name], broker.bootstrap) for name in SERVICES}
         say("the operator simulator, and the four schemas")
-        await _together(
+        await together(
             supervisor.start(
                 "simulator",
                 _python("stack.simulator"),
@@ -107,7 +111,7 @@ async def running_stack(
             *(supervisor.run(f"{name}-migrate", _python(name, "migrate"), env=told[name]) for name in SERVICES),
         )
         say("the four services")
-        await _together(
+        await together(
             *(
                 supervisor.start(
                     name,
@@ -150,16 +154,6 @@ def make_empty(folder: Path) -> None:
 
 def _python(*module: str) -> list[str]:
     return [sys.executable, "-m", *module]
-
-
-async def _together(*work: Coroutine[Any, Any, None]) -> None:
-    """Run all coroutines at once; the first failure cancels the others and is raised without a group."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for one in work:
-                group.create_task(one)
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
 
 
 async def _in_thread(start: Callable[[], object]) -> None:

@@ -3,7 +3,7 @@ what it would publish stays in the outbox, to be looked at."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -18,12 +18,13 @@ from campaign.senders import store
 from campaign.service import Settings, build
 from common.contracts import CAMPAIGN_REQUESTS, CONTROLS, EVENTS, Event, Topic
 from common.contracts.consent import ConsentStateChanged
-from common.contracts.dispatch import HoldChanged, MessageChanged
+from common.contracts.dispatch import HoldChanged, MessageChanged, MessagesChanged
 from common.db.database import Database
 from common.kafka.outbox import SHARED
 from common.kafka.subscription import Received
 from common.law import load
 from tests.support.builders import SENDER, field_keys, link_keys, now, number, sender_changed
+from tests.support.prices import EXAMPLE
 from tests.support.running import Surroundings, running
 
 TEXT = "{first_name|Bonjour}, -20% chez Maison Lune. {stop}"
@@ -141,8 +142,11 @@ class Campaigns:
     async def status(self, campaign_id: str) -> str:
         return str((await self.get(f"campaigns/{campaign_id}"))["status"])
 
-    async def report(self, *events: Event) -> None:
-        """As the consumer would hand them over, in one batch; what is done by then is ended."""
+    async def report(self, *told: Event | MessageChanged) -> None:
+        """As the consumer would hand them over, in one batch, changes in one record; what is done by then is ended."""
+        changes = tuple(one for one in told if isinstance(one, MessageChanged))
+        events = [one for one in told if isinstance(one, Event)]
+        events += [MessagesChanged(changes=changes)] if changes else []
         batch = [Received(event, event.key, 0, n, now(), None) for n, event in enumerate(events)]
         async with self.database.begin() as tx:
             after = await progress.apply(tx, batch)
@@ -190,8 +194,9 @@ async def opened(surroundings: Surroundings) -> AsyncIterator[Campaigns]:
             "campaign",
             roles="api",
             import_max_bytes=1_000_000,
-            prices={"version": "test", "per_part": {"FR": "0.05"}},
+            prices=EXAMPLE,
             rate_per_s=0.01,
+            webhooks_private=True,
         )
     )
     database = Database(settings.database_url, pool_size=4)
@@ -200,6 +205,7 @@ async def opened(surroundings: Surroundings) -> AsyncIterator[Campaigns]:
     planner = Planner(
         database, field_keys, link_keys, load("france"), partitions=PARTITIONS, chunk=10, backlog=1000, page=4
     )
-    async with running(build(settings)) as client:
+    # every sender is here: a call that names another one waits for nothing
+    async with running(replace(build(settings), senders_arrive_within_s=0.1)) as client:
         yield Campaigns(client, database, surroundings, planner)
     await database.close()

@@ -8,6 +8,7 @@ import httpx
 from campaign.service import Settings, build
 from common.contracts import CAMPAIGN_REQUESTS, CONTROLS, DISPATCH_MESSAGES, SENDERS
 from common.contracts.campaign import CampaignControlled
+from common.contracts.dispatch import MessagesChanged
 from tests.service.campaign.campaigns import TEXT, balanced, changed, csv_of
 from tests.service.inbound.published import published
 from tests.support.builders import SENDER, sender_changed, subject
@@ -61,7 +62,9 @@ async def test_a_campaign_goes_out_and_its_reports_come_back(surroundings: Surro
             )
             for n in PEOPLE
         ]
-        await publish(surroundings, DISPATCH_MESSAGES, reports + reports)
+        await publish(
+            surroundings, DISPATCH_MESSAGES, [MessagesChanged(changes=(report,)) for report in reports + reports]
+        )
 
         async def finished() -> dict[str, Any]:
             shown = (await client.get(f"/v1/campaigns/{campaign_id}")).json()

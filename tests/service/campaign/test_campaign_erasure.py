@@ -62,7 +62,11 @@ async def test_contacts_of_every_sender_are_gone_and_nothing_of_the_person_is_le
         asked = erasure_requested(1)
         await publish(surroundings, ERASURES, [asked])
         ack = await acknowledged(read, asked.erasure_id)
-        assert (ack.service, ack.subject_id, ack.erased) == ("campaign", subject(1), {"contacts": 2, "links": 0})
+        assert (ack.service, ack.subject_id, ack.erased) == (
+            "campaign",
+            subject(1),
+            {"contacts": 2, "links": 0, "conversions": 0},
+        )
         assert ack.erased_at >= asked.requested_at
         async with surroundings.sql("campaign") as sql:
             assert await holdings(sql, [*spellings(number(1)), "Zoé 1"]) == []
@@ -73,7 +77,7 @@ async def test_a_file_does_not_bring_an_erased_person_back_and_new_evidence_does
     async with campaign(surroundings) as client, reading(surroundings, ERASURE_ACKS) as read:
         asked = erasure_requested(1)
         await publish(surroundings, ERASURES, [asked])
-        assert (await acknowledged(read, asked.erasure_id)).erased == {"contacts": 0, "links": 0}
+        assert (await acknowledged(read, asked.erasure_id)).erased == {"contacts": 0, "links": 0, "conversions": 0}
 
         again = await imported(client, csv_of(1, 2, 1))
         assert (again["created"], again["refused"], again["duplicates"]) == (1, 2, 0)
@@ -83,7 +87,7 @@ async def test_a_file_does_not_bring_an_erased_person_back_and_new_evidence_does
         async with surroundings.sql("campaign") as sql:
             assert await holdings(sql, [*spellings(number(1)), "Zoé 1"]) == []
 
-        lifted = ErasureLifted(subject_id=subject(1), lifted_at=now(), evidence_id="ev-new")
+        lifted = ErasureLifted(subject_id=subject(1), controller_id=SENDER, lifted_at=now(), evidence_id="ev-new")
         await publish(surroundings, ERASURES, [lifted])
 
         async def back() -> bool:
@@ -96,7 +100,10 @@ async def test_a_new_opt_in_of_before_a_second_erasure_does_not_lift_it(surround
     async with campaign(surroundings) as client, reading(surroundings, ERASURE_ACKS) as read:
         second = erasure_requested(1)
         lifted = ErasureLifted(
-            subject_id=subject(1), lifted_at=second.requested_at - timedelta(seconds=1), evidence_id="ev"
+            subject_id=subject(1),
+            controller_id=SENDER,
+            lifted_at=second.requested_at - timedelta(seconds=1),
+            evidence_id="ev",
         )
         await publish(surroundings, ERASURES, [second, lifted])
         await acknowledged(read, second.erasure_id)
@@ -131,7 +138,7 @@ async def test_an_import_that_was_reading_its_file_is_waited_for_and_erased_as_w
         )
         assert acknowledgements(await read()) == []
         await transaction.commit()
-        assert (await acknowledged(read, asked.erasure_id)).erased == {"contacts": 1, "links": 0}
+        assert (await acknowledged(read, asked.erasure_id)).erased == {"contacts": 1, "links": 0, "conversions": 0}
         await acknowledged(read, other.erasure_id)
 
         async def ready() -> bool:
@@ -178,12 +185,12 @@ async def test_an_erasure_asked_for_again_is_acknowledged_again_until_the_person
 
         async def twice() -> bool:
             return [ack.erased for ack in acknowledgements(await read())] == [
-                {"contacts": 1, "links": 0},
-                {"contacts": 0, "links": 0},
+                {"contacts": 1, "links": 0, "conversions": 0},
+                {"contacts": 0, "links": 0, "conversions": 0},
             ]
 
         assert await eventually(twice)
-        lifted = ErasureLifted(subject_id=subject(1), lifted_at=now(), evidence_id="ev-new")
+        lifted = ErasureLifted(subject_id=subject(1), controller_id=SENDER, lifted_at=now(), evidence_id="ev-new")
         await publish(surroundings, ERASURES, [lifted])
 
         async def back() -> bool:

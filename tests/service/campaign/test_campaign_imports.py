@@ -12,7 +12,7 @@ import pytest
 from campaign.service import Settings, build
 from common.service import BODY_BYTES
 from tests.service.campaign.campaigns import Campaigns
-from tests.support.builders import SENDER, field_keys, number, subject
+from tests.support.builders import SENDER, field_keys, number, shown, subject
 from tests.support.each_of import each_of
 from tests.support.eventually import eventually
 from tests.support.running import Surroundings, bearer, running
@@ -140,7 +140,7 @@ async def test_a_file_may_be_larger_than_other_bodies(surroundings: Surroundings
     settings = Settings(**await surroundings.settings("campaign", roles="api", import_max_bytes=2 * BODY_BYTES))
     async with running(build(settings)) as client:
         async with surroundings.sql("campaign") as sql:
-            await sql.execute("INSERT INTO sender VALUES ('acme', 1, 'Acme', 'FR', '36111', '{}')")
+            await sql.execute("INSERT INTO sender VALUES ('acme', 'tests', 'acme', 1, 'Acme', 'FR', '36111', '{}')")
         body = b"mobile\n" + b"36111\n" * (BODY_BYTES // 6)
         answered = await client.post("/v1/imports", params={"sender_id": "acme"}, content=body)
     assert len(body) > BODY_BYTES
@@ -159,7 +159,7 @@ async def test_the_same_key_and_file_again_imports_nothing_and_answers_the_same(
     key = {"Idempotency-Key": "november"}
     body = f"mobile\n{number(1)}\n"
     first = await campaigns.imported(body, headers=key)
-    again = await campaigns.imported(body, 200, headers=key)
+    again = await campaigns.imported(body, 201, headers=key)
     assert again == first
     other = await campaigns.imported(f"mobile\n{number(2)}\n", 422, headers=key)
     assert other["type"] == "/problems/idempotency-key-reused"
@@ -181,12 +181,12 @@ async def test_a_second_request_with_a_key_that_is_at_work_is_told_so_at_once(ca
         campaigns.client.post("/v1/imports", params={"sender_id": SENDER}, content=slow(), headers=key)
     )
     await begun.wait()
-    refused = await asyncio.wait_for(campaigns.imported(b"".join(lines), 409, headers=key), 10)
+    refused = await asyncio.wait_for(campaigns.imported(b"".join(lines), 409, headers=key), 30)
     assert refused["type"] == "/problems/idempotency-key-in-progress"
     go_on.set()
     done = await first
     assert (done.status_code, done.json()["created"], done.json()["refused"]) == (201, 1, 20_000)
-    assert await campaigns.imported(b"".join(lines), 200, headers=key) == done.json()
+    assert await campaigns.imported(b"".join(lines), 201, headers=key) == done.json()
 
 
 async def test_of_two_requests_with_one_key_at_the_same_moment_one_imports(campaigns: Campaigns) -> None:
@@ -264,7 +264,7 @@ async def test_an_unknown_sender_and_a_sender_of_others_are_refused(campaigns: C
     assert refused.status_code == 403
     mine = await campaigns.imported(f"mobile\n{number(1)}\n")
     for path in (f"/v1/imports/{mine['import_id']}", f"/v1/imports/{mine['import_id']}/refusals"):
-        assert (await campaigns.client.get(path, headers=other)).status_code == 403
+        assert (await campaigns.client.get(path, headers=other)).status_code == 404
     assert (await campaigns.client.get("/v1/imports/imp-nothing")).status_code == 404
     reader = bearer(scope="campaign:write")
     assert (await campaigns.client.post(f"/v1/imports?sender_id={SENDER}", headers=reader)).status_code == 403
@@ -359,10 +359,16 @@ async def test_contacts_come_go_and_are_read_without_a_file(campaigns: Campaigns
     assert await put((number(1), {"first_name": "Zoé", "points": 12.5, "vip": True, **zone})) == [("updated", None)]
     found = await campaigns.post("contacts/lookup", json={"sender_id": SENDER, "number": "06 39 98 00 01"})
     assert found["attributes"] == {"first_name": "Zoé", "points": "12.5", "vip": "true", **zone}
-    assert (found["subject_id"], found["territory"]) == (subject(1), "FR")
-    assert await campaigns.post("contacts/lookup", json={"sender_id": SENDER, "subject_id": subject(1)}) == found
-    gone = {"sender_id": SENDER, "contacts": [{"number": number(1)}, {"subject_id": subject(2)}, {"number": number(9)}]}
+    assert (found["subject_id"], found["territory"]) == (shown(1), "FR")
+    assert await campaigns.post("contacts/lookup", json={"sender_id": SENDER, "subject_id": shown(1)}) == found
+    gone = {"sender_id": SENDER, "contacts": [{"number": number(1)}, {"subject_id": shown(2)}, {"number": number(9)}]}
     await campaigns.post("contacts/delete", 403, json=gone, headers=bearer(senders=["other"]))
+    for foreign in (subject(2), shown(2, "another"), f"{shown(2)}0", "sub_é", "\u0663" * 68):
+        unread = gone | {"contacts": [{"subject_id": foreign}]}
+        refused = await campaigns.post("contacts/delete", 422, json=unread)
+        assert [(r["field"], r["reason"]) for r in refused["reasons"]] == [
+            ("contacts.0.subject_id", "subject_id_not_valid")
+        ]
     wrong = await campaigns.post(
         "contacts/delete", 422, json={"sender_id": SENDER, "contacts": [{"number": number(1)}, {"number": "36111"}]}
     )

@@ -305,7 +305,6 @@ def machines(runner: asyncio.Runner, postgres: Postgres, broker: Broker, unique:
     runner.run(opening.__aexit__(None, None, None))
 
 
-@pytest.mark.timeout(300)  # on a machine that is busy
 def test_whatever_is_done_to_campaigns_each_ends_or_says_what_it_waits_for(
     runner: asyncio.Runner, machines: Campaigns
 ) -> None:
@@ -320,7 +319,6 @@ def test_whatever_is_done_to_campaigns_each_ends_or_says_what_it_waits_for(
         raise
 
 
-@pytest.mark.timeout(300)  # on a machine that is busy
 def test_each_kind_of_campaign_left_in_each_way_settles_though_the_step_of_one_fails(
     runner: asyncio.Runner, machines: Campaigns
 ) -> None:

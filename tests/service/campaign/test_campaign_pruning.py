@@ -89,13 +89,25 @@ async def test_an_import_goes_with_its_refused_lines_and_the_same_file_is_then_a
     bad = csv_of(1) + "".join("no number;;\n" for _ in range(5))
     first = await campaigns.imported(bad, headers={"Idempotency-Key": "k"})
     await pass_days(campaigns, 395)
-    again = await campaigns.imported(bad, 200, headers={"Idempotency-Key": "k"})
+    again = await campaigns.imported(bad, headers={"Idempotency-Key": "k"})
     assert (again["import_id"], again["created"], again["refused"]) == (first["import_id"], 1, 5)
     await pass_days(campaigns, 2)
     assert await rows(campaigns, "SELECT count(*) FROM contact_import") == [(0,)]
     assert await rows(campaigns, "SELECT count(*) FROM import_refusal") == [(0,)]
     new = await campaigns.imported(bad, headers={"Idempotency-Key": "k"})
     assert (new["created"], new["updated"], new["refused"]) == (0, 1, 5)
+
+
+async def test_a_key_goes_after_five_weeks_and_then_still_makes_no_second_thing(campaigns: Campaigns) -> None:
+    key = {"Idempotency-Key": "saturday"}
+    first = await campaigns.written(headers=key)
+    await campaigns.put(f"campaigns/{first['campaign_id']}", json={"name": "Dimanche"})
+    for days, kept, name in ((34, 1, first["name"]), (2, 0, "Dimanche")):
+        await rows(campaigns, "UPDATE keyed_request SET created_at = created_at - $1::integer * interval '1 day'", days)
+        await pass_days(campaigns, 0)
+        assert await rows(campaigns, "SELECT count(*) FROM keyed_request") == [(kept,)]
+        again = await campaigns.written(201, headers=key)
+        assert (again["campaign_id"], again["name"]) == (first["campaign_id"], name)
 
 
 async def test_reports_are_counted_while_a_batch_is_under_way(campaigns: Campaigns) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from campaign.service import Settings, build
 from tests.service.campaign.campaigns import Campaigns
-from tests.support.builders import SENDER, number, subject
+from tests.support.builders import SENDER, number, shown
 from tests.support.eventually import eventually
 from tests.support.failing import Point, ended, start
 from tests.support.uploading import patched
@@ -49,7 +49,7 @@ async def test_who_is_killed_between_two_checkpoints_is_followed_and_no_line_cou
         assert await sql.fetchval("SELECT count(*) FROM contact") == there
         assert await sql.fetchval("SELECT count(*) FROM import_piece") == 0
     last = await campaigns.post("contacts/lookup", json={"sender_id": SENDER, "number": number(899)})
-    assert (last["subject_id"], last["attributes"]) == (subject(899), {"n": str(LINES - 1)})
+    assert (last["subject_id"], last["attributes"]) == (shown(899), {"n": str(LINES - 1)})
 
 
 async def _done(campaigns: Campaigns, path: str) -> bool:

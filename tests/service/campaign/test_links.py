@@ -23,6 +23,7 @@ from common.contracts.rights import RectificationRequested
 from common.kafka.subscription import Received
 from common.keyring import LinkKeys
 from common.law import load
+from common.privacy.erasing import Whom
 from common.settings import KeyRingSettings
 from stack.processes import free_port
 from tests.service.campaign.campaigns import Campaigns
@@ -37,6 +38,7 @@ HOST = "m.maison-lune.example"
 TARGET = "https://maison-lune.example/soldes?de=sms"
 OTHER = "https://maison-lune.example/vieux-lyon"
 TEXT = f"Maison Lune : {{if city = Lyon}}{{link {OTHER}}}{{else}}{{link {TARGET}}}{{end}} {{stop}}"
+WHOM = Whom(subject(1), None)
 SHORT = re.compile(rf"https://{re.escape(HOST)}(/l/[0-9A-Za-z]{{12}}) ")
 
 
@@ -167,11 +169,15 @@ async def test_links_and_clicks_are_told_in_a_copy_and_forgotten_with_the_person
     _, paths = await expanded(linked, 1, 2)
     await followed(linked, paths[subject(1)])
     async with linked.database.begin() as tx:
-        held = await copier(field_keys).gather(tx, subject(1))
+        held = await copier(field_keys).gather(tx, subject(1), SENDER)
     assert [(item["target"], item["clicks"]) for item in held if item["kind"] == "link"] == [(OTHER, 1)]
     async with linked.database.begin() as tx:
-        done = await eraser.erase(tx, {subject(1): now(), subject(3): now()})
-    assert done == {subject(1): {"contacts": 1, "links": 1}, subject(3): {"contacts": 0, "links": 0}}
+        other = Whom(subject(3), None)
+        done = await eraser.erase(tx, {WHOM: now(), other: now()})
+    assert done == {
+        WHOM: {"contacts": 1, "links": 1, "conversions": 0},
+        other: {"contacts": 0, "links": 0, "conversions": 0},
+    }
     assert await rows(linked) == {subject(2): 0}
     assert (await followed(linked, paths[subject(1)])).status_code == 404
     # who is being erased while they are asked for gets no row either
@@ -185,7 +191,7 @@ async def test_links_and_clicks_are_told_in_a_copy_and_forgotten_with_the_person
         await links.keep(tx, [tokens])
     assert await rows(linked) == {subject(2): 0}
     async with linked.surroundings.sql("campaign") as sql:
-        await sql.execute("UPDATE erasing SET erased_at = now(), lifted_at = now()")
+        await sql.execute("UPDATE erasing SET erased_at = now(), lifted_for = ARRAY[$1]", SENDER)
     async with linked.database.begin() as tx:
         await links.keep(tx, [tokens])
     assert await rows(linked) == {subject(1): 0, subject(2): 0}, "who has come back has links again"
@@ -197,7 +203,7 @@ async def test_a_copy_has_a_persons_links_in_the_order_they_were_sent(linked: Ca
     while await linked.planner.expand():
         pass
     async with linked.database.begin() as tx:
-        told = [(row.campaign_id, row.target) for row in await links.of_person(tx, subject(1))]
+        told = [(row.campaign_id, row.target) for row in await links.of_person(tx, subject(1), SENDER)]
     assert told == [(campaign_id, target) for campaign_id in sent for target in (OTHER, TARGET)]
 
 
@@ -236,10 +242,10 @@ async def test_who_clicks_while_they_are_erased_waits_for_that_and_is_led_nowher
         async def waits() -> bool:
             return bool(await sql.fetchval("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted"))
 
-        assert await audience.delete_contacts(tx, [subject(1)]) == {subject(1): 1}
+        assert await audience.delete_contacts(tx, {WHOM: now()}) == {WHOM: 1}
         clicking = asyncio.create_task(followed(linked, paths[subject(1)]))
         await eventually(waits)
-        assert await links.forget(tx, [subject(1)]) == {subject(1): 1}
+        assert await links.forget(tx, {WHOM: now()}) == {WHOM: 1}
     assert (await clicking).status_code == 404
     assert await linked.outbox(CLICKS) == []
 
@@ -254,7 +260,7 @@ async def test_who_clicks_while_they_are_corrected_is_led_on(linked: Campaigns) 
         async def waits() -> bool:
             return bool(await sql.fetchval("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted"))
 
-        assert await privacy.lock_contacts(tx, subject(1), None) == [SENDER]
+        assert await privacy.lock_contacts(tx, subject(1), SENDER, None) == [SENDER]
         clicking = asyncio.create_task(followed(linked, paths[subject(1)]))
         await eventually(waits)
         await links.keep(tx, [tokens])
@@ -275,7 +281,12 @@ async def test_a_message_that_is_put_right_keeps_its_link_and_gets_those_it_had_
     _, paths = await expanded(linked, 1)
     fields = field_keys.seal('{"city": "Lyon"}', "rectification:r1")
     asked = RectificationRequested(
-        rectification_id="r1", subject_id=subject(1), sender_id=None, fields=fields, requested_at=now()
+        rectification_id="r1",
+        subject_id=subject(1),
+        controller_id=SENDER,
+        sender_id=None,
+        fields=fields,
+        requested_at=now(),
     )
     for city, leads in (("Lyon", OTHER), ("Nîmes", TARGET)):
         fields = field_keys.seal(f'{{"city": "{city}"}}', "rectification:r1")

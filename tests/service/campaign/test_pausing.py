@@ -297,7 +297,7 @@ async def test_a_series_is_paused_while_the_audience_of_its_occurrence_is_frozen
             await sql.execute("LOCK TABLE recipient IN SHARE MODE")
             starting = asyncio.ensure_future(campaigns.planner.start_due())
             await eventually(lambda: look.fetchval(LOCKED))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(30):
                 await campaigns.post(f"{path}/pause")
         assert await starting
         assert await sql.fetchval("SELECT count(*) FROM recipient") == 0

@@ -9,6 +9,7 @@ from campaign.audience import consents
 from campaign.preflight import api as pre_flight
 from campaign.schedule.lifecycle import Status
 from campaign.senders import store
+from common.contracts.consent import Consent
 from tests.service.campaign.campaigns import DAY, TEXT, Campaigns, csv_of, next_monday
 from tests.support.builders import SENDER, field_keys, now, number, opted_in, opted_out, sender_changed, subject
 from tests.support.running import bearer
@@ -75,21 +76,27 @@ async def test_it_tells_who_would_get_it_and_why_the_others_would_not(
     found = await looked_at(campaigns, campaign_id)
     assert (found["audience"], found["would_get"], found["would_not"], found["under_review"]) == (8, 3, 5, 1)
     assert found["reasons"] == {
-        "consent_unreadable": 2,
         "no_consent": 2,
+        "consent_unreadable": 1,
         "opted_out": 1,
         "suppressed": 1,
         "erased": 1,
     }
     lengths = found["lengths"]
     assert (lengths["segments"], lengths["median"], lengths["ucs2"], lengths["ucs2_by_contact"]) == ({"1": 3}, 1, 1, 1)
-    assert found["cost"] == {"prices": "test", "currency": "EUR", "total": "0.15", "unpriced": 0}
+    assert found["cost"] == {
+        "prices": "example-1",
+        "currency": "EUR",
+        "total": "0.1230",
+        "unpriced": 0,
+        "unpriced_territories": [],
+    }
     assert [(t["territory"], t["people"], t["opens_at"]) for t in found["territories"]] == [("FR", 3, MONDAY)]
     assert found["finishes_at"] == MONDAY.replace("09:00", "09:05")  # three at one in a hundred seconds
     assert (found["findings"], found["consents_as_of"], found["languages"]) == ([], None, {"fr": 3})
     await campaigns.told(opted_in(5, 3), opted_in(7, 1))  # what can be read again is
     assert (await looked_at(campaigns, campaign_id))["would_get"] == 5
-    await campaigns.post(f"campaigns/{campaign_id}/pre-flight", 403, headers=bearer(senders=["other"]))
+    await campaigns.post(f"campaigns/{campaign_id}/pre-flight", 404, headers=bearer(senders=["other"]))
     await campaigns.post("campaigns/cmp-none/pre-flight", 404)
 
 
@@ -102,7 +109,7 @@ async def test_a_state_that_forgets_a_stop_opens_nobody_until_one_accounts_for_i
     found = await looked_at(campaigns, campaign_id)
     assert (found["would_get"], found["reasons"]) == (
         1,
-        {"consent_unreadable": 2, "opted_out": 2, "suppressed": 2},
+        {"opted_out": 2, "suppressed": 2},
     )
     await campaigns.told(opted_in(0, 4))  # nor does the next one that forgets
     assert (await looked_at(campaigns, campaign_id))["would_get"] == 1
@@ -111,6 +118,30 @@ async def test_a_state_that_forgets_a_stop_opens_nobody_until_one_accounts_for_i
     await campaigns.told(again, opted_in(1, 4, occurred_at=later, suppressions=again.suppressions))
     found = await looked_at(campaigns, campaign_id)
     assert (found["would_get"], found["reasons"]) == (2, {"opted_out": 1, "suppressed": 1})
+
+
+async def test_a_person_known_to_others_alone_is_counted_and_tested_as_one_that_nobody_knows(
+    campaigns: Campaigns,
+) -> None:
+    """With another sender's consent, erased, or unreadable here."""
+    yes = Consent(
+        sender_id="globex", purpose="promotions", state="opted_in", basis="opt_in", occurred_at=now(), evidence_id="e"
+    )
+    fields: dict[str, Any] = {"text": "Maison Lune : -20%. {stop}"}
+    campaign_id = (await campaigns.written(**fields))["campaign_id"]
+    told = []
+    for person in (1, 2, 3, 4):
+        await campaigns.told(opted_in(1, consents=(yes,), held_since=now()), opted_in(2, consents=(), erased=True))
+        async with campaigns.database.begin() as tx:
+            await consents.mark_unreadable(tx, subject(3), 0, 0)
+        await campaigns.imported(csv_of(person))
+        found = await looked_at(campaigns, campaign_id)
+        body = {"numbers": [number(person)]}
+        [tried] = (await campaigns.post(f"campaigns/{campaign_id}/test-sends", 202, json=body))["items"]
+        told.append((found["would_get"], found["under_review"], found["reasons"], tried["against"]))
+        whom = {"sender_id": SENDER, "contacts": [{"number": number(person)}]}
+        await campaigns.post("contacts/delete", json=whom)
+    assert told == [(0, 0, {"no_consent": 1}, ["no_consent"])] * 4
 
 
 async def test_a_number_that_nobody_can_unseal_is_counted_as_the_gate_will_deny_it(campaigns: Campaigns) -> None:

@@ -24,6 +24,7 @@ def corrected(n: int, fields: str | None = RIGHT) -> Received:
     event = RectificationRequested(
         rectification_id="r1",
         subject_id=subject(n),
+        controller_id=SENDER,
         sender_id=None,
         fields=None if fields is None else field_keys.seal(fields, "rectification:r1"),
         requested_at=now(),

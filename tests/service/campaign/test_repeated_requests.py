@@ -16,6 +16,7 @@ from campaign.schedule.lifecycle import KEPT
 from common.contracts import CAMPAIGN_REQUESTS
 from common.contracts.campaign import MessageRequested
 from common.keyring import LinkKeys
+from common.privacy.erasing import Whom
 from common.settings import KeyRingSettings
 from tests.service.campaign.campaigns import DAY, Campaigns, changed, csv_of
 from tests.service.campaign.test_links import HOST, TEXT
@@ -200,7 +201,7 @@ async def test_of_a_message_that_may_not_leave_the_state_is_asked_for_and_nothin
     campaign_id, lost = await expanded(campaigns, 1)
     if meanwhile == "erased":
         async with campaigns.database.begin() as tx:
-            await audience.delete_contacts(tx, [subject(1)])
+            await audience.delete_contacts(tx, {Whom(subject(1), None): now()})
     else:
         await campaigns.post(f"campaigns/{campaign_id}/{'cancel' if meanwhile == 'cancelled' else 'pause'}")
     clock.goes_on(REPEAT_AFTER)

@@ -81,7 +81,7 @@ async def rows(surroundings: Surroundings, query: str) -> list[tuple[Any, ...]]:
 async def test_a_file_in_parts_goes_on_where_it_stands_and_counts_once_it_is_whole(
     campaigns: Campaigns, held: Resources[Any]
 ) -> None:
-    found = await opened(campaigns)
+    found = first = await opened(campaigns)
     assert (found["status"], found["received_bytes"]) == ("uploading", 0)
     parts = [FILE[:10], FILE[10:70_001], FILE[70_001:]]  # within the header's é, and within a line
     for body, last in zip(parts, (False, False, True), strict=True):
@@ -103,8 +103,8 @@ async def test_a_file_in_parts_goes_on_where_it_stands_and_counts_once_it_is_who
     assert await rows(campaigns.surroundings, "SELECT FROM import_piece") == []
     person = await campaigns.post("contacts/lookup", json={"sender_id": SENDER, "number": number(899)})
     assert person["attributes"] == {"prenom": "Zoé 11699"}, "of several lines of one number the last stands"
-    assert await opened(campaigns, 200) == done
-    assert await campaigns.imported(FILE, 200, headers=KEY) == done, "the same file, in one go"
+    assert await opened(campaigns, 201) == first
+    assert await campaigns.imported(FILE, 201, headers=KEY) == done, "the same file, in one go"
     assert (await campaigns.imported(FILE + b"36111;\n", 422, headers=KEY))["type"].endswith("key-reused")
 
 
@@ -114,9 +114,10 @@ async def test_an_upload_is_told_where_it_stands_and_takes_nothing_elsewhere(cam
     for offset in (0, 499, 501):
         elsewhere = await part(campaigns.client, {**found, "received_bytes": offset}, FILE[offset:], last=True)
         assert (elsewhere.status_code, elsewhere.json()["type"]) == (409, "/problems/mismatching-upload-offset")
-    assert (await opened(campaigns, 200))["received_bytes"] == 500
+    assert await opened(campaigns, 201) == found
+    assert await told_offset(campaigns.client, f"/v1/imports/{found['import_id']}", None) == 500
     other = bearer(senders=["somebody-else"])
-    assert (await part(campaigns.client, found, b"", last=False, headers=other)).status_code == 403
+    assert (await part(campaigns.client, found, b"", last=False, headers=other)).status_code == 404
     too_large = {**found, "received_bytes": 500}
     assert (await part(campaigns.client, too_large, b"x" * 1_000_000, last=True)).status_code == 413
     too_long = {"Idempotency-Key": "too long", "Upload-Length": "1000001"}
@@ -267,7 +268,7 @@ async def test_what_cannot_be_recorded_lets_others_go_first_and_is_given_up(
     assert [found[name] for name in ("status", "line", *COUNTS)] == ["failed", 0, 0, 0, 0, 0, 0, {}]
     assert await rows(campaigns.surroundings, "SELECT FROM import_piece") == [], "nobody's data are left behind"
     assert not await importing.go_on(held)
-    assert await opened(campaigns, 200, "1st") == found
+    assert (await opened(campaigns, 201, "1st"))["import_id"] == found["import_id"]
 
 
 async def test_each_pause_is_longer_and_all_of_them_some_minutes() -> None:
@@ -293,7 +294,7 @@ async def test_nobody_records_what_another_is_at_and_somebody_does_once_that_one
         assert not await importing.go_on(held)
         refused = await campaigns.imported(FILE, 409, headers=KEY)
         assert refused["type"] == "/problems/idempotency-key-in-progress"
-    assert (await campaigns.imported(FILE, 200, headers=KEY))["status"] == "done", "by who sends the file again"
+    assert (await campaigns.imported(FILE, 201, headers=KEY))["status"] == "done", "by who sends the file again"
 
 
 async def test_who_is_at_an_import_may_stand_still_while_it_arrives_and_is_recorded(

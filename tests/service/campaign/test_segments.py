@@ -20,7 +20,7 @@ from campaign.senders import store
 from common.contracts.consent import Consent, Suppression
 from common.contracts.inbound import ReceiptState
 from tests.service.campaign.campaigns import Campaigns, changed, csv_of
-from tests.support.builders import SENDER, number, opted_in, opted_out, sender_changed, subject
+from tests.support.builders import SENDER, number, opted_in, opted_out, sender_changed, shown, subject
 from tests.support.running import bearer
 from tests.unit.consent.evidences import NOON, NOW
 
@@ -348,7 +348,7 @@ async def test_a_campaign_stays_with_the_version_it_names_and_pre_flight_and_sta
     await campaigns.put(f"senders/{SENDER}/attributes/city", json={"kind": "number"})
     await campaigns.post(f"campaigns/{campaign_id}/schedule")
     assert await campaigns.planner.start_due()
-    assert await audience(campaigns, campaign_id) == {subject(2), subject(4)}
+    assert await audience(campaigns, campaign_id) == {shown(2), shown(4)}
 
 
 async def test_who_got_a_campaign_and_who_got_anything_of_late(
@@ -371,7 +371,7 @@ async def test_who_got_a_campaign_and_who_got_anything_of_late(
     second = (await campaigns.written(audience=chosen(found)))["campaign_id"]
     await campaigns.post(f"campaigns/{second}/schedule")
     assert await campaigns.planner.start_due()
-    assert await audience(campaigns, second) == {subject(1), subject(2)}
+    assert await audience(campaigns, second) == {shown(1), shown(2)}
 
 
 async def test_a_segment_that_selects_nobody_is_told_of_and_starts_nothing(campaigns: Campaigns) -> None:
@@ -440,7 +440,7 @@ async def test_segments_are_listed_newest_first_page_by_page(campaigns: Campaign
 async def test_a_segment_is_its_senders_and_saved_once_for_a_key(campaigns: Campaigns) -> None:
     await campaigns.imported(csv_of(1))
     found = await saved(campaigns, NIMES, key="nimes")
-    assert await saved(campaigns, NIMES, 200, "nimes") == found
+    assert await saved(campaigns, NIMES, 201, "nimes") == found
     reused = await saved(campaigns, {"not": NIMES}, 422, "nimes")
     assert reused["type"] == "/problems/idempotency-key-reused"
     assert (
@@ -451,7 +451,7 @@ async def test_a_segment_is_its_senders_and_saved_once_for_a_key(campaigns: Camp
     other = bearer(senders=["somebody-else"])
     for path in ("", "/versions"):
         answered = await campaigns.client.get(f"/v1/segments/{found['segment_id']}{path}", headers=other)
-        assert answered.status_code == 403
+        assert answered.status_code == 404
     assert (await campaigns.client.get("/v1/segments", headers=other)).json()["items"] == []
     await campaigns.post("segments/count", 403, json={"sender_id": SENDER, "expression": NIMES}, headers=other)
     unknown = {"segment": {"segment_id": found["segment_id"], "version": 2}}

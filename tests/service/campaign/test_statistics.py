@@ -7,6 +7,7 @@ import logging
 import random
 from collections import Counter
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any, cast, get_args
 
 import msgspec
@@ -19,7 +20,7 @@ from common.contracts.dispatch import MessageChanged, Status
 from common.contracts.inbound import ReceiptState
 from tests.service.campaign.campaigns import Campaigns, balanced, changed
 from tests.service.campaign.test_links import HOST, OTHER, TARGET, TEXT, followed
-from tests.support.builders import SENDER, field_keys, now, number, opted_out, sender_changed, subject
+from tests.support.builders import SENDER, field_keys, now, number, opted_out, sender_changed, shown, subject
 from tests.support.eventually import eventually
 from tests.support.running import bearer
 
@@ -34,6 +35,7 @@ def reports(campaign_id: str, dice: random.Random, person: int) -> list[MessageC
     for version in range(1, dice.randint(1, 5) + 1):
         status = dice.choice(get_args(Status))
         told = status in OUTCOMES
+        segments = dice.randint(1, 3) if status in ("accepted", "unknown") else None
         found.append(
             changed(
                 campaign_id,
@@ -47,6 +49,8 @@ def reports(campaign_id: str, dice: random.Random, person: int) -> list[MessageC
                 else (),
                 receipt=dice.choice((None, *get_args(ReceiptState))) if told else None,
                 handed_off_at=now() - timedelta(hours=dice.randint(0, 2)) if told else None,
+                segments=segments,
+                cost=None if segments is None else dice.choice((None, segments * 410)),
             )
         )
     return found
@@ -62,11 +66,13 @@ def summed(parts: list[dict[str, Any]]) -> Counter[str]:
 async def statistics_of(campaigns: Campaigns, campaign_id: str) -> dict[str, Any]:
     """Once every sum in it holds."""
     told = await campaigns.get(f"campaigns/{campaign_id}/statistics")
-    total = Counter({name: n for name, n in told["total"].items() if n})
+    total = Counter({name: n for name, n in told["total"].items() if isinstance(n, int) and n})
     for breakdown in ("variants", "territories", "hours"):
         for part in told[breakdown]:
             balanced(part)
         assert +summed(told[breakdown]) == total, breakdown
+        costs = [part["cost"] for part in told[breakdown]]
+        assert sum(Decimal(cost or 0) for cost in costs) == Decimal(told["total"]["cost"] or 0), breakdown
     return told
 
 
@@ -94,6 +100,14 @@ async def test_sums_add_up_under_any_order_duplication_and_reordering(campaigns:
     assert {name: n for name, n in live.items() if n and name in last} == dict(last)
     hours = {h["hour"]: h["audience"] for h in found["hours"] if h["hour"]}
     assert sum(hours.values()) == sum(last[name] for name in OUTCOMES)
+    charged = [life[-1] for life in lives.values() if life[-1].segments is not None]
+    total = found["total"]
+    assert (total["segments"], total["unpriced"]) == (
+        sum(each.segments or 0 for each in charged),
+        sum(each.cost is None for each in charged),
+    )
+    known = [each.cost for each in charged if each.cost is not None]
+    assert total["cost"] == (f"{sum(known) / 10_000:.4f}" if known or not charged else None)
 
 
 async def test_an_opt_out_answers_the_last_message_that_reached_the_person_within_a_week(campaigns: Campaigns) -> None:
@@ -263,6 +277,7 @@ async def test_a_persons_trace_and_the_file_tell_the_same_and_no_number(
     await campaigns.report(changed(other, subject(1), 1, "denied", reasons=("quiet_hours",)))
     trace = await campaigns.post(f"campaigns/{campaign_id}/trace", json={"number": "06 39 98 00 02"})
     assert (trace["in_audience"], trace["status"], trace["receipt"]) == (True, "accepted", "delivered")
+    assert trace["subject_id"] == shown(2)
     assert trace["message_id"] == asked[subject(2)].message_id
     [said] = [vars(record) for record in caplog.records if record.name == "campaign.results.statistics"]
     assert (said["campaign_id"], said["subject_id"], bool(said["by"])) == (campaign_id, subject(2), True)
@@ -285,10 +300,11 @@ async def test_a_persons_trace_and_the_file_tell_the_same_and_no_number(
     assert answer.content.startswith(b"\xef\xbb\xbf")
     lines = list(csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig"))))
     by_subject = {line["subject_id"]: line for line in lines}
-    assert [line["subject_id"] for line in lines] == sorted(subject(n) for n in (1, 2, 3))
-    assert [line["clicks"] for line in lines if line["subject_id"] != subject(2)] == ["0", "0"]
-    assert (by_subject[subject(2)]["message_id"], by_subject[subject(2)]["clicks"]) == (trace["message_id"], "1")
-    assert by_subject[subject(3)]["reasons"] == "no_consent suppressed"
+    assert len(lines) == 3
+    assert sorted(by_subject) == sorted(shown(n) for n in (1, 2, 3))
+    assert [line["clicks"] for line in lines if line["subject_id"] != shown(2)] == ["0", "0"]
+    assert (by_subject[shown(2)]["message_id"], by_subject[shown(2)]["clicks"]) == (trace["message_id"], "1")
+    assert by_subject[shown(3)]["reasons"] == "no_consent suppressed"
     assert not any(number(n)[-8:] in answer.text for n in (1, 2, 3))
 
 
@@ -324,12 +340,18 @@ async def test_who_followed_two_links_and_stopped_after_the_end_is_one_person_of
     assert [datetime.fromisoformat(line[name]) for name in ("first_clicked_at", "opted_out_at")] == [left, at]
 
 
-async def test_whom_else_a_recipient_said_yes_to_is_told_to_nobody_who_may_use_one_sender(campaigns: Campaigns) -> None:
+@pytest.mark.parametrize("of_others", ["other_controller", "erased", "consent_unreadable", "provider_block"])
+async def test_what_others_hold_of_a_recipient_is_told_to_nobody(campaigns: Campaigns, of_others: str) -> None:
     campaign_id = await campaigns.started(1)
-    reasons = ("no_consent", "other_controller")
+    reasons = ("no_consent", of_others)
     await campaigns.report(changed(campaign_id, subject(1), 1, "denied", reasons=reasons))
     path = f"/v1/campaigns/{campaign_id}"
-    for headers, told in ((bearer(senders=[SENDER]), ["no_consent"]), (bearer(), list(reasons))):
+    told = ["no_consent"]
+    for headers in (bearer(senders=[SENDER]), bearer()):
+        numbers = (await campaigns.client.get(path, headers=headers)).json()["statistics"]
+        assert numbers["denied_reasons"] == {"no_consent": 1}
+        statistics = (await campaigns.client.get(f"{path}/statistics", headers=headers)).json()
+        assert [each["reason"] for each in statistics["reasons"]] == told
         trace = await campaigns.client.post(f"{path}/trace", json={"number": number(1)}, headers=headers)
         assert trace.json()["reasons"] == told
         [one] = (await campaigns.client.get(f"{path}/recipients", headers=headers)).json()["items"]
@@ -343,10 +365,10 @@ async def test_who_asks_must_be_allowed_to(campaigns: Campaigns) -> None:
     campaign_id = await campaigns.started(1)
     path = f"campaigns/{campaign_id}/trace"
     await campaigns.post(path, 403, json={"number": number(1)}, headers=bearer(scope="campaign:read"))
-    await campaigns.post(path, 403, json={"number": number(1)}, headers=bearer(senders=["other"]))
+    await campaigns.post(path, 404, json={"number": number(1)}, headers=bearer(senders=["other"]))
     for what in ("statistics", "recipients.csv"):
         url = f"/v1/campaigns/{campaign_id}/{what}"
-        assert (await campaigns.client.get(url, headers=bearer(senders=["other"]))).status_code == 403
+        assert (await campaigns.client.get(url, headers=bearer(senders=["other"]))).status_code == 404
         assert (await campaigns.client.get(f"/v1/campaigns/cmp-none/{what}")).status_code == 404
     async with campaigns.surroundings.sql("campaign") as sql:
         await sql.execute("UPDATE campaign SET ended_at = now() - interval '400 days'")

@@ -57,7 +57,12 @@ async def test_a_corrected_text_keeps_its_stop_link(linked: Campaigns) -> None:
     assert await linked.planner.expand()
     right = field_keys.seal('{"first_name": "Ana"}', "rectification:r1")
     asked = RectificationRequested(
-        rectification_id="r1", subject_id=subject(1), sender_id=SENDER, fields=right, requested_at=now()
+        rectification_id="r1",
+        subject_id=subject(1),
+        controller_id=SENDER,
+        sender_id=SENDER,
+        fields=right,
+        requested_at=now(),
     )
     async with linked.database.begin() as tx:
         rectifier = Rectifier(field_keys, link_keys, load("demonstration"))

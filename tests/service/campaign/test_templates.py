@@ -128,13 +128,13 @@ async def test_a_template_that_cannot_be_used_is_not_stored(campaigns: Campaigns
 async def test_a_template_belongs_to_its_sender_and_a_repeat_makes_no_other(campaigns: Campaigns) -> None:
     key = {"Idempotency-Key": "t-1"}
     first = await campaigns.post("templates", 201, json=CODE, headers=key)
-    assert (await campaigns.post("templates", 200, json=CODE, headers=key))["template_id"] == first["template_id"]
+    assert (await campaigns.post("templates", 201, json=CODE, headers=key))["template_id"] == first["template_id"]
     await campaigns.post("templates", 422, json={**CODE, "name": "Autre"}, headers=key)
     path = f"/v1/templates/{first['template_id']}"
     other = bearer(subject="second", senders=["other"])
-    assert (await campaigns.client.get(path, headers=other)).status_code == 403
+    assert (await campaigns.client.get(path, headers=other)).status_code == 404
     assert (await campaigns.client.get("/v1/templates", headers=other)).json() == {"items": [], "next": None}
-    await campaigns.post(f"{path[4:]}/versions/1/approve", 403, headers=other)
-    await campaigns.post(f"{path[4:]}/retire", 403, headers=other)
+    await campaigns.post(f"{path[4:]}/versions/1/approve", 404, headers=other)
+    await campaigns.post(f"{path[4:]}/retire", 404, headers=other)
     [item] = (await campaigns.get("templates"))["items"]
     assert item == await campaigns.get(path[4:])

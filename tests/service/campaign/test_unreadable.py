@@ -10,7 +10,7 @@ from common.contracts.rights import RectificationRequested
 from common.kafka.subscription import Received
 from common.law import load
 from tests.service.campaign.campaigns import DAY, WRITTEN, Campaigns, csv_of, next_monday
-from tests.support.builders import field_keys, link_keys, now, subject
+from tests.support.builders import SENDER, field_keys, link_keys, now, subject
 from tests.support.each_of import each_of
 from tests.support.running import bearer
 
@@ -32,7 +32,12 @@ def text_of(event: MessageReworded) -> str:
 def asked(n: int) -> Received:
     fields = field_keys.seal(msgspec.json.encode({"first_name": "Nina"}).decode(), f"rectification:r{n}")
     event = RectificationRequested(
-        rectification_id=f"r{n}", subject_id=subject(n), sender_id=None, fields=fields, requested_at=now()
+        rectification_id=f"r{n}",
+        subject_id=subject(n),
+        controller_id=SENDER,
+        sender_id=None,
+        fields=fields,
+        requested_at=now(),
     )
     return Received(event, event.key, 0, n, now(), None)
 
@@ -102,7 +107,7 @@ async def test_an_unreadable_campaign_says_so_to_its_sender_alone(
         answer = await campaigns.client.request(method, path + asked, json=WRITTEN if method == "PUT" else None)
         assert (answer.status_code, answer.json()["type"]) == (409, "/problems/campaign-unreadable"), asked
         assert campaign_id in answer.json()["detail"]
-    assert (await campaigns.client.get(path, headers=bearer(senders=["other"]))).status_code == 403
+    assert (await campaigns.client.get(path, headers=bearer(senders=["other"]))).status_code == 404
     assert (await campaigns.cancelled(campaign_id))["status"] == "cancelled"
 
 

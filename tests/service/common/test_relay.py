@@ -84,10 +84,10 @@ async def test_events_that_share_rows_leave_one_by_one_in_their_order(
     async with pipeline(surroundings, partitions=1) as pipe:
         for first in range(1, 31, 10):
             async with pipe.database.begin() as tx:
-                await outbox.append_together(tx, STATES, states_of(SUBJECTS[0], *range(first, first + 9)))
+                await outbox.append_by_partition(tx, STATES, states_of(SUBJECTS[0], *range(first, first + 9)), 1)
             await pipe.append(*states_of(SUBJECTS[0], first + 9))
             async with pipe.database.begin() as tx:
-                await outbox.append_together(tx, STATES, states_of(SUBJECTS[0], 99))
+                await outbox.append_by_partition(tx, STATES, states_of(SUBJECTS[0], 99), 1)
                 await tx.rollback()
         assert await pipe.waiting() == 12
         async with going(pipe.relay().run):
@@ -136,7 +136,7 @@ async def test_events_that_share_a_row_are_the_same_ones_when_a_relay_has_died_o
 ) -> None:
     async with pipeline(surroundings, partitions=1) as pipe:
         async with pipe.database.begin() as tx:
-            await outbox.append_together(tx, STATES, states_of(SUBJECTS[0], 1, 2, 3))
+            await outbox.append_by_partition(tx, STATES, states_of(SUBJECTS[0], 1, 2, 3), 1)
         [[row]] = await pipe.rows("SELECT id FROM outbox")
         async with pipe.row_held(row) as let_go, going(pipe.relay().run) as [relaying]:
             await eventually(_until_logged(pipe, 3))
@@ -328,7 +328,7 @@ async def test_the_clock_of_a_watermark_is_read_before_the_outbox(surroundings: 
             through_wire = Database(url.set(port=wire.port).render_as_string(hide_password=False), name="wired")
             relay = pipe.relay(database=through_wire, max_clock_skew_s=0.0)
             async with going(relay.run):
-                await asyncio.wait_for(wire.answered.wait(), 20)
+                await asyncio.wait_for(wire.answered.wait(), 30)
                 await pipe.append(*states_of(SUBJECTS[0], 1))
                 wire.let_go()
                 await eventually(pipe.drained)
@@ -424,12 +424,12 @@ async def test_whoever_waits_for_a_row_hears_yes_only_once_kafka_has_it(surround
         ids = await pipe.fact(await pipe.append(*states_of(SUBJECTS[0], 1, 2)))
         async with going(relayed.run):
             assert await relayed.wait(ids, 0.3) is False
-            answer = asyncio.ensure_future(relayed.wait(ids, 20))
+            answer = asyncio.ensure_future(relayed.wait(ids, 60))
             async with going(pipe.relay().run):
                 assert await answer is True
             assert _versions(await pipe.log()) == {SUBJECTS[0]: [1, 2]}
-            assert await relayed.wait(ids, 5) is True
-            assert await relayed.wait({}, 5) is True
+            assert await relayed.wait(ids, 60) is True
+            assert await relayed.wait({}, 60) is True
 
 
 @pytest.mark.parametrize("ids", [[1], [3, 4, 5], [3, 4, 9, 11, 12], list(range(7, 5000, 3))])
@@ -473,15 +473,15 @@ async def test_a_row_that_kafka_has_not_acknowledged_is_not_deleted_and_nobody_h
         relay = pipe.relay(kafka_bootstrap=f"{host}:{wire.port}")
         async with going(relayed.run, relay.run):
             first = await pipe.fact(await pipe.append(*states_of(SUBJECTS[0], 1)))
-            assert await relayed.wait(first, 20) is True
+            assert await relayed.wait(first, 60) is True
             wire.hold()
             second = await pipe.fact(await pipe.append(*states_of(SUBJECTS[0], 2)))
-            await asyncio.wait_for(wire.answered.wait(), 20)
+            await asyncio.wait_for(wire.answered.wait(), 30)
             await eventually(_until_logged(pipe, 2))
             assert await relayed.wait(second, 0.5) is False
             assert await pipe.waiting() == 1
             wire.let_go()
-            assert await relayed.wait(second, 20) is True
+            assert await relayed.wait(second, 60) is True
 
 
 async def test_one_row_of_several_still_waiting_is_a_no(surroundings: Surroundings) -> None:
@@ -492,7 +492,7 @@ async def test_one_row_of_several_still_waiting_is_a_no(surroundings: Surroundin
             await eventually(pipe.drained)
         second = await pipe.fact(await pipe.append(*states_of(SUBJECTS[0], 2)))
         async with going(relayed.run):
-            assert await relayed.wait(first, 5) is True
+            assert await relayed.wait(first, 60) is True
             assert await relayed.wait(first | second, 0.5) is False
 
 

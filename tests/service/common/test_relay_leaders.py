@@ -68,7 +68,7 @@ async def test_a_standby_publishes_the_whole_outbox_while_kafka_does_not_answer_
         async with led_by_the_wired_one(pipe, wire):
             wire.hold()
             await pipe.append(*states_of(SUBJECTS[0], 2))
-            await asyncio.wait_for(wire.answered.wait(), 20)
+            await asyncio.wait_for(wire.answered.wait(), 30)
             await pipe.append(*states_of(SUBJECTS[0], *range(3, 40)))
             await eventually(pipe.drained, within_s=30)
         assert list(dict.fromkeys(_versions(await pipe.log()))) == list(range(1, 40))
@@ -81,7 +81,7 @@ async def test_what_a_former_leader_has_under_way_is_not_the_newest_of_its_key(s
         async with led_by_the_wired_one(pipe, wire):
             wire.hold_requests()
             await pipe.append(*states_of(SUBJECTS[0], 2))
-            await asyncio.wait_for(wire.asking.wait(), 20)
+            await asyncio.wait_for(wire.asking.wait(), 30)
             await eventually(pipe.drained)  # by the standby, so the former leader has given up
             await pipe.append(*states_of(SUBJECTS[0], 3))
             await eventually(pipe.drained)
@@ -89,7 +89,7 @@ async def test_what_a_former_leader_has_under_way_is_not_the_newest_of_its_key(s
             wire.answered.clear()
             wire.hold()  # answers are seen, and kept
             wire.requests_arrive()
-            await asyncio.wait_for(wire.answered.wait(), 20)
+            await asyncio.wait_for(wire.answered.wait(), 30)
         late = [] if surroundings.broker.idempotent else [2]
         assert _versions(await pipe.log()) == [1, 2, 3, *late]
 
@@ -122,7 +122,7 @@ async def test_records_of_a_partition_are_numbered_and_watermarks_tell_the_last_
     monkeypatch.setattr(outbox, "TOGETHER", 3)
     async with pipeline(surroundings, partitions=3) as pipe:
         async with pipe.database.begin() as tx:
-            await outbox.append_together(tx, STATES, states_of(SUBJECTS[0], *range(1, 8)))
+            await outbox.append_by_partition(tx, STATES, states_of(SUBJECTS[0], *range(1, 8)), 3)
         await pipe.append(*(state for subject in SUBJECTS for state in states_of(subject, 8)))
         mine = kafka.partition_of(SUBJECTS[0], 3)
         beside = sum(kafka.partition_of(subject, 3) == mine for subject in SUBJECTS[1:])
@@ -200,11 +200,11 @@ async def test_an_outlet_ends_while_the_broker_s_metadata_does_not_come(surround
         batch.append(key=b"k", value=b"v", timestamp=None)
         wire.hold_requests()
         sent = await outlet.producer.send_batch(batch, topic, partition=0)
-        await asyncio.wait_for(wire.asking.wait(), 20)
+        await asyncio.wait_for(wire.asking.wait(), 30)
         wire.cut()
         wire.whole = True  # a broker that takes connections, and answers none
         await eventually(lambda: is_so(_waits_for_metadata(outlet)))
-        await asyncio.wait_for(outlet.end(), 20)
+        await asyncio.wait_for(outlet.end(), 30)
         with pytest.raises(KafkaError):
             await sent
 
@@ -221,7 +221,7 @@ async def test_a_session_that_stands_still_loses_its_lock_and_another_gets_it(su
             assert held is not None
             async with pipe.database.locked("lock", 0.5, lambda: None) as other:
                 assert other is None or lost.is_set()
-            await asyncio.wait_for(lost.wait(), 20)
+            await asyncio.wait_for(lost.wait(), 30)
             async with pipe.database.locked("lock", 30.0, lambda: None) as other:
                 assert other is not None
         assert await pipe.scalar("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, Response
 from sqlalchemy.engine import make_url
 
 from common.db.database import new_metadata
@@ -15,6 +15,7 @@ from common.keyring import OtherKey
 from common.service import BODY_BYTES, Service, resources
 from common.settings import ServiceSettings
 from common.web.auth import require
+from common.web.streaming import Streamed
 from tests.support.builders import field_keys, number, subject
 from tests.support.each_of import each_of
 from tests.support.eventually import eventually
@@ -42,6 +43,24 @@ async def thing(name: str) -> str:
 @router.post("/things/many")
 async def many(body: dict[str, str]) -> int:
     return sum(map(len, body.values()))
+
+
+@router.put("/things/{name}", status_code=201)
+async def make_thing(name: str, response: Response) -> None:
+    response.headers["Location"] = f"/v1/things/{name}"
+
+
+made: list[int] = []
+
+
+@router.get("/lines")
+async def lines() -> Streamed:
+    async def read() -> AsyncIterator[bytes]:
+        for place in range(3):
+            made.append(place)
+            yield b"line\n"
+
+    return Streamed(read(), media_type="text/csv")
 
 
 @router.get("/kept")
@@ -292,9 +311,37 @@ async def test_a_stranger_cannot_make_us_read_on(client: httpx.AsyncClient, chun
             yield b"[" * 64 * 1024
 
     headers = {"Authorization": ""} | ({} if chunked else {"Content-Length": str(10**12)})
-    answered = await asyncio.wait_for(client.post("/v1/things", content=endless(), headers=headers), 20)
+    answered = await asyncio.wait_for(client.post("/v1/things", content=endless(), headers=headers), 30)
     assert answered.status_code == 413
     assert sent == (17 if chunked else 0)
+
+
+async def test_a_head_of_a_streamed_answer_produces_no_line(client: httpx.AsyncClient) -> None:
+    made.clear()
+    head = await client.head("/v1/lines")
+    assert (head.status_code, head.headers["content-type"], head.content) == (200, "text/csv; charset=utf-8", b"")
+    assert made == []
+    got = await client.get("/v1/lines")
+    assert (got.content, got.headers["content-type"]) == (b"line\n" * 3, head.headers["content-type"])
+
+
+@each_of(
+    ("told", "part"),
+    [(None, ""), ("/dispatch", "/dispatch"), ("/sms/dispatch-2", "/sms/dispatch-2")]
+    + [(wrong, "") for wrong in ("//evil.example", "https://evil.example", "/", "/a/", "/a\tb", "/é", "dispatch")],
+)
+async def test_the_paths_of_an_answer_have_the_part_that_a_gateway_has_taken_off(
+    client: httpx.AsyncClient, told: str | None, part: str
+) -> None:
+    headers: dict[str, Any] = {} if told is None else {"X-Forwarded-Prefix": told.encode()}
+    made = await client.put("/v1/things/moon", headers=headers)
+    refused = await client.get("/v1/nothing", headers=headers)
+    too_large = await client.post("/v1/things", content=of(BODY_BYTES + 1), headers={**JSON, **headers})
+    assert made.headers["location"] == f"{part}/v1/things/moon"
+    assert refused.json()["type"] == f"{part}/problems/not-found"
+    assert too_large.json()["type"] == f"{part}/problems/too-large"
+    page = await client.get(refused.json()["type"].removeprefix(part), headers=headers)
+    assert f'href="{part}/problems"' in page.text
 
 
 @pytest.mark.parametrize("path", ["/v1/things/%00", "/v1/things/a%00b", "/%00"])

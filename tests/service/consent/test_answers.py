@@ -22,15 +22,17 @@ from consent.answers.replies import IN_OUR_WORDS
 from consent.inbound import messages as intake
 from consent.ledger import store as ledger_store
 from consent.ledger.recorder import Statement, record
-from consent.page import routes as page
+from consent.page import api as page
 from consent.page import store as page_store
 from consent.page.link import read
+from consent.proof import store as proof_store
 from consent.senders import registry as senders
 from consent.senders import store as senders_store
 from inbound.keywords import classify
 from tests.support.builders import field_keys, link_keys, now, number, subject, subject_keys
 from tests.support.failing import Crash
 from tests.support.infrastructure import Postgres
+from tests.support.running import ORGANISATION
 from tests.unit.consent.evidences import on_page, opt_in
 
 pytestmark = pytest.mark.brokerless
@@ -70,6 +72,7 @@ def mo(minutes: float, intent: Intent = "stop", sender: str = number(1), **chang
 def sender(sender_id: str, brand: str, own: Replies = IN_OUR_WORDS) -> senders_store.Sender:
     return senders_store.Sender(
         sender_id=sender_id,
+        organisation_id=ORGANISATION,
         legal_name=f"{brand} SAS",
         brand=brand,
         contact=f"contact@{sender_id}.example",
@@ -97,6 +100,25 @@ async def give(database: Database, minutes: float, sender_id: str = "acme") -> N
     )
     async with database.begin() as tx:
         await record(tx, [Statement(subject(1), "sealed", given)], now())
+
+
+async def wrote(database: Database, *sender_ids: str) -> None:
+    """Each of these senders has texted the person an offer, at one instant."""
+    fields: dict[str, Any] = {
+        "subject_id": subject(1),
+        "purpose": "promotions",
+        "campaign_id": "c1",
+        "status": "accepted",
+        "version": 1,
+    }
+    async with database.begin() as tx:
+        await proof_store.add_handed_off(
+            tx,
+            [
+                proof_store.HandedOff(message_id=f"m-{each}", sender_id=each, handed_off_at=at(0), **fields)
+                for each in sender_ids
+            ],
+        )
 
 
 async def receive(database: Database, *messages: MessageReceived) -> None:
@@ -179,24 +201,26 @@ async def test_a_contact_is_answered_with_who_edits_the_service_and_how_to_stop_
     )
 
 
-async def test_on_a_shared_code_whoever_the_person_knows_answers_and_all_of_them_to_a_stranger(
-    database: Database,
-) -> None:
+async def test_on_a_shared_code_a_contact_names_who_wrote_and_nobody_where_none_did(database: Database) -> None:
+    """A consent that a caller asserts makes no brand known; its name as the origin is better than a stranger's."""
     async with database.begin() as tx:
         await senders.register(tx, sender("lune", "Maison Lune"), at(0))
     await give(database, 0, "lune")
     await receive(database, mo(1, "contact"), mo(1, "contact", sender=number(2)))
-    known, unknown = await asked(database)
-    assert (known.sender_id, unknown.sender_id) == ("lune", "acme")
-    texts = await heard(database)
-    assert "Acme" not in texts[0]
-    assert "Acme SAS, contact@acme.example ; Maison Lune SAS, contact@lune.example" in texts[1]
+    await wrote(database, "acme")
+    await receive(database, mo(2, "contact"))
+    assert [m.sender_id for m in await asked(database)] == ["lune", "acme", "acme"]
+    nameless = "Service SMS de plusieurs marques. Pour ne plus recevoir nos SMS : STOP au 36111."
+    *before, after = await heard(database)
+    assert before == [nameless, nameless]
+    assert after.startswith("Service SMS édité par Acme SAS, contact@acme.example. Pour")
 
 
 async def test_a_stop_of_one_brand_is_confirmed_by_that_brand_and_a_stop_of_all_names_them(database: Database) -> None:
     async with database.begin() as tx:
         await senders.register(tx, sender("lune", "Maison Lune"), at(0))
     named = mo(1)
+    await wrote(database, "acme", "lune")
     await receive(
         database,
         msgspec.structs.replace(named, named=field_keys.seal("maison lune", f"named:{named.mo_id}")),
@@ -211,6 +235,17 @@ async def test_a_stop_of_one_brand_is_confirmed_by_that_brand_and_a_stop_of_all_
     ]
 
 
+async def test_a_stop_on_a_code_of_several_names_no_brand_that_never_wrote(database: Database) -> None:
+    """Who else is behind the code is nobody's to learn from a text."""
+    async with database.begin() as tx:
+        await senders.register(tx, sender("lune", "Maison Lune"), at(0))
+    await receive(database, mo(1))
+    await wrote(database, "lune")
+    await receive(database, mo(2, everyone=True))
+    assert [said.partition(" :")[0] for said in await heard(database)] == ["Nos marques", "Maison Lune"]
+    assert [m.sender_id for m in await asked(database)] == ["acme", "lune"]
+
+
 async def test_a_sender_answers_in_its_own_words_where_it_answers_alone(database: Database) -> None:
     own = Replies(
         stop="Bien reçu : plus de SMS de Maison Lune",
@@ -221,9 +256,11 @@ async def test_a_sender_answers_in_its_own_words_where_it_answers_alone(database
         await senders.register(tx, sender("lune", "Maison Lune", own), at(0))
     await give(database, 0, "lune")
     first = mo(1)
+    await wrote(database, "lune")
     alone = msgspec.structs.replace(first, named=field_keys.seal("maison lune", f"named:{first.mo_id}"))
     await receive(database, alone, mo(1.5, "contact"), mo(2, "start"))
     assert await heard(database) == [own.stop, own.contact, own.start]
+    await wrote(database, "acme")
     await receive(database, mo(3))
     assert (await heard(database))[-1].startswith("Acme et Maison Lune : votre STOP est pris en compte")
 
@@ -238,6 +275,7 @@ async def test_own_words_on_record_that_do_not_pass_are_not_sent_and_the_stop_is
     await give(database, 0, "lune")
     first = mo(1)
     alone = msgspec.structs.replace(first, named=field_keys.seal("maison lune", f"named:{first.mo_id}"))
+    await wrote(database, "lune")
     before = NOT_SENT.labels("stopped")._value.get()
     await receive(database, alone, mo(1.5, "contact"), mo(2, "start"))
     assert [said.partition(" :")[0] for said in await heard(database)] == [

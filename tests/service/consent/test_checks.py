@@ -10,7 +10,7 @@ import pytest
 from consent.checks import CHECK_NUMBERS
 from consent.service import Settings, build
 from tests.service.consent.test_consent_api import SENDER, consent, opt_out
-from tests.support.builders import number, subject
+from tests.support.builders import number, shown, subject
 from tests.support.each_of import each_of
 from tests.support.running import Surroundings, bearer, running
 
@@ -52,7 +52,7 @@ async def test_each_number_is_answered_in_its_place_with_its_state_and_every_rea
         ("unknown", False, ["short_code"]),
         ("unknown", False, ["not_a_number"]),
     ]
-    assert [r["subject_id"] for r in found["results"][:4]] == [subject(n) for n in (3, 1, 2, 4)]
+    assert [r["subject_id"] for r in found["results"][:4]] == [shown(n, "acme") for n in (3, 1, 2, 4)]
     assert found["results"][4]["subject_id"] is None
     assert found["counts"] == {"allowed": 2, "denied": 6}
 
@@ -69,7 +69,7 @@ async def test_who_waits_for_a_text_to_be_read_may_not_be_written_to_yet(
         await sql.execute("UPDATE subject SET held_since = $2 WHERE subject_id = $1", subject(1), datetime.now(UTC))
     found = (await check(service, number(1))).json()
     assert found["results"][0] == {
-        "subject_id": subject(1),
+        "subject_id": shown(1, "acme"),
         "state": "opted_in",
         "allowed": False,
         "reasons": ["under_review"],

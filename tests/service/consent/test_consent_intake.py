@@ -1,6 +1,7 @@
 """What people answer by SMS: through the intake on a real Postgres, and whole, from topic to topic."""
 
 import asyncio
+import dataclasses
 import random
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -15,14 +16,20 @@ from sqlalchemy import text
 
 from common.contracts import INBOUND_MESSAGES, STATES, Event, Watermark
 from common.contracts.consent import ConsentStateChanged, Purpose
+from common.contracts.dispatch import MessageChanged, MessagesChanged
 from common.contracts.inbound import MessageReceived
+from common.contracts.rights import ErasureRequested
 from common.db.database import Database
 from common.kafka import broker as kafka
 from common.kafka.reading import broken_logs, log_watch
 from common.kafka.subscription import Received, Stopped
 from common.keyring import MISMATCHES
+from common.privacy import erasing
+from common.privacy.erasing import Whom
+from consent import eraser
 from consent.answers.answers import Answers
 from consent.inbound import messages as intake
+from consent.inbound.opt_out_receipts import Receipts
 from consent.ledger import retention, term_store
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
@@ -37,7 +44,7 @@ from tests.support.eventually import eventually
 from tests.support.infrastructure import Postgres
 from tests.support.publish import lose, publish, publish_raw
 from tests.support.reading import reading
-from tests.support.running import Surroundings, running
+from tests.support.running import ORGANISATION, Surroundings, running
 from tests.unit.consent.evidences import NOW, at, on_page, opt_in, opt_out
 
 WHO = somebody(1)
@@ -73,6 +80,7 @@ def saying(words: str, **changes: Any) -> MessageReceived:
 def sender(sender_id: str, stop_code: str = "36111", brand: str = "Acme") -> senders_store.Sender:
     return senders_store.Sender(
         sender_id=sender_id,
+        organisation_id=ORGANISATION,
         legal_name=f"{brand} SAS",
         brand=brand,
         contact="acme.example",
@@ -138,17 +146,330 @@ async def test_a_stop_on_a_code_that_is_nobodys_closes_every_sender(database: Da
     assert await standing(database, "any-sender", "any-purpose") == "opted_out"
 
 
+async def test_a_stop_to_a_code_of_nobody_that_waits_for_a_reader_holds_and_stops_once_read(database: Database) -> None:
+    """The reader decides for every sender, whoever has registered the code meanwhile."""
+    await give(database, opt_in(0))
+    waiting = mo(1, short_code="36999", no_sender=True)
+    await receive(database, waiting)
+    assert await standing(database) == "opted_in"
+    held = await subject(database)
+    assert held is not None
+    assert held.held_since == waiting.received_at
+    async with database.begin() as tx:
+        await senders.register(tx, sender("late", "36999"), NOW)
+    read = msgspec.structs.replace(waiting, revision=1, decided_by="léa", decided_at=at(9))
+    await receive(database, read)
+    assert await standing(database) == await standing(database, "any-sender", "any-purpose") == "opted_out"
+    assert (found := await subject(database)) is not None
+    assert found.held_since is None
+
+
+async def test_a_stop_to_a_code_that_only_inbound_does_not_know_yet_counts_at_once(database: Database) -> None:
+    await receive(database, mo(1, no_sender=True))
+    assert (found := await subject(database)) is not None
+    assert (await standing(database), found.held_since) == ("opted_out", None)
+
+
 @pytest.fixture
 async def shared(database: Database) -> Database:
     """Acme and Maison Lune behind one code, Initech on its own."""
     async with database.begin() as tx:
         await senders.register(tx, sender("lune", brand="Maison Lune"), NOW)
         await senders.register(tx, sender("initech", "36222", brand="Initech"), NOW)
+    await wrote(database, acme=0, lune=0)
     return database
 
 
+def moved(sender_id: str, minute: float, **changes: Any) -> MessageChanged:
+    event = MessageChanged(
+        message_id=f"m-{sender_id}-{minute}",
+        campaign_id="c1",
+        sender_id=sender_id,
+        subject_id=WHO,
+        category="marketing",
+        version=3,
+        status="accepted",
+        reasons=(),
+        until=None,
+        policy_version="france-2",
+        consent_version=1,
+        as_of=None,
+        decided_at=at(minute),
+        gateway="simulator",
+        gateway_message_id=f"g-{sender_id}-{minute}",
+        receipt=None,
+        code=None,
+        purpose="promotions",
+        handed_off_at=at(minute),
+    )
+    return msgspec.structs.replace(event, **changes)
+
+
+WAITING = (
+    "SELECT count(*) FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database"
+    " WHERE d.datname = current_database() AND l.locktype = 'advisory' AND NOT l.granted"
+)
+
+
+async def waiting_for_a_lock(database: Database) -> bool:
+    async with database.begin() as tx:
+        return bool(await tx.scalar(text(WAITING)))
+
+
+async def wrote(database: Database, **minutes: float) -> None:
+    """Each of these senders wrote to the person at this minute."""
+    await told(database, *(moved(sender_id, minute) for sender_id, minute in minutes.items()))
+
+
+def received(changed: MessageChanged, offset: int) -> Received:
+    return Received(MessagesChanged(changes=(changed,)), WHO, 0, offset, NOW, None)
+
+
+async def told(database: Database, *changed: MessageChanged) -> None:
+    batch = [received(one, n) for n, one in enumerate(changed)]
+    async with database.begin() as tx:
+        await Receipts(field_keys, subject_keys).apply(tx, batch)
+
+
+async def asked(database: Database, sender_id: str, minute: float) -> str:
+    """The sender requested a question to the person at this minute."""
+    question = str(uuid4())
+    async with database.begin() as tx:
+        await tx.execute(
+            text(
+                "INSERT INTO answer (message_id, subject_id, sender_id, kind, asked_at)"
+                " VALUES (CAST(:id AS uuid), :who, :sender, 'question', :at)"
+            ),
+            {"id": question, "who": WHO, "sender": sender_id, "at": at(minute)},
+        )
+    return question
+
+
+async def out(database: Database) -> list[str]:
+    return [who for who in ("acme", "lune", "initech") if await standing(database, who) == "opted_out"]
+
+
+async def test_a_stop_on_a_code_of_several_is_for_who_wrote_last(shared: Database) -> None:
+    await wrote(shared, lune=1)
+    await receive(shared, mo(2))
+    assert await out(shared) == ["lune"]
+    await wrote(shared, acme=5)
+    await receive(shared, mo(6))
+    assert await out(shared) == ["acme", "lune"]
+
+
+async def test_a_stop_that_arrives_hours_late_is_also_for_who_wrote_last_before_it_was_sent(shared: Database) -> None:
+    async with shared.begin() as tx:
+        await senders.register(tx, sender("globex"), NOW)
+    await wrote(shared, acme=5, lune=120)
+    await receive(shared, mo(6, received_at=at(180)))
+    assert await out(shared) == ["acme", "lune"]
+    assert await standing(shared, "globex") == "unknown"
+    await wrote(shared, globex=60)
+    assert await standing(shared, "globex") == "opted_out", "a message of between, known late, widens it"
+
+
+async def test_a_stop_that_was_sent_before_every_message_is_for_the_whole_code(shared: Database) -> None:
+    await wrote(shared, lune=120)
+    await receive(shared, mo(-60, received_at=at(180)))
+    assert await out(shared) == ["acme", "lune"]
+
+
+async def test_a_message_that_never_left_takes_no_stop_and_one_that_perhaps_left_takes_it_too(shared: Database) -> None:
+    await wrote(shared, acme=1)
+    await told(shared, moved("lune", 2, status="rejected"))
+    await receive(shared, mo(3))
+    assert await out(shared) == ["acme"]
+    await told(shared, moved("lune", 4, status="unknown"))
+    await told(shared, moved("lune", 4, version=4, status="rejected"))
+    await receive(shared, mo(5))
+    assert await out(shared) == ["acme"], "the operator said at last that it did not go"
+    await told(shared, moved("lune", 6, status="unknown"))
+    await receive(shared, mo(7))
+    assert await out(shared) == ["acme", "lune"]
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["perhaps", "surely"])
+async def test_a_question_takes_the_place_of_a_message_once_it_has_left(shared: Database, left: bool) -> None:
+    """Dispatch may deny it, or the operator: before, the message that surely left explains the STOP."""
+    question = await asked(shared, "lune", 2)
+    await wrote(shared, acme=1)
+    if left:
+        gone = moved("lune", 2, message_id=question, category="service", purpose=None, campaign_id=None)
+        await told(shared, gone)
+    await receive(shared, mo(3))
+    assert await out(shared) == (["lune"] if left else ["acme", "lune"])
+
+
+async def test_a_message_that_did_not_arrive_takes_no_stop_from_the_one_before(shared: Database) -> None:
+    await wrote(shared, acme=1, lune=2)
+    await told(shared, moved("lune", 2, version=4, receipt="failed"))
+    await receive(shared, mo(3))
+    assert await out(shared) == ["acme", "lune"]
+
+
+async def test_a_message_that_left_later_than_it_seemed_takes_the_stop(shared: Database) -> None:
+    """Its first process was lost before the submit; another has sent it, long after the message of the other brand."""
+    lost = moved("lune", 0, version=2, status="unknown", handed_off_at=None)
+    await told(shared, lost)
+    await wrote(shared, acme=5)
+    await told(shared, msgspec.structs.replace(lost, version=4, status="accepted", handed_off_at=at(9)))
+    await receive(shared, mo(10))
+    assert await out(shared) == ["lune"]
+
+
+async def test_a_question_that_may_have_waited_is_stopped_too(shared: Database) -> None:
+    await asked(shared, "lune", 1)
+    await wrote(shared, acme=2)
+    await receive(shared, mo(3))
+    assert await out(shared) == ["acme", "lune"]
+
+
+async def test_a_message_on_another_code_explains_no_stop_on_this_one(shared: Database) -> None:
+    """Acme has left the code, and wrote last: the person answers the message before, on this code."""
+    async with shared.begin() as tx:
+        await senders.change(tx, sender("acme"), sender("acme", "36333"), at(2))
+    await wrote(shared, lune=1, acme=3)
+    await receive(shared, mo(4))
+    assert await out(shared) == ["lune"]
+
+
+async def test_a_stop_long_after_every_message_is_for_the_whole_code(shared: Database) -> None:
+    await wrote(shared, lune=1)
+    await receive(shared, mo(1 + 30 * 24 * 60 + 1))
+    assert await out(shared) == ["acme", "lune"]
+
+
+async def test_a_message_known_after_the_stop_that_it_came_before_widens_the_stop(shared: Database) -> None:
+    """Dispatch may say late what has left: the STOP was for that brand, and what it has shut stays so."""
+    await wrote(shared, lune=1)
+    await receive(shared, mo(3))
+    assert await out(shared) == ["lune"]
+    await wrote(shared, acme=0.5)
+    assert await out(shared) == ["lune"], "an older message changes nothing"
+    await wrote(shared, acme=4)
+    assert await out(shared) == ["lune"], "nor does a later one"
+    await wrote(shared, acme=2)
+    assert await out(shared) == ["acme", "lune"]
+    async with shared.begin() as tx:
+        proof = (await ledger_store.history(tx, WHO))[-1].evidence
+    assert (proof.source, proof.reference, proof.arrived_at) == ("mo", "simulator/fr/p-stop-3", mo(3).received_at)
+
+
+@pytest.mark.parametrize("gone", [{"receipt": "failed"}, {"receipt": "expired"}, {"status": "rejected"}])
+async def test_a_last_message_that_is_known_late_not_to_have_arrived_gives_the_stop_to_the_one_before_too(
+    shared: Database, gone: dict[str, Any]
+) -> None:
+    """The person answered Acme, and then Globex, whose messages had arrived; nobody gets the STOP back."""
+    async with shared.begin() as tx:
+        await senders.register(tx, sender("globex"), NOW)
+    await wrote(shared, globex=1, acme=2, lune=3)
+    await receive(shared, mo(4))
+    await told(shared, moved("lune", 3, version=4, receipt="delivered"))
+    assert await out(shared) == ["lune"]
+    await told(shared, moved("lune", 3, version=5, **gone))
+    assert await out(shared) == ["acme", "lune"]
+    assert await standing(shared, "globex") == "unknown"
+    async with shared.begin() as tx:
+        proof = (await ledger_store.history(tx, WHO))[-1].evidence
+    assert (proof.source, proof.reference, proof.arrived_at) == ("mo", "simulator/fr/p-stop-4", mo(4).received_at)
+    await told(shared, moved("acme", 2, version=4, **gone))
+    assert await standing(shared, "globex") == "opted_out"
+    assert await out(shared) == ["acme", "lune"]
+
+
+async def test_a_stop_that_names_a_brand_stays_with_it_whatever_became_of_another_sender_s_message(
+    shared: Database,
+) -> None:
+    async with shared.begin() as tx:
+        await senders.register(tx, dataclasses.replace(sender("lune-2", brand="Lune Deux"), controller="lune"), NOW)
+    await wrote(shared, acme=0.1, lune=0.2)
+    await receive(shared, saying("maison lune"))
+    await told(shared, moved("acme", 0.3, status="unknown"), moved("acme", 0.3, version=4, status="rejected"))
+    assert await out(shared) == ["lune"]
+    assert await standing(shared, "lune-2") == "unknown"
+
+
+async def test_a_question_that_is_known_late_not_to_have_arrived_gives_the_stop_to_the_one_before_too(
+    shared: Database,
+) -> None:
+    question = await asked(shared, "lune", 2)
+    await wrote(shared, acme=1)
+    gone = moved("lune", 2, message_id=question, category="service", purpose=None, campaign_id=None)
+    await told(shared, gone)
+    await receive(shared, mo(3))
+    assert await out(shared) == ["lune"]
+    await told(shared, msgspec.structs.replace(gone, version=5, receipt="expired"), gone)
+    assert await out(shared) == ["acme", "lune"]
+
+
+async def test_a_decided_stop_that_widens_names_its_reviewer_and_an_undecided_one_waits(shared: Database) -> None:
+    async with shared.begin() as tx:
+        await senders.register(tx, sender("globex"), NOW)
+    await give(shared, opt_in(0))
+    await wrote(shared, acme=1)
+    await receive(shared, mo(8, "start"))
+    await wrote(shared, lune=2)
+    behind = late_stop(10, said=5, behind_start=True)
+    await receive(shared, behind)
+    await told(shared, moved("lune", 2, version=4, receipt="failed"))
+    assert await out(shared) == ["lune"], "acme, which the STOP covers too by now, is not shut before the decision"
+    await receive(shared, msgspec.structs.replace(behind, revision=1, decided_by="léa", decided_at=at(20)))
+    await wrote(shared, globex=3)
+    assert await out(shared) == ["acme", "lune"]
+    async with shared.begin() as tx:
+        proof = (await ledger_store.history(tx, WHO))[-1].evidence
+    assert (proof.sender_id, proof.actor, proof.received_at, proof.clock) == ("globex", "léa", at(20), None)
+
+
+async def test_an_erasure_of_everything_takes_the_name_of_the_text_behind_an_attribution(shared: Database) -> None:
+    """Of one before the erasure, read then or later; the STOP still widens. A later one keeps its name."""
+    kept = text("SELECT mo_id, reference, actor FROM attributed_stop ORDER BY arrived_at")
+    await wrote(shared, acme=1, lune=2)
+    await receive(shared, mo(3, revision=1, decided_by="léa", decided_at=at(4)))
+    async with shared.begin() as tx:
+        await eraser.erase(tx, {Whom(WHO, "lune"): at(20)})
+        assert [row.actor for row in await tx.execute(kept)] == ["léa"], "the person may have meant another"
+        asked = ErasureRequested(erasure_id="e-1", subject_id=WHO, controller_id=None, requested_at=at(20))
+        await erasing.put(tx, asked)
+        await eraser.erase(tx, {Whom(WHO, None): at(20)})
+        assert [tuple(row) for row in await tx.execute(kept)] == [("mo-stop-3", None, None)]
+    await receive(shared, mo(5))
+    await receive(shared, mo(30))
+    async with shared.begin() as tx:
+        found = [tuple(row) for row in await tx.execute(kept)]
+    assert found == [
+        ("mo-stop-3", None, None),
+        ("mo-stop-5", None, None),
+        ("mo-stop-30", "simulator/fr/p-stop-30", None),
+    ]
+    await told(shared, moved("lune", 2, version=4, receipt="failed"))
+    assert await out(shared) == ["acme", "lune"]
+
+
+async def test_a_stop_and_a_message_recorded_at_once_do_not_miss_each_other(shared: Database) -> None:
+    """Whichever transaction comes first: the brand that wrote last is shut. Also of a text under another subject id."""
+    await wrote(shared, lune=1)
+    async with shared.begin() as first:
+        await Receipts(field_keys, subject_keys).apply(first, [received(moved("acme", 2), 9)])
+        stop = asyncio.create_task(receive(shared, misnamed(mo(3))))
+        await eventually(lambda: waiting_for_a_lock(shared))
+    await stop
+    assert await out(shared) == ["acme"]
+
+
+async def test_a_brand_like_a_word_beside_stop_takes_no_stop_of_others(shared: Database) -> None:
+    """« STOP MERCI » is for who wrote last, although another on the code, which wrote before, is called so."""
+    async with shared.begin() as tx:
+        await senders.register(tx, sender("mallory", brand="Merci"), NOW)
+    await wrote(shared, mallory=0.5, lune=1)
+    await receive(shared, msgspec.structs.replace(mo(2), named=field_keys.seal("merci", "named:mo-stop-2")))
+    assert await out(shared) == ["lune"]
+    assert await standing(shared, "mallory") == "opted_out"
+
+
 @pytest.mark.parametrize(
-    ("words", "out"),
+    ("words", "shut"),
     [
         ("maison lune", ["lune"]),
         ("pub de maisonlune", ["lune"]),
@@ -160,10 +481,10 @@ async def shared(database: Database) -> Database:
     ids=["a brand", "an OADC", "two brands", "nobody we know", "more than names", "a brand of another code"],
 )
 async def test_a_stop_that_names_a_brand_on_a_shared_code_is_for_that_brand_and_in_doubt_for_the_code(
-    shared: Database, words: str, out: list[str]
+    shared: Database, words: str, shut: list[str]
 ) -> None:
     await receive(shared, saying(words))
-    assert [who for who in ("acme", "lune", "initech") if await standing(shared, who) == "opted_out"] == out
+    assert await out(shared) == shut
 
 
 async def test_a_stop_to_all_is_for_everyone_whatever_the_code(shared: Database) -> None:
@@ -219,11 +540,54 @@ async def test_a_start_is_for_the_senders_of_the_code_today_and_for_none_that_ha
     await give(shared, opt_in(0), opt_in(0, sender_id="lune"))
     async with shared.begin() as tx:
         await senders.change(tx, sender("acme"), sender("acme", "36333"), NOW)
+    await wrote(shared, lune=1)
     await receive(shared, mo(1, short_code="36333"), mo(2), mo(3, "start"))
     assert await standing(shared, "lune") == "opted_in"
     assert await standing(shared) == "opted_out"
     await receive(shared, mo(4, "start", short_code="36333"))
     assert await standing(shared) == "opted_in"
+
+
+async def test_a_start_on_a_code_of_several_takes_back_the_newest_stop_alone(shared: Database) -> None:
+    """Neither who was stopped before, nor what is asserted only since, whatever time the assertion claims."""
+    await give(shared, opt_in(0), opt_in(0, sender_id="lune"))
+    await wrote(shared, lune=1, acme=3)
+    await receive(shared, mo(2), mo(4))
+    assert await out(shared) == ["acme", "lune"]
+    backdated = opt_in(1, purpose="news", received_at=at(5))
+    await give(shared, opt_in(5), opt_in(5, purpose="loyalty"), backdated)
+    await receive(shared, mo(6, "start"))
+    assert [await standing(shared), await standing(shared, "lune")] == ["opted_in", "opted_out"]
+    assert await standing(shared, purpose="loyalty") == await standing(shared, purpose="news") == "opted_out"
+
+
+async def test_a_start_leaves_an_old_stop_by_text_where_the_person_has_stopped_another_since(shared: Database) -> None:
+    await give(shared, opt_in(0), opt_in(0, sender_id="lune"))
+    await wrote(shared, lune=1)
+    await receive(shared, mo(2))
+    await give(shared, opt_out(4, source="stop_link"))
+    await wrote(shared, acme=5)
+    await receive(shared, mo(6, "start"))
+    assert [await standing(shared), await standing(shared, "lune")] == ["opted_in", "opted_out"]
+
+
+async def test_a_start_on_a_code_of_several_counts_the_stop_that_came_with_it(shared: Database) -> None:
+    await give(shared, opt_in(0), opt_in(0, sender_id="lune"))
+    await wrote(shared, lune=1, acme=3)
+    await receive(shared, mo(2), mo(4), mo(6, "start"))
+    assert [await standing(shared), await standing(shared, "lune")] == ["opted_in", "opted_out"]
+
+
+@pytest.mark.parametrize(
+    ("minutes", "opened"), [({"acme": 1}, ["acme"]), ({}, [])], ids=["one wrote last", "both at one instant"]
+)
+async def test_a_start_after_a_stop_of_all_opens_only_the_one_that_wrote_last(
+    shared: Database, minutes: dict[str, float], opened: list[str]
+) -> None:
+    await give(shared, opt_in(0), opt_in(0, sender_id="lune"))
+    await wrote(shared, **minutes)
+    await receive(shared, mo(2, everyone=True), mo(3, "start"))
+    assert [who for who in ("acme", "lune") if await standing(shared, who) == "opted_in"] == opened
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from consent.service import Settings, build
 from tests.service.consent.test_imports import imported, opened, part, recording, terms
 from tests.service.consent.test_proofs import CONSENT, NUMBER, SENDER, campaign_bundle, checked
 from tests.service.consent.test_proofs import kept as keep_handed_off
-from tests.support.builders import field_keys, now, number, subject
+from tests.support.builders import field_keys, now, number, shown, subject
 from tests.support.holdings import holdings, spellings
 from tests.support.running import Surroundings, running
 
@@ -102,7 +102,7 @@ async def test_an_erasure_under_the_key_of_another_persons_is_one_of_its_own(kep
         assert answer.status_code == 202, answer.text
         asked.append(answer.json())
         await kept.pass_days(36)
-    assert [one["subject_id"] for one in asked] == [subject(1), subject(2)]
+    assert [one["subject_id"] for one in asked] == [shown(1, "acme"), shown(2, "acme")]
 
 
 async def test_answers_closed_reviews_and_links_go_and_what_is_open_stays(kept: Kept) -> None:
@@ -129,8 +129,9 @@ async def test_what_was_said_in_a_rectification_goes_once_it_is_done_and_old_and
     for n, (days, done) in enumerate(((395, True), (397, True), (397, False))):
         at = now() - timedelta(days=days)
         await kept.rows(
-            "INSERT INTO rectification (rectification_id, subject_id, kind, source, asked, annulled, requested_at,"
-            " completed_at, rectified) VALUES ($1, $2, 'contact', 'letter', 'sealed', false, $3, $4, '{}')",
+            "INSERT INTO rectification (rectification_id, subject_id, controller_id, kind, source, asked, annulled,"
+            " requested_at, completed_at, rectified)"
+            " VALUES ($1, $2, 'acme', 'contact', 'letter', 'sealed', false, $3, $4, '{}')",
             f"r-{n}", subject(1), at, at if done else None,
         )  # fmt: skip
     await kept.pass_days(0)
@@ -163,7 +164,8 @@ def left(n: int, campaign_began: datetime, at: datetime) -> HandedOff:
         purpose="promotions",
         campaign_id="c1",
         handed_off_at=at,
-        consent_version=1,
+        status="accepted",
+        version=1,
     )
 
 

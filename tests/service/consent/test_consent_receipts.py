@@ -1,12 +1,14 @@
 """Receipts that tell of an opt-out: evidence, once, whoever the person is to us."""
 
+import random
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from common.contracts import DISPATCH_MESSAGES
-from common.contracts.dispatch import MessageChanged
+from common.contracts.dispatch import MessageChanged, MessagesChanged
 from common.db.database import Database
 from common.kafka.subscription import Received
 from consent.inbound.opt_out_receipts import Receipts
@@ -16,6 +18,7 @@ from consent.ledger.recorder import Statement, record
 from consent.proof import store as proof_store
 from consent.proof.store import HandedOff
 from consent.service import Settings, build
+from tests.service.consent.test_consent_api import SENDER
 from tests.support.builders import field_keys, number, subject, subject_keys
 from tests.support.eventually import eventually
 from tests.support.publish import publish
@@ -57,7 +60,9 @@ async def give(database: Database, evidence: ledger.Evidence) -> None:
 
 
 async def tell(database: Database, *messages: MessageChanged, published_at: datetime | None = None) -> None:
-    batch = [Received(m, m.subject_id, 0, n, published_at or at(60), None) for n, m in enumerate(messages)]
+    """In one record."""
+    event = MessagesChanged(changes=messages)
+    batch = [Received(event, event.key, 0, 0, published_at or at(60), None)]
     async with database.begin() as tx:
         assert await Receipts(field_keys, subject_keys).apply(tx, batch) is None
 
@@ -115,7 +120,10 @@ async def test_a_stranger_who_is_opted_out_at_the_operator_is_remembered(databas
 
 async def test_it_travels_from_dispatchs_topic_to_the_ledger(surroundings: Surroundings) -> None:
     async with running(build(Settings(**await surroundings.settings("consent")))) as client:
-        await publish(surroundings, DISPATCH_MESSAGES, [message(-10), message(-10, version=4)])
+        assert (await client.post("/v1/senders", json=SENDER)).status_code == 201
+        await publish(
+            surroundings, DISPATCH_MESSAGES, [MessagesChanged(changes=(message(-10), message(-10, version=4)))]
+        )
 
         async def known() -> list[dict[str, Any]]:
             answer = await client.post("/v1/subjects/lookup", json={"number": number(1)})
@@ -138,12 +146,58 @@ def sent(**changes: Any) -> MessageChanged:
     return message(None, **({"receipt": None, "purpose": "promotions", "handed_off_at": at(1)} | changes))
 
 
-async def test_a_message_that_left_is_kept_once_with_what_it_stood_on(database: Database) -> None:
-    await tell(database, sent(status="unknown", consent_version=7), sent(handed_off_at=at(9)))
-    await tell(database, sent(receipt="delivered"))
+async def test_a_message_that_left_is_kept_once(database: Database) -> None:
+    await tell(database, sent())
+    await tell(database, sent(version=4, receipt="delivered"))
     (one,) = await left(database)
     assert (one.subject_id, one.sender_id, one.purpose, one.campaign_id) == (WHO, "acme", "promotions", "c1")
-    assert (one.handed_off_at, one.consent_version) == (at(1), 7)
+    assert (one.handed_off_at, one.status) == (at(1), "accepted")
+
+
+async def test_a_record_of_several_messages_and_senders_says_as_much_as_a_record_of_each(database: Database) -> None:
+    await give(database, opt_in(0))
+    await give(database, opt_in(0, sender_id="globex"))
+    await give(database, opt_in(0, sender_id="initech"))
+    await tell(
+        database,
+        sent(message_id="m-1", version=2, status="unknown", handed_off_at=None),
+        sent(message_id="m-2", sender_id="globex", status="denied", handed_off_at=None),
+        sent(message_id="m-1"),
+        sent(message_id="m-3", sender_id="initech", receipt="opted_out", receipt_at=at(20)),
+        sent(message_id="m-4", sender_id="globex", campaign_id=None, category="transactional", receipt="opted_out"),
+    )
+    kept = {one.message_id: (one.sender_id, one.handed_off_at, one.status) for one in await left(database)}
+    assert kept == {"m-1": ("acme", at(1), "accepted"), "m-3": ("initech", at(1), "accepted")}
+    assert [await standing(database, who) for who in ("acme", "globex", "initech")] == [
+        "opted_in",
+        "opted_out",
+        "opted_out",
+    ]
+
+
+# Marked as begun and lost by a process, decided again the next day; the DLR of a part is followed by that of another.
+LIFE = (
+    sent(version=2, status="unknown", handed_off_at=None),
+    sent(version=5, handed_off_at=at(2000)),
+    sent(version=6, handed_off_at=at(2000), receipt="delivered"),
+    sent(version=7, handed_off_at=at(2000), receipt="failed"),
+)
+KEPT = {2: ("unknown", NOW), 5: ("accepted", at(2000)), 6: ("accepted", at(2000)), 7: ("unknown", at(2000))}
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_the_newest_state_is_kept_in_whatever_order_and_however_often_the_states_arrive(
+    database: Database, seed: int
+) -> None:
+    chance = random.Random(seed)
+    known: dict[str, int] = {}
+    for _ in range(60):
+        batch = [(f"m-{chance.randrange(12)}", chance.choice(LIFE)) for _ in range(chance.randint(1, 6))]
+        await tell(database, *(replace(event, message_id=message_id) for message_id, event in batch))
+        for message_id, event in batch:
+            known[message_id] = max(event.version, known.get(message_id, 0))
+        found = {one.message_id: (one.status, one.handed_off_at) for one in await left(database)}
+        assert found == {message_id: KEPT[version] for message_id, version in known.items()}
 
 
 async def test_what_did_not_leave_or_stands_on_no_consent_is_not_kept(database: Database) -> None:

@@ -16,7 +16,9 @@ from common.contracts.campaign import MessageRequested
 from common.contracts.inbound import Intent, MessageReceived
 from common.db.database import Database
 from common.kafka.subscription import Received
+from common.privacy.erasing import Whom
 from common.web.problems import TooMany
+from consent import eraser
 from consent.answers.answers import Answers
 from consent.double_opt_in import requests as double_opt_ins
 from consent.double_opt_in.requests import Lapsing, Terms
@@ -27,7 +29,6 @@ from consent.ledger import store as ledger_store
 from consent.ledger.chain import verify
 from consent.ledger.recorder import Statement, record
 from consent.ledger.rules import Evidence
-from consent.rights import eraser
 from consent.senders import registry as senders
 from consent.senders import store as senders_store
 from consent.service import Settings, build
@@ -35,7 +36,7 @@ from inbound.keywords import classify
 from tests.service.consent.test_answers import asked as texted
 from tests.service.consent.test_answers import heard, mo, sender
 from tests.service.consent.test_consent_api import SENDER, outbox, reasons
-from tests.support.builders import field_keys, number, subject, subject_keys
+from tests.support.builders import called, field_keys, number, subject, subject_keys
 from tests.support.each_of import each_of
 from tests.support.eventually import eventually
 from tests.support.infrastructure import Postgres
@@ -47,6 +48,7 @@ pytestmark = pytest.mark.brokerless
 SHOWN = "Oui, je veux recevoir les offres d'Acme par SMS."
 THEN = datetime.now(UTC) - timedelta(days=20)
 CODE = "36111"
+ANSWERS = Answers(field_keys, 5, fictional=True)
 TERMS = Terms(
     number_a_day=3,
     number_a_month=6,
@@ -54,6 +56,7 @@ TERMS = Terms(
     caller_an_hour=1000,
     after_stop=timedelta(days=30),
     most=Most(a_day=5, a_month=20),
+    share=Most(a_day=5, a_month=20),
 )
 
 
@@ -72,7 +75,13 @@ class Consent:
             await senders.register(tx, replace(sender(sender_id, brand), **more), at(-1))
 
     async def ask(
-        self, minutes: float, sender_id: str = "acme", who: int = 1, form: float | None = None, terms: Terms = TERMS
+        self,
+        minutes: float,
+        sender_id: str = "acme",
+        who: int = 1,
+        form: float | None = None,
+        terms: Terms = TERMS,
+        answers: Answers = ANSWERS,
     ) -> Question:
         """`form`: when it was filled in, if not just then."""
         filled_in = at(minutes if form is None else form)
@@ -90,13 +99,12 @@ class Consent:
         async with self.database.begin() as tx:
             asking = await senders_store.find_sender(tx, sender_id)
             assert asking is not None
-            answers = Answers(field_keys, 5, fictional=True)
             return await double_opt_ins.ask(tx, answers, statement, asking, terms, "site", at(minutes))
 
     async def hear(self, *messages: MessageReceived) -> None:
         batch = [Received(m, m.subject_id, 0, n, datetime.now(UTC), None) for n, m in enumerate(messages)]
         async with self.database.begin() as tx:
-            await intake.Intake(field_keys, subject_keys, Answers(field_keys, 5, fictional=True)).apply(tx, batch)
+            await intake.Intake(field_keys, subject_keys, ANSWERS).apply(tx, batch)
 
     async def say(self, said: Evidence, minutes: float, who: int = 1) -> None:
         said = structs.replace(
@@ -237,13 +245,21 @@ async def test_who_has_said_stop_is_texted_once_by_a_controllers_newer_form_and_
     assert await consent.state() == "opted_in"
 
 
+async def test_the_question_to_a_person_who_has_stopped_says_nothing_that_advertises(consent: Consent) -> None:
+    await consent.say(stop(sender_id=None), 0)
+    await consent.ask(5)
+    assert await heard(consent.database) == [
+        'Acme : pour recevoir par SMS "nos messages commerciaux", répondez OUI. Sinon, ne faites rien. STOP au 36111.'
+    ]
+
+
 async def test_an_erased_person_is_not_forgotten_as_one_who_was_asked(consent: Consent) -> None:
     await consent.say(stop(sender_id=None), 0)
     await consent.ask(10)
     async with consent.database.begin() as tx:
-        done = await eraser.erase(tx, {subject(1): at(15)})
+        done = await eraser.erase(tx, {(whom := Whom(subject(1), None)): at(15)})
         kept = await tx.scalar(text("SELECT count(number) FROM double_opt_in"))
-    assert (done[subject(1)]["questions"], kept) == (1, 0)
+    assert (done[whom]["questions"], kept) == (1, 0)
     await consent.ask(20)
     await consent.hear(oui(21))
     assert len(await consent.texts()) == 1
@@ -319,7 +335,7 @@ def form(**changes: Any) -> dict[str, Any]:
 async def service(surroundings: Surroundings) -> AsyncIterator[httpx.AsyncClient]:
     settings = Settings(**await surroundings.settings("consent", roles="api"))
     async with running(build(settings)) as client:
-        for who in (SENDER, SENDER | {"sender_id": "zinc", "brand": "Café Zinc", "stop_code": "36222"}):
+        for who in (SENDER, called(SENDER, "zinc") | {"brand": "Café Zinc", "stop_code": "36222"}):
             assert (await client.post("/v1/senders", json=who)).status_code == 201
         yield client
 
@@ -476,6 +492,21 @@ async def test_many_controllers_together_do_not_text_a_number_without_end_and_ar
     assert [m.sender_id for m in await consent.texts()][3:] == ["brand-3", "brand-4"], "five a month"
 
 
+async def test_the_questions_of_one_organisation_leave_another_its_own(consent: Consent) -> None:
+    """Of all texts to a number, too, which calls for links and renewals cause as well."""
+    for n in range(4):
+        await consent.sender(f"brand-{n}", f"Marque {n}", stop_code=f"3620{n}")
+    await consent.sender("theirs", "Autre", stop_code="36301", organisation_id="strangers")
+    few = replace(TERMS, share=Most(a_day=2, a_month=3))
+    for who, terms, answers in ((1, few, ANSWERS), (2, TERMS, replace(ANSWERS, share=2))):
+        for n, sender_id in enumerate(("brand-0", "brand-1", "brand-2", "theirs")):
+            await consent.ask(n, sender_id, who, terms=terms, answers=answers)
+        assert [m.sender_id for m in await consent.texts(who)] == ["brand-0", "brand-1", "theirs"]
+    for n in (2, 3):
+        await consent.ask(60 * 24 + n, f"brand-{n}", terms=few)
+    assert [m.sender_id for m in await consent.texts()][3:] == ["brand-2"], "three a month"
+
+
 async def test_nobody_is_asked_while_a_text_of_theirs_waits_for_a_reviewer(consent: Consent) -> None:
     """Also a STOP behind a START, which one clock puts before the START: the STOP may be the person's last word."""
     await consent.sender("zinc", "Café Zinc", stop_code="36222")
@@ -497,7 +528,7 @@ async def test_a_controller_and_a_caller_have_a_pace_as_well(surroundings: Surro
     settings = Settings(**await surroundings.settings("consent", roles="api", **paces))
     async with running(build(settings)) as client:
         for sender_id in ("acme", "zinc"):
-            await client.post("/v1/senders", json=SENDER | {"sender_id": sender_id})
+            await client.post("/v1/senders", json=called(SENDER, sender_id))
 
         async def ask(who: int, sender_id: str, **claims: Any) -> httpx.Response:
             body = form(number=number(who), sender_id=sender_id)

@@ -11,6 +11,7 @@ from common.web.pagination import next_of
 from consent.ledger.retention import after_months
 from consent.service import Settings, build
 from tests.service.consent.test_consent_api import NUMBER, SENDER, consent, reasons
+from tests.support.builders import called, edge_ids, subject_keys
 from tests.support.running import Surroundings, bearer, running
 
 pytestmark = pytest.mark.brokerless
@@ -32,7 +33,7 @@ async def service(surroundings: Surroundings) -> AsyncIterator[httpx.AsyncClient
     async with running(build(settings)) as client:
         purposes = [{"id": "promotions", "wording": "Nos offres", "retention_months": 6}]
         for sender_id in ("acme", "globex"):
-            sender = SENDER | {"sender_id": sender_id, "purposes": purposes}
+            sender = called(SENDER, sender_id) | {"purposes": purposes}
             assert (await client.post("/v1/senders", json=sender)).status_code == 201
         said = [consent(number=number, occurred_at=last(1)) for number in TEN]
         said += [consent(occurred_at=last(3)), consent(sender_id="globex", occurred_at=last(1))]
@@ -79,6 +80,31 @@ async def test_what_ends_is_counted_by_month_and_listed_page_by_page_without_a_n
         },
     )
     assert len((await get(service, params={"months": 2}))["items"]) == 8
+
+
+async def test_people_of_one_end_have_another_rank_with_each_sender_on_every_page(service: httpx.AsyncClient) -> None:
+    """By the rank two organisations could join the people that both know."""
+    said = [consent(sender_id="globex", number=number, occurred_at=last(1)) for number in TEN]
+    assert (await service.post("/v1/consents/batch", json={"items": said})).status_code == 200
+    people = [subject_keys.subject_id("+33" + number.replace(" ", "")[1:]) for number in TEN]
+    ranks: list[list[int]] = []
+    for sender_id in ("acme", "globex"):
+        controller = (await service.get(f"/v1/senders/{sender_id}")).json()["controller"]
+        shown = [edge_ids.of(controller).shown(subject_id) for subject_id in people]
+        seen, cursor = list[str](), dict[str, str]()
+        while True:
+            answer = await service.get(
+                f"/v1/senders/{sender_id}/endings", params={"months": "2", "limit": "3"} | cursor
+            )
+            page = answer.json()
+            seen += [item["subject_id"] for item in page["items"]]
+            if page["next"] is None:
+                break
+            cursor = {"cursor": page["next"]}
+        ranks.append([shown.index(one) for one in seen if one in shown])
+    assert sorted(ranks[0]) == sorted(ranks[1]) == list(range(10))
+    assert ranks[0] != ranks[1]
+    assert sorted(people) not in [[people[place] for place in each] for each in ranks]
 
 
 async def test_only_who_reads_consent_of_that_sender_is_told_and_a_cursor_is_ours(service: httpx.AsyncClient) -> None:

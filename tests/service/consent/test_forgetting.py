@@ -1,5 +1,7 @@
 """Who has nothing open left is erased, against a real Postgres, with `now` as an argument."""
 
+import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -8,21 +10,24 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
-from common.contracts.rights import ErasureRequested
+from common.contracts.rights import ErasureAcknowledged, ErasureRequested
 from common.db.database import Database
-from common.privacy.erasing import Eraser
+from common.privacy import erasing as common_erasing
+from common.privacy.erasing import Asked, Eraser, Whom, concerning
+from consent import eraser
 from consent.ledger import rules as ledger
 from consent.ledger import store
 from consent.ledger.chain import verify
 from consent.ledger.recorder import Statement, record
 from consent.ledger.rules import Evidence
 from consent.retention.expiring import step
-from consent.rights import eraser, erasures
+from consent.rights import erasures
 from consent.rights.erasures import Erasure
 from consent.senders import registry as senders
 from tests.service.consent.test_renewals import ASKING, asked, given, looked, says
 from tests.service.consent.test_retention import sender
 from tests.support.builders import subject
+from tests.support.eventually import eventually
 from tests.support.infrastructure import Postgres
 from tests.unit.consent.evidences import contact, opt_in, opt_out, stop
 
@@ -128,6 +133,30 @@ async def test_of_a_stranger_opted_out_over_the_api_the_keyed_hash_alone_is_held
     assert ledger.shut((await held(database)).state, "acme")
 
 
+async def test_the_number_goes_with_the_last_opt_in_whatever_stops_by_text_stay(database: Database) -> None:
+    """A STOP TOUT is no controller's, and a STOP on a shared code is the last writer's, perhaps of no customer."""
+    await given(database, on(OPENED, opt_in(0)), on(OPENED, opt_in(1, sender_id="lune", evidence_id="ev-lune")))
+    await given(database, on(OPENED + DAY, stop(2, sender_id=None)))
+    await given(database, on(OPENED, opt_in(0, evidence_id="ev-acme")), who=2)
+    await given(database, on(OPENED + DAY, stop(3, sender_id="lune")), who=2)
+    await given(database, on(OPENED + 2 * DAY, opt_out(4)), who=2)  # with which each erasure begins
+
+    async def erased(*whom: Whom) -> list[bool]:
+        async with database.begin() as tx:
+            await eraser.erase(tx, dict.fromkeys(whom, A_YEAR))
+        return [(await held(database, who)).number is None for who in (1, 2)]
+
+    assert await erased() == [False, False]
+    assert await erased(Whom(subject(1), "acme"), Whom(subject(2), "acme")) == [False, True]
+    assert await erased(Whom(subject(1), "lune")) == [True, True]
+    for who in (1, 2):
+        assert ledger.shut((await held(database, who)).state, "lune")
+        async with database.begin() as tx:
+            assert verify(await store.history(tx, subject(who))) is None
+    await looked(database, THREE_YEARS + 2 * DAY)
+    assert {event.subject_id for event in await erasing(database)} == {subject(1), subject(2)}, "the lines left"
+
+
 async def test_while_anything_of_them_is_open_they_are_held(database: Database) -> None:
     """A consent to another purpose; a contact with another sender; a question."""
     await given(database, on(OPENED, opt_in(0)), on(OPENED, opt_in(0, purpose="loyalty", evidence_id="ev-points")))
@@ -191,3 +220,82 @@ async def test_what_came_a_moment_ago_is_erased_though_what_is_read_lies_further
     ]
     assert history[0].recorded_at <= history[1].recorded_at
     assert history[1].recorded_at <= (await certificate(database)).requested_at
+
+
+async def test_of_a_person_and_a_controller_the_newest_erasure_is_kept_and_says_all_that_the_earlier_ones_said(
+    database: Database,
+) -> None:
+    """Repeated requests do not grow a table that is kept for ever; late and repeated events change nothing of it."""
+    acme, everything = "acme", None
+
+    async def requested(*asked: ErasureRequested) -> set[str]:
+        """Erase, and return the rows kept."""
+        async with database.begin() as tx:
+            await common_erasing.put(tx, *asked)
+
+        async def done() -> set[str]:
+            await eraser.eraser(database).erase_kept()
+            async with database.begin() as tx:
+                rows = (await tx.execute(text("SELECT erasure_id, erased_at FROM erasing"))).all()
+            assert all(row.erased_at for row in rows)
+            return {row.erasure_id for row in rows}
+
+        return await eventually(done)
+
+    async def says() -> Asked | None:
+        async with database.begin() as tx:
+            return concerning((await common_erasing.asked_of(tx, [subject(1)]))[subject(1)], acme)
+
+    async def returned(at: datetime) -> None:
+        async with database.begin() as tx:
+            await common_erasing.lift(tx, subject(1), acme, at)
+
+    def asks(name: str, days: float, controller: str | None = acme) -> ErasureRequested:
+        at = OPENED + days * DAY
+        return ErasureRequested(erasure_id=name, subject_id=subject(1), controller_id=controller, requested_at=at)
+
+    assert await requested(asks("first", 0)) == {"first"}
+    await returned(OPENED + DAY)
+    assert await requested(asks("second", 2)) == {"second"}
+    assert await says() == Asked(OPENED + 2 * DAY, lifted=False)
+    assert await requested(asks("late", 1)) == {"second"}
+    assert await says() == Asked(OPENED + 2 * DAY, lifted=False)
+    await returned(OPENED + 3 * DAY)
+    assert await says() == Asked(OPENED + 2 * DAY, lifted=True)
+    assert await requested(asks("first", 0)) == {"second"}, "asked again: whoever is back is not erased by it"
+    assert await says() == Asked(OPENED + 2 * DAY, lifted=True)
+    assert await requested(asks("whole", 1.5, everything)) == {"second", "whole"}
+    assert await says() == Asked(OPENED + 2 * DAY, lifted=False)
+    assert await acknowledged(database) == {"first": 1, "second": 1, "late": 1, "whole": 1}
+
+
+async def acknowledged(database: Database) -> Counter[str]:
+    async with database.begin() as tx:
+        rows = await tx.execute(
+            text("SELECT payload FROM outbox WHERE type = :type"), {"type": ErasureAcknowledged.type}
+        )
+        return Counter(msgspec.json.decode(row.payload, type=ErasureAcknowledged).erasure_id for row in rows)
+
+
+async def test_an_erasure_and_the_return_of_the_same_person_wait_for_each_other_in_one_order(
+    database: Database,
+) -> None:
+    """Whoever opts in again holds the person, and lifts the erasure last: the erasure may hold nothing before."""
+    await given(database, on(OPENED, opt_in(0)))
+    await looked(database, A_YEAR)
+    async with database.begin() as tx:  # later than whoever the erasure waits for
+        await tx.execute(text("UPDATE erasing SET after_xid = 0"))
+    async with database.begin() as tx:
+        await store.lock_subjects(tx, {}, [subject(1)])
+        erased = asyncio.create_task(eraser.eraser(database).erase_kept())
+        assert await eventually(lambda: waits(database))
+        assert (await tx.execute(text("SELECT FROM erasing FOR UPDATE SKIP LOCKED"))).rowcount == 1, "to be lifted"
+    assert await erased
+
+
+async def waits(database: Database) -> bool:
+    """Return whether somebody waits for a row of `subject`."""
+    rows = await database.read(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    return bool(rows[0][0])

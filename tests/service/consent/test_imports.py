@@ -23,7 +23,7 @@ from consent.imports.worker import ABANDONED_AFTER, Importing
 from consent.ledger.recorder import Statement, record
 from consent.service import Settings, build
 from tests.service.consent.test_consent_api import SENDER, consent, opt_out
-from tests.support.builders import number, subject, subject_keys
+from tests.support.builders import number, shown, subject, subject_keys
 from tests.support.each_of import each_of
 from tests.support.eventually import WITHIN_S, eventually
 from tests.support.running import Surroundings, bearer, running
@@ -266,6 +266,19 @@ async def test_of_a_suppression_list_the_keyed_hash_alone_is_kept(
     assert await checked(service, [number(1), number(2)]) == ["opted_out", "opted_out"]
 
 
+async def test_a_list_for_a_sender_names_people_by_the_ids_that_its_controller_sees(service: httpx.AsyncClient) -> None:
+    given = consent(number=number(2), occurred_at="2026-03-02T14:05:00+01:00")
+    assert (await service.post("/v1/consents", json=given)).status_code == 201
+    people = (shown(2, "acme"), shown(2, "globex"), subject(2))
+    found = await imported(service, suppressions(), "subject_id\n" + "\n".join(people) + "\n")
+    assert await verdicts(service, found["import_id"]) == [
+        "2,created,",
+        "3,refused,subject_id_not_valid",
+        "4,refused,subject_id_not_valid",
+    ]
+    assert await checked(service, [number(2)]) == ["opted_out"]
+
+
 async def test_a_list_that_comes_again_says_something_only_of_those_who_came_back(service: httpx.AsyncClient) -> None:
     file = f"number\n{number(1)}\n{number(2)}\n"
     assert (await imported(service, suppressions(), file))["created"] == 2
@@ -431,6 +444,26 @@ async def test_an_upload_goes_on_where_it_broke_and_counts_only_when_it_is_compl
     assert [line.partition(",")[0] for line in await verdicts(service, import_id)] == [str(n) for n in range(2, 22)]
     again = await part(service, import_id, b"", len(file))
     assert (again.status_code, again.json()["type"]) == (409, "/problems/upload-complete")
+
+
+async def test_the_end_of_a_file_is_published_once_by_its_last_piece(
+    service: httpx.AsyncClient, surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pieces are recorded at the same time: neither of the last two may believe that the other is still to come."""
+    monkeypatch.setattr(import_lines, "PIECE_LINES", 3)
+    file = "number,occurred_at\nx,\n" + "".join(f"{number(n)},{AT}\n" for n in range(30))
+    made = await imported(service, terms(), file)
+    async with surroundings.sql("consent") as sql:
+        [published] = await sql.fetch("SELECT payload FROM outbox WHERE topic = 'consent.notices.v1'")
+    notice = json.loads(published["payload"])
+    assert notice | {"finished_at": ""} == {
+        "notice_id": made["import_id"],
+        "sender_id": "acme",
+        "kind": "consents",
+        "lines": 31,
+        "refused": 1,
+        "finished_at": "",
+    }
 
 
 async def test_an_upload_is_spoken_as_a_client_of_tus_speaks(
@@ -652,7 +685,7 @@ async def test_a_key_opens_one_import(service: httpx.AsyncClient) -> None:
     headers = {"Idempotency-Key": "march"}
     first = await service.post("/v1/imports", json=terms(), headers=headers)
     again = await service.post("/v1/imports", json=terms(), headers=headers)
-    assert (first.status_code, again.status_code) == (201, 200)
+    assert (first.status_code, again.status_code) == (201, 201)
     assert first.json() == again.json()
     assert first.headers["Location"] == f"/v1/imports/{first.json()['import_id']}"
     other = await service.post("/v1/imports", json=terms(purpose="loyalty"), headers=headers)
@@ -705,17 +738,17 @@ async def test_a_file_that_will_not_do_is_refused_whole(service: httpx.AsyncClie
 async def test_only_who_may_write_the_senders_consents_imports(service: httpx.AsyncClient) -> None:
     import_id = await opened(service, terms())
     everyone = await opened(service, suppressions(sender_id=None))
-    for headers, status in (
-        ({"Authorization": ""}, 401),
-        (bearer(scope="consent:read"), 403),
-        (bearer(senders=["globex"]), 403),
+    for headers, status, of_the_file in (
+        ({"Authorization": ""}, 401, 401),
+        (bearer(scope="consent:read"), 403, 403),
+        (bearer(senders=["globex"]), 403, 404),
     ):
         assert (await service.post("/v1/imports", json=terms(), headers=headers)).status_code == status
-        assert (await part(service, import_id, b"number\n", headers=headers)).status_code == status
+        assert (await part(service, import_id, b"number\n", headers=headers)).status_code == of_the_file
         for path in ("", "/verdicts"):
-            assert (await service.get(f"/v1/imports/{import_id}{path}", headers=headers)).status_code == status
+            assert (await service.get(f"/v1/imports/{import_id}{path}", headers=headers)).status_code == of_the_file
     own = bearer(senders=["acme"])
     assert (await service.post("/v1/imports", json=suppressions(sender_id=None), headers=own)).status_code == 403
-    assert (await service.get(f"/v1/imports/{everyone}", headers=own)).status_code == 403
+    assert (await service.get(f"/v1/imports/{everyone}", headers=own)).status_code == 404
     assert (await service.get(f"/v1/imports/{import_id}", headers=own)).status_code == 200
     assert (await service.get("/v1/imports/imp-0")).status_code == 404

@@ -8,6 +8,7 @@ import pytest
 
 from consent.service import Settings, build
 from tests.service.consent.test_consent_api import NUMBER, SENDER, consent, lookup, reasons, states
+from tests.support.builders import called
 from tests.support.running import Surroundings, bearer, running
 
 pytestmark = pytest.mark.brokerless
@@ -21,7 +22,7 @@ async def service(surroundings: Surroundings) -> AsyncIterator[httpx.AsyncClient
     settings = Settings(**await surroundings.settings("consent", roles="api"))
     async with running(build(settings)) as client:
         for sender_id in ("acme", "globex"):
-            assert (await client.post("/v1/senders", json=SENDER | {"sender_id": sender_id})).status_code == 201
+            assert (await client.post("/v1/senders", json=called(SENDER, sender_id))).status_code == 201
         assert (await client.post("/v1/consents", json=consent())).status_code == 201
         yield client
 

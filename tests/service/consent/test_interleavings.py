@@ -15,7 +15,7 @@ from consent.ledger.recorder import Statement, keep_listed, record
 from consent.ledger.rules import Evidence
 from tests.support.infrastructure import Postgres
 from tests.support.interleaving import Act, Interleaving, Stepped, watching
-from tests.unit.consent.evidences import NOW, opt_in, stop
+from tests.unit.consent.evidences import NOW, opt_in, opt_out, stop
 
 pytestmark = pytest.mark.brokerless
 
@@ -123,7 +123,7 @@ async def test_a_list_that_is_kept_and_an_opt_in_that_is_older_than_it(database:
                 statement = Statement(person, None, listed)
                 await (keep_listed(tx, [statement]) if is_out else record(tx, [statement], NOW))
 
-        await says(stop(0, evidence_id=f"stop-{person}"))
+        await says(opt_out(0, evidence_id=f"stop-{person}"))  # asserted: an asserted opt-in takes it back
         return {"lists": keeps, "opts in": lambda: says(opt_in(2, evidence_id=f"in-{person}"))}
 
     async def ended(_: asyncpg.Connection) -> None:

@@ -20,7 +20,6 @@ from tests.support.running import Surroundings
 pytestmark = pytest.mark.any_broker  # a file and Postgres
 
 
-@pytest.mark.timeout(300)  # three processes begin, on a machine that is busy
 async def test_killed_in_the_middle_it_goes_on_and_every_line_counts_once(
     surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

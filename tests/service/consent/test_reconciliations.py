@@ -11,7 +11,7 @@ import pytest
 
 from consent.imports import provider_list, reconciliations
 from consent.service import Settings, build
-from tests.support.builders import number
+from tests.support.builders import called, number
 from tests.support.running import Surroundings, bearer, running
 from tests.unit.common.test_msisdn import EITHER, RECEIVED, TYPED
 
@@ -35,7 +35,7 @@ async def service(surroundings: Surroundings) -> AsyncIterator[httpx.AsyncClient
     settings = Settings(**await surroundings.settings("consent", roles="api"))
     async with running(build(settings)) as client:
         for sender_id in ("acme", "globex"):
-            assert (await client.post("/v1/senders", json={**SENDER, "sender_id": sender_id})).status_code == 201
+            assert (await client.post("/v1/senders", json=called(SENDER, sender_id))).status_code == 201
         given = {
             "sender_id": "acme",
             "purpose": "promotions",

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
+from common.contracts.dispatch import MessagesChanged
 from common.db.database import Database
 from common.kafka.subscription import Received
 from consent.answers.answers import Answers
@@ -57,7 +58,7 @@ class Here:
 
     async def told_by_operator(self, n: int) -> None:
         stopped = replace(message(1), message_id=f"01a2106a-b86f-824b-bc66-{n:012x}", subject_id=subject(n))
-        event = replace(stopped, number=sealed(n))
+        event = MessagesChanged(changes=(replace(stopped, number=sealed(n)),))
         async with self.database.begin() as tx:
             await Receipts(field_keys, subject_keys).apply(tx, [Received(event, subject(n), 0, n, at(2), None)])
 

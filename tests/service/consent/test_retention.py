@@ -29,6 +29,7 @@ from consent.senders.store import Sender
 from tests.support.builders import field_keys
 from tests.support.failing import Crash
 from tests.support.infrastructure import Postgres
+from tests.support.running import ORGANISATION
 from tests.unit.consent.evidences import NOON, NOW, contact, opt_in, opt_out
 
 pytestmark = pytest.mark.brokerless
@@ -57,6 +58,7 @@ async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:
 def sender(sender_id: str, months: int = 12, renewal_days: int | None = None) -> Sender:
     return Sender(
         sender_id=sender_id,
+        organisation_id=ORGANISATION,
         legal_name=f"{sender_id} SAS",
         brand=sender_id,
         contact=f"contact@{sender_id}.example",

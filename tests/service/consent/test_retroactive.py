@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import text
 
+from common.contracts.dispatch import MessagesChanged
 from common.db.database import Database
 from common.kafka.subscription import Received
 from consent.inbound.opt_out_receipts import Receipts
@@ -17,8 +18,9 @@ from consent.proof import retroactive, store
 from consent.proof.retroactive import Looking, Retroactive
 from consent.proof.store import HandedOff
 from consent.service import Settings, build
+from tests.service.consent.test_consent_api import SENDER
 from tests.service.consent.test_consent_receipts import message as as_dispatch_tells
-from tests.support.builders import field_keys, subject, subject_keys
+from tests.support.builders import called, field_keys, shown, subject, subject_keys
 from tests.support.eventually import eventually
 from tests.support.running import Surroundings, bearer, running
 from tests.unit.consent.evidences import at, contact, on_page, opt_in, opt_out, slow_stop, stop
@@ -37,7 +39,8 @@ def message(minutes: float, who: int = 1, **changes: Any) -> HandedOff:
         "purpose": "promotions",
         "campaign_id": "c1",
         "handed_off_at": at(minutes),
-        "consent_version": 1,
+        "status": "accepted",
+        "version": 1,
     }
     return HandedOff(**(fields | changes))
 
@@ -54,7 +57,7 @@ async def said(database: Database, *evidence: Evidence, known: datetime = LATE, 
 
 async def found(database: Database) -> list[Retroactive]:
     async with database.begin() as tx:
-        return [each for _, each, _ in await retroactive.page(tx, None, 0, 100)]
+        return [each.message for each in await retroactive.page(tx, None, 0, 100)]
 
 
 async def looked_through(database: Database, looking: Looking) -> list[Retroactive]:
@@ -184,8 +187,8 @@ async def test_a_transactional_message_after_a_stop_is_no_matter_of_consent(data
         as_dispatch_tells(30, receipt=None, message_id="m-marketing", purpose="promotions", handed_off_at=at(30)),
     ]
     async with database.begin() as tx:
-        batch = [Received(m, m.subject_id, 0, n, at(60), None) for n, m in enumerate(told)]
-        await Receipts(field_keys, subject_keys).apply(tx, batch)
+        event = MessagesChanged(changes=tuple(told))
+        await Receipts(field_keys, subject_keys).apply(tx, [Received(event, event.key, 0, 0, at(60), None)])
     assert [each.message_id for each in await looked_through(database, Looking(database))] == ["m-marketing"]
 
 
@@ -205,6 +208,16 @@ async def test_what_is_committed_late_is_not_stepped_over(database: Database) ->
             await looking.look()
         await message_tx.commit()
     assert [each.message_id for each in await looked_through(database, looking)] == ["m-1-30"]
+
+
+async def test_a_message_that_left_later_than_it_seemed_is_compared_again(database: Database) -> None:
+    looking = Looking(database)
+    await said(database, opt_in(0), known=at(1))
+    await left(database, message(5, message_id="m", status="unknown"))
+    await said(database, stop(10, received_at=LATE))
+    assert await looked_through(database, looking) == []
+    await left(database, message(30, message_id="m", version=2))
+    assert [each.handed_off_at for each in await looked_through(database, looking)] == [at(30)]
 
 
 async def test_two_that_look_at_the_same_time_find_each_message_once(
@@ -234,6 +247,8 @@ async def test_the_report_goes_by_pages_to_whoever_the_sender_is_for(surrounding
     await database.close()
     path = "/v1/retroactive-messages"
     async with running(build(Settings(**await surroundings.settings("consent", roles="api")))) as client:
+        for body in (SENDER, called(SENDER, "globex")):
+            assert (await client.post("/v1/senders", json=body)).status_code == 201
         first = (await client.get(path, params={"limit": 2})).json()
         rest = (await client.get(path, params={"limit": 2, "cursor": first["next"]})).json()
         assert sorted(item["message_id"] for item in first["items"] + rest["items"]) == ["m-0-30", "m-1-31", "m-2-32"]
@@ -241,7 +256,7 @@ async def test_the_report_goes_by_pages_to_whoever_the_sender_is_for(surrounding
         of_acme = (await client.get(path, params={"sender_id": "acme"})).json()["items"]
         assert {item["message_id"] for item in of_acme} == {"m-0-30", "m-2-32"}
         mine = (await client.get(path, headers=bearer(senders=["globex"]))).json()["items"]
-        assert [(item["message_id"], item["subject_id"]) for item in mine] == [("m-1-31", subject(1))]
+        assert [(item["message_id"], item["subject_id"]) for item in mine] == [("m-1-31", shown(1, "globex"))]
         assert mine[0]["stopped_at"] == "2026-03-02T12:10:00Z"
         assert mine[0]["handed_off_at"] == "2026-03-02T12:31:00Z"
         assert mine[0]["known_at"] == "2026-03-02T22:00:00Z"

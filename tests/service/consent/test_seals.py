@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.rights import ErasureRequested
 from common.db.database import Database
-from common.privacy.erasing import put
+from common.privacy.erasing import Whom, put
 from common.privacy.signing import PublicKeys
 from consent.ledger import recorder, store
 from consent.ledger.chain import GENESIS, Entry, chained
@@ -198,8 +198,9 @@ class Past:
         async with self.database.begin() as tx:
             out = stop(60, sender_id=None, evidence_id="ev-stop")
             await record(tx, [Statement(PEOPLE[0], "sealed", out, erases=True)], now)
-            await put(tx, ErasureRequested(erasure_id="e1", subject_id=PEOPLE[0], requested_at=now))
-            assert await recorder.erase(tx, {PEOPLE[0]: now}) == {PEOPLE[0]: 4}
+            whom = Whom(PEOPLE[0], None)
+            await put(tx, ErasureRequested(erasure_id="e1", **whom._asdict(), requested_at=now))
+            assert await recorder.erase(tx, {whom: now}) == {whom: 4}
 
     @asynccontextmanager
     async def attacked(self) -> AsyncIterator[AsyncConnection]:

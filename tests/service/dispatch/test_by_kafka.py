@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import jsonschema_rs
-import pytest
 from aiokafka import AIOKafkaConsumer
 
 from common.contracts import INBOUND_RECEIPTS, operator_submits
@@ -106,7 +105,6 @@ async def test_an_operator_on_kafka_reads_each_message_once_and_its_receipt_find
 SUBMIT = "dispatch.gateways.by_kafka.gateway:KafkaGateway.submit"
 
 
-@pytest.mark.timeout(200)
 async def test_what_a_killed_process_was_publishing_is_unknown_and_on_the_topic_no_second_time(
     postgres: Postgres, broker: Broker, unique: str
 ) -> None:

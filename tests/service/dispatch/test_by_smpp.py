@@ -1,5 +1,6 @@
-"""dispatch-svc by SMPP: its settings, its permits, its ledger, and at the other end Jasmin's own server, in a process
-that is killed and comes back. What that server prints is what left."""
+"""dispatch-svc by SMPP: its settings, its permits, its ledger, and at the other end Jasmin's own server (once also
+npm's), in a process that is killed and comes back. What that server prints is what left, and how its deliveries were
+answered."""
 
 import asyncio
 import signal
@@ -11,20 +12,33 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from common.contracts import CAMPAIGN_REQUESTS, CONTROLS, DISPATCH_MESSAGES, INBOUND_RECEIPTS, SENDERS, STATES
+from common.contracts import (
+    CAMPAIGN_REQUESTS,
+    CONTROLS,
+    DISPATCH_MESSAGES,
+    INBOUND_MESSAGES,
+    INBOUND_RECEIPTS,
+    SENDERS,
+    STATES,
+    operator_topics,
+)
 from common.contracts.dispatch import MessageChanged
+from common.contracts.inbound import MessageReceived
+from common.contracts.operator import MessageDelivered
 from dispatch.service import Settings, build
+from inbound.service import Settings as Inbound
+from inbound.service import build as build_inbound
 from tests.service.dispatch.test_dispatch import PATIENT_S, Dispatch, dispatch
-from tests.support.builders import TEXT, controlled, number, opted_in, receipt, requested, sender_changed
+from tests.support.builders import TEXT, controlled, number, opted_in, receipt, requested, sender_changed, subject
 from tests.support.eventually import eventually
-from tests.support.failing import Point, Process, ended, start
+from tests.support.failing import TIME_PASSES, Point, Process, ended, start
 from tests.support.infrastructure import Broker, Postgres
 from tests.support.operators import jasmin, smpp
 from tests.support.operators.http import operator
-from tests.support.operators.smsc import JASMINS, Smsc, smsc
+from tests.support.operators.smsc import JASMINS, NPMS, Smsc, smsc
 from tests.support.publish import heartbeat, publish
-from tests.support.reading import reading
-from tests.support.running import Surroundings
+from tests.support.reading import changes_in, reading
+from tests.support.running import Surroundings, running
 
 pytestmark = pytest.mark.any_broker
 
@@ -34,7 +48,7 @@ AFTERWARDS = 40  # a person of whom the server thinks nothing, as of those from 
 
 
 def by(server: Smsc, **more: Any) -> dict[str, Any]:
-    """Of each lane one bind: the server allows no more."""
+    """One bind, of both lanes: beside that of a process that was killed the server allows no more."""
     account = {
         "provider": "smpp",
         "account": "orange",
@@ -42,7 +56,6 @@ def by(server: Smsc, **more: Any) -> dict[str, Any]:
         "secret": jasmin.PASSWORD,
         "url": f"smpp://127.0.0.1:{server.port}",
         "options": {"binds": "1", "window": "8"},
-        "receipts": "kafka.orange",
     }
     return {"gateway_url": None, "gateways": [{**account, **more}]}
 
@@ -83,7 +96,7 @@ async def test_what_the_smsc_answers_is_what_the_ledger_says(surroundings: Surro
         await eventually(d.becomes(busy.message_id, "accepted"))
 
         async def told() -> bool:
-            of_it = [e for e in await read() if isinstance(e, MessageChanged) and e.message_id == busy.message_id]
+            of_it = [e for e in changes_in(await read()) if e.message_id == busy.message_id]
             return ("deferred", ("gateway_throttled",)) in [(e.status, e.reasons) for e in of_it]
 
         await eventually(told)
@@ -109,7 +122,7 @@ async def test_the_receipts_of_one_account_are_of_one_gateway(surroundings: Surr
     [smpp_account] = by(Smsc(2775))["gateways"]
     settings = await surroundings.settings("dispatch")
     on_kafka = {"provider": "kafka", "account": "orange"}
-    for other in (on_kafka, {**smpp_account, "account": "another"}):
+    for other in (on_kafka, {**smpp_account, "account": "another", "receipts": "kafka.orange"}):
         with pytest.raises(ValidationError, match="of one gateway"):
             Settings(**settings, gateways=(smpp_account, other))
 
@@ -153,7 +166,7 @@ async def test_a_sender_that_the_smsc_does_not_know_is_somebodys_to_mend(surroun
         assert found["code"] == "smpp_0x0a"
 
         async def told() -> list[MessageChanged]:
-            return [event for event in await read() if isinstance(event, MessageChanged)]
+            return changes_in(await read())
 
         assert {event.reasons for event in await eventually(told)} == {("gateway_needs_somebody",)}
         await server.heard(2)
@@ -184,7 +197,6 @@ async def test_what_the_smsc_had_when_it_died_is_unknown_and_heard_once_and_the_
     assert Counter(one["to"] for one in server.submits) == dict.fromkeys(map(_to, (20, smpp.SILENT, 21, 22)), 1)
 
 
-LEFT_AFTER_S = 5.5  # what is `sending` for so long is taken for a dead process's
 SUBMIT_WITHIN_S = 30.0
 
 
@@ -204,7 +216,6 @@ async def died_and_come_back(
         roles={"worker", "relay", "projection"},
         hours="demonstration",
         submit_timeout_s=SUBMIT_WITHIN_S,
-        settle_margin_s=LEFT_AFTER_S - SUBMIT_WITHIN_S,
         drain_s=SUBMIT_WITHIN_S + 1,  # nobody is stopped: they are killed
         max_staleness_s=PATIENT_S,
         **gateways,
@@ -220,6 +231,8 @@ async def died_and_come_back(
             await has_them()
             process.kill()
         assert await ended(process, PATIENT_S) == -signal.SIGKILL
+        async with surroundings.sql("dispatch") as sql:
+            await sql.execute(TIME_PASSES)
         process = await _knowing(surroundings, settings, len(people) + 1)
         try:
             asked.append(requested(AFTERWARDS))
@@ -261,7 +274,6 @@ async def _knowing(
     return process
 
 
-@pytest.mark.timeout(200)
 async def test_what_a_killed_process_had_handed_off_is_unknown_and_never_leaves_again(
     postgres: Postgres, broker: Broker, unique: str
 ) -> None:
@@ -275,10 +287,90 @@ async def test_what_a_killed_process_had_handed_off_is_unknown_and_never_leaves_
         assert Counter(one["to"] for one in server.submits) == dict.fromkeys(map(_to, (*people, AFTERWARDS)), 1)
 
     silent = [smpp.SILENT, 100 + smpp.SILENT, 200 + smpp.SILENT]
-    answered = Point("after", "dispatch.gateways.smpp:SmppGateway.submit")
+    answered = Point("after", "dispatch.gateways.by_smpp.gateway:SmppGateway.submit")
     here, there = (Surroundings(postgres, broker, f"{unique}{name}", partitions=1) for name in "ab")
     for surroundings in (here, there):
         await surroundings.database("dispatch")
     async with asyncio.TaskGroup() as cases:
         cases.create_task(one(here, silent, None))
         cases.create_task(one(there, [21, 22, 23], answered))
+
+
+MESSAGES, RECEIPTS = operator_topics("orange")
+LONG_STOP = (
+    "Bonjour, je ne veux plus rien recevoir de votre part, ni offres ni nouvelles. Merci d'avance. " * 2 + "STOP"
+)
+
+
+@pytest.mark.parametrize(("module", "name"), [(JASMINS, "smsc-1"), (NPMS, "npm-1")], ids=["jasmins", "npms"])
+async def test_a_stop_and_a_receipt_that_come_by_the_bind_count_as_any_other(
+    surroundings: Surroundings, module: str, name: str
+) -> None:
+    """From the SMSC to the topics, inbound-svc and the ledger: a STOP in two parts, and the DLR of the last message."""
+    inbound = Inbound(**await surroundings.settings("inbound", kafka_operators=("orange",)))
+    async with (
+        smsc(module) as server,
+        running(build_inbound(inbound)),
+        over(surroundings, server, [20]) as d,
+        reading(surroundings, INBOUND_MESSAGES) as read,
+    ):
+        await d.request(wanted := requested(20))
+        await eventually(d.becomes(wanted.message_id, "accepted"))
+        server.deliver("receipt", source=_to(20), receipt=name)
+        for n, half in enumerate((LONG_STOP[:150], LONG_STOP[150:]), 1):
+            server.deliver(
+                f"part {n}", source=_to(20), text=(bytes((5, 0, 3, 7, 2, n)) + half.encode()).hex(), headed=True
+            )
+        answers = await server.heard(3, "delivered")
+        assert {(one["name"], one["status"]) for one in answers} == {
+            (told, "ESME_ROK") for told in ("receipt", "part 1", "part 2")
+        }
+
+        async def read_whole() -> list[MessageReceived]:
+            found = [event for event in await read() if isinstance(event, MessageReceived)]
+            return [event for event in found if "+" in event.provider_message_id]  # put together
+
+        [whole] = await eventually(read_whole)
+        assert (whole.intent, whole.provider, whole.account, whole.short_code) == ("stop", "kafka", "orange", "36111")
+        assert whole.subject_id == subject(20)
+
+        async def delivered() -> bool:
+            return bool((await d.message(wanted.message_id))["receipt"] == "delivered")
+
+        await eventually(delivered)
+
+
+@pytest.mark.timeout(200)
+async def test_no_mo_is_lost_by_a_process_that_is_killed(postgres: Postgres, broker: Broker, unique: str) -> None:
+    """Before the log has it, and between the log and the acknowledgement: the SMSC delivers it again."""
+
+    async def one(surroundings: Surroundings, point: Point) -> None:
+        await surroundings.database("dispatch")
+        async with smsc(JASMINS) as server, reading(surroundings, MESSAGES) as read:
+            settings = Settings(
+                **await surroundings.settings("dispatch", roles={"worker", "relay", "projection"}, **by(server))
+            )
+            first = await start(build, settings, point)
+            server.deliver("stop", source=_to(1), text=b"STOP".hex())
+            assert await ended(first, PATIENT_S) == -signal.SIGKILL
+            second = await start(build, settings)
+            try:
+                answers: list[str | None] = []
+                while "ESME_ROK" not in answers:
+                    answers = [fact["status"] for fact in await server.heard(len(answers) + 1, "delivered")]
+                assert answers[0] is None, "the process died before it had acknowledged"
+            finally:
+                second.kill()
+                second.join()
+
+            async def kept() -> bool:
+                texts = [event.text for event in await read() if isinstance(event, MessageDelivered)]
+                return bool(texts) and set(texts) == {"STOP"}
+
+            await eventually(kept)
+
+    here, there = (Surroundings(postgres, broker, f"{unique}{name}", partitions=1) for name in "ab")
+    publish_there = "dispatch.gateways.by_kafka.publisher:Publisher.publish"
+    async with asyncio.TaskGroup() as cases:
+        cases.create_task(one(here, Point("before", publish_there)))
+        cases.create_task(one(there, Point("after", publish_there)))

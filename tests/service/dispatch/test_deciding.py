@@ -13,8 +13,8 @@ from sqlalchemy import text
 from common.db.database import Database
 from common.kafka.subscription import Hold, Received
 from common.law import at_hand_off, load
+from dispatch.gate.candidate import requested as candidate
 from dispatch.gate.clearance import Clearance
-from dispatch.gate.clearance import requested as candidate
 from dispatch.gateways import HTTP_PROVIDERS, HttpGateway
 from dispatch.gateways.pool import Traffic
 from dispatch.gateways.routing import Route

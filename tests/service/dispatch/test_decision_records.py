@@ -13,18 +13,23 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
+from common.contracts.consent import Consent
 from common.db.database import Database, fetch_many
 from common.kafka.broker import partition_of
 from common.law import at_hand_off, load, rules_of
+from common.privacy import erasing
+from common.privacy.erasing import Whom
 from common.privacy.stop_link import token
 from dispatch.audit.replay import Replay, lines
-from dispatch.gate.clearance import Clearance, Decision, requested, stored
+from dispatch.gate.candidate import Decision, requested, stored
+from dispatch.gate.clearance import Clearance
 from dispatch.gateways import Capabilities, Result, SendError, Submit
 from dispatch.gateways.pool import Traffic
 from dispatch.gateways.routing import Route
 from dispatch.lane import Lane
 from dispatch.messages import rights_store
 from dispatch.messages import store as messages_store
+from dispatch.privacy.copy import copier
 from dispatch.projection import store as projection
 from dispatch.projection.limits import Limits
 from dispatch.sending import store as sending
@@ -107,7 +112,7 @@ def clearance() -> Clearance:
         traffic=Traffic([Unasked()], partitions=PARTITIONS),
         policy=at_hand_off(load("demonstration")),
         limits=Limits(max_staleness=timedelta(minutes=5)),
-        permit_ttl_s=1.0,
+        permit_ttl_s=60.0,
         link_keys=link_keys,
     )
 
@@ -191,6 +196,65 @@ async def test_a_decision_keeps_what_it_stood_on_and_is_made_again(database: Dat
     assert everything.looked_at == 8
 
 
+async def test_a_copy_tells_a_controller_of_a_person_known_to_others_alone_what_it_tells_of_an_unknown_one(
+    database: Database, clearance: Clearance
+) -> None:
+    """And of a person whom others erased, have unreadable, or know to be blocked by a provider; whatever the text."""
+    yes = Consent(
+        sender_id="globex", purpose="promotions", state="opted_in", basis="opt_in", occurred_at=now(), evidence_id="e"
+    )
+    others = {4: "other_controller", 6: "consent_unreadable", 7: "erased", 8: "erased", 9: "provider_block"}
+    async with database.begin() as tx:
+        gone = opted_in(7, consents=(), erased=True)
+        await projection.put_subjects(tx, [opted_in(4, consents=(yes,), held_since=now()), gone])
+        await projection.mark_unreadable(tx, subject(6), 1)
+        await erasing.put(tx, builders.erasure_requested(8))
+        await sending.block(tx, [sending.Block("another gateway", subject(9), "30008", now())])
+    for words, age in (("Maison Lune. STOP au 36111", 1), ("Maison Lune", 1), ("Maison Lune. STOP au 36111", -1)):
+        asked_at = now() + timedelta(minutes=-age)  # younger than the consents known here: all wait
+        found = await decided(database, clearance, *others, 5, text=words, requested_at=asked_at)
+        rows = {d.candidate.subject_id: d.row for d in found}
+        async with database.begin() as tx:
+            copies = {n: await copier(field_keys).gather(tx, subject(n), SENDER) for n in (*others, 5)}
+        told: dict[int, dict[str, Any]] = {}
+        for n, items in copies.items():
+            same: list[dict[str, Any]] = [
+                dict(each) for each in items if each["message_id"] == rows[subject(n)].message_id
+            ]
+            [item] = same
+            item["facts"] = json.loads(item["facts"])
+            item["facts"]["told"].pop("until", None)  # so long after each one's decision
+            told[n] = item
+        for n, reason in others.items():
+            assert age < 0 or reason in rows[subject(n)].reasons, "the platform's operator sees the true reason"
+            for field in ("reasons", "facts", "status"):
+                assert told[n][field] == told[5][field], (reason, words, field)
+            assert rows[subject(n)].version == rows[subject(5)].version
+        assert told[5].keys() >= {"reasons", "facts", "text"}
+        assert "consent_version" not in told[5]
+
+
+@pytest.mark.parametrize(
+    ("change", "becomes"), [("requested_at = now() - interval '1 min'", "denied"), ("send_before = now()", "expired")]
+)
+async def test_a_message_to_an_erased_person_waits_for_consents_as_to_an_unknown_one_and_ends_without_its_text(
+    database: Database, clearance: Clearance, change: str, becomes: str
+) -> None:
+    async with database.begin() as tx:
+        await erasing.put(tx, builders.erasure_requested(8))
+    decisions = await decided(database, clearance, 8, 5, requested_at=now() + timedelta(minutes=1))
+    assert {(d.row.status, d.row.reasons) for d in decisions} == {("deferred", ("knowledge_behind",))}
+    handoff = Handoff(database, clearance.traffic, clearance, 1)
+    timers = Timers(database, clearance, handoff, batch=10, partitions=3, sending_timeout=timedelta(seconds=-1))
+    async with database.begin() as tx:
+        await tx.execute(text(f"UPDATE message SET due_at = now(), {change}"))
+    while await timers.wake_marketing():
+        pass
+    async with database.begin() as tx:
+        rows = await fetch_many(tx, "SELECT subject_id, status, number IS NULL, text IS NULL FROM message")
+    assert set(rows) == {(subject(8), becomes, True, True), (subject(5), becomes, False, False)}
+
+
 async def test_a_record_that_was_tampered_with_or_names_rules_we_have_not_is_told(
     database: Database, clearance: Clearance
 ) -> None:
@@ -264,8 +328,8 @@ async def test_what_an_erasure_denied_while_it_waited_is_named_and_no_difference
     decisions = await decided(database, resting, 1, requested_at=now() - timedelta(minutes=1))
     assert [d.row.reasons for d in decisions] == [("no_route",)]
     async with database.begin() as tx:
-        [erased] = await rights_store.deny_waiting(tx, {subject(1): now()})
-    assert erased.event.reasons == ("erased",)
+        [erased] = await rights_store.deny_waiting(tx, {Whom(subject(1), None): now()})
+    assert erased.state.reasons == ("erased",)
     replay = Replay()
     assert await replayed(database, replay, decisions) == []
     assert replay.summary() == [
@@ -451,7 +515,7 @@ async def test_the_sweep_gives_way_to_an_opt_out_that_is_being_applied_and_then_
     async with database.begin() as applying:
         await messages_store.lock_decisions_out(applying, decision.candidate.partition)
         await projection.put_subjects(applying, [opted_out(1)])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await timers.sweep()
         statuses += await fetch_many(applying, "SELECT status FROM message")
     await timers.sweep()
@@ -473,7 +537,7 @@ async def test_a_code_waits_for_neither_a_campaign_nor_an_opt_out_that_waits_for
             return opting_out.done() or bool(await fetch_many(deciding, WAITING_TO_APPLY))
 
         await eventually(waits)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await messages_store.lock_partition(code, 1, Lane.TRANSACTIONAL)
         assert not opting_out.done()
     await opting_out

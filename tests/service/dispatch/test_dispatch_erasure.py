@@ -6,10 +6,18 @@ from typing import Any
 
 import pytest
 
-from common.contracts import DISPATCH_MESSAGES, DISPATCH_REQUESTS, ERASURE_ACKS, ERASURES, INBOUND_RECEIPTS
+from common.contracts import (
+    DISPATCH_MESSAGES,
+    DISPATCH_REQUESTS,
+    ERASURE_ACKS,
+    ERASURES,
+    INBOUND_RECEIPTS,
+    SENDERS,
+)
 from common.contracts.dispatch import MessageChanged
 from tests.service.dispatch.test_dispatch import control_is, dispatch, known
 from tests.support.builders import (
+    SENDER,
     erasure_requested,
     now,
     number,
@@ -17,6 +25,8 @@ from tests.support.builders import (
     opted_out,
     receipt,
     requested,
+    sender_changed,
+    shown,
     subject,
 )
 from tests.support.erasures import acknowledged, acknowledgements
@@ -24,7 +34,7 @@ from tests.support.eventually import eventually
 from tests.support.holdings import holdings, spellings
 from tests.support.operators.http import operator
 from tests.support.publish import publish
-from tests.support.reading import reading
+from tests.support.reading import changes_in, reading
 from tests.support.running import Surroundings
 
 pytestmark = pytest.mark.any_broker  # the way between the services is of rights/test_erasure.py
@@ -49,7 +59,7 @@ def told_denied(
     read: Callable[[], Awaitable[list[Any]]], identity: str
 ) -> Callable[[], Awaitable[MessageChanged | None]]:
     async def look() -> MessageChanged | None:
-        changes = [e for e in await read() if isinstance(e, MessageChanged) and e.message_id == identity]
+        changes = [e for e in changes_in(await read()) if e.message_id == identity]
         return next((change for change in changes if change.status == "denied"), None)
 
     return look
@@ -195,4 +205,20 @@ async def test_marketing_that_consent_says_is_to_an_erased_person_is_not_kept_ei
         found = await eventually(d.becomes(wanted.message_id, "denied"))
         assert found["reasons"].count("erased") == 1
         assert await held(surroundings, 1) == []
-        assert subject(1) == found["subject_id"]
+        assert shown(1) == found["subject_id"]
+
+
+async def test_what_one_controller_erased_denies_no_request_of_another(surroundings: Surroundings) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d, reading(surroundings, ERASURE_ACKS) as read:
+        await publish(surroundings, SENDERS, [sender_changed(sender_id="beta", controller_id="beta")])
+        await eventually(lambda: known(surroundings, 3, "sender"))
+        asked = erasure_requested(1, controller_id=SENDER)
+        await publish(surroundings, ERASURES, [asked])
+        await acknowledged(read, asked.erasure_id)
+        late: dict[str, Any] = {"requested_at": asked.requested_at - timedelta(seconds=1), "text": "Votre code"}
+        late |= {"category": "service", "campaign_id": None, "purpose": None}
+        ours, theirs = requested(1, **late), requested(1, **late, sender_id="beta")
+        await publish(surroundings, DISPATCH_REQUESTS, [ours, theirs])
+        assert (await eventually(d.becomes(ours.message_id, "denied")))["reasons"] == ["erased"]
+        await eventually(d.becomes(theirs.message_id, "accepted"))
+        assert op.references == [theirs.message_id]

@@ -23,7 +23,7 @@ from tests.support.eventually import eventually
 from tests.support.holdings import holdings, spellings
 from tests.support.operators.http import operator
 from tests.support.publish import publish
-from tests.support.reading import reading
+from tests.support.reading import changes_in, reading
 from tests.support.running import Surroundings
 
 pytestmark = pytest.mark.any_broker
@@ -126,7 +126,7 @@ async def test_a_receipt_that_comes_after_the_strip_finds_its_message_and_tells_
         await publish(kept.surroundings, INBOUND_RECEIPTS, [receipt("opted_out", reference=sent)])
 
         async def told() -> MessageChanged:
-            changes = [e for e in await read() if isinstance(e, MessageChanged) and e.receipt == "opted_out"]
+            changes = [e for e in changes_in(await read()) if e.receipt == "opted_out"]
             assert changes
             return changes[0]
 
@@ -149,7 +149,7 @@ async def test_the_audit_of_an_overridden_text_stays_as_long_as_its_message(surr
     while await pruner.prune():
         pass
     async with database.begin() as tx:
-        left = await audits_after(tx, 0, None, 10)
+        left = await audits_after(tx, 0, ["s"], 10)
     await database.close()
     assert [(each.result, (now() - each.at).days) for each in left] == [("overridden", 1825), ("refused", 395)]
 
@@ -166,8 +166,8 @@ async def test_what_still_waits_or_is_on_its_way_or_ended_only_now_keeps_all_it_
             await sql.execute(
                 "INSERT INTO message (message_id, sender_id, category, subject_id, partition, number, text,"
                 " requested_at, send_before, status, version, reasons, due_at, policy_version, decided_at,"
-                " handed_off_at) VALUES ($1, 'maison-lune', 'marketing', $2, 1, $3, $4, $5, $6, $7, 1, '{}',"
-                " $6, 'x', now(), CASE WHEN $7 = 'accepted' THEN now() END)",
+                " handed_off_at, charged) VALUES ($1, 'maison-lune', 'marketing', $2, 1, $3, $4, $5, $6, $7, 1, '{}',"
+                " $6, 'x', now(), CASE WHEN $7 = 'accepted' THEN now() END, false)",
                 UUID(one.message_id), one.subject_id, one.number, one.text,
                 late, now() + timedelta(days=400), status,
             )  # fmt: skip

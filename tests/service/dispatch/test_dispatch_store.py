@@ -15,9 +15,13 @@ from sqlalchemy import text
 from common.contracts.consent import ConsentStateChanged
 from common.contracts.rights import ErasureRequested
 from common.db.database import Database, fetch_many
+from common.kafka import broker as kafka
+from common.kafka import outbox
 from common.kafka.broker import partition_of
 from common.kafka.subscription import Received
 from common.privacy import erasing
+from common.privacy.erasing import Whom
+from dispatch.accepting import store as accepting
 from dispatch.gate import store as gate
 from dispatch.gateways.pool import Traffic
 from dispatch.lane import Lane
@@ -29,10 +33,11 @@ from dispatch.projection import apply as projection
 from dispatch.projection import store as projection_store
 from dispatch.sending import store as sending
 from dispatch.sending.pipeline import Handoff
-from tests.support.builders import controlled, now, opted_in, opted_out, sender_changed, subject
+from tests.support.builders import SENDER, controlled, now, opted_in, opted_out, sender_changed, subject
 from tests.support.eventually import eventually
 from tests.support.infrastructure import Postgres
 from tests.support.ledger import accepted, decided_at, deferred, message, opt_out, receipted
+from tests.support.reading import changes_in
 
 pytestmark = pytest.mark.brokerless
 
@@ -66,6 +71,14 @@ async def test_a_subject_is_unreadable_until_a_newer_state_is_read(database: Dat
         assert (await gate.subjects(tx, [subject(1)]))[subject(1)].unreadable
         await projection_store.put_subjects(tx, [opted_in(1, version=4)])
         assert not (await gate.subjects(tx, [subject(1)]))[subject(1)].unreadable
+
+
+async def test_no_two_idempotency_keys_share_a_lock(database: Database) -> None:
+    async with database.begin() as tx:
+        for place in range(200):
+            await accepting.lock_key(tx, "tests\x1fshop", f"order-{place}")
+        held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+        assert await tx.scalar(text(held)) == 200
 
 
 def received(state: ConsentStateChanged, offset: int) -> list[Received]:
@@ -135,7 +148,7 @@ async def test_an_outcome_settles_what_is_open_and_in_its_hand_and_never_what_is
         changed = await messages.settle(tx, [outcome])
         (found,) = await sending.messages_of_receipts(tx, [row.message_id], [], [])
     assert found.status == becomes
-    assert [c.event.status for c in changed] == ([becomes] if found.version == 2 else [])
+    assert [c.state.status for c in changed] == ([becomes] if found.version == 2 else [])
     assert (found.version == 2) == (was != becomes)
 
 
@@ -180,7 +193,7 @@ async def test_evidence_of_an_opt_out_leaves_the_status_as_it_is(database: Datab
         await tx.execute(text("UPDATE message SET status = 'accepted'"))
         told = receipted(row.message_id, proves=False, receipt="opted_out")
         [changed] = await messages.put_receipts(tx, [told])
-    assert (changed.event.status, changed.event.receipt) == ("accepted", "opted_out")
+    assert (changed.state.status, changed.state.receipt) == ("accepted", "opted_out")
 
 
 @pytest.mark.parametrize("begun", ["handed_off_at = now()", "receipt = 'sent'"])
@@ -280,7 +293,7 @@ async def test_what_nobody_has_touched_is_accepted_at_once_and_what_a_receipt_ov
         ("accepted", 2, None),
         ("accepted", 3, "delivered"),
     }
-    assert (told.event.version, told.event.receipt) == (3, "delivered")
+    assert (told.state.version, told.state.receipt) == (3, "delivered")
 
 
 async def test_an_outcome_is_published_as_the_ledger_has_it(database: Database) -> None:
@@ -345,7 +358,7 @@ async def test_an_outcome_waits_for_no_opt_out_and_enforces_the_one_that_had_wai
         await messages.lock_decisions_out(applying, row.partition)
         await enforcement.open_enforcements(applying, [opened])
         assert not await enforcement.enforce(applying, [row.subject_id])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await handoff._store_outcomes([outcome])
     async with database.begin() as tx:
         [status] = await fetch_many(tx, "SELECT status FROM message")
@@ -358,6 +371,39 @@ async def test_an_outcome_waits_for_no_opt_out_and_enforces_the_one_that_had_wai
     assert len(told) == 1
 
 
+@pytest.mark.parametrize(
+    ("many", "id_chars", "shared"),
+    [(1, 10, [1]), (events.MOST + 1, 10, [events.MOST, 1]), (7, 200_000, [3, 3, 1]), (2, 900_000, [1, 1])],
+)
+async def test_changes_of_a_partition_share_events_that_fit_a_record(
+    database: Database, many: int, id_chars: int, shared: list[int]
+) -> None:
+    """In their order, however long a gateway's ids are."""
+    changes = [
+        replace(events.changed(message()).state, version=n, gateway_message_id="x" * id_chars)
+        for n in range(1, many + 1)
+    ]
+    beside = events.changed(message())
+    async with database.begin() as tx:
+        apart = [events.Changed(beside.partition + 1, change) for change in changes]
+        await events.append_changes(tx, [*apart[:1], beside, *apart[1:]])
+        rows = await fetch_many(tx, "SELECT key, type, payload FROM outbox ORDER BY id")
+    assert all(len(key) + len(payload) <= outbox.MAX_RECORD_BYTES for key, _, payload in rows)
+    told = [kafka.decode(payload, [("ce_type", kind.encode())]) for _, kind, payload in rows]
+    assert [event and event.key.encode() for event in told] == [key for key, *_ in rows]
+    assert [len(changes_in([event])) for event in told] == [*shared, 1]
+    assert changes_in(told) == [*changes, beside.state]
+
+
+async def test_a_change_larger_than_a_record_is_refused(database: Database) -> None:
+    change = events.changed(message())
+    async with database.begin() as tx:
+        with pytest.raises(outbox.TooLarge):
+            await events.append_changes(
+                tx, [change._replace(state=replace(change.state, code="x" * outbox.MAX_RECORD_BYTES))]
+            )
+
+
 async def test_an_erasure_waits_for_an_outcome_that_takes_its_message_back(database: Database) -> None:
     """It has looked for what waits, and waits itself for a row; by then what was `sending` is deferred."""
     in_hand, waiting = sorted((message(), message()), key=attrgetter("message_id"))[::-1]
@@ -366,20 +412,51 @@ async def test_an_erasure_waits_for_an_outcome_that_takes_its_message_back(datab
         for row in (waiting, in_hand):
             await messages.insert_messages(tx, [replace(row, number="sealed", text="sealed")])
 
-    async def erase() -> Mapping[str, Mapping[str, int]]:
+    whom = Whom(in_hand.subject_id, None)
+
+    async def erase() -> Mapping[Whom, Mapping[str, int]]:
         async with database.begin() as tx:
-            return await eraser(database, 3).erase(tx, {in_hand.subject_id: now()})
+            return await eraser(database, 3).erase(tx, {whom: now()})
 
     async with database.begin() as somebody:
         await sending.lock_messages(somebody, [waiting.message_id])
         erasing = asyncio.create_task(erase())
         await eventually(lambda: _somebody_waits(database))
-        async with database.begin() as tx, asyncio.timeout(10):
+        async with database.begin() as tx, asyncio.timeout(30):
             await messages.settle(tx, [deferred(in_hand)])
-    assert await erasing == {in_hand.subject_id: {"messages": 2}}
+    assert await erasing == {whom: {"messages": 2}}
     async with database.begin() as tx:
         left = await fetch_many(tx, "SELECT status, number, text FROM message")
     assert left == [("denied", None, None)] * 2
+
+
+async def test_an_erasure_by_one_controller_neither_takes_nor_waits_for_the_messages_of_another(
+    database: Database,
+) -> None:
+    sealed = {"number": "sealed", "text": "sealed"}
+    later = now() + timedelta(hours=1)
+    async with database.begin() as tx:
+        await projection_store.put_sender(tx, sender_changed(sender_id="sister", controller_id="lune"))
+        await projection_store.put_sender(tx, sender_changed(controller_id="lune"))
+        await projection_store.put_sender(tx, sender_changed(sender_id="beta", controller_id="beta"))
+        for sender_id in ("sister", SENDER, "beta"):
+            some = (
+                message(1, "deferred", sender_id=sender_id, due_at=later),
+                message(1, "accepted", sender_id=sender_id),
+            )
+            for row in some:
+                await messages.insert_messages(tx, [replace(row, **sealed)])
+        await messages.insert_messages(tx, [message(1, sender_id="beta", **sealed)])
+    whom = Whom(subject(1), "lune")
+    async with database.begin() as tx:
+        assert await eraser(database, 3).erase(tx, {whom: now()}) == {whom: {"messages": 4}}
+        left = await fetch_many(tx, "SELECT sender_id, status, number, text FROM message ORDER BY 1, 2")
+    assert left == [
+        ("beta", "accepted", "sealed", "sealed"),
+        ("beta", "deferred", "sealed", "sealed"),
+        ("beta", "sending", "sealed", "sealed"),
+        *((sender_id, status, None, None) for sender_id in (SENDER, "sister") for status in ("accepted", "denied")),
+    ]
 
 
 async def test_an_erasure_that_waits_for_an_opt_out_keeps_no_others_of_another_partition_waiting(
@@ -387,13 +464,16 @@ async def test_an_erasure_that_waits_for_an_opt_out_keeps_no_others_of_another_p
 ) -> None:
     people: dict[int, str] = {partition_of(subject(n), 3): subject(n) for n in range(50)}
     async with database.begin() as tx:
-        asked = [ErasureRequested(erasure_id=who, subject_id=who, requested_at=now()) for who in people.values()]
+        asked = [
+            ErasureRequested(erasure_id=who, subject_id=who, controller_id=None, requested_at=now())
+            for who in people.values()
+        ]
         await erasing.put(tx, *asked)
     async with database.begin() as applying, database.begin() as another:
         await messages.lock_decisions_out(applying, 2)
         erases = asyncio.create_task(eraser(database, 3).erase_kept())
         await eventually(lambda: _somebody_waits(database))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             for partition in (0, 1):
                 await messages.lock_decisions_out(another, partition)
     assert await erases

@@ -30,7 +30,7 @@ from common.contracts import (
     STATES,
 )
 from common.contracts.campaign import MessageRequested
-from common.contracts.dispatch import MessageChanged, OptOutEnforced
+from common.contracts.dispatch import OptOutEnforced
 from common.contracts.inbound import ReceiptReceived
 from dispatch.service import Settings, build
 from tests.support.builders import (
@@ -47,17 +47,16 @@ from tests.support.builders import (
     sender_changed,
 )
 from tests.support.eventually import eventually
-from tests.support.failing import Point, Process, ended, not_yet, start
+from tests.support.failing import TIME_PASSES, Point, Process, ended, not_yet, start
 from tests.support.infrastructure import Broker, Postgres
 from tests.support.operators.http import TOKEN, Operator, operator
 from tests.support.publish import heartbeat, publish
-from tests.support.reading import reading
+from tests.support.reading import changes_in, reading
 from tests.support.running import Surroundings, bearer
 
 AT_ONCE = 4  # cases
 WITHIN_S = 60.0  # on a machine that is busy
 SUBMIT_WITHIN_S = 30.0  # there too the operator, in this process, answers: an `unknown` is one that a crash has left
-LEFT_AFTER_S = 5.5  # what is `sending` for so long after its permit is taken for a dead process's
 PEOPLE = range(1, 5)
 ALL = len(PEOPLE)
 STOPS = 1
@@ -99,6 +98,11 @@ class Case:
         finally:
             process.kill()
             process.join()
+
+    async def died(self, process: Process) -> None:
+        """Return once it is dead, and the time has passed after which what it left `sending` is a dead process's."""
+        assert await ended(process, WITHIN_S) == -signal.SIGKILL
+        await self.ledger.execute(TIME_PASSES)
 
     async def ask(self, *requests: MessageRequested) -> None:
         self.asked |= {request.message_id for request in requests}
@@ -157,7 +161,7 @@ async def sending(case: Case, point: Point | None, request: Asks = requested) ->
         if point is None:
             await eventually(case.has(ALL))
             process.kill()
-        await _died(process)
+        await case.died(process)
     case.operator.open.set()
 
 
@@ -184,14 +188,14 @@ async def recovering(case: Case, point: Point | None) -> None:
     """Dies twice: the second time as it resolves what the first time left, whose submit had begun."""
     await sending(case, Point("after", MARK))
     async with case.second(point) as process:
-        await _died(process)
+        await case.died(process)
 
 
 async def giving_back(case: Case, point: Point | None) -> None:
     """Dies twice: the second time as it resolves what the first time left, and no submit had begun."""
     await sending(case, Point("committed", MESSAGES + "insert_messages"))
     async with case.second(point) as process:
-        await _died(process)
+        await case.died(process)
 
 
 async def waiting(case: Case, point: Point | None) -> None:
@@ -202,7 +206,7 @@ async def waiting(case: Case, point: Point | None) -> None:
         await case.ask(*map(requested, PEOPLE))
         await eventually(case.has(2))
         process.kill()
-        await _died(process)
+        await case.died(process)
     case.operator.open.set()
 
 
@@ -239,7 +243,7 @@ async def _told_after_the_pause(case: Case, point: Point | None, control: str) -
         await _waiting(case)
         armed.set()
         await publish(case.surroundings, CONTROLS, [controlled(control, version=3)])
-        await _died(process)
+        await case.died(process)
     case.control = 3
 
 
@@ -249,7 +253,7 @@ async def pausing(case: Case, point: Point | None) -> None:
     async with case.process(point, armed) as process:
         armed.set()
         await publish(case.surroundings, CONTROLS, [controlled("paused", version=2)])
-        await _died(process)
+        await case.died(process)
     case.control = 2
     case.then = lambda: case.ask(*map(requested, PEOPLE))
 
@@ -264,7 +268,7 @@ async def rewording(case: Case, point: Point | None) -> None:
         await case.ask(*waiting)
         await eventually(case.become(deferred=ALL))
         await publish(case.surroundings, CAMPAIGN_REQUESTS, right)
-        await _died(process)
+        await case.died(process)
     case.control = 2
 
     async def is_right() -> bool:
@@ -289,7 +293,7 @@ async def renewing(case: Case, point: Point | None) -> None:
         await case.ask(*map(requested, PEOPLE))
         await eventually(case.has(2))
         armed.set()
-        await _died(process)
+        await case.died(process)
     case.operator.open.set()
 
 
@@ -302,7 +306,7 @@ async def ending(case: Case, point: Point | None) -> None:
         await case.ask(*map(requested, PEOPLE))
         await eventually(case.has(2))
         process.terminate()
-        await _died(process)
+        await case.died(process)
     case.operator.open.set()
 
 
@@ -310,7 +314,7 @@ async def stopping(case: Case, point: Point | None) -> None:
     """A person opts out; what is asked for them once that is enforced does not go."""
     async with case.process(point) as process:
         await publish(case.surroundings, STATES, [opted_out(STOPS)], as_of=now())
-        await _died(process)
+        await case.died(process)
     case.opt_outs = 1
     case.then = lambda: case.ask(*map(requested, PEOPLE))
 
@@ -324,7 +328,7 @@ async def stopping_too_late(case: Case, point: Point | None) -> None:
         await publish(case.surroundings, STATES, [opted_out(STOPS)], as_of=now())
         await eventually(case.finds("enforcement WHERE enforced_at IS NULL"))
         case.operator.open.set()
-        await _died(process)
+        await case.died(process)
     case.opt_outs = 1
 
 
@@ -332,7 +336,7 @@ async def left_open(case: Case, point: Point | None) -> None:
     """Dies twice: the second time as the sweep enforces what the first time left open."""
     await stopping_too_late(case, Point("after", ENFORCEMENT + "enforce", PIPELINE + "Handoff._enforce"))
     async with case.second(point) as process:
-        await _died(process)
+        await case.died(process)
 
 
 async def told(case: Case, point: Point | None) -> None:
@@ -342,7 +346,7 @@ async def told(case: Case, point: Point | None) -> None:
         await eventually(case.become(accepted=ALL))
         await publish(case.surroundings, INBOUND_RECEIPTS, _receipts(case))
         case.told = True
-        await _died(process)
+        await case.died(process)
 
 
 async def told_early(case: Case, point: Point | None) -> None:
@@ -357,7 +361,7 @@ async def told_early(case: Case, point: Point | None) -> None:
         case.told = True
         await eventually(case.finds("early_receipt"))
         case.operator.open.set()
-        await _died(process)
+        await case.died(process)
 
 
 async def posting(case: Case, point: Point | None) -> None:
@@ -365,7 +369,7 @@ async def posting(case: Case, point: Point | None) -> None:
     with socket.create_server(("127.0.0.1", 0)) as at:
         async with case.process(point, at=at, roles={"api", "worker", "relay", "projection"}) as process:
             await _post(at, STOPS)
-            await _died(process)
+            await case.died(process)
     case.then = lambda: _post_again(case)
 
 
@@ -624,7 +628,7 @@ async def _is_told(case: Case) -> None:
     async with reading(case.surroundings, DISPATCH_MESSAGES) as read:
 
         async def everything() -> bool:
-            told = sorted((e for e in await read() if isinstance(e, MessageChanged)), key=lambda e: e.version)
+            told = sorted(changes_in(await read()), key=lambda e: e.version)
             newest = {e.message_id: (e.message_id, e.version, e.status, e.receipt) for e in told}
             assert newest == ledger
             return True
@@ -644,7 +648,6 @@ async def _case(surroundings: Surroundings, handler: Operator, *, idempotent: bo
         gateway_idempotent=idempotent,
         hours="demonstration",
         submit_timeout_s=SUBMIT_WITHIN_S,
-        settle_margin_s=LEFT_AFTER_S - SUBMIT_WITHIN_S,
         drain_s=SUBMIT_WITHIN_S + 1,  # nobody is stopped: they are killed
         max_staleness_s=60.0,  # on a busy machine the watermarks come late, and then all is deferred first
     )
@@ -653,10 +656,6 @@ async def _case(surroundings: Surroundings, handler: Operator, *, idempotent: bo
     await publish(surroundings, STATES, [opted_in(n) for n in PEOPLE])
     async with heartbeat(surroundings, STATES), surroundings.sql("dispatch") as ledger:
         yield Case(surroundings, handler, settings, ledger)
-
-
-async def _died(process: Process) -> None:
-    assert await ended(process, WITHIN_S) == -signal.SIGKILL
 
 
 def _receipts(case: Case) -> list[ReceiptReceived]:

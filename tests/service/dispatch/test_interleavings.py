@@ -18,8 +18,9 @@ from common.contracts.consent import ConsentStateChanged
 from common.db.database import fetch_many
 from common.kafka.subscription import Received
 from common.law import at_hand_off, load
-from dispatch.gate.clearance import Clearance, Permit
-from dispatch.gate.clearance import requested as candidate
+from dispatch.gate.candidate import Permit
+from dispatch.gate.candidate import requested as candidate
+from dispatch.gate.clearance import Clearance
 from dispatch.gateways import HTTP_PROVIDERS, Account, Capabilities, HttpGateway, Result
 from dispatch.gateways.pool import Traffic
 from dispatch.messages import enforcement

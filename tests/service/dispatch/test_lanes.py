@@ -195,6 +195,13 @@ async def test_a_free_text_that_looks_like_advertising_is_refused_with_the_word_
     assert await lanes.rows("SELECT count(*) FROM message") == [(0,)]
 
 
+async def test_a_free_text_with_an_unfilled_placeholder_is_refused_without_its_words(lanes: Lanes) -> None:
+    found = await lanes.post({**NOTICE, "text": "Bonjour ((Zoé)), votre colis arrive demain."}, 422)
+    assert [(r["field"], r["reason"]) for r in found["reasons"]] == [("text", "placeholder")]
+    assert "((…))" in found["detail"]
+    assert "Zoé" not in str(found), "the word may be a person's"
+
+
 async def test_a_lane_and_a_free_text_need_a_scope_of_their_own(lanes: Lanes) -> None:
     offer = {"sender_id": SENDER, "to": number(1), "category": "marketing", "purpose": "promotions"}
     offer |= {"text": "-20 % samedi. STOP au 36111"}
@@ -226,6 +233,31 @@ async def test_an_override_leaves_with_its_reason_on_record(lanes: Lanes) -> Non
     assert (await lanes.client.get("/v1/text-audits", headers=other)).json()["items"] == []
     metrics = (await lanes.client.get("/metrics")).text
     assert 'sms_dispatch_texts_total{kind="free_text",lane="service",result="overridden"}' in metrics
+
+
+async def test_what_a_stranger_has_is_what_nobody_has(lanes: Lanes) -> None:
+    """Its senders, its templates, the audits of its texts, and the report of its messages."""
+    database = Database(await lanes.surroundings.database("dispatch"), pool_size=1)
+    async with database.begin() as tx:
+        beta = {"sender_id": "beta", "organisation_id": "strangers", "controller_id": "beta"}
+        await projection.put_sender(tx, codes_sender_changed(**beta))
+    await database.close()
+    theirs = bearer(organisation="strangers", scope=ALL_SCOPES.replace(" platform:admin", ""))
+    await lanes.refused({**NOTICE, "text": "soldes"}, 422, "looks-like-advertising")
+    asked = [
+        *({**CODE, "sender_id": sender_id} for sender_id in (CODES_SENDER, "nobodys")),
+        *({**CODE, "sender_id": "beta", "template_id": template_id} for template_id in ("tpl-code", "tpl-nobodys")),
+    ]
+    found = (await lanes.post({"messages": asked}, headers=theirs))["results"]
+    for ours, nobodys in (found[:2], found[2:]):
+        assert ours == nobodys
+    assert [each["refused"]["reasons"][0]["reason"] for each in found[::2]] == ["unknown_sender", "unknown_template"]
+    since = (now() - timedelta(days=1)).isoformat()
+    assert (await lanes.client.get("/v1/text-audits", headers=theirs)).json()["items"] == []
+    report = await lanes.client.get("/v1/reports/to-stopped", params={"since": since}, headers=theirs)
+    assert report.json()["items"] == []
+    assert len(await lanes.audits()) == 1, "ours"
+    assert await lanes.rows("SELECT count(*) FROM message") == [(0,)]
 
 
 async def test_a_code_keeps_its_lane(lanes: Lanes) -> None:

@@ -11,16 +11,17 @@ import pytest
 from common.db.database import Database
 from common.kafka import dead_letters
 from common.web import pagination
-from common.web.auth import Caller
+from common.web.auth import PLATFORM, Caller
 from common.web.pagination import next_of, position
 from common.web.problems import Unavailable
 from dispatch import api
 from tests.support.eventually import eventually
 from tests.support.infrastructure import Postgres
+from tests.support.running import ORGANISATION
 
 pytestmark = pytest.mark.brokerless
 
-ANYBODY: Any = Caller("tester", frozenset(), None)
+OPERATOR: Any = Caller("tester", ORGANISATION, frozenset({PLATFORM}), None)
 ROWS = {
     "enforcement": "(subject_id, partition, consent_version, source, received_at, applied_at)"
     " VALUES ($1, 0, 1, 'mo', now(), now())",
@@ -42,7 +43,7 @@ async def page(database: Database, table: str, cursor: str | None, limit: int) -
             letters = await dead_letters.page(tx, "open", position(cursor, int) or 0, limit)
         return [letter.reason for letter in letters], next_of(letters, limit, attrgetter("id"))
     ask = api.list_enforcements if table == "enforcement" else api.list_provider_blocks
-    found = await ask(held, ANYBODY, cursor, limit)
+    found = await ask(held, OPERATOR, cursor, limit)
     return [item.subject_id for item in found.items], found.next
 
 

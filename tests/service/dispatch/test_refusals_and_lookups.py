@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from common.db.database import Database
 from dispatch.gate import store as gate
-from dispatch.gate.clearance import Permit, stored
+from dispatch.gate.candidate import Permit, stored
 from dispatch.gateways import HTTP_PROVIDERS, LOOK_UPS, HttpGateway, Result
 from dispatch.gateways.pool import Traffic
 from dispatch.lane import Lane
@@ -69,7 +69,7 @@ class Ledger:
         self.provider = provider
         account = ACCOUNTS[provider].at(server.url)
         self.gateway = HttpGateway(
-            provider, HTTP_PROVIDERS[provider], account, timeout_s=5.0, looks_up=LOOK_UPS.get(provider)
+            provider, HTTP_PROVIDERS[provider], account, timeout_s=60.0, looks_up=LOOK_UPS.get(provider)
         )
         self.handoff = handoff_by(database, self.gateway)
         self.wanted = requested(1)

@@ -5,13 +5,12 @@ from msgspec.structs import replace
 from prometheus_client import REGISTRY
 
 from common.contracts import CAMPAIGN_REQUESTS, DISPATCH_MESSAGES
-from common.contracts.dispatch import MessageChanged
 from tests.service.dispatch.test_dispatch import dispatch
 from tests.support.builders import opted_in, requested
 from tests.support.eventually import eventually
 from tests.support.operators.http import operator
 from tests.support.publish import publish
-from tests.support.reading import reading
+from tests.support.reading import changes_in, reading
 from tests.support.running import Surroundings
 
 pytestmark = pytest.mark.any_broker
@@ -32,8 +31,8 @@ async def test_a_repeated_request_is_answered_with_what_became_of_the_first_and_
         async def reported(message_id: str) -> list[tuple[str, int]]:
             return [
                 (event.status, event.version)
-                for event in await read()
-                if isinstance(event, MessageChanged) and event.message_id == message_id and event.status == "accepted"
+                for event in changes_in(await read())
+                if event.message_id == message_id and event.status == "accepted"
             ]
 
         await d.request(asked, asked)
@@ -68,7 +67,7 @@ async def test_a_restored_ledger_answers_with_a_version_above_the_version_that_t
         answers = [2]
 
         async def answered() -> bool:
-            found = [e.version for e in await read() if isinstance(e, MessageChanged) and e.status == "accepted"]
+            found = [e.version for e in changes_in(await read()) if e.status == "accepted"]
             assert found == answers, "a newer report has no version of its own twice"
             return True
 

@@ -21,6 +21,7 @@ from common.settings import ServiceSettings
 from dispatch.gateways import Late, Result, Unanswered, Unreachable
 from dispatch.gateways.by_kafka.gateway import KafkaGateway
 from dispatch.gateways.circuit_breaker import Health, counted, failed, may_go
+from dispatch.sending.receipts import OF_GATEWAY
 from stack.broker import Broker
 from tests.service.dispatch.test_dispatch import PATIENT_S, _otp, dispatch, known
 from tests.support.builders import opted_in, receipt, requested
@@ -29,7 +30,7 @@ from tests.support.operators.accounts import submit
 from tests.support.operators.faults import fault_server
 from tests.support.operators.http import TOKEN, Operator, operator
 from tests.support.publish import publish
-from tests.support.reading import reading, reading_at
+from tests.support.reading import changes_in, reading, reading_at
 from tests.support.running import Surroundings
 
 CHEAP, DEAR = "simulator", "simulator.dear"
@@ -63,6 +64,7 @@ async def test_what_the_first_gateway_never_had_goes_by_the_second_and_what_it_m
             assert found["gateway"] == DEAR
             told = receipt("delivered", gateway_id=f"op-{moved.message_id}", account="dear")
             foreign = receipt("failed", gateway_id=f"op-{moved.message_id}")
+            before = {name: OF_GATEWAY.labels(name)._value.get() for name in (CHEAP, DEAR)}
             await publish(surroundings, INBOUND_RECEIPTS, [foreign, told])
 
             async def delivered() -> bool:
@@ -71,6 +73,7 @@ async def test_what_the_first_gateway_never_had_goes_by_the_second_and_what_it_m
             await eventually(delivered)
             assert cheap.references == [usual.message_id, lost.message_id]
             assert dear.references == [moved.message_id]
+            assert {name: OF_GATEWAY.labels(name)._value.get() - before[name] for name in before} == {CHEAP: 1, DEAR: 1}
 
 
 @pytest.mark.any_broker
@@ -167,7 +170,7 @@ async def test_where_the_only_gateway_for_a_place_needs_somebody_every_message_f
             await eventually(d.becomes(second.message_id, "deferred"))
 
             async def told() -> list[MessageChanged]:
-                events = [event for event in await read() if isinstance(event, MessageChanged)]
+                events = changes_in(await read())
                 assert {event.message_id for event in events} == {first.message_id, second.message_id}
                 return events
 
@@ -282,7 +285,7 @@ async def test_a_submit_to_a_log_ends_in_its_time_whatever_of_it_went_by_before_
         starting.release()
         await eventually(lambda: _is_free(starting))
         ahead = 61.0
-        done, _ = await asyncio.wait({late}, timeout=5.0)
+        done, _ = await asyncio.wait({late}, timeout=30.0)
     finally:
         os.kill(own_broker._child.pid, signal.SIGCONT)
     assert done, "a minute more would have been the second deadline's"

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 import dispatch
 from common.contracts.campaign import MessageReworded
 from common.db.database import Database, fetch_many
+from common.privacy.erasing import Whom
 from dispatch.messages import rights_store
 from dispatch.messages import store as messages
 from dispatch.messages.row import MessageRow
@@ -64,8 +65,8 @@ STATEMENTS: dict[tuple[str, Cause | None], list[Statement]] = {
         _settles(to) for to in (Status.ACCEPTED, Status.REJECTED, Status.UNKNOWN, Status.DEFERRED)
     ],
     ("put_receipts", Cause.RECEIPT): [_receives(proves=proves) for proves in (True, False)],
-    ("deny_waiting", Cause.ERASURE): [lambda tx, rows: rights_store.deny_waiting(tx, {subject(1): now()})],
-    ("empty_messages", None): [lambda tx, rows: rights_store.empty_messages(tx, [subject(1)])],
+    ("deny_waiting", Cause.ERASURE): [lambda tx, rows: rights_store.deny_waiting(tx, {Whom(subject(1), None): now()})],
+    ("empty_messages", None): [lambda tx, rows: rights_store.empty_messages(tx, {Whom(subject(1), None): now()})],
     ("wake_held", None): [lambda tx, rows: messages.wake_held(tx, [subject(1)])],
     ("wake_controlled", None): [lambda tx, rows: messages.wake_controlled(tx, "c1", 100, cancelled=True)],
     ("reword", None): [_rewords],

@@ -169,7 +169,7 @@ async def test_controls_that_come_together_are_locked_as_decisions_lock_them(dat
         resuming = asyncio.create_task(_control(database, *both))
         await eventually(_done_or_waiting(database, resuming))
         assert resuming.done() is False
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert await _controls(another, "c2") == {"c2": "paused"}, "waits for nobody"
     await resuming
 
@@ -210,7 +210,7 @@ async def test_what_somebody_has_locked_is_not_waited_for_and_not_forgotten(data
     await _control(database, controlled("running", 3))
     async with database.begin() as somebody:
         await sending.lock_messages(somebody, [waiting[0].message_id])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await _wake_all(database)
         assert await _due(database) == {waiting[1].message_id}
         assert await _to_wake(database) == 1

@@ -58,7 +58,7 @@ async def crowd(surroundings: Surroundings, **more: Any) -> AsyncIterator[Crowd]
 
 @pytest.fixture
 async def people(surroundings: Surroundings) -> AsyncIterator[Crowd]:
-    async with crowd(surroundings, publish_timeout_s=10.0) as service:
+    async with crowd(surroundings, publish_timeout_s=60.0) as service:
         yield service
 
 

@@ -28,8 +28,8 @@ ACCOUNTS = [
     {"provider": "octopush", "account": "main", "basic": [":".join(PASSWORD)]},
     {"provider": "telnyx", "account": "main", "secrets": [b64encode(TELNYX.public_key().public_bytes_raw()).decode()]},
 ]
-IMPATIENT_S, PATIENT_S = 1.5, 12.0  # how long we wait for what is down; longer than any test does
-SLOW_MACHINE_S = 6.0  # with it, who gives up early still hears long before who has patience
+IMPATIENT_S, PATIENT_S = 1.5, 60.0  # how long we wait for what is down; longer than any test does
+SLOW_MACHINE_S = 30.0  # with it, who gives up early still hears long before who has patience
 HEALS_WITHIN_S = 45.0  # the relay and aiokafka back off meanwhile
 
 Fault = Literal["gone", "silent"]  # nobody listens any more; or they do what they are asked, and no answer comes
@@ -63,7 +63,6 @@ def strike(wire: Wire, fault: Fault) -> None:
         wire.hold()
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("fault", ["gone", "silent"])
 @pytest.mark.parametrize(
     "struck",
@@ -113,9 +112,10 @@ async def hurried(operator: Operator, provider: str) -> httpx.Response:
 @pytest.mark.parametrize("slow", ["broker", pytest.param("postgres", marks=pytest.mark.any_broker)])
 @pytest.mark.parametrize("provider", ["octopush", "telnyx"])
 async def test_who_gives_up_early_hears_an_error_before_it_does(
-    surroundings: Surroundings, provider: str, slow: str
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch, provider: str, slow: str
 ) -> None:
     """While one who has more patience, and called before, is still waiting for a good answer, and gets it."""
+    monkeypatch.setattr(PROVIDERS["simulator"], "answer_within_s", 2 * PATIENT_S)
     async with faulty(surroundings, publish_timeout_s=PATIENT_S) as (operator, wired):
         wire: Wire = getattr(wired, slow)
         wire.hold()

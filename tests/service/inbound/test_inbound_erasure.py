@@ -4,19 +4,23 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec import structs
 
-from common.contracts import ERASURE_ACKS, ERASURES
+from common.contracts import ERASURE_ACKS, ERASURES, SENDERS
 from common.contracts.inbound import MessageReceived
+from common.db.database import Database
+from inbound.copier import copier
 from tests.service.inbound.test_reviews import DOUBT, Reviewed, inbound
-from tests.support.builders import erasure_requested, field_keys, now, number, subject
+from tests.support.builders import erasure_requested, field_keys, now, number, sender_changed, subject
 from tests.support.erasures import acknowledged
 from tests.support.eventually import eventually
 from tests.support.holdings import holdings, spellings
-from tests.support.publish import publish
+from tests.support.publish import all_read, publish
 from tests.support.reading import reading
 from tests.support.running import Surroundings
 
 pytestmark = pytest.mark.any_broker  # the way between the services is of rights/test_erasure.py
+COUNTED = ("callbacks", "reviews", "parts")
 
 
 async def held(surroundings: Surroundings, n: int, *words: str) -> list[str]:
@@ -94,3 +98,42 @@ async def test_a_text_of_after_is_a_new_conversation(surroundings: Surroundings)
         await erased(surroundings, read, 1, requested_at=now() - timedelta(seconds=30))
         await service.text(DOUBT, mo="mo-new")
         assert [item["text"] for item in await service.queue()] == [DOUBT]
+
+
+async def test_the_claim_of_a_code_takes_no_text_of_before_and_no_stop_that_waits_for_a_person(
+    surroundings: Surroundings,
+) -> None:
+    async with inbound(surroundings) as service, reading(surroundings, ERASURE_ACKS) as read:
+        await publish(surroundings, SENDERS, [sender_changed(stop_code="36222")])
+        await all_read(surroundings, "inbound", SENDERS)
+        await service.text("STOP", mo="mo-stop")  # 36111 is nobody's
+        await service.text(DOUBT, mo="mo-doubt")
+        before = await service.queue()
+        assert [item["no_sender"] for item in before] == [True, False]
+        claim = sender_changed(sender_id="mallory", controller_id="mallory", stop_code="36111")
+        await publish(surroundings, SENDERS, [claim])
+        await all_read(surroundings, "inbound", SENDERS)
+        assert await copied(surroundings, 1, "mallory") == []
+        assert await erased(surroundings, read, 1, controller_id="mallory") == dict.fromkeys(COUNTED, 0)
+        assert await service.queue() == before
+        assert len(await service.messages()) == 2, "no review was answered"
+
+        await publish(surroundings, SENDERS, [structs.replace(claim, version=2)])  # the first row stays
+        await service.text(DOUBT, mo="mo-after")
+        assert [each["kind"] for each in await copied(surroundings, 1, "mallory")] == ["text", "review"]
+        assert await erased(surroundings, read, 1, controller_id="mallory") == {
+            "callbacks": 1,
+            "reviews": 1,
+            "parts": 0,
+        }
+        assert await service.queue() == before
+        assert await erased(surroundings, read, 1) == {"callbacks": 2, "reviews": 2, "parts": 0}
+
+
+async def copied(surroundings: Surroundings, n: int, controller: str) -> Any:
+    database = Database(await surroundings.database("inbound"), pool_size=1)
+    try:
+        async with database.begin() as tx:
+            return await copier(field_keys).gather(tx, subject(n), controller)
+    finally:
+        await database.close()

@@ -11,12 +11,13 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
-from common.contracts import INBOUND_MESSAGES
+from common.contracts import INBOUND_MESSAGES, SENDERS
 from common.contracts.inbound import MessageReceived
 from inbound.service import Settings, build
 from tests.operators import signed
 from tests.service.inbound.published import published
-from tests.support.builders import now, number, subject
+from tests.support.builders import now, number, sender_changed, subject
+from tests.support.publish import all_read, publish
 from tests.support.running import Surroundings, bearer, running
 
 pytestmark = pytest.mark.any_broker
@@ -203,3 +204,27 @@ async def test_a_slow_clock_is_measured_by_account(service: Reviewed) -> None:
     await service.text("STOP", slow_s=110)
     await service.text("STOP", slow_s=110)
     assert (counted("60.0") - slow, counted("+Inf") - all_of_them) == (0, 1)
+
+
+async def test_a_stop_to_a_code_that_no_sender_has_waits_for_a_person(
+    service: Reviewed, surroundings: Surroundings
+) -> None:
+    """Once some sender is known: who says STOP to everybody, or asks for erasure, means whatever code it is."""
+    await service.text("STOP", mo="before")
+    await publish(
+        surroundings, SENDERS, [sender_changed(stop_code="36222"), sender_changed(version=2, stop_code="36333")]
+    )
+    await all_read(surroundings, "inbound", SENDERS)
+    await service.text("STOP", mo="unknown")
+    await service.text("STOP TOUT", mo="everyone", n=2)
+    [item] = await service.queue()
+    assert (item["text"], item["no_sender"], item["short_code"]) == ("STOP", True, "36111")
+    assert (await service.decide(item["mo_id"], "contact")).status_code == 422
+    assert (await service.decide(item["mo_id"], "stop")).status_code == 200
+    told = [(m.provider_message_id, m.intent, m.no_sender, m.revision) for m in await service.messages()]
+    assert sorted(told) == [
+        ("before", "stop", False, 0),
+        ("everyone", "stop", False, 0),
+        ("unknown", "stop", True, 0),
+        ("unknown", "stop", True, 1),
+    ]

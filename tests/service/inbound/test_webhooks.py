@@ -103,7 +103,7 @@ async def inbound(surroundings: Surroundings, **more: Any) -> AsyncIterator[Inbo
 
 @pytest.fixture
 async def service(surroundings: Surroundings) -> AsyncIterator[Inbound]:
-    async with inbound(surroundings, publish_timeout_s=10.0) as running_service:
+    async with inbound(surroundings, publish_timeout_s=60.0) as running_service:
         yield running_service
 
 
@@ -435,8 +435,13 @@ async def test_with_the_broker_down_the_operator_is_told_to_come_again_and_the_e
     raw = mo("STOP")
     async with without_a_broker(surroundings, late_broker, publish_timeout_s=HOPELESS_S) as service:
         down = await service.post(MESSAGES, raw)
-        again = await service.post(MESSAGES, raw)
-        journal_while_down = await service.journal()
+        told = [down]
+
+        async def kept() -> list[Any]:  # by one of the calls: a busy machine may keep nothing of the first in time
+            told.append(await service.post(MESSAGES, raw))
+            return await service.journal()
+
+        journal_while_down = await eventually(kept)
         await asyncio.to_thread(late_broker.start)
 
         async def acknowledged() -> bool:
@@ -446,7 +451,7 @@ async def test_with_the_broker_down_the_operator_is_told_to_come_again_and_the_e
         events = await service.messages()
         left = [row for row in await service.journal() if "topic" in dict(row)]
 
-    assert (down.status_code, again.status_code) == (503, 503)
+    assert {answer.status_code for answer in told} == {503}
     assert down.headers["content-type"] == "application/problem+json"
     assert int(down.headers["retry-after"]) > 0
     assert len(journal_while_down) == 3  # the callback, its item, its event
@@ -499,6 +504,9 @@ async def test_a_stop_that_a_failover_has_lost_is_not_acknowledged(surroundings:
         delivery = asyncio.create_task(service.text("STOP"))
 
         async def kept() -> list[Any]:
+            nonlocal delivery
+            if delivery.done():  # a busy machine kept nothing in time
+                delivery = asyncio.create_task(service.text("STOP"))
             return await service.journal()
 
         await eventually(kept)

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import httpx
 
 from campaign import service as campaign
@@ -17,7 +18,7 @@ from dispatch import service as dispatch
 from inbound import service as inbound
 from tests.operators import signed
 from tests.support.builders import CODES_SENDER, CODES_STOP_CODE, SENDER, STOP_CODE, now, number
-from tests.support.eventually import eventually
+from tests.support.eventually import answered, eventually
 from tests.support.holdings import holdings, spellings
 from tests.support.operators.http import TOKEN, Operator, operator
 from tests.support.running import Surroundings, running
@@ -35,7 +36,7 @@ class Four:
     operator: Operator
 
     async def call(self, method: str, service: str, path: str, body: Any = None, **more: Any) -> Any:
-        answer = await self.clients[service].request(method, path, json=body, **more)
+        answer = await answered(lambda: self.clients[service].request(method, path, json=body, **more))
         assert answer.status_code < 400, answer.text
         return answer.json()
 
@@ -49,9 +50,8 @@ class Four:
 
     async def imported(self, n: int) -> Any:
         file = f"number;first_name\n{number(n)};Zoé {n}\n"
-        answer = await self.clients["campaign"].post(
-            "/v1/imports", params={"sender_id": SENDER}, content=file.encode(), timeout=20
-        )
+        client, where = self.clients["campaign"], {"sender_id": SENDER}
+        answer = await answered(lambda: client.post("/v1/imports", params=where, content=file.encode()))
         assert answer.status_code == 201, answer.text
         return answer.json()
 
@@ -62,7 +62,7 @@ class Four:
             "text": f"Votre code : 48{n:02d} Zoé {n}",
             "category": "transactional",
         }
-        identity = str((await self.call("POST", "dispatch", "/v1/messages", body, timeout=20))["message_id"])
+        identity = str((await self.call("POST", "dispatch", "/v1/messages", body))["message_id"])
 
         async def accepted() -> bool:
             found = await self.call("GET", "dispatch", f"/v1/messages/{identity}")
@@ -92,19 +92,20 @@ class Four:
 
         return await eventually(look)
 
-    async def texted(self, n: int, text: str, mo: str | None = None, sent_at: datetime | None = None) -> None:
+    async def texted(
+        self, n: int, text: str, mo: str | None = None, sent_at: datetime | None = None, to: str = STOP_CODE
+    ) -> None:
         """The person's own phone. Acknowledged when this returns."""
         message = {
             "id": mo or f"mo-{uuid4().hex}",
             "from": number(n),
-            "to": STOP_CODE,
+            "to": to,
             "text": text,
             "sent_at": (sent_at or now()).isoformat(),
         }
         raw = json.dumps(message).encode()
-        answer = await self.clients["inbound"].post(
-            "/v1/callbacks/simulator/main/messages", content=raw, headers=signed(raw, SECRET, now()), timeout=20
-        )
+        client, path = self.clients["inbound"], "/v1/callbacks/simulator/main/messages"
+        answer = await answered(lambda: client.post(path, content=raw, headers=signed(raw, SECRET, now())))
         assert answer.status_code == 200, answer.text
 
     async def everywhere(self, n: int) -> None:
@@ -113,7 +114,7 @@ class Four:
         await self.imported(n)
         await self.code_sent(n)
         await self.texted(n, f"Merci Zoé {n}, à samedi")
-        await self.call("POST", "consent", "/v1/preference-links", {"sender_id": None, "number": number(n)})
+        await self.call("POST", "consent", "/v1/preference-links", {"sender_id": SENDER, "number": number(n)})
         await self.copied(n)
 
     async def erased(self, n: int) -> Any:
@@ -142,25 +143,29 @@ class Four:
     async def state(self, n: int) -> Any:
         return await self.call("POST", "consent", "/v1/subjects/lookup", {"number": number(n)})
 
-    async def held(self, n: int) -> dict[str, list[str]]:
-        """By service, the columns that hold something of this person, once nothing is on its way."""
-        needles = [*spellings(number(n)), f"Zoé {n}"]
+    async def held(self, n: int, *needles: str) -> dict[str, list[str]]:
+        """By service, the columns that hold something of this person, or `needles`, once nothing is on its way."""
         found = {}
         for service in SERVICES:
             async with self.surroundings.sql(service) as sql:
-
-                async def published(sql: Any = sql) -> bool:
-                    return not await sql.fetchval("SELECT count(*) FROM outbox")
-
-                await eventually(published)
-                found[service] = await holdings(sql, needles)
+                await published(sql)
+                found[service] = await holdings(sql, needles or [*spellings(number(n)), f"Zoé {n}"])
         return found
+
+
+async def published(sql: asyncpg.Connection) -> None:
+    """Return once nothing is on its way."""
+
+    async def empty() -> bool:
+        return not await sql.fetchval("SELECT count(*) FROM outbox")
+
+    await eventually(empty)
 
 
 async def settings_of(surroundings: Surroundings, service: str, operator_url: str, **more: Any) -> Any:
     specific: dict[str, dict[str, Any]] = {
         "consent": {"page_url": "https://placet.example"},
-        "campaign": {"import_max_bytes": 1_000_000},
+        "campaign": {"import_max_bytes": 1_000_000, "hours": "demonstration", "webhooks_private": True},
         "dispatch": {"gateway_url": operator_url, "gateway_token": TOKEN, "hours": "demonstration"},
         "inbound": {"provider_accounts": ACCOUNTS, "publish_timeout_s": 60.0},
     }
@@ -203,15 +208,17 @@ async def four(surroundings: Surroundings, without: tuple[str, ...] = (), **more
         await told.call("POST", "consent", "/v1/senders", {**brand, **codes, "purposes": []})
         await asyncio.gather(*(eventually(_ready(client)) for client in clients.values()))
         await asyncio.gather(
-            *(eventually(_knows_the_sender(surroundings, s)) for s in ("campaign", "dispatch") if s in clients)
+            *(eventually(knows_senders(surroundings, s, 2)) for s in SERVICES if s in clients and s != "consent")
         )
         yield told
 
 
-def _knows_the_sender(surroundings: Surroundings, service: str) -> Callable[[], Awaitable[bool]]:
+def knows_senders(surroundings: Surroundings, service: str, many: int) -> Callable[[], Awaitable[bool]]:
+    table = "sender_code" if service == "inbound" else "sender"
+
     async def look() -> bool:
         async with surroundings.sql(service) as sql:
-            return bool(await sql.fetchval("SELECT count(*) FROM sender") == 2)
+            return bool(await sql.fetchval(f"SELECT count(*) FROM {table}") == many)
 
     return look
 

@@ -11,7 +11,7 @@ from common.contracts.rights import CopyRequested
 from common.privacy import copying
 from common.privacy.copying import Copier, context
 from tests.service.rights.four import SERVICES, four
-from tests.support.builders import SENDER, field_keys, now, number, subject
+from tests.support.builders import SENDER, field_keys, now, number, shown, subject
 from tests.support.eventually import eventually
 from tests.support.running import Surroundings, bearer
 
@@ -33,7 +33,7 @@ async def test_a_copy_holds_what_every_service_holds_of_the_person_and_of_nobody
             await told.texted(n, f"Merci Nina {n}, à samedi")
         await told.texted(1, "Ne stoppez pas, Nina 1")
         copy = await told.copied(1)
-        assert copy["subject_id"] == subject(1)
+        assert copy["subject_id"] == shown(1, "lune")
         assert set(copy["data"]) == set(SERVICES)
 
         assert of(copy, "consent", "number")[0]["number"] == number(1)
@@ -78,7 +78,9 @@ async def test_until_every_service_has_answered_a_copy_is_open_and_shows_nothing
         early = await client.get(f"/v1/copies/{asked['copy_id']}", params={"format": "csv"})
         assert (early.status_code, early.json()["reasons"][0]["reason"]) == (409, "not_complete")
         for answer in (
-            await client.post("/v1/copies", json={"number": number(1)}, headers=bearer(senders=[SENDER])),
+            await client.post(
+                "/v1/copies", json={"number": number(1), "controller": "lune"}, headers=bearer(senders=[SENDER])
+            ),
             await client.get(f"/v1/copies/{asked['copy_id']}", headers=bearer(scope="consent:read")),
         ):
             assert answer.status_code == 403
@@ -115,10 +117,10 @@ async def test_an_erasure_takes_the_copies_and_none_is_made_while_it_is_under_wa
 async def test_what_is_too_long_for_one_record_is_told_in_parts() -> None:
     items = [{"kind": "message", "text": "x" * 1000, "place": place} for place in range(1000)]
 
-    async def gather(tx: Any, subject_id: str) -> list[dict[str, Any]]:
+    async def gather(tx: Any, subject_id: str, controller_id: str) -> list[dict[str, Any]]:
         return items
 
-    asked = CopyRequested(copy_id="c", subject_id=subject(1), requested_at=now())
+    asked = CopyRequested(copy_id="c", subject_id=subject(1), controller_id="lune", requested_at=now())
     parts = await Copier("dispatch", field_keys, gather).parts(None, asked)  # type: ignore[arg-type]
     assert [(part.place, part.of) for part in parts] == [(0, 3), (1, 3), (2, 3)]
     assert all(len(part.items) < 2 * copying.PART_BYTES for part in parts)

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 
 from stack.environment import SERVICES
-from tests.support.eventually import eventually
+from tests.support.eventually import WITHIN_S, eventually
 
 
 async def stack(command: str, folder: Path, **env: str) -> tuple[int, str]:
@@ -21,7 +21,7 @@ async def stack(command: str, folder: Path, **env: str) -> tuple[int, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    output, _ = await asyncio.wait_for(process.communicate(), 110)
+    output, _ = await asyncio.wait_for(process.communicate(), 240)
     assert process.returncode is not None
     return process.returncode, output.decode()
 
@@ -48,7 +48,7 @@ async def test_up_says_where_everything_is_and_down_leaves_nothing(tmp_path: Pat
         for _ in range(2):  # the person is put on record once
             code, link = await stack("page", tmp_path)
             assert code == 0, link
-            async with httpx.AsyncClient() as reader:
+            async with httpx.AsyncClient(timeout=WITHIN_S) as reader:
                 shown = await reader.get(link.strip())
             assert "Vos SMS de Librairie de l’Aube" in shown.text
             assert shown.text.count("Ne plus recevoir") == 2
@@ -75,5 +75,8 @@ async def test_a_pid_that_no_supervisor_holds_is_left_alone(tmp_path: Path) -> N
 
 async def test_unknown_hours_and_commands_are_refused(tmp_path: Path) -> None:
     assert "one of demonstration, france" in (await stack("up", tmp_path, HOURS="always"))[1]
+    assert "unset PLACET_GATEWAYS: " in (await stack("up", tmp_path, PLACET_GATEWAYS="[]"))[1]
+    assert "unset PLACET_GATEWAYS: " in (await stack("demo", tmp_path, PLACET_GATEWAYS="[]"))[1]
+    assert "GATEWAYS: no-file cannot be read" in (await stack("up", tmp_path, GATEWAYS="no-file"))[1]
     assert "usage" in (await stack("start", tmp_path))[1]
     assert os.listdir(tmp_path) == []

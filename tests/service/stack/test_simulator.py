@@ -21,7 +21,7 @@ from aiohttp import web
 
 from stack.processes import Supervisor, free_port
 from stack.simulator import STOP_SPELLINGS, Settings, create_app
-from tests.support.eventually import eventually
+from tests.support.eventually import WITHIN_S, eventually
 
 SECRET = "shared with inbound only"
 TOKEN = {"Authorization": "Bearer gateway-token"}
@@ -105,7 +105,7 @@ def simulator(tmp_path: Path) -> Start:
             serving = asyncio.create_task(server.serve())
             url = f"http://127.0.0.1:{settings.port}"
             try:
-                async with httpx.AsyncClient(base_url=url) as http:
+                async with httpx.AsyncClient(base_url=url, timeout=WITHIN_S) as http:
                     await eventually(lambda: is_alive(http))
                     simulator = Simulator(http, inbound)
                     await simulator.behave()
@@ -355,7 +355,7 @@ async def test_it_is_a_program_configured_by_its_environment(tmp_path: Path) -> 
         "PLACET_SIM_LOG": str(tmp_path / "log.jsonl"),
         "PLACET_INBOUND_URL": "http://127.0.0.1:1",
     }
-    async with Supervisor(tmp_path) as supervisor, httpx.AsyncClient(base_url=url) as http:
+    async with Supervisor(tmp_path) as supervisor, httpx.AsyncClient(base_url=url, timeout=WITHIN_S) as http:
         await supervisor.start("simulator", [sys.executable, "-m", "stack.simulator"], env=env, ready=f"{url}/livez")
         sim = Simulator(http, Inbound())
         assert (await sim.submit(MESSAGE)).status_code == 200

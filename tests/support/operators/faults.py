@@ -15,6 +15,8 @@ Fault = Literal[
     "silent",
     "closes_before_the_answer",
     "resets_before_the_answer",
+    "resets_after_the_head",
+    "resets_within_the_answer",
     "half_closed",
     "drips",
     "cut_short",
@@ -69,7 +71,7 @@ class FaultServer:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         try:
-            while (request := await _request(reader)) is not None:
+            while (request := await _request(reader, with_body=self.fault != "resets_after_the_head")) is not None:
                 self.requests.append(request)
                 if not await self._answer(writer):
                     return
@@ -88,7 +90,12 @@ class FaultServer:
                 return False
             case "closes_before_the_answer":
                 return False
-            case "resets_before_the_answer":
+            case "resets_before_the_answer" | "resets_after_the_head":
+                writer.transport.abort()
+                return False
+            case "resets_within_the_answer":
+                writer.write(ANSWERS["cut_short"])
+                await writer.drain()
                 writer.transport.abort()
                 return False
             case "half_closed":  # no more will come from here, and it goes on listening
@@ -115,8 +122,8 @@ class FaultServer:
             await asyncio.sleep(pause_s)
 
 
-async def _request(reader: asyncio.StreamReader) -> bytes | None:
-    """One HTTP/1.1 request with its body."""
+async def _request(reader: asyncio.StreamReader, *, with_body: bool) -> bytes | None:
+    """One HTTP/1.1 request."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
@@ -124,7 +131,7 @@ async def _request(reader: asyncio.StreamReader) -> bytes | None:
     length = next(
         (int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0
     )
-    return head + await reader.readexactly(length)
+    return head + await reader.readexactly(length if with_body else 0)
 
 
 @asynccontextmanager

@@ -2,7 +2,8 @@
 
 The server shares no line with our client, so it reads what is on the wire. It prints what `smpp` prints, and obeys the
 last two digits of the recipient as `smpp` does, and some of its own (from 91 on). It refuses a wrong password, and a
-bind beyond MAX_BINDS.
+bind beyond MAX_BINDS. A line of JSON on its input is an MO, or a DLR where it names a message (`receipt`): Jasmin
+delivers it by a bind that receives, again and again until that is acknowledged, and prints each answer.
 """
 
 import itertools
@@ -12,16 +13,31 @@ import sys
 from typing import Any
 
 from smpp.pdu.constants import addr_ton_name_map
-from smpp.pdu.pdu_types import CommandId, CommandStatus
+from smpp.pdu.operations import DeliverSM
+from smpp.pdu.pdu_types import (
+    AddrNpi,
+    AddrTon,
+    CommandId,
+    CommandStatus,
+    DataCoding,
+    DataCodingDefault,
+    EsmClass,
+    EsmClassGsmFeatures,
+    EsmClassMode,
+    EsmClassType,
+    MessageState,
+)
 from smpp.twisted.config import SMPPServerConfig
 from smpp.twisted.protocol import DataHandlerResponse, SMPPServerProtocol
 from smpp.twisted.server import SMPPServerFactory
 from twisted.cred.error import UnauthorizedLogin
-from twisted.internet import defer, reactor
+from twisted.internet import defer, reactor, stdio
+from twisted.protocols.basic import LineReceiver
 
 from tests.support.operators import smpp as operator
 
 USER, PASSWORD, MAX_BINDS = "shop", "a-secret", 2
+AGAIN_S = 0.2  # until what was not acknowledged is delivered again
 BUSY_AT_FIRST, UNBINDS = 91, 92  # throttled twice; taken, and then the session is ended from here
 REFUSALS = {
     operator.THROTTLED: CommandStatus.ESME_RTHROTTLED,
@@ -67,6 +83,53 @@ class Sessions(SMPPServerFactory):  # type: ignore[misc]
     def removeConnection(self, session: Session) -> None:  # noqa: N802
         super().removeConnection(session)
         _say(kind="gone", session=session.number)
+        session.cancelOutboundTransactions(ConnectionError())  # of itself it waits for these answers
+
+
+class Deliveries(LineReceiver):
+    delimiter = b"\n"
+
+    def __init__(self, sessions: Sessions, io: Any) -> None:
+        self._sessions, self._io = sessions, io
+
+    def lineReceived(self, line: bytes) -> None:  # noqa: N802
+        self._deliver(json.loads(line))
+
+    def connectionLost(self, reason: Any = None) -> None:  # noqa: N802 the other end has gone
+        self._io.callFromThread(self._io.stop)
+
+    def _deliver(self, told: dict[str, Any]) -> None:
+        binds = self._sessions.getBoundConnections(USER)
+        session = binds.getNextBindingForDelivery() if binds else None
+        if session is None:
+            self._io.callLater(AGAIN_S, self._deliver, told)
+            return
+
+        def answered(said: Any) -> None:
+            response = getattr(said, "response", None) or getattr(getattr(said, "value", None), "response", None)
+            status = None if response is None else response.status.name
+            _say(kind="delivered", name=told["name"], status=status)
+            if status != "ESME_ROK":
+                self._io.callLater(AGAIN_S, self._deliver, told)
+
+        session.sendDataRequest(_delivery(told)).addBoth(answered)
+
+
+def _delivery(told: dict[str, Any]) -> Any:
+    receipt = told.get("receipt")
+    kind = EsmClassType.SMSC_DELIVERY_RECEIPT if receipt else EsmClassType.DEFAULT
+    features = [EsmClassGsmFeatures.UDHI_INDICATOR_SET] if told.get("headed") else []
+    tlvs = {"receipted_message_id": receipt.encode(), "message_state": MessageState.DELIVERED} if receipt else {}
+    return DeliverSM(
+        source_addr=told["source"].encode(),
+        source_addr_ton=AddrTon.INTERNATIONAL,
+        source_addr_npi=AddrNpi.ISDN,
+        destination_addr=b"36111",
+        esm_class=EsmClass(EsmClassMode.DEFAULT, kind, features),
+        data_coding=DataCoding(schemeData=DataCodingDefault[told.get("coding", "SMSC_DEFAULT_ALPHABET")]),
+        short_message=bytes.fromhex(told.get("text", "")),
+        **tlvs,
+    )
 
 
 def serve(port: int) -> None:
@@ -119,7 +182,9 @@ def serve(port: int) -> None:
         return _taken(f"smsc-{next(names)}")
 
     config = SMPPServerConfig(systems={USER: {"max_bindings": MAX_BINDS}}, msgHandler=heard)
-    io.listenTCP(port, Sessions(config, Portal()), interface="127.0.0.1")
+    sessions = Sessions(config, Portal())
+    io.listenTCP(port, sessions, interface="127.0.0.1")
+    stdio.StandardIO(Deliveries(sessions, io))  # type: ignore[no-untyped-call]
     _say(kind="up")
     io.run()
 

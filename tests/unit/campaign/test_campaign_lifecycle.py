@@ -24,6 +24,7 @@ LEADS_TO: dict[Action, dict[Status, Step]] = {
         C: Step(C),
     },
     Action.FINISH: {S: Step(F), R: Step(F), P: Step(F)},
+    Action.ARCHIVE: {D: Step(D), F: Step(F), C: Step(C)},
 }
 
 # of what was paused before its start: the gate hears `running` when it starts

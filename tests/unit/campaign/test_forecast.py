@@ -3,32 +3,30 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from typing import Any
 
 import pytest
 from msgspec.structs import replace as replace_struct
-from pydantic import ValidationError
 
 from campaign.audience.reach import Standing
 from campaign.message.wording import wording
 from campaign.preflight.findings import load
 from campaign.preflight.forecast import Forecast, Outlook, Plan, Wait, finish
-from campaign.preflight.prices import Prices
 from campaign.schedule.timing import Place, Timetable, Timing
 from common import law
 from common.contracts.consent import Consent
 from common.law import Closure, Policy
 from common.privacy.stop_link import stop_page
+from common.sms.prices import read
 from tests.support.abroad import with_link_in
+from tests.support.prices import edition, line, prices
+from tests.support.prices import table as price_table
 
 PREMIUM = 99  # 08 99 and what follows: no number stands here, it may be somebody's
 PAGE = stop_page("https://p.example", "lune")
 MONDAY = datetime(2026, 11, 23, 9, tzinfo=UTC)  # 10:00 in Paris
 FRANCE = law.load("france")
-PRICES = Prices.model_validate(
-    {"version": "test", "per_part": {"FR": "0.05", "MQ": "0.07"}, "senders": {"other": {"FR": "1"}}}
-)
+PRICES = prices(line(price="0.05"), line("MQ", "0.07"), line(price="1", sender="other"))
 YES = Standing(
     consents=(
         Consent(
@@ -134,7 +132,7 @@ def test_lengths_are_those_of_the_messages_and_one_name_may_cost_two_more() -> N
     assert found.costly_by_contact == 1
     assert found.median_segments == 1
     assert found.units == (131, 132, 162)
-    assert found.cost == Decimal("0.05") * 5 + Decimal("0.07") * 2
+    assert found.cost == 500 * 5 + 700 * 2
     assert [(p.territory, p.people, p.segments) for p in found.places] == [("FR", 4, 5), ("MQ", 1, 2)]
     of_the_text = Forecast(plan("Maison Lune, à l’hôtel, {name}. {stop}"))
     of_the_text.add({"name": "Loïc"}, "FR", YES)
@@ -143,14 +141,23 @@ def test_lengths_are_those_of_the_messages_and_one_name_may_cost_two_more() -> N
 
 def test_what_has_no_price_is_counted_and_not_guessed() -> None:
     forecast = Forecast(plan())
+    none = forecast.outlook
+    assert none.cost == 0
     forecast.add({}, "GP", YES)
-    assert forecast.outlook.cost == 0
+    assert forecast.outlook.cost is None
     assert forecast.outlook.unpriced == 1
-    assert PRICES.of("lune", "FR") == Decimal("0.05")
-    assert PRICES.of("other", "FR") == 1
-    for table in ({"FR": "-1"}, {"France": "1"}):
-        with pytest.raises(ValidationError):
-            Prices.model_validate({"per_part": table})
+    forecast.add({}, "FR", YES)
+    found = forecast.outlook
+    assert (found.cost, found.unpriced) == (500, 1)
+    assert {part.territory: part.cost for part in found.places} == {"FR": 500, "GP": None}
+
+
+def test_a_price_that_rises_before_the_campaign_ends_counts_from_the_start() -> None:
+    rising = read(price_table(edition("2026-01-01", line(price="0.05")), edition("2026-11-25", line(price="0.06"))))
+    for ends_by, cost in ((MONDAY + timedelta(days=1), 500), (MONDAY + timedelta(days=3), 600)):
+        forecast = Forecast(replace(plan(), prices=rising, timetable=table(MONDAY, ends_by)))
+        forecast.add({}, "FR", YES)
+        assert forecast.outlook.cost == cost
 
 
 def test_what_speaks_against_it_is_found_in_what_contacts_hold_too() -> None:

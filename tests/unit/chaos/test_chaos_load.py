@@ -7,7 +7,7 @@ import pytest
 
 from chaos.checks import Loss
 from chaos.load import GIVEN_AGO, Load, Round
-from stack.demo import Api, DemoFailed
+from stack.calling import Api, DemoFailed
 
 
 class Refused(Load):

@@ -7,7 +7,7 @@ import pytest
 
 from chaos.load import Load
 from chaos.watching import Watch
-from stack.demo import Api
+from stack.calling import Api
 from tests.unit.chaos.test_chaos_faults import system
 
 

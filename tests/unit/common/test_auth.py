@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Annotated, Any
@@ -20,9 +21,10 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from common.settings import ServiceSettings
 from common.web import problems
 from common.web.auth import Authenticator, Caller, require
+from common.web.auth.organisations import NO_SENDERS
 from common.web.problems import Forbidden, Unauthorised, Unavailable
 from tests.support.eventually import eventually
-from tests.support.running import AUTH_KEY, ISSUER, KEY_RING
+from tests.support.running import AUTH_KEY, ISSUER, KEY_RING, LIMITS
 
 OTHER_KEY = "another key, of thirty-two bytes or more, of somebody else"
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
@@ -36,6 +38,7 @@ def settings(**more: Any) -> ServiceSettings:
         field_keys=KEY_RING,
         auth_issuer=ISSUER,
         auth_audience=ISSUER,
+        limits=LIMITS,
         **more,
     )
 
@@ -43,6 +46,7 @@ def settings(**more: Any) -> ServiceSettings:
 def claims(**more: Any) -> dict[str, Any]:
     full = {
         "sub": "shop",
+        "organisation": "lune",
         "scope": "consent:read consent:write",
         "senders": ["maison-lune"],
         "iss": ISSUER,
@@ -63,6 +67,7 @@ development = Authenticator(settings(auth_key=AUTH_KEY))
 async def test_a_token_names_its_caller_scopes_and_senders() -> None:
     assert await development.caller(f"Bearer {token()}") == Caller(
         subject="shop",
+        organisation="lune",
         scopes=frozenset(("consent:read", "consent:write")),
         senders=frozenset(("maison-lune",)),
     )
@@ -71,6 +76,12 @@ async def test_a_token_names_its_caller_scopes_and_senders() -> None:
 @pytest.mark.parametrize("scheme", ["bearer", "BEARER", "Bearer  "])
 async def test_the_scheme_is_read_as_http_reads_it(scheme: str) -> None:
     assert (await development.caller(f"{scheme} {token()}")).subject == "shop"
+
+
+def bearer_of(claim: str, char: str) -> str:
+    """Return a token whose claim has the character: the character would forge a line of the log, or another account."""
+    forged: dict[str, Any] = {claim: f"lune{char}2026-11-29 ERROR"}
+    return f"Bearer {token(**forged)}"
 
 
 @pytest.mark.parametrize(
@@ -94,6 +105,14 @@ async def test_the_scheme_is_read_as_http_reads_it(scheme: str) -> None:
         ("of another issuer", lambda: f"Bearer {token(iss='elsewhere')}"),
         ("of no issuer", lambda: f"Bearer {token(iss=None)}"),
         ("a letter changed", lambda: f"Bearer {token()[:-1]}"),
+        ("of no organisation", lambda: f"Bearer {token(organisation=None)}"),
+        ("of an organisation without a name", lambda: f"Bearer {token(organisation=' ')}"),
+        ("of two organisations", lambda: f"Bearer {token(organisation=['lune', 'soleil'])}"),
+        *(
+            (f"{claim} with {char!r}", partial(bearer_of, claim, char))
+            for claim in ("organisation", "sub")
+            for char in ("\n", "\r", "\x1b", "\x1f", "\x7f", "\x85", "\u2028", "\u202e", "\u200b")
+        ),
         ("one sender as a word", lambda: f"Bearer {token(senders='maison-lune')}"),
         ("senders as a number", lambda: f"Bearer {token(senders=1)}"),
     ],
@@ -124,21 +143,38 @@ async def test_without_a_scope_or_senders_a_token_grants_nothing() -> None:
     caller = await development.caller(f"Bearer {token(scope=None, senders=None)}")
     assert caller.scopes == frozenset()
     with pytest.raises(Forbidden):
-        caller.may_use("maison-lune")
+        caller.may_name("maison-lune")
 
 
 async def test_the_senders_of_a_token_are_the_only_ones_it_may_use() -> None:
     caller = await development.caller(f"Bearer {token(senders=['maison-lune', 'atelier-9'])}")
-    caller.may_use("atelier-9")
+    caller.may_name("atelier-9")
     with pytest.raises(Forbidden) as refused:
-        caller.may_use("somebody-else")
+        caller.may_name("somebody-else")
     [reason] = refused.value.reasons
     assert (reason.field, reason.reason) == ("sender_id", "sender_not_granted")
     every = await development.caller(f"Bearer {token(senders='*')}")
-    every.may_use("somebody-else")
+    every.may_name("somebody-else")
     literally = await development.caller(f"Bearer {token(senders=['*'])}")
     with pytest.raises(Forbidden):
-        literally.may_use("somebody-else")
+        literally.may_name("somebody-else")
+
+
+async def test_only_the_platform_s_operator_acts_for_every_organisation() -> None:
+    """Every sender is every one of the organisation: an operator's token of one sender operates nothing."""
+    cases: tuple[tuple[dict[str, Any], bool], ...] = (
+        ({"senders": "*"}, False),
+        ({"senders": "*", "scope": "platform:admin"}, True),
+        ({"senders": ["maison-lune"], "scope": "platform:admin"}, False),
+    )
+    for told, operates in cases:
+        caller = await development.caller(f"Bearer {token(**told)}")
+        assert caller.everywhere is operates
+        if operates:
+            caller.may_operate()
+        else:
+            with pytest.raises(Forbidden):
+                caller.may_operate()
 
 
 async def _ask(authorization: str | None) -> httpx.Response:
@@ -150,7 +186,7 @@ async def _ask(authorization: str | None) -> httpx.Response:
         return caller.subject
 
     async def with_state(scope: Any, receive: Any, send: Any) -> None:
-        await app({**scope, "state": {"authenticator": development}}, receive, send)
+        await app({**scope, "state": {"authenticator": development, "organisations": NO_SENDERS}}, receive, send)
 
     transport = httpx.ASGITransport(app=with_state)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:

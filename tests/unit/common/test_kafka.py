@@ -6,6 +6,7 @@ import socket
 
 import pytest
 import uvloop
+from aiokafka import codec
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import (
     KafkaError,
@@ -17,7 +18,7 @@ from aiokafka.partitioner import murmur2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.contracts import STATES
+from common.contracts import INBOUND_MESSAGES, STATES
 from common.contracts.consent import SenderChanged
 from common.kafka import broker as kafka
 from common.kafka.broker import Wanted, differences
@@ -89,6 +90,39 @@ def test_too_few_partitions_or_replicas_anywhere_are_wrong_and_all_that_is_wrong
     )
     assert "has 2 replicas, settings say 3" in differences("t", WANTED, [3] * 11 + [2], AS_IT_IS)[0]
     assert len(differences("t", WANTED, [], AS_IT_IS | {"cleanup.policy": "delete"})) == 3
+
+
+KEPT = Wanted(12, 3, INBOUND_MESSAGES.config)
+BY_SIZE = KEPT.config | {"retention.bytes": "1073741824", "max.message.bytes": "500000", "compression.type": "zstd"}
+
+
+def test_what_forgets_by_size_or_refuses_our_batches_or_cannot_be_read_here_is_wrong() -> None:
+    assert (
+        differences("t", KEPT, [3] * 12, KEPT.config | {"retention.bytes": "-1", "max.message.bytes": "1048588"}) == []
+    )
+    by_size, batches, compression = differences("t", KEPT, [3] * 12, BY_SIZE, ["snappy", "zstd"])
+    assert by_size.startswith("t: retention.bytes is 1073741824, and must be -1: kafka-configs.sh --alter")
+    assert batches.startswith("t: max.message.bytes is 500000, and must be 1000000 or more: kafka-configs.sh")
+    assert compression.startswith(
+        "t: compression.type is zstd, and must be another codec, or this process needs its library"
+    )
+    assert compression.endswith("--add-config compression.type=producer")
+    assert len(differences("t", KEPT, [3] * 12, BY_SIZE)) == 2, "any codec that can be read is the operator's to choose"
+    assert differences("t", WANTED, [3] * 12, AS_IT_IS | {"retention.bytes": "1"}) == [], "a compacted topic has none"
+
+
+def test_every_codec_is_there_and_one_that_is_not_would_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kafka.missing_codecs() == []
+    monkeypatch.setattr(codec, "cramjam", None)
+    assert kafka.missing_codecs() == ["snappy", "lz4", "zstd"]
+
+
+def test_headers_without_a_value_and_values_without_an_end_are_read_as_nothing() -> None:
+    assert kafka.number_of([(kafka.NUMBER, None)]) is None
+    with pytest.raises(kafka.Undecodable, match="no ce_type"):
+        kafka.decode(b"{}", [("ce_type", None)])
+    with pytest.raises(kafka.Undecodable, match="levels"):
+        kafka.decode(b'{"more":' + b"[" * 100_000, HEADERS)
 
 
 async def test_a_topic_that_not_every_broker_knows_yet_is_asked_for_again() -> None:

@@ -160,3 +160,18 @@ def test_the_owner_of_a_number_is_its_subject_by_our_key_whatever_the_event_name
     same = owner.subject_id
     assert owner_of(fields.seal(NUMBER, f"number:{same}"), same, fields, subjects) == owner
     assert MISMATCHES._value.get() == before + 1
+
+
+def test_only_the_request_itself_opens_its_answer() -> None:
+    """Nor does the fingerprint, which is stored beside the answer."""
+    said = "/v1/consents\n{'number': '+33639980001'}"
+    keys = SubjectKeys(ring("k1"))
+    fingerprint, cipher = keys.of_request(said)
+    sealed = cipher.seal(b"201", "crm\x1fk-1")
+    assert fingerprint == keys.subject_id(said)
+    assert keys.of_request(said)[1].unseal(sealed, "crm\x1fk-1") == b"201"
+    for other in (keys.of_request(said + " ")[1], keys.of_request(fingerprint)[1]):
+        with pytest.raises(Unreadable):
+            other.unseal(sealed, "crm\x1fk-1")
+    with pytest.raises(Unreadable):
+        cipher.unseal(sealed, "crm\x1fk-2")

@@ -29,6 +29,16 @@ def test_an_answer_that_more_follows_is_not_read_on_until_the_position_moves() -
     assert progress.stalls(10, 21) == []
 
 
+def test_a_producer_that_does_not_end_its_transaction_is_a_stall_with_its_reason() -> None:
+    progress = dealt(0)
+    progress.seen(0, position=5, end=9, answer=1, now=1, waits=True)
+    progress.seen(0, position=5, end=9, answer=2, now=20, waits=True)
+    [line] = progress.stalls(10, 20)
+    assert line == "partition 0 stands at offset 5 since 19 s (a producer has not ended its transaction)"
+    progress.seen(0, position=10, end=10, answer=3, now=21)
+    assert progress.stalls(10, 40) == ["partition 0 stands at offset 10 since 19 s (no error)"]
+
+
 def test_what_is_handled_or_waits_on_purpose_begins_anew_but_not_what_cannot_be_read() -> None:
     progress = dealt(0, 1)
     progress.failed(1, "CorruptRecordException", 7, now=1)

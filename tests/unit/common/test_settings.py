@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from common.kafka.broker import connection
-from common.settings import HoursSettings, ServiceSettings
+from common.settings import HoursSettings, PricedSettings, ServiceSettings
 from tests.support.running import KEY_RING
 
 REQUIRED: dict[str, Any] = {
@@ -131,6 +131,18 @@ def test_rules_that_cannot_be_read_start_nothing(tmp_path: Path) -> None:
         HoursSettings(**REQUIRED, auth_key=KEY, house_rules=house)
     house.write_text(house.read_text().replace('"layer"', '"source": "us", "layer"'))
     assert HoursSettings(**REQUIRED, auth_key=KEY, house_rules=house).policy.version.startswith("france-3+acme-1:")
+
+
+def test_prices_that_cannot_be_read_start_nothing(tmp_path: Path) -> None:
+    table = tmp_path / "prices.json"
+    with pytest.raises(ValidationError, match="No such file"):
+        PricedSettings(**REQUIRED, auth_key=KEY, prices=table)
+    table.write_text('{"version": "acme-1", "editions": []}')
+    with pytest.raises(ValidationError, match="editions"):
+        PricedSettings(**REQUIRED, auth_key=KEY, prices=table)
+    table.write_text('{"version": "acme-1", "editions": [{"valid_from": "2026-01-01", "prices": []}]}')
+    assert PricedSettings(**REQUIRED, auth_key=KEY, prices=table).price_table.version == "acme-1"
+    assert PricedSettings(**REQUIRED, auth_key=KEY).price_table.version == "none"
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ def refused(text: str, fields: list[Field], **values: str) -> list[tuple[str, li
         (CODE, [Field("code"), Field("other")], ["field_unused"]),
         (CODE, [Field("code"), Field("code")], ["field_twice"]),
         ("Maison Lune : votre code {", [], ["brace_alone"]),
+        ("Maison Lune : votre code ((code))", [], ["placeholder"]),
         ("Maison Lune : votre code {Code}", [], ["field_name"]),
         ("{code} {more}", [Field("code"), Field("more")], ["no_own_text"]),
         (CODE, [Field("code", 321)], ["values_too_long"]),
@@ -143,9 +144,31 @@ def test_a_host_in_capitals_is_a_link_in_a_value(value: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "host"),
+    [
+        *(("evil.win.x", "evil.win.x"), ("evil.win.1", "evil.win.1"), ("evil.win.x/abc", "evil.win.x")),
+        *(
+            ("evil.win-x", "evil.win-x"),
+            ("evil.win@x", "evil.win"),
+            ("...evil.win", "evil.win"),
+            ("(evil.win)", "evil.win"),
+        ),
+        *(("X.Win", "x.win"), ("J.Paris", "j.paris"), ("10h.Paris", "10h.paris"), ("J.P.WIN", "j.p.win")),
+        *(("1.2.3.4/x", "1.2.3.4"), ("1.2.3.4:8080", "1.2.3.4"), ("http://1.2.3.4", "1.2.3.4")),
+        *(("1.2.3.4", "1.2.3.4"), ("1.2.3.4.x", "1.2.3.4.x")),
+    ],
+)
+def test_a_value_is_a_link_wherever_a_phone_makes_one(value: str, host: str) -> None:
+    found = [(f"link:{host}", ["a"])]
+    assert refused("Maison Lune : votre commande {a} est là", [Field("a")], a=value) == found
+
+
+@pytest.mark.parametrize(
     "value",
     [
-        *("M. Cadeau", "12 rue de l'Euro", "J.Paris", "J.P.Martin", "10h.Paris", "10h30.Demain"),
+        *("M. Cadeau", "12 rue de l'Euro", "J. Paris", "J. Martin", "J.P.Martin", "10h30", "10h30.Demain"),
+        *("12.50", "12.50/13.50", "12.10.2026", "12.10.2026/13.10.2026", "06.39.98.12.34", "+33.6.39.98.12.34"),
+        *("jean.paris@lune.example", "1.234.567.890", "v1.2.3", "S.A.R.L", "p.m/a.m"),
         *("Mme Bon Plan-de-Cuques", "D3AL", "KXTRQ7", "abcd12", "G1FT"),
         *("Dr.Martin", "St.Denis", "12.Merci", "12h.Demain", "pce.jointe"),
     ],

@@ -58,7 +58,6 @@ def subject_line(entries: Sequence[Entry], **changes: Any) -> SubjectLine:
     line = SubjectLine(
         subject_id=WHO,
         number=None,
-        version=len(entries),
         entries=len(entries),
         head=entries[-1].hash if entries else GENESIS,
         consents=ledger.consents(state),
@@ -75,7 +74,6 @@ def message(minutes: float, **changes: Any) -> MessageLine:
         "sender_id": "acme",
         "purpose": "promotions",
         "handed_off_at": at(minutes),
-        "consent_version": 1,
     }
     return MessageLine(**(fields | changes))
 

@@ -25,6 +25,8 @@ from tests.unit.consent.evidences import NOON, at, contact, expiry, opt_in, requ
 
 A_MONTH = timedelta(days=30)
 MOST = Most(a_day=5, a_month=20)
+SHARE = Most(a_day=3, a_month=10)
+OURS = [f"brand-{n}" for n in range(0, 100, 2)]  # of acme's organisation
 CODE = "36111"
 
 
@@ -47,7 +49,10 @@ def why(
     minutes: float, *evidence: Evidence, questions: tuple[Question, ...] = (), held: bool = False, **changes: Any
 ) -> Withheld | None:
     state, asks, senders = fold(evidence), request(minutes, **changes), ("acme", "acme-outlet")
-    return withheld(state, asks, questions, at(minutes), A_MONTH, MOST, senders=senders, held=held)
+    ours = (*senders, *OURS)
+    return withheld(
+        state, asks, questions, at(minutes), A_MONTH, MOST, SHARE, senders=senders, organisation=ours, held=held
+    )
 
 
 def test_somebody_nobody_knows_is_asked() -> None:
@@ -110,14 +115,23 @@ def test_nobody_is_asked_while_a_text_that_may_mean_stop_waits_for_a_reviewer() 
 
 
 def test_all_controllers_together_ask_a_number_so_often_a_day_and_a_month() -> None:
-    hours = [asked(-60 * n, sender_id=f"brand-{n}", evidence_id=f"q-{n}") for n in range(1, 25)]
+    hours = [asked(-60 * n, sender_id=f"other-{n}", evidence_id=f"q-{n}") for n in range(1, 25)]
     assert why(0, questions=tuple(hours[:4])) is None
     assert why(0, questions=tuple(hours[:5])) is Withheld.ASKED_ENOUGH
     assert why(0, questions=tuple(hours[-5:])) is None, "the first of them was a day ago"
-    days = [asked(-60 * 24 * n, sender_id=f"brand-{n}", evidence_id=f"q-{n}") for n in range(1, 31)]
+    days = [asked(-60 * 24 * n, sender_id=f"other-{n}", evidence_id=f"q-{n}") for n in range(1, 31)]
     assert why(0, questions=tuple(days[:19])) is None
     assert why(0, questions=tuple(days[:20])) is Withheld.ASKED_ENOUGH
     assert why(0, questions=tuple(days[10:])) is None, "the first of them was thirty days ago"
+
+
+def test_one_organisation_asks_a_number_less_often_than_all_together() -> None:
+    hours = [asked(-60 * n, sender_id=one, evidence_id=f"q-{one}") for n, one in enumerate(OURS, 1)]
+    assert why(0, questions=tuple(hours[:2])) is None
+    assert why(0, questions=tuple(hours[:3])) is Withheld.ASKED_ENOUGH
+    days = [asked(-60 * 24 * n, sender_id=one, evidence_id=f"q-{one}") for n, one in enumerate(OURS, 1)]
+    assert why(0, questions=tuple(days[:9])) is None
+    assert why(0, questions=tuple(days[:10])) is Withheld.ASKED_ENOUGH
 
 
 def test_a_form_of_long_ago_asks_nothing() -> None:

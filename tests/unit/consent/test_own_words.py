@@ -3,6 +3,7 @@
 import pytest
 
 from common.contracts.consent import Replies
+from common.sms.sms_length import STOP_ANSWER_SEGMENTS, length
 from consent.answers.own_words import FIELDS, Author, Field, flaws, flaws_of
 from consent.answers.replies import Identity, contact, started, stopped, with_link
 
@@ -149,6 +150,19 @@ def test_words_on_record_that_do_not_pass_are_not_sent_and_placet_s_are() -> Non
         "Maison Lune SAS", "Maison Lune", "contact@maison-lune.example", "36111", Replies(stop=GOOD["stop"])
     )
     assert stopped([good]) == GOOD["stop"]
+
+
+@pytest.mark.parametrize("everyone", [False, True])
+@pytest.mark.parametrize(
+    ("brand", "named"),
+    [("Crêperie", "Crêperie"), ("ê" * 200, "e" * 200), ("Ж" * 200, "Nos marques"), ("€" * 200, "Nos marques")],
+)
+def test_the_answer_to_a_stop_fits_every_gateway_for_answers_and_names_the_brand_where_it_can(
+    brand: str, named: str, *, everyone: bool
+) -> None:
+    answer = stopped([Identity("Maison Lune SAS", brand, "contact@maison-lune.example", "36111")], everyone=everyone)
+    assert answer.startswith(f"{named} : votre STOP est pris en compte")
+    assert length(answer).segments <= STOP_ANSWER_SEGMENTS
 
 
 def test_the_link_stands_in_an_answer_where_it_costs_no_sms_more_than_the_answer_may_have() -> None:

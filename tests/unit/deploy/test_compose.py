@@ -1,6 +1,7 @@
 """docker-compose.yml says what the services read: each variable is a setting, each address is somebody's."""
 
 import ast
+import inspect
 import json
 import os
 import re
@@ -11,12 +12,14 @@ from typing import Any, cast
 import pytest
 from sqlalchemy.engine import make_url
 
+import consent.service
 import dispatch.service
 import inbound.service
 import stack.environment
 import stack.simulator
 from common.contracts import TOPICS
-from common.web.server import GRACE_S
+from common.web.auth import PLATFORM
+from common.web.server import ARRIVAL_S, GRACE_S
 from tests.unit.deploy.conftest import Started
 from tests.unit.deploy.deployed import KEEPING_HOURS, PREFIX, ROOT, SERVICES, compose, text, unknown
 
@@ -177,7 +180,7 @@ def test_our_containers_can_change_nothing_and_gain_nothing(name: str) -> None:
 def test_a_service_is_given_the_time_it_takes_to_stop(service: str, started: Started, told: Told) -> None:
     grace_s = int(CONTAINERS[service]["stop_grace_period"].removesuffix("s"))
     settings = started(service, told(service))
-    assert grace_s > settings.leave_s + GRACE_S + settings.drain_s
+    assert grace_s > settings.leave_s + ARRIVAL_S + GRACE_S + settings.drain_s
 
 
 def test_that_its_keys_are_public_is_said_first() -> None:
@@ -200,7 +203,18 @@ def test_the_token_is_good_for_all_that_is_asked_for() -> None:
     code = [path.read_text() for folder in ("libs", "services") for path in (ROOT / folder).glob("**/src/**/*.py")]
     checked = [arguments for each in code for arguments in re.findall(r"(?:require|\.may)\(([^()]*)\)", each)]
     asked = {scope for arguments in checked for scope in re.findall(r'"([a-z:_-]+)"', arguments)}
-    assert scopes == set(stack.environment.SCOPES.split()) == asked
+    assert scopes == set(stack.environment.SCOPES.split()) == asked | {PLATFORM}
+
+
+def test_the_demos_second_organisation_is_there_too(started: Started, told: Told) -> None:
+    line = re.compile(r"^TENANT_SCOPES = .*$", re.MULTILINE)
+    program = text("deploy/compose/token.py")
+    assert line.findall(program) == line.findall(inspect.getsource(stack.environment)) != []
+    assert set(re.findall(r"(\w*TOKEN)=", program)) == set(stack.environment.Environment().tokens())
+    assert stack.environment.NEIGHBOUR in program
+    assert cast(consent.service.Settings, started("consent", told("consent"))).shared_codes == set(
+        stack.environment.SHARED_CODES
+    )
 
 
 def test_what_says_where_to_call_says_where_the_containers_are() -> None:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from common.contracts import TOPICS
 from common.service import Service
-from common.web.server import GRACE_S
+from common.web.server import ARRIVAL_S, GRACE_S
 from dispatch.service import Settings as DispatchSettings
 from inbound.service import Settings as InboundSettings
 from tests.unit.deploy.conftest import Started
@@ -173,6 +173,21 @@ def test_the_providers_of_the_readme_are_taken_and_are_one_account(started: Star
     assert gateway.options["service"] == fetched.service
 
 
+def test_a_route_of_the_readme_that_takes_a_part_of_the_path_off_tells_the_service() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", text("deploy/k8s/README.md"), re.DOTALL)
+    routes = [each for block in blocks for each in yaml.safe_load_all(block) if each.get("kind") == "HTTPRoute"]
+    rewriting = [rule for route in routes for rule in route["spec"]["rules"] if "filters" in rule]
+    assert rewriting
+    for rule in rewriting:
+        [match] = rule["matches"]
+        kinds = {each["type"]: each for each in rule["filters"]}
+        assert kinds["URLRewrite"]["urlRewrite"]["path"]["replacePrefixMatch"] == "/"
+        set_to = {
+            each["name"]: each["value"] for each in kinds["RequestHeaderModifier"]["requestHeaderModifier"]["set"]
+        }
+        assert set_to == {"X-Forwarded-Prefix": match["path"]["value"]}
+
+
 def test_no_file_holds_a_secret() -> None:
     for path in BASE.rglob("*.yaml"):
         assert all(document["kind"] != "Secret" for document in documents(path))
@@ -238,7 +253,7 @@ def test_a_pod_is_given_the_time_it_takes_to_stop(service: str, role: str) -> No
     before_s = int(leaving["exec"]["command"][1])
     drain_s = float(config(service)["PLACET_DRAIN_S"])
     leave_s = SETTINGS[service].model_fields["leave_s"].default
-    assert PODS[role]["terminationGracePeriodSeconds"] > before_s + leave_s + GRACE_S + drain_s
+    assert PODS[role]["terminationGracePeriodSeconds"] > before_s + leave_s + ARRIVAL_S + GRACE_S + drain_s
 
 
 @each_pod
@@ -273,7 +288,7 @@ def test_nothing_passes_the_network_unless_it_is_named() -> None:
         assert selects("api", name="consent", component=role) == (role == "api")
     outside = {
         (service, role): policy
-        for policy in ("gateways", "replies")
+        for policy in ("gateways", "replies", "webhooks")
         for service in SERVICES
         for role in ROLES
         if selects(policy, name=service, component=role)
@@ -281,9 +296,10 @@ def test_nothing_passes_the_network_unless_it_is_named() -> None:
     assert outside == {
         ("dispatch", "worker"): "gateways",
         ("dispatch", "projection"): "gateways",
+        ("campaign", "projection"): "webhooks",
         ("inbound", "worker"): "replies",  # OVHcloud's are fetched
     }
-    assert ports("gateways", "egress") == ports("replies", "egress") == {443}
+    assert ports("gateways", "egress") == ports("replies", "egress") == ports("webhooks", "egress") == {443}
     assert ports("postgres", "egress") == {5432}
     assert ports("api", "ingress") == ports("metrics", "ingress") == {"http"}
 

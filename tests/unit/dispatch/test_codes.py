@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from dispatch.gate.clearance import Permit, requested
+from dispatch.gate.candidate import Permit, requested
 from dispatch.sending.transactional import Codes
 from tests.support import builders
 from tests.support.eventually import eventually
@@ -46,7 +46,7 @@ async def test_each_gateway_has_its_own_slots() -> None:
     assert codes.full == set(), "they leave together"
     await codes.begin([_permit(), _permit(ISLANDS)])
     assert codes.full == {HOME}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await codes.free()
     await codes.begin([_permit(ISLANDS)])
     assert codes.full == {HOME, ISLANDS}

@@ -37,7 +37,7 @@ async def _exchange(provider: str, said: bytes, *messages: Submit) -> tuple[list
     async with fault_server() as server:
         server.answer = said
         account = ACCOUNTS[provider].at(server.url)
-        gateway = HttpGateway(provider, HTTP_PROVIDERS[provider], account, timeout_s=5.0)
+        gateway = HttpGateway(provider, HTTP_PROVIDERS[provider], account, timeout_s=60.0)
         try:
             return list(await gateway.submit(messages)), server.requests
         except SendError as error:

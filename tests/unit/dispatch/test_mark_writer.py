@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from prometheus_client import REGISTRY
 
-from dispatch.gate.clearance import Permit, requested
+from dispatch.gate.candidate import Permit, requested
 from dispatch.messages.store import DecisionId
 from dispatch.sending.mark_writer import MarkWriter
 from tests.support import builders
@@ -83,5 +83,5 @@ async def test_whoever_waits_for_a_writer_that_is_cancelled_is_answered(cancelle
         await asyncio.sleep(0)
     assert writer.writer is not None
     writer.writer.cancel()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert list(await asyncio.gather(first, second)) == [False, False]

@@ -35,7 +35,7 @@ async def test_outcomes_whose_writer_is_cancelled_are_stored_by_another(cancelle
     stands = False
     for task in (*writer.writers, *writer.stubborn):
         task.cancel()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await asyncio.gather(first, second)
     assert in_ledger == {FIRST.message_id, SECOND.message_id}
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from dispatch.gate.clearance import Permit, requested
+from dispatch.gate.candidate import Permit, requested
 from dispatch.gateways import Misconfigured, Refused, Result, SendError, Throttled, Unanswered, Unreachable
 from dispatch.messages.reasons import Reason
 from dispatch.messages.row import Outcome

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from common.contracts.campaign import MessageRequested
-from dispatch.gate.clearance import Candidate, requested
+from dispatch.gate.candidate import Candidate, requested
 
 NOW = datetime(2026, 11, 26, 9, tzinfo=UTC)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from inbound.providers.charsets import GSM_BASIC, GSM_EXTENSION, gsm, named, smpp
+from common.sms.charsets import GSM_BASIC, GSM_EXTENSION, gsm, named, smpp
 
 
 def test_the_alphabet_has_128_characters_and_each_once() -> None:

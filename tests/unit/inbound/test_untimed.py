@@ -9,6 +9,7 @@ import pytest
 from common.contracts.inbound import MessageReceived
 from consent.inbound import messages as intake
 from consent.inbound.messages import Said
+from consent.inbound.shared_codes import Mo
 from consent.ledger.rules import SubjectState, apply, fold, standing
 from consent.ledger.store import Subject
 from consent.senders.store import Sender
@@ -20,6 +21,7 @@ from tests.unit.consent.evidences import NOON, at, opt_in
 
 ACME = Sender(
     sender_id="acme",
+    organisation_id="tests",
     legal_name="ACME SAS",
     brand="Acme",
     contact="acme.example",
@@ -42,7 +44,7 @@ def mo(provider: str, text: str, came: datetime, sent_at: datetime | None = None
 
 def after(state: SubjectState, event: MessageReceived) -> SubjectState:
     said = Said(event, {"acme": ACME}, Subject(subject_id=event.subject_id, state=state))
-    for evidence in intake.starts(said) if event.intent == "start" else intake.stops(event, ["acme"]):
+    for evidence in intake.starts(said) if event.intent == "start" else [Mo.of(event).opt_out("acme")]:
         state = apply(state, evidence)
     return state
 

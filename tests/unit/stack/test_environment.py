@@ -9,11 +9,23 @@ import jwt
 import pytest
 
 from campaign.service import Settings as CampaignSettings
+from common.limits import read
 from common.settings import ServiceSettings
 from consent.service import Settings as ConsentSettings
 from dispatch.service import Settings as DispatchSettings
 from inbound.service import Settings as InboundSettings
-from stack.environment import ISSUER, SCOPES, Environment, Hours
+from stack.demo.hostile import PER_HOUR
+from stack.environment import (
+    ISSUER,
+    NEIGHBOUR,
+    SCOPES,
+    SERVICES,
+    Environment,
+    Hours,
+    operators_asked,
+    refuse_settings,
+)
+from stack.processes import DidNotStart
 
 SETTINGS: dict[str, Callable[[], ServiceSettings]] = {
     "consent": ConsentSettings,
@@ -67,10 +79,75 @@ def test_a_stray_setting_of_the_shell_reaches_no_service(monkeypatch: pytest.Mon
     assert "PLACET_MAX_STALENESS_S" not in Environment().of_service("dispatch", "postgresql://", "")
 
 
+@pytest.mark.parametrize("service", SETTINGS)
+def test_a_setting_of_a_service_in_the_shell_is_refused_and_none_is_dropped(
+    service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in type(settings_of(service, Environment(), monkeypatch)).model_fields:
+        variable = f"PLACET_{name.upper()}"
+        with pytest.raises(DidNotStart, match=f"unset {variable}: .* GATEWAYS=file and ACCOUNTS=file"):
+            refuse_settings({variable: "x"})
+
+
+def test_variables_of_clients_and_tests_are_no_settings() -> None:
+    of_clients = ["PLACET_TOKEN", "PLACET_PROFILE", *(f"PLACET_{name.upper()}_URL" for name in SERVICES)]
+    refuse_settings(dict.fromkeys([*of_clients, "PLACET_TEST_KAFKA", "HOURS", "PATH"], "x"))
+
+
+def test_the_operators_of_two_files_are_those_of_the_services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gateways, accounts = tmp_path / "gateways.json", tmp_path / "accounts.json"
+    gateways.write_text('[{"provider": "brevo", "secret": "a-key"}]')
+    mine = '{"provider": "brevo", "account": "main", "path_secrets": ["0123456789abcdef"]}'
+    instead = '{"provider": "simulator", "account": "main", "secrets": ["0123456789abcdef"]}'
+    accounts.write_text(f"[{mine}, {instead}]")
+    environment = Environment(operators=operators_asked({"GATEWAYS": str(gateways), "ACCOUNTS": str(accounts)}))
+    assert [each.name for each in settings_of("dispatch", environment, monkeypatch).every_gateway] == ["brevo"]
+    received = settings_of("inbound", environment, monkeypatch).provider_accounts
+    assert sorted(each.provider for each in received) == ["brevo", "simulator", "twilio"]
+    [simulator] = [each for each in received if each.provider == "simulator"]
+    assert [each.get_secret_value() for each in simulator.secrets] == ["0123456789abcdef"]
+    for missing in ("GATEWAYS", "ACCOUNTS"):
+        assert "a-key" not in repr(operators_asked({missing: str(gateways)}))
+
+
+@pytest.mark.parametrize("variable", ["GATEWAYS", "ACCOUNTS"])
+def test_a_file_without_operators_is_refused(variable: str, tmp_path: Path) -> None:
+    with pytest.raises(DidNotStart, match=f"{variable}: .*cannot be read"):
+        operators_asked({variable: str(tmp_path / "none")})
+    for wrong, why in (("[", "is no JSON"), ("{}", "no JSON list of objects"), ("[1]", "no JSON list of objects")):
+        (tmp_path / "file").write_text(wrong)
+        with pytest.raises(DidNotStart, match=f"{variable}: .*{why}"):
+            operators_asked({variable: str(tmp_path / "file")})
+
+
 def test_the_token_covers_every_scope_and_sender() -> None:
     environment = Environment()
     claims = jwt.decode(environment.token(), environment.auth_key, ["HS256"], audience=ISSUER, issuer=ISSUER)
     assert (claims["scope"], claims["senders"]) == (SCOPES, "*")
+
+
+def test_the_neighbours_token_is_of_another_organisation_which_operates_nothing() -> None:
+    environment = Environment()
+    tokens = {
+        name: jwt.decode(token, environment.auth_key, ["HS256"], audience=ISSUER, issuer=ISSUER)
+        for name, token in environment.tokens().items()
+    }
+    assert len({claims["sub"] + claims["organisation"] for claims in tokens.values()}) == len(tokens) == 4
+    for name, claims in tokens.items():
+        assert (claims["organisation"] != tokens["TOKEN"]["organisation"]) == name.startswith("NEIGHBOUR")
+    for name in ("NEIGHBOUR_TOKEN", "NEIGHBOUR_COLLEAGUE_TOKEN"):
+        lacking = {"platform:admin", "message:send:override"}
+        assert set(tokens[name]["scope"].split()) == set(SCOPES.split()) - lacking
+
+
+def test_both_organisations_may_use_the_shared_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings_of("consent", Environment(), monkeypatch).shared_codes == {"36111"}
+
+
+def test_the_hostile_caller_knows_the_limit_of_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = settings_of("dispatch", Environment(), monkeypatch).limits
+    assert limits is not None
+    assert read(limits.read_bytes()).of(NEIGHBOUR).per_number_hour == PER_HOUR
 
 
 def test_the_stack_file_is_for_its_owner_and_holds_urls_and_token(tmp_path: Path) -> None:
@@ -80,6 +157,7 @@ def test_the_stack_file_is_for_its_owner_and_holds_urls_and_token(tmp_path: Path
     told = dict(line.split("=", 1) for line in (tmp_path / "stack.env").read_text().splitlines())
     assert told["CONSENT_URL"] == environment.urls["consent"]
     assert told.keys() >= {"CAMPAIGN_URL", "DISPATCH_URL", "INBOUND_URL", "SIMULATOR_URL", "TOKEN", "SIMULATOR_SECRET"}
+    assert told.keys() >= set(environment.tokens())
     assert os.listdir(tmp_path) == ["stack.env"]
 
 

@@ -1,6 +1,6 @@
 """The demo waits as long as something moves, and no longer."""
 
-from stack.demo import STANDSTILL_S, Patience
+from stack.calling import STANDSTILL_S, Patience
 
 
 def test_a_run_that_gets_on_is_waited_for_however_long_it_takes() -> None:

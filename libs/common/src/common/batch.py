@@ -7,6 +7,7 @@ delays the next by PATIENCE_S.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -42,12 +43,14 @@ class Together(Generic[T, R]):
     async def written(self, held: Resources[Any], one: T) -> R:
         """Return the result of `one` after the commit, or raise the transaction's error.
 
-        An item whose caller was cancelled is not written, unless its transaction has begun.
+        An item whose caller was cancelled is not written, unless its transaction has begun. Whether an item is kept is
+        unknown after an error of `DATABASE_DOWN`: the commit itself may have failed, been given up or been cancelled.
         """
         waiting: _Waiting[T, R] = _Waiting(one, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         if self._doorkeeper is None or self._doorkeeper.done():
             self._doorkeeper = asyncio.create_task(self._let_in(held))
+            self._doorkeeper.add_done_callback(self._left)
         return await waiting.answer
 
     async def _let_in(self, held: Resources[Any]) -> None:
@@ -58,9 +61,16 @@ class Together(Generic[T, R]):
             task = asyncio.create_task(self._commit(held, group))
             going.add(task)
             task.add_done_callback(going.discard)
+            task.add_done_callback(partial(_answer_all, group))
             await asyncio.wait({task}, timeout=PATIENCE_S)
             if len(going) >= AT_ONCE:
                 await asyncio.wait(going, return_when=asyncio.FIRST_COMPLETED)
+
+    def _left(self, doorkeeper: asyncio.Task[None]) -> None:
+        """Answer the items that a cancelled doorkeeper leaves; a new doorkeeper lets them in itself."""
+        if doorkeeper is self._doorkeeper:
+            left, self._waiting = self._waiting, []
+            _answer_all(left, doorkeeper)
 
     async def _commit(self, held: Resources[Any], group: Sequence[_Waiting[T, R]]) -> None:
         """Write a group; on failure write each half, unless the database is down."""
@@ -83,3 +93,11 @@ class Together(Generic[T, R]):
         for waiting, result in zip(group, results, strict=True):
             if not waiting.answer.done():
                 waiting.answer.set_result(result)
+
+
+def _answer_all(group: Sequence[_Waiting[Any, Any]], task: asyncio.Task[None]) -> None:
+    """Answer each item of an ended task that has no answer yet, or its caller waits for ever."""
+    for waiting in group:
+        if not waiting.answer.done():
+            cancelled = ConnectionAbortedError("the transaction was cancelled: send the item again")
+            waiting.answer.set_exception((None if task.cancelled() else task.exception()) or cancelled)

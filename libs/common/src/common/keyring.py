@@ -28,6 +28,7 @@ NONCE_BYTES = 12
 SUBJECT_HEX_CHARS = 32  # 128 bits
 FINGERPRINT_HEX_CHARS = 16
 FINGERPRINTED = b"placet subject key"  # no phone number, so no subject id equals the MAC
+ANSWERED = b"placet answer"  # nor a request's path
 
 MISMATCHES = counter(
     "sms_subject_mismatches_total",
@@ -68,10 +69,22 @@ class SubjectKeys:
 
     def subject_id(self, e164: str) -> str:
         """Return the subject id of `e164` ("+" and digits)."""
+        return f"{self._version}-{self._mac(e164.encode()).hex()[:SUBJECT_HEX_CHARS]}"
+
+    def of_request(self, said: str) -> tuple[str, "AnswerCipher"]:
+        """Return a fingerprint of a request, in the form of a subject id, and the cipher of its answers.
+
+        The cipher's key is a MAC over the whole hash, half of which is stored nowhere. So only the request itself opens
+        an answer.
+        """
+        whole = self._mac(said.encode())
+        return f"{self._version}-{whole.hex()[:SUBJECT_HEX_CHARS]}", AnswerCipher(self._mac(ANSWERED + whole))
+
+    def _mac(self, message: bytes) -> bytes:
         inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update(e164.encode())
+        inner.update(message)
         outer.update(inner.digest())
-        return f"{self._version}-{outer.hexdigest()[:SUBJECT_HEX_CHARS]}"
+        return outer.digest()
 
     def named(self, digits: str) -> str:
         """Return the subject id of the current key with these hexadecimal digits."""
@@ -113,6 +126,24 @@ class SubjectKeys:
                 f"the key {self._version!r} of PLACET_SUBJECT_KEYS is not the one that what is stored was made with: a"
                 " subject key cannot be replaced, or every opt-out is forgotten. Put the former key under that id again"
             )
+
+
+class AnswerCipher:
+    """Encrypts the answers to one request (`SubjectKeys.of_request`): nonce and ciphertext."""
+
+    def __init__(self, key: bytes) -> None:
+        self._cipher = AESGCM(key)
+
+    def seal(self, plain: bytes, context: str) -> bytes:
+        nonce = os.urandom(NONCE_BYTES)
+        return nonce + self._cipher.encrypt(nonce, plain, context.encode())
+
+    def unseal(self, sealed: bytes, context: str) -> bytes:
+        """Decrypt an answer. Raises Unreadable."""
+        try:
+            return self._cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], context.encode())
+        except (InvalidTag, ValueError) as error:
+            raise Unreadable("the answer does not open by this request") from error
 
 
 def fingerprints(ring: KeyRingSettings) -> dict[str, str]:

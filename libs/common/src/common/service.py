@@ -23,14 +23,16 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.routing import iter_route_contexts
 from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import Column, MetaData, func, select
 from starlette.exceptions import HTTPException
-from starlette.routing import Match, Route
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.contracts import TOPICS, Topic
+from common.db.allowances import Allowances
 from common.db.database import Database, migrate
 from common.db.notify import either
 from common.db.timer import Worker
@@ -46,8 +48,14 @@ from common.settings import ServiceSettings
 from common.telemetry import continue_trace, log_to_stderr, traceparent
 from common.web import problems
 from common.web.auth import Authenticator
-from common.web.problems import NotFound, Problem, Reason, TooLarge
+from common.web.auth.organisations import Organisations
+from common.web.edge_id import EdgeIds
+from common.web.openapi import App, catalogue
+from common.web.prefix import Prefixed
+from common.web.problems import MethodNotAllowed, NotFound, Problem, Reason, TooLarge
+from common.web.query import only_known_parameters
 from common.web.server import server_of
+from common.web.streaming import BODILESS
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +84,11 @@ class Resources(Generic[S]):
     settings: S
     database: Database
     subject_keys: SubjectKeys
+    edge_ids: EdgeIds
     field_keys: FieldKeys
     link_keys: LinkKeys
     relayed: Relayed
+    allowances: Allowances
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +107,15 @@ Check = Callable[[Resources[Any]], Awaitable[str | None]]  # the reason for not 
 class Service(Generic[S]):
     """The description of a service.
 
-    `name`: as imported, and in the topic table. `body_limits`: maximum bytes of a body by path, for the path and all
-    below, or only below a final `/`; `None`: the route itself counts. `subject_ids`: columns of subject ids, each the
-    first of an index, whose key is checked before any worker runs.
+    `about`: a sentence for its OpenAPI document. `name`: as imported, and in the topic table. `body_limits`: maximum
+    bytes of a body by path, for the path and all below, or only below a final `/`; `None`: the route itself counts.
+    `subject_ids`: columns of subject ids, each the first of an index, whose key is checked before any worker runs.
     """
 
     name: str
     settings: S
     metadata: MetaData
+    about: str = ""
     subject_ids: Sequence[Column[Any]] = ()
     routers: Sequence[APIRouter] = ()
     background: Callable[[Resources[S]], Background] = lambda _: Background()  # of the worker role
@@ -116,6 +127,7 @@ class Service(Generic[S]):
     body_limits: Mapping[str, int | None] = field(default_factory=dict)
     quick: Sequence[Route] = ()  # raw routes, matched before FastAPI: high-volume callbacks
     more_topics: Sequence[Topic] = ()  # of operators
+    senders_arrive_within_s: float = 0.0  # how long a call waits for a sender registered a moment ago
 
     @property
     def topics(self) -> list[Topic]:
@@ -143,6 +155,11 @@ class _Running:
         why += [str(broken) for consumer in self.consumers for broken in consumer.broken]
         why += [f"{c.name}: {line}" for c in self.consumers for line in c.stalls(READY_STALLED_S)]
         why += [c.keys_differ for c in self.consumers if c.keys_differ is not None]
+        if self.consumers and (codecs := kafka.missing_codecs()):
+            why.append(
+                f"this process cannot read records compressed with {', '.join(codecs)}, and a producer may choose any"
+                " codec: install aiokafka[lz4,snappy,zstd] in its image"
+            )
         why += [f"{task.get_name()} has ended" for task in self.tasks if task.done()]
         if not self.topics_ready:
             why.append("topics are not there yet")
@@ -166,20 +183,39 @@ def create_app(service: Service[S]) -> FastAPI:
                 "resources": held,
                 "running": state,
                 "authenticator": Authenticator(service.settings),
+                "organisations": Organisations(held.database, service.senders_arrive_within_s),
             }
 
-    app = FastAPI(title=f"Placet {service.name}-svc", version="1", lifespan=lifespan, telemetry=NO_TELEMETRY)
+    app = App(
+        title=f"Placet {service.name}-svc",
+        version="1",
+        description=f"{service.about} Errors are problems (RFC 9457); the page of each is at its `type`.",
+        contact={"name": "The operator of the platform"},
+        license_info={"name": "Apache License 2.0", "identifier": "Apache-2.0"},
+        servers=[{"url": "/", "description": "The service that serves this document."}],
+        lifespan=lifespan,
+        telemetry=NO_TELEMETRY,
+    )
     problems.install(app)
+    app.add_exception_handler(MethodNotAllowed.status, _refusing_methods(app, service.quick))
     app.include_router(_health(service))
     if "api" in service.settings.roles:
+        app.include_router(catalogue.router)
         for router in (*service.routers, dead_letters.router):
-            app.include_router(router)
+            app.include_router(router, dependencies=[Depends(only_known_parameters)] if _described(router) else [])
+        app.add_middleware(_Head, routes=app.router.routes, callbacks=service.quick)
         if service.quick:
             app.add_middleware(_Quick, routes=service.quick)
     app.add_middleware(_BodyLimit, limits=service.body_limits)
     app.add_middleware(_Nameless)
     app.add_middleware(_Trace)
+    app.add_middleware(Prefixed)
     return app
+
+
+def _described(router: APIRouter) -> bool:
+    """Return whether the routes are of the API: a link that people open may carry any parameter."""
+    return router.include_in_schema
 
 
 @asynccontextmanager
@@ -191,13 +227,15 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
         settings=settings,
         database=database,
         subject_keys=SubjectKeys(settings.subject_keys),
+        edge_ids=EdgeIds(settings.subject_keys),
         field_keys=FieldKeys(settings.field_keys),
         link_keys=LinkKeys(settings.field_keys),
         relayed=Relayed(database, service.published),
+        allowances=Allowances(Database(settings.database_url, pool_size=1, name=service.name)),
     )
     state = _Running()
     parts: list[Background] = []
-    workers: list[Worker] = []
+    workers: list[Worker] = [held.allowances.worker()]
     subscriptions: list[Subscription] = []
     if "api" in settings.roles and service.published:
         workers.append(Worker("relayed", held.relayed.run))
@@ -222,6 +260,7 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
     try:
         state.keys_seen = await _keys_are_those_stored(service, held)
     except OtherKey:
+        await held.allowances.close()
         await database.close()
         raise
 
@@ -275,6 +314,7 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
         for part in parts:
             if part.close is not None:
                 await part.close()
+        await held.allowances.close()
         await database.close()
 
 
@@ -345,7 +385,10 @@ def _health(service: Service[S]) -> APIRouter:
 
 
 class _Trace:
-    """Middleware: continue or start a W3C trace, and name it in the answer."""
+    """Middleware: continue or start a W3C trace, and name it in the answer.
+
+    The answer also has the limit of calls (`web/auth/rates.py`) and the end of the route (`web/deprecation.py`).
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -362,6 +405,8 @@ class _Trace:
                 message["headers"] = [
                     *message.get("headers", []),
                     (b"traceparent", (traceparent() or "").encode()),
+                    *scope.get("state", {}).get("rate_limit", ()),
+                    *scope.get("state", {}).get("deprecation", ()),
                 ]
             await send(message)
 
@@ -402,6 +447,59 @@ class _Quick:
                 await response(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+class _Head:
+    """Middleware: answer HEAD as GET, without the body, where a route has no HEAD of its own.
+
+    A stream ends with its headers: the server then tells the route that the caller has gone. Never for callbacks: a GET
+    of an operator changes data.
+    """
+
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute], callbacks: Sequence[Route]) -> None:
+        self._app = app
+        self._routes = routes
+        self._callbacks = callbacks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD" or _serves(self._routes, scope):
+            await self._app(scope, receive, send)
+            return
+        as_get = {**scope, "method": "GET", BODILESS: True}
+        if _serves(self._callbacks, as_get):
+            await self._app(scope, receive, send)
+            return
+
+        ended = False
+
+        async def without_body(message: Message) -> None:
+            nonlocal ended
+            if ended:
+                return
+            if message["type"] == "http.response.body":
+                ended, message = True, {"type": "http.response.body"}
+            await send(message)
+
+        await self._app(as_get, receive, without_body)
+
+
+def _refusing_methods(app: FastAPI, callbacks: Sequence[Route]) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """Return a handler that answers 405 with every method of the path: a route knows only its own."""
+
+    async def refused(request: Request, error: Exception) -> Response:
+        scope = dict(request.scope)
+        serving = (each for each in iter_route_contexts(app.routes) if each.matches(dict(scope))[0] is not Match.NONE)
+        taken = {method for each in serving for method in each.methods or ()}
+        if "GET" in taken and not _serves(callbacks, {**scope, "method": "GET"}):
+            taken.add("HEAD")
+        told = "the path takes other methods: `Allow` names them"
+        return problems.answer(MethodNotAllowed(told, headers={"Allow": ", ".join(sorted(taken))}))
+
+    return refused
+
+
+def _serves(routes: Sequence[BaseRoute], scope: Scope) -> bool:
+    return any(route.matches(dict(scope))[0] is Match.FULL for route in routes)
 
 
 class _BodyLimit:

@@ -18,6 +18,10 @@ from pydantic_settings import (
 )
 
 from common.law import Policy, load
+from common.limits import Limited, shipped
+from common.limits import read as read_limits
+from common.sms.prices import NO_PRICES, Prices
+from common.sms.prices import read as read_prices
 
 Role = Literal["api", "worker", "projection", "relay"]
 ALL_ROLES: frozenset[Role] = frozenset(("api", "worker", "projection", "relay"))
@@ -84,6 +88,8 @@ class ServiceSettings(BaseSettings):
     auth_issuer: str = "placet-development"
     auth_audience: str = "placet-development"
 
+    limits: Path | None = None  # of organisations and tokens, docs/limits.md; the same file for every service
+
     max_clock_skew_s: float = Field(0.1, ge=0)  # between any two hosts; subtracted from every watermark
     watermark_every_s: float = Field(0.25, gt=0)
     relay_batch: int = Field(2000, ge=1)
@@ -122,6 +128,19 @@ class ServiceSettings(BaseSettings):
             raise ValueError("set PLACET_KAFKA_TLS too: a password, or a certificate, needs it")
         return self
 
+    @cached_property
+    def limited(self) -> Limited:
+        """Return the limits, read at the start, which an unreadable file stops."""
+        return read_limits(self.limits.read_bytes()) if self.limits else shipped()
+
+    @model_validator(mode="after")
+    def _the_limits_can_be_read(self) -> "ServiceSettings":
+        try:
+            assert self.limited.version
+        except OSError as error:
+            raise ValueError(f"limits: {error.strerror}") from error
+        return self
+
     @model_validator(mode="after")
     def _one_way_to_authenticate(self) -> "ServiceSettings":
         if "api" in self.roles and not (self.auth_key or self.auth_jwks_url):
@@ -146,4 +165,23 @@ class HoursSettings(ServiceSettings):
             assert self.policy.version
         except OSError as error:
             raise ValueError(f"house_rules: {error.strerror}") from error
+        return self
+
+
+class PricedSettings(HoursSettings):
+    """The settings of the services that compute costs; both need the same values."""
+
+    prices: Path | None = None  # the operator's table, see `common/sms/prices.py`; without: no cost is known
+
+    @cached_property
+    def price_table(self) -> Prices:
+        """Return the prices, read at the start, which an unreadable table stops."""
+        return read_prices(self.prices.read_bytes()) if self.prices else NO_PRICES
+
+    @model_validator(mode="after")
+    def _the_prices_can_be_read(self) -> "PricedSettings":
+        try:
+            assert self.price_table.version
+        except OSError as error:
+            raise ValueError(f"prices: {error.strerror}") from error
         return self

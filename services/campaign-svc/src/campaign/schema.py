@@ -4,16 +4,20 @@ from datetime import datetime
 
 from sqlalchemy import Column, DateTime
 
+from common.db import allowances
 from common.db.database import new_metadata
 from common.kafka import dead_letters, outbox
 from common.kafka.reading import offsets
 from common.privacy import erasing
+from common.web import idempotency
 
 metadata = new_metadata()
+allowances.define(metadata)
 outbox.define(metadata)
 offsets.define(metadata)
 dead_letters.define(metadata)
 erasing.define(metadata)
+idempotency.define(metadata)
 
 
 def instant(name: str, *, nullable: bool = False) -> Column[datetime]:

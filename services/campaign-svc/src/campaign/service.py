@@ -11,6 +11,10 @@ from campaign.audience import consents, contacts
 from campaign.audience import store as audience
 from campaign.campaigns import recipients
 from campaign.campaigns import store as campaigns
+from campaign.conversions import api as converting
+from campaign.feed import api as feeding
+from campaign.feed import store as feed
+from campaign.feed.telling import Telling
 from campaign.imports import store as imports
 from campaign.imports import upload, worker
 from campaign.links import redirects
@@ -22,34 +26,36 @@ from campaign.planning.planner import Planner
 from campaign.preflight import api as pre_flight
 from campaign.preflight import store as preflight
 from campaign.preflight import test_sends
-from campaign.preflight.prices import Prices
 from campaign.privacy import pruning
 from campaign.privacy.copy import copier
 from campaign.privacy.erasure import eraser
 from campaign.privacy.rectifier import Rectifier
-from campaign.results import statistics
+from campaign.results import statistics, timeline
 from campaign.senders import registry
 from campaign.senders import store as senders
 from campaign.templates import api as templating
 from campaign.templates import store as templates
+from campaign.webhooks import api as webhooking
+from campaign.webhooks import store as webhooks
+from campaign.webhooks.sender import Sender
 from common.privacy.pruning import Pruner
 from common.service import Background, Resources, Service
-from common.settings import HoursSettings
+from common.settings import PricedSettings
 
 # modules defining tables, beside `audience.attributes` and `audience.segments`
-STORES = (audience, campaigns, imports, links, planning, preflight, recipients, senders, templates)
+STORES = (audience, campaigns, feed, imports, links, planning, preflight, recipients, senders, templates, webhooks)
 
 
-class Settings(HoursSettings):
+class Settings(PricedSettings):
     import_max_bytes: int = Field(200_000_000, ge=1)  # about five million lines
     request_chunk: int = Field(16_000, ge=1, le=20_000)
     # the planner stops beyond this many unpublished rows
     outbox_backlog: int = Field(192, ge=1)
     # a requested recipient without a report is requested again
     repeat_after_s: float = Field(900, ge=1, le=21_600)
-    prices: Prices = Prices()  # of an SMS, by territory
     rate_per_s: float | None = Field(None, gt=0)  # messages the operator accepts
     link_days: int = Field(30, ge=1, le=365)  # after the campaign's end
+    webhooks_private: bool = False  # destinations at private addresses, and without TLS: development only
     keep: pruning.Periods = pruning.Periods()  # docs/retention.md
 
     @model_validator(mode="after")
@@ -94,14 +100,22 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             ],
         )
 
+    def projection(held: Resources[Settings]) -> Background:
+        """Return the event feed and its webhooks: neither waits for campaigns, nor campaigns for them."""
+        sender = Sender(held.database, held.field_keys, held.edge_ids, private=settings.webhooks_private)
+        return Background(subscriptions=Telling(consents.Applied()).subscriptions(), workers=[sender.worker()])
+
     return Service(
         name="campaign",
+        about="Contacts, segments, campaigns with their pre-flight and results, and templates.",
         settings=settings,
         metadata=schema.metadata,
         subject_ids=[audience.standing.c.subject_id],
         routers=[
             routes.router,
             contacts.router,
+            segmenting.of_contacts,
+            converting.router,
             upload.router,
             pre_flight.router,
             segmenting.router,
@@ -109,8 +123,13 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             templating.router,
             writing.router,
             statistics.router,
+            timeline.router,
             redirects.pages,
+            feeding.router,
+            webhooking.router,
         ],
         background=background,
+        projection=projection,
         body_limits={"/v1/imports": None},  # import_max_bytes applies
+        senders_arrive_within_s=registry.ARRIVE_WITHIN_S,
     )

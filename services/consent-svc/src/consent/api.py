@@ -4,34 +4,33 @@ An opt-in needs a number which may be texted; an opt-out takes any number with a
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Depends, Request, Response
 from msgspec import structs
-from pydantic import BaseModel, ConfigDict, Field, WrapValidator, model_validator
+from pydantic import Field, WrapValidator
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.batch import Together
-from common.contracts.consent import Basis, State
+from common.contracts.consent import State
 from common.service import Resources
 from common.settings import ServiceSettings
 from common.telemetry import traceparent
-from common.web.auth import Caller, require
-from common.web.idempotency import Key, KeyReused, claim_all, fingerprint_of
-from common.web.problems import Invalid, Problem, Reason
+from common.version import at_least
+from common.web.auth import Caller, rates, require
+from common.web.idempotency import Answer, Key, Keyed, Raced, keep_all, keyed, same
+from common.web.openapi import refuses, tells
+from common.web.problems import Invalid, NotFound, Problem, Reason
 from consent.bodies import (
     BATCH_ITEMS,
-    EXAMPLE_NUMBER,
     Body,
     ConsentBody,
-    Instant,
-    Number,
     OptOutBody,
-    ReasonBody,
+    Reach,
     Unfit,
     bodies,
     or_unfit,
@@ -39,8 +38,10 @@ from consent.bodies import (
 from consent.calls import (
     Call,
     Held,
+    Stops,
     WritesConsent,
     any_number,
+    check_sender,
     opened,
     opt_outs,
     statement_of,
@@ -48,190 +49,66 @@ from consent.calls import (
 from consent.ledger import corrections, recorder, reopening
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
-from consent.ledger.chain import evidence_id
+from consent.ledger.chain import Entry, as_a_fact, evidence_id
 from consent.ledger.recorder import Recorded, Statement
 from consent.ledger.reopening import Means
-from consent.ledger.rules import Kind, Mark
+from consent.ledger.rules import Mark
 from consent.ledger.store import Subject
+from consent.proof.retold import about_all
 from consent.senders import store as senders_store
+from consent.senders.store import KeyRow
+from consent.views import (
+    AsOfView,
+    BatchAnswer,
+    BatchResult,
+    ConsentAnswer,
+    ConsentView,
+    EvidenceView,
+    HeldBy,
+    LookupBody,
+    SubjectView,
+    SuppressionView,
+)
 
 router = APIRouter(prefix="/v1")
 
 _Body = ConsentBody | OptOutBody
-Reach = Literal["purpose", "sender", "controller", "everyone"]
-ReadsConsent = Annotated[Caller, Depends(require("consent:read"))]
+LooksUp = Annotated[Caller, Depends(require("consent:read", looks_up=True))]
 Item = Annotated[ConsentBody, WrapValidator(or_unfit)]
 
 
 class BatchBody(Body):
     """A batch of opt-ins. Each item stands for itself: a refused item does not affect the others."""
 
-    items: list[Item] = Field(min_length=1, max_length=BATCH_ITEMS)
-
-
-class HeldBy(BaseModel):
-    """A STOP of the person's own: by text, by a stop link, on the preference page or told by the operator.
-    Without a reopening rule no caller takes such a STOP back. `reach`: the purpose, the sender, every sender of the
-    controller, or everyone. `since`: time at source."""
-
-    reach: Reach
-    since: datetime
-
-
-class ConsentAnswer(BaseModel):
-    """The outcome of an opt-in or opt-out. `state`: the state of the named scope now. `changed` is false for a repeat,
-    or where a newer STOP or opt-in outweighs the request. `effective`: the state is as the request says. An opt-in that
-    is not effective is kept as evidence; `held_by` is the person's own STOP, if the opt-in stands against one, and
-    `reopens_with` says what would open the consent."""
-
-    subject_id: str
-    evidence_id: str
-    version: int
-    state: State
-    changed: bool
-    effective: bool
-    held_by: HeldBy | None
-    reopens_with: list[Means]
-
-
-class BatchResult(BaseModel):
-    """`effective`, `held_by`, `reopens_with`: as for a single opt-in; null for a refused item."""
-
-    index: int
-    verdict: Literal["recorded", "unchanged", "refused"]
-    subject_id: str | None = None
-    evidence_id: str | None = None
-    state: State | None = None
-    effective: bool | None = None
-    held_by: HeldBy | None = None
-    reopens_with: list[Means] | None = None
-    reasons: tuple[ReasonBody, ...] = ()
-
-
-class BatchAnswer(BaseModel):
-    results: list[BatchResult]
-    counts: dict[Literal["recorded", "unchanged", "refused"], int]
-
-
-class AsOfBody(Body):
-    """The state at one instant, as known at another. `happened_by` limits the time at source, `known_by` the time of
-    recording; each is now by default. An instant in the future is refused: the answer could still change."""
-
-    happened_by: Instant | None = None
-    known_by: Instant | None = None
-
-    @model_validator(mode="after")
-    def _some(self) -> "AsOfBody":
-        if self.happened_by is None and self.known_by is None:
-            raise ValueError("give happened_by, known_by or both")
-        return self
-
-
-class LookupBody(Body):
-    """A number to look up. `as_of` null: the state now."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"number": EXAMPLE_NUMBER},
-                {
-                    "number": EXAMPLE_NUMBER,
-                    "as_of": {"happened_by": "2026-03-02T14:05:00+01:00", "known_by": "2026-03-09T00:00:00+01:00"},
-                },
-            ]
-        }
-    )
-
-    number: Number
-    as_of: AsOfBody | None = None
-
-
-class AsOfView(BaseModel):
-    """The two instants of an answer with `as_of`."""
-
-    happened_by: datetime
-    known_by: datetime
-
-
-class ConsentView(BaseModel):
-    """A consent. `reopening_rule`: the sender's rule without which the person's own STOP would hold the opt-in."""
-
-    sender_id: str
-    purpose: str
-    state: State
-    basis: Basis | None
-    occurred_at: datetime
-    evidence_id: str
-    reopening_rule: str | None
-
-
-class SuppressionView(BaseModel):
-    """An opt-out of every purpose of a sender. `sender_id` null: of every sender."""
-
-    sender_id: str | None
-    since: datetime
-
-
-class EvidenceView(BaseModel):
-    """A line of the ledger. `hash` chains the line to the line before. `sealed`: digest, with `salt`, of the fields
-    which an erasure takes; `salt` is null once erased. `corrected_by`: the lines which correct this line.
-    `reopening_rule`: of an opt-in asserted while the rule was in force."""
-
-    position: int
-    evidence_id: str
-    kind: Kind
-    sender_id: str | None
-    purpose: str | None
-    basis: Basis | None
-    source: str
-    form_id: str | None
-    form_version: str | None
-    text_shown: str | None
-    actor: str | None
-    sale_reference: str | None
-    reference: str | None
-    answers: str | None
-    controller: str | None
-    reopening_rule: str | None
-    occurred_at: datetime
-    received_at: datetime
-    recorded_at: datetime
-    salt: str | None
-    sealed: str
-    hash: str
-    corrected_by: list[str]
-
-
-class SubjectView(BaseModel):
-    """The record of a subject. `held_since`: since when marketing waits, because an MO awaits manual review. With
-    `as_of`, `version` and `held_since` are null, and `history` is the evidence behind the state."""
-
-    subject_id: str
-    as_of: AsOfView | None
-    version: int | None
-    held_since: datetime | None
-    consents: list[ConsentView]
-    suppressions: list[SuppressionView]
-    history: list[EvidenceView]
+    items: list[Item] = Field(min_length=1, max_length=BATCH_ITEMS, description="The opt-ins, up to 1,000.")
 
 
 def one_by_one() -> APIRouter:
     """Return the routes for single consents and opt-outs."""
     routes = APIRouter(prefix="/v1")
-    together: Together[_Asked, Recorded | Problem] = Together(_record_together)
+    together: Together[_Asked, Answer | Problem] = Together(_record_together)
 
     async def recorded(
         request: Request, caller: Caller, held: Resources[ServiceSettings], key: str | None, body: _Body
     ) -> Response:
         """Return the answer once committed. Raises the Problem of this request."""
-        fingerprint = "" if key is None else await fingerprint_of(request, held.subject_keys)
-        asked = _Asked(body, caller, key, fingerprint, datetime.now(UTC), traceparent())
-        result = await together.written(held, asked)
+        under = await keyed(request, caller, key, held.subject_keys)
+        asked = _Asked(body, caller, under, datetime.now(UTC), traceparent())
+        try:
+            result = await together.written(held, asked)
+        except Raced:
+            result = await together.written(held, asked)
         if isinstance(result, Problem):
             raise result
-        return _answer(result)
+        return result.response()
 
-    @routes.post("/consents", status_code=201, response_model=ConsentAnswer)
+    @routes.post(
+        "/consents",
+        operation_id="consents.create",
+        status_code=201,
+        response_model=ConsentAnswer,
+        responses=tells(201, "Location") | refuses(NotFound),
+    )
     async def give_consent(
         body: ConsentBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
     ) -> Response:
@@ -244,10 +121,14 @@ def one_by_one() -> APIRouter:
         """
         return await recorded(request, caller, held, key, body)
 
-    @routes.post("/opt-outs", status_code=201, response_model=ConsentAnswer)
-    async def opt_out(
-        body: OptOutBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
-    ) -> Response:
+    @routes.post(
+        "/opt-outs",
+        operation_id="opt_outs.create",
+        status_code=201,
+        response_model=ConsentAnswer,
+        responses=tells(201, "Location") | refuses(NotFound),
+    )
+    async def opt_out(body: OptOutBody, request: Request, caller: Stops, held: Held, key: Key = None) -> Response:
         """Record one opt-out: of a purpose, of a sender with all purposes, or of every sender.
 
         Nine digits may be a French number without the 0, or an overseas number without the + of the country code: the
@@ -258,20 +139,28 @@ def one_by_one() -> APIRouter:
     return routes
 
 
-@router.post("/consents/batch")
+@router.post(
+    "/consents/batch",
+    operation_id="consents.create_batch",
+    response_model=BatchAnswer,
+    responses=refuses(NotFound),
+)
 async def give_consents(
     body: BatchBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
-) -> BatchAnswer:
+) -> Response:
     """Record up to 1,000 opt-ins, each decided by itself.
 
     The verdict `unchanged` covers repeats, and opt-ins which a newer STOP outweighs or a STOP of the person's own
-    holds: `effective` tells these apart.
+    holds: `effective` tells these apart. 429: too many numbers a minute.
     """
+    await rates.admit_numbers(held.allowances, caller.granted, caller.account, len(body.items), datetime.now(UTC))
     results: dict[int, BatchResult] = {}
     statements: dict[int, Statement] = {}
     async with held.database.begin() as tx:
         named = {item.sender_id for item in body.items if not isinstance(item, Unfit)}
-        call = await opened(tx, request, caller, held, key, named)
+        call, claimed = await opened(tx, request, caller, held, key, named)
+        if claimed.answer is not None:
+            return claimed.answer.response()
         for index, item in enumerate(body.items):
             if isinstance(item, Unfit):
                 results[index] = BatchResult(index=index, verdict="refused", reasons=item.reasons)
@@ -281,39 +170,41 @@ async def give_consents(
             except Problem as problem:
                 results[index] = BatchResult(index=index, verdict="refused", reasons=bodies(problem.reasons))
         decided = await recorder.record(tx, list(statements.values()), call.now)
-    for index, result in zip(statements, decided, strict=True):
-        effect = _effect(result)
-        results[index] = BatchResult(
-            index=index,
-            verdict="recorded" if _changed(result, effect) else "unchanged",
-            subject_id=result.statement.subject_id,
-            evidence_id=result.statement.evidence.evidence_id,
-            state=effect.state,
-            effective=effect.effective,
-            held_by=HeldBy(reach=effect.held_by.reach, since=effect.held_by.since) if effect.held_by else None,
-            reopens_with=list(effect.reopens_with),
+        for index, result in zip(statements, decided, strict=True):
+            effect = _effect(result)
+            results[index] = BatchResult(
+                index=index,
+                verdict="recorded" if _changed(result, effect) else "unchanged",
+                subject_id=call.id_shown(result.statement),
+                evidence_id=result.statement.evidence.evidence_id,
+                state=effect.state,
+                effective=effect.effective,
+                held_by=HeldBy(reach=effect.held_by.reach, since=effect.held_by.since) if effect.held_by else None,
+                reopens_with=list(effect.reopens_with),
+            )
+        counts = Counter(result.verdict for result in results.values())
+        shown = BatchAnswer(
+            results=[results[index] for index in range(len(body.items))],
+            counts={"recorded": counts["recorded"], "unchanged": counts["unchanged"], "refused": counts["refused"]},
         )
-    counts = Counter(result.verdict for result in results.values())
-    return BatchAnswer(
-        results=[results[index] for index in range(len(body.items))],
-        counts={"recorded": counts["recorded"], "unchanged": counts["unchanged"], "refused": counts["refused"]},
-    )
+        return await (claimed.keep if statements else claimed.refused)(tx, shown, 200)
 
 
-@router.post("/subjects/lookup")
-async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) -> SubjectView:
-    """Return the consents, the suppressions and the newest 1,000 lines of evidence of a number, newest last.
+@router.post("/subjects/lookup", operation_id="subjects.lookup", responses=refuses(NotFound))
+async def look_up_subject(body: LookupBody, caller: LooksUp, held: Held) -> SubjectView:
+    """Return the consents, the suppressions and the newest 1,000 lines of evidence that the caller sees, newest last.
 
     With `as_of`, the answer covers events which had happened by `happened_by` and were on record by `known_by`. A
-    caller limited to some senders sees these senders, and lines which concern every sender. Without any record,
-    `version` is 0.
+    caller sees the senders of its token, and, as facts, lines which concern every sender. Without any record of these
+    senders, `version` is 0 and `held_since` null, whatever others have on record.
     """
     subject_id = held.subject_keys.subject_id(any_number(body.number, held))
     as_of = _as_of(body, datetime.now(UTC))
+    controllers = await caller.controllers(await caller.covered())
     async with held.database.begin() as tx:
         if as_of is None:
             subject = await ledger_store.find_subject(tx, subject_id) or Subject(subject_id=subject_id)
-            entries = await ledger_store.history(tx, subject_id, subject.entries)
+            entries = await ledger_store.history(tx, subject_id, subject.entries, controllers)
         else:
             ((subject, entries),) = await ledger_store.whole_histories(tx, [subject_id])
     if as_of is None:
@@ -322,15 +213,27 @@ async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) ->
         entries = [e for e in entries if e.recorded_at <= as_of.known_by and e.evidence.since <= as_of.happened_by]
         state = ledger.fold(entry.evidence for entry in entries)
 
+    subject_ids = {one: held.edge_ids.of(one).shown(subject_id) for one in sorted({*controllers.values()})}
+
     def visible(sender_id: str | None) -> bool:
-        return sender_id is None or caller.senders is None or sender_id in caller.senders
+        return sender_id is None or sender_id in controllers
 
     corrected_by = corrections.corrected_by(e.evidence for e in entries)
+    shown = [entry for entry in entries if visible(entry.evidence.sender_id)][-ledger_store.HISTORY_ENTRIES :]
+    version, held_since, history = subject.version, subject.held_since, shown
+    renamed = set[str]()
+    if not caller.everywhere:
+        renamed = {mark.evidence_id for mark in state.marks if mark.sender_id is None}
+        theirs = [entry for entry in shown if entry.evidence.sender_id is not None]
+        version = at_least(theirs[-1].recorded_at) if theirs else 0
+        held_since = subject.held_since if theirs else None
+        history = [_as_a_fact(entry, place) for place, entry in enumerate(shown, start=1)]
     return SubjectView(
-        subject_id=subject_id,
+        subject_id=subject_id if caller.everywhere else None,
+        subject_ids=subject_ids,
         as_of=as_of,
-        version=None if as_of else subject.version,
-        held_since=None if as_of else subject.held_since,
+        version=None if as_of else version,
+        held_since=None if as_of else held_since,
         consents=[
             ConsentView(
                 sender_id=c.sender_id,
@@ -338,7 +241,9 @@ async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) ->
                 state=c.state,
                 basis=c.basis,
                 occurred_at=c.occurred_at,
-                evidence_id=c.evidence_id,
+                evidence_id=about_all(c.evidence_id, subject_ids[controllers[c.sender_id]])
+                if c.evidence_id in renamed
+                else c.evidence_id,
                 reopening_rule=c.reopening_rule,
             )
             for c in ledger.consents(state)
@@ -355,14 +260,19 @@ async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) ->
                 recorded_at=e.recorded_at,
                 salt=e.salt,
                 sealed=e.sealed,
-                hash=e.hash,
                 corrected_by=corrected_by.get(e.evidence.evidence_id, []),
                 **structs.asdict(e.evidence),
             )
-            for e in entries[-ledger_store.HISTORY_ENTRIES :]
-            if visible(e.evidence.sender_id)
+            for e in history
         ],
     )
+
+
+def _as_a_fact(entry: Entry, place: int) -> Entry:
+    """Return the line at its place among the lines shown; a line about every sender, without its id and words."""
+    if entry.evidence.sender_id is not None:
+        return structs.replace(entry, position=place)
+    return structs.replace(entry, position=place, salt=None, sealed=None, evidence=as_a_fact(entry.evidence))
 
 
 def _as_of(body: LookupBody, now: datetime) -> AsOfView | None:
@@ -379,48 +289,69 @@ def _as_of(body: LookupBody, now: datetime) -> AsOfView | None:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A request for one change. `fingerprint`: keyed hash of the request; "" without a key."""
+    """A request for one change. `under`: its key, if there is one."""
 
     body: _Body
     caller: Caller
-    key: str | None
-    fingerprint: str
+    under: Keyed | None
     now: datetime
     trace: str | None
 
 
 async def _record_together(
     tx: AsyncConnection, held: Resources[ServiceSettings], asked: Sequence[_Asked]
-) -> list[Recorded | Problem]:
-    """Record these requests in one transaction, and return the outcome of each, in order.
+) -> list[Answer | Problem]:
+    """Record these requests in one transaction, and return the answer to each, in order.
 
-    An opt-out for two numbers gets the outcome of the parser's. A refused request leaves no trace, and does not claim
-    the key.
+    A repeat gets the first answer, and of two requests under one key here the second is the repeat. An opt-out for two
+    numbers gets the outcome of the parser's. A refused request leaves no trace, and does not claim the key. Raises
+    Raced where a key is another transaction's.
     """
-    known = await senders_store.purposes_of(tx, {one.body.sender_id for one in asked if one.body.sender_id is not None})
-    results: dict[int, Recorded | Problem] = {}
+    keys = {one.under[:2] for one in asked if one.under is not None}
+    named = {one.body.sender_id for one in asked if one.body.sender_id is not None}
+    known, claimed = await senders_store.purposes_and_keys(tx, named, keys)
+    results: dict[int, Answer | Problem] = {}
+    calls: dict[int, Call] = {}
     statements: dict[int, Sequence[Statement]] = {}
+    firsts: dict[tuple[str, str], tuple[int, Keyed]] = {}
+    repeats: dict[int, int] = {}
     for place, one in enumerate(asked):
-        call = Call(one.caller, held, one.key, one.fingerprint, one.now, known)
+        call = Call(one.caller, held, one.under, one.now, known)
         try:
+            if (answer := _first(call, one, claimed)) is not None:
+                results[place] = answer
+                continue
+            if one.under is not None and (before := firsts.get(one.under[:2])) is not None:
+                same(before[1].fingerprint, one.under.fingerprint)
+                repeats[place] = before[0]
+                continue
             told = [statement_of(call, one.body)] if isinstance(one.body, ConsentBody) else opt_outs(call, one.body)
         except Problem as problem:
             results[place] = problem
         else:
-            statements[place] = [structs.replace(each, trace=one.trace) for each in told]
-    keyed = {place: key for place in statements if (key := asked[place].key) is not None}
-    claims = [(asked[place].caller.subject, key, asked[place].fingerprint) for place, key in keyed.items()]
-    for place, since in zip(keyed, await claim_all(tx, claims), strict=True):
-        if since is None:
-            results[place] = KeyReused()
-            del statements[place]
-        else:
-            statements[place] = [_of_its_key(each, since) for each in statements[place]]
+            if one.under is not None:
+                firsts[one.under[:2]] = place, one.under
+                told = [_of_its_key(each, one.now) for each in told]
+            calls[place], statements[place] = call, [structs.replace(each, trace=one.trace) for each in told]
     said = [each for told in statements.values() for each in told]
     recorded = iter(await recorder.record(tx, said, datetime.now(UTC)))
+    answers: list[tuple[Keyed, Answer, datetime]] = []
     for place, told in statements.items():
-        results[place], *_ = [next(recorded) for _ in told]
+        outcome, *_ = [next(recorded) for _ in told]
+        results[place] = answer = _answer(outcome, asked[place].caller, calls[place].id_shown(outcome.statement))
+        if (under := asked[place].under) is not None:
+            answers.append((under, answer, asked[place].now))
+    await keep_all(tx, answers)
+    results |= {place: results[first] for place, first in repeats.items()}
     return [results[place] for place in range(len(asked))]
+
+
+def _first(call: Call, one: _Asked, claimed: Mapping[tuple[str, str], KeyRow]) -> Answer | None:
+    """Return the first answer, of a repeat by a caller who may still use the sender. Raises Forbidden, KeyReused."""
+    if one.under is None or (row := claimed.get(one.under[:2])) is None:
+        return None
+    check_sender(call, one.body.sender_id)
+    return one.under.first(*row)
 
 
 def _of_its_key(statement: Statement, since: datetime) -> Statement:
@@ -483,7 +414,7 @@ class _Answer(msgspec.Struct):
 
     subject_id: str
     evidence_id: str
-    version: int
+    version: int | None
     state: State
     changed: bool
     effective: bool
@@ -491,19 +422,18 @@ class _Answer(msgspec.Struct):
     reopens_with: tuple[Means, ...]
 
 
-def _answer(result: Recorded) -> Response:
+def _answer(result: Recorded, caller: Caller, who: str) -> Answer:
     assert result.version is not None, "what the ledger refuses was refused before"
     evidence_id = result.statement.evidence.evidence_id
     effect = _effect(result)
     answer = _Answer(
-        subject_id=result.statement.subject_id,
+        subject_id=who,
         evidence_id=evidence_id,
-        version=result.version,
+        version=result.version if result.decision.changed or caller.everywhere else None,
         state=effect.state,
         changed=_changed(result, effect),
         effective=effect.effective,
         held_by=effect.held_by,
         reopens_with=effect.reopens_with,
     )
-    location = {"Location": f"/v1/receipts/{evidence_id}"}
-    return Response(msgspec.json.encode(answer), 201, location, media_type="application/json")
+    return Answer(201, {"Location": f"/v1/receipts/{evidence_id}"}, msgspec.json.encode(answer))

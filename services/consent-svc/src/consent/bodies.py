@@ -5,7 +5,7 @@ A phone number travels only in a body, and no error reason repeats a number.
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -38,6 +38,7 @@ SEPARATOR = re.compile(r"[._-]")
 EXAMPLE_NUMBER = "06 39 98 12 34"
 BATCH_ITEMS = 1000
 EARLIEST = datetime(1992, 12, 3, tzinfo=UTC)  # the first SMS: an earlier time at source is a mistake
+Reach = Literal["purpose", "sender", "controller", "everyone"]  # of an opt-out
 ISO_8601 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}")
 
 
@@ -83,12 +84,12 @@ class Body(BaseModel):
 
 
 class EvidenceBody(Body):
-    """The proof of a choice. An opt-in needs `form_id` and `form_version`, or `text_shown`.
+    """The proof of a choice. An opt-in needs `form_id` and `form_version`, or `text_shown`."""
 
-    `source`: the caller's own channel, a slug such as `shop`. The sources that Placet writes are refused.
-    """
-
-    source: Source
+    source: Source = Field(
+        description="The caller's own channel, a slug such as `shop`. The sources that Placet itself writes, and"
+        " words like them, are refused."
+    )
     form_id: Short | None = None
     form_version: Short | None = None
     text_shown: Long | None = None
@@ -116,14 +117,23 @@ class ConsentBody(Body):
 
     sender_id: Short
     purpose: Short
-    number: Number
-    basis: Basis = "opt_in"
-    occurred_at: Instant
+    number: Number = Field(
+        description="A mobile number in any usual notation; without a country code, a French number."
+    )
+    basis: Basis = Field(
+        "opt_in",
+        description="`opt_in`; `soft_opt_in`, for products like those of a sale to the person, which needs"
+        " `sale_reference` (CPCE L34-5); `non_commercial`.",
+    )
+    occurred_at: Instant = Field(
+        description="Time at source: when the person opted in, in RFC 3339 with an offset. The newest of opt-ins"
+        " and opt-outs counts; a tie is an opt-out."
+    )
     evidence: EvidenceBody
 
 
 class OptOutBody(Body):
-    """One opt-out. `sender_id` is required; null: every sender. `purpose` null: every purpose."""
+    """One opt-out. `sender_id` is required, and may be null."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -138,14 +148,18 @@ class OptOutBody(Body):
         }
     )
 
-    sender_id: Short | None
-    purpose: Short | None = None
-    number: Number
-    occurred_at: Instant | None = None  # default: now
+    sender_id: Short | None = Field(description="The sender that the person stops; null: every sender.")
+    purpose: Short | None = Field(None, description="The purpose that the person leaves; null: every purpose.")
+    number: Number = Field(description="A number in any notation with a digit: a STOP counts, whatever the number.")
+    occurred_at: Instant | None = Field(
+        None, description="Time at source: when the person opted out, in RFC 3339 with an offset. Default: now."
+    )
     evidence: EvidenceBody
 
 
 class ReasonBody(BaseModel):
+    """A reason of a refusal: the field, a word for programs, a sentence for people."""
+
     field: str | None
     reason: str
     detail: str | None = None

@@ -6,7 +6,7 @@ The caller opens the transaction.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,8 +16,8 @@ from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.sms.msisdn import NumberRefused, parse, readings
 from common.web.auth import Caller, require
-from common.web.idempotency import claim, fingerprint_of
-from common.web.problems import Forbidden, Invalid, NotFound, Reason
+from common.web.idempotency import Claim, Keyed, claim, keyed
+from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Reason
 from consent.bodies import ConsentBody, OptOutBody
 from consent.ledger import rules as ledger
 from consent.ledger.chain import evidence_id
@@ -29,6 +29,7 @@ from consent.senders.store import Purposes
 Held = Annotated[Resources[ServiceSettings], Depends(resources)]
 _Body = ConsentBody | OptOutBody
 WritesConsent = Annotated[Caller, Depends(require("consent:write"))]
+Stops = Annotated[Caller, Depends(require("consent:write", limited=False))]  # no limit delays an opt-out
 
 FIELDS = {
     Refusal.OCCURRED_IN_THE_FUTURE: "occurred_at",
@@ -50,16 +51,41 @@ MEANING = {
 }
 
 
+class NoPage(Conflict):
+    """This deployment serves no public pages, so no link can lead to one.
+
+    Ask the platform's operator to set PLACET_PAGE_URL, or send the request without a link.
+    """
+
+    slug, title = "no-page", "The URL of the public pages is not configured"
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request while the bodies become statements. `fingerprint`: keyed hash of the request; "" without a key."""
+    """A request while the bodies become statements."""
 
     caller: Caller
     held: Resources[ServiceSettings]
-    key: str | None
-    fingerprint: str
+    asked: Keyed | None
     now: datetime
     known: Mapping[str, Purposes]
+
+    def id_shown(self, statement: Statement) -> str:
+        """Return the person's id with the controller of the statement's sender, which the call has named.
+
+        Without a sender the caller is the platform's operator: the subject id.
+        """
+        if statement.evidence.sender_id is None:
+            return statement.subject_id
+        controller = self.known[statement.evidence.sender_id].controller
+        return self.held.edge_ids.of(controller).shown(statement.subject_id)
+
+
+async def id_shown(caller: Caller, held: Resources[Any], sender_id: str | None, subject_id: str) -> str:
+    """Return the person's id with the sender's controller. `None`, of the platform's operator: the subject id."""
+    if sender_id is None:
+        return subject_id
+    return held.edge_ids.of(await caller.controller_of(sender_id)).shown(subject_id)
 
 
 async def opened(
@@ -69,13 +95,11 @@ async def opened(
     held: Resources[ServiceSettings],
     key: str | None,
     sender_ids: Collection[str],
-) -> Call:
+) -> tuple[Call, Claim]:
     """Claim the key and load the named senders. Raises KeyReused."""
-    now = datetime.now(UTC)
-    fingerprint = "" if key is None else await fingerprint_of(request, held.subject_keys)
-    if key is not None:
-        await claim(tx, caller, key, fingerprint)
-    return Call(caller, held, key, fingerprint, now, await senders_store.purposes_of(tx, sender_ids))
+    asked = await keyed(request, caller, key, held.subject_keys)
+    claimed = await claim(tx, asked)
+    return Call(caller, held, asked, datetime.now(UTC), await senders_store.purposes_of(tx, sender_ids)), claimed
 
 
 def statement_of(call: Call, body: ConsentBody, index: int | None = None) -> Statement:
@@ -101,12 +125,9 @@ def opt_outs(call: Call, body: OptOutBody) -> Sequence[Statement]:
     Raises Forbidden, NotFound, or Invalid with every reason.
     """
     reasons: list[Reason] = []
-    if body.sender_id is not None:
-        purposes = purposes_of(call, body.sender_id)
-        if body.purpose is not None and body.purpose not in purposes.ever:
-            reasons.append(Reason("purpose", "unknown_purpose", "the sender never asked consent for it"))
-    elif call.caller.senders is not None:
-        raise Forbidden("the token does not cover every sender", reasons=[Reason("sender_id", "sender_not_granted")])
+    purposes = check_sender(call, body.sender_id)
+    if purposes is not None and body.purpose is not None and body.purpose not in purposes.ever:
+        reasons.append(Reason("purpose", "unknown_purpose", "the sender never asked consent for it"))
     at = body.occurred_at or call.now
     return [
         _statement(call, number, _evidence(call, "opt_out", body, number, at, index=place), reasons)
@@ -128,9 +149,9 @@ def _evidence(
 
     A STOP dated ahead counts from receipt, so another such STOP is no repeat.
     """
-    if call.key is not None:
+    if call.asked is not None:
         place = None if index is None else str(index)
-        identity = evidence_id("request", call.caller.subject, call.key, call.fingerprint, place)
+        identity = evidence_id("request", call.asked.caller, call.asked.key, call.asked.fingerprint, place)
     else:
         subject_id = call.held.subject_keys.subject_id(number)
         said_at = min(occurred_at, call.now) if kind == "opt_out" else occurred_at
@@ -170,10 +191,23 @@ def _numbers(raw: str, held: Resources[ServiceSettings]) -> Sequence[str]:
         raise Invalid("no number", reasons=[Reason("number", refused.reason)]) from None
 
 
+def check_sender(call: Call, sender_id: str | None) -> Purposes | None:
+    """Return the sender's purposes; without a sender, none. Raises Forbidden, NotFound."""
+    if sender_id is not None:
+        return purposes_of(call, sender_id)
+    if not call.caller.everywhere:
+        raise Forbidden(
+            "only the platform's operator may stop every sender: name `sender_id`",
+            reasons=[Reason("sender_id", "sender_not_granted")],
+        )
+    return None
+
+
 def purposes_of(call: Call, sender_id: str) -> Purposes:
-    """Return the sender's purposes. Raises Forbidden or NotFound."""
-    call.caller.may_use(sender_id)
-    if (purposes := call.known.get(sender_id)) is None:
+    """Return the sender's purposes. Raises Forbidden; NotFound also for another organisation's sender."""
+    call.caller.may_name(sender_id)
+    purposes = call.known.get(sender_id)
+    if purposes is None or purposes.organisation_id != call.caller.organisation:
         raise _no_sender()
     return purposes
 

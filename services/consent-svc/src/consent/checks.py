@@ -20,8 +20,10 @@ from common.keyring import SubjectKeys
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.sms.msisdn import NumberProblem, NumberRefused, parse
-from common.web.auth import Caller, require
+from common.web.auth import Caller, rates, require
+from common.web.edge_id import ControllerIds
 from common.web.fields import Short
+from common.web.openapi import refuses
 from common.web.problems import Invalid, NotFound, Reason
 from consent.bodies import EXAMPLE_NUMBER, Body, Number
 from consent.ledger import store as ledger_store
@@ -50,23 +52,34 @@ class CheckBody(Body):
 
     sender_id: Short
     purpose: Short
-    numbers: list[Number] = Field(min_length=1, max_length=CHECK_NUMBERS)
+    numbers: list[Number] = Field(
+        min_length=1, max_length=CHECK_NUMBERS, description="The numbers, up to 10,000, in any usual notation."
+    )
 
 
 class CheckedNumber(BaseModel):
-    """`reasons`: the denial reasons, named as by the gate, or the fault of a number which cannot be texted."""
+    """The answer for a number. `subject_id`: the person's id with the sender's controller."""
 
-    subject_id: str | None
-    state: State
-    allowed: bool
-    reasons: list[Against | NumberProblem]
+    subject_id: str | None = Field(
+        description="The person's id with the sender's controller; null for a number that cannot be texted."
+    )
+    state: State = Field(
+        description="The state of the consent: `unknown`, `pending` (a double opt-in is open), `opted_in`,"
+        " `opted_out` or `expired`."
+    )
+    allowed: bool = Field(
+        description="True: no reason stands against a message now. The gate decides again at the moment of sending."
+    )
+    reasons: list[Against | NumberProblem] = Field(
+        description="The denial reasons, named as by the gate, or the fault of a number that cannot be texted."
+    )
 
 
 class CheckAnswer(BaseModel):
-    """`results`: in the order of the numbers."""
+    """The answers for the numbers of a request."""
 
-    results: list[CheckedNumber]
-    counts: dict[Literal["allowed", "denied"], int]
+    results: list[CheckedNumber] = Field(description="An answer for each number, in request order.")
+    counts: dict[Literal["allowed", "denied"], int] = Field(description="Numbers by answer.")
 
 
 class _Checked(msgspec.Struct, frozen=True):
@@ -78,15 +91,16 @@ class _Checked(msgspec.Struct, frozen=True):
     reasons: tuple[Against | NumberProblem, ...]
 
 
-@router.post("/consents/check", response_model=CheckAnswer)
+@router.post("/consents/check", operation_id="consents.check", response_model=CheckAnswer, responses=refuses(NotFound))
 async def check_consents(
-    body: CheckBody, caller: Annotated[Caller, Depends(require("consent:read"))], held: Held
+    body: CheckBody, caller: Annotated[Caller, Depends(require("consent:read", looks_up=True))], held: Held
 ) -> Response:
     """Return for each number the state of the consent, whether the sender may write, and every reason against.
 
-    The answer is no permission: dispatch decides when the message leaves.
+    The answer is no permission: dispatch decides when the message leaves. 429: too many numbers a minute.
     """
-    caller.may_use(body.sender_id)
+    await rates.admit_numbers(held.allowances, caller.granted, caller.account, len(body.numbers), datetime.now(UTC))
+    await caller.may_use(body.sender_id)
     async with held.database.begin() as tx:
         purposes = (await senders_store.purposes_of(tx, {body.sender_id})).get(body.sender_id)
         if purposes is None:
@@ -96,7 +110,8 @@ async def check_consents(
                 "the sender has no such purpose: add it to the sender first",
                 reasons=[Reason("purpose", "unknown_purpose")],
             )
-        asked = _Asked(body.sender_id, body.purpose, purposes.months.get(body.purpose), datetime.now(UTC))
+        ids = held.edge_ids.of(purposes.controller)
+        asked = _Asked(body.sender_id, body.purpose, purposes.months.get(body.purpose), ids, datetime.now(UTC))
         reading = partial(_read, keys=held.subject_keys, fictional=held.settings.fictional_numbers)
         answering = []
         for first in range(0, len(body.numbers), READ_AT_ONCE):  # the previous chunk is answered meanwhile
@@ -120,11 +135,12 @@ def _read(numbers: Sequence[str], *, keys: SubjectKeys, fictional: bool) -> list
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """The intended message. `months`: how long a consent holds."""
+    """The intended message. `months`: how long a consent holds; `ids`: of people with the sender's controller."""
 
     sender_id: str
     purpose: str
     months: int | None
+    ids: ControllerIds
     now: datetime
 
 
@@ -153,4 +169,4 @@ def _checked(subject_id: str, standing: Standing, asked: _Asked) -> _Checked:
         asked.now,
         erased=standing.erased,
     )
-    return _Checked(subject_id, found.state, not found.reasons, found.reasons)
+    return _Checked(asked.ids.shown(subject_id), found.state, not found.reasons, found.reasons)

@@ -3,6 +3,7 @@
 The module imports no package of the service; `service.py` imports every store.
 """
 
+from common.db import allowances
 from common.db.database import new_metadata
 from common.kafka import dead_letters, outbox
 from common.kafka.reading import offsets
@@ -11,6 +12,7 @@ from common.web import idempotency
 
 metadata = new_metadata()
 
+allowances.define(metadata)
 outbox.define(metadata)
 offsets.define(metadata)
 dead_letters.define(metadata)

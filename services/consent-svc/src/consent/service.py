@@ -1,31 +1,36 @@
 """Wire consent-svc: routes, subscriptions, workers, and the ceiling of the watermark."""
 
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import INBOUND_MESSAGES
 from common.kafka.reading.offsets import applied_watermark
+from common.keyring import FieldKeys
 from common.law import stateable
 from common.privacy import stop_link
 from common.privacy.pruning import Pruner
 from common.service import Background, Resources, Service
 from common.settings import HoursSettings, KeyRingSettings
-from consent import api, checks
+from consent import api, checks, timeline
 from consent.answers.answers import Answers
 from consent.double_opt_in import api as sign_up
 from consent.double_opt_in import requests as double_opt_ins
 from consent.double_opt_in.rules import Most
+from consent.eraser import eraser
 from consent.imports import reconciliations
 from consent.imports import upload as imports
 from consent.imports.worker import Importing
-from consent.inbound import clicks
+from consent.inbound import clicks, shared_codes
 from consent.inbound import messages as intake
 from consent.inbound import opt_out_receipts as receipts
 from consent.inbound.messages import Intake
 from consent.ledger import store
+from consent.opt_outs import api as opt_outs
+from consent.page import api as links_to_page
 from consent.page import confirm, preferences, stop
 from consent.page import routes as page
 from consent.proof import api as proofs
@@ -35,11 +40,11 @@ from consent.retention import endings, expiring, interactions, pruning
 from consent.retention.renewals import Asking
 from consent.rights import api as rights
 from consent.rights import copies, erasures, rectifications
-from consent.rights.eraser import eraser
 from consent.schema import metadata
 from consent.senders import api as registry
-from consent.senders import reopening
+from consent.senders import names, reopening
 from consent.senders.registry import StopPages
+from consent.senders.store import Taken
 
 BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text shown
 
@@ -47,31 +52,53 @@ BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text shown
 class Settings(HoursSettings, page.PageSettings):
     signing_keys: KeyRingSettings  # Ed25519 seeds: the current key signs receipts
     answers_per_day: int = Field(5, ge=1)  # ends a loop of machines
+    answers_of_organisation_per_day: int = Field(4, ge=1)  # of `answers_per_day`, caused by calls of one organisation
     double_opt_ins_per_number_day: int = Field(3, ge=1)  # of a controller: so many at once, then at pace
     double_opt_ins_per_number_month: int = Field(6, ge=1)  # of a controller
     double_opt_ins_per_controller_hour: int = Field(1000, ge=1)
     double_opt_ins_per_caller_hour: int = Field(1000, ge=1)
     double_opt_ins_of_all_per_number_day: int = Field(5, ge=1)  # above the controllers' paces: in silence
     double_opt_ins_of_all_per_number_month: int = Field(20, ge=1)
+    double_opt_ins_of_organisation_per_number_day: int = Field(4, ge=1)  # of those, in silence too
+    double_opt_ins_of_organisation_per_number_month: int = Field(15, ge=1)
     double_opt_in_after_stop_days: int = Field(30, ge=1)  # after a STOP, a controller asks a person once
+    last_message_days: int = Field(shared_codes.LAST_MESSAGE_DAYS, ge=1)  # explains a STOP on a shared code
     erasure_late_after_s: float = Field(86_400.0, gt=0)  # the law allows a month
     seal_every_s: float = Field(5.0, gt=0)  # without a backlog
     sum_every_s: float = Field(21_600.0, gt=0)  # interval of the projection checksum
     import_backlog: int = Field(1000, ge=1)  # outbox rows above which imports and expiries wait
     retired_signing_keys: dict[str, str] = Field(default_factory=dict)  # key id to `x` of the key set, still published
-    refused_oadcs: frozenset[str] = frozenset()  # by AF2M: blocked, or not authorised by the owner
+    protected_names: Path | None = None  # AF2M's whole lists, in the form of consent/senders/names-1.json
+    shared_codes: frozenset[str] = frozenset()  # STOP codes that every organisation may use
+    codes_per_organisation: int = Field(20, ge=1)  # different ones, former ones too, without shared ones
+    names_per_organisation: int = Field(200, ge=1)  # OADCs, brands and legal names, former ones too
     keep: pruning.Periods = pruning.Periods()  # docs/retention.md
 
+    @cached_property
+    def blocked_names(self) -> names.Blocked:
+        """Return the names that operators block, read at the start, which an unreadable file stops."""
+        files = [names.FILE.read_bytes(), *([self.protected_names.read_bytes()] if self.protected_names else [])]
+        return names.blocked(*files)
 
-def answers(held: Resources[Settings]) -> Answers:
-    return Answers(held.field_keys, held.settings.answers_per_day, held.settings.fictional_numbers)
+    @model_validator(mode="after")
+    def _the_names_can_be_read(self) -> "Settings":
+        try:
+            assert self.blocked_names.lists
+        except OSError as error:
+            raise ValueError(f"protected_names: {error.strerror}") from error
+        return self
+
+
+def answers(settings: Settings, keys: FieldKeys) -> Answers:
+    share = settings.answers_of_organisation_per_day
+    return Answers(keys, settings.answers_per_day, settings.fictional_numbers, share)
 
 
 def links(held: Resources[Settings]) -> intake.Links | None:
     settings = held.settings
     if settings.page_url is None:
         return None
-    make = partial(page.link_in_answer, held.link_keys, settings.page_url)
+    make = partial(links_to_page.link_in_answer, held.link_keys, settings.page_url)
     return intake.Links(make, timedelta(days=settings.link_days))
 
 
@@ -83,6 +110,10 @@ def terms(settings: Settings) -> double_opt_ins.Terms:
         caller_an_hour=settings.double_opt_ins_per_caller_hour,
         after_stop=timedelta(days=settings.double_opt_in_after_stop_days),
         most=Most(settings.double_opt_ins_of_all_per_number_day, settings.double_opt_ins_of_all_per_number_month),
+        share=Most(
+            settings.double_opt_ins_of_organisation_per_number_day,
+            settings.double_opt_ins_of_organisation_per_number_month,
+        ),
     )
 
 
@@ -100,19 +131,28 @@ def build(settings: Settings | None = None) -> Service[Settings]:
 
     return Service(
         name="consent",
+        about="Consents with their proof, opt-outs, senders, and the rights of a person.",
         settings=settings,
         metadata=metadata,
         subject_ids=[store.subject.c.subject_id],
         routers=[
             api.one_by_one(),
             api.router,
-            registry.router(settings.refused_oadcs, stateable(settings.policy), settings.page_url),
+            opt_outs.router,
+            timeline.router,
+            registry.router(
+                settings.blocked_names,
+                settings.shared_codes,
+                stateable(settings.policy),
+                settings.page_url,
+                Taken(settings.codes_per_organisation, settings.names_per_organisation),
+            ),
             reopening.router,
             interactions.router,
             endings.router,
             checks.router,
             imports.router,
-            page.router(settings.answers_per_day),
+            links_to_page.router(partial(answers, settings)),
             page.pages,
             confirm.pages,
             stop.pages,
@@ -120,13 +160,19 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             reconciliations.router,
             reports.router,
             rights.router,
-            sign_up.router(terms(settings), settings.answers_per_day, confirm.url if settings.page_url else None),
+            sign_up.router(terms(settings), partial(answers, settings), confirm.url if settings.page_url else None),
             proofs.router(settings.signing_keys, settings.retired_signing_keys, settings.keep.handed_off),
         ],
         background=lambda held: Background(
             subscriptions=[
-                Intake(held.field_keys, held.subject_keys, answers(held), links(held)).subscription(),
-                receipts.Receipts(held.field_keys, held.subject_keys).subscription(),
+                Intake(
+                    held.field_keys,
+                    held.subject_keys,
+                    answers(settings, held.field_keys),
+                    links(held),
+                    settings.last_message_days,
+                ).subscription(),
+                receipts.Receipts(held.field_keys, held.subject_keys, settings.last_message_days).subscription(),
                 clicks.subscription,
                 erasures.answers,
                 copies.parts,
@@ -140,7 +186,10 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 StopPages(held.database, settings.page_url).worker(),
                 erasures.Lateness(held.database, timedelta(seconds=settings.erasure_late_after_s)).worker(),
                 expiring.Expiring(
-                    held.database, ceiling, Asking(answers(held), settings.policy), settings.import_backlog
+                    held.database,
+                    ceiling,
+                    Asking(answers(settings, held.field_keys), settings.policy),
+                    settings.import_backlog,
                 ).worker(),
                 expiring.Recount(held.database, settings.import_backlog).worker(),
                 retroactive.Looking(held.database).worker(),

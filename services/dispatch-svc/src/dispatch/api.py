@@ -1,24 +1,34 @@
-"""The HTTP API: the full decision of a message, enforced opt-outs, provider blocks."""
+"""The HTTP API: messages with their decisions, enforced opt-outs, provider blocks."""
 
 import logging
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
+from decimal import Decimal
 from operator import attrgetter
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
-from fastapi import APIRouter, Depends
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Depends, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.service import Resources, resources
+from common.sms.msisdn import NumberRefused, parse
+from common.sms.prices import euros
 from common.web.auth import Caller, require
-from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position, whole_page
-from common.web.problems import NotFound, Reason
+from common.web.fields import Storable
+from common.web.openapi import refuses
+from common.web.pagination import LIMIT, SORTED, Cursor, Limit, Page, Sort, next_of, position, whole_page
+from common.web.problems import Invalid, NotFound, Reason
+from common.web.span import Since, Until, span
+from dispatch.messages import lists
 from dispatch.messages import store as messages
+from dispatch.messages.disclosure import disclosed
+from dispatch.messages.lists import Listed, Place
 from dispatch.messages.row import MessageRow
+from dispatch.messages.status import Status
 from dispatch.sending import store as sending
 
 log = logging.getLogger(__name__)
@@ -29,80 +39,208 @@ Held = Annotated[Resources[Any], Depends(resources)]
 
 
 class Decision(BaseModel):
-    """A message with its full decision. `subject_id` stands for the person; the number is never shown."""
+    """A message with its full decision. `subject_id`: the person's id with the sender's controller; no answer has the
+    number. `consent_version`: for the platform's operator; null for others, since it is the same for every controller.
+    """
 
     message_id: UUID
-    campaign_id: str | None
+    campaign_id: str | None = Field(description="The campaign that requested the message; null outside campaigns.")
     sender_id: str
     subject_id: str
     category: str
-    purpose: str | None
+    purpose: str | None = Field(
+        description="The purpose of the consent behind the decision; null outside marketing, except for a question"
+        " to the person."
+    )
     template: str | None = Field(
         description="`<template_id>@<number>`, or `free_text`; null unless requested over HTTP."
     )
     status: str = Field(description="pending, denied, deferred, sending, accepted, rejected, unknown or expired.")
-    reasons: list[str]
+    reasons: list[str] = Field(
+        description="Every reason of a denial, a delay or an expiry, stable for programs; empty for a permit."
+    )
     due_at: datetime | None = Field(description="The time of a deferred message's next decision.")
     requested_at: datetime
     send_before: datetime
-    decided_at: datetime | None
-    policy_version: str
-    consent_version: int | None
+    decided_at: datetime | None = Field(description="The time of the newest decision; null before the first.")
+    policy_version: str = Field(description="The edition of the law that the decision stood on, such as `france-3`.")
+    consent_version: int | None = Field(
+        description="The version of the person's consent at the decision; null for callers other than the"
+        " platform's operator."
+    )
     as_of: datetime | None = Field(description="The watermark of the decision.")
     facts: Any = Field(description="The decision record, for `python -m dispatch replay`; or null.")
-    gateway: str | None
-    gateway_message_id: str | None
+    gateway: str | None = Field(
+        description="The gateway of the hand-off, by its name in the settings; null before a permit."
+    )
+    gateway_message_id: str | None = Field(
+        description="The operator's id of the message, for its support; null before an answer."
+    )
     receipt: str | None
-    code: str | None
-    version: int
+    code: str | None = Field(description="The operator's own code of a rejection or of the DLR; null without a code.")
+    segments: int | None = Field(description="The SMS of the text as sent; null before a permit.")
+    cost: Decimal | None = Field(
+        description="In euros, at the price in force at the decision to send; charged if the status is accepted or"
+        " unknown. Null if the table names no price."
+    )
+    prices: str | None = Field(description="The version of the price table behind `cost`.")
+    version: int = Field(description="The version of this answer: each change of the message has a higher one.")
 
 
-@router.get("/messages/{identity}")
+@router.get("/messages/{identity}", operation_id="messages.get")
 async def get_message(
-    identity: UUID, held: Held, caller: Annotated[Caller, Depends(require("message:read"))]
+    identity: Annotated[UUID, Path(description="The id of the message.")],
+    held: Held,
+    caller: Annotated[Caller, Depends(require("message:read"))],
 ) -> Decision:
     """Return the verdict of a message, all its reasons, and the decision record.
 
-    Only a token for every sender sees `other_controller`: the person is opted in to another sender.
+    Only the platform's operator sees each reason that other senders' data may explain: `other_controller`, `erased`,
+    `consent_unreadable`, `provider_block`. A sender sees such a reason where no other reason denies the message.
     """
     async with held.database.begin() as tx:
-        row = await _found(tx, identity)
-    caller.may_use(row.sender_id)
-    told = {"reasons": caller.told(row.reasons), "facts": row.facts and _shown(row.facts, caller)}
+        row = await caller.theirs(tx, await messages.found(tx, identity), _no_message())
+        ids = held.edge_ids.of(await caller.controller_of(row.sender_id, tx))
+    facts, reasons = (row.facts, list(row.reasons)) if caller.everywhere else disclosed(row.facts, row.reasons)
+    told = {
+        "subject_id": ids.shown(row.subject_id),
+        "consent_version": row.consent_version if caller.everywhere else None,
+        "reasons": reasons,
+        "facts": facts and msgspec.json.decode(facts),
+        "cost": None if row.cost is None else euros(row.cost),
+    }
     return Decision.model_validate(msgspec.structs.asdict(row) | told)
 
 
-def _shown(facts: str, caller: Caller) -> Any:
-    """Return the decision record without an opt-in to another sender, unless this caller may see every sender."""
-    kept = msgspec.json.decode(facts)
-    if caller.senders is not None:
-        kept.get("person", {}).pop("elsewhere", None)
-        if "reasons" in (told := kept.get("told", {})):
-            told["reasons"] = caller.told(told["reasons"])
-    return kept
+def _no_message() -> NotFound:
+    return NotFound("no such message", reasons=[Reason("message_id", "unknown_message")])
 
 
-async def _found(tx: AsyncConnection, identity: UUID) -> MessageRow:
-    row = await messages.found(tx, identity)
-    if row is None:
-        raise NotFound("no such message", reasons=[Reason("message_id", "unknown_message")])
-    return row
+class ListedMessage(BaseModel):
+    """A message in a list. `subject_id`: the person's id with the sender's controller; no answer has the number.
+
+    `GET /v1/messages/{identity}` has the full decision.
+    """
+
+    message_id: UUID
+    campaign_id: str | None = Field(description="The campaign that requested the message; null outside campaigns.")
+    sender_id: str
+    subject_id: str
+    category: str
+    purpose: str | None = Field(
+        description="The purpose of the consent behind the decision; null outside marketing, except for a question"
+        " to the person."
+    )
+    template: str | None = Field(description="As of the full decision.")
+    status: Status
+    reasons: list[str] = Field(
+        description="Every reason of a denial, a delay or an expiry, stable for programs; empty for a permit."
+    )
+    requested_at: datetime
+    decided_at: datetime | None = Field(description="The time of the newest decision; null before the first.")
+    handed_off_at: datetime | None = Field(description="The start of the hand-off; a crash may lose the start.")
+    receipt: str | None
+    receipt_at: datetime | None = Field(description="The DLR's time at source.")
+    code: str | None = Field(description="The operator's code of a rejection or of the DLR.")
+    segments: int | None = Field(description="The SMS of the text as sent; null before a permit.")
+    cost: Decimal | None = Field(description="In euros; charged if the status is accepted or unknown.")
+
+
+class Search(BaseModel):
+    """The messages to a number. `sender_id`: of this sender alone."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"number": "06 39 98 12 34"}]})
+
+    number: str = Field(min_length=1, max_length=64, description="A mobile number in any usual notation.")
+    sender_id: Storable | None = Field(
+        None,
+        max_length=200,
+        description="Only messages of this sender. Default: of every sender that the token covers.",
+    )
+    cursor: str | None = Field(None, max_length=1000, description="`next` of the page before.")
+    limit: int = Field(LIMIT, ge=1, le=1000, description="Items of a page at most.")
+
+
+@router.get("/messages", operation_id="messages.list")
+async def list_messages(
+    sender_id: Annotated[Storable, Query(min_length=1, max_length=200)],
+    held: Held,
+    caller: Annotated[Caller, Depends(require("message:read"))],
+    campaign_id: Annotated[Storable | None, Query(max_length=64)] = None,
+    status: Annotated[Status | None, Query(description="Only messages of this status.")] = None,
+    since: Since = None,
+    until: Until = None,
+    sort: Sort = "newest",
+    cursor: Cursor = None,
+    limit: Limit = LIMIT,
+) -> Page[ListedMessage]:
+    """List the messages of a sender requested in a time: of campaigns, and of `POST /v1/messages`.
+
+    The order is that of the requests. `campaign_id` and `status` narrow the list: a rare status in a long time takes a
+    while.
+    """
+    begin, end = span(since, until, datetime.now(UTC))
+    after = position(cursor, Place)
+    await caller.may_use(sender_id)
+    async with held.database.begin() as tx:
+        found = await lists.of_sender(
+            tx, Listed(sender_id, begin, end, campaign_id, status), after, limit, SORTED[sort]
+        )
+        items = await _listed(tx, held, caller, found)
+    return Page[ListedMessage](items=items, next=next_of(found, limit, lists.place_of))
+
+
+@router.post("/messages/search", operation_id="messages.search", responses=refuses(NotFound))
+async def search_messages(
+    body: Search, held: Held, caller: Annotated[Caller, Depends(require("message:read", looks_up=True))]
+) -> Page[ListedMessage]:
+    """List the messages to one person from the senders your token covers, newest first."""
+    try:
+        number = parse(body.number, fictional=held.settings.fictional_numbers).e164
+    except NumberRefused as refused:
+        raise Invalid("`number` is not a mobile number", reasons=[Reason("number", refused.reason)]) from refused
+    after = position(body.cursor, Place)
+    covered = await caller.covered(body.sender_id)
+    async with held.database.begin() as tx:
+        found = await lists.of_person(tx, held.subject_keys.subject_id(number), covered, after, body.limit)
+        items = await _listed(tx, held, caller, found)
+    return Page[ListedMessage](items=items, next=next_of(found, body.limit, lists.place_of))
+
+
+async def _listed(
+    tx: AsyncConnection, held: Resources[Any], caller: Caller, found: Sequence[MessageRow]
+) -> list[ListedMessage]:
+    controllers = await caller.controllers({row.sender_id for row in found}, tx)
+    items = []
+    for row in found:
+        told = {
+            "subject_id": held.edge_ids.of(controllers[row.sender_id]).shown(row.subject_id),
+            "reasons": list(row.reasons) if caller.everywhere else disclosed(row.facts, row.reasons)[1],
+            "cost": None if row.cost is None else euros(row.cost),
+        }
+        items.append(ListedMessage.model_validate(msgspec.structs.asdict(row) | told))
+    return items
 
 
 class Enforcement(BaseModel):
-    subject_id: str
-    consent_version: int
-    source: str
+    """An opt-out applied here. `subject_id`: the platform's own id of the person, for the platform's operator alone."""
+
+    subject_id: str = Field(description="The platform's own id of the person.")
+    consent_version: int = Field(description="The version of the person's consent that holds the opt-out.")
+    source: str = Field(description="The source of the opt-out in the ledger, such as `mo` for a text of the person.")
     reference: str | None = Field(description="For an MO: provider/account/provider message id.")
     received_at: datetime
-    applied_at: datetime
-    enforced_at: datetime | None
+    applied_at: datetime = Field(description="The time at which the gate began to deny by the opt-out.")
+    enforced_at: datetime | None = Field(
+        description="From then on no hand-off begins that the opt-out forbids; null while such a hand-off is on"
+        " its way."
+    )
 
 
-@router.get("/enforcements")
+@router.get("/enforcements", operation_id="enforcements.list")
 async def list_enforcements(
     held: Held,
-    caller: Annotated[Caller, Depends(require("message:read"))],
+    caller: Annotated[Caller, Depends(require("message:read", platform=True))],
     cursor: Cursor = None,
     limit: Limit = LIMIT,
 ) -> Page[Enforcement]:
@@ -110,7 +248,6 @@ async def list_enforcements(
 
     An opt-out concerns a person, not one sender: the list needs a token for every sender.
     """
-    caller.may_use_all()
     async with held.database.begin() as tx:
         rows = await _page(tx, "enforcement", cursor, limit)
     items = [Enforcement.model_validate(dict(row._mapping)) for row in rows]
@@ -130,16 +267,18 @@ async def _page(
 
 
 class ProviderBlock(BaseModel):
+    """A block. `subject_id`: the platform's own id of the person, for the platform's operator alone."""
+
     gateway: str
-    subject_id: str
+    subject_id: str = Field(description="The platform's own id of the person.")
     code: str | None = Field(description="The provider's code, which may mean a wrong number or an opt-out.")
-    since: datetime
+    since: datetime = Field(description="The time of the first DLR that reported the block.")
 
 
-@router.get("/provider-blocks")
+@router.get("/provider-blocks", operation_id="provider_blocks.list")
 async def list_provider_blocks(
     held: Held,
-    caller: Annotated[Caller, Depends(require("message:read"))],
+    caller: Annotated[Caller, Depends(require("message:read", platform=True))],
     cursor: Cursor = None,
     limit: Limit = LIMIT,
 ) -> Page[ProviderBlock]:
@@ -148,22 +287,23 @@ async def list_provider_blocks(
     Each block needs review: the cause may be the person's wish. A blocked person gets no marketing by any gateway,
     and nothing by the blocking gateway.
     """
-    caller.may_use_all()
     async with held.database.begin() as tx:
         rows = await _page(tx, "provider_block", cursor, limit)
     items = [ProviderBlock.model_validate(dict(row._mapping)) for row in rows]
     return Page[ProviderBlock](items=items, next=next_of(rows, limit, attrgetter("id")))
 
 
-@router.delete("/provider-blocks/{gateway}/{subject_id}", status_code=204)
+@router.delete("/provider-blocks/{gateway}/{subject_id}", operation_id="provider_blocks.delete", status_code=204)
 async def remove_provider_block(
-    gateway: str, subject_id: str, held: Held, caller: Annotated[Caller, Depends(require("message:write"))]
+    gateway: str,
+    subject_id: Annotated[str, Path(description="The platform's own id of the person, as the list has it.")],
+    held: Held,
+    caller: Annotated[Caller, Depends(require("message:write", platform=True))],
 ) -> None:
     """Remove a block, so that the gateway may deliver to this person again.
 
     Marketing resumes, by any gateway, once the person has no other block. Messages denied meanwhile stay denied.
     """
-    caller.may_use_all()
     async with held.database.begin() as tx:
         removed = await sending.unblock(tx, gateway, subject_id)
     if removed is None:

@@ -9,6 +9,7 @@ from operator import attrgetter
 
 from sqlalchemy import Column, DateTime
 
+from common.db import allowances
 from common.db.database import new_metadata
 from common.kafka import dead_letters, outbox
 from common.kafka.reading import offsets
@@ -16,6 +17,7 @@ from common.privacy import erasing
 from common.web import idempotency
 
 metadata = new_metadata()
+allowances.define(metadata)
 outbox.define(metadata)
 offsets.define(metadata)
 dead_letters.define(metadata)

@@ -5,17 +5,21 @@ from datetime import timedelta
 
 from pydantic import Field, HttpUrl, SecretStr, model_validator
 
-from common.contracts import operator_submits
+from common.contracts import operator_submits, operator_topics
+from common.contracts.campaign import Category
 from common.db.timer import Worker
 from common.law import at_hand_off
 from common.privacy.pruning import Pruner
 from common.service import Background, Resources, Service
-from common.settings import HoursSettings
-from dispatch import api, schema
+from common.settings import PricedSettings
+from dispatch import api, schema, timeline
 from dispatch.accepting import api as accepting
+from dispatch.accepting import totals
 from dispatch.audit.invariants import Checker
 from dispatch.gate.clearance import Clearance
-from dispatch.gateways.settings import GatewaySettings, traffic_of
+from dispatch.gateways.by_smpp import gateway as by_smpp
+from dispatch.gateways.gateway import longest_sent
+from dispatch.gateways.settings import GatewaySettings, refuse_unanswered, traffic_of
 from dispatch.messages import store as messages
 from dispatch.privacy import pruning
 from dispatch.privacy.copy import copier
@@ -25,6 +29,7 @@ from dispatch.projection import store as projection
 from dispatch.projection.checksum import Comparing, consents_are_the_same
 from dispatch.projection.freshness import Freshness, consent_is_fresh
 from dispatch.projection.limits import Limits
+from dispatch.quotas.budget import Budget
 from dispatch.sending import receipts
 from dispatch.sending.pipeline import Handoff, Intake
 from dispatch.sending.timers import Timers
@@ -34,7 +39,7 @@ CODES_PART = 0.2
 BATCH_BYTES = 8 * 1024 * 1024  # a thousand messages of ten SMS
 
 
-class Settings(HoursSettings):
+class Settings(PricedSettings):
     gateways: tuple[GatewaySettings, ...] = ()  # docs/providers.md
     gateway_url: HttpUrl | None = None  # the development simulator, the cheapest
     gateway_token: SecretStr = SecretStr("")
@@ -71,6 +76,10 @@ class Settings(HoursSettings):
         )
         return (*self.gateways, simulator)
 
+    def longest_sent(self, text: str, category: Category, stop_code: str) -> str:
+        """Return the text that a person receives by the gateway that makes most SMS of the text."""
+        return longest_sent((each.capabilities for each in self.every_gateway), text, category, stop_code)
+
     @model_validator(mode="after")
     def _there_is_a_way_out(self) -> "Settings":
         names = [gateway.name for gateway in self.every_gateway]
@@ -78,9 +87,10 @@ class Settings(HoursSettings):
             raise ValueError("there is no gateway: set PLACET_GATEWAYS (docs/providers.md)")
         if len(names) != len(set(names)):
             raise ValueError("a gateway is given twice")
-        told = [each.receipts for each in self.every_gateway if each.receipts]
+        told = [name for each in self.every_gateway for name in each.told_by]
         if len({*names, *told}) != len(names) + len(told):
             raise ValueError("receipts of one account are of one gateway")
+        refuse_unanswered(self.every_gateway)
         return self
 
     @model_validator(mode="after")
@@ -103,12 +113,14 @@ def build(settings: Settings | None = None) -> Service[Settings]:
     settings = settings or Settings()
     policy = at_hand_off(settings.policy)
     timeout = timedelta(seconds=settings.permit_ttl_s + settings.submit_timeout_s + settings.settle_margin_s)
-    told_by = {each.receipts: each.name for each in settings.every_gateway if each.receipts}
+    told_by = {name: each.name for each in settings.every_gateway for name in each.told_by}
+    binds = by_smpp.Shared()
+    heard = [each.account for each in settings.gateways if each.hears]
 
     def lane(held: Resources[Settings], part: float) -> tuple[Handoff, Intake, Timers]:
         """Return the hand-off, intake and timers of one lane. `part`: of the gateways' rates.
 
-        The lanes share only the database.
+        The lanes share only the database, and the binds of a gateway over SMPP.
         """
         traffic = traffic_of(
             settings.every_gateway,
@@ -116,6 +128,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             timeout_s=settings.submit_timeout_s,
             submits=2 * settings.gateway_submits,  # recovery may resubmit messages of the other lane
             part=part,
+            binds=binds,
         )
         clearance = Clearance(
             subject_keys=held.subject_keys,
@@ -125,6 +138,8 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             limits=limits_of(settings),
             permit_ttl_s=settings.permit_ttl_s,
             link_keys=held.link_keys,
+            budget=Budget(held.allowances, settings.limited),
+            prices=settings.price_table,
         )
         handoff = Handoff(held.database, traffic, clearance, settings.gateway_submits)
         intake = Intake(clearance, handoff, batch=settings.intake_batch, partitions=settings.partitions)
@@ -155,6 +170,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             ],
             workers=[
                 Worker("hand-off", handoff.watch),
+                *handoff.traffic.workers(),
                 *timers.workers(),
                 checker.worker(),
                 comparing.worker(),
@@ -169,7 +185,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         handoff, intake, timers = lane(held, CODES_PART)
         return Background(
             subscriptions=[*apply.subscriptions(), intake.codes()],
-            workers=[Worker("hand-off of codes", handoff.watch), timers.codes()],
+            workers=[Worker("hand-off of codes", handoff.watch), *handoff.traffic.workers(), timers.codes()],
             close=handoff.traffic.close,
         )
 
@@ -180,13 +196,18 @@ def build(settings: Settings | None = None) -> Service[Settings]:
     decides = bool(settings.roles & {"worker", "projection"})
     return Service(
         name="dispatch",
+        about="Messages: accepted, decided by the gate, handed off, and reported.",
         settings=settings,
         metadata=schema.metadata,
         subject_ids=[projection.subject.c.subject_id, messages.message.c.subject_id],
-        routers=[accepting.router, api.router],
+        routers=[accepting.router, totals.router, timeline.router, api.router],
+        senders_arrive_within_s=accepting.ARRIVES_WITHIN_S,
         background=background,
         projection=urgent,
-        more_topics=[operator_submits(each.account) for each in settings.gateways if each.provider == "kafka"],
+        more_topics=[
+            *(operator_submits(each.account) for each in settings.gateways if each.provider == "kafka"),
+            *(topic for name in heard for topic in operator_topics(name)),
+        ],
         checks=[fresh] if decides else [],
         body_limits={"/v1/messages": BATCH_BYTES},
         remarks=[consents_are_the_same] if decides else [fresh, consents_are_the_same],

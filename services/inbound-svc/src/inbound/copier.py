@@ -1,6 +1,7 @@
-"""The copy of a person's data in inbound-svc: texts as received, and the decisions of reviewers.
+"""The copy of a person's data in inbound-svc: texts to the controller's codes as received, and reviewers' decisions.
 
-A raw callback with texts of other people is left out.
+A raw callback with texts of other people, or to other controllers, is left out. So is a text from before the controller
+had the code.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from inbound import queue, store
 
 
 def copier(keys: FieldKeys) -> Copier:
-    async def gather(tx: AsyncConnection, subject_id: str) -> Sequence[Item]:
+    async def gather(tx: AsyncConnection, subject_id: str, controller_id: str) -> Sequence[Item]:
         texts = [
             {
                 "kind": "text",
@@ -25,7 +26,7 @@ def copier(keys: FieldKeys) -> Copier:
                 "rule": each.rule,
                 "as_received": opened(keys, each.body, f"callback:{each.callback_id}"),
             }
-            for each in await store.texts_of(tx, subject_id)
+            for each in await store.texts_of(tx, subject_id, controller_id)
         ]
         reviews = [
             {
@@ -36,7 +37,7 @@ def copier(keys: FieldKeys) -> Copier:
                 "note": opened(keys, review.decided.note, f"note:{review.event.mo_id}") if review.decided else None,
                 "decided_at": review.decided.at if review.decided else None,
             }
-            for review in await queue.reviews_of(tx, subject_id)
+            for review in await queue.reviews_of(tx, subject_id, controller_id)
         ]
         return [*texts, *reviews]
 

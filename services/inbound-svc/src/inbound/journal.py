@@ -6,7 +6,7 @@ same moment.
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,13 +18,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS, Event, Topic
 from common.contracts.inbound import Intent, MessageReceived, ReceiptReceived
 from common.kafka import outbox
+from common.keyring import FieldKeys
 from common.privacy import erasing
-from common.privacy.erasing import Asked
+from common.privacy.erasing import Erasure
 from common.service import Resources
 from common.sms.message_id import EPOCH, message_id
 from common.sms.msisdn import as_received
 from common.telemetry import counter, histogram, traceparent
-from inbound import queue, store
+from inbound import codes, queue, store
 from inbound.keywords import Understanding, classify
 from inbound.providers import RETRIES_FOR, Kind, Message, Once, Receipt, ambiguous
 from inbound.store import Item, KeptCallback, KeptPart, Origin
@@ -143,9 +144,11 @@ async def _add(tx: AsyncConnection, entries: Sequence[tuple[Kept, Entry]]) -> No
             new.remove(name)
             fresh.append((one, entry))
     behind = await _behind_starts(tx, fresh)
+    stopped = {code for _, entry in fresh if (code := _stopped_code(entry)) is not None}
+    unknown = await codes.without_sender(tx, stopped) if stopped else frozenset[str]()
     for one, entry in fresh:
         late = (one.callback_id, entry.item.identity) in behind
-        one.fresh.append(_behind_start(entry) if late else entry)
+        one.fresh.append(_to_no_sender(_behind_start(entry) if late else entry, unknown))
 
 
 async def _behind_starts(tx: AsyncConnection, fresh: Sequence[tuple[Kept, Entry]]) -> set[tuple[UUID, store.Identity]]:
@@ -159,6 +162,20 @@ async def _behind_starts(tx: AsyncConnection, fresh: Sequence[tuple[Kept, Entry]
         if isinstance(entry.event, MessageReceived) and entry.event.intent == "stop" and not entry.event.erasure
     ]
     return await store.behind_starts(tx, stops) if stops else set()
+
+
+def _stopped_code(entry: Entry) -> str | None:
+    """Return the code of a STOP for the senders of the code: neither for everyone, nor for an erasure."""
+    event = entry.event
+    if isinstance(event, MessageReceived) and event.intent == "stop" and not (event.everyone or event.erasure):
+        return event.short_code
+    return None
+
+
+def _to_no_sender(entry: Entry, unknown: Collection[str]) -> Entry:
+    if _stopped_code(entry) not in unknown:
+        return entry
+    return replace(entry, event=structs.replace(entry.event, no_sender=True))
 
 
 def _behind_start(entry: Entry) -> Entry:
@@ -218,40 +235,56 @@ async def _empty_the_late(tx: AsyncConnection, held: Resources[Any], kept: Seque
     """Remove the content of fresh entries which precede the erasure of their person."""
     people = {entry.item.subject_id for one in kept for entry in one.fresh if entry.item.subject_id}
     erased = await erasing.asked_of(tx, people) if people else {}
-    for one in kept if erased else ():
-        one.late = any(_is_late(entry, erased) for entry in one.fresh)
-        one.fresh = [_emptied(held, entry) if _is_late(entry, erased) else entry for entry in one.fresh]
+    if not erased:
+        return
+    texts = [entry.event for one in kept for entry in one.fresh if isinstance(entry.event, MessageReceived)]
+    owners = await codes.controllers_of(tx, {text.short_code for text in texts})
+    for one in kept:
+        since = [_erasures_after(entry, erased, owners) for entry in one.fresh]
+        one.late = any(since)
+        one.fresh = [
+            _without_text(held.field_keys, entry, erasures) if erasures else entry
+            for entry, erasures in zip(one.fresh, since, strict=True)
+        ]
 
 
-def _is_late(entry: Entry, erased: Mapping[str, Asked]) -> bool:
-    """Return whether the MO precedes the erasure of its person.
+def _erasures_after(
+    entry: Entry, erased: Mapping[str, Sequence[Erasure]], owners: Mapping[str, frozenset[str]]
+) -> list[Erasure]:
+    """Return the erasures of the MO's person, said before, that concern its code.
 
-    The journal then keeps only the arrival, and a STOP.
+    After one, the journal keeps only the arrival, and a STOP.
     """
-    asked = erased.get(entry.item.subject_id or "")
-    return asked is not None and isinstance(entry.event, MessageReceived) and entry.event.occurred_at <= asked.at
+    if not isinstance(event := entry.event, MessageReceived):
+        return []
+    only = owners.get(event.short_code)
+    return [
+        each
+        for each in erased.get(event.subject_id, ())
+        if event.occurred_at <= each.at and (each.controller_id is None or only == frozenset((each.controller_id,)))
+    ]
 
 
-def _emptied(held: Resources[Any], entry: Entry) -> Entry:
+def _without_text(keys: FieldKeys, entry: Entry, erasures: Sequence[Erasure]) -> Entry:
+    """Return the MO without its text. Once everything is erased, its request for erasure has been met."""
+    assert isinstance(entry.event, MessageReceived)
+    event = emptied(keys, entry.event)
+    if any(each.controller_id is None for each in erasures):
+        event = structs.replace(event, named="", erasure=False, no_sender=False)
+    return Entry(replace(entry.item, intent=event.intent, rule=event.rule), event)
+
+
+def emptied(keys: FieldKeys, event: MessageReceived) -> MessageReceived:
     """Return the MO without its text.
 
-    No person will read the text: `review` becomes `stop`.
+    No person will read the text: `review` becomes `stop`. Its reach stays: the person may mean several controllers.
     """
-    event = entry.event
-    assert isinstance(event, MessageReceived)
-    intent: Intent = "stop" if event.intent in ("stop", "review") else "none"
-    rule = f"{event.rule}:erased"
-    return Entry(
-        replace(entry.item, intent=intent, rule=rule),
-        structs.replace(
-            event,
-            intent=intent,
-            rule=rule,
-            text=held.field_keys.seal("", f"text:{event.mo_id}"),
-            named="",
-            erasure=False,
-            behind_start=False,
-        ),
+    return structs.replace(
+        event,
+        intent="stop" if event.intent in ("stop", "review") else "none",
+        rule=f"{event.rule}:erased",
+        text=keys.seal("", f"text:{event.mo_id}"),
+        behind_start=False,
     )
 
 
@@ -311,17 +344,18 @@ def message_entry(
     *,
     answered: bool = False,
     retries_for: timedelta = RETRIES_FOR,
+    meant: Understanding | None = None,
 ) -> Entry:
     """Return the journal entry of an interpreted MO.
 
     A number is never refused: a STOP counts from any sender. `answered`: the provider itself confirms a STOP.
-    `retries_for`: the greatest age of a text without a time.
+    `retries_for`: the greatest age of a text without a time. `meant`: the meaning, where the text does not decide.
     """
     name = message.provider_message_id or ""
     number = as_received(message.sender)
     subject_id = held.subject_keys.subject_id(number)
     mo_id = str(message_id(EPOCH, "mo", origin.provider, origin.account, name))
-    meant = _meant(origin, message)
+    meant = meant or _meant(origin, message)
     event = MessageReceived(
         mo_id=mo_id,
         subject_id=subject_id,
@@ -343,6 +377,7 @@ def message_entry(
     )
     item = Item(
         name,
+        short_code=message.short_code,
         subject_id=subject_id,
         intent=meant.intent,
         rule=meant.rule,

@@ -1,7 +1,8 @@
 """Operators which integrate by Kafka: their topics feed the journal of the callbacks.
 
 The provider is "kafka", the account the operator's name. The transaction which journals a batch also steps the offset.
-Unreadable records go to the dead letters, however many: the mistake of one operator stops no other.
+Unreadable records go to the dead letters, however many: the mistake of one operator stops no other. An unreadable MO
+may be a STOP: marketing to each number that can be made out in it waits for a reviewer (`unread.py`).
 """
 
 from collections.abc import Iterable
@@ -11,18 +12,23 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import operator_topics
-from common.contracts.operator import MessageDelivered, ReceiptDelivered
+from common.contracts.operator import MessageDelivered, MessagePart, ReceiptDelivered
 from common.kafka.broker import encode
-from common.kafka.subscription import After, Handler, Poison, Received, Subscription
+from common.kafka.subscription import After, Handler, Poison, Received, Subscription, Unread, UnreadHandler
 from common.service import Resources
 from inbound import journal
 from inbound.journal import Arrival, Entry
+from inbound.keywords import Understanding
 from inbound.providers import Message, Receipt, WrongField
-from inbound.providers.provider import NUMBER_CHARS, optional, required
+from inbound.providers.provider import NUMBER_CHARS, Part, optional, required
 from inbound.store import Origin
+from inbound.unread import people_in
 
 PROVIDER = "kafka"
 MAX_RECORDS = 200  # a batch is one row of the journal
+UNREADABLE = Understanding("review", "unreadable_record", 0.0, "")
+FIRST_YEAR = 2000  # of a clock that was set
+MAX_PARTS = 255  # octet of the user data header
 
 
 def subscriptions(held: Resources[Any], names: Iterable[str]) -> list[Subscription]:
@@ -30,12 +36,19 @@ def subscriptions(held: Resources[Any], names: Iterable[str]) -> list[Subscripti
     found = []
     for name in names:
         messages, receipts = operator_topics(name)
-        for topic, kind in (
+        for topic, origin in (
             (messages, Origin(PROVIDER, name, "messages")),
             (receipts, Origin(PROVIDER, name, "receipts")),
         ):
             found.append(
-                Subscription(f"inbound.{topic.name}", topic, _taker(held, kind), max_records=MAX_RECORDS, foreign=True)
+                Subscription(
+                    f"inbound.{topic.name}",
+                    topic,
+                    _taker(held, origin),
+                    max_records=MAX_RECORDS,
+                    foreign=True,
+                    on_unread=_holder(held, origin) if topic is messages else None,  # a DLR is no STOP by text
+                )
             )
     return found
 
@@ -53,6 +66,38 @@ def _taker(held: Resources[Any], origin: Origin) -> Handler:
         return tell
 
     return take
+
+
+def _holder(held: Resources[Any], origin: Origin) -> UnreadHandler:
+    """Return the handler that holds the people of an unreadable MO: the record is in review, as a text of each.
+
+    A record in which no number can be made out holds nobody; its dead letter pages all the same.
+    """
+
+    async def hold(tx: AsyncConnection, unread: Unread) -> After | None:
+        received_at = datetime.now(UTC)
+        at = f"unreadable-{unread.partition}-{unread.offset}-{received_at:%Y%m%dT%H%M%S.%fZ}"
+        text = (unread.value or b"").decode(errors="replace")
+        entries = [
+            journal.message_entry(
+                held,
+                origin,
+                Message(f"{at}-{n}", person.number, person.short_code, text, None),
+                received_at,
+                meant=UNREADABLE,
+            )
+            for n, person in enumerate(people_in(unread.key, unread.value))
+        ]
+        if not entries:
+            return None
+        (kept,) = await journal.write(tx, held, [Arrival(origin, entries, unread.value or b"", received_at)])
+
+        async def tell() -> None:
+            journal.tell(kept)
+
+        return tell
+
+    return hold
 
 
 def _entry(held: Resources[Any], origin: Origin, received: Received, received_at: datetime) -> Entry:
@@ -75,8 +120,17 @@ def _message(event: MessageDelivered) -> Message:
         sender=required(fields, "sender", most=NUMBER_CHARS),
         short_code=required(fields, "recipient", most=NUMBER_CHARS),
         text=event.text,
-        sent_at=event.sent_at,
+        sent_at=_set(event.sent_at),
+        part=_part(event.part),
     )
+
+
+def _part(said: MessagePart | None) -> Part | None:
+    """Return the part, or None: implausible numbers make a text of its own."""
+    if said is None or not (said.reference.isprintable() and 0 < len(said.reference) <= NUMBER_CHARS):
+        return None
+    plausible = 1 <= said.number <= said.total <= MAX_PARTS and said.total > 1
+    return Part(said.reference, said.number, said.total) if plausible else None
 
 
 def _receipt(event: ReceiptDelivered) -> Receipt:
@@ -86,6 +140,11 @@ def _receipt(event: ReceiptDelivered) -> Receipt:
         reference=optional(fields, "reference"),
         state=event.state,
         code=optional(fields, "code"),
-        at=event.at,
+        at=_set(event.at),
         blocked=event.blocked,
     )
+
+
+def _set(at: datetime | None) -> datetime | None:
+    """Return the time of a clock that was set: another is no time, and the first year of all overflows in UTC."""
+    return at if at is not None and at.year >= FIRST_YEAR else None

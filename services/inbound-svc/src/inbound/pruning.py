@@ -8,7 +8,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from common.privacy.pruning import DEAD_LETTERS, Policy, Pruned
+from common.privacy.pruning import ALLOWANCES, DEAD_LETTERS, Policy, Pruned
 from inbound.store import PARTS_KEPT
 
 RETRIED_DAYS = 35  # no operator is known to retry after a month (CM.com, DOMAIN 3.1)
@@ -36,6 +36,7 @@ def policy(periods: Periods) -> Policy:
     return Policy(
         pruned=(
             DEAD_LETTERS,
+            ALLOWANCES,
             Pruned(
                 "raw messages",
                 "callback",
@@ -68,5 +69,9 @@ def policy(periods: Periods) -> Policy:
                 where="decided_at IS NOT NULL",
             ),
         ),
-        kept={"callback_item": "goes with its callback"},
+        kept={
+            "callback_item": "goes with its callback",
+            "sender_code": "nothing of a person",
+            "sender": "nothing of a person",
+        },
     )

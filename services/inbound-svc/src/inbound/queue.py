@@ -1,7 +1,8 @@
 """The review queue: MOs for a person to read, each decided once. The caller owns the transaction.
 
-A text no rule is sure of, and a STOP which may be old (`MessageReceived.behind_start`), enter in the transaction of the
-journal entry. The row holds the event as published, with number and text encrypted.
+A text no rule is sure of, a STOP which may be old (`MessageReceived.behind_start`), and a STOP to a code without a
+sender (`no_sender`) enter in the transaction of the journal entry. The row holds the event as published, with number
+and text encrypted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,9 @@ from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, Table, Tex
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.inbound import Intent, MessageReceived
+from common.privacy.erasing import TO_ERASE, Whom, columns
 from common.web.pagination import whole_page
-from inbound.store import metadata
+from inbound.store import metadata, to_a_code_of
 
 review = Table(
     "review",
@@ -55,13 +57,19 @@ class Review:
 
 
 _event = msgspec.json.Decoder(MessageReceived)
+_EVENT = "CAST(event AS jsonb)"
+_CODE = f"{_EVENT} ->> 'short_code'"
+_RECEIVED_AT = f"CAST({_EVENT} ->> 'received_at' AS timestamptz)"
+_NO_SENDER = f"coalesce(CAST({_EVENT} ->> 'no_sender' AS boolean), false)"
+# a STOP to a code that no sender had is no controller's: it waits for a person
+_MEANT = f"{to_a_code_of(_CODE, _RECEIVED_AT)} AND (a.controller_id IS NULL OR NOT {_NO_SENDER})"
 _REVIEW = "id, event, intent, note, decided_by, decided_at"  # in the order of `_review`
 
 
 async def add(tx: AsyncConnection, events: Sequence[object]) -> None:
     """Queue the events a person has to read, in the transaction which publishes them."""
     messages = [event for event in events if isinstance(event, MessageReceived)]
-    doubtful = [event for event in messages if event.intent == "review" or event.behind_start]
+    doubtful = [event for event in messages if event.intent == "review" or event.behind_start or event.no_sender]
     if doubtful:
         await tx.execute(
             text(
@@ -113,30 +121,32 @@ async def decide(tx: AsyncConnection, mo_id: str, decided: Decided) -> None:
     )
 
 
-async def reviews_of(tx: AsyncConnection, subject_id: str) -> list[Review]:
-    """Return one person's reviews, oldest first."""
+async def reviews_of(tx: AsyncConnection, subject_id: str, controller_id: str) -> list[Review]:
+    """Return one person's reviews of texts to the controller's codes, oldest first."""
     rows = await tx.execute(
-        text(f"SELECT {_REVIEW} FROM review WHERE subject_id = :id ORDER BY id"), {"id": subject_id}
+        text(
+            f"SELECT {_REVIEW} FROM review CROSS JOIN (SELECT CAST(:controller AS text) AS controller_id) AS a"
+            f" WHERE subject_id = :id AND {_MEANT} ORDER BY id"
+        ),
+        {"id": subject_id, "controller": controller_id},
     )
     return [_review(*row) for row in rows]
 
 
-async def forget(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str, int]:
-    """Delete the reviews of texts up to each erasure request; return the counts by subject_id.
+async def forget(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> list[tuple[Whom, Review]]:
+    """Delete and return the reviews of texts up to each erasure request.
 
-    Deleting an open review loses no opt-out: an erased person is opted out of everything.
+    Deleting an open review loses no opt-out: the person is opted out of every sender that the erasure concerns.
     """
     rows = await tx.execute(
         text(
-            "WITH gone AS (DELETE FROM review AS r"
-            " USING unnest(CAST(:ids AS text[]), CAST(:ats AS timestamptz[])) AS a(subject_id, at)"
-            " WHERE r.subject_id = a.subject_id"
-            " AND CAST(CAST(r.event AS jsonb) ->> 'occurred_at' AS timestamptz) <= a.at RETURNING r.subject_id)"
-            " SELECT subject_id, count(*) AS reviews FROM gone GROUP BY subject_id"
+            f"DELETE FROM review AS r USING {TO_ERASE} WHERE r.subject_id = a.subject_id"
+            f" AND {_MEANT} AND CAST({_EVENT} ->> 'occurred_at' AS timestamptz) <= a.at"
+            " RETURNING a.subject_id, a.controller_id, r.id, r.event, r.intent, r.note, r.decided_by, r.decided_at"
         ),
-        {"ids": list(asked), "ats": list(asked.values())},
+        columns(asked),
     )
-    return {row.subject_id: row.reviews for row in rows}
+    return [(Whom(subject_id, controller_id), _review(*review)) for subject_id, controller_id, *review in rows]
 
 
 def _review(

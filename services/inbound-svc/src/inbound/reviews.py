@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.contracts import INBOUND_MESSAGES
@@ -25,8 +25,9 @@ from common.keyring import FieldKeys, Unreadable
 from common.service import Resources, resources
 from common.telemetry import counter
 from common.web.auth import Caller, require
+from common.web.openapi import refuses
 from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
-from common.web.problems import Conflict, Invalid, NotFound, Reason
+from common.web.problems import AlreadyDecided, Invalid, NotFound, Reason
 from inbound import queue
 from inbound.queue import Decided, Review
 
@@ -41,11 +42,12 @@ DECIDED = counter("sms_inbound_reviews_decided_total", "Reviews decided, by inte
 Held = Annotated[Resources[Any], Depends(resources)]
 
 
-class AlreadyDecided(Conflict):
-    slug, title = "already-decided", "Already decided"
-
-
 class OnlyAStop(Invalid):
+    """The text is a STOP behind a START, or a STOP to a code that no sender has.
+
+    Decide `stop` or `none`.
+    """
+
     slug, title = "only-a-stop", "The text is a STOP: decide whether it counts"
 
 
@@ -59,46 +61,62 @@ class DecisionBody(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"intent": "stop", "note": "asks to be left alone"}]}
     )
 
-    intent: Literal["stop", "start", "contact", "none"]
-    note: str | None = Field(None, min_length=1, max_length=2000, pattern=r"^[^\x00]*$")
+    intent: Literal["stop", "start", "contact", "none"] = Field(
+        description="The meaning of the text, as the reviewer reads it."
+    )
+    note: str | None = Field(
+        None,
+        min_length=1,
+        max_length=2000,
+        pattern=r"^[^\x00]*$",
+        description="A note for later readers of the review, encrypted at rest; without the number or the text.",
+    )
 
 
 class Decision(BaseModel):
-    intent: Intent
+    """A reviewer's decision on a text."""
+
+    intent: Intent = Field(description="The meaning that the reviewer gave the text.")
     note: str | None = Field(description="Null without a note, and after the encryption key's deletion.")
-    decided_by: str
-    decided_at: datetime
+    decided_by: str = Field(description="The reviewer, by `sub` of the token.")
+    decided_at: datetime = Field(description="The time of the decision.")
 
 
 class ReviewItem(BaseModel):
+    """A text in review. `subject_id`: the platform's own id of the person, for the platform's operator alone."""
+
     mo_id: str
-    subject_id: str
+    subject_id: str = Field(description="The platform's own id of the person.")
     provider: str
-    account: str
-    provider_message_id: str
+    account: str = Field(
+        description="The account with the provider, by its name in the settings of the platform, such as `main`."
+    )
+    provider_message_id: str = Field(description="The provider's id of the text, for its support.")
     short_code: str
     text: str | None = Field(description="Null after the encryption key's deletion.")
     rule: str = Field(description="The rule that put the text in review.")
-    score: float
-    occurred_at: datetime
+    score: float = Field(description="How sure the rule is, from 0 to 1.")
+    occurred_at: datetime = Field(description="The operator's time of the text.")
     received_at: datetime
     behind_start: bool = Field(
         description="True for a STOP that arrived after a START with a later operator timestamp. Decide `stop` or"
         " `none`."
     )
+    no_sender: bool = Field(
+        description="True for a STOP to a code that no sender has. `stop` stops every sender; decide `stop` or `none`."
+    )
     decision: Decision | None
 
 
-@router.get("")
+@router.get("", operation_id="reviews.list")
 async def list_reviews(
     held: Held,
-    caller: Annotated[Caller, Depends(require("review:read"))],
-    state: Literal["open", "decided"] = "open",
+    caller: Annotated[Caller, Depends(require("review:read", platform=True))],
+    state: Annotated[Literal["open", "decided"], Query(description="Only reviews in this state.")] = "open",
     cursor: Cursor = None,
     limit: Limit = LIMIT,
 ) -> Page[ReviewItem]:
     """List open or decided reviews, oldest first, with texts in clear."""
-    caller.may_use_all()
     async with held.database.begin() as tx:
         found = await queue.page(tx, decided=state == "decided", after=position(cursor, int) or 0, limit=limit)
     log.info("texts were shown", extra={"by": caller.subject, "mo_ids": [review.event.mo_id for review in found]})
@@ -106,22 +124,21 @@ async def list_reviews(
     return Page[ReviewItem](items=items, next=next_of(found, limit, attrgetter("place")))
 
 
-@router.post("/{mo_id}/decision")
+@router.post("/{mo_id}/decision", operation_id="reviews.decide", responses=refuses(AlreadyDecided, OnlyAStop))
 async def decide_review(
     mo_id: str,
     body: DecisionBody,
     held: Held,
-    caller: Annotated[Caller, Depends(require("review:write"))],
+    caller: Annotated[Caller, Depends(require("review:write", limited=False, platform=True))],
 ) -> ReviewItem:
     """Decide a review once. 409 for a second decision, except a repetition by the same person."""
-    caller.may_use_all()
     note = held.field_keys.seal(body.note, f"note:{mo_id}") if body.note else None
     decided = Decided(body.intent, note, caller.subject, datetime.now(UTC))
     async with held.database.begin() as tx:
         review = await queue.lock(tx, mo_id)
         if review is None:
             raise NotFound("no such review", reasons=[Reason("mo_id", "unknown_review")])
-        if review.event.behind_start and decided.intent not in ("stop", "none"):
+        if (review.event.behind_start or review.event.no_sender) and decided.intent not in ("stop", "none"):
             raise OnlyAStop("decide stop or none", reasons=[Reason("intent", "only_a_stop")])
         if review.decided is not None:
             if (review.decided.intent, review.decided.by) != (decided.intent, decided.by):
@@ -162,6 +179,7 @@ def _item(review: Review, keys: FieldKeys) -> ReviewItem:
         occurred_at=event.occurred_at,
         received_at=event.received_at,
         behind_start=event.behind_start,
+        no_sender=event.no_sender,
         decision=Decision(
             intent=decided.intent,
             note=_opened(keys, decided.note, f"note:{event.mo_id}") if decided.note else None,

@@ -13,7 +13,7 @@ from common.contracts import operator_topics
 from common.privacy.pruning import Pruner
 from common.service import Background, Resources, Service
 from common.settings import ServiceSettings
-from inbound import operators, polling, pruning, reviews, store, webhooks
+from inbound import codes, operators, polling, pruning, replies, reviews, store, webhooks
 from inbound.copier import copier
 from inbound.eraser import eraser
 from inbound.providers import PROVIDERS, UNDOCUMENTED, Account
@@ -156,10 +156,11 @@ def build(settings: Settings | None = None) -> Service[Settings]:
     quick, described = webhooks.callbacks(accounts, settings.publish_timeout_s)
 
     def background(held: Resources[Settings]) -> Background:
-        erasing = eraser(held.database)
+        erasing = eraser(held.database, held.field_keys)
         ovh = [polling.worker(held, each.with_secrets(), settings.ovh_poll_every_s) for each in settings.ovh_services]
         return Background(
             subscriptions=[
+                codes.subscription(),
                 *operators.subscriptions(held, settings.kafka_operators),
                 erasing.subscription(),
                 copier(held.field_keys).subscription(),
@@ -169,11 +170,13 @@ def build(settings: Settings | None = None) -> Service[Settings]:
 
     return Service(
         name="inbound",
+        about="The callbacks of operators (MOs and delivery receipts), and the review of unclear texts.",
         settings=settings,
         metadata=store.metadata,
         subject_ids=[store.callback_item.c.subject_id],
         quick=quick,
-        routers=[described, reviews.router],
+        routers=[described, reviews.router, replies.router],
+        senders_arrive_within_s=codes.ARRIVE_WITHIN_S,
         published=store.PUBLISHED,
         body_limits={"/v1/callbacks": None},  # each provider has a limit
         background=background,

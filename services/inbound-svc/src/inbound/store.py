@@ -5,7 +5,7 @@ message id, receipt state). The primary key detects duplicates, also between con
 the first. No personal data is in clear.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -28,16 +28,19 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.db import allowances
 from common.db.database import new_metadata
 from common.kafka import dead_letters, outbox
 from common.kafka.reading import offsets
 from common.privacy import erasing
+from common.privacy.erasing import TO_ERASE, Whom, columns, counted
 from inbound.providers import Kind, Once, Part
 
 PARTS_KEPT = timedelta(hours=24)  # as a provider retries (Vonage, DOMAIN 3.1)
 FORGOTTEN_AT_ONCE = 2  # per new nonce, so that the table does not grow
 
 metadata = new_metadata()
+allowances.define(metadata)
 outbox.define(metadata)
 offsets.define(metadata)
 dead_letters.define(metadata)
@@ -80,9 +83,11 @@ callback_item = Table(
     Column("rule", Text, nullable=True),
     Column("score", Double, nullable=True),
     Column("said_at", DateTime(timezone=True), nullable=True),  # the event's `occurred_at`
+    Column("short_code", Text, nullable=True),
     PrimaryKeyConstraint("provider", "account", "kind", "provider_message_id", "state"),
     Index("callback_item_callback_ix", "callback_id"),
     Index("callback_item_subject_ix", "subject_id", postgresql_where=text("subject_id IS NOT NULL")),
+    Index("callback_item_code_ix", "short_code", "callback_id", postgresql_where=text("short_code IS NOT NULL")),
 )
 
 part = Table(
@@ -144,6 +149,7 @@ class Item:
     rule: str | None = None
     score: float | None = None
     said_at: datetime | None = None
+    short_code: str | None = None
 
     @property
     def identity(self) -> "Identity":
@@ -166,11 +172,11 @@ async def add_items(tx: AsyncConnection, items: Sequence[tuple[UUID, Origin, Ite
     rows = await tx.execute(
         text(
             "INSERT INTO callback_item (provider, account, kind, provider_message_id, state,"
-            " callback_id, subject_id, intent, rule, score, said_at)"
+            " callback_id, subject_id, intent, rule, score, said_at, short_code)"
             " SELECT * FROM unnest(CAST(:providers AS text[]), CAST(:accounts AS text[]), CAST(:kinds AS text[]),"
             " CAST(:ids AS text[]), CAST(:states AS text[]), CAST(:callback_ids AS uuid[]),"
             " CAST(:subject_ids AS text[]), CAST(:intents AS text[]), CAST(:rules AS text[]),"
-            " CAST(:scores AS double precision[]), CAST(:said_at AS timestamptz[]))"
+            " CAST(:scores AS double precision[]), CAST(:said_at AS timestamptz[]), CAST(:codes AS text[]))"
             " ON CONFLICT DO NOTHING"
             " RETURNING callback_id, provider_message_id, state"
         ),
@@ -186,6 +192,7 @@ async def add_items(tx: AsyncConnection, items: Sequence[tuple[UUID, Origin, Ite
             "rules": [item.rule for _, item in found],
             "scores": [item.score for _, item in found],
             "said_at": [item.said_at for _, item in found],
+            "codes": [item.short_code for _, item in found],
         },
     )
     return {(row.callback_id, (row.provider_message_id, row.state)) for row in rows}
@@ -298,23 +305,37 @@ async def known_items(tx: AsyncConnection, origin: Origin, names: Sequence[str])
     return {row.provider_message_id for row in rows}
 
 
-async def empty_callbacks(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, int]:
-    """Delete the raw bodies with these people, including texts of others; return the counts by subject_id.
+def to_a_code_of(short_code: str, received_at: str) -> str:
+    """Return the SQL condition that row `a`, an erasure or a copy, covers a text to this code.
+
+    A controller's are the texts to a code of which it has every sender, ever, since its first sender had the code: the
+    claim of a free code gives no controller the earlier texts to the code. Both arguments are SQL.
+    """
+    of_code = f"FROM sender_code AS k WHERE k.code = ({short_code}) AND k.controller"
+    return (
+        f"(a.controller_id IS NULL OR (EXISTS (SELECT {of_code} = a.controller_id AND k.since <= ({received_at}))"
+        f" AND NOT EXISTS (SELECT {of_code} <> a.controller_id)))"
+    )
+
+
+async def empty_callbacks(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> dict[Whom, int]:
+    """Delete the raw bodies with these people, including texts of others; return the counts.
 
     The items stay: a redelivered callback restores nothing.
     """
     rows = await tx.execute(
         text(
-            "WITH theirs AS MATERIALIZED (SELECT DISTINCT subject_id, callback_id FROM callback_item"
-            " WHERE subject_id = ANY(CAST(:ids AS text[]))),"
+            "WITH theirs AS MATERIALIZED (SELECT DISTINCT a.subject_id, a.controller_id, i.callback_id"
+            f" FROM callback_item AS i JOIN {TO_ERASE} ON a.subject_id = i.subject_id"
+            f" JOIN callback AS c ON c.id = i.callback_id AND {to_a_code_of('i.short_code', 'c.received_at')}),"
             " emptied AS (UPDATE callback SET body = NULL WHERE body IS NOT NULL"
             " AND id IN (SELECT callback_id FROM theirs) RETURNING id)"
-            " SELECT t.subject_id, count(*) AS callbacks FROM theirs AS t JOIN emptied AS e ON e.id = t.callback_id"
-            " GROUP BY t.subject_id"
+            " SELECT t.subject_id, t.controller_id, count(*) FROM theirs AS t JOIN emptied AS e"
+            " ON e.id = t.callback_id GROUP BY t.subject_id, t.controller_id"
         ),
-        {"ids": list(subject_ids)},
+        columns(asked),
     )
-    return {row.subject_id: row.callbacks for row in rows}
+    return counted(rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,32 +352,35 @@ class ReceivedText:
     body: str | None
 
 
-async def texts_of(tx: AsyncConnection, subject_id: str) -> list[ReceivedText]:
-    """Return the texts of one person, oldest first."""
+async def texts_of(tx: AsyncConnection, subject_id: str, controller_id: str) -> list[ReceivedText]:
+    """Return the texts of one person to the controller's codes, oldest first."""
     rows = await tx.execute(
         text(
             "SELECT i.provider, i.account, i.provider_message_id, i.intent, i.rule, c.id AS callback_id, c.received_at,"
-            # a callback has one event per item: are all items of this person?
+            # a callback has one event per item: are all items of this person, to a code of this controller?
             " CASE WHEN cardinality(c.outbox_ids) = (SELECT count(*) FROM callback_item AS o"
-            " WHERE o.subject_id = :id AND o.callback_id = c.id) THEN c.body END AS body"
+            f" WHERE o.subject_id = :id AND o.callback_id = c.id AND {to_a_code_of('o.short_code', 'c.received_at')})"
+            " THEN c.body END AS body"
             " FROM callback_item AS i JOIN callback AS c ON c.id = i.callback_id"
-            " WHERE i.subject_id = :id ORDER BY c.received_at"
+            " CROSS JOIN (SELECT CAST(:controller AS text) AS controller_id) AS a"
+            f" WHERE i.subject_id = :id AND {to_a_code_of('i.short_code', 'c.received_at')} ORDER BY c.received_at"
         ),
-        {"id": subject_id},
+        {"id": subject_id, "controller": controller_id},
     )
     return [ReceivedText(**row._mapping) for row in rows]
 
 
-async def delete_parts(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, int]:
-    """Delete parts of incomplete MOs; return the counts by subject_id."""
+async def delete_parts(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> dict[Whom, int]:
+    """Delete parts of incomplete MOs; return the counts."""
     rows = await tx.execute(
         text(
-            "WITH gone AS (DELETE FROM part WHERE subject_id = ANY(CAST(:ids AS text[])) RETURNING subject_id)"
-            " SELECT subject_id, count(*) AS parts FROM gone GROUP BY subject_id"
+            f"WITH gone AS (DELETE FROM part AS p USING {TO_ERASE} WHERE p.subject_id = a.subject_id"
+            f" AND {to_a_code_of('p.short_code', 'p.received_at')} RETURNING a.subject_id, a.controller_id)"
+            " SELECT subject_id, controller_id, count(*) FROM gone GROUP BY subject_id, controller_id"
         ),
-        {"ids": list(subject_ids)},
+        columns(asked),
     )
-    return {row.subject_id: row.parts for row in rows}
+    return counted(rows)
 
 
 async def use_nonces(tx: AsyncConnection, uses: Sequence[tuple[Origin, Once, bytes]], now: datetime) -> list[bool]:

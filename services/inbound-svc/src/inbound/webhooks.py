@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
@@ -22,7 +22,18 @@ from starlette.routing import Route
 from common.batch import Together
 from common.service import Resources
 from common.telemetry import counter, histogram
-from common.web.problems import Invalid, Malformed, NotFound, Problem, Reason, TooLarge, Unauthorised, Unavailable
+from common.web.openapi import refuses
+from common.web.problems import (
+    Invalid,
+    Malformed,
+    MethodNotAllowed,
+    NotFound,
+    Problem,
+    Reason,
+    TooLarge,
+    Unauthorised,
+    Unavailable,
+)
 from inbound import journal
 from inbound.journal import Arrival, Entry, Kept
 from inbound.providers import (
@@ -62,24 +73,28 @@ ACKNOWLEDGED = histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 
-ANSWERS: dict[int | str, dict[str, object]] = {
-    200: {"description": "Kept, and in the log. The body is what the provider expects; some want 204."},
-    400: {"description": "The body cannot be read"},
-    401: {"description": "The signature, secret or address is missing, wrong, or too old; nothing is kept"},
-    404: {"description": "No such provider account, or a callback that the provider does not document"},
-    405: {"description": "This provider does not call by GET"},
-    413: {"description": "More than the provider ever sends: 1 MiB as JSON, 64 KiB as a form"},
-    422: {"description": "A field is missing or of the wrong form; it is named"},
-    503: {"description": "Not safely kept yet: send it again after Retry-After seconds"},
+SAID = {
+    200: "Kept, and in the log. The body is what the provider expects.",
+    204: "Kept, and in the log, for a provider that expects no body.",
+    400: "The body cannot be read",
+    401: "The signature, secret or address is missing, wrong, or too old; nothing is kept",
+    404: "No such provider account, or a callback that the provider does not document",
+    405: "This provider does not call by GET",
+    413: "More than the provider ever sends: 1 MiB as JSON, 64 KiB as a form",
+    422: "A field is missing or of the wrong form; it is named",
+    503: "Not safely kept yet: send it again after Retry-After seconds",
+}
+
+ANSWERS = {
+    status: {**answer, "description": SAID[int(status)]}
+    for status, answer in {
+        200: {},
+        204: {},
+        **refuses(Malformed, Unauthorised, NotFound, MethodNotAllowed, TooLarge, Invalid, Unavailable),
+    }.items()
 }
 
 Arrivals = Together[Arrival, Kept]
-
-
-class NotByGet(Problem):
-    status: ClassVar[int] = 405
-    slug: ClassVar[str] = "method-not-allowed"
-    title: ClassVar[str] = "Method not allowed"
 
 
 def callbacks(accounts: Sequence[Account], publish_timeout_s: float) -> tuple[list[Route], APIRouter]:
@@ -124,7 +139,9 @@ def callbacks(accounts: Sequence[Account], publish_timeout_s: float) -> tuple[li
                     response_class=Response,
                     responses=ANSWERS,
                     summary=summary + of_whom,
-                    name=f"{kind} by secret" if fence else kind,
+                    description=f"{summary}{of_whom}. The provider's own format; its signature, or a secret or an"
+                    " address, authenticates the call.",
+                    operation_id="_".join([f"callbacks.{kind}", *(["with_secret"] if fence else []), method.lower()]),
                     openapi_extra={"parameters": [_in_path(name) for name in route.param_convertors]},
                 )
     return quick, described
@@ -147,7 +164,7 @@ async def _receive(
     started, received_at = loop.time(), datetime.now(UTC)
     provider = PROVIDERS[account.provider]
     if request.method == "GET" and not provider.takes_get:
-        raise NotByGet("this provider does not call by GET", headers={"Allow": "POST"})
+        raise MethodNotAllowed("this provider does not call by GET", headers={"Allow": "POST"})
     callback = Callback(
         target=_target(request),
         headers=_headers(request),

@@ -9,13 +9,15 @@ from typing import Literal
 
 from common.contracts.campaign import (
     CampaignControlled,
+    ContactImportFinished,
     LinkClicked,
     MessageRequested,
     MessageReworded,
+    StatusChanged,
     TemplateChanged,
 )
-from common.contracts.consent import ConsentStateChanged, SenderChanged, StatesSummed
-from common.contracts.dispatch import HoldChanged, MessageChanged, OptOutEnforced
+from common.contracts.consent import ConsentImportFinished, ConsentStateChanged, SenderChanged, StatesSummed
+from common.contracts.dispatch import HoldChanged, MessagesChanged, OptOutEnforced
 from common.contracts.envelope import Event, Watermark
 from common.contracts.inbound import MessageReceived, ReceiptReceived
 from common.contracts.operator import MessageDelivered, MessageSubmitted, ReceiptDelivered
@@ -23,6 +25,7 @@ from common.contracts.rights import (
     CopyGathered,
     CopyRequested,
     ErasureAcknowledged,
+    ErasureFinished,
     ErasureLifted,
     ErasureRequested,
     RectificationAcknowledged,
@@ -50,6 +53,7 @@ class Topic:
         "sum_id",
         "category",
         "template_version",
+        "notice_id",
     ]
     cleanup: Literal["compact", "delete"]
     events: tuple[type[Event], ...]
@@ -82,7 +86,9 @@ class Topic:
         return {"cleanup.policy": "delete", "retention.ms": str(SEVEN_DAYS_MS)}
 
 
-SENDERS = Topic("consent.senders.v1", "consent", "sender_id", "compact", (SenderChanged,), ("campaign", "dispatch"))
+SENDERS = Topic(
+    "consent.senders.v1", "consent", "sender_id", "compact", (SenderChanged,), ("campaign", "dispatch", "inbound")
+)
 STATES = Topic(
     "consent.states.v1",
     "consent",
@@ -134,6 +140,9 @@ RECTIFICATION_ACKS = Topic(
     ("consent",),
     publishers=("campaign",),
 )
+CONSENT_NOTICES = Topic(
+    "consent.notices.v1", "consent", "notice_id", "delete", (ConsentImportFinished, ErasureFinished), ("campaign",)
+)
 INBOUND_MESSAGES = Topic(
     "inbound.messages.v1", "inbound", "subject_id", "delete", (MessageReceived,), ("consent",), watermarked=True
 )
@@ -146,6 +155,9 @@ CAMPAIGN_REQUESTS = Topic(
 )
 CLICKS = Topic("campaign.clicks.v1", "campaign", "subject_id", "delete", (LinkClicked,), ("consent",))
 TEMPLATES = Topic("campaign.templates.v1", "campaign", "template_version", "compact", (TemplateChanged,), ("dispatch",))
+CAMPAIGN_NOTICES = Topic(
+    "campaign.notices.v1", "campaign", "notice_id", "delete", (StatusChanged, ContactImportFinished), ("campaign",)
+)
 DISPATCH_REQUESTS = Topic(
     "dispatch.requests.v1",
     "dispatch",
@@ -160,7 +172,7 @@ DISPATCH_MESSAGES = Topic(
     "dispatch",
     "subject_id",
     "delete",
-    (MessageChanged, OptOutEnforced),
+    (MessagesChanged, OptOutEnforced),
     ("campaign", "consent"),
 )
 DISPATCH_HOLDS = Topic("dispatch.holds.v1", "dispatch", "category", "compact", (HoldChanged,), ("campaign",))
@@ -175,12 +187,14 @@ TOPICS: tuple[Topic, ...] = (
     COPY_PARTS,
     RECTIFICATIONS,
     RECTIFICATION_ACKS,
+    CONSENT_NOTICES,
     INBOUND_MESSAGES,
     INBOUND_RECEIPTS,
     CONTROLS,
     CAMPAIGN_REQUESTS,
     CLICKS,
     TEMPLATES,
+    CAMPAIGN_NOTICES,
     DISPATCH_REQUESTS,
     DISPATCH_MESSAGES,
     DISPATCH_HOLDS,

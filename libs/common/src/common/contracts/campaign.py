@@ -1,4 +1,4 @@
-"""Define the events of campaign-svc: campaign controls, requests, updated texts, clicks on links, templates."""
+"""Define the events of campaign-svc: campaign controls, requests, updated texts, clicks, templates, notices."""
 
 from typing import ClassVar, Literal
 
@@ -137,3 +137,35 @@ class TemplateChanged(Event, frozen=True, kw_only=True):
     @property
     def key(self) -> str:
         return self.template_version
+
+
+class StatusChanged(Event, frozen=True, kw_only=True):
+    """A campaign has started, paused, resumed or ended. campaign-svc reads the event back, for the event feed."""
+
+    type: ClassVar[str] = "campaign.status_changed.v1"
+
+    notice_id: str  # the campaign's id
+    sender_id: str
+    action: Literal["start", "pause", "resume", "finish", "cancel"]
+    changed_at: Instant
+
+    @property
+    def key(self) -> str:
+        return self.notice_id
+
+
+class ContactImportFinished(Event, frozen=True, kw_only=True):
+    """Every line of a file of contacts is recorded, or refused; or the import is given up."""
+
+    type: ClassVar[str] = "campaign.import_finished.v1"
+
+    notice_id: str  # the import's id
+    sender_id: str
+    lines: int
+    refused: int
+    given_up: bool
+    finished_at: Instant
+
+    @property
+    def key(self) -> str:
+        return self.notice_id

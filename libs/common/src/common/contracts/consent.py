@@ -1,4 +1,4 @@
-"""Define the events of consent-svc: the sender registry, each subject's whole consent, and checksums of all states."""
+"""Define the events of consent-svc: the senders, each subject's whole consent, checksums of all states, imports."""
 
 from typing import ClassVar, Literal
 
@@ -46,7 +46,8 @@ class SenderChanged(Event, frozen=True, kw_only=True):
     oadc: str  # 3 to 11 alphanumerics with at least one letter
     stop_code: str  # 36xxx (marketing) or 38xxx (transactional)
     purposes: tuple[Purpose, ...]
-    controller: str | None = None  # the legal entity's id, shared by its senders; `None`: the sender alone
+    organisation_id: str  # of the tokens that may use the sender; never changes
+    controller_id: str  # of the legal entity, shared by its senders; never changes
     stop_scope: StopScope = "controller"  # reach of a STOP: all senders of the controller, or this sender
     replies: Replies = Replies()
     abroad: tuple[str, ...] = ()  # other countries permitted for its marketing, ISO 3166-1 alpha-2
@@ -134,3 +135,20 @@ class StatesSummed(Event, frozen=True, kw_only=True):
     @property
     def key(self) -> str:
         return self.sum_id
+
+
+class ConsentImportFinished(Event, frozen=True, kw_only=True):
+    """Every line of a file of consents or opt-outs is recorded, or refused."""
+
+    type: ClassVar[str] = "consent.import_finished.v1"
+
+    notice_id: str  # the import's id
+    sender_id: str | None  # `None`: every sender
+    kind: Literal["consents", "suppressions"]
+    lines: int
+    refused: int
+    finished_at: Instant
+
+    @property
+    def key(self) -> str:
+        return self.notice_id

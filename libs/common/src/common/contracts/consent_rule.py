@@ -3,7 +3,7 @@
 dispatch-svc's invariants read the tables by SQL of their own, on purpose: an independent check.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
@@ -23,6 +23,11 @@ class Against(StrEnum):
     ERASED = "erased"
     CONSENT_UNREADABLE = "consent_unreadable"
     NO_EVIDENCE = "no_evidence"
+
+
+OF_OTHERS = frozenset(  # may come from another controller's data; `provider_block` is dispatch-svc's
+    (Against.OTHER_CONTROLLER.value, Against.ERASED.value, Against.CONSENT_UNREADABLE.value, "provider_block")
+)
 
 
 class OnRecord(Protocol):
@@ -57,6 +62,16 @@ def denials(subject: OnRecord | None, sender_id: str, purpose: str | None, at: d
     # the states already include suppressions; the rule checks again
     if subject.suppressions and suppressed(subject.suppressions, sender_id, consent):
         yield Against.SUPPRESSED
+
+
+def told(reasons: Iterable[str]) -> tuple[str, ...]:
+    """Return the reasons against a message as the message's sender may see them.
+
+    A reason of OF_OTHERS shows only where no other explains the denial. Marketing to a person unknown to the sender is
+    always denied for another reason, so the sender learns nothing of what other controllers hold.
+    """
+    every = tuple(reasons)
+    return tuple(reason for reason in every if reason not in OF_OTHERS) or every
 
 
 def _denial(consent: Consent, at: datetime) -> Against | None:

@@ -1,44 +1,59 @@
 """Define the events of dispatch-svc: message changes, enforced opt-outs, and the marketing hold."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
 
 from common.contracts.campaign import Category
 from common.contracts.envelope import Event, Instant
 from common.contracts.inbound import ReceiptState
 
+READ_AT_ONCE = 100  # records of changes in a transaction of a reader; the bytes of a fetch are the usual limit
 Status = Literal["pending", "denied", "deferred", "sending", "accepted", "rejected", "unknown", "expired"]
+CHARGED: tuple[Status, ...] = ("accepted", "unknown")  # an operator charges no message that it rejects
 
 
-class MessageChanged(Event, frozen=True, kw_only=True):
+class MessageChanged(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The current state of a message: verdict, outcome and DLR. `version` grows with each change."""
 
-    type: ClassVar[str] = "dispatch.message_changed.v1"
-
     message_id: str
-    campaign_id: str | None
+    campaign_id: str | None = None
     sender_id: str
     subject_id: str
     category: Category
     version: int
     status: Status
-    reasons: tuple[str, ...]
-    until: Instant | None  # next decision on a deferred message
+    reasons: tuple[str, ...] = ()
+    until: Instant | None = None  # next decision on a deferred message
     policy_version: str
-    consent_version: int | None
-    as_of: Instant | None  # the watermark behind the decision
-    decided_at: Instant | None
-    gateway: str | None
-    gateway_message_id: str | None
-    receipt: ReceiptState | None
-    code: str | None  # the gateway's or operator's own error code
+    consent_version: int | None = None
+    as_of: Instant | None = None  # the watermark behind the decision
+    decided_at: Instant | None = None
+    gateway: str | None = None
+    gateway_message_id: str | None = None
+    receipt: ReceiptState | None = None
+    code: str | None = None  # the gateway's or operator's own error code
     receipt_at: Instant | None = None  # the DLR's time at source
     number: str | None = None  # encrypted; only with a DLR `opted_out`: the person may be new to consent-svc
     purpose: str | None = None  # marketing only: the purpose of the consent behind the decision
     handed_off_at: Instant | None = None  # start of the submit; `None`: no submit began, or a crash lost its start
+    segments: int | None = None  # of the text as sent; only `accepted` and `unknown`, as the next
+    cost: int | None = None  # in ten-thousandths of a euro; `None`: the price is unknown, or no operator charges
+
+
+class MessagesChanged(Event, frozen=True, kw_only=True):
+    """The changes of a transaction to messages of one partition, in their order: a message may occur several times.
+
+    Empty fields are not on the wire.
+    """
+
+    type: ClassVar[str] = "dispatch.messages_changed.v1"
+
+    changes: Annotated[tuple[MessageChanged, ...], msgspec.Meta(min_length=1)]
 
     @property
     def key(self) -> str:
-        return self.subject_id
+        return self.changes[0].subject_id
 
 
 class OptOutEnforced(Event, frozen=True, kw_only=True):

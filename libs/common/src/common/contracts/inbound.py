@@ -38,6 +38,7 @@ class MessageReceived(Event, frozen=True, kw_only=True):
     answered: bool = False  # stop only: the provider sends the confirmation to the person
     erasure: bool = False  # stop only: the person asks for erasure
     behind_start: bool = False  # stop only: arrived after a start with a later provider time; a reviewer decides
+    no_sender: bool = False  # stop only: to a code that no sender has, as far as inbound-svc knows; a reviewer decides
 
     @property
     def key(self) -> str:

@@ -12,6 +12,8 @@ binary-mode CloudEvents, as on every topic.
 
 from typing import ClassVar
 
+import msgspec
+
 from common.contracts.campaign import Category
 from common.contracts.envelope import Event, Instant
 from common.contracts.inbound import ReceiptState
@@ -37,6 +39,14 @@ class MessageSubmitted(Event, frozen=True, kw_only=True):
         return self.reference
 
 
+class MessagePart(msgspec.Struct, frozen=True, kw_only=True):
+    """The place of a part in a long MO, from 1. `reference` is the same in all parts."""
+
+    reference: str
+    number: int
+    total: int
+
+
 class MessageDelivered(Event, frozen=True, kw_only=True):
     """An MO: a text from a person's phone."""
 
@@ -47,6 +57,7 @@ class MessageDelivered(Event, frozen=True, kw_only=True):
     recipient: str  # the addressed short code or number
     text: str
     sent_at: Instant | None = None
+    part: MessagePart | None = None  # of a long MO whose parts come alone
 
     @property
     def key(self) -> str:

@@ -9,16 +9,18 @@ from common.contracts.envelope import Event, Instant
 
 
 class ErasureRequested(Event, frozen=True, kw_only=True):
-    """The request to erase everything a service holds of a person, and to confirm with `ErasureAcknowledged`.
+    """The request to erase what a service holds of a person, and to confirm with `ErasureAcknowledged`.
 
-    A service also erases data of before `requested_at` that arrives later. consent-svc records the opt-out from every
-    sender earlier in the same transaction.
+    `controller_id`: only the data of this controller's senders; `None`: everything, as the person or the end of all
+    retention asks. A service also erases data of before `requested_at` that arrives later. consent-svc records the
+    opt-out from every sender concerned earlier in the same transaction.
     """
 
     type: ClassVar[str] = "consent.erasure_requested.v1"
 
     erasure_id: str
     subject_id: str
+    controller_id: str | None
     requested_at: Instant
 
     @property
@@ -27,14 +29,15 @@ class ErasureRequested(Event, frozen=True, kw_only=True):
 
 
 class ErasureLifted(Event, frozen=True, kw_only=True):
-    """The person has returned, by evidence newer than every erasure up to `lifted_at`.
+    """The person has returned to a controller, by evidence newer than every erasure up to `lifted_at`.
 
-    Services may hold data of the person again.
+    Services may hold the person's data again for the senders of this controller, and of no other.
     """
 
     type: ClassVar[str] = "consent.erasure_lifted.v1"
 
     subject_id: str
+    controller_id: str
     lifted_at: Instant
     evidence_id: str
 
@@ -59,13 +62,29 @@ class ErasureAcknowledged(Event, frozen=True, kw_only=True):
         return self.subject_id
 
 
+class ErasureFinished(Event, frozen=True, kw_only=True):
+    """Every service has acknowledged the erasure. `controller_id`: as in `ErasureRequested`."""
+
+    type: ClassVar[str] = "consent.erasure_finished.v1"
+
+    notice_id: str  # the erasure's id
+    subject_id: str
+    controller_id: str | None
+    finished_at: Instant
+
+    @property
+    def key(self) -> str:
+        return self.notice_id
+
+
 class CopyRequested(Event, frozen=True, kw_only=True):
-    """A person's request for a copy of all data held (RGPD art. 15 and 20); each service sends `CopyGathered`."""
+    """A person's request for a copy of all data a controller holds (RGPD art. 15, 20); answered by `CopyGathered`."""
 
     type: ClassVar[str] = "consent.copy_requested.v1"
 
     copy_id: str
     subject_id: str
+    controller_id: str
     requested_at: Instant
 
     @property
@@ -102,7 +121,8 @@ class RectificationRequested(Event, frozen=True, kw_only=True):
 
     rectification_id: str
     subject_id: str
-    sender_id: str | None  # the sender whose data is wrong; `None`: every sender
+    controller_id: str  # whose data is wrong
+    sender_id: str | None  # the sender whose data is wrong; `None`: every sender of the controller
     fields: str | None  # JSON, correct value by field, null: remove; encrypted, context "rectification:<id>"
     requested_at: Instant
 

@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import asyncpg
@@ -54,10 +54,12 @@ AWAY = (
     asyncpg.TooManyConnectionsError,
     asyncpg.DiskFullError,
     asyncpg.OutOfMemoryError,
+    asyncpg.InternalClientError,  # the driver has read the server's farewell, and not yet the end of the connection
 )
 
 
 _once_committed: WeakKeyDictionary[AsyncConnection, list[Callable[[], object]]] = WeakKeyDictionary()
+_once_undone: WeakKeyDictionary[AsyncConnection, list[Callable[[], object]]] = WeakKeyDictionary()
 
 
 def once_committed(tx: AsyncConnection, call: Callable[[], object]) -> None:
@@ -65,9 +67,25 @@ def once_committed(tx: AsyncConnection, call: Callable[[], object]) -> None:
     _once_committed.setdefault(tx, []).append(call)
 
 
+def once_undone(tx: AsyncConnection, call: Callable[[], object]) -> None:
+    """Call `call` once the work within `tx` has failed, and was surely rolled back: never after a failed commit."""
+    _once_undone.setdefault(tx, []).append(call)
+
+
 def new_metadata() -> MetaData:
     """Return a schema with the names that migrations rely on."""
     return MetaData(naming_convention=NAMING)
+
+
+class Direction(NamedTuple):
+    """The direction of a list, in SQL: `beyond` compares with the last row, `start` lies before the first."""
+
+    beyond: str
+    order: str
+    start: str
+
+
+NEWEST_FIRST, OLDEST_FIRST = Direction("<", "DESC", "infinity"), Direction(">", "ASC", "-infinity")
 
 
 class Database:
@@ -105,7 +123,12 @@ class Database:
     async def begin(self) -> AsyncIterator[AsyncConnection]:
         """Open a transaction, rolled back if the block raises."""
         async with self.engine.begin() as tx:
-            yield tx
+            try:
+                yield tx
+            except BaseException:
+                for call in _once_undone.pop(tx, ()):
+                    call()
+                raise
         for call in _once_committed.pop(tx, ()):
             call()
 

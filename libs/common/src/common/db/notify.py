@@ -12,8 +12,8 @@ log = logging.getLogger(__name__)
 RECONNECT_S = 1.0
 
 
-async def either(first: asyncio.Event, second: asyncio.Event | None, seconds: float) -> None:
-    """Return when either event is set, or after `seconds`."""
+async def either(first: asyncio.Event, second: asyncio.Event | None, seconds: float | None) -> None:
+    """Return when either event is set, or after `seconds`, if any."""
     waits = [asyncio.ensure_future(event.wait()) for event in (first, second) if event is not None]
     try:
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

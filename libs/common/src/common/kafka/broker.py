@@ -1,6 +1,6 @@
 """The broker: topics as in the topic table, a single partitioner, binary-mode CloudEvents on the wire.
 
-Only the gateway over Kafka publishes without `common.kafka.outbox`.
+Only the gateways over Kafka and SMPP publish without `common.kafka.outbox`.
 """
 
 import asyncio
@@ -14,13 +14,13 @@ import struct
 import sys
 import time
 from array import array
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Required, TypedDict, TypeVar
 from uuid import UUID
 
 import msgspec
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, codec
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
@@ -50,6 +50,7 @@ ENDS_WITHIN_S = 2.0
 KNOWN_WITHIN_S = 15.0
 AT_LEAST = frozenset({"min.insync.replicas", "min.compaction.lag.ms"})  # settings whose higher value is safer
 BATCH_BYTES = 1_000_000  # under the broker's default max.message.bytes
+CODECS = ("gzip", "snappy", "lz4", "zstd")  # of Kafka
 
 _SEED, _MIX, _32_BITS = 0x9747B28C, 0x5BD1E995, 0xFFFFFFFF
 
@@ -110,11 +111,11 @@ def encode(event: Event) -> bytes:
     return _encoder.encode(event)
 
 
-def number_of(headers: Sequence[tuple[str, bytes]]) -> int | None:
+def number_of(headers: Sequence[tuple[str, bytes | None]]) -> int | None:
     """Return the relay's number of a record, None where missing or malformed."""
     for name, value in headers:
         if name == NUMBER:
-            return int(value) if value.isdigit() and len(value) < 19 else None
+            return int(value) if value is not None and value.isdigit() and len(value) < 19 else None
     return None
 
 
@@ -135,20 +136,29 @@ def cloud_event_headers(
     return headers
 
 
-def decode(value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> Event | None:
+def decode(value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> Event | None:
     """Return the event, or None for a type unknown to this version. Raises Undecodable."""
     name = dict(headers).get("ce_type")
     if name is None:
         raise Undecodable("no ce_type header")
-    decoder = _decoders.get(name)
+    return decode_as(name, value)
+
+
+def decode_as(event_type: bytes, value: bytes | None) -> Event | None:
+    """Return an event of this type, or None for a type unknown to this version. Raises Undecodable."""
+    decoder = _decoders.get(event_type)
     if decoder is None:
         return None
     if value and (b"u0000" in value or b"\x00" in value) and _NUL.search(value):  # the search alone takes 20 µs
         raise Undecodable("a NUL in a text")
     try:
         return decoder.decode(value or b"")
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise Undecodable("a text that is no UTF-8") from None
+    except msgspec.DecodeError as error:
         raise Undecodable(_without_the_value(str(error))) from None  # the cause carries the value
+    except RecursionError:
+        raise Undecodable("more levels of lists and objects than any event has") from None
 
 
 def _without_the_value(why: str) -> str:
@@ -199,6 +209,11 @@ def producer(settings: ServiceSettings, fence: str | None = None) -> AIOKafkaPro
     )
 
 
+def missing_codecs() -> list[str]:
+    """Return the codecs of Kafka that this process cannot decompress: their libraries come with extras of aiokafka."""
+    return [name for name in CODECS if not getattr(codec, f"has_{name}")()]
+
+
 class WrongTopic(RuntimeError):
     """A topic differs from the topic table or the settings; the text has the remedy."""
 
@@ -230,7 +245,7 @@ async def ensure_topics(settings: ServiceSettings, topics: Sequence[Topic]) -> N
     admin = AIOKafkaAdminClient(**connection(settings), request_timeout_ms=REQUEST_TIMEOUT_MS)
     await admin.start()
     try:
-        existing = set(await admin.list_topics())
+        existing = set(await _known(admin.list_topics))
         if missing := wanted.keys() - existing:
             await _create(admin, [_new(name, wanted[name]) for name in sorted(missing)])
         replicas = await _known(lambda: _replicas(admin, list(wanted)))
@@ -238,13 +253,21 @@ async def ensure_topics(settings: ServiceSettings, topics: Sequence[Topic]) -> N
     finally:
         await admin.close()
     wrong = [
-        line for name, topic in wanted.items() for line in differences(name, topic, replicas[name], configs.get(name))
+        line
+        for name, topic in wanted.items()
+        for line in differences(name, topic, replicas[name], configs.get(name), missing_codecs())
     ]
     if wrong:
         raise WrongTopic("\n".join(wrong))
 
 
-def differences(name: str, wanted: Wanted, replicas: Sequence[int], config: Mapping[str, str] | None) -> list[str]:
+def differences(
+    name: str,
+    wanted: Wanted,
+    replicas: Sequence[int],
+    config: Mapping[str, str] | None,
+    missing_codecs: Collection[str] = (),
+) -> list[str]:
     """Return each fault of a topic, with its remedy. Pure.
 
     `config`: `None` where we may not read the settings. More replicas than wanted, in sync or not, are no fault.
@@ -266,11 +289,22 @@ def differences(name: str, wanted: Wanted, replicas: Sequence[int], config: Mapp
         found = config.get(setting)
         enough = setting in AT_LEAST and found is not None and int(found) >= int(value)
         if found != value and not enough:
-            wrong.append(
-                f"{name}: {setting} is {found or 'not set'}, and must be {value}: kafka-configs.sh --alter"
-                f" --entity-type topics --entity-name {name} --add-config {setting}={value}"
-            )
+            wrong.append(_remedy(name, setting, found or "not set", value, value))
+    if (size := config.get("retention.bytes", "-1")) != "-1" and "delete" in wanted.config.get("cleanup.policy", ""):
+        wrong.append(_remedy(name, "retention.bytes", size, "-1", "-1"))  # else a busy day shortens the seven days
+    if (largest := int(config.get("max.message.bytes", BATCH_BYTES))) < BATCH_BYTES:
+        wrong.append(_remedy(name, "max.message.bytes", largest, f"{BATCH_BYTES} or more", 1_048_588))
+    if (compression := config.get("compression.type")) in missing_codecs:
+        readable = "another codec, or this process needs its library (aiokafka[lz4,snappy,zstd])"
+        wrong.append(_remedy(name, "compression.type", compression, readable, "producer"))
     return wrong
+
+
+def _remedy(name: str, setting: str, found: object, must_be: str, value: object) -> str:
+    return (
+        f"{name}: {setting} is {found}, and must be {must_be}: kafka-configs.sh --alter"
+        f" --entity-type topics --entity-name {name} --add-config {setting}={value}"
+    )
 
 
 def _new(name: str, wanted: Wanted) -> NewTopic:
@@ -278,7 +312,7 @@ def _new(name: str, wanted: Wanted) -> NewTopic:
 
 
 async def _known(ask: Callable[[], Awaitable[T]]) -> T:
-    """Ask until all brokers know a new topic, for KNOWN_WITHIN_S."""
+    """Ask until a broker answers and all know a new topic, for KNOWN_WITHIN_S."""
     deadline = time.monotonic() + KNOWN_WITHIN_S
     while True:
         try:

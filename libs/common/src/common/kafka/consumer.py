@@ -210,12 +210,16 @@ class Consumer:
         """Start a task per batch, and one for all batches of only watermarks."""
         marks: dict[TopicPartition, list[Mark]] = {}
         for tp, records in found.items():
-            if only := watermarks_of(records, self.keys.match):
+            if only := self._watermarks(records):
                 marks[tp] = only
             else:
                 self._in_flight[tp] = asyncio.create_task(self._handle(client, tp, records))
         if marks:
             self._in_flight |= dict.fromkeys(marks, asyncio.create_task(self._handle_watermarks(client, marks)))
+
+    def _watermarks(self, records: Sequence[Any]) -> list[Mark]:
+        """Return the watermarks, where nothing else is there. On a foreign topic a watermark is a wrong record."""
+        return [] if self.subscription.foreign else watermarks_of(records, self.keys.match)
 
     async def _some_ended(self) -> None:
         """Forget ended batches; wait while `at_once` are in flight. Raises a batch's error."""

@@ -15,7 +15,7 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Annotated, Any, Literal, NamedTuple
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import (
     BigInteger,
@@ -37,8 +37,9 @@ from common.contracts import EVENTS
 from common.db.database import Database
 from common.telemetry import gauge
 from common.web.auth import Caller, require
+from common.web.openapi import refuses
 from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position, whole_page
-from common.web.problems import Conflict, NotFound, Problem, Reason
+from common.web.problems import AlreadyDecided, Conflict, NotFound, Problem, Reason
 
 State = Literal["open", "asked", "replayed", "discarded", "gone"]
 EVERY_STATE: tuple[State, ...] = ("open", "asked", "replayed", "discarded", "gone")
@@ -235,7 +236,7 @@ async def count_open(tx: AsyncConnection, topics: Sequence[str]) -> None:
 async def decide(tx: AsyncConnection, letter_id: int, decision: Literal["replay", "discard"], by: str) -> DeadLetter:
     """Store a person's decision; the same decision again changes nothing.
 
-    Raises NotFound, and Decided where the letter is neither open nor asked for.
+    Raises NotFound, and AlreadyDecided where the letter is neither open nor asked for.
     """
     wanted: State = "asked" if decision == "replay" else "discarded"
     letter = await find(tx, letter_id, lock=True)
@@ -244,7 +245,7 @@ async def decide(tx: AsyncConnection, letter_id: int, decision: Literal["replay"
     if letter.state == wanted:
         return letter
     if letter.state not in ("open", "asked"):
-        raise Decided(f"it is {letter.state}", reasons=[Reason("id", letter.state)])
+        raise AlreadyDecided(f"it is {letter.state}", reasons=[Reason("id", letter.state)])
     row = (
         await tx.execute(
             text(
@@ -274,30 +275,28 @@ def _letter(row: Any) -> DeadLetter:
     )
 
 
-class Decided(Conflict):
-    slug, title = "already-decided", "Already decided"
-
-
 class DeadLetterItem(BaseModel):
+    """A record set aside, because no version of the code could read it: its place, the reason, the decision."""
+
     model_config = ConfigDict(from_attributes=True)
 
-    id: int
+    id: int = Field(description="The number of the dead letter, in the order of arrival; a decision names it.")
     consumer_group: str = Field(description="The consumer group that could not handle the record.")
-    topic: str
-    partition: int
-    offset: int
+    topic: str = Field(description="The topic of the record, without the prefix of the installation.")
+    partition: int = Field(description="The partition of the record.")
+    offset: int = Field(description="The offset of the record in its partition.")
     type: str | None = Field(description="The event's type; null for an unknown type.")
     shape: Any = Field(description="The record with all values masked.")
     reason: str = Field(
         description="The reason for the dead letter; after a failed replay, the reason for the failure."
     )
-    buried_at: datetime
+    buried_at: datetime = Field(description="The time at which the consumer stepped over the record.")
     state: State = Field(
         description="`open`: to be decided. `asked`: a worker will handle the record again. `gone`: a replay was asked"
         " for, and the topic no longer holds the record."
     )
-    decided_by: str | None
-    decided_at: datetime | None
+    decided_by: str | None = Field(description="The person who decided, by `sub` of the token; null before a decision.")
+    decided_at: datetime | None = Field(description="The time of the decision; null before.")
 
 
 router = APIRouter(prefix="/v1/dead-letters", tags=["dead letters"])
@@ -311,34 +310,34 @@ async def _database(request: Request) -> Database:
 Held = Annotated[Database, Depends(_database)]
 
 
-@router.get("")
+@router.get("", operation_id="dead_letters.list")
 async def list_dead_letters(
     database: Held,
-    caller: Annotated[Caller, Depends(require("dead-letter:read"))],
-    state: State = "open",
+    caller: Annotated[Caller, Depends(require("dead-letter:read", platform=True))],
+    state: Annotated[State, Query(description="Only dead letters in this state.")] = "open",
     cursor: Cursor = None,
     limit: Limit = LIMIT,
 ) -> Page[DeadLetterItem]:
     """List dead letters, the oldest first."""
-    caller.may_use_all()
     async with database.begin() as tx:
         found = await page(tx, state, position(cursor, int) or 0, limit)
     items = [DeadLetterItem.model_validate(letter) for letter in found]
     return Page[DeadLetterItem](items=items, next=next_of(found, limit, attrgetter("id")))
 
 
-@router.post("/{letter_id}/{decision}")
+@router.post("/{letter_id}/{decision}", operation_id="dead_letters.decide", responses=refuses(AlreadyDecided))
 async def decide_dead_letter(
     letter_id: int,
-    decision: Literal["replay", "discard"],
+    decision: Annotated[
+        Literal["replay", "discard"], Path(description="To handle the record again, or to give it up.")
+    ],
     database: Held,
-    caller: Annotated[Caller, Depends(require("dead-letter:write"))],
+    caller: Annotated[Caller, Depends(require("dead-letter:write", limited=False, platform=True))],
 ) -> DeadLetterItem:
     """Decide about a dead letter.
 
     `replay`: a worker handles the record again, soon; the list shows the outcome. `discard`: the record is given up.
     """
-    caller.may_use_all()
     if not 0 < letter_id < 2**63:
         raise NotFound("no such dead letter", reasons=[Reason("id", "unknown_dead_letter")])
     async with database.begin() as tx:

@@ -5,7 +5,7 @@ ids of a key are in commit order. The relay, a single leader per database (an ad
 order, publishes, awaits every ack, deletes, commits. Without a cursor, the relay never skips a row that commits late. A
 crash between ack and delete publishes again; consumers guard by version. A leader that Kafka does not answer gives up
 its producer and the lock; Kafka fences off a former leader's producer (ADR-0006). Events of a partition can share rows
-(`append_together`): a fortieth of the writes.
+(`append_by_partition`): a fortieth of the writes.
 
 Once all rows seen by a read are published, the log holds everything acknowledged before that read's snapshot. The relay
 then publishes a watermark to each partition: `as_of` is a clock read *before* the snapshot, less the clock skew between
@@ -119,13 +119,16 @@ def define(metadata: MetaData) -> Table:
     )
 
 
+class TooLarge(ValueError):
+    """An event larger than a Kafka record. Nothing was written: the caller may split the event."""
+
+
 async def append(
     tx: AsyncConnection, topic: Topic, events: Sequence[Event], traces: Sequence[str | None] | None = None
 ) -> list[int]:
     """Write `events` for publication, in this order per key; return their outbox ids.
 
-    Lock the aggregate first. `traces`: by default the current trace. Raises ValueError for an event larger than a Kafka
-    record.
+    Lock the aggregate first. `traces`: by default the current trace. Raises TooLarge.
     """
     if not events:
         return []
@@ -133,26 +136,21 @@ async def append(
     payloads = [kafka.encode(event) for event in events]
     for event, key, payload in zip(events, keys, payloads, strict=True):
         if len(key) + len(payload) > MAX_RECORD_BYTES:  # else the relay would retry for ever, and block all later rows
-            raise ValueError(f"{event.type} of {len(key) + len(payload)} bytes: at most {MAX_RECORD_BYTES}")
+            raise TooLarge(f"{event.type} of {len(key) + len(payload)} bytes: at most {MAX_RECORD_BYTES}")
     return await _insert(tx, topic.name, keys, [event.type for event in events], payloads, traces)
 
 
-async def append_together(tx: AsyncConnection, topic: Topic, *groups: Sequence[Event]) -> None:
-    """Write groups of events as shared rows, for which no caller can wait.
-
-    Each group holds events of a single type and partition, unchecked.
-    """
-    keyed = [[(event.key.encode(), event) for event in group] for group in groups]
-    await _insert_together(tx, topic, keyed)
-
-
 async def append_by_partition(tx: AsyncConnection, topic: Topic, events: Sequence[Event], partitions: int) -> None:
-    """Write events of a single type as shared rows, grouped by partition."""
+    """Write events of a single type as shared rows, grouped by partition. No caller can wait for a shared row."""
     keys = [event.key.encode() for event in events]
     groups: dict[int, list[tuple[bytes, Event]]] = defaultdict(list)
     for partition, key, event in zip(kafka.partitions_of(keys, partitions), keys, events, strict=True):
         groups[partition].append((key, event))
-    await _insert_together(tx, topic, list(groups.values()))
+    rows = [group[at : at + TOGETHER] for group in groups.values() for at in range(0, len(group), TOGETHER)]
+    if rows:
+        packed = [_packer.encode([(key, kafka.encode(event)) for key, event in row]) for row in rows]
+        keys, types = [row[0][0] for row in rows], [f"{SHARED}{row[0][1].type}" for row in rows]
+        await _insert(tx, topic.name, keys, types, packed)
 
 
 async def backlog(tx: AsyncConnection) -> int:
@@ -173,14 +171,6 @@ async def append_dead_letter(
     if len(key or b"") + len(value or b"") > MAX_RECORD_BYTES:
         key, value, reason = None, None, f"not kept: {len(value or b'')} bytes; {reason}"
     await _insert(tx, topic.dead_letters, [key], [f"placet.dead_letter.v1;{reason}"[:500]], [value])
-
-
-async def _insert_together(tx: AsyncConnection, topic: Topic, groups: Sequence[Sequence[tuple[bytes, Event]]]) -> None:
-    rows = [group[at : at + TOGETHER] for group in groups for at in range(0, len(group), TOGETHER)]
-    if rows:
-        packed = [_packer.encode([(key, kafka.encode(event)) for key, event in row]) for row in rows]
-        keys, types = [row[0][0] for row in rows], [f"{SHARED}{row[0][1].type}" for row in rows]
-        await _insert(tx, topic.name, keys, types, packed)
 
 
 async def _insert(

@@ -14,6 +14,7 @@ from aiokafka.errors import OffsetOutOfRangeError
 
 from common.contracts import Watermark
 from common.kafka import broker as kafka
+from common.kafka.reading.client import ISOLATION
 from common.kafka.reading.completeness import Reading, Seen
 from common.kafka.reading.records import event_of, key_of, received_as
 from common.kafka.subscription import Poison, Received, Stopped, Subscription
@@ -50,6 +51,7 @@ class Replaying:
             **kafka.connection(self.settings),
             enable_auto_commit=False,
             auto_offset_reset="none",
+            isolation_level=ISOLATION,
             fetch_max_wait_ms=POLL_MS,
             fetch_max_bytes=4 * FETCH_BYTES,
             max_partition_fetch_bytes=FETCH_BYTES,

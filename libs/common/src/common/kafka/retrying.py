@@ -26,6 +26,7 @@ from common.kafka import broker as kafka
 from common.kafka import dead_letters
 from common.kafka.dead_letters import DeadLetter, Place
 from common.kafka.reading import broken_logs
+from common.kafka.reading.client import ISOLATION
 from common.kafka.reading.records import event_of, received_as
 from common.kafka.subscription import After, Hold, Poison, Subscription
 from common.settings import ServiceSettings
@@ -133,7 +134,10 @@ class Retrying:
         """
         place = TopicPartition(self.settings.topic_prefix + letter.topic, letter.partition)
         consumer = AIOKafkaConsumer(
-            **kafka.connection(self.settings), enable_auto_commit=False, auto_offset_reset="none"
+            **kafka.connection(self.settings),
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level=ISOLATION,
         )
         await consumer.start()
         try:

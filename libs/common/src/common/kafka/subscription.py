@@ -42,8 +42,18 @@ class Received(msgspec.Struct, frozen=True):
     traceparent: str | None
 
 
+class Unread(msgspec.Struct, frozen=True):
+    """A record of a foreign topic that cannot be read or handled. The key is None where missing or unreadable."""
+
+    key: str | None
+    value: bytes | None
+    partition: int
+    offset: int
+
+
 Handler = Callable[[AsyncConnection, list[Received]], Awaitable[After | None]]
 PoisonHandler = Callable[[AsyncConnection, str | None, int, int], Awaitable[None]]
+UnreadHandler = Callable[[AsyncConnection, Unread], Awaitable[After | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +66,9 @@ class Subscription:
     millisecond: only topics with STOPs have a short wait. `may_read`: returns False while the handler can take no more;
     records stay in Kafka. `skips_unknown`: skip unknown types, as no event of this topic can forbid a message or is
     owed to a person; elsewhere an unknown type is poison (ADR-0007). `foreign`: other parties write to the topic, so
-    any number of bad records may come. `on_assigned` gets the count of partitions read from now on.
+    any number of bad records may come, and its one type is read as `reading.foreign` says. `on_unread`: as `handle`,
+    for a bad record of a foreign topic, whose key names no subject. `on_assigned` gets the count of partitions read
+    from now on.
     """
 
     group: str  # <service>.<purpose>
@@ -68,6 +80,7 @@ class Subscription:
     wait_ms: int = POLL_MS
     skips_unknown: bool = False
     foreign: bool = False
+    on_unread: UnreadHandler | None = None
     on_assigned: Callable[[int], None] | None = None
     may_read: Callable[[], bool] | None = None
 

@@ -19,12 +19,12 @@ from common.keyring import FieldKeys, Unreadable
 PART_BYTES = 400_000  # encryption adds a third; a part must fit a Kafka record
 
 Item = Mapping[str, object]  # {"kind": "contact", …}: plain values, instants, and lists or objects of these
-Gather = Callable[[AsyncConnection, str], Awaitable[Sequence[Item]]]
+Gather = Callable[[AsyncConnection, str, str], Awaitable[Sequence[Item]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Copier:
-    """Answers copy requests. `gather(tx, subject_id)` returns all data held of a person, in clear."""
+    """Answers copy requests. `gather(tx, subject_id, controller_id)` returns all that a controller holds, in clear."""
 
     service: str
     keys: FieldKeys
@@ -42,7 +42,7 @@ class Copier:
 
     async def parts(self, tx: AsyncConnection, asked: CopyRequested) -> list[CopyGathered]:
         """Return the parts of an answer, at least one."""
-        pieces = list(_pieces(await self.gather(tx, asked.subject_id)))
+        pieces = list(_pieces(await self.gather(tx, asked.subject_id, asked.controller_id)))
         now = datetime.now(UTC)
         return [
             CopyGathered(

@@ -7,14 +7,21 @@ First the timer waits for every transaction open when the erasure was stored: an
 it. The first poll notes a transaction id, and the erasure begins after every transaction up to this id has ended. A
 writer must have written a row before reading `asked_of`, so that its transaction has an id. (Ids belong to the whole
 server: a long migration in any of its databases delays erasures.)
+
+The newest erasure of a person and a controller stays for ever, so that data that arrives late finds the erasure. The
+newest covers all earlier ones, which go once acknowledged: repeated requests do not make the table grow.
+
+An erasure that a controller asked for concerns the controller's senders alone. `meant` is the one rule, and reads the
+table `sender` at each step: a sender registered since the request counts as well.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Column, DateTime, Index, MetaData, Table, Text, text
+from sqlalchemy import ARRAY, BigInteger, Column, DateTime, Index, MetaData, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import ERASURE_ACKS, ERASURES
@@ -28,33 +35,80 @@ from common.telemetry import counter
 log = logging.getLogger(__name__)
 
 KEPT = "erasure_kept"  # NOTIFY channel: erasures are waiting
-LOOK_EVERY_S = 0.5
+POLL_EVERY_S = 0.5
 BATCH = 100  # erasures
+CLOCKS_APART_S = 5  # of the processes that set `requested_at`
 READY = (  # whose earlier transactions have all ended
-    "SELECT erasure_id, subject_id, requested_at FROM erasing WHERE erased_at IS NULL"
+    "SELECT erasure_id, subject_id, controller_id, requested_at FROM erasing WHERE erased_at IS NULL"
     " AND after_xid < CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)"
 )
 
 ERASED = counter("sms_erasures_total", "Erasures done by this service.")
 
+
+class Whom(NamedTuple):
+    """A person, and the controller whose data of the person is meant; `None`: every controller's."""
+
+    subject_id: str
+    controller_id: str | None
+
+
 Erased = Mapping[str, int]  # count by kind
-Erase = Callable[[AsyncConnection, Mapping[str, datetime]], Awaitable[Mapping[str, Erased]]]
+Erase = Callable[[AsyncConnection, Mapping[Whom, datetime]], Awaitable[Mapping[Whom, Erased]]]
+Lock = Callable[[AsyncConnection, Collection[str]], Awaitable[object]]
+
+# of `columns`: what is to be erased, as a table
+TO_ERASE = (
+    "unnest(CAST(:subjects AS text[]), CAST(:controllers AS text[]), CAST(:ats AS timestamptz[]))"
+    " AS a(subject_id, controller_id, at)"
+)
+
+
+def columns(asked: Mapping[Whom, datetime]) -> dict[str, list[str] | list[str | None] | list[datetime]]:
+    """Return the parameters of `TO_ERASE`."""
+    return {
+        "subjects": [whom.subject_id for whom in asked],
+        "controllers": [whom.controller_id for whom in asked],
+        "ats": list(asked.values()),
+    }
+
+
+def meant(sender_id: str, controller_id: str = "a.controller_id") -> str:
+    """Return the SQL condition that a sender's data is meant: its controller is the one named, or none is named.
+
+    Both arguments are SQL. A row without a sender is meant only if no controller is named.
+    """
+    of_theirs = f"SELECT FROM sender AS k WHERE k.sender_id = {sender_id} AND k.controller = {controller_id}"
+    return f"({controller_id} IS NULL OR EXISTS ({of_theirs}))"
+
+
+def not_lifted(sender_id: str) -> str:
+    """Return the SQL condition that the person has not returned to the sender's controller since the erasure `a`."""
+    theirs = f"SELECT FROM sender AS k WHERE k.sender_id = {sender_id} AND k.controller = ANY(a.lifted_for)"
+    return f"NOT EXISTS ({theirs})"
+
+
+def counted(rows: Iterable[Sequence[Any]]) -> dict[Whom, int]:
+    """Return counts from rows of (subject_id, controller_id, count)."""
+    return {Whom(subject_id, controller_id): many for subject_id, controller_id, many in rows}
 
 
 def define(metadata: MetaData) -> Table:
     """Define the requested erasures.
 
-    Rows stay for ever: data that arrives late must find its erasure. `after_xid`: the last transaction to wait for.
+    Of a person and a controller the newest row stays for ever. `after_xid`: the last transaction to wait for.
     """
     return Table(
         "erasing",
         metadata,
         Column("erasure_id", Text, primary_key=True),
         Column("subject_id", Text, nullable=False),
+        Column("controller_id", Text, nullable=True),  # null: every controller
         Column("requested_at", DateTime(timezone=True), nullable=False),
         Column("after_xid", BigInteger, nullable=True),
         Column("erased_at", DateTime(timezone=True), nullable=True),
-        Column("lifted_at", DateTime(timezone=True), nullable=True),
+        # controllers to which the person has returned since
+        Column("lifted_for", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
         Index("erasing_subject_ix", "subject_id"),
         Index("erasing_open_ix", "requested_at", postgresql_where=text("erased_at IS NULL")),
     )
@@ -64,21 +118,23 @@ def define(metadata: MetaData) -> Table:
 class Eraser:
     """A service's worker for erasures.
 
-    `erase(tx, asked)` erases the people in `asked`, mapped to the time of their request, and returns the counts for
+    `erase(tx, asked)` erases the people in `asked`, mapped to the time of the last request, and returns the counts for
     each completed person; an absent person has data in use, and the timer tries again. `lock_of`: a transaction erases
     only people with the same value, so that it never holds a lock of one group while waiting for another's.
+    `lock(tx, subject_ids)` locks people before their erasures: a service that lifts an erasure holds the person then.
     """
 
     service: str
     database: Database
     erase: Erase
     lock_of: Callable[[str], Hashable] = lambda subject_id: None
+    lock: Lock | None = None
 
     def subscription(self) -> Subscription:
         return Subscription(f"{self.service}.erasures", ERASURES, keep)
 
     def worker(self) -> Worker:
-        timer = Timer("erase", self.erase_kept, LOOK_EVERY_S, self.database, KEPT)
+        timer = Timer("erase", self.erase_kept, POLL_EVERY_S, self.database, KEPT)
         return Worker(timer.name, timer.run)
 
     async def erase_kept(self) -> bool:
@@ -92,20 +148,26 @@ class Eraser:
             )
         async with self.database.begin() as tx:
             rows = await tx.execute(text(f"{READY} ORDER BY requested_at LIMIT :batch"), {"batch": BATCH})
-            together: dict[Hashable, list[str]] = {}
+            together: dict[Hashable, dict[str, str]] = {}
             for row in rows:
-                together.setdefault(self.lock_of(row.subject_id), []).append(row.erasure_id)
-        done = [await self._erase(erasure_ids) for erasure_ids in together.values()]
+                together.setdefault(self.lock_of(row.subject_id), {})[row.erasure_id] = row.subject_id
+        done = [await self._erase(each) for each in together.values()]
         return any(done) if done else noted.rowcount > 0
 
-    async def _erase(self, erasure_ids: Sequence[str]) -> bool:
-        """Erase, skipping erasures locked elsewhere; return whether any was completed."""
+    async def _erase(self, together: Mapping[str, str]) -> bool:
+        """Erase, skipping erasures locked elsewhere; return whether any was completed.
+
+        `together`: the subject_id of each erasure.
+        """
         async with self.database.begin() as tx:
+            if self.lock is not None:
+                await self.lock(tx, set(together.values()))
             claim = f"{READY} AND erasure_id = ANY(CAST(:ids AS text[])) ORDER BY requested_at FOR UPDATE SKIP LOCKED"
-            rows = (await tx.execute(text(claim), {"ids": list(erasure_ids)})).all()
+            rows = (await tx.execute(text(claim), {"ids": list(together)})).all()
             if not rows:
                 return False
-            done = await self.erase(tx, {row.subject_id: row.requested_at for row in rows})
+            whom = {row.erasure_id: Whom(row.subject_id, row.controller_id) for row in rows}
+            done = await self.erase(tx, {whom[row.erasure_id]: row.requested_at for row in rows})
             now = datetime.now(UTC)
             acknowledged = [
                 ErasureAcknowledged(
@@ -113,15 +175,16 @@ class Eraser:
                     subject_id=row.subject_id,
                     service=self.service,
                     erased_at=now,
-                    erased=dict(done[row.subject_id]),
+                    erased=dict(done[whom[row.erasure_id]]),
                 )
                 for row in rows
-                if row.subject_id in done
+                if whom[row.erasure_id] in done
             ]
             await tx.execute(
                 text("UPDATE erasing SET erased_at = :now WHERE erasure_id = ANY(CAST(:ids AS text[]))"),
                 {"now": now, "ids": [each.erasure_id for each in acknowledged]},
             )
+            await _drop_superseded(tx, {row.subject_id for row in rows})
             await outbox.append(tx, ERASURE_ACKS, acknowledged)
         for each in acknowledged:
             log.info(
@@ -138,48 +201,101 @@ async def keep(tx: AsyncConnection, batch: list[Received]) -> After | None:
             case ErasureRequested() as asked:
                 await put(tx, asked)
             case ErasureLifted() as lifted:
-                await lift(tx, lifted.subject_id, lifted.lifted_at)
+                await lift(tx, lifted.subject_id, lifted.controller_id, lifted.lifted_at)
     return None
 
 
 async def put(tx: AsyncConnection, *asked: ErasureRequested) -> None:
     """Store erasures; at least one, each id once.
 
-    A repeated request repeats the erasure, as the acknowledgement may be lost, unless the person has returned.
+    A repeated request repeats the erasure, as the acknowledgement may be lost, unless the person has returned. After a
+    newer erasure, the row of the repeated one may be gone: the newer row tells of the return.
     """
     await tx.execute(
         text(
-            "INSERT INTO erasing AS e (erasure_id, subject_id, requested_at)"
-            " SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:subjects AS text[]), CAST(:ats AS timestamptz[]))"
+            "INSERT INTO erasing AS e (erasure_id, subject_id, controller_id, requested_at)"
+            " SELECT a.* FROM unnest(CAST(:ids AS text[]), CAST(:subjects AS text[]), CAST(:controllers AS text[]),"
+            " CAST(:ats AS timestamptz[])) AS a(erasure_id, subject_id, controller_id, requested_at)"
+            f" WHERE NOT EXISTS (SELECT FROM erasing AS n WHERE {_newer('a')} AND n.lifted_for <> '{{}}')"
             " ON CONFLICT (erasure_id) DO UPDATE SET after_xid = NULL, erased_at = NULL"
-            " WHERE e.erased_at IS NOT NULL AND e.lifted_at IS NULL"
+            " WHERE e.erased_at IS NOT NULL AND e.lifted_for = '{}'"
         ),
         {
             "ids": [each.erasure_id for each in asked],
             "subjects": [each.subject_id for each in asked],
+            "controllers": [each.controller_id for each in asked],
             "ats": [each.requested_at for each in asked],
         },
     )
     await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": KEPT})
 
 
-async def lift(tx: AsyncConnection, subject_id: str, at: datetime) -> None:
-    """Mark the person's earlier erasures as lifted: the service may hold data again. A pending erasure still runs."""
+def _newer(than: str) -> str:
+    """Return the SQL condition that `n` is a newer erasure of the same data, also where clocks differ."""
+    return (
+        f"n.subject_id = {than}.subject_id AND n.controller_id IS NOT DISTINCT FROM {than}.controller_id"
+        f" AND n.requested_at > {than}.requested_at + interval '{CLOCKS_APART_S} s'"
+    )
+
+
+async def _drop_superseded(tx: AsyncConnection, subject_ids: Collection[str]) -> None:
+    """Delete these people's finished erasures for which a newer one stands.
+
+    The newer one is lifted for nobody for whom the deleted one is not, so that `concerning` says the same without the
+    deleted one. A row locked elsewhere stays until the person's next erasure: no wait, no deadlock.
+    """
     await tx.execute(
         text(
-            "UPDATE erasing SET lifted_at = :at"
-            " WHERE subject_id = :subject_id AND requested_at <= :at AND lifted_at IS NULL"
+            "DELETE FROM erasing WHERE erasure_id IN (SELECT e.erasure_id FROM erasing AS e"
+            " WHERE e.subject_id = ANY(CAST(:ids AS text[])) AND e.erased_at IS NOT NULL"
+            f" AND EXISTS (SELECT FROM erasing AS n WHERE {_newer('e')} AND n.lifted_for <@ e.lifted_for)"
+            " FOR UPDATE OF e SKIP LOCKED)"
         ),
-        {"subject_id": subject_id, "at": at},
+        {"ids": sorted(subject_ids)},
+    )
+
+
+async def lift(tx: AsyncConnection, subject_id: str, controller_id: str, at: datetime) -> None:
+    """Mark the person's earlier erasures as lifted: the service may hold data again. A pending erasure still runs.
+
+    The person returned to one controller, and stays erased for every other.
+    """
+    await tx.execute(
+        text(
+            "UPDATE erasing SET lifted_for = array_append(lifted_for, CAST(:controller_id AS text))"
+            " WHERE subject_id = :subject_id AND (controller_id IS NULL OR controller_id = :controller_id)"
+            " AND requested_at <= :at AND NOT :controller_id = ANY(lifted_for)"
+        ),
+        {"subject_id": subject_id, "controller_id": controller_id, "at": at},
     )
 
 
 @dataclass(frozen=True, slots=True)
+class Erasure:
+    """A person's erasure. `lifted_for`: the controllers to which the person has returned."""
+
+    controller_id: str | None
+    at: datetime
+    lifted_for: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
-    """A person's latest erasure. `lifted`: the person has returned."""
+    """The latest erasure that concerns a controller. `lifted`: the person has returned to the controller."""
 
     at: datetime
     lifted: bool
+
+
+def concerning(erasures: Iterable[Erasure], controller_id: str | None) -> Asked | None:
+    """Return the latest erasure of this controller's data: asked of the controller, or of everything.
+
+    An unknown controller (`None`) may be any: every erasure concerns it, and none is lifted.
+    """
+    found = [each for each in erasures if controller_id is None or each.controller_id in (None, controller_id)]
+    if not found:
+        return None
+    return Asked(max(each.at for each in found), all(controller_id in each.lifted_for for each in found))
 
 
 async def be_waited_for(tx: AsyncConnection) -> None:
@@ -190,12 +306,15 @@ async def be_waited_for(tx: AsyncConnection) -> None:
     await fetch_many(tx, "SELECT pg_current_xact_id()")
 
 
-async def asked_of(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, Asked]:
+async def asked_of(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, list[Erasure]]:
     """Return the erasures of these people, whose older data the caller must not store. Call after a first write."""
     rows = await fetch_many(
         tx,
-        "SELECT subject_id, max(requested_at), bool_and(lifted_at IS NOT NULL) FROM erasing"
-        " WHERE subject_id = ANY(string_to_array($1, ' ')) GROUP BY subject_id",
+        "SELECT subject_id, controller_id, requested_at, lifted_for FROM erasing"
+        " WHERE subject_id = ANY(string_to_array($1, ' '))",
         " ".join(subject_ids),
     )
-    return {subject_id: Asked(at, lifted) for subject_id, at, lifted in rows}
+    found: dict[str, list[Erasure]] = {}
+    for subject_id, controller_id, at, lifted_for in rows:
+        found.setdefault(subject_id, []).append(Erasure(controller_id, at, frozenset(lifted_for)))
+    return found

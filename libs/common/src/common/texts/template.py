@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Protocol
 
 from common.texts.findings import Finding, findings_of, links_in, percents_in
+from common.texts.placeholders import placeholders
 
 MOST_FIELDS = 10
 MOST_VALUE_CHARS = 160  # of one field
@@ -64,6 +65,13 @@ class Rendered:
 
 def flaws(text: str, fields: Sequence[FieldRule]) -> Iterator[Flaw]:
     """Yield the reasons for which no person may approve the text, but its findings."""
+    yield from (
+        Flaw(
+            "placeholder",
+            f"{other.found} at character {other.at} is a placeholder of another product: write {other.instead}",
+        )
+        for other in placeholders(text)
+    )
     yield from (
         Flaw("brace_alone", f"a brace alone at character {at + 1}: write the brace twice") for at in _alone(text)
     )

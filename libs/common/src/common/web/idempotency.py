@@ -1,33 +1,43 @@
 """The `Idempotency-Key` of a request (draft-ietf-httpapi-idempotency-key-header), the same in every service.
 
-A key belongs to its caller, and no route requires one. A repeat of a request under its key is answered with the present
-state of what the first request made; another request under the key is refused (KeyReused). A repeat waits while the
-first is in progress, or is refused (KeyInProgress) where that takes long.
+A key belongs to its caller, and no route requires one. A repeat of a request under its key is answered with the first
+answer: status, headers and body. Another request under the key is refused (KeyReused), whatever its route. A refused
+request claims no key, nor does a batch without any item that counts. A repeat waits while the first is in progress.
 
-A row whose id derives from the key (`derived_id`) also keeps the fingerprint of the request. A request without such a
-row claims its key in the table `keyed_request` (`define`, `claim`). Test sends are found by campaign and key: under the
-key of another campaign's test sends, a request is new.
+The table `keyed_request` (`define`) has a row for each claimed key, with the first answer, written in the transaction
+of the request. The answer is encrypted, and the key of the cipher derives from the request: a database with every key
+of the deployment opens no answer. Only a repeat does, and a repeat already names what the answer is about. So nothing
+of a person can be read from an answer after an erasure (ADR-0010).
 
-Two requests are the same where path and body are, byte by byte (`fingerprint_of`): other white space or another order
-of fields makes another request. The query and the headers do not count. A test send also compares the texts of the
-messages, and an import of contacts compares sender and file. A fingerprint is made with the subject key, and the key
+The row goes at the end of its retention. Then a row whose id derives from the key (`derived_id`) still makes a repeat
+the same thing, as the thing is by then.
+
+A route claims its key first, and keeps the answer last (`claim`, `Claim.keep`). Routes of many requests a second have
+no statement to spare: these look for the key in a statement that they need anyway, and write the key with its answer
+(`keep_all`). An import of contacts has a file for its body: `campaign.imports.upload` compares sender and file.
+
+Two requests are the same where path and body are, byte by byte (`keyed`): other white space or another order of fields
+makes another request. The query and the headers do not count. A fingerprint is made with the subject key, and the key
 cannot be replaced once a person is stored (`SubjectKeys`). After a replacement before that, a repeat of an earlier
-request, such as for a campaign or a segment, is refused (KeyReused).
+request is refused (KeyReused).
 """
 
 import hashlib
 import re
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, NamedTuple
 from uuid import uuid4
 
-from fastapi import Header, Request
-from pydantic import AfterValidator
-from sqlalchemy import Column, DateTime, Index, MetaData, PrimaryKeyConstraint, Table, Text, text
+import msgspec
+from fastapi import Header, Request, Response
+from pydantic import AfterValidator, BaseModel
+from sqlalchemy import Column, DateTime, Index, LargeBinary, MetaData, PrimaryKeyConstraint, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.keyring import SubjectKeys
+from common.db.database import fetch_many
+from common.keyring import AnswerCipher, SubjectKeys
 from common.web.auth import Caller
 from common.web.problems import Conflict, Invalid, Reason
 
@@ -54,6 +64,11 @@ Key = Annotated[
 
 
 class KeyReused(Invalid):
+    """The Idempotency-Key came before with another path or another body.
+
+    Use a new key for each new request. For a repeat, send the first request again, byte by byte.
+    """
+
     slug, title = "idempotency-key-reused", "This Idempotency-Key came before with another request"
 
     def __init__(self) -> None:
@@ -61,7 +76,13 @@ class KeyReused(Invalid):
 
 
 class KeyInProgress(Conflict):
+    """The first request with this Idempotency-Key is still at work.
+
+    Wait as many seconds as `Retry-After` says, and send the request again with the same key.
+    """
+
     slug, title = "idempotency-key-in-progress", "A request with this Idempotency-Key is in progress"
+    tells = ("Retry-After",)
 
     def __init__(self) -> None:
         super().__init__(
@@ -78,6 +99,7 @@ def define(metadata: MetaData) -> Table:
         Column("key", Text, nullable=False),
         Column("fingerprint", Text, nullable=False),
         Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+        Column("answer", LargeBinary),  # encrypted (`Keyed.sealed`); NULL within the transaction of a claim
         PrimaryKeyConstraint("caller", "key"),
         Index("keyed_request_created_at_ix", "created_at"),
     )
@@ -85,13 +107,60 @@ def define(metadata: MetaData) -> Table:
 
 def derived_id(prefix: str, caller: Caller, key: str | None) -> str:
     """Return the id of what a request makes: the same for a key, a new one without."""
-    seed = f"{caller.subject}\x1f{key}" if key is not None else str(uuid4())
+    seed = f"{caller.account}\x1f{key}" if key is not None else str(uuid4())
     return f"{prefix}-{hashlib.sha256(seed.encode()).hexdigest()[:24]}"
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True):
+    """An answer as it was first given."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def response(self) -> Response:
+        return Response(self.body, self.status, self.headers, media_type="application/json")
+
+
+class Keyed(NamedTuple):
+    """A request under a key of its caller. `cipher`: of the answers to this request."""
+
+    caller: str
+    key: str
+    fingerprint: str
+    cipher: AnswerCipher
+
+    def sealed(self, answer: Answer) -> bytes:
+        return self.cipher.seal(zlib.compress(msgspec.msgpack.encode(answer)), f"{self.caller}\x1f{self.key}")
+
+    def first(self, fingerprint: str, sealed: bytes | None) -> Answer | None:
+        """Return the answer of the key's row. Raises KeyReused."""
+        same(fingerprint, self.fingerprint)
+        if sealed is None:
+            return None
+        opened = zlib.decompress(self.cipher.unseal(sealed, f"{self.caller}\x1f{self.key}"))
+        return msgspec.msgpack.decode(opened, type=Answer)
+
+
+class Raced(Exception):
+    """Another transaction has claimed the key meanwhile, and has committed: look again."""
+
+
+async def keyed(request: Request, caller: Caller, key: str | None, keys: SubjectKeys) -> Keyed | None:
+    """Return the request under its key, if there is one."""
+    if key is None:
+        return None
+    fingerprint, cipher = keys.of_request(await _said(request))
+    return Keyed(caller.account, key, fingerprint, cipher)
 
 
 async def fingerprint_of(request: Request, keys: SubjectKeys) -> str:
     """Return the keyed hash of path and body: numbers could be tried out against a plain hash."""
-    return keys.subject_id(f"{request.url.path}\n{(await request.body()).decode(errors='replace')}")
+    return keys.subject_id(await _said(request))
+
+
+async def _said(request: Request) -> str:
+    return f"{request.url.path}\n{(await request.body()).decode(errors='replace')}"
 
 
 def same(kept: str, sent: str) -> None:
@@ -100,40 +169,90 @@ def same(kept: str, sent: str) -> None:
         raise KeyReused
 
 
-async def claim(tx: AsyncConnection, caller: Caller, key: str, fingerprint: str) -> datetime:
-    """Claim a key, or find the claim of the same request; return when it was claimed. Raises KeyReused.
+def answer_of(shown: BaseModel, status: int, headers: Mapping[str, str] | None = None) -> Answer:
+    """Return the answer that shows a model."""
+    return Answer(status, dict(headers or {}), shown.model_dump_json(by_alias=True).encode())
 
-    Waits while another transaction holds the key. The instant tells a new request under a pruned key from a repeat.
+
+class Claim(NamedTuple):
+    """A request that holds its key, or has none. `answer`: the first answer, of a repeat.
+
+    `since`: when the key was claimed. The instant tells a new request under a pruned key from a repeat.
     """
-    (since,) = await claim_all(tx, [(caller.subject, key, fingerprint)])
-    if since is None:
-        raise KeyReused
-    return since
+
+    asked: Keyed | None
+    since: datetime | None
+    answer: Answer | None
+
+    async def keep(
+        self, tx: AsyncConnection, shown: BaseModel, status: int, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        """Keep the answer for repeats, and return it. The transaction is that of the claim."""
+        answer = answer_of(shown, status, headers)
+        if self.asked is not None:
+            await fetch_many(
+                tx,
+                "UPDATE keyed_request SET answer = $3 WHERE caller = $1 AND key = $2",
+                self.asked.caller,
+                self.asked.key,
+                self.asked.sealed(answer),
+            )
+        return answer.response()
+
+    async def refused(self, tx: AsyncConnection, shown: BaseModel, status: int) -> Response:
+        """Give the key back, and return the answer of a batch that was refused as a whole."""
+        if self.asked is not None:
+            await fetch_many(
+                tx, "DELETE FROM keyed_request WHERE caller = $1 AND key = $2", self.asked.caller, self.asked.key
+            )
+        return answer_of(shown, status).response()
 
 
-async def claim_all(tx: AsyncConnection, claims: Sequence[tuple[str, str, str]]) -> list[datetime | None]:
-    """Run `claim` for each (caller, key, fingerprint); `None` where the key belongs to another request.
+async def claim(tx: AsyncConnection, asked: Keyed | None) -> Claim:
+    """Claim the key, or find the claim of the same request. Raises KeyReused.
 
-    Of two claims on a key, the first counts.
+    Waits while another transaction holds the key.
     """
-    if not claims:
-        return []
-    first: dict[tuple[str, str], str] = {}
-    for caller, key, fingerprint in claims:
-        first.setdefault((caller, key), fingerprint)
-    names = sorted(first)  # every transaction claims in the same order: no deadlock
-    rows = await tx.execute(
-        text(
-            "INSERT INTO keyed_request AS r (caller, key, fingerprint)"
-            " SELECT * FROM unnest(CAST(:callers AS text[]), CAST(:keys AS text[]), CAST(:fingerprints AS text[]))"
-            " ON CONFLICT (caller, key) DO UPDATE SET fingerprint = r.fingerprint"
-            " RETURNING caller, key, fingerprint, created_at"
-        ),
-        {
-            "callers": [caller for caller, _ in names],
-            "keys": [key for _, key in names],
-            "fingerprints": [first[name] for name in names],
-        },
+    if asked is None:
+        return Claim(None, None, None)
+    [(fingerprint, since, sealed)] = await fetch_many(
+        tx,
+        "INSERT INTO keyed_request AS r (caller, key, fingerprint) VALUES ($1, $2, $3)"
+        " ON CONFLICT (caller, key) DO UPDATE SET fingerprint = r.fingerprint"
+        " RETURNING fingerprint, created_at, answer",
+        asked.caller,
+        asked.key,
+        asked.fingerprint,
     )
-    held = {(row.caller, row.key, row.fingerprint): row.created_at for row in rows}
-    return [held.get(claim) for claim in claims]
+    return Claim(asked, since, asked.first(fingerprint, sealed))
+
+
+async def find(tx: AsyncConnection, asked: Keyed) -> Answer | None:
+    """Return the first answer, of a repeat. Raises KeyReused. The caller holds a lock of the key until `keep_all`."""
+    rows = await fetch_many(
+        tx, "SELECT fingerprint, answer FROM keyed_request WHERE caller = $1 AND key = $2", asked.caller, asked.key
+    )
+    return asked.first(*rows[0]) if rows else None
+
+
+async def keep_all(tx: AsyncConnection, answers: Sequence[tuple[Keyed, Answer, datetime]]) -> None:
+    """Write each key with the answer and the instant of the claim; each key comes once. Raises Raced.
+
+    Waits while another transaction holds a key.
+    """
+    if not answers:
+        return
+    answers = sorted(answers, key=lambda each: each[0][:2])  # every transaction claims in this order: no deadlock
+    rows = await fetch_many(
+        tx,
+        "INSERT INTO keyed_request (caller, key, fingerprint, answer, created_at)"
+        " SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::timestamptz[])"
+        " ON CONFLICT (caller, key) DO NOTHING RETURNING key",
+        [asked.caller for asked, _, _ in answers],
+        [asked.key for asked, _, _ in answers],
+        [asked.fingerprint for asked, _, _ in answers],
+        [asked.sealed(answer) for asked, answer, _ in answers],
+        [since for _, _, since in answers],
+    )
+    if len(rows) < len(answers):
+        raise Raced

@@ -8,21 +8,24 @@ transaction elsewhere matters, and no writer waits for a reader. A page without 
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
+from uuid import UUID
 
 import msgspec
 from fastapi import Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.db.database import fetch_many
-from common.web.fields import BIGINT
+from common.db.database import NEWEST_FIRST, OLDEST_FIRST, Direction, fetch_many
+from common.web.edge_id import ControllerIds
+from common.web.fields import BIGINT, Storable
 from common.web.problems import Invalid, Reason, Unavailable
 
 WRITERS_END_WITHIN_S = 5.0  # a write takes milliseconds; the server rolls a frozen writer back after a minute
-LOOK_EVERY_S = 0.02
+POLL_EVERY_S = 0.02
 
 # A writer draws its key after locking the table, and unlocks once its commit is visible.
 WRITERS = (
@@ -38,18 +41,40 @@ T = TypeVar("T")
 LIMIT = 100
 Limit = Annotated[int, Query(ge=1, le=1000, description="Items of a page at most.")]
 Cursor = Annotated[str | None, Query(max_length=1000, description="`next` of the page before.")]
+Order = Literal["newest", "oldest"]
+Sort = Annotated[
+    Order,
+    Query(
+        description="The first item: the newest, or the oldest. Name the same with a cursor. With `oldest`, an item"
+        " written while its page is read may be on no page; `GET /v1/events` tells of new things."
+    ),
+]
+SORTED: Mapping[Order, Direction] = {"newest": NEWEST_FIRST, "oldest": OLDEST_FIRST}
+OfSender = Annotated[
+    Storable | None, Query(max_length=200, description="Only things of this sender. Default: of every sender.")
+]
+
+
+def _said(schema: JsonDict) -> None:
+    """Describe a page without a docstring of its own: a generic model hands none down."""
+    schema.setdefault("description", "A page of a list.")
 
 
 class Page(BaseModel, Generic[T]):
-    items: list[T]
+    model_config = ConfigDict(json_schema_extra=_said)
+
+    items: list[T] = Field(description="The items of this page, in the order of the list.")
     next: str | None = Field(description="Pass it as `cursor`; null at the end.")
 
 
 def next_of(rows: Sequence[R], limit: int, key: Callable[[R], object]) -> str | None:
     """Return the cursor behind a full page, and None behind the last."""
-    if len(rows) < limit:
-        return None
-    return base64.urlsafe_b64encode(msgspec.json.encode(key(rows[-1]))).decode().rstrip("=")
+    return cursor_of(key(rows[-1])) if len(rows) >= limit else None
+
+
+def cursor_of(key: object) -> str:
+    """Return the cursor behind the row with this key."""
+    return base64.urlsafe_b64encode(msgspec.json.encode(key)).decode().rstrip("=")
 
 
 def position(cursor: str | None, kind: type[K]) -> K | None:
@@ -66,6 +91,14 @@ def position(cursor: str | None, kind: type[K]) -> K | None:
     return key
 
 
+def subject_of(who: str, ids: ControllerIds) -> str:
+    """Return the subject id of the person whom a cursor names by the controller's id. Raises Invalid."""
+    subject_id = ids.inner(who)
+    if subject_id is None:
+        raise _not_ours()
+    return subject_id
+
+
 def _storable(key: object) -> bool:
     """Return whether Postgres can compare the key."""
     match key:
@@ -75,6 +108,8 @@ def _storable(key: object) -> bool:
             return 0 <= key <= BIGINT
         case str():
             return "\x00" not in key
+        case UUID():
+            return True
         case datetime():
             return key.utcoffset() == timedelta()  # pages write UTC; another instant may overflow in UTC
     return False
@@ -110,7 +145,7 @@ async def _until_writers_ended(tx: AsyncConnection, table: str) -> None:
     try:
         async with asyncio.timeout(WRITERS_END_WITHIN_S):
             while writing:
-                await asyncio.sleep(LOOK_EVERY_S)
+                await asyncio.sleep(POLL_EVERY_S)
                 writing &= {one for (one,) in await fetch_many(tx, WRITERS, table)}
     except TimeoutError:
         raise Unavailable(

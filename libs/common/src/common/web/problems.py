@@ -1,8 +1,8 @@
 """Errors at the HTTP edge: RFC 9457 `application/problem+json` with a stable `type`, the field and the reason.
 
 A business "no" is a value (a verdict, a refusal), never a problem. A problem never repeats a value of the request,
-which may be a person's number. `TooMany`: Retry-After says when to come back. `Unavailable`: no data was lost, the
-caller retries.
+which may be a person's number. `TooMany`: Retry-After says when to come back. `Unavailable`: the caller sends the same
+request again; whether the first one was kept may be unknown.
 """
 
 import logging
@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 
 from common.db.database import AWAY
 from common.telemetry import masked, trace_id
+from common.web.prefix import outside
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ DATABASE_DOWN = (
     asyncpg.InterfaceError,
 )
 MEDIA_TYPE = "application/problem+json"
+PATH = "/problems"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +49,16 @@ class Reason:
 
 
 class Problem(Exception):
-    """An error raised below a route, and answered by `install`."""
+    """Placet has a fault. The fault is in the log under the trace id of the answer.
+
+    Send the request again, with the same Idempotency-Key where there is one. If the answer stays, give the trace id to
+    the platform's operator.
+    """
 
     status: ClassVar[int] = 500
     slug: ClassVar[str] = "internal-error"
     title: ClassVar[str] = "Internal error"
+    tells: ClassVar[tuple[str, ...]] = ()  # headers that answers of the kind may have
 
     def __init__(
         self, detail: str, *, reasons: Sequence[Reason] = (), headers: Mapping[str, str] | None = None
@@ -63,47 +70,143 @@ class Problem(Exception):
 
 
 class Malformed(Problem):
+    """The request cannot be read: the body is no JSON, is cut off, or is no file of the announced form.
+
+    Mend the body by `reasons`, and send the request again.
+    """
+
     status, slug, title = 400, "malformed", "The request is malformed"
 
 
 class Unauthorised(Problem):
+    """The request has no valid proof of its caller: a bearer token, or the signature of an operator's callback.
+
+    Get a new token from the issuer, with an organisation, scopes and senders. `detail` says why a token is refused.
+    """
+
     status, slug, title = 401, "unauthorised", "Not authenticated"
+    tells = ("WWW-Authenticate",)
 
 
 class Forbidden(Problem):
+    """The token is valid, and lacks a scope or a sender that the operation needs.
+
+    Get a token with the scope or the sender that `reasons` names.
+    """
+
     status, slug, title = 403, "forbidden", "Not allowed"
 
 
+class NotAllowedByLimits(Forbidden):
+    """The limits of the organisation or of the token allow no message to this place, or the message has no known price.
+
+    Ask the platform's operator to allow the place, or to name its price. Waiting changes nothing.
+    """
+
+    slug, title = "not-allowed-by-limits", "The limits of the organisation or of the token do not allow the message"
+
+
 class NotFound(Problem):
+    """The named thing does not exist, or belongs to another organisation: the two answers are the same.
+
+    Check the id that `reasons` names, and that the token covers the sender of the thing.
+    """
+
     status, slug, title = 404, "not-found", "Not found"
 
 
+class MethodNotAllowed(Problem):
+    """The path exists, and takes other methods.
+
+    Use a method that the field `Allow` of the answer names.
+    """
+
+    status, slug, title = 405, "method-not-allowed", "Method not allowed"
+    tells = ("Allow",)
+
+
 class Conflict(Problem):
+    """The present state of the thing refuses the request.
+
+    Read the thing again, and decide by its present state. The same request is refused again until the state changes.
+    """
+
     status, slug, title = 409, "conflict", "The resource's state refuses the request"
 
 
+class AlreadyDecided(Conflict):
+    """A person has decided about this thing before, and the first decision stands.
+
+    Read the thing to see the decision.
+    """
+
+    slug, title = "already-decided", "Already decided"
+
+
 class PastItsTime(Problem):
+    """The data were kept for their period, and are deleted.
+
+    Do not ask again. The periods are in docs/retention.md.
+    """
+
     status, slug, title = 410, "past-its-time", "The data is past its retention"
 
 
 class PreconditionFailed(Problem):
+    """A precondition of the request, such as `If-Match` or the version of tus, does not hold.
+
+    Read the resource again, and send the request with its present `ETag`, or with a version that is served.
+    """
+
     status, slug, title = 412, "precondition-failed", "The resource has changed since the read"
 
 
 class TooLarge(Problem):
+    """The body has more bytes than the operation takes.
+
+    Send fewer items in each request; send a file in parts, as an upload.
+    """
+
     status, slug, title = 413, "too-large", "The body is too large"
 
 
+class NotTheMediaType(Problem):
+    """The body is of a media type that the operation does not take.
+
+    Send the media type that the operation names, in `Content-Type`.
+    """
+
+    status, slug, title = 415, "unsupported-media-type", "The body is not of the media type that the route takes"
+
+
 class Invalid(Problem):
+    """A field, a header or a parameter of the request is not valid, or is unknown.
+
+    Mend each field that `reasons` names, and send the request again.
+    """
+
     status, slug, title = 422, "invalid", "A field is not valid"
 
 
 class TooMany(Problem):
+    """Too many requests of this kind were made in a time.
+
+    Wait as many seconds as `Retry-After` says, and send the request again.
+    """
+
     status, slug, title = 429, "too-many", "Too many requests"
+    tells = ("Retry-After",)
 
 
 class Unavailable(Problem):
+    """A part that the answer needs does not answer: the database, the log, or the issuer of tokens.
+
+    Whether the request was kept is unknown. Wait as many seconds as `Retry-After` says, and send the same request
+    again, with the same Idempotency-Key. For a request without a key, read first whether the request was kept.
+    """
+
     status, slug, title = 503, "unavailable", "A dependency is unavailable: try again later"
+    tells = ("Retry-After",)
 
 
 class NotValid(NamedTuple):
@@ -130,10 +233,21 @@ def refusal_of(error: ValidationError) -> Invalid:
     return not_valid([NotValid(_path(e["loc"]), e["type"], e["msg"]) for e in found])
 
 
+def type_of(kind: type[Problem] | Problem) -> str:
+    """Return the URL of the problem's page, relative to the service that answers."""
+    return f"{PATH}/{kind.slug}"
+
+
+# the statuses that Starlette and FastAPI answer by themselves
+OF_FRAMEWORK: Mapping[int, type[Problem]] = {
+    kind.status: kind for kind in (Malformed, NotFound, MethodNotAllowed, TooLarge, NotTheMediaType)
+}
+
+
 def content_of(problem: Problem) -> dict[str, object]:
     """Return the members of the problem's problem+json (RFC 9457), without the trace id of a response."""
     return {
-        "type": f"/problems/{problem.slug}",
+        "type": outside(type_of(problem)),
         "title": problem.title,
         "status": problem.status,
         "detail": problem.detail,
@@ -167,16 +281,16 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> JSONResponse:
-        slugs = {404: NotFound, 400: Malformed, 413: TooLarge}
-        problem = slugs.get(error.status_code, Problem)(str(error.detail), headers=error.headers)
-        if type(problem) is Problem:
-            problem.status, problem.title = error.status_code, str(error.detail)  # type: ignore[misc]
-            problem.slug = f"http-{error.status_code}"  # type: ignore[misc]
-        return answer(problem)
+        kind = OF_FRAMEWORK.get(error.status_code, Malformed if error.status_code < 500 else Problem)
+        return answer(kind(str(error.detail), headers=error.headers))
 
     async def on_database(request: Request, error: Exception) -> JSONResponse:
         log.error("a dependency is down", exc_info=error)
-        return answer(Unavailable("the database does not answer; nothing was kept", headers={"Retry-After": "1"}))
+        # the failure may be that of COMMIT
+        detail = (
+            "the database does not answer, and whether the request was kept is unknown: send the same request again"
+        )
+        return answer(Unavailable(detail, headers={"Retry-After": "1"}))
 
     for kind in DATABASE_DOWN:
         app.add_exception_handler(kind, on_database)

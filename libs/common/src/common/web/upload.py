@@ -18,7 +18,16 @@ from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
 from common.web.fields import BIGINT
-from common.web.problems import Conflict, Invalid, Malformed, PreconditionFailed, Problem, Reason, TooLarge
+from common.web.problems import (
+    Conflict,
+    Invalid,
+    Malformed,
+    NotTheMediaType,
+    PreconditionFailed,
+    Problem,
+    Reason,
+    TooLarge,
+)
 
 VERSION = "1.0.0"
 OCTETS = "application/offset+octet-stream"
@@ -28,28 +37,46 @@ Offset = Annotated[int, Header(alias="Upload-Offset", ge=0, le=BIGINT)]
 Length = Annotated[
     int | None, Header(alias="Upload-Length", ge=1, le=BIGINT, description="Bytes of the whole file, once known.")
 ]
-BODY = {"requestBody": {"required": True, "content": {OCTETS: {"schema": {"type": "string", "format": "binary"}}}}}
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {OCTETS: {"schema": {"type": "string", "format": "binary"}, "example": "number\n06 39 98 12 34\n"}},
+    }
+}
 
 
 class OffsetMismatch(Conflict):
+    """The bytes do not continue the upload: another number of bytes is here.
+
+    Send the bytes from the offset on that the field `Upload-Offset` of the answer names.
+    """
+
     slug, title = "mismatching-upload-offset", "The upload is at another offset"
+    tells = ("Upload-Offset",)
 
 
 class UploadComplete(Conflict):
+    """The whole file is here, and takes no more bytes.
+
+    Read the import to see its progress. Open another import for another file.
+    """
+
     slug, title = "upload-complete", "The file is complete already"
 
 
 class UploadInProgress(Conflict):
+    """Another request sends bytes of this upload at this moment.
+
+    Wait as many seconds as `Retry-After` says, and ask for the offset by HEAD.
+    """
+
     slug, title = "upload-in-progress", "Another request is at work on this upload"
+    tells = ("Retry-After",)
 
     def __init__(self) -> None:
         super().__init__(
             "send the request again in a moment", reasons=[Reason(None, "in_progress")], headers={"Retry-After": "1"}
         )
-
-
-class NotOctets(Problem):
-    status, slug, title = 415, "unsupported-media-type", "The body is not of the media type that the route takes"
 
 
 class UploadRoute(APIRoute):
@@ -72,7 +99,7 @@ class UploadRoute(APIRoute):
 
 
 def _check(request: Request) -> None:
-    """Raise PreconditionFailed for another version, and NotOctets for another media type."""
+    """Raise PreconditionFailed for another version, and NotTheMediaType for another media type."""
     if request.headers.get("tus-resumable", VERSION) != VERSION:
         raise PreconditionFailed(
             f"`Tus-Resumable` is not {VERSION}",
@@ -80,7 +107,7 @@ def _check(request: Request) -> None:
             headers={"Tus-Version": VERSION},
         )
     if request.method == "PATCH" and media_type(request) != OCTETS:
-        raise NotOctets(f"send the bytes as {OCTETS}", reasons=[Reason("Content-Type", "unsupported_media_type")])
+        raise NotTheMediaType(f"send the bytes as {OCTETS}", reasons=[Reason("Content-Type", "unsupported_media_type")])
 
 
 def media_type(request: Request) -> str:

@@ -21,22 +21,39 @@ from common.web.problems import Conflict, PreconditionFailed
 
 
 class CampaignPastIt(Conflict):
+    """The campaign's status does not allow this action: for example, a finished campaign cannot be paused.
+
+    Read the campaign, and decide by its status.
+    """
+
     slug, title = "campaign-not-there", "The campaign's status does not allow the action"
 
 
 class CampaignOver(Conflict):
+    """The time of the campaign is over: no message could leave before its end.
+
+    Write a new campaign, or edit the times where the status allows an edit.
+    """
+
     slug, title = "campaign-over", "The campaign's time is over"
 
 
 class CampaignEdited(PreconditionFailed):
+    """The campaign was edited after the read that gave this `If-Match`.
+
+    Read the campaign again, apply the change to its present content, and send the new `ETag` as `If-Match`.
+    """
+
     slug, title = "campaign-edited", "The campaign has changed since the read"
 
 
 class ChosenSegment(BaseModel):
+    """A version of a segment: its expression selects the audience."""
+
     model_config = ConfigDict(extra="forbid")
 
     segment_id: Storable = Field(max_length=64)
-    version: int = Field(ge=1, le=2**31 - 1)
+    version: int = Field(ge=1, le=2**31 - 1, description="The number of the version, from 1.")
 
 
 class Audience(BaseModel):
@@ -48,9 +65,13 @@ class Audience(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    all: Literal[True] | None = None
+    all: Literal[True] | None = Field(None, description="`true`: every contact of the sender.")
     where: dict[Attribute, Value | Annotated[list[Value], Field(min_length=1, max_length=500)]] | None = Field(
-        None, min_length=1, max_length=10
+        None,
+        min_length=1,
+        max_length=10,
+        description="The values that each attribute may have, by attribute: up to 10 attributes, each with a value"
+        " or a list of up to 500.",
     )
     segment: ChosenSegment | None = None
 
@@ -91,7 +112,11 @@ class NewCampaign(BaseModel):
     )
 
     sender_id: Storable = Field(min_length=1, max_length=40)
-    name: Storable = Field(min_length=1, max_length=120)
+    name: Storable = Field(
+        min_length=1,
+        max_length=120,
+        description="The name of the campaign, for the people who work on it: no message shows the name.",
+    )
     purpose: Storable = Field(min_length=1, max_length=64, description="A purpose of the sender.")
     text: Text
     language: Language = Field(
@@ -141,7 +166,7 @@ class Statistics(BaseModel):
     and handed_off = accepted + rejected + unknown.
     """
 
-    audience: int
+    audience: int = Field(description="People in the frozen audience; 0 before the start.")
     pending: int
     denied: int
     deferred: int
@@ -162,7 +187,7 @@ class SendingWaits(BaseModel):
     Transactional messages still leave.
     """
 
-    since: datetime
+    since: datetime = Field(description="The beginning of the hold.")
     consents_as_of: datetime | None = Field(
         description="The oldest watermark among the partitions at the start of the hold; null: a partition had none."
     )
@@ -176,22 +201,28 @@ class Failing(BaseModel):
     campaign, or schedule the campaign again.
     """
 
-    attempts: int
-    again_at: datetime
+    attempts: int = Field(description="The failures of this step in a row.")
+    again_at: datetime = Field(description="The time of the next attempt.")
 
 
 class Campaign(BaseModel):
+    """A campaign with its content, its progress and its live tallies."""
+
     campaign_id: str
     sender_id: str
-    name: str
+    name: str = Field(description="The name of the campaign, for the people who work on it: no message shows the name.")
     purpose: str
-    text: str
+    text: str = Field(description="The text, with its fields unfilled.")
     language: str
-    translations: dict[str, str]
+    translations: dict[str, str] = Field(description="The text in other languages, by language.")
     folding: Folding
-    sectors: list[str]
-    audience: dict[str, object]
-    rest_days: int | None
+    sectors: list[str] = Field(description="The product advertised, where the law has rules for the product.")
+    audience: dict[str, object] = Field(
+        description="The selection of contacts: `all`, `where` or `segment`, as in `NewCampaign`."
+    )
+    rest_days: int | None = Field(
+        description="The days without a message from the sender's campaigns that a contact needs; null: no such rule."
+    )
     status: Status
     sent_back: str | None = Field(
         description="The reason for a scheduled campaign's return to draft: at its start the campaign was"
@@ -213,11 +244,18 @@ class Campaign(BaseModel):
     at: datetime | None = Field(
         description="The scheduled start. With `local_time`, recipients in time zones further east are due earlier."
     )
-    starts_at: datetime | None
+    starts_at: datetime | None = Field(
+        description="The instant at which the planner starts the campaign; null before scheduling."
+    )
     opens_at: datetime | None = Field(description="The earliest instant of a hand-off to the sender's own country.")
-    started_at: datetime | None
-    ended_at: datetime | None
-    send_before: datetime | None
+    started_at: datetime | None = Field(description="The time of the start, when the audience was frozen; null before.")
+    ended_at: datetime | None = Field(description="The time of the end, by completion or cancellation; null before.")
+    archived_at: datetime | None = Field(
+        description="Lists leave an archived campaign out; an edit or a schedule brings the campaign back."
+    )
+    send_before: datetime | None = Field(
+        description="Messages expire at this instant; null: three days after the start."
+    )
     length: Length = Field(
         description="Segments of the shortest message of `text`; contacts' attributes may add segments."
     )
@@ -248,9 +286,13 @@ class UnreadableCampaign(BaseModel):
     campaign_id: str
     sender_id: str
     status: Status
-    starts_at: datetime | None
-    started_at: datetime | None
-    send_before: datetime | None
+    starts_at: datetime | None = Field(
+        description="The instant at which the planner starts the campaign; null before scheduling."
+    )
+    started_at: datetime | None = Field(description="The time of the start, when the audience was frozen; null before.")
+    send_before: datetime | None = Field(
+        description="Messages expire at this instant; null: three days after the start."
+    )
 
 
 class EditedCampaign(NewCampaign):
@@ -258,6 +300,8 @@ class EditedCampaign(NewCampaign):
 
 
 class Schedule(BaseModel):
+    """The start, and the acknowledged warnings of the pre-flight."""
+
     model_config = ConfigDict(extra="forbid")
 
     at: AwareDatetime | None = Field(None, description="Default: now. Required with `timing.local_time`.")
@@ -270,7 +314,7 @@ class VariantResult(BaseModel):
     """Results of one text, counted as in the campaign's statistics."""
 
     variant: str
-    asked_for: int
+    asked_for: int = Field(description="Recipients whose message with this text was requested.")
     handed_off: int
     reached: int = Field(
         description="Recipients with the outcome accepted or unknown. The winner's rate is a share of these recipients."
@@ -281,16 +325,22 @@ class VariantResult(BaseModel):
 
 
 class Variants(BaseModel):
-    items: list[VariantResult]
-    winner: str | None
+    """The results of an A/B test, text by text, and the choice of the best."""
+
+    items: list[VariantResult] = Field(description="The texts, the campaign's own (`a`) first.")
+    winner: str | None = Field(
+        description="The letter of the chosen text; null before the choice, and without a `winner` in the test."
+    )
     choice: Choice | None
 
 
 class Recipient(BaseModel):
-    """A member of the audience. `subject_id` stands for the person; the API never shows the number."""
+    """A member of the audience, without the number. `subject_id`: the person's id with the sender's controller."""
 
     message_id: str
     subject_id: str
-    status: MessageStatus
-    reasons: list[str]
+    status: MessageStatus = Field(description="The status of the message, as dispatch-svc reported last.")
+    reasons: list[str] = Field(
+        description="Every reason of a denial, a delay or an expiry, stable for programs; empty without one."
+    )
     receipt: str | None

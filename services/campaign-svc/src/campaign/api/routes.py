@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from campaign.api import content, view
 from campaign.api.bodies import (
     Campaign,
+    CampaignEdited,
     CampaignOver,
     CampaignPastIt,
     EditedCampaign,
@@ -28,12 +29,14 @@ from campaign.api.bodies import (
 )
 from campaign.campaigns import access, recipients
 from campaign.campaigns import store as campaigns
+from campaign.campaigns.access import CampaignUnreadable
 from campaign.campaigns.campaign import Campaign as Stored
 from campaign.campaigns.campaign import Progress
 from campaign.message.variants import OWN, Result
 from campaign.message.writing import checked
 from campaign.planning import control
 from campaign.preflight import checks
+from campaign.preflight.checks import NotReady
 from campaign.results import results
 from campaign.schedule import recurrence
 from campaign.schedule import revision as edition
@@ -48,9 +51,10 @@ from common.law import Policy, at_hand_off, covers, zones
 from common.service import Resources, resources
 from common.web.auth import Caller, require
 from common.web.fields import Storable
-from common.web.idempotency import Key, derived_id, fingerprint_of, same
-from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
-from common.web.problems import Invalid, Reason
+from common.web.idempotency import Key, claim, derived_id, fingerprint_of, keyed, same
+from common.web.openapi import refuses, tells
+from common.web.pagination import LIMIT, SORTED, Cursor, Limit, OfSender, Page, Sort, next_of, position, subject_of
+from common.web.problems import Invalid, NotFound, PastItsTime, Reason
 
 log = logging.getLogger(__name__)
 
@@ -60,31 +64,39 @@ PAST_TOLERANCE = timedelta(minutes=1)  # clock skew and network delay
 
 Held = Annotated[Resources[Any], Depends(resources)]
 Author = Annotated[Caller, Depends(require("campaign:write"))]
+Brakes = Annotated[Caller, Depends(require("campaign:write", limited=False))]  # no limit delays a brake
 Reader = Annotated[Caller, Depends(require("campaign:read"))]
 
 
-@router.post("/campaigns", status_code=201)
+@router.post(
+    "/campaigns",
+    operation_id="campaigns.create",
+    status_code=201,
+    response_model=Campaign,
+    responses=tells(201, "Location", "ETag") | refuses(NotFound, CampaignUnreadable),
+)
 async def write_campaign(
     body: NewCampaign,
     request: Request,
-    response: Response,
     held: Held,
     caller: Author,
     key: Key = None,
-) -> Campaign:
+) -> Response:
     """Create a draft.
 
-    Repeating a request with the same `Idempotency-Key` answers 200 with the campaign's current state. Reusing the key
-    for another request answers 422.
+    A repeat of the request with the same `Idempotency-Key` gets the first answer: the draft as it was created.
     """
-    caller.may_use(body.sender_id)
     now = datetime.now(UTC)
-    content.body_checked(body, await registry.known(held.database, body.sender_id), now, held.settings.policy)
+    sender = await registry.known(held.database, caller, body.sender_id)
     campaign_id = derived_id("cmp", caller, key)
     fingerprint = await fingerprint_of(request, held.subject_keys)
     async with held.database.begin() as tx:
+        claimed = await claim(tx, await keyed(request, caller, key, held.subject_keys))
+        if claimed.answer is not None:
+            return claimed.answer.response()
+        content.body_checked(body, sender, now, held.settings.policy)
         await content.segment_checked(tx, body)
-        new = await campaigns.insert_campaign(
+        await campaigns.insert_campaign(
             tx,
             campaign_id,
             body.sender_id,
@@ -95,35 +107,41 @@ async def write_campaign(
         )
         campaign = await access.found(tx, caller, campaign_id)
         same(campaign.fingerprint, fingerprint)
-        shown = await view.shown(tx, held, [campaign])
-    if not new:
-        response.status_code = 200
-    response.headers["Location"] = f"/v1/campaigns/{campaign_id}"
-    response.headers["ETag"] = edition.etag(edition.tag(content.stored_parts(campaign)))
-    return shown[0]
+        [shown] = await view.shown(tx, held, [campaign])
+        etag = edition.etag(edition.tag(content.stored_parts(campaign)))
+        return await claimed.keep(tx, shown, 201, {"Location": f"/v1/campaigns/{campaign_id}", "ETag": etag})
 
 
-@router.get("/campaigns")
+@router.get("/campaigns", operation_id="campaigns.list")
 async def list_campaigns(
     held: Held,
     caller: Reader,
+    sender_id: OfSender = None,
+    status: Annotated[Status | None, Query(description="Only campaigns in this state.")] = None,
+    series_id: Annotated[
+        Storable | None, Query(max_length=64, description="Only occurrences of this recurring campaign, by its id.")
+    ] = None,
+    archived: Annotated[bool, Query(description="True: the archived campaigns in place of the others.")] = False,
+    sort: Sort = "newest",
     cursor: Cursor = None,
-    series_id: Annotated[Storable | None, Query(max_length=64)] = None,
     limit: Limit = LIMIT,
 ) -> Page[Campaign]:
-    """List the campaigns of the senders your token covers, newest first.
+    """List the campaigns of the senders your token covers, without the archived campaigns.
 
-    `series_id` limits the list to the occurrences of a recurring campaign. A campaign whose stored content cannot be
-    read is missing from its page; the log of campaign-svc holds the error under the campaign's id.
+    The order is that of the creation. `series_id` limits the list to the occurrences of a recurring campaign. A
+    campaign whose stored content cannot be read is missing from its page; the log of campaign-svc holds the error under
+    the campaign's id.
     """
-    covered = None if caller.senders is None else sorted(caller.senders)
+    listed = campaigns.Listed(await caller.covered(sender_id), series_id, status, archived)
     async with held.database.begin() as tx:
-        page, positions = await campaigns.campaigns_before(tx, position(cursor, int), covered, series_id, limit)
+        page, positions = await campaigns.campaigns_behind(tx, position(cursor, int), listed, limit, SORTED[sort])
         items = await view.shown(tx, held, page)
     return Page[Campaign](items=items, next=next_of(positions, limit, int))
 
 
-@router.get("/campaigns/{campaign_id}")
+@router.get(
+    "/campaigns/{campaign_id}", operation_id="campaigns.get", responses=tells(200, "ETag") | refuses(CampaignUnreadable)
+)
 async def get_campaign(campaign_id: Storable, response: Response, held: Held, caller: Reader) -> Campaign:
     """Return a campaign.
 
@@ -135,7 +153,11 @@ async def get_campaign(campaign_id: Storable, response: Response, held: Held, ca
         return (await view.shown(tx, held, [campaign]))[0]
 
 
-@router.put("/campaigns/{campaign_id}")
+@router.put(
+    "/campaigns/{campaign_id}",
+    operation_id="campaigns.update",
+    responses=tells(200, "ETag") | refuses(CampaignPastIt, CampaignUnreadable, CampaignEdited),
+)
 async def edit_campaign(
     campaign_id: Storable,
     body: EditedCampaign,
@@ -178,7 +200,11 @@ async def edit_campaign(
     return await _act(held, caller, campaign_id, Action.EDIT, edit)
 
 
-@router.post("/campaigns/{campaign_id}/schedule")
+@router.post(
+    "/campaigns/{campaign_id}/schedule",
+    operation_id="campaigns.schedule",
+    responses=refuses(NotReady, CampaignPastIt, CampaignUnreadable),
+)
 async def schedule_campaign(
     campaign_id: Storable, held: Held, caller: Author, body: Schedule | None = None
 ) -> Campaign:
@@ -242,8 +268,12 @@ async def schedule_campaign(
     return await _act(held, caller, campaign_id, Action.SCHEDULE, check)
 
 
-@router.post("/campaigns/{campaign_id}/pause")
-async def pause_campaign(campaign_id: Storable, held: Held, caller: Author) -> Campaign | UnreadableCampaign:
+@router.post(
+    "/campaigns/{campaign_id}/pause",
+    operation_id="campaigns.pause",
+    responses=refuses(CampaignPastIt, CampaignUnreadable),
+)
+async def pause_campaign(campaign_id: Storable, held: Held, caller: Brakes) -> Campaign | UnreadableCampaign:
     """Pause the campaign: the gate hands nothing off once the pause has reached the gate.
 
     Messages decided in the meantime wait for `resume`. A scheduled campaign does not start, even where the audience is
@@ -253,7 +283,11 @@ async def pause_campaign(campaign_id: Storable, held: Held, caller: Author) -> C
     return await _brake(held, caller, campaign_id, Action.PAUSE, control.pause_occurrences)
 
 
-@router.post("/campaigns/{campaign_id}/resume")
+@router.post(
+    "/campaigns/{campaign_id}/resume",
+    operation_id="campaigns.resume",
+    responses=refuses(CampaignPastIt, CampaignOver, CampaignUnreadable),
+)
 async def resume_campaign(campaign_id: Storable, held: Held, caller: Author) -> Campaign:
     """Resume a paused campaign.
 
@@ -278,8 +312,12 @@ async def resume_campaign(campaign_id: Storable, held: Held, caller: Author) -> 
     return await _act(held, caller, campaign_id, Action.RESUME, rejoin)
 
 
-@router.post("/campaigns/{campaign_id}/cancel")
-async def cancel_campaign(campaign_id: Storable, held: Held, caller: Author) -> Campaign | UnreadableCampaign:
+@router.post(
+    "/campaigns/{campaign_id}/cancel",
+    operation_id="campaigns.cancel",
+    responses=refuses(CampaignPastIt, CampaignUnreadable),
+)
+async def cancel_campaign(campaign_id: Storable, held: Held, caller: Brakes) -> Campaign | UnreadableCampaign:
     """Cancel the campaign for good.
 
     Recipients not yet reached get no message; messages already with the operator cannot be recalled. Recipients not yet
@@ -290,7 +328,42 @@ async def cancel_campaign(campaign_id: Storable, held: Held, caller: Author) -> 
     return await _brake(held, caller, campaign_id, Action.CANCEL, control.cancel_occurrences)
 
 
-@router.get("/campaigns/{campaign_id}/variants")
+@router.post(
+    "/campaigns/{campaign_id}/archive",
+    operation_id="campaigns.archive",
+    responses=refuses(CampaignPastIt, CampaignUnreadable),
+)
+async def archive_campaign(campaign_id: Storable, held: Held, caller: Author) -> Campaign:
+    """Archive a draft, or a campaign that has ended: lists leave an archived campaign out.
+
+    Nothing else changes: statistics, exports and proofs stay. An edit or a schedule brings a draft back.
+    """
+    now = datetime.now(UTC)
+
+    async def archive(tx: AsyncConnection, campaign: Stored) -> None:
+        _may(campaign, Action.ARCHIVE)
+        await campaigns.set_archived(tx, campaign_id, now)
+
+    return await _change(held, caller, campaign_id, archive)
+
+
+@router.post(
+    "/campaigns/{campaign_id}/unarchive",
+    operation_id="campaigns.unarchive",
+    responses=refuses(CampaignPastIt, CampaignUnreadable),
+)
+async def unarchive_campaign(campaign_id: Storable, held: Held, caller: Author) -> Campaign:
+    """Bring an archived campaign back to the lists."""
+
+    async def unarchive(tx: AsyncConnection, campaign: Stored) -> None:
+        await campaigns.set_archived(tx, campaign_id, None)
+
+    return await _change(held, caller, campaign_id, unarchive)
+
+
+@router.get(
+    "/campaigns/{campaign_id}/variants", operation_id="campaigns.get_variants", responses=refuses(CampaignUnreadable)
+)
 async def list_variants(campaign_id: Storable, held: Held, caller: Reader) -> Variants:
     """Return the results so far of each text of an A/B test, including the campaign's own text.
 
@@ -308,16 +381,22 @@ async def list_variants(campaign_id: Storable, held: Held, caller: Reader) -> Va
     )
 
 
-@router.get("/campaigns/{campaign_id}/recipients")
+@router.get(
+    "/campaigns/{campaign_id}/recipients",
+    operation_id="campaigns.list_recipients",
+    responses=refuses(CampaignUnreadable, PastItsTime),
+)
 async def list_recipients(
     campaign_id: Storable,
     held: Held,
     caller: Reader,
-    status: MessageStatus | None = None,
+    status: Annotated[MessageStatus | None, Query(description="Only recipients whose message has this status.")] = None,
     cursor: Cursor = None,
     limit: Limit = LIMIT,
 ) -> Page[Recipient]:
     """List the frozen audience, with each recipient's status and reasons.
+
+    The order is the same in each reading, and means nothing.
 
     Answers 410 once the recipients are no longer kept, months after the campaign's end. The tallies on the campaign
     stay.
@@ -325,18 +404,22 @@ async def list_recipients(
     async with held.database.begin() as tx:
         kept = held.settings.keep.recipients
         campaign = await access.with_recipients(tx, caller, campaign_id, kept, datetime.now(UTC))
-        page = await recipients.recipients_after(tx, campaign_id, position(cursor, str) or "", status, limit)
+        ids = held.edge_ids.of(await caller.controller_of(campaign.sender_id, tx))
+        who = position(cursor, str)
+        after = subject_of(who, ids) if who is not None else ""
+        page = await recipients.recipients_after(tx, campaign_id, after, status, limit)
     items = [
         Recipient(
             message_id=message_of(campaign_id, campaign.scheduled_start, each.subject_id),
-            subject_id=each.subject_id,
+            subject_id=ids.shown(each.subject_id),
             status=each.status,
-            reasons=caller.told(each.reasons),
+            reasons=each.reasons,
             receipt=each.receipt,
         )
         for each in page
     ]
-    return Page[Recipient](items=items, next=next_of(page, limit, attrgetter("subject_id")))
+    items.sort(key=attrgetter("subject_id"))  # the order of the people's own ids would join two controllers' lists
+    return Page[Recipient](items=items, next=next_of(page, limit, lambda each: ids.shown(each.subject_id)))
 
 
 async def _act(
@@ -344,18 +427,31 @@ async def _act(
     caller: Caller,
     campaign_id: str,
     action: Action,
-    check: Callable[[AsyncConnection, Stored], Awaitable[None]] | None = None,
+    check: Callable[[AsyncConnection, Stored], Awaitable[None]],
 ) -> Campaign:
     """Lock the campaign, run `check`, take the action, and return the campaign.
 
     A repeated action succeeds again.
     """
+
+    async def act(tx: AsyncConnection, campaign: Stored) -> None:
+        await check(tx, campaign)
+        await control.take(tx, campaign, action, datetime.now(UTC))
+
+    return await _change(held, caller, campaign_id, act)
+
+
+async def _change(
+    held: Resources[Any],
+    caller: Caller,
+    campaign_id: str,
+    change: Callable[[AsyncConnection, Stored], Awaitable[None]],
+) -> Campaign:
+    """Lock the campaign, make the change, and return the campaign."""
     async with held.database.begin() as tx:
         campaign = await access.found(tx, caller, campaign_id, lock=True)
         try:
-            if check is not None:
-                await check(tx, campaign)
-            await control.take(tx, campaign, action, datetime.now(UTC))
+            await change(tx, campaign)
         except NotPossible as refused:
             raise _past_it(refused) from refused
         return (await view.shown(tx, held, [await access.found(tx, caller, campaign_id)]))[0]
@@ -374,7 +470,7 @@ async def _brake(
     again.
     """
     async with held.database.begin() as tx:
-        campaign = access.covered(caller, await campaigns.lock_progress(tx, campaign_id))
+        campaign = await access.covered(tx, caller, await campaigns.lock_progress(tx, campaign_id))
         now = datetime.now(UTC)
         try:
             _may(campaign, action)

@@ -97,6 +97,7 @@ async def shown(tx: AsyncConnection, held: Resources[Any], page: Sequence[Stored
                 opens_at=opens_at,
                 started_at=campaign.started_at,
                 ended_at=campaign.ended_at,
+                archived_at=campaign.archived_at,
                 send_before=ends_at or campaign.send_before,
                 length=length_of(template.sample(sender.stop_code) + sender.stop_added),
                 costly=costly(campaign.text),

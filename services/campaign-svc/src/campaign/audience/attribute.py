@@ -13,6 +13,8 @@ MAX_CHARS = 200
 
 
 class Kind(StrEnum):
+    """The kind of an attribute's values."""
+
     TEXT = "text"
     NUMBER = "number"  # at most 15 digits before the point, 6 after
     DATE = "date"

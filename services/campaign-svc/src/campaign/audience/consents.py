@@ -1,23 +1,28 @@
 """Keep each subject's newest consent state, as published by consent-svc.
 
-The states serve counts and opt-outs; the gate alone decides whether a message may leave. A poison record makes
-its subject unreadable until a newer record. A state that forgets a known STOP does so until a state accounts for the
-STOP.
+The states serve counts, opt-outs and the event feed; the gate alone decides whether a message may leave. A poison
+record makes its subject unreadable until a newer record. A state that forgets a known STOP does so until a state
+accounts for the STOP.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import groupby
 from operator import attrgetter
+from typing import NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.audience import opt_outs, store
 from campaign.audience.reach import Standing
+from campaign.feed import rules, telling
+from campaign.feed import store as feeds
+from campaign.feed.event import Told
 from common.contracts import STATES
 from common.contracts.consent import ConsentStateChanged
-from common.contracts.loosening import believed
+from common.contracts.loosening import believed, stops_of
+from common.db.database import fetch_many
 from common.kafka.reading.offsets import applied_watermark
 from common.kafka.subscription import After, Received, Subscription
 
@@ -34,29 +39,87 @@ async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
     events = [r.event for r in batch if isinstance(r.event, ConsentStateChanged)]
     await opt_outs.keep(tx, events)
     known = await store.known_standings(tx, {event.subject_id for event in events})
-    if told := _believed(events, known):
-        await store.put_standings(tx, told)
+    fresh = _believed(events, known)
+    if not fresh:
+        return None
+    if await feeds.any_begun(tx):
+        await telling.tell(tx, await _told(tx, fresh))
+    await store.put_standings(
+        tx,
+        {
+            subject_id: (states[-1].state.version, _standing(states[-1].state, unreadable=states[-1].forgets))
+            for subject_id, states in fresh.items()
+        },
+    )
     return None
+
+
+class _Believed(NamedTuple):
+    """A state with each forgotten STOP, and whether it forgot one."""
+
+    state: ConsentStateChanged
+    forgets: bool
 
 
 def _believed(
     events: Iterable[ConsentStateChanged], known: Mapping[str, store.Known]
-) -> dict[str, tuple[int, Standing]]:
-    """Return each subject's newest state if newer than the known one; a state that forgets a STOP is unreadable."""
-    found: dict[str, tuple[int, Standing]] = {}
+) -> dict[str, Sequence[_Believed]]:
+    """Return each subject's states that are newer than the known one, in the order of their versions.
+
+    A newest state that forgets a STOP makes its subject unreadable.
+    """
+    found: dict[str, Sequence[_Believed]] = {}
     for subject_id, told in groupby(sorted(events, key=attrgetter("subject_id", "version")), attrgetter("subject_id")):
         version, stops = known.get(subject_id, store.NOT_KNOWN)
-        states = [event for event in told if event.version > version]
+        states: list[_Believed] = []
+        for event in told:
+            if event.version > version:
+                states.append(_Believed(*believed(stops, [event])))
+                version, stops = event.version, stops_of(states[-1].state)
         if not states:
             continue
-        state, forgets = believed(stops, states)
-        found[subject_id] = state.version, _standing(state, unreadable=forgets)
-        if forgets:
+        found[subject_id] = states
+        if states[-1].forgets:
             log.error(
                 "a state forgets a STOP that is known here: its subject is unreadable until a state accounts for it",
-                extra={"subject_id": subject_id, "version": state.version},
+                extra={"subject_id": subject_id, "version": version},
             )
     return found
+
+
+async def _told(tx: AsyncConnection, fresh: Mapping[str, Sequence[_Believed]]) -> list[Told]:
+    """Return the events of these states, each compared with the state before."""
+    now = datetime.now(UTC)
+    stored = await store.standings_of(tx, fresh)
+    told: list[Told] = []
+    for subject_id, states in fresh.items():
+        was = stored.get(subject_id, Standing())
+        before = rules.Standing(was.consents, was.suppressions, was.held)
+        for state, _ in states:
+            told += rules.of_state(before, state, now)
+            before = rules.Standing(state.consents, state.suppressions, state.held_since is not None)
+    return told
+
+
+class Applied:
+    """What the event feed has to know of consents."""
+
+    async def versions_of(self, tx: AsyncConnection, subject_ids: Sequence[str]) -> Mapping[str, int]:
+        return await store.versions_of(tx, subject_ids)
+
+    async def senders_of(self, tx: AsyncConnection, subject_ids: Sequence[str]) -> Mapping[str, set[str]]:
+        found = await store.standings_of(tx, subject_ids)
+        return {subject_id: {c.sender_id for c in standing.consents} for subject_id, standing in found.items()}
+
+    async def up_to(self, tx: AsyncConnection, partition: int) -> datetime | None:
+        rows = await fetch_many(
+            tx,
+            "SELECT as_of FROM consumer_offset WHERE consumer_group = $1 AND topic = $2 AND partition = $3",
+            GROUP,
+            STATES.name,
+            partition,
+        )
+        return rows[0][0] if rows else None
 
 
 async def mark_unreadable(tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:

@@ -5,10 +5,11 @@ A request names a contact in its body, never in the URL.
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, Depends, Path
+from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from campaign.audience import attributes, store
@@ -20,7 +21,10 @@ from common.privacy import erasing
 from common.service import Resources, resources
 from common.sms.msisdn import NumberRefused, parse
 from common.web.auth import Caller, require
+from common.web.edge_id import ControllerIds
 from common.web.fields import Storable
+from common.web.openapi import refuses
+from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position, subject_of
 from common.web.problems import Invalid, NotFound, Reason
 
 router = APIRouter(prefix="/v1", tags=["contacts"])
@@ -38,9 +42,13 @@ SubjectId = Annotated[Storable, Field(max_length=100)]
 
 
 class NewContact(BaseModel):
+    """A contact to create or to update, by the number."""
+
     model_config = ConfigDict(extra="forbid")
 
-    number: Number
+    number: Number = Field(
+        description="A mobile number in any usual notation; without a country code, a French number."
+    )
     attributes: dict[Name, Storable | bool | int | float | None] = Field(
         {},
         max_length=MAX_COLUMNS,
@@ -50,6 +58,8 @@ class NewContact(BaseModel):
 
 
 class NewContacts(BaseModel):
+    """Contacts of a sender: up to 1,000 in a request."""
+
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={
@@ -69,29 +79,38 @@ class NewContacts(BaseModel):
 
 
 class Verdict(BaseModel):
-    """The result for a contact, in request order. Of equal numbers the last is stored."""
+    """The result for a contact, in request order. Of equal numbers the last is stored. `subject_id`: the person's id
+    with the sender's controller."""
 
-    result: Literal["created", "updated", "duplicate", "refused"]
-    subject_id: str | None
+    result: Literal["created", "updated", "duplicate", "refused"] = Field(
+        description="`duplicate`: a later item has the same number, and counts instead."
+    )
+    subject_id: str | None = Field(
+        description="The person's id with the sender's controller; null for a refused contact."
+    )
     reason: str | None = Field(
         description="The reason for a refusal; for an attribute, followed by a colon and the attribute's name."
     )
-    detail: str | None
+    detail: str | None = Field(description="The reason in words; null without a refusal.")
 
 
 class Verdicts(BaseModel):
-    items: list[Verdict]
+    """The results of a request with contacts."""
+
+    items: list[Verdict] = Field(description="A result for each contact, in request order.")
     other_numbers: list[str] = Field(
         description="Attributes named like phone numbers: campaign-svc stores none of their values."
     )
 
 
 class Who(BaseModel):
-    """A person, by either `number` or `subject_id`."""
+    """A person, by either `number` or `subject_id`, the person's id with the sender's controller."""
 
     model_config = ConfigDict(extra="forbid")
 
-    number: Number | None = None
+    number: Number | None = Field(
+        None, description="A mobile number in any usual notation; without a country code, a French number."
+    )
     subject_id: SubjectId | None = None
 
     @model_validator(mode="after")
@@ -101,19 +120,28 @@ class Who(BaseModel):
         return self
 
 
-class Asked(Who):
+class ContactAsked(Who):
+    """The sender, and the person whose contact to return."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"sender_id": "acme", "number": "06 39 98 12 34"}]})
+
     sender_id: SenderId
 
 
 class Gone(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    """The contacts to delete."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"sender_id": "acme", "contacts": [{"number": "06 39 98 12 34"}]}]},
+    )
 
     sender_id: SenderId
     contacts: list[Who] = Field(min_length=1, max_length=AT_ONCE)
 
 
 class Contact(BaseModel):
-    """A contact, without its number."""
+    """A contact, without its number. `subject_id`: the person's id with the sender's controller."""
 
     subject_id: str
     territory: str | None = Field(
@@ -121,14 +149,18 @@ class Contact(BaseModel):
     )
     attributes: dict[str, str] = Field(description="Values in stored form: 2026-11-26, 12.5, true.")
     created_at: datetime
-    updated_at: datetime
+    updated_at: datetime = Field(description="The time of the last change.")
 
 
 class Deleted(BaseModel):
-    deleted: int
+    """The result of a deletion of contacts."""
+
+    deleted: int = Field(description="Contacts deleted; a person without a contact does not count.")
 
 
 class Declared(BaseModel):
+    """The kind of an attribute."""
+
     model_config = ConfigDict(extra="forbid")
 
     kind: Kind = Field(
@@ -137,21 +169,23 @@ class Declared(BaseModel):
     )
 
 
-@router.post("/contacts")
+@router.post("/contacts", operation_id="contacts.put", responses=refuses(NotFound))
 async def put_contacts(body: NewContacts, held: Held, caller: Writer) -> Verdicts:
     """Create or update contacts. A refused contact does not affect the others.
 
     The first accepted value of an unknown attribute fixes its kind: a JSON number, a JSON boolean, else text.
     Attributes named like phone numbers are dropped (`other_numbers`).
     """
-    caller.may_use(body.sender_id)
-    await registry.known(held.database, body.sender_id)
+    await registry.known(held.database, caller, body.sender_id)
+    ids = held.edge_ids.of(await caller.controller_of(body.sender_id))
     now = datetime.now(UTC)
     async with held.database.begin() as tx:
         kinds = known = await attributes.kinds_of(tx, body.sender_id)
         whose = [_whose(contact, held) for contact in body.contacts]
         await erasing.be_waited_for(tx)
-        erased = await store.erased_among(tx, {who.subject_id for who in whose if isinstance(who, _Whose)})
+        erased = await store.erased_among(
+            tx, body.sender_id, {who.subject_id for who in whose if isinstance(who, _Whose)}
+        )
         read: list[_Read | str] = []
         for contact, who in zip(body.contacts, whose, strict=True):
             inferred = _inferred(contact, kinds)
@@ -170,51 +204,89 @@ async def put_contacts(body: NewContacts, held: Held, caller: Writer) -> Verdict
         if isinstance(each, str):
             verdicts.append(_refused(each, None))
         elif each.subject_id in erased:
-            verdicts.append(_refused(LineProblem.ERASED, each.subject_id))
+            verdicts.append(_refused(LineProblem.ERASED, ids.shown(each.subject_id)))
         elif rows[each.subject_id][0] != place:
-            verdicts.append(Verdict(result="duplicate", subject_id=each.subject_id, reason=None, detail=None))
+            verdicts.append(
+                Verdict(result="duplicate", subject_id=ids.shown(each.subject_id), reason=None, detail=None)
+            )
         else:
             result: Literal["created", "updated"] = "created" if created[each.subject_id] else "updated"
-            verdicts.append(Verdict(result=result, subject_id=each.subject_id, reason=None, detail=None))
+            verdicts.append(Verdict(result=result, subject_id=ids.shown(each.subject_id), reason=None, detail=None))
     others = [name for name in NUMBER_COLUMNS if any(name in contact.attributes for contact in body.contacts)]
     return Verdicts(items=verdicts, other_numbers=others)
 
 
-@router.post("/contacts/lookup")
-async def look_up_contact(body: Asked, held: Held, caller: Writer) -> Contact:
-    caller.may_use(body.sender_id)
+@router.get("/contacts", operation_id="contacts.list")
+async def list_contacts(
+    sender_id: Annotated[Storable, Query(min_length=1, max_length=40)],
+    held: Held,
+    caller: Writer,
+    cursor: Cursor = None,
+    limit: Limit = LIMIT,
+) -> Page[Contact]:
+    """List the contacts of a sender with their attributes.
+
+    The order is the same in each reading, and means nothing. A contact created while you read the pages is on a page,
+    or on none.
+    """
+    await caller.may_use(sender_id)
+    ids = held.edge_ids.of(await caller.controller_of(sender_id))
+    who = position(cursor, str)
+    after = subject_of(who, ids) if who is not None else ""
     async with held.database.begin() as tx:
-        found = await store.find_contact(tx, body.sender_id, _subject(body, held))
+        found = await store.contacts_after(tx, sender_id, after, limit)
+    items = sorted((shown(each, ids) for each in found), key=attrgetter("subject_id"))  # as exports: ADR-0071
+    return Page[Contact](items=items, next=next_of(found, limit, lambda each: ids.shown(each.subject_id)))
+
+
+@router.post("/contacts/lookup", operation_id="contacts.lookup", responses=refuses(NotFound))
+async def look_up_contact(body: ContactAsked, held: Held, caller: Writer) -> Contact:
+    """Return a contact with the attributes, found by the number or by the person's id."""
+    await caller.may_use(body.sender_id)
+    ids = held.edge_ids.of(await caller.controller_of(body.sender_id))
+    async with held.database.begin() as tx:
+        found = await store.find_contact(tx, body.sender_id, person_named(body, held, ids))
     if found is None:
         raise NotFound("the sender has no such contact", reasons=[Reason(None, "unknown_contact")])
-    return Contact(**msgspec.structs.asdict(found))
+    return shown(found, ids)
 
 
-@router.post("/contacts/delete")
+def shown(found: store.Contact, ids: ControllerIds) -> Contact:
+    """Return the contact for an answer. `ids`: of people with the sender's controller."""
+    return Contact(**msgspec.structs.asdict(found) | {"subject_id": ids.shown(found.subject_id)})
+
+
+@router.post("/contacts/delete", operation_id="contacts.delete", responses=refuses(NotFound))
 async def delete_contacts(body: Gone, held: Held, caller: Writer) -> Deleted:
     """Delete contacts of this sender. Consents stay: erasures and opt-outs go to consent-svc.
 
     Messages already requested are decided as before.
     """
-    caller.may_use(body.sender_id)
-    subject_ids = sorted({_subject(who, held, f"contacts.{place}") for place, who in enumerate(body.contacts)})
+    await caller.may_use(body.sender_id)
+    ids = held.edge_ids.of(await caller.controller_of(body.sender_id))
+    subject_ids = sorted({person_named(who, held, ids, f"contacts.{place}") for place, who in enumerate(body.contacts)})
     async with held.database.begin() as tx:
         return Deleted(deleted=await store.delete_of_sender(tx, body.sender_id, subject_ids))
 
 
-@router.get("/senders/{sender_id}/attributes")
+@router.get("/senders/{sender_id}/attributes", operation_id="attributes.get")
 async def list_attributes(sender_id: InPath, held: Held, caller: Writer) -> dict[str, Kind]:
     """Return the kind of each attribute, declared or inferred."""
-    caller.may_use(sender_id)
-    await registry.known(held.database, sender_id)
+    await registry.known(held.database, caller, sender_id)
     async with held.database.begin() as tx:
         return await attributes.kinds_of(tx, sender_id)
 
 
-@router.put("/senders/{sender_id}/attributes/{name}")
-async def declare_attribute(sender_id: InPath, name: Name, body: Declared, held: Held, caller: Writer) -> Declared:
+@router.put("/senders/{sender_id}/attributes/{name}", operation_id="attributes.declare")
+async def declare_attribute(
+    sender_id: InPath,
+    name: Annotated[Name, Path(description="The attribute, as texts and segments name it.")],
+    body: Declared,
+    held: Held,
+    caller: Writer,
+) -> Declared:
     """Declare an attribute's kind, before or after its first value. Saved segments keep the earlier kind."""
-    caller.may_use(sender_id)
+    await caller.may_use(sender_id)
     if name == STOP_FIELD:
         raise Invalid(
             "`stop` is the STOP mention in a text: name the attribute otherwise",
@@ -225,7 +297,7 @@ async def declare_attribute(sender_id: InPath, name: Name, body: Declared, held:
             "`name` is a column of phone numbers, which cannot be an attribute",
             reasons=[Reason("name", "number_column")],
         )
-    await registry.known(held.database, sender_id)
+    await registry.known(held.database, caller, sender_id)
     async with held.database.begin() as tx:
         await attributes.declare(tx, sender_id, name, body.kind, caller.subject, datetime.now(UTC))
     return body
@@ -288,10 +360,20 @@ def _refused(reason: str, subject_id: str | None) -> Verdict:
     return Verdict(result="refused", subject_id=subject_id, reason=reason, detail=detail)
 
 
-def _subject(who: Who, held: Resources[Any], at: str = "") -> str:
-    """Return the subject id. Raises Invalid for a refused number."""
+def person_named(who: Who, held: Resources[Any], ids: ControllerIds, at: str = "") -> str:
+    """Return the subject id of a person.
+
+    Raises Invalid for a refused number, and for an id that is none of the controller's.
+    """
     if who.subject_id is not None:
-        return who.subject_id
+        subject_id = ids.inner(who.subject_id)
+        if subject_id is None:
+            raise Invalid(
+                "`subject_id` is no id of a person with this sender's controller: take it from an answer or an export"
+                " about a sender of the same controller",
+                reasons=[Reason(f"{at}.subject_id" if at else "subject_id", "subject_id_not_valid")],
+            )
+        return subject_id
     assert who.number is not None
     try:
         return str(held.subject_keys.subject_id(parse(who.number, fictional=held.settings.fictional_numbers).e164))

@@ -3,7 +3,6 @@
 The rule is the gate's (`common.contracts.consent_rule`); the gate decides each message, on fresher knowledge.
 """
 
-from collections.abc import Iterator
 from datetime import datetime
 
 import msgspec
@@ -24,16 +23,18 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: bool = False
 
 
-def denials(standing: Standing | None, sender_id: str, purpose: str, at: datetime) -> Iterator[str]:
-    """Yield every reason against a message at that time."""
-    return (against.value for against in consent_rule.denials(standing, sender_id, purpose, at))
+def denials(standing: Standing | None, sender_id: str, purpose: str, at: datetime) -> tuple[str, ...]:
+    """Return the reasons against a message at that time, as the sender may see them."""
+    return consent_rule.told(against.value for against in consent_rule.denials(standing, sender_id, purpose, at))
 
 
 def state(standing: Standing | None, sender_id: str, purpose: str, at: datetime) -> State:
     """Return the consent state at that time. `segment_language` has the same rule in SQL."""
-    if standing is None or standing.unreadable:
+    if standing is None:
         return "unknown"
     consent = consent_rule.consent_for(standing.consents, sender_id, purpose)
     if consent_rule.suppressed(standing.suppressions, sender_id, consent):
         return "opted_out"
+    if standing.unreadable:
+        return "unknown"
     return consent_rule.state_at(consent, at) if consent else "unknown"

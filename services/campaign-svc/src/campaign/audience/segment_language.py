@@ -401,11 +401,12 @@ class _Writer:
         """Write `reach.state` in SQL."""
         sender, purpose = self._bound(self.sender_id, "text"), self._bound(purpose, "text")
         return (
-            "(SELECT CASE WHEN k.told IS NULL OR k.told @> '{\"unreadable\": true}' THEN 'unknown'"
+            "(SELECT CASE WHEN k.told IS NULL THEN 'unknown'"
             " WHEN k.told -> 'suppressions' <> '[]' AND EXISTS (SELECT FROM"
             " jsonb_to_recordset(k.told -> 'suppressions') AS s(sender_id text, since timestamptz)"
             f" WHERE (s.sender_id IS NULL OR s.sender_id = {sender})"
             " AND (e.state IS NULL OR s.since >= e.occurred_at)) THEN 'opted_out'"
+            " WHEN k.told @> '{\"unreadable\": true}' THEN 'unknown'"
             f" WHEN e.state = 'opted_in' AND e.expires_at <= {self._bound(self.at, 'timestamptz')} THEN 'expired'"
             " ELSE coalesce(e.state, 'unknown') END FROM (SELECT) AS one LEFT JOIN LATERAL (SELECT i.state,"
             " i.occurred_at, i.expires_at FROM jsonb_to_recordset(k.told -> 'consents') AS i(sender_id text,"

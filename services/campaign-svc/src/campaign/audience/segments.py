@@ -23,6 +23,7 @@ from campaign.audience import segment_language as segment
 from campaign.audience.attribute import Kind
 from campaign.audience.segment_language import FROM, Clicked, Condition, Expression, Received, SegmentRefused
 from campaign.audience.selection import Selection
+from campaign.audience.store import Contact, contact_of
 from campaign.schema import metadata
 from campaign.senders import store as senders
 from campaign.senders.store import Sender
@@ -40,6 +41,7 @@ segment_table = Table(
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("fingerprint", Text, nullable=False),  # of the request body
     Index("segment_position_ix", "position", unique=True),
+    Index("segment_sender_ix", "sender_id", "position"),
 )
 
 segment_version = Table(
@@ -56,6 +58,7 @@ segment_version = Table(
 
 SLICES = 256  # ranges of subject ids
 WITHIN_S = 0.6  # the time for counting, as projected
+READ_AT_ONCE = 20_000  # contacts read for a page of a search: a rare condition must not read millions for one page
 
 
 async def read(tx: AsyncConnection, sender_id: str, purposes: frozenset[str], source: object) -> Expression:
@@ -108,8 +111,8 @@ async def insert(
     created_by: str,
     created_at: datetime,
     fingerprint: str,
-) -> bool:
-    """Insert a segment with its first version; False if it exists."""
+) -> None:
+    """Insert a segment with its first version, unless the segment exists."""
     done = await tx.execute(
         sql(
             "INSERT INTO segment (segment_id, sender_id, name, latest, created_by, created_at, fingerprint)"
@@ -125,10 +128,8 @@ async def insert(
             "fingerprint": fingerprint,
         },
     )
-    if done.rowcount == 0:
-        return False
-    await add_version(tx, segment_id, source, expression, created_by, created_at)
-    return True
+    if done.rowcount > 0:
+        await add_version(tx, segment_id, source, expression, created_by, created_at)
 
 
 async def add_version(
@@ -194,23 +195,30 @@ async def lock(tx: AsyncConnection, segment_id: str) -> int | None:
     return latest
 
 
-async def versions_of(tx: AsyncConnection, segment_id: str) -> list[SegmentVersion]:
-    """Return the newest 1000 versions, newest first."""
-    return await _versions(tx, "WHERE s.segment_id = :id ORDER BY v.version DESC LIMIT 1000", {"id": segment_id})
+async def versions_of(tx: AsyncConnection, segment_id: str, below: int | None, limit: int) -> list[SegmentVersion]:
+    """Return versions, newest first. `below`: a version; those before it."""
+    return await _versions(
+        tx,
+        (
+            "WHERE s.segment_id = :id AND (CAST(:below AS bigint) IS NULL OR v.version < :below)"
+            " ORDER BY v.version DESC LIMIT :limit"
+        ),
+        {"id": segment_id, "below": below, "limit": limit},
+    )
 
 
 async def before(
-    tx: AsyncConnection, position: int | None, sender_ids: Sequence[str] | None, limit: int
+    tx: AsyncConnection, position: int | None, sender_ids: Sequence[str], limit: int
 ) -> list[SegmentVersion]:
-    """Return latest versions, newest first."""
+    """Return the latest versions of these senders' segments, newest first."""
     return await _versions(
         tx,
         (
             "AND v.version = s.latest WHERE (CAST(:position AS bigint) IS NULL OR s.position < :position)"
-            " AND (CAST(:senders AS text[]) IS NULL OR s.sender_id = ANY(CAST(:senders AS text[])))"
+            " AND s.sender_id = ANY(CAST(:senders AS text[]))"
             " ORDER BY s.position DESC LIMIT :limit"
         ),
-        {"position": position, "senders": None if sender_ids is None else list(sender_ids), "limit": limit},
+        {"position": position, "senders": list(sender_ids), "limit": limit},
     )
 
 
@@ -243,6 +251,36 @@ async def selects_somebody(tx: AsyncConnection, sender_id: str, condition: Condi
             {"sender_id": sender_id, **condition.values},
         )
     )
+
+
+async def matching(
+    tx: AsyncConnection, sender_id: str, condition: Condition, after: str, limit: int
+) -> tuple[list[Contact], str | None]:
+    """Return the contacts behind `after` that match, and the id to go on from; `None` at the end.
+
+    A page may have fewer contacts than `limit`, or none, and still more behind.
+    """
+    row = (
+        await tx.execute(
+            sql(
+                "SELECT max(subject_id) AS last, count(*) AS contacts FROM (SELECT subject_id FROM contact"
+                " WHERE sender_id = :sender_id AND subject_id > :after ORDER BY subject_id LIMIT :most) AS c"
+            ),
+            {"sender_id": sender_id, "after": after, "most": READ_AT_ONCE},
+        )
+    ).one()
+    rows = await tx.execute(
+        sql(
+            "SELECT c.subject_id, c.territory, c.attributes::text AS attributes, c.created_at, c.updated_at"
+            f" FROM {FROM} WHERE c.sender_id = :sender_id AND c.subject_id > :after AND c.subject_id <= :last"
+            f" AND {condition.sql} ORDER BY c.subject_id LIMIT :limit"
+        ),
+        {"sender_id": sender_id, "after": after, "last": row.last or "", "limit": limit, **condition.values},
+    )
+    found = [contact_of(*each) for each in rows]
+    if len(found) == limit:
+        return found, found[-1].subject_id
+    return found, row.last if row.contacts == READ_AT_ONCE else None
 
 
 # --- counted ---------------------------------------------------------------------------------------------------------

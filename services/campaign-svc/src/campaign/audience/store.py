@@ -16,6 +16,7 @@ from campaign.audience.reach import Standing
 from campaign.schema import instant, metadata
 from common.contracts.loosening import NO_STOPS, Stops, stops
 from common.db.database import copy_lines, escaped, fetch_many
+from common.privacy.erasing import TO_ERASE, Whom, columns, counted, meant, not_lifted
 
 CONTACTS = 0x636F6E74  # advisory lock ("cont"): shared to build requests, exclusive to rectify
 
@@ -83,6 +84,22 @@ async def known_standings(tx: AsyncConnection, subject_ids: Iterable[str]) -> di
     return {row.subject_id: Known(row.version, NO_STOPS if row.told is None else _stops(row.told)) for row in rows}
 
 
+async def standings_of(tx: AsyncConnection, subject_ids: Iterable[str]) -> dict[str, Standing]:
+    """Return the whole stored state of each known subject among these."""
+    rows = await fetch_many(
+        tx, "SELECT subject_id, told::text FROM standing WHERE subject_id = ANY($1::text[])", list(subject_ids)
+    )
+    return {subject_id: _standing.decode(told) for subject_id, told in rows}
+
+
+async def versions_of(tx: AsyncConnection, subject_ids: Iterable[str]) -> dict[str, int]:
+    """Return the stored version of each known subject among these."""
+    rows = await fetch_many(
+        tx, "SELECT subject_id, version FROM standing WHERE subject_id = ANY($1::text[])", list(subject_ids)
+    )
+    return {row[0]: row[1] for row in rows}
+
+
 def _stops(told: str) -> Stops:
     held = _standing.decode(told)
     return stops(held.consents, held.suppressions)
@@ -120,13 +137,13 @@ async def mark_unreadable(tx: AsyncConnection, subject_id: str) -> None:
 ImportedRow = tuple[int, str, str, str, str]  # line, subject_id, encrypted number, attributes as JSON, territory
 # one text: for an array, the driver checks each member, which takes most of the time
 _AMONG = "subject_id = ANY(string_to_array($1, ' '))"
-_ERASED = "(e.lifted_at IS NULL OR e.erased_at IS NULL)"
+_ERASED = f"({not_lifted('$2')} OR a.erased_at IS NULL)"
 
 
-async def erased_among(tx: AsyncConnection, subject_ids: Iterable[str]) -> set[str]:
-    """Return the subjects with an erasure pending, or done and not lifted."""
-    erased = f"SELECT subject_id FROM erasing AS e WHERE {_AMONG} AND {_ERASED}"
-    return {row[0] for row in await fetch_many(tx, erased, " ".join(subject_ids))}
+async def erased_among(tx: AsyncConnection, sender_id: str, subject_ids: Iterable[str]) -> set[str]:
+    """Return the subjects with an erasure that concerns the sender: pending, or done and not lifted."""
+    erased = f"SELECT subject_id FROM erasing AS a WHERE {_AMONG} AND {_ERASED} AND {meant('$2')}"
+    return {row[0] for row in await fetch_many(tx, erased, " ".join(subject_ids), sender_id)}
 
 
 class Contact(msgspec.Struct, frozen=True):
@@ -151,9 +168,26 @@ async def find_contact(tx: AsyncConnection, sender_id: str, subject_id: str) -> 
         {"sender_id": sender_id, "id": subject_id},
     )
     row = rows.one_or_none()
-    if row is None:
-        return None
-    return Contact(row.subject_id, row.territory, _attributes.decode(row.attributes), row.created_at, row.updated_at)
+    return None if row is None else contact_of(*row)
+
+
+async def contacts_after(tx: AsyncConnection, sender_id: str, after: str, limit: int) -> list[Contact]:
+    """Return a sender's contacts behind the subject id `after`."""
+    rows = await tx.execute(
+        text(
+            "SELECT subject_id, territory, attributes::text AS attributes, created_at, updated_at FROM contact"
+            " WHERE sender_id = :sender_id AND subject_id > :after ORDER BY subject_id LIMIT :limit"
+        ),
+        {"sender_id": sender_id, "after": after, "limit": limit},
+    )
+    return [contact_of(*row) for row in rows]
+
+
+def contact_of(
+    subject_id: str, territory: str | None, attributes: str, created_at: datetime, updated_at: datetime
+) -> Contact:
+    """Return the contact of a row. `attributes`: JSON."""
+    return Contact(subject_id, territory, _attributes.decode(attributes), created_at, updated_at)
 
 
 async def delete_of_sender(tx: AsyncConnection, sender_id: str, subject_ids: Sequence[str]) -> int:
@@ -169,20 +203,21 @@ async def delete_of_sender(tx: AsyncConnection, sender_id: str, subject_ids: Seq
     return int(gone.rowcount)
 
 
-async def delete_contacts(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
-    """Delete these subjects' contacts of every sender, in an import's order; return the number by subject id."""
+async def delete_contacts(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> dict[Whom, int]:
+    """Delete these people's contacts, in an import's order; return the numbers."""
     rows = await tx.execute(
         text(
-            "WITH found AS (SELECT c.sender_id, c.subject_id FROM sender AS s JOIN contact AS c"
-            " ON c.sender_id = s.sender_id AND c.subject_id = ANY(CAST(:ids AS text[]))"
+            f"WITH found AS (SELECT c.sender_id, c.subject_id, a.controller_id FROM sender AS s CROSS JOIN {TO_ERASE}"
+            " JOIN contact AS c ON c.sender_id = s.sender_id AND c.subject_id = a.subject_id"
+            " WHERE a.controller_id IS NULL OR s.controller = a.controller_id"
             " ORDER BY c.sender_id, c.subject_id FOR UPDATE OF c),"
-            " gone AS (DELETE FROM contact AS c USING found AS f"
-            " WHERE c.sender_id = f.sender_id AND c.subject_id = f.subject_id RETURNING c.subject_id)"
-            " SELECT subject_id, count(*) AS contacts FROM gone GROUP BY subject_id"
+            " gone AS (DELETE FROM contact AS c USING found AS f WHERE c.sender_id = f.sender_id"
+            " AND c.subject_id = f.subject_id RETURNING c.subject_id, f.controller_id)"
+            " SELECT subject_id, controller_id, count(*) FROM gone GROUP BY subject_id, controller_id"
         ),
-        {"ids": list(subject_ids)},
+        columns(asked),
     )
-    return {row.subject_id: row.contacts for row in rows}
+    return counted(rows)
 
 
 async def heard_of(tx: AsyncConnection, sender_id: str, subject_id: str, now: datetime) -> None:
@@ -220,17 +255,18 @@ async def correct_contact(
     )
 
 
-async def delete_contact(tx: AsyncConnection, subject_id: str, sender_id: str | None, until: datetime) -> int:
-    """Delete one person's contacts created by `until`, of one sender or of all; return how many."""
+async def delete_contact(tx: AsyncConnection, whom: Whom, sender_id: str | None, until: datetime) -> int:
+    """Delete one person's contacts created by `until`, of one sender of the controller or of all; return how many."""
     gone = await tx.execute(
         text(
             "WITH found AS (SELECT c.sender_id FROM sender AS s JOIN contact AS c"
             " ON c.sender_id = s.sender_id AND c.subject_id = :id"
-            " WHERE s.sender_id = coalesce(:sender_id, s.sender_id) AND c.created_at <= :until"
+            " WHERE s.sender_id = coalesce(:sender_id, s.sender_id) AND s.controller = :controller"
+            " AND c.created_at <= :until"
             " ORDER BY c.sender_id FOR UPDATE OF c)"
             " DELETE FROM contact AS c USING found AS f WHERE c.sender_id = f.sender_id AND c.subject_id = :id"
         ),
-        {"id": subject_id, "sender_id": sender_id, "until": until},
+        {"id": whom.subject_id, "controller": whom.controller_id, "sender_id": sender_id, "until": until},
     )
     return int(gone.rowcount)
 

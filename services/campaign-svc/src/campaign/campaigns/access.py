@@ -7,16 +7,21 @@ from typing import TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.campaigns import store
-from campaign.campaigns.campaign import Campaign, Progress
+from campaign.campaigns.campaign import Campaign, Owner, Progress
 from common.web.auth import Caller
 from common.web.problems import Conflict, NotFound, PastItsTime, Reason
 
 log = logging.getLogger(__name__)
 
-P = TypeVar("P", bound=Progress)
+C = TypeVar("C", Progress, Owner)
 
 
 class CampaignUnreadable(Conflict):
+    """The stored content of the campaign cannot be read by this version of Placet; a campaign that runs is held.
+
+    Pause or cancel the campaign, which both work, and tell the platform's operator.
+    """
+
     slug, title = "campaign-unreadable", "This version cannot read the campaign's stored content"
 
 
@@ -33,12 +38,14 @@ async def with_recipients(
 
 
 async def found(tx: AsyncConnection, caller: Caller, campaign_id: str, *, lock: bool = False) -> Campaign:
-    """Return a campaign of a sender that the token covers. Raises NotFound, Forbidden, CampaignUnreadable."""
+    """Return a campaign of a sender that the token covers. Raises NotFound, CampaignUnreadable.
+
+    The owner is read first: the content of a stranger's campaign would take time to read, and tell of the campaign.
+    """
+    await covered(tx, caller, await store.find_owner(tx, campaign_id))
     try:
-        return covered(caller, await store.find_campaign(tx, campaign_id, lock=lock))
+        return await store.read_campaign(tx, campaign_id, lock=lock)
     except store.UNREADABLE as error:
-        for progress in await store.progress_of(tx, "WHERE c.campaign_id = :id", {"id": campaign_id}):
-            covered(caller, progress)
         log.exception("a campaign cannot be read", extra={"campaign_id": campaign_id})
         raise CampaignUnreadable(
             f"campaign {campaign_id} cannot be read by this version: pause or cancel the campaign, and write another",
@@ -46,9 +53,7 @@ async def found(tx: AsyncConnection, caller: Caller, campaign_id: str, *, lock: 
         ) from error
 
 
-def covered(caller: Caller, campaign: P | None) -> P:
-    """Return a campaign of a sender that the token covers. Raises NotFound, Forbidden."""
-    if campaign is None:
-        raise NotFound("no such campaign", reasons=[Reason("campaign_id", "unknown_campaign")])
-    caller.may_use(campaign.sender_id)
-    return campaign
+async def covered(tx: AsyncConnection, caller: Caller, campaign: C | None) -> C:
+    """Return a campaign of a sender that the token covers. Raises NotFound, also for a stranger's campaign."""
+    missing = NotFound("no such campaign", reasons=[Reason("campaign_id", "unknown_campaign")])
+    return await caller.theirs(tx, campaign, missing)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import NamedTuple
 
 import msgspec
 
@@ -74,6 +75,12 @@ class Content(Texts):
         }
 
 
+class Owner(NamedTuple):
+    """The sender of a campaign, which never changes."""
+
+    sender_id: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """A campaign's status and position. No content is decoded: an unreadable campaign still has progress."""
@@ -117,6 +124,7 @@ class Campaign(Progress, Content):
     created_by: str
     edited_by: tuple[str, ...]
     created_at: datetime
+    archived_at: datetime | None
     fingerprint: str
     agreed: str | None
     agreed_start: datetime | None

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
-from sqlalchemy import ARRAY, Column, Index, Integer, PrimaryKeyConstraint, Table, Text, text
+from sqlalchemy import ARRAY, Column, Index, Integer, PrimaryKeyConstraint, SmallInteger, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.accounts import OUTCOMES
@@ -40,6 +40,8 @@ recipient = Table(
     Column("variant", Text, nullable=True),  # text requested, in an A/B test
     instant("waits_until", nullable=True),  # of recipients before the cursor
     instant("repeated_at", nullable=True),  # last repeat of the request, until the next report
+    Column("segments", SmallInteger, nullable=True),  # of the text as sent, once charged
+    Column("cost", Integer, nullable=True),  # of these, in ten-thousandths of a euro
     PrimaryKeyConstraint("campaign_id", "subject_id"),
     Index(
         "recipient_waiting_ix",
@@ -227,11 +229,13 @@ async def update_recipients(tx: AsyncConnection, events: Sequence[MessageChanged
         text(
             "UPDATE recipient AS r SET status = e.status, reasons = string_to_array(e.reasons, ' '),"
             " repeated_at = NULL,"
-            " receipt = e.receipt, version = e.version, handed_off_at = e.handed_off_at, receipt_at = e.receipt_at"
+            " receipt = e.receipt, version = e.version, handed_off_at = e.handed_off_at, receipt_at = e.receipt_at,"
+            " segments = e.segments, cost = e.cost"
             " FROM unnest(CAST(:campaigns AS text[]), CAST(:subjects AS text[]), CAST(:versions AS integer[]),"
             " CAST(:statuses AS text[]), CAST(:reasons AS text[]), CAST(:receipts AS text[]),"
-            " CAST(:left AS timestamptz[]), CAST(:receipts_at AS timestamptz[]))"
-            " AS e(campaign_id, subject_id, version, status, reasons, receipt, handed_off_at, receipt_at)"
+            " CAST(:left AS timestamptz[]), CAST(:receipts_at AS timestamptz[]), CAST(:segments AS smallint[]),"
+            " CAST(:costs AS integer[])) AS e(campaign_id, subject_id, version, status, reasons, receipt,"
+            " handed_off_at, receipt_at, segments, cost)"
             " WHERE r.campaign_id = e.campaign_id AND r.subject_id = e.subject_id"
         ),
         {
@@ -244,6 +248,8 @@ async def update_recipients(tx: AsyncConnection, events: Sequence[MessageChanged
             # a crash lost the instant: a hand-off begins within permit_ttl of its decision
             "left": [(e.handed_off_at or e.decided_at) if e.status in OUTCOMES else None for e in events],
             "receipts_at": [e.receipt_at for e in events],
+            "segments": [e.segments for e in events],
+            "costs": [e.cost for e in events],
         },
     )
 

@@ -9,7 +9,7 @@ first: before the start no other transaction needs the tallies.
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import (
@@ -29,13 +29,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.accounts import COUNTS, Tallies
 from campaign.audience.selection import Selection
-from campaign.campaigns.campaign import Campaign, Content, Progress, Texts
+from campaign.campaigns.campaign import Campaign, Content, Owner, Progress, Texts
 from campaign.message.folding import Folding
 from campaign.message.variants import Choice, Trial
 from campaign.schedule.lifecycle import Priority, Status
 from campaign.schedule.recurrence import Recurring
 from campaign.schedule.timing import Timing
 from campaign.schema import instant, metadata
+from common.db.database import NEWEST_FIRST, Direction
 from common.version import at_least
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ campaign = Table(
     instant("starts_at", nullable=True),
     instant("started_at", nullable=True),
     instant("ended_at", nullable=True),
+    instant("archived_at", nullable=True),
     # last recipient requested
     Column("cursor", Text, nullable=False, server_default=text("''")),
     Column("expanded", Boolean, nullable=False, server_default=text("false")),  # no recipient left to request or deny
@@ -99,6 +101,7 @@ campaign = Table(
     Column("failures", Integer, nullable=False, server_default=text("0")),  # consecutive, of a step
     instant("retry_at", nullable=True),
     Index("campaign_position_ix", "position", unique=True),
+    Index("campaign_sender_ix", "sender_id", "position"),
     Index("campaign_series_ix", "series_id", "position", postgresql_where=text("series_id IS NOT NULL")),
     Index("campaign_scheduled_ix", "starts_at", postgresql_where=text("status = 'scheduled'")),
     Index("campaign_begun_ix", "sender_id", "ended_at", postgresql_where=text("started_at IS NOT NULL")),
@@ -127,8 +130,8 @@ _CAMPAIGN = (
     " c.send_before, c.timing::text AS timing, c.recurring::text AS recurring, c.series_id, c.missed,"
     " c.trial::text AS trial, c.winner, c.choice::text AS choice,"
     " c.priority, c.created_by, c.edited_by, c.agreed, c.agreed_start, c.approval_needed, c.acknowledged,"
-    " c.created_at, c.fingerprint, c.status, c.at, c.starts_at, c.started_at, c.ended_at, c.cursor, c.next_slot,"
-    " c.sent_back, c.repeats, c.repeat_at, c.page_at, c.page_size, c.failures, c.retry_at,"
+    " c.created_at, c.fingerprint, c.status, c.at, c.starts_at, c.started_at, c.ended_at, c.archived_at, c.cursor,"
+    " c.next_slot, c.sent_back, c.repeats, c.repeat_at, c.page_at, c.page_size, c.failures, c.retry_at,"
     " CAST(c.xmin AS text) AS written,"
     f" c.expanded, u.link_host, s.stop_page, {', '.join(f'a.{name}' for name in _TALLIES)}"
     " FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
@@ -205,9 +208,9 @@ async def insert_campaign(
     created_by: str,
     created_at: datetime,
     fingerprint: str,
-) -> bool:
-    """Insert a draft with tallies; return False if it exists."""
-    done = await tx.execute(
+) -> None:
+    """Insert a draft with tallies, unless the campaign exists."""
+    await tx.execute(
         text(
             "WITH added AS (INSERT INTO campaign (campaign_id, sender_id, name, purpose, text, language, translations,"
             " folding, sectors, selection, rest_days, send_before, timing, recurring, trial, priority, created_by,"
@@ -218,7 +221,7 @@ async def insert_campaign(
             " CAST(:trial AS jsonb), :priority, :created_by,"
             " :created_at, :fingerprint, 'draft')"
             " ON CONFLICT DO NOTHING RETURNING campaign_id)"
-            " INSERT INTO campaign_accounts (campaign_id) SELECT campaign_id FROM added RETURNING 1"
+            " INSERT INTO campaign_accounts (campaign_id) SELECT campaign_id FROM added"
         ),
         {
             **_stored(content),
@@ -229,7 +232,6 @@ async def insert_campaign(
             "fingerprint": fingerprint,
         },
     )
-    return done.one_or_none() is not None
 
 
 async def insert_occurrence(
@@ -263,9 +265,10 @@ async def set_next(tx: AsyncConnection, campaign_id: str, at: datetime, starts_a
     )
 
 
-async def find_campaign(tx: AsyncConnection, campaign_id: str, *, lock: bool = False) -> Campaign | None:
-    found = await _campaigns(tx, f"WHERE c.campaign_id = :id {'FOR UPDATE OF c' if lock else ''}", {"id": campaign_id})
-    return found[0] if found else None
+async def find_owner(tx: AsyncConnection, campaign_id: str) -> Owner | None:
+    rows = await tx.execute(text("SELECT sender_id FROM campaign WHERE campaign_id = :id"), {"id": campaign_id})
+    sender_id = rows.scalar_one_or_none()
+    return None if sender_id is None else Owner(sender_id)
 
 
 async def lock_progress(tx: AsyncConnection, campaign_id: str) -> Progress | None:
@@ -275,9 +278,10 @@ async def lock_progress(tx: AsyncConnection, campaign_id: str) -> Progress | Non
 
 
 async def read_campaign(tx: AsyncConnection, campaign_id: str, *, lock: bool = False) -> Campaign:
-    """Return a campaign known to exist."""
-    found = await find_campaign(tx, campaign_id, lock=lock)
-    assert found is not None, "campaigns are never deleted"
+    """Return a campaign known to exist: campaigns are never deleted."""
+    [found] = await _campaigns(
+        tx, f"WHERE c.campaign_id = :id {'FOR UPDATE OF c' if lock else ''}", {"id": campaign_id}
+    )
     return found
 
 
@@ -295,25 +299,36 @@ async def leave_occurrences(tx: AsyncConnection, series_id: str, paused_because:
     )
 
 
-async def campaigns_before(
-    tx: AsyncConnection, position: int | None, sender_ids: Sequence[str] | None, series_id: str | None, limit: int
-) -> tuple[list[Campaign], list[int]]:
-    """Return a page of campaigns, newest first, and the position of each row of the page.
+class Listed(NamedTuple):
+    """The campaigns wanted. `series_id`: only occurrences of this recurring campaign. `archived`: only archived ones,
+    else none of these."""
 
-    A campaign with unreadable content is logged, and only its position is returned. `sender_ids` `None`: of every
-    sender. `series_id`: only occurrences of this recurring campaign.
+    sender_ids: Sequence[str]
+    series_id: str | None = None
+    status: Status | None = None
+    archived: bool = False
+
+
+async def campaigns_behind(
+    tx: AsyncConnection, position: int | None, listed: Listed, limit: int, direction: Direction = NEWEST_FIRST
+) -> tuple[list[Campaign], list[int]]:
+    """Return a page of campaigns by position, and the position of each row of the page.
+
+    A campaign with unreadable content is logged, and only its position is returned.
     """
     rows = await tx.execute(
         text(
-            f"{_CAMPAIGN} WHERE (CAST(:position AS bigint) IS NULL OR c.position < :position)"
-            " AND (CAST(:senders AS text[]) IS NULL OR c.sender_id = ANY(CAST(:senders AS text[])))"
+            f"{_CAMPAIGN} WHERE (CAST(:position AS bigint) IS NULL OR c.position {direction.beyond} :position)"
+            " AND c.sender_id = ANY(CAST(:sender_ids AS text[])) AND (c.archived_at IS NOT NULL) = :archived"
             " AND (CAST(:series_id AS text) IS NULL OR c.series_id = :series_id)"
-            " ORDER BY c.position DESC LIMIT :limit"
+            " AND (CAST(:status AS text) IS NULL OR c.status = :status)"
+            f" ORDER BY c.position {direction.order} LIMIT :limit"
         ),
         {
+            **listed._asdict(),
+            "sender_ids": list(listed.sender_ids),
+            "status": listed.status.value if listed.status else None,
             "position": position,
-            "senders": None if sender_ids is None else list(sender_ids),
-            "series_id": series_id,
             "limit": limit,
         },
     )
@@ -371,6 +386,17 @@ async def set_status(tx: AsyncConnection, campaign_id: str, status: Status, *, c
     return int(version)
 
 
+async def set_archived(tx: AsyncConnection, campaign_id: str, at: datetime | None) -> None:
+    """Archive a campaign at `at`, or bring the campaign back to the lists. The first time of archiving stays."""
+    await tx.execute(
+        text(
+            "UPDATE campaign SET archived_at = CASE WHEN CAST(:at AS timestamptz) IS NOT NULL"
+            " THEN coalesce(archived_at, :at) END WHERE campaign_id = :id"
+        ),
+        {"id": campaign_id, "at": at},
+    )
+
+
 async def set_start(
     tx: AsyncConnection,
     campaign_id: str,
@@ -385,7 +411,7 @@ async def set_start(
     await tx.execute(
         text(
             "UPDATE campaign SET at = :at, starts_at = :starts_at, agreed = :agreed,"
-            " agreed_start = :agreed_start, approval_needed = :approval_needed,"
+            " agreed_start = :agreed_start, approval_needed = :approval_needed, archived_at = NULL,"
             " acknowledged = CAST(:acknowledged AS text[]), sent_back = NULL, failures = 0, retry_at = NULL"
             " WHERE campaign_id = :id"
         ),
@@ -410,7 +436,7 @@ async def edit_campaign(tx: AsyncConnection, campaign_id: str, content: Content,
             " translations = CAST(:translations AS jsonb), folding = :folding, sectors = CAST(:sectors AS text[]),"
             " selection = CAST(:selection AS jsonb), rest_days = :rest_days, send_before = :send_before,"
             " timing = CAST(:timing AS jsonb), recurring = CAST(:recurring AS jsonb), trial = CAST(:trial AS jsonb),"
-            " priority = :priority, at = NULL, starts_at = NULL, agreed = NULL,"
+            " priority = :priority, at = NULL, starts_at = NULL, agreed = NULL, archived_at = NULL,"
             " acknowledged = '{}', sent_back = NULL, edited_by ="
             " array_append(array_remove(edited_by, CAST(:by AS text)), CAST(:by AS text))"
             " WHERE campaign_id = :campaign_id"

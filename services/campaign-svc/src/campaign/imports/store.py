@@ -22,7 +22,10 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.schema import instant, metadata
-from common.db.database import insert_many, may_idle
+from common.contracts import CAMPAIGN_NOTICES
+from common.contracts.campaign import ContactImportFinished
+from common.db.database import NEWEST_FIRST, Direction, insert_many, may_idle
+from common.kafka import outbox
 
 contact_import = Table(
     "contact_import",
@@ -49,6 +52,7 @@ contact_import = Table(
     Column("failed", Boolean, nullable=False, server_default=text("false")),  # `finished` is true as well
     Column("finished", Boolean, nullable=False, server_default=text("true")),
     Index("contact_import_created_ix", "created_at"),
+    Index("contact_import_sender_ix", "sender_id", "created_at"),
     Index("contact_import_waiting_ix", "import_id", postgresql_where=text("complete AND NOT finished")),
 )
 
@@ -174,21 +178,46 @@ async def find_import(tx: AsyncConnection, import_id: str) -> Mapping[str, Any] 
     return await _import(tx, import_id)
 
 
+_IMPORT = (
+    "SELECT import_id, sender_id, created_at, fingerprint, lines, created, updated, duplicates, refused,"
+    " reasons::text AS reasons, read_as::text AS read_as, bytes, received_bytes, pieces, complete, line,"
+    " finished, attempts, failed FROM contact_import"
+)
+
+
 async def _import(tx: AsyncConnection, import_id: str, locked: str = "") -> Mapping[str, Any] | None:
-    row = (
-        await tx.execute(
-            text(
-                "SELECT import_id, sender_id, created_at, fingerprint, lines, created, updated, duplicates, refused,"
-                " reasons::text AS reasons, read_as::text AS read_as, bytes, received_bytes, pieces, complete, line,"
-                " finished, attempts, failed"
-                f" FROM contact_import WHERE import_id = :id{locked}"
-            ),
-            {"id": import_id},
-        )
-    ).one_or_none()
-    if row is None:
-        return None
-    return {**row._mapping, "reasons": msgspec.json.decode(row.reasons), "read_as": msgspec.json.decode(row.read_as)}
+    rows = await tx.execute(text(f"{_IMPORT} WHERE import_id = :id{locked}"), {"id": import_id})
+    row = rows.one_or_none()
+    return None if row is None else _read(row._mapping)
+
+
+async def listed(
+    tx: AsyncConnection,
+    sender_ids: Sequence[str],
+    after: tuple[datetime, str] | None,
+    limit: int,
+    direction: Direction = NEWEST_FIRST,
+) -> list[Mapping[str, Any]]:
+    """Return the imports of these senders behind `after`, by the time of their opening."""
+    rows = await tx.execute(
+        text(
+            f"{_IMPORT} WHERE sender_id = ANY(CAST(:senders AS text[]))"
+            f" AND (CAST(:at AS timestamptz) IS NULL OR (created_at, import_id) {direction.beyond} (:at, :id))"
+            f" ORDER BY created_at {direction.order}, import_id {direction.order} LIMIT :limit"
+        ),
+        {
+            "senders": list(sender_ids),
+            "at": after[0] if after else None,
+            "id": after[1] if after else "",
+            "limit": limit,
+        },
+    )
+    return [_read(row._mapping) for row in rows]
+
+
+def _read(columns: Mapping[Any, Any]) -> Mapping[str, Any]:
+    decoded = {name: msgspec.json.decode(columns[name]) for name in ("reasons", "read_as")}
+    return {**columns, **decoded}
 
 
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
@@ -220,21 +249,41 @@ async def put_recorded(tx: AsyncConnection, done: Recorded, refused: Sequence[Re
     )
 
 
-async def finish_import(tx: AsyncConnection, import_id: str, read_as: Mapping[str, object]) -> None:
-    """Mark an import finished, and delete the file."""
+async def finish_import(tx: AsyncConnection, import_id: str, read_as: Mapping[str, object], now: datetime) -> None:
+    """Mark an import finished, delete the file, and publish the end."""
     await tx.execute(
-        text("UPDATE contact_import SET finished = true, read_as = CAST(:read_as AS jsonb) WHERE import_id = :id"),
+        text("UPDATE contact_import SET read_as = CAST(:read_as AS jsonb) WHERE import_id = :id"),
         {"id": import_id, "read_as": msgspec.json.encode(read_as).decode()},
     )
-    await tx.execute(text("DELETE FROM import_piece WHERE import_id = :id"), {"id": import_id})
+    await _end(tx, import_id, now, failed=False)
 
 
-async def give_up_import(tx: AsyncConnection, import_id: str) -> None:
-    """Mark an import failed and delete the file. Recorded lines stay."""
-    await tx.execute(
-        text("UPDATE contact_import SET finished = true, failed = true WHERE import_id = :id"), {"id": import_id}
+async def give_up_import(tx: AsyncConnection, import_id: str, now: datetime) -> None:
+    """Mark an import failed, delete the file, and publish the end. Recorded lines stay."""
+    await _end(tx, import_id, now, failed=True)
+
+
+async def _end(tx: AsyncConnection, import_id: str, now: datetime, *, failed: bool) -> None:
+    rows = await tx.execute(
+        text(
+            "UPDATE contact_import SET finished = true, failed = :failed WHERE import_id = :id"
+            " RETURNING sender_id, lines, refused"
+        ),
+        {"id": import_id, "failed": failed},
     )
     await tx.execute(text("DELETE FROM import_piece WHERE import_id = :id"), {"id": import_id})
+    notices = [
+        ContactImportFinished(
+            notice_id=import_id,
+            sender_id=row.sender_id,
+            lines=row.lines,
+            refused=row.refused,
+            given_up=failed,
+            finished_at=now,
+        )
+        for row in rows
+    ]
+    await outbox.append(tx, CAMPAIGN_NOTICES, notices)
 
 
 async def forget_import(tx: AsyncConnection, import_id: str) -> None:

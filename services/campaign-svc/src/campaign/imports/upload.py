@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -25,17 +25,20 @@ from campaign.imports import worker as importing
 from campaign.senders import registry
 from common.keyring import SubjectKeys
 from common.service import Resources, resources
-from common.web.auth import Caller, require
+from common.web.auth import NOBODY, Caller, require
 from common.web.fields import Storable
 from common.web.idempotency import Key, KeyInProgress, KeyReused, derived_id, same
-from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
-from common.web.problems import Invalid, Malformed, NotFound, Problem, Reason, TooLarge
+from common.web.openapi import refuses, tells
+from common.web.pagination import LIMIT, SORTED, Cursor, Limit, OfSender, Page, Sort, next_of, position
+from common.web.problems import Invalid, Malformed, NotFound, NotTheMediaType, Problem, Reason, TooLarge
 from common.web.upload import (
     BODY,
     Length,
     Offset,
+    OffsetMismatch,
     Stream,
     Upload,
+    UploadComplete,
     UploadInProgress,
     UploadRoute,
     discovery,
@@ -53,14 +56,14 @@ _slots = asyncio.Semaphore(AT_ONCE)
 
 FILE = {
     "requestBody": {
-        "required": True,
+        "required": False,
         "content": {
             "text/csv": {
-                "schema": {"type": "string"},
+                "schema": {"type": "string", "format": "binary"},
                 "example": "number;first_name;city\n06 39 98 01 02;Zoé;Nîmes\n",
             },
             "application/x-ndjson": {
-                "schema": {"type": "string"},
+                "schema": {"type": "string", "format": "binary"},
                 "example": '{"number": "06 39 98 01 02", "first_name": "Zoé", "points": 120}\n',
             },
         },
@@ -71,8 +74,8 @@ FILE = {
 class Read(BaseModel):
     """How the parser understood the file: look here if the contacts look wrong."""
 
-    format: Literal["csv", "ndjson"]
-    charset: str
+    format: Literal["csv", "ndjson"] = Field(description="The format, told by the first character of the file.")
+    charset: str = Field(description="The character set that the parser found, such as `utf-8` or `windows-1252`.")
     delimiter: str | None = Field(description="The separator of CSV cells.")
     encoded_twice: bool = Field(description="Some letters look like UTF-8 decoded wrongly and saved again: Ã© for é.")
     other_numbers: list[str] = Field(
@@ -96,11 +99,11 @@ class Import(BaseModel):
     bytes: int | None = Field(description="The whole file's length; null until the caller names the length.")
     received_bytes: int = Field(description="Bytes of the file received: the offset to continue the upload from.")
     line: int = Field(description="The last recorded line of the file, counted from 1.")
-    lines: int
+    lines: int = Field(description="Lines recorded so far, without blank lines and the header.")
     created: int = Field(description="Contacts new to this sender.")
     updated: int = Field(description="Contacts known before.")
     duplicates: int = Field(description="Lines with the number of a later line; the last line counts.")
-    refused: int
+    refused: int = Field(description="Lines refused; the list of refusals has each with its reason.")
     reasons: dict[str, int] = Field(
         description="Refused lines by reason; for an attribute, followed by a colon and the attribute's name."
     )
@@ -110,12 +113,18 @@ class Import(BaseModel):
 class Refusal(BaseModel):
     """A refused line, without its number. `line`: where the line begins in the file, from 1."""
 
-    line: int
+    line: int = Field(description="The line of the file at which the refused line begins, from 1.")
     reason: str
     detail: str
 
 
-@router.post("/imports", status_code=201, openapi_extra=FILE)
+@router.post(
+    "/imports",
+    operation_id="contact_imports.create",
+    status_code=201,
+    openapi_extra=FILE,
+    responses=tells(201, "Location") | refuses(NotFound, KeyInProgress),
+)
 async def import_contacts(
     request: Request,
     response: Response,
@@ -124,7 +133,7 @@ async def import_contacts(
     sender_id: Annotated[Storable, Query(min_length=1, max_length=40)],
     key: Key = None,
     length: Length = None,
-    defer_length: Annotated[Literal["1"] | None, Header(alias="Upload-Defer-Length")] = None,
+    defer_length: Annotated[str | None, Header(alias="Upload-Defer-Length", pattern="^1$")] = None,
 ) -> Import:
     """Import the contacts of a file: CSV with a header row, or NDJSON.
 
@@ -136,18 +145,16 @@ async def import_contacts(
     date or boolean if all its values in the file are such, else text.
 
     The answer comes when all lines are recorded. `Upload-Length`, or `Upload-Defer-Length: 1`, with an empty body opens
-    an import, or returns the import under this Idempotency-Key; the file then goes to its `Location`. A whole file
+    an import, or gets the first answer under this Idempotency-Key; the file then goes to its `Location`. A whole file
     under the key of an incomplete import restarts the import; the same file under the key of a complete import answers
-    200.
+    the import.
     """
-    caller.may_use(sender_id)
-    await registry.known(held.database, sender_id)
+    await registry.known(held.database, caller, sender_id)
     _check_media_type(request)
     body = Stream(request, held.settings.import_max_bytes)
     import_id = derived_id("imp", caller, key)
     async with _claimed(held, import_id, KeyInProgress()) as claim:
         found = await _find(held, import_id)
-        response.status_code = 201 if found is None else 200
         response.headers["Location"] = f"/v1/imports/{import_id}"
         if found is not None and found["sender_id"] != sender_id:
             raise KeyReused
@@ -159,14 +166,13 @@ async def import_contacts(
                 await _open(held, import_id, sender_id, caller, length)
             elif length is not None and found["bytes"] != length:
                 raise KeyReused
-            return _view(await _find(held, import_id))
+            return _as_opened(await _find(held, import_id), length)
         if found is not None and found["complete"]:
             async for _ in body:
                 pass
             same(found["fingerprint"], _fingerprint(held.subject_keys, sender_id, body.digest))
         else:
             await _open(held, import_id, sender_id, caller, None)
-            response.status_code = 201
             try:
                 await _arrive(held, claim, import_id, body, lambda received: True)
             except TooLarge:
@@ -180,19 +186,49 @@ async def import_contacts(
     return _view(await _find(held, import_id))
 
 
-@router.options("/imports", status_code=204)
+@router.get("/imports", operation_id="contact_imports.list")
+async def list_imports(
+    held: Held,
+    caller: Writer,
+    sender_id: OfSender = None,
+    sort: Sort = "newest",
+    cursor: Cursor = None,
+    limit: Limit = LIMIT,
+) -> Page[Import]:
+    """List the imports of the senders your token covers, by the time of their opening."""
+    covered = await caller.covered(sender_id)
+    async with held.database.begin() as tx:
+        found = await store.listed(tx, covered, position(cursor, tuple[datetime, str]), limit, SORTED[sort])
+    return Page[Import](
+        items=[_view(each) for each in found], next=next_of(found, limit, itemgetter("created_at", "import_id"))
+    )
+
+
+@router.options("/imports", operation_id="contact_imports.discover", status_code=204)
 async def discover_uploads(held: Held, caller: Writer) -> Response:
     """Return the version and the extensions of tus, and the size of a file at most."""
     return discovery(held.settings.import_max_bytes)
 
 
-@router.head("/imports/{import_id}", response_class=Response)
+@router.head(
+    "/imports/{import_id}",
+    operation_id="contact_imports.get_offset",
+    response_class=Response,
+    responses=tells(200, "Upload-Offset", "Upload-Length"),
+)
 async def tell_offset(import_id: Storable, held: Held, caller: Writer) -> Response:
     """Return how much of the file has arrived: an interrupted upload goes on from `Upload-Offset`."""
     return _upload(await _visible(held, caller, import_id)).told(200)
 
 
-@router.patch("/imports/{import_id}", status_code=204, openapi_extra=BODY)
+@router.patch(
+    "/imports/{import_id}",
+    operation_id="contact_imports.upload",
+    status_code=204,
+    openapi_extra=BODY,
+    responses=tells(204, "Upload-Offset", "Upload-Length")
+    | refuses(OffsetMismatch, UploadComplete, UploadInProgress, NotTheMediaType),
+)
 async def upload(
     import_id: Storable, request: Request, held: Held, caller: Writer, offset: Offset, length: Length = None
 ) -> Response:
@@ -216,13 +252,13 @@ async def upload(
     return _upload(await _visible(held, caller, import_id)).told(204)
 
 
-@router.get("/imports/{import_id}")
+@router.get("/imports/{import_id}", operation_id="contact_imports.get")
 async def get_import(import_id: Storable, held: Held, caller: Writer) -> Import:
     """Return how far the file has arrived, and how far its lines are recorded."""
     return _view(await _visible(held, caller, import_id))
 
 
-@router.get("/imports/{import_id}/refusals")
+@router.get("/imports/{import_id}/refusals", operation_id="contact_imports.list_refusals")
 async def list_refusals(
     import_id: Storable,
     held: Held,
@@ -351,9 +387,8 @@ async def _find(held: Resources[Any], import_id: str) -> Any:
 
 async def _visible(held: Resources[Any], caller: Caller, import_id: str) -> Any:
     found = await _find(held, import_id)
-    if found is None:
+    if not await caller.seen([found["sender_id"] if found else NOBODY]):
         raise NotFound("no such import", reasons=[Reason("import_id", "unknown_import")])
-    caller.may_use(found["sender_id"])
     return found
 
 
@@ -361,6 +396,15 @@ def _view(found: Any) -> Import:
     ended = "failed" if found["failed"] else "done"
     status = ended if found["finished"] else "recording" if found["complete"] else "uploading"
     return Import.model_validate({**found, "status": status})
+
+
+def _as_opened(found: Any, length: int | None) -> Import:
+    """Return the import as its opening was answered: before the file."""
+    counts = dict.fromkeys(("received_bytes", "line", "lines", "created", "updated", "duplicates", "refused"), 0)
+    empty: dict[str, int] = {}
+    return Import.model_validate(
+        {**found, **counts, "status": "uploading", "bytes": length, "reasons": empty, "read_as": None}
+    )
 
 
 def _upload(found: Any) -> Upload:

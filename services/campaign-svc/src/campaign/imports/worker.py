@@ -66,7 +66,7 @@ async def record(held: Resources[Any], claim: AsyncConnection, import_id: str) -
             return
         attempts = found["attempts"] + 1
         if attempts > MAX_ATTEMPTS:
-            await store.give_up_import(tx, import_id)
+            await store.give_up_import(tx, import_id, datetime.now(UTC))
             log.error("an import is given up", extra={"import_id": import_id, "line": found["line"]})
             return
         await store.put_attempt(tx, import_id, attempts, datetime.now(UTC) + pause(attempts))
@@ -86,8 +86,9 @@ async def record(held: Resources[Any], claim: AsyncConnection, import_id: str) -
             await asyncio.wait([ahead])
         step = await ahead
     async with held.database.begin() as tx:
-        await attributes.learn(tx, found["sender_id"], reading.inferred, datetime.now(UTC))
-        await store.finish_import(tx, import_id, asdict(reading.read_as))
+        now = datetime.now(UTC)
+        await attributes.learn(tx, found["sender_id"], reading.inferred, now)
+        await store.finish_import(tx, import_id, asdict(reading.read_as), now)
 
 
 def pause(attempts: int) -> timedelta:
@@ -159,7 +160,7 @@ async def _keep(held: Resources[Any], import_id: str, step: _Step, *, met: bool 
     async with held.database.begin() as tx:
         found = await store.lock_import(tx, import_id)
         assert found is not None, "an import that is being recorded is forgotten by nobody"
-        erased = await audience.erased_among(tx, step.lines)
+        erased = await audience.erased_among(tx, found["sender_id"], step.lines)
         refused = [(import_id, line, reason) for line, reason in step.refusals]
         lines = step.lines
         if erased:

@@ -4,7 +4,7 @@ The first click of a day on a link renews the sender's contact and is published 
 person; more clicks would prove no more (ADR-0038).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -19,6 +19,7 @@ from common.contracts.campaign import LinkClicked
 from common.kafka import outbox
 from common.keyring import LinkKeys
 from common.privacy import stop_link
+from common.privacy.erasing import TO_ERASE, Whom, columns, counted, meant, not_lifted
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +82,8 @@ async def keep(tx: AsyncConnection, made: Sequence[Tokens]) -> None:
             " CAST(:subjects AS text[]), CAST(:targets AS text[]), CAST(:tokens AS text[]))"
             " AS m(campaign_id, subject_id, target, token)"
             " JOIN campaign_link AS t ON t.campaign_id = m.campaign_id AND t.target = m.target"
-            " WHERE NOT EXISTS"
-            " (SELECT FROM erasing AS e WHERE e.subject_id = m.subject_id AND e.lifted_at IS NULL)"
+            " JOIN campaign AS c ON c.campaign_id = m.campaign_id WHERE NOT EXISTS (SELECT FROM erasing AS a"
+            f" WHERE a.subject_id = m.subject_id AND {not_lifted('c.sender_id')} AND {meant('c.sender_id')})"
             " ON CONFLICT (campaign_id, subject_id, place) DO UPDATE SET token = excluded.token"
             " WHERE link.token <> excluded.token"
         ),
@@ -169,17 +170,19 @@ async def click(tx: AsyncConnection, link: Link, now: datetime) -> None:
         await outbox.append(tx, CLICKS, [event])
 
 
-async def forget(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
-    """Delete these people's links and clicks; return how many by subject id."""
+async def forget(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> dict[Whom, int]:
+    """Delete these people's links and clicks; return how many."""
     rows = await tx.execute(
         text(
-            "WITH gone AS (DELETE FROM link AS l USING (SELECT DISTINCT campaign_id FROM campaign_link) AS c"
-            " WHERE l.campaign_id = c.campaign_id AND l.subject_id = ANY(CAST(:ids AS text[])) RETURNING l.subject_id)"
-            " SELECT subject_id, count(*) AS links FROM gone GROUP BY subject_id"
+            "WITH gone AS (DELETE FROM link AS l USING (SELECT DISTINCT t.campaign_id, g.sender_id"
+            f" FROM campaign_link AS t JOIN campaign AS g USING (campaign_id)) AS c CROSS JOIN {TO_ERASE}"
+            f" WHERE l.campaign_id = c.campaign_id AND l.subject_id = a.subject_id AND {meant('c.sender_id')}"
+            " RETURNING a.subject_id, a.controller_id)"
+            " SELECT subject_id, controller_id, count(*) FROM gone GROUP BY subject_id, controller_id"
         ),
-        {"ids": list(subject_ids)},
+        columns(asked),
     )
-    return {row.subject_id: row.links for row in rows}
+    return counted(rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,15 +197,16 @@ class SentLink:
     last_clicked_at: datetime | None
 
 
-async def of_person(tx: AsyncConnection, subject_id: str) -> list[SentLink]:
-    """Return a person's links, oldest campaign first."""
+async def of_person(tx: AsyncConnection, subject_id: str, controller_id: str) -> list[SentLink]:
+    """Return a person's links of a controller's senders, oldest campaign first."""
     rows = await tx.execute(
         text(
             "SELECT c.campaign_id, c.sender_id, t.target, l.clicks, l.first_clicked_at, l.last_clicked_at"
             " FROM campaign_link AS t JOIN campaign AS c USING (campaign_id)"
             " JOIN link AS l ON l.campaign_id = t.campaign_id AND l.place = t.place AND l.subject_id = :id"
+            " JOIN sender AS s ON s.sender_id = c.sender_id AND s.controller = :controller"
             " ORDER BY c.position, t.place"
         ),
-        {"id": subject_id},
+        {"id": subject_id, "controller": controller_id},
     )
     return [SentLink(*row) for row in rows]

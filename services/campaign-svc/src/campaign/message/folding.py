@@ -34,6 +34,8 @@ LETTERS = {"œ": "oe", "Œ": "OE", "ł": "l", "Ł": "L", "đ": "d", "Đ": "D", "
 
 
 class Folding(StrEnum):
+    """The characters outside GSM-7 to replace by similar ones; each value includes the values before it."""
+
     NONE = "none"
     TYPOGRAPHIC = "typographic"
     ACCENTS = "accents"

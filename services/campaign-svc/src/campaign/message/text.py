@@ -7,7 +7,7 @@
     {stop}                                      the STOP mention with the sender's own code
     {stop_link}                                 a personal link that stops (`common.privacy.stop_link`)
     {preferences}                               a personal link to the preference page, no means to stop by itself
-    {{ and }}                                   braces
+    {{ and }}                                   braces, but around a single word: `common.texts.placeholders`
 
 A condition is `name` (the contact has it), `not name`, `name = value`, `name != value` (in any case of letters), or
 `name > 100` and the like (as numbers; false if the attribute is no number). Without nesting, calls and loops, a text is
@@ -29,6 +29,7 @@ from campaign.message.short_link import Token
 from common.law.stop_mention import mentions_stop
 from common.privacy.stop_link import names_page, names_stop_link, preference_page
 from common.sms.sms_length import MAX_SEGMENTS, Length, Place, fits, length, outside_gsm7
+from common.texts.placeholders import placeholders
 
 MAX_TEMPLATE_CHARS = 2000
 STOP_FIELD = "stop"
@@ -56,6 +57,7 @@ class TextProblem(StrEnum):
 
     EMPTY = "empty"
     TOO_LONG = "too_long"
+    PLACEHOLDER = "placeholder"
     BRACE_ALONE = "brace_alone"
     FIELD_NAME = "field_name"
     CONDITION = "condition"
@@ -262,6 +264,11 @@ def parse(source: str) -> Template:
         raise TextRefused(TextProblem.EMPTY, "the text is empty")
     if len(source) > MAX_TEMPLATE_CHARS:
         raise TextRefused(TextProblem.TOO_LONG, f"the text is longer than {MAX_TEMPLATE_CHARS} characters")
+    for other in placeholders(source):
+        raise TextRefused(
+            TextProblem.PLACEHOLDER,
+            f"{other.found} at character {other.at} is a placeholder of another product: write {other.instead}",
+        )
     reading = _Reading()
     places = [(0, 0), *(m.span() for m in _TOKENS.finditer(source)), (len(source), len(source))]
     for (_, after), (start, end) in pairwise(places):

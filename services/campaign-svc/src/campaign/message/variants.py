@@ -30,9 +30,13 @@ class Variant(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, Field(pattern=r"^[b-z]$", description="One letter; `a` is the campaign's own text.")]
-    text: Storable = Field(max_length=MAX_TEMPLATE_CHARS)
-    translations: dict[Annotated[str, Field(pattern=r"^[a-z]{2}$")], Storable] = Field({}, max_length=20)
-    percent: int = Field(ge=1, le=99)
+    text: Storable = Field(
+        max_length=MAX_TEMPLATE_CHARS, description="The text; its fields are those of the campaign's own text."
+    )
+    translations: dict[Annotated[str, Field(pattern=r"^[a-z]{2}$")], Storable] = Field(
+        {}, max_length=20, description="The text in other languages, by two letters of ISO 639-1."
+    )
+    percent: int = Field(ge=1, le=99, description="The share of the audience that gets this text, in percent.")
 
 
 class Winner(BaseModel):
@@ -50,7 +54,7 @@ class Winner(BaseModel):
         " counted link (each text then needs a counted link). The choice is among texts that reached at least"
         f" {LEAST_REACHED} people; the first of equal texts wins. With fewer than two such texts, `a` wins.",
     )
-    after_hours: int = Field(ge=1, le=48)
+    after_hours: int = Field(ge=1, le=48, description="Hours from the last message of the first groups to the choice.")
 
     @property
     def after(self) -> timedelta:
@@ -99,7 +103,9 @@ class Trial(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    variants: tuple[Variant, ...] = Field((), max_length=MOST_VARIANTS)
+    variants: tuple[Variant, ...] = Field(
+        (), max_length=MOST_VARIANTS, description="The other texts, up to five; empty for a holdout alone."
+    )
     percent: int | None = Field(
         None, ge=1, le=99, description="The share of the campaign's own text. Required with a `winner`."
     )

@@ -22,7 +22,8 @@ from common.settings import ServiceSettings
 from common.sms.sms_length import Encoding, length, parts
 from common.web.auth import Caller, require
 from common.web.fields import Storable
-from common.web.problems import Invalid, Reason
+from common.web.openapi import refuses
+from common.web.problems import Invalid, NotFound, Reason
 
 router = APIRouter(prefix="/v1", tags=["texts"])
 
@@ -52,7 +53,7 @@ Translations = Annotated[
 class Costly(BaseModel):
     """A character outside GSM-7: with it, an SMS holds 70 characters instead of 160."""
 
-    character: str
+    character: str = Field(description="The character.")
     name: str | None = Field(description="Unicode's.")
     at: int = Field(description="The character's position in the typed text, from 1; an emoji is a single character.")
     instead: str | None = Field(description="A similar GSM-7 character; null without a similar character.")
@@ -62,7 +63,7 @@ class Costly(BaseModel):
 class Length(BaseModel):
     """The cost of a text."""
 
-    encoding: Encoding
+    encoding: Encoding = Field(description="GSM-7 holds 160 characters in an SMS; UCS-2 holds 70.")
     units: int = Field(
         description="Septets (GSM-7: characters such as € and [ count as two) or UTF-16 units (UCS-2: an emoji"
         " counts as two)."
@@ -97,9 +98,11 @@ class NewPreview(BaseModel):
 
 
 class Change(BaseModel):
+    """A replacement of a character."""
+
     at: int = Field(description="The change's position in the typed text, from 1.")
-    before: str
-    after: str
+    before: str = Field(description="The character as typed.")
+    after: str = Field(description="The similar GSM-7 characters; empty for a removed character.")
 
 
 class Folded(BaseModel):
@@ -112,6 +115,8 @@ class Folded(BaseModel):
 
 
 class Preview(BaseModel):
+    """The text as a contact would receive it, with its cost."""
+
     text: str = Field(
         description="The text as received, with the operator's addition (`stop_added` of the sender's rules)."
     )
@@ -122,19 +127,18 @@ class Preview(BaseModel):
     problem: texts.TextProblem | None = Field(
         description="Any other problem that keeps this contact from getting the message."
     )
-    costly: list[Costly]
-    foldings: list[Folded]
+    costly: list[Costly] = Field(description="The characters outside GSM-7.")
+    foldings: list[Folded] = Field(description="The text with each `folding`, with its cost.")
 
 
-@router.post("/texts/preview")
+@router.post("/texts/preview", operation_id="texts.preview", responses=refuses(NotFound))
 async def preview_text(
     body: NewPreview,
     held: Annotated[Resources[ServiceSettings], Depends(resources)],
     caller: Annotated[Caller, Depends(require("campaign:read"))],
 ) -> Preview:
     """Render the text for this contact; a short sample without `attributes`, or if an attribute is missing."""
-    caller.may_use(body.sender_id)
-    sender = await registry.known(held.database, body.sender_id)
+    sender = await registry.known(held.database, caller, body.sender_id)
     spoken = checked(body.text, "fr", {}, body.folding, sender)
     template = spoken.templates[spoken.language]
     missing = None if body.attributes is None else spoken.missing(body.attributes)

@@ -1,10 +1,11 @@
-"""Own a campaign's status: check the step, write the status and publish to the gate in the same transaction.
+"""Own a campaign's status: check the step, write the status, publish to the gate and to the feed in one transaction.
 
 A transaction holding an occurrence's lock never waits for the series': locking the series first cannot deadlock.
 """
 
 from collections import Counter
 from datetime import datetime
+from typing import Literal
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -13,12 +14,20 @@ from campaign.campaigns import tallies
 from campaign.campaigns.campaign import Progress
 from campaign.planning import store
 from campaign.schedule import lifecycle
-from campaign.schedule.lifecycle import Action
-from common.contracts import CONTROLS
-from common.contracts.campaign import CampaignControlled
+from campaign.schedule.lifecycle import Action, Status
+from common.contracts import CAMPAIGN_NOTICES, CONTROLS
+from common.contracts.campaign import CampaignControlled, StatusChanged
 from common.kafka import outbox
 
 SERIES_PAUSED = "series_paused"  # an occurrence's reason
+# the steps of the event feed; a resumption of a campaign not yet started leads to `scheduled`
+TOLD: dict[tuple[Action, Status], Literal["start", "pause", "resume", "finish", "cancel"]] = {
+    (Action.START, Status.RUNNING): "start",
+    (Action.PAUSE, Status.PAUSED): "pause",
+    (Action.RESUME, Status.RUNNING): "resume",
+    (Action.FINISH, Status.FINISHED): "finish",
+    (Action.CANCEL, Status.CANCELLED): "cancel",
+}
 
 
 async def take(tx: AsyncConnection, campaign: Progress, action: Action, now: datetime) -> None:
@@ -39,6 +48,11 @@ async def take(tx: AsyncConnection, campaign: Progress, action: Action, now: dat
             campaign_id=campaign.campaign_id, sender_id=campaign.sender_id, control=found.control, version=version
         )
         await outbox.append(tx, CONTROLS, [event])
+    if (told := TOLD.get((action, found.status))) is not None:
+        notice = StatusChanged(
+            notice_id=campaign.campaign_id, sender_id=campaign.sender_id, action=told, changed_at=now
+        )
+        await outbox.append(tx, CAMPAIGN_NOTICES, [notice])
 
 
 async def pause_occurrences(tx: AsyncConnection, series: Progress, now: datetime) -> None:

@@ -37,6 +37,7 @@ from campaign.planning.asking import Asking, Chunk, Written, asking_of
 from campaign.planning.store import Recipient
 from campaign.preflight import checks
 from campaign.preflight.forecast import TOO_LATE
+from campaign.preflight.limits import REQUESTED_OF_DAY
 from campaign.schedule import recurrence
 from campaign.schedule.lifecycle import Action, Status, ends_by, later, messages_of
 from campaign.schedule.recurrence import Recurring
@@ -44,11 +45,13 @@ from campaign.schedule.timing import Pace, starts
 from campaign.senders import store as senders
 from common.contracts import CAMPAIGN_REQUESTS
 from common.contracts.campaign import MessageRequested
+from common.db.allowances import tally
 from common.db.database import Database, plan_now
 from common.db.timer import Timer, Worker
 from common.kafka import outbox
 from common.keyring import FieldKeys, LinkKeys
 from common.law import Policy, at_hand_off, zones
+from common.limits import day_of
 from common.telemetry import counter, gauge
 
 log = logging.getLogger(__name__)
@@ -343,6 +346,8 @@ class Planner:
                 turn=(len(waiting) + chunk.reached) * campaign.priority.cost,
                 now=now,
             )
+        # a crash before loses the count, which only the pre-flight reads
+        await tally(self._database, REQUESTED_OF_DAY, asking.sender.organisation_id, day_of(now)[0], chunk.asked)
         REQUESTED.labels("requested").inc(chunk.asked)
         REQUESTED.labels("denied").inc(len(chunk.denied))
         return True

@@ -1,13 +1,15 @@
 """Apply dispatch-svc's report of each message to its recipient and the campaign's tallies.
 
 Tallies move by the difference to the newest version, in the same transaction: exact at every instant, despite repeated
-and late reports.
+and late reports. No table of campaign-svc has a reason that only other senders explain, so no count and no export can
+show one (`consent_rule.told`).
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.accounts import Standing, moved
@@ -15,7 +17,8 @@ from campaign.campaigns import recipients, tallies
 from campaign.planning import control, store
 from campaign.schedule.lifecycle import Action
 from common.contracts import DISPATCH_MESSAGES
-from common.contracts.dispatch import MessageChanged
+from common.contracts.consent_rule import told
+from common.contracts.dispatch import READ_AT_ONCE, MessageChanged, MessagesChanged
 from common.kafka.subscription import After, Received, Subscription
 from common.telemetry import counter
 
@@ -26,17 +29,18 @@ REPORTED = counter(
 
 
 def subscription() -> Subscription:
-    return Subscription("campaign.progress", DISPATCH_MESSAGES, apply)
+    return Subscription("campaign.progress", DISPATCH_MESSAGES, apply, max_records=READ_AT_ONCE)
 
 
 async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
     newest: dict[tuple[str, str], MessageChanged] = {}
     for received in batch:
-        event = received.event
-        if isinstance(event, MessageChanged) and event.campaign_id is not None:
-            place = (event.campaign_id, event.subject_id)
-            if place not in newest or newest[place].version < event.version:
-                newest[place] = event
+        for change in received.event.changes if isinstance(received.event, MessagesChanged) else ():
+            if change.campaign_id is None:
+                continue
+            place = (change.campaign_id, change.subject_id)
+            if place not in newest or newest[place].version < change.version:
+                newest[place] = structs.replace(change, reasons=told(change.reasons)) if change.reasons else change
     if not newest:
         return None
     before = await store.lock_older(tx, list(newest.values()))

@@ -8,27 +8,42 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from decimal import Decimal
 from itertools import islice
+from operator import attrgetter
 from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Depends
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign.audience import consents, segments
+from campaign.audience import consents, frequency, segments
 from campaign.audience.draw import lot
-from campaign.audience.frequency import MOST_DAYS, Limit
 from campaign.audience.reach import Standing
 from campaign.audience.segment_language import Condition
 from campaign.authors import may_approve
 from campaign.campaigns import access, recipients
+from campaign.campaigns.access import CampaignUnreadable
 from campaign.campaigns.campaign import Campaign
-from campaign.message.short_link import MAX_HOST_CHARS, is_host
+from campaign.message.short_link import is_host
 from campaign.preflight import checks, findings, store
+from campaign.preflight import limits as limits_of
+from campaign.preflight.bodies import (
+    Against,
+    Approval,
+    Cap,
+    Closed,
+    Cost,
+    Holiday,
+    Lengths,
+    LimitsLeft,
+    NewApproval,
+    Place,
+    PreFlight,
+    SenderRules,
+    Wait,
+    When,
+)
 from campaign.preflight.checks import Approved
-from campaign.preflight.findings import Severity
 from campaign.preflight.forecast import NO_TRIAL, Forecast, Outlook, Plan
 from campaign.preflight.store import Selected
 from campaign.schedule import recurrence
@@ -36,21 +51,25 @@ from campaign.schedule.lifecycle import Status
 from campaign.senders import registry
 from campaign.senders import store as senders
 from campaign.senders.store import Sender
+from common.db.allowances import tallied
 from common.db.database import Database
 from common.keyring import FieldKeys, Unreadable
-from common.law import Aspect, Closure, begins_with, zones
+from common.law import Closure, begins_with, zones
 from common.law.stop_mention import mentions_stop
+from common.limits import day_of
 from common.service import Resources, resources
 from common.sms.msisdn import territory_of
+from common.sms.prices import euros
 from common.texts.findings import Finding
 from common.web.auth import Caller, require
 from common.web.fields import Storable
+from common.web.openapi import refuses
+from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
 from common.web.problems import Conflict, Forbidden, Invalid, Reason
 
 router = APIRouter(prefix="/v1", tags=["pre-flight"])
 
 PAGE = 2000
-MAX_ADDED_CHARS = 40  # of a mention an operator appends
 OCCURRENCES = 10
 
 Held = Annotated[Resources[Any], Depends(resources)]
@@ -64,189 +83,17 @@ _standing = msgspec.json.Decoder(Standing)
 
 
 class CampaignChanged(Conflict):
+    """The campaign, or its forecast, is not what the pre-flight with this digest showed.
+
+    Run a new pre-flight, read it, and approve by its digest.
+    """
+
     slug, title = "campaign-changed", "The campaign has changed since the pre-flight"
 
 
-class When(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    at: AwareDatetime | None = Field(None, description="The start to forecast. Default: at once.")
-
-
-class Against(BaseModel):
-    """A finding against the campaign, with the rule and its source."""
-
-    id: str = Field(description="The id that acknowledges a warning. The same finding keeps its id.")
-    rule: str
-    severity: Severity = Field(description="An error prevents scheduling; a warning needs an acknowledgement.")
-    says: str
-    found: str | None = Field(
-        description="The words concerned. In braces: the field whose values break the rule; no finding holds a person's"
-        " own words."
-    )
-    people: int | None = Field(description="People whose value of the field breaks the rule; null without a field.")
-    source: str
-    needs_approval: bool
-
-
-class Holiday(BaseModel):
-    name: str
-    source: str = Field(description="The rule's source.")
-
-
-class Closed(BaseModel):
-    """A rule that forbids sending there at the wanted time, so that sending waits until `opens_at`."""
-
-    aspect: Aspect
-    rule: str
-    source: str
-    holiday: Holiday | None = Field(description="The holiday that closes the day, if any.")
-
-
-class Place(BaseModel):
-    """Forecast for one territory, over the people who would get the message."""
-
-    territory: str
-    people: int
-    segments: int
-    cost: Decimal | None = Field(description="Null where the price table names no price.")
-    opens_at: datetime = Field(
-        description="The earliest hand-off to the territory; `waits` has the people with a later hand-off."
-    )
-    closed_by: list[Closed] = Field(
-        description="The rules that close the territory at the campaign's start; empty if none does."
-    )
-
-
-class Wait(BaseModel):
-    """People who wait longer than the first of their territory, because of a rule of their own place.
-
-    Good Friday and 26 December, for instance, are holidays in Alsace and Moselle only. A wait needs no acknowledgement:
-    the text needs no change, and another start removes the wait.
-    """
-
-    territory: str
-    region: str | None = Field(
-        description="ISO 3166-2, from the contacts' postcode: FR-6AE is Alsace, FR-57 Moselle. Null: the place is known"
-        " from the number only."
-    )
-    people: int
-    opens_at: datetime = Field(description="The earliest hand-off to these people.")
-    too_late: bool = Field(
-        description="True if the campaign ends before. These people count as `send_before_passed` in `reasons` and have"
-        " no other reason."
-    )
-    closed_by: list[Closed] = Field(
-        description="The rules that close the place at the earliest hand-off to the territory; at the campaign's"
-        " start if no person of the territory would get the message."
-    )
-
-
-class Cost(BaseModel):
-    prices: str = Field(description="The version of the price table.")
-    currency: str
-    total: Decimal = Field(description="The cost for people in territories with a price.")
-    unpriced: int = Field(description="People in territories without a price.")
-
-
-class Lengths(BaseModel):
-    """Lengths of the rendered messages, including names and STOP mention."""
-
-    segments: dict[int, int] = Field(description="People by number of segments.")
-    least: int | None
-    median: int | None
-    most: int | None
-    units_least: int | None
-    units_median: int | None
-    units_most: int | None
-    ucs2: int = Field(description="People whose message is UCS-2.")
-    ucs2_by_contact: int = Field(
-        description="People whose message is UCS-2 because of the contact's attributes, not of the text."
-    )
-
-
-class PreFlight(BaseModel):
-    digest: str = Field(description="The digest of text, audience, sender and start, for the approval.")
-    at: datetime | None
-    occurrences: list[datetime] = Field(
-        description="The next occurrences of a recurring campaign; the forecast is for the first occurrence."
-    )
-    made_at: datetime
-    consents_as_of: datetime | None = Field(
-        description="The forecast counts consents acknowledged before this instant; null during the first read of"
-        " consents."
-    )
-    audience: int
-    would_get: int
-    would_not: int
-    reasons: dict[str, int] = Field(description="A person with two reasons counts for both.")
-    under_review: int = Field(description="People who would get the message only after the review of their text.")
-    languages: dict[str, int]
-    lengths: Lengths
-    cost: Cost
-    territories: list[Place]
-    waits: list[Wait] = Field(
-        description="People of `territories` with a later hand-off, or without a hand-off in time, most people first."
-    )
-    opens_at: datetime | None
-    finishes_at: datetime | None = Field(
-        description="The last hand-off at `rate_per_s`, within the hours and holidays of each person's place; without a"
-        " rate, the latest instant of the earliest hand-offs."
-    )
-    rate_per_s: float | None = Field(description="The lower of the operator's rate and the campaign's rate.")
-    findings: list[Against]
-    compliance: str = Field(description="The version of the rules.")
-    approval: Approved
-
-
-class NewApproval(When):
-    digest: str = Field(pattern=r"^[0-9a-f]{64}$", description="The digest of the pre-flight for the same `at`.")
-
-
-class Approval(BaseModel):
-    digest: str
-    approved_by: str
-    approved_at: datetime
-
-
-class Approvals(BaseModel):
-    items: list[Approval] = Field(description="All approvals. Approvals given before an edit have no effect.")
-
-
-class Cap(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    messages: int = Field(ge=1, le=1000)
-    days: int = Field(ge=1, le=MOST_DAYS)
-
-
-class SenderRules(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    approval: bool = Field(
-        False, description="A campaign needs an approval by a person who has not written any part of the campaign."
-    )
-    cap: Cap | None = Field(
-        None, description="The most messages from the sender's campaigns to a person within so many days."
-    )
-    link_host: str | None = Field(
-        None,
-        max_length=MAX_HOST_CHARS,
-        description="The host name of the sender's short links; its path `/l/` leads to campaign-svc:"
-        " m.maison-lune.example. A link has the length of this name and 23 characters.",
-    )
-    stop_added: Storable | None = Field(
-        None,
-        min_length=1,
-        max_length=MAX_ADDED_CHARS,
-        description="The exact text that the operator appends to each message, with the blank or line break before: «"
-        " STOP au 36111» for some operators. Texts of the sender then need no STOP mention, and the segments"
-        " include the addition. Set the addition only if every gateway of the sender appends the addition:"
-        " the gate checks each message again.",
-    )
-
-
-@router.post("/campaigns/{campaign_id}/pre-flight")
+@router.post(
+    "/campaigns/{campaign_id}/pre-flight", operation_id="pre_flights.create", responses=refuses(CampaignUnreadable)
+)
 async def look_at_campaign(campaign_id: Storable, held: Held, caller: Reader, body: When | None = None) -> PreFlight:
     """Forecast the campaign as of now, and return the findings against scheduling.
 
@@ -270,6 +117,13 @@ async def look_at_campaign(campaign_id: Storable, held: Held, caller: Reader, bo
     plan = plan_of(campaign, sender, at or now, now, held.settings)
     outlook = await _Look(held.database, held.field_keys, campaign, selected, limits, Forecast(plan)).outlook()
     async with held.database.begin() as tx:
+        limited = held.settings.limited.of(sender.organisation_id)
+        requested = await tallied(tx, limits_of.REQUESTED_OF_DAY, sender.organisation_id, day_of(now)[0])
+        left = limits_of.left(limited, requested, at or now, now)
+        outlook = replace(
+            outlook,
+            findings=(*outlook.findings, *limits_of.of_limits(outlook.would_get, outlook.cost, outlook.unpriced, left)),
+        )
         unknown = await checks.unknown_fields(tx, campaign)
         names = {finding.found for finding in unknown}
         found = [f for f in outlook.findings if f.rule != "field_nobody_has" or f.found not in names]
@@ -277,10 +131,15 @@ async def look_at_campaign(campaign_id: Storable, held: Held, caller: Reader, bo
         outlook = replace(outlook, findings=(*found, *unknown))
         await store.put_pre_flight(tx, campaign_id, checks.agreed(campaign, sender, None), at, ids, now)
         approved = await checks.approval_of(tx, campaign, sender, at, outlook.findings)
-    return _shown(campaign, sender, at, now, known, plan, outlook, approved)
+    return _shown(campaign, sender, at, now, known, plan, outlook, approved, left)
 
 
-@router.post("/campaigns/{campaign_id}/approvals", status_code=201)
+@router.post(
+    "/campaigns/{campaign_id}/approvals",
+    operation_id="approvals.create",
+    status_code=201,
+    responses=refuses(CampaignChanged, CampaignUnreadable, Conflict),
+)
 async def approve_campaign(campaign_id: Storable, body: NewApproval, held: Held, caller: Approver) -> Approval:
     """Approve the campaign as the pre-flight with this `digest` showed, to start at `at`.
 
@@ -307,19 +166,22 @@ async def approve_campaign(campaign_id: Storable, body: NewApproval, held: Held,
     return Approval(digest=body.digest, approved_by=caller.subject, approved_at=now)
 
 
-@router.get("/campaigns/{campaign_id}/approvals")
-async def list_approvals(campaign_id: Storable, held: Held, caller: Reader) -> Approvals:
+@router.get("/campaigns/{campaign_id}/approvals", operation_id="approvals.list", responses=refuses(CampaignUnreadable))
+async def list_approvals(
+    campaign_id: Storable, held: Held, caller: Reader, cursor: Cursor = None, limit: Limit = LIMIT
+) -> Page[Approval]:
+    """List the approvals of the campaign, oldest first. An approval from before an edit has no effect."""
     async with held.database.begin() as tx:
         await campaign_of(tx, caller, campaign_id)
-        given = await store.approvals_of(tx, campaign_id)
-    return Approvals(items=[Approval(**msgspec.structs.asdict(each)) for each in given])
+        given = await store.approvals_after(tx, campaign_id, position(cursor, tuple[datetime, str, str]), limit)
+    items = [Approval(**msgspec.structs.asdict(each)) for each in given]
+    return Page[Approval](items=items, next=next_of(given, limit, attrgetter("approved_at", "approved_by", "digest")))
 
 
-@router.get("/senders/{sender_id}/rules")
+@router.get("/senders/{sender_id}/rules", operation_id="sender_rules.get")
 async def get_sender_rules(sender_id: Storable, held: Held, caller: Reader) -> SenderRules:
     """Return the rules for the sender's campaigns. consent-svc holds the sender's registration itself."""
-    caller.may_use(sender_id)
-    sender = await registry.known(held.database, sender_id)
+    sender = await registry.known(held.database, caller, sender_id)
     async with held.database.begin() as tx:
         cap = await senders.cap_of(tx, sender_id)
         return SenderRules(
@@ -330,10 +192,10 @@ async def get_sender_rules(sender_id: Storable, held: Held, caller: Reader) -> S
         )
 
 
-@router.put("/senders/{sender_id}/rules")
+@router.put("/senders/{sender_id}/rules", operation_id="sender_rules.put")
 async def put_sender_rules(sender_id: Storable, body: SenderRules, held: Held, caller: Ruler) -> SenderRules:
-    caller.may_use(sender_id)
-    sender = await registry.known(held.database, sender_id)
+    """Replace the rules for the sender's campaigns."""
+    sender = await registry.known(held.database, caller, sender_id)
     if body.link_host is not None:
         _own_host(body.link_host)
     if body.stop_added is not None and not mentions_stop(body.stop_added, sender.stop_code):
@@ -385,7 +247,7 @@ def plan_of(campaign: Campaign, sender: Sender, at: datetime, now: datetime, set
         sectors=campaign.sectors,
         timetable=table,
         begins_with=lambda place: begins_with(table.starts_at, place.territory, settings.policy, region=place.region),
-        prices=settings.prices,
+        prices=settings.price_table,
         compliance=findings.load(),
         rate_per_s=settings.rate_per_s,
         trial=campaign.trial or NO_TRIAL,
@@ -402,7 +264,7 @@ class _Look:
     keys: FieldKeys
     campaign: Campaign
     selected: Condition
-    limits: Sequence[tuple[Limit, Sequence[str]]]
+    limits: Sequence[tuple[frequency.Limit, Sequence[str]]]
     forecast: Forecast
 
     async def outlook(self) -> Outlook:
@@ -446,6 +308,7 @@ def _shown(
     plan: Plan,
     outlook: Outlook,
     approved: Approved,
+    left: limits_of.Left,
 ) -> PreFlight:
     segments = sorted(outlook.segments.items())
     least, median, most = outlook.units or (None, None, None)
@@ -474,16 +337,16 @@ def _shown(
         ),
         cost=Cost(
             prices=plan.prices.version,
-            currency=plan.prices.currency,
-            total=outlook.cost,
+            total=None if outlook.cost is None else euros(outlook.cost),
             unpriced=outlook.unpriced,
+            unpriced_territories=[place.territory for place in outlook.places if place.cost is None],
         ),
         territories=[
             Place(
                 territory=place.territory,
                 people=place.people,
                 segments=place.segments,
-                cost=place.cost,
+                cost=None if place.cost is None else euros(place.cost),
                 opens_at=place.opens_at,
                 closed_by=_closed(place.against),
             )
@@ -503,6 +366,11 @@ def _shown(
         opens_at=outlook.opens_at,
         finishes_at=outlook.finishes_at,
         rate_per_s=plan.rate,
+        limits=LimitsLeft(
+            messages_per_day=left.messages_per_day,
+            messages_left=left.messages_left,
+            spend_per_month=None if left.spend is None else euros(left.spend),
+        ),
         findings=[_against(finding, plan.compliance.rules) for finding in outlook.findings],
         compliance=plan.compliance.version,
         approval=approved,

@@ -26,11 +26,18 @@ from common.web.problems import Conflict, Invalid, Reason
 
 
 class NotReady(Conflict):
+    """Findings of the pre-flight keep the campaign from its start; `reasons` names each.
+
+    Mend the campaign, or have it approved where a finding asks for an approval, and schedule again.
+    """
+
     slug, title = "campaign-not-ready", "The campaign has open findings"
 
 
 class Approved(BaseModel):
-    needed: bool
+    """Whether the campaign needs an approval, and the approvals so far."""
+
+    needed: bool = Field(description="True: the sender's rules, or a finding, ask for an approval by another person.")
     by: list[str] = Field(description="The people who approved exactly this content and start.")
 
 

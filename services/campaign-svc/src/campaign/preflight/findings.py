@@ -22,7 +22,9 @@ Severity = Literal["error", "warning"]
 Sector = Literal["energy", "alcohol", "gambling", "tobacco", "credit"]
 
 MANY_PARTS = 6
-OF_A_START = frozenset({"nobody", "too_slow", "begins_with"})  # valid for one start
+OF_A_START = frozenset(
+    {"nobody", "too_slow", "begins_with", "over_daily_limit", "over_monthly_spend", "price_unknown"}
+)  # valid for one start
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,22 +8,21 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import NamedTuple, Protocol
 
 from campaign.audience import reach
 from campaign.audience.reach import Standing
 from campaign.message import text as texts
 from campaign.message.short_link import any_token
-from campaign.message.variants import HOLDOUT, OWN, Trial
+from campaign.message.variants import HOLDOUT, OWN, REST, Trial
 from campaign.message.wording import Wording
 from campaign.preflight import findings
 from campaign.preflight.findings import Compliance
-from campaign.preflight.prices import Prices
 from campaign.schedule.timing import Pace, Place, Timetable
 from common.law import Closure, Opening, Policy, closed_abroad
 from common.law.stop_mention import mentions_stop
 from common.privacy.stop_link import names_stop_link
+from common.sms.prices import Prices
 from common.sms.sms_length import Encoding, length
 from common.texts.findings import Finding
 
@@ -70,13 +69,13 @@ class Part:
     """The forecast for one territory.
 
     `opens_at`: the first opening among the territory's places. `against`: the rules closing that place at the wanted
-    start.
+    start. `cost`: in ten-thousandths of a euro, at the highest price until the campaign's end; `None`: unknown.
     """
 
     territory: str
     people: int
     segments: int
-    cost: Decimal | None
+    cost: int | None
     opens_at: datetime
     against: tuple[Closure, ...]
 
@@ -124,7 +123,7 @@ class Outlook:
     costly_by_contact: int  # UCS-2 only because of the contact's attributes
     places: tuple[Part, ...]
     waits: tuple[Wait, ...]
-    cost: Decimal
+    cost: int | None  # of the people with a price; `None`: no person has one
     unpriced: int  # people
     opens_at: datetime | None
     finishes_at: datetime | None
@@ -185,6 +184,7 @@ class Forecast:
     _languages: Counter[str] = field(default_factory=Counter)
     _lengths: Counter[tuple[Encoding, int, int]] = field(default_factory=Counter)  # encoding, units, segments
     _segments: Counter[tuple[Place, int]] = field(default_factory=Counter)
+    _charged: Counter[Place] = field(default_factory=Counter)  # segments, of the longest text that a person may get
     _too_late: Counter[Place] = field(default_factory=Counter)
     _held: set[str] = field(default_factory=set)  # fields present in some contact
     _opens: dict[Place, datetime | None] = field(default_factory=dict)
@@ -223,7 +223,7 @@ class Forecast:
     ) -> None:
         """Add one contact of the audience.
 
-        A contact waiting for the winner counts with the campaign's own text.
+        A contact waiting for the winner counts with the campaign's own text, and costs the longest text.
         """
         plan = self.plan
         self._audience += 1
@@ -271,6 +271,7 @@ class Forecast:
         self._languages[language] += 1
         self._lengths[cost.encoding, cost.units, cost.segments] += 1
         self._segments[place, cost.segments] += 1
+        self._charged[place] += self._longest(attributes) if variant == REST else cost.segments
         if cost.encoding == "UCS2" and not self._costly_text[variant if variant in plan.wordings else OWN, language]:
             self._costly_by_contact += 1
         for beginning in self._begins[place]:
@@ -280,6 +281,16 @@ class Forecast:
             self._found[Finding("many_parts")] = None
         if any(_TELLING.search(attributes.get(name, "")) for name in self._fields):
             self._look_for_findings(written + plan.stop_added, attributes)
+
+    def _longest(self, attributes: Mapping[str, str]) -> int:
+        """Return the segments of the contact's longest text: any may win."""
+        plan = self.plan
+        written = [
+            wording.render(attributes, plan.stop_code, any_token) + plan.stop_added
+            for wording in plan.wordings.values()
+            if wording.missing(attributes) is None
+        ]
+        return max(length(text).segments for text in written)
 
     def _look_for_findings(self, text: str, attributes: Mapping[str, str]) -> None:
         """Add the findings in a rendered text. A finding in a person's own words names the fields instead of them."""
@@ -338,7 +349,7 @@ class Forecast:
             costly_by_contact=self._costly_by_contact,
             places=places,
             waits=self._waits(by_place, first),
-            cost=sum((part.cost for part in places if part.cost is not None), Decimal(0)),
+            cost=_sum(places),
             unpriced=sum(part.people for part in places if part.cost is None),
             opens_at=min((part.opens_at for part in places), default=None),
             finishes_at=finishes_at,
@@ -361,14 +372,27 @@ class Forecast:
         for (place, each), count in self._segments.items():
             people[place.territory] += count
             segments[place.territory] += each * count
+        costs: dict[str, int | None] = {}
+        for place, charged in self._charged.items():
+            cost, before = self._cost(place, charged), costs.get(place.territory, 0)
+            costs[place.territory] = None if cost is None or before is None else before + cost
         table, found = self.plan.timetable, []
         for territory, count in people.most_common():
-            price = self.plan.prices.of(self.plan.sender_id, territory)
-            cost = None if price is None else price * segments[territory]
             place = first[territory]
             against = table.closed_by(place, table.wanted(place))
-            found.append(Part(territory, count, segments[territory], cost, self._opening(place), against))
+            opens_at = self._opening(place)
+            found.append(Part(territory, count, segments[territory], costs[territory], opens_at, against))
         return tuple(found)
+
+    def _cost(self, place: Place, segments: int) -> int | None:
+        """Return the highest cost until the campaign's end: no real cost exceeds the forecast."""
+        return self.plan.prices.most(
+            place.territory,
+            segments,
+            since=self._opening(place),
+            until=self.plan.timetable.ends_by,
+            sender_id=self.plan.sender_id,
+        )
 
     def _waits(self, people: Mapping[Place, int], first: Mapping[str, Place]) -> tuple[Wait, ...]:
         """Return the waits caused by a rule. A place waiting only for its local hour is left out."""
@@ -390,6 +414,11 @@ class Forecast:
         opens_at = self._opens[place]
         assert opens_at is not None, "who can never be written to would neither get it nor be too late"
         return opens_at
+
+
+def _sum(places: Sequence[Part]) -> int | None:
+    priced = [part.cost for part in places if part.cost is not None]
+    return sum(priced) if priced or not places else None
 
 
 def finish(people: Mapping[Place, int], plan: Plan) -> datetime | None:

@@ -1,7 +1,7 @@
 """Own approvals, the last pre-flight of each campaign, and test sends. The caller owns the transaction."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 from sqlalchemy import ARRAY, Column, Index, PrimaryKeyConstraint, Table, Text, text
@@ -80,6 +80,22 @@ async def approvals_of(tx: AsyncConnection, campaign_id: str) -> list[Approval]:
             " ORDER BY approved_at, approved_by"
         ),
         {"id": campaign_id},
+    )
+    return [Approval(*row) for row in rows]
+
+
+async def approvals_after(
+    tx: AsyncConnection, campaign_id: str, after: tuple[datetime, str, str] | None, limit: int
+) -> list[Approval]:
+    """Return a page of `approvals_of`. `after`: the time, the author and the digest of an approval."""
+    at, by, digest = after or (datetime.min.replace(tzinfo=UTC), "", "")
+    rows = await tx.execute(
+        text(
+            "SELECT digest, approved_by, approved_at FROM campaign_approval WHERE campaign_id = :id"
+            " AND (approved_at, approved_by, digest) > (CAST(:at AS timestamptz), :by, :digest)"
+            " ORDER BY approved_at, approved_by, digest LIMIT :limit"
+        ),
+        {"id": campaign_id, "at": at, "by": by, "digest": digest, "limit": limit},
     )
     return [Approval(*row) for row in rows]
 
@@ -226,13 +242,17 @@ async def tests_since(tx: AsyncConnection, campaign_id: str, since: datetime) ->
     )
 
 
-async def tests_of(tx: AsyncConnection, campaign_id: str) -> list[TestSend]:
-    """Return a campaign's test sends, newest first."""
+async def tests_of(
+    tx: AsyncConnection, campaign_id: str, before: tuple[datetime, str] | None, limit: int
+) -> list[TestSend]:
+    """Return a campaign's test sends, newest first. `before`: the time and the message id of a test send."""
+    at, message_id = before or (datetime.max.replace(tzinfo=UTC), "")
     rows = await tx.execute(
         text(
             "SELECT message_id, subject_id, variant, asked_by, asked_at FROM test_send WHERE campaign_id = :id"
-            " ORDER BY asked_at DESC, message_id"
+            " AND (asked_at, message_id) < (CAST(:at AS timestamptz), :message_id)"
+            " ORDER BY asked_at DESC, message_id DESC LIMIT :limit"
         ),
-        {"id": campaign_id},
+        {"id": campaign_id, "at": at, "message_id": message_id, "limit": limit},
     )
     return [TestSend(*row) for row in rows]

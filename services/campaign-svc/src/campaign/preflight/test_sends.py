@@ -7,14 +7,16 @@ letter, except for links.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from campaign.audience import store as audience
 from campaign.audience.reach import Standing, denials
+from campaign.campaigns.access import CampaignUnreadable
 from campaign.campaigns.campaign import Campaign
 from campaign.links.links import Tokens
 from campaign.message import text as texts
@@ -36,7 +38,9 @@ from common.sms.message_id import message_id
 from common.sms.msisdn import Msisdn, NumberRefused, parse
 from common.web.auth import Caller, require
 from common.web.fields import Storable
-from common.web.idempotency import Key, derived_id, fingerprint_of, same
+from common.web.idempotency import Key, claim, derived_id, fingerprint_of, keyed, same
+from common.web.openapi import refuses
+from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
 from common.web.problems import Conflict, Invalid, Reason
 
 router = APIRouter(prefix="/v1", tags=["test sends"])
@@ -54,6 +58,11 @@ _standing = msgspec.json.Decoder(Standing)
 
 
 class TooManyTests(Conflict):
+    """The campaign has had as many test sends today as its limit allows.
+
+    Wait for the next day.
+    """
+
     slug, title = "too-many-tests", "The campaign's daily limit of tests is reached"
 
 
@@ -63,7 +72,9 @@ class NewTest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     numbers: list[Annotated[Storable, Field(min_length=1, max_length=64)]] = Field(
-        min_length=1, max_length=MOST_NUMBERS
+        min_length=1,
+        max_length=MOST_NUMBERS,
+        description="The mobile numbers to send to, up to five, in any usual notation.",
     )
     variant: Annotated[str, Field(pattern=r"^[a-z]$")] = Field(
         OWN, description="The variant of an A/B test; `a` is the campaign's own text."
@@ -74,17 +85,21 @@ class NewTest(BaseModel):
 
 
 class Test(BaseModel):
+    """A test message. `subject_id`: the person's id with the sender's controller."""
+
     __test__ = False
 
     message_id: str
     subject_id: str
     variant: str
-    asked_by: str
+    asked_by: str = Field(description="The person who requested the test, by `sub` of the token.")
     asked_at: datetime
 
 
 class TestSent(Test):
-    text: str
+    """A test message with its text. `subject_id`: the person's id with the sender's controller."""
+
+    text: str = Field(description="The text as rendered for this person.")
     length: Length
     against: list[str] = Field(
         description="The reasons for a denial by the gate, from campaign-svc's copy of consents; empty: the gate"
@@ -92,19 +107,21 @@ class TestSent(Test):
     )
 
 
-class Tests(BaseModel):
-    __test__ = False
-
-    items: list[Test]
-
-
 class TestsSent(BaseModel):
+    """The test messages of a request."""
+
     __test__ = False
 
-    items: list[TestSent]
+    items: list[TestSent] = Field(description="A message for each number, in request order.")
 
 
-@router.post("/campaigns/{campaign_id}/test-sends", status_code=202)
+@router.post(
+    "/campaigns/{campaign_id}/test-sends",
+    operation_id="test_sends.create",
+    status_code=202,
+    response_model=TestsSent,
+    responses=refuses(CampaignUnreadable, Conflict, TooManyTests),
+)
 async def send_test(
     campaign_id: Storable,
     body: NewTest,
@@ -112,7 +129,7 @@ async def send_test(
     held: Held,
     caller: Author,
     key: Key = None,
-) -> TestsSent:
+) -> Response:
     """Request the message for all of these numbers, or for none if a number cannot be written to.
 
     Links appear as their full targets: the audience gets personal short links, dead before the campaign starts, whose
@@ -124,6 +141,9 @@ async def send_test(
     call = derived_id("call", caller, key)
     async with held.database.begin() as tx:
         campaign, sender = await pre_flight.campaign_of(tx, caller, campaign_id, lock=True)
+        claimed = await claim(tx, await keyed(request, caller, key, held.subject_keys))
+        if claimed.answer is not None:
+            return claimed.answer.response()
         if campaign.status in (Status.FINISHED, Status.CANCELLED):
             raise Conflict("the campaign is over", reasons=[Reason("status", campaign.status)])
         wordings = campaign.wordings
@@ -152,16 +172,25 @@ async def send_test(
         if await store.tests_since(tx, campaign_id, now - timedelta(days=1)) > MOST_A_DAY:
             raise TooManyTests(f"{MOST_A_DAY} a day", reasons=[Reason("numbers", "too_many_tests")])
         await outbox.append(tx, CAMPAIGN_REQUESTS, [each for each in messages if each.message_id in new])
-    return TestsSent(items=items)
+        ids = held.edge_ids.of(await caller.controller_of(campaign.sender_id, tx))
+        shown = [each.model_copy(update={"subject_id": ids.shown(each.subject_id)}) for each in items]
+        return await claimed.keep(tx, TestsSent(items=shown), 202)
 
 
-@router.get("/campaigns/{campaign_id}/test-sends")
-async def list_tests(campaign_id: Storable, held: Held, caller: Reader) -> Tests:
+@router.get(
+    "/campaigns/{campaign_id}/test-sends", operation_id="test_sends.list", responses=refuses(CampaignUnreadable)
+)
+async def list_tests(
+    campaign_id: Storable, held: Held, caller: Reader, cursor: Cursor = None, limit: Limit = LIMIT
+) -> Page[Test]:
     """List the tests and their authors, newest first."""
     async with held.database.begin() as tx:
-        await pre_flight.campaign_of(tx, caller, campaign_id)
-        sent = await store.tests_of(tx, campaign_id)
-    return Tests(items=[Test(**msgspec.structs.asdict(each)) for each in sent])
+        campaign, _ = await pre_flight.campaign_of(tx, caller, campaign_id)
+        ids = held.edge_ids.of(await caller.controller_of(campaign.sender_id, tx))
+        sent = await store.tests_of(tx, campaign_id, position(cursor, tuple[datetime, str]), limit)
+    told = [msgspec.structs.asdict(each) | {"subject_id": ids.shown(each.subject_id)} for each in sent]
+    items = [Test(**each) for each in told]
+    return Page[Test](items=items, next=next_of(sent, limit, attrgetter("asked_at", "message_id")))
 
 
 def _read(body: NewTest, settings: Any) -> list[Msisdn]:
@@ -227,12 +256,10 @@ class _Test:
             asked_at=now,
             text=written,
             length=length_of(written + sender.stop_added),
-            against=self.caller.told(
-                (
-                    *denials(standing, campaign.sender_id, campaign.purpose, now),
-                    *of_place(written + sender.stop_added, sender, place, now, table.policy),
-                )
-            ),
+            against=[
+                *denials(standing, campaign.sender_id, campaign.purpose, now),
+                *of_place(written + sender.stop_added, sender, place, now, table.policy),
+            ],
         )
         request = MessageRequested(
             message_id=identity,

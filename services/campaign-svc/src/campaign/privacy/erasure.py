@@ -1,4 +1,4 @@
-"""Erase a person from campaign-svc: contacts of every sender, links and clicks.
+"""Erase a person from campaign-svc: contacts, links, clicks and conversions, of all senders or of a controller's.
 
 The recipient rows stay, under the keyed hash: a campaign's tallies sum over them. The planner denies an unrequested
 recipient as `contact_gone`. Imports of the number are refused until consent-svc lifts the erasure.
@@ -10,16 +10,25 @@ from datetime import datetime
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.audience import store as audience
+from campaign.conversions import store as conversions
 from campaign.links import links
 from common.db.database import Database
-from common.privacy.erasing import Erased, Eraser
+from common.privacy.erasing import Erased, Eraser, Whom
 
 
 def eraser(database: Database) -> Eraser:
     return Eraser("campaign", database, erase)
 
 
-async def erase(tx: AsyncConnection, asked: Mapping[str, datetime]) -> Mapping[str, Erased]:
-    contacts = await audience.delete_contacts(tx, list(asked))
-    forgotten = await links.forget(tx, list(asked))
-    return {i: {"contacts": contacts.get(i, 0), "links": forgotten.get(i, 0)} for i in asked}
+async def erase(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> Mapping[Whom, Erased]:
+    contacts = await audience.delete_contacts(tx, asked)
+    forgotten = await links.forget(tx, asked)
+    converted = await conversions.forget(tx, asked)
+    return {
+        whom: {
+            "contacts": contacts.get(whom, 0),
+            "links": forgotten.get(whom, 0),
+            "conversions": converted.get(whom, 0),
+        }
+        for whom in asked
+    }

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from common.privacy.pruning import DEAD_LETTERS, Policy, Pruned
+from common.privacy.pruning import ALLOWANCES, DEAD_LETTERS, Policy, Pruned
 
 ABANDONED = timedelta(days=2)  # partial files hold personal data too
 _OF_IMPORT = "JOIN contact_import AS p USING (import_id)"
@@ -23,6 +23,8 @@ class Periods(BaseModel):
     recipients_days: int = Field(396, ge=LATE_DAYS)
     test_sends_days: int = Field(396, ge=1)
     imports_days: int = Field(396, ge=1)
+    keys_days: int = Field(35, ge=1)
+    events_days: int = Field(7, ge=7)  # as long as Kafka keeps the records behind the events
 
     @property
     def recipients(self) -> timedelta:
@@ -34,6 +36,8 @@ def policy(periods: Periods) -> Policy:
     return Policy(
         pruned=(
             DEAD_LETTERS,
+            ALLOWANCES,
+            Pruned("idempotency keys", "keyed_request", "created_at", timedelta(days=periods.keys_days)),
             Pruned("contacts", "contact", "updated_at", timedelta(days=periods.contacts_days)),
             Pruned(
                 "recipients",
@@ -44,6 +48,9 @@ def policy(periods: Periods) -> Policy:
                 join="JOIN campaign AS p USING (campaign_id)",
             ),
             Pruned("opt-outs", "opt_out", "at", periods.recipients),
+            Pruned("conversions", "conversion", "recorded_at", periods.recipients),
+            Pruned("events", "event", "stored_at", timedelta(days=periods.events_days)),
+            Pruned("deliveries", "webhook_delivery", "created_at", timedelta(days=periods.events_days)),
             Pruned("test sends", "test_send", "asked_at", timedelta(days=periods.test_sends_days)),
             Pruned(
                 "links",
@@ -82,6 +89,7 @@ def policy(periods: Periods) -> Policy:
             "sender": "nothing of a person",
             "sender_rule": "nothing of a person",
             "hold": "nothing of a person",
+            "event_feed": "nothing of a person: a counter of each organisation",
             "contact_attribute": "nothing of a person",
             "segment": "nothing of a person",
             "segment_version": "nothing of a person",
@@ -93,6 +101,7 @@ def policy(periods: Periods) -> Policy:
             "campaign_approval": "nothing of a recipient: who agreed to what",
             "template": "nothing of a person",
             "template_version": "nothing of a recipient: who wrote, approved and retired what",
+            "webhook": "nothing of a recipient: where an organisation is told of events, and who asked for it",
             "campaign_pre_flight": "nothing of a person: the last one's findings",
         },
     )

@@ -30,6 +30,7 @@ from common.kafka import outbox
 from common.kafka.subscription import After, Poison, Received, Subscription
 from common.keyring import FieldKeys, LinkKeys, Unreadable
 from common.law import Policy, at_hand_off
+from common.privacy.erasing import Whom
 
 SERVICE = "campaign"
 
@@ -59,9 +60,10 @@ class Rectifier:
         reworded: list[MessageReworded] = []
         if (fields := self._opened(asked)) is None:
             # a later contact belongs to someone else: a replay keeps it
-            contacts = await audience.delete_contact(tx, asked.subject_id, asked.sender_id, asked.requested_at)
+            whom = Whom(asked.subject_id, asked.controller_id)
+            contacts = await audience.delete_contact(tx, whom, asked.sender_id, asked.requested_at)
         else:
-            holders = await store.lock_contacts(tx, asked.subject_id, asked.sender_id)
+            holders = await store.lock_contacts(tx, asked.subject_id, asked.controller_id, asked.sender_id)
             for sender_id in holders:
                 right = _as_kept(fields, await attributes.kinds_of(tx, sender_id))
                 await audience.correct_contact(tx, sender_id, asked.subject_id, right, now)
@@ -95,7 +97,7 @@ class Rectifier:
         campaign: dispatch-svc must not send such a message.
         """
         found, made = [], []
-        for message in await store.asked_for(tx, asked.subject_id, asked.sender_id):
+        for message in await store.asked_for(tx, asked.subject_id, asked.controller_id, asked.sender_id):
             said = message.attributes
             written, wording = None, message.wording
             if wording is not None and wording.missing(said) is None:

@@ -31,16 +31,16 @@ class HeldContact(msgspec.Struct, frozen=True):
     updated_at: datetime
 
 
-async def contacts_of(tx: AsyncConnection, subject_id: str) -> list[HeldContact]:
-    """Return one person's contacts of every sender."""
+async def contacts_of(tx: AsyncConnection, subject_id: str, controller_id: str) -> list[HeldContact]:
+    """Return one person's contacts of the controller's senders."""
     rows = await tx.execute(
         text(
             "SELECT c.sender_id, c.number, c.attributes::text AS attributes, c.corrected::text AS corrected,"
             " c.created_at, c.updated_at"
             " FROM sender AS s JOIN contact AS c ON c.sender_id = s.sender_id AND c.subject_id = :id"
-            " ORDER BY c.sender_id"
+            " WHERE s.controller = :controller ORDER BY c.sender_id"
         ),
-        {"id": subject_id},
+        {"id": subject_id, "controller": controller_id},
     )
     return [
         HeldContact(
@@ -68,28 +68,32 @@ class Membership(msgspec.Struct, frozen=True):
     handed_off_at: datetime | None
 
 
-async def audiences_of(tx: AsyncConnection, subject_id: str) -> list[Membership]:
-    """Return one person's recipient rows with their campaigns, oldest campaign first."""
+async def audiences_of(tx: AsyncConnection, subject_id: str, controller_id: str) -> list[Membership]:
+    """Return one person's recipient rows with the controller's campaigns, oldest campaign first."""
     rows = await tx.execute(
         text(
             "SELECT c.campaign_id, c.sender_id, c.name, c.purpose, r.status, r.reasons, r.receipt, r.handed_off_at"
             " FROM campaign AS c JOIN recipient AS r ON r.campaign_id = c.campaign_id AND r.subject_id = :id"
+            " JOIN sender AS s ON s.sender_id = c.sender_id AND s.controller = :controller"
             " ORDER BY c.position"
         ),
-        {"id": subject_id},
+        {"id": subject_id, "controller": controller_id},
     )
     return [Membership(*row) for row in rows]
 
 
-async def lock_contacts(tx: AsyncConnection, subject_id: str, sender_id: str | None) -> Sequence[str]:
-    """Lock one person's contacts of one sender, or of all; return the sender ids."""
+async def lock_contacts(
+    tx: AsyncConnection, subject_id: str, controller_id: str, sender_id: str | None
+) -> Sequence[str]:
+    """Lock one person's contacts of one sender of the controller, or of all; return the sender ids."""
     found = await tx.execute(
         text(
             "SELECT c.sender_id FROM sender AS s JOIN contact AS c"
             " ON c.sender_id = s.sender_id AND c.subject_id = :id"
-            " WHERE s.sender_id = coalesce(:sender_id, s.sender_id) ORDER BY c.sender_id FOR UPDATE OF c"
+            " WHERE s.sender_id = coalesce(:sender_id, s.sender_id) AND s.controller = :controller"
+            " ORDER BY c.sender_id FOR UPDATE OF c"
         ),
-        {"id": subject_id, "sender_id": sender_id},
+        {"id": subject_id, "controller": controller_id, "sender_id": sender_id},
     )
     return found.scalars().all()
 
@@ -112,8 +116,8 @@ class Requested:
     attributes: dict[str, str]
 
 
-async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None) -> list[Requested]:
-    """Return one person's requested messages not known to have left.
+async def asked_for(tx: AsyncConnection, subject_id: str, controller_id: str, sender_id: str | None) -> list[Requested]:
+    """Return one person's requested messages of the controller's senders, or of one, not known to have left.
 
     The caller holds `alone_with_contacts`: the planner requests no further message.
     """
@@ -125,13 +129,13 @@ async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None)
             " c.attributes::text AS attributes"
             " FROM campaign AS g JOIN recipient AS r ON r.campaign_id = g.campaign_id AND r.subject_id = :id"
             " JOIN contact AS c ON c.sender_id = g.sender_id AND c.subject_id = :id"
-            " JOIN sender AS s ON s.sender_id = g.sender_id"
+            " JOIN sender AS s ON s.sender_id = g.sender_id AND s.controller = :controller"
             " LEFT JOIN sender_rule AS u ON u.sender_id = g.sender_id"
             " WHERE g.status IN ('running', 'paused') AND r.subject_id <= g.cursor AND r.waits_until IS NULL"
             " AND r.status IN ('pending', 'deferred') AND g.sender_id = coalesce(:sender_id, g.sender_id)"
             " ORDER BY g.campaign_id"
         ),
-        {"id": subject_id, "sender_id": sender_id},
+        {"id": subject_id, "controller": controller_id, "sender_id": sender_id},
     )
     return [
         Requested(
@@ -167,13 +171,15 @@ class ReceivedTest(msgspec.Struct, frozen=True):
     asked_at: datetime
 
 
-async def tests_with(tx: AsyncConnection, subject_id: str) -> list[ReceivedTest]:
-    """Return one person's test sends, oldest first."""
+async def tests_with(tx: AsyncConnection, subject_id: str, controller_id: str) -> list[ReceivedTest]:
+    """Return one person's test sends of the controller's campaigns, oldest first."""
     rows = await tx.execute(
         text(
             "SELECT t.campaign_id, c.sender_id, c.name, t.message_id, t.asked_at FROM test_send AS t"
-            " JOIN campaign AS c ON c.campaign_id = t.campaign_id WHERE t.subject_id = :id ORDER BY t.asked_at"
+            " JOIN campaign AS c ON c.campaign_id = t.campaign_id"
+            " JOIN sender AS s ON s.sender_id = c.sender_id AND s.controller = :controller"
+            " WHERE t.subject_id = :id ORDER BY t.asked_at"
         ),
-        {"id": subject_id},
+        {"id": subject_id, "controller": controller_id},
     )
     return [ReceivedTest(*row) for row in rows]

@@ -7,6 +7,7 @@
     after the last occurrence the recurring campaign is `finished`
     edit leads from any campaign not yet started to `draft`
     cancel leads from every state but `finished` to `cancelled`
+    archive leaves the state as it is, of a draft or an ended campaign
 
 Asking for the current state changes nothing, so a caller may retry every action.
 """
@@ -26,6 +27,8 @@ ONLY_STEP = "0"  # one message per recipient
 
 
 class Status(StrEnum):
+    """The state of a campaign; `finished` and `cancelled` are final."""
+
     DRAFT = "draft"
     SCHEDULED = "scheduled"
     RUNNING = "running"
@@ -42,6 +45,7 @@ class Action(StrEnum):
     RESUME = "resume"
     CANCEL = "cancel"
     FINISH = "finish"  # by the planner
+    ARCHIVE = "archive"
 
 
 class Priority(StrEnum):
@@ -93,6 +97,7 @@ _STEPS: dict[tuple[Status, Action], Step] = {
         (status, Action.CANCEL): Step(Status.CANCELLED, "cancelled")
         for status in (Status.DRAFT, Status.SCHEDULED, Status.RUNNING, Status.PAUSED)
     },
+    **{(status, Action.ARCHIVE): Step(status) for status in (Status.DRAFT, Status.FINISHED, Status.CANCELLED)},
     # repeated actions
     (Status.PAUSED, Action.PAUSE): Step(Status.PAUSED),
     (Status.SCHEDULED, Action.RESUME): Step(Status.SCHEDULED),

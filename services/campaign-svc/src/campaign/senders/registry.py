@@ -1,7 +1,5 @@
 """Keep a copy of the sender registry published by consent-svc."""
 
-import asyncio
-
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.senders import store
@@ -10,10 +8,10 @@ from common.contracts import SENDERS
 from common.contracts.consent import SenderChanged
 from common.db.database import Database
 from common.kafka.subscription import After, Received, Subscription
+from common.web.auth import Caller
 from common.web.problems import NotFound, Reason
 
-ARRIVES_WITHIN_S = 2.0  # a sender registered a moment ago is still on the topic
-LOOK_EVERY_S = 0.05
+ARRIVE_WITHIN_S = 2.0  # a sender registered a moment ago is still on the topic
 
 
 def subscription() -> Subscription:
@@ -28,18 +26,11 @@ async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
     return None
 
 
-async def known(database: Database, sender_id: str) -> Sender:
-    """Return a sender, waiting up to ARRIVES_WITHIN_S for a new registration.
-
-    Raises NotFound.
-    """
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + ARRIVES_WITHIN_S
-    while True:
-        async with database.begin() as tx:
-            found = await store.find_sender(tx, sender_id)
-        if found is not None:
-            return found
-        if loop.time() >= deadline:
-            raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
-        await asyncio.sleep(LOOK_EVERY_S)
+async def known(database: Database, caller: Caller, sender_id: str) -> Sender:
+    """Return a sender that the caller may use, after a wait for a new registration. Raises Forbidden, NotFound."""
+    await caller.may_use(sender_id)
+    async with database.begin() as tx:
+        found = await store.find_sender(tx, sender_id)
+    if found is None:
+        raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
+    return found

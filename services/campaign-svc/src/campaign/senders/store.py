@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ARRAY, Boolean, Column, Integer, Table, Text, text
+from sqlalchemy import ARRAY, Boolean, Column, Index, Integer, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.schema import instant, metadata
@@ -13,6 +13,8 @@ sender = Table(
     "sender",
     metadata,
     Column("sender_id", Text, primary_key=True),
+    Column("organisation_id", Text, nullable=False),
+    Column("controller", Text, nullable=False),
     Column("version", Integer, nullable=False),
     Column("brand", Text, nullable=False),
     Column("oadc", Text, nullable=False, server_default=text("''")),
@@ -21,6 +23,7 @@ sender = Table(
     Column("purposes", ARRAY(Text), nullable=False),
     Column("reachable_in", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
     Column("stop_page", Text, nullable=True),
+    Index("sender_organisation_ix", "organisation_id"),
 )
 
 
@@ -49,6 +52,7 @@ class Sender:
     stop_added: str = ""
     reachable_in: frozenset[str] = frozenset()
     stop_page: str | None = None
+    organisation_id: str = ""
 
 
 async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
@@ -59,9 +63,10 @@ async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
     await tx.execute(
         text(
             "INSERT INTO sender"
-            " (sender_id, version, brand, oadc, country, stop_code, purposes, reachable_in, stop_page)"
-            " VALUES (:id, :version, :brand, :oadc, :country, :stop_code, CAST(:purposes AS text[]),"
-            " CAST(:reachable_in AS text[]), :stop_page)"
+            " (sender_id, organisation_id, controller, version, brand, oadc, country, stop_code, purposes,"
+            " reachable_in, stop_page)"
+            " VALUES (:id, :organisation_id, :controller, :version, :brand, :oadc, :country, :stop_code,"
+            " CAST(:purposes AS text[]), CAST(:reachable_in AS text[]), :stop_page)"
             " ON CONFLICT (sender_id) DO UPDATE SET version = excluded.version, brand = excluded.brand,"
             " oadc = excluded.oadc, country = excluded.country, stop_code = excluded.stop_code,"
             " purposes = excluded.purposes, reachable_in = excluded.reachable_in, stop_page = excluded.stop_page"
@@ -69,6 +74,8 @@ async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
         ),
         {
             "id": event.sender_id,
+            "organisation_id": event.organisation_id,
+            "controller": event.controller_id,
             "version": event.version,
             "brand": event.brand,
             "oadc": event.oadc,
@@ -85,8 +92,8 @@ async def find_sender(tx: AsyncConnection, sender_id: str) -> Sender | None:
     row = (
         await tx.execute(
             text(
-                "SELECT s.brand, s.oadc, s.country, s.stop_code, s.purposes, s.reachable_in, s.stop_page, r.link_host,"
-                " coalesce(r.stop_added, '') AS stop_added FROM sender AS s"
+                "SELECT s.brand, s.oadc, s.country, s.stop_code, s.purposes, s.reachable_in, s.stop_page,"
+                " s.organisation_id, r.link_host, coalesce(r.stop_added, '') AS stop_added FROM sender AS s"
                 " LEFT JOIN sender_rule AS r ON r.sender_id = s.sender_id WHERE s.sender_id = :id"
             ),
             {"id": sender_id},
@@ -104,6 +111,7 @@ async def find_sender(tx: AsyncConnection, sender_id: str) -> Sender | None:
         row.stop_added,
         frozenset(row.reachable_in),
         row.stop_page,
+        row.organisation_id,
     )
 
 

@@ -22,8 +22,9 @@ from common.texts.template import MOST_FIELDS, MOST_VALUE_CHARS
 from common.version import at_least, following
 from common.web.auth import Caller, require
 from common.web.fields import Storable
-from common.web.idempotency import Key, derived_id, fingerprint_of, same
-from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
+from common.web.idempotency import Key, claim, derived_id, fingerprint_of, keyed, same
+from common.web.openapi import refuses, tells
+from common.web.pagination import LIMIT, Cursor, Limit, OfSender, Page, next_of, position
 from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Reason
 
 router = APIRouter(prefix="/v1", tags=["templates"])
@@ -33,16 +34,27 @@ MOST_VERSIONS = 1000
 
 Held = Annotated[Resources[Any], Depends(resources)]
 Author = Annotated[Caller, Depends(require("template:write"))]
+Retires = Annotated[Caller, Depends(require("template:write", limited=False))]  # no limit delays a stop
 Approver = Annotated[Caller, Depends(require("template:approve"))]
 Reader = Annotated[Caller, Depends(require("template:read"))]
 State = Literal["draft", "approved", "retired"]
 
 
 class TemplateNotValid(Invalid):
+    """The text and the fields of the template do not fit each other, or a field is not stated as it has to be.
+
+    Mend each place that `reasons` names.
+    """
+
     slug, title = "template-not-valid", "The template has a flaw"
 
 
 class TemplateNotReady(Conflict):
+    """The version has findings, such as signs of advertising, that this approval does not accept.
+
+    Write another version, or approve with every finding named in `acknowledge`.
+    """
+
     slug, title = "template-not-ready", "The version has open findings"
 
 
@@ -51,8 +63,12 @@ class FieldBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
-    max_chars: int = Field(40, ge=1, le=MOST_VALUE_CHARS)
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")] = Field(
+        description="The name of the field, written `{name}` in the text."
+    )
+    max_chars: int = Field(
+        40, ge=1, le=MOST_VALUE_CHARS, description="The most characters of a value; a longer value is refused."
+    )
     links: bool = Field(False, description="The value may hold a link.")
     prices: bool = Field(False, description="The value may be a price, or part of a price.")
 
@@ -61,10 +77,14 @@ class Content(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     text: Storable = Field(min_length=1, max_length=MAX_TEXT_CHARS, pattern=r"\S", description="With {fields}.")
-    fields: list[FieldBody] = Field([], max_length=MOST_FIELDS)
+    fields: list[FieldBody] = Field(
+        [], max_length=MOST_FIELDS, description="Every field of the text, up to 10, each once."
+    )
 
 
 class NewTemplate(Content):
+    """A template with its first version, a draft."""
+
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={
@@ -81,16 +101,22 @@ class NewTemplate(Content):
     )
 
     sender_id: Storable = Field(min_length=1, max_length=40)
-    name: Storable = Field(min_length=1, max_length=120)
+    name: Storable = Field(
+        min_length=1, max_length=120, description="The name of the template, for the people who work with it."
+    )
     category: Literal["transactional", "service"] = Field(description="The class of the messages, and their lane.")
     language: str = Field("fr", pattern=r"^[a-z]{2}$", description="ISO 639-1.")
 
 
-class NewVersion(Content):
+class NewTemplateVersion(Content):
+    """Another text for a template: the next version, a draft."""
+
     after: int = Field(ge=1, description="The latest version known to the caller; 409 if a later version exists.")
 
 
-class Approval(BaseModel):
+class VersionApproval(BaseModel):
+    """An approval of a version by a second person."""
+
     model_config = ConfigDict(extra="forbid")
 
     acknowledge: list[Annotated[Storable, Field(max_length=200)]] = Field(
@@ -99,61 +125,77 @@ class Approval(BaseModel):
 
 
 class Retirement(BaseModel):
+    """The version to retire: no message leaves from the version any more."""
+
     model_config = ConfigDict(extra="forbid")
 
     version: int | None = Field(None, ge=1, le=MOST_VERSIONS, description="Null: every version.")
 
 
-class Against(BaseModel):
+class TextFinding(BaseModel):
     """A finding in the version's own text, with the rule and its source."""
 
     id: str = Field(description="The id that acknowledges the finding.")
     rule: str
-    says: str
-    source: str
+    says: str = Field(description="The finding, in words for the author.")
+    source: str = Field(description="The source of the rule: a law, an authority, or an operator.")
     approvable: bool = Field(description="False: the text has to change.")
 
 
 class Version(BaseModel):
     """A version. The text never changes; an approval publishes the version, a retirement ends its use."""
 
-    number: int
-    state: State
-    text: str
-    fields: list[FieldBody]
-    findings: list[Against]
-    written_by: str
-    written_at: datetime
-    approved_by: str | None
-    approved_at: datetime | None
-    acknowledged: list[str] | None
-    retired_by: str | None
-    retired_at: datetime | None
+    number: int = Field(description="The number of the version, from 1.")
+    state: State = Field(
+        description="`draft`: waits for an approval. `approved`: in use. `retired`: no message leaves from the version."
+    )
+    text: str = Field(description="The text, with its fields unfilled.")
+    fields: list[FieldBody] = Field(description="The fields of the text, with the limits of their values.")
+    findings: list[TextFinding] = Field(description="The findings in the text; an approval has to acknowledge each.")
+    written_by: str = Field(description="The author, by `sub` of the token: another person has to approve.")
+    written_at: datetime = Field(description="The time of the writing.")
+    approved_by: str | None = Field(description="The person who approved, by `sub` of the token; null for a draft.")
+    approved_at: datetime | None = Field(description="The time of the approval; null for a draft.")
+    acknowledged: list[str] | None = Field(
+        description="The ids of the findings that the approval acknowledged; null for a draft."
+    )
+    retired_by: str | None = Field(
+        description="The person who retired the version, by `sub` of the token; null while in use."
+    )
+    retired_at: datetime | None = Field(description="The time of the retirement; null while in use.")
 
 
 class Template(BaseModel):
+    """A template of transactional or service messages, with its versions."""
+
     template_id: str
     sender_id: str
-    name: str
+    name: str = Field(description="The name of the template, for the people who work with it.")
     category: str
     language: str
     versions: list[Version] = Field(description="Newest first; in a list, the newest alone.")
 
 
-@router.post("/templates", status_code=201)
-async def write_template(
-    body: NewTemplate, request: Request, response: Response, held: Held, caller: Author, key: Key = None
-) -> Template:
+@router.post(
+    "/templates",
+    operation_id="templates.create",
+    status_code=201,
+    response_model=Template,
+    responses=tells(201, "Location") | refuses(NotFound, TemplateNotValid),
+)
+async def write_template(body: NewTemplate, request: Request, held: Held, caller: Author, key: Key = None) -> Response:
     """Write a template with its first version, a draft: a second person has to approve the version.
 
-    Repeating a request with the same `Idempotency-Key` answers 200 with the template's current state.
+    A repeat of the request with the same `Idempotency-Key` gets the first answer: the template with its draft.
     """
-    caller.may_use(body.sender_id)
-    await registry.known(held.database, body.sender_id)
+    await registry.known(held.database, caller, body.sender_id)
     fields = _checked(body)
     template_id = derived_id("tpl", caller, key)
     fingerprint = await fingerprint_of(request, held.subject_keys)
     async with held.database.begin() as tx:
+        claimed = await claim(tx, await keyed(request, caller, key, held.subject_keys))
+        if claimed.answer is not None:
+            return claimed.answer.response()
         new = await store.insert(tx, template_id, body.sender_id, body.name, body.category, body.language, fingerprint)
         if new:
             await store.add_version(
@@ -167,15 +209,17 @@ async def write_template(
             )
         template = await _found(tx, caller, template_id)
         same(template.fingerprint, fingerprint)
-        shown = await _shown(tx, [template])
-    if not new:
-        response.status_code = 200
-    response.headers["Location"] = f"/v1/templates/{template_id}"
-    return shown[0]
+        [shown] = await _shown(tx, [template])
+        return await claimed.keep(tx, shown, 201, {"Location": f"/v1/templates/{template_id}"})
 
 
-@router.post("/templates/{template_id}/versions", status_code=201)
-async def write_version(template_id: Storable, body: NewVersion, held: Held, caller: Author) -> Template:
+@router.post(
+    "/templates/{template_id}/versions",
+    operation_id="templates.create_version",
+    status_code=201,
+    responses=refuses(Conflict, TemplateNotValid),
+)
+async def write_version(template_id: Storable, body: NewTemplateVersion, held: Held, caller: Author) -> Template:
     """Write the next version, a draft. Approved versions stay in use until they are retired."""
     async with held.database.begin() as tx:
         template = await _found(tx, caller, template_id, lock=True)
@@ -193,13 +237,17 @@ async def write_version(template_id: Storable, body: NewVersion, held: Held, cal
         return (await _shown(tx, [await _found(tx, caller, template_id)]))[0]
 
 
-@router.post("/templates/{template_id}/versions/{number}/approve")
+@router.post(
+    "/templates/{template_id}/versions/{number}/approve",
+    operation_id="templates.approve_version",
+    responses=refuses(Conflict, TemplateNotReady),
+)
 async def approve_version(
     template_id: Storable,
-    number: Annotated[int, Path(ge=1, le=MOST_VERSIONS)],
+    number: Annotated[int, Path(ge=1, le=MOST_VERSIONS, description="The number of the version.")],
     held: Held,
     caller: Approver,
-    body: Approval | None = None,
+    body: VersionApproval | None = None,
 ) -> Template:
     """Approve a version, so that messages may leave from the version.
 
@@ -234,9 +282,9 @@ async def approve_version(
     return _with(template, versions.values())
 
 
-@router.post("/templates/{template_id}/retire")
+@router.post("/templates/{template_id}/retire", operation_id="templates.retire")
 async def retire_template(
-    template_id: Storable, held: Held, caller: Author, body: Retirement | None = None
+    template_id: Storable, held: Held, caller: Retires, body: Retirement | None = None
 ) -> Template:
     """Retire one version, or every version so far.
 
@@ -258,17 +306,19 @@ async def retire_template(
     return _with(template, versions.values())
 
 
-@router.get("/templates")
-async def list_templates(held: Held, caller: Reader, cursor: Cursor = None, limit: Limit = LIMIT) -> Page[Template]:
+@router.get("/templates", operation_id="templates.list")
+async def list_templates(
+    held: Held, caller: Reader, sender_id: OfSender = None, cursor: Cursor = None, limit: Limit = LIMIT
+) -> Page[Template]:
     """List the templates of the senders your token covers, newest first, each with its newest version."""
-    covered = None if caller.senders is None else sorted(caller.senders)
+    covered = await caller.covered(sender_id)
     async with held.database.begin() as tx:
         found = await store.templates_before(tx, position(cursor, int), covered, limit)
         items = await _shown(tx, found, newest=True)
     return Page[Template](items=items, next=next_of(found, limit, lambda template: template.position))
 
 
-@router.get("/templates/{template_id}")
+@router.get("/templates/{template_id}", operation_id="templates.get")
 async def get_template(template_id: Storable, held: Held, caller: Reader) -> Template:
     """Return a template with every version, and the findings in each text."""
     async with held.database.begin() as tx:
@@ -287,11 +337,8 @@ def _checked(body: Content) -> tuple[TemplateField, ...]:
 
 
 async def _found(tx: AsyncConnection, caller: Caller, template_id: str, *, lock: bool = False) -> store.Template:
-    template = await store.found(tx, template_id, lock=lock)
-    if template is None:
-        raise NotFound("no such template", reasons=[Reason("template_id", "unknown_template")])
-    caller.may_use(template.sender_id)
-    return template
+    missing = NotFound("no such template", reasons=[Reason("template_id", "unknown_template")])
+    return await caller.theirs(tx, await store.found(tx, template_id, lock=lock), missing)
 
 
 def _of_number(versions: Mapping[int, Stored], number: int) -> Stored:
@@ -355,6 +402,6 @@ def _version_shown(version: Stored) -> Version:
     )
 
 
-def _against(finding: Finding) -> Against:
+def _against(finding: Finding) -> TextFinding:
     rule = load().rules[finding.rule]
-    return Against(id=finding.id, rule=finding.rule, says=rule.says, source=rule.source, approvable=rule.approvable)
+    return TextFinding(id=finding.id, rule=finding.rule, says=rule.says, source=rule.source, approvable=rule.approvable)

@@ -36,6 +36,7 @@ template = Table(
     Column("latest", Integer, nullable=False),
     Column("fingerprint", Text, nullable=False),  # of the request body
     Index("template_position_ix", "position", unique=True),
+    Index("template_sender_ix", "sender_id", "position"),
 )
 
 template_version = Table(
@@ -131,16 +132,16 @@ async def found(tx: AsyncConnection, template_id: str, *, lock: bool = False) ->
 
 
 async def templates_before(
-    tx: AsyncConnection, position: int | None, senders: Sequence[str] | None, limit: int
+    tx: AsyncConnection, position: int | None, senders: Sequence[str], limit: int
 ) -> list[Template]:
-    """Return a page of the templates of these senders, or of all, newest first."""
+    """Return a page of the templates of these senders, newest first."""
     rows = await tx.execute(
         text(
             f"SELECT {_TEMPLATE} FROM template WHERE (CAST(:position AS bigint) IS NULL OR position < :position)"
-            " AND (CAST(:senders AS text[]) IS NULL OR sender_id = ANY(CAST(:senders AS text[])))"
+            " AND sender_id = ANY(CAST(:senders AS text[]))"
             " ORDER BY position DESC LIMIT :limit"
         ),
-        {"position": position, "senders": None if senders is None else list(senders), "limit": limit},
+        {"position": position, "senders": list(senders), "limit": limit},
     )
     return [Template(**row._mapping) for row in rows]
 

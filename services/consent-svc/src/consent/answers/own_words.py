@@ -8,25 +8,29 @@
 An answer leaves at any hour, to people who have stopped: words that do not pass are refused at the registration, and
 stored words that do not pass are never sent. The sender chooses its names, so a name of one or two words excuses only
 an advertising word within the name, once: never a rebate, a price, a voucher or a premium number.
+
+The wording of a purpose stands in the question of a double opt-in. An advertising word may say what the consent is for
+(« Nos offres »), but to a person who has stopped the question says WITHOUT_ADVERTISING instead.
 """
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
 
 from common.contracts.consent import Replies
-from common.sms.sms_length import length
+from common.sms.sms_length import STOP_ANSWER_SEGMENTS, length
 from common.texts.findings import ADVERTISING, AROUND, Finding, findings_of, looks_like_advertising
 
 Field = Literal["stop", "contact", "start", "double_opt_in"]
 FIELDS: tuple[Field, ...] = get_args(Field)
-SEGMENTS = 2
+SEGMENTS = STOP_ANSWER_SEGMENTS
 EDITED_BY = "édité par"
 NAME_WORDS = 2  # of a name that excuses an advertising word: a longer name could be a whole advert
 NAME_LETTERS = 2
+WITHOUT_ADVERTISING = "nos messages commerciaux"
 PAGE = re.compile(r"[/?#]|:\d")  # behind a host
 LEGAL_FORMS = frozenset(("sa", "sarl", "sas", "sasu", "eurl", "sca", "scop", "scs", "snc"))
 
@@ -39,6 +43,8 @@ INSTEAD = {
     "premium_short_number": "give a number at the price of a call",
     "premium_short_code": "give the sender's own `stop_code`",
     "disguised_link": "leave the link out: what stands before the @ hides the host",
+    "link": "leave the link out",
+    "stop_mention": "leave the STOP code out: the question adds it",
     "reading_direction": "leave the invisible characters out that turn the direction of reading",
 }
 
@@ -61,8 +67,8 @@ class Author:
     stop_code: str
 
 
-def flaws(replies: Replies, author: Author) -> Iterator[tuple[str, Flaw]]:
-    """Yield every flaw of a sender's own words, and of its names in Placet's words, with the field."""
+def flaws(replies: Replies, author: Author, wordings: Sequence[str] = ()) -> Iterator[tuple[str, Flaw]]:
+    """Yield every flaw of a sender's own words, and of its names and purposes in Placet's words, with the field."""
     for field in FIELDS:
         if (words := getattr(replies, field)) is not None:
             yield from ((f"replies.{field}", flaw) for flaw in flaws_of(field, words, author))
@@ -70,6 +76,14 @@ def flaws(replies: Replies, author: Author) -> Iterator[tuple[str, Flaw]]:
         yield from ((name, flaw) for flaw in dict.fromkeys(_against_name(text)))
     signs = dict.fromkeys(looks_like_advertising(author.contact))
     yield from (("contact", Flaw(sign.rule, _instead(sign))) for sign in signs)
+    for at, wording in enumerate(wordings):
+        rules = dict.fromkeys(sign.rule for sign in findings_of(wording) if sign.rule != "advertising")
+        yield from ((f"purposes.{at}.wording", Flaw(rule, INSTEAD[rule])) for rule in rules)
+
+
+def after_stop(wording: str) -> str:
+    """Return a purpose's wording for a question to a person who has stopped."""
+    return WITHOUT_ADVERTISING if findings_of(wording) else wording
 
 
 @lru_cache(maxsize=1024)  # the words of a few senders answer many people

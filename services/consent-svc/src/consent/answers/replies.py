@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import Literal
 
 from common.contracts.consent import Replies
-from common.sms.sms_length import GSM7_BASIC, GSM7_EXTENSION, length
+from common.sms.sms_length import GSM7_BASIC, GSM7_EXTENSION, STOP_ANSWER_SEGMENTS, length
 from consent.answers.own_words import Author, Field, Flaw, flaws_of
 
 Kind = Literal["stopped", "contact", "started"]
@@ -25,7 +25,8 @@ Kind = Literal["stopped", "contact", "started"]
 FIELD_OF: Mapping[Kind, Field] = {"stopped": "stop", "contact": "contact", "started": "start"}
 LINK_SEGMENTS: Mapping[Kind, int] = {"stopped": 1, "started": 1, "contact": 2}  # an answer may grow to, for the link
 IN_OUR_WORDS = Replies()
-BRANDS_NAMED = 3  # above, "Nos marques"
+BRANDS_NAMED = 3  # above, OUR_BRANDS
+OUR_BRANDS = "Nos marques"
 QUESTION_SEGMENTS = 2  # `question` cuts the purpose's wording to fit
 QUESTION_FIELDS = ("brand", "purpose", "stop_code")  # {link} is optional
 FIELD = re.compile(r"\{([^{}]*)\}")
@@ -81,13 +82,21 @@ def with_link(text: str, kind: Kind, url: str) -> str:
 
 
 def stopped(senders: Sequence[Identity], *, everyone: bool = False) -> str:
-    """Return the confirmation of a STOP."""
+    """Return the confirmation of a STOP, which names the brands of `senders`; without a brand, none.
+
+    Every gateway for answers takes STOP_ANSWER_SEGMENTS: longer brands lose their letters outside GSM 03.38, then their
+    place.
+    """
     if not everyone and (own := _alone(senders, "stop")):
         return own
     heard = "votre STOP est pris en compte"
     if everyone:
-        return f"{_brands(senders)} : {heard} pour toutes les marques, vous ne recevrez plus de SMS commerciaux."
-    return f"{_brands(senders)} : {heard}, vous ne recevrez plus nos SMS commerciaux."
+        heard += " pour toutes les marques, vous ne recevrez plus de SMS commerciaux."
+    else:
+        heard += ", vous ne recevrez plus nos SMS commerciaux."
+    brands = _brands(senders)
+    texts = (f"{named} : {heard}" for named in (brands, _in_gsm(brands), OUR_BRANDS))
+    return next(text for text in texts if length(text).segments <= STOP_ANSWER_SEGMENTS)
 
 
 def started(senders: Sequence[Identity], stop_code: str) -> str:
@@ -97,9 +106,10 @@ def started(senders: Sequence[Identity], stop_code: str) -> str:
 
 
 def contact(senders: Sequence[Identity], stop_code: str) -> str:
-    """Return the contact text of as many senders as fit in CONTACT_SEGMENTS."""
+    """Return the contact text of as many senders as fit in CONTACT_SEGMENTS; without a sender, no name."""
     if own := _alone(senders, "contact"):
         return own
+    text = f"Service SMS de plusieurs marques. Pour ne plus recevoir nos SMS : STOP au {stop_code}."
     for last in range(len(senders), 0, -1):
         names = " ; ".join(f"{s.legal_name}, {s.contact}" for s in senders[:last])
         text = f"Service SMS édité par {names}. Pour ne plus recevoir nos SMS : STOP au {stop_code}."
@@ -183,7 +193,7 @@ def _alone(senders: Sequence[Identity], field: Field) -> str | None:
 
 def _brands(senders: Sequence[Identity]) -> str:
     brands = list(dict.fromkeys(sender.brand for sender in senders))
-    return _and(brands) if len(brands) <= BRANDS_NAMED else "Nos marques"
+    return _and(brands) if 0 < len(brands) <= BRANDS_NAMED else OUR_BRANDS
 
 
 def _and(names: Sequence[str]) -> str:

@@ -17,10 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import Database
 from common.db.timer import Timer, Worker
+from common.privacy.erasing import TO_ERASE, Whom, columns, counted, meant
 from common.sms.message_id import message_id
 from common.telemetry import counter
 from common.web.problems import Reason, TooMany
-from consent.answers import replies
+from consent.answers import own_words, replies
 from consent.answers.answers import Answer, Answers, tell_of_flaws
 from consent.answers.replies import Identity
 from consent.double_opt_in import rules as asking
@@ -92,7 +93,7 @@ class Terms:
     """The limits of asking. After a STOP, a controller puts at most a single question within `after_stop`.
 
     Each controller has its own pace of a number, so that a brand's form never blocks the form of another legal entity.
-    `most`: the questions that all controllers together may put to a number.
+    `most`: the questions that all controllers together may put to a number; `share`: those of one organisation.
     """
 
     number_a_day: int
@@ -101,6 +102,7 @@ class Terms:
     caller_an_hour: int
     after_stop: timedelta
     most: Most
+    share: Most
 
     def paces(self, subject_id: str, controller: str, caller: str) -> dict[str, tuple[str, Pace]]:
         """Return, by key, the request field to blame and the pace. The senders of a controller share its paces."""
@@ -160,6 +162,7 @@ async def ask(
         expires_at=now + timedelta(hours=sender.double_opt_in_hours),
         after_stop=ledger.standing_stop(state, sender.sender_id, request.purpose, sender.controller) is not None,
     )
+    senders_of = await senders_store.controllers_of(tx, sender.organisation_id)
     why = asking.withheld(
         state,
         structs.replace(request, controller=sender.controller),
@@ -167,7 +170,9 @@ async def ask(
         now,
         terms.after_stop,
         terms.most,
-        senders=await senders_store.of_controller(tx, sender.controller),
+        terms.share,
+        senders=senders_of[sender.controller],
+        organisation={each for senders in senders_of.values() for each in senders},
         held=subject is not None and subject.held_since is not None,
     )
     by_reply = asking.takes_reply(state, request, sender.stop_code, asked, now)
@@ -188,6 +193,8 @@ async def ask(
 def _text(question: Question, sender: Sender, make_link: MakeLink | None) -> Answer:
     assert question.number is not None, "just told"
     wording = next(p.wording for p in sender.purposes if p.id == question.purpose)
+    if question.after_stop:
+        wording = own_words.after_stop(wording)
     identity = Identity(sender.legal_name, sender.brand, sender.contact, sender.stop_code, sender.replies)
     if flaws := identity.flaws("double_opt_in"):
         tell_of_flaws(sender.sender_id, "double_opt_in", flaws)
@@ -290,20 +297,21 @@ async def confirm(tx: AsyncConnection, evidence_ids: Collection[str], now: datet
     RESULTS.labels("confirmed").inc(len(evidence_ids))
 
 
-async def forget(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, int]:
-    """Erase the numbers of these subjects; return the number of questions by subject_id.
+async def forget(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> dict[Whom, int]:
+    """Erase the numbers of these people; return the numbers of questions.
 
     The rows stay, or a caller with an erased number could cause SMS again.
     """
     rows = await tx.execute(
         text(
-            "WITH gone AS (UPDATE double_opt_in SET number = NULL, closed_at = coalesce(closed_at, now())"
-            " WHERE subject_id = ANY(CAST(:ids AS text[])) AND number IS NOT NULL RETURNING subject_id)"
-            " SELECT subject_id, count(*) AS questions FROM gone GROUP BY subject_id"
+            "WITH gone AS (UPDATE double_opt_in AS q SET number = NULL, closed_at = coalesce(q.closed_at, now())"
+            f" FROM {TO_ERASE} WHERE q.subject_id = a.subject_id AND {meant('q.sender_id')} AND q.number IS NOT NULL"
+            " RETURNING a.subject_id, a.controller_id)"
+            " SELECT subject_id, controller_id, count(*) FROM gone GROUP BY subject_id, controller_id"
         ),
-        {"ids": list(subject_ids)},
+        columns(asked),
     )
-    return {row.subject_id: row.questions for row in rows}
+    return counted(rows)
 
 
 async def _find(tx: AsyncConnection, evidence_id: str) -> Question | None:

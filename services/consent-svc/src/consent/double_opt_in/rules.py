@@ -34,7 +34,7 @@ class Withheld(StrEnum):
     JUST_ASKED = "just_asked"
     ANOTHER_WAITS = "another_waits"
     UNDER_REVIEW = "under_review"
-    ASKED_ENOUGH = "asked_enough"  # by all controllers together
+    ASKED_ENOUGH = "asked_enough"  # by one organisation, or by all controllers together
     NOT_TEXTED = "not_texted"  # not a phone, or over the daily cap
 
 
@@ -67,7 +67,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Most:
-    """The questions that a number gets at most, from all controllers together."""
+    """The questions that a number gets at most from several controllers together."""
 
     a_day: int
     a_month: int
@@ -89,14 +89,17 @@ def withheld(
     now: datetime,
     after_stop: timedelta,
     most: Most,
+    share: Most,
     *,
     senders: Collection[str],
+    organisation: Collection[str],
     held: bool,
 ) -> Withheld | None:
     """Return the reason for not asking, or `None`. `request` carries its sender's controller.
 
-    `asked`: from any sender, within the longer of `after_stop` and a month. `senders`: the controller's. `held`: a
-    text of the person waits for a reviewer.
+    `asked`: from any sender, within the longer of `after_stop` and a month. `most`: from all controllers;
+    `share`: from one organisation's, so that no organisation uses up another's. `senders`: the controller's;
+    `organisation`: the senders of its organisation. `held`: a text of the person waits for a reviewer.
     """
     assert request.sender_id is not None, "a request is some sender's"
     assert request.purpose is not None, "a request is for a purpose"
@@ -116,7 +119,8 @@ def withheld(
     stopped = ledger.standing_stop(state, *scope, request.controller)
     if stopped and any(q.asked_at > now - after_stop for q in own):
         return Withheld.STOPPED_AND_ASKED
-    return Withheld.ASKED_ENOUGH if most.reached(asked, now) else None
+    theirs = [q for q in asked if q.sender_id in organisation]
+    return Withheld.ASKED_ENOUGH if share.reached(theirs, now) or most.reached(asked, now) else None
 
 
 def takes_reply(state: SubjectState, request: Evidence, code: str, asked: Iterable[Question], now: datetime) -> bool:

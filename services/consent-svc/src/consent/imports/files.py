@@ -26,6 +26,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.contracts import CONSENT_NOTICES
+from common.contracts.consent import ConsentImportFinished
+from common.db.database import NEWEST_FIRST, Direction
+from common.kafka import outbox
 from consent.imports.lines import Layout, Piece
 from consent.schema import metadata
 
@@ -51,6 +55,7 @@ Table(
     Column("touched_at", DateTime(timezone=True), nullable=False),
     Index("import_file_waiting_ix", "touched_at", postgresql_where=text("NOT complete")),
     Index("import_file_complete_ix", "touched_at", postgresql_where=text("complete")),
+    Index("import_file_sender_ix", "sender_id", "created_at"),
 )
 
 Table(
@@ -98,7 +103,7 @@ class ImportFile:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The totals of an import. `recorded_at` is the latest."""
+    """The totals of an import. `recorded_at` is the latest; `reasons`: the lines by reason."""
 
     pieces: int
     lines: int
@@ -107,6 +112,7 @@ class Progress:
     outvoted: int
     refused: int
     recorded_at: datetime | None
+    reasons: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,7 +231,7 @@ async def settle(
     verdicts: bytes,
     now: datetime,
 ) -> None:
-    """Store a locked piece's outcome and delete its bytes."""
+    """Store a locked piece's outcome and delete its bytes; the last piece publishes the end of the import."""
     await tx.execute(
         text(
             "UPDATE import_piece SET body = NULL, recorded_at = :now, created = :created, unchanged = :unchanged,"
@@ -244,37 +250,106 @@ async def settle(
             "verdicts": verdicts,
         },
     )
+    await _end(tx, piece.file, now)
 
 
-async def progress(tx: AsyncConnection, import_id: str) -> tuple[Progress, dict[str, int]]:
-    """Return an import's totals, and its refused lines by reason."""
+async def _end(tx: AsyncConnection, file: ImportFile, now: datetime) -> None:
+    """Publish the end of an import without a waiting piece.
+
+    The lock on the file lets one transaction at a time look, so that the last one sees every other piece.
+    """
+    await tx.execute(text("SELECT FROM import_file WHERE import_id = :id FOR UPDATE"), {"id": file.import_id})
     rows = await tx.execute(
         text(
-            "SELECT count(*) FILTER (WHERE recorded_at IS NOT NULL) AS pieces, coalesce(sum(lines), 0) AS lines,"
-            " coalesce(sum(created), 0) AS created, coalesce(sum(unchanged), 0) AS unchanged,"
-            " coalesce(sum(outvoted), 0) AS outvoted, coalesce(sum(refused), 0) AS refused,"
-            " max(recorded_at) AS recorded_at FROM import_piece WHERE import_id = :id"
+            "SELECT sum(lines) AS lines, sum(refused) AS refused FROM import_piece WHERE import_id = :id"
+            " HAVING bool_and(recorded_at IS NOT NULL)"
         ),
-        {"id": import_id},
+        {"id": file.import_id},
     )
-    row = rows.one()
-    why = await tx.execute(
+    notices = [
+        ConsentImportFinished(
+            notice_id=file.import_id,
+            sender_id=file.sender_id,
+            kind="suppressions" if file.kind == "suppressions" else "consents",
+            lines=int(row.lines),
+            refused=int(row.refused),
+            finished_at=now,
+        )
+        for row in rows
+    ]
+    await outbox.append(tx, CONSENT_NOTICES, notices)
+
+
+NOTHING_YET = Progress(0, 0, 0, 0, 0, 0, None, {})
+
+
+async def progress(tx: AsyncConnection, import_ids: Collection[str]) -> dict[str, Progress]:
+    """Return the totals of the imports with a piece."""
+    ids = {"ids": list(import_ids)}
+    refused = await tx.execute(
         text(
-            "SELECT r.key AS reason, sum(r.value::bigint) AS lines FROM import_piece AS p, jsonb_each_text(p.reasons)"
-            " AS r WHERE p.import_id = :id GROUP BY r.key ORDER BY r.key"
+            "SELECT p.import_id, r.key AS reason, sum(r.value::bigint) AS lines FROM import_piece AS p,"
+            " jsonb_each_text(p.reasons) AS r WHERE p.import_id = ANY(CAST(:ids AS text[]))"
+            " GROUP BY p.import_id, r.key ORDER BY r.key"
         ),
-        {"id": import_id},
+        ids,
     )
-    found = Progress(
-        row.pieces,
-        int(row.lines),
-        int(row.created),
-        int(row.unchanged),
-        int(row.outvoted),
-        int(row.refused),
-        row.recorded_at,
+    reasons: dict[str, dict[str, int]] = {}
+    for row in refused:
+        reasons.setdefault(row.import_id, {})[row.reason] = int(row.lines)
+    rows = await tx.execute(
+        text(
+            "SELECT import_id, count(*) FILTER (WHERE recorded_at IS NOT NULL) AS pieces, sum(lines) AS lines,"
+            " sum(created) AS created, sum(unchanged) AS unchanged, sum(outvoted) AS outvoted,"
+            " sum(refused) AS refused, max(recorded_at) AS recorded_at"
+            " FROM import_piece WHERE import_id = ANY(CAST(:ids AS text[])) GROUP BY import_id"
+        ),
+        ids,
     )
-    return found, {r.reason: int(r.lines) for r in why}
+    return {
+        row.import_id: Progress(
+            row.pieces,
+            int(row.lines),
+            int(row.created),
+            int(row.unchanged),
+            int(row.outvoted),
+            int(row.refused),
+            row.recorded_at,
+            reasons.get(row.import_id, {}),
+        )
+        for row in rows
+    }
+
+
+async def listed(
+    tx: AsyncConnection,
+    sender_ids: Collection[str],
+    after: tuple[datetime, str] | None,
+    limit: int,
+    direction: Direction = NEWEST_FIRST,
+    *,
+    of_every_sender: bool,
+) -> list[ImportFile]:
+    """Return the imports of these senders behind `after`, by the time of their opening.
+
+    `of_every_sender`: and those without one.
+    """
+    rows = await tx.execute(
+        text(
+            f"SELECT {_FILE} FROM import_file AS f"
+            " WHERE (f.sender_id = ANY(CAST(:senders AS text[])) OR (:whole AND f.sender_id IS NULL))"
+            f" AND (CAST(:at AS timestamptz) IS NULL OR (f.created_at, f.import_id) {direction.beyond} (:at, :id))"
+            f" ORDER BY f.created_at {direction.order}, f.import_id {direction.order} LIMIT :limit"
+        ),
+        {
+            "senders": sorted(sender_ids),
+            "whole": of_every_sender,
+            "at": after[0] if after else None,
+            "id": after[1] if after else "",
+            "limit": limit,
+        },
+    )
+    return [_file(**row._mapping) for row in rows]
 
 
 async def verdicts(tx: AsyncConnection, import_id: str, position: int) -> bytes | None:

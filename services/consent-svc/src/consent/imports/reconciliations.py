@@ -18,6 +18,7 @@ from common.settings import ServiceSettings
 from common.sms.msisdn import NumberRefused, readings
 from common.web.auth import Caller, require
 from common.web.fields import Short, Slug
+from common.web.openapi import refuses
 from common.web.problems import Invalid, NotFound, Reason
 from consent.bodies import EXAMPLE_NUMBER, Body
 from consent.imports import provider_list
@@ -60,35 +61,35 @@ class ListBody(Body):
 
 
 class Drift(Body):
-    """The differences found.
+    """The differences found."""
 
-    `listed` counts people, not lines: a number with two readings counts two. The people `missing_here` are opted out
-    from now on.
-    """
-
-    listed: int
-    known_opted_out: int
-    missing_here: int
+    listed: int = Field(description="People on the list, not lines: a number with two readings counts two.")
+    known_opted_out: int = Field(description="People of the list with an opt-out on record before.")
+    missing_here: int = Field(
+        description="People of the list without an opt-out on record, who are opted out from now on."
+    )
     only_here: int = Field(
         description="Numbers opted out of the sender and missing in the provider's list: the provider would deliver"
         " to these numbers."
     )
-    unreadable: int
+    unreadable: int = Field(description="Lines without a readable number.")
     unreadable_lines: list[int] = Field(description=f"The first {LINES_NAMED} unreadable lines.")
 
 
-@router.post("/reconciliations")
-async def reconcile(body: ListBody, caller: Annotated[Caller, Depends(require("consent:write"))], held: Held) -> Drift:
+@router.post("/reconciliations", operation_id="reconciliations.create", responses=refuses(NotFound))
+async def reconcile(
+    body: ListBody, caller: Annotated[Caller, Depends(require("consent:write", limited=False))], held: Held
+) -> Drift:
     """Compare the lists, and record the missing opt-outs. The same list again finds nothing more.
 
-    By a token for every sender, a missing opt-out is the person's own STOP. By another token, the opt-out is the
-    caller's, as by `POST /v1/opt-outs`.
+    By a token for every sender of the organisation, a missing opt-out is the person's own STOP. By another token, the
+    opt-out is the caller's, as by `POST /v1/opt-outs`.
     The work runs in chunks: after an error, send the list again.
     """
-    caller.may_use(body.sender_id)
+    await caller.may_use(body.sender_id)
     async with held.database.begin() as tx:
-        if (sender := await senders_store.find_sender(tx, body.sender_id)) is None:
-            raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
+        sender = await senders_store.find_sender(tx, body.sender_id)
+    assert sender is not None, "the caller may use it"
     listed, unreadable = _listed(body.list, held)
     subject_ids = sorted(listed)
     missing = 0
@@ -155,7 +156,7 @@ async def _record_missing(
 
 
 def _statement(subject_id: str, sealed: Mapping[str, str], body: ListBody, caller: Caller, now: datetime) -> Statement:
-    source = SOURCE if caller.senders is None else OF_LIMITED_CALLERS
+    source = SOURCE if caller.for_every_sender else OF_LIMITED_CALLERS
     evidence = Evidence(
         evidence_id=evidence_id(source, body.provider, subject_id, body.sender_id, now.isoformat()),
         kind="opt_out",

@@ -4,35 +4,41 @@ Memory never holds the whole file, nor the disk a number in clear. No line count
 """
 
 import zlib
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.consent import Basis
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.web.auth import Caller, require
 from common.web.fields import Short, Storable
-from common.web.idempotency import Key, KeyReused, derived_id, fingerprint_of, same
-from common.web.problems import Forbidden, Invalid, NotFound, Reason
+from common.web.idempotency import Key, KeyReused, claim, derived_id, fingerprint_of, keyed, same
+from common.web.openapi import refuses, tells
+from common.web.pagination import LIMIT, SORTED, Cursor, Limit, OfSender, Page, Sort, next_of, position
+from common.web.problems import Forbidden, Invalid, NotFound, NotTheMediaType, Reason
+from common.web.streaming import Streamed
 from common.web.upload import (
     BODY,
     Length,
     Offset,
+    OffsetMismatch,
     Stream,
     Upload,
+    UploadComplete,
     UploadRoute,
     discovery,
     mismatch,
 )
 from consent.bodies import Body, EvidenceBody, Instant
 from consent.imports import files as import_files
-from consent.imports.files import ImportFile
+from consent.imports.files import ImportFile, Progress
 from consent.imports.lines import PIECE_BYTES, Format, Piece, WrongFile, cut, layout_of
 from consent.senders import store
 
@@ -41,7 +47,8 @@ router = APIRouter(prefix="/v1", tags=["imports"], route_class=UploadRoute)
 HEADER = b"line,verdict,reasons\n"
 
 Held = Annotated[Resources[ServiceSettings], Depends(resources)]
-Writer = Annotated[Caller, Depends(require("consent:write"))]
+Writer = Annotated[Caller, Depends(require("consent:write", limited=False))]  # of opt-outs, among others
+Reader = Annotated[Caller, Depends(require("consent:write"))]
 Verdict = Literal["created", "unchanged", "outvoted", "refused"]
 
 
@@ -72,11 +79,17 @@ class Terms(Body):
         }
     )
 
-    kind: Literal["consents", "suppressions"]
+    kind: Literal["consents", "suppressions"] = Field(
+        description="`consents`: opt-ins, and opt-outs on their lines. `suppressions`: opt-outs alone."
+    )
     sender_id: Short | None = Field(description="Null only for suppressions: every sender.")
-    format: Format
-    purpose: Short | None = None
-    basis: Basis = "opt_in"
+    format: Format = Field(description="The format of the file, which is UTF-8.")
+    purpose: Short | None = Field(
+        None,
+        description="The purpose of opt-ins and suppressions; null: each line names its own. A suppression without"
+        " a purpose is of every purpose.",
+    )
+    basis: Basis = Field("opt_in", description="The basis of opt-ins whose line names none.")
     occurred_at: Instant | None = Field(None, description="The date of a suppression list. Default: now.")
     evidence: EvidenceBody
 
@@ -90,54 +103,68 @@ class Terms(Body):
 
 
 class Import(BaseModel):
-    """An import and its counts.
-
-    `lines` counts the lines that have arrived, blank lines too; each line that is not blank gets one of four verdicts.
-
-    `created`: recorded, with a change. `unchanged`: known, or without a change. `outvoted`: an opt-in that a newer STOP
-    or an expiry outweighs, or (`stopped_by_person`) that stands against a STOP of the person's own, which without
-    a reopening rule only the person takes back; the ledger keeps the opt-in, and no consent opens. `refused`: not kept.
-    """
+    """An import and its counts. Each line that is not blank gets one of four verdicts."""
 
     import_id: str
-    kind: str
-    sender_id: str | None
-    format: str
-    status: Literal["uploading", "recording", "done"]
+    kind: str = Field(description="The content of the file: `consents` or `suppressions`.")
+    sender_id: str | None = Field(description="The sender of the lines; null: suppressions of every sender.")
+    format: str = Field(description="The format of the file.")
+    status: Literal["uploading", "recording", "done"] = Field(
+        description="`uploading`: bytes are missing. `recording`: the file is here, and lines are still to be recorded."
+    )
     created_at: datetime
-    bytes: int | None
-    received_bytes: int
-    pieces: int
-    recorded_pieces: int
-    lines: int
-    created: int
-    unchanged: int
-    outvoted: int
-    refused: int
+    bytes: int | None = Field(description="The whole file's length; null until the caller names the length.")
+    received_bytes: int = Field(description="Bytes of the file received: the offset to continue the upload from.")
+    pieces: int = Field(description="Pieces that the file was cut into so far.")
+    recorded_pieces: int = Field(description="Pieces whose lines are recorded.")
+    lines: int = Field(description="Lines recorded so far, blank lines included.")
+    created: int = Field(description="Lines recorded with a change.")
+    unchanged: int = Field(description="Lines known before, or without a change.")
+    outvoted: int = Field(
+        description="Opt-ins that a newer STOP or an expiry outweighs, or that stand against a STOP of the"
+        " person's own (`stopped_by_person`): kept in the ledger, without effect."
+    )
+    refused: int = Field(description="Lines refused and not kept; the verdicts have each with its reasons.")
     reasons: dict[str, int] = Field(description="Lines by reason: refused lines, and `stopped_by_person`.")
-    finished_at: datetime | None
+    finished_at: datetime | None = Field(description="The time of the last record; null before the end.")
 
 
-@router.post("/imports", status_code=201)
+CSV = {"schema": {"type": "string", "format": "binary"}, "example": HEADER.decode() + "1,created,\n"}
+VERDICTS: dict[int | str, dict[str, object]] = {200: {"content": {"text/csv": CSV}}}
+
+
+@router.post(
+    "/imports",
+    operation_id="consent_imports.create",
+    status_code=201,
+    response_model=Import,
+    responses=tells(201, "Location") | refuses(NotFound),
+)
 async def open_import(
     body: Terms,
     request: Request,
-    response: Response,
     caller: Writer,
     held: Held,
     key: Key = None,
     length: Length = None,
-) -> Import:
-    """Open an import: 201, or 200 where this Idempotency-Key opened the import before.
+) -> Response:
+    """Open an import, or return the first answer to the request that opened an import under this Idempotency-Key.
 
     The file itself goes to the import's `Location`.
     """
-    _may_import(caller, body.sender_id)
+    if body.sender_id is not None:
+        await caller.may_use(body.sender_id)
+    elif not caller.everywhere:
+        raise Forbidden(
+            "only the platform's operator may import for every sender: name `sender_id`",
+            reasons=[Reason("sender_id", "sender_not_granted")],
+        )
     now = datetime.now(UTC)
+    asked = await keyed(request, caller, key, held.subject_keys)
     wanted = ImportFile(
         import_id=derived_id("imp", caller, key),
         created_by=caller.subject,
-        fingerprint=await fingerprint_of(request, held.subject_keys),
+        fingerprint=asked.fingerprint if asked else await fingerprint_of(request, held.subject_keys),
         sender_id=body.sender_id,
         kind=body.kind,
         format=body.format,
@@ -146,7 +173,8 @@ async def open_import(
         created_at=now,
     )
     async with held.database.begin() as tx:
-        if body.sender_id is not None:
+        claimed = await claim(tx, asked)
+        if claimed.answer is None and body.sender_id is not None:
             purposes = (await store.purposes_of(tx, {body.sender_id})).get(body.sender_id)
             if purposes is None:
                 raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
@@ -156,27 +184,61 @@ async def open_import(
                     reasons=[Reason("purpose", "unknown_purpose")],
                 )
         file = await import_files.add(tx, wanted)
-    same(file.fingerprint, wanted.fingerprint)
-    if length is not None and file.bytes != length:
-        raise KeyReused
-    response.status_code = 201 if file.created_at == now else 200
-    response.headers["Location"] = f"/v1/imports/{file.import_id}"
-    return await _view(held, file)
+        same(file.fingerprint, wanted.fingerprint)
+        if length is not None and file.bytes != length:
+            raise KeyReused
+        if claimed.answer is not None:
+            return claimed.answer.response()
+        [shown] = await _shown(tx, [file])
+        return await claimed.keep(tx, shown, 201, {"Location": f"/v1/imports/{file.import_id}"})
 
 
-@router.options("/imports", status_code=204)
+@router.get("/imports", operation_id="consent_imports.list")
+async def list_imports(
+    caller: Reader,
+    held: Held,
+    sender_id: OfSender = None,
+    sort: Sort = "newest",
+    cursor: Cursor = None,
+    limit: Limit = LIMIT,
+) -> Page[Import]:
+    """List the imports of the senders your token covers, or of `sender_id`, by the time of their opening.
+
+    Only the platform's operator sees imports for every sender.
+    """
+    covered = await caller.covered(sender_id)
+    after = position(cursor, tuple[datetime, str])
+    every = sender_id is None and caller.everywhere
+    async with held.database.begin() as tx:
+        found = await import_files.listed(tx, covered, after, limit, SORTED[sort], of_every_sender=every)
+        items = await _shown(tx, found)
+    return Page[Import](items=items, next=next_of(found, limit, attrgetter("created_at", "import_id")))
+
+
+@router.options("/imports", operation_id="consent_imports.discover", status_code=204)
 async def discover_uploads(caller: Writer) -> Response:
     """Return the version and the extensions of tus."""
     return discovery()
 
 
-@router.head("/imports/{import_id}", response_class=Response)
+@router.head(
+    "/imports/{import_id}",
+    operation_id="consent_imports.get_offset",
+    response_class=Response,
+    responses=tells(200, "Upload-Offset", "Upload-Length"),
+)
 async def tell_offset(import_id: Storable, caller: Writer, held: Held) -> Response:
     """Return how much of the file has arrived: an interrupted upload goes on from `Upload-Offset`."""
     return _upload(await _visible(held, caller, import_id)).told(200)
 
 
-@router.patch("/imports/{import_id}", status_code=204, openapi_extra=BODY)
+@router.patch(
+    "/imports/{import_id}",
+    operation_id="consent_imports.upload",
+    status_code=204,
+    openapi_extra=BODY,
+    responses=tells(204, "Upload-Offset", "Upload-Length") | refuses(OffsetMismatch, UploadComplete, NotTheMediaType),
+)
 async def upload(
     import_id: Storable, request: Request, caller: Writer, held: Held, offset: Offset, length: Length = None
 ) -> Response:
@@ -194,22 +256,30 @@ async def upload(
     return _upload(file).told(204)
 
 
-@router.get("/imports/{import_id}")
-async def get_import(import_id: Storable, caller: Writer, held: Held) -> Import:
+@router.get("/imports/{import_id}", operation_id="consent_imports.get")
+async def get_import(import_id: Storable, caller: Reader, held: Held) -> Import:
     """Return an import's upload and recording progress."""
     return await _view(held, await _visible(held, caller, import_id))
 
 
-@router.get("/imports/{import_id}/verdicts", response_class=Response)
+@router.get(
+    "/imports/{import_id}/verdicts",
+    operation_id="consent_imports.get_verdicts",
+    response_class=Response,
+    responses=VERDICTS,
+)
 async def get_verdicts(
-    import_id: Storable, caller: Writer, held: Held, verdict: Annotated[Verdict | None, Query()] = None
-) -> StreamingResponse:
+    import_id: Storable,
+    caller: Reader,
+    held: Held,
+    verdict: Annotated[Verdict | None, Query(description="Only lines with this verdict.")] = None,
+) -> Streamed:
     """Return a CSV with each line's verdict by line number, and no phone numbers.
 
     During recording the CSV ends before the first unrecorded piece.
     """
     file = await _visible(held, caller, import_id)
-    return StreamingResponse(_verdicts(held, file, verdict), media_type="text/csv; charset=utf-8")
+    return Streamed(_verdicts(held, file, verdict), media_type="text/csv; charset=utf-8")
 
 
 class _Arriving:
@@ -306,9 +376,9 @@ def sealing_context(import_id: str, name: str) -> str:
 
 async def _verdicts(held: Resources[ServiceSettings], file: ImportFile, only: Verdict | None) -> AsyncIterator[bytes]:
     yield HEADER
-    for position in range(file.pieces):
+    for piece in range(file.pieces):
         async with held.database.begin() as tx:
-            deflated = await import_files.verdicts(tx, file.import_id, position)
+            deflated = await import_files.verdicts(tx, file.import_id, piece)
         if deflated is None:
             return
         lines = zlib.decompress(deflated)
@@ -320,7 +390,16 @@ async def _verdicts(held: Resources[ServiceSettings], file: ImportFile, only: Ve
 
 async def _view(held: Resources[ServiceSettings], file: ImportFile) -> Import:
     async with held.database.begin() as tx:
-        done, reasons = await import_files.progress(tx, file.import_id)
+        [shown] = await _shown(tx, [file])
+    return shown
+
+
+async def _shown(tx: AsyncConnection, files: Sequence[ImportFile]) -> list[Import]:
+    totals = await import_files.progress(tx, [file.import_id for file in files])
+    return [_body(file, totals.get(file.import_id, import_files.NOTHING_YET)) for file in files]
+
+
+def _body(file: ImportFile, done: Progress) -> Import:
     finished = file.complete and done.pieces == file.pieces
     return Import(
         import_id=file.import_id,
@@ -338,7 +417,7 @@ async def _view(held: Resources[ServiceSettings], file: ImportFile) -> Import:
         unchanged=done.unchanged,
         outvoted=done.outvoted,
         refused=done.refused,
-        reasons=reasons,
+        reasons=dict(done.reasons),
         finished_at=done.recorded_at if finished else None,
     )
 
@@ -346,18 +425,10 @@ async def _view(held: Resources[ServiceSettings], file: ImportFile) -> Import:
 async def _visible(held: Resources[ServiceSettings], caller: Caller, import_id: str) -> ImportFile:
     async with held.database.begin() as tx:
         file = await import_files.find(tx, import_id)
-    if file is None:
-        raise NotFound("no such import", reasons=[Reason("import_id", "unknown_import")])
-    _may_import(caller, file.sender_id)
-    return file
-
-
-def _may_import(caller: Caller, sender_id: str | None) -> None:
-    """Raises Forbidden."""
-    if sender_id is not None:
-        caller.may_use(sender_id)
-    elif caller.senders is not None:
-        raise Forbidden("the token does not cover every sender", reasons=[Reason("sender_id", "sender_not_granted")])
+        if file is not None and file.sender_id is None and caller.everywhere:
+            return file
+        missing = NotFound("no such import", reasons=[Reason("import_id", "unknown_import")])
+        return await caller.theirs(tx, file, missing)
 
 
 def _upload(file: ImportFile) -> Upload:

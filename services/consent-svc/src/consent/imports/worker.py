@@ -244,9 +244,10 @@ class _Reading:
         """Return (subject_id, number) of each person meant: an opt-out covers both readings."""
         keys = self._held.subject_keys
         if line.subject_id is not None:
-            if not self._lists or line.number is not None or not keys.is_subject_id(line.subject_id):
+            subject_id = self._subject(line.subject_id)
+            if not self._lists or line.number is not None or subject_id is None:
                 reasons.append("subject_id_not_valid")
-            return [(line.subject_id, None)]
+            return [(subject_id or line.subject_id, None)]
         raw, fictional = line.number or "", self._held.settings.fictional_numbers
         try:
             numbers = (parse(raw, fictional=fictional).e164,) if opening else readings(raw, fictional=fictional)
@@ -254,6 +255,15 @@ class _Reading:
             numbers = (as_received(raw),)
             reasons.append(refused.reason)
         return [(keys.subject_id(number), number) for number in numbers]
+
+    def _subject(self, who: str) -> str | None:
+        """Return the subject id of a person named by the id with the sender's controller. `None`: not such an id.
+
+        A list for every sender names people by the platform's own ids.
+        """
+        if self._file.sender_id is None:
+            return who if self._held.subject_keys.is_subject_id(who) else None
+        return self._held.edge_ids.of(self._purposes.controller).inner(who) if self._purposes else None
 
     def _at(self, line: Line, opening: bool, reasons: list[str]) -> datetime:
         """Return the line's time, in UTC so that two spellings make one evidence."""

@@ -1,9 +1,11 @@
-"""Turns the MOs of `inbound.messages.v1` into evidence and answers, a batch in a transaction.
+"""Turn the MOs of `inbound.messages.v1` into evidence and answers, a batch in a transaction.
 
-STOP     opts out of every sender that uses or once used the code; of the named senders only (STOP ACME); of every
-         sender for STOP ALL, a code without senders, or a request for erasure
-START    takes a STOP back: an opt-in to what the person had opted in to, with the senders that use the code today. A
-         sender that has left the code did not receive the START (DOMAIN 2.4, France)
+STOP     opts out of every sender that uses or once used the code; of the named senders only (STOP ACME); on a code of
+         several controllers, of the one that wrote last as well (`shared_codes.py`); of every sender for STOP ALL, a
+         code without senders (unless a reviewer decides first, `no_sender`), or a request for erasure
+START    takes a STOP back: an opt-in to what the person had opted in to, with the senders that use the code today; on a
+         code of several controllers, of one controller alone. A sender that has left the code did not receive the
+         START (DOMAIN 2.4, France)
 OUI      answers a double opt-in if exactly a single question waits. Otherwise an OUI answers the question at the end
          of a consent, or is only a contact. No OUI gets an answer
 review   may mean STOP: marketing to the number is held until a reviewer has decided (ADR-0015), as after a STOP behind
@@ -14,8 +16,9 @@ The number decides the subject of an MO: with another subject id in the event, o
 person opts in again (ADR-0007; DOMAIN 2.4).
 """
 
+import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -34,7 +37,8 @@ from consent.answers.answers import Answer, Answers, tell_of_flaws
 from consent.double_opt_in import requests as double_opt_ins
 from consent.double_opt_in import rules as asking
 from consent.double_opt_in.rules import Question
-from consent.inbound import store
+from consent.inbound import shared_codes, store
+from consent.inbound.shared_codes import LAST_MESSAGE_DAYS, NO_STOP, Mo, Reach, Written
 from consent.ledger import recorder, reopening, retention
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
@@ -62,12 +66,19 @@ INTENTS = counter("sms_consent_inbound_total", "MOs, by intent.", ["intent"])
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """An MO, the senders of its code by id, and its subject, if known."""
+    """An MO, the senders of its code by id, and its subject, if known.
+
+    `written`: on a code of several controllers, what the senders wrote to the person. `reach`: of a STOP. `opens`: each
+    (sender, purpose) that a START may open; `None`: any.
+    """
 
     message: MessageReceived
     owners: Mapping[str, Sender]
     subject: Subject | None
     asked: Sequence[Due] = ()  # the renewal questions
+    written: Written | None = None
+    reach: Reach = NO_STOP
+    opens: Collection[tuple[str, str]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +93,19 @@ class Intake:
     """The handler that records MOs and answers. `links`: `None` without a page."""
 
     def __init__(
-        self, keys: FieldKeys, subject_keys: SubjectKeys, answers: Answers, links: Links | None = None
+        self,
+        keys: FieldKeys,
+        subject_keys: SubjectKeys,
+        answers: Answers,
+        links: Links | None = None,
+        last_message_days: int = LAST_MESSAGE_DAYS,
     ) -> None:
+        """`last_message_days`: the age up to which a message explains a STOP on a code of several controllers."""
         self._keys = keys
         self._subject_keys = subject_keys
         self._answers = answers
         self._links = links
+        self._days = last_message_days
 
     def subscription(self) -> Subscription:
         return Subscription(GROUP, INBOUND_MESSAGES, self.apply, on_poison=shut_out, wait_ms=URGENT_MS)
@@ -98,23 +116,44 @@ class Intake:
         for message, _ in messages:
             INTENTS.labels(message.intent).inc()
         said = [m for m, certain in messages if m.intent == "stop" or (certain and m.intent != "review")]
-        reviews = [review(m) for m, _ in messages if m.intent == "review" or m.behind_start or m.revision > 0]
+        codes = await senders_store.owners_of(tx, {m.short_code for m in said}) if said else {}
+        # inbound-svc may know a sender later than this registry
+        waiting = {m.mo_id for m in said if m.no_sender and m.revision == 0 and not codes.get(m.short_code)}
+        said = [m for m in said if m.mo_id not in waiting]
+        reviews = [
+            review(m, waits=m.mo_id in waiting)
+            for m, _ in messages
+            if m.intent == "review" or m.behind_start or m.revision > 0 or m.mo_id in waiting
+        ]
         if not said and not reviews:
             return None
-        codes = await senders_store.owners_of(tx, {m.short_code for m in said})
+        written = await self._written(tx, said, codes)
         held = await _locked(tx, said, reviews)
         asked = await store.questions_of(tx, _who_may_renew(said))
         texts = [
-            Said(m, codes.get(m.short_code, {}), held.get(m.subject_id), asked.get(m.subject_id, ())) for m in said
+            self._said(
+                Said(
+                    m,
+                    {} if decided_for_everyone(m) else codes.get(m.short_code, {}),
+                    held.get(m.subject_id),
+                    asked.get(m.subject_id, ()),
+                    written.get(m.mo_id),
+                )
+            )
+            for m in said
         ]
         questions = await Questions.read(tx, texts)
+        histories = await _histories(tx, texts)
         statements = []
-        for text in texts:
+        for n, text in enumerate(texts):
+            if text.message.subject_id in histories:
+                texts[n] = text = self._may_open(text, questions.state(text), histories[text.message.subject_id])
             statements.append(list(self._statements(text, questions)))
             questions.go_on(text, statements[-1])
         now = datetime.now(UTC)
-        results = await recorder.record(tx, [one for each in statements for one in each], now, reviews)
+        results = await recorder.record(tx, [one for each in statements for one in each], now, reviews, held)
         await erasures.begin(tx, results, now)
+        await shared_codes.keep(tx, [(Mo.of(said.message), said.reach) for said in texts])
         answered = {r.statement.evidence.answers for r in results if r.decision.verdict in KEPT}
         await double_opt_ins.confirm(tx, [one for one in answered if one and one in questions.requests], now)
         recorded = iter(results)
@@ -132,6 +171,36 @@ class Intake:
         links = [one.link for one in owed if one.link and one.answer.message_id in given]
         await rights_store.add_texted(tx, links, now)
         return None
+
+    async def _written(
+        self,
+        tx: AsyncConnection,
+        said: Sequence[MessageReceived],
+        codes: Mapping[str, Mapping[str, Sender]],
+    ) -> dict[str, Written]:
+        """Return, by mo_id, what was written to the author of each text to a code of several controllers.
+
+        The locks come before those of the subjects, or two transactions could wait for each other.
+        """
+        told = [m for m in said if m.intent in ("stop", "start", "contact")]
+        told = [m for m in told if shared_codes.is_shared(codes.get(m.short_code, {}))]
+        if stopped := [m.subject_id for m in told if m.intent == "stop"]:
+            await shared_codes.lock_stops(tx, stopped)
+        return await shared_codes.written_to(tx, [Mo.of(m) for m in told], self._days)
+
+    def _said(self, said: Said) -> Said:
+        """Add the reach of a STOP."""
+        if said.message.intent != "stop":
+            return said
+        return dataclasses.replace(said, reach=concerned(self._keys, said, self._days))
+
+    def _may_open(self, start: Said, state: SubjectState, history: Iterable[Evidence]) -> Said:
+        """Add what a START may open on a code of several controllers. `state`: with the texts before."""
+        if start.message.intent != "start" or start.written is None:
+            return start
+        senders = shared_codes.taken_back(start.written, start.owners, Mo.of(start.message), state, self._days)
+        given = reopening.ever_given(history, {s: start.owners[s].controller for s in senders})
+        return dataclasses.replace(start, opens={each for each in given if each[0] in senders})
 
     def _attributed(self, message: MessageReceived) -> tuple[MessageReceived, bool]:
         """Return the MO with the subject of its number, and whether the event names that subject.
@@ -158,7 +227,7 @@ class Intake:
         message = said.message
         evidence: Iterator[Evidence] = iter(())
         if message.intent == "stop":
-            evidence = stops(message, concerned(self._keys, said))
+            evidence = map(Mo.of(message).opt_out, said.reach.senders)
         elif message.intent == "start":
             evidence = starts(said)
         elif message.intent == "confirm":
@@ -175,7 +244,10 @@ class Intake:
 
 @dataclass(slots=True)
 class Questions:
-    """The open double opt-in questions to people who wrote OUI, and their states within the batch."""
+    """The open double opt-in questions to people who wrote OUI, and the states within the batch of authors.
+
+    `states`: of those who wrote OUI or START.
+    """
 
     asked: Mapping[str, Sequence[Question]]
     requests: Mapping[str, Evidence]
@@ -184,11 +256,17 @@ class Questions:
     @classmethod
     async def read(cls, tx: AsyncConnection, texts: Sequence[Said]) -> "Questions":
         """Read the questions. The caller holds the locks of the subjects."""
+        follow = {t.message.subject_id for t in texts if t.message.intent in ("confirm", "start")}
+        states = dict.fromkeys(follow, NEVER_SEEN)
+        states |= {t.subject.subject_id: t.subject.state for t in texts if t.subject and t.subject.subject_id in follow}
         if not (who := {t.message.subject_id for t in texts if t.message.intent == "confirm"}):
-            return cls({}, {}, {})
+            return cls({}, {}, states)
         asked = await double_opt_ins.asked_of(tx, who)
         requests = await double_opt_ins.requests(tx, [q for each in asked.values() for q in each])
-        return cls(asked, requests, {t.subject.subject_id: t.subject.state for t in texts if t.subject})
+        return cls(asked, requests, states)
+
+    def state(self, said: Said) -> SubjectState:
+        return self.states.get(said.message.subject_id, NEVER_SEEN)
 
     def confirms(self, message: MessageReceived) -> Iterator[Evidence]:
         asked, state = self.asked.get(message.subject_id, ()), self.states.get(message.subject_id, NEVER_SEEN)
@@ -207,22 +285,27 @@ class Questions:
 
     def go_on(self, said: Said, statements: Iterable[Statement]) -> None:
         """Apply the statements to `states`, with the controller the recorder will add."""
-        for statement in statements if self.asked else ():
-            evidence, state = statement.evidence, self.states.get(statement.subject_id, NEVER_SEEN)
+        for statement in statements:
+            if (state := self.states.get(statement.subject_id)) is None:
+                continue
+            evidence = statement.evidence
             owner = said.owners.get(evidence.sender_id or "")
             if owner and evidence.kind == "opt_out" and owner.stop_scope == "controller":
                 evidence = replace(evidence, controller=owner.controller)
             self.states[statement.subject_id] = ledger.apply(state, evidence)
 
 
-def review(message: MessageReceived) -> Review:
-    """Return the review of an MO: the first revision opens a hold, the next lifts the hold."""
+def review(message: MessageReceived, *, waits: bool = False) -> Review:
+    """Return the review of an MO: the first revision opens a hold, the next lifts the hold.
+
+    `waits`: a STOP to a code without a sender.
+    """
     return Review(
         mo_id=message.mo_id,
         subject_id=message.subject_id,
         since=message.received_at,
         revision=message.revision,
-        open=message.intent == "review" or (message.behind_start and message.revision == 0),
+        open=message.intent == "review" or waits or (message.behind_start and message.revision == 0),
     )
 
 
@@ -238,8 +321,22 @@ async def _locked(
     return await ledger_store.lock_subjects(tx, created, [m.subject_id for m in said])
 
 
-def concerned(keys: FieldKeys, stop: Said) -> Sequence[str | None]:
-    """Return the senders that a STOP covers; `None` means every sender. Unreadable words name no sender."""
+async def _histories(tx: AsyncConnection, texts: Sequence[Said]) -> dict[str, list[Evidence]]:
+    """Return the evidence of the authors of each START to a code of several controllers."""
+    who = {t.message.subject_id for t in texts if t.message.intent == "start" and t.written is not None}
+    if not who:
+        return {}
+    found = await ledger_store.whole_histories(tx, who)
+    return {one.subject_id: [entry.evidence for entry in entries] for one, entries in found}
+
+
+def decided_for_everyone(message: MessageReceived) -> bool:
+    """Return whether a reviewer has decided a STOP to a code without a sender: a later owner does not narrow it."""
+    return message.intent == "stop" and message.no_sender and message.revision > 0
+
+
+def concerned(keys: FieldKeys, stop: Said, days: int) -> Reach:
+    """Return the reach of a STOP. Unreadable words name no sender."""
     message = stop.message
     try:
         named = keys.unseal(message.named, f"named:{message.mo_id}").split() if message.named else []
@@ -252,27 +349,10 @@ def concerned(keys: FieldKeys, stop: Said) -> Sequence[str | None]:
     names = {sender_id: (s.brand, s.oadc, s.legal_name) for sender_id, s in stop.owners.items()}
     meant = scope(named, message.everyone, names)
     if message.erasure or meant.reach == "everyone" or not names:
-        return (None,)
-    return meant.senders if meant.reach == "named" else tuple(names)
-
-
-def stops(message: MessageReceived, senders: Sequence[str | None]) -> Iterator[Evidence]:
-    """Yield the opt-outs of a STOP. A reviewer's STOP has no clock (ADR-0060)."""
-    decided = message.behind_start and message.decided_by is not None
-    for sender_id in senders:
-        yield Evidence(
-            evidence_id=evidence_id(SOURCE, message.mo_id, sender_id, *(("decided",) if decided else ())),
-            kind="opt_out",
-            sender_id=sender_id,
-            purpose=None,
-            source=SOURCE,
-            actor=message.decided_by,
-            reference=message.reference,
-            occurred_at=message.occurred_at,
-            received_at=understood_at(message),
-            arrived_at=message.received_at,
-            clock=message.clock if message.decided_by is None else None,
-        )
+        return Reach((None,))
+    if stop.written is not None:
+        return shared_codes.reached(stop.written, stop.owners, Mo.of(message), meant.senders, days)
+    return Reach(meant.senders if meant.reach == "named" else tuple(names))
 
 
 def starts(start: Said) -> Iterator[Evidence]:
@@ -284,6 +364,8 @@ def starts(start: Said) -> Iterator[Evidence]:
         if owner.stop_code != message.short_code:
             continue
         for purpose in reopening.reopened(start.subject.state, sender_id):
+            if start.opens is not None and (sender_id, purpose) not in start.opens:
+                continue
             yield Evidence(
                 evidence_id=evidence_id(SOURCE, message.mo_id, sender_id, purpose),
                 kind="opt_in",
@@ -353,6 +435,7 @@ def answer(
     """Return the answer owed for an MO, from a sender of its code, or `None`.
 
     A STOP gets an answer if a sender is newly shut, unless the provider answers; a START, if a purpose is newly open.
+    On a code of several controllers the answers to STOP and CONTACT name only senders that wrote to the person.
     """
     message, owners = said.message, said.owners
     match message.intent:
@@ -361,8 +444,9 @@ def answer(
             shut = {sender_id for sender_id in shut if not ledger.shut(before, sender_id)}
             if by := {sender_id: s for sender_id, s in owners.items() if sender_id in shut or None in shut}:
                 everyone = None in shut
-                text = replies.stopped(_identities(by), everyone=everyone)
-                return _owed(message, by, "stopped", text, links, everyone=everyone)
+                wrote, whose = _that_wrote(said.written, by)
+                text = replies.stopped(_identities(wrote), everyone=everyone)
+                return _owed(message, whose, "stopped", text, links, everyone=everyone)
         case "start":
             opened = {e.sender_id for e in evidence if _open(after, e) and not _open(before, e)}
             if by := {sender_id: s for sender_id, s in owners.items() if sender_id in opened}:
@@ -371,9 +455,24 @@ def answer(
         case "contact":
             known = {mark.sender_id for mark in before.marks}
             if by := {sender_id: s for sender_id, s in owners.items() if sender_id in known} or dict(owners):
-                text = replies.contact(_identities(by), message.short_code)
-                return _owed(message, by, "contact", text, links)
+                wrote, whose = _that_wrote(said.written, by if said.written is None else dict(owners), by)
+                text = replies.contact(_identities(wrote), message.short_code)
+                return _owed(message, whose, "contact", text, links)
     return None
+
+
+def _that_wrote(
+    written: Written | None, senders: dict[str, Sender], known: dict[str, Sender] | None = None
+) -> tuple[dict[str, Sender], dict[str, Sender]]:
+    """Return the senders that an answer may name, and those to answer from: of no sender that wrote, no stranger.
+
+    `known`: to answer from, where no sender is likelier.
+    """
+    if written is None:
+        return senders, senders
+    wrote = {one: sender for one, sender in senders.items() if one in written.senders}
+    perhaps = {one: sender for one, sender in senders.items() if one in written.perhaps}
+    return wrote, wrote or perhaps or known or senders
 
 
 def _open(state: SubjectState, evidence: Evidence) -> bool:

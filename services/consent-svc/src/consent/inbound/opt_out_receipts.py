@@ -1,4 +1,4 @@
-"""Stores which marketing messages left, and on which consent; turns an `opted_out` DLR into an opt-out from the sender.
+"""Store the marketing messages that left, and turn an `opted_out` DLR into an opt-out from the sender.
 
 The person told the operator, or its blacklist, to stop (DOMAIN 4.3). The opt-out counts from the time of the DLR.
 """
@@ -7,14 +7,19 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import DISPATCH_MESSAGES
-from common.contracts.dispatch import MessageChanged
+from common.contracts.dispatch import READ_AT_ONCE, MessageChanged, MessagesChanged
 from common.kafka.subscription import After, Received, Subscription
 from common.keyring import FieldKeys, SubjectKeys, Unreadable, owner_of
+from consent.answers import answers
+from consent.answers.answers import HandOff
+from consent.inbound import shared_codes
+from consent.inbound.shared_codes import LAST_MESSAGE_DAYS, Overtaken
 from consent.ledger import recorder
 from consent.ledger.chain import evidence_id
 from consent.ledger.recorder import Statement
@@ -26,6 +31,7 @@ log = logging.getLogger(__name__)
 
 GROUP = "consent.receipts"
 SOURCE = "receipt"
+NOT_ARRIVED = ("failed", "expired")  # receipts: the person may never have read the message
 HANDED_OFF = ("accepted", "rejected", "unknown")  # once its submit began (README, promise 4)
 
 
@@ -33,15 +39,24 @@ HANDED_OFF = ("accepted", "rejected", "unknown")  # once its submit began (READM
 class Receipts:
     field_keys: FieldKeys
     subject_keys: SubjectKeys
+    last_message_days: int = LAST_MESSAGE_DAYS
 
     def subscription(self) -> Subscription:
-        return Subscription(GROUP, DISPATCH_MESSAGES, self.apply)
+        return Subscription(GROUP, DISPATCH_MESSAGES, self.apply, max_records=READ_AT_ONCE)
 
     async def apply(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
-        """Store each message that left and record each opt-out, once."""
-        if left := list(handed_off(batch)):
-            await proof_store.add_handed_off(tx, left)
-        if statements := [self._attributed(statement) for statement in opt_outs(batch)]:
+        """Store each message that left and record each opt-out, once. An outcome known late may widen a STOP."""
+        published = list(changes(batch))
+        statements = [self._attributed(statement) for statement in opt_outs(published)]
+        left, questions = list(handed_off(published)), list(asked(published))
+        if left or questions:
+            people = {message.subject_id for message in left} | {question.subject_id for question in questions}
+            await shared_codes.lock_hand_offs(tx, people)
+            news = await proof_store.add_handed_off(tx, left)
+            missed = await answers.handed_off(tx, questions)
+            again = await shared_codes.overtaken(tx, news, missed, self.last_message_days)
+            statements += map(widened, again)
+        if statements:
             await recorder.record(tx, statements, datetime.now(UTC))
         return None
 
@@ -61,13 +76,24 @@ class Receipts:
         return replace(statement, subject_id=owner.subject_id, number=number)
 
 
-def handed_off(batch: Sequence[Received]) -> Iterator[HandedOff]:
-    """Yield the marketing messages that left; others need no consent."""
+class Published(NamedTuple):
+    """A change of a message, with the time of its record."""
+
+    message: MessageChanged
+    at: datetime
+
+
+def changes(batch: Sequence[Received]) -> Iterator[Published]:
     for received in batch:
-        message = received.event
-        if not isinstance(message, MessageChanged) or message.status not in HANDED_OFF:
-            continue
-        if message.category != "marketing" or message.purpose is None:
+        if isinstance(received.event, MessagesChanged):
+            for message in received.event.changes:
+                yield Published(message, received.published_at)
+
+
+def handed_off(published: Sequence[Published]) -> Iterator[HandedOff]:
+    """Yield the marketing messages that left; others need no consent."""
+    for message, published_at in published:
+        if message.status not in HANDED_OFF or message.category != "marketing" or message.purpose is None:
             continue
         yield HandedOff(
             message_id=message.message_id,
@@ -76,15 +102,35 @@ def handed_off(batch: Sequence[Received]) -> Iterator[HandedOff]:
             purpose=message.purpose,
             campaign_id=message.campaign_id,
             # a crash may lose the time of hand-off: at most permit_ttl after the decision
-            handed_off_at=message.handed_off_at or message.decided_at or received.published_at,
-            consent_version=message.consent_version,
+            handed_off_at=message.handed_off_at or message.decided_at or published_at,
+            status="unknown" if message.receipt in NOT_ARRIVED else message.status,
+            version=message.version,
         )
 
 
-def opt_outs(batch: Sequence[Received]) -> Iterator[Statement]:
-    for received in batch:
-        message = received.event
-        if not isinstance(message, MessageChanged) or message.receipt != "opted_out":
+def asked(published: Sequence[Published]) -> Iterator[HandOff]:
+    """Yield the messages that may be questions of ours and that the operator accepted."""
+    for message, published_at in published:
+        if message.category == "service" and message.status == "accepted":
+            at = message.handed_off_at or message.decided_at or published_at
+            yield HandOff(
+                message.subject_id,
+                message.message_id,
+                None if message.receipt in NOT_ARRIVED else at,
+                message.version,
+            )
+
+
+def widened(overtaken: Overtaken) -> Statement:
+    """Return the opt-out of another sender of the code, with the STOP's evidence."""
+    stop = overtaken.stop
+    return Statement(stop.subject_id, None, stop.opt_out(overtaken.sender_id), to_review=stop.behind_start)
+
+
+def opt_outs(published: Sequence[Published]) -> Iterator[Statement]:
+    """Yield the opt-outs that DLRs tell of."""
+    for message, published_at in published:
+        if message.receipt != "opted_out":
             continue
         evidence = Evidence(
             evidence_id=evidence_id(SOURCE, message.message_id),
@@ -93,7 +139,7 @@ def opt_outs(batch: Sequence[Received]) -> Iterator[Statement]:
             purpose=None,
             source=SOURCE,
             reference=f"{message.gateway}/{message.gateway_message_id or message.message_id}",
-            occurred_at=message.receipt_at or received.published_at,
-            received_at=received.published_at,
+            occurred_at=message.receipt_at or published_at,
+            received_at=published_at,
         )
         yield Statement(message.subject_id, message.number, evidence)

@@ -58,6 +58,12 @@ def erased(entry: Entry) -> Entry:
     return replace(entry, evidence=replace(entry.evidence, **dict.fromkeys(PERSONAL)), salt=None)
 
 
+def as_a_fact(evidence: Evidence) -> Evidence:
+    """Return the evidence without its id, words and source, for a caller that may know the fact alone."""
+    words = (*PERSONAL, "evidence_id", "source", "answers", "controller", "clock", "arrived_at")
+    return replace(evidence, **dict.fromkeys(words))
+
+
 def seal(evidence: Evidence, salt: str) -> str:
     """Return sha256(salt + canonical JSON of the PERSONAL fields)."""
     return _sha256(salt, {name: getattr(evidence, name) for name in PERSONAL})
@@ -117,7 +123,12 @@ def holds(entry: Entry, subject_id: str, position: int, previous_hash: str) -> b
 
 def evidence_id(*parts: str | None) -> str:
     """Return the id of `parts`, always the same, so that the recorder drops repeats."""
-    return f"ev-{hashlib.sha256(_flat.encode(parts)).hexdigest()[:32]}"  # the same bytes as `canonical`
+    return f"ev-{digest(*parts)[:32]}"
+
+
+def digest(*parts: str | None) -> str:
+    """Return sha256 of the canonical JSON of `parts`."""
+    return hashlib.sha256(_flat.encode(parts)).hexdigest()  # the same bytes as `canonical`
 
 
 def canonical(value: object) -> bytes:

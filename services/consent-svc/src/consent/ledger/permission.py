@@ -55,7 +55,10 @@ def permission(
     *,
     erased: bool = False,
 ) -> Permission:
-    """Return the state of the consent at `now` and every reason against sending."""
+    """Return the state of the consent at `now` and every reason against sending.
+
+    A review that holds marketing shows only to a sender with a record of the person: a stranger would learn of a text.
+    """
     consent = ledger.consent_of(state, sender_id, purpose)
     if consent is not None and consent.state == "opted_in":
         if erased:
@@ -66,6 +69,6 @@ def permission(
     published = consent is not None and any(m.sender_id == sender_id and m.purpose == purpose for m in state.marks)
     known = _OfSender((consent,) if consent and published else (), ledger.suppressions(state))
     reasons = [Reason(against.value) for against in consent_rule.denials(known, sender_id, purpose, now)]
-    if held_since is not None:
+    if held_since is not None and any(mark.sender_id == sender_id for mark in state.marks):
         reasons.append(Reason.UNDER_REVIEW)
     return Permission(consent.state if consent else "unknown", tuple(reasons))

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 
 import msgspec
 from msgspec.structs import replace
@@ -21,6 +22,7 @@ from common.contracts.consent import Cause, ConsentStateChanged
 from common.contracts.rights import ErasureLifted
 from common.kafka import outbox
 from common.privacy import erasing
+from common.privacy.erasing import Whom, concerning
 from common.telemetry import counter, traceparent
 from consent.ledger import retention, store, term_store
 from consent.ledger import rules as ledger
@@ -40,7 +42,8 @@ EVIDENCE = counter(
 class Statement(msgspec.Struct, frozen=True, gc=False):
     """Evidence with its subject. `number` is encrypted with the context "number:<subject_id>".
 
-    `erases`: the opt-out asks for erasure. `to_review`: the opt-out waits for a reviewer.
+    `erases`: the opt-out asks for erasure. An opt-out from every sender erases everything; an opt-out from one sender
+    erases its controller's data. `to_review`: the opt-out waits for a reviewer.
     """
 
     subject_id: str
@@ -60,6 +63,9 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
     erased: bool = False
 
 
+NOBODY: Mapping[str, Subject] = MappingProxyType({})
+
+
 @dataclass(slots=True)
 class _Change:
     """A subject while the recorder decides its batch."""
@@ -73,7 +79,8 @@ class _Change:
     causes: list[Cause] = field(default_factory=list)
     told: bool = False
     erases: bool = False
-    returned_by: str | None = None  # the opt-in by which an erased subject comes back
+    # the opt-ins by which an erased subject comes back, by controller
+    returned_by: dict[str, str] = field(default_factory=dict)
     trace: str | None = None
     listed: Sequence[Evidence] = ()  # kept beside the ledger
     stranger: bool = False  # a new subject, whose row `add_subjects` writes
@@ -86,13 +93,17 @@ class _Change:
 
 
 async def record(
-    tx: AsyncConnection, statements: Sequence[Statement], now: datetime, reviews: Sequence[Review] = ()
+    tx: AsyncConnection,
+    statements: Sequence[Statement],
+    now: datetime,
+    reviews: Sequence[Review] = (),
+    held: Mapping[str, Subject] = NOBODY,
 ) -> list[Recorded]:
     """Decide the statements in order, write the outcome, and return a result for each.
 
-    An open review sets `held_since`. A refused statement leaves no trace, not even a subject. Any number of statements
-    takes five round trips for new subjects, seven for existing subjects, nine for both, and another if an opted-out
-    subject opts in.
+    An open review sets `held_since`. A refused statement leaves no trace, not even a subject. `held`: subjects that the
+    caller has locked, as they are. Any number of statements takes five round trips for new subjects and for held ones,
+    seven for other existing subjects, nine for both, and another if an opted-out subject opts in.
     """
     decisions: dict[int, Decision] = {}
     taken: dict[int, Statement] = {}
@@ -102,11 +113,12 @@ async def record(
         else:
             taken[place] = statement
     changes: dict[str, _Change] = {}
-    if taken and not reviews:
-        changes = await _of_strangers(tx, taken, decisions, now)
+    perhaps_new = {place: s for place, s in taken.items() if s.subject_id not in held}
+    if perhaps_new and not reviews:
+        changes = await _of_strangers(tx, perhaps_new, decisions, now)
         taken = {place: s for place, s in taken.items() if s.subject_id not in changes}
     if taken or reviews:
-        changes |= await _of_others(tx, taken, reviews, decisions, now)
+        changes |= await _of_others(tx, taken, reviews, held, decisions, now)
     await _write(tx, list(changes.values()), now)
     results = [(statement, decisions[place]) for place, statement in enumerate(statements)]
     for (kind, verdict), many in Counter((s.evidence.kind, d.verdict) for s, d in results).items():
@@ -156,12 +168,15 @@ async def _of_others(
     tx: AsyncConnection,
     taken: Mapping[int, Statement],
     reviews: Sequence[Review],
+    held: Mapping[str, Subject],
     decisions: dict[int, Decision],
     now: datetime,
 ) -> dict[str, _Change]:
-    """Lock the subjects, then decide; add to `decisions`."""
-    ids = {r.subject_id for r in reviews} | {s.subject_id for s in taken.values()}
+    """Lock the subjects that are not held, then decide; add to `decisions`."""
+    named = {r.subject_id for r in reviews} | {s.subject_id for s in taken.values()}
+    ids = named - held.keys()
     locked = await store.lock_subjects(tx, dict.fromkeys(ids) if reviews else {}, ids)
+    locked |= {i: held[i] for i in sorted(named - ids)}
     opening = {s.subject_id for s in taken.values() if s.evidence.kind == "opt_in"}
     listed = await store.listed_of(tx, [i for i in opening if any(m.kind == "opt_out" for m in locked[i].state.marks)])
     kept = await _terms_without_number(tx, locked.values())
@@ -176,6 +191,7 @@ async def _of_others(
             *(s.evidence.evidence_id for s in taken.values()),
             *(one.evidence_id for some in listed.values() for one in some),
         ],
+        erased=locked,
         senders=senders | senders_of(locked.values()),
     )
     for place, s in taken.items():
@@ -195,9 +211,16 @@ async def _terms_without_number(tx: AsyncConnection, subjects: Iterable[Subject]
     return {subject_id: found.get(subject_id, ()) for subject_id in ids}
 
 
-async def erase(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str, int]:
-    """Erase numbers and personal fields of entries recorded by `asked`; return the entries by subject."""
-    await store.lock_subjects(tx, {}, asked)
+async def lock(tx: AsyncConnection, subject_ids: Collection[str]) -> None:
+    """Lock these people, as `record` does."""
+    await store.lock_subjects(tx, {}, subject_ids)
+
+
+async def erase(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> dict[Whom, int]:
+    """Erase numbers and personal fields of entries recorded by `asked`; return how many entries.
+
+    The caller has locked the people.
+    """
     return await store.erase_personal(tx, asked)
 
 
@@ -248,27 +271,48 @@ def _decide_after_ends(change: _Change, statement: Statement, known: Known, now:
 
 
 def _shut_what_is_newer(change: _Change, asks: Evidence, known: Known, now: datetime) -> None:
-    """Opt the subject out of every sender now, if an opt-in or request is newer than the erasure request `asks`.
+    """Opt the subject out again now, if an opt-in or request is newer than the erasure request `asks`.
 
     The erasure takes the proof: the consent would count again once the person returns.
     """
-    if any(mark.kind in OPENING and mark.at > asks.at for mark in change.subject.state.marks):
+    wide = controlled(asks, known.senders, whole=True)
+    newer = [mark for mark in change.subject.state.marks if mark.kind in OPENING and mark.at > asks.at]
+    if any(wide.sender_id is None or wide.controller == mark.controller for mark in newer):
         shut = Evidence(
             evidence_id=evidence_id("erasure", asks.evidence_id),
             kind="opt_out",
-            sender_id=None,
+            sender_id=asks.sender_id,
             purpose=None,
             source=asks.source,
             answers=asks.evidence_id,
             occurred_at=now,
             received_at=now,
         )
-        _decide(change, Statement(change.subject.subject_id, None, shut), known, now)
+        _decide(change, Statement(change.subject.subject_id, None, shut), known, now, whole=True)
+
+
+def _erased_at(change: _Change, evidence: Evidence, known: Known) -> datetime | None:
+    """Return when the data was erased that the evidence belongs to, unless the person has returned to its controller.
+
+    `change.subject` has the erasure of this batch.
+    """
+    found = [] if change.subject.erased_at is None else [change.subject.erased_at]
+    if evidence.sender_id is not None and (controller := _controller(evidence, known)) not in change.returned_by:
+        asked = concerning(known.erased.get(change.subject.subject_id, ()), controller)
+        found += [asked.at] if asked is not None and not asked.lifted else []
+    return max(found, default=None)
+
+
+def _controller(evidence: Evidence, known: Known) -> str:
+    """Return the controller of the evidence's sender: an unregistered sender is its own."""
+    assert evidence.sender_id is not None
+    sender = known.senders.get(evidence.sender_id)
+    return sender.controller if sender else evidence.sender_id
 
 
 def _end_what_was_erased(change: _Change, given: Evidence, known: Known, now: datetime) -> None:
     """End a consent older than the subject's erasure that arrives later, without proof."""
-    erased_at = change.subject.erased_at
+    erased_at = _erased_at(change, given, known)
     if erased_at is None or given.at > erased_at:
         return
     after = ledger.apply(change.subject.state, given)
@@ -375,9 +419,13 @@ def senders_of(subjects: Iterable[Subject]) -> set[str]:
     return {m.sender_id for s in subjects for m in s.state.marks if m.sender_id is not None}
 
 
-def _decide(change: _Change, statement: Statement, known: Known, now: datetime) -> Decision:
-    """Apply `statement` to the subject, and add to `known.evidence`: a batch may repeat itself."""
-    subject, evidence = change.subject, controlled(statement.evidence, known.senders)
+def _decide(change: _Change, statement: Statement, known: Known, now: datetime, *, whole: bool = False) -> Decision:
+    """Apply `statement` to the subject, and add to `known.evidence`: a batch may repeat itself.
+
+    `whole`: as of `controlled`.
+    """
+    subject = change.subject
+    evidence = controlled(statement.evidence, known.senders, whole=whole or statement.erases)
     if evidence.evidence_id in known.evidence:
         return Decision(verdict=Verdict.DUPLICATE, state=subject.state)
     known.evidence.add(evidence.evidence_id)
@@ -388,16 +436,17 @@ def _decide(change: _Change, statement: Statement, known: Known, now: datetime) 
     salt = os.urandom(SALT_BYTES).hex()
     entry = chained(subject.subject_id, subject.entries + 1, evidence, now, subject.head, salt)
     change.subject = replace(subject, state=decision.state, entries=entry.position, head=entry.hash)
-    if subject.erased_at is not None:
-        if _returns(decision, evidence, subject.erased_at):
+    if (erased_at := _erased_at(change, evidence, known)) is not None:
+        if _returns(decision, evidence, erased_at):
             change.subject = replace(change.subject, erased_at=None)
-            change.returned_by = evidence.evidence_id
-        elif evidence.at <= subject.erased_at or evidence.kind == "opt_in":
+            change.returned_by[_controller(evidence, known)] = evidence.evidence_id
+        elif evidence.at <= erased_at or evidence.kind == "opt_in":
             entry = erased(entry)  # late evidence from before the erasure, or an opt-in that brings nobody back
     change.own_term |= statement.number is not None
-    if change.subject.number is None and change.subject.erased_at is None and _needs_number(evidence):
+    gone = change.subject.erased_at is not None or entry.erased
+    if change.subject.number is None and not gone and _needs_number(evidence):
         change.subject = replace(change.subject, number=statement.number)
-    if statement.erases:
+    if statement.erases and evidence.sender_id is None:
         change.erases = True
         change.subject = replace(change.subject, erased_at=now, held_since=None)
     change.entries.append(entry)
@@ -417,12 +466,16 @@ def _needs_number(evidence: Evidence) -> bool:
     return evidence.kind in OPENING
 
 
-def controlled(evidence: Evidence, registered: Mapping[str, Registered]) -> Evidence:
-    """Return `evidence` with the registry's controller (ADR-0020) and reopening rule, which no caller can set."""
+def controlled(evidence: Evidence, registered: Mapping[str, Registered], *, whole: bool = False) -> Evidence:
+    """Return `evidence` with the registry's controller (ADR-0020) and reopening rule, which no caller can set.
+
+    `whole`: an opt-out covers the whole controller, whatever reach the sender gives a STOP.
+    """
     sender = registered.get(evidence.sender_id) if evidence.sender_id else None
     if sender is None:
         return evidence
     narrow = evidence.kind == "opt_out" and (evidence.purpose is not None or sender.stop_scope == "sender")
+    narrow = narrow and not whole
     asserted = evidence.kind == "opt_in" and not evidence.by_person
     return replace(
         evidence,
@@ -476,12 +529,14 @@ async def _write(tx: AsyncConnection, changes: Sequence[_Change], now: datetime)
     told = [change for change in written if change.told]
     await outbox.append(tx, STATES, [_event(c) for c in told], [c.trace or traceparent() for c in told])
     returned = [
-        ErasureLifted(subject_id=change.subject.subject_id, lifted_at=now, evidence_id=change.returned_by)
+        ErasureLifted(
+            subject_id=change.subject.subject_id, controller_id=controller_id, lifted_at=now, evidence_id=opt_in
+        )
         for change in written
-        if change.returned_by is not None
+        for controller_id, opt_in in change.returned_by.items()
     ]
     for lifted in returned:
-        await erasing.lift(tx, lifted.subject_id, now)
+        await erasing.lift(tx, lifted.subject_id, lifted.controller_id, now)
     await outbox.append(tx, ERASURES, returned)
 
 

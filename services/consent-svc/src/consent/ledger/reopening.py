@@ -3,13 +3,17 @@
 Only the person, or the sender's reopening rule, opens a consent after a STOP of the person's own (ADR-0064).
 """
 
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
+
+from msgspec.structs import replace
 
 from consent.ledger.rules import (
     Evidence,
     Mark,
     SubjectState,
     addressee,
+    apply,
     newest_opt_in,
     opt_ins,
     persons_stops,
@@ -72,7 +76,8 @@ def is_repeat(state: SubjectState, stop: Evidence) -> bool:
 def reopened(state: SubjectState, sender_id: str) -> tuple[str, ...]:
     """Return the purposes of this sender that a START by SMS opens again.
 
-    A START takes back a STOP and grants nothing new (DOMAIN 2.4, France).
+    A START takes back a STOP and grants nothing new (DOMAIN 2.4, France). On a code of several controllers,
+    `inbound.shared_codes.taken_back` decides first for which senders this function is called.
     """
     own = SubjectState(tuple(m for m in state.marks if m.sender_id == sender_id and m.purpose))
     purposes = dict.fromkeys(m.purpose for m in own.marks if m.purpose and m.kind == "opt_in")
@@ -80,3 +85,19 @@ def reopened(state: SubjectState, sender_id: str) -> tuple[str, ...]:
     newest = {p: given for p in purposes if (given := newest_opt_in(own, sender_id, p))}
     closing = [m for m in own.marks if m.kind in ("opt_out", "expiry")]
     return tuple(p for p, given in newest.items() if not any(m.purpose == p and m.shuts(given) for m in closing))
+
+
+def ever_given(history: Iterable[Evidence], controllers: Mapping[str, str]) -> set[tuple[str, str]]:
+    """Return each (sender, purpose) with an opt-in that no STOP of the person's own held when it was recorded.
+
+    `history`: in the order of recording. `controllers`: by sender_id.
+    """
+    given, state = set(), SubjectState()
+    for one in history:
+        if one.kind in ("opt_in", "request"):
+            one = replace(one, controller=controllers.get(one.sender_id or ""))
+        state = apply(state, one)
+        if one.kind == "opt_in" and held_by(state, one) is None:
+            sender_id, purpose, _ = addressee(one)
+            given.add((sender_id, purpose))
+    return given

@@ -477,6 +477,16 @@ def given_to(state: SubjectState, sender_id: str | None, controller: str | None)
     return sorted({(m.sender_id, m.purpose) for m in shared if m.sender_id and m.purpose})
 
 
+def closing(state: SubjectState, senders: Sequence[str], controller: str) -> list[tuple[str, str | None]]:
+    """Return the scopes of the opt-outs that close a controller's consents for good; the first sender's comes last.
+
+    Each consent is closed by name as well, because a START takes back a STOP; and each sender, whose STOPs may be its
+    own.
+    """
+    first, *others = senders
+    return [*given_to(state, first, controller), *((one, None) for one in others), (first, None)]
+
+
 def cause(evidence: Evidence) -> Cause | None:
     """Return the cause to publish; the state shows the other kinds."""
     if evidence.kind not in ("opt_in", "opt_out"):

@@ -31,12 +31,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.consent import Purpose, StopScope
 from common.db.database import fetch_many, insert_many
+from common.privacy.erasing import TO_ERASE, Erasure, Whom, columns, counted, meant
 from consent.ledger.chain import GENESIS, PERSONAL, Entry
 from consent.ledger.retention import Rule
 from consent.ledger.rules import NEVER_SEEN, Evidence, SubjectState
 from consent.schema import metadata
 
 HISTORY_ENTRIES = 1000
+NEEDS_NUMBER = "e.kind IN ('opt_in', 'request')"  # as `recorder.OPENING`: an opt-out needs the keyed hash alone
 
 subject = Table(
     "subject",
@@ -95,6 +97,13 @@ Table(
     Column("ordinal", BigInteger, Identity(always=True), nullable=False),  # place in the whole ledger
     UniqueConstraint("subject_id", "position"),
     Index("evidence_ordinal_ix", "ordinal", unique=True),
+    Index("evidence_opt_out_ix", "sender_id", "recorded_at", postgresql_where=text("kind = 'opt_out'")),
+    Index(
+        "evidence_wide_opt_out_ix",
+        "controller",
+        "recorded_at",
+        postgresql_where=text("kind = 'opt_out' AND controller IS NOT NULL"),
+    ),
     CheckConstraint("kind IN ('opt_in', 'opt_out', 'request', 'expiry', 'contact', 'correction')", name="kind"),
     CheckConstraint("kind <> 'opt_in' OR basis IS NOT NULL", name="opt_in"),
     CheckConstraint(
@@ -170,6 +179,8 @@ async def lock_subjects(
     A new subject of `created` gets a row, without a number; a subject of `known` is locked where a row exists. The
     inserts run in locking order too, because an insert waits as well.
     """
+    if not created and not known:
+        return {}
     if created:
         await tx.execute(
             text(
@@ -260,6 +271,7 @@ class Known(NamedTuple):
     subjects: set[str]
     senders: dict[str, Registered]
     rules: dict[tuple[str, str], Rule]
+    erased: dict[str, list[Erasure]]
 
 
 async def known(
@@ -268,28 +280,35 @@ async def known(
     evidence: Collection[str] = (),
     subjects: Collection[str] = (),
     senders: Collection[str] = (),
+    erased: Collection[str] = (),
 ) -> Known:
-    """Look up these ids."""
+    """Look up these ids. `erased`: the subjects whose erasures are of use."""
     rows = await fetch_many(
         tx,
-        "SELECT 'e', evidence_id, NULL, NULL, NULL, NULL::integer FROM evidence WHERE evidence_id = ANY($1::text[])"
-        " UNION ALL SELECT 'p', subject_id, NULL, NULL, NULL, NULL FROM subject WHERE subject_id = ANY($2::text[])"
-        " UNION ALL SELECT 's', sender_id, controller, stop_scope, purposes::text, renewal_days"
+        "SELECT 'e', evidence_id, NULL, NULL, NULL, NULL::integer, NULL::timestamptz, NULL::text[]"
+        " FROM evidence WHERE evidence_id = ANY($1::text[])"
+        " UNION ALL SELECT 'p', subject_id, NULL, NULL, NULL, NULL, NULL, NULL"
+        " FROM subject WHERE subject_id = ANY($2::text[])"
+        " UNION ALL SELECT 's', sender_id, controller, stop_scope, purposes::text, renewal_days, NULL, NULL"
         " FROM sender WHERE sender_id = ANY($3::text[])"
-        " UNION ALL SELECT 'r', sender_id, purpose, rule_id, NULL, NULL FROM reopening_rule"
-        " WHERE ended_at IS NULL AND sender_id = ANY($3::text[])",
-        *(list(ids) for ids in (evidence, subjects, senders)),
+        " UNION ALL SELECT 'r', sender_id, purpose, rule_id, NULL, NULL, NULL, NULL FROM reopening_rule"
+        " WHERE ended_at IS NULL AND sender_id = ANY($3::text[])"
+        " UNION ALL SELECT 'g', subject_id, controller_id, NULL, NULL, NULL, requested_at, lifted_for"
+        " FROM erasing WHERE subject_id = ANY($4::text[])",
+        *(list(ids) for ids in (evidence, subjects, senders, erased)),
     )
-    found = Known(set(), set(), {}, {})
+    found = Known(set(), set(), {}, {}, {})
     reopening: dict[str, dict[str, str]] = {}
     for what, id_, purpose, rule_id, *_ in rows:
         if what == "r":
             reopening.setdefault(id_, {})[purpose] = rule_id
-    for what, id_, controller, stop_scope, purposes, days in rows:
+    for what, id_, controller, stop_scope, purposes, days, at, lifted_for in rows:
         if what == "e":
             found.evidence.add(id_)
         elif what == "p":
             found.subjects.add(id_)
+        elif what == "g":
+            found.erased.setdefault(id_, []).append(Erasure(controller, at, frozenset(lifted_for)))
         elif what == "s":
             found.senders[id_] = Registered(controller, stop_scope, reopening.get(id_, {}))
             found.rules.update({(id_, p.id): Rule(p.retention_months, days) for p in _purposes.decode(purposes)})
@@ -406,28 +425,31 @@ def _subject_columns(subjects: Sequence[Subject]) -> tuple[list[object], ...]:
     )
 
 
-async def erase_personal(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str, int]:
-    """Erase PERSONAL and salt of the entries recorded up to `asked`, and return how many, by subject_id.
+async def erase_personal(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> dict[Whom, int]:
+    """Erase PERSONAL and salt of the entries recorded up to `asked`, and return how many.
 
-    The number goes too, unless the subject is back. The subjects must be locked.
+    The number goes too, unless the subject is back, or another controller's line needs the number (`NEEDS_NUMBER`).
+    The subjects must be locked.
     """
     taken = ", ".join(f"{name} = NULL" for name in (*PERSONAL, "salt"))
     rows = await tx.execute(
         text(
-            f"WITH taken AS (UPDATE evidence AS e SET {taken}"
-            " FROM unnest(CAST(:ids AS text[]), CAST(:ats AS timestamptz[])) AS a(subject_id, at)"
-            " WHERE e.subject_id = a.subject_id AND e.recorded_at <= a.at AND e.salt IS NOT NULL"
-            " RETURNING e.subject_id) SELECT subject_id, count(*) AS entries FROM taken GROUP BY subject_id"
+            f"WITH taken AS (UPDATE evidence AS e SET {taken} FROM {TO_ERASE}"
+            f" WHERE e.subject_id = a.subject_id AND {meant('e.sender_id')}"
+            " AND e.recorded_at <= a.at AND e.salt IS NOT NULL RETURNING a.subject_id, a.controller_id)"
+            " SELECT subject_id, controller_id, count(*) FROM taken GROUP BY subject_id, controller_id"
         ),
-        {"ids": list(asked), "ats": list(asked.values())},
+        columns(asked),
     )
-    found = {row.subject_id: row.entries for row in rows}
+    found = counted(rows)
     await tx.execute(
         text(
-            "UPDATE subject SET number = NULL"
-            " WHERE subject_id = ANY(CAST(:ids AS text[])) AND erased_at IS NOT NULL AND number IS NOT NULL"
+            "UPDATE subject AS s SET number = NULL"
+            " WHERE s.subject_id = ANY(CAST(:ids AS text[])) AND s.number IS NOT NULL AND (s.erased_at IS NOT NULL"
+            " OR NOT EXISTS (SELECT FROM evidence AS e WHERE e.subject_id = s.subject_id AND e.salt IS NOT NULL"
+            f" AND {NEEDS_NUMBER}))"
         ),
-        {"ids": list(asked)},
+        {"ids": [whom.subject_id for whom in asked]},
     )
     return found
 
@@ -471,17 +493,26 @@ async def put_reviews(tx: AsyncConnection, reviews: Sequence[Review]) -> dict[st
     return {row.subject_id: row.since for row in rows}
 
 
-async def history(tx: AsyncConnection, subject_id: str, up_to: int | None = None) -> list[Entry]:
+async def history(
+    tx: AsyncConnection, subject_id: str, up_to: int | None = None, senders: Collection[str] | None = None
+) -> list[Entry]:
     """Return the newest HISTORY_ENTRIES entries of a subject, newest last.
 
-    `up_to`: the `entries` of a subject read without a lock, for the same moment.
+    `up_to`: the `entries` of a subject read without a lock, for the same moment. `senders`: only entries of these
+    senders, and those about every sender, so that the entries of others take no place.
     """
     rows = await tx.execute(
         text(
             f"SELECT {ENTRY_COLUMNS} FROM evidence WHERE subject_id = :id AND position <= coalesce(:up_to, position)"
+            " AND (CAST(:senders AS text[]) IS NULL OR sender_id IS NULL OR sender_id = ANY(CAST(:senders AS text[])))"
             " ORDER BY position DESC LIMIT :limit"
         ),
-        {"id": subject_id, "up_to": up_to, "limit": HISTORY_ENTRIES},
+        {
+            "id": subject_id,
+            "up_to": up_to,
+            "senders": None if senders is None else list(senders),
+            "limit": HISTORY_ENTRIES,
+        },
     )
     return [entry(**row._mapping) for row in reversed(rows.all())]
 

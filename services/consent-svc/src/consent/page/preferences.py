@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.privacy import erasing
 from common.privacy.stop_link import PREFERENCES_PATH, StopLink, is_over, read
 from common.service import Resources
 from consent.ledger import store as ledger_store
@@ -55,24 +56,29 @@ async def enter(sender_id: str, written: str, request: Request, held: Held) -> R
     async with held.database.begin() as tx:
         sender = await senders_store.find_sender(tx, sender_id)
         found = _standing(link, sender, now)
-        short = await _short_link(tx, held, sender_id, written, link, now) if found == "open" else None
+        short = await _short_link(tx, held, sender, written, link, now) if sender and found == "open" else None
     if short is None:
         return _said("gone" if found == "open" else found, words, sender_id, written, sender)
     return RedirectResponse(f"{PATH}/{token(short, held.link_keys)}?lang={words.language}", 303, headers=HEADERS)
 
 
 async def _short_link(
-    tx: AsyncConnection, held: Resources[PageSettings], sender_id: str, written: str, link: StopLink, now: datetime
+    tx: AsyncConnection, held: Resources[PageSettings], sender: Sender, written: str, link: StopLink, now: datetime
 ) -> Link | None:
-    """Store the short link and return it, or None where no number is on record, as after an erasure."""
+    """Store the short link and return it, or None where no number is on record, or the sender's data is erased."""
     subject = await ledger_store.find_subject(tx, held.subject_keys.named(link.person))
     if subject is None or subject.number is None or subject.erased_at is not None:
         return None
+    await erasing.be_waited_for(tx)
+    erasures = (await erasing.asked_of(tx, [subject.subject_id])).get(subject.subject_id, ())
+    asked = erasing.concerning(erasures, sender.controller)
+    if asked is not None and not asked.lifted:
+        return None
     short = PreferenceLink(
-        link_id=held.link_keys.tag(f"preferences {sender_id} {written}".encode())[:8].hex(),
+        link_id=held.link_keys.tag(f"preferences {sender.sender_id} {written}".encode())[:8].hex(),
         subject_id=subject.subject_id,
         number=subject.number,
-        sender_id=sender_id,
+        sender_id=sender.sender_id,
         expires_at=(now + timedelta(days=held.settings.link_days)).replace(microsecond=0),
     )
     return Link(short.link_id, await rights_store.add_link(tx, short, now))

@@ -1,4 +1,4 @@
-"""Serve the preference page, and the call by which an internal service makes a link to the page.
+"""Serve the preference page.
 
 A GET changes no state: scanners follow a link before the person does. Tightening needs the link alone. An opt-in, a
 copy or an erasure also needs the link's browser, and a form made for the present ledger (ADR-0021); an opt-in or an
@@ -11,8 +11,8 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import resources as files
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, quote
@@ -22,22 +22,14 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.keyring import LinkKeys
+from common.privacy.erasing import Whom
 from common.service import Resources, resources
 from common.settings import ServiceSettings
-from common.sms.message_id import message_id
-from common.sms.msisdn import NumberRefused, parse
 from common.telemetry import counter
-from common.web.auth import Caller, require
-from common.web.fields import Short
-from common.web.idempotency import Key, claim, fingerprint_of
-from common.web.problems import DATABASE_DOWN, Conflict, Forbidden, Invalid, NotFound, Reason
-from consent.answers import replies
-from consent.answers.answers import Answer, Answers, given
-from consent.bodies import EXAMPLE_NUMBER, Body, Number
+from common.web.problems import DATABASE_DOWN
 from consent.ledger import recorder
 from consent.ledger import store as ledger_store
 from consent.ledger.chain import evidence_id
@@ -46,10 +38,10 @@ from consent.ledger.rules import Evidence
 from consent.ledger.store import Subject
 from consent.page import store
 from consent.page.copies import csv_copy, json_copy
-from consent.page.link import BROWSER, Link, browser_hash, form_holds, read, token
+from consent.page.link import BROWSER, Link, browser_hash, form_holds, read
 from consent.page.link import form as link_form
-from consent.page.view import Choice, View, actor, senders_told, view
-from consent.page.words import LANGUAGES, PARIS, Words, chosen
+from consent.page.view import Choice, View, actor, of_the_controllers, senders_shown, senders_told, view
+from consent.page.words import LANGUAGES, Words, chosen
 from consent.retention import contacts
 from consent.rights import erasures
 from consent.rights import store as rights_store
@@ -91,7 +83,6 @@ class PageSettings(ServiceSettings):
 
 
 Held = Annotated[Resources[PageSettings], Depends(resources)]
-WritesConsent = Annotated[Caller, Depends(require("consent:write"))]
 Status = Literal["unknown", "gone", "other", "limited", "halted", "stale", "elsewhere", "down"]
 CODES: dict[Status, int] = {
     "unknown": 404,
@@ -108,40 +99,6 @@ COOKIE = "browser"
 ANSWERS = counter("sms_consent_page_answers_total", "Responses of the preference page, by kind.", ["result"])
 
 
-class NoPage(Conflict):
-    slug, title = "no-page", "The URL of the preference page is not configured"
-
-
-class NotSent(Conflict):
-    slug, title = "not-sent", "The link was not sent"
-
-
-class LinkBody(Body):
-    """The person and the sender. `sender_id` is required; null shows every sender."""
-
-    sender_id: Short | None
-    number: Number
-    days: int | None = Field(None, ge=1, le=90)
-    send: bool = Field(
-        False, description="Send the link to the person, whose number is on record; the response omits the link."
-    )
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"sender_id": "acme", "number": EXAMPLE_NUMBER, "send": True}]}
-    )
-
-
-class LinkAnswer(BaseModel):
-    """A link. `url` is for this person's phone only, and null where the link was texted.
-
-    The URL is not stored: after a loss, make another link.
-    """
-
-    subject_id: str
-    url: str | None
-    expires_at: datetime
-
-
 class _Page(APIRoute):
     """A route whose every failure is a page."""
 
@@ -154,111 +111,15 @@ class _Page(APIRoute):
             except Exception as error:
                 down = isinstance(error, DATABASE_DOWN)
                 log.error("a dependency is down" if down else "the page failed", exc_info=error)
-                return _door(request, "down")
+                page = _door(request, "down")
+                if down:
+                    page.headers["Retry-After"] = "1"
+                return page
 
         return handled
 
 
 pages = APIRouter(prefix=PATH, route_class=_Page, default_response_class=HTMLResponse, include_in_schema=False)
-
-
-def router(answers_per_day: int) -> APIRouter:
-    """Return the API router. `answers_per_day` caps the texts to a number, of every kind."""
-    router = APIRouter(prefix="/v1")
-
-    @router.post("/preference-links", status_code=201)
-    async def make_link(
-        body: LinkBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
-    ) -> LinkAnswer:
-        """Make a short link to a person's preference page, and text the link or return the URL.
-
-        A URL given to a caller limited to some senders stops, and neither opts in nor erases; use `send` for these.
-        With an Idempotency-Key, the same request returns the same link and texts once.
-        """
-        if body.sender_id is not None:
-            caller.may_use(body.sender_id)
-        elif caller.senders is not None:
-            raise Forbidden(
-                "the token does not cover every sender: name `sender_id`",
-                reasons=[Reason("sender_id", "sender_not_granted")],
-            )
-        if held.settings.page_url is None:
-            raise NoPage("set PLACET_PAGE_URL")
-        try:
-            number = parse(body.number, fictional=held.settings.fictional_numbers).e164
-        except NumberRefused as refused:
-            reason = Reason("number", refused.reason, "not a mobile number one may text")
-            raise Invalid("`number` is not a mobile number that can be texted", reasons=[reason]) from None
-        now = datetime.now(UTC)
-        subject_id = held.subject_keys.subject_id(number)
-        fingerprint = await fingerprint_of(request, held.subject_keys)
-        link = PreferenceLink(
-            link_id=_link_id(held, caller, key, fingerprint),
-            subject_id=subject_id,
-            number=held.field_keys.seal(number, f"number:{subject_id}"),
-            sender_id=body.sender_id,
-            expires_at=(now + timedelta(days=body.days or held.settings.link_days)).replace(microsecond=0),
-            whole=body.send or caller.senders is None,  # an unsent link rolls back
-            given_to=None if body.send else caller.subject,
-        )
-        async with held.database.begin() as tx:
-            if key is not None:
-                await claim(tx, caller, key, fingerprint)
-            sender = await senders_store.find_sender(tx, body.sender_id) if body.sender_id else None
-            if body.sender_id is not None and sender is None:
-                raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
-            expires_at = await rights_store.add_link(tx, link, now)
-            link = replace(link, expires_at=expires_at)
-            url = _url(held.link_keys, held.settings.page_url, link.link_id, expires_at)
-            if body.send:
-                answers = Answers(held.field_keys, answers_per_day, held.settings.fictional_numbers)
-                await _send(tx, answers, link, sender, url, now)
-        return LinkAnswer(subject_id=subject_id, url=None if body.send else url, expires_at=expires_at)
-
-    return router
-
-
-def link_in_answer(keys: LinkKeys, page_url: str, seed: str, expires_at: datetime) -> tuple[str, str]:
-    """Return the id and the URL of an answer's link, the same for the same seed."""
-    link_id = keys.tag(b"answer link " + seed.encode())[:8].hex()
-    return link_id, _url(keys, page_url, link_id, expires_at)
-
-
-def _url(keys: LinkKeys, page_url: str, link_id: str, expires_at: datetime) -> str:
-    return f"{page_url.rstrip('/')}{PATH}/{token(Link(link_id, expires_at), keys)}"
-
-
-async def _send(
-    tx: AsyncConnection, answers: Answers, link: PreferenceLink, sender: Sender | None, url: str, now: datetime
-) -> None:
-    """Text the link to its person, once. Raises Invalid without a sender, NotSent for an unknown number or over the
-    cap.
-    """
-    if sender is None:
-        raise Invalid("`sender_id` is required when `send` is true", reasons=[Reason("sender_id", "sender_missing")])
-    known = await ledger_store.lock_subjects(tx, {}, known=[link.subject_id])
-    if not known:  # or a caller could have any number texted
-        raise NotSent("nothing is on record of this number", reasons=[Reason("number", "unknown_subject")])
-    identity = replies.Identity(sender.legal_name, sender.brand, sender.contact, sender.stop_code, sender.replies)
-    answer = Answer(
-        message_id=message_id(link.expires_at, "preference link", link.link_id),
-        subject_id=link.subject_id,
-        number=link.number,
-        sender_id=sender.sender_id,
-        kind="preferences",
-        text=replies.preferences(identity, url, link.expires_at.astimezone(PARIS)),
-        since=now,
-    )
-    if not await answers.give(tx, [answer], now) and not await given(tx, [answer.message_id]):
-        raise NotSent("they have been sent enough for a day", reasons=[Reason("number", "too_many_answers")])
-
-
-def _link_id(held: Resources[PageSettings], caller: Caller, key: str | None, fingerprint: str) -> str:
-    """Return a random id, or with a key the same id for the same request."""
-    if key is None:
-        return secrets.token_hex(8)
-    asked = "\n".join((caller.subject, key, fingerprint))
-    return held.link_keys.tag(b"link id " + asked.encode())[:8].hex()
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,7 +296,7 @@ async def erase(written: str, request: Request, held: Held) -> Response:
         recorded = await recorder.record(tx, [Statement(link.subject_id, None, evidence, erases=True)], now)
         await erasures.begin(tx, recorded, now)
         # the token still opens the certificate
-        await rights_store.delete_links(tx, [link.subject_id])
+        await rights_store.delete_links(tx, {Whom(link.subject_id, None): now})
     return _back(visit)
 
 
@@ -483,8 +344,10 @@ async def _taken(
 async def _seen(tx: AsyncConnection, held: Resources[PageSettings], visit: _Visit) -> View:
     link = visit.link
     subject = await ledger_store.find_subject(tx, link.subject_id) or Subject(subject_id=link.subject_id)
-    entries = await ledger_store.history(tx, link.subject_id, subject.entries) if subject.entries else []
-    senders = await senders_store.senders_of(tx, senders_told(subject.state, link.sender_id))
+    told = await senders_store.senders_of(tx, senders_told(subject.state, link.sender_id))
+    senders = of_the_controllers(told, senders_shown(subject.state, link.sender_id))
+    theirs = [sender.sender_id for sender in senders]
+    entries = await ledger_store.history(tx, link.subject_id, subject.entries, theirs)
     number = held.field_keys.unseal(link.number, f"number:{link.subject_id}")
     wide = await _reach(tx, link) == "house"
     return view(number, link, subject, entries, senders, visit.now, reaches_further=wide)

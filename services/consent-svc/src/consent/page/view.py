@@ -1,12 +1,14 @@
 """Select the content of the preference page: senders, purposes, since when, and on which evidence. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from msgspec import structs
+
 from common.contracts.consent import RETENTION_MONTHS, State
 from consent.ledger import rules as ledger
-from consent.ledger.chain import Entry
+from consent.ledger.chain import Entry, as_a_fact
 from consent.ledger.rules import Evidence, SubjectState
 from consent.ledger.store import Subject
 from consent.rights.store import PreferenceLink
@@ -62,9 +64,9 @@ class Line:
 class View:
     """The content of the page.
 
-    `history`: newest first. `stopped`: an opt-out of everything under this link is in force. `stop`: the newest opt-out
-    of all purposes. `done`: the choice just made by this link. `reaches_further`: a stop of the only sender shown
-    covers other senders of its controller.
+    `history`: newest first. `entries`: the count of lines to which a form is bound. `stopped`: an opt-out of everything
+    under this link is in force. `stop`: the newest opt-out of all purposes. `done`: the choice just made by this link.
+    `reaches_further`: a stop of the only sender shown covers other senders of its controller.
     """
 
     ending: str
@@ -106,6 +108,12 @@ def senders_told(state: SubjectState, sender_id: str | None) -> set[str]:
     return senders_shown(state, sender_id) | wide
 
 
+def of_the_controllers(senders: Sequence[Sender], shown: Collection[str]) -> list[Sender]:
+    """Return those of the senders whose controller has a sender shown."""
+    controllers = {sender.controller for sender in senders if sender.sender_id in shown}
+    return [sender for sender in senders if sender.controller in controllers]
+
+
 def view(
     number: str,
     link: PreferenceLink,
@@ -116,32 +124,39 @@ def view(
     *,
     reaches_further: bool = False,
 ) -> View:
-    """Return the page's content. `entries`: newest last. `senders`: of `senders_told`."""
+    """Return the page's content. `entries`: newest last. `senders`: those told, `of_the_controllers` of senders shown.
+
+    A link that only stops may be a caller's own: the page then tells facts of lines about other senders, and nothing
+    that depends on the records of strangers.
+    """
     state, sender_id = subject.state, link.sender_id
+    ids = senders_shown(state, sender_id)
+    shown = [sender for sender in senders if sender.sender_id in ids]
+    by_id = {sender.sender_id: sender for sender in senders}
+    entries = [e for e in entries if e.evidence.sender_id is None or _concerns(e.evidence, shown)]
+    if link.only_stops:
+        entries = [
+            entry if entry.evidence.sender_id in ids else structs.replace(entry, evidence=as_a_fact(entry.evidence))
+            for entry in entries
+        ]
     proofs = {entry.evidence.evidence_id: entry.evidence for entry in entries}
-    shown = [sender for sender in senders if sender.sender_id in senders_shown(state, sender_id)]
-    controllers = {sender.controller for sender in shown}
-    by_id = {sender.sender_id: sender for sender in senders if sender.controller in controllers}
     parties = tuple(Party(sender, _choices(sender, state, proofs)) for sender in shown)
     wide = [m for m in state.marks if m.kind == "opt_out" and m.purpose is None]
     covered = [m for m in wide if m.sender_id is None or any(m.covers(s.sender_id, "", s.controller) for s in shown)]
     stopped = bool(covered) if sender_id else any(m.sender_id is None for m in wide)
-    history = tuple(
-        _line(entry, by_id)
-        for entry in reversed(entries)
-        if entry.evidence.sender_id is None or _concerns(entry.evidence, shown)
-    )
+    history = tuple(_line(entry, by_id) for entry in reversed(entries))
+    on_record = any(mark.sender_id in ids for mark in state.marks)
     newest = history[0] if history else None
     just = newest and newest.evidence.actor == actor(link) and newest.wording and newest.recorded_at > now - JUST_DONE
     return View(
-        entries=subject.entries,
+        entries=len(history) if link.only_stops else subject.entries,
         done=newest if just else None,
         ending=number[-VISIBLE_DIGITS:],
         parties=parties,
         history=history,
         stopped=stopped and not any(party.on for party in parties),
         stop=next((line for line in history if line.ends_all), None),
-        held_since=subject.held_since,
+        held_since=subject.held_since if on_record or not link.only_stops else None,
         reaches_further=reaches_further,
     )
 

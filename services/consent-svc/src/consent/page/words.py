@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
 from typing import Literal, get_args
-from zoneinfo import ZoneInfo
 
 import msgspec
 
+from common.limits import PARIS
+
 Language = Literal["fr", "en"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
-PARIS = ZoneInfo("Europe/Paris")
 ACCEPTED = re.compile(
     r"\s*([A-Za-z]{1,8}|\*)(?:-[A-Za-z0-9-]*)?\s*(?:;\s*q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?))?\s*", re.ASCII
 )

@@ -1,7 +1,7 @@
 """Proof over HTTP: receipts of ledger lines, bundles, seals on the whole ledger, and the public keys."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
@@ -10,84 +10,103 @@ from urllib.parse import quote
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Response
-from fastapi.responses import StreamingResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from common.db.database import Database
 from common.privacy.signing import KeySet, SigningKeys
 from common.service import Resources, resources
 from common.settings import KeyRingSettings, ServiceSettings
 from common.sms.message_id import began
-from common.web.auth import Caller, require
+from common.web.auth import NOBODY, Caller, require
 from common.web.fields import Storable
+from common.web.openapi import refuses
 from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
 from common.web.problems import NotFound, PastItsTime, Reason
+from common.web.streaming import Streamed
 from consent.bodies import Body, Number
 from consent.calls import any_number
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
-from consent.ledger.chain import PERSONAL, Entry
+from consent.ledger.chain import GENESIS, PERSONAL, Entry
 from consent.ledger.rules import Evidence
-from consent.ledger.store import Subject
 from consent.proof import receipt as proof
 from consent.proof import sealing, seals, store
 from consent.proof.bundle import MessageLine, SubjectLine, Withheld, Writer
 from consent.proof.receipt import Party
+from consent.proof.retold import retold
 from consent.proof.seals import Seal
 from consent.proof.store import HandedOff
+from consent.senders import store as senders_store
 
 BUNDLE_TYPE = "application/jsonl"
-BUNDLE: dict[int | str, dict[str, object]] = {200: {"content": {BUNDLE_TYPE: {}}}}
+BUNDLE: dict[int | str, dict[str, object]] = {
+    200: {
+        "content": {
+            BUNDLE_TYPE: {
+                "schema": {"type": "string", "format": "binary"},
+                "example": '{"line":"bundle","format":"placet-bundle-1","made_at":"2026-03-02T14:05:00Z"}\n',
+            }
+        }
+    }
+}
 SUBJECTS = 50  # per transaction: a signature takes a tenth of a millisecond, and other requests wait
+MIXED = 2000  # people of a campaign's bundle whose messages are in memory at once
 JWKS_KEPT_S = 300
 
 
 class ProofBody(Body):
-    """A number to prove. `name_the_number`: the bundle contains the number, for the person or the regulator only."""
+    """A number to prove."""
 
-    number: Number
-    name_the_number: bool = False
+    number: Number = Field(description="A number in any notation with a digit.")
+    name_the_number: bool = Field(
+        False, description="True: the bundle contains the number, for the person or the regulator only."
+    )
 
 
 class SealedBody(BaseModel):
     """The fields which the receipt proves without revealing: `ledger.sealed` is the SHA-256 of `salt` and the canonical
     JSON of the other fields."""
 
-    salt: str
+    salt: str = Field(description="The salt of the digest, in base64url.")
     actor: str | None
     form_id: str | None
     form_version: str | None
-    reference: str | None
+    reference: str | None = Field(
+        description="The operator's name of the text or DLR behind the line, such as `ovh/main/mo-1843`; null"
+        " without one. An erasure takes the value."
+    )
     sale_reference: str | None
     text_shown: str | None
 
 
 class ReceiptBody(BaseModel):
-    """`receipt`: a compact JWS, to check against /.well-known/jwks.json; `record`: the payload; `sealed`: null once
-    erased. `corrections`: the receipts of the lines which correct this line, to show with this receipt."""
+    """The signed proof of a line of the ledger."""
 
     evidence_id: str
-    receipt: str
-    record: dict[str, object]
+    receipt: str = Field(description="A compact JWS, to check against `/.well-known/jwks.json`.")
+    record: dict[str, object] = Field(description="The payload of the JWS.")
     sealed: SealedBody | None
-    corrections: list["ReceiptBody"] = []
+    corrections: list["ReceiptBody"] = Field(
+        [], description="The receipts of the lines that correct this line, to show with this receipt."
+    )
 
 
 class SealBody(BaseModel):
-    """A seal on the ledger's entries after the seal before, up to `last`. `previous`: hash of the seal before. `root`:
-    of the Merkle tree over the hashes of the entries (RFC 6962). `pin`: the value to keep, for `python -m consent
-    verify --pin`. `signature`: a compact JWS over the canonical JSON of the fields from `number` to `hash`."""
+    """A seal on the ledger's entries after the seal before, up to `last`."""
 
-    number: int
-    previous: str
-    entries: int
-    first: int
-    last: int
-    root: str
-    sealed_at: datetime
-    hash: str
-    pin: str
-    signature: str
+    number: int = Field(description="The number of the seal, from 1.")
+    previous: str = Field(description="The hash of the seal before.")
+    entries: int = Field(description="Entries under this seal.")
+    first: int = Field(description="The ordinal of the first entry under this seal.")
+    last: int = Field(description="The ordinal of the last entry under this seal.")
+    root: str = Field(
+        description="The root of the Merkle tree over the hashes of the entries (RFC 6962), in hexadecimal."
+    )
+    sealed_at: datetime = Field(description="The time of the seal.")
+    hash: str = Field(
+        description="SHA-256 of the hash before and the canonical JSON of the other fields, in hexadecimal."
+    )
+    pin: str = Field(description="The value to keep elsewhere, for `python -m consent verify --pin`.")
+    signature: str = Field(description="A compact JWS over the canonical JSON of the fields from `number` to `hash`.")
 
 
 def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: timedelta) -> APIRouter:
@@ -98,13 +117,13 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
     routes = APIRouter()
     keys = SigningKeys(ring, retired)
 
-    @routes.get("/.well-known/jwks.json")
+    @routes.get("/.well-known/jwks.json", operation_id="keys.get")
     async def get_keys(response: Response) -> KeySet:
         """Return the public keys, retired keys included. The route needs no token: any reader may check a receipt."""
         response.headers["Cache-Control"] = f"public, max-age={JWKS_KEPT_S}"
         return keys.jwks
 
-    @routes.get("/v1/receipts/{evidence_id}")
+    @routes.get("/v1/receipts/{evidence_id}", operation_id="receipts.get")
     async def get_receipt(
         evidence_id: Storable,
         caller: Annotated[Caller, Depends(require("consent:read"))],
@@ -112,26 +131,36 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
     ) -> ReceiptBody:
         """Return the signed receipt of a ledger line, the payload, and the receipts of corrections.
 
-        A line of a sender outside the token gives 404.
+        A line of a sender outside the token gives 404, and so does a line about every sender, except to the platform's
+        operator.
         """
         async with held.database.begin() as tx:
             entry = await ledger_store.find_entry(tx, evidence_id)
-            named = {entry.evidence.sender_id} if entry and entry.evidence.sender_id else set()
-            parties = await store.parties(tx, named)
-            corrections = await store.corrections_of(tx, entry) if entry else []
-        if entry is None or not caller.sees(entry.evidence.sender_id):
-            raise NotFound("no such evidence", reasons=[Reason("evidence_id", "unknown_evidence")])
-        told = _receipt(entry, parties, keys)
-        return told.model_copy(update={"corrections": [_receipt(each, parties, keys) for each in corrections]})
+            sender_id = _sender_of(entry) if entry else None
+            seen = await caller.seen([sender_id or NOBODY], tx)
+            if entry is None or not (seen or (sender_id is None and caller.everywhere)):
+                raise NotFound("no such evidence", reasons=[Reason("evidence_id", "unknown_evidence")])
+            parties = await store.parties(tx, {sender_id} if sender_id else set())
+            ((_, entries),) = await ledger_store.whole_histories(tx, [entry.subject_id])
+            controllers = await senders_store.controllers_of_senders(tx, _named(entries))
+        if sender_id is not None:
+            entries = _retold(held, entries, controllers, controllers[sender_id], entry.subject_id)
+        told, *corrections = [
+            _receipt(each, parties, keys)
+            for each in entries
+            if evidence_id in (each.evidence.evidence_id, each.evidence.corrects)
+        ]
+        return told.model_copy(update={"corrections": corrections})
 
-    @routes.get("/v1/seals/newest")
+    @routes.get("/v1/seals/newest", operation_id="seals.get_newest", responses=refuses(NotFound))
     async def get_newest_seal(
-        caller: Annotated[Caller, Depends(require("consent:read"))],
+        caller: Annotated[Caller, Depends(require("consent:read", platform=True))],
         held: Annotated[Resources[ServiceSettings], Depends(resources)],
     ) -> SealBody:
         """Return the newest seal on the whole ledger, signed.
 
-        A kept `pin` lets `python -m consent verify --pin` check the whole ledger up to this seal.
+        A kept `pin` lets `python -m consent verify --pin` check the whole ledger up to this seal. For the platform's
+        operator: a seal tells how much every organisation has recorded.
         """
         async with held.database.begin() as tx:
             seal = await sealing.newest(tx)
@@ -142,60 +171,82 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
             )
         return _seal_body(seal, keys)
 
-    @routes.get("/v1/seals")
+    @routes.get("/v1/seals", operation_id="seals.list")
     async def get_seals(
-        caller: Annotated[Caller, Depends(require("consent:read"))],
+        caller: Annotated[Caller, Depends(require("consent:read", platform=True))],
         held: Annotated[Resources[ServiceSettings], Depends(resources)],
         cursor: Cursor = None,
         limit: Limit = LIMIT,
     ) -> Page[SealBody]:
-        """List every seal, oldest first. A seal holds no personal data."""
+        """List every seal, oldest first, for the platform's operator. A seal holds no personal data."""
         async with held.database.begin() as tx:
             found = await sealing.page(tx, position(cursor, int) or 0, limit)
         return Page[SealBody](
             items=[_seal_body(seal, keys) for seal in found], next=next_of(found, limit, attrgetter("number"))
         )
 
-    @routes.post("/v1/proofs", response_class=Response, responses=BUNDLE)
+    @routes.post("/v1/proofs", operation_id="proofs.get", response_class=Response, responses=BUNDLE | refuses(NotFound))
     async def get_bundle(
         body: ProofBody,
-        caller: Annotated[Caller, Depends(require("consent:read"))],
+        caller: Annotated[Caller, Depends(require("consent:read", looks_up=True))],
         held: Annotated[Resources[ServiceSettings], Depends(resources)],
     ) -> Response:
         """Return the whole record of a number, in one file for `python -m consent verify-bundle`.
 
-        Without any record, the file says so. A caller limited to some senders gets only the hashes of other senders'
-        entries.
+        The file has a chain for each controller of the token's senders, under the person's id with the controller.
+        Without any record of these senders the chain is empty, whatever others have on record. Of the controller's
+        other senders' entries, and of those about every sender, the caller gets the hashes. The platform's operator
+        gets the ledger's own chain, under the platform's own id of the person.
         """
         number = any_number(body.number, held)
         subject_id = held.subject_keys.subject_id(number)
         async with held.database.begin() as tx:
-            ((subject, entries),) = await ledger_store.whole_histories(tx, [subject_id])
-            parties = await store.parties(tx, {name for e in entries if (name := _seen_sender(caller, e))})
-        writer = Writer(keys, datetime.now(UTC), parties)
-        told = [e if caller.sees(e.evidence.sender_id) else _withheld(e) for e in entries]
-        line = _subject_line(subject, told, caller.sees, number if body.name_the_number else None)
-        return Response(
-            writer.opening() + writer.subject(line, told) + writer.end(),
-            media_type=BUNDLE_TYPE,
-            headers=_saved_as(subject_id),
-        )
+            ((_, entries),) = await ledger_store.whole_histories(tx, [subject_id])
+            named = _named(entries) | {NOBODY}
+            seen = await caller.seen(named, tx)
+            parties = await store.parties(tx, seen)
+            controllers = await senders_store.controllers_of_senders(tx, named)
 
-    @routes.get("/v1/proofs/campaigns/{campaign_id}", response_class=StreamingResponse, responses=BUNDLE)
+        def sees(sender_id: str | None) -> bool:
+            return sender_id in seen if sender_id is not None else caller.everywhere
+
+        chains = {subject_id: entries}
+        if not caller.everywhere:
+            theirs = {*(await caller.controllers(await caller.covered())).values()}
+            chains = {held.edge_ids.of(one).shown(subject_id): [] for one in sorted(theirs)}
+            for one in {controllers[sender_id] for sender_id in seen}:
+                who = held.edge_ids.of(one).shown(subject_id)
+                chains[who] = _retold(held, entries, controllers, one, subject_id)
+        writer = Writer(keys, datetime.now(UTC), parties)
+        written = [writer.opening()]
+        for who, chain in chains.items():
+            told = [e if sees(_sender_of(e)) else _withheld(e) for e in chain]
+            line = _subject_line(who, chain, told, sees, number if body.name_the_number else None)
+            written.append(writer.subject(line, told))
+        saved_as = next(iter(chains), "nobody")
+        return Response(b"".join([*written, writer.end()]), media_type=BUNDLE_TYPE, headers=_saved_as(saved_as))
+
+    @routes.get(
+        "/v1/proofs/campaigns/{campaign_id}",
+        operation_id="proofs.get_of_campaign",
+        response_class=Streamed,
+        responses=BUNDLE | refuses(PastItsTime),
+    )
     async def get_campaign_bundle(
         campaign_id: Storable,
         caller: Annotated[Caller, Depends(require("consent:read"))],
         held: Annotated[Resources[ServiceSettings], Depends(resources)],
-    ) -> StreamingResponse:
+    ) -> Streamed:
         """Stream every message of a campaign which was handed off, with the whole chain of each recipient.
 
-        Entries which do not concern the campaign's sender are withheld. A truncated file has no end line, and fails the
+        Each chain is of the sender's controller alone; entries which do not concern the sender are withheld, and
+        entries about every sender come without what is personal. A truncated file has no end line, and fails the
         check. Once some of the messages may be past retention, the answer is 410: half a proof would look whole.
         """
         async with held.database.begin() as tx:
             first = await store.handed_off_of(tx, campaign_id, "", 1)
             sender_ids = {message.sender_id for messages in first.values() for message in messages}
-            parties = await store.parties(tx, filter(caller.sees, sender_ids))
+            parties = await store.parties(tx, await caller.seen(sender_ids or {NOBODY}, tx))
         if not parties:
             raise NotFound(
                 "nothing of such a campaign was handed off, or not any more",
@@ -206,8 +257,8 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
             raise PastItsTime(
                 f"which messages left is kept for {handed_off_kept.days} days", reasons=[Reason("campaign_id", "past")]
             )
-        lines = _campaign(held.database, Writer(keys, datetime.now(UTC), parties), campaign_id, parties[-1])
-        return StreamingResponse(lines, media_type=BUNDLE_TYPE, headers=_saved_as(campaign_id))
+        lines = _campaign(held, Writer(keys, datetime.now(UTC), parties), campaign_id, parties[-1])
+        return Streamed(lines, media_type=BUNDLE_TYPE, headers=_saved_as(campaign_id))
 
     return routes
 
@@ -224,22 +275,49 @@ def _receipt(entry: Entry, parties: Sequence[Party], keys: SigningKeys) -> Recei
     )
 
 
-async def _campaign(database: Database, writer: Writer, campaign_id: str, sender: Party) -> AsyncIterator[bytes]:
-    """Yield the bundle, in a transaction per SUBJECTS: the ledger only grows."""
+def _retold(
+    held: Resources[ServiceSettings],
+    entries: Sequence[Entry],
+    controllers: Mapping[str, str],
+    controller: str,
+    subject_id: str,
+) -> list[Entry]:
+    """Return the chain of a person as `controller` gets it. `controllers`: of every sender that the entries name."""
+    senders = {sender_id for sender_id, of in controllers.items() if of == controller}
+    return retold(entries, senders, held.edge_ids.of(controller).shown(subject_id))
 
+
+async def _campaign(
+    held: Resources[ServiceSettings], writer: Writer, campaign_id: str, sender: Party
+) -> AsyncIterator[bytes]:
+    """Yield the bundle, in a transaction per SUBJECTS: the ledger only grows.
+
+    The people of each MIXED stand in the order of the ids shown: the order of the subject ids would join two bundles.
+    """
+    ids = held.edge_ids.of(sender.controller)
     yield writer.opening(campaign_id)
     after = ""
     while True:
-        async with database.begin() as tx:
-            found = await store.handed_off_of(tx, campaign_id, after, SUBJECTS)
-            histories = await ledger_store.whole_histories(tx, found)
-        for subject, entries in histories:
-            told = [e if concerns(e.evidence, sender) else _withheld(e) for e in entries]
-            line = _subject_line(subject, told, lambda other: other in (None, sender.sender_id))
-            yield writer.subject(line, told, map(_message_line, found[subject.subject_id]))
-            after = subject.subject_id
-        if len(found) < SUBJECTS:
+        async with held.database.begin() as tx:
+            found = await store.handed_off_of(tx, campaign_id, after, MIXED)
+        people = sorted(found, key=ids.shown)
+        for some in (people[at : at + SUBJECTS] for at in range(0, len(people), SUBJECTS)):
+            async with held.database.begin() as tx:
+                histories = {
+                    subject.subject_id: entries for subject, entries in await ledger_store.whole_histories(tx, some)
+                }
+                named = _named(entry for entries in histories.values() for entry in entries)
+                controllers = await senders_store.controllers_of_senders(tx, named)
+            for subject_id in some:
+                chain = _retold(held, histories[subject_id], controllers, sender.controller, subject_id)
+                told = [e if concerns(e.evidence, sender) else _withheld(e) for e in chain]
+                line = _subject_line(
+                    ids.shown(subject_id), chain, told, lambda other: other in (None, sender.sender_id)
+                )
+                yield writer.subject(line, told, map(_message_line, found[subject_id]))
+        if len(found) < MIXED:
             break
+        *_, after = found
     yield writer.end()
 
 
@@ -259,18 +337,22 @@ def concerns(evidence: Evidence, sender: Party) -> bool:
 
 
 def _subject_line(
-    subject: Subject, told: Sequence[Entry | Withheld], sees: Callable[[str | None], bool], number: str | None = None
+    who: str,
+    chain: Sequence[Entry],
+    told: Sequence[Entry | Withheld],
+    sees: Callable[[str | None], bool],
+    number: str | None = None,
 ) -> SubjectLine:
-    """Return the subject line. `sees`: whose consents to show."""
+    """Return the subject line of a chain. `told`: its entries as shown. `sees`: whose consents to show."""
+    state = ledger.fold(entry.evidence for entry in chain)
     named = {entry.evidence.sender_id for entry in told if isinstance(entry, Entry)}
     return SubjectLine(
-        subject_id=subject.subject_id,
+        subject_id=who,
         number=number,
-        version=subject.version,
-        entries=subject.entries,
-        head=subject.head,
-        consents=tuple(c for c in ledger.consents(subject.state) if sees(c.sender_id)),
-        suppressions=tuple(s for s in ledger.suppressions(subject.state) if s.sender_id in named),
+        entries=len(chain),
+        head=chain[-1].hash if chain else GENESIS,
+        consents=tuple(c for c in ledger.consents(state) if sees(c.sender_id)),
+        suppressions=tuple(s for s in ledger.suppressions(state) if s.sender_id in named),
     )
 
 
@@ -281,7 +363,6 @@ def _message_line(message: HandedOff) -> MessageLine:
         sender_id=message.sender_id,
         purpose=message.purpose,
         handed_off_at=message.handed_off_at,
-        consent_version=message.consent_version,
     )
 
 
@@ -293,9 +374,12 @@ def _withheld(entry: Entry) -> Withheld:
     return Withheld(position=entry.position, hash=entry.hash)
 
 
-def _seen_sender(caller: Caller, entry: Entry) -> str | None:
-    sender_id = entry.evidence.sender_id
-    return sender_id if caller.sees(sender_id) else None
+def _sender_of(entry: Entry) -> str | None:
+    return entry.evidence.sender_id
+
+
+def _named(entries: Iterable[Entry]) -> set[str]:
+    return {sender_id for entry in entries if (sender_id := _sender_of(entry)) is not None}
 
 
 def _saved_as(name: str) -> dict[str, str]:

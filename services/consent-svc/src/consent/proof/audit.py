@@ -146,7 +146,7 @@ class _Check:
             yield Finding(where, "the stored state differs from the fold of the entries")
 
     def _fault(self, entry: Entry) -> str | None:
-        asked_at = self._subject.asked_at
+        asked_at = self._subject.asked_at(entry.evidence.sender_id) if entry.erased else None
         if entry.position != self._entries:
             return f"stands where entry {self._entries} should"
         try:

@@ -50,11 +50,10 @@ class SenderLine(_Line, frozen=True, kw_only=True, tag="sender"):
 
 
 class SubjectLine(_Line, frozen=True, kw_only=True, tag="subject"):
-    """A subject. `entries` and `head`: of the chain. `number`: only on request."""
+    """A person with one controller. `entries` and `head`: of the chain. `number`: only on request."""
 
     subject_id: str
     number: str | None
-    version: int
     entries: int
     head: str
     consents: tuple[Consent, ...]
@@ -77,7 +76,6 @@ class MessageLine(_Line, frozen=True, kw_only=True, tag="message"):
     sender_id: str
     purpose: str
     handed_off_at: datetime
-    consent_version: int | None
 
 
 class End(_Line, frozen=True, kw_only=True, tag="end"):

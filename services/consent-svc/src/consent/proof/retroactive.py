@@ -1,14 +1,15 @@
 """Find the messages which went out after a STOP still unknown or not yet enforced.
 
 Either row may be written last, the opt-out or the message. A timer therefore goes through both tables by ordinal, as
-far as the rows are settled, and compares every pair at least once. The ledger's fold decides, over the events which had
-happened when the message left, as known now.
+far as the rows are settled, and compares every pair at least once. A message whose time of hand-off changes takes a new
+ordinal. The ledger's fold decides, over the events which had happened when the message left, as known now.
 """
 
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from sqlalchemy import BigInteger, Boolean, Column, DateTime, Identity, Index, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -162,20 +163,34 @@ async def find(
     return [each for each in found if each.message_id in kept]
 
 
-async def page(
-    tx: AsyncConnection, sender_ids: Sequence[str] | None, after: int, limit: int
-) -> list[tuple[int, Retroactive, datetime]]:
-    """Return (position, message, found_at) of these senders, or of all, after `after`."""
+class Found(NamedTuple):
+    """A message at its place in the list. `of_all`: its STOP is to every sender."""
+
+    position: int
+    message: Retroactive
+    found_at: datetime
+    of_all: bool
+
+
+async def page(tx: AsyncConnection, sender_ids: Sequence[str] | None, after: int, limit: int) -> list[Found]:
+    """Return the messages of these senders, or of all, after `after`."""
     rows = await tx.execute(
         text(
-            "SELECT * FROM retroactive_message WHERE position > :after"
-            + (" AND sender_id = ANY(CAST(:senders AS text[]))" if sender_ids is not None else "")
-            + " ORDER BY position LIMIT :limit"
+            "SELECT r.*, EXISTS (SELECT FROM evidence AS e WHERE e.evidence_id = r.evidence_id"
+            " AND e.sender_id IS NULL) AS of_all FROM retroactive_message AS r"
+            " WHERE r.position > :after"
+            + (" AND r.sender_id = ANY(CAST(:senders AS text[]))" if sender_ids is not None else "")
+            + " ORDER BY r.position LIMIT :limit"
         ),
         {"after": after, "limit": limit} | ({"senders": list(sender_ids)} if sender_ids is not None else {}),
     )
     return [
-        (row.position, Retroactive(**{name: getattr(row, name) for name in Retroactive.__slots__}), row.found_at)
+        Found(
+            row.position,
+            Retroactive(**{name: getattr(row, name) for name in Retroactive.__slots__}),
+            row.found_at,
+            row.of_all,
+        )
         for row in rows
     ]
 

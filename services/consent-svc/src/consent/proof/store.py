@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -12,15 +13,17 @@ from sqlalchemy import (
     DateTime,
     Identity,
     Index,
+    Integer,
     Table,
     Text,
     text,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.contracts.dispatch import Status
 from consent.ledger import store as ledger_store
 from consent.ledger.chain import Entry
-from consent.ledger.rules import RECTIFICATION, SubjectState
+from consent.ledger.rules import SubjectState
 from consent.proof.receipt import Party
 from consent.schema import metadata
 from consent.senders import store as senders_store
@@ -39,7 +42,8 @@ Table(
     Column("purpose", Text, nullable=False),
     Column("campaign_id", Text, nullable=True),
     Column("handed_off_at", DateTime(timezone=True), nullable=False),
-    Column("consent_version", BigInteger, nullable=True),
+    Column("status", Text, nullable=False),
+    Column("version", Integer, nullable=False),  # dispatch-svc's, of the state
     Column("ordinal", BigInteger, Identity(always=True), nullable=False),  # order of writing (`proof/retroactive.py`)
     Index("handed_off_ordinal_ix", "ordinal", unique=True),
     Index("handed_off_campaign_ix", "campaign_id", "subject_id"),
@@ -50,7 +54,10 @@ Table(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandedOff:
-    """A marketing message which left, and the consent version behind the decision."""
+    """A marketing message which left.
+
+    `status`: the outcome, as published with `version`.
+    """
 
     message_id: str
     subject_id: str
@@ -58,11 +65,13 @@ class HandedOff:
     purpose: str
     campaign_id: str | None
     handed_off_at: datetime
-    consent_version: int | None
+    version: int
+    status: Status
 
 
 _state = msgspec.json.Decoder(SubjectState)
 
+_CHANGING = ("handed_off_at", "status", "version")  # of a message's later states
 _HANDED_OFF = {
     "message_id": "text",
     "subject_id": "text",
@@ -70,8 +79,31 @@ _HANDED_OFF = {
     "purpose": "text",
     "campaign_id": "text",
     "handed_off_at": "timestamptz",
-    "consent_version": "bigint",
+    "status": "text",
+    "version": "integer",
 }
+
+# Every CTE reads the table as before the statement.
+_NEWEST = f"""
+WITH told AS (
+    SELECT * FROM unnest({", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in _HANDED_OFF.items())})
+        AS t ({", ".join(_HANDED_OFF)})
+), before AS (
+    SELECT h.message_id, h.status, h.handed_off_at, h.version FROM handed_off AS h JOIN told USING (message_id)
+), written AS (
+    INSERT INTO handed_off AS h ({", ".join(_HANDED_OFF)})
+    SELECT * FROM told
+    WHERE NOT EXISTS (SELECT FROM before AS b WHERE b.message_id = told.message_id AND b.version >= told.version)
+    ON CONFLICT (message_id) DO UPDATE
+    SET ({", ".join(_CHANGING)}) = ROW({", ".join(f"excluded.{name}" for name in _CHANGING)})
+    WHERE h.version < excluded.version
+    RETURNING h.message_id, h.status, h.handed_off_at
+)
+SELECT w.message_id, w.handed_off_at <> b.handed_off_at AS moved
+FROM written AS w
+LEFT JOIN before AS b USING (message_id)
+WHERE (b.status, b.handed_off_at) IS DISTINCT FROM (w.status, w.handed_off_at)
+"""
 
 
 async def streamed(tx: AsyncConnection, query: str, read: Callable[..., T]) -> AsyncIterator[T]:
@@ -114,52 +146,59 @@ def places(tx: AsyncConnection) -> AsyncIterator[Place]:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The columns of a subject which follow from the ledger. `asked_at`: of the last erasure."""
+    """The columns of a subject which follow from the ledger.
+
+    `asked`: JSON, the last erasure by sender; the sender "" stands for every sender.
+    """
 
     subject_id: str
     entries: int
     head: str
     state: str
-    asked_at: datetime | None
+    asked: str | None
+
+    def asked_at(self, sender_id: str | None) -> datetime | None:
+        """Return when the last erasure was asked for that concerns this sender's lines."""
+        if self.asked is None:
+            return None
+        asked = _instants.decode(self.asked)
+        return max((asked[one] for one in ("", sender_id) if one in asked), default=None)
+
+
+_instants = msgspec.json.Decoder(dict[str, datetime])
 
 
 def heads(tx: AsyncConnection) -> AsyncIterator[Head]:
     """Yield every head, in the order of `whole_ledger`."""
     query = (
-        "SELECT subject_id, entries, head, state::text AS state, (SELECT max(requested_at) FROM erasing AS e"
-        " WHERE e.subject_id = s.subject_id) AS asked_at FROM subject AS s ORDER BY subject_id"
+        "SELECT subject_id, entries, head, state::text AS state, (SELECT jsonb_object_agg(sender_id, at)::text FROM"
+        " (SELECT coalesce(k.sender_id, '') AS sender_id, max(e.requested_at) AS at FROM erasing AS e"
+        " LEFT JOIN sender AS k ON k.controller = e.controller_id WHERE e.subject_id = s.subject_id"
+        " AND (e.controller_id IS NULL OR k.sender_id IS NOT NULL) GROUP BY 1) AS a) AS asked"
+        " FROM subject AS s ORDER BY subject_id"
     )
     return streamed(tx, query, Head)
 
 
-async def corrections_of(tx: AsyncConnection, line: Entry) -> list[Entry]:
-    """Return the entries which correct this entry, oldest first."""
+async def add_handed_off(tx: AsyncConnection, messages: Sequence[HandedOff]) -> list[str]:
+    """Store the newest state of each message, by version, and return the ids of the new and changed ones.
+
+    A state may come late or again. A message whose time of hand-off changes is compared again (`proof/retroactive.py`).
+    """
+    if not messages:
+        return []
+    newest: dict[str, HandedOff] = {}
+    for message in sorted(messages, key=attrgetter("version"), reverse=True):
+        newest.setdefault(message.message_id, message)
     rows = await tx.execute(
-        text(
-            f"SELECT {ledger_store.ENTRY_COLUMNS} FROM evidence"
-            " WHERE subject_id = :subject_id AND position > :position AND answers = :id AND source = :source"
-            " ORDER BY position"
-        ),
-        {
-            "subject_id": line.subject_id,
-            "position": line.position,
-            "id": line.evidence.evidence_id,
-            "source": RECTIFICATION,
-        },
+        text(_NEWEST), {name: [getattr(message, name) for message in newest.values()] for name in _HANDED_OFF}
     )
-    return [ledger_store.entry(**row._mapping) for row in rows]
-
-
-async def add_handed_off(tx: AsyncConnection, messages: Sequence[HandedOff]) -> None:
-    """Insert messages. A message on record stays unchanged."""
-    await tx.execute(
-        text(
-            f"INSERT INTO handed_off ({', '.join(_HANDED_OFF)}) SELECT * FROM unnest("
-            + ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in _HANDED_OFF.items())
-            + ") ON CONFLICT DO NOTHING"
-        ),
-        {name: [getattr(message, name) for message in messages] for name in _HANDED_OFF},
-    )
+    changes = list(rows)
+    if moved := [change.message_id for change in changes if change.moved]:
+        await tx.execute(
+            text("UPDATE handed_off SET ordinal = DEFAULT WHERE message_id = ANY(CAST(:ids AS text[]))"), {"ids": moved}
+        )
+    return [change.message_id for change in changes]
 
 
 async def handed_off_of(tx: AsyncConnection, campaign_id: str, after: str, limit: int) -> dict[str, list[HandedOff]]:

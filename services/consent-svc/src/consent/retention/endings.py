@@ -4,6 +4,7 @@ The report is no permission.
 """
 
 from datetime import UTC, date, datetime
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
@@ -12,19 +13,19 @@ from pydantic import BaseModel, Field
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.web.auth import Caller, require
+from common.web.edge_id import ControllerIds
 from common.web.fields import Storable
-from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
-from common.web.problems import NotFound, Reason
+from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position, subject_of
 from consent.ledger import retention
 from consent.ledger.term_store import Due
 from consent.retention import store
-from consent.senders import store as senders_store
 
 router = APIRouter(prefix="/v1/senders/{sender_id}/endings")
 
 MONTHS = 36
 Held = Annotated[Resources[ServiceSettings], Depends(resources)]
 Reads = Annotated[Caller, Depends(require("consent:read"))]
+Months = Annotated[int, Query(ge=1, le=MONTHS, description="So many months, the present month first.")]
 
 
 class EndingMonth(BaseModel):
@@ -32,32 +33,34 @@ class EndingMonth(BaseModel):
 
     month: date = Field(description="The month's first day.")
     purpose: str
-    consents: int
+    consents: int = Field(description="Consents that end in the month.")
     asked: int = Field(description="People among them with a renewal question.")
 
 
 class EndingMonths(BaseModel):
-    items: list[EndingMonth]
+    """The endings by month."""
+
+    items: list[EndingMonth] = Field(description="A line for each month and purpose with endings, the earliest first.")
 
 
 class Ending(BaseModel):
-    """A consent that ends soon. `asked_at`: when the person was asked to renew."""
+    """A consent that ends soon. `subject_id`: the person's id with the sender's controller."""
 
     subject_id: str
     purpose: str
-    last_contact: datetime
-    ends_at: datetime
-    asked_at: datetime | None
+    last_contact: datetime = Field(
+        description="The last act of the person towards the sender, from which the retention counts (CNIL)."
+    )
+    ends_at: datetime = Field(description="The end of the consent, unless the person is in touch before.")
+    asked_at: datetime | None = Field(description="The time of the renewal question; null without a question.")
 
 
-@router.get("/months")
-async def count_endings(
-    sender_id: Storable, caller: Reads, held: Held, months: Annotated[int, Query(ge=1, le=MONTHS)] = 6
-) -> EndingMonths:
+@router.get("/months", operation_id="endings.count")
+async def count_endings(sender_id: Storable, caller: Reads, held: Held, months: Months = 6) -> EndingMonths:
     """Count the endings of `months` months, the present month first."""
     now = datetime.now(UTC)
     begins = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    await _known(caller, held, sender_id)
+    await caller.may_use(sender_id)
     async with held.database.begin() as tx:
         found = await store.endings_by_month(tx, sender_id, begins, retention.after_months(begins, months))
     return EndingMonths(
@@ -65,34 +68,28 @@ async def count_endings(
     )
 
 
-@router.get("")
+@router.get("", operation_id="endings.list")
 async def list_endings(
     sender_id: Storable,
     caller: Reads,
     held: Held,
-    months: Annotated[int, Query(ge=1, le=MONTHS)] = 1,
+    months: Months = 1,
     cursor: Cursor = None,
     limit: Limit = LIMIT,
 ) -> Page[Ending]:
     """List the consents that end within `months` months, the soonest first."""
-    await _known(caller, held, sender_id)
+    await caller.may_use(sender_id)
+    ids = held.edge_ids.of(await caller.controller_of(sender_id))
     until = retention.after_months(datetime.now(UTC), months)
     async with held.database.begin() as tx:
-        found = await store.endings(tx, sender_id, position(cursor, tuple[datetime, str, str]), until, limit)
-    return Page[Ending](items=[_ending(row) for row in found], next=next_of(found, limit, _place))
+        found = await store.endings(tx, sender_id, _after(cursor, ids), until, limit)
+    items = [_ending(row, ids) for row in found]
+    return Page[Ending](items=items, next=next_of(found, limit, partial(_place, ids)))
 
 
-async def _known(caller: Caller, held: Resources[ServiceSettings], sender_id: str) -> None:
-    """Raises Forbidden or NotFound."""
-    caller.may_use(sender_id)
-    async with held.database.begin() as tx:
-        if await senders_store.find_sender(tx, sender_id) is None:
-            raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
-
-
-def _ending(row: Due) -> Ending:
+def _ending(row: Due, ids: ControllerIds) -> Ending:
     return Ending(
-        subject_id=row.subject_id,
+        subject_id=ids.shown(row.subject_id),
         purpose=row.term.purpose,
         last_contact=row.term.last_contact,
         ends_at=row.term.expires_at,
@@ -100,5 +97,14 @@ def _ending(row: Due) -> Ending:
     )
 
 
-def _place(row: Due) -> tuple[datetime, str, str]:
-    return row.term.expires_at, row.subject_id, row.term.purpose
+def _place(ids: ControllerIds, row: Due) -> tuple[datetime, str, str]:
+    return row.term.expires_at, ids.shown(row.subject_id), row.term.purpose
+
+
+def _after(cursor: str | None, ids: ControllerIds) -> tuple[datetime, str, str] | None:
+    """Return the place behind a cursor. Raises Invalid."""
+    after = position(cursor, tuple[datetime, str, str])
+    if after is None:
+        return None
+    ends_at, who, purpose = after
+    return ends_at, subject_of(who, ids), purpose

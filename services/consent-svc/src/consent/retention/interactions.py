@@ -7,12 +7,13 @@ law, and this module cannot tell.
 from collections import Counter
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, WrapValidator
 
 from common.web.fields import Short
 from common.web.idempotency import Key
-from common.web.problems import Invalid, Problem, Reason
+from common.web.openapi import refuses
+from common.web.problems import Invalid, NotFound, Problem, Reason
 from consent.bodies import (
     BATCH_ITEMS,
     EXAMPLE_NUMBER,
@@ -51,7 +52,7 @@ class InteractionBody(Body):
     )
 
     sender_id: Short
-    number: Number
+    number: Number = Field(description="A number in any notation with a digit.")
     occurred_at: Instant
     evidence: EvidenceBody
 
@@ -59,25 +60,42 @@ class InteractionBody(Body):
 class InteractionsBody(Body):
     """A batch of interactions. Each item stands for itself."""
 
-    items: list[Annotated[InteractionBody, WrapValidator(or_unfit)]] = Field(min_length=1, max_length=BATCH_ITEMS)
+    items: list[Annotated[InteractionBody, WrapValidator(or_unfit)]] = Field(
+        min_length=1, max_length=BATCH_ITEMS, description="The interactions, up to 1,000."
+    )
 
 
 class InteractionResult(BaseModel):
+    """The result of an item. `subject_id`: the person's id with the sender's controller."""
+
     index: int
-    verdict: Literal["recorded", "unchanged", "refused"]
-    subject_id: str | None = None
-    reasons: tuple[ReasonBody, ...] = ()
+    verdict: Literal["recorded", "unchanged", "refused"] = Field(
+        description="`unchanged`: a repeat, or an act older than the last contact on record."
+    )
+    subject_id: str | None = Field(
+        None, description="The person's id with the sender's controller; null for a refused item."
+    )
+    reasons: tuple[ReasonBody, ...] = Field(
+        (), description="The field and the reason of each refusal; empty for a recorded item."
+    )
 
 
 class InteractionsAnswer(BaseModel):
-    results: list[InteractionResult]
-    counts: dict[Literal["recorded", "unchanged", "refused"], int]
+    """The results of a batch of interactions."""
+
+    results: list[InteractionResult] = Field(description="A result for each item, in request order.")
+    counts: dict[Literal["recorded", "unchanged", "refused"], int] = Field(description="Items by verdict.")
 
 
-@router.post("/interactions")
+@router.post(
+    "/interactions",
+    operation_id="interactions.create",
+    response_model=InteractionsAnswer,
+    responses=refuses(NotFound),
+)
 async def record_interactions(
     body: InteractionsBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
-) -> InteractionsAnswer:
+) -> Response:
     """Record people's acts with a sender, up to a thousand.
 
     The ledger keeps one per day, person and sender. `unchanged` marks a further act of the day, or a person without any
@@ -87,7 +105,9 @@ async def record_interactions(
     statements: dict[int, Statement] = {}
     async with held.database.begin() as tx:
         named = {item.sender_id for item in body.items if not isinstance(item, Unfit)}
-        call = await opened(tx, request, caller, held, key, named)
+        call, claimed = await opened(tx, request, caller, held, key, named)
+        if claimed.answer is not None:
+            return claimed.answer.response()
         for index, item in enumerate(body.items):
             if isinstance(item, Unfit):
                 results[index] = InteractionResult(index=index, verdict="refused", reasons=item.reasons)
@@ -98,15 +118,16 @@ async def record_interactions(
                 results[index] = InteractionResult(index=index, verdict="refused", reasons=bodies(problem.reasons))
         worth = await worth_keeping(tx, statements)
         recorded = await recorder.record(tx, list(worth.values()), call.now)
-    kept = {place for place, r in zip(worth, recorded, strict=True) if r.decision.verdict is not Verdict.DUPLICATE}
-    for index, statement in statements.items():
-        verdict = "recorded" if index in kept else "unchanged"
-        results[index] = InteractionResult(index=index, verdict=verdict, subject_id=statement.subject_id)
-    counts = Counter(result.verdict for result in results.values())
-    return InteractionsAnswer(
-        results=[results[index] for index in range(len(body.items))],
-        counts={"recorded": counts["recorded"], "unchanged": counts["unchanged"], "refused": counts["refused"]},
-    )
+        kept = {place for place, r in zip(worth, recorded, strict=True) if r.decision.verdict is not Verdict.DUPLICATE}
+        for index, statement in statements.items():
+            verdict = "recorded" if index in kept else "unchanged"
+            results[index] = InteractionResult(index=index, verdict=verdict, subject_id=call.id_shown(statement))
+        counts = Counter(result.verdict for result in results.values())
+        shown = InteractionsAnswer(
+            results=[results[index] for index in range(len(body.items))],
+            counts={"recorded": counts["recorded"], "unchanged": counts["unchanged"], "refused": counts["refused"]},
+        )
+        return await (claimed.keep if statements else claimed.refused)(tx, shown, 200)
 
 
 def _statement(call: Call, body: InteractionBody) -> Statement:

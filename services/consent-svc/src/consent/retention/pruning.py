@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from common.privacy.pruning import DEAD_LETTERS, Policy, Pruned
+from common.privacy.pruning import ALLOWANCES, DEAD_LETTERS, Policy, Pruned
 
 KAFKA_DAYS = 7  # Kafka may deliver an event again
 MARGIN = timedelta(hours=1)  # for clocks that differ
@@ -20,6 +20,7 @@ class Periods(BaseModel):
 
     keys_days: int = Field(35, ge=1)
     answers_days: int = Field(35, ge=KAFKA_DAYS)
+    attributed_stops_days: int = Field(35, ge=KAFKA_DAYS)
     reviews_days: int = Field(35, ge=KAFKA_DAYS)
     rectifications_days: int = Field(396, ge=1)  # 13 months, as a raw message
     imports_days: int = Field(396, ge=1)  # 13 months
@@ -35,8 +36,10 @@ def policy(periods: Periods) -> Policy:
     return Policy(
         pruned=(
             DEAD_LETTERS,
+            ALLOWANCES,
             Pruned("idempotency keys", "keyed_request", "created_at", timedelta(days=periods.keys_days)),
             Pruned("answers", "answer", "asked_at", timedelta(days=periods.answers_days)),
+            Pruned("attributed", "attributed_stop", "arrived_at", timedelta(days=periods.attributed_stops_days)),
             Pruned("closed reviews", "review", "since", timedelta(days=periods.reviews_days), where="NOT open"),
             Pruned(
                 "rectifications",
@@ -66,6 +69,9 @@ def policy(periods: Periods) -> Policy:
             ),
         ),
         kept={
+            "controller": "nothing of a person",
+            "organisation": "nothing of a person",
+            "owned_name": "nothing of a person",
             "sender": "nothing of a person",
             "sender_version": "nothing of a person",
             "reopening_rule": "ledger entries name the rule",

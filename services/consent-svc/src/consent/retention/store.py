@@ -36,14 +36,19 @@ async def endings_by_month(
 async def endings(
     tx: AsyncConnection, sender_id: str, after: tuple[datetime, str, str] | None, until: datetime, limit: int
 ) -> list[Due]:
-    """Return a sender's open consents which end before `until`, soonest first, after `after`."""
+    """Return a sender's open consents which end before `until`, soonest first, after `after`.
+
+    People of one end stand in an order of the sender's own: by the subject id two organisations could join their lists,
+    as a person would have the same rank in both.
+    """
     at, subject_id, purpose = after or (EARLIEST_END, "", "")
     rows = await tx.execute(
         text(
             f"SELECT {term_store.DUE_COLUMNS} FROM retention_due"
             " WHERE sender_id = :id AND open AND expires_at < :until AND expires_at >= :at"
-            " AND (expires_at, subject_id, purpose) > (:at, :subject_id, :purpose)"
-            " ORDER BY expires_at, subject_id, purpose LIMIT :limit"
+            " AND (expires_at, sha256(convert_to(sender_id || subject_id, 'UTF8')), purpose)"
+            " > (:at, sha256(convert_to(:id || :subject_id, 'UTF8')), :purpose)"
+            " ORDER BY expires_at, sha256(convert_to(sender_id || subject_id, 'UTF8')), purpose LIMIT :limit"
         ),
         {"id": sender_id, "at": at, "subject_id": subject_id, "purpose": purpose, "until": until, "limit": limit},
     )

@@ -1,28 +1,32 @@
 """Serve the rights of a person over HTTP: erasure with its certificate, a copy of all data, rectification.
 
-Each right reaches every sender, so a call needs a token for every sender.
+A call concerns one controller of the caller's organisation, and needs a token for every sender of that controller. The
+person's own page and texts reach every controller.
 """
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Depends, Query, Request, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import SEVEN_DAYS_MS
+from common.privacy import erasing
+from common.privacy.erasing import Whom
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.sms.message_id import EPOCH, message_id
 from common.sms.msisdn import NumberRefused, any_number
 from common.web.auth import Caller, require
 from common.web.fields import Storable
-from common.web.idempotency import Key, claim, fingerprint_of
+from common.web.idempotency import Key, claim, keyed
+from common.web.openapi import refuses, tells
 from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
-from common.web.problems import Conflict, Invalid, NotFound, Reason
-from consent.bodies import EXAMPLE_NUMBER, Body, EvidenceBody, Number
+from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Reason
 from consent.ledger import corrections, recorder
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
@@ -30,7 +34,20 @@ from consent.ledger.chain import evidence_id
 from consent.ledger.recorder import Statement
 from consent.ledger.rules import RECTIFICATION, Evidence
 from consent.rights import copies, erasures, rectifications
-from consent.rights.bodies import AskedBody, ContactBody, LineBody, NumberBody, RectificationBody, RectificationView
+from consent.rights.bodies import (
+    AskedBody,
+    Certificate,
+    ContactBody,
+    CopyBody,
+    CopyView,
+    Done,
+    ErasureBody,
+    Kept,
+    LineBody,
+    NumberBody,
+    RectificationBody,
+    RectificationView,
+)
 from consent.rights.copies import Copy
 from consent.rights.erasures import Erasure
 from consent.rights.rectifications import Rectification
@@ -44,11 +61,13 @@ LOG_FORGETS = timedelta(milliseconds=SEVEN_DAYS_MS)
 
 Held = Annotated[Resources[ServiceSettings], Depends(resources)]
 Reads = Annotated[Caller, Depends(require("erasure:read"))]
-Writes = Annotated[Caller, Depends(require("erasure:write"))]
+Writes = Annotated[Caller, Depends(require("erasure:write", limited=False))]  # begins with an opt-out
 ReadsCopies = Annotated[Caller, Depends(require("copy:read"))]
 WritesCopies = Annotated[Caller, Depends(require("copy:write"))]
 ReadsRectifications = Annotated[Caller, Depends(require("rectification:read"))]
 WritesRectifications = Annotated[Caller, Depends(require("rectification:write"))]
+Progress = Annotated[Literal["open", "complete"], Query(description="Only those in this state.")]
+Format = Annotated[Literal["json", "csv"], Query(description="`csv`: a file of the items, for a spreadsheet.")]
 
 KEPT = (  # (service, data kept, reason)
     (
@@ -70,182 +89,215 @@ KEPT = (  # (service, data kept, reason)
     ),
 )
 
+KEPT_FOR_OTHERS = (  # of an erasure by one controller
+    (
+        "consent",
+        "the number, encrypted, only while another controller holds an opt-in or a request of the person",
+        "data of another controller (RGPD art. 4(7)); the last erasure takes it",
+    ),
+    (
+        "inbound",
+        "texts to a code that is not this controller's alone, and the ids of texts behind opt-outs",
+        "the texts may be meant for another controller; the person can ask for the erasure of everything",
+    ),
+)
+
+
+CSV = {
+    "schema": {"type": "string", "format": "binary"},
+    "example": "service,kind,item,field,value\r\nconsent,consent,1,purpose,promotions\r\n",
+}
+
 
 class BeingErased(Conflict):
+    """An erasure of the person is under way, and what is asked for would read or change what is being erased.
+
+    Wait until the erasure is complete.
+    """
+
     slug, title = "being-erased", "An erasure of this person is under way"
 
 
 class NotYet(Conflict):
+    """A service has yet to answer with its part of the copy.
+
+    Read the copy again later, without `format`, to see which service is missing.
+    """
+
     slug, title = "not-complete", "The copy is incomplete: a service has yet to answer"
 
 
-class ErasureBody(Body):
-    """The person to erase, and the evidence of the request."""
+@dataclass(frozen=True, slots=True)
+class Controller:
+    """A controller, with its senders in order: there is no controller without a sender."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"number": EXAMPLE_NUMBER, "evidence": {"source": "call-centre", "actor": "agent-12"}}]
-        }
-    )
-
-    number: Number
-    evidence: EvidenceBody
+    controller_id: str
+    senders: Sequence[str]
 
 
-class Done(BaseModel):
-    """A service's part. `acknowledged_at`: when consent-svc had the answer."""
-
-    service: str
-    erased_at: datetime
-    acknowledged_at: datetime
-    erased: dict[str, int]
+async def _covered(tx: AsyncConnection, caller: Caller) -> set[str]:
+    """Return the controllers of the caller's organisation all of whose senders the token covers."""
+    theirs = await senders_store.controllers_of(tx, caller.organisation)
+    return {one for one, senders in theirs.items() if caller.names(senders)}
 
 
-class Kept(BaseModel):
-    service: str
-    what: str
-    why: str
+async def _controller(tx: AsyncConnection, caller: Caller, named: str | None) -> Controller:
+    """Return the controller that the call concerns. Raises Forbidden and Invalid.
 
-
-class Certificate(BaseModel):
-    """An erasure. Once `complete`, a certificate of the data erased, where and when, and of the data kept and why."""
-
-    erasure_id: str
-    subject_id: str
-    status: Literal["open", "complete"]
-    source: str
-    evidence_id: str = Field(
-        description="The opt-out of all senders, recorded before the erasure. No opt-out is recorded if `source` is"
-        " `retention`."
-    )
-    requested_at: datetime
-    completed_at: datetime | None
-    services: list[Done]
-    waiting_for: list[str]
-    asked_again_at: datetime | None = Field(description="The time of the last repeated request to a late service.")
-    log_forgets_at: datetime | None = Field(
-        description="The time by which the last event with an encrypted field is deleted from the log."
-    )
-    kept: list[Kept]
-
-
-@router.post("/erasures", status_code=202)
-async def ask_for_erasure(
-    body: ErasureBody, request: Request, response: Response, caller: Writes, held: Held, key: Key = None
-) -> Certificate:
-    """Stop everything for this number at once, and erase all data that any service holds about the person.
-
-    During an open erasure, the same request returns that erasure.
+    Raises NotFound also for a stranger's controller, and for one of whose senders the token names none.
     """
-    caller.may_use_all()
+    senders_of = await senders_store.controllers_of(tx, caller.organisation)
+    theirs = {one: senders for one, senders in senders_of.items() if any(caller.names([each]) for each in senders)}
+    covered = [one for one, senders in theirs.items() if caller.names(senders)]
+    if named is None:
+        if len(covered) > 1:
+            raise Invalid(
+                "`controller` is required: the token covers several controllers",
+                reasons=[Reason("controller", "controller_missing")],
+            )
+        named = next(iter(covered or theirs), None)
+    if named is None or named not in theirs:
+        raise NotFound("no such controller", reasons=[Reason("controller", "unknown_controller")])
+    if named not in covered:
+        raise Forbidden(
+            "the token does not cover every sender of the controller",
+            reasons=[Reason("controller", "sender_not_granted")],
+        )
+    return Controller(named, theirs[named])
+
+
+@router.post(
+    "/erasures",
+    operation_id="erasures.create",
+    status_code=202,
+    response_model=Certificate,
+    responses=tells(202, "Location") | refuses(NotFound),
+)
+async def ask_for_erasure(body: ErasureBody, request: Request, caller: Writes, held: Held, key: Key = None) -> Response:
+    """Stop a controller's messages to this number at once, and erase the controller's data about the person.
+
+    Every service erases what it holds for the controller's senders. What other controllers hold stays, and so do
+    opt-outs. During an open erasure, the same request returns that erasure.
+    """
     number = _number(body.number, held)
     subject_id = held.subject_keys.subject_id(number)
     async with held.database.begin() as tx:
-        since = await _claimed(tx, request, caller, held, key)
+        controller = await _controller(tx, caller, body.controller)
+        whom = Whom(subject_id, controller.controller_id)
+        claimed = await claim(tx, await keyed(request, caller, key, held.subject_keys))
+        if claimed.answer is not None:
+            return claimed.answer.response()
         subject = (await ledger_store.lock_subjects(tx, {subject_id: None}))[subject_id]
         now = datetime.now(UTC)  # after the lock: the erasure reaches all data recorded by now
-        under_way = await erasures.open_of(tx, subject_id)
-        if under_way is None or subject.erased_at is None:
-            identity = evidence_id("erasure", caller.subject, key, (since or now).isoformat(), subject_id)
-            evidence = Evidence(
-                evidence_id=identity,
-                kind="opt_out",
-                sender_id=None,
-                purpose=None,
-                occurred_at=now,
-                received_at=now,
-                **dict(body.evidence),
-            )
-            recorded = await recorder.record(tx, [Statement(subject_id, None, evidence, erases=True)], now)
-            await erasures.begin(tx, recorded, now)
-            (under_way,) = await erasures.find(tx, [erasures.named(identity)])
-    response.headers["Location"] = f"/v1/erasures/{under_way.erasure_id}"
-    return _certificate(under_way)
+        under_way = await erasures.open_of(tx, whom)
+        asked = erasing.concerning((await erasing.asked_of(tx, [subject_id])).get(subject_id, ()), whom.controller_id)
+        if under_way is None or (asked is not None and asked.lifted):
+            identity = evidence_id("erasure", caller.account, key, (claimed.since or now).isoformat(), *whom)
+            known = await erasures.find(tx, [erasures.named(identity)])
+            if not known:
+                scopes = ledger.closing(subject.state, controller.senders, controller.controller_id)
+                statements = [
+                    Statement(
+                        subject_id,
+                        None,
+                        Evidence(
+                            evidence_id=named,
+                            kind="opt_out",
+                            sender_id=sender_id,
+                            purpose=purpose,
+                            occurred_at=now,
+                            received_at=now,
+                            **dict(body.evidence),
+                        ),
+                        erases=named == identity,
+                    )
+                    for (sender_id, purpose), named in _named(scopes, identity)
+                ]
+                await erasures.begin(tx, await recorder.record(tx, statements, now), now, controller.controller_id)
+                known = await erasures.find(tx, [erasures.named(identity)])
+            (under_way,) = known
+        location = {"Location": f"/v1/erasures/{under_way.erasure_id}"}
+        return await claimed.keep(tx, _certificate(under_way, held), 202, location)
 
 
-@router.get("/erasures")
+@router.get("/erasures", operation_id="erasures.list", responses=refuses(NotFound))
 async def list_erasures(
     caller: Reads,
     held: Held,
-    status: Literal["open", "complete"] = "open",
+    status: Progress = "open",
     cursor: Cursor = None,
     limit: Limit = LIMIT,
 ) -> Page[Certificate]:
-    """List open or complete erasures, oldest first."""
-    caller.may_use_all()
+    """List open or complete erasures of the token's controllers, oldest first; to the platform's operator, all."""
     async with held.database.begin() as tx:
-        found = await erasures.page(tx, complete=status == "complete", after=position(cursor, int) or 0, limit=limit)
-    items = [_certificate(each) for each in found]
+        controllers = None if caller.everywhere else await _covered(tx, caller)
+        found = await erasures.page(
+            tx, controllers, complete=status == "complete", after=position(cursor, int) or 0, limit=limit
+        )
+    items = [_certificate(each, held) for each in found]
     return Page[Certificate](items=items, next=next_of(found, limit, attrgetter("place")))
 
 
-@router.get("/erasures/{erasure_id}")
+@router.get("/erasures/{erasure_id}", operation_id="erasures.get")
 async def get_erasure(erasure_id: Storable, caller: Reads, held: Held) -> Certificate:
     """Return an erasure's progress, and its certificate once complete."""
-    caller.may_use_all()
-    return _certificate(await _found(held, erasure_id))
+    async with held.database.begin() as tx:
+        covered = await _covered(tx, caller)
+        found = await erasures.find(tx, [erasure_id])
+    if not found or not (caller.everywhere or found[0].controller_id in covered):
+        raise NotFound("no such erasure", reasons=[Reason("erasure_id", "unknown_erasure")])
+    return _certificate(found[0], held)
 
 
-class CopyBody(Body):
-    """The person whose data to copy."""
+@router.post(
+    "/copies",
+    operation_id="copies.create",
+    status_code=202,
+    response_model=CopyView,
+    responses=tells(202, "Location") | refuses(NotFound, BeingErased),
+)
+async def ask_for_copy(body: CopyBody, request: Request, caller: WritesCopies, held: Held, key: Key = None) -> Response:
+    """Gather all data that any service holds about this number for a controller (RGPD art. 15 and 20).
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"number": EXAMPLE_NUMBER}]})
-
-    number: Number
-
-
-class CopyView(BaseModel):
-    """A copy. Once `complete`, `data` holds each service's items, each with its `kind`."""
-
-    copy_id: str
-    subject_id: str
-    status: Literal["open", "complete"]
-    requested_at: datetime
-    completed_at: datetime | None
-    expires_at: datetime = Field(description="The end of the copy's retention.")
-    waiting_for: list[str]
-    data: dict[str, list[dict[str, object]]] | None
-
-
-@router.post("/copies", status_code=202)
-async def ask_for_copy(
-    body: CopyBody, request: Request, response: Response, caller: WritesCopies, held: Held, key: Key = None
-) -> CopyView:
-    """Gather all data that any service holds about this number (RGPD art. 15 and 20).
-
-    The copy lasts a week, unless the person is erased. The caller has verified the person's identity.
+    That the person stopped every sender is part of the copy, as a fact. The copy lasts a week, unless the person is
+    erased. The caller has verified the person's identity.
     """
-    caller.may_use_all()
     subject_id = held.subject_keys.subject_id(_number(body.number, held))
     now = datetime.now(UTC)
-    seed = ("key", caller.subject, key) if key is not None else ("at", subject_id, now.isoformat())
-    copy_id = str(message_id(EPOCH, "copy", *seed))
     async with held.database.begin() as tx:
-        await _claimed(tx, request, caller, held, key)
-        if await erasures.open_of(tx, subject_id) is not None:
+        controller = (await _controller(tx, caller, body.controller)).controller_id
+        seed = ("key", caller.account, key) if key is not None else ("at", subject_id, controller, now.isoformat())
+        copy_id = str(message_id(EPOCH, "copy", *seed))
+        claimed = await claim(tx, await keyed(request, caller, key, held.subject_keys))
+        if claimed.answer is not None:
+            return claimed.answer.response()
+        under_way = await erasures.under_way(tx, subject_id, controller)
+        if under_way and under_way.known:
             raise BeingErased("there will be nothing to copy", reasons=[Reason("number", "being_erased")])
-        await copies.begin(tx, held.field_keys, copy_id, subject_id, now)
-        found = await copies.find(tx, held.field_keys, copy_id, now)
-    if found is None:
-        raise _no_copy()
-    log.info("a copy is asked for", extra={"copy_id": copy_id, "subject_id": subject_id, "by": caller.subject})
-    response.headers["Location"] = f"/v1/copies/{copy_id}"
-    return _copy(found)
+        await copies.begin(tx, held.field_keys, copy_id, subject_id, controller, now, bare=under_way is not None)
+        found = await copies.find(tx, held.field_keys, copy_id, {controller}, now)
+        if found is None:
+            raise _no_copy()
+        log.info("a copy is asked for", extra={"copy_id": copy_id, "subject_id": subject_id, "by": caller.subject})
+        return await claimed.keep(tx, _copy(found, held), 202, {"Location": f"/v1/copies/{copy_id}"})
 
 
-@router.get("/copies/{copy_id}", responses={200: {"content": {"text/csv": {}}}}, response_model=CopyView)
-async def get_copy(
-    copy_id: Storable, caller: ReadsCopies, held: Held, format: Literal["json", "csv"] = "json"
-) -> CopyView | Response:
+@router.get(
+    "/copies/{copy_id}",
+    operation_id="copies.get",
+    responses={200: {"content": {"text/csv": CSV}}, **refuses(NotYet)},
+    response_model=CopyView,
+)
+async def get_copy(copy_id: Storable, caller: ReadsCopies, held: Held, format: Format = "json") -> CopyView | Response:
     """Return a copy's progress, and its content once complete: JSON, or CSV with a row per value."""
-    caller.may_use_all()
     async with held.database.begin() as tx:
-        found = await copies.find(tx, held.field_keys, copy_id, datetime.now(UTC))
+        covered = await _covered(tx, caller)
+        found = await copies.find(tx, held.field_keys, copy_id, covered, datetime.now(UTC))
     if found is None:
         raise _no_copy()
     log.info("a copy is fetched", extra={"copy_id": copy_id, "by": caller.subject})
     if format == "json":
-        return _copy(found)
+        return _copy(found, held)
     if found.completed_at is None:
         raise NotYet("ask again in a moment", reasons=[Reason("copy_id", "not_complete")])
     return Response(
@@ -255,11 +307,12 @@ async def get_copy(
     )
 
 
-def _copy(copy: Copy) -> CopyView:
+def _copy(copy: Copy, held: Resources[ServiceSettings]) -> CopyView:
     complete = copy.completed_at is not None
     return CopyView(
         copy_id=copy.copy_id,
-        subject_id=copy.subject_id,
+        subject_id=held.edge_ids.of(copy.controller_id).shown(copy.subject_id),
+        controller=copy.controller_id,
         status="complete" if complete else "open",
         requested_at=copy.requested_at,
         completed_at=copy.completed_at,
@@ -273,92 +326,99 @@ def _no_copy() -> NotFound:
     return NotFound("no such copy, or not any more", reasons=[Reason("copy_id", "unknown_copy")])
 
 
-@router.post("/rectifications", status_code=202)
+@router.post(
+    "/rectifications",
+    operation_id="rectifications.create",
+    status_code=202,
+    response_model=RectificationView,
+    responses=tells(202, "Location") | refuses(NotFound, BeingErased),
+)
 async def ask_for_rectification(
     body: RectificationBody,
     request: Request,
-    response: Response,
     caller: WritesRectifications,
     held: Held,
     key: Key = None,
-) -> RectificationView:
-    """Correct data about this number (RGPD art. 16): fields of a contact, the number itself, or a ledger line.
+) -> Response:
+    """Correct a controller's data about this number (RGPD art. 16): a contact's fields, the number, or a ledger line.
 
     A rectification never opens a consent: record the right consent with `POST /v1/consents`. The caller has verified
     the person's identity.
     """
-    caller.may_use_all()
     number = _number(body.number, held)
     subject_id = held.subject_keys.subject_id(number)
     now = datetime.now(UTC)
     async with held.database.begin() as tx:
-        since = await _claimed(tx, request, caller, held, key) or now
-        seed = caller.subject, key or "", since.isoformat(), subject_id
+        controller = await _controller(tx, caller, body.controller)
+        claimed = await claim(tx, await keyed(request, caller, key, held.subject_keys))
+        if claimed.answer is not None:
+            return claimed.answer.response()
+        since = claimed.since or now
+        seed = caller.account, key or "", since.isoformat(), subject_id, controller.controller_id
         identity = str(message_id(EPOCH, "rectification", *seed))
         found = await rectifications.find(tx, held.field_keys, identity)
         if found is None:
-            await _rectify(tx, held, body, identity, subject_id, now)
+            await _rectify(tx, caller, held, body, controller, identity, subject_id, now)
             found = await rectifications.find(tx, held.field_keys, identity)
-    assert found is not None, "begun in this transaction"
-    response.headers["Location"] = f"/v1/rectifications/{identity}"
-    return _rectification(found)
+        assert found is not None, "begun in this transaction"
+        location = {"Location": f"/v1/rectifications/{identity}"}
+        return await claimed.keep(tx, _rectification(found, held), 202, location)
 
 
-@router.get("/rectifications")
+@router.get("/rectifications", operation_id="rectifications.list", responses=refuses(NotFound))
 async def list_rectifications(
     caller: ReadsRectifications,
     held: Held,
-    status: Literal["open", "complete"] = "open",
+    status: Progress = "open",
     cursor: Cursor = None,
     limit: Limit = LIMIT,
 ) -> Page[RectificationView]:
-    """List open or complete rectifications, oldest first."""
-    caller.may_use_all()
+    """List open or complete rectifications of the token's controllers, oldest first."""
+    after = position(cursor, int) or 0
     async with held.database.begin() as tx:
+        covered = await _covered(tx, caller)
         found = await rectifications.page(
-            tx, held.field_keys, complete=status == "complete", after=position(cursor, int) or 0, limit=limit
+            tx, held.field_keys, covered, complete=status == "complete", after=after, limit=limit
         )
-    items = [_rectification(each) for each in found]
+    items = [_rectification(each, held) for each in found]
     return Page[RectificationView](items=items, next=next_of(found, limit, attrgetter("place")))
 
 
-@router.get("/rectifications/{rectification_id}")
+@router.get("/rectifications/{rectification_id}", operation_id="rectifications.get")
 async def get_rectification(rectification_id: Storable, caller: ReadsRectifications, held: Held) -> RectificationView:
     """Return a rectification: the request, and the data corrected."""
-    caller.may_use_all()
     async with held.database.begin() as tx:
+        covered = await _covered(tx, caller)
         found = await rectifications.find(tx, held.field_keys, rectification_id)
-    if found is None:
+    if found is None or found.controller_id not in covered:
         raise NotFound("no such rectification", reasons=[Reason("rectification_id", "unknown_rectification")])
-    return _rectification(found)
+    return _rectification(found, held)
 
 
 async def _rectify(
     tx: AsyncConnection,
+    caller: Caller,
     held: Resources[ServiceSettings],
     body: RectificationBody,
+    controller: Controller,
     identity: str,
     subject_id: str,
     now: datetime,
 ) -> None:
     """Record a rectification. Raises BeingErased, NotFound, Invalid."""
     what = body.correct
-    if what.kind != "number" and await erasures.open_of(tx, subject_id) is not None:
+    under_way = await erasures.under_way(tx, subject_id, controller.controller_id)
+    if what.kind != "number" and under_way and under_way.known:
         raise BeingErased("there will be nothing to put right", reasons=[Reason("number", "being_erased")])
     appended: list[Evidence] = []
     if isinstance(what, LineBody):
-        line = await _line(tx, subject_id, what.evidence_id)
+        line = await _line(tx, caller, controller, subject_id, what.evidence_id)
         appended = [_correction(line, what, body.asked, identity, now)]
     else:
-        sender = await senders_store.find_sender(tx, what.sender_id) if what.sender_id else None
-        if what.sender_id is not None and sender is None:
+        if what.sender_id is not None and what.sender_id not in controller.senders:
             raise NotFound("no such sender", reasons=[Reason("correct.sender_id", "unknown_sender")])
         if isinstance(what, NumberBody):
-            held_of = (await ledger_store.lock_subjects(tx, {}, [subject_id])).get(subject_id)
-            controller = sender.controller if sender and sender.stop_scope == "controller" else None
-            chosen = ledger.given_to(held_of.state, what.sender_id, controller) if held_of else []
-            appended = [_shut(what, body.asked, now, identity, *each) for each in chosen]
-            appended.append(_shut(what, body.asked, now, identity))
+            appended = await _wrong_number(tx, what, body.asked, controller, identity, subject_id, now)
     if appended:
         await recorder.record(tx, [Statement(subject_id, None, one) for one in appended], now)
     evidence = appended[-1] if appended else None
@@ -366,8 +426,9 @@ async def _rectify(
         rectification_id=identity,
         place=0,  # Postgres assigns the place
         subject_id=subject_id,
+        controller_id=controller.controller_id,
         kind=what.kind,
-        sender_id=evidence.sender_id if evidence else what.sender_id if isinstance(what, ContactBody) else None,
+        sender_id=what.sender_id if not isinstance(what, LineBody) else evidence.sender_id if evidence else None,
         source=body.asked.source,
         asked={**body.asked.model_dump(exclude={"source"}), **what.model_dump(mode="json")},
         evidence_id=evidence.evidence_id if evidence else None,
@@ -400,28 +461,53 @@ def _correction(line: Evidence, what: LineBody, asked: AskedBody, identity: str,
     )
 
 
-def _shut(what: NumberBody, asked: AskedBody, now: datetime, identity: str, *chosen: str) -> Evidence:
-    """Return the opt-out of a number that is not the person's.
+async def _wrong_number(
+    tx: AsyncConnection,
+    what: NumberBody,
+    asked: AskedBody,
+    controller: Controller,
+    identity: str,
+    subject_id: str,
+    now: datetime,
+) -> list[Evidence]:
+    """Return the opt-outs of a number that is not the person's, from a sender or from each of the controller."""
+    locked = await ledger_store.lock_subjects(tx, {}, [subject_id])
+    state = locked[subject_id].state if subject_id in locked else ledger.NEVER_SEEN
+    if what.sender_id is None:
+        scopes = ledger.closing(state, controller.senders, controller.controller_id)
+    else:
+        sender = await senders_store.find_sender(tx, what.sender_id)
+        whole = controller.controller_id if sender and sender.stop_scope == "controller" else None
+        scopes = [*ledger.given_to(state, what.sender_id, whole), (what.sender_id, None)]
+    return [
+        Evidence(
+            evidence_id=named,
+            kind="opt_out",
+            sender_id=sender_id,
+            purpose=purpose,
+            source=RECTIFICATION,
+            actor=asked.actor,
+            occurred_at=now,
+            received_at=now,
+        )
+        for (sender_id, purpose), named in _named(scopes, evidence_id(RECTIFICATION, identity))
+    ]
 
-    `chosen`: a consent to close by name as well, because a START takes back a STOP.
+
+def _named(scopes: Sequence[tuple[str, str | None]], identity: str) -> list[tuple[tuple[str, str | None], str]]:
+    """Return each scope with the id of its evidence, `identity` for the last."""
+    named = [(scope, evidence_id(identity, *scope)) for scope in scopes[:-1]]
+    return [*named, (scopes[-1], identity)]
+
+
+async def _line(tx: AsyncConnection, caller: Caller, controller: Controller, subject_id: str, wrong: str) -> Evidence:
+    """Return the wrong line of this person's ledger, of a sender of the controller. Raises Invalid.
+
+    A line about every sender is corrected by the platform's operator.
     """
-    sender_id, purpose = chosen or (what.sender_id, None)
-    return Evidence(
-        evidence_id=evidence_id(RECTIFICATION, identity, *chosen),
-        kind="opt_out",
-        sender_id=sender_id,
-        purpose=purpose,
-        source=RECTIFICATION,
-        actor=asked.actor,
-        occurred_at=now,
-        received_at=now,
-    )
-
-
-async def _line(tx: AsyncConnection, subject_id: str, wrong: str) -> Evidence:
-    """Return the wrong line of this person's ledger. Raises Invalid."""
     entry = await ledger_store.find_entry(tx, wrong)
-    if entry is None or entry.subject_id != subject_id:
+    theirs = {*controller.senders, None} if caller.everywhere else {*controller.senders}
+    if entry is None or entry.subject_id != subject_id or entry.evidence.sender_id not in theirs:
         raise Invalid("not on record", reasons=[Reason("correct.evidence_id", "unknown_evidence")])
     if entry.evidence.kind == "correction":
         raise Invalid(
@@ -431,10 +517,11 @@ async def _line(tx: AsyncConnection, subject_id: str, wrong: str) -> Evidence:
     return entry.evidence
 
 
-def _rectification(found: Rectification) -> RectificationView:
+def _rectification(found: Rectification, held: Resources[ServiceSettings]) -> RectificationView:
     return RectificationView(
         rectification_id=found.rectification_id,
-        subject_id=found.subject_id,
+        subject_id=held.edge_ids.of(found.controller_id).shown(found.subject_id),
+        controller=found.controller_id,
         kind=found.kind,
         sender_id=found.sender_id,
         status="complete" if found.completed_at else "open",
@@ -449,28 +536,13 @@ def _rectification(found: Rectification) -> RectificationView:
     )
 
 
-async def _claimed(
-    tx: AsyncConnection, request: Request, caller: Caller, held: Resources[ServiceSettings], key: str | None
-) -> datetime | None:
-    """Claim the Idempotency-Key, and return the time of the claim. Raises KeyReused."""
-    if key is None:
-        return None
-    return await claim(tx, caller, key, await fingerprint_of(request, held.subject_keys))
-
-
-async def _found(held: Resources[ServiceSettings], erasure_id: str) -> Erasure:
-    async with held.database.begin() as tx:
-        found = await erasures.find(tx, [erasure_id])
-    if not found:
-        raise NotFound("no such erasure", reasons=[Reason("erasure_id", "unknown_erasure")])
-    return found[0]
-
-
-def _certificate(erasure: Erasure) -> Certificate:
+def _certificate(erasure: Erasure, held: Resources[ServiceSettings]) -> Certificate:
     complete = erasure.completed_at is not None
+    whose, subject_id = erasure.controller_id, erasure.subject_id
     return Certificate(
         erasure_id=erasure.erasure_id,
-        subject_id=erasure.subject_id,
+        subject_id=subject_id if whose is None else held.edge_ids.of(whose).shown(subject_id),
+        controller=erasure.controller_id,
         status="complete" if complete else "open",
         source=erasure.source,
         evidence_id=erasure.evidence_id,
@@ -488,7 +560,10 @@ def _certificate(erasure: Erasure) -> Certificate:
         waiting_for=list(erasure.waiting_for),
         asked_again_at=erasure.asked_again_at,
         log_forgets_at=erasure.completed_at + LOG_FORGETS if erasure.completed_at else None,
-        kept=[Kept(service=service, what=what, why=why) for service, what, why in KEPT],
+        kept=[
+            Kept(service=service, what=what, why=why)
+            for service, what, why in (*KEPT, *(KEPT_FOR_OTHERS if erasure.controller_id else ()))
+        ],
     )
 
 

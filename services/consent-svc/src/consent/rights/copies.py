@@ -1,16 +1,17 @@
-"""Gather copies of a person's data from every service, through events, and keep the parts encrypted.
+"""Gather copies of a controller's data of a person from every service, through events, and keep the parts encrypted.
 
-An erasure deletes a copy at once.
+An erasure deletes a copy at once. A copy shows the controller's records, and, as facts, the opt-outs from every sender.
 """
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import msgspec
-from sqlalchemy import Column, DateTime, Index, Integer, PrimaryKeyConstraint, Table, Text, text
+from sqlalchemy import Boolean, Column, DateTime, Index, Integer, PrimaryKeyConstraint, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import COPIES, COPY_PARTS
@@ -21,6 +22,7 @@ from common.kafka import outbox
 from common.kafka.subscription import After, Received, Subscription
 from common.keyring import FieldKeys
 from common.privacy.copying import Copier, Item, context, opened
+from common.privacy.erasing import TO_ERASE, Whom, columns
 from common.spreadsheet import cell
 from common.telemetry import counter
 from consent.ledger import corrections
@@ -29,11 +31,13 @@ from consent.ledger import store as ledger_store
 from consent.rights import rectifications
 from consent.rights.erasures import SERVICES
 from consent.schema import metadata
+from consent.senders import store as senders_store
 
 ASKED = counter("sms_consent_copies_total", "Copies of personal data requested.")
 KEPT = timedelta(days=7)
 LOOK_EVERY_S = 60.0
 FORGOTTEN_AT_ONCE = 100
+NOTHING = ""  # items of a part that a bare copy does not keep
 RECTIFIED = (
     "rectification_id",
     "sender_id",
@@ -51,9 +55,11 @@ Table(
     metadata,
     Column("copy_id", Text, primary_key=True),
     Column("subject_id", Text, nullable=False),
+    Column("controller_id", Text, nullable=False),
     Column("requested_at", DateTime(timezone=True), nullable=False),
     Column("completed_at", DateTime(timezone=True), nullable=True),
     Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("bare", Boolean, nullable=False),  # begun during an erasure: without the other services' items
     Index("copy_subject_ix", "subject_id"),
     Index("copy_expires_ix", "expires_at"),
 )
@@ -65,7 +71,7 @@ Table(
     Column("service", Text, nullable=False),
     Column("place", Integer, nullable=False),
     Column("parts", Integer, nullable=False),  # of this service
-    Column("items", Text, nullable=False),  # encrypted, context "copy:<copy_id>:<service>:<place>"
+    Column("items", Text, nullable=False),  # encrypted, context "copy:<copy_id>:<service>:<place>"; or NOTHING
     Column("gathered_at", DateTime(timezone=True), nullable=False),
     PrimaryKeyConstraint("copy_id", "service", "place"),
 )
@@ -77,6 +83,7 @@ class Copy:
 
     copy_id: str
     subject_id: str
+    controller_id: str
     requested_at: datetime
     completed_at: datetime | None
     expires_at: datetime
@@ -84,50 +91,87 @@ class Copy:
     items: Mapping[str, Sequence[Item]]
 
 
-async def begin(tx: AsyncConnection, keys: FieldKeys, copy_id: str, subject_id: str, now: datetime) -> None:
-    """Begin a copy: store the row and consent-svc's part, and ask the other services, once per id."""
+async def begin(
+    tx: AsyncConnection,
+    keys: FieldKeys,
+    copy_id: str,
+    subject_id: str,
+    controller_id: str,
+    now: datetime,
+    *,
+    bare: bool = False,
+) -> None:
+    """Begin a copy: store the row and consent-svc's part, and ask the other services, once per id.
+
+    `bare`: an erasure is under way, of which the controller must not learn. The copy looks like any other, and keeps
+    nothing that a service gathers before it erases.
+    """
     added = await tx.execute(
         text(
-            "INSERT INTO copy (copy_id, subject_id, requested_at, expires_at) VALUES (:id, :subject, :now, :until)"
-            " ON CONFLICT DO NOTHING RETURNING copy_id"
+            "INSERT INTO copy (copy_id, subject_id, controller_id, requested_at, expires_at, bare)"
+            " VALUES (:id, :subject, :controller, :now, :until, :bare) ON CONFLICT DO NOTHING RETURNING copy_id"
         ),
-        {"id": copy_id, "subject": subject_id, "now": now, "until": now + KEPT},
+        {
+            "id": copy_id,
+            "subject": subject_id,
+            "controller": controller_id,
+            "now": now,
+            "until": now + KEPT,
+            "bare": bare,
+        },
     )
     if added.one_or_none() is None:
         return
-    asked = CopyRequested(copy_id=copy_id, subject_id=subject_id, requested_at=now)
+    asked = CopyRequested(copy_id=copy_id, subject_id=subject_id, controller_id=controller_id, requested_at=now)
     await _put(tx, await copier(keys).parts(tx, asked))
     await outbox.append(tx, COPIES, [asked])
     ASKED.inc()
 
 
 def copier(keys: FieldKeys) -> Copier:
-    async def gather(tx: AsyncConnection, subject_id: str) -> Sequence[Item]:
+    async def gather(tx: AsyncConnection, subject_id: str, controller_id: str) -> Sequence[Item]:
         rectified = [
             {"kind": "rectification", "about": each.kind, **{name: getattr(each, name) for name in RECTIFIED}}
-            for each in await rectifications.of_person(tx, keys, subject_id)
+            for each in await rectifications.of_person(tx, keys, subject_id, controller_id)
         ]
         subject = await ledger_store.find_subject(tx, subject_id)
         if subject is None:
             return rectified
-        number = {"kind": "number", "number": opened(keys, subject.number, f"number:{subject_id}")}
-        consents = [{"kind": "consent", **msgspec.structs.asdict(c)} for c in ledger.consents(subject.state)]
-        opt_outs = [{"kind": "opt_out", **msgspec.structs.asdict(s)} for s in ledger.suppressions(subject.state)]
-        history = await ledger_store.history(tx, subject_id, subject.entries)
+        theirs = await senders_store.of_controller(tx, controller_id)
+        consents = [
+            {"kind": "consent", **msgspec.structs.asdict(c)}
+            for c in ledger.consents(subject.state)
+            if c.sender_id in theirs
+        ]
+        opt_outs = [
+            {"kind": "opt_out", **msgspec.structs.asdict(s)}
+            for s in ledger.suppressions(subject.state)
+            if s.sender_id is None or s.sender_id in theirs
+        ]
+        history = [
+            entry
+            for entry in await ledger_store.history(tx, subject_id, subject.entries, theirs)
+            if entry.evidence.sender_id in theirs
+        ]
         corrected_by = corrections.corrected_by(entry.evidence for entry in history)
         entries = [
             {
                 "kind": "evidence",
-                "position": entry.position,
+                "position": place,  # among the lines shown: the others' are not counted
                 "recorded_at": entry.recorded_at,
                 "said": msgspec.structs.asdict(entry.evidence),
                 "corrected_by": corrected_by.get(entry.evidence.evidence_id, []),
             }
-            for entry in history
+            for place, entry in enumerate(history, start=1)
         ]
         listed = (await ledger_store.listed_of(tx, [subject_id])).get(subject_id, ())
-        lists = [{"kind": "listed", "said": msgspec.structs.asdict(each)} for each in listed]
-        return [number, *consents, *opt_outs, *lists, *entries, *rectified]
+        lists = [
+            {"kind": "listed", "said": msgspec.structs.asdict(each)} for each in listed if each.sender_id in theirs
+        ]
+        known = [*consents, *lists, *entries]
+        # the number alone would tell that another controller knows the person
+        number = [{"kind": "number", "number": opened(keys, subject.number, f"number:{subject_id}")}] if known else []
+        return [*number, *consents, *opt_outs, *lists, *entries, *rectified]
 
     return Copier("consent", keys, gather)
 
@@ -147,13 +191,15 @@ async def _put(tx: AsyncConnection, gathered: Sequence[CopyGathered]) -> None:
     await tx.execute(
         text(
             "INSERT INTO copy_part (copy_id, service, place, parts, items, gathered_at)"
-            " SELECT p.copy_id, p.service, p.place, p.parts, p.items, p.at"
+            " SELECT p.copy_id, p.service, p.place, p.parts,"
+            " CASE WHEN c.bare AND p.service <> 'consent' THEN :nothing ELSE p.items END, p.at"
             " FROM unnest(CAST(:ids AS text[]), CAST(:services AS text[]), CAST(:places AS integer[]),"
             " CAST(:parts AS integer[]), CAST(:items AS text[]), CAST(:ats AS timestamptz[]))"
             " AS p(copy_id, service, place, parts, items, at)"
-            " WHERE EXISTS (SELECT FROM copy AS c WHERE c.copy_id = p.copy_id FOR SHARE) ON CONFLICT DO NOTHING"
+            " JOIN copy AS c USING (copy_id) FOR SHARE OF c ON CONFLICT DO NOTHING"
         ),
         {
+            "nothing": NOTHING,
             "ids": [part.copy_id for part in gathered],
             "services": [part.service for part in gathered],
             "places": [part.place for part in gathered],
@@ -178,10 +224,13 @@ async def _put(tx: AsyncConnection, gathered: Sequence[CopyGathered]) -> None:
     )
 
 
-async def find(tx: AsyncConnection, keys: FieldKeys, copy_id: str, now: datetime) -> Copy | None:
-    """Return a copy, or None if unknown, expired or erased."""
+async def find(
+    tx: AsyncConnection, keys: FieldKeys, copy_id: str, controllers: Collection[str], now: datetime
+) -> Copy | None:
+    """Return a copy of one of these controllers, or None if unknown, expired or erased."""
     found = await tx.execute(
-        text("SELECT * FROM copy WHERE copy_id = :id AND expires_at > :now"), {"id": copy_id, "now": now}
+        text("SELECT * FROM copy WHERE copy_id = :id AND expires_at > :now AND controller_id = ANY(:controllers)"),
+        {"id": copy_id, "now": now, "controllers": list(controllers)},
     )
     row = found.one_or_none()
     if row is None:
@@ -193,11 +242,14 @@ async def find(tx: AsyncConnection, keys: FieldKeys, copy_id: str, now: datetime
     items: dict[str, list[Item]] = {}
     if row.completed_at is not None:
         for part in gathered:
-            opened_part = keys.unseal(part.items, context(copy_id, part.service, part.place))
-            items.setdefault(part.service, []).extend(msgspec.json.decode(opened_part, type=list[Item]))
+            of_service = items.setdefault(part.service, [])
+            if part.items != NOTHING:
+                opened_part = keys.unseal(part.items, context(copy_id, part.service, part.place))
+                of_service += msgspec.json.decode(opened_part, type=list[Item])
     return Copy(
         copy_id=row.copy_id,
         subject_id=row.subject_id,
+        controller_id=row.controller_id,
         requested_at=row.requested_at,
         completed_at=row.completed_at,
         expires_at=row.expires_at,
@@ -206,15 +258,22 @@ async def find(tx: AsyncConnection, keys: FieldKeys, copy_id: str, now: datetime
     )
 
 
-async def delete(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
-    """Delete these people's copies; return the number by subject_id. A concurrent part then finds no copy."""
+async def delete(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> dict[Whom, int]:
+    """Delete these people's copies; return the numbers. A concurrent part then finds no copy.
+
+    A bare copy stays when everything is erased: its end would tell the controller of the erasure.
+    """
     rows = await tx.execute(
-        text("DELETE FROM copy WHERE subject_id = ANY(CAST(:ids AS text[])) RETURNING copy_id, subject_id"),
-        {"ids": list(subject_ids)},
+        text(
+            f"DELETE FROM copy AS c USING {TO_ERASE} WHERE c.subject_id = a.subject_id"
+            " AND (c.controller_id = a.controller_id OR a.controller_id IS NULL AND NOT c.bare)"
+            " RETURNING c.copy_id, a.subject_id, a.controller_id"
+        ),
+        columns(asked),
     )
     gone = rows.all()
     await _delete_parts(tx, [row.copy_id for row in gone])
-    return {subject_id: sum(row.subject_id == subject_id for row in gone) for subject_id in subject_ids}
+    return Counter(Whom(row.subject_id, row.controller_id) for row in gone)
 
 
 async def _delete_parts(tx: AsyncConnection, copy_ids: Sequence[str]) -> None:

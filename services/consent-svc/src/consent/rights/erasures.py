@@ -1,10 +1,11 @@
 """Run erasures: stop first, then each service erases and acknowledges; the last answer completes the certificate.
 
-A single transaction records the opt-out and begins the erasure (ADR-0022).
+A single transaction records the opt-out and begins the erasure (ADR-0022). A controller's token begins the erasure of
+that controller's data; the person's own page or text, and the end of all retention, begin the erasure of everything.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
@@ -14,13 +15,14 @@ from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, PrimaryKey
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.contracts import ERASURE_ACKS, ERASURES
-from common.contracts.rights import ErasureAcknowledged, ErasureRequested
+from common.contracts import CONSENT_NOTICES, ERASURE_ACKS, ERASURES
+from common.contracts.rights import ErasureAcknowledged, ErasureFinished, ErasureRequested
 from common.db.database import Database
 from common.db.timer import Timer, Worker
 from common.kafka import outbox
 from common.kafka.subscription import After, Received, Subscription
 from common.privacy import erasing
+from common.privacy.erasing import Whom
 from common.sms.message_id import EPOCH, message_id
 from common.telemetry import counter, gauge, histogram
 from common.web.pagination import whole_page
@@ -52,6 +54,7 @@ Table(
     Column("erasure_id", Text, primary_key=True),
     Column("position", BigInteger, Identity(always=True), nullable=False),
     Column("subject_id", Text, nullable=False),
+    Column("controller_id", Text, nullable=True),  # null: every controller
     Column("source", Text, nullable=False),
     Column("evidence_id", Text, nullable=False),  # the opt-out, or the occasion (`begin_unasked`)
     Column("requested_at", DateTime(timezone=True), nullable=False),
@@ -85,11 +88,12 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """An erasure and its progress. `place`: in lists."""
+    """An erasure and its progress. `place`: in lists. `controller_id` `None`: of every controller's data."""
 
     erasure_id: str
     place: int
     subject_id: str
+    controller_id: str | None
     source: str
     evidence_id: str
     requested_at: datetime
@@ -103,7 +107,10 @@ class Erasure:
         return tuple(service for service in SERVICES if service not in answered)
 
 
-_ERASURE = "erasure_id, position AS place, subject_id, source, evidence_id, requested_at, asked_again_at, completed_at"
+_ERASURE = (
+    "erasure_id, position AS place, subject_id, controller_id, source, evidence_id, requested_at, asked_again_at,"
+    " completed_at"
+)
 
 
 def named(evidence_id: str) -> str:
@@ -111,13 +118,19 @@ def named(evidence_id: str) -> str:
     return str(message_id(EPOCH, "erasure", evidence_id))
 
 
-async def begin(tx: AsyncConnection, recorded: Sequence[Recorded], now: datetime) -> None:
-    """Begin the erasures that `recorded` statements ask for, in the transaction of their recording."""
-    asked = [
-        _Asked(each.statement.subject_id, each.statement.evidence.source, each.statement.evidence.evidence_id)
-        for each in recorded
-        if each.statement.erases and each.decision.verdict not in (Verdict.DUPLICATE, Verdict.REFUSED)
-    ]
+async def begin(
+    tx: AsyncConnection, recorded: Sequence[Recorded], now: datetime, controller_id: str | None = None
+) -> None:
+    """Begin the erasures that `recorded` statements ask for, in the transaction of their recording.
+
+    `controller_id`: of the sender that the opt-out names; an opt-out from every sender erases everything.
+    """
+    asked = []
+    for each in recorded:
+        statement, evidence = each.statement, each.statement.evidence
+        if statement.erases and each.decision.verdict not in (Verdict.DUPLICATE, Verdict.REFUSED):
+            assert (evidence.sender_id is None) == (controller_id is None), "an erasure is as wide as its opt-out"
+            asked.append(_Asked(Whom(statement.subject_id, controller_id), evidence.source, evidence.evidence_id))
     await _begin(tx, asked, now)
 
 
@@ -127,32 +140,38 @@ async def begin_unasked(tx: AsyncConnection, reasons: Mapping[str, str], source:
     `reasons`: by subject_id, an id of the occasion. `source`: why the data is no longer held.
     """
     await recorder.forget(tx, list(reasons), now)
-    await _begin(tx, [_Asked(subject_id, source, reason) for subject_id, reason in reasons.items()], now)
+    await _begin(tx, [_Asked(Whom(subject_id, None), source, reason) for subject_id, reason in reasons.items()], now)
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    subject_id: str
+    whom: Whom
     source: str
     evidence_id: str
 
 
 async def _begin(tx: AsyncConnection, asked: Sequence[_Asked], now: datetime) -> None:
     events = [
-        ErasureRequested(erasure_id=named(each.evidence_id), subject_id=each.subject_id, requested_at=now)
+        ErasureRequested(
+            erasure_id=named(each.evidence_id),
+            subject_id=each.whom.subject_id,
+            controller_id=each.whom.controller_id,
+            requested_at=now,
+        )
         for each in asked
     ]
     if not events:
         return
     await tx.execute(
         text(
-            "INSERT INTO erasure (erasure_id, subject_id, source, evidence_id, requested_at)"
-            " SELECT e.*, :at FROM unnest(CAST(:ids AS text[]), CAST(:subjects AS text[]), CAST(:sources AS text[]),"
-            " CAST(:evidence AS text[])) AS e"
+            "INSERT INTO erasure (erasure_id, subject_id, controller_id, source, evidence_id, requested_at)"
+            " SELECT e.*, :at FROM unnest(CAST(:ids AS text[]), CAST(:subjects AS text[]),"
+            " CAST(:controllers AS text[]), CAST(:sources AS text[]), CAST(:evidence AS text[])) AS e"
         ),
         {
             "ids": [event.erasure_id for event in events],
-            "subjects": [each.subject_id for each in asked],
+            "subjects": [each.whom.subject_id for each in asked],
+            "controllers": [each.whom.controller_id for each in asked],
             "sources": [each.source for each in asked],
             "evidence": [each.evidence_id for each in asked],
             "at": now,
@@ -166,7 +185,7 @@ async def _begin(tx: AsyncConnection, asked: Sequence[_Asked], now: datetime) ->
 
 
 async def take_answers(tx: AsyncConnection, batch: list[Received]) -> After | None:
-    """Store the first answer of each service; the last service's answer completes the erasure."""
+    """Store the first answer of each service; the last service's answer completes the erasure and publishes its end."""
     acks = [received.event for received in batch if isinstance(received.event, ErasureAcknowledged)]
     if not acks:
         return None
@@ -191,11 +210,19 @@ async def take_answers(tx: AsyncConnection, batch: list[Received]) -> After | No
             "UPDATE erasure AS e SET completed_at = :now"
             " WHERE e.erasure_id = ANY(CAST(:ids AS text[])) AND e.completed_at IS NULL"
             " AND (SELECT count(*) FROM erasure_ack AS a WHERE a.erasure_id = e.erasure_id"
-            " AND a.service = ANY(CAST(:services AS text[]))) = :all RETURNING e.erasure_id, e.requested_at"
+            " AND a.service = ANY(CAST(:services AS text[]))) = :all"
+            " RETURNING e.erasure_id, e.requested_at, e.subject_id, e.controller_id"
         ),
         {"now": now, "ids": [ack.erasure_id for ack in acks], "services": list(SERVICES), "all": len(SERVICES)},
     )
     done = completed.all()
+    notices = [
+        ErasureFinished(
+            notice_id=row.erasure_id, subject_id=row.subject_id, controller_id=row.controller_id, finished_at=now
+        )
+        for row in done
+    ]
+    await outbox.append(tx, CONSENT_NOTICES, notices)
 
     async def tell() -> None:
         for row in done:
@@ -229,12 +256,17 @@ class Lateness:
                     "UPDATE erasure SET asked_again_at = :now WHERE erasure_id IN (SELECT erasure_id FROM erasure"
                     " WHERE completed_at IS NULL AND coalesce(asked_again_at, requested_at) < :before"
                     " ORDER BY requested_at LIMIT :limit FOR UPDATE SKIP LOCKED)"
-                    " RETURNING erasure_id, subject_id, requested_at"
+                    " RETURNING erasure_id, subject_id, controller_id, requested_at"
                 ),
                 {"now": now, "before": now - self.late_after, "limit": LATE_AT_ONCE},
             )
             late = [
-                ErasureRequested(erasure_id=row.erasure_id, subject_id=row.subject_id, requested_at=row.requested_at)
+                ErasureRequested(
+                    erasure_id=row.erasure_id,
+                    subject_id=row.subject_id,
+                    controller_id=row.controller_id,
+                    requested_at=row.requested_at,
+                )
                 for row in rows
             ]
             await outbox.append(tx, ERASURES, late)
@@ -259,28 +291,71 @@ async def find(tx: AsyncConnection, erasure_ids: Sequence[str]) -> list[Erasure]
     return await _with_acks(tx, [Erasure(**row._mapping) for row in rows])
 
 
-async def open_of(tx: AsyncConnection, subject_id: str) -> Erasure | None:
-    """Return a person's newest open erasure."""
+async def open_of(tx: AsyncConnection, whom: Whom) -> Erasure | None:
+    """Return a person's newest open erasure by this controller."""
     rows = await tx.execute(
         text(
             f"SELECT {_ERASURE} FROM erasure WHERE subject_id = :id AND completed_at IS NULL"
-            " ORDER BY position DESC LIMIT 1"
+            " AND controller_id IS NOT DISTINCT FROM CAST(:controller AS text) ORDER BY position DESC LIMIT 1"
         ),
-        {"id": subject_id},
+        {"id": whom.subject_id, "controller": whom.controller_id},
     )
     return next(iter(await _with_acks(tx, [Erasure(**row._mapping) for row in rows])), None)
 
 
-async def page(tx: AsyncConnection, *, complete: bool, after: int, limit: int) -> list[Erasure]:
-    """Return erasures after the place `after`, oldest first."""
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """An open erasure that reaches a controller's data. `known`: the controller may learn of the erasure."""
+
+    known: bool
+
+
+async def under_way(tx: AsyncConnection, subject_id: str, controller_id: str) -> UnderWay | None:
+    """Return the open erasure that reaches this controller's data, if any.
+
+    An erasure of everything tells that Placet knows the person: a controller learns of it only with a line about the
+    person from before. A line recorded since may be a probe.
+    """
+    rows = await tx.execute(
+        text(
+            """
+            SELECT e.controller_id IS NOT NULL OR EXISTS (
+                SELECT FROM evidence AS l JOIN sender AS s USING (sender_id)
+                WHERE l.subject_id = e.subject_id AND s.controller = :controller AND l.recorded_at <= e.requested_at
+            ) OR EXISTS (
+                SELECT FROM listed AS l JOIN sender AS s USING (sender_id)
+                WHERE l.subject_id = e.subject_id AND s.controller = :controller AND l.received_at <= e.requested_at
+            ) OR EXISTS (
+                SELECT FROM rectification AS r
+                WHERE r.subject_id = e.subject_id AND r.controller_id = :controller
+                    AND r.requested_at <= e.requested_at
+            ) AS known
+            FROM erasure AS e
+            WHERE e.subject_id = :id AND e.completed_at IS NULL
+                AND (e.controller_id IS NULL OR e.controller_id = :controller)
+            ORDER BY known DESC
+            LIMIT 1
+            """
+        ),
+        {"id": subject_id, "controller": controller_id},
+    )
+    row = rows.one_or_none()
+    return UnderWay(row.known) if row else None
+
+
+async def page(
+    tx: AsyncConnection, controllers: Collection[str] | None, *, complete: bool, after: int, limit: int
+) -> list[Erasure]:
+    """Return these controllers' erasures after the place `after`, oldest first; `None`: all erasures."""
 
     async def read() -> list[Erasure]:
         rows = await tx.execute(
             text(
                 f"SELECT {_ERASURE} FROM erasure WHERE completed_at IS {'NOT NULL' if complete else 'NULL'}"
+                " AND (:every OR controller_id = ANY(CAST(:controllers AS text[])))"
                 " AND position > :after ORDER BY position LIMIT :limit"
             ),
-            {"after": after, "limit": limit},
+            {"after": after, "limit": limit, "every": controllers is None, "controllers": sorted(controllers or ())},
         )
         return await _with_acks(tx, [Erasure(**row._mapping) for row in rows])
 

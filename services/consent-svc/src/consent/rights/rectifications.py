@@ -6,7 +6,7 @@ evidence  another line is appended beside the wrong line (ADR-0024)
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import attrgetter
@@ -25,6 +25,7 @@ from common.kafka import outbox
 from common.kafka.subscription import After, Received, Subscription
 from common.keyring import FieldKeys
 from common.privacy.copying import opened
+from common.privacy.erasing import TO_ERASE, Whom, columns, counted
 from common.telemetry import counter, gauge
 from common.web.pagination import whole_page
 from consent.schema import metadata
@@ -47,8 +48,9 @@ Table(
     Column("rectification_id", Text, primary_key=True),
     Column("position", BigInteger, Identity(always=True), nullable=False),
     Column("subject_id", Text, nullable=False),
+    Column("controller_id", Text, nullable=False),
     Column("kind", Text, nullable=False),
-    Column("sender_id", Text, nullable=True),  # NULL: every sender
+    Column("sender_id", Text, nullable=True),  # NULL: every sender of the controller
     Column("source", Text, nullable=False),
     Column("asked", Text, nullable=True),  # JSON, encrypted, context "rectification:<id>"; null: erased or pruned
     Column("evidence_id", Text, nullable=True),  # appended to the ledger
@@ -69,6 +71,7 @@ class Rectification:
     rectification_id: str
     place: int
     subject_id: str
+    controller_id: str
     kind: Kind
     sender_id: str | None
     source: str
@@ -85,8 +88,8 @@ class Rectification:
 
 
 _COLUMNS = (
-    "rectification_id, position AS place, subject_id, kind, sender_id, source, asked, evidence_id, annulled,"
-    " requested_at, completed_at, rectified::text AS rectified"
+    "rectification_id, position AS place, subject_id, controller_id, kind, sender_id, source, asked, evidence_id,"
+    " annulled, requested_at, completed_at, rectified::text AS rectified"
 )
 
 
@@ -105,14 +108,15 @@ async def begin(
     sealed = keys.seal(msgspec.json.encode(new.asked).decode(), context(new.rectification_id))
     await tx.execute(
         text(
-            "INSERT INTO rectification (rectification_id, subject_id, kind, sender_id, source, asked, evidence_id,"
-            " annulled, requested_at, completed_at, rectified) VALUES (:rectification_id, :subject_id, :kind,"
-            " :sender_id, :source, :asked, :evidence_id, :annulled, :requested_at, :completed_at,"
-            " CAST(:rectified AS jsonb))"
+            "INSERT INTO rectification (rectification_id, subject_id, controller_id, kind, sender_id, source, asked,"
+            " evidence_id, annulled, requested_at, completed_at, rectified) VALUES (:rectification_id, :subject_id,"
+            " :controller_id, :kind, :sender_id, :source, :asked, :evidence_id, :annulled, :requested_at,"
+            " :completed_at, CAST(:rectified AS jsonb))"
         ),
         {
             "rectification_id": new.rectification_id,
             "subject_id": new.subject_id,
+            "controller_id": new.controller_id,
             "kind": new.kind,
             "sender_id": new.sender_id,
             "source": new.source,
@@ -129,6 +133,7 @@ async def begin(
         event = RectificationRequested(
             rectification_id=new.rectification_id,
             subject_id=new.subject_id,
+            controller_id=new.controller_id,
             sender_id=new.sender_id,
             fields=None if written is None else keys.seal(written, context(new.rectification_id)),
             requested_at=new.requested_at,
@@ -191,43 +196,50 @@ async def find(tx: AsyncConnection, keys: FieldKeys, rectification_id: str) -> R
     return next((_read(keys, **row._mapping) for row in rows), None)
 
 
-async def of_person(tx: AsyncConnection, keys: FieldKeys, subject_id: str) -> list[Rectification]:
-    """Return a person's rectifications, oldest first."""
+async def of_person(tx: AsyncConnection, keys: FieldKeys, subject_id: str, controller_id: str) -> list[Rectification]:
+    """Return a person's rectifications of one controller, oldest first."""
     rows = await tx.execute(
-        text(f"SELECT {_COLUMNS} FROM rectification WHERE subject_id = :id ORDER BY position"),
-        {"id": subject_id},
+        text(
+            f"SELECT {_COLUMNS} FROM rectification WHERE subject_id = :id AND controller_id = :controller"
+            " ORDER BY position"
+        ),
+        {"id": subject_id, "controller": controller_id},
     )
     return [_read(keys, **row._mapping) for row in rows]
 
 
-async def page(tx: AsyncConnection, keys: FieldKeys, *, complete: bool, after: int, limit: int) -> list[Rectification]:
-    """Return rectifications after the place `after`, oldest first."""
+async def page(
+    tx: AsyncConnection, keys: FieldKeys, controllers: Collection[str], *, complete: bool, after: int, limit: int
+) -> list[Rectification]:
+    """Return these controllers' rectifications after the place `after`, oldest first."""
 
     async def read() -> list[Rectification]:
         rows = await tx.execute(
             text(
                 f"SELECT {_COLUMNS} FROM rectification"
                 f" WHERE completed_at IS {'NOT NULL' if complete else 'NULL'} AND position > :after"
-                " ORDER BY position LIMIT :limit"
+                " AND controller_id = ANY(CAST(:controllers AS text[])) ORDER BY position LIMIT :limit"
             ),
-            {"after": after, "limit": limit},
+            {"after": after, "limit": limit, "controllers": sorted(controllers)},
         )
         return [_read(keys, **row._mapping) for row in rows]
 
     return list(await whole_page(tx, "rectification", limit, read, attrgetter("place")))
 
 
-async def empty(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
-    """Delete the content of these people's requests; return the number by subject_id."""
+async def empty(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> dict[Whom, int]:
+    """Delete the content of these people's requests; return the numbers."""
     rows = await tx.execute(
         text(
-            "WITH gone AS (UPDATE rectification SET asked = NULL"
-            " WHERE subject_id = ANY(CAST(:ids AS text[])) AND asked IS NOT NULL RETURNING subject_id)"
-            " SELECT subject_id, count(*) AS emptied FROM gone GROUP BY subject_id"
+            f"WITH gone AS (UPDATE rectification AS r SET asked = NULL FROM {TO_ERASE}"
+            " WHERE r.subject_id = a.subject_id AND r.asked IS NOT NULL"
+            " AND (a.controller_id IS NULL OR r.controller_id = a.controller_id)"
+            " RETURNING a.subject_id, a.controller_id)"
+            " SELECT subject_id, controller_id, count(*) FROM gone GROUP BY subject_id, controller_id"
         ),
-        {"ids": list(subject_ids)},
+        columns(asked),
     )
-    return {row.subject_id: row.emptied for row in rows}
+    return counted(rows)
 
 
 def _read(

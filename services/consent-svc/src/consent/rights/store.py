@@ -1,6 +1,6 @@
-"""Own the links to preference pages, through which a person uses their rights."""
+"""Own the links to preference pages, through which a person uses their rights; read the rights a person has used."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -15,6 +15,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.privacy.erasing import TO_ERASE, Whom, columns, counted, meant
 from consent.schema import metadata
 
 Table(
@@ -91,6 +92,19 @@ async def add_link(tx: AsyncConnection, link: PreferenceLink, now: datetime) -> 
     return expires_at
 
 
+async def narrow_link(tx: AsyncConnection, link: PreferenceLink, now: datetime) -> bool:
+    """Narrow `whole` of the stored link with this id; return whether the link lasts."""
+    return bool(
+        await tx.scalar(
+            text(
+                "UPDATE preference_link SET whole = whole AND :whole WHERE link_id = :link_id AND expires_at > :now"
+                " RETURNING true"
+            ),
+            {"link_id": link.link_id, "whole": link.whole, "now": now},
+        )
+    )
+
+
 async def add_texted(tx: AsyncConnection, links: Sequence[PreferenceLink], now: datetime) -> None:
     """Store whole links that answers tell of. A link once stored stays as it is."""
     if not links:
@@ -114,16 +128,17 @@ async def add_texted(tx: AsyncConnection, links: Sequence[PreferenceLink], now: 
     )
 
 
-async def delete_links(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, int]:
-    """Delete the links of these subjects; return counts."""
+async def delete_links(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> dict[Whom, int]:
+    """Delete the links of these people; return counts. A link to the page of every sender is no controller's."""
     rows = await tx.execute(
         text(
-            "WITH gone AS (DELETE FROM preference_link WHERE subject_id = ANY(CAST(:ids AS text[]))"
-            " RETURNING subject_id) SELECT subject_id, count(*) AS links FROM gone GROUP BY subject_id"
+            f"WITH gone AS (DELETE FROM preference_link AS l USING {TO_ERASE}"
+            f" WHERE l.subject_id = a.subject_id AND {meant('l.sender_id')} RETURNING a.subject_id, a.controller_id)"
+            " SELECT subject_id, controller_id, count(*) FROM gone GROUP BY subject_id, controller_id"
         ),
-        {"ids": list(subject_ids)},
+        columns(asked),
     )
-    return {row.subject_id: row.links for row in rows}
+    return counted(rows)
 
 
 async def bind_link(tx: AsyncConnection, link_id: str, browser: str) -> bool:
@@ -133,3 +148,32 @@ async def bind_link(tx: AsyncConnection, link_id: str, browser: str) -> bool:
         {"id": link_id, "browser": browser},
     )
     return bool(held == browser)
+
+
+@dataclass(frozen=True, slots=True)
+class AskedRight:
+    """An erasure or a rectification that was asked of a controller. `detail`: the source of the request."""
+
+    kind: str
+    id: str
+    controller_id: str
+    sender_id: str | None
+    requested_at: datetime
+    completed_at: datetime | None
+    detail: str
+
+
+async def asked_of(tx: AsyncConnection, subject_id: str, controllers: Collection[str]) -> list[AskedRight]:
+    """Return a person's erasures and rectifications that concern one of these controllers alone."""
+    rows = await tx.execute(
+        text(
+            "SELECT 'erasure', e.erasure_id, e.controller_id, NULL, e.requested_at, e.completed_at, e.source"
+            " FROM erasing AS g JOIN erasure AS e USING (erasure_id)"
+            " WHERE g.subject_id = :id AND e.controller_id = ANY(CAST(:controllers AS text[]))"
+            " UNION ALL SELECT 'rectification', rectification_id, controller_id, sender_id, requested_at,"
+            " completed_at, source FROM rectification"
+            " WHERE subject_id = :id AND controller_id = ANY(CAST(:controllers AS text[]))"
+        ),
+        {"id": subject_id, "controllers": sorted(controllers)},
+    )
+    return [AskedRight(*row) for row in rows]

@@ -19,11 +19,13 @@ from common.privacy import stop_link
 from consent.ledger import term_store
 from consent.ledger.retention import Rule
 from consent.senders import store
+from consent.senders.names import entity, skeleton
 from consent.senders.store import Reach, Sender
 
 StopCodeClass = Literal["marketing", "transactional"]
 LOOK_EVERY_S = 60.0
 SENDERS_AT_ONCE = 100
+NAMES = ("oadc", "brand")  # the fields that tell a person who writes
 
 
 async def register(tx: AsyncConnection, wanted: Sender, now: datetime) -> tuple[Sender, bool]:
@@ -34,6 +36,21 @@ async def register(tx: AsyncConnection, wanted: Sender, now: datetime) -> tuple[
     held = await store.find_sender(tx, wanted.sender_id)
     assert held is not None
     return held, False
+
+
+async def own_names(tx: AsyncConnection, sender: Sender, now: datetime) -> list[str]:
+    """Give the sender's controller its names; return the fields whose name another has.
+
+    An OADC or a brand is of one controller. A legal name is of one organisation: its controllers may be one entity.
+    Names that look alike have one owner: a concurrent registration waits. The caller rolls back.
+    """
+    named = {skeleton(sender.oadc): sender.oadc, skeleton(sender.brand): sender.brand}
+    legal = entity(sender.legal_name)
+    owners = await store.own_names(
+        tx, sender.organisation_id, sender.controller, named, {legal: sender.legal_name}, now
+    )
+    taken = [field for field in NAMES if owners[skeleton(getattr(sender, field))].controller_id != sender.controller]
+    return taken + ["legal_name"] * (owners[legal].organisation_id != sender.organisation_id)
 
 
 async def change(tx: AsyncConnection, locked: Sender, wanted: Sender, now: datetime) -> Sender:
@@ -114,7 +131,8 @@ def _event(sender: Sender) -> SenderChanged:
         oadc=sender.oadc,
         stop_code=sender.stop_code,
         purposes=sender.purposes,
-        controller=sender.controller,
+        organisation_id=sender.organisation_id,
+        controller_id=sender.controller,
         stop_scope=sender.stop_scope,
         replies=sender.replies,
         abroad=sender.abroad,

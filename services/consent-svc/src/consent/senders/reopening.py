@@ -9,7 +9,7 @@ from typing import Annotated
 from uuid import uuid4
 
 from fastapi import APIRouter, Depends, Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.service import Resources, resources
@@ -28,6 +28,7 @@ router = APIRouter(prefix="/v1/senders/{sender_id}/reopening-rules")
 Held = Annotated[Resources[ServiceSettings], Depends(resources)]
 ReadsSenders = Annotated[Caller, Depends(require("sender:read"))]
 Reopens = Annotated[Caller, Depends(require("sender:reopen"))]
+Ends = Annotated[Caller, Depends(require("sender:reopen", limited=False))]  # no limit delays what makes a STOP final
 Why = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000), AfterValidator(storable)]
 
 
@@ -41,19 +42,21 @@ class RuleBody(Body):
     )
 
     purpose: Short
-    reason: Why
+    reason: Why = Field(description="The controller's reason, for a reader of an audit: 1 to 1,000 characters.")
 
 
 class EndBody(Body):
-    reason: Why
+    """The end of a reopening rule."""
+
+    reason: Why = Field(description="The controller's reason, for a reader of an audit: 1 to 1,000 characters.")
 
 
 class Decided(BaseModel):
     """The author of a decision (`sub` of the token), its time and its reason."""
 
-    by: str
-    at: datetime
-    reason: str
+    by: str = Field(description="The person who decided, by `sub` of the token.")
+    at: datetime = Field(description="The time of the decision.")
+    reason: str = Field(description="The controller's reason.")
 
 
 class RuleView(BaseModel):
@@ -66,13 +69,19 @@ class RuleView(BaseModel):
     ended: Decided | None
 
 
-@router.post("", status_code=201)
+@router.post(
+    "",
+    operation_id="reopening_rules.create",
+    status_code=201,
+    responses={200: {"model": RuleView, "description": "A rule was in force before."}},
+)
 async def begin_rule(sender_id: Storable, body: RuleBody, response: Response, caller: Reopens, held: Held) -> RuleView:
-    """Let an asserted opt-in reopen this purpose after a STOP to the sender: 201, or 200 where a rule is in force.
+    """Let an asserted opt-in reopen this purpose after a STOP to the sender.
 
-    The opt-in has to be newer than the STOP, and recorded while the rule is in force. A STOP to every sender stays. The
-    token has to cover the sender and its controller.
+    201: the rule begins. 200: a rule was in force before. The opt-in has to be newer than the STOP, and recorded while
+    the rule is in force. A STOP to every sender stays. The token has to cover the sender and its controller.
     """
+    await caller.may_use(sender_id)
     now = datetime.now(UTC)
     async with held.database.begin() as tx:
         sender = await _locked(tx, caller, sender_id)
@@ -90,12 +99,13 @@ async def begin_rule(sender_id: Storable, body: RuleBody, response: Response, ca
     return _view(rule)
 
 
-@router.post("/{rule_id}/end")
-async def end_rule(sender_id: Storable, rule_id: Storable, body: EndBody, caller: Reopens, held: Held) -> RuleView:
+@router.post("/{rule_id}/end", operation_id="reopening_rules.end")
+async def end_rule(sender_id: Storable, rule_id: Storable, body: EndBody, caller: Ends, held: Held) -> RuleView:
     """End a rule: from now on only the person takes a STOP back. An ended rule stays as it is.
 
     A consent that an opt-in has reopened under the rule stays open, and still names the rule.
     """
+    await caller.may_use(sender_id)
     async with held.database.begin() as tx:
         await _locked(tx, caller, sender_id)
         rule = await store.end_rule(tx, sender_id, rule_id, caller.subject, body.reason, datetime.now(UTC))
@@ -104,26 +114,23 @@ async def end_rule(sender_id: Storable, rule_id: Storable, body: EndBody, caller
     return _view(rule)
 
 
-@router.get("")
+@router.get("", operation_id="reopening_rules.list")
 async def list_rules(
     sender_id: Storable, caller: ReadsSenders, held: Held, cursor: Cursor = None, limit: Limit = LIMIT
 ) -> Page[RuleView]:
     """List every rule of the sender, oldest first: who decided what, when and why."""
-    caller.may_use(sender_id)
+    await caller.may_use(sender_id)
     async with held.database.begin() as tx:
-        if await store.find_sender(tx, sender_id) is None:
-            raise no_sender()
         found = await store.reopening_rules(tx, sender_id, position(cursor, int) or 0, limit)
     return Page[RuleView](items=[_view(rule) for rule in found], next=next_of(found, limit, lambda rule: rule.position))
 
 
 async def _locked(tx: AsyncConnection, caller: Caller, sender_id: str) -> Sender:
-    """Lock and return the sender. Raises Forbidden, NotFound."""
-    caller.may_use(sender_id)
+    """Lock and return the caller's sender. Raises Forbidden."""
     sender = await store.lock_sender(tx, sender_id)
     if sender is None:
         raise no_sender()
-    if caller.senders is not None and sender.controller not in caller.senders:
+    if not caller.names([sender.controller]):
         raise Forbidden(
             "the token does not cover the controller, whose decision this is",
             reasons=[Reason("sender_id", "controller_not_granted")],

@@ -1,9 +1,9 @@
-"""Own the registered senders and every version of a sender."""
+"""Own the organisations, the controllers, their names, the registered senders and every version of a sender."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import (
@@ -23,16 +23,46 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.consent import Purpose, Replies, StopScope
+from common.db.database import fetch_many
 from consent.schema import metadata
 
 WINDOW_HOURS = 24  # how long the question of a double opt-in waits
 LONGEST_WINDOW_HOURS = 7 * 24
 IN_OUR_WORDS = Replies()
+KeyRow = tuple[str, bytes | None]  # the fingerprint and the encrypted answer of a claimed Idempotency-Key
+
+Table(
+    "organisation",  # named by the tokens of the issuer
+    metadata,
+    Column("organisation_id", Text, primary_key=True),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+)
+
+Table(
+    "controller",
+    metadata,
+    Column("controller_id", Text, primary_key=True),
+    Column("organisation_id", Text, nullable=False),
+    Column("legal_name", Text, nullable=False),  # of the first sender
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Index("controller_organisation_ix", "organisation_id"),
+)
+
+Table(
+    "owned_name",  # OADCs, brands and legal names, also former ones: an old text keeps its name
+    metadata,
+    Column("skeleton", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("organisation_id", Text, nullable=False),
+    Column("controller_id", Text, nullable=True),  # null: a legal name alone, of any of the organisation's controllers
+    Column("since", DateTime(timezone=True), nullable=False),
+)
 
 Table(
     "sender",
     metadata,
     Column("sender_id", Text, primary_key=True),
+    Column("organisation_id", Text, nullable=False),
     Column("version", BigInteger, nullable=False),
     Column("legal_name", Text, nullable=False),
     Column("brand", Text, nullable=False),
@@ -50,10 +80,12 @@ Table(
     Column("double_opt_in_hours", Integer, nullable=False, server_default=text(str(WINDOW_HOURS))),
     Column("renewal_days", Integer, nullable=True),
     Column("abroad", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
+    Column("authorisation", Text, nullable=True),
     Column("reachable_in", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
     Column("stop_page", Text, nullable=True),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("updated_at", DateTime(timezone=True), nullable=False),
+    Index("sender_organisation_ix", "organisation_id"),
 )
 
 Table(
@@ -101,9 +133,13 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sender:
-    """A registered sender. `version` counts from 1; `controller` is the legal entity's id."""
+    """A registered sender. `version` counts from 1; `controller` is the legal entity's id.
+
+    `authorisation`: the platform's reference of the document by which the owner of a protected name allows its use.
+    """
 
     sender_id: str
+    organisation_id: str
     legal_name: str
     brand: str
     contact: str
@@ -117,6 +153,7 @@ class Sender:
     double_opt_in_hours: int = WINDOW_HOURS
     renewal_days: int | None = None  # days before a consent ends when the person is asked, if at all
     abroad: tuple[str, ...] = ()  # other countries open to marketing
+    authorisation: str | None = None
     reachable_in: tuple[Reach, ...] = ()  # by place
     stop_page: str | None = None  # the address before the token of a personal stop link
     version: int = 1
@@ -128,23 +165,92 @@ _reaches = msgspec.json.Decoder(tuple[Reach, ...])
 sender_content = msgspec.json.Decoder(Sender)
 
 _SENDER = (
-    "sender_id, legal_name, brand, contact, country, oadc, stop_code, purposes::text AS purposes, controller,"
-    " stop_scope, replies::text AS replies, double_opt_in_hours, renewal_days, abroad,"
+    "sender_id, organisation_id, legal_name, brand, contact, country, oadc, stop_code, purposes::text AS purposes,"
+    " controller, stop_scope, replies::text AS replies, double_opt_in_hours, renewal_days, abroad, authorisation,"
     " reachable_in::text AS reachable_in, stop_page, version"
 )
+
+
+async def own_controller(
+    tx: AsyncConnection, controller_id: str, organisation_id: str, legal_name: str, now: datetime
+) -> bool:
+    """Store a new controller and its organisation; return whether the controller is the organisation's.
+
+    Waits for a concurrent registration.
+    """
+    values = {"controller": controller_id, "organisation": organisation_id, "legal_name": legal_name, "now": now}
+    await tx.execute(
+        text("INSERT INTO organisation VALUES (:organisation, :now) ON CONFLICT DO NOTHING"),
+        {"organisation": organisation_id, "now": now},
+    )
+    await tx.execute(
+        text("INSERT INTO controller VALUES (:controller, :organisation, :legal_name, :now) ON CONFLICT DO NOTHING"),
+        values,
+    )
+    rows = await tx.execute(
+        text("SELECT organisation_id FROM controller WHERE controller_id = :controller"), {"controller": controller_id}
+    )
+    return bool(rows.scalar_one() == organisation_id)
+
+
+class NameOwner(NamedTuple):
+    """`controller_id` `None`: the name is a legal name alone."""
+
+    organisation_id: str
+    controller_id: str | None
+
+
+async def own_names(
+    tx: AsyncConnection,
+    organisation_id: str,
+    controller_id: str,
+    names: Mapping[str, str],
+    legal: Mapping[str, str],
+    now: datetime,
+) -> dict[str, NameOwner]:
+    """Give the controller these names, and its organisation these legal names, by skeleton; return each one's owner.
+
+    Waits for a concurrent registration. All callers insert in one order, so that none waits for the other.
+    """
+    named = {**legal, **names}
+    skeletons = sorted(named)
+    await tx.execute(
+        text(
+            "INSERT INTO owned_name AS o (skeleton, name, organisation_id, controller_id, since)"
+            " SELECT s, n, :organisation, c, :now FROM unnest(CAST(:skeletons AS text[]), CAST(:names AS text[]),"
+            " CAST(:controllers AS text[])) AS a(s, n, c) ORDER BY s"
+            " ON CONFLICT (skeleton) DO UPDATE SET controller_id = excluded.controller_id"
+            " WHERE o.controller_id IS NULL AND o.organisation_id = excluded.organisation_id"
+        ),
+        {
+            "organisation": organisation_id,
+            "now": now,
+            "skeletons": skeletons,
+            "names": [named[s] for s in skeletons],
+            "controllers": [controller_id if s in names else None for s in skeletons],
+        },
+    )
+    rows = await tx.execute(
+        text(
+            "SELECT skeleton, organisation_id, controller_id FROM owned_name"
+            " WHERE skeleton = ANY(CAST(:skeletons AS text[]))"
+        ),
+        {"skeletons": skeletons},
+    )
+    return {skeleton: NameOwner(*owner) for skeleton, *owner in rows}
 
 
 async def add_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> bool:
     """Insert a sender; return False where the sender_id is taken. Waits for a concurrent registration."""
     rows = await tx.execute(
         text(
-            "INSERT INTO sender (sender_id, legal_name, brand, contact, country, oadc, stop_code, purposes, controller,"
-            " stop_scope, replies, double_opt_in_hours, renewal_days, abroad, reachable_in, stop_page, version,"
-            " stop_codes, purpose_ids, created_at, updated_at)"
-            " VALUES (:sender_id, :legal_name, :brand, :contact, :country, :oadc, :stop_code,"
+            "INSERT INTO sender (sender_id, organisation_id, legal_name, brand, contact, country, oadc, stop_code,"
+            " purposes, controller, stop_scope, replies, double_opt_in_hours, renewal_days, abroad, authorisation,"
+            " reachable_in, stop_page, version, stop_codes, purpose_ids, created_at, updated_at)"
+            " VALUES (:sender_id, :organisation_id, :legal_name, :brand, :contact, :country, :oadc, :stop_code,"
             " CAST(:purposes AS jsonb), :controller, :stop_scope, CAST(:replies AS jsonb), :double_opt_in_hours,"
-            " :renewal_days, CAST(:abroad AS text[]), CAST(:reachable_in AS jsonb), :stop_page, :version,"
-            " CAST(:stop_codes AS text[]), CAST(:purpose_ids AS text[]), :now, :now)"
+            " :renewal_days, CAST(:abroad AS text[]), :authorisation, CAST(:reachable_in AS jsonb), :stop_page,"
+            " :version, CAST(:stop_codes AS text[]), CAST(:purpose_ids AS text[]), :now, :now)"
             " ON CONFLICT DO NOTHING RETURNING sender_id"
         ),
         _sender_row(sender) | {"now": now},
@@ -168,6 +274,18 @@ async def of_controller(tx: AsyncConnection, controller: str) -> frozenset[str]:
     """Return the ids of a controller's senders."""
     rows = await tx.execute(text("SELECT sender_id FROM sender WHERE controller = :id"), {"id": controller})
     return frozenset(row.sender_id for row in rows)
+
+
+async def controllers_of(tx: AsyncConnection, organisation: str) -> dict[str, list[str]]:
+    """Return an organisation's controllers, each with its senders in order."""
+    rows = await tx.execute(
+        text(
+            "SELECT controller, array_agg(sender_id ORDER BY sender_id) AS senders FROM sender"
+            " WHERE organisation_id = :organisation GROUP BY controller"
+        ),
+        {"organisation": organisation},
+    )
+    return {row.controller: row.senders for row in rows}
 
 
 async def has_sisters(tx: AsyncConnection, sender: Sender) -> bool:
@@ -199,7 +317,7 @@ async def put_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> None
             " oadc = :oadc, stop_code = :stop_code, purposes = CAST(:purposes AS jsonb), version = :version,"
             " controller = :controller, stop_scope = :stop_scope, replies = CAST(:replies AS jsonb),"
             " double_opt_in_hours = :double_opt_in_hours,"
-            " renewal_days = :renewal_days, abroad = CAST(:abroad AS text[]),"
+            " renewal_days = :renewal_days, abroad = CAST(:abroad AS text[]), authorisation = :authorisation,"
             " reachable_in = CAST(:reachable_in AS jsonb), stop_page = :stop_page,"
             " stop_codes = ARRAY(SELECT DISTINCT unnest(stop_codes || CAST(:stop_codes AS text[])) ORDER BY 1),"
             " purpose_ids = ARRAY(SELECT DISTINCT unnest(purpose_ids || CAST(:purpose_ids AS text[])) ORDER BY 1),"
@@ -240,6 +358,8 @@ async def sender_versions(tx: AsyncConnection, sender_id: str, after: int, limit
 class Purposes:
     """The purposes a sender offers, and ever offered, and their retention."""
 
+    organisation_id: str
+    controller: str
     offered: frozenset[str]
     ever: frozenset[str]
     months: Mapping[str, int]
@@ -247,18 +367,42 @@ class Purposes:
 
 async def purposes_of(tx: AsyncConnection, sender_ids: Collection[str]) -> dict[str, Purposes]:
     """Return the purposes of each sender on record."""
+    return (await purposes_and_keys(tx, sender_ids, ()))[0]
+
+
+async def purposes_and_keys(
+    tx: AsyncConnection, sender_ids: Collection[str], keys: Collection[tuple[str, str]]
+) -> tuple[dict[str, Purposes], dict[tuple[str, str], KeyRow]]:
+    """Return the purposes of each sender on record, and the row of each claimed key (caller, key): one statement."""
+    sql = (
+        "SELECT sender_id, organisation_id, controller, purposes::text, purpose_ids, NULL::bytea FROM sender"
+        " WHERE sender_id = ANY($1::text[])"
+    )
+    named: list[list[str]] = [sorted(sender_ids)]
+    if keys:
+        sql += (
+            " UNION ALL SELECT NULL, caller, key, fingerprint, NULL, answer FROM keyed_request"
+            " JOIN unnest($2::text[], $3::text[]) AS k(caller, key) USING (caller, key)"
+        )
+        named += [[caller for caller, _ in keys], [key for _, key in keys]]
+    senders: dict[str, Purposes] = {}
+    claimed: dict[tuple[str, str], KeyRow] = {}
+    for sender_id, one, other, said, purpose_ids, answer in await fetch_many(tx, sql, *named):
+        if sender_id is None:
+            claimed[one, other] = said, answer
+            continue
+        months = {purpose.id: purpose.retention_months for purpose in _purposes.decode(said)}
+        senders[sender_id] = Purposes(one, other, frozenset(months), frozenset(purpose_ids), months)
+    return senders, claimed
+
+
+async def controllers_of_senders(tx: AsyncConnection, sender_ids: Collection[str]) -> dict[str, str]:
+    """Return the controller of each sender on record."""
     rows = await tx.execute(
-        text(
-            "SELECT sender_id, purposes::text AS purposes, purpose_ids FROM sender"
-            " WHERE sender_id = ANY(CAST(:ids AS text[]))"
-        ),
+        text("SELECT sender_id, controller FROM sender WHERE sender_id = ANY(CAST(:ids AS text[]))"),
         {"ids": sorted(sender_ids)},
     )
-    found = {}
-    for row in rows:
-        months = {purpose.id: purpose.retention_months for purpose in _purposes.decode(row.purposes)}
-        found[row.sender_id] = Purposes(frozenset(months), frozenset(row.purpose_ids), months)
-    return found
+    return {row.sender_id: row.controller for row in rows}
 
 
 async def owners_of(tx: AsyncConnection, stop_codes: Collection[str]) -> dict[str, dict[str, Sender]]:
@@ -278,6 +422,29 @@ async def owners_of(tx: AsyncConnection, stop_codes: Collection[str]) -> dict[st
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """How many different STOP codes and names an organisation has, former ones too."""
+
+    codes: int
+    names: int
+
+
+async def taken_by(tx: AsyncConnection, organisation: str, shared_codes: Collection[str]) -> Taken:
+    """Count what an organisation has, without shared codes. Locks the organisation until the transaction ends."""
+    values = {"organisation": organisation, "shared": sorted(shared_codes)}
+    await tx.execute(text("SELECT FROM organisation WHERE organisation_id = :organisation FOR UPDATE"), values)
+    rows = await tx.execute(
+        text(
+            "SELECT (SELECT count(DISTINCT c) FROM sender CROSS JOIN unnest(stop_codes) AS c"
+            " WHERE organisation_id = :organisation AND c <> ALL(CAST(:shared AS text[]))) AS codes,"
+            " (SELECT count(*) FROM owned_name WHERE organisation_id = :organisation) AS names"
+        ),
+        values,
+    )
+    return Taken(*rows.one())
+
+
 async def lock_stop_code(tx: AsyncConnection, stop_code: str) -> None:
     """Lock a STOP code until the transaction ends: no other sender takes the code meanwhile."""
     await tx.execute(text("SELECT pg_advisory_xact_lock(hashtext(:code))"), {"code": f"placet.stop-code.{stop_code}"})
@@ -288,6 +455,18 @@ async def senders_of(tx: AsyncConnection, sender_ids: Collection[str]) -> list[S
     rows = await tx.execute(
         text(f"SELECT {_SENDER} FROM sender WHERE sender_id = ANY(CAST(:ids AS text[])) ORDER BY brand, sender_id"),
         {"ids": sorted(sender_ids)},
+    )
+    return [_sender(**row._mapping) for row in rows]
+
+
+async def senders_after(tx: AsyncConnection, sender_ids: Collection[str], after: str, limit: int) -> list[Sender]:
+    """Return those of the senders behind `after`, by id."""
+    rows = await tx.execute(
+        text(
+            f"SELECT {_SENDER} FROM sender WHERE sender_id = ANY(CAST(:ids AS text[])) AND sender_id > :after"
+            " ORDER BY sender_id LIMIT :limit"
+        ),
+        {"ids": sorted(sender_ids), "after": after, "limit": limit},
     )
     return [_sender(**row._mapping) for row in rows]
 
@@ -388,6 +567,7 @@ def _sender(*, purposes: str, replies: str, abroad: Sequence[str], reachable_in:
 def _sender_row(sender: Sender) -> dict[str, object]:
     return {
         "sender_id": sender.sender_id,
+        "organisation_id": sender.organisation_id,
         "legal_name": sender.legal_name,
         "brand": sender.brand,
         "contact": sender.contact,
@@ -401,6 +581,7 @@ def _sender_row(sender: Sender) -> dict[str, object]:
         "double_opt_in_hours": sender.double_opt_in_hours,
         "renewal_days": sender.renewal_days,
         "abroad": list(sender.abroad),
+        "authorisation": sender.authorisation,
         "reachable_in": msgspec.json.encode(sender.reachable_in).decode(),
         "stop_page": sender.stop_page,
         "version": sender.version,

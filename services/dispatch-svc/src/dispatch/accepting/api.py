@@ -1,4 +1,4 @@
-"""HTTP: send one message or a thousand, list audited texts, report messages to people who had stopped.
+"""HTTP: send one message or a thousand, list audited texts, report costs and messages to people who had stopped.
 
 [name]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: a send, before its 202
 [before-post-commit, after-post-commit].
@@ -15,8 +15,7 @@ from operator import attrgetter
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
-from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import AwareDatetime
+from fastapi import APIRouter, Depends, Request, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.kafka.broker import partition_of
@@ -25,21 +24,29 @@ from common.law.stop_mention import mentions_stop
 from common.service import Resources, resources
 from common.sms.message_id import EPOCH, message_id
 from common.sms.msisdn import Msisdn, NumberRefused, parse
+from common.sms.prices import euros
 from common.sms.sms_length import MAX_SEGMENTS, length
 from common.telemetry import counter, masked
 from common.texts.findings import Finding, findings_of
-from common.web.auth import Caller, require
-from common.web.idempotency import Key, claim, fingerprint_of
+from common.texts.placeholders import placeholders
+from common.web.auth import Caller, rates, require
+from common.web.auth.organisations import pauses
+from common.web.auth.rates import LimitReached
+from common.web.idempotency import Answer, Key, answer_of, find, keep_all, keyed
+from common.web.openapi import refuses, tells
 from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position, whole_page
-from common.web.problems import Conflict, Invalid, NotFound, Problem, Reason
-from dispatch.accepting import rules, store
+from common.web.problems import Conflict, Forbidden, Invalid, NotAllowedByLimits, NotFound, Problem, Reason
+from common.web.span import Since, Until, span
+from dispatch.accepting import limiting, rules, store
 from dispatch.accepting.bodies import (
     Batch,
+    BatchResults,
+    Cost,
+    CostReport,
     NotASend,
     Refusal,
     Requested,
     Result,
-    Results,
     Send,
     Sent,
     TextAudit,
@@ -55,6 +62,7 @@ from dispatch.messages.status import Status
 from dispatch.projection import store as projection
 from dispatch.projection import templates
 from dispatch.projection.templates import TemplateVersion, Wanted
+from dispatch.quotas.budget import Budget, Purse
 
 router = APIRouter(prefix="/v1", tags=["dispatch"])
 
@@ -66,9 +74,7 @@ TEXTS = counter(
 
 KEPT = timedelta(days=1)  # send_before when the caller names none: a code or a notice is useless later
 ARRIVES_WITHIN_S = 2.0  # a sender registered, or a template approved, a moment ago is still in transit
-LOOK_EVERY_S = 0.05
 TURN = 50  # messages of a batch between two turns of the event loop
-LONGEST_REPORT = timedelta(days=92)
 
 Held = Annotated[Resources[Any], Depends(resources)]
 Sends = Annotated[
@@ -78,18 +84,38 @@ Reads = Annotated[Caller, Depends(require("message:read"))]
 
 
 class LooksLikeAdvertising(Invalid):
+    """The text of a transactional or service message has signs of advertising; `reasons` names each.
+
+    Take the advertising out, send the text in the marketing lane, or have a template with the text approved.
+    """
+
     slug, title = Kind.ADVERTISING.value, "The text looks like advertising"
 
 
 class TemplateNotUsable(Conflict):
+    """The template does not exist here, is a draft, is retired, or belongs to another sender or lane.
+
+    Have a version approved in campaign-svc, and name the version, or send without one for the newest.
+    """
+
     slug, title = Kind.TEMPLATE.value, "No message may leave from the template"
 
 
 class ValueNotUsable(Invalid):
+    """A value does not fit its field of the template: unknown, missing, too long, a link, or with signs of advertising.
+
+    Mend each value that `reasons` names. The template states its fields.
+    """
+
     slug, title = Kind.VALUE.value, "A value may not stand in the template"
 
 
 class CodeOfAnotherLane(Conflict):
+    """The sender's short code carries another lane: marketing and other messages share no code.
+
+    Send by a sender whose code carries this lane.
+    """
+
     slug, title = Kind.CODE.value, "The sender's short code belongs to another lane"
 
 
@@ -114,7 +140,7 @@ class Ready:
 
 @dataclass(slots=True)
 class Known:
-    """The senders and templates known here, among those that a request names."""
+    """The caller's senders and their templates known here, among those that a request names."""
 
     senders: Mapping[str, projection.Sender]
     templates: Mapping[Wanted, TemplateVersion]
@@ -133,21 +159,30 @@ class Asked:
     status: str | None = None
 
 
-@router.post("/messages", status_code=202)
+@router.post(
+    "/messages",
+    operation_id="messages.create",
+    status_code=202,
+    response_model=Sent | BatchResults,
+    responses=tells(202, "Location") | refuses(NotAllowedByLimits, NotFound, *PROBLEMS.values()),
+)
 async def send(
     body: Requested,
     request: Request,
     held: Held,
     caller: Sends,
-    response: Response,
     key: Key = None,
-) -> Sent | Results:
+) -> Response:
     """Accept a message, or up to 1,000 in `messages`, for the gate to decide on at once.
 
     202: the ledger has each accepted message. Each lane has its own scope. A transactional or service message leaves
     from an approved template, or with a free text for a token with that scope. The messages of a batch are accepted in
     one transaction, and a refused message keeps none of the others back. A refused message is in no ledger: an audit
     keeps the reasons, without the text and the person.
+
+    429: a limit of the organisation or the token refuses the message, or every message of a batch; the reason names the
+    limit. 403 `not-allowed-by-limits`: the limits name no such place, or no price is known. A repeat under its
+    `Idempotency-Key` counts once, and gets the first answer.
     """
     now = datetime.now(UTC)
     asked: list[Asked] = []
@@ -161,48 +196,97 @@ async def send(
             each.ready = _ready(one, held, caller, now)
         except Problem as problem:
             each.problem = problem
-    fingerprint = await fingerprint_of(request, held.subject_keys) if key is not None else ""
-    async with _known(held, [each.ready.body for each in asked if each.ready]) as (tx, known):
-        stored = await messages.statuses(tx, [each.identity for each in asked]) if key is not None else {}
+    under = await keyed(request, caller, key, held.subject_keys)
+    async with _known(held, caller, [each.ready.body for each in asked if each.ready]) as (tx, known):
+        await limiting.lock(tx, caller, [(a.ready.body.category, a.ready.subject_id) for a in asked if a.ready], key)
+        if under is not None and (first := await find(tx, under)) is not None:
+            if not isinstance(body, Batch) and isinstance(asked[0].problem, Forbidden):
+                raise asked[0].problem
+            return first.response()
         for place, each in enumerate(asked):
             await _let_others(place)
-            each.status = stored.get(each.identity)
-            if each.status is None and each.ready is not None:
+            if each.ready is not None:
                 _write(each, each.ready, known)
-        if key is not None and any(each.status or each.written for each in asked):
-            await claim(tx, caller, key, fingerprint)
+        purse = await _limit(tx, held, caller, [each for each in asked if each.written is not None], known, now)
         await _insert(tx, held, asked, now)
-        audited = [_audit(each, each.ready.body, caller, now) for each in asked if each.audited and each.ready]
-        await store.add_audits(tx, audited)
+        answer = _answer(asked, several=isinstance(body, Batch))
+        if under is not None and answer is not None:
+            await keep_all(tx, [(under, answer, now)])
+        audits = [_audit(each, each.ready.body, caller, now) for each in _to_audit(asked) if each.ready]
+        await store.add_audits(tx, audits)
     for each in asked:
         if each.ready is not None:
             _count(each, each.ready.body)
-    if isinstance(body, Batch):
-        return Results(results=[_result(each) for each in asked])
+    calls = rates.calls_of(caller.granted, caller.organisation, caller.account, now.replace(microsecond=0))
+    request.state.rate_limit = rates.fields_of(held.allowances, [*calls, *purse.days], now)
+    if answer is not None:
+        return answer.response()
+    if isinstance(body, Batch) and not all(isinstance(each.problem, LimitReached) for each in asked):
+        return answer_of(BatchResults(results=[_result(each) for each in asked]), 202).response()
+    assert asked[0].problem is not None
+    raise asked[0].problem
+
+
+def _answer(asked: Sequence[Asked], *, several: bool) -> Answer | None:
+    """Return the answer, unless every message is refused."""
+    if not any(each.status for each in asked):
+        return None
+    if several:
+        return answer_of(BatchResults(results=[_result(each) for each in asked]), 202)
     [only] = asked
-    if only.status is None:
-        assert only.problem is not None
-        raise only.problem
-    response.headers["Location"] = f"/v1/messages/{only.identity}"
-    return Sent(message_id=only.identity, status=only.status)
+    assert only.status is not None
+    sent = Sent(message_id=only.identity, status=only.status)
+    return answer_of(sent, 202, {"Location": f"/v1/messages/{only.identity}"})
+
+
+async def _limit(
+    tx: AsyncConnection, held: Resources[Any], caller: Caller, written: Sequence[Asked], known: Known, now: datetime
+) -> Purse:
+    """Charge the messages in their order, and refuse those over a limit."""
+    budget = Budget(held.allowances, held.settings.limited)
+    purse = budget.purse(caller.organisation, now, caller.granted.own, caller.account)
+    wanted = [_message(each, held, known) for each in written]
+    results = await limiting.charge(tx, purse, caller, wanted, held.settings.price_table, now)
+    for each, result in zip(written, results, strict=True):
+        if result is None:
+            continue
+        each.written, each.audited = None, (result.name,)
+        reason = Reason(result.field, result.name, result.limit)
+        if result.until is None:
+            each.problem = NotAllowedByLimits(result.detail, reasons=[reason])
+        else:
+            each.problem = LimitReached(result.detail, [reason], (result.until - now).total_seconds())
+    return purse
+
+
+def _message(asked: Asked, held: Resources[Any], known: Known) -> limiting.Message:
+    """Return the parts that limits depend on. The gate chooses the gateway later: the longest text counts."""
+    ready, written = asked.ready, asked.written
+    assert ready is not None
+    assert written is not None
+    category, sender_id, text = ready.body.category, ready.body.sender_id, written.text
+    if category == "marketing":
+        text = held.settings.longest_sent(text, category, known.senders[sender_id].stop_code)
+    return limiting.Message(category, sender_id, ready.subject_id, ready.msisdn.territory, text)
 
 
 def _identity(caller: Caller, key: str | None, now: datetime, body: Requested, place: int) -> UUID:
     if key is None:
         return message_id(now, str(uuid4()))
-    parts = (caller.subject, key, str(place)) if isinstance(body, Batch) else (caller.subject, key)
+    parts = (caller.account, key, str(place)) if isinstance(body, Batch) else (caller.account, key)
     return message_id(EPOCH, *parts)
 
 
 def _ready(body: Send, held: Resources[Any], caller: Caller, now: datetime) -> Ready:
-    """Check scope, sender, number and time. Raises Problem."""
+    """Check scope, the token's senders, number and time. Raises Problem."""
     caller.may(f"message:send:{body.category}")
-    caller.may_use(body.sender_id)
+    caller.may_name(body.sender_id)
     free = body.text if body.category != "marketing" else None
     if free is not None:
         caller.may("message:send:free_text")
     if body.override_reason is not None:
         caller.may("message:send:override")
+    _check_finished(body.text or "")
     try:
         msisdn = parse(body.to, fictional=held.settings.fictional_numbers)
     except NumberRefused as refused:
@@ -215,6 +299,16 @@ def _ready(body: Send, held: Resources[Any], caller: Caller, now: datetime) -> R
         _check_courtesy(msisdn.territory, region, now, before, _at_hand_off(held.settings.policy))
     found = findings_of(free) if free is not None else []
     return Ready(body, msisdn, held.subject_keys.subject_id(msisdn.e164), region, found)
+
+
+def _check_finished(text: str) -> None:
+    """Refuse a text with a placeholder of another product: a free text leaves as written. Raises Invalid."""
+    for other in placeholders(text):
+        raise Invalid(
+            f"the text has a placeholder {other.form} of another product at character {other.at}: write the value, or"
+            " use a template, which has {field} for each of its `values`",
+            reasons=[Reason("text", "placeholder")],
+        )
 
 
 def _region(body: Send, territory: str, policy: Policy) -> str | None:
@@ -241,19 +335,34 @@ def _check_courtesy(territory: str, region: str | None, now: datetime, before: d
 
 
 @asynccontextmanager
-async def _known(held: Resources[Any], bodies: Collection[Send]) -> AsyncIterator[tuple[AsyncConnection, Known]]:
-    """Open a transaction in which the named senders and templates are known, or are late by ARRIVES_WITHIN_S."""
+async def _known(
+    held: Resources[Any], caller: Caller, bodies: Collection[Send]
+) -> AsyncIterator[tuple[AsyncConnection, Known]]:
+    """Open a transaction in which the named senders and templates are known, or are late by ARRIVES_WITHIN_S.
+
+    The wait for another organisation's sender or template is the wait for an unknown sender or template.
+    """
     sender_ids = {body.sender_id for body in bodies}
     wanted = {(body.template_id, body.version) for body in bodies if body.template_id is not None}
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + ARRIVES_WITHIN_S
+    waits = pauses(ARRIVES_WITHIN_S)
     while True:
         async with held.database.begin() as tx:
-            known = Known(await projection.senders(tx, sender_ids), await templates.templates(tx, wanted))
-            if (len(known.senders), len(known.templates)) == (len(sender_ids), len(wanted)) or loop.time() >= deadline:
+            known = await _theirs(tx, caller, sender_ids, wanted)
+            complete = (len(known.senders), len(known.templates)) == (len(sender_ids), len(wanted))
+            if complete or (pause := next(waits, None)) is None:
                 yield tx, known
                 return
-        await asyncio.sleep(LOOK_EVERY_S)
+        await asyncio.sleep(pause)
+
+
+async def _theirs(tx: AsyncConnection, caller: Caller, sender_ids: set[str], wanted: set[Wanted]) -> Known:
+    """Return the named senders and templates of the caller's organisation, among those of the token."""
+    senders, versions = await projection.senders(tx, sender_ids), await templates.templates(tx, wanted)
+    theirs = await caller.seen(sender_ids | {version.sender_id for version in versions.values()}, tx)
+    return Known(
+        {sender_id: sender for sender_id, sender in senders.items() if sender_id in theirs},
+        {asked: version for asked, version in versions.items() if version.sender_id in theirs},
+    )
 
 
 def _write(asked: Asked, ready: Ready, known: Known) -> None:
@@ -357,6 +466,7 @@ def _row(
         due_at=now,
         region=ready.region,
         template=template,
+        charged=True,
     )
 
 
@@ -375,9 +485,21 @@ def _audit(asked: Asked, body: Send, caller: Caller, now: datetime) -> Audit:
     )
 
 
+def _to_audit(asked: Sequence[Asked]) -> list[Asked]:
+    """Return the messages with an audit. Of those that one limit refuses to a sender the first stands for all."""
+    kept: dict[object, Asked] = {}
+    for each in asked:
+        if each.audited and each.ready is not None:
+            limited = isinstance(each.problem, LimitReached | NotAllowedByLimits)
+            kept.setdefault((each.ready.body.sender_id, each.audited) if limited else each.identity, each)
+    return list(kept.values())
+
+
 def _count(asked: Asked, body: Send) -> None:
     if asked.written is None and not asked.audited:
         return
+    if isinstance(asked.problem, LimitReached | NotAllowedByLimits):
+        return  # `sms_limits_refused_total`
     result = "refused" if asked.written is None else "overridden" if asked.audited else "accepted"
     kind = FREE_TEXT if body.text is not None else "template"
     TEXTS.labels(body.category, kind, result).inc()
@@ -395,11 +517,11 @@ async def _let_others(place: int) -> None:
         await asyncio.sleep(0)
 
 
-@router.get("/text-audits")
+@router.get("/text-audits", operation_id="text_audits.list")
 async def list_text_audits(held: Held, caller: Reads, cursor: Cursor = None, limit: Limit = LIMIT) -> Page[TextAudit]:
     """List texts that were refused, or left by an override, oldest first, of the senders your token covers."""
     after = position(cursor, int) or 0
-    covered = None if caller.senders is None else sorted(caller.senders)
+    covered = await caller.covered()
     async with held.database.begin() as tx:
 
         async def read() -> Sequence[store.Kept]:
@@ -410,24 +532,31 @@ async def list_text_audits(held: Held, caller: Reads, cursor: Cursor = None, lim
     return Page[TextAudit](items=items, next=next_of(rows, limit, attrgetter("id")))
 
 
-@router.get("/reports/to-stopped")
-async def report_to_stopped(
-    held: Held,
-    caller: Reads,
-    since: Annotated[AwareDatetime | None, Query(description="Default: a week before `until`.")] = None,
-    until: Annotated[AwareDatetime | None, Query(description="Default: now.")] = None,
-) -> ToStoppedReport:
+@router.get("/reports/to-stopped", operation_id="reports.to_stopped")
+async def report_to_stopped(held: Held, caller: Reads, since: Since = None, until: Until = None) -> ToStoppedReport:
     """Count transactional and service messages to people who had stopped, by sender and template.
 
     Such messages are lawful: a code follows a contract. Many of them from one template may be advertising in disguise.
     """
-    end = until or datetime.now(UTC)
-    begin = since or end - timedelta(days=7)
-    if not timedelta() < end - begin <= LONGEST_REPORT:
-        raise Invalid(
-            f"`since` is before `until`, by {LONGEST_REPORT.days} days at most", reasons=[Reason("since", "not_valid")]
-        )
-    covered = None if caller.senders is None else sorted(caller.senders)
+    begin, end = span(since, until, datetime.now(UTC))
+    covered = await caller.covered()
     async with held.database.begin() as tx:
         found = await store.to_stopped(tx, begin, end, covered)
     return ToStoppedReport(since=begin, until=end, items=[ToStopped(**each._asdict()) for each in found])
+
+
+@router.get("/reports/costs", operation_id="reports.costs")
+async def report_costs(held: Held, caller: Reads, since: Since = None, until: Until = None) -> CostReport:
+    """Sum the cost of the messages decided in a time, by sender, lane and version of the price table.
+
+    A later table changes no cost: each message keeps the cost of its sending.
+    """
+    begin, end = span(since, until, datetime.now(UTC))
+    covered = await caller.covered()
+    async with held.database.begin() as tx:
+        found = await store.costs(tx, begin, end, covered)
+    items = [
+        Cost.model_validate(each._asdict() | {"cost": None if each.cost is None else euros(each.cost)})
+        for each in found
+    ]
+    return CostReport(since=begin, until=end, items=items)

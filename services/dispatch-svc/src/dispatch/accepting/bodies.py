@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
@@ -111,10 +112,12 @@ def _item(value: object) -> Send | NotASend:
 
 
 class Batch(BaseModel):
+    """Up to 1,000 messages, accepted in one transaction: each is accepted or refused by itself."""
+
     model_config = ConfigDict(extra="forbid")
 
     messages: list[Annotated[Send | NotASend, PlainValidator(_item, json_schema_input_type=Send)]] = Field(
-        min_length=1, max_length=MOST_AT_ONCE
+        min_length=1, max_length=MOST_AT_ONCE, description="The messages; an item of the wrong form is refused alone."
     )
 
 
@@ -127,11 +130,17 @@ Requested = Annotated[Annotated[Send, Tag("(single)")] | Annotated[Batch, Tag("(
 
 
 class Sent(BaseModel):
+    """An accepted message, as the ledger has it."""
+
     message_id: UUID
-    status: str
+    status: str = Field(
+        description="The status after the first decision; `GET /v1/messages/{identity}` has the later ones."
+    )
 
 
 class ReasonBody(BaseModel):
+    """A reason of a refusal: the field, a word for programs, a sentence for people."""
+
     field: str | None
     reason: str
     detail: str | None
@@ -140,11 +149,11 @@ class ReasonBody(BaseModel):
 class Refusal(BaseModel):
     """A problem of one message, as `application/problem+json` would have the problem."""
 
-    type: str
-    title: str
-    status: int
+    type: str = Field(description="The kind of the problem, a URL relative to the service: its page says what to do.")
+    title: str = Field(description="The kind of the problem, in words.")
+    status: int = Field(description="The HTTP status that a request with this message alone would get.")
     detail: str
-    reasons: list[ReasonBody]
+    reasons: list[ReasonBody] = Field(description="The field and the reason of each refusal.")
 
     @classmethod
     def of(cls, problem: Problem) -> Self:
@@ -154,27 +163,36 @@ class Refusal(BaseModel):
 class Result(BaseModel):
     """The result of one message: accepted with an id, or refused."""
 
-    message_id: UUID | None = None
-    status: str | None = None
+    message_id: UUID | None = Field(None, description="The id of the accepted message; null for a refused message.")
+    status: str | None = Field(None, description="The status after the first decision; null for a refused message.")
     refused: Refusal | None = None
 
 
-class Results(BaseModel):
+class BatchResults(BaseModel):
+    """The results of a batch, one for each message."""
+
     results: list[Result] = Field(description="In the order of `messages`.")
 
 
 class TextAudit(BaseModel):
-    """A refused text, or a text that left by an override. The audit lacks the text."""
+    """A refused text, or a text that left by an override. The audit lacks the text.
 
-    at: datetime
-    caller: str
+    Messages that a limit refuses have one audit for each request, sender and limit.
+    """
+
+    at: datetime = Field(description="The time of the request.")
+    caller: str = Field(description="The caller, by `sub` of the token.")
     sender_id: str
     category: str
     template: str = Field(description="`<template_id>@<number>`, or `free_text`.")
-    result: Literal["refused", "overridden"]
-    reasons: list[str]
-    message_id: UUID | None
-    override_reason: str | None
+    result: Literal["refused", "overridden"] = Field(
+        description="`refused`: no message left. `overridden`: the message was accepted for `override_reason`."
+    )
+    reasons: list[str] = Field(
+        description="The rules that the text broke, or the limit that refused the message, stable for programs."
+    )
+    message_id: UUID | None = Field(description="The id of the message that left by an override; null for a refusal.")
+    override_reason: str | None = Field(description="The caller's reason for the override; null for a refusal.")
 
 
 class ToStopped(BaseModel):
@@ -190,7 +208,32 @@ class ToStopped(BaseModel):
     )
 
 
+class Cost(BaseModel):
+    """Messages of one sender and lane, charged by one version of the price table."""
+
+    sender_id: str
+    category: str
+    prices: str | None = Field(description="The version of the price table; `none` without a table.")
+    messages: int = Field(description="Messages with the outcome accepted or unknown; no other is charged.")
+    segments: int = Field(description="The SMS of these messages, as sent.")
+    cost: Decimal | None = Field(
+        description="In euros, of the messages with a price, at the price in force when each was sent; null if no"
+        " message has a price."
+    )
+    unpriced: int = Field(description="Messages without a price: their cost is unknown.")
+
+
+class CostReport(BaseModel):
+    """The real cost of messages, by sender, lane and version of the price table."""
+
+    since: datetime = Field(description="The beginning of the time asked about.")
+    until: datetime = Field(description="The end of the time asked about; the end itself is not included.")
+    items: list[Cost] = Field(description="A line for each sender, lane and version of the price table with messages.")
+
+
 class ToStoppedReport(BaseModel):
-    since: datetime
-    until: datetime
+    """Transactional and service messages, and how many of them went to people who had stopped."""
+
+    since: datetime = Field(description="The beginning of the time asked about.")
+    until: datetime = Field(description="The end of the time asked about; the end itself is not included.")
     items: list[ToStopped] = Field(description="The most messages to people who had stopped first.")

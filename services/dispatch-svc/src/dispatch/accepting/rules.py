@@ -6,10 +6,13 @@ free text without a sign of advertising. A caller with the scope may override a 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import StrEnum
+from operator import attrgetter
 from typing import NamedTuple
 
 from common.contracts.campaign import Category, TemplateField
+from common.limits import Limits
 from common.texts import template
 from common.texts.findings import Finding, load
 
@@ -40,6 +43,39 @@ class TextRefused(Exception):
         super().__init__(kind)
         self.kind = kind
         self.against = tuple(against)
+
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+class Had(NamedTuple):
+    """The messages to a number, requested outside marketing: within an hour and a day, and the first of each."""
+
+    hour: int = 0
+    day: int = 0
+    first_of_hour: datetime | None = None
+    first_of_day: datetime | None = None
+
+    def and_one(self, now: datetime) -> "Had":
+        return Had(self.hour + 1, self.day + 1, self.first_of_hour or now, self.first_of_day or now)
+
+
+class Reached(NamedTuple):
+    """A limit of a number, and until when the limit refuses."""
+
+    name: str
+    limit: int
+    until: datetime
+
+
+def reached(had: Had, limits: Limits, now: datetime) -> Reached | None:
+    """Return the limit that refuses one more message to the number for longest."""
+    found = []
+    if limits.per_number_day is not None and had.day >= limits.per_number_day:
+        found.append(Reached("per_number_day", limits.per_number_day, (had.first_of_day or now) + DAY))
+    if limits.per_number_hour is not None and had.hour >= limits.per_number_hour:
+        found.append(Reached("per_number_hour", limits.per_number_hour, (had.first_of_hour or now) + HOUR))
+    return max(found, key=attrgetter("until"), default=None)
 
 
 class Approved(NamedTuple):

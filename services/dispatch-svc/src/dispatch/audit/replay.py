@@ -30,6 +30,7 @@ from dispatch.gate import record
 from dispatch.gate.rules import Allow, Defer, Deny, Expire, Verdict
 from dispatch.messages.reasons import Reason
 from dispatch.messages.status import HANDED_OFF, Status
+from dispatch.quotas.budget import OF_A_LIMIT
 
 TOLD = 100  # messages printed
 
@@ -124,6 +125,12 @@ WAYS_OUT = frozenset(  # reasons that hold back an allowed message, and are not 
 
 def _is_told(verdict: Verdict, status: str, reasons: Sequence[str]) -> bool:
     """Return whether a row agrees with the verdict."""
+    if limited := OF_A_LIMIT.intersection(reasons):
+        if status == Status.DENIED:
+            return isinstance(verdict, Allow | Defer) and limited.issuperset(reasons)
+        reasons = [reason for reason in reasons if reason not in limited]
+        if isinstance(verdict, Allow):
+            return status == Status.DEFERRED and WAYS_OUT.issuperset(reasons)
     match verdict:
         case Allow() if status == Status.DEFERRED:
             return bool(reasons) and WAYS_OUT.issuperset(reasons)

@@ -6,30 +6,34 @@ transaction.
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
-import msgspec
-from asyncpg.pgproto import pgproto
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.contracts.campaign import Category, MessageRequested
+from common.contracts.campaign import Category
 from common.db.timer import uptime_s
 from common.keyring import FieldKeys, LinkKeys, SubjectKeys, Unreadable, owner_of
 from common.law import Policy, can_stop, mark_of
 from common.law.stop_mention import mentions_stop
+from common.limits import FRENCH
 from common.privacy import erasing
 from common.privacy.erasing import Asked
 from common.privacy.stop_link import has_foreign_link, has_stop_link
 from common.sms.msisdn import territory_of
+from common.sms.prices import NO_PRICES, Prices
+from common.sms.sms_length import segments
 from common.telemetry import counter
 from dispatch.gate import record, store
 from dispatch.gate import rules as gate
+from dispatch.gate.candidate import Candidate, Decision, Permit
 from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, Verdict
+from dispatch.gateways.gateway import Capabilities, longest_sent
 from dispatch.gateways.pool import Traffic, Ways
-from dispatch.lane import Lane, lane_of
+from dispatch.lane import Lane
 from dispatch.messages import store as messages
 from dispatch.messages.reasons import Reason
 from dispatch.messages.row import FREE_TEXT, MessageRow
@@ -38,6 +42,7 @@ from dispatch.projection import store as projection
 from dispatch.projection import templates
 from dispatch.projection.limits import Limits
 from dispatch.projection.store import Sender
+from dispatch.quotas.budget import Budget, Over, Purse
 
 VERDICTS = counter(
     "sms_dispatch_verdicts_total", "Decisions of the gate, by verdict and first reason.", ["verdict", "reason"]
@@ -49,87 +54,19 @@ NO_ROUTE = counter(
 
 TURN = 50  # messages; then the event loop turns, so that a code does not wait for a whole campaign
 NO_ROUTE_RECHECK = timedelta(minutes=5)  # the operator has to configure a route
+LEASED_WITHIN_S = 2.0  # opt-outs may wait meanwhile
+SHORT_RECHECK = timedelta(seconds=1)  # the lease was late, or another message took the rest of the lease
+FIRST_RECHECK = timedelta(seconds=30)  # idle leases of other processes are back by then
+LIMIT_RECHECK = timedelta(hours=6)  # the operator may raise a limit
 
 
-class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """A message to decide on. `number` and `text` are encrypted."""
+class _Text(NamedTuple):
+    """The properties of a text. Many messages of a campaign have the same text: a batch reads the text once."""
 
-    message_id: UUID
-    campaign_id: str | None
-    sender_id: str
-    purpose: str | None
-    category: Category
-    subject_id: str
-    partition: int
-    number: str
-    text: str
-    requested_at: datetime
-    send_before: datetime
-    gateway: str | None = None  # of the last decision
-    region: str | None = None
-    template: str | None = None  # only of a request over HTTP
-    version: int = 0  # of the row; 0: no row yet
-
-    @property
-    def lane(self) -> Lane:
-        return lane_of(self.category)
-
-
-def requested(event: MessageRequested, partition: int) -> Candidate:
-    """Return the candidate of a request. Raise ValueError for an id that is no UUID."""
-    return Candidate(
-        message_id=pgproto.UUID(event.message_id),  # asyncpg's UUID takes a tenth of the time
-        campaign_id=event.campaign_id,
-        sender_id=event.sender_id,
-        purpose=event.purpose,
-        category=event.category,
-        subject_id=event.subject_id,
-        partition=partition,
-        number=event.number,
-        text=event.text,
-        requested_at=event.requested_at,
-        send_before=event.send_before,
-        region=event.region,
-    )
-
-
-def stored(row: MessageRow) -> Candidate:
-    return Candidate(**{name: getattr(row, name) for name in Candidate.__struct_fields__})
-
-
-class Permit(msgspec.Struct, frozen=True, gc=False):
-    """An allowed message, decrypted, with the sender's particulars.
-
-    A hand-off begins before `until` (`uptime_s`), or the message is decided again. `again`: the gateway may have had
-    the message before, so the message goes by the same gateway or not at all, and is never `deferred`.
-    """
-
-    candidate: Candidate
-    number: str
-    text: str
-    oadc: str
-    stop_code: str
-    gateway: str
-    until: float
-    row: MessageRow
-    again: bool = False
-    lacks_stop: bool = False  # the gateway has to add the STOP mention
-    to_stopped: bool = False  # the person had stopped the sender, or its controller
-
-    @property
-    def decided_at(self) -> datetime:
-        assert self.row.decided_at is not None, "a permit is of a decision"
-        return self.row.decided_at
-
-    def __repr__(self) -> str:  # omits number and text
-        return f"Permit({self.candidate.message_id})"
-
-
-class Decision(msgspec.Struct, frozen=True, gc=False):
-    candidate: Candidate
-    verdict: Verdict
-    row: MessageRow
-    permit: Permit | None
+    lacks_code: bool  # the STOP mention
+    mark: str | None
+    unfit: frozenset[str]  # gateways
+    unfit_alone: frozenset[str]  # likewise, without another means to stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +80,8 @@ class Clearance:
     limits: Limits
     permit_ttl_s: float
     link_keys: LinkKeys | None = None  # without, no stop link counts
+    budget: Budget | None = None  # without, no limit holds
+    prices: Prices = NO_PRICES
     # held while marketing is decided, taken before the partition's lock: opt-outs wait for running decisions, and wait
     # six times as long for six partitions at once
     one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock, compare=False, repr=False)
@@ -172,6 +111,7 @@ class Clearance:
             linked.append(self._links(candidate, content, senders.get(candidate.sender_id)))
             if place % TURN == TURN - 1:
                 await asyncio.sleep(0)
+        purses, highest = await self._purses(tx, candidates, opened, senders)
         blocks = await store.blocks(tx, [c.subject_id for c in candidates])
         erased = await erasing.asked_of(tx, {c.subject_id for c in candidates})
         named = {c.template for c in candidates if c.template is not None and c.template != FREE_TEXT}
@@ -186,28 +126,44 @@ class Clearance:
         subjects = await store.subjects(tx, [c.subject_id for c in candidates])
         controls = await store.controls(tx, campaigns)
         recent = await self._recent(tx, partition, candidates)
+        left = timedelta(seconds=until - uptime_s())  # before `now`: no permit outlives what it stands on
         now = datetime.now(UTC)
-        lapses = now + timedelta(seconds=until - uptime_s())
+        lapses = now + left
         ways: dict[tuple[object, ...], Ways] = {}  # one per kind of message
+        costs: dict[tuple[object, ...], int | None] = {}  # likewise
+        texts: dict[tuple[str, str, Category], _Text] = {}  # one per text, category and sender
+        sizes: dict[tuple[object, ...], int] = {}  # likewise, as a gateway sends the text
         decisions = []
         for place, (candidate, (number, content, flaw), (stop_link, foreign_link)) in enumerate(
             zip(candidates, opened, linked, strict=True)
         ):
             if place % TURN == TURN - 1:
                 await asyncio.sleep(0)
-            if _not_to_be_kept(candidate, erased.get(candidate.subject_id)):
-                flaw = Reason.ERASED
-            elif candidate.template in retired:
+            sender = senders.get(candidate.sender_id)
+            erasures = erased.get(candidate.subject_id)
+            gone = erasures is not None and _not_to_be_kept(
+                candidate, erasing.concerning(erasures, sender.controller if sender else None)
+            )
+            if candidate.template in retired:
                 flaw = flaw or Reason.TEMPLATE_RETIRED
             elif foreign_link:
                 flaw = flaw or Reason.FOREIGN_LINK
-            sender = senders.get(candidate.sender_id)
             subject = subjects.get(candidate.subject_id)
             blocked = blocks.get(candidate.subject_id, frozenset())
             territory = territory_of(number)
-            lacks_code = sender is not None and lacks_a_mention(candidate.category, content, sender.stop_code)
+            if (
+                territory not in FRENCH
+                and sender is not None
+                and candidate.is_limited
+                and not self._may_go_to(territory, sender, number)
+            ):
+                flaw = flaw or Reason.PLACE_NOT_ALLOWED
+            said = content, candidate.sender_id, candidate.category
+            if (read := texts.get(said)) is None:
+                read = texts[said] = self._read(content, candidate.category, sender)
+            lacks_code = read.lacks_code
             lacks_stop = lacks_code and not (stop_link and self._link_works(territory, candidate.region))
-            unfit = self.traffic.unfit(content, lacks_stop=lacks_stop)
+            unfit = read.unfit_alone if lacks_stop else read.unfit
             like = candidate.sender_id, candidate.category, territory, unfit, blocked
             if (open_ways := ways.get(like)) is None:
                 oadc = sender.oadc if sender else ""
@@ -226,8 +182,9 @@ class Clearance:
                 territory=territory,
                 mentions_stop=sender is not None and (added or not lacks_code),
                 flaw=flaw,
+                erased=gone,
                 region=candidate.region,
-                mark=mark_of(content, self.policy),
+                mark=read.mark,
                 stop_link=stop_link,
                 courtesy=candidate.category == "service" and candidate.template is not None,
             )
@@ -248,16 +205,43 @@ class Clearance:
             facts = record.encode(request, known, self.limits, verdict, controller)
             if isinstance(verdict, Allow) and gateway is None:
                 verdict = _no_way(candidate, open_ways, now)
+            charged = None
+            if (
+                (purse := purses.get(candidate.sender_id)) is not None
+                and candidate.is_limited
+                and not candidate.charged
+                and _is_charged_by(verdict)
+            ):
+                cost = highest.get(candidate.message_id, 0)
+                if purse.take_prepaid() or (over := purse.pay_from_leases(cost)) is None:
+                    charged = purse, cost or 0
+                else:
+                    verdict = _over(over, verdict, candidate, now)
             allowed = isinstance(verdict, Allow)
+            parts, cost = None, None
+            if allowed:
+                assert sender is not None
+                assert gateway is not None
+                if (parts := sizes.get((gateway, *said))) is None:
+                    sends = self.traffic.gateways[gateway].capabilities
+                    parts = segments(sends.as_sent(content, candidate.category, sender.stop_code))
+                    sizes[gateway, *said] = parts
+                priced = territory, candidate.category, candidate.sender_id, parts
+                if priced not in costs:
+                    costs[priced] = self._cost(candidate, territory, parts, now)
+                cost = costs[priced]
             row = self._row(
                 candidate,
                 verdict,
                 consent_version=subject.version if subject else None,
                 as_of=as_of,
                 now=now,
-                gone=flaw is Reason.ERASED,
+                gone=gone,
                 facts=facts,
                 gateway=gateway if allowed else None,
+                segments=parts,
+                cost=cost,
+                charged=candidate.charged or charged is not None,
             )
             permit = None
             if allowed:
@@ -279,10 +263,78 @@ class Clearance:
                     to_stopped=controller is not None and gate.stopped_at(subject, controller) is not None,
                 )
                 recent[one] += candidate.category == "marketing"
-            decisions.append(Decision(candidate, verdict, row, permit))
+            decisions.append(Decision(candidate, verdict, row, permit, charged))
         for (kind, first), many in Counter([(type(d.verdict), d.row.reasons[:1]) for d in decisions]).items():
-            VERDICTS.labels(kind.__name__.lower(), *first or ("",)).inc(many)
+            VERDICTS.labels(kind.__name__.lower(), first[0] if first else "").inc(many)
+        for purse in purses.values():
+            purse.return_prepaid()
         return decisions
+
+    async def _purses(
+        self,
+        tx: AsyncConnection,
+        candidates: Sequence[Candidate],
+        opened: Sequence[tuple[str, str, Reason | None]],
+        senders: Mapping[str, Sender],
+    ) -> tuple[dict[str, Purse], dict[UUID, int | None]]:
+        """Return the purse of each limited sender, and the highest cost of each message where a spend is limited.
+
+        The purses have leases for all messages that a verdict may charge. The payments of the batch are given back if
+        `tx` fails.
+        """
+        charged = [c.sender_id for c in candidates if c.is_limited and not c.charged]
+        if self.budget is None or not charged:
+            return {}, {}
+        now = datetime.now(UTC)
+        purses = {one: self.budget.purse(one, now) for one in {each.organisation_id for each in senders.values()}}
+        limited = {
+            sender_id: purses[sender.organisation_id]
+            for sender_id, sender in senders.items()
+            if not purses[sender.organisation_id].unlimited
+        }
+        for sender_id, many in Counter(charged).items():
+            if sender_id in limited and not limited[sender_id].spends:
+                limited[sender_id].expect(None, many)
+        spending = {sender_id: purse for sender_id, purse in limited.items() if purse.spends}
+        highest = await self._highest_costs(candidates, opened, senders, spending, now) if spending else {}
+        by = uptime_s() + LEASED_WITHIN_S  # for all of them: the caller may hold the partition's lock
+        for purse in [each for each in purses.values() if not each.unlimited]:
+            purse.undo_with(tx)
+            await purse.stock_within(by - uptime_s())
+        return limited, highest
+
+    async def _highest_costs(
+        self,
+        candidates: Sequence[Candidate],
+        opened: Sequence[tuple[str, str, Reason | None]],
+        senders: Mapping[str, Sender],
+        spending: Mapping[str, Purse],
+        now: datetime,
+    ) -> dict[UUID, int | None]:
+        """Return the cost of each message not charged yet, by the gateway that makes most SMS of it, and expect it.
+
+        A message is charged once. It may be decided again, and leave by another gateway than the one open now.
+        """
+        costs: dict[UUID, int | None] = {}
+        takers: dict[tuple[object, ...], Sequence[Capabilities]] = {}  # one for each kind of message
+        for place, (candidate, (number, content, _)) in enumerate(zip(candidates, opened, strict=True)):
+            if place % TURN == TURN - 1:
+                await asyncio.sleep(0)
+            purse = spending.get(candidate.sender_id)
+            if purse is None or not candidate.is_limited or candidate.charged:
+                continue
+            territory, unfit = territory_of(number), self.traffic.unfit(content)
+            kind = territory, candidate.sender_id, candidate.category, unfit
+            if (found := takers.get(kind)) is None:
+                found = takers[kind] = self.traffic.takers(territory, candidate.sender_id, candidate.category, unfit)
+            said = longest_sent(found, content, candidate.category, senders[candidate.sender_id].stop_code)
+            costs[candidate.message_id] = cost = self._cost(candidate, territory, max(1, segments(said)), now)
+            purse.expect(cost)
+        return costs
+
+    def _may_go_to(self, territory: str, sender: Sender, number: str) -> bool:
+        """Return whether the limits of the sender's organisation open the place. An unreadable number has no place."""
+        return not number or self.budget is None or self.budget.limited.of(sender.organisation_id).allow(territory)
 
     def _ways(
         self, candidate: Candidate, territory: str, oadc: str, unfit: Collection[str], blocked: Collection[str]
@@ -295,6 +347,10 @@ class Clearance:
             unfit=unfit,
             blocked=blocked,
         )
+
+    def _cost(self, candidate: Candidate, territory: str, segments: int, now: datetime) -> int | None:
+        """Return the cost at the price in force now, within a permit of the submit."""
+        return self.prices.cost(territory, segments, at=now, category=candidate.category, sender_id=candidate.sender_id)
 
     async def _recent(
         self, tx: AsyncConnection, partition: int, candidates: Sequence[Candidate]
@@ -321,6 +377,12 @@ class Clearance:
         named, page, now = (candidate.sender_id, candidate.subject_id), sender.stop_page, datetime.now(UTC)
         own = self.link_keys is not None and has_stop_link(content, page, self.link_keys, *named, now)
         return own, has_foreign_link(content, page, self.link_keys, *named, now)
+
+    def _read(self, content: str, category: Category, sender: Sender | None) -> _Text:
+        lacks_code = sender is not None and lacks_a_mention(category, content, sender.stop_code)
+        unfit = self.traffic.unfit(content)
+        alone = self.traffic.unfit(content, lacks_stop=True) if lacks_code else unfit
+        return _Text(lacks_code, mark_of(content, self.policy), unfit, alone)
 
     def _link_works(self, territory: str, region: str | None) -> bool:
         return can_stop(territory, self.policy, code=False, link=True, region=region)
@@ -349,6 +411,9 @@ class Clearance:
         gone: bool,
         facts: str,
         gateway: str | None,
+        segments: int | None,
+        cost: int | None,
+        charged: bool,
     ) -> MessageRow:
         """Return the row. `gone`: the person was erased since, which an expired message's reasons do not show."""
         reasons: tuple[Reason, ...] = ()
@@ -387,6 +452,10 @@ class Clearance:
             facts=facts,
             gateway=gateway,
             template=candidate.template,
+            segments=segments,
+            cost=cost,
+            prices=None if segments is None else self.prices.version,
+            charged=charged,
         )
 
 
@@ -410,8 +479,57 @@ def _no_way(candidate: Candidate, ways: Ways, now: datetime) -> Defer:
     return Defer((reason,), min(until, candidate.send_before))
 
 
+def give_back(decisions: Sequence[Decision]) -> None:
+    """Give back the charges of decisions that the ledger did not take: the messages were on record."""
+    for decision in decisions:
+        if decision.charged is not None:
+            purse, cost = decision.charged
+            purse.give_back(cost)
+
+
+def _is_charged_by(verdict: Verdict) -> bool:
+    """Return whether the verdict accepts the message; while the gate's knowledge is behind, a denial may follow."""
+    match verdict:
+        case Allow():
+            return True
+        case Defer(reasons=reasons):
+            return Reason.KNOWLEDGE_BEHIND not in reasons
+        case _:
+            return False
+
+
+def _over(over: Over, verdict: Verdict, candidate: Candidate, now: datetime) -> Verdict:
+    """Return the verdict on a message over a limit: a delay, or a denial where the limit opens too late.
+
+    The first refusal of a window is a short delay in any case: other processes may hold the rest as leases. A lease
+    that is late or too small is no refusal, nor is a window that has ended before the decision.
+    """
+    if over.until is None:
+        return Deny((over.reason,))
+    reason = over.reason
+    if over.short or over.until <= now:
+        reason, wait = Reason.NO_LEASE, SHORT_RECHECK
+    elif not _lasts(over, candidate):
+        wait = FIRST_RECHECK
+    elif over.until >= candidate.send_before:
+        return Deny((over.reason,))
+    else:
+        wait = LIMIT_RECHECK
+    until = min(over.until, now + wait, candidate.send_before)
+    if isinstance(verdict, Defer):
+        return Defer((*verdict.reasons, reason), max(verdict.until, until))
+    return Defer((reason,), until)
+
+
+def _lasts(over: Over, candidate: Candidate) -> bool:
+    """Return whether the verdict before was a refusal by the same limit in the same window."""
+    if over.reason not in candidate.reasons or candidate.decided_at is None:
+        return False
+    return over.since is not None and candidate.decided_at >= over.since
+
+
 def _not_to_be_kept(candidate: Candidate, asked: Asked | None) -> bool:
-    """Return whether the request precedes the person's erasure, or is marketing without a lift since."""
+    """Return whether the request precedes the erasure that concerns it, or is marketing without a lift since."""
     if asked is None:
         return False
     return candidate.requested_at <= asked.at or (candidate.category == "marketing" and not asked.lifted)

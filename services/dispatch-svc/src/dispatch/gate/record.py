@@ -80,7 +80,7 @@ class Record(_Kept, frozen=True):
 
     `stop`, `link`: the means to stop in the text. `stated`: where the sender states that its code is reachable. `mark`
     is the mark under any law, so that another edition can decide. `sender`: whether the purpose was known. `limits`:
-    the encoded `Bounds`.
+    the encoded `Bounds`. `erased`: an erasure concerned the request.
     """
 
     to: str
@@ -90,6 +90,7 @@ class Record(_Kept, frozen=True):
     link: bool = False
     mark: str | None = None
     flaw: Reason | None = None
+    erased: bool = False
     courtesy: bool = False
     person: Person | None = None
     sender: bool | None = None
@@ -135,6 +136,7 @@ def encode(
             link=request.stop_link,
             mark=request.mark,
             flaw=request.flaw,
+            erased=request.erased,
             courtesy=request.courtesy,
             person=_person(request, known.subject, controller),
             sender=None if known.purposes is None else request.purpose in known.purposes,
@@ -170,6 +172,7 @@ def asked(record: Record, row: Row) -> Request:
         territory=record.to,
         mentions_stop=record.stop,
         flaw=record.flaw,
+        erased=record.erased,
         region=record.region,
         mark=record.mark,
         stop_link=record.link,

@@ -17,6 +17,7 @@ import msgspec
 from common.contracts import consent_rule
 from common.contracts.campaign import Category, Control
 from common.contracts.consent import Consent, Suppression
+from common.contracts.consent_rule import OF_OTHERS, Against
 from common.law import (
     Aspect,
     Policy,
@@ -57,7 +58,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
     `territory` comes from the number, `region` from an address. `mentions_stop`: the text has the STOP mention, or the
     gateway adds it. `stop_link`: the text has the person's valid stop link. `mark`: the longest advertising mark of any
-    known law that begins the text. `flaw`: a reason in the request itself. `courtesy`: courtesy hours apply.
+    known law that begins the text. `flaw`: a reason in the request itself. `erased`: an erasure concerns the request.
+    `courtesy`: courtesy hours apply.
     """
 
     category: Category
@@ -69,6 +71,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     territory: str
     mentions_stop: bool
     flaw: Reason | None = None
+    erased: bool = False
     region: str | None = None
     mark: str | None = None
     stop_link: bool = False
@@ -108,9 +111,9 @@ def decide(request: Request, known: Knowledge, now: datetime, limits: Limits, po
     if now >= request.send_before:
         return Expire()
     denials = tuple(denial_reasons(request, known, now, limits, policy))
-    if _may_only_be_behind(denials, request, known, now, limits):
-        return Defer((Reason.KNOWLEDGE_BEHIND,), min(now + limits.recheck, request.send_before))
     if denials:
+        if _may_only_be_behind(denials, request, known, now, limits):
+            return Defer((Reason.KNOWLEDGE_BEHIND,), min(now + limits.recheck, request.send_before))
         return Deny(denials)
     delays = tuple(delay_reasons(request, known, now, limits, policy))
     if delays:
@@ -157,6 +160,8 @@ def denial_reasons(
 ) -> Iterator[Reason]:
     if request.flaw is not None:
         yield request.flaw
+    if request.erased:
+        yield Reason.ERASED
     if known.purposes is None:
         yield Reason.UNKNOWN_SENDER
     if known.control == "cancelled":
@@ -203,8 +208,8 @@ def marketing_denials(request: Request, known: Knowledge, now: datetime) -> Iter
     if not request.mentions_stop and not request.stop_link and request.flaw is None:
         yield Reason.STOP_MENTION_MISSING
     for against in consent_rule.denials(known.subject, request.sender_id, request.purpose, now):
-        if (reason := Reason(against.value)) is not request.flaw:  # the flaw may say `erased` already
-            yield reason
+        if not (against is Against.ERASED and request.erased):  # said already
+            yield Reason(against.value)
 
 
 def question_denials(request: Request, known: Knowledge) -> Iterator[Reason]:
@@ -281,20 +286,21 @@ def _may_only_be_behind(
     Evidence acknowledged before the request must count, but may not have arrived: consent until the watermark passes
     `requested_at`, the sender registry (without a watermark) for a short grace. A question is requested before the
     commit that records its cause, and a watermark may pass `requested_at` before the record arrives: questions also get
-    the grace.
+    the grace. A reason of OF_OTHERS beside another changes nothing: a message to a person known to others alone waits
+    as long as one to an unknown person.
     """
+    open_to_cure = {reason for reason in denials if reason not in OF_OTHERS}
     curable: frozenset[Reason] = frozenset()
     if known.as_of is None or known.as_of < request.requested_at:
         curable |= CURED_BY_CONSENT
     if now < request.requested_at + limits.registry_grace:
         curable |= CURED_BY_REGISTRY | (CURED_BY_REQUEST if request.is_question else frozenset())
-    return bool(denials) and set(denials) <= curable
+    return bool(open_to_cure) and open_to_cure <= curable
 
 
 CURED_BY_CONSENT = frozenset(
     (
         Reason.NO_CONSENT,
-        Reason.OTHER_CONTROLLER,
         Reason.CONSENT_PENDING,
         Reason.CONSENT_EXPIRED,
         Reason.OPTED_OUT,

@@ -17,13 +17,15 @@ from dispatch.gateways import (
     plivo,
     simulator,
     sinch,
-    smpp,
     smsfactor,
     telnyx,
     twilio,
     vonage,
 )
 from dispatch.gateways.by_kafka import gateway as by_kafka
+from dispatch.gateways.by_kafka.publisher import Publisher
+from dispatch.gateways.by_smpp import gateway as by_smpp
+from dispatch.gateways.connections import Bounds
 from dispatch.gateways.gateway import (
     Capabilities,
     Gateway,
@@ -59,26 +61,33 @@ HTTP_PROVIDERS: Mapping[str, HttpProvider] = {
 }
 
 LOOK_UPS: Mapping[str, LooksUp] = {"infobip": infobip, "sinch": sinch}
-PROVIDERS: Mapping[str, Described] = {**HTTP_PROVIDERS, "kafka": by_kafka, "smpp": smpp}
+PROVIDERS: Mapping[str, Described] = {**HTTP_PROVIDERS, "kafka": by_kafka, "smpp": by_smpp}
 
 
 def open_gateway(
     account: Account,
     settings: ServiceSettings,
     *,
+    binds: by_smpp.Shared,
     timeout_s: float,
     submits: int,
     batch: int | None,
     capabilities: Capabilities,
+    bounds: Bounds,
 ) -> Gateway:
-    """Open the gateway of this account, for `submits` at once; the caller closes the gateway."""
+    """Open the gateway of this account, for `submits` at once; the caller closes the gateway.
+
+    `binds`: where a gateway over SMPP finds its binds, or leaves them for the other lane. `bounds`: of a gateway over
+    HTTP.
+    """
     name = gateway_name(account.provider, account.account)
     if account.provider == "kafka":
         return by_kafka.KafkaGateway(
             name, account.account, settings, timeout_s=timeout_s, batch=batch, capabilities=capabilities
         )
     if account.provider == "smpp":
-        return smpp.SmppGateway(name, account, timeout_s=timeout_s, submits=submits, capabilities=capabilities)
+        link = binds.link(name, account, Publisher(settings, "dispatch"))
+        return by_smpp.SmppGateway(name, account, link, timeout_s=timeout_s, submits=submits, capabilities=capabilities)
     provider = HTTP_PROVIDERS[account.provider]
     return HttpGateway(
         name,
@@ -88,6 +97,7 @@ def open_gateway(
         batch=batch,
         capabilities=capabilities,
         looks_up=LOOK_UPS.get(account.provider),
+        bounds=bounds,
     )
 
 
@@ -95,6 +105,7 @@ __all__ = [
     "HTTP_PROVIDERS",
     "PROVIDERS",
     "Account",
+    "Bounds",
     "Capabilities",
     "Gateway",
     "HttpGateway",

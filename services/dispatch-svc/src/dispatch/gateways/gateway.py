@@ -12,7 +12,7 @@
 becomes the status `unknown` (DOMAIN 4.4; ADR-0032 says why a 5xx is `Unanswered`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal, Protocol
@@ -20,6 +20,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from common.contracts.campaign import Category
+from common.sms.sms_length import segments
 
 LONGEST_PAUSE_S = 300.0
 
@@ -58,7 +59,11 @@ class Refused(SendError):
 
 
 class Unanswered(SendError):
-    pass
+    """`code`: what is known of the end."""
+
+    def __init__(self, why: str, *, code: str | None = None) -> None:
+        super().__init__(why)
+        self.code = code
 
 
 class Submit(msgspec.Struct, frozen=True, gc=False):
@@ -101,6 +106,7 @@ class Capabilities:
     `batch`              messages of one request, each with its own text, id and result
     `idempotent`         a second submit of a reference is the same SMS, within `idempotent_for` of the first
     `adds_stop`          the provider appends the STOP mention to a marketing text
+    `stop_added`         the appended text, for the count of SMS; `{code}` stands for the sender's short code
     `echoes_reference`   every DLR names our reference, not only an id, which we never learn for an `unknown`
     `looks_up`           the provider answers what became of a reference
     `unicode`            accepts characters outside GSM 7-bit
@@ -111,10 +117,22 @@ class Capabilities:
     idempotent: bool = False
     idempotent_for: timedelta = timedelta(hours=23)  # providers with a documented period say 24 h
     adds_stop: bool = False
+    stop_added: str = " STOP au {code}"  # the longest documented (DOMAIN 1.7)
     echoes_reference: bool = False
     looks_up: bool = False
     unicode: bool = True
     segments: int = 10
+
+    def as_sent(self, text: str, category: Category, stop_code: str) -> str:
+        """Return the text that a person receives, with the STOP mention that the provider appends."""
+        if self.adds_stop and category == "marketing":
+            return text + self.stop_added.replace("{code}", stop_code)
+        return text
+
+
+def longest_sent(gateways: Iterable[Capabilities], text: str, category: Category, stop_code: str) -> str:
+    """Return the text that a person receives by the gateway that makes most SMS of the text."""
+    return max({each.as_sent(text, category, stop_code) for each in gateways}, key=segments, default=text)
 
 
 class Gateway(Protocol):

@@ -1,46 +1,29 @@
 """A request to a provider over HTTP, and the meaning of each network failure.
 
-no connection was ours yet                         Unreachable: not begun
-a connection came after the permit had lapsed      Late: the connection stays for the next request
-after that: silence, a reset, a drip, no end       Unanswered
-an unreadable answer                               Unanswered
+no connection was free, or came, while the permit lasted    Late: nothing left
+refused, no route, no name, no TLS, no answer to connect    Unreachable: nothing left
+a new connection ended before our first byte                Unreachable: nothing left
+a kept connection ended before our first byte               none: the request takes another connection
+after our first byte: a reset, silence, a drip, no end      Unanswered
+an unreadable answer                                        Unanswered
+
+The rule: a byte that is given to the kernel may reach the provider, and a provider that resets or closes may have the
+message. Before it, no provider has the message. `connections.py` asks the kernel directly before the first byte.
 """
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
-from contextvars import ContextVar
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import aiohttp
 
-from common.db.timer import uptime_s
-from dispatch.gateways.gateway import Capabilities, Late, Result, SendError, Submit, Unanswered, Unreachable
+from dispatch.gateways.connections import Bounds, Connections, Exchange, exchange_of
+from dispatch.gateways.gateway import Capabilities, Result, SendError, Submit, Unanswered, Unreachable
 from dispatch.gateways.provider import Account, Answer, HttpProvider, LooksUp, Request
 
 ANSWER_BYTES = 4 * 1024 * 1024
-IDLE_S = 2.0
 AT_ONCE = 32  # requests of one submit, where a request is one message
-
-
-_connected: ContextVar[Callable[[], None]] = ContextVar("connected")
-
-
-class _Connector(aiohttp.TCPConnector):
-    """A connector that reports when a request gets its connection: data may reach the provider from then on.
-
-    aiohttp's tracing does so at a seventh of the request's time.
-    """
-
-    async def connect(self, *args: Any, **kwargs: Any) -> Any:
-        connection = await super().connect(*args, **kwargs)
-        try:
-            _connected.get()()
-        except BaseException:
-            connection.release()
-            raise
-        return connection
 
 
 class HttpGateway:
@@ -59,6 +42,7 @@ class HttpGateway:
         batch: int | None = None,
         capabilities: Capabilities | None = None,
         looks_up: LooksUp | None = None,
+        bounds: Bounds | None = None,
     ) -> None:
         self.name = name
         self.capabilities = capabilities or provider.capabilities
@@ -69,11 +53,10 @@ class HttpGateway:
         self._looks_up = looks_up
         self._account = account
         self._url = (account.url or provider.URL).rstrip("/")
+        self._connections = Connections(bounds or Bounds())
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(2.0, timeout_s)),
-            # `submits_in_flight` x `batch` is the limit. A server that closes a connection as a request arrives leaves
-            # `unknown` messages: `IDLE_S` is well below the idle time of servers (many: 5 s)
-            connector=_Connector(limit=0, keepalive_timeout=IDLE_S),
+            connector=self._connections,
             cookie_jar=aiohttp.DummyCookieJar(),
         )
 
@@ -114,15 +97,8 @@ class HttpGateway:
         return results
 
     async def _ask(self, request: Request, begin_by: float = math.inf) -> Answer:
-        begun = False
-
-        def ours() -> None:
-            nonlocal begun
-            if uptime_s() > begin_by:
-                raise Late("the connection took longer than the permit lasts")
-            begun = True
-
-        _connected.set(ours)
+        exchange = Exchange(begin_by)
+        exchange_of.set(exchange)
         try:
             async with self._session.request(
                 request.method,
@@ -131,6 +107,7 @@ class HttpGateway:
                 headers=request.headers,
                 allow_redirects=False,
             ) as response:
+                self._connections.proven(exchange)
                 body = await response.content.read(ANSWER_BYTES)
                 while not response.content.at_eof() and len(body) < ANSWER_BYTES:
                     body += await response.content.read(ANSWER_BYTES - len(body))
@@ -140,7 +117,9 @@ class HttpGateway:
         except SendError:
             raise
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise (Unanswered if begun else Unreachable)(type(error).__name__) from None
+            raise (Unanswered if exchange.begun else Unreachable)(type(error).__name__) from None
+        finally:
+            self._connections.done(exchange)
 
     async def close(self) -> None:
         await self._session.close()

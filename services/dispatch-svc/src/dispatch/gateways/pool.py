@@ -10,16 +10,18 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
-from typing import get_args
+from typing import Protocol, get_args, runtime_checkable
 from uuid import UUID
 
 from common.contracts.campaign import Category
+from common.db.timer import Worker
 from common.sms.sms_length import MAX_SEGMENTS, UCS2_PART, length
 from common.telemetry import counter, gauge
 from dispatch.gateways import Gateway
 from dispatch.gateways import circuit_breaker as healths
 from dispatch.gateways import token_bucket as buckets
 from dispatch.gateways.circuit_breaker import BreakerState, Failure, Health
+from dispatch.gateways.gateway import Capabilities
 from dispatch.gateways.routing import Route, cheapest, choose, ways
 from dispatch.gateways.token_bucket import Bucket
 from dispatch.lane import Lane, lane_of
@@ -76,6 +78,17 @@ class Ways:
         """Return when a waiting message is decided again: at random, not before `until`."""
         wait = (self.until or now) - now
         return now + wait * random.uniform(1.0, 1.0 + SPREAD)  # noqa: S311 as `_jitter`
+
+
+@runtime_checkable
+class Standing(Protocol):
+    """A gateway with connections that stand also while nothing is sent."""
+
+    name: str
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Hold the connections; return once `stop` is set, and leave them to `close`."""
+        ...
 
 
 class Traffic:
@@ -143,6 +156,14 @@ class Traffic:
         counted = length(text)
         unfit |= frozenset(name for name, most in self._segments.items() if most < counted.segments)
         return unfit | self._gsm7_only if counted.encoding == "UCS2" else unfit
+
+    def takers(
+        self, territory: str, sender_id: str, category: Category, unfit: Collection[str]
+    ) -> Sequence[Capabilities]:
+        """Return the gateways with a route for such messages, open or not, without those `unfit` for the text."""
+        found = ways(self._routes, territory=territory, sender_id=sender_id, category=category)
+        names = {route.gateway for route in found if route.gateway not in unfit}
+        return [self.gateways[name].capabilities for name in names]
 
     def ways(
         self,
@@ -255,6 +276,11 @@ class Traffic:
             self._buckets[name, late], at = buckets.place(held[late], limited[late], now)
             answers.append(datetime.now(UTC) + timedelta(seconds=at - now))
         return answers
+
+    def workers(self) -> list[Worker]:
+        """Return what holds the connections of gateways that hear operators by them."""
+        standing = [gateway for gateway in self.gateways.values() if isinstance(gateway, Standing)]
+        return [Worker(f"connections of {gateway.name}", gateway.run) for gateway in standing]
 
     async def close(self) -> None:
         for gateway in self.gateways.values():

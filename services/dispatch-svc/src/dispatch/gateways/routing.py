@@ -5,7 +5,7 @@ drops out moves only its own share (rendezvous hashing).
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from hashlib import blake2b
@@ -38,6 +38,43 @@ def ways(routes: Iterable[Route], *, territory: str, sender_id: str, category: s
         and (not route.categories or category in route.categories)
     ]
     return sorted(found, key=lambda route: route.price)
+
+
+@dataclass(frozen=True, slots=True)
+class NoAnswer:
+    """People who get marketing by `gateway`, and no answer to their STOP. `None` means any."""
+
+    gateway: str
+    territory: str | None
+    sender_id: str | None
+
+
+def stop_unanswered(routes: Sequence[Route], able: Collection[str]) -> NoAnswer | None:
+    """Return people whose STOP no route answers, if any. `able`: the gateways that take the longest answer.
+
+    A route of marketing to any place, or of any sender, needs one of `service` for any.
+    """
+    answers = [route for route in routes if route.gateway in able and _is_for("service", route)]
+    for route in routes:
+        if not _is_for("marketing", route):
+            continue
+        for territory in _each_or_any(route.territories):
+            for sender_id in _each_or_any(route.senders):
+                if not any(
+                    (not answer.territories or territory in answer.territories)
+                    and (not answer.senders or sender_id in answer.senders)
+                    for answer in answers
+                ):
+                    return NoAnswer(route.gateway, territory, sender_id)
+    return None
+
+
+def _each_or_any(named: frozenset[str]) -> Sequence[str | None]:
+    return sorted(named) if named else [None]
+
+
+def _is_for(category: str, route: Route) -> bool:
+    return not route.categories or category in route.categories
 
 
 def cheapest(ways: Sequence[Route], may_go: Callable[[str], bool]) -> list[Route]:

@@ -33,6 +33,11 @@ class Reason(StrEnum):
     CANNOT_BE_WRITTEN = "cannot_be_written"  # corrected personal data left no text
     TEMPLATE_RETIRED = "template_retired"  # since the request
     PROVIDER_BLOCK = "provider_block"
+    PLACE_NOT_ALLOWED = "place_not_allowed"  # by the limits of the organisation
+    PRICE_UNKNOWN = "price_unknown"  # there is a limit of spend, and no price for the place
+    # denials where the limit opens after `send_before`, else delays
+    MESSAGES_PER_DAY = "messages_per_day"
+    SPEND_PER_MONTH = "spend_per_month"
     # delays
     SERVICE_STOPPING = "service_stopping"
     CONSENT_STALE = "consent_stale"
@@ -43,6 +48,7 @@ class Reason(StrEnum):
     PUBLIC_HOLIDAY = "public_holiday"
     CAMPAIGN_PAUSED = "campaign_paused"
     CAMPAIGN_UNKNOWN = "campaign_unknown"
+    NO_LEASE = "no_lease"  # in time, of a limit that may have room
     GATEWAY_UNREACHABLE = "gateway_unreachable"
     GATEWAY_THROTTLED = "gateway_throttled"
     GATEWAY_NEEDS_SOMEBODY = "gateway_needs_somebody"  # account, money or sender

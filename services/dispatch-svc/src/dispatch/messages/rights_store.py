@@ -1,6 +1,6 @@
 """Rectify and erase what the ledger holds of a person. The caller owns the transaction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from uuid import UUID
 
@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.campaign import MessageReworded
 from common.db.database import fetch_many
+from common.privacy.erasing import TO_ERASE, Whom, columns, counted, meant
 from dispatch.messages.events import Changed, changed
 from dispatch.messages.reasons import Reason
 from dispatch.messages.row import MessageRow
@@ -50,7 +51,7 @@ async def reword(tx: AsyncConnection, reworded: Mapping[UUID, MessageReworded]) 
     return True
 
 
-async def deny_waiting(tx: AsyncConnection, asked: Mapping[str, datetime]) -> list[Changed]:
+async def deny_waiting(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> list[Changed]:
     """Deny the waiting messages of people who asked for erasure (`asked`: when), and return the changes.
 
     Marketing is denied altogether, any other message only if requested before. The caller holds the partition's lock,
@@ -59,30 +60,31 @@ async def deny_waiting(tx: AsyncConnection, asked: Mapping[str, datetime]) -> li
     rows = await fetch_many(
         tx,
         "WITH waiting AS (SELECT m.message_id FROM message AS m"
-        " JOIN unnest($1::text[], $2::timestamptz[]) AS a(subject_id, at) USING (subject_id)"
+        " JOIN unnest($1::text[], $2::text[], $3::timestamptz[]) AS a(subject_id, controller_id, at)"
+        f" ON a.subject_id = m.subject_id AND {meant('m.sender_id')}"
         " WHERE m.status IN ('pending', 'deferred') AND (m.category = 'marketing' OR m.requested_at <= a.at)"
         " ORDER BY m.message_id FOR UPDATE OF m)"
-        " UPDATE message AS m SET status = 'denied', reasons = ARRAY[$3::text], due_at = NULL,"
+        " UPDATE message AS m SET status = 'denied', reasons = ARRAY[$4::text], due_at = NULL,"
         " decided_at = coalesce(m.decided_at, now()), version = m.version + 1"
         f" FROM waiting AS w WHERE m.message_id = w.message_id RETURNING {OF_A_CHANGE}",
-        list(asked),
-        list(asked.values()),
+        *columns(asked).values(),
         Reason.ERASED.value,
     )
     return [changed(MessageRow.read(row)) for row in rows]
 
 
-async def empty_messages(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
-    """Erase numbers and texts of these people's ended messages; return how many, by subject_id."""
+async def empty_messages(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> dict[Whom, int]:
+    """Erase numbers and texts of these people's ended messages; return how many."""
     rows = await tx.execute(
         text(
-            "WITH found AS (SELECT message_id FROM message WHERE subject_id = ANY(CAST(:ids AS text[]))"
-            " AND (number IS NOT NULL OR text IS NOT NULL) AND status NOT IN ('pending', 'deferred', 'sending')"
-            " ORDER BY message_id FOR UPDATE),"
+            f"WITH found AS (SELECT m.message_id, a.controller_id FROM message AS m JOIN {TO_ERASE}"
+            f" ON a.subject_id = m.subject_id AND {meant('m.sender_id')}"
+            " WHERE (m.number IS NOT NULL OR m.text IS NOT NULL)"
+            " AND m.status NOT IN ('pending', 'deferred', 'sending') ORDER BY m.message_id FOR UPDATE OF m),"
             " emptied AS (UPDATE message AS m SET number = NULL, text = NULL FROM found AS f"
-            " WHERE m.message_id = f.message_id RETURNING m.subject_id)"
-            " SELECT subject_id, count(*) AS messages FROM emptied GROUP BY subject_id"
+            " WHERE m.message_id = f.message_id RETURNING m.subject_id, f.controller_id)"
+            " SELECT subject_id, controller_id, count(*) FROM emptied GROUP BY subject_id, controller_id"
         ),
-        {"ids": list(subject_ids)},
+        columns(asked),
     )
-    return {row.subject_id: row.messages for row in rows}
+    return counted(rows)

@@ -50,6 +50,11 @@ class MessageRow(msgspec.Struct, frozen=True, gc=False):
     receipt_at: datetime | None = None  # the DLR's time at source
     unknown_since: datetime | None = None  # only of an `unknown` message
     template: str | None = None  # of a request over HTTP: "<template_id>@<number>", or FREE_TEXT
+    # of a permitted message: the SMS of its text as sent, their cost (`common/sms/prices.py`) by the version `prices`
+    segments: Small | None = None
+    cost: int | None = None
+    prices: str | None = None
+    charged: bool = False  # counted by the limits of its organisation
 
     @classmethod
     def read(cls, columns: Sequence[Any]) -> Self:
@@ -70,6 +75,7 @@ _KINDS = {
     Category: "text",
     ReceiptState: "text",
     tuple[str, ...]: "text[]",
+    bool: "boolean",
     int: "integer",
     Small: "smallint",
     datetime: "timestamptz",

@@ -22,6 +22,8 @@ from common.contracts import dispatch as contract
 
 
 class Status(StrEnum):
+    """The status of a message; `accepted`, `rejected`, `denied` and `expired` are final."""
+
     PENDING = "pending"
     DENIED = "denied"
     DEFERRED = "deferred"
@@ -41,6 +43,7 @@ class Cause(StrEnum):
 
 WAITING = frozenset((Status.PENDING, Status.DEFERRED))  # `due_at` says until when
 HANDED_OFF = frozenset((Status.SENDING, Status.ACCEPTED, Status.REJECTED, Status.UNKNOWN))  # perhaps; a DLR may come
+CHARGED = frozenset(map(Status, contract.CHARGED))
 FIRST = frozenset((Status.PENDING, Status.DEFERRED, Status.SENDING, Status.DENIED, Status.EXPIRED))
 
 _ENDS = frozenset((Status.DENIED, Status.EXPIRED))  # of a decision without a hand-off

@@ -62,6 +62,7 @@ _TYPES: Mapping[str, TypeEngine[Any]] = {
     "uuid": Uuid(),
     "text": Text(),
     "text[]": ARRAY(Text),
+    "boolean": Boolean(),
     "integer": Integer(),
     "smallint": SmallInteger(),
     "timestamptz": DateTime(timezone=True),
@@ -83,6 +84,7 @@ message = Table(
     ),
     Index("message_unknown_ix", "unknown_since", postgresql_where=text("unknown_since IS NOT NULL")),
     Index("message_subject_ix", "subject_id"),
+    Index("message_sender_ix", "sender_id", "requested_at"),  # equal for a chunk of a campaign: a few bytes a message
     Index("message_known_as_ix", "gateway", "known_as", postgresql_where=text("known_as IS NOT NULL")),
     Index("message_handed_off_ix", "handed_off_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
     Index("message_decided_ix", "decided_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
@@ -197,14 +199,17 @@ OWN = _kinds_of("message_id", "subject_id", "number", "text", "consent_version")
 
 ALIKE = _kinds_of(  # equal for many messages of an insert, sent once per combination
     *("campaign_id", "sender_id", "purpose", "category", "requested_at", "send_before", "region", "status", "reasons"),
-    *("due_at", "gateway", "template"),
+    *("due_at", "gateway", "template", "segments", "cost", "prices", "charged"),
 )
 
 OF_ALL = _kinds_of("partition", "policy_version", "as_of", "decided_at")  # equal for all messages of a decision
 
 _NUMBER_OF_AN_OPT_OUT = "CASE WHEN m.receipt = 'opted_out' THEN m.number END"
 
-DECIDED = _kinds_of("message_id", "status", "reasons", "due_at", "consent_version", "gateway", "facts")
+DECIDED = _kinds_of(
+    *("message_id", "status", "reasons", "due_at", "consent_version", "gateway", "facts"),
+    *("segments", "cost", "prices", "charged"),
+)
 
 OF_A_CHANGE = columns_of("m", {"text": "NULL", "facts": "NULL", "number": _NUMBER_OF_AN_OPT_OUT})
 
@@ -230,13 +235,13 @@ async def insert_messages(tx: AsyncConnection, rows: Sequence[MessageRow]) -> se
 async def update_decisions(tx: AsyncConnection, rows: Sequence[MessageRow]) -> list[Changed]:
     """Store new verdicts on messages whose rows the caller has locked.
 
-    A message denied as erased loses number and text. Raise ValueError unless decided together (`OF_ALL`).
+    A message to an erased person ends without number and text. Raise ValueError unless decided together (`OF_ALL`).
     """
     if not rows:
         return []
     await _note_sending(tx, rows)
-    erased = f"CASE WHEN v.status = 'denied' AND '{Reason.ERASED}' = ANY({_AS_ARRAY.format('v.reasons')})"
-    kept = ", ".join(f"{c} = {erased} THEN NULL ELSE m.{c} END" for c in ("number", "text"))
+    gone = f"m.message_id = ANY(${len(DECIDED) + len(OF_ALL) + 1}::uuid[])"
+    kept = ", ".join(f"{c} = CASE WHEN {gone} THEN NULL ELSE m.{c} END" for c in ("number", "text"))
     sets = ", ".join(
         f"{c} = {_AS_ARRAY.format('v.reasons') if c == 'reasons' else f'v.{c}'}" for c in list(DECIDED)[1:]
     )
@@ -249,6 +254,7 @@ async def update_decisions(tx: AsyncConnection, rows: Sequence[MessageRow]) -> l
         f" OR (m.status IN ('sending', 'unknown') AND v.status <> 'pending')) RETURNING {OF_A_CHANGE}",
         *_columns(rows, DECIDED),
         *_of_all(rows),
+        [row.message_id for row in rows if row.number is None],
     )
     return [changed(MessageRow.read(row)) for row in updated]
 

@@ -1,4 +1,8 @@
-"""The copy of a person's data: messages with text and decision, enforced opt-outs, provider blocks."""
+"""The copy of a person's data: a controller's messages with text and decision.
+
+An enforced opt-out and a provider's block name no controller, and stand in no copy. Nor does the version of the
+consent, which is the same for every controller.
+"""
 
 from collections.abc import Sequence
 
@@ -6,6 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.keyring import FieldKeys
 from common.privacy.copying import Copier, Item, opened
+from dispatch.messages.disclosure import disclosed
+from dispatch.messages.row import MessageRow
 from dispatch.privacy import store
 
 TOLD = (
@@ -17,11 +23,8 @@ TOLD = (
     "template",
     "requested_at",
     "status",
-    "reasons",
     "decided_at",
-    "consent_version",
     "region",
-    "facts",
     "gateway",
     "receipt",
     "receipt_at",
@@ -29,30 +32,19 @@ TOLD = (
 
 
 def copier(keys: FieldKeys) -> Copier:
-    async def gather(tx: AsyncConnection, subject_id: str) -> Sequence[Item]:
-        messages = [
-            {
-                "kind": "message",
-                **{name: getattr(row, name) for name in TOLD},
-                "number": opened(keys, row.number, f"number:{subject_id}"),
-                "text": opened(keys, row.text, f"text:{row.message_id}"),
-            }
-            for row in await store.messages_of(tx, subject_id)
-        ]
-        enforced = [
-            {
-                "kind": "opt_out_enforced",
-                "source": row.source,
-                "reference": row.reference,
-                "received_at": row.received_at,
-                "enforced_at": row.enforced_at,
-            }
-            for row in await store.enforcements_of(tx, subject_id)
-        ]
-        blocks = [
-            {"kind": "provider_block", "gateway": row.gateway, "code": row.code, "since": row.since}
-            for row in await store.blocks_of(tx, subject_id)
-        ]
-        return [*messages, *enforced, *blocks]
+    async def gather(tx: AsyncConnection, subject_id: str, controller_id: str) -> Sequence[Item]:
+        return [_item(keys, row) for row in await store.messages_of(tx, subject_id, controller_id)]
 
     return Copier("dispatch", keys, gather)
+
+
+def _item(keys: FieldKeys, row: MessageRow) -> Item:
+    facts, reasons = disclosed(row.facts, row.reasons)
+    return {
+        "kind": "message",
+        **{name: getattr(row, name) for name in TOLD},
+        "reasons": reasons,
+        "facts": facts,
+        "number": opened(keys, row.number, f"number:{row.subject_id}"),
+        "text": opened(keys, row.text, f"text:{row.message_id}"),
+    }

@@ -9,7 +9,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from common.privacy.pruning import DEAD_LETTERS, Policy, Pruned
+from common.privacy.pruning import ALLOWANCES, DEAD_LETTERS, Policy, Pruned
 
 EARLY_RECEIPTS_KEPT = timedelta(days=1)  # submits are answered within seconds: an older DLR is not ours
 LATE_DAYS = 7  # the longest delay of a DLR (CM.com, DOMAIN 3.1), and the retention of Kafka
@@ -39,6 +39,7 @@ def policy(periods: Periods) -> Policy:
     return Policy(
         pruned=(
             DEAD_LETTERS,
+            ALLOWANCES,
             Pruned(
                 "message contents",
                 "message",

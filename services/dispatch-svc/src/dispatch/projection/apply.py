@@ -22,7 +22,7 @@ from common.contracts.consent import ConsentStateChanged, SenderChanged
 from common.contracts.loosening import NO_STOPS, believed
 from common.kafka.subscription import URGENT_MS, After, Received, Stopped, Subscription
 from common.privacy import erasing
-from common.privacy.erasing import Asked
+from common.privacy.erasing import Erasure
 from common.telemetry import counter
 from dispatch.messages import enforcement
 from dispatch.messages import store as messages
@@ -79,7 +79,9 @@ async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | No
                 partition=batch[0].partition,
                 consent_version=state.version,
                 source=cause.source,
-                reference=None if _said_before(erased.get(state.subject_id), cause.received_at) else cause.reference,
+                reference=None
+                if _said_before(erased.get(state.subject_id, ()), cause.received_at)
+                else cause.reference,
                 received_at=cause.received_at,
                 applied_at=now,
             )
@@ -130,9 +132,9 @@ async def put_states(
     return newest
 
 
-def _said_before(erasure: Asked | None, at: datetime) -> bool:
-    """Return whether the text behind the opt-out was erased since."""
-    return erasure is not None and at <= erasure.at
+def _said_before(erasures: Iterable[Erasure], at: datetime) -> bool:
+    """Return whether the text behind the opt-out was erased since, with everything of the person."""
+    return any(each.controller_id is None and at <= each.at for each in erasures)
 
 
 def published(batch: Sequence[Received]) -> dict[tuple[str, int], store.Published]:

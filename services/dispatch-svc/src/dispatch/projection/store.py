@@ -82,6 +82,7 @@ sender = Table(
     "sender",
     metadata,
     Column("sender_id", Text, primary_key=True),
+    Column("organisation_id", Text, nullable=False),
     Column("version", Integer, nullable=False),
     Column("oadc", Text, nullable=False),
     Column("stop_code", Text, nullable=False),
@@ -89,8 +90,9 @@ sender = Table(
     Column("countries", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
     Column("reachable_in", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
     Column("stop_page", Text, nullable=True),
-    Column("controller", Text, nullable=True),
+    Column("controller", Text, nullable=False),
     Column("stop_scope", Text, nullable=False, server_default=text("'controller'::text")),
+    Index("sender_organisation_ix", "organisation_id"),
 )
 
 campaign = Table(
@@ -134,20 +136,20 @@ class Sender:
     countries: frozenset[str]
     reachable_in: frozenset[str]
     stop_page: str | None
+    controller: str
+    organisation_id: str
 
 
 async def senders(tx: AsyncConnection, sender_ids: Iterable[str]) -> dict[str, Sender]:
     rows = await fetch_many(
         tx,
-        "SELECT sender_id, oadc, stop_code, purposes, countries, reachable_in, stop_page FROM sender"
-        " WHERE sender_id = ANY($1::text[])",
+        "SELECT sender_id, oadc, stop_code, purposes, countries, reachable_in, stop_page, controller, organisation_id"
+        " FROM sender WHERE sender_id = ANY($1::text[])",
         list(sender_ids),
     )
     return {
-        sender_id: Sender(
-            oadc, stop_code, frozenset(purposes), frozenset(countries), frozenset(reachable_in), stop_page
-        )
-        for sender_id, oadc, stop_code, purposes, countries, reachable_in, stop_page in rows
+        sender_id: Sender(oadc, stop_code, frozenset(purposes), frozenset(countries), frozenset(reachable_in), *more)
+        for sender_id, oadc, stop_code, purposes, countries, reachable_in, *more in rows
     }
 
 
@@ -447,10 +449,10 @@ async def put_hold(tx: AsyncConnection, known: Hold, tell: HoldChanged | None) -
 async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
     await tx.execute(
         text(
-            "INSERT INTO sender (sender_id, version, oadc, stop_code, purposes, countries, reachable_in, stop_page,"
-            " controller, stop_scope)"
-            " VALUES (:id, :version, :oadc, :stop_code, CAST(:purposes AS text[]), CAST(:countries AS text[]),"
-            " CAST(:reachable_in AS text[]), :stop_page, :controller, :stop_scope)"
+            "INSERT INTO sender (sender_id, organisation_id, version, oadc, stop_code, purposes, countries,"
+            " reachable_in, stop_page, controller, stop_scope)"
+            " VALUES (:id, :organisation_id, :version, :oadc, :stop_code, CAST(:purposes AS text[]),"
+            " CAST(:countries AS text[]), CAST(:reachable_in AS text[]), :stop_page, :controller, :stop_scope)"
             " ON CONFLICT (sender_id) DO UPDATE SET version = excluded.version, oadc = excluded.oadc,"
             " stop_code = excluded.stop_code, purposes = excluded.purposes, countries = excluded.countries,"
             " reachable_in = excluded.reachable_in, stop_page = excluded.stop_page,"
@@ -459,6 +461,7 @@ async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
         ),
         {
             "id": event.sender_id,
+            "organisation_id": event.organisation_id,
             "version": event.version,
             "oadc": event.oadc,
             "stop_code": event.stop_code,
@@ -466,7 +469,7 @@ async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
             "countries": [event.country, *event.abroad],
             "reachable_in": list(event.reachable_in),
             "stop_page": event.stop_page,
-            "controller": event.controller,
+            "controller": event.controller_id,
             "stop_scope": event.stop_scope,
         },
     )

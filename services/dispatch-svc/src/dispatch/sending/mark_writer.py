@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from common.telemetry import counter
-from dispatch.gate.clearance import Permit
+from dispatch.gate.candidate import Permit
 from dispatch.messages.store import DecisionId
 from dispatch.sending.outcome_writer import back_off_s
 

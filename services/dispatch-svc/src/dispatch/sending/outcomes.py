@@ -7,7 +7,7 @@ from uuid import UUID
 
 from msgspec.structs import replace
 
-from dispatch.gate.clearance import Permit
+from dispatch.gate.candidate import Permit
 from dispatch.gateways import Misconfigured, Refused, Result, SendError, Throttled, Unanswered, Unreachable
 from dispatch.messages.reasons import Reason
 from dispatch.messages.row import MessageRow, Outcome
@@ -81,7 +81,9 @@ def answered(
         case Misconfigured():
             reasons = (Reason.GATEWAY_NEEDS_SOMEBODY,)
             return outcome(permit, Status.DEFERRED, reasons, until, code=answer.code)
-        case _:  # Unanswered, and any error class not listed above
+        case Unanswered(code=code):
+            return outcome(permit, Status.UNKNOWN, code=code, handed_off_at=at)
+        case _:  # any error class not listed above
             return outcome(permit, Status.UNKNOWN, handed_off_at=at)
 
 

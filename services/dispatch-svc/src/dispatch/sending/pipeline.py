@@ -49,7 +49,8 @@ from common.kafka.broker import partitions_of
 from common.kafka.subscription import After, Hold, Poison, Received, Subscription
 from common.sms.msisdn import territory_of
 from common.telemetry import counter, histogram
-from dispatch.gate.clearance import Candidate, Clearance, Permit, requested, stored
+from dispatch.gate.candidate import Candidate, Permit, requested, stored
+from dispatch.gate.clearance import Clearance, give_back
 from dispatch.gateways import (
     Late,
     Misconfigured,
@@ -85,21 +86,19 @@ log = logging.getLogger(__name__)
 
 OUTCOMES = counter("sms_dispatch_outcomes_total", "Hand-offs by outcome.", ["gateway", "outcome"])
 SUBMIT = histogram("sms_dispatch_submit_seconds", "Duration of a submit until the gateway's answer.", ["gateway"])
+REQUESTED = counter(
+    "sms_dispatch_requested_total",
+    "Hand-offs of messages requested over HTTP, by lane, sender, and state: the person had stopped the sender, or not.",
+    ["lane", "sender", "state"],
+)
 REDECIDED = counter(
     "sms_dispatch_permits_lapsed_total",
     "Messages that return to the gate, because a permit lapsed or a gateway refuses.",
 )
-
 REPEATED = counter(
     "sms_dispatch_repeated_requests_total",
     "Repeated requests: `answered` from the ledger; `in_hand`, an outcome follows; `new`, the first request was lost.",
     ["result"],
-)
-
-HANDED_OFF = counter(
-    "sms_dispatch_requested_total",
-    "Hand-offs of messages requested over HTTP, by lane, sender, and state: the person had stopped the sender, or not.",
-    ["lane", "sender", "state"],
 )
 
 _Alike = tuple[int, Lane, bool]  # partition, lane, `again`
@@ -203,6 +202,7 @@ class Intake:
         if lane is Lane.TRANSACTIONAL:
             decisions = self._handoff.codes.or_wait(decisions)
         new = await messages.insert_messages(tx, [d.row for d in decisions])
+        give_back([d for d in decisions if d.candidate.message_id not in new])
         decisions = [d for d in decisions if d.candidate.message_id in new]
         # an answer may follow a newer change: each reader of these events keeps the highest version
         answers = [events.changed(row) for row in known if row.status is not Status.SENDING]
@@ -220,10 +220,7 @@ class Intake:
         return hand_off
 
     def _reword(
-        self,
-        event: MessageReworded,
-        candidates: dict[UUID, Candidate],
-        reworded: dict[UUID, MessageReworded],
+        self, event: MessageReworded, candidates: dict[UUID, Candidate], reworded: dict[UUID, MessageReworded]
     ) -> None:
         """Note an updated text, for the ledger and the same batch."""
         try:
@@ -583,16 +580,17 @@ class Handoff:
         await self._settle([outcomes.looked_up(row, result, echoes_reference=echoes)], Lane.MARKETING)
 
 
-def _count_repeated(answered: int, in_hand: int, new: int) -> None:
-    for result, many in (("answered", answered), ("in_hand", in_hand), ("new", new)):
-        REPEATED.labels(result).inc(many)
-
-
 def _count_requested(permits: Sequence[Permit], done: Sequence[Outcome]) -> None:
+    """Count the first hand-offs of messages requested over HTTP."""
     for permit, outcome in zip(permits, done, strict=True):
         asked = permit.candidate
         if asked.template is not None and not permit.again and outcome.handed_off_at is not None:
-            HANDED_OFF.labels(asked.category, asked.sender_id, "stopped" if permit.to_stopped else "open").inc()
+            REQUESTED.labels(asked.category, asked.sender_id, "stopped" if permit.to_stopped else "open").inc()
+
+
+def _count_repeated(answered: int, in_hand: int, new: int) -> None:
+    for result, many in (("answered", answered), ("in_hand", in_hand), ("new", new)):
+        REPEATED.labels(result).inc(many)
 
 
 def _lane(permit: Permit) -> tuple[str, Lane]:

@@ -34,7 +34,7 @@ from dispatch.sending.store import Block, Receipt
 log = logging.getLogger(__name__)
 
 RECEIPTS = counter("sms_dispatch_receipts_total", "DLRs, by result.", ["state", "result"])
-
+OF_GATEWAY = counter("sms_dispatch_gateway_receipts_total", "DLRs read, of any result.", ["gateway"])
 BLOCKS = counter(
     "sms_dispatch_provider_blocks_total",
     "DLRs that block a number for marketing, and for other messages by the gateway.",
@@ -79,6 +79,8 @@ def subscriptions(traffic: Traffic, of: Mapping[str, str] | None = None) -> list
 
         return tell if complaints else None
 
+    for name in traffic.gateways:
+        OF_GATEWAY.labels(name)  # from 0, so that the first DLR is an increase
     return [Subscription("dispatch.receipts", INBOUND_RECEIPTS, apply)]
 
 
@@ -93,6 +95,7 @@ def note(complaints: Iterable[Complaint], traffic: Traffic) -> None:
 
 
 async def apply_receipts(tx: AsyncConnection, batch: list[Received], of: Mapping[str, str]) -> list[Complaint]:
+    """Apply the DLRs of a batch; `note` takes the complaints after the commit."""
     receipts = [
         Receipt(
             gateway=of.get(by := gateway_name(r.event.provider, r.event.account), by),
@@ -107,6 +110,8 @@ async def apply_receipts(tx: AsyncConnection, batch: list[Received], of: Mapping
         for r in batch
         if isinstance(r.event, ReceiptReceived)
     ]
+    for receipt in receipts:
+        OF_GATEWAY.labels(receipt.gateway).inc()
     return await settle_receipts(tx, receipts, keep_early=True)
 
 

@@ -18,7 +18,8 @@ from uuid import UUID
 from common.db.database import Database
 from common.db.timer import Timer, Worker
 from common.telemetry import counter, gauge
-from dispatch.gate.clearance import Clearance, Decision, stored
+from dispatch.gate.candidate import Decision, stored
+from dispatch.gate.clearance import Clearance
 from dispatch.gateways import Gateway, SendError
 from dispatch.lane import Lane
 from dispatch.messages import enforcement, events
@@ -191,7 +192,7 @@ class Timers:
             if not marketing:
                 decisions = codes.or_wait(decisions)
             changed = await messages.update_decisions(tx, [d.row for d in decisions])
-            await events.append_changes(tx, [change for change in changed if change.event.status != "sending"])
+            await events.append_changes(tx, [change for change in changed if change.state.status != "sending"])
         return decisions
 
     async def wake_controlled(self) -> bool:
@@ -335,10 +336,10 @@ class Timers:
             ]
             settled = await messages.settle(tx, ended)
             await events.append_changes(tx, settled)
-            await enforcement.enforce(tx, [change.event.subject_id for change in settled])
+            await enforcement.enforce(tx, [change.state.subject_id for change in settled])
         if not found:
             return False
-        due = sum(change.event.status == "deferred" for change in settled)
+        due = sum(change.state.status == "deferred" for change in settled)
         became = {"unknown": len(settled) - due, "resubmitted": len(permits), "due": due}
         for status, many in became.items():
             RECOVERED.labels(status).inc(many)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from dispatch.gate.clearance import Decision, Permit
+from dispatch.gate.candidate import Decision, Permit
 from dispatch.messages.status import Status
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,7 @@
 """Alembic's entry for inbound-svc."""
 
 from common.db.database import run_migrations
-from inbound.queue import review
+from inbound import codes, queue
 
-run_migrations(review.metadata)  # by way of its last module that defines a table: all of them are on it
+assert codes.sender_code.metadata is queue.review.metadata, "every module that defines a table is imported here"
+run_migrations(queue.review.metadata)

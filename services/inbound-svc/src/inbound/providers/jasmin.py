@@ -9,7 +9,8 @@ capital (nyaruka/courier handlers/jasmin/handler_test.go). Older versions send `
 from collections.abc import Mapping, Sequence
 
 from common.contracts.inbound import ReceiptState
-from inbound.providers import bodies, charsets
+from common.sms import charsets
+from inbound.providers import bodies
 from inbound.providers.provider import (
     FORM_BYTES,
     NUMBER_CHARS,

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from email.message import Message as MimeHeaders
 
 from common.contracts.inbound import ReceiptState
-from inbound.providers import bodies, charsets
+from common.sms import charsets
+from inbound.providers import bodies
 from inbound.providers.provider import (
     EMPTY,
     FORM_BYTES,

@@ -13,7 +13,7 @@ from common.kafka import broker as kafka
 from common.kafka import dead_letters, outbox
 from common.kafka.reading.offsets import Offsets
 from common.kafka.reading.records import event_of, key_of, received_as, type_of
-from common.kafka.subscription import After, Poison, Received, Stopped, Subscription, UnknownType
+from common.kafka.subscription import After, Poison, Received, Stopped, Subscription, UnknownType, Unread
 from common.keyring import differing
 from common.telemetry import continue_trace, counter
 
@@ -137,8 +137,12 @@ class Batches:
             if record.offset < reading.seen.next_offset:
                 return
             reading.record(record.offset, kafka.number_of(record.headers))
+            after = None
             if self.subscription.on_poison is not None:
                 await self.subscription.on_poison(tx, key_of(record), tp.partition, record.offset)
+            if self.subscription.on_unread is not None:
+                unread = Unread(key_of(record), record.value, tp.partition, record.offset)
+                after = await self.subscription.on_unread(tx, unread)
             await outbox.append_dead_letter(tx, self.subscription.topic, record.key, record.value, reason)
             await dead_letters.note(
                 tx,
@@ -153,3 +157,5 @@ class Batches:
             await self.offsets.step(tx, tp.partition, reading)
         self.offsets.reached[tp] = record.offset + 1
         HANDLED.labels(self.subscription.topic.name, "poison").inc()
+        if after is not None:
+            await after()

@@ -13,6 +13,7 @@ from common.settings import ServiceSettings
 JOIN_SESSION_MS = 10_000
 HEARTBEAT_MS = 1_000
 END_S = 10.0  # for each part of a client
+ISOLATION = "read_committed"  # a record that its producer has taken back was never said (docs/brokers.md)
 FETCH_BYTES = 4 * 1024 * 1024  # of an answer, of each broker to each consumer
 
 
@@ -26,6 +27,7 @@ def make(
         group_id=settings.topic_prefix + subscription.group,
         enable_auto_commit=False,
         auto_offset_reset="none",
+        isolation_level=ISOLATION,
         session_timeout_ms=JOIN_SESSION_MS,
         heartbeat_interval_ms=HEARTBEAT_MS,
         fetch_max_wait_ms=subscription.wait_ms,

@@ -26,12 +26,18 @@ InFlight = Mapping[TopicPartition, asyncio.Task[None]]
 
 @dataclass(slots=True, frozen=True)
 class Position:
-    """The client's position, the end of the log, and the broker's answer."""
+    """The client's position, the end of the log, the first offset of an open transaction, and the broker's answer."""
 
     tp: TopicPartition
     position: int
     end: int | None
+    stable: int | None
     answer: int | None
+
+    @property
+    def before_a_transaction(self) -> bool:
+        """Return whether an open transaction keeps back the next record."""
+        return self.stable is not None and self.end is not None and self.stable <= self.position < self.end
 
 
 @dataclass(slots=True)
@@ -140,9 +146,11 @@ class Polling:
         still_ours = self._polled & client.assignment()  # despite a rebalance
         for stood in before:
             if stood.tp in still_ours - in_flight.keys() - resting.keys() and wanted:
-                self.progress.seen(stood.tp.partition, stood.position, stood.end, stood.answer, now)
+                self.progress.seen(
+                    stood.tp.partition, stood.position, stood.end, stood.answer, now, waits=stood.before_a_transaction
+                )
 
 
 async def _position(client: AIOKafkaConsumer, tp: TopicPartition) -> Position:
     answer = client.last_poll_timestamp(tp)
-    return Position(tp, await client.position(tp), client.highwater(tp), answer)
+    return Position(tp, await client.position(tp), client.highwater(tp), client.last_stable_offset(tp), answer)

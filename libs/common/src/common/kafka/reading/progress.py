@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 CAREFUL_S = 10.0  # after an error of no known partition, to read each by itself
 RENEW_S = 30.0  # without any answer: the client may have died
+OPEN_TRANSACTION = "a producer has not ended its transaction"
 RETRY_S = 10.0  # between attempts at an unreadable partition
 
 
@@ -18,6 +19,7 @@ class _Reading:
     position: int = -1
     answer: int | None = None  # its arrival, in ms
     why: str | None = None  # class of the last attempt's error
+    waits: bool = False  # for the end of a producer's transaction
     failures: int = 0
 
 
@@ -53,8 +55,13 @@ class Progress:
         if reading.why is None:
             reading.since = self._heard = now
 
-    def seen(self, partition: int, position: int, end: int | None, answer: int | None, now: float) -> None:
-        """Note the position after a read without an error, unless a rebalance took the partition."""
+    def seen(
+        self, partition: int, position: int, end: int | None, answer: int | None, now: float, *, waits: bool = False
+    ) -> None:
+        """Note the position after a read without an error, unless a rebalance took the partition.
+
+        `waits`: a producer's open transaction keeps the next record back. That is a standstill: a STOP may wait too.
+        """
         reading = self._readings.get(partition)
         if reading is None:
             return
@@ -63,7 +70,7 @@ class Progress:
             reading.since, reading.why, reading.failures = now, None, 0
         if position > reading.position or answered:
             self._heard, self._why = now, None
-        reading.position, reading.answer = position, answer
+        reading.position, reading.answer, reading.waits = position, answer, waits
 
     def failed(self, partition: int, why: str, position: int, now: float) -> float:
         """Note an error; return the seconds until the next attempt.
@@ -105,6 +112,6 @@ class Progress:
         for partition, reading in sorted(self._readings.items()):
             if now - reading.since > longer_than_s:
                 at = f"stands at offset {reading.position}" if reading.position >= 0 else "has not been read"
-                why = reading.why or self._why or "no error"
+                why = reading.why or self._why or (OPEN_TRANSACTION if reading.waits else "no error")
                 said.append(f"partition {partition} {at} since {now - reading.since:.0f} s ({why})")
         return said

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from common.contracts import Event, Watermark
 from common.kafka import broker as kafka
+from common.kafka.reading import foreign
 from common.kafka.subscription import Poison, Received, Subscription, UnknownType
 
 
@@ -20,6 +21,8 @@ class Mark(NamedTuple):
 def event_of(subscription: Subscription, record: Any) -> Event | None:
     """Return the event, or None for an unknown type to skip. Raises Poison."""
     try:
+        if subscription.foreign:
+            return foreign.decode(subscription.topic, record.value, record.headers)
         event = kafka.decode(record.value, record.headers)
     except kafka.Undecodable as error:
         raise Poison(str(error)) from error
@@ -37,9 +40,17 @@ def received_as(record: Any, event: Event) -> Received:
         key=key_of(record) or "",
         partition=record.partition,
         offset=record.offset,
-        published_at=datetime.fromtimestamp(record.timestamp / 1000, UTC),
+        published_at=_instant(record.timestamp),
         traceparent=trace.decode(errors="replace") if trace else None,
     )
+
+
+def _instant(timestamp_ms: int) -> datetime:
+    """Return a record's time; the epoch for one that no calendar has: a foreign producer may write any."""
+    try:
+        return datetime.fromtimestamp(timestamp_ms / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(0, UTC)
 
 
 def watermarks_of(records: Sequence[Any], counts: Callable[[Watermark], bool]) -> list[Mark]:
@@ -68,7 +79,7 @@ def key_of(record: Any) -> str | None:
 
 def type_of(record: Any) -> str | None:
     for name, value in record.headers:
-        if name == "ce_type":
+        if name == "ce_type" and value is not None:
             return str(value, errors="replace")
     return None
 

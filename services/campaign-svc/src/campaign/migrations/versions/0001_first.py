@@ -11,6 +11,7 @@ branch_labels = None
 depends_on = None
 
 TABLES = (
+    "allowance",
     "campaign",
     "campaign_accounts",
     "campaign_approval",
@@ -21,11 +22,15 @@ TABLES = (
     "contact",
     "contact_attribute",
     "contact_import",
+    "conversion",
     "dead_letter",
     "erasing",
+    "event",
+    "event_feed",
     "hold",
     "import_piece",
     "import_refusal",
+    "keyed_request",
     "link",
     "opt_out",
     "outbox",
@@ -39,8 +44,19 @@ TABLES = (
     "template",
     "template_version",
     "test_send",
+    "webhook",
+    "webhook_delivery",
 )
 SCHEMA = (
+    """
+CREATE TABLE allowance (
+    name text NOT NULL,
+    holder text NOT NULL,
+    since timestamptz NOT NULL,
+    taken bigint NOT NULL,
+    granted bigint NOT NULL
+)
+    """,
     """
 CREATE TABLE campaign (
     campaign_id text NOT NULL,
@@ -59,6 +75,7 @@ CREATE TABLE campaign (
     starts_at timestamptz,
     started_at timestamptz,
     ended_at timestamptz,
+    archived_at timestamptz,
     cursor text DEFAULT ''::text NOT NULL,
     expanded boolean DEFAULT false NOT NULL,
     language text DEFAULT 'fr'::text NOT NULL,
@@ -220,6 +237,17 @@ CREATE TABLE contact_import (
 )
     """,
     """
+CREATE TABLE conversion (
+    sender_id text NOT NULL,
+    reference text NOT NULL,
+    subject_id text NOT NULL,
+    value numeric(14,2),
+    currency text,
+    occurred_at timestamptz NOT NULL,
+    recorded_at timestamptz NOT NULL
+)
+    """,
+    """
 CREATE TABLE dead_letter (
     id bigint NOT NULL,
     consumer_group text NOT NULL,
@@ -251,10 +279,35 @@ ALTER TABLE dead_letter ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
 CREATE TABLE erasing (
     erasure_id text NOT NULL,
     subject_id text NOT NULL,
+    controller_id text,
     requested_at timestamptz NOT NULL,
     after_xid bigint,
     erased_at timestamptz,
-    lifted_at timestamptz
+    lifted_for text[] DEFAULT '{}'::text[] NOT NULL
+)
+    """,
+    """
+CREATE TABLE event (
+    organisation_id text NOT NULL,
+    "position" bigint NOT NULL,
+    event_id text NOT NULL,
+    type text NOT NULL,
+    sender_id text,
+    controller text,
+    subject_id text,
+    about text NOT NULL,
+    version integer,
+    webhook_id text,
+    data text NOT NULL,
+    at timestamptz NOT NULL,
+    stored_at timestamptz NOT NULL
+)
+    """,
+    """
+CREATE TABLE event_feed (
+    organisation_id text NOT NULL,
+    last_position bigint NOT NULL,
+    begun_at timestamptz NOT NULL
 )
     """,
     """
@@ -281,6 +334,15 @@ CREATE TABLE import_refusal (
     import_id text NOT NULL,
     line integer NOT NULL,
     reason text NOT NULL
+)
+    """,
+    """
+CREATE TABLE keyed_request (
+    caller text NOT NULL,
+    key text NOT NULL,
+    fingerprint text NOT NULL,
+    created_at timestamptz DEFAULT now() NOT NULL,
+    answer bytea
 )
     """,
     """
@@ -347,7 +409,9 @@ CREATE TABLE recipient (
     receipt_at timestamptz,
     waits_until timestamptz,
     variant text,
-    repeated_at timestamptz
+    repeated_at timestamptz,
+    segments smallint,
+    cost integer
 )
 WITH (fillfactor='50')
     """,
@@ -386,6 +450,8 @@ CREATE TABLE segment_version (
     """
 CREATE TABLE sender (
     sender_id text NOT NULL,
+    organisation_id text NOT NULL,
+    controller text NOT NULL,
     version integer NOT NULL,
     brand text NOT NULL,
     country text NOT NULL,
@@ -467,6 +533,59 @@ CREATE TABLE test_send (
 )
     """,
     """
+CREATE TABLE webhook (
+    webhook_id text NOT NULL,
+    "position" bigint NOT NULL,
+    organisation_id text NOT NULL,
+    url text NOT NULL,
+    types text[],
+    senders text[],
+    description text NOT NULL,
+    secrets text NOT NULL,
+    enabled text NOT NULL,
+    disabled_at timestamptz,
+    cursor bigint NOT NULL,
+    failures integer NOT NULL,
+    failing_since timestamptz,
+    rests_until timestamptz,
+    accepted_at timestamptz,
+    created_by text NOT NULL,
+    created_at timestamptz NOT NULL,
+    fingerprint text NOT NULL
+)
+    """,
+    """
+ALTER TABLE webhook ALTER COLUMN "position" ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME webhook_position_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+)
+    """,
+    """
+CREATE TABLE webhook_delivery (
+    webhook_id text NOT NULL,
+    "position" bigint NOT NULL,
+    event_id text NOT NULL,
+    type text NOT NULL,
+    about text NOT NULL,
+    state text NOT NULL,
+    attempts integer NOT NULL,
+    due_at timestamptz NOT NULL,
+    first_at timestamptz,
+    last_at timestamptz,
+    code integer,
+    error text,
+    took_ms integer,
+    created_at timestamptz NOT NULL
+)
+    """,
+    """
+ALTER TABLE allowance ADD CONSTRAINT allowance_pk PRIMARY KEY (name, holder)
+    """,
+    """
 ALTER TABLE campaign_accounts ADD CONSTRAINT campaign_accounts_pk PRIMARY KEY (campaign_id)
     """,
     """
@@ -497,6 +616,9 @@ ALTER TABLE contact_import ADD CONSTRAINT contact_import_pk PRIMARY KEY (import_
 ALTER TABLE contact ADD CONSTRAINT contact_pk PRIMARY KEY (sender_id, subject_id)
     """,
     """
+ALTER TABLE conversion ADD CONSTRAINT conversion_pk PRIMARY KEY (sender_id, reference)
+    """,
+    """
 ALTER TABLE dead_letter ADD CONSTRAINT dead_letter_pkey PRIMARY KEY (id)
     """,
     """
@@ -506,6 +628,15 @@ ALTER TABLE dead_letter ADD CONSTRAINT dead_letter_record_uq UNIQUE (consumer_gr
 ALTER TABLE erasing ADD CONSTRAINT erasing_pk PRIMARY KEY (erasure_id)
     """,
     """
+ALTER TABLE event ADD CONSTRAINT event_organisation_id_event_id_uq UNIQUE (organisation_id, event_id)
+    """,
+    """
+ALTER TABLE event_feed ADD CONSTRAINT event_feed_pk PRIMARY KEY (organisation_id)
+    """,
+    """
+ALTER TABLE event ADD CONSTRAINT event_pk PRIMARY KEY (organisation_id, "position")
+    """,
+    """
 ALTER TABLE hold ADD CONSTRAINT hold_pk PRIMARY KEY (category)
     """,
     """
@@ -513,6 +644,9 @@ ALTER TABLE import_piece ADD CONSTRAINT import_piece_pk PRIMARY KEY (import_id, 
     """,
     """
 ALTER TABLE import_refusal ADD CONSTRAINT import_refusal_pk PRIMARY KEY (import_id, line)
+    """,
+    """
+ALTER TABLE keyed_request ADD CONSTRAINT keyed_request_pk PRIMARY KEY (caller, key)
     """,
     """
 ALTER TABLE link ADD CONSTRAINT link_pk PRIMARY KEY (campaign_id, subject_id, place)
@@ -554,6 +688,15 @@ ALTER TABLE template_version ADD CONSTRAINT template_version_pk PRIMARY KEY (tem
 ALTER TABLE test_send ADD CONSTRAINT test_send_pk PRIMARY KEY (campaign_id, message_id)
     """,
     """
+ALTER TABLE webhook_delivery ADD CONSTRAINT webhook_delivery_pk PRIMARY KEY (webhook_id, "position")
+    """,
+    """
+ALTER TABLE webhook ADD CONSTRAINT webhook_pk PRIMARY KEY (webhook_id)
+    """,
+    """
+CREATE INDEX allowance_since_ix ON allowance (since)
+    """,
+    """
 CREATE INDEX campaign_begun_ix ON campaign (sender_id, ended_at) WHERE (started_at IS NOT NULL)
     """,
     """
@@ -582,16 +725,31 @@ CREATE INDEX campaign_repeat_ix ON campaign (repeat_at) WHERE ((repeat_at IS NOT
 CREATE INDEX campaign_scheduled_ix ON campaign (starts_at) WHERE (status = 'scheduled'::text)
     """,
     """
+CREATE INDEX campaign_sender_ix ON campaign (sender_id, "position")
+    """,
+    """
 CREATE INDEX campaign_series_ix ON campaign (series_id, "position") WHERE (series_id IS NOT NULL)
     """,
     """
 CREATE INDEX contact_import_created_ix ON contact_import (created_at)
     """,
     """
+CREATE INDEX contact_import_sender_ix ON contact_import (sender_id, created_at)
+    """,
+    """
 CREATE INDEX contact_import_waiting_ix ON contact_import (import_id) WHERE (complete AND (NOT finished))
     """,
     """
 CREATE INDEX contact_updated_ix ON contact (updated_at)
+    """,
+    """
+CREATE INDEX conversion_occurred_ix ON conversion (sender_id, occurred_at)
+    """,
+    """
+CREATE INDEX conversion_recorded_ix ON conversion (recorded_at)
+    """,
+    """
+CREATE INDEX conversion_subject_ix ON conversion (subject_id)
     """,
     """
 CREATE INDEX dead_letter_buried_ix ON dead_letter (buried_at)
@@ -601,6 +759,15 @@ CREATE INDEX erasing_open_ix ON erasing (requested_at) WHERE (erased_at IS NULL)
     """,
     """
 CREATE INDEX erasing_subject_ix ON erasing (subject_id)
+    """,
+    """
+CREATE INDEX event_opted_out_ix ON event (subject_id, version) WHERE (type = 'consent.opted_out'::text)
+    """,
+    """
+CREATE INDEX event_stored_ix ON event (stored_at)
+    """,
+    """
+CREATE INDEX keyed_request_created_at_ix ON keyed_request (created_at)
     """,
     """
 CREATE UNIQUE INDEX link_token_ix ON link (token)
@@ -618,13 +785,35 @@ CREATE INDEX recipient_waiting_ix ON recipient (campaign_id, waits_until, subjec
 CREATE UNIQUE INDEX segment_position_ix ON segment ("position")
     """,
     """
+CREATE INDEX segment_sender_ix ON segment (sender_id, "position")
+    """,
+    """
+CREATE INDEX sender_organisation_ix ON sender (organisation_id)
+    """,
+    """
 CREATE UNIQUE INDEX template_position_ix ON template ("position")
+    """,
+    """
+CREATE INDEX template_sender_ix ON template (sender_id, "position")
     """,
     """
 CREATE INDEX test_send_asked_ix ON test_send (asked_at)
     """,
     """
 CREATE INDEX test_send_subject_ix ON test_send (subject_id)
+    """,
+    """
+CREATE INDEX webhook_delivery_created_ix ON webhook_delivery (created_at)
+    """,
+    """
+CREATE INDEX webhook_delivery_due_ix ON webhook_delivery (webhook_id, due_at) WHERE (state = 'waiting'::text)
+    """,
+    """
+CREATE INDEX webhook_delivery_order_ix ON webhook_delivery (webhook_id, about, "position")
+    WHERE (state = 'waiting'::text)
+    """,
+    """
+CREATE INDEX webhook_organisation_ix ON webhook (organisation_id, "position")
     """,
 )
 

@@ -11,8 +11,11 @@ branch_labels = None
 depends_on = None
 
 TABLES = (
+    "allowance",
     "answer",
+    "attributed_stop",
     "consumer_offset",
+    "controller",
     "copy",
     "copy_part",
     "dead_letter",
@@ -27,8 +30,10 @@ TABLES = (
     "import_piece",
     "keyed_request",
     "listed",
+    "organisation",
     "outbox",
     "outbox_log",
+    "owned_name",
     "preference_link",
     "rectification",
     "reopening_rule",
@@ -46,12 +51,39 @@ TABLES = (
 FUNCTIONS = ("evidence_is_append_only()", "evidence_is_only_erased()", "seal_is_append_only()")
 SCHEMA = (
     """
+CREATE TABLE allowance (
+    name text NOT NULL,
+    holder text NOT NULL,
+    since timestamptz NOT NULL,
+    taken bigint NOT NULL,
+    granted bigint NOT NULL
+)
+    """,
+    """
 CREATE TABLE answer (
     message_id uuid NOT NULL,
     subject_id text NOT NULL,
     sender_id text NOT NULL,
     kind text NOT NULL,
-    asked_at timestamptz NOT NULL
+    asked_at timestamptz NOT NULL,
+    handed_off_at timestamptz,
+    version integer
+)
+    """,
+    """
+CREATE TABLE attributed_stop (
+    mo_id text NOT NULL,
+    subject_id text NOT NULL,
+    short_code text NOT NULL,
+    written_at timestamptz NOT NULL,
+    arrived_at timestamptz NOT NULL,
+    occurred_at timestamptz NOT NULL,
+    received_at timestamptz NOT NULL,
+    reference text,
+    actor text,
+    clock text,
+    behind_start boolean NOT NULL,
+    named text[] NOT NULL
 )
     """,
     """
@@ -77,9 +109,11 @@ CREATE TABLE consumer_offset (
 CREATE TABLE copy (
     copy_id text NOT NULL,
     subject_id text NOT NULL,
+    controller_id text NOT NULL,
     requested_at timestamptz NOT NULL,
     completed_at timestamptz,
-    expires_at timestamptz NOT NULL
+    expires_at timestamptz NOT NULL,
+    bare boolean NOT NULL
 )
     """,
     """
@@ -149,10 +183,11 @@ CREATE TABLE double_opt_in_pace (
 CREATE TABLE erasing (
     erasure_id text NOT NULL,
     subject_id text NOT NULL,
+    controller_id text,
     requested_at timestamptz NOT NULL,
     after_xid bigint,
     erased_at timestamptz,
-    lifted_at timestamptz
+    lifted_for text[] DEFAULT '{}'::text[] NOT NULL
 )
     """,
     """
@@ -160,6 +195,7 @@ CREATE TABLE erasure (
     erasure_id text NOT NULL,
     "position" bigint NOT NULL,
     subject_id text NOT NULL,
+    controller_id text,
     source text NOT NULL,
     evidence_id text NOT NULL,
     requested_at timestamptz NOT NULL,
@@ -240,7 +276,8 @@ CREATE TABLE handed_off (
     purpose text NOT NULL,
     campaign_id text,
     handed_off_at timestamptz NOT NULL,
-    consent_version bigint,
+    status text NOT NULL,
+    version integer NOT NULL,
     ordinal bigint NOT NULL
 )
     """,
@@ -300,7 +337,8 @@ CREATE TABLE keyed_request (
     caller text NOT NULL,
     key text NOT NULL,
     fingerprint text NOT NULL,
-    created_at timestamptz DEFAULT now() NOT NULL
+    created_at timestamptz DEFAULT now() NOT NULL,
+    answer bytea
 )
     """,
     """
@@ -363,6 +401,7 @@ CREATE TABLE rectification (
     rectification_id text NOT NULL,
     "position" bigint NOT NULL,
     subject_id text NOT NULL,
+    controller_id text NOT NULL,
     kind text NOT NULL,
     sender_id text,
     source text NOT NULL,
@@ -486,8 +525,32 @@ CREATE TABLE seal (
 )
     """,
     """
+CREATE TABLE organisation (
+    organisation_id text NOT NULL,
+    created_at timestamptz NOT NULL
+)
+    """,
+    """
+CREATE TABLE controller (
+    controller_id text NOT NULL,
+    organisation_id text NOT NULL,
+    legal_name text NOT NULL,
+    created_at timestamptz NOT NULL
+)
+    """,
+    """
+CREATE TABLE owned_name (
+    skeleton text NOT NULL,
+    name text NOT NULL,
+    organisation_id text NOT NULL,
+    controller_id text,
+    since timestamptz NOT NULL
+)
+    """,
+    """
 CREATE TABLE sender (
     sender_id text NOT NULL,
+    organisation_id text NOT NULL,
     version bigint NOT NULL,
     legal_name text NOT NULL,
     brand text NOT NULL,
@@ -506,6 +569,7 @@ CREATE TABLE sender (
     double_opt_in_hours integer DEFAULT 24 NOT NULL,
     renewal_days integer,
     abroad text[] DEFAULT '{}'::text[] NOT NULL,
+    authorisation text,
     reachable_in jsonb DEFAULT '[]'::jsonb NOT NULL,
     stop_page text
 )
@@ -560,6 +624,9 @@ END $$
 CREATE FUNCTION seal_is_append_only() RETURNS trigger
     LANGUAGE plpgsql
     AS $$ BEGIN RAISE EXCEPTION 'seals are append-only'; END $$
+    """,
+    """
+ALTER TABLE allowance ADD CONSTRAINT allowance_pk PRIMARY KEY (name, holder)
     """,
     """
 ALTER TABLE answer ADD CONSTRAINT answer_pk PRIMARY KEY (message_id)
@@ -652,6 +719,18 @@ ALTER TABLE review ADD CONSTRAINT review_pk PRIMARY KEY (mo_id)
 ALTER TABLE seal ADD CONSTRAINT seal_pk PRIMARY KEY (number)
     """,
     """
+ALTER TABLE attributed_stop ADD CONSTRAINT attributed_stop_pk PRIMARY KEY (mo_id)
+    """,
+    """
+ALTER TABLE organisation ADD CONSTRAINT organisation_pk PRIMARY KEY (organisation_id)
+    """,
+    """
+ALTER TABLE controller ADD CONSTRAINT controller_pk PRIMARY KEY (controller_id)
+    """,
+    """
+ALTER TABLE owned_name ADD CONSTRAINT owned_name_pk PRIMARY KEY (skeleton)
+    """,
+    """
 ALTER TABLE sender ADD CONSTRAINT sender_pk PRIMARY KEY (sender_id)
     """,
     """
@@ -664,10 +743,22 @@ ALTER TABLE states_sum ADD CONSTRAINT states_sum_pk PRIMARY KEY (id)
 ALTER TABLE subject ADD CONSTRAINT subject_pk PRIMARY KEY (subject_id)
     """,
     """
+CREATE INDEX allowance_since_ix ON allowance (since)
+    """,
+    """
 CREATE INDEX answer_asked_at_ix ON answer (asked_at)
     """,
     """
 CREATE INDEX answer_subject_id_asked_at_ix ON answer (subject_id, asked_at)
+    """,
+    """
+CREATE INDEX attributed_stop_arrived_ix ON attributed_stop (arrived_at)
+    """,
+    """
+CREATE INDEX attributed_stop_subject_ix ON attributed_stop (subject_id)
+    """,
+    """
+CREATE INDEX controller_organisation_ix ON controller (organisation_id)
     """,
     """
 CREATE INDEX copy_expires_ix ON copy (expires_at)
@@ -703,7 +794,14 @@ CREATE INDEX erasure_open_ix ON erasure (subject_id) WHERE (completed_at IS NULL
 CREATE UNIQUE INDEX erasure_position_ix ON erasure ("position")
     """,
     """
+CREATE INDEX evidence_opt_out_ix ON evidence (sender_id, recorded_at) WHERE (kind = 'opt_out'::text)
+    """,
+    """
 CREATE UNIQUE INDEX evidence_ordinal_ix ON evidence (ordinal)
+    """,
+    """
+CREATE INDEX evidence_wide_opt_out_ix ON evidence (controller, recorded_at) WHERE ((kind = 'opt_out'::text) AND
+    (controller IS NOT NULL))
     """,
     """
 CREATE INDEX handed_off_at_ix ON handed_off (handed_off_at)
@@ -719,6 +817,9 @@ CREATE INDEX handed_off_subject_ix ON handed_off (subject_id, handed_off_at)
     """,
     """
 CREATE INDEX import_file_complete_ix ON import_file (touched_at) WHERE complete
+    """,
+    """
+CREATE INDEX import_file_sender_ix ON import_file (sender_id, created_at)
     """,
     """
 CREATE INDEX import_file_waiting_ix ON import_file (touched_at) WHERE (NOT complete)
@@ -770,6 +871,9 @@ CREATE INDEX review_closed_ix ON review (since) WHERE (NOT open)
     """,
     """
 CREATE INDEX review_open_ix ON review (subject_id) WHERE open
+    """,
+    """
+CREATE INDEX sender_organisation_ix ON sender (organisation_id)
     """,
     """
 CREATE TRIGGER append_only BEFORE DELETE OR TRUNCATE ON evidence FOR EACH STATEMENT EXECUTE FUNCTION

@@ -1,6 +1,7 @@
-"""Publishing without an outbox: only for messages handed to an operator's topic.
+"""Publishing without an outbox: only for messages handed to an operator's topic, and for what an SMSC delivers.
 
-A message's outcome is Kafka's acknowledgement, so this module alone of the services talks to the Kafka client.
+The outcome, and the answer to the SMSC, is Kafka's acknowledgement, so this module alone of the services talks to the
+Kafka client.
 """
 
 import asyncio

@@ -11,6 +11,7 @@ branch_labels = None
 depends_on = None
 
 TABLES = (
+    "allowance",
     "begun",
     "campaign",
     "comparison",
@@ -34,6 +35,15 @@ TABLES = (
     "text_audit",
 )
 SCHEMA = (
+    """
+CREATE TABLE allowance (
+    name text NOT NULL,
+    holder text NOT NULL,
+    since timestamptz NOT NULL,
+    taken bigint NOT NULL,
+    granted bigint NOT NULL
+)
+    """,
     """
 CREATE TABLE begun (
     partition smallint NOT NULL,
@@ -149,10 +159,11 @@ ALTER TABLE enforcement ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
 CREATE TABLE erasing (
     erasure_id text NOT NULL,
     subject_id text NOT NULL,
+    controller_id text,
     requested_at timestamptz NOT NULL,
     after_xid bigint,
     erased_at timestamptz,
-    lifted_at timestamptz
+    lifted_for text[] DEFAULT '{}'::text[] NOT NULL
 )
     """,
     """
@@ -169,7 +180,8 @@ CREATE TABLE keyed_request (
     caller text NOT NULL,
     key text NOT NULL,
     fingerprint text NOT NULL,
-    created_at timestamptz DEFAULT now() NOT NULL
+    created_at timestamptz DEFAULT now() NOT NULL,
+    answer bytea
 )
     """,
     """
@@ -204,6 +216,10 @@ CREATE TABLE message (
     unknown_since timestamptz,
     known_as text,
     template text,
+    segments smallint,
+    cost integer,
+    prices text,
+    charged boolean NOT NULL,
     CONSTRAINT message_waiting_is_due_ck CHECK (((due_at IS NOT NULL) OR (status <> ALL
         (ARRAY['pending'::text, 'deferred'::text]))))
 )
@@ -273,6 +289,7 @@ CREATE TABLE rebuild (
     """
 CREATE TABLE sender (
     sender_id text NOT NULL,
+    organisation_id text NOT NULL,
     version integer NOT NULL,
     oadc text NOT NULL,
     stop_code text NOT NULL,
@@ -280,7 +297,7 @@ CREATE TABLE sender (
     countries text[] DEFAULT '{}'::text[] NOT NULL,
     reachable_in text[] DEFAULT '{}'::text[] NOT NULL,
     stop_page text,
-    controller text,
+    controller text NOT NULL,
     stop_scope text DEFAULT 'controller'::text NOT NULL
 )
     """,
@@ -374,6 +391,9 @@ ALTER TABLE text_audit ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
 )
     """,
     """
+ALTER TABLE allowance ADD CONSTRAINT allowance_pk PRIMARY KEY (name, holder)
+    """,
+    """
 ALTER TABLE campaign ADD CONSTRAINT campaign_pk PRIMARY KEY (campaign_id)
     """,
     """
@@ -440,6 +460,9 @@ ALTER TABLE template ADD CONSTRAINT template_pk PRIMARY KEY (template_id, number
 ALTER TABLE text_audit ADD CONSTRAINT text_audit_pk PRIMARY KEY (id)
     """,
     """
+CREATE INDEX allowance_since_ix ON allowance (since)
+    """,
+    """
 CREATE INDEX begun_decided_ix ON begun (decided_at)
     """,
     """
@@ -493,6 +516,9 @@ CREATE INDEX message_handed_off_ix ON message USING brin (handed_off_at) WITH (a
 CREATE INDEX message_known_as_ix ON message (gateway, known_as) WHERE (known_as IS NOT NULL)
     """,
     """
+CREATE INDEX message_sender_ix ON message (sender_id, requested_at)
+    """,
+    """
 CREATE INDEX message_subject_ix ON message (subject_id)
     """,
     """
@@ -503,6 +529,9 @@ CREATE INDEX message_waiting_ix ON message (campaign_id, due_at) WHERE (due_at I
     """,
     """
 CREATE INDEX provider_block_subject_ix ON provider_block (subject_id)
+    """,
+    """
+CREATE INDEX sender_organisation_ix ON sender (organisation_id)
     """,
     """
 CREATE INDEX sending_decided_ix ON sending (decided_at)

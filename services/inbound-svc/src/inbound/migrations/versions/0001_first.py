@@ -11,6 +11,7 @@ branch_labels = None
 depends_on = None
 
 TABLES = (
+    "allowance",
     "callback",
     "callback_item",
     "consumer_offset",
@@ -21,8 +22,19 @@ TABLES = (
     "outbox_log",
     "part",
     "review",
+    "sender",
+    "sender_code",
 )
 SCHEMA = (
+    """
+CREATE TABLE allowance (
+    name text NOT NULL,
+    holder text NOT NULL,
+    since timestamptz NOT NULL,
+    taken bigint NOT NULL,
+    granted bigint NOT NULL
+)
+    """,
     """
 CREATE TABLE callback (
     id uuid NOT NULL,
@@ -46,7 +58,8 @@ CREATE TABLE callback_item (
     intent text,
     rule text,
     score double precision,
-    said_at timestamptz
+    said_at timestamptz,
+    short_code text
 )
     """,
     """
@@ -100,10 +113,11 @@ ALTER TABLE dead_letter ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
 CREATE TABLE erasing (
     erasure_id text NOT NULL,
     subject_id text NOT NULL,
+    controller_id text,
     requested_at timestamptz NOT NULL,
     after_xid bigint,
     erased_at timestamptz,
-    lifted_at timestamptz
+    lifted_for text[] DEFAULT '{}'::text[] NOT NULL
 )
     """,
     """
@@ -157,6 +171,29 @@ CREATE TABLE part (
     text text NOT NULL,
     received_at timestamptz NOT NULL
 )
+    """,
+    """
+CREATE TABLE sender (
+    sender_id text NOT NULL,
+    organisation_id text NOT NULL,
+    controller text NOT NULL
+)
+    """,
+    """
+CREATE TABLE sender_code (
+    code text NOT NULL,
+    controller text NOT NULL,
+    since timestamptz NOT NULL
+)
+    """,
+    """
+ALTER TABLE allowance ADD CONSTRAINT allowance_pk PRIMARY KEY (name, holder)
+    """,
+    """
+ALTER TABLE sender ADD CONSTRAINT sender_pk PRIMARY KEY (sender_id)
+    """,
+    """
+ALTER TABLE sender_code ADD CONSTRAINT sender_code_pk PRIMARY KEY (code, controller)
     """,
     """
 CREATE TABLE review (
@@ -219,10 +256,16 @@ ALTER TABLE review ADD CONSTRAINT review_mo_id_uq UNIQUE (mo_id)
 ALTER TABLE review ADD CONSTRAINT review_pk PRIMARY KEY (id)
     """,
     """
+CREATE INDEX allowance_since_ix ON allowance (since)
+    """,
+    """
 CREATE INDEX callback_bare_ix ON callback (received_at) WHERE ((kind = 'messages'::text) AND (body IS NULL))
     """,
     """
 CREATE INDEX callback_item_callback_ix ON callback_item (callback_id)
+    """,
+    """
+CREATE INDEX callback_item_code_ix ON callback_item (short_code, callback_id) WHERE (short_code IS NOT NULL)
     """,
     """
 CREATE INDEX callback_item_subject_ix ON callback_item (subject_id) WHERE (subject_id IS NOT NULL)
@@ -256,6 +299,12 @@ CREATE INDEX review_open_ix ON review (id) WHERE (decided_at IS NULL)
     """,
     """
 CREATE INDEX review_subject_ix ON review (subject_id)
+    """,
+    """
+CREATE INDEX sender_controller_ix ON sender (controller)
+    """,
+    """
+CREATE INDEX sender_organisation_ix ON sender (organisation_id)
     """,
     """
 ALTER TABLE callback_item ADD CONSTRAINT callback_item_callback_id_fk FOREIGN KEY (callback_id) REFERENCES

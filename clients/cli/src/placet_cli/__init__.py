@@ -1,0 +1,1 @@
+"""The command line of Placet: `placet --help`."""

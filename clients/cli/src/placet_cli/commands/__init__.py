@@ -1,0 +1,1 @@
+"""The groups of the command `placet`, a module for each."""

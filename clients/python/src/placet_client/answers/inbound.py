@@ -1,0 +1,77 @@
+"""What inbound-svc answers.
+
+Written by `make client` from the OpenAPI documents: edit the services, not this file.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Literal
+
+from placet_client.answer import Answer
+
+
+class Decision(Answer):
+    """A reviewer's decision on a text."""
+
+    intent: Literal["stop", "start", "confirm", "contact", "erase", "review", "none"] | str
+    """The meaning that the reviewer gave the text."""
+    note: str | None
+    """Null without a note, and after the encryption key's deletion."""
+    decided_by: str
+    """The reviewer, by `sub` of the token."""
+    decided_at: dt.datetime
+    """The time of the decision."""
+
+
+class Reply(Answer):
+    """A text from a person. `subject_id`: the person's id with the controller of the code."""
+
+    mo_id: str
+    """The id of the text, a UUID, the same for each repeat by the operator."""
+    subject_id: str
+    """The person, by the id with the sender's controller (`sub_…`); no answer has the number."""
+    short_code: str
+    """The number that the person wrote to: a short code such as 36180, or a long number."""
+    state: Literal["held", "read"] | str
+    """`held`: the text waits for a reviewer, and marketing to the person waits too."""
+    intent: Literal["stop", "start", "confirm", "contact", "erase", "review", "none"] | str
+    """The meaning by our rules, or by the reviewer."""
+    occurred_at: dt.datetime
+    """The operator's time."""
+    received_at: dt.datetime
+    """The time at which Placet first held the text, the opt-out or the evidence."""
+    decided_at: dt.datetime | None
+    """The time of the reviewer's decision."""
+
+
+class ReviewItem(Answer):
+    """A text in review. `subject_id`: the platform's own id of the person, for the platform's operator alone."""
+
+    mo_id: str
+    """The id of the text, a UUID, the same for each repeat by the operator."""
+    subject_id: str
+    """The platform's own id of the person."""
+    provider: str
+    """The provider, by its name in docs/providers.md, such as `ovh`."""
+    account: str
+    """The account with the provider, by its name in the settings of the platform, such as `main`."""
+    provider_message_id: str
+    """The provider's id of the text, for its support."""
+    short_code: str
+    """The number that the person wrote to: a short code such as 36180, or a long number."""
+    text: str | None
+    """Null after the encryption key's deletion."""
+    rule: str
+    """The rule that put the text in review."""
+    score: float
+    """How sure the rule is, from 0 to 1."""
+    occurred_at: dt.datetime
+    """The operator's time of the text."""
+    received_at: dt.datetime
+    """The time at which Placet first held the text, the opt-out or the evidence."""
+    behind_start: bool
+    """True for a STOP that arrived after a START with a later operator timestamp. Decide `stop` or `none`."""
+    no_sender: bool
+    """True for a STOP to a code that no sender has. `stop` stops every sender; decide `stop` or `none`."""
+    decision: Decision | None

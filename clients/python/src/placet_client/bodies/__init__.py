@@ -1,0 +1,4 @@
+"""What the services take, a module for each service.
+
+Written by `make client` from the OpenAPI documents: edit the services, not this file.
+"""

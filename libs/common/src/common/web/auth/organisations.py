@@ -1,0 +1,95 @@
+"""The organisation and the controller of each sender, read from the table `sender` of the service.
+
+Neither ever changes, so the sender is remembered once found. Where new senders arrive by Kafka, a sender that is not
+found is read again for a while. The wait for another organisation's sender is the wait for an unknown sender, so that
+the time of an answer tells nothing.
+"""
+
+import asyncio
+from collections.abc import Collection, Iterator
+from typing import Final, NamedTuple
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.db.database import Database
+
+FIRST_PAUSE_S = 0.05
+
+
+class _Owner(NamedTuple):
+    organisation: str
+    controller: str
+
+
+class Organisations:
+    """The senders of every organisation. Without a database there is none."""
+
+    def __init__(self, database: Database | None, arrive_within_s: float = 0.0) -> None:
+        self._database = database
+        self._arrive_within_s = arrive_within_s
+        self._known: dict[str, _Owner] = {}
+
+    async def has(self, organisation: str, sender_id: str) -> bool:
+        """Return whether the sender is the organisation's, after a wait for a new one."""
+        for pause in pauses(self._arrive_within_s):
+            if await self.among(organisation, [sender_id]):
+                return True
+            await asyncio.sleep(pause)
+        return bool(await self.among(organisation, [sender_id]))
+
+    async def among(
+        self, organisation: str, sender_ids: Collection[str], tx: AsyncConnection | None = None
+    ) -> frozenset[str]:
+        """Return those of the senders that are the organisation's. `tx`: an open transaction of the caller, if any."""
+        # a sender of a stranger is read like one that nobody has: memory would answer sooner
+        unread = [one for one in sender_ids if not self._is_theirs(one, organisation)]
+        if unread and tx is not None:
+            await self._read(tx, unread)
+        elif unread and self._database is not None:
+            async with self._database.begin() as own:
+                await self._read(own, unread)
+        return frozenset(one for one in sender_ids if self._is_theirs(one, organisation))
+
+    def controller_of(self, sender_id: str) -> str:
+        """Return the controller of a sender that `has` or `among` has found."""
+        return self._known[sender_id].controller
+
+    def _is_theirs(self, sender_id: str, organisation: str) -> bool:
+        owner = self._known.get(sender_id)
+        return owner is not None and owner.organisation == organisation
+
+    async def _read(self, tx: AsyncConnection, sender_ids: Collection[str]) -> None:
+        rows = await tx.execute(
+            text(
+                "SELECT sender_id, organisation_id, controller FROM sender WHERE sender_id = ANY(CAST(:ids AS text[]))"
+            ),
+            {"ids": list(sender_ids)},
+        )
+        self._known |= {row.sender_id: _Owner(row.organisation_id, row.controller) for row in rows}
+
+    async def of(self, organisation: str) -> frozenset[str]:
+        """Return every sender of the organisation."""
+        if self._database is None:
+            return frozenset()
+        async with self._database.begin() as tx:
+            rows = await tx.execute(
+                text("SELECT sender_id FROM sender WHERE organisation_id = :organisation"),
+                {"organisation": organisation},
+            )
+            return frozenset(rows.scalars())
+
+
+def pauses(within_s: float) -> Iterator[float]:
+    """Yield the pauses between the reads of a wait, `within_s` in all.
+
+    Each is twice as long as the one before: a sender on its way is found soon, and a wrong id costs few transactions.
+    """
+    pause = FIRST_PAUSE_S
+    while within_s > 0:
+        yield min(pause, within_s)
+        within_s -= pause
+        pause *= 2
+
+
+NO_SENDERS: Final = Organisations(None)

@@ -1,0 +1,65 @@
+"""The ids by which callers know people: each controller has its own. Pure.
+
+Services name a person by the subject id, which is the same for every controller (`common.keyring`). Two controllers
+that put their exports together could join them by that id. So an answer and an export show the subject id encrypted
+under a key of the controller, and a call that names a person by such an id is decrypted by the same key (ADR-0071).
+
+AES-SIV (RFC 5297) is deterministic: with a controller, a person has one id for ever, in every service. AES-SIV also
+authenticates: an id of another controller, or a damaged one, is refused and never read as another person.
+"""
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from common.keyring import SUBJECT_HEX_CHARS, secret_key
+from common.settings import KeyRingSettings
+
+PREFIX = "sub_"  # so that no reader takes the id for a subject id
+TAG_BYTES = 16
+HEX_CHARS = 2 * TAG_BYTES + SUBJECT_HEX_CHARS
+KEY_BYTES = 64  # AES-256-SIV
+LABEL = b"placet edge id\x00"  # of no other use of the subject key
+
+
+class ControllerIds:
+    """The ids of people with one controller."""
+
+    def __init__(self, key: bytes, subject_key_id: str) -> None:
+        """`subject_key_id`: of the current subject key, by which an id is read back."""
+        self._cipher = AESSIV(key)
+        self._subject_key_id = subject_key_id
+
+    def shown(self, subject_id: str) -> str:
+        """Return the id to show in place of a subject id."""
+        key_id, _, digits = subject_id.rpartition("-")
+        return PREFIX + self._cipher.encrypt(bytes.fromhex(digits), [key_id.encode()]).hex()
+
+    def inner(self, shown: str) -> str | None:
+        """Return the subject id behind an id of this controller. Return None for any other text."""
+        written = shown.removeprefix(PREFIX)
+        if written == shown or len(written) != HEX_CHARS:
+            return None
+        try:
+            digits = self._cipher.decrypt(bytes.fromhex(written), [self._subject_key_id.encode()])
+        except (ValueError, InvalidTag):
+            return None
+        return f"{self._subject_key_id}-{digits.hex()}"
+
+
+class EdgeIds:
+    """Derives the key of each controller from the subject key, which is never replaced."""
+
+    def __init__(self, ring: KeyRingSettings) -> None:
+        self._subject_key_id = ring.current
+        self._key = secret_key(ring, ring.current)
+        self._controllers: dict[str, ControllerIds] = {}
+
+    def of(self, controller: str) -> ControllerIds:
+        """Return the ids of a controller on record."""
+        found = self._controllers.get(controller)
+        if found is None:
+            derived = HKDF(SHA256(), KEY_BYTES, salt=None, info=LABEL + controller.encode()).derive(self._key)
+            found = self._controllers[controller] = ControllerIds(derived, self._subject_key_id)
+        return found

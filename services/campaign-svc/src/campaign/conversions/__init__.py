@@ -1,0 +1,1 @@
+"""Take the conversions of people, so that a campaign's holdout has an outcome."""

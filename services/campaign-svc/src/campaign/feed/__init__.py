@@ -1,0 +1,1 @@
+"""The event feed of an organisation: facts about its people, messages, campaigns, imports, erasures and reviews."""

@@ -1,0 +1,1 @@
+"""Outbound webhooks by Standard Webhooks: subscriptions, signatures, the sender, the delivery log."""

@@ -1,0 +1,40 @@
+"""Erase consent-svc's data about a person: all of it, or one controller's.
+
+Kept: the keyed hash with its opt-outs, and each ledger line without personal fields. The number of a person is shared
+by the controllers that hold a line about the person: the last erasure takes it.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.db.database import Database
+from common.privacy.erasing import Erased, Eraser, Whom
+from consent.double_opt_in import requests as double_opt_ins
+from consent.inbound import shared_codes
+from consent.ledger import recorder
+from consent.rights import copies, rectifications, store
+
+
+def eraser(database: Database) -> Eraser:
+    return Eraser("consent", database, erase, lock=recorder.lock)
+
+
+async def erase(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> Mapping[Whom, Erased]:
+    entries = await recorder.erase(tx, asked)
+    links = await store.delete_links(tx, asked)
+    made = await copies.delete(tx, asked)
+    said = await rectifications.empty(tx, asked)
+    questions = await double_opt_ins.forget(tx, asked)
+    await shared_codes.forget(tx, asked)
+    return {
+        whom: {
+            "evidence": entries.get(whom, 0),
+            "links": links.get(whom, 0),
+            "copies": made.get(whom, 0),
+            "rectifications": said.get(whom, 0),
+            "questions": questions.get(whom, 0),
+        }
+        for whom in asked
+    }

@@ -1,0 +1,1 @@
+"""List and export the opt-outs that reach a sender."""

@@ -1,0 +1,1 @@
+"""Charge messages to the limits of their organisation and token."""

@@ -1,0 +1,52 @@
+"""The ids by which controllers know people: two of them share none, and each is read back by its own controller."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.keyring import is_subject_id
+from common.settings import KeyRingSettings
+from common.web.edge_id import EdgeIds
+from tests.support.builders import edge_ids, subject
+from tests.support.running import KEY_RING
+
+people = st.integers(0, 9999).map(subject)
+controllers = st.text(min_size=1, max_size=20).filter(lambda name: name.isprintable())
+two = st.lists(controllers, min_size=2, max_size=2, unique=True)
+
+
+@given(st.sets(people, min_size=1, max_size=20), two)
+def test_exports_of_two_controllers_about_the_same_people_share_no_id(whom: set[str], both: list[str]) -> None:
+    ours, theirs = ({edge_ids.of(controller).shown(one) for one in whom} for controller in both)
+    assert len(ours) == len(theirs) == len(whom)
+    assert ours.isdisjoint(theirs)
+    assert not any(one.rpartition("-")[2] in shown for one in whom for shown in ours | theirs)
+
+
+@given(people, two)
+def test_an_id_is_read_back_by_its_controller_and_refused_to_another(one: str, both: list[str]) -> None:
+    ours, theirs = map(edge_ids.of, both)
+    assert ours.inner(ours.shown(one)) == one
+    assert theirs.inner(ours.shown(one)) is None
+    assert not is_subject_id(ours.shown(one)), "no reader takes the one for the other"
+    assert ours.inner(one) is None
+
+
+@given(people, controllers)
+def test_every_service_and_every_start_derives_the_same_ids(one: str, controller: str) -> None:
+    elsewhere = EdgeIds(KeyRingSettings.model_validate(KEY_RING))
+    assert elsewhere.of(controller).shown(one) == edge_ids.of(controller).shown(one)
+
+
+@given(people, st.integers(0, 67), st.characters())
+def test_a_damaged_id_is_nobodys(one: str, place: int, other: str) -> None:
+    ids = edge_ids.of("acme")
+    shown = ids.shown(one)
+    damaged = shown[:place] + other + shown[place + 1 :]
+    assert ids.inner(damaged) == (one if damaged == shown else None)
+
+
+def test_an_id_once_shown_is_the_id_for_ever() -> None:
+    """Callers have stored the ids: a change of the derivation would make each person a stranger."""
+    assert (
+        edge_ids.of("acme").shown(subject(1)) == "sub_18034f5969254fba11ef7a9a349108fbdaebb4267a1cdd5b2924dd8801afeef0"
+    )

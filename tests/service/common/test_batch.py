@@ -1,0 +1,107 @@
+"""Items that arrive together, and a task between an item and its caller that ends otherwise than by the commit."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common import batch
+from common.batch import Together
+from common.db.database import Database, fetch_many, insert_many
+from common.web.problems import DATABASE_DOWN
+from tests.support.eventually import WITHIN_S, eventually, is_so
+from tests.support.infrastructure import Postgres
+
+pytestmark = pytest.mark.brokerless
+
+
+class Writer:
+    """A batch writer into a table of its own, whose transactions stand still until `go_on`."""
+
+    def __init__(self, database: Database) -> None:
+        self.held: Any = SimpleNamespace(database=database)
+        self.together: Together[int, int] = Together(self._write)
+        self.go_on = asyncio.Event()
+        self.going: list[asyncio.Task[Any] | None] = []
+
+    async def _write(self, tx: AsyncConnection, _: object, items: Sequence[int]) -> list[int]:
+        await insert_many(tx, "line", {"n": "integer"}, [[n] for n in items])
+        self.going.append(asyncio.current_task())
+        await self.go_on.wait()
+        return [*items]
+
+    def asks(self, *items: int) -> list[asyncio.Task[int]]:
+        return [asyncio.create_task(self.together.written(self.held, n)) for n in items]
+
+    def number_going(self, number: int) -> Callable[[], Any]:
+        return lambda: is_so(len(self.going) == number)
+
+    async def kept(self) -> list[int]:
+        async with self.held.database.begin() as tx:
+            return [n for (n,) in await fetch_many(tx, "SELECT n FROM line ORDER BY n")]
+
+
+@pytest.fixture
+async def writer(postgres: Postgres, unique: str) -> AsyncIterator[Writer]:
+    database = Database(await postgres.empty(f"batch_{unique}"), pool_size=20)
+    async with database.begin() as tx:
+        await fetch_many(tx, "CREATE TABLE line (n integer)")
+    yield Writer(database)
+    await database.close()
+
+
+async def outcomes(*asking: asyncio.Task[int]) -> list[int | BaseException]:
+    """Return the results and errors of callers, none of whom waits for ever."""
+    _, waiting = await asyncio.wait(asking, timeout=WITHIN_S)
+    for task in waiting:
+        task.cancel()
+    assert not waiting, f"{len(waiting)} wait for ever"
+    return [task.exception() or task.result() for task in asking]
+
+
+async def test_the_callers_of_a_cancelled_transaction_hear_that_the_database_was_away(writer: Writer) -> None:
+    asking = writer.asks(1, 2)
+    await eventually(writer.number_going(1))
+    [going] = writer.going
+    assert going is not None
+    going.cancel()
+    assert [isinstance(error, DATABASE_DOWN) for error in await outcomes(*asking)] == [True, True]
+    writer.go_on.set()
+    assert await outcomes(*writer.asks(3)) == [3]
+    assert await writer.kept() == [3]
+
+
+async def test_the_callers_that_wait_for_a_transaction_hear_of_it_when_none_will_begin(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "AT_MOST", 1)
+    asking = writer.asks(*range(batch.AT_ONCE + 2))
+    await eventually(writer.number_going(batch.AT_ONCE))
+    doorkeeper = writer.together._doorkeeper
+    assert doorkeeper is not None
+    doorkeeper.cancel()
+    assert [isinstance(error, DATABASE_DOWN) for error in await outcomes(*asking[-2:])] == [True, True]
+    writer.go_on.set()
+    assert await outcomes(*asking[:-2]) == [*range(batch.AT_ONCE)], "who is in a transaction is not concerned"
+    assert await outcomes(*writer.asks(90)) == [90]
+    assert await writer.kept() == [*range(batch.AT_ONCE), 90]
+
+
+async def test_the_callers_of_a_transaction_that_takes_too_long_are_told_and_it_is_rolled_back(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "GIVEN_UP_S", 0.2)
+    [error] = await outcomes(*writer.asks(1))
+    assert isinstance(error, TimeoutError)
+    assert await writer.kept() == []
+
+
+async def test_a_write_that_forgets_an_item_is_an_error_of_each_caller(writer: Writer) -> None:
+    async def forgets(tx: AsyncConnection, _: object, items: Sequence[int]) -> list[int]:
+        return []
+
+    writer.together = Together(forgets)
+    assert [type(error) for error in await outcomes(*writer.asks(1, 2))] == [ValueError, ValueError]
