@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
+from aiokafka.errors import KafkaConnectionError
+
 from common.contracts import Event, Topic, Watermark
 from common.kafka import broker as kafka
 from common.kafka.broker import partition_of
@@ -136,8 +138,24 @@ async def heartbeat(surroundings: Surroundings, topic: Topic, every_s: float = 0
         await beating
 
 
-def _producer(settings: ServiceSettings) -> Any:
-    return kafka.producer(settings)
+@asynccontextmanager
+async def _producer(settings: ServiceSettings) -> AsyncIterator[Any]:
+    """Connected, however long a machine that stands still keeps the broker from answering."""
+
+    async def connected() -> Any:
+        producer = kafka.producer(settings)
+        try:
+            await producer.start()
+        except KafkaConnectionError as error:
+            await producer.stop()
+            raise AssertionError(f"no broker at {settings.kafka_bootstrap}") from error
+        return producer
+
+    producer = await eventually(connected)
+    try:
+        yield producer
+    finally:
+        await producer.stop()
 
 
 async def _send(

@@ -217,7 +217,6 @@ async def died_and_come_back(
         hours="demonstration",
         submit_timeout_s=SUBMIT_WITHIN_S,
         drain_s=SUBMIT_WITHIN_S + 1,  # nobody is stopped: they are killed
-        max_staleness_s=PATIENT_S,
         **gateways,
     )
     await publish(surroundings, SENDERS, [sender_changed()])

@@ -111,8 +111,8 @@ async def dispatch(
     answer waits for as long as a test keeps it."""
     usual: dict[str, Any] = {"gateway_url": handler.url, "gateway_token": TOKEN, "hours": "demonstration"}
     usual |= {"submit_timeout_s": PATIENT_S, "drain_s": PATIENT_S + 1}
-    if watermarks:
-        usual["max_staleness_s"] = PATIENT_S
+    if not watermarks:
+        usual["max_staleness_s"] = Settings.model_fields["max_staleness_s"].default
     settings = await surroundings.settings("dispatch", **{**usual, **more})
     async with running(build(Settings(**settings))) as client:
         under_test = Dispatch(client, handler, surroundings)

@@ -55,6 +55,7 @@ from tests.support.reading import changes_in, reading
 from tests.support.running import Surroundings, bearer
 
 AT_ONCE = 4  # cases
+SCENES = 3  # of a point, until a process dies there
 WITHIN_S = 60.0  # on a machine that is busy
 SUBMIT_WITHIN_S = 30.0  # there too the operator, in this process, answers: an `unknown` is one that a crash has left
 PEOPLE = range(1, 5)
@@ -62,6 +63,11 @@ ALL = len(PEOPLE)
 STOPS = 1
 RIGHT = "Maison Lune : Nina, -20 % ce samedi. STOP au 36111"
 DISLIKED = "Maison Lune : voyance offerte. STOP au 36111"
+
+
+class Missed(AssertionError):
+    """The process has passed its point: on a machine that stands still, a timer does a step before the step's own
+    place in the pipeline."""
 
 
 @dataclass
@@ -100,8 +106,12 @@ class Case:
             process.join()
 
     async def died(self, process: Process) -> None:
-        """Return once it is dead, and the time has passed after which what it left `sending` is a dead process's."""
-        assert await ended(process, WITHIN_S) == -signal.SIGKILL
+        """Return once it is dead, and the time has passed after which what it left `sending` is a dead process's.
+        Raises Missed where it lives on."""
+        code = await ended(process, WITHIN_S)
+        if code is None:
+            raise Missed
+        assert code == -signal.SIGKILL
         await self.ledger.execute(TIME_PASSES)
 
     async def ask(self, *requests: MessageRequested) -> None:
@@ -570,24 +580,26 @@ async def test_killed_at_each_point_of_the_pipeline(
     postgres: Postgres, broker: Broker, unique: str, *, idempotent: bool
 ) -> None:
     points = [name for name, at in POINTS.items() if at.tried_by(idempotent=idempotent)]
-    everywhere = {
-        name: Surroundings(postgres, broker, f"{unique}n{n}", partitions=1) for n, name in enumerate(points, start=1)
-    }
-    for surroundings in everywhere.values():
-        await surroundings.database("dispatch")
+    await Surroundings(postgres, broker, unique, partitions=1).database("dispatch")  # the template, once
     turns = asyncio.Semaphore(AT_ONCE)
 
-    async def one(name: str) -> None:
+    async def one(n: int, name: str) -> None:
         async with turns:
-            try:
-                await _dies_and_comes_back(everywhere[name], POINTS[name], idempotent=idempotent)
-            except Exception as error:
-                error.add_note(f"at the point {name}")
-                raise
+            for scene in range(1, SCENES + 1):
+                surroundings = Surroundings(postgres, broker, f"{unique}n{n}s{scene}", partitions=1)
+                try:
+                    await _dies_and_comes_back(surroundings, POINTS[name], idempotent=idempotent)
+                    return
+                except Missed:
+                    if scene == SCENES:
+                        raise AssertionError(f"{SCENES} times no process died at the point {name}") from None
+                except Exception as error:
+                    error.add_note(f"at the point {name}")
+                    raise
 
     async with asyncio.TaskGroup() as cases:
-        for name in points:
-            cases.create_task(one(name))
+        for n, name in enumerate(points, start=1):
+            cases.create_task(one(n, name))
 
 
 async def _dies_and_comes_back(surroundings: Surroundings, at: At, *, idempotent: bool) -> None:
@@ -649,7 +661,6 @@ async def _case(surroundings: Surroundings, handler: Operator, *, idempotent: bo
         hours="demonstration",
         submit_timeout_s=SUBMIT_WITHIN_S,
         drain_s=SUBMIT_WITHIN_S + 1,  # nobody is stopped: they are killed
-        max_staleness_s=60.0,  # on a busy machine the watermarks come late, and then all is deferred first
     )
     await publish(surroundings, SENDERS, [sender_changed(), codes_sender_changed()])
     await publish(surroundings, CONTROLS, [controlled("running")])
