@@ -55,8 +55,8 @@ NO_SETTINGS = frozenset(
 class Operators:
     """The operators of a stack beside the simulator.
 
-    `gateways`: PLACET_GATEWAYS, instead of the simulator's gateway. `accounts`: of PLACET_PROVIDER_ACCOUNTS, beside the
-    stack's own.
+    `gateways`: PLACET_GATEWAYS, instead of the simulator's gateway; `{inbound}` in them is the URL of the stack's
+    inbound-svc. `accounts`: of PLACET_PROVIDER_ACCOUNTS, beside the stack's own.
     """
 
     gateways: Sequence[Mapping[str, object]] | None = field(default=None, repr=False)
@@ -64,6 +64,7 @@ class Operators:
 
 
 NO_OPERATORS = Operators()
+INBOUND = "{inbound}"
 
 
 def operators_asked(told: Mapping[str, str]) -> Operators:
@@ -168,7 +169,7 @@ class Environment:
             told["PLACET_ROLES"] = "api,worker,relay"  # see `of_projection`
             told["PLACET_NICE"] = "5"  # STOPs and codes get the processor before a campaign
             if self.operators.gateways is not None:
-                told["PLACET_GATEWAYS"] = json.dumps(self.operators.gateways)
+                told["PLACET_GATEWAYS"] = json.dumps(self.operators.gateways).replace(INBOUND, self.urls["inbound"])
             else:
                 told["PLACET_GATEWAY_URL"] = self.urls["simulator"]
                 told["PLACET_GATEWAY_TOKEN"] = self.gateway_token

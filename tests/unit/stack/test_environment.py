@@ -22,6 +22,7 @@ from stack.environment import (
     SERVICES,
     Environment,
     Hours,
+    Operators,
     operators_asked,
     refuse_settings,
 )
@@ -108,6 +109,14 @@ def test_the_operators_of_two_files_are_those_of_the_services(tmp_path: Path, mo
     assert [each.get_secret_value() for each in simulator.secrets] == ["0123456789abcdef"]
     for missing in ("GATEWAYS", "ACCOUNTS"):
         assert "a-key" not in repr(operators_asked({missing: str(gateways)}))
+
+
+def test_a_gateway_may_name_the_url_of_inbound_svc_that_the_stack_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"provider": "kannel", "user": "u", "secret": "s", "url": "http://127.0.0.1:1", "segments": 2}
+    environment = Environment(operators=Operators(gateways=[{**there, "callback_url": "{inbound}/v1/receipts"}]))
+    [gateway] = settings_of("dispatch", environment, monkeypatch).every_gateway
+    assert gateway.callback_url is not None
+    assert gateway.callback_url.get_secret_value() == f"{environment.urls['inbound']}/v1/receipts"
 
 
 @pytest.mark.parametrize("variable", ["GATEWAYS", "ACCOUNTS"])

@@ -1,0 +1,418 @@
+"""Placet behind a real gateway that nobody here wrote: Debian's Kannel, with its fakesmsc as the SMSC.
+
+PLACET_OPERATORS_MESSAGES   messages of a run; 160 unless set
+PLACET_OPERATORS_RUNS       runs in which nothing is killed; 1 unless set
+"""
+
+import asyncio
+import logging
+import os
+import sys
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+import aiohttp
+import asyncpg
+import pytest
+
+from common.sms.sms_length import GSM7_PART, GSM7_SINGLE, UCS2_PART, UCS2_SINGLE, length
+from stack.calling import Api
+from stack.environment import Operators
+from stack.processes import Supervisor
+from stack.running import PROJECTION, Stack, running_stack
+from tests.support.eventually import eventually
+from tests.support.infrastructure import KAFKA
+from tests.support.operators import kannel as operator
+from tests.support.operators.kannel import BEARERBOX, SMSBOX, Kannel, Part, Place, block, raw_of
+
+log = logging.getLogger(__name__)
+
+MESSAGES = int(os.environ.get("PLACET_OPERATORS_MESSAGES", "160"))
+RUNS = int(os.environ.get("PLACET_OPERATORS_RUNS", "1"))
+PARTS = range(1, 9)
+WITHIN_S = 120.0 + MESSAGES / 10
+OADC = "MAISONLUNE"
+FORM = {"source": "form", "form_id": "checkout", "form_version": "3", "text_shown": "Oui, je veux les offres par SMS"}
+BEGINS, WIDE = "Maison Lune :", "\U0001f600"
+GSM_WORDS = (" -20 %", " 10 €", " [à midi]", " ~ ^ |", " déjà")
+codes = iter(range(36100, 36999))
+
+pytestmark = pytest.mark.timeout(300 + int(WITHIN_S) * RUNS * 4)
+
+
+def number(n: int) -> str:
+    return f"+3363998{n:04d}"
+
+
+def text_of(parts: int, code: str, words: Sequence[str] = GSM_WORDS) -> str:
+    """Return the longest text of so many parts made of these words, with the STOP mention at its end."""
+    text, stop, at = BEGINS, f" STOP au {code}", 0
+    while length(text + words[at % len(words)] + stop).segments <= parts:
+        text, at = text + words[at % len(words)], at + 1
+    return text + stop
+
+
+def sent_as(text: str) -> bytes:
+    return text.encode("utf-16-be" if length(text).encoding == "UCS2" else "utf-8")
+
+
+@dataclass
+class Sender:
+    """A sender with a code, people and a text of its own."""
+
+    sender_id: str
+    code: str
+    people: Sequence[str]
+    text: str
+    campaigns: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Placet:
+    stack: Stack
+    kannel: Kannel
+    api: Api
+
+    async def sender(self, people: Iterable[int], text: Callable[[str], str]) -> Sender:
+        code = str(next(codes))
+        made = Sender("s" + uuid4().hex[:8], code, [number(n) for n in people], text(code))
+        await self.api.call(
+            "POST",
+            "consent",
+            "/v1/senders",
+            {
+                "sender_id": made.sender_id,
+                "legal_name": "Maison Lune SAS",
+                "brand": "Maison Lune",
+                "contact": "contact@maison-lune.example",
+                "country": "FR",
+                "oadc": OADC,
+                "stop_code": code,
+                "controller": "maison-lune",
+                "stop_scope": "sender",
+                "purposes": [{"id": "promotions", "wording": "Nos offres"}],
+            },
+        )
+        given = (datetime.now(UTC) - timedelta(days=1)).isoformat()
+        for at in range(0, len(made.people), 500):
+            items = [
+                {
+                    "sender_id": made.sender_id,
+                    "purpose": "promotions",
+                    "number": each,
+                    "basis": "opt_in",
+                    "occurred_at": given,
+                    "evidence": FORM,
+                }
+                for each in made.people[at : at + 500]
+            ]
+            await self.api.call("POST", "consent", "/v1/consents/batch", {"items": items}, key=f"{code} {at}")
+        lines = "number\n" + "\n".join(made.people)
+        path = f"/v1/imports?sender_id={made.sender_id}"
+        await self.api.call("POST", "campaign", path, csv=lines.encode(), key=f"contacts {code}")
+        return made
+
+    async def campaign(self, sender: Sender) -> str:
+        body = {
+            "sender_id": sender.sender_id,
+            "name": "Samedi",
+            "purpose": "promotions",
+            "text": sender.text,
+            "audience": {"all": True},
+        }
+        key = f"campaign {sender.code} {len(sender.campaigns)}"
+        created = await self.api.call("POST", "campaign", "/v1/campaigns", body, key=key)
+        identity = str(created["campaign_id"])
+        sender.campaigns.append(identity)
+        await self.api.call("POST", "campaign", f"/v1/campaigns/{identity}/schedule", {"acknowledge": ["many_parts"]})
+        return identity
+
+    async def finished(self, campaign: str) -> Mapping[str, int]:
+        """Wait for the campaign's end, its numbers checked: they add up at every instant."""
+
+        async def look() -> Mapping[str, int]:
+            found = await self.api.call("GET", "campaign", f"/v1/campaigns/{campaign}")
+            s: Mapping[str, int] = found["statistics"]
+            assert s["audience"] == s["pending"] + s["denied"] + s["deferred"] + s["handed_off"] + s["expired"], s
+            assert s["handed_off"] == s["accepted"] + s["rejected"] + s["unknown"], s
+            assert found["status"] == "finished", found
+            return s
+
+        return await eventually(look, within_s=WITHIN_S)
+
+    async def counted(self, senders: Iterable[Sender]) -> Counter[tuple[str, str | None]]:
+        """Count their marketing by status and receipt, in the ledger itself."""
+        connection = await asyncpg.connect(self.stack.databases["dispatch"])
+        try:
+            rows = await connection.fetch(
+                "SELECT status, receipt, count(*) FROM message WHERE sender_id = ANY($1) AND category = 'marketing'"
+                " GROUP BY 1, 2",
+                [each.sender_id for each in senders],
+            )
+        finally:
+            await connection.close()
+        return Counter({(row[0], row[1]): row[2] for row in rows})
+
+    async def stopped(self, sender: Sender, people: Iterable[str], text: str = "STOP") -> None:
+        for each in people:
+            await self.kannel.text(each, sender.code, text)
+
+    async def again(self, name: str, *, kill: bool) -> None:
+        """Restart a program of ours or of Kannel's; `kill`: by SIGKILL."""
+        if name in (BEARERBOX, SMSBOX):
+            await self.kannel.again(name, kill=kill)
+            return
+        if kill:
+            self.stack.kill(name)
+        await self.stack.restart(name)
+
+    async def is_submitted(self, sender: Sender, since: Place) -> bool:
+        return bool(self.kannel.submitted(sender.code, since))
+
+    async def replay(self, folder: Path, since: Place) -> None:
+        """Run the program of the page over the lines of Kannel's log from `since` on."""
+        (folder / "replay.py").write_text(block("python"), encoding="utf-8")
+        (folder / "lines.log").write_bytes(self.kannel.access_log.read_bytes()[since.access :])
+        ran = await asyncio.create_subprocess_exec(
+            sys.executable, "replay.py", "lines.log", self.kannel.messages_url, cwd=folder
+        )
+        assert await ran.wait() == 0
+
+    def repeated(self, senders: Iterable[Sender], since: Place) -> int:
+        received = self.kannel.received(since)
+        return sum(len(texts) - 1 for each in senders for texts in self.received(received, each.code).values())
+
+    def arrived(self, since: Place) -> set[str]:
+        """Return Kannel's ids of the MOs that it has."""
+        return {line.id for line in self.kannel.logged("Receive SMS", since)}
+
+    async def enforced(self) -> set[str]:
+        """Return Kannel's ids of the STOPs that are enforced."""
+        pages = self.api.pages("dispatch", "/v1/enforcements?limit=1000")
+        return {str(e["reference"]).rpartition("/")[2] async for e in pages if e["enforced_at"] and e["reference"]}
+
+    def received(self, parts: Sequence[Part], code: str) -> dict[str, list[list[Part]]]:
+        """Return the texts of a sender by person, each as its parts. `code` is in the last part of each."""
+        texts: dict[str, list[list[Part]]] = defaultdict(list)
+        open_: dict[tuple[str, int], list[Part]] = {}
+        for part in parts:
+            whole = open_.setdefault((part.to, part.reference), [])
+            whole.append(part)
+            if len(whole) == part.of:
+                del open_[part.to, part.reference]
+                raw = raw_of(whole)
+                if code.encode() in raw or code.encode("utf-16-be") in raw:
+                    texts[part.to].append(whole)
+        return texts
+
+
+@pytest.fixture(scope="module")
+async def placet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Placet]:
+    folder = tmp_path_factory.mktemp("kannel")
+    async with Supervisor(folder / "logs") as supervisor:
+        kannel = Kannel(folder / "kannel", supervisor)
+        operators = Operators(
+            gateways=[
+                {
+                    "provider": "kannel",
+                    "url": kannel.url,
+                    "user": operator.USER,
+                    "secret": operator.PASSWORD,
+                    "segments": 10,
+                    "callback_url": f"{{inbound}}{operator.CALLBACKS}/receipts",
+                }
+            ],
+            accounts=[{"provider": "kannel", "account": "main", "path_secrets": [operator.PATH_SECRET]}],
+        )
+        async with running_stack(folder / "stack", kafka=KAFKA, durable=False, operators=operators) as stack:
+            kannel.inbound = stack.urls["inbound"]
+            await kannel.start()
+            headers = {"Authorization": f"Bearer {stack.token}"}
+            async with aiohttp.ClientSession(headers=headers) as session:
+                yield Placet(stack, kannel, Api(session, stack.urls))
+
+
+async def test_texts_arrive_as_they_were_written(placet: Placet) -> None:
+    """Texts of one to eight parts, full to the last place, in both alphabets, and one character beyond."""
+    words = {
+        "basic": ("abcdefghi ",),
+        "extension": ("€", "[", "]", "{", "}", "~", "^", "|", "\\"),
+        "letters": ("éèùìòÇØøÅåΔ_ΦΓΛΩ",),
+        "a line end": ("ligne\n",),
+        "ucs2": ("ê", "œ", "’"),
+        "emoji": (WIDE,),
+        "between": ("a", WIDE),
+    }
+    sender = await placet.sender(range(9000, 9000 + len(words) * len(PARTS)), lambda code: "")
+    texts = {
+        person: text_of(parts, sender.code, kind)
+        for person, (parts, kind) in zip(
+            sender.people, ((parts, kind) for kind in words.values() for parts in PARTS), strict=True
+        )
+    }
+    messages = [
+        {"sender_id": sender.sender_id, "to": to, "category": "marketing", "purpose": "promotions", "text": text}
+        for to, text in texts.items()
+    ]
+    answer = await placet.api.call("POST", "dispatch", "/v1/messages", {"messages": messages}, key="edges")
+    assert len(answer["results"]) == len(messages), answer
+
+    async def delivered() -> bool:
+        return await placet.counted([sender]) == {("accepted", "delivered"): len(texts)}
+
+    await eventually(delivered, within_s=WITHIN_S)
+    received = placet.received(placet.kannel.received(), sender.code)
+    for person, text in texts.items():
+        [parts] = received[person]
+        assert raw_of(parts) == sent_as(text), text
+        measured = length(text)
+        assert len(parts) <= measured.segments
+        wide = measured.encoding == "UCS2"
+        most = (UCS2_SINGLE if wide else GSM7_SINGLE) if len(parts) == 1 else (UCS2_PART if wide else GSM7_PART)
+        for part in parts:
+            assert length(part.raw.decode("utf-16-be" if wide else "utf-8", "replace")).units <= most
+
+
+@pytest.mark.parametrize("run", range(RUNS))
+async def test_nothing_is_lost_where_nothing_is_killed(placet: Placet, run: int) -> None:
+    each = max(1, MESSAGES // len(PARTS))
+    senders = [
+        await placet.sender(
+            range(parts * 1000, parts * 1000 + each),
+            partial(text_of, parts, words=(f" {WIDE}",) if parts % 2 == 0 else GSM_WORDS),
+        )
+        for parts in PARTS
+    ]
+    begun = placet.kannel.here()
+    campaigns = [await placet.campaign(sender) for sender in senders]
+    for campaign in campaigns:
+        s = await placet.finished(campaign)
+        assert (s["accepted"], s["unknown"], s["rejected"]) == (each, 0, 0), s
+
+    async def delivered() -> bool:
+        return await placet.counted(senders) == {("accepted", "delivered"): each * len(senders)}
+
+    await eventually(delivered, within_s=WITHIN_S)
+    parts = placet.kannel.received(begun)
+    for sender in senders:
+        received = placet.received(parts, sender.code)
+        assert set(received) == set(sender.people)
+        assert {len(texts) for texts in received.values()} == {1}, "nothing twice"
+        assert {raw_of(texts[0]) for texts in received.values()} == {sent_as(sender.text)}
+    sender = senders[0]
+    begun = placet.kannel.here()
+    gone = sender.people[::4]
+    for person, text in zip(gone, ("STOP", "stop svp", "Arrêtez", "STOP ÇA SUFFIT") * len(gone), strict=False):
+        await placet.stopped(sender, [person], text)
+
+    async def enforced() -> bool:
+        arrived = placet.arrived(begun)
+        return len(arrived) == len(gone) and arrived <= await placet.enforced()
+
+    await eventually(enforced, within_s=WITHIN_S)
+    begun = placet.kannel.here()
+    s = await placet.finished(await placet.campaign(sender))
+    assert (s["accepted"], s["denied"]) == (each - len(gone), len(gone)), s
+    again = placet.received(placet.kannel.received(begun), sender.code)
+    assert set(again) == set(sender.people) - set(gone)
+
+
+SERVICES = ("inbound", "consent", "campaign", "dispatch", PROJECTION)
+FAULTS = [(who, kill) for kill in (True, False) for who in (BEARERBOX, SMSBOX, *SERVICES)]
+FEW = [(BEARERBOX, True), (SMSBOX, True), ("inbound", True), ("dispatch", True)]
+
+
+async def test_kills_lose_no_stop_and_send_nothing_twice(placet: Placet, tmp_path: Path) -> None:
+    """Each program is killed, and each restarted, in the middle of a campaign and of STOPs to the one before.
+
+    Counted is what smsbox took: of itself bearerbox writes to the SMSC again what it was writing when it was killed.
+    """
+    kannel, faults = placet.kannel, FAULTS if MESSAGES >= 1000 else FEW
+    each = MESSAGES // len(faults)
+    senders = [
+        await placet.sender(range(at * each, (at + 1) * each), partial(text_of, at % 8 + 1))
+        for at in range(len(faults))
+    ]
+    begun = kannel.here()
+    for at, (who, kill) in enumerate(faults):
+        campaign = await placet.campaign(senders[at])
+        await eventually(partial(placet.is_submitted, senders[at], begun), within_s=WITHIN_S)
+        gone = senders[at - 1].people[::5] if at else ()
+        await asyncio.gather(placet.again(who, kill=kill), placet.stopped(senders[at - 1], gone))
+        await placet.finished(campaign)
+    await placet.replay(tmp_path, begun)
+
+    async def enforced() -> bool:
+        arrived = placet.arrived(begun)
+        assert arrived <= await placet.enforced(), f"{len(arrived)} arrived"
+        return True
+
+    await eventually(enforced, within_s=WITHIN_S)
+    submitted = Counter(
+        (line.number, sender.code) for sender in senders for line in kannel.submitted(sender.code, begun)
+    )
+    assert set(submitted.values()) == {1}, "nothing twice"
+    reached = {
+        sender.code: {line.to for line in kannel.logged("Sent SMS", begun) if sender.code in line.text}
+        for sender in senders
+    }
+    for sender in senders:
+        counts = await placet.counted([sender])
+        accepted, unknown = (
+            sum(n for (status, _), n in counts.items() if status == s) for s in ("accepted", "unknown")
+        )
+        log.info("%s: %s, %d reached", faults[senders.index(sender)], dict(counts), len(reached[sender.code]))
+        assert accepted + unknown == each, counts
+        assert accepted <= len(reached[sender.code]) <= accepted + unknown, "an accepted message is never lost"
+    log.info("written to the SMSC again by bearerbox itself: %d", placet.repeated(senders, begun))
+    stopped = {(line.sender, line.to) for line in kannel.logged("Receive SMS", begun)}
+    for campaign in [await placet.campaign(sender) for sender in senders]:
+        await placet.finished(campaign)
+    again = Counter((line.number, sender.code) for sender in senders for line in kannel.submitted(sender.code, begun))
+    for sender in senders:
+        expected = {person: 1 + ((person, sender.code) not in stopped) for person in sender.people}
+        in_doubt = sum(n for (status, _), n in (await placet.counted([sender])).items() if status == "unknown")
+        wrong = [person for person, n in expected.items() if again[person, sender.code] != n]
+        assert all((person, sender.code) not in stopped or again[person, sender.code] <= 1 for person in wrong)
+        assert len(wrong) <= in_doubt, f"{len(wrong)} of {len(expected)}"
+
+
+async def test_a_crash_of_smsbox_loses_what_waits_there_and_a_replay_of_the_log_brings_it(
+    placet: Placet, tmp_path: Path
+) -> None:
+    sender = await placet.sender(range(9500, 9504), partial(text_of, 1))
+    await placet.finished(await placet.campaign(sender))
+    *lost, kept = sender.people
+    begun = placet.kannel.here()
+    placet.stack.kill("inbound")
+    await placet.stopped(sender, lost)
+
+    async def let_go() -> bool:
+        return len(placet.arrived(begun)) == len(lost) and not placet.kannel.stored()
+
+    await eventually(let_go, within_s=WITHIN_S)
+    placet.kannel.supervisor.kill(SMSBOX)
+    await placet.kannel.supervisor.restart(SMSBOX)
+    await placet.stack.restart("inbound")
+    waiting, since = placet.arrived(begun), placet.kannel.here()
+    await placet.stopped(sender, [kept])
+
+    async def is_enforced() -> bool:
+        arrived = placet.arrived(since)
+        return bool(arrived) and arrived <= await placet.enforced()
+
+    await eventually(is_enforced, within_s=WITHIN_S)
+    assert waiting & await placet.enforced() == set(), "smsbox keeps them after all: mend the page"
+    await placet.replay(tmp_path, begun)
+
+    async def all_enforced() -> bool:
+        return waiting <= await placet.enforced()
+
+    await eventually(all_enforced, within_s=WITHIN_S)
+    s = await placet.finished(await placet.campaign(sender))
+    assert (s["accepted"], s["denied"]) == (0, 4), s
