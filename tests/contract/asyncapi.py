@@ -52,10 +52,10 @@ def document() -> Document:
         "info": {
             "title": "Placet: topics",
             "version": "1",
-            "description": "Every Kafka topic of Placet. Records are CloudEvents 1.0 in binary mode, with JSON in UTF-8."
+            "description": "Every Kafka topic of Placet. Records are CloudEvents 1.0 in binary mode, as JSON in UTF-8."
             " A topic has `PLACET_TOPIC_PREFIX` before its name where one is set. Numbers and texts are encrypted,"
-            " except on an operator's topics. An operator reads docs/operators/kafka.md; nobody else writes or reads a topic"
-            " from outside: organisations have the event feed and webhooks.",
+            " except on an operator's topics. An operator reads docs/operators/kafka.md; nobody else writes or"
+            " reads a topic from outside: organisations have the event feed and webhooks.",
             "contact": {"name": "The operator of the platform"},
             "license": {"name": "Apache License 2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
             "tags": [{"name": name, "description": f"{name}-svc"} for name in services()]

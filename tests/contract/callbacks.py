@@ -45,7 +45,7 @@ def schema() -> Schema:
                     "id": _id("Your id of the message, as in your answer to the submit.", ID_CHARS),
                     "status": {
                         "enum": list(get_args(ReceiptState)),
-                        "description": "`opted_out`: the person has opted out with you, which is evidence of an opt-out.",
+                        "description": "`opted_out`: the person opted out with you; this is evidence of an opt-out.",
                     },
                     "reference": _or_null(_id("Our id of the message, as in the submit.", ID_CHARS, least=0)),
                     "code": _or_null(_id("Your own code for the reason.", ID_CHARS, least=0)),
