@@ -111,8 +111,9 @@ types: install
 quick: install
 	$(PYTEST) -q $(QUICK)
 
-api: install $(NODE)/installed ## Lint the OpenAPI documents, and compile a flow on the TypeScript client made of them
+api: install $(NODE)/installed ## Lint the OpenAPI and AsyncAPI documents, and compile a flow on the TypeScript client made of them
 	$(NODE)/.bin/spectral lint --ruleset docs/openapi/spectral.yaml --fail-severity hint $(wildcard docs/openapi/*.json)
+	node $(dir $(NODE))asyncapi.mjs docs/asyncapi.json
 	$(NODE)/.bin/openapi-typescript docs/openapi/placet.json --default-non-nullable=false --output $(dir $(NODE))generated/placet.ts
 	$(NODE)/.bin/tsc --project $(dir $(NODE))
 
@@ -142,6 +143,8 @@ wheels: install ## Build the wheels of the Python client and of the command line
 rooms: install ## Regenerate the rooms of docs/architecture.md from the docstrings
 	$(BIN)/python -m tests.contract.rooms
 
-schemas: install ## Regenerate the events' JSON Schemas and the OpenAPI documents (additive changes; BREAKS="why" accepts others of the latter)
+schemas: install ## Regenerate JSON Schemas, OpenAPI and AsyncAPI documents (additive changes; BREAKS="why" accepts others of the latter two)
 	$(BIN)/python -m tests.contract.schemas
+	$(BIN)/python -m tests.contract.callbacks
+	$(BIN)/python -m tests.contract.asyncapi $(BREAKS)
 	$(BIN)/python -m tests.contract.documents $(BREAKS)

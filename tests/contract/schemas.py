@@ -1,15 +1,20 @@
-"""The JSON Schema of each event, checked in, and what may change in it within a version.
+"""The JSON Schema of each event, checked in under docs/schemas, and what may change in it within a version.
 
-`python -m tests.contract.schemas` (`make schemas`) writes those whose change is additive, and refuses the others.
+`python -m tests.contract.schemas` (`make schemas`) writes those whose change is additive, and refuses the others. The
+comment behind a field of `common.contracts` is the field's description.
 
 Additive is what neither side notices: a new field with a default, new words in a description. Everything else breaks
 somebody, and is a v2 beside the v1. A new value of a Literal breaks too: a consumer of yesterday cannot decode it, so a
 new intent would make it bury the record, and a buried record may be a STOP.
 """
 
+import ast
+import io
 import json
 import sys
+import tokenize
 from collections.abc import Iterator, Mapping
+from functools import cache
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any
@@ -18,8 +23,11 @@ import msgspec
 
 from common.contracts import EVENTS, Event
 
-FOLDER = Path(__file__).parent / "schemas"
-PROSE = {"title", "description", "examples"}
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "docs" / "schemas"
+CONTRACTS = ROOT / "libs" / "common" / "src" / "common" / "contracts"
+DIALECT = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+PROSE = {"$schema", "title", "description", "examples"}
 
 Schema = dict[str, Any]
 
@@ -29,6 +37,31 @@ def schema_of(event: type[Event]) -> Schema:
     found: Schema = json.loads(  # defaults as JSON has them
         msgspec.json.encode(msgspec.json.schema(event)), object_hook=_without_indentation
     )
+    for name, struct in found["$defs"].items():
+        for field, schema in struct.get("properties", {}).items():
+            if told := comments().get((name, field)):
+                schema["description"] = told
+    return DIALECT | found
+
+
+@cache
+def comments() -> dict[tuple[str, str], str]:
+    """Return the comment behind each field of a struct, by struct and field."""
+    found = {}
+    for path in CONTRACTS.glob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        behind = {
+            token.start[0]: token.string.lstrip("# ")
+            for token in tokenize.generate_tokens(io.StringIO(source).readline)
+            if token.type == tokenize.COMMENT
+        }
+        for struct in ast.walk(ast.parse(source)):
+            if not isinstance(struct, ast.ClassDef):
+                continue
+            for field in struct.body:
+                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and field.lineno in behind:
+                    told = behind[field.lineno]
+                    found[struct.name, field.target.id] = told[0].upper() + told[1:] + "."
     return found
 
 

@@ -121,3 +121,8 @@ def test_a_change_deep_in_a_list_of_alternatives_is_found() -> None:
     new = {"anyOf": [{"type": "string", "format": "date"}, {"type": "null"}]}
     assert list(breaking(old, new)) == ["/anyOf/0/format: was 'date-time', is 'date'"]
     assert list(breaking(old, {"anyOf": old["anyOf"][:1]})) != []
+
+
+def test_the_comment_behind_a_field_is_its_description() -> None:
+    fields = schema_of(EVENTS["operator.message_submitted.v1"])["$defs"]["MessageSubmitted"]["properties"]
+    assert fields["sender"]["description"] == "OADC shown to the person."

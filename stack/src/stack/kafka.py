@@ -199,24 +199,27 @@ class Kafka:
         return [java, HEAP, *jvm, logging, "-cp", f"{self.libs.resolve()}/*", main, *arguments]
 
 
-def fetch(libs: Path = JARS) -> Path:
-    """Return `libs` with Kafka's jars, all or none, copied by Maven the first time. Raises DidNotStart."""
+def fetch(libs: Path = JARS, pom: Path = HOME / "pom.xml", holds: str = "kafka_2.13-*.jar") -> Path:
+    """Return `libs` with the jars that `pom` names, all or none, copied by Maven the first time. Raises DidNotStart.
+
+    `holds`: a pattern of a jar whose presence shows that all are there.
+    """
     libs.parent.mkdir(parents=True, exist_ok=True)
     with libs.with_name("fetching").open("wb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)  # two test workers may start together
-        if any(libs.glob("kafka_2.13-*.jar")):
+        if any(libs.glob(holds)):
             return libs
         if (maven := which("mvn")) is None:
-            raise DidNotStart("the first start of Apache Kafka needs Maven (mvn) on the PATH")
+            raise DidNotStart(f"the jars of {pom} are fetched by Maven (mvn) on the PATH: install it")
         arriving = libs.with_name("arriving")
         shutil.rmtree(arriving, ignore_errors=True)
         command: Sequence[str] = [
-            maven, "--quiet", "--batch-mode", "--file", str(HOME / "pom.xml"),
+            maven, "--quiet", "--batch-mode", "--file", str(pom),
             "dependency:copy-dependencies", f"-DoutputDirectory={arriving.resolve()}",
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise DidNotStart(f"Maven could not fetch Apache Kafka:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+            raise DidNotStart(f"Maven could not fetch the jars of {pom}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
         shutil.rmtree(libs, ignore_errors=True)
         arriving.rename(libs)
     return libs
