@@ -77,12 +77,12 @@ async def _finding(check: Check[S], subject: S, within_s: float) -> Finding:
     return Finding(check.name, outcome, seen, check.why, check.remedy)
 
 
-async def until(look: Callable[[], Awaitable[T | None]], within_s: float, otherwise: str) -> T:
+async def until(look: Callable[[], Awaitable[T | None]], within_s: float, otherwise: str, poll_s: float = POLL_S) -> T:
     """Return the first result of `look` that is not None. Raises Broken(`otherwise`) after `within_s`."""
     loop = asyncio.get_running_loop()
     until_s = loop.time() + within_s
     while (seen := await look()) is None:
         if loop.time() > until_s:
             raise Broken(otherwise)
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(poll_s)
     return seen

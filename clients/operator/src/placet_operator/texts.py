@@ -41,7 +41,7 @@ STOPS = ("STOP", "stop", "Stop.", " STOP ", "ARRET", "Arrêt", "STOP SMS", "Stop
 NO_STOPS = ("Merci !", "Où est ma commande ?", "START")
 
 
-def numbers() -> Iterator[str]:
-    """Yield fictional numbers, each once."""
-    for n in range(FIRST, LAST + 1):
+def numbers(skipped: int = 0) -> Iterator[str]:
+    """Yield fictional numbers, each once. `skipped`: of the first ones, so that two runs have different people."""
+    for n in range(FIRST + skipped, LAST + 1):
         yield f"{FICTIONAL}{n:04d}"
