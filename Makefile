@@ -16,7 +16,8 @@ QUICK := tests/unit tests/contract
 # What reaches no broker, and what any broker does for, has run on the local one
 ON_KAFKA := -m "not brokerless and not any_broker"
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-PACKAGES := libs/common services/consent-svc services/campaign-svc services/dispatch-svc services/inbound-svc stack clients/python clients/cli
+PACKAGES := libs/common services/consent-svc services/campaign-svc services/dispatch-svc services/inbound-svc stack clients/python clients/cli \
+	clients/operator
 SOURCES := libs services stack clients tests examples bench chaos
 
 .DEFAULT_GOAL := help
@@ -106,7 +107,7 @@ lint: install
 
 types: install
 	$(BIN)/mypy
-	$(BIN)/mypy tests bench chaos clients/generate.py clients/python/examples examples/shop
+	$(BIN)/mypy tests bench chaos clients/generate.py clients/python/examples examples/shop examples/operator
 
 quick: install
 	$(PYTEST) -q $(QUICK)
@@ -137,8 +138,8 @@ lock: ## Compile requirements/*.in into pins with hashes (needs uv)
 client: install ## Regenerate the typed parts of the Python client from the OpenAPI documents
 	$(BIN)/python -m tests.contract.client
 
-wheels: install ## Build the wheels of the Python client and of the command line (dist/)
-	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist ./clients/python ./clients/cli
+wheels: install ## Build the wheels of the Python client, the command line and the operators' kit (dist/)
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist ./clients/python ./clients/cli ./clients/operator
 
 rooms: install ## Regenerate the rooms of docs/architecture.md from the docstrings
 	$(BIN)/python -m tests.contract.rooms

@@ -46,6 +46,7 @@ LEAVE_S = 1.0  # the stack has no load balancer
 NO_SETTINGS = frozenset(
     (
         *("PLACET_PROFILE", "PLACET_TOKEN", "PLACET_WEBHOOK_SECRET", "PLACET_WEBHOOK_SECRETS"),
+        *("PLACET_OPERATOR_TOKEN", "PLACET_OPERATOR_SECRET"),
         *(f"PLACET_{name.upper()}_URL" for name in SERVICES),
     )
 )

@@ -73,6 +73,25 @@ TEXT = submit(1).text
 CALLBACK = "https://sms.example.com/v1/callbacks/main/receipts"
 
 ACCOUNTS: dict[str, Case] = {
+    "standard": Case(
+        Account("standard", secret="a-token"),
+        lambda m: {"results": [{"reference": m.reference, "id": "st-1", "status": "accepted"}]},
+        lambda m: "st-1",
+        "/v1/submits",
+        {
+            "messages": [
+                {
+                    "reference": REFERENCE,
+                    "to": "+33639980001",
+                    "from": "MAISONLUNE",
+                    "short_code": "36111",
+                    "category": "marketing",
+                    "text": TEXT,
+                }
+            ]
+        },
+        headers={"authorization": "Bearer a-token"},
+    ),
     "simulator": Case(
         Account("simulator", secret="a-token"),
         lambda m: {"results": [{"reference": m.reference, "id": "sim-1", "status": "accepted"}]},

@@ -133,11 +133,13 @@ TAKEN: dict[str, Callable[[Submit], dict[str, Any]]] = {  # of a batch's answer
     "infobip": lambda m: {"messageId": m.reference, "status": {"groupId": 1, "name": "PENDING_ACCEPTED"}},
     "cm": lambda m: {"reference": m.reference.replace("-", ""), "messageErrorCode": 0},
     "simulator": lambda m: {"reference": m.reference, "id": "sim-1", "status": "accepted"},
+    "standard": lambda m: {"reference": m.reference, "id": "st-1", "status": "accepted"},
 }
 REFUSED: dict[str, dict[str, Any]] = {
     "infobip": {"status": {"groupId": 5, "name": "REJECTED_DND"}},
     "cm": {"messageErrorCode": 402},
     "simulator": {"status": "rejected", "code": "no"},
+    "standard": {"status": "rejected", "code": "no"},
 }
 
 
@@ -149,7 +151,7 @@ async def test_of_a_batch_only_what_the_answer_lacks_or_garbles_is_unknown(provi
     taken, refused = TAKEN[provider](messages[0]), TAKEN[provider](messages[2]) | REFUSED[provider]
     if garbled == ["mine"]:  # it is the second's, and says nothing that can be read
         garbled = [dict.fromkeys(taken) | {k: v for k, v in TAKEN[provider](messages[1]).items() if "ref" in k.lower()}]
-    name = "results" if provider == "simulator" else "messages"
+    name = "results" if provider in ("simulator", "standard") else "messages"
     [first, second, third], _ = await _exchange(
         provider, http(200, {"errorCode": 0, name: [refused, *garbled, taken]}), *messages
     )

@@ -1,67 +1,14 @@
-"""The development operator: JSON batches of up to 1,000 over HTTP with a bearer token (`stack.simulator`)."""
+"""The development operator (`stack.simulator`): the JSON of `standard`, in batches of up to 1,000."""
 
-import contextlib
-from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import replace
 
-import msgspec
-
-from dispatch.gateways.gateway import Capabilities, Result, SendError, Submit, Unanswered
-from dispatch.gateways.provider import Account, Answer, Request, by_status, decode, encode, json_headers, list_of
+from dispatch.gateways import standard
+from dispatch.gateways.standard import read, request
 
 URL = ""
 NEEDS = ("url", "secret")
 OPTIONS: Mapping[str, bool] = {}
-capabilities = Capabilities(batch=1000, echoes_reference=True)
+capabilities = replace(standard.capabilities, batch=1000)
 
-
-class _Answer(msgspec.Struct):
-    reference: str
-    status: Literal["accepted", "rejected"]
-    id: str | None = None
-    code: str | None = None
-
-
-class _Answers(msgspec.Struct):
-    results: list[_Answer]
-
-
-_answers = msgspec.json.Decoder(_Answers)
-
-
-def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
-    body = {
-        "messages": [
-            {
-                "reference": m.reference,
-                "to": m.to,
-                "from": m.sender,
-                "short_code": m.short_code,
-                "category": m.category,
-                "text": m.text,
-            }
-            for m in messages
-        ]
-    }
-    return Request("/v1/submits", json_headers(Authorization=f"Bearer {account.secret}"), encode(body))
-
-
-def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
-    by_status(answer)
-    try:
-        answers = _answers.decode(answer.body).results
-    except msgspec.ValidationError:
-        answers = _readable(answer)
-    results = {r.reference: Result(outcome=r.status, gateway_message_id=r.id, code=r.code) for r in answers}
-    unread = Unanswered("the answer does not say, or cannot be read")
-    return [results.get(m.reference, unread) for m in messages]
-
-
-def _readable(answer: Answer) -> list[_Answer]:
-    """Return the readable answers of a batch with an unreadable answer."""
-    found = []
-    for each in list_of(decode(answer), "results"):
-        with contextlib.suppress(msgspec.ValidationError):
-            found.append(msgspec.convert(each, _Answer))
-    return found
+__all__ = ["NEEDS", "OPTIONS", "URL", "capabilities", "read", "request"]

@@ -1,0 +1,5 @@
+"""Run the command: `python -m placet_operator`."""
+
+from placet_operator.main import main
+
+main()
