@@ -13,10 +13,12 @@ from common.contracts import operator_topics
 from common.privacy.pruning import Pruner
 from common.service import Background, Resources, Service
 from common.settings import ServiceSettings
-from inbound import codes, operators, polling, pruning, replies, reviews, store, webhooks
+from inbound import codes, operators, pruning, replies, reviews, store, webhooks
 from inbound.copier import copier
 from inbound.eraser import eraser
-from inbound.providers import PROVIDERS, UNDOCUMENTED, Account
+from inbound.providers import PROVIDERS, UNDOCUMENTED, Account, Kind
+from inbound.pulls import LISTINGS, Keys, ovh_messages, puller
+from inbound.pulls.puller import Pull
 
 SECRET_MIN_CHARS = 16  # Twilio's auth token has 32
 UNRESERVED = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)  # never escaped in a URL path
@@ -34,6 +36,52 @@ class CapabilitySettings(BaseModel):
     retries_for: timedelta | None = Field(None, ge=timedelta(0))
 
 
+class PullSettings(BaseModel):
+    """Our keys to a provider's list of MOs and DLRs, as those of its gateway, and how to ask.
+
+    `kinds`: all that the list has, unless set. `numbers`: our own, to ask about each instead of about all. `hours`: how
+    far back a pull asks.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    user: str = ""
+    secret: SecretStr = SecretStr("")
+    url: HttpUrl | None = None
+    options: dict[str, SecretStr] = Field(default_factory=dict)
+    numbers: tuple[Annotated[str, Field(pattern=r"^\+?\d{3,15}$")], ...] = ()
+    kinds: tuple[Kind, ...] = ()
+    hours: int = Field(6, ge=1, le=24)  # Vonage gives 24 h at once, Infobip keeps 48 h
+    every_s: float = Field(300.0, gt=0)
+
+    def lacking(self, provider: str) -> str | None:
+        """Return what is wrong with the settings for this provider, or None."""
+        if provider not in LISTINGS:
+            return f"{provider} has no list to pull: there are {', '.join(LISTINGS)}"
+        listing = LISTINGS[provider]
+        given = {"user": self.user, "secret": self.secret.get_secret_value(), "url": self.url}
+        if missing := [name for name in listing.NEEDS if not given[name]]:
+            return f"the pull of {provider} needs {', '.join(missing)}"
+        if unknown := sorted(set(self.options) - set(listing.OPTIONS)):
+            return f"the pull of {provider} has no option {', '.join(unknown)}"
+        if needed := [name for name, must in listing.OPTIONS.items() if must and name not in self.options]:
+            return f"the pull of {provider} needs the options {', '.join(needed)}"
+        if other := [kind for kind in self.kinds if kind not in listing.KINDS]:
+            return f"the list of {provider} has no {', '.join(other)}"
+        return None
+
+    def pull_with_secrets(self, account: Account) -> Pull:
+        keys = Keys(
+            user=self.user,
+            secret=self.secret.get_secret_value(),
+            url=str(self.url).rstrip("/") if self.url else None,
+            options={name: value.get_secret_value() for name, value in self.options.items()},
+            numbers=self.numbers,
+        )
+        kinds = tuple(kind for kind in LISTINGS[account.provider].KINDS if not self.kinds or kind in self.kinds)
+        return Pull(account, keys, kinds, self.hours, self.every_s)
+
+
 class AccountSettings(BaseModel):
     """An account with a provider.
 
@@ -43,7 +91,7 @@ class AccountSettings(BaseModel):
     A provider which signs nothing needs at least one fence, and every configured fence must hold: `path_secrets` (the
     URL is then /v1/callbacks/<provider>/<account>/<secret>/…), `basic` ("user:password"), `addresses` (networks; behind
     a proxy, FORWARDED_ALLOW_IPS must name the proxy). `short_code`: the number people answer to, where callbacks omit
-    it.
+    it. `pull`: ask the provider for what no callback told; nothing is pulled without.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,6 +105,7 @@ class AccountSettings(BaseModel):
     addresses: tuple[IPvAnyNetwork, ...] = ()
     short_code: str = Field("", pattern=r"^(\+?\d{3,15})?$")
     capabilities: CapabilitySettings = CapabilitySettings()
+    pull: PullSettings | None = None
 
     @model_validator(mode="after")
     def _can_be_verified(self) -> Self:
@@ -81,6 +130,8 @@ class AccountSettings(BaseModel):
             provider.secret_key(secret)
         if secrets and provider.signs_url and self.public_url is None:
             raise ValueError(f"{self.provider} signs the public URL: set public_url")
+        if self.pull is not None and (lacking := self.pull.lacking(self.provider)) is not None:
+            raise ValueError(lacking)
         return self
 
     def account_with_secrets(self) -> Account:
@@ -105,7 +156,7 @@ def _plain(secrets: Sequence[SecretStr]) -> tuple[str, ...]:
 
 
 class OvhServiceSettings(BaseModel):
-    """An OVHcloud SMS service whose MOs are polled; see `polling.OvhService`."""
+    """An OVHcloud SMS service whose MOs are polled; see `ovh_messages.OvhService`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -117,8 +168,8 @@ class OvhServiceSettings(BaseModel):
     url: HttpUrl = HttpUrl("https://eu.api.ovh.com/1.0")
     short_code: str = Field("", pattern=r"^(\+?\d{3,15})?$")
 
-    def with_secrets(self) -> polling.OvhService:
-        return polling.OvhService(
+    def with_secrets(self) -> ovh_messages.OvhService:
+        return ovh_messages.OvhService(
             account=self.account,
             service=self.service,
             application_key=self.application_key,
@@ -157,7 +208,12 @@ def build(settings: Settings | None = None) -> Service[Settings]:
 
     def background(held: Resources[Settings]) -> Background:
         erasing = eraser(held.database, held.field_keys)
-        ovh = [polling.worker(held, each.with_secrets(), settings.ovh_poll_every_s) for each in settings.ovh_services]
+        pulls = [
+            each.pull.pull_with_secrets(each.account_with_secrets()) for each in settings.provider_accounts if each.pull
+        ]
+        ovh = [
+            ovh_messages.worker(held, each.with_secrets(), settings.ovh_poll_every_s) for each in settings.ovh_services
+        ]
         return Background(
             subscriptions=[
                 codes.subscription(),
@@ -165,7 +221,12 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 erasing.subscription(),
                 copier(held.field_keys).subscription(),
             ],
-            workers=[*ovh, erasing.worker(), Pruner(held.database, pruning.policy(settings.keep)).worker()],
+            workers=[
+                *ovh,
+                *(puller.worker(held, pull) for pull in pulls),
+                erasing.worker(),
+                Pruner(held.database, pruning.policy(settings.keep)).worker(),
+            ],
         )
 
     return Service(

@@ -65,11 +65,11 @@ NO_ERROR = "NO_ERROR"
 
 
 def parse_messages(callback: Callback) -> Sequence[Message]:
-    return bodies.each(_results(callback), "results", _message)
+    return bodies.each(_results(callback), "results", message_of)
 
 
 def parse_receipts(callback: Callback) -> Sequence[Receipt]:
-    return bodies.each(_results(callback), "results", _receipt)
+    return bodies.each(_results(callback), "results", receipt_of)
 
 
 def answer(kind: Kind) -> Answer:
@@ -80,7 +80,8 @@ def _results(callback: Callback) -> Sequence[object]:
     return bodies.list_at(bodies.json_object(callback), "results", most=MAX_RESULTS)
 
 
-def _message(fields: Mapping[str, object], where: str) -> Message:
+def message_of(fields: Mapping[str, object], where: str) -> Message:
+    """Return an MO of a callback or of the log."""
     return Message(
         provider_message_id=identifier(fields, "messageId", where=where),
         sender=identifier(fields, "from", where=where, most=NUMBER_CHARS),
@@ -90,7 +91,8 @@ def _message(fields: Mapping[str, object], where: str) -> Message:
     )
 
 
-def _receipt(fields: Mapping[str, object], where: str) -> Receipt:
+def receipt_of(fields: Mapping[str, object], where: str) -> Receipt:
+    """Return the DLR in a callback's event or in an entry of the log."""
     status = bodies.object_at(fields, "status", where=where)
     state = STATES.get(identifier(status, "groupId", where=f"{where}status."), "unknown")
     name = optional(status, "name", where=f"{where}status.")

@@ -73,17 +73,19 @@ def parse_receipts(callback: Callback) -> Sequence[Receipt]:
     fields = bodies.form_or_query(callback)
     ptt = optional(fields, "ptt")
     described = DESCRIPTIONS.get(fields.get("description", ""), "unknown")
-    state = STATES.get(ptt or "", described)
-    return [
-        Receipt(
-            provider_message_id=required(fields, "id"),
-            reference=None,
-            state=state,
-            code=ptt if state != "delivered" else None,
-            at=None,
-            blocked=ptt == BLOCKED,
-        )
-    ]
+    return [receipt_of(required(fields, "id"), ptt, STATES.get(ptt or "", described))]
+
+
+def receipt_of(sms: str, ptt: str | None, state: ReceiptState) -> Receipt:
+    """Return the DLR of a callback or of the list."""
+    return Receipt(
+        provider_message_id=sms,
+        reference=None,
+        state=state,
+        code=ptt if state != "delivered" else None,
+        at=None,
+        blocked=ptt == BLOCKED,
+    )
 
 
 def polled(fields: Mapping[str, object], short_code: str = "") -> Message:

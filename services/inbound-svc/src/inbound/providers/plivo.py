@@ -119,16 +119,18 @@ def parse_messages(callback: Callback) -> Sequence[Message]:
 def parse_receipts(callback: Callback) -> Sequence[Receipt]:
     fields = bodies.form(callback)
     code = optional(fields, "ErrorCode")
-    state = STATES.get(required(fields, "Status"), "unknown")
-    return [
-        Receipt(
-            provider_message_id=required(fields, "MessageUUID"),
-            reference=None,
-            state="opted_out" if code == OPTED_OUT_CODE else state,
-            code=None if code in NO_ERRORS else code,
-            at=None,
-        )
-    ]
+    return [receipt_of(required(fields, "MessageUUID"), required(fields, "Status"), code, None)]
+
+
+def receipt_of(uuid: str, status: str, code: str | None, at: datetime | None) -> Receipt:
+    """Return the DLR of a callback or of the records."""
+    return Receipt(
+        provider_message_id=uuid,
+        reference=None,
+        state="opted_out" if code == OPTED_OUT_CODE else STATES.get(status, "unknown"),
+        code=None if code in NO_ERRORS else code,
+        at=at,
+    )
 
 
 def answer(kind: Kind) -> Answer:

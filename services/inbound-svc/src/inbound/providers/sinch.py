@@ -86,40 +86,42 @@ def kind_of(callback: Callback, kind: Kind) -> Kind:
 
 
 def parse_messages(callback: Callback) -> Sequence[Message]:
-    fields = bodies.json_object(callback)
-    kind = required(fields, "type")
-    if kind not in (TEXT, BINARY, MEDIA):
-        raise WrongField("type", "not_known")
-    return [
-        Message(
-            provider_message_id=required(fields, "id"),
-            sender=identifier(fields, "from", most=NUMBER_CHARS),
-            short_code=identifier(fields, "to", most=NUMBER_CHARS),
-            text=_text(fields, kind),
-            sent_at=bodies.zoned(fields, "sent_at") or bodies.zoned(fields, "received_at"),
-        )
-    ]
+    return [message_of(bodies.json_object(callback))]
 
 
 def parse_receipts(callback: Callback) -> Sequence[Receipt]:
     fields = bodies.json_object(callback)
+    return [] if required(fields, "type") in BATCH_REPORTS else [receipt_of(fields)]
+
+
+def message_of(fields: Mapping[str, object]) -> Message:
+    """Return an MO of a callback or of the list."""
     kind = required(fields, "type")
-    if kind in BATCH_REPORTS:
-        return []
-    if kind not in RECIPIENT_REPORTS:
+    if kind not in (TEXT, BINARY, MEDIA):
+        raise WrongField("type", "not_known")
+    return Message(
+        provider_message_id=required(fields, "id"),
+        sender=identifier(fields, "from", most=NUMBER_CHARS),
+        short_code=identifier(fields, "to", most=NUMBER_CHARS),
+        text=_text(fields, kind),
+        sent_at=bodies.zoned(fields, "sent_at") or bodies.zoned(fields, "received_at"),
+    )
+
+
+def receipt_of(fields: Mapping[str, object]) -> Receipt:
+    """Return the DLR of one recipient, of a callback or of the list."""
+    if required(fields, "type") not in RECIPIENT_REPORTS:
         raise WrongField("type", "not_known")
     status = required(fields, "status")
-    return [
-        Receipt(
-            provider_message_id=required(fields, "batch_id"),
-            reference=None,  # `client_reference` names the batch
-            state=STATES.get(status, "unknown"),
-            code=status if status == BLOCKED else optional(fields, "code"),
-            at=bodies.zoned(fields, "operator_status_at") or bodies.zoned(fields, "at"),
-            recipient=identifier(fields, "recipient", most=NUMBER_CHARS),
-            blocked=status == BLOCKED,
-        )
-    ]
+    return Receipt(
+        provider_message_id=required(fields, "batch_id"),
+        reference=None,  # `client_reference` names the batch
+        state=STATES.get(status, "unknown"),
+        code=status if status == BLOCKED else optional(fields, "code"),
+        at=bodies.zoned(fields, "operator_status_at") or bodies.zoned(fields, "at"),
+        recipient=identifier(fields, "recipient", most=NUMBER_CHARS),
+        blocked=status == BLOCKED,
+    )
 
 
 def answer(kind: Kind) -> Answer:

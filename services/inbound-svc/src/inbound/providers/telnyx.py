@@ -81,7 +81,11 @@ def kind_of(callback: Callback, kind: Kind) -> Kind:
 
 
 def parse_messages(callback: Callback) -> Sequence[Message]:
-    data = _data(callback)
+    return messages_of(_data(callback))
+
+
+def messages_of(data: Mapping[str, object]) -> Sequence[Message]:
+    """Return the MO of an event, if any."""
     if required(data, "event_type", where="data.") != RECEIVED:
         return []
     where = "data.payload."
@@ -101,7 +105,11 @@ def parse_messages(callback: Callback) -> Sequence[Message]:
 
 
 def parse_receipts(callback: Callback) -> Sequence[Receipt]:
-    data = _data(callback)
+    return receipts_of(_data(callback))
+
+
+def receipts_of(data: Mapping[str, object]) -> Sequence[Receipt]:
+    """Return the DLR of an event, if any."""
     event = required(data, "event_type", where="data.")
     if event not in (SENT, FINALIZED):
         return []

@@ -127,17 +127,19 @@ def parse_receipts(callback: Callback) -> Sequence[Receipt]:
     """Return one DLR; `ErrorCode` is absent on success."""
     fields = bodies.form(callback)
     code = required(fields, "ErrorCode") if fields.get("ErrorCode") else None
-    state = STATES.get(required(fields, "MessageStatus"), "unknown")
-    return [
-        Receipt(
-            provider_message_id=required(fields, "MessageSid"),
-            reference=None,
-            state="opted_out" if code in OPTED_OUT_CODES else state,
-            code=code,
-            at=None,
-            blocked=code == BLOCKED_CODE,
-        )
-    ]
+    return [receipt_of(required(fields, "MessageSid"), required(fields, "MessageStatus"), code)]
+
+
+def receipt_of(sid: str, status: str, code: str | None) -> Receipt:
+    """Return the DLR of a callback or of the list."""
+    return Receipt(
+        provider_message_id=sid,
+        reference=None,
+        state="opted_out" if code in OPTED_OUT_CODES else STATES.get(status, "unknown"),
+        code=code,
+        at=None,
+        blocked=code == BLOCKED_CODE,
+    )
 
 
 def answer(kind: Kind) -> Answer:

@@ -103,17 +103,27 @@ def parse_messages(callback: Callback) -> Sequence[Message]:
 
 def parse_receipts(callback: Callback) -> Sequence[Receipt]:
     fields = _fields(callback)
-    state = STATES.get(required(fields, "status"), "unknown")
-    code = optional(fields, "err-code")
     return [
-        Receipt(
-            provider_message_id=identifier(fields, "messageId"),
-            reference=optional(fields, "client-ref"),
-            state="opted_out" if state == "failed" and code == OPTED_OUT_CODE else state,
-            code=None if code == NO_ERROR else code,
-            at=bodies.utc(fields, "message-timestamp"),
+        receipt_of(
+            identifier(fields, "messageId"),
+            optional(fields, "client-ref"),
+            required(fields, "status"),
+            optional(fields, "err-code"),
+            bodies.utc(fields, "message-timestamp"),
         )
     ]
+
+
+def receipt_of(message_id: str, reference: str | None, status: str, code: str | None, at: datetime | None) -> Receipt:
+    """Return the DLR of a callback or of the reports."""
+    state = STATES.get(status, "unknown")
+    return Receipt(
+        provider_message_id=message_id,
+        reference=reference,
+        state="opted_out" if state == "failed" and code == OPTED_OUT_CODE else state,
+        code=None if code == NO_ERROR else code,
+        at=at,
+    )
 
 
 def answer(kind: Kind) -> Answer:
