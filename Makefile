@@ -20,7 +20,7 @@ PACKAGES := libs/common services/consent-svc services/campaign-svc services/disp
 SOURCES := libs services stack clients tests examples bench chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e schemas rooms corpus mutants fuzz bench chaos kafka clean client wheels
+.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka operators unit property contract conformance service e2e schemas rooms corpus mutants fuzz bench chaos kafka clean client wheels
 
 ##@ Everyday
 help: ## List the targets
@@ -53,14 +53,14 @@ kafka: install ## Run Apache Kafka until Ctrl-C (B=3: three brokers); needs Java
 	$(BIN)/python -m stack kafka $(or $(B),1)
 
 clean: ## Remove build and run files
-	rm -rf $(VENV) $(NODE) $(SMSC) .placet .kafka .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(NODE) $(SMSC) $(addprefix tests/support/operators/java/,libs classes) .placet .kafka .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 ##@ Tests
 test: install $(SMSC)/installed ## Run all tests: unit, property, contract, service, end to end (T=path narrows)
 ifdef T
 	$(BIN)/pytest $(T)
 else
-	$(PYTEST) --ignore=tests/e2e --ignore=tests/kafka
+	$(PYTEST) --ignore=tests/e2e --ignore=tests/kafka --ignore=tests/operators
 	$(BIN)/pytest tests/e2e
 endif
 
@@ -73,6 +73,9 @@ else
 	PLACET_TEST_BROKERS=1 $(BIN)/pytest $(ON_KAFKA) tests/kafka tests/e2e --ignore=tests/e2e/test_tutorial.py \
 		--ignore=tests/e2e/test_chaos.py
 endif
+
+operators: install $(SMSC)/installed ## Run the tests against operators' own servers (Java 17; Maven the first time; T=path narrows)
+	$(BIN)/pytest $(or $(T),tests/operators)
 
 unit property contract conformance service e2e: install $(SMSC)/installed ## Run a single suite
 	$(if $(filter e2e,$@),$(BIN)/pytest,$(PYTEST)) tests/$@

@@ -4,9 +4,7 @@ Each node is both broker and controller, on 127.0.0.1. A start needs Java 17; th
 """
 
 import base64
-import fcntl
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +14,7 @@ from pathlib import Path
 from shutil import which
 from uuid import uuid4
 
+from stack.jars import fetched
 from stack.processes import DidNotStart, end, free_port, spawn, tail, wait_until
 
 HOME = Path(__file__).parents[2] / "kafka"  # pom.xml, log4j2.properties
@@ -201,25 +200,7 @@ class Kafka:
 
 def fetch(libs: Path = JARS) -> Path:
     """Return `libs` with Kafka's jars, all or none, copied by Maven the first time. Raises DidNotStart."""
-    libs.parent.mkdir(parents=True, exist_ok=True)
-    with libs.with_name("fetching").open("wb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)  # two test workers may start together
-        if any(libs.glob("kafka_2.13-*.jar")):
-            return libs
-        if (maven := which("mvn")) is None:
-            raise DidNotStart("the first start of Apache Kafka needs Maven (mvn) on the PATH")
-        arriving = libs.with_name("arriving")
-        shutil.rmtree(arriving, ignore_errors=True)
-        command: Sequence[str] = [
-            maven, "--quiet", "--batch-mode", "--file", str(HOME / "pom.xml"),
-            "dependency:copy-dependencies", f"-DoutputDirectory={arriving.resolve()}",
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise DidNotStart(f"Maven could not fetch Apache Kafka:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-        shutil.rmtree(libs, ignore_errors=True)
-        arriving.rename(libs)
-    return libs
+    return fetched(HOME / "pom.xml", libs, one="kafka_2.13-*.jar", of="Apache Kafka")
 
 
 def _meta(cluster: str, node: int) -> str:
