@@ -54,7 +54,7 @@ kafka: install ## Run Apache Kafka until Ctrl-C (B=3: three brokers); needs Java
 	$(BIN)/python -m stack kafka $(or $(B),1)
 
 clean: ## Remove build and run files
-	rm -rf $(VENV) $(NODE) $(SMSC) .placet .kafka .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(NODE) $(SMSC) $(addprefix tests/support/operators/java/,libs classes) .placet .kafka .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 ##@ Tests
 test: install $(SMSC)/installed ## Run all tests: unit, property, contract, service, end to end (T=path narrows)

@@ -15,7 +15,8 @@ from common.contracts.inbound import ReceiptReceived
 from common.contracts.operator import MessageSubmitted, ReceiptDelivered
 from common.kafka import broker as kafka
 from inbound.service import Settings, build
-from stack.kafka import HEAP, JARS, SHORT_LIVED, fetch
+from stack.jars import fetched
+from stack.kafka import HEAP, JARS, SHORT_LIVED
 from tests.service.inbound.operated import MESSAGES, RECEIPTS, Operated, mo
 from tests.service.inbound.published import published
 from tests.support.builders import number, subject
@@ -36,7 +37,7 @@ pytestmark = pytest.mark.timeout(480)
 def program(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The operator's program, compiled."""
     assert shutil.which("javac"), "the tests compile a Java program: install a JDK of version 17 or later"
-    jars = fetch(JARS.with_name("operator"), HERE / "pom.xml", "cloudevents-kafka-*.jar")
+    jars = fetched(HERE / "pom.xml", JARS.with_name("operator"), one="cloudevents-kafka-*.jar", of="the operator's program")
     made = tmp_path_factory.mktemp("operator")
     path = f"{jars}/*"
     subprocess.run(["javac", "-cp", path, "-d", made, HERE / "Operator.java"], check=True)

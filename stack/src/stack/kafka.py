@@ -4,9 +4,7 @@ Each node is both broker and controller, on 127.0.0.1. A start needs Java 17; th
 """
 
 import base64
-import fcntl
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +14,7 @@ from pathlib import Path
 from shutil import which
 from uuid import uuid4
 
+from stack.jars import fetched
 from stack.processes import DidNotStart, end, free_port, spawn, tail, wait_until
 
 HOME = Path(__file__).parents[2] / "kafka"  # pom.xml, log4j2.properties
@@ -199,30 +198,9 @@ class Kafka:
         return [java, HEAP, *jvm, logging, "-cp", f"{self.libs.resolve()}/*", main, *arguments]
 
 
-def fetch(libs: Path = JARS, pom: Path = HOME / "pom.xml", holds: str = "kafka_2.13-*.jar") -> Path:
-    """Return `libs` with the jars that `pom` names, all or none, copied by Maven the first time. Raises DidNotStart.
-
-    `holds`: a pattern of a jar whose presence shows that all are there.
-    """
-    libs.parent.mkdir(parents=True, exist_ok=True)
-    with libs.with_name("fetching").open("wb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)  # two test workers may start together
-        if any(libs.glob(holds)):
-            return libs
-        if (maven := which("mvn")) is None:
-            raise DidNotStart(f"the jars of {pom} are fetched by Maven (mvn) on the PATH: install it")
-        arriving = libs.with_name("arriving")
-        shutil.rmtree(arriving, ignore_errors=True)
-        command: Sequence[str] = [
-            maven, "--quiet", "--batch-mode", "--file", str(pom),
-            "dependency:copy-dependencies", f"-DoutputDirectory={arriving.resolve()}",
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise DidNotStart(f"Maven could not fetch the jars of {pom}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-        shutil.rmtree(libs, ignore_errors=True)
-        arriving.rename(libs)
-    return libs
+def fetch(libs: Path = JARS) -> Path:
+    """Return `libs` with Kafka's jars, all or none, copied by Maven the first time. Raises DidNotStart."""
+    return fetched(HOME / "pom.xml", libs, one="kafka_2.13-*.jar", of="Apache Kafka")
 
 
 def _meta(cluster: str, node: int) -> str:

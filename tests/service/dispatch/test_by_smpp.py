@@ -72,11 +72,15 @@ def _to(n: int) -> str:
 
 
 async def test_what_the_smsc_answers_is_what_the_ledger_says(surroundings: Surroundings) -> None:
+    await its_answers_are_what_the_ledger_says(surroundings, JASMINS)
+
+
+async def its_answers_are_what_the_ledger_says(surroundings: Surroundings, module: str) -> None:
     """Taken under its name, in parts under the last one's; throttled, and tried again; by another session where it
     ended the last."""
     people = [20, 21, 22, 23, jasmin.BUSY_AT_FIRST, jasmin.UNBINDS]
     async with (
-        smsc(JASMINS) as server,
+        smsc(module) as server,
         over(surroundings, server, people) as d,
         reading(surroundings, DISPATCH_MESSAGES) as read,
     ):
@@ -305,6 +309,10 @@ LONG_STOP = (
 async def test_a_stop_and_a_receipt_that_come_by_the_bind_count_as_any_other(
     surroundings: Surroundings, module: str, name: str
 ) -> None:
+    await a_stop_and_a_receipt_count(surroundings, module, name)
+
+
+async def a_stop_and_a_receipt_count(surroundings: Surroundings, module: str, name: str) -> None:
     """From the SMSC to the topics, inbound-svc and the ledger: a STOP in two parts, and the DLR of the last message."""
     inbound = Inbound(**await surroundings.settings("inbound", kafka_operators=("orange",)))
     async with (
@@ -341,11 +349,15 @@ async def test_a_stop_and_a_receipt_that_come_by_the_bind_count_as_any_other(
 
 @pytest.mark.timeout(200)
 async def test_no_mo_is_lost_by_a_process_that_is_killed(postgres: Postgres, broker: Broker, unique: str) -> None:
+    await a_kill_loses_no_mo(postgres, broker, unique, JASMINS)
+
+
+async def a_kill_loses_no_mo(postgres: Postgres, broker: Broker, unique: str, module: str) -> None:
     """Before the log has it, and between the log and the acknowledgement: the SMSC delivers it again."""
 
     async def one(surroundings: Surroundings, point: Point) -> None:
         await surroundings.database("dispatch")
-        async with smsc(JASMINS) as server, reading(surroundings, MESSAGES) as read:
+        async with smsc(module) as server, reading(surroundings, MESSAGES) as read:
             settings = Settings(
                 **await surroundings.settings("dispatch", roles={"worker", "relay", "projection"}, **by(server))
             )

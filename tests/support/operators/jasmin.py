@@ -3,13 +3,15 @@
 The server shares no line with our client, so it reads what is on the wire. It prints what `smpp` prints, and obeys the
 last two digits of the recipient as `smpp` does, and some of its own (from 91 on). It refuses a wrong password, and a
 bind beyond MAX_BINDS. A line of JSON on its input is an MO, or a DLR where it names a message (`receipt`): Jasmin
-delivers it by a bind that receives, again and again until that is acknowledged, and prints each answer.
+delivers it by a bind that receives, again and again until that is acknowledged, and prints each answer. A line with an
+`order` throttles every submit for `s` seconds, or unbinds every session.
 """
 
 import itertools
 import json
 import os
 import sys
+import time
 from typing import Any
 
 from smpp.pdu.constants import addr_ton_name_map
@@ -91,9 +93,17 @@ class Deliveries(LineReceiver):
 
     def __init__(self, sessions: Sessions, io: Any) -> None:
         self._sessions, self._io = sessions, io
+        self.throttled_until = 0.0
 
     def lineReceived(self, line: bytes) -> None:  # noqa: N802
-        self._deliver(json.loads(line))
+        told = json.loads(line)
+        if told.get("order") == "throttle":
+            self.throttled_until = time.monotonic() + told["s"]
+        elif told.get("order") == "unbind":
+            for session in list(self._sessions.getBoundConnections(USER) or ()):
+                session.shutdown()
+        else:
+            self._deliver(told)
 
     def connectionLost(self, reason: Any = None) -> None:  # noqa: N802 the other end has gone
         self._io.callFromThread(self._io.stop)
@@ -142,6 +152,9 @@ def serve(port: int) -> None:
     def heard(system_id: str, session: Session, pdu: Any) -> Any:
         told = pdu.params
         to, text = told["destination_addr"].decode(), told["short_message"]
+        if time.monotonic() < deliveries.throttled_until:
+            _say(kind="throttled", to=to)
+            return CommandStatus.ESME_RTHROTTLED
         headed = "UDHI_INDICATOR_SET" in str(told["esm_class"].gsmFeatures)
         _say(
             kind="submit",
@@ -183,8 +196,9 @@ def serve(port: int) -> None:
 
     config = SMPPServerConfig(systems={USER: {"max_bindings": MAX_BINDS}}, msgHandler=heard)
     sessions = Sessions(config, Portal())
+    deliveries = Deliveries(sessions, io)
     io.listenTCP(port, sessions, interface="127.0.0.1")
-    stdio.StandardIO(Deliveries(sessions, io))  # type: ignore[no-untyped-call]
+    stdio.StandardIO(deliveries)  # type: ignore[no-untyped-call]
     _say(kind="up")
     io.run()
 

@@ -1,22 +1,30 @@
 """Start an SMSC's process, and read its lines. A process that is killed and started again keeps its port.
 
-The processes are `smpp`, and `jasmin` and Node's, which share no line with our client.
+The processes are `smpp`, and `jasmin`, Node's and Java's, which share no line with our client.
 """
 
 import asyncio
+import fcntl
 import json
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import which
 from typing import Any
+
+from stack.jars import fetched
 
 OURS, JASMINS = "tests.support.operators.smpp", "tests.support.operators.jasmin"
 NPMS = "npm"  # the package `smpp`
 NODE_PROGRAM = str(Path(sys.executable).with_name("node"))  # a wheel
 NODE = Path(__file__).parent / "node"
+CLOUDHOPPERS = "cloudhopper"  # com.fizzed:ch-smpp, of Maven Central
+JAVA = Path(__file__).parent / "java"
+LIGHT = ("-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto")
 
 
 @dataclass
@@ -27,10 +35,8 @@ class Smsc:
     facts: list[dict[str, Any]] = field(default_factory=list)
 
     async def start(self) -> None:
-        if self.module == NPMS:
-            assert (NODE / "node_modules").exists(), "the npm package is missing: run `make test`, or `npm ci` there"
         self.process = await asyncio.create_subprocess_exec(
-            *((NODE_PROGRAM, str(NODE / "smsc.js")) if self.module == NPMS else (sys.executable, "-m", self.module)),
+            *_program(self.module),
             str(self.port),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -51,6 +57,12 @@ class Smsc:
         assert self.process is not None
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"name": name, **fields}).encode() + b"\n")
+
+    def order(self, what: str, **more: Any) -> None:
+        """Have the SMSC answer every submit that the account is throttled (`s`), or unbind every session."""
+        assert self.process is not None
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"order": what, **more}).encode() + b"\n")
 
     async def stop(self) -> None:
         """By SIGKILL. What it said until then is among the facts."""
@@ -80,3 +92,27 @@ async def smsc(module: str = OURS) -> AsyncIterator[Smsc]:
         yield running
     finally:
         await running.stop()
+
+
+def _program(module: str) -> list[str]:
+    if module == NPMS:
+        assert (NODE / "node_modules").exists(), "the npm package is missing: run `make test`, or `npm ci` there"
+        return [NODE_PROGRAM, str(NODE / "smsc.js")]
+    if module == CLOUDHOPPERS:
+        return [which("java") or "java", *LIGHT, "-cp", _compiled(), "Smsc"]
+    return [sys.executable, "-m", module]
+
+
+def _compiled() -> str:
+    """Return the class path of the Java program, compiled where its source is newer."""
+    source, classes = JAVA / "Smsc.java", JAVA / "classes"
+    libs = fetched(JAVA / "pom.xml", JAVA / "libs", one="ch-smpp-*.jar", of="Cloudhopper")
+    jars = ":".join(map(str, sorted(libs.glob("*.jar"))))
+    with (JAVA / "compiling").open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        made = classes / "Smsc.class"
+        if not made.exists() or made.stat().st_mtime < source.stat().st_mtime:
+            compiler = "org.eclipse.jdt.internal.compiler.batch.Main"
+            options = ("-17", "-nowarn", "-cp", jars, "-d", str(classes), str(source))
+            subprocess.run([which("java") or "java", *LIGHT, "-cp", jars, compiler, *options], check=True)
+    return f"{jars}:{classes}"

@@ -7,6 +7,7 @@ const AGAIN_MS = 200;
 const bound = new Set();
 let taken = 0;
 let sessions = 0;
+let throttledUntil = 0;
 
 const say = (fact) => process.stdout.write(JSON.stringify(fact) + "\n");
 
@@ -24,6 +25,11 @@ const server = smpp.createServer({}, (session) => {
   session.on("bind_transceiver", bind);
   session.on("enquire_link", (pdu) => session.send(pdu.response()));
   session.on("submit_sm", (pdu) => {
+    if (Date.now() < throttledUntil) {
+      say({ kind: "throttled", to: pdu.destination_addr });
+      session.send(pdu.response({ command_status: smpp.ESME_RTHROTTLED }));
+      return;
+    }
     const { message, udh } = pdu.short_message;
     say({
       kind: "submit",
@@ -76,5 +82,11 @@ const deliver = (told) => {
   session.once("close", () => answered || again());
 };
 
-readline.createInterface({ input: process.stdin }).on("line", (line) => deliver(JSON.parse(line))).on("close", () => process.exit());
+const order = (told) => {
+  if (told.order === "throttle") throttledUntil = Date.now() + 1000 * told.s;
+  else for (const session of bound) session.unbind(() => session.close());
+};
+
+const told = (line) => (line.order ? order(line) : deliver(line));
+readline.createInterface({ input: process.stdin }).on("line", (line) => told(JSON.parse(line))).on("close", () => process.exit());
 server.listen(Number(process.argv[2]), "127.0.0.1", () => say({ kind: "up" }));
