@@ -322,6 +322,29 @@ def test_what_is_quoted_is_not_what_is_asked(text: str, intent: str) -> None:
     assert classify(text).intent == intent
 
 
+@pytest.mark.parametrize(
+    ("text", "unread"),
+    [
+        ("停止", True),
+        ("배송 중지", True),
+        ("நிறுத்து", True),
+        ("artık bana mesaj göndermeyin", True),
+        ("safi 3afak ma tsiftouch liya", True),
+        ("Durand Paul", False),
+        ("12 rue des Lilas Lyon", False),
+        ("paul.durand@exemple.fr", False),
+        ("jarrive ds 5min", False),
+        ("Merci Βασίλης", False),
+        ("👍👍", False),
+        ("شكرا جزيلا", False),
+    ],
+)
+def test_a_text_with_hardly_a_known_word_is_unread(text: str, unread: bool) -> None:
+    understood = classify(text)
+
+    assert (understood.intent, understood.concern) == (("review", "unread") if unread else ("none", "doubt"))
+
+
 def test_a_stop_tells_whether_it_asks_for_erasure_and_whether_it_names_everyone() -> None:
     assert classify("STOP et supprimez mes données").erasure
     assert classify("STOP ALL").everyone

@@ -13,10 +13,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from common.contracts.inbound import Intent
+from common.contracts.inbound import Concern, Intent
 from inbound.keywords.lists import Phrase, Words, words
 from inbound.keywords.normal import Normal, normalise
 from inbound.keywords.quotes import own_words
+from inbound.keywords.unread import hardly_read
 
 READ_CHARS = 2_000  # the longest SMS has 1,530; a longer text is never left at "none"
 DISGUISE_CHARS = 160  # one SMS (DOMAIN 2.3, step 6)
@@ -51,6 +52,7 @@ class Understanding:
     named: tuple[str, ...] = ()
     everyone: bool = False
     erasure: bool = False
+    concern: Concern = "doubt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,11 @@ class Finding:
     rule: str
     score: float
     named: tuple[str, ...] = ()
+    concern: Concern = "doubt"
 
 
 NONE = Finding("none", "any-1:none", NOTHING)
+UNREAD = Finding("review", "known-1:unread", DOUBT, concern="unread")
 
 
 def classify(text: str, *, language: str | None = None, country: str | None = None) -> Understanding:
@@ -81,6 +85,8 @@ def classify(text: str, *, language: str | None = None, country: str | None = No
         found = _with_quotation(normalise(said), known, found)
     if len(text) > READ_CHARS and found.intent not in ("stop", "review"):
         found = Finding("review", "any-1:too_long", DOUBT)
+    if found.intent == "none" and hardly_read(own, known.known):
+        found = UNREAD
     kind = found.rule.rpartition(":")[2].removeprefix("disguised_")
     return Understanding(
         found.intent,
@@ -90,6 +96,7 @@ def classify(text: str, *, language: str | None = None, country: str | None = No
         found.named if found.intent == "stop" else (),
         everyone=kind == "stop_all",
         erasure=kind == "erase_phrases",
+        concern=found.concern,
     )
 
 

@@ -3,6 +3,7 @@
     any-1        STOP itself, START, YES, HELP: the same in every language
     fr-2 ...     a file per language: its words, each list with its reason and sources
     us-1         a market: words certain there and doubtful elsewhere (END, CANCEL, QUIT)
+    known-1      frequent words, from which nothing is read but that their language is known (`unread`)
 
 Words which tighten are read from every file; words which loosen (start, confirm) or are certain only at home
 (stop_at_home) for the given country or language. A used file is never edited but has a next version: a rule id in an
@@ -17,7 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
-CURRENT = ("any-1", "fr-2", "en-1", "es-1", "de-1", "nl-1", "it-1", "pt-1", "ar-1", "us-1")
+CURRENT = ("any-1", "fr-2", "en-1", "es-1", "de-1", "nl-1", "it-1", "pt-1", "ar-1", "us-1", "known-1")
 HOME = "FR"  # where neither country nor language is known
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 NEAR_MIN_CHARS = 4  # shorter words have too many neighbours
@@ -87,6 +88,7 @@ class Lists(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     refusals: Rule = EMPTY
     reports: Rule = EMPTY
     wrote: Rule = EMPTY
+    known: Rule = EMPTY
 
 
 # anywhere in a clause, in order of precedence
@@ -144,6 +146,7 @@ class Words:
     praise: frozenset[str]
     reports: frozenset[str]
     wrote: tuple[str, ...]
+    known: frozenset[str]  # every word of every file: the text's language is read
 
 
 @cache
@@ -204,7 +207,16 @@ def words(language: str | None = None, country: str | None = None) -> Words:
         praise=union("praise"),
         reports=union("reports"),
         wrote=tuple(sorted(union("wrote"))),
+        known=_known(files),
     )
+
+
+def _known(files: list[Lists]) -> frozenset[str]:
+    """Return every word in a list."""
+    rules = [getattr(file, name) for file in files for name in file.__struct_fields__]
+    said = {phrase for rule in rules if isinstance(rule, Rule) for phrase in rule.words}
+    grouped = {word for file in files for rule in file.stop_together for group in rule.groups for word in group}
+    return frozenset(grouped.union(*(phrase.split() for phrase in said)))
 
 
 def _at_home(file: Lists, language: str | None, country: str | None) -> bool:
