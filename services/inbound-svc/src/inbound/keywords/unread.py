@@ -19,17 +19,21 @@ BEFORE_A_WORD = ("j", "l", "d", "m", "n", "t", "s", "c", "qu", "ال", "و")  # 
 LATIN_WITHOUT_MARK = frozenset("ığłđħəŋ")  # letters of other languages, which have no combining mark to drop
 
 
-def hardly_read(text: str, known: Collection[str]) -> bool:
+def hardly_read(text: str, known: Collection[str], traffic: Collection[str]) -> bool:
     """Return whether hardly a word of the text is known.
 
-    In a script of no listed language, or with letters of none, half of the words have to be known; in Latin letters a
-    third. A text without words (emoji, numbers, an address) is read.
+    In a script of no listed language, with letters of none, or beside a word of `traffic` (SMS, message: the same in
+    many languages), half of the words have to be known; else a third. A text without words (emoji, numbers, an
+    address) is read.
     """
     said = [word for clause in normalise(ADDRESS.sub(" ", text)).clauses for word in clause if not word.isdigit()]
     said = [word for word in said if len(word) > 1 or not word.isascii()]
     read = sum(_known(word, known) for word in said)
     if any(_foreign(char) for char in text if not char.isascii()) or any(map(ARABIC_BY_DIGITS.fullmatch, said)):
         return 2 * read < len(said)
+    others = [word for word in said if word not in traffic]
+    if len(others) < len(said):
+        return 2 * sum(_known(word, known) for word in others) < len(others)
     return len(said) >= FEW_WORDS and 3 * read < len(said)
 
 
