@@ -84,6 +84,21 @@ async def test_a_text_in_doubt_is_queued_once_with_all_a_reviewer_needs(service:
     assert number(1) not in json.dumps(item)
 
 
+async def test_each_concern_is_a_lane_of_the_queue(service: Reviewed) -> None:
+    await service.text(DOUBT)
+    await service.text("நிறுத்து", mo="mo-2", n=2)
+
+    [unread] = await service.queue(concern="unread")
+    [doubt] = await service.queue(concern="doubt")
+    assert (unread["text"], unread["concern"], unread["rule"]) == ("நிறுத்து", "unread", "known-1:unread")
+    assert (doubt["text"], doubt["concern"]) == (DOUBT, "doubt")
+    assert len(await service.queue()) == 2
+    assert [(each.intent, each.concern) for each in await service.messages()] == [
+        ("review", "doubt"),
+        ("review", "unread"),
+    ]
+
+
 async def test_a_decision_is_the_next_revision_of_the_mo_and_names_who_made_it(service: Reviewed) -> None:
     await service.text(DOUBT)
     [item] = await service.queue()

@@ -117,7 +117,7 @@ async def test_a_stop_is_published_sealed_before_it_is_acknowledged(service: Inb
     event = record.event
     assert isinstance(event, MessageReceived)
     assert record.key == event.subject_id == subject(1)
-    assert (event.intent, event.rule, event.score) == ("stop", "fr-2:stop_alone", 1.0)
+    assert (event.intent, event.rule, event.score) == ("stop", "fr-3:stop_alone", 1.0)
     assert field_keys.unseal(event.number, f"number:{subject(1)}") == number(1)
     assert field_keys.unseal(event.text, f"text:{event.mo_id}") == "Arrêtez vos SMS"
     assert (event.reference, event.short_code) == ("simulator/main/mo-1", "36111")

@@ -105,6 +105,26 @@ STOP = [
     # asking for erasure
     "Supprimez mes données",
     "je demande l'effacement de mes données svp",
+    "Je souhaite que toutes les informations me concernant soient effacées",
+    "borren todos mis datos",
+    # an insult, a complaint, and nothing else
+    "foutez moi la paix",
+    "ras le bol",
+    "dégage",
+    # as it sounds, in one word
+    "aretez ca svp",
+    "suprimé mon num",
+    # a mistake of the sender's is no regret; a couple is no stranger
+    "inscrite par erreur, STOP",
+    "ma femme et moi vous avons dit stop",
+    "on vous a dit stop",
+    # a letter of another alphabet in a word
+    "dеsinsсrivez-mоi",
+    "arrêtеz vоs mеssаgеs",
+    # languages of France, and of its people
+    "arété voyé mésaj ban mwen",
+    "ez bidali mezu gehiago",
+    "не пишите мне больше",
 ]
 
 REVIEW = [
@@ -120,19 +140,27 @@ REVIEW = [
     "I don't want to unsubscribe",
     "je n'ai pas dit stop",
     # not first, not alone
-    "au prochain arrêt de bus",
-    "arrêt de bus",
     "je voudrais plus de sms de vous",
     "travaux 🛑 rue fermée",
-    "je t'attends au stop",
     # an ordinary answer, or an opt-out
-    "Je veux annuler ma commande",
+    "Je veux annuler",
     "end",
     "CANCEL",
     "non merci",
     "pas intéressé",
     # insults, refusals, a number that changed hands
-    "foutez moi la paix",
+    "sans façon",
+    "spot",  # alone, a slip of the thumb
+    # another's, regretted, asked about
+    "ma sœur vous a dit stop",
+    "Mon mari a répondu STOP à votre sms",
+    "j'ai envoyé STOP par erreur",
+    "oups, stop envoyé sans faire exprès",
+    "Question : si je réponds stop je perds mes points ?",
+    "dois-je répondre STOP ?",
+    # a complaint
+    "trop de sms",
+    "Super, encore un sms inutile. Bravo.",
     "je refuse",
     # a slip before a name
     "tsop acme",
@@ -155,10 +183,18 @@ NONE = [
     "step",
     "strop",
     "slop",
-    "spot",
     "stock",
     "hop",
     "C'est top !",
+    # everyday things
+    "Bonjour, Christophe",
+    "au prochain arrêt de bus",
+    "arrêt de bus",
+    "je t'attends au stop",
+    "Je veux annuler ma commande",
+    "Mon arrêt maladie finit lundi",
+    "Pouvez-vous me retirer l'article bleu de la commande",
+    "suite à votre SMS je viens chercher ma commande n°4471",
     "ok",
     "merci",
     "je n'ai pas reçu mon colis",
@@ -203,11 +239,11 @@ def test_a_text_means_what_the_domain_table_says(intent: str, text: str) -> None
         ("STOP", "any-1:stop_first", 1.0),
         ("STOP ACME", "any-1:stop_first", 0.95),
         ("STOP ALL", "any-1:stop_all", 1.0),
-        ("arrêtez", "fr-2:stop_alone", 1.0),
+        ("arrêtez", "fr-3:stop_alone", 1.0),
         ("tsop", "any-1:near_stop", 0.75),
         ("5T0P", "any-1:disguised_stop_first", 0.85),
         ("🛑", "any-1:stop_signs", 1.0),
-        ("supprimez mes données", "fr-2:erase_phrases", 0.9),
+        ("supprimez mes données", "fr-3:erase_phrases", 0.9),
         ("don't stop", "any-1:mentions_stop", 0.5),
         ("top", "any-1:none", 0.0),
     ],
@@ -227,7 +263,7 @@ def test_look_alikes_are_read_only_when_asked_for() -> None:
     assert str(normalise("ST0P 36111", look_alikes=True)) == "stop 36111"
 
 
-FILES = ("fr-1", *CURRENT)
+FILES = ("fr-1", "fr-2", *CURRENT)
 
 
 def rules(lists: Lists) -> dict[str, Rule]:
@@ -260,7 +296,20 @@ def test_the_words_of_a_keyword_file_are_in_the_form_normalisation_leaves(file: 
 
 @pytest.mark.parametrize("file", CURRENT)
 def test_lists_that_are_looked_up_by_word_hold_single_words(file: str) -> None:
-    several = {"stop_all", "stop_whole", "review_alone", "stop_signs", "review_signs", "review", "courtesy", "wrote"}
+    several = {
+        "everyday",
+        "mistakes",
+        "regrets",
+        "asks",
+        "stop_all",
+        "stop_whole",
+        "review_alone",
+        "stop_signs",
+        "review_signs",
+        "review",
+        "courtesy",
+        "wrote",
+    }
 
     for name, rule in rules(load(file)).items():
         if name not in several and not name.endswith(("phrases", "idioms")):
@@ -278,7 +327,8 @@ def test_lists_that_are_looked_up_by_word_hold_single_words(file: str) -> None:
         ("END", None, None, "review"),
         ("CANCEL", None, "FR", "review"),
         ("QUIT", "en", None, "review"),
-        ("cancel my order", "en", "US", "review"),
+        ("cancel tomorrow", "en", "US", "review"),
+        ("cancel my order", "en", "US", "none"),
         # certain at home
         ("Alto", "es", None, "stop"),
         ("Alto", None, "MX", "stop"),
@@ -320,6 +370,57 @@ def test_country_and_language_decide_what_is_certain_and_what_loosens(
 )
 def test_what_is_quoted_is_not_what_is_asked(text: str, intent: str) -> None:
     assert classify(text).intent == intent
+
+
+@pytest.mark.parametrize(
+    ("text", "concern"),
+    [
+        ("d'où tenez-vous mon numéro", "source"),
+        ("qui vous a donné mon numéro ?", "source"),
+        ("Quelles données avez-vous sur moi ?", "access"),
+        ("send me a copy of my data", "access"),
+        ("Mauvais numéro", "wrong_number"),
+        ("je ne suis pas Mme Martin", "wrong_number"),
+        ("je voudrais me réinscrire", "return"),
+        ("J'ai envoyé STOP par erreur", "return"),
+        ("Avez-vous effacé mes données ?", "erasure"),
+        ("supprimez mon compte", "erasure"),
+        ("Ne stoppez pas", "doubt"),
+    ],
+)
+def test_a_right_is_held_for_a_person_with_its_concern(text: str, concern: str) -> None:
+    understood = classify(text)
+
+    assert (understood.intent, understood.concern) == ("review", concern)
+
+
+def test_stop_to_all_brands_is_a_stop_to_everyone() -> None:
+    for text in ("Stop toutes vos marques", "STOP à toutes vos enseignes svp", "stop all your brands"):
+        assert classify(text).everyone, text
+    assert not classify("STOP toutes vos marques sauf Acme").everyone
+
+
+@pytest.mark.parametrize(
+    ("text", "unread"),
+    [
+        ("இனி செய்தி அனுப்ப வேண்டாம்", True),
+        ("배송", True),
+        ("நிறுத்து", True),
+        ("lütfen artık aramayın beni", True),
+        ("ma tb9awch tjiw liya walou", True),
+        ("Durand Paul", False),
+        ("12 rue des Lilas Lyon", False),
+        ("paul.durand@exemple.fr", False),
+        ("jarrive ds 5min", False),
+        ("Merci Βασίλης", False),
+        ("👍👍", False),
+        ("شكرا جزيلا", False),
+    ],
+)
+def test_a_text_with_hardly_a_known_word_is_unread(text: str, unread: bool) -> None:
+    understood = classify(text)
+
+    assert (understood.intent, understood.concern) == (("review", "unread") if unread else ("none", "doubt"))
 
 
 def test_a_stop_tells_whether_it_asks_for_erasure_and_whether_it_names_everyone() -> None:

@@ -2221,12 +2221,16 @@ class Reviews(Resource[S]):
         self,
         *,
         state: Literal["open", "decided"] | Omitted = OMITTED,
+        concern: Literal["doubt", "unread", "erasure", "access", "source", "wrong_number", "return"]
+        | Omitted = OMITTED,
         cursor: str | Omitted = OMITTED,
         limit: int | Omitted = OMITTED,
     ) -> Request[Page[inbound.ReviewItem]]:
         """List open or decided reviews, oldest first, with texts in clear.
 
         `state`: Only reviews in this state.
+
+        `concern`: Only reviews of this concern: a lane of the queue.
 
         `cursor`: `next` of the page before.
 
@@ -2237,7 +2241,7 @@ class Reviews(Resource[S]):
             "inbound",
             "/v1/reviews",
             answer=Page[inbound.ReviewItem],
-            query={"state": state, "cursor": cursor, "limit": limit},
+            query={"state": state, "concern": concern, "cursor": cursor, "limit": limit},
         )
 
     @operation

@@ -374,6 +374,7 @@ def message_entry(
         named=held.field_keys.seal(" ".join(meant.named), f"named:{mo_id}") if meant.named else "",
         answered=answered,
         erasure=meant.erasure,
+        concern=meant.concern,
     )
     item = Item(
         name,

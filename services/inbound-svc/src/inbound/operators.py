@@ -26,7 +26,7 @@ from inbound.unread import people_in
 
 PROVIDER = "kafka"
 MAX_RECORDS = 200  # a batch is one row of the journal
-UNREADABLE = Understanding("review", "unreadable_record", 0.0, "")
+UNREADABLE = Understanding("review", "unreadable_record", 0.0, "", concern="unread")
 FIRST_YEAR = 2000  # of a clock that was set
 MAX_PARTS = 255  # octet of the user data header
 

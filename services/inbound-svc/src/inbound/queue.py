@@ -14,7 +14,7 @@ import msgspec
 from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, Table, Text, UniqueConstraint, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.contracts.inbound import Intent, MessageReceived
+from common.contracts.inbound import Concern, Intent, MessageReceived
 from common.privacy.erasing import TO_ERASE, Whom, columns
 from common.web.pagination import whole_page
 from inbound.store import metadata, to_a_code_of
@@ -62,6 +62,7 @@ _CODE = f"{_EVENT} ->> 'short_code'"
 _RECEIVED_AT = f"CAST({_EVENT} ->> 'received_at' AS timestamptz)"
 _NO_SENDER = f"coalesce(CAST({_EVENT} ->> 'no_sender' AS boolean), false)"
 # a STOP to a code that no sender had is no controller's: it waits for a person
+_CONCERN = f"coalesce({_EVENT} ->> 'concern', 'doubt')"
 _MEANT = f"{to_a_code_of(_CODE, _RECEIVED_AT)} AND (a.controller_id IS NULL OR NOT {_NO_SENDER})"
 _REVIEW = "id, event, intent, note, decided_by, decided_at"  # in the order of `_review`
 
@@ -84,16 +85,18 @@ async def add(tx: AsyncConnection, events: Sequence[object]) -> None:
         )
 
 
-async def page(tx: AsyncConnection, *, decided: bool, after: int, limit: int) -> list[Review]:
-    """Return open or decided reviews, oldest first."""
+async def page(
+    tx: AsyncConnection, *, decided: bool, after: int, limit: int, concern: Concern | None = None
+) -> list[Review]:
+    """Return open or decided reviews, oldest first; of one concern where `concern` names it."""
 
     async def read() -> list[Review]:
         rows = await tx.execute(
             text(
                 f"SELECT {_REVIEW} FROM review WHERE decided_at IS {'NOT NULL' if decided else 'NULL'} AND id > :after"
-                " ORDER BY id LIMIT :limit"
+                f" AND (CAST(:concern AS text) IS NULL OR {_CONCERN} = :concern) ORDER BY id LIMIT :limit"
             ),
-            {"after": after, "limit": limit},
+            {"after": after, "limit": limit, "concern": concern},
         )
         return [_review(*row) for row in rows]
 

@@ -19,7 +19,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.contracts import INBOUND_MESSAGES
-from common.contracts.inbound import Intent, MessageReceived
+from common.contracts.inbound import Concern, Intent, MessageReceived
 from common.kafka import outbox
 from common.keyring import FieldKeys, Unreadable
 from common.service import Resources, resources
@@ -94,6 +94,11 @@ class ReviewItem(BaseModel):
     provider_message_id: str = Field(description="The provider's id of the text, for its support.")
     short_code: str
     text: str | None = Field(description="Null after the encryption key's deletion.")
+    concern: Concern = Field(
+        description="The lane of the queue. `doubt`: the text may ask to stop. `unread`: no list has the script or the"
+        " language. `erasure`, `access` (to the person's data), `source` (of the number), `wrong_number`, `return`"
+        " (after a STOP): the text asks for this, and a person answers within the time of the law."
+    )
     rule: str = Field(description="The rule that put the text in review.")
     score: float = Field(description="How sure the rule is, from 0 to 1.")
     occurred_at: datetime = Field(description="The operator's time of the text.")
@@ -113,12 +118,14 @@ async def list_reviews(
     held: Held,
     caller: Annotated[Caller, Depends(require("review:read", platform=True))],
     state: Annotated[Literal["open", "decided"], Query(description="Only reviews in this state.")] = "open",
+    concern: Annotated[Concern | None, Query(description="Only reviews of this concern: a lane of the queue.")] = None,
     cursor: Cursor = None,
     limit: Limit = LIMIT,
 ) -> Page[ReviewItem]:
     """List open or decided reviews, oldest first, with texts in clear."""
+    after = position(cursor, int) or 0
     async with held.database.begin() as tx:
-        found = await queue.page(tx, decided=state == "decided", after=position(cursor, int) or 0, limit=limit)
+        found = await queue.page(tx, decided=state == "decided", after=after, limit=limit, concern=concern)
     log.info("texts were shown", extra={"by": caller.subject, "mo_ids": [review.event.mo_id for review in found]})
     items = [_item(review, held.field_keys) for review in found]
     return Page[ReviewItem](items=items, next=next_of(found, limit, attrgetter("place")))
@@ -174,6 +181,7 @@ def _item(review: Review, keys: FieldKeys) -> ReviewItem:
         provider_message_id=event.provider_message_id,
         short_code=event.short_code,
         text=_opened(keys, event.text, f"text:{event.mo_id}"),
+        concern=event.concern,
         rule=event.rule,
         score=event.score,
         occurred_at=event.occurred_at,

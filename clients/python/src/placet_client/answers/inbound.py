@@ -62,6 +62,11 @@ class ReviewItem(Answer):
     """The number that the person wrote to: a short code such as 36180, or a long number."""
     text: str | None
     """Null after the encryption key's deletion."""
+    concern: Literal["doubt", "unread", "erasure", "access", "source", "wrong_number", "return"] | str
+    """The lane of the queue. `doubt`: the text may ask to stop. `unread`: no list has the script or the language.
+    `erasure`, `access` (to the person's data), `source` (of the number), `wrong_number`, `return` (after a
+    STOP): the text asks for this, and a person answers within the time of the law.
+    """
     rule: str
     """The rule that put the text in review."""
     score: float

@@ -5,6 +5,8 @@ from typing import ClassVar, Literal
 from common.contracts.envelope import Event, Instant
 
 Intent = Literal["stop", "start", "confirm", "contact", "erase", "review", "none"]
+# why a text is in review: its meaning is in doubt, its language is unknown, or a right is asked for
+Concern = Literal["doubt", "unread", "erasure", "access", "source", "wrong_number", "return"]
 ReceiptState = Literal["queued", "sent", "delivered", "failed", "expired", "opted_out", "unknown"]
 
 
@@ -38,6 +40,7 @@ class MessageReceived(Event, frozen=True, kw_only=True):
     answered: bool = False  # stop only: the provider sends the confirmation to the person
     erasure: bool = False  # stop only: the person asks for erasure
     behind_start: bool = False  # stop only: arrived after a start with a later provider time; a reviewer decides
+    concern: Concern = "doubt"  # review only; an event from before the field was a doubt
     no_sender: bool = False  # stop only: to a code that no sender has, as far as inbound-svc knows; a reviewer decides
 
     @property

@@ -13,16 +13,21 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from common.contracts.inbound import Intent
+from common.contracts.inbound import Concern, Intent
+from inbound.keywords import grammar
+from inbound.keywords.grammar import Clause, Hit, Said
 from inbound.keywords.lists import Phrase, Words, words
 from inbound.keywords.normal import Normal, normalise
 from inbound.keywords.quotes import own_words
+from inbound.keywords.sounds import WORD_CHARS, has_glued, sound
+from inbound.keywords.unread import hardly_read
 
 READ_CHARS = 2_000  # the longest SMS has 1,530; a longer text is never left at "none"
 DISGUISE_CHARS = 160  # one SMS (DOMAIN 2.3, step 6)
 NEGATION_REACH = 4  # words before a phrase in which a negation turns the phrase
 TOGETHER_REACH = 12  # words after the first group for the others
 LAST_WORDS = 8  # "trop de messages stop"; in a longer clause a final STOP goes to review
+ASKING_WORDS = 5  # "stop c'est pour avoir la promo ?"
 ADVERT_WORDS = 4  # a STOP mention below so many words is an advert sent back
 SLIP_WORDS = 3  # "tsop acme" goes to review
 NAMED_WORDS = 8  # of a brand with its neighbours
@@ -30,9 +35,6 @@ SHORT_CODE = re.compile(r"[3-8]\d{4}")
 TWICE = re.compile(r"(.)\1")
 
 EXACT, FOLLOWED, PHRASE, DISGUISED, LAST, NEAR, DOUBT, NOTHING = 1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.5, 0.0
-
-Clause = Sequence[str]
-Hit = tuple[Clause, int, Phrase]  # with the index of the phrase's first word
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Understanding:
     named: tuple[str, ...] = ()
     everyone: bool = False
     erasure: bool = False
+    concern: Concern = "doubt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +62,12 @@ class Finding:
     rule: str
     score: float
     named: tuple[str, ...] = ()
+    concern: Concern = "doubt"
 
 
+LIST_RULES = ("stop_phrases", "stop_negative_phrases", "stop_opening_phrases", "stop_together")
 NONE = Finding("none", "any-1:none", NOTHING)
+UNREAD = Finding("review", "known-1:unread", DOUBT, concern="unread")
 
 
 def classify(text: str, *, language: str | None = None, country: str | None = None) -> Understanding:
@@ -81,6 +87,8 @@ def classify(text: str, *, language: str | None = None, country: str | None = No
         found = _with_quotation(normalise(said), known, found)
     if len(text) > READ_CHARS and found.intent not in ("stop", "review"):
         found = Finding("review", "any-1:too_long", DOUBT)
+    if found.intent == "none" and hardly_read(own, known.known, known.traffic):
+        found = UNREAD
     kind = found.rule.rpartition(":")[2].removeprefix("disguised_")
     return Understanding(
         found.intent,
@@ -89,7 +97,8 @@ def classify(text: str, *, language: str | None = None, country: str | None = No
         str(plain),
         found.named if found.intent == "stop" else (),
         everyone=kind == "stop_all",
-        erasure=kind == "erase_phrases",
+        erasure=kind in ("erase_phrases", "erase_together"),
+        concern=found.concern,
     )
 
 
@@ -120,10 +129,14 @@ def _decide(plain: Normal, known: Words) -> Finding:
     exact = [_exact(clause, known) for clause in plain.clauses]
     content = [[w for w in clause if w not in known.ignored and not _short_code(w)] for clause in exact]
     hits = [_hits(clause, without, known) for clause, without in zip(plain.clauses, exact, strict=True)]
+    said = [Said(*each) for each in zip(plain.clauses, hits, plain.marks, strict=True)]
     for found in hits:
         for clause, place, phrase in found:
             if phrase.kind == "erase_phrases" and not _negated(clause, place, phrase, known):
                 return Finding("stop", f"{phrase.file}:erase_phrases", PHRASE, _named(exact, known))
+    erased = [grammar.erasure(each, known) for each in said]
+    if "certain" in erased:
+        return Finding("stop", "speech-1:erase_together", PHRASE, _named(exact, known))
     praised = any(word in known.praise for clause in exact for word in clause)
     doubt = None
     for i, clause in enumerate(plain.clauses):
@@ -131,8 +144,14 @@ def _decide(plain: Normal, known: Words) -> Finding:
         if opt_out and opt_out.intent == "stop" and _sent_back(clause, content[:i], known):
             opt_out = Finding("review", "any-1:quoted_mention", DOUBT)
         if opt_out and opt_out.intent == "stop":
+            opt_out = _turned(opt_out, said, i, known)
+        if opt_out and opt_out.intent == "stop":
             return replace(opt_out, named=_named(exact, known))
         doubt = doubt or opt_out
+    if "perhaps" in erased:
+        return Finding("review", "speech-1:erase_together", DOUBT, concern="erasure")
+    if right := grammar.right(said):
+        return Finding("review", f"{right[0]}:{right[1]}_phrases", DOUBT, concern=right[1])
     if doubt:
         return doubt
     meant = [word for clause in content for word in clause]
@@ -140,10 +159,25 @@ def _decide(plain: Normal, known: Words) -> Finding:
         return Finding("stop", f"{file}:near_stop", NEAR)
     if not meant and plain.symbols & known.stop_signs:
         return Finding("stop", "any-1:stop_signs", EXACT)
-    for clause in content:
-        if clause and len(clause) <= SLIP_WORDS and (file := _near(clause[0], known)):
-            return Finding("review", f"{file}:near_stop_first", DOUBT)
-    return _doubt(plain, exact, hits, known) or _request(plain, exact, hits, known)
+    for clause, each in zip(content, said, strict=True):
+        slip = _near(clause[0], known) if 0 < len(clause) <= SLIP_WORDS else None
+        if slip and not grammar.about_life(each, known):
+            return Finding("review", f"{slip}:near_stop_first", DOUBT)
+    return _doubt(plain, exact, said, known) or _sounded(said, content, known) or _request(plain, exact, hits, known)
+
+
+def _turned(found: Finding, said: Sequence[Said], place: int, known: Words) -> Finding | None:
+    """Return a STOP, or what the words around make of the STOP: a review, or None where a phrase speaks of life."""
+    turn = grammar.turn(said, place, known)
+    rule = found.rule.rpartition(":")[2]
+    if turn is None or (turn == "life" and rule == "stop_first"):
+        return found
+    if found.score == EXACT and turn not in ("regret", "life"):
+        return found
+    if turn == "life":
+        return None if rule in LIST_RULES else Finding("review", "speech-1:life", DOUBT)
+    concern: Concern = "return" if turn == "regret" else "doubt"
+    return Finding("review", f"speech-1:{turn}", DOUBT, concern=concern)
 
 
 def _opt_out(
@@ -160,9 +194,9 @@ def _opt_out(
     if content and not _refused(content[0], clause, known):
         first, rest = content[0], content[1:]
         if file := known.stop_first.get(first) or _glued(first, known):
-            if praised and len(exact) > 1:
+            if praised and len(exact) > 1 and not grammar.everyone(exact, known):
                 doubt = Finding("review", "any-1:stop_and_praise", DOUBT)
-            elif everyone := known.stop_all.get(tuple(exact)):
+            elif everyone := known.stop_all.get(tuple(exact)) or grammar.everyone(exact, known):
                 return Finding("stop", f"{everyone}:stop_all", EXACT)
             elif not rest:
                 return Finding("stop", f"{file}:stop_first", EXACT)
@@ -181,7 +215,11 @@ def _opt_out(
         return Finding("stop", f"{file}:stop_joined", PHRASE)
     for place, word in enumerate(clause):
         file = _stem(word, known)
-        if file and _no_negation(clause, place, 1, file, known):
+        if (
+            file
+            and known.done.isdisjoint(clause[max(0, place - 2) : place])
+            and _no_negation(clause, place, 1, file, known)
+        ):
             return Finding("stop", f"{file}:stop_stems", PHRASE)
     for within, place, phrase in hits:
         if phrase.kind == "stop_phrases" and not _negated(within, place, phrase, known):
@@ -223,7 +261,7 @@ def _first_but(
             return Finding("review", f"{phrase.file}:stop_idioms", DOUBT)
     if exact[0] != first and exact[0] not in known.answers:
         return Finding("review", "any-1:stop_not_first", DOUBT)
-    if question and len(rest) >= 2:
+    if question and (len(rest) >= 2 or len(exact) >= ASKING_WORDS):
         return Finding("review", "any-1:stop_and_question", DOUBT)
     return None
 
@@ -251,6 +289,8 @@ def _ends_in_stop(clause: Clause, exact: Clause, known: Words) -> bool:
         return False
     place = len(clause) - 1 - clause[::-1].index(exact[-1])
     before = clause[place - 1]
+    if sum(word in known.stop_first for word in clause) > 1:  # a telegram: "arrive samedi stop bises stop"
+        return False
     if before in known.not_before_stop or _code_follows(clause, place):
         return False
     if (before,) in known.courtesy.get(before, ()):  # "plus besoin merci stop"
@@ -266,12 +306,15 @@ def _near(word: str, known: Words) -> str | None:
     return known.near.get(word) or (known.stop_first.get(single) if single != word else None)
 
 
-def _doubt(plain: Normal, exact: list[Clause], hits: list[list[Hit]], known: Words) -> Finding | None:
+def _doubt(plain: Normal, exact: list[Clause], heard: Sequence[Said], known: Words) -> Finding | None:
     """Return a review where the text may be an opt-out."""
     said = [clause for clause in exact if clause]
     if len(said) == 1 and (file := known.review_alone.get(" ".join(said[0]))):
         return Finding("review", f"{file}:review_alone", DOUBT)
-    for clause, found in zip(plain.clauses, hits, strict=True):
+    for each in heard:
+        if grammar.about_life(each, known):
+            continue
+        clause, found = each.clause, each.hits
         for word in clause:
             if _mentions_stop(word, known):
                 return Finding("review", "any-1:mentions_stop", DOUBT)
@@ -291,6 +334,32 @@ def _doubt(plain: Normal, exact: list[Clause], hits: list[list[Hit]], known: Wor
     if plain.symbols & (known.stop_signs | known.review_signs):
         return Finding("review", "any-1:review_signs", DOUBT)
     return None
+
+
+def _sounded(said: Sequence[Said], content: Sequence[Clause], known: Words) -> Finding | None:
+    """Return an opt-out that is written as it sounds, or in one word. A clause of everyday things has none."""
+    meant = [word for clause in content for word in clause]
+    if len(meant) == 1 and meant[0] not in known.known and (file := known.sounded_alone.get(sound(meant[0]))):
+        return Finding("stop", f"{file}:sounded_stop_alone", NEAR)
+    doubt = None
+    for place, each in enumerate(said):
+        if grammar.about_life(each, known) or all(word in known.known for word in each.clause):
+            continue
+        heard = tuple(map(sound, each.clause))
+        for start, word in enumerate(heard):
+            for phrase in known.sounded.get(word, ()):
+                if heard[start : start + len(phrase.words)] == phrase.words:
+                    found = Finding("review", f"{phrase.file}:sounded_{phrase.kind}", DOUBT)
+                    if phrase.kind.startswith("stop_") and not _negated(each.clause, start, phrase, known):
+                        stop = replace(found, intent="stop", score=NEAR)
+                        found = (None if each.question else _turned(stop, said, place, known)) or found
+                    if found.intent == "stop":
+                        return found
+                    doubt = doubt or found
+        several = any(len(word) >= WORD_CHARS and word not in known.known for word in each.clause)
+        if several and has_glued(each.clause, known.glued):
+            doubt = doubt or Finding("review", "any-1:glued", DOUBT)
+    return doubt
 
 
 def _request(plain: Normal, exact: list[Clause], hits: list[list[Hit]], known: Words) -> Finding:
@@ -364,7 +433,8 @@ def _sent_back(clause: Clause, before: Sequence[Clause], known: Words) -> bool:
 
     A reviewer should find out why.
     """
-    if sum(map(len, before)) < ADVERT_WORDS:
+    offered = any(word.isdigit() for clause in before for word in clause)  # a price, a percentage
+    if sum(map(len, before)) < ADVERT_WORDS - offered:
         return False
     return _mentions_code(clause, known)
 
@@ -431,4 +501,8 @@ def _mentions_stop(word: str, known: Words) -> bool:
         return False
     if word in known.stop_mentions or word.startswith(known.stem_prefixes):
         return True
-    return any(root in word for root in known.stop_roots)
+    for root in known.stop_roots:
+        before, found, after = word.partition(root)
+        if found and (not before or not after or (before in known.known and after in known.known)):
+            return True
+    return False

@@ -2,7 +2,10 @@
 
     any-1        STOP itself, START, YES, HELP: the same in every language
     fr-2 ...     a file per language: its words, each list with its reason and sources
+    free-1       refusals in free words, insults, complaints
+    speech-1     who says stop, about what: the parts of speech of `grammar`
     us-1         a market: words certain there and doubtful elsewhere (END, CANCEL, QUIT)
+    known-1      frequent words, from which nothing is read but that their language is known (`unread`)
 
 Words which tighten are read from every file; words which loosen (start, confirm) or are certain only at home
 (stop_at_home) for the given country or language. A used file is never edited but has a next version: a rule id in an
@@ -17,8 +20,28 @@ from typing import NamedTuple
 
 import msgspec
 
-CURRENT = ("any-1", "fr-2", "en-1", "es-1", "de-1", "nl-1", "it-1", "pt-1", "ar-1", "us-1")
+from inbound.keywords.sounds import glued, sound
+
+CURRENT = (
+    "any-1",
+    "fr-3",
+    "en-1",
+    "es-1",
+    "de-1",
+    "nl-1",
+    "it-1",
+    "pt-1",
+    "ar-1",
+    "us-1",
+    "regions-1",
+    "world-1",
+    "free-1",
+    "speech-1",
+    "known-1",
+)
+NOT_READ = ("regions-1", "world-1")  # a few phrases of many languages: the rest of such a text stays unread
 HOME = "FR"  # where neither country nor language is known
+SOUNDED_CHARS = 5  # of a word, 9 of a phrase: what is shorter sounds like too many others
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 NEAR_MIN_CHARS = 4  # shorter words have too many neighbours
 
@@ -87,6 +110,27 @@ class Lists(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     refusals: Rule = EMPTY
     reports: Rule = EMPTY
     wrote: Rule = EMPTY
+    known: Rule = EMPTY
+    stop_all_together: tuple[Together, ...] = ()
+    says: Rule = EMPTY
+    others: Rule = EMPTY
+    selves: Rule = EMPTY
+    enrolled: Rule = EMPTY
+    done: Rule = EMPTY
+    traffic: Rule = EMPTY
+    everyday: Rule = EMPTY
+    mistakes: Rule = EMPTY
+    regrets: Rule = EMPTY
+    asks: Rule = EMPTY
+    erasers: Rule = EMPTY
+    personal: Rule = EMPTY
+    records: Rule = EMPTY
+    mine: Rule = EMPTY
+    erasure_phrases: Rule = EMPTY
+    access_phrases: Rule = EMPTY
+    source_phrases: Rule = EMPTY
+    wrong_number_phrases: Rule = EMPTY
+    return_phrases: Rule = EMPTY
 
 
 # anywhere in a clause, in order of precedence
@@ -99,7 +143,19 @@ PHRASES = (
     "review",
     "review_phrases",
     "contact_phrases",
+    "everyday",
+    "mistakes",
+    "regrets",
+    "asks",
+    "erasure_phrases",
+    "access_phrases",
+    "source_phrases",
+    "wrong_number_phrases",
+    "return_phrases",
 )
+
+
+OPT_OUTS = ("erase_phrases", "stop_phrases", "stop_negative_phrases", "stop_opening_phrases", "review_phrases")
 
 
 class Phrase(NamedTuple):
@@ -144,6 +200,22 @@ class Words:
     praise: frozenset[str]
     reports: frozenset[str]
     wrote: tuple[str, ...]
+    says: frozenset[str]
+    others: frozenset[str]
+    selves: frozenset[str]
+    enrolled: frozenset[str]
+    done: frozenset[str]
+    traffic: frozenset[str]
+    erasers: frozenset[str]
+    personal: frozenset[str]
+    records: frozenset[str]
+    mine: frozenset[str]
+    refusing: frozenset[str]
+    everyone: dict[str, tuple[tuple[Together, str], ...]]
+    sounded: dict[str, tuple[Phrase, ...]]  # opt-outs as they sound, by first word
+    sounded_alone: dict[str, str]
+    glued: dict[str, tuple[str, ...]]  # opt-outs without spaces, by `sounds`
+    known: frozenset[str]  # every word of a language that the rules read
 
 
 @cache
@@ -173,7 +245,7 @@ def words(language: str | None = None, country: str | None = None) -> Words:
     start = _by_word(home, "start")
     return Words(
         phrases=_by_first_words(phrases),
-        together=_together(files),
+        together=_together(files, "stop_together"),
         stop_first=first,
         stop_alone=at_home | alone,
         stop_all={tuple(phrase.split()): file for phrase, file in _by_word(files, "stop_all").items()},
@@ -204,7 +276,33 @@ def words(language: str | None = None, country: str | None = None) -> Words:
         praise=union("praise"),
         reports=union("reports"),
         wrote=tuple(sorted(union("wrote"))),
+        says=union("says"),
+        others=union("others"),
+        selves=union("selves"),
+        enrolled=union("enrolled"),
+        done=union("done"),
+        traffic=union("traffic"),
+        erasers=union("erasers"),
+        personal=union("personal"),
+        records=union("records"),
+        mine=union("mine"),
+        refusing=union("negations_after"),
+        everyone=_together(files, "stop_all_together"),
+        sounded=_sounded(phrases),
+        sounded_alone={s: file for word, file in (alone | stems).items() if len(s := sound(word)) >= SOUNDED_CHARS},
+        glued=glued(phrase.words for phrase in phrases if phrase.kind in OPT_OUTS),
+        known=_known(files),
     )
+
+
+def _known(files: list[Lists]) -> frozenset[str]:
+    """Return every word in a list of a language that the rules read; of the others, their `known` and courtesies."""
+    read = [file for file in files if file.id not in NOT_READ]
+    rules = [getattr(file, name) for file in read for name in file.__struct_fields__]
+    rules += [rule for file in files if file.id in NOT_READ for rule in (file.known, file.courtesy)]
+    said = {phrase for rule in rules if isinstance(rule, Rule) for phrase in rule.words}
+    grouped = {word for file in files for rule in file.stop_together for group in rule.groups for word in group}
+    return frozenset(grouped.union(*(phrase.split() for phrase in said)))
 
 
 def _at_home(file: Lists, language: str | None, country: str | None) -> bool:
@@ -239,10 +337,20 @@ def _by_first_words(phrases: list[Phrase]) -> dict[str, dict[str, tuple[Phrase, 
     return found
 
 
-def _together(files: list[Lists]) -> dict[str, tuple[tuple[Together, str], ...]]:
+def _sounded(phrases: list[Phrase]) -> dict[str, tuple[Phrase, ...]]:
+    found: dict[str, tuple[Phrase, ...]] = {}
+    for phrase in phrases:
+        words = tuple(map(sound, phrase.words))
+        least = 2 * SOUNDED_CHARS - 1 if len(words) > 1 else SOUNDED_CHARS
+        if phrase.kind in (*OPT_OUTS, "review") and sum(map(len, words)) >= least:
+            found[words[0]] = (*found.get(words[0], ()), Phrase(words, phrase.kind, phrase.file))
+    return found
+
+
+def _together(files: list[Lists], kind: str) -> dict[str, tuple[tuple[Together, str], ...]]:
     found: dict[str, tuple[tuple[Together, str], ...]] = {}
     for file in files:
-        for rule in file.stop_together:
+        for rule in getattr(file, kind):
             for word in sorted(rule.groups[0]):
                 found[word] = (*found.get(word, ()), (rule, file.id))
     return found

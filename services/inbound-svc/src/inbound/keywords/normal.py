@@ -16,16 +16,21 @@ NOT_DRAWN = "\u115f\u1160\u3164\uffa0\u0640"
 # Arabic letters which keyboards and habits interchange, and punctuation
 ARABIC = {"ى": "ي", "ی": "ي", "ة": "ه", "ک": "ك", "ٱ": "ا", "ء": "", "؟": "?", "،": ",", "؛": ";", "۔": "."}
 
+AS_WRITTEN = ARABIC | {"œ": "oe", "æ": "ae"}
+
 # digits and signs written for letters
-DISGUISES = {"4": "a", "@": "a", "3": "e", "€": "e", "1": "i", "0": "o", "5": "s", "$": "s", "7": "t"}
+DISGUISES = {"4": "a", "@": "a", "3": "e", "€": "e", "1": "i", "0": "o", "5": "s", "$": "s", "7": "t", "†": "t"}
+DRAWN = str.maketrans(LETTERS)
 LOOK_ALIKES = str.maketrans(LETTERS | DISGUISES)
-SHORT_WORD_CHARS = 12  # a longer "word" is a link or a code
+SHORT_WORD_CHARS = 20  # a longer "word" is a link or a code
 KNOWN_CHARS = 20_000  # bounds memory
 
 SPACED_LETTERS = re.compile(r"(?<![^\W_])(?:[^\W\d_][\W_]{1,3}){2,}[^\W\d_](?![^\W_])")
 REPEATED_LETTER = re.compile(r"([^\W\d_])\1{2,}")
 GLUED_CODE = re.compile(r"\b([^\W\d_]+)(\d{5})\b")
-CLAUSE_END = re.compile(r"[.!?;:,]+(?=\s|$)|\n+")
+NUMBER_SIGN = re.compile(r"\bn[°º]")  # "n°4471" is no negation
+MIXED = re.compile(r"[^\W\d_]*(?:[a-z][^\W\d_a-z]|[^\W\d_a-z][a-z])[^\W\d_]*")  # Latin and other letters in a word
+CLAUSE_END = re.compile(r"([!?]+|[.;:,]+(?=\s|$)|\n+)")
 WORD = re.compile(r"[^\W_]+")
 NOT_A_WORD = re.compile(r"[\W_]+")
 
@@ -36,11 +41,12 @@ Clauses = tuple[tuple[str, ...], ...]
 class Normal:
     """A normalised text.
 
-    `clauses`: the words between stops and line ends. `symbols`: emoji and the like. `disguised`: reading look-alikes
-    would change the text.
+    `clauses`: the words between stops and line ends. `marks`: the punctuation that ends each. `symbols`: emoji and the
+    like. `disguised`: reading look-alikes would change the text.
     """
 
     clauses: Clauses
+    marks: tuple[str, ...]
     symbols: frozenset[str]
     question: bool
     disguised: bool
@@ -52,29 +58,35 @@ class Normal:
 def normalise(text: str, *, look_alikes: bool = False) -> Normal:
     """Return `text` as clauses of plain lower-case words.
 
+    In a word of Latin letters, a letter of another alphabet stands for the Latin letter it looks like.
+
     `look_alikes` also reads "ST0P" and "SТОР" (Cyrillic) as "stop". The reading is a guess: use it to find an opt-out,
     never an intent which loosens.
     """
-    folded = text.translate(FOLDED)
+    folded = NUMBER_SIGN.sub("numero ", text.translate(FOLDED))
+    if not folded.isascii():
+        folded = MIXED.sub(lambda word: word.group().translate(DRAWN), folded)
     disguised = folded.translate(LOOK_ALIKES) != folded
     if look_alikes and disguised:
         folded = " ".join(map(_without_disguise, folded.split(" ")))
     symbols = NO_SYMBOLS
     if not folded.isascii():
         symbols = frozenset(char for char in folded if unicodedata.category(char) == "So")
-    clauses = _clauses(folded)
+    clauses, marks = _clauses(folded)
     if sum([len(word) == 1 for clause in clauses for word in clause]) >= 3:
         joined = SPACED_LETTERS.sub(lambda run: NOT_A_WORD.sub("", run.group()), folded)
-        clauses = _clauses(joined)
-    return Normal(clauses, symbols, "?" in folded, disguised)
+        clauses, marks = _clauses(joined)
+    return Normal(clauses, marks, symbols, "?" in folded, disguised)
 
 
-def _clauses(folded: str) -> Clauses:
+def _clauses(folded: str) -> tuple[Clauses, tuple[str, ...]]:
     single = REPEATED_LETTER.sub(r"\1", folded)
     if not single.isalpha():
         single = GLUED_CODE.sub(r"\1 \2", single)
-    clauses = [tuple(WORD.findall(clause)) for clause in CLAUSE_END.split(single)]
-    return tuple([clause for clause in clauses if clause])
+    parts = [*CLAUSE_END.split(single), ""]
+    told = [(tuple(WORD.findall(part)), mark) for part, mark in zip(parts[::2], parts[1::2], strict=True)]
+    told = [(clause, mark) for clause, mark in told if clause]
+    return tuple([clause for clause, _ in told]), tuple([mark for _, mark in told])
 
 
 class _Folded(dict[int, str]):
@@ -87,7 +99,7 @@ class _Folded(dict[int, str]):
         compatible = unicodedata.normalize("NFKC", chr(code))
         shown = "".join(map(_shown, compatible)).casefold()
         parts = [char for char in unicodedata.normalize("NFD", shown) if unicodedata.category(char)[0] != "M"]
-        plain = "".join([ARABIC.get(char, char) for char in parts])
+        plain = "".join([AS_WRITTEN.get(char, char) for char in parts])
         if len(self) < KNOWN_CHARS:
             self[code] = plain
         return plain
