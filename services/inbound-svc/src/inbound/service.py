@@ -17,6 +17,7 @@ from inbound import codes, operators, polling, pruning, replies, reviews, store,
 from inbound.copier import copier
 from inbound.eraser import eraser
 from inbound.providers import PROVIDERS, UNDOCUMENTED, Account
+from inbound.providers.provider import JSON_BYTES
 
 SECRET_MIN_CHARS = 16  # Twilio's auth token has 32
 UNRESERVED = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)  # never escaped in a URL path
@@ -178,7 +179,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         routers=[described, reviews.router, replies.router],
         senders_arrive_within_s=codes.ARRIVE_WITHIN_S,
         published=store.PUBLISHED,
-        body_limits={"/v1/callbacks": None},  # each provider has a limit
+        body_limits={"/v1/callbacks": JSON_BYTES},  # of the largest; each provider has a limit
         background=background,
         more_topics=[topic for name in settings.kafka_operators for topic in operator_topics(name)],
     )
