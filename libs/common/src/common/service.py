@@ -177,11 +177,11 @@ def create_app(service: Service[S]) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, object]]:
-        async with running(service) as (held, state):
+        async with running(service) as (held, state), Authenticator(service.settings).kept() as authenticator:
             yield {
                 "resources": held,
                 "running": state,
-                "authenticator": Authenticator(service.settings),
+                "authenticator": authenticator,
                 "organisations": Organisations(held.database, service.senders_arrive_within_s),
             }
 

@@ -87,6 +87,7 @@ class ServiceSettings(BaseSettings):
 
     auth_key: SecretStr | None = None  # HS256, local development only
     auth_jwks_url: str | None = None
+    auth_keys_grace_s: float = Field(3600.0, ge=0)  # how long the last keys count while the issuer does not answer
     auth_issuer: str = "placet-development"
     auth_audience: str = "placet-development"
 
