@@ -37,7 +37,9 @@ pytestmark = pytest.mark.timeout(480)
 def program(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The operator's program, compiled."""
     assert shutil.which("javac"), "the tests compile a Java program: install a JDK of version 17 or later"
-    jars = fetched(HERE / "pom.xml", JARS.with_name("operator"), one="cloudevents-kafka-*.jar", of="the operator's program")
+    jars = fetched(
+        HERE / "pom.xml", JARS.with_name("operator"), one="cloudevents-kafka-*.jar", of="the operator's program"
+    )
     made = tmp_path_factory.mktemp("operator")
     path = f"{jars}/*"
     subprocess.run(["javac", "-cp", path, "-d", made, HERE / "Operator.java"], check=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from campaign.service import Settings, build
-from common.service import BODY_BYTES
+from common.web.edge.bodies import BODY_BYTES
 from tests.service.campaign.campaigns import Campaigns
 from tests.support.builders import SENDER, field_keys, number, shown, subject
 from tests.support.each_of import each_of

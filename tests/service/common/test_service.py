@@ -12,9 +12,10 @@ from sqlalchemy.engine import make_url
 
 from common.db.database import new_metadata
 from common.keyring import OtherKey
-from common.service import BODY_BYTES, Service, resources
+from common.service import Service, resources
 from common.settings import ServiceSettings
 from common.web.auth import require
+from common.web.edge.bodies import BODY_BYTES
 from common.web.streaming import Streamed
 from tests.support.builders import field_keys, number, subject
 from tests.support.each_of import each_of
@@ -312,8 +313,21 @@ async def test_a_stranger_cannot_make_us_read_on(client: httpx.AsyncClient, chun
 
     headers = {"Authorization": ""} | ({} if chunked else {"Content-Length": str(10**12)})
     answered = await asyncio.wait_for(client.post("/v1/things", content=endless(), headers=headers), 30)
-    assert answered.status_code == 413
-    assert sent == (17 if chunked else 0)
+    assert answered.status_code == (401 if chunked else 413)
+    assert sent == 0
+
+
+async def test_a_body_without_a_length_is_read_to_its_limit_and_no_further(client: httpx.AsyncClient) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 1
+            yield b"[" * 64 * 1024
+
+    answered = await asyncio.wait_for(client.post("/v1/things", content=endless()), 30)
+    assert (answered.status_code, sent) == (413, 17)
 
 
 async def test_a_head_of_a_streamed_answer_produces_no_line(client: httpx.AsyncClient) -> None:

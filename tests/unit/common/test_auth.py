@@ -1,6 +1,8 @@
 """Who may call: tokens of one key in development, of an issuer's keys in production, and nobody without."""
 
+import asyncio
 import base64
+import contextlib
 import hmac
 import json
 import time
@@ -8,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Annotated, Any
 
 import httpx
@@ -23,7 +25,7 @@ from common.web import problems
 from common.web.auth import Authenticator, Caller, require
 from common.web.auth.organisations import NO_SENDERS
 from common.web.problems import Forbidden, Unauthorised, Unavailable
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, is_so
 from tests.support.running import AUTH_KEY, ISSUER, KEY_RING, LIMITS
 
 OTHER_KEY = "another key, of thirty-two bytes or more, of somebody else"
@@ -209,9 +211,11 @@ class Issuer:
     url: str = ""
     keys: dict[str, PrivateKey] = field(default_factory=dict)
     asked: int = 0
+    hangs: Event = field(default_factory=Event)  # cleared: does not answer
 
     def jwks(self) -> dict[str, Any]:
         self.asked += 1
+        self.hangs.wait(60)
         return {"keys": [{**_public(key), "kid": kid, "use": "sig"} for kid, key in self.keys.items()]}
 
     def token(self, kid: str, **more: Any) -> str:
@@ -234,12 +238,14 @@ def issuer() -> Iterator[Issuer]:
             body = json.dumps(found.jwks()).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            with contextlib.suppress(ConnectionError):  # the service has given up
+                self.end_headers()
+                self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
             """Not to the test's output."""
 
+    found.hangs.set()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     found.url = f"http://127.0.0.1:{server.server_port}/jwks"
     serving = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -315,6 +321,57 @@ def _signed_with_what_everybody_knows(public: dict[str, Any]) -> str:
     signed = part({"alg": "HS256", "typ": "JWT", "kid": "ec-1"}) + b"." + part(claims())
     mac = hmac.new(json.dumps(public).encode(), signed, "sha256").digest()
     return (signed + b"." + base64.urlsafe_b64encode(mac).rstrip(b"=")).decode()
+
+
+async def test_a_hanging_issuer_stops_no_call_with_a_known_key(issuer: Issuer) -> None:
+    production = Authenticator(settings(auth_jwks_url=issuer.url), keys_kept_s=0.0, look_again_s=0)
+    known = f"Bearer {issuer.token('ec-1')}"
+    await production.caller(known)
+    issuer.hangs.clear()
+    async with asyncio.timeout(30):
+        for _ in range(12):
+            assert (await production.caller(known)).subject == "shop"  # the last keys
+        with pytest.raises(Unauthorised):  # after a second, whoever invents a key
+            await production.caller(f"Bearer {token(issuer.keys['ec-1'], 'ES256', {'kid': 'invented'})}")
+    assert issuer.asked <= 2  # a single fetch is under way
+    issuer.hangs.set()
+    assert production.issuer is not None
+    await production.issuer.close()
+
+
+async def test_the_last_keys_end_with_the_grace_and_the_refusal_comes_at_once(issuer: Issuer) -> None:
+    production = Authenticator(settings(auth_jwks_url=issuer.url, auth_keys_grace_s=0.0), keys_kept_s=0.2)
+    known = f"Bearer {issuer.token('ec-1')}"
+    await production.caller(known)
+    issuer.hangs.clear()
+    refusals: list[float] = []
+
+    async def refused() -> bool:
+        begun = time.monotonic()
+        try:
+            await production.caller(known)
+        except Unavailable:
+            refusals.append(time.monotonic() - begun)
+        return len(refusals) >= 12
+
+    await eventually(refused)
+    assert sorted(refusals)[5] < 0.5  # those of the first second wait for the rest of the second
+    issuer.hangs.set()
+
+    async def trusted_again() -> bool:
+        try:
+            return (await production.caller(known)).subject == "shop"
+        except Unavailable:
+            return False
+
+    await eventually(trusted_again)
+    assert production.issuer is not None
+    await production.issuer.close()
+
+
+async def test_the_keys_are_fetched_without_a_call(issuer: Issuer) -> None:
+    async with Authenticator(settings(auth_jwks_url=issuer.url), keys_kept_s=0.0, look_again_s=0.01).kept():
+        await eventually(lambda: is_so(issuer.asked >= 3))
 
 
 async def test_while_the_issuer_is_down_the_caller_is_told_to_come_back(issuer: Issuer) -> None:

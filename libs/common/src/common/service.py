@@ -27,7 +27,6 @@ from fastapi.routing import iter_route_contexts
 from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import Column, MetaData, func, select
-from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -49,10 +48,11 @@ from common.telemetry import continue_trace, log_to_stderr, traceparent
 from common.web import problems
 from common.web.auth import Authenticator
 from common.web.auth.organisations import Organisations
+from common.web.edge.bodies import Bodies
 from common.web.edge_id import EdgeIds
 from common.web.openapi import App, catalogue
 from common.web.prefix import Prefixed
-from common.web.problems import MethodNotAllowed, NotFound, Problem, Reason, TooLarge
+from common.web.problems import MethodNotAllowed, NotFound, Problem
 from common.web.query import only_known_parameters
 from common.web.server import server_of
 from common.web.streaming import BODILESS
@@ -61,7 +61,6 @@ log = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=ServiceSettings)
 
-BODY_BYTES = 1024 * 1024  # of a request, unless `body_limits` names the path
 GC_THRESHOLD = 50_000  # objects; Python's default is 700
 KEPT_BYTES = 32 * 1024 * 1024  # of freed memory; glibc's largest threshold
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
@@ -178,11 +177,11 @@ def create_app(service: Service[S]) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, object]]:
-        async with running(service) as (held, state):
+        async with running(service) as (held, state), Authenticator(service.settings).kept() as authenticator:
             yield {
                 "resources": held,
                 "running": state,
-                "authenticator": Authenticator(service.settings),
+                "authenticator": authenticator,
                 "organisations": Organisations(held.database, service.senders_arrive_within_s),
             }
 
@@ -206,7 +205,7 @@ def create_app(service: Service[S]) -> FastAPI:
         app.add_middleware(_Head, routes=app.router.routes, callbacks=service.quick)
         if service.quick:
             app.add_middleware(_Quick, routes=service.quick)
-    app.add_middleware(_BodyLimit, limits=service.body_limits)
+    app.add_middleware(Bodies, limits=service.body_limits, most_held=service.settings.bodies_bytes)
     app.add_middleware(_Nameless)
     app.add_middleware(_Trace)
     app.add_middleware(Prefixed)
@@ -500,56 +499,6 @@ def _refusing_methods(app: FastAPI, callbacks: Sequence[Route]) -> Callable[[Req
 
 def _serves(routes: Sequence[BaseRoute], scope: Scope) -> bool:
     return any(route.matches(dict(scope))[0] is Match.FULL for route in routes)
-
-
-class _BodyLimit:
-    """Middleware: refuse a body larger than the limit of its path.
-
-    Decides by the announced length, or once more has arrived, also for anonymous callers: routes read the body first.
-    """
-
-    def __init__(self, app: ASGIApp, limits: Mapping[str, int | None]) -> None:
-        self._app = app
-        self._limits = limits
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        limit = self._limit(scope["path"]) if scope["type"] == "http" else None
-        if limit is None:
-            await self._app(scope, receive, send)
-            return
-        too_large = problems.answer(
-            TooLarge(f"at most {limit} bytes", reasons=[Reason("body", "too_large")], headers={"Connection": "close"})
-        )
-        announced = next((v for k, v in scope["headers"] if k == b"content-length"), b"")
-        if announced.isdigit() and int(announced) > limit:
-            await too_large(scope, receive, send)
-            return
-        arrived, begun = 0, False
-
-        async def counted() -> Message:
-            nonlocal arrived
-            message = await receive()
-            arrived += len(message.get("body", b""))
-            if arrived > limit:
-                raise HTTPException(413)
-            return message
-
-        async def unless_refused(message: Message) -> None:
-            nonlocal begun
-            if begun or arrived <= limit:  # the app may answer the exception: the 413 replaces that answer
-                begun = True
-                await send(message)
-
-        try:
-            await self._app(scope, counted, unless_refused)
-        finally:
-            if arrived > limit and not begun:
-                await too_large(scope, receive, send)
-
-    def _limit(self, path: str) -> int | None:
-        """Return the limit of the longest matching path."""
-        stated = [p for p in self._limits if path == p or path.startswith(p if p.endswith("/") else f"{p}/")]
-        return self._limits[max(stated, key=len)] if stated else BODY_BYTES
 
 
 def collect_rarely() -> None:

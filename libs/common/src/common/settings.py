@@ -77,6 +77,8 @@ class ServiceSettings(BaseSettings):
     nice: int = Field(0, ge=0, le=19)
     # Longer than any client: else a request can arrive on a closing connection (docs/providers.md).
     keep_alive_s: int = Field(620, ge=1)
+    connections: int = Field(500, ge=1)  # beyond, the one that has waited longest for a request is closed
+    bodies_bytes: int = Field(64 * 1024 * 1024, ge=1024 * 1024)  # of all bodies in memory; beyond: 503
     leave_s: float = Field(5.0, ge=0)  # after SIGTERM, answers say `Connection: close`
     drain_s: float = 10.0  # for workers, after SIGTERM
 
@@ -85,6 +87,7 @@ class ServiceSettings(BaseSettings):
 
     auth_key: SecretStr | None = None  # HS256, local development only
     auth_jwks_url: str | None = None
+    auth_keys_grace_s: float = Field(3600.0, ge=0)  # how long the last keys count while the issuer does not answer
     auth_issuer: str = "placet-development"
     auth_audience: str = "placet-development"
 

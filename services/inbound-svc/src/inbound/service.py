@@ -17,6 +17,7 @@ from inbound import codes, operators, pruning, replies, reviews, store, webhooks
 from inbound.copier import copier
 from inbound.eraser import eraser
 from inbound.providers import PROVIDERS, UNDOCUMENTED, Account, Kind
+from inbound.providers.provider import JSON_BYTES
 from inbound.pulls import LISTINGS, Keys, ovh_messages, puller
 from inbound.pulls.puller import Pull
 
@@ -239,7 +240,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         routers=[described, reviews.router, replies.router],
         senders_arrive_within_s=codes.ARRIVE_WITHIN_S,
         published=store.PUBLISHED,
-        body_limits={"/v1/callbacks": None},  # each provider has a limit
+        body_limits={"/v1/callbacks": JSON_BYTES},  # of the largest; each provider has a limit
         background=background,
         more_topics=[topic for name in settings.kafka_operators for topic in operator_topics(name)],
     )

@@ -48,6 +48,7 @@ from inbound.providers import (
     WrongField,
     capabilities,
     genuine,
+    look_at_head,
 )
 from inbound.store import Origin
 
@@ -165,15 +166,17 @@ async def _receive(
     provider = PROVIDERS[account.provider]
     if request.method == "GET" and not provider.takes_get:
         raise MethodNotAllowed("this provider does not call by GET", headers={"Allow": "POST"})
-    callback = Callback(
+    head = Callback(
         target=_target(request),
         headers=_headers(request),
-        body=await _body(request, provider.max_body_bytes),
+        body=b"",
         method=request.method,
         address=request.client.host if request.client else "",
         path_secret=secret,
     )
     try:
+        look_at_head(head, account)
+        callback = replace(head, body=await _body(request, provider.max_body_bytes))
         once = genuine(callback, account, received_at)
         kind = provider.kind_of(callback, addressed)
         origin = Origin(account.provider, account.account, kind)

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from common.db.database import AWAY
 from common.telemetry import masked, trace_id
@@ -283,6 +284,10 @@ def install(app: FastAPI) -> None:
     async def on_http(request: Request, error: HTTPException) -> JSONResponse:
         kind = OF_FRAMEWORK.get(error.status_code, Malformed if error.status_code < 500 else Problem)
         return answer(kind(str(error.detail), headers=error.headers))
+
+    @app.exception_handler(ClientDisconnect)
+    async def on_disconnect(request: Request, error: ClientDisconnect) -> JSONResponse:
+        return answer(Malformed("the body ended early", reasons=[Reason("body", "disconnected")]))
 
     async def on_database(request: Request, error: Exception) -> JSONResponse:
         log.error("a dependency is down", exc_info=error)

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from common.settings import ServiceSettings
+from common.web.edge.connection import Config, Crowd
 
 ARRIVAL_S = 1.0
 GRACE_S = 5  # before the workers drain
@@ -32,11 +33,11 @@ class _Socket(Protocol):
 
 
 def server_of(app: FastAPI, settings: ServiceSettings) -> "Server":
-    config = uvicorn.Config(
+    config = Config(
         app,
+        Crowd(settings.connections),
         host=settings.host,
         port=settings.port,
-        http=HttpToolsProtocol,
         log_config=None,
         access_log=False,
         timeout_keep_alive=settings.keep_alive_s,

@@ -67,6 +67,26 @@ PROVIDERS: Mapping[str, Provider] = {
     "vonage-messages": vonage_messages,
 }
 UNDOCUMENTED: Mapping[str, str] = {"bird": messagebird.BIRD_GAP, "smsmode": smsmode.GAP}
+# The headers without which no callback of the provider is genuine: asked for before the body is read. Not of those that
+# sign in the body, or by one of two headers
+SIGNED_BY: Mapping[str, tuple[str, ...]] = {
+    "messagebird": ("messagebird-signature-jwt",),
+    "simulator": ("placet-timestamp", "placet-signature"),
+    "sinch": ("x-sinch-webhook-signature",),
+    "standard": ("webhook-id", "webhook-timestamp", "webhook-signature"),
+    "telnyx": ("telnyx-signature-ed25519", "telnyx-timestamp"),
+    "twilio": ("x-twilio-signature",),
+    "vonage-messages": ("authorization",),
+}
+
+
+def look_at_head(head: Callback, account: Account) -> None:
+    """Refuse what cannot be genuine whatever its body is: before the body is read. Raises NotGenuine."""
+    if not (account.secrets or account.path_secrets or account.basic or account.addresses):
+        raise NotGenuine("nothing_to_check")
+    access.check(head, account)
+    if account.secrets and not all(head.headers.get(name) for name in SIGNED_BY.get(account.provider, ())):
+        raise NotGenuine("signature_missing")
 
 
 def genuine(callback: Callback, account: Account, now: datetime) -> Once | None:
@@ -75,9 +95,7 @@ def genuine(callback: Callback, account: Account, now: datetime) -> Once | None:
     Raises NotGenuine, or Unreadable where the signature is in the body. An account with neither secret nor fence gets
     no callbacks.
     """
-    if not (account.secrets or account.path_secrets or account.basic or account.addresses):
-        raise NotGenuine("nothing_to_check")
-    access.check(callback, account)
+    look_at_head(callback, account)
     return PROVIDERS[account.provider].verify(callback, account, now) if account.secrets else None
 
 
@@ -116,4 +134,5 @@ __all__ = [
     "ambiguous",
     "capabilities",
     "genuine",
+    "look_at_head",
 ]

@@ -8,7 +8,8 @@ and never another organisation's senders.
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
@@ -21,11 +22,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.limits import NO_LIMITS, Granted, LimitsUnreadable
 from common.settings import ServiceSettings
 from common.web.auth import rates
+from common.web.auth.issuer import Issuer
 from common.web.auth.organisations import NO_SENDERS, Organisations
-from common.web.problems import Forbidden, NotFound, Reason, Unauthorised, Unavailable
+from common.web.problems import Forbidden, NotFound, Reason, Unauthorised
 
 ASYMMETRIC = ("RS256", "ES256", "EdDSA")
-JWKS_TIMEOUT_S = 5
 CLOCKS_DIFFER_S = 60  # callers use a token at once (RFC 7519, 4.1.4 and 4.1.5)
 PLATFORM = "platform:admin"
 NOBODY = ""  # no sender has this id; its look-up takes as long as a real one
@@ -148,22 +149,30 @@ class Authenticator:
     """Turns an Authorization header into a Caller. Raises Unauthorised; Unavailable for a silent issuer."""
 
     def __init__(self, settings: ServiceSettings, *, keys_kept_s: float = 300, look_again_s: float = 30) -> None:
-        """Read tokens by the issuer's key set, or by the shared key of development.
-
-        `look_again_s`: how soon after a fetch an unknown key causes another.
-        """
+        """Read tokens by the issuer's key set, or by the shared key of development. Times: `Issuer`."""
         self._settings = settings
-        # no `cache_keys`: the cache would keep a withdrawn key valid
-        self._jwks = (
-            jwt.PyJWKClient(
+        self.issuer = (
+            Issuer(
                 settings.auth_jwks_url,
-                lifespan=keys_kept_s,
-                cooldown_duration=look_again_s,
-                timeout=JWKS_TIMEOUT_S,
+                keys_kept_s=keys_kept_s,
+                grace_s=settings.auth_keys_grace_s,
+                look_again_s=look_again_s,
             )
             if settings.auth_jwks_url
             else None
         )
+
+    @asynccontextmanager
+    async def kept(self) -> AsyncIterator["Authenticator"]:
+        """Keep the issuer's keys fresh during the block, also without a call."""
+        keeping = asyncio.create_task(self.issuer.run(), name="issuer's keys") if self.issuer else None
+        try:
+            yield self
+        finally:
+            if self.issuer and keeping:
+                keeping.cancel()
+                await asyncio.gather(keeping, return_exceptions=True)
+                await self.issuer.close()
 
     async def caller(self, authorization: str | None) -> Caller:
         scheme, _, token = (authorization or "").partition(" ")
@@ -171,8 +180,6 @@ class Authenticator:
             raise Unauthorised("send a bearer token", headers=CHALLENGE)
         try:
             claims = await self._claims(token.strip())
-        except jwt.PyJWKClientConnectionError as error:
-            raise Unavailable("the issuer of tokens does not answer", headers={"Retry-After": "1"}) from error
         except jwt.PyJWTError as error:
             raise Unauthorised(f"the token is refused: {type(error).__name__}", headers=CHALLENGE) from error
         senders = claims.get("senders", [])
@@ -199,8 +206,8 @@ class Authenticator:
 
     async def _claims(self, token: str) -> Mapping[str, object]:
         key: Any
-        if self._jwks:
-            key = (await asyncio.to_thread(self._jwks.get_signing_key_from_jwt, token)).key
+        if self.issuer:
+            key = await self.issuer.key(token)
             algorithms: tuple[str, ...] = ASYMMETRIC
         else:
             assert self._settings.auth_key is not None
@@ -230,6 +237,13 @@ class Required:
     platform: bool
 
     async def __call__(self, request: Request) -> Caller:
+        """Return the caller. A route asks once more after `edge/bodies.py`, and gets the same."""
+        asked: dict[Required, Caller] = request.scope.setdefault("placet.callers", {})
+        if self not in asked:
+            asked[self] = await self._asked(request)
+        return asked[self]
+
+    async def _asked(self, request: Request) -> Caller:
         state = request.state
         found: Caller = await state.authenticator.caller(request.headers.get("authorization"))
         now = datetime.now(UTC)
