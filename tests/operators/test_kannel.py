@@ -1,6 +1,6 @@
 """Placet behind a real gateway that nobody here wrote: Debian's Kannel, with its fakesmsc as the SMSC.
 
-PLACET_OPERATORS_MESSAGES   messages of a run; 160 unless set
+PLACET_OPERATORS_MESSAGES   messages of a run; 80 unless set
 PLACET_OPERATORS_RUNS       runs in which nothing is killed; 1 unless set
 """
 
@@ -32,7 +32,7 @@ from tests.support.operators.kannel import BEARERBOX, BEGINNING, SMSBOX, Kannel,
 
 log = logging.getLogger(__name__)
 
-MESSAGES = int(os.environ.get("PLACET_OPERATORS_MESSAGES", "160"))
+MESSAGES = int(os.environ.get("PLACET_OPERATORS_MESSAGES", "80"))
 RUNS = int(os.environ.get("PLACET_OPERATORS_RUNS", "1"))
 PARTS = range(1, 9)
 WITHIN_S = 120.0 + MESSAGES / 10
