@@ -40,6 +40,7 @@ OADC = "MAISONLUNE"
 FORM = {"source": "form", "form_id": "checkout", "form_version": "3", "text_shown": "Oui, je veux les offres par SMS"}
 BEGINS, WIDE = "Maison Lune :", "\U0001f600"
 GSM_WORDS = (" -20 %", " 10 €", " [à midi]", " ~ ^ |", " déjà")
+STOPS = ("STOP", "توقف", "Arrêtez", "stop svp", "STOP ÇA SUFFIT")
 codes = iter(range(36100, 36999))
 
 pytestmark = pytest.mark.timeout(300 + int(WITHIN_S) * RUNS * 4)
@@ -324,7 +325,7 @@ async def test_nothing_is_lost_where_nothing_is_killed(placet: Placet, run: int)
     sender = senders[0]
     begun = placet.kannel.here()
     gone = sender.people[::4]
-    for person, text in zip(gone, ("STOP", "stop svp", "Arrêtez", "STOP ÇA SUFFIT") * len(gone), strict=False):
+    for person, text in zip(gone, STOPS * len(gone), strict=False):
         await placet.stopped(sender, [person], text)
 
     async def enforced() -> bool:
