@@ -79,7 +79,7 @@ unit property contract conformance service e2e: install $(SMSC)/installed ## Run
 	$(if $(filter e2e,$@),$(BIN)/pytest,$(PYTEST)) tests/$@
 
 operators: install $(SMSC)/installed ## Run Placet behind gateways that others wrote, Debian's Kannel first (MESSAGES=2000 RUNS=10: the long form; T=path narrows)
-	PLACET_OPERATORS_MESSAGES=$(or $(MESSAGES),160) PLACET_OPERATORS_RUNS=$(or $(RUNS),1) \
+	PLACET_OPERATORS_MESSAGES=$(or $(MESSAGES),80) PLACET_OPERATORS_RUNS=$(or $(RUNS),1) \
 		$(BIN)/pytest --log-cli-level=INFO --durations=10 $(or $(T),tests/operators)
 
 mutants: install ## Apply small faults, one at a time, that the tests must catch (M=part of a name)

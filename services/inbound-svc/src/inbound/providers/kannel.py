@@ -1,11 +1,12 @@
 """Kannel: MOs by the `get-url` or `post-url` of our own smskannel.conf, DLRs by the `dlr-url` of the submit.
 
-Kannel runs on our own network: use the address list, and a secret path. The names are those of nyaruka/courier:
+Kannel runs on our own network: use the address list, and a secret path. docs/operators/kannel.md has the whole file.
+The names are those of nyaruka/courier:
 
     get-url = ".../messages?backend=%i&sender=%p&to=%P&message=%b&charset=%C&ts=%T&id=%I"
     post-url = ".../messages"             headers X-Kannel-From, X-Kannel-To; the body is the text
     dlr-url = ".../receipts?id=<our message id>&status=%d"    dlr-mask 31
-    omit-empty = true                     our answer is empty, and must not become an SMS to the person
+    max-messages = 0                      no answer of ours, and no failure, becomes an SMS to the person
 
 `%c`, the coding, counts from 0 or from 1 by version: not read. The zone of X-Kannel-Time is not documented: the header
 is only `written_at`. (kannel.org user guide; names: courier handlers/kannel/handler_test.go)
