@@ -75,7 +75,7 @@ class ServiceSettings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
     roles: Annotated[frozenset[Role], NoDecode] = ALL_ROLES
     nice: int = Field(0, ge=0, le=19)
-    # Longer than any client: else a request can arrive on a closing connection (docs/providers.md).
+    # Longer than any client: else a request can arrive on a closing connection (docs/operators/webhook.md).
     keep_alive_s: int = Field(620, ge=1)
     leave_s: float = Field(5.0, ge=0)  # after SIGTERM, answers say `Connection: close`
     drain_s: float = 10.0  # for workers, after SIGTERM
