@@ -65,7 +65,7 @@ else
 	$(BIN)/pytest tests/e2e
 endif
 
-test-kafka: install ## Run the tests that depend on the broker on Apache Kafka (Java 17; Maven the first time; T=path narrows)
+test-kafka: install ## Run the tests that depend on the broker on Apache Kafka (a JDK 17; Maven the first time; T=path narrows)
 ifdef T
 	PLACET_TEST_BROKERS=1 $(BIN)/pytest $(T)
 else
@@ -144,8 +144,9 @@ wheels: install ## Build the wheels of the Python client, the command line and t
 rooms: install ## Regenerate the rooms of docs/architecture.md from the docstrings
 	$(BIN)/python -m tests.contract.rooms
 
-schemas: install ## Regenerate JSON Schemas, OpenAPI and AsyncAPI documents (additive changes; BREAKS="why" accepts others of the latter two)
+schemas: install ## Regenerate JSON Schemas, OpenAPI and AsyncAPI documents, examples of docs/operators (additive changes; BREAKS="why" accepts others of the latter two)
 	$(BIN)/python -m tests.contract.schemas
 	$(BIN)/python -m tests.contract.callbacks
 	$(BIN)/python -m tests.contract.asyncapi $(BREAKS)
+	$(BIN)/python -m tests.contract.wire
 	$(BIN)/python -m tests.contract.documents $(BREAKS)

@@ -120,11 +120,13 @@ async def fuzzed(surroundings: Surroundings, service: str, folder: Path, **more:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What `look` sees are examples of `strategy`; `few` of them where there is no time."""
+    """What `look` sees are examples of `strategy`; `few` of them where there is no time. `shrinks`: a failing example
+    is made smaller, where looking at hundreds of others takes no minutes."""
 
     strategy: st.SearchStrategy[Any]
     look: Callable[[Any], None]
     few: int
+    shrinks: bool = True
 
 
 async def fuzz(label: str, under_test: Fuzzed, *checks: Check) -> None:
@@ -150,7 +152,7 @@ def _run(check: Check, examples: int, number: int) -> None:
         max_examples=examples,
         deadline=None,
         database=None,
-        phases=[Phase.generate, Phase.shrink],
+        phases=[Phase.generate, Phase.shrink] if check.shrinks else [Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
     @given(check.strategy)

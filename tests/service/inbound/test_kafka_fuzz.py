@@ -291,6 +291,7 @@ def people_in(record: Record) -> set[str]:
     return {numbers[told.decode()] for told in [*whole, *inside] if told.decode() in numbers}
 
 
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of a failing batch; the assertion names the record
 @pytest.mark.timeout(FUZZ_SECONDS + LOADED_S)
 async def test_whatever_an_operator_writes_is_read_or_listed_and_holds_its_person(
     surroundings: Surroundings, tmp_path: Path
@@ -301,7 +302,8 @@ async def test_whatever_an_operator_writes_is_read_or_listed_and_holds_its_perso
         await ensured(settings, topic)
     async with fuzzed(surroundings, "inbound", tmp_path, **more) as inbound:
         edge = Edge(surroundings, inbound)
-        await fuzz("inbound-svc", inbound, Check(st.lists(records(), min_size=30, max_size=60), edge.look, 4))
+        batches = st.lists(records(), min_size=30, max_size=60)
+        await fuzz("inbound-svc", inbound, Check(batches, edge.look, 2, shrinks=False))
         print(f"{sum(edge.ends.values())} records: {dict(edge.became)}")  # noqa: T201
         assert all(edge.became[each] for each in ("messages kept", "receipts kept", "dead letters", "people held"))
         assert inbound.ask(Asked("GET", b"/readyz")).status == 200

@@ -75,7 +75,7 @@ class ServiceSettings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
     roles: Annotated[frozenset[Role], NoDecode] = ALL_ROLES
     nice: int = Field(0, ge=0, le=19)
-    # Longer than any client: else a request can arrive on a closing connection (docs/providers.md).
+    # Longer than any client: else a request can arrive on a closing connection (docs/operators/webhook.md).
     keep_alive_s: int = Field(620, ge=1)
     connections: int = Field(500, ge=1)  # beyond, the one that has waited longest for a request is closed
     bodies_bytes: int = Field(64 * 1024 * 1024, ge=1024 * 1024)  # of all bodies in memory; beyond: 503
