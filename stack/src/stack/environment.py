@@ -12,13 +12,17 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import jwt
 
 from stack.processes import DidNotStart, free_port
 
 Hours = Literal["demonstration", "france"]
+Kind = Literal["kafka", "smpp"]  # of an operator before the simulator: `stack.bridge`
+KINDS: Sequence[Kind] = get_args(Kind)
+OPERATOR = "demo"  # in its topics, and the account's name
+SMPP_USER, SMPP_PASSWORD_CHARS = "placet", 8
 
 SERVICES = ("consent", "inbound", "campaign", "dispatch")
 PARTITIONS = 6
@@ -57,11 +61,13 @@ class Operators:
     """The operators of a stack beside the simulator.
 
     `gateways`: PLACET_GATEWAYS, instead of the simulator's gateway; `{inbound}` in them is the URL of the stack's
-    inbound-svc. `accounts`: of PLACET_PROVIDER_ACCOUNTS, beside the stack's own.
+    inbound-svc. `accounts`: of PLACET_PROVIDER_ACCOUNTS, beside the stack's own. `kind`: how the services reach the
+    simulator (`stack.bridge`); by its HTTP unless set.
     """
 
     gateways: Sequence[Mapping[str, object]] | None = field(default=None, repr=False)
     accounts: Sequence[Mapping[str, object]] = field(default=(), repr=False)
+    kind: Kind | None = None
 
 
 NO_OPERATORS = Operators()
@@ -69,8 +75,14 @@ INBOUND = "{inbound}"
 
 
 def operators_asked(told: Mapping[str, str]) -> Operators:
-    """Read the files that the variables GATEWAYS and ACCOUNTS name. Raises DidNotStart."""
+    """Read the files that the variables GATEWAYS and ACCOUNTS name, and OPERATOR. Raises DidNotStart."""
+    kind = next((each for each in KINDS if each == told.get("OPERATOR")), None)
+    if told.get("OPERATOR") and kind is None:
+        raise DidNotStart(f"OPERATOR is one of {', '.join(KINDS)}; without it the simulator is reached by HTTP")
+    if kind is not None and told.get("GATEWAYS"):
+        raise DidNotStart("leave out GATEWAYS or OPERATOR: both name the gateway")
     return Operators(
+        kind=kind,
         gateways=_listed("GATEWAYS", told["GATEWAYS"]) if told.get("GATEWAYS") else None,
         accounts=_listed("ACCOUNTS", told["ACCOUNTS"]) if told.get("ACCOUNTS") else (),
     )
@@ -125,6 +137,8 @@ class Environment:
     more: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     urls: Mapping[str, str] = field(default_factory=lambda: {name: _url() for name in (*SERVICES, "simulator")})
     projection_url: str = field(default_factory=_url)
+    bridge_url: str = field(default_factory=_url)
+    smpp_port: int = field(default_factory=free_port)
     database_passwords: Mapping[str, str] = field(
         default_factory=lambda: {name: secrets.token_urlsafe(16) for name in SERVICES}, repr=False
     )
@@ -169,7 +183,9 @@ class Environment:
         if name == "dispatch":
             told["PLACET_ROLES"] = "api,worker,relay"  # see `of_projection`
             told["PLACET_NICE"] = "5"  # STOPs and codes get the processor before a campaign
-            if self.operators.gateways is not None:
+            if self.operators.kind is not None:
+                told["PLACET_GATEWAYS"] = json.dumps([self._gateway(self.operators.kind)])
+            elif self.operators.gateways is not None:
                 told["PLACET_GATEWAYS"] = json.dumps(self.operators.gateways).replace(INBOUND, self.urls["inbound"])
             else:
                 told["PLACET_GATEWAY_URL"] = self.urls["simulator"]
@@ -177,6 +193,8 @@ class Environment:
                 told["PLACET_GATEWAY_IDEMPOTENT"] = str(self.idempotent_gateway).lower()
         if name == "inbound":
             told["PLACET_PROVIDER_ACCOUNTS"] = json.dumps(self._provider_accounts())
+            if self.operators.kind is not None:
+                told["PLACET_KAFKA_OPERATORS"] = json.dumps([OPERATOR])
         return {**_inherited(), **told, **self.more.get(name, {})}
 
     def of_projection(self, dispatch: Mapping[str, str]) -> dict[str, str]:
@@ -184,14 +202,32 @@ class Environment:
         port = self.projection_url.rpartition(":")[2]
         return {**dispatch, "PLACET_ROLES": "projection", "PLACET_NICE": "0", "PLACET_PORT": port}
 
+    def of_bridge(self, bootstrap: str) -> dict[str, str]:
+        """Return the variables of the bridge between the services and the simulator."""
+        return _inherited() | {
+            "PLACET_BRIDGE_PORT": self.bridge_url.rpartition(":")[2],
+            "PLACET_BRIDGE_SIMULATOR": self.urls["simulator"],
+            "PLACET_BRIDGE_TOKEN": self.gateway_token,
+            "PLACET_BRIDGE_KAFKA": bootstrap,
+            "PLACET_BRIDGE_SMPP_PORT": str(self.smpp_port),
+        }
+
+    def _gateway(self, kind: Kind) -> dict[str, object]:
+        """Return the gateway to the bridge. A repeated reference on the topic is the same SMS to the simulator."""
+        if kind == "kafka":
+            return {"provider": "kafka", "account": OPERATOR, "idempotent": True}
+        secret = self.gateway_token[:SMPP_PASSWORD_CHARS]
+        url = f"smpp://127.0.0.1:{self.smpp_port}"
+        return {"provider": "smpp", "account": OPERATOR, "url": url, "user": SMPP_USER, "secret": secret}
+
     def of_simulator(self, log: Path) -> dict[str, str]:
         return _inherited() | {
             "PLACET_SIM_PORT": self.urls["simulator"].rpartition(":")[2],
             "PLACET_SIM_TOKEN": self.gateway_token,
             "PLACET_SIM_SECRET": self.simulator_secret,
             "PLACET_SIM_LOG": str(log),
-            "PLACET_SIM_IDEMPOTENT": str(int(self.idempotent_gateway)),
-            "PLACET_INBOUND_URL": self.urls["inbound"],
+            "PLACET_SIM_IDEMPOTENT": str(int(self.idempotent_gateway or self.operators.kind is not None)),
+            "PLACET_INBOUND_URL": self.urls["inbound"] if self.operators.kind is None else self.bridge_url,
             **self.more.get("simulator", {}),
         }
 

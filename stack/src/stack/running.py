@@ -110,6 +110,14 @@ async def running_stack(
             ),
             *(supervisor.run(f"{name}-migrate", _python(name, "migrate"), env=told[name]) for name in SERVICES),
         )
+        if operators.kind is not None:
+            say(f"the bridge that is an operator over {operators.kind}")
+            await supervisor.start(
+                "bridge",
+                _python("stack.bridge", operators.kind),
+                env=environment.of_bridge(broker.bootstrap),
+                ready=f"{environment.bridge_url}/livez",
+            )
         say("the four services")
         await together(
             *(
