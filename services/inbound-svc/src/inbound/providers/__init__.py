@@ -66,6 +66,7 @@ PROVIDERS: Mapping[str, Provider] = {
     "vonage": vonage,
     "vonage-messages": vonage_messages,
 }
+SCHEMES: Mapping[str, tuple[str, ...]] = {"plivo": plivo.SCHEMES, "vonage": vonage.SCHEMES}  # the usual one first
 UNDOCUMENTED: Mapping[str, str] = {"bird": messagebird.BIRD_GAP, "smsmode": smsmode.GAP}
 
 
@@ -98,6 +99,7 @@ def ambiguous(receipt: Receipt) -> bool:
 __all__ = [
     "PROVIDERS",
     "RETRIES_FOR",
+    "SCHEMES",
     "UNDOCUMENTED",
     "Account",
     "Answer",
