@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -31,6 +32,7 @@ def submit(
     text: str = "Offre du jour. STOP au 36111",
     category: Category = "marketing",
     begin_by: float = math.inf,
+    deliver_by: datetime | None = None,
 ) -> Submit:
     return Submit(
         reference=str(UUID(int=0x01A21522C89F8DE0A0EE000000000000 + n)),
@@ -41,6 +43,7 @@ def submit(
         category=category,
         text=text,
         begin_by=begin_by,
+        deliver_by=deliver_by,
     )
 
 
@@ -168,7 +171,6 @@ ACCOUNTS: dict[str, Case] = {
             "priority": "medium",
             "charset": "UTF-8",
             "coding": "7bit",
-            "tag": REFERENCE,
         },
         headers={"x-ovh-application": "ak", "x-ovh-consumer": "ck"},
     ),

@@ -1,6 +1,7 @@
 """OVHcloud SMS jobs: JSON, each request signed (DOMAIN 4.1; ovh/python-ovh).
 
-Placet sends jobs of one person, since the ids of an answer do not name their recipient. A wrong signature is a 400, as
+Placet sends jobs of one person, since the ids of an answer do not name their recipient. A job carries no `tag`: a
+DLR names the id, and no page says how long a tag may be. A wrong signature is a 400, as
 are errors of a message; the error code tells them apart. OVH appends the STOP clause to every text not declared
 transactional (`noStopClause`; DOMAIN 8.18).
 """
@@ -21,6 +22,7 @@ from dispatch.gateways.provider import (
     encode,
     json_headers,
     list_of,
+    minutes_left,
     text_of,
 )
 
@@ -38,6 +40,7 @@ OURS = (
 
 def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
     [m] = messages
+    minutes = minutes_left(m, now)
     body = encode(
         {
             "receivers": [m.to],
@@ -48,7 +51,7 @@ def request(messages: Sequence[Submit], account: Account, now: datetime) -> Requ
             "priority": "medium" if m.category == "marketing" else "high",
             "charset": "UTF-8",
             "coding": "7bit" if length(m.text).encoding == "GSM7" else "8bit",
-            "tag": m.reference,
+            **({} if minutes is None else {"validityPeriod": minutes}),
         }
     )
     path = f"/sms/{quote(account.options['service'], safe='')}/jobs"

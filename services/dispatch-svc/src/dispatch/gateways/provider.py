@@ -209,6 +209,19 @@ def each_of(
     return results
 
 
+def seconds_left(message: Submit, now: datetime) -> int | None:
+    """Return the validity period of a message in whole seconds, at least 1, or None without one."""
+    if message.deliver_by is None:
+        return None
+    return max(1, int((message.deliver_by - now).total_seconds()))
+
+
+def minutes_left(message: Submit, now: datetime) -> int | None:
+    """Return the validity period of a message in whole minutes, at least 1, or None without one."""
+    seconds = seconds_left(message, now)
+    return None if seconds is None else max(1, seconds // 60)
+
+
 def digits(number: str) -> str:
     """Return an E.164 number without its plus."""
     return number.removeprefix("+")
