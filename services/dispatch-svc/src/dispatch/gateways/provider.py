@@ -118,6 +118,16 @@ class LooksUp(Protocol):
         """Return the result. Raise as `read` does."""
 
 
+class Explains(Protocol):
+    """The functions of a module whose provider tells more of a refusal when asked. Pure."""
+
+    def question(self, message: Submit, result: Result, account: Account, now: datetime) -> Request | None:
+        """Return the question about a refusal, if there is one."""
+
+    def explained(self, result: Result, answer: Answer) -> Result:
+        """Return the result with what the provider tells. Any exception leaves the result as it was."""
+
+
 def by_status(answer: Answer) -> None:
     """Raise SendError for every status but 2xx."""
     status = answer.status
