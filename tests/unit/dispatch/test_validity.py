@@ -32,6 +32,7 @@ TOLD: dict[str, tuple[str, object]] = {
     "twilio": ("ValidityPeriod", "5430"),
     "vonage": ("ttl", "5430000"),
     "sinch": ("expire_at", "2026-11-30T18:30:30.000Z"),
+    "messagebird": ("validity", 5430),
     "infobip": ("options", {"validityPeriod": {"amount": 90, "timeUnit": "MINUTES"}}),
     "ovh": ("validityPeriod", 90),
     "plivo": ("message_expiry", 5430),
