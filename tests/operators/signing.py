@@ -157,23 +157,24 @@ class Scheme:
     timed: bool = True
     nonced: bool = True
     covers_body: bool = True
+    scheme: str = ""  # of the account, where it has a choice
 
     def account(self, *secrets: str) -> Account:
-        return Account(self.provider, "main", tuple(map(self.configured, secrets)), PUBLIC_URL)
+        return Account(self.provider, "main", tuple(map(self.configured, secrets)), PUBLIC_URL, scheme=self.scheme)
 
 
 SCHEMES = [
     Scheme("twilio", "twilio", twilio, timed=False, nonced=False),
     Scheme("simulator", "simulator", simulator, nonced=False),
     *(
-        Scheme(f"vonage {digest}", "vonage", partial(vonage_sms, digest))
+        Scheme(f"vonage {digest}", "vonage", partial(vonage_sms, digest), scheme=digest)
         for digest in ("md5", "sha1", "sha256", "sha512")
     ),
     Scheme("vonage-messages", "vonage-messages", vonage_messages),
     Scheme("sinch", "sinch", sinch),
     Scheme("messagebird", "messagebird", bird),
     Scheme("plivo V3", "plivo", plivo_v3, timed=False),
-    Scheme("plivo V2", "plivo", plivo_v2, timed=False, covers_body=False),
+    Scheme("plivo V2", "plivo", plivo_v2, timed=False, covers_body=False, scheme="v2"),
     Scheme("telnyx", "telnyx", telnyx, public_half),
     Scheme("standard", "standard", standard, whsec),
 ]

@@ -33,6 +33,7 @@ HERE, ELSEWHERE = ["127.0.0.0/8"], ["192.0.2.0/24"]
 ACCOUNTS: list[dict[str, Any]] = [
     {"provider": "vonage", "account": "main", "secrets": [SECRET], "capabilities": {"retries_for": "PT1H"}},
     {"provider": "plivo", "account": "main", "secrets": [SECRET], "public_url": PUBLIC_URL},
+    {"provider": "plivo", "account": "older", "secrets": [SECRET], "public_url": PUBLIC_URL, "scheme": "v2"},
     {"provider": "standard", "account": "main", "secrets": [WHSEC]},
     {"provider": "kannel", "account": "main", "path_secrets": [PATH_SECRET], "addresses": HERE},
     {"provider": "kannel", "account": "far", "path_secrets": [PATH_SECRET], "addresses": ELSEWHERE},
@@ -102,7 +103,7 @@ class Operators:
         return answer
 
     async def plivo_v2(self, nonce: str, fields: Mapping[str, str]) -> httpx.Response:
-        target = "/v1/callbacks/plivo/main/messages"
+        target = "/v1/callbacks/plivo/older/messages"
         mac = hmac.new(SECRET.encode(), f"{PUBLIC_URL}{target}{nonce}".encode(), hashlib.sha256).digest()
         headers = {
             "X-Plivo-Signature-V2": base64.b64encode(mac).decode(),

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -31,6 +32,7 @@ def submit(
     text: str = "Offre du jour. STOP au 36111",
     category: Category = "marketing",
     begin_by: float = math.inf,
+    deliver_by: datetime | None = None,
 ) -> Submit:
     return Submit(
         reference=str(UUID(int=0x01A21522C89F8DE0A0EE000000000000 + n)),
@@ -41,6 +43,7 @@ def submit(
         category=category,
         text=text,
         begin_by=begin_by,
+        deliver_by=deliver_by,
     )
 
 
@@ -187,9 +190,23 @@ ACCOUNTS: dict[str, Case] = {
             "priority": "medium",
             "charset": "UTF-8",
             "coding": "7bit",
-            "tag": REFERENCE,
         },
         headers={"x-ovh-application": "ak", "x-ovh-consumer": "ck"},
+    ),
+    "messagebird": Case(
+        Account("messagebird", secret="a-key"),
+        lambda m: {"id": "e8077d803532c0b5937c639b60216938", "recipients": {"totalSentCount": 1}},
+        lambda m: f"e8077d803532c0b5937c639b60216938/{m.subject_id}",
+        "/messages",
+        {
+            "originator": "MAISONLUNE",
+            "recipients": ["33639980001"],
+            "body": TEXT,
+            "reference": REFERENCE,
+            "datacoding": "plain",
+        },
+        status=201,
+        headers={"authorization": "AccessKey a-key"},
     ),
     "brevo": Case(
         Account("brevo", secret="a-key", callback_url=CALLBACK),
@@ -430,6 +447,8 @@ EXCHANGES = [
     _vonage("6", Refused),
     Exchange("vonage", 200, {"messages": [{"status": "0", "message-id": "1"}, {"status": "1"}]}, Unanswered),
     Exchange("vonage", 200, {"messages": []}, Unanswered),
+    Exchange("messagebird", 401, {"errors": [{"code": 2}]}, Misconfigured, "http_401"),
+    Exchange("messagebird", 422, {"errors": [{"code": 10}]}, Refused, "http_422"),
     Exchange("sinch", 400, {"code": "syntax_invalid_parameter_format", "text": "no"}, Refused, "http_400"),
     Exchange("sinch", 403, {"code": "unknown_service_plan"}, Misconfigured, "http_403"),
     Exchange("sinch", 403, {"code": "illegal_number_type", "text": "no"}, Refused, "illegal_number_type"),

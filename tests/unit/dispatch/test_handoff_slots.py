@@ -1,6 +1,7 @@
 """Who waits for a slot at the gateway, and for how long; for an answer; and for a gateway whose breaker is open."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -41,7 +42,7 @@ from dispatch.sending.pipeline import Handoff
 from tests.support import builders
 from tests.support.eventually import eventually
 from tests.support.ledger import message
-from tests.support.operators.accounts import ACCOUNTS
+from tests.support.operators.accounts import ACCOUNTS, submit
 from tests.support.operators.faults import fault_server
 
 HOME, ISLANDS = "simulator", "simulator.islands"
@@ -190,6 +191,20 @@ async def test_a_submit_that_outlives_its_gateways_word_is_unknown(monkeypatch: 
     assert late == []
     assert [row.status for row in rows] == ["unknown", "unknown"]
     assert len(server.requests) == 2
+
+
+async def test_a_gateway_is_told_until_when_a_message_may_reach_the_person() -> None:
+    async with fault_server() as server:
+        server.fault, server.answer = None, ACCOUNTS["twilio"].accepted(submit(1))
+        account = ACCOUNTS["twilio"].at(server.url)
+        gateway = HttpGateway("twilio", HTTP_PROVIDERS["twilio"], account, timeout_s=60.0)
+        ends = datetime.now(UTC) + timedelta(hours=2)
+        permit = msgspec.structs.replace(_permit(), gateway="twilio", deliver_by=ends)
+        [row], _ = await _handoff(Traffic([gateway]))._submit([permit])
+        await gateway.close()
+    assert row.status == "accepted"
+    [[told]] = [re.findall(rb"ValidityPeriod=([0-9]+)", each) for each in server.requests]
+    assert 3600 < int(told) <= 7200
 
 
 async def test_nothing_waits_for_its_turn_beyond_the_end_of_its_use(handoff: Handoff) -> None:

@@ -56,6 +56,8 @@ def test_a_secret_is_not_in_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> 
         ({"public_url": None}, "set public_url"),
         ({"public_url": "sms.example.org"}, "public_url"),
         ({"account": "Main/1"}, "account"),
+        ({"scheme": "sha256"}, "twilio has no scheme sha256"),
+        ({"pull": {"user": "AC01"}}, "the pull of twilio needs secret"),
         ({"secret": "a name with a slip"}, "secret"),
     ],
 )

@@ -24,6 +24,7 @@ from tests.operators.signing import (
     plivo_v3,
     public_half,
     standard,
+    vonage_sms,
     whsec,
 )
 
@@ -181,7 +182,34 @@ def test_one_right_signature_of_several_is_enough() -> None:
         "x-plivo-signature-ma-v2": older.headers["x-plivo-signature-v2"],
         "x-plivo-signature-v2-nonce": "n",
     }
-    genuine(replace(older, headers=of_both), Account("plivo", "main", (SECRET,), PUBLIC_URL), NOW)
+    genuine(replace(older, headers=of_both), Account("plivo", "main", (SECRET,), PUBLIC_URL, scheme="v2"), NOW)
+
+
+def test_plivo_v2_is_not_believed_where_v3_is_configured() -> None:
+    """Who strips V3 would be left with a signature that does not cover the body."""
+    with pytest.raises(NotGenuine, match="signature_missing"):
+        genuine(plivo_v2(SECRET, FORM, NOW, "n"), Account("plivo", "main", (SECRET,), PUBLIC_URL), NOW)
+
+
+@pytest.mark.parametrize("digest", ["md5", "sha1", "sha512"])
+def test_vonage_signs_as_the_account_says_and_not_as_the_callback_is_long(digest: str) -> None:
+    callback = vonage_sms(digest, SECRET, FORM, NOW, "n")
+
+    genuine(callback, Account("vonage", "main", (SECRET,), scheme=digest), NOW)
+    with pytest.raises(NotGenuine, match="signature_wrong"):
+        genuine(callback, Account("vonage", "main", (SECRET,)), NOW)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_check_of_a_vonage_url_says_nothing_and_is_answered(method: str) -> None:
+    check = Callback("/v1/callbacks/vonage/main/messages", {}, b"", method)
+
+    assert genuine(check, Account("vonage", "main", (SECRET,)), NOW) is None
+    assert [*vonage.parse_messages(check), *vonage.parse_receipts(check)] == []
+    with pytest.raises(NotGenuine, match="signature_missing"):
+        genuine(
+            replace(check, target=f"{check.target}?text=STOP", method="GET"), Account("vonage", "main", (SECRET,)), NOW
+        )
 
 
 def test_two_fields_of_vonage_cannot_be_passed_off_as_one() -> None:
@@ -191,7 +219,7 @@ def test_two_fields_of_vonage_cannot_be_passed_off_as_one() -> None:
 
 
 def test_plivo_v2_and_v3_share_their_nonces() -> None:
-    account = Account("plivo", "main", (SECRET,), PUBLIC_URL)
+    account = Account("plivo", "main", (SECRET,), PUBLIC_URL, scheme="v2")
 
     assert genuine(plivo_v2(SECRET, FORM, NOW, "n"), account, NOW) == genuine(
         plivo_v3(SECRET, FORM, NOW, "n"), account, NOW
@@ -261,11 +289,14 @@ def as_callback(vector: Mapping[str, Any]) -> tuple[Callback, Account, datetime]
             }
         case "plivo", scheme:
             version = "v2" if "url_without_query" in scheme else "v3"
+            account = replace(account, scheme=version)
             headers = {f"x-plivo-signature-{version}": expected, f"x-plivo-signature-{version}-nonce": given["nonce"]}
         case "telnyx", _:
             at = datetime.fromtimestamp(int(given["timestamp"]), UTC)
             headers = {"telnyx-signature-ed25519": expected, "telnyx-timestamp": given["timestamp"]}
-        case "vonage", _:
+        case "vonage", scheme:
+            named = {32: "md5hash" if scheme.startswith("md5hex") else "md5", 40: "sha1", 64: "sha256", 128: "sha512"}
+            account = replace(account, scheme=named[len(expected)])
             fields = {**json.loads(raw), "sig": expected}
             at = datetime.fromtimestamp(int(fields["timestamp"]), UTC)
             raw, headers = json.dumps(fields).encode(), {"content-type": "application/json"}

@@ -16,7 +16,7 @@ from common.settings import ServiceSettings
 from inbound import codes, operators, pruning, replies, reviews, store, webhooks
 from inbound.copier import copier
 from inbound.eraser import eraser
-from inbound.providers import PROVIDERS, UNDOCUMENTED, Account, Kind
+from inbound.providers import PROVIDERS, SCHEMES, UNDOCUMENTED, Account, Kind
 from inbound.providers.provider import JSON_BYTES
 from inbound.pulls import LISTINGS, Keys, ovh_messages, puller
 from inbound.pulls.puller import Pull
@@ -92,7 +92,8 @@ class AccountSettings(BaseModel):
     A provider which signs nothing needs at least one fence, and every configured fence must hold: `path_secrets` (the
     URL is then /v1/callbacks/<provider>/<account>/<secret>/…), `basic` ("user:password"), `addresses` (networks; behind
     a proxy, FORWARDED_ALLOW_IPS must name the proxy). `short_code`: the number people answer to, where callbacks omit
-    it. `pull`: ask the provider for what no callback told; nothing is pulled without.
+    it. `scheme`: how the provider signs for this account, where the provider has several. `pull`: ask the provider for
+    what no callback told; nothing is pulled without.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -106,6 +107,7 @@ class AccountSettings(BaseModel):
     addresses: tuple[IPvAnyNetwork, ...] = ()
     short_code: str = Field("", pattern=r"^(\+?\d{3,15})?$")
     capabilities: CapabilitySettings = CapabilitySettings()
+    scheme: str = ""
     pull: PullSettings | None = None
 
     @model_validator(mode="after")
@@ -131,6 +133,8 @@ class AccountSettings(BaseModel):
             provider.secret_key(secret)
         if secrets and provider.signs_url and self.public_url is None:
             raise ValueError(f"{self.provider} signs the public URL: set public_url")
+        if self.scheme not in ("", *SCHEMES.get(self.provider, ())):
+            raise ValueError(f"{self.provider} has no scheme {self.scheme}: there are {SCHEMES.get(self.provider, ())}")
         if self.pull is not None and (lacking := self.pull.lacking(self.provider)) is not None:
             raise ValueError(lacking)
         return self
@@ -149,6 +153,7 @@ class AccountSettings(BaseModel):
             addresses=tuple(str(network) for network in self.addresses),
             short_code=self.short_code,
             capabilities=None if capabilities == usual else capabilities,
+            scheme=self.scheme,
         )
 
 

@@ -33,6 +33,7 @@ class MessageSubmitted(Event, frozen=True, kw_only=True):
     short_code: str  # number for people's replies
     category: Category
     text: str
+    deliver_by: Instant | None = None  # when the hours of marketing end: not to be delivered from then on
 
     @property
     def key(self) -> str:

@@ -52,6 +52,7 @@ __all__ = [
     "can_stop",
     "closed_abroad",
     "closed_by",
+    "closes_after",
     "country_of",
     "covers",
     "is_open",
@@ -144,13 +145,17 @@ class Place:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Policy:
-    """An edition with the house's rules: `version` names both. `courtesy`: the policy of service messages, if any."""
+    """An edition with the house's rules: `version` names both. `courtesy`: the policy of service messages, if any.
+
+    `delivery`: the policy as written, where this one closes earlier for the hand-off.
+    """
 
     version: str
     always_open: bool
     hand_off_margin: timedelta
     places: dict[str, Place]
     courtesy: "Policy | None" = None
+    delivery: "Policy | None" = None
 
 
 Opening = tuple[datetime, datetime]  # first open instant, first closed instant after, UTC
@@ -227,6 +232,18 @@ def openings(
             found.append((begins, ends))
         day += timedelta(1)
     return tuple(found)
+
+
+def closes_after(at: datetime, territory: str, policy: Policy, *, region: str | None = None) -> datetime | None:
+    """Return the first instant after `at` when marketing may not reach `territory`.
+
+    `None`: closed already, or open for a day from `at`. The hand-off margin counts as open: a message may still arrive.
+    """
+    start = _utc(at)
+    span = openings(start, start + timedelta(days=1), territory, policy.delivery or policy, region=region)[:1]
+    if not span or span[0][0] != start or span[0][1] == start + timedelta(days=1):
+        return None
+    return span[0][1]
 
 
 def closed_by(at: datetime, territory: str, policy: Policy, *, region: str | None = None) -> tuple[Closure, ...]:
@@ -365,7 +382,7 @@ def at_hand_off(policy: Policy) -> Policy:
         end = datetime.combine(date.min, rule.closes) - policy.hand_off_margin
         return replace(rule, closes=end.time())
 
-    return _with_rules(policy, lambda rules: map(earlier, rules))
+    return replace(_with_rules(policy, lambda rules: map(earlier, rules)), delivery=policy)
 
 
 def rules_of(day: date, policy: Policy) -> Policy:

@@ -82,6 +82,7 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     gateway: str
     until: float
     row: MessageRow
+    deliver_by: datetime | None = None  # see `Submit`
     again: bool = False
     lacks_stop: bool = False  # the gateway has to add the STOP mention
     to_stopped: bool = False  # the person had stopped the sender, or its controller

@@ -132,6 +132,7 @@ class Clearance:
         ways: dict[tuple[object, ...], Ways] = {}  # one per kind of message
         costs: dict[tuple[object, ...], int | None] = {}  # likewise
         texts: dict[tuple[str, str, Category], _Text] = {}  # one per text, category and sender
+        closings: dict[tuple[object, ...], datetime | None] = {}  # likewise
         sizes: dict[tuple[object, ...], int] = {}  # likewise, as a gateway sends the text
         decisions = []
         for place, (candidate, (number, content, flaw), (stop_link, foreign_link)) in enumerate(
@@ -249,6 +250,9 @@ class Clearance:
                 assert gateway is not None
                 ends = gate.ends(request, known)
                 by = until if ends >= lapses else until - (lapses - ends).total_seconds()
+                hours = candidate.category, territory, candidate.region
+                if hours not in closings:
+                    closings[hours] = gate.deliver_by(request, now, self.policy)
                 permit = Permit(
                     candidate,
                     number,
@@ -258,6 +262,7 @@ class Clearance:
                     gateway,
                     by,
                     row,
+                    closings[hours],
                     again=again,
                     lacks_stop=lacks_stop,
                     to_stopped=controller is not None and gate.stopped_at(subject, controller) is not None,

@@ -24,6 +24,7 @@ from common.law import (
     begins_with,
     closed_abroad,
     closed_by,
+    closes_after,
     country_of,
     covers,
     next_permitted,
@@ -153,6 +154,13 @@ def ends(request: Request, known: Knowledge) -> datetime:
             if until is not None and until < end and (c.sender_id, c.purpose) == (request.sender_id, request.purpose):
                 end = until
     return end
+
+
+def deliver_by(request: Request, now: datetime, policy: Policy) -> datetime | None:
+    """Return when the hours end in which an allowed marketing message may reach the person, if within a day."""
+    if request.category != "marketing":
+        return None
+    return closes_after(now, request.territory, policy, region=request.region)
 
 
 def denial_reasons(

@@ -12,6 +12,7 @@ from dispatch.gateways import (
     infobip,
     jasmin,
     kannel,
+    messagebird,
     octopush,
     ovh,
     plivo,
@@ -42,7 +43,7 @@ from dispatch.gateways.gateway import (
     gateway_name,
 )
 from dispatch.gateways.over_http import HttpGateway
-from dispatch.gateways.provider import Account, Described, HttpProvider, LooksUp, NotNow, ThrottledUntil
+from dispatch.gateways.provider import Account, Described, Explains, HttpProvider, LooksUp, NotNow, ThrottledUntil
 
 HTTP_PROVIDERS: Mapping[str, HttpProvider] = {
     "brevo": brevo,
@@ -50,6 +51,7 @@ HTTP_PROVIDERS: Mapping[str, HttpProvider] = {
     "infobip": infobip,
     "jasmin": jasmin,
     "kannel": kannel,
+    "messagebird": messagebird,
     "octopush": octopush,
     "ovh": ovh,
     "plivo": plivo,
@@ -62,6 +64,7 @@ HTTP_PROVIDERS: Mapping[str, HttpProvider] = {
     "vonage": vonage,
 }
 
+EXPLAINING: Mapping[str, Explains] = {"ovh": ovh}
 LOOK_UPS: Mapping[str, LooksUp] = {"infobip": infobip, "sinch": sinch}
 PROVIDERS: Mapping[str, Described] = {**HTTP_PROVIDERS, "kafka": by_kafka, "smpp": by_smpp}
 
@@ -99,6 +102,7 @@ def open_gateway(
         batch=batch,
         capabilities=capabilities,
         looks_up=LOOK_UPS.get(account.provider),
+        explains=EXPLAINING.get(account.provider),
         bounds=bounds,
     )
 

@@ -14,7 +14,7 @@ becomes the status `unknown` (DOMAIN 4.4; ADR-0032 says why a 5xx is `Unanswered
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
 import msgspec
@@ -69,7 +69,8 @@ class Unanswered(SendError):
 class Submit(msgspec.Struct, frozen=True, gc=False):
     """A message for an operator.
 
-    `reference` is our message id. The gateway writes no byte of the message after `begin_by` (`uptime_s`).
+    `reference` is our message id. The gateway writes no byte of the message after `begin_by` (`uptime_s`). The message
+    must not reach the person from `deliver_by` on: the gateway says so where the provider takes a validity period.
     """
 
     reference: str
@@ -80,6 +81,7 @@ class Submit(msgspec.Struct, frozen=True, gc=False):
     category: Category
     text: str
     begin_by: float
+    deliver_by: datetime | None = None
 
     def __repr__(self) -> str:  # omits number and text
         return f"Submit({self.reference})"

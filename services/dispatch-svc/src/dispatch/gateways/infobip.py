@@ -28,6 +28,7 @@ from dispatch.gateways.provider import (
     encode,
     json_headers,
     list_of,
+    minutes_left,
     object_of,
     text_of,
 )
@@ -55,16 +56,18 @@ OURS = (
 
 
 def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
-    body = {"messages": [_message(m, account) for m in messages]}
+    body = {"messages": [_message(m, account, now) for m in messages]}
     return Request("/sms/3/messages", json_headers(Authorization=f"App {account.secret}"), encode(body))
 
 
-def _message(m: Submit, account: Account) -> dict[str, object]:
+def _message(m: Submit, account: Account, now: datetime) -> dict[str, object]:
     message: dict[str, object] = {
         "sender": m.sender,
         "destinations": [{"to": digits(m.to), "messageId": m.reference}],
         "content": {"text": m.text},
     }
+    if (minutes := minutes_left(m, now)) is not None:  # infobip-api-python-client 6.0.0, models/validity_period.py
+        message["options"] = {"validityPeriod": {"amount": minutes, "timeUnit": "MINUTES"}}
     if account.callback_url:
         message["webhooks"] = {"delivery": {"url": account.callback_url}}
     return message

@@ -19,7 +19,7 @@ from dispatch.gateways.gateway import (
     Throttled,
     Unreachable,
 )
-from dispatch.gateways.provider import Account, Answer, Request, by_status
+from dispatch.gateways.provider import Account, Answer, Request, by_status, minutes_left
 
 URL = ""
 NEEDS = ("url", "user", "secret")
@@ -51,6 +51,8 @@ def request(messages: Sequence[Submit], account: Account, now: datetime) -> Requ
         "coding": "8" if octets is None else "0",
         "hex-content": (m.text.encode("utf-16-be") if octets is None else octets).hex(),
     }
+    if (minutes := minutes_left(m, now)) is not None:
+        fields["validity-period"] = str(minutes)  # docs.jasminsms.com, HTTP API
     if account.callback_url:
         fields |= {"dlr": "yes", "dlr-url": account.callback_url, "dlr-level": "3", "dlr-method": "POST"}
     headers = {"Content-Type": "application/x-www-form-urlencoded"}

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from common.sms.sms_length import length
 from dispatch.gateways.gateway import Capabilities, Refused, Result, SendError, Submit, Throttled
-from dispatch.gateways.provider import Account, Answer, Request, by_status
+from dispatch.gateways.provider import Account, Answer, Request, by_status, minutes_left
 
 URL = ""
 NEEDS = ("url", "user", "secret")
@@ -39,6 +39,8 @@ def request(messages: Sequence[Submit], account: Account, now: datetime) -> Requ
         "X-Kannel-Charset": "UTF-8",
         "X-Kannel-Coding": "2" if unicode else "0",
     }
+    if (minutes := minutes_left(m, now)) is not None:
+        headers["X-Kannel-Validity"] = str(minutes)  # Kannel user guide, "validity" of sendsms
     if smsc := account.options.get("smsc"):
         headers["X-Kannel-SMSC"] = smsc
     if account.callback_url:

@@ -18,9 +18,10 @@ from datetime import UTC, datetime
 
 import aiohttp
 
+from common.db.timer import uptime_s
 from dispatch.gateways.connections import Bounds, Connections, Exchange, exchange_of
 from dispatch.gateways.gateway import Capabilities, Result, SendError, Submit, Unanswered, Unreachable
-from dispatch.gateways.provider import Account, Answer, HttpProvider, LooksUp, Request
+from dispatch.gateways.provider import Account, Answer, Explains, HttpProvider, LooksUp, Request
 
 ANSWER_BYTES = 4 * 1024 * 1024
 AT_ONCE = 32  # requests of one submit, where a request is one message
@@ -42,6 +43,7 @@ class HttpGateway:
         batch: int | None = None,
         capabilities: Capabilities | None = None,
         looks_up: LooksUp | None = None,
+        explains: Explains | None = None,
         bounds: Bounds | None = None,
     ) -> None:
         self.name = name
@@ -51,6 +53,7 @@ class HttpGateway:
         self.timeout_s = timeout_s
         self._provider = provider
         self._looks_up = looks_up
+        self._explains = explains
         self._account = account
         self._url = (account.url or provider.URL).rstrip("/")
         self._connections = Connections(bounds or Bounds())
@@ -77,11 +80,25 @@ class HttpGateway:
             raise Unanswered(f"the answer cannot be read: {type(error).__name__}") from None
 
     async def _alone(self, message: Submit) -> Result | SendError:
+        started = uptime_s()
         try:
             [result] = await self._exchange([message])
         except SendError as error:
             return error
-        return result
+        return await self._explained(message, result, self.timeout_s - (uptime_s() - started))
+
+    async def _explained(self, message: Submit, result: Result | SendError, left_s: float) -> Result | SendError:
+        """Return the result, with the provider's reason where it tells one within `left_s`."""
+        if self._explains is None or not isinstance(result, Result):
+            return result
+        question = self._explains.question(message, result, self._account, datetime.now(UTC))
+        if question is None or left_s <= 0:
+            return result
+        try:
+            async with asyncio.timeout(left_s):
+                return self._explains.explained(result, await self._ask(question))
+        except Exception:  # the refusal stands without its reason
+            return result
 
     async def _exchange(self, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
         request = self._provider.request(messages, self._account, datetime.now(UTC))

@@ -1,6 +1,8 @@
 """OVHcloud SMS jobs: JSON, each request signed (DOMAIN 4.1; ovh/python-ovh).
 
-Placet sends jobs of one person, since the ids of an answer do not name their recipient. A wrong signature is a 400, as
+Placet sends jobs of one person, since the ids of an answer do not name their recipient. A job carries no `tag`: a
+DLR names the id, and no page says how long a tag may be. The blacklist takes numbers by STOPs alone: the API reads
+entries and deletes them (UrielCh/api-ovh-node packages-eu/sms). A wrong signature is a 400, as
 are errors of a message; the error code tells them apart. OVH appends the STOP clause to every text not declared
 transactional (`noStopClause`; DOMAIN 8.18).
 """
@@ -9,6 +11,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from urllib.parse import quote
+
+from msgspec import structs
 
 from common.sms.sms_length import length
 from dispatch.gateways.gateway import Capabilities, Misconfigured, Result, SendError, Submit
@@ -21,6 +25,7 @@ from dispatch.gateways.provider import (
     encode,
     json_headers,
     list_of,
+    minutes_left,
     text_of,
 )
 
@@ -36,8 +41,12 @@ OURS = (
 )
 
 
+INVALID_RECEIVER, BLACKLISTED = "invalid_receiver", "blacklisted"
+
+
 def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
     [m] = messages
+    minutes = minutes_left(m, now)
     body = encode(
         {
             "receivers": [m.to],
@@ -48,25 +57,11 @@ def request(messages: Sequence[Submit], account: Account, now: datetime) -> Requ
             "priority": "medium" if m.category == "marketing" else "high",
             "charset": "UTF-8",
             "coding": "7bit" if length(m.text).encoding == "GSM7" else "8bit",
-            "tag": m.reference,
+            **({} if minutes is None else {"validityPeriod": minutes}),
         }
     )
     path = f"/sms/{quote(account.options['service'], safe='')}/jobs"
-    url = (account.url or URL).rstrip("/") + path
-    stamp, consumer = str(int(now.timestamp())), account.options["consumer_key"]
-    signed = "+".join((account.secret, consumer, "POST", url, body.decode(), stamp))
-    return Request(
-        path,
-        json_headers(
-            **{
-                "X-Ovh-Application": account.user,
-                "X-Ovh-Consumer": consumer,
-                "X-Ovh-Timestamp": stamp,
-                "X-Ovh-Signature": "$1$" + hashlib.sha1(signed.encode(), usedforsecurity=False).hexdigest(),
-            }
-        ),
-        body,
-    )
+    return Request(path, _signed("POST", path, body, account, now), body)
 
 
 def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
@@ -75,13 +70,41 @@ def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendEr
     by_status(answer)
     job = decode(answer)
     if list_of(job, "invalidReceivers"):
-        return [
-            Result("rejected", None, "invalid_receiver", blocked=True)
-        ]  # an invalid number, or a blocked number: OVH does not say
+        # an invalid number, or one on the blacklist: the answer does not say, see `question`
+        return [Result("rejected", None, INVALID_RECEIVER, blocked=True)]
     ids = list_of(job, "ids")
     if not ids:
         raise Misconfigured("no_job")
     return [Result("accepted", str(ids[0]), None)]
+
+
+def question(message: Submit, result: Result, account: Account, now: datetime) -> Request | None:
+    """Ask whether the invalid receiver is on the blacklist, by a STOP (GET /sms/{serviceName}/blacklists/{number})."""
+    if result.code != INVALID_RECEIVER:
+        return None
+    path = f"/sms/{quote(account.options['service'], safe='')}/blacklists/{quote(message.to, safe='+')}"
+    return Request(path, _signed("GET", path, b"", account, now), b"", method="GET")
+
+
+def explained(result: Result, answer: Answer) -> Result:
+    """Return an opt-out for a number on the list; a 404 leaves the block."""
+    by_status(answer)
+    text_of(decode(answer), "number")
+    return structs.replace(result, code=BLACKLISTED, opted_out=True, blocked=False)
+
+
+def _signed(method: str, path: str, body: bytes, account: Account, now: datetime) -> dict[str, str]:
+    url = (account.url or URL).rstrip("/") + path
+    stamp, consumer = str(int(now.timestamp())), account.options["consumer_key"]
+    signed = "+".join((account.secret, consumer, method, url, body.decode(), stamp))
+    return json_headers(
+        **{
+            "X-Ovh-Application": account.user,
+            "X-Ovh-Consumer": consumer,
+            "X-Ovh-Timestamp": stamp,
+            "X-Ovh-Signature": "$1$" + hashlib.sha1(signed.encode(), usedforsecurity=False).hexdigest(),
+        }
+    )
 
 
 def _code(answer: Answer) -> str:

@@ -21,6 +21,7 @@ from dispatch.gateways.provider import (
     encode,
     json_headers,
     list_of,
+    seconds_left,
 )
 
 URL = "https://api.plivo.com"
@@ -33,7 +34,9 @@ NO_CREDIT = b"insufficient credit"
 
 def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
     [m] = messages
-    body = {"src": m.sender, "dst": digits(m.to), "text": m.text}
+    body: dict[str, object] = {"src": m.sender, "dst": digits(m.to), "text": m.text}
+    if (seconds := seconds_left(m, now)) is not None:  # of Plivo's queue: support.plivo.com 14814454609561
+        body["message_expiry"] = min(max(seconds, 5), 10_799)
     if account.callback_url:
         body |= {"url": account.callback_url, "method": "POST"}
     known = base64.b64encode(f"{account.user}:{account.secret}".encode()).decode()

@@ -118,6 +118,16 @@ class LooksUp(Protocol):
         """Return the result. Raise as `read` does."""
 
 
+class Explains(Protocol):
+    """The functions of a module whose provider tells more of a refusal when asked. Pure."""
+
+    def question(self, message: Submit, result: Result, account: Account, now: datetime) -> Request | None:
+        """Return the question about a refusal, if there is one."""
+
+    def explained(self, result: Result, answer: Answer) -> Result:
+        """Return the result with what the provider tells. Any exception leaves the result as it was."""
+
+
 def by_status(answer: Answer) -> None:
     """Raise SendError for every status but 2xx."""
     status = answer.status
@@ -207,6 +217,19 @@ def each_of(
         except (KeyError, ValueError, TypeError):
             results.append(unread)
     return results
+
+
+def seconds_left(message: Submit, now: datetime) -> int | None:
+    """Return the validity period of a message in whole seconds, at least 1, or None without one."""
+    if message.deliver_by is None:
+        return None
+    return max(1, int((message.deliver_by - now).total_seconds()))
+
+
+def minutes_left(message: Submit, now: datetime) -> int | None:
+    """Return the validity period of a message in whole minutes, at least 1, or None without one."""
+    seconds = seconds_left(message, now)
+    return None if seconds is None else max(1, seconds // 60)
 
 
 def digits(number: str) -> str:

@@ -7,7 +7,7 @@ SMS HTTP statuses).
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from urllib.parse import quote
 
 from dispatch.gateways.gateway import Capabilities, Refused, Result, SendError, Submit
@@ -43,6 +43,8 @@ def request(messages: Sequence[Submit], account: Account, now: datetime) -> Requ
     }
     if account.callback_url:
         body["callback_url"] = account.callback_url
+    if m.deliver_by is not None:
+        body["expire_at"] = m.deliver_by.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
     path = f"/xms/v1/{quote(account.user, safe='')}/batches"
     return Request(path, json_headers(Authorization=f"Bearer {account.secret}"), encode(body))
 

@@ -1,8 +1,9 @@
-"""Telnyx messages from an alphanumeric sender: JSON, a bearer token, one message a request (DOMAIN 4.1).
+"""Telnyx messages: JSON, a bearer token, one message a request (DOMAIN 4.1).
 
-Errors: developers.telnyx.com, messaging error codes; DOMAIN 4.3. `Idempotency-Key` prevents a second SMS within 24 h
-only at endpoints whose reference says so, and this endpoint's does not (developers.telnyx.com, idempotency). Placet
-sends the key anyway; an operator with Telnyx's word sets `idempotent` in the account.
+A name and a number have each a path of their own (DOMAIN 4.1). Errors: developers.telnyx.com, messaging error codes;
+DOMAIN 4.3. `Idempotency-Key` prevents a second SMS within 24 h only at endpoints whose reference says so, and the one
+of names does not (developers.telnyx.com, idempotency). Placet sends the key anyway; an operator with Telnyx's word sets
+`idempotent` in the account.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,7 +49,9 @@ def request(messages: Sequence[Submit], account: Account, now: datetime) -> Requ
     if account.callback_url:
         body["webhook_url"] = account.callback_url
     headers = {"Authorization": f"Bearer {account.secret}", "Idempotency-Key": m.reference}
-    return Request("/v2/messages/alphanumeric_sender_id", json_headers(**headers), encode(body))
+    is_number = m.sender.removeprefix("+").isdecimal()
+    path = "/v2/messages" if is_number else "/v2/messages/alphanumeric_sender_id"
+    return Request(path, json_headers(**headers), encode(body))
 
 
 def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendError]:

@@ -2,6 +2,7 @@
 
 Errors: Twilio's documentation, api/errors; classes as DOMAIN 4.4, opted out as 4.3. Two codes concern a single message:
 a disabled region (21408) refuses the message, the quiet hours of the recipient's place (30610) delay it.
+`ValidityPeriod` is of Twilio's own queue (twilio.com/docs/api/errors/90007).
 """
 
 import base64
@@ -10,7 +11,7 @@ from datetime import datetime
 from urllib.parse import quote, urlencode
 
 from dispatch.gateways.gateway import Capabilities, Misconfigured, Refused, Result, SendError, Submit, Throttled
-from dispatch.gateways.provider import Account, Answer, NotNow, Request, by_status, decode, text_of
+from dispatch.gateways.provider import Account, Answer, NotNow, Request, by_status, decode, seconds_left, text_of
 
 URL = "https://api.twilio.com"
 NEEDS = ("user", "secret")  # account SID and auth token
@@ -23,6 +24,7 @@ OF_SENDER = ("21212", "21603", "21606", "21659", "21660", "21661")  # no `From`,
 OURS = ("21608", "21609", "21701", "21705", "30007")
 LATER = ("20429", "21611", "30001", "63017", "63018")
 BUSY_S = 5.0
+LONGEST_VALIDITY_S = 36_000
 QUIET_HOURS = "30610"
 QUIET_S = 300.0  # Twilio does not say when the hours end
 
@@ -36,6 +38,8 @@ def request(messages: Sequence[Submit], account: Account, now: datetime) -> Requ
         fields["From"] = m.sender
     if account.callback_url:
         fields["StatusCallback"] = account.callback_url
+    if (seconds := seconds_left(m, now)) is not None:
+        fields["ValidityPeriod"] = str(min(seconds, LONGEST_VALIDITY_S))
     known = base64.b64encode(f"{account.user}:{account.secret}".encode()).decode()
     return Request(
         f"/2010-04-01/Accounts/{quote(account.user, safe='')}/Messages.json",

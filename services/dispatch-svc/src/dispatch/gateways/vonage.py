@@ -19,7 +19,17 @@ from dispatch.gateways.gateway import (
     Throttled,
     Unanswered,
 )
-from dispatch.gateways.provider import Account, Answer, Request, by_status, decode, digits, list_of, text_of
+from dispatch.gateways.provider import (
+    Account,
+    Answer,
+    Request,
+    by_status,
+    decode,
+    digits,
+    list_of,
+    seconds_left,
+    text_of,
+)
 
 URL = "https://rest.nexmo.com"
 NEEDS = ("user", "secret")  # api_key, api_secret
@@ -27,6 +37,7 @@ OPTIONS: Mapping[str, bool] = {}
 capabilities = Capabilities(echoes_reference=True)
 
 THROTTLED, TOO_MANY_BINDS = "1", "10"
+SHORTEST_TTL_MS = 20_000  # Nexmo/api-specification definitions/sms.yml
 INTERNAL_ERROR = "5"  # Vonage may have sent the message
 BARRED = "7"  # on a list, perhaps by the person's wish
 # credentials, suspended, no credit, no HTTP, signature, callback URL, demo numbers, signature and secret in one
@@ -46,6 +57,8 @@ def request(messages: Sequence[Submit], account: Account, now: datetime) -> Requ
         "client-ref": m.reference,  # at most 40 characters
         "status-report-req": "1",
     }
+    if (seconds := seconds_left(m, now)) is not None:
+        fields["ttl"] = str(max(seconds * 1000, SHORTEST_TTL_MS))
     if account.callback_url:
         fields["callback"] = account.callback_url
     headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}

@@ -347,6 +347,7 @@ class Handoff:
                 category=p.candidate.category,
                 text=p.text,
                 begin_by=p.until,
+                deliver_by=p.deliver_by,
             )
             for p in permits
         ]

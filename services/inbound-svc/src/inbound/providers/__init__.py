@@ -66,6 +66,7 @@ PROVIDERS: Mapping[str, Provider] = {
     "vonage": vonage,
     "vonage-messages": vonage_messages,
 }
+SCHEMES: Mapping[str, tuple[str, ...]] = {"plivo": plivo.SCHEMES, "vonage": vonage.SCHEMES}  # the usual one first
 UNDOCUMENTED: Mapping[str, str] = {"bird": messagebird.BIRD_GAP, "smsmode": smsmode.GAP}
 # The headers without which no callback of the provider is genuine: asked for before the body is read. Not of those that
 # sign in the body, or by one of two headers
@@ -116,6 +117,7 @@ def ambiguous(receipt: Receipt) -> bool:
 __all__ = [
     "PROVIDERS",
     "RETRIES_FOR",
+    "SCHEMES",
     "UNDOCUMENTED",
     "Account",
     "Answer",

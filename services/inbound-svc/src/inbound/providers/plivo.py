@@ -4,7 +4,11 @@ V3 (`X-Plivo-Signature-V3`, or `-MA-V3` of the main account; several, by commas;
     base64(HMAC-SHA256(token, url + "?" + [sorted query + "."] + sorted names and values + "." + nonce))
 V2 (`X-Plivo-Signature-V2`, or `-MA-V2`; `-V2-Nonce`): base64(HMAC-SHA256(token, url without query + nonce)).
 plivo/plivo-python plivo/utils/signature_v3.py and plivo/utils; vectors: DOMAIN 3.2. No time is signed, and V2 does not
-cover the body. So a nonce is remembered for the longest retry period, and V3 counts where both are present.
+cover the body. So a nonce is remembered for the longest retry period, V2 counts for an account that says `v2` alone,
+and V3 counts where both are present.
+
+A DLR has four times, without a zone, and `ParentMessageUUID`, reserved for future use and the same as `MessageUUID`
+(docs.plivo.com/docs/messaging/api/message/message-status-callbacks): all are left out.
 
 `ErrorCode` 200 is an opt-out. Plivo retries for some eight minutes (support.plivo.com 360041344652), or for 24 h
 (360041749951): the longer counts. An MMS has its text in `Body`
@@ -61,6 +65,7 @@ STATES: Mapping[str, ReceiptState] = {  # DOMAIN 3.4
 }
 OPTED_OUT_CODE = "200"
 NO_ERRORS = ("000", "0")
+SCHEMES = ("v3", "v2")
 V3, V3_MAIN = "x-plivo-signature-v3", "x-plivo-signature-ma-v3"
 V2, V2_MAIN = "x-plivo-signature-v2", "x-plivo-signature-ma-v2"
 
@@ -75,7 +80,7 @@ def verify(callback: Callback, account: Account, now: datetime) -> Once | None:
         nonce = signatures.header(headers, f"{V3}-nonce")
         given = _given(headers, V3, V3_MAIN)
         signed = signed_v3(url, bodies.pairs(callback.body), nonce)
-    elif V2 in headers or V2_MAIN in headers:
+    elif account.scheme == "v2" and (V2 in headers or V2_MAIN in headers):
         nonce = signatures.header(headers, f"{V2}-nonce")
         given = _given(headers, V2, V2_MAIN)
         signed = url.partition("?")[0] + nonce

@@ -90,6 +90,7 @@ class Account:
     `basic`           "user:password" of basic authentication
     `addresses`       networks the provider calls from, as CIDR
     `short_code`      the number people answer to, where callbacks omit it
+    `scheme`          how the provider signs for this account, where the provider has several: see `SCHEMES`
     """
 
     provider: str
@@ -101,6 +102,7 @@ class Account:
     addresses: tuple[str, ...] = ()
     short_code: str = ""
     capabilities: Capabilities | None = None  # by default the module's
+    scheme: str = ""  # by default the first
 
 
 @dataclass(frozen=True, slots=True)

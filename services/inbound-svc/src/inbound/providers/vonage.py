@@ -1,8 +1,12 @@
 """Vonage SMS API: GET or POST, form or JSON; the signature is a parameter, `sig`.
 
 The signature covers every other parameter, sorted, as "&name=value" with `&` and `=` in names and values as `_`: MD5 of
-this text and the secret, or an HMAC with MD5, SHA-1, SHA-256 or SHA-512, in hexadecimal. Give secrets only to a signed
-account (developer.vonage.com/en/getting-started/concepts/signing-messages; DOMAIN 3.2).
+this text and the secret, or an HMAC with MD5, SHA-1, SHA-256 or SHA-512, in hexadecimal. The account has one of these
+schemes: a callback that could choose would choose MD5. Give secrets only to a signed account
+(developer.vonage.com/en/getting-started/concepts/signing-messages; DOMAIN 3.2).
+
+Vonage calls a URL without any field to check it, and wants a success (nyaruka/courier handlers/nexmo/handler.go takes
+such calls): there is nothing to authenticate, and nothing is kept.
 
 A long MO comes in parts (`concat`), in any order. `message-timestamp` is UTC
 (developer.vonage.com/messaging/sms/guides/inbound-sms). A binary MO is not documented: its text is empty.
@@ -11,7 +15,7 @@ A long MO comes in parts (`concat`), in any order. `message-timestamp` is UTC
 import hashlib
 import hmac
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from common.contracts.inbound import ReceiptState
@@ -49,7 +53,7 @@ capabilities = Capabilities(keeps_blacklist=True)  # err-code 9: developer.vonag
 secret_key = text_key
 kind_of = as_addressed
 
-DIGESTS = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}  # by the length of the signature
+SCHEMES = ("sha256", "sha512", "sha1", "md5", "md5hash")  # as set for the account; md5hash: no HMAC
 STATES: Mapping[str, ReceiptState] = {  # DOMAIN 3.4
     "accepted": "sent",
     "buffered": "sent",
@@ -66,12 +70,15 @@ MAX_PARTS = 255  # octet of the user data header
 
 def verify(callback: Callback, account: Account, now: datetime) -> Once | None:
     fields = _fields(callback)
+    if not fields:
+        return None  # of a check of the URL, as below
     given = fields.get("sig")
     if not isinstance(given, str) or not given:
         raise NotGenuine("signature_missing")
     signed = signatures.octets(canonical(fields))
     keys = [secret_key(secret) for secret in account.secrets]
-    signatures.matches([given.lower()], [one for key in keys for one in _expected(len(given), key, signed)])
+    scheme = account.scheme or SCHEMES[0]
+    signatures.matches([given.lower()], [_expected(scheme, key, signed) for key in keys])
     at = signatures.unix_time(_written(fields.get("timestamp", "")))
     signatures.within(at, now)
     return signatures.once(_written(fields.get("nonce", "")) or given.lower(), at)
@@ -89,6 +96,8 @@ def canonical(fields: Mapping[str, object]) -> str:
 def parse_messages(callback: Callback) -> Sequence[Message]:
     """Return one MO, or one part."""
     fields = _fields(callback)
+    if not fields:
+        return []
     return [
         Message(
             provider_message_id=identifier(fields, "messageId"),
@@ -103,6 +112,8 @@ def parse_messages(callback: Callback) -> Sequence[Message]:
 
 def parse_receipts(callback: Callback) -> Sequence[Receipt]:
     fields = _fields(callback)
+    if not fields:
+        return []
     return [
         receipt_of(
             identifier(fields, "messageId"),
@@ -158,8 +169,7 @@ def _written(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _expected(length: int, key: bytes, signed: bytes) -> Iterator[bytes]:
-    if length in DIGESTS:
-        yield hmac.new(key, signed, DIGESTS[length]).hexdigest().encode()
-    if length == 32:
-        yield hashlib.md5(signed + key, usedforsecurity=False).hexdigest().encode()  # chosen by Vonage
+def _expected(scheme: str, key: bytes, signed: bytes) -> bytes:
+    if scheme == "md5hash":
+        return hashlib.md5(signed + key, usedforsecurity=False).hexdigest().encode()  # chosen by Vonage
+    return hmac.new(key, signed, scheme).hexdigest().encode()

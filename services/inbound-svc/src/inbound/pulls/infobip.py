@@ -1,10 +1,10 @@
 """Infobip's logs of MOs and of outbound SMS, which may be read again for 48 h.
 
-GET /sms/1/inbox/logs with `receivedSince`, `receivedUntil`, `limit` (infobip/infobip-api-php-client, mo/logs: an old
-client of Infobip's; the present one has no log of MOs); GET /sms/3/logs with `sentSince`, `sentUntil`, `limit` and a
-cursor, 1,000 entries at most (infobip.com/docs/api/channels/sms/logs-and-status-reports; infobip-api-python-client
-6.0.0, api/sms_api.py). The reports (`/inbox/reports`, `/reports`) give each item once, and a lost answer would lose a
-STOP: the pull asks for logs alone.
+GET /sms/1/inbox/logs with `receivedSince`, `receivedUntil`, `limit` (infobip/infobip-api-php-client, mo/logs: an
+earlier client of Infobip's; the present one has no log of MOs); GET /sms/3/logs with `sentSince`, `sentUntil`, `limit`
+and a cursor, 1,000 entries at most (infobip.com/docs/api/channels/sms/logs-and-status-reports; PyPI
+infobip-api-python-client 6.0.0, api/sms_api.py). The reports (`/inbox/reports`, `/reports`) give each item once, and a
+lost answer would lose a STOP: the pull asks for logs alone.
 
 The log of MOs has no cursor: a full page is followed by what came before its oldest MO.
 """

@@ -72,6 +72,7 @@ class KafkaGateway:
                 short_code=m.short_code,
                 category=m.category,
                 text=m.text,
+                deliver_by=m.deliver_by,
             )
             for m in messages
         ]
