@@ -107,6 +107,20 @@ MUTANTS = (
         "        shared = self.users > 9 and",
         "tests/unit/dispatch/test_smpp_session.py -k share_the_binds",
     ),
+    Mutant(
+        "a process takes its share of the binds though others still hold theirs",
+        f"{BY_SMPP}/shares.py",
+        "allowed - held)",
+        "allowed)",
+        "tests/unit/dispatch/test_smpp_shares.py -k never_hold_too_many",
+    ),
+    Mutant(
+        "a bind under a lease is opened again beside its last session",
+        f"{BY_SMPP}/binds.py",
+        "                    await asyncio.wait({leaving})",
+        "                    pass",
+        "tests/service/dispatch/test_smpp_leases.py -k last_session",
+    ),
     # --- lists and conversions
     Mutant(
         "a sender is told of a stranger who stopped everyone",

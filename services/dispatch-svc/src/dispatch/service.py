@@ -20,6 +20,7 @@ from dispatch.gate.clearance import Clearance
 from dispatch.gateways.by_smpp import gateway as by_smpp
 from dispatch.gateways.gateway import longest_sent
 from dispatch.gateways.settings import GatewaySettings, refuse_unanswered, traffic_of
+from dispatch.lane import Lane
 from dispatch.messages import store as messages
 from dispatch.privacy import pruning
 from dispatch.privacy.copy import copier
@@ -117,11 +118,12 @@ def build(settings: Settings | None = None) -> Service[Settings]:
     binds = by_smpp.Shared()
     heard = [each.account for each in settings.gateways if each.hears]
 
-    def lane(held: Resources[Settings], part: float) -> tuple[Handoff, Intake, Timers]:
+    def sending(held: Resources[Settings], lane: Lane, part: float) -> tuple[Handoff, Intake, Timers]:
         """Return the hand-off, intake and timers of one lane. `part`: of the gateways' rates.
 
         The lanes share only the database, and the binds of a gateway over SMPP.
         """
+        binds.serve(lane, held.database)
         traffic = traffic_of(
             settings.every_gateway,
             settings,
@@ -154,7 +156,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         return handoff, intake, timers
 
     def background(held: Resources[Settings]) -> Background:
-        handoff, intake, timers = lane(held, 1 - CODES_PART)
+        handoff, intake, timers = sending(held, Lane.MARKETING, 1 - CODES_PART)
         checker = Checker(held.database, settings.policy, limits_of(settings), timeout)
         comparing = Comparing(held.database, settings.partitions)
         erasing = eraser(held.database, settings.partitions)
@@ -182,7 +184,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         )
 
     def urgent(held: Resources[Settings]) -> Background:
-        handoff, intake, timers = lane(held, CODES_PART)
+        handoff, intake, timers = sending(held, Lane.TRANSACTIONAL, CODES_PART)
         return Background(
             subscriptions=[*apply.subscriptions(), intake.codes()],
             workers=[Worker("hand-off of codes", handoff.watch), *handoff.traffic.workers(), timers.codes()],

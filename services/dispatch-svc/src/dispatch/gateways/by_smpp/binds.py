@@ -6,6 +6,9 @@ only where no bind is held.
 
 A message takes places of one window for all its parts before the first part leaves. Places go to codes and answers
 first, then in the order of asking. Where both lanes share the binds, a share of the places is never marketing's.
+
+Where the account's binds are shared with other processes, a bind is opened only while the lease covers it, and opened
+again only once its last session has ended.
 """
 
 import asyncio
@@ -18,8 +21,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from common.db.notify import either
+from common.db.timer import uptime_s
 from common.telemetry import counter, gauge
 from dispatch.gateways.by_smpp import pdu
+from dispatch.gateways.by_smpp.leases import RENEW_S, Lease
 from dispatch.gateways.by_smpp.session import BindRefused, Host, Login, Session
 from dispatch.gateways.gateway import Misconfigured, SendError, Unreachable
 from dispatch.lane import Lane
@@ -52,7 +57,10 @@ class _Waiter:
 
 @dataclass(slots=True, eq=False)
 class _Bind:
-    """One bind. `failure`: of the last attempt, None while there is a session or an attempt."""
+    """One bind. `failure`: of the last attempt, None while there is a session or an attempt.
+
+    `may_open`: the lease covers the bind. `open`: the SMSC may count the bind.
+    """
 
     login: Login
     hosts: Sequence[Host]
@@ -61,10 +69,15 @@ class _Bind:
     failure: SendError | None = None
     failed_at: float = 0.0
     wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    may_open: asyncio.Event = field(default_factory=asyncio.Event)
+    open: bool = False
 
 
 class Binds:
-    """The binds of one account in this process, for the gateways of both lanes."""
+    """The binds of one account in this process, for the gateways of both lanes.
+
+    `together`: logins that count as one bind. `lease`: of binds shared with other processes.
+    """
 
     def __init__(
         self,
@@ -74,6 +87,9 @@ class Binds:
         window: int,
         deliver: Callable[[Session, pdu.Pdu], None],
         proven: Callable[[object], None],
+        *,
+        together: int = 1,
+        lease: Lease | None = None,
     ) -> None:
         self.users = 0
         self.total = window * sum(login.transmits for login in logins)
@@ -84,6 +100,11 @@ class Binds:
         self._keeping: list[asyncio.Task[None]] = []
         self._leaving: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
+        self._together, self._lease = together, lease
+        self._leasing: asyncio.Task[None] | None = None
+        self._closed = asyncio.Event()  # set as a bind ends
+        if lease is None:
+            self._limit(len(self._binds))
         REFUSED.labels(name)
         self._count()
 
@@ -95,6 +116,8 @@ class Binds:
         """Open the binds and keep them. Within the event loop; again: no effect."""
         if not self._keeping and not self._closing.is_set():
             self._keeping = [asyncio.create_task(self._keep(bind)) for bind in self._binds]
+            if self._lease is not None:
+                self._leasing = asyncio.create_task(self._renew(self._lease))
 
     async def place(self, parts: int, until: float, lane: Lane) -> tuple[Session, int]:
         """Return a session and the places taken there: one for each part, or all that a window has.
@@ -141,6 +164,12 @@ class Binds:
         self._closing.set()
         await asyncio.gather(*self._keeping)
         await asyncio.gather(*self._leaving)
+        if self._leasing is not None and self._lease is not None:
+            await self._leasing
+            try:
+                await self._lease.give_back()
+            except Exception as error:  # the lease ends by itself
+                log.warning("a lease of binds was not given back", extra={"why": type(error).__name__})
 
     def _free(self, parts: int, lane: Lane) -> tuple[Session, int] | None:
         """Return the session with most free places, and how many the message takes.
@@ -160,7 +189,12 @@ class Binds:
 
     def _failure(self) -> SendError | None:
         """Return the failure of all binds, None while one is held or tried."""
-        failures = [bind.failure for bind in self._binds if bind.login.transmits]
+        failures = [
+            bind.failure for bind in self._binds if bind.login.transmits and (bind.may_open.is_set() or bind.open)
+        ]
+        if not failures:
+            asked = self._lease is None or self._lease.good_until
+            return Unreachable("other processes hold the binds") if asked else None
         if any(failure is None for failure in failures):
             return None
         found = next((each for each in failures if not isinstance(each, Misconfigured)), failures[0])
@@ -169,16 +203,23 @@ class Binds:
     async def _keep(self, bind: _Bind) -> None:
         failures = 0
         while not self._closing.is_set():
-            opened_at = time.monotonic()
+            if not bind.may_open.is_set():
+                await either(self._closing, bind.may_open, None)
+                continue
+            opened_at, bind.open = time.monotonic(), True
             session = await self._opened(bind, bind.hosts[(bind.at + failures) % len(bind.hosts)])
             if session is not None:
                 await either(self._closing, session.of_no_use, None)
                 bind.session = None
-                self._leave(session)
+                leaving = self._leave(session)
                 self._count()
-                if time.monotonic() - opened_at > STEADY_S:
-                    failures = 0
-                    continue
+                if self._lease is not None:
+                    await asyncio.wait({leaving})
+            bind.open = False
+            self._closed.set()
+            if session is not None and time.monotonic() - opened_at > STEADY_S:
+                failures = 0
+                continue
             failures += 1
             pause_s = min(BACK_OFF_S, RECONNECT_AFTER_S * 2 ** min(failures - 1, 8))
             bind.wanted.clear()
@@ -197,6 +238,8 @@ class Binds:
                 return None
             bind.session = opening.result()
             self._count()
+            if not bind.may_open.is_set():  # the lease has shrunk meanwhile
+                bind.session.of_no_use.set()
             self.assign()
         except (BindRefused, OSError, TimeoutError, ValueError) as error:  # ValueError: a name that is none
             self._note(bind, error)
@@ -214,11 +257,41 @@ class Binds:
         log.warning("a bind is not held", extra={"gateway": self._name, "why": why})
         self.assign()
 
-    def _leave(self, session: Session) -> None:
+    async def _renew(self, lease: Lease) -> None:
+        """Hold as many binds as the lease allows, or none once it could not be renewed."""
+        while not self._closing.is_set():
+            self._closed.clear()
+            held = {bind.at // self._together for bind in self._binds if bind.open}
+            try:
+                self._limit(await lease.renew(len(held)))
+            except Exception as error:
+                log.warning("a lease of binds was not renewed", extra={"why": type(error).__name__})
+                if uptime_s() >= lease.good_until:
+                    self._limit(0)
+            await either(self._closing, self._closed, RENEW_S)
+
+    def _limit(self, many: int) -> None:
+        """Hold so many binds: those that are open first. The others end once no message is in hand there."""
+        units = sorted(range(len(self._binds) // self._together), key=lambda unit: not self._is_open(unit))[:many]
+        for bind in self._binds:
+            if bind.at // self._together in units:
+                bind.may_open.set()
+                continue
+            bind.may_open.clear()
+            if bind.session is not None:
+                bind.session.of_no_use.set()
+        self._count()
+        self.assign()
+
+    def _is_open(self, unit: int) -> bool:
+        return any(bind.open for bind in self._binds if bind.at // self._together == unit)
+
+    def _leave(self, session: Session) -> "asyncio.Task[None]":
         """Unbind the session once no message is in hand there."""
         leaving = asyncio.create_task(self._left(session))
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)
+        return leaving
 
     async def _left(self, session: Session) -> None:
         session.of_no_use.set()
@@ -230,7 +303,8 @@ class Binds:
         await session.unbind()
 
     def _count(self) -> None:
-        BOUND.labels(self._name).set(len(self.sessions) / len(self._binds))
+        kept = sum(bind.may_open.is_set() for bind in self._binds)
+        BOUND.labels(self._name).set(len(self.sessions) / kept if kept else 0)
 
 
 def _jitter() -> float:

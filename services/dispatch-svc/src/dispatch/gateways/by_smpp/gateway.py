@@ -28,9 +28,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from urllib.parse import urlsplit
 
+from common.db.database import Database
 from common.db.timer import uptime_s
 from dispatch.gateways.by_smpp import pdu
 from dispatch.gateways.by_smpp.binds import Binds
+from dispatch.gateways.by_smpp.leases import Lease
 from dispatch.gateways.by_smpp.session import Answer, Host, Login, Session
 from dispatch.gateways.by_smpp.texts import OCTETS, parts_of
 from dispatch.gateways.by_smpp.upstream import Log, Upstream
@@ -47,7 +49,7 @@ from dispatch.gateways.gateway import (
     Unreachable,
 )
 from dispatch.gateways.provider import Account
-from dispatch.lane import lane_of
+from dispatch.lane import Lane, lane_of
 
 URL = ""
 NEEDS = ("url", "user", "secret")  # smpp://host:port or smpps://, system_id, password
@@ -55,6 +57,7 @@ OPTIONS: Mapping[str, bool] = {
     "address_range": False,
     "bind": False,
     "binds": False,
+    "binds_in_all": False,
     "long_messages": False,
     "more_hosts": False,
     "system_type": False,
@@ -92,7 +95,7 @@ def wrong(account: Account) -> str | None:
         return f"`bind` is one of {', '.join(KINDS)}"
     if given.get("long_messages", "parts") not in ("parts", "payload"):
         return "`long_messages` is parts or payload"
-    for name, limit in (("binds", MOST_BINDS), ("window", MOST_WINDOW)):
+    for name, limit in (("binds", MOST_BINDS), ("binds_in_all", MOST_BINDS), ("window", MOST_WINDOW)):
         said = given.get(name, "1")
         if not (said.isascii() and said.isdigit() and 1 <= int(said) <= limit):
             return f"`{name}` is a number from 1 to {limit}"
@@ -113,26 +116,53 @@ class Shared:
 
     def __init__(self) -> None:
         self._links: dict[str, Link] = {}
+        self._database: Database | None = None
+        self._codes = False
+
+    def serve(self, lane: Lane, database: Database) -> None:
+        """Note a lane of this process, before its gateways open. `database`: of the leases."""
+        self._database = database
+        self._codes = self._codes or lane is Lane.TRANSACTIONAL
+        for link in self._links.values():
+            if link.lease is not None:
+                link.lease.codes = self._codes
 
     def link(self, name: str, account: Account, log: Log) -> "Link":
         """Return the binds, opened by the first to ask. `log`: of the first."""
         if name not in self._links:
-            self._links[name] = Link(name, account, log)
+            self._links[name] = Link(name, account, log, self._leased(name, account))
         self._links[name].binds.users += 1
         return self._links[name]
+
+    def _leased(self, name: str, account: Account) -> Lease | None:
+        if (in_all := account.options.get("binds_in_all")) is None or self._database is None:
+            return None
+        allowed = int(in_all)
+        wants = int(account.options.get("binds", min(BINDS, allowed)))
+        return Lease(self._database, name, allowed, min(wants, allowed), self._codes)
 
 
 class Link:
     """The binds of an account with what comes by them, and what all its gateways learn of the SMSC."""
 
-    def __init__(self, name: str, account: Account, log: Log) -> None:
+    def __init__(self, name: str, account: Account, log: Log, lease: Lease | None = None) -> None:
+        self.lease = lease
         self.upstream = Upstream(name, account.account, log)
         options = account.options
         window = int(options.get("window", WINDOW))
         body = pdu.bind(account.user, account.secret, options.get("system_type", ""), options.get("address_range", ""))
-        kinds = KINDS[options.get("bind", "transceiver")] * int(options.get("binds", BINDS))
-        logins = [Login(kind, body) for kind in kinds]
-        self.binds = Binds(name, _hosts(account), logins, window, self.upstream.deliver, self.upstream.proven)
+        kinds = KINDS[options.get("bind", "transceiver")]
+        binds = lease.wants if lease is not None else int(options.get("binds", BINDS))
+        self.binds = Binds(
+            name,
+            _hosts(account),
+            [Login(kind, body) for kind in kinds * binds],
+            window,
+            self.upstream.deliver,
+            self.upstream.proven,
+            together=len(kinds),
+            lease=lease,
+        )
         self.references = itertools.count(random.randrange(256))  # noqa: S311 the last process's parts may be under way
         self.answer_s = 0.0  # of the last submits, on average
 

@@ -13,6 +13,7 @@ depends_on = None
 TABLES = (
     "allowance",
     "begun",
+    "bind_lease",
     "campaign",
     "comparison",
     "consumer_offset",
@@ -49,6 +50,17 @@ CREATE TABLE begun (
     partition smallint NOT NULL,
     decided_at timestamptz NOT NULL,
     message_ids uuid[] NOT NULL
+)
+    """,
+    """
+CREATE TABLE bind_lease (
+    gateway text NOT NULL,
+    holder text NOT NULL,
+    number bigint NOT NULL,
+    codes boolean NOT NULL,
+    wants bigint NOT NULL,
+    holds bigint NOT NULL,
+    ends_at timestamptz NOT NULL
 )
     """,
     """
@@ -391,7 +403,20 @@ ALTER TABLE text_audit ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
 )
     """,
     """
+ALTER TABLE bind_lease ALTER COLUMN number ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME bind_lease_number_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+)
+    """,
+    """
 ALTER TABLE allowance ADD CONSTRAINT allowance_pk PRIMARY KEY (name, holder)
+    """,
+    """
+ALTER TABLE bind_lease ADD CONSTRAINT bind_lease_pk PRIMARY KEY (gateway, holder)
     """,
     """
 ALTER TABLE campaign ADD CONSTRAINT campaign_pk PRIMARY KEY (campaign_id)
