@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from common.contracts.inbound import Concern, Intent
-from inbound.keywords import grammar
+from inbound.keywords import grammar, likeness
 from inbound.keywords.grammar import Clause, Hit, Said
 from inbound.keywords.lists import Phrase, Words, words
 from inbound.keywords.normal import Normal, normalise
@@ -67,6 +67,7 @@ class Finding:
 
 LIST_RULES = ("stop_phrases", "stop_negative_phrases", "stop_opening_phrases", "stop_together")
 NONE = Finding("none", "any-1:none", NOTHING)
+LIKE = Finding("review", "likeness-1:doubt", DOUBT)
 UNREAD = Finding("review", "known-1:unread", DOUBT, concern="unread")
 
 
@@ -89,6 +90,8 @@ def classify(text: str, *, language: str | None = None, country: str | None = No
         found = Finding("review", "any-1:too_long", DOUBT)
     if found.intent == "none" and hardly_read(own, known.known, known.traffic):
         found = UNREAD
+    if found.intent == "none" and likeness.holds(plain, known):
+        found = LIKE
     kind = found.rule.rpartition(":")[2].removeprefix("disguised_")
     return Understanding(
         found.intent,
