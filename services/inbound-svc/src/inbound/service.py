@@ -43,7 +43,8 @@ class AccountSettings(BaseModel):
     A provider which signs nothing needs at least one fence, and every configured fence must hold: `path_secrets` (the
     URL is then /v1/callbacks/<provider>/<account>/<secret>/…), `basic` ("user:password"), `addresses` (networks; behind
     a proxy, FORWARDED_ALLOW_IPS must name the proxy). `short_code`: the number people answer to, where callbacks omit
-    it.
+    it. `language` ("es"), `country` ("US"): of the people who answer, for the words that are certain only there; France
+    where neither is given.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,6 +57,8 @@ class AccountSettings(BaseModel):
     basic: tuple[SecretStr, ...] = ()
     addresses: tuple[IPvAnyNetwork, ...] = ()
     short_code: str = Field("", pattern=r"^(\+?\d{3,15})?$")
+    language: str | None = Field(None, pattern=r"^[a-z]{2}$")
+    country: str | None = Field(None, pattern=r"^[A-Z]{2}$")
     capabilities: CapabilitySettings = CapabilitySettings()
 
     @model_validator(mode="after")
@@ -97,6 +100,8 @@ class AccountSettings(BaseModel):
             addresses=tuple(str(network) for network in self.addresses),
             short_code=self.short_code,
             capabilities=None if capabilities == usual else capabilities,
+            language=self.language,
+            country=self.country,
         )
 
 

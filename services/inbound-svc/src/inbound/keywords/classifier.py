@@ -12,6 +12,7 @@ Precedence: an opt-out in any clause; a possible opt-out; the other requests. A 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from common.contracts.inbound import Concern, Intent
 from inbound.keywords import grammar, likeness
@@ -35,6 +36,16 @@ SHORT_CODE = re.compile(r"[3-8]\d{4}")
 TWICE = re.compile(r"(.)\1")
 
 EXACT, FOLLOWED, PHRASE, DISGUISED, LAST, NEAR, DOUBT, NOTHING = 1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.5, 0.0
+
+
+class Public(NamedTuple):
+    """The people an account is for: language ("es") and country ("US"), None where the account does not say."""
+
+    language: str | None = None
+    country: str | None = None
+
+
+ANYONE = Public()
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,8 @@ class Account:
     addresses: tuple[str, ...] = ()
     short_code: str = ""
     capabilities: Capabilities | None = None  # by default the module's
+    language: str | None = None  # of the people who answer
+    country: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
