@@ -21,7 +21,7 @@ PACKAGES := libs/common services/consent-svc services/campaign-svc services/disp
 SOURCES := libs services stack clients tests examples bench chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms corpus mutants fuzz bench chaos kafka clean client wheels
+.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms corpus likeness mutants fuzz bench chaos kafka clean client wheels
 
 ##@ Everyday
 help: ## List the targets
@@ -90,6 +90,9 @@ fuzz: install ## Fuzz inbound-svc for 10 minutes (FUZZ_SECONDS=n; T=tests/servic
 
 corpus: install ## Compare the STOP classifier with the rules of Twilio, AWS, Mautic and Parcelvoy
 	$(BIN)/python -m tests.unit.inbound.corpus
+
+likeness: install ## Learn anew the weights that hold a text like a wish to stop, from the labelled corpus
+	$(BIN)/python -m tests.unit.inbound.likeness
 
 bench: install ## Measure each figure beside its limit (B=consent: a single benchmark; SUBJECTS=2000000, SIZE=20000, ROUNDS=5, KAFKA=1)
 	$(BIN)/python -m bench $(if $(KAFKA),--kafka) $(if $(SUBJECTS),--subjects $(SUBJECTS)) $(if $(SIZE),--size $(SIZE)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(B)

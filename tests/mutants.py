@@ -46,6 +46,8 @@ RECEIPTS = "services/consent-svc/src/consent/inbound/opt_out_receipts.py"
 LAW = "libs/common/src/common/law/__init__.py"
 STOP_LINK = "libs/common/src/common/privacy/stop_link.py"
 PAGING = "libs/common/src/common/web/pagination.py"
+KEYWORDS = "services/inbound-svc/src/inbound/keywords"
+TABLE = "tests/unit/inbound/test_keyword_table.py"
 DISPATCH = "tests/service/dispatch/test_interleavings.py"
 CONSENT = "tests/service/consent/test_interleavings.py"
 COMMON = "tests/service/common/test_interleavings.py"
@@ -1046,6 +1048,104 @@ MUTANTS = (
         "        await self._stop_listening()\n",
         "",
         "tests/service/common/test_kept_connections.py -k arriving",
+    ),
+    Mutant(
+        "the reader takes a sister's STOP for the person's",
+        f"{KEYWORDS}/grammar.py",
+        '        return "another"\n',
+        "        return None\n",
+        f"{TABLE} -k domain_table",
+    ),
+    Mutant(
+        "the reader takes a regretted STOP for a STOP",
+        f"{KEYWORDS}/grammar.py",
+        '        return "regret"\n',
+        "        return None\n",
+        f"{TABLE} -k with_its_concern",
+    ),
+    Mutant(
+        "the reader takes a question about STOP for a STOP",
+        f"{KEYWORDS}/grammar.py",
+        '        return "question"\n',
+        "        return None\n",
+        f"{TABLE} -k domain_table",
+    ),
+    Mutant(
+        "the reader holds whoever speaks of a bus stop",
+        f"{KEYWORDS}/grammar.py",
+        'said.has("everyday") and',
+        "False and",
+        f"{TABLE} -k domain_table",
+    ),
+    Mutant(
+        "the reader loses a STOP where the clause speaks of an order too",
+        f"{KEYWORDS}/grammar.py",
+        " and known.traffic.isdisjoint(said.clause)",
+        "",
+        "tests/unit/inbound/test_corpus.py",
+    ),
+    Mutant(
+        "the reader takes a mistake of the sender for a regret",
+        f"{KEYWORDS}/grammar.py",
+        " and known.enrolled.isdisjoint(each.clause)",
+        "",
+        f"{TABLE} -k domain_table",
+    ),
+    Mutant(
+        "the reader stops one sender for every brand",
+        f"{KEYWORDS}/grammar.py",
+        "                return file\n    return None\n\n\ndef erasure",
+        "                return None\n    return None\n\n\ndef erasure",
+        f"{TABLE} -k all_brands",
+    ),
+    Mutant(
+        "the reader erases because of a question",
+        f"{KEYWORDS}/grammar.py",
+        '"perhaps" if said.question or negated',
+        '"perhaps" if negated',
+        f"{TABLE} -k with_its_concern",
+    ),
+    Mutant(
+        "the reader waves through a script that it cannot read",
+        f"{KEYWORDS}/classifier.py",
+        "        found = UNREAD\n",
+        "        pass\n",
+        f"{TABLE} -k known_word",
+    ),
+    Mutant(
+        "the reader leaves Cyrillic letters in a Latin word",
+        f"{KEYWORDS}/normal.py",
+        "folded = MIXED.sub(lambda word: word.group().translate(DRAWN), folded)",
+        "pass",
+        f"{TABLE} -k domain_table",
+    ),
+    Mutant(
+        "the reader waves through what is spelt as it sounds",
+        f"{KEYWORDS}/classifier.py",
+        "or _sounded(said, content, known) or",
+        "or",
+        f"{TABLE} -k domain_table",
+    ),
+    Mutant(
+        "the reader finds STOP within Christophe",
+        f"{KEYWORDS}/classifier.py",
+        "found and (not before or not after or (before in known.known and after in known.known))",
+        "found",
+        f"{TABLE} -k domain_table",
+    ),
+    Mutant(
+        "the reader's likeness stops instead of holding",
+        f"{KEYWORDS}/classifier.py",
+        'LIKE = Finding("review",',
+        'LIKE = Finding("stop",',
+        "tests/unit/inbound/test_corpus.py",
+    ),
+    Mutant(
+        "the work of the reader grows with the square of the text",
+        f"{KEYWORDS}/grammar.py",
+        "clause[place + 1 : place + 1 + REACH]",
+        "clause[place + 1 :]",
+        "tests/property/test_keywords.py -k work_grows",
     ),
 )
 

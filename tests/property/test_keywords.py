@@ -1,5 +1,11 @@
 """STOP, however it is dressed, is STOP; what is not STOP never becomes it; and what loosens is never guessed."""
 
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -133,4 +139,68 @@ def test_any_text_at_all_is_understood(text: str) -> None:
     understood = classify(text)
 
     assert 0.0 <= understood.score <= 1.0
-    assert understood.rule.partition(":")[0] in CURRENT
+    assert understood.rule.partition(":")[0] in (*CURRENT, "likeness-1")
+
+
+WISHES: tuple[str, ...] = ("STOP", "stop pub", "arrêtez vos sms", "désinscrivez-moi", "je ne veux plus de vos messages")
+WISHES += ("unsubscribe me", "no more texts", "ne m'écrivez plus", "Laissez-moi tranquille", "Stop toutes vos marques")
+BEFORE = st.sampled_from(["", "", "Bonjour, ", "Bjr ", "Bonsoir madame, ", "svp ", "🙏 ", "\n"])
+AFTER = st.sampled_from(["", "", " svp", ", merci", " Merci d'avance", " cordialement", " 😡", "!!", " 🙏🙏", "\n"])
+QUOTED = st.sampled_from(["", "\n> ACME : -30% ce samedi. STOP au 36111", "\n> Soldes samedi", " « ACME -20% samedi »"])
+
+
+@given(BEFORE, st.sampled_from(WISHES), AFTER, QUOTED, st.sampled_from([str, str.upper, str.lower]))
+@settings(max_examples=300)
+def test_courtesy_emoji_case_and_quotations_never_turn_a_wish_into_nothing(
+    before: str, wish: str, after: str, quoted: str, cased: Callable[[str], str]
+) -> None:
+    assert classify(before + cased(wish) + after + quoted).intent in ("stop", "review")
+
+
+LOOKS_LIKE = str.maketrans("aecopx", "аесорх")  # Cyrillic
+
+
+@given(st.sampled_from(WISHES), st.sets(st.integers(0, 40), max_size=6))
+def test_letters_of_another_alphabet_never_turn_a_wish_into_nothing(wish: str, places: set[int]) -> None:
+    drawn = "".join(char.translate(LOOKS_LIKE) if place in places else char for place, char in enumerate(wish))
+
+    assert classify(drawn).intent in ("stop", "review")
+
+
+LOOSENING = ("START", "OUI", "reprendre", "unstop", "YES")
+
+
+@given(st.sampled_from(LOOSENING), st.sampled_from(["si je dis {}", "ma soeur a dit {}", "{} par erreur", "{} ou pas"]))
+def test_no_text_loosens_but_by_its_whole_form(word: str, around: str) -> None:
+    assert classify(around.format(word)).intent not in ("start", "confirm")
+
+
+def steps(text: str) -> int:
+    """Return how many lines and calls of Python code reading the text takes."""
+    count = 0
+
+    def counted(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal count
+        count += 1
+        return counted
+
+    classify(text)  # fills the caches
+    before = sys.gettrace()
+    sys.settrace(counted)
+    try:
+        classify(text)
+    finally:
+        sys.settrace(before)
+    return count
+
+
+HOSTILE = ["stop ", "s t o p ", "ne ", "j'ai dit stop par erreur ", "? ", "«", "pas de ", "plus de sms si je "]
+HOSTILE += ["xqz", "ñañ й ", "!", "arretez toutes vos ", "ma soeur dit "]
+
+
+@pytest.mark.parametrize("unit", HOSTILE)
+def test_work_grows_no_faster_than_the_text(unit: str) -> None:
+    short, long = (unit * (length // len(unit)) for length in (450, 1_800))
+
+    assert steps(long) <= 6 * steps(short)
+    assert steps(unit * (10_240 // len(unit))) <= 1.5 * steps(long)

@@ -56,8 +56,8 @@ class Reviewed:
 
 
 @asynccontextmanager
-async def inbound(surroundings: Surroundings) -> AsyncIterator[Reviewed]:
-    accounts = [{"provider": "simulator", "account": "main", "secrets": [SECRET]}]
+async def inbound(surroundings: Surroundings, **account: str) -> AsyncIterator[Reviewed]:
+    accounts = [{"provider": "simulator", "account": "main", "secrets": [SECRET], **account}]
     settings = Settings(**await surroundings.settings("inbound", provider_accounts=accounts, publish_timeout_s=60.0))
     async with running(build(settings)) as client:
         yield Reviewed(client, settings)
@@ -97,6 +97,14 @@ async def test_each_concern_is_a_lane_of_the_queue(service: Reviewed) -> None:
         ("review", "doubt"),
         ("review", "unread"),
     ]
+
+
+async def test_the_country_of_an_account_decides_which_words_are_certain(surroundings: Surroundings) -> None:
+    async with inbound(surroundings, country="US") as service:
+        await service.text("END")
+
+        assert await service.queue() == []
+        assert [each.intent for each in await service.messages()] == ["stop"]
 
 
 async def test_a_decision_is_the_next_revision_of_the_mo_and_names_who_made_it(service: Reviewed) -> None:

@@ -2,12 +2,16 @@
 
 from collections import Counter
 
+from inbound.keywords import Understanding, classify
 from tests.unit.inbound.corpus import (
     CLASSES,
     READERS,
     ROWS,
+    WISHES,
+    Labelled,
     accidental_starts,
     false_certainties,
+    labelled,
     lines,
     ours,
     ours_without_hints,
@@ -82,6 +86,29 @@ def test_the_rivals_read_as_their_documents_say() -> None:
         assert {read(text) for text in start} <= {"start"}
         assert {read(text) for text in contact} <= {"contact"}
         assert {read(text) for text in none} == {"none"}
+
+
+LABELLED = [(line, classify(line.text)) for line in labelled()]
+
+
+def share(readings: list[tuple[Labelled, Understanding]], intent: str) -> float:
+    return sum(found.intent == intent for _, found in readings) / len(readings)
+
+
+def test_no_labelled_wish_is_read_as_nothing() -> None:
+    wishes = [(line, found) for line, found in LABELLED if line.wish]
+
+    assert [line.text for line, found in wishes if found.intent not in ("stop", "review")] == []
+    assert share(wishes, "stop") >= 0.7
+
+
+def test_few_labelled_replies_without_a_wish_are_stopped_or_held() -> None:
+    others = [(line, found) for line, found in LABELLED if line.labels.isdisjoint(WISHES)]
+    ordinary = [(line, found) for line, found in LABELLED if line.ordinary]
+
+    assert share(others, "stop") < 0.02
+    assert share(ordinary, "review") < 0.1
+    assert [line.text for line, found in LABELLED if found.intent == "start" and "start" not in line.labels] == []
 
 
 def test_the_report_sets_every_reader_beside_ours() -> None:

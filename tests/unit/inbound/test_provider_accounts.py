@@ -42,6 +42,14 @@ def test_accounts_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch)
     )
 
 
+def test_an_account_says_the_language_and_the_country_of_its_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    (account,) = settings(monkeypatch, {**SIMULATOR, "language": "en", "country": "US"}).provider_accounts
+    assert (account.account_with_secrets().language, account.account_with_secrets().country) == ("en", "US")
+
+    with pytest.raises(ValidationError):
+        settings(monkeypatch, {**SIMULATOR, "country": "usa"})
+
+
 def test_a_secret_is_not_in_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "auth token" not in repr(settings(monkeypatch, TWILIO))
 

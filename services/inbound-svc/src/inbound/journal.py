@@ -26,7 +26,7 @@ from common.sms.message_id import EPOCH, message_id
 from common.sms.msisdn import as_received
 from common.telemetry import counter, histogram, traceparent
 from inbound import codes, queue, store
-from inbound.keywords import Understanding, classify
+from inbound.keywords import ANYONE, Public, Understanding, classify
 from inbound.providers import RETRIES_FOR, Kind, Message, Once, Receipt, ambiguous
 from inbound.store import Item, KeptCallback, KeptPart, Origin
 
@@ -47,12 +47,13 @@ LAG = histogram(
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An MO (with `message`) or DLR on its way into the journal. `retries_for`: as of `message_entry`."""
+    """An MO (with `message`) or DLR on its way into the journal. `retries_for`, `public`: as of `message_entry`."""
 
     item: Item
     event: Event
     message: Message | None = None
     retries_for: timedelta = RETRIES_FOR
+    public: Public = ANYONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +325,15 @@ async def _whole(tx: AsyncConnection, held: Resources[Any], arrival: Arrival, en
     whole = f"{parts[0].provider_message_id[:150]}+{hashlib.sha256(names.encode()).hexdigest()[:16]}"
     message = replace(message, provider_message_id=whole, text=text, part=None)
     answered = isinstance(entry.event, MessageReceived) and entry.event.answered
-    return message_entry(held, origin, message, received_at, answered=answered, retries_for=entry.retries_for)
+    return message_entry(
+        held,
+        origin,
+        message,
+        received_at,
+        answered=answered,
+        retries_for=entry.retries_for,
+        public=entry.public,
+    )
 
 
 def named(origin: Origin, item: Item) -> dict[str, str]:
@@ -345,17 +354,19 @@ def message_entry(
     answered: bool = False,
     retries_for: timedelta = RETRIES_FOR,
     meant: Understanding | None = None,
+    public: Public = ANYONE,
 ) -> Entry:
     """Return the journal entry of an interpreted MO.
 
     A number is never refused: a STOP counts from any sender. `answered`: the provider itself confirms a STOP.
     `retries_for`: the greatest age of a text without a time. `meant`: the meaning, where the text does not decide.
+    `public`: of the account, which decides the words that loosen.
     """
     name = message.provider_message_id or ""
     number = as_received(message.sender)
     subject_id = held.subject_keys.subject_id(number)
     mo_id = str(message_id(EPOCH, "mo", origin.provider, origin.account, name))
-    meant = meant or _meant(origin, message)
+    meant = meant or _meant(origin, message, public)
     event = MessageReceived(
         mo_id=mo_id,
         subject_id=subject_id,
@@ -385,10 +396,10 @@ def message_entry(
         score=meant.score,
         said_at=event.occurred_at,
     )
-    return Entry(item, event, message, retries_for)
+    return Entry(item, event, message, retries_for, public)
 
 
-def _meant(origin: Origin, message: Message) -> Understanding:
+def _meant(origin: Origin, message: Message, public: Public) -> Understanding:
     """Return the meaning of an MO, or of a part.
 
     A STOP (or a doubt) in a part counts at once, because the others may never come; no other intent does. A name in a
@@ -397,7 +408,7 @@ def _meant(origin: Origin, message: Message) -> Understanding:
     """
     if message.opted_out:
         return Understanding("stop", f"provider:{origin.provider}", 1.0, "")
-    understood = classify(message.text)
+    understood = classify(message.text, language=public.language, country=public.country)
     if message.part is None:
         return understood
     if understood.intent not in PART_INTENTS:

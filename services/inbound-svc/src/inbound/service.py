@@ -93,7 +93,8 @@ class AccountSettings(BaseModel):
     URL is then /v1/callbacks/<provider>/<account>/<secret>/…), `basic` ("user:password"), `addresses` (networks; behind
     a proxy, FORWARDED_ALLOW_IPS must name the proxy). `short_code`: the number people answer to, where callbacks omit
     it. `scheme`: how the provider signs for this account, where the provider has several. `pull`: ask the provider for
-    what no callback told; nothing is pulled without.
+    what no callback told; nothing is pulled without. `language` ("es"), `country` ("US"): of the
+    people who answer, for the words that are certain only there; France where neither is given.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -106,6 +107,8 @@ class AccountSettings(BaseModel):
     basic: tuple[SecretStr, ...] = ()
     addresses: tuple[IPvAnyNetwork, ...] = ()
     short_code: str = Field("", pattern=r"^(\+?\d{3,15})?$")
+    language: str | None = Field(None, pattern=r"^[a-z]{2}$")
+    country: str | None = Field(None, pattern=r"^[A-Z]{2}$")
     capabilities: CapabilitySettings = CapabilitySettings()
     scheme: str = ""
     pull: PullSettings | None = None
@@ -154,6 +157,8 @@ class AccountSettings(BaseModel):
             short_code=self.short_code,
             capabilities=None if capabilities == usual else capabilities,
             scheme=self.scheme,
+            language=self.language,
+            country=self.country,
         )
 
 

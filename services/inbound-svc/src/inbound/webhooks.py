@@ -36,6 +36,7 @@ from common.web.problems import (
 )
 from inbound import journal
 from inbound.journal import Arrival, Entry, Kept
+from inbound.keywords import Public
 from inbound.providers import (
     PROVIDERS,
     Account,
@@ -193,6 +194,7 @@ async def _receive(
                     received_at,
                     answered=does.answers_stop,
                     retries_for=does.retries_for,
+                    public=Public(account.language, account.country),
                 )
                 for m in messages
             ]

@@ -1,5 +1,5 @@
 """The meaning of a text: `classify(text)`. Pure; the words are data. See `classifier`."""
 
-from inbound.keywords.classifier import Understanding, classify
+from inbound.keywords.classifier import ANYONE, Public, Understanding, classify
 
-__all__ = ["Understanding", "classify"]
+__all__ = ["ANYONE", "Public", "Understanding", "classify"]

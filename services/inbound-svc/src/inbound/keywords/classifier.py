@@ -12,9 +12,10 @@ Precedence: an opt-out in any clause; a possible opt-out; the other requests. A 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from common.contracts.inbound import Concern, Intent
-from inbound.keywords import grammar
+from inbound.keywords import grammar, likeness
 from inbound.keywords.grammar import Clause, Hit, Said
 from inbound.keywords.lists import Phrase, Words, words
 from inbound.keywords.normal import Normal, normalise
@@ -35,6 +36,16 @@ SHORT_CODE = re.compile(r"[3-8]\d{4}")
 TWICE = re.compile(r"(.)\1")
 
 EXACT, FOLLOWED, PHRASE, DISGUISED, LAST, NEAR, DOUBT, NOTHING = 1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.5, 0.0
+
+
+class Public(NamedTuple):
+    """The people an account is for: language ("es") and country ("US"), None where the account does not say."""
+
+    language: str | None = None
+    country: str | None = None
+
+
+ANYONE = Public()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +78,7 @@ class Finding:
 
 LIST_RULES = ("stop_phrases", "stop_negative_phrases", "stop_opening_phrases", "stop_together")
 NONE = Finding("none", "any-1:none", NOTHING)
+LIKE = Finding("review", "likeness-1:doubt", DOUBT)
 UNREAD = Finding("review", "known-1:unread", DOUBT, concern="unread")
 
 
@@ -89,6 +101,8 @@ def classify(text: str, *, language: str | None = None, country: str | None = No
         found = Finding("review", "any-1:too_long", DOUBT)
     if found.intent == "none" and hardly_read(own, known.known, known.traffic):
         found = UNREAD
+    if found.intent == "none" and likeness.holds(plain, known):
+        found = LIKE
     kind = found.rule.rpartition(":")[2].removeprefix("disguised_")
     return Understanding(
         found.intent,

@@ -28,6 +28,7 @@ RIGHTS: tuple[tuple[str, Concern], ...] = (
     ("wrong_number_phrases", "wrong_number"),
     ("return_phrases", "return"),
 )
+REACH = 8  # words from "stop" to the brands it names
 NEAR = 1  # clauses between "par erreur" and the STOP it regrets
 
 
@@ -92,7 +93,7 @@ def everyone(clause: Clause, known: Words) -> str | None:
     """Return the file of the rule by which a STOP names every brand: "stop toutes vos marques"."""
     for place, word in enumerate(clause):
         for rule, file in known.everyone.get(word, ()):
-            after = iter(clause[place + 1 :])
+            after = iter(clause[place + 1 : place + 1 + REACH])
             told = all(any(word in group for word in after) for group in rule.groups[1:])
             if told and rule.unless.isdisjoint(clause):
                 return file

@@ -206,6 +206,7 @@ class Words:
     enrolled: frozenset[str]
     done: frozenset[str]
     traffic: frozenset[str]
+    everyday: frozenset[str]  # the single words; phrases are in `phrases`
     erasers: frozenset[str]
     personal: frozenset[str]
     records: frozenset[str]
@@ -282,6 +283,7 @@ def words(language: str | None = None, country: str | None = None) -> Words:
         enrolled=union("enrolled"),
         done=union("done"),
         traffic=union("traffic"),
+        everyday=frozenset(word for word in union("everyday") if " " not in word),
         erasers=union("erasers"),
         personal=union("personal"),
         records=union("records"),

@@ -103,6 +103,8 @@ class Account:
     short_code: str = ""
     capabilities: Capabilities | None = None  # by default the module's
     scheme: str = ""  # by default the first
+    language: str | None = None  # of the people who answer
+    country: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
