@@ -20,7 +20,7 @@ PACKAGES := libs/common services/consent-svc services/campaign-svc services/disp
 SOURCES := libs services stack clients tests examples bench chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e schemas rooms corpus mutants fuzz bench chaos kafka clean client wheels
+.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e schemas rooms reference corpus mutants fuzz bench chaos kafka clean client wheels
 
 ##@ Everyday
 help: ## List the targets
@@ -137,6 +137,9 @@ wheels: install ## Build the wheels of the Python client and of the command line
 
 rooms: install ## Regenerate the rooms of docs/architecture.md from the docstrings
 	$(BIN)/python -m tests.contract.rooms
+
+reference: install ## Regenerate docs/settings.md from the settings and docs/metrics.md from the metrics of the code
+	$(BIN)/python -m tests.contract.settings
 
 schemas: install ## Regenerate the events' JSON Schemas and the OpenAPI documents (additive changes; BREAKS="why" accepts others of the latter)
 	$(BIN)/python -m tests.contract.schemas

@@ -5,17 +5,14 @@
     projection   work that must never wait for the worker role
     relay        outbox to Kafka
 
-Without an argument (`main`) the process serves the roles of PLACET_ROLES. Every role answers /livez, /readyz and
+Every role answers /livez, /readyz and
 /metrics. A worker that raises ends the process, for the platform to restart.
 """
 
 import asyncio
-import ctypes
-import gc
 import logging
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -33,19 +30,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.contracts import TOPICS, Topic
 from common.db.allowances import Allowances
-from common.db.database import Database, migrate
+from common.db.database import Database
 from common.db.notify import either
 from common.db.timer import Worker
 from common.kafka import broker as kafka
 from common.kafka import dead_letters
 from common.kafka.consumer import Consumer
 from common.kafka.outbox import Ceiling, Relay, Relayed
-from common.kafka.reading import broken_logs
 from common.kafka.retrying import Retrying
 from common.kafka.subscription import Subscription
 from common.keyring import FieldKeys, LinkKeys, OtherKey, SubjectKeys
 from common.settings import ServiceSettings
-from common.telemetry import continue_trace, log_to_stderr, traceparent
+from common.telemetry import continue_trace, traceparent
 from common.web import problems
 from common.web.auth import Authenticator
 from common.web.auth.organisations import Organisations
@@ -54,7 +50,6 @@ from common.web.openapi import App, catalogue
 from common.web.prefix import Prefixed
 from common.web.problems import MethodNotAllowed, NotFound, Problem, Reason, TooLarge
 from common.web.query import only_known_parameters
-from common.web.server import server_of
 from common.web.streaming import BODILESS
 
 log = logging.getLogger(__name__)
@@ -62,9 +57,6 @@ log = logging.getLogger(__name__)
 S = TypeVar("S", bound=ServiceSettings)
 
 BODY_BYTES = 1024 * 1024  # of a request, unless `body_limits` names the path
-GC_THRESHOLD = 50_000  # objects; Python's default is 700
-KEPT_BYTES = 32 * 1024 * 1024  # of freed memory; glibc's largest threshold
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 NO_TELEMETRY: TelemetryConfig = {  # FastAPI's costs time per request; Placet has its own
     "tracing": False,
     "metrics": False,
@@ -72,7 +64,6 @@ NO_TELEMETRY: TelemetryConfig = {  # FastAPI's costs time per request; Placet ha
 }
 KEYS_SEEN_WITHIN_S = 5.0
 NUMBERS_SEEN = 100  # per table: enough for some to decrypt
-STARTUP_FAILURE = 3  # uvicorn's own
 READY_FAILING_S = 60.0  # a consumer failing for longer makes the service not ready
 READY_STALLED_S = 10.0  # the same for a stalled partition; a change of leader takes less
 
@@ -550,43 +541,3 @@ class _BodyLimit:
         """Return the limit of the longest matching path."""
         stated = [p for p in self._limits if path == p or path.startswith(p if p.endswith("/") else f"{p}/")]
         return self._limits[max(stated, key=len)] if stated else BODY_BYTES
-
-
-def collect_rarely() -> None:
-    """Collect garbage rarely, and never the objects built so far: full collections delay requests."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD)
-
-
-def keep_memory() -> None:
-    """Tell glibc to keep up to KEPT_BYTES of freed memory; no effect with another libc.
-
-    By default the kernel clears and maps each page again: ten times as long as writing the page.
-    """
-    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
-        for threshold in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-            mallopt(threshold, KEPT_BYTES)
-
-
-def main(build: Callable[[], Service[Any]]) -> None:
-    """Run `python -m <service> [migrate | dead-letters … | log …]`."""
-    service = build()
-    log_to_stderr(service.name)
-    if sys.argv[1:] == ["migrate"]:
-        migrate(service.settings.database_url, service.name)
-        return
-    if sys.argv[1:2] == ["dead-letters"]:
-        sys.exit(asyncio.run(dead_letters.command(service.name, service.settings.database_url, sys.argv[2:])))
-    if sys.argv[1:2] == ["log"]:
-        sys.exit(asyncio.run(broken_logs.command(service.name, service.settings.database_url, sys.argv[2:])))
-    if sys.argv[1:]:
-        sys.exit(f"usage: python -m {service.name} [migrate | dead-letters | log]")
-    os.nice(service.settings.nice)
-    app = create_app(service)
-    collect_rarely()
-    keep_memory()
-    server = server_of(app, service.settings)
-    server.run()
-    if not server.started:
-        sys.exit(STARTUP_FAILURE)
