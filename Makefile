@@ -140,6 +140,7 @@ rooms: install ## Regenerate the rooms of docs/architecture.md from the docstrin
 
 reference: install ## Regenerate docs/settings.md from the settings and docs/metrics.md from the metrics of the code
 	$(BIN)/python -m tests.contract.settings
+	$(BIN)/python -m tests.contract.metrics
 
 schemas: install ## Regenerate the events' JSON Schemas and the OpenAPI documents (additive changes; BREAKS="why" accepts others of the latter)
 	$(BIN)/python -m tests.contract.schemas

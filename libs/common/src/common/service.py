@@ -12,10 +12,12 @@ Every role answers /livez, /readyz and
 import asyncio
 import logging
 import os
+import platform
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -41,11 +43,12 @@ from common.kafka.retrying import Retrying
 from common.kafka.subscription import Subscription
 from common.keyring import FieldKeys, LinkKeys, OtherKey, SubjectKeys
 from common.settings import ServiceSettings
-from common.telemetry import continue_trace, traceparent
+from common.telemetry import continue_trace, gauge, traceparent
 from common.web import problems
 from common.web.auth import Authenticator
 from common.web.auth.organisations import Organisations
 from common.web.edge_id import EdgeIds
+from common.web.measured import Measured
 from common.web.openapi import App, catalogue
 from common.web.prefix import Prefixed
 from common.web.problems import MethodNotAllowed, NotFound, Problem, Reason, TooLarge
@@ -53,6 +56,8 @@ from common.web.query import only_known_parameters
 from common.web.streaming import BODILESS
 
 log = logging.getLogger(__name__)
+
+BUILD = gauge("sms_build_info", "The version of the code and of Python; always 1.", ["service", "version", "python"])
 
 S = TypeVar("S", bound=ServiceSettings)
 
@@ -200,7 +205,9 @@ def create_app(service: Service[S]) -> FastAPI:
     app.add_middleware(_BodyLimit, limits=service.body_limits)
     app.add_middleware(_Nameless)
     app.add_middleware(_Trace)
+    app.add_middleware(Measured)
     app.add_middleware(Prefixed)
+    BUILD.labels(service.name, metadata.version("common"), platform.python_version()).set(1)
     return app
 
 
@@ -224,6 +231,7 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
         relayed=Relayed(database, service.published),
         allowances=Allowances(Database(settings.database_url, pool_size=1, name=service.name)),
     )
+    database.show_pool()
     state = _Running()
     parts: list[Background] = []
     workers: list[Worker] = [held.allowances.worker()]
@@ -431,6 +439,7 @@ class _Quick:
             match, found = route.matches(scope)
             if match is Match.FULL:
                 scope.update(found)
+                scope["route"] = route
                 try:
                     response = await route.endpoint(Request(scope, receive, send))
                 except Problem as problem:
@@ -472,6 +481,7 @@ class _Head:
             await send(message)
 
         await self._app(as_get, receive, without_body)
+        scope["route"] = as_get.get("route")
 
 
 def _refusing_methods(app: FastAPI, callbacks: Sequence[Route]) -> Callable[[Request, Exception], Awaitable[Response]]:
