@@ -21,7 +21,7 @@ PACKAGES := libs/common services/consent-svc services/campaign-svc services/disp
 SOURCES := libs services stack clients tests examples bench chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms corpus likeness mutants fuzz bench chaos kafka clean client wheels
+.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms reference corpus likeness mutants fuzz bench chaos kafka clean client wheels
 
 ##@ Everyday
 help: ## List the targets
@@ -146,6 +146,10 @@ wheels: install ## Build the wheels of the Python client, the command line and t
 
 rooms: install ## Regenerate the rooms of docs/architecture.md from the docstrings
 	$(BIN)/python -m tests.contract.rooms
+
+reference: install ## Regenerate docs/settings.md from the settings and docs/metrics.md from the metrics of the code
+	$(BIN)/python -m tests.contract.settings
+	$(BIN)/python -m tests.contract.metrics
 
 schemas: install ## Regenerate JSON Schemas, OpenAPI and AsyncAPI documents, examples of docs/operators (additive changes; BREAKS="why" accepts others of the latter two)
 	$(BIN)/python -m tests.contract.schemas

@@ -10,7 +10,7 @@ import yaml
 from common.contracts import TEMPLATES
 from common.web.problems import Problem
 from inbound import webhooks
-from tests.contract.test_metrics import every_metric
+from tests.contract.metrics import every_metric
 from tests.unit.deploy.deployed import BASE, SERVICES, documents
 
 ROOT = Path(__file__).parents[2]

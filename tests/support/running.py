@@ -117,7 +117,8 @@ class Surroundings:
 def environment(settings: Mapping[str, Any]) -> dict[str, str]:
     """Of a service that runs as a process with these settings."""
     told = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
-    return {**os.environ, **{f"PLACET_{name.upper()}": value for name, value in told.items()}}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PLACET_")}
+    return {**inherited, **{f"PLACET_{name.upper()}": value for name, value in told.items()}}
 
 
 CALLED = "api,relay"  # roles of a service that is only called: no consumers, no timers

@@ -5,7 +5,7 @@ import sys
 
 FAULTS = """
 import resource
-from common.service import keep_memory
+from common.command import keep_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -259,6 +259,7 @@ def test_a_pod_is_given_the_time_it_takes_to_stop(service: str, role: str) -> No
 @each_pod
 def test_a_pod_can_change_nothing_and_gain_nothing(pod: dict[str, Any]) -> None:
     assert pod["automountServiceAccountToken"] is False
+    assert pod["enableServiceLinks"] is False, "a Service placet-x becomes the unknown setting PLACET_X_SERVICE_HOST"
     assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
     assert container(pod)["securityContext"] == {
         "allowPrivilegeEscalation": False,

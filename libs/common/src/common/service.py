@@ -5,20 +5,19 @@
     projection   work that must never wait for the worker role
     relay        outbox to Kafka
 
-Without an argument (`main`) the process serves the roles of PLACET_ROLES. Every role answers /livez, /readyz and
+Every role answers /livez, /readyz and
 /metrics. A worker that raises ends the process, for the platform to restart.
 """
 
 import asyncio
-import ctypes
-import gc
 import logging
 import os
+import platform
 import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -32,38 +31,36 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.contracts import TOPICS, Topic
 from common.db.allowances import Allowances
-from common.db.database import Database, migrate
+from common.db.database import Database
 from common.db.notify import either
 from common.db.timer import Worker
 from common.kafka import broker as kafka
 from common.kafka import dead_letters
 from common.kafka.consumer import Consumer
 from common.kafka.outbox import Ceiling, Relay, Relayed
-from common.kafka.reading import broken_logs
 from common.kafka.retrying import Retrying
 from common.kafka.subscription import Subscription
 from common.keyring import FieldKeys, LinkKeys, OtherKey, SubjectKeys
 from common.settings import ServiceSettings
-from common.telemetry import continue_trace, log_to_stderr, traceparent
+from common.telemetry import continue_trace, gauge, traceparent
 from common.web import problems
 from common.web.auth import Authenticator
 from common.web.auth.organisations import Organisations
 from common.web.edge.bodies import Bodies
 from common.web.edge_id import EdgeIds
+from common.web.measured import Measured
 from common.web.openapi import App, catalogue
 from common.web.prefix import Prefixed
 from common.web.problems import MethodNotAllowed, NotFound, Problem
 from common.web.query import only_known_parameters
-from common.web.server import server_of
 from common.web.streaming import BODILESS
 
 log = logging.getLogger(__name__)
 
+BUILD = gauge("sms_build_info", "The version of the code and of Python; always 1.", ["service", "version", "python"])
+
 S = TypeVar("S", bound=ServiceSettings)
 
-GC_THRESHOLD = 50_000  # objects; Python's default is 700
-KEPT_BYTES = 32 * 1024 * 1024  # of freed memory; glibc's largest threshold
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 NO_TELEMETRY: TelemetryConfig = {  # FastAPI's costs time per request; Placet has its own
     "tracing": False,
     "metrics": False,
@@ -71,7 +68,6 @@ NO_TELEMETRY: TelemetryConfig = {  # FastAPI's costs time per request; Placet ha
 }
 KEYS_SEEN_WITHIN_S = 5.0
 NUMBERS_SEEN = 100  # per table: enough for some to decrypt
-STARTUP_FAILURE = 3  # uvicorn's own
 READY_FAILING_S = 60.0  # a consumer failing for longer makes the service not ready
 READY_STALLED_S = 10.0  # the same for a stalled partition; a change of leader takes less
 
@@ -208,7 +204,9 @@ def create_app(service: Service[S]) -> FastAPI:
     app.add_middleware(Bodies, limits=service.body_limits, most_held=service.settings.bodies_bytes)
     app.add_middleware(_Nameless)
     app.add_middleware(_Trace)
+    app.add_middleware(Measured)
     app.add_middleware(Prefixed)
+    BUILD.labels(service.name, metadata.version("common"), platform.python_version()).set(1)
     return app
 
 
@@ -232,6 +230,7 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
         relayed=Relayed(database, service.published),
         allowances=Allowances(Database(settings.database_url, pool_size=1, name=service.name)),
     )
+    database.show_pool()
     state = _Running()
     parts: list[Background] = []
     workers: list[Worker] = [held.allowances.worker()]
@@ -439,6 +438,7 @@ class _Quick:
             match, found = route.matches(scope)
             if match is Match.FULL:
                 scope.update(found)
+                scope["route"] = route
                 try:
                     response = await route.endpoint(Request(scope, receive, send))
                 except Problem as problem:
@@ -480,6 +480,7 @@ class _Head:
             await send(message)
 
         await self._app(as_get, receive, without_body)
+        scope["route"] = as_get.get("route")
 
 
 def _refusing_methods(app: FastAPI, callbacks: Sequence[Route]) -> Callable[[Request, Exception], Awaitable[Response]]:
@@ -501,41 +502,3 @@ def _serves(routes: Sequence[BaseRoute], scope: Scope) -> bool:
     return any(route.matches(dict(scope))[0] is Match.FULL for route in routes)
 
 
-def collect_rarely() -> None:
-    """Collect garbage rarely, and never the objects built so far: full collections delay requests."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD)
-
-
-def keep_memory() -> None:
-    """Tell glibc to keep up to KEPT_BYTES of freed memory; no effect with another libc.
-
-    By default the kernel clears and maps each page again: ten times as long as writing the page.
-    """
-    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
-        for threshold in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-            mallopt(threshold, KEPT_BYTES)
-
-
-def main(build: Callable[[], Service[Any]]) -> None:
-    """Run `python -m <service> [migrate | dead-letters … | log …]`."""
-    service = build()
-    log_to_stderr(service.name)
-    if sys.argv[1:] == ["migrate"]:
-        migrate(service.settings.database_url, service.name)
-        return
-    if sys.argv[1:2] == ["dead-letters"]:
-        sys.exit(asyncio.run(dead_letters.command(service.name, service.settings.database_url, sys.argv[2:])))
-    if sys.argv[1:2] == ["log"]:
-        sys.exit(asyncio.run(broken_logs.command(service.name, service.settings.database_url, sys.argv[2:])))
-    if sys.argv[1:]:
-        sys.exit(f"usage: python -m {service.name} [migrate | dead-letters | log]")
-    os.nice(service.settings.nice)
-    app = create_app(service)
-    collect_rarely()
-    keep_memory()
-    server = server_of(app, service.settings)
-    server.run()
-    if not server.started:
-        sys.exit(STARTUP_FAILURE)

@@ -1,6 +1,6 @@
-"""Run the service: `python -m campaign [migrate]`."""
+"""Run the service: `python -m campaign [migrate | settings --check]`."""
 
-from campaign.service import build
-from common.service import main
+from campaign.service import Settings, build
+from common.command import main
 
-main(build)
+main(build, Settings)

@@ -47,16 +47,22 @@ STORES = (audience, campaigns, feed, imports, links, planning, preflight, recipi
 
 
 class Settings(PricedSettings):
-    import_max_bytes: int = Field(200_000_000, ge=1)  # about five million lines
+    import_max_bytes: int = Field(200_000_000, ge=1)
+    """The largest file of contacts: about five million lines."""
     request_chunk: int = Field(16_000, ge=1, le=20_000)
-    # the planner stops beyond this many unpublished rows
+    """Recipients that the planner asks for in a transaction."""
     outbox_backlog: int = Field(192, ge=1)
-    # a requested recipient without a report is requested again
+    """The planner waits above so many unpublished rows."""
     repeat_after_s: float = Field(900, ge=1, le=21_600)
-    rate_per_s: float | None = Field(None, gt=0)  # messages the operator accepts
-    link_days: int = Field(30, ge=1, le=365)  # after the campaign's end
-    webhooks_private: bool = False  # destinations at private addresses, and without TLS: development only
-    keep: pruning.Periods = pruning.Periods()  # docs/retention.md
+    """A requested recipient without a report is requested again after so long."""
+    rate_per_s: float | None = Field(None, gt=0)
+    """Messages that the operator accepts, for the forecast of a campaign's duration."""
+    link_days: int = Field(30, ge=1, le=365)
+    """A short link leads on for so long after the campaign's end."""
+    webhooks_private: bool = False
+    """Webhooks may go to private addresses, and without TLS: development only."""
+    keep: pruning.Periods = pruning.Periods()
+    """Retention periods, an object with the fields of `Periods`: docs/retention.md."""
 
     @model_validator(mode="after")
     def _a_link_is_kept_while_it_leads_on(self) -> "Settings":

@@ -1,10 +1,10 @@
-"""Run `python -m consent [migrate | republish --partition N | verify | verify-bundle FILE]`.
+"""Run `python -m consent [migrate | settings --check | republish --partition N | verify | verify-bundle FILE]`.
 
 `verify` needs only the setting PLACET_DATABASE_URL; `verify-bundle` needs no setting and no database."""
 
 import sys
 
-from common.service import main
+from common.command import main, settings_of
 from consent.ledger import republishing
 from consent.proof import verify_bundle, verify_ledger
 from consent.service import Settings, build
@@ -14,5 +14,5 @@ if sys.argv[1:2] == ["verify-bundle"]:
 if sys.argv[1:2] == ["verify"]:
     sys.exit(verify_ledger.run(sys.argv[2:]))
 if sys.argv[1:2] == ["republish"]:
-    sys.exit(republishing.run(Settings(), sys.argv[2:]))
-main(build)
+    sys.exit(republishing.run(settings_of(Settings), sys.argv[2:]))
+main(build, Settings)

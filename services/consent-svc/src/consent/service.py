@@ -50,29 +50,54 @@ BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text shown
 
 
 class Settings(HoursSettings, page.PageSettings):
-    signing_keys: KeyRingSettings  # Ed25519 seeds: the current key signs receipts
-    answers_per_day: int = Field(5, ge=1)  # ends a loop of machines
-    answers_of_organisation_per_day: int = Field(4, ge=1)  # of `answers_per_day`, caused by calls of one organisation
-    double_opt_ins_per_number_day: int = Field(3, ge=1)  # of a controller: so many at once, then at pace
-    double_opt_ins_per_number_month: int = Field(6, ge=1)  # of a controller
+    signing_keys: KeyRingSettings
+    """The key ring of receipts: Ed25519 seeds, the current key signs."""
+    answers_per_day: int = Field(5, ge=1)
+    """Answers by SMS to a person; ends a loop of machines."""
+    answers_of_organisation_per_day: int = Field(4, ge=1)
+    """Of `answers_per_day`, the answers caused by calls of one organisation."""
+    double_opt_ins_per_number_day: int = Field(3, ge=1)
+    """Questions of a controller to a number: so many at once, then at pace."""
+    double_opt_ins_per_number_month: int = Field(6, ge=1)
+    """Questions of a controller to a number in a month."""
     double_opt_ins_per_controller_hour: int = Field(1000, ge=1)
+    """Questions of a controller in an hour."""
     double_opt_ins_per_caller_hour: int = Field(1000, ge=1)
-    double_opt_ins_of_all_per_number_day: int = Field(5, ge=1)  # above the controllers' paces: in silence
+    """Questions of a caller in an hour."""
+    double_opt_ins_of_all_per_number_day: int = Field(5, ge=1)
+    """Questions of all controllers to a number, above the controllers' own paces. Further questions are dropped without
+    a word to the caller.
+    """
     double_opt_ins_of_all_per_number_month: int = Field(20, ge=1)
-    double_opt_ins_of_organisation_per_number_day: int = Field(4, ge=1)  # of those, in silence too
+    """Questions of all controllers to a number in a month, dropped in the same way."""
+    double_opt_ins_of_organisation_per_number_day: int = Field(4, ge=1)
+    """Of these, the questions of one organisation in a day, dropped in the same way."""
     double_opt_ins_of_organisation_per_number_month: int = Field(15, ge=1)
-    double_opt_in_after_stop_days: int = Field(30, ge=1)  # after a STOP, a controller asks a person once
-    last_message_days: int = Field(shared_codes.LAST_MESSAGE_DAYS, ge=1)  # explains a STOP on a shared code
-    erasure_late_after_s: float = Field(86_400.0, gt=0)  # the law allows a month
-    seal_every_s: float = Field(5.0, gt=0)  # without a backlog
-    sum_every_s: float = Field(21_600.0, gt=0)  # interval of the projection checksum
-    import_backlog: int = Field(1000, ge=1)  # outbox rows above which imports and expiries wait
-    retired_signing_keys: dict[str, str] = Field(default_factory=dict)  # key id to `x` of the key set, still published
-    protected_names: Path | None = None  # AF2M's whole lists, in the form of consent/senders/names-1.json
-    shared_codes: frozenset[str] = frozenset()  # STOP codes that every organisation may use
-    codes_per_organisation: int = Field(20, ge=1)  # different ones, former ones too, without shared ones
-    names_per_organisation: int = Field(200, ge=1)  # OADCs, brands and legal names, former ones too
-    keep: pruning.Periods = pruning.Periods()  # docs/retention.md
+    """Of these, the questions of one organisation in a month, dropped in the same way."""
+    double_opt_in_after_stop_days: int = Field(30, ge=1)
+    """After a STOP, a controller asks a person once in so many days."""
+    last_message_days: int = Field(shared_codes.LAST_MESSAGE_DAYS, ge=1)
+    """A message of the last so many days explains a STOP on a shared code."""
+    erasure_late_after_s: float = Field(86_400.0, gt=0)
+    """An erasure counts as late after so long; the law allows a month."""
+    seal_every_s: float = Field(5.0, gt=0)
+    """The interval of seals without a backlog."""
+    sum_every_s: float = Field(21_600.0, gt=0)
+    """The interval of the projection's checksum."""
+    import_backlog: int = Field(1000, ge=1)
+    """Imports and expiries wait above so many rows of the outbox."""
+    retired_signing_keys: dict[str, str] = Field(default_factory=dict)
+    """Former signing keys, still published: key id to `x` of the key set."""
+    protected_names: Path | None = None
+    """The file of AF2M's whole lists, in the form of `consent/senders/names-1.json`."""
+    shared_codes: frozenset[str] = frozenset()
+    """STOP codes that every organisation may use."""
+    codes_per_organisation: int = Field(20, ge=1)
+    """Different STOP codes of an organisation, former codes too, without shared codes."""
+    names_per_organisation: int = Field(200, ge=1)
+    """OADCs, brands and legal names of an organisation, former names too."""
+    keep: pruning.Periods = pruning.Periods()
+    """Retention periods, an object with the fields of `Periods`: docs/retention.md."""
 
     @cached_property
     def blocked_names(self) -> names.Blocked:

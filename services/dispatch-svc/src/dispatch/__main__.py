@@ -1,11 +1,11 @@
-"""Run `python -m dispatch [migrate | rebuild]`, or `python -m dispatch replay`.
+"""Run `python -m dispatch [migrate | settings --check | rebuild]`, or `python -m dispatch replay`.
 
 `replay` needs only the setting PLACET_DATABASE_URL.
 """
 
 import sys
 
-from common.service import main
+from common.command import main, settings_of
 from dispatch.audit import replay
 from dispatch.projection import rebuild as rebuilding
 from dispatch.service import Settings, build
@@ -13,5 +13,5 @@ from dispatch.service import Settings, build
 if sys.argv[1:2] == ["replay"]:
     sys.exit(replay.run(sys.argv[2:]))
 if sys.argv[1:2] == ["rebuild"]:
-    sys.exit(rebuilding.run(Settings(), sys.argv[2:]))
-main(build)
+    sys.exit(rebuilding.run(settings_of(Settings), sys.argv[2:]))
+main(build, Settings)

@@ -41,27 +41,44 @@ BATCH_BYTES = 8 * 1024 * 1024  # a thousand messages of ten SMS
 
 
 class Settings(PricedSettings):
-    gateways: tuple[GatewaySettings, ...] = ()  # docs/providers.md
-    gateway_url: HttpUrl | None = None  # the development simulator, the cheapest
+    gateways: tuple[GatewaySettings, ...] = ()
+    """The accounts that messages leave by: docs/providers.md."""
+    gateway_url: HttpUrl | None = None
+    """The simulator, as the cheapest gateway: development only."""
     gateway_token: SecretStr = SecretStr("")
-    gateway_idempotent: bool = False  # without (DOMAIN 4.1), a crash leaves `unknown`, never two SMS
-    gateway_echoes_reference: bool = True  # False: DLRs name only the gateway's ids
+    """The simulator's token."""
+    gateway_idempotent: bool = False
+    """The simulator keeps a repeated reference as the same SMS. Without (DOMAIN 4.1), a crash leaves `unknown`, never
+    two SMS.
+    """
+    gateway_echoes_reference: bool = True
+    """The simulator's DLRs carry the reference. Off: DLRs name only the gateway's ids."""
     gateway_batch: int = Field(100, ge=1, le=1000)
-    gateway_submits: int = Field(4, ge=1)  # concurrent; more would only delay a STOP
-    submit_timeout_s: float = Field(8.0, gt=0)  # shorter than the drain: a planned stop waits for answers
+    """Messages in a submit to the simulator."""
+    gateway_submits: int = Field(4, ge=1)
+    """Concurrent submits of a gateway; more would only delay a STOP."""
+    submit_timeout_s: float = Field(8.0, gt=0)
+    """How long a submit may take. Shorter than `drain_s`: a planned stop waits for answers."""
 
-    max_staleness_s: float = Field(2.0, gt=0, le=600)  # promise 1; far below min.compaction.lag.ms (ADR-0004)
-    marketing_cap: int | None = Field(None, ge=1)  # of one sender to one person
+    max_staleness_s: float = Field(2.0, gt=0, le=600)
+    """Marketing is on hold while consents are older (promise 1). Far below the topic's `min.compaction.lag.ms`
+    (ADR-0004).
+    """
+    marketing_cap: int | None = Field(None, ge=1)
+    """Marketing messages of a sender to a person in `marketing_cap_days`. Without: no cap."""
     marketing_cap_days: float = Field(7.0, gt=0, le=366)
-    hold_told_after_s: float = Field(10.0, gt=0)  # how long a hold, or its end, must last
-    # a hand-off begins within this time of its decision, or the message is decided again
+    """The window of `marketing_cap`."""
+    hold_told_after_s: float = Field(10.0, gt=0)
+    """How long a hold, or its end, must last before campaign-svc is told."""
     permit_ttl_s: float = Field(1.0, gt=0)
-    # after permit and submit: a message `sending` for longer is a dead process's
+    """A hand-off begins within this time of its decision, or the message is decided again."""
     settle_margin_s: float = 5.0
-    # records per transaction; a STOP of the partition waits for the transaction
+    """After permit and submit: a message `sending` for longer is a dead process's."""
     intake_batch: int = Field(500, ge=1, le=5000)
+    """Records in a transaction; a STOP of the partition waits for the transaction."""
 
-    keep: pruning.Periods = pruning.Periods()  # docs/retention.md
+    keep: pruning.Periods = pruning.Periods()
+    """Retention periods, an object with the fields of `Periods`: docs/retention.md."""
 
     @property
     def every_gateway(self) -> Sequence[GatewaySettings]:

@@ -1,6 +1,6 @@
-"""Run `python -m inbound [migrate]`."""
+"""Run `python -m inbound [migrate | settings --check]`."""
 
-from common.service import main
-from inbound.service import build
+from common.command import main
+from inbound.service import Settings, build
 
-main(build)
+main(build, Settings)

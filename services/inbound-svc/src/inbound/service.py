@@ -196,13 +196,19 @@ class Settings(ServiceSettings):
     model_config = SettingsConfigDict(hide_input_in_errors=True)
 
     provider_accounts: tuple[AccountSettings, ...] = ()
-    # names in the operators' topics
+    """The accounts of providers whose callbacks are taken: docs/providers.md."""
     kafka_operators: tuple[Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")], ...] = ()
+    """The names of operators that integrate by Kafka, as in their topics."""
     ovh_services: tuple[OvhServiceSettings, ...] = ()
-    ovh_poll_every_s: float = Field(20.0, gt=0)  # a STOP may wait so long
-    publish_timeout_s: float = Field(5.0, gt=0)  # then 503; operators give up after 15 s (DOMAIN 3.1)
+    """The OVHcloud services whose MOs are polled: docs/providers.md."""
+    ovh_poll_every_s: float = Field(20.0, gt=0)
+    """The interval of these polls; a STOP may wait so long."""
+    publish_timeout_s: float = Field(5.0, gt=0)
+    """A callback waits so long for its record on Kafka, then gets 503. Operators give up after 15 s (DOMAIN
+    3.1)."""
 
-    keep: pruning.Periods = pruning.Periods()  # docs/retention.md
+    keep: pruning.Periods = pruning.Periods()
+    """Retention periods, an object with the fields of `Periods`: docs/retention.md."""
 
     @model_validator(mode="after")
     def _each_account_once(self) -> Self:

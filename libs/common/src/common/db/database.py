@@ -20,6 +20,8 @@ from sqlalchemy.engine import Connection, ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from common.telemetry import gauge, histogram
+
 NAMING = {
     "ix": "%(table_name)s_%(column_0_N_name)s_ix",
     "uq": "%(table_name)s_%(column_0_N_name)s_uq",
@@ -57,6 +59,14 @@ AWAY = (
     asyncpg.InternalClientError,  # the driver has read the server's farewell, and not yet the end of the connection
 )
 
+POOL = gauge(
+    "sms_database_pool_connections", "Connections of the pool: used, idle, and the most there may be.", ["state"]
+)
+WAITED = histogram(
+    "sms_database_pool_wait_seconds",
+    "How long a transaction waited for a connection of the pool.",
+    buckets=(0.001, 0.01, 0.1, 0.5, 1, 2.5, 5),
+)
 
 _once_committed: WeakKeyDictionary[AsyncConnection, list[Callable[[], object]]] = WeakKeyDictionary()
 _once_undone: WeakKeyDictionary[AsyncConnection, list[Callable[[], object]]] = WeakKeyDictionary()
@@ -122,7 +132,9 @@ class Database:
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
         """Open a transaction, rolled back if the block raises."""
+        asked = time.perf_counter()
         async with self.engine.begin() as tx:
+            WAITED.observe(time.perf_counter() - asked)
             try:
                 yield tx
             except BaseException:
@@ -131,6 +143,14 @@ class Database:
                 raise
         for call in _once_committed.pop(tx, ()):
             call()
+
+    def show_pool(self) -> None:
+        """Show the pool in the metrics of the process. The last database shown is the process's own."""
+        connections = self.engine.sync_engine.pool
+        assert isinstance(connections, pool.QueuePool)
+        POOL.labels("used").set_function(connections.checkedout)
+        POOL.labels("idle").set_function(connections.checkedin)
+        POOL.labels("most").set_function(connections.size)
 
     async def read(self, sql: str, *values: object) -> Sequence[Sequence[Any]]:
         """Run a read-only query in a single round trip, without a transaction. See `fetch_many`."""

@@ -79,7 +79,9 @@ class PageSettings(ServiceSettings):
     """`page_url`: without path, "https://p.example"; if None, no link is made."""
 
     page_url: str | None = None
+    """The URL of the preference page, without a path: `https://p.example`. Without: no link is made."""
     link_days: int = Field(7, ge=1, le=90)
+    """A link to the preference page is good for so long."""
 
 
 Held = Annotated[Resources[PageSettings], Depends(resources)]

@@ -47,58 +47,99 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PLACET_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
-    # A file per setting, named after the variable in lower case, as container engines mount secrets; the environment
-    # has precedence.
     secrets_dir: DirectoryPath | None = None
+    """The folder of secret files: a file per setting, named after the variable in lower case. The environment has
+    precedence.
+    """
 
-    database_url: str  # postgresql://role:password@host:port/database
-    database_pool: int = Field(20, ge=3)  # with an exhausted pool an opt-out waits behind messages
+    database_url: str
+    """The service's own database, `postgresql://role:password@host:port/database`."""
+    database_pool: int = Field(20, ge=3)
+    """Connections of a process to its database. With an exhausted pool an opt-out waits behind messages."""
 
     kafka_bootstrap: str
-    kafka_idempotence: bool = True  # off for a broker without InitProducerId (local stack)
-    # Off: a consumer reads every partition and joins no group: for a single process, on a broker whose groups take
-    # seconds to form (local stack). With two processes, the row lock on the stored offset lets each record take effect
-    # once.
+    """The brokers to ask first, `host:port`, separated by commas."""
+    kafka_idempotence: bool = True
+    """Idempotent producers. Off for a broker without InitProducerId (local stack)."""
     kafka_groups: bool = True
-    kafka_replication: int = Field(3, ge=1)  # of topics created by Placet; 1 on a single broker
-    kafka_tls: bool = False  # with the machine's certificate authorities, or
-    kafka_ca_file: FilePath | None = None  # PEM
-    kafka_cert_file: FilePath | None = None  # PEM: the client certificate
+    """Consumers join groups. Off: a consumer reads every partition, for a single process on a broker whose groups take
+    seconds to form (local stack). With two processes, the row lock on the stored offset lets each record take effect
+    once.
+    """
+    kafka_replication: int = Field(3, ge=1)
+    """Replicas of the topics created by Placet; 1 on a single broker."""
+    kafka_tls: bool = False
+    """TLS to the brokers, checked by the machine's certificate authorities unless `kafka_ca_file` is set."""
+    kafka_ca_file: FilePath | None = None
+    """The brokers' certificate authority, PEM."""
+    kafka_cert_file: FilePath | None = None
+    """The client certificate, PEM."""
     kafka_key_file: FilePath | None = None
+    """The key of the client certificate, PEM."""
     kafka_sasl: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    """The mechanism of the password. Needs `kafka_tls`."""
     kafka_user: str | None = None
+    """The user of the password."""
     kafka_password: SecretStr | None = None
-    topic_prefix: str = ""  # separates two test runs on a broker
-    partitions: int = Field(12, ge=1)  # many divisors; shared by all subject-keyed topics (ADR-0004)
+    """The password."""
+    topic_prefix: str = ""
+    """Separates two test runs on a broker."""
+    partitions: int = Field(12, ge=1)
+    """Partitions of all subject-keyed topics: the same for every service, with many divisors (ADR-0004)."""
 
     host: str = "127.0.0.1"
+    """The address to listen at."""
     port: int = Field(8000, ge=0, le=65535)
+    """The port to listen at."""
     roles: Annotated[frozenset[Role], NoDecode] = ALL_ROLES
+    """The roles of the process, separated by commas; `all` is every role."""
     nice: int = Field(0, ge=0, le=19)
-    # Longer than any client: else a request can arrive on a closing connection (docs/operators/webhook.md).
+    """Raises the niceness of the process: other processes get the processor first."""
     keep_alive_s: int = Field(620, ge=1)
-    connections: int = Field(500, ge=1)  # beyond, the one that has waited longest for a request is closed
-    bodies_bytes: int = Field(64 * 1024 * 1024, ge=1024 * 1024)  # of all bodies in memory; beyond: 503
-    leave_s: float = Field(5.0, ge=0)  # after SIGTERM, answers say `Connection: close`
-    drain_s: float = 10.0  # for workers, after SIGTERM
+    """How long an idle connection of a client stays open. Longer than any client keeps its own, or a request can arrive
+    on a closing connection (docs/operators/webhook.md).
+    """
+    connections: int = Field(500, ge=1)
+    """Connections of a process. Beyond, the one that has waited longest for a request is closed."""
+    bodies_bytes: int = Field(64 * 1024 * 1024, ge=1024 * 1024)
+    """Bytes of all bodies in memory. Beyond, the answer is 503."""
+    leave_s: float = Field(5.0, ge=0)
+    """After SIGTERM, answers say `Connection: close` for so long."""
+    drain_s: float = 10.0
+    """After SIGTERM, workers may finish for so long."""
 
     subject_keys: KeyRingSettings
+    """The key ring of subject ids: the same for every service, never replaced."""
     field_keys: KeyRingSettings
+    """The key ring of encrypted numbers and texts, and of short links: the same for every service."""
 
-    auth_key: SecretStr | None = None  # HS256, local development only
+    auth_key: SecretStr | None = None
+    """The HS256 key of tokens: local development only."""
     auth_jwks_url: str | None = None
-    auth_keys_grace_s: float = Field(3600.0, ge=0)  # how long the last keys count while the issuer does not answer
+    """The key set of the identity provider (JWKS)."""
+    auth_keys_grace_s: float = Field(3600.0, ge=0)
+    """How long the last keys count while the issuer does not answer."""
     auth_issuer: str = "placet-development"
+    """The issuer (`iss`) of the tokens taken."""
     auth_audience: str = "placet-development"
+    """The audience (`aud`) of the tokens taken."""
 
-    limits: Path | None = None  # of organisations and tokens, docs/limits.md; the same file for every service
+    limits: Path | None = None
+    """The file of limits of organisations and tokens (docs/limits.md), the same for every service. Without: the limits
+    shipped.
+    """
 
-    max_clock_skew_s: float = Field(0.1, ge=0)  # between any two hosts; subtracted from every watermark
+    max_clock_skew_s: float = Field(0.1, ge=0)
+    """The largest difference of the clocks of two hosts; subtracted from every watermark."""
     watermark_every_s: float = Field(0.25, gt=0)
+    """The interval of watermarks while the outbox is empty."""
     relay_batch: int = Field(2000, ge=1)
-    relay_ack_timeout_s: float = Field(5.0, gt=0)  # a leading relay without an acknowledgement resigns (ADR-0006)
+    """Rows of the outbox that the relay publishes at once."""
+    relay_ack_timeout_s: float = Field(5.0, gt=0)
+    """A leading relay without an acknowledgement for so long resigns (ADR-0006)."""
 
-    fictional_numbers: bool = False  # 06 39 98 xx xx as metropolitan mobiles: development only
+    fictional_numbers: bool = False
+    """Numbers 06 39 98 xx xx count as metropolitan mobiles: development only."""
 
     @classmethod
     def settings_customise_sources(
@@ -155,7 +196,9 @@ class HoursSettings(ServiceSettings):
     """The settings of the services that compute sending hours; all need the same values."""
 
     hours: Literal["france", "demonstration"] = "france"
-    house_rules: Path | None = None  # see `common/law/files.py`, House
+    """The edition of the sending hours: the same for every service. `demonstration` is for demonstrations only."""
+    house_rules: Path | None = None
+    """The file of the house's own rules (`common/law/files.py`), the same for every service."""
 
     @cached_property
     def policy(self) -> Policy:
@@ -174,7 +217,9 @@ class HoursSettings(ServiceSettings):
 class PricedSettings(HoursSettings):
     """The settings of the services that compute costs; both need the same values."""
 
-    prices: Path | None = None  # the operator's table, see `common/sms/prices.py`; without: no cost is known
+    prices: Path | None = None
+    """The operator's table of prices (`common/sms/prices.py`), the same for both services. Without: no cost is known.
+    """
 
     @cached_property
     def price_table(self) -> Prices:

@@ -1,0 +1,90 @@
+"""Run a service from the command line: `python -m <service> [COMMAND]`, without a command the roles of PLACET_ROLES."""
+
+import asyncio
+import ctypes
+import gc
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from common.db.database import migrate
+from common.kafka import dead_letters
+from common.kafka.reading import broken_logs
+from common.keyring import FieldKeys, SubjectKeys
+from common.service import Service, create_app
+from common.settings import ServiceSettings
+from common.settings.environment import WrongSettings, read
+from common.telemetry import log_to_stderr
+from common.web.server import server_of
+
+GC_THRESHOLD = 50_000  # objects; Python's default is 700
+KEPT_BYTES = 32 * 1024 * 1024  # of freed memory; glibc's largest threshold
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
+STARTUP_FAILURE = 3  # uvicorn's own
+COMMANDS = "migrate | settings --check | dead-letters | log"
+
+S = TypeVar("S", bound=ServiceSettings)
+
+
+def settings_of(kind: type[S]) -> S:
+    """Return the settings of the process, or end the process with a sentence for each wrong variable."""
+    try:
+        return read(kind)
+    except WrongSettings as error:
+        sys.exit(str(error))
+
+
+def collect_rarely() -> None:
+    """Collect garbage rarely, and never the objects built so far: full collections delay requests."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
+
+
+def keep_memory() -> None:
+    """Tell glibc to keep up to KEPT_BYTES of freed memory; no effect with another libc.
+
+    By default the kernel clears and maps each page again: ten times as long as writing the page.
+    """
+    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        for threshold in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            mallopt(threshold, KEPT_BYTES)
+
+
+def main(build: Callable[[S], Service[S]], kind: type[S]) -> None:
+    """Run `python -m <service> [migrate | settings --check | dead-letters … | log …]`."""
+    settings = settings_of(kind)
+    service = build(settings)
+    log_to_stderr(service.name)
+    if sys.argv[1:] == ["migrate"]:
+        migrate(settings.database_url, service.name)
+        return
+    if sys.argv[1:] == ["settings", "--check"]:
+        sys.exit(_check(service))
+    if sys.argv[1:2] == ["dead-letters"]:
+        sys.exit(asyncio.run(dead_letters.command(service.name, settings.database_url, sys.argv[2:])))
+    if sys.argv[1:2] == ["log"]:
+        sys.exit(asyncio.run(broken_logs.command(service.name, settings.database_url, sys.argv[2:])))
+    if sys.argv[1:]:
+        sys.exit(f"usage: python -m {service.name} [{COMMANDS}]")
+    os.nice(settings.nice)
+    app = create_app(service)
+    collect_rarely()
+    keep_memory()
+    server = server_of(app, settings)
+    server.run()
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)
+
+
+def _check(service: Service[Any]) -> str | None:
+    """Read the keys too, which only a running service needs. Return the sentence of the first wrong ring, if any."""
+    for name, keys in (("subject_keys", SubjectKeys), ("field_keys", FieldKeys)):
+        try:
+            keys(getattr(service.settings, name))
+        except ValueError as error:
+            return f"PLACET_{name.upper()} is wrong: {error}"
+    roles = ", ".join(sorted(service.settings.roles))
+    sys.stdout.write(f"{service.name}-svc would start with these settings, in the roles {roles}\n")
+    return None

@@ -1,0 +1,54 @@
+"""Measure the requests of every route: rate, errors and duration.
+
+A route is named by its template: `/v1/campaigns/{campaign_id}` has the same series for every campaign, and no path with
+an id, a link or a secret becomes a label.
+"""
+
+from time import perf_counter
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from common.telemetry import gauge, histogram
+
+REQUESTS = histogram(
+    "sms_http_request_duration_seconds",
+    "HTTP requests by route template and class of the status, from the request's head to the end of the answer.",
+    ["method", "route", "status"],
+    buckets=(0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 15),
+)
+IN_PROGRESS = gauge("sms_http_in_progress_requests", "HTTP requests in progress.")
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+UNMATCHED = "unmatched"  # no route has the path
+ABORTED = "aborted"  # no answer began: the caller has gone, or the process ends
+
+
+class Measured:
+    """Middleware: observe each request once its answer has ended."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = ABORTED
+
+        async def observed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = f"{message['status'] // 100}xx"
+            await send(message)
+
+        begun = perf_counter()
+        IN_PROGRESS.inc()
+        try:
+            await self._app(scope, receive, observed)
+        except Exception:
+            status = "5xx"  # as the server answers
+            raise
+        finally:
+            IN_PROGRESS.dec()
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            route = getattr(scope.get("route"), "path", UNMATCHED)
+            REQUESTS.labels(method, route, status).observe(perf_counter() - begun)
