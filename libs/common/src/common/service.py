@@ -500,5 +500,3 @@ def _refusing_methods(app: FastAPI, callbacks: Sequence[Route]) -> Callable[[Req
 
 def _serves(routes: Sequence[BaseRoute], scope: Scope) -> bool:
     return any(route.matches(dict(scope))[0] is Match.FULL for route in routes)
-
-
