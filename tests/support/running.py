@@ -91,6 +91,7 @@ class Surroundings:
             "partitions": self.partitions,
             "subject_keys": KEY_RING,
             "field_keys": KEY_RING,
+            "development": True,
             "auth_key": AUTH_KEY,
             "auth_issuer": ISSUER,
             "auth_audience": ISSUER,
