@@ -92,6 +92,7 @@ class Surroundings:
             "subject_keys": KEY_RING,
             "field_keys": KEY_RING,
             "development": True,
+            "docs": True,
             "auth_key": AUTH_KEY,
             "auth_issuer": ISSUER,
             "auth_audience": ISSUER,

@@ -74,6 +74,9 @@ class ServiceSettings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
+    # Of /livez, /readyz, /metrics and /openapi.json; without: `port`, for development.
+    health_port: int | None = Field(None, ge=1, le=65535)
+    docs: bool = False  # serves /openapi.json
     roles: Annotated[frozenset[Role], NoDecode] = ALL_ROLES
     nice: int = Field(0, ge=0, le=19)
     # Longer than any client: else a request can arrive on a closing connection (docs/providers.md).
@@ -121,6 +124,12 @@ class ServiceSettings(BaseSettings):
     @classmethod
     def _listed(cls, value: Any) -> Any:
         return frozenset(filter(None, value.replace(" ", "").split(","))) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _two_ports(self) -> "ServiceSettings":
+        if self.health_port == self.port:
+            raise ValueError("PLACET_HEALTH_PORT is PLACET_PORT: name another port, or leave it out")
+        return self
 
     @model_validator(mode="after")
     def _no_key_of_development_outside(self) -> "ServiceSettings":
