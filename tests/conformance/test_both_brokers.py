@@ -117,6 +117,7 @@ async def test_an_outlet_writes_nothing_where_a_later_one_of_its_fence_has_writt
         kafka_idempotence=broker.idempotent,
         subject_keys=KEY_RING,
         field_keys=KEY_RING,
+        development=True,
         auth_key="a key of thirty-two bytes or more, for tests",
     )
     former, later = Outlet(settings, f"{unique}.relay"), Outlet(settings, f"{unique}.relay")

@@ -23,6 +23,7 @@ def built(service: str) -> Service[Any]:
             "kafka_bootstrap": "localhost:9092",
             "subject_keys": KEY_RING,
             "field_keys": KEY_RING,
+            "development": True,
             "auth_key": AUTH_KEY,
             "auth_issuer": ISSUER,
             "auth_audience": ISSUER,

@@ -92,6 +92,8 @@ class Surroundings:
             "partitions": self.partitions,
             "subject_keys": KEY_RING,
             "field_keys": KEY_RING,
+            "development": True,
+            "docs": True,
             "auth_key": AUTH_KEY,
             "auth_issuer": ISSUER,
             "auth_audience": ISSUER,

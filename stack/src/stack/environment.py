@@ -164,6 +164,8 @@ class Environment:
             "PLACET_DRAIN_S": str(DRAIN_S),
             "PLACET_SUBJECT_KEYS": self.subject_keys,
             "PLACET_FIELD_KEYS": self.field_keys,
+            "PLACET_DEVELOPMENT": "true",
+            "PLACET_DOCS": "true",
             "PLACET_AUTH_KEY": self.auth_key,
             "PLACET_AUTH_ISSUER": ISSUER,
             "PLACET_AUTH_AUDIENCE": ISSUER,

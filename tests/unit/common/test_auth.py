@@ -41,6 +41,7 @@ def settings(**more: Any) -> ServiceSettings:
         auth_issuer=ISSUER,
         auth_audience=ISSUER,
         limits=LIMITS,
+        development=True,
         **more,
     )
 

@@ -12,6 +12,7 @@ from common.settings import HoursSettings, PricedSettings, ServiceSettings
 from tests.support.running import KEY_RING
 
 REQUIRED: dict[str, Any] = {
+    "development": True,
     "database_url": "postgresql://consent:secret@127.0.0.1/consent",
     "kafka_bootstrap": "127.0.0.1:9092",
     "subject_keys": KEY_RING,
@@ -49,10 +50,35 @@ def test_an_api_that_anybody_may_call_does_not_start() -> None:
     ServiceSettings(**REQUIRED, auth_jwks_url="https://issuer.example/jwks")
 
 
+PRODUCTION = {**REQUIRED, "development": False, "kafka_tls": True}
+ISSUER = "https://issuer.example/jwks"
+
+
+def test_a_key_that_signs_tokens_is_long_and_of_development_alone() -> None:
+    with pytest.raises(ValidationError, match="PLACET_DEVELOPMENT=true alone"):
+        ServiceSettings(**PRODUCTION, auth_key=KEY)
+    with pytest.raises(ValidationError, match="fewer than 32 bytes"):
+        ServiceSettings(**REQUIRED, auth_key="s" * 31)
+    ServiceSettings(**REQUIRED, auth_key="s" * 32)
+
+
+def test_outside_development_nothing_is_plain_text_unless_a_setting_says_so() -> None:
+    ServiceSettings(**PRODUCTION, auth_jwks_url=ISSUER)
+    with pytest.raises(ValidationError, match="PLACET_KAFKA_TLS=true, or PLACET_PLAIN_TEXT=kafka"):
+        ServiceSettings(**{**PRODUCTION, "kafka_tls": False}, auth_jwks_url=ISSUER)
+    with pytest.raises(ValidationError, match="is no https"):
+        ServiceSettings(**PRODUCTION, auth_jwks_url="http://issuer.example/jwks")
+    inside = {**PRODUCTION, "kafka_tls": False, "plain_text": "kafka, issuer"}
+    ServiceSettings(**inside, auth_jwks_url="http://issuer.example/jwks")
+    with pytest.raises(ValidationError, match="plain_text"):
+        ServiceSettings(**{**inside, "plain_text": "kafka,postgresql"}, auth_jwks_url=ISSUER)
+
+
 def test_the_environment_speaks_with_one_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLACET_DATABASE_URL", "postgresql://dispatch@127.0.0.1/dispatch")
     monkeypatch.setenv("PLACET_KAFKA_BOOTSTRAP", "127.0.0.1:9092")
     monkeypatch.setenv("PLACET_ROLES", "relay")
+    monkeypatch.setenv("PLACET_DEVELOPMENT", "true")
     for ring in ("PLACET_SUBJECT_KEYS", "PLACET_FIELD_KEYS"):
         monkeypatch.setenv(ring, '{"current": "k1", "keys": {"k1": "AAAA"}}')
     found = ServiceSettings()
@@ -154,6 +180,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "placet_auth_key").write_text(KEY + "\n")
     monkeypatch.setenv("PLACET_KAFKA_BOOTSTRAP", "127.0.0.1:9092")
     monkeypatch.setenv("PLACET_SECRETS_DIR", str(tmp_path))
+    monkeypatch.setenv("PLACET_DEVELOPMENT", "true")
     return tmp_path
 
 

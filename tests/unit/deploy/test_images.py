@@ -84,6 +84,7 @@ def test_its_health_is_asked_in_python(target: str) -> None:
     assert command[:2] == ["python", "-c"]
     ast.parse(command[2])
     assert "/livez" in command[2]
+    assert ("PLACET_HEALTH_PORT" in command[2]) == (target == "service")
 
 
 def test_a_service_s_image_holds_its_own_code_and_what_all_share() -> None:

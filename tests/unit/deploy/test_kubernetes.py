@@ -239,10 +239,10 @@ def test_only_the_routes_are_a_service() -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_a_pod_is_asked_whether_it_lives_and_whether_it_is_ready_where_it_listens(role: str) -> None:
     asked = container(PODS[role])
-    assert asked["ports"] == [{"name": "http", "containerPort": 8000}]
-    assert "PLACET_PORT=8000" in text("deploy/Dockerfile")
+    assert asked["ports"] == [{"name": "http", "containerPort": 8000}, {"name": "health", "containerPort": 9000}]
+    assert "PLACET_PORT=8000 PLACET_HEALTH_PORT=9000" in text("deploy/Dockerfile")
     for probe, path in (("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
-        assert asked[probe]["httpGet"] == {"path": path, "port": "http"}
+        assert asked[probe]["httpGet"] == {"path": path, "port": "health"}
     assert asked["readinessProbe"]["timeoutSeconds"] > 2  # /readyz gives the database that long
 
 
@@ -302,7 +302,8 @@ def test_nothing_passes_the_network_unless_it_is_named() -> None:
     }
     assert ports("gateways", "egress") == ports("replies", "egress") == ports("webhooks", "egress") == {443}
     assert ports("postgres", "egress") == {5432}
-    assert ports("api", "ingress") == ports("metrics", "ingress") == {"http"}
+    assert ports("api", "ingress") == {"http"}
+    assert ports("metrics", "ingress") == {"health"}
 
 
 def test_the_namespace_refuses_pods_that_ask_for_more() -> None:

@@ -25,6 +25,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLACET_KAFKA_BOOTSTRAP", "127.0.0.1:9092")
     monkeypatch.setenv("PLACET_SUBJECT_KEYS", json.dumps(KEY_RING))
     monkeypatch.setenv("PLACET_FIELD_KEYS", json.dumps(KEY_RING))
+    monkeypatch.setenv("PLACET_DEVELOPMENT", "true")
     monkeypatch.setenv("PLACET_AUTH_KEY", AUTH_KEY)
 
 

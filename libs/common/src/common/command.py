@@ -16,6 +16,7 @@ from common.service import Service, create_app
 from common.settings import ServiceSettings
 from common.settings.environment import WrongSettings, read
 from common.telemetry import log_to_stderr
+from common.web.edge.ports import listening
 from common.web.server import server_of
 
 GC_THRESHOLD = 50_000  # objects; Python's default is 700
@@ -73,7 +74,7 @@ def main(build: Callable[[S], Service[S]], kind: type[S]) -> None:
     collect_rarely()
     keep_memory()
     server = server_of(app, settings)
-    server.run()
+    server.run(sockets=listening(settings))
     if not server.started:
         sys.exit(STARTUP_FAILURE)
 

@@ -47,6 +47,7 @@ from common.web import problems
 from common.web.auth import Authenticator
 from common.web.auth.organisations import Organisations
 from common.web.edge.bodies import Bodies
+from common.web.edge.ports import OPENAPI, Apart
 from common.web.edge_id import EdgeIds
 from common.web.measured import Measured
 from common.web.openapi import App, catalogue
@@ -188,6 +189,9 @@ def create_app(service: Service[S]) -> FastAPI:
         contact={"name": "The operator of the platform"},
         license_info={"name": "Apache License 2.0", "identifier": "Apache-2.0"},
         servers=[{"url": "/", "description": "The service that serves this document."}],
+        openapi_url=OPENAPI if service.settings.docs else None,
+        docs_url=None,  # a page whose scripts come from elsewhere
+        redoc_url=None,
         lifespan=lifespan,
         telemetry=NO_TELEMETRY,
     )
@@ -203,6 +207,8 @@ def create_app(service: Service[S]) -> FastAPI:
             app.add_middleware(_Quick, routes=service.quick)
     app.add_middleware(Bodies, limits=service.body_limits, most_held=service.settings.bodies_bytes)
     app.add_middleware(_Nameless)
+    if service.settings.health_port is not None:
+        app.add_middleware(Apart, health_port=service.settings.health_port)
     app.add_middleware(_Trace)
     app.add_middleware(Measured)
     app.add_middleware(Prefixed)

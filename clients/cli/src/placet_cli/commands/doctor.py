@@ -77,7 +77,10 @@ def examined(stored: profile.Profile, known: Mapping[Service, str], http: httpx.
         except httpx.HTTPError as error:
             yield Finding(of, "reachable", False, _unreachable(error))
             continue
-        yield from _readiness(of, answer)
+        if answer.status_code == 404:
+            yield Finding(of, "ready", None, "unknown: its health is at a port of the operator's")
+        else:
+            yield from _readiness(of, answer)
         if (skewed := _skew(of, answer, datetime.now(UTC))) is not None:
             yield skewed
         if token is not None:

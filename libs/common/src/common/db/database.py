@@ -16,10 +16,11 @@ import asyncpg
 from alembic import command, context
 from alembic.config import Config
 from sqlalchemy import MetaData, event, pool, text
-from sqlalchemy.engine import Connection, ExceptionContext, make_url
+from sqlalchemy.engine import Connection, ExceptionContext
 from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from common.db.tls import without_tls_of
 from common.telemetry import gauge, histogram
 
 NAMING = {
@@ -102,7 +103,8 @@ class Database:
     """The database of a service. After `idle_s` without a statement the server rolls back and closes the connection."""
 
     def __init__(self, url: str, *, pool_size: int = 10, name: str = "placet", idle_s: float = IDLE_S) -> None:
-        self._url = make_url(url).set(drivername="postgresql+asyncpg")
+        located, self._tls = without_tls_of(url)
+        self._url = located.set(drivername="postgresql+asyncpg")
         self.dsn = self._url.set(drivername="postgresql").render_as_string(hide_password=False)
         self._server_settings = {
             **ISOLATION,
@@ -124,6 +126,7 @@ class Database:
                 "async_creator_fn": _connect,
                 "timeout": CONNECT_TIMEOUT_S,
                 "server_settings": self._server_settings,
+                "ssl": self._tls,
             },
         )
         event.listen(self.engine.sync_engine, "checkout", _take_another_if_closed)
@@ -195,7 +198,7 @@ class Database:
 
     async def connect(self) -> Any:
         """Return a raw asyncpg connection outside the pool, which the caller closes."""
-        return await _connect(self.dsn, timeout=CONNECT_TIMEOUT_S, server_settings=self._server_settings)
+        return await _connect(self.dsn, timeout=CONNECT_TIMEOUT_S, server_settings=self._server_settings, ssl=self._tls)
 
     async def ping(self) -> None:
         async with self.engine.connect() as connection:
@@ -365,10 +368,11 @@ def run_migrations(metadata: MetaData) -> None:
             context.run_migrations()
 
     async def connect() -> None:
+        located, tls = without_tls_of(url)
         engine = create_async_engine(
-            make_url(url).set(drivername="postgresql+asyncpg"),
+            located.set(drivername="postgresql+asyncpg"),
             poolclass=pool.NullPool,
-            connect_args={"server_settings": ISOLATION},
+            connect_args={"server_settings": ISOLATION, "ssl": tls},
         )
         async with engine.connect() as connection:
             await connection.run_sync(upgrade)

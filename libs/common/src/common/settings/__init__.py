@@ -24,6 +24,7 @@ from common.sms.prices import NO_PRICES, Prices
 from common.sms.prices import read as read_prices
 
 Role = Literal["api", "worker", "projection", "relay"]
+AUTH_KEY_BYTES = 32  # RFC 7518, 3.2
 ALL_ROLES: frozenset[Role] = frozenset(("api", "worker", "projection", "relay"))
 
 
@@ -91,6 +92,10 @@ class ServiceSettings(BaseSettings):
     """The address to listen at."""
     port: int = Field(8000, ge=0, le=65535)
     """The port to listen at."""
+    health_port: int | None = Field(None, ge=1, le=65535)
+    """The port of /livez, /readyz, /metrics and /openapi.json. Without: `port`, for development."""
+    docs: bool = False
+    """Serves /openapi.json."""
     roles: Annotated[frozenset[Role], NoDecode] = ALL_ROLES
     """The roles of the process, separated by commas; `all` is every role."""
     nice: int = Field(0, ge=0, le=19)
@@ -113,8 +118,12 @@ class ServiceSettings(BaseSettings):
     field_keys: KeyRingSettings
     """The key ring of encrypted numbers and texts, and of short links: the same for every service."""
 
+    development: bool = False
+    """A machine of one's own: allows `auth_key`, and plain text."""
+    plain_text: Annotated[frozenset[Literal["kafka", "issuer"]], NoDecode] = frozenset()
+    """The peers that may be reached in plain text all the same, separated by commas."""
     auth_key: SecretStr | None = None
-    """The HS256 key of tokens: local development only."""
+    """The HS256 key of tokens, of 32 bytes or more: development only."""
     auth_jwks_url: str | None = None
     """The key set of the identity provider (JWKS)."""
     auth_keys_grace_s: float = Field(3600.0, ge=0)
@@ -154,6 +163,38 @@ class ServiceSettings(BaseSettings):
         if not folder or not Path(folder).is_dir():  # validation refuses a missing folder
             return init_settings, env_settings
         return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=folder)
+
+    @field_validator("plain_text", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return frozenset(filter(None, value.replace(" ", "").split(","))) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _two_ports(self) -> "ServiceSettings":
+        if self.health_port == self.port:
+            raise ValueError("PLACET_HEALTH_PORT is PLACET_PORT: name another port, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _no_key_of_development_outside(self) -> "ServiceSettings":
+        if self.auth_key is None or not self.auth_key.get_secret_value():
+            return self
+        if not self.development:
+            raise ValueError("PLACET_AUTH_KEY is for PLACET_DEVELOPMENT=true alone: set PLACET_AUTH_JWKS_URL")
+        if len(self.auth_key.get_secret_value().encode()) < AUTH_KEY_BYTES:
+            raise ValueError(f"PLACET_AUTH_KEY has fewer than {AUTH_KEY_BYTES} bytes: make a random one")
+        return self
+
+    @model_validator(mode="after")
+    def _no_plain_text_outside_development(self) -> "ServiceSettings":
+        if self.development:
+            return self
+        if not (self.kafka_tls or "kafka" in self.plain_text):
+            raise ValueError("set PLACET_KAFKA_TLS=true, or PLACET_PLAIN_TEXT=kafka for a network of your own")
+        of_issuer = self.auth_jwks_url is None or self.auth_jwks_url.startswith("https://")
+        if not (of_issuer or "issuer" in self.plain_text):
+            raise ValueError("PLACET_AUTH_JWKS_URL is no https: set PLACET_PLAIN_TEXT=issuer for a network of your own")
+        return self
 
     @field_validator("roles", mode="before")
     @classmethod

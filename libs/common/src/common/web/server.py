@@ -35,7 +35,7 @@ class _Socket(Protocol):
 def server_of(app: FastAPI, settings: ServiceSettings) -> "Server":
     config = Config(
         app,
-        Crowd(settings.connections),
+        Crowd(settings.connections, settings.health_port),
         host=settings.host,
         port=settings.port,
         log_config=None,
