@@ -35,7 +35,7 @@ def record_of(text: str) -> tuple[str, list[tuple[str, bytes]], bytes]:
 
 
 def octets_of(text: str) -> bytes:
-    return b"".join(bytes.fromhex(line[6:53]) for line in text.splitlines())
+    return b"".join(bytes.fromhex(line[6:53].replace(":", " ")) for line in text.splitlines())
 
 
 def test_every_example_stands_on_a_page_once_and_as_the_code_makes_it() -> None:

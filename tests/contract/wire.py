@@ -165,12 +165,12 @@ def request(made: Callback) -> str:
 
 
 def dump(octets: bytes) -> str:
-    """Return lines of sixteen octets, in hexadecimal and as ASCII."""
+    """Return lines of sixteen octets, in hexadecimal and as ASCII. Colons: spaces would make telephone numbers."""
     lines = []
     for at in range(0, len(octets), 16):
         row = octets[at : at + 16]
         text = "".join(chr(each) if 32 <= each < 127 else "." for each in row)
-        lines.append(f"{at:04x}  {row.hex(' '):47}  {text}\n")
+        lines.append(f"{at:04x}  {row.hex(':'):47}  {text}\n")
     return "".join(lines)
 
 
