@@ -53,7 +53,7 @@ async def asked(surroundings: Surroundings, within_s: float = WITHIN_S) -> Async
             await eventually(lambda name=name: ready(name))  # type: ignore[misc]
         (await http.post(f"{urls['consent']}/v1/senders", json=SENDER)).raise_for_status()
         await eventually(knows_senders(surroundings, "inbound", 1))
-        yield Asked(urls["inbound"], urls["consent"], token(), SENDER["sender_id"], SENDER["stop_code"], within_s)
+        yield Asked(urls["inbound"], urls["consent"], token(), "maison-lune", "36111", within_s)
 
 
 async def test_both_edges_hold_and_what_is_broken_in_them_is_found(
