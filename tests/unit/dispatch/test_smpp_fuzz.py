@@ -232,11 +232,11 @@ async def _bound(server: Wire) -> Session:
 
 async def _answered(session: Session, asked: "Sequence[asyncio.Future[int | None]]") -> None:
     """Return once all are answered, and an enquiry after them, or the session has ended."""
-    all_of_them: asyncio.Future[list[int | None]] = asyncio.gather(*asked, session.request(ENQUIRE))
-    ending: asyncio.Future[bool] = asyncio.ensure_future(session.ended.wait())
+    all_of_them = asyncio.gather(*asked, session.request(ENQUIRE))
+    ending = asyncio.create_task(session.ended.wait())
+    all_of_them.add_done_callback(lambda _: ending.cancel())
     async with asyncio.timeout(ANSWERS_S):
-        await asyncio.wait({all_of_them, ending}, return_when=asyncio.FIRST_COMPLETED)
-    ending.cancel()
+        await asyncio.wait({ending})
     if session.ended.is_set():
         session.end()  # what was asked after its end has no answer
     await all_of_them
