@@ -52,6 +52,13 @@ class Smsc:
             self.facts.append(json.loads(await asyncio.wait_for(self.process.stdout.readline(), 30)))
         return [fact for fact in self.facts if fact["kind"] == kind]
 
+    async def listen(self) -> None:
+        """Take what the process says, until it ends. Meanwhile nobody else reads."""
+        assert self.process is not None
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            self.facts.append(json.loads(line))
+
     def deliver(self, name: str, **fields: Any) -> None:
         """Have an MO or a DLR delivered, as `jasmin` says."""
         assert self.process is not None

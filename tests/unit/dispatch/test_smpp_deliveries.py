@@ -32,6 +32,8 @@ def _dlr(body: bytes) -> Receipt | None:
         (delivered("Arrêtez ça".encode("latin-1"), coding=3), "Arrêtez ça"),
         (delivered("STOP œuf 🥚".encode("utf-16-be"), coding=8), "STOP œuf 🥚"),
         (delivered(b"STOP", coding=1), "STOP"),
+        (delivered(b"STOP\0", coding=3), "STOP"),
+        (delivered("STOP\0".encode("utf-16-be"), coding=8), "STOP"),
         (delivered(b"", tlvs={0x0424: "arrêt".encode("utf-16-be")}, coding=8), "arrêt"),
         (delivered(b"\x00\x01\x02", coding=4), ""),
         (delivered(b"STOP", tlvs={0x1401: b"of the vendor"}), "STOP"),

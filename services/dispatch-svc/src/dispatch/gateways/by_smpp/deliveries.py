@@ -41,6 +41,7 @@ STATE_WORDS: Mapping[str, ReceiptState] = {  # appendix B
     "REJECTD": "failed",
     "UNKNOWN": "unknown",
 }
+NUL = "\0"  # of an SMSC that ends its texts so; no event with one can be read
 ENDED_BADLY = ("failed", "expired", "unknown")
 NO_ERROR = re.compile(r"0*")
 _FIELD = re.compile(rb"\b(id|stat|err):\s*([^\s\0]+)", re.IGNORECASE)
@@ -94,7 +95,7 @@ def message_event(delivered: smpp34.DeliverSm, message_id: str) -> MessageDelive
         message_id=message_id,
         sender=_number(delivered),
         recipient=delivered.destination_addr,
-        text=charsets.smpp(octets, delivered.data_coding) or "",
+        text=(charsets.smpp(octets, delivered.data_coding) or "").replace(NUL, ""),
         part=part,
     )
 
