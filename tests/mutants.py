@@ -1082,7 +1082,7 @@ MUTANTS = (
         f"{KEYWORDS}/grammar.py",
         " and known.traffic.isdisjoint(said.clause)",
         "",
-        "tests/unit/inbound/test_corpus.py",
+        f"{TABLE} -k domain_table",
     ),
     Mutant(
         "the reader takes a mistake of the sender for a regret",

@@ -116,11 +116,15 @@ STOP = [
     "suprimé mon num",
     # a mistake of the sender's is no regret; a couple is no stranger
     "inscrite par erreur, STOP",
+    "J'ai dit STOP, vous m'avez contactée par erreur",
+    "Arrêtez de m'envoyer des sms sur ma commande",
     "ma femme et moi vous avons dit stop",
     "on vous a dit stop",
     # a letter of another alphabet in a word
     "dеsinsсrivez-mоi",
     "arrêtеz vоs mеssаgеs",
+    "Bonjour madame, je vous écris depuis la maison de ma fille, où je passe la semaine avec les enfants et le chien,"
+    " il fait beau et nous allons bien, merci. Dеsinsсrivez-mоi",
     # languages of France, and of its people
     "arété voyé mésaj ban mwen",
     "ez bidali mezu gehiago",
@@ -158,6 +162,7 @@ REVIEW = [
     "oups, stop envoyé sans faire exprès",
     "Question : si je réponds stop je perds mes points ?",
     "dois-je répondre STOP ?",
+    "Si je réponds désinscrivez-moi je perds mes points ?",
     # a complaint
     "trop de sms",
     "Super, encore un sms inutile. Bravo.",
