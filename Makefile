@@ -11,6 +11,8 @@ PYTEST := $(BIN)/pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder 
 NODE := tests/contract/openapi/node_modules
 # An SMSC of the tests, a program for Node
 SMSC := tests/support/operators/node/node_modules
+# A program of Go, for `make manifests` alone
+KUSTOMIZE := $(CURDIR)/$(BIN)/kustomize
 # The suites that need nothing: part of `make check`
 QUICK := tests/unit tests/contract
 # What reaches no broker, and what any broker does for, has run on the local one
@@ -21,7 +23,7 @@ PACKAGES := libs/common services/consent-svc services/campaign-svc services/disp
 SOURCES := libs services stack clients tests examples bench chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms reference corpus likeness mutants fuzz bench chaos kafka clean client wheels
+.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms reference manifests corpus likeness mutants fuzz bench chaos kafka clean client wheels
 
 ##@ Everyday
 help: ## List the targets
@@ -146,6 +148,10 @@ wheels: install ## Build the wheels of the Python client, the command line and t
 
 rooms: install ## Regenerate the rooms of docs/architecture.md from the docstrings
 	$(BIN)/python -m tests.contract.rooms
+
+manifests: install ## Regenerate topics, users and alerts of deploy/k8s, and render its overlays (needs Go the first time)
+	test -x $(KUSTOMIZE) || GOBIN=$(dir $(KUSTOMIZE)) go install sigs.k8s.io/kustomize/kustomize/v5@v5.7.1
+	$(BIN)/python -m tests.contract.manifests $(KUSTOMIZE)
 
 reference: install ## Regenerate docs/settings.md from the settings and docs/metrics.md from the metrics of the code
 	$(BIN)/python -m tests.contract.settings

@@ -79,6 +79,7 @@ from dispatch.sending import outcomes, store
 from dispatch.sending.mark_writer import MarkWriter, by_decision
 from dispatch.sending.outcome_writer import Storing, until_stored
 from dispatch.sending.receipts import tell_what_the_provider_refuses
+from dispatch.sending.requested import count_first_hand_offs
 from dispatch.sending.second_sms import ACCEPTED_TWICE, look_for_second_sms
 from dispatch.sending.transactional import Codes
 
@@ -86,11 +87,6 @@ log = logging.getLogger(__name__)
 
 OUTCOMES = counter("sms_dispatch_outcomes_total", "Hand-offs by outcome.", ["gateway", "outcome"])
 SUBMIT = histogram("sms_dispatch_submit_seconds", "Duration of a submit until the gateway's answer.", ["gateway"])
-REQUESTED = counter(
-    "sms_dispatch_requested_total",
-    "Hand-offs of messages requested over HTTP, by lane, sender, and state: the person had stopped the sender, or not.",
-    ["lane", "sender", "state"],
-)
 REDECIDED = counter(
     "sms_dispatch_permits_lapsed_total",
     "Messages that return to the gate, because a permit lapsed or a gateway refuses.",
@@ -382,7 +378,7 @@ class Handoff:
             outcomes.answered(p, r, at, self._again(p, r), echoes_reference=echoes)
             for p, r in zip(permits, results, strict=True)
         ]
-        _count_requested(permits, done)
+        count_first_hand_offs(permits, done)
         return done, late
 
     async def _settle(self, settled: Sequence[Outcome], lane: Lane) -> None:
@@ -579,14 +575,6 @@ class Handoff:
         """Record the look-up result of a lost answer."""
         echoes = self.traffic.gateways[row.gateway].capabilities.echoes_reference
         await self._settle([outcomes.looked_up(row, result, echoes_reference=echoes)], Lane.MARKETING)
-
-
-def _count_requested(permits: Sequence[Permit], done: Sequence[Outcome]) -> None:
-    """Count the first hand-offs of messages requested over HTTP."""
-    for permit, outcome in zip(permits, done, strict=True):
-        asked = permit.candidate
-        if asked.template is not None and not permit.again and outcome.handed_off_at is not None:
-            REQUESTED.labels(asked.category, asked.sender_id, "stopped" if permit.to_stopped else "open").inc()
 
 
 def _count_repeated(answered: int, in_hand: int, new: int) -> None:
