@@ -49,7 +49,7 @@ from consent.senders.store import Taken
 BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text shown
 
 
-class Settings(HoursSettings, page.PageSettings):
+class Settings(HoursSettings, page.PageSettings, imports.ImportSettings):
     signing_keys: KeyRingSettings  # Ed25519 seeds: the current key signs receipts
     answers_per_day: int = Field(5, ge=1)  # ends a loop of machines
     answers_of_organisation_per_day: int = Field(4, ge=1)  # of `answers_per_day`, caused by calls of one organisation
