@@ -93,9 +93,19 @@ def test_what_anybody_can_call_wakes_nobody() -> None:
             if name == "sms_inbound_callbacks_total" and "result!~" in inside:
                 assert 'provider!="unknown"' in inside
                 assert rule["alert"] == "CallbacksRefused"
+                assert 'result!~"accepted|duplicate|ignored|unauthorised|too-large"' in inside
     assert the("CallbacksRefused")["expr"].endswith("[1h])) > 5"), "of two callbacks in an hour, one is half"
     assert asked_of("CallbacksOfNobody") == 'sms_inbound_callbacks_total{provider="unknown"}'
     assert the("CallbacksOfNobody")["labels"]["severity"] == "ticket"
+    assert the("CallbacksNotGenuine")["labels"]["severity"] == "ticket"
+
+
+def test_an_operator_whose_every_callback_is_refused_wakes_somebody() -> None:
+    """A stranger cannot cause this: the operator's genuine callbacks count as taken."""
+    refused, taken = " ".join(the("CallbacksUnheard")["expr"].split()).split(" unless ")
+    assert 'result=~"unauthorised|too-large"' in refused
+    assert taken.endswith('{result=~"accepted|duplicate|ignored"}[1h])) > 0')
+    assert the("CallbacksUnheard")["labels"]["severity"] == "page"
 
 
 def test_a_provider_that_takes_messages_and_calls_nobody_back_wakes_somebody() -> None:

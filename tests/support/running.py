@@ -25,7 +25,7 @@ from tests.support.infrastructure import Broker, Postgres
 AUTH_KEY = "a key for tests only, thirty-two bytes or more"
 ISSUER = "placet-tests"
 ALL_SCOPES = (
-    "sender:read sender:write sender:reopen consent:read consent:write contact:write"
+    "sender:read sender:write sender:reopen consent:read consent:write contact:read contact:write"
     " campaign:read campaign:write campaign:approve campaign:rules campaign:trace"
     " message:send:transactional message:send:service message:send:marketing"
     " message:send:free_text message:send:override template:read template:write template:approve"

@@ -147,6 +147,16 @@ async def test_a_file_may_be_larger_than_other_bodies(surroundings: Surroundings
     assert answered.status_code == 201
 
 
+async def test_contacts_and_imports_are_read_with_a_scope_that_writes_nothing(campaigns: Campaigns) -> None:
+    reads = bearer(scope="contact:read")
+    for path in ("imports", "contacts"):
+        told = await campaigns.client.get(f"/v1/{path}", params={"sender_id": SENDER}, headers=reads)
+        assert told.status_code == 200
+    refused = await campaigns.client.post("/v1/imports", params={"sender_id": SENDER}, content=b"a", headers=reads)
+    assert refused.status_code == 403
+    assert (await campaigns.client.post("/v1/contacts", json={}, headers=reads)).status_code == 403
+
+
 async def test_other_kinds_of_bodies_are_told_what_is_wanted(campaigns: Campaigns) -> None:
     refused = await campaigns.client.post(
         "/v1/imports", params={"sender_id": SENDER}, files={"file": ("contacts.csv", b"mobile\n0639981234\n")}

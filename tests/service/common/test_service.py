@@ -330,6 +330,21 @@ async def test_a_body_without_a_length_is_read_to_its_limit_and_no_further(clien
     assert (answered.status_code, sent) == (413, 17)
 
 
+async def test_no_cache_keeps_an_answer_and_no_browser_guesses_its_type(client: httpx.AsyncClient) -> None:
+    for path in ("/v1/things/moon", "/v1/nothing", "/readyz", "/problems"):
+        told = (await client.get(path)).headers
+        assert (told["cache-control"], told["x-content-type-options"]) == ("no-store", "nosniff"), path
+
+
+async def test_health_is_asked_by_head_in_every_role(surroundings: Surroundings) -> None:
+    settings = ServiceSettings(**await surroundings.settings("dispatch", roles="relay"))
+    async with running(Service(name="dispatch", settings=settings, metadata=new_metadata())) as client:
+        head = await client.head("/livez")
+        assert (head.status_code, head.content) == (200, b"")
+        refused = await client.post("/livez")
+        assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
+
+
 async def test_a_head_of_a_streamed_answer_produces_no_line(client: httpx.AsyncClient) -> None:
     made.clear()
     head = await client.head("/v1/lines")

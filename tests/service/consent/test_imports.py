@@ -466,6 +466,26 @@ async def test_the_end_of_a_file_is_published_once_by_its_last_piece(
     }
 
 
+async def test_a_file_has_a_largest_size_and_the_refusal_names_it(surroundings: Surroundings) -> None:
+    settings = Settings(**await surroundings.settings("consent", roles="api", import_max_bytes=1000))
+    async with running(build(settings)) as client:
+        assert (await client.post("/v1/senders", json=SENDER)).status_code == 201
+        assert (await client.options("/v1/imports")).headers["Tus-Max-Size"] == "1000"
+        longer = await client.post("/v1/imports", json=terms(), headers={**TUS, "Upload-Length": "1001"})
+        assert (longer.status_code, longer.json()["reasons"][0]["field"]) == (413, "Upload-Length")
+        location = f"/v1/imports/{await opened(client, terms())}"
+        assert (await patched(client, location, b"x" * 900, 0)).status_code == 204
+        assert (await patched(client, location, b"x" * 101, 900)).status_code == 413
+        assert (await patched(client, location, b"x", 900, 1001)).status_code == 413
+
+
+async def test_an_import_is_read_with_a_scope_that_writes_nothing(service: httpx.AsyncClient) -> None:
+    import_id, reads = await opened(service, terms()), bearer(scope="consent:read")
+    assert (await service.get(f"/v1/imports/{import_id}", headers=reads)).status_code == 200
+    assert (await service.get("/v1/imports", headers=reads)).status_code == 200
+    assert (await service.post("/v1/imports", json=terms(), headers=reads)).status_code == 403
+
+
 async def test_an_upload_is_spoken_as_a_client_of_tus_speaks(
     service: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

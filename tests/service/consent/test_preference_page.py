@@ -286,7 +286,14 @@ async def test_a_stop_posted_from_another_site_is_refused(service: Service) -> N
         for site in ("cross-site", "same-site"):
             answer = await lured.post(url + "/stop", headers={"Sec-Fetch-Site": site})
             assert answer.status_code == 403
+        for headers in ({}, {"Sec-Fetch-Site": "same-origin"}):  # an old browser, and one that is lied to
+            answer = await lured.post(url + "/stop", headers={**headers, "Origin": "https://evil.example"})
+            assert answer.status_code == 403
     assert await service.states() == {("maison-lune", "promotions"): "opted_in"}
+    ours = url.partition("/p/")[0]
+    async with httpx.AsyncClient(timeout=WITHIN_S) as person_:
+        for origin in (ours, "null"):  # `Referrer-Policy: no-referrer` makes `null` of ours
+            assert (await person_.post(url + "/stop", headers={"Origin": origin})).status_code == 303
 
 
 async def test_a_stop_counts_whatever_else_the_form_holds(service: Service) -> None:

@@ -67,6 +67,7 @@ NO_TELEMETRY: TelemetryConfig = {  # FastAPI's costs time per request; Placet ha
     "metrics": False,
     "logs": False,
 }
+UNLESS_TOLD = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 KEYS_SEEN_WITHIN_S = 5.0
 NUMBERS_SEEN = 100  # per table: enough for some to decrypt
 READY_FAILING_S = 60.0  # a consumer failing for longer makes the service not ready
@@ -202,9 +203,9 @@ def create_app(service: Service[S]) -> FastAPI:
         app.include_router(catalogue.router)
         for router in (*service.routers, dead_letters.router):
             app.include_router(router, dependencies=[Depends(only_known_parameters)] if _described(router) else [])
-        app.add_middleware(_Head, routes=app.router.routes, callbacks=service.quick)
-        if service.quick:
-            app.add_middleware(_Quick, routes=service.quick)
+    app.add_middleware(_Head, routes=app.router.routes, callbacks=service.quick)
+    if "api" in service.settings.roles and service.quick:
+        app.add_middleware(_Quick, routes=service.quick)
     app.add_middleware(Bodies, limits=service.body_limits, most_held=service.settings.bodies_bytes)
     app.add_middleware(_Nameless)
     if service.settings.health_port is not None:
@@ -391,7 +392,8 @@ def _health(service: Service[S]) -> APIRouter:
 class _Trace:
     """Middleware: continue or start a W3C trace, and name it in the answer.
 
-    The answer also has the limit of calls (`web/auth/rates.py`) and the end of the route (`web/deprecation.py`).
+    No cache keeps an answer, and no browser guesses its type, unless the route says so. The answer also has the limit
+    of calls (`web/auth/rates.py`) and the end of the route (`web/deprecation.py`).
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -406,8 +408,11 @@ class _Trace:
 
         async def with_trace(message: Any) -> None:
             if message["type"] == "http.response.start":
+                told = message.get("headers", [])
+                named = {name.lower() for name, _ in told}
                 message["headers"] = [
-                    *message.get("headers", []),
+                    *told,
+                    *(each for each in UNLESS_TOLD if each[0] not in named),
                     (b"traceparent", (traceparent() or "").encode()),
                     *scope.get("state", {}).get("rate_limit", ()),
                     *scope.get("state", {}).get("deprecation", ()),

@@ -49,7 +49,7 @@ from consent.senders.store import Taken
 BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text shown
 
 
-class Settings(HoursSettings, page.PageSettings):
+class Settings(HoursSettings, page.PageSettings, imports.ImportSettings):
     signing_keys: KeyRingSettings
     """The key ring of receipts: Ed25519 seeds, the current key signs."""
     answers_per_day: int = Field(5, ge=1)

@@ -34,6 +34,7 @@ NO_ATTRIBUTES = frozenset({STOP_FIELD, *NUMBER_COLUMNS})
 
 Held = Annotated[Resources[Any], Depends(resources)]
 Writer = Annotated[Caller, Depends(require("contact:write"))]
+Reader = Annotated[Caller, Depends(require("contact:read", "contact:write"))]
 SenderId = Annotated[Storable, Field(min_length=1, max_length=40)]
 InPath = Annotated[Storable, Path(max_length=40)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")]
@@ -220,7 +221,7 @@ async def put_contacts(body: NewContacts, held: Held, caller: Writer) -> Verdict
 async def list_contacts(
     sender_id: Annotated[Storable, Query(min_length=1, max_length=40)],
     held: Held,
-    caller: Writer,
+    caller: Reader,
     cursor: Cursor = None,
     limit: Limit = LIMIT,
 ) -> Page[Contact]:
@@ -240,7 +241,7 @@ async def list_contacts(
 
 
 @router.post("/contacts/lookup", operation_id="contacts.lookup", responses=refuses(NotFound))
-async def look_up_contact(body: ContactAsked, held: Held, caller: Writer) -> Contact:
+async def look_up_contact(body: ContactAsked, held: Held, caller: Reader) -> Contact:
     """Return a contact with the attributes, found by the number or by the person's id."""
     await caller.may_use(body.sender_id)
     ids = held.edge_ids.of(await caller.controller_of(body.sender_id))
@@ -270,7 +271,7 @@ async def delete_contacts(body: Gone, held: Held, caller: Writer) -> Deleted:
 
 
 @router.get("/senders/{sender_id}/attributes", operation_id="attributes.get")
-async def list_attributes(sender_id: InPath, held: Held, caller: Writer) -> dict[str, Kind]:
+async def list_attributes(sender_id: InPath, held: Held, caller: Reader) -> dict[str, Kind]:
     """Return the kind of each attribute, declared or inferred."""
     await registry.known(held.database, caller, sender_id)
     async with held.database.begin() as tx:

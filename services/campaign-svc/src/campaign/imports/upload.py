@@ -52,6 +52,7 @@ PIECE_BYTES = 1_000_000
 
 Held = Annotated[Resources[Any], Depends(resources)]
 Writer = Annotated[Caller, Depends(require("contact:write"))]
+Reader = Annotated[Caller, Depends(require("contact:read", "contact:write"))]
 _slots = asyncio.Semaphore(AT_ONCE)
 
 FILE = {
@@ -189,7 +190,7 @@ async def import_contacts(
 @router.get("/imports", operation_id="contact_imports.list")
 async def list_imports(
     held: Held,
-    caller: Writer,
+    caller: Reader,
     sender_id: OfSender = None,
     sort: Sort = "newest",
     cursor: Cursor = None,
@@ -253,7 +254,7 @@ async def upload(
 
 
 @router.get("/imports/{import_id}", operation_id="contact_imports.get")
-async def get_import(import_id: Storable, held: Held, caller: Writer) -> Import:
+async def get_import(import_id: Storable, held: Held, caller: Reader) -> Import:
     """Return how far the file has arrived, and how far its lines are recorded."""
     return _view(await _visible(held, caller, import_id))
 
@@ -262,7 +263,7 @@ async def get_import(import_id: Storable, held: Held, caller: Writer) -> Import:
 async def list_refusals(
     import_id: Storable,
     held: Held,
-    caller: Writer,
+    caller: Reader,
     cursor: Cursor = None,
     limit: Limit = LIMIT,
 ) -> Page[Refusal]:

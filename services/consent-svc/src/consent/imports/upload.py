@@ -22,7 +22,7 @@ from common.web.fields import Short, Storable
 from common.web.idempotency import Key, KeyReused, claim, derived_id, fingerprint_of, keyed, same
 from common.web.openapi import refuses, tells
 from common.web.pagination import LIMIT, SORTED, Cursor, Limit, OfSender, Page, Sort, next_of, position
-from common.web.problems import Forbidden, Invalid, NotFound, NotTheMediaType, Reason
+from common.web.problems import Forbidden, Invalid, NotFound, NotTheMediaType, Reason, TooLarge
 from common.web.streaming import Streamed
 from common.web.upload import (
     BODY,
@@ -46,9 +46,14 @@ router = APIRouter(prefix="/v1", tags=["imports"], route_class=UploadRoute)
 
 HEADER = b"line,verdict,reasons\n"
 
-Held = Annotated[Resources[ServiceSettings], Depends(resources)]
+
+class ImportSettings(ServiceSettings):
+    import_max_bytes: int = Field(1_000_000_000, ge=1)  # about ten million lines
+
+
+Held = Annotated[Resources[ImportSettings], Depends(resources)]
 Writer = Annotated[Caller, Depends(require("consent:write", limited=False))]  # of opt-outs, among others
-Reader = Annotated[Caller, Depends(require("consent:write"))]
+Reader = Annotated[Caller, Depends(require("consent:read", "consent:write"))]
 Verdict = Literal["created", "unchanged", "outvoted", "refused"]
 
 
@@ -172,6 +177,7 @@ async def open_import(
         bytes=length,
         created_at=now,
     )
+    _check_length(length, held.settings.import_max_bytes)
     async with held.database.begin() as tx:
         claimed = await claim(tx, asked)
         if claimed.answer is None and body.sender_id is not None:
@@ -216,9 +222,9 @@ async def list_imports(
 
 
 @router.options("/imports", operation_id="consent_imports.discover", status_code=204)
-async def discover_uploads(caller: Writer) -> Response:
-    """Return the version and the extensions of tus."""
-    return discovery()
+async def discover_uploads(caller: Writer, held: Held) -> Response:
+    """Return the version and the extensions of tus, and the size of a file at most."""
+    return discovery(held.settings.import_max_bytes)
 
 
 @router.head(
@@ -237,7 +243,8 @@ async def tell_offset(import_id: Storable, caller: Writer, held: Held) -> Respon
     operation_id="consent_imports.upload",
     status_code=204,
     openapi_extra=BODY,
-    responses=tells(204, "Upload-Offset", "Upload-Length") | refuses(OffsetMismatch, UploadComplete, NotTheMediaType),
+    responses=tells(204, "Upload-Offset", "Upload-Length")
+    | refuses(OffsetMismatch, UploadComplete, NotTheMediaType, TooLarge),
 )
 async def upload(
     import_id: Storable, request: Request, caller: Writer, held: Held, offset: Offset, length: Length = None
@@ -247,8 +254,9 @@ async def upload(
     409 for a wrong offset: `HEAD` tells the right one.
     """
     file = await _visible(held, caller, import_id)
-    whole = _upload(file).going_on(offset, length)
-    body = Stream(request, None if whole is None else whole - offset)
+    whole, most = _upload(file).going_on(offset, length), held.settings.import_max_bytes
+    _check_length(whole, most)
+    body = Stream(request, (most if whole is None else whole) - offset)
     try:
         file = await _Arriving(held, file, whole).take(body)
     except WrongFile as error:
@@ -285,7 +293,7 @@ async def get_verdicts(
 class _Arriving:
     """An upload in progress. Each piece is stored in a transaction of its own."""
 
-    def __init__(self, held: Resources[ServiceSettings], file: ImportFile, whole: int | None) -> None:
+    def __init__(self, held: Resources[ImportSettings], file: ImportFile, whole: int | None) -> None:
         """`whole`: the bytes of the file, if known."""
         self._held = held
         self._file = file
@@ -374,7 +382,7 @@ def sealing_context(import_id: str, name: str) -> str:
     return f"import:{import_id}:{name}"
 
 
-async def _verdicts(held: Resources[ServiceSettings], file: ImportFile, only: Verdict | None) -> AsyncIterator[bytes]:
+async def _verdicts(held: Resources[ImportSettings], file: ImportFile, only: Verdict | None) -> AsyncIterator[bytes]:
     yield HEADER
     for piece in range(file.pieces):
         async with held.database.begin() as tx:
@@ -388,7 +396,7 @@ async def _verdicts(held: Resources[ServiceSettings], file: ImportFile, only: Ve
         yield lines
 
 
-async def _view(held: Resources[ServiceSettings], file: ImportFile) -> Import:
+async def _view(held: Resources[ImportSettings], file: ImportFile) -> Import:
     async with held.database.begin() as tx:
         [shown] = await _shown(tx, [file])
     return shown
@@ -422,13 +430,19 @@ def _body(file: ImportFile, done: Progress) -> Import:
     )
 
 
-async def _visible(held: Resources[ServiceSettings], caller: Caller, import_id: str) -> ImportFile:
+async def _visible(held: Resources[ImportSettings], caller: Caller, import_id: str) -> ImportFile:
     async with held.database.begin() as tx:
         file = await import_files.find(tx, import_id)
         if file is not None and file.sender_id is None and caller.everywhere:
             return file
         missing = NotFound("no such import", reasons=[Reason("import_id", "unknown_import")])
         return await caller.theirs(tx, file, missing)
+
+
+def _check_length(length: int | None, most: int) -> None:
+    """Raises TooLarge."""
+    if length is not None and length > most:
+        raise TooLarge(f"at most {most} bytes; split the file", reasons=[Reason("Upload-Length", "too_large")])
 
 
 def _upload(file: ImportFile) -> Upload:

@@ -23,7 +23,7 @@ from consent.ledger.chain import evidence_id
 from consent.ledger.recorder import Statement
 from consent.ledger.rules import Evidence
 from consent.page.link import Link, form, form_holds, read, token
-from consent.page.routes import HEADERS, OURS, Held, PageSettings, _form, _html, _Page, _words
+from consent.page.routes import HEADERS, Held, PageSettings, _form, _html, _Page, _words, is_from_the_page
 from consent.page.words import Words
 from consent.senders import store as senders_store
 from consent.senders.store import Sender
@@ -82,7 +82,7 @@ async def confirm(written: str, request: Request, held: Held) -> Response:
     """Record the yes. A repeated or late yes changes no state."""
     sent, now = await _form(request), datetime.now(UTC)
     words = _words(request, sent.get("lang"))
-    if request.headers.get("sec-fetch-site", "none") not in OURS:
+    if not is_from_the_page(request, held.settings.page_url):
         return _said("elsewhere", words, written)
     async with held.database.begin() as tx:
         visit = await _visit(tx, held, written, now, lock=True)

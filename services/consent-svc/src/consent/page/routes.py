@@ -75,6 +75,18 @@ HEADERS = {
 OURS = ("same-origin", "none")  # of Sec-Fetch-Site; an old browser sends none
 
 
+def is_from_the_page(request: Request, page_url: str | None) -> bool:
+    """Return whether a form was sent by a page of ours, as far as the browser says.
+
+    An old browser says nothing, and `Origin: null` is what `Referrer-Policy: no-referrer` makes of ours.
+    """
+    if request.headers.get("sec-fetch-site", "none") not in OURS:
+        return False
+    origin = request.headers.get("origin", "null")
+    here = {f"{request.url.scheme}://{request.url.netloc}", (page_url or "").rstrip("/")}
+    return origin == "null" or origin in here
+
+
 class PageSettings(ServiceSettings):
     """`page_url`: without path, "https://p.example"; if None, no link is made."""
 
@@ -381,7 +393,7 @@ async def _visit(
     tx: AsyncConnection, request: Request, held: Resources[PageSettings], written: str, asked: str | None = None
 ) -> _Visit | Response:
     """Return the visit, or the page that says why the link opens nothing."""
-    if request.method == "POST" and request.headers.get("sec-fetch-site", "none") not in OURS:
+    if request.method == "POST" and not is_from_the_page(request, held.settings.page_url):
         return _door(request, "elsewhere")
     named, now = read(written, held.link_keys), datetime.now(UTC)
     if named is None:
