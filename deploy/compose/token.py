@@ -12,7 +12,7 @@ from pathlib import Path
 import jwt
 
 SCOPES = (
-    "sender:read sender:write sender:reopen consent:read consent:write contact:write"
+    "sender:read sender:write sender:reopen consent:read consent:write contact:read contact:write"
     " campaign:read campaign:write campaign:approve campaign:rules campaign:trace"
     " message:send:transactional message:send:service message:send:marketing"
     " message:send:free_text message:send:override template:read template:write template:approve"

@@ -47,6 +47,8 @@ BY_SUFFIX = (
 )
 UNITS = {
     "database_pool": "connections",
+    "connections": "connections",
+    "health_port": "port",
     "kafka_replication": "replicas",
     "partitions": "partitions",
     "relay_batch": "rows",

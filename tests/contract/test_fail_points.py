@@ -25,6 +25,7 @@ OTHERS = (
     "accepting/totals",
     "audit/invariants",
     "audit/replay",
+    "gateways/by_smpp/leases",
     "projection/checksum",
     "projection/freshness",
     "projection/rebuild",

@@ -41,6 +41,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         subject_keys=KEY_RING,
         field_keys=KEY_RING,
         auth_key="a key of thirty-two bytes or more, for tests",
+        development=True,
     )
     app = create_app(
         Service(

@@ -19,6 +19,7 @@ TOLD = {
     "PLACET_SUBJECT_KEYS": RING,
     "PLACET_FIELD_KEYS": RING,
     "PLACET_AUTH_JWKS_URL": "https://identity.example.internal/jwks",
+    "PLACET_PLAIN_TEXT": "kafka",
 }
 SECRET = "a-secret-nobody-may-see"
 

@@ -72,12 +72,12 @@ def test_the_examples_are_taken_and_are_of_the_same_accounts() -> None:
 
 
 def test_the_files_of_a_kannel_fit_each_other() -> None:
-    section = (ROOT / "docs/providers.md").read_text().split("### Kannel\n")[1].split("\n## ")[0]
-    section = re.sub(r"<secret>|<password>", "0123456789abcdef", section)
-    told, kannel = re.findall(r"```\w*\n(.*?)```", section, re.DOTALL)
-    decoder = json.JSONDecoder()
-    account, end = decoder.raw_decode(told)
-    gateway, _ = decoder.raw_decode(told[end:].lstrip())
+    page = (ROOT / "docs/operators/kannel.md").read_text()
+    page = re.sub(r"<path secret>|<sendsms password>|<inbound-svc>|<secret>|<password>", "0123456789abcdef", page)
+    [kannel] = re.findall(r"```ini\n(.*?)```", page, re.DOTALL)
+    told = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL)]
+    [account] = [each for each in told if "path_secrets" in each]
+    [gateway] = [each for each in told if "callback_url" in each]
     sends, called = GatewaySettings(**gateway), AccountSettings(**account)
     refuse_unanswered([sends])
     assert gateway_name(called.provider, called.account) == sends.name

@@ -85,6 +85,7 @@ def policy(periods: Periods) -> Policy:
             "sending": "until what it lists has an outcome",
             "begun": "as the row of dispatch.sending",
             "subject_next": "while it is made",
+            "bind_lease": "until its process stops, or 30 s after its last renewal",
             "rebuild": "nothing of a person",
             "comparison": "nothing of a person",
             "hold": "nothing of a person",
