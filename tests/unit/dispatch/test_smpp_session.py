@@ -1,10 +1,13 @@
 """The gateway's side of SMPP against an SMSC that counts: parts, windows, binds, lanes, and what it delivers."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
+import msgspec
 import pytest
 
 from common.contracts import Event, Topic
@@ -77,6 +80,17 @@ async def test_the_parts_of_a_text_leave_together() -> None:
         [answer] = await gateway.submit([submit(1, text=OF_THREE)])
         assert answer == Result("accepted", f"id-{segments(OF_THREE) - 1}", None)
         assert server.writes[0] == segments(OF_THREE) == 3, "all were there before the first answer"
+
+
+async def test_each_part_says_until_when_it_may_reach_the_person() -> None:
+    ends = datetime(2026, 11, 28, 20, 0, tzinfo=timezone(timedelta(hours=1)))
+    async with wire() as server, bound(server) as ([gateway], _):
+        messages = [
+            msgspec.structs.replace(submit(n, text=OF_THREE), deliver_by=end) for n, end in ((1, ends), (2, None))
+        ]
+        answers = await gateway.submit(messages)
+        assert [type(answer) for answer in answers] == [Result, Result]
+    assert Counter(body.count(b"\x00261128190000000+\x00") for body in server.submits) == {1: 3, 0: 3}
 
 
 async def test_no_more_parts_are_unanswered_than_the_window_has_and_the_text_arrives_whole() -> None:

@@ -247,6 +247,7 @@ class SmppGateway:
                 part=part,
                 headed=len(parts) > 1,
                 as_payload=self._as_payload and len(part) > OCTETS[coding],
+                deliver_by=m.deliver_by,
             )
             for part in parts
         ]

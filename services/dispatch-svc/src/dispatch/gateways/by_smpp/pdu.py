@@ -4,6 +4,7 @@
 """
 
 import struct
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import smpp34
@@ -23,6 +24,7 @@ LAST_NUMBER = 0x7FFFFFFF
 ALPHANUMERIC, INTERNATIONAL, ISDN = 5, 1, 1  # types of number, numbering plan
 USER_DATA_HEADER = 0x40  # esm_class
 MESSAGE_PAYLOAD = 0x0424
+INSTANT = "%y%m%d%H%M%S000+"  # tenths of a second, and quarter hours ahead of UTC
 
 
 class Pdu(NamedTuple):
@@ -64,8 +66,21 @@ def bind(system_id: str, password: str, system_type: str, address_range: str) ->
     return b"".join(strings) + bytes((VERSION, 0, 0)) + address_range.encode("ascii") + b"\0"
 
 
-def submit(number: int, *, to: str, sender: str, coding: int, part: bytes, headed: bool, as_payload: bool) -> bytes:
-    """Return a submit_sm that asks for a DLR. `headed`: the part begins with a user data header."""
+def submit(
+    number: int,
+    *,
+    to: str,
+    sender: str,
+    coding: int,
+    part: bytes,
+    headed: bool,
+    as_payload: bool,
+    deliver_by: datetime | None,
+) -> bytes:
+    """Return a submit_sm that asks for a DLR. `headed`: the part begins with a user data header.
+
+    `deliver_by` becomes the validity period, an instant in UTC (7.1.1.1).
+    """
     pdu = smpp34.SubmitSm(
         sender,
         to.removeprefix("+"),
@@ -74,6 +89,7 @@ def submit(number: int, *, to: str, sender: str, coding: int, part: bytes, heade
         dest_addr_ton=INTERNATIONAL,
         dest_addr_npi=ISDN,
         esm_class=USER_DATA_HEADER if headed else 0,
+        validity_period=deliver_by.astimezone(UTC).strftime(INSTANT) if deliver_by else "",
         registered_delivery=1,
         data_coding=coding,
         tlvs=[smpp34.Tlv(MESSAGE_PAYLOAD, part)] if as_payload else [],
