@@ -100,6 +100,9 @@ def deliver(text: bytes, number: int, esm_class: int = 0) -> bytes:
     return bytes(made.encode())
 
 
+ENDS = datetime(2026, 1, 6, 19, 0, tzinfo=UTC)
+
+
 def pdus() -> Mapping[str, bytes]:
     """Return each PDU by its name."""
     coding, parts = parts_of(LONG, 0x2A)
@@ -108,8 +111,12 @@ def pdus() -> Mapping[str, bytes]:
     dlr = b"id:7c01 sub:001 dlvrd:001 submit date:2601060930 done date:2601060931 stat:DELIVRD err:000 text:"
     return {
         "smpp-bind": pdu.written(pdu.BIND_TRANSCEIVER, 1, pdu.bind("placet", "secret08", "", "")),
-        "smpp-submit": pdu.submit(2, **said, coding=short_coding, part=short, headed=False, as_payload=False),
-        "smpp-part": pdu.submit(3, **said, coding=coding, part=parts[0], headed=True, as_payload=False),
+        "smpp-submit": pdu.submit(
+            2, **said, coding=short_coding, part=short, headed=False, as_payload=False, deliver_by=ENDS
+        ),
+        "smpp-part": pdu.submit(
+            3, **said, coding=coding, part=parts[0], headed=True, as_payload=False, deliver_by=None
+        ),
         "smpp-mo": deliver(b"STOP", 71),
         "smpp-dlr": deliver(dlr, 72, esm_class=4),
         "smpp-kept": pdu.written(pdu.RESPONSE | pdu.DELIVER_SM, 71, b"\0"),
