@@ -34,7 +34,8 @@ def taught() -> tuple[list[Text], list[Text]]:
         for line in lines()
         if not line.held_out and (line.opt_out or "none" in line.expected or line.expected[0] in ("contact", "start"))
     ]
-    new = [(line.text, line.wish) for line in labelled() if line.wish or line.ordinary]
+    tuned = [line for line in labelled() if line.part == "tune"]
+    new = [(line.text, line.wish) for line in tuned if line.wish or line.ordinary]
     for row in WRITTEN.read_text(encoding="utf-8").split("\n")[1:-1]:
         text, label = row.split("\t")
         new.append((text, label == "stop"))
