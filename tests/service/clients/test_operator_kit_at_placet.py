@@ -67,7 +67,7 @@ async def test_both_edges_hold_and_what_is_broken_in_them_is_found(
 
         monkeypatch.setattr(signatures, "within", lambda at, now: None)
         monkeypatch.setattr(signatures, "once", lambda nonce, at: None)
-        monkeypatch.setattr(journal, "classify", lambda text: Understanding("none", "no_rule", 0.0, ""))
+        monkeypatch.setattr(journal, "classify", lambda text, **hints: Understanding("none", "no_rule", 0.0, ""))
         only = frozenset(("hostile", "replayed id", "words"))
         by_webhook, by_kafka = await both(replace(what, only=only), surroundings)
     assert {each.name: each.seen for each in by_webhook if each.outcome == "broken"} == {
