@@ -96,7 +96,13 @@ async def test_an_operator_on_kafka_reads_each_message_once_and_its_receipt_find
         await eventually(delivered)
         assert (await d.message(first.message_id))["gateway_message_id"] == "or-1"
         told = sorted(await read(), key=lambda message: message["recipient"])
-        usual = {"sender": "MAISONLUNE", "short_code": "36111", "category": "marketing", "text": TEXT}
+        usual = {
+            "sender": "MAISONLUNE",
+            "short_code": "36111",
+            "category": "marketing",
+            "text": TEXT,
+            "deliver_by": None,
+        }
         assert told == [
             {"reference": wanted.message_id, "recipient": number(n), **usual} for n, wanted in ((1, first), (2, second))
         ]
