@@ -221,6 +221,7 @@ async def died_and_come_back(
         hours="demonstration",
         submit_timeout_s=SUBMIT_WITHIN_S,
         drain_s=SUBMIT_WITHIN_S + 1,  # nobody is stopped: they are killed
+        permit_ttl_s=20.0,  # on a machine that stands still a permit of five seconds lapses before its message leaves
         **gateways,
     )
     await publish(surroundings, SENDERS, [sender_changed()])

@@ -37,6 +37,11 @@ def account(provider: str, name: str, signed: bool) -> dict[str, Any]:
 ACCOUNTS = [
     *(account(name, "main", name in ALWAYS_SIGNED) for name in PROVIDERS),
     *(account(name, "signed", True) for name in SCHEME_OF),
+    *(
+        account(each.provider, f"signed-{each.scheme}", True) | {"scheme": each.scheme}
+        for each in SCHEMES
+        if each.scheme
+    ),
 ]
 
 
@@ -152,7 +157,7 @@ async def test_a_second_use_of_what_was_signed_is_refused_and_the_same_again_is_
     sent, at = callback(case), now()
     if scheme.provider == "vonage":  # its signer knows the form
         sent = callback(next(c for c in CASES if c.label == "by POST form"))
-    target = f"/v1/callbacks/{scheme.provider}/signed/messages"
+    target = f"/v1/callbacks/{scheme.provider}/{'-'.join(filter(None, ('signed', scheme.scheme)))}/messages"
     is_form = b"{" not in sent.body
     other = sent.body + (b"&more=1" if is_form else b"\n")
     first = scheme.sign(SECRET, sent.body, at, "n-1", target)
