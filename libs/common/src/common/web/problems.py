@@ -37,6 +37,7 @@ DATABASE_DOWN = (
     asyncpg.InterfaceError,
 )
 MEDIA_TYPE = "application/problem+json"
+IN_OUR_LOG = "the error is in our log under this trace id"
 PATH = "/problems"
 
 
@@ -266,6 +267,21 @@ def answer(problem: Problem) -> JSONResponse:
     )
 
 
+def problem_of(error: Exception) -> Problem:
+    """Return the problem that tells the caller of an error, which this logs unless the caller made it."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, DATABASE_DOWN):
+        log.error("a dependency is down", exc_info=error)
+        # the failure may be that of COMMIT
+        detail = (
+            "the database does not answer, and whether the request was kept is unknown: send the same request again"
+        )
+        return Unavailable(detail, headers={"Retry-After": "1"})
+    log.error("a request failed", exc_info=error)
+    return Problem(IN_OUR_LOG)
+
+
 def install(app: FastAPI) -> None:
     """Turn every error of `app` into a problem."""
 
@@ -290,19 +306,14 @@ def install(app: FastAPI) -> None:
         return answer(Malformed("the body ended early", reasons=[Reason("body", "disconnected")]))
 
     async def on_database(request: Request, error: Exception) -> JSONResponse:
-        log.error("a dependency is down", exc_info=error)
-        # the failure may be that of COMMIT
-        detail = (
-            "the database does not answer, and whether the request was kept is unknown: send the same request again"
-        )
-        return answer(Unavailable(detail, headers={"Retry-After": "1"}))
+        return answer(problem_of(error))
 
     for kind in DATABASE_DOWN:
         app.add_exception_handler(kind, on_database)
 
     @app.exception_handler(Exception)
     async def on_bug(request: Request, error: Exception) -> JSONResponse:
-        return answer(Problem("the error is in our log under this trace id"))
+        return answer(Problem(IN_OUR_LOG))
 
 
 def _field(location: Sequence[int | str]) -> str:

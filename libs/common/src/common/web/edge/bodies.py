@@ -71,14 +71,15 @@ class Bodies:
                     )
                 self._hold(new)
                 held += new
-            except Problem as problem:
-                refused = problem
-                raise
+            except Exception as error:
+                refused = problems.problem_of(error)
+                raise refused from error
             return message
 
         async def unless_refused(message: Message) -> None:
             nonlocal begun
-            if begun or refused is None:  # FastAPI answers any exception of a body by 400: the refusal comes below
+            # FastAPI answers any error of a body by 400, also of a database that is away: the refusal comes below
+            if begun or refused is None:
                 begun = True
                 await send(message)
 
