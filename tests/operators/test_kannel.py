@@ -409,6 +409,11 @@ async def test_a_crash_of_smsbox_loses_what_waits_there_and_a_replay_of_the_log_
     sender = await placet.sender(range(9500, 9504), partial(text_of, 1))
     await placet.finished(await placet.campaign(sender))
     *lost, kept = sender.people
+
+    async def receipts_told() -> bool:
+        return not placet.kannel.stored()
+
+    await eventually(receipts_told, within_s=WITHIN_S)  # a kill amid a DLR leaves it with bearerbox for minutes
     begun = placet.kannel.here()
     placet.stack.kill("inbound")
     await placet.stopped(sender, lost)
