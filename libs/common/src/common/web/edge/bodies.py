@@ -71,6 +71,9 @@ class Bodies:
                     )
                 self._hold(new)
                 held += new
+            except Problem as problem:
+                refused = problem
+                raise
             except Exception as error:
                 refused = problems.problem_of(error)
                 raise refused from error
