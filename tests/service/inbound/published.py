@@ -50,7 +50,7 @@ async def _all(settings: ServiceSettings, topic: Topic) -> list[Record]:
                 end = consumer.highwater(partition)
                 if end is not None and await consumer.position(partition) >= end:
                     unread.discard(partition)
-        return records
+        return sorted(records, key=lambda record: record.partition)  # a partition's own order is all that Kafka keeps
     finally:
         await consumer.stop()
 

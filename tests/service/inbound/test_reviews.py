@@ -93,10 +93,8 @@ async def test_each_concern_is_a_lane_of_the_queue(service: Reviewed) -> None:
     assert (unread["text"], unread["concern"], unread["rule"]) == ("நிறுத்து", "unread", "known-1:unread")
     assert (doubt["text"], doubt["concern"]) == (DOUBT, "doubt")
     assert len(await service.queue()) == 2
-    assert [(each.intent, each.concern) for each in await service.messages()] == [
-        ("review", "doubt"),
-        ("review", "unread"),
-    ]
+    both = {(each.intent, each.concern) for each in await service.messages()}  # of two people: on two partitions perhaps
+    assert both == {("review", "doubt"), ("review", "unread")}
 
 
 async def test_the_country_of_an_account_decides_which_words_are_certain(surroundings: Surroundings) -> None:
