@@ -16,9 +16,13 @@ NAMES = tuple(
 
 async def measure(names: list[str], *, kafka: bool, rounds: int, size: int, subjects: int) -> None:
     for name in names:  # each on its own ground: leftovers would slow the next benchmark
+        bench = importlib.import_module(f"bench.{name}")
+        settings: dict[str, str] = getattr(bench, "POSTGRES", {})
         with tempfile.TemporaryDirectory(prefix="placet-bench-") as folder:
-            async with standing(Path(folder), kafka=kafka, rounds=rounds, size=size, subjects=subjects) as ground:
-                await importlib.import_module(f"bench.{name}").run(ground)
+            async with standing(
+                Path(folder), kafka=kafka, rounds=rounds, size=size, subjects=subjects, settings=settings
+            ) as ground:
+                await bench.run(ground)
 
 
 def main() -> None:

@@ -95,10 +95,12 @@ class Ground:
 
 
 @asynccontextmanager
-async def standing(folder: Path, *, kafka: bool, rounds: int, size: int, subjects: int) -> AsyncIterator[Ground]:
-    """Open the ground, ready on entering; close it on leaving."""
+async def standing(
+    folder: Path, *, kafka: bool, rounds: int, size: int, subjects: int, settings: Mapping[str, str]
+) -> AsyncIterator[Ground]:
+    """Open the ground, ready on entering; close it on leaving. `settings`: further ones of PostgreSQL."""
     async with AsyncExitStack() as leaving:
-        postgres = Postgres(folder / "postgres")
+        postgres = Postgres(folder / "postgres", settings=settings)
         leaving.push_async_callback(asyncio.to_thread, postgres.stop)
         await asyncio.to_thread(postgres.start)
         bootstrap = os.environ.get("PLACET_TEST_KAFKA")

@@ -55,11 +55,13 @@ class Postgres:
 
     durable   False turns fsync off: a crash of the machine may lose or damage the data (tests)
     env       further environment variables of the server
+    settings  further settings of the server
     """
 
     folder: Path
     durable: bool = True
     env: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     password: str = field(default_factory=lambda: secrets.token_urlsafe(16), repr=False)
     _child: subprocess.Popen[bytes] | None = field(default=None, repr=False)
@@ -101,6 +103,12 @@ class Postgres:
         return self
 
     @property
+    def pid(self) -> int:
+        """Return the server's process; it must run."""
+        assert self._child is not None, "start it first"
+        return self._child.pid
+
+    @property
     def running(self) -> bool:
         return self._child is not None and self._child.poll() is None
 
@@ -128,7 +136,7 @@ class Postgres:
     def _launch(self, data: Path) -> None:
         user = unprivileged_user()
         binaries = reachable_binaries(user)
-        options = SETTINGS | {"port": str(self.port)} | ({} if self.durable else NOT_DURABLE)
+        options = SETTINGS | {"port": str(self.port)} | ({} if self.durable else NOT_DURABLE) | dict(self.settings)
         command = [str(binaries / "postgres"), "-D", str(data)]
         command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         # immediate shutdown; unlike SIGKILL, SIGQUIT also frees the shared memory
