@@ -1,11 +1,12 @@
 """What is on a topic of the real broker, read from its beginning."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from common.contracts import Event, Topic, Watermark
+from common.contracts.inbound import ReceiptsReceived
 from common.kafka import broker as kafka
 from common.settings import ServiceSettings
 from tests.support.publish import ensured
@@ -21,8 +22,13 @@ class Record:
 
 
 async def published(settings: ServiceSettings, topic: Topic) -> list[Record]:
-    """Every event so far, without the watermarks."""
-    return [record for record in await _all(settings, topic) if not isinstance(record.event, Watermark)]
+    """Every event so far, without the watermarks; each DLR as an event of its own."""
+    return [
+        replace(record, event=event)
+        for record in await _all(settings, topic)
+        if not isinstance(record.event, Watermark)
+        for event in (record.event.receipts if isinstance(record.event, ReceiptsReceived) else (record.event,))
+    ]
 
 
 async def watermarks(settings: ServiceSettings, topic: Topic) -> list[Watermark]:

@@ -5,7 +5,9 @@ same moment.
 """
 
 import hashlib
+import json
 import logging
+import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -15,8 +17,8 @@ from uuid import UUID, uuid4
 from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS, Event, Topic
-from common.contracts.inbound import Intent, MessageReceived, ReceiptReceived
+from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS, Event
+from common.contracts.inbound import Intent, MessageReceived, ReceiptReceived, ReceiptsReceived
 from common.kafka import outbox
 from common.keyring import FieldKeys
 from common.privacy import erasing
@@ -33,7 +35,7 @@ from inbound.store import Item, KeptCallback, KeptPart, Origin
 log = logging.getLogger(__name__)
 
 EVENT_TEXT_CHARS = 4_096  # an SMS has 1,530 at most, and a record must fit Kafka; the journal keeps all
-TOPICS: Mapping[Kind, Topic] = {"messages": INBOUND_MESSAGES, "receipts": INBOUND_RECEIPTS}
+TOGETHER = 100  # DLRs of an event: some 40 KB
 PART_INTENTS = ("stop", "review")  # of a part on its own: each only tightens
 
 INTENTS = counter("sms_inbound_intents_total", "MOs journalled, by intent.", ["intent"])
@@ -77,43 +79,74 @@ class Kept:
 
     `stands_for`: the callbacks whose events the arrival waits for, with their outbox ids. `replayed`: the nonce was
     used for other content, so the journal keeps no entry. `late`: an entry precedes the erasure of its person, so the
-    journal keeps no body.
+    journal keeps no body. `callback_id`: shared by an account's arrivals of DLRs in one transaction.
     """
 
     arrival: Arrival
+    callback_id: UUID
     replayed: bool = False
     late: bool = False
-    callback_id: UUID = field(init=False)
     fresh: list[Entry] = field(default_factory=list)
     outbox_ids: list[int] = field(default_factory=list)
     stands_for: dict[UUID, Sequence[int]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        # by time, which keeps indexes warm
-        self.callback_id = message_id(self.arrival.received_at, uuid4().hex)
 
 
 async def write(tx: AsyncConnection, held: Resources[Any], arrivals: Sequence[Arrival]) -> list[Kept]:
     """Journal the arrivals in their order; return the result of each."""
     replayed = await _replayed(tx, arrivals)
-    answers = [Kept(arrival, again) for arrival, again in zip(arrivals, replayed, strict=True)]
+    ids = _callback_ids(arrivals)
+    answers = [Kept(arrival, id_, again) for arrival, id_, again in zip(arrivals, ids, replayed, strict=True)]
     kept = [one for one in answers if not one.replayed]
     await _add(tx, [(one, entry) for one in kept for entry in one.arrival.entries])
     await _empty_the_late(tx, held, kept)
     await _add(tx, await _wholes(tx, held, kept))
-    for kind, topic in TOPICS.items():
-        new = [(one, entry) for one in kept if one.arrival.origin.kind == kind for entry in one.fresh]
-        events = [entry.event for _, entry in new]
-        ids = await outbox.append(tx, topic, events, [one.arrival.trace for one, _ in new])
-        for (one, _), row in zip(new, ids, strict=True):
-            one.outbox_ids.append(row)
-        await queue.add(tx, events)
-    await store.add_callbacks(tx, [_sealed(held, one) for one in kept if one.fresh])
+    await _publish_messages(tx, [(one, entry) for one in kept if _is_of(one, "messages") for entry in one.fresh])
+    await _publish_receipts(tx, [(one, entry) for one in kept if _is_of(one, "receipts") for entry in one.fresh])
+    await store.add_callbacks(tx, _sealed(held, [one for one in kept if one.fresh]))
     for one in kept:
         if one.fresh:
             one.stands_for[one.callback_id] = one.outbox_ids
     await _wait_for_those_known(tx, kept)
     return answers
+
+
+def _is_of(one: Kept, kind: Kind) -> bool:
+    return one.arrival.origin.kind == kind
+
+
+def _callback_ids(arrivals: Sequence[Arrival]) -> list[UUID]:
+    """Return the callback id of each arrival, by time, which keeps indexes warm.
+
+    An account's DLRs share one: operators send a DLR a request, and a row for each would cost more than the DLR.
+    """
+    shared: dict[Origin, UUID] = {}
+    found = []
+    for arrival in arrivals:
+        new = message_id(arrival.received_at, uuid4().hex)
+        found.append(shared.setdefault(arrival.origin, new) if arrival.origin.kind == "receipts" else new)
+    return found
+
+
+async def _publish_messages(tx: AsyncConnection, new: Sequence[tuple[Kept, Entry]]) -> None:
+    """Publish new MOs, an event each, and queue those for a person."""
+    events = [entry.event for _, entry in new]
+    ids = await outbox.append(tx, INBOUND_MESSAGES, events, [one.arrival.trace for one, _ in new])
+    for (one, _), row in zip(new, ids, strict=True):
+        one.outbox_ids.append(row)
+    await queue.add(tx, events)
+
+
+async def _publish_receipts(tx: AsyncConnection, new: Sequence[tuple[Kept, Entry]]) -> None:
+    """Publish new DLRs, many an event, which bears the trace of its first."""
+    together = [new[at : at + TOGETHER] for at in range(0, len(new), TOGETHER)]
+    events = [
+        ReceiptsReceived(receipts=tuple(e.event for _, e in some if isinstance(e.event, ReceiptReceived)))
+        for some in together
+    ]
+    ids = await outbox.append(tx, INBOUND_RECEIPTS, events, [some[0][0].arrival.trace for some in together])
+    for some, row in zip(together, ids, strict=True):
+        for one in {id(one): one for one, _ in some}.values():
+            one.outbox_ids.append(row)
 
 
 async def _replayed(tx: AsyncConnection, arrivals: Sequence[Arrival]) -> list[bool]:
@@ -209,11 +242,23 @@ def _long_mo(one: Kept, entry: Entry) -> tuple[str, ...]:
     )
 
 
-def _sealed(held: Resources[Any], one: Kept) -> KeptCallback:
-    # a character for each byte: decryption restores the bytes
-    raw = one.arrival.content.decode("latin-1")
-    body = None if one.late else held.field_keys.seal(raw, f"callback:{one.callback_id}")
-    return KeptCallback(one.callback_id, one.arrival.origin, one.arrival.received_at, body, list(one.outbox_ids))
+def _sealed(held: Resources[Any], kept: Sequence[Kept]) -> list[KeptCallback]:
+    """Return the rows of the callbacks, each with its raw content sealed.
+
+    A character stands for each byte: decryption restores the bytes. They are of an MO as received, and of DLRs a JSON
+    list of the requests, compressed (zlib): DLRs of a moment are alike.
+    """
+    callbacks: dict[UUID, list[Kept]] = {}
+    for one in kept:
+        callbacks.setdefault(one.callback_id, []).append(one)
+    rows = []
+    for callback_id, some in callbacks.items():
+        first, raw = some[0], [one.arrival.content.decode("latin-1") for one in some]
+        content = raw[0] if _is_of(first, "messages") else zlib.compress(json.dumps(raw).encode()).decode("latin-1")
+        body = None if first.late else held.field_keys.seal(content, f"callback:{callback_id}")
+        ids = sorted({row for one in some for row in one.outbox_ids})
+        rows.append(KeptCallback(callback_id, first.arrival.origin, first.arrival.received_at, body, ids))
+    return rows
 
 
 async def _wait_for_those_known(tx: AsyncConnection, kept: Sequence[Kept]) -> None:

@@ -19,7 +19,7 @@ from common.contracts.campaign import (
 from common.contracts.consent import ConsentImportFinished, ConsentStateChanged, SenderChanged, StatesSummed
 from common.contracts.dispatch import HoldChanged, MessagesChanged, OptOutEnforced
 from common.contracts.envelope import Event, Watermark
-from common.contracts.inbound import MessageReceived, ReceiptReceived
+from common.contracts.inbound import MessageReceived, ReceiptReceived, ReceiptsReceived
 from common.contracts.operator import MessageDelivered, MessageSubmitted, ReceiptDelivered
 from common.contracts.rights import (
     CopyGathered,
@@ -147,7 +147,12 @@ INBOUND_MESSAGES = Topic(
     "inbound.messages.v1", "inbound", "subject_id", "delete", (MessageReceived,), ("consent",), watermarked=True
 )
 INBOUND_RECEIPTS = Topic(
-    "inbound.receipts.v1", "inbound", "provider_message_id", "delete", (ReceiptReceived,), ("dispatch",)
+    "inbound.receipts.v1",
+    "inbound",
+    "provider_message_id",
+    "delete",
+    (ReceiptsReceived, ReceiptReceived),
+    ("dispatch",),
 )
 CONTROLS = Topic("campaign.controls.v1", "campaign", "campaign_id", "compact", (CampaignControlled,), ("dispatch",))
 CAMPAIGN_REQUESTS = Topic(

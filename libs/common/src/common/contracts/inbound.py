@@ -1,6 +1,8 @@
 """Define the events of inbound-svc: every MO with its intent, and every DLR, normalised."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
 
 from common.contracts.envelope import Event, Instant
 
@@ -80,3 +82,18 @@ class ReceiptReceived(Event, frozen=True, kw_only=True):
     @property
     def key(self) -> str:
         return self.provider_message_id
+
+
+class ReceiptsReceived(Event, frozen=True, kw_only=True):
+    """The DLRs of one journal transaction, in the order of their arrival; a DLR of one message may follow another.
+
+    Readers also take a DLR as a record of its own (`ReceiptReceived`).
+    """
+
+    type: ClassVar[str] = "inbound.receipts_received.v1"
+
+    receipts: Annotated[tuple[ReceiptReceived, ...], msgspec.Meta(min_length=1)]
+
+    @property
+    def key(self) -> str:
+        return self.receipts[0].provider_message_id

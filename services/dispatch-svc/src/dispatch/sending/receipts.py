@@ -18,7 +18,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import INBOUND_RECEIPTS
-from common.contracts.inbound import ReceiptReceived, ReceiptState
+from common.contracts.inbound import ReceiptReceived, ReceiptsReceived, ReceiptState
 from common.kafka.subscription import After, Received, Subscription
 from common.telemetry import counter
 from dispatch.gateways import gateway_name, receipt_codes
@@ -40,6 +40,8 @@ BLOCKS = counter(
     "DLRs that block a number for marketing, and for other messages by the gateway.",
     ["gateway"],
 )
+
+READ_AT_ONCE = 20  # records of many DLRs in a transaction
 
 RANK: dict[ReceiptState | None, int] = {
     None: 0,
@@ -81,7 +83,7 @@ def subscriptions(traffic: Traffic, of: Mapping[str, str] | None = None) -> list
 
     for name in traffic.gateways:
         OF_GATEWAY.labels(name)  # from 0, so that the first DLR is an increase
-    return [Subscription("dispatch.receipts", INBOUND_RECEIPTS, apply)]
+    return [Subscription("dispatch.receipts", INBOUND_RECEIPTS, apply, max_records=READ_AT_ONCE)]
 
 
 def note(complaints: Iterable[Complaint], traffic: Traffic) -> None:
@@ -98,17 +100,17 @@ async def apply_receipts(tx: AsyncConnection, batch: list[Received], of: Mapping
     """Apply the DLRs of a batch; `note` takes the complaints after the commit."""
     receipts = [
         Receipt(
-            gateway=of.get(by := gateway_name(r.event.provider, r.event.account), by),
-            gateway_message_id=r.event.provider_message_id,
-            receipt=r.event.state,
-            code=r.event.code,
-            received_at=r.event.received_at,
-            occurred_at=r.event.occurred_at,
-            blocked=r.event.blocked,
-            reference=_uuid(r.event.reference or r.event.provider_message_id),  # some gateways use our message id
+            gateway=of.get(by := gateway_name(dlr.provider, dlr.account), by),
+            gateway_message_id=dlr.provider_message_id,
+            receipt=dlr.state,
+            code=dlr.code,
+            received_at=dlr.received_at,
+            occurred_at=dlr.occurred_at,
+            blocked=dlr.blocked,
+            reference=_uuid(dlr.reference or dlr.provider_message_id),  # some gateways use our message id
         )
-        for r in batch
-        if isinstance(r.event, ReceiptReceived)
+        for received in batch
+        for dlr in _dlrs(received)
     ]
     for receipt in receipts:
         OF_GATEWAY.labels(receipt.gateway).inc()
@@ -214,6 +216,12 @@ async def tell_what_the_provider_refuses(tx: AsyncConnection, settled: Sequence[
         if o.opted_out
     ]
     await events.append_changes(tx, await messages.put_receipts(tx, changes))
+
+
+def _dlrs(received: Received) -> Sequence[ReceiptReceived]:
+    if isinstance(received.event, ReceiptsReceived):
+        return received.event.receipts
+    return (received.event,) if isinstance(received.event, ReceiptReceived) else ()
 
 
 def _needs_somebody(receipt: Receipt) -> bool:
