@@ -20,7 +20,7 @@ from common.contracts import CAMPAIGN_REQUESTS, CONTROLS, EVENTS, Event, Topic
 from common.contracts.consent import ConsentStateChanged
 from common.contracts.dispatch import HoldChanged, MessageChanged, MessagesChanged
 from common.db.database import Database
-from common.kafka.outbox import SHARED
+from common.kafka.outbox import SHARED, unpacked
 from common.kafka.subscription import Received
 from common.law import load
 from tests.support.builders import SENDER, field_keys, link_keys, now, number, sender_changed
@@ -173,9 +173,10 @@ class Campaigns:
             rows = await sql.fetch("SELECT type, payload FROM outbox WHERE topic = $1 ORDER BY id", topic.name)
         found: list[Any] = []
         for row in rows:
-            kind = row["type"].removeprefix(SHARED)
-            shared = kind != row["type"]
-            payloads = [value for _, value in _shared.decode(row["payload"])] if shared else [row["payload"]]
+            type_, payload = unpacked(row["type"], row["payload"])
+            kind = type_.removeprefix(SHARED)
+            assert payload is not None
+            payloads = [value for _, value in _shared.decode(payload)] if kind != type_ else [payload]
             found += [msgspec.json.decode(payload, type=EVENTS[kind]) for payload in payloads]
         return found
 

@@ -75,10 +75,13 @@ async def test_a_record_is_a_cloud_event_in_the_partition_of_its_key(surrounding
         assert len(record.headers["ce_id"]) == 36
 
 
+@pytest.mark.parametrize("pack_bytes", [1, outbox.PACK_BYTES])
 async def test_events_that_share_rows_leave_one_by_one_in_their_order(
-    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+    pack_bytes: int, surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With rows of their own among them, in turns that take a row each; what is rolled back is not among them."""
+    """With rows of their own among them, in turns that take a row each; what is rolled back is not among them. As
+    appended, whether a payload is compressed on its way or not."""
+    monkeypatch.setattr(outbox, "PACK_BYTES", pack_bytes)
     monkeypatch.setattr(outbox, "TOGETHER", 3)
     monkeypatch.setattr(outbox, "TURN_BYTES", 1)
     async with pipeline(surroundings, partitions=1) as pipe:
