@@ -35,6 +35,7 @@ TABLES = (
     "template",
     "text_audit",
 )
+# What outcomes and DLRs change comes last in a message: of an update in its page the WAL holds the part that differs.
 SCHEMA = (
     """
 CREATE TABLE allowance (
@@ -209,29 +210,29 @@ CREATE TABLE message (
     text text,
     requested_at timestamptz NOT NULL,
     send_before timestamptz NOT NULL,
-    status text NOT NULL,
-    version integer NOT NULL,
-    reasons text[] NOT NULL,
-    due_at timestamptz,
     policy_version text NOT NULL,
     consent_version integer,
     as_of timestamptz,
     decided_at timestamptz,
     gateway text,
-    gateway_message_id text,
-    receipt text,
-    code text,
-    receipt_at timestamptz,
-    handed_off_at timestamptz,
     region text,
     facts text,
-    unknown_since timestamptz,
-    known_as text,
     template text,
     segments smallint,
     cost integer,
     prices text,
     charged boolean NOT NULL,
+    status text NOT NULL,
+    version integer NOT NULL,
+    reasons text[] NOT NULL,
+    due_at timestamptz,
+    gateway_message_id text,
+    known_as text,
+    handed_off_at timestamptz,
+    receipt text,
+    code text,
+    receipt_at timestamptz,
+    unknown_since timestamptz,
     CONSTRAINT message_waiting_is_due_ck CHECK (((due_at IS NOT NULL) OR (status <> ALL
         (ARRAY['pending'::text, 'deferred'::text]))))
 )
