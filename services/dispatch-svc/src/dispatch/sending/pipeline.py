@@ -408,8 +408,9 @@ class Handoff:
         An opt-out applied meanwhile has seen these messages `sending`. Two hand-offs of one subject which end at the
         same instant miss each other; the sweep enforces such an opt-out.
         """
-        async with self.database.begin() as tx:
-            await enforcement.enforce(tx, subject_ids)
+        if await enforcement.any_open(self.database, subject_ids):
+            async with self.database.begin() as tx:
+                await enforcement.enforce(tx, subject_ids)
 
     # --- rarer steps
 
