@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from common.contracts import INBOUND_MESSAGES
+from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS, Topic
 from common.telemetry import continue_trace, traceparent
 from inbound.service import Settings, build
 from tests.operators import signed
@@ -38,8 +38,15 @@ class Crowd:
         sent = await self.client.post(path, content=raw, headers={**signed(raw, SECRET, now()), **headers})
         return sent.status_code
 
-    async def events(self) -> list[str]:
-        records = await published(self.settings, INBOUND_MESSAGES)
+    async def receipt(self, n: int) -> int:
+        """The status that the DLR of our message number `n` is answered with."""
+        told = {"id": f"op-{n}", "reference": f"ours-{n}", "status": "sent", "code": None, "at": now().isoformat()}
+        raw = json.dumps({"receipts": [told]}).encode()
+        path = "/v1/callbacks/simulator/main/receipts"
+        return (await self.client.post(path, content=raw, headers=signed(raw, SECRET, now()))).status_code
+
+    async def events(self, topic: Topic = INBOUND_MESSAGES) -> list[str]:
+        records = await published(self.settings, topic)
         return sorted(str(getattr(record.event, "provider_message_id", "")) for record in records)
 
     async def rows(self, statement: str) -> list[Any]:
@@ -72,6 +79,20 @@ async def test_callbacks_that_come_at_once_share_a_transaction_and_each_is_publi
     assert row["commits"] < TOGETHER / 4
     events = await people.rows("SELECT DISTINCT unnest(outbox_ids) FROM callback")
     assert len(events) == TOGETHER, "two callbacks stand for one event"
+
+
+async def test_dlrs_that_come_at_once_share_a_callback_and_an_event_and_nothing_raw_is_kept(people: Crowd) -> None:
+    answers = await asyncio.gather(*(people.receipt(n) for n in range(TOGETHER)))
+    again = await asyncio.gather(*(people.receipt(n) for n in range(TOGETHER)))
+
+    assert set(answers) == set(again) == {200}
+    assert await people.events(INBOUND_RECEIPTS) == sorted(f"op-{n}" for n in range(TOGETHER)), "each once"
+    items = await people.rows("SELECT count(*), count(DISTINCT callback_id) FROM callback_item")
+    callbacks = await people.rows("SELECT body, outbox_ids FROM callback")
+    assert items == [(TOGETHER, len(callbacks))]
+    assert len(callbacks) < TOGETHER / 4
+    assert {len(each["outbox_ids"]) for each in callbacks} == {1}
+    assert {each["body"] for each in callbacks} == {None}
 
 
 async def test_one_that_cannot_be_kept_takes_no_other_with_it(people: Crowd) -> None:

@@ -5,9 +5,7 @@ same moment.
 """
 
 import hashlib
-import json
 import logging
-import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -243,21 +241,21 @@ def _long_mo(one: Kept, entry: Entry) -> tuple[str, ...]:
 
 
 def _sealed(held: Resources[Any], kept: Sequence[Kept]) -> list[KeptCallback]:
-    """Return the rows of the callbacks, each with its raw content sealed.
+    """Return the rows of the callbacks; that of MOs with the raw content sealed.
 
-    A character stands for each byte: decryption restores the bytes. They are of an MO as received, and of DLRs a JSON
-    list of the requests, compressed (zlib): DLRs of a moment are alike.
+    A character stands for each byte: decryption restores the bytes. The raw content of DLRs is not kept: it proves
+    nothing of a person's wish, and names numbers that an erasure could not find.
     """
     callbacks: dict[UUID, list[Kept]] = {}
     for one in kept:
         callbacks.setdefault(one.callback_id, []).append(one)
     rows = []
     for callback_id, some in callbacks.items():
-        first, raw = some[0], [one.arrival.content.decode("latin-1") for one in some]
-        content = raw[0] if _is_of(first, "messages") else zlib.compress(json.dumps(raw).encode()).decode("latin-1")
-        body = None if first.late else held.field_keys.seal(content, f"callback:{callback_id}")
+        arrival, body = some[0].arrival, None
+        if arrival.origin.kind == "messages" and not some[0].late:
+            body = held.field_keys.seal(arrival.content.decode("latin-1"), f"callback:{callback_id}")
         ids = sorted({row for one in some for row in one.outbox_ids})
-        rows.append(KeptCallback(callback_id, first.arrival.origin, first.arrival.received_at, body, ids))
+        rows.append(KeptCallback(callback_id, arrival.origin, arrival.received_at, body, ids))
     return rows
 
 

@@ -1,8 +1,8 @@
 """The tables of inbound-svc and their statements: the journal of callbacks. The caller owns the transaction.
 
-A callback is one request of an operator. Its items are MOs or DLRs, each once per (provider, account, kind, provider
-message id, receipt state). The primary key detects duplicates, also between concurrent requests: the second waits for
-the first. No personal data is in clear.
+A callback is one request of an operator, or the requests with DLRs of an account's moment. Its items are MOs or DLRs,
+each once per (provider, account, kind, provider message id, receipt state). The primary key detects duplicates, also
+between concurrent requests: the second waits for the first. No personal data is in clear.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -231,7 +231,7 @@ async def behind_starts(tx: AsyncConnection, stops: Sequence[tuple[UUID, Origin,
 class KeptCallback:
     """A request with new items, and its outbox ids.
 
-    `body` is `None` where an item precedes the erasure of its person.
+    `body` is `None` of DLRs, and where an item precedes the erasure of its person.
     """
 
     id: UUID
