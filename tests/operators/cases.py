@@ -201,6 +201,10 @@ BREVO_MO = mo(None, "STOP", None, short_code="")
 FACTOR_MO = mo(None, "Webhooks are awesome!", None, short_code="")
 FACTOR_STOP = mo(None, "Stop SMS", utc(2024, 11, 21, 8, 42, 27), short_code="")
 STANDARD_MO = mo("in-1", "STOP", utc(2026, 11, 24, 9), sender=f"+{PERSON}", short_code="36111")
+SWEEGO_UID = "03-1c9e3539-d499-4699-ae5d-fa50e6e8af2a"
+SWEEGO_STOP = mo(
+    "02bdd4e1-2683-4e5d-8811-e16cd10f9b74", "STOP", None, sender=f"00{PERSON}", short_code="36047", opted_out=True
+)
 SIMULATOR_MO = mo("mo-1", "STOP", utc(2026, 11, 24, 9), sender=f"+{PERSON}", short_code="36111")
 TWILIO_MO = mo("SM00000000000000000000000000000001", "Arrêtez 🙏", None, sender=f"+{PERSON}", short_code="36111")
 MESSAGES_MO = mo(UUID, "Arrêtez", NOON)
@@ -819,5 +823,28 @@ CASES = [
         "standard/receipt.json",
         ("type", "not_known"),
         {"message.receipt": "x"},
+    ),
+    # Sweego: one URL for all
+    Case("a STOP without its text", "sweego", "messages", "sweego/stop.json", (SWEEGO_STOP,), came_to="receipts"),
+    Case("no event's id", "sweego", "messages", "sweego/stop.json", ("event_id", "missing"), {'"event_id"': '"other"'}),
+    Case("no STOP", "sweego", "messages", "sweego/stop.json", ("event_type", "not_known"), {"sms_stop": "sms_mo"}),
+    Case("sent", "sweego", "receipts", "sweego/sent.json", (dlr(SWEEGO_UID, "sent", reference=OURS),)),
+    Case(
+        "undelivered",
+        "sweego",
+        "receipts",
+        "sweego/undelivered.json",
+        (dlr(SWEEGO_UID, "failed", "sms_undelivered", reference=OURS),),
+        came_to="messages",
+    ),
+    Case("of no campaign", "sweego", "receipts", "sweego/sent.json", (dlr(SWEEGO_UID, "sent"),), {f'"{OURS}"': "null"}),
+    Case("a click", "sweego", "receipts", "sweego/clicked.json", ()),
+    Case(
+        "another event",
+        "sweego",
+        "receipts",
+        "sweego/sent.json",
+        ("event_type", "not_known"),
+        {"sms_sent": "sms_read"},
     ),
 ]

@@ -133,6 +133,20 @@ def standard(secret: str, raw: bytes, at: datetime, nonce: str, target: str = "/
     return Callback(target, headers, raw)
 
 
+def sweego(secret: str, raw: bytes, at: datetime, nonce: str, target: str = "/") -> Callback:
+    stamp = str(int(at.timestamp()))
+    mac = _base64(forty_eight(secret), f"{nonce}.{stamp}.".encode() + raw)
+    return Callback(target, {"webhook-id": nonce, "webhook-timestamp": stamp, "webhook-signature": mac}, raw)
+
+
+def forty_eight(secret: str) -> bytes:
+    return secret.encode().ljust(48, b".")
+
+
+def sixty_four_characters(secret: str) -> str:
+    return base64.b64encode(forty_eight(secret)).decode()
+
+
 def public_half(secret: str) -> str:
     return base64.b64encode(_telnyx_key(secret).public_key().public_bytes_raw()).decode()
 
@@ -177,4 +191,5 @@ SCHEMES = [
     Scheme("plivo V2", "plivo", plivo_v2, timed=False, covers_body=False, scheme="v2"),
     Scheme("telnyx", "telnyx", telnyx, public_half),
     Scheme("standard", "standard", standard, whsec),
+    Scheme("sweego", "sweego", sweego, sixty_four_characters),
 ]

@@ -13,6 +13,7 @@ from dispatch.gateways.by_smpp import binds, leases
 from dispatch.gateways.by_smpp import gateway as by_smpp
 from dispatch.gateways.by_smpp.gateway import SmppGateway
 from dispatch.lane import Lane
+from tests.support.builders import subject_keys
 from tests.support.eventually import eventually, is_so
 from tests.support.operators.accounts import submit
 from tests.support.operators.wire import PASSWORD, UNBIND, USER, Session, Wire, delivered, wire
@@ -71,7 +72,7 @@ def pool(database: Database, server: Wire, lane: Lane) -> Pool:
     url = f"smpp://127.0.0.1:{server.port}"
     account = Account("smpp", "orange", user=USER, secret=PASSWORD, url=url, options=options)
     shared, log = by_smpp.Shared(), Log()
-    shared.serve(lane, database)
+    shared.serve(lane, database, subject_keys.fingerprint)
     link = shared.link("smpp.orange", account, log)
     link.binds.start()
     return Pool(SmppGateway("smpp.orange", account, link, timeout_s=30.0, submits=4), link, log)

@@ -339,6 +339,70 @@ ACCOUNTS: dict[str, Case] = {
             "dlr-method": "POST",
         },
     ),
+    "esendex": Case(
+        Account("esendex", user="shop@example.com", secret="a-password", options={"account_reference": "EX000&1"}),
+        lambda m: (
+            '<?xml version="1.0" encoding="utf-8"?><messageheaders batchid="f8bf" xmlns="http://api.esendex.com/ns/">'
+            '<messageheader uri="https://api.esendex.com/v1.0/messageheaders/1183c73d" id="1183c73d-2e62" />'
+            "</messageheaders>"
+        ),
+        lambda m: "1183c73d-2e62",
+        "/v1.0/messagedispatcher",
+        '<?xml version="1.0" encoding="utf-8"?><messages xmlns="http://api.esendex.com/ns/">'
+        "<accountreference>EX000&amp;1</accountreference><message><from>MAISONLUNE</from><to>33639980001</to>"
+        f"<body>{TEXT}</body><type>SMS</type><characterset>GSM</characterset></message></messages>",
+        headers={"authorization": "Basic c2hvcEBleGFtcGxlLmNvbTphLXBhc3N3b3Jk"},
+    ),
+    "smsmode": Case(
+        Account("smsmode", secret="a-key"),
+        lambda m: {"messageId": "nKPmRcY1", "refClient": m.reference, "body": {"messagePartCount": 1}},
+        lambda m: "nKPmRcY1",
+        "/sms/v1/messages",
+        {"recipient": {"to": "33639980001"}, "body": {"text": TEXT}, "from": "MAISONLUNE", "refClient": REFERENCE},
+        status=201,
+        headers={"x-api-key": "a-key"},
+    ),
+    "allmysms": Case(
+        Account("allmysms", user="lune", secret="a-key"),
+        lambda m: {"code": 100, "description": "OK", "smsId": "5f-1", "nbSms": 1, "cost": 15, "balance": 900},
+        lambda m: "5f-1",
+        "/sms/send/",
+        {"from": "MAISONLUNE", "to": "33639980001", "text": TEXT, "cliMsgId": REFERENCE},
+        status=201,
+        headers={"authorization": "Basic bHVuZTphLWtleQ=="},
+    ),
+    "mailjet": Case(
+        Account("mailjet", secret="a-token"),
+        lambda m: {"MessageId": "2034075536371630429", "Status": {"Code": 2, "Name": "sent"}, "SmsCount": 1},
+        lambda m: "2034075536371630429",
+        "/v4/sms-send",
+        {"From": "MAISONLUNE", "To": "+33639980001", "Text": TEXT},
+        headers={"authorization": "Bearer a-token"},
+    ),
+    "sweego": Case(
+        Account("sweego", secret="a-key"),
+        lambda m: {"channel": "sms", "provider": "sweego", "swg_uids": {m.to: "03-1c9e"}, "transaction_id": "t-1"},
+        lambda m: "03-1c9e",
+        "/send",
+        {
+            "channel": "sms",
+            "provider": "sweego",
+            "campaign-type": "market",
+            "campaign-id": REFERENCE,
+            "sender-id": "MAISONLUNE",
+            "recipients": [{"num": "+33639980001", "region": "FR"}],
+            "message-txt": TEXT,
+            "shorten-urls": False,
+        },
+        headers={"api-key": "a-key"},
+    ),
+    "contact-everyone": Case(
+        Account("contact-everyone", secret="a-token", options={"sender": "MAISONLUNE"}),
+        lambda m: "b7f4e1c0-7a31",
+        lambda m: "b7f4e1c0-7a31",
+        "/api/light/diffusions/sms",
+        {"token": "a-token", "to": "+33639980001", "msg": TEXT, "xcharset": "true"},
+    ),
 }
 
 OPTED_OUT, BLOCKED = "opted_out", "blocked"
@@ -404,6 +468,20 @@ def _smsfactor_sent_none(counter: str) -> dict[str, object]:
 def _ovh(code: str, means: type[SendError] | str, named: str) -> Exchange:
     answer = {"errorCode": code, "httpCode": "400 Bad Request", "message": "no"}
     return Exchange("ovh", 400, answer, means, named)
+
+
+def _allmysms(code: int, means: type[SendError] | str, status: int = 400) -> Exchange:
+    answer = {"code": code, "description": "no"}
+    return Exchange("allmysms", status, answer, means, None if means is Unanswered else str(code))
+
+
+def _mailjet(code: int, means: type[SendError] | str, **more: Any) -> Exchange:
+    answer = {"MessageId": "2034", "Status": {"Code": code, "Name": "some"}}
+    return Exchange("mailjet", 200, answer, means, None if means is Unanswered else str(code), **more)
+
+
+def _mailjet_refuses(code: str, means: type[SendError]) -> Exchange:
+    return Exchange("mailjet", 400, {"ErrorCode": code, "StatusCode": 400, "ErrorMessage": "no"}, means, code)
 
 
 DENIED_BY_KANNEL = "Number(s) has/have been denied by white- and/or black-lists."
@@ -539,4 +617,36 @@ EXCHANGES = [
     _jasmin("Argument [to] has an invalid value: [x].", Refused, "http_400"),
     Exchange("jasmin", 500, 'Error "Cannot send submit_sm"', Unanswered),
     Exchange("jasmin", 200, 'Error "odd"', Unanswered),
+    Exchange("esendex", 401, "no", Misconfigured, "http_401"),
+    Exchange("esendex", 402, "no", Misconfigured, "http_402"),
+    Exchange("esendex", 400, "no", Refused, "http_400"),
+    Exchange("esendex", 500, "no", Unanswered),
+    Exchange("esendex", 200, "<messageheaders/>", Unanswered),
+    Exchange("smsmode", 400, {"title": "Bad Request", "errorCode": "x", "detail": "no"}, Refused, "http_400"),
+    Exchange("smsmode", 403, {"message": "Channel type mismatch"}, Misconfigured, "http_403"),
+    Exchange("smsmode", 201, {"messageId": ""}, Unanswered),
+    *(_allmysms(code, Misconfigured) for code in (102, 103, 104, 108, 118)),
+    *(_allmysms(code, Refused, 200) for code in (105, 111, 114)),
+    _allmysms(119, Unanswered, 201),
+    Exchange("allmysms", 400, {"code": 119}, Refused, "http_400"),
+    Exchange("allmysms", 401, "no", Misconfigured, "http_401"),
+    Exchange("allmysms", 201, {"code": 100}, Unanswered),
+    *(_mailjet(code, Refused) for code in (4, 5, 6, 8, 12, 14)),
+    *(_mailjet(code, BLOCKED) for code in (9, 11)),
+    *(_mailjet(code, Misconfigured) for code in (15, 16)),
+    _mailjet(10, Misconfigured, of_sender=True),
+    _mailjet(13, Unanswered),
+    _mailjet(17, Unanswered),
+    *(_mailjet_refuses(code, Misconfigured) for code in ("sms-0001", "sms-0003", "sms-0004")),
+    *(_mailjet_refuses(code, Refused) for code in ("sms-0002", "mj-0003")),
+    Exchange("mailjet", 400, "no", Refused, "http_400"),
+    Exchange("mailjet", 401, {"ErrorCode": "mj-0015"}, Misconfigured, "http_401"),
+    Exchange("sweego", 422, {"detail": [{"loc": ["body"], "msg": "no", "type": "value_error"}]}, Refused, "http_422"),
+    Exchange("sweego", 403, {"detail": "restricted account"}, Misconfigured, "http_403"),
+    Exchange("sweego", 500, {"detail": "Unable to send message"}, Unanswered),
+    Exchange("sweego", 200, {"swg_uids": {}, "transaction_id": "t-1"}, Unanswered),
+    Exchange("sweego", 200, {"swg_uids": {"a": 7}, "transaction_id": "t-1"}, Unanswered),
+    Exchange("contact-everyone", 400, {"message": "no", "logId": "l"}, Refused, "http_400"),
+    Exchange("contact-everyone", 401, {"message": "no", "logId": "l"}, Misconfigured, "http_401"),
+    Exchange("contact-everyone", 200, "", Unanswered),
 ]

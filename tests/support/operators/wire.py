@@ -38,6 +38,7 @@ class Session:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     reads: asyncio.Event = field(default_factory=asyncio.Event)
     number: int = 0
+    system_type: str = ""
 
     def request(self, command: int, body: bytes = b"") -> "asyncio.Future[int | None]":
         """The status of the answer; None where the session ended without one."""
@@ -102,13 +103,13 @@ class Wire:
                 command, status, number, body = await _read(reader)
                 if command in BINDS:
                     self.asked += 1
-                    system_id, password, *_ = body.split(b"\0")
+                    system_id, password, system_type, *_ = body.split(b"\0")
                     good = (system_id.decode(), password.decode()) == (USER, PASSWORD)
                     told = self.lets_in(self.asked) if good else 0x0E
                     writer.write(_pdu(RESPONSE | command, told, number, b"smsc\0" if not told else b""))
                     if told:
                         continue
-                    session = Session(writer, command)
+                    session = Session(writer, command, system_type=system_type.decode())
                     session.reads.set()
                     self.sessions.append(session)
                 elif session is None:

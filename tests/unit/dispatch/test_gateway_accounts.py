@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from dispatch.gateways import Bounds, gateway_name
+from dispatch.gateways import PROVIDERS, Bounds, gateway_name
 from dispatch.gateways.settings import GatewaySettings, refuse_unanswered
 from inbound.operators import PROVIDER as KAFKA
 from inbound.providers import PROVIDERS as CALLERS
@@ -128,6 +128,29 @@ REFUSED: tuple[tuple[str, list[dict[str, Any]]], ...] = (
 def test_marketing_to_people_whose_stop_no_route_answers_is_refused(whom: str, gateways: list[dict[str, Any]]) -> None:
     with pytest.raises(ValueError, match=f"{whom}, and no route takes the answer to a STOP there: add a route"):
         refuse_unanswered([GatewaySettings(**told) for told in gateways])
+
+
+NO_MARKETING: dict[str, dict[str, Any]] = {
+    "allmysms": {"user": "lune", "secret": "s"},
+    "contact-everyone": {"secret": "s", "options": {"sender": "MAISONLUNE"}},
+    "mailjet": {"secret": "s"},
+    "smsmode": {"secret": "s"},
+}
+
+
+@pytest.mark.parametrize("provider", NO_MARKETING)
+@pytest.mark.parametrize("routes", [None, [{"territories": ["FR"]}], [{"categories": ["service", "marketing"]}]])
+def test_marketing_by_a_provider_whose_stops_come_to_nobody_is_refused(
+    provider: str, routes: list[dict[str, Any]] | None
+) -> None:
+    told = {"provider": provider, **NO_MARKETING[provider]}
+    with pytest.raises(ValidationError, match=f"{provider} may have no marketing"):
+        GatewaySettings(**told, **({} if routes is None else {"routes": routes}))
+    assert GatewaySettings(**told, routes=[{"categories": ["transactional", "service"]}]).name == provider
+
+
+def test_whoever_may_have_no_marketing_is_in_the_table_above() -> None:
+    assert {name for name, each in PROVIDERS.items() if not each.capabilities.marketing} == set(NO_MARKETING)
 
 
 def test_marketing_by_one_gateway_may_have_its_answers_by_another() -> None:

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
+from msgspec.structs import replace
 
 from dispatch.gateways import (
     HTTP_PROVIDERS,
@@ -15,6 +17,7 @@ from dispatch.gateways import (
     Gateway,
     HttpGateway,
     Misconfigured,
+    Refused,
     Result,
     SendError,
     Submit,
@@ -102,7 +105,7 @@ def _texts(provider: str, body: bytes) -> list[str]:
         return [bytes.fromhex(dict(parse_qsl(body.decode()))["hex-content"]).decode("utf-16-be")]
     if body.startswith(b"{"):
         return _leaves(json.loads(body))
-    return [body.decode(), *dict(parse_qsl(body.decode())).values()]
+    return [body.decode(), *dict(parse_qsl(body.decode())).values(), *re.findall(r">([^<]+)</", body.decode())]
 
 
 def _leaves(value: Any) -> list[str]:
@@ -170,6 +173,34 @@ async def test_what_smsfactor_moderates_is_taken_where_it_names_its_ticket() -> 
 def test_smsfactor_is_told_that_a_text_is_unicode() -> None:
     request = HTTP_PROVIDERS["smsfactor"].request([submit(1, text="Fête")], ACCOUNTS["smsfactor"].account, NOW)
     assert json.loads(request.body)["sms"]["message"]["unicode"] == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "region"), [("+33639980001", "FR"), ("+262639980001", "YT"), ("+0639980001", "OTHER")]
+)
+def test_sweego_is_told_the_region_of_a_number(number: str, region: str) -> None:
+    message = replace(submit(1), to=number)
+    request = HTTP_PROVIDERS["sweego"].request([message], ACCOUNTS["sweego"].account, NOW)
+    assert json.loads(request.body)["recipients"] == [{"num": number, "region": region}]
+
+
+async def test_contact_everyone_takes_no_message_of_another_sender_than_the_account_shows() -> None:
+    message = replace(submit(1), sender="AUTRE")
+    [answer], requests = await _exchange("contact-everyone", http(200, "b7f4e1c0-7a31"), message)
+    assert isinstance(answer, Misconfigured)
+    assert (answer.code, answer.of_sender, requests) == ("another_sender", True, [])
+
+
+async def test_a_text_that_xml_cannot_write_never_leaves_by_esendex() -> None:
+    [answer], requests = await _exchange("esendex", http(200, "<messageheaders/>"), submit(1, text="Offre\x0b du jour"))
+    assert isinstance(answer, Refused)
+    assert (answer.code, requests) == ("text_no_xml", [])
+
+
+async def test_esendex_writes_what_xml_reads_otherwise() -> None:
+    message = submit(1, text="Lune & Cie <3")
+    _, [request] = await _exchange("esendex", ACCOUNTS["esendex"].accepted(message), message)
+    assert b"<body>Lune &amp; Cie &lt;3</body>" in request
 
 
 LOGGED: dict[tuple[int, str], Result | None] = {
@@ -244,9 +275,10 @@ def test_a_job_of_ovh_is_signed_over_its_url_and_body() -> None:
     )
 
 
-@pytest.mark.parametrize("provider", ["ovh", "octopush", "smsfactor", "brevo"])
+@pytest.mark.parametrize("provider", ["ovh", "octopush", "smsfactor", "brevo", "sweego"])
 def test_only_marketing_is_declared_as_marketing(provider: str) -> None:
-    """OVH's clause, Octopush's purpose, SMSFactor's push type, Brevo's type: it decides on STOP mention and hours."""
+    """OVH's clause, Octopush's purpose, SMSFactor's push type, the types of Brevo and Sweego: it decides on STOP
+    mention and hours."""
     bodies = [
         HTTP_PROVIDERS[provider].request([submit(1, category=category)], ACCOUNTS[provider].account, NOW).body
         for category in ("marketing", "transactional", "service")

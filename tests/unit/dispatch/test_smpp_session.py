@@ -232,19 +232,19 @@ async def test_an_mo_that_comes_again_has_the_name_of_the_first_and_one_written_
 
 
 async def test_of_many_mos_none_is_lost_and_none_has_two_names_though_sessions_end_under_them() -> None:
-    """The SMSC delivers each until it has read an acknowledgement."""
+    """The SMSC delivers each until it has read an acknowledgement. Each is of a person of its own."""
 
-    async def delivers(server: Wire, text: str) -> None:
+    async def delivers(server: Wire, n: int, text: str) -> None:
         while True:
             await server.until(lambda: bool(server.bound))
-            if await server.bound[0].deliver(delivered(text.encode())) == 0:
+            if await server.bound[0].deliver(delivered(text.encode(), source=b"336399800%02d" % n)) == 0:
                 return
 
     async with wire() as server, bound(server, binds="2") as (_, log):
         texts = [f"STOP {n}" for n in range(60)]
         async with asyncio.TaskGroup() as smsc:
             for n, text in enumerate(texts):
-                smsc.create_task(delivers(server, text))
+                smsc.create_task(delivers(server, n, text))
                 if n % 20 == 19:
                     await log.asked.wait()
                     for session in server.bound:
@@ -267,6 +267,32 @@ async def test_a_stop_that_is_written_again_is_another_though_the_gateway_has_no
             await server.until(lambda texts=texts: server.enquiries == texts)  # type: ignore[misc]
     stops = [event.message_id for event in log.messages]
     assert len(set(stops)) == len(stops) == 3
+
+
+async def test_a_stop_after_a_start_is_another_though_no_acknowledgement_was_read() -> None:
+    """The second STOP passed for the first where the SMSC had read the acknowledgement of that one after all."""
+    async with wire() as server, bound(server, binds="1") as (_, log):
+        for text in (b"STOP", b"START", b"STOP"):
+            await server.until(lambda: bool(server.bound))
+            assert await server.bound[0].deliver(delivered(text)) == 0
+            server.bound[0].drop()
+            await server.until(lambda: not server.bound)
+    names = [event.message_id for event in log.messages]
+    assert len(set(names)) == len(names) == 3
+
+
+async def test_the_parts_of_an_mo_keep_their_names_whatever_comes_between() -> None:
+    def part(n: int) -> bytes:
+        return delivered(bytes((5, 0, 3, 7, 2, n)) + b"STOP", esm_class=0x40)
+
+    async with wire() as server, bound(server, binds="1") as (_, log):
+        for body in (part(1), delivered(b"Bonjour"), part(2), part(1)):
+            await server.until(lambda: bool(server.bound))
+            assert await server.bound[0].deliver(body) == 0
+            server.bound[0].drop()
+            await server.until(lambda: not server.bound)
+    first, _, second, again = (event.message_id for event in log.messages)
+    assert first == again != second
 
 
 async def test_an_answer_to_what_was_written_before_proves_no_acknowledgement(monkeypatch: pytest.MonkeyPatch) -> None:

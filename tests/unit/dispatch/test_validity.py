@@ -1,6 +1,7 @@
 """How long a marketing message may be tried: to the end of the hours in which it may reach the person."""
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl
@@ -24,6 +25,8 @@ def said(provider: str, left: timedelta | None) -> dict[str, Any]:
     request = HTTP_PROVIDERS[provider].request([message], ACCOUNTS[provider].account, NOW)
     body = request.body.decode()
     fields: dict[str, Any] = json.loads(body) if body.startswith("{") else dict(parse_qsl(body))
+    if body.startswith("<"):
+        fields = dict(re.findall(r"<(\w+)>([^<]*)</", body))
     [inner] = fields.get("messages", [{}])
     return {**{name.lower(): value for name, value in request.headers.items()}, **inner, **fields}
 
@@ -36,6 +39,7 @@ TOLD: dict[str, tuple[str, object]] = {
     "infobip": ("options", {"validityPeriod": {"amount": 90, "timeUnit": "MINUTES"}}),
     "ovh": ("validityPeriod", 90),
     "plivo": ("message_expiry", 5430),
+    "esendex": ("validity", "1"),
     "kannel": ("x-kannel-validity", "90"),
     "jasmin": ("validity-period", "90"),
 }
@@ -53,6 +57,8 @@ def test_a_provider_is_told_until_when(provider: str) -> None:
     [
         ("twilio", timedelta(hours=12), "36000"),
         ("twilio", timedelta(seconds=-5), "1"),
+        ("esendex", timedelta(days=4), "72"),
+        ("esendex", timedelta(minutes=5), "1"),
         ("vonage", timedelta(seconds=3), "20000"),
         ("ovh", timedelta(seconds=40), 1),
         ("plivo", timedelta(hours=12), 10_799),

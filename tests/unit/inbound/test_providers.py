@@ -81,6 +81,7 @@ ANSWERS: list[tuple[str, Kind, int, str | None, bytes]] = [  # DOMAIN 3.1
     ("jasmin", "messages", 200, "text/plain", b"ACK/Jasmin"),
     ("jasmin", "receipts", 200, "text/plain", b"ACK/Jasmin"),
     ("standard", "messages", 204, None, b""),
+    ("sweego", "messages", 200, None, b""),
     ("simulator", "messages", 200, "application/json", b'{"status":"ok"}'),
 ]
 

@@ -28,6 +28,7 @@ NONCE_BYTES = 12
 SUBJECT_HEX_CHARS = 32  # 128 bits
 FINGERPRINT_HEX_CHARS = 16
 FINGERPRINTED = b"placet subject key"  # no phone number, so no subject id equals the MAC
+FINGERPRINTS = b"placet fingerprint "  # likewise
 ANSWERED = b"placet answer"  # nor a request's path
 
 MISMATCHES = counter(
@@ -70,6 +71,10 @@ class SubjectKeys:
     def subject_id(self, e164: str) -> str:
         """Return the subject id of `e164` ("+" and digits)."""
         return f"{self._version}-{self._mac(e164.encode()).hex()[:SUBJECT_HEX_CHARS]}"
+
+    def fingerprint(self, said: str) -> str:
+        """Return a keyed hash of what is no phone number, in another form than a subject id."""
+        return self._mac(FINGERPRINTS + said.encode()).hex()
 
     def of_request(self, said: str) -> tuple[str, "AnswerCipher"]:
         """Return a fingerprint of a request, in the form of a subject id, and the cipher of its answers.

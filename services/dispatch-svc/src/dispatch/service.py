@@ -140,7 +140,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
 
         The lanes share only the database, and the binds of a gateway over SMPP.
         """
-        binds.serve(lane, held.database)
+        binds.serve(lane, held.database, held.subject_keys.fingerprint)
         traffic = traffic_of(
             settings.every_gateway,
             settings,

@@ -7,11 +7,15 @@ from collections.abc import Mapping
 
 from common.settings import ServiceSettings
 from dispatch.gateways import (
+    allmysms,
     brevo,
     cm,
+    contact_everyone,
+    esendex,
     infobip,
     jasmin,
     kannel,
+    mailjet,
     messagebird,
     octopush,
     ovh,
@@ -19,7 +23,9 @@ from dispatch.gateways import (
     simulator,
     sinch,
     smsfactor,
+    smsmode,
     standard,
+    sweego,
     telnyx,
     twilio,
     vonage,
@@ -46,11 +52,15 @@ from dispatch.gateways.over_http import HttpGateway
 from dispatch.gateways.provider import Account, Described, Explains, HttpProvider, LooksUp, NotNow, ThrottledUntil
 
 HTTP_PROVIDERS: Mapping[str, HttpProvider] = {
+    "allmysms": allmysms,
     "brevo": brevo,
     "cm": cm,
+    "contact-everyone": contact_everyone,
+    "esendex": esendex,
     "infobip": infobip,
     "jasmin": jasmin,
     "kannel": kannel,
+    "mailjet": mailjet,
     "messagebird": messagebird,
     "octopush": octopush,
     "ovh": ovh,
@@ -58,7 +68,9 @@ HTTP_PROVIDERS: Mapping[str, HttpProvider] = {
     "simulator": simulator,
     "sinch": sinch,
     "smsfactor": smsfactor,
+    "smsmode": smsmode,
     "standard": standard,
+    "sweego": sweego,
     "telnyx": telnyx,
     "twilio": twilio,
     "vonage": vonage,

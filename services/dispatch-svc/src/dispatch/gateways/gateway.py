@@ -113,6 +113,7 @@ class Capabilities:
     `looks_up`           the provider answers what became of a reference
     `unicode`            accepts characters outside GSM 7-bit
     `segments`           the longest text, in SMS
+    `marketing`          may have marketing: the provider takes it, and its STOPs come to us
     """
 
     batch: int = 1
@@ -124,6 +125,7 @@ class Capabilities:
     looks_up: bool = False
     unicode: bool = True
     segments: int = 10
+    marketing: bool = True
 
     def as_sent(self, text: str, category: Category, stop_code: str) -> str:
         """Return the text that a person receives, with the STOP mention that the provider appends."""

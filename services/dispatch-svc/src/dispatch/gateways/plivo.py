@@ -5,7 +5,6 @@ request. Without credit Plivo refuses every request for two minutes at a time (s
 with an undocumented HTTP status.
 """
 
-import base64
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from urllib.parse import quote
@@ -15,6 +14,7 @@ from dispatch.gateways.provider import (
     Account,
     Answer,
     Request,
+    basic,
     by_status,
     decode,
     digits,
@@ -39,9 +39,8 @@ def request(messages: Sequence[Submit], account: Account, now: datetime) -> Requ
         body["message_expiry"] = min(max(seconds, 5), 10_799)
     if account.callback_url:
         body |= {"url": account.callback_url, "method": "POST"}
-    known = base64.b64encode(f"{account.user}:{account.secret}".encode()).decode()
     path = f"/v1/Account/{quote(account.user, safe='')}/Message/"
-    return Request(path, json_headers(Authorization=f"Basic {known}"), encode(body))
+    return Request(path, json_headers(Authorization=basic(account)), encode(body))
 
 
 def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendError]:

@@ -8,6 +8,7 @@
 A module whose provider has more precise codes reads the codes first.
 """
 
+import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -160,6 +161,11 @@ def throttled(answer: Answer) -> Throttled:
 
 def json_headers(**more: str) -> dict[str, str]:
     return {"Content-Type": "application/json", "Accept": "application/json", **more}
+
+
+def basic(account: Account) -> str:
+    """Return the value of an Authorization header (RFC 7617)."""
+    return "Basic " + base64.b64encode(f"{account.user}:{account.secret}".encode()).decode()
 
 
 def encode(body: object) -> bytes:

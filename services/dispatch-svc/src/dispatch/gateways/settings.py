@@ -93,6 +93,11 @@ class GatewaySettings(BaseModel):
             raise ValueError(f"{self.provider} has no option {', '.join(unknown)}")
         if lacking := [name for name, must in provider.OPTIONS.items() if must and not self.options.get(name)]:
             raise ValueError(f"{self.provider} needs the options {', '.join(lacking)}")
+        if not provider.capabilities.marketing and any(_takes_marketing(route) for route in self.routes):
+            raise ValueError(
+                f"{self.provider} may have no marketing (docs/providers.md says why): name the categories of each"
+                " route, transactional or service"
+            )
         if self.provider == "smpp" and (wrong := by_smpp.wrong(self._account)) is not None:
             raise ValueError(wrong)
         if self.provider not in HTTP_PROVIDERS and (self.connections or self.connections_opening):
@@ -148,6 +153,10 @@ class GatewaySettings(BaseModel):
             capabilities=self.capabilities,
             bounds=self.bounds,
         )
+
+
+def _takes_marketing(route: RouteSettings) -> bool:
+    return not route.categories or "marketing" in route.categories
 
 
 def routes_of(gateways: Sequence[GatewaySettings]) -> list[Route]:

@@ -5,13 +5,12 @@ a disabled region (21408) refuses the message, the quiet hours of the recipient'
 `ValidityPeriod` is of Twilio's own queue (twilio.com/docs/api/errors/90007).
 """
 
-import base64
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from urllib.parse import quote, urlencode
 
 from dispatch.gateways.gateway import Capabilities, Misconfigured, Refused, Result, SendError, Submit, Throttled
-from dispatch.gateways.provider import Account, Answer, NotNow, Request, by_status, decode, seconds_left, text_of
+from dispatch.gateways.provider import Account, Answer, NotNow, Request, basic, by_status, decode, seconds_left, text_of
 
 URL = "https://api.twilio.com"
 NEEDS = ("user", "secret")  # account SID and auth token
@@ -40,10 +39,9 @@ def request(messages: Sequence[Submit], account: Account, now: datetime) -> Requ
         fields["StatusCallback"] = account.callback_url
     if (seconds := seconds_left(m, now)) is not None:
         fields["ValidityPeriod"] = str(min(seconds, LONGEST_VALIDITY_S))
-    known = base64.b64encode(f"{account.user}:{account.secret}".encode()).decode()
     return Request(
         f"/2010-04-01/Accounts/{quote(account.user, safe='')}/Messages.json",
-        {"Content-Type": "application/x-www-form-urlencoded", "Authorization": f"Basic {known}"},
+        {"Content-Type": "application/x-www-form-urlencoded", "Authorization": basic(account)},
         urlencode(fields).encode(),
     )
 

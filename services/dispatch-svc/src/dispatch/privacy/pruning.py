@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from common.privacy.pruning import ALLOWANCES, DEAD_LETTERS, Policy, Pruned
 
 EARLY_RECEIPTS_KEPT = timedelta(days=1)  # submits are answered within seconds: an older DLR is not ours
+NAMES_KEPT = timedelta(days=1)  # after their end: a row is of no use, and of no harm
 LATE_DAYS = 7  # the longest delay of a DLR (CM.com, DOMAIN 3.1), and the retention of Kafka
 ENDED = "status NOT IN ('pending', 'deferred', 'sending')"
 WITH_CONTENT = "number IS NOT NULL OR text IS NOT NULL"  # spelled as in the index
@@ -71,6 +72,7 @@ def policy(periods: Periods) -> Policy:
                 timedelta(days=periods.messages_days),  # as the message that left
                 where="result = 'overridden'",
             ),
+            Pruned("names of MOs", "mo_name", "repeats_until", NAMES_KEPT),
             Pruned("early receipts", "early_receipt", "received_at", EARLY_RECEIPTS_KEPT),
             Pruned(
                 "enforcements",

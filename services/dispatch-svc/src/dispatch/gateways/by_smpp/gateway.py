@@ -21,10 +21,11 @@ other submit was answered either.
 """
 
 import asyncio
+import hashlib
 import itertools
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -33,6 +34,7 @@ from common.db.timer import uptime_s
 from dispatch.gateways.by_smpp import pdu
 from dispatch.gateways.by_smpp.binds import Binds
 from dispatch.gateways.by_smpp.leases import Lease
+from dispatch.gateways.by_smpp.names import Names
 from dispatch.gateways.by_smpp.session import Answer, Host, Login, Session
 from dispatch.gateways.by_smpp.texts import OCTETS, parts_of
 from dispatch.gateways.by_smpp.upstream import Log, Upstream
@@ -117,11 +119,15 @@ class Shared:
     def __init__(self) -> None:
         self._links: dict[str, Link] = {}
         self._database: Database | None = None
+        self._keyed: Callable[[str], str] = _hash
         self._codes = False
 
-    def serve(self, lane: Lane, database: Database) -> None:
-        """Note a lane of this process, before its gateways open. `database`: of the leases."""
-        self._database = database
+    def serve(self, lane: Lane, database: Database, keyed: Callable[[str], str]) -> None:
+        """Note a lane of this process, before its gateways open.
+
+        `database`: of the leases, and of the names of MOs. `keyed`: makes a keyed hash, the same in each process.
+        """
+        self._database, self._keyed = database, keyed
         self._codes = self._codes or lane is Lane.TRANSACTIONAL
         for link in self._links.values():
             if link.lease is not None:
@@ -130,7 +136,8 @@ class Shared:
     def link(self, name: str, account: Account, log: Log) -> "Link":
         """Return the binds, opened by the first to ask. `log`: of the first."""
         if name not in self._links:
-            self._links[name] = Link(name, account, log, self._leased(name, account))
+            names = Names(name, self._keyed, self._database)
+            self._links[name] = Link(name, account, log, names, self._leased(name, account))
         self._links[name].binds.users += 1
         return self._links[name]
 
@@ -145,9 +152,9 @@ class Shared:
 class Link:
     """The binds of an account with what comes by them, and what all its gateways learn of the SMSC."""
 
-    def __init__(self, name: str, account: Account, log: Log, lease: Lease | None = None) -> None:
+    def __init__(self, name: str, account: Account, log: Log, names: Names, lease: Lease | None = None) -> None:
         self.lease = lease
-        self.upstream = Upstream(name, account.account, log)
+        self.upstream = Upstream(name, account.account, log, names)
         options = account.options
         window = int(options.get("window", WINDOW))
         body = pdu.bind(account.user, account.secret, options.get("system_type", ""), options.get("address_range", ""))
@@ -359,3 +366,7 @@ def _hosts(account: Account) -> list[Host]:
     if any(not each.hostname for each in found):
         raise ValueError
     return [Host(each.hostname or "", each.port or PORT, url.scheme == "smpps") for each in (url, *found)]
+
+
+def _hash(said: str) -> str:
+    return hashlib.sha256(said.encode()).hexdigest()

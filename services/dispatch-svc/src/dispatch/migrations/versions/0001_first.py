@@ -24,6 +24,7 @@ TABLES = (
     "hold",
     "keyed_request",
     "message",
+    "mo_name",
     "outbox",
     "outbox_log",
     "provider_block",
@@ -237,6 +238,16 @@ CREATE TABLE message (
         (ARRAY['pending'::text, 'deferred'::text]))))
 )
 WITH (fillfactor='40')
+    """,
+    """
+CREATE TABLE mo_name (
+    gateway text NOT NULL,
+    fingerprint text NOT NULL,
+    person text NOT NULL,
+    is_part boolean NOT NULL,
+    name text NOT NULL,
+    repeats_until timestamptz NOT NULL
+)
     """,
     """
 CREATE TABLE outbox (
@@ -456,6 +467,9 @@ ALTER TABLE message ADD CONSTRAINT message_pk PRIMARY KEY (message_id)
 ALTER TABLE outbox_log ADD CONSTRAINT outbox_log_pk PRIMARY KEY (topic, partition)
     """,
     """
+ALTER TABLE mo_name ADD CONSTRAINT mo_name_pk PRIMARY KEY (gateway, fingerprint)
+    """,
+    """
 ALTER TABLE outbox ADD CONSTRAINT outbox_pk PRIMARY KEY (id)
     """,
     """
@@ -552,6 +566,12 @@ CREATE INDEX message_unknown_ix ON message (unknown_since) WHERE (unknown_since 
     """,
     """
 CREATE INDEX message_waiting_ix ON message (campaign_id, due_at) WHERE (due_at IS NOT NULL)
+    """,
+    """
+CREATE INDEX mo_name_person_ix ON mo_name (gateway, person)
+    """,
+    """
+CREATE INDEX mo_name_repeats_until_ix ON mo_name (repeats_until)
     """,
     """
 CREATE INDEX provider_block_subject_ix ON provider_block (subject_id)
