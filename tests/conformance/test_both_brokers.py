@@ -401,6 +401,22 @@ async def test_what_is_older_than_the_retention_goes(client: Client, broker: Bro
     await _as_documented("retention", "what is older goes", "all is kept", gone, broker)
 
 
+async def test_a_record_goes_with_its_segment_whatever_follows(client: Client, broker: Broker) -> None:
+    """A partition that is written to all the time: with `segment.ms` at its default the first record stays for days."""
+    client.topic = f"{client.topic}-busy"
+    await client.make(client.topic, cleanup_policy="delete", retention_ms="1000", segment_ms="500")
+    producer = await client.producer()
+    await producer.send_and_wait(client.topic, b"first", partition=0)
+    consumer = await client.consumer()
+
+    async def gone() -> bool:
+        await producer.send_and_wait(client.topic, b"new", partition=0)
+        assert (await consumer.beginning_offsets([client.tp]))[client.tp] >= 1
+        return True
+
+    await _as_documented("retention of a busy partition", "a record goes with its segment", "all is kept", gone, broker)
+
+
 async def test_a_broker_that_comes_back(own: Kafka | Tansu, unique: str) -> None:
     """The same producer and the same consumer go on, and what was acknowledged is there, or is not."""
     await asyncio.to_thread(own.start)

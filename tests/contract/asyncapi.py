@@ -107,7 +107,7 @@ def channel(topic: Topic) -> Document:
     said.append(
         "Compacted: Kafka keeps the newest record of each key."
         if topic.cleanup == "compact"
-        else "Records are kept for seven days."
+        else "Records are kept for seven days at most."
     )
     found: Document = {
         "address": topic.name,

@@ -1,11 +1,19 @@
 """The Idempotency-Key as a caller writes it: with the quotes of the draft or without."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import httpx
 import pytest
 from fastapi import FastAPI
 
+from common.keyring import SubjectKeys
+from common.settings import KeyRingSettings
 from common.web import problems
 from common.web.idempotency import Key
+from tests.support.running import KEY_RING
+
+KEYS = SubjectKeys(KeyRingSettings.model_validate(KEY_RING))
 
 
 @pytest.fixture
@@ -17,7 +25,10 @@ def client() -> httpx.AsyncClient:
     async def order(key: Key = None) -> str | None:
         return key
 
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://orders")
+    async def running(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, "state": {"resources": SimpleNamespace(subject_keys=KEYS)}}, receive, send)
+
+    return httpx.AsyncClient(transport=httpx.ASGITransport(running), base_url="http://orders")
 
 
 @pytest.mark.parametrize(
@@ -34,7 +45,13 @@ def client() -> httpx.AsyncClient:
 async def test_a_key_is_the_same_with_the_quotes_of_the_draft_and_without(
     client: httpx.AsyncClient, written: str, key: str
 ) -> None:
-    assert (await client.post("/orders", headers={"Idempotency-Key": written})).json() == key
+    assert (await client.post("/orders", headers={"Idempotency-Key": written})).json() == KEYS.of_key(key)
+
+
+async def test_a_route_sees_no_number_that_a_caller_wrote_into_a_key(client: httpx.AsyncClient) -> None:
+    seen = (await client.post("/orders", headers={"Idempotency-Key": "welcome-0639981234"})).json()
+    assert "39981234" not in seen
+    assert seen != KEYS.subject_id("welcome-0639981234").rpartition("-")[2], "a key is hashed as a key"
 
 
 @pytest.mark.parametrize("written", [b"", b"x" * 256, b"cl\xe9", b"a\x00b", b"a\tb"])

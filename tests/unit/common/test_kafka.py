@@ -93,6 +93,14 @@ def test_too_few_partitions_or_replicas_anywhere_are_wrong_and_all_that_is_wrong
 
 
 KEPT = Wanted(12, 3, INBOUND_MESSAGES.config)
+
+
+@pytest.mark.parametrize(("setting", "found"), [("retention.ms", "604800000"), ("segment.ms", "604800000")])
+def test_a_topic_that_keeps_records_longer_than_a_certificate_says_is_wrong(setting: str, found: str) -> None:
+    (line,) = differences("t", KEPT, [3] * 12, KEPT.config | {setting: found})
+    assert line.startswith(f"t: {setting} is {found}, and must be {KEPT.config[setting]}: kafka-configs.sh --alter")
+
+
 BY_SIZE = KEPT.config | {"retention.bytes": "1073741824", "max.message.bytes": "500000", "compression.type": "zstd"}
 
 

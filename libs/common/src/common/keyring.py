@@ -30,6 +30,7 @@ FINGERPRINT_HEX_CHARS = 16
 FINGERPRINTED = b"placet subject key"  # no phone number, so no subject id equals the MAC
 FINGERPRINTS = b"placet fingerprint "  # likewise
 ANSWERED = b"placet answer"  # nor a request's path
+NAMED_BY_CALLER = b"placet idempotency key "
 
 MISMATCHES = counter(
     "sms_subject_mismatches_total",
@@ -84,6 +85,10 @@ class SubjectKeys:
         """
         whole = self._mac(said.encode())
         return f"{self._version}-{whole.hex()[:SUBJECT_HEX_CHARS]}", AnswerCipher(self._mac(ANSWERED + whole))
+
+    def of_key(self, key: str) -> str:
+        """Return the hash of a caller's Idempotency-Key: a key may hold a number, and a plain hash be tried out."""
+        return self._mac(NAMED_BY_CALLER + key.encode()).hex()[:SUBJECT_HEX_CHARS]
 
     def _mac(self, message: bytes) -> bytes:
         inner, outer = self._inner.copy(), self._outer.copy()

@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from common.contracts.consent import Basis
-from common.web.fields import Long, Short
+from common.web.fields import Long, NumberFree, Short
 from common.web.problems import Reason
 
 # The sources that the platform writes, and words that a reader would take for one of these. The person's own STOP and
@@ -73,7 +73,9 @@ _WORDS = {word.translate(ALIKE) for word in OUR_WORDS}
 
 
 Instant = Annotated[AwareDatetime, BeforeValidator(_iso_8601), AfterValidator(_in_utc)]
-Source = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$"), AfterValidator(_not_ours)]
+Source = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$"), AfterValidator(_not_ours), NumberFree
+]
 Number = Annotated[str, StringConstraints(max_length=64), Field(examples=[EXAMPLE_NUMBER])]
 
 
@@ -88,7 +90,7 @@ class EvidenceBody(Body):
 
     source: Source = Field(
         description="The caller's own channel, a slug such as `shop`. The sources that Placet itself writes, and"
-        " words like them, are refused."
+        " words like them, are refused, and so is a phone number: the source stays after an erasure."
     )
     form_id: Short | None = None
     form_version: Short | None = None

@@ -32,9 +32,15 @@ from common.contracts.rights import (
     RectificationRequested,
 )
 
-SEVEN_DAYS_MS = 7 * 24 * 3600 * 1000
-ONE_DAY_MS = 24 * 3600 * 1000
 ONE_HOUR_MS = 3600 * 1000
+ONE_DAY_MS = 24 * ONE_HOUR_MS
+SEVEN_DAYS_MS = 7 * ONE_DAY_MS
+# Kafka deletes whole segments: a record may wait for the last record of its segment (`segment.ms`), and for the look of
+# the broker (`log.retention.check.interval.ms`, five minutes) with the delay of a file (one minute). So a record is
+# gone after seven days only where retention is shorter by both.
+SEGMENT_MS = 6 * ONE_HOUR_MS
+LOOKED_AT_WITHIN_MS = ONE_HOUR_MS
+RETENTION_MS = SEVEN_DAYS_MS - SEGMENT_MS - LOOKED_AT_WITHIN_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +75,8 @@ class Topic:
     def config(self) -> dict[str, str]:
         """Return the Kafka settings.
 
-        `delete` keeps personal data for 7 days; in `compact` a tombstone acts within 24 hours, and no record of the
-        last hour replaces another: no watermark before a replaced record is fresh (ADR-0004).
+        `delete` keeps personal data for 7 days at most; in `compact` a tombstone acts within 24 hours, and no record of
+        the last hour replaces another: no watermark before a replaced record is fresh (ADR-0004).
         """
         if self.cleanup == "compact":
             return {
@@ -83,7 +89,7 @@ class Topic:
     @property
     def dead_letters_config(self) -> dict[str, str]:
         """Return the settings for dead letters, as personal as their records."""
-        return {"cleanup.policy": "delete", "retention.ms": str(SEVEN_DAYS_MS)}
+        return {"cleanup.policy": "delete", "retention.ms": str(RETENTION_MS), "segment.ms": str(SEGMENT_MS)}
 
 
 SENDERS = Topic(

@@ -4,6 +4,9 @@ A key belongs to its caller, and no route requires one. A repeat of a request un
 answer: status, headers and body. Another request under the key is refused (KeyReused), whatever its route. A refused
 request claims no key, nor does a batch without any item that counts. A repeat waits while the first is in progress.
 
+A caller may build a key from a number. So a route gets a keyed hash of the key (`Key`), and no row, id or event holds
+the key itself.
+
 The table `keyed_request` (`define`) has a row for each claimed key, with the first answer, written in the transaction
 of the request. The answer is encrypted, and the key of the cipher derives from the request: a database with every key
 of the deployment opens no answer. Only a repeat does, and a repeat already names what the answer is about. So nothing
@@ -31,7 +34,7 @@ from typing import Annotated, NamedTuple
 from uuid import uuid4
 
 import msgspec
-from fastapi import Header, Request, Response
+from fastapi import Depends, Header, Request, Response
 from pydantic import AfterValidator, BaseModel
 from sqlalchemy import Column, DateTime, Index, LargeBinary, MetaData, PrimaryKeyConstraint, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -51,7 +54,7 @@ def _unquoted(key: str) -> str:
     return key
 
 
-Key = Annotated[
+_Told = Annotated[
     Annotated[str, AfterValidator(_unquoted)] | None,
     Header(
         alias=HEADER,
@@ -61,6 +64,14 @@ Key = Annotated[
         description="A value of your own, new for each request; send the request again with the same value.",
     ),
 ]
+
+
+async def _hashed(request: Request, key: _Told = None) -> str | None:
+    keys: SubjectKeys = request.state.resources.subject_keys
+    return None if key is None else keys.of_key(key)
+
+
+Key = Annotated[str | None, Depends(_hashed)]  # the keyed hash of the header: no route sees a caller's key
 
 
 class KeyReused(Invalid):
@@ -123,7 +134,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Keyed(NamedTuple):
-    """A request under a key of its caller. `cipher`: of the answers to this request."""
+    """A request under a key of its caller. `key`: as hashed. `cipher`: of the answers to this request."""
 
     caller: str
     key: str

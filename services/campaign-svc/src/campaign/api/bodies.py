@@ -16,7 +16,7 @@ from campaign.schedule.lifecycle import Priority, Status
 from campaign.schedule.recurrence import Recurring
 from campaign.schedule.timing import Timing
 from common.contracts.dispatch import Status as MessageStatus
-from common.web.fields import Storable
+from common.web.fields import Label, NumberFree, Storable
 from common.web.problems import Conflict, PreconditionFailed
 
 
@@ -47,6 +47,9 @@ class CampaignEdited(PreconditionFailed):
     slug, title = "campaign-edited", "The campaign has changed since the read"
 
 
+Chosen = Annotated[Value, NumberFree]
+
+
 class ChosenSegment(BaseModel):
     """A version of a segment: its expression selects the audience."""
 
@@ -66,7 +69,7 @@ class Audience(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     all: Literal[True] | None = Field(None, description="`true`: every contact of the sender.")
-    where: dict[Attribute, Value | Annotated[list[Value], Field(min_length=1, max_length=500)]] | None = Field(
+    where: dict[Attribute, Chosen | Annotated[list[Chosen], Field(min_length=1, max_length=500)]] | None = Field(
         None,
         min_length=1,
         max_length=10,
@@ -112,7 +115,7 @@ class NewCampaign(BaseModel):
     )
 
     sender_id: Storable = Field(min_length=1, max_length=40)
-    name: Storable = Field(
+    name: Label = Field(
         min_length=1,
         max_length=120,
         description="The name of the campaign, for the people who work on it: no message shows the name.",

@@ -17,7 +17,7 @@ from campaign.senders import store as senders
 from campaign.senders.store import Sender
 from common.service import Resources, resources
 from common.web.auth import Caller, require
-from common.web.fields import Storable
+from common.web.fields import Label, Storable
 from common.web.idempotency import Key, claim, derived_id, fingerprint_of, keyed, same
 from common.web.openapi import refuses, tells
 from common.web.pagination import LIMIT, Cursor, Limit, OfSender, Page, cursor_of, next_of, position, subject_of
@@ -71,7 +71,7 @@ class SegmentAsked(BaseModel):
 class NewSegment(SegmentAsked):
     """A segment with its first version."""
 
-    name: Storable = Field(
+    name: Label = Field(
         min_length=1, max_length=120, description="The name of the segment, for the people who work with it."
     )
 

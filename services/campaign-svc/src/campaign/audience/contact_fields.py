@@ -66,6 +66,7 @@ class LineProblem(StrEnum):
     NUMBER_COLUMN_MISSING = "number_column_missing"
     COLUMN_TWICE = "column_twice"
     RESERVED_COLUMN = "reserved_column"
+    NUMBER_IN_TITLE = "number_in_title"
     TOO_MANY_COLUMNS = "too_many_columns"
     TOO_MANY_ATTRIBUTES = "too_many_attributes"
     ERASED = "erased"
@@ -92,6 +93,7 @@ EXPLANATIONS: dict[str, str] = {
     LineProblem.NUMBER_COLUMN_MISSING: "no field for the number",
     LineProblem.COLUMN_TWICE: "two fields have the same name",
     LineProblem.RESERVED_COLUMN: f"{STOP_FIELD!r} is the STOP mention in a text, and cannot be a field",
+    LineProblem.NUMBER_IN_TITLE: "a field's name looks like a phone number: name the field, and put the number below",
     LineProblem.TOO_MANY_COLUMNS: f"more than {MAX_COLUMNS} fields",
     LineProblem.TOO_MANY_ATTRIBUTES: f"with it the file would have more than {MAX_ATTRIBUTES} fields that nobody knew",
     LineProblem.ERASED: "erased at their own request; new evidence of consent brings them back, no file does",

@@ -22,7 +22,7 @@ from common.service import Resources, resources
 from common.sms.msisdn import NumberRefused, parse
 from common.web.auth import Caller, require
 from common.web.edge_id import ControllerIds
-from common.web.fields import Storable
+from common.web.fields import NumberFree, Storable
 from common.web.openapi import refuses
 from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position, subject_of
 from common.web.problems import Invalid, NotFound, Reason
@@ -37,7 +37,7 @@ Writer = Annotated[Caller, Depends(require("contact:write"))]
 Reader = Annotated[Caller, Depends(require("contact:read", "contact:write"))]
 SenderId = Annotated[Storable, Field(min_length=1, max_length=40)]
 InPath = Annotated[Storable, Path(max_length=40)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$"), NumberFree]
 Number = Annotated[Storable, Field(max_length=64)]
 SubjectId = Annotated[Storable, Field(max_length=100)]
 

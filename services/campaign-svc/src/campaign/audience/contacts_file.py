@@ -27,6 +27,7 @@ from campaign.audience.contact_fields import (
     plain,
 )
 from campaign.message.text import STOP_FIELD
+from common.sms.labels import holds_a_number
 from common.sms.msisdn import NumberRefused, metropolitan, parse
 
 T = TypeVar("T")
@@ -427,6 +428,11 @@ def _columns(header: Sequence[str]) -> tuple[int, list[str | None], list[str]]:
     named = [name for name in titles if name]
     if len(set(named)) < len(named):
         raise WrongColumns("column_twice", "two columns have the same title")
+    if any(map(holds_a_number, header)) or any(map(holds_a_number, named)):
+        raise WrongColumns(
+            LineProblem.NUMBER_IN_TITLE,
+            "the title of a column looks like a phone number: the first line must have titles",
+        )
     if STOP_FIELD in named:
         raise WrongColumns("reserved_column", f"{STOP_FIELD!r} is the STOP mention in a text, and cannot be a column")
     last = max(place for place, name in enumerate(names) if name)

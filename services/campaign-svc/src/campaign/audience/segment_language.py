@@ -23,6 +23,7 @@ from typing import Any, Literal, NoReturn, get_args
 from campaign.accounts import UNDELIVERED
 from campaign.audience.attribute import DATE, MAX_CHARS, NUMBER, Kind, is_date
 from common.contracts.consent import State
+from common.sms.labels import holds_a_number
 
 MAX_DEPTH = 8
 MAX_CONDITIONS = 100
@@ -269,7 +270,7 @@ def _scalar(source: object, kind: Kind, at: str) -> Scalar | FromToday:
         case Kind.BOOLEAN, bool(yes):
             return yes
         case Kind.NUMBER, int() | float() if not isinstance(source, bool) and abs(source) < 1e15:
-            return Decimal(str(source))
+            return Decimal(_without_number(str(source), at))
         case Kind.DATE, str(day) if is_date(day):
             return day
         case Kind.DATE, {"days": days, **more} if not more:
@@ -291,6 +292,13 @@ def _text(source: object, at: str) -> str:
         _refuse(at, "empty", 'nothing is compared with an empty text; "exists" asks whether there is any')
     if not isinstance(source, str) or "\0" in source or len(source) > MAX_CHARS or _clean(source) != source:
         _refuse(at, "not_a_text", f"a text of at most {MAX_CHARS} characters")
+    return _without_number(source, at)
+
+
+def _without_number(source: str, at: str) -> str:
+    """Return `source`, which stays after a person's erasure."""
+    if holds_a_number(source):
+        _refuse(at, "phone_number", "looks like a phone number: a segment stays after the person is erased")
     return source
 
 

@@ -21,7 +21,7 @@ from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.sms.sms_length import Encoding, length, parts
 from common.web.auth import Caller, require
-from common.web.fields import Storable
+from common.web.fields import NumberFree, Storable
 from common.web.openapi import refuses
 from common.web.problems import Invalid, NotFound, Reason
 
@@ -29,7 +29,7 @@ router = APIRouter(prefix="/v1", tags=["texts"])
 
 MAX_LANGUAGES = 20
 
-Attribute = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")]
+Attribute = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$"), NumberFree]
 Value = Annotated[Storable, Field(max_length=200)]
 Language = Annotated[str, Field(pattern=r"^[a-z]{2}$")]
 Text = Annotated[

@@ -21,7 +21,7 @@ from common.texts.findings import Finding, load
 from common.texts.template import MOST_FIELDS, MOST_VALUE_CHARS
 from common.version import at_least, following
 from common.web.auth import Caller, require
-from common.web.fields import Storable
+from common.web.fields import Label, NumberFree, Storable
 from common.web.idempotency import Key, claim, derived_id, fingerprint_of, keyed, same
 from common.web.openapi import refuses, tells
 from common.web.pagination import LIMIT, Cursor, Limit, OfSender, Page, next_of, position
@@ -63,7 +63,7 @@ class FieldBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")] = Field(
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$"), NumberFree] = Field(
         description="The name of the field, written `{name}` in the text."
     )
     max_chars: int = Field(
@@ -101,7 +101,7 @@ class NewTemplate(Content):
     )
 
     sender_id: Storable = Field(min_length=1, max_length=40)
-    name: Storable = Field(
+    name: Label = Field(
         min_length=1, max_length=120, description="The name of the template, for the people who work with it."
     )
     category: Literal["transactional", "service"] = Field(description="The class of the messages, and their lane.")

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from campaign.feed.event import Type
-from common.web.fields import Storable
+from common.web.fields import Label, Storable
 
 Url = Annotated[
-    Storable,
+    Label,
     Field(
         min_length=1,
         max_length=2000,
@@ -18,7 +18,7 @@ Url = Annotated[
     ),
 ]
 Types = Annotated[list[Type] | None, Field(min_length=1, max_length=40, description="Null: every type.")]
-Description = Annotated[Storable, Field(max_length=200, description="A note of the caller, such as its system.")]
+Description = Annotated[Label, Field(max_length=200, description="A note of the caller, such as its system.")]
 
 
 class NewWebhook(BaseModel):

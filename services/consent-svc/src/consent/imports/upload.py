@@ -11,14 +11,14 @@ from operator import attrgetter
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.consent import Basis
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.web.auth import Caller, require
-from common.web.fields import Short, Storable
+from common.web.fields import Short, Storable, without_number
 from common.web.idempotency import Key, KeyReused, claim, derived_id, fingerprint_of, keyed, same
 from common.web.openapi import refuses, tells
 from common.web.pagination import LIMIT, SORTED, Cursor, Limit, OfSender, Page, Sort, next_of, position
@@ -97,6 +97,14 @@ class Terms(Body):
     basis: Basis = Field("opt_in", description="The basis of opt-ins whose line names none.")
     occurred_at: Instant | None = Field(None, description="The date of a suppression list. Default: now.")
     evidence: EvidenceBody
+
+    @field_validator("evidence")
+    @classmethod
+    def _of_nobody(cls, evidence: EvidenceBody) -> EvidenceBody:
+        """Refuse a number: the terms are of every line, and stay after a person's erasure."""
+        for value in evidence.model_dump(exclude_none=True).values():
+            without_number(value)
+        return evidence
 
     @model_validator(mode="after")
     def _consistent(self) -> "Terms":

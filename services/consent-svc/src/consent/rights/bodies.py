@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from common.web.fields import Long, Short, storable
+from common.web.fields import Long, NumberFree, Short, storable
 from consent.bodies import EXAMPLE_NUMBER, Body, EvidenceBody, Number, Source
 from consent.ledger.corrections import Wrong
 
@@ -20,7 +20,9 @@ OfController = Annotated[
     Short | None,
     Field(description="The controller whose data is meant. Required where the token covers several controllers."),
 ]
-FieldName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$"), AfterValidator(_no_field_of_ours)]
+FieldName = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$"), AfterValidator(_no_field_of_ours), NumberFree
+]
 FieldValue = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), AfterValidator(storable)
 ]

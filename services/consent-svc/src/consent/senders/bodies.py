@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
 
 from common.contracts.consent import RETENTION_MONTHS, StopScope
-from common.web.fields import Short, Slug, storable
+from common.web.fields import NumberFree, Short, Slug, storable
 from consent.answers.replies import question_flaws
 from consent.bodies import Body
 from consent.senders.names import skeleton
@@ -41,7 +41,7 @@ class PurposeBody(Body):
     """A purpose for which the sender asks consent."""
 
     id: Slug = Field(description="The id of the purpose: 2 to 40 small letters, digits and hyphens.")
-    wording: Short = Field(
+    wording: Annotated[Short, NumberFree] = Field(
         description="The purpose in words, for questions by SMS: without rebate, price, voucher or link."
     )
     retention_months: int = Field(
@@ -79,8 +79,8 @@ Country = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
 class SenderContent(Body):
     """A sender without the id."""
 
-    legal_name: Annotated[Short, AfterValidator(_readable)]
-    brand: Annotated[Short, AfterValidator(_readable)]
+    legal_name: Annotated[Short, AfterValidator(_readable), NumberFree]
+    brand: Annotated[Short, AfterValidator(_readable), NumberFree]
     contact: Short = Field(
         description="The address or number at which people reach the sender, as the answer to CONTACT gives it."
     )
@@ -114,7 +114,7 @@ class SenderContent(Body):
     abroad: tuple[Country, ...] = Field(
         (), max_length=250, description="Other countries that the sender may send marketing to, ISO 3166-1."
     )
-    authorisation: Short | None = Field(
+    authorisation: Annotated[Short, NumberFree] | None = Field(
         None,
         description="The platform's reference of the document by which the owner of a protected name allows its use,"
         " or which shows that the caller is a legal entity of this name; only a token with `platform:admin` sets"

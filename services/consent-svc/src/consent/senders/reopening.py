@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.web.auth import Caller, require
-from common.web.fields import Short, Storable, storable
+from common.web.fields import NumberFree, Short, Storable, storable
 from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
 from common.web.problems import Forbidden, Invalid, NotFound, Reason
 from consent.bodies import Body
@@ -29,7 +29,9 @@ Held = Annotated[Resources[ServiceSettings], Depends(resources)]
 ReadsSenders = Annotated[Caller, Depends(require("sender:read"))]
 Reopens = Annotated[Caller, Depends(require("sender:reopen"))]
 Ends = Annotated[Caller, Depends(require("sender:reopen", limited=False))]  # no limit delays what makes a STOP final
-Why = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000), AfterValidator(storable)]
+Why = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000), AfterValidator(storable), NumberFree
+]
 
 
 class RuleBody(Body):
