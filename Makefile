@@ -23,7 +23,7 @@ PACKAGES := libs/common services/consent-svc services/campaign-svc services/disp
 SOURCES := libs services stack clients tests examples bench chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms reference manifests corpus likeness mutants fuzz attack bench chaos kafka clean client wheels
+.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms reference manifests traces alerts corpus likeness mutants fuzz attack bench chaos kafka clean client wheels
 
 ##@ Everyday
 help: ## List the targets
@@ -63,7 +63,7 @@ test: install $(SMSC)/installed ## Run all tests: unit, property, contract, serv
 ifdef T
 	$(BIN)/pytest $(T)
 else
-	$(PYTEST) --ignore=tests/e2e --ignore=tests/kafka --ignore=tests/operators
+	$(PYTEST) --ignore=tests/e2e --ignore=tests/kafka --ignore=tests/operators --ignore=tests/alerts
 	$(BIN)/pytest tests/e2e
 endif
 
@@ -83,6 +83,9 @@ unit property contract conformance service e2e: install $(SMSC)/installed ## Run
 operators: install $(SMSC)/installed ## Run Placet behind gateways that others wrote, Kannel and SMPP servers (MESSAGES=2000 RUNS=10: long; SMPP_MESSAGES=1000: with chaos; T=path narrows)
 	PLACET_OPERATORS_MESSAGES=$(or $(MESSAGES),80) PLACET_OPERATORS_RUNS=$(or $(RUNS),1) \
 		$(BIN)/pytest --log-cli-level=INFO --durations=10 $(or $(T),tests/operators $(if $(SMPP_MESSAGES),,--ignore=tests/operators/test_smpp_chaos.py))
+
+alerts: install ## Check the alert rules and evaluate them near their thresholds (promtool: Debian's package prometheus)
+	$(BIN)/pytest -q tests/alerts
 
 mutants: install ## Apply small faults, one at a time, that the tests must catch (M=part of a name)
 	$(BIN)/python -m tests.mutants $(M)
@@ -152,9 +155,12 @@ wheels: install ## Build the wheels of the Python client, the command line and t
 rooms: install ## Regenerate the rooms of docs/architecture.md from the docstrings
 	$(BIN)/python -m tests.contract.rooms
 
-manifests: install ## Regenerate topics, users and alerts of deploy/k8s, and render its overlays (needs Go the first time)
+manifests: install ## Regenerate topics, users, alerts and dashboards of deploy/k8s, and render its overlays (needs Go the first time)
 	test -x $(KUSTOMIZE) || GOBIN=$(dir $(KUSTOMIZE)) go install sigs.k8s.io/kustomize/kustomize/v5@v5.7.1
 	$(BIN)/python -m tests.contract.manifests $(KUSTOMIZE)
+
+traces: install ## Draw the pictures of docs/traces.md anew, from the spans of a STOP and of a message
+	PLACET_TEST_DRAW=1 $(BIN)/pytest -q tests/service/common/test_traces.py
 
 reference: install ## Regenerate docs/settings.md from the settings and docs/metrics.md from the metrics of the code
 	$(BIN)/python -m tests.contract.settings

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from common.contracts import TOPICS, Topic
+from tests.contract import dashboards
 from tests.unit.deploy.deployed import BASE, ROOT, SERVICES, env_file
 
 K8S = ROOT / "deploy" / "k8s"
@@ -96,6 +97,7 @@ def written() -> Mapping[Path, str]:
         kafka / "topics.yaml": NOTE.format("topic table") + _dumped(topics()),
         kafka / "users.yaml": NOTE.format("topic table") + _dumped(users()),
         monitoring / "rules.yaml": NOTE.format("rules of deploy/prometheus") + _dumped([rules()]),
+        **dashboards.written(),
     }
 
 
@@ -108,7 +110,7 @@ def of_sources() -> str:
     """Return the hash of all that the overlays are rendered from."""
     found = hashlib.sha256()
     for path in sorted(
-        path for path in K8S.rglob("*") if path.suffix in (".yaml", ".env") and RENDERED not in path.parents
+        path for path in K8S.rglob("*") if path.suffix in (".yaml", ".env", ".json") and RENDERED not in path.parents
     ):
         found.update(path.relative_to(K8S).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return found.hexdigest()

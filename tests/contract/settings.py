@@ -52,6 +52,7 @@ UNITS = {
     "kafka_replication": "replicas",
     "partitions": "partitions",
     "relay_batch": "rows",
+    "traces_ratio": "share",
     "import_backlog": "rows",
     "outbox_backlog": "rows",
     "request_chunk": "recipients",

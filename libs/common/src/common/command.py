@@ -15,7 +15,7 @@ from common.keyring import FieldKeys, SubjectKeys
 from common.service import Service, create_app
 from common.settings import ServiceSettings
 from common.settings.environment import WrongSettings, read
-from common.telemetry import log_to_stderr
+from common.telemetry import log_to_stderr, tracing
 from common.web.edge.ports import listening
 from common.web.server import server_of
 
@@ -74,7 +74,11 @@ def main(build: Callable[[S], Service[S]], kind: type[S]) -> None:
     collect_rarely()
     keep_memory()
     server = server_of(app, settings)
-    server.run(sockets=listening(settings))
+    tracing.start(service.name, settings.traces_url, settings.traces_ratio)
+    try:
+        server.run(sockets=listening(settings))
+    finally:
+        tracing.stop()
     if not server.started:
         sys.exit(STARTUP_FAILURE)
 

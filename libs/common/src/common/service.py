@@ -42,14 +42,15 @@ from common.kafka.retrying import Retrying
 from common.kafka.subscription import Subscription
 from common.keyring import FieldKeys, LinkKeys, OtherKey, SubjectKeys
 from common.settings import ServiceSettings
-from common.telemetry import continue_trace, gauge, traceparent
+from common.telemetry import continue_trace, gauge, traceparent, tracing
+from common.telemetry.tracing import NOTHING
 from common.web import problems
 from common.web.auth import Authenticator
 from common.web.auth.organisations import Organisations
 from common.web.edge.bodies import Bodies
-from common.web.edge.ports import OPENAPI, Apart
+from common.web.edge.ports import OF_HEALTH, OPENAPI, Apart
 from common.web.edge_id import EdgeIds
-from common.web.measured import Measured
+from common.web.measured import Measured, method_of, route_of
 from common.web.openapi import App, catalogue
 from common.web.prefix import Prefixed
 from common.web.problems import MethodNotAllowed, NotFound, Problem
@@ -210,7 +211,7 @@ def create_app(service: Service[S]) -> FastAPI:
     app.add_middleware(_Nameless)
     if service.settings.health_port is not None:
         app.add_middleware(Apart, health_port=service.settings.health_port)
-    app.add_middleware(_Trace)
+    app.add_middleware(_Trace, service=service.name)
     app.add_middleware(Measured)
     app.add_middleware(Prefixed)
     BUILD.labels(service.name, metadata.version("common"), platform.python_version()).set(1)
@@ -396,18 +397,23 @@ class _Trace:
     of calls (`web/auth/rates.py`) and the end of the route (`web/deprecation.py`).
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, service: str) -> None:
         self._app = app
+        self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         parent = next((v for k, v in scope["headers"] if k == b"traceparent"), None)
-        continue_trace(parent.decode("latin-1") if parent else None)
+        continues = continue_trace(parent.decode("latin-1") if parent else None)
+        span = NOTHING
+        if scope["path"] not in OF_HEALTH:
+            span = tracing.request(self._service, method_of(scope), continues=continues)
 
         async def with_trace(message: Any) -> None:
             if message["type"] == "http.response.start":
+                span.note("http.response.status_code", message["status"])
                 told = message.get("headers", [])
                 named = {name.lower() for name, _ in told}
                 message["headers"] = [
@@ -419,7 +425,10 @@ class _Trace:
                 ]
             await send(message)
 
-        await self._app(scope, receive, with_trace)
+        with span:
+            await self._app(scope, receive, with_trace)
+            span.note("http.route", route_of(scope))
+            span.rename(f"{method_of(scope)} {route_of(scope)}")
 
 
 class _Nameless:

@@ -35,7 +35,7 @@ from common.db.timer import uptime_s
 from common.kafka import broker as kafka
 from common.keyring import fingerprints
 from common.settings import ServiceSettings
-from common.telemetry import counter, gauge, traceparent
+from common.telemetry import counter, gauge, traceparent, tracing
 
 log = logging.getLogger(__name__)
 
@@ -378,13 +378,15 @@ class Relay:
             by_place[row.topic, partition].append(row)
         acks = []
         published: Counter[str] = Counter()
+        traces = tracing.publications(self._service)
         written: Numbers = {}
         for (topic, partition), members in by_place.items():
             name, numbered = self._settings.topic_prefix + topic, not topic.endswith(DEAD_LETTERS)
             number = numbers.get((topic, partition), 0)
             batch = producer.create_batch()
             for row in members:
-                for key, value, headers in self._records(row):
+                trace = traces.context(topic, row.traceparent, row.created_at)
+                for key, value, headers in self._records(row, trace):
                     if numbered:
                         number += 1
                         headers = [*headers, (kafka.NUMBER, str(number).encode())]
@@ -400,15 +402,16 @@ class Relay:
             if batch.size() >= AT_ONCE_BYTES:
                 await asyncio.sleep(0)  # the loop sends this batch meanwhile
         await asyncio.gather(*acks)
+        traces.end()
         for name, many in published.items():
             PUBLISHED.labels(name).inc(many)
         return written
 
-    def _records(self, row: Waiting) -> Iterator[tuple[bytes | None, bytes | None, kafka.Headers]]:
+    def _records(self, row: Waiting, trace: str | None) -> Iterator[tuple[bytes | None, bytes | None, kafka.Headers]]:
         """Yield the records of a row. Their ids follow from the row's id: a second publication repeats the ids."""
         type_, payload = unpacked(row.type, row.payload)
         kind = type_.removeprefix(SHARED)
-        headers = kafka.cloud_event_headers(kind, row.event_id, self._service, row.created_at, row.traceparent)
+        headers = kafka.cloud_event_headers(kind, row.event_id, self._service, row.created_at, trace)
         if kind == type_:
             yield row.key, payload, headers
             return

@@ -120,7 +120,7 @@ class ServiceSettings(BaseSettings):
 
     development: bool = False
     """A machine of one's own: allows `auth_key`, and plain text."""
-    plain_text: Annotated[frozenset[Literal["kafka", "issuer"]], NoDecode] = frozenset()
+    plain_text: Annotated[frozenset[Literal["kafka", "issuer", "traces"]], NoDecode] = frozenset()
     """The peers that may be reached in plain text all the same, separated by commas."""
     auth_key: SecretStr | None = None
     """The HS256 key of tokens, of 32 bytes or more: development only."""
@@ -146,6 +146,13 @@ class ServiceSettings(BaseSettings):
     """Rows of the outbox that the relay publishes at once."""
     relay_ack_timeout_s: float = Field(5.0, gt=0)
     """A leading relay without an acknowledgement for so long resigns (ADR-0006)."""
+
+    traces_url: str | None = None
+    """The OpenTelemetry collector, `http://host:4318`: spans go to its `/v1/traces`. Without: no span is made
+    (docs/traces.md).
+    """
+    traces_ratio: float = Field(1.0, ge=0, le=1)
+    """The share of traces whose spans are kept: the same for every service."""
 
     fictional_numbers: bool = False
     """Numbers 06 39 98 xx xx count as metropolitan mobiles: development only."""
@@ -194,6 +201,9 @@ class ServiceSettings(BaseSettings):
         of_issuer = self.auth_jwks_url is None or self.auth_jwks_url.startswith("https://")
         if not (of_issuer or "issuer" in self.plain_text):
             raise ValueError("PLACET_AUTH_JWKS_URL is no https: set PLACET_PLAIN_TEXT=issuer for a network of your own")
+        of_collector = self.traces_url is None or self.traces_url.startswith("https://")
+        if not (of_collector or "traces" in self.plain_text):
+            raise ValueError("PLACET_TRACES_URL is no https: set PLACET_PLAIN_TEXT=traces for a network of your own")
         return self
 
     @field_validator("roles", mode="before")

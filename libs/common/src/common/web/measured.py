@@ -22,6 +22,16 @@ UNMATCHED = "unmatched"  # no route has the path
 ABORTED = "aborted"  # no answer began: the caller has gone, or the process ends
 
 
+def method_of(scope: Scope) -> str:
+    """Return the method, or `other`: a caller may send any."""
+    return scope["method"] if scope["method"] in METHODS else "other"
+
+
+def route_of(scope: Scope) -> str:
+    """Return the template of the route, once the request has found its route."""
+    return str(getattr(scope.get("route"), "path", UNMATCHED))
+
+
 class Measured:
     """Middleware: observe each request once its answer has ended."""
 
@@ -49,6 +59,4 @@ class Measured:
             raise
         finally:
             IN_PROGRESS.dec()
-            method = scope["method"] if scope["method"] in METHODS else "other"
-            route = getattr(scope.get("route"), "path", UNMATCHED)
-            REQUESTS.labels(method, route, status).observe(perf_counter() - begun)
+            REQUESTS.labels(method_of(scope), route_of(scope), status).observe(perf_counter() - begun)

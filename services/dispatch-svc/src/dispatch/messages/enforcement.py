@@ -12,7 +12,7 @@ from common.contracts import DISPATCH_MESSAGES
 from common.contracts.dispatch import OptOutEnforced
 from common.db.database import Database, fetch_many, once_committed
 from common.kafka import outbox
-from common.telemetry import histogram
+from common.telemetry import histogram, tracing
 from dispatch.schema import by_column, instant, metadata
 
 ENFORCED = histogram(
@@ -127,6 +127,8 @@ async def enforce(tx: AsyncConnection, subject_ids: Sequence[str]) -> list[OptOu
         for row in rows
     ]
     await outbox.append(tx, DISPATCH_MESSAGES, events)
+    if events:
+        once_committed(tx, partial(tracing.mark, "dispatch", "opt-outs enforced", len(events)))
     for event in events:
         once_committed(tx, partial(ENFORCED.observe, (event.enforced_at - event.received_at).total_seconds()))
     return events

@@ -42,8 +42,8 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
-from common.db.database import PLANNED_NOW, Database, fetch_many, plan_now
-from common.telemetry import counter
+from common.db.database import PLANNED_NOW, Database, fetch_many, once_committed, plan_now
+from common.telemetry import counter, tracing
 from dispatch.lane import Lane
 from dispatch.messages.events import Changed, changed
 from dispatch.messages.reasons import Reason
@@ -229,7 +229,9 @@ async def insert_messages(tx: AsyncConnection, rows: Sequence[MessageRow]) -> se
     alike = dict(zip(ALIKE, map(list, zip(*kinds, strict=True)), strict=True))
     facts = "\n".join(row.facts or "" for row in rows)
     new = await fetch_many(tx, _INSERT, *_columns(rows, OWN), places, facts, *_arrays(alike), *_of_all(rows))
-    return {message_id for (message_id,) in new}
+    ids = {message_id for (message_id,) in new}
+    once_committed(tx, partial(tracing.accepted, "dispatch", ids))
+    return ids
 
 
 async def update_decisions(tx: AsyncConnection, rows: Sequence[MessageRow]) -> list[Changed]:

@@ -48,7 +48,7 @@ from common.db.timer import uptime_s
 from common.kafka.broker import partitions_of
 from common.kafka.subscription import After, Hold, Poison, Received, Subscription
 from common.sms.msisdn import territory_of
-from common.telemetry import counter, histogram
+from common.telemetry import counter, histogram, tracing
 from dispatch.gate.candidate import Candidate, Permit, requested, stored
 from dispatch.gate.clearance import Clearance, give_back
 from dispatch.gateways import (
@@ -350,8 +350,9 @@ class Handoff:
         gateway = self.traffic.gateways[permits[0].gateway]
         results: Sequence[Result | SendError]
         try:
-            async with asyncio.timeout(gateway.timeout_s + SUBMIT_LATE_S):
-                results = await gateway.submit(submits)
+            with tracing.submitting("dispatch", gateway.name, submits):
+                async with asyncio.timeout(gateway.timeout_s + SUBMIT_LATE_S):
+                    results = await gateway.submit(submits)
         except TimeoutError:
             results = [Unanswered("a submit without an end")] * len(permits)
         except Refused as error:

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import INBOUND_RECEIPTS
 from common.contracts.inbound import ReceiptReceived, ReceiptsReceived, ReceiptState
 from common.kafka.subscription import After, Received, Subscription
-from common.telemetry import counter
+from common.telemetry import counter, tracing
 from dispatch.gateways import gateway_name, receipt_codes
 from dispatch.gateways.pool import Traffic
 from dispatch.messages import events
@@ -130,6 +130,7 @@ async def settle_receipts(tx: AsyncConnection, receipts: Sequence[Receipt], *, k
         [r.gateway_message_id for r in receipts],
         [r.gateway for r in receipts],
     )
+    tracing.matched("dispatch", "DLR matched", [row.message_id for row in found])
     by_reference = {row.message_id: row for row in found}
     by_gateway_id = {(row.gateway, row.gateway_message_id): row for row in found}
     changes: dict[UUID, ReceiptChange] = {}

@@ -15,7 +15,8 @@ from common.kafka.reading.offsets import Offsets
 from common.kafka.reading.records import event_of, key_of, received_as, type_of
 from common.kafka.subscription import After, Poison, Received, Stopped, Subscription, UnknownType, Unread
 from common.keyring import differing
-from common.telemetry import continue_trace, counter
+from common.telemetry import counter, tracing
+from common.telemetry.tracing import NOTHING
 
 log = logging.getLogger(__name__)
 
@@ -95,11 +96,12 @@ class Batches:
                     HANDLED.labels(self.subscription.topic.name, "unknown_type").inc()
                 else:
                     received.append(received_as(record, event))
-            after = None
+            after, span = None, NOTHING
             if received:
-                continue_trace(received[0].traceparent)
+                span = tracing.processing(self.subscription.group, self.subscription.topic.name, received)
                 after = await self.subscription.handle(tx, received)
             await self.offsets.step(tx, tp.partition, reading)
+        span.end()
         self.offsets.reached[tp] = fresh[-1].offset + 1
         if received:  # a watermark does not prove that events can be handled
             self._poison_in_a_row.pop(tp, None)

@@ -10,7 +10,7 @@ import re
 import secrets
 import sys
 from collections.abc import Sequence
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from datetime import UTC, datetime
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
@@ -48,11 +48,26 @@ def traceparent() -> str | None:
     return _traceparent.get()
 
 
-def continue_trace(parent: str | None) -> None:
-    """Continue the caller's trace, or start a trace."""
-    if parent is None or not TRACEPARENT.match(parent):
-        parent = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
-    _traceparent.set(parent)
+def continue_trace(parent: str | None) -> bool:
+    """Continue the caller's trace, or start a trace. Return whether the caller's trace goes on."""
+    if parent is not None and is_traceparent(parent):
+        _traceparent.set(parent)
+        return True
+    _traceparent.set(f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01")
+    return False
+
+
+def enter_span(parent: str) -> Token[str | None]:
+    """Make a span of the trace the current one, until `leave_span` gets the token back."""
+    return _traceparent.set(parent)
+
+
+def leave_span(token: Token[str | None]) -> None:
+    _traceparent.reset(token)
+
+
+def is_traceparent(parent: str) -> bool:
+    return TRACEPARENT.match(parent) is not None
 
 
 def trace_id() -> str | None:
