@@ -1,7 +1,5 @@
 """However a number is decorated it stays the same number, and what is accepted reads back as itself."""
 
-from random import Random
-
 import phonenumbers
 from hypothesis import given
 from hypothesis import strategies as st

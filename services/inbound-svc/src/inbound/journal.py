@@ -360,10 +360,10 @@ def message_entry(
 
     A number is never refused: a STOP counts from any sender. `answered`: the provider itself confirms a STOP.
     `retries_for`: the greatest age of a text without a time. `meant`: the meaning, where the text does not decide.
-    `public`: of the account, which decides the words that loosen.
+    `public`: of the account, which decides the words that loosen, and whose plan a number without a code is of.
     """
     name = message.provider_message_id or ""
-    number = as_received(message.sender)
+    number = as_received(message.sender, country=public.country or held.settings.country)
     subject_id = held.subject_keys.subject_id(number)
     mo_id = str(message_id(EPOCH, "mo", origin.provider, origin.account, name))
     meant = meant or _meant(origin, message, public)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from common.web.fields import Long, Short, storable
+from common.web.fields import Long, NumberCountry, Short, storable
 from consent.bodies import EXAMPLE_NUMBER, Body, EvidenceBody, Number, Source
 from consent.ledger.corrections import Wrong
 
@@ -36,6 +36,7 @@ class ErasureBody(Body):
     )
 
     number: Number = Field(description="A number in any notation with a digit.")
+    country: NumberCountry = None
     controller: OfController = None
     evidence: EvidenceBody
 
@@ -93,6 +94,7 @@ class CopyBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"number": EXAMPLE_NUMBER}]})
 
     number: Number = Field(description="A number in any notation with a digit.")
+    country: NumberCountry = None
     controller: OfController = None
 
 
@@ -176,6 +178,7 @@ class RectificationBody(Body):
     )
 
     number: Number = Field(description="A number in any notation with a digit.")
+    country: NumberCountry = None
     controller: OfController = None
     asked: AskedBody
     correct: Annotated[ContactBody | NumberBody | LineBody, Field(discriminator="kind")] = Field(
