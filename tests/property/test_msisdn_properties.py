@@ -35,6 +35,7 @@ def _mobiles_of(country: str) -> st.SearchStrategy[tuple[str, str]]:
     metadata = phonenumbers.PhoneMetadata.metadata_for_region(country)
     assert metadata is not None
     assert metadata.mobile is not None
+    assert metadata.mobile.national_number_pattern is not None
     code = phonenumbers.country_code_for_region(country)
     drawn = st.from_regex(metadata.mobile.national_number_pattern.replace("\\d", "[0-9]"), fullmatch=True)
     numbers = drawn.map(lambda national: phonenumbers.parse(f"+{code}{national}"))

@@ -82,7 +82,7 @@ async def test_a_consent_that_could_be_two_peoples_is_refused_and_a_stop_reaches
 
 @pytest.mark.parametrize("path", ["/v1/subjects/lookup", "/v1/erasures", "/v1/copies", "/v1/proofs", "/v1/timeline"])
 async def test_no_right_and_no_lookup_is_of_a_number_in_doubt(service: httpx.AsyncClient, path: str) -> None:
-    more = {"controller": "acme"} if path in ("/v1/erasures", "/v1/copies") else {}
+    more: dict[str, Any] = {"controller": "acme"} if path in ("/v1/erasures", "/v1/copies") else {}
     more |= {"evidence": {"source": "call-centre"}} if path == "/v1/erasures" else {}
     for raw in (EITHER, AT_HOME):
         refused = await service.post(path, json={"number": raw, **more})

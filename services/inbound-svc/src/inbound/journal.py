@@ -25,9 +25,10 @@ from common.service import Resources
 from common.sms.message_id import EPOCH, message_id
 from common.sms.msisdn import as_received
 from common.telemetry import counter, histogram, traceparent
-from inbound import codes, queue, store
+from inbound import codes, store
 from inbound.keywords import ANYONE, Public, Understanding, classify
 from inbound.providers import RETRIES_FOR, Kind, Message, Once, Receipt, ambiguous
+from inbound.reviews import queue
 from inbound.store import Item, KeptCallback, KeptPart, Origin
 
 log = logging.getLogger(__name__)
