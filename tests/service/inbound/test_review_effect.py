@@ -117,8 +117,7 @@ async def test_a_text_is_shown_with_the_likely_meaning_and_its_time(surroundings
 
 async def test_the_erasure_answers_for_a_text_whose_decision_is_not_in_effect(surroundings: Surroundings) -> None:
     """Marketing of other controllers waits for an answer, which the deleted decision would have given."""
-    undo_s = AN_HOUR_S
-    async with inbound(surroundings, undo_s=undo_s) as service, reading(surroundings, ERASURE_ACKS) as read:
+    async with inbound(surroundings, undo_s=AN_HOUR_S) as service, reading(surroundings, ERASURE_ACKS) as read:
         await publish(surroundings, SENDERS, [sender_changed(stop_code="36111")])
         await all_read(surroundings, "inbound", SENDERS)
         await service.text(DOUBT)
@@ -145,7 +144,7 @@ async def test_what_two_people_wrote_is_proposed_as_a_line_and_nothing_of_one_al
             assert (await service.decide(item["mo_id"], intent)).status_code == 200
         found = (await service.client.get("/v1/reviews/proposals")).json()["items"]
         assert [(each["line"], each["intents"], each["people"]) for each in found] == [
-            ("ne stopez pas", {"none": 2, "stop": 1}, 2)
+            ("ne stoppez pas", {"none": 2, "stop": 1}, 2)
         ]
         assert found[0]["rules"]
         assert number(1) not in str(found)

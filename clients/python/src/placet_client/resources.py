@@ -2368,6 +2368,9 @@ class Reviews(Resource[S]):
     ) -> Request[inbound.ReviewItem]:
         """Decide a review once. 409 for a second decision, except a repetition by the same person.
 
+        A STOP takes effect at once. Any other decision takes effect at `takes_effect_at`, and can be undone
+        until then; marketing to the person waits as long.
+
         `intent`: The meaning of the text, as the reviewer reads it.
 
         `note`: A note for later readers of the review, encrypted at rest; without the number or the text.
@@ -2380,6 +2383,45 @@ class Reviews(Resource[S]):
             names={"mo_id": mo_id},
             body={"intent": intent, "note": note},
         )
+
+    @operation
+    def decide_many(
+        self,
+        *,
+        intent: Literal["stop", "start", "contact", "none"],
+        mo_ids: Sequence[str],
+        note: str | Omitted | None = OMITTED,
+    ) -> Request[inbound.DecisionsAnswer]:
+        """Decide up to 200 reviews alike: texts of one `like`. Each gets a decision of its own, or is refused
+        alone.
+
+        `intent`: The meaning of the text, as the reviewer reads it.
+
+        `note`: A note for later readers of the review, encrypted at rest; without the number or the text.
+
+        `mo_ids`: The texts, by MO, each once.
+        """
+        return Request(
+            "POST",
+            "inbound",
+            "/v1/reviews/decisions",
+            answer=inbound.DecisionsAnswer,
+            body={"intent": intent, "note": note, "mo_ids": mo_ids},
+        )
+
+    @operation
+    def undo(self, mo_id: str) -> Request[inbound.ReviewItem]:
+        """Take a decision back that is not in effect: the text is open again. An open review stays open."""
+        return Request("POST", "inbound", "/v1/reviews/{mo_id}/undo", answer=inbound.ReviewItem, names={"mo_id": mo_id})
+
+    @operation
+    def list_proposals(self) -> Request[inbound.Proposals]:
+        """Return the words of decided texts as lines that a developer may take into the keyword lists, or leave.
+
+        A line stands for the texts of two people or more, without numbers. Nothing takes a line over by itself:
+        a list changes by a reviewed edit, with its tests.
+        """
+        return Request("GET", "inbound", "/v1/reviews/proposals", answer=inbound.Proposals)
 
 
 class Seals(Resource[S]):
