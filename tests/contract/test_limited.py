@@ -17,7 +17,7 @@ NEVER_LIMITED = {  # each may record that a person stops, or stops messages
         "PATCH /v1/imports/{import_id}",
         "POST /v1/senders/{sender_id}/reopening-rules/{rule_id}/end",
     },
-    "inbound": {"POST /v1/reviews/{mo_id}/decision"},
+    "inbound": {"POST /v1/reviews/{mo_id}/decision", "POST /v1/reviews/decisions"},
     "campaign": {
         "POST /v1/campaigns/{campaign_id}/pause",
         "POST /v1/campaigns/{campaign_id}/cancel",

@@ -420,6 +420,11 @@ INBOUND: Mapping[str, Operation] = {
     "POST /v1/reviews/{mo_id}/decision": Operation(
         lambda t: [Ask(path={"mo_id": t.mo_id}, body={"intent": "none"})], platform=True
     ),
+    "POST /v1/reviews/decisions": Operation(
+        lambda t: [Ask(body={"mo_ids": [t.mo_id], "intent": "none"})], platform=True
+    ),
+    "POST /v1/reviews/{mo_id}/undo": Operation(lambda t: [Ask(path={"mo_id": t.mo_id})], platform=True),
+    "GET /v1/reviews/proposals": Operation(nothing, platform=True),
     **LETTERS,
 }
 

@@ -35,9 +35,10 @@ from dispatch.projection import store as projection
 from dispatch.projection import templates
 from dispatch.sending import store as sending
 from dispatch.sending.store import Block
-from inbound import codes, queue
+from inbound import codes
 from inbound import service as inbound
 from inbound import store as journal
+from inbound.reviews import queue
 from inbound.store import Item, KeptCallback, Origin
 from tests.service.firewall.operations import CONTENT, EXPRESSION, GATEWAY, NOTICE, TEXT, Things
 from tests.support.builders import (

@@ -56,9 +56,11 @@ class Reviewed:
 
 
 @asynccontextmanager
-async def inbound(surroundings: Surroundings, **account: str) -> AsyncIterator[Reviewed]:
+async def inbound(surroundings: Surroundings, undo_s: float = 0, **account: str) -> AsyncIterator[Reviewed]:
+    """Run inbound-svc with an account. `undo_s`: how long a decision can be undone."""
     accounts = [{"provider": "simulator", "account": "main", "secrets": [SECRET], **account}]
-    settings = Settings(**await surroundings.settings("inbound", provider_accounts=accounts, publish_timeout_s=60.0))
+    more = {"provider_accounts": accounts, "publish_timeout_s": 60.0, "review_undo_s": undo_s}
+    settings = Settings(**await surroundings.settings("inbound", **more))
     async with running(build(settings)) as client:
         yield Reviewed(client, settings)
 
@@ -93,7 +95,7 @@ async def test_each_concern_is_a_lane_of_the_queue(service: Reviewed) -> None:
     assert (unread["text"], unread["concern"], unread["rule"]) == ("நிறுத்து", "unread", "known-1:unread")
     assert (doubt["text"], doubt["concern"]) == (DOUBT, "doubt")
     assert len(await service.queue()) == 2
-    both = {(each.intent, each.concern) for each in await service.messages()}  # of two people: in no order
+    both = {(each.intent, each.concern) for each in await service.messages()}  # two people have no order
     assert both == {("review", "doubt"), ("review", "unread")}
 
 

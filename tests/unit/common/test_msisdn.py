@@ -3,7 +3,20 @@
 import phonenumbers
 import pytest
 
-from common.sms.msisdn import OVERSEAS, Msisdn, NumberProblem, NumberRefused, as_received, parse, readings, territory_of
+from common import law
+from common.sms.msisdn import (
+    OVERSEAS,
+    PLANS,
+    Msisdn,
+    NumberProblem,
+    NumberRefused,
+    any_number,
+    applying,
+    as_received,
+    parse,
+    readings,
+    territory_of,
+)
 
 MESSY = [
     "+33639981234",
@@ -30,6 +43,12 @@ MESSY = [
     "639981234",  # a spreadsheet took the 0
     "639981234.0",  # and made it a float
     "33639981234.0",
+    "(+33) 6 39 98 12 34",
+    "(+33)0639981234",
+    "[+33] 6 39 98 12 34",
+    "( +33 ) (0)6 39 98 12 34",
+    "(0033) 6 39 98 12 34",
+    "(33) 6 39 98 12 34",
     "'0639981234",
     '="0639981234"',
     '"06 39 98 12 34"',
@@ -71,6 +90,7 @@ def test_every_way_of_writing_a_number_folds_to_the_same(raw: str) -> None:
         ("0709 20 12 34", "+262709201234", "RE"),
         ("0709 30 12 34", "+594709301234", "GF"),
         ("0709 35 12 34", "+262709351234", "YT"),
+        ("0708 40 12 34", "+508708401234", "PM"),
     ],
 )
 def test_an_overseas_mobile_moves_under_its_own_country_code(raw: str, e164: str, territory: str) -> None:
@@ -146,6 +166,8 @@ def test_another_country_is_on_libphonenumbers_word(raw: str, e164: str, territo
         ("+999 123 456", NumberProblem.UNASSIGNED),
         ("06 39 98 12 34", NumberProblem.FICTIONAL),
         ("+33639981234", NumberProblem.FICTIONAL),
+        ("687 75 12 34", NumberProblem.AMBIGUOUS),
+        ("681721234", NumberProblem.AMBIGUOUS),
     ],
 )
 def test_a_refusal_names_its_reason(raw: str, problem: NumberProblem) -> None:
@@ -156,7 +178,7 @@ def test_a_refusal_names_its_reason(raw: str, problem: NumberProblem) -> None:
 
 def test_every_reason_has_a_case() -> None:
     mark = next(m for m in test_a_refusal_names_its_reason.pytestmark if m.name == "parametrize")  # type: ignore[attr-defined]
-    assert {case[1] for case in mark.args[1]} == set(NumberProblem)
+    assert {case[1] for case in mark.args[1]} == set(NumberProblem) - {NumberProblem.COUNTRY_NOT_COVERED}
 
 
 def test_neither_a_refusal_nor_a_representation_repeats_the_number() -> None:
@@ -166,11 +188,118 @@ def test_neither_a_refusal_nor_a_representation_repeats_the_number() -> None:
     assert "39" not in repr(parse("06 39 98 12 34", fictional=True))
 
 
+@pytest.mark.parametrize(
+    ("raw", "country", "e164", "territory"),
+    [
+        ("0171 3920012", "DE", "+491713920012", "DE"),  # the Bundesnetzagentur's numbers for film
+        ("(0171) 39 200 12", "DE", "+491713920012", "DE"),
+        ("171 3920012", "DE", "+491713920012", "DE"),
+        ("49 171 3920012", "DE", "+491713920012", "DE"),
+        ("(202) 555-0123", "US", "+12025550123", "US"),  # 555-01xx: NANPA's for fiction
+        ("1-202-555-0123", "US", "+12025550123", "US"),
+        ("202.555.0123", "CA", "+12025550123", "US"),  # one plan for both
+        ("416 555 0123", "US", "+14165550123", "CA"),
+        ("011 49 171 3920012", "US", "+491713920012", "DE"),
+        ("0690 00 12 34", "RE", "+590690001234", "GP"),  # one plan for the departments
+        ("0508 55 12 34", "FR", "+508551234", "PM"),
+        ("75 12 34", "NC", "+687751234", "NC"),
+        ("687 75 12 34", "NC", "+687751234", "NC"),
+        ("87 12 34 56", "PF", "+68987123456", "PF"),
+        ("72 12 34", "WF", "+681721234", "WF"),
+        ("06 39 98 12 34", "MQ", "+33639981234", "FR"),
+        ("+33 6 39 98 12 34", "DE", "+33639981234", "FR"),  # in international form: whatever the country
+        ("0033 6 39 98 12 34", "US", "+33639981234", "FR"),
+        ("011 33 6 39 98 12 34", "US", "+33639981234", "FR"),
+    ],
+)
+def test_a_national_writing_is_read_in_its_country(raw: str, country: str, e164: str, territory: str) -> None:
+    assert parse(raw, countries=(country,), fictional=True) == Msisdn(e164, territory)
+    assert readings(raw, countries=(country,), fictional=True)[0] == e164
+
+
+def _example(country: str, kind: int = phonenumbers.PhoneNumberType.MOBILE) -> tuple[str, str]:
+    """Return libphonenumber's example of a country, (as written at home, E.164)."""
+    number = phonenumbers.example_number_for_type(country, kind)
+    assert number is not None
+    written = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.NATIONAL)
+    return written, phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+
+
+@pytest.mark.parametrize("country", sorted(set(PLANS) - {"BL", "MF"}))
+def test_each_covered_country_reads_what_is_written_at_home(country: str) -> None:
+    written, e164 = _example(country)
+    assert parse(written, countries=(country,)).e164 == e164
+    assert e164 in readings(written, countries=(country,))
+    assert as_received(e164.removeprefix("+"), country=country) == e164
+
+
+def test_a_plan_stands_for_each_country_and_overseas_place_of_the_laws_data() -> None:
+    places = law.load("france").places.values()
+    wanted = {place.code for place in places if "-" not in place.code}
+    assert wanted == set(PLANS)
+    assert all(plan.source for plan in PLANS.values())
+
+
+def test_a_spanish_senders_number_is_no_french_strangers() -> None:
+    written, spanish = _example("ES")
+    assert parse(written, countries=("ES",)).e164 == spanish
+    assert parse(written, countries=("ES", "BE")).e164 == spanish
+
+
+def test_a_writing_with_two_peoples_numbers_is_refused_and_a_stop_covers_both() -> None:
+    written, spanish = _example("ES")
+    french = spanish.replace("+34", "+33")
+    with pytest.raises(NumberRefused) as refused:
+        parse(written, countries=("FR", "ES"))
+    assert refused.value.reason is NumberProblem.AMBIGUOUS
+    assert refused.value.territories == ("FR", "ES")
+    assert refused.value.remedy == (
+        "could be a number of FR and ES: write it in international form, with + and the country code"
+    )
+    assert readings(written, countries=("FR", "ES")) == (french, spanish)
+    assert readings(written, countries=("ES", "FR")) == (spanish, french)
+    with pytest.raises(NumberRefused):
+        any_number(written, countries=("FR", "ES"))
+
+
+def test_a_mobile_abroad_that_is_a_fixed_line_at_home_is_refused_and_a_stop_covers_both() -> None:
+    written, belgian = _example("BE")
+    line = belgian.replace("+32", "+33")
+    with pytest.raises(NumberRefused) as refused:
+        parse(written, countries=("FR", "BE"))
+    assert refused.value.territories == ("BE", "FR")
+    assert parse(written, countries=("BE", "FR")).e164 == belgian
+    assert set(readings(written, countries=("FR", "BE"))) == {line, belgian}
+
+
+def test_a_mobile_at_home_is_no_other_country_s_for_being_a_fixed_line_there() -> None:
+    assert parse("06 39 98 12 34", countries=("FR", "DE"), fictional=True).e164 == "+33639981234"
+    with pytest.raises(NumberRefused) as refused:
+        parse("06 39 98 12 34", countries=("DE", "FR"), fictional=True)
+    assert refused.value.reason is NumberProblem.AMBIGUOUS
+
+
+def test_a_country_without_a_plan_reads_international_forms_alone() -> None:
+    assert parse("+33 6 39 98 12 34", countries=("IT", "FR"), fictional=True).e164 == "+33639981234"
+    with pytest.raises(NumberRefused) as refused:
+        parse("06 39 98 12 34", countries=("IT", "FR"), fictional=True)
+    assert refused.value.reason is NumberProblem.COUNTRY_NOT_COVERED
+    assert "+33639981234" in readings("06 39 98 12 34", countries=("IT", "FR"), fictional=True)
+
+
+def test_the_caller_s_country_stands_before_the_sender_s_and_the_sender_s_before_the_installation_s() -> None:
+    assert applying("ES", ("FR", "BE"), "GB") == ("ES",)
+    assert applying(None, ("FR", "BE"), "GB") == ("FR", "BE")
+    assert applying(None, (), "GB") == ("GB",)
+
+
 EITHER, TYPED, RECEIVED = "687751234", "+33687751234", "+687751234"
 
 
 def test_nine_digits_are_a_french_mobile_that_lost_its_zero_when_typed_and_noumea_when_received() -> None:
-    assert parse(EITHER).e164 == TYPED
+    with pytest.raises(NumberRefused) as refused:
+        parse(EITHER)
+    assert refused.value.territories == ("FR", "NC")
     assert as_received(EITHER) == RECEIVED
     assert readings(EITHER) == (TYPED, RECEIVED)
     assert readings(RECEIVED) == (RECEIVED,)

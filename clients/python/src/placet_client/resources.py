@@ -508,6 +508,7 @@ class ConsentImports(Uploads[S]):
         purpose: str | Omitted | None = OMITTED,
         basis: Literal["opt_in", "soft_opt_in", "non_commercial"] | Omitted = OMITTED,
         occurred_at: dt.datetime | Omitted | None = OMITTED,
+        country: str | Omitted | None = OMITTED,
         idempotency_key: str | None = None,
     ) -> Request[consent.Import]:
         """Open an import, or return the first answer to the request that opened an import under this
@@ -529,6 +530,10 @@ class ConsentImports(Uploads[S]):
         `basis`: The basis of opt-ins whose line names none.
 
         `occurred_at`: The date of a suppression list. Default: now.
+
+        `country`: The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2.
+        Default: the sender's country and those abroad; without a sender, those of the senders that the token
+        covers.
         """
         return Request(
             "POST",
@@ -543,6 +548,7 @@ class ConsentImports(Uploads[S]):
                 "purpose": purpose,
                 "basis": basis,
                 "occurred_at": occurred_at,
+                "country": country,
                 "evidence": evidence,
             },
             keyed=True,
@@ -609,7 +615,9 @@ class ConsentTimelines(Resource[S]):
     """The consent timelines."""
 
     @operation
-    def get(self, *, number: str, limit: int | Omitted = OMITTED) -> Request[consent.Timeline]:
+    def get(
+        self, *, number: str, country: str | Omitted | None = OMITTED, limit: int | Omitted = OMITTED
+    ) -> Request[consent.Timeline]:
         """Return a person's consents, opt-outs and rights with the senders your token covers.
 
         Kinds: those of the ledger (`opt_in`, `opt_out`, `request`, `expiry`, `contact`, `correction`), with the
@@ -618,6 +626,10 @@ class ConsentTimelines(Resource[S]):
 
         `number`: A mobile number in any usual notation.
 
+        `country`: The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2.
+        Default: the sender's country and those abroad; without a sender, those of the senders that the token
+        covers.
+
         `limit`: Moments at most, the newest ones.
         """
         return Request(
@@ -625,7 +637,7 @@ class ConsentTimelines(Resource[S]):
             "consent",
             "/v1/timeline",
             answer=consent.Timeline,
-            body={"number": number, "limit": limit},
+            body={"number": number, "country": country, "limit": limit},
             reads=True,
         )
 
@@ -642,6 +654,7 @@ class Consents(Resource[S]):
         number: str,
         occurred_at: dt.datetime,
         evidence: consent_bodies.EvidenceBody,
+        country: str | Omitted | None = OMITTED,
         basis: Literal["opt_in", "soft_opt_in", "non_commercial"] | Omitted = OMITTED,
         idempotency_key: str | None = None,
     ) -> Request[consent.ConsentAnswer]:
@@ -656,7 +669,12 @@ class Consents(Resource[S]):
 
         `purpose`: The purpose of the consent, by its id with the sender, such as `promotions`.
 
-        `number`: A mobile number in any usual notation; without a country code, a French number.
+        `number`: A mobile number in any usual notation. A writing that could be two people's in the countries
+        that apply is refused as `ambiguous`.
+
+        `country`: The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2.
+        Default: the sender's country and those abroad; without a sender, those of the senders that the token
+        covers.
 
         `basis`: `opt_in`; `soft_opt_in`, for products like those of a sale to the person, which needs
         `sale_reference` (CPCE L34-5); `non_commercial`.
@@ -673,6 +691,7 @@ class Consents(Resource[S]):
                 "sender_id": sender_id,
                 "purpose": purpose,
                 "number": number,
+                "country": country,
                 "basis": basis,
                 "occurred_at": occurred_at,
                 "evidence": evidence,
@@ -703,7 +722,9 @@ class Consents(Resource[S]):
         )
 
     @operation
-    def check(self, *, sender_id: str, purpose: str, numbers: Sequence[str]) -> Request[consent.CheckAnswer]:
+    def check(
+        self, *, sender_id: str, purpose: str, numbers: Sequence[str], country: str | Omitted | None = OMITTED
+    ) -> Request[consent.CheckAnswer]:
         """Return for each number the state of the consent, whether the sender may write, and every reason against.
 
         The answer is no permission: dispatch decides when the message leaves. 429: too many numbers a minute.
@@ -712,6 +733,10 @@ class Consents(Resource[S]):
 
         `purpose`: The purpose of the consent, by its id with the sender, such as `promotions`.
 
+        `country`: The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2.
+        Default: the sender's country and those abroad; without a sender, those of the senders that the token
+        covers.
+
         `numbers`: The numbers, up to 10,000, in any usual notation.
         """
         return Request(
@@ -719,7 +744,7 @@ class Consents(Resource[S]):
             "consent",
             "/v1/consents/check",
             answer=consent.CheckAnswer,
-            body={"sender_id": sender_id, "purpose": purpose, "numbers": numbers},
+            body={"sender_id": sender_id, "purpose": purpose, "country": country, "numbers": numbers},
             reads=True,
         )
 
@@ -735,6 +760,7 @@ class ContactImports(Uploads[S]):
         self,
         *,
         sender_id: str,
+        country: str | Omitted = OMITTED,
         upload_length: int | Omitted = OMITTED,
         upload_defer_length: str | Omitted = "1",
         idempotency_key: str | None = None,
@@ -756,6 +782,10 @@ class ContactImports(Uploads[S]):
 
         `sender_id`: The sender, by the id of its registration, such as `maison-lune`.
 
+        `country`: The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2.
+        Default: the sender's country and those abroad; without a sender, those of the senders that the token
+        covers.
+
         `upload_length`: Bytes of the whole file, once known.
 
         `upload_defer_length`: `1`: a later part names the length of the file, in `Upload-Length` (tus 1.0,
@@ -766,7 +796,7 @@ class ContactImports(Uploads[S]):
             "campaign",
             "/v1/imports",
             answer=campaign.Import,
-            query={"sender_id": sender_id},
+            query={"sender_id": sender_id, "country": country},
             headers={"Upload-Length": upload_length, "Upload-Defer-Length": upload_defer_length},
             keyed=True,
             idempotency_key=idempotency_key,
@@ -831,7 +861,9 @@ class ContactTimelines(Resource[S]):
     """The contact timelines."""
 
     @operation
-    def get(self, *, number: str, limit: int | Omitted = OMITTED) -> Request[campaign.Timeline]:
+    def get(
+        self, *, number: str, country: str | Omitted | None = OMITTED, limit: int | Omitted = OMITTED
+    ) -> Request[campaign.Timeline]:
         """Return what the senders your token covers know of a person: contact, audiences, last clicks and
         conversions.
 
@@ -841,6 +873,10 @@ class ContactTimelines(Resource[S]):
 
         `number`: A mobile number in any usual notation.
 
+        `country`: The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2.
+        Default: the sender's country and those abroad; without a sender, those of the senders that the token
+        covers.
+
         `limit`: Moments at most, the newest ones.
         """
         return Request(
@@ -848,7 +884,7 @@ class ContactTimelines(Resource[S]):
             "campaign",
             "/v1/timeline",
             answer=campaign.Timeline,
-            body={"number": number, "limit": limit},
+            body={"number": number, "country": country, "limit": limit},
             reads=True,
         )
 
@@ -900,11 +936,20 @@ class Contacts(Resource[S]):
 
     @operation
     def lookup(
-        self, *, sender_id: str, number: str | Omitted | None = OMITTED, subject_id: str | Omitted | None = OMITTED
+        self,
+        *,
+        sender_id: str,
+        number: str | Omitted | None = OMITTED,
+        country: str | Omitted | None = OMITTED,
+        subject_id: str | Omitted | None = OMITTED,
     ) -> Request[campaign.Contact]:
         """Return a contact with the attributes, found by the number or by the person's id.
 
-        `number`: A mobile number in any usual notation; without a country code, a French number.
+        `number`: A mobile number in any usual notation.
+
+        `country`: The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2.
+        Default: the sender's country and those abroad; without a sender, those of the senders that the token
+        covers.
 
         `subject_id`: The person, by the id with the sender's controller (`sub_…`); no answer has the number.
 
@@ -915,7 +960,7 @@ class Contacts(Resource[S]):
             "campaign",
             "/v1/contacts/lookup",
             answer=campaign.Contact,
-            body={"number": number, "subject_id": subject_id, "sender_id": sender_id},
+            body={"number": number, "country": country, "subject_id": subject_id, "sender_id": sender_id},
             reads=True,
         )
 
@@ -1002,7 +1047,12 @@ class Copies(Resource[S]):
 
     @operation
     def create(
-        self, *, number: str, controller: str | Omitted | None = OMITTED, idempotency_key: str | None = None
+        self,
+        *,
+        number: str,
+        country: str | Omitted | None = OMITTED,
+        controller: str | Omitted | None = OMITTED,
+        idempotency_key: str | None = None,
     ) -> Request[consent.CopyView]:
         """Gather all data that any service holds about this number for a controller (RGPD art. 15 and 20).
 
@@ -1011,6 +1061,10 @@ class Copies(Resource[S]):
 
         `number`: A number in any notation with a digit.
 
+        `country`: The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2.
+        Default: the sender's country and those abroad; without a sender, those of the senders that the token
+        covers.
+
         `controller`: The controller whose data is meant. Required where the token covers several controllers.
         """
         return Request(
@@ -1018,7 +1072,7 @@ class Copies(Resource[S]):
             "consent",
             "/v1/copies",
             answer=consent.CopyView,
-            body={"number": number, "controller": controller},
+            body={"number": number, "country": country, "controller": controller},
             keyed=True,
             idempotency_key=idempotency_key,
         )
@@ -1092,6 +1146,7 @@ class DoubleOptIns(Resource[S]):
         number: str,
         occurred_at: dt.datetime,
         evidence: consent_bodies.EvidenceBody,
+        country: str | Omitted | None = OMITTED,
         basis: Literal["opt_in"] | Omitted = OMITTED,
         link: bool | Omitted = OMITTED,
         idempotency_key: str | None = None,
@@ -1107,7 +1162,12 @@ class DoubleOptIns(Resource[S]):
 
         `purpose`: The purpose of the consent, by its id with the sender, such as `promotions`.
 
-        `number`: A mobile number in any usual notation; without a country code, a French number.
+        `number`: A mobile number in any usual notation. A writing that could be two people's in the countries
+        that apply is refused as `ambiguous`.
+
+        `country`: The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2.
+        Default: the sender's country and those abroad; without a sender, those of the senders that the token
+        covers.
 
         `basis`: A double opt-in is an `opt_in`.
 
@@ -1125,6 +1185,7 @@ class DoubleOptIns(Resource[S]):
                 "sender_id": sender_id,
                 "purpose": purpose,
                 "number": number,
+                "country": country,
                 "basis": basis,
                 "occurred_at": occurred_at,
                 "evidence": evidence,
@@ -1213,6 +1274,7 @@ class Erasures(Resource[S]):
         *,
         number: str,
         evidence: consent_bodies.EvidenceBody,
+        country: str | Omitted | None = OMITTED,
         controller: str | Omitted | None = OMITTED,
         idempotency_key: str | None = None,
     ) -> Request[consent.Certificate]:
@@ -1223,6 +1285,10 @@ class Erasures(Resource[S]):
 
         `number`: A number in any notation with a digit.
 
+        `country`: The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2.
+        Default: the sender's country and those abroad; without a sender, those of the senders that the token
+        covers.
+
         `controller`: The controller whose data is meant. Required where the token covers several controllers.
         """
         return Request(
@@ -1230,7 +1296,7 @@ class Erasures(Resource[S]):
             "consent",
             "/v1/erasures",
             answer=consent.Certificate,
-            body={"number": number, "controller": controller, "evidence": evidence},
+            body={"number": number, "country": country, "controller": controller, "evidence": evidence},
             keyed=True,
             idempotency_key=idempotency_key,
         )
@@ -1417,13 +1483,19 @@ class MessageTimelines(Resource[S]):
     """The message timelines."""
 
     @operation
-    def get(self, *, number: str, limit: int | Omitted = OMITTED) -> Request[dispatch.Timeline]:
+    def get(
+        self, *, number: str, country: str | Omitted | None = OMITTED, limit: int | Omitted = OMITTED
+    ) -> Request[dispatch.Timeline]:
         """Return a person's messages from the senders your token covers, and their DLRs.
 
         Kinds: `message`, with status and reasons, at the time of the request; `receipt`, at the operator's
         time.
 
         `number`: A mobile number in any usual notation.
+
+        `country`: The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2.
+        Default: the sender's country and those abroad; without a sender, those of the senders that the token
+        covers.
 
         `limit`: Moments at most, the newest ones.
         """
@@ -1432,7 +1504,7 @@ class MessageTimelines(Resource[S]):
             "dispatch",
             "/v1/timeline",
             answer=dispatch.Timeline,
-            body={"number": number, "limit": limit},
+            body={"number": number, "country": country, "limit": limit},
             reads=True,
         )
 
@@ -1447,6 +1519,7 @@ class Messages(Resource[S]):
         sender_id: str,
         to: str,
         category: Literal["transactional", "service", "marketing"],
+        country: str | Omitted | None = OMITTED,
         template_id: str | Omitted | None = OMITTED,
         version: int | Omitted | None = OMITTED,
         values: Mapping[str, str] | Omitted = OMITTED,
@@ -1471,6 +1544,10 @@ class Messages(Resource[S]):
         `sender_id`: The sender, by the id of its registration, such as `maison-lune`.
 
         `to`: A mobile number in any usual notation.
+
+        `country`: The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2.
+        Default: the sender's country and those abroad; without a sender, those of the senders that the token
+        covers.
 
         `category`: The lane. A service message waits for courtesy hours, a transactional message goes at any
         hour.
@@ -1501,6 +1578,7 @@ class Messages(Resource[S]):
             body={
                 "sender_id": sender_id,
                 "to": to,
+                "country": country,
                 "category": category,
                 "template_id": template_id,
                 "version": version,
@@ -1612,6 +1690,7 @@ class Messages(Resource[S]):
         self,
         *,
         number: str,
+        country: str | Omitted | None = OMITTED,
         sender_id: str | Omitted | None = OMITTED,
         cursor: str | Omitted | None = OMITTED,
         limit: int | Omitted = OMITTED,
@@ -1619,6 +1698,10 @@ class Messages(Resource[S]):
         """List the messages to one person from the senders your token covers, newest first.
 
         `number`: A mobile number in any usual notation.
+
+        `country`: The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2.
+        Default: the sender's country and those abroad; without a sender, those of the senders that the token
+        covers.
 
         `sender_id`: Only messages of this sender. Default: of every sender that the token covers.
 
@@ -1631,7 +1714,7 @@ class Messages(Resource[S]):
             "dispatch",
             "/v1/messages/search",
             answer=Page[dispatch.ListedMessage],
-            body={"number": number, "sender_id": sender_id, "cursor": cursor, "limit": limit},
+            body={"number": number, "country": country, "sender_id": sender_id, "cursor": cursor, "limit": limit},
             reads=True,
         )
 
@@ -1647,19 +1730,26 @@ class OptOuts(Resource[S]):
         number: str,
         evidence: consent_bodies.EvidenceBody,
         purpose: str | Omitted | None = OMITTED,
+        country: str | Omitted | None = OMITTED,
         occurred_at: dt.datetime | Omitted | None = OMITTED,
         idempotency_key: str | None = None,
     ) -> Request[consent.ConsentAnswer]:
         """Record one opt-out: of a purpose, of a sender with all purposes, or of every sender.
 
-        Nine digits may be a French number without the 0, or an overseas number without the + of the country
-        code: the opt-out then counts for both numbers. `Location` names the signed receipt.
+        A number may be read in two ways: nine digits as a French number without the 0 or an overseas number
+        without the +, a national writing by the plans of two of the sender's countries. The opt-out then counts
+        for every reading. `Location` names the signed receipt.
 
         `sender_id`: The sender that the person stops; null: every sender.
 
         `purpose`: The purpose that the person leaves; null: every purpose.
 
-        `number`: A number in any notation with a digit: a STOP counts, whatever the number.
+        `number`: A number in any notation with a digit: a STOP counts, whatever the number. A writing that
+        could be two people's in the countries that apply stops both.
+
+        `country`: The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2.
+        Default: the sender's country and those abroad; without a sender, those of the senders that the token
+        covers.
 
         `occurred_at`: Time at source: when the person opted out, in RFC 3339 with an offset. Default: now.
         """
@@ -1672,6 +1762,7 @@ class OptOuts(Resource[S]):
                 "sender_id": sender_id,
                 "purpose": purpose,
                 "number": number,
+                "country": country,
                 "occurred_at": occurred_at,
                 "evidence": evidence,
             },
@@ -1787,6 +1878,7 @@ class PreferenceLinks(Resource[S]):
         *,
         sender_id: str | None,
         number: str,
+        country: str | Omitted | None = OMITTED,
         days: int | Omitted | None = OMITTED,
         send: bool | Omitted = OMITTED,
         idempotency_key: str | None = None,
@@ -1800,7 +1892,12 @@ class PreferenceLinks(Resource[S]):
 
         `sender_id`: The sender whose page to show; null shows every sender, for the platform's operator alone.
 
-        `number`: A mobile number in any usual notation; without a country code, a French number.
+        `number`: A mobile number in any usual notation. A writing that could be two people's is refused as
+        `ambiguous`.
+
+        `country`: The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2.
+        Default: the sender's country and those abroad; without a sender, those of the senders that the token
+        covers.
 
         `days`: The days that the link works. Default: as the platform is set.
 
@@ -1811,7 +1908,7 @@ class PreferenceLinks(Resource[S]):
             "consent",
             "/v1/preference-links",
             answer=consent.LinkAnswer,
-            body={"sender_id": sender_id, "number": number, "days": days, "send": send},
+            body={"sender_id": sender_id, "number": number, "country": country, "days": days, "send": send},
             keyed=True,
             idempotency_key=idempotency_key,
         )
@@ -1821,7 +1918,9 @@ class Proofs(Resource[S]):
     """The proofs."""
 
     @download
-    def get(self, *, number: str, name_the_number: bool | Omitted = OMITTED) -> Request[bytes]:
+    def get(
+        self, *, number: str, country: str | Omitted | None = OMITTED, name_the_number: bool | Omitted = OMITTED
+    ) -> Request[bytes]:
         """Return the whole record of a number, in one file for `python -m consent verify-bundle`.
 
         The file has a chain for each controller of the token's senders, under the person's id with the
@@ -1831,10 +1930,18 @@ class Proofs(Resource[S]):
 
         `number`: A number in any notation with a digit.
 
+        `country`: The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2.
+        Default: the sender's country and those abroad; without a sender, those of the senders that the token
+        covers.
+
         `name_the_number`: True: the bundle contains the number, for the person or the regulator only.
         """
         return Request(
-            "POST", "consent", "/v1/proofs", body={"number": number, "name_the_number": name_the_number}, reads=True
+            "POST",
+            "consent",
+            "/v1/proofs",
+            body={"number": number, "country": country, "name_the_number": name_the_number},
+            reads=True,
         )
 
     @download
@@ -1911,7 +2018,9 @@ class Reconciliations(Resource[S]):
     """The reconciliations."""
 
     @operation
-    def create(self, *, sender_id: str, provider: str, list: str) -> Request[consent.Drift]:
+    def create(
+        self, *, sender_id: str, provider: str, list: str, country: str | Omitted | None = OMITTED
+    ) -> Request[consent.Drift]:
         """Compare the lists, and record the missing opt-outs. The same list again finds nothing more.
 
         By a token for every sender of the organisation, a missing opt-out is the person's own STOP. By another
@@ -1922,6 +2031,10 @@ class Reconciliations(Resource[S]):
 
         `provider`: The provider, by its name in docs/providers.md, such as `ovh`.
 
+        `country`: The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2.
+        Default: the sender's country and those abroad; without a sender, those of the senders that the token
+        covers.
+
         `list`: A CSV, or a JSON list of numbers, as text.
         """
         return Request(
@@ -1929,7 +2042,7 @@ class Reconciliations(Resource[S]):
             "consent",
             "/v1/reconciliations",
             answer=consent.Drift,
-            body={"sender_id": sender_id, "provider": provider, "list": list},
+            body={"sender_id": sender_id, "provider": provider, "country": country, "list": list},
         )
 
 
@@ -1943,6 +2056,7 @@ class Rectifications(Resource[S]):
         number: str,
         asked: consent_bodies.AskedBody,
         correct: consent_bodies.ContactBody | consent_bodies.NumberBody | consent_bodies.LineBody,
+        country: str | Omitted | None = OMITTED,
         controller: str | Omitted | None = OMITTED,
         idempotency_key: str | None = None,
     ) -> Request[consent.RectificationView]:
@@ -1954,6 +2068,10 @@ class Rectifications(Resource[S]):
 
         `number`: A number in any notation with a digit.
 
+        `country`: The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2.
+        Default: the sender's country and those abroad; without a sender, those of the senders that the token
+        covers.
+
         `controller`: The controller whose data is meant. Required where the token covers several controllers.
 
         `correct`: The correction: of contacts, of the number, or of a line of the ledger.
@@ -1963,7 +2081,7 @@ class Rectifications(Resource[S]):
             "consent",
             "/v1/rectifications",
             answer=consent.RectificationView,
-            body={"number": number, "controller": controller, "asked": asked, "correct": correct},
+            body={"number": number, "country": country, "controller": controller, "asked": asked, "correct": correct},
             keyed=True,
             idempotency_key=idempotency_key,
         )
@@ -2250,6 +2368,9 @@ class Reviews(Resource[S]):
     ) -> Request[inbound.ReviewItem]:
         """Decide a review once. 409 for a second decision, except a repetition by the same person.
 
+        A STOP takes effect at once. Any other decision takes effect at `takes_effect_at`, and can be undone
+        until then; marketing to the person waits as long.
+
         `intent`: The meaning of the text, as the reviewer reads it.
 
         `note`: A note for later readers of the review, encrypted at rest; without the number or the text.
@@ -2262,6 +2383,45 @@ class Reviews(Resource[S]):
             names={"mo_id": mo_id},
             body={"intent": intent, "note": note},
         )
+
+    @operation
+    def decide_many(
+        self,
+        *,
+        intent: Literal["stop", "start", "contact", "none"],
+        mo_ids: Sequence[str],
+        note: str | Omitted | None = OMITTED,
+    ) -> Request[inbound.DecisionsAnswer]:
+        """Decide up to 200 reviews alike: texts of one `like`. Each gets a decision of its own, or is refused
+        alone.
+
+        `intent`: The meaning of the text, as the reviewer reads it.
+
+        `note`: A note for later readers of the review, encrypted at rest; without the number or the text.
+
+        `mo_ids`: The texts, by MO, each once.
+        """
+        return Request(
+            "POST",
+            "inbound",
+            "/v1/reviews/decisions",
+            answer=inbound.DecisionsAnswer,
+            body={"intent": intent, "note": note, "mo_ids": mo_ids},
+        )
+
+    @operation
+    def undo(self, mo_id: str) -> Request[inbound.ReviewItem]:
+        """Take a decision back that is not in effect: the text is open again. An open review stays open."""
+        return Request("POST", "inbound", "/v1/reviews/{mo_id}/undo", answer=inbound.ReviewItem, names={"mo_id": mo_id})
+
+    @operation
+    def list_proposals(self) -> Request[inbound.Proposals]:
+        """Return the words of decided texts as lines that a developer may take into the keyword lists, or leave.
+
+        A line stands for the texts of two people or more, without numbers. Nothing takes a line over by itself:
+        a list changes by a reviewed edit, with its tests.
+        """
+        return Request("GET", "inbound", "/v1/reviews/proposals", answer=inbound.Proposals)
 
 
 class Seals(Resource[S]):
@@ -2722,14 +2882,20 @@ class Statistics(Resource[S]):
         )
 
     @operation
-    def trace(self, campaign_id: str, *, number: str) -> Request[campaign.Trace]:
+    def trace(
+        self, campaign_id: str, *, number: str, country: str | Omitted | None = OMITTED
+    ) -> Request[campaign.Trace]:
         """Return the course of one person's message in a campaign, found by the person's number.
 
         The trace shows whether the person was in the audience, the decision and its reasons, hand-off, DLR,
         clicks, and an opt-out in answer. Each trace is logged with the caller. Answers 410 once the recipients
         are no longer kept.
 
-        `number`: A mobile number in any usual notation; without a country code, a French number.
+        `number`: A mobile number in any usual notation.
+
+        `country`: The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2.
+        Default: the sender's country and those abroad; without a sender, those of the senders that the token
+        covers.
         """
         return Request(
             "POST",
@@ -2737,7 +2903,7 @@ class Statistics(Resource[S]):
             "/v1/campaigns/{campaign_id}/trace",
             answer=campaign.Trace,
             names={"campaign_id": campaign_id},
-            body={"number": number},
+            body={"number": number, "country": country},
             reads=True,
         )
 
@@ -2747,7 +2913,11 @@ class Subjects(Resource[S]):
 
     @operation
     def lookup(
-        self, *, number: str, as_of: consent_bodies.AsOfBody | Omitted | None = OMITTED
+        self,
+        *,
+        number: str,
+        country: str | Omitted | None = OMITTED,
+        as_of: consent_bodies.AsOfBody | Omitted | None = OMITTED,
     ) -> Request[consent.SubjectView]:
         """Return the consents, the suppressions and the newest 1,000 lines of evidence that the caller sees,
         newest last.
@@ -2758,13 +2928,17 @@ class Subjects(Resource[S]):
         record.
 
         `number`: A number in any notation with a digit.
+
+        `country`: The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2.
+        Default: the sender's country and those abroad; without a sender, those of the senders that the token
+        covers.
         """
         return Request(
             "POST",
             "consent",
             "/v1/subjects/lookup",
             answer=consent.SubjectView,
-            body={"number": number, "as_of": as_of},
+            body={"number": number, "country": country, "as_of": as_of},
             reads=True,
         )
 
@@ -2923,6 +3097,7 @@ class TestSends(Resource[S]):
         campaign_id: str,
         *,
         numbers: Sequence[str],
+        country: str | Omitted | None = OMITTED,
         variant: str | Omitted = OMITTED,
         attributes: Mapping[str, str] | Omitted = OMITTED,
         idempotency_key: str | None = None,
@@ -2935,6 +3110,10 @@ class TestSends(Resource[S]):
 
         `numbers`: The mobile numbers to send to, up to five, in any usual notation.
 
+        `country`: The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2.
+        Default: the sender's country and those abroad; without a sender, those of the senders that the token
+        covers.
+
         `variant`: The variant of an A/B test; `a` is the campaign's own text.
 
         `attributes`: Attributes for a number without a contact.
@@ -2945,7 +3124,7 @@ class TestSends(Resource[S]):
             "/v1/campaigns/{campaign_id}/test-sends",
             answer=campaign.TestsSent,
             names={"campaign_id": campaign_id},
-            body={"numbers": numbers, "variant": variant, "attributes": attributes},
+            body={"numbers": numbers, "country": country, "variant": variant, "attributes": attributes},
             keyed=True,
             idempotency_key=idempotency_key,
         )

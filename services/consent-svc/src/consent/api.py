@@ -42,6 +42,7 @@ from consent.calls import (
     WritesConsent,
     any_number,
     check_sender,
+    countries_of_all,
     opened,
     opt_outs,
     statement_of,
@@ -131,8 +132,9 @@ def one_by_one() -> APIRouter:
     async def opt_out(body: OptOutBody, request: Request, caller: Stops, held: Held, key: Key = None) -> Response:
         """Record one opt-out: of a purpose, of a sender with all purposes, or of every sender.
 
-        Nine digits may be a French number without the 0, or an overseas number without the + of the country code: the
-        opt-out then counts for both numbers. `Location` names the signed receipt.
+        A number may be read in two ways: nine digits as a French number without the 0 or an overseas number without
+        the +, a national writing by the plans of two of the sender's countries. The opt-out then counts for every
+        reading. `Location` names the signed receipt.
         """
         return await recorded(request, caller, held, key, body)
 
@@ -198,7 +200,9 @@ async def look_up_subject(body: LookupBody, caller: LooksUp, held: Held) -> Subj
     caller sees the senders of its token, and, as facts, lines which concern every sender. Without any record of these
     senders, `version` is 0 and `held_since` null, whatever others have on record.
     """
-    subject_id = held.subject_keys.subject_id(any_number(body.number, held))
+    subject_id = held.subject_keys.subject_id(
+        any_number(body.number, held, await countries_of_all(caller, held, body.country))
+    )
     as_of = _as_of(body, datetime.now(UTC))
     controllers = await caller.controllers(await caller.covered())
     async with held.database.begin() as tx:

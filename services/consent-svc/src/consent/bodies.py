@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from common.contracts.consent import Basis
-from common.web.fields import Long, NumberFree, Short
+from common.web.fields import Long, NumberCountry, NumberFree, Short
 from common.web.problems import Reason
 
 # The sources that the platform writes, and words that a reader would take for one of these. The person's own STOP and
@@ -120,8 +120,10 @@ class ConsentBody(Body):
     sender_id: Short
     purpose: Short
     number: Number = Field(
-        description="A mobile number in any usual notation; without a country code, a French number."
+        description="A mobile number in any usual notation. A writing that could be two people's in the countries"
+        " that apply is refused as `ambiguous`."
     )
+    country: NumberCountry = None
     basis: Basis = Field(
         "opt_in",
         description="`opt_in`; `soft_opt_in`, for products like those of a sale to the person, which needs"
@@ -152,7 +154,11 @@ class OptOutBody(Body):
 
     sender_id: Short | None = Field(description="The sender that the person stops; null: every sender.")
     purpose: Short | None = Field(None, description="The purpose that the person leaves; null: every purpose.")
-    number: Number = Field(description="A number in any notation with a digit: a STOP counts, whatever the number.")
+    number: Number = Field(
+        description="A number in any notation with a digit: a STOP counts, whatever the number. A writing that could"
+        " be two people's in the countries that apply stops both."
+    )
+    country: NumberCountry = None
     occurred_at: Instant | None = Field(
         None, description="Time at source: when the person opted out, in RFC 3339 with an offset. Default: now."
     )

@@ -6,7 +6,7 @@ The caller opens the transaction.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts.consent import Basis
 from common.service import Resources, resources
 from common.settings import ServiceSettings
-from common.sms.msisdn import NumberRefused, parse, readings
+from common.sms import msisdn
+from common.sms.msisdn import NumberRefused, applying, parse, readings
 from common.web.auth import Caller, require
 from common.web.idempotency import Claim, Keyed, claim, keyed
 from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Reason
@@ -60,6 +61,15 @@ class NoPage(Conflict):
     slug, title = "no-page", "The URL of the public pages is not configured"
 
 
+class OfNumber(Protocol):
+    """A body with a number of a sender's."""
+
+    @property
+    def sender_id(self) -> str | None: ...
+    @property
+    def country(self) -> str | None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """A request while the bodies become statements."""
@@ -69,6 +79,11 @@ class Call:
     asked: Keyed | None
     now: datetime
     known: Mapping[str, Purposes]
+
+    def countries(self, body: OfNumber) -> tuple[str, ...]:
+        """Return the countries whose national writings apply: the body's, else those of the sender."""
+        purposes = self.known.get(body.sender_id) if body.sender_id is not None else None
+        return applying(body.country, purposes.countries if purposes else (), self.held.settings.country)
 
     def id_shown(self, statement: Statement) -> str:
         """Return the person's id with the controller of the statement's sender, which the call has named.
@@ -108,9 +123,9 @@ def statement_of(call: Call, body: ConsentBody, index: int | None = None) -> Sta
     reasons: list[Reason] = []
     number = ""
     try:
-        number = parse(body.number, fictional=call.held.settings.fictional_numbers).e164
+        number = parse(body.number, countries=call.countries(body), fictional=call.held.settings.fictional_numbers).e164
     except NumberRefused as refused:
-        reasons.append(Reason("number", refused.reason, "not a mobile number one may text"))
+        reasons.append(Reason("number", refused.reason, refused.remedy))
     if body.purpose not in purposes.offered:
         reasons.append(
             Reason("purpose", "unknown_purpose", "the sender has no such purpose: add it to the sender first")
@@ -129,9 +144,10 @@ def opt_outs(call: Call, body: OptOutBody) -> Sequence[Statement]:
     if purposes is not None and body.purpose is not None and body.purpose not in purposes.ever:
         reasons.append(Reason("purpose", "unknown_purpose", "the sender never asked consent for it"))
     at = body.occurred_at or call.now
+    numbers = _numbers(body.number, call.held, call.countries(body))
     return [
         _statement(call, number, _evidence(call, "opt_out", body, number, at, index=place), reasons)
-        for place, number in zip((None, 1), _numbers(body.number, call.held), strict=False)
+        for place, number in zip((None, *range(1, len(numbers))), numbers, strict=True)
     ]
 
 
@@ -178,15 +194,29 @@ def _statement(call: Call, number: str, evidence: Evidence, reasons: Sequence[Re
     return Statement(subject_id, call.held.field_keys.seal(number, f"number:{subject_id}"), evidence)
 
 
-def any_number(raw: str, held: Resources[ServiceSettings]) -> str:
-    """Return the number as parsed, else as an operator would send it. Raises Invalid without a digit."""
-    return _numbers(raw, held)[0]
+def any_number(raw: str, held: Resources[ServiceSettings], countries: Sequence[str]) -> str:
+    """Return the number as parsed, else as an operator would send it. Raises Invalid without a digit, and if ambiguous.
+
+    `countries`: by `Call.countries`, or by `Caller.countries`.
+    """
+    try:
+        return msisdn.any_number(raw, countries=countries, fictional=held.settings.fictional_numbers)
+    except NumberRefused as refused:
+        problem = "`number` is two people's" if refused.territories else "no number"
+        detail = refused.remedy if refused.territories else None
+        raise Invalid(problem, reasons=[Reason("number", refused.reason, detail)]) from None
 
 
-def _numbers(raw: str, held: Resources[ServiceSettings]) -> Sequence[str]:
+async def countries_of_all(caller: Caller, held: Resources[Any], named: str | None) -> tuple[str, ...]:
+    """Return the countries whose national writings apply to a number without a sender: of all that the token covers."""
+    covered = [] if named is not None else await caller.covered()
+    return await caller.countries(named, covered, held.settings.country)
+
+
+def _numbers(raw: str, held: Resources[ServiceSettings], countries: Sequence[str]) -> Sequence[str]:
     """Return the readings of a number, the parser's first. Raises Invalid without a digit."""
     try:
-        return readings(raw, fictional=held.settings.fictional_numbers)
+        return readings(raw, countries=countries, fictional=held.settings.fictional_numbers)
     except NumberRefused as refused:
         raise Invalid("no number", reasons=[Reason("number", refused.reason)]) from None
 

@@ -19,10 +19,10 @@ from common.contracts.consent import State
 from common.keyring import SubjectKeys
 from common.service import Resources, resources
 from common.settings import ServiceSettings
-from common.sms.msisdn import NumberProblem, NumberRefused, parse
+from common.sms.msisdn import NumberProblem, NumberRefused, applying, parse
 from common.web.auth import Caller, rates, require
 from common.web.edge_id import ControllerIds
-from common.web.fields import Short
+from common.web.fields import NumberCountry, Short
 from common.web.openapi import refuses
 from common.web.problems import Invalid, NotFound, Reason
 from consent.bodies import EXAMPLE_NUMBER, Body, Number
@@ -52,6 +52,7 @@ class CheckBody(Body):
 
     sender_id: Short
     purpose: Short
+    country: NumberCountry = None
     numbers: list[Number] = Field(
         min_length=1, max_length=CHECK_NUMBERS, description="The numbers, up to 10,000, in any usual notation."
     )
@@ -112,7 +113,9 @@ async def check_consents(
             )
         ids = held.edge_ids.of(purposes.controller)
         asked = _Asked(body.sender_id, body.purpose, purposes.months.get(body.purpose), ids, datetime.now(UTC))
-        reading = partial(_read, keys=held.subject_keys, fictional=held.settings.fictional_numbers)
+        countries = applying(body.country, purposes.countries, held.settings.country)
+        fictional = held.settings.fictional_numbers
+        reading = partial(_read, keys=held.subject_keys, countries=countries, fictional=fictional)
         answering = []
         for first in range(0, len(body.numbers), READ_AT_ONCE):  # the previous chunk is answered meanwhile
             some = await asyncio.to_thread(reading, body.numbers[first : first + READ_AT_ONCE])
@@ -122,12 +125,14 @@ async def check_consents(
     return Response(await asyncio.to_thread(_answer, results), media_type="application/json")
 
 
-def _read(numbers: Sequence[str], *, keys: SubjectKeys, fictional: bool) -> list[str | NumberProblem]:
+def _read(
+    numbers: Sequence[str], *, keys: SubjectKeys, countries: Sequence[str], fictional: bool
+) -> list[str | NumberProblem]:
     """Return the subject_id of each number, or its fault. A thread runs this function and the functions below."""
     read: list[str | NumberProblem] = []
     for number in numbers:
         try:
-            read.append(keys.subject_id(parse(number, fictional=fictional).e164))
+            read.append(keys.subject_id(parse(number, countries=countries, fictional=fictional).e164))
         except NumberRefused as refused:
             read.append(refused.reason)
     return read

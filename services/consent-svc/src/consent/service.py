@@ -10,7 +10,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import INBOUND_MESSAGES
 from common.kafka.reading.offsets import applied_watermark
 from common.keyring import FieldKeys
-from common.law import stateable
 from common.privacy import stop_link
 from common.privacy.pruning import Pruner
 from common.service import Background, Resources, Service
@@ -168,7 +167,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             registry.router(
                 settings.blocked_names,
                 settings.shared_codes,
-                stateable(settings.policy),
+                settings.policy,
                 settings.page_url,
                 Taken(settings.codes_per_organisation, settings.names_per_organisation),
             ),

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends
 
 from common.web.auth import Caller, require
 from common.web.timeline import Moment, Timeline, TimelineAsked
-from consent.calls import Held, any_number
+from consent.calls import Held, any_number, countries_of_all
 from consent.ledger import store as ledger_store
 from consent.ledger.chain import Entry
 from consent.ledger.store import Subject
@@ -27,7 +27,9 @@ async def get_timeline(
     `erasure` and `rectification`, asked of a controller all of whose senders the token covers. An opt-out from every
     sender is a fact, without id and source.
     """
-    subject_id = held.subject_keys.subject_id(any_number(body.number, held))
+    subject_id = held.subject_keys.subject_id(
+        any_number(body.number, held, await countries_of_all(caller, held, body.country))
+    )
     controllers = await caller.controllers(await caller.covered())
     async with held.database.begin() as tx:
         subject = await ledger_store.find_subject(tx, subject_id) or Subject(subject_id=subject_id)

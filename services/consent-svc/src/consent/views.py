@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from common.contracts.consent import Basis, State
+from common.web.fields import NumberCountry
 from consent.bodies import EXAMPLE_NUMBER, Body, Instant, Number, Reach, ReasonBody
 from consent.ledger.reopening import Means
 from consent.ledger.rules import Kind
@@ -109,6 +110,7 @@ class LookupBody(Body):
     )
 
     number: Number = Field(description="A number in any notation with a digit.")
+    country: NumberCountry = None
     as_of: AsOfBody | None = None
 
 

@@ -18,7 +18,7 @@ from common.service import Resources, resources
 from common.sms.msisdn import NumberRefused, parse
 from common.sms.prices import euros
 from common.web.auth import Caller, require
-from common.web.fields import Storable
+from common.web.fields import NumberCountry, Storable
 from common.web.openapi import refuses
 from common.web.pagination import LIMIT, SORTED, Cursor, Limit, Page, Sort, next_of, position, whole_page
 from common.web.problems import Invalid, NotFound, Reason
@@ -152,6 +152,7 @@ class Search(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"number": "06 39 98 12 34"}]})
 
     number: str = Field(min_length=1, max_length=64, description="A mobile number in any usual notation.")
+    country: NumberCountry = None
     sender_id: Storable | None = Field(
         None,
         max_length=200,
@@ -195,12 +196,14 @@ async def search_messages(
     body: Search, held: Held, caller: Annotated[Caller, Depends(require("message:read", looks_up=True))]
 ) -> Page[ListedMessage]:
     """List the messages to one person from the senders your token covers, newest first."""
-    try:
-        number = parse(body.number, fictional=held.settings.fictional_numbers).e164
-    except NumberRefused as refused:
-        raise Invalid("`number` is not a mobile number", reasons=[Reason("number", refused.reason)]) from refused
-    after = position(body.cursor, Place)
     covered = await caller.covered(body.sender_id)
+    countries = await caller.countries(body.country, covered, held.settings.country)
+    try:
+        number = parse(body.number, countries=countries, fictional=held.settings.fictional_numbers).e164
+    except NumberRefused as refused:
+        reason = Reason("number", refused.reason, refused.remedy)
+        raise Invalid("`number` is not a mobile number", reasons=[reason]) from refused
+    after = position(body.cursor, Place)
     async with held.database.begin() as tx:
         found = await lists.of_person(tx, held.subject_keys.subject_id(number), covered, after, body.limit)
         items = await _listed(tx, held, caller, found)

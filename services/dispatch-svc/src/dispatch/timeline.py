@@ -27,11 +27,13 @@ async def get_timeline(
 
     Kinds: `message`, with status and reasons, at the time of the request; `receipt`, at the operator's time.
     """
-    try:
-        number = parse(body.number, fictional=held.settings.fictional_numbers).e164
-    except NumberRefused as refused:
-        raise Invalid("`number` is not a mobile number", reasons=[Reason("number", refused.reason)]) from refused
     covered = await caller.covered()
+    countries = await caller.countries(body.country, covered, held.settings.country)
+    try:
+        number = parse(body.number, countries=countries, fictional=held.settings.fictional_numbers).e164
+    except NumberRefused as refused:
+        reason = Reason("number", refused.reason, refused.remedy)
+        raise Invalid("`number` is not a mobile number", reasons=[reason]) from refused
     async with held.database.begin() as tx:
         rows = await lists.of_person(tx, held.subject_keys.subject_id(number), covered, None, body.limit + 1)
         controllers = await caller.controllers({row.sender_id for row in rows}, tx)

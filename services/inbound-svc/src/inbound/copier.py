@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.keyring import FieldKeys
 from common.privacy.copying import Copier, Item, opened
-from inbound import queue, store
+from inbound import store
+from inbound.reviews import queue
 
 
 def copier(keys: FieldKeys) -> Copier:

@@ -21,15 +21,20 @@ from common.db.database import Database
 from common.kafka import outbox
 from common.keyring import FieldKeys
 from common.privacy.erasing import Erased, Eraser, Whom
-from inbound import queue, store
+from inbound import store
 from inbound.journal import emptied
+from inbound.reviews import queue
+
+
+def in_effect(review: queue.Review) -> bool:
+    return review.decided is not None and review.decided.told
 
 
 def eraser(database: Database, keys: FieldKeys) -> Eraser:
     async def erase(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> Mapping[Whom, Erased]:
         gone = await queue.forget(tx, asked)
         # nobody will read these texts: without an answer, marketing of the other controllers would wait for ever
-        unread = [review.event for whom, review in gone if whom.controller_id is not None and review.decided is None]
+        unread = [review.event for whom, review in gone if whom.controller_id is not None and not in_effect(review)]
         answers = [structs.replace(emptied(keys, event), revision=event.revision + 1) for event in unread]
         await outbox.append(tx, INBOUND_MESSAGES, answers)
         reviews = Counter(whom for whom, _ in gone)

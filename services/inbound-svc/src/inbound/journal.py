@@ -25,9 +25,10 @@ from common.service import Resources
 from common.sms.message_id import EPOCH, message_id
 from common.sms.msisdn import as_received
 from common.telemetry import counter, histogram, traceparent
-from inbound import codes, queue, store
+from inbound import codes, store
 from inbound.keywords import ANYONE, Public, Understanding, classify
 from inbound.providers import RETRIES_FOR, Kind, Message, Once, Receipt, ambiguous
+from inbound.reviews import queue
 from inbound.store import Item, KeptCallback, KeptPart, Origin
 
 log = logging.getLogger(__name__)
@@ -403,10 +404,10 @@ def message_entry(
 
     A number is never refused: a STOP counts from any sender. `answered`: the provider itself confirms a STOP.
     `retries_for`: the greatest age of a text without a time. `meant`: the meaning, where the text does not decide.
-    `public`: of the account, which decides the words that loosen.
+    `public`: of the account, which decides the words that loosen, and whose plan a number without a code is of.
     """
     name = message.provider_message_id or ""
-    number = as_received(message.sender)
+    number = as_received(message.sender, country=public.country or held.settings.country)
     subject_id = held.subject_keys.subject_id(number)
     mo_id = str(message_id(EPOCH, "mo", origin.provider, origin.account, name))
     meant = meant or _meant(origin, message, public)

@@ -86,7 +86,7 @@ def _holder(held: Resources[Any], origin: Origin) -> UnreadHandler:
                 received_at,
                 meant=UNREADABLE,
             )
-            for n, person in enumerate(people_in(unread.key, unread.value))
+            for n, person in enumerate(people_in(unread.key, unread.value, held.settings.country))
         ]
         if not entries:
             return None

@@ -13,13 +13,15 @@ from common.contracts import operator_topics
 from common.privacy.pruning import Pruner
 from common.service import Background, Resources, Service
 from common.settings import ServiceSettings
-from inbound import codes, operators, pruning, replies, reviews, store, webhooks
+from inbound import codes, operators, pruning, replies, store, webhooks
 from inbound.copier import copier
 from inbound.eraser import eraser
 from inbound.providers import PROVIDERS, SCHEMES, UNDOCUMENTED, Account, Kind
 from inbound.providers.provider import JSON_BYTES
 from inbound.pulls import LISTINGS, Keys, ovh_messages, puller
 from inbound.pulls.puller import Pull
+from inbound.reviews import api as reviews
+from inbound.reviews.effect import Effect
 
 SECRET_MIN_CHARS = 16  # Twilio's auth token has 32
 UNRESERVED = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)  # never escaped in a URL path
@@ -207,6 +209,9 @@ class Settings(ServiceSettings):
     """A callback waits so long for its record on Kafka, then gets 503. Operators give up after 15 s (DOMAIN
     3.1)."""
 
+    review_undo_s: float = Field(300.0, ge=0)
+    """How long a reviewer may undo a decision, before the decision takes effect. A STOP takes effect at once."""
+
     keep: pruning.Periods = pruning.Periods()
     """Retention periods, an object with the fields of `Periods`: docs/retention.md."""
 
@@ -242,6 +247,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 *ovh,
                 *(puller.worker(held, pull) for pull in pulls),
                 erasing.worker(),
+                *Effect(held.database).workers(),
                 Pruner(held.database, pruning.policy(settings.keep)).worker(),
             ],
         )

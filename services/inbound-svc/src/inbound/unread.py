@@ -10,11 +10,12 @@ import json
 import re
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple
 
 from common.sms import msisdn
-from common.sms.msisdn import NumberRefused
+from common.sms.msisdn import HOME, NumberProblem, NumberRefused
 
 SENDER, RECIPIENT = "sender", "recipient"  # as in `MessageDelivered`
 MOST_PEOPLE = 500  # of a record; more is no mistake of an operator's, and would fill the memory
@@ -31,17 +32,17 @@ class Person(NamedTuple):
     short_code: str
 
 
-def people_in(key: str | None, value: bytes | None) -> list[Person]:
+def people_in(key: str | None, value: bytes | None, country: str = HOME) -> list[Person]:
     """Return the people of an unreadable MO: its senders where a field names them, else each mobile number in it.
 
-    A key that is a number counts as well, first. At most MOST_PEOPLE.
+    A key that is a number counts as well, first. At most MOST_PEOPLE. `country`: of the numbers without a code.
     """
-    found = dict.fromkeys(_mobiles(key), "") if key is not None and _NUMBER.fullmatch(key) else {}
+    found = dict.fromkeys(_mobiles(key, country), "") if key is not None and _NUMBER.fullmatch(key) else {}
     objects = list(_objects(_parsed(value or b"")))
-    senders = {number: _code(each) for each in objects for number in _readings(each.get(SENDER))}
+    senders = {number: _code(each) for each in objects for number in _readings(each.get(SENDER), country)}
     if not senders:
         texts = [value or b"", *(_unpacked(each.get("data_base64")) for each in objects)]
-        senders = {number: "" for text in texts for number in _mobiles(_text(text))}
+        senders = {number: "" for text in texts for number in _mobiles(_text(text), country)}
     found |= senders
     return [Person(number, short_code) for number, short_code in islice(found.items(), MOST_PEOPLE)]
 
@@ -80,7 +81,7 @@ def _unpacked(packed: object) -> bytes:
         return b""
 
 
-def _readings(sender: object) -> tuple[str, ...]:
+def _readings(sender: object, country: str) -> tuple[str, ...]:
     """Return the possible numbers of a field, none where it holds no number."""
     if isinstance(sender, bool) or not isinstance(sender, int | str):
         return ()
@@ -88,7 +89,7 @@ def _readings(sender: object) -> tuple[str, ...]:
     if sum(char.isdigit() for char in raw) < _FEWEST_DIGITS:
         return ()
     try:
-        return msisdn.readings(raw, fictional=True)
+        return msisdn.readings(raw, countries=(country,), fictional=True)
     except NumberRefused:
         return ()
 
@@ -98,11 +99,19 @@ def _text(value: bytes) -> str:
     return value.replace(b"\0", b"").decode("latin-1")
 
 
-def _mobiles(text: str) -> Iterator[str]:
-    """Yield the mobile numbers in a text, read as French and as international where no sign says which."""
+def _mobiles(text: str, country: str) -> Iterator[str]:
+    """Yield the mobile numbers in a text, read as `country`'s and as international where no sign says which."""
     for found in islice(_NUMBER.finditer(text), MOST_CANDIDATES):
         for raw in dict.fromkeys((found[0], f"+{found[0].lstrip('+')}")):
-            try:
-                yield msisdn.parse(raw, fictional=True).e164
-            except NumberRefused:
-                continue
+            with suppress(NumberRefused):
+                yield from _mobile_readings(raw, country)
+
+
+def _mobile_readings(raw: str, country: str) -> Iterator[str]:
+    """Yield the mobile, or each of an ambiguous writing."""
+    try:
+        yield msisdn.parse(raw, countries=(country,), fictional=True).e164
+    except NumberRefused as refused:
+        if refused.reason is not NumberProblem.AMBIGUOUS:
+            raise
+        yield from msisdn.readings(raw, countries=(country,), fictional=True)

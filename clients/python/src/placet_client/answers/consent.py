@@ -124,6 +124,8 @@ class CheckedNumber(Answer):
             "machine",
             "unassigned",
             "fictional",
+            "ambiguous",
+            "country_not_covered",
         ]
     ]
     """The denial reasons, named as by the gate, or the fault of a number that cannot be texted."""
@@ -787,6 +789,21 @@ class SenderBody(Answer):
     """The author and the time of each of these statements."""
     stop_page: str | None
     """The address of the sender's stop links; null: no page is configured."""
+    findings: list[SenderFinding]
+    """What stands against the sender's work, known from the start; empty: nothing."""
+
+
+class SenderFinding(Answer):
+    """A remark on a sender, which was registered all the same."""
+
+    field: str
+    """The path of the field, as the request has it; null for no field."""
+    reason: Literal["country_not_covered"] | str
+    """`country_not_covered`: the law's data has no rules for the country, so marketing to its numbers is denied,
+    and national writings of its numbers are not read.
+    """
+    detail: str
+    """A sentence for people, which may change."""
 
 
 class SenderVersion(Answer):
@@ -839,6 +856,8 @@ class SenderVersion(Answer):
     """The author and the time of each of these statements."""
     stop_page: str | None
     """The address of the sender's stop links; null: no page is configured."""
+    findings: list[SenderFinding]
+    """What stands against the sender's work, known from the start; empty: nothing."""
     in_force_from: dt.datetime
     """The time from which the version counts."""
 

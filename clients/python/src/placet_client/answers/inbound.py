@@ -22,6 +22,37 @@ class Decision(Answer):
     """The reviewer, by `sub` of the token."""
     decided_at: dt.datetime
     """The time of the decision."""
+    takes_effect_at: dt.datetime
+    """From this instant the decision counts, and can no longer be undone; a STOP counts at once."""
+    in_effect: bool
+    """True: the decision is published, and stands."""
+
+
+class DecisionsAnswer(Answer):
+    """The results of a call that decides several texts."""
+
+    items: list[Result]
+    """A result for each text, in request order."""
+
+
+class Proposal(Answer):
+    """A line that a developer may take into the keyword lists, or leave."""
+
+    line: str
+    """The words of the texts, folded as the reader folds them, without numbers."""
+    intents: dict[str, int]
+    """The decisions on these texts, by meaning."""
+    people: int
+    """The people who wrote these words, two at least."""
+    rules: list[str]
+    """The rules that put the texts in review."""
+
+
+class Proposals(Answer):
+    """The lines proposed, the most people first."""
+
+    items: list[Proposal]
+    """The lines, from the newest 5,000 decisions in effect."""
 
 
 class Reply(Answer):
@@ -43,6 +74,19 @@ class Reply(Answer):
     """The time at which Placet first held the text, the opt-out or the evidence."""
     decided_at: dt.datetime | None
     """The time of the reviewer's decision."""
+
+
+class Result(Answer):
+    """The result for a text."""
+
+    mo_id: str
+    """The id of the text, a UUID, the same for each repeat by the operator."""
+    result: Literal["decided", "unchanged", "refused"] | str
+    """`unchanged`: the same person decided the same before."""
+    reason: str | None
+    """`unknown_review`, `already_decided` by another person or otherwise, or `only_a_stop`; null without a
+    refusal.
+    """
 
 
 class ReviewItem(Answer):
@@ -69,6 +113,16 @@ class ReviewItem(Answer):
     """
     rule: str
     """The rule that put the text in review."""
+    suggestion: Literal["stop", "start", "confirm", "contact", "erase", "review", "none"] | str | None
+    """The likely meaning, by the concern; null where no rule has one. The reviewer decides."""
+    like: str | None
+    """The same for all texts of the same words and concern, numbers aside, so that one call decides them; null
+    without a word.
+    """
+    due_at: dt.datetime
+    """When a person has read the text at the latest: a day for what may be a STOP, and within the month of the law
+    (RGPD art. 12) for a right.
+    """
     score: float
     """How sure the rule is, from 0 to 1."""
     occurred_at: dt.datetime

@@ -61,7 +61,11 @@ class NewContact(TypedDict):
     """A contact to create or to update, by the number."""
 
     number: str
-    """A mobile number in any usual notation; without a country code, a French number."""
+    """A mobile number in any usual notation. A writing that could be two people's is refused as `ambiguous`."""
+    country: NotRequired[str | None]
+    """The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2. Default: the sender's
+    country and those abroad; without a sender, those of the senders that the token covers.
+    """
     attributes: NotRequired[Mapping[str, str | bool | int | float | None]]
     """Attributes left out keep their values. `timezone` (Europe/Paris) takes precedence over the number's
     territory, `postcode` adds regional holidays, `language` chooses the text.
@@ -74,7 +78,11 @@ class NewConversion(TypedDict):
     """
 
     number: NotRequired[str | None]
-    """A mobile number in any usual notation; without a country code, a French number."""
+    """A mobile number in any usual notation."""
+    country: NotRequired[str | None]
+    """The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2. Default: the sender's
+    country and those abroad; without a sender, those of the senders that the token covers.
+    """
     subject_id: NotRequired[str | None]
     """The person, by the id with the sender's controller (`sub_…`); no answer has the number."""
     reference: str
@@ -143,7 +151,11 @@ class Who(TypedDict):
     """A person, by either `number` or `subject_id`, the person's id with the sender's controller."""
 
     number: NotRequired[str | None]
-    """A mobile number in any usual notation; without a country code, a French number."""
+    """A mobile number in any usual notation."""
+    country: NotRequired[str | None]
+    """The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2. Default: the sender's
+    country and those abroad; without a sender, those of the senders that the token covers.
+    """
     subject_id: NotRequired[str | None]
     """The person, by the id with the sender's controller (`sub_…`); no answer has the number."""
 

@@ -40,7 +40,13 @@ class ConsentBody(TypedDict):
     purpose: str
     """The purpose of the consent, by its id with the sender, such as `promotions`."""
     number: str
-    """A mobile number in any usual notation; without a country code, a French number."""
+    """A mobile number in any usual notation. A writing that could be two people's in the countries that apply is
+    refused as `ambiguous`.
+    """
+    country: NotRequired[str | None]
+    """The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2. Default: the sender's
+    country and those abroad; without a sender, those of the senders that the token covers.
+    """
     basis: NotRequired[Literal["opt_in", "soft_opt_in", "non_commercial"]]
     """`opt_in`; `soft_opt_in`, for products like those of a sale to the person, which needs `sale_reference` (CPCE
     L34-5); `non_commercial`.
@@ -91,6 +97,10 @@ class InteractionBody(TypedDict):
     """The sender, by the id of its registration, such as `maison-lune`."""
     number: str
     """A number in any notation with a digit."""
+    country: NotRequired[str | None]
+    """The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2. Default: the sender's
+    country and those abroad; without a sender, those of the senders that the token covers.
+    """
     occurred_at: dt.datetime
     """Time at source: when the person acted, in RFC 3339 with an offset."""
     evidence: EvidenceBody

@@ -17,6 +17,10 @@ class Send(TypedDict):
     """The sender, by the id of its registration, such as `maison-lune`."""
     to: str
     """A mobile number in any usual notation."""
+    country: NotRequired[str | None]
+    """The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2. Default: the sender's
+    country and those abroad; without a sender, those of the senders that the token covers.
+    """
     category: Literal["transactional", "service", "marketing"]
     """The lane. A service message waits for courtesy hours, a transactional message goes at any hour."""
     template_id: NotRequired[str | None]

@@ -20,6 +20,7 @@ from pydantic_settings import (
 from common.law import Policy, load
 from common.limits import Limited, shipped
 from common.limits import read as read_limits
+from common.sms.msisdn import HOME, PLANS
 from common.sms.prices import NO_PRICES, Prices
 from common.sms.prices import read as read_prices
 
@@ -156,6 +157,10 @@ class ServiceSettings(BaseSettings):
 
     fictional_numbers: bool = False
     """Numbers 06 39 98 xx xx count as metropolitan mobiles: development only."""
+    country: str = HOME
+    """The country by whose plan a number without a country code is read, where neither the call nor a sender says
+    which (ISO 3166-1 alpha-2).
+    """
 
     @classmethod
     def settings_customise_sources(
@@ -170,6 +175,13 @@ class ServiceSettings(BaseSettings):
         if not folder or not Path(folder).is_dir():  # validation refuses a missing folder
             return init_settings, env_settings
         return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=folder)
+
+    @field_validator("country")
+    @classmethod
+    def _with_a_plan(cls, value: str) -> str:
+        if value not in PLANS:
+            raise ValueError(f"no numbering plan is known: one of {', '.join(sorted(PLANS))}")
+        return value
 
     @field_validator("plain_text", mode="before")
     @classmethod

@@ -1,12 +1,17 @@
 """Read phone numbers, as typed by a person or sent by an operator, as E.164 with a territory. Pure.
 
-A number without a country code is French. libphonenumber decides countries other than +33 and the overseas codes. An
-overseas mobile in metropolitan form (0690…, +33690…), invalid to libphonenumber, moves to its own country code first
-(DOMAIN 6.2). No error, representation or reason from this module repeats the number.
+A number in international form is read as written. A national writing is read by the plan of the countries that apply:
+those of the sender, or the country named by the caller or the file (`applying`). A writing with two numbers is refused
+by `parse`, and stands for both in `readings`, which only measures that tighten use.
+
+libphonenumber decides countries other than +33 and the overseas codes. An overseas mobile in metropolitan form (0690…,
++33690…), invalid to libphonenumber, moves to its own country code first (DOMAIN 6.2). No error, representation or
+reason from this module repeats the number.
 """
 
 import re
 import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -27,14 +32,32 @@ class NumberProblem(StrEnum):
     MACHINE = "machine"  # 0700 (M2M), 0937 to 0939 (technical platforms): ARCEP 2022-1583
     UNASSIGNED = "unassigned"  # an unopened range: 071, 072, 0639 12
     FICTIONAL = "fictional"  # 06 39 98 xx xx, without `fictional`
+    AMBIGUOUS = "ambiguous"  # two people's, in the countries that apply
+    COUNTRY_NOT_COVERED = "country_not_covered"  # a national writing of a country without a plan here
 
 
 class NumberRefused(ValueError):
-    """The number cannot receive SMS; the error does not keep it."""
+    """The number cannot receive SMS, or could be two people's; the error does not keep it.
 
-    def __init__(self, reason: NumberProblem) -> None:
+    `territories`: of each reading of an ambiguous number.
+    """
+
+    def __init__(self, reason: NumberProblem, territories: tuple[str, ...] = ()) -> None:
         super().__init__(reason.value)
         self.reason = reason
+        self.territories = territories
+
+    @property
+    def remedy(self) -> str:
+        """Return what to do, for people."""
+        match self.reason:
+            case NumberProblem.AMBIGUOUS:
+                read = " and ".join(self.territories)
+                return f"could be a number of {read}: write it in international form, with + and the country code"
+            case NumberProblem.COUNTRY_NOT_COVERED:
+                return "national writings of this country are not read: write it in international form, with +"
+            case _:
+                return "not a mobile number one may text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +105,36 @@ OVERSEAS = {
     "70936": "262",
     "70937": "262",
 }
+HOME = "FR"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A national numbering plan. `trunk`: the digit written at home before a number, never after the country code."""
+
+    code: str
+    trunk: str
+    source: str
+    international: str = "00"  # written before the country code of an international number
+
+
+_ARCEP = Plan("33", "0", "ARCEP 2018-0881: one plan for metropolitan France and the overseas departments, 0508 too")
+_NANP = Plan("1", "1", "ITU-T E.164, +1: North American Numbering Plan (47 CFR 52.5)", "011")
+PLANS: Mapping[str, Plan] = {  # every country and overseas place of the law's data, by ISO 3166-1
+    **dict.fromkeys(("FR", "GP", "BL", "MF", "MQ", "GF", "RE", "YT", "PM"), _ARCEP),
+    "NC": Plan("687", "", "ITU-T E.164, +687: six digits"),
+    "PF": Plan("689", "", "ITU-T E.164, +689: eight digits"),
+    "WF": Plan("681", "", "ITU-T E.164, +681: six digits"),
+    "BE": Plan("32", "0", "ITU-T E.164, +32; royal decree of 27 April 2007 on the national numbering space"),
+    "CA": _NANP,
+    "DE": Plan("49", "0", "ITU-T E.164, +49; Bundesnetzagentur, Nummernplan Rufnummern für Mobile Dienste"),
+    "ES": Plan("34", "", "ITU-T E.164, +34; Real Decreto 2296/2004, Plan nacional de numeración telefónica"),
+    "GB": Plan("44", "0", "ITU-T E.164, +44; Ofcom, The National Telephone Numbering Plan"),
+    "US": _NANP,
+}
+MIQUELON_DIGITS = 6  # at home; 0508 stands before these elsewhere in France
+NANP_DIGITS = 10  # without the 1
+OF_A_LINE = (NumberProblem.NOT_MOBILE, NumberProblem.MACHINE, NumberProblem.FICTIONAL)  # a number, of no person to text
 FICTION = "63998"  # ARCEP reserves 06 39 98 xx xx for works of fiction
 NATIONAL_DIGITS = 9  # without the 0
 MAX_RAW_CHARS = 64  # longer input is prose
@@ -89,7 +142,7 @@ E164_MAX_DIGITS = 15  # ITU-T E.164
 
 _SCHEME = re.compile(r"(?:tel|sms|callto):", re.IGNORECASE)
 _QUOTES = "'\"`´‘’“”«»= \t"  # spreadsheets keep a leading zero by ="
-_PARTS = re.compile(r"(\+?)[\d\s.,/()\[\]_\-]*", re.ASCII)
+_PARTS = re.compile(r"[(\[]?\s*(\+?)[\d\s.,/()\[\]_\-]*", re.ASCII)
 _NOT_DIGITS = re.compile(r"\D+", re.ASCII)
 _SPREADSHEET = re.compile(r"\+?\d{9,}\.0", re.ASCII)  # a number column read as floats
 # A French country code without a sign. Nine digits alone are a national number without its 0.
@@ -118,78 +171,211 @@ _METROPOLITAN = re.compile(rf"(?:0|\+33)({_MOBILE['33'].pattern})", re.ASCII)
 _FICTIONAL = re.compile(rf"\+33{FICTION}\d{{4}}", re.ASCII)
 
 
-def metropolitan(raw: str) -> str | None:
+def metropolitan(raw: str, countries: Sequence[str] = (HOME,)) -> str | None:
     """Return the E.164 of a metropolitan mobile written 06… or +336…, or `None`; as `parse`, in a sixth of the time."""
-    found = _METROPOLITAN.fullmatch(raw)
+    found = _METROPOLITAN.fullmatch(raw) if _is_french(countries) else None
     return f"+33{found[1]}" if found else None
 
 
-def parse(raw: str, *, fictional: bool = False) -> Msisdn:
-    """Return the mobile denoted by `raw`, read as French unless `raw` names a country. Raises NumberRefused.
+def applying(named: str | None, of_sender: Sequence[str] = (), home: str = HOME) -> tuple[str, ...]:
+    """Return the countries whose national writings apply, the home of the sender first.
 
+    named      by the caller or the file: this country alone
+    of_sender  the sender's own country, then those abroad; `home`, the installation's, where there is no sender
+    """
+    return (named,) if named is not None else tuple(of_sender) or (home,)
+
+
+def parse(raw: str, *, countries: Sequence[str] = (HOME,), fictional: bool = False) -> Msisdn:
+    """Return the only mobile denoted by `raw`. Raises NumberRefused, with AMBIGUOUS for a number of two people.
+
+    `countries`: as by `applying`. A mobile of the first is no other's for being a fixed line abroad; a mobile abroad is
+    refused where the writing is any line's of another of the countries.
     `fictional` accepts 06 39 98 xx xx as a metropolitan mobile: development stacks only.
     """
-    if (e164 := metropolitan(raw)) is not None:
+    if (e164 := metropolitan(raw, countries)) is not None:
         return Msisdn(e164, "FR")
-    signed, digits = _fold(raw)
+    signed, digits = _fold(raw, countries)
+    if signed:
+        return _international(digits, fictional)
+    if countries[0] not in PLANS:
+        raise NumberRefused(NumberProblem.COUNTRY_NOT_COVERED)
+    read = list(_national_readings(digits, countries, fictional))
+    mobiles = {each.e164: each for _, each in read if isinstance(each, Msisdn)}
+    if not mobiles:
+        problem = read[0][1]
+        assert isinstance(problem, NumberProblem)
+        raise NumberRefused(problem)
+    found, *others = mobiles.values()
+    at_home = found == read[0][1]
+    lines = [country for country, each in read if each in OF_A_LINE]
+    if others or (lines and not at_home):
+        territories = (*(each.territory for each in mobiles.values()), *lines)
+        raise NumberRefused(NumberProblem.AMBIGUOUS, tuple(dict.fromkeys(territories)))
+    return found
+
+
+def readings(raw: str, *, countries: Sequence[str] = (HOME,), fictional: bool = False) -> tuple[str, ...]:
+    """Return every possible number, that of the first country first. Raises NumberRefused without a digit.
+
+    687751234 is a French mobile without its 0 if a person wrote it, and a number in Nouméa if an operator did; to a
+    sender of France and Spain, also a Spanish mobile. A measure that only tightens applies to all.
+    """
+    if (e164 := metropolitan(raw, countries)) is not None:
+        return (e164,)
+    received = as_received(raw, country=countries[0])
+    try:
+        signed, digits = _fold(raw, countries)
+    except NumberRefused:
+        if not any(char.isdigit() for char in received):
+            raise
+        return (received,)
+    if signed:
+        try:
+            return (_international(digits, fictional).e164,)
+        except NumberRefused:
+            return (received,)
+    read = _national_readings(digits, countries, fictional)
+    found = [
+        each.e164 if isinstance(each, Msisdn) else _line(country, digits) for country, each in read if _meant(each)
+    ]
+    return tuple(dict.fromkeys((*found, received)))
+
+
+def any_number(raw: str, *, countries: Sequence[str] = (HOME,), fictional: bool = False) -> str:
+    """Return the number as read by `parse`, or else as sent by an operator.
+
+    Raises NumberRefused without a digit, and with AMBIGUOUS for a number of two people.
+    """
+    try:
+        return parse(raw, countries=countries, fictional=fictional).e164
+    except NumberRefused as refused:
+        if refused.reason is NumberProblem.AMBIGUOUS:
+            raise
+        return readings(raw, countries=countries, fictional=fictional)[0]
+
+
+def as_received(raw: str, *, country: str = HOME) -> str:
+    """Return the number of a received message as "+digits". Never refuses: a STOP counts from any sender.
+
+    Gives the same subject as `parse`, but an operator's number always has the country code: to a French account
+    687751234 is in Nouméa here, and in `parse` two people's. `country`: of the account's public.
+    """
+    try:
+        signed, digits = _fold(raw, (country,))
+    except NumberRefused:
+        decimals = (unicodedata.decimal(character, None) for character in raw)
+        return "+" + "".join(str(digit) for digit in decimals if digit is not None)
+    if not signed and not _is_french((country,)) and country in PLANS:
+        return _received_abroad(digits, country)
+    signed = signed or _names_a_code(digits)
     country_code, national = _read(signed, digits)
-    if country_code is None:
-        return _foreign(digits)
+    if country_code is None or (country_code == "33" and not signed and len(national) != NATIONAL_DIGITS):
+        return f"+{digits}"
+    if country_code == "33" and not national.startswith(FICTION):
+        country_code, national = _moved(national)
+    return f"+{country_code}{national}"
+
+
+def _received_abroad(digits: str, country: str) -> str:
+    """Return the number that an operator of `country` sent without a sign: a mobile at home, else international."""
+    found = _of_plan(digits, country)
+    if isinstance(found, Msisdn):
+        return found.e164
+    plan = PLANS[country]
+    if plan.trunk == "0" and digits.startswith("0"):
+        return f"+{plan.code}{digits[1:]}"
+    return f"+{digits}"
+
+
+def _names_a_code(digits: str) -> bool:
+    """Return whether `digits` are a French country code and a mobile."""
+    return any(digits.startswith(code) and _MOBILE[code].fullmatch(digits.removeprefix(code)) for code in TERRITORIES)
+
+
+def _is_french(countries: Sequence[str]) -> bool:
+    return PLANS.get(countries[0]) is _ARCEP
+
+
+def _meant(reading: Msisdn | NumberProblem) -> bool:
+    return isinstance(reading, Msisdn) or reading in OF_A_LINE
+
+
+def _line(country: str, digits: str) -> str:
+    """Return a number of a line that is no mobile, so that a STOP covers the line."""
+    return f"+{PLANS[country].code}{digits.removeprefix(PLANS[country].trunk)}"
+
+
+def _national_readings(
+    digits: str, countries: Sequence[str], fictional: bool
+) -> Iterator[tuple[str, Msisdn | NumberProblem]]:
+    """Yield (country, the mobile or the fault) for each plan that applies, a plan once, the sender's home first."""
+    seen: set[str] = set()
+    for country in countries:
+        plan = PLANS.get(country)
+        short = digits.removeprefix("0") if country == "PM" else ""
+        if len(short) == MIQUELON_DIGITS and _MOBILE["508"].fullmatch(short):
+            yield country, Msisdn(f"+508{short}", country)
+            continue
+        if plan is None or plan.code in seen:
+            continue
+        seen.add(plan.code)
+        if plan is not _ARCEP:
+            yield country, _of_plan(digits, country)
+            continue
+        yield country, _french(digits, fictional)
+        if _names_a_code(digits):  # 687751234: in Nouméa, or a mobile without its 0
+            e164 = f"+{digits}"
+            yield country, Msisdn(e164, territory_of(e164))
+
+
+def _of_plan(digits: str, country: str) -> Msisdn | NumberProblem:
+    """Return the mobile of a national writing, or of one with the plan's code without a sign."""
+    plan = PLANS[country]
+    if digits.startswith(plan.code) and plan.code != plan.trunk:
+        unsigned = _judged(f"{plan.code}{digits.removeprefix(plan.code).removeprefix(plan.trunk)}")
+        if isinstance(unsigned, Msisdn):
+            return unsigned
+    national = digits
+    if plan is not _NANP or len(digits) > NANP_DIGITS:
+        national = digits.removeprefix(plan.trunk)
+    return _judged(f"{plan.code}{national}")
+
+
+def _judged(digits: str) -> Msisdn | NumberProblem:
+    try:
+        return _international(digits, fictional=False)
+    except NumberRefused as refused:
+        return refused.reason
+
+
+def _french(digits: str, fictional: bool) -> Msisdn | NumberProblem:
+    country_code, national = _read(False, digits)
+    assert country_code is not None
+    try:
+        return _of_france(country_code, national, fictional)
+    except NumberRefused as refused:
+        return refused.reason
+
+
+def _international(digits: str, fictional: bool) -> Msisdn:
+    """Return the mobile of digits that begin with a country code. Raises NumberRefused."""
+    country_code, national = _read(True, digits)
+    return _foreign(digits) if country_code is None else _of_france(country_code, national, fictional)
+
+
+def _of_france(country_code: str, national: str, fictional: bool) -> Msisdn:
+    """Return the mobile of a country code of France. Raises NumberRefused."""
     if country_code == "33":
         if national.startswith(FICTION) and len(national) == NATIONAL_DIGITS:
             if fictional:
                 return Msisdn(f"+33{national}", "FR")
             raise NumberRefused(NumberProblem.FICTIONAL)
-        country_code = _moved(national)
+        country_code, national = _moved(national)
     if not _MOBILE[country_code].fullmatch(national):
         raise NumberRefused(_problem(country_code, national))
     e164 = f"+{country_code}{national}"
     return Msisdn(e164, territory_of(e164))
-
-
-def readings(raw: str, *, fictional: bool = False) -> tuple[str, ...]:
-    """Return the possible numbers, that of `parse` first. Raises NumberRefused without a digit.
-
-    687751234 is a French mobile without its 0 if a person wrote it, and a number in Nouméa if an operator did. A
-    measure that only tightens applies to both.
-    """
-    if (e164 := metropolitan(raw)) is not None:
-        return (e164,)
-    received = as_received(raw)
-    try:
-        read = parse(raw, fictional=fictional).e164
-    except NumberRefused:
-        if not any(char.isdigit() for char in received):
-            raise
-        return (received,)
-    return (read,) if read == received else (read, received)
-
-
-def any_number(raw: str, *, fictional: bool = False) -> str:
-    """Return the number as read by `parse`, or else as sent by an operator. Raises NumberRefused without a digit."""
-    return readings(raw, fictional=fictional)[0]
-
-
-def as_received(raw: str) -> str:
-    """Return the number of a received message as "+digits". Never refuses: a STOP counts from any sender.
-
-    Gives the same subject as `parse`, but an operator's number always has the country code: 687751234 is in Nouméa here
-    and a French mobile in `parse`.
-    """
-    try:
-        signed, digits = _fold(raw)
-    except NumberRefused:
-        decimals = (unicodedata.decimal(character, None) for character in raw)
-        return "+" + "".join(str(digit) for digit in decimals if digit is not None)
-    signed = signed or any(
-        digits.startswith(code) and _MOBILE[code].fullmatch(digits.removeprefix(code)) for code in TERRITORIES
-    )
-    country_code, national = _read(signed, digits)
-    if country_code is None or (country_code == "33" and not signed and len(national) != NATIONAL_DIGITS):
-        return f"+{digits}"
-    if country_code == "33" and not national.startswith(FICTION):
-        country_code = _moved(national)
-    return f"+{country_code}{national}"
 
 
 def territory_of(e164: str) -> str:
@@ -226,8 +412,11 @@ def _north_american(area_code: str) -> str:
     return "US"
 
 
-def _fold(raw: str) -> tuple[bool, str]:
-    """Return (whether a country code is named, digits). Raises EMPTY or NOT_A_NUMBER."""
+def _fold(raw: str, countries: Sequence[str]) -> tuple[bool, str]:
+    """Return (whether a country code is named, digits). Raises EMPTY or NOT_A_NUMBER.
+
+    00 is written before a country code everywhere, and 011 where +1 applies: no number there begins with 0.
+    """
     if len(raw) > MAX_RAW_CHARS:
         raise NumberRefused(NumberProblem.NOT_A_NUMBER)
     text = raw if raw.isascii() else _ascii(raw)
@@ -243,6 +432,8 @@ def _fold(raw: str) -> tuple[bool, str]:
     signed = bool(parts[1]) or digits.startswith("00")
     if signed:
         digits = _NOT_DIGITS.sub("", text.replace("(0)", "", 1)).removeprefix("00")  # +49 (0)…
+    elif PLANS.get(countries[0]) is _NANP and digits.startswith(_NANP.international):
+        signed, digits = True, digits.removeprefix(_NANP.international)
     if not digits:
         raise NumberRefused(NumberProblem.NOT_A_NUMBER)
     return signed, digits
@@ -276,11 +467,16 @@ def _read(signed: bool, digits: str) -> tuple[str | None, str]:
     return None, digits
 
 
-def _moved(national: str) -> str:
-    """Return the true country code of a national number."""
+def _moved(national: str) -> tuple[str, str]:
+    """Return the true (country code, number) of a national number. 0508 stands before the six digits of Miquelon."""
     if len(national) != NATIONAL_DIGITS:
-        return "33"
-    return OVERSEAS.get(national[:3]) or OVERSEAS.get(national[:4]) or OVERSEAS.get(national[:5]) or "33"
+        return "33", national
+    if national.startswith("508") and _MOBILE["508"].fullmatch(national[3:]):
+        return "508", national[3:]
+    code = OVERSEAS.get(national[:3]) or OVERSEAS.get(national[:4]) or OVERSEAS.get(national[:5])
+    if code is None and _MOBILE["508"].fullmatch(national) and not _MOBILE["33"].fullmatch(national):
+        code = "508"  # 0708 4…
+    return code or "33", national
 
 
 def _problem(country_code: str, national: str) -> NumberProblem:

@@ -10,6 +10,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from common.web.fields import NumberCountry
+
 MOST = 500  # below the lines of the ledger that one read returns
 
 
@@ -19,6 +21,7 @@ class TimelineAsked(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"number": "06 39 98 12 34"}]})
 
     number: str = Field(min_length=1, max_length=64, description="A mobile number in any usual notation.")
+    country: NumberCountry = None
     limit: int = Field(MOST, ge=1, le=MOST, description="Moments at most, the newest ones.")
 
 

@@ -82,6 +82,8 @@ EXPLANATIONS: dict[str, str] = {
     NumberProblem.MACHINE: "a number kept for machines",
     NumberProblem.UNASSIGNED: "a range that is not in use",
     NumberProblem.FICTIONAL: "a range kept for fiction",
+    NumberProblem.AMBIGUOUS: "could be two people's: write it in international form, with + and the country code",
+    NumberProblem.COUNTRY_NOT_COVERED: "of a country without a known plan: write it in international form, with +",
     LineProblem.TOO_MANY_CELLS: "more cells than the header has columns",
     LineProblem.ATTRIBUTE_TOO_LONG: f"a value of more than {MAX_CHARS} characters",
     LineProblem.NO_NUMBER: "the attribute holds numbers, and this is none",

@@ -3,7 +3,7 @@
 A request names a contact in its body, never in the URL.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Annotated, Any, Literal
@@ -19,10 +19,10 @@ from campaign.message.text import STOP_FIELD
 from campaign.senders import registry
 from common.privacy import erasing
 from common.service import Resources, resources
-from common.sms.msisdn import NumberRefused, parse
+from common.sms.msisdn import NumberRefused, applying, parse
 from common.web.auth import Caller, require
 from common.web.edge_id import ControllerIds
-from common.web.fields import NumberFree, Storable
+from common.web.fields import NumberCountry, NumberFree, Storable
 from common.web.openapi import refuses
 from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position, subject_of
 from common.web.problems import Invalid, NotFound, Reason
@@ -48,8 +48,10 @@ class NewContact(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     number: Number = Field(
-        description="A mobile number in any usual notation; without a country code, a French number."
+        description="A mobile number in any usual notation. A writing that could be two people's is refused as"
+        " `ambiguous`."
     )
+    country: NumberCountry = None
     attributes: dict[Name, Storable | bool | int | float | None] = Field(
         {},
         max_length=MAX_COLUMNS,
@@ -109,9 +111,8 @@ class Who(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    number: Number | None = Field(
-        None, description="A mobile number in any usual notation; without a country code, a French number."
-    )
+    number: Number | None = Field(None, description="A mobile number in any usual notation.")
+    country: NumberCountry = None
     subject_id: SubjectId | None = None
 
     @model_validator(mode="after")
@@ -177,12 +178,12 @@ async def put_contacts(body: NewContacts, held: Held, caller: Writer) -> Verdict
     The first accepted value of an unknown attribute fixes its kind: a JSON number, a JSON boolean, else text.
     Attributes named like phone numbers are dropped (`other_numbers`).
     """
-    await registry.known(held.database, caller, body.sender_id)
+    sender = await registry.known(held.database, caller, body.sender_id)
     ids = held.edge_ids.of(await caller.controller_of(body.sender_id))
     now = datetime.now(UTC)
     async with held.database.begin() as tx:
         kinds = known = await attributes.kinds_of(tx, body.sender_id)
-        whose = [_whose(contact, held) for contact in body.contacts]
+        whose = [_whose(contact, held, sender.countries) for contact in body.contacts]
         await erasing.be_waited_for(tx)
         erased = await store.erased_among(
             tx, body.sender_id, {who.subject_id for who in whose if isinstance(who, _Whose)}
@@ -245,8 +246,9 @@ async def look_up_contact(body: ContactAsked, held: Held, caller: Reader) -> Con
     """Return a contact with the attributes, found by the number or by the person's id."""
     await caller.may_use(body.sender_id)
     ids = held.edge_ids.of(await caller.controller_of(body.sender_id))
+    countries = await caller.countries(None, [body.sender_id], held.settings.country)
     async with held.database.begin() as tx:
-        found = await store.find_contact(tx, body.sender_id, person_named(body, held, ids))
+        found = await store.find_contact(tx, body.sender_id, person_named(body, held, ids, countries))
     if found is None:
         raise NotFound("the sender has no such contact", reasons=[Reason(None, "unknown_contact")])
     return shown(found, ids)
@@ -265,7 +267,10 @@ async def delete_contacts(body: Gone, held: Held, caller: Writer) -> Deleted:
     """
     await caller.may_use(body.sender_id)
     ids = held.edge_ids.of(await caller.controller_of(body.sender_id))
-    subject_ids = sorted({person_named(who, held, ids, f"contacts.{place}") for place, who in enumerate(body.contacts)})
+    countries = await caller.countries(None, [body.sender_id], held.settings.country)
+    subject_ids = sorted(
+        {person_named(who, held, ids, countries, f"contacts.{place}") for place, who in enumerate(body.contacts)}
+    )
     async with held.database.begin() as tx:
         return Deleted(deleted=await store.delete_of_sender(tx, body.sender_id, subject_ids))
 
@@ -325,12 +330,13 @@ def _inferred(contact: NewContact, known: Mapping[str, Kind]) -> dict[str, Kind]
     return found
 
 
-def _whose(contact: NewContact, held: Resources[Any]) -> _Whose | str:
+def _whose(contact: NewContact, held: Resources[Any], of_sender: Sequence[str]) -> _Whose | str:
     """Return the contact's identity, or the reason for a refusal."""
     if STOP_FIELD in contact.attributes:
         return LineProblem.RESERVED_COLUMN
     try:
-        msisdn = parse(contact.number, fictional=held.settings.fictional_numbers)
+        countries = applying(contact.country, of_sender, held.settings.country)
+        msisdn = parse(contact.number, countries=countries, fictional=held.settings.fictional_numbers)
     except NumberRefused as refused:
         return refused.reason
     return _Whose(held.subject_keys.subject_id(msisdn.e164), msisdn.e164, msisdn.territory)
@@ -361,8 +367,8 @@ def _refused(reason: str, subject_id: str | None) -> Verdict:
     return Verdict(result="refused", subject_id=subject_id, reason=reason, detail=detail)
 
 
-def person_named(who: Who, held: Resources[Any], ids: ControllerIds, at: str = "") -> str:
-    """Return the subject id of a person.
+def person_named(who: Who, held: Resources[Any], ids: ControllerIds, of_sender: Sequence[str], at: str = "") -> str:
+    """Return the subject id of a person. `of_sender`: the sender's countries.
 
     Raises Invalid for a refused number, and for an id that is none of the controller's.
     """
@@ -377,7 +383,9 @@ def person_named(who: Who, held: Resources[Any], ids: ControllerIds, at: str = "
         return subject_id
     assert who.number is not None
     try:
-        return str(held.subject_keys.subject_id(parse(who.number, fictional=held.settings.fictional_numbers).e164))
+        countries = applying(who.country, of_sender, held.settings.country)
+        found = parse(who.number, countries=countries, fictional=held.settings.fictional_numbers)
+        return str(held.subject_keys.subject_id(found.e164))
     except NumberRefused as refused:
         field = f"{at}.number" if at else "number"
         raise Invalid(EXPLANATIONS[refused.reason], reasons=[Reason(field, refused.reason)]) from refused

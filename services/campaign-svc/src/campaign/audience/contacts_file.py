@@ -28,7 +28,7 @@ from campaign.audience.contact_fields import (
 )
 from campaign.message.text import STOP_FIELD
 from common.sms.labels import holds_a_number
-from common.sms.msisdn import NumberRefused, metropolitan, parse
+from common.sms.msisdn import HOME, NumberRefused, metropolitan, parse
 
 T = TypeVar("T")
 
@@ -107,12 +107,19 @@ class Reading:
     """The reading of a file."""
 
     def __init__(
-        self, body: Iterable[bytes], kinds: Mapping[str, Kind], *, fictional: bool = False, size: int = CHUNK_LINES
+        self,
+        body: Iterable[bytes],
+        kinds: Mapping[str, Kind],
+        *,
+        countries: Sequence[str] = (HOME,),
+        fictional: bool = False,
+        size: int = CHUNK_LINES,
     ) -> None:
         self.read_as = ReadAs()
         self._body = body
         self._kinds = kinds
         self._typed = [(name, kind) for name, kind in kinds.items() if kind is not Kind.TEXT]
+        self._countries = countries
         self._fictional = fictional
         self._size = size
         self._named: set[str] = set()
@@ -134,12 +141,12 @@ class Reading:
     def _checked(self, batch: _Batch) -> Chunk:
         """Parse the numbers, and check values by kind."""
         lines, attributes, refusals = batch.lines, batch.attributes, batch.refusals
-        e164s = [metropolitan(number) or "" for number in batch.numbers]
+        e164s = [metropolitan(number, self._countries) or "" for number in batch.numbers]
         territories = ["FR"] * len(e164s)
         refused: dict[int, str] = {}
         for place in [place for place, e164 in enumerate(e164s) if not e164]:
             try:
-                msisdn = parse(batch.numbers[place], fictional=self._fictional)
+                msisdn = parse(batch.numbers[place], countries=self._countries, fictional=self._fictional)
             except NumberRefused as error:
                 refused[place] = error.reason
             else:

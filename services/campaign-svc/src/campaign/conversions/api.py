@@ -103,10 +103,10 @@ async def record_conversions(body: NewConversions, held: Held, caller: Writer) -
     Send a request again after a lost answer: a `reference` counts once. Send the conversions of every customer, whether
     a campaign reached the customer or not, or the comparison with the holdout is not fair.
     """
-    await registry.known(held.database, caller, body.sender_id)
+    sender = await registry.known(held.database, caller, body.sender_id)
     ids = held.edge_ids.of(await caller.controller_of(body.sender_id))
     now = datetime.now(UTC)
-    read = [_read(each, held, ids, now) for each in body.conversions]
+    read = [_read(each, held, ids, sender.countries, now) for each in body.conversions]
     people = {each.subject_id for each in read if isinstance(each, Conversion)}
     async with held.database.begin() as tx:
         await erasing.be_waited_for(tx)
@@ -118,12 +118,14 @@ async def record_conversions(body: NewConversions, held: Held, caller: Writer) -
     return ConversionVerdicts(items=_verdicts([each.reference for each in body.conversions], told, new))
 
 
-def _read(body: NewConversion, held: Resources[Any], ids: ControllerIds, now: datetime) -> Conversion | str:
+def _read(
+    body: NewConversion, held: Resources[Any], ids: ControllerIds, of_sender: Sequence[str], now: datetime
+) -> Conversion | str:
     """Return the conversion, or the reason for a refusal."""
     if body.occurred_at > now + CLOCK_SKEW:
         return "in_the_future"
     try:
-        subject_id = person_named(body, held, ids)
+        subject_id = person_named(body, held, ids, of_sender)
     except Invalid as refused:
         return refused.reasons[0].reason
     value = None if body.value is None else Decimal(body.value)

@@ -51,6 +51,7 @@ contact_import = Table(
     Column("due_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("failed", Boolean, nullable=False, server_default=text("false")),  # `finished` is true as well
     Column("finished", Boolean, nullable=False, server_default=text("true")),
+    Column("country", Text, nullable=True),  # by whose plan national numbers are read; NULL: the sender's
     Index("contact_import_created_ix", "created_at"),
     Index("contact_import_sender_ix", "sender_id", "created_at"),
     Index("contact_import_waiting_ix", "import_id", postgresql_where=text("complete AND NOT finished")),
@@ -116,16 +117,29 @@ async def put_attempt(tx: AsyncConnection, import_id: str, attempts: int, due_at
 
 
 async def open_import(
-    tx: AsyncConnection, import_id: str, sender_id: str, created_by: str, length: int | None, now: datetime
+    tx: AsyncConnection,
+    import_id: str,
+    sender_id: str,
+    created_by: str,
+    length: int | None,
+    country: str | None,
+    now: datetime,
 ) -> None:
     """Insert an import without a file. The caller holds the claim."""
     await tx.execute(
         text(
             "INSERT INTO contact_import (import_id, sender_id, created_by, created_at, fingerprint, lines, created,"
-            " updated, duplicates, refused, reasons, bytes, complete, finished)"
-            " VALUES (:id, :sender_id, :created_by, :now, '', 0, 0, 0, 0, 0, '{}', :length, false, false)"
+            " updated, duplicates, refused, reasons, bytes, country, complete, finished)"
+            " VALUES (:id, :sender_id, :created_by, :now, '', 0, 0, 0, 0, 0, '{}', :length, :country, false, false)"
         ),
-        {"id": import_id, "sender_id": sender_id, "created_by": created_by, "length": length, "now": now},
+        {
+            "id": import_id,
+            "sender_id": sender_id,
+            "created_by": created_by,
+            "length": length,
+            "country": country,
+            "now": now,
+        },
     )
 
 

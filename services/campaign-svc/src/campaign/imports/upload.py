@@ -26,7 +26,7 @@ from campaign.senders import registry
 from common.keyring import SubjectKeys
 from common.service import Resources, resources
 from common.web.auth import NOBODY, Caller, require
-from common.web.fields import Storable
+from common.web.fields import NumberCountry, Storable
 from common.web.idempotency import Key, KeyInProgress, KeyReused, derived_id, same
 from common.web.openapi import refuses, tells
 from common.web.pagination import LIMIT, SORTED, Cursor, Limit, OfSender, Page, Sort, next_of, position
@@ -132,6 +132,7 @@ async def import_contacts(
     held: Held,
     caller: Writer,
     sender_id: Annotated[Storable, Query(min_length=1, max_length=40)],
+    country: NumberCountry = None,
     key: Key = None,
     length: Length = None,
     defer_length: Annotated[str | None, Header(alias="Upload-Defer-Length", pattern="^1$")] = None,
@@ -164,7 +165,7 @@ async def import_contacts(
                 raise Malformed("send the file to the import's `Location`", reasons=[Reason("body", "not_here")])
             _check_length(length, held.settings.import_max_bytes)
             if found is None:
-                await _open(held, import_id, sender_id, caller, length)
+                await _open(held, import_id, sender_id, caller, length, country)
             elif length is not None and found["bytes"] != length:
                 raise KeyReused
             return _as_opened(await _find(held, import_id), length)
@@ -173,7 +174,7 @@ async def import_contacts(
                 pass
             same(found["fingerprint"], _fingerprint(held.subject_keys, sender_id, body.digest))
         else:
-            await _open(held, import_id, sender_id, caller, None)
+            await _open(held, import_id, sender_id, caller, None, country)
             try:
                 await _arrive(held, claim, import_id, body, lambda received: True)
             except TooLarge:
@@ -289,11 +290,13 @@ async def _claimed(held: Resources[Any], import_id: str, busy: Problem) -> Async
         yield claim
 
 
-async def _open(held: Resources[Any], import_id: str, sender_id: str, caller: Caller, length: int | None) -> None:
+async def _open(
+    held: Resources[Any], import_id: str, sender_id: str, caller: Caller, length: int | None, country: str | None
+) -> None:
     """Open an import without any earlier bytes. The caller has claimed the import."""
     async with held.database.begin() as tx:
         await store.forget_import(tx, import_id)
-        await store.open_import(tx, import_id, sender_id, caller.subject, length, datetime.now(UTC))
+        await store.open_import(tx, import_id, sender_id, caller.subject, length, country, datetime.now(UTC))
 
 
 async def _forget(held: Resources[Any], import_id: str) -> None:

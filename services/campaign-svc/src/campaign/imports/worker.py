@@ -24,9 +24,11 @@ from campaign.audience.contact_fields import LineProblem
 from campaign.audience.contacts_file import Chunk, Reading, Refusal
 from campaign.audience.store import ImportedRow
 from campaign.imports import store
+from campaign.senders import store as senders
 from common.db.timer import Timer, Worker
 from common.keyring import FieldKeys
 from common.service import Resources
+from common.sms.msisdn import applying
 from common.telemetry import counter
 
 log = logging.getLogger(__name__)
@@ -71,8 +73,10 @@ async def record(held: Resources[Any], claim: AsyncConnection, import_id: str) -
             return
         await store.put_attempt(tx, import_id, attempts, datetime.now(UTC) + pause(attempts))
         known = await attributes.kinds_of(tx, found["sender_id"])
+        sender = await senders.find_sender(tx, found["sender_id"])
     body = pieces(claim, held.field_keys, import_id, found["pieces"])
-    reading = Reading(body, known, fictional=held.settings.fictional_numbers)
+    countries = applying(found["country"], sender.countries if sender else (), held.settings.country)
+    reading = Reading(body, known, countries=countries, fictional=held.settings.fictional_numbers)
     steps = _sealed(held, reading.chunks(), found)
     step = await asyncio.to_thread(next, steps, None)
     while step is not None:

@@ -4,7 +4,7 @@ The gate treats a test as any message: testers must have consented, with proof. 
 letter, except for links.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
@@ -35,9 +35,9 @@ from common.contracts.campaign import MessageRequested
 from common.kafka import outbox
 from common.service import Resources, resources
 from common.sms.message_id import message_id
-from common.sms.msisdn import Msisdn, NumberRefused, parse
+from common.sms.msisdn import Msisdn, NumberRefused, applying, parse
 from common.web.auth import Caller, require
-from common.web.fields import Storable
+from common.web.fields import NumberCountry, Storable
 from common.web.idempotency import Key, claim, derived_id, fingerprint_of, keyed, same
 from common.web.openapi import refuses
 from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
@@ -76,6 +76,7 @@ class NewTest(BaseModel):
         max_length=MOST_NUMBERS,
         description="The mobile numbers to send to, up to five, in any usual notation.",
     )
+    country: NumberCountry = None
     variant: Annotated[str, Field(pattern=r"^[a-z]$")] = Field(
         OWN, description="The variant of an A/B test; `a` is the campaign's own text."
     )
@@ -137,10 +138,11 @@ async def send_test(
     `Idempotency-Key` requests no more messages.
     """
     now = datetime.now(UTC)
-    people = {held.subject_keys.subject_id(found.e164): found for found in _read(body, held.settings)}
     call = derived_id("call", caller, key)
     async with held.database.begin() as tx:
         campaign, sender = await pre_flight.campaign_of(tx, caller, campaign_id, lock=True)
+        countries = applying(body.country, sender.countries, held.settings.country)
+        people = {held.subject_keys.subject_id(found.e164): found for found in _read(body, countries, held.settings)}
         claimed = await claim(tx, await keyed(request, caller, key, held.subject_keys))
         if claimed.answer is not None:
             return claimed.answer.response()
@@ -193,14 +195,14 @@ async def list_tests(
     return Page[Test](items=items, next=next_of(sent, limit, attrgetter("asked_at", "message_id")))
 
 
-def _read(body: NewTest, settings: Any) -> list[Msisdn]:
+def _read(body: NewTest, countries: Sequence[str], settings: Any) -> list[Msisdn]:
     found = []
     for place, raw in enumerate(body.numbers):
         try:
-            found.append(parse(raw, fictional=settings.fictional_numbers))
+            found.append(parse(raw, countries=countries, fictional=settings.fictional_numbers))
         except NumberRefused as refused:
             raise Invalid(
-                "not a mobile number", reasons=[Reason(f"numbers.{place}", refused.reason.value)]
+                "not a mobile number", reasons=[Reason(f"numbers.{place}", refused.reason.value, refused.remedy)]
             ) from refused
     return found
 

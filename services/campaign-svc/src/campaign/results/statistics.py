@@ -33,7 +33,7 @@ from common.sms.prices import euros
 from common.spreadsheet import ENCODING, cell, lines
 from common.web.auth import Caller, require
 from common.web.edge_id import ControllerIds
-from common.web.fields import Storable
+from common.web.fields import NumberCountry, Storable
 from common.web.openapi import refuses
 from common.web.problems import Invalid, PastItsTime, Reason
 from common.web.streaming import Streamed
@@ -204,8 +204,9 @@ class WhoseTrace(BaseModel):
     number: Storable = Field(
         min_length=1,
         max_length=40,
-        description="A mobile number in any usual notation; without a country code, a French number.",
+        description="A mobile number in any usual notation.",
     )
+    country: NumberCountry = None
 
 
 class Followed(BaseModel):
@@ -346,14 +347,16 @@ async def trace_recipient(campaign_id: Storable, body: WhoseTrace, held: Held, c
     The trace shows whether the person was in the audience, the decision and its reasons, hand-off, DLR, clicks, and an
     opt-out in answer. Each trace is logged with the caller. Answers 410 once the recipients are no longer kept.
     """
-    try:
-        number = parse(body.number, fictional=held.settings.fictional_numbers)
-    except NumberRefused as refused:
-        raise Invalid(str(refused), reasons=[Reason("number", refused.reason.value)]) from refused
-    subject_id = held.subject_keys.subject_id(number.e164)
     async with held.database.begin() as tx:
         kept = held.settings.keep.recipients
         campaign = await access.with_recipients(tx, caller, campaign_id, kept, datetime.now(UTC))
+        countries = await caller.countries(body.country, [campaign.sender_id], held.settings.country, tx)
+        try:
+            number = parse(body.number, countries=countries, fictional=held.settings.fictional_numbers)
+        except NumberRefused as refused:
+            reason = Reason("number", refused.reason.value, refused.remedy)
+            raise Invalid(str(refused), reasons=[reason]) from refused
+        subject_id = held.subject_keys.subject_id(number.e164)
         ids = held.edge_ids.of(await caller.controller_of(campaign.sender_id, tx))
         told = await _recipients(tx, campaign, subject_id=subject_id, limit=1)
         followed = (await tx.execute(text(_FOLLOWED), {"id": campaign_id, "subject_id": subject_id})).all()

@@ -49,12 +49,15 @@ async def get_timeline(
     start; `click`, the last on a link, with the target; `conversion`, with its value. Each timeline is logged with the
     caller.
     """
+    covered = await caller.covered()
+    countries = await caller.countries(body.country, covered, held.settings.country)
     try:
-        number = parse(body.number, fictional=held.settings.fictional_numbers).e164
+        number = parse(body.number, countries=countries, fictional=held.settings.fictional_numbers).e164
     except NumberRefused as refused:
-        raise Invalid("`number` is not a mobile number", reasons=[Reason("number", refused.reason)]) from refused
+        reason = Reason("number", refused.reason, refused.remedy)
+        raise Invalid("`number` is not a mobile number", reasons=[reason]) from refused
     subject_id = held.subject_keys.subject_id(number)
-    controllers = await caller.controllers(await caller.covered())
+    controllers = await caller.controllers(covered)
     async with held.database.begin() as tx:
         rows = await tx.execute(
             text(_OF_PERSON), {"id": subject_id, "senders": sorted(controllers), "limit": body.limit + 1}

@@ -23,6 +23,7 @@ sender = Table(
     Column("purposes", ARRAY(Text), nullable=False),
     Column("reachable_in", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
     Column("stop_page", Text, nullable=True),
+    Column("countries", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),  # `country` first
     Index("sender_organisation_ix", "organisation_id"),
 )
 
@@ -53,6 +54,7 @@ class Sender:
     reachable_in: frozenset[str] = frozenset()
     stop_page: str | None = None
     organisation_id: str = ""
+    countries: tuple[str, ...] = ()  # its own, then those abroad: the numbers of its people
 
 
 async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
@@ -64,12 +66,13 @@ async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
         text(
             "INSERT INTO sender"
             " (sender_id, organisation_id, controller, version, brand, oadc, country, stop_code, purposes,"
-            " reachable_in, stop_page)"
+            " reachable_in, stop_page, countries)"
             " VALUES (:id, :organisation_id, :controller, :version, :brand, :oadc, :country, :stop_code,"
-            " CAST(:purposes AS text[]), CAST(:reachable_in AS text[]), :stop_page)"
+            " CAST(:purposes AS text[]), CAST(:reachable_in AS text[]), :stop_page, CAST(:countries AS text[]))"
             " ON CONFLICT (sender_id) DO UPDATE SET version = excluded.version, brand = excluded.brand,"
             " oadc = excluded.oadc, country = excluded.country, stop_code = excluded.stop_code,"
-            " purposes = excluded.purposes, reachable_in = excluded.reachable_in, stop_page = excluded.stop_page"
+            " purposes = excluded.purposes, reachable_in = excluded.reachable_in, stop_page = excluded.stop_page,"
+            " countries = excluded.countries"
             " WHERE sender.version <= excluded.version"
         ),
         {
@@ -84,6 +87,7 @@ async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
             "purposes": [purpose.id for purpose in event.purposes],
             "reachable_in": list(event.reachable_in),
             "stop_page": event.stop_page,
+            "countries": [event.country, *event.abroad],
         },
     )
 
@@ -93,7 +97,8 @@ async def find_sender(tx: AsyncConnection, sender_id: str) -> Sender | None:
         await tx.execute(
             text(
                 "SELECT s.brand, s.oadc, s.country, s.stop_code, s.purposes, s.reachable_in, s.stop_page,"
-                " s.organisation_id, r.link_host, coalesce(r.stop_added, '') AS stop_added FROM sender AS s"
+                " s.organisation_id, s.countries, r.link_host, coalesce(r.stop_added, '') AS stop_added"
+                " FROM sender AS s"
                 " LEFT JOIN sender_rule AS r ON r.sender_id = s.sender_id WHERE s.sender_id = :id"
             ),
             {"id": sender_id},
@@ -112,6 +117,7 @@ async def find_sender(tx: AsyncConnection, sender_id: str) -> Sender | None:
         frozenset(row.reachable_in),
         row.stop_page,
         row.organisation_id,
+        tuple(row.countries),
     )
 
 

@@ -97,7 +97,8 @@ def router(
             if claimed.answer is not None:
                 return claimed.answer.response()
             statement = statement_of(call, body)  # the consent that a yes would give
-            territory = parse(body.number, fictional=held.settings.fictional_numbers).territory
+            countries, fictional = call.countries(body), held.settings.fictional_numbers
+            territory = parse(body.number, countries=countries, fictional=fictional).territory
             if not caller.granted.organisation.allow(territory):
                 rates.REFUSED.labels("places").inc()
                 raise NotAllowedByLimits(

@@ -32,6 +32,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     number: Annotated[str, msgspec.Meta(max_length=64)] | None = None
     subject_id: Annotated[str, msgspec.Meta(max_length=100)] | None = None  # suppressions only, in place of `number`
+    country: Annotated[str, msgspec.Meta(pattern="^[A-Z]{2}$")] | None = None  # by whose plan `number` is written
     kind: Literal["opt_in", "opt_out"] | None = None
     purpose: Short | None = None
     basis: Basis | None = None

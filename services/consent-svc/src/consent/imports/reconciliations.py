@@ -6,7 +6,7 @@ caller could write any list, and the STOP would hold for the whole controller.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -15,9 +15,9 @@ from pydantic import ConfigDict, Field
 
 from common.service import Resources, resources
 from common.settings import ServiceSettings
-from common.sms.msisdn import NumberRefused, readings
+from common.sms.msisdn import NumberRefused, applying, readings
 from common.web.auth import Caller, require
-from common.web.fields import Short, Slug
+from common.web.fields import NumberCountry, Short, Slug
 from common.web.openapi import refuses
 from common.web.problems import Invalid, NotFound, Reason
 from consent.bodies import EXAMPLE_NUMBER, Body
@@ -57,6 +57,7 @@ class ListBody(Body):
 
     sender_id: Short
     provider: Slug
+    country: NumberCountry = None
     list: Annotated[str, Field(max_length=LIST_CHARS, description="A CSV, or a JSON list of numbers, as text.")]
 
 
@@ -90,7 +91,8 @@ async def reconcile(
     async with held.database.begin() as tx:
         sender = await senders_store.find_sender(tx, body.sender_id)
     assert sender is not None, "the caller may use it"
-    listed, unreadable = _listed(body.list, held)
+    countries = applying(body.country, sender.countries, held.settings.country)
+    listed, unreadable = _listed(body.list, held, countries)
     subject_ids = sorted(listed)
     missing = 0
     for at in range(0, len(subject_ids), CHUNK):
@@ -112,14 +114,14 @@ async def reconcile(
     return found
 
 
-def _listed(text: str, held: Resources[ServiceSettings]) -> tuple[dict[str, str], list[int]]:
+def _listed(text: str, held: Resources[ServiceSettings], countries: Sequence[str]) -> tuple[dict[str, str], list[int]]:
     """Return numbers by subject_id, and the lines without a digit. Raises Invalid."""
     listed: dict[str, str] = {}
     unreadable = []
     try:
         for line, raw in provider_list.numbers(text):
             try:
-                numbers = readings(raw, fictional=held.settings.fictional_numbers)
+                numbers = readings(raw, countries=countries, fictional=held.settings.fictional_numbers)
             except NumberRefused:
                 unreadable.append(line)
             else:

@@ -18,7 +18,7 @@ from common.contracts.consent import Basis
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.web.auth import Caller, require
-from common.web.fields import Short, Storable, without_number
+from common.web.fields import NumberCountry, Short, Storable, without_number
 from common.web.idempotency import Key, KeyReused, claim, derived_id, fingerprint_of, keyed, same
 from common.web.openapi import refuses, tells
 from common.web.pagination import LIMIT, SORTED, Cursor, Limit, OfSender, Page, Sort, next_of, position
@@ -96,6 +96,7 @@ class Terms(Body):
     )
     basis: Basis = Field("opt_in", description="The basis of opt-ins whose line names none.")
     occurred_at: Instant | None = Field(None, description="The date of a suppression list. Default: now.")
+    country: NumberCountry = None
     evidence: EvidenceBody
 
     @field_validator("evidence")
@@ -181,7 +182,7 @@ async def open_import(
         sender_id=body.sender_id,
         kind=body.kind,
         format=body.format,
-        terms=body.model_dump_json(include={"purpose", "basis", "occurred_at", "evidence"}),
+        terms=body.model_dump_json(include={"purpose", "basis", "occurred_at", "country", "evidence"}),
         bytes=length,
         created_at=now,
     )

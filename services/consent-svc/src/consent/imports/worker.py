@@ -21,7 +21,7 @@ from common.contracts.consent import Basis
 from common.db.timer import Timer, Worker
 from common.kafka import outbox
 from common.service import Resources
-from common.sms.msisdn import NumberRefused, as_received, parse, readings
+from common.sms.msisdn import NumberRefused, applying, as_received, parse, readings
 from common.telemetry import counter
 from consent.bodies import EARLIEST
 from consent.imports import files as import_files
@@ -70,6 +70,7 @@ class _Terms(msgspec.Struct, frozen=True):
     basis: Basis
     purpose: str | None = None
     occurred_at: datetime | None = None
+    country: str | None = None
 
 
 _terms = msgspec.json.Decoder(_Terms)
@@ -176,6 +177,8 @@ class _Reading:
         self._terms = _terms.decode(piece.file.terms)
         self._purposes = purposes
         self._lists = piece.file.kind == "suppressions"
+        theirs = purposes.countries if purposes else ()
+        self._countries = applying(self._terms.country, theirs, held.settings.country)
         self._default_at = self._terms.occurred_at or piece.file.created_at
 
     @property
@@ -249,10 +252,14 @@ class _Reading:
                 reasons.append("subject_id_not_valid")
             return [(subject_id or line.subject_id, None)]
         raw, fictional = line.number or "", self._held.settings.fictional_numbers
+        countries = applying(line.country, self._countries)
         try:
-            numbers = (parse(raw, fictional=fictional).e164,) if opening else readings(raw, fictional=fictional)
+            if opening:
+                numbers: Sequence[str] = (parse(raw, countries=countries, fictional=fictional).e164,)
+            else:
+                numbers = readings(raw, countries=countries, fictional=fictional)
         except NumberRefused as refused:
-            numbers = (as_received(raw),)
+            numbers = (as_received(raw, country=countries[0]),)
             reasons.append(refused.reason)
         return [(keys.subject_id(number), number) for number in numbers]
 

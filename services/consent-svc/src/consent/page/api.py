@@ -16,7 +16,7 @@ from common.service import Resources
 from common.sms.message_id import message_id
 from common.sms.msisdn import NumberRefused, parse
 from common.web.auth import Caller, require
-from common.web.fields import Short
+from common.web.fields import NumberCountry, Short
 from common.web.idempotency import Key, Keyed, claim, keyed
 from common.web.openapi import refuses
 from common.web.problems import Forbidden, Invalid, NotFound, Reason
@@ -43,8 +43,10 @@ class LinkBody(Body):
         description="The sender whose page to show; null shows every sender, for the platform's operator alone."
     )
     number: Number = Field(
-        description="A mobile number in any usual notation; without a country code, a French number."
+        description="A mobile number in any usual notation. A writing that could be two people's is refused as"
+        " `ambiguous`."
     )
+    country: NumberCountry = None
     days: int | None = Field(
         None, ge=1, le=90, description="The days that the link works. Default: as the platform is set."
     )
@@ -102,10 +104,12 @@ def router(answers: Callable[[FieldKeys], Answers]) -> APIRouter:
             )
         if held.settings.page_url is None:
             raise NoPage("set PLACET_PAGE_URL")
+        named = [body.sender_id] if body.sender_id is not None else []
+        countries = await caller.countries(body.country, named, held.settings.country)
         try:
-            number = parse(body.number, fictional=held.settings.fictional_numbers).e164
+            number = parse(body.number, countries=countries, fictional=held.settings.fictional_numbers).e164
         except NumberRefused as refused:
-            reason = Reason("number", refused.reason, "not a mobile number one may text")
+            reason = Reason("number", refused.reason, refused.remedy)
             raise Invalid("`number` is not a mobile number that can be texted", reasons=[reason]) from None
         now = datetime.now(UTC)
         subject_id = held.subject_keys.subject_id(number)

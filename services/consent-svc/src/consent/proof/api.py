@@ -17,13 +17,13 @@ from common.service import Resources, resources
 from common.settings import KeyRingSettings, ServiceSettings
 from common.sms.message_id import began
 from common.web.auth import NOBODY, Caller, require
-from common.web.fields import Storable
+from common.web.fields import NumberCountry, Storable
 from common.web.openapi import refuses
 from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
 from common.web.problems import NotFound, PastItsTime, Reason
 from common.web.streaming import Streamed
 from consent.bodies import Body, Number
-from consent.calls import any_number
+from consent.calls import any_number, countries_of_all
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
 from consent.ledger.chain import GENESIS, PERSONAL, Entry
@@ -57,6 +57,7 @@ class ProofBody(Body):
     """A number to prove."""
 
     number: Number = Field(description="A number in any notation with a digit.")
+    country: NumberCountry = None
     name_the_number: bool = Field(
         False, description="True: the bundle contains the number, for the person or the regulator only."
     )
@@ -198,7 +199,7 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
         other senders' entries, and of those about every sender, the caller gets the hashes. The platform's operator
         gets the ledger's own chain, under the platform's own id of the person.
         """
-        number = any_number(body.number, held)
+        number = any_number(body.number, held, await countries_of_all(caller, held, body.country))
         subject_id = held.subject_keys.subject_id(number)
         async with held.database.begin() as tx:
             ((_, entries),) = await ledger_store.whole_histories(tx, [subject_id])

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, WrapValidator
 
-from common.web.fields import Short
+from common.web.fields import NumberCountry, Short
 from common.web.idempotency import Key
 from common.web.openapi import refuses
 from common.web.problems import Invalid, NotFound, Problem, Reason
@@ -53,6 +53,7 @@ class InteractionBody(Body):
 
     sender_id: Short
     number: Number = Field(description="A number in any notation with a digit.")
+    country: NumberCountry = None
     occurred_at: Instant
     evidence: EvidenceBody
 
@@ -142,5 +143,5 @@ def _statement(call: Call, body: InteractionBody) -> Statement:
         reasons.append(Reason("occurred_at", "occurred_in_the_future", "more than a minute ahead of our clock"))
     if reasons:
         raise Invalid("not recorded: " + ", ".join(r.reason for r in reasons), reasons=reasons)
-    subject_id = call.held.subject_keys.subject_id(any_number(body.number, call.held))
+    subject_id = call.held.subject_keys.subject_id(any_number(body.number, call.held, call.countries(body)))
     return contact(subject_id, body.sender_id, body.occurred_at, call.now, **dict(body.evidence))

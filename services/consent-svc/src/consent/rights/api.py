@@ -20,13 +20,13 @@ from common.privacy.erasing import Whom
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.sms.message_id import EPOCH, message_id
-from common.sms.msisdn import NumberRefused, any_number
 from common.web.auth import Caller, require
 from common.web.fields import Storable
 from common.web.idempotency import Key, claim, keyed
 from common.web.openapi import refuses, tells
 from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
 from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Reason
+from consent.calls import any_number, countries_of_all
 from consent.ledger import corrections, recorder
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
@@ -179,7 +179,7 @@ async def ask_for_erasure(body: ErasureBody, request: Request, caller: Writes, h
     Every service erases what it holds for the controller's senders. What other controllers hold stays, and so do
     opt-outs. During an open erasure, the same request returns that erasure.
     """
-    number = _number(body.number, held)
+    number = any_number(body.number, held, await countries_of_all(caller, held, body.country))
     subject_id = held.subject_keys.subject_id(number)
     async with held.database.begin() as tx:
         controller = await _controller(tx, caller, body.controller)
@@ -262,7 +262,8 @@ async def ask_for_copy(body: CopyBody, request: Request, caller: WritesCopies, h
     That the person stopped every sender is part of the copy, as a fact. The copy lasts a week, unless the person is
     erased. The caller has verified the person's identity.
     """
-    subject_id = held.subject_keys.subject_id(_number(body.number, held))
+    number = any_number(body.number, held, await countries_of_all(caller, held, body.country))
+    subject_id = held.subject_keys.subject_id(number)
     now = datetime.now(UTC)
     async with held.database.begin() as tx:
         controller = (await _controller(tx, caller, body.controller)).controller_id
@@ -345,7 +346,7 @@ async def ask_for_rectification(
     A rectification never opens a consent: record the right consent with `POST /v1/consents`. The caller has verified
     the person's identity.
     """
-    number = _number(body.number, held)
+    number = any_number(body.number, held, await countries_of_all(caller, held, body.country))
     subject_id = held.subject_keys.subject_id(number)
     now = datetime.now(UTC)
     async with held.database.begin() as tx:
@@ -565,10 +566,3 @@ def _certificate(erasure: Erasure, held: Resources[ServiceSettings]) -> Certific
             for service, what, why in (*KEPT, *(KEPT_FOR_OTHERS if erasure.controller_id else ()))
         ],
     )
-
-
-def _number(raw: str, held: Resources[ServiceSettings]) -> str:
-    try:
-        return any_number(raw, fictional=held.settings.fictional_numbers)
-    except NumberRefused as refused:
-        raise Invalid("no number", reasons=[Reason("number", refused.reason)]) from refused

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from common.web.fields import Long, NumberFree, Short, storable
+from common.web.fields import Long, NumberCountry, NumberFree, Short, storable
 from consent.bodies import EXAMPLE_NUMBER, Body, EvidenceBody, Number, Source
 from consent.ledger.corrections import Wrong
 
@@ -38,6 +38,7 @@ class ErasureBody(Body):
     )
 
     number: Number = Field(description="A number in any notation with a digit.")
+    country: NumberCountry = None
     controller: OfController = None
     evidence: EvidenceBody
 
@@ -95,6 +96,7 @@ class CopyBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"number": EXAMPLE_NUMBER}]})
 
     number: Number = Field(description="A number in any notation with a digit.")
+    country: NumberCountry = None
     controller: OfController = None
 
 
@@ -178,6 +180,7 @@ class RectificationBody(Body):
     )
 
     number: Number = Field(description="A number in any notation with a digit.")
+    country: NumberCountry = None
     controller: OfController = None
     asked: AskedBody
     correct: Annotated[ContactBody | NumberBody | LineBody, Field(discriminator="kind")] = Field(

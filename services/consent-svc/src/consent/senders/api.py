@@ -1,6 +1,6 @@
 """HTTP routes of the sender registry: register, change and read senders and their versions."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
@@ -8,10 +8,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common import law
 from common.contracts.consent import Purpose, Replies
+from common.law import Policy
 from common.privacy.stop_link import stop_page
 from common.service import Resources, resources
 from common.settings import ServiceSettings
+from common.sms.msisdn import PLANS
 from common.web.auth import Caller, require
 from common.web.fields import Storable
 from common.web.openapi import refuses
@@ -29,6 +32,7 @@ from consent.senders.bodies import (
     RepliesBody,
     SenderBody,
     SenderContent,
+    SenderFinding,
     SenderVersion,
 )
 from consent.senders.names import Blocked, Listed, entity, skeleton
@@ -73,14 +77,19 @@ class TooManyTaken(Conflict):
 
 
 def router(
-    blocked: Blocked, shared_codes: Collection[str], stateable: Collection[str], page_url: str | None, most: Taken
+    blocked: Blocked, shared_codes: Collection[str], policy: Policy, page_url: str | None, most: Taken
 ) -> APIRouter:
     """Return the routes.
 
-    `shared_codes`: the STOP codes that every organisation may use. `stateable`: the places for which the law's data
-    takes a statement that the sender's code is reachable. `page_url`: where stop links lead, if anywhere. `most`: the
-    codes and names that an organisation may take.
+    `shared_codes`: the STOP codes that every organisation may use. `policy`: the law's data, which says where a code
+    may be stated reachable, and which countries are covered. `page_url`: where stop links lead, if anywhere. `most`:
+    the codes and names that an organisation may take.
     """
+    stateable = law.stateable(policy)
+
+    def _body(sender: Sender) -> SenderBody:
+        return _shown(sender, policy)
+
     routes = APIRouter(prefix="/v1/senders")
 
     @routes.post(
@@ -360,7 +369,7 @@ def _sender(
     )
 
 
-def _body(sender: Sender) -> SenderBody:
+def _shown(sender: Sender, policy: Policy) -> SenderBody:
     return SenderBody(
         sender_id=sender.sender_id,
         version=sender.version,
@@ -391,4 +400,18 @@ def _body(sender: Sender) -> SenderBody:
             ReachBody(place=r.place, stated_by=r.stated_by, stated_at=r.stated_at) for r in sender.reachable_in
         ),
         stop_page=sender.stop_page,
+        findings=tuple(_findings(sender, policy)),
     )
+
+
+def _findings(sender: Sender, policy: Policy) -> Iterator[SenderFinding]:
+    """Yield a finding for each of the sender's countries that the law's data, or the numbering plans, lack."""
+    fields = {"country": sender.country} | {f"abroad.{place}": each for place, each in enumerate(sender.abroad)}
+    for field, country in fields.items():
+        if country not in PLANS or not law.covers(country, policy):
+            yield SenderFinding(
+                field=field,
+                reason="country_not_covered",
+                detail=f"no rules are known for {country}: marketing to its numbers is denied, and its numbers are read"
+                " in international form alone",
+            )

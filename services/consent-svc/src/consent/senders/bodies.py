@@ -160,6 +160,17 @@ class ReachBody(BaseModel):
     stated_at: datetime = Field(description="The time of the statement.")
 
 
+class SenderFinding(BaseModel):
+    """A remark on a sender, which was registered all the same."""
+
+    field: str
+    reason: Literal["country_not_covered"] = Field(
+        description="`country_not_covered`: the law's data has no rules for the country, so marketing to its numbers is"
+        " denied, and national writings of its numbers are not read."
+    )
+    detail: str
+
+
 class SenderBody(BaseModel):
     """A sender, as registered."""
 
@@ -189,6 +200,9 @@ class SenderBody(BaseModel):
     reachable_in: tuple[str, ...]
     reach_stated: tuple[ReachBody, ...] = Field(description="The author and the time of each of these statements.")
     stop_page: str | None = Field(description="The address of the sender's stop links; null: no page is configured.")
+    findings: tuple[SenderFinding, ...] = Field(
+        description="What stands against the sender's work, known from the start; empty: nothing."
+    )
 
 
 class SenderVersion(SenderBody):

@@ -10,6 +10,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    Computed,
     DateTime,
     Identity,
     Index,
@@ -80,6 +81,7 @@ Table(
     Column("double_opt_in_hours", Integer, nullable=False, server_default=text(str(WINDOW_HOURS))),
     Column("renewal_days", Integer, nullable=True),
     Column("abroad", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
+    Column("countries", ARRAY(Text), Computed("ARRAY[country] || abroad", persisted=True), nullable=False),
     Column("authorisation", Text, nullable=True),
     Column("reachable_in", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
     Column("stop_page", Text, nullable=True),
@@ -157,6 +159,11 @@ class Sender:
     reachable_in: tuple[Reach, ...] = ()  # by place
     stop_page: str | None = None  # the address before the token of a personal stop link
     version: int = 1
+
+    @property
+    def countries(self) -> tuple[str, ...]:
+        """Return the sender's own country, then those abroad: the numbers of its people."""
+        return (self.country, *self.abroad)
 
 
 _purposes = msgspec.json.Decoder(tuple[Purpose, ...])
@@ -356,13 +363,14 @@ async def sender_versions(tx: AsyncConnection, sender_id: str, after: int, limit
 
 @dataclass(frozen=True, slots=True)
 class Purposes:
-    """The purposes a sender offers, and ever offered, and their retention."""
+    """The purposes a sender offers, and ever offered, and their retention. `countries`: the sender's own first."""
 
     organisation_id: str
     controller: str
     offered: frozenset[str]
     ever: frozenset[str]
     months: Mapping[str, int]
+    countries: tuple[str, ...] = ()
 
 
 async def purposes_of(tx: AsyncConnection, sender_ids: Collection[str]) -> dict[str, Purposes]:
@@ -375,24 +383,24 @@ async def purposes_and_keys(
 ) -> tuple[dict[str, Purposes], dict[tuple[str, str], KeyRow]]:
     """Return the purposes of each sender on record, and the row of each claimed key (caller, key): one statement."""
     sql = (
-        "SELECT sender_id, organisation_id, controller, purposes::text, purpose_ids, NULL::bytea FROM sender"
+        "SELECT sender_id, organisation_id, controller, purposes::text, purpose_ids, NULL::bytea, countries FROM sender"
         " WHERE sender_id = ANY($1::text[])"
     )
     named: list[list[str]] = [sorted(sender_ids)]
     if keys:
         sql += (
-            " UNION ALL SELECT NULL, caller, key, fingerprint, NULL, answer FROM keyed_request"
+            " UNION ALL SELECT NULL, caller, key, fingerprint, NULL, answer, NULL FROM keyed_request"
             " JOIN unnest($2::text[], $3::text[]) AS k(caller, key) USING (caller, key)"
         )
         named += [[caller for caller, _ in keys], [key for _, key in keys]]
     senders: dict[str, Purposes] = {}
     claimed: dict[tuple[str, str], KeyRow] = {}
-    for sender_id, one, other, said, purpose_ids, answer in await fetch_many(tx, sql, *named):
+    for sender_id, one, other, said, purpose_ids, answer, countries in await fetch_many(tx, sql, *named):
         if sender_id is None:
             claimed[one, other] = said, answer
             continue
         months = {purpose.id: purpose.retention_months for purpose in _purposes.decode(said)}
-        senders[sender_id] = Purposes(one, other, frozenset(months), frozenset(purpose_ids), months)
+        senders[sender_id] = Purposes(one, other, frozenset(months), frozenset(purpose_ids), months, tuple(countries))
     return senders, claimed
 
 

@@ -23,7 +23,7 @@ from common.law import Policy, at_hand_off, country_of, covers, next_permitted, 
 from common.law.stop_mention import mentions_stop
 from common.service import Resources, resources
 from common.sms.message_id import EPOCH, message_id
-from common.sms.msisdn import Msisdn, NumberRefused, parse
+from common.sms.msisdn import Msisdn, NumberRefused, applying, parse
 from common.sms.prices import euros
 from common.sms.sms_length import MAX_SEGMENTS, length
 from common.telemetry import counter, masked
@@ -186,14 +186,16 @@ async def send(
     """
     now = datetime.now(UTC)
     asked: list[Asked] = []
-    for place, one in enumerate(body.messages if isinstance(body, Batch) else [body]):
+    messages = body.messages if isinstance(body, Batch) else [body]
+    countries = await _countries(caller, [one for one in messages if not isinstance(one, NotASend)])
+    for place, one in enumerate(messages):
         await _let_others(place)
         asked.append(each := Asked(_identity(caller, key, now, body, place)))
         if isinstance(one, NotASend):
             each.problem = one.problem
             continue
         try:
-            each.ready = _ready(one, held, caller, now)
+            each.ready = _ready(one, held, caller, countries, now)
         except Problem as problem:
             each.problem = problem
     under = await keyed(request, caller, key, held.subject_keys)
@@ -277,8 +279,27 @@ def _identity(caller: Caller, key: str | None, now: datetime, body: Requested, p
     return message_id(EPOCH, *parts)
 
 
-def _ready(body: Send, held: Resources[Any], caller: Caller, now: datetime) -> Ready:
-    """Check scope, the token's senders, number and time. Raises Problem."""
+def _international(to: str) -> bool:
+    return to.startswith("+")
+
+
+async def _countries(caller: Caller, bodies: Sequence[Send]) -> Mapping[str, Sequence[str]]:
+    """Return the countries of the named senders, late by ARRIVES_WITHIN_S, where a number may lack a country code."""
+    wanted = {one.sender_id for one in bodies if one.country is None and not _international(one.to)}
+    wanted = {one for one in wanted if caller.names([one])}
+    waits = pauses(ARRIVES_WITHIN_S)
+    while wanted:
+        found = await caller.organisations.countries(await caller.seen(wanted))
+        if len(found) == len(wanted) or (pause := next(waits, None)) is None:
+            return found
+        await asyncio.sleep(pause)
+    return {}
+
+
+def _ready(
+    body: Send, held: Resources[Any], caller: Caller, of_senders: Mapping[str, Sequence[str]], now: datetime
+) -> Ready:
+    """Check scope, the token's senders, number and time. `of_senders`: by `_countries`. Raises Problem."""
     caller.may(f"message:send:{body.category}")
     caller.may_name(body.sender_id)
     free = body.text if body.category != "marketing" else None
@@ -287,10 +308,14 @@ def _ready(body: Send, held: Resources[Any], caller: Caller, now: datetime) -> R
     if body.override_reason is not None:
         caller.may("message:send:override")
     _check_finished(body.text or "")
+    if body.country is None and not _international(body.to) and body.sender_id not in of_senders:
+        raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
     try:
-        msisdn = parse(body.to, fictional=held.settings.fictional_numbers)
+        countries = applying(body.country, of_senders.get(body.sender_id, ()), held.settings.country)
+        msisdn = parse(body.to, countries=countries, fictional=held.settings.fictional_numbers)
     except NumberRefused as refused:
-        raise Invalid("`to` is not a mobile number", reasons=[Reason("to", str(refused.reason))]) from refused
+        reason = Reason("to", str(refused.reason), refused.remedy)
+        raise Invalid("`to` is not a mobile number", reasons=[reason]) from refused
     if body.send_before is not None and body.send_before <= now:
         raise Invalid("`send_before` has passed", reasons=[Reason("send_before", "in_the_past")])
     region = _region(body, msisdn.territory, held.settings.policy)

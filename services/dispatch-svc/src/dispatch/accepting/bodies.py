@@ -21,7 +21,7 @@ from pydantic import (
 
 from common.sms.sms_length import GSM7_PART, MAX_SEGMENTS
 from common.texts.template import MOST_FIELDS, MOST_VALUE_CHARS
-from common.web.fields import Label, NumberFree, Storable
+from common.web.fields import Label, NumberCountry, NumberFree, Storable
 from common.web.problems import Problem, content_of, refusal_of
 
 TEXT_CHARS = MAX_SEGMENTS * GSM7_PART
@@ -52,6 +52,7 @@ class Send(BaseModel):
 
     sender_id: str = Field(pattern=SLUG)
     to: str = Field(min_length=1, max_length=64, description="A mobile number in any usual notation.")
+    country: NumberCountry = None
     category: Literal["transactional", "service", "marketing"] = Field(
         description="The lane. A service message waits for courtesy hours, a transactional message goes at any hour."
     )

@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.limits import NO_LIMITS, Granted, LimitsUnreadable
 from common.settings import ServiceSettings
+from common.sms.msisdn import applying
 from common.web.auth import rates
 from common.web.auth.issuer import Issuer
 from common.web.auth.organisations import NO_SENDERS, Organisations
@@ -110,6 +111,21 @@ class Caller:
         if await self.seen([found.sender_id if found else NOBODY], tx) and found is not None:
             return found
         raise missing
+
+    async def countries(
+        self, named: str | None, sender_ids: Iterable[str], home: str, tx: AsyncConnection | None = None
+    ) -> tuple[str, ...]:
+        """Return the countries whose national writings of numbers apply (`msisdn.applying`). `tx`: as for `seen`.
+
+        named       by the call: this country alone
+        sender_ids  the senders concerned, which the caller may use
+        home        the installation's, where no sender is concerned; of several senders' countries it is the first
+        """
+        asked = [] if named is not None else list(sender_ids)
+        theirs = (await self.organisations.countries(asked, tx)).values() if asked else ()
+        countries = dict.fromkeys(country for each in theirs for country in each)
+        several = len({each[0] for each in theirs}) > 1
+        return applying(named, sorted(countries, key=lambda one: one != home) if several else tuple(countries), home)
 
     async def covered(self, sender_id: str | None = None) -> list[str]:
         """Return every sender that the token covers, for a list; or the sender that narrows the list.

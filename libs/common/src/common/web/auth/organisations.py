@@ -51,6 +51,15 @@ class Organisations:
                 await self._read(own, unread)
         return frozenset(one for one in sender_ids if self._is_theirs(one, organisation))
 
+    async def countries(self, sender_ids: Collection[str], tx: AsyncConnection | None = None) -> dict[str, list[str]]:
+        """Return the countries of each sender on record, its own first. Read anew: a sender may change these."""
+        if tx is not None:
+            return await _countries(tx, sender_ids)
+        if self._database is None or not sender_ids:
+            return {}
+        async with self._database.begin() as own:
+            return await _countries(own, sender_ids)
+
     def controller_of(self, sender_id: str) -> str:
         """Return the controller of a sender that `has` or `among` has found."""
         return self._known[sender_id].controller
@@ -78,6 +87,14 @@ class Organisations:
                 {"organisation": organisation},
             )
             return frozenset(rows.scalars())
+
+
+async def _countries(tx: AsyncConnection, sender_ids: Collection[str]) -> dict[str, list[str]]:
+    rows = await tx.execute(
+        text("SELECT sender_id, countries FROM sender WHERE sender_id = ANY(CAST(:ids AS text[])) ORDER BY sender_id"),
+        {"ids": list(sender_ids)},
+    )
+    return {row.sender_id: row.countries for row in rows}
 
 
 def pauses(within_s: float) -> Iterator[float]:

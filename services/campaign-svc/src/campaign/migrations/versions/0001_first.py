@@ -233,7 +233,8 @@ CREATE TABLE contact_import (
     finished boolean DEFAULT true NOT NULL,
     attempts integer DEFAULT 0 NOT NULL,
     due_at timestamptz DEFAULT now() NOT NULL,
-    failed boolean DEFAULT false NOT NULL
+    failed boolean DEFAULT false NOT NULL,
+    country text
 )
     """,
     """
@@ -459,7 +460,8 @@ CREATE TABLE sender (
     purposes text[] NOT NULL,
     oadc text DEFAULT ''::text NOT NULL,
     reachable_in text[] DEFAULT '{}'::text[] NOT NULL,
-    stop_page text
+    stop_page text,
+    countries text[] DEFAULT '{}'::text[] NOT NULL
 )
     """,
     """

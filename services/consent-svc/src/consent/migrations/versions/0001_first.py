@@ -571,7 +571,8 @@ CREATE TABLE sender (
     abroad text[] DEFAULT '{}'::text[] NOT NULL,
     authorisation text,
     reachable_in jsonb DEFAULT '[]'::jsonb NOT NULL,
-    stop_page text
+    stop_page text,
+    countries text[] GENERATED ALWAYS AS (ARRAY[country] || abroad) STORED NOT NULL
 )
     """,
     """

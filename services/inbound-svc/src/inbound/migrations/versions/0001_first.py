@@ -204,7 +204,9 @@ CREATE TABLE review (
     note text,
     decided_by text,
     decided_at timestamptz,
-    subject_id text NOT NULL
+    subject_id text NOT NULL,
+    takes_effect_at timestamptz,
+    told_at timestamptz
 )
     """,
     """
@@ -293,6 +295,9 @@ CREATE INDEX part_received_at_ix ON part (received_at)
     """,
     """
 CREATE INDEX review_decided_ix ON review (decided_at) WHERE (decided_at IS NOT NULL)
+    """,
+    """
+CREATE INDEX review_untold_ix ON review (takes_effect_at) WHERE (decided_at IS NOT NULL AND told_at IS NULL)
     """,
     """
 CREATE INDEX review_open_ix ON review (id) WHERE (decided_at IS NULL)

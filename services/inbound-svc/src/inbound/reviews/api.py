@@ -1,0 +1,386 @@
+"""The review queue over HTTP: a person decides the meaning of a text no rule is sure of.
+
+While an MO is in the queue, consent-svc holds marketing to its number. The decision is published as the MO's next
+revision, with the effect of a text of that meaning.
+
+A decision that is no STOP takes effect after `review_undo_s`, and can be undone until then. Texts of the same words
+have the same `like`: one call decides them, and each keeps a decision of its own.
+
+A STOP enters the queue where its operator's clock puts an earlier-received START behind it: the STOP may be old, or the
+clock may have jumped. `stop` closes what the START has opened, `none` lets the START stand.
+
+A text concerns a person, not one sender: the routes need a token for every sender.
+"""
+
+import logging
+from datetime import UTC, datetime, timedelta
+from operator import attrgetter
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.contracts import INBOUND_MESSAGES
+from common.contracts.inbound import Concern, Intent
+from common.kafka import outbox
+from common.keyring import FieldKeys, Unreadable
+from common.service import Resources, resources
+from common.telemetry import counter
+from common.web.auth import Caller, require
+from common.web.openapi import refuses
+from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
+from common.web.problems import AlreadyDecided, Conflict, Invalid, NotFound, Problem, Reason
+from inbound.reviews import queue, rules
+from inbound.reviews.effect import revised
+from inbound.reviews.queue import Decided, Review
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/v1/reviews", tags=["reviews"])
+
+DECIDED_AT_ONCE = 200
+PROPOSED_FROM = 5000  # the newest decisions
+PEOPLE_OF_A_LINE = 2  # a text of one person's may name them
+
+DECIDED = counter("sms_inbound_reviews_decided_total", "Reviews decided, by intent.", ["intent"])
+UNDONE = counter("sms_inbound_reviews_undone_total", "Decisions undone before they took effect.", ["intent"])
+
+Held = Annotated[Resources[Any], Depends(resources)]
+
+
+class OnlyAStop(Invalid):
+    """The text is a STOP behind a START, or a STOP to a code that no sender has.
+
+    Decide `stop` or `none`.
+    """
+
+    slug, title = "only-a-stop", "The text is a STOP: decide whether it counts"
+
+
+class InEffect(Conflict):
+    """The decision is in effect, or is a STOP, which takes effect at once.
+
+    A STOP is taken back by the person alone. For another decision, record what the person wants: an opt-out, or a
+    consent with its proof.
+    """
+
+    slug, title = "decision-in-effect", "The decision is in effect"
+
+
+class DecisionBody(BaseModel):
+    """The meaning of the text. `none`: no request at all.
+
+    For an erasure, decide `stop`, and request the erasure. For a STOP behind a START, decide `stop` or `none`.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"intent": "stop", "note": "asks to be left alone"}]}
+    )
+
+    intent: Literal["stop", "start", "contact", "none"] = Field(
+        description="The meaning of the text, as the reviewer reads it."
+    )
+    note: str | None = Field(
+        None,
+        min_length=1,
+        max_length=2000,
+        pattern=r"^[^\x00]*$",
+        description="A note for later readers of the review, encrypted at rest; without the number or the text.",
+    )
+
+
+class DecisionsBody(DecisionBody):
+    """One meaning for several texts, which are alike."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"mo_ids": ["0b5f7e9a-6a42-4c8e-9a3e-52d1c2b4a601"], "intent": "none"}]},
+    )
+
+    mo_ids: list[Annotated[str, Field(min_length=1, max_length=100)]] = Field(
+        min_length=1, max_length=DECIDED_AT_ONCE, description="The texts, by MO, each once."
+    )
+
+    @field_validator("mo_ids")
+    @classmethod
+    def _each_once(cls, value: list[str]) -> list[str]:
+        if len(set(value)) < len(value):
+            raise ValueError("name each text once")
+        return value
+
+
+class Result(BaseModel):
+    """The result for a text."""
+
+    mo_id: str
+    result: Literal["decided", "unchanged", "refused"] = Field(
+        description="`unchanged`: the same person decided the same before."
+    )
+    reason: str | None = Field(
+        description="`unknown_review`, `already_decided` by another person or otherwise, or `only_a_stop`; null without"
+        " a refusal."
+    )
+
+
+class DecisionsAnswer(BaseModel):
+    """The results of a call that decides several texts."""
+
+    items: list[Result] = Field(description="A result for each text, in request order.")
+
+
+class Proposal(BaseModel):
+    """A line that a developer may take into the keyword lists, or leave."""
+
+    line: str = Field(description="The words of the texts, folded as the reader folds them, without numbers.")
+    intents: dict[Intent, int] = Field(description="The decisions on these texts, by meaning.")
+    people: int = Field(description="The people who wrote these words, two at least.")
+    rules: list[str] = Field(description="The rules that put the texts in review.")
+
+
+class Proposals(BaseModel):
+    """The lines proposed, the most people first."""
+
+    items: list[Proposal] = Field(description="The lines, from the newest 5,000 decisions in effect.")
+
+
+class Decision(BaseModel):
+    """A reviewer's decision on a text."""
+
+    intent: Intent = Field(description="The meaning that the reviewer gave the text.")
+    note: str | None = Field(description="Null without a note, and after the encryption key's deletion.")
+    decided_by: str = Field(description="The reviewer, by `sub` of the token.")
+    decided_at: datetime = Field(description="The time of the decision.")
+    takes_effect_at: datetime = Field(
+        description="From this instant the decision counts, and can no longer be undone; a STOP counts at once."
+    )
+    in_effect: bool = Field(description="True: the decision is published, and stands.")
+
+
+class ReviewItem(BaseModel):
+    """A text in review. `subject_id`: the platform's own id of the person, for the platform's operator alone."""
+
+    mo_id: str
+    subject_id: str = Field(description="The platform's own id of the person.")
+    provider: str
+    account: str = Field(
+        description="The account with the provider, by its name in the settings of the platform, such as `main`."
+    )
+    provider_message_id: str = Field(description="The provider's id of the text, for its support.")
+    short_code: str
+    text: str | None = Field(description="Null after the encryption key's deletion.")
+    concern: Concern = Field(
+        description="The lane of the queue. `doubt`: the text may ask to stop. `unread`: no list has the script or the"
+        " language. `erasure`, `access` (to the person's data), `source` (of the number), `wrong_number`, `return`"
+        " (after a STOP): the text asks for this, and a person answers within the time of the law."
+    )
+    rule: str = Field(description="The rule that put the text in review.")
+    suggestion: Intent | None = Field(
+        description="The likely meaning, by the concern; null where no rule has one. The reviewer decides."
+    )
+    like: str | None = Field(
+        description="The same for all texts of the same words and concern, numbers aside, so that one call decides"
+        " them; null without a word."
+    )
+    due_at: datetime = Field(
+        description="When a person has read the text at the latest: a day for what may be a STOP, and within the month"
+        " of the law (RGPD art. 12) for a right."
+    )
+    score: float = Field(description="How sure the rule is, from 0 to 1.")
+    occurred_at: datetime = Field(description="The operator's time of the text.")
+    received_at: datetime
+    behind_start: bool = Field(
+        description="True for a STOP that arrived after a START with a later operator timestamp. Decide `stop` or"
+        " `none`."
+    )
+    no_sender: bool = Field(
+        description="True for a STOP to a code that no sender has. `stop` stops every sender; decide `stop` or `none`."
+    )
+    decision: Decision | None
+
+
+@router.get("", operation_id="reviews.list")
+async def list_reviews(
+    held: Held,
+    caller: Annotated[Caller, Depends(require("review:read", platform=True))],
+    state: Annotated[Literal["open", "decided"], Query(description="Only reviews in this state.")] = "open",
+    concern: Annotated[Concern | None, Query(description="Only reviews of this concern: a lane of the queue.")] = None,
+    cursor: Cursor = None,
+    limit: Limit = LIMIT,
+) -> Page[ReviewItem]:
+    """List open or decided reviews, oldest first, with texts in clear."""
+    after = position(cursor, int) or 0
+    async with held.database.begin() as tx:
+        found = await queue.page(tx, decided=state == "decided", after=after, limit=limit, concern=concern)
+    log.info("texts were shown", extra={"by": caller.subject, "mo_ids": [review.event.mo_id for review in found]})
+    items = [_item(review, held) for review in found]
+    return Page[ReviewItem](items=items, next=next_of(found, limit, attrgetter("place")))
+
+
+@router.post("/{mo_id}/decision", operation_id="reviews.decide", responses=refuses(AlreadyDecided, OnlyAStop))
+async def decide_review(
+    mo_id: str,
+    body: DecisionBody,
+    held: Held,
+    caller: Annotated[Caller, Depends(require("review:write", limited=False, platform=True))],
+) -> ReviewItem:
+    """Decide a review once. 409 for a second decision, except a repetition by the same person.
+
+    A STOP takes effect at once. Any other decision takes effect at `takes_effect_at`, and can be undone until then;
+    marketing to the person waits as long.
+    """
+    async with held.database.begin() as tx:
+        review = (await queue.lock(tx, [mo_id])).get(mo_id)
+        decided = await _decide(tx, held, caller, review, mo_id, body)
+    _tell(review, decided)
+    return _item(decided, held)
+
+
+@router.post("/decisions", operation_id="reviews.decide_many")
+async def decide_reviews(
+    body: DecisionsBody,
+    held: Held,
+    caller: Annotated[Caller, Depends(require("review:write", limited=False, platform=True))],
+) -> DecisionsAnswer:
+    """Decide up to 200 reviews alike: texts of one `like`. Each gets a decision of its own, or is refused alone."""
+    results, told = [], []
+    async with held.database.begin() as tx:
+        locked = await queue.lock(tx, body.mo_ids)
+        for mo_id in body.mo_ids:
+            try:
+                decided = await _decide(tx, held, caller, before := locked.get(mo_id), mo_id, body)
+            except Problem as problem:
+                results.append(Result(mo_id=mo_id, result="refused", reason=problem.reasons[0].reason))
+            else:
+                same = before is not None and before.decided is not None
+                results.append(Result(mo_id=mo_id, result="unchanged" if same else "decided", reason=None))
+                told.append((before, decided))
+    for before, decided in told:
+        _tell(before, decided)
+    return DecisionsAnswer(items=results)
+
+
+@router.post("/{mo_id}/undo", operation_id="reviews.undo", responses=refuses(InEffect, NotFound))
+async def undo_decision(
+    mo_id: str, held: Held, caller: Annotated[Caller, Depends(require("review:write", platform=True))]
+) -> ReviewItem:
+    """Take a decision back that is not in effect: the text is open again. An open review stays open."""
+    async with held.database.begin() as tx:
+        review = (await queue.lock(tx, [mo_id])).get(mo_id)
+        if review is None:
+            raise _no_review()
+        if review.decided is not None and review.decided.told:
+            raise InEffect("record what the person wants instead", reasons=[Reason("mo_id", "in_effect")])
+        await queue.undo(tx, mo_id)
+    if review.decided is not None:
+        UNDONE.labels(review.decided.intent).inc()
+        extra = {"mo_id": mo_id, "intent": review.decided.intent, "decided_by": review.decided.by}
+        log.info("a decision is undone", extra={**extra, "by": caller.subject})
+    return _item(Review(review.place, review.event, None), held)
+
+
+@router.get("/proposals", operation_id="reviews.list_proposals")
+async def propose_lines(
+    held: Held, caller: Annotated[Caller, Depends(require("review:read", platform=True))]
+) -> Proposals:
+    """Return the words of decided texts as lines that a developer may take into the keyword lists, or leave.
+
+    A line stands for the texts of two people or more, without numbers. Nothing takes a line over by itself: a list
+    changes by a reviewed edit, with its tests.
+    """
+    async with held.database.begin() as tx:
+        found = await queue.newest_told(tx, PROPOSED_FROM)
+    texts = ((_opened(held.field_keys, each.event.text, f"text:{each.event.mo_id}"), each) for each in found)
+    said = [
+        rules.Said(rules.alike(text), each.decided.intent, each.event.rule, each.event.subject_id)
+        for text, each in texts
+        if text is not None and each.decided is not None
+    ]
+    log.info("lines were proposed", extra={"by": caller.subject, "reviews": len(said)})
+    lines = rules.proposed(said, PEOPLE_OF_A_LINE)
+    return Proposals(
+        items=[
+            Proposal(line=each.line, intents=dict(each.intents), people=each.people, rules=list(each.rules))
+            for each in lines
+        ]
+    )
+
+
+async def _decide(
+    tx: AsyncConnection, held: Resources[Any], caller: Caller, review: Review | None, mo_id: str, body: DecisionBody
+) -> Review:
+    """Store a decision, and publish what takes effect at once. Raises NotFound, OnlyAStop, AlreadyDecided.
+
+    The caller holds the review's lock.
+    """
+    if review is None:
+        raise _no_review()
+    if (review.event.behind_start or review.event.no_sender) and body.intent not in ("stop", "none"):
+        raise OnlyAStop("decide stop or none", reasons=[Reason("intent", "only_a_stop")])
+    if review.decided is not None:
+        if (review.decided.intent, review.decided.by) != (body.intent, caller.subject):
+            raise AlreadyDecided("the first decision stands", reasons=[Reason("mo_id", "already_decided")])
+        return review
+    now = datetime.now(UTC)
+    effect = rules.takes_effect_at(body.intent, now, timedelta(seconds=held.settings.review_undo_s))
+    note = held.field_keys.seal(body.note, f"note:{mo_id}") if body.note else None
+    decided = Decided(body.intent, note, caller.subject, now, effect, told=effect <= now)
+    await queue.decide(tx, mo_id, decided)
+    if decided.told:
+        await outbox.append(tx, INBOUND_MESSAGES, [revised(review.event, decided)])
+    return Review(review.place, review.event, decided)
+
+
+def _tell(before: Review | None, after: Review) -> None:
+    """Count and log a new decision. The caller has committed."""
+    if after.decided is None or (before is not None and before.decided is not None):
+        return
+    DECIDED.labels(after.decided.intent).inc()
+    extra = {"mo_id": after.event.mo_id, "intent": after.decided.intent, "by": after.decided.by}
+    log.info("a review is decided", extra=extra)
+
+
+def _no_review() -> NotFound:
+    return NotFound("no such review", reasons=[Reason("mo_id", "unknown_review")])
+
+
+def _item(review: Review, held: Resources[Any]) -> ReviewItem:
+    event, decided, keys = review.event, review.decided, held.field_keys
+    text = _opened(keys, event.text, f"text:{event.mo_id}")
+    words = rules.alike(text) if text else ""
+    return ReviewItem(
+        mo_id=event.mo_id,
+        subject_id=event.subject_id,
+        provider=event.provider,
+        account=event.account,
+        provider_message_id=event.provider_message_id,
+        short_code=event.short_code,
+        text=text,
+        concern=event.concern,
+        rule=event.rule,
+        suggestion=rules.suggested(event),
+        like=held.subject_keys.subject_id(f"review:{event.concern}:{words}") if words else None,
+        due_at=rules.due_at(event.concern, event.received_at),
+        score=event.score,
+        occurred_at=event.occurred_at,
+        received_at=event.received_at,
+        behind_start=event.behind_start,
+        no_sender=event.no_sender,
+        decision=Decision(
+            intent=decided.intent,
+            note=_opened(keys, decided.note, f"note:{event.mo_id}") if decided.note else None,
+            decided_by=decided.by,
+            decided_at=decided.at,
+            takes_effect_at=decided.takes_effect_at,
+            in_effect=decided.told,
+        )
+        if decided
+        else None,
+    )
+
+
+def _opened(keys: FieldKeys, sealed: str, context: str) -> str | None:
+    try:
+        return keys.unseal(sealed, context)
+    except Unreadable:
+        return None  # without a decision, marketing to the person stays on hold for ever

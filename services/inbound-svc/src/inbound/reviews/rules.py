@@ -1,0 +1,92 @@
+"""The rules of a review: the suggestion, the time to answer, when a decision takes effect, which texts are alike. Pure.
+
+Nothing here decides: a suggestion stands beside the text, and a person gives the intent.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from common.contracts.inbound import Concern, Intent, MessageReceived
+from inbound.keywords.normal import normalise
+
+LIKELY: Mapping[Concern, Intent | None] = {
+    "doubt": "stop",
+    "unread": None,  # no list has the script or the language: whoever reads it knows, no rule does
+    "erasure": "stop",  # and then the erasure
+    "wrong_number": "stop",
+    "access": "contact",
+    "source": "contact",
+    "return": "start",
+}
+A_DAY = timedelta(days=1)  # marketing waits for the answer: the person's loss is small, the sender's grows
+A_MONTH = timedelta(days=30)  # RGPD art. 12 (3): one month from receipt; the shortest such month but February
+WITHIN: Mapping[Concern, timedelta] = {
+    "doubt": A_DAY,
+    "unread": A_DAY,
+    "wrong_number": A_DAY,
+    "return": A_DAY,
+    "erasure": A_MONTH - A_DAY,  # the erasure itself takes up to a day
+    "access": A_MONTH - A_DAY,
+    "source": A_MONTH - A_DAY,
+}
+
+
+def suggested(event: MessageReceived) -> Intent | None:
+    """Return the likely meaning, where the rule that held the text has one. A STOP in the queue stays a STOP."""
+    return event.intent if event.intent != "review" else LIKELY[event.concern]
+
+
+def due_at(concern: Concern, received_at: datetime) -> datetime:
+    """Return when a person has read the text at the latest."""
+    return received_at + WITHIN[concern]
+
+
+def takes_effect_at(intent: Intent, decided_at: datetime, undo: timedelta) -> datetime:
+    """Return when a decision takes effect. A STOP does at once; what loosens, or ends the hold, may be undone first."""
+    return decided_at if intent == "stop" else decided_at + undo
+
+
+def alike(text: str) -> str:
+    """Return the words of a text without numbers; texts with the same words are decided together. "" without a word."""
+    normal = normalise(text)
+    return " ".join(word for clause in normal.clauses for word in clause if not any(map(str.isdigit, word)))
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A decided text: its words (`alike`), the decision, the rule that held the text, and the person."""
+
+    words: str
+    intent: Intent
+    rule: str
+    subject_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A proposal for the keyword lists, and what speaks for it."""
+
+    line: str
+    intents: Mapping[Intent, int]
+    people: int
+    rules: Sequence[str]
+
+
+def proposed(said: Iterable[Said], least_people: int) -> list[Line]:
+    """Return a line for the words of `least_people` or more, the most people first. Never of one person's words."""
+    of: dict[str, list[Said]] = defaultdict(list)
+    for each in said:
+        if each.words:
+            of[each.words].append(each)
+    lines = [
+        Line(
+            words,
+            Counter(each.intent for each in texts),
+            len({each.subject_id for each in texts}),
+            sorted({each.rule for each in texts}),
+        )
+        for words, texts in of.items()
+    ]
+    return sorted((line for line in lines if line.people >= least_people), key=lambda line: (-line.people, line.line))
