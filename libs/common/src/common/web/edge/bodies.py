@@ -109,7 +109,7 @@ class Bodies:
 
 
 def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"at most {limit} bytes", reasons=[Reason("body", "too_large")], headers={"Connection": "close"})
+    return TooLarge(f"at most {limit:,} bytes", reasons=[Reason("body", "too_large")], headers={"Connection": "close"})
 
 
 async def _look_at_caller(scope: Scope) -> None:
