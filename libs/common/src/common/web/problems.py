@@ -1,8 +1,8 @@
 """Errors at the HTTP edge: RFC 9457 `application/problem+json` with a stable `type`, the field and the reason.
 
 A business "no" is a value (a verdict, a refusal), never a problem. A problem never repeats a person's number: every
-text of an answer is masked (`content_of`). `TooMany`: Retry-After says when to come back. `Unavailable`: the caller sends the same
-request again; whether the first one was kept may be unknown.
+text of an answer is masked (`content_of`). `TooMany`: Retry-After says when to come back. `Unavailable`: the caller
+sends the same request again; whether the first one was kept may be unknown.
 """
 
 import logging
@@ -20,6 +20,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Scope
 
 from common.db.database import AWAY
 from common.telemetry import masked, trace_id
@@ -40,6 +41,7 @@ DATABASE_DOWN = (
 MEDIA_TYPE = "application/problem+json"
 IN_OUR_LOG = "the error is in our log under this trace id"
 PATH = "/problems"
+TOLD = "problem"  # key of the scope's state
 DIGITS = re.compile(r"(?<![\w-])\d{8,}(?!\w)")  # shorter than a number in a log; never a part of an id
 
 
@@ -289,11 +291,23 @@ def problem_of(error: Exception) -> Problem:
     return Problem(IN_OUR_LOG)
 
 
+def note(scope: Scope, problem: Problem) -> None:
+    """Remember the problem that answers a request."""
+    scope.setdefault("state", {})[TOLD] = problem.reasons[0].reason if problem.reasons else problem.slug
+
+
+def reason_told(scope: Scope) -> str | None:
+    """Return the first reason, or else the kind, of the problem that answered a request."""
+    found: str | None = scope.get("state", {}).get(TOLD)
+    return found
+
+
 def install(app: FastAPI) -> None:
     """Turn every error of `app` into a problem."""
 
     @app.exception_handler(Problem)
     async def on_problem(request: Request, error: Problem) -> JSONResponse:
+        note(request.scope, error)
         return answer(error)
 
     @app.exception_handler(RequestValidationError)

@@ -9,7 +9,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from common.privacy.pruning import ALLOWANCES, DEAD_LETTERS, Policy, Pruned
+from common.privacy.pruning import ALLOWANCES, AUDIT, DEAD_LETTERS, Policy, Pruned
 
 EARLY_RECEIPTS_KEPT = timedelta(days=1)  # submits are answered within seconds: an older DLR is not ours
 LATE_DAYS = 7  # the longest delay of a DLR (CM.com, DOMAIN 3.1), and the retention of Kafka
@@ -40,6 +40,7 @@ def policy(periods: Periods) -> Policy:
         pruned=(
             DEAD_LETTERS,
             ALLOWANCES,
+            AUDIT,
             Pruned(
                 "message contents",
                 "message",

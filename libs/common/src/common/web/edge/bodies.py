@@ -96,6 +96,7 @@ class Bodies:
         finally:
             self._hold(-held)
         if refused is not None and not begun:
+            problems.note(scope, refused)
             await problems.answer(refused)(scope, receive, send)
 
     def _hold(self, more: int) -> None:
