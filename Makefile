@@ -23,7 +23,7 @@ PACKAGES := libs/common services/consent-svc services/campaign-svc services/disp
 SOURCES := libs services stack clients tests examples bench chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms reference manifests traces alerts corpus likeness mutants fuzz attack bench chaos kafka clean client wheels
+.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms reference manifests traces alerts corpus likeness mutants fuzz attack bench chaos kafka clean client wheels schemathesis
 
 ##@ Everyday
 help: ## List the targets
@@ -92,6 +92,9 @@ mutants: install ## Apply small faults, one at a time, that the tests must catch
 
 fuzz: install ## Fuzz inbound-svc for 10 minutes (FUZZ_SECONDS=n; T=tests/service/common/test_fuzz.py: the other services)
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) $(BIN)/pytest -q -s $(or $(T),tests/service/inbound/test_inbound_fuzz.py)
+
+schemathesis: install ## Hold the four services against their OpenAPI documents, 10 minutes each (FUZZ_SECONDS=n): no 5xx, no undeclared answer
+	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) $(BIN)/pytest -q -s tests/service/common/test_fuzz.py tests/service/inbound/test_inbound_fuzz.py
 
 attack: install ## Attack inbound-svc for 10 minutes while STOPs come (ATTACK_SECONDS=n), and run the other attacks once
 	ATTACK_SECONDS=$(or $(ATTACK_SECONDS),600) $(BIN)/pytest -q -s tests/attack

@@ -25,9 +25,13 @@ OPERATORS = {
     "inbound": {"ReviewItem"},
 }
 BOTH = {"consent": {"Certificate", "ConsentAnswer", "LinkAnswer", "SubjectView"}}  # by the sender that the call names
+AUDIT = "GET /v1/audit.jsonl"
 FILES = {  # answers of no model
-    "campaign": {"GET /v1/campaigns/{campaign_id}/recipients.csv", "GET /v1/events/stream"},
+    "campaign": {"GET /v1/campaigns/{campaign_id}/recipients.csv", "GET /v1/events/stream", AUDIT},
+    "dispatch": {AUDIT},
+    "inbound": {AUDIT},
     "consent": {
+        AUDIT,
         "GET /v1/opt-outs.csv",
         "POST /v1/proofs",
         "GET /v1/proofs/campaigns/{campaign_id}",

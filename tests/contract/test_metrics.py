@@ -24,6 +24,7 @@ UNITS = (
 # anything else that grows with use is no label: put it in a log line, as an id.
 BOUNDED_LABELS = {
     "account",
+    "alarm",
     "as",
     "gateway",
     "intent",

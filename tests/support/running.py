@@ -31,7 +31,7 @@ ALL_SCOPES = (
     " message:send:free_text message:send:override template:read template:write template:approve"
     " message:read message:write review:read review:write"
     " erasure:read erasure:write copy:read copy:write rectification:read rectification:write"
-    " dead-letter:read dead-letter:write event:read webhook:read webhook:write platform:admin"
+    " dead-letter:read dead-letter:write audit:read event:read webhook:read webhook:write platform:admin"
 )
 ORGANISATION = "tests"  # of every token and sender, unless a test names another
 KEY_RING: dict[str, Any] = {"current": "t1", "keys": {"t1": base64.b64encode(b"t" * 32).decode()}}

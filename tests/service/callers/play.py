@@ -531,8 +531,8 @@ class Play:
     async def opts_in_on(self, path: str, sender_id: str | None) -> None:
         """Press yes on this page: by each form that the page has, else by a form made up."""
         page = await self.world.call({}, "GET", "consent", f"{path}?lang=fr")
-        browser = re.search(r"browser=([^;]+)", page.headers.get("set-cookie", ""))
-        cookie = {"Cookie": f"browser={browser[1]}"} if browser else {}
+        browser = page.headers.get("set-cookie", "").partition(";")[0]
+        cookie = {"Cookie": browser} if browser else {}
         shown = YES_FORM.findall(page.text) or [(sender_id or "", "promotions", "A" * 16)]
         for sender, purpose, form in shown:
             sent = {"sender": sender, "purpose": purpose, "want": "on", "form": form, "lang": "fr"}

@@ -262,3 +262,20 @@ async def test_what_is_about_everybody_is_for_the_platform_s_operator(service: h
         ),
     ):
         assert (await service.request(method, path, json=body, headers=THEIRS)).status_code == 403, path
+
+
+async def test_the_cookie_of_a_page_is_of_its_host_alone_and_of_one_link(service: httpx.AsyncClient) -> None:
+    """A sister host, or a page without TLS, can set no cookie of this name; browsers see to it (RFC 6265bis)."""
+    names = set()
+    for who in (next(PEOPLE), next(PEOPLE)):
+        await known_to_us(service, who)
+        asked = {"sender_id": "acme", "number": number(who)}
+        url = (await service.post("/v1/preference-links", json=asked)).json()["url"]
+        page = await service.get(url.removeprefix("https://p.example"))
+        name, *attributes = page.headers["set-cookie"].split("; ")
+        told = {each.partition("=")[0].lower(): each.partition("=")[2] for each in attributes}
+        assert name.startswith("__Host-browser-")
+        assert told.keys() == {"expires", "httponly", "path", "samesite", "secure"}, "and no Domain"
+        assert (told["path"], told["samesite"]) == ("/", "lax")
+        names.add(name.partition("=")[0])
+    assert len(names) == 2

@@ -121,7 +121,9 @@ def _template_of(t: Things) -> dict[str, Any]:
 
 CONTENT = {"text": "Colis {parcel} en route.", "fields": [{"name": "parcel", "max_chars": 12}]}
 UPLOAD = {**TUS, **OCTETS, "Upload-Offset": "0"}
-LETTERS: Mapping[str, Operation] = {
+OF_ALL: Mapping[str, Operation] = {  # of every service
+    "GET /v1/audit": Operation(nothing),
+    "GET /v1/audit.jsonl": Operation(nothing),
     "GET /v1/dead-letters": Operation(nothing, platform=True),
     "POST /v1/dead-letters/{letter_id}/{decision}": Operation(
         lambda t: [Ask(path={"letter_id": t.letter_id, "decision": each}) for each in ("discard", "replay")],
@@ -237,7 +239,7 @@ CONSENT: Mapping[str, Operation] = {
     ),
     "GET /v1/rectifications": Operation(nothing),
     "GET /v1/rectifications/{rectification_id}": Operation(by(rectification_id="rectification_id")),
-    **LETTERS,
+    **OF_ALL,
 }
 
 WEBHOOK = "/v1/webhooks/{webhook_id}"
@@ -377,7 +379,7 @@ CAMPAIGN: Mapping[str, Operation] = {
     "GET /v1/imports/{import_id}": Operation(by(import_id="contacts_import_id")),
     "GET /v1/imports/{import_id}/refusals": Operation(by(import_id="contacts_import_id")),
     "POST /v1/texts/preview": Operation(lambda t: [Ask(body={"sender_id": t.sender_id, "text": TEXT})], reads=True),
-    **LETTERS,
+    **OF_ALL,
 }
 
 DISPATCH: Mapping[str, Operation] = {
@@ -411,7 +413,7 @@ DISPATCH: Mapping[str, Operation] = {
     "DELETE /v1/provider-blocks/{gateway}/{subject_id}": Operation(
         lambda t: [Ask(path={"gateway": GATEWAY, "subject_id": t.subject_id})], platform=True
     ),
-    **LETTERS,
+    **OF_ALL,
 }
 
 INBOUND: Mapping[str, Operation] = {
@@ -425,7 +427,7 @@ INBOUND: Mapping[str, Operation] = {
     ),
     "POST /v1/reviews/{mo_id}/undo": Operation(lambda t: [Ask(path={"mo_id": t.mo_id})], platform=True),
     "GET /v1/reviews/proposals": Operation(nothing, platform=True),
-    **LETTERS,
+    **OF_ALL,
 }
 
 TABLE: Mapping[str, Mapping[str, Operation]] = {

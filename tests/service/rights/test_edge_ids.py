@@ -179,6 +179,9 @@ async def uses_rights(of: Tenant) -> None:
 
     await eventually(told)
     await of.call("campaign", "GET /v1/events/stream", None, "?lasts_s=0")
+    for service in SERVICES:
+        for operation in ("GET /v1/audit", "GET /v1/audit.jsonl"):
+            await of.call(service, operation)
 
 
 async def test_what_two_controllers_are_told_of_the_same_people_cannot_be_joined(surroundings: Surroundings) -> None:

@@ -8,6 +8,7 @@ import pytest
 from fastapi import FastAPI, Query
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
 
 from common.telemetry import continue_trace, trace_id
 from common.web import problems
@@ -201,3 +202,19 @@ async def test_a_bug_says_nothing_of_itself() -> None:
 @pytest.mark.parametrize("fault", [asyncpg.QueryCanceledError, asyncpg.ConfigurationLimitExceededError])
 def test_what_exceeds_a_limit_of_the_database_is_no_database_that_is_away(fault: type[Exception]) -> None:
     assert not issubclass(fault, problems.DATABASE_DOWN)
+
+
+@pytest.mark.parametrize("written", [NUMBER, "33639980001", "+33 6 39 98 00 01", "39980001"])
+async def test_no_member_of_a_problem_repeats_a_number_whoever_raised_it(written: str) -> None:
+    reasons = [Reason(f"lines.{written}", "taken", f"{written} is taken")]
+    for raised in (Conflict(f"{written} is taken", reasons=reasons), HTTPException(409, f"{written} is taken")):
+        response = await ask("GET", "/raise", raised)
+        found = body_of(response)
+        assert "[number] is taken" in found["detail"]
+        said = [found["detail"], *(value for reason in found["reasons"] for value in reason.values())]
+        assert not any("0001" in "".join(filter(str.isdigit, text)) for text in said)
+
+
+async def test_a_problem_keeps_ids_instants_and_amounts() -> None:
+    told = "cmp-0123456789abcdef01234567 of 2026-11-30T00:14:05+00:00 takes at most 1,000,000,000 bytes"
+    assert body_of(await ask("GET", "/raise", Conflict(told)))["detail"] == told

@@ -9,6 +9,7 @@ import pytest
 
 from common.settings import ServiceSettings
 from common.settings.environment import WrongSettings, read
+from consent.page.routes import PageSettings
 from inbound.service import Settings
 from tests.unit.deploy.deployed import PREFIX
 
@@ -125,3 +126,13 @@ def test_the_check_finds_a_key_that_is_too_short() -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("PLACET_FIELD_KEYS is wrong: ")
     assert "AAAA" not in done.stderr
+
+
+def test_a_page_without_tls_is_refused_outside_development(told: pytest.MonkeyPatch) -> None:
+    told.setenv("PLACET_PAGE_URL", "http://p.example")
+    assert refused(PageSettings) == ["PLACET_PAGE_URL is no https: browsers keep the page's cookie over https alone"]
+    told.setenv("PLACET_DEVELOPMENT", "true")
+    assert not read(PageSettings).page_over_tls
+    told.setenv("PLACET_DEVELOPMENT", "false")
+    told.setenv("PLACET_PAGE_URL", "https://p.example")
+    assert read(PageSettings).page_over_tls

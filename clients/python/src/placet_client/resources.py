@@ -97,6 +97,80 @@ class Attributes(Resource[S]):
         )
 
 
+class Audit(Resource[S]):
+    """The audit."""
+
+    @listing
+    def list(
+        self,
+        service: Service,
+        *,
+        cursor: str | Omitted = OMITTED,
+        limit: int | Omitted = OMITTED,
+        caller: str | Omitted = OMITTED,
+        subject_id: str | Omitted = OMITTED,
+        kind: Literal["read", "export", "proof", "decision", "call"] | Omitted = OMITTED,
+        since: dt.datetime | Omitted = OMITTED,
+    ) -> Request[Page[consent.AuditLine]]:
+        """List the calls about people, the oldest first: who read, exported, decided, and who was refused.
+
+        An organisation sees its own callers. The platform's operator sees all, and can check the chain.
+
+        `cursor`: `next` of the page before.
+
+        `limit`: Items of a page at most.
+
+        `caller`: Only calls of this account, by `sub`.
+
+        `subject_id`: Only calls about this person, by the id with the controller.
+
+        `kind`: Only calls of this kind.
+
+        `since`: Only calls since this instant.
+        """
+        return Request(
+            "GET",
+            service,
+            "/v1/audit",
+            answer=Page[consent.AuditLine],
+            query={
+                "cursor": cursor,
+                "limit": limit,
+                "caller": caller,
+                "subject_id": subject_id,
+                "kind": kind,
+                "since": since,
+            },
+        )
+
+    @download
+    def export(
+        self,
+        service: Service,
+        *,
+        caller: str | Omitted = OMITTED,
+        subject_id: str | Omitted = OMITTED,
+        kind: Literal["read", "export", "proof", "decision", "call"] | Omitted = OMITTED,
+        since: dt.datetime | Omitted = OMITTED,
+    ) -> Request[bytes]:
+        """Export the calls about people as JSON lines, the oldest first, each as `GET /v1/audit` has it.
+
+        `caller`: Only calls of this account, by `sub`.
+
+        `subject_id`: Only calls about this person, by the id with the controller.
+
+        `kind`: Only calls of this kind.
+
+        `since`: Only calls since this instant.
+        """
+        return Request(
+            "GET",
+            service,
+            "/v1/audit.jsonl",
+            query={"caller": caller, "subject_id": subject_id, "kind": kind, "since": since},
+        )
+
+
 class Campaigns(Resource[S]):
     """The campaigns."""
 
@@ -3429,6 +3503,7 @@ class Resources(Generic[S]):
     def __init__(self, session: S) -> None:
         self.approvals = Approvals(session)
         self.attributes = Attributes(session)
+        self.audit = Audit(session)
         self.campaigns = Campaigns(session)
         self.consent_imports = ConsentImports(session)
         self.consent_timelines = ConsentTimelines(session)

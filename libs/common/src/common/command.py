@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from common.audit import verifying
 from common.db.database import migrate
 from common.kafka import dead_letters
 from common.kafka.reading import broken_logs
@@ -23,7 +24,7 @@ GC_THRESHOLD = 50_000  # objects; Python's default is 700
 KEPT_BYTES = 32 * 1024 * 1024  # of freed memory; glibc's largest threshold
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 STARTUP_FAILURE = 3  # uvicorn's own
-COMMANDS = "migrate | settings --check | dead-letters | log"
+COMMANDS = "migrate | settings --check | dead-letters | log | audit"
 
 S = TypeVar("S", bound=ServiceSettings)
 
@@ -54,7 +55,7 @@ def keep_memory() -> None:
 
 
 def main(build: Callable[[S], Service[S]], kind: type[S]) -> None:
-    """Run `python -m <service> [migrate | settings --check | dead-letters … | log …]`."""
+    """Run `python -m <service> [migrate | settings --check | dead-letters … | log … | audit …]`."""
     settings = settings_of(kind)
     service = build(settings)
     log_to_stderr(service.name)
@@ -67,6 +68,8 @@ def main(build: Callable[[S], Service[S]], kind: type[S]) -> None:
         sys.exit(asyncio.run(dead_letters.command(service.name, settings.database_url, sys.argv[2:])))
     if sys.argv[1:2] == ["log"]:
         sys.exit(asyncio.run(broken_logs.command(service.name, settings.database_url, sys.argv[2:])))
+    if sys.argv[1:2] == ["audit"]:
+        sys.exit(asyncio.run(verifying.command(service.name, settings.database_url, sys.argv[2:])))
     if sys.argv[1:]:
         sys.exit(f"usage: python -m {service.name} [{COMMANDS}]")
     os.nice(settings.nice)

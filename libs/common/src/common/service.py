@@ -29,6 +29,9 @@ from sqlalchemy import Column, MetaData, func, select
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from common.audit import api as audit
+from common.audit.accounting import Accounting
+from common.audit.writer import AuditWriter
 from common.contracts import TOPICS, Topic
 from common.db.allowances import Allowances
 from common.db.database import Database
@@ -142,6 +145,7 @@ class Service(Generic[S]):
 class _Running:
     """The background work, for /readyz."""
 
+    audit: AuditWriter
     consumers: list[Consumer] = field(default_factory=list)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     topics_ready: bool = False
@@ -180,6 +184,7 @@ def create_app(service: Service[S]) -> FastAPI:
             yield {
                 "resources": held,
                 "running": state,
+                "audit": state.audit,
                 "authenticator": authenticator,
                 "organisations": Organisations(held.database, service.senders_arrive_within_s),
             }
@@ -194,6 +199,7 @@ def create_app(service: Service[S]) -> FastAPI:
         openapi_url=OPENAPI if service.settings.docs else None,
         docs_url=None,  # a page whose scripts come from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # the redirect would name the host that the caller named
         lifespan=lifespan,
         telemetry=NO_TELEMETRY,
     )
@@ -202,12 +208,14 @@ def create_app(service: Service[S]) -> FastAPI:
     app.include_router(_health(service))
     if "api" in service.settings.roles:
         app.include_router(catalogue.router)
-        for router in (*service.routers, dead_letters.router):
+        for router in (*service.routers, dead_letters.router, audit.router):
             app.include_router(router, dependencies=[Depends(only_known_parameters)] if _described(router) else [])
     app.add_middleware(_Head, routes=app.router.routes, callbacks=service.quick)
     if "api" in service.settings.roles and service.quick:
         app.add_middleware(_Quick, routes=service.quick)
     app.add_middleware(Bodies, limits=service.body_limits, most_held=service.settings.bodies_bytes)
+    if "api" in service.settings.roles:
+        app.add_middleware(Accounting)
     app.add_middleware(_Nameless)
     if service.settings.health_port is not None:
         app.add_middleware(Apart, health_port=service.settings.health_port)
@@ -239,12 +247,14 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
         allowances=Allowances(Database(settings.database_url, pool_size=1, name=service.name)),
     )
     database.show_pool()
-    state = _Running()
+    state = _Running(AuditWriter(database))
     parts: list[Background] = []
     workers: list[Worker] = [held.allowances.worker()]
     subscriptions: list[Subscription] = []
-    if "api" in settings.roles and service.published:
-        workers.append(Worker("relayed", held.relayed.run))
+    if "api" in settings.roles:
+        workers.append(Worker("audit", state.audit.run))
+        if service.published:
+            workers.append(Worker("relayed", held.relayed.run))
     if "projection" in settings.roles:
         parts.append(service.projection(held))
     if "worker" in settings.roles:
@@ -320,6 +330,7 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
         for part in parts:
             if part.close is not None:
                 await part.close()
+        await state.audit.close()
         await held.allowances.close()
         await database.close()
 
@@ -495,12 +506,12 @@ class _Head:
             nonlocal ended
             if ended:
                 return
+            scope["route"] = as_get.get("route")
             if message["type"] == "http.response.body":
                 ended, message = True, {"type": "http.response.body"}
             await send(message)
 
         await self._app(as_get, receive, without_body)
-        scope["route"] = as_get.get("route")
 
 
 def _refusing_methods(app: FastAPI, callbacks: Sequence[Route]) -> Callable[[Request, Exception], Awaitable[Response]]:

@@ -3,6 +3,7 @@
 The module imports no package of the service; `service.py` imports every store.
 """
 
+from common.audit import store as audit
 from common.db import allowances
 from common.db.database import new_metadata
 from common.kafka import dead_letters, outbox
@@ -13,6 +14,7 @@ from common.web import idempotency
 metadata = new_metadata()
 
 allowances.define(metadata)
+audit.define(metadata)
 outbox.define(metadata)
 offsets.define(metadata)
 dead_letters.define(metadata)

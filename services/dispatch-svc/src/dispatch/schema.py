@@ -9,6 +9,7 @@ from operator import attrgetter
 
 from sqlalchemy import Column, DateTime
 
+from common.audit import store as audit
 from common.db import allowances
 from common.db.database import new_metadata
 from common.kafka import dead_letters, outbox
@@ -18,6 +19,7 @@ from common.web import idempotency
 
 metadata = new_metadata()
 allowances.define(metadata)
+audit.define(metadata)
 outbox.define(metadata)
 offsets.define(metadata)
 dead_letters.define(metadata)

@@ -8,7 +8,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from common.privacy.pruning import ALLOWANCES, DEAD_LETTERS, Policy, Pruned
+from common.privacy.pruning import ALLOWANCES, AUDIT, DEAD_LETTERS, Policy, Pruned
 from inbound.store import PARTS_KEPT
 
 RETRIED_DAYS = 35  # no operator is known to retry after a month (CM.com, DOMAIN 3.1)
@@ -37,6 +37,7 @@ def policy(periods: Periods) -> Policy:
         pruned=(
             DEAD_LETTERS,
             ALLOWANCES,
+            AUDIT,
             Pruned(
                 "raw messages",
                 "callback",

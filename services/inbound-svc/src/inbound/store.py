@@ -28,6 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.audit import store as audit
 from common.db import allowances
 from common.db.database import new_metadata
 from common.kafka import dead_letters, outbox
@@ -41,6 +42,7 @@ FORGOTTEN_AT_ONCE = 2  # per new nonce, so that the table does not grow
 
 metadata = new_metadata()
 allowances.define(metadata)
+audit.define(metadata)
 outbox.define(metadata)
 offsets.define(metadata)
 dead_letters.define(metadata)

@@ -285,7 +285,7 @@ async def _body(request: Request, max_bytes: int) -> bytes:
             body += chunk
             if len(body) > max_bytes:
                 raise TooLarge(
-                    f"at most {max_bytes} bytes",
+                    f"at most {max_bytes:,} bytes",
                     reasons=[Reason("body", "too_large")],
                     headers={"Connection": "close"},
                 )

@@ -20,6 +20,44 @@ class AsOfView(Answer):
     """The latest time of recording that the answer covers."""
 
 
+class AuditLine(Answer):
+    """A call about people: by whom, of which route, and with which verdict. No line is ever changed.
+
+    `subject_id` is the person's id with the sender's controller.
+    """
+
+    position: int | None
+    """The place in the chain of the service, from 1; null but for the platform's operator."""
+    at: dt.datetime
+    """The time of the answer, by the service's clock (UTC)."""
+    organisation: str
+    """The organisation of the token."""
+    caller: str
+    """The account, by `sub` of the token."""
+    scope: str
+    """The scopes of which the route needs one."""
+    method: str
+    """The method of the request."""
+    route: str
+    """The route, by its template: no value of a request."""
+    kind: Literal["read", "export", "proof", "decision", "call"] | str
+    """`read`, `export`, `proof` or `decision`; `call`: another operation, which was refused."""
+    subject_id: str | None
+    """The person's id with the sender's controller, where the answer shows one person; else null."""
+    people: int | None
+    """How many people the answer shows; null for an export."""
+    verdict: str
+    """`allowed`, or the reason of the refusal."""
+    trace_id: str | None
+    """The trace of the request, as in its answer and in the logs."""
+    previous: str | None
+    """The hash of the line before, of any organisation; null but for the platform's operator."""
+    hash: str | None
+    """SHA-256 of `previous` and the canonical JSON of the other fields, in hexadecimal; null but for the
+    platform's operator.
+    """
+
+
 class BatchAnswer(Answer):
     """The results of a batch of opt-ins."""
 

@@ -68,6 +68,13 @@ class Pruned:
 
 
 DEAD_LETTERS = Pruned("dead letters", "dead_letter", "buried_at", timedelta(days=35))  # Kafka keeps records 7 days
+AUDIT = Pruned(
+    "audit lines",
+    "audit_line",
+    "at",
+    timedelta(days=365),  # CNIL, deliberation 2021-122: six months to a year
+    where="t.position < (SELECT max(position) FROM audit_line)",  # the chain goes on from the newest
+)
 ALLOWANCES = Pruned("allowances", "allowance", "since", timedelta(days=40))  # a limit's longest window is a month
 
 

@@ -1,4 +1,4 @@
-"""The ids by which callers know people: each controller has its own. Pure.
+"""The ids by which callers know people: each controller has its own. Pure, but for a note of the ids shown.
 
 Services name a person by the subject id, which is the same for every controller (`common.keyring`). Two controllers
 that put their exports together could join them by that id. So an answer and an export show the subject id encrypted
@@ -7,6 +7,11 @@ under a key of the controller, and a call that names a person by such an id is d
 AES-SIV (RFC 5297) is deterministic: with a controller, a person has one id for ever, in every service. AES-SIV also
 authenticates: an id of another controller, or a damaged one, is refused and never read as another person.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
@@ -23,6 +28,32 @@ KEY_BYTES = 64  # AES-256-SIV
 LABEL = b"placet edge id\x00"  # of no other use of the subject key
 
 
+@dataclass(slots=True)
+class Shown:
+    """The people whom an answer shows: subject id to the id shown. Closed once the answer begins."""
+
+    ids: dict[str, str] = field(default_factory=dict)
+    is_open: bool = True
+
+    def close(self) -> None:
+        self.is_open = False
+
+
+_shown: ContextVar[Shown | None] = ContextVar("shown", default=None)
+
+
+@contextmanager
+def showing() -> Iterator[Shown]:
+    """Note the people whom the block shows, for the audit log."""
+    found = Shown()
+    before = _shown.set(found)
+    try:
+        yield found
+    finally:
+        found.close()
+        _shown.reset(before)
+
+
 class ControllerIds:
     """The ids of people with one controller."""
 
@@ -34,7 +65,10 @@ class ControllerIds:
     def shown(self, subject_id: str) -> str:
         """Return the id to show in place of a subject id."""
         key_id, _, digits = subject_id.rpartition("-")
-        return PREFIX + self._cipher.encrypt(bytes.fromhex(digits), [key_id.encode()]).hex()
+        found = PREFIX + self._cipher.encrypt(bytes.fromhex(digits), [key_id.encode()]).hex()
+        if (noted := _shown.get()) is not None and noted.is_open:
+            noted.ids.setdefault(subject_id, found)
+        return found
 
     def inner(self, shown: str) -> str | None:
         """Return the subject id behind an id of this controller. Return None for any other text."""

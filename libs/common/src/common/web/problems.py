@@ -1,13 +1,14 @@
 """Errors at the HTTP edge: RFC 9457 `application/problem+json` with a stable `type`, the field and the reason.
 
-A business "no" is a value (a verdict, a refusal), never a problem. A problem never repeats a value of the request,
-which may be a person's number. `TooMany`: Retry-After says when to come back. `Unavailable`: the caller sends the same
-request again; whether the first one was kept may be unknown.
+A business "no" is a value (a verdict, a refusal), never a problem. A problem never repeats a person's number: every
+text of an answer is masked (`content_of`). `TooMany`: Retry-After says when to come back. `Unavailable`: the caller
+sends the same request again; whether the first one was kept may be unknown.
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import asyncpg
@@ -19,6 +20,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Scope
 
 from common.db.database import AWAY
 from common.telemetry import masked, trace_id
@@ -39,6 +41,8 @@ DATABASE_DOWN = (
 MEDIA_TYPE = "application/problem+json"
 IN_OUR_LOG = "the error is in our log under this trace id"
 PATH = "/problems"
+TOLD = "problem"  # key of the scope's state
+DIGITS = re.compile(r"(?<![\w-])\d{8,}(?!\w)")  # shorter than a number in a log; never a part of an id
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,11 +224,8 @@ class NotValid(NamedTuple):
 
 
 def not_valid(errors: Sequence[NotValid]) -> Invalid:
-    """Return the problem of failed validations.
-
-    Errors repeat the caller's text, such as the name of an unknown field or a wrong tag: each part is masked.
-    """
-    reasons = [Reason(masked(error.field), error.type, masked(error.message)) for error in errors]
+    """Return the problem of failed validations. Errors repeat the caller's text, as the name of an unknown field."""
+    reasons = [Reason(error.field, error.type, error.message) for error in errors]
     named = ", ".join(dict.fromkeys(r.field or "body" for r in reasons))
     return Invalid(f"not valid: {named}", reasons=reasons)
 
@@ -252,9 +253,17 @@ def content_of(problem: Problem) -> dict[str, object]:
         "type": outside(type_of(problem)),
         "title": problem.title,
         "status": problem.status,
-        "detail": problem.detail,
-        "reasons": [asdict(reason) for reason in problem.reasons],
+        "detail": _unnumbered(problem.detail),
+        "reasons": [
+            {"field": _unnumbered(each.field), "reason": each.reason, "detail": _unnumbered(each.detail)}
+            for each in problem.reasons
+        ],
     }
+
+
+def _unnumbered(text: str | None) -> str | None:
+    """Return the text with every apparent phone number masked. An amount of eight digits or more is written 1,000."""
+    return None if text is None else DIGITS.sub("[number]", masked(text))
 
 
 def answer(problem: Problem) -> JSONResponse:
@@ -282,11 +291,23 @@ def problem_of(error: Exception) -> Problem:
     return Problem(IN_OUR_LOG)
 
 
+def note(scope: Scope, problem: Problem) -> None:
+    """Remember the problem that answers a request."""
+    scope.setdefault("state", {})[TOLD] = problem.reasons[0].reason if problem.reasons else problem.slug
+
+
+def reason_told(scope: Scope) -> str | None:
+    """Return the first reason, or else the kind, of the problem that answered a request."""
+    found: str | None = scope.get("state", {}).get(TOLD)
+    return found
+
+
 def install(app: FastAPI) -> None:
     """Turn every error of `app` into a problem."""
 
     @app.exception_handler(Problem)
     async def on_problem(request: Request, error: Problem) -> JSONResponse:
+        note(request.scope, error)
         return answer(error)
 
     @app.exception_handler(RequestValidationError)

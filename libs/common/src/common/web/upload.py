@@ -136,9 +136,9 @@ class Upload:
             raise mismatch(self.offset)
         if length is not None and (length < offset or self.length not in (None, length)):
             raise Invalid(
-                f"`Upload-Length` is {self.length}, and cannot change"
+                f"`Upload-Length` is {self.length:,}, and cannot change"
                 if self.length is not None
-                else f"`Upload-Length` is below the {offset} bytes that are here",
+                else f"`Upload-Length` is below the {offset:,} bytes that are here",
                 reasons=[Reason("Upload-Length", "mismatch")],
             )
         return self.length if length is None else length
@@ -151,7 +151,7 @@ class Upload:
 
 
 def mismatch(offset: int) -> OffsetMismatch:
-    detail = f"{offset} bytes are here"
+    detail = f"{offset:,} bytes are here"
     return OffsetMismatch(
         detail, reasons=[Reason("Upload-Offset", "mismatch", detail)], headers={"Upload-Offset": str(offset)}
     )
@@ -193,4 +193,4 @@ class Stream:
 
     def _bound(self, many: int) -> None:
         if self._max_bytes is not None and many > self._max_bytes:
-            raise TooLarge(f"at most {self._max_bytes} bytes", reasons=[Reason("body", "too_large")])
+            raise TooLarge(f"at most {self._max_bytes:,} bytes", reasons=[Reason("body", "too_large")])

@@ -367,7 +367,7 @@ async def _complete(held: Resources[Any], claim: AsyncConnection, found: Any, pi
 def _check_length(length: int | None, most: int) -> None:
     """Raises TooLarge."""
     if length is not None and length > most:
-        raise TooLarge(f"at most {most} bytes; split the file", reasons=[Reason("Upload-Length", "too_large")])
+        raise TooLarge(f"at most {most:,} bytes; split the file", reasons=[Reason("Upload-Length", "too_large")])
 
 
 def _check_media_type(request: Request) -> None:

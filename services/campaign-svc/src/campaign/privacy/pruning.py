@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from common.privacy.pruning import ALLOWANCES, DEAD_LETTERS, Policy, Pruned
+from common.privacy.pruning import ALLOWANCES, AUDIT, DEAD_LETTERS, Policy, Pruned
 
 ABANDONED = timedelta(days=2)  # partial files hold personal data too
 _OF_IMPORT = "JOIN contact_import AS p USING (import_id)"
@@ -37,6 +37,7 @@ def policy(periods: Periods) -> Policy:
         pruned=(
             DEAD_LETTERS,
             ALLOWANCES,
+            AUDIT,
             Pruned("idempotency keys", "keyed_request", "created_at", timedelta(days=periods.keys_days)),
             Pruned("contacts", "contact", "updated_at", timedelta(days=periods.contacts_days)),
             Pruned(

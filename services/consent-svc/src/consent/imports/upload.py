@@ -451,7 +451,7 @@ async def _visible(held: Resources[ImportSettings], caller: Caller, import_id: s
 def _check_length(length: int | None, most: int) -> None:
     """Raises TooLarge."""
     if length is not None and length > most:
-        raise TooLarge(f"at most {most} bytes; split the file", reasons=[Reason("Upload-Length", "too_large")])
+        raise TooLarge(f"at most {most:,} bytes; split the file", reasons=[Reason("Upload-Length", "too_large")])
 
 
 def _upload(file: ImportFile) -> Upload:

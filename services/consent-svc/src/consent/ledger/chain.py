@@ -6,16 +6,17 @@ chain still holds (ADR-0018).
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from functools import lru_cache
+from collections.abc import Sequence
+from datetime import datetime
 
 import msgspec
 from msgspec.structs import replace
 
+from common.audit.chain import GENESIS as GENESIS
+from common.audit.chain import hashed
+from common.audit.chain import instant as instant
 from consent.ledger.rules import Evidence
 
-GENESIS = "0" * 64
 SALT_BYTES = 16
 # the hash covers only their salted digest
 PERSONAL = ("actor", "form_id", "form_version", "reference", "sale_reference", "text_shown")
@@ -66,7 +67,7 @@ def as_a_fact(evidence: Evidence) -> Evidence:
 
 def seal(evidence: Evidence, salt: str) -> str:
     """Return sha256(salt + canonical JSON of the PERSONAL fields)."""
-    return _sha256(salt, {name: getattr(evidence, name) for name in PERSONAL})
+    return hashed(salt, {name: getattr(evidence, name) for name in PERSONAL})
 
 
 def link(
@@ -92,7 +93,7 @@ def link(
         "source": evidence.source,
         "subject_id": subject_id,
     }
-    return _sha256(previous_hash, line)
+    return hashed(previous_hash, line)
 
 
 def verify(entries: Sequence[Entry]) -> int | None:
@@ -137,18 +138,7 @@ def canonical(value: object) -> bytes:
     return text.encode()
 
 
-@lru_cache(maxsize=256)  # an import's lines share instants
-def instant(value: datetime) -> str:
-    """Return the single text form of an instant: UTC, microseconds."""
-    return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
 _flat = msgspec.json.Encoder()
-
-
-def _sha256(before: str, line: Mapping[str, str | int | None]) -> str:
-    """Hash a flat, sorted `line`: msgspec writes the bytes of `canonical` five times as fast."""
-    return hashlib.sha256(before.encode() + _flat.encode(line)).hexdigest()
 
 
 def _instant(value: object) -> str:

@@ -22,7 +22,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from pydantic import Field
+from pydantic import Field, model_validator
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.privacy.erasing import Whom
@@ -95,6 +95,17 @@ class PageSettings(ServiceSettings):
     link_days: int = Field(7, ge=1, le=90)
     """A link to the preference page is good for so long."""
 
+    @property
+    def page_over_tls(self) -> bool:
+        """Return whether browsers reach the page over TLS. In development they need not."""
+        return (self.page_url or "").startswith("https://")
+
+    @model_validator(mode="after")
+    def _the_page_is_over_tls_outside_development(self) -> "PageSettings":
+        if not (self.development or self.page_url is None or self.page_over_tls):
+            raise ValueError("PLACET_PAGE_URL is no https: browsers keep the page's cookie over https alone")
+        return self
+
 
 Held = Annotated[Resources[PageSettings], Depends(resources)]
 Status = Literal["unknown", "gone", "other", "limited", "halted", "stale", "elsewhere", "down"]
@@ -109,7 +120,6 @@ CODES: dict[Status, int] = {
     "down": 503,
 }
 Reach = Literal["all", "house", "brand", "purpose"]  # of a stop; "house": each brand of the controller
-COOKIE = "browser"
 ANSWERS = counter("sms_consent_page_answers_total", "Responses of the preference page, by kind.", ["result"])
 
 
@@ -184,11 +194,10 @@ async def show(written: str, request: Request, held: Held) -> Response:
         expires_at=visit.link.expires_at,
     )
     page.set_cookie(
-        COOKIE,
+        cookie_of(visit.link, held.settings),
         browser,
-        path=visit.here,
         expires=visit.link.expires_at,
-        secure=(held.settings.page_url or "").startswith("https:"),
+        secure=held.settings.page_over_tls,
         httponly=True,
         samesite="lax",  # the first visit comes from a message
     )
@@ -403,7 +412,7 @@ async def _visit(
     link = await store.find_link(tx, named.link_id)
     if link is None or link.expires_at != named.expires_at:
         return await _certificate(tx, request, named, written) or _door(request, "gone")
-    browser = request.cookies.get(COOKIE, "")
+    browser = request.cookies.get(cookie_of(link, held.settings), "")
     return _Visit(written, link, _words(request, asked), now, browser if BROWSER.fullmatch(browser) else None)
 
 
@@ -428,6 +437,15 @@ async def _form(request: Request) -> dict[str, str]:
     """Return the readable fields sent; the last of a name wins."""
     body = (await request.body()).decode("ascii", errors="ignore")
     return {name: value for name, value in parse_qsl(body) if "\0" not in value}
+
+
+def cookie_of(link: PreferenceLink, settings: PageSettings) -> str:
+    """Return the name of the cookie that holds a link's browser.
+
+    `__Host-` (RFC 6265bis): browsers take the cookie over TLS alone, from this host alone, never from a sister host.
+    Such a cookie is of every path, so its name has the link: two links in a browser share no value.
+    """
+    return f"{'__Host-' if settings.page_over_tls else ''}browser-{link.link_id}"
 
 
 def _agreement(words: Words, choice: Choice) -> str:

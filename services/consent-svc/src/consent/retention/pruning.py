@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from common.privacy.pruning import ALLOWANCES, DEAD_LETTERS, Policy, Pruned
+from common.privacy.pruning import ALLOWANCES, AUDIT, DEAD_LETTERS, Policy, Pruned
 
 KAFKA_DAYS = 7  # Kafka may deliver an event again
 MARGIN = timedelta(hours=1)  # for clocks that differ
@@ -37,6 +37,7 @@ def policy(periods: Periods) -> Policy:
         pruned=(
             DEAD_LETTERS,
             ALLOWANCES,
+            AUDIT,
             Pruned("idempotency keys", "keyed_request", "created_at", timedelta(days=periods.keys_days)),
             Pruned("answers", "answer", "asked_at", timedelta(days=periods.answers_days)),
             Pruned("attributed", "attributed_stop", "arrived_at", timedelta(days=periods.attributed_stops_days)),

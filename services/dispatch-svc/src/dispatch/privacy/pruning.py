@@ -9,7 +9,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from common.privacy.pruning import ALLOWANCES, DEAD_LETTERS, Policy, Pruned
+from common.privacy.pruning import ALLOWANCES, AUDIT, DEAD_LETTERS, Policy, Pruned
 
 EARLY_RECEIPTS_KEPT = timedelta(days=1)  # submits are answered within seconds: an older DLR is not ours
 NAMES_KEPT = timedelta(days=1)  # after their end: a row is of no use, and of no harm
@@ -41,6 +41,7 @@ def policy(periods: Periods) -> Policy:
         pruned=(
             DEAD_LETTERS,
             ALLOWANCES,
+            AUDIT,
             Pruned(
                 "message contents",
                 "message",

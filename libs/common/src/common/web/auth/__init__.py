@@ -241,6 +241,14 @@ class Authenticator:
 
 
 @dataclass(frozen=True, slots=True)
+class Authenticated:
+    """A caller with a valid token, and what the route demands: known also where the route refuses the caller."""
+
+    caller: Caller
+    required: "Required"
+
+
+@dataclass(frozen=True, slots=True)
 class Required:
     """The FastAPI dependency of a route with a caller; the OpenAPI document reads its fields (`openapi.py`).
 
@@ -262,6 +270,7 @@ class Required:
     async def _asked(self, request: Request) -> Caller:
         state = request.state
         found: Caller = await state.authenticator.caller(request.headers.get("authorization"))
+        state.authenticated = Authenticated(found, self)
         now = datetime.now(UTC)
         second, account = now.replace(microsecond=0), found.account
         if self.limited and (

@@ -96,6 +96,7 @@ class Bodies:
         finally:
             self._hold(-held)
         if refused is not None and not begun:
+            problems.note(scope, refused)
             await problems.answer(refused)(scope, receive, send)
 
     def _hold(self, more: int) -> None:
@@ -109,7 +110,7 @@ class Bodies:
 
 
 def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"at most {limit} bytes", reasons=[Reason("body", "too_large")], headers={"Connection": "close"})
+    return TooLarge(f"at most {limit:,} bytes", reasons=[Reason("body", "too_large")], headers={"Connection": "close"})
 
 
 async def _look_at_caller(scope: Scope) -> None:

@@ -14,6 +14,7 @@ TABLES = (
     "allowance",
     "answer",
     "attributed_stop",
+    "audit_line",
     "consumer_offset",
     "controller",
     "copy",
@@ -48,7 +49,12 @@ TABLES = (
     "states_sum",
     "subject",
 )
-FUNCTIONS = ("evidence_is_append_only()", "evidence_is_only_erased()", "seal_is_append_only()")
+FUNCTIONS = (
+    "audit_line_is_append_only()",
+    "evidence_is_append_only()",
+    "evidence_is_only_erased()",
+    "seal_is_append_only()",
+)
 SCHEMA = (
     """
 CREATE TABLE allowance (
@@ -886,6 +892,46 @@ CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON seal FOR EACH 
     """,
     """
 CREATE TRIGGER only_erased BEFORE UPDATE ON evidence FOR EACH ROW EXECUTE FUNCTION evidence_is_only_erased()
+    """,
+    """
+CREATE TABLE audit_line (
+    "position" bigint NOT NULL,
+    at timestamptz NOT NULL,
+    organisation text NOT NULL,
+    caller text NOT NULL,
+    scope text NOT NULL,
+    method text NOT NULL,
+    route text NOT NULL,
+    kind text NOT NULL,
+    subject_id text,
+    people integer,
+    verdict text NOT NULL,
+    trace_id text,
+    previous text NOT NULL,
+    hash text NOT NULL
+)
+    """,
+    """
+ALTER TABLE audit_line ADD CONSTRAINT audit_line_pk PRIMARY KEY ("position")
+    """,
+    """
+CREATE INDEX audit_line_at_ix ON audit_line (at)
+    """,
+    """
+CREATE INDEX audit_line_organisation_ix ON audit_line (organisation, "position")
+    """,
+    """
+CREATE FUNCTION audit_line_is_append_only() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$ BEGIN RAISE EXCEPTION 'the audit log is append-only'; END $$
+    """,
+    """
+CREATE TRIGGER append_only BEFORE UPDATE OR TRUNCATE ON audit_line FOR EACH STATEMENT EXECUTE FUNCTION
+    audit_line_is_append_only()
+    """,
+    """
+CREATE TRIGGER only_old_go BEFORE DELETE ON audit_line FOR EACH ROW WHEN (OLD.at > now() - interval '180 days')
+    EXECUTE FUNCTION audit_line_is_append_only()
     """,
 )
 

@@ -12,6 +12,7 @@ depends_on = None
 
 TABLES = (
     "allowance",
+    "audit_line",
     "begun",
     "bind_lease",
     "campaign",
@@ -588,6 +589,46 @@ CREATE INDEX text_audit_overridden_ix ON text_audit (at) WHERE (result = 'overri
     """
 CREATE INDEX text_audit_refused_ix ON text_audit (at) WHERE (result = 'refused'::text)
     """,
+    """
+CREATE TABLE audit_line (
+    "position" bigint NOT NULL,
+    at timestamptz NOT NULL,
+    organisation text NOT NULL,
+    caller text NOT NULL,
+    scope text NOT NULL,
+    method text NOT NULL,
+    route text NOT NULL,
+    kind text NOT NULL,
+    subject_id text,
+    people integer,
+    verdict text NOT NULL,
+    trace_id text,
+    previous text NOT NULL,
+    hash text NOT NULL
+)
+    """,
+    """
+ALTER TABLE audit_line ADD CONSTRAINT audit_line_pk PRIMARY KEY ("position")
+    """,
+    """
+CREATE INDEX audit_line_at_ix ON audit_line (at)
+    """,
+    """
+CREATE INDEX audit_line_organisation_ix ON audit_line (organisation, "position")
+    """,
+    """
+CREATE FUNCTION audit_line_is_append_only() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$ BEGIN RAISE EXCEPTION 'the audit log is append-only'; END $$
+    """,
+    """
+CREATE TRIGGER append_only BEFORE UPDATE OR TRUNCATE ON audit_line FOR EACH STATEMENT EXECUTE FUNCTION
+    audit_line_is_append_only()
+    """,
+    """
+CREATE TRIGGER only_old_go BEFORE DELETE ON audit_line FOR EACH ROW WHEN (OLD.at > now() - interval '180 days')
+    EXECUTE FUNCTION audit_line_is_append_only()
+    """,
 )
 
 
@@ -599,3 +640,4 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table in TABLES:
         op.execute(f"DROP TABLE {table} CASCADE")
+    op.execute("DROP FUNCTION audit_line_is_append_only()")

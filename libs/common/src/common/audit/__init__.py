@@ -1,0 +1,1 @@
+"""Keep account of calls about people: reads, exports, proofs, decisions and refusals, chained, in each service."""
