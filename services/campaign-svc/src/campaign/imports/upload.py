@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import chain
 from operator import attrgetter, itemgetter
@@ -19,10 +20,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.audience import contacts_file
 from campaign.audience.contact_fields import EXPLANATIONS
-from campaign.audience.contacts_file import FileRefused, WrongColumns
 from campaign.imports import store
 from campaign.imports import worker as importing
 from campaign.senders import registry
+from common.files.refused import FileRefused, WrongColumns
 from common.keyring import SubjectKeys
 from common.service import Resources, resources
 from common.web.auth import NOBODY, Caller, require
@@ -108,7 +109,7 @@ class Import(BaseModel):
     reasons: dict[str, int] = Field(
         description="Refused lines by reason; for an attribute, followed by a colon and the attribute's name."
     )
-    read_as: Read | None = Field(description="Null until the import is done.")
+    read_as: Read | None = Field(description="Null until the whole file is here.")
 
 
 class Refusal(BaseModel):
@@ -349,7 +350,7 @@ async def _complete(held: Resources[Any], claim: AsyncConnection, found: Any, pi
 
     try:
         body = chain(importing.pieces(claim, held.field_keys, import_id, piece), [bytes(last)] if last else [])
-        await asyncio.to_thread(contacts_file.check, hashed(body))
+        read_as = await asyncio.to_thread(contacts_file.check, hashed(body))
     except FileRefused as error:
         await _forget(held, import_id)
         kind = Invalid if isinstance(error, WrongColumns) else Malformed
@@ -358,7 +359,7 @@ async def _complete(held: Resources[Any], claim: AsyncConnection, found: Any, pi
     async with held.database.begin() as tx:
         if last:
             await _add(tx, held, import_id, piece, last)
-        await store.complete_import(tx, import_id, fingerprint)
+        await store.complete_import(tx, import_id, fingerprint, asdict(read_as))
 
 
 def _check_length(length: int | None, most: int) -> None:

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from campaign.audience import attributes
 from campaign.audience import store as audience
 from campaign.audience.contact_fields import LineProblem
-from campaign.audience.contacts_file import Chunk, Reading, Refusal
+from campaign.audience.contacts_file import Chunk, ReadAs, Reading, Refusal
 from campaign.audience.store import ImportedRow
 from campaign.imports import store
 from common.db.timer import Timer, Worker
@@ -72,7 +72,7 @@ async def record(held: Resources[Any], claim: AsyncConnection, import_id: str) -
         await store.put_attempt(tx, import_id, attempts, datetime.now(UTC) + pause(attempts))
         known = await attributes.kinds_of(tx, found["sender_id"])
     body = pieces(claim, held.field_keys, import_id, found["pieces"])
-    reading = Reading(body, known, fictional=held.settings.fictional_numbers)
+    reading = Reading(body, ReadAs(**found["read_as"]), known, fictional=held.settings.fictional_numbers)
     steps = _sealed(held, reading.chunks(), found)
     step = await asyncio.to_thread(next, steps, None)
     while step is not None:
