@@ -93,7 +93,9 @@ async def test_each_concern_is_a_lane_of_the_queue(service: Reviewed) -> None:
     assert (unread["text"], unread["concern"], unread["rule"]) == ("நிறுத்து", "unread", "known-1:unread")
     assert (doubt["text"], doubt["concern"]) == (DOUBT, "doubt")
     assert len(await service.queue()) == 2
-    both = {(each.intent, each.concern) for each in await service.messages()}  # of two people: on two partitions perhaps
+    both = {
+        (each.intent, each.concern) for each in await service.messages()
+    }  # of two people: on two partitions perhaps
     assert both == {("review", "doubt"), ("review", "unread")}
 
 

@@ -52,7 +52,7 @@ _FOREIGN = re.compile(rb"[a-z][\x8a\x8c\x8e\x9f]|[A-Za-z][\x80\x82\x84-\x89\x8b\
 # Letters of French in UTF-8. In Windows-1252 a capital Â or Ã before a sign, which no word has
 _UTF8 = re.compile(rb"\xc3[\x80-\xbf]|\xc2[\xa0-\xbf]|\xe2\x80[\x80-\xbf]")
 _AS_LATIN_9 = re.compile(rb"[\xbd\xbc][A-Za-z]|[0-9] ?\xa4|\xa4 ?[0-9]")  # c½ur, ¼uvre, 12 ¤
-_AS_WINDOWS = re.compile(rb"(?<![A-Za-z])[\xbc\xbd\xbe](?![A-Za-z])|(?<=[a-z])\xb4")  # 1 ½; l´eau
+_AS_WINDOWS = re.compile(rb"[0-9] ?[\xbc\xbd\xbe](?![A-Za-z])|(?<=[a-z])\xb4")  # 1 ½; l´eau
 _TWICE = re.compile(
     rb"\xc3\x83(?:\xc2[\x80-\xbf]|\xe2\x80[\x98-\xba])|\xc3\xa2\xe2\x82\xac"  # Ã with its second half; â€
 )

@@ -266,7 +266,7 @@ async def discover_uploads(caller: Writer, held: Held) -> Response:
 )
 async def tell_offset(import_id: Storable, caller: Writer, held: Held) -> Response:
     """Return how much of the file has arrived: an interrupted upload goes on from `Upload-Offset`."""
-    return _upload(await _visible(held, caller, import_id)).told(200)
+    return _upload(await visible(held, caller, import_id)).told(200)
 
 
 @router.patch(
@@ -284,7 +284,7 @@ async def upload(
 
     409 for a wrong offset: `HEAD` tells the right one.
     """
-    file = await _visible(held, caller, import_id)
+    file = await visible(held, caller, import_id)
     whole, most = _upload(file).going_on(offset, length), held.settings.import_max_bytes
     _check_length(whole, most)
     body = Stream(request, (most if whole is None else whole) - offset)
@@ -298,7 +298,7 @@ async def upload(
 @router.get("/imports/{import_id}", operation_id="consent_imports.get")
 async def get_import(import_id: Storable, caller: Reader, held: Held) -> Import:
     """Return an import's upload and recording progress."""
-    return await _view(held, await _visible(held, caller, import_id))
+    return await _view(held, await visible(held, caller, import_id))
 
 
 @router.get(
@@ -317,7 +317,7 @@ async def get_verdicts(
 
     During recording the CSV ends before the first unrecorded piece.
     """
-    file = await _visible(held, caller, import_id)
+    file = await visible(held, caller, import_id)
     return Streamed(_verdicts(held, file, verdict), media_type="text/csv; charset=utf-8")
 
 
@@ -478,7 +478,7 @@ def _body(file: ImportFile, done: Progress) -> Import:
     )
 
 
-async def _visible(held: Resources[ImportSettings], caller: Caller, import_id: str) -> ImportFile:
+async def visible(held: Resources[ImportSettings], caller: Caller, import_id: str) -> ImportFile:
     async with held.database.begin() as tx:
         file = await import_files.find(tx, import_id)
         if file is not None and file.sender_id is None and caller.everywhere:
