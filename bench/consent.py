@@ -39,10 +39,10 @@ from bench import load
 from bench.ground import Ground, Server
 from bench.rounds import Sample, Side, cpu_seconds
 from common.contracts import STATES
+from common.files.cutting import PIECE_LINES
 from common.kafka.broker import BATCH_BYTES
 from common.keyring import SubjectKeys
 from common.settings import KeyRingSettings
-from consent.imports.lines import PIECE_LINES
 
 CONNECTIONS = 64
 LINES = 5  # of an imported file, times a round's size

@@ -29,7 +29,8 @@ class Named:
 
     `body`: of a body with several forms, the schema; the answer's forms are in the same order. `kind`: of the method.
     `without`: query parameters that the method fixes or does not take. `fixed`: query and header parameters with the
-    only value. `defaults`: Python's default of an argument.
+    only value. `defaults`: Python's default of an argument. `content`: the media type of a
+    body that is a file.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Named:
     without: tuple[str, ...] = ()
     fixed: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, str] = field(default_factory=dict)
+    content: str | None = None
 
     @property
     def resource(self) -> str:
@@ -54,6 +56,8 @@ SPECIAL: Mapping[str, tuple[Named, ...]] = {
         Named("copies.get", without=("format",)),
         Named("copies.get_csv", "download", without=("format",), fixed={"format": "csv"}),
     ),
+    "consent_imports.dry_run": (Named("consent_imports.dry_run", content="application/octet-stream"),),
+    "contact_imports.dry_run": (Named("contact_imports.dry_run", content="application/octet-stream"),),
     "consent_imports.get_verdicts": (Named("consent_imports.get_verdicts", "download"),),
     # an upload's opening has no body; the file goes through `upload`
     "contact_imports.create": (Named("contact_imports.create", defaults={"upload_defer_length": '"1"'}),),
@@ -77,6 +81,8 @@ READS = frozenset(
         ("consent", "POST /v1/subjects/lookup"),
         ("consent", "POST /v1/consents/check"),
         ("consent", "POST /v1/proofs"),
+        ("consent", "POST /v1/imports/{import_id}/dry-run"),
+        ("campaign", "POST /v1/imports/{import_id}/dry-run"),
         ("campaign", "POST /v1/campaigns/{campaign_id}/pre-flight"),
         ("campaign", "POST /v1/campaigns/{campaign_id}/trace"),
         ("campaign", "POST /v1/segments/count"),
@@ -438,6 +444,10 @@ def _method(service: str, document: Schema, types: _Types, operation: str, name:
             told["body"].append(f'"{prop}": {attribute}')
             if of.get("description"):
                 notes.append(f"`{attribute}`: {of['description']}")
+    if name.content is not None:
+        arguments.append("file: bytes")
+        told["headers"].append(f'"Content-Type": "{name.content}"')
+        notes.append("`file`: the file, or its first lines.")
     if keyed:
         optional.append("idempotency_key: str | None = None")
     kind, answer, value = _answer(service, types, said, verb, name)
@@ -447,6 +457,7 @@ def _method(service: str, document: Schema, types: _Types, operation: str, name:
     call += [f"answer={value}"] if value else []
     call += [f"{part}={{{', '.join(values)}}}" for part, values in told.items() if values and part != "body"]
     call += [f"body={{{', '.join(told['body'])}}}"] if has_body else []
+    call += ["content=file"] if name.content is not None else []
     call += ["keyed=True", "idempotency_key=idempotency_key"] if keyed else []
     call += ["reads=True"] if (service, operation) in READS else []
     description = _sentence(said)

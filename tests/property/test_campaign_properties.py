@@ -7,12 +7,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from campaign.audience.attribute import Kind
-from campaign.audience.contacts_file import Chunk, FileRefused, Reading
+from campaign.audience.contacts_file import Chunk, Reading, check
 from campaign.links.links import Tokens
 from campaign.message.folding import Folding, changes, folded, of_author, of_contact
 from campaign.message.short_link import any_token
 from campaign.message.text import Choice, Field, Link, StopLink, TextRefused, parse
 from campaign.message.wording import wording
+from common.files.refused import FileRefused
 from common.law.stop_mention import mentions_stop
 from common.sms.sms_length import GSM7_BASIC, GSM7_EXTENSION, MAX_SEGMENTS, fits, length, outside_gsm7, parts, segments
 from tests.support.builders import link_keys, now, subject
@@ -199,11 +200,10 @@ def test_a_file_reads_the_same_however_it_is_cut(
 ) -> None:
     rows = ["mobile,prénom", *(f"06 39 98 {n // 100:02} {n % 100:02},Zoé" for n in numbers)]
     body = "".join(row.replace(",", delimiter) + end for row in rows).encode(charset)
+    parts = [body[i : i + piece] for i in range(0, len(body), piece)]
     found = [
         contact
-        for chunk in Reading(
-            (body[i : i + piece] for i in range(0, len(body), piece)), {}, fictional=True, size=7
-        ).chunks()
+        for chunk in Reading(parts, check(parts), {}, fictional=True).chunks()
         for contact in zip(chunk.lines, chunk.e164s, chunk.attributes, strict=True)
     ]
     assert found == [(line, f"+3363998{n:04}", {"prenom": "Zoé"}) for line, n in enumerate(numbers, start=2)]
@@ -212,15 +212,15 @@ def test_a_file_reads_the_same_however_it_is_cut(
 cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters='\0\r\n";'), max_size=8)
 
 
-@given(st.lists(st.lists(cells, min_size=1, max_size=4), min_size=1, max_size=12), st.integers(1, 5))
-def test_a_row_reads_the_same_with_quotes_and_without(rows: list[list[str]], size: int) -> None:
+@given(st.lists(st.lists(cells, min_size=1, max_size=4), min_size=1, max_size=12))
+def test_a_row_reads_the_same_with_quotes_and_without(rows: list[list[str]]) -> None:
     """Without any, lines are cut where the delimiter is; with some, by the reader of CSV."""
 
     def told(quote: str) -> list[Chunk]:
         lines = ["mobile;a;b", *(";".join([f"06399812{n:02}", *row]) for n, row in enumerate(rows)), "0639981299;;"]
         body = "".join(";".join(f"{quote}{cell}{quote}" for cell in line.split(";")) + "\n" for line in lines)
-        read = Reading([body.encode()], {"a": Kind.NUMBER}, fictional=True, size=size)
-        return list(read.chunks())
+        parts = [body.encode()]
+        return list(Reading(parts, check(parts), {"a": Kind.NUMBER}, fictional=True).chunks())
 
     assert told("") == told('"')
 
@@ -231,7 +231,8 @@ def test_a_row_reads_the_same_with_quotes_and_without(rows: list[list[str]], siz
 )
 def test_any_bytes_are_read_or_refused(start: bytes, pieces: list[bytes]) -> None:
     try:
-        for chunk in Reading([start, *pieces], {"a": Kind.NUMBER, "b": Kind.DATE}).chunks():
-            assert len(chunk.lines) + len(chunk.refusals) > 0
+        read_as = check([start, *pieces])
     except FileRefused:
         return
+    for chunk in Reading([start, *pieces], read_as, {"a": Kind.NUMBER, "b": Kind.DATE}).chunks():
+        assert len(chunk.lines) + len(chunk.refusals) > 0

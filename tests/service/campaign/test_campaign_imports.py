@@ -98,7 +98,8 @@ async def test_no_table_holds_a_number_in_the_clear(campaigns: Campaigns) -> Non
     ("body", "status", "reason"),
     [
         (b"", 400, "empty"),
-        (b"PK\x03\x04\x00\x00", 400, "not_text"),
+        (b"PK\x03\x04\x00\x00", 400, "spreadsheet"),
+        (b"mobile;ville\n0639981234;\x00\n", 400, "not_text"),
         ("mobile;prénom\n".encode() + "0639981234;Zoé\n".encode("cp1252"), 400, "charset"),
         (b"prenom;ville\nZoe;Lyon\n", 422, "number_column_missing"),
         (b"mobile;ville;Ville\n0639981234;a;b\n", 422, "column_twice"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from consent.imports import lines as import_lines
+from common.files import cutting
 from tests.service.consent.test_imports import AT, consent_svc, done, opened, part, terms, verdicts
 from tests.support.builders import number
 from tests.support.eventually import eventually
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.any_broker  # a file and Postgres
 async def test_killed_in_the_middle_it_goes_on_and_every_line_counts_once(
     surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(import_lines, "PIECE_LINES", 20)
+    monkeypatch.setattr(cutting, "PIECE_LINES", 20)
     people = 1500
     file = "number,occurred_at\n" + "".join(f"{number(n)},{AT}\n" for n in range(people))
     async with consent_svc(surroundings) as client:

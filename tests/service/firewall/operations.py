@@ -203,6 +203,9 @@ CONSENT: Mapping[str, Operation] = {
         lambda t: [Ask(path={"import_id": t.consents_import_id}, content=b"x", headers=UPLOAD)]
     ),
     "GET /v1/imports/{import_id}": Operation(by(import_id="consents_import_id")),
+    "POST /v1/imports/{import_id}/dry-run": Operation(
+        lambda t: [Ask(path={"import_id": t.consents_import_id}, content=f"number\n{t.number}\n".encode())], reads=True
+    ),
     "GET /v1/imports/{import_id}/verdicts": Operation(by(import_id="consents_import_id")),
     "POST /v1/preference-links": Operation(
         lambda t: [Ask(body={"sender_id": t.sender_id, "number": t.number, "send": send}) for send in (False, True)]
@@ -377,6 +380,9 @@ CAMPAIGN: Mapping[str, Operation] = {
         lambda t: [Ask(path={"import_id": t.contacts_import_id}, content=b"x", headers=UPLOAD)]
     ),
     "GET /v1/imports/{import_id}": Operation(by(import_id="contacts_import_id")),
+    "POST /v1/imports/{import_id}/dry-run": Operation(
+        lambda t: [Ask(path={"import_id": t.contacts_import_id}, content=f"number\n{t.number}\n".encode())], reads=True
+    ),
     "GET /v1/imports/{import_id}/refusals": Operation(by(import_id="contacts_import_id")),
     "POST /v1/texts/preview": Operation(lambda t: [Ask(body={"sender_id": t.sender_id, "text": TEXT})], reads=True),
     **OF_ALL,

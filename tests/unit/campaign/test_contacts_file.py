@@ -2,27 +2,24 @@
 
 import codecs
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
 from campaign.audience.attribute import Kind
-from campaign.audience.contact_fields import EXPLANATIONS, NUMBER_COLUMNS, LineProblem, attribute_name
-from campaign.audience.contacts_file import (
-    MAX_LINE_CHARS,
-    Chunk,
-    FileRefused,
-    ReadAs,
-    Reading,
-    WrongColumns,
-    check,
-)
+from campaign.audience.contact_fields import EXPLANATIONS, LineProblem
+from campaign.audience.contacts_file import Chunk, ReadAs, Reading, check
+from common.files import cutting
+from common.files.columns import NUMBER_TITLES, plain
+from common.files.cutting import LINE_BYTES
+from common.files.refused import FileRefused, WrongColumns
 from common.sms.msisdn import NumberProblem
 
 
 def reading(body: bytes, kinds: Mapping[str, Kind] | None = None, *, piece: int = 7) -> Reading:
-    return Reading((body[i : i + piece] for i in range(0, len(body), piece)), kinds or {}, fictional=True)
+    parts = [body[i : i + piece] for i in range(0, len(body), piece)]
+    return Reading(parts, check(parts), kinds or {}, fictional=True)
 
 
 def chunks(body: bytes, *, piece: int = 7) -> Iterator[Chunk]:
@@ -47,7 +44,7 @@ ZOE = (2, "+33639981234", {"prenom": "Zoé", "ville": "Nîmes"})
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-@pytest.mark.parametrize("charset", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
+@pytest.mark.parametrize("charset", ["utf-8", "utf-8-sig", "cp1252", "iso8859-15", "utf-16"])
 @pytest.mark.parametrize("piece", [1, 5, 4096])
 def test_every_export_reads_the_same(delimiter: str, end: str, charset: str, piece: int) -> None:
     body = "Prénom,Mobile,Ville#Zoé,06 39 98 12 34,Nîmes#Aimé,0639981235,#".replace(",", delimiter).replace("#", end)
@@ -134,11 +131,12 @@ def test_every_reason_is_explained() -> None:
         (b"", FileRefused, "empty"),
         (codecs.BOM_UTF8, FileRefused, "empty"),
         (b"\n0639981234\n", FileRefused, "empty"),
-        (b"PK\x03\x04\x14\x00\x06\x00xl/workbook.xml", FileRefused, "not_text"),
+        (b"PK\x03\x04\x14\x00\x06\x00xl/workbook.xml", FileRefused, "spreadsheet"),
+        (b"mobile;ville\n0639981234;a\x00b\n", FileRefused, "not_text"),
         ("mobile;prénom\n".encode() + "0639981234;Zoé\n".encode("cp1252"), FileRefused, "charset"),
         (b"mobile;ville\n0639981234;\x81\n", FileRefused, "charset"),
-        (b'mobile\n"' + b"0639981234\n" * 20_000, FileRefused, "not_csv"),
-        (b"mobile\n" + b"x" * (MAX_LINE_CHARS + 1), FileRefused, "line_too_long"),
+        (b'mobile\n"' + b"0639981234\n" * 20_000, FileRefused, "line_too_long"),
+        (b"mobile\n" + b"x" * (LINE_BYTES + 1), FileRefused, "line_too_long"),
         (b"prenom;ville\nZoe;Lyon\n", WrongColumns, "number_column_missing"),
         (b"0639981234\n0639981235\n", WrongColumns, "number_column_missing"),
         (b"mobile;Ville;ville\n", WrongColumns, "column_twice"),
@@ -151,7 +149,7 @@ def test_every_reason_is_explained() -> None:
 )
 def test_a_file_that_cannot_be_used_says_why(body: bytes, kind: type[FileRefused], reason: str) -> None:
     with pytest.raises(FileRefused) as refused:
-        list(chunks(body, piece=4096))
+        check([body])
     assert type(refused.value) is kind
     assert refused.value.reason == reason
     assert "639981234" not in str(refused.value)
@@ -163,8 +161,7 @@ def test_a_header_alone_is_an_empty_list() -> None:
 
 def test_a_long_file_comes_in_chunks() -> None:
     body = b"mobile\n" + b"".join(b"063998%04d\n" % n for n in range(2500))
-    read = Reading([body], {}, fictional=True, size=1000).chunks()
-    assert [len(chunk.lines) for chunk in read] == [1000, 1000, 500]
+    assert [len(chunk.lines) for chunk in chunks(body, piece=70_000)] == [999, 1000, 501]
 
 
 def test_what_is_recorded_is_left_out_wherever_in_a_chunk_that_ends() -> None:
@@ -177,41 +174,17 @@ def test_what_is_recorded_is_left_out_wherever_in_a_chunk_that_ends() -> None:
         assert [refusal.line for refusal in rest.refusals] == [line for line in (3, 6) if line > recorded]
 
 
-@pytest.mark.parametrize("before", range(6))  # lines without a quote, three of them a chunk
-@pytest.mark.parametrize(
-    ("rest", "reason"),
-    [
-        (b'0639981235;"A\nB"\n0639981236;\n', None),
-        (b'0639981235;"' + b"A\n" * 70_000, "not_csv"),
-        ("0639981235;é\n".encode() + b"0639981236;\xff\n", "charset"),
-    ],
-)
-def test_a_file_is_checked_to_its_end_as_it_is_read(before: int, rest: bytes, reason: str | None) -> None:
-    body = b"mobile;nom\n" + b"0639981234;\n" * before + rest
-
-    def refused(read: Callable[[], object]) -> tuple[str, str] | None:
-        try:
-            read()
-        except FileRefused as error:
-            return error.reason, str(error)
-        return None
-
-    found = refused(lambda: check([body], 3))
-    assert found == refused(lambda: list(Reading([body], {}, fictional=True, size=3).chunks()))
-    assert (found and found[0]) == reason
-
-
 @pytest.mark.parametrize(
     ("title", "name"),
     [("Prénom", "prenom"), ("Code postal", "code_postal"), ("  N° client ", "n_client"), ("°", ""), ("Œuvre", "uvre")],
 )
 def test_a_title_becomes_an_attribute_name(title: str, name: str) -> None:
-    assert attribute_name(title) == name
+    assert plain(title) == name
 
 
 def test_number_columns_are_written_as_attribute_names() -> None:
-    assert all(attribute_name(name) == name for name in NUMBER_COLUMNS)
-    assert len(set(NUMBER_COLUMNS)) == len(NUMBER_COLUMNS)
+    assert all(plain(name) == name for name in NUMBER_TITLES)
+    assert len(set(NUMBER_TITLES)) == len(NUMBER_TITLES)
 
 
 # --- NDJSON, and what is the same in both ----------------------------------------------------------------------------
@@ -282,9 +255,9 @@ def test_each_object_has_fields_of_its_own() -> None:
     [
         ("mobile\tville\n0639981234\tNîmes\n".encode(), ReadAs("csv", "utf-8", "\t")),
         ("mobile;ville\n0639981234;Nîmes\n".encode("cp1252"), ReadAs("csv", "windows-1252", ";")),
-        ("mobile;ville\n0639981234;Nîmes\n".encode("utf-16"), ReadAs("csv", "utf-16", ";")),
-        ("mobile;ville\n0639981234;Nîmes\n".encode("utf-16-le"), ReadAs("csv", "utf-16-le", ";")),
-        ("mobile;ville\n0639981234;Nîmes\n".encode("utf-16-be"), ReadAs("csv", "utf-16-be", ";")),
+        ("mobile;ville\n0639981234;Nîmes\n".encode("utf-16"), ReadAs("csv", "utf-16-le", ";", wide="utf-16-le")),
+        ("mobile;ville\n0639981234;Nîmes\n".encode("utf-16-le"), ReadAs("csv", "utf-16-le", ";", wide="utf-16-le")),
+        ("mobile;ville\n0639981234;Nîmes\n".encode("utf-16-be"), ReadAs("csv", "utf-16-be", ";", wide="utf-16-be")),
         ("mobile;ville\n0639981234;Nîmes\n".encode().decode("cp1252").encode(), ReadAs("csv", "utf-8", ";", True)),
         ("mobile;ville\n0639981234;L\u2019île d\u2019Yeu\n".encode(), ReadAs("csv", "utf-8", ";")),
         ('{"mobile": "0639981234", "ville": "Nîmes"}\n'.encode(), ReadAs("ndjson", "utf-8", None)),
@@ -315,18 +288,21 @@ def test_a_time_zone_is_one_that_there_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "line"),
+    ("body", "lines"),
     [
-        (b"mobile;prenom;ville\n0639981234;A;Lyon\n0639981235;B", 3),
-        (b'mobile;prenom\n0639981234;A\n0639981235;"B', 3),
-        (b'mobile;prenom\n0639981234;A\n0639981235;"B\n0639981236;C\n', 3),
+        (b"mobile;prenom;ville\n0639981234;A;Lyon\n0639981235;B", [3]),
+        (b'mobile;prenom\n0639981234;A\n0639981235;"B', [3]),
+        (b'mobile;prenom\n0639981234;A\n0639981235;"B\n0639981236;C\n', [3, 4]),
     ],
 )
-@pytest.mark.parametrize("size", [1, 2, 20_000])  # where the file ends with a chunk as where it does not
-def test_a_line_that_the_file_ends_within_is_refused(body: bytes, line: int, size: int) -> None:
-    read = list(Reading([body], {}, fictional=True, size=size).chunks())
+@pytest.mark.parametrize("size", [1, 2, 1000])  # where the file ends with a piece as where it does not
+def test_a_line_that_the_file_ends_within_is_refused(
+    monkeypatch: pytest.MonkeyPatch, body: bytes, lines: list[int], size: int
+) -> None:
+    monkeypatch.setattr(cutting, "PIECE_LINES", size)
+    read = list(chunks(body))
     assert [line for chunk in read for line in chunk.lines] == [2]
-    assert [refusal for chunk in read for refusal in chunk.refusals] == [(line, LineProblem.CUT_OFF)]
+    assert [refusal for chunk in read for refusal in chunk.refusals] == [(n, LineProblem.CUT_OFF) for n in lines]
 
 
 def test_an_inch_is_no_quote_that_nothing_closes() -> None:

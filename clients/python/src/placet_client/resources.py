@@ -583,6 +583,9 @@ class ConsentImports(Uploads[S]):
         basis: Literal["opt_in", "soft_opt_in", "non_commercial"] | Omitted = OMITTED,
         occurred_at: dt.datetime | Omitted | None = OMITTED,
         country: str | Omitted | None = OMITTED,
+        time_zone: str | Omitted | None = OMITTED,
+        date_order: Literal["day_first", "month_first"] | Omitted | None = OMITTED,
+        other_columns: Literal["refuse", "ignore"] | Omitted = OMITTED,
         idempotency_key: str | None = None,
     ) -> Request[consent.Import]:
         """Open an import, or return the first answer to the request that opened an import under this
@@ -596,7 +599,7 @@ class ConsentImports(Uploads[S]):
 
         `sender_id`: Null only for suppressions: every sender.
 
-        `format`: The format of the file, which is UTF-8.
+        `format`: The format of the file, in UTF-8, UTF-16, Windows-1252 or ISO-8859-15.
 
         `purpose`: The purpose of opt-ins and suppressions; null: each line names its own. A suppression without
         a purpose is of every purpose.
@@ -608,6 +611,14 @@ class ConsentImports(Uploads[S]):
         `country`: The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2.
         Default: the sender's country and those abroad; without a sender, those of the senders that the token
         covers.
+        `time_zone`: The time zone of local dates of a CSV, such as `Europe/Paris`. Without a time zone a date
+        needs an offset. A time that the clocks showed twice or never is refused.
+
+        `date_order`: Of dates such as 03/11/2026: `day_first` or `month_first`. Without an order such a date is
+        refused unless one of the two numbers can only be a day.
+
+        `other_columns`: Of columns with an unknown title: `refuse` the file, so that a mistyped title of proof
+        loses nothing in silence, or `ignore` these columns.
         """
         return Request(
             "POST",
@@ -623,6 +634,9 @@ class ConsentImports(Uploads[S]):
                 "basis": basis,
                 "occurred_at": occurred_at,
                 "country": country,
+                "time_zone": time_zone,
+                "date_order": date_order,
+                "other_columns": other_columns,
                 "evidence": evidence,
             },
             keyed=True,
@@ -682,6 +696,26 @@ class ConsentImports(Uploads[S]):
             "/v1/imports/{import_id}/verdicts",
             names={"import_id": import_id},
             query={"verdict": verdict},
+        )
+
+    @operation
+    def dry_run(self, import_id: str, *, file: bytes) -> Request[consent.DryRun]:
+        """Try a file, or its first lines, by the terms of an open import, and store nothing of the file.
+
+        The answer has the first lines as read, the meaning that each column was taken for, and each refusal
+        that an import would give before the ledger is asked. Then send the file to the import itself.
+
+        `file`: the file, or its first lines.
+        """
+        return Request(
+            "POST",
+            "consent",
+            "/v1/imports/{import_id}/dry-run",
+            answer=consent.DryRun,
+            names={"import_id": import_id},
+            headers={"Content-Type": "application/octet-stream"},
+            content=file,
+            reads=True,
         )
 
 
@@ -928,6 +962,26 @@ class ContactImports(Uploads[S]):
             answer=Page[campaign.Refusal],
             names={"import_id": import_id},
             query={"cursor": cursor, "limit": limit},
+        )
+
+    @operation
+    def dry_run(self, import_id: str, *, file: bytes) -> Request[campaign.DryRun]:
+        """Try a file, or its first lines, against an open import, and store nothing of the file.
+
+        The answer has the first lines as read, the meaning that each column was taken for, and each refusal
+        that the import would give. Then send the file to the import itself.
+
+        `file`: the file, or its first lines.
+        """
+        return Request(
+            "POST",
+            "campaign",
+            "/v1/imports/{import_id}/dry-run",
+            answer=campaign.DryRun,
+            names={"import_id": import_id},
+            headers={"Content-Type": "application/octet-stream"},
+            content=file,
+            reads=True,
         )
 
 

@@ -15,8 +15,8 @@ from campaign.conversions import api as converting
 from campaign.feed import api as feeding
 from campaign.feed import store as feed
 from campaign.feed.telling import Telling
+from campaign.imports import dry_run, upload, worker
 from campaign.imports import store as imports
-from campaign.imports import upload, worker
 from campaign.links import redirects
 from campaign.links import store as links
 from campaign.message import writing
@@ -123,6 +123,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             segmenting.of_contacts,
             converting.router,
             upload.router,
+            dry_run.router,
             pre_flight.router,
             segmenting.router,
             test_sends.router,

@@ -20,7 +20,7 @@ from consent.double_opt_in import api as sign_up
 from consent.double_opt_in import requests as double_opt_ins
 from consent.double_opt_in.rules import Most
 from consent.eraser import eraser
-from consent.imports import reconciliations
+from consent.imports import dry_run, reconciliations
 from consent.imports import upload as imports
 from consent.imports.worker import Importing
 from consent.inbound import clicks, shared_codes
@@ -176,6 +176,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             endings.router,
             checks.router,
             imports.router,
+            dry_run.router,
             links_to_page.router(partial(answers, settings)),
             page.pages,
             confirm.pages,

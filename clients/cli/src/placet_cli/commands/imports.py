@@ -21,17 +21,36 @@ from placet_client import OMITTED
 app = typer.Typer(help="Files of consents, suppression lists and contacts.", no_args_is_help=True)
 CONSENTS = ("import_id", "status", "lines", "created", "unchanged", "outvoted", "refused", "reasons")
 CONTACTS = ("import_id", "status", "lines", "created", "updated", "duplicates", "refused", "reasons")
+TRIED = (
+    "file_refused", "charset", "delimiter", "columns", "unknown_columns", "first_lines", "lines", "refused", "reasons",
+    "refusals",
+)  # fmt: skip
 File = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="CSV with a header row, or NDJSON.")]
 Of = Annotated[Literal["consents", "contacts"], typer.Option(help="Which kind of import.")]
+Try = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Read the file and store nothing: the first lines as read, columns, refusals."),
+]
+Zone = Annotated[str | None, typer.Option(help="The zone of local dates, such as Europe/Paris.")]
+DateOrder = Annotated[
+    Literal["day_first", "month_first"] | None, typer.Option(help="Of dates such as 03/11/2026; else they are refused.")
+]
+Ignore = Annotated[bool, typer.Option("--ignore-columns", help="Leave out columns of unknown titles.")]
+DRY_RUN_BYTES = 4 * 1024 * 1024
 Again = Annotated[bool, typer.Option("--again", help="Import a file anew that was imported before.")]
 
 
 @app.command()
-def contacts(sender: ask.Sender, file: File, again: Again = False, as_json: AsJson = False) -> None:
+def contacts(
+    sender: ask.Sender, file: File, again: Again = False, dry_run: Try = False, as_json: AsJson = False
+) -> None:
     """Import contacts. After a cut, run the same command again: it goes on where the file broke."""
     key = key_of(file, again, "contacts", sender)
     with profile.client() as placet:
         opened = placet.contact_imports.create(sender_id=sender, idempotency_key=key)
+        if dry_run:
+            _tried(placet.contact_imports.dry_run(opened.import_id, file=beginning_of(file)), as_json)
+            return
         done = _followed(placet.contact_imports, opened.import_id, file)
     fields(done, CONTACTS, as_json)
     if done.status == "failed":
@@ -46,7 +65,11 @@ def consents(
     file: File,
     form_id: Annotated[str | None, typer.Option(help="The form, for lines without one.")] = None,
     form_version: Annotated[str | None, typer.Option(help="Its version, for lines without one.")] = None,
+    time_zone: Zone = None,
+    date_order: DateOrder = None,
+    ignore_columns: Ignore = False,
     again: Again = False,
+    dry_run: Try = False,
     as_json: AsJson = False,
 ) -> None:
     """Import opt-ins, each with a date of its own. After a cut, run the same command again."""
@@ -55,10 +78,12 @@ def consents(
         file,
         again,
         as_json,
+        dry_run=dry_run,
         kind="consents",
         sender_id=sender,
         purpose=purpose,
         evidence={name: value for name, value in evidence.items() if value is not None},
+        **_dated(time_zone, date_order, ignore_columns),
     )
 
 
@@ -69,14 +94,20 @@ def suppressions(
     sender: Annotated[str | None, typer.Option(help="The sender. Default: every sender (platform operator).")] = None,
     purpose: Annotated[str | None, typer.Option(help="One purpose. Default: every purpose.")] = None,
     occurred_at: Annotated[datetime | None, typer.Option(help="The date of the list. Default: now.")] = None,
+    time_zone: Zone = None,
+    date_order: DateOrder = None,
+    ignore_columns: Ignore = False,
     again: Again = False,
+    dry_run: Try = False,
     as_json: AsJson = False,
 ) -> None:
     """Import a suppression list. After a cut, run the same command again."""
     more: dict[str, Any] = {"purpose": purpose} if purpose is not None else {}
     if occurred_at is not None:
         more["occurred_at"] = occurred_at.astimezone().isoformat()
-    _imported(file, again, as_json, kind="suppressions", sender_id=sender, evidence={"source": source}, **more)
+    more |= _dated(time_zone, date_order, ignore_columns)
+    terms = {"kind": "suppressions", "sender_id": sender, "evidence": {"source": source}}
+    _imported(file, again, as_json, dry_run=dry_run, **terms, **more)
 
 
 @app.command("list")
@@ -130,11 +161,37 @@ def key_of(file: Path, again: bool, *terms: str) -> str:
     return f"placet-cli-{uuid4()}" if again else f"placet-cli-{digest.hexdigest()}"
 
 
-def _imported(file: Path, again: bool, as_json: bool, **terms: Any) -> None:
+def beginning_of(file: Path) -> bytes:
+    """Return the file, or its first lines where the file is longer than a dry run takes."""
+    with file.open("rb") as opened:
+        beginning = opened.read(DRY_RUN_BYTES)
+        if len(beginning) < DRY_RUN_BYTES or not opened.read(1):
+            return beginning
+    note(f"the dry run reads the first {DRY_RUN_BYTES} bytes of the file")
+    end = beginning.rfind(b"\n") + 1
+    return beginning[: end + (beginning[end : end + 1] == b"\0")]  # half of a line end in UTF-16
+
+
+def _dated(time_zone: str | None, date_order: str | None, ignore_columns: bool) -> dict[str, Any]:
+    said = {"time_zone": time_zone, "date_order": date_order, "other_columns": "ignore" if ignore_columns else None}
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _tried(found: Any, as_json: bool) -> None:
+    """Show what an import would read; exit with FAULTY where the whole file would be refused."""
+    fields(found, TRIED, as_json)
+    if found.file_refused is not None:
+        raise typer.Exit(FAULTY)
+
+
+def _imported(file: Path, again: bool, as_json: bool, *, dry_run: bool, **terms: Any) -> None:
     terms["format"] = "ndjson" if file.suffix in (".ndjson", ".jsonl") else "csv"
     key = key_of(file, again, json.dumps(terms, sort_keys=True))
     with profile.client() as placet:
         opened = placet.consent_imports.create(**terms, idempotency_key=key)
+        if dry_run:
+            _tried(placet.consent_imports.dry_run(opened.import_id, file=beginning_of(file)), as_json)
+            return
         done = _followed(placet.consent_imports, opened.import_id, file)
     fields(done, CONSENTS, as_json)
 

@@ -249,6 +249,19 @@ class Closed(Answer):
     """The holiday that closes the day, if any."""
 
 
+class ColumnRead(Answer):
+    """A column of a tried file, with the meaning that the reader took the column for."""
+
+    place: int
+    """The place of the column in the header, from 1."""
+    title: str
+    """The title, as the file has it."""
+    taken_for: str
+    """The meaning, such as `number` or `occurred_at`; `attribute` of a contact; `other_number`, a further number,
+    which is left out; `of_no_use`, known and left out; `unknown`.
+    """
+
+
 class Consent(Answer):
     """A person's consent to the sender for one purpose."""
 
@@ -535,6 +548,35 @@ class DisabledEvent(Answer):
     data: DisabledData
 
 
+class DryRun(Answer):
+    """What an import would read in a file. Nothing of the file is stored, and nobody's consent changes."""
+
+    bytes: int
+    """Bytes of the file that came."""
+    charset: str | None
+    """The encoding, decided from all bytes; null where none is sure."""
+    delimiter: str | None
+    """The separator of cells; null for NDJSON, or before the header is read."""
+    encoded_twice: bool
+    """Some letters look like UTF-8 decoded wrongly and saved again: Ã© for é."""
+    file_refused: FileProblem | None
+    """Why the whole file would be refused; null where it is read."""
+    columns: list[ColumnRead]
+    """The columns of a CSV, in the order of the header."""
+    unknown_columns: list[str]
+    """The titles of the columns with an unknown meaning."""
+    first_lines: list[LineRead]
+    """The first 10 lines that would be taken, as read."""
+    lines: int
+    """The lines of the file, without blank lines and the header."""
+    refused: int
+    """Lines that the import would refuse."""
+    reasons: dict[str, int]
+    """Refused lines by reason."""
+    refusals: list[LineRefused]
+    """The first 100 refusals, in file order."""
+
+
 class EnforcedData(Answer):
     """An opt-out that is enforced. `subject_id`: the person's id with the controller."""
 
@@ -612,6 +654,15 @@ class FieldBody(Answer):
     """The value may be a price, or part of a price."""
 
 
+class FileProblem(Answer):
+    """Why an import would refuse the whole file."""
+
+    reason: str
+    """The reason, as an import gives it."""
+    detail: str
+    """A sentence for people, which may change."""
+
+
 class Folded(Answer):
     """The text with this `folding`."""
 
@@ -680,7 +731,7 @@ class Import(Answer):
     reasons: dict[str, int]
     """Refused lines by reason; for an attribute, followed by a colon and the attribute's name."""
     read_as: Read | None
-    """Null until the import is done."""
+    """Null until the whole file is here."""
 
 
 class ImportData(Answer):
@@ -757,6 +808,26 @@ class LimitsLeft(Answer):
     """
     spend_per_month: str | None
     """In euros; null: no limit."""
+
+
+class LineRead(Answer):
+    """A line of a tried file, as read."""
+
+    line: int
+    """The line of the file at which the record begins, from 1."""
+    read: dict[str, str]
+    """The values by their meaning; numbers in E.164, instants in UTC."""
+
+
+class LineRefused(Answer):
+    """A line of a tried file that an import would refuse."""
+
+    line: int
+    """The line of the file at which the record begins, from 1."""
+    field: str | None
+    """The field that the reason is about; null for the line as a whole."""
+    reason: str
+    """The reason, as an import gives it."""
 
 
 class MessageData(Answer):

@@ -169,6 +169,19 @@ class CheckedNumber(Answer):
     """The denial reasons, named as by the gate, or the fault of a number that cannot be texted."""
 
 
+class ColumnRead(Answer):
+    """A column of a tried file, with the meaning that the reader took the column for."""
+
+    place: int
+    """The place of the column in the header, from 1."""
+    title: str
+    """The title, as the file has it."""
+    taken_for: str
+    """The meaning, such as `number` or `occurred_at`; `attribute` of a contact; `other_number`, a further number,
+    which is left out; `of_no_use`, known and left out; `unknown`.
+    """
+
+
 class ConsentAnswer(Answer):
     """The outcome of an opt-in or opt-out. `subject_id`: the person's id with the sender's controller; of an
     opt-out of every sender, the platform's own id.
@@ -329,6 +342,35 @@ class Drift(Answer):
     """The first 100 unreadable lines."""
 
 
+class DryRun(Answer):
+    """What an import would read in a file. Nothing of the file is stored, and nobody's consent changes."""
+
+    bytes: int
+    """Bytes of the file that came."""
+    charset: str | None
+    """The encoding, decided from all bytes; null where none is sure."""
+    delimiter: str | None
+    """The separator of cells; null for NDJSON, or before the header is read."""
+    encoded_twice: bool
+    """Some letters look like UTF-8 decoded wrongly and saved again: Ã© for é."""
+    file_refused: FileProblem | None
+    """Why the whole file would be refused; null where it is read."""
+    columns: list[ColumnRead]
+    """The columns of a CSV, in the order of the header."""
+    unknown_columns: list[str]
+    """The titles of the columns with an unknown meaning."""
+    first_lines: list[LineRead]
+    """The first 10 lines that would be taken, as read."""
+    lines: int
+    """The lines of the file, without blank lines and the header."""
+    refused: int
+    """Lines that the import would refuse."""
+    reasons: dict[str, int]
+    """Refused lines by reason."""
+    refusals: list[LineRefused]
+    """The first 100 refusals, in file order."""
+
+
 class Ending(Answer):
     """A consent that ends soon. `subject_id`: the person's id with the sender's controller."""
 
@@ -423,6 +465,15 @@ class EvidenceView(Answer):
     """The ids of the lines that correct this line."""
 
 
+class FileProblem(Answer):
+    """Why an import would refuse the whole file."""
+
+    reason: str
+    """The reason, as an import gives it."""
+    detail: str
+    """A sentence for people, which may change."""
+
+
 class HeldBy(Answer):
     """A STOP of the person's own: by text, by a stop link, on the preference page or told by the operator.
 
@@ -507,6 +558,26 @@ class Kept(Answer):
     """The data kept."""
     why: str
     """The reason, with its source in law."""
+
+
+class LineRead(Answer):
+    """A line of a tried file, as read."""
+
+    line: int
+    """The line of the file at which the record begins, from 1."""
+    read: dict[str, str]
+    """The values by their meaning; numbers in E.164, instants in UTC."""
+
+
+class LineRefused(Answer):
+    """A line of a tried file that an import would refuse."""
+
+    line: int
+    """The line of the file at which the record begins, from 1."""
+    field: str | None
+    """The field that the reason is about; null for the line as a whole."""
+    reason: str
+    """The reason, as an import gives it."""
 
 
 class LinkAnswer(Answer):

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 from fastapi import Header, Request, Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
 from common.web.fields import BIGINT
@@ -43,6 +44,82 @@ BODY = {
         "content": {OCTETS: {"schema": {"type": "string", "format": "binary"}, "example": "number\n06 39 98 12 34\n"}},
     }
 }
+
+
+DRY_RUN_BYTES = 8 * 1024 * 1024  # held in memory: about a hundred thousand lines
+DRY_RUN_LINES = 10  # shown as read
+DRY_RUN_REFUSALS = 100
+DRY_RUN_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/octet-stream": {
+                "schema": {"type": "string", "format": "binary"},
+                "example": "Téléphone;Ville\n06 39 98 12 34;Nîmes\n",
+            }
+        },
+    }
+}
+
+
+class ColumnRead(BaseModel):
+    """A column of a tried file, with the meaning that the reader took the column for."""
+
+    place: int = Field(description="The place of the column in the header, from 1.")
+    title: str = Field(description="The title, as the file has it.")
+    taken_for: str = Field(
+        description="The meaning, such as `number` or `occurred_at`; `attribute` of a contact; `other_number`, a"
+        " further number, which is left out; `of_no_use`, known and left out; `unknown`."
+    )
+
+
+class LineRead(BaseModel):
+    """A line of a tried file, as read."""
+
+    line: int = Field(description="The line of the file at which the record begins, from 1.")
+    read: dict[str, str] = Field(description="The values by their meaning; numbers in E.164, instants in UTC.")
+
+
+class LineRefused(BaseModel):
+    """A line of a tried file that an import would refuse."""
+
+    line: int = Field(description="The line of the file at which the record begins, from 1.")
+    field: str | None = Field(description="The field that the reason is about; null for the line as a whole.")
+    reason: str = Field(description="The reason, as an import gives it.")
+
+
+class FileProblem(BaseModel):
+    """Why an import would refuse the whole file."""
+
+    reason: str = Field(description="The reason, as an import gives it.")
+    detail: str
+
+
+class DryRun(BaseModel):
+    """What an import would read in a file. Nothing of the file is stored, and nobody's consent changes."""
+
+    bytes: int = Field(description="Bytes of the file that came.")
+    charset: str | None = Field(description="The encoding, decided from all bytes; null where none is sure.")
+    delimiter: str | None = Field(description="The separator of cells; null for NDJSON, or before the header is read.")
+    encoded_twice: bool = Field(description="Some letters look like UTF-8 decoded wrongly and saved again: Ã© for é.")
+    file_refused: FileProblem | None = Field(description="Why the whole file would be refused; null where it is read.")
+    columns: list[ColumnRead] = Field(description="The columns of a CSV, in the order of the header.")
+    unknown_columns: list[str] = Field(description="The titles of the columns with an unknown meaning.")
+    first_lines: list[LineRead] = Field(description=f"The first {DRY_RUN_LINES} lines that would be taken, as read.")
+    lines: int = Field(description="The lines of the file, without blank lines and the header.")
+    refused: int = Field(description="Lines that the import would refuse.")
+    reasons: dict[str, int] = Field(description="Refused lines by reason.")
+    refusals: list[LineRefused] = Field(description=f"The first {DRY_RUN_REFUSALS} refusals, in file order.")
+
+
+async def tried_file(request: Request) -> bytes:
+    """Return the body of a dry run. Raises TooLarge: a longer file is tried by its first lines."""
+    try:
+        return b"".join([part async for part in Stream(request, DRY_RUN_BYTES)])
+    except TooLarge as error:
+        raise TooLarge(
+            f"at most {DRY_RUN_BYTES} bytes: send the first lines of the file", reasons=[Reason("body", "too_large")]
+        ) from error
 
 
 class OffsetMismatch(Conflict):

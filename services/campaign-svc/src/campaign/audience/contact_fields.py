@@ -3,8 +3,6 @@
 No refusal repeats a number.
 """
 
-import re
-import unicodedata
 from collections.abc import Iterable
 from enum import StrEnum
 from functools import lru_cache
@@ -17,44 +15,11 @@ from common.sms.msisdn import NumberProblem
 MAX_COLUMNS = 60
 MAX_ATTRIBUTES = 200  # unknown, in an NDJSON file
 
-# By precedence. Other number columns are dropped: numbers are encrypted at rest, attributes are not.
-NUMBER_COLUMNS = (
-    "msisdn",
-    "mobile",
-    "mobile_number",
-    "mobile_phone",
-    "numero_mobile",
-    "numero_de_mobile",
-    "telephone_mobile",
-    "tel_mobile",
-    "portable",
-    "numero_portable",
-    "numero_de_portable",
-    "telephone_portable",
-    "tel_portable",
-    "gsm",
-    "cell",
-    "cellphone",
-    "cell_phone",
-    "number",
-    "phone_number",
-    "phone",
-    "numero_de_telephone",
-    "numero_telephone",
-    "numero_tel",
-    "num_tel",
-    "n_de_telephone",
-    "n_telephone",
-    "n_tel",
-    "numero",
-    "telephone",
-    "tel",
-)
-
 
 class LineProblem(StrEnum):
     """Reasons for refusing a line, besides NumberProblem. An attribute's name follows after a colon."""
 
+    NOT_CSV = "not_csv"
     TOO_MANY_CELLS = "too_many_cells"
     ATTRIBUTE_TOO_LONG = "attribute_too_long"
     NO_NUMBER = "no_number"
@@ -84,6 +49,7 @@ EXPLANATIONS: dict[str, str] = {
     NumberProblem.FICTIONAL: "a range kept for fiction",
     NumberProblem.AMBIGUOUS: "could be two people's: write it in international form, with + and the country code",
     NumberProblem.COUNTRY_NOT_COVERED: "of a country without a known plan: write it in international form, with +",
+    LineProblem.NOT_CSV: "a quote in the wrong place, or a line end within a cell without quotes",
     LineProblem.TOO_MANY_CELLS: "more cells than the header has columns",
     LineProblem.ATTRIBUTE_TOO_LONG: f"a value of more than {MAX_CHARS} characters",
     LineProblem.NO_NUMBER: "the attribute holds numbers, and this is none",
@@ -136,12 +102,6 @@ def against(attributes: dict[str, str], typed: Iterable[tuple[str, Kind]], *, sh
     if (zone := attributes.get(TIMEZONE)) and zone not in _zones():
         return f"{LineProblem.NO_TIMEZONE}:{TIMEZONE}"
     return None
-
-
-def attribute_name(header: str) -> str:
-    """Return a title as templates and filters name it: « Code postal » is code_postal."""
-    plain = unicodedata.normalize("NFKD", header).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:40]
 
 
 @lru_cache(maxsize=1)

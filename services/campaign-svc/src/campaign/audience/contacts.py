@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from campaign.audience import attributes, store
 from campaign.audience.attribute import Kind
-from campaign.audience.contact_fields import EXPLANATIONS, MAX_COLUMNS, NUMBER_COLUMNS, LineProblem, against, plain
+from campaign.audience.contact_fields import EXPLANATIONS, MAX_COLUMNS, LineProblem, against, plain
 from campaign.message.text import STOP_FIELD
 from campaign.senders import registry
+from common.files.columns import NUMBER_TITLES
 from common.privacy import erasing
 from common.service import Resources, resources
 from common.sms.msisdn import NumberRefused, applying, parse
@@ -30,7 +31,7 @@ from common.web.problems import Invalid, NotFound, Reason
 router = APIRouter(prefix="/v1", tags=["contacts"])
 
 AT_ONCE = 1000  # contacts per request
-NO_ATTRIBUTES = frozenset({STOP_FIELD, *NUMBER_COLUMNS})
+NO_ATTRIBUTES = frozenset({STOP_FIELD, *NUMBER_TITLES})
 
 Held = Annotated[Resources[Any], Depends(resources)]
 Writer = Annotated[Caller, Depends(require("contact:write"))]
@@ -214,7 +215,7 @@ async def put_contacts(body: NewContacts, held: Held, caller: Writer) -> Verdict
         else:
             result: Literal["created", "updated"] = "created" if created[each.subject_id] else "updated"
             verdicts.append(Verdict(result=result, subject_id=ids.shown(each.subject_id), reason=None, detail=None))
-    others = [name for name in NUMBER_COLUMNS if any(name in contact.attributes for contact in body.contacts)]
+    others = [name for name in NUMBER_TITLES if any(name in contact.attributes for contact in body.contacts)]
     return Verdicts(items=verdicts, other_numbers=others)
 
 
@@ -298,7 +299,7 @@ async def declare_attribute(
             "`stop` is the STOP mention in a text: name the attribute otherwise",
             reasons=[Reason("name", LineProblem.RESERVED_COLUMN)],
         )
-    if name in NUMBER_COLUMNS:
+    if name in NUMBER_TITLES:
         raise Invalid(
             "`name` is a column of phone numbers, which cannot be an attribute",
             reasons=[Reason("name", "number_column")],

@@ -1,41 +1,34 @@
-"""Parse a file of contacts line by line, into contacts and refusals. Pure.
+"""Read a file of contacts piece by piece, into contacts and refusals. Pure.
 
-CSV and NDJSON accept the same values. The parser never holds the whole file, and no refusal repeats a number.
+CSV and NDJSON accept the same values. `common.files` reads the encoding, the lines and the cells; here columns become
+attributes. The parser never holds the whole file, and no refusal repeats a number.
 """
 
-import codecs
-import csv
-import io
-import re
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from typing import NamedTuple, TypeVar, cast
 
 import msgspec
 
-from campaign.audience.attribute import MAX_CHARS, TIMEZONE, Inference, Kind, kept
+from campaign.audience.attribute import TIMEZONE, Inference, Kind, kept
 from campaign.audience.contact_fields import (
     MAX_ATTRIBUTES,
     MAX_COLUMNS,
-    NUMBER_COLUMNS,
     LineProblem,
     against,
-    attribute_name,
     plain,
 )
 from campaign.message.text import STOP_FIELD
+from common.files import charset, columns, table
+from common.files.charset import UTF8_MARK, Seen
+from common.files.columns import NUMBER_TITLES
+from common.files.cutting import Piece, Shape, Survey, pieces_of, surveyed
+from common.files.refused import FileRefused, WrongColumns
 from common.sms.labels import holds_a_number
 from common.sms.msisdn import HOME, NumberRefused, metropolitan, parse
 
 T = TypeVar("T")
-
-CHUNK_LINES = 2_000  # with ten times as many, a line takes almost twice as long
-MAX_LINE_CHARS = 64 * 1024
-DELIMITERS = ",;\t|"
-SNIFFED = 4  # two code units of UTF-16
 
 
 class Refusal(NamedTuple):
@@ -67,21 +60,9 @@ class Chunk(NamedTuple):
         )
 
 
-class FileRefused(ValueError):
-    """The whole file cannot be read. `reason` is a stable slug."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-
-
-class WrongColumns(FileRefused):
-    """The file's columns cannot be used."""
-
-
 @dataclass
 class ReadAs:
-    """The parser's understanding of the file so far.
+    """The parser's understanding of the file.
 
     `encoded_twice`: UTF-8 decoded wrongly and saved again.
     """
@@ -91,6 +72,26 @@ class ReadAs:
     delimiter: str | None = None
     encoded_twice: bool = False
     other_numbers: list[str] = field(default_factory=list)
+    line_end: str = "\n"
+    wide: str = ""
+
+    @classmethod
+    def by(cls, survey: Survey) -> "ReadAs":
+        shape = survey.shape
+        return cls(
+            format=shape.format,
+            charset=survey.charset,
+            delimiter=shape.delimiter or None,
+            encoded_twice=survey.encoded_twice,
+            line_end=shape.line_end,
+            wide=shape.wide,
+        )
+
+    @property
+    def survey(self) -> Survey:
+        """Return what reads the pieces."""
+        shape = Shape("ndjson" if self.format == "ndjson" else "csv", self.wide, self.line_end, self.delimiter or "")
+        return Survey(shape, self.charset, self.encoded_twice)
 
 
 class _Batch(NamedTuple):
@@ -104,24 +105,24 @@ class _Batch(NamedTuple):
 
 
 class Reading:
-    """The reading of a file."""
+    """The reading of a file, as `check` surveyed the file before."""
 
     def __init__(
         self,
         body: Iterable[bytes],
+        read_as: ReadAs,
         kinds: Mapping[str, Kind],
         *,
         countries: Sequence[str] = (HOME,),
         fictional: bool = False,
-        size: int = CHUNK_LINES,
     ) -> None:
-        self.read_as = ReadAs()
+        self.read_as = read_as
+        self._survey = read_as.survey
         self._body = body
         self._kinds = kinds
         self._typed = [(name, kind) for name, kind in kinds.items() if kind is not Kind.TEXT]
         self._countries = countries
         self._fictional = fictional
-        self._size = size
         self._named: set[str] = set()
         self._inferred: dict[str, Inference] = {}
 
@@ -132,8 +133,9 @@ class Reading:
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield chunks. Raises FileRefused; never for a file accepted by `check`."""
-        first, lines = _opened(self._body, self.read_as)
-        for batch in self._ndjson(first, lines) if _is_ndjson(first) else self._csv(first, lines):
+        shape = self._survey.shape
+        pieces = (piece for _, piece in pieces_of(self._body, shape.format))
+        for batch in self._ndjson(pieces) if shape.format == "ndjson" else self._csv(pieces, shape):
             chunk = self._checked(batch)
             if chunk.lines or chunk.refusals:
                 yield chunk
@@ -180,48 +182,32 @@ class Reading:
 
     # --- CSV ---------------------------------------------------------------------------------------------------------
 
-    def _csv(self, header: str, lines: "_Lines") -> Iterator[_Batch]:
-        delimiter, number, titles, self.read_as.other_numbers = _headed(header)
-        self.read_as.delimiter = delimiter
-        self._meet(titles)  # cannot fail: at most MAX_COLUMNS
-        named = [(place, title) for place, title in enumerate(titles) if title is not None]
-        width = len(titles)
-        begins, first = 2, True  # the header is line 1
-        while True:
-            rows, ends, short = _rows(lines, delimiter, begins, self._size)
-            if not rows:
-                return
-            if first and width > 1:
-                _same_delimiter(rows)
-            first = False
-            starts = [begins, *(end + 1 for end in ends[:-1])]
-            begins = ends[-1] + 1
-            cut = lines.ended and lines.cut(rows[-1], begins - starts[-1], width)
-            gone: dict[int, str] = {}  # empty for a blank line
-            for place in [place for place, row in enumerate(rows) if len(row) != width or not row[number].strip()]:
-                row = rows[place]
-                if any(cell.strip() for cell in row[width:]):
-                    gone[place] = LineProblem.TOO_MANY_CELLS
-                elif any(cell.strip() for cell in row):
-                    rows[place] = [*row[:width], *[""] * (width - len(row))]
-                else:
-                    gone[place] = ""
-            if cut:
-                gone.setdefault(len(rows) - 1, LineProblem.CUT_OFF)
-            refusals = [Refusal(starts[place], why) for place, why in gone.items() if why]
-            if gone:
-                starts, rows = _without(gone, starts), _without(gone, rows)
-            attributes = [{title: row[place].strip() for place, title in named} for row in rows]
-            yield _Batch(starts, [row[number] for row in rows], attributes, refusals, short)
+    def _csv(self, pieces: Iterator[Piece], shape: Shape) -> Iterator[_Batch]:
+        width = 0
+        line = 1
+        for piece in pieces:
+            if not width:
+                titles, rest = table.titled(piece, shape)
+                number, names, self.read_as.other_numbers = _columns(titles)
+                self._meet(names)  # cannot fail: at most MAX_COLUMNS
+                named = [(place, name) for place, name in enumerate(names) if name is not None]
+                width = len(titles)
+                line += piece.lines - rest.lines
+                piece = rest
+            found = table.read(piece.body.decode(self._survey.codec), shape, width, line)
+            line += piece.lines
+            refusals = [Refusal(*refused) for refused in found.refused]
+            attributes = [{name: row[place].strip() for place, name in named} for row in found.rows]
+            numbers = [row[number] for row in found.rows]
+            yield _Batch(list(found.starts), numbers, attributes, refusals, found.narrow)
 
     # --- NDJSON ------------------------------------------------------------------------------------------------------
 
-    def _ndjson(self, first: str, lines: "_Lines") -> Iterator[_Batch]:
-        self.read_as.format = "ndjson"
-        lines.back([first])
+    def _ndjson(self, pieces: Iterator[Piece]) -> Iterator[_Batch]:
         layouts: dict[tuple[str, ...], tuple[int, list[str | None]] | str] = {}
         begins = 1
-        while read := lines.take(self._size):
+        for piece in pieces:
+            read = _json_lines(piece, self._survey.codec)
             batch = _Batch([], [], [], [])
             for line, said in enumerate(_objects(read), begins):
                 if said is None:
@@ -256,120 +242,34 @@ class Reading:
         return (number, titles) if self._meet(titles) else LineProblem.TOO_MANY_ATTRIBUTES
 
 
-def check(body: Iterable[bytes], size: int = CHUNK_LINES) -> None:
-    """Read a file to its end; raise FileRefused if the file cannot be used.
-
-    `size` must equal the later Reading's: chunks decide which lines the CSV parser reads.
-    """
-    first, lines = _opened(body, ReadAs())
-    if _is_ndjson(first):
-        deque(lines, maxlen=0)
-        return
-    delimiter, _, titles, _ = _headed(first)
-    rows, ends, _ = _rows(lines, delimiter, 2, size)
-    if len(titles) > 1:
-        _same_delimiter(rows)
-    while ends:
-        _, ends, _ = _rows(lines, delimiter, ends[-1] + 1, size, wanted=False)
-
-
-def _opened(body: Iterable[bytes], read_as: ReadAs) -> tuple[str, "_Lines"]:
-    """Return (the first line, the other lines). Raises FileRefused."""
-    lines = _Lines(_lines(_decoded(body, read_as), read_as))
-    first = next(lines, "")
-    if not first.strip():
+def check(body: Iterable[bytes]) -> ReadAs:
+    """Read a file to its end, and return how to read the file again. Raises FileRefused if the file cannot be used."""
+    seen, shape = Seen.NOTHING, None
+    for of_file, piece in pieces_of(body):
+        seen |= charset.seen_in(piece.body)
+        if shape is None:
+            shape = of_file
+            _check_beginning(piece, shape)
+    if shape is None:
         raise FileRefused("empty", "the file is empty, or its first line is")
-    if first.lstrip().startswith("["):
+    return ReadAs.by(surveyed(shape, seen))
+
+
+def _check_beginning(piece: Piece, shape: Shape) -> None:
+    """Raise FileRefused for a file whose first lines cannot be used."""
+    if piece.body.removeprefix(UTF8_MARK).lstrip().startswith(b"["):
         raise FileRefused("json_array", "one array; NDJSON has an object on each line, and nothing around them")
-    return first, lines
+    if shape.format == "csv":
+        titles, rest = table.titled(piece, shape)
+        _columns(titles)
+        table.check_delimiter(table.read(rest.body.decode("latin-1"), shape, len(titles), 1))
 
 
-def _is_ndjson(first: str) -> bool:
-    return first.lstrip().startswith("{")
-
-
-def _headed(header: str) -> tuple[str, int, list[str | None], list[str]]:
-    """Return (the delimiter, then the values of `_columns`). Raises WrongColumns."""
-    delimiter = max(DELIMITERS, key=lambda d: len(next(csv.reader([header], delimiter=d))))
-    return delimiter, *_columns(next(csv.reader([header], delimiter=delimiter)))
-
-
-class _Lines(Iterator[str]):
-    """The lines of a file, with push-back."""
-
-    def __init__(self, lines: Iterator[str]) -> None:
-        self._lines = lines
-        self._back: list[str] = []  # a stack: the next line is last
-        self._last: deque[str] = deque(maxlen=1000)  # no sane row has more lines
-        self.ended = False
-
-    def __next__(self) -> str:
-        if self._back:
-            return self._back.pop()
-        line = next(self._lines, None)
-        if line is None:
-            self.ended = True
-            raise StopIteration
-        self._last.append(line)
-        return line
-
-    def take(self, many: int) -> list[str]:
-        """Return the next lines, at most `many`."""
-        read = [self._back.pop() for _ in range(min(many, len(self._back)))]
-        fresh = list(islice(self._lines, many - len(read)))
-        self._last.extend(fresh)
-        self.look_ahead()
-        return read + fresh
-
-    def look_ahead(self) -> None:
-        """Set `ended` if no line is left."""
-        if not self._back and (line := next(self, None)) is not None:
-            self.back([line])
-
-    def back(self, lines: Sequence[str]) -> None:
-        self._back.extend(reversed(lines))
-
-    def cut(self, row: Sequence[str], lines: int, width: int) -> bool:
-        """Return whether the file breaks off in its last row.
-
-        A broken row stops within quotes, or before its last cell and a line end. A quote within an unquoted cell closes
-        nothing.
-        """
-        raw = "".join(list(self._last)[-lines:])
-        quotes = raw.count('"')
-        if quotes % 2 and quotes != sum(cell.count('"') for cell in row):
-            return True
-        return len(row) < width and not raw.endswith(("\n", "\r"))
-
-
-def _rows(
-    lines: _Lines, delimiter: str, begins: int, size: int, *, wanted: bool = True
-) -> tuple[list[list[str]], Sequence[int], bool]:
-    """Return (rows, the line each ends on, whether all cells are short).
-
-    Chunks without quotes are split at the delimiter, four times as fast. Such rows are built only if `wanted`.
-    """
-    read = lines.take(size)
-    if '"' not in "".join(read):
-        rows = [line.rstrip("\r\n").split(delimiter) for line in read] if wanted else []
-        return rows, range(begins, begins + len(read)), max(map(len, read), default=0) <= MAX_CHARS
-    lines.back(read)
-    reader = csv.reader(lines, delimiter=delimiter)
-    try:
-        found = [(row, reader.line_num) for row in islice(reader, size)]
-    except csv.Error as error:
-        raise FileRefused("not_csv", f"at line {begins} or after it: {error}") from error
-    lines.look_ahead()
-    return [row for row, _ in found], [begins - 1 + read for _, read in found], False
-
-
-def _same_delimiter(rows: Sequence[Sequence[str]]) -> None:
-    """Raise WrongColumns if the delimiter splits no row and another would split each."""
-    if any(len(row) > 1 for row in rows):
-        return
-    filled = [row[0] for row in rows if row and row[0].strip()]
-    if filled and any(all(other in cell for cell in filled) for other in DELIMITERS):
-        raise WrongColumns("delimiter_differs", "the lines have another separator between their cells than the header")
+def _json_lines(piece: Piece, codec: str) -> list[str]:
+    """Return the lines with their ends."""
+    lines = piece.body.decode(codec).removeprefix("\ufeff").split("\n")
+    unended = lines.pop()
+    return [*(f"{line}\n" for line in lines), *([unended] if unended else [])]
 
 
 _object = msgspec.json.Decoder(dict[str, str | int | float | bool | None])
@@ -421,17 +321,17 @@ def _columns(header: Sequence[str]) -> tuple[int, list[str | None], list[str]]:
     """
     if len(header) > MAX_COLUMNS:
         raise WrongColumns("too_many_columns", f"{len(header)} columns, at most {MAX_COLUMNS}")
-    names = [attribute_name(title) for title in header]
-    number = next((names.index(name) for name in NUMBER_COLUMNS if name in names), None)
+    names = [columns.plain(title) for title in header]
+    number = next((names.index(name) for name in NUMBER_TITLES if name in names), None)
     if number is None:
-        if len(header) == 1 and re.search(r"[\W_]\w", header[0].strip()):
+        if len(header) == 1 and "_" in names[0]:
             raise WrongColumns("delimiter_unknown", "one column only: cells are separated by a comma, ; tab or |")
         raise WrongColumns(
             "number_column_missing",
-            f"no column for the number; call it one of: {', '.join(NUMBER_COLUMNS)} (accents and case do not matter)",
+            f"no column for the number; call it one of: {', '.join(NUMBER_TITLES)} (accents and case do not matter)",
         )
-    titles = [name if name and name not in NUMBER_COLUMNS else None for name in names]
-    others = [name for place, name in enumerate(names) if name in NUMBER_COLUMNS and place != number]
+    titles = [name if name and name not in NUMBER_TITLES else None for name in names]
+    others = [name for place, name in enumerate(names) if name in NUMBER_TITLES and place != number]
     named = [name for name in titles if name]
     if len(set(named)) < len(named):
         raise WrongColumns("column_twice", "two columns have the same title")
@@ -444,79 +344,3 @@ def _columns(header: Sequence[str]) -> tuple[int, list[str | None], list[str]]:
         raise WrongColumns("reserved_column", f"{STOP_FIELD!r} is the STOP mention in a text, and cannot be a column")
     last = max(place for place, name in enumerate(names) if name)
     return number, titles[: last + 1], others
-
-
-def _decoded(body: Iterable[bytes], read_as: ReadAs) -> Iterator[str]:
-    """Decode UTF-8, or Windows-1252 from the first byte outside UTF-8. Raises FileRefused.
-
-    Only ASCII, the same in both, may stand before that byte.
-    """
-    decoder: codecs.IncrementalDecoder | None = None
-    plain = True
-    for data, last in chain(((piece, False) for piece in _filled(body)), [(b"", True)]):
-        if decoder is None:
-            read_as.charset = _charset(data)
-            decoder = codecs.getincrementaldecoder(read_as.charset)()
-            read_as.charset = read_as.charset.removesuffix("-sig")
-        try:
-            text = decoder.decode(data, last)
-        except UnicodeDecodeError as error:
-            if not (plain and error.encoding == "utf-8" and error.object[: error.start].isascii()):
-                raise FileRefused("charset", "the file is neither UTF-8 nor Windows-1252") from error
-            read_as.charset = "windows-1252"
-            decoder = codecs.getincrementaldecoder("cp1252")()
-            try:
-                text = decoder.decode(error.object, last)
-            except UnicodeDecodeError as again:
-                raise FileRefused("charset", "the file is neither UTF-8 nor Windows-1252") from again
-        if "\0" in text:
-            raise FileRefused("not_text", "the file is not text; export it as CSV")
-        plain = plain and text.isascii()
-        yield text
-
-
-# the UTF-8 bytes of « é », « è », « à », « ç », « ’ »… read as Windows-1252
-_TWICE = re.compile("Ã[\u0080-\u00bf\u2018-\u203a]|â€")
-
-
-def _charset(data: bytes) -> str:
-    """Return UTF-16 by BOM or by zero bytes, otherwise UTF-8."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    if len(data) > 3 and data[1] == data[3] == 0 != data[0]:
-        return "utf-16-le"
-    if len(data) > 3 and data[0] == data[2] == 0 != data[1]:
-        return "utf-16-be"
-    return "utf-8-sig"
-
-
-def _filled(body: Iterable[bytes]) -> Iterator[bytes]:
-    """Skip empty pieces, and fill the first to SNIFFED bytes."""
-    first = b""
-    for piece in body:
-        if len(first) < SNIFFED:
-            first += piece
-            if len(first) < SNIFFED:
-                continue
-            piece = first
-        if piece:
-            yield piece
-    if first and len(first) < SNIFFED:
-        yield first
-
-
-def _lines(texts: Iterable[str], read_as: ReadAs) -> Iterator[str]:
-    """Yield lines with their ends (\\n, \\r\\n or \\r). Raises FileRefused for a line too long."""
-    rest = ""
-    for piece in texts:
-        text = rest + piece
-        if not text.isascii() and _TWICE.search(text):
-            read_as.encoded_twice = True
-        pieces = list(io.StringIO(text, newline=""))
-        # the last line may continue, and a final \r may be half of \r\n
-        rest = pieces.pop() if pieces and not pieces[-1].endswith("\n") else ""
-        if max(map(len, pieces), default=0) > MAX_LINE_CHARS or len(rest) > MAX_LINE_CHARS:
-            raise FileRefused("line_too_long", f"a line of more than {MAX_LINE_CHARS} characters")
-        yield from pieces
-    if rest:
-        yield rest

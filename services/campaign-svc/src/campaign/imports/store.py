@@ -174,13 +174,14 @@ async def piece_of(tx: AsyncConnection, import_id: str, position: int) -> bytes:
     return bytes(found.scalar_one())
 
 
-async def complete_import(tx: AsyncConnection, import_id: str, fingerprint: str) -> None:
+async def complete_import(tx: AsyncConnection, import_id: str, fingerprint: str, read_as: Mapping[str, object]) -> None:
+    """Mark the file as complete and usable. `read_as`: how to read the pieces, as the check found."""
     await tx.execute(
         text(
-            "UPDATE contact_import SET complete = true, bytes = received_bytes, fingerprint = :fingerprint"
-            " WHERE import_id = :id"
+            "UPDATE contact_import SET complete = true, bytes = received_bytes, fingerprint = :fingerprint,"
+            " read_as = CAST(:read_as AS jsonb) WHERE import_id = :id"
         ),
-        {"id": import_id, "fingerprint": fingerprint},
+        {"id": import_id, "fingerprint": fingerprint, "read_as": msgspec.json.encode(read_as).decode()},
     )
 
 

@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import chain
 from operator import attrgetter, itemgetter
@@ -19,10 +20,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.audience import contacts_file
 from campaign.audience.contact_fields import EXPLANATIONS
-from campaign.audience.contacts_file import FileRefused, WrongColumns
 from campaign.imports import store
 from campaign.imports import worker as importing
 from campaign.senders import registry
+from common.files.refused import FileRefused, WrongColumns
 from common.keyring import SubjectKeys
 from common.service import Resources, resources
 from common.web.auth import NOBODY, Caller, require
@@ -108,7 +109,7 @@ class Import(BaseModel):
     reasons: dict[str, int] = Field(
         description="Refused lines by reason; for an attribute, followed by a colon and the attribute's name."
     )
-    read_as: Read | None = Field(description="Null until the import is done.")
+    read_as: Read | None = Field(description="Null until the whole file is here.")
 
 
 class Refusal(BaseModel):
@@ -220,7 +221,7 @@ async def discover_uploads(held: Held, caller: Writer) -> Response:
 )
 async def tell_offset(import_id: Storable, held: Held, caller: Writer) -> Response:
     """Return how much of the file has arrived: an interrupted upload goes on from `Upload-Offset`."""
-    return _upload(await _visible(held, caller, import_id)).told(200)
+    return _upload(await visible(held, caller, import_id)).told(200)
 
 
 @router.patch(
@@ -241,9 +242,9 @@ async def upload(
 
     409 for a wrong offset: `HEAD` tells the right one.
     """
-    await _visible(held, caller, import_id)
+    await visible(held, caller, import_id)
     async with _claimed(held, import_id, UploadInProgress()) as claim:
-        whole = _upload(await _visible(held, caller, import_id)).going_on(offset, length)
+        whole = _upload(await visible(held, caller, import_id)).going_on(offset, length)
         most = held.settings.import_max_bytes
         _check_length(whole, most)
         body = Stream(request, (most if whole is None else whole) - offset)
@@ -251,13 +252,13 @@ async def upload(
             async with held.database.begin() as tx:
                 await store.put_length(tx, import_id, length)
         await _arrive(held, claim, import_id, body, lambda received: received == whole)
-    return _upload(await _visible(held, caller, import_id)).told(204)
+    return _upload(await visible(held, caller, import_id)).told(204)
 
 
 @router.get("/imports/{import_id}", operation_id="contact_imports.get")
 async def get_import(import_id: Storable, held: Held, caller: Reader) -> Import:
     """Return how far the file has arrived, and how far its lines are recorded."""
-    return _view(await _visible(held, caller, import_id))
+    return _view(await visible(held, caller, import_id))
 
 
 @router.get("/imports/{import_id}/refusals", operation_id="contact_imports.list_refusals")
@@ -269,7 +270,7 @@ async def list_refusals(
     limit: Limit = LIMIT,
 ) -> Page[Refusal]:
     """List the refused lines in file order."""
-    await _visible(held, caller, import_id)
+    await visible(held, caller, import_id)
     async with held.database.begin() as tx:
         rows = await store.refusals_after(tx, import_id, position(cursor, int) or 0, limit)
     items = [Refusal(line=r.line, reason=r.reason, detail=_explained(r.reason)) for r in rows]
@@ -352,7 +353,7 @@ async def _complete(held: Resources[Any], claim: AsyncConnection, found: Any, pi
 
     try:
         body = chain(importing.pieces(claim, held.field_keys, import_id, piece), [bytes(last)] if last else [])
-        await asyncio.to_thread(contacts_file.check, hashed(body))
+        read_as = await asyncio.to_thread(contacts_file.check, hashed(body))
     except FileRefused as error:
         await _forget(held, import_id)
         kind = Invalid if isinstance(error, WrongColumns) else Malformed
@@ -361,7 +362,7 @@ async def _complete(held: Resources[Any], claim: AsyncConnection, found: Any, pi
     async with held.database.begin() as tx:
         if last:
             await _add(tx, held, import_id, piece, last)
-        await store.complete_import(tx, import_id, fingerprint)
+        await store.complete_import(tx, import_id, fingerprint, asdict(read_as))
 
 
 def _check_length(length: int | None, most: int) -> None:
@@ -389,7 +390,7 @@ async def _find(held: Resources[Any], import_id: str) -> Any:
         return await store.find_import(tx, import_id)
 
 
-async def _visible(held: Resources[Any], caller: Caller, import_id: str) -> Any:
+async def visible(held: Resources[Any], caller: Caller, import_id: str) -> Any:
     found = await _find(held, import_id)
     if not await caller.seen([found["sender_id"] if found else NOBODY]):
         raise NotFound("no such import", reasons=[Reason("import_id", "unknown_import")])

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from campaign.audience import attributes
 from campaign.audience import store as audience
 from campaign.audience.contact_fields import LineProblem
-from campaign.audience.contacts_file import Chunk, Reading, Refusal
+from campaign.audience.contacts_file import Chunk, ReadAs, Reading, Refusal
 from campaign.audience.store import ImportedRow
 from campaign.imports import store
 from campaign.senders import store as senders
@@ -76,7 +76,8 @@ async def record(held: Resources[Any], claim: AsyncConnection, import_id: str) -
         sender = await senders.find_sender(tx, found["sender_id"])
     body = pieces(claim, held.field_keys, import_id, found["pieces"])
     countries = applying(found["country"], sender.countries if sender else (), held.settings.country)
-    reading = Reading(body, known, countries=countries, fictional=held.settings.fictional_numbers)
+    read_as = ReadAs(**found["read_as"])
+    reading = Reading(body, read_as, known, countries=countries, fictional=held.settings.fictional_numbers)
     steps = _sealed(held, reading.chunks(), found)
     step = await asyncio.to_thread(next, steps, None)
     while step is not None:

@@ -16,7 +16,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from campaign.audience import attributes
 from campaign.audience import store as audience
 from campaign.audience.attribute import Kind, kept
-from campaign.audience.contact_fields import NUMBER_COLUMNS
 from campaign.links import links
 from campaign.links.links import Tokens
 from campaign.message import text as texts
@@ -26,6 +25,7 @@ from campaign.schedule.timing import region_of
 from common.contracts import CAMPAIGN_REQUESTS, RECTIFICATION_ACKS, RECTIFICATIONS
 from common.contracts.campaign import MessageReworded
 from common.contracts.rights import RectificationAcknowledged, RectificationRequested
+from common.files.columns import NUMBER_TITLES
 from common.kafka import outbox
 from common.kafka.subscription import After, Poison, Received, Subscription
 from common.keyring import FieldKeys, LinkKeys, Unreadable
@@ -86,7 +86,7 @@ class Rectifier:
             fields = _fields.decode(self._keys.unseal(asked.fields, f"rectification:{asked.rectification_id}"))
         except (Unreadable, msgspec.MsgspecError) as error:
             raise Poison("what is right cannot be read") from error
-        return {name: right for name, right in fields.items() if name not in NUMBER_COLUMNS}  # no attributes
+        return {name: right for name, right in fields.items() if name not in NUMBER_TITLES}  # no attributes
 
     async def _reworded(
         self, tx: AsyncConnection, asked: RectificationRequested, now: datetime

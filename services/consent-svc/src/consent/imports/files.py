@@ -29,8 +29,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import CONSENT_NOTICES
 from common.contracts.consent import ConsentImportFinished
 from common.db.database import NEWEST_FIRST, Direction
+from common.files.charset import Seen
+from common.files.cutting import Format, Piece, Shape
 from common.kafka import outbox
-from consent.imports.lines import Layout, Piece
+from consent.imports.lines import Layout
 from consent.schema import metadata
 
 Table(
@@ -44,7 +46,10 @@ Table(
     Column("format", Text, nullable=False),
     Column("terms", JSONB, nullable=False),  # defaults for the lines
     Column("delimiter", Text, nullable=True),
-    Column("columns", ARRAY(Text), nullable=True),
+    Column("columns", ARRAY(Text), nullable=True),  # by meaning
+    Column("line_end", Text, nullable=True),
+    Column("wide", Text, nullable=True),  # the UTF-16 encoding, or empty; pieces of such a file are UTF-8
+    Column("seen", Integer, nullable=False),  # the evidence of the encoding, `common.files.charset.Seen`
     Column("bytes", BigInteger, nullable=True),  # if announced
     Column("received_bytes", BigInteger, nullable=False),
     Column("rest", LargeBinary, nullable=True),  # encrypted bytes after the last whole piece
@@ -94,6 +99,9 @@ class ImportFile:
     created_at: datetime
     delimiter: str | None = None
     columns: tuple[str, ...] | None = None
+    line_end: str | None = None
+    wide: str | None = None
+    seen: int = 0
     received_bytes: int = 0
     rest: builtins.bytes | None = None
     pieces: int = 0
@@ -128,7 +136,8 @@ class WaitingPiece:
 
 _FILE = (
     "f.import_id, f.created_by, f.fingerprint, f.sender_id, f.kind, f.format, f.terms::text AS terms, f.delimiter,"
-    " f.columns, f.bytes, f.received_bytes, f.rest, f.pieces, f.next_line, f.complete, f.created_at"
+    " f.columns, f.line_end, f.wide, f.seen, f.bytes, f.received_bytes, f.rest, f.pieces, f.next_line, f.complete,"
+    " f.created_at"
 )
 
 
@@ -137,9 +146,9 @@ async def add(tx: AsyncConnection, file: ImportFile) -> ImportFile:
     await tx.execute(
         text(
             "INSERT INTO import_file (import_id, created_by, fingerprint, sender_id, kind, format, terms, bytes,"
-            " received_bytes, pieces, next_line, complete, created_at, touched_at)"
+            " received_bytes, pieces, next_line, complete, seen, created_at, touched_at)"
             " VALUES (:import_id, :created_by, :fingerprint, :sender_id, :kind, :format, CAST(:terms AS jsonb), :bytes,"
-            " 0, 0, 1, false, :now, :now) ON CONFLICT DO NOTHING"
+            " 0, 0, 1, false, 0, :now, :now) ON CONFLICT DO NOTHING"
         ),
         {
             "import_id": file.import_id,
@@ -191,7 +200,7 @@ async def put_arrived(tx: AsyncConnection, file: ImportFile, now: datetime) -> N
         text(
             "UPDATE import_file SET received_bytes = :received_bytes, rest = :rest, pieces = :pieces,"
             " next_line = :next_line, bytes = :bytes, complete = :complete, delimiter = :delimiter, columns = :columns,"
-            " touched_at = :now WHERE import_id = :id"
+            " line_end = :line_end, wide = :wide, seen = :seen, touched_at = :now WHERE import_id = :id"
         ),
         {
             "id": file.import_id,
@@ -203,6 +212,9 @@ async def put_arrived(tx: AsyncConnection, file: ImportFile, now: datetime) -> N
             "complete": file.complete,
             "delimiter": file.delimiter,
             "columns": list(file.columns) if file.columns is not None else None,
+            "line_end": file.line_end,
+            "wide": file.wide,
+            "seen": file.seen,
             "now": now,
         },
     )
@@ -375,8 +387,19 @@ async def forget_abandoned(tx: AsyncConnection, before: datetime) -> int:
     return len(ids)
 
 
+def shape(file: ImportFile) -> Shape | None:
+    """Return the shape of the file, or `None` before the first piece."""
+    if file.line_end is None:
+        return None
+    file_format: Format = "csv" if file.format == "csv" else "ndjson"
+    return Shape(file_format, file.wide or "", file.line_end, file.delimiter or "")
+
+
 def layout(file: ImportFile) -> Layout:
-    return Layout("csv" if file.format == "csv" else "ndjson", file.delimiter or "", file.columns or ())
+    """Return what reads the pieces of a file of which one is here."""
+    found = shape(file)
+    assert found is not None, "a piece is here"
+    return Layout(found, file.columns or (), Seen(file.seen))
 
 
 def _file(*, columns: Sequence[str] | None, **more: Any) -> ImportFile:

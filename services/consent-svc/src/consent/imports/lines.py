@@ -1,30 +1,29 @@
-"""Cut an arriving import file into pieces, and read a piece line by line. Pure.
+"""Read a piece of an import file as lines about people. Pure.
 
-A file is CSV (RFC 4180, a header row, `,` `;` tab or `|` between cells) or NDJSON, in UTF-8. Every piece holds whole
-lines, so a worker can read any piece alone, and again after a crash. No refusal repeats a line's content.
+The shape, the encoding and the columns are read by `common.files`. Every piece holds whole lines, so a worker can read
+any piece alone, and again after a crash. No refusal repeats a line's content.
 """
 
-import csv
-import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
 
 import msgspec
 
 from common.contracts.consent import Basis
+from common.files import columns, table
+from common.files.charset import UTF8_MARK, Seen
+from common.files.columns import Meaning, Taken
+from common.files.cutting import Piece, Shape, Survey, surveyed
+from common.files.instants import InstantProblem, Order, instant
+from common.files.refused import WrongColumns
 
-Format = Literal["csv", "ndjson"]
+Kind = Literal["consents", "suppressions"]
 Short = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-
-PIECE_BYTES = 512 * 1024
-PIECE_LINES = 1000  # decided in one go on the event loop
-LINE_BYTES = 64 * 1024  # `text_shown` at four bytes a character, and more
-DELIMITERS = ",;\t|"
-UTF8_MARK = b"\xef\xbb\xbf"
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
@@ -45,6 +44,16 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 COLUMNS = Line.__struct_fields__
+# Columns of a table that are no field of a line, and speak for or against the line
+_BESIDE = (Meaning.ACCEPTS_SMS.value, Meaning.OPTED_OUT_AT.value)
+_KINDS = {
+    "opt_in": "opt_in", "opt-in": "opt_in", "optin": "opt_in", "inscription": "opt_in",
+    "opt_out": "opt_out", "opt-out": "opt_out", "optout": "opt_out", "desinscription": "opt_out",
+    "désinscription": "opt_out",
+}  # fmt: skip
+_YES_NO = dict.fromkeys(("yes", "true", "1", "oui", "vrai"), True) | dict.fromkeys(
+    ("no", "false", "0", "non", "faux", ""), False
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,99 +63,67 @@ class Unreadable:
     reason: str
 
 
-class WrongFile(ValueError):
-    """The whole file is refused. `reason` is a slug; the message repeats nothing of the file."""
+@dataclass(frozen=True, slots=True)
+class Dates:
+    """How local dates are to be read, as the caller states: their zone, and whether the day comes first."""
 
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
+    zone: ZoneInfo | None = None
+    order: Order | None = None
+
+
+STATED = Dates()
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The format of the lines; NDJSON needs no more."""
+    """What reads a piece: the shape, the columns by meaning, the evidence of the encoding. NDJSON has no columns."""
 
-    format: Format
-    delimiter: str = ""
+    shape: Shape
     columns: tuple[str, ...] = ()
+    seen: Seen = Seen.NOTHING
+
+    @property
+    def survey(self) -> Survey:
+        """Return the encoding, decided from all pieces. Raises FileRefused."""
+        return surveyed(self.shape, self.seen)
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Whole lines. `lines` counts line breaks, also blank lines and breaks within quotes."""
+def begun(piece: Piece, shape: Shape, kind: Kind, *, ignore_others: bool = False) -> tuple[Layout, Piece]:
+    """Return the file's layout and the first piece behind the header. Raises FileRefused.
 
-    body: bytes
-    lines: int
-
-
-def layout_of(piece: Piece, file_format: Format) -> tuple[Layout, Piece]:
-    """Return the file's layout and the first piece without the header. Raises WrongFile."""
-    body = piece.body.removeprefix(UTF8_MARK)
-    if file_format == "ndjson":
-        return Layout("ndjson"), Piece(body, piece.lines)
-    header, _, rest = body.partition(b"\n")
-    line = header.decode()
-    delimiter = max(DELIMITERS, key=line.count)
-    try:
-        cells = next(csv.reader([line], delimiter=delimiter), [])
-    except csv.Error:
-        raise WrongFile("not_csv", "the header is no line of a CSV") from None
-    columns = tuple(cell.strip().lower() for cell in cells)
-    for place, column in enumerate(columns, start=1):
-        if column not in COLUMNS:
-            raise WrongFile("unknown_column", f"column {place} of the header is none of {', '.join(COLUMNS)}")
-    if len(set(columns)) < len(columns):
-        raise WrongFile("column_twice", "the header names a column twice")
-    if not {"number", "subject_id"} & set(columns):
-        raise WrongFile("number_column_missing", "the first line must be a header that names the column number")
-    return Layout("csv", delimiter, columns), Piece(rest, piece.lines - 1 if rest else 0)
-
-
-def cut(arrived: bytes, file_format: Format, *, last: bool) -> tuple[list[Piece], bytes]:
-    """Cut the bytes into pieces; return them and the bytes left for the next call. Raises WrongFile.
-
-    A piece ends with the line that reaches PIECE_BYTES or PIECE_LINES.
+    `ignore_others`: a column of an unknown title is left out; without it the file is refused, as a mistyped column of
+    proof would be lost in silence.
     """
-    pieces: list[Piece] = []
-    start = end = at = lines = held = 0  # `end` and `held`: up to the last whole line
-    quoted = False
-    while (newline := arrived.find(b"\n", at)) >= 0:
-        if file_format == "csv":
-            quoted ^= bool(arrived.count(b'"', at, newline) % 2)  # a line break within quotes ends no line
-        at, lines = newline + 1, lines + 1
-        if quoted:
-            continue
-        if newline - end > LINE_BYTES:
-            raise _too_long()
-        end, held = at, lines
-        if held >= PIECE_LINES or end - start >= PIECE_BYTES:
-            pieces.append(_text(arrived[start:end], held))
-            start, lines = end, 0
-    if len(arrived) - end > LINE_BYTES:
-        raise _too_long()
-    if last and start < len(arrived):
-        pieces.append(_text(arrived[start:], lines + (not arrived.endswith(b"\n"))))
-        start = len(arrived)
-    return pieces, arrived[start:]
+    if shape.format == "ndjson":
+        return Layout(shape), Piece(piece.body.removeprefix(UTF8_MARK), piece.lines, piece.arrived)
+    titles, rest = table.titled(piece, shape)
+    taken = columns.taken(titles, kind)
+    check_columns(taken, ignore_others=ignore_others)
+    return Layout(shape, tuple(each.meaning.value for each in taken)), rest
 
 
-def _too_long() -> WrongFile:
-    return WrongFile("line_too_long", f"a line of more than {LINE_BYTES} bytes, or a quote that nothing closes")
+def check_columns(taken: Sequence[Taken], *, ignore_others: bool) -> None:
+    """Raise WrongColumns for a file without a number, or with an unknown column that nobody ignores."""
+    unknown = [each.place for each in taken if each.meaning is Meaning.UNKNOWN]
+    if unknown and not ignore_others:
+        places = ", ".join(map(str, unknown[:10]))
+        raise WrongColumns(
+            "unknown_column",
+            f"the titles of these columns are not known: {places}. Rename a column to one of {', '.join(COLUMNS)},"
+            ' or set `other_columns` to "ignore"',
+        )
+    if not {Meaning.NUMBER, Meaning.SUBJECT_ID} & {each.meaning for each in taken}:
+        raise WrongColumns("number_column_missing", "the first line must be a header that names the column number")
 
 
-def _text(body: bytes, lines: int) -> Piece:
-    try:
-        body.decode()
-    except UnicodeDecodeError:
-        raise WrongFile("not_utf8", "the file is not UTF-8") from None
-    if b"\0" in body:
-        raise WrongFile("not_text", "the file is not text")
-    return Piece(body, lines)
-
-
-def read(body: bytes, layout: Layout, first_line: int) -> Iterator[tuple[int, Line | Unreadable]]:
+def read(
+    body: bytes, layout: Layout, first_line: int, kind: Kind = "consents", dates: Dates = STATED
+) -> Iterator[tuple[int, Line | Unreadable]]:
     """Yield a piece's lines by number in the file, blank lines aside."""
-    return _ndjson(body, first_line) if layout.format == "ndjson" else _csv(body, layout, first_line)
+    codec = layout.survey.codec
+    if layout.shape.format == "ndjson":
+        return _ndjson(body if codec == "utf-8" else body.decode(codec).encode(), first_line)
+    return _table(body.decode(codec), layout, first_line, kind, dates)
 
 
 _decoder = msgspec.json.Decoder(Line)
@@ -178,54 +155,67 @@ def _line(raw: bytes) -> Line | Unreadable:
     return Unreadable("not_text") if any("\0" in str(getattr(line, name)) for name in COLUMNS) else line
 
 
-def _csv(body: bytes, layout: Layout, first_line: int) -> Iterator[tuple[int, Line | Unreadable]]:
-    """Parse each line alone, as `cut` ends lines, so that an unclosed quote swallows no other line.
-
-    A lone carriage return ends no line, or line numbers would be wrong.
-    """
-    begins = first_line
-    for line in _whole_lines(body):
-        rows = csv.reader(io.StringIO(line.decode(), newline="\n"), delimiter=layout.delimiter)
-        at, ends = begins, begins + line.count(b"\n") + (not line.endswith(b"\n"))
-        try:
-            for row in rows:
-                if any(row):
-                    yield at, _cells(row, layout.columns)
-                at = begins + rows.line_num
-        except csv.Error:
-            for unread in range(at, ends):
-                yield unread, Unreadable("not_csv")
-        begins = ends
-
-
-def _whole_lines(body: bytes) -> Iterator[bytes]:
-    """Yield the whole body, three times as fast, if no line can fail; else each line."""
-    lone = body.count(b"\r") - body.count(b"\r\n")
-    if b'"' not in body and not lone and len(body) <= csv.field_size_limit():
-        yield body
-        return
-    start = at = 0
-    quoted = False
-    while (newline := body.find(b"\n", at)) >= 0:
-        quoted ^= bool(body.count(b'"', at, newline) % 2)
-        at = newline + 1
-        if not quoted:
-            yield body[start:at]
-            start = at
-    if start < len(body):
-        yield body[start:]
+def _table(
+    text: str, layout: Layout, first_line: int, kind: Kind, dates: Dates
+) -> Iterator[tuple[int, Line | Unreadable]]:
+    """Yield the rows of a table, and the lines that are no rows, in their order."""
+    found = table.read(text, layout.shape, len(layout.columns), first_line)
+    wanted = [(place, name) for place, name in enumerate(layout.columns) if name in COLUMNS or name in _BESIDE]
+    beside, short = not {*_BESIDE}.isdisjoint(layout.columns), found.short
+    refused = iter([*found.refused, None])
+    next_refused = next(refused)
+    for start, row in zip(found.starts, found.rows, strict=True):
+        while next_refused is not None and next_refused.line < start:
+            yield next_refused.line, Unreadable(next_refused.reason)
+            next_refused = next(refused)
+        said = {name: text for place, name in wanted if (text := row[place].strip())}
+        line = _of_cells(said, layout, kind, dates, beside=beside)
+        if start in short and kind == "consents" and isinstance(line, Line) and line.kind != "opt_out":
+            line = Unreadable("too_few_cells")  # a consent whose cells may have moved
+        yield start, line
+    while next_refused is not None:
+        yield next_refused.line, Unreadable(next_refused.reason)
+        next_refused = next(refused)
 
 
-def _cells(row: Sequence[str], columns: Sequence[str]) -> Line | Unreadable:
-    if len(row) > len(columns):
-        return Unreadable("too_many_cells")
-    said = {column: text for column, cell in zip(columns, row, strict=False) if (text := cell.strip())}
+def _of_cells(said: dict[str, str], layout: Layout, kind: Kind, dates: Dates, *, beside: bool) -> Line | Unreadable:
+    fields: dict[str, object] = said  # type: ignore[assignment]  # texts, until a date is read
+    if (written := said.get("kind")) is not None and written not in ("opt_in", "opt_out"):
+        fields["kind"] = _KINDS.get(written.casefold(), written)
+    if (at := said.get("occurred_at")) is not None and not _OF_PROGRAMS.match(at):
+        found = instant(at, dates.zone, dates.order)
+        if isinstance(found, InstantProblem):
+            return Unreadable(f"occurred_at_{found}")
+        fields["occurred_at"] = found
+    if beside and (against := _against(fields, layout, kind)) is not None:
+        return Unreadable(against)
     try:
-        return msgspec.convert(said, Line)
+        return msgspec.convert(fields, Line)
     except msgspec.ValidationError as error:
         return Unreadable(_why(error))
 
 
+def _against(fields: dict[str, object], layout: Layout, kind: Kind) -> str | None:
+    """Return why a line's other columns speak against the line; remove these columns.
+
+    A shop's `no` is no wish to stop, and no consent. Among consents such a line is refused, and so is an opt-in beside
+    the date of an opt-out; in a suppression list a line that accepts is refused.
+    """
+    accepts, opted_out_at = fields.pop("accepts_sms", ""), fields.pop("opted_out_at", None)
+    opens = kind == "consents" and fields.get("kind") != "opt_out"
+    if opens and opted_out_at is not None:
+        return "opted_out"
+    if Meaning.ACCEPTS_SMS.value not in layout.columns:
+        return None
+    said = _YES_NO.get(str(accepts).casefold())
+    if said is None:
+        return "accepts_sms_not_valid"
+    if opens and not said:
+        return "consent_not_given"
+    return "consent_given" if kind == "suppressions" and said else None
+
+
+_OF_PROGRAMS = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)$", re.ASCII)
 _FIELD = re.compile(r"`\$\.(\w+)`$")
 
 

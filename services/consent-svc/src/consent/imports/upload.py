@@ -9,12 +9,18 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Annotated, Literal
+from zoneinfo import available_timezones
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.consent import Basis
+from common.files import charset
+from common.files.charset import Seen
+from common.files.cutting import PIECE_BYTES, Format, Piece, Shape, cut, shape_of
+from common.files.instants import Order
+from common.files.refused import FileRefused
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.web.auth import Caller, require
@@ -38,8 +44,9 @@ from common.web.upload import (
 )
 from consent.bodies import Body, EvidenceBody, Instant
 from consent.imports import files as import_files
+from consent.imports import lines
 from consent.imports.files import ImportFile, Progress
-from consent.imports.lines import PIECE_BYTES, Format, Piece, WrongFile, cut, layout_of
+from consent.imports.statements import asked, kind_of
 from consent.senders import store
 
 router = APIRouter(prefix="/v1", tags=["imports"], route_class=UploadRoute)
@@ -55,6 +62,15 @@ Held = Annotated[Resources[ImportSettings], Depends(resources)]
 Writer = Annotated[Caller, Depends(require("consent:write", limited=False))]  # of opt-outs, among others
 Reader = Annotated[Caller, Depends(require("consent:read", "consent:write"))]
 Verdict = Literal["created", "unchanged", "outvoted", "refused"]
+
+
+def _known_zone(name: str) -> str:
+    if name not in available_timezones():
+        raise ValueError("no time zone of that name, as in Europe/Paris")
+    return name
+
+
+TimeZone = Annotated[str, StringConstraints(max_length=64), AfterValidator(_known_zone)]
 
 
 class Terms(Body):
@@ -88,7 +104,7 @@ class Terms(Body):
         description="`consents`: opt-ins, and opt-outs on their lines. `suppressions`: opt-outs alone."
     )
     sender_id: Short | None = Field(description="Null only for suppressions: every sender.")
-    format: Format = Field(description="The format of the file, which is UTF-8.")
+    format: Format = Field(description="The format of the file, in UTF-8, UTF-16, Windows-1252 or ISO-8859-15.")
     purpose: Short | None = Field(
         None,
         description="The purpose of opt-ins and suppressions; null: each line names its own. A suppression without"
@@ -97,6 +113,21 @@ class Terms(Body):
     basis: Basis = Field("opt_in", description="The basis of opt-ins whose line names none.")
     occurred_at: Instant | None = Field(None, description="The date of a suppression list. Default: now.")
     country: NumberCountry = None
+    time_zone: TimeZone | None = Field(
+        None,
+        description="The time zone of local dates of a CSV, such as `Europe/Paris`. Without a time zone a date needs an"
+        " offset. A time that the clocks showed twice or never is refused.",
+    )
+    date_order: Order | None = Field(
+        None,
+        description="Of dates such as 03/11/2026: `day_first` or `month_first`. Without an order such a date is refused"
+        " unless one of the two numbers can only be a day.",
+    )
+    other_columns: Literal["refuse", "ignore"] = Field(
+        "refuse",
+        description="Of columns with an unknown title: `refuse` the file, so that a mistyped title of proof loses"
+        " nothing in silence, or `ignore` these columns.",
+    )
     evidence: EvidenceBody
 
     @field_validator("evidence")
@@ -174,21 +205,21 @@ async def open_import(
             reasons=[Reason("sender_id", "sender_not_granted")],
         )
     now = datetime.now(UTC)
-    asked = await keyed(request, caller, key, held.subject_keys)
+    repeated = await keyed(request, caller, key, held.subject_keys)
     wanted = ImportFile(
         import_id=derived_id("imp", caller, key),
         created_by=caller.subject,
-        fingerprint=asked.fingerprint if asked else await fingerprint_of(request, held.subject_keys),
+        fingerprint=repeated.fingerprint if repeated else await fingerprint_of(request, held.subject_keys),
         sender_id=body.sender_id,
         kind=body.kind,
         format=body.format,
-        terms=body.model_dump_json(include={"purpose", "basis", "occurred_at", "country", "evidence"}),
+        terms=body.model_dump_json(exclude={"kind", "sender_id", "format"}),
         bytes=length,
         created_at=now,
     )
     _check_length(length, held.settings.import_max_bytes)
     async with held.database.begin() as tx:
-        claimed = await claim(tx, asked)
+        claimed = await claim(tx, repeated)
         if claimed.answer is None and body.sender_id is not None:
             purposes = (await store.purposes_of(tx, {body.sender_id})).get(body.sender_id)
             if purposes is None:
@@ -244,7 +275,7 @@ async def discover_uploads(caller: Writer, held: Held) -> Response:
 )
 async def tell_offset(import_id: Storable, caller: Writer, held: Held) -> Response:
     """Return how much of the file has arrived: an interrupted upload goes on from `Upload-Offset`."""
-    return _upload(await _visible(held, caller, import_id)).told(200)
+    return _upload(await visible(held, caller, import_id)).told(200)
 
 
 @router.patch(
@@ -262,13 +293,13 @@ async def upload(
 
     409 for a wrong offset: `HEAD` tells the right one.
     """
-    file = await _visible(held, caller, import_id)
+    file = await visible(held, caller, import_id)
     whole, most = _upload(file).going_on(offset, length), held.settings.import_max_bytes
     _check_length(whole, most)
     body = Stream(request, (most if whole is None else whole) - offset)
     try:
         file = await _Arriving(held, file, whole).take(body)
-    except WrongFile as error:
+    except FileRefused as error:
         raise Invalid(str(error), reasons=[Reason("body", error.reason)]) from error
     return _upload(file).told(204)
 
@@ -276,7 +307,7 @@ async def upload(
 @router.get("/imports/{import_id}", operation_id="consent_imports.get")
 async def get_import(import_id: Storable, caller: Reader, held: Held) -> Import:
     """Return an import's upload and recording progress."""
-    return await _view(held, await _visible(held, caller, import_id))
+    return await _view(held, await visible(held, caller, import_id))
 
 
 @router.get(
@@ -295,7 +326,7 @@ async def get_verdicts(
 
     During recording the CSV ends before the first unrecorded piece.
     """
-    file = await _visible(held, caller, import_id)
+    file = await visible(held, caller, import_id)
     return Streamed(_verdicts(held, file, verdict), media_type="text/csv; charset=utf-8")
 
 
@@ -308,9 +339,10 @@ class _Arriving:
         self._file = file
         self._whole = whole
         self._format: Format = "csv" if file.format == "csv" else "ndjson"
+        self._shape = import_files.shape(file)
 
     async def take(self, parts: AsyncIterable[bytes]) -> ImportFile:
-        """Store all parts and return the import as stored. Raises WrongFile, OffsetMismatch.
+        """Store all parts and return the import as stored. Raises FileRefused, OffsetMismatch.
 
         The piece with the last byte waits for the end of the parts: a break or an excess byte before completes nothing.
         """
@@ -329,30 +361,46 @@ class _Arriving:
         return self._file
 
     async def _keep(self, arrived: bytes, *, last: bool) -> bytes:
-        """Store the whole pieces of the bytes and return the bytes left."""
-        pieces, rest = cut(arrived, self._format, last=last)
+        """Store the whole pieces of the bytes and return the bytes left. The last piece decides the encoding."""
+        self._shape = self._shape or shape_of(arrived, self._format, last=last)
+        if self._shape is None:
+            return arrived
+        pieces, rest = cut(arrived, self._shape, last=last)
+        seen = Seen(self._file.seen)
         for piece in pieces:
-            await self._keep_piece(piece)
+            seen |= charset.seen_in(piece.body)
+        if last and not self._shape.wide:
+            charset.decided(seen)
+        for piece in pieces:
+            await self._keep_piece(piece, self._shape, seen)
         return rest
 
-    async def _keep_piece(self, piece: Piece) -> None:
-        file = self._file
-        first_line, lines = file.next_line, piece
+    async def _keep_piece(self, piece: Piece, shape: Shape, seen: Seen) -> None:
+        file = replace(self._file, seen=int(seen))
+        first_line, behind = file.next_line, piece
         if file.pieces == 0:
-            layout, lines = layout_of(piece, self._format)
-            file = replace(file, delimiter=layout.delimiter or None, columns=layout.columns or None)
-            first_line += piece.lines - lines.lines
+            layout, behind = lines.begun(
+                piece, shape, kind_of(file), ignore_others=asked(file).other_columns == "ignore"
+            )
+            file = replace(
+                file,
+                delimiter=shape.delimiter or None,
+                columns=layout.columns or None,
+                line_end=shape.line_end,
+                wide=shape.wide,
+            )
+            first_line += piece.lines - behind.lines
         await self._put(
             self._as_of(
                 replace(
                     file,
-                    received_bytes=self._kept_bytes + len(piece.body),
+                    received_bytes=self._kept_bytes + piece.arrived,
                     rest=None,
                     pieces=file.pieces + 1,
                     next_line=file.next_line + piece.lines,
                 )
             ),
-            Piece(self._sealed(lines.body, str(file.pieces)), lines.lines),
+            replace(behind, body=self._sealed(behind.body, str(file.pieces))),
             first_line,
         )
 
@@ -439,7 +487,7 @@ def _body(file: ImportFile, done: Progress) -> Import:
     )
 
 
-async def _visible(held: Resources[ImportSettings], caller: Caller, import_id: str) -> ImportFile:
+async def visible(held: Resources[ImportSettings], caller: Caller, import_id: str) -> ImportFile:
     async with held.database.begin() as tx:
         file = await import_files.find(tx, import_id)
         if file is not None and file.sender_id is None and caller.everywhere:

@@ -1,0 +1,102 @@
+"""A file tried by the terms of an open import: all is told, and nothing is stored."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from consent.service import Settings, build
+from tests.service.consent.test_consent_api import SENDER
+from tests.service.consent.test_imports import opened, suppressions, terms
+from tests.support.builders import number
+from tests.support.running import Surroundings, bearer, running
+
+pytestmark = pytest.mark.brokerless
+
+
+@pytest.fixture
+async def service(surroundings: Surroundings) -> AsyncIterator[httpx.AsyncClient]:
+    settings = Settings(**await surroundings.settings("consent", roles="api"))
+    async with running(build(settings)) as client:
+        assert (await client.post("/v1/senders", json=SENDER)).status_code == 201
+        yield client
+
+
+async def tried(client: httpx.AsyncClient, terms: dict[str, Any], file: bytes) -> dict[str, Any]:
+    import_id = await opened(client, terms)
+    answer = await client.post(f"/v1/imports/{import_id}/dry-run", content=file)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def test_a_dry_run_tells_how_each_line_and_column_is_read_and_stores_nothing(
+    service: httpx.AsyncClient, surroundings: Surroundings
+) -> None:
+    rows = [
+        (number(1), "03/11/2025 14:05", "yes"),
+        (number(2), "03/11/2025 14:05", "no"),
+        (number(3), "", "yes"),
+        ("01 99 00 12 34", "03/11/2025 14:05", "yes"),
+    ]
+    file = "Portable;Date de consentement;Accepts SMS Marketing;Pointure\n"
+    file += "".join(";".join((*row, "42")) + "\n" for row in rows)
+    stated = terms(time_zone="Europe/Paris", date_order="day_first", other_columns="ignore")
+    found = await tried(service, stated, file.encode("utf-16"))
+    assert found["charset"] == "utf-16-le"
+    assert found["delimiter"] == ";"
+    assert found["file_refused"] is None
+    assert [(c["title"], c["taken_for"]) for c in found["columns"]] == [
+        ("Portable", "number"),
+        ("Date de consentement", "occurred_at"),
+        ("Accepts SMS Marketing", "accepts_sms"),
+        ("Pointure", "unknown"),
+    ]
+    assert found["unknown_columns"] == ["Pointure"]
+    assert found["first_lines"] == [
+        {"line": 2, "read": {"number": number(1), "occurred_at": "2025-11-03T13:05:00+00:00"}}
+    ]
+    assert (found["lines"], found["refused"]) == (4, 3)
+    assert [(r["line"], r["field"], r["reason"]) for r in found["refusals"]] == [
+        (3, "accepts_sms", "consent_not_given"),
+        (4, "occurred_at", "occurred_at_missing"),
+        (5, "number", "not_mobile"),
+    ]
+    async with surroundings.sql("consent") as sql:
+        assert await sql.fetchval("SELECT count(*) FROM import_piece") == 0
+        assert await sql.fetchval("SELECT count(*) FROM subject") == 0
+        assert await sql.fetchval("SELECT max(received_bytes) FROM import_file") == 0
+
+
+async def test_a_dry_run_of_a_file_that_would_be_refused_says_why_and_names_the_columns(
+    service: httpx.AsyncClient,
+) -> None:
+    found = await tried(service, terms(), f"number,pointure\n{number(1)},42\n".encode())
+    assert (found["file_refused"]["reason"], found["unknown_columns"], found["lines"]) == (
+        "unknown_column", ["pointure"], 0,
+    )  # fmt: skip
+    assert (await tried(service, terms(), b"PK\x03\x04\x14\x00"))["file_refused"]["reason"] == "spreadsheet"
+    assert (await tried(service, suppressions(), b""))["file_refused"]["reason"] == "empty"
+    mixed = "number,actor\n0639980001,Zoé\n".encode() + "0639980002,Zoé\n".encode("latin-1")
+    told = await tried(service, terms(), mixed)
+    assert (told["file_refused"]["reason"], told["charset"]) == ("charset", None)
+
+
+async def test_an_import_without_its_proof_is_refused_in_a_dry_run_as_in_the_import(service: httpx.AsyncClient) -> None:
+    bare = terms(evidence={"source": "old-crm"})
+    found = await tried(service, bare, f"number,occurred_at\n{number(1)},2026-03-02T13:05:00Z\n".encode())
+    assert found["refused"] == 1
+    assert set(found["reasons"]) == {"nothing_shown"}
+
+
+async def test_only_who_may_import_tries_a_file(service: httpx.AsyncClient) -> None:
+    import_id = await opened(service, terms())
+    for headers, status in (
+        ({"Authorization": ""}, 401),
+        (bearer(scope="consent:read"), 403),
+        (bearer(senders=["globex"]), 404),
+    ):
+        answer = await service.post(f"/v1/imports/{import_id}/dry-run", content=b"number\n", headers=headers)
+        assert answer.status_code == status
+    assert (await service.post(f"/v1/imports/{import_id}/dry-run", content=b"x" * 9_000_000)).status_code == 413
