@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from common.audit.writer import AuditWriter
 from common.contracts import STATES
 from common.kafka.consumer import Consumer
 from common.kafka.reading import broken_logs, log_watch
@@ -84,7 +85,11 @@ async def test_a_log_that_lost_its_tail_and_grew_past_the_reader_is_never_fresh_
                 await eventually(read_on)
                 assert await as_of(pipe) == known, "a watermark was believed over a STOP that was missed"
                 await eventually(partial(_is_broken, consumer))
-                [why] = [line for line in _Running(consumers=[consumer]).not_ready() if "broken" in line]
+                [why] = [
+                    line
+                    for line in _Running(AuditWriter(pipe.database), consumers=[consumer]).not_ready()
+                    if "broken" in line
+                ]
                 assert why.endswith("Follow LogBroken in the runbook.")
         [broken] = await pipe.broken()
         assert broken.fault == "records_missing"

@@ -611,6 +611,7 @@ class ConsentImports(Uploads[S]):
         `country`: The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2.
         Default: the sender's country and those abroad; without a sender, those of the senders that the token
         covers.
+
         `time_zone`: The time zone of local dates of a CSV, such as `Europe/Paris`. Without a time zone a date
         needs an offset. A time that the clocks showed twice or never is refused.
 
