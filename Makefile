@@ -40,7 +40,7 @@ $(VENV)/installed: requirements/dev.txt $(PACKAGES:%=%/pyproject.toml)
 demo: install ## A run with a report: 10,000 contacts, two organisations, STOP replies, a hostile caller (KAFKA=1 or 3; ON=file: docker-compose.yml)
 	$(BIN)/python -m stack demo
 
-up: install ## Start the local stack; URLs and a token are in .placet/stack.env (KAFKA=1 or 3; OPERATOR=kafka or smpp; GATEWAYS=file ACCOUNTS=file)
+up: install ## Start the local stack; URLs and a token are in .placet/stack.env (KAFKA=1 or 3; OPERATOR=kafka, smpp or kannel; GATEWAYS=file ACCOUNTS=file)
 	$(BIN)/python -m stack up
 
 down: install ## Stop the local stack of `make up`

@@ -103,9 +103,7 @@ class Play:
 
     async def down(self) -> None:
         """Kill the server. An SMSC keeps what it has not delivered: `up` tells its next process."""
-        assert self.server.process is not None
-        if self.server.process.returncode is None:
-            self.server.process.kill()
+        self.server.kill()
         if self.listening is not None:
             await self.listening
         await self.server.stop()

@@ -2,8 +2,9 @@
 
 `up` starts a supervisor in the background. HOURS=france applies the real sending hours instead of the demonstration
 policy; KAFKA=1 (or 3) runs Apache Kafka instead of the local broker; GATEWAYS=file and ACCOUNTS=file take operators
-beside the simulator; OPERATOR=kafka or smpp has the services reach the simulator that way. Settings of services in the
-caller's environment are refused. The supervisor holds a lock on its pid file: a pid in an unlocked file is stale.
+beside the simulator; OPERATOR=kafka, smpp or kannel has the services reach the simulator that way. Settings of
+services in the caller's environment are refused. The supervisor holds a lock on its pid file: a pid in an unlocked file
+is stale.
 """
 
 import asyncio

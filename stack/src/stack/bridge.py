@@ -1,10 +1,11 @@
-"""Stand between Placet and the simulator as an operator of another kind: topics on Kafka, or an SMSC over SMPP 3.4.
+"""Stand between Placet and the simulator as an operator of another kind: topics on Kafka, an SMSC, or Kannel's smsbox.
 
 A development tool on 127.0.0.1 only. The simulator stays the operator: the bridge hands on submits to it, and its
-callbacks as records or as deliver_sm. It answers a callback once the log or Placet's bind has acknowledged, so the
-simulator repeats what was not. It keeps nothing: ids over SMPP say how many parts there are.
+callbacks as records, as deliver_sm, or as Kannel's requests. It answers a callback once the log, Placet's bind or
+inbound-svc has acknowledged, so the simulator repeats what was not. It keeps nothing: ids over SMPP say how many parts
+there are, and the `dlr-url` of a message at Kannel is of one account.
 
-    python -m stack.bridge kafka|smpp       configured by PLACET_BRIDGE_*, see `Settings`
+    python -m stack.bridge kafka|smpp|kannel       configured by PLACET_BRIDGE_*, see `Settings`
 """
 
 import asyncio
@@ -16,7 +17,9 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
+from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
 import smpp34
@@ -49,16 +52,18 @@ STATES: Mapping[str, tuple[str, int]] = {  # appendix B and 5.2.28
     "failed": ("UNDELIV", 5),
     "opted_out": ("REJECTD", 8),
 }
+KANNEL_STATES: Mapping[str, str] = {"sent": "8", "delivered": "1", "expired": "2", "failed": "2", "opted_out": "16"}
 SYSTEM_ERROR, BAD_DESTINATION, THROTTLED = 0x08, 0x0B, 0x58
 _CODE = re.compile(r"\b3[68]\d{3}\b")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """PLACET_BRIDGE_PORT, _SIMULATOR (its URL), _TOKEN (of its submits), _KAFKA (host:port), _SMPP_PORT."""
+    """PLACET_BRIDGE_PORT, _SIMULATOR, _INBOUND (their URLs), _TOKEN (of submits), _KAFKA (host:port), _SMPP_PORT."""
 
     port: int
     simulator: str
+    inbound: str
     token: str = field(repr=False)
     kafka: str
     smpp_port: int
@@ -66,9 +71,17 @@ class Settings:
     @classmethod
     def from_environment(cls) -> "Settings":
         told = {
-            name: os.environ[f"PLACET_BRIDGE_{name}"] for name in ("PORT", "SIMULATOR", "TOKEN", "KAFKA", "SMPP_PORT")
+            name: os.environ[f"PLACET_BRIDGE_{name}"]
+            for name in ("PORT", "SIMULATOR", "INBOUND", "TOKEN", "KAFKA", "SMPP_PORT")
         }
-        return cls(int(told["PORT"]), told["SIMULATOR"], told["TOKEN"], told["KAFKA"], int(told["SMPP_PORT"]))
+        return cls(
+            int(told["PORT"]),
+            told["SIMULATOR"],
+            told["INBOUND"],
+            told["TOKEN"],
+            told["KAFKA"],
+            int(told["SMPP_PORT"]),
+        )
 
 
 class Simulator:
@@ -267,6 +280,61 @@ class Smsc:
                 part.reject(BAD_DESTINATION if status in (200, 400) else SYSTEM_ERROR)
 
 
+class Kannel:
+    """An smsbox of Kannel, set up as docs/operators/kannel.md says: takes `/cgi-bin/sendsms`, and calls inbound-svc.
+
+    The message's name is the `id` of its `dlr-url`.
+    """
+
+    def __init__(self, settings: Settings, simulator: Simulator, http: aiohttp.ClientSession) -> None:
+        self._simulator = simulator
+        self._http = http
+        self._token = settings.token
+        self._url = f"{settings.inbound}/v1/callbacks/kannel/{OPERATOR}"
+
+    async def text(self, mo: Mapping[str, Any]) -> None:
+        said = {"backend": "simulator", "sender": mo["from"], "to": mo["to"], "message": mo["text"], "charset": "UTF-8"}
+        await self._call("messages", said | {"ts": _unix(mo["sent_at"]), "id": mo["id"]})
+
+    async def receipt(self, receipt: Mapping[str, Any]) -> None:
+        await self._call("receipts", {"id": receipt["reference"], "status": KANNEL_STATES[str(receipt["status"])]})
+
+    async def _call(self, kind: str, said: Mapping[str, Any]) -> None:
+        async with self._http.get(f"{self._url}/{kind}", params=said, timeout=TIMEOUT) as answer:
+            if answer.status not in (200, 202):
+                raise NotTaken(f"inbound-svc answers {answer.status}")
+
+    async def run(self) -> None:
+        """Never return: the requests come by the app."""
+        await asyncio.Event().wait()
+
+    async def sendsms(self, request: web.Request) -> web.Response:
+        told = request.headers
+        if told.get("X-Kannel-Password") != self._token:
+            return web.Response(status=403, text="Authorization failed for sendsms")
+        [name] = parse_qs(urlsplit(told["X-Kannel-DLR-Url"]).query)["id"]
+        text = await request.text()
+        named = _CODE.search(text)
+        message = {
+            "reference": name,
+            "to": told["X-Kannel-To"],
+            "from": told["X-Kannel-From"],
+            "short_code": named[0] if named else CODE,
+            "category": "marketing" if named else "transactional",  # Kannel is not told
+            "text": text,
+        }
+        status, results = await self._simulator.submit([message])
+        if status == 200 and results[0]["status"] == "accepted":
+            return web.Response(status=202, text="0: Accepted for delivery")
+        if status in (200, 400):
+            return web.Response(status=403, text="Not routable. Do not try again.")
+        return web.Response(status=503, text="Temporal failure, try again later.")
+
+
+def _unix(at: str) -> str:
+    return str(int(datetime.fromisoformat(at).timestamp()))
+
+
 def ids_of(reference: str) -> list[str]:
     """Return the ids of a message's parts. The reference says how many there are. Pure."""
     return [f"{reference}-{number}" for number in range(1, int(reference.split("-")[1]) + 1)]
@@ -298,6 +366,8 @@ def app_of(operator: Operator) -> web.Application:
 
     app = web.Application(client_max_size=8 * 1024 * 1024)
     app.router.add_get("/livez", livez)
+    if isinstance(operator, Kannel):
+        app.router.add_post("/cgi-bin/sendsms", operator.sendsms)
     app.router.add_post("/v1/callbacks/simulator/{account}/messages", taking(operator.text, lambda mo: [mo]))
     app.router.add_post(
         "/v1/callbacks/simulator/{account}/receipts", taking(operator.receipt, lambda body: body["receipts"])
@@ -310,7 +380,7 @@ async def bridging(kind: Kind, settings: Settings) -> AsyncIterator[asyncio.Task
     """Run the bridge; yields the task of the submits, which never ends by itself."""
     async with aiohttp.ClientSession() as http:
         simulator = Simulator(settings, http)
-        operator = Topics(settings, simulator) if kind == "kafka" else Smsc(settings, simulator)
+        operator = _operator(kind, settings, simulator, http)
         task = asyncio.create_task(operator.run())
         runner = web.AppRunner(app_of(operator), access_log=None, keepalive_timeout=KEEP_ALIVE_S)
         await runner.setup()
@@ -321,6 +391,18 @@ async def bridging(kind: Kind, settings: Settings) -> AsyncIterator[asyncio.Task
             await runner.cleanup()
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+
+def _operator(
+    kind: Kind, settings: Settings, simulator: Simulator, http: aiohttp.ClientSession
+) -> Topics | Smsc | Kannel:
+    match kind:
+        case "kafka":
+            return Topics(settings, simulator)
+        case "smpp":
+            return Smsc(settings, simulator)
+        case "kannel":
+            return Kannel(settings, simulator, http)
 
 
 async def main(kind: Kind) -> None:

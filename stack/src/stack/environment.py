@@ -19,10 +19,11 @@ import jwt
 from stack.processes import DidNotStart, free_port
 
 Hours = Literal["demonstration", "france"]
-Kind = Literal["kafka", "smpp"]  # of an operator before the simulator: `stack.bridge`
+Kind = Literal["kafka", "smpp", "kannel"]  # of an operator before the simulator: `stack.bridge`
 KINDS: Sequence[Kind] = get_args(Kind)
 OPERATOR = "demo"  # in its topics, and the account's name
 SMPP_USER, SMPP_PASSWORD_CHARS = "placet", 8
+SEGMENTS = 10  # of the bridge's Kannel: `max-messages` of its group
 
 SERVICES = ("consent", "inbound", "campaign", "dispatch")
 PARTITIONS = 6
@@ -195,7 +196,7 @@ class Environment:
                 told["PLACET_GATEWAY_IDEMPOTENT"] = str(self.idempotent_gateway).lower()
         if name == "inbound":
             told["PLACET_PROVIDER_ACCOUNTS"] = json.dumps(self._provider_accounts())
-            if self.operators.kind is not None:
+            if self.operators.kind in ("kafka", "smpp"):
                 told["PLACET_KAFKA_OPERATORS"] = json.dumps([OPERATOR])
         return {**_inherited(), **told, **self.more.get(name, {})}
 
@@ -209,6 +210,7 @@ class Environment:
         return _inherited() | {
             "PLACET_BRIDGE_PORT": self.bridge_url.rpartition(":")[2],
             "PLACET_BRIDGE_SIMULATOR": self.urls["simulator"],
+            "PLACET_BRIDGE_INBOUND": self.urls["inbound"],
             "PLACET_BRIDGE_TOKEN": self.gateway_token,
             "PLACET_BRIDGE_KAFKA": bootstrap,
             "PLACET_BRIDGE_SMPP_PORT": str(self.smpp_port),
@@ -218,6 +220,16 @@ class Environment:
         """Return the gateway to the bridge. A repeated reference on the topic is the same SMS to the simulator."""
         if kind == "kafka":
             return {"provider": "kafka", "account": OPERATOR, "idempotent": True}
+        if kind == "kannel":
+            return {
+                "provider": "kannel",
+                "account": OPERATOR,
+                "url": self.bridge_url,
+                "user": SMPP_USER,
+                "secret": self.gateway_token,
+                "callback_url": f"{self.urls['inbound']}/v1/callbacks/kannel/{OPERATOR}/receipts",
+                "segments": SEGMENTS,
+            }
         secret = self.gateway_token[:SMPP_PASSWORD_CHARS]
         url = f"smpp://127.0.0.1:{self.smpp_port}"
         return {"provider": "smpp", "account": OPERATOR, "url": url, "user": SMPP_USER, "secret": secret}
@@ -277,6 +289,8 @@ class Environment:
                 "public_url": TWILIO_PUBLIC_URL,
             },
         ]
+        if self.operators.kind == "kannel":
+            own.append({"provider": "kannel", "account": OPERATOR, "addresses": ["127.0.0.1/32"]})
         named = {(each.get("provider"), each.get("account")) for each in self.operators.accounts}
         return [*(each for each in own if (each["provider"], each["account"]) not in named), *self.operators.accounts]
 

@@ -4,21 +4,26 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import smpp34
 import uvicorn
+from aiohttp import web
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from dispatch.gateways import HTTP_PROVIDERS, Account, HttpGateway, Misconfigured, Refused, Result
 from dispatch.gateways.by_smpp.texts import parts_of
+from inbound.providers import PROVIDERS, Callback
 from stack import bridge, simulator
 from stack.environment import Kind
 from stack.processes import free_port
 from tests.support.eventually import WITHIN_S, eventually
+from tests.support.operators.accounts import submit
 from tests.support.running import Surroundings
 
 SOON = {"receipt_delay_s": [0, 0.05], "reply_delay_s": [0, 0.05]}
@@ -28,14 +33,16 @@ LONG_REPLY = {"from": "+33639980003", "to": "36111", "text": "Merci, et donc : "
 
 
 @asynccontextmanager
-async def bridged(kind: Kind, bootstrap: str, folder: Path) -> AsyncIterator[tuple[httpx.AsyncClient, int]]:
-    """Run the simulator behind the bridge; yields the simulator, and the port of the SMSC."""
+async def bridged(
+    kind: Kind, bootstrap: str, folder: Path, inbound: str = ""
+) -> AsyncIterator[tuple[httpx.AsyncClient, int]]:
+    """Run the simulator behind the bridge; yields the simulator, and the port of the SMSC, or of the bridge."""
     at, port, smpp_port = free_port(), free_port(), free_port()
     told = simulator.Settings(at, "a-token", "a-secret", f"http://127.0.0.1:{port}", folder / "log", "main", True)
     server = uvicorn.Server(uvicorn.Config(simulator.create_app(told), port=at, log_config=None, access_log=False))
     serving = asyncio.create_task(server.serve())
     url = f"http://127.0.0.1:{at}"
-    settings = bridge.Settings(port, url, "a-token", bootstrap, smpp_port)
+    settings = bridge.Settings(port, url, inbound, "a-token", bootstrap, smpp_port)
     try:
         async with httpx.AsyncClient(base_url=url, timeout=WITHIN_S) as http, bridge.bridging(kind, settings):
 
@@ -44,7 +51,7 @@ async def bridged(kind: Kind, bootstrap: str, folder: Path) -> AsyncIterator[tup
 
             await eventually(started)
             (await http.post("/control/behaviour", json=SOON)).raise_for_status()
-            yield http, smpp_port
+            yield http, port if kind == "kannel" else smpp_port
     finally:
         server.should_exit = True
         await serving
@@ -148,3 +155,57 @@ async def test_topics_stand_before_the_simulator(surroundings: Surroundings, tmp
     finally:
         await consumer.stop()
         await producer.stop()
+
+
+@asynccontextmanager
+async def called() -> AsyncIterator[tuple[str, list[tuple[str, dict[str, str]]]]]:
+    """Stand where inbound-svc is: yields its URL, and what Kannel asks of it. The first call is refused."""
+    found: list[tuple[str, dict[str, str]]] = []
+    refusals = [503]
+
+    async def take(request: web.Request) -> web.Response:
+        if refusals:
+            return web.Response(status=refusals.pop())
+        found.append((request.path, dict(request.query)))
+        return web.Response(status=200)
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", take)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", port := free_port()).start()
+        yield f"http://127.0.0.1:{port}", found
+    finally:
+        await runner.cleanup()
+
+
+async def test_kannel_stands_before_the_simulator(tmp_path: Path) -> None:
+    """Asked as dispatch-svc asks, and read as inbound-svc reads."""
+    account = Account("kannel", user="placet", secret="a-token", callback_url="http://inbound.example/receipts")
+    async with called() as (inbound, found), bridged("kannel", "", tmp_path, inbound) as (http, port):
+        kannel = HttpGateway("kannel", HTTP_PROVIDERS["kannel"], replace(account, url=f"http://127.0.0.1:{port}"),
+                             timeout_s=WITHIN_S)  # fmt: skip
+        stranger = HttpGateway("kannel", HTTP_PROVIDERS["kannel"], replace(kannel._account, secret="x"),
+                               timeout_s=WITHIN_S)  # fmt: skip
+        message = submit(1, text=LONG, category="transactional")
+        assert await kannel.submit([message]) == [Result("accepted", message.reference, None)]
+        [refused] = await kannel.submit([submit(2, text=" ")])
+        assert isinstance(refused, Refused)
+        [unknown] = await stranger.submit([submit(3)])
+        assert isinstance(unknown, Misconfigured)
+        await kannel.close()
+        await stranger.close()
+        assert await phones(http) == [LONG]
+        (await http.post("/control/replies", json={"replies": [REPLY]})).raise_for_status()
+
+        async def told() -> bool:
+            finals = [said for path, said in found if path.endswith("/receipts") and said["status"] == "1"]
+            mos = [said for path, said in found if path.endswith("/messages")]
+            return [said["id"] for said in finals] == [message.reference] and len(mos) == 1
+
+        await eventually(told)
+        [target] = [f"{path}?{urlencode(said)}" for path, said in found if path.endswith("/messages")]
+    [mo] = PROVIDERS["kannel"].parse_messages(Callback(target, {}, b"", method="GET"))
+    assert (mo.sender, mo.short_code, mo.text) == (REPLY["from"], "36111", "STOP")
+    assert mo.sent_at is not None

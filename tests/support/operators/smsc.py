@@ -4,8 +4,11 @@ The processes are `smpp`, and `jasmin`, Node's and Java's, which share no line w
 """
 
 import asyncio
+import contextlib
 import fcntl
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -40,6 +43,7 @@ class Smsc:
             str(self.port),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Node's wheel starts another process
         )
         assert self.process.stdout is not None
         assert json.loads(await self.process.stdout.readline())["kind"] == "up"
@@ -71,12 +75,17 @@ class Smsc:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"order": what, **more}).encode() + b"\n")
 
+    def kill(self) -> None:
+        """Kill it and whatever it has started, which would keep port and output."""
+        assert self.process is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
     async def stop(self) -> None:
         """By SIGKILL. What it said until then is among the facts."""
         if self.process is None:
             return
-        if self.process.returncode is None:
-            self.process.kill()
+        self.kill()
         assert self.process.stdout is not None
         assert self.process.stdin is not None
         self.process.stdin.close()

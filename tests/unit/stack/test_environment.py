@@ -177,19 +177,24 @@ def test_two_stacks_share_no_key_and_no_port() -> None:
     assert not set(one.urls.values()) & set(other.urls.values())
 
 
-@pytest.mark.parametrize(("kind", "gateway"), [("kafka", "kafka.demo"), ("smpp", "smpp.demo")])
+@pytest.mark.parametrize(
+    ("kind", "gateway", "topics"),
+    [("kafka", "kafka.demo", ("demo",)), ("smpp", "smpp.demo", ("demo",)), ("kannel", "kannel.demo", ())],
+)
 def test_an_operator_of_another_kind_stands_before_the_simulator(
-    kind: str, gateway: str, monkeypatch: pytest.MonkeyPatch
+    kind: str, gateway: str, topics: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment = Environment(operators=operators_asked({"OPERATOR": kind}))
     assert [each.name for each in settings_of("dispatch", environment, monkeypatch).every_gateway] == [gateway]
-    assert settings_of("inbound", environment, monkeypatch).kafka_operators == ("demo",)
+    inbound = settings_of("inbound", environment, monkeypatch)
+    assert inbound.kafka_operators == topics
+    assert ("kannel" in {each.provider for each in inbound.provider_accounts}) == (kind == "kannel")
     simulator = environment.of_simulator(Path("log"))
     assert (simulator["PLACET_INBOUND_URL"], simulator["PLACET_SIM_IDEMPOTENT"]) == (environment.bridge_url, "1")
 
 
 def test_an_operator_of_no_known_kind_and_two_gateways_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DidNotStart, match="OPERATOR is one of kafka, smpp"):
+    with pytest.raises(DidNotStart, match="OPERATOR is one of kafka, smpp, kannel"):
         operators_asked({"OPERATOR": "carrier pigeon"})
     with pytest.raises(DidNotStart, match="leave out GATEWAYS or OPERATOR"):
         operators_asked({"OPERATOR": "smpp", "GATEWAYS": str(tmp_path / "gateways.json")})

@@ -4,6 +4,7 @@ const readline = require("readline");
 const smpp = require("smpp");
 
 const AGAIN_MS = 200;
+const ANSWER_MS = 10000; // the package waits for ever: an SMSC ends a session that leaves a delivery unanswered
 const bound = new Set();
 let taken = 0;
 let sessions = 0;
@@ -13,6 +14,7 @@ const say = (fact) => process.stdout.write(JSON.stringify(fact) + "\n");
 
 const server = smpp.createServer({}, (session) => {
   const number = ++sessions;
+  session.setMaxListeners(0); // one for each delivery without an answer
   const bind = (pdu) => {
     if (pdu.system_id !== "shop" || pdu.password !== "a-secret") {
       session.send(pdu.response({ command_status: smpp.ESME_RINVPASWD }));
@@ -73,13 +75,20 @@ const deliver = (told) => {
   if (told.receipt) {
     Object.assign(fields, { receipted_message_id: told.receipt, message_state: 2 });
   }
-  let answered = false;
+  let ended = false;
+  const late = setTimeout(() => session.destroy(), ANSWER_MS);
+  const ends = () => {
+    const first = !ended;
+    ended = true;
+    clearTimeout(late);
+    return first;
+  };
   session.deliver_sm(fields, (pdu) => {
-    answered = true;
+    if (!ends()) return;
     say({ kind: "delivered", name: told.name, status: pdu.command_status === 0 ? "ESME_ROK" : String(pdu.command_status) });
     if (pdu.command_status !== 0) again();
   });
-  session.once("close", () => answered || again());
+  session.once("close", () => ends() && again());
 };
 
 const order = (told) => {
