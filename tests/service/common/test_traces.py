@@ -7,18 +7,22 @@ as docs/traces.md shows them: made of spans that a collector got over OTLP.
 import asyncio
 import json
 import os
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from common.telemetry import masked, tracing
+from stack.processes import free_port
 from tests.operators import signed
 from tests.service.common.traces import Collector, Kept, collecting, drawn, follows, steps_shown
-from tests.service.rights.four import SECRET, SERVICES, Four, four, published
+from tests.service.rights.four import ACCOUNTS, SECRET, SERVICES, Four, four, published
 from tests.support.builders import STOP_CODE, now, number, subject
 from tests.support.eventually import answered, eventually
-from tests.support.running import Surroundings
+from tests.support.running import Surroundings, environment
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAGE = (DOCS / "traces.md").read_text(encoding="utf-8")
@@ -103,6 +107,34 @@ async def test_a_message_is_traced_from_the_request_to_its_dlr(surroundings: Sur
         nothing_is_told_of_people(collector, TEXT)
         shown = [*own, *collector.of(request), *collector.of(dlr_trace)]
         draw("message", "A message: from the request to its DLR, in its own trace and in those that it links to", shown)
+
+
+async def test_a_process_sends_its_spans_to_the_collector_of_its_settings_before_it_ends(
+    surroundings: Surroundings,
+) -> None:
+    async with collecting() as collector, httpx.AsyncClient() as http:
+        port = free_port()
+        told = {"provider_accounts": ACCOUNTS, "roles": "api", "port": port, "traces_url": collector.url}
+        settings = await surroundings.settings("inbound", **told)
+        command = [sys.executable, "-m", "inbound"]
+        process = await asyncio.create_subprocess_exec(*command, env=environment(settings))
+        try:
+
+            async def answers() -> bool:
+                try:
+                    answer = await http.get(f"http://127.0.0.1:{port}/v1/reviews")
+                except httpx.TransportError:
+                    return False
+                return answer.status_code == 401
+
+            await eventually(answers)
+            await http.get(f"http://127.0.0.1:{port}/readyz")
+        finally:
+            process.terminate()
+            await process.wait()
+    steps = {span.step for span in collector.spans}
+    assert steps == {"inbound: GET /v1/reviews"}, "health has no spans"
+    assert collector.services == {"inbound-svc"}
 
 
 def nothing_is_told_of_people(collector: Collector, text: str) -> None:

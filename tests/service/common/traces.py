@@ -37,12 +37,15 @@ class Collector:
     url: str = ""
     spans: list[Kept] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
+    services: set[str] = field(default_factory=set)  # as the resources say
 
     async def traces(self, request: web.Request) -> web.Response:
         assert request.content_type == "application/x-protobuf"
         body = await request.read()
         self.bodies.append(body)
         for of_resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            named = (each for each in of_resource.resource.attributes if each.key == "service.name")
+            self.services |= {each.value.string_value for each in named}
             for of_scope in of_resource.scope_spans:
                 self.spans += [
                     Kept(

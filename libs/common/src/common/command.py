@@ -78,10 +78,7 @@ def main(build: Callable[[S], Service[S]], kind: type[S]) -> None:
     keep_memory()
     server = server_of(app, settings)
     tracing.start(service.name, settings.traces_url, settings.traces_ratio)
-    try:
-        server.run(sockets=listening(settings))
-    finally:
-        tracing.stop()
+    server.run(sockets=listening(settings))
     if not server.started:
         sys.exit(STARTUP_FAILURE)
 

@@ -1,18 +1,22 @@
 """`placet doctor`: check a deployment from end to end, and say what is wrong and what to do."""
 
+import contextlib
+import itertools
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import typer
 from rich.table import Table
 
 from placet_cli import profile
+from placet_cli.probe import Probe
 from placet_cli.screen import FAULTY, AsJson, out, printable, write_json
 from placet_client import Forbidden, NotConfigured, Placet, PlacetError, Unauthenticated
 from placet_client.request import Service
@@ -38,8 +42,31 @@ class Finding:
     says: str
 
 
-def doctor(as_json: AsJson = False) -> None:
-    """Check each service: reachable, ready, the clock, the token. Exits with 6 where something is wrong."""
+def doctor(
+    every: Annotated[
+        float | None, typer.Option(help="Probe each so many seconds instead, with a line for a turn.")
+    ] = None,
+    sender: Annotated[str | None, typer.Option(help="The sender of the probe.")] = None,
+    purpose: Annotated[str | None, typer.Option(help="The purpose of the probe's consent.")] = None,
+    operator: Annotated[
+        str | None, typer.Option(help="The URL of the simulated operator, which sends the STOP.")
+    ] = None,
+    turns: Annotated[int | None, typer.Option(help="End after so many turns. Default: never.", min=1)] = None,
+    within: Annotated[float, typer.Option(help="Seconds that a step of the probe may take.", min=1)] = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Check each service: reachable, ready, the clock, the token. Exits with 6 where something is wrong.
+
+    With --every a fictional person consents, gets a message and says STOP by the simulated operator, again and again.
+    """
+    if every is not None:
+        if sender is None or purpose is None or operator is None:
+            raise typer.BadParameter("--every needs --sender, --purpose and --operator")
+        with profile.client() as placet, httpx.Client(timeout=TIMEOUT_S) as http:
+            probing = Probe(placet, http, operator, sender, purpose, within)
+            if not probed(probing, every, turns, as_json=as_json):
+                raise typer.Exit(FAULTY)
+        return
     stored = profile.load()
     known = profile.urls(stored, os.environ)
     with httpx.Client(timeout=TIMEOUT_S) as http:
@@ -55,6 +82,24 @@ def doctor(as_json: AsJson = False) -> None:
         out().print(table)
     if any(finding.good is False for finding in found):
         raise typer.Exit(FAULTY)
+
+
+def probed(probe: Probe, every: float, turns: int | None, *, as_json: bool) -> bool:
+    """Probe until so many turns or Ctrl-C, with a line for each; return whether every turn was good."""
+    good, first = True, int(time.time() // max(every, 1.0))  # the next person, also after a restart
+    with contextlib.suppress(KeyboardInterrupt):
+        for number in itertools.count() if turns is None else range(turns):
+            begun = time.monotonic()
+            turn = probe.turn(first + number)
+            good = good and turn.fault is None
+            if as_json:
+                write_json(asdict(turn))
+            else:
+                out().print(printable(turn.line))
+            sys.stdout.flush()
+            if number + 1 != turns:
+                time.sleep(max(0.0, every - (time.monotonic() - begun)))
+    return good
 
 
 def examined(stored: profile.Profile, known: Mapping[Service, str], http: httpx.Client) -> Iterator[Finding]:

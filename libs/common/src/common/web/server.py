@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from common.settings import ServiceSettings
+from common.telemetry import tracing
 from common.web.edge.connection import Config, Crowd
 
 ARRIVAL_S = 1.0
@@ -64,6 +65,8 @@ class Server(uvicorn.Server):
         await self._leave()
         await self._stop_listening()
         await super().shutdown(sockets)
+        # no later: uvicorn raises the signal again, which ends the process
+        await asyncio.to_thread(tracing.stop)
 
     async def _leave(self) -> None:
         """Answer with `Connection: close` until every client has gone or `leave_s` is over."""
