@@ -4,7 +4,7 @@ While an MO is in the queue, consent-svc holds marketing to its number. The deci
 revision, with the effect of a text of that meaning.
 
 A decision that is no STOP takes effect after `review_undo_s`, and can be undone until then. Texts of the same words
-have the same `like`: one call decides them, and each keeps a decision of its own.
+have the same `like`: a single call decides these texts, and each text keeps a decision of its own.
 
 A STOP enters the queue where its operator's clock puts an earlier-received START behind it: the STOP may be old, or the
 clock may have jumped. `stop` closes what the START has opened, `none` lets the START stand.
@@ -91,7 +91,7 @@ class DecisionBody(BaseModel):
 
 
 class DecisionsBody(DecisionBody):
-    """One meaning for several texts, which are alike."""
+    """A meaning for several texts of the same words."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -279,14 +279,14 @@ async def undo_decision(
     return _item(Review(review.place, review.event, None), held)
 
 
-@router.get("/proposals", operation_id="reviews.list_proposals")
+@router.get("/proposals", operation_id="reviews.propose_lines")
 async def propose_lines(
     held: Held, caller: Annotated[Caller, Depends(require("review:read", platform=True))]
 ) -> Proposals:
     """Return the words of decided texts as lines that a developer may take into the keyword lists, or leave.
 
-    A line stands for the texts of two people or more, without numbers. Nothing takes a line over by itself: a list
-    changes by a reviewed edit, with its tests.
+    A line stands for the texts of two people or more, without numbers. No list takes a line over by itself: a
+    developer edits the list, with its tests, and another reviews the edit.
     """
     async with held.database.begin() as tx:
         found = await queue.newest_told(tx, PROPOSED_FROM)
