@@ -2544,11 +2544,11 @@ class Reviews(Resource[S]):
         return Request("POST", "inbound", "/v1/reviews/{mo_id}/undo", answer=inbound.ReviewItem, names={"mo_id": mo_id})
 
     @operation
-    def list_proposals(self) -> Request[inbound.Proposals]:
+    def propose_lines(self) -> Request[inbound.Proposals]:
         """Return the words of decided texts as lines that a developer may take into the keyword lists, or leave.
 
-        A line stands for the texts of two people or more, without numbers. Nothing takes a line over by itself:
-        a list changes by a reviewed edit, with its tests.
+        A line stands for the texts of two people or more, without numbers. No list takes a line over by itself:
+        a developer edits the list, with its tests, and another reviews the edit.
         """
         return Request("GET", "inbound", "/v1/reviews/proposals", answer=inbound.Proposals)
 

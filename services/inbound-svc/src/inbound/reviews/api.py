@@ -4,7 +4,7 @@ While an MO is in the queue, consent-svc holds marketing to its number. The deci
 revision, with the effect of a text of that meaning.
 
 A decision that is no STOP takes effect after `review_undo_s`, and can be undone until then. Texts of the same words
-have the same `like`: one call decides them, and each keeps a decision of its own.
+have the same `like`: a single call decides these texts, and each text keeps a decision of its own.
 
 A STOP enters the queue where its operator's clock puts an earlier-received START behind it: the STOP may be old, or the
 clock may have jumped. `stop` closes what the START has opened, `none` lets the START stand.
@@ -30,7 +30,7 @@ from common.telemetry import counter
 from common.web.auth import Caller, require
 from common.web.openapi import refuses
 from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
-from common.web.problems import AlreadyDecided, Conflict, Invalid, NotFound, Problem, Reason
+from common.web.problems import AlreadyDecided, Conflict, Invalid, NotFound, Reason
 from inbound.reviews import queue, rules
 from inbound.reviews.effect import revised
 from inbound.reviews.queue import Decided, Review
@@ -91,7 +91,7 @@ class DecisionBody(BaseModel):
 
 
 class DecisionsBody(DecisionBody):
-    """One meaning for several texts, which are alike."""
+    """A meaning for several texts of the same words."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -132,10 +132,13 @@ class DecisionsAnswer(BaseModel):
 class Proposal(BaseModel):
     """A line that a developer may take into the keyword lists, or leave."""
 
-    line: str = Field(description="The words of the texts, folded as the reader folds them, without numbers.")
+    line: str = Field(
+        examples=["ne stoppez pas"],
+        description="The words of the texts, folded as the reader folds them, without numbers.",
+    )
     intents: dict[Intent, int] = Field(description="The decisions on these texts, by meaning.")
     people: int = Field(description="The people who wrote these words, two at least.")
-    rules: list[str] = Field(description="The rules that put the texts in review.")
+    rules: list[str] = Field(examples=[["fr-3:negated"]], description="The rules that put the texts in review.")
 
 
 class Proposals(BaseModel):
@@ -179,8 +182,9 @@ class ReviewItem(BaseModel):
         description="The likely meaning, by the concern; null where no rule has one. The reviewer decides."
     )
     like: str | None = Field(
+        examples=["3f2a9c0d4b6e8f1071a5c2d3e4f60718"],
         description="The same for all texts of the same words and concern, numbers aside, so that one call decides"
-        " them; null without a word."
+        " them; null without a word.",
     )
     due_at: datetime = Field(
         description="When a person has read the text at the latest: a day for what may be a STOP, and within the month"
@@ -231,7 +235,14 @@ async def decide_review(
     """
     async with held.database.begin() as tx:
         review = (await queue.lock(tx, [mo_id])).get(mo_id)
-        decided = await _decide(tx, held, caller, review, mo_id, body)
+        if review is None:
+            raise _no_review()
+        match _refusal(review, caller, body):
+            case "only_a_stop":
+                raise OnlyAStop("decide stop or none", reasons=[Reason("intent", "only_a_stop")])
+            case "already_decided":
+                raise AlreadyDecided("the first decision stands", reasons=[Reason("mo_id", "already_decided")])
+        decided = await _decide(tx, held, caller, review, body)
     _tell(review, decided)
     return _item(decided, held)
 
@@ -247,14 +258,14 @@ async def decide_reviews(
     async with held.database.begin() as tx:
         locked = await queue.lock(tx, body.mo_ids)
         for mo_id in body.mo_ids:
-            try:
-                decided = await _decide(tx, held, caller, before := locked.get(mo_id), mo_id, body)
-            except Problem as problem:
-                results.append(Result(mo_id=mo_id, result="refused", reason=problem.reasons[0].reason))
-            else:
-                same = before is not None and before.decided is not None
-                results.append(Result(mo_id=mo_id, result="unchanged" if same else "decided", reason=None))
-                told.append((before, decided))
+            before = locked.get(mo_id)
+            reason = "unknown_review" if before is None else _refusal(before, caller, body)
+            if before is None or reason is not None:
+                results.append(Result(mo_id=mo_id, result="refused", reason=reason))
+                continue
+            result: Literal["unchanged", "decided"] = "decided" if before.decided is None else "unchanged"
+            results.append(Result(mo_id=mo_id, result=result, reason=None))
+            told.append((before, await _decide(tx, held, caller, before, body)))
     for before, decided in told:
         _tell(before, decided)
     return DecisionsAnswer(items=results)
@@ -279,14 +290,14 @@ async def undo_decision(
     return _item(Review(review.place, review.event, None), held)
 
 
-@router.get("/proposals", operation_id="reviews.list_proposals")
+@router.get("/proposals", operation_id="reviews.propose_lines")
 async def propose_lines(
     held: Held, caller: Annotated[Caller, Depends(require("review:read", platform=True))]
 ) -> Proposals:
     """Return the words of decided texts as lines that a developer may take into the keyword lists, or leave.
 
-    A line stands for the texts of two people or more, without numbers. Nothing takes a line over by itself: a list
-    changes by a reviewed edit, with its tests.
+    A line stands for the texts of two people or more, without numbers. No list takes a line over by itself: a
+    developer edits the list, with its tests, and another reviews the edit.
     """
     async with held.database.begin() as tx:
         found = await queue.newest_told(tx, PROPOSED_FROM)
@@ -306,22 +317,25 @@ async def propose_lines(
     )
 
 
-async def _decide(
-    tx: AsyncConnection, held: Resources[Any], caller: Caller, review: Review | None, mo_id: str, body: DecisionBody
-) -> Review:
-    """Store a decision, and publish what takes effect at once. Raises NotFound, OnlyAStop, AlreadyDecided.
-
-    The caller holds the review's lock.
-    """
-    if review is None:
-        raise _no_review()
+def _refusal(review: Review, caller: Caller, body: DecisionBody) -> Literal["only_a_stop", "already_decided"] | None:
+    """Return why the caller may not decide so."""
     if (review.event.behind_start or review.event.no_sender) and body.intent not in ("stop", "none"):
-        raise OnlyAStop("decide stop or none", reasons=[Reason("intent", "only_a_stop")])
+        return "only_a_stop"
+    if review.decided is not None and (review.decided.intent, review.decided.by) != (body.intent, caller.subject):
+        return "already_decided"
+    return None
+
+
+async def _decide(
+    tx: AsyncConnection, held: Resources[Any], caller: Caller, review: Review, body: DecisionBody
+) -> Review:
+    """Store a decision, unless the same one is stored, and publish a decision that takes effect at once.
+
+    The caller holds the review's lock, and `_refusal` has no reason.
+    """
     if review.decided is not None:
-        if (review.decided.intent, review.decided.by) != (body.intent, caller.subject):
-            raise AlreadyDecided("the first decision stands", reasons=[Reason("mo_id", "already_decided")])
         return review
-    now = datetime.now(UTC)
+    mo_id, now = review.event.mo_id, datetime.now(UTC)
     effect = rules.takes_effect_at(body.intent, now, timedelta(seconds=held.settings.review_undo_s))
     note = held.field_keys.seal(body.note, f"note:{mo_id}") if body.note else None
     decided = Decided(body.intent, note, caller.subject, now, effect, told=effect <= now)
@@ -331,9 +345,9 @@ async def _decide(
     return Review(review.place, review.event, decided)
 
 
-def _tell(before: Review | None, after: Review) -> None:
+def _tell(before: Review, after: Review) -> None:
     """Count and log a new decision. The caller has committed."""
-    if after.decided is None or (before is not None and before.decided is not None):
+    if after.decided is None or before.decided is not None:
         return
     DECIDED.labels(after.decided.intent).inc()
     extra = {"mo_id": after.event.mo_id, "intent": after.decided.intent, "by": after.decided.by}

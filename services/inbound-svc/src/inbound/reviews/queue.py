@@ -81,7 +81,7 @@ _EVENT = "CAST(event AS jsonb)"
 _CODE = f"{_EVENT} ->> 'short_code'"
 _RECEIVED_AT = f"CAST({_EVENT} ->> 'received_at' AS timestamptz)"
 _NO_SENDER = f"coalesce(CAST({_EVENT} ->> 'no_sender' AS boolean), false)"
-# a STOP to a code that no sender had is no controller's: it waits for a person
+# a STOP to a code that no sender had is no controller's, and waits for a person
 _CONCERN = f"coalesce({_EVENT} ->> 'concern', 'doubt')"
 _MEANT = f"{to_a_code_of(_CODE, _RECEIVED_AT)} AND (a.controller_id IS NULL OR NOT {_NO_SENDER})"
 _REVIEW = "id, event, intent, note, decided_by, decided_at, takes_effect_at, told_at"  # in the order of `_review`

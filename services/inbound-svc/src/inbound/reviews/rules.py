@@ -1,6 +1,6 @@
 """The rules of a review: the suggestion, the time to answer, when a decision takes effect, which texts are alike. Pure.
 
-Nothing here decides: a suggestion stands beside the text, and a person gives the intent.
+A suggestion decides no text: the person who reads the text gives the intent.
 """
 
 from collections import Counter, defaultdict
@@ -13,15 +13,15 @@ from inbound.keywords.normal import normalise
 
 LIKELY: Mapping[Concern, Intent | None] = {
     "doubt": "stop",
-    "unread": None,  # no list has the script or the language: whoever reads it knows, no rule does
+    "unread": None,  # no list has the script or the language, so no rule has a guess
     "erasure": "stop",  # and then the erasure
     "wrong_number": "stop",
     "access": "contact",
     "source": "contact",
     "return": "start",
 }
-A_DAY = timedelta(days=1)  # marketing waits for the answer: the person's loss is small, the sender's grows
-A_MONTH = timedelta(days=30)  # RGPD art. 12 (3): one month from receipt; the shortest such month but February
+A_DAY = timedelta(days=1)  # marketing to the person waits for the answer
+A_MONTH = timedelta(days=30)  # RGPD art. 12 (3) gives a month from receipt
 WITHIN: Mapping[Concern, timedelta] = {
     "doubt": A_DAY,
     "unread": A_DAY,
@@ -44,7 +44,7 @@ def due_at(concern: Concern, received_at: datetime) -> datetime:
 
 
 def takes_effect_at(intent: Intent, decided_at: datetime, undo: timedelta) -> datetime:
-    """Return when a decision takes effect. A STOP does at once; what loosens, or ends the hold, may be undone first."""
+    """Return when a decision takes effect: a STOP at once, any other decision after the time to undo."""
     return decided_at if intent == "stop" else decided_at + undo
 
 
@@ -75,7 +75,7 @@ class Line:
 
 
 def proposed(said: Iterable[Said], least_people: int) -> list[Line]:
-    """Return a line for the words of `least_people` or more, the most people first. Never of one person's words."""
+    """Return a line for the words of `least_people` or more, the most people first: a person alone may be named."""
     of: dict[str, list[Said]] = defaultdict(list)
     for each in said:
         if each.words:
