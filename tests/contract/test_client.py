@@ -94,7 +94,10 @@ def test_a_method_sends_what_the_document_says(service: str, operation: str, nam
     assert all(request.headers.get(header) for header in by_place["header"])
     assert ("idempotency-key" in request.headers) == ("idempotency-key" in by_place["header"])
     schema = generate.body_of(said, name)
-    if schema is None:
+    if name.content is not None:
+        assert request.headers["content-type"] == name.content
+        assert request.content
+    elif schema is None:
         assert request.content == b""
     else:
         fields = set(openapi(service)["components"]["schemas"][schema]["properties"])

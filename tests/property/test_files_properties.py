@@ -58,6 +58,7 @@ def written(rows: list[list[str]], delimiter: str, line_end: str, *, all_quoted:
     st.sampled_from([1, 2, 1000]),
 )
 @example([["a", "x\ry"]], ";", "\r", "utf-8", True, 1, 1)
+@example([["a", "x\ry"]], ";", "\r", "utf-8", False, 1, 1)
 def test_a_table_reads_back_as_written_in_any_encoding(
     rows: list[list[str]], delimiter: str, line_end: str, charset: str, all_quoted: bool, step: int, size: int
 ) -> None:

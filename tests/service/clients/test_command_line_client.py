@@ -200,6 +200,9 @@ async def _cut_then_resumed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None
             raise KeyboardInterrupt
         return do(session, step)
 
+    [tried] = await told("imports", "contacts", "--sender", "maison-lune", "--dry-run", str(file))
+    assert (tried["file_refused"], tried["lines"], tried["refused"]) == (None, 2, 0)
+    assert tried["columns"][0]["taken_for"] == "number"
     with monkeypatch.context() as cut:
         cut.setattr(uploading, "PART_BYTES", 16)
         cut.setattr(SyncSession, "_do", killed_at_the_second_part)

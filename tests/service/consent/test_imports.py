@@ -174,6 +174,9 @@ je veux"
         "15,refused,occurred_at_ambiguous_day",
     ]
     assert await verdicts(service, found["import_id"], verdict="outvoted") == ["7,outvoted,"]
+    path = f"/v1/imports/{found['import_id']}/verdicts"
+    in_french = (await service.get(path, params={"titles": "fr", "verdict": "outvoted"})).text
+    assert in_french == "ligne,verdict,motifs\n7,outvoted,\n"
     expected = {"created": 4, "unchanged": 1, "outvoted": 1, "refused": 6, "lines": 14, "pieces": 1}
     assert {name: found[name] for name in expected} == expected
     assert found["reasons"] == {

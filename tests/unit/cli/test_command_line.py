@@ -216,5 +216,16 @@ def test_an_import_s_key_is_of_its_terms_and_its_bytes(tmp_path: Path) -> None:
     assert len({*keys, imports.key_of(one, True, "contacts", "a"), imports.key_of(one, True, "contacts", "a")}) == 5
 
 
+@pytest.mark.parametrize("charset", ["utf-8", "utf-16-le"])
+def test_a_dry_run_of_a_long_file_sends_whole_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, charset: str
+) -> None:
+    file = tmp_path / "long.csv"
+    file.write_bytes("number;city\n0639981234;Nîmes\n0639981235;Lyon\n".encode(charset))
+    assert imports.beginning_of(file) == file.read_bytes()
+    monkeypatch.setattr(imports, "DRY_RUN_BYTES", file.stat().st_size - 3)
+    assert imports.beginning_of(file).decode(charset) == "number;city\n0639981234;Nîmes\n"
+
+
 def test_a_stored_text_does_not_steer_a_terminal() -> None:
     assert printable("a\x1b[2J\u202eb\nc") == "a\ufffd[2J\ufffdb\nc"

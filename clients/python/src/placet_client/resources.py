@@ -683,20 +683,26 @@ class ConsentImports(Uploads[S]):
 
     @download
     def get_verdicts(
-        self, import_id: str, *, verdict: Literal["created", "unchanged", "outvoted", "refused"] | Omitted = OMITTED
+        self,
+        import_id: str,
+        *,
+        verdict: Literal["created", "unchanged", "outvoted", "refused"] | Omitted = OMITTED,
+        titles: Literal["en", "fr"] | Omitted = OMITTED,
     ) -> Request[bytes]:
         """Return a CSV with each line's verdict by line number, and no phone numbers.
 
         During recording the CSV ends before the first unrecorded piece.
 
         `verdict`: Only lines with this verdict.
+
+        `titles`: The language of the header; reasons stay as they are.
         """
         return Request(
             "GET",
             "consent",
             "/v1/imports/{import_id}/verdicts",
             names={"import_id": import_id},
-            query={"verdict": verdict},
+            query={"verdict": verdict, "titles": titles},
         )
 
     @operation

@@ -4,8 +4,8 @@ A title is compared by its letters and digits, without accents and case. Each me
 
 Shops: Shopify's customers (help.shopify.com/en/manual/customers/import-export-customers), PrestaShop's addresses and
 customers (github.com/PrestaShop/PrestaShop, docs/csv_import) and WooCommerce's users
-(woocommerce.com/document/import-and-export-of-woocommerce-users). Their consents to e-mail, their dates of registration
-and PrestaShop's `Opt-in`, which is for offers of partners by e-mail, are no consent to SMS and never taken for one.
+(woocommerce.com/document/import-and-export-of-woocommerce-users). Consents to e-mail, dates of registration and
+PrestaShop's `Opt-in`, which is for offers of partners by e-mail, are no consent to SMS and never taken for one.
 """
 
 import re
@@ -23,7 +23,7 @@ MAX_COLUMNS = 400  # of any file
 
 
 class Meaning(StrEnum):
-    """What a column holds. `OF_NO_USE`: known, and never read as a consent."""
+    """The content of a column. `OF_NO_USE`: known, and never read as a consent."""
 
     NUMBER = "number"
     OTHER_NUMBER = "other_number"
@@ -118,7 +118,7 @@ _OPTED_OUT_AT = (
     "date_du_stop",
 )
 
-# What shops write of their customers
+# Titles that shops give to the data of customers
 _OF_NO_USE = frozenset(
     """
     accepts_email_marketing active active_0_1 address address_1 address_2 address_id adresse alias anniversaire
@@ -159,7 +159,7 @@ def titles_of(kind: Kind) -> dict[str, Meaning]:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A column with the meaning it was taken for. `name`: the title as compared; `place` counts from 1."""
+    """A column with its meaning. `name`: the title as compared; `place` counts from 1."""
 
     place: int
     title: str

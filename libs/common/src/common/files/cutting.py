@@ -28,7 +28,7 @@ DELIMITERS = ",;\t|"
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the first line tells of all lines. `wide`: the UTF-16 encoding, or empty. NDJSON has no delimiter."""
+    """The shape of all lines, by the first. `wide`: the UTF-16 encoding, or empty. NDJSON has no delimiter."""
 
     format: Format
     wide: str = ""

@@ -66,10 +66,11 @@ class ColumnRead(BaseModel):
     """A column of a tried file, with the meaning that the reader took the column for."""
 
     place: int = Field(description="The place of the column in the header, from 1.")
-    title: str = Field(description="The title, as the file has it.")
+    title: str = Field(examples=["Téléphone"], description="The title, as the file has it.")
     taken_for: str = Field(
+        examples=["number"],
         description="The meaning, such as `number` or `occurred_at`; `attribute` of a contact; `other_number`, a"
-        " further number, which is left out; `of_no_use`, known and left out; `unknown`."
+        " further number, which is left out; `of_no_use`, known and left out; `unknown`.",
     )
 
 
@@ -77,7 +78,10 @@ class LineRead(BaseModel):
     """A line of a tried file, as read."""
 
     line: int = Field(description="The line of the file at which the record begins, from 1.")
-    read: dict[str, str] = Field(description="The values by their meaning; numbers in E.164, instants in UTC.")
+    read: dict[str, str] = Field(
+        examples=[{"number": "+33639981234", "occurred_at": "2026-03-02T13:05:00+00:00"}],
+        description="The values by their meaning; numbers in E.164, instants in UTC.",
+    )
 
 
 class LineRefused(BaseModel):
@@ -104,7 +108,9 @@ class DryRun(BaseModel):
     encoded_twice: bool = Field(description="Some letters look like UTF-8 decoded wrongly and saved again: Ã© for é.")
     file_refused: FileProblem | None = Field(description="Why the whole file would be refused; null where it is read.")
     columns: list[ColumnRead] = Field(description="The columns of a CSV, in the order of the header.")
-    unknown_columns: list[str] = Field(description="The titles of the columns with an unknown meaning.")
+    unknown_columns: list[str] = Field(
+        examples=[["Pointure"]], description="The titles of the columns with an unknown meaning."
+    )
     first_lines: list[LineRead] = Field(description=f"The first {DRY_RUN_LINES} lines that would be taken, as read.")
     lines: int = Field(description="The lines of the file, without blank lines and the header.")
     refused: int = Field(description="Lines that the import would refuse.")

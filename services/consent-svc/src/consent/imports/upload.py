@@ -52,6 +52,7 @@ from consent.senders import store
 router = APIRouter(prefix="/v1", tags=["imports"], route_class=UploadRoute)
 
 HEADER = b"line,verdict,reasons\n"
+HEADERS = {"en": HEADER, "fr": b"ligne,verdict,motifs\n"}
 
 
 class ImportSettings(ServiceSettings):
@@ -321,13 +322,16 @@ async def get_verdicts(
     caller: Reader,
     held: Held,
     verdict: Annotated[Verdict | None, Query(description="Only lines with this verdict.")] = None,
+    titles: Annotated[
+        Literal["en", "fr"], Query(description="The language of the header; reasons stay as they are.")
+    ] = ("en"),
 ) -> Streamed:
     """Return a CSV with each line's verdict by line number, and no phone numbers.
 
     During recording the CSV ends before the first unrecorded piece.
     """
     file = await visible(held, caller, import_id)
-    return Streamed(_verdicts(held, file, verdict), media_type="text/csv; charset=utf-8")
+    return Streamed(_verdicts(held, file, verdict, HEADERS[titles]), media_type="text/csv; charset=utf-8")
 
 
 class _Arriving:
@@ -439,8 +443,10 @@ def sealing_context(import_id: str, name: str) -> str:
     return f"import:{import_id}:{name}"
 
 
-async def _verdicts(held: Resources[ImportSettings], file: ImportFile, only: Verdict | None) -> AsyncIterator[bytes]:
-    yield HEADER
+async def _verdicts(
+    held: Resources[ImportSettings], file: ImportFile, only: Verdict | None, header: bytes
+) -> AsyncIterator[bytes]:
+    yield header
     for piece in range(file.pieces):
         async with held.database.begin() as tx:
             deflated = await import_files.verdicts(tx, file.import_id, piece)
