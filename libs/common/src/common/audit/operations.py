@@ -36,6 +36,7 @@ READS = (
     "reports.to_stopped",
     "retroactive_messages.list",
     "reviews.list",
+    "reviews.list_proposals",
     "statistics.trace",
     "subjects.lookup",
     "test_sends.list",
@@ -63,6 +64,8 @@ DECISIONS = (
     "reopening_rules.create",
     "reopening_rules.end",
     "reviews.decide",
+    "reviews.decide_many",
+    "reviews.undo",
     "sender_rules.put",
     "templates.approve_version",
 )
@@ -156,5 +159,8 @@ UNWRITTEN: Mapping[str, str] = {
             "webhooks.update",
         ),
         _RECORDED,
+    ),
+    **dict.fromkeys(
+        ("consent_imports.dry_run", "contact_imports.dry_run"), "shows the caller's own file, and keeps nothing"
     ),
 }
