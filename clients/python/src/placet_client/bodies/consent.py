@@ -68,7 +68,7 @@ class EvidenceBody(TypedDict):
 
     source: str
     """The caller's own channel, a slug such as `shop`. The sources that Placet itself writes, and words like them,
-    are refused.
+    are refused, and so is a phone number: the source stays after an erasure.
     """
     form_id: NotRequired[str | None]
     """The form that the person saw, by the caller's own name. An erasure takes the value."""
