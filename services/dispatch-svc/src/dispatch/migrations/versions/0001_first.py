@@ -10,6 +10,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+FUNCTIONS = ("empty_subject_next()", "swap_subject()")
 TABLES = (
     "allowance",
     "begun",
@@ -567,6 +568,24 @@ CREATE INDEX text_audit_overridden_ix ON text_audit (at) WHERE (result = 'overri
     """
 CREATE INDEX text_audit_refused_ix ON text_audit (at) WHERE (result = 'refused'::text)
     """,
+    # The service's role owns no table: these two, and no other, change hands by the owner's right.
+    """
+CREATE FUNCTION empty_subject_next() RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp
+AS $$ BEGIN
+    TRUNCATE subject_next;
+END $$
+    """,
+    """
+CREATE FUNCTION swap_subject() RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp
+AS $$ BEGIN
+    ALTER TABLE subject RENAME TO subject_was;
+    ALTER INDEX subject_pk RENAME TO subject_was_pk;
+    ALTER TABLE subject_next RENAME TO subject;
+    ALTER INDEX subject_next_pk RENAME TO subject_pk;
+    ALTER TABLE subject_was RENAME TO subject_next;
+    ALTER INDEX subject_was_pk RENAME TO subject_next_pk;
+END $$
+    """,
 )
 
 
@@ -578,3 +597,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table in TABLES:
         op.execute(f"DROP TABLE {table} CASCADE")
+    for function in FUNCTIONS:
+        op.execute(f"DROP FUNCTION {function}")
