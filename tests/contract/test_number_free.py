@@ -46,7 +46,6 @@ FIELDS: list[tuple[type[BaseModel], str, Any]] = [
     (NewSender, "authorisation", WRITTEN),
     (RuleBody, "reason", WRITTEN),
     (EndBody, "reason", WRITTEN),
-    (Send, "override_reason", WRITTEN),
     (Send, "purpose", f"p{DIGITS}"),
     (Terms, "evidence", {"source": "crm", "actor": WRITTEN}),
     (Terms, "evidence", {"source": "crm", "text_shown": WRITTEN}),
