@@ -19,6 +19,7 @@ from tests.support.running import KEY_RING
 
 TAG_BYTES = 16
 SEALED = re.compile(rf"{KEY_RING['current']}\.([A-Za-z0-9_-]{{38,}}=*)")
+BEGINS = f"{KEY_RING['current']}.".encode()
 KEY = base64.b64decode(KEY_RING["keys"][KEY_RING["current"]])
 
 
@@ -52,18 +53,19 @@ async def rows_with(sql: asyncpg.Connection, needles: Sequence[str], but: Sequen
 
 
 def _holds(value: Any, needles: Sequence[str]) -> bool:
-    return any(needle in text for text in _opened(_as_text(value)) for needle in needles)
+    return any(needle in text for text in opened(value) for needle in needles)
 
 
-def _as_text(value: Any) -> str:
-    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
-
-
-def _opened(text: str) -> Iterator[str]:
-    """The text, and what is in each sealed field of it, whose own text may be sealed fields again."""
+def opened(value: Any) -> Iterator[str]:
+    """The value as a text, and what is in each sealed field of it, whose own text may be sealed fields again."""
+    if isinstance(value, bytes) and value.startswith(BEGINS):
+        yield from opened(_unsealed(value.removeprefix(BEGINS)))
+    text = value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
     yield text
     for sealed in SEALED.findall(text):
-        raw = base64.urlsafe_b64decode(sealed)
-        counter = raw[:NONCE_BYTES] + (2).to_bytes(4, "big")
-        body = Cipher(AES(KEY), CTR(counter)).decryptor().update(raw[NONCE_BYTES:-TAG_BYTES])
-        yield from _opened(body.decode("utf-8", errors="replace"))
+        yield from opened(_unsealed(base64.urlsafe_b64decode(sealed)).decode("utf-8", errors="replace"))
+
+
+def _unsealed(raw: bytes) -> bytes:
+    counter = raw[:NONCE_BYTES] + (2).to_bytes(4, "big")
+    return Cipher(AES(KEY), CTR(counter)).decryptor().update(raw[NONCE_BYTES:-TAG_BYTES])

@@ -102,27 +102,36 @@ def test_opt_outs_reach_the_gate_in_a_process_of_their_own(started: Started, tol
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_role_and_a_database_are_made_for_each_service(service: str) -> None:
-    """The role's password is taken from the address that the service is told."""
-    url = make_url(secret(f"{service}_database_url"))
-    assert (url.username, url.host, url.port, url.database) == (service, "postgres", 5432, service)
-    assert url.password
+def test_two_roles_and_a_database_are_made_for_each_service(service: str) -> None:
+    """The owner's, for migrations, and the service's. Each password is taken from the address that is told."""
     made = text("deploy/compose/postgres/roles.sql")
     (taken,) = re.findall(r"'\^postgresql:.*@'", made)
-    assert re.match(taken.strip("'"), url.render_as_string(hide_password=False)).groups() == (service, url.password)  # type: ignore[union-attr]
-    assert f"\\set {service} `cat /run/secrets/{service}_database_url`" in made
-    assert f"(:'{service}')" in made
-    assert f"CREATE DATABASE {service} OWNER {service};" in made
-    assert f"{service}_database_url" in CONTAINERS["postgres"]["secrets"]
+    for role, kept in ((service, f"{service}_database_url"), (f"{service}_owner", f"{service}_owner_url")):
+        url = make_url(secret(kept))
+        assert (url.username, url.host, url.port, url.database) == (role, "postgres", 5432, service)
+        assert url.password
+        assert re.match(taken.strip("'"), url.render_as_string(hide_password=False)).groups() == (role, url.password)  # type: ignore[union-attr]
+        assert f"\\set {role} `cat /run/secrets/{kept}`" in made
+        assert f"(:'{role}')" in made
+        assert kept in CONTAINERS["postgres"]["secrets"]
+    assert f"CREATE DATABASE {service} OWNER {service}_owner;" in made
+    assert f"GRANT CONNECT ON DATABASE {service} TO {service};" in made
     (closed,) = re.findall(r"REVOKE ALL ON DATABASE (.*) FROM PUBLIC;", made)
     assert {service, "postgres", "template1"} <= set(closed.split(", "))
 
 
 @pytest.mark.parametrize("service", SERVICES)
+def test_the_owner_is_told_to_the_migration_alone_which_has_no_key(service: str) -> None:
+    addresses = [(f"{service}_database_url", "placet_database_url"), (f"{service}_owner_url", "placet_owner_url")]
+    assert [(each["source"], each["target"]) for each in migration(service)["secrets"]] == addresses
+    for name in OURS:
+        assert not [each for each in CONTAINERS[name]["secrets"] if each["source"].endswith("_owner_url")]
+
+
+@pytest.mark.parametrize("service", SERVICES)
 def test_a_service_starts_after_its_migration_which_runs_once_in_the_same_image(service: str) -> None:
     job = migration(service)
-    for same in ("image", "environment", "secrets"):
-        assert job[same] == CONTAINERS[service][same]
+    assert job["image"] == CONTAINERS[service]["image"]
     assert (job["command"], job["restart"]) == (["migrate"], "no")
     assert job["depends_on"] == {"postgres": {"condition": "service_healthy"}}
     assert CONTAINERS[service]["depends_on"] == {

@@ -8,13 +8,17 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+from sqlalchemy import make_url
+
 from common.audit import verifying
 from common.db.database import migrate
 from common.kafka import dead_letters
 from common.kafka.reading import broken_logs
 from common.keyring import FieldKeys, SubjectKeys
+from common.privacy import erasing
 from common.service import Service, create_app
-from common.settings import ServiceSettings
+from common.settings import MigrationSettings, ServiceSettings
 from common.settings.environment import WrongSettings, read
 from common.telemetry import log_to_stderr, tracing
 from common.web.edge.ports import listening
@@ -24,7 +28,7 @@ GC_THRESHOLD = 50_000  # objects; Python's default is 700
 KEPT_BYTES = 32 * 1024 * 1024  # of freed memory; glibc's largest threshold
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 STARTUP_FAILURE = 3  # uvicorn's own
-COMMANDS = "migrate | settings --check | dead-letters | log | audit"
+COMMANDS = "migrate | settings --check | dead-letters | log | erasures | audit"
 
 S = TypeVar("S", bound=ServiceSettings)
 
@@ -55,13 +59,13 @@ def keep_memory() -> None:
 
 
 def main(build: Callable[[S], Service[S]], kind: type[S]) -> None:
-    """Run `python -m <service> [migrate | settings --check | dead-letters … | log … | audit …]`."""
+    """Run `python -m <service> [migrate | settings --check | dead-letters … | log … | erasures … | audit …]`."""
+    if sys.argv[1:] == ["migrate"]:
+        _migrate(kind.__module__.partition(".")[0])
+        return
     settings = settings_of(kind)
     service = build(settings)
     log_to_stderr(service.name)
-    if sys.argv[1:] == ["migrate"]:
-        migrate(settings.database_url, service.name)
-        return
     if sys.argv[1:] == ["settings", "--check"]:
         sys.exit(_check(service))
     if sys.argv[1:2] == ["dead-letters"]:
@@ -70,6 +74,8 @@ def main(build: Callable[[S], Service[S]], kind: type[S]) -> None:
         sys.exit(asyncio.run(broken_logs.command(service.name, settings.database_url, sys.argv[2:])))
     if sys.argv[1:2] == ["audit"]:
         sys.exit(asyncio.run(verifying.command(service.name, settings.database_url, sys.argv[2:])))
+    if sys.argv[1:2] == ["erasures"]:
+        sys.exit(asyncio.run(erasing.command(service.name, settings.database_url, sys.argv[2:])))
     if sys.argv[1:]:
         sys.exit(f"usage: python -m {service.name} [{COMMANDS}]")
     os.nice(settings.nice)
@@ -81,6 +87,19 @@ def main(build: Callable[[S], Service[S]], kind: type[S]) -> None:
     server.run(sockets=listening(settings))
     if not server.started:
         sys.exit(STARTUP_FAILURE)
+
+
+def _migrate(service: str) -> None:
+    """Bring the database up to date as its owner, without a key, and let the service's role read and write rows."""
+    log_to_stderr(service)
+    try:
+        told = MigrationSettings()
+    except ValidationError:
+        sys.exit("PLACET_DATABASE_URL is required: set it, or mount placet_database_url in PLACET_SECRETS_DIR")
+    if told.owner_url is None:
+        migrate(told.database_url, service)
+    else:
+        migrate(told.owner_url, service, runs_as=make_url(told.database_url).username)
 
 
 def _check(service: Service[Any]) -> str | None:

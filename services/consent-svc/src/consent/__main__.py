@@ -1,4 +1,6 @@
-"""Run `python -m consent [migrate | settings --check | republish --partition N | verify | verify-bundle FILE]`.
+"""Run `python -m consent [COMMAND]`, a command of every service or one of these.
+
+`republish --partition N`, `erase-again --since INSTANT`, `verify`, `verify-bundle FILE`.
 
 `verify` needs only the setting PLACET_DATABASE_URL; `verify-bundle` needs no setting and no database."""
 
@@ -7,6 +9,7 @@ import sys
 from common.command import main, settings_of
 from consent.ledger import republishing
 from consent.proof import verify_bundle, verify_ledger
+from consent.rights import erasing_again
 from consent.service import Settings, build
 
 if sys.argv[1:2] == ["verify-bundle"]:
@@ -15,4 +18,6 @@ if sys.argv[1:2] == ["verify"]:
     sys.exit(verify_ledger.run(sys.argv[2:]))
 if sys.argv[1:2] == ["republish"]:
     sys.exit(republishing.run(settings_of(Settings), sys.argv[2:]))
+if sys.argv[1:2] == ["erase-again"]:
+    sys.exit(erasing_again.run(settings_of(Settings), sys.argv[2:]))
 main(build, Settings)

@@ -28,7 +28,7 @@ from common.web.problems import Reason
 # consent are told from a caller's by the source alone (ADR-0064).
 OURS = (
     *("mo", "unreadable_mo", "receipt", "provider_list", "sender_list", "preference_page", "stop_link"),
-    *("double_opt_in", "rectification", "retention", "click"),
+    *("double_opt_in", "rectification", "retention", "click", "restore"),
 )
 LIKE_OURS = ("sms", "stop", "start", "oui", "page", "person", "operator")
 OUR_PREFIXES = ("placet", "unreadablemo", "providerlist", "senderlist", "preferencepage", "stoplink", "doubleoptin")

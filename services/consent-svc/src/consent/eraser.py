@@ -5,13 +5,14 @@ by the controllers that hold a line about the person: the last erasure takes it.
 """
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import Database
-from common.privacy.erasing import Erased, Eraser, Whom
+from common.privacy.erasing import UPLOADS_SILENT_FOR, Erased, Eraser, Whom
 from consent.double_opt_in import requests as double_opt_ins
+from consent.imports import files
 from consent.inbound import shared_codes
 from consent.ledger import recorder
 from consent.rights import copies, rectifications, store
@@ -28,6 +29,7 @@ async def erase(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> Mapping[
     said = await rectifications.empty(tx, asked)
     questions = await double_opt_ins.forget(tx, asked)
     await shared_codes.forget(tx, asked)
+    await files.forget_abandoned(tx, datetime.now(UTC) - UPLOADS_SILENT_FOR, asked)
     return {
         whom: {
             "evidence": entries.get(whom, 0),

@@ -332,9 +332,23 @@ def _asyncpgs(error: DBAPIError) -> BaseException:
     return (error.orig and error.orig.__cause__) or error
 
 
-def migrate(url: str, package: str, revision: str = "head") -> None:
-    """Bring a service's database to `revision`. Blocking: not for an event loop's thread."""
-    command.upgrade(alembic_config(url, package), revision)
+# What a running service may do: read and write rows, ANALYZE and LOCK. Not TRUNCATE, nor what an owner may: DDL, and to
+# switch off the triggers that keep the ledger append-only.
+RIGHTS = (
+    "GRANT USAGE ON SCHEMA public TO {role}",
+    "GRANT SELECT, INSERT, UPDATE, DELETE, MAINTAIN ON ALL TABLES IN SCHEMA public TO {role}",
+    "GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO {role}",
+)
+
+
+def migrate(url: str, package: str, revision: str = "head", runs_as: str | None = None) -> None:
+    """Bring a service's database to `revision`. Blocking: not for an event loop's thread.
+
+    `runs_as`: the role of the running service, where `url` is the owner's: the role then gets RIGHTS.
+    """
+    config = alembic_config(url, package)
+    config.attributes["runs_as"] = runs_as
+    command.upgrade(config, revision)
 
 
 def alembic_config(url: str, package: str) -> Config:
@@ -351,6 +365,7 @@ def run_migrations(metadata: MetaData) -> None:
     migration must tolerate a second run from its beginning.
     """
     url = context.config.attributes["url"]
+    runs_as = context.config.attributes.get("runs_as")
 
     def upgrade(connection: Connection) -> None:
         # Of two jobs the second polls: a concurrent index build waits for every running statement.
@@ -366,6 +381,10 @@ def run_migrations(metadata: MetaData) -> None:
         )
         with context.begin_transaction():
             context.run_migrations()
+        if runs_as is not None:
+            role = connection.dialect.identifier_preparer.quote_identifier(runs_as)
+            for right in RIGHTS:
+                connection.execute(text(right.format(role=role)))
 
     async def connect() -> None:
         located, tls = without_tls_of(url)

@@ -15,12 +15,15 @@ An erasure that a controller asked for concerns the controller's senders alone. 
 table `sender` at each step: a sender registered since the request counts as well.
 """
 
+import argparse
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+import msgspec
 from sqlalchemy import ARRAY, BigInteger, Column, DateTime, Index, MetaData, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -53,6 +56,7 @@ class Whom(NamedTuple):
     controller_id: str | None
 
 
+UPLOADS_SILENT_FOR = timedelta(hours=1)  # an unfinished upload that an erasure ends; a caller opens another
 Erased = Mapping[str, int]  # count by kind
 Erase = Callable[[AsyncConnection, Mapping[Whom, datetime]], Awaitable[Mapping[Whom, Erased]]]
 Lock = Callable[[AsyncConnection, Collection[str]], Awaitable[object]]
@@ -296,6 +300,51 @@ def concerning(erasures: Iterable[Erasure], controller_id: str | None) -> Asked 
     if not found:
         return None
     return Asked(max(each.at for each in found), all(controller_id in each.lifted_for for each in found))
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """An erasure done here, and not lifted, for a consent-svc that has lost the erasure (`erasures --since`)."""
+
+    erasure_id: str
+    subject_id: str
+    controller_id: str | None
+    requested_at: datetime
+
+
+async def kept_since(tx: AsyncConnection, since: datetime) -> list[Kept]:
+    """Return the erasures requested since `since` from which no person has returned, the oldest first."""
+    rows = await fetch_many(
+        tx,
+        "SELECT erasure_id, subject_id, controller_id, requested_at FROM erasing"
+        " WHERE requested_at >= $1 AND lifted_for = '{}' ORDER BY requested_at",
+        since,
+    )
+    return [Kept(*row) for row in rows]
+
+
+def instant(written: str) -> datetime:
+    """Return an instant of a command line. Raises ValueError without an offset."""
+    found = datetime.fromisoformat(written)
+    if found.tzinfo is None:
+        raise ValueError("an instant with its offset, as 2026-11-29T00:00Z")
+    return found
+
+
+async def command(service: str, database_url: str, arguments: Sequence[str]) -> int:
+    """Print a line of JSON for each erasure since an instant; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {service} erasures", description="Print erasures for `python -m consent erase-again --lost`."
+    )
+    parser.add_argument("--since", required=True, type=instant, help="the backup's time, as 2026-11-29T00:00Z")
+    since = parser.parse_args(arguments).since
+    database = Database(database_url, pool_size=1, name=f"{service}-erasures")
+    try:
+        async with database.begin() as tx:
+            for each in await kept_since(tx, since):
+                sys.stdout.write(msgspec.json.encode(each).decode() + "\n")
+    finally:
+        await database.close()
+    return 0
 
 
 async def be_waited_for(tx: AsyncConnection) -> None:

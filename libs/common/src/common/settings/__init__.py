@@ -44,10 +44,28 @@ class KeyRingSettings(BaseModel):
         return self
 
 
-class ServiceSettings(BaseSettings):
-    """The settings shared by the four services; each service adds its own in `service.py`."""
+class MountedSettings(BaseSettings):
+    """Settings from the environment, or from the files of PLACET_SECRETS_DIR."""
 
     model_config = SettingsConfigDict(env_prefix="PLACET_", frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        folder = os.environ.get("PLACET_SECRETS_DIR")
+        if not folder or not Path(folder).is_dir():  # validation refuses a missing folder
+            return init_settings, env_settings
+        return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=folder)
+
+
+class ServiceSettings(MountedSettings):
+    """The settings shared by the four services; each service adds its own in `service.py`."""
 
     secrets_dir: DirectoryPath | None = None
     """The folder of secret files: a file per setting, named after the variable in lower case. The environment has
@@ -162,20 +180,6 @@ class ServiceSettings(BaseSettings):
     which (ISO 3166-1 alpha-2).
     """
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        folder = os.environ.get("PLACET_SECRETS_DIR")
-        if not folder or not Path(folder).is_dir():  # validation refuses a missing folder
-            return init_settings, env_settings
-        return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=folder)
-
     @field_validator("country")
     @classmethod
     def _with_a_plan(cls, value: str) -> str:
@@ -253,6 +257,17 @@ class ServiceSettings(BaseSettings):
         if "api" in self.roles and not (self.auth_key or self.auth_jwks_url):
             raise ValueError("set PLACET_AUTH_JWKS_URL (or PLACET_AUTH_KEY in development): no call is anonymous")
         return self
+
+
+class MigrationSettings(MountedSettings):
+    """The settings of `migrate`, which needs no key and reads no other variable."""
+
+    database_url: str
+    """As the running service has it: the migration lets this role read and write rows."""
+    owner_url: str | None = None
+    """The same database by the role that owns it, for `migrate` alone: a running service refuses to start with it.
+    Without, the role of `PLACET_DATABASE_URL` owns the database: development only.
+    """
 
 
 class HoursSettings(ServiceSettings):

@@ -26,6 +26,7 @@ from common.contracts import CAMPAIGN_NOTICES
 from common.contracts.campaign import ContactImportFinished
 from common.db.database import NEWEST_FIRST, Direction, insert_many, may_idle
 from common.kafka import outbox
+from common.privacy.erasing import TO_ERASE, Whom, columns, meant
 
 contact_import = Table(
     "contact_import",
@@ -48,7 +49,7 @@ contact_import = Table(
     Column("complete", Boolean, nullable=False, server_default=text("true")),  # the whole file is here and readable
     Column("line", Integer, nullable=False, server_default=text("0")),  # last line recorded
     Column("attempts", Integer, nullable=False, server_default=text("0")),  # since the last line recorded
-    Column("due_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Column("due_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),  # until then: last bytes
     Column("failed", Boolean, nullable=False, server_default=text("false")),  # `finished` is true as well
     Column("finished", Boolean, nullable=False, server_default=text("true")),
     Column("country", Text, nullable=True),  # by whose plan national numbers are read; NULL: the sender's
@@ -158,7 +159,7 @@ async def add_piece(tx: AsyncConnection, import_id: str, position: int, sealed: 
     )
     await tx.execute(
         text(
-            "UPDATE contact_import SET received_bytes = received_bytes + :size, pieces = pieces + 1"
+            "UPDATE contact_import SET received_bytes = received_bytes + :size, pieces = pieces + 1, due_at = now()"
             " WHERE import_id = :id"
         ),
         {"id": import_id, "size": size},
@@ -299,6 +300,28 @@ async def _end(tx: AsyncConnection, import_id: str, now: datetime, *, failed: bo
         for row in rows
     ]
     await outbox.append(tx, CAMPAIGN_NOTICES, notices)
+
+
+async def end_silent(tx: AsyncConnection, asked: Mapping[Whom, datetime], before: datetime) -> None:
+    """Delete the unfinished imports of the senders that these erasures mean, without a byte since `before`.
+
+    Nobody can tell whether a file holds a person before the file is read. An import in use is locked, and stays.
+    """
+    rows = await tx.execute(
+        text(
+            "WITH silent AS MATERIALIZED (SELECT import_id FROM contact_import AS i"
+            " WHERE NOT i.complete AND i.due_at < :before"
+            f" AND EXISTS (SELECT FROM {TO_ERASE} WHERE {meant('i.sender_id')})),"
+            " free AS MATERIALIZED (SELECT import_id FROM silent"
+            " WHERE pg_try_advisory_xact_lock(hashtextextended(import_id, 0)))"
+            " DELETE FROM contact_import WHERE import_id IN (SELECT import_id FROM free) RETURNING import_id"
+        ),
+        {**columns(asked), "before": before},
+    )
+    await tx.execute(
+        text("DELETE FROM import_piece WHERE import_id = ANY(CAST(:ids AS text[]))"),
+        {"ids": [row.import_id for row in rows]},
+    )
 
 
 async def forget_import(tx: AsyncConnection, import_id: str) -> None:

@@ -32,6 +32,7 @@ from common.db.database import NEWEST_FIRST, Direction
 from common.files.charset import Seen
 from common.files.cutting import Format, Piece, Shape
 from common.kafka import outbox
+from common.privacy.erasing import TO_ERASE, Whom, columns, meant
 from consent.imports.lines import Layout
 from consent.schema import metadata
 
@@ -373,14 +374,18 @@ async def verdicts(tx: AsyncConnection, import_id: str, position: int) -> bytes 
     return found
 
 
-async def forget_abandoned(tx: AsyncConnection, before: datetime) -> int:
-    """Delete incomplete imports untouched since `before`; return their number."""
+async def forget_abandoned(tx: AsyncConnection, before: datetime, asked: Mapping[Whom, datetime] | None = None) -> int:
+    """Delete incomplete imports untouched since `before`; return their number.
+
+    `asked`: only those of the senders that these erasures mean: the person may be in a file that is not yet read.
+    """
+    only = "" if asked is None else f" AND EXISTS (SELECT FROM {TO_ERASE} WHERE {meant('f.sender_id')})"
     rows = await tx.execute(
         text(
-            "DELETE FROM import_file WHERE import_id IN (SELECT import_id FROM import_file"
-            " WHERE NOT complete AND touched_at < :before FOR UPDATE SKIP LOCKED) RETURNING import_id"
+            "DELETE FROM import_file WHERE import_id IN (SELECT import_id FROM import_file AS f"
+            f" WHERE NOT complete AND touched_at < :before{only} FOR UPDATE SKIP LOCKED) RETURNING import_id"
         ),
-        {"before": before},
+        {"before": before, **({} if asked is None else columns(asked))},
     )
     ids = [row.import_id for row in rows]
     await tx.execute(text("DELETE FROM import_piece WHERE import_id = ANY(CAST(:ids AS text[]))"), {"ids": ids})

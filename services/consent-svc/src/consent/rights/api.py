@@ -87,6 +87,16 @@ KEPT = (  # (service, data kept, reason)
         "that a text came, under the provider's id and the keyed hash",
         "the same text again is not kept again",
     ),
+    (
+        "campaign and consent",
+        "a file whose upload goes on, encrypted, until its lines are recorded or two days are over",
+        "nobody can tell whom a file is about before it is complete; a line about the person is then refused",
+    ),
+    (
+        "campaign, consent and dispatch",
+        "what an organisation writes for everybody: texts of campaigns and templates, a sender's contact and answers",
+        "nobody's data; a name, a label, a source or a reason that holds a phone number is refused",
+    ),
 )
 
 KEPT_FOR_OTHERS = (  # of an erasure by one controller

@@ -295,6 +295,15 @@ async def controllers_of(tx: AsyncConnection, organisation: str) -> dict[str, li
     return {row.controller: row.senders for row in rows}
 
 
+async def senders_of_controller(tx: AsyncConnection, controller_id: str) -> list[str]:
+    """Return the controller's senders in order."""
+    rows = await tx.execute(
+        text("SELECT sender_id FROM sender WHERE controller = :controller ORDER BY sender_id"),
+        {"controller": controller_id},
+    )
+    return list(rows.scalars())
+
+
 async def has_sisters(tx: AsyncConnection, sender: Sender) -> bool:
     """Return whether the controller has another sender on record."""
     found = await tx.scalar(

@@ -21,7 +21,7 @@ from pydantic import (
 
 from common.sms.sms_length import GSM7_PART, MAX_SEGMENTS
 from common.texts.template import MOST_FIELDS, MOST_VALUE_CHARS
-from common.web.fields import Label, NumberCountry, NumberFree, Storable
+from common.web.fields import NumberCountry, NumberFree, Storable
 from common.web.problems import Problem, content_of, refusal_of
 
 TEXT_CHARS = MAX_SEGMENTS * GSM7_PART
@@ -70,7 +70,7 @@ class Send(BaseModel):
     purpose: Annotated[str, NumberFree] | None = Field(
         None, pattern=SLUG, description="The consent's purpose; required for marketing."
     )
-    override_reason: Label | None = Field(
+    override_reason: Storable | None = Field(
         None,
         min_length=8,
         max_length=500,

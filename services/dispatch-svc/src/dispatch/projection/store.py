@@ -272,7 +272,7 @@ async def begin_rebuild(tx: AsyncConnection, now: datetime) -> tuple[datetime, d
     rows = list(await tx.execute(text("SELECT partition, next_offset, last_number, unseen, begun_at FROM rebuild")))
     begun_at: datetime = rows[0].begun_at if rows else now
     if not rows:
-        await tx.execute(text("TRUNCATE subject_next"))
+        await tx.execute(text("SELECT empty_subject_next()"))
     added = await tx.execute(
         text(
             "INSERT INTO rebuild (partition, next_offset, until, begun_at) SELECT partition, 0, next_offset, :begun_at"
@@ -335,13 +335,8 @@ async def change_generations(tx: AsyncConnection, begun_at: datetime, reached: M
     if {row.partition: row.next_offset for row in rows} != {p: seen.next_offset for p, seen in reached.items()}:
         return False
     for statement in (
-        "ALTER TABLE subject RENAME TO subject_was",
-        "ALTER INDEX subject_pk RENAME TO subject_was_pk",
-        "ALTER TABLE subject_next RENAME TO subject",
-        "ALTER INDEX subject_next_pk RENAME TO subject_pk",
-        "ALTER TABLE subject_was RENAME TO subject_next",
-        "ALTER INDEX subject_was_pk RENAME TO subject_next_pk",
-        "TRUNCATE subject_next",
+        "SELECT swap_subject()",
+        "SELECT empty_subject_next()",
         "UPDATE comparison SET compared_at = NULL",
     ):
         await tx.execute(text(statement))

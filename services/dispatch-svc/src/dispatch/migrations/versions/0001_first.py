@@ -10,6 +10,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+FUNCTIONS = ("empty_subject_next()", "swap_subject()")
 TABLES = (
     "allowance",
     "audit_line",
@@ -629,6 +630,24 @@ CREATE TRIGGER append_only BEFORE UPDATE OR TRUNCATE ON audit_line FOR EACH STAT
 CREATE TRIGGER only_old_go BEFORE DELETE ON audit_line FOR EACH ROW WHEN (OLD.at > now() - interval '180 days')
     EXECUTE FUNCTION audit_line_is_append_only()
     """,
+    # The service's role owns no table: these two, and no other, change hands by the owner's right.
+    """
+CREATE FUNCTION empty_subject_next() RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp
+AS $$ BEGIN
+    TRUNCATE subject_next;
+END $$
+    """,
+    """
+CREATE FUNCTION swap_subject() RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp
+AS $$ BEGIN
+    ALTER TABLE subject RENAME TO subject_was;
+    ALTER INDEX subject_pk RENAME TO subject_was_pk;
+    ALTER TABLE subject_next RENAME TO subject;
+    ALTER INDEX subject_next_pk RENAME TO subject_pk;
+    ALTER TABLE subject_was RENAME TO subject_next;
+    ALTER INDEX subject_was_pk RENAME TO subject_next_pk;
+END $$
+    """,
 )
 
 
@@ -641,3 +660,5 @@ def downgrade() -> None:
     for table in TABLES:
         op.execute(f"DROP TABLE {table} CASCADE")
     op.execute("DROP FUNCTION audit_line_is_append_only()")
+    for function in FUNCTIONS:
+        op.execute(f"DROP FUNCTION {function}")
