@@ -23,7 +23,7 @@ PACKAGES := libs/common services/consent-svc services/campaign-svc services/disp
 SOURCES := libs services stack clients tests examples bench chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms reference manifests corpus likeness mutants fuzz schemathesis attack bench chaos kafka clean client wheels
+.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms licences sbom reference manifests corpus likeness mutants fuzz schemathesis attack bench chaos kafka clean client wheels
 
 ##@ Everyday
 help: ## List the targets
@@ -93,7 +93,7 @@ fuzz: install ## Fuzz inbound-svc for 10 minutes (FUZZ_SECONDS=n; T=tests/servic
 schemathesis: install ## Hold the four services against their OpenAPI documents, 10 minutes each (FUZZ_SECONDS=n): no 5xx, no undeclared answer
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) $(BIN)/pytest -q -s tests/service/common/test_fuzz.py tests/service/inbound/test_inbound_fuzz.py
 
-attack: install ## Attack inbound-svc for 10 minutes while STOPs come (ATTACK_SECONDS=n), and run the other attacks once
+attack: install ## Attack inbound-svc for 10 minutes while STOPs come and are enforced (ATTACK_SECONDS=n), forge tokens for every route, and run the other attacks once
 	ATTACK_SECONDS=$(or $(ATTACK_SECONDS),600) $(BIN)/pytest -q -s tests/attack
 
 corpus: install ## Compare the STOP classifier with the rules of Twilio, AWS, Mautic and Parcelvoy
@@ -158,6 +158,13 @@ rooms: install ## Regenerate the rooms of docs/architecture.md from the docstrin
 manifests: install ## Regenerate topics, users and alerts of deploy/k8s, and render its overlays (needs Go the first time)
 	test -x $(KUSTOMIZE) || GOBIN=$(dir $(KUSTOMIZE)) go install sigs.k8s.io/kustomize/kustomize/v5@v5.7.1
 	$(BIN)/python -m tests.contract.manifests $(KUSTOMIZE)
+
+licences: install ## Regenerate docs/licences.md from the packages of a service
+	$(BIN)/python -m tests.contract.licences
+
+sbom: install ## Write the bill of materials of a service's packages, with hashes (CycloneDX, dist/sbom.json)
+	mkdir -p dist
+	$(BIN)/cyclonedx-py requirements --output-reproducible --output-format JSON --output-file dist/sbom.json requirements/run.txt
 
 reference: install ## Regenerate docs/settings.md from the settings and docs/metrics.md from the metrics of the code
 	$(BIN)/python -m tests.contract.settings
