@@ -87,6 +87,15 @@ KEPT = (  # (service, data kept, reason)
         "that a text came, under the provider's id and the keyed hash",
         "the same text again is not kept again",
     ),
+    *(
+        (
+            service,
+            "which callers read or exported data of the person, or decided about the person, in the audit log, for a"
+            " year: the person by the id that the controller knows",
+            "accounts of who read personal data (RGPD art. 5(2), 32(1))",
+        )
+        for service in erasures.SERVICES
+    ),
 )
 
 KEPT_FOR_OTHERS = (  # of an erasure by one controller
