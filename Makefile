@@ -23,7 +23,7 @@ PACKAGES := libs/common services/consent-svc services/campaign-svc services/disp
 SOURCES := libs services stack clients tests examples bench chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms reference manifests traces alerts corpus likeness mutants fuzz attack bench chaos kafka clean client wheels schemathesis
+.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms reference manifests traces alerts corpus likeness mutants fuzz attack bench chaos kafka clean client wheels schemathesis licences sbom
 
 ##@ Everyday
 help: ## List the targets
@@ -96,7 +96,7 @@ fuzz: install ## Fuzz inbound-svc for 10 minutes (FUZZ_SECONDS=n; T=tests/servic
 schemathesis: install ## Hold the four services against their OpenAPI documents, 10 minutes each (FUZZ_SECONDS=n): no 5xx, no undeclared answer
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) $(BIN)/pytest -q -s tests/service/common/test_fuzz.py tests/service/inbound/test_inbound_fuzz.py
 
-attack: install ## Attack inbound-svc for 10 minutes while STOPs come (ATTACK_SECONDS=n), and run the other attacks once
+attack: install ## Attack inbound-svc for 10 minutes while STOPs come and are enforced (ATTACK_SECONDS=n), forge tokens for every route, and run the other attacks once
 	ATTACK_SECONDS=$(or $(ATTACK_SECONDS),600) $(BIN)/pytest -q -s tests/attack
 
 corpus: install ## Compare the STOP classifier with the rules of Twilio, AWS, Mautic and Parcelvoy
@@ -164,6 +164,13 @@ manifests: install ## Regenerate topics, users, alerts and dashboards of deploy/
 
 traces: install ## Draw the pictures of docs/traces.md anew, from the spans of a STOP and of a message
 	PLACET_TEST_DRAW=1 $(BIN)/pytest -q tests/service/common/test_traces.py
+
+licences: install ## Regenerate docs/licences.md from the packages of a service
+	$(BIN)/python -m tests.contract.licences
+
+sbom: install ## Write the bill of materials of a service's packages, with hashes (CycloneDX, dist/sbom.json)
+	mkdir -p dist
+	$(BIN)/cyclonedx-py requirements --output-reproducible --output-format JSON --output-file dist/sbom.json requirements/run.txt
 
 reference: install ## Regenerate docs/settings.md from the settings and docs/metrics.md from the metrics of the code
 	$(BIN)/python -m tests.contract.settings

@@ -310,3 +310,8 @@ def test_the_namespace_refuses_pods_that_ask_for_more() -> None:
     (namespace,) = documents(BASE / "namespace.yaml")
     assert namespace["metadata"]["name"] == kustomization()["namespace"]
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_each_service_takes_tokens_for_itself_alone() -> None:
+    audiences = {service: env_file(BASE / service / "settings.env")["PLACET_AUTH_AUDIENCE"] for service in SERVICES}
+    assert audiences == {service: f"placet-{service}" for service in SERVICES}

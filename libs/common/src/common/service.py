@@ -145,7 +145,7 @@ class Service(Generic[S]):
 class _Running:
     """The background work, for /readyz."""
 
-    audit: AuditWriter
+    audit: AuditWriter | None = None  # of the role api
     consumers: list[Consumer] = field(default_factory=list)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     topics_ready: bool = False
@@ -247,11 +247,12 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
         allowances=Allowances(Database(settings.database_url, pool_size=1, name=service.name)),
     )
     database.show_pool()
-    state = _Running(AuditWriter(database))
+    state = _Running()
     parts: list[Background] = []
     workers: list[Worker] = [held.allowances.worker()]
     subscriptions: list[Subscription] = []
     if "api" in settings.roles:
+        state.audit = AuditWriter(database)
         workers.append(Worker("audit", state.audit.run))
         if service.published:
             workers.append(Worker("relayed", held.relayed.run))
@@ -330,7 +331,8 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
         for part in parts:
             if part.close is not None:
                 await part.close()
-        await state.audit.close()
+        if state.audit is not None:
+            await state.audit.close()
         await held.allowances.close()
         await database.close()
 

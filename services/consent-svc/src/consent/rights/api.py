@@ -97,6 +97,15 @@ KEPT = (  # (service, data kept, reason)
         "what an organisation writes for everybody: texts of campaigns and templates, a sender's contact and answers",
         "nobody's data; a name, a label, a source or a reason that holds a phone number is refused",
     ),
+    *(
+        (
+            service,
+            "which callers read or exported data of the person, or decided about the person, in the audit log, for a"
+            " year: the person by the id that the controller knows",
+            "accounts of who read personal data (RGPD art. 5(2), 32(1))",
+        )
+        for service in erasures.SERVICES
+    ),
 )
 
 KEPT_FOR_OTHERS = (  # of an erasure by one controller
