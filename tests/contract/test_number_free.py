@@ -9,10 +9,11 @@ from campaign.api.bodies import Audience, NewCampaign
 from campaign.audience.api import NewSegment
 from campaign.audience.attribute import Kind
 from campaign.audience.contacts import Name, NewContact
-from campaign.audience.contacts_file import WrongColumns, check
+from campaign.audience.contacts_file import check
 from campaign.audience.segment_language import SegmentRefused, parse
 from campaign.templates.api import FieldBody, NewTemplate
 from campaign.webhooks.bodies import NewWebhook, WebhookChange
+from common.files.refused import WrongColumns
 from common.web.fields import Slug
 from consent.bodies import EvidenceBody
 from consent.imports.upload import Terms
