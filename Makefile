@@ -82,7 +82,7 @@ unit property contract conformance service e2e: install $(SMSC)/installed ## Run
 
 operators: install $(SMSC)/installed ## Run Placet behind gateways that others wrote, Kannel and SMPP servers (MESSAGES=2000 RUNS=10: long; SMPP_MESSAGES=1000: with chaos; T=path narrows)
 	PLACET_OPERATORS_MESSAGES=$(or $(MESSAGES),80) PLACET_OPERATORS_RUNS=$(or $(RUNS),1) \
-		$(BIN)/pytest --log-cli-level=INFO --durations=10 $(or $(T),tests/operators $(if $(SMPP_MESSAGES),,--ignore=tests/operators/test_smpp_chaos.py))
+		$(BIN)/pytest --log-cli-level=INFO --durations=10 $(or $(T),tests/operators $(if $(SMPP_MESSAGES),,--ignore-glob=tests/operators/test_smpp_*))
 
 alerts: install ## Check the alert rules and evaluate them near their thresholds (promtool: Debian's package prometheus)
 	$(BIN)/pytest -q tests/alerts
