@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -52,6 +53,22 @@ def test_without_the_setting_nothing_is_made() -> None:
     assert NO_PUBLICATIONS.context("topic", DROPPED, datetime.now(UTC)) == DROPPED
     assert tracing.processing("dispatch.x", "topic", events) is NOTHING
     assert traceparent() == KEPT
+
+
+def test_without_the_setting_a_message_allocates_nothing() -> None:
+    submits, now = [Submit(str(MESSAGE))], datetime.now(UTC)
+    publications = tracing.publications("dispatch")
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(1000):
+            publications.context("topic", KEPT, now)
+            tracing.submitting("dispatch", "main", submits)
+            tracing.mark("dispatch", "opt-outs enforced", 1)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most - before < 1000, "bytes: less than one for each message"
 
 
 def test_without_the_setting_no_service_imports_the_sdk() -> None:
@@ -117,12 +134,17 @@ def test_an_attribute_that_is_not_on_the_list_is_refused(exported: InMemorySpanE
     assert len(exported.get_finished_spans()) == 1
 
 
-def test_a_batch_is_one_span_in_the_first_trace_kept_with_links_to_the_others(exported: InMemorySpanExporter) -> None:
+def test_a_batch_is_a_span_in_the_first_trace_kept_with_links_to_and_from_the_others(
+    exported: InMemorySpanExporter,
+) -> None:
     other = KEPT.replace("a", "c")
     batch = [Event(None), Event(DROPPED), Event(KEPT), Event(KEPT), Event("0639980001"), Event(other)]
     tracing.processing("consent.inbound", "inbound.messages.v1", batch).end()
-    (kept,) = exported.get_finished_spans()
-    assert kept.name == "process inbound.messages.v1"
+    kept, of_other = exported.get_finished_spans()
+    assert kept.name == of_other.name == "process inbound.messages.v1"
+    assert of_other.context is not None
+    assert [context(of_other).split("-")[1]] == [other.split("-")[1]]
+    assert [link.context.span_id for link in of_other.links] == [kept.context and kept.context.span_id]
     assert kept.parent is not None
     assert f"{kept.parent.trace_id:032x}" == KEPT.split("-")[1]
     assert [f"{link.context.trace_id:032x}" for link in kept.links] == [other.split("-")[1]]
@@ -133,8 +155,8 @@ def test_a_batch_is_one_span_in_the_first_trace_kept_with_links_to_the_others(ex
 def test_a_batch_of_thousands_has_few_links(exported: InMemorySpanExporter) -> None:
     batch = [Event(f"00-{n:018x}{n:014x}-{'1' * 16}-01") for n in range(1, 2000)]
     tracing.processing("consent.inbound", "inbound.messages.v1", batch).end()
-    (kept,) = exported.get_finished_spans()
-    assert len(kept.links) == tracing.LINKS
+    kept, *of_others = exported.get_finished_spans()
+    assert len(kept.links) == len(of_others) == tracing.LINKS
 
 
 def test_a_batch_that_is_rolled_back_leaves_no_span(exported: InMemorySpanExporter) -> None:

@@ -1,7 +1,8 @@
 """Trace requests, events and submits by OpenTelemetry, where PLACET_TRACES_URL is set.
 
 Without the setting each function returns a shared object that does nothing, and the SDK is never imported. A batch of
-events has one span, with a link to each further trace in the batch. A batch that is rolled back leaves no span.
+events has one span, and one in each further trace that is kept, at most LINKS, with links between them. A batch that is
+rolled back leaves no span.
 
 A message has a trace of its own, whose id is the message id: accepted, submitted, its DLR matched, with links to the
 traces that brought each step. Hours may lie between two steps, and no table keeps a trace.
@@ -266,18 +267,22 @@ def _keeps(on: _Tracing, parent: str) -> bool:
 
 
 class _Several(Span):
-    """The spans of one submit, in several traces. None is current: a gateway continues no trace of ours."""
+    """The spans of one submit or batch, in several traces. `with` makes none current: a gateway continues no trace."""
 
     __slots__ = ("_spans",)
 
     def __init__(self, spans: Sequence[_Kept]) -> None:
         self._spans = spans
 
+    def end(self) -> None:
+        for span in self._spans:
+            span.end()
+
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for span in self._spans:
             if kind is not None:
                 span.failed(kind.__name__)
-            span.end()
+        self.end()
 
 
 _on: _Tracing | None = None
@@ -318,7 +323,8 @@ def request(service: str, method: str, *, continues: bool) -> Span:
 def processing(group: str, topic: str, batch: Sequence[Traced]) -> Span:
     """Continue the trace of a batch, and return its begun span, which stays current: the work after the commit is its.
 
-    The trace is the first that is kept, and the span links to the others that are.
+    The trace is the first that is kept. The span links to the others that are, and each of them has a span with a link
+    back: what the batch leads to is found from every trace.
     """
     if _on is None:
         continue_trace(batch[0].traceparent)
@@ -337,9 +343,13 @@ def processing(group: str, topic: str, batch: Sequence[Traced]) -> Span:
         "messaging.batch.message_count": len(batch),
     }
     service, name = group.partition(".")[0], f"process {topic}"
-    span = _on.begun(service, name, SpanKind.CONSUMER, parent if continues else None, attributes, others[:LINKS])
+    parent, linked = parent if continues else None, others[:LINKS]
+    span = _on.begun(service, name, SpanKind.CONSUMER, parent, attributes, linked)
     enter_span(span.context)
-    return span
+    if not linked:
+        return span
+    of_others = [_on.begun(service, name, SpanKind.CONSUMER, other, attributes, [span.context]) for other in linked]
+    return _Several([span, *of_others])
 
 
 def publications(service: str) -> Publications:
