@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import httpx
+import phonenumbers
 import pytest
 from prometheus_client import REGISTRY
 
@@ -16,7 +17,7 @@ from common.contracts.inbound import MessageReceived
 from inbound.service import Settings, build
 from tests.operators import signed
 from tests.service.inbound.published import published
-from tests.support.builders import now, number, sender_changed, subject
+from tests.support.builders import now, number, sender_changed, subject, subject_keys
 from tests.support.publish import all_read, publish
 from tests.support.running import Surroundings, bearer, running
 
@@ -251,3 +252,21 @@ async def test_a_stop_to_a_code_that_no_sender_has_waits_for_a_person(
         ("unknown", "stop", True, 0),
         ("unknown", "stop", True, 1),
     ]
+
+
+async def test_a_number_without_a_country_code_is_of_the_accounts_country(surroundings: Surroundings) -> None:
+    """Read as French, a Spaniard's STOP would have been a French stranger's."""
+    example = phonenumbers.example_number_for_type("ES", phonenumbers.PhoneNumberType.MOBILE)
+    assert example is not None
+    at_home = phonenumbers.format_number(example, phonenumbers.PhoneNumberFormat.NATIONAL)
+    spanish = phonenumbers.format_number(example, phonenumbers.PhoneNumberFormat.E164)
+    async with inbound(surroundings, country="ES") as service:
+        for mo, sender in (("mo-1", at_home), ("mo-2", spanish), ("mo-3", spanish.removeprefix("+"))):
+            message = {"id": mo, "from": sender, "to": "36111", "text": "STOP", "sent_at": now().isoformat()}
+            raw = json.dumps(message).encode()
+            answer = await service.client.post(MESSAGES, content=raw, headers=signed(raw, SECRET, now()))
+            assert answer.status_code == 200
+        told = await service.messages()
+        assert {each.subject_id for each in told} == {subject_keys.subject_id(spanish)}
+        assert {each.intent for each in told} == {"stop"}
+        assert len(told) == 3

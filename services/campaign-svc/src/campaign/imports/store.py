@@ -195,7 +195,7 @@ async def find_import(tx: AsyncConnection, import_id: str) -> Mapping[str, Any] 
 
 
 _IMPORT = (
-    "SELECT import_id, sender_id, created_at, fingerprint, lines, created, updated, duplicates, refused,"
+    "SELECT import_id, sender_id, country, created_at, fingerprint, lines, created, updated, duplicates, refused,"
     " reasons::text AS reasons, read_as::text AS read_as, bytes, received_bytes, pieces, complete, line,"
     " finished, attempts, failed FROM contact_import"
 )
