@@ -127,7 +127,7 @@ def test_offers_by_e_mail_and_dates_of_registration_are_no_consent() -> None:
 
 def test_a_title_means_one_thing_in_a_kind_of_file() -> None:
     for kind in ("consents", "suppressions", "contacts", "provider_list"):
-        assert all(columns.plain(title) == title for title in columns.titles_of(kind))  # type: ignore[arg-type]
+        assert all(columns.plain(title) == title for title in columns.titles_of(kind))
     assert columns.titles_of("suppressions")["consent_date"] is Meaning.OF_NO_USE
     assert columns.titles_of("consents")["unsubscribed_at"] is Meaning.OPTED_OUT_AT
 
