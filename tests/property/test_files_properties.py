@@ -41,8 +41,10 @@ def read_back(body: bytes, step: int) -> tuple[list[str], list[list[str]], list[
 
 
 def written(rows: list[list[str]], delimiter: str, line_end: str, *, all_quoted: bool) -> str:
+    separators = delimiter if len(rows[0]) > 1 else cutting.DELIMITERS  # of one column no header tells the separator
+
     def cell(value: str) -> str:
-        quoted = all_quoted or any(sign in value for sign in (delimiter, '"', "\n", "\r"))
+        quoted = all_quoted or any(sign in value for sign in (*separators, '"', "\n", "\r"))
         return '"' + value.replace('"', '""') + '"' if quoted else value
 
     return "".join(delimiter.join(map(cell, row)) + line_end for row in rows)

@@ -731,7 +731,7 @@ async def test_what_cannot_be_imported_is_refused_with_the_field_and_the_reason(
 @each_of(
     ("file", "reason"),
     [
-        (b"number,birthday\n0639980001,\n", "unknown_column"),
+        (b"number,pointure\n0639980001,\n", "unknown_column"),
         (b"0639980001\n0639980002\n", "unknown_column"),
         ("number,actor\n0639980001,Zoé\n".encode() + "0639980002,Zoé\n".encode("latin-1"), "charset"),
         (b"number,actor\n0639980001,S\xa8n\n", "charset_unclear"),
