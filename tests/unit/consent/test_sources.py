@@ -20,6 +20,7 @@ CLASSES = {
     "provider_list": PERSON,
     "preference_page": PERSON,
     "stop_link": PERSON,
+    "restore": PERSON,
     "sender_list": CALLER,
     "rectification": CALLER,
     "double_opt_in": NO_OPT_OUT,

@@ -32,8 +32,10 @@ CLOCK_SKEW = timedelta(minutes=1)  # how far a caller's clock may run ahead
 LAST_INSTANT = timedelta(microseconds=999_999)  # of a second
 RECTIFICATION = "rectification"  # the source of evidence that corrects
 # No caller may write these sources (`consent.bodies.Source`). An unreadable MO may be a STOP. A DLR and a provider's
-# list report that the person stopped with the operator.
-PERSONS_STOPS = frozenset({"mo", "unreadable_mo", "preference_page", "stop_link", "receipt", "provider_list"})
+# list report that the person stopped with the operator. An erasure that a restore lost may be the person's wish.
+PERSONS_STOPS = frozenset(
+    {"mo", "unreadable_mo", "preference_page", "stop_link", "receipt", "provider_list", "restore"}
+)
 PERSONS_OPT_INS = frozenset({"mo", "preference_page", "double_opt_in"})
 
 
