@@ -146,18 +146,18 @@ async def test_every_stop_is_acknowledged_and_enforced_under_attack(surroundings
     async with Supervisor(tmp_path) as supervisor, operator() as op, key_set(hangs=True) as issuer:
         more: dict[str, dict[str, object]] = {
             "consent": {"port": free_port()},
-            "dispatch": {
-                "port": free_port(),
-                "gateway_url": op.url,
-                "gateway_token": TOKEN,
-                "hours": "demonstration",
-                "auth_jwks_url": issuer.url,
-            },
             "inbound": {
                 "port": port,
                 "health_port": health,
                 "provider_accounts": accounts,
                 "publish_timeout_s": 30.0,
+                "auth_jwks_url": issuer.url,
+            },
+            "dispatch": {  # ready once consents are fresh, which takes the other two
+                "port": free_port(),
+                "gateway_url": op.url,
+                "gateway_token": TOKEN,
+                "hours": "demonstration",
                 "auth_jwks_url": issuer.url,
             },
         }

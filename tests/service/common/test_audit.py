@@ -82,6 +82,8 @@ async def test_each_kind_of_call_has_a_line(service: httpx.AsyncClient) -> None:
         assert (await service.request(method, path, json=body)).status_code < 300, path
     found = [(line["method"], line["kind"]) for line in await lines(service)]
     assert found == [(method, kind) for method, _, _, kind in asked]
+    assert (await service.head("/v1/opt-outs?sender_id=acme")).status_code == 200
+    assert [line["method"] for line in await lines(service, "&kind=read")] == ["GET", "GET", "HEAD"]
 
 
 async def test_a_write_has_no_line_and_no_statement_of_the_log(service: httpx.AsyncClient) -> None:

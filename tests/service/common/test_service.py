@@ -336,6 +336,14 @@ async def test_no_cache_keeps_an_answer_and_no_browser_guesses_its_type(client: 
         assert (told["cache-control"], told["x-content-type-options"]) == ("no-store", "nosniff"), path
 
 
+async def test_a_slash_too_many_redirects_nowhere(client: httpx.AsyncClient) -> None:
+    """A redirect would name the host that the caller named, and no document declares one."""
+    for path in ("/v1/lines/", "/v1/things/moon/"):
+        answer = await client.get(path, headers={"Host": "evil.example"})
+        assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found"), path
+        assert "location" not in answer.headers
+
+
 async def test_health_is_asked_by_head_in_every_role(surroundings: Surroundings) -> None:
     settings = ServiceSettings(**await surroundings.settings("dispatch", roles="relay"))
     async with running(Service(name="dispatch", settings=settings, metadata=new_metadata())) as client:

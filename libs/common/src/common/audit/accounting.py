@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.audit.line import ALLOWED, Line
-from common.audit.operations import WRITTEN
+from common.audit.operations import POLLED, WRITTEN
 from common.audit.watching import Alarm, Watch
 from common.audit.writer import AuditWriter
 from common.telemetry import counter, masked, trace_id
@@ -68,6 +68,8 @@ class Accounting:
         kind = WRITTEN.get(route.operation_id or "")
         refused = status in REFUSALS
         if not refused and (kind is None or status >= 400):
+            return
+        if not refused and route.operation_id in POLLED and not shown.ids:
             return
         writer: AuditWriter = scope["state"]["audit"]
         now, account = datetime.now(UTC), by.caller.account

@@ -43,6 +43,7 @@ READS = (
     "text_audits.list",
     "webhooks.list_deliveries",
 )
+POLLED = frozenset(("events.list",))  # without a line where the answer shows nobody
 EXPORTS = (
     "audit.export",
     "consent_imports.get_verdicts",
