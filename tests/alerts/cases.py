@@ -228,9 +228,10 @@ class Budget:
 def _phased(phases: Sequence[tuple[int, float]]) -> str:
     """Return a counter that rises by so much for each sample of each phase."""
     parts, reached = [], 0.0
-    for many, by in phases:
+    for many, each in phases:
+        by = round(each, 9)
         parts.append(f"{reached + by:.9f}+{by:.9f}x{many - 1}")
-        reached += by * many
+        reached += by * many + 1e-6  # promtool adds up floats, and a counter that falls at all has begun anew
     return " ".join(parts)
 
 
