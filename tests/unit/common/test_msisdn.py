@@ -279,6 +279,14 @@ def test_a_mobile_at_home_is_no_other_country_s_for_being_a_fixed_line_there() -
     assert refused.value.reason is NumberProblem.AMBIGUOUS
 
 
+@pytest.mark.parametrize("country", ["BE", "DE", "ES", "GB", "NC", "PF", "US", "WF"])
+def test_no_other_country_reads_a_french_writing_as_french(country: str) -> None:
+    for written in ("0639981234", "06 39 98 12 34"):
+        with pytest.raises(NumberRefused):
+            parse(written, countries=(country,), fictional=True)
+        assert "+33639981234" not in readings(written, countries=(country,), fictional=True)
+
+
 def test_a_country_without_a_plan_reads_international_forms_alone() -> None:
     assert parse("+33 6 39 98 12 34", countries=("IT", "FR"), fictional=True).e164 == "+33639981234"
     with pytest.raises(NumberRefused) as refused:

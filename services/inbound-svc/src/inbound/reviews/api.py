@@ -99,7 +99,10 @@ class DecisionsBody(DecisionBody):
     )
 
     mo_ids: list[Annotated[str, Field(min_length=1, max_length=100)]] = Field(
-        min_length=1, max_length=DECIDED_AT_ONCE, description="The texts, by MO, each once."
+        min_length=1,
+        max_length=DECIDED_AT_ONCE,
+        examples=[["0b5f7e9a-6a42-4c8e-9a3e-52d1c2b4a601"]],
+        description="The texts, by MO, each once.",
     )
 
     @field_validator("mo_ids")
