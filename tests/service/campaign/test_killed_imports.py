@@ -27,7 +27,7 @@ async def test_who_is_killed_between_two_checkpoints_is_followed_and_no_line_cou
     assert (await patched(campaigns.client, f"/v1/{path}", body, 0)).status_code == 204
     assert (await campaigns.get(path))["status"] == "recording"
     before, behind = Point("before", RECORDED), Point("committed", RECORDED)
-    for point, line in ((before, 0), (behind, 20_001), (before, 20_001)):
+    for point, line in ((before, 0), (behind, 21_000), (before, 21_000)):
         process = await start(build, settings, point)
         assert await ended(process, WITHIN_S) == -signal.SIGKILL
         found = await campaigns.get(path)
