@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from fastapi.routing import APIRoute
 
+from common.audit import api as audit
 from common.kafka import dead_letters
 from common.web.auth import required_of
 from consent import calls
@@ -24,6 +25,8 @@ OPEN = {  # the answer is for all, or an operator of a network calls
     "OPTIONS /v1/imports",
 }
 ELSEWHERE = {
+    "GET /v1/audit",  # a line is of an organisation: `common.audit.api._readable`
+    "GET /v1/audit.jsonl",
     "POST /v1/consents",  # `consent.api._record_together`, many calls at once
     "POST /v1/opt-outs",
     "POST /v1/senders",  # the sender is new: `may_name`, and the registry's owners
@@ -33,7 +36,7 @@ SERVICES = ("consent", "campaign", "dispatch", "inbound")
 
 
 def routes(service: str) -> list[APIRoute]:
-    routers = (*built(service).routers, dead_letters.router)
+    routers = (*built(service).routers, dead_letters.router, audit.router)
     return [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
 
 

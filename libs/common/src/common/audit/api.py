@@ -75,31 +75,33 @@ OfKind = Annotated[Kind | None, Query(description="Only calls of this kind.")]
 From = Annotated[AwareDatetime | None, Query(description="Only calls since this instant.")]
 
 
-async def _asked(
-    caller: Reads,
-    of: OfCaller = None,
-    subject_id: OfPerson = None,
-    kind: OfKind = None,
-    since: From = None,
-) -> Asked:
+async def _filters(of: OfCaller = None, subject_id: OfPerson = None, kind: OfKind = None, since: From = None) -> Asked:
+    """Return the lines asked for, of every organisation."""
+    return Asked(None, of, subject_id, kind, since)
+
+
+Filters = Annotated[Asked, Depends(_filters)]
+
+
+def _readable(caller: Caller, asked: Asked) -> Asked:
     """Return the lines asked for, as far as the caller may read. Raises Forbidden."""
     if not caller.for_every_sender:
         raise Forbidden(
             "a line is of an organisation: only a token for every sender may read the audit log",
             reasons=[Reason("senders", "not_for_every_sender")],
         )
-    return Asked(None if caller.everywhere else caller.organisation, of, subject_id, kind, since)
-
-
-Lines = Annotated[Asked, Depends(_asked)]
+    return asked._replace(organisation=None if caller.everywhere else caller.organisation)
 
 
 @router.get("/audit", operation_id="audit.list")
-async def list_audit(database: Held, asked: Lines, cursor: Cursor = None, limit: Limit = LIMIT) -> Page[AuditLine]:
+async def list_audit(
+    database: Held, caller: Reads, filters: Filters, cursor: Cursor = None, limit: Limit = LIMIT
+) -> Page[AuditLine]:
     """List the calls about people, the oldest first: who read, exported, decided, and who was refused.
 
     An organisation sees its own callers. The platform's operator sees all, and can check the chain.
     """
+    asked = _readable(caller, filters)
     async with database.begin() as tx:
         found = await store.page(tx, asked, position(cursor, int) or 0, limit)
     items = [_told(kept, asked) for kept in found]
@@ -112,9 +114,9 @@ async def list_audit(database: Held, asked: Lines, cursor: Cursor = None, limit:
     response_class=Streamed,
     responses={200: {"content": {LINES: {"schema": {"type": "string"}, "example": "{}\n"}}}},
 )
-async def export_audit(database: Held, asked: Lines) -> Streamed:
+async def export_audit(database: Held, caller: Reads, filters: Filters) -> Streamed:
     """Export the calls about people as JSON lines, the oldest first, each as `GET /v1/audit` has it."""
-    return Streamed(_file(database, asked), media_type=LINES)
+    return Streamed(_file(database, _readable(caller, filters)), media_type=LINES)
 
 
 async def _file(database: Database, asked: Asked) -> AsyncIterator[bytes]:
