@@ -390,6 +390,19 @@ DASHBOARDS = (
             ),
             Panel("Reviews decided", "By intent.", "cps", rates("sms_inbound_reviews_decided_total", "intent")),
             Panel(
+                "Reviews overdue",
+                "How far beyond its term the oldest open review of a concern is.",
+                "s",
+                worst("sms_inbound_review_overdue_seconds"),
+                3600,
+            ),
+            Panel(
+                "Alarms of the audit log",
+                "Scans of numbers and refusals of one caller; lines lost, of which there are none.",
+                "cps",
+                rates("sms_audit_alarms_total", "alarm") | {"sum(rate(sms_audit_lost_lines_total[5m]))": "lines lost"},
+            ),
+            Panel(
                 "Evidence",
                 "Offered to the ledger, by kind and verdict.",
                 "cps",

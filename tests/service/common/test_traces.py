@@ -112,7 +112,7 @@ async def test_a_message_is_traced_from_the_request_to_its_dlr(surroundings: Sur
 async def test_a_process_sends_its_spans_to_the_collector_of_its_settings_before_it_ends(
     surroundings: Surroundings,
 ) -> None:
-    async with collecting() as collector, httpx.AsyncClient() as http:
+    async with collecting() as collector, httpx.AsyncClient(timeout=60.0) as http:
         port = free_port()
         told = {"provider_accounts": ACCOUNTS, "roles": "api", "port": port, "traces_url": collector.url}
         settings = await surroundings.settings("inbound", **told)

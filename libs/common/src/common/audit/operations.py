@@ -36,7 +36,7 @@ READS = (
     "reports.to_stopped",
     "retroactive_messages.list",
     "reviews.list",
-    "reviews.list_proposals",
+    "reviews.propose_lines",
     "statistics.trace",
     "subjects.lookup",
     "test_sends.list",

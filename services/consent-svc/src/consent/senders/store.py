@@ -344,17 +344,13 @@ async def put_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> None
 
 
 async def add_sender_version(tx: AsyncConnection, sender: Sender, now: datetime) -> None:
+    content = msgspec.json.encode(sender).decode()
     await tx.execute(
         text(
             "INSERT INTO sender_version (sender_id, version, content, in_force_from)"
             " VALUES (:sender_id, :version, CAST(:content AS jsonb), :now)"
         ),
-        {
-            "sender_id": sender.sender_id,
-            "version": sender.version,
-            "content": msgspec.json.encode(sender).decode(),
-            "now": now,
-        },
+        {"sender_id": sender.sender_id, "version": sender.version, "content": content, "now": now},
     )
 
 
@@ -528,14 +524,7 @@ async def begin_rule(
             "INSERT INTO reopening_rule (rule_id, sender_id, purpose, begun_by, begun_at, reason)"
             f" VALUES (:rule_id, :sender_id, :purpose, :actor, :now, :reason) RETURNING {_RULE}"
         ),
-        {
-            "rule_id": rule_id,
-            "sender_id": sender_id,
-            "purpose": purpose,
-            "actor": actor,
-            "now": now,
-            "reason": reason,
-        },
+        {"rule_id": rule_id, "sender_id": sender_id, "purpose": purpose, "actor": actor, "now": now, "reason": reason},
     )
     return ReopeningRule(**rows.one()._mapping)
 
