@@ -26,6 +26,7 @@ OTHERS = (
     "audit/invariants",
     "audit/replay",
     "gateways/by_smpp/leases",
+    "gateways/by_smpp/names",
     "projection/checksum",
     "projection/freshness",
     "projection/rebuild",
