@@ -8,7 +8,7 @@ import phonenumbers
 import pytest
 
 from tests.service.consent.test_consent_api import SENDER, consent, lookup, opt_out, reasons
-from tests.service.consent.test_imports import AT, consent_svc, imported, recording, suppressions, terms
+from tests.service.consent.test_imports import AT, consent_svc, imported, recording, suppressions, terms, verdicts
 from tests.support.running import Surroundings
 from tests.unit.common.test_msisdn import EITHER
 
@@ -99,7 +99,7 @@ async def test_a_files_numbers_are_of_the_sender_of_the_file_or_of_the_line(serv
 
     lines = f"number,occurred_at,country\n{AT_HOME},{AT},\n{AT_HOME},{AT},ES\n"
     found = await imported(service, terms(sender_id="both", purpose="promotions"), lines)
-    assert (found["created"], found["reasons"]) == (1, {"ambiguous": 1})
+    assert await verdicts(service, found["import_id"]) == ["2,refused,ambiguous", "3,created,"]
     assert await _states(service, "both") == {FRENCH: None, SPANISH: "opted_in"}
 
     whole = terms(sender_id="acme", purpose="promotions", country="ES")
