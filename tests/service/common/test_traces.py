@@ -21,7 +21,7 @@ from tests.operators import signed
 from tests.service.common.traces import Collector, Kept, collecting, drawn, follows, steps_shown
 from tests.service.rights.four import ACCOUNTS, SECRET, SERVICES, Four, four, published
 from tests.support.builders import STOP_CODE, now, number, subject
-from tests.support.eventually import answered, eventually
+from tests.support.eventually import WITHIN_S, answered, eventually
 from tests.support.running import Surroundings, environment
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -112,7 +112,7 @@ async def test_a_message_is_traced_from_the_request_to_its_dlr(surroundings: Sur
 async def test_a_process_sends_its_spans_to_the_collector_of_its_settings_before_it_ends(
     surroundings: Surroundings,
 ) -> None:
-    async with collecting() as collector, httpx.AsyncClient(timeout=60.0) as http:
+    async with collecting() as collector, httpx.AsyncClient(timeout=WITHIN_S) as http:
         port = free_port()
         told = {"provider_accounts": ACCOUNTS, "roles": "api", "port": port, "traces_url": collector.url}
         settings = await surroundings.settings("inbound", **told)

@@ -50,7 +50,7 @@ ATTRIBUTES = frozenset(
     )
 )
 LINKS = 64  # of a batch
-EXPORTED_WITHIN_S = 5
+EXPORTED_WITHIN_S = 10
 IDS = 1 << 56
 
 
