@@ -18,7 +18,7 @@ SCOPES = (
     " message:send:free_text message:send:override template:read template:write template:approve"
     " message:read message:write review:read review:write"
     " erasure:read erasure:write copy:read copy:write rectification:read rectification:write"
-    " dead-letter:read dead-letter:write event:read webhook:read webhook:write platform:admin"
+    " dead-letter:read dead-letter:write event:read webhook:read webhook:write audit:read platform:admin"
 )
 ONE_DAY_S = 86_400
 

@@ -34,7 +34,9 @@ ACME = Sender(
 
 
 def mo(provider: str, text: str, came: datetime, sent_at: datetime | None = None) -> MessageReceived:
-    held: Any = SimpleNamespace(field_keys=field_keys, subject_keys=subject_keys)
+    held: Any = SimpleNamespace(
+        field_keys=field_keys, subject_keys=subject_keys, settings=SimpleNamespace(country="FR")
+    )
     said = Message(text + str(came), number(1), "36111", text, sent_at)
     does = PROVIDERS[provider].capabilities
     event = message_entry(held, Origin(provider, "main", "messages"), said, came, retries_for=does.retries_for).event
