@@ -85,7 +85,7 @@ operators: install $(SMSC)/installed ## Run Placet behind gateways that others w
 		$(BIN)/pytest --log-cli-level=INFO --durations=10 $(or $(T),tests/operators $(if $(SMPP_MESSAGES),,--ignore-glob=tests/operators/test_smpp_*))
 
 alerts: install ## Check the alert rules and evaluate them near their thresholds (promtool: Debian's package prometheus)
-	$(BIN)/pytest -q tests/alerts
+	$(BIN)/pytest -q --timeout=900 tests/alerts
 
 mutants: install ## Apply small faults, one at a time, that the tests must catch (M=part of a name)
 	$(BIN)/python -m tests.mutants $(M)
