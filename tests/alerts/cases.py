@@ -91,8 +91,12 @@ def _simple() -> Iterator[Case]:
         ("TemplateVersionReused", "sms_dispatch_template_versions_reused_total", 60),
         ("AdvertisingOverridden", 'sms_dispatch_texts_total{result="overridden"}', 60),
         ("OwnWordsNotSent", "sms_consent_own_words_not_sent_total", 60),
+        ("AuditLinesLost", "sms_audit_lost_lines_total", 60),
+        ("PeopleScanned", 'sms_audit_alarms_total{alarm="scan"}', 60),
+        ("CallerRefused", 'sms_audit_alarms_total{alarm="refusals"}', 60),
     ):
         yield from near(alert, S(selector, 1, 0, minutes))
+    yield from near("ReviewLate", S('sms_inbound_review_overdue_seconds{concern="doubt"}', 1, 0))
     yield from quiet("LimitReached", "calls", S('sms_limits_refused_total{rule="token.calls"}', 0, 9, 60))
     refused = 'sms_inbound_callbacks_total{provider="p",result="%s"}'
     yield from near(
