@@ -97,7 +97,7 @@ async def test_a_files_numbers_are_of_the_sender_of_the_file_or_of_the_line(serv
     assert found["created"] == 1
     assert await _states(service, "iberia-shop") == {FRENCH: None, SPANISH: "opted_in"}
 
-    lines = f"number,occurred_at,country\n{AT_HOME},{AT},\n{AT_HOME},{AT},ES\n"
+    lines = f"number,occurred_at,number_country\n{AT_HOME},{AT},\n{AT_HOME},{AT},ES\n"
     found = await imported(service, terms(sender_id="both", purpose="promotions"), lines)
     assert await verdicts(service, found["import_id"]) == ["2,refused,ambiguous", "3,created,"]
     assert await _states(service, "both") == {FRENCH: None, SPANISH: "opted_in"}

@@ -28,6 +28,7 @@ class Meaning(StrEnum):
     NUMBER = "number"
     OTHER_NUMBER = "other_number"
     SUBJECT_ID = "subject_id"
+    COUNTRY = "country"
     KIND = "kind"
     ACCEPTS_SMS = "accepts_sms"
     PURPOSE = "purpose"
@@ -97,6 +98,8 @@ _ACCEPTS_SMS = (
 
 _EVIDENCE: Mapping[Meaning, Sequence[str]] = {
     Meaning.SUBJECT_ID: ("subject_id",),
+    # by whose plan the number is written; a column `country` of a shop is of an address, and names no plan
+    Meaning.COUNTRY: ("number_country", "country_of_number", "pays_du_numero"),
     Meaning.KIND: ("kind", "sens", "opt_in_ou_opt_out"),
     Meaning.ACCEPTS_SMS: _ACCEPTS_SMS,
     Meaning.PURPOSE: ("purpose", "finalite"),

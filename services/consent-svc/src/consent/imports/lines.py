@@ -44,6 +44,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 COLUMNS = Line.__struct_fields__
+TITLES = tuple("number_country" if name == "country" else name for name in COLUMNS)
 # Columns of a table that are no field of a line, and speak for or against the line
 _BESIDE = (Meaning.ACCEPTS_SMS.value, Meaning.OPTED_OUT_AT.value)
 _KINDS = {
@@ -109,7 +110,7 @@ def check_columns(taken: Sequence[Taken], *, ignore_others: bool) -> None:
         places = ", ".join(map(str, unknown[:10]))
         raise WrongColumns(
             "unknown_column",
-            f"the titles of these columns are not known: {places}. Rename a column to one of {', '.join(COLUMNS)},"
+            f"the titles of these columns are not known: {places}. Rename a column to one of {', '.join(TITLES)},"
             ' or set `other_columns` to "ignore"',
         )
     if not {Meaning.NUMBER, Meaning.SUBJECT_ID} & {each.meaning for each in taken}:
