@@ -84,8 +84,8 @@ operators: install $(SMSC)/installed ## Run Placet behind gateways that others w
 	PLACET_OPERATORS_MESSAGES=$(or $(MESSAGES),80) PLACET_OPERATORS_RUNS=$(or $(RUNS),1) \
 		$(BIN)/pytest --log-cli-level=INFO --durations=10 $(or $(T),tests/operators $(if $(SMPP_MESSAGES),,--ignore-glob=tests/operators/test_smpp_*))
 
-alerts: install ## Check the alert rules and evaluate them near their thresholds (promtool: Debian's package prometheus)
-	$(BIN)/pytest -q --timeout=900 tests/alerts
+alerts: install ## Evaluate the alert rules near their thresholds, and with each moved (promtool: Debian's prometheus; K="not moves")
+	$(BIN)/pytest -q --timeout=900 $(if $(K),-k "$(K)") tests/alerts
 
 mutants: install ## Apply small faults, one at a time, that the tests must catch (M=part of a name)
 	$(BIN)/python -m tests.mutants $(M)

@@ -122,8 +122,9 @@ def _template_of(t: Things) -> dict[str, Any]:
 CONTENT = {"text": "Colis {parcel} en route.", "fields": [{"name": "parcel", "max_chars": 12}]}
 UPLOAD = {**TUS, **OCTETS, "Upload-Offset": "0"}
 OF_ALL: Mapping[str, Operation] = {  # of every service
-    "GET /v1/audit": Operation(nothing),
-    "GET /v1/audit.jsonl": Operation(nothing),
+    # of one kind: the lines of these calls themselves come meanwhile
+    "GET /v1/audit": Operation(lambda t: [Ask(query={"subject_id": t.subject_id, "kind": "proof"})]),
+    "GET /v1/audit.jsonl": Operation(lambda t: [Ask(query={"subject_id": t.subject_id, "kind": "proof"})]),
     "GET /v1/dead-letters": Operation(nothing, platform=True),
     "POST /v1/dead-letters/{letter_id}/{decision}": Operation(
         lambda t: [Ask(path={"letter_id": t.letter_id, "decision": each}) for each in ("discard", "replay")],
