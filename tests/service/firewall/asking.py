@@ -161,8 +161,7 @@ def statements_seen() -> Iterator[None]:
 def _note(statement: str) -> None:
     # the driver's own, when a connection meets a type for the first time
     of_driver = "typeinfo" in statement or "current_setting('jit')" in statement
-    of_audit = "audit_line" in statement  # lines of calls share transactions: whose call runs one is chance
-    if (noted := _statements.get()) is not None and not (of_driver or of_audit):
+    if (noted := _statements.get()) is not None and not of_driver:
         noted.append(" ".join(statement.split()))
 
 

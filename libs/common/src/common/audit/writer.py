@@ -7,6 +7,7 @@ line. A refusal does not wait (`note`), so that refused calls cost no transactio
 import asyncio
 import contextlib
 import logging
+from contextvars import Context
 from dataclasses import dataclass, field
 
 from common.audit import store
@@ -39,7 +40,8 @@ class AuditWriter:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._kept.append((line, done))
         if self._writing is None or self._writing.done():
-            self._writing = asyncio.create_task(self._write())
+            # in a context of its own: the lines of several calls share a transaction, which is none of theirs
+            self._writing = asyncio.create_task(self._write(), context=Context())
         await done
 
     def note(self, line: Line) -> None:
