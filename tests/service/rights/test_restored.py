@@ -97,9 +97,7 @@ async def test_what_a_consent_svc_has_lost_is_erased_by_what_the_others_know(
             assert {each["sender_id"] for each in state["suppressions"]} & {SENDER, None}, (
                 "from the sender, or everybody"
             )
-        assert await again(surroundings, made, lost) == (0, 0), (
-            "the command again finds both on record, and lets them be"
-        )
+        assert await again(surroundings, made, lost) == (2, 0), "the command again asks for both again, and begins none"
 
 
 async def again(surroundings: Surroundings, since: datetime, lost: list[Kept] | None = None) -> tuple[int, int]:

@@ -98,6 +98,8 @@ class Bodies:
         if refused is not None and not begun:
             problems.note(scope, refused)
             await problems.answer(refused)(scope, receive, send)
+        # its traceback holds this call, and so the pieces of the body, until the collector finds the circle
+        refused = None
 
     def _hold(self, more: int) -> None:
         self._held += more
