@@ -1,12 +1,15 @@
 """What goes wrong while a body is read has its own answer: FastAPI's is 400, after which a caller gives up."""
 
+import gc
 from typing import Annotated
+from weakref import ref
 
 import httpx
 import pytest
 from fastapi import Depends, FastAPI, Request
 from pydantic import BaseModel
 from sqlalchemy.exc import OperationalError
+from starlette.types import Message, Receive, Scope, Send
 
 from common.web import problems
 from common.web.auth import Caller, Required
@@ -58,3 +61,35 @@ async def test_a_body_whose_caller_cannot_be_asked_for_is_not_called_malformed(e
     assert (answer.status_code, answer.headers["content-type"]) == (status, problems.MEDIA_TYPE)
     assert isinstance(error, Problem) or answer.json()["detail"] != str(error)
     assert ("retry-after" in answer.headers) == (status == 503)
+
+
+class Kept:
+    """What a call holds while it reads its body."""
+
+
+async def test_a_refused_body_is_let_go_at_once_without_the_collector() -> None:
+    """An attack refuses more bodies than the collector, which a service has at 50,000 objects, comes to see."""
+    kept, told = list[ref[Kept]](), list[Message]()
+
+    async def reads(scope: Scope, receive: Receive, send: Send) -> None:
+        mine = Kept()
+        kept.append(ref(mine))
+        while True:
+            await receive()
+
+    async def piece() -> Message:
+        return {"type": "http.request", "body": b"x" * 40_000, "more_body": True}
+
+    async def send(message: Message) -> None:
+        told.append(message)
+
+    scope = {"type": "http", "path": "/v1/opt-outs", "method": "POST", "headers": []}
+    edge = Bodies(reads, limits={}, most_held=100_000)
+    gc.collect()
+    gc.disable()
+    try:
+        await edge(scope, piece, send)
+        assert told[0]["status"] == 503
+        assert [held() for held in kept] == [None]
+    finally:
+        gc.enable()
