@@ -46,6 +46,7 @@ LIMITS = Path(__file__).with_name("limits.json")  # large: a run of the stack is
 PRICES = Path(__file__).parents[3] / "examples/prices.json"
 TWILIO_PUBLIC_URL = "https://placet.example"  # signed by Twilio
 DRAIN_S = 10.0  # longer than a submit's timeout
+REVIEW_UNDO_S = 3.0  # long enough to see, and short for who waits
 LEAVE_S = 1.0  # the stack has no load balancer
 # variables of clients and tests, which no service reads
 NO_SETTINGS = frozenset(
@@ -196,6 +197,7 @@ class Environment:
                 told["PLACET_GATEWAY_IDEMPOTENT"] = str(self.idempotent_gateway).lower()
         if name == "inbound":
             told["PLACET_PROVIDER_ACCOUNTS"] = json.dumps(self._provider_accounts())
+            told["PLACET_REVIEW_UNDO_S"] = str(REVIEW_UNDO_S)
             if self.operators.kind in ("kafka", "smpp"):
                 told["PLACET_KAFKA_OPERATORS"] = json.dumps([OPERATOR])
         return {**_inherited(), **told, **self.more.get(name, {})}
