@@ -1,8 +1,8 @@
 """Hold the costs of a message below their limits, `costs.json`: what hardly depends on the machine.
 
-A campaign of `size` people through all four services, as `bench.whole`, DLRS_A_CALLBACK DLRs a callback. A limit is a
-twentieth above the highest of several runs, beside other work and alone: batches vary. Raise a limit only with the
-reason in the commit; lower it with the change that earned it.
+A campaign of `size` people through all four services, as `bench.whole`, DLRS_A_CALLBACK DLRs a callback. The limits
+come from runs beside other work, and leave room for batches that fill less. Raise a limit only with the reason in the
+commit; lower it with the change that earned it.
 """
 
 import json
