@@ -40,7 +40,8 @@ class Worker:
 class Timer:
     """A task, called again at once while `tick` returns True (work was done), else after `every_s`.
 
-    `channel`: a NOTIFY which wakes the timer; `heard` gets the payload first.
+    `idle_s`: the longest interval, to which it doubles while no tick finds work. `channel`: a NOTIFY which wakes the
+    timer; `heard` gets the payload first.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Timer:
     database: Database
     channel: str | None = None
     heard: Callable[[str], None] | None = None
+    idle_s: float | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         woken = asyncio.Event()
@@ -59,7 +61,7 @@ class Timer:
             woken.set()
 
         listening = Listener(self.database, self.channel, wake) if self.channel else contextlib.nullcontext()
-        failures = 0
+        failures, rest_s, longest_s = 0, self.every_s, self.idle_s or self.every_s
         async with listening:
             while not stop.is_set():
                 woken.clear()
@@ -73,5 +75,8 @@ class Timer:
                         log.exception("timer failed, trying again", extra={"timer": self.name, "failures": failures})
                     await either(stop, None, min(BACK_OFF_S[0] * 2 ** min(failures, 8), BACK_OFF_S[1]))
                     continue
-                if not again:
-                    await either(stop, woken, self.every_s)
+                if again:
+                    rest_s = self.every_s
+                    continue
+                await either(stop, woken, rest_s)
+                rest_s = self.every_s if woken.is_set() else min(2 * rest_s, longest_s)

@@ -84,7 +84,7 @@ class Consumer:
         self.placement = Placement(settings.topic_prefix + ours.topic.name, self.offsets)
         self.logs = LogWatch(self.placement, settings.partitions, leaders_change=settings.kafka_groups)
         self.batches = Batches(ours, self.database, self.offsets, self.keys)
-        self.polling = Polling(ours, self.placement, self.progress)
+        self.polling = Polling(ours, self.placement, self.progress, waits_out=not settings.kafka_groups)
         self.failures = Failures(ours.topic.name)
         self.lag = Lag(ours.topic.name)
 
@@ -140,10 +140,11 @@ class Consumer:
             if self.subscription.on_assigned is not None:
                 self.subscription.on_assigned(self.settings.partitions)
         watching = asyncio.create_task(self.logs.run(client, stop))
+        stopping = asyncio.create_task(stop.wait())
         try:
             while not (stop.is_set() or self.progress.is_silent(time.monotonic())):
                 try:
-                    await self._turn(client, stop)
+                    await self._turn(client, stop, stopping)
                 except Stopped:
                     raise
                 except (Exception, asyncio.CancelledError) as error:
@@ -158,6 +159,7 @@ class Consumer:
             raise
         finally:
             watching.cancel()
+            stopping.cancel()
             if self._in_flight:
                 await asyncio.wait(self._in_flight.values())
             await self.lag.committed()
@@ -171,7 +173,7 @@ class Consumer:
         log.warning("the broker does not answer yet", extra={"consumer": self.name, "why": why})
         self.progress.trouble(why, time.monotonic())
 
-    async def _turn(self, client: AIOKafkaConsumer, stop: asyncio.Event) -> None:
+    async def _turn(self, client: AIOKafkaConsumer, stop: asyncio.Event, stopping: "asyncio.Future[Any]") -> None:
         """Place, read, and begin batches. Raises any error of the client."""
         if not await self.placement.place(client):
             for tp in client.assignment():
@@ -183,7 +185,7 @@ class Consumer:
         self.placement.resume(client)
         before = await self.polling.positions(client)
         try:
-            found = await self.polling.read(client, self._in_flight)
+            found = await self.polling.read(client, self._in_flight, stopping)
         except (NoOffsetForPartitionError, OffsetOutOfRangeError) as error:
             await self._all_ended()
             self.placement.rewind(client, self._in_flight.keys())

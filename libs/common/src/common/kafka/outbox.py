@@ -43,7 +43,8 @@ WAITING = "outbox_waiting"  # NOTIFY channel: rows were committed
 RELAYED = "outbox_relayed"  # NOTIFY channel: ids that Kafka acknowledged, now deleted; as `spans`
 TOLD_CHARS = 7_900  # Postgres takes 8,000 bytes
 LEADER = "placet.relay"  # advisory lock
-IDLE_S = 0.25  # after a missed notification
+IDLE_S = 0.25  # of a standby, and of callers that wait
+UNHEARD_S = 1.0  # a leader without watermarks reads for itself so often: a notification can be missed
 BACK_OFF_S = (0.1, 5.0)
 STAND_BACK_S = 1.0  # several polls of a standby
 LONGEST = 4  # times relay_ack_timeout_s: cap of the deadline, which doubles while turns time out
@@ -335,7 +336,7 @@ class Relay:
             drained = await self._turn(session, outlet, idle_s, numbers)
             self._failures, self._patience_s = 0, self._settings.relay_ack_timeout_s
             if drained:
-                await either(stop, woken, min(IDLE_S, self._settings.watermark_every_s))
+                await either(stop, woken, self._settings.watermark_every_s if self._watermarked else UNHEARD_S)
 
     async def _look(self) -> None:
         rows = await self._database.read("SELECT created_at FROM outbox ORDER BY id LIMIT 1")

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 KEPT = "erasure_kept"  # NOTIFY channel: erasures are waiting
 POLL_EVERY_S = 0.5
+IDLE_S = 5.0
 BATCH = 100  # erasures
 CLOCKS_APART_S = 5  # of the processes that set `requested_at`
 READY = (  # whose earlier transactions have all ended
@@ -138,7 +139,7 @@ class Eraser:
         return Subscription(f"{self.service}.erasures", ERASURES, keep)
 
     def worker(self) -> Worker:
-        timer = Timer("erase", self.erase_kept, POLL_EVERY_S, self.database, KEPT)
+        timer = Timer("erase", self.erase_kept, POLL_EVERY_S, self.database, KEPT, idle_s=IDLE_S)
         return Worker(timer.name, timer.run)
 
     async def erase_kept(self) -> bool:

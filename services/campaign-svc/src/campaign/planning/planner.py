@@ -193,6 +193,8 @@ class Planner:
 
     async def expand(self) -> bool:
         """Request a chunk of a running campaign. Return whether more can be done at once."""
+        if not await self._database.read(store.RUNNING):
+            return False
         return await self._apart(self._expand)
 
     async def deny_unrequested(self) -> bool:

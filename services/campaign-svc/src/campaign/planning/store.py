@@ -161,6 +161,9 @@ async def alone_with_audiences(tx: AsyncConnection, sender_id: str) -> None:
     )
 
 
+RUNNING = "SELECT FROM campaign WHERE status = 'running' AND NOT expanded LIMIT 1"
+
+
 async def lock_expanding(tx: AsyncConnection, now: datetime) -> Progress | None:
     """Lock the running campaign to expand next: the fewest turns used, weighted by priority."""
     return await _first(

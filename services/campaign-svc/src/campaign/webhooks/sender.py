@@ -38,6 +38,7 @@ AT_ONCE = 16  # deliveries of a webhook under way in a process
 TIMEOUT = aiohttp.ClientTimeout(total=15, sock_connect=5)
 LEASE = timedelta(seconds=45)  # above the timeout, and the time to store the end
 EVERY_S = 0.5
+IDLE_S = 2.0
 TURN_S = 0.02  # between two turns: deliveries that end together are stored together
 DRAIN_S = 8.0  # below PLACET_DRAIN_S
 ANSWER_BYTES = 16 * 1024  # read, so that the connection can serve again
@@ -87,7 +88,9 @@ class Sender:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Send until `stop`; then let deliveries under way end, and give the others back."""
-        timer = Timer("webhooks", self.turn, EVERY_S, self._database, feed.STORED, lambda _: self._woken.set())
+        timer = Timer(
+            "webhooks", self.turn, EVERY_S, self._database, feed.STORED, lambda _: self._woken.set(), idle_s=IDLE_S
+        )
         try:
             await timer.run(stop)
             if self._under_way:

@@ -85,6 +85,9 @@ Table(
 )
 
 
+COMPLETE = "import_complete"  # NOTIFY channel: the pieces of a file may be recorded
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportFile:
     """An import as far as arrived. `terms` is JSON; `next_line` counts from 1."""
@@ -219,6 +222,11 @@ async def put_arrived(tx: AsyncConnection, file: ImportFile, now: datetime) -> N
             "now": now,
         },
     )
+    if file.complete:
+        await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": COMPLETE})
+
+
+WAITING = "SELECT FROM import_piece JOIN import_file USING (import_id) WHERE recorded_at IS NULL AND complete LIMIT 1"
 
 
 async def lock_waiting(tx: AsyncConnection, put_off: Collection[str] = ()) -> WaitingPiece | None:

@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 LINES = counter("sms_consent_import_lines_total", "Lines of imported files, by result.", ["verdict"])
 
 LOOK_EVERY_S = 0.25
+IDLE_S = 5.0
+RELAY_S = 0.05  # until the relay has published some of a full outbox
 AT_ONCE = 3  # decide one while Postgres writes others
 PUT_OFF = timedelta(seconds=10)
 TIDY_EVERY_S = 600.0
@@ -56,7 +58,7 @@ class Importing:
         database = self._held.database
         timers = (
             *(
-                Timer(f"imports {n}", self.record_piece, LOOK_EVERY_S, database, outbox.RELAYED)
+                Timer(f"imports {n}", self.record_piece, LOOK_EVERY_S, database, import_files.COMPLETE, idle_s=IDLE_S)
                 for n in range(1, AT_ONCE + 1)
             ),
             Timer("abandoned imports", self.forget_abandoned, TIDY_EVERY_S, database),
@@ -64,7 +66,16 @@ class Importing:
         return [Worker(timer.name, timer.run) for timer in timers]
 
     async def record_piece(self) -> bool:
-        """Record the next waiting piece, if any."""
+        """Record the next waiting piece, if any; return whether there was one."""
+        if not await self._held.database.read(import_files.WAITING):
+            return False
+        if await self._record_piece():
+            return True
+        await asyncio.sleep(RELAY_S)
+        return True
+
+    async def _record_piece(self) -> bool:
+        """Record the next waiting piece. Return False where others hold all of them, or the outbox is full."""
         async with self._piece() as (tx, piece):
             if piece is None or await outbox.backlog(tx) > self._backlog:
                 return False

@@ -29,6 +29,7 @@ from consent.rights import erasures
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.5
+IDLE_S = 5.0
 PEOPLE = 200
 Clock = Callable[[], datetime]
 
@@ -54,7 +55,7 @@ class Expiring:
     backlog: int
 
     def worker(self) -> Worker:
-        timer = Timer("retention", self.look, LOOK_EVERY_S, self.database)
+        timer = Timer("retention", self.look, LOOK_EVERY_S, self.database, idle_s=IDLE_S)
         return Worker(timer.name, timer.run)
 
     async def look(self) -> bool:
@@ -152,7 +153,7 @@ class Recount:
         self._backlog = backlog
 
     def worker(self) -> Worker:
-        timer = Timer("retention recount", self.look, LOOK_EVERY_S, self._database)
+        timer = Timer("retention recount", self.look, LOOK_EVERY_S, self._database, idle_s=IDLE_S)
         return Worker(timer.name, timer.run)
 
     async def look(self) -> bool:

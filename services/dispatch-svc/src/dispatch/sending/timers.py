@@ -43,6 +43,7 @@ OLDEST_OPEN = gauge(
 )
 
 LOOK_EVERY_S = 0.25
+IDLE_S = 1.0
 WOKEN_AT_ONCE = 1000
 SWEEP_EVERY_S = 1.0
 FORGET_AFTER = timedelta(seconds=5)  # most messages have an outcome
@@ -94,8 +95,8 @@ class Timers:
 
     def codes(self) -> Worker:
         """Return the worker of the transactional lane."""
-        looking = Timer("due codes", self.wake_codes, LOOK_EVERY_S, self._database)
-        told = Timer("codes", self.wake_told_codes, LOOK_EVERY_S, self._database, messages.CODES_DUE, self._hear)
+        looking = Timer("due codes", self.wake_codes, LOOK_EVERY_S, self._database, idle_s=IDLE_S)
+        told = Timer("codes", self.wake_told_codes, IDLE_S, self._database, messages.CODES_DUE, self._hear)
 
         async def run(stop: asyncio.Event) -> None:
             try:
@@ -109,8 +110,8 @@ class Timers:
     def workers(self) -> list[Worker]:
         """Return all other workers."""
         timers = (
-            Timer("due marketing", self.wake_marketing, LOOK_EVERY_S, self._database, messages.DUE),
-            Timer("paused no more", self.wake_controlled, LOOK_EVERY_S, self._database),
+            Timer("due marketing", self.wake_marketing, LOOK_EVERY_S, self._database, messages.DUE, idle_s=IDLE_S),
+            Timer("paused no more", self.wake_controlled, LOOK_EVERY_S, self._database, idle_s=IDLE_S),
             Timer("sweep", self.sweep, SWEEP_EVERY_S, self._database),
             Timer("look up", self.look_up, LOOK_UP_EVERY_S, self._database),
         )

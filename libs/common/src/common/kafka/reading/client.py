@@ -7,7 +7,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 
 from common.db.notify import either
 from common.kafka import broker as kafka
-from common.kafka.subscription import Subscription
+from common.kafka.subscription import IDLE_MS, Subscription
 from common.settings import ServiceSettings
 
 JOIN_SESSION_MS = 10_000
@@ -30,7 +30,7 @@ def make(
         isolation_level=ISOLATION,
         session_timeout_ms=JOIN_SESSION_MS,
         heartbeat_interval_ms=HEARTBEAT_MS,
-        fetch_max_wait_ms=subscription.wait_ms,
+        fetch_max_wait_ms=wait_ms(settings, subscription),
         fetch_max_bytes=FETCH_BYTES,
         max_partition_fetch_bytes=FETCH_BYTES // 4,
     )
@@ -39,6 +39,17 @@ def make(
     else:
         client.assign([TopicPartition(topic, number) for number in range(settings.partitions)])
     return client
+
+
+def wait_ms(settings: ServiceSettings, subscription: Subscription) -> int:
+    """Return the wait of an empty fetch: a broker with groups ends the wait when a record arrives."""
+    return IDLE_MS if settings.kafka_groups else subscription.wait_ms
+
+
+def wait_for(client: AIOKafkaConsumer, ms: int) -> None:
+    """Set the wait of the next empty fetches, for which aiokafka has no setter."""
+    if client._fetcher is not None:
+        client._fetcher._fetch_max_wait_ms = ms
 
 
 async def started(

@@ -12,6 +12,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from common.telemetry import gauge
 
 COMMIT_INTERVAL_S = 1.0
+REPEAT_S = 60.0  # an unchanged commit: Kafka forgets the offsets of a group without members after 7 days
 
 LAG = gauge(
     "sms_consumer_lag_records", "Records not yet handled: high watermark less next offset.", ["topic", "partition"]
@@ -24,6 +25,8 @@ class Lag:
     _shown: set[TopicPartition] = field(default_factory=set)
     _committing: asyncio.Task[None] | None = None
     _commit_at: float = 0.0
+    _committed: Mapping[TopicPartition, int] | None = None
+    _repeat_at: float = 0.0
 
     def commit(self, client: AIOKafkaConsumer, reached: Mapping[TopicPartition, int], *, now: bool = False) -> None:
         """Begin a commit to Kafka when due, or `now`, without waiting."""
@@ -33,7 +36,9 @@ class Lag:
         self._commit_at = at + COMMIT_INTERVAL_S
         if ours := {tp: following for tp, following in reached.items() if tp in client.assignment()}:
             self.show_all(client, ours)
-            self._committing = asyncio.create_task(_commit(client, ours))
+            if ours != self._committed or at >= self._repeat_at:
+                self._repeat_at = at + REPEAT_S
+                self._committing = asyncio.create_task(self._commit(client, ours))
 
     async def committed(self) -> None:
         """Wait for the commit, for a moment."""
@@ -61,7 +66,7 @@ class Lag:
         self._shown.add(tp)
         LAG.labels(self.topic, tp.partition).set(max(0, lag))
 
-
-async def _commit(client: AIOKafkaConsumer, offsets: dict[TopicPartition, int]) -> None:
-    with contextlib.suppress(CommitFailedError, IllegalStateError, KafkaError):
-        await client.commit(offsets)
+    async def _commit(self, client: AIOKafkaConsumer, offsets: dict[TopicPartition, int]) -> None:
+        with contextlib.suppress(CommitFailedError, IllegalStateError, KafkaError):
+            await client.commit(offsets)
+            self._committed = offsets

@@ -6,6 +6,7 @@ bad record holds up only its own partition.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +15,15 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 
+from common.kafka.reading import client as clients
 from common.kafka.reading.client import is_cancelled
 from common.kafka.reading.placement import Placement
 from common.kafka.reading.progress import Progress
-from common.kafka.subscription import POLL_MS, Subscription
+from common.kafka.subscription import IDLE_MS, POLL_MS, Subscription
 
 log = logging.getLogger(__name__)
+
+CALM_S = 10.0  # without a record
 
 InFlight = Mapping[TopicPartition, asyncio.Task[None]]
 
@@ -45,16 +49,21 @@ class Polling:
     subscription: Subscription
     placement: Placement
     progress: Progress
+    waits_out: bool  # the broker does not end the wait of a fetch when a record arrives
+    _awake_until: float = 0.0
     _polled: set[TopicPartition] = field(default_factory=set)  # without an error, by the last read
 
     async def positions(self, client: AIOKafkaConsumer) -> list[Position]:
         """Return the client's positions."""
         return [await _position(client, tp) for tp in client.assignment() & self.placement.placed]
 
-    async def read(self, client: AIOKafkaConsumer, in_flight: InFlight) -> dict[TopicPartition, list[Any]]:
+    async def read(
+        self, client: AIOKafkaConsumer, in_flight: InFlight, stopping: "asyncio.Future[Any]"
+    ) -> dict[TopicPartition, list[Any]]:
         """Poll the idle partitions (no batch in flight). Raises any error of the client.
 
-        Returns {} early when another partition becomes idle, so that the next poll includes it.
+        Returns {} early when another partition becomes idle, so that the next poll includes it; when a rested partition
+        may be read again; and when `stopping` ends.
         """
         self._polled = set()
         idle = client.assignment() - in_flight.keys() - self.placement.stopped
@@ -68,10 +77,10 @@ class Polling:
         if self.progress.is_careful(time.monotonic()):
             return await self._read_apart(client, (idle & self.placement.placed) - self.placement.resume_at.keys())
         reading = asyncio.ensure_future(
-            client.getmany(*idle, timeout_ms=POLL_MS, max_records=self.subscription.max_records)
+            client.getmany(*idle, timeout_ms=self._patience_ms(), max_records=self.subscription.max_records)
         )
         try:
-            await asyncio.wait((reading, *in_flight.values()), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((reading, stopping, *in_flight.values()), return_when=asyncio.FIRST_COMPLETED)
             if reading.cancelled():
                 raise RuntimeError("the client cancelled the read by itself")
         finally:
@@ -84,7 +93,24 @@ class Polling:
             raise found[0]
         batches: dict[TopicPartition, list[Any]] = found[0]
         self._polled = idle
+        if self.waits_out:
+            self._pace(client, bool(batches))
         return batches
+
+    def _pace(self, client: AIOKafkaConsumer, any_records: bool) -> None:
+        """Lengthen the wait of an empty fetch on a calm topic, and shorten it after a record; never on an urgent topic.
+
+        A fetch costs such a broker, and us, more than most records.
+        """
+        now, wait_ms = time.monotonic(), self.subscription.wait_ms
+        if any_records or not self._awake_until:
+            self._awake_until = now + CALM_S
+        clients.wait_for(client, IDLE_MS if wait_ms >= POLL_MS and now > self._awake_until else wait_ms)
+
+    def _patience_ms(self) -> int:
+        """Return how long a read may wait for a record: also until the next rested partition."""
+        next_s = min(self.placement.resume_at.values(), default=math.inf) - time.monotonic()
+        return round(min(IDLE_MS, max(POLL_MS, next_s * 1000)))
 
     async def _read_apart(
         self, client: AIOKafkaConsumer, idle: Collection[TopicPartition]
