@@ -44,6 +44,7 @@ RELAYED = "outbox_relayed"  # NOTIFY channel: ids that Kafka acknowledged, now d
 TOLD_CHARS = 7_900  # Postgres takes 8,000 bytes
 LEADER = "placet.relay"  # advisory lock
 IDLE_S = 0.25  # of a standby, and of callers that wait
+CALM_S = 10.0
 UNHEARD_S = 1.0  # a leader without watermarks reads for itself so often: a notification can be missed
 BACK_OFF_S = (0.1, 5.0)
 STAND_BACK_S = 1.0  # several polls of a standby
@@ -269,6 +270,7 @@ class Relay:
         self._failures = 0
         self._patience_s = settings.relay_ack_timeout_s
         self._next_watermark = 0.0
+        self._published_at = uptime_s()
         self._read: Read | None = None  # a read that needs more than a turn
         self._subject_keys = fingerprints(settings.subject_keys)
         self._skew = timedelta(seconds=settings.max_clock_skew_s)
@@ -336,7 +338,12 @@ class Relay:
             drained = await self._turn(session, outlet, idle_s, numbers)
             self._failures, self._patience_s = 0, self._settings.relay_ack_timeout_s
             if drained:
-                await either(stop, woken, self._settings.watermark_every_s if self._watermarked else UNHEARD_S)
+                await either(stop, woken, self._every_s() if self._watermarked else UNHEARD_S)
+
+    def _every_s(self) -> float:
+        """Return the interval of watermarks: the setting, twice as long once nothing was published for CALM_S."""
+        calm = uptime_s() - self._published_at > CALM_S
+        return self._settings.watermark_every_s * (2 if calm else 1)
 
     async def _look(self) -> None:
         rows = await self._database.read("SELECT created_at FROM outbox ORDER BY id LIMIT 1")
@@ -360,6 +367,7 @@ class Relay:
                 lasts = list(written.values())
                 await fetch_many(session, DONE, ids, RELAYED, spans(ids), topics, partitions, lasts)
                 numbers |= written
+                self._published_at = uptime_s()
             outlet.until = math.inf  # a late watermark is still true
             reached, newest = (rows[-1].id, rows[-1].newest) if rows else (0, 0)
             if self._watermarked:
@@ -444,7 +452,7 @@ class Relay:
             if read.ceiling is None:
                 return  # no watermark: dispatch holds
             as_of = min(as_of, read.ceiling)
-        self._next_watermark = now + self._settings.watermark_every_s
+        self._next_watermark = now + self._every_s()
         acks = []
         for topic in self._watermarked:
             for partition in range(self._settings.partitions):

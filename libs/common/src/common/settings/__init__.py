@@ -160,7 +160,7 @@ class ServiceSettings(MountedSettings):
     max_clock_skew_s: float = Field(0.1, ge=0)
     """The largest difference of the clocks of two hosts; subtracted from every watermark."""
     watermark_every_s: float = Field(0.25, gt=0)
-    """The interval of watermarks while the outbox is empty."""
+    """The interval of watermarks while the outbox is empty; doubled once nothing was published for ten seconds."""
     relay_batch: int = Field(2000, ge=1)
     """Rows of the outbox that the relay publishes at once."""
     relay_ack_timeout_s: float = Field(5.0, gt=0)

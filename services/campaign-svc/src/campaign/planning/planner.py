@@ -75,6 +75,7 @@ PAGE = 1_000
 LOCKS_WITHIN_S = 2.0
 AHEAD = 100  # recipients read beyond a pace's room, to find the waiting
 LOOK_EVERY_S = 1.0
+IDLE_S = 2.0
 EXPAND_EVERY_S = 0.25
 COUNT_EVERY_S = 10.0
 REPEAT_AFTER = timedelta(minutes=15)
@@ -157,9 +158,9 @@ class Planner:
         timers = (
             Timer("start campaigns", self.start_due, LOOK_EVERY_S, self._database, campaigns.DUE),
             Timer("expand campaigns", self.expand, EXPAND_EVERY_S, self._database, outbox.RELAYED),
-            Timer("deny the unrequested", self.deny_unrequested, LOOK_EVERY_S, self._database),
-            Timer("repeat requests", self.repeat_requests, LOOK_EVERY_S, self._database),
-            Timer("finish campaigns", self.finish_done, LOOK_EVERY_S, self._database),
+            Timer("deny the unrequested", self.deny_unrequested, LOOK_EVERY_S, self._database, idle_s=IDLE_S),
+            Timer("repeat requests", self.repeat_requests, LOOK_EVERY_S, self._database, idle_s=IDLE_S),
+            Timer("finish campaigns", self.finish_done, LOOK_EVERY_S, self._database, idle_s=IDLE_S),
             Timer("count failing campaigns", self.count_failing, COUNT_EVERY_S, self._database),
         )
         return [Worker(timer.name, timer.run) for timer in timers]
