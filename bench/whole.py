@@ -100,7 +100,7 @@ class Whole:
         }
         for name, connection in self.databases.items():
             used[f"rows of {name}"] = sum(map(int, await connection.fetchrow(ROWS)))
-        records, weight = await _in_kafka(self.ground.bootstrap)
+        records, weight = await in_kafka(self.ground.bootstrap)
         return Cost(used | {"records": records, "bytes in Kafka": weight})
 
     async def by_relation(self, since: str, many: int) -> list[tuple[str, float, float]]:
@@ -238,7 +238,7 @@ def _report(a_callback: int, many: int, rounds: list[tuple[Cost, float]]) -> Non
     print(flush=True)
 
 
-async def _in_kafka(bootstrap: str) -> tuple[int, int]:
+async def in_kafka(bootstrap: str) -> tuple[int, int]:
     """Return how many records all topics hold, and their bytes: keys, values, headers."""
     found: Counter[str] = Counter()
     async with AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest") as consumer:

@@ -2,6 +2,7 @@
 again."""
 
 import asyncio
+import time
 
 import asyncpg
 import pytest
@@ -10,7 +11,7 @@ from sqlalchemy import text
 from common.db.notify import Listener, either
 from common.db.timer import Timer
 from tests.service.common.pipeline import Pipeline, going, pipeline
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, is_so
 from tests.support.running import Surroundings
 
 pytestmark = pytest.mark.any_broker  # Postgres notifies
@@ -72,6 +73,31 @@ async def test_either_event_or_the_deadline_ends_the_wait() -> None:
     first.set()
     await asyncio.wait_for(either(first, second, LONG_S), 30)
     await asyncio.wait_for(either(first, None, LONG_S), 30)
+
+
+async def test_a_timer_that_finds_nothing_looks_more_rarely_and_a_notification_wakes_it(
+    surroundings: Surroundings,
+) -> None:
+    """The tenth look comes after intervals of 1, 2, 4 … 256 ms: never earlier, however fast the machine."""
+    async with pipeline(surroundings) as pipe:
+        looks: list[float] = []
+
+        async def tick() -> bool:
+            looks.append(time.monotonic())
+            return False
+
+        async def notified(many: int) -> bool:
+            await _notify(pipe)
+            return len(looks) > many
+
+        timer = Timer("a timer", tick, 0.001, pipe.database, CHANNEL, idle_s=LONG_S)
+        async with going(timer.run):
+            await eventually(lambda: is_so(len(looks) >= 10))
+            assert looks[9] - looks[0] >= 0.511
+            await eventually(lambda: notified(len(looks)))
+        woken = len(looks)
+        async with going(Timer("a timer", tick, 0.001, pipe.database, idle_s=0.001).run):
+            await eventually(lambda: is_so(len(looks) >= woken + 20))
 
 
 async def test_a_timer_ticks_while_there_is_work_after_a_failure_and_when_notified(surroundings: Surroundings) -> None:

@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import Event, Topic
 
 POLL_MS = 100
-IDLE_MS = 500  # of a read, and of an empty fetch by a broker that ends the wait when a record arrives
+READ_MS = 250
+IDLE_MS = 500  # of an empty fetch, by a broker that ends the wait when a record arrives
 URGENT_MS = 20
 
 After = Callable[[], Awaitable[None]]

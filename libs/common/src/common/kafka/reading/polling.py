@@ -19,7 +19,7 @@ from common.kafka.reading import client as clients
 from common.kafka.reading.client import is_cancelled
 from common.kafka.reading.placement import Placement
 from common.kafka.reading.progress import Progress
-from common.kafka.subscription import IDLE_MS, POLL_MS, Subscription
+from common.kafka.subscription import IDLE_MS, POLL_MS, READ_MS, Subscription
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class Polling:
     def _patience_ms(self) -> int:
         """Return how long a read may wait for a record: also until the next rested partition."""
         next_s = min(self.placement.resume_at.values(), default=math.inf) - time.monotonic()
-        return round(min(IDLE_MS, max(POLL_MS, next_s * 1000)))
+        return round(min(READ_MS, max(POLL_MS, next_s * 1000)))
 
     async def _read_apart(
         self, client: AIOKafkaConsumer, idle: Collection[TopicPartition]
