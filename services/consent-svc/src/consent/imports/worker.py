@@ -58,24 +58,23 @@ class Importing:
         database = self._held.database
         timers = (
             *(
-                Timer(f"imports {n}", self.record_piece, LOOK_EVERY_S, database, import_files.COMPLETE, idle_s=IDLE_S)
+                Timer(f"imports {n}", self.turn, LOOK_EVERY_S, database, import_files.COMPLETE, idle_s=IDLE_S)
                 for n in range(1, AT_ONCE + 1)
             ),
             Timer("abandoned imports", self.forget_abandoned, TIDY_EVERY_S, database),
         )
         return [Worker(timer.name, timer.run) for timer in timers]
 
-    async def record_piece(self) -> bool:
-        """Record the next waiting piece, if any; return whether there was one."""
+    async def turn(self) -> bool:
+        """Record a piece; return whether any wait. Where others hold them all, or the outbox is full, pause first."""
         if not await self._held.database.read(import_files.WAITING):
             return False
-        if await self._record_piece():
-            return True
-        await asyncio.sleep(RELAY_S)
+        if not await self.record_piece():
+            await asyncio.sleep(RELAY_S)
         return True
 
-    async def _record_piece(self) -> bool:
-        """Record the next waiting piece. Return False where others hold all of them, or the outbox is full."""
+    async def record_piece(self) -> bool:
+        """Record the next waiting piece; return False where others hold all of them, or the outbox is full."""
         async with self._piece() as (tx, piece):
             if piece is None or await outbox.backlog(tx) > self._backlog:
                 return False
