@@ -11,6 +11,8 @@ PYTEST := $(BIN)/pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder 
 NODE := tests/contract/openapi/node_modules
 # An SMSC of the tests, a program for Node
 SMSC := tests/support/operators/node/node_modules
+# A gateway of the tests: its pins are not ours
+JASMIN := .jasmin
 # A program of Go, for `make manifests` alone
 KUSTOMIZE := $(CURDIR)/$(BIN)/kustomize
 # The suites that need nothing: part of `make check`
@@ -56,7 +58,7 @@ kafka: install ## Run Apache Kafka until Ctrl-C (B=3: three brokers); needs Java
 	$(BIN)/python -m stack kafka $(or $(B),1)
 
 clean: ## Remove build and run files
-	rm -rf $(VENV) $(NODE) $(SMSC) $(addprefix tests/support/operators/java/,libs classes) .placet .kafka .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(JASMIN) $(NODE) $(SMSC) $(addprefix tests/support/operators/java/,libs classes) .placet .kafka .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 ##@ Tests
 test: install $(SMSC)/installed ## Run all tests: unit, property, contract, service, end to end (T=path narrows)
@@ -80,9 +82,9 @@ endif
 unit property contract conformance service e2e: install $(SMSC)/installed ## Run a single suite
 	$(if $(filter e2e,$@),$(BIN)/pytest,$(PYTEST)) tests/$@
 
-operators: install $(SMSC)/installed ## Run Placet behind gateways that others wrote, Kannel and SMPP servers (MESSAGES=2000 RUNS=10: long; SMPP_MESSAGES=1000: with chaos; T=path narrows)
+operators: install $(SMSC)/installed $(if $(findstring jasmin,$(T)),$(JASMIN)/installed) ## Run Placet behind gateways that others wrote, Kannel and SMPP servers (MESSAGES=2000 RUNS=10: long; SMPP_MESSAGES=1000: with chaos; T=path narrows, T=tests/operators/test_jasmin.py: Jasmin, with Debian's rabbitmq-server and redis-server)
 	PLACET_OPERATORS_MESSAGES=$(or $(MESSAGES),80) PLACET_OPERATORS_RUNS=$(or $(RUNS),1) \
-		$(BIN)/pytest --log-cli-level=INFO --durations=10 $(or $(T),tests/operators $(if $(SMPP_MESSAGES),,--ignore-glob=tests/operators/test_smpp_*))
+		$(BIN)/pytest --log-cli-level=INFO --durations=10 $(or $(T),tests/operators --ignore=tests/operators/test_jasmin.py $(if $(SMPP_MESSAGES),,--ignore-glob=tests/operators/test_smpp_*))
 
 alerts: install ## Evaluate the alert rules near their thresholds, and with each moved (promtool: Debian's prometheus; K="not moves")
 	$(BIN)/pytest -q --timeout=900 $(if $(K),-k "$(K)") tests/alerts
@@ -138,6 +140,11 @@ $(NODE)/installed: tests/contract/openapi/package-lock.json $(VENV)/installed
 
 $(SMSC)/installed: tests/support/operators/node/package-lock.json $(VENV)/installed
 	cd $(dir $(SMSC)) && npm ci --ignore-scripts --no-audit --no-fund
+	touch $@
+
+$(JASMIN)/installed: requirements/jasmin.txt
+	$(PYTHON) -m venv $(JASMIN)
+	$(JASMIN)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/jasmin.txt
 	touch $@
 
 fmt: install ## Format, and apply automatic fixes

@@ -749,6 +749,7 @@ CASES = [
     kannel("31", "unknown", "31"),
     # Jasmin
     Case("in the GSM alphabet", "jasmin", "messages", "jasmin/mo.form", (JASMIN_MO,)),
+    Case("its coding an octet", "jasmin", "messages", "jasmin/mo.form", (JASMIN_MO,), {"ing=0": "ing=%00"}),
     Case("in small letters", "jasmin", "messages", "jasmin/mo.form", (JASMIN_MO,), {"From=": "from=", "To=": "to="}),
     Case(
         "in UCS-2",
@@ -770,7 +771,7 @@ CASES = [
         "binary has no text", "jasmin", "messages", "jasmin/mo.form", (replace(JASMIN_MO, text=""),), {"ing=0": "ing=4"}
     ),
     Case(
-        "a coding that is none", "jasmin", "messages", "jasmin/mo.form", ("coding", "not_a_number"), {"ing=0": "ing=-"}
+        "a coding that is none", "jasmin", "messages", "jasmin/mo.form", ("coding", "not_a_number"), {"ing=0": "ing=-1"}
     ),
     Case("as it comes", "jasmin", "receipts", JASMIN, (dlr("external1", "delivered"),)),
     jasmin("ACCEPTD", "sent", None),

@@ -9,25 +9,23 @@ import logging
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from uuid import uuid4
 
 import aiohttp
-import asyncpg
 import pytest
 
 from common.sms.sms_length import GSM7_PART, GSM7_SINGLE, UCS2_PART, UCS2_SINGLE, length
 from stack.calling import Api
 from stack.environment import Operators
 from stack.processes import DidNotStart, Supervisor
-from stack.running import PROJECTION, Stack, running_stack
+from stack.running import PROJECTION, running_stack
 from tests.support.eventually import eventually, is_so
 from tests.support.infrastructure import KAFKA
 from tests.support.operators import kannel as operator
+from tests.support.operators.behind import Behind, Sender
 from tests.support.operators.kannel import BEARERBOX, BEGINNING, SMSBOX, Kannel, Part, Place, block, raw_of
 
 log = logging.getLogger(__name__)
@@ -36,18 +34,11 @@ MESSAGES = int(os.environ.get("PLACET_OPERATORS_MESSAGES", "80"))
 RUNS = int(os.environ.get("PLACET_OPERATORS_RUNS", "1"))
 PARTS = range(1, 9)
 WITHIN_S = 120.0 + MESSAGES / 10
-OADC = "MAISONLUNE"
-FORM = {"source": "form", "form_id": "checkout", "form_version": "3", "text_shown": "Oui, je veux les offres par SMS"}
 BEGINS, WIDE = "Maison Lune :", "\U0001f600"
 GSM_WORDS = (" -20 %", " 10 €", " [à midi]", " ~ ^ |", " déjà")
 STOPS = ("STOP", "توقف", "Arrêtez", "stop svp", "STOP ÇA SUFFIT")
-codes = iter(range(36100, 36999))
 
 pytestmark = pytest.mark.timeout(300 + int(WITHIN_S) * RUNS * 4)
-
-
-def number(n: int) -> str:
-    return f"+3363998{n:04d}"
 
 
 def text_of(parts: int, code: str, words: Sequence[str] = GSM_WORDS) -> str:
@@ -63,101 +54,8 @@ def sent_as(text: str) -> bytes:
 
 
 @dataclass
-class Sender:
-    """A sender with a code, people and a text of its own."""
-
-    sender_id: str
-    code: str
-    people: Sequence[str]
-    text: str
-    campaigns: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Placet:
-    stack: Stack
+class Placet(Behind):
     kannel: Kannel
-    api: Api
-
-    async def sender(self, people: Iterable[int], text: Callable[[str], str]) -> Sender:
-        code = str(next(codes))
-        made = Sender("s" + uuid4().hex[:8], code, [number(n) for n in people], text(code))
-        await self.api.call(
-            "POST",
-            "consent",
-            "/v1/senders",
-            {
-                "sender_id": made.sender_id,
-                "legal_name": "Maison Lune SAS",
-                "brand": "Maison Lune",
-                "contact": "contact@maison-lune.example",
-                "country": "FR",
-                "oadc": OADC,
-                "stop_code": code,
-                "controller": "maison-lune",
-                "stop_scope": "sender",
-                "purposes": [{"id": "promotions", "wording": "Nos offres"}],
-            },
-        )
-        given = (datetime.now(UTC) - timedelta(days=1)).isoformat()
-        for at in range(0, len(made.people), 500):
-            items = [
-                {
-                    "sender_id": made.sender_id,
-                    "purpose": "promotions",
-                    "number": each,
-                    "basis": "opt_in",
-                    "occurred_at": given,
-                    "evidence": FORM,
-                }
-                for each in made.people[at : at + 500]
-            ]
-            await self.api.call("POST", "consent", "/v1/consents/batch", {"items": items}, key=f"{code} {at}")
-        lines = "number\n" + "\n".join(made.people)
-        path = f"/v1/imports?sender_id={made.sender_id}"
-        await self.api.call("POST", "campaign", path, csv=lines.encode(), key=f"contacts {code}")
-        return made
-
-    async def campaign(self, sender: Sender) -> str:
-        body = {
-            "sender_id": sender.sender_id,
-            "name": "Samedi",
-            "purpose": "promotions",
-            "text": sender.text,
-            "audience": {"all": True},
-        }
-        key = f"campaign {sender.code} {len(sender.campaigns)}"
-        created = await self.api.call("POST", "campaign", "/v1/campaigns", body, key=key)
-        identity = str(created["campaign_id"])
-        sender.campaigns.append(identity)
-        await self.api.call("POST", "campaign", f"/v1/campaigns/{identity}/schedule", {"acknowledge": ["many_parts"]})
-        return identity
-
-    async def finished(self, campaign: str) -> Mapping[str, int]:
-        """Wait for the campaign's end, its numbers checked: they add up at every instant."""
-
-        async def look() -> Mapping[str, int]:
-            found = await self.api.call("GET", "campaign", f"/v1/campaigns/{campaign}")
-            s: Mapping[str, int] = found["statistics"]
-            assert s["audience"] == s["pending"] + s["denied"] + s["deferred"] + s["handed_off"] + s["expired"], s
-            assert s["handed_off"] == s["accepted"] + s["rejected"] + s["unknown"], s
-            assert found["status"] == "finished", found
-            return s
-
-        return await eventually(look, within_s=WITHIN_S)
-
-    async def counted(self, senders: Iterable[Sender]) -> Counter[tuple[str, str | None]]:
-        """Count their marketing by status and receipt, in the ledger itself."""
-        connection = await asyncpg.connect(self.stack.databases["dispatch"])
-        try:
-            rows = await connection.fetch(
-                "SELECT status, receipt, count(*) FROM message WHERE sender_id = ANY($1) AND category = 'marketing'"
-                " GROUP BY 1, 2",
-                [each.sender_id for each in senders],
-            )
-        finally:
-            await connection.close()
-        return Counter({(row[0], row[1]): row[2] for row in rows})
 
     async def all_enforced(self, since: Place) -> bool:
         """Return whether each STOP that Kannel has had since then is enforced."""
@@ -202,11 +100,6 @@ class Placet:
     def arrived(self, since: Place) -> set[str]:
         """Return Kannel's ids of the MOs that it has."""
         return {line.id for line in self.kannel.logged("Receive SMS", since)}
-
-    async def enforced(self) -> set[str]:
-        """Return Kannel's ids of the STOPs that are enforced."""
-        pages = self.api.pages("dispatch", "/v1/enforcements?limit=1000")
-        return {str(e["reference"]).rpartition("/")[2] async for e in pages if e["enforced_at"] and e["reference"]}
 
     async def received(
         self, sender: Sender, since: Place, people: Collection[str] | None = None
@@ -261,7 +154,7 @@ async def placet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Plac
             await kannel.start()
             headers = {"Authorization": f"Bearer {stack.token}"}
             async with aiohttp.ClientSession(headers=headers) as session:
-                yield Placet(stack, kannel, Api(session, stack.urls))
+                yield Placet(stack, Api(session, stack.urls), WITHIN_S, kannel)
 
 
 async def test_texts_arrive_as_they_were_written(placet: Placet) -> None:

@@ -275,7 +275,7 @@ async def test_chaos_loses_no_mo_and_halves_no_text_in_silence(
             for event in await published():
                 assert isinstance(event, MessageDelivered)
                 part = event.part.number if event.part else None
-                found.setdefault((event.sender, event.text, part), set()).add(event.message_id)
+                found.setdefault((event.sender, event.text, part), set()).add(event.repeats or event.message_id)
             assert len(found) == len(p.told), f"{len(found)} of {len(p.told)} PDUs are in the log"
             return found
 

@@ -108,8 +108,8 @@ async def test_the_gateway_loses_no_mo_and_halves_no_text_in_silence(
         await listening
         await server.stop()
     names: dict[str, set[str]] = {}
-    for event in log.messages:
-        names.setdefault(event.text, set()).add(event.message_id)
+    for event, name in zip(log.messages, log.names, strict=True):
+        names.setdefault(event.text, set()).add(name)
     assert {text: len(found) for text, found in names.items()} == dict.fromkeys(mos, 1)
     taken, half = parts_at(server, MARK), 0
     for n, result in said.items():

@@ -250,7 +250,7 @@ def _note(offsets: dict[int, int], place: int, error: Any, message: Any) -> None
 
 
 def ids_in(value: bytes | None) -> set[str]:
-    """Return each `message_id` in a value, also of events within texts and base64."""
+    """Return each `message_id` in a value, and each MO that it may repeat, also of events within texts and base64."""
     found = set()
     waiting: list[object] = [value]
     while waiting:
@@ -260,8 +260,7 @@ def ids_in(value: bytes | None) -> set[str]:
             case str() as text:
                 waiting += [_parsed(text.encode(errors="replace")), _parsed(_unpacked(text))]
             case dict() as said:
-                if isinstance(name := said.get("message_id"), str):
-                    found.add(name)
+                found |= {name for key in ("message_id", "repeats") if isinstance(name := said.get(key), str)}
                 waiting += said.values()
             case list() as items:
                 waiting += items

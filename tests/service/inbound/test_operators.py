@@ -44,6 +44,20 @@ async def test_an_mo_is_understood_sealed_and_published_once(service: Operated, 
     assert not any(word in row for row in journal for word in (number(1)[3:], "SMS"))
 
 
+async def test_an_mo_that_may_be_an_earlier_one_is_that_one_and_a_text_that_may_stop_counts_once_more(
+    service: Operated, surroundings: Surroundings
+) -> None:
+    """The operator cannot tell. Between two equal STOPs the person may have opted in."""
+    texts = ("STOP", "Ne stoppez pas", "Bonjour", "START", "OUI")
+    whole = [mo(text, f"or-{n}") for n, text in enumerate(texts)]
+    again = [mo(text, f"again-{n}", repeats=f"or-{n}") for n, text in enumerate(texts)]
+    lost = mo("Merci", "again-9", repeats="or-9")  # the earlier one never came
+    await publish(surroundings, MESSAGES, [*whole, *again, lost, lost])
+    await service.stepped(MESSAGES, 12)
+    names = sorted(event.provider_message_id for event in await service.messages(8))
+    assert names == ["again-0", "again-1", "or-0", "or-1", "or-2", "or-3", "or-4", "or-9"]
+
+
 async def test_a_receipt_is_normalised_and_published_once(service: Operated, surroundings: Surroundings) -> None:
     blocked = ReceiptDelivered(message_id="or-9", state="failed", code="23", at=now(), blocked=True)
     delivered = ReceiptDelivered(message_id="or-8", state="delivered", reference="ours")

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 EVENT_TEXT_CHARS = 4_096  # an SMS has 1,530 at most, and a record must fit Kafka; the journal keeps all
 TOGETHER = 100  # DLRs of an event: some 40 KB
-PART_INTENTS = ("stop", "review")  # of a part on its own: each only tightens
+TIGHTENING = ("stop", "review")  # intents that count of a part on its own, and once more of an MO that may be a repeat
 
 INTENTS = counter("sms_inbound_intents_total", "MOs journalled, by intent.", ["intent"])
 LAG = histogram(
@@ -455,7 +455,7 @@ def _meant(origin: Origin, message: Message, public: Public) -> Understanding:
     understood = classify(message.text, language=public.language, country=public.country)
     if message.part is None:
         return understood
-    if understood.intent not in PART_INTENTS:
+    if understood.intent not in TIGHTENING:
         return Understanding("none", f"{understood.rule}:part", 0.0, "")
     return replace(understood, named=())
 

@@ -6,6 +6,7 @@ may be a STOP: marketing to each number that can be made out in it waits for a r
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -105,12 +106,26 @@ def _entry(held: Resources[Any], origin: Origin, received: Received, received_at
     try:
         match received.event:
             case MessageDelivered() as event if origin.kind == "messages":
-                return journal.message_entry(held, origin, _message(event), received_at)
+                return _mo(held, origin, event, received_at)
             case ReceiptDelivered() as event if origin.kind == "receipts":
                 return journal.receipt_entry(held, origin, _receipt(event), received_at)
     except WrongField as wrong:
         raise Poison(str(wrong)) from wrong
     raise Poison(f"{received.event.type} is not for this topic")
+
+
+def _mo(held: Resources[Any], origin: Origin, event: MessageDelivered, received_at: datetime) -> Entry:
+    """Return the entry of an MO.
+
+    An MO that may be an earlier one again has the name of the earlier one, unless the text tightens: between two equal
+    STOPs the person may have opted in.
+    """
+    message = _message(event)
+    entry = journal.message_entry(held, origin, message, received_at)
+    earlier = optional({"repeats": event.repeats}, "repeats")
+    if earlier is None or entry.item.intent in journal.TIGHTENING:
+        return entry
+    return journal.message_entry(held, origin, replace(message, provider_message_id=earlier), received_at)
 
 
 def _message(event: MessageDelivered) -> Message:

@@ -59,6 +59,7 @@ class MessageDelivered(Event, frozen=True, kw_only=True):
     text: str
     sent_at: Instant | None = None
     part: MessagePart | None = None  # of a long MO whose parts come alone
+    repeats: str | None = None  # id of an MO that this one may be again: both are one, but a STOP counts each time
 
     @property
     def key(self) -> str:

@@ -1,9 +1,9 @@
 """Jasmin: forms, by POST or GET; Jasmin retries until `ACK/Jasmin`.
 
 Jasmin runs on our own network: use the address list, and a secret path. `content` is the bytes of the SMS in its
-`coding`: 0 is the GSM 03.38 alphabet, not UTF-8 ("%05v%05nement" is "événement"); 2 and 4 are binary. Names may have a
-capital (nyaruka/courier handlers/jasmin/handler_test.go). Older versions send `dlvrd=1` or `err=1` instead of
-`message_status`.
+`coding`, which is the octet itself (`coding=%00`, Jasmin 0.10 and 0.11) or a number: 0 is the GSM 03.38 alphabet, not
+UTF-8 ("%05v%05nement" is "événement"); 2 and 4 are binary. Names may have a capital (nyaruka/courier
+handlers/jasmin/handler_test.go). Older versions send `dlvrd=1` or `err=1` instead of `message_status`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,15 +60,12 @@ def parse_messages(callback: Callback) -> Sequence[Message]:
     fields = _texts(raw)
     if "content" not in raw:
         raise WrongField("content", "missing")
-    coding = optional(fields, "coding") or str(GSM_CODING)
-    if not (coding.isascii() and coding.isdigit() and len(coding) <= 3):
-        raise WrongField("coding", "not_a_number")
     return [
         Message(
             provider_message_id=required(fields, "id"),
             sender=required(fields, "from", most=NUMBER_CHARS),
             short_code=required(fields, "to", most=NUMBER_CHARS),
-            text=charsets.smpp(raw["content"], int(coding)) or "",
+            text=charsets.smpp(raw["content"], _coding(raw.get("coding", b""))) or "",
             sent_at=None,
         )
     ]
@@ -91,6 +88,15 @@ def parse_receipts(callback: Callback) -> Sequence[Receipt]:
 
 def answer(kind: Kind) -> Answer:
     return ACK
+
+
+def _coding(said: bytes) -> int:
+    """Return the coding of an MO: the octet itself, as Jasmin 0.10 and 0.11 write it, or a number as older ones do."""
+    if said.isdigit() and len(said) <= 3:
+        return int(said)
+    if len(said) > 1:
+        raise WrongField("coding", "not_a_number")
+    return said[0] if said else GSM_CODING
 
 
 def _fields(callback: Callback) -> Mapping[str, bytes]:

@@ -81,8 +81,8 @@ def receipt_event(receipt: Receipt, reference: str | None) -> ReceiptDelivered:
     return ReceiptDelivered(message_id=receipt.message_id, state=receipt.state, code=receipt.code, reference=reference)
 
 
-def message_event(delivered: smpp34.DeliverSm, message_id: str) -> MessageDelivered:
-    """Return the MO, under a name of ours: an SMSC names none.
+def message_event(delivered: smpp34.DeliverSm, message_id: str, repeats: str | None = None) -> MessageDelivered:
+    """Return the MO, under a name of ours: an SMSC names none. `repeats`: the MO that this may be once more.
 
     Without a time: that of our clock would let an old START, delivered again, outrank a STOP.
     """
@@ -97,6 +97,7 @@ def message_event(delivered: smpp34.DeliverSm, message_id: str) -> MessageDelive
         recipient=delivered.destination_addr,
         text=(charsets.smpp(octets, delivered.data_coding) or "").replace(NUL, ""),
         part=part,
+        repeats=repeats,
     )
 
 

@@ -1,12 +1,12 @@
 """The names of MOs: an SMSC names none, and delivers an MO again, by any session, until it has an acknowledgement.
 
-A delivery like one whose acknowledgement may be lost is that MO again, and gets its name, so that inbound-svc journals
-one MO. A row of `mo_name` keeps the name before the event leaves: the next process finds it after a crash, as does
-another process on the account. The row goes once the SMSC has certainly read the acknowledgement: a person who
-writes STOP twice is heard twice.
+A delivery like one whose acknowledgement may be lost may be that MO again, or the same words written again. So a
+delivery has an id of its own, and names the MO that the delivery may repeat. inbound-svc takes both for one MO, unless
+the words may stop marketing: a STOP written again must count, as the person may have opted in meanwhile.
 
-A whole MO ends the person's other names: STOP, START and STOP are three MOs, whatever was acknowledged. So of two MOs
-of a person that both come again, each has a second name. A part of an MO ends no name, as parts come in any order.
+A row of `mo_name` keeps the name before the event leaves: the next process finds it after a crash, as does another
+process on the account. The row goes once the SMSC has certainly read the acknowledgement. A session that has
+acknowledged an MO does not get that MO again, so the same words in that session are another MO.
 
 Number and text are in the table as a keyed hash. Without the database the names of this process count alone: an MO may
 be journalled twice, and is never lost.
@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import uuid4
 
-from sqlalchemy import Boolean, Column, Index, PrimaryKeyConstraint, Table, Text
+from sqlalchemy import Column, Index, PrimaryKeyConstraint, Table, Text
 
 from common.db.database import Database, fetch_many
 from dispatch.schema import instant, metadata
@@ -38,33 +38,43 @@ mo_name = Table(
     metadata,
     Column("gateway", Text, nullable=False),
     Column("fingerprint", Text, nullable=False),
-    Column("person", Text, nullable=False),
-    Column("is_part", Boolean, nullable=False),
     Column("name", Text, nullable=False),
     instant("repeats_until", nullable=False),
     PrimaryKeyConstraint("gateway", "fingerprint"),
 )
-Index("mo_name_person_ix", mo_name.c.gateway, mo_name.c.person)
 Index("mo_name_repeats_until_ix", mo_name.c.repeats_until)
 
 
+def _new_id() -> str:
+    return f"mo-{uuid4().hex}"
+
+
 class Said(NamedTuple):
-    """What tells an MO from others. `words`: of the whole delivery."""
+    """A delivery. `words`: what tells its MO from others, the number included. `session`: by which it came."""
 
     words: str
-    number: str
-    is_part: bool
+    session: object
 
 
 @dataclass(slots=True, eq=False)
 class Name:
-    """The name of an MO whose delivery may come again until `repeats_until`. `person`: a keyed hash of its number."""
+    """The name of an MO whose delivery may come again until `repeats_until`.
+
+    `acknowledged_by`: the last session that acknowledged the MO.
+    """
 
     fingerprint: str
-    person: str
-    is_part: bool
     repeats_until: float
-    name: str = field(default_factory=lambda: f"mo-{uuid4().hex}")
+    name: str = field(default_factory=_new_id)
+    acknowledged_by: object = None
+
+
+class Named(NamedTuple):
+    """A delivery under its own id. `repeats`: the MO that the delivery may be once more, None of a new MO."""
+
+    name: Name
+    message_id: str
+    repeats: str | None
 
 
 class Names:
@@ -75,21 +85,28 @@ class Names:
         self._keyed = keyed
         self._database = database
         self._known: OrderedDict[str, Name] = OrderedDict()
-        self._whole: dict[str, Name] = {}  # the last whole MO of each person
         self._gone: dict[str, Name] = {}  # rows to delete
         self._deleting: asyncio.Task[None] | None = None
 
-    async def of(self, deliveries: Sequence[Said]) -> list[Name]:
+    async def of(self, deliveries: Sequence[Said]) -> list[Named]:
         """Return the name of each delivery, in the order of coming."""
-        found = [self._name(*each) for each in deliveries]
+        found = [self._name(each) for each in deliveries]
+        new = {id(name): name.name for name, is_new in found if is_new}
         if found and self._database is not None:
             try:
                 async with asyncio.timeout(ASKS_S):
-                    await self._keep(self._database, found)
+                    await self._keep(self._database, [name for name, _ in found])
             except Exception as error:  # the names of this process count
                 why = type(error).__name__
                 log.warning("names of MOs were not kept", extra={"gateway": self._gateway, "why": why})
-        return found
+        return [
+            Named(name, name.name, None) if is_new and new[id(name)] == name.name else Named(name, _new_id(), name.name)
+            for name, is_new in found
+        ]
+
+    def acknowledged(self, name: Name, session: object) -> None:
+        """Note that the session tells the SMSC that the MO is safe."""
+        name.acknowledged_by = session
 
     async def refused(self, names: Sequence[Name]) -> None:
         """Keep the names of MOs that come again for certain, when the SMSC likes: their events may be in the log."""
@@ -120,30 +137,26 @@ class Names:
         if self._deleting is not None:
             await self._deleting
 
-    def _name(self, words: str, number: str, is_part: bool) -> Name:
-        fingerprint, person = self._keyed(words), self._keyed(number)
+    def _name(self, said: Said) -> tuple[Name, bool]:
+        """Return the name of a delivery, and whether it is a new one."""
+        fingerprint = self._keyed(said.words)
         now = time.monotonic()
         found = self._known.get(fingerprint)
-        if found is not None and found.repeats_until < now:
+        if found is not None and (found.repeats_until < now or found.acknowledged_by is said.session):
             self._forget(found)
             found = None
-        if not is_part and (last := self._whole.get(person)) is not None and last is not found:
-            self._forget(last)
+        is_new = found is None
         if found is None:
-            found = Name(fingerprint, person, is_part, now)
+            found = Name(fingerprint, now)
         found.repeats_until = max(found.repeats_until, now + REPEATS_WITHIN_S)
         self._known[fingerprint] = found
         self._known.move_to_end(fingerprint)
-        if not is_part:
-            self._whole[person] = found
         while len(self._known) > NAMES:
             self._forget(next(iter(self._known.values())))
-        return found
+        return found, is_new
 
     def _forget(self, name: Name) -> None:
         del self._known[name.fingerprint]
-        if self._whole.get(name.person) is name:
-            del self._whole[name.person]
         if self._database is not None:
             self._gone[name.fingerprint] = name
 
@@ -152,27 +165,17 @@ class Names:
         async with database.begin() as tx:
             await fetch_many(tx, "SELECT pg_advisory_xact_lock(hashtext('placet.names'), hashtext($1))", self._gateway)
             for name in names:
-                if not name.is_part:
-                    await fetch_many(
-                        tx,
-                        "DELETE FROM mo_name WHERE gateway = $1 AND person = $2 AND fingerprint <> $3 AND NOT is_part",
-                        self._gateway,
-                        name.person,
-                        name.fingerprint,
-                    )
                 [[kept]] = await fetch_many(
                     tx,
-                    "INSERT INTO mo_name (gateway, fingerprint, person, is_part, name, repeats_until)"
-                    " VALUES ($1, $2, $3, $4, $5, clock_timestamp() + $6::float8 * interval '1 s')"
+                    "INSERT INTO mo_name (gateway, fingerprint, name, repeats_until)"
+                    " VALUES ($1, $2, $3, clock_timestamp() + $4::float8 * interval '1 s')"
                     " ON CONFLICT (gateway, fingerprint) DO UPDATE SET"
-                    " name = CASE WHEN $7::boolean OR mo_name.repeats_until < clock_timestamp()"
+                    " name = CASE WHEN $5::boolean OR mo_name.repeats_until < clock_timestamp()"
                     " THEN excluded.name ELSE mo_name.name END,"
                     " repeats_until = greatest(mo_name.repeats_until, excluded.repeats_until)"
                     " RETURNING name",
                     self._gateway,
                     name.fingerprint,
-                    name.person,
-                    name.is_part,
                     name.name,
                     REPEATS_WITHIN_S,
                     name.fingerprint in self._gone,

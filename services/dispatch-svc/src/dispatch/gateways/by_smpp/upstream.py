@@ -174,17 +174,15 @@ class Upstream:
     async def _events(self, batch: Sequence[_Delivery]) -> list[Event]:
         """Return the events of a batch, once each MO has its name."""
         mos = [(each, each.mo) for each in batch if each.mo is not None]
-        names = await self._names.of([said(mo) for _, mo in mos])
-        for (delivery, mo), name in zip(mos, names, strict=True):
-            delivery.name, delivery.event = name, deliveries.message_event(mo, name.name)
+        found = await self._names.of([Said(deliveries.digest(mo).hex(), each.session) for each, mo in mos])
+        for (delivery, mo), named in zip(mos, found, strict=True):
+            delivery.name = named.name
+            delivery.event = deliveries.message_event(mo, named.message_id, named.repeats)
         return [each.event for each in batch if each.event is not None]
 
     def _answer(self, session: Session, request: pdu.Pdu, result: str, name: Name | None = None) -> None:
         DELIVERED.labels(self._gateway, result).inc()
         status = pdu.OK if result in ("kept", "no message") else pdu.TEMPORARY_ERROR
+        if name is not None:
+            self._names.acknowledged(name, session)
         session.respond(request, status, name)
-
-
-def said(mo: smpp34.DeliverSm) -> Said:
-    is_part = deliveries.message_event(mo, UNNAMED).part is not None
-    return Said(deliveries.digest(mo).hex(), mo.source_addr, is_part)

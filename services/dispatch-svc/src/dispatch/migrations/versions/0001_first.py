@@ -245,8 +245,6 @@ WITH (fillfactor='40')
 CREATE TABLE mo_name (
     gateway text NOT NULL,
     fingerprint text NOT NULL,
-    person text NOT NULL,
-    is_part boolean NOT NULL,
     name text NOT NULL,
     repeats_until timestamptz NOT NULL
 )
@@ -568,9 +566,6 @@ CREATE INDEX message_unknown_ix ON message (unknown_since) WHERE (unknown_since 
     """,
     """
 CREATE INDEX message_waiting_ix ON message (campaign_id, due_at) WHERE (due_at IS NOT NULL)
-    """,
-    """
-CREATE INDEX mo_name_person_ix ON mo_name (gateway, person)
     """,
     """
 CREATE INDEX mo_name_repeats_until_ix ON mo_name (repeats_until)
