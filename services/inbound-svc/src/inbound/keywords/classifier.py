@@ -159,12 +159,13 @@ def _decide(plain: Normal, known: Words) -> Finding:
     doubt = None
     for i, clause in enumerate(plain.clauses):
         opt_out = _opt_out(clause, exact[i], content[i], hits[i], known, plain.question, praised)
-        if opt_out and opt_out.rule == "any-1:stop_not_first" and roles.means_what(said[i], all_words, known):
-            opt_out = None
-        if opt_out and opt_out.intent == "review" and i > 0 and _sent_back(clause, content[:i], known):
-            opt_out = None if _advert_and_more(said, i, 0) else opt_out
+        if opt_out and opt_out.rule == "any-1:stop_not_first" and content[i]:
+            at = clause.index(content[i][0])
+            opt_out = None if roles.asks_nothing(said[i], at, all_words, known) else opt_out
         if opt_out and opt_out.intent == "stop" and _sent_back(clause, content[:i], known):
             opt_out = Finding("review", "any-1:quoted_mention", DOUBT)
+        if opt_out and opt_out.intent == "review" and i > 0 and _sent_back(clause, content[:i], known):
+            opt_out = None if _advert_and_more(said, i, 0) else opt_out
         if opt_out and opt_out.intent == "stop":
             opt_out = _turned(opt_out, said, i, known)
         if opt_out and opt_out.intent == "stop":
@@ -183,7 +184,8 @@ def _decide(plain: Normal, known: Words) -> Finding:
         return Finding("stop", "any-1:stop_signs", EXACT)
     for clause, each in zip(content, said, strict=True):
         slip = _near(clause[0], known) if 0 < len(clause) <= SLIP_WORDS else None
-        if slip and not grammar.about_life(each, known) and not grammar.of_a_shop(each, known):
+        acts = slip and roles.asks_nothing(each, each.clause.index(clause[0]), all_words, known)
+        if slip and not (acts or grammar.about_life(each, known) or grammar.of_a_shop(each)):
             return Finding("review", f"{slip}:near_stop_first", DOUBT)
     return _doubt(plain, exact, said, known) or _sounded(said, content, known) or _request(plain, exact, hits, known)
 
@@ -202,6 +204,8 @@ def _turned(found: Finding, said: Sequence[Said], place: int, known: Words) -> F
     if turn is None and found.score < EXACT and (right := grammar.right(here)) and right[1] in ("source", "access"):
         return Finding("review", f"{right[0]}:{right[1]}_phrases", DOUBT, concern=right[1])
     rule = found.rule.rpartition(":")[2]
+    if turn == "question" and roles.means_what(said[place], {word for each in said for word in each.clause}, known):
+        return None
     if turn is None or (turn == "life" and rule == "stop_first"):
         return found
     if found.score == EXACT and turn not in ("regret", "life") and rule != "stop_alone":
@@ -209,6 +213,7 @@ def _turned(found: Finding, said: Sequence[Said], place: int, known: Words) -> F
     if turn == "life":
         clause = said[place].clause
         aimed = not known.objects.isdisjoint(clause) and known.erasers.isdisjoint(clause)
+        aimed = aimed and not grammar.owns_things(said[place], known)
         return None if rule in LIST_RULES and not aimed else Finding("review", "speech-1:life", DOUBT)
     concern: Concern = "return" if turn == "regret" else "doubt"
     return Finding("review", f"speech-1:{turn}", DOUBT, concern=concern)
@@ -265,7 +270,7 @@ def _opt_out(
             return Finding("stop", f"{phrase.file}:stop_phrases", PHRASE)
         if phrase.kind == "stop_negative_phrases" and known.reports.isdisjoint(clause) and not _told(within, place):
             return Finding("stop", f"{phrase.file}:stop_negative_phrases", PHRASE)
-        if phrase.kind == "stop_opening_phrases" and _opens(exact, phrase, question):
+        if phrase.kind == "stop_opening_phrases" and _opens(exact, phrase, question, known):
             return Finding("stop", f"{phrase.file}:stop_opening_phrases", PHRASE)
     if file := together(clause, known):
         return Finding("stop", f"{file}:stop_together", PHRASE)
@@ -279,10 +284,12 @@ def _told(clause: Clause, place: int) -> bool:
     return clause[place].endswith("ez") and "vous" in clause[max(0, place - SUBJECT_REACH) : place]
 
 
-def _opens(exact: Clause, phrase: Phrase, question: bool) -> bool:
+def _opens(exact: Clause, phrase: Phrase, question: bool, known: Words) -> bool:
     """Return whether the clause begins with the phrase: "plus de sms svp", not "plus de message vocal dispo ?"."""
     length = len(phrase.words)
-    return tuple(exact[:length]) == phrase.words and not (question and len(exact) > length + 1)
+    if tuple(exact[:length]) != phrase.words or not known.reports.isdisjoint(exact[length:]):
+        return False
+    return not (question and len(exact) > length + 1)
 
 
 def _first_but(
@@ -303,11 +310,20 @@ def _first_but(
     for *_, phrase in hits:
         if phrase.kind == "stop_idioms" and tuple(exact[: len(phrase.words)]) == phrase.words:
             return Finding("review", f"{phrase.file}:stop_idioms", DOUBT)
+    if _against(clause, first, known):
+        return Finding("review", "any-1:stop_against", DOUBT)
     if exact[0] != first and exact[0] not in known.answers:
         return Finding("review", "any-1:stop_not_first", DOUBT)
     if question and (len(rest) >= 2 or len(exact) >= ASKING_WORDS):
         return Finding("review", "any-1:stop_and_question", DOUBT)
     return None
+
+
+def _against(clause: Clause, first: str, known: Words) -> bool:
+    """Return whether the STOP is a slogan: "stop aux embouteillages", and not "stop aux pubs"."""
+    after = clause[clause.index(first) + 1 :]
+    to_things = after[:1] == ("aux",) or after[:2] in (("a", "la"), ("a", "l"))
+    return to_things and len(after) > 1 and known.traffic.isdisjoint(after) and grammar.everyone(clause, known) is None
 
 
 def _ends_in_stop(clause: Clause, exact: Clause, known: Words) -> bool:
@@ -341,20 +357,19 @@ def _doubt(plain: Normal, exact: list[Clause], heard: Sequence[Said], known: Wor
     said = [clause for clause in exact if clause]
     if len(said) == 1 and (file := known.review_alone.get(" ".join(said[0]))):
         return Finding("review", f"{file}:review_alone", DOUBT)
-    bought = grammar.of_a_purchase(heard, known)
+    bought = grammar.of_a_purchase(heard)
     told = {word for each in heard for word in each.clause}
     for place, each in enumerate(heard):
         if grammar.about_life(each, known):
             continue
         clause, found = each.clause, each.hits
-        shop = grammar.of_a_shop(each, known)
+        shop = grammar.of_a_shop(each)
         for at, word in enumerate(clause):
-            if _mentions_stop(word, known) and not roles.asks_nothing(each, at, told, known):
-                if _advert_and_more(heard, place, at):
-                    continue
-                if each.has("mistakes"):
+            if _mentions_stop(word, known):
+                if grammar.mistaken(heard, place):
                     return Finding("review", "speech-1:regret", DOUBT, concern="return")
-                return Finding("review", "any-1:mentions_stop", DOUBT)
+                if not roles.asks_nothing(each, at, told, known) and not _advert_and_more(heard, place, at):
+                    return Finding("review", "any-1:mentions_stop", DOUBT)
             if word in known.review_verbs:
                 file = known.review_verbs[word]
                 if not known.negations[file].isdisjoint(clause):
@@ -363,10 +378,10 @@ def _doubt(plain: Normal, exact: list[Clause], heard: Sequence[Said], known: Wor
                 file = known.review_things[word]
                 if not known.negations[file].isdisjoint(clause):
                     return Finding("review", f"{file}:review_things", DOUBT)
-        for *_, phrase in found:
+        for _, start, phrase in found:
             if phrase.kind in ("erase_phrases", *LIST_RULES) and not roles.means_what(each, told, known):
                 return Finding("review", f"{phrase.file}:mentions_stop_phrase", DOUBT)
-            if phrase.kind == "review_phrases" and not (shop and phrase.file != "speech-1"):
+            if phrase.kind == "review_phrases" and not (shop and grammar.of_things(each, start, phrase)):
                 return Finding("review", f"{phrase.file}:{phrase.kind}", DOUBT)
             if phrase.kind == "review" and not bought:
                 return Finding("review", f"{phrase.file}:{phrase.kind}", DOUBT)
@@ -381,7 +396,7 @@ def _sounded(said: Sequence[Said], content: Sequence[Clause], known: Words) -> F
     if len(meant) == 1 and meant[0] not in known.known and (file := known.sounded_alone.get(sound(meant[0]))):
         return Finding("stop", f"{file}:sounded_stop_alone", NEAR)
     doubt = None
-    bought = grammar.of_a_purchase(said, known)
+    bought = grammar.of_a_purchase(said)
     for place, each in enumerate(said):
         if grammar.about_life(each, known) or all(word in known.known for word in each.clause):
             continue
@@ -402,7 +417,7 @@ def _sounded(said: Sequence[Said], content: Sequence[Clause], known: Words) -> F
         if joined in known.glued_stops or COURTESY_AT_END.sub("", joined) in known.glued_stops:
             return Finding("stop", "any-1:glued_stop", NEAR)
         several = any(len(word) >= WORD_CHARS and word not in known.known for word in each.clause)
-        if several and has_glued(each.clause, known.glued):
+        if several and has_glued(each.clause, known.glued, known.known):
             doubt = doubt or Finding("review", "any-1:glued", DOUBT)
     return doubt
 

@@ -30,6 +30,7 @@ RIGHTS: tuple[tuple[str, Concern], ...] = (
 )
 REACH = 8  # words from "stop" to the brands it names
 VOCATIVE_WORDS = 3  # "coucou maman,"
+THING_REACH = 4  # words from a phrase to its thing
 SENTENCE_WORDS = 2  # before the "je" of another sentence
 NEAR = 1  # clauses between "par erreur" and the STOP it regrets
 
@@ -57,7 +58,7 @@ def turn(said: Sequence[Said], place: int, known: Words) -> Turn | None:
     if regretted(said, known):
         return "regret"
     if of_another(here.clause, known):
-        return "life" if _to_a_thing(here.clause, known) else "another"
+        return "life" if _to_a_thing(here.clause, known) or about_life(here, known) else "another"
     if place > 0 and len(said[0].clause) <= VOCATIVE_WORDS and not known.vocatives.isdisjoint(said[0].clause):
         return "another"
     asked = [each for each in said[place : place + 1 + NEAR] if each.question and each.has("asks")]
@@ -79,6 +80,11 @@ def regretted(said: Sequence[Said], known: Words) -> bool:
             if not known.says.isdisjoint(near) and any(word in known.stop_first for word in near):
                 return True
     return False
+
+
+def mistaken(said: Sequence[Said], place: int) -> bool:
+    """Return whether a mistake is told beside the clause, where no STOP is asked for: "oups le STOP, fausse manip"."""
+    return any(each.has("mistakes") for each in said[max(0, place - NEAR) : place + NEAR + 1])
 
 
 def of_another(clause: Clause, known: Words) -> bool:
@@ -140,12 +146,27 @@ def _before_life(said: Said, known: Words) -> bool:
     return start is not None and all(place > start for _, place, phrase in said.hits if phrase.kind == "everyday")
 
 
-def of_a_shop(said: Said, known: Words) -> bool:
+def owns_things(said: Said, known: Words) -> bool:
+    """Return whether everyday things are what is asked for: "n'envoyez pas le colis", and not "au travail"."""
+    return any(
+        place > 0 and said.clause[place - 1] in known.things and said.clause[place - 1] not in ("au", "aux")
+        for _, place, phrase in said.hits
+        if phrase.kind == "everyday"
+    )
+
+
+def of_a_shop(said: Said) -> bool:
     """Return whether the clause speaks of what a shop sells or when it opens, and not of messages."""
     return said.has("occasions") and not said.has("traffic")
 
 
-def of_a_purchase(said: Sequence[Said], known: Words) -> bool:
+def of_things(said: Said, place: int, phrase: Phrase) -> bool:
+    """Return whether a phrase is about a thing of the shop just after: "je ne veux plus le canapé"."""
+    end = place + len(phrase.words)
+    return any(end <= at < end + THING_REACH for _, at, each in said.hits if each.kind == "occasions")
+
+
+def of_a_purchase(said: Sequence[Said]) -> bool:
     """Return whether the text speaks of a shop or everyday things, and nowhere of messages: a customer's."""
     told = any(each.has("everyday") or each.has("occasions") for each in said)
     return told and not any(each.has("traffic") for each in said)
@@ -178,9 +199,10 @@ def erasure(said: Said, known: Words) -> Literal["certain", "perhaps"] | None:
 
 def right(said: Sequence[Said]) -> tuple[str, Concern] | None:
     """Return the right that the text asks for, with the file of its phrase."""
+    bought = of_a_purchase(said)
     for kind, concern in RIGHTS:
         for each in said:
             for *_, phrase in each.hits:
-                if phrase.kind == kind:
+                if phrase.kind == kind and not (concern == "return" and bought):
                     return phrase.file, concern
     return None

@@ -32,6 +32,7 @@ SPLIT_CODE = re.compile(r"\bau ([3-8]\d) (\d{3})\b")
 NUMBER_SIGN = re.compile(r"\bn[°º]")  # "n°4471" is no negation
 MIXED = re.compile(r"[^\W\d_]*(?:[a-z][^\W\d_a-z]|[^\W\d_a-z][a-z])[^\W\d_]*")  # Latin and other letters in a word
 CLAUSE_END = re.compile(r"([!?]+|[.;:,]+(?=\s|$)|\n+)")
+BETWEEN_SPACES = re.compile(r"\S+")
 WORD = re.compile(r"[^\W_]+")
 NOT_A_WORD = re.compile(r"[\W_]+")
 
@@ -69,7 +70,7 @@ def normalise(text: str, *, look_alikes: bool = False) -> Normal:
         folded = MIXED.sub(lambda word: word.group().translate(DRAWN), folded)
     disguised = folded.translate(LOOK_ALIKES) != folded
     if look_alikes and disguised:
-        folded = " ".join(map(_without_disguise, folded.split(" ")))
+        folded = BETWEEN_SPACES.sub(lambda word: _without_disguise(word.group()), folded)
     symbols = NO_SYMBOLS
     if not folded.isascii():
         symbols = frozenset(char for char in folded if unicodedata.category(char) == "So")

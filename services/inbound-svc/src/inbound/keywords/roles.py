@@ -22,9 +22,9 @@ def asks_nothing(here: Said, at: int, told: Set[str], known: Words) -> bool:
 
     `told`: every word of the text.
     """
-    if here.has("mistakes"):
-        return False
-    if means_what(here, told, known) or goes_on(here, told, known):
+    if here.has("meanings"):
+        return means_what(here, told, known)
+    if goes_on(here, told, known):
         return True
     clause = here.clause
     if here.has("traffic") or here.has("urges"):
