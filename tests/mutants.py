@@ -1160,7 +1160,7 @@ MUTANTS = (
         f"{KEYWORDS}/roles.py",
         '    if here.has("traffic") or here.has("urges"):\n        return False\n',
         "",
-        f"{TABLE} -k domain_table",
+        f"{PARTS} -k parts_of_a_text",
     ),
     Mutant(
         "the reader believes mocking praise",
@@ -1216,7 +1216,7 @@ MUTANTS = (
         f"{KEYWORDS}/matching.py",
         "            if all(any(word in group for word in after) for group in rule.groups[1:]):",
         "            if True:",
-        "tests/unit/inbound/test_corpus.py",
+        f"{PARTS} -k parts_of_a_text",
     ),
     Mutant(
         "the reader ignores what a rule of several words excludes",

@@ -54,8 +54,13 @@ HELD = [
     "génial, encore ! ne vous arrêtez surtout pas, j'adore",
     # a STOP that does not help
     "c'est quoi ce stop qui ne marche pas",
-    # no longer a customer, and a thing that is far
-    "je ne suis plus cliente chez vous depuis le vol de mon sac",
+    # a refusal, and a thing of the shop that is far
+    "je refuse tout net comme expliqué hier au vendeur",
+    # the words of a rule, in another order
+    "de vos textos on en a jamais marre",
+    # a thing, and a wish beside the word
+    "donnez-moi le stop, ici Nadia",
+    "où est l'arrêt de vos envois, Madame ?",
 ]
 
 NOTHING = [
