@@ -92,7 +92,7 @@ alerts: install ## Evaluate the alert rules near their thresholds, and with each
 mutants: install ## Apply small faults, one at a time, that the tests must catch (M=part of a name)
 	$(BIN)/python -m tests.mutants $(M)
 
-fuzz: install ## Fuzz inbound-svc for 10 minutes (FUZZ_SECONDS=n; T=tests/service/common/test_fuzz.py: the other services)
+fuzz: install ## Fuzz inbound-svc for 10 minutes (FUZZ_SECONDS=n; T=tests/service/common/test_fuzz.py: the other services; T=tests/property/test_keyword_scripts.py: the reader)
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) $(BIN)/pytest -q -s $(or $(T),tests/service/inbound/test_inbound_fuzz.py)
 
 schemathesis: install ## Hold the four services against their OpenAPI documents, 10 minutes each (FUZZ_SECONDS=n): no 5xx, no undeclared answer

@@ -49,6 +49,7 @@ PAGING = "libs/common/src/common/web/pagination.py"
 KEYWORDS = "services/inbound-svc/src/inbound/keywords"
 TABLE = "tests/unit/inbound/test_keyword_table.py"
 DISPATCH = "tests/service/dispatch/test_interleavings.py"
+PARTS = "tests/unit/inbound/test_keyword_parts.py"
 CONSENT = "tests/service/consent/test_interleavings.py"
 COMMON = "tests/service/common/test_interleavings.py"
 IN_HAND = "tests/service/dispatch/test_in_hand.py"
@@ -1052,8 +1053,8 @@ MUTANTS = (
     Mutant(
         "the reader takes a sister's STOP for the person's",
         f"{KEYWORDS}/grammar.py",
-        '        return "another"\n',
-        "        return None\n",
+        'about_life(here, known) else "another"\n',
+        "about_life(here, known) else None\n",
         f"{TABLE} -k domain_table",
     ),
     Mutant(
@@ -1073,15 +1074,15 @@ MUTANTS = (
     Mutant(
         "the reader holds whoever speaks of a bus stop",
         f"{KEYWORDS}/grammar.py",
-        'said.has("everyday") and',
-        "False and",
+        'return said.has("everyday") and',
+        "return False and",
         f"{TABLE} -k domain_table",
     ),
     Mutant(
         "the reader loses a STOP where the clause speaks of an order too",
         f"{KEYWORDS}/grammar.py",
-        " and known.traffic.isdisjoint(said.clause)",
-        "",
+        'return said.has("everyday") and not said.has("traffic")',
+        'return said.has("everyday")',
         f"{TABLE} -k domain_table",
     ),
     Mutant(
@@ -1139,6 +1140,112 @@ MUTANTS = (
         'LIKE = Finding("review",',
         'LIKE = Finding("stop",',
         "tests/unit/inbound/test_corpus.py",
+    ),
+    Mutant(
+        "the reader drops a wish that is aimed at the writer, for a word of work",
+        f"{KEYWORDS}/classifier.py",
+        " and not aimed else",
+        " else",
+        f"{PARTS} -k parts_of_a_text",
+    ),
+    Mutant(
+        "the reader lets another sentence's everyday things undo a wish",
+        f"{KEYWORDS}/grammar.py",
+        " and not _before_life(here, known)",
+        "",
+        f"{PARTS} -k parts_of_a_text",
+    ),
+    Mutant(
+        "the reader waves through a thing that has a wish beside it",
+        f"{KEYWORDS}/roles.py",
+        '    if here.has("traffic") or here.has("urges"):\n        return False\n',
+        "",
+        f"{PARTS} -k parts_of_a_text",
+    ),
+    Mutant(
+        "the reader believes mocking praise",
+        f"{KEYWORDS}/roles.py",
+        " and known.mocks.isdisjoint(told)",
+        "",
+        f"{PARTS} -k parts_of_a_text",
+    ),
+    Mutant(
+        "the reader answers a STOP that does not work as a question about the word",
+        f"{KEYWORDS}/roles.py",
+        'here.has("meanings") and known.broken.isdisjoint(told)',
+        'here.has("meanings")',
+        f"{PARTS} -k parts_of_a_text",
+    ),
+    Mutant(
+        "the reader waves through two words with a negation",
+        f"{KEYWORDS}/roles.py",
+        "len(told) > PAIR and",
+        "",
+        f"{PARTS} -k parts_of_a_text",
+    ),
+    Mutant(
+        "the reader stops where vous tells",
+        f"{KEYWORDS}/classifier.py",
+        " and not _told(within, place)",
+        "",
+        f"{PARTS} -k parts_of_a_text",
+    ),
+    Mutant(
+        "the reader stops for a slogan",
+        f"{KEYWORDS}/classifier.py",
+        "    if _against(clause, first, known):",
+        "    if False:",
+        f"{PARTS} -k parts_of_a_text",
+    ),
+    Mutant(
+        "the reader drops a doubt for a thing that is far",
+        f"{KEYWORDS}/grammar.py",
+        "end <= at < end + THING_REACH",
+        "end <= at",
+        f"{PARTS} -k parts_of_a_text",
+    ),
+    Mutant(
+        "the reader waves through words beside our text as if they stopped",
+        f"{KEYWORDS}/classifier.py",
+        "            opt_out = None if _advert_and_more(said, i, 0) else opt_out\n",
+        "            pass\n",
+        f"{PARTS} -k parts_of_a_text",
+    ),
+    Mutant(
+        "the reader takes a rule whose words stand in any order",
+        f"{KEYWORDS}/matching.py",
+        "            if all(any(word in group for word in after) for group in rule.groups[1:]):",
+        "            if True:",
+        f"{PARTS} -k parts_of_a_text",
+    ),
+    Mutant(
+        "the reader ignores what a rule of several words excludes",
+        f"{KEYWORDS}/matching.py",
+        "rule.unless.isdisjoint(words) and",
+        "True and",
+        f"{TABLE} -k domain_table",
+    ),
+    Mutant(
+        "fillers loosen",
+        f"{KEYWORDS}/classifier.py",
+        "    said = [clause for clause in exact if clause]\n    if said and len(said[0]) == 1:",
+        "    said = [[w for w in c if w not in known.fillers or w in known.confirm] for c in exact if c]\n"
+        "    if said and len(said[0]) == 1:",
+        f"{PARTS} -k fillers",
+    ),
+    Mutant(
+        "the reader takes the question where a number is from for a STOP",
+        f"{KEYWORDS}/classifier.py",
+        'right[1] in ("source", "access")',
+        "False",
+        f"{PARTS} -k where_the_number",
+    ),
+    Mutant(
+        "the reader loses a wish in another script",
+        f"{KEYWORDS}/unread.py",
+        "        return 2 * read < len(said)\n",
+        "        return 5 * read > len(said)\n",
+        "tests/property/test_keyword_scripts.py",
     ),
     Mutant(
         "the work of the reader grows with the square of the text",

@@ -1,6 +1,7 @@
 """STOP, however it is dressed, is STOP; what is not STOP never becomes it; and what loosens is never guessed."""
 
 import sys
+import unicodedata
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from inbound.keywords import classify
 from inbound.keywords.lists import CURRENT, load
+from tests.unit.inbound.corpus import HOSTILE, HOSTILE_CHARS
 
 OPT_OUTS: tuple[str, ...] = ("STOP", "stop", "ARRÊT", "arrêtez", "STOPALL", "désinscription")
 OPT_OUTS += ("unsubscribe", "BAJA", "abmelden", "afmelden", "basta", "sair")
@@ -143,6 +145,8 @@ def test_any_text_at_all_is_understood(text: str) -> None:
 
 
 WISHES: tuple[str, ...] = ("STOP", "stop pub", "arrêtez vos sms", "désinscrivez-moi", "je ne veux plus de vos messages")
+WISHES += ("gardez vos promos", "marre de vos sms", "halte aux pubs", "inutile de m'écrire", "allez vous faire voir")
+WISHES += ("laissez-nous en paix", "ne vous donnez plus la peine", "trop de textos", "supprimez toutes mes données")
 WISHES += ("unsubscribe me", "no more texts", "ne m'écrivez plus", "Laissez-moi tranquille", "Stop toutes vos marques")
 BEFORE = st.sampled_from(["", "", "Bonjour, ", "Bjr ", "Bonsoir madame, ", "svp ", "🙏 ", "\n"])
 AFTER = st.sampled_from(["", "", " svp", ", merci", " Merci d'avance", " cordialement", " 😡", "!!", " 🙏🙏", "\n"])
@@ -157,6 +161,19 @@ def test_courtesy_emoji_case_and_quotations_never_turn_a_wish_into_nothing(
     assert classify(before + cased(wish) + after + quoted).intent in ("stop", "review")
 
 
+SPACES = st.sampled_from([" ", "  ", "\t", "\u00a0", "\u202f", " \u200b"])
+
+
+@given(st.sampled_from(WISHES), SPACES, st.lists(ACCENTS, min_size=40, max_size=40), st.booleans())
+@settings(max_examples=300)
+def test_accents_and_spaces_never_turn_a_wish_into_nothing(wish: str, gap: str, marks: list[str], bare: bool) -> None:
+    letters = [char for char in unicodedata.normalize("NFD", wish) if not unicodedata.combining(char)]
+    drawn = [char + mark if char.isalpha() else char for char, mark in zip(letters, marks, strict=False)]
+    said = "".join(letters if bare else [*drawn, *letters[len(drawn) :]])
+
+    assert classify(gap.join(said.split(" "))).intent in ("stop", "review")
+
+
 LOOKS_LIKE = str.maketrans("aecopx", "аесорх")  # Cyrillic
 
 
@@ -168,6 +185,18 @@ def test_letters_of_another_alphabet_never_turn_a_wish_into_nothing(wish: str, p
 
 
 LOOSENING = ("START", "OUI", "reprendre", "unstop", "YES")
+
+
+SAYINGS = ("je", "veux", "plus", "stop", "start", "oui", "yes", "recevoir", "sms", "ok", "vos", "non", "encore", "la")
+TALK = st.lists(st.sampled_from(SAYINGS))
+
+
+@given(TALK, st.sampled_from(["", "?", "!", ".", " 🙏", "\n"]))
+def test_what_loosens_has_one_word_and_courtesy(said: list[str], end: str) -> None:
+    meant = [word for word in said if word not in COURTESY_WORDS]
+    assume(len(meant) != 1)
+
+    assert classify(" ".join(said) + end).intent not in ("start", "confirm")
 
 
 @given(st.sampled_from(LOOSENING), st.sampled_from(["si je dis {}", "ma soeur a dit {}", "{} par erreur", "{} ou pas"]))
@@ -194,13 +223,9 @@ def steps(text: str) -> int:
     return count
 
 
-HOSTILE = ["stop ", "s t o p ", "ne ", "j'ai dit stop par erreur ", "? ", "«", "pas de ", "plus de sms si je "]
-HOSTILE += ["xqz", "ñañ й ", "!", "arretez toutes vos ", "ma soeur dit "]
-
-
 @pytest.mark.parametrize("unit", HOSTILE)
 def test_work_grows_no_faster_than_the_text(unit: str) -> None:
     short, long = (unit * (length // len(unit)) for length in (450, 1_800))
 
     assert steps(long) <= 6 * steps(short)
-    assert steps(unit * (10_240 // len(unit))) <= 1.5 * steps(long)
+    assert steps(unit * (HOSTILE_CHARS // len(unit))) <= 1.5 * steps(long)

@@ -19,6 +19,7 @@ from tests.unit.inbound.rivals import RIVALS
 
 CORPUS = Path(__file__).parents[3] / "services/inbound-svc/corpus/corpus.tsv"
 LABELLED = CORPUS.parent / "labelled.tsv"
+PLAIN = CORPUS.parent / "plain.tsv"
 WISHES = {"stop", "stop_all", "erase"}
 CLASSES = ("stop", "erase", "start", "confirm", "contact", "review", "none")
 
@@ -91,6 +92,14 @@ def labelled() -> tuple[Labelled, ...]:
     head, *rows = LABELLED.read_text(encoding="utf-8").split("\n")[:-1]
     assert head.split("\t") == ["text", "language", "region", "label_1", "label_2", "set"]
     return tuple(_labelled(*row.split("\t")) for row in rows)
+
+
+@cache
+def plain() -> tuple[str, ...]:
+    """Return the replies as they mostly are, which nothing was learned from."""
+    head, *rows = PLAIN.read_text(encoding="utf-8").split("\n")[:-1]
+    assert head.split("\t") == ["text", "language"]
+    return tuple(row.split("\t")[0] for row in rows)
 
 
 def _labelled(text: str, language: str, region: str, first: str, second: str, part: str) -> Labelled:
@@ -183,6 +192,9 @@ def report() -> Iterator[str]:
         yield f"labelled twice, {name} ({len(told)})"
         yield from wishes(told)
     yield ""
+    held = sum(classify(text).intent == "review" for text in plain())
+    yield f"plain replies held, of 1,000  {1000 * held / len(plain()):6.0f}   ({held} of {len(plain())})"
+    yield ""
     yield from _by_labelled_language()
 
 
@@ -226,20 +238,59 @@ def wishes(part: Sequence[Labelled]) -> Iterator[str]:
 
 
 def _by_labelled_language() -> Iterator[str]:
-    yield f"{'labelled'.ljust(16)}{'wishes':>8}{'stopped':>9}{'held':>6}{'lost':>6}{'ordinary':>10}{'held':>6}"
+    heads: tuple[tuple[str, int], ...] = (
+        ("wishes", 8),
+        ("stopped", 9),
+        ("held", 6),
+        ("lost", 6),
+        ("others", 8),
+        ("stopped", 9),
+    )
+    heads += (("ordinary", 10), ("held", 6))
+    yield "labelled".ljust(16) + "".join(head.rjust(width) for head, width in heads)
     for language in sorted({line.language for line in labelled()}):
         read = [(line, classify(line.text).intent) for line in labelled() if line.language == language]
         asked = [intent for line, intent in read if line.wish]
         ordinary = [intent for line, intent in read if line.ordinary]
+        others = [intent for line, intent in read if line.labels.isdisjoint(WISHES)]
         stopped, held = asked.count("stop"), asked.count("review")
         yield (
             f"{language.ljust(16)}{len(asked):8}{stopped:9}{held:6}{len(asked) - stopped - held:6}"
-            f"{len(ordinary):10}{ordinary.count('review'):6}"
+            f"{len(others):8}{others.count('stop'):9}{len(ordinary):10}{ordinary.count('review'):6}"
         )
 
 
 def _percent(share: float | None) -> str:
     return "    -" if share is None else f"{share * 100:5.1f}"
+
+
+HOSTILE: tuple[str, ...] = (
+    "stop ",
+    "s t o p ",
+    "ne ",
+    "j'ai dit stop par erreur ",
+    "? ",
+    "«",
+    "pas de ",
+    "plus de sms si je ",
+    "xqz",
+)
+HOSTILE += ("ñañ й ", "!", "arretez toutes vos ", "ma soeur dit ", "le stop a arrete s arrete ", "c est quoi stop ")
+HOSTILE += ("je veux plus ", "vos sms m en ", "marre vos ne m ecrivez ")
+HOSTILE_CHARS = 10_240
+
+
+def slowest_ms() -> float:
+    """Return the processor time for the slowest of the hostile texts, each the best of nine readings."""
+    slowest = 0.0
+    for unit in HOSTILE:
+        text, took = unit * (HOSTILE_CHARS // len(unit)), []
+        for _ in range(9):
+            began = time.thread_time()
+            classify(text)
+            took.append(time.thread_time() - began)
+        slowest = max(slowest, min(took))
+    return slowest * 1e3
 
 
 def median_us() -> float:
@@ -257,3 +308,4 @@ def median_us() -> float:
 
 if __name__ == "__main__":
     sys.stdout.write("\n".join(report()) + f"\n\n{median_us():,.0f} µs a text at the median, on one core\n")
+    sys.stdout.write(f"{slowest_ms():.1f} ms for the slowest of {len(HOSTILE)} hostile texts of 10 KB\n")

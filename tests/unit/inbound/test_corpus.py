@@ -15,10 +15,12 @@ from tests.unit.inbound.corpus import (
     lines,
     ours,
     ours_without_hints,
+    plain,
     precision,
     recall,
     report,
 )
+from tests.unit.inbound.likeness import WRITTEN
 from tests.unit.inbound.rivals import aws, mautic, parcelvoy, twilio
 
 READ = [ours(line) for line in lines()]
@@ -109,6 +111,20 @@ def test_few_labelled_replies_without_a_wish_are_stopped_or_held() -> None:
     assert share(others, "stop") < 0.02
     assert share(ordinary, "review") < 0.1
     assert [line.text for line, found in LABELLED if found.intent == "start" and "start" not in line.labels] == []
+
+
+def test_few_plain_replies_are_held_and_none_is_stopped() -> None:
+    read = [classify(text).intent for text in plain()]
+
+    assert "stop" not in read
+    assert read.count("review") / len(read) < 0.05
+
+
+def test_no_plain_reply_teaches_the_weights() -> None:
+    taught = {row.split("\t")[0] for row in WRITTEN.read_text(encoding="utf-8").split("\n")}
+
+    assert taught.isdisjoint(plain())
+    assert {line.text for line in lines()}.isdisjoint(plain())
 
 
 def test_the_report_sets_every_reader_beside_ours() -> None:

@@ -10,14 +10,15 @@ Precedence: an opt-out in any clause; a possible opt-out; the other requests. A 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from common.contracts.inbound import Concern, Intent
-from inbound.keywords import grammar, likeness
+from inbound.keywords import grammar, likeness, roles
 from inbound.keywords.grammar import Clause, Hit, Said
 from inbound.keywords.lists import Phrase, Words, words
+from inbound.keywords.matching import hits_of, short_code, together, without_courtesy, without_fillers
 from inbound.keywords.normal import Normal, normalise
 from inbound.keywords.quotes import own_words
 from inbound.keywords.sounds import WORD_CHARS, has_glued, sound
@@ -26,13 +27,14 @@ from inbound.keywords.unread import hardly_read
 READ_CHARS = 2_000  # the longest SMS has 1,530; a longer text is never left at "none"
 DISGUISE_CHARS = 160  # one SMS (DOMAIN 2.3, step 6)
 NEGATION_REACH = 4  # words before a phrase in which a negation turns the phrase
-TOGETHER_REACH = 12  # words after the first group for the others
+SUBJECT_REACH = 3  # words from "vous" to the verb
 LAST_WORDS = 8  # "trop de messages stop"; in a longer clause a final STOP goes to review
 ASKING_WORDS = 5  # "stop c'est pour avoir la promo ?"
 ADVERT_WORDS = 4  # a STOP mention below so many words is an advert sent back
+OWN_WORDS = 2  # below a STOP mention
 SLIP_WORDS = 3  # "tsop acme" goes to review
 NAMED_WORDS = 8  # of a brand with its neighbours
-SHORT_CODE = re.compile(r"[3-8]\d{4}")
+COURTESY_AT_END = re.compile(r"(?:merci|svp|stp)$")
 TWICE = re.compile(r"(.)\1")
 
 EXACT, FOLLOWED, PHRASE, DISGUISED, LAST, NEAR, DOUBT, NOTHING = 1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.5, 0.0
@@ -92,7 +94,7 @@ def classify(text: str, *, language: str | None = None, country: str | None = No
     said = text[:READ_CHARS]
     own = own_words(said, known.wrote)
     plain = normalise(own)
-    if own is not said and not any(_exact(clause, known) for clause in plain.clauses):
+    if own is not said and not any(without_courtesy(clause, known) for clause in plain.clauses):
         own, plain = said, normalise(said)  # only a courtesy surrounds the quotation
     found = _read(own, plain, known)
     if own is not said and found.intent not in ("stop", "review"):
@@ -140,10 +142,11 @@ def _with_quotation(whole: Normal, known: Words, found: Finding) -> Finding:
 
 
 def _decide(plain: Normal, known: Words) -> Finding:
-    exact = [_exact(clause, known) for clause in plain.clauses]
-    content = [[w for w in clause if w not in known.ignored and not _short_code(w)] for clause in exact]
-    hits = [_hits(clause, without, known) for clause, without in zip(plain.clauses, exact, strict=True)]
-    said = [Said(*each) for each in zip(plain.clauses, hits, plain.marks, strict=True)]
+    exact = [without_courtesy(clause, known) for clause in plain.clauses]
+    content = [[w for w in clause if w not in known.ignored and not short_code(w)] for clause in exact]
+    hits = [hits_of(clause, without, known) for clause, without in zip(plain.clauses, exact, strict=True)]
+    told = zip(plain.clauses, hits, plain.marks, strict=True)
+    said = [Said(clause, found, mark, _kinds(clause, found, known)) for clause, found, mark in told]
     for found in hits:
         for clause, place, phrase in found:
             if phrase.kind == "erase_phrases" and not _negated(clause, place, phrase, known):
@@ -151,12 +154,18 @@ def _decide(plain: Normal, known: Words) -> Finding:
     erased = [grammar.erasure(each, known) for each in said]
     if "certain" in erased:
         return Finding("stop", "speech-1:erase_together", PHRASE, _named(exact, known))
+    all_words = {word for clause in plain.clauses for word in clause}
     praised = any(word in known.praise for clause in exact for word in clause)
     doubt = None
     for i, clause in enumerate(plain.clauses):
         opt_out = _opt_out(clause, exact[i], content[i], hits[i], known, plain.question, praised)
+        if opt_out and opt_out.rule == "any-1:stop_not_first" and content[i]:
+            at = clause.index(content[i][0])
+            opt_out = None if roles.asks_nothing(said[i], at, all_words, known) else opt_out
         if opt_out and opt_out.intent == "stop" and _sent_back(clause, content[:i], known):
             opt_out = Finding("review", "any-1:quoted_mention", DOUBT)
+        if opt_out and opt_out.intent == "review" and i > 0 and _sent_back(clause, content[:i], known):
+            opt_out = None if _advert_and_more(said, i, 0) else opt_out
         if opt_out and opt_out.intent == "stop":
             opt_out = _turned(opt_out, said, i, known)
         if opt_out and opt_out.intent == "stop":
@@ -175,21 +184,37 @@ def _decide(plain: Normal, known: Words) -> Finding:
         return Finding("stop", "any-1:stop_signs", EXACT)
     for clause, each in zip(content, said, strict=True):
         slip = _near(clause[0], known) if 0 < len(clause) <= SLIP_WORDS else None
-        if slip and not grammar.about_life(each, known):
+        acts = slip and roles.asks_nothing(each, each.clause.index(clause[0]), all_words, known)
+        if slip and not (acts or grammar.about_life(each, known) or grammar.of_a_shop(each)):
             return Finding("review", f"{slip}:near_stop_first", DOUBT)
     return _doubt(plain, exact, said, known) or _sounded(said, content, known) or _request(plain, exact, hits, known)
+
+
+def _kinds(clause: Clause, found: Sequence[Hit], known: Words) -> set[str]:
+    """Return the kinds of the clause's phrases and words, asked for once a clause."""
+    kinds = {phrase.kind for *_, phrase in found}
+    groups = (("traffic", known.traffic), ("urges", known.urges), ("refusing", known.negations_after))
+    return kinds.union(name for name, group in groups if not group.isdisjoint(clause))
 
 
 def _turned(found: Finding, said: Sequence[Said], place: int, known: Words) -> Finding | None:
     """Return a STOP, or what the words around make of the STOP: a review, or None where a phrase speaks of life."""
     turn = grammar.turn(said, place, known)
+    here = [said[place]] if said[place].question else []
+    if turn is None and found.score < EXACT and (right := grammar.right(here)) and right[1] in ("source", "access"):
+        return Finding("review", f"{right[0]}:{right[1]}_phrases", DOUBT, concern=right[1])
     rule = found.rule.rpartition(":")[2]
+    if turn == "question" and roles.means_what(said[place], {word for each in said for word in each.clause}, known):
+        return None
     if turn is None or (turn == "life" and rule == "stop_first"):
         return found
-    if found.score == EXACT and turn not in ("regret", "life"):
+    if found.score == EXACT and turn not in ("regret", "life") and rule != "stop_alone":
         return found
     if turn == "life":
-        return None if rule in LIST_RULES else Finding("review", "speech-1:life", DOUBT)
+        clause = said[place].clause
+        aimed = not known.objects.isdisjoint(clause) and known.erasers.isdisjoint(clause)
+        aimed = aimed and not grammar.owns_things(said[place], known)
+        return None if rule in LIST_RULES and not aimed else Finding("review", "speech-1:life", DOUBT)
     concern: Concern = "return" if turn == "regret" else "doubt"
     return Finding("review", f"speech-1:{turn}", DOUBT, concern=concern)
 
@@ -225,6 +250,11 @@ def _opt_out(
                 return Finding("stop", f"{file}:stop_alone", FOLLOWED)
     if doubt is None and (file := known.stop_whole.get(tuple(exact))):
         return Finding("stop", f"{file}:stop_whole", PHRASE)
+    if bare := without_fillers(exact, known):
+        if file := known.stop_whole.get(bare):
+            return Finding("stop", f"{file}:stop_whole", PHRASE)
+        if len(bare) == 1 and not question and (file := known.stop_alone.get(bare[0])):
+            return Finding("stop", f"{file}:stop_alone", PHRASE)
     if len(exact) > 1 and (file := known.stop_first.get("".join(exact)) or known.stop_alone.get("".join(exact))):
         return Finding("stop", f"{file}:stop_joined", PHRASE)
     for place, word in enumerate(clause):
@@ -238,21 +268,28 @@ def _opt_out(
     for within, place, phrase in hits:
         if phrase.kind == "stop_phrases" and not _negated(within, place, phrase, known):
             return Finding("stop", f"{phrase.file}:stop_phrases", PHRASE)
-        if phrase.kind == "stop_negative_phrases" and known.reports.isdisjoint(clause):
+        if phrase.kind == "stop_negative_phrases" and known.reports.isdisjoint(clause) and not _told(within, place):
             return Finding("stop", f"{phrase.file}:stop_negative_phrases", PHRASE)
-        if phrase.kind == "stop_opening_phrases" and _opens(exact, phrase, question):
+        if phrase.kind == "stop_opening_phrases" and _opens(exact, phrase, question, known):
             return Finding("stop", f"{phrase.file}:stop_opening_phrases", PHRASE)
-    if file := _together(clause, known):
+    if file := together(clause, known):
         return Finding("stop", f"{file}:stop_together", PHRASE)
     if doubt is None and not question and _ends_in_stop(clause, exact, known):
         return Finding("stop", f"{known.stop_last[exact[-1]]}:stop_last", LAST)
     return doubt
 
 
-def _opens(exact: Clause, phrase: Phrase, question: bool) -> bool:
+def _told(clause: Clause, place: int) -> bool:
+    """Return whether "vous" is the subject of the phrase: "vous n'envoyez plus de code ?" only tells."""
+    return clause[place].endswith("ez") and "vous" in clause[max(0, place - SUBJECT_REACH) : place]
+
+
+def _opens(exact: Clause, phrase: Phrase, question: bool, known: Words) -> bool:
     """Return whether the clause begins with the phrase: "plus de sms svp", not "plus de message vocal dispo ?"."""
     length = len(phrase.words)
-    return tuple(exact[:length]) == phrase.words and not (question and len(exact) > length + 1)
+    if tuple(exact[:length]) != phrase.words or not known.reports.isdisjoint(exact[length:]):
+        return False
+    return not (question and len(exact) > length + 1)
 
 
 def _first_but(
@@ -273,6 +310,8 @@ def _first_but(
     for *_, phrase in hits:
         if phrase.kind == "stop_idioms" and tuple(exact[: len(phrase.words)]) == phrase.words:
             return Finding("review", f"{phrase.file}:stop_idioms", DOUBT)
+    if _against(clause, first, known):
+        return Finding("review", "any-1:stop_against", DOUBT)
     if exact[0] != first and exact[0] not in known.answers:
         return Finding("review", "any-1:stop_not_first", DOUBT)
     if question and (len(rest) >= 2 or len(exact) >= ASKING_WORDS):
@@ -280,18 +319,11 @@ def _first_but(
     return None
 
 
-def _together(clause: Clause, known: Words) -> str | None:
-    """Return the file of a rule with a word of every group in the clause, in order.
-
-    An example: "je ne VEUX PLUS jamais RECEVOIR ça".
-    """
-    for place, word in enumerate(clause):
-        for rule, file in known.together.get(word, ()):
-            after = iter(clause[place + 1 : place + 1 + TOGETHER_REACH])
-            told = all(any(word in group for word in after) for group in rule.groups[1:])
-            if told and rule.unless.isdisjoint(clause):
-                return file
-    return None
+def _against(clause: Clause, first: str, known: Words) -> bool:
+    """Return whether the STOP is a slogan: "stop aux embouteillages", and not "stop aux pubs"."""
+    after = clause[clause.index(first) + 1 :]
+    to_things = after[:1] == ("aux",) or after[:2] in (("a", "la"), ("a", "l"))
+    return to_things and len(after) > 1 and known.traffic.isdisjoint(after) and grammar.everyone(clause, known) is None
 
 
 def _ends_in_stop(clause: Clause, exact: Clause, known: Words) -> bool:
@@ -325,13 +357,19 @@ def _doubt(plain: Normal, exact: list[Clause], heard: Sequence[Said], known: Wor
     said = [clause for clause in exact if clause]
     if len(said) == 1 and (file := known.review_alone.get(" ".join(said[0]))):
         return Finding("review", f"{file}:review_alone", DOUBT)
-    for each in heard:
+    bought = grammar.of_a_purchase(heard)
+    told = {word for each in heard for word in each.clause}
+    for place, each in enumerate(heard):
         if grammar.about_life(each, known):
             continue
         clause, found = each.clause, each.hits
-        for word in clause:
+        shop = grammar.of_a_shop(each)
+        for at, word in enumerate(clause):
             if _mentions_stop(word, known):
-                return Finding("review", "any-1:mentions_stop", DOUBT)
+                if grammar.mistaken(heard, place):
+                    return Finding("review", "speech-1:regret", DOUBT, concern="return")
+                if not roles.asks_nothing(each, at, told, known) and not _advert_and_more(heard, place, at):
+                    return Finding("review", "any-1:mentions_stop", DOUBT)
             if word in known.review_verbs:
                 file = known.review_verbs[word]
                 if not known.negations[file].isdisjoint(clause):
@@ -340,10 +378,12 @@ def _doubt(plain: Normal, exact: list[Clause], heard: Sequence[Said], known: Wor
                 file = known.review_things[word]
                 if not known.negations[file].isdisjoint(clause):
                     return Finding("review", f"{file}:review_things", DOUBT)
-        for *_, phrase in found:
-            if phrase.kind in ("erase_phrases", "stop_phrases", "stop_negative_phrases", "stop_opening_phrases"):
+        for _, start, phrase in found:
+            if phrase.kind in ("erase_phrases", *LIST_RULES) and not roles.means_what(each, told, known):
                 return Finding("review", f"{phrase.file}:mentions_stop_phrase", DOUBT)
-            if phrase.kind in ("review", "review_phrases"):
+            if phrase.kind == "review_phrases" and not (shop and grammar.of_things(each, start, phrase)):
+                return Finding("review", f"{phrase.file}:{phrase.kind}", DOUBT)
+            if phrase.kind == "review" and not bought:
                 return Finding("review", f"{phrase.file}:{phrase.kind}", DOUBT)
     if plain.symbols & (known.stop_signs | known.review_signs):
         return Finding("review", "any-1:review_signs", DOUBT)
@@ -356,12 +396,15 @@ def _sounded(said: Sequence[Said], content: Sequence[Clause], known: Words) -> F
     if len(meant) == 1 and meant[0] not in known.known and (file := known.sounded_alone.get(sound(meant[0]))):
         return Finding("stop", f"{file}:sounded_stop_alone", NEAR)
     doubt = None
+    bought = grammar.of_a_purchase(said)
     for place, each in enumerate(said):
         if grammar.about_life(each, known) or all(word in known.known for word in each.clause):
             continue
         heard = tuple(map(sound, each.clause))
         for start, word in enumerate(heard):
             for phrase in known.sounded.get(word, ()):
+                if phrase.kind == "review" and bought:
+                    continue
                 if heard[start : start + len(phrase.words)] == phrase.words:
                     found = Finding("review", f"{phrase.file}:sounded_{phrase.kind}", DOUBT)
                     if phrase.kind.startswith("stop_") and not _negated(each.clause, start, phrase, known):
@@ -370,8 +413,11 @@ def _sounded(said: Sequence[Said], content: Sequence[Clause], known: Words) -> F
                     if found.intent == "stop":
                         return found
                     doubt = doubt or found
+        joined = "".join(without_courtesy(each.clause, known))
+        if joined in known.glued_stops or COURTESY_AT_END.sub("", joined) in known.glued_stops:
+            return Finding("stop", "any-1:glued_stop", NEAR)
         several = any(len(word) >= WORD_CHARS and word not in known.known for word in each.clause)
-        if several and has_glued(each.clause, known.glued):
+        if several and has_glued(each.clause, known.glued, known.known):
             doubt = doubt or Finding("review", "any-1:glued", DOUBT)
     return doubt
 
@@ -395,51 +441,23 @@ def _request(plain: Normal, exact: list[Clause], hits: list[list[Hit]], known: W
     return NONE
 
 
-def _hits(clause: Clause, exact: Clause, known: Words) -> list[Hit]:
-    """Return the listed phrases, with courtesies ("no thanks") and without ("schrijf mij aub uit")."""
-    found = list(_phrases(clause, known))
-    return found if len(exact) == len(clause) else [*found, *_phrases(exact, known)]
-
-
-def _phrases(clause: Clause, known: Words) -> Iterator[Hit]:
-    for place, word in enumerate(clause):
-        if by_second := known.phrases.get(word):
-            second = clause[place + 1] if place + 1 < len(clause) else ""
-            for phrase in by_second.get(second, ()) if second else ():
-                if tuple(clause[place : place + len(phrase.words)]) == phrase.words:
-                    yield clause, place, phrase
-            for phrase in by_second.get("", ()):
-                yield clause, place, phrase
-
-
-def _exact(clause: Clause, known: Words) -> Clause:
-    """Return the clause without courtesies, and without a short code at its end."""
-    left: list[str] = []
-    place = 0
-    while place < len(clause):
-        for phrase in known.courtesy.get(clause[place], ()):
-            if len(phrase) == 1 or tuple(clause[place : place + len(phrase)]) == phrase:
-                place += len(phrase)
-                break
-        else:
-            left.append(clause[place])
-            place += 1
-    if left and _short_code(left[-1]):
-        left = left[:-2] if left[-2:-1] == ["au"] else left[:-1]
-    return left
-
-
-def _short_code(word: str) -> bool:
-    return len(word) == 5 and SHORT_CODE.fullmatch(word) is not None
-
-
 def _mentions_code(clause: Clause, known: Words) -> bool:
     return any(word in known.stop_first and _code_follows(clause, place) for place, word in enumerate(clause))
 
 
 def _code_follows(clause: Clause, place: int) -> bool:
     """Return whether a short code follows, as in our own mention."""
-    return any(map(_short_code, clause[place + 1 : place + 4]))
+    return any(map(short_code, clause[place + 1 : place + 4]))
+
+
+def _advert_and_more(said: Sequence[Said], place: int, at: int) -> bool:
+    """Return whether the STOP is our mention, inside our text sent back, and the person says more below or asks."""
+    clause = said[place].clause
+    code = next((i for i in range(at + 1, min(at + 4, len(clause))) if short_code(clause[i])), None)
+    if code is None or (at == 0 and place == 0):
+        return False
+    below = [word for each in said[place + 1 :] for word in each.clause] + list(clause[code + 1 :])
+    return len(below) >= OWN_WORDS
 
 
 def _sent_back(clause: Clause, before: Sequence[Clause], known: Words) -> bool:
@@ -455,7 +473,7 @@ def _sent_back(clause: Clause, before: Sequence[Clause], known: Words) -> bool:
 
 def _named(exact: Sequence[Clause], known: Words) -> tuple[str, ...]:
     """Return the words beside STOP, perhaps a brand; () if all are noise, or too many."""
-    others = [w for clause in exact for w in clause if w not in known.stop_first and not _short_code(w)]
+    others = [w for clause in exact for w in clause if w not in known.stop_first and not short_code(w)]
     if len(others) > NAMED_WORDS or known.ignored.issuperset(others):
         return ()
     return tuple(others)

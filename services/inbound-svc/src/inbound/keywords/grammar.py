@@ -9,7 +9,7 @@ A turn never loosens: the classifier makes a review of a STOP that is another's,
 of a doubt only where a clause speaks of life.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +29,9 @@ RIGHTS: tuple[tuple[str, Concern], ...] = (
     ("return_phrases", "return"),
 )
 REACH = 8  # words from "stop" to the brands it names
+VOCATIVE_WORDS = 3  # "coucou maman,"
+THING_REACH = 4  # words from a phrase to its thing
+SENTENCE_WORDS = 2  # before the "je" of another sentence
 NEAR = 1  # clauses between "par erreur" and the STOP it regrets
 
 
@@ -39,9 +42,10 @@ class Said:
     clause: Clause
     hits: Sequence[Hit]
     mark: str
+    kinds: Set[str]  # of its phrases
 
     def has(self, kind: str) -> bool:
-        return any(phrase.kind == kind for *_, phrase in self.hits)
+        return kind in self.kinds
 
     @property
     def question(self) -> bool:
@@ -54,10 +58,13 @@ def turn(said: Sequence[Said], place: int, known: Words) -> Turn | None:
     if regretted(said, known):
         return "regret"
     if of_another(here.clause, known):
+        return "life" if _to_a_thing(here.clause, known) or about_life(here, known) else "another"
+    if place > 0 and len(said[0].clause) <= VOCATIVE_WORDS and not known.vocatives.isdisjoint(said[0].clause):
         return "another"
-    if here.question and here.has("asks"):
+    asked = [each for each in said[place : place + 1 + NEAR] if each.question and each.has("asks")]
+    if asked or not known.hesitates.isdisjoint(here.clause):
         return "question"
-    return "life" if about_life(here, known) else None
+    return "life" if about_life(here, known) and not _before_life(here, known) else None
 
 
 def regretted(said: Sequence[Said], known: Words) -> bool:
@@ -75,18 +82,94 @@ def regretted(said: Sequence[Said], known: Words) -> bool:
     return False
 
 
+def mistaken(said: Sequence[Said], place: int) -> bool:
+    """Return whether a mistake is told beside the clause, where no STOP is asked for: "oups le STOP, fausse manip"."""
+    return any(each.has("mistakes") for each in said[max(0, place - NEAR) : place + NEAR + 1])
+
+
 def of_another(clause: Clause, known: Words) -> bool:
     """Return whether another person says the STOP: "mon mari a écrit stop", and not "mon mari et moi"."""
+    if _told_by_another(clause, known):
+        return True
+    if known.others.isdisjoint(clause):
+        return False
+    if _third_person(clause, known):
+        return True
     last = max((place for place, word in enumerate(clause) if word in known.says), default=None)
-    if last is None or known.others.isdisjoint(clause):
+    if last is None:
         return False
     writer = [place for place, word in enumerate(clause[:last]) if word in known.selves]
     return all(place > 0 and clause[place - 1] in known.negations_after for place in writer)
 
 
+def _told_by_another(clause: Clause, known: Words) -> bool:
+    """Return whether somebody, or our text, is told to say STOP: "le facteur a dit stop", "votre sms dit stop"."""
+    if not known.selves.isdisjoint(clause) or "on" in clause:
+        return False
+    pairs = zip(clause, clause[1:], clause[2:], strict=False)
+    return any(
+        word in ("a", "ont", "sms", "message", "texto") and said in known.says and stop in known.stop_first
+        for word, said, stop in pairs
+    )
+
+
+def _to_a_thing(clause: Clause, known: Words) -> bool:
+    """Return whether the STOP of another is to something other than messages: "a dit stop aux achats"."""
+    pairs = zip(clause, clause[1:], [*clause[2:], ""], strict=False)
+    told = any(
+        word in known.stop_first and to in ("au", "aux", "to") and not then.isdigit() for word, to, then in pairs
+    )
+    return told and known.traffic.isdisjoint(clause)
+
+
+def _third_person(clause: Clause, known: Words) -> bool:
+    """Return whether the first word for a person is another's, with a verb: "ma voisine ne veut plus", "il s est"."""
+    for place, word in enumerate(clause):
+        if word in known.selves:
+            return False
+        if word in known.others:
+            for after, then in zip(clause[place + 1 : place + 4], [*clause[place + 2 : place + 5], ""], strict=False):
+                if after in known.third or (after in ("s", "se") and then in known.done):
+                    return True
+    return False
+
+
 def about_life(said: Said, known: Words) -> bool:
     """Return whether the clause speaks of everyday things, and not of messages."""
-    return said.has("everyday") and known.traffic.isdisjoint(said.clause)
+    return said.has("everyday") and not said.has("traffic")
+
+
+def _before_life(said: Said, known: Words) -> bool:
+    """Return whether the everyday things come after a new sentence: "laissez moi tranquille je suis au travail"."""
+    starts = (place for place, word in enumerate(said.clause) if place >= SENTENCE_WORDS and word in known.starts)
+    start = next(starts, None)
+    return start is not None and all(place > start for _, place, phrase in said.hits if phrase.kind == "everyday")
+
+
+def owns_things(said: Said, known: Words) -> bool:
+    """Return whether everyday things are what is asked for: "n'envoyez pas le colis", and not "au travail"."""
+    return any(
+        place > 0 and said.clause[place - 1] in known.things and said.clause[place - 1] not in ("au", "aux")
+        for _, place, phrase in said.hits
+        if phrase.kind == "everyday"
+    )
+
+
+def of_a_shop(said: Said) -> bool:
+    """Return whether the clause speaks of what a shop sells or when it opens, and not of messages."""
+    return said.has("occasions") and not said.has("traffic")
+
+
+def of_things(said: Said, place: int, phrase: Phrase) -> bool:
+    """Return whether a phrase is about a thing of the shop just after: "je ne veux plus le canapé"."""
+    end = place + len(phrase.words)
+    return any(end <= at < end + THING_REACH for _, at, each in said.hits if each.kind == "occasions")
+
+
+def of_a_purchase(said: Sequence[Said]) -> bool:
+    """Return whether the text speaks of a shop or everyday things, and nowhere of messages: a customer's."""
+    told = any(each.has("everyday") or each.has("occasions") for each in said)
+    return told and not any(each.has("traffic") for each in said)
 
 
 def everyone(clause: Clause, known: Words) -> str | None:
@@ -116,9 +199,10 @@ def erasure(said: Said, known: Words) -> Literal["certain", "perhaps"] | None:
 
 def right(said: Sequence[Said]) -> tuple[str, Concern] | None:
     """Return the right that the text asks for, with the file of its phrase."""
+    bought = of_a_purchase(said)
     for kind, concern in RIGHTS:
         for each in said:
             for *_, phrase in each.hits:
-                if phrase.kind == kind:
+                if phrase.kind == kind and not (concern == "return" and bought):
                     return phrase.file, concern
     return None

@@ -15,7 +15,6 @@ from inbound.keywords.lists import Words
 from inbound.keywords.normal import Normal
 
 START_CHARS = 5  # of a word, for its family: "harcel", "harcelement"
-SHORT_WORDS = 3
 LEAST_WORDS = 2
 NEGATIONS = frozenset(["ne", "n", "pas", "plus", "jamais", "rien", "non", "pa", "pu", "aucun", "not", "no", "never"])
 READER = frozenset(["vous", "vos", "votre", "tes", "ton", "ta", "tu", "your", "you"])
@@ -62,8 +61,6 @@ def features(plain: Normal, known: Words) -> Iterator[str]:
     yield from (f"={symbol}" for symbol in plain.symbols)
     if plain.question:
         yield "=?"
-    if len(said) <= SHORT_WORDS:
-        yield "=short"
     told = [name for name, group in _groups(known) if not group.isdisjoint(said)]
     yield from (f"={name}" for name in told)
     yield from (f"={name} {other}" for place, name in enumerate(told) for other in told[place + 1 :])

@@ -3,6 +3,7 @@
     any-1        STOP itself, START, YES, HELP: the same in every language
     fr-2 ...     a file per language: its words, each list with its reason and sources
     free-1       refusals in free words, insults, complaints
+    wishes-1     wishes told by their parts: a refusal and what we send, a farewell to the sender
     speech-1     who says stop, about what: the parts of speech of `grammar`
     us-1         a market: words certain there and doubtful elsewhere (END, CANCEL, QUIT)
     known-1      frequent words, from which nothing is read but that their language is known (`unread`)
@@ -20,7 +21,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from inbound.keywords.sounds import glued, sound
+from inbound.keywords.sounds import GLUED_CHARS, glued, sound
 
 CURRENT = (
     "any-1",
@@ -36,6 +37,7 @@ CURRENT = (
     "regions-1",
     "world-1",
     "free-1",
+    "wishes-1",
     "speech-1",
     "known-1",
 )
@@ -105,6 +107,7 @@ class Lists(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     courtesy: Rule = EMPTY
     noise: Rule = EMPTY
     answers: Rule = EMPTY
+    fillers: Rule = EMPTY
     negations: Rule = EMPTY
     negations_after: Rule = EMPTY
     refusals: Rule = EMPTY
@@ -126,6 +129,23 @@ class Lists(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     personal: Rule = EMPTY
     records: Rule = EMPTY
     mine: Rule = EMPTY
+    things: Rule = EMPTY
+    compounds: Rule = EMPTY
+    urges: Rule = EMPTY
+    abroad: Rule = EMPTY
+    acted: Rule = EMPTY
+    goes_on: Rule = EMPTY
+    likes: Rule = EMPTY
+    mocks: Rule = EMPTY
+    hesitates: Rule = EMPTY
+    third: Rule = EMPTY
+    meanings: Rule = EMPTY
+    occasions: Rule = EMPTY
+    broken: Rule = EMPTY
+    nouns: Rule = EMPTY
+    objects: Rule = EMPTY
+    starts: Rule = EMPTY
+    vocatives: Rule = EMPTY
     erasure_phrases: Rule = EMPTY
     access_phrases: Rule = EMPTY
     source_phrases: Rule = EMPTY
@@ -147,6 +167,8 @@ PHRASES = (
     "mistakes",
     "regrets",
     "asks",
+    "meanings",
+    "occasions",
     "erasure_phrases",
     "access_phrases",
     "source_phrases",
@@ -192,6 +214,7 @@ class Words:
     courtesy: dict[str, tuple[tuple[str, ...], ...]]  # by first word, longest first
     noise: frozenset[str]
     answers: frozenset[str]
+    fillers: frozenset[str]
     ignored: frozenset[str]
     negations: dict[str, frozenset[str]]  # by file; without negations of its own, all
     negations_after: frozenset[str]
@@ -211,10 +234,26 @@ class Words:
     personal: frozenset[str]
     records: frozenset[str]
     mine: frozenset[str]
+    things: frozenset[str]
+    compounds: frozenset[str]
+    urges: frozenset[str]
+    abroad: frozenset[str]
+    acted: frozenset[str]
+    goes_on: frozenset[str]
+    likes: frozenset[str]
+    mocks: frozenset[str]
+    hesitates: frozenset[str]
+    third: frozenset[str]
+    broken: frozenset[str]
+    nouns: frozenset[str]
+    objects: frozenset[str]
+    starts: frozenset[str]
+    vocatives: frozenset[str]
     refusing: frozenset[str]
     everyone: dict[str, tuple[tuple[Together, str], ...]]
     sounded: dict[str, tuple[Phrase, ...]]  # opt-outs as they sound, by first word
     sounded_alone: dict[str, str]
+    glued_stops: frozenset[str]  # opt-outs in one word
     glued: dict[str, tuple[str, ...]]  # opt-outs without spaces, by `sounds`
     known: frozenset[str]  # every word of a language that the rules read
 
@@ -269,6 +308,7 @@ def words(language: str | None = None, country: str | None = None) -> Words:
         courtesy={w: tuple(c for c in courtesies if c[0] == w) for w in {c[0] for c in courtesies}},
         noise=union("noise"),
         answers=union("answers"),
+        fillers=union("fillers"),
         ignored=union("noise") | union("answers"),
         negations={f.id: f.negations.words or everyones for f in files},
         negations_after=union("negations_after"),
@@ -288,11 +328,27 @@ def words(language: str | None = None, country: str | None = None) -> Words:
         personal=union("personal"),
         records=union("records"),
         mine=union("mine"),
+        things=union("things"),
+        compounds=union("compounds"),
+        urges=union("urges"),
+        abroad=union("abroad"),
+        acted=union("acted"),
+        goes_on=union("goes_on"),
+        likes=union("likes"),
+        mocks=union("mocks"),
+        hesitates=union("hesitates"),
+        third=union("third"),
+        broken=union("broken"),
+        nouns=union("nouns"),
+        objects=union("objects"),
+        starts=union("starts"),
+        vocatives=union("vocatives"),
         refusing=union("negations_after"),
         everyone=_together(files, "stop_all_together"),
         sounded=_sounded(phrases),
         sounded_alone={s: file for word, file in (alone | stems).items() if len(s := sound(word)) >= SOUNDED_CHARS},
         glued=glued(phrase.words for phrase in phrases if phrase.kind in OPT_OUTS),
+        glued_stops=_glued_stops(phrases),
         known=_known(files),
     )
 
@@ -347,6 +403,12 @@ def _sounded(phrases: list[Phrase]) -> dict[str, tuple[Phrase, ...]]:
         if phrase.kind in (*OPT_OUTS, "review") and sum(map(len, words)) >= least:
             found[words[0]] = (*found.get(words[0], ()), Phrase(words, phrase.kind, phrase.file))
     return found
+
+
+def _glued_stops(phrases: list[Phrase]) -> frozenset[str]:
+    stops = [phrase.words for phrase in phrases if phrase.kind in OPT_OUTS[1:4] and len(phrase.words) > 1]
+    written = {"".join(words) for words in stops} | {"".join(map(sound, words)) for words in stops}
+    return frozenset(word for word in written if len(word) >= GLUED_CHARS)
 
 
 def _together(files: list[Lists], kind: str) -> dict[str, tuple[tuple[Together, str], ...]]:

@@ -28,9 +28,11 @@ KNOWN_CHARS = 20_000  # bounds memory
 SPACED_LETTERS = re.compile(r"(?<![^\W_])(?:[^\W\d_][\W_]{1,3}){2,}[^\W\d_](?![^\W_])")
 REPEATED_LETTER = re.compile(r"([^\W\d_])\1{2,}")
 GLUED_CODE = re.compile(r"\b([^\W\d_]+)(\d{5})\b")
+SPLIT_CODE = re.compile(r"\bau ([3-8]\d) (\d{3})\b")
 NUMBER_SIGN = re.compile(r"\bn[°º]")  # "n°4471" is no negation
 MIXED = re.compile(r"[^\W\d_]*(?:[a-z][^\W\d_a-z]|[^\W\d_a-z][a-z])[^\W\d_]*")  # Latin and other letters in a word
 CLAUSE_END = re.compile(r"([!?]+|[.;:,]+(?=\s|$)|\n+)")
+BETWEEN_SPACES = re.compile(r"\S+")
 WORD = re.compile(r"[^\W_]+")
 NOT_A_WORD = re.compile(r"[\W_]+")
 
@@ -68,7 +70,7 @@ def normalise(text: str, *, look_alikes: bool = False) -> Normal:
         folded = MIXED.sub(lambda word: word.group().translate(DRAWN), folded)
     disguised = folded.translate(LOOK_ALIKES) != folded
     if look_alikes and disguised:
-        folded = " ".join(map(_without_disguise, folded.split(" ")))
+        folded = BETWEEN_SPACES.sub(lambda word: _without_disguise(word.group()), folded)
     symbols = NO_SYMBOLS
     if not folded.isascii():
         symbols = frozenset(char for char in folded if unicodedata.category(char) == "So")
@@ -82,7 +84,7 @@ def normalise(text: str, *, look_alikes: bool = False) -> Normal:
 def _clauses(folded: str) -> tuple[Clauses, tuple[str, ...]]:
     single = REPEATED_LETTER.sub(r"\1", folded)
     if not single.isalpha():
-        single = GLUED_CODE.sub(r"\1 \2", single)
+        single = SPLIT_CODE.sub(r"au \1\2", GLUED_CODE.sub(r"\1 \2", single))
     parts = [*CLAUSE_END.split(single), ""]
     told = [(tuple(WORD.findall(part)), mark) for part, mark in zip(parts[::2], parts[1::2], strict=True)]
     told = [(clause, mark) for clause, mark in told if clause]

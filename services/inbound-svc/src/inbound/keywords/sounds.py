@@ -4,7 +4,7 @@ A likeness of sound is a guess: it may only tighten.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from functools import lru_cache
 
 SOUNDS = (
@@ -22,6 +22,7 @@ SOUNDS = (
     (re.compile(r"(?<=...)(?:er|es?|ent)$"), ""),
 )
 GLUED_CHARS = 7  # of a phrase without its spaces; a shorter one stands in other words
+GLUED_STRANGE = 4  # characters of a phrase in words of no list
 WORD_CHARS = 6  # of an unknown word which may be several
 
 
@@ -44,11 +45,13 @@ def glued(phrases: Iterable[tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     return {start: tuple(sorted(each)) for start, each in found.items()}
 
 
-def has_glued(clause: Sequence[str], phrases: dict[str, tuple[str, ...]]) -> bool:
-    """Return whether a phrase stands in the clause without regard to its spaces."""
-    for joined in ("".join(clause), "".join(map(sound, clause))):
+def has_glued(clause: Sequence[str], phrases: dict[str, tuple[str, ...]], known: Set[str]) -> bool:
+    """Return whether a phrase stands in the clause without regard to its spaces, and mostly in words of no list."""
+    for words in (clause, tuple(map(sound, clause))):
+        joined = "".join(words)
+        strange = "".join(str(int(word not in known)) * len(said) for word, said in zip(clause, words, strict=True))
         for place in range(len(joined) - GLUED_CHARS + 1):
             for phrase in phrases.get(joined[place : place + GLUED_CHARS], ()):
-                if joined.startswith(phrase, place):
+                if joined.startswith(phrase, place) and strange.count("1", place, place + len(phrase)) >= GLUED_STRANGE:
                     return True
     return False
