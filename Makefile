@@ -23,7 +23,7 @@ PACKAGES := libs/common services/consent-svc services/campaign-svc services/disp
 SOURCES := libs services stack clients tests examples bench chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms reference manifests traces alerts corpus likeness mutants fuzz attack bench chaos kafka clean client wheels schemathesis licences sbom
+.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms reference manifests kinds traces alerts corpus likeness mutants fuzz attack bench chaos kafka clean client wheels schemathesis licences sbom
 
 ##@ Everyday
 help: ## List the targets
@@ -161,6 +161,9 @@ rooms: install ## Regenerate the rooms of docs/architecture.md from the docstrin
 manifests: install ## Regenerate topics, users, alerts and dashboards of deploy/k8s, and render its overlays (needs Go the first time)
 	test -x $(KUSTOMIZE) || GOBIN=$(dir $(KUSTOMIZE)) go install sigs.k8s.io/kustomize/kustomize/v5@v5.7.1
 	$(BIN)/python -m tests.contract.manifests $(KUSTOMIZE)
+
+kinds: install ## Take the schemas of deploy/k8s/kinds from what projects release (CLONES=folder with their repositories; needs Go)
+	$(BIN)/python -m tests.contract.kinds $(CLONES)
 
 traces: install ## Draw the pictures of docs/traces.md anew, from the spans of a STOP and of a message
 	PLACET_TEST_DRAW=1 $(BIN)/pytest -q tests/service/common/test_traces.py
