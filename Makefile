@@ -20,10 +20,10 @@ ON_KAFKA := -m "not brokerless and not any_broker"
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PACKAGES := libs/common services/consent-svc services/campaign-svc services/dispatch-svc services/inbound-svc stack clients/python clients/cli \
 	clients/operator
-SOURCES := libs services stack clients tests examples bench chaos
+SOURCES := libs services stack clients tests examples bench chaos deploy/release.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms reference manifests kinds traces alerts corpus likeness mutants fuzz attack bench chaos kafka clean client wheels schemathesis licences sbom
+.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms reference manifests kinds traces alerts corpus likeness mutants fuzz attack bench chaos kafka clean client wheels release schemathesis licences sbom
 
 ##@ Everyday
 help: ## List the targets
@@ -121,7 +121,7 @@ lint: install
 
 types: install
 	$(BIN)/mypy
-	$(BIN)/mypy tests bench chaos clients/generate.py clients/python/examples examples/shop examples/operator
+	$(BIN)/mypy tests bench chaos deploy/release.py clients/generate.py clients/python/examples examples/shop examples/operator
 
 quick: install
 	$(PYTEST) -q $(QUICK)
@@ -154,6 +154,9 @@ client: install ## Regenerate the typed parts of the Python client from the Open
 
 wheels: install ## Build the wheels of the Python client, the command line and the operators' kit (dist/)
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist ./clients/python ./clients/cli ./clients/operator
+
+release: install ## Make what a release of the commit holds, twice and compared (VERSION=0.1.0 INTO=folder; IMAGES=1 with an engine, SIGN=1 with a key)
+	$(BIN)/python deploy/release.py $(VERSION) $(if $(INTO),--into $(INTO)) $(if $(IMAGES),--images) $(if $(SIGN),--sign)
 
 rooms: install ## Regenerate the rooms of docs/architecture.md from the docstrings
 	$(BIN)/python -m tests.contract.rooms
