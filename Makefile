@@ -11,6 +11,8 @@ PYTEST := $(BIN)/pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder 
 NODE := tests/contract/openapi/node_modules
 # An SMSC of the tests, a program for Node
 SMSC := tests/support/operators/node/node_modules
+# What `make kubernetes` builds and runs
+KUBERNETES := $(CURDIR)/.kubernetes/bin
 # A program of Go, for `make manifests` alone
 KUSTOMIZE := $(CURDIR)/$(BIN)/kustomize
 # The suites that need nothing: part of `make check`
@@ -23,7 +25,7 @@ PACKAGES := libs/common services/consent-svc services/campaign-svc services/disp
 SOURCES := libs services stack clients tests examples bench chaos deploy/release.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms reference manifests kinds traces alerts corpus likeness mutants fuzz attack bench chaos kafka clean client wheels release schemathesis licences sbom
+.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms reference manifests kinds traces alerts kubernetes drill corpus likeness mutants fuzz attack bench chaos kafka clean client wheels release schemathesis licences sbom
 
 ##@ Everyday
 help: ## List the targets
@@ -63,7 +65,7 @@ test: install $(SMSC)/installed ## Run all tests: unit, property, contract, serv
 ifdef T
 	$(BIN)/pytest $(T)
 else
-	$(PYTEST) --ignore=tests/e2e --ignore=tests/kafka --ignore=tests/operators --ignore=tests/alerts
+	$(PYTEST) --ignore=tests/e2e --ignore=tests/kafka --ignore=tests/operators --ignore=tests/alerts --ignore=tests/kubernetes
 	$(BIN)/pytest tests/e2e
 endif
 
@@ -86,6 +88,15 @@ operators: install $(SMSC)/installed ## Run Placet behind gateways that others w
 
 alerts: install ## Evaluate the alert rules near their thresholds, and with each moved (promtool: Debian's prometheus; K="not moves")
 	$(BIN)/pytest -q --timeout=900 $(if $(K),-k "$(K)") tests/alerts
+
+kubernetes: install $(KUBERNETES)/built ## Apply each overlay to an API server of its own (Go 1.24 or later; half an hour of one core the first time)
+	$(BIN)/pytest -q tests/kubernetes
+
+$(KUBERNETES)/built: deploy/k8s/server/go.mod
+	mkdir -p $(KUBERNETES)
+	cd deploy/k8s/server && go build -p 1 -trimpath -ldflags "-s -w" -o $(KUBERNETES)/etcd go.etcd.io/etcd/server/v3
+	cd deploy/k8s/server && go build -p 1 -trimpath -ldflags "-s -w" -o $(KUBERNETES)/ k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kubectl
+	touch $@
 
 mutants: install ## Apply small faults, one at a time, that the tests must catch (M=part of a name)
 	$(BIN)/python -m tests.mutants $(M)
@@ -110,6 +121,9 @@ bench: install ## Measure each figure beside its limit (B=consent: a single benc
 
 chaos: install ## Check the promises under injected faults for 10 minutes (SECONDS=n SEED=n BROKERS=0|1|3 ONLY=regexp; CAMPAIGN=100000)
 	$(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(filter command line,$(origin SECONDS)),--seconds $(SECONDS)) $(if $(BROKERS),--brokers $(BROKERS)) $(if $(ONLY),--only "$(ONLY)") $(if $(EARLIER),--earlier $(EARLIER)) $(if $(CAMPAIGN),--campaign $(CAMPAIGN))
+
+drill: install ## Restore each database to an instant and lose Kafka whole, under load, by the runbook (Java 17, Maven the first time; TURNS=2 SEED=n ONLY="dispatch Kafka")
+	$(BIN)/python -m chaos.drill $(if $(SEED),--seed $(SEED)) $(if $(TURNS),--turns $(TURNS)) $(if $(ONLY),--only $(ONLY))
 
 ##@ Quality
 check: lint types quick api ## Check formatting, lint, types and import rules, and run the tests without services (-j2: side by side)
