@@ -129,7 +129,10 @@ async def _taken(
 ) -> Suffered:
     say(f"{time.monotonic() - watch.started:>6.0f} s  {step.what}")
     began = time.monotonic()
-    await work()
+    try:
+        await work()
+    except RuntimeError as error:
+        watch.note([Violation(10, "not repaired", f"{step.what}: {error}")])
     ended = time.monotonic()
     why = await system.ready(RECOVERS_WITHIN_S)
     step.ready_s = None if why else round(time.monotonic() - began - step.back_s, 1)
