@@ -13,6 +13,7 @@ NODE := tests/contract/openapi/node_modules
 SMSC := tests/support/operators/node/node_modules
 # What `make kubernetes` builds and runs
 KUBERNETES := $(CURDIR)/.kubernetes/bin
+GO_BUILD := go build -p 1 -trimpath -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=v1.34.3"
 # A program of Go, for `make manifests` alone
 KUSTOMIZE := $(CURDIR)/$(BIN)/kustomize
 # The suites that need nothing: part of `make check`
@@ -94,8 +95,8 @@ kubernetes: install $(KUBERNETES)/built ## Apply each overlay to an API server o
 
 $(KUBERNETES)/built: deploy/k8s/server/go.mod
 	mkdir -p $(KUBERNETES)
-	cd deploy/k8s/server && go build -p 1 -trimpath -ldflags "-s -w" -o $(KUBERNETES)/etcd go.etcd.io/etcd/server/v3
-	cd deploy/k8s/server && go build -p 1 -trimpath -ldflags "-s -w" -o $(KUBERNETES)/ k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kubectl
+	cd deploy/k8s/server && $(GO_BUILD) -o $(KUBERNETES)/etcd go.etcd.io/etcd/server/v3
+	cd deploy/k8s/server && $(GO_BUILD) -o $(KUBERNETES)/ k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kubectl
 	touch $@
 
 mutants: install ## Apply small faults, one at a time, that the tests must catch (M=part of a name)
