@@ -13,6 +13,9 @@ NODE := tests/contract/openapi/node_modules
 SMSC := tests/support/operators/node/node_modules
 # A gateway of the tests: its pins are not ours
 JASMIN := .jasmin
+# What `make kubernetes` builds and runs
+KUBERNETES := $(CURDIR)/.kubernetes/bin
+GO_BUILD := go build -p 1 -trimpath -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=v1.34.3"
 # A program of Go, for `make manifests` alone
 KUSTOMIZE := $(CURDIR)/$(BIN)/kustomize
 # The suites that need nothing: part of `make check`
@@ -22,10 +25,10 @@ ON_KAFKA := -m "not brokerless and not any_broker"
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PACKAGES := libs/common services/consent-svc services/campaign-svc services/dispatch-svc services/inbound-svc stack clients/python clients/cli \
 	clients/operator
-SOURCES := libs services stack clients tests examples bench chaos
+SOURCES := libs services stack clients tests examples bench chaos deploy/release.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms reference manifests traces alerts corpus likeness mutants fuzz attack bench chaos kafka clean client wheels schemathesis licences sbom
+.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms reference manifests kinds traces alerts kubernetes drill corpus likeness mutants fuzz attack bench chaos kafka clean client wheels release schemathesis licences sbom
 
 ##@ Everyday
 help: ## List the targets
@@ -65,7 +68,7 @@ test: install $(SMSC)/installed ## Run all tests: unit, property, contract, serv
 ifdef T
 	$(BIN)/pytest $(T)
 else
-	$(PYTEST) --ignore=tests/e2e --ignore=tests/kafka --ignore=tests/operators --ignore=tests/alerts
+	$(PYTEST) --ignore=tests/e2e --ignore=tests/kafka --ignore=tests/operators --ignore=tests/alerts --ignore=tests/kubernetes
 	$(BIN)/pytest tests/e2e
 endif
 
@@ -88,6 +91,15 @@ operators: install $(SMSC)/installed $(if $(findstring jasmin,$(T)),$(JASMIN)/in
 
 alerts: install ## Evaluate the alert rules near their thresholds, and with each moved (promtool: Debian's prometheus; K="not moves")
 	$(BIN)/pytest -q --timeout=900 $(if $(K),-k "$(K)") tests/alerts
+
+kubernetes: install $(KUBERNETES)/built ## Apply each overlay to an API server of its own (Go 1.24 or later; half an hour of one core the first time)
+	$(BIN)/pytest -q tests/kubernetes
+
+$(KUBERNETES)/built: deploy/k8s/server/go.mod
+	mkdir -p $(KUBERNETES)
+	cd deploy/k8s/server && $(GO_BUILD) -o $(KUBERNETES)/etcd go.etcd.io/etcd/server/v3
+	cd deploy/k8s/server && $(GO_BUILD) -o $(KUBERNETES)/ k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kubectl
+	touch $@
 
 mutants: install ## Apply small faults, one at a time, that the tests must catch (M=part of a name)
 	$(BIN)/python -m tests.mutants $(M)
@@ -113,6 +125,9 @@ bench: install ## Measure each figure beside its limit (B=consent: a single benc
 chaos: install ## Check the promises under injected faults for 10 minutes (SECONDS=n SEED=n BROKERS=0|1|3 ONLY=regexp; CAMPAIGN=100000)
 	$(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(filter command line,$(origin SECONDS)),--seconds $(SECONDS)) $(if $(BROKERS),--brokers $(BROKERS)) $(if $(ONLY),--only "$(ONLY)") $(if $(EARLIER),--earlier $(EARLIER)) $(if $(CAMPAIGN),--campaign $(CAMPAIGN))
 
+drill: install ## Restore each database to an instant and lose Kafka whole, under load, by the runbook (Java 17, Maven the first time; TURNS=2 SEED=n ONLY="dispatch Kafka")
+	$(BIN)/python -m chaos.drill $(if $(SEED),--seed $(SEED)) $(if $(TURNS),--turns $(TURNS)) $(if $(ONLY),--only $(ONLY))
+
 ##@ Quality
 check: lint types quick api ## Check formatting, lint, types and import rules, and run the tests without services (-j2: side by side)
 
@@ -123,7 +138,7 @@ lint: install
 
 types: install
 	$(BIN)/mypy
-	$(BIN)/mypy tests bench chaos clients/generate.py clients/python/examples examples/shop examples/operator
+	$(BIN)/mypy tests bench chaos deploy/release.py clients/generate.py clients/python/examples examples/shop examples/operator
 
 quick: install
 	$(PYTEST) -q $(QUICK)
@@ -162,12 +177,18 @@ client: install ## Regenerate the typed parts of the Python client from the Open
 wheels: install ## Build the wheels of the Python client, the command line and the operators' kit (dist/)
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist ./clients/python ./clients/cli ./clients/operator
 
+release: install ## Make what a release of the commit holds, twice and compared (VERSION=0.1.0 INTO=folder; IMAGES=1 with an engine, SIGN=1 with a key)
+	$(BIN)/python deploy/release.py $(VERSION) $(if $(INTO),--into $(INTO)) $(if $(IMAGES),--images) $(if $(SIGN),--sign)
+
 rooms: install ## Regenerate the rooms of docs/architecture.md from the docstrings
 	$(BIN)/python -m tests.contract.rooms
 
 manifests: install ## Regenerate topics, users, alerts and dashboards of deploy/k8s, and render its overlays (needs Go the first time)
 	test -x $(KUSTOMIZE) || GOBIN=$(dir $(KUSTOMIZE)) go install sigs.k8s.io/kustomize/kustomize/v5@v5.7.1
 	$(BIN)/python -m tests.contract.manifests $(KUSTOMIZE)
+
+kinds: install ## Take the schemas of deploy/k8s/kinds from what projects release (CLONES=folder with their repositories; needs Go)
+	$(BIN)/python -m tests.contract.kinds $(CLONES)
 
 traces: install ## Draw the pictures of docs/traces.md anew, from the spans of a STOP and of a message
 	PLACET_TEST_DRAW=1 $(BIN)/pytest -q tests/service/common/test_traces.py

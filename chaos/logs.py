@@ -174,7 +174,7 @@ async def repair(system: System, topic: str) -> None:
     over a loss.
     """
     deadline, began = time.monotonic() + REPAIRED_WITHIN_S, datetime.now(UTC)
-    while not all([await _reads_on(system, service, topic, began) for service in READERS[topic]]):
+    while not all([await reads_on(system, service, topic, began) for service in READERS[topic]]):
         broken = {service: await _broken(system, service, topic) for service in READERS[topic]}
         places = [place for each in broken.values() for place in each]
         if time.monotonic() > deadline:
@@ -186,14 +186,14 @@ async def repair(system: System, topic: str) -> None:
             for partition in sorted({place.partition("/")[2].partition("@")[0] for place in places}):
                 await system.command("consent", "republish", "--partition", partition)
         elif system.callers is not None:
-            await system.callers.reconcile(_operators_list(system))
+            await system.callers.reconcile(operators_list(system))
         for service, each in broken.items():
             if each:
                 with contextlib.suppress(RuntimeError):  # more was found since, and is listed anew
                     await system.command(service, "log", "clear", *each)
 
 
-def _operators_list(system: System) -> dict[str, list[str]]:
+def operators_list(system: System) -> dict[str, list[str]]:
     """Return the numbers with an acknowledged STOP, by STOP code, from the operator's log."""
     facts = [msgspec.json.decode(line) for line in system.simulator_log.read_bytes().split(b"\n")[:-1]]
     acknowledged = {fact["id"] for fact in facts if fact["kind"] == "reply_acknowledged"}
@@ -210,7 +210,7 @@ async def _broken(system: System, service: str, topic: str) -> list[str]:
     return [place for place in (line.partition("\t")[0] for line in lines) if f":{topic}/" in place]
 
 
-async def _reads_on(system: System, service: str, topic: str, since: datetime) -> bool:
+async def reads_on(system: System, service: str, topic: str, since: datetime) -> bool:
     """Return whether each partition's last watermark applied is newer than `since` and than the last clearing."""
     sql = await asyncpg.connect(system.databases[service])
     try:

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import aiohttp
 import asyncpg
 
+from chaos.archive import Archive
 from chaos.checks import Loss
 from chaos.wire import Wire, wire_to
 from stack.broker import Broker
@@ -89,7 +90,8 @@ class System:
     `wires`: by "<service> to the database", "<service> to the broker" (a wire per broker), "dispatch to the operator",
     "the operator to us". `clocks`: files that move the clock of a service, of Postgres or of a broker. `disk`: the disk
     of Postgres, if a separate one. `earlier`: the sources of the processes, if not today's. `jumps`: periods with a
-    moved clock of dispatch-svc. `foreign`: the log holds old or foreign states.
+    moved clock of dispatch-svc. `archive`: of the log of Postgres, if it is kept. `foreign`: the log holds old or
+    foreign states.
     """
 
     folder: Path
@@ -104,6 +106,7 @@ class System:
     health: dict[str, str] = field(default_factory=dict)  # URL by process
     clocks: dict[str, Path] = field(default_factory=dict)
     disk: Path | None = None
+    archive: Archive | None = None
     deaths: list[str] = field(default_factory=list)  # of processes that no fault killed
     losses: list[Loss] = field(default_factory=list)
     jumps: list[tuple[datetime, datetime]] = field(default_factory=list)
@@ -271,6 +274,8 @@ async def standing(
     rate: float | None,
     earlier: Path | None = None,
     clocks: bool = False,
+    archived: bool = False,
+    more: Mapping[str, Mapping[str, str]] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[System]:
     """Start a system, ready on entering; stop it on leaving. Logs stay in `folder`.
@@ -279,6 +284,8 @@ async def standing(
     rate      messages a second that the operator takes, so that a campaign lasts
     earlier   sources of an earlier commit; `migrate` and a restart upgrade the processes
     clocks    clocks can be moved (where libfaketime is installed)
+    archived  Postgres archives its log, in `system.archive`
+    more      further variables by service
     Raises    DidNotStart
     """
     logs, data = _folders(folder)
@@ -289,7 +296,10 @@ async def standing(
             leaving.callback(subprocess.run, ["umount", str(data)], check=False)
         found = _clocks(data, brokers) if clocks and LIBFAKETIME else {}
         moved = {name: moved_by(clock) for name, clock in found.items()}
-        postgres = Postgres(data, env=moved.get(POSTGRES, {}))
+        archive = Archive(data / "archive") if archived else None
+        postgres = Postgres(
+            data, env=moved.get(POSTGRES, {}), settings=archive.settings() if archive is not None else {}
+        )
         by_number = {n: moved[f"broker-{n}"] | OF_A_JVM for n in range(1, brokers + 1)} if moved else {}
         broker = Kafka(folder / "kafka", fetch(), brokers, env=by_number) if brokers else Broker(logs)
         leaving.push_async_callback(asyncio.to_thread, postgres.stop)
@@ -299,11 +309,14 @@ async def standing(
         await asyncio.to_thread(broker.start)
         operator = await leaving.enter_async_context(wire_to("127.0.0.1", 0))
         environment = Environment(
-            kafka=brokers, more={"simulator": {"PLACET_INBOUND_URL": f"http://127.0.0.1:{operator.port}"}}
+            kafka=brokers,
+            more={"simulator": {"PLACET_INBOUND_URL": f"http://127.0.0.1:{operator.port}"}, **(more or {})},
         )
         operator.to = _port(environment.urls["inbound"])
         supervisor = await leaving.enter_async_context(Supervisor(logs))
-        system = System(folder, environment, postgres, broker, supervisor, rate, earlier, disk=disk, clocks=found)
+        system = System(
+            folder, environment, postgres, broker, supervisor, rate, earlier, disk=disk, clocks=found, archive=archive
+        )
         system.wires["the operator to us"] = [operator]
         system.wires["dispatch to the operator"] = [
             await leaving.enter_async_context(wire_to("127.0.0.1", _port(environment.urls["simulator"])))

@@ -20,6 +20,7 @@ from tests.unit.deploy.deployed import BASE, ROOT, SERVICES, env_file
 
 K8S = ROOT / "deploy" / "k8s"
 RENDERED = K8S / "rendered"
+SOURCES = ("base", "components", "overlays")
 OVERLAYS = ("dev", "small", "production")
 RULES = ROOT / "deploy" / "prometheus" / "placet.yaml"
 API = "kafka.strimzi.io/v1"
@@ -109,9 +110,7 @@ def _dumped(documents: Any) -> str:
 def of_sources() -> str:
     """Return the hash of all that the overlays are rendered from."""
     found = hashlib.sha256()
-    for path in sorted(
-        path for path in K8S.rglob("*") if path.suffix in (".yaml", ".env", ".json") and RENDERED not in path.parents
-    ):
+    for path in sorted(path for folder in SOURCES for path in (K8S / folder).rglob("*") if path.is_file()):
         found.update(path.relative_to(K8S).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return found.hexdigest()
 

@@ -186,6 +186,12 @@ class Postgres:
                 raise LookupError(f"no database {template!r} to clone")
             await self._create_database(admin, name, owner=owner, template=template)
 
+    async def create_copy(self, name: str, copy: str) -> None:
+        """Create an empty database with the owner of `name`, closed as `name` is: a backup is loaded into it."""
+        async with self._admin() as admin:
+            owner = await admin.fetchval(OWNER, name)
+            await self._create_database(admin, copy, owner=owner, template="template0")
+
     async def copy(self, name: str, copy: str) -> None:
         """Copy a database in use. Every connection to `name` ends."""
         async with self._admin() as admin, _alone(admin, name):

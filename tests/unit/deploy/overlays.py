@@ -276,3 +276,8 @@ def _pods(objects: Sequence[Object]) -> Iterator[str]:
             yield f"{name} gets a token of the API server"
         if "memory" not in container["resources"].get("limits", {}):
             yield f"{name} has no limit of memory"
+        for spread in pod.get("topologySpreadConstraints", []):
+            selector = spread["labelSelector"]
+            keys = {*selector.get("matchLabels", {}), *(one["key"] for one in selector.get("matchExpressions", []))}
+            if keys & {*spread.get("matchLabelKeys", [])}:  # an API server refuses the pod
+                yield f"{name} is spread by a key twice: matchLabelKeys and labelSelector"

@@ -77,6 +77,19 @@ def test_an_image_runs_as_a_number_that_is_not_root() -> None:
     assert re.fullmatch(r"[1-9]\d{4}:[1-9]\d{4}", user)
 
 
+def test_an_image_of_a_service_says_what_it_is_and_of_which_commit() -> None:
+    [labels] = instructions("service", "LABEL")
+    told = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', labels))
+    assert told == {
+        "title": "placet/${SERVICE}",
+        "version": "${VERSION}",
+        "revision": "${REVISION}",
+        "licenses": "Apache-2.0",
+    }
+    assert {name.partition("=")[0] for name in instructions("service", "ARG")} == {"SERVICE", "VERSION", "REVISION"}
+    assert text("LICENSE").lstrip().startswith("Apache License")
+
+
 @each_target
 def test_its_health_is_asked_in_python(target: str) -> None:
     (check,) = instructions(target, "HEALTHCHECK")

@@ -253,6 +253,14 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
         lambda o: the(o, "Deployment", "inbound-api")["spec"]["template"]["spec"].pop("automountServiceAccountToken"),
         "inbound-api gets a token",
     ),
+    "a spread by a key that is chosen already": (
+        lambda o: put(
+            pod_of(the(o, "Deployment", "inbound-api"))["spec"]["topologySpreadConstraints"][0],
+            "matchLabelKeys",
+            ["app.kubernetes.io/component"],
+        ),
+        "inbound-api is spread by a key twice",
+    ),
     "no limit of memory": (
         lambda o: container(o, "inbound-api")["resources"].pop("limits"),
         "inbound-api has no limit of memory",
