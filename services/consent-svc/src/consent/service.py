@@ -35,7 +35,7 @@ from consent.page import routes as page
 from consent.proof import api as proofs
 from consent.proof import reports, retroactive, sealing, summing
 from consent.proof.settling import Settling
-from consent.retention import endings, expiring, interactions, pruning
+from consent.retention import endings, expiring, interactions, ledger_end, pruning
 from consent.retention.renewals import Asking
 from consent.rights import api as rights
 from consent.rights import copies, erasures, rectifications
@@ -219,6 +219,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 expiring.Recount(held.database, settings.import_backlog).worker(),
                 retroactive.Looking(held.database).worker(),
                 sealing.Sealing(held.database, settings.seal_every_s, Settling(held.database, "evidence")).worker(),
+                ledger_end.Ending(held.database, settings.keep.ledger).worker(),
                 summing.Summing(held.database, settings.sum_every_s).worker(),
                 *Importing(held, backlog=settings.import_backlog).workers(),
                 Pruner(held.database, pruning.policy(settings.keep)).worker(),
