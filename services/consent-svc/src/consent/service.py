@@ -12,6 +12,7 @@ from common.kafka.reading.offsets import applied_watermark
 from common.keyring import FieldKeys
 from common.privacy import stop_link
 from common.privacy.pruning import Pruner
+from common.privacy.resealing import whole
 from common.service import Background, Resources, Service
 from common.settings import HoursSettings, KeyRingSettings
 from consent import api, checks, timeline
@@ -141,6 +142,17 @@ def terms(settings: Settings) -> double_opt_ins.Terms:
     )
 
 
+SEALED = (
+    whole("subject", "number", "number:{subject_id}"),
+    whole("double_opt_in", "number", "number:{subject_id}"),
+    whole("preference_link", "number", "number:{subject_id}"),
+    whole("rectification", "asked", "rectification:{rectification_id}"),
+    whole("copy_part", "items", "copy:{copy_id}:{service}:{place}"),
+    whole("import_file", "rest", "import:{import_id}:rest", binary=True),
+    whole("import_piece", "body", "import:{import_id}:{position}", binary=True),
+)
+
+
 def build(settings: Settings | None = None) -> Service[Settings]:
     """Build the service.
 
@@ -158,6 +170,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         about="Consents with their proof, opt-outs, senders, and the rights of a person.",
         settings=settings,
         metadata=metadata,
+        sealed=SEALED,
         subject_ids=[store.subject.c.subject_id],
         routers=[
             api.one_by_one(),
