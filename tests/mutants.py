@@ -46,6 +46,10 @@ RECEIPTS = "services/consent-svc/src/consent/inbound/opt_out_receipts.py"
 LAW = "libs/common/src/common/law/__init__.py"
 STOP_LINK = "libs/common/src/common/privacy/stop_link.py"
 PAGING = "libs/common/src/common/web/pagination.py"
+AUDIT = "tests/service/common/test_audit.py"
+LEDGER_AUDIT = "services/consent-svc/src/consent/proof/audit.py"
+LEDGER_END = "tests/service/consent/test_ledger_end.py"
+FIELD_KEYS = "tests/service/rights/test_field_keys.py"
 KEYWORDS = "services/inbound-svc/src/inbound/keywords"
 TABLE = "tests/unit/inbound/test_keyword_table.py"
 DISPATCH = "tests/service/dispatch/test_interleavings.py"
@@ -1253,6 +1257,63 @@ MUTANTS = (
         "clause[place + 1 : place + 1 + REACH]",
         "clause[place + 1 :]",
         "tests/property/test_keywords.py -k work_grows",
+    ),
+    Mutant(
+        "accountable: the line of a decision has its own transaction",
+        "libs/common/src/common/audit/accounting.py",
+        "            if decided or begun or database is not _writer(scope).database:\n",
+        "            if True:\n",
+        f"{AUDIT} -k stand_together",
+    ),
+    Mutant(
+        "accountable: a line is written even where the decision is rolled back",
+        DATABASE,
+        "                    await last(self, tx)\n",
+        "                    async with self.engine.begin() as other:\n"
+        "                        await last(self, other)\n",
+        f"{AUDIT} -k stand_together",
+    ),
+    Mutant(
+        "accountable: a stub needs no old seal",
+        LEDGER_AUDIT,
+        "            if ended and (seal is None or seal.sealed_at > long_ago):\n",
+        "            if ended and seal is None:\n",
+        f"{LEDGER_END} -k forged",
+    ),
+    Mutant(
+        "accountable: an ended opt-out leaves a consent open unseen",
+        LEDGER_AUDIT,
+        "each.evidence_id not in newer",
+        "False",
+        f"{LEDGER_END} -k forged",
+    ),
+    Mutant(
+        "accountable: a stub needs no erasure",
+        LEDGER_AUDIT,
+        "        if asked_at is None or asked_at < stub.recorded_at:\n",
+        "        if asked_at is not None and asked_at < stub.recorded_at:\n",
+        f"{LEDGER_END} -k forged",
+    ),
+    Mutant(
+        "accountable: an opt-out ends as well",
+        "services/consent-svc/src/consent/ledger/ended_store.py",
+        "e.salt IS NULL AND e.kind <> 'opt_out' AND e.recorded_at < $3",
+        "e.salt IS NULL AND e.recorded_at < $3",
+        LEDGER_END,
+    ),
+    Mutant(
+        "accountable: an entry ends before the term after its erasure",
+        "services/consent-svc/src/consent/ledger/ended_store.py",
+        "a.controller_id IS NULL AND a.requested_at >= $3",
+        "a.controller_id IS NULL AND a.requested_at > $3 + interval '9 years'",
+        f"{LEDGER_END} -k waits",
+    ),
+    Mutant(
+        "keys: a field within JSON keeps the old key",
+        "libs/common/src/common/privacy/resealing.py",
+        "                told[name] = self.keys.seal(self.keys.unseal(told[name], context), context)\n",
+        "                self.keys.unseal(told[name], context)\n",
+        f"{FIELD_KEYS} -k review_and",
     ),
 )
 

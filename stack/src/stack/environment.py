@@ -144,6 +144,9 @@ class Environment:
     database_passwords: Mapping[str, str] = field(
         default_factory=lambda: {name: secrets.token_urlsafe(16) for name in SERVICES}, repr=False
     )
+    owner_passwords: Mapping[str, str] = field(
+        default_factory=lambda: {name: secrets.token_urlsafe(16) for name in SERVICES}, repr=False
+    )
     subject_keys: str = field(default_factory=lambda: _ring("s1"), repr=False)
     field_keys: str = field(default_factory=lambda: _ring("f1"), repr=False)
     signing_keys: str = field(default_factory=lambda: _ring("p1"), repr=False)
@@ -201,6 +204,10 @@ class Environment:
             if self.operators.kind in ("kafka", "smpp"):
                 told["PLACET_KAFKA_OPERATORS"] = json.dumps([OPERATOR])
         return {**_inherited(), **told, **self.more.get(name, {})}
+
+    def of_migration(self, database_url: str, owner_url: str) -> dict[str, str]:
+        """Return the variables of a migration, which has no key. The service's role gets no right on the schema."""
+        return _inherited() | {"PLACET_DATABASE_URL": database_url, "PLACET_OWNER_URL": owner_url}
 
     def of_projection(self, dispatch: Mapping[str, str]) -> dict[str, str]:
         """Return the variables of dispatch-svc's projection process: opt-outs and codes must not wait for campaigns."""

@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 import asyncpg
@@ -44,9 +45,20 @@ SETTINGS = {
     "log_timezone": "UTC",
     "log_error_verbosity": "terse",  # DETAIL lines repeat column values
 }
+CONNECTING = (
+    "SELECT DISTINCT pg_get_userbyid(right_.grantee)::text FROM pg_database, aclexplode(datacl) AS right_"
+    " WHERE datname = $1 AND right_.privilege_type = 'CONNECT' AND right_.grantee NOT IN (0, datdba)"
+)
 OWNER = "SELECT pg_get_userbyid(datdba)::text FROM pg_database WHERE datname = $1"
 END_CONNECTIONS = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1"
 NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+class Addresses(NamedTuple):
+    """The addresses of a database: by the role of the service, and by the role that owns the schema."""
+
+    service: str
+    owner: str
 
 
 @dataclass
@@ -175,8 +187,18 @@ class Postgres:
             await self._create_database(admin, name, owner=name)
         return self.dsn(name, password, name)
 
+    async def create_owned_database(self, name: str, password: str, owner_password: str) -> "Addresses":
+        """Create a database, the role that owns it, and a role of the service, which may connect and no more."""
+        owner = f"{name}_owner"
+        async with self._admin() as admin:
+            for role, secret in ((name, password), (owner, owner_password)):
+                await admin.execute(f"CREATE ROLE {_quoted(role)} LOGIN PASSWORD {_literal(secret)}")
+            await self._create_database(admin, name, owner=owner)
+            await admin.execute(f"GRANT CONNECT ON DATABASE {_quoted(name)} TO {_quoted(name)}")
+        return Addresses(self.dsn(name, password, name), self.dsn(owner, owner_password, name))
+
     async def clone(self, template: str, name: str) -> None:
-        """Create the database `name` as a copy of `template`, with the same owner.
+        """Create the database `name` as a copy of `template`, with the same owner and the roles that may connect.
 
         `template` must have no connection. Raises LookupError without the template.
         """
@@ -216,6 +238,8 @@ class Postgres:
     ) -> None:
         await admin.execute(f"CREATE DATABASE {_quoted(name)} OWNER {_quoted(owner)} TEMPLATE {_quoted(template)}")
         await admin.execute(f"REVOKE ALL ON DATABASE {_quoted(name)} FROM PUBLIC")
+        for (role,) in await admin.fetch(CONNECTING, template):
+            await admin.execute(f"GRANT CONNECT ON DATABASE {_quoted(name)} TO {_quoted(role)}")
 
     @asynccontextmanager
     async def _admin(self) -> AsyncIterator["asyncpg.Connection"]:

@@ -95,10 +95,13 @@ async def running_stack(
         await _in_thread(postgres.start)
         await _in_thread(broker.start)
         supervisor = await leaving.enter_async_context(Supervisor(logs))
-        databases = {
-            name: await postgres.create_service_database(name, environment.database_passwords[name])
+        addresses = {
+            name: await postgres.create_owned_database(
+                name, environment.database_passwords[name], environment.owner_passwords[name]
+            )
             for name in SERVICES
         }
+        databases = {name: each.service for name, each in addresses.items()}
         told = {name: environment.of_service(name, databases[name], broker.bootstrap) for name in SERVICES}
         say("the operator simulator, and the four schemas")
         await together(
@@ -108,7 +111,12 @@ async def running_stack(
                 env=environment.of_simulator(folder / SIMULATOR_LOG),
                 ready=f"{environment.urls['simulator']}/livez",
             ),
-            *(supervisor.run(f"{name}-migrate", _python(name, "migrate"), env=told[name]) for name in SERVICES),
+            *(
+                supervisor.run(
+                    f"{name}-migrate", _python(name, "migrate"), env=environment.of_migration(*addresses[name])
+                )
+                for name in SERVICES
+            ),
         )
         if operators.kind is not None:
             say(f"the bridge that is an operator over {operators.kind}")

@@ -215,3 +215,54 @@ async def test_without_its_line_an_answer_does_not_leave(
         assert shown(1, "acme") not in answer.text
         await sql.execute("ALTER TABLE gone RENAME TO audit_line")
     await looked_up(service, 1)
+
+
+DECIDED: list[tuple[str, str, dict[str, Any]]] = [  # what is decided, its table, and its body
+    ("/v1/erasures", "erasure", {"number": number(1), "controller": "acme", "evidence": {"source": "x"}}),
+    ("/v1/copies", "copy", {"number": number(1), "controller": "acme"}),
+    (
+        "/v1/rectifications",
+        "rectification",
+        {
+            "number": number(1),
+            "controller": "acme",
+            "asked": {"source": "call-centre", "actor": "agent-12", "statement": "my name is wrong"},
+            "correct": {"kind": "contact", "sender_id": "acme", "fields": {"first_name": "Zoé"}},
+        },
+    ),
+    ("/v1/preference-links", "preference_link", {"sender_id": "acme", "number": number(1)}),
+    ("/v1/senders/acme/reopening-rules", "reopening_rule", {"purpose": "promotions", "reason": "asked by the board"}),
+]
+
+
+@pytest.mark.parametrize(("path", "table", "body"), DECIDED, ids=[table for _, table, _ in DECIDED])
+async def test_a_decision_and_its_line_stand_together(
+    service: httpx.AsyncClient, surroundings: Surroundings, path: str, table: str, body: dict[str, Any]
+) -> None:
+    """A process that ends between the two would leave a decision by nobody."""
+    await service.post("/v1/consents", json=consent(number=number(1)))
+    async with surroundings.sql("consent") as sql:
+        await sql.execute("ALTER TABLE audit_line RENAME TO gone")
+        assert (await service.post(path, json=body)).status_code == 500
+        assert await sql.fetchval(f"SELECT count(*) FROM {table}") == 0, "no decision without its line"
+        await sql.execute("ALTER TABLE gone RENAME TO audit_line")
+        answer = await service.post(path, json=body)
+        assert answer.status_code < 300, answer.text
+        assert await sql.fetchval(f"SELECT xmin::text FROM {table}") == await sql.fetchval(
+            "SELECT xmin::text FROM audit_line WHERE kind = 'decision'"
+        ), "one transaction"
+    [line] = await lines(service, "&kind=decision")
+    assert line["subject_id"] == answer.json().get("subject_id")
+
+
+async def test_a_decision_that_is_refused_within_has_the_refusal_alone(service: httpx.AsyncClient) -> None:
+    body = {"purpose": "unknown", "reason": "asked by the board"}
+    assert (await service.post("/v1/senders/acme/reopening-rules", json=body)).status_code == 422
+    assert (await service.post("/v1/senders/nobody/reopening-rules", json=body)).status_code == 404
+
+    async def look() -> list[dict[str, Any]]:
+        found = await lines(service)
+        assert "unknown_sender" in [line["verdict"] for line in found]
+        return found
+
+    assert [line["verdict"] for line in await eventually(look) if line["kind"] == "decision"] == ["unknown_sender"]

@@ -492,7 +492,7 @@ async def test_the_newest_seal_is_signed_and_pins_what_the_command_then_checks(
     )
     assert (ran.returncode, ran.stderr) == (0, "")
     said = ran.stdout.splitlines()
-    assert said[0] == "2 entries of 1 subjects, 0 of them erased"
+    assert said[0] == "2 entries of 1 subjects, 0 of them erased, 0 ended"
     assert f"newest seal: {second['pin']}" in said
     assert said[-1] == "HOLDS"
 

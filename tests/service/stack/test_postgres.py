@@ -52,6 +52,19 @@ async def test_only_its_own_role_connects_to_a_service_database(server: Postgres
         await fetch(server.dsn(unique, "wrong", unique), "SELECT 1")
 
 
+async def test_the_role_of_a_service_connects_and_owns_nothing_also_in_a_copy(server: Postgres, unique: str) -> None:
+    service, owner = await server.create_owned_database(unique, "pw", "another")
+    await fetch(owner, "CREATE TABLE held AS SELECT 42 AS answer")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await fetch(service, "CREATE TABLE mine (n int)")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await fetch(service, "DROP TABLE held")
+    await server.copy(unique, f"{unique}_copy")
+    await server.put_back(unique, f"{unique}_copy")
+    assert await fetch(service, "SELECT current_user || '@' || current_database()") == f"{unique}@{unique}"
+    assert await fetch(owner, "SELECT answer FROM held") == 42
+
+
 async def test_what_was_committed_is_there_after_a_kill(tmp_path: Path) -> None:
     server = Postgres(tmp_path).start()
     try:

@@ -10,6 +10,8 @@ from tests.unit.deploy.deployed import PREFIX, SERVICES, secrets, unknown
 Object = Mapping[str, Any]
 NAME, COMPONENT = "app.kubernetes.io/name", "app.kubernetes.io/component"
 WORKLOADS = ("Deployment", "Job")
+OF_MIGRATION = ("Job", "PLACET_OWNER_URL")  # what a running service refuses
+KEYS = re.compile(r"PLACET_(\w+_KEYS|GATEWAYS|PROVIDER_ACCOUNTS|OVH_SERVICES)")
 OF_OPERATORS = ("strimzi.io/", "cnpg.io/")  # labels of pods that operators make
 SCALING_LABELS = {"namespace"}  # of the scraper, beside `job`
 RESTRICTED = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
@@ -103,7 +105,7 @@ def made_secrets(objects: Sequence[Object]) -> dict[str, set[str]]:
     """Return the Secrets that there will be, with their keys: of the README, or made by an operator."""
     found = {name: set(keys) for name, keys in secrets().items()}
     found |= {name: {"password"} for name, each in named(objects, "KafkaUser").items()}
-    found |= {f"{name}-app": {"uri"} for name in named(objects, "Cluster")}
+    found |= {f"{name}-app": {"uri"} for name in named(objects, "Cluster")}  # of the owner of the database
     found |= {f"{name}-cluster-ca-cert": {"ca.crt"} for name in named(objects, "Kafka")}
     for cluster in of(objects, "Cluster"):
         for role in cluster["spec"].get("managed", {}).get("roles", []):
@@ -157,7 +159,8 @@ def _settings(objects: Sequence[Object]) -> Iterator[str]:
         for source in container["envFrom"]:
             if "secretRef" in source:
                 told |= made_secrets(objects).get(source["secretRef"]["name"], set())
-        if stray := unknown(service, (name for name in told if name.startswith(PREFIX))):
+        names = (name for name in told if name.startswith(PREFIX) and (each["kind"], name) != OF_MIGRATION)
+        if stray := unknown(service, names):
             yield f"{each['metadata']['name']} is told what {service}-svc does not read: {', '.join(sorted(stray))}"
         if each["spec"]["template"]["spec"].get("enableServiceLinks") is not False:
             yield f"{each['metadata']['name']} has service links: a Service placet-x becomes an unknown setting"
@@ -191,18 +194,23 @@ def _databases(objects: Sequence[Object]) -> Iterator[str]:
     clusters = named(objects, "Cluster")
     for each in of(objects, *WORKLOADS):
         service, name = service_of(each), each["metadata"]["name"]
-        (url,) = [one for one in container_of(each)["env"] if one["name"] == "PLACET_DATABASE_URL"]
-        if "value" in url:
-            address = re.fullmatch(r"postgresql://(\w+):\$\(DATABASE_PASSWORD\)@([\w-]+)-rw:5432/(\w+)", url["value"])
-            owners = {one["spec"]["name"]: one["spec"]["owner"] for one in of(objects, "Database")}
-            if (
-                address is None
-                or address[2] not in clusters
-                or not address[1] == address[3] == service == owners.get(service)
-            ):
-                yield f"{name} has no database of its own"
-        elif url["valueFrom"]["secretKeyRef"]["name"] != f"{service}-db-app":
-            yield f"{name} has the database of another service"
+        told = {one["name"]: one for one in container_of(each)["env"]}
+        address = re.fullmatch(
+            r"postgresql://(\w+):\$\(DATABASE_PASSWORD\)@([\w-]+)-rw:5432/(\w+)", told["PLACET_DATABASE_URL"]["value"]
+        )
+        if address is None or address[2] not in clusters or not address[1] == address[3] == service:
+            yield f"{name} has no database of its own"
+        elif told["DATABASE_PASSWORD"]["valueFrom"]["secretKeyRef"]["name"] != f"{service}-db":
+            yield f"{name} has the password of another service"
+        owner = told.get("PLACET_OWNER_URL", {})
+        if ("PLACET_OWNER_URL" in told) != (each["kind"] == "Job"):
+            yield f"{name} runs as the owner of its database, or migrates as none"
+        elif owner and owner != _owner_of(objects, service):
+            yield f"{name} has the owner of another database"
+        secret = {source["secretRef"]["name"] for source in container_of(each)["envFrom"] if "secretRef" in source}
+        keys = {key for one in secret for key in made_secrets(objects).get(one, ())}
+        if each["kind"] == "Job" and any(map(KEYS.fullmatch, keys)):
+            yield f"{name} has keys, which no migration reads"
     if len(clusters) > 1:
         for service in ("consent", "dispatch"):  # an acknowledged opt-out and a hand-off survive a failover
             cluster = clusters[f"{service}-db"]["spec"]
@@ -213,6 +221,20 @@ def _databases(objects: Sequence[Object]) -> Iterator[str]:
                 yield f"{service}-db loses commits at a failover"
         backed_up = {each["spec"]["cluster"]["name"] for each in of(objects, "ScheduledBackup")}
         yield from (f"{name} has no backup" for name in clusters if name not in backed_up)
+
+
+def _owner_of(objects: Sequence[Object], service: str) -> Object:
+    """Return the variable with the address of the role that owns a service's database, and is not the service's."""
+    for each in of(objects, "Database"):
+        spec = each["spec"]
+        if spec["name"] == service and spec["owner"] != service:
+            value = f"postgresql://{spec['owner']}:$(OWNER_PASSWORD)@{spec['cluster']['name']}-rw:5432/{service}"
+            return {"name": "PLACET_OWNER_URL", "value": value}
+    begun = named(objects, "Cluster").get(f"{service}-db", {"spec": {}})["spec"].get("bootstrap", {}).get("initdb", {})
+    if begun.get("owner") in (None, service):
+        return {}
+    of_cluster = {"secretKeyRef": {"key": "uri", "name": f"{service}-db-app"}}
+    return {"name": "PLACET_OWNER_URL", "valueFrom": of_cluster}
 
 
 def _scalers(objects: Sequence[Object]) -> Iterator[str]:

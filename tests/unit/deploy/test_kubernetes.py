@@ -40,6 +40,7 @@ EXAMPLES = {
     "PLACET_SUBJECT_KEYS": RING,
     "PLACET_FIELD_KEYS": RING,
     "PLACET_SIGNING_KEYS": RING,
+    "PLACET_OWNER_URL": "postgresql://owner:password@postgres.example.internal:5432/database",
     "PLACET_DATABASE_URL": "postgresql://role:password@postgres.example.internal:5432/database",
     "PLACET_GATEWAYS": json.dumps([{"provider": "twilio", "user": "an account", "secret": "a token"}]),
     "PLACET_PROVIDER_ACCOUNTS": "[]",
@@ -117,7 +118,7 @@ def test_the_image_is_of_this_version(service: str) -> None:
     assert {container(pod)["image"] for pod in PODS.values()} == {"placet/service"}
 
 
-@pytest.mark.parametrize("role", ["migrate", *ROLES])
+@pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_pod_starts_with_what_it_is_told_and_ignores_none_of_its_own(
     service: str, role: str, started: Started
@@ -127,16 +128,29 @@ def test_a_pod_starts_with_what_it_is_told_and_ignores_none_of_its_own(
     fixed = {e["name"]: e["value"] for e in container(PODS[role]).get("env", [])}
     assert unknown(service, own | secret | fixed | env_file(BASE / "placet.env")) == set()
     settings = started(service, config(service) | secret | fixed)
-    assert settings.roles == ({role} if role != "migrate" else set(ROLES))
+    assert settings.roles == {role}
     assert settings.auth_key is None
     assert not settings.fictional_numbers
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_migration_alone_has_the_owner_and_no_key(service: str) -> None:
+    of = {patch["target"]["kind"]: patch["patch"] for patch in kustomization(service)["patches"]}
+    assert [re.findall(r"name: ([\w-]+)", of[kind]) for kind in ("Job", "Deployment")] == [
+        [f"{service}-owner"],
+        [service],
+    ]
+    assert not any("secretRef" in source for source in container(PODS["migrate"])["envFrom"])
+    assert set(secrets()[f"{service}-owner"]) == {"PLACET_DATABASE_URL", "PLACET_OWNER_URL"}
+    assert "PLACET_OWNER_URL" not in secrets()[service]
 
 
 def test_the_secrets_that_are_read_are_those_the_readme_asks_for() -> None:
     read = {s["secretRef"]["name"] for pod in PODS.values() for s in container(pod)["envFrom"] if "secretRef" in s}
     for service in SERVICES:
-        read |= set(re.findall(r"secretRef:\s+name: ([\w-]+)", kustomization(service)["patches"][0]["patch"]))
-    assert read == set(secrets()) == {"placet-keys", *SERVICES}
+        for each in kustomization(service)["patches"]:
+            read |= set(re.findall(r"secretRef:\s+name: ([\w-]+)", each["patch"]))
+    assert read == set(secrets()) == {"placet-keys", *SERVICES, *(f"{service}-owner" for service in SERVICES)}
     assert {key for keys in secrets().values() for key in keys} == set(EXAMPLES)
 
 
@@ -147,7 +161,7 @@ def test_messages_leave_by_the_gateways_of_the_secret_and_by_no_other(started: S
     assert [gateway.name for gateway in settings.every_gateway] == ["twilio"]
 
 
-@pytest.mark.parametrize("role", ["migrate", *ROLES])
+@pytest.mark.parametrize("role", ROLES)
 def test_without_a_gateway_nothing_of_dispatch_starts_and_it_says_why(role: str, started: Started) -> None:
     secret = {key: EXAMPLES[key] for name in ("placet-keys", "dispatch") for key in secrets()[name]}
     fixed = {e["name"]: e["value"] for e in container(PODS[role]).get("env", [])}

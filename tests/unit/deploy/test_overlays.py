@@ -33,7 +33,7 @@ def test_an_overlay_has_no_fault(overlay: str) -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_pod_of_an_overlay_starts_with_what_it_is_told(overlay: str, started: Started) -> None:
     objects = rendered(overlay)
-    for each in of(objects, "Deployment", "Job"):
+    for each in of(objects, "Deployment"):
         told = variables(objects, each)
         for source in container_of(each)["envFrom"]:
             if "secretRef" in source:
@@ -89,8 +89,8 @@ def the(objects: Objects, kind: str, name: str) -> Any:
     return named(objects, kind)[name]
 
 
-def container(objects: Objects, name: str) -> Any:
-    return container_of(the(objects, "Deployment", name))
+def container(objects: Objects, name: str, kind: str = "Deployment") -> Any:
+    return container_of(the(objects, kind, name))
 
 
 def without(objects: Objects, kind: str, name: str) -> None:
@@ -188,8 +188,22 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
         "has more replicas than there are brokers",
     ),
     "the database of another service": (
-        lambda o: put(container(o, "consent-api")["env"][0]["valueFrom"]["secretKeyRef"], "name", "inbound-db-app"),
-        "consent-api has the database of another service",
+        lambda o: put(container(o, "consent-api")["env"][0]["valueFrom"]["secretKeyRef"], "name", "inbound-db"),
+        "consent-api has the password of another service",
+    ),
+    "a service with the address of the owner": (
+        lambda o: container(o, "consent-api")["env"].append(
+            {"name": "PLACET_OWNER_URL", "valueFrom": {"secretKeyRef": {"name": "consent-db-app", "key": "uri"}}}
+        ),
+        "consent-api runs as the owner of its database",
+    ),
+    "a database that its service owns": (
+        lambda o: put(the(o, "Cluster", "consent-db")["spec"]["bootstrap"]["initdb"], "owner", "consent"),
+        "consent-migrate has the owner of another database",
+    ),
+    "a migration with keys": (
+        lambda o: container(o, "consent-migrate", "Job")["envFrom"].append({"secretRef": {"name": "placet-keys"}}),
+        "consent-migrate has keys",
     ),
     "no synchronous standby": (
         lambda o: the(o, "Cluster", "consent-db")["spec"]["postgresql"].pop("synchronous"),

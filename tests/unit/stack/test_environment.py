@@ -53,6 +53,14 @@ def test_every_service_reads_its_settings_from_it(service: str, monkeypatch: pyt
     assert settings.kafka_replication == 1
 
 
+def test_a_migration_has_the_owner_and_no_key_and_no_service_has_the_owner() -> None:
+    environment = Environment()
+    told = environment.of_migration("postgresql://r:p@h/d", "postgresql://o:p@h/d")
+    assert {name for name in told if name.startswith("PLACET_")} == {"PLACET_DATABASE_URL", "PLACET_OWNER_URL"}
+    for service in SERVICES:
+        assert "PLACET_OWNER_URL" not in environment.of_service(service, "postgresql://r:p@h/d", "127.0.0.1:2")
+
+
 @pytest.mark.parametrize("brokers", [1, 3])
 def test_on_apache_kafka_producers_are_idempotent_groups_are_joined_and_every_broker_has_a_replica(
     brokers: int, monkeypatch: pytest.MonkeyPatch

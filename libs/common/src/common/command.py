@@ -16,7 +16,7 @@ from common.db.database import migrate
 from common.kafka import dead_letters
 from common.kafka.reading import broken_logs
 from common.keyring import FieldKeys, SubjectKeys
-from common.privacy import erasing
+from common.privacy import erasing, resealing
 from common.service import Service, create_app
 from common.settings import MigrationSettings, ServiceSettings
 from common.settings.environment import WrongSettings, read
@@ -28,7 +28,7 @@ GC_THRESHOLD = 50_000  # objects; Python's default is 700
 KEPT_BYTES = 32 * 1024 * 1024  # of freed memory; glibc's largest threshold
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 STARTUP_FAILURE = 3  # uvicorn's own
-COMMANDS = "migrate | settings --check | dead-letters | log | erasures | audit"
+COMMANDS = "migrate | settings --check | dead-letters | log | erasures | audit | keys"
 
 S = TypeVar("S", bound=ServiceSettings)
 
@@ -59,7 +59,7 @@ def keep_memory() -> None:
 
 
 def main(build: Callable[[S], Service[S]], kind: type[S]) -> None:
-    """Run `python -m <service> [migrate | settings --check | dead-letters … | log … | erasures … | audit …]`."""
+    """Run `python -m <service> [COMMAND]`, with the commands of `COMMANDS`."""
     if sys.argv[1:] == ["migrate"]:
         _migrate(kind.__module__.partition(".")[0])
         return
@@ -76,6 +76,9 @@ def main(build: Callable[[S], Service[S]], kind: type[S]) -> None:
         sys.exit(asyncio.run(verifying.command(service.name, settings.database_url, sys.argv[2:])))
     if sys.argv[1:2] == ["erasures"]:
         sys.exit(asyncio.run(erasing.command(service.name, settings.database_url, sys.argv[2:])))
+    if sys.argv[1:2] == ["keys"]:
+        ring, columns = settings.field_keys, service.sealed
+        sys.exit(asyncio.run(resealing.command(service.name, settings.database_url, ring, columns, sys.argv[2:])))
     if sys.argv[1:]:
         sys.exit(f"usage: python -m {service.name} [{COMMANDS}]")
     os.nice(settings.nice)

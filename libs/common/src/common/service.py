@@ -44,6 +44,7 @@ from common.kafka.outbox import Ceiling, Relay, Relayed
 from common.kafka.retrying import Retrying
 from common.kafka.subscription import Subscription
 from common.keyring import FieldKeys, LinkKeys, OtherKey, SubjectKeys
+from common.privacy.resealing import Sealed
 from common.settings import ServiceSettings
 from common.telemetry import continue_trace, gauge, traceparent, tracing
 from common.telemetry.tracing import NOTHING
@@ -111,6 +112,7 @@ class Service(Generic[S]):
     `about`: a sentence for its OpenAPI document. `name`: as imported, and in the topic table. `body_limits`: maximum
     bytes of a body by path, for the path and all below, or only below a final `/`; `None`: the route itself counts.
     `subject_ids`: columns of subject ids, each the first of an index, whose key is checked before any worker runs.
+    `sealed`: every column with fields encrypted by the field keys.
     """
 
     name: str
@@ -118,6 +120,7 @@ class Service(Generic[S]):
     metadata: MetaData
     about: str = ""
     subject_ids: Sequence[Column[Any]] = ()
+    sealed: Sequence[Sealed] = ()
     routers: Sequence[APIRouter] = ()
     background: Callable[[Resources[S]], Background] = lambda _: Background()  # of the worker role
     projection: Callable[[Resources[S]], Background] = lambda _: Background()  # of the projection role
@@ -242,7 +245,7 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
         subject_keys=SubjectKeys(settings.subject_keys),
         edge_ids=EdgeIds(settings.subject_keys),
         field_keys=FieldKeys(settings.field_keys),
-        link_keys=LinkKeys(settings.field_keys),
+        link_keys=LinkKeys(settings.link_keys or settings.field_keys),
         relayed=Relayed(database, service.published),
         allowances=Allowances(Database(settings.database_url, pool_size=1, name=service.name)),
     )

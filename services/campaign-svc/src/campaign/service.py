@@ -39,6 +39,7 @@ from campaign.webhooks import api as webhooking
 from campaign.webhooks import store as webhooks
 from campaign.webhooks.sender import Sender
 from common.privacy.pruning import Pruner
+from common.privacy.resealing import whole
 from common.service import Background, Resources, Service
 from common.settings import PricedSettings
 
@@ -71,6 +72,13 @@ class Settings(PricedSettings):
                 "keep.recipients_days must not be below link_days, or links are gone that people still open"
             )
         return self
+
+
+SEALED = (
+    whole("contact", "number", "number:{subject_id}"),
+    whole("import_piece", "body", "import:{import_id}:{position}", binary=True),
+    whole("webhook", "secrets", "webhook:{webhook_id}"),
+)
 
 
 def build(settings: Settings | None = None) -> Service[Settings]:
@@ -116,6 +124,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         about="Contacts, segments, campaigns with their pre-flight and results, and templates.",
         settings=settings,
         metadata=schema.metadata,
+        sealed=SEALED,
         subject_ids=[audience.standing.c.subject_id],
         routers=[
             routes.router,

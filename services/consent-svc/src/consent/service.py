@@ -12,6 +12,7 @@ from common.kafka.reading.offsets import applied_watermark
 from common.keyring import FieldKeys
 from common.privacy import stop_link
 from common.privacy.pruning import Pruner
+from common.privacy.resealing import whole
 from common.service import Background, Resources, Service
 from common.settings import HoursSettings, KeyRingSettings
 from consent import api, checks, timeline
@@ -35,7 +36,7 @@ from consent.page import routes as page
 from consent.proof import api as proofs
 from consent.proof import reports, retroactive, sealing, summing
 from consent.proof.settling import Settling
-from consent.retention import endings, expiring, interactions, pruning
+from consent.retention import endings, expiring, interactions, ledger_end, pruning
 from consent.retention.renewals import Asking
 from consent.rights import api as rights
 from consent.rights import copies, erasures, rectifications
@@ -141,6 +142,17 @@ def terms(settings: Settings) -> double_opt_ins.Terms:
     )
 
 
+SEALED = (
+    whole("subject", "number", "number:{subject_id}"),
+    whole("double_opt_in", "number", "number:{subject_id}"),
+    whole("preference_link", "number", "number:{subject_id}"),
+    whole("rectification", "asked", "rectification:{rectification_id}"),
+    whole("copy_part", "items", "copy:{copy_id}:{service}:{place}"),
+    whole("import_file", "rest", "import:{import_id}:rest", binary=True),
+    whole("import_piece", "body", "import:{import_id}:{position}", binary=True),
+)
+
+
 def build(settings: Settings | None = None) -> Service[Settings]:
     """Build the service.
 
@@ -158,6 +170,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         about="Consents with their proof, opt-outs, senders, and the rights of a person.",
         settings=settings,
         metadata=metadata,
+        sealed=SEALED,
         subject_ids=[store.subject.c.subject_id],
         routers=[
             api.one_by_one(),
@@ -219,6 +232,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 expiring.Recount(held.database, settings.import_backlog).worker(),
                 retroactive.Looking(held.database).worker(),
                 sealing.Sealing(held.database, settings.seal_every_s, Settling(held.database, "evidence")).worker(),
+                ledger_end.Ending(held.database, settings.keep.ledger).worker(),
                 summing.Summing(held.database, settings.sum_every_s).worker(),
                 *Importing(held, backlog=settings.import_backlog).workers(),
                 Pruner(held.database, pruning.policy(settings.keep)).worker(),

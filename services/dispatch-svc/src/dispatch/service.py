@@ -10,6 +10,7 @@ from common.contracts.campaign import Category
 from common.db.timer import Worker
 from common.law import at_hand_off
 from common.privacy.pruning import Pruner
+from common.privacy.resealing import whole
 from common.service import Background, Resources, Service
 from common.settings import PricedSettings
 from dispatch import api, schema, timeline
@@ -127,6 +128,12 @@ def limits_of(settings: Settings) -> Limits:
     )
 
 
+SEALED = (
+    whole("message", "number", "number:{subject_id}"),
+    whole("message", "text", "text:{message_id}"),
+)
+
+
 def build(settings: Settings | None = None) -> Service[Settings]:
     settings = settings or Settings()
     policy = at_hand_off(settings.policy)
@@ -218,6 +225,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         about="Messages: accepted, decided by the gate, handed off, and reported.",
         settings=settings,
         metadata=schema.metadata,
+        sealed=SEALED,
         subject_ids=[projection.subject.c.subject_id, messages.message.c.subject_id],
         routers=[accepting.router, totals.router, timeline.router, api.router],
         senders_arrive_within_s=accepting.ARRIVES_WITHIN_S,

@@ -11,6 +11,7 @@ from pydantic_settings import SettingsConfigDict
 
 from common.contracts import operator_topics
 from common.privacy.pruning import Pruner
+from common.privacy.resealing import Sealed, whole
 from common.service import Background, Resources, Service
 from common.settings import ServiceSettings
 from inbound import codes, operators, pruning, replies, store, webhooks
@@ -223,6 +224,14 @@ class Settings(ServiceSettings):
         return self
 
 
+SEALED = (
+    whole("callback", "body", "callback:{id}"),
+    whole("part", "text", "part:{provider_message_id}"),
+    whole("review", "note", "note:{mo_id}"),
+    Sealed("review", "event", {"number": "number:{subject_id}", "text": "text:{mo_id}", "named": "named:{mo_id}"}),
+)
+
+
 def build(settings: Settings | None = None) -> Service[Settings]:
     settings = settings or Settings()
     accounts = [account.account_with_secrets() for account in settings.provider_accounts]
@@ -257,6 +266,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         about="The callbacks of operators (MOs and delivery receipts), and the review of unclear texts.",
         settings=settings,
         metadata=store.metadata,
+        sealed=SEALED,
         subject_ids=[store.callback_item.c.subject_id],
         quick=quick,
         routers=[described, reviews.router, replies.router],

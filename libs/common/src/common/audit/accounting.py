@@ -1,18 +1,24 @@
 """Write the calls of `operations.WRITTEN`, and refusals, into the audit log before the answer leaves.
 
 The middleware knows the caller (`web/auth`), the route, and the people whom the answer shows (`web/edge_id.showing`).
-Where the line cannot be written, the answer is 503: the caller learns nothing of a person without a line.
+Where the line cannot be written, the answer is an error: the caller learns nothing of a person without a line.
+
+The line of a decision is written in the first transaction of the call that writes: neither stands without the other.
+Of such a line the people are those noted by then. A decision that writes nothing has its line as a read has.
 """
 
 from datetime import UTC, datetime
 
 from fastapi.routing import APIRoute
+from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from common.audit.line import ALLOWED, Line
+from common.audit import store
+from common.audit.line import ALLOWED, Kind, Line
 from common.audit.operations import POLLED, WRITTEN
 from common.audit.watching import Alarm, Watch
 from common.audit.writer import AuditWriter
+from common.db.database import Database, before_commits, has_written, once_committed
 from common.telemetry import counter, masked, trace_id
 from common.web import problems
 from common.web.auth import Authenticated, Required
@@ -40,7 +46,7 @@ class Accounting:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        failed = begun = False
+        failed = begun = decided = False
 
         async def accounted(message: Message) -> None:
             nonlocal failed, begun
@@ -48,52 +54,50 @@ class Accounting:
                 begun = True
                 shown.close()
                 try:
-                    await self._account(scope, message["status"], shown)
+                    await self._account(scope, message["status"], shown, decided)
                 except Exception as error:
                     failed = True
                     await problems.answer(problems.problem_of(error))(scope, receive, send)
             if not failed:
                 await send(message)
 
-        with showing() as shown:
+        async def decide(database: Database, tx: AsyncConnection) -> None:
+            if decided or begun or database is not _writer(scope).database:
+                return
+            line = _line(scope, "decision", ALLOWED, shown) if _kind(scope) == "decision" else None
+            if line is not None and await has_written(tx):
+                await store.append(tx, [line])
+                once_committed(tx, stand)
+
+        def stand() -> None:
+            nonlocal decided
+            decided = True
+            LINES.labels("decision", ALLOWED).inc()
+
+        with showing() as shown, before_commits(decide):
             await self._app(scope, receive, accounted)
 
-    async def _account(self, scope: Scope, status: int, shown: Shown) -> None:
+    async def _account(self, scope: Scope, status: int, shown: Shown, decided: bool) -> None:
+        """Write the line of a call. `decided`: the line stands already, with the decision."""
         if status in ATTEMPTED:
             REFUSED.labels(problems.reason_told(scope) or "unknown").inc()
         by: Authenticated | None = scope.get("state", {}).get("authenticated")
-        route = scope.get("route")
-        if by is None or not isinstance(route, APIRoute):
+        kind, refused = _kind(scope), status in REFUSALS
+        if by is None or (not refused and (kind is None or status >= 400 or decided)):
             return
-        kind = WRITTEN.get(route.operation_id or "")
-        refused = status in REFUSALS
-        if not refused and (kind is None or status >= 400):
+        if not refused and scope["route"].operation_id in POLLED and not shown.ids:
             return
-        if not refused and route.operation_id in POLLED and not shown.ids:
+        verdict = (problems.reason_told(scope) or str(status)) if refused else ALLOWED
+        line = _line(scope, kind or "call", verdict, shown)
+        if line is None:
             return
-        writer: AuditWriter = scope["state"]["audit"]
-        now, account = datetime.now(UTC), by.caller.account
-        people = None if kind == "export" else len(shown.ids)
-        line = Line(
-            at=now,
-            organisation=masked(by.caller.organisation),
-            caller=masked(by.caller.subject),
-            scope=" ".join(by.required.scopes),
-            method=scope["method"],
-            route=route.path,
-            kind=kind or "call",
-            subject_id=next(iter(shown.ids.values())) if people == 1 and not refused else None,
-            people=0 if refused else people,
-            verdict=(problems.reason_told(scope) or str(status)) if refused else ALLOWED,
-            trace_id=trace_id(),
-        )
         LINES.labels(line.kind, "refused" if refused else ALLOWED).inc()
         if refused:
-            writer.note(line)
-            alarm = self._watch.refused(account, now)
+            _writer(scope).note(line)
+            alarm = self._watch.refused(by.caller.account, line.at)
         else:
-            await writer.keep(line)
-            alarm = self._looked_up(by.required, account, shown, now)
+            await _writer(scope).keep(line)
+            alarm = self._looked_up(by.required, by.caller.account, shown, line.at)
         if alarm is not None:
             ALARMS.labels(alarm).inc()
 
@@ -103,3 +107,37 @@ class Accounting:
             return None
         person = next(iter(shown.ids), f"{trace_id()}")
         return self._watch.read(account, person, now)
+
+
+def _writer(scope: Scope) -> AuditWriter:
+    writer: AuditWriter = scope["state"]["audit"]
+    return writer
+
+
+def _kind(scope: Scope) -> Kind | None:
+    """Return the kind of a call whose route is known and has a line."""
+    route = scope.get("route")
+    return WRITTEN.get(route.operation_id or "") if isinstance(route, APIRoute) else None
+
+
+def _line(scope: Scope, kind: Kind, verdict: str, shown: Shown) -> Line | None:
+    """Return the line of a call; None without a caller, or without a route of the API."""
+    by: Authenticated | None = scope.get("state", {}).get("authenticated")
+    route = scope.get("route")
+    if by is None or not isinstance(route, APIRoute):
+        return None
+    refused = verdict != ALLOWED
+    people = None if kind == "export" else len(shown.ids)
+    return Line(
+        at=datetime.now(UTC),
+        organisation=masked(by.caller.organisation),
+        caller=masked(by.caller.subject),
+        scope=" ".join(by.required.scopes),
+        method=scope["method"],
+        route=route.path,
+        kind=kind,
+        subject_id=next(iter(shown.ids.values())) if people == 1 and not refused else None,
+        people=0 if refused else people,
+        verdict=verdict,
+        trace_id=trace_id(),
+    )

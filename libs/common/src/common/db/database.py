@@ -7,8 +7,9 @@ commits.
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -83,6 +84,20 @@ def once_undone(tx: AsyncConnection, call: Callable[[], object]) -> None:
     _once_undone.setdefault(tx, []).append(call)
 
 
+BeforeCommit = Callable[["Database", AsyncConnection], Awaitable[None]]
+_before_commit: ContextVar[BeforeCommit | None] = ContextVar("before_commit", default=None)
+
+
+@contextmanager
+def before_commits(call: BeforeCommit) -> Iterator[None]:
+    """Call `call` at the end of each transaction that the block opens: an error of `call` rolls the work back."""
+    before = _before_commit.set(call)
+    try:
+        yield
+    finally:
+        _before_commit.reset(before)
+
+
 def new_metadata() -> MetaData:
     """Return a schema with the names that migrations rely on."""
     return MetaData(naming_convention=NAMING)
@@ -140,6 +155,8 @@ class Database:
             WAITED.observe(time.perf_counter() - asked)
             try:
                 yield tx
+                if (last := _before_commit.get()) is not None:
+                    await last(self, tx)
             except BaseException:
                 for call in _once_undone.pop(tx, ()):
                     call()
@@ -240,6 +257,12 @@ def _away(failed: ExceptionContext) -> BaseException | None:
     if not isinstance(error.__cause__, AWAY):
         return None
     return OperationalError(failed.statement, None, error, True, failed.is_disconnect)
+
+
+async def has_written(tx: AsyncConnection) -> bool:
+    """Return whether `tx` has written or locked a row."""
+    [(written,)] = await fetch_many(tx, "SELECT pg_current_xact_id_if_assigned() IS NOT NULL")
+    return bool(written)
 
 
 async def insert_many(

@@ -135,7 +135,11 @@ class ServiceSettings(MountedSettings):
     subject_keys: KeyRingSettings
     """The key ring of subject ids: the same for every service, never replaced."""
     field_keys: KeyRingSettings
-    """The key ring of encrypted numbers and texts, and of short links: the same for every service."""
+    """The key ring of encrypted numbers and texts: the same for every service."""
+    link_keys: KeyRingSettings | None = None
+    """The key ring of the links in texts, the same for every service: a key stays until its last stop link has ended,
+    three years. Without: `field_keys`.
+    """
 
     development: bool = False
     """A machine of one's own: allows `auth_key`, and plain text."""

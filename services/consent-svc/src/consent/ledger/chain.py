@@ -38,6 +38,16 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.salt is None
 
 
+class Ended(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The stub of an erased entry past its term of proof: the hash stays, for the chain and for the seals."""
+
+    evidence_id: str
+    subject_id: str
+    position: int
+    recorded_at: datetime
+    hash: str
+
+
 def chained(
     subject_id: str, position: int, evidence: Evidence, recorded_at: datetime, previous_hash: str, salt: str
 ) -> Entry:

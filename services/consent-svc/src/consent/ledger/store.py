@@ -286,7 +286,8 @@ async def known(
     rows = await fetch_many(
         tx,
         "SELECT 'e', evidence_id, NULL, NULL, NULL, NULL::integer, NULL::timestamptz, NULL::text[]"
-        " FROM evidence WHERE evidence_id = ANY($1::text[])"
+        " FROM (SELECT evidence_id FROM evidence UNION ALL SELECT evidence_id FROM ended_entry) AS e"
+        " WHERE evidence_id = ANY($1::text[])"
         " UNION ALL SELECT 'p', subject_id, NULL, NULL, NULL, NULL, NULL, NULL"
         " FROM subject WHERE subject_id = ANY($2::text[])"
         " UNION ALL SELECT 's', sender_id, controller, stop_scope, purposes::text, renewal_days, NULL, NULL"
@@ -568,9 +569,8 @@ async def told_after(tx: AsyncConnection, after: str, limit: int) -> list[str]:
 
 
 async def find_entry(tx: AsyncConnection, evidence_id: str) -> Entry | None:
-    rows = await tx.execute(text(f"SELECT {ENTRY_COLUMNS} FROM evidence WHERE evidence_id = :id"), {"id": evidence_id})
-    row = rows.one_or_none()
-    return entry(**row._mapping) if row else None
+    found = await tx.execute(text(f"SELECT {ENTRY_COLUMNS} FROM evidence WHERE evidence_id = :id"), {"id": evidence_id})
+    return entry(**row._mapping) if (row := found.one_or_none()) else None
 
 
 def _subject(*, state: str, **columns: Any) -> Subject:

@@ -24,9 +24,10 @@ from common.web.problems import NotFound, PastItsTime, Reason
 from common.web.streaming import Streamed
 from consent.bodies import Body, Number
 from consent.calls import any_number, countries_of_all
+from consent.ledger import ended_store
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
-from consent.ledger.chain import GENESIS, PERSONAL, Entry
+from consent.ledger.chain import GENESIS, PERSONAL, Ended, Entry
 from consent.ledger.rules import Evidence
 from consent.proof import receipt as proof
 from consent.proof import sealing, seals, store
@@ -203,6 +204,7 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
         subject_id = held.subject_keys.subject_id(number)
         async with held.database.begin() as tx:
             ((_, entries),) = await ledger_store.whole_histories(tx, [subject_id])
+            ended = await ended_store.of_subject(tx, subject_id) if caller.everywhere else []
             named = _named(entries) | {NOBODY}
             seen = await caller.seen(named, tx)
             parties = await store.parties(tx, seen)
@@ -222,6 +224,7 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
         written = [writer.opening()]
         for who, chain in chains.items():
             told = [e if sees(_sender_of(e)) else _withheld(e) for e in chain]
+            told = sorted([*told, *map(_withheld, ended)], key=attrgetter("position"))
             line = _subject_line(who, chain, told, sees, number if body.name_the_number else None)
             written.append(writer.subject(line, told))
         saved_as = next(iter(chains), "nobody")
@@ -350,8 +353,8 @@ def _subject_line(
     return SubjectLine(
         subject_id=who,
         number=number,
-        entries=len(chain),
-        head=chain[-1].hash if chain else GENESIS,
+        entries=len(told),
+        head=told[-1].hash if told else GENESIS,
         consents=tuple(c for c in ledger.consents(state) if sees(c.sender_id)),
         suppressions=tuple(s for s in ledger.suppressions(state) if s.sender_id in named),
     )
@@ -371,7 +374,7 @@ def _seal_body(seal: Seal, keys: SigningKeys) -> SealBody:
     return SealBody(**asdict(seal), pin=seal.pin, signature=keys.sign(seals.record(seal), "placet-seal"))
 
 
-def _withheld(entry: Entry) -> Withheld:
+def _withheld(entry: Entry | Ended) -> Withheld:
     return Withheld(position=entry.position, hash=entry.hash)
 
 

@@ -2,6 +2,9 @@
 
 The audit checks each subject's chain, head and state, and the chain of seals (ADR-0025). A forgery consistent from end
 to end shows only against a pin. The columns of `subject` outside the ledger (number, version, held_since) go unchecked.
+
+Of an ended entry the stub is left (ADR-0092). The audit checks that the stub's hash is under an old seal, that
+everything of the person was erased since, and that no open consent stands on the entry, or on an older one.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -14,7 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from consent.ledger import chain
 from consent.ledger import rules as ledger
-from consent.ledger.chain import GENESIS, Entry
+from consent.ledger.chain import GENESIS, Ended, Entry
+from consent.ledger.ended_store import YOUNGEST
 from consent.ledger.rules import NEVER_SEEN, Evidence, SubjectState
 from consent.proof import sealing, seals, store
 from consent.proof.seals import Seal, Tree
@@ -22,6 +26,7 @@ from consent.proof.store import Head
 
 # longer than any recording transaction, in flight while the seal before was made
 BACKDATED = timedelta(hours=1)
+DIFFERS = "the stored state differs from the fold of the entries"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ class Audit:
     subjects: int = 0
     entries: int = 0
     erased: int = 0
+    ended: int = 0
     unsealed: int = 0
     seals: int = 0
     newest: Seal | None = None
@@ -62,7 +68,10 @@ class Audit:
                 entry = await anext(entries, None)
             check = _Check(subject)
             while entry and entry.subject_id == subject.subject_id:
-                self.erased += entry.erased
+                if isinstance(entry, Ended):
+                    self.ended += 1
+                else:
+                    self.erased += entry.erased
                 if found := check.take(entry):
                     yield found
                 entry = await anext(entries, None)
@@ -72,7 +81,7 @@ class Audit:
             yield _nobodys(entry)
             entry = await anext(entries, None)
 
-    async def _precedes(self, entry: Entry, subject: Head) -> bool:
+    async def _precedes(self, entry: Entry | Ended, subject: Head) -> bool:
         if subject.entries == 0:
             return False  # an orphan entry shows at the next subject with entries
         return bool(
@@ -84,9 +93,10 @@ class Audit:
 
     async def _seals(self) -> AsyncIterator[Finding]:
         stored = aiter(sealing.all_seals(self.tx))
+        long_ago: datetime = await self.tx.scalar(text("SELECT now()")) - YOUNGEST
         previous: Seal | None = None
         seal, tree = await anext(stored, None), Tree()
-        async for ordinal, entry_hash, recorded_at in store.places(self.tx):
+        async for ordinal, entry_hash, recorded_at, ended in store.places(self.tx):
             self.entries += 1
             while seal and ordinal > seal.last:
                 for found in self._closed(seal, previous, tree):
@@ -94,6 +104,8 @@ class Audit:
                 previous, seal, tree = seal, await anext(stored, None), Tree()
             if previous and recorded_at < previous.sealed_at - BACKDATED:
                 yield Finding(f"entry {ordinal}", f"says that it was recorded long before seal {previous.number}")
+            if ended and (seal is None or seal.sealed_at > long_ago):
+                yield Finding(f"entry {ordinal}", "has ended before its term: its seal is too young, or missing")
             if seal:
                 tree.add(ordinal, entry_hash)
             else:
@@ -124,13 +136,20 @@ class _Check:
         self._head = GENESIS
         self._state = NEVER_SEEN
         self._broken = False
+        self._left: list[Entry] = []
+        self._ended: list[Ended] = []
 
-    def take(self, entry: Entry) -> Finding | None:
+    def take(self, entry: Entry | Ended) -> Finding | None:
         """Check the next entry. Report only the first break: no later entry can hold."""
         self._entries += 1
-        why = self._fault(entry)
+        if isinstance(entry, Ended):
+            why = self._fault_of_stub(entry)
+            self._ended.append(entry)
+        else:
+            why = self._fault(entry)
+            self._left.append(entry)
+            self._state = ledger.apply(self._state, entry.evidence)
         self._head = entry.hash
-        self._state = ledger.apply(self._state, entry.evidence)
         if why is None or self._broken:
             return None
         self._broken = True
@@ -142,8 +161,35 @@ class _Check:
             yield Finding(where, f"has {self._entries} entries, and should have {self._subject.entries}")
         if self._subject.head != self._head:
             yield Finding(where, "the last entry is not the head of the chain")
-        if not _is(self._subject.state, self._state):
-            yield Finding(where, "the stored state differs from the fold of the entries")
+        if self._ended:
+            yield from self._of_stubs(where)
+        elif not _is(self._subject.state, self._state):
+            yield Finding(where, DIFFERS)
+
+    def _of_stubs(self, where: str) -> Iterator[Finding]:
+        """Check a state of which some marks may be of ended entries: these open nothing."""
+        stored = _read(self._subject.state)
+        if stored is None:
+            yield Finding(where, DIFFERS)
+            return
+        ended = {stub.evidence_id for stub in self._ended}
+        state = SubjectState(tuple(mark for mark in stored.marks if mark.evidence_id in ended))
+        for entry in self._left:
+            state = ledger.apply(state, entry.evidence)
+        if not _is(self._subject.state, state):
+            yield Finding(where, DIFFERS)
+        after = self._ended[-1].position
+        newer = {entry.evidence.evidence_id for entry in self._left if entry.position > after}
+        if any(each.state == "opted_in" and each.evidence_id not in newer for each in ledger.consents(stored)):
+            yield Finding(where, "an open consent stands on an ended entry, or on an older one")
+
+    def _fault_of_stub(self, stub: Ended) -> str | None:
+        if stub.position != self._entries:
+            return f"stands where entry {self._entries} should"
+        asked_at = self._subject.asked_at(None)
+        if asked_at is None or asked_at < stub.recorded_at:
+            return "has ended without an erasure of everything on record"
+        return None
 
     def _fault(self, entry: Entry) -> str | None:
         asked_at = self._subject.asked_at(entry.evidence.sender_id) if entry.erased else None
@@ -173,20 +219,26 @@ def _is_before(entry: Entry, asked_at: datetime) -> bool:
 _states = msgspec.json.Decoder(SubjectState)
 
 
+def _read(stored: str) -> SubjectState | None:
+    try:
+        return _states.decode(stored)
+    except msgspec.ValidationError:
+        return None
+
+
 def _is(stored: str, state: SubjectState) -> bool:
     """Return whether this JSON is exactly `state`, as consent-svc writes."""
-    try:
-        read = _states.decode(stored)
-    except msgspec.ValidationError:
+    read = _read(stored)
+    if read is None:
         return False
     if stored == "{}":
         return state == NEVER_SEEN
     return read == state and msgspec.json.decode(msgspec.json.encode(read)) == msgspec.json.decode(stored)
 
 
-def _place(entry: Entry) -> str:
+def _place(entry: Entry | Ended) -> str:
     return f"subject {entry.subject_id}, entry {entry.position}"
 
 
-def _nobodys(entry: Entry) -> Finding:
+def _nobodys(entry: Entry | Ended) -> Finding:
     return Finding(_place(entry), "has no subject")

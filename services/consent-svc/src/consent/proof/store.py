@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from sqlalchemy import (
@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.dispatch import Status
 from consent.ledger import store as ledger_store
-from consent.ledger.chain import Entry
+from consent.ledger.chain import Ended, Entry
 from consent.ledger.rules import SubjectState
 from consent.proof.receipt import Party
 from consent.schema import metadata
@@ -124,24 +124,47 @@ async def told_states(tx: AsyncConnection, page: int) -> AsyncIterator[list[tupl
         yield [(row[0], row[1], _state.decode(row[2]), row[3]) for row in some]
 
 
-def whole_ledger(tx: AsyncConnection) -> AsyncIterator[Entry]:
-    """Yield every entry, by subject and position."""
+_STUB = ("evidence_id", "subject_id", "position", "recorded_at", "hash")  # the columns of Ended
+
+
+def whole_ledger(tx: AsyncConnection) -> AsyncIterator[Entry | Ended]:
+    """Yield every entry, or its stub, by subject and position."""
+    columns = ledger_store.ENTRY_COLUMNS
+    of_stub = ", ".join(name if name in _STUB else "NULL" for name in columns.split(", "))
     return streamed(
-        tx, f"SELECT {ledger_store.ENTRY_COLUMNS} FROM evidence ORDER BY subject_id, position", ledger_store.entry
+        tx,
+        f"""
+        SELECT {columns} FROM evidence
+        UNION ALL SELECT {of_stub} FROM ended_entry
+        ORDER BY subject_id, position
+        """,
+        _entry_or_stub,
     )
 
 
+def _entry_or_stub(**columns: Any) -> Entry | Ended:
+    if columns["kind"] is None:
+        return Ended(**{name: columns[name] for name in _STUB})
+    return ledger_store.entry(**columns)
+
+
 class Place(NamedTuple):
-    """The place of an entry in the ledger."""
+    """The place of an entry in the ledger. `ended`: the entry has gone, and the place is its stub's."""
 
     ordinal: int
     hash: str
     recorded_at: datetime
+    ended: bool
 
 
 def places(tx: AsyncConnection) -> AsyncIterator[Place]:
     """Yield every place, by ordinal."""
-    return streamed(tx, "SELECT ordinal, hash, recorded_at FROM evidence ORDER BY ordinal", Place)
+    query = """
+        SELECT ordinal, hash, recorded_at, false AS ended FROM evidence
+        UNION ALL SELECT ordinal, hash, recorded_at, true FROM ended_entry
+        ORDER BY ordinal
+    """
+    return streamed(tx, query, Place)
 
 
 @dataclass(frozen=True, slots=True)

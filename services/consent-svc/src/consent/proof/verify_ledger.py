@@ -75,7 +75,10 @@ async def verified(database: Database, pins: Mapping[int, str]) -> AsyncIterator
         async for found in audit.findings():
             yield f"{found.where}: {found.why}", True
     took_s = perf_counter() - started
-    yield f"{audit.entries} entries of {audit.subjects} subjects, {audit.erased} of them erased", False
+    yield (
+        f"{audit.entries} entries of {audit.subjects} subjects, {audit.erased} of them erased, {audit.ended} ended",
+        False,
+    )
     yield f"{audit.seals} seals; {audit.unsealed} entries are not sealed yet", False
     if audit.newest:
         yield f"newest seal: {audit.newest.pin}", False

@@ -5,9 +5,10 @@ The ledger has its own clocks.
 
 from datetime import timedelta
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from common.privacy.pruning import ALLOWANCES, AUDIT, DEAD_LETTERS, Policy, Pruned
+from consent.ledger.ended_store import YOUNGEST
 
 KAFKA_DAYS = 7  # Kafka may deliver an event again
 MARGIN = timedelta(hours=1)  # for clocks that differ
@@ -25,10 +26,21 @@ class Periods(BaseModel):
     rectifications_days: int = Field(396, ge=1)  # 13 months, as a raw message
     imports_days: int = Field(396, ge=1)  # 13 months
     handed_off_days: int = Field(1826, ge=KAFKA_DAYS)  # 5 years: the limit for a suit over a message (DOMAIN 1.4)
+    ledger_days: int = Field(1826, ge=YOUNGEST.days)  # an erased entry, from the erasure on: as the messages
+
+    @model_validator(mode="after")
+    def _messages_can_be_proven(self) -> "Periods":
+        if self.ledger_days < self.handed_off_days:
+            raise ValueError("ledger_days is below handed_off_days: a message is proven by the ledger, so raise it")
+        return self
 
     @property
     def handed_off(self) -> timedelta:
         return timedelta(days=self.handed_off_days)
+
+    @property
+    def ledger(self) -> timedelta:
+        return timedelta(days=self.ledger_days)
 
 
 def policy(periods: Periods) -> Policy:
@@ -77,7 +89,8 @@ def policy(periods: Periods) -> Policy:
             "sender_version": "nothing of a person",
             "reopening_rule": "ledger entries name the rule",
             "subject": "the ledger's",
-            "evidence": "the ledger's",
+            "evidence": "the ledger's: 1826 days after the erasure of everything, but opt-outs (ledger_end.py)",
+            "ended_entry": "the ledger's stubs, for the seals",
             "listed": "the ledger's",
             "seal": "the ledger's",
             "states_sum": "nothing of a person",

@@ -22,6 +22,7 @@ TABLES = (
     "dead_letter",
     "double_opt_in",
     "double_opt_in_pace",
+    "ended_entry",
     "erasing",
     "erasure",
     "erasure_ack",
@@ -51,7 +52,9 @@ TABLES = (
 )
 FUNCTIONS = (
     "audit_line_is_append_only()",
+    "ended_entry_is_append_only()",
     "evidence_is_append_only()",
+    "evidence_is_only_ended()",
     "evidence_is_only_erased()",
     "seal_is_append_only()",
 )
@@ -522,6 +525,17 @@ CREATE TABLE review (
 )
     """,
     """
+CREATE TABLE ended_entry (
+    ordinal bigint NOT NULL,
+    evidence_id text NOT NULL,
+    subject_id text NOT NULL,
+    "position" integer NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    hash text NOT NULL,
+    ended_at timestamptz NOT NULL
+)
+    """,
+    """
 CREATE TABLE seal (
     number bigint NOT NULL,
     previous text NOT NULL,
@@ -615,6 +629,24 @@ CREATE TABLE subject (
 CREATE FUNCTION evidence_is_append_only() RETURNS trigger
     LANGUAGE plpgsql
     AS $$ BEGIN RAISE EXCEPTION 'evidence is append-only'; END $$
+    """,
+    """
+CREATE FUNCTION ended_entry_is_append_only() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$ BEGIN RAISE EXCEPTION 'ended entries are append-only'; END $$
+    """,
+    """
+CREATE FUNCTION evidence_is_only_ended() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+  IF OLD.salt IS NOT NULL OR OLD.kind = 'opt_out' OR OLD.recorded_at > now() - interval '1096 days'
+      OR NOT EXISTS (SELECT FROM ended_entry AS s WHERE s.ordinal = OLD.ordinal AND s.evidence_id = OLD.evidence_id
+        AND s.subject_id = OLD.subject_id AND s.position = OLD.position AND s.hash = OLD.hash) THEN
+    RAISE EXCEPTION 'evidence is append-only: only an erased entry past its term goes, and leaves its stub';
+  END IF;
+  RETURN OLD;
+END $$
     """,
     """
 CREATE FUNCTION evidence_is_only_erased() RETURNS trigger
@@ -724,6 +756,15 @@ ALTER TABLE retroactive_message ADD CONSTRAINT retroactive_message_pk PRIMARY KE
     """,
     """
 ALTER TABLE review ADD CONSTRAINT review_pk PRIMARY KEY (mo_id)
+    """,
+    """
+ALTER TABLE ended_entry ADD CONSTRAINT ended_entry_pk PRIMARY KEY (ordinal)
+    """,
+    """
+ALTER TABLE ended_entry ADD CONSTRAINT ended_entry_evidence_id_uq UNIQUE (evidence_id)
+    """,
+    """
+ALTER TABLE ended_entry ADD CONSTRAINT ended_entry_subject_id_position_uq UNIQUE (subject_id, "position")
     """,
     """
 ALTER TABLE seal ADD CONSTRAINT seal_pk PRIMARY KEY (number)
@@ -886,8 +927,15 @@ CREATE INDEX review_open_ix ON review (subject_id) WHERE open
 CREATE INDEX sender_organisation_ix ON sender (organisation_id)
     """,
     """
-CREATE TRIGGER append_only BEFORE DELETE OR TRUNCATE ON evidence FOR EACH STATEMENT EXECUTE FUNCTION
+CREATE TRIGGER append_only BEFORE TRUNCATE ON evidence FOR EACH STATEMENT EXECUTE FUNCTION
     evidence_is_append_only()
+    """,
+    """
+CREATE TRIGGER only_ended BEFORE DELETE ON evidence FOR EACH ROW EXECUTE FUNCTION evidence_is_only_ended()
+    """,
+    """
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON ended_entry FOR EACH STATEMENT EXECUTE FUNCTION
+    ended_entry_is_append_only()
     """,
     """
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON seal FOR EACH STATEMENT EXECUTE FUNCTION
