@@ -45,7 +45,7 @@ from common.telemetry import gauge, histogram
 
 log = logging.getLogger(__name__)
 
-STALL_METRIC_INTERVAL_S = 1.0
+STALL_METRIC_INTERVAL_S = 2.0
 
 STALLED = gauge(
     "sms_consumer_stalled_seconds",

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import Event, Topic
 
 POLL_MS = 100
-READ_MS = 250
+READ_MS = 500
 IDLE_MS = 500  # of an empty fetch, by a broker that ends the wait when a record arrives
 URGENT_MS = 20
 
