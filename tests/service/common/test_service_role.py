@@ -69,7 +69,7 @@ async def test_the_role_of_a_service_has_no_ddl_and_cannot_switch_a_trigger_off(
         await sql.execute(f"DELETE FROM {'outbox' if service == 'consent' else table}")
         if service == "consent":
             with pytest.raises(asyncpg.PostgresError, match="append"):
-                await sql.execute("DELETE FROM evidence")
+                await sql.execute("DELETE FROM seal")
         if service == "dispatch":
             await sql.execute("SELECT empty_subject_next(), swap_subject()")  # of a rebuild, by the owner's right
     finally:

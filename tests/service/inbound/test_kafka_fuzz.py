@@ -269,7 +269,10 @@ def ids_in(value: bytes | None) -> set[str]:
 
 def _parsed(raw: bytes) -> object:
     try:
-        made = json.loads(raw)
+        try:
+            made = json.loads(raw)
+        except UnicodeDecodeError:  # a field without a meaning is skipped unread
+            made = json.loads(raw.decode(errors="replace"))
     except (ValueError, RecursionError):
         return None
     return made if isinstance(made, dict | list) else None

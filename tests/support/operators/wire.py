@@ -197,4 +197,4 @@ async def wire(**more: object) -> AsyncIterator[Wire]:
             session.reads.set()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*smsc.visits)
-    assert smsc.faults == []
+    assert smsc.faults == [], smsc.faults
