@@ -231,7 +231,8 @@ class Edge:
             reason = dead.get((record.topic.name, offset))
             if reason is None:
                 kind = "messages" if record.topic is MESSAGES else "receipts"
-                assert any((kind, each) in kept for each in ids_in(record.value)), f"read, and not kept: {record}"
+                found = any((kind, each) in kept for each in ids_in(record.value))
+                assert found, f"read, and not kept: offset {offset} of {sorted(dead)}, {record}"
                 self.became[f"{kind} kept"] += 1
                 continue
             assert reason, f"no reason: {record}"
