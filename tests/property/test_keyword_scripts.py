@@ -54,9 +54,12 @@ def letters(script: str) -> str:
 
 
 def words(dice: Random, script: str) -> str:
-    """Words of a script, and now and then a number, an emoji or a hidden character."""
+    """Words of a script, and now and then a number, an emoji or a hidden character.
+
+    A word has four letters or more: "mr" after a START is courtesy, and may be there.
+    """
     alphabet = letters(script)
-    said = ["".join(dice.choices(alphabet, k=dice.randint(2, 9))) for _ in range(dice.randint(1, 12))]
+    said = ["".join(dice.choices(alphabet, k=dice.randint(4, 9))) for _ in range(dice.randint(1, 12))]
     if dice.random() < 0.2:
         said.insert(dice.randrange(len(said) + 1), dice.choice(["36111", "20", "🙏", "😡", "?", "!!", *HIDDEN]))
     return " ".join(said)
