@@ -9,6 +9,8 @@ import time
 import unicodedata
 from random import Random
 
+import pytest
+
 from inbound.keywords import classify
 from inbound.keywords.lists import CURRENT
 
@@ -91,6 +93,7 @@ def look(dice: Random) -> None:
     assert classify(mixed).intent not in ("start", "confirm"), ascii(mixed)
 
 
+@pytest.mark.timeout(60 + int(2 * FUZZ_SECONDS))
 def test_twenty_scripts_loosen_nothing_and_hide_no_wish() -> None:
     assert len(SCRIPTS) >= 20
     assert all(len(letters(script)) >= 20 for script in SCRIPTS)
