@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError
 from common.contracts import STATES
 from common.db.database import Database
 from common.kafka.outbox import CALM_S as RELAY_CALM_S
-from common.kafka.outbox import interval_s
+from common.kafka.outbox import UNHEARD_S, interval_s, rest_s
 from common.kafka.reading import client, lag, polling
 from common.kafka.reading.offsets import Offsets
 from common.kafka.reading.placement import Placement
@@ -77,7 +77,7 @@ async def test_an_unchanged_offset_is_committed_again_before_kafka_forgets_it(mo
     assert await _commits(Client(), 1, 1) == [1, 1]
 
 
-@pytest.mark.parametrize(("wait_ms", "calm"), [(POLL_MS, IDLE_MS), (URGENT_MS, URGENT_MS)])
+@pytest.mark.parametrize(("wait_ms", "calm"), [(POLL_MS, IDLE_MS), (URGENT_MS, URGENT_MS), (2 * IDLE_MS, 2 * IDLE_MS)])
 async def test_a_broker_that_waits_out_is_asked_rarely_on_calm_topics_only(
     monkeypatch: pytest.MonkeyPatch, wait_ms: int, calm: int
 ) -> None:
@@ -132,3 +132,8 @@ async def test_a_read_ends_as_the_process_ends_and_when_a_rested_partition_may_b
 @pytest.mark.parametrize(("calm_s", "wanted"), [(0.0, 0.25), (RELAY_CALM_S, 0.25), (RELAY_CALM_S + 0.1, 0.5)])
 def test_a_calm_relay_publishes_watermarks_half_as_often(calm_s: float, wanted: float) -> None:
     assert interval_s(0.25, calm_s) == wanted
+
+
+@pytest.mark.parametrize(("every_s", "wanted"), [(None, UNHEARD_S), (0.25, 0.25), (3600.0, UNHEARD_S)])
+def test_a_leader_reads_the_outbox_however_rare_its_watermarks_are(every_s: float | None, wanted: float) -> None:
+    assert rest_s(every_s) == wanted

@@ -45,7 +45,7 @@ TOLD_CHARS = 7_900  # Postgres takes 8,000 bytes
 LEADER = "placet.relay"  # advisory lock
 IDLE_S = 0.25  # of a standby, and of callers that wait
 CALM_S = 10.0
-UNHEARD_S = 1.0  # a leader without watermarks reads for itself so often: a notification can be missed
+UNHEARD_S = 1.0  # a leader reads the outbox at least so often: a notification can be missed
 BACK_OFF_S = (0.1, 5.0)
 STAND_BACK_S = 1.0  # several polls of a standby
 LONGEST = 4  # times relay_ack_timeout_s: cap of the deadline, which doubles while turns time out
@@ -338,7 +338,7 @@ class Relay:
             drained = await self._turn(session, outlet, idle_s, numbers)
             self._failures, self._patience_s = 0, self._settings.relay_ack_timeout_s
             if drained:
-                await either(stop, woken, self._every_s() if self._watermarked else UNHEARD_S)
+                await either(stop, woken, rest_s(self._every_s() if self._watermarked else None))
 
     def _every_s(self) -> float:
         return interval_s(self._settings.watermark_every_s, uptime_s() - self._published_at)
@@ -473,6 +473,11 @@ class Relay:
 def interval_s(every_s: float, calm_s: float) -> float:
     """Return the interval of watermarks `calm_s` after the last publication: twice as long from CALM_S on. Pure."""
     return 2 * every_s if calm_s > CALM_S else every_s
+
+
+def rest_s(watermarks_every_s: float | None) -> float:
+    """Return the longest rest of a leader with an empty outbox; `None`: it publishes no watermarks. Pure."""
+    return UNHEARD_S if watermarks_every_s is None else min(UNHEARD_S, watermarks_every_s)
 
 
 async def _numbers(tx: AsyncConnection) -> Numbers:

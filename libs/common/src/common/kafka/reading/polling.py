@@ -105,7 +105,7 @@ class Polling:
         now, wait_ms = time.monotonic(), self.subscription.wait_ms
         if any_records or not self._awake_until:
             self._awake_until = now + CALM_S
-        clients.wait_for(client, IDLE_MS if wait_ms >= POLL_MS and now > self._awake_until else wait_ms)
+        clients.wait_for(client, max(IDLE_MS, wait_ms) if wait_ms >= POLL_MS and now > self._awake_until else wait_ms)
 
     def _patience_ms(self) -> int:
         """Return how long a read may wait for a record: also until the next rested partition."""
