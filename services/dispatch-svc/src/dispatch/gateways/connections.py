@@ -65,6 +65,7 @@ class Connections(aiohttp.TCPConnector):
         self._used = 0
         self._opening = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._polls: dict[int, select.poll] = {}  # by file descriptor, which the kernel gives again
 
     async def connect(self, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
         """Return a good connection: a kept one, or a new one once there is room.
@@ -92,7 +93,7 @@ class Connections(aiohttp.TCPConnector):
                 else:
                     connection.release()
                 raise Late("the connection took longer than the permit lasts")
-            if _is_open(connection.transport):
+            if self._is_open(connection.transport):
                 exchange.begun = True
                 return connection
             connection.close()
@@ -109,11 +110,13 @@ class Connections(aiohttp.TCPConnector):
 
     def done(self, exchange: Exchange) -> None:
         """Note the end of a request, whose connection aiohttp has kept or closed."""
-        self.proven(exchange)
+        if exchange.unproven:
+            self.proven(exchange)
         if exchange.connected:
             exchange.connected = False
             self._used -= 1
-            self._wake()
+            if self._waiting:
+                self._wake()
 
     async def _create_connection(self, req: aiohttp.ClientRequest, *args: Any, **kwargs: Any) -> ResponseHandler:
         # aiohttp asks only without a kept connection: all that are open are in use
@@ -135,32 +138,45 @@ class Connections(aiohttp.TCPConnector):
 
     async def _room(self, begin_by: float, *, first: bool) -> None:
         """Wait until a connection may be opened, or one is kept. Raise Late at `begin_by`."""
-        woken = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        woken = loop.create_future()
         if first:
             self._waiting.appendleft(woken)
         else:
             self._waiting.append(woken)
+        left_s = begin_by - uptime_s()
+        lapses = None if math.isinf(left_s) else loop.call_later(max(0.0, left_s), _lapse, woken)
         try:
-            left_s = begin_by - uptime_s()
-            await asyncio.wait([woken], timeout=None if math.isinf(left_s) else max(0.0, left_s))
-            if not woken.done():
-                raise Late("no connection was free while the permit lasted")
+            await woken
         except BaseException:
-            if woken.done():
-                self._wake()
-            else:
+            if woken in self._waiting:
                 self._waiting.remove(woken)
+            elif not woken.cancelled() and woken.exception() is None:
+                self._wake()  # woken, and cancelled before the next step
             raise
+        finally:
+            if lapses is not None:
+                lapses.cancel()
 
     def _wake(self) -> None:
-        if self._waiting:
-            self._waiting.popleft().set_result(None)
+        while self._waiting:
+            woken = self._waiting.popleft()
+            if not woken.done():
+                woken.set_result(None)
+                return
+
+    def _is_open(self, transport: asyncio.Transport | None) -> bool:
+        """Return whether the provider has not closed or reset the connection, which the event loop may learn later."""
+        if transport is None or transport.is_closing():
+            return False
+        fd = transport.get_extra_info("socket").fileno()
+        asked = self._polls.get(fd)
+        if asked is None:
+            asked = self._polls[fd] = select.poll()
+            asked.register(fd, ENDED)
+        return not asked.poll(0)
 
 
-def _is_open(transport: asyncio.Transport | None) -> bool:
-    """Return whether the provider has not closed or reset the connection, which the event loop may learn later."""
-    if transport is None or transport.is_closing():
-        return False
-    poll = select.poll()
-    poll.register(transport.get_extra_info("socket").fileno(), ENDED)
-    return not poll.poll(0)
+def _lapse(woken: "asyncio.Future[None]") -> None:
+    if not woken.done():
+        woken.set_exception(Late("no connection was free while the permit lasted"))

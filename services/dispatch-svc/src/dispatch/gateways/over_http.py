@@ -85,18 +85,18 @@ class HttpGateway:
             [result] = await self._exchange([message])
         except SendError as error:
             return error
-        return await self._explained(message, result, self.timeout_s - (uptime_s() - started))
-
-    async def _explained(self, message: Submit, result: Result | SendError, left_s: float) -> Result | SendError:
-        """Return the result, with the provider's reason where it tells one within `left_s`."""
         if self._explains is None or not isinstance(result, Result):
             return result
-        question = self._explains.question(message, result, self._account, datetime.now(UTC))
+        return await self._explained(self._explains, message, result, self.timeout_s - (uptime_s() - started))
+
+    async def _explained(self, explains: Explains, message: Submit, result: Result, left_s: float) -> Result:
+        """Return the result, with the provider's reason where it tells one within `left_s`."""
+        question = explains.question(message, result, self._account, datetime.now(UTC))
         if question is None or left_s <= 0:
             return result
         try:
             async with asyncio.timeout(left_s):
-                return self._explains.explained(result, await self._ask(question))
+                return explains.explained(result, await self._ask(question))
         except Exception:  # the refusal stands without its reason
             return result
 
