@@ -28,7 +28,7 @@ PACKAGES := libs/common services/consent-svc services/campaign-svc services/disp
 SOURCES := libs services stack clients tests examples bench chaos deploy/release.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms reference manifests kinds traces alerts kubernetes drill corpus likeness mutants fuzz attack bench chaos kafka clean client wheels release schemathesis licences sbom
+.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms reference manifests kinds traces alerts kubernetes drill corpus likeness mutants fuzz attack bench costs chaos kafka clean client wheels release schemathesis licences sbom
 
 ##@ Everyday
 help: ## List the targets
@@ -121,6 +121,9 @@ likeness: install ## Learn anew the weights that hold a text like a wish to stop
 
 bench: install ## Measure each figure beside its limit (B=consent: a single benchmark; SUBJECTS=2000000, SIZE=20000, ROUNDS=5, KAFKA=1)
 	$(BIN)/python -m bench $(if $(KAFKA),--kafka) $(if $(SUBJECTS),--subjects $(SUBJECTS)) $(if $(SIZE),--size $(SIZE)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(B)
+
+costs: install ## Hold what a message costs in statements, WAL and bytes in Kafka at bench/costs.json, and say where it costs more
+	$(BIN)/python -m bench --size 2000 --rounds 2 costs
 
 chaos: install ## Check the promises under injected faults for 10 minutes (SECONDS=n SEED=n BROKERS=0|1|3 ONLY=regexp; CAMPAIGN=100000)
 	$(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(filter command line,$(origin SECONDS)),--seconds $(SECONDS)) $(if $(BROKERS),--brokers $(BROKERS)) $(if $(ONLY),--only "$(ONLY)") $(if $(EARLIER),--earlier $(EARLIER)) $(if $(CAMPAIGN),--campaign $(CAMPAIGN))

@@ -73,7 +73,7 @@ COLUMNS = ("sender_id", "subject_id", "number", "attributes", "territory", "crea
 SOME = {"where": {"city": "Nîmes"}}
 RUNS = "SELECT status <> 'scheduled' FROM campaign WHERE campaign_id = $1"
 ASKED = "SELECT expanded AND NOT EXISTS (SELECT FROM outbox) FROM campaign WHERE campaign_id = $1"
-AUDIENCE = "SELECT audience FROM campaign_accounts WHERE campaign_id = $1"
+AUDIENCE = "SELECT sum(audience) FROM campaign_accounts WHERE campaign_id = $1"
 RECIPIENTS = "SELECT subject_id FROM recipient WHERE campaign_id = $1 ORDER BY subject_id"
 TOPIC = CAMPAIGN_REQUESTS.name
 REQUEST_BYTES = 600  # of a request with TEXT, apart from headers

@@ -61,7 +61,7 @@ NOW = "SELECT pg_current_wal_flush_lsn()"
 NAMED = "SELECT relname::text FROM pg_class WHERE pg_relation_filenode(oid) = $1"
 MOST = 12  # relations shown
 WAITING = "SELECT count(*) FROM outbox"
-DONE = "SELECT audience > 0 AND delivered = audience FROM campaign_accounts WHERE campaign_id = $1"
+DONE = "SELECT sum(audience) > 0 AND sum(delivered) = sum(audience) FROM campaign_accounts WHERE campaign_id = $1"
 
 
 @dataclass(frozen=True, slots=True)

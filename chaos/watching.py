@@ -56,7 +56,11 @@ SENDING_TIMEOUT = timedelta(seconds=14)
 GONE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
 
 ENFORCED = "SELECT reference, enforced_at FROM enforcement WHERE enforced_at > $1 AND reference IS NOT NULL"
-ACCOUNTS = "SELECT * FROM campaign_accounts"
+COUNTED = ("audience", "pending", "denied", "deferred", "expired", "accepted", "rejected", "unknown")
+ACCOUNTS = (
+    f"SELECT campaign_id, {', '.join(f'sum({name}) AS {name}' for name in COUNTED)}"
+    " FROM campaign_accounts GROUP BY campaign_id"
+)
 RECIPIENTS = "SELECT campaign_id, status, count(*) AS many FROM recipient GROUP BY campaign_id, status"
 OFFSETS = "SELECT consumer_group, topic, partition, next_offset, as_of FROM consumer_offset"
 VERSIONS = "SELECT subject_id, version FROM subject"
@@ -234,7 +238,7 @@ class Watch:
     async def _campaigns(self) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, int]]]:
         """Return each campaign's counters, and its recipients by status, at one instant."""
         async with self._connection("campaign") as sql, sql.transaction(isolation="repeatable_read", readonly=True):
-            accounts = {row["campaign_id"]: dict(row) for row in await sql.fetch(ACCOUNTS)}
+            accounts = {row["campaign_id"]: {name: row[name] for name in COUNTED} for row in await sql.fetch(ACCOUNTS)}
             statuses: dict[str, dict[str, int]] = defaultdict(dict)
             for row in await sql.fetch(RECIPIENTS):
                 statuses[row["campaign_id"]][row["status"]] = row["many"]

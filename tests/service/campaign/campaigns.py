@@ -142,12 +142,12 @@ class Campaigns:
     async def status(self, campaign_id: str) -> str:
         return str((await self.get(f"campaigns/{campaign_id}"))["status"])
 
-    async def report(self, *told: Event | MessageChanged) -> None:
+    async def report(self, *told: Event | MessageChanged, partition: int = 0) -> None:
         """As the consumer would hand them over, in one batch, changes in one record; what is done by then is ended."""
         changes = tuple(one for one in told if isinstance(one, MessageChanged))
         events = [one for one in told if isinstance(one, Event)]
         events += [MessagesChanged(changes=changes)] if changes else []
-        batch = [Received(event, event.key, 0, n, now(), None) for n, event in enumerate(events)]
+        batch = [Received(event, event.key, partition, n, now(), None) for n, event in enumerate(events)]
         async with self.database.begin() as tx:
             after = await progress.apply(tx, batch)
         if after is not None:

@@ -5,7 +5,7 @@ that recur, with other texts. The planner takes a step now and then, by a clock 
 comes late and in any order; Kafka loses requests and reports; and the next step of one campaign may fail. After each
 step, of every campaign:
 
-    promise 4    audience = pending + denied + deferred + handed_off + expired
+    promise 4    audience = pending + denied + deferred + handed_off + expired, each as its recipients say
     the gate     no recipient is asked for twice, but by a request that says it is repeated
 
 Once faults have ended, the planner has run for long enough and dispatch has reported of each request:
@@ -15,6 +15,7 @@ Once faults have ended, the planner has run for long enough and dispatch has rep
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, cast
@@ -29,8 +30,21 @@ from sqlalchemy import text
 
 from common.contracts import CAMPAIGN_REQUESTS
 from common.contracts.dispatch import MessageChanged
+from common.kafka.broker import partition_of
 from tests.service.campaign import faults
-from tests.service.campaign.campaigns import DAY, WRITTEN, Campaigns, balanced, changed, csv_of, next_monday, opened
+from tests.service.campaign.campaigns import (
+    DAY,
+    LEDGER,
+    OUTCOMES,
+    PARTITIONS,
+    WRITTEN,
+    Campaigns,
+    balanced,
+    changed,
+    csv_of,
+    next_monday,
+    opened,
+)
 from tests.support.infrastructure import Broker, Postgres
 from tests.support.running import Surroundings
 from tests.support.seed import seed
@@ -83,6 +97,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 REPORTED = ("accepted", "rejected", "unknown", "denied", "expired", "deferred")
 FINAL = REPORTED[:-1]
+STANDINGS = {*LEDGER, *OUTCOMES} - {"handed_off"}
 
 
 class Machine(RuleBasedStateMachine):
@@ -186,9 +201,12 @@ class Machine(RuleBasedStateMachine):
         self.run(self._report(many, status))
 
     async def _report(self, many: int, status: str) -> None:
-        """Of messages that were asked for and are not over, so many."""
-        if events := await self._reported(many, status):
-            await self.campaigns.report(*events)
+        """Of messages that were asked for and are not over, so many, each in its person's partition."""
+        by_partition: dict[int, list[MessageChanged]] = defaultdict(list)
+        for event in await self._reported(many, status):
+            by_partition[partition_of(event.subject_id, PARTITIONS)].append(event)
+        for partition, events in by_partition.items():
+            await self.campaigns.report(*events, partition=partition)
 
     @rule(many=st.integers(1, 10), status=st.sampled_from(REPORTED))
     def loses_reports(self, many: int, status: str) -> None:
@@ -246,8 +264,14 @@ class Machine(RuleBasedStateMachine):
         self.run(self._accounts_are_exact())
 
     async def _accounts_are_exact(self) -> None:
+        async with self.campaigns.surroundings.sql("campaign") as sql:
+            rows = await sql.fetch("SELECT campaign_id, status, count(*) AS many FROM recipient GROUP BY 1, 2")
+        counted = {(row["campaign_id"], row["status"]): row["many"] for row in rows}
         for campaign in await self._items():
-            balanced(campaign["statistics"])
+            told = balanced(campaign["statistics"])
+            assert {s: told[s] for s in STANDINGS} == {
+                s: counted.get((campaign["campaign_id"], s), 0) for s in STANDINGS
+            }
             over = campaign["status"] in DONE and not campaign["statistics"]["pending"]
             assert campaign["waiting_for"] or over, "what goes on says what it waits for"
         asked = [(r.campaign_id, r.subject_id) for r in await self.campaigns.requests() if not r.repeated]

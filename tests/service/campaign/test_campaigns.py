@@ -12,12 +12,14 @@ from sqlalchemy import event, text
 
 from campaign.campaigns import recipients
 from campaign.campaigns import store as campaigns_store
-from campaign.planning import control
+from campaign.planning import control, progress
+from campaign.planning import store as planning
 from campaign.planning.planner import Planner
 from campaign.schedule.lifecycle import FURTHEST, Action, Status, message_of
 from campaign.senders import store as senders
 from common.contracts.dispatch import HoldChanged, MessagesChanged, OptOutEnforced
 from common.db.database import Database
+from common.kafka.subscription import Received
 from common.law import load
 from tests.service.campaign.campaigns import Campaigns, balanced, changed, csv_of
 from tests.support.builders import (
@@ -361,6 +363,30 @@ async def test_records_of_several_messages_and_campaigns_count_for_each(campaign
         (1, 1, 1, 0),
         (1, 1, 0, 1),
     ]
+
+
+async def test_reports_of_two_partitions_do_not_wait_for_each_other(campaigns: Campaigns) -> None:
+    campaign_id = await campaigns.started(*range(4))
+    while await campaigns.planner.expand():
+        pass
+
+    def reported(partition: int, accepted: int, denied: int) -> list[Received]:
+        event = MessagesChanged(
+            changes=(
+                changed(campaign_id, subject(accepted), 1, "accepted"),
+                changed(campaign_id, subject(denied), 1, "denied", reasons=("no_consent",)),
+            )
+        )
+        return [Received(event, event.key, partition, 0, now(), None)]
+
+    async with campaigns.database.begin() as first:
+        await progress.apply(first, reported(0, 0, 1))
+        async with campaigns.database.begin() as second:
+            await planning.wait_for_locks_within(second, 10)
+            await progress.apply(second, reported(1, 2, 3))
+    found = await campaigns.statistics(campaign_id)
+    assert (found["audience"], found["pending"], found["accepted"], found["denied"]) == (4, 0, 2, 2)
+    assert found["denied_reasons"] == {"no_consent": 2}
 
 
 async def test_only_messages_of_campaigns_count(campaigns: Campaigns) -> None:

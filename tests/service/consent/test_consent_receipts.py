@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from sqlalchemy import text
 
 from common.contracts import DISPATCH_MESSAGES
 from common.contracts.dispatch import MessageChanged, MessagesChanged
@@ -154,6 +155,21 @@ async def test_a_message_that_left_is_kept_once(database: Database) -> None:
     assert (one.handed_off_at, one.status) == (at(1), "accepted")
 
 
+async def test_a_dlr_that_changes_nothing_here_writes_no_row(database: Database) -> None:
+    async def written() -> list[tuple[str, int]]:
+        async with database.begin() as tx:
+            rows = await tx.execute(text("SELECT CAST(xmin AS text), version FROM handed_off"))
+            return [tuple(row) for row in rows]
+
+    await tell(database, sent(version=2))
+    before = await written()
+    await tell(database, sent(version=3, receipt="delivered"))
+    assert await written() == before
+    await tell(database, sent(version=4, receipt="failed"))
+    assert [version for _, version in await written()] == [4]
+    assert [one.status for one in await left(database)] == ["unknown"]
+
+
 async def test_a_record_of_several_messages_and_senders_says_as_much_as_a_record_of_each(database: Database) -> None:
     await give(database, opt_in(0))
     await give(database, opt_in(0, sender_id="globex"))
@@ -181,8 +197,15 @@ LIFE = (
     sent(version=5, handed_off_at=at(2000)),
     sent(version=6, handed_off_at=at(2000), receipt="delivered"),
     sent(version=7, handed_off_at=at(2000), receipt="failed"),
+    sent(version=8, handed_off_at=at(2000), receipt="opted_out"),
 )
-KEPT = {2: ("unknown", NOW), 5: ("accepted", at(2000)), 6: ("accepted", at(2000)), 7: ("unknown", at(2000))}
+KEPT = {
+    2: ("unknown", NOW),
+    5: ("accepted", at(2000)),
+    6: ("accepted", at(2000)),
+    7: ("unknown", at(2000)),
+    8: ("accepted", at(2000)),
+}
 
 
 @pytest.mark.parametrize("seed", range(3))

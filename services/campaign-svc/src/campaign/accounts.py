@@ -3,7 +3,8 @@
     audience = pending + denied + deferred + expired + accepted + rejected + unknown        at every instant
     handed_off = accepted + rejected + unknown
 
-Each recipient is in exactly one counter, so the sum cannot drift; a constraint on the row enforces the first line.
+Each recipient is in exactly one counter, so the sum cannot drift. A constraint enforces the first line on each row of
+the tallies, and so on their sums.
 """
 
 from collections import Counter

@@ -126,7 +126,10 @@ async def freeze_audience(
     counts = {each.why: each.contacts for each in found}
     audience = int(counts.pop(None, 0))
     await tx.execute(
-        text("UPDATE campaign_accounts SET audience = :audience, pending = :audience WHERE campaign_id = :id"),
+        text(
+            "UPDATE campaign_accounts SET audience = :audience, pending = :audience"
+            f" WHERE campaign_id = :id AND partition = {tallies.PLANNER}"
+        ),
         {"id": campaign.campaign_id, "audience": audience},
     )
     await tallies.add_reasons(tx, "excluded", {campaign.campaign_id: Counter(counts)})

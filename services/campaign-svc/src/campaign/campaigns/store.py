@@ -2,8 +2,8 @@
 
 A transaction changing a campaign locks the campaign's row first.
 
-Transactions lock in the order campaign, recipients, tallies (by id). The planner starting a campaign locks the tallies
-first: before the start no other transaction needs the tallies.
+Transactions lock in the order campaign, recipients, tallies (by id). The planner starting a campaign locks its own row
+of the tallies first: before the start no other transaction needs that row.
 """
 
 import logging
@@ -30,6 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from campaign.accounts import COUNTS, Tallies
 from campaign.audience.selection import Selection
 from campaign.campaigns.campaign import Campaign, Content, Owner, Progress, Texts
+from campaign.campaigns.tallies import PLANNER, SUMS, UNDECIDED
 from campaign.message.folding import Folding
 from campaign.message.variants import Choice, Trial
 from campaign.schedule.lifecycle import Priority, Status
@@ -121,7 +122,7 @@ campaign = Table(
 _PROGRESS = (
     "SELECT c.campaign_id, c.sender_id, c.status, c.starts_at, c.started_at, c.send_before, c.ended_at, c.cursor,"
     " c.expanded, c.repeats, c.repeat_at, c.page_at, c.page_size, c.failures, CAST(c.xmin AS text) AS written"
-    " FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
+    f" FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id AND a.partition = {PLANNER}"
 )
 _TALLIES = ("audience", *COUNTS)
 _CAMPAIGN = (
@@ -134,7 +135,7 @@ _CAMPAIGN = (
     " c.next_slot, c.sent_back, c.repeats, c.repeat_at, c.page_at, c.page_size, c.failures, c.retry_at,"
     " CAST(c.xmin AS text) AS written,"
     f" c.expanded, u.link_host, s.stop_page, {', '.join(f'a.{name}' for name in _TALLIES)}"
-    " FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
+    f" FROM campaign AS c CROSS JOIN LATERAL {SUMS} AS a"
     " LEFT JOIN sender_rule AS u ON u.sender_id = c.sender_id"
     " LEFT JOIN sender AS s ON s.sender_id = c.sender_id"
 )
@@ -187,7 +188,7 @@ async def _campaigns(tx: AsyncConnection, clauses: str, values: Mapping[str, obj
 
 
 async def progress_of(tx: AsyncConnection, clauses: str, values: Mapping[str, object]) -> list[Progress]:
-    """Return the progress of the campaigns found by `clauses`, on the campaign `c` and the tallies `a`."""
+    """Return the progress of the campaigns found by `clauses`, on the campaign `c` and the planner's tallies `a`."""
     rows = await tx.execute(text(f"{_PROGRESS} {clauses}"), values)
     return [Progress(**row._asdict() | {"status": Status(row.status)}) for row in rows]
 
@@ -531,12 +532,11 @@ async def set_repeats(
     await tx.execute(
         text(
             "UPDATE campaign AS c SET repeats = :repeats, page_at = :page_at, page_size = :page_size,"
-            " repeat_at = CASE WHEN a.pending + a.deferred > 0 THEN CAST(:repeat_at AS timestamptz) END,"
+            f" repeat_at = CASE WHEN {UNDECIDED} > 0 THEN CAST(:repeat_at AS timestamptz) END,"
             " next_slot = coalesce(:next_slot, next_slot),"
             # the next chunk shows whether a step that requests recipients still fails
             " failures = CASE WHEN expanded THEN 0 ELSE failures END,"
-            " retry_at = CASE WHEN NOT expanded THEN retry_at END"
-            " FROM campaign_accounts AS a WHERE a.campaign_id = c.campaign_id AND c.campaign_id = :id"
+            " retry_at = CASE WHEN NOT expanded THEN retry_at END WHERE c.campaign_id = :id"
         ),
         {
             "id": campaign_id,

@@ -1,7 +1,8 @@
 """Apply dispatch-svc's report of each message to its recipient and the campaign's tallies.
 
 Tallies move by the difference to the newest version, in the same transaction: exact at every instant, despite repeated
-and late reports. No table of campaign-svc has a reason that only other senders explain, so no count and no export can
+and late reports. A batch is of one partition and counts in rows of that partition: two batches of a campaign never wait
+for each other. No table of campaign-svc has a reason that only other senders explain, so no count and no export can
 show one (`consent_rule.told`).
 """
 
@@ -55,8 +56,9 @@ async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
         new = Standing(event.status, event.reasons, event.receipt)
         counts[campaign_id].update(moved(old.counts, new.counts))
         denials[campaign_id].update(moved(old.denials, new.denials))
-    await tallies.add_counts(tx, counts)
-    await tallies.add_reasons(tx, "denied", denials)
+    partition = batch[0].partition
+    await tallies.add_counts(tx, counts, partition)
+    await tallies.add_reasons(tx, "denied", denials, partition)
     await _pause_what_needs_somebody(tx, events, datetime.now(UTC))
 
     async def count() -> None:

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from campaign.accounts import Standing as Reported
 from campaign.campaigns.campaign import Campaign, Progress
 from campaign.campaigns.store import AWAKE, LOOK_AHEAD, MAY_BE_TRIED, PASSING_FAILURES, progress_of
+from campaign.campaigns.tallies import UNDECIDED
 from campaign.message.variants import FirstGroups
 from campaign.schedule.lifecycle import KEPT
 from campaign.schema import instant, metadata
@@ -103,7 +104,7 @@ _SETTLING = f"{_GIVEN_UP} AND failures <= {PASSING_FAILURES}"
 
 
 async def lock_due(tx: AsyncConnection, now: datetime) -> Progress | None:
-    """Return a due campaign that no other planner has, with its tallies locked.
+    """Return a due campaign that no other planner has, with the planner's row of its tallies locked.
 
     The campaign's row stays unlocked (`lock_unchanged`): a cancellation, edit or pause never waits for the audience to
     be frozen. The sender's next campaign waits some seconds for `_SETTLING`: recipients still to be denied would count
@@ -304,7 +305,7 @@ async def first_groups(tx: AsyncConnection, campaign: Progress) -> FirstGroups:
             "SELECT s.asked AND g.going_on = 0 AS over, g.last_at"
             " FROM (SELECT NOT EXISTS (SELECT FROM recipient WHERE campaign_id = :id AND subject_id > :cursor)"
             " AND NOT EXISTS (SELECT FROM recipient WHERE campaign_id = :id AND waits_until > :for_winner)"
-            " AND (SELECT deferred = 0 FROM campaign_accounts WHERE campaign_id = :id) AS asked) AS s"
+            " AND (SELECT sum(deferred) = 0 FROM campaign_accounts WHERE campaign_id = :id) AS asked) AS s"
             " CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE status IN ('pending', 'sending', 'deferred'))"
             " AS going_on, max(handed_off_at) AS last_at FROM recipient"
             " WHERE s.asked AND campaign_id = :id AND variant IS NOT NULL) AS g"
@@ -370,7 +371,7 @@ async def lock_done(tx: AsyncConnection, now: datetime) -> Progress | None:
     """Lock a campaign with every recipient requested and decided."""
     return await _first(
         tx,
-        "WHERE c.status IN ('running', 'paused') AND c.expanded AND a.pending = 0 AND a.deferred = 0"
+        f"WHERE c.status IN ('running', 'paused') AND c.expanded AND {UNDECIDED} = 0"
         f" AND {MAY_BE_TRIED} LIMIT 1 FOR UPDATE OF c SKIP LOCKED",
         {"now": now},
     )

@@ -93,7 +93,10 @@ WITH told AS (
 ), written AS (
     INSERT INTO handed_off AS h ({", ".join(_HANDED_OFF)})
     SELECT * FROM told
-    WHERE NOT EXISTS (SELECT FROM before AS b WHERE b.message_id = told.message_id AND b.version >= told.version)
+    WHERE NOT EXISTS (
+        SELECT FROM before AS b WHERE b.message_id = told.message_id AND (b.version >= told.version
+            OR b.version = told.version - 1 AND (b.status, b.handed_off_at) = (told.status, told.handed_off_at))
+    )
     ON CONFLICT (message_id) DO UPDATE
     SET ({", ".join(_CHANGING)}) = ROW({", ".join(f"excluded.{name}" for name in _CHANGING)})
     WHERE h.version < excluded.version
@@ -207,6 +210,8 @@ async def add_handed_off(tx: AsyncConnection, messages: Sequence[HandedOff]) -> 
     """Store the newest state of each message, by version, and return the ids of the new and changed ones.
 
     A state may come late or again. A message whose time of hand-off changes is compared again (`proof/retroactive.py`).
+    A version that follows the stored one and changes nothing here, as most DLRs, is not stored: no version lies between
+    the two, so none can come late.
     """
     if not messages:
         return []

@@ -113,6 +113,7 @@ CREATE TABLE campaign (
     """
 CREATE TABLE campaign_accounts (
     campaign_id text NOT NULL,
+    partition smallint DEFAULT '-1' NOT NULL,
     audience integer DEFAULT 0 NOT NULL,
     pending integer DEFAULT 0 NOT NULL,
     denied integer DEFAULT 0 NOT NULL,
@@ -123,8 +124,6 @@ CREATE TABLE campaign_accounts (
     unknown integer DEFAULT 0 NOT NULL,
     delivered integer DEFAULT 0 NOT NULL,
     undelivered integer DEFAULT 0 NOT NULL,
-    CONSTRAINT campaign_accounts_counts_ck CHECK ((LEAST(pending, denied, deferred, expired, accepted,
-        rejected, unknown, delivered, undelivered) >= 0)),
     CONSTRAINT campaign_accounts_sum_ck CHECK ((audience = ((((((pending + denied) + deferred) + expired)
         + accepted) + rejected) + unknown)))
 )
@@ -169,6 +168,7 @@ CREATE TABLE campaign_reason (
     campaign_id text NOT NULL,
     kind text NOT NULL,
     reason text NOT NULL,
+    partition smallint NOT NULL,
     recipients integer NOT NULL
 )
     """,
@@ -589,7 +589,7 @@ CREATE TABLE webhook_delivery (
 ALTER TABLE allowance ADD CONSTRAINT allowance_pk PRIMARY KEY (name, holder)
     """,
     """
-ALTER TABLE campaign_accounts ADD CONSTRAINT campaign_accounts_pk PRIMARY KEY (campaign_id)
+ALTER TABLE campaign_accounts ADD CONSTRAINT campaign_accounts_pk PRIMARY KEY (campaign_id, partition)
     """,
     """
 ALTER TABLE campaign_approval ADD CONSTRAINT campaign_approval_pk PRIMARY KEY (campaign_id, digest, approved_by)
@@ -604,7 +604,7 @@ ALTER TABLE campaign ADD CONSTRAINT campaign_pk PRIMARY KEY (campaign_id)
 ALTER TABLE campaign_pre_flight ADD CONSTRAINT campaign_pre_flight_pk PRIMARY KEY (campaign_id)
     """,
     """
-ALTER TABLE campaign_reason ADD CONSTRAINT campaign_reason_pk PRIMARY KEY (campaign_id, kind, reason)
+ALTER TABLE campaign_reason ADD CONSTRAINT campaign_reason_pk PRIMARY KEY (campaign_id, kind, reason, partition)
     """,
     """
 ALTER TABLE consumer_offset ADD CONSTRAINT consumer_offset_pk PRIMARY KEY (consumer_group, topic, partition)

@@ -239,7 +239,7 @@ CREATE TABLE message (
     CONSTRAINT message_waiting_is_due_ck CHECK (((due_at IS NOT NULL) OR (status <> ALL
         (ARRAY['pending'::text, 'deferred'::text]))))
 )
-WITH (fillfactor='40')
+WITH (fillfactor='30')
     """,
     """
 CREATE TABLE mo_name (
