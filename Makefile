@@ -28,7 +28,7 @@ PACKAGES := libs/common services/consent-svc services/campaign-svc services/disp
 SOURCES := libs services stack clients tests examples bench chaos deploy/release.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms reference manifests kinds traces alerts kubernetes drill corpus likeness mutants fuzz attack bench costs chaos kafka clean client wheels release schemathesis licences sbom
+.PHONY: help install lock demo rotate-demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms reference manifests kinds traces alerts kubernetes drill corpus likeness mutants fuzz attack bench costs chaos kafka clean client wheels release schemathesis licences sbom
 
 ##@ Everyday
 help: ## List the targets
@@ -44,6 +44,9 @@ $(VENV)/installed: requirements/dev.txt $(PACKAGES:%=%/pyproject.toml)
 
 demo: install ## A run with a report: 10,000 contacts, two organisations, STOP replies, a hostile caller (KAFKA=1 or 3; ON=file: docker-compose.yml)
 	$(BIN)/python -m stack demo
+
+rotate-demo: install ## The demo while its field, signing and link keys are replaced, and once the old keys have gone
+	$(BIN)/python -m stack demo --rotating
 
 up: install ## Start the local stack; URLs and a token are in .placet/stack.env (KAFKA=1 or 3; OPERATOR=kafka, smpp or kannel; GATEWAYS=file ACCOUNTS=file)
 	$(BIN)/python -m stack up

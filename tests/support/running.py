@@ -37,7 +37,7 @@ ORGANISATION = "tests"  # of every token and sender, unless a test names another
 KEY_RING: dict[str, Any] = {"current": "t1", "keys": {"t1": base64.b64encode(b"t" * 32).decode()}}
 FRESH_FOR_S = 60.0  # a consent, in a test of something else: on a busy machine the watermarks come late
 LIMITS = Path(__file__).with_name("limits.json")  # none
-SIGNING_RING = {"current": "p1", "keys": {"p1": base64.b64encode(b"p" * 32).decode()}}
+SIGNING_RING: dict[str, Any] = {"current": "p1", "keys": {"p1": base64.b64encode(b"p" * 32).decode()}}
 
 
 def token(

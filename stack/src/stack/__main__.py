@@ -1,4 +1,4 @@
-"""Run the local stack under `.placet/`: `python -m stack up | down | status | page | demo | kafka 1|3`.
+"""Run the local stack under `.placet/`: `python -m stack up | down | status | page | demo [--rotating] | kafka 1|3`.
 
 `up` starts a supervisor in the background. HOURS=france applies the real sending hours instead of the demonstration
 policy; KAFKA=1 (or 3) runs Apache Kafka instead of the local broker; GATEWAYS=file and ACCOUNTS=file take operators
@@ -245,13 +245,13 @@ def main(arguments: list[str]) -> int:
             return status()
         case ["page"]:
             return page()
-        case ["demo"]:
-            return int(importlib.import_module("stack.demo.demonstration").run() or 0)
+        case ["demo"] | ["demo", "--rotating"]:
+            return int(importlib.import_module("stack.demo.demonstration").run(arguments[1:]) or 0)
         case ["kafka", ("1" | "3") as brokers]:
             return kafka(int(brokers))
         case ["supervise", ("demonstration" | "france") as hours, ("0" | "1" | "3") as brokers]:
             return supervise(hours, int(brokers))
-    return _fail("usage: python -m stack up | down | status | page | demo | kafka 1|3")
+    return _fail("usage: python -m stack up | down | status | page | demo [--rotating] | kafka 1|3")
 
 
 if __name__ == "__main__":

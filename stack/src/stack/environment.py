@@ -122,7 +122,28 @@ def _url() -> str:
 
 def _ring(key_id: str) -> str:
     """Return a key ring with a random key, as JSON."""
-    return json.dumps({"current": key_id, "keys": {key_id: base64.b64encode(os.urandom(32)).decode()}})
+    return json.dumps({"current": key_id, "keys": {key_id: _key()}})
+
+
+def _key() -> str:
+    return base64.b64encode(os.urandom(32)).decode()
+
+
+def ring_with(ring: str, key_id: str) -> str:
+    """Return a key ring with a further random key; the current key stays."""
+    told = json.loads(ring)
+    return json.dumps({**told, "keys": {**told["keys"], key_id: _key()}})
+
+
+def ring_under(ring: str, key_id: str) -> str:
+    """Return a key ring with another of its keys as the current one."""
+    return json.dumps({**json.loads(ring), "current": key_id})
+
+
+def ring_of_current(ring: str) -> str:
+    """Return a key ring without its older keys."""
+    told = json.loads(ring)
+    return json.dumps({**told, "keys": {told["current"]: told["keys"][told["current"]]}})
 
 
 @dataclass(frozen=True)
@@ -149,7 +170,9 @@ class Environment:
     )
     subject_keys: str = field(default_factory=lambda: _ring("s1"), repr=False)
     field_keys: str = field(default_factory=lambda: _ring("f1"), repr=False)
+    link_keys: str | None = field(default=None, repr=False)  # without: `field_keys`
     signing_keys: str = field(default_factory=lambda: _ring("p1"), repr=False)
+    retired_signing_keys: Mapping[str, str] = field(default_factory=dict)
     auth_key: str = field(default_factory=lambda: secrets.token_urlsafe(48), repr=False)
     gateway_token: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
     simulator_secret: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
@@ -177,8 +200,11 @@ class Environment:
             "PLACET_FICTIONAL_NUMBERS": "true",
             "PLACET_LIMITS": str(LIMITS),
         }
+        if self.link_keys is not None:
+            told["PLACET_LINK_KEYS"] = self.link_keys
         if name == "consent":
             told["PLACET_SIGNING_KEYS"] = self.signing_keys
+            told["PLACET_RETIRED_SIGNING_KEYS"] = json.dumps(dict(self.retired_signing_keys))
             told["PLACET_PAGE_URL"] = self.urls["consent"]
             told["PLACET_SHARED_CODES"] = json.dumps(SHARED_CODES)
         if name in ("consent", "campaign", "dispatch"):

@@ -213,10 +213,14 @@ class Supervisor:
         child.running = False
         kill(child.process)
 
-    async def restart(self, name: str) -> None:
-        """Run a child's command again, after SIGTERM if it still runs; return once ready. Raises DidNotStart."""
+    async def restart(self, name: str, env: Mapping[str, str] | None = None) -> None:
+        """Run a child's command again, after SIGTERM if it still runs; return once ready. Raises DidNotStart.
+
+        `env`: other variables from now on.
+        """
         child = self._children[name]
         await self._end(child)
+        child.env = child.env if env is None else env
         child.process = spawn(child.command, self.log(name), env=child.env)
         await self._until_ready(name, child)
 

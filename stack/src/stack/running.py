@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stack.broker import Broker
@@ -57,6 +57,24 @@ class Stack:
     async def restart(self, service: str) -> None:
         """Restart a process; return once /readyz is green."""
         await self.supervisor.restart(service)
+
+    async def restart_with(self, environment: Environment) -> "Stack":
+        """Restart every service with other variables, one after the other; return the stack as it runs then."""
+        stack = replace(self, environment=environment)
+        for name in SERVICES:
+            await self.supervisor.restart(name, stack.told(name))
+            if name == "dispatch":
+                await self.supervisor.restart(PROJECTION, environment.of_projection(stack.told(name)))
+        return stack
+
+    async def run(self, service: str, *command: str, within_s: float) -> None:
+        """Run a command of a service to its end, with the service's variables. Raises DidNotStart unless it is 0."""
+        name, env = f"{service}-{command[0]}", self.told(service)
+        await self.supervisor.run(name, _python(service, *command), env=env, within_s=within_s)
+
+    def told(self, service: str) -> dict[str, str]:
+        """Return the variables of a service."""
+        return self.environment.of_service(service, self.databases[service], self.broker.bootstrap)
 
 
 @asynccontextmanager

@@ -1,19 +1,40 @@
 """inbound-svc with another subject key under the same key id: no STOP is lost, no advertisement goes, and it shows."""
 
 import base64
+from collections.abc import Awaitable, Callable
 
 from common.contracts import STATES, Watermark
 from common.contracts.consent import ConsentStateChanged
+from common.keyring import fingerprints
+from common.settings import KeyRingSettings
 from consent.service import Settings, build
 from tests.service.inbound.test_webhooks import inbound
 from tests.support.builders import now, subject
 from tests.support.eventually import eventually
 from tests.support.reading import reading
-from tests.support.running import CALLED, Surroundings, running
+from tests.support.running import CALLED, KEY_RING, Surroundings, running
 
 ANOTHER_KEY = {"current": "t1", "keys": {"t1": base64.b64encode(b"o" * 32).decode()}}
 HEARD = "SELECT sum(next_offset), max(as_of) FROM consumer_offset WHERE consumer_group = 'consent.inbound'"
 ROUNDS = 6  # of watermarks: more than `max_clock_skew_s` of them
+
+
+async def test_a_relay_without_keys_tells_those_that_the_ids_are_made_with(surroundings: Surroundings) -> None:
+    told = await surroundings.settings("consent", roles="api,worker,projection")
+    alone = await surroundings.settings("consent", roles="relay", subject_keys=None, field_keys=None)
+    async with inbound(surroundings), reading(surroundings, STATES) as read, running(build(Settings(**alone))):
+
+        def tells(keys: dict[str, str]) -> Callable[[], Awaitable[bool]]:
+            async def look() -> bool:
+                marks = [event for event in await read() if isinstance(event, Watermark)]
+                return bool(marks) and marks[-1].subject_keys == keys
+
+            return look
+
+        async with running(build(Settings(**told))):
+            await eventually(tells(fingerprints(KeyRingSettings.model_validate(KEY_RING))))
+        async with running(build(Settings(**told | {"subject_keys": ANOTHER_KEY}))):
+            await eventually(tells(fingerprints(KeyRingSettings.model_validate(ANOTHER_KEY))))
 
 
 async def test_a_stop_that_comes_by_a_service_with_another_subject_key_counts_and_marketing_is_held(

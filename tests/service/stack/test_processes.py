@@ -82,6 +82,22 @@ async def test_a_killed_child_comes_back_with_restart(supervisor: Supervisor) ->
     assert supervisor.pid("web") != before
 
 
+async def test_a_restart_may_give_other_variables_which_stay(supervisor: Supervisor) -> None:
+    command = [sys.executable, "-c", "import os, signal; print(os.environ['TOLD'], flush=True); signal.pause()"]
+    told: list[str] = []
+
+    async def printed() -> str | None:
+        lines = supervisor.log("child").read_text().split()
+        return None if lines == told else "silent"
+
+    told.append("one")
+    await supervisor.start("child", command, env={**os.environ, "TOLD": "one"}, ready=printed)
+    told.append("other")
+    await supervisor.restart("child", {**os.environ, "TOLD": "other"})
+    told.append("other")
+    await supervisor.restart("child")
+
+
 async def test_a_child_that_fails_is_reported_with_its_log(supervisor: Supervisor) -> None:
     command = [sys.executable, "-c", "import sys; sys.exit('no such setting')"]
     with pytest.raises(DidNotStart, match=r"web ended with code 1:\n(.|\n)*no such setting"):

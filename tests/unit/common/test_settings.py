@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from common.kafka.broker import connection
+from common.keyring import FieldKeys, Unreadable
 from common.settings import HoursSettings, PricedSettings, ServiceSettings
 from tests.support.running import KEY_RING
 
@@ -85,6 +86,23 @@ def test_the_environment_speaks_with_one_prefix(monkeypatch: pytest.MonkeyPatch)
     assert found.roles == {"relay"}
     assert found.subject_keys.current == "k1"
     assert (found.partitions, found.kafka_replication, found.fictional_numbers) == (12, 3, False)
+
+
+def test_a_relay_alone_needs_no_key_and_makes_nothing_that_another_reads() -> None:
+    told = {name: value for name, value in REQUIRED.items() if name not in ("subject_keys", "field_keys")}
+    relay, other = ServiceSettings(**told, roles="relay"), ServiceSettings(**told, roles="relay")
+    assert relay.keyless
+    sealed = FieldKeys(relay.field_keys).seal("a text", "text:1")
+    with pytest.raises(Unreadable):
+        FieldKeys(other.field_keys).unseal(sealed, "text:1")
+    assert not ServiceSettings(**REQUIRED, roles="relay").keyless
+    for roles in ("api", "worker", "projection", "worker,relay", "all"):
+        with pytest.raises(ValidationError) as refused:
+            ServiceSettings(**told, roles=roles, auth_key=KEY)
+        assert {each["loc"]: each["type"] for each in refused.value.errors()} == {
+            ("subject_keys",): "missing",
+            ("field_keys",): "missing",
+        }
 
 
 def test_settings_do_not_change_once_built() -> None:

@@ -211,6 +211,8 @@ def _databases(objects: Sequence[Object]) -> Iterator[str]:
         keys = {key for one in secret for key in made_secrets(objects).get(one, ())}
         if each["kind"] == "Job" and any(map(KEYS.fullmatch, keys)):
             yield f"{name} has keys, which no migration reads"
+        if variables(objects, each).get("PLACET_ROLES") == "relay" and "placet-keys" in secret:
+            yield f"{name} has keys of people, which no relay reads"
     if len(clusters) > 1:
         for service in ("consent", "dispatch"):  # an acknowledged opt-out and a hand-off survive a failover
             cluster = clusters[f"{service}-db"]["spec"]

@@ -124,11 +124,13 @@ def test_a_pod_starts_with_what_it_is_told_and_ignores_none_of_its_own(
     service: str, role: str, started: Started
 ) -> None:
     own = env_file(BASE / service / "settings.env")
-    secret = {key: EXAMPLES[key] for name in ("placet-keys", service) for key in secrets()[name]}
+    named = {s["secretRef"]["name"] for s in container(PODS[role])["envFrom"] if "secretRef" in s} | {service}
+    secret = {key: EXAMPLES[key] for name in named for key in secrets()[name]}
     fixed = {e["name"]: e["value"] for e in container(PODS[role]).get("env", [])}
     assert unknown(service, own | secret | fixed | env_file(BASE / "placet.env")) == set()
     settings = started(service, config(service) | secret | fixed)
     assert settings.roles == {role}
+    assert settings.keyless == (role == "relay")
     assert settings.auth_key is None
     assert not settings.fictional_numbers
 
@@ -152,6 +154,23 @@ def test_the_secrets_that_are_read_are_those_the_readme_asks_for() -> None:
             read |= set(re.findall(r"secretRef:\s+name: ([\w-]+)", each["patch"]))
     assert read == set(secrets()) == {"placet-keys", *SERVICES, *(f"{service}-owner" for service in SERVICES)}
     assert {key for keys in secrets().values() for key in keys} == set(EXAMPLES)
+
+
+def test_with_databases_elsewhere_the_examples_bring_every_secret_that_the_readme_asks_for() -> None:
+    made: dict[str, set[str]] = {}
+    components = BASE.parent / "components"
+    for example in ("secrets", "secrets-databases"):
+        for each in documents(components / example / "secrets.yaml"):
+            made.setdefault(each["spec"]["target"]["name"], set()).update(
+                one["secretKey"] for one in each["spec"]["data"]
+            )
+    (added,) = documents(components / "secrets-databases" / "kustomization.yaml")
+    for patch in added["patches"]:
+        [one] = yaml.safe_load(patch["patch"])
+        assert (one["op"], one["path"]) == ("add", "/spec/data/-")
+        made[patch["target"]["name"]].add(one["value"]["secretKey"])
+    of_one_provider = {"PLACET_OVH_SERVICES"}
+    assert made == {name: keys.keys() - of_one_provider for name, keys in secrets().items()}
 
 
 def test_messages_leave_by_the_gateways_of_the_secret_and_by_no_other(started: Started) -> None:

@@ -205,6 +205,10 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
         lambda o: container(o, "consent-migrate", "Job")["envFrom"].append({"secretRef": {"name": "placet-keys"}}),
         "consent-migrate has keys",
     ),
+    "a relay with keys": (
+        lambda o: container(o, "consent-relay")["envFrom"].append({"secretRef": {"name": "placet-keys"}}),
+        "consent-relay has keys of people",
+    ),
     "no synchronous standby": (
         lambda o: the(o, "Cluster", "consent-db")["spec"]["postgresql"].pop("synchronous"),
         "consent-db loses commits at a failover",

@@ -1,7 +1,9 @@
 """What the local stack tells the services is what the services ask for."""
 
+import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,6 +27,9 @@ from stack.environment import (
     Operators,
     operators_asked,
     refuse_settings,
+    ring_of_current,
+    ring_under,
+    ring_with,
 )
 from stack.processes import DidNotStart
 
@@ -206,3 +211,25 @@ def test_an_operator_of_no_known_kind_and_two_gateways_are_refused(tmp_path: Pat
         operators_asked({"OPERATOR": "carrier pigeon"})
     with pytest.raises(DidNotStart, match="leave out GATEWAYS or OPERATOR"):
         operators_asked({"OPERATOR": "smpp", "GATEWAYS": str(tmp_path / "gateways.json")})
+
+
+def test_a_ring_gets_a_key_and_a_new_current_one_and_loses_the_old_one() -> None:
+    before = Environment().field_keys
+    wider = ring_with(before, "f2")
+    told = json.loads(wider)
+    assert (told["current"], sorted(told["keys"])) == ("f1", ["f1", "f2"])
+    assert told["keys"]["f1"] == json.loads(before)["keys"]["f1"] != told["keys"]["f2"]
+    assert json.loads(ring_under(wider, "f2")) == {**told, "current": "f2"}
+    assert json.loads(ring_of_current(ring_under(wider, "f2"))) == {
+        "current": "f2",
+        "keys": {"f2": told["keys"]["f2"]},
+    }
+
+
+def test_links_are_signed_under_the_field_keys_until_they_have_a_ring(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = Environment()
+    assert settings_of("campaign", environment, monkeypatch).link_keys is None
+    links = replace(environment, link_keys=ring_with(environment.field_keys, "l1"))
+    assert sorted(settings_of("campaign", links, monkeypatch).link_keys.keys) == ["f1", "l1"]
+    retired = replace(environment, retired_signing_keys={"p0": "x"})
+    assert settings_of("consent", retired, monkeypatch).retired_signing_keys == {"p0": "x"}

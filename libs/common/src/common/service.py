@@ -38,12 +38,12 @@ from common.db.database import Database
 from common.db.notify import either
 from common.db.timer import Worker
 from common.kafka import broker as kafka
-from common.kafka import dead_letters
+from common.kafka import dead_letters, publisher_keys
 from common.kafka.consumer import Consumer
 from common.kafka.outbox import Ceiling, Relay, Relayed
 from common.kafka.retrying import Retrying
 from common.kafka.subscription import Subscription
-from common.keyring import FieldKeys, LinkKeys, OtherKey, SubjectKeys
+from common.keyring import FieldKeys, LinkKeys, OtherKey, SubjectKeys, fingerprints
 from common.privacy.resealing import Sealed
 from common.settings import ServiceSettings
 from common.telemetry import continue_trace, gauge, traceparent, tracing
@@ -341,11 +341,13 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
 
 
 async def _keys_are_those_stored(service: Service[Any], held: Resources[Any]) -> bool:
-    """Check that the stored subject ids are of the current subject key. Raises OtherKey.
+    """Check that the stored subject ids are of the current subject key, and tell the relay the keys. Raises OtherKey.
 
     Return False where the database does not answer or has no schema yet. Reads only the ends of each index, and the
-    first NUMBERS_SEEN numbers.
+    first NUMBERS_SEEN numbers. A process without keys makes no id.
     """
+    if held.settings.keyless:
+        return True
     try:
         async with asyncio.timeout(KEYS_SEEN_WITHIN_S), held.database.begin() as tx:
             ends = [
@@ -367,6 +369,12 @@ async def _keys_are_those_stored(service: Service[Any], held: Resources[Any]) ->
                 "some stored subject ids are of other keys: lookups do not find these subjects",
                 extra={"keys": sorted(others)},
             )
+    try:
+        async with asyncio.timeout(KEYS_SEEN_WITHIN_S), held.database.begin() as tx:
+            await publisher_keys.tell(tx, fingerprints(held.settings.subject_keys))
+    except Exception as error:
+        log.warning("the subject keys could not be told to the relay yet", extra={"why": type(error).__name__})
+        return False
     return True
 
 

@@ -5,6 +5,9 @@ fifths of the people, runs a campaign with a personalised text and STOP replies,
 reach the people who stopped. The second organisation runs a campaign before and one after: a STOP stops the brand that
 wrote last, a STOP TOUT both. During the first organisation's campaign a hostile caller of the second tries what no
 caller may do. The demonstration policy opens the sending hours at any time of day; everything else is as in production.
+
+`--rotating` replaces the keys of the services meanwhile, takes the old ones out, and goes on with further campaigns
+(`rotation.py`).
 """
 
 import asyncio
@@ -12,7 +15,8 @@ import os
 import random
 import sys
 import zlib
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -30,6 +34,7 @@ from stack.demo.brands import EVERYONE, Attempt, Fact
 from stack.demo.hostile import MARK, PER_HOUR, Hostile, Target
 from stack.demo.house import LUNE, NORD, POLL_S, House
 from stack.demo.report import Facts, Report, report
+from stack.demo.rotation import Rotation
 from stack.environment import SERVICES, refuse_settings
 from stack.processes import DidNotStart, Died
 from stack.running import Stack, kafka_asked, running_stack
@@ -40,8 +45,11 @@ WITHOUT, NORDS_WITHOUT = 5, 6  # every fifth person has given no consent to the 
 NORDS_PEOPLE = 600  # lines of the first organisation's contacts
 STOP_NORD, STOP_BOTH, STOP_LUNE = 30, 15, 30  # people of both brands
 STOP_RATE = 0.015  # of the recipients reply STOP while the first campaign runs, and as many stop by themselves
+STOP_AFTERWARDS = 10  # people of both brands, once the old keys have gone
 QUIET_POLLS = 8  # longer than `reply_delay_s`
 FIGURES = ("audience", "pending", "denied", "deferred", "expired", "handed_off", "accepted", "rejected", "unknown")
+
+FOLDER = Path(".placet/demo")
 
 During = Callable[[Stack], Coroutine[Any, Any, None]]
 
@@ -62,13 +70,13 @@ class Demo:
     of_both: list[str] = field(default_factory=list)  # who have no task yet
     leaving: list[str] = field(default_factory=list)
     chance: random.Random = field(default_factory=lambda: random.Random(36111))
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
     def api(self) -> Api:
         return self.lune.api
 
     async def run(self) -> tuple[Facts, Report]:
-        started = datetime.now(UTC)
         self._choose()
         await self._behave()
         await together(self.lune.register(), self.nord.register())
@@ -80,6 +88,17 @@ class Demo:
         await together(self._stops_enforced(quiet_polls=QUIET_POLLS), self.lune.known())
         await self._stop_one(STOP_LUNE)
         await together(self.lune.campaign(), self.nord.campaign())
+        return await self._judged()
+
+    async def afterwards(self) -> tuple[Facts, Report]:
+        """Let the first brand write, people stop that brand, and both brands write; judge the run from its start."""
+        await self.lune.campaign()
+        await self.lune.known()
+        await self._stop_one(STOP_AFTERWARDS)
+        await together(self.lune.campaign(), self.nord.campaign())
+        return await self._judged()
+
+    async def _judged(self) -> tuple[Facts, Report]:
         await self._receipts()
         facts = Facts(
             log=await self._log(),
@@ -94,7 +113,7 @@ class Demo:
             per_number=PER_HOUR,
             single=self.single,
             stop_code=str(LUNE["stop_code"]),
-            started_at=started,
+            started_at=self.started_at,
             ended_at=datetime.now(UTC),
         )
         return facts, report(facts)
@@ -250,10 +269,12 @@ async def demonstrate(
     examples: Path = Path("examples"),
     kafka: int = 0,
     durable: bool = True,
+    rotating: bool = False,
 ) -> Report:
     """Start a stack under `folder`, run the demo and print the report. Raises DemoFailed, DidNotStart, Died.
 
-    `kafka`: brokers of Apache Kafka; 0: the local broker.
+    `kafka`: brokers of Apache Kafka; 0: the local broker. `rotating`: with a rotation of keys instead of `during`, and
+    a second report once the old keys have gone, unless the first one does not hold.
     """
     bars = _bars(console)
     with bars:
@@ -262,8 +283,16 @@ async def demonstrate(
             folder, kafka=kafka, durable=durable, say=lambda what: bars.update(starting, description=what)
         ) as stack:
             bars.update(starting, description="Everything is up", total=1, completed=1)
+            rotation = Rotation(stack, bars) if rotating else None
             disturb = None if during is None else partial(during, stack)
-            facts, found = await _walk(stack.urls, stack.environment.tokens(), bars, examples, disturb)
+            async with _demo(stack.urls, stack.environment.tokens(), bars, examples, disturb) as demo:
+                if rotation is not None:
+                    demo.during = partial(rotation.begin, demo.nord)
+                facts, found = await demo.run()
+                if rotation is not None and found.holds:
+                    show(console, facts, found)
+                    await rotation.end(demo.nord)
+                    facts, found = await demo.afterwards()
     show(console, facts, found)
     return found
 
@@ -273,7 +302,8 @@ async def visit(told: Mapping[str, str], *, console: Console, examples: Path = P
     bars = _bars(console)
     urls = {name: told[f"{name.upper()}_URL"] for name in (*SERVICES, "simulator")}
     with bars:
-        facts, found = await _walk(urls, told, bars, examples, None)
+        async with _demo(urls, told, bars, examples, None) as demo:
+            facts, found = await demo.run()
     show(console, facts, found)
     return found
 
@@ -285,19 +315,20 @@ def _bars(console: Console) -> Progress:
     )  # fmt: skip
 
 
-async def _walk(
+@asynccontextmanager
+async def _demo(
     urls: Mapping[str, str],
     tokens: Mapping[str, str],
     bars: Progress,
     examples: Path,
     during: Callable[[], Coroutine[Any, Any, None]] | None,
-) -> tuple[Facts, Report]:
+) -> AsyncIterator[Demo]:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
         first, second, colleague = (
             Api(session, urls, tokens[name]) for name in ("TOKEN", "NEIGHBOUR_TOKEN", "NEIGHBOUR_COLLEAGUE_TOKEN")
         )
         text = (examples / "campaign.fr.txt").read_text(encoding="utf-8").strip()
-        demo = Demo(
+        yield Demo(
             lune=House(first, LUNE, text, bars),
             nord=House(second, NORD, NORDS_TEXT, bars),
             hostile=partial(Hostile, second, colleague, NORD),
@@ -305,7 +336,6 @@ async def _walk(
             progress=bars,
             during=during,
         )
-        return await demo.run()
 
 
 def show(console: Console, facts: Facts, found: Report) -> None:
@@ -350,15 +380,18 @@ def show(console: Console, facts: Facts, found: Report) -> None:
 
 
 def run(arguments: Sequence[str] = ()) -> int:
-    """Return the exit status: 0 when every check holds."""
-    console = Console()
+    """Return the exit status: 0 when every check holds. `arguments`: `--rotating`, or none."""
+    console, rotating = Console(), "--rotating" in arguments
     try:
         if on := os.environ.get("ON"):
+            if rotating:
+                raise DemoFailed("--rotating replaces keys of a stack of its own: leave out ON")
             told = dict(line.split("=", 1) for line in Path(on).read_text(encoding="utf-8").splitlines())
             found = asyncio.run(visit(told, console=console))
         else:
             refuse_settings(os.environ)
-            found = asyncio.run(demonstrate(Path(".placet/demo"), console=console, kafka=kafka_asked(os.environ)))
+            brokers = kafka_asked(os.environ)
+            found = asyncio.run(demonstrate(FOLDER, console=console, kafka=brokers, rotating=rotating))
     except (DemoFailed, DidNotStart, Died) as error:
         console.print(f"[bold red]The demo did not finish:[/] {error}")
         return 1
@@ -369,4 +402,4 @@ def run(arguments: Sequence[str] = ()) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(run(sys.argv[1:]))

@@ -33,6 +33,7 @@ from common.db.database import Database, fetch_many
 from common.db.notify import Listener, either
 from common.db.timer import uptime_s
 from common.kafka import broker as kafka
+from common.kafka import publisher_keys
 from common.keyring import fingerprints
 from common.settings import ServiceSettings
 from common.telemetry import counter, gauge, traceparent, tracing
@@ -272,7 +273,7 @@ class Relay:
         self._next_watermark = 0.0
         self._published_at = uptime_s()
         self._read: Read | None = None  # a read that needs more than a turn
-        self._subject_keys = fingerprints(settings.subject_keys)
+        self._subject_keys = {} if settings.keyless else fingerprints(settings.subject_keys)
         self._skew = timedelta(seconds=settings.max_clock_skew_s)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -369,6 +370,7 @@ class Relay:
             outlet.until = math.inf  # a late watermark is still true
             reached, newest = (rows[-1].id, rows[-1].newest) if rows else (0, 0)
             if self._watermarked:
+                self._subject_keys = await publisher_keys.told(session) or self._subject_keys
                 async with asyncio.timeout(self._patience_s):
                     await self._watermark(outlet.producer, Read(as_of, ceiling, newest), reached, numbers)
         return reached >= newest

@@ -27,6 +27,7 @@ OVERDUE = gauge(
 KEPT_BY_ALL: Mapping[str, str] = {
     "outbox": "a queue: each row goes once Kafka has it",
     "outbox_log": "a number of each topic and partition",
+    "subject_key": "a fingerprint of each subject key",
     "consumer_offset": "nothing of a person",
     "erasing": "what is late must find the erasure, however late; a keyed hash and times, once for each controller",
 }

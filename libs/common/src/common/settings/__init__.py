@@ -3,12 +3,24 @@
 No module reads the environment at import.
 """
 
+import base64
 import os
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, DirectoryPath, Field, FilePath, SecretStr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    DirectoryPath,
+    Field,
+    FilePath,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -27,6 +39,8 @@ from common.sms.prices import read as read_prices
 Role = Literal["api", "worker", "projection", "relay"]
 AUTH_KEY_BYTES = 32  # RFC 7518, 3.2
 ALL_ROLES: frozenset[Role] = frozenset(("api", "worker", "projection", "relay"))
+RELAY_ALONE: frozenset[Role] = frozenset(("relay",))
+NO_KEY = "none"  # the id of the key of a process without keys
 
 
 class KeyRingSettings(BaseModel):
@@ -132,10 +146,14 @@ class ServiceSettings(MountedSettings):
     drain_s: float = 10.0
     """After SIGTERM, workers may finish for so long."""
 
-    subject_keys: KeyRingSettings
-    """The key ring of subject ids: the same for every service, never replaced."""
-    field_keys: KeyRingSettings
-    """The key ring of encrypted numbers and texts: the same for every service."""
+    subject_keys: KeyRingSettings = Field(None, validate_default=True)
+    """The key ring of subject ids: the same for every service, never replaced. Required, but for a process whose only
+    role is `relay`.
+    """
+    field_keys: KeyRingSettings = Field(None, validate_default=True)
+    """The key ring of encrypted numbers and texts: the same for every service. Required, but for a process whose only
+    role is `relay`.
+    """
     link_keys: KeyRingSettings | None = None
     """The key ring of the links in texts, the same for every service: a key stays until its last stop link has ended,
     three years. Without: `field_keys`.
@@ -183,6 +201,16 @@ class ServiceSettings(MountedSettings):
     """The country by whose plan a number without a country code is read, where neither the call nor a sender says
     which (ISO 3166-1 alpha-2).
     """
+
+    @field_validator("subject_keys", "field_keys", mode="before")
+    @classmethod
+    def _of_none_for_a_relay(cls, value: Any, told: ValidationInfo) -> Any:
+        """Give a relay, which makes no id and opens no field, a key that nothing was made with."""
+        if value is not None:
+            return value
+        if told.data.get("roles") != RELAY_ALONE:
+            raise PydanticCustomError("missing", "Field required")
+        return {"current": NO_KEY, "keys": {NO_KEY: base64.b64encode(os.urandom(32)).decode()}}
 
     @field_validator("country")
     @classmethod
@@ -242,6 +270,11 @@ class ServiceSettings(MountedSettings):
         if not self.kafka_tls and (self.kafka_sasl or self.kafka_cert_file or self.kafka_ca_file):
             raise ValueError("set PLACET_KAFKA_TLS too: a password, or a certificate, needs it")
         return self
+
+    @property
+    def keyless(self) -> bool:
+        """Return whether the process is a relay without keys."""
+        return self.roles == RELAY_ALONE and self.subject_keys.current == NO_KEY
 
     @cached_property
     def limited(self) -> Limited:

@@ -42,6 +42,7 @@ TABLES = (
     "sender",
     "sender_rule",
     "standing",
+    "subject_key",
     "template",
     "template_version",
     "test_send",
@@ -400,6 +401,12 @@ CREATE TABLE outbox_log (
 )
     """,
     """
+CREATE TABLE subject_key (
+    key_id text NOT NULL,
+    fingerprint text NOT NULL
+)
+    """,
+    """
 CREATE TABLE recipient (
     campaign_id text NOT NULL,
     subject_id text NOT NULL,
@@ -659,6 +666,9 @@ ALTER TABLE opt_out ADD CONSTRAINT opt_out_pk PRIMARY KEY (subject_id, evidence_
     """,
     """
 ALTER TABLE outbox_log ADD CONSTRAINT outbox_log_pk PRIMARY KEY (topic, partition)
+    """,
+    """
+ALTER TABLE subject_key ADD CONSTRAINT subject_key_pk PRIMARY KEY (key_id)
     """,
     """
 ALTER TABLE outbox ADD CONSTRAINT outbox_pk PRIMARY KEY (id)

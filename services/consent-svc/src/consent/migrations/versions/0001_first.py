@@ -49,6 +49,7 @@ TABLES = (
     "sender_version",
     "states_sum",
     "subject",
+    "subject_key",
 )
 FUNCTIONS = (
     "audit_line_is_append_only()",
@@ -396,6 +397,12 @@ CREATE TABLE outbox_log (
 )
     """,
     """
+CREATE TABLE subject_key (
+    key_id text NOT NULL,
+    fingerprint text NOT NULL
+)
+    """,
+    """
 CREATE TABLE preference_link (
     link_id text NOT NULL,
     subject_id text NOT NULL,
@@ -729,6 +736,9 @@ ALTER TABLE listed ADD CONSTRAINT listed_pk PRIMARY KEY (subject_id, sender_id, 
     """,
     """
 ALTER TABLE outbox_log ADD CONSTRAINT outbox_log_pk PRIMARY KEY (topic, partition)
+    """,
+    """
+ALTER TABLE subject_key ADD CONSTRAINT subject_key_pk PRIMARY KEY (key_id)
     """,
     """
 ALTER TABLE outbox ADD CONSTRAINT outbox_pk PRIMARY KEY (id)

@@ -34,6 +34,7 @@ TABLES = (
     "sender",
     "sending",
     "subject",
+    "subject_key",
     "subject_next",
     "template",
     "text_audit",
@@ -282,6 +283,12 @@ CREATE TABLE outbox_log (
 )
     """,
     """
+CREATE TABLE subject_key (
+    key_id text NOT NULL,
+    fingerprint text NOT NULL
+)
+    """,
+    """
 CREATE TABLE provider_block (
     id bigint NOT NULL,
     gateway text NOT NULL,
@@ -465,6 +472,9 @@ ALTER TABLE message ADD CONSTRAINT message_pk PRIMARY KEY (message_id)
     """,
     """
 ALTER TABLE outbox_log ADD CONSTRAINT outbox_log_pk PRIMARY KEY (topic, partition)
+    """,
+    """
+ALTER TABLE subject_key ADD CONSTRAINT subject_key_pk PRIMARY KEY (key_id)
     """,
     """
 ALTER TABLE mo_name ADD CONSTRAINT mo_name_pk PRIMARY KEY (gateway, fingerprint)

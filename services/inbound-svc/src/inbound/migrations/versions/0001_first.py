@@ -25,6 +25,7 @@ TABLES = (
     "review",
     "sender",
     "sender_code",
+    "subject_key",
 )
 SCHEMA = (
     """
@@ -160,6 +161,12 @@ CREATE TABLE outbox_log (
 )
     """,
     """
+CREATE TABLE subject_key (
+    key_id text NOT NULL,
+    fingerprint text NOT NULL
+)
+    """,
+    """
 CREATE TABLE part (
     provider text NOT NULL,
     account text NOT NULL,
@@ -244,6 +251,9 @@ ALTER TABLE nonce ADD CONSTRAINT nonce_pk PRIMARY KEY (provider, account, nonce)
     """,
     """
 ALTER TABLE outbox_log ADD CONSTRAINT outbox_log_pk PRIMARY KEY (topic, partition)
+    """,
+    """
+ALTER TABLE subject_key ADD CONSTRAINT subject_key_pk PRIMARY KEY (key_id)
     """,
     """
 ALTER TABLE outbox ADD CONSTRAINT outbox_pk PRIMARY KEY (id)
