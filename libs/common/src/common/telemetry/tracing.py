@@ -337,7 +337,7 @@ def processing(group: str, topic: str, batch: Sequence[Traced]) -> Span:
     """Continue the trace of a batch, and return its begun span, which stays current: the work after the commit is its.
 
     The trace is the first that is kept. The span links to the others that are, and each of them has a span with a link
-    back: what the batch leads to is found from every trace.
+    back, so every trace leads to the effects of the batch.
     """
     if _on is None:
         continue_trace(batch[0].traceparent)
