@@ -28,7 +28,7 @@ PACKAGES := libs/common services/consent-svc services/campaign-svc services/disp
 SOURCES := libs services stack clients tests examples bench chaos deploy/release.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo rotate-demo up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms reference manifests kinds traces alerts kubernetes drill corpus likeness mutants fuzz attack bench costs chaos kafka clean client wheels release schemathesis licences sbom
+.PHONY: help install lock demo rotate-demo compose up down status page check lint types quick api fmt test test-kafka unit property contract conformance service e2e operators schemas rooms reference manifests kinds traces alerts kubernetes drill corpus likeness mutants fuzz attack bench costs chaos kafka clean client wheels release schemathesis licences sbom
 
 ##@ Everyday
 help: ## List the targets
@@ -71,7 +71,7 @@ test: install $(SMSC)/installed ## Run all tests: unit, property, contract, serv
 ifdef T
 	$(BIN)/pytest $(T)
 else
-	$(PYTEST) --ignore=tests/e2e --ignore=tests/kafka --ignore=tests/operators --ignore=tests/alerts --ignore=tests/kubernetes
+	$(PYTEST) --ignore=tests/e2e --ignore=tests/kafka --ignore=tests/operators --ignore=tests/alerts --ignore=tests/kubernetes --ignore=tests/compose
 	$(BIN)/pytest tests/e2e
 endif
 
@@ -97,6 +97,9 @@ alerts: install ## Evaluate the alert rules near their thresholds, and with each
 
 kubernetes: install $(KUBERNETES)/built ## Apply each overlay to an API server of its own (Go 1.24 or later; half an hour of one core the first time)
 	$(BIN)/pytest -q tests/kubernetes
+
+compose: install ## Build the images twice, and run docker-compose.yml with the demo while each container is killed (a Docker engine, compose 2; 15 minutes)
+	$(BIN)/pytest -q --timeout=0 tests/compose
 
 $(KUBERNETES)/built: deploy/k8s/server/go.mod
 	mkdir -p $(KUBERNETES)

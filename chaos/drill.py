@@ -57,6 +57,7 @@ WHERE relkind IN ('r', 'p') AND NOT relispartition AND relnamespace = 'public'::
 """
 OPTED_OUT = "SELECT subject_id, consent_version FROM enforcement WHERE applied_at > $1 AND source NOT LIKE 'sms%'"
 KNOWN = "SELECT subject_id, version FROM subject WHERE subject_id = ANY($1::text[])"
+BROKEN = "SELECT EXISTS (SELECT FROM consumer_offset WHERE fault IS NOT NULL)"
 OFFSETS = "SELECT partition, next_offset FROM consumer_offset WHERE topic = $1"
 
 
@@ -110,7 +111,7 @@ async def run(folder: Path, *, seed: int, only: Sequence[str], turns: int, say: 
                     await asyncio.sleep(BETWEEN_S * chance.uniform(1, 2))
                     if target == "Kafka":
                         step = Step("Kafka", 0.0)
-                        work = partial(lose_kafka, system, load, step)
+                        work = partial(lose_kafka, system, load, step, say)
                     else:
                         step = Step(f"{target}-svc's database", BACK_S[target][turn % len(BACK_S[target])])
                         work = partial(restore, system, load, target, step, by_api)
@@ -257,7 +258,7 @@ async def _still_stopped(load: Load, by_api: Sequence[tuple[str, str]]) -> list[
     return found
 
 
-async def lose_kafka(system: System, load: Load, step: Step) -> None:
+async def lose_kafka(system: System, load: Load, step: Step, say: Callable[[str], None]) -> None:
     """Lose every log of Kafka, and follow LogBroken of the runbook for every topic."""
     assert isinstance(system.broker, Kafka)
     system.foreign = system.lost_records = True
@@ -270,7 +271,8 @@ async def lose_kafka(system: System, load: Load, step: Step) -> None:
     for name in names:  # topics are made at a start
         await asyncio.to_thread(system.supervisor.kill, name)
     await _start(system, names)
-    places = await _clear(system, load)
+    say(f"{time.monotonic() - began:>6.0f} s  every process runs again, on an empty Kafka")
+    places = await _clear(system, load, say)
     step.told.append(f"`log list` names {sum(places.values())} partitions of {len(places)} topics; each is cleared")
     for one in (one for one in load.rounds if one.campaign and not one.over):
         for action in ("pause", "resume"):
@@ -281,36 +283,55 @@ async def lose_kafka(system: System, load: Load, step: Step) -> None:
                 break
 
 
-async def _clear(system: System, load: Load) -> Counter[str]:
-    """Publish what can be published again, and clear every place, until no reader names one; count them by topic."""
-    deadline, began = time.monotonic() + REPAIRED_WITHIN_S, datetime.now(UTC)
+async def _clear(system: System, load: Load, say: Callable[[str], None]) -> Counter[str]:
+    """Publish what can be published again, and clear every place, until no reader names one; count them by topic.
+
+    The databases say whether a service has broken logs: a look by a command would start a Python for each service, all
+    the while, and take the cores from the readers.
+    """
+    started, began = time.monotonic(), datetime.now(UTC)
+    deadline = started + REPAIRED_WITHIN_S
     seen, cleared = set[str](), set[str]()
     while True:
-        listed = await asyncio.gather(*(_listed(system, service) for service in SERVICES))
-        broken = dict(zip(SERVICES, listed, strict=True))
-        places = {place for each in listed for place in each}
-        fresh = [
-            await logs.reads_on(system, service, topic, began)
+        faulty = [service for service in SERVICES if await _is_broken(system, service)]
+        late = [
+            f"{service} of {topic}"
             for topic, readers in logs.READERS.items()
             for service in readers
+            if not await logs.reads_on(system, service, topic, began)
         ]
-        if not places and all(fresh):
+        if not faulty and not late:
             return Counter(place.partition(":")[2].partition("/")[0] for place in cleared)
         if time.monotonic() > deadline:
-            raise RuntimeError(f"{len(places)} partitions stay broken: {sorted(places)[:5]}")
-        new = {place.partition("/")[2].partition("@")[0] for place in places - seen if f":{STATES.name}/" in place}
-        await asyncio.gather(*(system.command("consent", "republish", "--partition", each) for each in sorted(new)))
-        if places - seen:
+            why = f"broken logs in {', '.join(faulty) or 'no service'}; no new watermark in {', '.join(late) or 'none'}"
+            raise RuntimeError(f"{why}; {len(cleared)} places cleared")
+        listed = await asyncio.gather(*(_listed(system, service) for service in faulty))
+        broken = {service: each for service, each in zip(faulty, listed, strict=True) if each}
+        new = {place for each in broken.values() for place in each} - seen
+        if states := [place for place in new if f":{STATES.name}/" in place]:
+            await system.command("consent", "republish", "--partition", *logs.partitions_of(states))
+        if new:
             await load.reconcile(logs.operators_list(system))
-        seen |= places
-        for service, each in broken.items():
-            if each:
-                try:
-                    await system.command(service, "log", "clear", *each)
-                    cleared.update(each)
-                except RuntimeError:  # more was found since, and is listed anew
-                    continue
+            say(f"{time.monotonic() - started:>6.0f} s  {len(new)} more places to clear, in {', '.join(faulty)}")
+        seen |= new
+        ended = await asyncio.gather(
+            *(system.command(service, "log", "clear", *each) for service, each in broken.items()),
+            return_exceptions=True,
+        )
+        for each, end in zip(broken.values(), ended, strict=True):
+            if not isinstance(end, BaseException):
+                cleared.update(each)
+            elif not isinstance(end, RuntimeError):  # of a RuntimeError: more was found since, and is listed anew
+                raise end
         await asyncio.sleep(LOOK_EVERY_S)
+
+
+async def _is_broken(system: System, service: str) -> bool:
+    sql = await asyncpg.connect(system.databases[service])
+    try:
+        return bool(await sql.fetchval(BROKEN))
+    finally:
+        await sql.close()
 
 
 async def _listed(system: System, service: str) -> list[str]:

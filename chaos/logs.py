@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import random
 import time
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -183,8 +184,7 @@ async def repair(system: System, topic: str) -> None:
             await asyncio.sleep(LOOK_EVERY_S)
             continue
         if topic == STATES.name:
-            for partition in sorted({place.partition("/")[2].partition("@")[0] for place in places}):
-                await system.command("consent", "republish", "--partition", partition)
+            await system.command("consent", "republish", "--partition", *partitions_of(places))
         elif system.callers is not None:
             await system.callers.reconcile(operators_list(system))
         for service, each in broken.items():
@@ -208,6 +208,11 @@ async def _broken(system: System, service: str, topic: str) -> list[str]:
     """Return the broken places: "<group>:<topic>/<partition>@<offset>"."""
     lines = (await system.command(service, "log", "list")).splitlines()
     return [place for place in (line.partition("\t")[0] for line in lines) if f":{topic}/" in place]
+
+
+def partitions_of(places: Collection[str]) -> list[str]:
+    """Return the partitions of places of one topic, in order."""
+    return sorted({place.partition("/")[2].partition("@")[0] for place in places})
 
 
 async def reads_on(system: System, service: str, topic: str, since: datetime) -> bool:

@@ -143,14 +143,14 @@ def differences(one: Path, other: Path) -> list[str]:
     return sorted({line.partition("  ")[2] for line in first ^ second})
 
 
-def images(root: Path, commit: str, version: str, say: Callable[[str], None]) -> None:
+def images(root: Path, commit: str, version: str, at: int, say: Callable[[str], None]) -> None:
     """Build the image of each service where an engine answers, and say what its id is."""
     if subprocess.run(["docker", "version"], capture_output=True).returncode:
         say("images: no engine answers here, so none is built")
         return
     for service in SERVICES:
         name = f"placet/{service}:{version}"
-        arguments = {"SERVICE": service, "VERSION": version, "REVISION": commit}
+        arguments = {"SERVICE": service, "VERSION": version, "REVISION": commit, "SOURCE_DATE_EPOCH": str(at)}
         told = [part for key, value in arguments.items() for part in ("--build-arg", f"{key}={value}")]
         _run(["docker", "build", "--network=host", "-f", "deploy/Dockerfile", *told, "-t", name, "."], cwd=root)
         found = _output(root, ["docker", "image", "inspect", "--format", "{{.Id}}", name])
@@ -201,7 +201,7 @@ def release(root: Path, version: str, into: Path, say: Callable[[str], None], *,
     say(f"{version} of {commit[:12]}, made twice, each file the same:")
     say((into / SUMS).read_text(encoding="utf-8").rstrip())
     if engine:
-        images(root, commit, version, say)
+        images(root, commit, version, at, say)
     if signed:
         tag(root, commit, version, into / f"placet-{version}.md", say)
     else:

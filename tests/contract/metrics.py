@@ -61,6 +61,7 @@ INTRODUCTION = """# Metrics
 Each process shows its metrics at `/metrics`, in every role. A histogram has `_bucket`, `_sum` and `_count`. No label
 has a person, a campaign or a path: `route` is a template, `unmatched` where no route has the path. The scraper adds
 `job`, `namespace` and `pod`. Python's own metrics (`python_`, `process_`) come with the client library.
+Where traces are kept, each bucket names one ([exemplars](traces.md#from-a-metric-to-a-trace)).
 [The runbook](runbook.md) says which of them alert, and `deploy/prometheus/placet.yaml` when.
 """
 HEAD = "| Metric | Kind | Unit | Labels | Help |\n|---|---|---|---|---|"

@@ -4,7 +4,9 @@ import re
 
 from prometheus_client import generate_latest
 
+from common.telemetry import exposed
 from tests.contract.metrics import PAGE, every_metric, page
+from tests.support.openmetrics import families
 
 NAME = re.compile(r"sms_[a-z]+(_[a-z]+)+$")
 UNITS = (
@@ -85,6 +87,13 @@ def test_units_are_base_units_and_a_total_only_counts() -> None:
         assert family.type != "histogram" or family.name.endswith(
             ("_seconds", "_bytes", "_messages", "_rows", "_records")
         )
+
+
+def test_every_metric_can_be_told_by_openmetrics() -> None:
+    """A strict reader takes the whole page: a name or type that OpenMetrics has no place for would end each scrape."""
+    assert list(every_metric())
+    content, _ = exposed("application/openmetrics-text; version=1.0.0")
+    assert len(families(content.decode())) > 10
 
 
 def test_no_time_of_creation_doubles_the_series() -> None:

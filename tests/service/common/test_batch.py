@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common import batch
 from common.batch import Together
 from common.db.database import Database, fetch_many, insert_many
+from common.telemetry import continue_trace, traceparent
 from common.web.problems import DATABASE_DOWN
 from tests.support.eventually import WITHIN_S, eventually, is_so
 from tests.support.infrastructure import Postgres
@@ -51,6 +52,10 @@ async def writer(postgres: Postgres, unique: str) -> AsyncIterator[Writer]:
         await fetch_many(tx, "CREATE TABLE line (n integer)")
     yield Writer(database)
     await database.close()
+
+
+def trace(n: int) -> str:
+    return f"00-{n + 1:032x}-{1:016x}-01"
 
 
 async def outcomes(*asking: asyncio.Task[int]) -> list[int | BaseException]:
@@ -97,6 +102,26 @@ async def test_the_callers_of_a_transaction_that_takes_too_long_are_told_and_it_
     [error] = await outcomes(*writer.asks(1))
     assert isinstance(error, TimeoutError)
     assert await writer.kept() == []
+
+
+async def test_a_transaction_goes_on_with_the_trace_of_its_first_item(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not with that of the caller for whom the batch writer was started."""
+    monkeypatch.setattr(batch, "AT_MOST", 2)
+    seen = list[tuple[str | None, list[int]]]()
+
+    async def writes(_: AsyncConnection, __: object, items: Sequence[int]) -> list[int]:
+        seen.append((traceparent(), [*items]))
+        return [*items]
+
+    async def ask(n: int) -> int:
+        continue_trace(trace(n))
+        return await writer.together.written(writer.held, n)
+
+    writer.together = Together(writes)
+    await outcomes(*(asyncio.create_task(ask(n)) for n in range(4)))
+    assert seen == [(trace(0), [0, 1]), (trace(2), [2, 3])]
 
 
 async def test_a_write_that_forgets_an_item_is_an_error_of_each_caller(writer: Writer) -> None:

@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.fetcher import PartitionRecords
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -33,6 +34,7 @@ from common.kafka.reading.records import Mark
 from common.kafka.subscription import After, Hold, Poison, Received, Stopped
 from common.keyring import fingerprints
 from common.settings import KeyRingSettings, ServiceSettings
+from common.telemetry import tracing
 from tests.service.common.pipeline import GROUP, Pipeline, going, pipeline, project, states_of
 from tests.support.eventually import eventually, is_so
 from tests.support.running import KEY_RING, Surroundings
@@ -300,6 +302,23 @@ async def test_poison_goes_to_the_dead_letters_with_its_reason_and_the_rest_goes
         assert "thirteen is not handled" in thirteen.headers["ce_type"]
         assert "malformed" in broken.headers["ce_type"]
         assert "missing" in keyless.headers["ce_type"]
+
+
+async def test_no_transaction_is_a_span_of_the_record_before(surroundings: Surroundings) -> None:
+    """Each record around a poisoned one has a transaction of its own, which is the span of that record."""
+    exporter = InMemorySpanExporter()
+    tracing.start_with("consent", exporter, at_once=True)
+    try:
+        async with pipeline(surroundings, partitions=1) as pipe:
+            await pipe.publish(*states_of(OTHER, 1))
+            await pipe.publish_raw(UNREADABLE)
+            await pipe.publish(*states_of(OTHER, 2))
+            async with going(pipe.consumer().run):
+                await eventually(_until_offset(pipe, 3))
+            assert await pipe.applied() == [(OTHER, 1), (OTHER, 2)]
+    finally:
+        tracing.stop()
+    assert [span.name for span in exporter.get_finished_spans()] == ["process consent.states.v1"] * 2
 
 
 async def test_on_poison_and_the_step_over_it_are_one_transaction(surroundings: Surroundings) -> None:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 
 import asyncpg
 import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -14,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db import database as databases
 from common.db.database import Database, copy_lines, fetch_many, insert_many, may_idle, migrate
+from common.telemetry import continue_trace, tracing
 from tests.support.eventually import eventually
 from tests.support.infrastructure import Postgres
 
@@ -77,6 +79,36 @@ async def test_a_first_statement_begins_its_transaction_and_fails_as_any_other(p
             await again("SELECT n FROM line")
     finally:
         await database.close()
+
+
+async def test_a_transaction_is_one_span_however_many_statements_it_has(postgres: Postgres, unique: str) -> None:
+    database, exporter = Database(await postgres.empty(f"database_{unique}"), name="probe"), InMemorySpanExporter()
+    tracing.start_with("probe", exporter, at_once=True)
+    continue_trace(None)
+    try:
+        async with database.begin() as tx:
+            await fetch_many(tx, "CREATE TABLE line (n integer PRIMARY KEY)")
+        assert exporter.get_finished_spans() == (), "no request, no batch"
+        with tracing.request("probe", "POST", continues=False):
+            async with database.begin() as tx:
+                for n in range(3):
+                    await fetch_many(tx, "INSERT INTO line VALUES ($1)", n)
+                assert exporter.get_finished_spans() == (), "it is not committed"
+            with pytest.raises(asyncpg.UniqueViolationError):
+                async with database.begin() as tx:
+                    await fetch_many(tx, "INSERT INTO line VALUES (0)")
+            await database.read("SELECT n FROM line WHERE n = $1", 639980001)
+    finally:
+        tracing.stop()
+        await database.close()
+    *spans, request = exporter.get_finished_spans()
+    assert [(span.name, (span.attributes or {}).get("error.type")) for span in spans] == [
+        ("transaction", None),
+        ("transaction", "UniqueViolationError"),
+        ("transaction", None),
+    ]
+    assert {span.parent and span.parent.span_id for span in spans} == {request.context and request.context.span_id}
+    assert not any("639980001" in span.to_json() or "line" in span.to_json() for span in spans)
 
 
 @asynccontextmanager

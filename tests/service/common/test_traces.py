@@ -75,6 +75,11 @@ async def test_a_stop_is_one_trace_from_the_callback_to_its_enforcement(surround
         spans = collector.of(trace)
         follows(spans, steps_shown(PAGE, "A STOP"))
         assert "dispatch: opt-outs enforced" in steps_shown(PAGE, "A STOP")
+        steps = steps_shown(PAGE, "The transactions of the STOP")
+        follows(spans, steps)
+        [transaction] = [span for span in spans if span.step == steps[-1]]
+        assert transaction.attributes == {"db.system.name": "postgresql"}
+        assert not any(span.parent == transaction.id for span in spans)
         nothing_is_told_of_people(collector, "STOP")
         draw("stop", "A STOP: from the callback to its enforcement", spans)
 

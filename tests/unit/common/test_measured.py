@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from fastapi import APIRouter
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import REGISTRY
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -13,7 +14,9 @@ from starlette.routing import Route
 from common.db.database import Database, new_metadata
 from common.service import Service, create_app
 from common.settings import ServiceSettings
+from common.telemetry import tracing
 from common.web.problems import NotFound
+from tests.support.openmetrics import families
 from tests.support.running import KEY_RING
 
 NAME = "sms_http_request_duration_seconds_count"
@@ -83,6 +86,29 @@ async def test_a_request_is_observed_under_its_template(
 
 def observed() -> float:
     return sum(sample.value for family in REGISTRY.collect() for sample in family.samples if sample.name == NAME)
+
+
+async def test_a_request_with_a_span_is_the_exemplar_of_its_bucket_and_a_probe_of_health_is_not(
+    client: httpx.AsyncClient,
+) -> None:
+    tracing.start_with("probe", InMemorySpanExporter(), at_once=True)
+    try:
+        answer = await client.get("/v1/people/exemplary")
+        await client.get("/livez")
+        accept = {"accept": "application/openmetrics-text; version=1.0.0"}
+        shown = await client.get("/metrics", headers=accept)
+    finally:
+        tracing.stop()
+    assert shown.headers["content-type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    traces = {
+        sample.labels["route"]: sample.exemplar.labels["trace_id"]
+        for family in families(shown.text)
+        for sample in family.samples
+        if sample.name == "sms_http_request_duration_seconds_bucket" and sample.exemplar
+    }
+    assert traces["/v1/people/{person}"] == answer.headers["traceparent"].split("-")[1]
+    assert not traces.keys() & {"/livez", "/metrics"}
+    assert " # {" not in (await client.get("/metrics")).text
 
 
 async def test_a_method_that_a_caller_invents_is_no_series_of_its_own(client: httpx.AsyncClient) -> None:

@@ -12,7 +12,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from common.telemetry import continue_trace, trace_id, traceparent, tracing
+from common.telemetry import continue_trace, forget_span, trace_id, traceparent, tracing
 from common.telemetry.tracing import NO_PUBLICATIONS, NOTHING
 
 KEPT, DROPPED = f"00-{'a' * 18}{'0' * 14}-{'1' * 16}-01", f"00-{'b' * 18}{'f' * 14}-{'2' * 16}-01"
@@ -50,6 +50,8 @@ def test_without_the_setting_nothing_is_made() -> None:
     assert tracing.request("dispatch", "GET", continues=True) is NOTHING
     assert tracing.submitting("dispatch", "main", [Submit(str(MESSAGE))]) is NOTHING
     assert tracing.publications("dispatch") is NO_PUBLICATIONS
+    assert tracing.transaction("dispatch") is NOTHING
+    assert tracing.exemplar_of(MESSAGE) is None
     assert NO_PUBLICATIONS.context("topic", DROPPED, datetime.now(UTC)) == DROPPED
     assert tracing.processing("dispatch.x", "topic", events) is NOTHING
     assert traceparent() == KEPT
@@ -65,6 +67,7 @@ def test_without_the_setting_a_message_allocates_nothing() -> None:
             publications.context("topic", KEPT, now)
             tracing.submitting("dispatch", "main", submits)
             tracing.mark("dispatch", "opt-outs enforced", 1)
+            tracing.transaction("dispatch")
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -157,6 +160,39 @@ def test_a_batch_of_thousands_has_few_links(exported: InMemorySpanExporter) -> N
     tracing.processing("consent.inbound", "inbound.messages.v1", batch).end()
     kept, *of_others = exported.get_finished_spans()
     assert len(kept.links) == len(of_others) == tracing.LINKS
+
+
+def test_a_transaction_has_a_span_below_the_current_one_and_nothing_has_a_span_below_the_transaction(
+    exported: InMemorySpanExporter,
+) -> None:
+    continue_trace(KEPT)
+    with tracing.request("consent", "POST", continues=True):
+        within = traceparent()
+        with tracing.transaction("consent"):
+            assert traceparent() == within
+        with pytest.raises(ValueError, match="0639980001"), tracing.transaction("consent"):
+            raise ValueError("no such person: 0639980001")
+    committed, failed, request = exported.get_finished_spans()
+    assert committed.name == failed.name == "transaction"
+    assert committed.attributes == {"db.system.name": "postgresql"}
+    assert failed.attributes == {"db.system.name": "postgresql", "error.type": "ValueError"}
+    assert request.context is not None
+    assert {span.parent and span.parent.span_id for span in (committed, failed)} == {request.context.span_id}
+
+
+def test_a_transaction_outside_of_a_span_has_none(exported: InMemorySpanExporter) -> None:
+    forget_span()
+    assert tracing.transaction("consent") is NOTHING
+    continue_trace(KEPT)
+    assert tracing.transaction("consent") is NOTHING, "as of a probe of health: the request has no span"
+    continue_trace(DROPPED)
+    with tracing.request("consent", "POST", continues=True):
+        assert tracing.transaction("consent") is NOTHING
+
+
+def test_an_exemplar_of_a_message_names_its_own_trace_if_that_is_kept(exported: InMemorySpanExporter) -> None:
+    assert tracing.exemplar_of(MESSAGE) == {"trace_id": MESSAGE.hex}
+    assert tracing.exemplar_of(UUID(int=MESSAGE.int | 0xFF << 48)) is None
 
 
 def test_a_batch_that_is_rolled_back_leaves_no_span(exported: InMemorySpanExporter) -> None:

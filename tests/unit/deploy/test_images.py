@@ -62,14 +62,27 @@ def test_what_builds_it_is_not_in_it(target: str) -> None:
     """The image takes two folders, and the tools that build were moved out of them."""
     last = STAGES["base"] + STAGES[target]
     taken = re.findall(r"^COPY --from=(\S+) (\S+) (\S+)$", last, re.MULTILINE)
-    assert taken == [
-        ("dependencies", "/opt/placet", "/opt/placet"),
-        (f"{target}-code", "/opt/code", "/opt/code"),
-    ]
+    assert taken == [("dependencies", "/made/", "/"), (f"{target}-code", "/code/", "/")]
+    assert "cp --archive /opt/placet /made/opt/" in STAGES["dependencies"]
+    assert "--target /code/opt/code " in STAGES[f"{target}-code"]
     assert re.search(rf"^FROM base AS {target}$", text(DOCKERFILE), re.MULTILINE)
     assert "RUN" not in last
     assert "mv /opt/placet/bin/uv-build /opt/build/bin/" in STAGES["dependencies"]
     assert "site-packages/uv_build* /opt/build/" in STAGES["dependencies"]
+
+
+@pytest.mark.parametrize(("stage", "folder"), [("dependencies", "/made"), *((f"{t}-code", "/code") for t in TARGETS)])
+def test_every_file_of_a_layer_has_one_age_before_and_after_it_is_compiled(stage: str, folder: str) -> None:
+    """Compiled code names the age of its source; `make compose` builds twice, and compares."""
+    aged = [*re.finditer(r"find (\S+) -exec touch --no-dereference --date=@0 \{\} \+", STAGES[stage])]
+    compiled = re.search(r'python -(?:c "import|m compileall)', STAGES[stage])
+    assert compiled is not None
+    before, after = aged
+    assert before.end() < compiled.start() < after.start()
+    assert after[1] == folder
+    installs = re.findall(r"pip --python.*?(?= && |\Z)", STAGES[stage].replace("\\\n", ""), re.DOTALL)
+    assert installs
+    assert all("--no-compile" in each for each in installs)
 
 
 def test_an_image_runs_as_a_number_that_is_not_root() -> None:

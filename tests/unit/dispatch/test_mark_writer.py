@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 from prometheus_client import REGISTRY
 
+from common.telemetry import continue_trace, traceparent
 from dispatch.gate.candidate import Permit, requested
 from dispatch.messages.store import DecisionId
 from dispatch.sending.mark_writer import MarkWriter
@@ -55,6 +56,30 @@ async def test_a_submit_of_a_closed_decision_does_not_begin_and_need_not_rest() 
     before = _not_begun("closed")
     assert not await MarkWriter(mark, rest).may_begin([PERMIT])
     assert _not_begun("closed") - before == 1
+
+
+async def test_a_statement_goes_on_with_the_trace_of_its_first_submit() -> None:
+    traces, seen, goes_on = [f"00-{n:032x}-{1:016x}-01" for n in (1, 2, 3)], list[str | None](), asyncio.Event()
+    is_there = asyncio.Event()
+
+    async def mark(decisions: Mapping[DecisionId, Sequence[UUID]]) -> set[DecisionId]:
+        seen.append(traceparent())
+        is_there.set()
+        await goes_on.wait()
+        return set(decisions)
+
+    async def submit(trace: str) -> bool:
+        continue_trace(trace)
+        return await writer.may_begin([PERMIT])
+
+    writer = MarkWriter(mark)
+    submits = [asyncio.create_task(submit(traces[0]))]
+    await is_there.wait()
+    submits += [asyncio.create_task(submit(trace)) for trace in traces[1:]]
+    await asyncio.sleep(0)
+    goes_on.set()
+    assert await asyncio.gather(*submits) == [True] * 3
+    assert seen == traces[:2], "the third shares the statement of the second"
 
 
 @pytest.mark.parametrize("cancelled_as_it", ["begins", "marks", "rests"])

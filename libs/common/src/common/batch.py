@@ -1,6 +1,7 @@
 """Commit items that arrive together in a shared transaction.
 
-A failed transaction is tried again by halves, so a bad item takes no other with it. A transaction that waits for a lock
+A transaction is in the trace of its first item. A failed transaction is tried again by halves, so a bad item takes no
+other with it. A transaction that waits for a lock
 delays the next by PATIENCE_S.
 """
 
@@ -13,6 +14,7 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.service import Resources
+from common.telemetry import Trace, current_trace, resume_trace
 from common.web.problems import DATABASE_DOWN
 
 AT_MOST = 500  # items in a transaction
@@ -30,6 +32,7 @@ Write = Callable[[AsyncConnection, Resources[Any], Sequence[T]], Awaitable[Seque
 class _Waiting(Generic[T, R]):
     one: T
     answer: asyncio.Future[R]
+    trace: Trace
 
 
 class Together(Generic[T, R]):
@@ -46,7 +49,7 @@ class Together(Generic[T, R]):
         An item whose caller was cancelled is not written, unless its transaction has begun. Whether an item is kept is
         unknown after an error of `DATABASE_DOWN`: the commit itself may have failed, been given up or been cancelled.
         """
-        waiting: _Waiting[T, R] = _Waiting(one, asyncio.get_running_loop().create_future())
+        waiting: _Waiting[T, R] = _Waiting(one, asyncio.get_running_loop().create_future(), current_trace())
         self._waiting.append(waiting)
         if self._doorkeeper is None or self._doorkeeper.done():
             self._doorkeeper = asyncio.create_task(self._let_in(held))
@@ -77,6 +80,7 @@ class Together(Generic[T, R]):
         group = [waiting for waiting in group if not waiting.answer.done()]
         if not group:
             return
+        resume_trace(group[0].trace)
         try:
             async with asyncio.timeout(GIVEN_UP_S), held.database.begin() as tx:
                 results = await self._write(tx, held, [waiting.one for waiting in group])

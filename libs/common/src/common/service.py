@@ -24,7 +24,6 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.routing import iter_route_contexts
 from fastapi.telemetry import TelemetryConfig
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import Column, MetaData, func, select
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -46,7 +45,7 @@ from common.kafka.subscription import Subscription
 from common.keyring import FieldKeys, LinkKeys, OtherKey, SubjectKeys, fingerprints
 from common.privacy.resealing import Sealed
 from common.settings import ServiceSettings
-from common.telemetry import continue_trace, gauge, traceparent, tracing
+from common.telemetry import continue_trace, exposed, gauge, traceparent, tracing
 from common.telemetry.tracing import NOTHING
 from common.web import problems
 from common.web.auth import Authenticator
@@ -408,8 +407,9 @@ def _health(service: Service[S]) -> APIRouter:
         return JSONResponse({"ready": not why, "why": why, "remarks": remarks}, status_code=503 if why else 200)
 
     @router.get("/metrics")
-    async def metrics() -> Response:
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    async def metrics(request: Request) -> Response:
+        content, kind = exposed(request.headers.get("accept", ""))
+        return Response(content, media_type=kind)
 
     return router
 

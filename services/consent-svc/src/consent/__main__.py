@@ -1,6 +1,6 @@
 """Run `python -m consent [COMMAND]`, a command of every service or one of these.
 
-`republish --partition N`, `erase-again --since INSTANT`, `verify`, `verify-bundle FILE`.
+`republish --partition N…`, `erase-again --since INSTANT`, `verify`, `verify-bundle FILE`.
 
 `verify` needs only the setting PLACET_DATABASE_URL; `verify-bundle` needs no setting and no database."""
 

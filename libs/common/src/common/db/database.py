@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from common.db.tls import without_tls_of
-from common.telemetry import gauge, histogram
+from common.telemetry import gauge, histogram, tracing
 
 NAMING = {
     "ix": "%(table_name)s_%(column_0_N_name)s_ix",
@@ -118,6 +118,7 @@ class Database:
     """The database of a service. After `idle_s` without a statement the server rolls back and closes the connection."""
 
     def __init__(self, url: str, *, pool_size: int = 10, name: str = "placet", idle_s: float = IDLE_S) -> None:
+        self._name = name
         located, self._tls = without_tls_of(url)
         self._url = located.set(drivername="postgresql+asyncpg")
         self.dsn = self._url.set(drivername="postgresql").render_as_string(hide_password=False)
@@ -151,16 +152,17 @@ class Database:
     async def begin(self) -> AsyncIterator[AsyncConnection]:
         """Open a transaction, rolled back if the block raises."""
         asked = time.perf_counter()
-        async with self.engine.begin() as tx:
-            WAITED.observe(time.perf_counter() - asked)
-            try:
-                yield tx
-                if (last := _before_commit.get()) is not None:
-                    await last(self, tx)
-            except BaseException:
-                for call in _once_undone.pop(tx, ()):
-                    call()
-                raise
+        with tracing.transaction(self._name):
+            async with self.engine.begin() as tx:
+                WAITED.observe(time.perf_counter() - asked)
+                try:
+                    yield tx
+                    if (last := _before_commit.get()) is not None:
+                        await last(self, tx)
+                except BaseException:
+                    for call in _once_undone.pop(tx, ()):
+                        call()
+                    raise
         for call in _once_committed.pop(tx, ()):
             call()
 
@@ -174,8 +176,9 @@ class Database:
 
     async def read(self, sql: str, *values: object) -> Sequence[Sequence[Any]]:
         """Run a read-only query in a single round trip, without a transaction. See `fetch_many`."""
-        async with self.engine.connect() as connection:
-            rows: Sequence[Sequence[Any]] = await (await _driver(connection)).fetch(sql, *values)
+        with tracing.transaction(self._name):
+            async with self.engine.connect() as connection:
+                rows: Sequence[Sequence[Any]] = await (await _driver(connection)).fetch(sql, *values)
         return rows
 
     async def run(self, sql: str, *values: object) -> Sequence[Sequence[Any]]:

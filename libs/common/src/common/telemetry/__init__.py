@@ -12,8 +12,11 @@ import sys
 from collections.abc import Sequence
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime
+from typing import NamedTuple
 
-from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.openmetrics import exposition as openmetrics
 
 METRIC_NAME = re.compile(r"sms_[a-z]+_[a-z_]+$")
 # Nine digits or more, with up to three separators between two digits: spaces, dots, dashes, invisible characters, also
@@ -36,11 +39,14 @@ NO_NUMBER = (
 MASKED = re.compile(f"(?P<kept>{NO_NUMBER})|{NUMBER_LIKE}")
 DIGIT = re.compile(r"\d")
 COUNTED = frozenset(("offset",))  # integer fields that reach nine digits without being a number
+OPENMETRICS, OF_VERSION_1 = "application/openmetrics-text", frozenset(("", "version=1.0.0"))
+EXEMPLAR = "trace_id"  # the label of an exemplar
 TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}$")
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which no alert and no chart reads
 
 _traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
+_kept: ContextVar[str | None] = ContextVar("kept", default=None)  # the trace of the last span, if its spans are kept
 
 
 def traceparent() -> str | None:
@@ -50,6 +56,7 @@ def traceparent() -> str | None:
 
 def continue_trace(parent: str | None) -> bool:
     """Continue the caller's trace, or start a trace. Return whether the caller's trace goes on."""
+    _kept.set(None)
     if parent is not None and is_traceparent(parent):
         _traceparent.set(parent)
         return True
@@ -58,12 +65,41 @@ def continue_trace(parent: str | None) -> bool:
 
 
 def enter_span(parent: str) -> Token[str | None]:
-    """Make a span of the trace the current one, until `leave_span` gets the token back."""
+    """Make a kept span of the trace the current one, until `leave_span` gets the token back."""
+    _kept.set(parent.split("-")[1])
     return _traceparent.set(parent)
 
 
 def leave_span(token: Token[str | None]) -> None:
     _traceparent.reset(token)
+
+
+class Trace(NamedTuple):
+    """A trace to go on with. `parent`: the trace context; `kept`: the trace, if its spans are kept."""
+
+    parent: str | None
+    kept: str | None
+
+
+def current_trace() -> Trace:
+    """Return the trace of the current work, for a task that does the work together with others."""
+    return Trace(_traceparent.get(), _kept.get())
+
+
+def resume_trace(trace: Trace) -> None:
+    """Go on with a trace in this task, which has gone on with another's before."""
+    _traceparent.set(trace.parent)
+    _kept.set(trace.kept)
+
+
+def kept_trace() -> str | None:
+    """Return the trace of the last span, also once the span has ended; None where no span is kept."""
+    return _kept.get()
+
+
+def forget_span() -> None:
+    """Give the following work no span and no exemplar, until the next span: the last was of other work."""
+    _kept.set(None)
 
 
 def is_traceparent(parent: str) -> bool:
@@ -158,6 +194,15 @@ def log_to_stderr(service: str, level: int = logging.INFO) -> None:
     logging.getLogger("aiokafka").setLevel(logging.ERROR)  # aiokafka warns at each retry
 
 
+class _WithExemplars(Histogram):
+    """A histogram whose buckets name the trace of their last observation, where the spans of the trace are kept."""
+
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
+        if exemplar is None and (trace := _kept.get()) is not None:
+            exemplar = {EXEMPLAR: trace}
+        super().observe(amount, exemplar)
+
+
 def counter(name: str, what: str, labels: Sequence[str] = ()) -> Counter:
     return Counter(_named(name), what, labels)
 
@@ -167,7 +212,17 @@ def gauge(name: str, what: str, labels: Sequence[str] = ()) -> Gauge:
 
 
 def histogram(name: str, what: str, labels: Sequence[str] = (), buckets: Sequence[float] = ()) -> Histogram:
-    return Histogram(_named(name), what, labels, buckets=tuple(buckets) or Histogram.DEFAULT_BUCKETS)
+    return _WithExemplars(_named(name), what, labels, buckets=tuple(buckets) or Histogram.DEFAULT_BUCKETS)
+
+
+def exposed(accept: str) -> tuple[bytes, str]:
+    """Return the metrics of the process and their type: OpenMetrics, with exemplars, where `accept` names version 1."""
+    for name, *more in ([part.strip() for part in each.split(";")] for each in accept.split(",")):
+        version = next((part for part in more if part.startswith("version=")), "")
+        if name == OPENMETRICS and version in OF_VERSION_1:
+            content: bytes = openmetrics.generate_latest(REGISTRY)  # type: ignore[no-untyped-call]
+            return content, openmetrics.CONTENT_TYPE_LATEST
+    return generate_latest(REGISTRY), CONTENT_TYPE_PLAIN_0_0_4
 
 
 def _named(name: str) -> str:

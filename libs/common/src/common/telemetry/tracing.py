@@ -4,6 +4,9 @@ Without the setting each function returns a shared object that does nothing, and
 events has one span, and one in each further trace that is kept, at most LINKS, with links between them. A batch that is
 rolled back leaves no span.
 
+A transaction of the database has one span, whatever the number of its statements, within a request or after a batch.
+The transaction of a batch is the batch's span itself.
+
 A message has a trace of its own, whose id is the message id: accepted, submitted, its DLR matched, with links to the
 traces that brought each step. Hours may lie between two steps, and no table keeps a trace.
 
@@ -27,7 +30,16 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind
 
-from common.telemetry import continue_trace, enter_span, is_traceparent, leave_span, trace_id, traceparent
+from common.telemetry import (
+    EXEMPLAR,
+    continue_trace,
+    enter_span,
+    is_traceparent,
+    kept_trace,
+    leave_span,
+    trace_id,
+    traceparent,
+)
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -36,6 +48,7 @@ if TYPE_CHECKING:
 Value = str | int
 ATTRIBUTES = frozenset(
     (
+        "db.system.name",
         "error.type",
         "http.request.method",
         "http.response.status_code",
@@ -267,7 +280,7 @@ def _keeps(on: _Tracing, parent: str) -> bool:
 
 
 class _Several(Span):
-    """The spans of one submit or batch, in several traces. `with` makes none current: a gateway continues no trace."""
+    """The spans of one piece of work, in one trace or several. `with` makes none current."""
 
     __slots__ = ("_spans",)
 
@@ -324,7 +337,7 @@ def processing(group: str, topic: str, batch: Sequence[Traced]) -> Span:
     """Continue the trace of a batch, and return its begun span, which stays current: the work after the commit is its.
 
     The trace is the first that is kept. The span links to the others that are, and each of them has a span with a link
-    back: what the batch leads to is found from every trace.
+    back, so every trace leads to the effects of the batch.
     """
     if _on is None:
         continue_trace(batch[0].traceparent)
@@ -393,6 +406,24 @@ def mark(service: str, name: str, many: int) -> None:
     parent = traceparent()
     if _on is not None and parent is not None and _on.keeps(parent):
         _on.begun(service, name, SpanKind.INTERNAL, parent, {"messaging.batch.message_count": many}).end()
+
+
+def transaction(service: str) -> Span:
+    """Return the span of a transaction of the database, where the current trace has a span already.
+
+    No event, log line or statement continues the trace below the span.
+    """
+    parent = traceparent()
+    if _on is None or parent is None or kept_trace() is None:
+        return NOTHING
+    return _Several([_on.begun(service, "transaction", SpanKind.CLIENT, parent, {"db.system.name": "postgresql"})])
+
+
+def exemplar_of(message_id: UUID) -> dict[str, str] | None:
+    """Return the exemplar that names a message's own trace, where the trace is kept."""
+    if _on is None or not _on.keeps(_root_of(message_id)):
+        return None
+    return {EXEMPLAR: message_id.hex}
 
 
 def _root_of(message_id: UUID) -> str:

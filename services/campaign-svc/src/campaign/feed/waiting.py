@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 from campaign.feed import store
 from common.db.database import Database
+from common.telemetry import forget_span
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class Waiting:
             del self._asked[found]
 
     async def _look(self, database: Database) -> None:
+        forget_span()  # of one of the readers
         while self._asked:
             try:
                 async with database.begin() as tx:

@@ -1,12 +1,13 @@
-"""`python -m consent republish --partition N`: publish a partition's states again, after its log has lost records.
+"""`python -m consent republish --partition N…`: publish partitions' states again, after their logs have lost records.
 
-The runbook (LogBroken) says when. After a crash the operator starts again: a reader skips a version already seen.
+The runbook (LogBroken) says when. All partitions named together take one pass over the people. After a crash the
+operator starts again: a reader skips a version already seen.
 """
 
 import argparse
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -31,8 +32,8 @@ class Republishing:
     partitions: int
     tell: Callable[[str], None]
 
-    async def run(self, partition: int) -> int:
-        """Publish all states of the partition, wait for Kafka, and return their number."""
+    async def run(self, wanted: Collection[int]) -> int:
+        """Publish all states of the wanted partitions, wait for Kafka, and return their number."""
         many, after, newest = 0, "", 0
         since = datetime.now(UTC) - CAUSES_OF
         while True:
@@ -40,7 +41,7 @@ class Republishing:
             async with self.database.begin() as tx:
                 page = await store.told_after(tx, after, PAGE)
                 of = kafka.partitions_of([subject_id.encode() for subject_id in page], self.partitions) if page else []
-                ours = [subject_id for subject_id, place in zip(page, of, strict=True) if place == partition]
+                ours = [subject_id for subject_id, place in zip(page, of, strict=True) if place in wanted]
                 ids = await recorder.publish_again(tx, ours, since, datetime.now(UTC)) if ours else []
             many, newest = many + len(ids), max([newest, *ids])
             if len(page) < PAGE:
@@ -70,21 +71,23 @@ class Republishing:
 
 def run(settings: ServiceSettings, arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m consent republish", description="Publish the consent states of a partition again."
+        prog="python -m consent republish", description="Publish the consent states of partitions again."
     )
-    parser.add_argument("--partition", required=True, type=int, choices=range(settings.partitions), metavar="N")
-    return asyncio.run(_run(settings, parser.parse_args(arguments).partition))
+    numbers = range(settings.partitions)
+    parser.add_argument("--partition", required=True, type=int, nargs="+", choices=numbers, metavar="N")
+    return asyncio.run(_run(settings, frozenset(parser.parse_args(arguments).partition)))
 
 
-async def _run(settings: ServiceSettings, partition: int) -> int:
+async def _run(settings: ServiceSettings, wanted: Collection[int]) -> int:
     def tell(line: str) -> None:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
 
     database = Database(settings.database_url, pool_size=1, name="consent-republish")
     try:
-        many = await Republishing(database, settings.partitions, tell).run(partition)
+        many = await Republishing(database, settings.partitions, tell).run(wanted)
     finally:
         await database.close()
-    tell(f"{many} states of partition {partition} are published again")
+    named = f"partition{'s' * (len(wanted) > 1)} {', '.join(map(str, sorted(wanted)))}"
+    tell(f"{many} states of {named} are published again")
     return 0

@@ -1,6 +1,6 @@
 """The mark writer: mark submits as begun in the ledger, many to a statement (`messages.begin_at_once`).
 
-Submits that get a slot while a statement of their lane runs share the next statement.
+Submits that get a slot while a statement of their lane runs share the next statement, in the trace of the first.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from common.telemetry import counter
+from common.telemetry import Trace, counter, current_trace, resume_trace
 from dispatch.gate.candidate import Permit
 from dispatch.messages.store import DecisionId
 from dispatch.sending.outcome_writer import back_off_s
@@ -24,7 +24,7 @@ NOT_BEGUN = counter(
 )
 
 Mark = Callable[[Mapping[DecisionId, Sequence[UUID]]], Awaitable[set[DecisionId]]]
-_Waiting = tuple[Mapping[DecisionId, Sequence[UUID]], "asyncio.Future[bool]"]
+_Waiting = tuple[Mapping[DecisionId, Sequence[UUID]], "asyncio.Future[bool]", Trace]
 
 
 @dataclass(slots=True)
@@ -44,7 +44,7 @@ class MarkWriter:
         mark stored after all says nothing of the new decision.
         """
         answer = asyncio.get_running_loop().create_future()
-        self._waiting.append((by_decision(permits), answer))
+        self._waiting.append((by_decision(permits), answer, current_trace()))
         if self.writer is None or self.writer.done():
             self.writer = asyncio.create_task(self._write())
             self.writer.add_done_callback(self._ended)
@@ -54,6 +54,7 @@ class MarkWriter:
         while self._waiting:
             some, self._waiting = self._waiting, []
             may: set[DecisionId] | None = None
+            resume_trace(some[0][2])
             try:
                 may = await self._marked(some)
             finally:
@@ -72,7 +73,7 @@ class MarkWriter:
         would be asked for both again and again.
         """
         together: dict[DecisionId, list[UUID]] = defaultdict(list)
-        for messages, _ in some:
+        for messages, _, _ in some:
             for decision, message_ids in messages.items():
                 together[decision] += message_ids
         try:
@@ -88,7 +89,7 @@ class MarkWriter:
 
 def _answer(some: Sequence[_Waiting], may: Set[DecisionId] | None) -> None:
     """Answer the callers. `may`: the decisions that may begin; None: the mark failed."""
-    for messages, answer in some:
+    for messages, answer, _ in some:
         begins = may is not None and messages.keys() <= may
         if not begins:
             NOT_BEGUN.labels("failed" if may is None else "closed").inc()

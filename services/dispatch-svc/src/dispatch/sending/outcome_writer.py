@@ -1,6 +1,6 @@
 """The batch writer: store the outcomes of submits in the ledger, many to a transaction.
 
-Outcomes that arrive while a transaction of their lane commits share the next transaction.
+Outcomes that arrive while a transaction of their lane commits share the next transaction, in the trace of the first.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
+from common.telemetry import Trace, current_trace, resume_trace
 from dispatch.messages.row import Outcome
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ STORE_BACK_OFF_S = (0.1, 5.0)
 SETTLED_AT_ONCE = 1_000  # target size of a transaction; the last submit may exceed it
 WRITERS = 3  # of one lane; another starts when the queue fills a transaction
 
-_Waiting = tuple[Sequence[Outcome], "asyncio.Future[None]"]
+_Waiting = tuple[Sequence[Outcome], "asyncio.Future[None]", Trace]
 _Tasks = set["asyncio.Task[None]"]
 
 
@@ -42,7 +43,7 @@ class Storing:
     async def stored(self, outcomes: Sequence[Outcome]) -> None:
         """Queue the outcomes, and return after their commit."""
         stored = asyncio.get_running_loop().create_future()
-        self._waiting.append((outcomes, stored))
+        self._waiting.append((outcomes, stored, current_trace()))
         self._many += len(outcomes)
         if not self.writers or (len(self.writers) < WRITERS and self._many >= SETTLED_AT_ONCE):
             self._start(self._write, [], self.writers)
@@ -60,8 +61,8 @@ class Storing:
         """Queue again what a cancelled task left, also a task cancelled before its first step."""
         tasks.discard(task)
         self._waiting.extendleft(reversed(hand))
-        self._many += sum(len(outcomes) for outcomes, _ in hand)
-        if not self.writers and any(not stored.done() for _, stored in self._waiting):
+        self._many += sum(len(outcomes) for outcomes, _, _ in hand)
+        if not self.writers and any(not stored.done() for _, stored, _ in self._waiting):
             self._start(self._write, [], self.writers)
 
     async def _write(self, hand: list[_Waiting]) -> None:
@@ -75,12 +76,13 @@ class Storing:
                 hand.append(self._waiting.popleft())
                 together += hand[-1][0]
             self._many -= len(together)
+            resume_trace(hand[0][2])
             try:
                 await self.store(together)
             except Exception:
                 self._start(self._store_one_by_one, hand.copy(), self.stubborn)
             else:
-                for _, stored in hand:
+                for _, stored, _ in hand:
                     _done(stored)
             hand.clear()
 
@@ -88,7 +90,8 @@ class Storing:
         """Store the outcomes of each submit alone: a failing submit then delays no other. The retry never ends."""
 
         async def store_one(one: _Waiting) -> None:
-            outcomes, stored = one
+            outcomes, stored, trace = one
+            resume_trace(trace)
             await until_stored(partial(self.store, outcomes))
             hand.remove(one)
             _done(stored)

@@ -371,7 +371,7 @@ class Handoff:
         self.traffic.counted(gateway.name, len(answered), sum(map(outcomes.is_no_answer, results)) if failed else 0)
         if answered:
             self.traffic.answered(gateway.name, set(answered), took_s)
-            SUBMIT.labels(gateway.name).observe(took_s)
+            SUBMIT.labels(gateway.name).observe(took_s, tracing.exemplar_of(permits[0].candidate.message_id))
         if failed:
             self._note_failures(gateway.name, permits, results)
         echoes = gateway.capabilities.echoes_reference

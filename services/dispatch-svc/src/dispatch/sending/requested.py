@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from common.telemetry import counter, histogram
+from common.telemetry import counter, histogram, tracing
 from dispatch.gate.candidate import Permit
 from dispatch.messages.row import Outcome
 
@@ -25,4 +25,5 @@ def count_first_hand_offs(permits: Sequence[Permit], done: Sequence[Outcome]) ->
         if asked.template is not None and not permit.again and outcome.handed_off_at is not None:
             REQUESTED.labels(asked.category, asked.sender_id, "stopped" if permit.to_stopped else "open").inc()
             if asked.category == "transactional":
-                CODES.observe((outcome.handed_off_at - asked.requested_at).total_seconds())
+                waited_s = (outcome.handed_off_at - asked.requested_at).total_seconds()
+                CODES.observe(waited_s, tracing.exemplar_of(asked.message_id))

@@ -15,7 +15,7 @@ from common.kafka.reading.offsets import Offsets
 from common.kafka.reading.records import event_of, key_of, received_as, type_of
 from common.kafka.subscription import After, Poison, Received, Stopped, Subscription, UnknownType, Unread
 from common.keyring import differing
-from common.telemetry import counter, tracing
+from common.telemetry import counter, forget_span, tracing
 from common.telemetry.tracing import NOTHING
 
 log = logging.getLogger(__name__)
@@ -79,6 +79,7 @@ class Batches:
 
     async def apply(self, tp: TopicPartition, records: Sequence[Any]) -> After | None:
         """Handle records in a transaction. Raises Poison, with nothing done."""
+        forget_span()  # of the record before
         async with self.database.begin() as tx:
             reading = await self.offsets.lock(tx, tp)
             fresh = [record for record in records if record.offset >= reading.seen.next_offset]
@@ -130,6 +131,7 @@ class Batches:
         self._poison_in_a_row = {tp: many for tp, many in self._poison_in_a_row.items() if tp in ours}
 
     async def _bury(self, tp: TopicPartition, record: Any, reason: str) -> None:
+        forget_span()  # rolled back with the record
         log.error(
             "a poisoned record is now a dead letter",
             extra={"topic": tp.topic, "partition": tp.partition, "offset": record.offset, "why": reason},
