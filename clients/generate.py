@@ -93,6 +93,7 @@ READS = frozenset(
         ("campaign", "POST /v1/timeline"),
         ("dispatch", "POST /v1/timeline"),
         ("dispatch", "POST /v1/messages/search"),
+        ("dispatch", "POST /v1/messages/before-reviews"),
     ]
 )
 UPLOADS = {"consent_imports": "consent", "contact_imports": "campaign"}  # by resource: the service

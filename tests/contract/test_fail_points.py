@@ -39,6 +39,7 @@ REASONS = {
     "accepting/api:report_costs": READS,
     "accepting/api:report_to_stopped": READS,
     "api:get_message": READS,
+    "api:list_before_reviews": READS,
     "api:list_enforcements": READS,
     "api:list_messages": READS,
     "api:list_provider_blocks": READS,

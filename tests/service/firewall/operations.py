@@ -407,6 +407,9 @@ DISPATCH: Mapping[str, Operation] = {
         lambda t: [Ask(body={"number": t.number}), Ask(body={"number": t.number, "sender_id": t.sender_id})],
         reads=True,
     ),
+    "POST /v1/messages/before-reviews": Operation(
+        lambda t: [Ask(body={"sent_before": ["a forged ticket"]})], reads=True, platform=True
+    ),
     "GET /v1/messages/{identity}": Operation(by(identity="message_id")),
     "POST /v1/timeline": Operation(lambda t: [Ask(body={"number": t.number})], reads=True),
     "GET /v1/text-audits": Operation(nothing),

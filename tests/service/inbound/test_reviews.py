@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
@@ -14,10 +14,12 @@ from prometheus_client import REGISTRY
 
 from common.contracts import INBOUND_MESSAGES, SENDERS
 from common.contracts.inbound import MessageReceived
+from common.keyring import Unreadable
+from common.privacy import sent_before
 from inbound.service import Settings, build
 from tests.operators import signed
 from tests.service.inbound.published import published
-from tests.support.builders import now, number, sender_changed, subject, subject_keys
+from tests.support.builders import field_keys, now, number, sender_changed, subject, subject_keys
 from tests.support.publish import all_read, publish
 from tests.support.running import Surroundings, bearer, running
 
@@ -85,6 +87,18 @@ async def test_a_text_in_doubt_is_queued_once_with_all_a_reviewer_needs(service:
     assert 0 <= item["score"] <= 1
     assert item["decision"] is None
     assert number(1) not in json.dumps(item)
+
+
+async def test_a_text_has_a_ticket_for_the_messages_before_it_which_names_nobody_in_clear(service: Reviewed) -> None:
+    await service.text(DOUBT)
+    [item] = await service.queue()
+    found = sent_before.read(field_keys, item["sent_before"], now())
+    assert (found.mo_id, found.subject_id, found.short_code) == (item["mo_id"], subject(1), "36111")
+    assert found.received_at == datetime.fromisoformat(item["received_at"])
+    assert now() < found.good_until <= now() + sent_before.GOOD_FOR
+    assert subject(1) not in item["sent_before"]
+    with pytest.raises(Unreadable):
+        sent_before.read(field_keys, item["sent_before"], found.good_until + timedelta(seconds=1))
 
 
 async def test_each_concern_is_a_lane_of_the_queue(service: Reviewed) -> None:

@@ -1853,6 +1853,24 @@ class Messages(Resource[S]):
             reads=True,
         )
 
+    @operation
+    def before_reviews(self, *, sent_before: Sequence[str]) -> Request[dispatch.BeforeReviewsAnswer]:
+        """Return what people were sent before texts in review, so that a reviewer understands the reply.
+
+        A ticket of `GET /v1/reviews` names the person and the text: no other person's messages are shown, and
+        none after the text.
+
+        `sent_before`: `sent_before` of each item of `GET /v1/reviews`, not older than an hour.
+        """
+        return Request(
+            "POST",
+            "dispatch",
+            "/v1/messages/before-reviews",
+            answer=dispatch.BeforeReviewsAnswer,
+            body={"sent_before": sent_before},
+            reads=True,
+        )
+
 
 class OptOuts(Resource[S]):
     """The opt outs."""

@@ -1,6 +1,7 @@
-"""The HTTP API: messages with their decisions, enforced opt-outs, provider blocks."""
+"""The HTTP API: messages with their decisions, messages before a text in review, enforced opt-outs, provider blocks."""
 
 import logging
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -14,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.keyring import FieldKeys, Unreadable
+from common.privacy import sent_before
+from common.privacy.copying import opened
 from common.service import Resources, resources
 from common.sms.msisdn import NumberRefused, parse
 from common.sms.prices import euros
@@ -26,7 +30,7 @@ from common.web.span import Since, Until, span
 from dispatch.messages import lists
 from dispatch.messages import store as messages
 from dispatch.messages.disclosure import disclosed
-from dispatch.messages.lists import Listed, Place
+from dispatch.messages.lists import Listed, Place, Sent
 from dispatch.messages.row import MessageRow
 from dispatch.messages.status import Status
 from dispatch.sending import store as sending
@@ -36,6 +40,9 @@ log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1", tags=["dispatch"])
 
 Held = Annotated[Resources[Any], Depends(resources)]
+
+SHOWN_BEFORE = 3  # messages before a text
+DIGIT = re.compile(r"\d")
 
 
 class Decision(BaseModel):
@@ -223,6 +230,93 @@ async def _listed(
         }
         items.append(ListedMessage.model_validate(msgspec.structs.asdict(row) | told))
     return items
+
+
+class BeforeReviews(BaseModel):
+    """The texts in review before which to look, by their tickets."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"sent_before": ["v1.xZ0"]}]})
+
+    sent_before: list[Annotated[str, Field(min_length=1, max_length=1000)]] = Field(
+        min_length=1,
+        max_length=200,
+        examples=[["v1.xZ0"]],
+        description="`sent_before` of each item of `GET /v1/reviews`, not older than an hour.",
+    )
+
+
+class SentMessage(BaseModel):
+    """A message that a person was sent. `subject_id`: the person's id with the sender's controller."""
+
+    message_id: UUID
+    campaign_id: str | None = Field(description="The campaign that requested the message; null outside campaigns.")
+    sender_id: str
+    subject_id: str
+    category: str
+    sent_at: datetime = Field(
+        description="The start of the hand-off; where a crash lost the start, the time of the decision to send."
+    )
+    text: str | None = Field(
+        description="The text; of a transactional message without digits, since a code may still be valid. Null after"
+        " an erasure, and after the retention of texts."
+    )
+
+
+class BeforeReview(BaseModel):
+    """The messages before a text in review."""
+
+    mo_id: str
+    messages: list[SentMessage] = Field(
+        description="The last three that left for the person before the text, the newest first: of the senders of the"
+        " code that the person wrote to; of every sender, where no sender has the code."
+    )
+
+
+class BeforeReviewsAnswer(BaseModel):
+    """The messages before several texts in review."""
+
+    items: list[BeforeReview] = Field(description="An item for each ticket, in request order.")
+
+
+@router.post("/messages/before-reviews", operation_id="messages.before_reviews")
+async def list_before_reviews(
+    body: BeforeReviews,
+    held: Held,
+    caller: Annotated[Caller, Depends(require("review:read", platform=True))],
+) -> BeforeReviewsAnswer:
+    """Return what people were sent before texts in review, so that a reviewer understands the reply.
+
+    A ticket of `GET /v1/reviews` names the person and the text: no other person's messages are shown, and none after
+    the text.
+    """
+    texts = [_ticket(held.field_keys, each, place) for place, each in enumerate(body.sent_before)]
+    async with held.database.begin() as tx:
+        found = await lists.before(tx, texts, SHOWN_BEFORE)
+    log.info("messages before reviews were shown", extra={"by": caller.subject, "mo_ids": [t.mo_id for t in texts]})
+    of: list[list[SentMessage]] = [[] for _ in texts]
+    for sent in found:
+        of[sent.place].append(_sent(held, sent))
+    items = [BeforeReview(mo_id=each.mo_id, messages=sent) for each, sent in zip(texts, of, strict=True)]
+    return BeforeReviewsAnswer(items=items)
+
+
+def _ticket(keys: FieldKeys, said: str, place: int) -> sent_before.Before:
+    try:
+        return sent_before.read(keys, said, datetime.now(UTC))
+    except Unreadable as error:
+        reason = Reason(f"sent_before[{place}]", "no_ticket")
+        raise Invalid("list the reviews again: the ticket is not one of the last hour", reasons=[reason]) from error
+
+
+def _sent(held: Resources[Any], sent: Sent) -> SentMessage:
+    row = sent.row
+    words = opened(held.field_keys, row.text, f"text:{row.message_id}")
+    told = {
+        "subject_id": held.edge_ids.of(sent.controller).shown(row.subject_id),
+        "sent_at": sent.at,
+        "text": DIGIT.sub("•", words) if words and row.category == "transactional" else words,
+    }
+    return SentMessage.model_validate(msgspec.structs.asdict(row) | told)
 
 
 class Enforcement(BaseModel):

@@ -19,6 +19,24 @@ class BatchResults(Answer):
     """In the order of `messages`."""
 
 
+class BeforeReview(Answer):
+    """The messages before a text in review."""
+
+    mo_id: str
+    """The id of the text, a UUID, the same for each repeat by the operator."""
+    messages: list[SentMessage]
+    """The last three that left for the person before the text, the newest first: of the senders of the code that
+    the person wrote to; of every sender, where no sender has the code.
+    """
+
+
+class BeforeReviewsAnswer(Answer):
+    """The messages before several texts in review."""
+
+    items: list[BeforeReview]
+    """An item for each ticket, in request order."""
+
+
 class Cost(Answer):
     """Messages of one sender and lane, charged by one version of the price table."""
 
@@ -265,6 +283,29 @@ class Sent(Answer):
     """The id of the message, a UUID. A repeat of the same request has the same id."""
     status: str
     """The status after the first decision; `GET /v1/messages/{identity}` has the later ones."""
+
+
+class SentMessage(Answer):
+    """A message that a person was sent. `subject_id`: the person's id with the sender's controller."""
+
+    message_id: UUID
+    """The id of the message, a UUID. A repeat of the same request has the same id."""
+    campaign_id: str | None
+    """The campaign that requested the message; null outside campaigns."""
+    sender_id: str
+    """The sender, by the id of its registration, such as `maison-lune`."""
+    subject_id: str
+    """The person, by the id with the sender's controller (`sub_…`); no answer has the number."""
+    category: str
+    """The lane: `marketing`, `transactional` (a code, an alert) or `service` (a notice, or an answer to the
+    person).
+    """
+    sent_at: dt.datetime
+    """The start of the hand-off; where a crash lost the start, the time of the decision to send."""
+    text: str | None
+    """The text; of a transactional message without digits, since a code may still be valid. Null after an erasure,
+    and after the retention of texts.
+    """
 
 
 class TextAudit(Answer):

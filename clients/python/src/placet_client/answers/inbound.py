@@ -125,6 +125,10 @@ class ReviewItem(Answer):
     """
     score: float
     """How sure the rule is, from 0 to 1."""
+    sent_before: str
+    """For an hour: the ticket by which `POST /v1/messages/before-reviews` of dispatch-svc returns the messages
+    that the person was sent before the text.
+    """
     occurred_at: dt.datetime
     """The operator's time of the text."""
     received_at: dt.datetime

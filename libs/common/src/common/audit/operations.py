@@ -25,6 +25,7 @@ READS = (
     "erasures.list",
     "events.list",
     "message_timelines.get",
+    "messages.before_reviews",
     "messages.get",
     "messages.list",
     "messages.search",

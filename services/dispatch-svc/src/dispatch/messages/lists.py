@@ -1,6 +1,6 @@
-"""Read lists of messages: of a sender by time, and of a person. The caller owns the transaction."""
+"""Read lists of messages: of a sender by time, of a person, before a person's text. The caller owns the transaction."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -9,10 +9,31 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import NEWEST_FIRST, Direction, plan_now
+from common.privacy.sent_before import Before
 from dispatch.messages.row import MessageRow, columns_of
 from dispatch.messages.status import Status
 
 _MESSAGE = f"SELECT {columns_of('m', {'number': 'NULL', 'text': 'NULL'})} FROM message AS m"
+_BEFORE = f"""
+SELECT b.place, s.controller, m.sent_at, {columns_of("m", {"number": "NULL"})}
+FROM unnest(CAST(:subject_ids AS text[]), CAST(:codes AS text[]), CAST(:times AS timestamptz[]))
+    WITH ORDINALITY AS b(subject_id, code, received_at, place)
+CROSS JOIN LATERAL (
+    SELECT coalesce(sent.handed_off_at, sent.decided_at) AS sent_at, sent.*
+    FROM message AS sent
+    WHERE sent.subject_id = b.subject_id
+        AND coalesce(sent.handed_off_at, sent.decided_at) <= b.received_at
+        AND sent.status IN ('sending', 'accepted', 'unknown')
+        AND (
+            EXISTS (SELECT FROM sender AS o WHERE o.sender_id = sent.sender_id AND o.stop_code = b.code)
+            OR NOT EXISTS (SELECT FROM sender AS o WHERE o.stop_code = b.code)
+        )
+    ORDER BY sent_at DESC, sent.message_id DESC
+    LIMIT :most
+) AS m
+JOIN sender AS s ON s.sender_id = m.sender_id
+ORDER BY b.place, m.sent_at DESC, m.message_id DESC
+"""
 _ORDERED = (
     " AND (CAST(:at AS timestamptz) IS NULL OR (m.requested_at, m.message_id) {0.beyond} (:at, CAST(:id AS uuid)))"
     " ORDER BY m.requested_at {0.order}, m.message_id {0.order} LIMIT :limit"
@@ -24,6 +45,19 @@ class Place(NamedTuple):
 
     requested_at: datetime
     message_id: UUID
+
+
+class Sent(NamedTuple):
+    """A message that a person was sent.
+
+    `place`: of the text, among those asked about. `controller`: of the sender. `at`: the start of the hand-off; of the
+    decision, where a crash lost the start.
+    """
+
+    place: int
+    controller: str
+    at: datetime
+    row: MessageRow
 
 
 class Listed(NamedTuple):
@@ -77,6 +111,24 @@ async def of_person(
         {"subject_id": subject_id, "sender_ids": sorted(sender_ids), **_behind(after, limit)},
     )
     return [MessageRow.read(row) for row in rows]
+
+
+async def before(tx: AsyncConnection, texts: Sequence[Before], most: int) -> list[Sent]:
+    """Return the last `most` messages handed off before each text, the newest first, without numbers.
+
+    They are those of the senders of the text's code; of every sender, where no sender has the code.
+    """
+    await plan_now(tx)
+    rows = await tx.execute(
+        text(_BEFORE),
+        {
+            "subject_ids": [each.subject_id for each in texts],
+            "codes": [each.short_code for each in texts],
+            "times": [each.received_at for each in texts],
+            "most": most,
+        },
+    )
+    return [Sent(place - 1, controller, at, MessageRow.read(columns)) for place, controller, at, *columns in rows]
 
 
 def _behind(after: Place | None, limit: int) -> Mapping[str, object]:

@@ -25,6 +25,7 @@ from common.contracts import INBOUND_MESSAGES
 from common.contracts.inbound import Concern, Intent
 from common.kafka import outbox
 from common.keyring import FieldKeys, Unreadable
+from common.privacy import sent_before
 from common.service import Resources, resources
 from common.telemetry import counter
 from common.web.auth import Caller, require
@@ -194,6 +195,11 @@ class ReviewItem(BaseModel):
         " of the law (RGPD art. 12) for a right."
     )
     score: float = Field(description="How sure the rule is, from 0 to 1.")
+    sent_before: str = Field(
+        examples=["v1.xZ0"],
+        description="For an hour: the ticket by which `POST /v1/messages/before-reviews` of dispatch-svc returns the"
+        " messages that the person was sent before the text.",
+    )
     occurred_at: datetime = Field(description="The operator's time of the text.")
     received_at: datetime
     behind_start: bool = Field(
@@ -379,6 +385,7 @@ def _item(review: Review, held: Resources[Any]) -> ReviewItem:
         like=held.subject_keys.subject_id(f"review:{event.concern}:{words}") if words else None,
         due_at=rules.due_at(event.concern, event.received_at),
         score=event.score,
+        sent_before=sent_before.ticket(keys, rules.before(event, datetime.now(UTC))),
         occurred_at=event.occurred_at,
         received_at=event.received_at,
         behind_start=event.behind_start,

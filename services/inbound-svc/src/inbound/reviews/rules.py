@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from common.contracts.inbound import Concern, Intent, MessageReceived
+from common.privacy.sent_before import GOOD_FOR, Before
 from inbound.keywords.normal import normalise
 
 LIKELY: Mapping[Concern, Intent | None] = {
@@ -41,6 +42,11 @@ def suggested(event: MessageReceived) -> Intent | None:
 def due_at(concern: Concern, received_at: datetime) -> datetime:
     """Return when a person has read the text at the latest."""
     return received_at + WITHIN[concern]
+
+
+def before(event: MessageReceived, now: datetime) -> Before:
+    """Return what dispatch-svc needs to find the messages before the text."""
+    return Before(event.mo_id, event.subject_id, event.short_code, event.received_at, now + GOOD_FOR)
 
 
 def takes_effect_at(intent: Intent, decided_at: datetime, undo: timedelta) -> datetime:
