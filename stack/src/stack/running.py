@@ -59,12 +59,11 @@ class Stack:
         await self.supervisor.restart(service)
 
     async def restart_with(self, environment: Environment) -> "Stack":
-        """Restart every service with other variables, one after the other; return the stack as it runs then."""
+        """Restart all services with other variables; return the stack as it runs then."""
         stack = replace(self, environment=environment)
-        for name in SERVICES:
-            await self.supervisor.restart(name, stack.told(name))
-            if name == "dispatch":
-                await self.supervisor.restart(PROJECTION, environment.of_projection(stack.told(name)))
+        told = {name: stack.told(name) for name in SERVICES}
+        told[PROJECTION] = environment.of_projection(told["dispatch"])
+        await together(*(self.supervisor.restart(name, env) for name, env in told.items()))
         return stack
 
     async def run(self, service: str, *command: str, within_s: float) -> None:

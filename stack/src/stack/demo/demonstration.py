@@ -56,13 +56,17 @@ During = Callable[[Stack], Coroutine[Any, Any, None]]
 
 @dataclass(slots=True)
 class Demo:
-    """A run of the demo. `during` is called after the first campaign of the first organisation has begun."""
+    """A run of the demo.
+
+    `before` is called while the first organisation signs its people up, and `during` once its first campaign has begun.
+    """
 
     lune: House
     nord: House
     hostile: Callable[[Target], Hostile]
     contacts: Path
     progress: Progress
+    before: Callable[[], Coroutine[Any, Any, None]] | None = None
     during: Callable[[], Coroutine[Any, Any, None]] | None = None
     attempts: list[Attempt] = field(default_factory=list)
     single: dict[str, str] = field(default_factory=dict)
@@ -80,7 +84,7 @@ class Demo:
         self._choose()
         await self._behave()
         await together(self.lune.register(), self.nord.register())
-        await together(self.lune.invite(), self._nord_writes())
+        await together(self.lune.invite(), self._nord_writes(), *([self.before()] if self.before else ()))
         await self._behave(stop_rate=STOP_RATE)
         meanwhile = [self._some_stop(), self._be_hostile(), *([self.during()] if self.during else ())]
         await self.lune.campaign(*meanwhile)
@@ -287,7 +291,7 @@ async def demonstrate(
             disturb = None if during is None else partial(during, stack)
             async with _demo(stack.urls, stack.environment.tokens(), bars, examples, disturb) as demo:
                 if rotation is not None:
-                    demo.during = partial(rotation.begin, demo.nord)
+                    demo.before, demo.during = rotation.prepare, partial(rotation.begin, demo.nord)
                 facts, found = await demo.run()
                 if rotation is not None and found.holds:
                     show(console, facts, found)

@@ -24,12 +24,8 @@ class Rotation:
     progress: Progress
     at: dict[str, int] = field(default_factory=dict)
 
-    async def begin(self, house: House) -> None:
-        """Give the services new keys beside the old ones, make them current, and encrypt stored fields anew.
-
-        `house`: of a finished campaign, whose proof is kept as the old key signs it.
-        """
-        await self._proof(house, "before")
+    async def prepare(self) -> None:
+        """Give the services new keys beside the current ones."""
         self._step("new keys in the rings")
         now = self.stack.environment
         now = replace(
@@ -39,7 +35,15 @@ class Rotation:
             signing_keys=ring_with(now.signing_keys, SIGNING),
         )
         self.stack = await self.stack.restart_with(now)
+
+    async def begin(self, house: House) -> None:
+        """Make the new keys current, and encrypt stored fields anew.
+
+        `house`: of a finished campaign, whose proof is kept as the old key signs it.
+        """
+        await self._proof(house, "before")
         self._step("new keys are current")
+        now = self.stack.environment
         assert now.link_keys is not None
         now = replace(
             now,
