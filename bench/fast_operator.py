@@ -2,9 +2,10 @@
 
 The operator speaks the simulator's protocol and Kannel's (a message per request), and parses requests by hand: the
 measurement is of the sender. With a URL for callbacks, and their secret in SECRET, the operator tells two DLRs of each
-message of the simulator's protocol, `sent` and `delivered`, so many a callback.
+message of the simulator's protocol, `sent` and `delivered`, so many a callback: those of a submit state after state, or
+message after message.
 
-    python -m bench.fast_operator PORT LATENCY_MS [URL DLRS_A_CALLBACK]
+    python -m bench.fast_operator PORT LATENCY_MS [URL DLRS_A_CALLBACK [by_message]]
 """
 
 import asyncio
@@ -64,16 +65,16 @@ class _Dlrs(msgspec.Struct):
 class _Telling:
     """Tells the DLRs of accepted messages; a callback without a 2xx is sent again."""
 
-    def __init__(self, url: str, a_callback: int, secret: bytes) -> None:
-        self._url, self._a_callback = url, a_callback
+    def __init__(self, url: str, a_callback: int, secret: bytes, *, by_message: bool) -> None:
+        self._url, self._a_callback, self._by_message = url, a_callback, by_message
         self._signed = simulator_signed(secret)
         self._waiting: asyncio.Queue[_Dlr] = asyncio.Queue()
 
     def note(self, asked: Sequence[_Message]) -> None:
         now = datetime.now(UTC)
-        for state in ("sent", "delivered"):
-            for message in asked:
-                self._waiting.put_nowait(_Dlr(f"op-{message.reference}", message.reference, state, now))
+        told = [(message, state) for state in ("sent", "delivered") for message in asked]
+        for message, state in sorted(told, key=lambda each: each[0].reference) if self._by_message else told:
+            self._waiting.put_nowait(_Dlr(f"op-{message.reference}", message.reference, state, now))
 
     async def run(self) -> None:
         async with aiohttp.ClientSession() as client, asyncio.TaskGroup() as callers:
@@ -143,8 +144,9 @@ async def _serve(port: int, latency_s: float, telling: _Telling | None) -> None:
             both.create_task(telling.run())
 
 
-async def _main(port: str, latency_ms: str, url: str = "", a_callback: str = "1") -> None:
-    telling = _Telling(url, int(a_callback), os.environ["SECRET"].encode()) if url else None
+async def _main(port: str, latency_ms: str, url: str = "", a_callback: str = "1", order: str = "") -> None:
+    by_message = order == "by_message"
+    telling = _Telling(url, int(a_callback), os.environ["SECRET"].encode(), by_message=by_message) if url else None
     await _serve(int(port), float(latency_ms) / 1e3, telling)
 
 

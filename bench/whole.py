@@ -160,10 +160,10 @@ async def standing(ground: Ground, many: int) -> AsyncIterator[Whole]:
 
 
 @asynccontextmanager
-async def operator(whole: Whole, a_callback: int) -> AsyncIterator[None]:
-    """Run the operator, which tells so many DLRs a callback."""
+async def operator(whole: Whole, a_callback: int, *order: str) -> AsyncIterator[None]:
+    """Run the operator, which tells so many DLRs a callback. `order`: of the DLRs, as the operator reads it."""
     url = f"{whole.ground.environment.urls['inbound']}/v1/callbacks/simulator/main/receipts"
-    arguments = (whole.operator.rpartition(":")[2], str(LATENCY_MS), url, str(a_callback))
+    arguments = (whole.operator.rpartition(":")[2], str(LATENCY_MS), url, str(a_callback), *order)
     secret = os.environ | {"SECRET": whole.ground.environment.simulator_secret}
     command = [sys.executable, "-m", "bench.fast_operator", *arguments]
     await whole.ground.server("operator", command, whole.operator, secret)
