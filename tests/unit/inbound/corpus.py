@@ -20,6 +20,7 @@ from tests.unit.inbound.rivals import RIVALS
 CORPUS = Path(__file__).parents[3] / "services/inbound-svc/corpus/corpus.tsv"
 LABELLED = CORPUS.parent / "labelled.tsv"
 PLAIN = CORPUS.parent / "plain.tsv"
+EVERYDAY = CORPUS.parent / "everyday.tsv"
 WISHES = {"stop", "stop_all", "erase"}
 CLASSES = ("stop", "erase", "start", "confirm", "contact", "review", "none")
 
@@ -100,6 +101,14 @@ def plain() -> tuple[str, ...]:
     head, *rows = PLAIN.read_text(encoding="utf-8").split("\n")[:-1]
     assert head.split("\t") == ["text", "language"]
     return tuple(row.split("\t")[0] for row in rows)
+
+
+@cache
+def everyday() -> tuple[tuple[str, str], ...]:
+    """Return the replies to appointments, deliveries and adverts, and opt-outs in odd dress, each with its label."""
+    head, *rows = EVERYDAY.read_text(encoding="utf-8").split("\n")[:-1]
+    assert head.split("\t") == ["text", "label", "kind"]
+    return tuple((text.replace("\\n", "\n"), label) for text, label, _ in (row.split("\t") for row in rows))
 
 
 def _labelled(text: str, language: str, region: str, first: str, second: str, part: str) -> Labelled:
@@ -194,6 +203,7 @@ def report() -> Iterator[str]:
     yield ""
     held = sum(classify(text).intent == "review" for text in plain())
     yield f"plain replies held, of 1,000  {1000 * held / len(plain()):6.0f}   ({held} of {len(plain())})"
+    yield from _everyday()
     yield ""
     yield from _by_labelled_language()
 
@@ -235,6 +245,13 @@ def wishes(part: Sequence[Labelled]) -> Iterator[str]:
     ):
         count = sum(found.intent in intents for found in due)
         yield f"{title.ljust(30)}{count:5} of {len(due):4}{100 * count / max(len(due), 1):7.1f} %"
+
+
+def _everyday() -> Iterator[str]:
+    for label in ("stop", "nothing"):
+        read = [classify(text).intent for text, told in everyday() if told == label]
+        counted = ", ".join(f"{intent} {read.count(intent)}" for intent in sorted(set(read)))
+        yield f"everyday, {label}".ljust(30) + f"{len(read):5}: {counted}"
 
 
 def _by_labelled_language() -> Iterator[str]:

@@ -10,6 +10,7 @@ from tests.unit.inbound.corpus import (
     WISHES,
     Labelled,
     accidental_starts,
+    everyday,
     false_certainties,
     labelled,
     lines,
@@ -120,10 +121,22 @@ def test_few_plain_replies_are_held_and_none_is_stopped() -> None:
     assert read.count("review") / len(read) < 0.05
 
 
+def test_replies_of_every_day_are_read_as_they_are_meant() -> None:
+    read = [(text, label, classify(text).intent) for text, label in everyday()]
+    wishes = [(text, intent) for text, label, intent in read if label == "stop"]
+    others = [(text, intent) for text, label, intent in read if label == "nothing"]
+
+    assert [text for text, intent in wishes if intent not in ("stop", "review")] == []
+    assert sum(intent == "review" for _, intent in wishes) / len(wishes) < 0.05
+    assert [text for text, intent in others if intent not in ("none", "contact", "review")] == []
+    assert sum(intent == "review" for _, intent in others) / len(others) < 0.1
+
+
 def test_no_plain_reply_teaches_the_weights() -> None:
     taught = {row.split("\t")[0] for row in WRITTEN.read_text(encoding="utf-8").split("\n")}
 
     assert taught.isdisjoint(plain())
+    assert taught.isdisjoint(text for text, _ in everyday())
     assert {line.text for line in lines()}.isdisjoint(plain())
 
 

@@ -31,6 +31,12 @@ WISHES = [
     "nemecrivezplus",
     # the writer's everyday life begins another sentence
     "laissez-moi tranquille je suis au travail",
+    # a slip in the verb, and words without spaces as they sound
+    "Aretez vos textos svp",
+    "areter de me contacter",
+    "pludesms svp",
+    "Plus2pub",
+    "Supprimez merci",
 ]
 
 HELD = [
@@ -56,6 +62,10 @@ HELD = [
     "c'est quoi ce stop qui ne marche pas",
     # a refusal, and a thing of the shop that is far
     "je refuse tout net comme expliqué hier au vendeur",
+    # another's wish, or an act that may be ours
+    "ma cousine veut arrêter les textos",
+    "mon frère veut arrêter ce bazar",
+    "mon fils me fait arrêter le truc",
     # the words of a rule, in another order
     "de vos textos on en a jamais marre",
     # a thing, and a wish beside the word
@@ -83,6 +93,12 @@ NOTHING = [
     "Bande de voleurs, le manteau a perdu deux boutons",
     "je ne veux plus le canapé gris",
     "N'envoyez pas le colis, je passe",
+    # the family's acts, and a way
+    "Ma cousine veut arrêter le violon, on peut être remboursés ?",
+    "Difficile d'arrêter mon frère devant vos rayons",
+    "Au stop à gauche puis tout droit, maison verte",
+    # an act that is told
+    "Mon train est annulé, je passe demain",
 ]
 
 CASES = [("stop", WISHES), ("review", HELD), ("none", NOTHING)]

@@ -414,7 +414,8 @@ def _sounded(said: Sequence[Said], content: Sequence[Clause], known: Words) -> F
                         return found
                     doubt = doubt or found
         joined = "".join(without_courtesy(each.clause, known))
-        if joined in known.glued_stops or COURTESY_AT_END.sub("", joined) in known.glued_stops:
+        bare = COURTESY_AT_END.sub("", joined)
+        if not known.glued_stops.isdisjoint((joined, bare, sound(bare))):
             return Finding("stop", "any-1:glued_stop", NEAR)
         several = any(len(word) >= WORD_CHARS and word not in known.known for word in each.clause)
         if several and has_glued(each.clause, known.glued, known.known):

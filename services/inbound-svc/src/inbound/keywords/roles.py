@@ -2,6 +2,7 @@
 
     thing       "le prochain arrêt", "non-stop", "next stop"
     act         "ils ont arrêté le modèle", "la batterie s'arrête", "I will stop by"
+    family      "mon fils veut arrêter le judo", "impossible d'arrêter mon mari"
     meaning     "c'est quoi STOP au 36111 ?"
     going on    "ne vous arrêtez surtout pas, j'adore"
 
@@ -14,7 +15,9 @@ from inbound.keywords.grammar import Said
 from inbound.keywords.lists import Words
 
 PAIR = 2  # words
-SUBJECT_REACH = 3  # words from another's pronoun to the verb
+SUBJECT_REACH = 3  # words from another's pronoun, or name, to the verb
+THE = frozenset(["le", "la", "les", "l", "son", "sa", "ses"])  # of a thing of the other's: "ce", "vos" may be of ours
+POSSESSIVES = frozenset(["mon", "ma", "mes", "son", "sa", "ses"])
 
 
 def asks_nothing(here: Said, at: int, told: Set[str], known: Words) -> bool:
@@ -27,8 +30,12 @@ def asks_nothing(here: Said, at: int, told: Set[str], known: Words) -> bool:
     if goes_on(here, told, known):
         return True
     clause = here.clause
-    if here.has("traffic") or here.has("urges"):
+    if here.has("traffic"):
         return False
+    if _of_family(clause, at, known):
+        return True
+    if here.has("urges"):
+        return here.has("everyday") and clause[:at][-1:] == ("au",)
     if here.has("occasions") and clause[at + 1 : at + 2] in (("de",), ("d",)):
         return True
     return (len(told) > PAIR and _thing(clause, at, known)) or _act(here, at, known)
@@ -52,6 +59,16 @@ def _thing(clause: Sequence[str], at: int, known: Words) -> bool:
     if any(word in known.compounds for word in (*before, *after)):
         return True
     return any(word in known.things for word in before)
+
+
+def _of_family(clause: Sequence[str], at: int, known: Words) -> bool:
+    """Return whether another stops a thing, or another is stopped: no word for the writer or for us stands between."""
+    before, after = clause[max(0, at - SUBJECT_REACH) : at], clause[at + 1 :]
+    if clause[at] != "arreter" or len(after) < PAIR:
+        return False
+    if after[0] in THE and any(word in known.others for word in before):
+        return known.objects.isdisjoint(before)
+    return after[0] in POSSESSIVES and after[1] in known.others
 
 
 def _act(said: Said, at: int, known: Words) -> bool:
