@@ -10,6 +10,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from placet_cli.main import main
@@ -17,9 +18,11 @@ from placet_client import AsyncPlacet
 from placet_client import upload as uploading
 from placet_client.flow import Send, Step
 from placet_client.session import SyncSession
+from tests.operators import signed
 from tests.service.clients.running import served
-from tests.service.rights.four import knows_senders
-from tests.support.eventually import eventually
+from tests.service.rights.four import SECRET, knows_senders
+from tests.support.builders import now
+from tests.support.eventually import WITHIN_S, eventually
 from tests.support.running import Surroundings, token
 
 pytestmark = pytest.mark.any_broker
@@ -163,6 +166,71 @@ async def test_a_person_goes_from_the_login_to_a_finished_campaign_and_its_proof
     assert "HOLDS" in await placet("proofs", "verify", proof, "--jwks", keys), "offline"
     _changed(proof)
     assert "DOES NOT HOLD" in await placet("proofs", "verify", proof, "--jwks", keys, exits=6)
+
+
+async def test_a_reviewer_reads_what_was_sent_before_a_text_and_decides_a_group(
+    surroundings: Surroundings, shell: Callable[[dict[str, str]], Path], tmp_path: Path
+) -> None:
+    async with served(surroundings) as environment:
+        await placet("login", "--env-file", str(shell(environment)))
+        sender = tmp_path / "sender.json"
+        sender.write_text(json.dumps(SENDER))
+        await placet("senders", "create", str(sender))
+        for service in ("dispatch", "inbound"):
+            await eventually(knows_senders(surroundings, service, 1))
+        await _notified(environment, "Votre colis arrive demain.")
+        await _texted(environment, NUMBER, "Ne stoppez pas")
+        await _texted(environment, "06 39 98 01 03", "NE STOPPEZ PAS !")
+
+        listed = {each["text"]: each for each in await told("reviews", "list")}
+        assert sorted(listed) == ["NE STOPPEZ PAS !", "Ne stoppez pas"]
+        [like] = {each["like"] for each in listed.values()}
+        one, other = (listed[text]["mo_id"] for text in ("Ne stoppez pas", "NE STOPPEZ PAS !"))
+        table = await placet("reviews", "list")
+        assert listed["Ne stoppez pas"]["rule"] in table
+
+        before = {each["text"]: each["before"] for each in await told("reviews", "open", like)}
+        assert [each["text"] for each in before["Ne stoppez pas"]] == ["Votre colis arrive demain."]
+        assert before["NE STOPPEZ PAS !"] == []
+        read = (await placet("reviews", "open", one)).splitlines()
+        assert read[0].endswith("maison-lune > Votre colis arrive demain.")
+        assert read[1].endswith(f"{one} < Ne stoppez pas")
+        assert read[2].startswith(f"doubt, suggestion stop, by rule {listed['Ne stoppez pas']['rule']}; read it by ")
+        assert other not in "".join(read)
+
+        decided = await told("reviews", "decide", "none", one, other)
+        assert [(each["mo_id"], each["result"]) for each in decided] == [(one, "decided"), (other, "decided")]
+        assert "no open review" in await placet("reviews", "open", like, exits=1)
+        assert "none, decided by tester; to be undone until" in await placet(
+            "reviews", "open", one, "--state", "decided"
+        )
+        await placet("reviews", "undo", one)
+        assert [each["mo_id"] for each in await told("reviews", "list")] == [one]
+        await placet("reviews", "decide", "stop", one)
+        assert "stop, decided by tester; in effect" in await placet("reviews", "open", one, "--state", "decided")
+        assert "409" in await placet("reviews", "undo", one, exits=1)
+
+
+async def _notified(environment: dict[str, str], text: str) -> None:
+    """Have the person at NUMBER sent a notice."""
+    async with AsyncPlacet(token(), dispatch_url=environment["PLACET_DISPATCH_URL"]) as client:
+        sent = await client.messages.create(sender_id="maison-lune", to=NUMBER, category="service", text=text)
+
+        async def accepted() -> bool:
+            return (await client.messages.get(sent.message_id)).status == "accepted"
+
+        await eventually(accepted)
+
+
+async def _texted(environment: dict[str, str], number: str, text: str) -> None:
+    """Text to the sender's code, as the person's own phone."""
+    at = now()
+    mo = {"id": f"mo-{number[-2:]}", "from": number, "to": SENDER["stop_code"], "text": text, "sent_at": at.isoformat()}
+    raw = json.dumps(mo).encode()
+    url = f"{environment['PLACET_INBOUND_URL']}/v1/callbacks/simulator/main/messages"
+    async with httpx.AsyncClient(timeout=WITHIN_S) as http:
+        answer = await http.post(url, content=raw, headers=signed(raw, SECRET, at))
+    assert answer.status_code == 200, answer.text
 
 
 async def _listed(campaign_id: str) -> None:

@@ -20,7 +20,7 @@ def list_(state: State = "open", limit: ask.Limit = 20, as_json: AsJson = False)
     """List the texts, the oldest first. Texts of one `like` are decided together."""
     with profile.client() as placet:
         found = placet.reviews.list(state=state, limit=min(limit, ask.MOST_A_PAGE))
-        rows(found, ("mo_id", "due_at", "concern", "suggestion", "like", "text"), as_json, limit)
+        rows(found, ("mo_id", "due_at", "concern", "suggestion", "rule", "like", "text"), as_json, limit)
 
 
 @app.command("open")
@@ -29,7 +29,7 @@ def open_(
     state: State = "open",
     as_json: AsJson = False,
 ) -> None:
-    """Show the texts of a group, each with the last messages that its writer was sent before."""
+    """Show the texts of a group: what each writer was sent before, the suggestion and its rule, the decision."""
     with profile.client() as placet:
         listed = placet.reviews.list(state=state, limit=ask.MOST_A_PAGE)
         found = list(islice((each for each in listed if name in (each.like, each.mo_id)), MOST))
@@ -45,7 +45,13 @@ def open_(
         for each in reversed(sent.messages):
             said = "(the text is erased)" if each.text is None else each.text
             out().print(f"{each.sent_at:%Y-%m-%d %H:%M}  {each.sender_id} > {printable(said)}")
-        out().print(f"{item.received_at:%Y-%m-%d %H:%M}  {item.mo_id} < {printable(item.text or '(erased)')}\n")
+        out().print(f"{item.received_at:%Y-%m-%d %H:%M}  {item.mo_id} < {printable(item.text or '(erased)')}")
+        likely = f"suggestion {item.suggestion}" if item.suggestion else "no suggestion"
+        out().print(f"{item.concern}, {likely}, by rule {item.rule}; read it by {item.due_at:%Y-%m-%d %H:%M}")
+        if (decision := item.decision) is not None:
+            state = "in effect" if decision.in_effect else f"to be undone until {decision.takes_effect_at:%H:%M:%S}"
+            out().print(f"{decision.intent}, decided by {printable(decision.decided_by)}; {state}")
+        out().print()
 
 
 @app.command()
