@@ -39,10 +39,15 @@ class Tenant:
     code: str
     answers: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
-    async def call(self, service: str, operation: str, body: Any = None, query: str = "", **named: str) -> Any:
-        """Call an operation by its name in the OpenAPI document. `named`: the parts of its path."""
+    async def call(
+        self, service: str, operation: str, body: Any = None, query: str = "", *, platform: bool = False, **named: str
+    ) -> Any:
+        """Call an operation by its name in the OpenAPI document. `named`: the parts of its path.
+
+        `platform`: by the platform's operator, about this tenant.
+        """
         method, path = operation.split()
-        headers = bearer(organisation=self.organisation, scope=TENANT)
+        headers = bearer() if platform else bearer(organisation=self.organisation, scope=TENANT)
         answer = await self.told.clients[service].request(
             method, path.format(**named) + query, json=body, headers=headers, timeout=30
         )
@@ -156,6 +161,16 @@ async def lists(of: Tenant) -> None:
     await eventually(replied)
 
 
+async def shown_to_reviewers(of: Tenant) -> None:
+    """The messages before a text in review: by the ids of the tenant, even for the platform's reviewers."""
+    await of.told.texted(STOPPED_ALL, "Ne stoppez pas", to=of.code)
+    reviews = await of.told.call("GET", "inbound", "/v1/reviews")
+    tickets = [each["sent_before"] for each in reviews["items"] if each["short_code"] == of.code]
+    found = await of.call("dispatch", "POST /v1/messages/before-reviews", {"sent_before": tickets}, platform=True)
+    shown_as = [{each["subject_id"] for each in item["messages"]} for item in found["items"]]
+    assert shown_as == [{shown(STOPPED_ALL, of.controller)}]
+
+
 async def uses_rights(of: Tenant) -> None:
     """The erasure comes last: what is being erased is not copied."""
     whom: dict[str, Any] = {"number": number(1), "controller": of.controller}
@@ -217,6 +232,7 @@ async def test_what_two_controllers_are_told_of_the_same_people_cannot_be_joined
         for tenant in (lune, soleil):
             await looks_at_facts(tenant)
             await lists(tenant)
+            await shown_to_reviewers(tenant)
         for tenant in (lune, soleil):
             await uses_rights(tenant)
 
