@@ -873,9 +873,8 @@ MUTANTS = (
     Mutant(
         "a failed commit gives back",
         DATABASE,
-        "            try:\n                yield tx\n            except BaseException:\n",
-        "            try:\n                yield tx\n"
-        "                await tx.commit()\n            except BaseException:\n",
+        "                    yield tx\n",
+        "                    yield tx\n                    await tx.commit()\n",
         "tests/service/common/test_allowances.py",
     ),
     Mutant(
@@ -1043,8 +1042,8 @@ MUTANTS = (
     Mutant(
         "a message is written to a connection that the provider has closed",
         CONNECTIONS,
-        "    return not poll.poll(0)\n",
-        "    return True\n",
+        "        return not asked.poll(0)\n",
+        "        return True\n",
         f"{CONNECTION_TESTS} -k kept_connection",
     ),
     Mutant(
@@ -1162,7 +1161,7 @@ MUTANTS = (
     Mutant(
         "the reader waves through a thing that has a wish beside it",
         f"{KEYWORDS}/roles.py",
-        '    if here.has("traffic") or here.has("urges"):\n        return False\n',
+        '    if here.has("traffic"):\n        return False\n',
         "",
         f"{PARTS} -k parts_of_a_text",
     ),
@@ -1221,6 +1220,34 @@ MUTANTS = (
         "            if all(any(word in group for word in after) for group in rule.groups[1:]):",
         "            if True:",
         f"{PARTS} -k parts_of_a_text",
+    ),
+    Mutant(
+        "the reader drops a wish of the writer for an act of the family",
+        f"{KEYWORDS}/roles.py",
+        "        return known.objects.isdisjoint(before)\n",
+        "        return True\n",
+        f"{PARTS} -k parts_of_a_text",
+    ),
+    Mutant(
+        "the reader reads words without spaces as they are spelt alone",
+        f"{KEYWORDS}/classifier.py",
+        "isdisjoint((joined, bare, sound(bare)))",
+        "isdisjoint((joined, bare))",
+        f"{PARTS} -k parts_of_a_text",
+    ),
+    Mutant(
+        "a reviewer reads a message that left after the text",
+        "services/dispatch-svc/src/dispatch/messages/lists.py",
+        "        AND coalesce(sent.handed_off_at, sent.decided_at) <= b.received_at\n",
+        "",
+        "tests/service/dispatch/test_before_reviews.py -k left_after",
+    ),
+    Mutant(
+        "a reviewer reads a message of a sender with another code",
+        "services/dispatch-svc/src/dispatch/messages/lists.py",
+        "            OR NOT EXISTS (SELECT FROM sender AS o WHERE o.stop_code = b.code)\n",
+        "            OR TRUE\n",
+        "tests/service/dispatch/test_before_reviews.py -k last_three",
     ),
     Mutant(
         "the reader ignores what a rule of several words excludes",
