@@ -37,6 +37,16 @@ def number(n: int) -> str:
     return f"+3363998{n:04d}"
 
 
+def shop_export() -> str:
+    """A shop's export of three customers, with Shopify's titles and the date of a consent: the first accepts SMS."""
+    return (
+        "Customer ID,First Name,Phone,Default Address Phone,Accepts SMS Marketing,Consent date\n"
+        f"7001,Zoé,'{number(1)},{number(8)},yes,03/11/2025 14:05\n"
+        "7002,Léo,06 39 98 00 02,,no,\n"
+        f"7003,Ana,{number(3)},,no,\n"
+    )
+
+
 def subject(n: int) -> str:
     return subject_keys.subject_id(number(n))
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.service.campaign.campaigns import Campaigns
 from tests.service.campaign.test_resumed_imports import opened
-from tests.support.builders import number
+from tests.support.builders import number, shop_export
 from tests.support.running import bearer
 
 pytestmark = pytest.mark.brokerless
@@ -39,6 +39,20 @@ async def test_a_dry_run_tells_how_each_line_and_column_is_read_and_stores_nothi
         assert await sql.fetchval("SELECT count(*) FROM import_piece") == 0
         assert await sql.fetchval("SELECT count(*) FROM contact") == 0
         assert await sql.fetchval("SELECT max(received_bytes) FROM contact_import") == 0
+
+
+async def test_the_export_of_a_shop_that_fits_the_other_files_fits_contacts_too(campaigns: Campaigns) -> None:
+    found = await tried(campaigns, shop_export().encode())
+    assert (found["file_refused"], found["lines"], found["refused"]) == (None, 3, 0)
+    assert [each["read"]["number"] for each in found["first_lines"]] == [number(1), number(2), number(3)]
+    assert {each["title"]: each["taken_for"] for each in found["columns"]} == {
+        "Customer ID": "attribute",
+        "First Name": "attribute",
+        "Phone": "number",
+        "Default Address Phone": "other_number",
+        "Accepts SMS Marketing": "attribute",
+        "Consent date": "attribute",
+    }
 
 
 async def test_a_dry_run_of_a_file_that_would_be_refused_says_why(campaigns: Campaigns) -> None:

@@ -6,10 +6,12 @@ from typing import Any
 import httpx
 import pytest
 
+from common.sms.msisdn import readings
+from consent.imports import provider_list
 from consent.service import Settings, build
 from tests.service.consent.test_consent_api import SENDER
 from tests.service.consent.test_imports import opened, suppressions, terms
-from tests.support.builders import number
+from tests.support.builders import number, shop_export
 from tests.support.running import Surroundings, bearer, running
 
 pytestmark = pytest.mark.brokerless
@@ -67,6 +69,47 @@ async def test_a_dry_run_tells_how_each_line_and_column_is_read_and_stores_nothi
         assert await sql.fetchval("SELECT count(*) FROM import_piece") == 0
         assert await sql.fetchval("SELECT count(*) FROM subject") == 0
         assert await sql.fetchval("SELECT max(received_bytes) FROM import_file") == 0
+
+
+async def test_a_dry_run_of_suppressions_tells_what_each_line_and_column_is_taken_for(
+    service: httpx.AsyncClient, surroundings: Surroundings
+) -> None:
+    file = "Téléphone,Accepts SMS Marketing,Consent date,Date du STOP,Email\n"
+    file += f"{number(1)},non,02/11/2025 10:00,03/11/2025 14:05,\n"
+    file += f"06 39 98 00 02,no,,,zoe@acme.example\n{number(3)},oui,02/11/2025 10:00,,\nZoé,no,,,\n"
+    stated = suppressions(time_zone="Europe/Paris", date_order="day_first")
+    found = await tried(service, stated, file.encode("cp1252"))
+    assert (found["charset"], found["file_refused"], found["unknown_columns"]) == ("windows-1252", None, [])
+    assert [c["taken_for"] for c in found["columns"]] == [
+        "number", "accepts_sms", "of_no_use", "occurred_at", "of_no_use",
+    ]  # fmt: skip
+    assert found["first_lines"] == [
+        {"line": 2, "read": {"number": number(1), "occurred_at": "2025-11-03T13:05:00+00:00"}},
+        {"line": 3, "read": {"number": number(2)}},
+    ]
+    assert [(r["line"], r["field"], r["reason"]) for r in found["refusals"]] == [
+        (4, "accepts_sms", "consent_given"),
+        (5, "number", "not_a_number"),
+    ]
+    async with surroundings.sql("consent") as sql:
+        assert await sql.fetchval("SELECT count(*) FROM import_piece") == 0
+        assert await sql.fetchval("SELECT count(*) FROM subject") == 0
+
+
+async def test_one_export_of_a_shop_fits_consents_and_suppressions(service: httpx.AsyncClient) -> None:
+    export = shop_export()
+    as_consents = terms(time_zone="Europe/Paris", date_order="day_first")
+    as_suppressions = suppressions(time_zone="Europe/Paris", date_order="day_first")
+    consents = await tried(service, as_consents, export.encode())
+    listed = await tried(service, as_suppressions, export.encode())
+    assert [found["file_refused"] for found in (consents, listed)] == [None, None]
+    assert [[each["line"] for each in found["first_lines"]] for found in (consents, listed)] == [[2], [3, 4]]
+    assert consents["first_lines"][0]["read"]["number"] == number(1)
+    entries = provider_list.numbers(export)
+    read = [readings(raw, fictional=True) for _, raw in entries]
+    assert read == [(number(1),), (number(2),), (number(3),)], "by the reader of a provider's list"
+    assert consents["reasons"] == {"consent_not_given": 2}
+    assert listed["reasons"] == {"consent_given": 1}
 
 
 async def test_a_dry_run_of_a_file_that_would_be_refused_says_why_and_names_the_columns(
