@@ -82,6 +82,7 @@ READS = frozenset(
         ("consent", "POST /v1/consents/check"),
         ("consent", "POST /v1/proofs"),
         ("consent", "POST /v1/imports/{import_id}/dry-run"),
+        ("consent", "POST /v1/reconciliations/dry-run"),
         ("campaign", "POST /v1/imports/{import_id}/dry-run"),
         ("campaign", "POST /v1/campaigns/{campaign_id}/pre-flight"),
         ("campaign", "POST /v1/campaigns/{campaign_id}/trace"),

@@ -6,8 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from common.sms.msisdn import readings
-from consent.imports import provider_list
+from consent.imports import reconciliations
 from consent.service import Settings, build
 from tests.service.consent.test_consent_api import SENDER
 from tests.service.consent.test_imports import opened, suppressions, terms
@@ -15,6 +14,8 @@ from tests.support.builders import number, shop_export
 from tests.support.running import Surroundings, bearer, running
 
 pytestmark = pytest.mark.brokerless
+
+LISTED = {"sender_id": "acme", "provider": "ovh"}
 
 
 @pytest.fixture
@@ -28,6 +29,13 @@ async def service(surroundings: Surroundings) -> AsyncIterator[httpx.AsyncClient
 async def tried(client: httpx.AsyncClient, terms: dict[str, Any], file: bytes) -> dict[str, Any]:
     import_id = await opened(client, terms)
     answer = await client.post(f"/v1/imports/{import_id}/dry-run", content=file)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def listing_tried(client: httpx.AsyncClient, listed: str) -> dict[str, Any]:
+    answer = await client.post("/v1/reconciliations/dry-run", json=LISTED | {"list": listed})
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
     return found
@@ -96,18 +104,59 @@ async def test_a_dry_run_of_suppressions_tells_what_each_line_and_column_is_take
         assert await sql.fetchval("SELECT count(*) FROM subject") == 0
 
 
-async def test_one_export_of_a_shop_fits_consents_and_suppressions(service: httpx.AsyncClient) -> None:
+async def test_a_dry_run_of_a_provider_list_tells_how_it_is_read_and_opts_nobody_out(
+    service: httpx.AsyncClient, surroundings: Surroundings
+) -> None:
+    listed = f"Date;Téléphone;Destinataire\n2026-01-01;06 39 98 00 01;{number(9)}\n2026-01-01;Zoé;\n"
+    found = await listing_tried(service, listed)
+    assert [(c["place"], c["title"], c["taken_for"]) for c in found["columns"]] == [
+        (1, "Date", "unknown"),
+        (2, "Téléphone", "number"),
+        (3, "Destinataire", "other_number"),
+    ]
+    assert (found["delimiter"], found["file_refused"], found["unknown_columns"]) == (";", None, ["Date"])
+    assert found["first_lines"] == [{"line": 2, "read": {"number": number(1)}}]
+    assert (found["lines"], found["refused"], found["reasons"]) == (2, 1, {"not_a_number": 1})
+    assert found["refusals"] == [{"line": 3, "field": "number", "reason": "not_a_number"}]
+
+    bare = await listing_tried(service, f"{number(1)}\n{number(2)}\n")
+    assert [(c["place"], c["title"], c["taken_for"]) for c in bare["columns"]] == [(1, "", "number")]
+    assert [each["line"] for each in bare["first_lines"]] == [1, 2]
+    in_json = await listing_tried(service, f'["{number(1)}"]')
+    assert (in_json["columns"], in_json["delimiter"], in_json["lines"]) == ([], None, 1)
+    assert (await listing_tried(service, ""))["lines"] == 0
+    async with surroundings.sql("consent") as sql:
+        assert await sql.fetchval("SELECT count(*) FROM subject") == 0
+
+
+async def test_a_provider_list_that_would_be_refused_is_refused_in_a_dry_run_as_well(
+    service: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciliations, "LIST_NUMBERS", 2)
+    for listed, reason in (
+        ("nom,prénom\nDurand,Zoé\n", "not_a_list"),
+        ('{"optOuts": []}', "not_a_list"),
+        ("".join(f"{number(n)}\n" for n in (1, 2, 3)), "too_long"),
+    ):
+        found = await listing_tried(service, listed)
+        assert found["file_refused"]["reason"] == reason
+        refused = await service.post("/v1/reconciliations", json=LISTED | {"list": listed})
+        assert (refused.status_code, refused.json()["reasons"][0]["reason"]) == (422, reason)
+    assert [c["title"] for c in (await listing_tried(service, "nom,prénom\n"))["columns"]] == ["nom", "prénom"]
+
+
+async def test_one_export_of_a_shop_fits_consents_suppressions_and_a_provider_list(service: httpx.AsyncClient) -> None:
     export = shop_export()
     as_consents = terms(time_zone="Europe/Paris", date_order="day_first")
     as_suppressions = suppressions(time_zone="Europe/Paris", date_order="day_first")
     consents = await tried(service, as_consents, export.encode())
     listed = await tried(service, as_suppressions, export.encode())
-    assert [found["file_refused"] for found in (consents, listed)] == [None, None]
-    assert [[each["line"] for each in found["first_lines"]] for found in (consents, listed)] == [[2], [3, 4]]
-    assert consents["first_lines"][0]["read"]["number"] == number(1)
-    entries = provider_list.numbers(export)
-    read = [readings(raw, fictional=True) for _, raw in entries]
-    assert read == [(number(1),), (number(2),), (number(3),)], "by the reader of a provider's list"
+    provider = await listing_tried(service, export)
+    assert [found["file_refused"] for found in (consents, listed, provider)] == [None, None, None]
+    assert [[each["line"] for each in found["first_lines"]] for found in (consents, listed, provider)] == [
+        [2], [3, 4], [2, 3, 4],
+    ]  # fmt: skip
+    assert [each["read"]["number"] for each in provider["first_lines"]] == [number(1), number(2), number(3)]
     assert consents["reasons"] == {"consent_not_given": 2}
     assert listed["reasons"] == {"consent_given": 1}
 
@@ -141,5 +190,13 @@ async def test_only_who_may_import_tries_a_file(service: httpx.AsyncClient) -> N
         (bearer(senders=["globex"]), 404),
     ):
         answer = await service.post(f"/v1/imports/{import_id}/dry-run", content=b"number\n", headers=headers)
+        assert answer.status_code == status
+    for headers, status in (
+        ({"Authorization": ""}, 401),
+        (bearer(scope="consent:read"), 403),
+        (bearer(senders=["globex"]), 403),
+    ):
+        body = LISTED | {"list": number(1)}
+        answer = await service.post("/v1/reconciliations/dry-run", json=body, headers=headers)
         assert answer.status_code == status
     assert (await service.post(f"/v1/imports/{import_id}/dry-run", content=b"x" * 9_000_000)).status_code == 413

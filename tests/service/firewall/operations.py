@@ -217,6 +217,10 @@ CONSENT: Mapping[str, Operation] = {
     "POST /v1/reconciliations": Operation(
         lambda t: [Ask(body={"sender_id": t.sender_id, "provider": "ovh", "list": f"number\n{t.number}\n"})]
     ),
+    "POST /v1/reconciliations/dry-run": Operation(
+        lambda t: [Ask(body={"sender_id": t.sender_id, "provider": "ovh", "list": f"number\n{t.number}\n"})],
+        reads=True,
+    ),
     "GET /.well-known/jwks.json": Operation(nothing),
     "GET /v1/receipts/{evidence_id}": Operation(by(evidence_id="evidence_id")),
     "GET /v1/seals/newest": Operation(nothing, platform=True),

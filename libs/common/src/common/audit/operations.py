@@ -163,6 +163,7 @@ UNWRITTEN: Mapping[str, str] = {
         _RECORDED,
     ),
     **dict.fromkeys(
-        ("consent_imports.dry_run", "contact_imports.dry_run"), "shows the caller's own file, and keeps nothing"
+        ("consent_imports.dry_run", "contact_imports.dry_run", "reconciliations.dry_run"),
+        "shows the caller's own file, and keeps nothing",
     ),
 }

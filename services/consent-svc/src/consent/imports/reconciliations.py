@@ -5,7 +5,9 @@ would not deliver, with any consent on record. Only a token for every sender rep
 caller could write any list, and the STOP would hold for the whole controller.
 """
 
+import asyncio
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated
@@ -13,6 +15,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from pydantic import ConfigDict, Field
 
+from common.files.columns import Meaning
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.sms.msisdn import NumberRefused, applying, readings
@@ -20,6 +23,15 @@ from common.web.auth import Caller, require
 from common.web.fields import NumberCountry, Short, Slug
 from common.web.openapi import refuses
 from common.web.problems import Invalid, NotFound, Reason
+from common.web.upload import (
+    DRY_RUN_LINES,
+    DRY_RUN_REFUSALS,
+    ColumnRead,
+    DryRun,
+    FileProblem,
+    LineRead,
+    LineRefused,
+)
 from consent.bodies import EXAMPLE_NUMBER, Body
 from consent.imports import provider_list
 from consent.imports.provider_list import LIST_NUMBERS, NotAList
@@ -42,6 +54,7 @@ CHUNK = 1000
 LIST_CHARS = 4_000_000
 LIST_BYTES = 2 * LIST_CHARS  # JSON writes a line break as two bytes
 LINES_NAMED = 100
+TOO_LONG = f"at most {LIST_NUMBERS} numbers at once"
 
 Held = Annotated[Resources[ServiceSettings], Depends(resources)]
 
@@ -114,6 +127,67 @@ async def reconcile(
     return found
 
 
+@router.post("/reconciliations/dry-run", operation_id="reconciliations.dry_run", responses=refuses(NotFound))
+async def dry_run(body: ListBody, caller: Annotated[Caller, Depends(require("consent:write"))], held: Held) -> DryRun:
+    """Read a provider's list as a reconciliation would, compare nothing, and store nothing.
+
+    The answer has the first lines as read, the meaning that each column was taken for, and the lines without a number.
+    """
+    await caller.may_use(body.sender_id)
+    async with held.database.begin() as tx:
+        sender = await senders_store.find_sender(tx, body.sender_id)
+    assert sender is not None, "the caller may use it"
+    countries = applying(body.country, sender.countries, held.settings.country)
+    return await asyncio.to_thread(_tried, body.list, countries, fictional=held.settings.fictional_numbers)
+
+
+def _tried(text: str, countries: Sequence[str], *, fictional: bool) -> DryRun:
+    found = DryRun(
+        bytes=len(text.encode("utf-8", "replace")),
+        charset=None,
+        delimiter=None,
+        encoded_twice=False,
+        file_refused=None,
+        columns=[],
+        unknown_columns=[],
+        first_lines=[],
+        lines=0,
+        refused=0,
+        reasons={},
+        refusals=[],
+    )
+    try:
+        header = provider_list.header(text)
+        found.delimiter = header.delimiter
+        found.columns = [ColumnRead(place=c.place, title=c.title, taken_for=c.meaning) for c in header.columns]
+        found.unknown_columns = [c.title for c in header.columns if c.meaning is Meaning.UNKNOWN]
+        _read_lines(found, text, countries, fictional=fictional)
+    except NotAList as error:
+        found.file_refused = FileProblem(reason="not_a_list", detail=str(error))
+    return found
+
+
+def _read_lines(found: DryRun, text: str, countries: Sequence[str], *, fictional: bool) -> None:
+    people: set[str] = set()
+    reasons: Counter[str] = Counter()
+    for line, raw in provider_list.numbers(text):
+        found.lines += 1
+        try:
+            numbers = readings(raw, countries=countries, fictional=fictional)
+        except NumberRefused as refused:
+            reasons[refused.reason] += 1
+            if len(found.refusals) < DRY_RUN_REFUSALS:
+                found.refusals.append(LineRefused(line=line, field="number", reason=refused.reason))
+            continue
+        people.update(numbers)
+        if len(found.first_lines) < DRY_RUN_LINES:
+            others = {"other_readings": ", ".join(numbers[1:])} if len(numbers) > 1 else {}
+            found.first_lines.append(LineRead(line=line, read={"number": numbers[0], **others}))
+    found.refused, found.reasons = reasons.total(), dict(reasons)
+    if len(people) > LIST_NUMBERS:
+        found.file_refused = FileProblem(reason="too_long", detail=TOO_LONG)
+
+
 def _listed(text: str, held: Resources[ServiceSettings], countries: Sequence[str]) -> tuple[dict[str, str], list[int]]:
     """Return numbers by subject_id, and the lines without a digit. Raises Invalid."""
     listed: dict[str, str] = {}
@@ -129,7 +203,7 @@ def _listed(text: str, held: Resources[ServiceSettings], countries: Sequence[str
     except NotAList as error:
         raise Invalid(str(error), reasons=[Reason("list", "not_a_list", str(error))]) from error
     if len(listed) > LIST_NUMBERS:
-        raise Invalid(f"at most {LIST_NUMBERS} numbers at once", reasons=[Reason("list", "too_long")])
+        raise Invalid(TOO_LONG, reasons=[Reason("list", "too_long")])
     return listed, unreadable
 
 
