@@ -86,6 +86,9 @@ SINCH_ID, BIRD_ID, TELNYX_ID = (
     "40385f64-5717-4562-b3fc-2c963f66afa6",
 )
 PLIVO_ID = "83876bdb-2033-4876-bfaf-0ff8693705af"
+PLIVO_TIMES = "&".join(
+    f"{name}=2026-11-30+18%3A30%3A00.000000" for name in ("MessageTime", "QueuedTime", "SentTime", "DeliveryReportTime")
+)
 UUID = "aaaaaaaa-bbbb-4ccc-8ddd-0123456789ab"
 SINCH_AT, INFOBIP_AT = utc(2019, 8, 24, 14, 15, 22), utc(2019, 11, 9, 16)
 TELNYX_AT = datetime(2019, 1, 23, 18, 10, 2, 574000, UTC)
@@ -589,6 +592,14 @@ CASES = [
     ),
     Case("no text", "plivo", "messages", "plivo/mo.form", ("Text", "missing"), {"Text=": "other="}),
     Case("delivered", "plivo", "receipts", PLIVO, (dlr(PLIVO_ID, "delivered"),)),
+    Case(
+        "its times without a zone and its parent are left out",
+        "plivo",
+        "receipts",
+        PLIVO,
+        (dlr(PLIVO_ID, "delivered"),),
+        {f"ParentMessageUUID={PLIVO_ID}": f"ParentMessageUUID={UUID}&{PLIVO_TIMES}"},
+    ),
     plivo("queued", "", "queued"),
     plivo("sent", "", "sent"),
     plivo("undelivered", "50", "failed"),

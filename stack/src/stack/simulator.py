@@ -78,6 +78,7 @@ class Message(Struct, forbid_unknown_fields=True, rename={"sender": "from"}):
     short_code: ShortCode
     category: Literal["marketing", "transactional", "service"]
     text: Annotated[str, Meta(pattern=r"\S")]
+    deliver_by: Annotated[datetime, Meta(tz=True)] | None = None
 
 
 class Submits(Struct, forbid_unknown_fields=True):

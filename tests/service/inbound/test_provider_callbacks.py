@@ -268,6 +268,18 @@ async def test_who_may_not_call_is_refused_and_nothing_is_kept(operators: Operat
         assert await connection.fetchval("SELECT count(*) FROM callback") == 0
 
 
+@pytest.mark.parametrize("kind", ["messages", "receipts"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_the_check_of_a_vonage_url_is_a_success_and_nothing_is_kept(
+    operators: Operators, method: str, kind: str
+) -> None:
+    answer = await operators.client.request(method, f"/v1/callbacks/vonage/main/{kind}")
+
+    assert (answer.status_code, answer.content) == (204, b"")
+    async with operators.surroundings.sql("inbound") as connection:
+        assert await connection.fetchval("SELECT count(*) FROM callback") == 0
+
+
 async def test_a_wrong_password_is_asked_for_again(operators: Operators) -> None:
     answer = await operators.client.post(
         "/v1/callbacks/octopush/main/messages", content=body("octopush/mo.json"), auth=("octopush", "guessed")

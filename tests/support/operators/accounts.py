@@ -90,6 +90,7 @@ ACCOUNTS: dict[str, Case] = {
                     "short_code": "36111",
                     "category": "marketing",
                     "text": TEXT,
+                    "deliver_by": None,
                 }
             ]
         },
@@ -109,6 +110,7 @@ ACCOUNTS: dict[str, Case] = {
                     "short_code": "36111",
                     "category": "marketing",
                     "text": TEXT,
+                    "deliver_by": None,
                 }
             ]
         },

@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 TOKEN = "operator-token"
-FIELDS = {"reference", "to", "from", "short_code", "category", "text"}
+FIELDS = {"reference", "to", "from", "short_code", "category", "text", "deliver_by"}
 
 
 @dataclass

@@ -98,11 +98,28 @@ def test_the_files_of_a_kannel_fit_each_other() -> None:
     assert (receipt.reference, receipt.state) == ("our-id", "delivered")
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs/operators").glob("*.md")), ids=lambda page: page.stem)
+def test_each_gateway_of_the_handbook_has_a_way_for_the_answer_to_a_stop(page: Path) -> None:
+    written = re.sub(r"<[a-z -]+>", "secret", page.read_text())
+    decoder = json.JSONDecoder()
+    starts = [found.start() for found in re.finditer(r'\{"provider"', written)]
+    told = [decoder.raw_decode(written, start)[0] for start in starts]
+    gateways = [GatewaySettings(**each) for each in told if "secret" in each or each["provider"] == "kafka"]
+    refuse_unanswered(gateways)
+    assert {"kannel": 1, "jasmin": 1, "kafka": 1, "check": 1}.get(page.stem, 0) == len(gateways)
+
+
 def _called(url: str) -> Callback:
     return Callback(target=url, headers={}, body=b"", method="GET", address="", path_secret=None)
 
 
 KANNEL: dict[str, Any] = {"provider": "kannel", "url": "http://kannel.example:13013", "user": "lune", "secret": "s"}
+OVH: dict[str, Any] = {
+    "provider": "ovh",
+    "user": "lune",
+    "secret": "s",
+    "options": {"consumer_key": "c", "service": "sms-ab123-1"},
+}
 REFUSED: tuple[tuple[str, list[dict[str, Any]]], ...] = (
     ("kannel takes marketing to any place of any sender", [KANNEL]),
     (
@@ -120,6 +137,13 @@ REFUSED: tuple[tuple[str, list[dict[str, Any]]], ...] = (
     (
         "kannel takes marketing to RE of any sender",
         [{**KANNEL, "routes": [{"territories": ["RE"]}]}, {**SMPP, "routes": [{"territories": ["FR"]}]}],
+    ),
+    (  # "Cœur de Lune" has a letter outside GSM 7-bit
+        "ovh takes marketing to any place of any sender",
+        [
+            {**OVH, "routes": [{"categories": ["marketing"]}]},
+            {"provider": "smsmode", "secret": "s", "routes": [{"categories": ["service"]}]},
+        ],
     ),
 )
 
@@ -146,7 +170,15 @@ def test_marketing_by_a_provider_whose_stops_come_to_nobody_is_refused(
     told = {"provider": provider, **NO_MARKETING[provider]}
     with pytest.raises(ValidationError, match=f"{provider} may have no marketing"):
         GatewaySettings(**told, **({} if routes is None else {"routes": routes}))
-    assert GatewaySettings(**told, routes=[{"categories": ["transactional", "service"]}]).name == provider
+    right = {"categories": ["transactional", "service"], "senders": ["lune"]}
+    assert GatewaySettings(**told, routes=[right]).name == provider
+
+
+def test_a_gateway_of_one_sender_has_routes_of_that_sender() -> None:
+    """The answer to a STOP of another sender would be refused until it lapses."""
+    told = {"provider": "contact-everyone", **NO_MARKETING["contact-everyone"]}
+    with pytest.raises(ValidationError, match="contact-everyone sends for one sender: name that one in the senders"):
+        GatewaySettings(**told, routes=[{"categories": ["service"]}])
 
 
 def test_whoever_may_have_no_marketing_is_in_the_table_above() -> None:

@@ -182,6 +182,19 @@ def test_sweego_is_told_the_region_of_a_number(number: str, region: str) -> None
     assert json.loads(request.body)["recipients"] == [{"num": number, "region": region}]
 
 
+@pytest.mark.parametrize(
+    ("sender", "path"),
+    [
+        ("MAISONLUNE", "/v2/messages/alphanumeric_sender_id"),
+        ("36111", "/v2/messages"),
+        ("+33639980009", "/v2/messages"),
+    ],
+)
+def test_telnyx_has_a_path_for_names_and_one_for_numbers(sender: str, path: str) -> None:
+    message = replace(submit(1), sender=sender)
+    assert HTTP_PROVIDERS["telnyx"].request([message], ACCOUNTS["telnyx"].account, NOW).path == path
+
+
 async def test_contact_everyone_takes_no_message_of_another_sender_than_the_account_shows() -> None:
     message = replace(submit(1), sender="AUTRE")
     [answer], requests = await _exchange("contact-everyone", http(200, "b7f4e1c0-7a31"), message)

@@ -5,6 +5,7 @@ import json
 import ssl
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -19,6 +20,7 @@ SETTLES_S = 0.3  # after which an SMS that is sent a second time is on the phone
 MOST_ANSWER_BYTES = 4 * 1024 * 1024
 STATUSES = ("accepted", "rejected")
 TIMEOUT = aiohttp.ClientTimeout(total=30.0)
+HOURS_LEFT = timedelta(hours=1)  # until the hours of marketing end
 
 Message = dict[str, str]
 
@@ -56,6 +58,7 @@ class Placet:
     process: Connector | None = None
 
     def message(self, text: str, category: str = "transactional") -> Message:
+        ends = {"deliver_by": (datetime.now(UTC) + HOURS_LEFT).isoformat()} if category == "marketing" else {}
         return {
             "reference": str(uuid4()),
             "to": next(self.numbers),
@@ -63,6 +66,7 @@ class Placet:
             "short_code": self.code,
             "category": category,
             "text": text,
+            **ends,
         }
 
     async def submit(self, *messages: Message) -> list[Result]:
@@ -156,7 +160,8 @@ class Placet:
 
 
 def body_of(*messages: Message) -> bytes:
-    return json.dumps({"messages": messages}, ensure_ascii=False).encode()
+    whole: list[dict[str, str | None]] = [{"deliver_by": None, **message} for message in messages]
+    return json.dumps({"messages": whole}, ensure_ascii=False).encode()
 
 
 def results_of(body: bytes, messages: Sequence[Message]) -> list[Result]:

@@ -1,7 +1,8 @@
 """CM.com Business Messaging: JSON, a product token, up to 1,000 messages a request (DOMAIN 4.1).
 
 Each message has its own reference and result. Error codes 301 to 305 concern the message, 401 to 403 the route, and 500
-CM.com's own system. A reference has at most 32 characters, so ours goes without dashes.
+CM.com's own system. A reference has at most 32 characters, so ours goes without dashes. `validity` is in whole hours or
+minutes, or an instant (cmdotcom/text-sdk-java, models/Message).
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from dispatch.gateways.provider import (
     encode,
     json_headers,
     list_of,
+    minutes_left,
     text_of,
 )
 
@@ -43,22 +45,22 @@ ITS_OWN = ("500", "999")
 
 
 def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
-    body = {
-        "messages": {
-            "msg": [
-                {
-                    "from": m.sender,
-                    "to": [{"number": "00" + digits(m.to)}],
-                    "body": {"type": "auto", "content": m.text},
-                    "minimumNumberOfMessageParts": 1,
-                    "maximumNumberOfMessageParts": capabilities.segments,
-                    "reference": _reference(m),
-                }
-                for m in messages
-            ]
-        }
-    }
+    body = {"messages": {"msg": [_message(m, now) for m in messages]}}
     return Request("/v1.0/message", json_headers(**{"X-CM-PRODUCTTOKEN": account.secret}), encode(body))
+
+
+def _message(m: Submit, now: datetime) -> dict[str, object]:
+    message: dict[str, object] = {
+        "from": m.sender,
+        "to": [{"number": "00" + digits(m.to)}],
+        "body": {"type": "auto", "content": m.text},
+        "minimumNumberOfMessageParts": 1,
+        "maximumNumberOfMessageParts": capabilities.segments,
+        "reference": _reference(m),
+    }
+    if (minutes := minutes_left(m, now)) is not None:
+        message["validity"] = f"{minutes}m"
+    return message
 
 
 def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendError]:

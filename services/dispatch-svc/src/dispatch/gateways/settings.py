@@ -98,6 +98,8 @@ class GatewaySettings(BaseModel):
                 f"{self.provider} may have no marketing (docs/providers.md says why): name the categories of each"
                 " route, transactional or service"
             )
+        if "sender" in provider.OPTIONS and not all(route.senders for route in self.routes):
+            raise ValueError(f"{self.provider} sends for one sender: name that one in the senders of each route")
         if self.provider == "smpp" and (wrong := by_smpp.wrong(self._account)) is not None:
             raise ValueError(wrong)
         if self.provider not in HTTP_PROVIDERS and (self.connections or self.connections_opening):
@@ -165,13 +167,18 @@ def routes_of(gateways: Sequence[GatewaySettings]) -> list[Route]:
 
 def refuse_unanswered(gateways: Sequence[GatewaySettings]) -> None:
     """Raise ValueError where an answer to a STOP could not leave to everybody who gets marketing."""
-    able = {each.name for each in gateways if each.capabilities.segments >= STOP_ANSWER_SEGMENTS}
+    able = {
+        each.name
+        for each in gateways
+        if each.capabilities.segments >= STOP_ANSWER_SEGMENTS and each.capabilities.unicode
+    }
     if (lacking := stop_unanswered(routes_of(gateways), able)) is None:
         return
     whom = f"to {lacking.territory or 'any place'} of {lacking.sender_id or 'any sender'}"
     raise ValueError(
         f"{lacking.gateway} takes marketing {whom}, and no route takes the answer to a STOP there: add a route with the"
-        f" category service, by a gateway whose segments are {STOP_ANSWER_SEGMENTS} or more (docs/providers.md)"
+        f" category service, by a gateway whose segments are {STOP_ANSWER_SEGMENTS} or more and whose `unicode` is true"
+        " (docs/providers.md)"
     )
 
 

@@ -1,6 +1,6 @@
 """Any operator without a format of its own: our JSON, in batches of up to 100, with a bearer token.
 
-    POST /v1/submits    {"messages": [{"reference", "to", "from", "short_code", "category", "text"}]}
+    POST /v1/submits    {"messages": [{"reference", "to", "from", "short_code", "category", "text", "deliver_by"}]}
     200                 {"results": [{"reference", "status", "id", "code"}]}
 
 docs/operators/check.md has the whole format. MOs and DLRs come back by inbound-svc's provider of the same name. An
@@ -9,7 +9,7 @@ account states `idempotent` once the operator takes a repeated reference for the
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
@@ -47,6 +47,7 @@ def request(messages: Sequence[Submit], account: Account, now: datetime) -> Requ
                 "short_code": m.short_code,
                 "category": m.category,
                 "text": m.text,
+                "deliver_by": m.deliver_by and m.deliver_by.astimezone(UTC),
             }
             for m in messages
         ]

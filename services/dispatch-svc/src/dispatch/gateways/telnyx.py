@@ -1,9 +1,9 @@
 """Telnyx messages: JSON, a bearer token, one message a request (DOMAIN 4.1).
 
-A name and a number have each a path of their own (DOMAIN 4.1). Errors: developers.telnyx.com, messaging error codes;
-DOMAIN 4.3. `Idempotency-Key` prevents a second SMS within 24 h only at endpoints whose reference says so, and the one
-of names does not (developers.telnyx.com, idempotency). Placet sends the key anyway; an operator with Telnyx's word sets
-`idempotent` in the account.
+A name and a number have each a path of their own (team-telnyx/telnyx-go, message.go). Errors: developers.telnyx.com,
+messaging error codes; DOMAIN 4.3. `Idempotency-Key` prevents a second SMS within 24 h only at endpoints whose reference
+says so, and the one of names does not (developers.telnyx.com, idempotency). Placet sends the key anyway; an operator
+with Telnyx's word sets `idempotent` in the account.
 """
 
 from collections.abc import Mapping, Sequence
