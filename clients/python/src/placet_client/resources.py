@@ -2198,6 +2198,34 @@ class Reconciliations(Resource[S]):
             body={"sender_id": sender_id, "provider": provider, "country": country, "list": list},
         )
 
+    @operation
+    def dry_run(
+        self, *, sender_id: str, provider: str, list: str, country: str | Omitted | None = OMITTED
+    ) -> Request[consent.DryRun]:
+        """Read a provider's list as a reconciliation would, compare nothing, and store nothing.
+
+        The answer has the first lines as read, the meaning that each column was taken for, and the lines
+        without a number.
+
+        `sender_id`: The sender, by the id of its registration, such as `maison-lune`.
+
+        `provider`: The provider, by its name in docs/providers.md, such as `ovh`.
+
+        `country`: The country by whose plan a number without a country code is read, ISO 3166-1 alpha-2.
+        Default: the sender's country and those abroad; without a sender, those of the senders that the token
+        covers.
+
+        `list`: A CSV, or a JSON list of numbers, as text.
+        """
+        return Request(
+            "POST",
+            "consent",
+            "/v1/reconciliations/dry-run",
+            answer=consent.DryRun,
+            body={"sender_id": sender_id, "provider": provider, "country": country, "list": list},
+            reads=True,
+        )
+
 
 class Rectifications(Resource[S]):
     """The rectifications."""

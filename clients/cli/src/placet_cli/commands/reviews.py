@@ -49,8 +49,8 @@ def open_(
         likely = f"suggestion {item.suggestion}" if item.suggestion else "no suggestion"
         out().print(f"{item.concern}, {likely}, by rule {item.rule}; read it by {item.due_at:%Y-%m-%d %H:%M}")
         if (decision := item.decision) is not None:
-            state = "in effect" if decision.in_effect else f"to be undone until {decision.takes_effect_at:%H:%M:%S}"
-            out().print(f"{decision.intent}, decided by {printable(decision.decided_by)}; {state}")
+            effect = "in effect" if decision.in_effect else f"to be undone until {decision.takes_effect_at:%H:%M:%S}"
+            out().print(f"{decision.intent}, decided by {printable(decision.decided_by)}; {effect}")
         out().print()
 
 

@@ -123,5 +123,3 @@ def _from_csv(text: str) -> Iterator[tuple[int, str]]:
 
 def _text(piece: Piece) -> str:
     return piece.body.decode().removeprefix("\ufeff")
-
-
