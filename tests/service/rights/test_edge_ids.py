@@ -47,7 +47,7 @@ class Tenant:
         `platform`: by the platform's operator, about this tenant.
         """
         method, path = operation.split()
-        headers = bearer() if platform else bearer(organisation=self.organisation, scope=TENANT)
+        headers = bearer(organisation="operator") if platform else bearer(organisation=self.organisation, scope=TENANT)
         answer = await self.told.clients[service].request(
             method, path.format(**named) + query, json=body, headers=headers, timeout=30
         )
