@@ -64,7 +64,7 @@ class Connections(aiohttp.TCPConnector):
         self._bounds = bounds
         self._used = 0
         self._opening = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[asyncio.Future[bool]] = deque()
         self._polls: dict[int, select.poll] = {}  # by file descriptor, which the kernel gives again
 
     async def connect(self, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
@@ -139,7 +139,7 @@ class Connections(aiohttp.TCPConnector):
     async def _room(self, begin_by: float, *, first: bool) -> None:
         """Wait until a connection may be opened, or one is kept. Raise Late at `begin_by`."""
         loop = asyncio.get_running_loop()
-        woken = loop.create_future()
+        woken: asyncio.Future[bool] = loop.create_future()  # whether there is room
         if first:
             self._waiting.appendleft(woken)
         else:
@@ -147,11 +147,12 @@ class Connections(aiohttp.TCPConnector):
         left_s = begin_by - uptime_s()
         lapses = None if math.isinf(left_s) else loop.call_later(max(0.0, left_s), _lapse, woken)
         try:
-            await woken
+            if not await woken:
+                raise Late("no connection was free while the permit lasted")
         except BaseException:
             if woken in self._waiting:
                 self._waiting.remove(woken)
-            elif not woken.cancelled() and woken.exception() is None:
+            elif not woken.cancelled() and woken.result():
                 self._wake()  # woken, and cancelled before the next step
             raise
         finally:
@@ -162,7 +163,7 @@ class Connections(aiohttp.TCPConnector):
         while self._waiting:
             woken = self._waiting.popleft()
             if not woken.done():
-                woken.set_result(None)
+                woken.set_result(True)
                 return
 
     def _is_open(self, transport: asyncio.Transport | None) -> bool:
@@ -177,6 +178,6 @@ class Connections(aiohttp.TCPConnector):
         return not asked.poll(0)
 
 
-def _lapse(woken: "asyncio.Future[None]") -> None:
+def _lapse(woken: "asyncio.Future[bool]") -> None:
     if not woken.done():
-        woken.set_exception(Late("no connection was free while the permit lasted"))
+        woken.set_result(False)
