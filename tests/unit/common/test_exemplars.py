@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from prometheus_client import REGISTRY, Histogram, generate_latest
+from prometheus_client import REGISTRY, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from common.telemetry import (
@@ -125,5 +125,6 @@ def test_a_scraper_that_takes_openmetrics_gets_each_series_under_the_same_name(s
     assert kind == "application/openmetrics-text; version=1.0.0; charset=utf-8"
     found = families(content.decode())
     names = {(s.name, *sorted(s.labels.items())) for family in found for s in family.samples}
-    plain = text_string_to_metric_families(generate_latest().decode())
+    content, _ = exposed("text/plain")
+    plain = text_string_to_metric_families(content.decode())
     assert names == {(s.name, *sorted(s.labels.items())) for family in plain for s in family.samples}

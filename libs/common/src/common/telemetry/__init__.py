@@ -9,14 +9,15 @@ import logging
 import re
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Metric, disable_created_metrics, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
 
 METRIC_NAME = re.compile(r"sms_[a-z]+_[a-z_]+$")
 # Nine digits or more, with up to three separators between two digits: spaces, dots, dashes, invisible characters, also
@@ -215,14 +216,24 @@ def histogram(name: str, what: str, labels: Sequence[str] = (), buckets: Sequenc
     return _WithExemplars(_named(name), what, labels, buckets=tuple(buckets) or Histogram.DEFAULT_BUCKETS)
 
 
+class _Strict(Collector):
+    """The registry as OpenMetrics takes it: a histogram without a sum, whose buckets begin below 0, has no count."""
+
+    def collect(self) -> Iterator[Metric]:
+        for family in REGISTRY.collect():
+            if family.type == "histogram" and not any(sample.name.endswith("_sum") for sample in family.samples):
+                family.samples = [sample for sample in family.samples if not sample.name.endswith("_count")]
+            yield family
+
+
 def exposed(accept: str) -> tuple[bytes, str]:
     """Return the metrics of the process and their type: OpenMetrics, with exemplars, where `accept` names version 1."""
     for name, *more in ([part.strip() for part in each.split(";")] for each in accept.split(",")):
         version = next((part for part in more if part.startswith("version=")), "")
         if name == OPENMETRICS and version in OF_VERSION_1:
-            content: bytes = openmetrics.generate_latest(REGISTRY)  # type: ignore[no-untyped-call]
+            content: bytes = openmetrics.generate_latest(_Strict())  # type: ignore[no-untyped-call]
             return content, openmetrics.CONTENT_TYPE_LATEST
-    return generate_latest(REGISTRY), CONTENT_TYPE_PLAIN_0_0_4
+    return generate_latest(_Strict()), CONTENT_TYPE_PLAIN_0_0_4
 
 
 def _named(name: str) -> str:
