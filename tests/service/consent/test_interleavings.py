@@ -8,6 +8,8 @@ import msgspec
 import pytest
 
 from common.contracts.consent import ConsentStateChanged
+from common.files.cutting import Piece
+from consent.imports import files
 from consent.ledger import rules as ledger
 from consent.ledger import store
 from consent.ledger.chain import verify
@@ -131,6 +133,45 @@ async def test_a_list_that_is_kept_and_an_opt_in_that_is_older_than_it(database:
             subject = await store.find_subject(tx, person)
         assert subject is not None
         assert ledger.standing(subject.state, "acme", "promotions") == "opted_out"
+
+    async with watching(database.dsn) as watcher:
+        await Interleaving(watcher, freezes=1).every_order(begin, ended)
+
+
+async def test_the_reasons_of_an_import_are_those_of_its_totals(database: Stepped) -> None:
+    ids = (f"import-{n}" for n in count())
+    seen: list[files.Progress] = []
+
+    async def begin() -> dict[str, Act]:
+        file = files.ImportFile(
+            import_id=next(ids),
+            created_by="shop",
+            fingerprint="",
+            sender_id="acme",
+            kind="consents",
+            format="csv",
+            terms="{}",
+            bytes=None,
+            created_at=NOW,
+        )
+        async with database.begin() as tx:
+            await files.add(tx, file)
+            await files.put_piece(tx, file, 1, Piece(b"", 2, 1), NOW)
+
+        async def records() -> None:
+            piece = files.WaitingPiece(file=file, position=0, first_line=1, body=b"", received_at=NOW)
+            async with database.begin() as tx:
+                await files.settle(tx, piece, {"outvoted": 1, "refused": 1}, {"stopped_by_person": 1}, b"", NOW)
+
+        async def reads() -> None:
+            async with database.begin() as tx:
+                seen.extend((await files.progress(tx, [file.import_id])).values())
+
+        return {"records": records, "reads": reads}
+
+    async def ended(_: asyncpg.Connection) -> None:
+        one = seen.pop()
+        assert (one.outvoted, one.reasons) in ((0, {}), (1, {"stopped_by_person": 1}))
 
     async with watching(database.dsn) as watcher:
         await Interleaving(watcher, freezes=1).every_order(begin, ended)

@@ -305,27 +305,21 @@ NOTHING_YET = Progress(0, 0, 0, 0, 0, 0, None, {})
 
 
 async def progress(tx: AsyncConnection, import_ids: Collection[str]) -> dict[str, Progress]:
-    """Return the totals of the imports with a piece."""
-    ids = {"ids": list(import_ids)}
-    refused = await tx.execute(
-        text(
-            "SELECT p.import_id, r.key AS reason, sum(r.value::bigint) AS lines FROM import_piece AS p,"
-            " jsonb_each_text(p.reasons) AS r WHERE p.import_id = ANY(CAST(:ids AS text[]))"
-            " GROUP BY p.import_id, r.key ORDER BY r.key"
-        ),
-        ids,
-    )
-    reasons: dict[str, dict[str, int]] = {}
-    for row in refused:
-        reasons.setdefault(row.import_id, {})[row.reason] = int(row.lines)
+    """Return the totals of the imports with a piece, and their reasons, as of one instant."""
     rows = await tx.execute(
         text(
-            "SELECT import_id, count(*) FILTER (WHERE recorded_at IS NOT NULL) AS pieces, sum(lines) AS lines,"
+            "WITH refusal AS (SELECT p.import_id, r.key AS reason, sum(r.value::bigint)::bigint AS lines"
+            " FROM import_piece AS p, jsonb_each_text(p.reasons) AS r WHERE p.import_id = ANY(CAST(:ids AS text[]))"
+            " GROUP BY p.import_id, r.key), by_reason AS (SELECT import_id, array_agg(reason ORDER BY reason) AS reasons,"
+            " array_agg(lines ORDER BY reason) AS of_reasons FROM refusal GROUP BY import_id)"
+            " SELECT import_id, count(*) FILTER (WHERE recorded_at IS NOT NULL) AS pieces, sum(lines) AS lines,"
             " sum(created) AS created, sum(unchanged) AS unchanged, sum(outvoted) AS outvoted,"
-            " sum(refused) AS refused, max(recorded_at) AS recorded_at"
-            " FROM import_piece WHERE import_id = ANY(CAST(:ids AS text[])) GROUP BY import_id"
+            " sum(refused) AS refused, max(recorded_at) AS recorded_at,"
+            " coalesce(max(by_reason.reasons), '{}') AS reasons, coalesce(max(by_reason.of_reasons), '{}') AS of_reasons"
+            " FROM import_piece LEFT JOIN by_reason USING (import_id)"
+            " WHERE import_id = ANY(CAST(:ids AS text[])) GROUP BY import_id"
         ),
-        ids,
+        {"ids": list(import_ids)},
     )
     return {
         row.import_id: Progress(
@@ -336,7 +330,7 @@ async def progress(tx: AsyncConnection, import_ids: Collection[str]) -> dict[str
             int(row.outvoted),
             int(row.refused),
             row.recorded_at,
-            reasons.get(row.import_id, {}),
+            dict(zip(row.reasons, row.of_reasons, strict=True)),
         )
         for row in rows
     }
