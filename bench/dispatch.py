@@ -48,7 +48,8 @@ from dispatch.gateways.over_http import AT_ONCE
 from stack.environment import PARTITIONS
 
 FIRST = 20_000_000  # first number, of eight digits after +336
-MESSAGES_A_ROUND = 5  # times a round's size; connections open gradually, which takes the first 0.6 s of single messages
+MESSAGES_A_ROUND = 5  # times a round's size
+SINGLES_A_ROUND = 1
 LATENCY_MS = 20
 SUBMITS_AT_ONCE = 64  # with batches
 SINGLES_AT_ONCE = 6 * AT_ONCE  # with single messages: submits, of so many requests each
@@ -243,6 +244,7 @@ async def run(ground: Ground) -> None:
             )
         await ground.supervisor.retire("dispatch")
         ours = await serving(bench, SINGLES_AT_ONCE // AT_ONCE, None)
+        many = SINGLES_A_ROUND * ground.size
         await ground.compare(
             f"Handed off, a request per message, {SINGLES_AT_ONCE} at once, {many:,} messages",
             "messages",
