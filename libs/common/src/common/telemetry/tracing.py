@@ -413,8 +413,10 @@ def transaction(service: str) -> Span:
 
     No event, log line or statement continues the trace below the span.
     """
+    if _on is None:
+        return NOTHING
     parent = traceparent()
-    if _on is None or parent is None or kept_trace() is None:
+    if parent is None or kept_trace() is None:
         return NOTHING
     return _Several([_on.begun(service, "transaction", SpanKind.CLIENT, parent, {"db.system.name": "postgresql"})])
 

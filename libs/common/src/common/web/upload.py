@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from fastapi import Header, Request, Response
 from fastapi.routing import APIRoute
@@ -116,6 +116,24 @@ class DryRun(BaseModel):
     refused: int = Field(description="Lines that the import would refuse.")
     reasons: dict[str, int] = Field(description="Refused lines by reason.")
     refusals: list[LineRefused] = Field(description=f"The first {DRY_RUN_REFUSALS} refusals, in file order.")
+
+    @classmethod
+    def of_nothing(cls, size: int) -> Self:
+        """Return the answer before the first line is read. `size`: bytes of the file."""
+        return cls(
+            bytes=size,
+            charset=None,
+            delimiter=None,
+            encoded_twice=False,
+            file_refused=None,
+            columns=[],
+            unknown_columns=[],
+            first_lines=[],
+            lines=0,
+            refused=0,
+            reasons={},
+            refusals=[],
+        )
 
 
 async def tried_file(request: Request) -> bytes:

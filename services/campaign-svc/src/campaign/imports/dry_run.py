@@ -66,20 +66,7 @@ async def dry_run(
 
 def tried(body: bytes, kinds: Mapping[str, Kind], *, countries: Sequence[str], fictional: bool) -> DryRun:
     """Return what an import would read in the file."""
-    answer = DryRun(
-        bytes=len(body),
-        charset=None,
-        delimiter=None,
-        encoded_twice=False,
-        file_refused=None,
-        columns=[],
-        unknown_columns=[],
-        first_lines=[],
-        lines=0,
-        refused=0,
-        reasons={},
-        refusals=[],
-    )
+    answer = DryRun.of_nothing(len(body))
     try:
         answer.columns = _columns(body)
         read_as = contacts_file.check([body])

@@ -310,12 +310,14 @@ async def progress(tx: AsyncConnection, import_ids: Collection[str]) -> dict[str
         text(
             "WITH refusal AS (SELECT p.import_id, r.key AS reason, sum(r.value::bigint)::bigint AS lines"
             " FROM import_piece AS p, jsonb_each_text(p.reasons) AS r WHERE p.import_id = ANY(CAST(:ids AS text[]))"
-            " GROUP BY p.import_id, r.key), by_reason AS (SELECT import_id, array_agg(reason ORDER BY reason) AS reasons,"
+            " GROUP BY p.import_id, r.key), by_reason AS (SELECT import_id,"
+            " array_agg(reason ORDER BY reason) AS reasons,"
             " array_agg(lines ORDER BY reason) AS of_reasons FROM refusal GROUP BY import_id)"
             " SELECT import_id, count(*) FILTER (WHERE recorded_at IS NOT NULL) AS pieces, sum(lines) AS lines,"
             " sum(created) AS created, sum(unchanged) AS unchanged, sum(outvoted) AS outvoted,"
             " sum(refused) AS refused, max(recorded_at) AS recorded_at,"
-            " coalesce(max(by_reason.reasons), '{}') AS reasons, coalesce(max(by_reason.of_reasons), '{}') AS of_reasons"
+            " coalesce(max(by_reason.reasons), '{}') AS reasons,"
+            " coalesce(max(by_reason.of_reasons), '{}') AS of_reasons"
             " FROM import_piece LEFT JOIN by_reason USING (import_id)"
             " WHERE import_id = ANY(CAST(:ids AS text[])) GROUP BY import_id"
         ),

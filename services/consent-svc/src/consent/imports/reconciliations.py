@@ -142,20 +142,7 @@ async def dry_run(body: ListBody, caller: Annotated[Caller, Depends(require("con
 
 
 def _tried(text: str, countries: Sequence[str], *, fictional: bool) -> DryRun:
-    found = DryRun(
-        bytes=len(text.encode("utf-8", "replace")),
-        charset=None,
-        delimiter=None,
-        encoded_twice=False,
-        file_refused=None,
-        columns=[],
-        unknown_columns=[],
-        first_lines=[],
-        lines=0,
-        refused=0,
-        reasons={},
-        refusals=[],
-    )
+    found = DryRun.of_nothing(len(text.encode("utf-8", "replace")))
     try:
         header = provider_list.header(text)
         found.delimiter = header.delimiter
