@@ -45,6 +45,7 @@ pytestmark = pytest.mark.brokerless
 
 PARTITIONS, EACH = 3, 30
 BATCH, SLOTS = 5, 1
+PERMIT_S = 0.3
 STATUSES = "SELECT status, count(*) FROM message GROUP BY status"
 DECIDED = (
     "SELECT partition, decided_at, count(*) FROM message WHERE status = 'sending'"
@@ -82,7 +83,7 @@ async def due(postgres: Postgres, unique: str) -> AsyncIterator[Due]:
         gateway = HttpGateway("simulator", HTTP_PROVIDERS["simulator"], account, timeout_s=60.0)
         gateway.batch = BATCH
         traffic = Traffic([gateway])
-        clearance = Clearance(subject_keys, field_keys, traffic, at_hand_off(load("demonstration")), limits, 0.3)
+        clearance = Clearance(subject_keys, field_keys, traffic, at_hand_off(load("demonstration")), limits, PERMIT_S)
         handoff = Handoff(database, traffic, clearance, SLOTS)
         timers = Timers(
             database, clearance, handoff, batch=500, partitions=PARTITIONS, sending_timeout=timedelta(minutes=1)
@@ -118,7 +119,7 @@ def _deferred(partition: int) -> list[MessageRow]:
 
 async def test_of_what_is_due_no_more_is_in_hand_than_leaves_soon_and_what_lapses_is_decided_together(due: Due) -> None:
     """However often their permits lapse while the operator thinks."""
-    ahead = due.handoff.ahead
+    ahead = due.handoff.in_hand.most
     due.operator.open.clear()
     waking = asyncio.ensure_future(due.timers.wake_marketing())
     seen: set[Any] = set()
@@ -134,13 +135,13 @@ async def test_of_what_is_due_no_more_is_in_hand_than_leaves_soon_and_what_lapse
 
     await eventually(again_and_again)
     assert await due.statuses() == {"sending": ahead, "deferred": PARTITIONS * EACH - ahead}
-    assert due.handoff._in_hand == ahead, "each of them once"
+    assert due.handoff.in_hand.many == ahead, "each of them once"
     due.operator.open.set()
     assert await waking
     while await due.timers.wake_marketing():
         pass
     assert await due.statuses() == {"accepted": PARTITIONS * EACH}
-    assert due.handoff._in_hand == 0
+    assert due.handoff.in_hand.many == 0
     assert len(due.operator.references) == len(set(due.operator.references))
 
 
@@ -153,17 +154,32 @@ async def test_what_is_due_waits_while_more_is_in_hand_than_leaves_soon_and_goes
     await eventually(lambda: _holds(due))
     second = asyncio.ensure_future(due.timers.wake_marketing())
     for _ in range(20):
-        assert due.handoff.is_behind
+        assert due.handoff.in_hand.is_behind
         await due.statuses()
     assert not second.done()
-    assert (await due.statuses())["sending"] == due.handoff._in_hand
+    assert (await due.statuses())["sending"] == due.handoff.in_hand.many
     due.operator.open.set()
     assert await first
     assert await second
 
 
+async def test_while_an_operator_takes_longer_than_permits_last_only_what_leaves_next_is_in_hand(due: Due) -> None:
+    most, since = due.handoff.in_hand.most, asyncio.get_running_loop().time()
+    due.operator.open.clear()
+    waking = asyncio.ensure_future(due.timers.wake_marketing())
+    await due.operator.received.wait()
+
+    async def permits_have_lapsed() -> bool:
+        return asyncio.get_running_loop().time() - since > 2 * PERMIT_S
+
+    await eventually(permits_have_lapsed)
+    due.operator.open.set()
+    assert await waking
+    assert due.handoff.in_hand.most == SLOTS * BATCH < most
+
+
 async def _holds(due: Due) -> bool:
-    return due.handoff.is_behind
+    return due.handoff.in_hand.is_behind
 
 
 async def test_what_is_due_is_left_alone_while_every_breaker_is_open(due: Due) -> None:

@@ -65,8 +65,8 @@ class Subscription:
     `handle` gets a batch inside the transaction that steps the offset; the returned function runs after the commit,
     before the partition's next batch. `on_poison(tx, key, partition, offset)`: the key is None where missing or
     unreadable. `wait_ms`: of an empty fetch on the local stack's broker, which waits to the end, and where a fetch
-    costs a millisecond: only topics with STOPs have a short wait. `may_read`: returns False while the handler can take
-    no more; records stay in Kafka. `skips_unknown`: skip unknown types, as no event of this topic can forbid a message
+    costs a millisecond: only topics with STOPs have a short wait. `may_take`: how many records the handler takes now;
+    at 0, records stay in Kafka. `skips_unknown`: skip unknown types, as no event of this topic can forbid a message
     or is owed to a person; elsewhere an unknown type is poison (ADR-0007). `foreign`: other parties write to the topic,
     so any number of bad records may come, and its one type is read as `reading.foreign` says. `on_unread`: as `handle`,
     for a bad record of a foreign topic, whose key names no subject. `on_assigned` gets the count of partitions read
@@ -84,13 +84,13 @@ class Subscription:
     foreign: bool = False
     on_unread: UnreadHandler | None = None
     on_assigned: Callable[[int], None] | None = None
-    may_read: Callable[[], bool] | None = None
+    may_take: Callable[[], int] | None = None
 
     @property
     def name(self) -> str:
         return f"{self.group}:{self.topic.name}"
 
     @property
-    def wants_records(self) -> bool:
-        """Return whether the handler can take more records."""
-        return self.may_read is None or self.may_read()
+    def wanted(self) -> int:
+        """Return how many records the handler can take now."""
+        return self.max_records if self.may_take is None else min(self.max_records, self.may_take())

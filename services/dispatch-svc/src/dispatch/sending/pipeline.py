@@ -76,6 +76,7 @@ from dispatch.messages.store import DecisionId
 from dispatch.projection import store as projection
 from dispatch.projection.limits import is_fresh
 from dispatch.sending import outcomes, store
+from dispatch.sending.in_hand import InHand
 from dispatch.sending.mark_writer import MarkWriter, by_decision
 from dispatch.sending.outcome_writer import Storing, until_stored
 from dispatch.sending.receipts import tell_what_the_provider_refuses
@@ -100,7 +101,6 @@ REPEATED = counter(
 _Alike = tuple[int, Lane, bool]  # partition, lane, `again`
 _Lapsed = tuple[list[Permit], "asyncio.Task[dict[UUID, Permit]]"]
 
-SUBMITS_AHEAD = 4  # per slot; with answers of 100 ms, more would wait past their permits
 # well within `settle_margin_s`; a gateway ends its submit in time, and knows which messages had begun
 SUBMIT_LATE_S = 2.0
 
@@ -119,10 +119,9 @@ class Intake:
             "dispatch.campaign-requests",
             CAMPAIGN_REQUESTS,
             self.take_marketing,
-            # the whole batch is in hand at once; a message still waiting when its permit lapses is decided again
-            max_records=min(self._batch, self._handoff.ahead // 2),
+            max_records=self._batch,
             on_assigned=self._handoff.traffic.holds,
-            may_read=lambda: not self._handoff.is_behind,
+            may_take=lambda: self._handoff.in_hand.may_take,
         )
 
     def codes(self) -> Subscription:
@@ -140,10 +139,10 @@ class Intake:
         Raise Hold while the watermark is stale, the gateways refuse marketing, or the hand-off is behind: the batch
         then waits in Kafka, without verdicts.
         """
-        if self._handoff.is_behind:
+        if self._handoff.in_hand.is_behind:
             raise Hold
         async with self._clearance.one_at_a_time:
-            if self._handoff.is_behind:  # checked again after waiting for the lock
+            if self._handoff.in_hand.is_behind:  # checked again after waiting for the lock
                 raise Hold
             as_of = await projection.watermark(tx, batch[0].partition)
             if (
@@ -243,10 +242,9 @@ class Handoff:
     clearance: Clearance
     submits_in_flight: int
     codes: Codes = field(init=False)
+    in_hand: InHand = field(init=False)
     _lanes: dict[tuple[str, Lane], asyncio.Semaphore] = field(init=False)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    _in_hand: int = 0
-    _room: asyncio.Event = field(default_factory=asyncio.Event)
     _lapsed: dict[_Alike, _Lapsed] = field(default_factory=dict)
     _waits: set[asyncio.Timeout] = field(default_factory=set)  # for a slot
     _marks: dict[Lane, MarkWriter] = field(init=False)
@@ -254,7 +252,8 @@ class Handoff:
 
     def __post_init__(self) -> None:
         self.codes = Codes(self.send, self.traffic.gateways, self.submits_in_flight)
-        self._room.set()
+        slots = [self.submits_in_flight * gateway.batch for gateway in self.traffic.gateways.values()] or [1]
+        self.in_hand = InHand(max(slots), sum(slots), self.clearance.permit_ttl_s)
         self._lanes = {
             (name, lane): asyncio.Semaphore(self.submits_in_flight) for name in self.traffic.gateways for lane in Lane
         }
@@ -268,11 +267,8 @@ class Handoff:
 
     async def send(self, permits: Sequence[Permit]) -> None:
         """Hand off the permitted messages; return once the ledger has all outcomes."""
-        self._have_in_hand(len(permits))
-        try:
+        with self.in_hand.holding(len(permits)):
             await self._send(permits)
-        finally:
-            self._have_in_hand(-len(permits))
 
     async def _send(self, permits: Sequence[Permit]) -> None:
         """Submit in batches of one gateway, lane and permit expiry."""
@@ -309,8 +305,11 @@ class Handoff:
                     continue
                 first = permits[:1] if probing else permits
                 going, later = self._within_the_rate(first)
+                began = uptime_s()
                 begins = bool(going) and await self._marks[lane].may_begin(going)
                 answers, late = await self._submit(going) if begins else ([], [])
+                if begins:
+                    self.in_hand.submitted(uptime_s() - began)
             finally:
                 slots.release()
             if answers is None:  # halve the batch to find the message to blame
@@ -414,28 +413,6 @@ class Handoff:
                 await enforcement.enforce(tx, subject_ids)
 
     # --- rarer steps
-
-    @property
-    def is_behind(self) -> bool:
-        """Return whether more is in hand than leaves soon."""
-        return self._in_hand >= self.ahead
-
-    @property
-    def ahead(self) -> int:
-        """Return how many messages may be in hand."""
-        batches = (gateway.batch for gateway in self.traffic.gateways.values())
-        return SUBMITS_AHEAD * self.submits_in_flight * max(batches, default=1)
-
-    async def room(self) -> None:
-        """Return once the hand-off is not behind. A polling caller would find the room taken."""
-        await self._room.wait()
-
-    def _have_in_hand(self, more: int) -> None:
-        self._in_hand += more
-        if self.is_behind:
-            self._room.clear()
-        else:
-            self._room.set()
 
     def _breaker(self, permit: Permit) -> BreakerState:
         """Return the breaker's state; a resubmit ignores the breaker: the gateway may have the message."""

@@ -122,7 +122,7 @@ class Timers:
 
         While the gateways refuse marketing, a decision would only defer the messages again.
         """
-        await self._handoff.room()
+        await self._handoff.in_hand.room()
         if self._handoff.traffic.refuses_marketing:
             return False
         return await self._wake(await self._due(Lane.MARKETING), Lane.MARKETING)
@@ -164,7 +164,7 @@ class Timers:
         """Decide one batch of due messages afresh, and hand off the permitted."""
         async with self._clearance.one_at_a_time:
             # checked after the wait: another partition may have filled the hand-off
-            if self._handoff.is_behind or self._handoff.traffic.refuses_marketing:
+            if self._handoff.in_hand.is_behind or self._handoff.traffic.refuses_marketing:
                 return False
             decisions = await self._decide_due(partition, Lane.MARKETING)
         if permits := [d.permit for d in decisions if d.permit]:
@@ -179,7 +179,7 @@ class Timers:
 
     async def _decide_due(self, partition: int, lane: Lane) -> list[Decision]:
         codes, traffic, marketing = self._handoff.codes, self._handoff.traffic, lane is Lane.MARKETING
-        limit = min(self._batch, self._handoff.ahead // 2)  # as at intake
+        limit = min(self._batch, self._handoff.in_hand.at_once)  # as at intake
         async with self._database.begin() as tx:
             await messages.lock_partition(tx, partition, lane, planned_now=True)
             now = datetime.now(UTC)

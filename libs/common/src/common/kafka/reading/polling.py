@@ -67,7 +67,7 @@ class Polling:
         """
         self._polled = set()
         idle = client.assignment() - in_flight.keys() - self.placement.stopped
-        wanted = self.subscription.wants_records
+        wanted = self.subscription.wanted
         if not (idle and wanted) and not in_flight:
             await asyncio.sleep(POLL_MS / 1000)
             return {}
@@ -75,10 +75,10 @@ class Polling:
             await asyncio.wait(in_flight.values(), timeout=POLL_MS / 1000, return_when=asyncio.FIRST_COMPLETED)
             return {}
         if self.progress.is_careful(time.monotonic()):
-            return await self._read_apart(client, (idle & self.placement.placed) - self.placement.resume_at.keys())
-        reading = asyncio.ensure_future(
-            client.getmany(*idle, timeout_ms=self._patience_ms(), max_records=self.subscription.max_records)
-        )
+            return await self._read_apart(
+                client, (idle & self.placement.placed) - self.placement.resume_at.keys(), wanted
+            )
+        reading = asyncio.ensure_future(client.getmany(*idle, timeout_ms=self._patience_ms(), max_records=wanted))
         try:
             await asyncio.wait((reading, stopping, *in_flight.values()), return_when=asyncio.FIRST_COMPLETED)
             if reading.cancelled():
@@ -113,7 +113,7 @@ class Polling:
         return round(min(READ_MS, max(POLL_MS, next_s * 1000)))
 
     async def _read_apart(
-        self, client: AIOKafkaConsumer, idle: Collection[TopicPartition]
+        self, client: AIOKafkaConsumer, idle: Collection[TopicPartition], most: int
     ) -> dict[TopicPartition, list[Any]]:
         """Poll each idle partition by itself.
 
@@ -121,7 +121,6 @@ class Polling:
         """
         await asyncio.sleep(POLL_MS / 1000)
         found: dict[TopicPartition, list[Any]] = {}
-        most = self.subscription.max_records
         for tp in idle:
             at_once = 1 if self.progress.failures(tp.partition) else most
             records: list[Any] = []
@@ -163,7 +162,7 @@ class Polling:
         record and raise at the next read.
         """
         now = time.monotonic()
-        wanted, resting = self.subscription.wants_records, self.placement.resume_at
+        wanted, resting = self.subscription.wanted, self.placement.resume_at
         for tp in client.assignment():
             if tp in in_flight or tp in resting or tp in self.placement.stopped or not wanted:
                 self.progress.busy(tp.partition, now)
