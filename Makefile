@@ -67,11 +67,11 @@ clean: ## Remove build and run files
 	rm -rf $(VENV) $(JASMIN) $(NODE) $(SMSC) $(addprefix tests/support/operators/java/,libs classes) .placet .kafka .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 ##@ Tests
-test: install $(SMSC)/installed ## Run all tests: unit, property, contract, service, end to end (T=path narrows)
+test: install $(SMSC)/installed ## Run all tests: unit, property, contract, service, end to end (T=path narrows; CHECKED=1: but those of `make check`)
 ifdef T
 	$(BIN)/pytest $(T)
 else
-	$(PYTEST) --ignore=tests/e2e --ignore=tests/kafka --ignore=tests/operators --ignore=tests/alerts --ignore=tests/kubernetes --ignore=tests/compose
+	$(PYTEST) $(if $(CHECKED),$(QUICK:%=--ignore=%)) --ignore=tests/e2e --ignore=tests/kafka --ignore=tests/operators --ignore=tests/alerts --ignore=tests/kubernetes --ignore=tests/compose
 	$(BIN)/pytest tests/e2e
 endif
 

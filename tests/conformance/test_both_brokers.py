@@ -32,6 +32,7 @@ from tests.support.infrastructure import Broker, own_broker
 from tests.support.running import KEY_RING
 
 TABLE = Path(__file__).parents[2] / "docs" / "brokers.md"
+UNMADE_MS = 10_000  # a producer asks Kafka for a topic that nobody made for as long
 ROW = re.compile(r"^\| (.+?) \| (.+?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
 
 
@@ -45,7 +46,7 @@ def documented(what: str, broker: Broker | Kafka | Tansu) -> str:
 async def said(asked: Awaitable[object]) -> str:
     """The name of the error, or "taken"."""
     try:
-        await asyncio.wait_for(asked, 90)  # a producer asks for a topic for 30 s
+        await asyncio.wait_for(asked, 90)
     except KafkaError as error:
         return f"refused: {type(error).__name__}"
     return "taken"
@@ -208,7 +209,7 @@ async def test_a_topic_made_anew_under_its_name_has_another_id(client: Client) -
 
 
 async def test_a_topic_nobody_made(client: Client, broker: Broker) -> None:
-    producer = await client.producer()
+    producer = await client.producer(request_timeout_ms=UNMADE_MS)
     answer = await said(producer.send_and_wait(f"{client.topic}-unmade", b"v"))
     assert answer == documented("a record for a topic that nobody made", broker)
 

@@ -222,6 +222,7 @@ async def test_1_stop_is_final(placet: Placet) -> None:
     await eventually(confirmed)
 
 
+@pytest.mark.any_broker
 async def test_1_a_stop_closes_an_opt_in_it_came_after_though_its_operators_clock_is_slow(placet: Placet) -> None:
     sender = await placet.new_sender("36202")
     await placet.contacts(sender, range(103, 105))
@@ -234,6 +235,7 @@ async def test_1_a_stop_closes_an_opt_in_it_came_after_though_its_operators_cloc
     assert [len(await placet.sent_to(n)) for n in range(103, 105)] == [1, 2]
 
 
+@pytest.mark.any_broker
 async def test_1_what_may_be_a_stop_holds_marketing_until_a_person_has_read_it(placet: Placet) -> None:
     sender = await placet.new_sender("36211")
     people = range(120, 123)
@@ -289,6 +291,7 @@ async def test_1_a_stop_that_names_a_brand_on_a_shared_code_is_for_that_brand(pl
     assert set((await states(131)).values()) == {"opted_out"}
 
 
+@pytest.mark.any_broker
 async def test_2_whoever_types_a_number_only_its_own_phone_says_yes(placet: Placet) -> None:
     """Double opt-in: form, question by SMS, OUI, and only then marketing."""
     sender = await placet.new_sender("36215")
@@ -323,6 +326,7 @@ async def test_2_whoever_types_a_number_only_its_own_phone_says_yes(placet: Plac
     assert [len(await placet.sent_to(n)) for n in (asked, silent)] == [1, 0]
 
 
+@pytest.mark.any_broker
 async def test_2_default_deny(placet: Placet) -> None:
     sender, other = await placet.new_sender("36202"), await placet.new_sender("36203")
     await placet.contacts(sender, range(200, 203))
@@ -335,6 +339,7 @@ async def test_2_default_deny(placet: Placet) -> None:
     assert [len(await placet.sent_to(n)) for n in range(200, 203)] == [0, 0, 1]
 
 
+@pytest.mark.any_broker
 async def test_3_only_tightening(placet: Placet) -> None:
     sender = await placet.new_sender("36204")
     await placet.contacts(sender, range(300, 301))
@@ -432,6 +437,7 @@ async def _all_recipients(placet: Placet, campaign: str) -> AsyncIterator[dict[s
         cursor = page["next"]
 
 
+@pytest.mark.any_broker
 async def test_5_every_decision_explains_itself(placet: Placet) -> None:
     sender = await placet.new_sender("36206")
     await placet.contacts(sender, range(500, 502))

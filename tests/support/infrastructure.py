@@ -9,6 +9,7 @@ Neither is ever skipped: what does not start fails the run.
 
 import asyncio
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ AT_ONCE = {
     "log.retention.check.interval.ms": "500",
     "log.segment.delete.delay.ms": "1000",
 }
+MEMORY = Path("/dev/shm")  # noqa: S108
+ROOM = 4 * 1024**3  # bytes, for three workers
+SMALL = {"max_wal_size": "256MB"}
 KAFKA = int(os.environ.get("PLACET_TEST_BROKERS", "0"))  # brokers of Apache Kafka; 0: the local broker
 
 
@@ -124,10 +128,32 @@ def postgres_server(scratch: Path) -> Iterator[Postgres]:
         else:
             from stack.postgres import Postgres as Embedded
 
-            embedded = Embedded(scratch / "postgres", durable=False)
+            folder = cleaning.enter_context(in_memory("postgres")) or scratch
+            embedded = Embedded(folder / "postgres", durable=False, settings=SMALL)
             embedded.start()
             cleaning.callback(embedded.stop)
             yield Postgres(embedded.admin_dsn, copied_as="file_copy")
+
+
+@contextmanager
+def in_memory(server: str, memory: Path = MEMORY) -> Iterator[Path | None]:
+    """A folder in memory for a server's files; None where there is no room. What a killed run has left goes first.
+
+    A test's database is some hundred small files, made and removed: on a disk that costs twice the processor time, and
+    waits for whatever else is written there.
+    """
+    if not memory.is_dir() or shutil.disk_usage(memory).free < ROOM:
+        yield None
+        return
+    folder = memory / f"placet-tests-{server}-{os.getpid()}"
+    for left in memory.glob("placet-tests-*"):
+        if left == folder or not Path("/proc", left.name.rpartition("-")[2]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    folder.mkdir(mode=0o711)  # Postgres runs as another user where we are root
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -145,7 +171,8 @@ def kafka_broker(scratch: Path) -> Iterator[Broker]:
             container = cleaning.enter_context(KafkaContainer("apache/kafka:4.1.1").with_kraft())
             yield Broker(container.get_bootstrap_server(), idempotent=True, groups=True)
         else:
-            embedded = own_broker(scratch / "broker")
+            folder = cleaning.enter_context(in_memory("broker")) or scratch
+            embedded = own_broker(folder / "broker")
             embedded.start()
             cleaning.callback(embedded.stop)
             yield as_told(embedded)

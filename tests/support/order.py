@@ -10,6 +10,7 @@ LONG = (
     "service/dispatch/test_pipeline_machine.py",
     "service/callers/test_hostile_caller.py",
     "service/dispatch/test_fail_points.py",
+    "service/rights/test_markers.py",
     "service/dispatch/test_by_smpp.py",
     "service/dispatch/test_dispatch.py",
     "service/consent/test_preference_page.py",
@@ -33,6 +34,8 @@ LONG = (
     "service/campaign/test_killed_imports.py",
     "service/clients/test_shop.py",
     "service/dispatch/test_kept_plans.py",
+    "service/dispatch/test_lost_records.py",
+    "service/dispatch/test_several_gateways.py",
 )
 
 

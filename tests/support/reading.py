@@ -12,6 +12,8 @@ from common.settings import ServiceSettings
 from tests.support.publish import ensured
 from tests.support.running import Surroundings
 
+EMPTY_FETCH_MS = 20  # the local broker waits to the end, whatever arrives meanwhile
+
 
 @asynccontextmanager
 async def reading(surroundings: Surroundings, topic: Topic) -> AsyncIterator[Callable[[], Awaitable[list[Event]]]]:
@@ -30,7 +32,9 @@ def changes_in(events: Iterable[Event | None]) -> list[MessageChanged]:
 @asynccontextmanager
 async def reading_at(settings: ServiceSettings, topic: Topic) -> AsyncIterator[Callable[[], Awaitable[list[Event]]]]:
     partitions = [TopicPartition(settings.topic_prefix + topic.name, n) for n in range(settings.partitions)]
-    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_bootstrap, auto_offset_reset="earliest")
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.kafka_bootstrap, auto_offset_reset="earliest", fetch_max_wait_ms=EMPTY_FETCH_MS
+    )
     seen: list[tuple[int, int, Event]] = []
 
     async def read() -> list[Event]:

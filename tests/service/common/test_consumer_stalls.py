@@ -97,6 +97,7 @@ RAISED: list[BaseException] = [
 ]
 
 
+@pytest.mark.any_broker
 async def test_whatever_a_read_raises_is_red_and_steps_over_nothing(
     surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +120,7 @@ async def test_whatever_a_read_raises_is_red_and_steps_over_nothing(
             await eventually(it.is_well)
 
 
+@pytest.mark.any_broker
 async def test_what_the_client_had_taken_when_it_raised_is_read_again(
     surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +144,7 @@ async def test_what_the_client_had_taken_when_it_raised_is_read_again(
         await eventually(it.is_well)
 
 
+@pytest.mark.any_broker
 @pytest.mark.parametrize("place", ["position", "seek", "highwater"])
 async def test_what_else_the_client_is_asked_may_raise_too(
     surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch, place: str
@@ -165,6 +168,7 @@ async def test_what_else_the_client_is_asked_may_raise_too(
         await eventually(it.is_well)
 
 
+@pytest.mark.any_broker
 async def test_a_client_that_hangs_is_red(surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch) -> None:
     hang = asyncio.Event()
     hang.set()
@@ -186,6 +190,7 @@ async def test_a_client_that_hangs_is_red(surroundings: Surroundings, monkeypatc
         await eventually(lambda: is_so(shown._value.get() < RED_S))
 
 
+@pytest.mark.any_broker
 async def test_a_client_whose_own_task_died_is_made_anew(
     surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -231,6 +231,7 @@ async def test_a_stranger_s_message_and_sender_are_what_nobody_has(surroundings:
         assert len(op.messages) == 1
 
 
+@pytest.mark.any_broker
 async def test_whom_else_somebody_said_yes_to_is_told_to_nobody_who_may_use_one_sender(
     surroundings: Surroundings,
 ) -> None:
@@ -275,6 +276,7 @@ SOMEBODY_WAITS_FOR_A_PARTITION = (  # to decide: who applies consents waits for 
 )
 
 
+@pytest.mark.any_broker
 async def test_an_older_state_never_replaces_a_newer_one(surroundings: Surroundings) -> None:
     async with operator() as op, dispatch(surroundings, op) as d:
         await d.publish_states(opted_out(1, version=5))
@@ -304,6 +306,7 @@ async def test_while_consent_is_stale_marketing_is_held_and_transactional_goes(s
             await eventually(d.becomes(found["message_id"], "accepted"))
 
 
+@pytest.mark.any_broker
 @pytest.mark.parametrize(("roles", "holds"), [("api", False), ("relay", False), ("worker", True), ("projection", True)])
 async def test_stale_consent_makes_who_holds_marketing_not_ready_and_nobody_else(
     surroundings: Surroundings, roles: str, holds: bool
@@ -386,6 +389,7 @@ async def test_an_opt_out_is_enforced_only_when_nothing_of_the_subject_is_in_fli
         assert op.references == [in_flight.message_id]
 
 
+@pytest.mark.any_broker
 async def test_an_answer_to_a_person_goes_after_their_stop_and_does_not_hold_up_its_enforcement(
     surroundings: Surroundings,
 ) -> None:
@@ -408,6 +412,7 @@ async def test_an_answer_to_a_person_goes_after_their_stop_and_does_not_hold_up_
         assert op.messages[0]["category"] == "service"
 
 
+@pytest.mark.any_broker
 async def test_the_question_of_a_double_opt_in_goes_to_who_is_pending_and_not_after_their_stop(
     surroundings: Surroundings,
 ) -> None:
@@ -521,6 +526,7 @@ async def test_no_answer_is_unknown_never_sent_again_and_a_receipt_resolves_it(s
         assert found["receipt"] == "delivered"
 
 
+@pytest.mark.any_broker
 async def test_a_receipt_before_the_submits_answer_finds_its_message(surroundings: Surroundings) -> None:
     async with operator() as op, dispatch(surroundings, op, gateway_echoes_reference=False) as d:
         await d.publish_states(opted_in(1))
@@ -717,6 +723,7 @@ async def test_pause_resume_and_cancel_are_honoured_at_the_gate(surroundings: Su
         assert op.references == [wanted.message_id]
 
 
+@pytest.mark.any_broker
 async def test_a_hold_delays_marketing_until_it_is_lifted_and_never_a_transactional_message(
     surroundings: Surroundings,
 ) -> None:
@@ -734,6 +741,7 @@ async def test_a_hold_delays_marketing_until_it_is_lifted_and_never_a_transactio
         await eventually(d.becomes(held.message_id, "accepted"))
 
 
+@pytest.mark.any_broker
 async def test_what_a_stop_found_in_review_holds_back_is_denied_at_once(surroundings: Surroundings) -> None:
     async with operator() as op, dispatch(surroundings, op) as d:
         await d.publish_states(opted_in(1, held_since=now()))
@@ -874,6 +882,7 @@ async def test_an_idempotent_gateway_gets_what_a_crash_left_once_more_if_it_may_
         assert op.references == [known.message_id, str(left)]
 
 
+@pytest.mark.any_broker
 async def test_a_receipt_that_came_before_the_crash_makes_it_accepted(surroundings: Surroundings) -> None:
     async with operator() as op, dispatch(surroundings, op, watermarks=False) as d:
         left = await _leave_sending(surroundings, 1, receipt="delivered")
@@ -908,6 +917,7 @@ async def _leave_sending(
     return UUID(wanted.message_id)
 
 
+@pytest.mark.any_broker
 async def test_a_receipt_of_nothing_handed_off_or_of_another_gateway_changes_nothing(
     surroundings: Surroundings,
 ) -> None:

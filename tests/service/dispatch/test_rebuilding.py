@@ -175,6 +175,7 @@ async def lost(_: Rebuilding) -> AsyncIterator[None]:
     yield
 
 
+@pytest.mark.any_broker
 @pytest.mark.parametrize(
     "last", [pytest.param(name, id=name) for name in ("rebuild_until", "projected_up_to", "lock_generation")]
 )
@@ -228,6 +229,7 @@ async def test_who_is_overtaken_as_it_reads_what_is_left_says_so(
         assert await rows(surroundings) == truth | {subject(12): (1, "opted_in", False)}
 
 
+@pytest.mark.any_broker
 @pytest.mark.parametrize(("step", "nth"), [("projected_up_to", 3), ("keep_newer", 1)])
 async def test_who_can_be_read_again_is_not_taken_for_unreadable(
     surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch, step: str, nth: int

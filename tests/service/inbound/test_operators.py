@@ -130,6 +130,7 @@ async def test_a_record_without_a_key_is_taken_for_what_it_says(surroundings: Su
     assert (dead["key"], dead["payload"]) == (None, b"{")
 
 
+@pytest.mark.any_broker
 @pytest.mark.parametrize("name", ["", "Orange", "a.b", "orange messages", "x" * 41])
 async def test_an_operators_name_must_make_a_topic(surroundings: Surroundings, name: str) -> None:
     more = await surroundings.settings("inbound", kafka_operators=(name,))

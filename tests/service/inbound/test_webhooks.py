@@ -137,6 +137,7 @@ async def test_what_a_stop_names_travels_sealed_and_a_stop_to_all_says_so(servic
     assert not any(event.answered for event in (named, everyone, plain)), "the simulator confirms nothing itself"
 
 
+@pytest.mark.any_broker
 async def test_the_journal_keeps_the_raw_body_and_nothing_personal_in_clear(service: Inbound) -> None:
     raw = mo("Stop à tout ça", id="mo-7").replace(b"\\u00e0", "à".encode())
     assert not raw.isascii()
@@ -151,6 +152,7 @@ async def test_the_journal_keeps_the_raw_body_and_nothing_personal_in_clear(serv
     assert not any(word in repr(rows) for word in ("639980001", "Stop", "tout"))
 
 
+@pytest.mark.any_broker
 async def test_an_mo_id_is_derived_from_its_name_alone(service: Inbound) -> None:
     await service.text("STOP", id="mo-1")
     await service.text("STOP", id="mo-2")
@@ -160,6 +162,7 @@ async def test_an_mo_id_is_derived_from_its_name_alone(service: Inbound) -> None
     assert first.mo_id == "00000000-0000-8cb8-8454-07f40441b437"
 
 
+@pytest.mark.any_broker
 async def test_a_time_in_our_future_is_clamped(service: Inbound) -> None:
     await service.text("STOP", sent_at=(now() + timedelta(days=400)).isoformat())
 

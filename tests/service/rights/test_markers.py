@@ -43,6 +43,7 @@ def writings(e164: str) -> list[str]:
     return [e164.removeprefix("+"), *(between.join(pairs) for between in ("", " ", ".", "-", "_"))]
 
 
+@pytest.mark.any_broker
 async def test_no_marker_of_any_route_is_anywhere_after_the_erasure(
     surroundings: Surroundings, caplog: pytest.LogCaptureFixture
 ) -> None:

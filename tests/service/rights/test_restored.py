@@ -35,6 +35,7 @@ async def restore(surroundings: Surroundings, service: str, backup: str) -> None
         )
 
 
+@pytest.mark.any_broker
 async def test_what_a_backup_brings_back_is_erased_again(surroundings: Surroundings) -> None:
     async with four(surroundings) as told:
         await told.everywhere(1)
@@ -59,6 +60,7 @@ async def test_what_a_backup_brings_back_is_erased_again(surroundings: Surroundi
         assert await again(surroundings, now()) == (0, 0), "nothing was erased since"
 
 
+@pytest.mark.any_broker
 async def test_what_a_consent_svc_has_lost_is_erased_by_what_the_others_know(
     surroundings: Surroundings, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -151,6 +151,7 @@ async def resealed(surroundings: Surroundings, service: str, *, killed: bool = F
     return left
 
 
+@pytest.mark.any_broker
 async def test_the_old_key_goes_from_every_column_while_a_stop_counts_and_nothing_is_lost(
     surroundings: Surroundings, capsys: pytest.CaptureFixture[str]
 ) -> None:
