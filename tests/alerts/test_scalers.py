@@ -102,8 +102,8 @@ def wrong(specs: Mapping[str, Any], folder: Path) -> list[str]:
 def moved() -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the scalers with a threshold or a bound of one of them moved, one at a time."""
     for name, spec in scalers().items():
-        for bound, by in (("minReplicaCount", 1), ("maxReplicaCount", -1)):
-            yield f"{name} {bound}", scalers() | {name: spec | {bound: spec[bound] + by}}
+        for bound, more in (("minReplicaCount", 1), ("maxReplicaCount", -1)):
+            yield f"{name} {bound}", scalers() | {name: spec | {bound: spec[bound] + more}}
         for number, trigger in enumerate(spec["triggers"]):
             for by in (0.9, 1.1):
                 threshold = f"{float(trigger['metadata']['threshold']) * by:g}"
@@ -118,5 +118,5 @@ def test_each_scaler_asks_for_the_replicas_that_its_metrics_need(tmp_path: Path)
 
 
 @pytest.mark.parametrize(("change", "specs"), list(moved()), ids=lambda it: it if isinstance(it, str) else "")
-def test_a_threshold_or_a_bound_that_is_moved_is_noticed(change: str, specs: dict[str, Any], tmp_path: Path) -> None:
+def test_a_threshold_or_a_bound_that_moves_is_noticed(change: str, specs: dict[str, Any], tmp_path: Path) -> None:
     assert wrong(specs, tmp_path), change
