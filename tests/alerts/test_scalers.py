@@ -1,7 +1,7 @@
 """Production's scalers ask for the replicas that a backlog needs, in Prometheus' own evaluation of their queries.
 
 The arithmetic is KEDA's and Kubernetes' for the average of a metric: each trigger's value over its threshold, rounded
-up, the most of them within the bounds. No cluster takes part, and Kubernetes moves at a difference of 10 % or more only.
+up, the most of them within the bounds. No cluster takes part, and Kubernetes leaves a difference of 10 %.
 """
 
 from collections.abc import Iterator, Mapping
