@@ -92,7 +92,7 @@ operators: install $(SMSC)/installed $(if $(findstring jasmin,$(T)),$(JASMIN)/in
 	PLACET_OPERATORS_MESSAGES=$(or $(MESSAGES),80) PLACET_OPERATORS_RUNS=$(or $(RUNS),1) \
 		$(BIN)/pytest --log-cli-level=INFO --durations=10 $(or $(T),tests/operators --ignore=tests/operators/test_jasmin.py $(if $(SMPP_MESSAGES),,--ignore-glob=tests/operators/test_smpp_*))
 
-alerts: install ## Evaluate the alert rules near their thresholds, and with each moved (promtool: Debian's prometheus; K="not moves")
+alerts: install ## Evaluate the alert rules and the scalers near their thresholds, and with each moved (promtool: Debian's prometheus; K="not moves")
 	$(BIN)/pytest -q --timeout=900 $(if $(K),-k "$(K)") tests/alerts
 
 kubernetes: install $(KUBERNETES)/built ## Apply each overlay to an API server of its own (Go 1.24 or later; half an hour of one core the first time)

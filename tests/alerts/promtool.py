@@ -42,6 +42,11 @@ def failing(rules: Sequence[tuple[str, Mapping[str, Any], Sequence[Case]]], fold
         }
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(tests), encoding="utf-8")
         names.append(f"{name}.yaml")
+    return failed(names, folder)
+
+
+def failed(names: Sequence[str], folder: Path) -> dict[str, str]:
+    """Run the unit tests of these files; return by name, without `.yaml`, what promtool says of those that fail."""
     said: dict[str, str] = {}
     for at in range(0, len(names), AT_ONCE):
         command = [promtool(), "test", "rules", *names[at : at + AT_ONCE]]

@@ -523,11 +523,14 @@ def _panel(number: int, panel: Panel) -> dict[str, Any]:
             },
             "overrides": [],
         },
-        "targets": [
-            {"refId": chr(ord("A") + place), "datasource": SOURCE, "expr": expr, "legendFormat": legend}
-            for place, (expr, legend) in enumerate(panel.asked.items())
-        ],
+        "targets": [_target(place, expr, legend) for place, (expr, legend) in enumerate(panel.asked.items())],
     }
+
+
+def _target(place: int, expr: str, legend: str) -> dict[str, Any]:
+    """Return a query of a panel. One for the quantile of a histogram asks for the exemplars of its buckets too."""
+    target = {"refId": chr(ord("A") + place), "datasource": SOURCE, "expr": expr, "legendFormat": legend}
+    return {**target, "exemplar": True} if expr.startswith("histogram_quantile") else target
 
 
 def model(dashboard: Dashboard) -> dict[str, Any]:

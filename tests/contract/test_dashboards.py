@@ -43,6 +43,15 @@ def test_each_metric_of_an_alert_is_on_a_dashboard() -> None:
     assert alerting - shown == set()
 
 
+def test_a_graph_of_durations_shows_exemplars_and_no_other_does() -> None:
+    """A graph has the unit of its query: the seconds of an exemplar mean nothing on a graph of a share."""
+    graphs = [graph for text in written().values() for graph in json.loads(text)["panels"]]
+    asked = [(graph["fieldConfig"]["defaults"]["unit"], each) for graph in graphs for each in graph["targets"]]
+    shows = {each["expr"]: (unit, each["datasource"]["type"]) for unit, each in asked if each.get("exemplar")}
+    assert shows.keys() == {each["expr"] for unit, each in asked if "_bucket" in each["expr"] and unit == "s"}
+    assert set(shows.values()) == {("s", "prometheus")}
+
+
 def bare(name: str) -> str:
     return re.sub("_(bucket|count|sum)$", "", name)
 

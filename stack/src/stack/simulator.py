@@ -6,7 +6,8 @@ with the services, and refuses everything that an operator could refuse.
 
     python -m stack.simulator       configured by PLACET_SIM_* and PLACET_INBOUND_URL, see `Settings`
 
-Each line of the log is flushed before the answer. Pending DLRs and replies are lost with the process.
+Each line of the log is flushed before the answer. A process that finds a log goes on with it: a reply that inbound-svc
+has not acknowledged is sent again. Pending DLRs, and replies that were not due, are lost with the process before.
 """
 
 import asyncio
@@ -164,14 +165,30 @@ def _told(environment: Mapping[str, str]) -> dict[str, str]:
     return {path.name.upper(): path.read_text().strip() for path in Path(folder).glob("placet_*")} | dict(environment)
 
 
+class Fact(Struct):
+    """What each line of the log says."""
+
+    kind: str
+    id: str | None = None
+
+
 class Log:
-    """A file of JSON lines, append-only."""
+    """A file of JSON lines, append-only. Without the end of a line that a killed process did not finish."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._file: BinaryIO = path.open("ab")
-        self.counts: Counter[str] = Counter()
+        whole, _, begun = path.read_bytes().rpartition(b"\n")
+        self._file.truncate(path.stat().st_size - len(begun))
+        found = [msgspec.json.decode(line, type=Fact) for line in whole.splitlines()]
+        self.counts: Counter[str] = Counter(fact.kind for fact in found)
+        ended = {fact.id for fact in found if fact.kind in ("reply_acknowledged", "reply_abandoned")}
+        self.open_replies = [
+            msgspec.json.decode(line, type=dict[str, str])
+            for line, fact in zip(whole.splitlines(), found, strict=True)
+            if fact.kind == "reply" and fact.id not in ended
+        ]
 
     def write(self, facts: Sequence[Mapping[str, object]]) -> None:
         """Write all facts before returning, `kind` first: `lines` filters by prefix."""
@@ -213,6 +230,8 @@ class Operator:
     async def working(self) -> AsyncIterator[None]:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CALLBACK_TIMEOUT_S)) as self._http:
             self._go(self._send_receipts())
+            for kept in self.log.open_replies:
+                self._go(self._deliver({name: value for name, value in kept.items() if name != "kind"}))
             yield
             for task in list(self._tasks):
                 task.cancel()
@@ -330,6 +349,9 @@ class Operator:
         await asyncio.sleep(after_s)
         mo = {"id": f"mo-{secrets.token_hex(12)}", "from": sender, "to": to, "text": text, "sent_at": _now()}
         self.log.write([{"kind": "reply", **mo}])
+        await self._deliver(mo)
+
+    async def _deliver(self, mo: dict[str, str]) -> None:
         mo["sent_at"] = _later(mo["sent_at"], self.behaviour.clock_s)
         attempts, done = await self._call_back("messages", msgspec.json.encode(mo))
         kind = "reply_acknowledged" if done else "reply_abandoned"

@@ -346,6 +346,34 @@ async def test_an_unknown_behaviour_changes_nothing(simulator: Start) -> None:
         assert (await sim.http.post("/control/behaviour", json={})).json()["reject_rate"] == 0
 
 
+async def test_it_goes_on_with_the_log_of_a_killed_process(simulator: Start, tmp_path: Path) -> None:
+    """The reply that inbound-svc did not acknowledge is sent again, and half a line is no fact."""
+    told = {"from": MESSAGE["to"], "to": "36111", "text": "STOP", "sent_at": "2026-11-02T09:00:00.000000+00:00"}
+    lines = [
+        {"kind": "submit", "id": "sim-1", "to": MESSAGE["to"], "replay": False},
+        {"kind": "reply", "id": "mo-1", **told},
+        {"kind": "reply", "id": "mo-2", **told},
+        {"kind": "reply", "id": "mo-3", **told},
+        {"kind": "reply_acknowledged", "id": "mo-1", "attempts": 1},
+        {"kind": "reply_abandoned", "id": "mo-3", "attempts": 9},
+    ]
+    half = '{"kind":"submit","id":"si'
+    (tmp_path / "log.jsonl").write_text(
+        "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines) + half
+    )
+    async with simulator() as sim:
+
+        async def is_acknowledged() -> bool:
+            return (await sim.counts())["replies_acknowledged"] == 2
+
+        await eventually(is_acknowledged)
+        assert sim.inbound.messages == [{"id": "mo-2", **told}]
+        assert (await sim.counts())["replies"] == 3
+        await sim.submit(MESSAGE)
+        first, second = await sim.log("submit")
+        assert (first["id"], second["reference"]) == ("sim-1", MESSAGE["reference"])
+
+
 async def test_it_is_a_program_configured_by_its_environment(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     env = {

@@ -254,6 +254,8 @@ def _scalers(objects: Sequence[Object]) -> Iterator[str]:
         if least < 2:
             yield f"{each['kind']} {name} leaves no spare"
         if each["kind"] == "ScaledObject":
+            if least > 0 and (unread := {"cooldownPeriod", "initialCooldownPeriod"} & spec.keys()):
+                yield f"ScaledObject {name} never scales to zero, so KEDA does not read its {', '.join(sorted(unread))}"
             if spec["maxReplicaCount"] > int(variables(objects, target)["PLACET_PARTITIONS"]):
                 yield f"ScaledObject {name} makes more replicas than there are partitions"
             for trigger in spec["triggers"]:

@@ -85,6 +85,16 @@ def test_every_file_of_a_layer_has_one_age_before_and_after_it_is_compiled(stage
     assert all("--no-compile" in each for each in installs)
 
 
+@each_target
+def test_no_folder_of_a_layer_has_one_name_that_begins_as_another(target: str) -> None:
+    """`common` and `common-0.1.0.dist-info` have no order that all engines share, so a layer has not both."""
+    steps = [step.strip() for run in instructions(f"{target}-code", "RUN") for step in run.split("&&")]
+    [installs] = [n for n, step in enumerate(steps) if "--target /code/opt/code" in step]
+    [moves] = [n for n, step in enumerate(steps) if step.startswith("mv /code/opt/code/*.dist-info /code/opt/placet/")]
+    [first, *_] = [n for n, step in enumerate(steps) if "-exec touch" in step]
+    assert installs < moves < first
+
+
 def test_an_image_runs_as_a_number_that_is_not_root() -> None:
     (user,) = instructions("base", "USER")
     assert re.fullmatch(r"[1-9]\d{4}:[1-9]\d{4}", user)

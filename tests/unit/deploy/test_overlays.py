@@ -240,6 +240,10 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
         lambda o: put(the(o, "ScaledObject", "consent-worker")["spec"], "minReplicaCount", 0),
         "ScaledObject consent-worker leaves no spare",
     ),
+    "a wait that KEDA does not read": (
+        lambda o: put(the(o, "ScaledObject", "dispatch-worker")["spec"], "cooldownPeriod", 600),
+        "KEDA does not read its cooldownPeriod",
+    ),
     "a scaled Deployment with replicas": (
         lambda o: put(the(o, "Deployment", "dispatch-worker")["spec"], "replicas", 2),
         "each apply resets its replicas",
