@@ -87,8 +87,10 @@ async def test_dlrs_that_come_at_once_share_a_callback_and_an_event_and_nothing_
 
     assert set(answers) == set(again) == {200}
     assert await people.events(INBOUND_RECEIPTS) == sorted(f"op-{n}" for n in range(TOGETHER)), "each once"
-    items = await people.rows("SELECT count(*), count(DISTINCT callback_id) FROM callback_item")
-    callbacks = await people.rows("SELECT body, outbox_ids FROM callback")
+    items = await people.rows("SELECT count(*), count(DISTINCT callback_id) FROM receipt")
+    callbacks = await people.rows("SELECT id, body, outbox_ids, receipts FROM callback")
+    listed = await people.rows("SELECT id, unnest(receipts) FROM callback")
+    assert sorted(listed) == sorted(await people.rows("SELECT callback_id, id FROM receipt"))
     assert items == [(TOGETHER, len(callbacks))]
     assert len(callbacks) < TOGETHER / 4
     assert {len(each["outbox_ids"]) for each in callbacks} == {1}
@@ -117,8 +119,8 @@ async def test_one_that_waits_for_a_lock_does_not_hold_up_those_that_come_after_
         transaction = other.transaction()
         await transaction.start()
         await other.execute(
-            "INSERT INTO callback_item (provider, account, kind, provider_message_id, state, callback_id)"
-            " VALUES ('simulator', 'main', 'messages', 'mo-1', '', gen_random_uuid())"
+            "INSERT INTO callback_item (provider, account, provider_message_id, callback_id)"
+            " VALUES ('simulator', 'main', 'mo-1', gen_random_uuid())"
         )
         first = asyncio.create_task(people.text(1))
 
