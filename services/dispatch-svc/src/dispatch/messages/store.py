@@ -23,6 +23,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+from msgspec import structs
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -42,12 +43,12 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
-from common.db.database import PLANNED_NOW, Database, fetch_many, once_committed, plan_now
+from common.db.database import COPIED_ROWS, PLANNED_NOW, Database, fetch_many, insert_many, once_committed, plan_now
 from common.telemetry import counter, tracing
 from dispatch.lane import Lane
 from dispatch.messages.events import Changed, changed
 from dispatch.messages.reasons import Reason
-from dispatch.messages.row import COLUMNS, MessageRow, Outcome, ReceiptChange, columns_of
+from dispatch.messages.row import COLUMNS, MessageRow, Outcome, ReceiptChange, columns_of, parted, shared_id
 from dispatch.messages.status import Status
 from dispatch.schema import instant, metadata
 
@@ -65,6 +66,7 @@ _TYPES: Mapping[str, TypeEngine[Any]] = {
     "boolean": Boolean(),
     "integer": Integer(),
     "smallint": SmallInteger(),
+    "bigint": BigInteger(),
     "timestamptz": DateTime(timezone=True),
 }
 
@@ -118,6 +120,16 @@ begun = Table(
     Column("decided_at", DateTime(timezone=True), nullable=False),
     Column("message_ids", ARRAY(Uuid), nullable=False),
     Index("begun_decided_ix", "decided_at"),
+)
+
+Table(
+    # The part of a decision record that the messages of a batch share: nothing of a person, some hundreds of rows for
+    # ever. The index is not unique: no decision waits for another that adds the row, and a second row harms nothing.
+    "shared_record",
+    metadata,
+    Column("id", BigInteger, nullable=False),  # `shared_id`
+    Column("content", Text, nullable=False),
+    Index("shared_record_id_ix", "id"),
 )
 
 LANES = {Lane.MARKETING: "placet.partition", Lane.TRANSACTIONAL: "placet.partition.codes"}  # locked in this order
@@ -199,7 +211,7 @@ OWN = _kinds_of("message_id", "subject_id", "number", "text", "consent_version")
 
 ALIKE = _kinds_of(  # equal for many messages of an insert, sent once per combination
     *("campaign_id", "sender_id", "purpose", "category", "requested_at", "send_before", "region", "status", "reasons"),
-    *("due_at", "gateway", "template", "segments", "cost", "prices", "charged"),
+    *("due_at", "gateway", "template", "segments", "cost", "prices", "charged", "shared_id"),
 )
 
 OF_ALL = _kinds_of("partition", "policy_version", "as_of", "decided_at")  # equal for all messages of a decision
@@ -207,7 +219,7 @@ OF_ALL = _kinds_of("partition", "policy_version", "as_of", "decided_at")  # equa
 _NUMBER_OF_AN_OPT_OUT = "CASE WHEN m.receipt = 'opted_out' THEN m.number END"
 
 DECIDED = _kinds_of(
-    *("message_id", "status", "reasons", "due_at", "consent_version", "gateway", "facts"),
+    *("message_id", "status", "reasons", "due_at", "consent_version", "gateway", "facts", "shared_id"),
     *("segments", "cost", "prices", "charged"),
 )
 
@@ -219,19 +231,61 @@ _AS_ARRAY = "string_to_array({}, ',')"  # unnest flattens text[][]
 async def insert_messages(tx: AsyncConnection, rows: Sequence[MessageRow]) -> set[UUID]:
     """Insert messages with their verdicts, and return the new ids. A known message_id changes no row.
 
-    Raise ValueError unless the messages were decided together (`OF_ALL`).
+    Decided messages come from Kafka, and the caller's transaction holds the offset of their partition: no other writes
+    them. Raise ValueError unless the messages were decided together (`OF_ALL`).
     """
     if not rows:
         return set()
+    _of_all(rows)
     await _note_sending(tx, rows)
+    ids = await (_add(tx, rows, _INSERT_NEW) if rows[0].decided_at is None else _add_alone(tx, rows))
+    once_committed(tx, partial(tracing.accepted, "dispatch", ids))
+    return ids
+
+
+async def _add_alone(tx: AsyncConnection, rows: Sequence[MessageRow]) -> set[UUID]:
+    """Insert without ON CONFLICT, for which the WAL would confirm each row."""
+    first: dict[UUID, MessageRow] = {}
+    for row in rows:
+        first.setdefault(row.message_id, row)
+    known = await statuses(tx, list(first))
+    new = [row for message_id, row in first.items() if message_id not in known]
+    new = await _with_shared(tx, new)
+    if len(new) >= COPIED_ROWS:
+        await insert_many(tx, "message", _COPIED, list(map(_values, new)))
+    elif new:
+        await _add(tx, new, _INSERT)
+    return {row.message_id for row in new}
+
+
+async def _with_shared(tx: AsyncConnection, rows: Sequence[MessageRow]) -> list[MessageRow]:
+    """Store what the decision records share, and return the rows with their own parts."""
+    found: list[MessageRow] = []
+    contents: dict[int, str] = {}
+    for row in rows:
+        shared, own = parted(row.facts)
+        named = shared_id(shared) if shared else None
+        if shared and named:
+            contents[named] = shared
+        found.append(structs.replace(row, facts=own, shared_id=named))
+    if contents:
+        await fetch_many(
+            tx,
+            "INSERT INTO shared_record (id, content) SELECT v.id, v.content FROM unnest($1::bigint[], $2::text[])"
+            " AS v(id, content) WHERE NOT EXISTS (SELECT FROM shared_record AS s WHERE s.id = v.id)",
+            list(contents),
+            list(contents.values()),
+        )
+    return found
+
+
+async def _add(tx: AsyncConnection, rows: Sequence[MessageRow], statement: str) -> set[UUID]:
     kinds: dict[tuple[object, ...], int] = {}
     places = [kinds.setdefault(kind, len(kinds) + 1) for kind in map(_kind_of, rows)]
     alike = dict(zip(ALIKE, map(list, zip(*kinds, strict=True)), strict=True))
     facts = "\n".join(row.facts or "" for row in rows)
-    new = await fetch_many(tx, _INSERT, *_columns(rows, OWN), places, facts, *_arrays(alike), *_of_all(rows))
-    ids = {message_id for (message_id,) in new}
-    once_committed(tx, partial(tracing.accepted, "dispatch", ids))
-    return ids
+    new = await fetch_many(tx, statement, *_columns(rows, OWN), places, facts, *_arrays(alike), *_of_all(rows))
+    return {message_id for (message_id,) in new}
 
 
 async def update_decisions(tx: AsyncConnection, rows: Sequence[MessageRow]) -> list[Changed]:
@@ -242,6 +296,7 @@ async def update_decisions(tx: AsyncConnection, rows: Sequence[MessageRow]) -> l
     if not rows:
         return []
     await _note_sending(tx, rows)
+    rows = await _with_shared(tx, rows)
     gone = f"m.message_id = ANY(${len(DECIDED) + len(OF_ALL) + 1}::uuid[])"
     kept = ", ".join(f"{c} = CASE WHEN {gone} THEN NULL ELSE m.{c} END" for c in ("number", "text"))
     sets = ", ".join(
@@ -539,15 +594,18 @@ def _of_all(rows: Sequence[MessageRow]) -> list[object]:
     return list(first)
 
 
+_COPIED = {name: kind for name, (kind, _) in COLUMNS.items()}
+_values: Callable[[MessageRow], tuple[object, ...]] = attrgetter(*COLUMNS)
 _of_all_of: Callable[[MessageRow], tuple[object, ...]] = attrgetter(*OF_ALL)
 _kind_of: Callable[[MessageRow], tuple[object, ...]] = attrgetter(*ALIKE)
 
-_INSERT = (  # decision records are lines, since JSON has no line break: the driver checks each array element thrice
+_INTO = (  # decision records are lines, since JSON has no line break: the driver checks each array element thrice
     f"INSERT INTO message ({', '.join((*OWN, 'facts', *ALIKE, *OF_ALL))}, version)"
     f" SELECT {', '.join(f'v.{column}' for column in OWN)}, v.facts,"
     f" {', '.join(_AS_ARRAY.format('k.reasons') if column == 'reasons' else f'k.{column}' for column in ALIKE)},"
     f" {_one_for_all(len(OWN) + 2 + len(ALIKE))}, 1"
     f" FROM {_unnest({**OWN, 'kind': 'integer', 'facts': 'lines'})}"
     f" JOIN {_unnest(ALIKE, 'k', len(OWN) + 3, 'WITH ORDINALITY')} ON k.place = v.kind"
-    " ON CONFLICT (message_id) DO NOTHING RETURNING message_id"
+    "{} RETURNING message_id"
 )
+_INSERT, _INSERT_NEW = (_INTO.format(each) for each in ("", " ON CONFLICT (message_id) DO NOTHING"))
