@@ -23,7 +23,6 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from msgspec import structs
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -48,7 +47,8 @@ from common.telemetry import counter, tracing
 from dispatch.lane import Lane
 from dispatch.messages.events import Changed, changed
 from dispatch.messages.reasons import Reason
-from dispatch.messages.row import COLUMNS, MessageRow, Outcome, ReceiptChange, columns_of, parted, shared_id
+from dispatch.messages.row import COLUMNS, MessageRow, Outcome, ReceiptChange, columns_of
+from dispatch.messages.shared_store import parted_rows, with_shared
 from dispatch.messages.status import Status
 from dispatch.schema import instant, metadata
 
@@ -120,16 +120,6 @@ begun = Table(
     Column("decided_at", DateTime(timezone=True), nullable=False),
     Column("message_ids", ARRAY(Uuid), nullable=False),
     Index("begun_decided_ix", "decided_at"),
-)
-
-Table(
-    # The part of a decision record that the messages of a batch share: nothing of a person, some hundreds of rows for
-    # ever. The index is not unique: no decision waits for another that adds the row, and a second row harms nothing.
-    "shared_record",
-    metadata,
-    Column("id", BigInteger, nullable=False),  # `shared_id`
-    Column("content", Text, nullable=False),
-    Index("shared_record_id_ix", "id"),
 )
 
 LANES = {Lane.MARKETING: "placet.partition", Lane.TRANSACTIONAL: "placet.partition.codes"}  # locked in this order
@@ -238,53 +228,36 @@ async def insert_messages(tx: AsyncConnection, rows: Sequence[MessageRow]) -> se
         return set()
     _of_all(rows)
     await _note_sending(tx, rows)
-    ids = await (_add(tx, rows, _INSERT_NEW) if rows[0].decided_at is None else _add_alone(tx, rows))
+    alone = len(rows) >= COPIED_ROWS and rows[0].decided_at is not None
+    ids = await (_copy(tx, rows) if alone else _add(tx, rows))
     once_committed(tx, partial(tracing.accepted, "dispatch", ids))
     return ids
 
 
-async def _add_alone(tx: AsyncConnection, rows: Sequence[MessageRow]) -> set[UUID]:
-    """Insert without ON CONFLICT, for which the WAL would confirm each row."""
+async def _copy(tx: AsyncConnection, rows: Sequence[MessageRow]) -> set[UUID]:
+    """Copy the new rows: the WAL confirms each row of ON CONFLICT by a record of its own."""
     first: dict[UUID, MessageRow] = {}
     for row in rows:
         first.setdefault(row.message_id, row)
-    known = await statuses(tx, list(first))
-    new = [row for message_id, row in first.items() if message_id not in known]
-    new = await _with_shared(tx, new)
-    if len(new) >= COPIED_ROWS:
-        await insert_many(tx, "message", _COPIED, list(map(_values, new)))
-    elif new:
-        await _add(tx, new, _INSERT)
+    sql = f"{with_shared(2)} SELECT message_id FROM message WHERE message_id = ANY($1::uuid[])"
+    found, shared = parted_rows(list(first.values()))
+    known = {message_id for (message_id,) in await fetch_many(tx, sql, list(first), *shared)}
+    new = [row for row in found if row.message_id not in known]
+    if len(new) < COPIED_ROWS:
+        return await _add(tx, [row for message_id, row in first.items() if message_id not in known])
+    await insert_many(tx, "message", _COPIED, list(map(_values, new)))
     return {row.message_id for row in new}
 
 
-async def _with_shared(tx: AsyncConnection, rows: Sequence[MessageRow]) -> list[MessageRow]:
-    """Store what the decision records share, and return the rows with their own parts."""
-    found: list[MessageRow] = []
-    contents: dict[int, str] = {}
-    for row in rows:
-        shared, own = parted(row.facts)
-        named = shared_id(shared) if shared else None
-        if shared and named:
-            contents[named] = shared
-        found.append(structs.replace(row, facts=own, shared_id=named))
-    if contents:
-        await fetch_many(
-            tx,
-            "INSERT INTO shared_record (id, content) SELECT v.id, v.content FROM unnest($1::bigint[], $2::text[])"
-            " AS v(id, content) WHERE NOT EXISTS (SELECT FROM shared_record AS s WHERE s.id = v.id)",
-            list(contents),
-            list(contents.values()),
-        )
-    return found
-
-
-async def _add(tx: AsyncConnection, rows: Sequence[MessageRow], statement: str) -> set[UUID]:
+async def _add(tx: AsyncConnection, rows: Sequence[MessageRow]) -> set[UUID]:
+    if not rows:
+        return set()
+    rows, shared = parted_rows(rows)
     kinds: dict[tuple[object, ...], int] = {}
     places = [kinds.setdefault(kind, len(kinds) + 1) for kind in map(_kind_of, rows)]
     alike = dict(zip(ALIKE, map(list, zip(*kinds, strict=True)), strict=True))
     facts = "\n".join(row.facts or "" for row in rows)
-    new = await fetch_many(tx, statement, *_columns(rows, OWN), places, facts, *_arrays(alike), *_of_all(rows))
+    new = await fetch_many(tx, _INSERT, *_columns(rows, OWN), places, facts, *_arrays(alike), *_of_all(rows), *shared)
     return {message_id for (message_id,) in new}
 
 
@@ -296,7 +269,7 @@ async def update_decisions(tx: AsyncConnection, rows: Sequence[MessageRow]) -> l
     if not rows:
         return []
     await _note_sending(tx, rows)
-    rows = await _with_shared(tx, rows)
+    rows, shared = parted_rows(rows)
     gone = f"m.message_id = ANY(${len(DECIDED) + len(OF_ALL) + 1}::uuid[])"
     kept = ", ".join(f"{c} = CASE WHEN {gone} THEN NULL ELSE m.{c} END" for c in ("number", "text"))
     sets = ", ".join(
@@ -304,7 +277,8 @@ async def update_decisions(tx: AsyncConnection, rows: Sequence[MessageRow]) -> l
     )
     updated = await fetch_many(
         tx,
-        f"UPDATE message AS m SET {sets}, ({', '.join(OF_ALL)}) = ROW({_one_for_all(len(DECIDED))}),"
+        f"{with_shared(len(DECIDED) + len(OF_ALL) + 2)}"
+        f" UPDATE message AS m SET {sets}, ({', '.join(OF_ALL)}) = ROW({_one_for_all(len(DECIDED))}),"
         f" version = m.version + 1, unknown_since = NULL, {kept},"
         f" code = CASE WHEN v.status = 'sending' THEN NULL ELSE m.code END FROM {_unnest(DECIDED)}"
         " WHERE m.message_id = v.message_id AND (m.status IN ('pending', 'deferred')"
@@ -312,6 +286,7 @@ async def update_decisions(tx: AsyncConnection, rows: Sequence[MessageRow]) -> l
         *_columns(rows, DECIDED),
         *_of_all(rows),
         [row.message_id for row in rows if row.number is None],
+        *shared,
     )
     return [changed(MessageRow.read(row)) for row in updated]
 
@@ -599,13 +574,13 @@ _values: Callable[[MessageRow], tuple[object, ...]] = attrgetter(*COLUMNS)
 _of_all_of: Callable[[MessageRow], tuple[object, ...]] = attrgetter(*OF_ALL)
 _kind_of: Callable[[MessageRow], tuple[object, ...]] = attrgetter(*ALIKE)
 
-_INTO = (  # decision records are lines, since JSON has no line break: the driver checks each array element thrice
-    f"INSERT INTO message ({', '.join((*OWN, 'facts', *ALIKE, *OF_ALL))}, version)"
+_INSERT = (  # decision records are lines, since JSON has no line break: the driver checks each array element thrice
+    f"{with_shared(len(OWN) + len(ALIKE) + len(OF_ALL) + 3)}"
+    f" INSERT INTO message ({', '.join((*OWN, 'facts', *ALIKE, *OF_ALL))}, version)"
     f" SELECT {', '.join(f'v.{column}' for column in OWN)}, v.facts,"
     f" {', '.join(_AS_ARRAY.format('k.reasons') if column == 'reasons' else f'k.{column}' for column in ALIKE)},"
     f" {_one_for_all(len(OWN) + 2 + len(ALIKE))}, 1"
     f" FROM {_unnest({**OWN, 'kind': 'integer', 'facts': 'lines'})}"
     f" JOIN {_unnest(ALIKE, 'k', len(OWN) + 3, 'WITH ORDINALITY')} ON k.place = v.kind"
-    "{} RETURNING message_id"
+    " ON CONFLICT (message_id) DO NOTHING RETURNING message_id"
 )
-_INSERT, _INSERT_NEW = (_INTO.format(each) for each in ("", " ON CONFLICT (message_id) DO NOTHING"))
