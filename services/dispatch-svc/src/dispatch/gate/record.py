@@ -83,7 +83,7 @@ class Record(_Kept, frozen=True, kw_only=True):
     the encoded `Bounds`. `erased`: an erasure concerned the request.
     """
 
-    # what the messages of a batch mostly share; the ledger keeps these fields apart (`parted`)
+    # fields mostly equal for the messages of a batch, kept apart by the ledger (`messages.row.parted`)
     limits: msgspec.Raw
     stop: bool = False
     link: bool = False
