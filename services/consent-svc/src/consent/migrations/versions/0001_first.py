@@ -868,7 +868,7 @@ CREATE INDEX evidence_wide_opt_out_ix ON evidence (controller, recorded_at) WHER
 CREATE INDEX handed_off_at_ix ON handed_off (handed_off_at)
     """,
     """
-CREATE INDEX handed_off_campaign_ix ON handed_off (campaign_id, subject_id)
+CREATE INDEX handed_off_campaign_ix ON handed_off (hashtextextended(campaign_id, 0::bigint), subject_id)
     """,
     """
 CREATE UNIQUE INDEX handed_off_ordinal_ix ON handed_off (ordinal)
