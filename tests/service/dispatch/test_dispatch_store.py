@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from common.contracts.consent import ConsentStateChanged
 from common.contracts.rights import ErasureRequested
-from common.db.database import COPIED_ROWS, Database, fetch_many
+from common.db.database import COPIED_MESSAGES, Database, fetch_many
 from common.kafka import broker as kafka
 from common.kafka import outbox
 from common.kafka.broker import partition_of
@@ -296,7 +296,7 @@ async def test_what_nobody_has_touched_is_accepted_at_once_and_what_a_receipt_ov
     assert (told.state.version, told.state.receipt) == (3, "delivered")
 
 
-@pytest.mark.parametrize("many", [3, COPIED_ROWS])
+@pytest.mark.parametrize("many", [3, COPIED_MESSAGES])
 @pytest.mark.parametrize("decided", [True, False])
 async def test_a_message_is_inserted_once_and_a_repeat_changes_no_row(
     database: Database, many: int, decided: bool

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS, Topic
-from common.db.database import COPIED_ROWS, Database
+from common.db.database import COPIED_MESSAGES, Database
 from common.telemetry import continue_trace, traceparent
 from inbound.service import Settings, build
 from inbound.store import Identity, Item, Origin, add_items, receipt_id
@@ -110,7 +110,7 @@ async def test_many_dlrs_of_which_another_transaction_is_keeping_one_are_each_ke
 ) -> None:
     """Ours copies them, waits for the other, and adds what the other has not."""
     origin, callback_id = Origin("simulator", "main", "receipts"), uuid4()
-    items = [(callback_id, origin, Item(f"op-{n}", "delivered")) for n in range(COPIED_ROWS)]
+    items = [(callback_id, origin, Item(f"op-{n}", "delivered")) for n in range(COPIED_MESSAGES)]
     database = Database(await surroundings.database("inbound"), pool_size=1)
 
     async def ours() -> set[tuple[UUID, Identity]]:
@@ -135,7 +135,7 @@ async def test_many_dlrs_of_which_another_transaction_is_keeping_one_are_each_ke
         kept = await watching.fetchval("SELECT count(*) FROM receipt")
     await database.close()
     assert new == {(callback_id, item.identity) for *_, item in items if not (commits and item == items[7][2])}
-    assert kept == COPIED_ROWS
+    assert kept == COPIED_MESSAGES
 
 
 async def test_one_that_cannot_be_kept_takes_no_other_with_it(people: Crowd) -> None:

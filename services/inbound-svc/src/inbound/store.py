@@ -36,7 +36,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.audit import store as audit
 from common.db import allowances
-from common.db.database import COPIED_ROWS, fetch_many, insert_many, new_metadata
+from common.db.database import COPIED_MESSAGES, fetch_many, insert_many, new_metadata
 from common.kafka import dead_letters, outbox, publisher_keys
 from common.kafka.reading import offsets
 from common.privacy import erasing
@@ -235,7 +235,7 @@ async def _add_receipts(tx: AsyncConnection, items: Sequence[tuple[UUID, Origin,
     for callback_id, origin, item in items:
         first.setdefault(receipt_id(origin, item.identity), (callback_id, item.identity))
     rows = [(each, first[each][0]) for each in sorted(first)]  # the same order in every transaction: no deadlock
-    if len(rows) >= COPIED_ROWS:
+    if len(rows) >= COPIED_MESSAGES:
         try:
             async with tx.begin_nested():
                 new = await _copy_receipts(tx, rows)
@@ -256,7 +256,7 @@ async def _copy_receipts(tx: AsyncConnection, rows: Sequence[tuple[UUID, UUID]])
     known = await fetch_many(tx, "SELECT id FROM receipt WHERE id = ANY($1::uuid[])", [each for each, _ in rows])
     old = {each for (each,) in known}
     new = [row for row in rows if row[0] not in old]
-    await insert_many(tx, "receipt", {"id": "uuid", "callback_id": "uuid"}, new)
+    await insert_many(tx, "receipt", {"id": "uuid", "callback_id": "uuid"}, new, copied_from=COPIED_MESSAGES)
     return [each for each, _ in new]
 
 

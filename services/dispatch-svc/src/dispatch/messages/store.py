@@ -42,7 +42,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
-from common.db.database import COPIED_ROWS, PLANNED_NOW, Database, fetch_many, insert_many, once_committed, plan_now
+from common.db.database import COPIED_MESSAGES, PLANNED_NOW, Database, fetch_many, insert_many, once_committed, plan_now
 from common.telemetry import counter, tracing
 from dispatch.lane import Lane
 from dispatch.messages.events import Changed, changed
@@ -228,28 +228,28 @@ async def insert_messages(tx: AsyncConnection, rows: Sequence[MessageRow]) -> se
         return set()
     _of_all(rows)
     await _note_sending(tx, rows)
-    alone = len(rows) >= COPIED_ROWS and rows[0].decided_at is not None
-    ids = await (_copy(tx, rows) if alone else _add(tx, rows))
+    if rows[0].decided_at is None:
+        ids = await _add(tx, rows, _INSERT_BESIDE)
+    else:
+        new = list({row.message_id: row for row in reversed(rows)}.values())
+        ids = await (_copy(tx, new) if len(new) >= COPIED_MESSAGES else _add(tx, new, _INSERT_ALONE))
     once_committed(tx, partial(tracing.accepted, "dispatch", ids))
     return ids
 
 
 async def _copy(tx: AsyncConnection, rows: Sequence[MessageRow]) -> set[UUID]:
-    """Copy the new rows: the WAL confirms each row of ON CONFLICT by a record of its own."""
-    first: dict[UUID, MessageRow] = {}
-    for row in rows:
-        first.setdefault(row.message_id, row)
+    """Copy the new rows."""
     sql = f"{with_shared(2)} SELECT message_id FROM message WHERE message_id = ANY($1::uuid[])"
-    found, shared = parted_rows(list(first.values()))
-    known = {message_id for (message_id,) in await fetch_many(tx, sql, list(first), *shared)}
+    found, shared = parted_rows(rows)
+    known = {message_id for (message_id,) in await fetch_many(tx, sql, [row.message_id for row in rows], *shared)}
     new = [row for row in found if row.message_id not in known]
-    if len(new) < COPIED_ROWS:
-        return await _add(tx, [row for message_id, row in first.items() if message_id not in known])
-    await insert_many(tx, "message", _COPIED, list(map(_values, new)))
+    if len(new) < COPIED_MESSAGES:  # `insert_many` would take arrays, and `reasons` is one
+        return await _add(tx, [row for row in rows if row.message_id not in known], _INSERT_ALONE)
+    await insert_many(tx, "message", _COPIED, list(map(_values, new)), copied_from=COPIED_MESSAGES)
     return {row.message_id for row in new}
 
 
-async def _add(tx: AsyncConnection, rows: Sequence[MessageRow]) -> set[UUID]:
+async def _add(tx: AsyncConnection, rows: Sequence[MessageRow], statement: str) -> set[UUID]:
     if not rows:
         return set()
     rows, shared = parted_rows(rows)
@@ -257,7 +257,8 @@ async def _add(tx: AsyncConnection, rows: Sequence[MessageRow]) -> set[UUID]:
     places = [kinds.setdefault(kind, len(kinds) + 1) for kind in map(_kind_of, rows)]
     alike = dict(zip(ALIKE, map(list, zip(*kinds, strict=True)), strict=True))
     facts = "\n".join(row.facts or "" for row in rows)
-    new = await fetch_many(tx, _INSERT, *_columns(rows, OWN), places, facts, *_arrays(alike), *_of_all(rows), *shared)
+    values = *_columns(rows, OWN), places, facts, *_arrays(alike), *_of_all(rows), *shared
+    new = await fetch_many(tx, statement, *values)
     return {message_id for (message_id,) in new}
 
 
@@ -582,5 +583,8 @@ _INSERT = (  # decision records are lines, since JSON has no line break: the dri
     f" {_one_for_all(len(OWN) + 2 + len(ALIKE))}, 1"
     f" FROM {_unnest({**OWN, 'kind': 'integer', 'facts': 'lines'})}"
     f" JOIN {_unnest(ALIKE, 'k', len(OWN) + 3, 'WITH ORDINALITY')} ON k.place = v.kind"
-    " ON CONFLICT (message_id) DO NOTHING RETURNING message_id"
+    "{} RETURNING message_id"
 )
+_INSERT_BESIDE = _INSERT.format(" ON CONFLICT (message_id) DO NOTHING")
+# where no other transaction writes the messages: the WAL confirms each row of ON CONFLICT by a record of its own
+_INSERT_ALONE = _INSERT.format(" WHERE NOT EXISTS (SELECT FROM message AS o WHERE o.message_id = v.message_id)")
