@@ -1014,8 +1014,8 @@ MUTANTS = (
     Mutant(
         "a message that had waited has no cost",
         MESSAGES,
-        '"gateway", "facts"),\n    *("segments", "cost", "prices", "charged"),',
-        '"gateway", "facts"),\n    *("segments", "charged"),',
+        '"gateway", "facts", "shared_id"),\n    *("segments", "cost", "prices", "charged"),',
+        '"gateway", "facts", "shared_id"),\n    *("segments", "charged"),',
         "tests/service/dispatch/test_costs.py -k waits",
     ),
     Mutant(

@@ -19,6 +19,7 @@ from dispatch.gate import record
 from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, Subject, Verdict, decide
 from dispatch.messages.disclosure import disclosed
 from dispatch.messages.reasons import Reason
+from dispatch.messages.row import parted
 from dispatch.projection.limits import Limits
 from tests.property.test_gate_properties import cases
 
@@ -133,6 +134,21 @@ def test_every_decision_is_made_again_from_its_record(
     assert record.verdict(kept) == verdict
     assert record.bounds(kept) == limits
     assert record.decide_again(kept, row_of(request, known, now), POLICY) == verdict
+
+
+@given(decisions, limits)
+def test_a_record_parted_holds_nothing_of_a_person_in_what_is_shared(
+    case: tuple[Request, Knowledge, datetime], limits: Limits
+) -> None:
+    request, known, now = case
+    kept = record.encode(request, known, limits, decide(request, known, now, limits, POLICY))
+    shared, own = parted(kept)
+    assert shared is not None
+    assert own is not None
+    assert json.loads(shared) | json.loads(own) == json.loads(kept)
+    assert f"{shared[:-1]},{own[1:]}" == kept
+    assert not json.loads(shared).keys() & {"to", "region", "flaw", "erased", "person", "blocked", "recent", "told"}
+    assert parted(None) == (None, None)
 
 
 def test_a_record_names_the_reopening_rule_that_its_consent_rests_on() -> None:

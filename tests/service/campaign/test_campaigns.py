@@ -41,6 +41,10 @@ from tests.support.running import bearer
 pytestmark = pytest.mark.brokerless
 
 READ = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'contact'"
+WAITING = (  # a transaction that waits for another
+    "SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid)"
+    " WHERE datname = current_database() AND NOT granted AND locktype = 'transactionid'"
+)
 KNOWN = "SELECT n_distinct FROM pg_stats WHERE tablename = 'recipient' AND attname = 'campaign_id'"
 
 
@@ -387,6 +391,26 @@ async def test_reports_of_two_partitions_do_not_wait_for_each_other(campaigns: C
     found = await campaigns.statistics(campaign_id)
     assert (found["audience"], found["pending"], found["accepted"], found["denied"]) == (4, 0, 2, 2)
     assert found["denied_reasons"] == {"no_consent": 2}
+
+
+async def test_a_report_on_a_recipient_whom_the_planner_changes_meanwhile_counts_from_that_change(
+    campaigns: Campaigns,
+) -> None:
+    campaign_id = await campaigns.started(*range(3))
+    reports = [changed(campaign_id, subject(n), 1, "accepted") for n in range(2)]
+    async with campaigns.surroundings.sql("campaign") as watching:
+
+        async def waits() -> bool:
+            return bool(await watching.fetchval(WAITING))
+
+        async with campaigns.database.begin() as planner:
+            await recipients.deny(planner, campaign_id, {subject(1): "campaign_cancelled"})
+            reporting = asyncio.create_task(campaigns.report(*reports))
+            await eventually(waits)
+    await reporting
+    found = await campaigns.statistics(campaign_id)
+    assert (found["audience"], found["pending"], found["accepted"], found["denied"]) == (3, 1, 2, 0)
+    assert not any(found["denied_reasons"].values())
 
 
 async def test_only_messages_of_campaigns_count(campaigns: Campaigns) -> None:

@@ -169,8 +169,8 @@ async def test_the_connections_that_the_readme_asks_for_are_those_that_are_made(
 
 STORED = {  # an id, as a service has it
     "consent": "INSERT INTO subject (subject_id) VALUES ($1)",
-    "inbound": "INSERT INTO callback_item (provider, account, kind, provider_message_id, state, callback_id,"
-    " subject_id) VALUES ('ovh', 'a', 'messages', $1, '', gen_random_uuid(), $1)",
+    "inbound": "INSERT INTO callback_item (provider, account, provider_message_id, callback_id,"
+    " subject_id) VALUES ('ovh', 'a', $1, gen_random_uuid(), $1)",
     "campaign": "INSERT INTO standing (subject_id, version, told) VALUES ($1, 1, '{}')",
     "dispatch": "INSERT INTO subject (subject_id, version, consents, suppressions, erased)"
     " VALUES ($1, 1, '[]', '[]', false)",

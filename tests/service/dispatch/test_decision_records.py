@@ -266,7 +266,7 @@ async def test_a_record_that_was_tampered_with_or_names_rules_we_have_not_is_tol
             (one, "facts = replace(facts, 'opted_in', 'opted_out')"),
             (two, "policy_version = 'france-0'"),
             (three, "facts = '{}'"),
-            (four, """facts = replace(facts, '"limits":[', '"limits":["x",')"""),
+            (four, """facts = replace(facts, '"to":', '"limits":["x"],"to":')"""),
         ):
             await tx.execute(
                 text(f"UPDATE message SET {change} WHERE message_id = :id"), {"id": decision.candidate.message_id}

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from common.contracts.consent import ConsentStateChanged
 from common.contracts.rights import ErasureRequested
-from common.db.database import Database, fetch_many
+from common.db.database import COPIED_MESSAGES, Database, fetch_many
 from common.kafka import broker as kafka
 from common.kafka import outbox
 from common.kafka.broker import partition_of
@@ -294,6 +294,42 @@ async def test_what_nobody_has_touched_is_accepted_at_once_and_what_a_receipt_ov
         ("accepted", 3, "delivered"),
     }
     assert (told.state.version, told.state.receipt) == (3, "delivered")
+
+
+@pytest.mark.parametrize("many", [3, COPIED_MESSAGES])
+@pytest.mark.parametrize("decided", [True, False])
+async def test_a_message_is_inserted_once_and_a_repeat_changes_no_row(
+    database: Database, many: int, decided: bool
+) -> None:
+    like = message(1) if decided else message(1, "pending", decided_at=None, due_at=now())
+    rows = [replace(like, message_id=uuid4()) for _ in range(many)]
+    async with database.begin() as tx:
+        assert await messages.insert_messages(tx, rows[1:]) == {row.message_id for row in rows[1:]}
+    async with database.begin() as tx:
+        again = [replace(row, sender_id="another") for row in [*rows, rows[0]]]
+        assert await messages.insert_messages(tx, again) == {rows[0].message_id}
+        kept = await fetch_many(tx, "SELECT message_id, sender_id FROM message")
+    assert dict(map(tuple, kept)) == {row.message_id: like.sender_id for row in rows} | {rows[0].message_id: "another"}
+
+
+async def test_what_decision_records_share_is_kept_once_and_read_with_each(database: Database) -> None:
+    first = '{"limits":[2.0],"countries":["FR"],"to":"FR","person":{"erased":true}}'
+    second = '{"limits":[2.0],"countries":["FR"],"to":"MQ"}'
+    bare = '{"to":"FR"}'
+    rows = [replace(message(n), facts=facts) for n, facts in enumerate((first, second, bare, None), 1)]
+    async with database.begin() as tx:
+        for row in rows:
+            await messages.insert_messages(tx, [row])
+        shared = await fetch_many(tx, "SELECT content FROM shared_record")
+        assert [(await messages.found(tx, row.message_id) or row).facts for row in rows] == [first, second, bare, None]
+        own = await fetch_many(tx, "SELECT facts FROM message")
+        await messages.update_decisions(tx, [replace(rows[0], facts=second, status=Status.DENIED)])
+        found = await messages.found(tx, rows[0].message_id)
+        again = await fetch_many(tx, "SELECT content FROM shared_record")
+    assert shared == again == [('{"limits":[2.0],"countries":["FR"]}',)]
+    assert {facts for (facts,) in own} == {bare, '{"to":"FR","person":{"erased":true}}', '{"to":"MQ"}', None}
+    assert found is not None
+    assert found.facts == second
 
 
 async def test_an_outcome_is_published_as_the_ledger_has_it(database: Database) -> None:

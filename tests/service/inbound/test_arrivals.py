@@ -5,13 +5,16 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
 
 from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS, Topic
+from common.db.database import COPIED_MESSAGES, Database
 from common.telemetry import continue_trace, traceparent
 from inbound.service import Settings, build
+from inbound.store import Identity, Item, Origin, add_items, receipt_id
 from tests.operators import signed
 from tests.service.inbound.published import published
 from tests.support.builders import now, number
@@ -20,6 +23,10 @@ from tests.support.running import CALLED, Surroundings, running
 
 SECRET = "the secret of the simulator's account"
 TOGETHER = 40
+WAITING = (  # a transaction that waits for another
+    "SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid)"
+    " WHERE datname = current_database() AND NOT granted AND locktype = 'transactionid'"
+)
 
 
 class Crowd:
@@ -87,12 +94,48 @@ async def test_dlrs_that_come_at_once_share_a_callback_and_an_event_and_nothing_
 
     assert set(answers) == set(again) == {200}
     assert await people.events(INBOUND_RECEIPTS) == sorted(f"op-{n}" for n in range(TOGETHER)), "each once"
-    items = await people.rows("SELECT count(*), count(DISTINCT callback_id) FROM callback_item")
-    callbacks = await people.rows("SELECT body, outbox_ids FROM callback")
+    items = await people.rows("SELECT count(*), count(DISTINCT callback_id) FROM receipt")
+    callbacks = await people.rows("SELECT id, body, outbox_ids, receipts FROM callback")
+    listed = await people.rows("SELECT id, unnest(receipts) FROM callback")
+    assert sorted(listed) == sorted(await people.rows("SELECT callback_id, id FROM receipt"))
     assert items == [(TOGETHER, len(callbacks))]
     assert len(callbacks) < TOGETHER / 4
     assert {len(each["outbox_ids"]) for each in callbacks} == {1}
     assert {each["body"] for each in callbacks} == {None}
+
+
+@pytest.mark.parametrize("commits", [True, False])
+async def test_many_dlrs_of_which_another_transaction_is_keeping_one_are_each_kept_once(
+    surroundings: Surroundings, commits: bool
+) -> None:
+    """Ours copies them, waits for the other, and adds what the other has not."""
+    origin, callback_id = Origin("simulator", "main", "receipts"), uuid4()
+    items = [(callback_id, origin, Item(f"op-{n}", "delivered")) for n in range(COPIED_MESSAGES)]
+    database = Database(await surroundings.database("inbound"), pool_size=1)
+
+    async def ours() -> set[tuple[UUID, Identity]]:
+        async with database.begin() as tx:
+            new = await add_items(tx, items)
+            assert await add_items(tx, items) == set()
+            return new
+
+    async with surroundings.sql("inbound") as other, surroundings.sql("inbound") as watching:
+        transaction = other.transaction()
+        await transaction.start()
+        theirs = receipt_id(origin, ("op-7", "delivered"))
+        await other.execute("INSERT INTO receipt (id, callback_id) VALUES ($1, gen_random_uuid())", theirs)
+        adding = asyncio.create_task(ours())
+
+        async def waits() -> bool:
+            return bool(await watching.fetchval(WAITING))
+
+        await eventually(waits)
+        await (transaction.commit() if commits else transaction.rollback())
+        new = await adding
+        kept = await watching.fetchval("SELECT count(*) FROM receipt")
+    await database.close()
+    assert new == {(callback_id, item.identity) for *_, item in items if not (commits and item == items[7][2])}
+    assert kept == COPIED_MESSAGES
 
 
 async def test_one_that_cannot_be_kept_takes_no_other_with_it(people: Crowd) -> None:
@@ -117,18 +160,13 @@ async def test_one_that_waits_for_a_lock_does_not_hold_up_those_that_come_after_
         transaction = other.transaction()
         await transaction.start()
         await other.execute(
-            "INSERT INTO callback_item (provider, account, kind, provider_message_id, state, callback_id)"
-            " VALUES ('simulator', 'main', 'messages', 'mo-1', '', gen_random_uuid())"
+            "INSERT INTO callback_item (provider, account, provider_message_id, callback_id)"
+            " VALUES ('simulator', 'main', 'mo-1', gen_random_uuid())"
         )
         first = asyncio.create_task(people.text(1))
 
         async def first_waits() -> bool:
-            return bool(
-                await people.rows(
-                    "SELECT FROM pg_locks JOIN pg_stat_activity USING (pid)"
-                    " WHERE datname = current_database() AND NOT granted AND locktype = 'transactionid'"
-                )
-            )
+            return bool(await people.rows(WAITING))
 
         await eventually(first_waits)
         assert await asyncio.gather(*(people.text(n) for n in range(2, 10))) == [200] * 8

@@ -100,9 +100,22 @@ async def test_receipts_are_kept_until_nobody_sends_them_again(kept: Kept) -> No
         await kept.receipt(f"op-{n}")
     await kept.service.text("STOP")
     await kept.pass_days(34)
-    assert await kept.rows("callback_item") == 6
+    assert (await kept.rows("callback_item"), await kept.rows("receipt")) == (1, 5)
     await kept.pass_days(2)
     assert (await kept.rows("callback"), await kept.rows("callback_item")) == (1, 1)  # the STOP
+    assert await kept.rows("receipt") == 0
+
+
+async def test_a_receipt_of_a_younger_callback_stays(kept: Kept) -> None:
+    await kept.receipt("op-old")
+    await kept.pass_days(20)
+    await kept.receipt("op-young")
+    await kept.pass_days(16)
+    assert (await kept.rows("callback"), await kept.rows("receipt")) == (1, 1)
+    await kept.receipt("op-young")
+    assert await kept.rows("callback") == 1, "the younger DLR is still known"
+    await kept.receipt("op-old")
+    assert await kept.rows("callback") == 2
 
 
 async def test_a_review_that_nobody_has_decided_stays_and_a_closed_one_goes(kept: Kept) -> None:

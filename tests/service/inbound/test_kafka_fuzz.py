@@ -12,14 +12,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+from uuid import UUID
 
 import pytest
 from confluent_kafka import Producer
 from hypothesis import strategies as st
 
 from common.contracts import Topic
+from common.contracts.inbound import ReceiptState
+from inbound.operators import PROVIDER
 from inbound.service import Settings
+from inbound.store import Origin, receipt_id
 from tests.service.inbound.operated import MESSAGES, RECEIPTS
 from tests.support.builders import number, subject
 from tests.support.eventually import eventually
@@ -223,15 +227,14 @@ class Edge:
                 " WHERE provider_message_id LIKE 'unreadable-0-%' AND intent = 'review'"
             ):
                 held.setdefault(int(row["name"].split("-")[2]), set()).add(row["subject_id"])
-            kept = {
-                (row["kind"], row["provider_message_id"])
-                for row in await sql.fetch("SELECT kind, provider_message_id FROM callback_item")
-            }
+            mos = {row[0] for row in await sql.fetch("SELECT provider_message_id FROM callback_item")}
+            dlrs = {row[0] for row in await sql.fetch("SELECT id FROM receipt")}
         for offset, record in batch:
             reason = dead.get((record.topic.name, offset))
             if reason is None:
                 kind = "messages" if record.topic is MESSAGES else "receipts"
-                found = any((kind, each) in kept for each in ids_in(record.value))
+                named = ids_in(record.value)
+                found = bool(named & mos) if record.topic is MESSAGES else any(dlrs & dlrs_of(each) for each in named)
                 assert found, f"read, and not kept: offset {offset} of {sorted(dead)}, {record}"
                 self.became[f"{kind} kept"] += 1
                 continue
@@ -250,6 +253,12 @@ class Edge:
 def _note(offsets: dict[int, int], place: int, error: Any, message: Any) -> None:
     assert error is None
     offsets[place] = message.offset()
+
+
+def dlrs_of(message_id: str) -> set[UUID]:
+    """Return the ids in the journal of every DLR that a message may have."""
+    origin = Origin(PROVIDER, "orange", "receipts")
+    return {receipt_id(origin, (message_id, state)) for state in get_args(ReceiptState)}
 
 
 def ids_in(value: bytes | None) -> set[str]:

@@ -21,6 +21,7 @@ from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS
 from common.contracts.inbound import MessageReceived, ReceiptReceived
 from common.kafka.outbox import RELAYED
 from inbound.service import Settings, build
+from inbound.store import Origin, receipt_id
 from stack.broker import Broker
 from stack.kafka import Kafka
 from stack.processes import free_port
@@ -40,6 +41,7 @@ PUBLIC_URL = "https://sms.example.org"
 MESSAGES = "/v1/callbacks/simulator/main/messages"
 RECEIPTS = "/v1/callbacks/simulator/main/receipts"
 TWILIO = "/v1/callbacks/twilio/main"
+MAIN = Origin("simulator", "main", "receipts")
 ONE_MIB = 1024 * 1024
 HOPELESS_S = 1.5  # how long to wait for a broker that is down; far more than the journal takes
 
@@ -71,7 +73,7 @@ class Inbound:
         async with self.surroundings.sql("inbound") as connection:
             return [
                 row
-                for table in ("callback", "callback_item", "outbox")
+                for table in ("callback", "callback_item", "receipt", "outbox")
                 for row in await connection.fetch(f"SELECT * FROM {table}")
             ]
 
@@ -388,16 +390,14 @@ async def test_overlapping_batches_at_the_same_time_are_published_once(service: 
 
 @pytest.mark.any_broker
 async def test_batches_in_opposite_order_do_not_lock_each_other_out(service: Inbound) -> None:
-    """Another request holds op-1 and then wants op-2, while ours has op-2 before op-1."""
-    item = (
-        "INSERT INTO callback_item (provider, account, kind, provider_message_id, state, callback_id)"
-        " VALUES ('simulator', 'main', 'receipts', $1, 'sent', gen_random_uuid())"
-    )
+    """Another request holds one DLR and then wants a second, while ours has the second before the first."""
+    first, second = sorted(("op-1", "op-2"), key=lambda name: receipt_id(MAIN, (name, "sent")))
+    item = "INSERT INTO receipt (id, callback_id) VALUES ($1, gen_random_uuid())"
     async with service.surroundings.sql("inbound") as other, service.surroundings.sql("inbound") as watching:
         transaction = other.transaction()
         await transaction.start()
-        await other.execute(item, "op-1")
-        ours = asyncio.create_task(service.post(RECEIPTS, receipts(("op-2", "sent"), ("op-1", "sent"))))
+        await other.execute(item, receipt_id(MAIN, (first, "sent")))
+        ours = asyncio.create_task(service.post(RECEIPTS, receipts((second, "sent"), (first, "sent"))))
 
         async def ours_waits() -> bool:
             waiting = (
@@ -407,7 +407,7 @@ async def test_batches_in_opposite_order_do_not_lock_each_other_out(service: Inb
             return bool(await watching.fetchval(waiting))
 
         await eventually(ours_waits)
-        await other.execute(item, "op-2")
+        await other.execute(item, receipt_id(MAIN, (second, "sent")))
         await transaction.rollback()
 
     assert (await ours).status_code == 200

@@ -256,7 +256,13 @@ def _sealed(held: Resources[Any], kept: Sequence[Kept]) -> list[KeptCallback]:
         if arrival.origin.kind == "messages" and not some[0].late:
             body = held.field_keys.seal(arrival.content.decode("latin-1"), f"callback:{callback_id}")
         ids = sorted({row for one in some for row in one.outbox_ids})
-        rows.append(KeptCallback(callback_id, arrival.origin, arrival.received_at, body, ids))
+        receipts = [
+            store.receipt_id(arrival.origin, entry.item.identity)
+            for one in some
+            for entry in one.fresh
+            if arrival.origin.kind == "receipts"
+        ]
+        rows.append(KeptCallback(callback_id, arrival.origin, arrival.received_at, body, ids, receipts))
     return rows
 
 

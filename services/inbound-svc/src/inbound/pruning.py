@@ -59,6 +59,7 @@ def policy(periods: Periods) -> Policy:
                 "received_at",
                 timedelta(days=periods.receipts_days),
                 where="kind = 'receipts'",
+                lists=("receipts", "receipt"),
             ),
             Pruned("parts", "part", "received_at", PARTS_KEPT + MARGIN),
             Pruned("nonces", "nonce", "forget_after", MARGIN),
@@ -72,6 +73,7 @@ def policy(periods: Periods) -> Policy:
         ),
         kept={
             "callback_item": "goes with its callback",
+            "receipt": "goes with its callback",
             "sender_code": "nothing of a person",
             "sender": "nothing of a person",
         },

@@ -1,15 +1,21 @@
 """The tables of inbound-svc and their statements: the journal of callbacks. The caller owns the transaction.
 
-A callback is one request of an operator, or the requests with DLRs of an account's moment. Its items are MOs or DLRs,
-each once per (provider, account, kind, provider message id, receipt state). The primary key detects duplicates, also
-between concurrent requests: the second waits for the first. No personal data is in clear.
+A callback is one request of an operator, or the requests with DLRs of an account's moment. Its items are MOs, each once
+per (provider, account, provider message id), or DLRs, each once per receipt state too. The primary key detects
+duplicates, also between concurrent requests: the second waits for the first. No personal data is in clear.
+
+Of a DLR the journal keeps 32 bytes: a hash of its identity, and its callback. dispatch-svc has its state, code and
+time in the message's row; who has the provider's id and the state finds the DLR here, and when it came.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import hashlib
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from asyncpg import UniqueViolationError
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -30,12 +36,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.audit import store as audit
 from common.db import allowances
-from common.db.database import new_metadata
+from common.db.database import COPIED_MESSAGES, fetch_many, insert_many, new_metadata
 from common.kafka import dead_letters, outbox, publisher_keys
 from common.kafka.reading import offsets
 from common.privacy import erasing
 from common.privacy.erasing import TO_ERASE, Whom, columns, counted
 from inbound.providers import Kind, Once, Part
+
+log = logging.getLogger(__name__)
 
 PARTS_KEPT = timedelta(hours=24)  # as a provider retries (Vonage, DOMAIN 3.1)
 FORGOTTEN_AT_ONCE = 2  # per new nonce, so that the table does not grow
@@ -60,6 +68,7 @@ callback = Table(
     Column("body", Text, nullable=True),  # encrypted, context "callback:<id>"; null after retention or erasure
     # the relay deletes the rows once published
     Column("outbox_ids", ARRAY(BigInteger), nullable=False),
+    Column("receipts", ARRAY(Uuid), nullable=True),  # the ids of its new DLRs, which go with it (`pruning.py`)
     # of `pruning.py`: each callback is in exactly one
     Index("callback_raw_ix", "received_at", postgresql_where=text("kind = 'messages' AND body IS NOT NULL")),
     Index("callback_bare_ix", "received_at", postgresql_where=text("kind = 'messages' AND body IS NULL")),
@@ -67,13 +76,11 @@ callback = Table(
 )
 
 callback_item = Table(
-    "callback_item",
+    "callback_item",  # an MO
     metadata,
     Column("provider", Text, nullable=False),
     Column("account", Text, nullable=False),
-    Column("kind", Text, nullable=False),
     Column("provider_message_id", Text, nullable=False),
-    Column("state", Text, nullable=False),  # of a DLR; "" for an MO
     # deferred: the items are inserted first, to learn which are new
     Column(
         "callback_id",
@@ -81,16 +88,23 @@ callback_item = Table(
         ForeignKey("callback.id", ondelete="CASCADE", deferrable=True, initially="DEFERRED"),
         nullable=False,
     ),
-    Column("subject_id", Text, nullable=True),  # of an MO, as below
+    Column("subject_id", Text, nullable=True),
     Column("intent", Text, nullable=True),
     Column("rule", Text, nullable=True),
     Column("score", Double, nullable=True),
     Column("said_at", DateTime(timezone=True), nullable=True),  # the event's `occurred_at`
     Column("short_code", Text, nullable=True),
-    PrimaryKeyConstraint("provider", "account", "kind", "provider_message_id", "state"),
+    PrimaryKeyConstraint("provider", "account", "provider_message_id"),
     Index("callback_item_callback_ix", "callback_id"),
     Index("callback_item_subject_ix", "subject_id", postgresql_where=text("subject_id IS NOT NULL")),
     Index("callback_item_code_ix", "short_code", "callback_id", postgresql_where=text("short_code IS NOT NULL")),
+)
+
+Table(
+    "receipt",  # a DLR; an index by callback would cost more than the row, so the callback lists its DLRs
+    metadata,
+    Column("id", Uuid, primary_key=True),  # `receipt_id`
+    Column("callback_id", Uuid, nullable=False),
 )
 
 part = Table(
@@ -162,33 +176,46 @@ class Item:
 Identity = tuple[str, str]  # (provider message id, receipt state or "")
 
 
+def receipt_id(origin: Origin, identity: Identity) -> UUID:
+    """Return a hash of a DLR's identity: provider, account, provider message id and state."""
+    parts = (origin.provider, origin.account, *identity)
+    told = "".join(f"{len(part)}:{part}" for part in parts)  # no part can pass for two
+    return UUID(bytes=hashlib.sha256(told.encode()).digest()[:16])
+
+
 async def add_items(tx: AsyncConnection, items: Sequence[tuple[UUID, Origin, Item]]) -> set[tuple[UUID, Identity]]:
     """Journal the items; return the new items.
 
     The first of two equal items counts. A concurrent transaction with equal items is waited for.
     """
-    first: dict[tuple[str, ...], tuple[UUID, Item]] = {}
+    messages = [each for each in items if each[1].kind == "messages"]
+    receipts = [each for each in items if each[1].kind == "receipts"]
+    return await _add_messages(tx, messages) | await _add_receipts(tx, receipts)
+
+
+async def _add_messages(tx: AsyncConnection, items: Sequence[tuple[UUID, Origin, Item]]) -> set[tuple[UUID, Identity]]:
+    if not items:
+        return set()
+    first: dict[tuple[str, str, str], tuple[UUID, Item]] = {}
     for callback_id, origin, item in items:
-        first.setdefault((origin.provider, origin.account, origin.kind, *item.identity), (callback_id, item))
+        first.setdefault((origin.provider, origin.account, item.provider_message_id), (callback_id, item))
     names = sorted(first)  # the same order in every transaction: no deadlock
     found = [first[name] for name in names]
     rows = await tx.execute(
         text(
-            "INSERT INTO callback_item (provider, account, kind, provider_message_id, state,"
+            "INSERT INTO callback_item (provider, account, provider_message_id,"
             " callback_id, subject_id, intent, rule, score, said_at, short_code)"
-            " SELECT * FROM unnest(CAST(:providers AS text[]), CAST(:accounts AS text[]), CAST(:kinds AS text[]),"
-            " CAST(:ids AS text[]), CAST(:states AS text[]), CAST(:callback_ids AS uuid[]),"
+            " SELECT * FROM unnest(CAST(:providers AS text[]), CAST(:accounts AS text[]),"
+            " CAST(:ids AS text[]), CAST(:callback_ids AS uuid[]),"
             " CAST(:subject_ids AS text[]), CAST(:intents AS text[]), CAST(:rules AS text[]),"
             " CAST(:scores AS double precision[]), CAST(:said_at AS timestamptz[]), CAST(:codes AS text[]))"
             " ON CONFLICT DO NOTHING"
-            " RETURNING callback_id, provider_message_id, state"
+            " RETURNING callback_id, provider_message_id"
         ),
         {
-            "providers": [provider for provider, *_ in names],
-            "accounts": [account for _, account, *_ in names],
-            "kinds": [kind for _, _, kind, *_ in names],
-            "ids": [item.provider_message_id for _, item in found],
-            "states": [item.state for _, item in found],
+            "providers": [provider for provider, _, _ in names],
+            "accounts": [account for _, account, _ in names],
+            "ids": [provider_message_id for _, _, provider_message_id in names],
             "callback_ids": [callback_id for callback_id, _ in found],
             "subject_ids": [item.subject_id for _, item in found],
             "intents": [item.intent for _, item in found],
@@ -198,7 +225,39 @@ async def add_items(tx: AsyncConnection, items: Sequence[tuple[UUID, Origin, Ite
             "codes": [item.short_code for _, item in found],
         },
     )
-    return {(row.callback_id, (row.provider_message_id, row.state)) for row in rows}
+    return {(row.callback_id, (row.provider_message_id, "")) for row in rows}
+
+
+async def _add_receipts(tx: AsyncConnection, items: Sequence[tuple[UUID, Origin, Item]]) -> set[tuple[UUID, Identity]]:
+    if not items:
+        return set()
+    first: dict[UUID, tuple[UUID, Identity]] = {}
+    for callback_id, origin, item in items:
+        first.setdefault(receipt_id(origin, item.identity), (callback_id, item.identity))
+    rows = [(each, first[each][0]) for each in sorted(first)]  # the same order in every transaction: no deadlock
+    if len(rows) >= COPIED_MESSAGES:
+        try:
+            async with tx.begin_nested():
+                new = await _copy_receipts(tx, rows)
+            return {first[each] for each in new}
+        except UniqueViolationError:
+            log.debug("another transaction has journalled some of the DLRs")
+    added = await fetch_many(
+        tx,
+        "INSERT INTO receipt (id, callback_id) SELECT * FROM unnest($1::uuid[], $2::uuid[])"
+        " ON CONFLICT DO NOTHING RETURNING id",
+        *zip(*rows, strict=True),
+    )
+    return {first[each] for (each,) in added}
+
+
+async def _copy_receipts(tx: AsyncConnection, rows: Sequence[tuple[UUID, UUID]]) -> list[UUID]:
+    """Copy the DLRs that the journal has not: three fifths of the WAL of ON CONFLICT. Raise UniqueViolationError."""
+    known = await fetch_many(tx, "SELECT id FROM receipt WHERE id = ANY($1::uuid[])", [each for each, _ in rows])
+    old = {each for (each,) in known}
+    new = [row for row in rows if row[0] not in old]
+    await insert_many(tx, "receipt", {"id": "uuid", "callback_id": "uuid"}, new, copied_from=COPIED_MESSAGES)
+    return [each for each, _ in new]
 
 
 async def behind_starts(tx: AsyncConnection, stops: Sequence[tuple[UUID, Origin, Item]]) -> set[tuple[UUID, Identity]]:
@@ -208,11 +267,10 @@ async def behind_starts(tx: AsyncConnection, stops: Sequence[tuple[UUID, Origin,
     """
     rows = await tx.execute(
         text(
-            "SELECT s.callback_id, s.provider_message_id, s.state"
+            "SELECT s.callback_id, s.provider_message_id"
             " FROM unnest(CAST(:callback_ids AS uuid[]), CAST(:providers AS text[]), CAST(:accounts AS text[]),"
-            " CAST(:ids AS text[]), CAST(:states AS text[]), CAST(:subject_ids AS text[]),"
-            " CAST(:said_at AS timestamptz[]))"
-            " AS s(callback_id, provider, account, provider_message_id, state, subject_id, said_at)"
+            " CAST(:ids AS text[]), CAST(:subject_ids AS text[]), CAST(:said_at AS timestamptz[]))"
+            " AS s(callback_id, provider, account, provider_message_id, subject_id, said_at)"
             " WHERE EXISTS (SELECT FROM callback_item AS i WHERE i.subject_id = s.subject_id AND i.intent = 'start'"
             " AND i.provider = s.provider AND i.account = s.account"
             " AND i.said_at > s.said_at AND i.callback_id < s.callback_id)"
@@ -222,19 +280,18 @@ async def behind_starts(tx: AsyncConnection, stops: Sequence[tuple[UUID, Origin,
             "providers": [origin.provider for _, origin, _ in stops],
             "accounts": [origin.account for _, origin, _ in stops],
             "ids": [item.provider_message_id for *_, item in stops],
-            "states": [item.state for *_, item in stops],
             "subject_ids": [item.subject_id for *_, item in stops],
             "said_at": [item.said_at for *_, item in stops],
         },
     )
-    return {(row.callback_id, (row.provider_message_id, row.state)) for row in rows}
+    return {(row.callback_id, (row.provider_message_id, "")) for row in rows}
 
 
 @dataclass(frozen=True, slots=True)
 class KeptCallback:
     """A request with new items, and its outbox ids.
 
-    `body` is `None` of DLRs, and where an item precedes the erasure of its person.
+    `body` is `None` of DLRs, and where an item precedes the erasure of its person. `receipts`: the new DLRs' ids.
     """
 
     id: UUID
@@ -242,6 +299,7 @@ class KeptCallback:
     received_at: datetime
     body: str | None
     outbox_ids: Sequence[int]
+    receipts: Sequence[UUID] = ()
 
 
 async def add_callbacks(tx: AsyncConnection, callbacks: Sequence[KeptCallback]) -> None:
@@ -249,11 +307,13 @@ async def add_callbacks(tx: AsyncConnection, callbacks: Sequence[KeptCallback]) 
         return
     await tx.execute(
         text(
-            "INSERT INTO callback (id, provider, account, kind, received_at, body, outbox_ids)"
-            " SELECT c.id, c.provider, c.account, c.kind, c.received_at, c.body, CAST(c.outbox_ids AS bigint[])"
+            "INSERT INTO callback (id, provider, account, kind, received_at, body, outbox_ids, receipts)"
+            " SELECT c.id, c.provider, c.account, c.kind, c.received_at, c.body, CAST(c.outbox_ids AS bigint[]),"
+            " CAST(c.receipts AS uuid[])"
             " FROM unnest(CAST(:ids AS uuid[]), CAST(:providers AS text[]), CAST(:accounts AS text[]),"
             " CAST(:kinds AS text[]), CAST(:times AS timestamptz[]), CAST(:bodies AS text[]),"
-            " CAST(:outbox_ids AS text[])) AS c(id, provider, account, kind, received_at, body, outbox_ids)"
+            " CAST(:outbox_ids AS text[]), CAST(:receipts AS text[]))"
+            " AS c(id, provider, account, kind, received_at, body, outbox_ids, receipts)"
         ),
         {
             "ids": [callback.id for callback in callbacks],
@@ -263,47 +323,70 @@ async def add_callbacks(tx: AsyncConnection, callbacks: Sequence[KeptCallback]) 
             "times": [callback.received_at for callback in callbacks],
             "bodies": [callback.body for callback in callbacks],
             # arrays of different lengths form no two-dimensional array
-            "outbox_ids": ["{" + ",".join(map(str, callback.outbox_ids)) + "}" for callback in callbacks],
+            "outbox_ids": [_array(callback.outbox_ids) for callback in callbacks],
+            "receipts": [_array(callback.receipts) if callback.receipts else None for callback in callbacks],
         },
     )
 
 
-async def brought_by(
-    tx: AsyncConnection, items: Collection[tuple[Origin, Identity]]
-) -> dict[tuple[Origin, Identity], tuple[UUID, list[int]]]:
+def _array(values: Iterable[object]) -> str:
+    """Return the text of a PostgreSQL array."""
+    return "{" + ",".join(map(str, values)) + "}"
+
+
+Brought = dict[tuple[Origin, Identity], tuple[UUID, list[int]]]
+
+
+async def brought_by(tx: AsyncConnection, items: Collection[tuple[Origin, Identity]]) -> Brought:
     """Return the callback which brought each item, and its outbox ids, published or not."""
+    messages = [each for each in items if each[0].kind == "messages"]
+    receipts = {receipt_id(*each): each for each in items if each[0].kind == "receipts"}
+    return await _messages_by(tx, messages) | await _receipts_by(tx, receipts)
+
+
+async def _messages_by(tx: AsyncConnection, items: Sequence[tuple[Origin, Identity]]) -> Brought:
+    if not items:
+        return {}
     rows = await tx.execute(
         text(
-            "SELECT i.provider, i.account, i.kind, i.provider_message_id, i.state, c.id, c.outbox_ids"
-            " FROM unnest(CAST(:providers AS text[]), CAST(:accounts AS text[]), CAST(:kinds AS text[]),"
-            " CAST(:ids AS text[]), CAST(:states AS text[]))"
-            " AS wanted(provider, account, kind, provider_message_id, state)"
-            " JOIN callback_item AS i USING (provider, account, kind, provider_message_id, state)"
+            "SELECT i.provider, i.account, i.provider_message_id, c.id, c.outbox_ids"
+            " FROM unnest(CAST(:providers AS text[]), CAST(:accounts AS text[]), CAST(:ids AS text[]))"
+            " AS wanted(provider, account, provider_message_id)"
+            " JOIN callback_item AS i USING (provider, account, provider_message_id)"
             " JOIN callback AS c ON c.id = i.callback_id"
         ),
         {
             "providers": [origin.provider for origin, _ in items],
             "accounts": [origin.account for origin, _ in items],
-            "kinds": [origin.kind for origin, _ in items],
             "ids": [provider_message_id for _, (provider_message_id, _) in items],
-            "states": [state for _, (_, state) in items],
         },
     )
     return {
-        (Origin(row.provider, row.account, row.kind), (row.provider_message_id, row.state)): (row.id, row.outbox_ids)
+        (Origin(row.provider, row.account, "messages"), (row.provider_message_id, "")): (row.id, row.outbox_ids)
         for row in rows
     }
 
 
-async def known_items(tx: AsyncConnection, origin: Origin, names: Sequence[str]) -> set[str]:
-    """Return the provider message ids in the journal."""
+async def _receipts_by(tx: AsyncConnection, items: Mapping[UUID, tuple[Origin, Identity]]) -> Brought:
+    if not items:
+        return {}
+    rows = await fetch_many(
+        tx,
+        "SELECT r.id, c.id, c.outbox_ids FROM receipt AS r JOIN callback AS c ON c.id = r.callback_id"
+        " WHERE r.id = ANY($1::uuid[])",
+        list(items),
+    )
+    return {items[receipt]: (callback_id, ids) for receipt, callback_id, ids in rows}
+
+
+async def known_messages(tx: AsyncConnection, origin: Origin, names: Sequence[str]) -> set[str]:
+    """Return the provider message ids of MOs in the journal."""
     rows = await tx.execute(
         text(
             "SELECT provider_message_id FROM callback_item"
-            " WHERE provider = :provider AND account = :account AND kind = :kind"
-            " AND provider_message_id = ANY(CAST(:names AS text[]))"
+            " WHERE provider = :provider AND account = :account AND provider_message_id = ANY(CAST(:names AS text[]))"
         ),
-        {"provider": origin.provider, "account": origin.account, "kind": origin.kind, "names": list(names)},
+        {"provider": origin.provider, "account": origin.account, "names": list(names)},
     )
     return {row.provider_message_id for row in rows}
 

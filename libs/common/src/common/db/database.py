@@ -43,6 +43,7 @@ CLIENT_LOOKED_AT_S = 5  # during a statement
 ISOLATION = {"default_transaction_isolation": "read committed"}
 PLANNED_NOW = "set_config('plan_cache_mode', 'force_custom_plan', true)"
 COPIED_ROWS = 200
+COPIED_MESSAGES = 50  # of rows written for each message: COPY logs them by the page
 COPIED_LINES = 200
 COPIED_WITHIN_S = 60.0
 MIGRATING_LOOK_S = 0.2
@@ -269,16 +270,21 @@ async def has_written(tx: AsyncConnection) -> bool:
 
 
 async def insert_many(
-    tx: AsyncConnection, table: str, columns: Mapping[str, str], rows: Sequence[Sequence[Any]]
+    tx: AsyncConnection,
+    table: str,
+    columns: Mapping[str, str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    copied_from: int = COPIED_ROWS,
 ) -> None:
     """Insert rows into a table, in this order, within the transaction.
 
-    `columns`: name to Postgres type. From COPIED_ROWS on the rows go by COPY: less work, a round trip more. Raises
+    `columns`: name to Postgres type. From `copied_from` on the rows go by COPY: less work, a round trip more. Raises
     asyncpg's errors, and TimeoutError of a COPY: the driver waits for ever on a lost connection.
     """
     if not rows:
         return
-    if len(rows) >= COPIED_ROWS:
+    if len(rows) >= copied_from:
         async with asyncio.timeout(COPIED_WITHIN_S):
             await (await _raw(tx)).copy_records_to_table(table, records=rows, columns=list(columns))
         return

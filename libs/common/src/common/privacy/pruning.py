@@ -39,7 +39,7 @@ class Pruned:
 
     `strips`: columns to null; a stripped row must no longer match `where`. The SQL calls the table `t`; `where` may use
     :before, the instant `keep` ago. Each rule needs an index that begins with `since` and covers at most the rows of
-    `where`.
+    `where`. `lists`: a column of `table`, and a table whose rows it lists by `id`; the rows listed go with the row.
     """
 
     kind: str
@@ -49,6 +49,7 @@ class Pruned:
     where: str = "true"
     strips: Sequence[str] = ()
     join: str = ""
+    lists: tuple[str, str] | None = None
 
     def _due(self) -> str:
         return (
@@ -65,7 +66,15 @@ class Pruned:
             else f"DELETE FROM {self.table}"
         )
         # by ctid: a row changed meanwhile has a new one
-        return f"{change} WHERE ctid = ANY(ARRAY(SELECT t.ctid {self._due()} LIMIT :batch FOR UPDATE OF t SKIP LOCKED))"
+        due = f"{self._due()} LIMIT :batch FOR UPDATE OF t SKIP LOCKED"
+        if self.lists is None:
+            return f"{change} WHERE ctid = ANY(ARRAY(SELECT t.ctid {due}))"
+        column, other = self.lists
+        return (
+            f"WITH due AS MATERIALIZED (SELECT t.ctid AS place, t.{column} AS ids {due}),"
+            f" gone AS (DELETE FROM {other} WHERE id = ANY(ARRAY(SELECT unnest(ids) FROM due)))"
+            f" {change} WHERE ctid = ANY(ARRAY(SELECT place FROM due))"
+        )
 
 
 DEAD_LETTERS = Pruned("dead letters", "dead_letter", "buried_at", timedelta(days=35))  # Kafka keeps records 7 days

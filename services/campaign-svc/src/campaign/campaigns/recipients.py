@@ -226,20 +226,33 @@ async def deny_unrequested(tx: AsyncConnection, campaign: Progress, reason: str,
     return len(found)
 
 
-async def update_recipients(tx: AsyncConnection, events: Sequence[MessageChanged]) -> None:
-    """Store the reported state of each recipient, one event per recipient."""
+async def update_recipients(
+    tx: AsyncConnection, events: Sequence[MessageChanged], known: Sequence[tuple[str, int]]
+) -> set[tuple[str, str]]:
+    """Store the reported state of each recipient, one event per recipient; return the recipients that are stored.
+
+    `known`: the status and version of each before. A recipient that has others by now keeps its row: a lock before the
+    update would cost a record of the WAL for each recipient. Rows are locked in the order of their keys.
+    """
     await tx.execute(
+        text("SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)")
+    )
+    rows = await tx.execute(
         text(
             "UPDATE recipient AS r SET status = e.status, reasons = string_to_array(e.reasons, ' '),"
             " repeated_at = NULL,"
             " receipt = e.receipt, version = e.version, handed_off_at = e.handed_off_at, receipt_at = e.receipt_at,"
             " segments = e.segments, cost = e.cost"
-            " FROM unnest(CAST(:campaigns AS text[]), CAST(:subjects AS text[]), CAST(:versions AS integer[]),"
+            " FROM (SELECT * FROM"
+            " unnest(CAST(:campaigns AS text[]), CAST(:subjects AS text[]), CAST(:versions AS integer[]),"
             " CAST(:statuses AS text[]), CAST(:reasons AS text[]), CAST(:receipts AS text[]),"
             " CAST(:left AS timestamptz[]), CAST(:receipts_at AS timestamptz[]), CAST(:segments AS smallint[]),"
-            " CAST(:costs AS integer[])) AS e(campaign_id, subject_id, version, status, reasons, receipt,"
-            " handed_off_at, receipt_at, segments, cost)"
+            " CAST(:costs AS integer[]), CAST(:known_statuses AS text[]), CAST(:known_versions AS integer[]))"
+            " AS e(campaign_id, subject_id, version, status, reasons, receipt, handed_off_at, receipt_at, segments,"
+            " cost, known_status, known_version) ORDER BY campaign_id, subject_id) AS e"
             " WHERE r.campaign_id = e.campaign_id AND r.subject_id = e.subject_id"
+            " AND r.status = e.known_status AND r.version = e.known_version"
+            " RETURNING r.campaign_id, r.subject_id"
         ),
         {
             "campaigns": [e.campaign_id for e in events],
@@ -253,8 +266,11 @@ async def update_recipients(tx: AsyncConnection, events: Sequence[MessageChanged
             "receipts_at": [e.receipt_at for e in events],
             "segments": [e.segments for e in events],
             "costs": [e.cost for e in events],
+            "known_statuses": [status for status, _ in known],
+            "known_versions": [version for _, version in known],
         },
     )
+    return {(row.campaign_id, row.subject_id) for row in rows}
 
 
 class RecipientState(msgspec.Struct, frozen=True, gc=False):

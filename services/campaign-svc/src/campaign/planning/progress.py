@@ -7,7 +7,7 @@ show one (`consent_rule.told`).
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from msgspec import structs
@@ -23,6 +23,8 @@ from common.contracts.dispatch import READ_AT_ONCE, MessageChanged, MessagesChan
 from common.kafka.subscription import After, Received, Subscription
 from common.telemetry import counter
 
+Place = tuple[str, str]  # campaign_id, subject_id
+
 NEEDS_SOMEBODY = "gateway_needs_somebody"  # dispatch's reason: our account, its money, our sender
 REPORTED = counter(
     "sms_campaign_recipients_total", "Changes of recipients' statuses, as reported by dispatch-svc.", ["status"]
@@ -34,7 +36,7 @@ def subscription() -> Subscription:
 
 
 async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
-    newest: dict[tuple[str, str], MessageChanged] = {}
+    newest: dict[Place, MessageChanged] = {}
     for received in batch:
         for change in received.event.changes if isinstance(received.event, MessagesChanged) else ():
             if change.campaign_id is None:
@@ -44,11 +46,10 @@ async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
                 newest[place] = structs.replace(change, reasons=told(change.reasons)) if change.reasons else change
     if not newest:
         return None
-    before = await store.lock_older(tx, list(newest.values()))
+    before = await _store(tx, newest, await store.older(tx, list(newest.values())))
     if not before:
         return None
     events = [newest[place] for place in before]
-    await recipients.update_recipients(tx, events)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     denials: dict[str, Counter[str]] = defaultdict(Counter)
     for (campaign_id, subject_id), old in before.items():
@@ -66,6 +67,23 @@ async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
             REPORTED.labels(event.status).inc()
 
     return count
+
+
+async def _store(
+    tx: AsyncConnection, newest: Mapping[Place, MessageChanged], before: Mapping[Place, store.Stored]
+) -> dict[Place, Standing]:
+    """Store the reports on these recipients; return the state of each before its report.
+
+    A recipient that the planner has changed meanwhile is read again, locked.
+    """
+    if not before:
+        return {}
+    known = [(each.standing.status, each.version) for each in before.values()]
+    stored = await recipients.update_recipients(tx, [newest[place] for place in before], known)
+    found = {place: each.standing for place, each in before.items() if place in stored}
+    if others := [newest[place] for place in before if place not in stored]:
+        found |= await _store(tx, newest, await store.older(tx, others, locked=True))
+    return found
 
 
 async def _pause_what_needs_somebody(tx: AsyncConnection, events: Sequence[MessageChanged], now: datetime) -> None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 import msgspec
 from sqlalchemy import Column, Integer, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign.accounts import Standing as Reported
+from campaign.accounts import Standing
 from campaign.campaigns.campaign import Campaign, Progress
 from campaign.campaigns.store import AWAKE, LOOK_AHEAD, MAY_BE_TRIED, PASSING_FAILURES, progress_of
 from campaign.campaigns.tallies import UNDECIDED
@@ -348,15 +349,24 @@ async def lock_given_up(tx: AsyncConnection, now: datetime) -> Progress | None:
     return await _first(tx, f"WHERE {_GIVEN_UP} AND {MAY_BE_TRIED} LIMIT 1 FOR UPDATE OF c SKIP LOCKED", {"now": now})
 
 
-async def lock_older(tx: AsyncConnection, events: Sequence[MessageChanged]) -> dict[tuple[str, str], Reported]:
-    """Lock the recipients older than these events; return the stored state by (campaign_id, subject_id)."""
+class Stored(NamedTuple):
+    """The stored state of a recipient, and the version of its newest report."""
+
+    standing: Standing
+    version: int
+
+
+async def older(
+    tx: AsyncConnection, events: Sequence[MessageChanged], *, locked: bool = False
+) -> dict[tuple[str, str], Stored]:
+    """Return the stored state of the recipients older than these events, by (campaign_id, subject_id)."""
     rows = await tx.execute(
         text(
-            "SELECT r.campaign_id, r.subject_id, r.status, r.reasons, r.receipt FROM recipient AS r"
+            "SELECT r.campaign_id, r.subject_id, r.status, r.reasons, r.receipt, r.version FROM recipient AS r"
             " JOIN unnest(CAST(:campaigns AS text[]), CAST(:subjects AS text[]), CAST(:versions AS integer[]))"
             " AS e(campaign_id, subject_id, version)"
             " ON r.campaign_id = e.campaign_id AND r.subject_id = e.subject_id AND r.version < e.version"
-            " ORDER BY r.campaign_id, r.subject_id FOR UPDATE OF r"
+            f" ORDER BY r.campaign_id, r.subject_id{' FOR UPDATE OF r' if locked else ''}"
         ),
         {
             "campaigns": [e.campaign_id for e in events],
@@ -364,7 +374,9 @@ async def lock_older(tx: AsyncConnection, events: Sequence[MessageChanged]) -> d
             "versions": [e.version for e in events],
         },
     )
-    return {(r.campaign_id, r.subject_id): Reported(r.status, tuple(r.reasons), r.receipt) for r in rows}
+    return {
+        (r.campaign_id, r.subject_id): Stored(Standing(r.status, tuple(r.reasons), r.receipt), r.version) for r in rows
+    }
 
 
 async def lock_done(tx: AsyncConnection, now: datetime) -> Progress | None:

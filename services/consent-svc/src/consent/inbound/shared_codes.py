@@ -390,14 +390,14 @@ async def forget(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> None:
 
 
 async def overtaken(
-    tx: AsyncConnection, message_ids: Collection[str], people: Collection[str], days: int
+    tx: AsyncConnection, messages: Collection[tuple[str, str]], people: Collection[str], days: int
 ) -> list[Overtaken]:
     """Attribute STOPs again, and return those of each sender that the new attribution covers.
 
-    `message_ids`: messages with news of their hand-off or outcome. `people`: with a question that did not arrive. A
-    rejected message explains no STOP.
+    `messages`: subject and message id, with news of the hand-off or outcome. `people`: with a question that did not
+    arrive. A rejected message explains no STOP.
     """
-    if not message_ids and not people:
+    if not messages and not people:
         return []
     rows = await tx.execute(
         text(
@@ -405,7 +405,8 @@ async def overtaken(
             SELECT {", ".join(f"a.{name}" for name in _MO)}, a.written_at, a.named, m.late
             FROM (
                 SELECT subject_id, handed_off_at AS at, CASE WHEN status <> 'rejected' THEN sender_id END AS late
-                FROM handed_off WHERE message_id = ANY(CAST(:ids AS text[]))
+                FROM handed_off JOIN unnest(CAST(:subjects AS text[]), CAST(:ids AS text[]))
+                    AS n (subject_id, message_id) USING (subject_id, message_id)
                 UNION ALL
                 SELECT p.subject_id, NULL, NULL FROM unnest(CAST(:people AS text[])) AS p (subject_id)
             ) AS m
@@ -413,7 +414,11 @@ async def overtaken(
             WHERE m.at IS NULL OR m.at >= a.written_at AND m.at <= a.arrived_at
             """
         ),
-        {"ids": sorted(message_ids), "people": sorted(people)},
+        {
+            "subjects": [subject_id for subject_id, _ in messages],
+            "ids": [message_id for _, message_id in messages],
+            "people": sorted(people),
+        },
     )
     stops: dict[str, tuple[Mo, datetime, Sequence[str]]] = {}
     late: dict[str, set[str]] = {}

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    PrimaryKeyConstraint,
     Table,
     Text,
     text,
@@ -21,6 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.dispatch import Status
+from common.db.database import COPIED_MESSAGES, fetch_many, insert_many
 from consent.ledger import store as ledger_store
 from consent.ledger.chain import Ended, Entry
 from consent.ledger.rules import SubjectState
@@ -33,10 +35,16 @@ T = TypeVar("T")
 
 READ_AT_ONCE = 2000
 
+
+def _hashed(campaign_id: str) -> str:
+    """Return the SQL of the hash by which the messages of a campaign are indexed."""
+    return f"hashtextextended({campaign_id}, 0)"
+
+
 Table(
     "handed_off",
     metadata,
-    Column("message_id", Text, primary_key=True),
+    Column("message_id", Text, nullable=False),
     Column("subject_id", Text, nullable=False),
     Column("sender_id", Text, nullable=False),
     Column("purpose", Text, nullable=False),
@@ -45,9 +53,10 @@ Table(
     Column("status", Text, nullable=False),
     Column("version", Integer, nullable=False),  # dispatch-svc's, of the state
     Column("ordinal", BigInteger, Identity(always=True), nullable=False),  # order of writing (`proof/retroactive.py`)
+    PrimaryKeyConstraint("subject_id", "message_id"),  # serves what asks by person too
     Index("handed_off_ordinal_ix", "ordinal", unique=True),
-    Index("handed_off_campaign_ix", "campaign_id", "subject_id"),
-    Index("handed_off_subject_ix", "subject_id", "handed_off_at"),
+    # by a hash, 21 bytes shorter than the id: the index holds an entry for each message
+    Index("handed_off_campaign_ix", text(f"({_hashed('campaign_id')})"), "subject_id"),
     Index("handed_off_at_ix", "handed_off_at"),
 )
 
@@ -71,6 +80,7 @@ class HandedOff:
 
 _state = msgspec.json.Decoder(SubjectState)
 
+_NAMES = ("subject_id", "message_id")
 _CHANGING = ("handed_off_at", "status", "version")  # of a message's later states
 _HANDED_OFF = {
     "message_id": "text",
@@ -83,29 +93,22 @@ _HANDED_OFF = {
     "version": "integer",
 }
 
-# Every CTE reads the table as before the statement.
-_NEWEST = f"""
-WITH told AS (
-    SELECT * FROM unnest({", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in _HANDED_OFF.items())})
-        AS t ({", ".join(_HANDED_OFF)})
-), before AS (
-    SELECT h.message_id, h.status, h.handed_off_at, h.version FROM handed_off AS h JOIN told USING (message_id)
-), written AS (
-    INSERT INTO handed_off AS h ({", ".join(_HANDED_OFF)})
-    SELECT * FROM told
-    WHERE NOT EXISTS (
-        SELECT FROM before AS b WHERE b.message_id = told.message_id AND (b.version >= told.version
-            OR b.version = told.version - 1 AND (b.status, b.handed_off_at) = (told.status, told.handed_off_at))
-    )
-    ON CONFLICT (message_id) DO UPDATE
-    SET ({", ".join(_CHANGING)}) = ROW({", ".join(f"excluded.{name}" for name in _CHANGING)})
-    WHERE h.version < excluded.version
-    RETURNING h.message_id, h.status, h.handed_off_at
-)
-SELECT w.message_id, w.handed_off_at <> b.handed_off_at AS moved
-FROM written AS w
-LEFT JOIN before AS b USING (message_id)
-WHERE (b.status, b.handed_off_at) IS DISTINCT FROM (w.status, w.handed_off_at)
+_KNOWN = """
+SELECT h.message_id, h.handed_off_at, h.status, h.version
+FROM unnest($1::text[], $2::text[]) AS t (subject_id, message_id)
+JOIN handed_off AS h USING (subject_id, message_id)
+"""
+_CHANGED = f"""
+UPDATE handed_off AS h
+SET ({", ".join(_CHANGING)}) = ROW({", ".join(f"t.{name}" for name in _CHANGING)})
+FROM unnest({", ".join(f"${n}::{_HANDED_OFF[name]}[]" for n, name in enumerate((*_NAMES, *_CHANGING), 1))})
+    AS t ({", ".join((*_NAMES, *_CHANGING))})
+WHERE (h.subject_id, h.message_id) = (t.subject_id, t.message_id)
+"""
+_MOVED = """
+UPDATE handed_off AS h SET ordinal = DEFAULT
+FROM unnest($1::text[], $2::text[]) AS t (subject_id, message_id)
+WHERE (h.subject_id, h.message_id) = (t.subject_id, t.message_id)
 """
 
 
@@ -206,27 +209,48 @@ def heads(tx: AsyncConnection) -> AsyncIterator[Head]:
     return streamed(tx, query, Head)
 
 
-async def add_handed_off(tx: AsyncConnection, messages: Sequence[HandedOff]) -> list[str]:
-    """Store the newest state of each message, by version, and return the ids of the new and changed ones.
+async def add_handed_off(tx: AsyncConnection, messages: Sequence[HandedOff]) -> list[tuple[str, str]]:
+    """Store the newest state of each message, by version; return subject id and message id of new and changed ones.
 
-    A state may come late or again. A message whose time of hand-off changes is compared again (`proof/retroactive.py`).
+    The caller is the only writer of these messages: its transaction holds the offset of their people's partition. A
+    state may come late or again. A message whose time of hand-off changes is compared again (`proof/retroactive.py`).
     A version that follows the stored one and changes nothing here, as most DLRs, is not stored: no version lies between
     the two, so none can come late.
     """
-    if not messages:
-        return []
     newest: dict[str, HandedOff] = {}
     for message in sorted(messages, key=attrgetter("version"), reverse=True):
         newest.setdefault(message.message_id, message)
-    rows = await tx.execute(
-        text(_NEWEST), {name: [getattr(message, name) for message in newest.values()] for name in _HANDED_OFF}
-    )
-    changes = list(rows)
-    if moved := [change.message_id for change in changes if change.moved]:
-        await tx.execute(
-            text("UPDATE handed_off SET ordinal = DEFAULT WHERE message_id = ANY(CAST(:ids AS text[]))"), {"ids": moved}
-        )
-    return [change.message_id for change in changes]
+    if not newest:
+        return []
+    stored = {row[0]: row[1:] for row in await fetch_many(tx, _KNOWN, *_columns(newest.values(), _NAMES))}
+    new, changed, moved, news = [], [], [], []
+    for message in newest.values():
+        if message.message_id not in stored:
+            new.append(message)
+            news.append((message.subject_id, message.message_id))
+            continue
+        handed_off_at, status, version = stored[message.message_id]
+        same = (handed_off_at, status) == (message.handed_off_at, message.status)
+        if message.version <= version or (same and message.version == version + 1):
+            continue
+        changed.append(message)
+        if not same:
+            news.append((message.subject_id, message.message_id))
+        if handed_off_at != message.handed_off_at:
+            moved.append(message)
+    if changed:
+        await fetch_many(tx, _CHANGED, *_columns(changed, (*_NAMES, *_CHANGING)))
+    if moved:
+        await fetch_many(tx, _MOVED, *_columns(moved, _NAMES))
+    # no ON CONFLICT: PostgreSQL would confirm each row by a record of its own
+    rows = list(zip(*_columns(new, _HANDED_OFF), strict=True))
+    await insert_many(tx, "handed_off", _HANDED_OFF, rows, copied_from=COPIED_MESSAGES)
+    return news
+
+
+def _columns(messages: Iterable[HandedOff], names: Iterable[str]) -> list[list[object]]:
+    messages = list(messages)
+    return [[getattr(message, name) for message in messages] for name in names]
 
 
 async def handed_off_of(tx: AsyncConnection, campaign_id: str, after: str, limit: int) -> dict[str, list[HandedOff]]:
@@ -234,8 +258,9 @@ async def handed_off_of(tx: AsyncConnection, campaign_id: str, after: str, limit
     rows = await tx.execute(
         text(
             f"SELECT {', '.join(f'm.{name}' for name in _HANDED_OFF)}"
-            " FROM (SELECT DISTINCT subject_id FROM handed_off WHERE campaign_id = :campaign_id"
-            " AND subject_id > :after ORDER BY subject_id LIMIT :limit) AS s"
+            " FROM (SELECT DISTINCT subject_id FROM handed_off"
+            f" WHERE {_hashed('campaign_id')} = {_hashed(':campaign_id')}"
+            " AND campaign_id = :campaign_id AND subject_id > :after ORDER BY subject_id LIMIT :limit) AS s"
             " JOIN handed_off AS m ON m.subject_id = s.subject_id AND m.campaign_id = :campaign_id"
             " ORDER BY m.subject_id, m.handed_off_at, m.message_id"
         ),

@@ -9,6 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.campaign import Category
+from dispatch.messages.row import facts_of
 
 
 class Decided(msgspec.Struct, gc=False):
@@ -42,7 +43,8 @@ async def decided(
     elif sample is not None:
         wanted = "decided_at IS NOT NULL ORDER BY random() LIMIT :sample"
     given: dict[str, object] = {"ids": list(message_ids), "campaign_id": campaign_id, "sample": sample}
-    statement = text(f"SELECT {', '.join(Decided.__struct_fields__)} FROM message WHERE {wanted}")
+    columns = (facts_of("message") if name == "facts" else name for name in Decided.__struct_fields__)
+    statement = text(f"SELECT {', '.join(columns)} FROM message WHERE {wanted}")
     rows = await tx.stream(statement, {name: given[name] for name in statement.compile().params})
     async for row in rows:
         yield Decided(*row)

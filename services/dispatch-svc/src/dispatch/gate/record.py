@@ -75,7 +75,7 @@ class Told(_Kept, frozen=True):
     until: datetime | None = None
 
 
-class Record(_Kept, frozen=True):
+class Record(_Kept, frozen=True, kw_only=True):
     """The record of one decision.
 
     `stop`, `link`: the means to stop in the text. `stated`: where the sender states that its code is reachable. `mark`
@@ -83,20 +83,21 @@ class Record(_Kept, frozen=True):
     the encoded `Bounds`. `erased`: an erasure concerned the request.
     """
 
-    to: str
+    # fields mostly equal for the messages of a batch, kept apart by the ledger (`messages.row.parted`)
     limits: msgspec.Raw
-    region: str | None = None
     stop: bool = False
     link: bool = False
     mark: str | None = None
-    flaw: Reason | None = None
-    erased: bool = False
     courtesy: bool = False
-    person: Person | None = None
     sender: bool | None = None
     countries: tuple[str, ...] = ()
     stated: tuple[str, ...] = ()
     control: Control | None = None
+    to: str
+    region: str | None = None
+    flaw: Reason | None = None
+    erased: bool = False
+    person: Person | None = None
     blocked: bool = False
     recent: int = 0
     told: Told | None = None

@@ -3,8 +3,10 @@
 `MessageRow` is the only list of the ledger's columns.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from types import MappingProxyType, NoneType
 from typing import Annotated, Any, Self, get_args, get_type_hints
 from uuid import UUID
@@ -17,6 +19,7 @@ from dispatch.messages.status import Status
 
 FREE_TEXT = "free_text"
 Small = Annotated[int, "smallint"]
+Large = Annotated[int, "bigint"]
 
 
 class MessageRow(msgspec.Struct, frozen=True, gc=False):
@@ -55,6 +58,7 @@ class MessageRow(msgspec.Struct, frozen=True, gc=False):
     cost: int | None = None
     prices: str | None = None
     charged: bool = False  # counted by the limits of its organisation
+    shared_id: Large | None = None  # of the part of `facts` that other messages share (`parted`)
 
     @classmethod
     def read(cls, columns: Sequence[Any]) -> Self:
@@ -78,6 +82,7 @@ _KINDS = {
     bool: "boolean",
     int: "integer",
     Small: "smallint",
+    Large: "bigint",
     datetime: "timestamptz",
 }
 
@@ -95,7 +100,31 @@ COLUMNS: Mapping[str, tuple[str, bool]] = {
 
 def columns_of(table: str, instead: Mapping[str, str] = MappingProxyType({})) -> str:
     """Return the SQL list of columns for `MessageRow.read`. `instead`: SQL expressions in place of columns."""
-    return ", ".join(instead.get(name, f"{table}.{name}") for name in COLUMNS)
+    given = {"facts": facts_of(table)} | dict(instead)
+    return ", ".join(given.get(name, f"{table}.{name}") for name in COLUMNS)
+
+
+_OWN = ',"to":'  # begins the message's own part of a record (`gate/record.py`); no JSON string has a bare quote
+
+
+def parted(facts: str | None) -> tuple[str | None, str | None]:
+    """Return the part of a decision record that other messages share, if any, and the message's own part."""
+    shared, begins, own = (facts or "").partition(_OWN)
+    return (f"{shared}}}", f"{{{begins[1:]}{own}") if begins else (None, facts)
+
+
+@lru_cache(maxsize=1024)
+def shared_id(shared: str) -> int:
+    """Return the id of a shared part: equal parts have one."""
+    return int.from_bytes(hashlib.sha256(shared.encode()).digest()[:8], signed=True)
+
+
+def facts_of(table: str) -> str:
+    """Return the SQL of a message's whole decision record."""
+    return (
+        f"coalesce((SELECT left(s.content, -1) || ',' || substr({table}.facts, 2) FROM shared_record AS s"
+        f" WHERE s.id = {table}.shared_id LIMIT 1), {table}.facts)"
+    )
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -42,12 +42,13 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
-from common.db.database import PLANNED_NOW, Database, fetch_many, once_committed, plan_now
+from common.db.database import COPIED_MESSAGES, PLANNED_NOW, Database, fetch_many, insert_many, once_committed, plan_now
 from common.telemetry import counter, tracing
 from dispatch.lane import Lane
 from dispatch.messages.events import Changed, changed
 from dispatch.messages.reasons import Reason
 from dispatch.messages.row import COLUMNS, MessageRow, Outcome, ReceiptChange, columns_of
+from dispatch.messages.shared_store import parted_rows, with_shared
 from dispatch.messages.status import Status
 from dispatch.schema import instant, metadata
 
@@ -65,6 +66,7 @@ _TYPES: Mapping[str, TypeEngine[Any]] = {
     "boolean": Boolean(),
     "integer": Integer(),
     "smallint": SmallInteger(),
+    "bigint": BigInteger(),
     "timestamptz": DateTime(timezone=True),
 }
 
@@ -199,7 +201,7 @@ OWN = _kinds_of("message_id", "subject_id", "number", "text", "consent_version")
 
 ALIKE = _kinds_of(  # equal for many messages of an insert, sent once per combination
     *("campaign_id", "sender_id", "purpose", "category", "requested_at", "send_before", "region", "status", "reasons"),
-    *("due_at", "gateway", "template", "segments", "cost", "prices", "charged"),
+    *("due_at", "gateway", "template", "segments", "cost", "prices", "charged", "shared_id"),
 )
 
 OF_ALL = _kinds_of("partition", "policy_version", "as_of", "decided_at")  # equal for all messages of a decision
@@ -207,7 +209,7 @@ OF_ALL = _kinds_of("partition", "policy_version", "as_of", "decided_at")  # equa
 _NUMBER_OF_AN_OPT_OUT = "CASE WHEN m.receipt = 'opted_out' THEN m.number END"
 
 DECIDED = _kinds_of(
-    *("message_id", "status", "reasons", "due_at", "consent_version", "gateway", "facts"),
+    *("message_id", "status", "reasons", "due_at", "consent_version", "gateway", "facts", "shared_id"),
     *("segments", "cost", "prices", "charged"),
 )
 
@@ -219,19 +221,45 @@ _AS_ARRAY = "string_to_array({}, ',')"  # unnest flattens text[][]
 async def insert_messages(tx: AsyncConnection, rows: Sequence[MessageRow]) -> set[UUID]:
     """Insert messages with their verdicts, and return the new ids. A known message_id changes no row.
 
-    Raise ValueError unless the messages were decided together (`OF_ALL`).
+    Decided messages come from Kafka, and the caller's transaction holds the offset of their partition: no other writes
+    them. Raise ValueError unless the messages were decided together (`OF_ALL`).
     """
     if not rows:
         return set()
+    _of_all(rows)
     await _note_sending(tx, rows)
+    if rows[0].decided_at is None:
+        ids = await _add(tx, rows, _INSERT_BESIDE)
+    else:
+        new = list({row.message_id: row for row in reversed(rows)}.values())
+        ids = await (_copy(tx, new) if len(new) >= COPIED_MESSAGES else _add(tx, new, _INSERT_ALONE))
+    once_committed(tx, partial(tracing.accepted, "dispatch", ids))
+    return ids
+
+
+async def _copy(tx: AsyncConnection, rows: Sequence[MessageRow]) -> set[UUID]:
+    """Copy the new rows."""
+    sql = f"{with_shared(2)} SELECT message_id FROM message WHERE message_id = ANY($1::uuid[])"
+    found, shared = parted_rows(rows)
+    known = {message_id for (message_id,) in await fetch_many(tx, sql, [row.message_id for row in rows], *shared)}
+    new = [row for row in found if row.message_id not in known]
+    if len(new) < COPIED_MESSAGES:  # `insert_many` would take arrays, and `reasons` is one
+        return await _add(tx, [row for row in rows if row.message_id not in known], _INSERT_ALONE)
+    await insert_many(tx, "message", _COPIED, list(map(_values, new)), copied_from=COPIED_MESSAGES)
+    return {row.message_id for row in new}
+
+
+async def _add(tx: AsyncConnection, rows: Sequence[MessageRow], statement: str) -> set[UUID]:
+    if not rows:
+        return set()
+    rows, shared = parted_rows(rows)
     kinds: dict[tuple[object, ...], int] = {}
     places = [kinds.setdefault(kind, len(kinds) + 1) for kind in map(_kind_of, rows)]
     alike = dict(zip(ALIKE, map(list, zip(*kinds, strict=True)), strict=True))
     facts = "\n".join(row.facts or "" for row in rows)
-    new = await fetch_many(tx, _INSERT, *_columns(rows, OWN), places, facts, *_arrays(alike), *_of_all(rows))
-    ids = {message_id for (message_id,) in new}
-    once_committed(tx, partial(tracing.accepted, "dispatch", ids))
-    return ids
+    values = *_columns(rows, OWN), places, facts, *_arrays(alike), *_of_all(rows), *shared
+    new = await fetch_many(tx, statement, *values)
+    return {message_id for (message_id,) in new}
 
 
 async def update_decisions(tx: AsyncConnection, rows: Sequence[MessageRow]) -> list[Changed]:
@@ -242,6 +270,7 @@ async def update_decisions(tx: AsyncConnection, rows: Sequence[MessageRow]) -> l
     if not rows:
         return []
     await _note_sending(tx, rows)
+    rows, shared = parted_rows(rows)
     gone = f"m.message_id = ANY(${len(DECIDED) + len(OF_ALL) + 1}::uuid[])"
     kept = ", ".join(f"{c} = CASE WHEN {gone} THEN NULL ELSE m.{c} END" for c in ("number", "text"))
     sets = ", ".join(
@@ -249,7 +278,8 @@ async def update_decisions(tx: AsyncConnection, rows: Sequence[MessageRow]) -> l
     )
     updated = await fetch_many(
         tx,
-        f"UPDATE message AS m SET {sets}, ({', '.join(OF_ALL)}) = ROW({_one_for_all(len(DECIDED))}),"
+        f"{with_shared(len(DECIDED) + len(OF_ALL) + 2)}"
+        f" UPDATE message AS m SET {sets}, ({', '.join(OF_ALL)}) = ROW({_one_for_all(len(DECIDED))}),"
         f" version = m.version + 1, unknown_since = NULL, {kept},"
         f" code = CASE WHEN v.status = 'sending' THEN NULL ELSE m.code END FROM {_unnest(DECIDED)}"
         " WHERE m.message_id = v.message_id AND (m.status IN ('pending', 'deferred')"
@@ -257,6 +287,7 @@ async def update_decisions(tx: AsyncConnection, rows: Sequence[MessageRow]) -> l
         *_columns(rows, DECIDED),
         *_of_all(rows),
         [row.message_id for row in rows if row.number is None],
+        *shared,
     )
     return [changed(MessageRow.read(row)) for row in updated]
 
@@ -539,15 +570,21 @@ def _of_all(rows: Sequence[MessageRow]) -> list[object]:
     return list(first)
 
 
+_COPIED = {name: kind for name, (kind, _) in COLUMNS.items()}
+_values: Callable[[MessageRow], tuple[object, ...]] = attrgetter(*COLUMNS)
 _of_all_of: Callable[[MessageRow], tuple[object, ...]] = attrgetter(*OF_ALL)
 _kind_of: Callable[[MessageRow], tuple[object, ...]] = attrgetter(*ALIKE)
 
 _INSERT = (  # decision records are lines, since JSON has no line break: the driver checks each array element thrice
-    f"INSERT INTO message ({', '.join((*OWN, 'facts', *ALIKE, *OF_ALL))}, version)"
+    f"{with_shared(len(OWN) + len(ALIKE) + len(OF_ALL) + 3)}"
+    f" INSERT INTO message ({', '.join((*OWN, 'facts', *ALIKE, *OF_ALL))}, version)"
     f" SELECT {', '.join(f'v.{column}' for column in OWN)}, v.facts,"
     f" {', '.join(_AS_ARRAY.format('k.reasons') if column == 'reasons' else f'k.{column}' for column in ALIKE)},"
     f" {_one_for_all(len(OWN) + 2 + len(ALIKE))}, 1"
     f" FROM {_unnest({**OWN, 'kind': 'integer', 'facts': 'lines'})}"
     f" JOIN {_unnest(ALIKE, 'k', len(OWN) + 3, 'WITH ORDINALITY')} ON k.place = v.kind"
-    " ON CONFLICT (message_id) DO NOTHING RETURNING message_id"
+    "{} RETURNING message_id"
 )
+_INSERT_BESIDE = _INSERT.format(" ON CONFLICT (message_id) DO NOTHING")
+# where no other transaction writes the messages: the WAL confirms each row of ON CONFLICT by a record of its own
+_INSERT_ALONE = _INSERT.format(" WHERE NOT EXISTS (SELECT FROM message AS o WHERE o.message_id = v.message_id)")

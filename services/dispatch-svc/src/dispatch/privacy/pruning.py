@@ -94,6 +94,7 @@ def policy(periods: Periods) -> Policy:
             "hold": "nothing of a person",
             "provider_block": "until a person removes it",
             "sender": "nothing of a person",
+            "shared_record": "nothing of a person",
             "template": "nothing of a person",
             "campaign": "nothing of a person",
         },

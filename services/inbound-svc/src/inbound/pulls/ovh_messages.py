@@ -77,7 +77,7 @@ class Poller:
                 raise Refused("the list of MOs is no list")
             ids = [str(one) for one in listed if isinstance(one, int)]
             async with self._held.database.begin() as tx:
-                known = await store.known_items(tx, self._origin, ids)
+                known = await store.known_messages(tx, self._origin, ids)
             new = sorted((one for one in ids if one not in known), key=self._unreadable.__contains__)[:AT_ONCE]
             found = [await self._fetch(session, one) for one in new]
         return any(found)

@@ -139,7 +139,7 @@ class Puller:
         """Return the names of the MOs in the journal, of a callback or of a pull; DLRs fall away when journalled."""
         names = [name for each in items if (name := _name(each)) is not None]
         origin = self._origin("messages")
-        found = await store.known_items(tx, origin, [*names, *map(_textless, names)]) if names else set()
+        found = await store.known_messages(tx, origin, [*names, *map(_textless, names)]) if names else set()
         return {name for name in names if name in found or _textless(name) in found}
 
     def _arrival(self, listed: Listed, received_at: datetime) -> Arrival:

@@ -410,17 +410,17 @@ CREATE TABLE subject_key (
 CREATE TABLE recipient (
     campaign_id text NOT NULL,
     subject_id text NOT NULL,
-    status text NOT NULL,
     reasons text[] NOT NULL,
-    receipt text,
-    version integer NOT NULL,
-    handed_off_at timestamptz,
-    receipt_at timestamptz,
     waits_until timestamptz,
     variant text,
     repeated_at timestamptz,
+    handed_off_at timestamptz,
+    cost integer,
     segments smallint,
-    cost integer
+    status text NOT NULL,
+    version integer NOT NULL,
+    receipt text,
+    receipt_at timestamptz
 )
 WITH (fillfactor='50')
     """,

@@ -720,7 +720,7 @@ ALTER TABLE evidence ADD CONSTRAINT evidence_pk PRIMARY KEY (evidence_id)
 ALTER TABLE evidence ADD CONSTRAINT evidence_subject_id_position_uq UNIQUE (subject_id, "position")
     """,
     """
-ALTER TABLE handed_off ADD CONSTRAINT handed_off_pk PRIMARY KEY (message_id)
+ALTER TABLE handed_off ADD CONSTRAINT handed_off_pk PRIMARY KEY (subject_id, message_id)
     """,
     """
 ALTER TABLE import_file ADD CONSTRAINT import_file_pk PRIMARY KEY (import_id)
@@ -868,13 +868,10 @@ CREATE INDEX evidence_wide_opt_out_ix ON evidence (controller, recorded_at) WHER
 CREATE INDEX handed_off_at_ix ON handed_off (handed_off_at)
     """,
     """
-CREATE INDEX handed_off_campaign_ix ON handed_off (campaign_id, subject_id)
+CREATE INDEX handed_off_campaign_ix ON handed_off (hashtextextended(campaign_id, 0::bigint), subject_id)
     """,
     """
 CREATE UNIQUE INDEX handed_off_ordinal_ix ON handed_off (ordinal)
-    """,
-    """
-CREATE INDEX handed_off_subject_ix ON handed_off (subject_id, handed_off_at)
     """,
     """
 CREATE INDEX import_file_complete_ix ON import_file (touched_at) WHERE complete

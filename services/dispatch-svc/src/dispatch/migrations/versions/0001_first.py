@@ -33,13 +33,15 @@ TABLES = (
     "rebuild",
     "sender",
     "sending",
+    "shared_record",
     "subject",
     "subject_key",
     "subject_next",
     "template",
     "text_audit",
 )
-# What outcomes and DLRs change comes last in a message: of an update in its page the WAL holds the part that differs.
+# What the usual outcome changes comes last in a message, what a DLR changes at the very end: of an update in its page
+# the WAL holds all from the first column that differs.
 SCHEMA = (
     """
 CREATE TABLE allowance (
@@ -221,18 +223,19 @@ CREATE TABLE message (
     gateway text,
     region text,
     facts text,
+    shared_id bigint,
     template text,
     segments smallint,
     cost integer,
     prices text,
     charged boolean NOT NULL,
-    status text NOT NULL,
-    version integer NOT NULL,
     reasons text[] NOT NULL,
     due_at timestamptz,
-    gateway_message_id text,
     known_as text,
+    gateway_message_id text,
     handed_off_at timestamptz,
+    status text NOT NULL,
+    version integer NOT NULL,
     receipt text,
     code text,
     receipt_at timestamptz,
@@ -357,6 +360,12 @@ ALTER TABLE sending ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     NO MINVALUE
     NO MAXVALUE
     CACHE 1
+)
+    """,
+    """
+CREATE TABLE shared_record (
+    id bigint NOT NULL,
+    content text NOT NULL
 )
     """,
     """
@@ -579,6 +588,9 @@ CREATE INDEX message_waiting_ix ON message (campaign_id, due_at) WHERE (due_at I
     """,
     """
 CREATE INDEX mo_name_repeats_until_ix ON mo_name (repeats_until)
+    """,
+    """
+CREATE INDEX shared_record_id_ix ON shared_record (id)
     """,
     """
 CREATE INDEX provider_block_subject_ix ON provider_block (subject_id)

@@ -22,6 +22,7 @@ TABLES = (
     "outbox",
     "outbox_log",
     "part",
+    "receipt",
     "review",
     "sender",
     "sender_code",
@@ -45,16 +46,18 @@ CREATE TABLE callback (
     kind text NOT NULL,
     received_at timestamptz NOT NULL,
     body text,
-    outbox_ids bigint[] NOT NULL
+    outbox_ids bigint[] NOT NULL,
+    receipts uuid[]
 )
+    """,
+    """
+ALTER TABLE ONLY callback ALTER COLUMN receipts SET STORAGE EXTERNAL
     """,
     """
 CREATE TABLE callback_item (
     provider text NOT NULL,
     account text NOT NULL,
-    kind text NOT NULL,
     provider_message_id text NOT NULL,
-    state text NOT NULL,
     callback_id uuid NOT NULL,
     subject_id text,
     intent text,
@@ -161,6 +164,12 @@ CREATE TABLE outbox_log (
 )
     """,
     """
+CREATE TABLE receipt (
+    id uuid NOT NULL,
+    callback_id uuid NOT NULL
+)
+    """,
+    """
 CREATE TABLE subject_key (
     key_id text NOT NULL,
     fingerprint text NOT NULL
@@ -228,8 +237,7 @@ ALTER TABLE review ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
 )
     """,
     """
-ALTER TABLE callback_item ADD CONSTRAINT callback_item_pk PRIMARY KEY (provider, account, kind,
-    provider_message_id, state)
+ALTER TABLE callback_item ADD CONSTRAINT callback_item_pk PRIMARY KEY (provider, account, provider_message_id)
     """,
     """
 ALTER TABLE callback ADD CONSTRAINT callback_pk PRIMARY KEY (id)
@@ -261,6 +269,9 @@ ALTER TABLE outbox ADD CONSTRAINT outbox_pk PRIMARY KEY (id)
     """
 ALTER TABLE part ADD CONSTRAINT part_pk PRIMARY KEY (provider, account, subject_id, short_code, reference,
     total, number)
+    """,
+    """
+ALTER TABLE receipt ADD CONSTRAINT receipt_pk PRIMARY KEY (id)
     """,
     """
 ALTER TABLE review ADD CONSTRAINT review_mo_id_uq UNIQUE (mo_id)
