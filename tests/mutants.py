@@ -674,7 +674,7 @@ MUTANTS = (
     Mutant(
         "a stop link of anybody is a means to stop",
         STOP_LINK,
-        "found is not None and found.person == _person(subject_id) and",
+        "found is not None and found.person == digits_of(keys.inner(subject_id)) and",
         "found is not None and",
         "tests/service/dispatch/test_decision_records.py -k stop_link",
     ),

@@ -33,11 +33,11 @@ from common.kafka.reading.placement import Placement
 from common.kafka.reading.records import Mark
 from common.kafka.subscription import After, Hold, Poison, Received, Stopped
 from common.keyring import fingerprints
-from common.settings import KeyRingSettings, ServiceSettings
+from common.settings import ServiceSettings, SubjectRingSettings
 from common.telemetry import tracing
 from tests.service.common.pipeline import GROUP, Pipeline, going, pipeline, project, states_of
 from tests.support.eventually import eventually, is_so
-from tests.support.running import KEY_RING, Surroundings
+from tests.support.running import SUBJECT_RING, Surroundings
 
 SUBJECT = f"s1-{1:032x}"
 OTHER = f"s1-{2:032x}"
@@ -684,7 +684,7 @@ async def test_a_watermark_of_whoever_has_another_subject_key_does_not_count(
     surroundings: Surroundings, *, alone: bool
 ) -> None:
     """What it speaks of is under other ids. The events before it count all the same."""
-    ours = fingerprints(KeyRingSettings.model_validate(KEY_RING))
+    ours = fingerprints(SubjectRingSettings.model_validate(SUBJECT_RING))
     async with pipeline(surroundings, partitions=1) as pipe:
         consumer = pipe.consumer()
 

@@ -26,7 +26,7 @@ from consent.retention.renewals import Asking
 from consent.senders import registry as senders
 from consent.senders import store as senders_store
 from consent.senders.store import Sender
-from tests.support.builders import field_keys
+from tests.support.builders import field_keys, inner
 from tests.support.failing import Crash
 from tests.support.infrastructure import Postgres
 from tests.support.running import ORGANISATION
@@ -80,7 +80,7 @@ def of(subject_id: str, evidence: Evidence) -> Statement:
 
 async def recorded(database: Database, *statements: Statement, now: datetime = NOW) -> None:
     async with database.begin() as tx:
-        await record(tx, statements, now)
+        await record(tx, inner, statements, now)
 
 
 async def stepped(database: Database, now: datetime) -> int:
@@ -110,7 +110,7 @@ async def states(database: Database, subject_id: str) -> dict[str, str]:
 async def expiries(database: Database, subject_id: str = "t1-a") -> list[Evidence]:
     async with database.begin() as tx:
         history = await ledger_store.history(tx, subject_id)
-    assert verify(history) is None
+    assert verify(history, inner) is None
     return [entry.evidence for entry in history if entry.evidence.kind == "expiry"]
 
 
@@ -279,7 +279,7 @@ async def test_a_page_of_those_counted_anew_costs_what_is_in_it_however_few_know
 async def test_a_consent_recorded_while_its_sender_changes_does_not_keep_the_old_term(database: Database) -> None:
     """It read the registry before the change, and commits after."""
     async with database.begin() as tx:
-        await record(tx, [of("t1-a", opt_in(0))], NOON)
+        await record(tx, inner, [of("t1-a", opt_in(0))], NOON)
         await changed(database, 6)
         assert await Recount(database, backlog=10**9).look()  # notes who is writing
         assert not await Recount(database, backlog=10**9).look()
@@ -312,7 +312,7 @@ async def test_thousands_fall_due_at_once_and_nobody_waits_for_a_lock(database: 
     async with database.begin() as tx:
         before = A_YEAR_LATER - SECOND
         touched = [contact(60, evidence_id=f"ev-touch-{p}", occurred_at=before, received_at=before) for p in busy]
-        await record(tx, [Statement(p, None, touch) for p, touch in zip(busy, touched, strict=True)], now)
+        await record(tx, inner, [Statement(p, None, touch) for p, touch in zip(busy, touched, strict=True)], now)
         looked = sum(await asyncio.gather(drain(), drain(), drain()))
         assert looked >= len(people) - len(busy)  # two may come to the same person, one after the other
         assert largest <= 150
