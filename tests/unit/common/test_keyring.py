@@ -13,8 +13,11 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import convert
 from pydantic import ValidationError
 
+from common.contracts.dispatch import HoldChanged, MessagesChanged
+from common.kafka.reading.records import of_current_key
 from common.keyring import (
     MISMATCHES,
     FieldKeys,
@@ -35,6 +38,11 @@ from common.web.edge_id import EdgeIds
 NUMBER = "+33639980001"
 CONTEXT = "number:o1-00000000000000000000000000000001"
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
+CHANGE = {
+    **{"message_id": "m", "sender_id": "lune", "category": "marketing", "version": 1, "status": "pending"},
+    "policy_version": "france-1",
+}
+HELD = HoldChanged(category="marketing", version=1, since=NOW, consents_as_of=None, ended_at=None)
 
 
 def ring(current: str, *others: str) -> KeyRingSettings:
@@ -277,3 +285,18 @@ def test_only_the_request_itself_opens_its_answer() -> None:
             other.unseal(sealed, "crm\x1fk-1")
     with pytest.raises(Unreadable):
         cipher.unseal(sealed, "crm\x1fk-2")
+
+
+def test_an_event_of_several_people_names_each_by_the_current_outer_key() -> None:
+    old, new = subject_keys.subject_id(NUMBER), rotated_keys.subject_id(NUMBER)
+    told = convert(
+        {"changes": [{**CHANGE, "subject_id": who} for who in (new, old, "no id")]},
+        MessagesChanged,
+    )
+    read = of_current_key(told, rotating)
+    assert isinstance(read, MessagesChanged)
+    assert [each.subject_id for each in read.changes] == [new, new, "no id"]
+    assert of_current_key(read, rotating) is read
+    with pytest.raises(UnknownOuterKey):
+        of_current_key(told, rotated_keys)
+    assert of_current_key(HELD, rotated_keys) is HELD, "of nobody"

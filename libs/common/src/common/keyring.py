@@ -116,6 +116,13 @@ class SubjectKeys:
             return subject_id
         return self.outer(self.inner(subject_id))
 
+    def read(self, text: str) -> str:
+        """Return what an event or a record names, a person's id by the current outer key. Raises UnknownOuterKey.
+
+        What has not the form of a subject id is returned as it is.
+        """
+        return self.current(text) if is_subject_id(text) else text
+
     def knows(self, subject_id: str) -> bool:
         """Return whether `subject_id` has the form of a subject id of an outer key of the ring."""
         return is_subject_id(subject_id) and key_id_of(subject_id) in self._decrypt
