@@ -455,7 +455,7 @@ async def test_the_newest_seal_is_signed_and_pins_what_the_command_then_checks(
     service: httpx.AsyncClient, surroundings: Surroundings
 ) -> None:
     """As an outsider does it: a pin, got over HTTP and checked against the published keys, given to the command, which
-    is told nothing but where the database is."""
+    is told where the database is, and the keys of subject ids."""
     assert (await service.get("/v1/seals/newest")).status_code == 404
     assert (await service.post("/v1/senders", json=SENDER)).status_code == 201
 
@@ -489,9 +489,8 @@ async def test_the_newest_seal_is_signed_and_pins_what_the_command_then_checks(
 
     url = await surroundings.database("consent")
     command = [sys.executable, "-m", "consent", "verify", "--pin", first["pin"], "--pin", second["pin"]]
-    ran = await asyncio.to_thread(
-        subprocess.run, command, env={"PLACET_DATABASE_URL": url}, capture_output=True, text=True, check=False
-    )
+    env = {"PLACET_DATABASE_URL": url, "PLACET_SUBJECT_KEYS": json.dumps(SUBJECT_RING)}
+    ran = await asyncio.to_thread(subprocess.run, command, env=env, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
     said = ran.stdout.splitlines()
     assert said[0] == "2 entries of 1 subjects, 0 of them erased, 0 ended"

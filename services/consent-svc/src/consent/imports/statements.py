@@ -118,7 +118,8 @@ class Statements:
 
     def _evidence(self, line: Line, subject_id: str, kind: Kind, purpose: str | None, at: datetime) -> Evidence:
         terms, shown = self._terms, self._terms.evidence
-        inner = self._held.subject_keys.inner(subject_id)
+        keys = self._held.subject_keys
+        inner = keys.inner(subject_id) if keys.knows(subject_id) else subject_id  # of a line that is refused
         said_at = at if kind == "opt_in" else min(at, self._received_at)  # at most its arrival
         form = line if line.form_id or line.form_version or line.text_shown else shown  # one form, not half of each
         return Evidence(
