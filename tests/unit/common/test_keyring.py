@@ -205,8 +205,14 @@ def test_an_id_of_an_unknown_outer_key_is_nobodys(unknown: str) -> None:
     for turned in (subject_keys.current, subject_keys.inner):
         with pytest.raises(UnknownOuterKey, match="no outer key"):
             turned(unknown)
+    for short in ("o1-00", "o1-zz"):
+        with pytest.raises(UnknownOuterKey, match="no subject id"):
+            subject_keys.inner(short)
     with pytest.raises(Unreadable):
         fields.unseal(fields.seal(NUMBER, CONTEXT), f"number:{unknown}")
+    with pytest.raises(ValueError, match="not whole blocks"):
+        subject_keys.of_digits("00")
+    assert subject_keys.inner(subject_keys.subject_id(NUMBER)) == "k1-2a3181e0c55c65f5fa2f92902d7f5132"
 
 
 def test_what_has_to_stay_equal_is_made_of_the_inner_id() -> None:

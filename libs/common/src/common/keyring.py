@@ -98,8 +98,8 @@ class SubjectKeys:
         """Return the inner id of a person. Raises UnknownOuterKey."""
         key_id, _, digits = subject_id.rpartition("-")
         decrypt = self._decrypt.get(key_id)
-        if decrypt is None:
-            raise UnknownOuterKey(f"no outer key {key_id[:16]!r} in the ring")
+        if decrypt is None or not is_subject_id(subject_id):
+            raise UnknownOuterKey(f"no outer key {key_id[:16]!r} in the ring, or no subject id")
         return InnerId(f"{self._key_id}-{decrypt(bytes.fromhex(digits)).hex()}")
 
     def outer(self, inner: InnerId) -> str:
@@ -198,6 +198,8 @@ def _of_threads(context: CipherContext) -> Callable[[bytes], bytes]:
     update, lock = context.update, Lock()
 
     def turned(blocks: bytes) -> bytes:
+        if len(blocks) % SUBJECT_BYTES:
+            raise ValueError("not whole blocks, which would shift all blocks that follow")
         with lock:
             return update(blocks)
 
