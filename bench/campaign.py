@@ -37,7 +37,7 @@ from common.contracts.campaign import MessageRequested
 from common.contracts.consent import Consent
 from common.kafka.broker import cloud_event_headers, partition_of
 from common.keyring import FieldKeys, SubjectKeys
-from common.settings import KeyRingSettings
+from common.settings import KeyRingSettings, SubjectRingSettings
 
 FIRST = 20_000_000  # first number, of eight digits after +336
 HEADER = "mobile;first_name;city;loyalty;points\n"
@@ -350,8 +350,8 @@ def _selected(n: int) -> bool:
 
 def _rows(ground: Ground, numbers: range) -> Iterator[tuple[str, str, str]]:
     """Yield subject id, encrypted number and attributes."""
-    subjects = SubjectKeys(KeyRingSettings.model_validate_json(ground.environment.subject_keys))
-    fields = FieldKeys(KeyRingSettings.model_validate_json(ground.environment.field_keys))
+    subjects = SubjectKeys(SubjectRingSettings.model_validate_json(ground.environment.subject_keys))
+    fields = FieldKeys(KeyRingSettings.model_validate_json(ground.environment.field_keys), subjects)
     for n in numbers:
         number = f"+336{FIRST + n:08d}"
         subject_id = subjects.subject_id(number)
@@ -361,7 +361,7 @@ def _rows(ground: Ground, numbers: range) -> Iterator[tuple[str, str, str]]:
 
 async def _consents(bench: Bench) -> None:
     """Store the consents of four fifths, as published by consent-svc."""
-    subjects = SubjectKeys(KeyRingSettings.model_validate_json(bench.ground.environment.subject_keys))
+    subjects = SubjectKeys(SubjectRingSettings.model_validate_json(bench.ground.environment.subject_keys))
     now = datetime.now(UTC)
     told = Consent(
         sender_id=SENDER,

@@ -42,7 +42,7 @@ from common.contracts import STATES
 from common.files.cutting import PIECE_LINES
 from common.kafka.broker import BATCH_BYTES
 from common.keyring import SubjectKeys
-from common.settings import KeyRingSettings
+from common.settings import SubjectRingSettings
 
 CONNECTIONS = 64
 LINES = 5  # of an imported file, times a round's size
@@ -243,7 +243,7 @@ async def _checks(bench: Bench, loaded: int) -> Sample:
 
 
 async def _lookups(bench: Bench, loaded: int, *, hashed: bool) -> Sample:
-    keys = SubjectKeys(KeyRingSettings.model_validate_json(bench.ground.environment.subject_keys))
+    keys = SubjectKeys(SubjectRingSettings.model_validate_json(bench.ground.environment.subject_keys))
     questions = _questions(loaded)
     ids = [[keys.subject_id(number) for number in numbers] for numbers in questions]
     started, found = time.perf_counter(), 0

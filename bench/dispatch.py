@@ -41,7 +41,7 @@ from common.contracts.consent import Consent
 from common.contracts.dispatch import MessagesChanged
 from common.kafka import broker as kafka
 from common.keyring import FieldKeys, SubjectKeys
-from common.settings import KeyRingSettings
+from common.settings import KeyRingSettings, SubjectRingSettings
 from common.sms.message_id import message_id
 from dispatch.gateways import Account, Submit, kannel
 from dispatch.gateways.over_http import AT_ONCE
@@ -266,8 +266,8 @@ async def standing(ground: Ground, *, watermarks: bool = True, people: int | Non
 
     `watermarks`: publish watermarks in place of consent-svc.
     """
-    subject_keys = SubjectKeys(KeyRingSettings.model_validate_json(ground.environment.subject_keys))
-    field_keys = FieldKeys(KeyRingSettings.model_validate_json(ground.environment.field_keys))
+    subject_keys = SubjectKeys(SubjectRingSettings.model_validate_json(ground.environment.subject_keys))
+    field_keys = FieldKeys(KeyRingSettings.model_validate_json(ground.environment.field_keys), subject_keys)
     await _make_topics(ground)
     bare_dsn = await ground.postgres.create_service_database("bare", "bare")
     await _prepare(ground, await ground.database("dispatch"), bare_dsn)

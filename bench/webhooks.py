@@ -31,7 +31,7 @@ from campaign.webhooks.signing import Secret
 from common.contracts.consent import SenderChanged
 from common.db.database import Database
 from common.keyring import FieldKeys, SubjectKeys
-from common.settings import KeyRingSettings
+from common.settings import KeyRingSettings, SubjectRingSettings
 
 ORGANISATION = "bench"
 DESTINATIONS, DEAD, SLOW = 10, 0, 1
@@ -46,7 +46,7 @@ ANSWER = b"HTTP/1.1 204 No Content\r\n\r\n"
 async def run(ground: Ground) -> None:
     dsn = await ground.database("campaign")
     keys = KeyRingSettings.model_validate_json(ground.environment.field_keys)
-    subjects = SubjectKeys(KeyRingSettings.model_validate_json(ground.environment.subject_keys))
+    subjects = SubjectKeys(SubjectRingSettings.model_validate_json(ground.environment.subject_keys))
     database = Database(dsn, pool_size=4, name="bench")
     others = [n for n in range(DESTINATIONS) if n not in (DEAD, SLOW)]
     bare: list[float] = []
@@ -54,7 +54,7 @@ async def run(ground: Ground) -> None:
         await _post_bare([urls[n] for n in others])
     took: dict[int, list[float]] = {n: [] for n in range(DESTINATIONS)}
     async with destinations(lambda n, s: took[n].append(s)) as urls:
-        await _subscribe(database, FieldKeys(keys), urls)
+        await _subscribe(database, FieldKeys(keys, subjects), urls)
         await ground.service("campaign", PLACET_ROLES="projection", PLACET_WEBHOOKS_PRIVATE="true")
         told = await _tell(database, subjects)
         ends = time.monotonic() + ARRIVE_WITHIN_S

@@ -34,7 +34,7 @@ from campaign.audience.reach import Standing
 from common.contracts import TOPICS
 from common.contracts.consent import Consent
 from common.keyring import FieldKeys, SubjectKeys
-from common.settings import KeyRingSettings
+from common.settings import KeyRingSettings, SubjectRingSettings
 from stack.environment import PARTITIONS
 
 FIRST = 30_000_000  # first number, of eight digits after +336
@@ -219,8 +219,8 @@ async def _people(whole: Whole, many: int) -> None:
 
 def _sealed(ground: Ground, many: int) -> Iterator[tuple[str, str]]:
     """Yield subject id and encrypted number."""
-    subjects = SubjectKeys(KeyRingSettings.model_validate_json(ground.environment.subject_keys))
-    fields = FieldKeys(KeyRingSettings.model_validate_json(ground.environment.field_keys))
+    subjects = SubjectKeys(SubjectRingSettings.model_validate_json(ground.environment.subject_keys))
+    fields = FieldKeys(KeyRingSettings.model_validate_json(ground.environment.field_keys), subjects)
     for n in range(many):
         number = f"+336{FIRST + n:08d}"
         subject_id = subjects.subject_id(number)

@@ -32,7 +32,7 @@ from chaos.system import PROJECTION, System, processes, standing
 from chaos.watching import Watch
 from common.contracts import CONTROLS, STATES
 from common.keyring import SubjectKeys
-from common.settings import KeyRingSettings
+from common.settings import SubjectRingSettings
 from stack.calling import DemoFailed
 from stack.environment import PARTITIONS, SERVICES
 from stack.kafka import Kafka
@@ -230,7 +230,7 @@ async def _opt_out(load: Load, sender: str, number: str) -> None:
 
 async def _record_again(system: System, load: Load, since: datetime, stopped: Sequence[tuple[str, str]]) -> list[str]:
     """Record the opt-outs again that dispatch-svc has and consent-svc lost. Raises AssertionError for one not found."""
-    subjects = SubjectKeys(KeyRingSettings.model_validate_json(system.environment.subject_keys))
+    subjects = SubjectKeys(SubjectRingSettings.model_validate_json(system.environment.subject_keys))
     ids = {subjects.subject_id(number): (sender, number) for sender, number in stopped}
     sql = await asyncpg.connect(system.databases["dispatch"])
     try:

@@ -29,7 +29,7 @@ from common.db.database import Database
 from common.kafka import broker as kafka
 from common.keyring import SubjectKeys
 from common.law import load
-from common.settings import KeyRingSettings
+from common.settings import SubjectRingSettings
 from dispatch.audit.invariants import SETTLED_AFTER, Checker
 from dispatch.projection.limits import Limits
 from stack.calling import DemoFailed
@@ -100,7 +100,7 @@ class Watch:
 
     def __post_init__(self) -> None:
         self.account = Account(self.system.losses)
-        self._subjects = SubjectKeys(KeyRingSettings.model_validate_json(self.system.environment.subject_keys))
+        self._subjects = SubjectKeys(SubjectRingSettings.model_validate_json(self.system.environment.subject_keys))
 
     async def run(self) -> None:
         """Watch until cancelled."""

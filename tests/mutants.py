@@ -50,6 +50,7 @@ AUDIT = "tests/service/common/test_audit.py"
 LEDGER_AUDIT = "services/consent-svc/src/consent/proof/audit.py"
 LEDGER_END = "tests/service/consent/test_ledger_end.py"
 FIELD_KEYS = "tests/service/rights/test_field_keys.py"
+OUTER_KEYS = "tests/service/consent/test_outer_keys.py"
 KEYWORDS = "services/inbound-svc/src/inbound/keywords"
 TABLE = "tests/unit/inbound/test_keyword_table.py"
 DISPATCH = "tests/service/dispatch/test_interleavings.py"
@@ -674,7 +675,7 @@ MUTANTS = (
     Mutant(
         "a stop link of anybody is a means to stop",
         STOP_LINK,
-        "found is not None and found.person == _person(subject_id) and",
+        "found is not None and found.person == digits_of(keys.inner(subject_id)) and",
         "found is not None and",
         "tests/service/dispatch/test_decision_records.py -k stop_link",
     ),
@@ -1341,6 +1342,27 @@ MUTANTS = (
         "                told[name] = self.keys.seal(self.keys.unseal(told[name], context), context)\n",
         "                self.keys.unseal(told[name], context)\n",
         f"{FIELD_KEYS} -k review_and",
+    ),
+    Mutant(
+        "keys: the chain of a person is hashed under the subject id",
+        "services/consent-svc/src/consent/ledger/recorder.py",
+        "chained(subject.subject_id, change.inner,",
+        "chained(subject.subject_id, subject.subject_id,",
+        OUTER_KEYS,
+    ),
+    Mutant(
+        "keys: the evidence of a repeat is made of the subject id",
+        "services/consent-svc/src/consent/calls.py",
+        "inner = keys.inner(keys.subject_id(number))",
+        "inner = keys.subject_id(number)",
+        OUTER_KEYS,
+    ),
+    Mutant(
+        "keys: an event names a person by an older outer key",
+        "libs/common/src/common/keyring.py",
+        "return self.current(text) if is_subject_id(text) else text",
+        "return text",
+        "tests/service/common/test_consumer.py -k outer_key",
     ),
 )
 

@@ -29,7 +29,7 @@ from stack.kafka import Kafka
 from tests.conformance.client import Client, client_of, read, share
 from tests.support.eventually import eventually
 from tests.support.infrastructure import Broker, own_broker
-from tests.support.running import KEY_RING
+from tests.support.running import KEY_RING, SUBJECT_RING
 
 TABLE = Path(__file__).parents[2] / "docs" / "brokers.md"
 UNMADE_MS = 10_000  # a producer asks Kafka for a topic that nobody made for as long
@@ -116,7 +116,7 @@ async def test_an_outlet_writes_nothing_where_a_later_one_of_its_fence_has_writt
         database_url="postgresql://nobody:nothing@127.0.0.1/nothing",
         kafka_bootstrap=broker.bootstrap,
         kafka_idempotence=broker.idempotent,
-        subject_keys=KEY_RING,
+        subject_keys=SUBJECT_RING,
         field_keys=KEY_RING,
         development=True,
         auth_key="a key of thirty-two bytes or more, for tests",

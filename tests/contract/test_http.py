@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from common.service import Service, create_app
-from tests.support.running import AUTH_KEY, ISSUER, KEY_RING, LIMITS, SIGNING_RING
+from tests.support.running import AUTH_KEY, ISSUER, KEY_RING, LIMITS, SIGNING_RING, SUBJECT_RING
 from tests.unit.deploy.deployed import BUILD, SERVICES, SETTINGS
 
 MORE: dict[str, dict[str, Any]] = {
@@ -21,7 +21,7 @@ def built(service: str) -> Service[Any]:
             "roles": "api",
             "database_url": "postgresql://nobody@localhost/nowhere",
             "kafka_bootstrap": "localhost:9092",
-            "subject_keys": KEY_RING,
+            "subject_keys": SUBJECT_RING,
             "field_keys": KEY_RING,
             "development": True,
             "auth_key": AUTH_KEY,

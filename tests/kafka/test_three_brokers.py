@@ -22,7 +22,7 @@ from tests.support.eventually import eventually
 from tests.support.infrastructure import Broker, Postgres
 from tests.support.running import Surroundings
 
-SUBJECT = f"s1-{1:032x}"
+SUBJECT = f"t1-{1:032x}"
 HEADERS = [("ce_type", ConsentStateChanged.type.encode())]
 WITHIN_S = 120.0  # three JVMs, and a machine that has other work
 PATIENCE_S = 5.0  # in which nothing may be acknowledged

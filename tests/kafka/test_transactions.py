@@ -20,7 +20,7 @@ from tests.support.eventually import eventually
 from tests.support.publish import ensured
 from tests.support.running import Surroundings, running
 
-SUBJECT = f"s1-{1:032x}"
+SUBJECT = f"t1-{1:032x}"
 WITHIN_S = 60.0
 
 

@@ -3,11 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.keyring import is_subject_id
-from common.settings import KeyRingSettings
+from common.settings import SubjectRingSettings
+from common.sms.subject_id import is_subject_id
 from common.web.edge_id import EdgeIds
 from tests.support.builders import edge_ids, subject
-from tests.support.running import KEY_RING
+from tests.support.running import SUBJECT_RING
 
 people = st.integers(0, 9999).map(subject)
 controllers = st.text(min_size=1, max_size=20).filter(lambda name: name.isprintable())
@@ -25,15 +25,15 @@ def test_exports_of_two_controllers_about_the_same_people_share_no_id(whom: set[
 @given(people, two)
 def test_an_id_is_read_back_by_its_controller_and_refused_to_another(one: str, both: list[str]) -> None:
     ours, theirs = map(edge_ids.of, both)
-    assert ours.inner(ours.shown(one)) == one
-    assert theirs.inner(ours.shown(one)) is None
+    assert ours.subject_id(ours.shown(one)) == one
+    assert theirs.subject_id(ours.shown(one)) is None
     assert not is_subject_id(ours.shown(one)), "no reader takes the one for the other"
-    assert ours.inner(one) is None
+    assert ours.subject_id(one) is None
 
 
 @given(people, controllers)
 def test_every_service_and_every_start_derives_the_same_ids(one: str, controller: str) -> None:
-    elsewhere = EdgeIds(KeyRingSettings.model_validate(KEY_RING))
+    elsewhere = EdgeIds(SubjectRingSettings.model_validate(SUBJECT_RING))
     assert elsewhere.of(controller).shown(one) == edge_ids.of(controller).shown(one)
 
 
@@ -42,7 +42,7 @@ def test_a_damaged_id_is_nobodys(one: str, place: int, other: str) -> None:
     ids = edge_ids.of("acme")
     shown = ids.shown(one)
     damaged = shown[:place] + other + shown[place + 1 :]
-    assert ids.inner(damaged) == (one if damaged == shown else None)
+    assert ids.subject_id(damaged) == (one if damaged == shown else None)
 
 
 def test_an_id_once_shown_is_the_id_for_ever() -> None:

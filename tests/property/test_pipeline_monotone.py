@@ -27,7 +27,7 @@ from tests.support.running import Surroundings
 # a relay that dies while its client connects leaves that connection to the collector, as a dead process does to the OS
 pytestmark = pytest.mark.filterwarnings("ignore:Unclosed AIOKafka:ResourceWarning")
 
-SUBJECTS = [f"s1-{n:032x}" for n in range(10)]
+SUBJECTS = [f"t1-{n:032x}" for n in range(10)]
 WRITERS = 4
 SEED = 20260106
 WRITES = 40  # of each writer, at least

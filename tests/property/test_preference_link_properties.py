@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from common.keyring import LinkKeys
 from common.settings import KeyRingSettings
 from consent.page.link import Link, form, form_holds, read, token
+from tests.support.builders import subject_keys
 
 ALPHABET = string.ascii_letters + string.digits + "-_"
 
 
 def ring(current: str, *more: str) -> LinkKeys:
     keys = {name: base64.b64encode(name.encode() * 32).decode() for name in (current, *more)}
-    return LinkKeys(KeyRingSettings.model_validate({"current": current, "keys": keys}))
+    return LinkKeys(KeyRingSettings.model_validate({"current": current, "keys": keys}), subject_keys)
 
 
 KEYS, ROTATED, STRANGER = ring("a"), ring("b", "a"), ring("c")

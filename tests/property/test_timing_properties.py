@@ -20,6 +20,7 @@ from campaign.schedule.timing import Pace, Place, Timetable, Timing, starts
 from common.contracts.consent import Consent
 from common.law import at_hand_off, is_open, load, openings, rules_of, zones
 from common.sms.prices import NO_PRICES
+from common.sms.subject_id import InnerId
 
 FRANCE = at_hand_off(rules_of(date(2026, 11, 25), load("france-3")))
 MINUTE = timedelta(minutes=1)
@@ -132,7 +133,7 @@ def test_a_spread_is_even() -> None:
     """Of ten thousand people over ten open hours, a thousand in each: within four standard deviations."""
     at = datetime(2026, 11, 24, 7, tzinfo=UTC)
     spread = table(at, spread_minutes=600)
-    lots = [lot("cmp-1", f"subject-{n}", "when") for n in range(10_000)]
+    lots = [lot("cmp-1", InnerId(f"subject-{n}"), "when") for n in range(10_000)]
     hours = [int((due - at) / timedelta(hours=1)) for each in lots if (due := spread.planned(Place("FR"), each))]
     assert all(abs(hours.count(hour) - 1000) < 120 for hour in range(10))
 

@@ -26,8 +26,9 @@ from campaign.message.variants import (
 )
 from campaign.schedule.timing import Place, Timetable, Timing
 from common.law import load
+from common.sms.subject_id import InnerId
 
-PEOPLE = [f"s{n}" for n in range(4000)]
+PEOPLE = [InnerId(f"s{n}") for n in range(4000)]
 
 
 @st.composite

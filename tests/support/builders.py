@@ -15,10 +15,11 @@ from common.contracts.consent import Cause, Consent, ConsentStateChanged, Purpos
 from common.contracts.inbound import ReceiptReceived
 from common.contracts.rights import ErasureRequested
 from common.keyring import FieldKeys, LinkKeys, SubjectKeys
-from common.settings import KeyRingSettings
+from common.settings import KeyRingSettings, SubjectRingSettings
 from common.sms.message_id import message_id
+from common.sms.subject_id import InnerId
 from common.web.edge_id import EdgeIds
-from tests.support.running import KEY_RING, ORGANISATION
+from tests.support.running import KEY_RING, ORGANISATION, SUBJECT_RING
 
 SENDER = "maison-lune"
 STOP_CODE = "36111"
@@ -26,10 +27,16 @@ CODES_SENDER = "maison-lune-compte"  # of transactional messages: its code is a 
 CODES_STOP_CODE = "38111"
 TEXT = "Maison Lune : -20 % ce samedi. STOP au 36111"
 
-subject_keys = SubjectKeys(KeyRingSettings.model_validate(KEY_RING))
-edge_ids = EdgeIds(KeyRingSettings.model_validate(KEY_RING))
-field_keys = FieldKeys(KeyRingSettings.model_validate(KEY_RING))
-link_keys = LinkKeys(KeyRingSettings.model_validate(KEY_RING))
+_SUBJECT_RING = SubjectRingSettings.model_validate(SUBJECT_RING)
+subject_keys = SubjectKeys(_SUBJECT_RING)
+edge_ids = EdgeIds(_SUBJECT_RING)
+field_keys = FieldKeys(KeyRingSettings.model_validate(KEY_RING), subject_keys)
+link_keys = LinkKeys(KeyRingSettings.model_validate(KEY_RING), subject_keys)
+
+
+def inner(subject_id: str) -> InnerId:
+    """Return the inner id; of an id made up for a test, the id itself."""
+    return subject_keys.inner(subject_id) if subject_keys.is_subject_id(subject_id) else InnerId(subject_id)
 
 
 def number(n: int) -> str:

@@ -35,6 +35,8 @@ ALL_SCOPES = (
 )
 ORGANISATION = "tests"  # of every token and sender, unless a test names another
 KEY_RING: dict[str, Any] = {"current": "t1", "keys": {"t1": base64.b64encode(b"t" * 32).decode()}}
+OUTER_RING: dict[str, Any] = {"current": "t1", "keys": {"t1": base64.b64encode(b"o" * 32).decode()}}
+SUBJECT_RING: dict[str, Any] = {"current": "h1", "keys": {"h1": KEY_RING["keys"]["t1"]}, "outer": OUTER_RING}
 FRESH_FOR_S = 60.0  # a consent, in a test of something else: on a busy machine the watermarks come late
 LIMITS = Path(__file__).with_name("limits.json")  # none
 SIGNING_RING: dict[str, Any] = {"current": "p1", "keys": {"p1": base64.b64encode(b"p" * 32).decode()}}
@@ -90,7 +92,7 @@ class Surroundings:
             "kafka_replication": self.broker.replicas,
             "topic_prefix": f"{self.unique}.",
             "partitions": self.partitions,
-            "subject_keys": KEY_RING,
+            "subject_keys": SUBJECT_RING,
             "field_keys": KEY_RING,
             "development": True,
             "docs": True,

@@ -125,6 +125,10 @@ def _ring(key_id: str) -> str:
     return json.dumps({"current": key_id, "keys": {key_id: _key()}})
 
 
+def _subject_ring(key_id: str, outer: str) -> str:
+    return json.dumps({"current": key_id, "keys": {key_id: _key()}, "outer": json.loads(_ring(outer))})
+
+
 def _key() -> str:
     return base64.b64encode(os.urandom(32)).decode()
 
@@ -168,7 +172,7 @@ class Environment:
     owner_passwords: Mapping[str, str] = field(
         default_factory=lambda: {name: secrets.token_urlsafe(16) for name in SERVICES}, repr=False
     )
-    subject_keys: str = field(default_factory=lambda: _ring("s1"), repr=False)
+    subject_keys: str = field(default_factory=lambda: _subject_ring("s1", "o1"), repr=False)
     field_keys: str = field(default_factory=lambda: _ring("f1"), repr=False)
     link_keys: str | None = field(default=None, repr=False)  # without: `field_keys`
     signing_keys: str = field(default_factory=lambda: _ring("p1"), repr=False)

@@ -27,7 +27,7 @@ from common.privacy.erasing import Whom
 from common.settings import KeyRingSettings
 from stack.processes import free_port
 from tests.service.campaign.campaigns import Campaigns
-from tests.support.builders import SENDER, field_keys, link_keys, now, subject
+from tests.support.builders import SENDER, field_keys, link_keys, now, subject, subject_keys
 from tests.support.eventually import eventually
 from tests.support.running import KEY_RING, Surroundings, running
 from tests.unit.campaign.test_visitors import OPENED, PHONE
@@ -225,7 +225,7 @@ async def test_a_message_that_is_written_again_with_a_new_key_has_a_link_that_le
     campaign_id, paths = await expanded(linked, 1)
     old = KEY_RING["current"]
     keys = {"n1": base64.b64encode(b"n" * 32).decode(), old: base64.b64encode(b"t" * 32).decode()}
-    rotated = LinkKeys(KeyRingSettings.model_validate({"current": "n1", "keys": keys}))
+    rotated = LinkKeys(KeyRingSettings.model_validate({"current": "n1", "keys": keys}), subject_keys)
     tokens = links.Tokens(rotated, campaign_id, subject(1), SENDER, now())
     written = tokens(TARGET if await _leads(linked, paths[subject(1)]) == TARGET else OTHER)
     async with linked.database.begin() as tx:

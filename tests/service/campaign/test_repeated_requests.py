@@ -21,7 +21,7 @@ from common.settings import KeyRingSettings
 from tests.service.campaign.campaigns import DAY, Campaigns, changed, csv_of
 from tests.service.campaign.test_links import HOST, TEXT
 from tests.service.campaign.test_timing import MONDAY, SECOND, scheduled
-from tests.support.builders import SENDER, field_keys, now, subject
+from tests.support.builders import SENDER, field_keys, now, subject, subject_keys
 from tests.support.running import KEY_RING
 
 pytestmark = pytest.mark.brokerless
@@ -221,7 +221,7 @@ async def test_a_repeated_text_has_the_links_of_the_first_whatever_the_key_is_no
     clock = Clock(campaigns)
     _, lost = await expanded(campaigns, 1, text=TEXT)
     keys = {"current": "t2", "keys": {**KEY_RING["keys"], "t2": base64.b64encode(b"u" * 32).decode()}}
-    campaigns.planner._link_keys = LinkKeys(KeyRingSettings.model_validate(keys))
+    campaigns.planner._link_keys = LinkKeys(KeyRingSettings.model_validate(keys), subject_keys)
     clock.goes_on(REPEAT_AFTER)
     assert await campaigns.planner.repeat_requests()
     assert [said(request) for request in await campaigns.requests()] == [said(request) for request in lost]

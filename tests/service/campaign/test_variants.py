@@ -12,7 +12,7 @@ from campaign.schedule.timing import Pace, Timing
 from tests.service.campaign.campaigns import TEXT, Campaigns, changed, csv_of
 from tests.service.campaign.test_links import followed
 from tests.service.campaign.test_timing import HOUR, MINUTE, MONDAY, SECOND, asked, scheduled, set_clock
-from tests.support.builders import SENDER, field_keys, now, opted_in, opted_out, subject
+from tests.support.builders import SENDER, field_keys, inner, now, opted_in, opted_out, subject
 from tests.support.running import bearer
 
 pytestmark = pytest.mark.brokerless
@@ -29,7 +29,7 @@ TRIAL: dict[str, Any] = {
 
 def groups(campaign_id: str) -> dict[str, str]:
     trial = Trial.model_validate(TRIAL)
-    return {subject(n): trial.of(lot(campaign_id, subject(n), "variant")) for n in PEOPLE}
+    return {subject(n): trial.of(lot(campaign_id, inner(subject(n)), "variant")) for n in PEOPLE}
 
 
 async def expanded(campaigns: Campaigns) -> None:

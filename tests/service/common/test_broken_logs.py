@@ -16,7 +16,7 @@ from tests.service.common.pipeline import GROUP, Pipeline, going, pipeline, stat
 from tests.support.eventually import eventually
 from tests.support.running import Surroundings
 
-SUBJECT, OTHER = f"s1-{1:032x}", f"s1-{2:032x}"
+SUBJECT, OTHER = f"t1-{1:032x}", f"t1-{2:032x}"
 PLACE = f"{GROUP}:{STATES.name}/0"
 
 

@@ -2,6 +2,7 @@
 that was not handled or put aside."""
 
 import asyncio
+import base64
 import gc
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -32,15 +33,15 @@ from common.kafka.reading.offsets import applied_watermark
 from common.kafka.reading.placement import Placement
 from common.kafka.reading.records import Mark
 from common.kafka.subscription import After, Hold, Poison, Received, Stopped
-from common.keyring import fingerprints
-from common.settings import KeyRingSettings, ServiceSettings
+from common.keyring import SubjectKeys, fingerprints
+from common.settings import ServiceSettings, SubjectRingSettings
 from common.telemetry import tracing
 from tests.service.common.pipeline import GROUP, Pipeline, going, pipeline, project, states_of
 from tests.support.eventually import eventually, is_so
-from tests.support.running import KEY_RING, Surroundings
+from tests.support.running import OUTER_RING, SUBJECT_RING, Surroundings
 
-SUBJECT = f"s1-{1:032x}"
-OTHER = f"s1-{2:032x}"
+SUBJECT = f"t1-{1:032x}"
+OTHER = f"t1-{2:032x}"
 OF_DISPATCH = OptOutEnforced(
     subject_id=SUBJECT,
     consent_version=1,
@@ -53,6 +54,7 @@ WITHOUT_OFFSET = kafka.encode(states_of(SUBJECT, 1)[0]).replace(
     b'"suppressions":[]', b'"suppressions":[{"sender_id":null,"since":"2026-01-01T00:00:00"}]'
 )
 EARLY, LATE = datetime(2026, 1, 1, 9, tzinfo=UTC), datetime(2026, 1, 1, 10, tzinfo=UTC)
+NEW_OUTER = base64.b64encode(b"n" * 32).decode()
 FUTURE = datetime(2126, 1, 1, tzinfo=UTC)
 UNREADABLE = (SUBJECT.encode(), b"{broken", ConsentStateChanged.type)
 
@@ -183,7 +185,7 @@ async def test_what_has_piled_up_comes_in_pieces(surroundings: Surroundings, mon
 
     monkeypatch.setattr(AIOKafkaClient, "send", noted)
     large = b"x" * (clients.FETCH_BYTES // 5)
-    people = [f"s1-{n:032x}" for n in range(30)]
+    people = [f"t1-{n:032x}" for n in range(30)]
     async with pipeline(surroundings, partitions=4) as pipe:
         await pipe.publish_raw(*((person.encode(), large, "unknown.v1") for person in people))
         consumer = pipe.consumer(skips_unknown=True)
@@ -419,7 +421,7 @@ async def test_a_version_that_is_behind_fills_no_dead_letters_and_stops_no_other
     """Beside a newer publisher: 25 of a partition are put aside, the next waits, with all behind it, for the newer
     version of the reader, which reads on from there."""
     async with pipeline(surroundings, partitions=2) as pipe:
-        here, there = f"s1-{1:032x}", f"s1-{5:032x}"
+        here, there = f"t1-{2:032x}", f"t1-{5:032x}"
         assert [kafka.partition_of(subject, 2) for subject in (here, there)] == [0, 1]
         behind = pipe.consumer()
         await pipe.publish_raw(*[(here.encode(), b"whatever", "consent.state_changed.v9")] * 30)
@@ -557,7 +559,7 @@ async def test_a_hold_that_lasts_is_looked_at_less_often_and_begins_anew(
 
 async def test_a_partition_that_fails_does_not_hold_up_the_others(surroundings: Surroundings) -> None:
     async with pipeline(surroundings, partitions=2) as pipe:
-        by_partition = {kafka.partition_of(f"s1-{n:032x}", 2): f"s1-{n:032x}" for n in range(20)}
+        by_partition = {kafka.partition_of(f"t1-{n:032x}", 2): f"t1-{n:032x}" for n in range(20)}
 
         async def half(tx: AsyncConnection, batch: list[Received]) -> After | None:
             if batch[0].partition == 0:
@@ -574,7 +576,7 @@ async def test_a_partition_that_fails_does_not_hold_up_the_others(surroundings: 
 
 async def test_a_partition_that_takes_its_time_does_not_hold_up_the_others(surroundings: Surroundings) -> None:
     async with pipeline(surroundings, partitions=2) as pipe:
-        slow, quick = f"s1-{1:032x}", f"s1-{5:032x}"
+        slow, quick = f"t1-{2:032x}", f"t1-{5:032x}"
         assert [kafka.partition_of(subject, 2) for subject in (slow, quick)] == [0, 1]
         let_go = asyncio.Event()
 
@@ -684,7 +686,7 @@ async def test_a_watermark_of_whoever_has_another_subject_key_does_not_count(
     surroundings: Surroundings, *, alone: bool
 ) -> None:
     """What it speaks of is under other ids. The events before it count all the same."""
-    ours = fingerprints(KeyRingSettings.model_validate(KEY_RING))
+    ours = fingerprints(SubjectRingSettings.model_validate(SUBJECT_RING))
     async with pipeline(surroundings, partitions=1) as pipe:
         consumer = pipe.consumer()
 
@@ -708,6 +710,60 @@ async def test_a_watermark_of_whoever_has_another_subject_key_does_not_count(
             assert await hears(2, ours | {"t2": "0" * 16}, EARLY) == EARLY  # that they know one more is a rotation
             assert consumer.keys_differ is None
             assert await hears(3, {"t1": "0" * 16}, LATE) == EARLY
+
+
+RINGS = {  # of the outer keys: of before, while both are read, afterwards
+    name: SubjectRingSettings.model_validate(SUBJECT_RING | {"outer": {"current": current, "keys": keys}})
+    for name, current, keys in (
+        ("both", "t2", OUTER_RING["keys"] | {"t2": NEW_OUTER}),
+        ("new", "t2", {"t2": NEW_OUTER}),
+    )
+}
+
+
+async def test_a_person_of_an_older_outer_key_is_read_by_the_current_one(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings, partitions=1) as pipe:
+        got: list[Received] = []
+        poisoned: list[str | None] = []
+
+        async def keep(tx: AsyncConnection, batch: list[Received]) -> After | None:
+            got.extend(batch)
+            return None
+
+        async def note(tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:
+            poisoned.append(key)
+
+        rotating = replace(pipe, settings=pipe.with_settings(subject_keys=RINGS["both"]))
+        now = SubjectKeys(RINGS["both"]).current(SUBJECT)
+        assert now.startswith("t2-")
+        await pipe.publish(*states_of(SUBJECT, 1), *states_of(now, 2), *states_of("no id", 3))
+        await pipe.publish_raw(UNREADABLE, (b"somebody", b"{broken", ConsentStateChanged.type))
+        await rotating.hand(rotating.consumer(keep, note))
+        assert [r.event for r in got] == [*states_of(now, 1, 2), *states_of("no id", 3)]
+        assert [r.key for r in got] == [now, now, "no id"]
+        assert poisoned == [now, "somebody"]
+
+
+@pytest.mark.parametrize("value", ["a state", "unreadable"])
+async def test_a_person_of_an_unknown_outer_key_stalls_the_partition(surroundings: Surroundings, value: str) -> None:
+    """Under the id of now the STOP would count; under an id of nobody it would not, and no one would see that."""
+    async with pipeline(surroundings, partitions=1) as pipe:
+        if value == "a state":
+            await pipe.publish(*states_of(SUBJECT, 1))
+        else:
+            await pipe.publish_raw(UNREADABLE)
+        later = replace(pipe, settings=pipe.with_settings(subject_keys=RINGS["new"]))
+        consumer = later.consumer(on_poison=_no_poison)
+        async with going(consumer.run):
+            await eventually(lambda: is_so(consumer.failing_s > 0))
+            assert await pipe.next_offset() == 0
+        rotating = replace(pipe, settings=pipe.with_settings(subject_keys=RINGS["both"]))
+        async with going(rotating.consumer(on_poison=_no_poison).run):
+            await eventually(_until_offset(pipe, 1))
+
+
+async def _no_poison(tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:
+    assert key is not None
 
 
 async def test_a_watermark_counts_only_with_what_precedes_it(surroundings: Surroundings) -> None:
@@ -858,7 +914,7 @@ async def reading(pipe: Pipeline, partition: int) -> AsyncIterator[tuple[AIOKafk
 
 async def test_consumers_that_come_and_go_apply_everything_once_and_in_order(surroundings: Surroundings) -> None:
     async with pipeline(surroundings, partitions=3, kafka_groups=True) as pipe:
-        subjects = [f"s1-{n:032x}" for n in range(12)]
+        subjects = [f"t1-{n:032x}" for n in range(12)]
         published = 0
         written = asyncio.Event()
 
@@ -893,7 +949,7 @@ async def test_consumers_that_come_and_go_apply_everything_once_and_in_order(sur
 async def test_two_that_take_every_partition_apply_everything_once_and_in_order(surroundings: Surroundings) -> None:
     """Without groups nothing but the offset's row keeps them apart."""
     async with pipeline(surroundings, partitions=2, kafka_groups=False) as pipe:
-        subjects = [f"s1-{n:032x}" for n in range(8)]
+        subjects = [f"t1-{n:032x}" for n in range(8)]
         first, second = pipe.consumer(), pipe.consumer()
         async with going(first.run, second.run):
             await asyncio.gather(first.assigned.wait(), second.assigned.wait())
@@ -943,7 +999,7 @@ async def test_of_an_offset_that_is_not_in_the_log_nothing_is_read_and_the_other
 ) -> None:
     """Records that were needed are gone, or the topic is another one: a person decides, and a restart does not."""
     async with pipeline(surroundings, partitions=2) as pipe:
-        far, near = f"s1-{1:032x}", f"s1-{5:032x}"
+        far, near = f"t1-{2:032x}", f"t1-{5:032x}"
         assert [kafka.partition_of(subject, 2) for subject in (far, near)] == [0, 1]
         await pipe.publish(*states_of(far, 1))
         await pipe.consumer().offsets.start_of(0)

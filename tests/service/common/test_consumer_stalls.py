@@ -26,7 +26,7 @@ from tests.service.common.pipeline import Pipeline, going, pipeline, states_of
 from tests.support.eventually import eventually, is_so
 from tests.support.running import Surroundings
 
-HERE, THERE = f"s1-{1:032x}", f"s1-{5:032x}"  # of partition 0 and 1 of two
+HERE, THERE = f"t1-{2:032x}", f"t1-{5:032x}"  # of partition 0 and 1 of two
 RED_S = 1.0
 ATTRIBUTES = 21  # of a batch, where its CRC begins to count
 

@@ -22,7 +22,7 @@ from common.service import Service
 from tests.service.common.pipeline import GROUP, Pipeline, pipeline, project, states_of
 from tests.support.running import Surroundings, bearer, running
 
-SUBJECT = f"s1-{1:032x}"
+SUBJECT = f"t1-{1:032x}"
 
 
 async def all_but_two(tx: AsyncConnection, batch: list[Received]) -> After | None:

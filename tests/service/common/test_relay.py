@@ -27,7 +27,7 @@ from tests.service.common.wire import wire_to
 from tests.support.eventually import eventually, is_so
 from tests.support.running import Surroundings
 
-SUBJECTS = [f"s1-{n:032x}" for n in range(5)]
+SUBJECTS = [f"t1-{n:032x}" for n in range(5)]
 
 
 def _versions(records: list[Record]) -> dict[str, list[int]]:

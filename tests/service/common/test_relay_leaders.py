@@ -22,7 +22,7 @@ from tests.service.common.wire import Wire, wire_to
 from tests.support.eventually import eventually, is_so
 from tests.support.running import Surroundings
 
-SUBJECTS = [f"s1-{n:032x}" for n in range(5)]
+SUBJECTS = [f"t1-{n:032x}" for n in range(5)]
 ACK_TIMEOUT_S = 1.0
 
 

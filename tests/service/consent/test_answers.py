@@ -29,7 +29,7 @@ from consent.proof import store as proof_store
 from consent.senders import registry as senders
 from consent.senders import store as senders_store
 from inbound.keywords import classify
-from tests.support.builders import field_keys, link_keys, now, number, subject, subject_keys
+from tests.support.builders import field_keys, inner, link_keys, now, number, subject, subject_keys
 from tests.support.failing import Crash
 from tests.support.infrastructure import Postgres
 from tests.support.running import ORGANISATION
@@ -99,7 +99,7 @@ async def give(database: Database, minutes: float, sender_id: str = "acme") -> N
         sender_id=sender_id, evidence_id=f"ev-{sender_id}-{minutes}", occurred_at=at(minutes), received_at=at(minutes)
     )
     async with database.begin() as tx:
-        await record(tx, [Statement(subject(1), "sealed", given)], now())
+        await record(tx, inner, [Statement(subject(1), "sealed", given)], now())
 
 
 async def wrote(database: Database, *sender_ids: str) -> None:
@@ -180,7 +180,7 @@ async def test_a_stop_that_the_provider_confirms_itself_is_not_confirmed_twice(d
 async def test_a_stop_that_the_persons_newer_consent_outvotes_is_not_confirmed(database: Database) -> None:
     async with database.begin() as tx:
         own = on_page(occurred_at=at(5), received_at=at(5))
-        await record(tx, [Statement(subject(1), "sealed", own)], now())
+        await record(tx, inner, [Statement(subject(1), "sealed", own)], now())
     await receive(database, mo(1))
     assert await asked(database) == []
 

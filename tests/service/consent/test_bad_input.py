@@ -15,7 +15,7 @@ from common.settings import KeyRingSettings
 from consent.page.link import Link, token
 from consent.service import Settings, build
 from tests.service.consent.test_imports import opened, part, terms
-from tests.support.builders import number
+from tests.support.builders import number, subject_keys
 from tests.support.each_of import each_of
 from tests.support.running import KEY_RING, Surroundings, running
 
@@ -134,7 +134,7 @@ async def test_a_link_that_is_forged_or_has_expired_does_nothing(service: Servic
     past = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=1)
     async with service.surroundings.sql("consent") as sql:
         link_id = await sql.fetchval("SELECT link_id FROM preference_link")
-        expired = token(Link(link_id, past), LinkKeys(KeyRingSettings.model_validate(KEY_RING)))
+        expired = token(Link(link_id, past), LinkKeys(KeyRingSettings.model_validate(KEY_RING), subject_keys))
         forged = written[:-1] + ("A" if written[-1] != "A" else "B")
         verb, _, act = method.partition(" ")
         before = await service.rows()

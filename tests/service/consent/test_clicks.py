@@ -11,6 +11,7 @@ from common.kafka.subscription import Received
 from consent.inbound import clicks
 from consent.service import Settings, build
 from tests.service.consent.test_consent_api import SENDER, consent, lookup, states
+from tests.support.builders import inner
 from tests.support.running import Surroundings, running
 
 pytestmark = pytest.mark.brokerless
@@ -42,7 +43,7 @@ async def test_a_click_is_contact_once_a_day_and_of_a_stranger_nothing_is_held(s
         ]
         for records in (batch, batch, [click(person, first + timedelta(days=1))]):
             async with database.begin() as tx:
-                await clicks.apply(tx, records)
+                await clicks.apply(inner, tx, records)
         history = (await lookup(client))["history"]
         assert [(e["kind"], e["source"], e["reference"]) for e in history[1:]] == [("contact", "click", "c1/m1")] * 2
         ends = [event.consents[0].expires_at for event in await states(surroundings)]

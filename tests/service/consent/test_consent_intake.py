@@ -38,7 +38,7 @@ from consent.proof.audit import Audit
 from consent.senders import registry as senders
 from consent.senders import store as senders_store
 from consent.service import Settings, build
-from tests.support.builders import field_keys, number, subject_keys
+from tests.support.builders import field_keys, inner, number, subject_keys
 from tests.support.builders import subject as somebody
 from tests.support.eventually import eventually
 from tests.support.infrastructure import Postgres
@@ -103,7 +103,7 @@ async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:
 
 async def give(database: Database, *evidence: ledger.Evidence) -> None:
     async with database.begin() as tx:
-        await record(tx, [Statement(WHO, "sealed", e) for e in evidence], NOW)
+        await record(tx, inner, [Statement(WHO, "sealed", e) for e in evidence], NOW)
 
 
 async def receive(database: Database, *messages: MessageReceived) -> None:
@@ -829,7 +829,7 @@ async def test_a_stop_behind_a_start_that_nobody_will_read_closes_what_it_came_a
     assert (await standing(database), await held_since(database)) == ("opted_out", None)
     assert await causes(database) == ["opt_out"]
     async with database.begin() as tx:
-        found = [f async for f in Audit(tx).findings()]
+        found = [f async for f in Audit(tx, inner).findings()]
     assert found == [], "whoever verifies the ledger comes to the same state"
 
 
@@ -908,7 +908,7 @@ async def test_starts_stops_and_opt_ins_at_once_wait_for_each_other(database: Da
                 for who in rng.sample(people, 20)
             ]
             async with database.begin() as tx:
-                await record(tx, given, NOW)
+                await record(tx, inner, given, NOW)
 
     await asyncio.gather(phones("a"), phones("b"), shop("c"), shop("d"))
     for who in people:
@@ -923,7 +923,7 @@ async def test_starts_stops_and_opt_ins_at_once_wait_for_each_other(database: Da
 async def test_a_message_nobody_can_read_shuts_its_sender_out_of_everything(database: Database) -> None:
     await give(database, opt_in(0), opt_in(0, sender_id="globex"))
     async with database.begin() as tx:
-        await intake.shut_out(tx, WHO, 0, 0)
+        await INTAKE.shut_out(tx, WHO, 0, 0)
     assert await standing(database) == await standing(database, "globex") == "opted_out"
     async with database.begin() as tx:
         assert (await ledger_store.history(tx, WHO))[-1].evidence.source == "unreadable_mo"
@@ -933,7 +933,7 @@ async def test_a_message_nobody_can_read_shuts_a_stranger_out_of_what_an_older_o
     database: Database,
 ) -> None:
     async with database.begin() as tx:
-        await intake.shut_out(tx, WHO, 0, 0)
+        await INTAKE.shut_out(tx, WHO, 0, 0)
     await give(database, opt_in(0))
     assert await standing(database) == await standing(database, "globex") == "opted_out"
     found = await subject(database)
@@ -943,7 +943,7 @@ async def test_a_message_nobody_can_read_shuts_a_stranger_out_of_what_an_older_o
 
 async def test_of_a_message_nobody_can_read_no_number_is_held(database: Database) -> None:
     async with database.begin() as tx:
-        await intake.shut_out(tx, WHO, 0, 0)
+        await INTAKE.shut_out(tx, WHO, 0, 0)
     found = await subject(database)
     assert found
     assert found.number is None
@@ -951,14 +951,14 @@ async def test_of_a_message_nobody_can_read_no_number_is_held(database: Database
 
 async def test_a_message_nobody_can_read_whose_key_is_nobodys_changes_nothing(database: Database) -> None:
     async with database.begin() as tx:
-        await intake.shut_out(tx, "somebody", 0, 0)
+        await INTAKE.shut_out(tx, "somebody", 0, 0)
     assert await subject(database, "somebody") is None
 
 
 async def test_a_message_whose_sender_nobody_can_tell_stops_the_intake(database: Database) -> None:
     async with database.begin() as tx:
         with pytest.raises(Stopped, match="cannot be read"):
-            await intake.shut_out(tx, None, 2, 0)
+            await INTAKE.shut_out(tx, None, 2, 0)
 
 
 async def publish_watermark(surroundings: Surroundings, partition: int, as_of: datetime) -> None:

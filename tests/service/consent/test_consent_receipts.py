@@ -20,7 +20,7 @@ from consent.proof import store as proof_store
 from consent.proof.store import HandedOff
 from consent.service import Settings, build
 from tests.service.consent.test_consent_api import SENDER
-from tests.support.builders import field_keys, number, subject, subject_keys
+from tests.support.builders import field_keys, inner, number, subject, subject_keys
 from tests.support.eventually import eventually
 from tests.support.publish import publish
 from tests.support.running import Surroundings, running
@@ -57,7 +57,7 @@ def message(minutes: float | None, **changes: Any) -> MessageChanged:
 
 async def give(database: Database, evidence: ledger.Evidence) -> None:
     async with database.begin() as tx:
-        await record(tx, [Statement(WHO, "sealed", evidence)], NOW)
+        await record(tx, inner, [Statement(WHO, "sealed", evidence)], NOW)
 
 
 async def tell(database: Database, *messages: MessageChanged, published_at: datetime | None = None) -> None:

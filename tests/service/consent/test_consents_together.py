@@ -41,7 +41,7 @@ async def test_what_is_asked_at_once_shares_transactions_and_goes_on_with_its_ow
         )
     assert kept["lines"] == TOGETHER
     assert kept["commits"] < TOGETHER / 4
-    subjects = [edge_ids.of("acme").inner(answer.json()["subject_id"]) for answer in answers]
+    subjects = [edge_ids.of("acme").subject_id(answer.json()["subject_id"]) for answer in answers]
     assert {row["subject_id"]: row["traceparent"] for row in told} == dict(zip(subjects, traces.values(), strict=True))
 
 

@@ -23,7 +23,7 @@ from consent.service import Settings, build
 from tests.service.consent.test_consent_api import outbox
 from tests.service.consent.test_preference_page import OTHER, SENDER
 from tests.support.browser import person, violations
-from tests.support.builders import field_keys
+from tests.support.builders import field_keys, subject_keys
 from tests.support.eventually import WITHIN_S
 from tests.support.running import KEY_RING, Surroundings, bearer, running, serving
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.brokerless
 
 NUMBER = "06 39 98 12 34"
 SHOWN = "Oui, je veux recevoir les offres de Maison Lune par SMS."
-KEYS = LinkKeys(KeyRingSettings.model_validate(KEY_RING))
+KEYS = LinkKeys(KeyRingSettings.model_validate(KEY_RING), subject_keys)
 FORM = re.compile(r'name="form" value="([^"]+)"')
 
 

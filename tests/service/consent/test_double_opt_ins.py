@@ -36,7 +36,7 @@ from inbound.keywords import classify
 from tests.service.consent.test_answers import asked as texted
 from tests.service.consent.test_answers import heard, mo, sender
 from tests.service.consent.test_consent_api import SENDER, outbox, reasons
-from tests.support.builders import called, field_keys, number, subject, subject_keys
+from tests.support.builders import called, field_keys, inner, number, subject, subject_keys
 from tests.support.each_of import each_of
 from tests.support.eventually import eventually
 from tests.support.infrastructure import Postgres
@@ -111,19 +111,19 @@ class Consent:
             said, evidence_id=f"ev-said-{minutes}-{who}", occurred_at=at(minutes), received_at=at(minutes)
         )
         async with self.database.begin() as tx:
-            await record(tx, [Statement(subject(who), "sealed", said)], at(minutes))
+            await record(tx, inner, [Statement(subject(who), "sealed", said)], at(minutes))
 
     async def lapse(self, read_up_to: datetime | None, at_once: int = 500) -> bool:
         async def known(tx: object) -> datetime | None:
             return read_up_to
 
-        return await Lapsing(self.database, known, at_once).look()
+        return await Lapsing(self.database, known, inner, at_once).look()
 
     async def history(self, who: int = 1) -> list[Evidence]:
         """But for contacts: whoever writes was in touch."""
         async with self.database.begin() as tx:
             entries = await ledger_store.history(tx, subject(who))
-        assert verify(entries) is None
+        assert verify(entries, inner) is None
         return [entry.evidence for entry in entries if entry.evidence.kind != "contact"]
 
     async def state(self, sender_id: str = "acme", who: int = 1) -> str:

@@ -26,7 +26,7 @@ from consent.rights.erasures import Erasure
 from consent.senders import registry as senders
 from tests.service.consent.test_renewals import ASKING, asked, given, looked, says
 from tests.service.consent.test_retention import sender
-from tests.support.builders import subject
+from tests.support.builders import inner, subject
 from tests.support.eventually import eventually
 from tests.support.infrastructure import Postgres
 from tests.unit.consent.evidences import contact, opt_in, opt_out, stop
@@ -94,7 +94,7 @@ async def test_whose_last_consent_has_ended_is_erased_everywhere_and_nobody_is_o
     assert (person.number, ledger.standing(person.state, "acme", "promotions")) == (None, "expired")
     async with database.begin() as tx:
         history = await store.history(tx, subject(1))
-    assert verify(history) is None
+    assert verify(history, inner) is None
     assert [(e.evidence.kind, e.evidence.text_shown) for e in history] == [("opt_in", None), ("expiry", None)]
     await looked(database, A_YEAR + 4000 * DAY)
     assert len(await erasing(database)) == 1
@@ -120,7 +120,7 @@ async def test_of_a_stranger_opted_out_over_the_api_the_keyed_hash_alone_is_held
     assert (await held(database)).number is None
     listed = on(OPENED + DAY, opt_out(1, source="provider_list"))
     async with database.begin() as tx:
-        await record(tx, [Statement(subject(1), None, listed)], OPENED + DAY)
+        await record(tx, inner, [Statement(subject(1), None, listed)], OPENED + DAY)
     await looked(database, THREE_YEARS)
     assert await erasing(database) == []
     await looked(database, THREE_YEARS + 2 * DAY)
@@ -152,7 +152,7 @@ async def test_the_number_goes_with_the_last_opt_in_whatever_stops_by_text_stay(
     for who in (1, 2):
         assert ledger.shut((await held(database, who)).state, "lune")
         async with database.begin() as tx:
-            assert verify(await store.history(tx, subject(who))) is None
+            assert verify(await store.history(tx, subject(who)), inner) is None
     await looked(database, THREE_YEARS + 2 * DAY)
     assert {event.subject_id for event in await erasing(database)} == {subject(1), subject(2)}, "the lines left"
 
@@ -213,7 +213,7 @@ async def test_what_came_a_moment_ago_is_erased_though_what_is_read_lies_further
         pass
     async with database.begin() as tx:
         history = await store.history(tx, subject(1))
-    assert verify(history) is None
+    assert verify(history, inner) is None
     assert [(e.evidence.kind, e.evidence.actor, e.salt) for e in history] == [
         ("opt_in", None, None),
         ("expiry", None, None),

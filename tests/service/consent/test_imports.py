@@ -23,7 +23,7 @@ from consent.imports.worker import ABANDONED_AFTER, Importing
 from consent.ledger.recorder import Statement, record
 from consent.service import Settings, build
 from tests.service.consent.test_consent_api import SENDER, consent, opt_out
-from tests.support.builders import number, shown, subject, subject_keys
+from tests.support.builders import inner, number, shown, subject, subject_keys
 from tests.support.each_of import each_of
 from tests.support.eventually import WITHIN_S, eventually
 from tests.support.running import Surroundings, bearer, running
@@ -374,7 +374,7 @@ async def test_a_list_waits_for_who_is_opting_in_at_this_moment(
     between = opt_in(evidence_id="ev-between")
     database = Database(await surroundings.database("consent"))
     async with asyncio.TaskGroup() as group, database.begin() as tx:
-        await record(tx, [Statement(subject(1), None, between)], datetime.now(UTC))
+        await record(tx, inner, [Statement(subject(1), None, between)], datetime.now(UTC))
         listed = group.create_task(imported(service, suppressions(), f"number\n{number(1)}\n"))
         assert await eventually(lambda: _waits(surroundings, listed))
     assert listed.result()["created"] == 1
@@ -389,11 +389,11 @@ async def test_a_list_that_waits_for_a_stranger_holds_nobody_on_record(
     assert (await service.post("/v1/opt-outs", json=opt_out(number=number(1)))).status_code == 201
     database = Database(await surroundings.database("consent"))
     async with asyncio.TaskGroup() as group, database.begin() as tx:
-        await record(tx, [Statement(subject(2), None, opt_in(evidence_id="ev-stranger"))], datetime.now(UTC))
+        await record(tx, inner, [Statement(subject(2), None, opt_in(evidence_id="ev-stranger"))], datetime.now(UTC))
         listed = group.create_task(imported(service, suppressions(), f"number\n{number(1)}\n{number(2)}\n"))
         assert await eventually(lambda: _waits(surroundings, listed))
         await tx.execute(text("SET LOCAL lock_timeout = '200ms'"))
-        await record(tx, [Statement(subject(1), None, opt_in(evidence_id="ev-known"))], datetime.now(UTC))
+        await record(tx, inner, [Statement(subject(1), None, opt_in(evidence_id="ev-known"))], datetime.now(UTC))
     assert (listed.result()["created"], listed.result()["unchanged"]) == (1, 1)
     await database.close()
 

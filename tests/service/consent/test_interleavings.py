@@ -15,6 +15,7 @@ from consent.ledger import store
 from consent.ledger.chain import verify
 from consent.ledger.recorder import Statement, keep_listed, record
 from consent.ledger.rules import Evidence
+from tests.support.builders import inner
 from tests.support.infrastructure import Postgres
 from tests.support.interleaving import Act, Interleaving, Stepped, watching
 from tests.unit.consent.evidences import NOW, opt_in, opt_out, stop
@@ -42,7 +43,7 @@ async def test_an_opt_in_and_a_newer_stop_of_one_person(database: Stepped, known
 
     async def says(*evidence: Evidence) -> None:
         async with database.begin() as tx:
-            await record(tx, [Statement(person, "sealed", one) for one in evidence], NOW)
+            await record(tx, inner, [Statement(person, "sealed", one) for one in evidence], NOW)
 
     async def begin() -> dict[str, Act]:
         nonlocal person
@@ -61,7 +62,7 @@ async def test_an_opt_in_and_a_newer_stop_of_one_person(database: Stepped, known
         assert subject is not None
         assert [entry.position for entry in entries] == list(range(1, 4 if known else 3))
         assert subject.entries == len(entries)
-        assert verify(entries) is None
+        assert verify(entries, inner) is None
         assert ledger.standing(subject.state, "acme", "promotions") == "opted_out"
         payloads = await watcher.fetch(PUBLISHED, person.encode())
         told = [msgspec.json.decode(payload, type=ConsentStateChanged) for (payload,) in payloads]
@@ -86,7 +87,7 @@ async def test_a_stop_that_comes_twice_at_once_is_recorded_once(database: Steppe
 
         async def says(evidence: Evidence) -> None:
             async with database.begin() as tx:
-                await record(tx, [Statement(person, "sealed", evidence)], NOW)
+                await record(tx, inner, [Statement(person, "sealed", evidence)], NOW)
 
         if known:
             await says(opt_in(0, evidence_id=f"in-{person}"))
@@ -115,7 +116,7 @@ async def test_a_list_that_is_kept_and_an_opt_in_that_is_older_than_it(database:
 
         async def says(evidence: Evidence) -> None:
             async with database.begin() as tx:
-                await record(tx, [Statement(person, "sealed", evidence)], NOW)
+                await record(tx, inner, [Statement(person, "sealed", evidence)], NOW)
 
         async def keeps() -> None:
             """As a list is taken: who is out of all that it says is kept beside the ledger, the others are recorded."""
@@ -123,7 +124,7 @@ async def test_a_list_that_is_kept_and_an_opt_in_that_is_older_than_it(database:
                 locked = await store.lock_subjects(tx, {}, [person])
                 is_out = ledger.standing(locked[person].state, "acme", "promotions") != "opted_in"
                 statement = Statement(person, None, listed)
-                await (keep_listed(tx, [statement]) if is_out else record(tx, [statement], NOW))
+                await (keep_listed(tx, [statement]) if is_out else record(tx, inner, [statement], NOW))
 
         await says(opt_out(0, evidence_id=f"stop-{person}"))  # asserted: an asserted opt-in takes it back
         return {"lists": keeps, "opts in": lambda: says(opt_in(2, evidence_id=f"in-{person}"))}

@@ -22,7 +22,7 @@ from consent.retention.ledger_end import Ending
 from consent.retention.pruning import Periods
 from consent.service import Settings, build
 from tests.service.consent.test_consent_api import SENDER
-from tests.support.builders import number, subject
+from tests.support.builders import inner, number, subject
 from tests.support.running import Surroundings, bearer, running
 from tests.unit.consent.evidences import NOON, contact, opt_in, start, stop
 
@@ -34,7 +34,7 @@ ORDINAL = "SELECT ordinal FROM evidence WHERE evidence_id = :id"
 
 
 async def say(tx: AsyncConnection, who: str, said: Evidence, at: datetime, *, erases: bool = False) -> None:
-    [verdict] = await record(tx, [Statement(who, "sealed", said, erases=erases)], at)
+    [verdict] = await record(tx, inner, [Statement(who, "sealed", said, erases=erases)], at)
     assert verdict.decision.verdict is not Verdict.REFUSED
 
 
@@ -72,7 +72,7 @@ async def end(database: Database, term: timedelta = TERM) -> None:
 async def audited(tx: AsyncConnection) -> tuple[list[Finding], Audit]:
     newest = await sealing.newest(tx)
     assert newest is not None
-    audit = Audit(tx, {newest.number: newest.hash})
+    audit = Audit(tx, inner, {newest.number: newest.hash})
     return [found async for found in audit.findings()], audit
 
 
@@ -108,7 +108,7 @@ async def test_after_the_end_a_repeat_is_known_and_the_person_may_come_back(data
     await end(database)
     async with database.begin() as tx:
         again = Statement(ERASED, "sealed", opt_in(OLD, evidence_id="in-0"))
-        [repeat] = await record(tx, [again], datetime.now(UTC))
+        [repeat] = await record(tx, inner, [again], datetime.now(UTC))
         assert repeat.decision.verdict is Verdict.DUPLICATE
         await say(tx, ERASED, start(evidence_id="back"), datetime.now(UTC))
     async with database.begin() as tx:

@@ -29,6 +29,7 @@ from consent.ledger.recorder import Statement, record
 from consent.ledger.rules import Evidence, SubjectState
 from consent.proof.audit import Audit
 from tests.property.test_ledger_properties import ANYWHERE, CLOCKS, anything, opt_ins, opt_outs
+from tests.support.builders import inner
 from tests.support.failing import Crash
 from tests.support.infrastructure import Postgres
 from tests.unit.consent.evidences import NOON, NOW
@@ -66,7 +67,7 @@ class Ledger(RuleBasedStateMachine):
 
     async def record(self, batch: list[Statement], *, crash: bool = False) -> None:
         async with self.database.begin() as tx:
-            await record(tx, batch, NOW)
+            await record(tx, inner, batch, NOW)
             if crash:
                 raise Crash
         self.known += batch
@@ -144,7 +145,7 @@ class Ledger(RuleBasedStateMachine):
             assert {e.evidence_id: replace(e, clock=None) for e in stored} == {
                 identity: replace(e, clock=None) for identity, e in unique.items()
             }, "only the clock of a STOP is left out, where that would outvote it"
-            assert (subject.entries, chain.verify(entries)) == (len(unique), None)
+            assert (subject.entries, chain.verify(entries, inner)) == (len(unique), None)
             assert subject.head == (entries[-1].hash if entries else GENESIS)
             self.states[subject.subject_id] = subject.state
         self._is_published()
@@ -209,7 +210,7 @@ def test_whatever_comes_in_whatever_order_the_ledger_is_the_fold_of_it(
 
     async def findings() -> list[Any]:
         async with database.begin() as tx:
-            return [found async for found in Audit(tx).findings()]
+            return [found async for found in Audit(tx, inner).findings()]
 
     try:
         run_state_machine_as_test(

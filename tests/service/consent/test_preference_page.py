@@ -27,7 +27,7 @@ from consent.page.link import Link, token
 from consent.page.link import form as link_form
 from consent.service import Settings, build
 from tests.support.browser import person, violations
-from tests.support.builders import field_keys, link_keys, subject_keys
+from tests.support.builders import field_keys, inner, link_keys, subject_keys
 from tests.support.each_of import each_of
 from tests.support.eventually import WITHIN_S, eventually
 from tests.support.running import KEY_RING, Surroundings, bearer, serving
@@ -82,7 +82,7 @@ class Service:
         given = on_page(sender_id="maison-lune", evidence_id=f"ev-{now}", occurred_at=now, received_at=now)
         database = Database(await self.surroundings.database("consent"), pool_size=1)
         async with database.begin() as tx:
-            await record(tx, [Statement(who, None, given)], now)
+            await record(tx, inner, [Statement(who, None, given)], now)
         await database.close()
 
     async def link(self, number: str = NUMBER, sender_id: str | None = "maison-lune", **more: Any) -> str:
@@ -259,7 +259,7 @@ async def test_an_expired_link_opens_nothing_even_where_its_row_is_still_there(s
     past = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=1)
     async with service.surroundings.sql("consent") as sql:
         link_id = await sql.fetchval("UPDATE preference_link SET expires_at = $1 RETURNING link_id", past)
-    expired = token(Link(link_id, past), LinkKeys(KeyRingSettings.model_validate(KEY_RING)))
+    expired = token(Link(link_id, past), LinkKeys(KeyRingSettings.model_validate(KEY_RING), subject_keys))
     async with httpx.AsyncClient(timeout=WITHIN_S) as late:
         for written in (expired, url.rsplit("/", 1)[1]):  # the other one holds, and is not the one that was made
             for method, path in (("GET", ""), ("POST", "/stop")):
@@ -408,7 +408,7 @@ async def test_who_opts_in_while_they_ask_for_their_erasure_is_shown_that_first(
 
             assert await eventually(waits)
             given = opt_in(evidence_id="ev-meanwhile", sender_id="maison-lune")
-            await record(tx, [Statement(who, None, given)], datetime.now(UTC))
+            await record(tx, inner, [Statement(who, None, given)], datetime.now(UTC))
         assert asked.result().status == 409
         await visit.page.goto(url)
         form = await fields(visit.page, "/erase") | {"sure": "yes"}
@@ -662,7 +662,7 @@ async def test_a_link_given_to_a_caller_limited_to_one_sender_neither_erases_nor
         token_, cookie = given.rsplit("/", 1)[1], (await visit.context.cookies(given))[0]["value"]
         entries = len((await service.held())["history"])
         of = ("erase",) if act == "erase" else ("on", "maison-lune", "promotions", 1, "fr")
-        keys = LinkKeys(KeyRingSettings.model_validate(KEY_RING))
+        keys = LinkKeys(KeyRingSettings.model_validate(KEY_RING), subject_keys)
         form: dict[str, str | float | bool] = {"lang": "fr", "sure": "yes", "want": "on"}
         form |= {
             "form": link_form(keys, token_, cookie, entries, *of),

@@ -27,6 +27,7 @@ from consent.ledger.recorder import Recorded, Statement, erase, forget, keep_lis
 from consent.ledger.rules import Evidence, Refusal, Verdict
 from consent.senders import registry as senders
 from consent.senders import store as senders_store
+from tests.support.builders import inner
 from tests.support.eventually import eventually
 from tests.support.failing import Crash
 from tests.unit.consent.evidences import (
@@ -60,7 +61,7 @@ def of(subject_id: str, evidence: Evidence) -> Statement:
 
 async def recorded(database: Database, *statements: Statement, now: datetime = NOW) -> list[Recorded]:
     async with database.begin() as tx:
-        return await record(tx, statements, now)
+        return await record(tx, inner, statements, now)
 
 
 async def published(database: Database) -> list[ConsentStateChanged]:
@@ -131,7 +132,7 @@ def meaning_of(state: ledger.SubjectState) -> dict[object, object]:
 
 async def recorded_and_crashed(database: Database, *statements: Statement) -> None:
     async with database.begin() as tx:
-        await record(tx, statements, NOW)
+        await record(tx, inner, statements, NOW)
         raise Crash
 
 
@@ -188,7 +189,7 @@ async def test_any_sequence_of_evidence_leaves_what_the_model_says(database: Dat
             assert own[-1].suppressions == ledger.suppressions(subject.state)
         async with database.begin() as tx:
             history = await ledger_store.history(tx, subject_id)
-        assert verify(history) is None
+        assert verify(history, inner) is None
         assert (history[-1].hash if history else GENESIS) == subject.head
         assert {e.evidence.evidence_id for e in history} == set(model.evidence.get(subject_id, ()))
 
@@ -218,7 +219,7 @@ async def test_batches_over_the_same_people_wait_for_each_other_and_lose_nothing
         versions = [event.version for event in events if event.subject_id == subject_id]
         assert versions == list(range(FIRST, subject.version + 1)), "in outbox order, none twice, none missing"
         async with database.begin() as tx:
-            assert verify(await ledger_store.history(tx, subject_id)) is None
+            assert verify(await ledger_store.history(tx, subject_id), inner) is None
 
 
 async def test_who_is_never_seen_and_written_by_another_meanwhile_is_decided_again(database: Database) -> None:
@@ -232,7 +233,7 @@ async def test_who_is_never_seen_and_written_by_another_meanwhile_is_decided_aga
             return bool(await look.scalar(text(sql)))
 
     async with database.begin() as tx:
-        await record(tx, [of("t1-b", stop(5))], NOW)
+        await record(tx, inner, [of("t1-b", stop(5))], NOW)
         second = asyncio.create_task(
             recorded(
                 database,
@@ -255,7 +256,7 @@ async def test_who_is_never_seen_and_written_by_another_meanwhile_is_decided_aga
     async with database.begin() as tx:
         entries = await ledger_store.history(tx, "t1-b")
         assert [entry.evidence.kind for entry in entries] == ["opt_out", "opt_in"]
-        assert verify(entries) is None
+        assert verify(entries, inner) is None
     assert [event.subject_id for event in await published(database)] == ["t1-b", "t1-a", "t1-c"]
 
 
@@ -286,7 +287,7 @@ async def test_hundreds_at_once_are_written_as_one_by_one(database: Database) ->
         own = [*([known[who]] if who in known else []), *(s.evidence for s in said if s.subject_id == who)][:-1]
         assert meaning_of(subject.state) == meaning_of(ledger.fold(own))
         assert [entry.evidence.text_shown for entry in entries] == [one.text_shown for one in own]
-        assert verify(entries) is None
+        assert verify(entries, inner) is None
         assert (entries[-1].hash, len(entries)) == (subject.head, len(own))
         (term,) = retention.kept_terms(subject.state, {}, own=True)
         assert due[who] == term.expires_at
@@ -474,7 +475,7 @@ async def test_an_erasure_takes_what_is_personal_and_the_chain_holds_without_it(
     async with database.begin() as tx:
         history, other = await ledger_store.history(tx, "t1-a"), await ledger_store.history(tx, "t1-b")
         stored = await tx.scalar(text("SELECT jsonb_agg(to_jsonb(e)) FROM evidence e WHERE subject_id = 't1-a'"))
-    assert verify(history) is None
+    assert verify(history, inner) is None
     assert [entry.erased for entry in (*history, *other)] == [True, True, True, False]
     for gone in ("checkout", "agent-12", "order-7", "shop/1", "Oui", "simulator"):
         assert gone not in str(stored)
@@ -493,7 +494,7 @@ async def test_what_comes_after_an_erasure_is_chained_to_what_was_there(database
     assert await number_of(database, "t1-a") == "sealed t1-a"
     async with database.begin() as tx:
         history = await ledger_store.history(tx, "t1-a")
-    assert verify(history) is None
+    assert verify(history, inner) is None
     assert [entry.erased for entry in history] == [True, True, True, False, False]
 
 
@@ -509,7 +510,7 @@ async def test_what_is_of_before_an_erasure_and_comes_late_is_recorded_without_w
     assert [(entry.erased, entry.evidence.actor, entry.evidence.form_id) for entry in history] == [
         (True, None, None)
     ] * 2
-    assert verify(history) is None
+    assert verify(history, inner) is None
     assert await number_of(database, "t1-a") is None
 
 
@@ -574,7 +575,7 @@ async def test_an_erasure_that_is_heard_late_shuts_what_was_given_since_it_was_s
         history = await ledger_store.history(tx, "t1-a")
     outs = [(e.evidence.occurred_at, e.erased) for e in history if e.evidence.kind == "opt_out"]
     assert outs == [(at(2), True), (at(0), True)]
-    assert verify(history) is None
+    assert verify(history, inner) is None
     state = await returns_to_globex(database)
     assert ledger.standing(state, "acme", "promotions") == "opted_out"
     assert ledger.open_request(state, "acme", "promotions") is None
@@ -597,7 +598,7 @@ async def test_a_consent_of_before_an_erasure_that_nobody_asked_for_opens_nothin
     assert reopening.reopened(state, "acme") == ()
     async with database.begin() as tx:
         history = await ledger_store.history(tx, "t1-a")
-    assert verify(history) is None
+    assert verify(history, inner) is None
     assert [entry.erased for entry in history if entry.evidence.kind == "opt_in"] == [True, True, True, False]
 
 
@@ -649,7 +650,7 @@ async def test_what_asks_expires_or_only_touches_is_kept_like_any_evidence(datab
         history = await ledger_store.history(tx, "t1-a")
     assert [e.evidence.kind for e in history] == ["request", "opt_in", "contact", "expiry"]
     assert history[1].evidence.answers == history[0].evidence.evidence_id
-    assert verify(history) is None
+    assert verify(history, inner) is None
 
 
 async def test_evidence_without_what_it_must_name_does_not_enter_the_table(database: Database) -> None:
@@ -680,7 +681,7 @@ async def test_a_thousand_in_one_batch_cost_no_more_round_trips_than_one(databas
             driver: Any = (await tx.get_raw_connection()).driver_connection
             asked.clear()
             with driver.query_logger(lambda past_sqlalchemy: asked.append(past_sqlalchemy.query)):
-                await record(tx, statements, NOW)
+                await record(tx, inner, statements, NOW)
         return len(asked)
 
     await round_trips(range(1))  # at which a new connection asks for the types, once
@@ -703,7 +704,7 @@ async def test_who_is_locked_already_is_read_once_and_decided_on_alike(database:
             held = await ledger_store.lock_subjects(tx, [], [who]) if who == "s2" else {}
             asked.clear()
             with driver.query_logger(lambda past_sqlalchemy: asked.append(past_sqlalchemy.query)):
-                await record(tx, [of(who, stop(2, evidence_id=f"stop-{who}"))], NOW, (), held)
+                await record(tx, inner, [of(who, stop(2, evidence_id=f"stop-{who}"))], NOW, (), held)
             trips[who] = len(asked)
     assert trips["s2"] == trips["s1"] - 2
     _, first, second = (await published(database))[-3:]

@@ -25,7 +25,7 @@ from consent.retention.renewals import Asking
 from consent.senders import registry as senders
 from consent.senders import store as senders_store
 from tests.service.consent.test_retention import sender
-from tests.support.builders import field_keys, number, subject, subject_keys
+from tests.support.builders import field_keys, inner, number, subject, subject_keys
 from tests.support.infrastructure import Postgres
 from tests.unit.consent.evidences import contact, opt_in, opt_out
 
@@ -55,7 +55,9 @@ async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:
 async def given(database: Database, *evidence: Evidence, who: int = 1, now: datetime | None = None) -> None:
     sealed = field_keys.seal(number(who), f"number:{subject(who)}")
     async with database.begin() as tx:
-        await record(tx, [Statement(subject(who), sealed, one) for one in evidence], now or evidence[-1].received_at)
+        await record(
+            tx, inner, [Statement(subject(who), sealed, one) for one in evidence], now or evidence[-1].received_at
+        )
 
 
 async def looked(database: Database, now: datetime, asking: Asking = ASKING) -> None:

@@ -23,7 +23,7 @@ from tests.service.consent.test_consent_api import SENDER, consent, opt_out, rea
 from tests.service.consent.test_consent_intake import mo
 from tests.service.consent.test_consent_receipts import message
 from tests.service.consent.test_imports import imported, recording, suppressions, terms, verdicts
-from tests.support.builders import field_keys, number, subject, subject_keys
+from tests.support.builders import field_keys, inner, number, subject, subject_keys
 from tests.support.each_of import each_of
 from tests.support.running import Surroundings, bearer, running
 from tests.unit.consent.evidences import NOW, at, on_page
@@ -54,7 +54,7 @@ class Here:
 
     async def presses(self, n: int, evidence: Evidence) -> None:
         async with self.database.begin() as tx:
-            await record(tx, [Statement(subject(n), sealed(n), evidence)], NOW)
+            await record(tx, inner, [Statement(subject(n), sealed(n), evidence)], NOW)
 
     async def told_by_operator(self, n: int) -> None:
         stopped = replace(message(1), message_id=f"01a2106a-b86f-824b-bc66-{n:012x}", subject_id=subject(n))
@@ -106,7 +106,7 @@ async def here(surroundings: Surroundings) -> AsyncIterator[Here]:
             assert (await client.post("/v1/senders", json=sender)).status_code == 201
         yield Here(client, database, surroundings)
         async with database.begin() as tx:  # after whatever a test has done
-            assert [found async for found in Audit(tx).findings()] == []
+            assert [found async for found in Audit(tx, inner).findings()] == []
     await database.close()
 
 

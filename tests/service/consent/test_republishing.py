@@ -11,6 +11,7 @@ from common.kafka.broker import partitions_of
 from consent.ledger import republishing
 from consent.ledger.recorder import Statement, record
 from consent.ledger.republishing import Republishing
+from tests.support.builders import inner
 from tests.support.eventually import eventually
 from tests.unit.consent.evidences import NOW, opt_in
 
@@ -34,7 +35,7 @@ async def test_the_states_of_the_named_partitions_are_published_again(
 ) -> None:
     monkeypatch.setattr(republishing, "PAGE", 7)  # several pages
     async with database.begin() as tx:
-        await record(tx, [Statement(each, f"sealed {each}", opt_in(n)) for n, each in enumerate(PEOPLE)], NOW)
+        await record(tx, inner, [Statement(each, f"sealed {each}", opt_in(n)) for n, each in enumerate(PEOPLE)], NOW)
     before = {state.subject_id: state for state in await taken(database)}
     assert before.keys() == set(PEOPLE)
     again = list[ConsentStateChanged]()

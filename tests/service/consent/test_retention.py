@@ -26,13 +26,15 @@ from consent.retention.renewals import Asking
 from consent.senders import registry as senders
 from consent.senders import store as senders_store
 from consent.senders.store import Sender
-from tests.support.builders import field_keys
+from tests.support.builders import field_keys, inner
 from tests.support.failing import Crash
 from tests.support.infrastructure import Postgres
 from tests.support.running import ORGANISATION
 from tests.unit.consent.evidences import NOON, NOW, contact, opt_in, opt_out
 
 pytestmark = pytest.mark.brokerless
+
+PERSON, ANOTHER, OTHER = (f"t1-{each * 32}" for each in "abc")
 
 ASKING = Asking(Answers(field_keys, per_day=5, fictional=True), load("france-3"))
 A_YEAR_LATER = NOON.replace(year=NOON.year + 1)
@@ -80,7 +82,7 @@ def of(subject_id: str, evidence: Evidence) -> Statement:
 
 async def recorded(database: Database, *statements: Statement, now: datetime = NOW) -> None:
     async with database.begin() as tx:
-        await record(tx, statements, now)
+        await record(tx, inner, statements, now)
 
 
 async def stepped(database: Database, now: datetime) -> int:
@@ -107,14 +109,14 @@ async def states(database: Database, subject_id: str) -> dict[str, str]:
     return {f"{c.sender_id}/{c.purpose}": c.state for c in ledger.consents(subject.state)}
 
 
-async def expiries(database: Database, subject_id: str = "t1-a") -> list[Evidence]:
+async def expiries(database: Database, subject_id: str = PERSON) -> list[Evidence]:
     async with database.begin() as tx:
         history = await ledger_store.history(tx, subject_id)
-    assert verify(history) is None
+    assert verify(history, inner) is None
     return [entry.evidence for entry in history if entry.evidence.kind == "expiry"]
 
 
-async def told(database: Database, subject_id: str = "t1-a") -> list[ConsentStateChanged]:
+async def told(database: Database, subject_id: str = PERSON) -> list[ConsentStateChanged]:
     async with database.begin() as tx:
         rows = await tx.execute(text("SELECT payload FROM outbox WHERE topic = 'consent.states.v1' ORDER BY id"))
     events = [msgspec.json.decode(row.payload, type=ConsentStateChanged) for row in rows]
@@ -124,37 +126,37 @@ async def told(database: Database, subject_id: str = "t1-a") -> list[ConsentStat
 async def test_a_consent_ends_with_its_purposes_term_after_the_last_contact(database: Database) -> None:
     await recorded(
         database,
-        of("t1-a", opt_in(0)),
-        of("t1-a", opt_in(0, evidence_id="ev-points", purpose="loyalty")),
-        of("t1-b", opt_in(0, evidence_id="ev-b", sender_id="globex")),
+        of(PERSON, opt_in(0)),
+        of(PERSON, opt_in(0, evidence_id="ev-points", purpose="loyalty")),
+        of(ANOTHER, opt_in(0, evidence_id="ev-b", sender_id="globex")),
     )
-    await recorded(database, of("t1-a", contact(60)))
+    await recorded(database, of(PERSON, contact(60)))
     end = A_YEAR_LATER + timedelta(hours=1)
     assert await stepped(database, A_YEAR_LATER - SECOND) == 0
     assert await stepped(database, end - SECOND) > 0  # she who was not in touch
-    assert await states(database, "t1-b") == {"globex/promotions": "expired"}
+    assert await states(database, ANOTHER) == {"globex/promotions": "expired"}
     assert await stepped(database, end) > 0
-    assert await states(database, "t1-a") == {"acme/loyalty": "opted_in", "acme/promotions": "expired"}
+    assert await states(database, PERSON) == {"acme/loyalty": "opted_in", "acme/promotions": "expired"}
     (ended,) = await expiries(database)
     assert (ended.occurred_at, ended.source) == (end, "retention")
     assert await stepped(database, end + DAY) == 0
 
 
 async def test_whoever_decides_on_messages_is_told_the_end_in_advance_and_when_it_moves(database: Database) -> None:
-    await recorded(database, of("t1-a", opt_in(0)))
-    await recorded(database, of("t1-a", contact(60)))
-    await recorded(database, of("t1-a", contact(30, evidence_id="ev-late")))
-    await recorded(database, of("t1-a", contact(90, sender_id="globex")))
+    await recorded(database, of(PERSON, opt_in(0)))
+    await recorded(database, of(PERSON, contact(60)))
+    await recorded(database, of(PERSON, contact(30, evidence_id="ev-late")))
+    await recorded(database, of(PERSON, contact(90, sender_id="globex")))
     ends = [event.consents[0].expires_at for event in await told(database)]
     assert ends == [A_YEAR_LATER, A_YEAR_LATER + timedelta(hours=1)]
-    await recorded(database, of("t1-a", opt_out(120)))
+    await recorded(database, of(PERSON, opt_out(120)))
     assert (await told(database))[-1].consents[0].expires_at is None
     await stepped(database, NOON.replace(year=NOON.year + 9))
     assert await expiries(database) == []  # what is shut does not end
 
 
 async def test_years_late_each_consent_expires_once_at_its_own_instant(database: Database) -> None:
-    await recorded(database, of("t1-a", opt_in(0)))
+    await recorded(database, of(PERSON, opt_in(0)))
     much_later = NOON.replace(year=NOON.year + 9)
     with pytest.raises(Crash):
         await stepped_and_crashed(database, much_later)
@@ -163,22 +165,22 @@ async def test_years_late_each_consent_expires_once_at_its_own_instant(database:
     assert await stepped(database, much_later + DAY) == 0
     (ended,) = await expiries(database)
     assert (ended.occurred_at, ended.received_at) == (A_YEAR_LATER, much_later)
-    await recorded(database, of("t1-a", contact(5)), now=much_later)  # of before the end, and late
-    assert await states(database, "t1-a") == {"acme/promotions": "expired"}
+    await recorded(database, of(PERSON, contact(5)), now=much_later)  # of before the end, and late
+    assert await states(database, PERSON) == {"acme/promotions": "expired"}
     back = much_later + SECOND  # than their erasure, which the end of the last consent was
     again = opt_in(0, evidence_id="ev-again", occurred_at=back, received_at=back)
-    await recorded(database, of("t1-a", again), now=back)
-    assert await states(database, "t1-a") == {"acme/promotions": "opted_in"}
+    await recorded(database, of(PERSON, again), now=back)
+    assert await states(database, PERSON) == {"acme/promotions": "opted_in"}
     assert (await told(database))[-1].consents[0].expires_at == back.replace(year=back.year + 1)
 
 
 async def test_who_is_in_touch_after_the_end_and_before_the_timer_does_not_revive_what_has_ended(
     database: Database,
 ) -> None:
-    await recorded(database, of("t1-a", opt_in(0)))
+    await recorded(database, of(PERSON, opt_in(0)))
     after = A_YEAR_LATER + SECOND
-    await recorded(database, of("t1-a", contact(0, occurred_at=after, received_at=after)), now=after)
-    assert await states(database, "t1-a") == {"acme/promotions": "expired"}
+    await recorded(database, of(PERSON, contact(0, occurred_at=after, received_at=after)), now=after)
+    assert await states(database, PERSON) == {"acme/promotions": "expired"}
     (ended,) = await expiries(database)
     assert ended.occurred_at == A_YEAR_LATER
     assert [c.state for event in await told(database) for c in event.consents] == ["opted_in", "expired"]
@@ -187,11 +189,11 @@ async def test_who_is_in_touch_after_the_end_and_before_the_timer_does_not_reviv
 
 
 async def test_an_old_opt_in_that_is_imported_is_over_as_it_comes(database: Database) -> None:
-    await recorded(database, of("t1-a", opt_in(0)), now=A_YEAR_LATER + DAY)
+    await recorded(database, of(PERSON, opt_in(0)), now=A_YEAR_LATER + DAY)
     (event,) = await told(database)
     assert event.consents[0].expires_at == A_YEAR_LATER
     assert await stepped(database, A_YEAR_LATER + DAY) > 0
-    assert await states(database, "t1-a") == {"acme/promotions": "expired"}
+    assert await states(database, PERSON) == {"acme/promotions": "expired"}
 
 
 async def changed(database: Database, months: int) -> None:
@@ -211,9 +213,9 @@ async def test_a_sender_that_keeps_for_another_time_has_its_consents_counted_ane
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(expiring, "PEOPLE", 3)  # several pages
-    people = [f"t1-{n}" for n in range(10)]
+    people = [f"t1-{n:032x}" for n in range(10)]
     await recorded(database, *(of(p, opt_in(n, evidence_id=f"ev-{p}")) for n, p in enumerate(people)))
-    await recorded(database, of("t1-other", opt_in(0, evidence_id="ev-other", sender_id="globex")))
+    await recorded(database, of(OTHER, opt_in(0, evidence_id="ev-other", sender_id="globex")))
     for months in (6, 24):
         await changed(database, months)
         await counted_anew(database)
@@ -222,7 +224,7 @@ async def test_a_sender_that_keeps_for_another_time_has_its_consents_counted_ane
             opened = NOON + timedelta(minutes=n)
             assert newest == opened.replace(year=opened.year + 2) if months == 24 else opened.replace(month=9)
     assert len(await told(database, people[0])) == 3
-    assert len(await told(database, "t1-other")) == 1
+    assert len(await told(database, OTHER)) == 1
     assert await stepped(database, A_YEAR_LATER + DAY) > 0  # of the other sender
     assert await states(database, people[0]) == {"acme/promotions": "opted_in"}
 
@@ -231,22 +233,22 @@ async def test_a_sender_that_keeps_for_another_time_has_those_counted_anew_of_wh
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(expiring, "PEOPLE", 3)  # several pages
-    people = [f"t1-{n}" for n in range(10)]
+    people = [f"t1-{n:032x}" for n in range(10)]
     for n, person in enumerate(people):  # every other one has said STOP
         said = [opt_in(n, evidence_id=f"ev-{n}"), *([opt_out(n + 1, evidence_id=f"ev-stop-{n}")] if n % 2 else [])]
         await recorded(database, *(Statement(person, "sealed", each) for each in said))
     strange = opt_out(0, evidence_id="ev-other", sender_id="globex")
-    await recorded(database, Statement("t1-other", "sealed", strange))
+    await recorded(database, Statement(OTHER, "sealed", strange))
     for months in (6, 24, 3):
         await changed(database, months)
         await counted_anew(database)
         async with database.begin() as tx:
-            subjects = await ledger_store.lock_subjects(tx, {}, [*people, "t1-other"])
+            subjects = await ledger_store.lock_subjects(tx, {}, [*people, OTHER])
             kept = await term_store.terms_kept(tx, subjects)
             rules = await retention_store.rules_of(tx, ["acme", "globex"])
         for person, held in subjects.items():
             assert tuple(kept[person]) == retention.kept_terms(held.state, rules, own=True)
-        (term,) = kept["t1-1"]
+        (term,) = kept[people[1]]
         assert retention.is_person(term)
         assert term.expires_at.date() == retention.after_months(NOON, months).date()
 
@@ -279,7 +281,7 @@ async def test_a_page_of_those_counted_anew_costs_what_is_in_it_however_few_know
 async def test_a_consent_recorded_while_its_sender_changes_does_not_keep_the_old_term(database: Database) -> None:
     """It read the registry before the change, and commits after."""
     async with database.begin() as tx:
-        await record(tx, [of("t1-a", opt_in(0))], NOON)
+        await record(tx, inner, [of(PERSON, opt_in(0))], NOON)
         await changed(database, 6)
         assert await Recount(database, backlog=10**9).look()  # notes who is writing
         assert not await Recount(database, backlog=10**9).look()
@@ -289,7 +291,7 @@ async def test_a_consent_recorded_while_its_sender_changes_does_not_keep_the_old
 
 async def test_thousands_fall_due_at_once_and_nobody_waits_for_a_lock(database: Database) -> None:
     """Three at once drain six thousand, while somebody else holds some of these people and writes their rows."""
-    people = [f"t1-{n:05}" for n in range(6_000)]
+    people = [f"t1-{n:032}" for n in range(6_000)]
     for some in range(0, len(people), 1000):
         batch = people[some : some + 1000]
         await recorded(database, *(Statement(p, None, opt_in(0, evidence_id=f"ev-{p}")) for p in batch))
@@ -312,7 +314,7 @@ async def test_thousands_fall_due_at_once_and_nobody_waits_for_a_lock(database: 
     async with database.begin() as tx:
         before = A_YEAR_LATER - SECOND
         touched = [contact(60, evidence_id=f"ev-touch-{p}", occurred_at=before, received_at=before) for p in busy]
-        await record(tx, [Statement(p, None, touch) for p, touch in zip(busy, touched, strict=True)], now)
+        await record(tx, inner, [Statement(p, None, touch) for p, touch in zip(busy, touched, strict=True)], now)
         looked = sum(await asyncio.gather(drain(), drain(), drain()))
         assert looked >= len(people) - len(busy)  # two may come to the same person, one after the other
         assert largest <= 150
@@ -332,7 +334,7 @@ async def test_thousands_fall_due_at_once_and_nobody_waits_for_a_lock(database: 
 
 async def test_the_age_of_what_is_due_is_told(database: Database) -> None:
     old = opt_in(0, occurred_at=datetime(2020, 1, 1, tzinfo=UTC))
-    await recorded(database, Statement("t1-a", None, old))
+    await recorded(database, Statement(PERSON, None, old))
     read_up_to: list[datetime | None] = [None]
 
     async def read(tx: AsyncConnection) -> datetime | None:

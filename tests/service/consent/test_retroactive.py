@@ -20,7 +20,7 @@ from consent.proof.store import HandedOff
 from consent.service import Settings, build
 from tests.service.consent.test_consent_api import SENDER
 from tests.service.consent.test_consent_receipts import message as as_dispatch_tells
-from tests.support.builders import called, field_keys, shown, subject, subject_keys
+from tests.support.builders import called, field_keys, inner, shown, subject, subject_keys
 from tests.support.eventually import eventually
 from tests.support.running import Surroundings, bearer, running
 from tests.unit.consent.evidences import at, contact, on_page, opt_in, opt_out, slow_stop, stop
@@ -52,7 +52,7 @@ async def left(database: Database, *messages: HandedOff) -> None:
 
 async def said(database: Database, *evidence: Evidence, known: datetime = LATE, who: int = 1) -> None:
     async with database.begin() as tx:
-        await record(tx, [Statement(subject(who), "sealed", each) for each in evidence], known)
+        await record(tx, inner, [Statement(subject(who), "sealed", each) for each in evidence], known)
 
 
 async def found(database: Database) -> list[Retroactive]:
@@ -197,7 +197,7 @@ async def test_what_is_committed_late_is_not_stepped_over(database: Database) ->
     looking = Looking(database)
     await said(database, opt_in(0), known=at(1))
     async with database.engine.connect() as message_tx, database.engine.connect() as stop_tx:
-        await record(stop_tx, [Statement(subject(1), "sealed", stop(10, received_at=LATE))], LATE)
+        await record(stop_tx, inner, [Statement(subject(1), "sealed", stop(10, received_at=LATE))], LATE)
         await store.add_handed_off(message_tx, [message(30)])
         await left(database, message(1, 2))
         await said(database, opt_in(2), who=2)

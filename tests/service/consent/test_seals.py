@@ -1,6 +1,7 @@
 """Seals on the whole ledger: nothing slips between two, and whatever is done to the past is found."""
 
 import asyncio
+import json
 import random
 import subprocess
 import sys
@@ -32,9 +33,10 @@ from consent.proof.sealing import Sealing
 from consent.proof.settling import Settling
 from consent.schema import metadata
 from consent.service import Settings, build
+from tests.support.builders import inner
 from tests.support.eventually import eventually
 from tests.support.infrastructure import Postgres
-from tests.support.running import Surroundings, bearer, running
+from tests.support.running import SUBJECT_RING, Surroundings, bearer, running
 from tests.unit.consent.evidences import contact, opt_in, opt_out, stop
 
 PEOPLE = [f"t1-{n:032x}" for n in range(4)]
@@ -46,7 +48,7 @@ def sealer(database: Database) -> Sealing:
 
 async def say(tx: AsyncConnection, who: int, minutes: float, **changes: Any) -> None:
     evidence = opt_in(minutes, evidence_id=f"ev-{who}-{minutes}", **changes)
-    await record(tx, [Statement(PEOPLE[who], "sealed", evidence)], datetime.now(UTC))
+    await record(tx, inner, [Statement(PEOPLE[who], "sealed", evidence)], datetime.now(UTC))
 
 
 async def covered(database: Database) -> list[int]:
@@ -56,7 +58,7 @@ async def covered(database: Database) -> list[int]:
 
 
 async def found_in(tx: AsyncConnection, pins: Mapping[int, str] | None = None) -> list[Finding]:
-    return [found async for found in Audit(tx, pins or {}).findings()]
+    return [found async for found in Audit(tx, inner, pins or {}).findings()]
 
 
 async def found(database: Database, pins: Mapping[int, str] | None = None) -> list[Finding]:
@@ -112,7 +114,7 @@ async def test_many_who_record_and_two_who_seal_leave_every_entry_under_exactly_
                 for who in sorted(rng.sample(range(4), rng.randint(1, 2))):
                     identity = f"ev-{name}-{turn}-{who}"
                     statement = Statement(PEOPLE[who], "sealed", opt_in(turn, evidence_id=identity))
-                    await record(connection, [statement], datetime.now(UTC))
+                    await record(connection, inner, [statement], datetime.now(UTC))
                 await (connection.rollback() if rng.random() < 0.2 else connection.commit())
 
     async def seals_meanwhile() -> None:
@@ -128,7 +130,7 @@ async def test_many_who_record_and_two_who_seal_leave_every_entry_under_exactly_
     async def all_sealed() -> bool:
         await sealer(database).seal_settled()
         async with database.begin() as tx:
-            audit = Audit(tx)
+            audit = Audit(tx, inner)
             assert [found async for found in audit.findings()] == []
         return audit.unsealed == 0
 
@@ -178,13 +180,13 @@ class Past:
             await sealed_at_last(self.database, sealing_, [3, 3, 4, 3][: turn + 1])
         async with self.database.begin() as tx:
             plain = [contact(9, evidence_id="ev-contact"), opt_out(10, evidence_id="ev-out")]
-            await record(tx, [Statement(PEOPLE[3], None, each) for each in plain], datetime.now(UTC))
+            await record(tx, inner, [Statement(PEOPLE[3], None, each) for each in plain], datetime.now(UTC))
         await sealed_at_last(self.database, sealing_, [3, 3, 4, 3, 2])
         async with self.database.begin() as tx:
             newest = await sealing.newest(tx)
             assert newest is not None
             self.pin = {newest.number: newest.hash}
-            audit = Audit(tx, self.pin)
+            audit = Audit(tx, inner, self.pin)
             assert [found async for found in audit.findings()] == []
             assert (audit.seals, audit.unsealed, audit.erased) == (5, 0, 5)
         async with self.database.begin() as tx:  # what an owner of the tables can do away with
@@ -197,7 +199,7 @@ class Past:
         now = datetime.now(UTC)
         async with self.database.begin() as tx:
             out = stop(60, sender_id=None, evidence_id="ev-stop")
-            await record(tx, [Statement(PEOPLE[0], "sealed", out, erases=True)], now)
+            await record(tx, inner, [Statement(PEOPLE[0], "sealed", out, erases=True)], now)
             whom = Whom(PEOPLE[0], None)
             await put(tx, ErasureRequested(erasure_id="e1", **whom._asdict(), requested_at=now))
             assert await recorder.erase(tx, {whom: now}) == {whom: 4}
@@ -348,7 +350,7 @@ async def rewrite(tx: AsyncConnection, entries: list[Entry]) -> None:
     told: list[Evidence] = []
     for position, entry in enumerate(entries, start=1):
         assert entry.salt is not None
-        again = chained(subject_id, position, entry.evidence, entry.recorded_at, head, entry.salt)
+        again = chained(subject_id, inner(subject_id), position, entry.evidence, entry.recorded_at, head, entry.salt)
         await tx.execute(
             text(
                 "UPDATE evidence SET kind = :kind, occurred_at = :at, basis = :basis, sealed = :sealed, hash = :hash"
@@ -417,7 +419,7 @@ async def test_an_entry_that_claims_to_be_of_long_ago_is_found_though_all_follow
     await sealed_at_last(database, sealer(database), [1])
     async with database.begin() as tx:
         forged = Statement(PEOPLE[0], "sealed", opt_in(2, evidence_id="ev-forged"))
-        await record(tx, [forged], datetime.now(UTC) - timedelta(days=30))
+        await record(tx, inner, [forged], datetime.now(UTC) - timedelta(days=30))
     assert [finding.why for finding in await found(database)] == ["says that it was recorded long before seal 1"]
 
 
@@ -453,7 +455,7 @@ async def test_the_newest_seal_is_signed_and_pins_what_the_command_then_checks(
     service: httpx.AsyncClient, surroundings: Surroundings
 ) -> None:
     """As an outsider does it: a pin, got over HTTP and checked against the published keys, given to the command, which
-    is told nothing but where the database is."""
+    is told where the database is, and the keys of subject ids."""
     assert (await service.get("/v1/seals/newest")).status_code == 404
     assert (await service.post("/v1/senders", json=SENDER)).status_code == 201
 
@@ -487,9 +489,8 @@ async def test_the_newest_seal_is_signed_and_pins_what_the_command_then_checks(
 
     url = await surroundings.database("consent")
     command = [sys.executable, "-m", "consent", "verify", "--pin", first["pin"], "--pin", second["pin"]]
-    ran = await asyncio.to_thread(
-        subprocess.run, command, env={"PLACET_DATABASE_URL": url}, capture_output=True, text=True, check=False
-    )
+    env = {"PLACET_DATABASE_URL": url, "PLACET_SUBJECT_KEYS": json.dumps(SUBJECT_RING)}
+    ran = await asyncio.to_thread(subprocess.run, command, env=env, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
     said = ran.stdout.splitlines()
     assert said[0] == "2 entries of 1 subjects, 0 of them erased, 0 ended"
@@ -509,6 +510,7 @@ async def test_the_command_says_where_it_breaks_and_its_exit_status_says_that_it
     sealing_ = sealer(database)
     await sealed_at_last(database, sealing_, [1])
     monkeypatch.setenv("PLACET_DATABASE_URL", database.dsn)
+    monkeypatch.setenv("PLACET_SUBJECT_KEYS", json.dumps(SUBJECT_RING))
     code, said = await verify()
     assert (code, said[-1]) == (0, "HOLDS")
     code, said = await verify("--pin", f"1:{'0' * 64}", "--pin", f"2:{'0' * 64}")

@@ -6,15 +6,15 @@ from collections.abc import Awaitable, Callable
 from common.contracts import STATES, Watermark
 from common.contracts.consent import ConsentStateChanged
 from common.keyring import fingerprints
-from common.settings import KeyRingSettings
+from common.settings import SubjectRingSettings
 from consent.service import Settings, build
 from tests.service.inbound.test_webhooks import inbound
 from tests.support.builders import now, subject
 from tests.support.eventually import eventually
 from tests.support.reading import reading
-from tests.support.running import CALLED, KEY_RING, Surroundings, running
+from tests.support.running import CALLED, SUBJECT_RING, Surroundings, running
 
-ANOTHER_KEY = {"current": "t1", "keys": {"t1": base64.b64encode(b"o" * 32).decode()}}
+ANOTHER_KEY = SUBJECT_RING | {"keys": {"h1": base64.b64encode(b"o" * 32).decode()}}
 HEARD = "SELECT sum(next_offset), max(as_of) FROM consumer_offset WHERE consumer_group = 'consent.inbound'"
 ROUNDS = 6  # of watermarks: more than `max_clock_skew_s` of them
 
@@ -32,9 +32,9 @@ async def test_a_relay_without_keys_tells_those_that_the_ids_are_made_with(surro
             return look
 
         async with running(build(Settings(**told))):
-            await eventually(tells(fingerprints(KeyRingSettings.model_validate(KEY_RING))))
+            await eventually(tells(fingerprints(SubjectRingSettings.model_validate(SUBJECT_RING))))
         async with running(build(Settings(**told | {"subject_keys": ANOTHER_KEY}))):
-            await eventually(tells(fingerprints(KeyRingSettings.model_validate(ANOTHER_KEY))))
+            await eventually(tells(fingerprints(SubjectRingSettings.model_validate(ANOTHER_KEY))))
 
 
 async def test_a_stop_that_comes_by_a_service_with_another_subject_key_counts_and_marketing_is_held(
@@ -56,7 +56,7 @@ async def test_a_stop_that_comes_by_a_service_with_another_subject_key_counts_an
             answer = await consent.get("/readyz")
             assert answer.status_code == 503
             [why] = answer.json()["why"]
-            assert "inbound-svc and consent-svc have different subject keys under the id 't1'" in why
+            assert "inbound-svc and consent-svc have different subject keys under the id 'h1'" in why
             return True
 
         async with inbound(surroundings):

@@ -28,7 +28,7 @@ from dispatch.projection.checksum import COMPARED, Comparing
 from dispatch.projection.freshness import STALENESS, STALENESS_OF, Freshness
 from dispatch.projection.limits import Limits
 from tests.property.test_ledger_properties import anything
-from tests.support.builders import now, opted_in, opted_out, subject
+from tests.support.builders import inner, now, opted_in, opted_out, subject
 from tests.support.eventually import eventually
 from tests.support.infrastructure import Postgres
 from tests.unit.consent.evidences import NOW
@@ -45,7 +45,7 @@ class Both:
 
     async def say(self, statements: list[Statement]) -> None:
         async with self.consent.begin() as tx:
-            await record(tx, statements, NOW)
+            await record(tx, inner, statements, NOW)
 
     async def told(self) -> list[ConsentStateChanged]:
         return [msgspec.json.decode(p, type=ConsentStateChanged) for p in await self._outbox("consent.states.v1")]

@@ -16,7 +16,7 @@ from common.privacy.copying import context
 from consent.proof.audit import Audit
 from tests.service.rights.four import SERVICES, Four, four, knows_senders, published
 from tests.service.rights.test_erasure import NOTHING, chain_of
-from tests.support.builders import SENDER, STOP_CODE, called, field_keys, now, number, shown, subject
+from tests.support.builders import SENDER, STOP_CODE, called, field_keys, inner, now, number, shown, subject
 from tests.support.eventually import eventually
 from tests.support.holdings import rows_with
 from tests.support.publish import publish
@@ -175,7 +175,7 @@ async def findings(surroundings: Surroundings) -> list[Any]:
     database = Database(await surroundings.database("consent"), pool_size=1)
     try:
         async with database.begin() as tx:
-            return [found async for found in Audit(tx).findings()]
+            return [found async for found in Audit(tx, inner).findings()]
     finally:
         await database.close()
 

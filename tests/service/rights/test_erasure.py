@@ -11,7 +11,7 @@ from consent.ledger.chain import verify
 from consent.ledger.recorder import Statement, record
 from consent.ledger.store import history, lock_subjects
 from tests.service.rights.four import SERVICES, Four, four
-from tests.support.builders import CODES_SENDER, SENDER, now, number, shown, subject
+from tests.support.builders import CODES_SENDER, SENDER, inner, now, number, shown, subject
 from tests.support.eventually import eventually
 from tests.support.reading import reading
 from tests.support.running import Surroundings, bearer
@@ -75,7 +75,7 @@ async def test_what_is_recorded_while_an_erasure_waits_for_the_person_is_erased_
 
             assert await eventually(waits)
             given = opt_in(evidence_id="ev-meanwhile", sender_id=SENDER, actor="Zoé 1")
-            await record(tx, [Statement(subject(1), None, given)], now())
+            await record(tx, inner, [Statement(subject(1), None, given)], now())
 
         async def erased() -> bool:
             return {line["actor"] for line in (await told.state(1))["history"]} == {None}
@@ -90,7 +90,7 @@ async def chain_of(surroundings: Surroundings, n: int) -> int | None:
     database = Database(await surroundings.database("consent"), pool_size=1)
     try:
         async with database.begin() as tx:
-            return verify(await history(tx, subject(n)))
+            return verify(await history(tx, subject(n)), inner)
     finally:
         await database.close()
 

@@ -13,7 +13,7 @@ from consent.service import SEALED as OF_CONSENT
 from dispatch.service import SEALED as OF_DISPATCH
 from inbound.service import SEALED as OF_INBOUND
 from tests.service.rights.four import SERVICES
-from tests.support.builders import now, subject
+from tests.support.builders import now, subject, subject_keys
 from tests.support.running import KEY_RING, Surroundings
 
 pytestmark = pytest.mark.brokerless
@@ -22,7 +22,7 @@ COLUMNS = {"consent": OF_CONSENT, "campaign": OF_CAMPAIGN, "dispatch": OF_DISPAT
 NEW = {"n1": base64.b64encode(b"n" * 32).decode()}
 DURING = KeyRingSettings.model_validate({"current": "n1", "keys": KEY_RING["keys"] | NEW})
 OLD_KEYS, NEW_KEYS = (
-    FieldKeys(KeyRingSettings.model_validate(ring)) for ring in (KEY_RING, {"current": "n1", "keys": NEW})
+    FieldKeys(KeyRingSettings.model_validate(ring), subject_keys) for ring in (KEY_RING, {"current": "n1", "keys": NEW})
 )
 PEOPLE = range(1, 600)  # more rows than a few blocks hold
 
@@ -43,9 +43,9 @@ async def test_every_text_and_every_piece_of_bytes_is_of_the_new_key_afterwards(
             body,
             now(),
         )
-        assert await command("consent", url, DURING, OF_CONSENT, []) == 1
-        assert await command("consent", url, DURING, OF_CONSENT, ["--reseal"]) == 0
-        assert await command("consent", url, DURING, OF_CONSENT, ["--reseal"]) == 0, "again"
+        assert await command("consent", url, DURING, subject_keys, OF_CONSENT, []) == 1
+        assert await command("consent", url, DURING, subject_keys, OF_CONSENT, ["--reseal"]) == 0
+        assert await command("consent", url, DURING, subject_keys, OF_CONSENT, ["--reseal"]) == 0, "again"
         rows = {row["version"]: row for row in await sql.fetch("SELECT * FROM subject WHERE version > 0")}
         assert {n: NEW_KEYS.unseal(row["number"], f"number:{subject(n)}") for n, row in rows.items()} == {
             n: f"number {n}" for n in PEOPLE
@@ -70,7 +70,7 @@ async def test_the_fields_of_a_review_and_of_a_callback_are_of_the_new_key_after
         )
         body = OLD_KEYS.seal("a body", f"callback:{identity}")
         await sql.execute("UPDATE callback SET body = $1", body)
-        assert await command("inbound", url, DURING, OF_INBOUND, ["--reseal"]) == 0
+        assert await command("inbound", url, DURING, subject_keys, OF_INBOUND, ["--reseal"]) == 0
         told: Any = await sql.fetchrow(
             "SELECT event::jsonb->>'number' AS number, event::jsonb->>'text' AS text FROM review"
         )
@@ -87,7 +87,7 @@ async def test_what_no_key_opens_stays_and_is_told(
     url, ring = await surroundings.database("consent"), DURING
     async with surroundings.sql("consent") as sql:
         await sql.execute("INSERT INTO subject (subject_id, number) VALUES ('t1-00', 't1.damaged')")
-        assert await command("consent", url, ring, OF_CONSENT, ["--reseal"]) == 1
+        assert await command("consent", url, ring, subject_keys, OF_CONSENT, ["--reseal"]) == 1
         assert await sql.fetchval("SELECT number FROM subject") == "t1.damaged"
     assert "subject.number: 0 encrypted anew, 1 left, 1 unreadable" in capsys.readouterr().out
 

@@ -8,7 +8,7 @@ from common.db.database import Database
 from common.privacy.erasing import Kept, command, kept_since
 from consent.rights.erasing_again import erase_again
 from tests.service.rights.four import SERVICES, four
-from tests.support.builders import SENDER, now, subject
+from tests.support.builders import SENDER, inner, now, subject
 from tests.support.eventually import eventually
 from tests.support.running import Surroundings
 
@@ -105,7 +105,7 @@ async def test_what_a_consent_svc_has_lost_is_erased_by_what_the_others_know(
 async def again(surroundings: Surroundings, since: datetime, lost: list[Kept] | None = None) -> tuple[int, int]:
     database = Database(surroundings.urls["consent"], pool_size=1)
     try:
-        return await erase_again(database, since, lost or [])
+        return await erase_again(database, inner, since, lost or [])
     finally:
         await database.close()
 

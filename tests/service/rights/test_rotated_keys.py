@@ -22,7 +22,7 @@ from consent.service import SEALED as OF_CONSENT
 from dispatch.service import SEALED as OF_DISPATCH
 from inbound.service import SEALED as OF_INBOUND
 from tests.service.rights.four import SERVICES, Four, four, published
-from tests.support.builders import SENDER, now, number, subject
+from tests.support.builders import SENDER, now, number, subject, subject_keys
 from tests.support.eventually import eventually
 from tests.support.holdings import BEGINS, SEALED
 from tests.support.running import KEY_RING, SIGNING_RING, Surroundings
@@ -32,7 +32,7 @@ NEW = {"n1": base64.b64encode(b"n" * 32).decode()}
 SIGNS = {"p2": base64.b64encode(b"q" * 32).decode()}
 LINKS = {"l1": base64.b64encode(b"l" * 32).decode()}
 OLD_LINKS, NEW_LINKS = (
-    LinkKeys(KeyRingSettings.model_validate({"current": current, "keys": keys}))
+    LinkKeys(KeyRingSettings.model_validate({"current": current, "keys": keys}), subject_keys)
     for current, keys in (("t1", KEY_RING["keys"]), ("l1", LINKS))
 )
 BEFORE = {"current": "t1", "keys": KEY_RING["keys"] | NEW}
@@ -140,7 +140,7 @@ async def resealed(surroundings: Surroundings, service: str, *, killed: bool = F
     database = Database(await surroundings.database(service), pool_size=1)
     left: dict[str, int] = {}
     try:
-        work = Resealing(database, KeyRingSettings.model_validate(DURING), COLUMNS[service], blocks=1)
+        work = Resealing(database, KeyRingSettings.model_validate(DURING), subject_keys, COLUMNS[service], blocks=1)
         async for column, told in work.run():
             assert told.unreadable == 0, column
             left[column.name] = told.left
@@ -177,7 +177,7 @@ async def test_the_old_key_goes_from_every_column_while_a_stop_counts_and_nothin
             await resealed(surroundings, service)
         assert await columns_of_old(surroundings) == {service: set() for service in SERVICES}
     url, ring = await surroundings.database("consent"), KeyRingSettings.model_validate(DURING)
-    assert await command("consent", url, ring, OF_CONSENT, []) == 0
+    assert await command("consent", url, ring, subject_keys, OF_CONSENT, []) == 0
     assert capsys.readouterr().out.endswith("others in the ring: t1; fields of the others: 0\n")
     async with four(after(surroundings)) as told:
         copy = await told.copied(KEPT)

@@ -6,6 +6,7 @@ from uuid import UUID
 import pytest
 
 from campaign.schedule.lifecycle import EVER, Action, NotPossible, Status, Step, ends_by, message_of, step
+from common.sms.subject_id import InnerId
 
 START = datetime(2026, 11, 24, 9, tzinfo=UTC)
 
@@ -67,9 +68,9 @@ def test_asking_again_for_what_is_so_tells_the_gate_nothing(begun: bool) -> None
 
 
 def test_a_message_id_is_the_same_whoever_derives_it() -> None:
-    one = message_of("cmp-1", START, "s1-a")
-    assert one == message_of("cmp-1", START, "s1-a")
-    assert len({one, message_of("cmp-2", START, "s1-a"), message_of("cmp-1", START, "s1-b")}) == 3
+    one = message_of("cmp-1", START, InnerId("s1-a"))
+    assert one == message_of("cmp-1", START, InnerId("s1-a"))
+    assert len({one, message_of("cmp-2", START, InnerId("s1-a")), message_of("cmp-1", START, InnerId("s1-b"))}) == 3
     assert UUID(one).version == 8
 
 

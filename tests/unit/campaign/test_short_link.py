@@ -11,7 +11,7 @@ from campaign.preflight import findings
 from common.keyring import LinkKeys
 from common.settings import KeyRingSettings
 from common.sms.sms_length import length
-from tests.support.builders import link_keys
+from tests.support.builders import link_keys, subject, subject_keys
 from tests.support.running import KEY_RING
 
 TARGET = "https://maison-lune.example/soldes?a=1&b=[2]#c"
@@ -51,25 +51,30 @@ def test_a_host_is_a_name_in_small_letters() -> None:
 
 
 def test_a_token_is_of_one_campaign_person_target_and_key() -> None:
-    of = ("c1", "k1-1", TARGET)
+    of = ("c1", subject(1), TARGET)
     made = token(link_keys, *of)
     assert short_link.TOKEN.fullmatch(made)
     assert made == token(link_keys, *of)
     assert is_ours(made, link_keys, *of)
-    others = [("c2", *of[1:]), ("c1", "k1-2", TARGET), ("c1", "k1-1", TARGET + "d"), ("c1k1-1", "", TARGET)]
+    others = [
+        ("c2", *of[1:]),
+        ("c1", subject(2), TARGET),
+        ("c1", subject(1), TARGET + "d"),
+        (f"c1{subject(1)}", subject(3), TARGET),
+    ]
     for other in others:
         assert token(link_keys, *other) != made
         assert not is_ours(made, link_keys, *other)
     new = base64.b64encode(b"n" * 32).decode()
     keys = {"n1": new, KEY_RING["current"]: base64.b64encode(b"t" * 32).decode()}
-    rotated = LinkKeys(KeyRingSettings.model_validate({"current": "n1", "keys": keys}))
+    rotated = LinkKeys(KeyRingSettings.model_validate({"current": "n1", "keys": keys}), subject_keys)
     assert token(rotated, *of) != made
     assert is_ours(made, rotated, *of)  # a rotation breaks no link
 
 
 def test_a_token_is_as_long_as_the_one_that_was_counted() -> None:
     for n in range(200):
-        assert len(token(link_keys, "c1", f"k1-{n}", TARGET)) == len(any_token(TARGET)) == short_link.TOKEN_CHARS
+        assert len(token(link_keys, "c1", subject(n), TARGET)) == len(any_token(TARGET)) == short_link.TOKEN_CHARS
     assert length(url("m.example", any_token(TARGET))).units == len("https://m.example/l/") + 12
 
 

@@ -64,7 +64,7 @@ def test_entries_left_out_and_rewritten_with_their_hash_are_missed() -> None:
     entries = chain_of()
     for left in ([0, 1], [1, 2], [0, 2, 1], []):
         assert "the chain does not" in why(bundle_of(subject_line(entries), [entries[place] for place in left]))
-    entries[0] = chained("s1-00", 1, opt_in(0, text_shown="Non"), entries[0].recorded_at, GENESIS, "5a" * 16)
+    entries[0] = chained("s1-00", "s1-00", 1, opt_in(0, text_shown="Non"), entries[0].recorded_at, GENESIS, "5a" * 16)
     assert "the chain does not hold" in why(bundle_of(subject_line(entries), entries))
 
 

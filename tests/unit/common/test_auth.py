@@ -26,7 +26,7 @@ from common.web.auth import Authenticator, Caller, require
 from common.web.auth.organisations import NO_SENDERS
 from common.web.problems import Forbidden, Unauthorised, Unavailable
 from tests.support.eventually import eventually, is_so
-from tests.support.running import AUTH_KEY, ISSUER, KEY_RING, LIMITS
+from tests.support.running import AUTH_KEY, ISSUER, KEY_RING, LIMITS, SUBJECT_RING
 
 OTHER_KEY = "another key, of thirty-two bytes or more, of somebody else"
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
@@ -36,7 +36,7 @@ def settings(**more: Any) -> ServiceSettings:
     return ServiceSettings(
         database_url="postgresql://consent@127.0.0.1/consent",
         kafka_bootstrap="127.0.0.1:9092",
-        subject_keys=KEY_RING,
+        subject_keys=SUBJECT_RING,
         field_keys=KEY_RING,
         auth_issuer=ISSUER,
         auth_audience=ISSUER,

@@ -19,7 +19,7 @@ from common.kafka import broker as kafka
 from common.kafka.broker import Undecodable
 from common.kafka.reading.foreign import ForeignHeaders, decode
 from common.kafka.reading.records import received_as, type_of
-from tests.support.builders import number
+from tests.support.builders import number, subject_keys
 
 MESSAGES, RECEIPTS = operator_topics("orange")
 MO = {"message_id": "or-1", "sender": number(1), "recipient": "36111", "text": "Arrêtez"}
@@ -127,7 +127,7 @@ def test_what_is_no_event_of_the_topic_is_refused_with_a_reason_and_without_its_
 @pytest.mark.parametrize("timestamp", [-(2**63), -1, 2**63 - 1])
 def test_a_record_with_a_time_of_no_calendar_is_received(timestamp: int) -> None:
     record = ConsumerRecord("t", 0, 7, timestamp, 0, None, PLAIN, None, -1, len(PLAIN), (("traceparent", None),))
-    received = received_as(record, READ)
+    received = received_as(record, READ, subject_keys)
     assert (received.event, received.traceparent) == (READ, None)
     assert received.published_at.year in (1969, 1970)
     assert type_of(record) is None

@@ -8,12 +8,12 @@ import pytest
 from fastapi import FastAPI
 
 from common.keyring import SubjectKeys
-from common.settings import KeyRingSettings
+from common.settings import SubjectRingSettings
 from common.web import problems
 from common.web.idempotency import Key
-from tests.support.running import KEY_RING
+from tests.support.running import SUBJECT_RING
 
-KEYS = SubjectKeys(KeyRingSettings.model_validate(KEY_RING))
+KEYS = SubjectKeys(SubjectRingSettings.model_validate(SUBJECT_RING))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from common.settings import ServiceSettings
 from common.telemetry import tracing
 from common.web.problems import NotFound
 from tests.support.openmetrics import families
-from tests.support.running import KEY_RING
+from tests.support.running import KEY_RING, SUBJECT_RING
 
 NAME = "sms_http_request_duration_seconds_count"
 router = APIRouter(prefix="/v1")
@@ -41,7 +41,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
     settings = ServiceSettings(
         database_url="postgresql://nobody@127.0.0.1:1/nothing",
         kafka_bootstrap="127.0.0.1:1",
-        subject_keys=KEY_RING,
+        subject_keys=SUBJECT_RING,
         field_keys=KEY_RING,
         auth_key="a key of thirty-two bytes or more, for tests",
         development=True,

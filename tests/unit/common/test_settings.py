@@ -10,13 +10,16 @@ from pydantic import ValidationError
 from common.kafka.broker import connection
 from common.keyring import FieldKeys, Unreadable
 from common.settings import HoursSettings, PricedSettings, ServiceSettings
-from tests.support.running import KEY_RING
+from tests.support.builders import subject_keys
+from tests.support.running import KEY_RING, OUTER_RING, SUBJECT_RING
 
+OF_FIELDS = '{"current": "k1", "keys": {"k1": "AAAA"}}'
+OF_SUBJECTS = f'{OF_FIELDS[:-1]}, "outer": {OF_FIELDS.replace("k1", "o1")}}}'
 REQUIRED: dict[str, Any] = {
     "development": True,
     "database_url": "postgresql://consent:secret@127.0.0.1/consent",
     "kafka_bootstrap": "127.0.0.1:9092",
-    "subject_keys": KEY_RING,
+    "subject_keys": SUBJECT_RING,
     "field_keys": KEY_RING,
 }
 KEY = "a key of thirty-two bytes or more, for tests"
@@ -80,8 +83,8 @@ def test_the_environment_speaks_with_one_prefix(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PLACET_KAFKA_BOOTSTRAP", "127.0.0.1:9092")
     monkeypatch.setenv("PLACET_ROLES", "relay")
     monkeypatch.setenv("PLACET_DEVELOPMENT", "true")
-    for ring in ("PLACET_SUBJECT_KEYS", "PLACET_FIELD_KEYS"):
-        monkeypatch.setenv(ring, '{"current": "k1", "keys": {"k1": "AAAA"}}')
+    monkeypatch.setenv("PLACET_SUBJECT_KEYS", OF_SUBJECTS)
+    monkeypatch.setenv("PLACET_FIELD_KEYS", OF_FIELDS)
     found = ServiceSettings()
     assert found.roles == {"relay"}
     assert found.subject_keys.current == "k1"
@@ -92,9 +95,9 @@ def test_a_relay_alone_needs_no_key_and_makes_nothing_that_another_reads() -> No
     told = {name: value for name, value in REQUIRED.items() if name not in ("subject_keys", "field_keys")}
     relay, other = ServiceSettings(**told, roles="relay"), ServiceSettings(**told, roles="relay")
     assert relay.keyless
-    sealed = FieldKeys(relay.field_keys).seal("a text", "text:1")
+    sealed = FieldKeys(relay.field_keys, subject_keys).seal("a text", "text:1")
     with pytest.raises(Unreadable):
-        FieldKeys(other.field_keys).unseal(sealed, "text:1")
+        FieldKeys(other.field_keys, subject_keys).unseal(sealed, "text:1")
     assert not ServiceSettings(**REQUIRED, roles="relay").keyless
     for roles in ("api", "worker", "projection", "worker,relay", "all"):
         with pytest.raises(ValidationError) as refused:
@@ -103,6 +106,12 @@ def test_a_relay_alone_needs_no_key_and_makes_nothing_that_another_reads() -> No
             ("subject_keys",): "missing",
             ("field_keys",): "missing",
         }
+
+
+def test_a_second_outer_key_waits_for_the_command_that_moves_rows() -> None:
+    ring = SUBJECT_RING | {"outer": OUTER_RING | {"keys": OUTER_RING["keys"] | {"t2": OUTER_RING["keys"]["t1"]}}}
+    with pytest.raises(ValidationError, match="take the other outer keys out"):
+        ServiceSettings(**REQUIRED | {"subject_keys": ring}, auth_key=KEY)
 
 
 def test_settings_do_not_change_once_built() -> None:
@@ -192,8 +201,8 @@ def test_prices_that_cannot_be_read_start_nothing(tmp_path: Path) -> None:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """As an engine mounts secrets: a file each."""
-    for name in ("subject", "field"):
-        (tmp_path / f"placet_{name}_keys").write_text('{"current": "k1", "keys": {"k1": "AAAA"}}\n')
+    (tmp_path / "placet_subject_keys").write_text(f"{OF_SUBJECTS}\n")
+    (tmp_path / "placet_field_keys").write_text(f"{OF_FIELDS}\n")
     (tmp_path / "placet_database_url").write_text("postgresql://consent:secret@127.0.0.1/consent\n")
     (tmp_path / "placet_auth_key").write_text(KEY + "\n")
     monkeypatch.setenv("PLACET_KAFKA_BOOTSTRAP", "127.0.0.1:9092")

@@ -14,10 +14,11 @@ from inbound.service import Settings
 from tests.unit.deploy.deployed import PREFIX
 
 RING = '{"current": "k1", "keys": {"k1": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}}'
+SUBJECT_RING = f'{RING[:-1]}, "outer": {RING.replace("k1", "o1")}}}'
 TOLD = {
     "PLACET_DATABASE_URL": "postgresql://inbound:a-word-of-passage@127.0.0.1/inbound",
     "PLACET_KAFKA_BOOTSTRAP": "127.0.0.1:9092",
-    "PLACET_SUBJECT_KEYS": RING,
+    "PLACET_SUBJECT_KEYS": SUBJECT_RING,
     "PLACET_FIELD_KEYS": RING,
     "PLACET_AUTH_JWKS_URL": "https://identity.example.internal/jwks",
     "PLACET_PLAIN_TEXT": "kafka",

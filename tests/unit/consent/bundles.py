@@ -49,7 +49,7 @@ def chain_of(said: Sequence[Evidence] = SAID) -> list[Entry]:
     entries: list[Entry] = []
     for position, evidence in enumerate(said, start=1):
         previous = entries[-1].hash if entries else GENESIS
-        entries.append(chained(WHO, position, evidence, at(10 + position), previous, f"{position:032x}"))
+        entries.append(chained(WHO, WHO, position, evidence, at(10 + position), previous, f"{position:032x}"))
     return entries
 
 

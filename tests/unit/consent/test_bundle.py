@@ -93,7 +93,7 @@ def test_an_entry_rewritten_by_ourselves_breaks_the_chain(position: int, changes
 
 def test_an_entry_rewritten_with_its_hash_breaks_the_next() -> None:
     entries = chain_of()
-    entries[0] = chained("s1-00", 1, opt_in(0, text_shown="Non"), entries[0].recorded_at, GENESIS, "5a" * 16)
+    entries[0] = chained("s1-00", "s1-00", 1, opt_in(0, text_shown="Non"), entries[0].recorded_at, GENESIS, "5a" * 16)
     report = checked(bundle_of(subject_line(entries), entries))
     assert [problem.line for problem in report.problems] == [7]  # of the second entry
 

@@ -21,7 +21,7 @@ published = PublicKeys(keys.jwks)
 
 
 def entry(evidence: Evidence) -> Entry:
-    return chained("s1-00", 1, evidence, at(5), GENESIS, "5a" * 16)
+    return chained("s1-00", "s1-00", 1, evidence, at(5), GENESIS, "5a" * 16)
 
 
 def test_the_receipt_of_an_opt_in_names_all_that_the_standard_asks_for() -> None:

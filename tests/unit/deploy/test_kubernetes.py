@@ -36,8 +36,9 @@ from tests.unit.deploy.deployed import (
 POLICIES = {d["metadata"]["name"]: d["spec"] for d in documents(BASE / "network.yaml")}
 PODS = dict(pods())
 RING = json.dumps({"current": "k1", "keys": {"k1": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}})
+SUBJECT_RING = json.dumps({**json.loads(RING), "outer": json.loads(RING.replace("k1", "o1"))})
 EXAMPLES = {
-    "PLACET_SUBJECT_KEYS": RING,
+    "PLACET_SUBJECT_KEYS": SUBJECT_RING,
     "PLACET_FIELD_KEYS": RING,
     "PLACET_SIGNING_KEYS": RING,
     "PLACET_OWNER_URL": "postgresql://owner:password@postgres.example.internal:5432/database",

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from inbound.providers import Account
 from inbound.service import Settings
-from tests.support.running import AUTH_KEY, KEY_RING
+from tests.support.running import AUTH_KEY, KEY_RING, SUBJECT_RING
 
 SIMULATOR = {"provider": "simulator", "account": "main", "secrets": ["0123456789abcdef"]}
 TWILIO = {
@@ -23,7 +23,7 @@ TWILIO = {
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLACET_DATABASE_URL", "postgresql://inbound@127.0.0.1/inbound")
     monkeypatch.setenv("PLACET_KAFKA_BOOTSTRAP", "127.0.0.1:9092")
-    monkeypatch.setenv("PLACET_SUBJECT_KEYS", json.dumps(KEY_RING))
+    monkeypatch.setenv("PLACET_SUBJECT_KEYS", json.dumps(SUBJECT_RING))
     monkeypatch.setenv("PLACET_FIELD_KEYS", json.dumps(KEY_RING))
     monkeypatch.setenv("PLACET_DEVELOPMENT", "true")
     monkeypatch.setenv("PLACET_AUTH_KEY", AUTH_KEY)

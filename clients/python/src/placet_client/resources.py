@@ -2079,7 +2079,7 @@ class Proofs(Resource[S]):
         The file has a chain for each controller of the token's senders, under the person's id with the
         controller. Without any record of these senders the chain is empty, whatever others have on record. Of
         the controller's other senders' entries, and of those about every sender, the caller gets the hashes.
-        The platform's operator gets the ledger's own chain, under the platform's own id of the person.
+        The platform's operator gets the ledger's own chain, linked under the platform's own id of the person.
 
         `number`: A number in any notation with a digit.
 

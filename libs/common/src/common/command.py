@@ -77,8 +77,8 @@ def main(build: Callable[[S], Service[S]], kind: type[S]) -> None:
     if sys.argv[1:2] == ["erasures"]:
         sys.exit(asyncio.run(erasing.command(service.name, settings.database_url, sys.argv[2:])))
     if sys.argv[1:2] == ["keys"]:
-        ring, columns = settings.field_keys, service.sealed
-        sys.exit(asyncio.run(resealing.command(service.name, settings.database_url, ring, columns, sys.argv[2:])))
+        of = settings.field_keys, SubjectKeys(settings.subject_keys), service.sealed
+        sys.exit(asyncio.run(resealing.command(service.name, settings.database_url, *of, sys.argv[2:])))
     if sys.argv[1:]:
         sys.exit(f"usage: python -m {service.name} [{COMMANDS}]")
     os.nice(settings.nice)
@@ -107,11 +107,13 @@ def _migrate(service: str) -> None:
 
 def _check(service: Service[Any]) -> str | None:
     """Read the keys too, which only a running service needs. Return the sentence of the first wrong ring, if any."""
-    for name, keys in (("subject_keys", SubjectKeys), ("field_keys", FieldKeys)):
-        try:
-            keys(getattr(service.settings, name))
-        except ValueError as error:
-            return f"PLACET_{name.upper()} is wrong: {error}"
+    read, name = service.settings, "subject_keys"
+    try:
+        subjects = SubjectKeys(read.subject_keys)
+        name = "field_keys"
+        FieldKeys(read.field_keys, subjects)
+    except ValueError as error:
+        return f"PLACET_{name.upper()} is wrong: {error}"
     roles = ", ".join(sorted(service.settings.roles))
     sys.stdout.write(f"{service.name}-svc would start with these settings, in the roles {roles}\n")
     return None

@@ -1,12 +1,15 @@
 """Hash and encrypt personal values: a phone number or a text leaves a transaction only hashed or encrypted.
 
-A subject id is an HMAC-SHA256 cut to 128 bits: phone numbers are some 10^8 values, so a hash without a key is reversed
-in seconds (DOMAIN 1.5). An encrypted field is AES-256-GCM bound to its context (`number:<subject_id>`,
-`text:<message_id>`): a field moved to another row does not decrypt.
+The inner id of a person is an HMAC-SHA256 of the number, cut to 128 bits: phone numbers are some 10^8 values, so a
+hash without a key is reversed in seconds (DOMAIN 1.5). The subject id is the inner id encrypted under an outer key,
+which can be replaced (ADR-0093). Rows, events and logs have the subject id. The inner id leaves no process: all that
+has to stay equal when the outer key is replaced is derived from the inner id.
 
-Under different subject keys with the same key id, a STOP of one service would match no subject of the other. So a
-reader of an encrypted number recomputes the subject id (`owner_of`), and watermarks carry a fingerprint of each key
-(ADR-0061).
+An encrypted field is AES-256-GCM bound to its context (`number:<subject_id>`, `text:<message_id>`): a field moved to
+another row does not decrypt. The context of a number stands on the inner id.
+
+Under different keys with the same key id, a STOP of one service would match no subject of the other. So a reader of an
+encrypted number recomputes the subject id (`owner_of`), and watermarks carry a fingerprint of each key (ADR-0061).
 """
 
 import base64
@@ -14,23 +17,28 @@ import binascii
 import hashlib
 import hmac
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from threading import Lock
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import AES256
+from cryptography.hazmat.primitives.ciphers.modes import ECB
 
-from common.settings import KeyRingSettings
+from common.settings import KeyRingSettings, SubjectRingSettings
+from common.sms.subject_id import SUBJECT_BYTES, SUBJECT_HEX_CHARS, Inner, InnerId, digits_of, is_subject_id, key_id_of
 from common.telemetry import counter
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
-SUBJECT_HEX_CHARS = 32  # 128 bits
 FINGERPRINT_HEX_CHARS = 16
 FINGERPRINTED = b"placet subject key"  # no phone number, so no subject id equals the MAC
 FINGERPRINTS = b"placet fingerprint "  # likewise
 ANSWERED = b"placet answer"  # nor a request's path
 NAMED_BY_CALLER = b"placet idempotency key "
+OF_A_NUMBER = "number:"  # the context of an encrypted number; the person's id follows
 
 MISMATCHES = counter(
     "sms_subject_mismatches_total",
@@ -45,97 +53,157 @@ class Unreadable(ValueError):
     """An encrypted field does not decrypt: other key, other context, or damage. Never carries the value."""
 
 
+class UnknownFieldKey(Unreadable):
+    """An encrypted field is of a key that the ring does not have."""
+
+
+class UnknownOuterKey(Unreadable):
+    """A subject id is of an outer key that the ring does not have, or of none."""
+
+
 class OtherKey(RuntimeError):
     """The stored subject ids are of another key: a number would get a new id, without its opt-outs."""
 
 
-def is_subject_id(text: str) -> bool:
-    """Return whether `text` has the form of a subject id, of any key."""
-    version, _, digits = text.rpartition("-")
-    return bool(version) and len(digits) == SUBJECT_HEX_CHARS and not set(digits) - set("0123456789abcdef")
-
-
 class SubjectKeys:
-    """Computes subject ids: `<key id>-<32 hex>`.
+    """Computes subject ids: `<outer key id>-<32 hex>`, one block of AES over the HMAC of the number.
 
-    A subject key cannot be replaced: services look up a person only by the current key's id. The key id within a
-    subject id reveals a change (`look_at`).
+    The subject key cannot be replaced. The outer key can: an id of any outer key of the ring is read, and new ids are
+    of the current one.
     """
 
-    def __init__(self, ring: KeyRingSettings) -> None:
-        self._version = ring.current
+    def __init__(self, ring: SubjectRingSettings) -> None:
+        self._key_id = ring.current
+        self._outer_key_id = ring.outer.current
         # RFC 2104 with both halves keyed in advance: twice as fast as the hmac module
         key = secret_key(ring, ring.current).ljust(hashlib.sha256().block_size, b"\0")
-        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in key))
-        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in key))
+        self._inside = hashlib.sha256(bytes(byte ^ 0x36 for byte in key))
+        self._outside = hashlib.sha256(bytes(byte ^ 0x5C for byte in key))
+        # one block of uniformly random bits, so no two blocks of a person's data are ever encrypted: ECB hides all
+        ciphers = {each: Cipher(AES256(secret_key(ring.outer, each)), ECB()) for each in ring.outer.keys}  # noqa: S305
+        self._encrypt = _of_threads(ciphers[self._outer_key_id].encryptor())
+        self._decrypt = {each: _of_threads(cipher.decryptor()) for each, cipher in ciphers.items()}
 
     def subject_id(self, e164: str) -> str:
         """Return the subject id of `e164` ("+" and digits)."""
-        return f"{self._version}-{self._mac(e164.encode()).hex()[:SUBJECT_HEX_CHARS]}"
+        return f"{self._outer_key_id}-{self._encrypt(self._mac(e164.encode())[:SUBJECT_BYTES]).hex()}"
+
+    def subject_ids(self, e164s: Iterable[str]) -> list[str]:
+        """Return the subject id of each number, encrypted together."""
+        whole = self._encrypt(b"".join([self._mac(e164.encode())[:SUBJECT_BYTES] for e164 in e164s])).hex()
+        begins = f"{self._outer_key_id}-"
+        return [begins + whole[at : at + SUBJECT_HEX_CHARS] for at in range(0, len(whole), SUBJECT_HEX_CHARS)]
+
+    def inner(self, subject_id: str) -> InnerId:
+        """Return the inner id of a person. Raises UnknownOuterKey."""
+        key_id, _, digits = subject_id.rpartition("-")
+        decrypt = self._decrypt.get(key_id)
+        if decrypt is None or not is_subject_id(subject_id):
+            raise UnknownOuterKey(f"no outer key {key_id[:16]!r} in the ring, or no subject id")
+        return InnerId(f"{self._key_id}-{decrypt(bytes.fromhex(digits)).hex()}")
+
+    def outer(self, inner: InnerId) -> str:
+        """Return the subject id of an inner id."""
+        return self.of_digits(digits_of(inner))
+
+    def of_digits(self, digits: str) -> str:
+        """Return the subject id of the hexadecimal digits of an inner id."""
+        return f"{self._outer_key_id}-{self._encrypt(bytes.fromhex(digits)).hex()}"
+
+    def current(self, subject_id: str) -> str:
+        """Return the person's id of the current outer key. Raises UnknownOuterKey."""
+        if subject_id.startswith(self._outer_key_id) and key_id_of(subject_id) == self._outer_key_id:
+            return subject_id
+        return self.outer(self.inner(subject_id))
+
+    def read(self, text: str) -> str:
+        """Return what an event or a record names, a person's id by the current outer key. Raises UnknownOuterKey.
+
+        What has not the form of a subject id is returned as it is.
+        """
+        return self.current(text) if is_subject_id(text) else text
+
+    def knows(self, subject_id: str) -> bool:
+        """Return whether `subject_id` has the form of a subject id of an outer key of the ring."""
+        return is_subject_id(subject_id) and key_id_of(subject_id) in self._decrypt
 
     def fingerprint(self, said: str) -> str:
         """Return a keyed hash of what is no phone number, in another form than a subject id."""
         return self._mac(FINGERPRINTS + said.encode()).hex()
 
+    def of_text(self, said: str) -> str:
+        """Return a keyed hash of what is no phone number: the same under every outer key."""
+        return f"{self._key_id}-{self._mac(said.encode()).hex()[:SUBJECT_HEX_CHARS]}"
+
     def of_request(self, said: str) -> tuple[str, "AnswerCipher"]:
-        """Return a fingerprint of a request, in the form of a subject id, and the cipher of its answers.
+        """Return a fingerprint of a request, and the cipher of its answers.
 
         The cipher's key is a MAC over the whole hash, half of which is stored nowhere. So only the request itself opens
         an answer.
         """
         whole = self._mac(said.encode())
-        return f"{self._version}-{whole.hex()[:SUBJECT_HEX_CHARS]}", AnswerCipher(self._mac(ANSWERED + whole))
+        return f"{self._key_id}-{whole.hex()[:SUBJECT_HEX_CHARS]}", AnswerCipher(self._mac(ANSWERED + whole))
 
     def of_key(self, key: str) -> str:
         """Return the hash of a caller's Idempotency-Key: a key may hold a number, and a plain hash be tried out."""
         return self._mac(NAMED_BY_CALLER + key.encode()).hex()[:SUBJECT_HEX_CHARS]
 
     def _mac(self, message: bytes) -> bytes:
-        inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update(message)
-        outer.update(inner.digest())
-        return outer.digest()
-
-    def named(self, digits: str) -> str:
-        """Return the subject id of the current key with these hexadecimal digits."""
-        return f"{self._version}-{digits}"
+        inside, outside = self._inside.copy(), self._outside.copy()
+        inside.update(message)
+        outside.update(inside.digest())
+        return outside.digest()
 
     def is_subject_id(self, text: str) -> bool:
-        """Return whether `text` has the form of a subject id of the current key."""
-        return is_subject_id(text) and text.rpartition("-")[0] == self._version
+        """Return whether `text` has the form of a subject id of the current outer key."""
+        return is_subject_id(text) and key_id_of(text) == self._outer_key_id
 
-    def look_at(self, stored: Iterable[str]) -> frozenset[str]:
-        """Return the other key ids found. Raises OtherKey where no id is of the current key."""
-        carried = {text.rpartition("-")[0] for text in stored if is_subject_id(text)}
-        if carried and self._version not in carried:
+    def look_at(self, stored: Iterable[str]) -> None:
+        """Raise OtherKey where an id is of another outer key than the current one."""
+        carried = {key_id_of(text) for text in stored if is_subject_id(text)} - {self._outer_key_id}
+        if carried:
             raise OtherKey(
-                f"PLACET_SUBJECT_KEYS has {self._version!r} as its current key, and what is stored is of"
-                f" {', '.join(map(repr, sorted(carried)))}: a subject key cannot be replaced, or every opt-out is"
-                f" forgotten. Make it the current one again"
+                f"PLACET_SUBJECT_KEYS has {self._outer_key_id!r} as its current outer key, and what is stored is of"
+                f" {', '.join(map(repr, sorted(carried)))}: the opt-outs of these people would not be found. Make that"
+                " outer key the current one again, or move the rows with `keys --subjects` (docs/runbook.md)"
             )
-        return frozenset(carried - {self._version})
 
     def look_at_numbers(self, stored: Iterable[tuple[str, str]], fields: "FieldKeys") -> None:
-        """Check the current key against subject ids with their encrypted numbers; skip unreadable numbers.
+        """Check the current keys against subject ids with their encrypted numbers; skip numbers of unknown field keys.
 
-        Raises OtherKey where the key makes none of the ids of its key id: another key stands under the id.
+        Raises OtherKey where the keys make none of the ids of their key id: another key stands under one of the ids.
         """
         compared = False
         for named, sealed in stored:
             if not self.is_subject_id(named):
                 continue
             try:
-                number = fields.unseal(sealed, f"number:{named}")
-            except Unreadable:
+                if self.subject_id(fields.unseal(sealed, f"number:{named}")) == named:
+                    return
+            except UnknownFieldKey:
                 continue
-            if self.subject_id(number) == named:
-                return
+            except Unreadable:
+                pass  # under another outer key the inner id is another, and with it the context
             compared = True
         if compared:
             raise OtherKey(
-                f"the key {self._version!r} of PLACET_SUBJECT_KEYS is not the one that what is stored was made with: a"
-                " subject key cannot be replaced, or every opt-out is forgotten. Put the former key under that id again"
+                f"the subject key {self._key_id!r} or the outer key {self._outer_key_id!r} of PLACET_SUBJECT_KEYS is"
+                " not the one that what is stored was made with, and every opt-out is forgotten. Put the former key"
+                " under that id again"
             )
+
+
+def _of_threads(context: CipherContext) -> Callable[[bytes], bytes]:
+    """Return `context.update` for any thread: two at once raise an error."""
+    update, lock = context.update, Lock()
+
+    def turned(blocks: bytes) -> bytes:
+        if len(blocks) % SUBJECT_BYTES:
+            raise ValueError("not whole blocks, which would shift all blocks that follow")
+        with lock:
+            return update(blocks)
+
+    return turned
 
 
 class AnswerCipher:
@@ -156,9 +224,13 @@ class AnswerCipher:
             raise Unreadable("the answer does not open by this request") from error
 
 
-def fingerprints(ring: KeyRingSettings) -> dict[str, str]:
-    """Return a fingerprint of each key, revealing nothing else."""
-    return {key_id: _mac(secret_key(ring, key_id), FINGERPRINTED).hex()[:FINGERPRINT_HEX_CHARS] for key_id in ring.keys}
+def fingerprints(ring: SubjectRingSettings) -> dict[str, str]:
+    """Return a fingerprint of each subject key and of each outer key, revealing nothing else."""
+    return {
+        key_id: _mac(secret_key(of, key_id), FINGERPRINTED).hex()[:FINGERPRINT_HEX_CHARS]
+        for of in (ring, ring.outer)
+        for key_id in of.keys
+    }
 
 
 def differing(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
@@ -186,15 +258,20 @@ def owner_of(sealed: str, named: str, fields: "FieldKeys", subjects: SubjectKeys
 
 
 class FieldKeys:
-    """Encrypts with the current key, decrypts with any: `<key id>.<base64url(nonce + ciphertext)>`."""
+    """Encrypts with the current key, decrypts with any: `<key id>.<base64url(nonce + ciphertext)>`.
 
-    def __init__(self, ring: KeyRingSettings) -> None:
+    A caller names the person of a number by the subject id, and the field is bound to the inner id: no number is
+    encrypted anew when the outer key is replaced.
+    """
+
+    def __init__(self, ring: KeyRingSettings, subjects: SubjectKeys) -> None:
+        self.inner: Inner = subjects.inner
         self._current = ring.current
         self._ciphers = {key_id: AESGCM(secret_key(ring, key_id)) for key_id in ring.keys}
 
     def seal(self, plain: str, context: str) -> str:
         nonce = os.urandom(NONCE_BYTES)
-        sealed = self._ciphers[self._current].encrypt(nonce, plain.encode(), context.encode())
+        sealed = self._ciphers[self._current].encrypt(nonce, plain.encode(), self._bound(context))
         return f"{self._current}.{base64.urlsafe_b64encode(nonce + sealed).decode()}"
 
     def seal_all(self, fields: Sequence[tuple[str, str]]) -> list[str]:
@@ -202,7 +279,7 @@ class FieldKeys:
         encrypt, drawn = self._ciphers[self._current].encrypt, os.urandom(NONCE_BYTES * len(fields))
         nonces = [drawn[at : at + NONCE_BYTES] for at in range(0, len(drawn), NONCE_BYTES)]
         raws = [
-            nonce + encrypt(nonce, plain.encode(), context.encode())
+            nonce + encrypt(nonce, plain.encode(), self._bound(context))
             for nonce, (plain, context) in zip(nonces, fields, strict=True)
         ]
         lines = b"".join(map(binascii.b2a_base64, raws)).translate(_TO_URLSAFE).decode()
@@ -221,7 +298,7 @@ class FieldKeys:
     def seal_bytes(self, plain: bytes, context: str) -> bytes:
         """Encrypt bytes as `<key id>.`, nonce and ciphertext, without base64."""
         nonce = os.urandom(NONCE_BYTES)
-        sealed = self._ciphers[self._current].encrypt(nonce, plain, context.encode())
+        sealed = self._ciphers[self._current].encrypt(nonce, plain, self._bound(context))
         return b"".join((self._current.encode(), b".", nonce, sealed))
 
     def unseal_bytes(self, sealed: bytes, context: str) -> bytes:
@@ -232,20 +309,28 @@ class FieldKeys:
     def _open(self, key_id: str, raw: bytes, context: str) -> bytes:
         cipher = self._ciphers.get(key_id)
         if cipher is None:
-            raise Unreadable(f"no key {key_id[:16]!r} in the ring")
+            raise UnknownFieldKey(f"no key {key_id[:16]!r} in the ring")
         try:
-            return cipher.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], context.encode())
+            return cipher.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], self._bound(context))
         except (InvalidTag, ValueError) as error:
             raise Unreadable("the field does not open in this context") from error
+
+    def _bound(self, context: str) -> bytes:
+        """Return the context that the field is bound to. Raises UnknownOuterKey."""
+        if context.startswith(OF_A_NUMBER):
+            context = OF_A_NUMBER + self.inner(context[len(OF_A_NUMBER) :])
+        return context.encode()
 
 
 class LinkKeys:
     """Signs values in URLs with keys derived from the field keys: database access cannot forge a link.
 
-    Any key of the ring verifies: a rotation breaks no link.
+    Any key of the ring verifies: a rotation breaks no link. A link names a person by the inner id (`inner`), so that a
+    new outer key breaks no link either.
     """
 
-    def __init__(self, ring: KeyRingSettings) -> None:
+    def __init__(self, ring: KeyRingSettings, subjects: SubjectKeys) -> None:
+        self.inner: Inner = subjects.inner
         derived = {key_id: _mac(secret_key(ring, key_id), b"placet links") for key_id in ring.keys}
         self._current = derived[ring.current]
         self._all = tuple(derived.values())

@@ -238,13 +238,14 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
     """Open the resources and run the workers of the roles; drain them on leaving."""
     settings = service.settings
     database = Database(settings.database_url, pool_size=settings.database_pool, name=service.name)
+    subject_keys = SubjectKeys(settings.subject_keys)
     held = Resources(
         settings=settings,
         database=database,
-        subject_keys=SubjectKeys(settings.subject_keys),
+        subject_keys=subject_keys,
         edge_ids=EdgeIds(settings.subject_keys),
-        field_keys=FieldKeys(settings.field_keys),
-        link_keys=LinkKeys(settings.link_keys or settings.field_keys),
+        field_keys=FieldKeys(settings.field_keys, subject_keys),
+        link_keys=LinkKeys(settings.link_keys or settings.field_keys, subject_keys),
         relayed=Relayed(database, service.published),
         allowances=Allowances(Database(settings.database_url, pool_size=1, name=service.name)),
     )
@@ -340,7 +341,7 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
 
 
 async def _keys_are_those_stored(service: Service[Any], held: Resources[Any]) -> bool:
-    """Check that the stored subject ids are of the current subject key, and tell the relay the keys. Raises OtherKey.
+    """Check that the stored subject ids are of the current outer key, and tell the relay the keys. Raises OtherKey.
 
     Return False where the database does not answer or has no schema yet. Reads only the ends of each index, and the
     first NUMBERS_SEEN numbers. A process without keys makes no id.
@@ -363,11 +364,7 @@ async def _keys_are_those_stored(service: Service[Any], held: Resources[Any]) ->
     for rows in numbered:
         held.subject_keys.look_at_numbers([(named, sealed) for named, sealed in rows if sealed], held.field_keys)
     for stored in ends:
-        if others := held.subject_keys.look_at(end for end in stored if end is not None):
-            log.error(
-                "some stored subject ids are of other keys: lookups do not find these subjects",
-                extra={"keys": sorted(others)},
-            )
+        held.subject_keys.look_at(end for end in stored if end is not None)
     try:
         async with asyncio.timeout(KEYS_SEEN_WITHIN_S), held.database.begin() as tx:
             await publisher_keys.tell(tx, fingerprints(held.settings.subject_keys))

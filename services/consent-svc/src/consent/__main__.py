@@ -2,7 +2,9 @@
 
 `republish --partition N…`, `erase-again --since INSTANT`, `verify`, `verify-bundle FILE`.
 
-`verify` needs only the setting PLACET_DATABASE_URL; `verify-bundle` needs no setting and no database."""
+`verify` needs only the settings PLACET_DATABASE_URL and PLACET_SUBJECT_KEYS; `verify-bundle` needs no setting and no
+database.
+"""
 
 import sys
 

@@ -171,7 +171,7 @@ async def give_consents(
                 statements[index] = statement_of(call, item, index)
             except Problem as problem:
                 results[index] = BatchResult(index=index, verdict="refused", reasons=bodies(problem.reasons))
-        decided = await recorder.record(tx, list(statements.values()), call.now)
+        decided = await recorder.record(tx, held.subject_keys.inner, list(statements.values()), call.now)
         for index, result in zip(statements, decided, strict=True):
             effect = _effect(result)
             results[index] = BatchResult(
@@ -338,7 +338,7 @@ async def _record_together(
                 told = [_of_its_key(each, one.now) for each in told]
             calls[place], statements[place] = call, [structs.replace(each, trace=one.trace) for each in told]
     said = [each for told in statements.values() for each in told]
-    recorded = iter(await recorder.record(tx, said, datetime.now(UTC)))
+    recorded = iter(await recorder.record(tx, held.subject_keys.inner, said, datetime.now(UTC)))
     answers: list[tuple[Keyed, Answer, datetime]] = []
     for place, told in statements.items():
         outcome, *_ = [next(recorded) for _ in told]

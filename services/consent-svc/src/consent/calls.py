@@ -169,10 +169,11 @@ def _evidence(
         place = None if index is None else str(index)
         identity = evidence_id("request", call.asked.caller, call.asked.key, call.asked.fingerprint, place)
     else:
-        subject_id = call.held.subject_keys.subject_id(number)
+        keys = call.held.subject_keys
+        inner = keys.inner(keys.subject_id(number))
         said_at = min(occurred_at, call.now) if kind == "opt_out" else occurred_at
         at, source = said_at.astimezone(UTC).isoformat(), body.evidence.source
-        identity = evidence_id("content", subject_id, body.sender_id, body.purpose, kind, at, source)
+        identity = evidence_id("content", inner, body.sender_id, body.purpose, kind, at, source)
     return Evidence(
         evidence_id=identity,
         kind=kind,

@@ -130,11 +130,15 @@ def _read(
 ) -> list[str | NumberProblem]:
     """Return the subject_id of each number, or its fault. A thread runs this function and the functions below."""
     read: list[str | NumberProblem] = []
-    for number in numbers:
+    e164s: dict[int, str] = {}
+    for place, number in enumerate(numbers):
         try:
-            read.append(keys.subject_id(parse(number, countries=countries, fictional=fictional).e164))
+            read.append(e164 := parse(number, countries=countries, fictional=fictional).e164)
+            e164s[place] = e164
         except NumberRefused as refused:
             read.append(refused.reason)
+    for place, subject_id in zip(e164s, keys.subject_ids(e164s.values()), strict=True):
+        read[place] = subject_id
     return read
 
 

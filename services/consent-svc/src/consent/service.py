@@ -211,7 +211,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                     settings.last_message_days,
                 ).subscription(),
                 receipts.Receipts(held.field_keys, held.subject_keys, settings.last_message_days).subscription(),
-                clicks.subscription,
+                clicks.subscription(held.subject_keys.inner),
                 erasures.answers,
                 copies.parts,
                 rectifications.answers,
@@ -219,7 +219,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             workers=[
                 eraser(held.database).worker(),
                 copies.Forgetting(held.database).worker(),
-                double_opt_ins.Lapsing(held.database, ceiling).worker(),
+                double_opt_ins.Lapsing(held.database, ceiling, held.subject_keys.inner).worker(),
                 rectifications.Waiting(held.database).worker(),
                 StopPages(held.database, settings.page_url).worker(),
                 erasures.Lateness(held.database, timedelta(seconds=settings.erasure_late_after_s)).worker(),

@@ -469,7 +469,7 @@ def _meant(origin: Origin, message: Message, public: Public) -> Understanding:
 def receipt_entry(held: Resources[Any], origin: Origin, receipt: Receipt, received_at: datetime) -> Entry:
     name = receipt.provider_message_id
     if receipt.recipient is not None:
-        name = f"{name}/{held.subject_keys.subject_id(as_received(receipt.recipient))}"
+        name = f"{name}/{held.subject_keys.of_text(as_received(receipt.recipient))}"
     event = ReceiptReceived(
         provider=origin.provider,
         account=origin.account,

@@ -274,7 +274,7 @@ def _named_message(held: Resources[Any], account: Account, callback: Callback, m
     if message.provider_message_id is not None:
         return replace(message, short_code=short_code)
     said = f"{hashlib.sha256(_content(callback)).hexdigest()} {message.sender} {message.sent_at} {message.written_at}"
-    keyed = held.subject_keys.subject_id(said).rpartition("-")[2]
+    keyed = held.subject_keys.of_text(said).rpartition("-")[2]
     return replace(message, provider_message_id=f"derived-{keyed}", short_code=short_code)
 
 

@@ -39,7 +39,7 @@ from common.kafka.reading.polling import Polling
 from common.kafka.reading.progress import Progress
 from common.kafka.reading.records import Mark, watermarks_of
 from common.kafka.subscription import POLL_MS, Hold, Stopped, Subscription
-from common.keyring import fingerprints
+from common.keyring import SubjectKeys, fingerprints
 from common.settings import ServiceSettings
 from common.telemetry import gauge, histogram
 
@@ -83,7 +83,7 @@ class Consumer:
         self.offsets = Offsets(ours, self.database, timedelta(seconds=settings.max_clock_skew_s))
         self.placement = Placement(settings.topic_prefix + ours.topic.name, self.offsets)
         self.logs = LogWatch(self.placement, settings.partitions, leaders_change=settings.kafka_groups)
-        self.batches = Batches(ours, self.database, self.offsets, self.keys)
+        self.batches = Batches(ours, self.database, self.offsets, self.keys, SubjectKeys(settings.subject_keys))
         self.polling = Polling(ours, self.placement, self.progress, waits_out=not settings.kafka_groups)
         self.failures = Failures(ours.topic.name)
         self.lag = Lag(ours.topic.name)

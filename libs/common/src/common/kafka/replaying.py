@@ -18,6 +18,7 @@ from common.kafka.reading.client import ISOLATION
 from common.kafka.reading.completeness import Reading, Seen
 from common.kafka.reading.records import event_of, key_of, received_as
 from common.kafka.subscription import Poison, Received, Stopped, Subscription
+from common.keyring import SubjectKeys
 from common.settings import ServiceSettings
 
 POLL_MS = 100
@@ -45,8 +46,10 @@ class Replaying:
     subscription: Subscription
     settings: ServiceSettings
     _consumer: AIOKafkaConsumer = field(init=False)
+    _people: SubjectKeys = field(init=False)
 
     async def __aenter__(self) -> Self:
+        self._people = SubjectKeys(self.settings.subject_keys)
         self._consumer = AIOKafkaConsumer(
             **kafka.connection(self.settings),
             enable_auto_commit=False,
@@ -107,7 +110,8 @@ class Replaying:
             try:
                 event = event_of(self.subscription, record)
             except Poison:
-                poisoned.append((record.offset, key_of(record)))
+                key = key_of(record)
+                poisoned.append((record.offset, None if key is None else self._people.read(key)))
                 reading.record(record.offset, number)
                 continue
             if type(event) is Watermark:
@@ -115,7 +119,7 @@ class Replaying:
                 continue
             reading.record(record.offset, number)
             if event is not None:
-                received.append(received_as(record, event))
+                received.append(received_as(record, event, self._people))
         if not records:
             reading.skip_to(end)
         return Batch(partition, received, poisoned, reading)

@@ -29,6 +29,7 @@ from common.kafka.reading import broken_logs
 from common.kafka.reading.client import ISOLATION
 from common.kafka.reading.records import event_of, received_as
 from common.kafka.subscription import After, Hold, Poison, Subscription
+from common.keyring import SubjectKeys
 from common.settings import ServiceSettings
 from common.telemetry import continue_trace
 
@@ -120,7 +121,7 @@ class Retrying:
                 raise Poison("an event type that is not known here")
             after = None
             if not isinstance(event, Watermark):
-                received = received_as(record, event)
+                received = received_as(record, event, SubjectKeys(self.settings.subject_keys))
                 continue_trace(received.traceparent)
                 after = await subscription.handle(tx, [received])
             await dead_letters.end(tx, letter.id, "replayed")

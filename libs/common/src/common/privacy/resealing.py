@@ -20,7 +20,7 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import Database, fetch_many
-from common.keyring import FieldKeys, Unreadable
+from common.keyring import FieldKeys, SubjectKeys, Unreadable
 from common.settings import KeyRingSettings
 
 BLOCKS = 64  # of a transaction
@@ -72,12 +72,13 @@ class Resealing:
 
     database: Database
     ring: KeyRingSettings
+    subjects: SubjectKeys
     columns: Sequence[Sealed]
     blocks: int = BLOCKS
     keys: FieldKeys = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "keys", FieldKeys(self.ring))
+        object.__setattr__(self, "keys", FieldKeys(self.ring, self.subjects))
 
     async def looked(self) -> AsyncIterator[tuple[Sealed, Told]]:
         """Yield each column with the count of its rows with a field of another key."""
@@ -181,7 +182,12 @@ def _of_others(column: Sealed) -> str:
 
 
 async def command(
-    service: str, database_url: str, ring: KeyRingSettings, columns: Sequence[Sealed], arguments: Sequence[str]
+    service: str,
+    database_url: str,
+    ring: KeyRingSettings,
+    subjects: SubjectKeys,
+    columns: Sequence[Sealed],
+    arguments: Sequence[str],
 ) -> int:
     """Run the command; return the exit code: 1 where fields of another key are left."""
     parser = argparse.ArgumentParser(prog=f"python -m {service} keys", description="Look at the keys of stored fields.")
@@ -190,7 +196,7 @@ async def command(
     database = Database(database_url, pool_size=1, name=f"{service}-keys")
     last: dict[str, Told] = {}
     try:
-        work = Resealing(database, ring, columns)
+        work = Resealing(database, ring, subjects, columns)
         async for column, found in work.run() if told.reseal else work.looked():
             last[column.name] = found
             sys.stdout.write(

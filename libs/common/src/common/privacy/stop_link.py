@@ -9,7 +9,7 @@ A link is signed and stored nowhere: after the loss of a database, the links in 
 has 37 letters and digits, since phones leave a last `-` out of a detected link:
 
     2 bytes    the last day of validity, in days since 1970
-    16 bytes   the subject id without the key id, for which services have a single current key
+    16 bytes   the person's inner id without the key id: an outer key that is replaced breaks no link
     9 bytes    HMAC of the link's kind, the sender id and the bytes before
 """
 
@@ -23,7 +23,8 @@ from functools import lru_cache
 from typing import Literal
 from urllib.parse import unquote
 
-from common.keyring import SUBJECT_HEX_CHARS, LinkKeys
+from common.keyring import LinkKeys
+from common.sms.subject_id import SUBJECT_HEX_CHARS, digits_of
 
 Kind = Literal["stop link", "preference link"]
 
@@ -44,7 +45,7 @@ _SPACE = r" \t\r\n\u00a0\u202f"
 
 @dataclass(frozen=True, slots=True)
 class StopLink:
-    """The content of a token. `person`: the subject id without the key id."""
+    """The content of a token. `person`: the digits of the inner id."""
 
     person: str
     last_day: date
@@ -75,7 +76,7 @@ def token(keys: LinkKeys, sender_id: str, subject_id: str, now: datetime, kind: 
     """Return the token of a person. A text written again on the same day has the same token."""
     valid_for = VALID_FOR if kind == "stop link" else PREFERENCES_VALID_FOR
     last_day = (now.astimezone(UTC) + valid_for).date()
-    body = (last_day - FIRST_DAY).days.to_bytes(DAY_BYTES, "big") + bytes.fromhex(_person(subject_id))
+    body = (last_day - FIRST_DAY).days.to_bytes(DAY_BYTES, "big") + bytes.fromhex(digits_of(keys.inner(subject_id)))
     return _written(body + keys.tag(_signed(kind, sender_id, body))[:TAG_BYTES])
 
 
@@ -172,11 +173,7 @@ def _link_on(page: str) -> re.Pattern[str]:
 
 def _is_own(written: str, keys: LinkKeys, sender_id: str, subject_id: str, now: datetime, kind: Kind) -> bool:
     found = read(written, keys, sender_id, kind)
-    return found is not None and found.person == _person(subject_id) and not is_over(found, now)
-
-
-def _person(subject_id: str) -> str:
-    return subject_id.rpartition("-")[2]
+    return found is not None and found.person == digits_of(keys.inner(subject_id)) and not is_over(found, now)
 
 
 def _signed(kind: Kind, sender_id: str, body: bytes) -> bytes:

@@ -5,6 +5,7 @@ No module reads the environment at import.
 
 import base64
 import os
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -40,7 +41,8 @@ Role = Literal["api", "worker", "projection", "relay"]
 AUTH_KEY_BYTES = 32  # RFC 7518, 3.2
 ALL_ROLES: frozenset[Role] = frozenset(("api", "worker", "projection", "relay"))
 RELAY_ALONE: frozenset[Role] = frozenset(("relay",))
-NO_KEY = "none"  # the id of the key of a process without keys
+NO_KEY, NO_OUTER_KEY = "none", "noouter"  # the ids of the keys of a process without keys
+OUTER_KEY_ID = re.compile(r"[a-z0-9]{1,16}")
 
 
 class KeyRingSettings(BaseModel):
@@ -55,6 +57,22 @@ class KeyRingSettings(BaseModel):
     def _current_is_one_of_them(self) -> "KeyRingSettings":
         if self.current not in self.keys:
             raise ValueError(f"the current key {self.current!r} is not in the ring")
+        return self
+
+
+class SubjectRingSettings(KeyRingSettings):
+    """The ring of subject ids. `current`: the key that hashes numbers, never replaced. `outer`: the keys that encrypt
+    the hash, of which one is current and the others are read (ADR-0093).
+    """
+
+    outer: KeyRingSettings
+
+    @model_validator(mode="after")
+    def _outer_keys_have_ids_of_their_own(self) -> "SubjectRingSettings":
+        if wrong := sorted(key_id for key_id in self.outer.keys if not OUTER_KEY_ID.fullmatch(key_id)):
+            raise ValueError(f"outer key id {wrong[0]!r}: use 1 to 16 of a-z and 0-9, because each subject id has it")
+        if shared := sorted(self.outer.keys.keys() & self.keys.keys()):
+            raise ValueError(f"the key id {shared[0]!r} names a subject key and an outer key: rename the outer key")
         return self
 
 
@@ -76,6 +94,10 @@ class MountedSettings(BaseSettings):
         if not folder or not Path(folder).is_dir():  # validation refuses a missing folder
             return init_settings, env_settings
         return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=folder)
+
+
+def _random_ring(key_id: str) -> dict[str, object]:
+    return {"current": key_id, "keys": {key_id: base64.b64encode(os.urandom(32)).decode()}}
 
 
 class ServiceSettings(MountedSettings):
@@ -146,9 +168,9 @@ class ServiceSettings(MountedSettings):
     drain_s: float = 10.0
     """After SIGTERM, workers may finish for so long."""
 
-    subject_keys: KeyRingSettings = Field(None, validate_default=True)
-    """The key ring of subject ids: the same for every service, never replaced. Required, but for a process whose only
-    role is `relay`.
+    subject_keys: SubjectRingSettings = Field(None, validate_default=True)
+    """The key ring of subject ids: the same for every service. The subject key is never replaced, its outer keys are
+    (docs/runbook.md). Required, but for a process whose only role is `relay`.
     """
     field_keys: KeyRingSettings = Field(None, validate_default=True)
     """The key ring of encrypted numbers and texts: the same for every service. Required, but for a process whose only
@@ -210,7 +232,16 @@ class ServiceSettings(MountedSettings):
             return value
         if told.data.get("roles") != RELAY_ALONE:
             raise PydanticCustomError("missing", "Field required")
-        return {"current": NO_KEY, "keys": {NO_KEY: base64.b64encode(os.urandom(32)).decode()}}
+        ring = _random_ring(NO_KEY)
+        return ring | {"outer": _random_ring(NO_OUTER_KEY)} if told.field_name == "subject_keys" else ring
+
+    @field_validator("subject_keys")
+    @classmethod
+    def _of_one_outer_key(cls, ring: SubjectRingSettings) -> SubjectRingSettings:
+        """Refuse a second outer key: no command moves the stored ids of the first yet."""
+        if len(ring.outer.keys) > 1:
+            raise ValueError("an outer key cannot be replaced yet: take the other outer keys out of `outer`")
+        return ring
 
     @field_validator("country")
     @classmethod

@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from common.keyring import SUBJECT_HEX_CHARS, secret_key
-from common.settings import KeyRingSettings
+from common.keyring import SubjectKeys, secret_key
+from common.settings import SubjectRingSettings
+from common.sms.subject_id import SUBJECT_HEX_CHARS, digits_of
 
 PREFIX = "sub_"  # so that no reader takes the id for a subject id
 TAG_BYTES = 16
@@ -55,37 +56,39 @@ def showing() -> Iterator[Shown]:
 
 
 class ControllerIds:
-    """The ids of people with one controller."""
+    """The ids of people with one controller. An id stands on the inner id, and outlives an outer key."""
 
-    def __init__(self, key: bytes, subject_key_id: str) -> None:
-        """`subject_key_id`: of the current subject key, by which an id is read back."""
+    def __init__(self, key: bytes, subject_key_id: str, subjects: SubjectKeys) -> None:
+        """`subject_key_id`: of the subject key, which an id is bound to."""
         self._cipher = AESSIV(key)
-        self._subject_key_id = subject_key_id
+        self._bound = [subject_key_id.encode()]
+        self._subjects = subjects
 
     def shown(self, subject_id: str) -> str:
         """Return the id to show in place of a subject id."""
-        key_id, _, digits = subject_id.rpartition("-")
-        found = PREFIX + self._cipher.encrypt(bytes.fromhex(digits), [key_id.encode()]).hex()
+        digits = digits_of(self._subjects.inner(subject_id))
+        found = PREFIX + self._cipher.encrypt(bytes.fromhex(digits), self._bound).hex()
         if (noted := _shown.get()) is not None and noted.is_open:
             noted.ids.setdefault(subject_id, found)
         return found
 
-    def inner(self, shown: str) -> str | None:
+    def subject_id(self, shown: str) -> str | None:
         """Return the subject id behind an id of this controller. Return None for any other text."""
         written = shown.removeprefix(PREFIX)
         if written == shown or len(written) != HEX_CHARS:
             return None
         try:
-            digits = self._cipher.decrypt(bytes.fromhex(written), [self._subject_key_id.encode()])
+            digits = self._cipher.decrypt(bytes.fromhex(written), self._bound)
         except (ValueError, InvalidTag):
             return None
-        return f"{self._subject_key_id}-{digits.hex()}"
+        return self._subjects.of_digits(digits.hex())
 
 
 class EdgeIds:
     """Derives the key of each controller from the subject key, which is never replaced."""
 
-    def __init__(self, ring: KeyRingSettings) -> None:
+    def __init__(self, ring: SubjectRingSettings) -> None:
+        self._subjects = SubjectKeys(ring)
         self._subject_key_id = ring.current
         self._key = secret_key(ring, ring.current)
         self._controllers: dict[str, ControllerIds] = {}
@@ -95,5 +98,5 @@ class EdgeIds:
         found = self._controllers.get(controller)
         if found is None:
             derived = HKDF(SHA256(), KEY_BYTES, salt=None, info=LABEL + controller.encode()).derive(self._key)
-            found = self._controllers[controller] = ControllerIds(derived, self._subject_key_id)
+            found = self._controllers[controller] = ControllerIds(derived, self._subject_key_id, self._subjects)
         return found

@@ -167,7 +167,7 @@ async def keyed(request: Request, caller: Caller, key: str | None, keys: Subject
 
 async def fingerprint_of(request: Request, keys: SubjectKeys) -> str:
     """Return the keyed hash of path and body: numbers could be tried out against a plain hash."""
-    return keys.subject_id(await _said(request))
+    return keys.of_text(await _said(request))
 
 
 async def _said(request: Request) -> str:

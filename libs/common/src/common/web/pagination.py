@@ -93,7 +93,7 @@ def position(cursor: str | None, kind: type[K]) -> K | None:
 
 def subject_of(who: str, ids: ControllerIds) -> str:
     """Return the subject id of the person whom a cursor names by the controller's id. Raises Invalid."""
-    subject_id = ids.inner(who)
+    subject_id = ids.subject_id(who)
     if subject_id is None:
         raise _not_ours()
     return subject_id

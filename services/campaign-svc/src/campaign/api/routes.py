@@ -410,7 +410,7 @@ async def list_recipients(
         page = await recipients.recipients_after(tx, campaign_id, after, status, limit)
     items = [
         Recipient(
-            message_id=message_of(campaign_id, campaign.scheduled_start, each.subject_id),
+            message_id=message_of(campaign_id, campaign.scheduled_start, held.subject_keys.inner(each.subject_id)),
             subject_id=ids.shown(each.subject_id),
             status=each.status,
             reasons=each.reasons,

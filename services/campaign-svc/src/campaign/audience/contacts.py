@@ -374,7 +374,7 @@ def person_named(who: Who, held: Resources[Any], ids: ControllerIds, of_sender: 
     Raises Invalid for a refused number, and for an id that is none of the controller's.
     """
     if who.subject_id is not None:
-        subject_id = ids.inner(who.subject_id)
+        subject_id = ids.subject_id(who.subject_id)
         if subject_id is None:
             raise Invalid(
                 "`subject_id` is no id of a person with this sender's controller: take it from an answer or an export"

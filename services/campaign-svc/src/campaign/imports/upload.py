@@ -382,7 +382,7 @@ def _check_media_type(request: Request) -> None:
 
 def _fingerprint(keys: SubjectKeys, sender_id: str, digest: str) -> str:
     """Return a keyed hash of a file: a plain hash of a single line could be guessed."""
-    return keys.subject_id(f"import {sender_id} {digest}")
+    return keys.of_text(f"import {sender_id} {digest}")
 
 
 async def _find(held: Resources[Any], import_id: str) -> Any:

@@ -139,7 +139,7 @@ def _sealed(held: Resources[Any], chunks: Iterator[Chunk], found: Mapping[str, A
     step = _Step()
     for chunk in chunks:
         lines, e164s, territories, attributes, refusals = chunk.behind(found["line"])
-        ids = [held.subject_keys.subject_id(e164) for e164 in e164s]
+        ids = held.subject_keys.subject_ids(e164s)
         numbers = held.field_keys.seal_all(
             [(e164, f"number:{subject_id}") for e164, subject_id in zip(e164s, ids, strict=True)]
         )

@@ -142,7 +142,7 @@ async def find(tx: AsyncConnection, token: str, keys: LinkKeys, days: int, *, lo
         sender_id=row.sender_id,
         place=row.place,
         target=row.target,
-        message_id=message_of(row.campaign_id, row.starts_at, row.subject_id),
+        message_id=message_of(row.campaign_id, row.starts_at, keys.inner(row.subject_id)),
         expires_at=later(ends_by(row.starts_at, row.send_before), timedelta(days=days)),
         last_clicked_at=row.last_clicked_at,
     )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 
 from common.keyring import LinkKeys
 from common.privacy import stop_link
+from common.sms.subject_id import InnerId
 
 PATH = "/l/"
 TOKEN_CHARS = 12
@@ -56,17 +57,17 @@ def any_token(target: str) -> str:
 
 
 def token(keys: LinkKeys, campaign_id: str, subject_id: str, target: str) -> str:
-    return _written(keys.tag(_said(campaign_id, subject_id, target)))
+    return _written(keys.tag(_said(campaign_id, keys.inner(subject_id), target)))
 
 
 def is_ours(written: str, keys: LinkKeys, campaign_id: str, subject_id: str, target: str) -> bool:
     """Return whether a key of ours made the token: a forged row makes no link."""
-    tags: Iterable[bytes] = keys.tags(_said(campaign_id, subject_id, target))
+    tags: Iterable[bytes] = keys.tags(_said(campaign_id, keys.inner(subject_id), target))
     return any(hmac.compare_digest(_written(tag), written) for tag in tags)
 
 
-def _said(campaign_id: str, subject_id: str, target: str) -> bytes:
-    return "\n".join(("click", campaign_id, subject_id, target)).encode()
+def _said(campaign_id: str, inner: InnerId, target: str) -> bytes:
+    return "\n".join(("click", campaign_id, inner, target)).encode()
 
 
 def _written(tag: bytes) -> str:

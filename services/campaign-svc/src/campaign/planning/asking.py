@@ -28,6 +28,7 @@ from common.contracts.campaign import MessageRequested
 from common.keyring import FieldKeys, LinkKeys, Unreadable
 from common.law import Policy
 from common.sms.msisdn import territory_of
+from common.sms.subject_id import InnerId
 
 IN_ONE_GO = 250  # recipients written before other tasks get the loop
 
@@ -51,7 +52,7 @@ class Asking:
 
     campaign: Campaign
     campaign_id: str  # saves a lookup for each recipient
-    message_of: Callable[[str], str]  # by subject id
+    message_of: Callable[[InnerId], str]
     by_person: bool
     linked: bool  # a text has links, or a stop link
     sender: Sender
@@ -72,7 +73,7 @@ class Asking:
         """Return the recipient's text, HOLDOUT, or REST while the winner is unknown."""
         if self.trial is None:
             return OWN
-        found = self.trial.of(lot(self.campaign_id, subject_id, "variant"))
+        found = self.trial.of(lot(self.campaign_id, self.field_keys.inner(subject_id), "variant"))
         return self.campaign.winner if found == REST and self.campaign.winner is not None else found
 
     def of(self, recipient: Recipient, tokens: Tokens | None) -> Written | str | datetime:
@@ -114,7 +115,7 @@ class Asking:
         if (problem := self._problem(text)) is not None:
             return problem.value
         region = self.timetable.region(attributes)
-        return Written(subject_id, number, self.message_of(subject_id), text, region, tokens)
+        return Written(subject_id, number, self.message_of(self.field_keys.inner(subject_id)), text, region, tokens)
 
     def _problem(self, text: str) -> TextProblem | None:
         if text not in self.problems:
@@ -149,7 +150,7 @@ class Asking:
         except Unreadable:
             return self.now  # the gate denies an unreadable number
         place = self.timetable.place(territory_of(number), attributes)
-        return self.timetable.due(place, lot(self.campaign_id, subject_id, "when"), self.now)
+        return self.timetable.due(place, lot(self.campaign_id, self.field_keys.inner(subject_id), "when"), self.now)
 
 
 @dataclass

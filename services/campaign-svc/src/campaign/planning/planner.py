@@ -477,7 +477,7 @@ class Planner:
         return [
             repeats.get(each.subject_id)
             or MessageRequested(
-                message_id=message_of(each.subject_id),
+                message_id=message_of(self._field_keys.inner(each.subject_id)),
                 campaign_id=locked.campaign_id,
                 sender_id=locked.sender_id,
                 purpose=None,

@@ -286,7 +286,11 @@ class _Look:
                 self.forecast.add_unreadable()
                 continue
             standing = None if contact.told is None else _standing.decode(contact.told)
-            drawn = 0.0 if campaign.trial is None else lot(campaign.campaign_id, contact.subject_id, "variant")
+            drawn = (
+                0.0
+                if campaign.trial is None
+                else lot(campaign.campaign_id, self.keys.inner(contact.subject_id), "variant")
+            )
             self.forecast.add(_attributes.decode(contact.attributes), territory, standing, contact.left_out, drawn)
 
 

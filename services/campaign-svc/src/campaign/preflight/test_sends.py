@@ -167,7 +167,7 @@ async def send_test(
             messages.append(message)
         # the campaign may have been edited since the first request
         texts_of = "\n".join(item.text for item in items)
-        fingerprint = held.subject_keys.subject_id(f"{await fingerprint_of(request, held.subject_keys)}\n{texts_of}")
+        fingerprint = held.subject_keys.of_text(f"{await fingerprint_of(request, held.subject_keys)}\n{texts_of}")
         same(await store.fingerprint_of_call(tx, campaign_id, call) or fingerprint, fingerprint)
         tests = [TestSend(i.message_id, i.subject_id, i.variant, i.asked_by, i.asked_at) for i in items]
         new = await store.add_tests(tx, campaign_id, call, fingerprint, tests)
@@ -247,9 +247,8 @@ class _Test:
             )
         table = timetable(campaign.timing, sender.country, now, None, now, self.held.settings.policy)
         place = table.place(msisdn.territory, attributes)
-        identity = str(
-            message_id(campaign.created_at, campaign.campaign_id, subject_id, f"test:{self.variant}:{self.call}")
-        )
+        inner = self.held.subject_keys.inner(subject_id)
+        identity = str(message_id(campaign.created_at, campaign.campaign_id, inner, f"test:{self.variant}:{self.call}"))
         item = TestSent(
             message_id=identity,
             subject_id=subject_id,

@@ -108,7 +108,7 @@ class Rectifier:
                     made.append(tokens)
                 else:
                     written = None
-            identity = message_of(message.campaign_id, message.starts_at, asked.subject_id)
+            identity = message_of(message.campaign_id, message.starts_at, self._keys.inner(asked.subject_id))
             region = region_of(said, message.country, self._gate)
             found.append(
                 MessageReworded(

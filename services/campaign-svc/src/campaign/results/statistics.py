@@ -30,6 +30,7 @@ from common.db.database import Database
 from common.service import Resources, resources
 from common.sms.msisdn import NumberRefused, parse
 from common.sms.prices import euros
+from common.sms.subject_id import Inner
 from common.spreadsheet import ENCODING, cell, lines
 from common.web.auth import Caller, require
 from common.web.edge_id import ControllerIds
@@ -332,7 +333,9 @@ async def export_recipients(campaign_id: Storable, held: Held, caller: Reader) -
         ids = held.edge_ids.of(await caller.controller_of(campaign.sender_id, tx))
     name = f"attachment; filename={campaign_id}.csv"
     return Streamed(
-        _Export(held.database, campaign, ids).lines(), media_type="text/csv", headers={"Content-Disposition": name}
+        _Export(held.database, campaign, ids, held.subject_keys.inner).lines(),
+        media_type="text/csv",
+        headers={"Content-Disposition": name},
     )
 
 
@@ -370,7 +373,7 @@ async def trace_recipient(campaign_id: Storable, body: WhoseTrace, held: Held, c
     return Trace(
         subject_id=ids.shown(subject_id),
         in_audience=True,
-        message_id=message_of(campaign_id, campaign.scheduled_start, subject_id),
+        message_id=message_of(campaign_id, campaign.scheduled_start, held.subject_keys.inner(subject_id)),
         variant=one.variant,
         status=one.status,
         reasons=one.reasons,
@@ -488,6 +491,7 @@ class _Export:
     database: Database
     campaign: Campaign
     ids: ControllerIds
+    inner: Inner
 
     async def lines(self) -> AsyncIterator[bytes]:
         """Yield the file.
@@ -510,7 +514,9 @@ class _Export:
         told = {
             **each._asdict(),
             "subject_id": who,
-            "message_id": message_of(self.campaign.campaign_id, self.campaign.scheduled_start, each.subject_id),
+            "message_id": message_of(
+                self.campaign.campaign_id, self.campaign.scheduled_start, self.inner(each.subject_id)
+            ),
             "reasons": " ".join(each.reasons),
             "cost": None if each.cost is None else euros(each.cost),
         }

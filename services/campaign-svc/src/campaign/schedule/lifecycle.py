@@ -19,6 +19,7 @@ from enum import StrEnum
 
 from common.contracts.campaign import Control
 from common.sms import message_id
+from common.sms.subject_id import InnerId
 
 KEPT = timedelta(days=3)  # long enough for a long weekend
 FURTHEST = timedelta(days=2 * 366)  # dates near the years 1 and 9999 overflow
@@ -120,16 +121,16 @@ def step(status: Status, action: Action, *, begun: bool) -> Step:
         raise NotPossible(status, action) from None
 
 
-def message_of(campaign_id: str, starts_at: datetime, subject_id: str) -> str:
+def message_of(campaign_id: str, starts_at: datetime, inner: InnerId) -> str:
     """Return the id of a campaign's only message to a person.
 
     The id never changes: a repeated request is a duplicate, not a second message.
     """
-    return messages_of(campaign_id, starts_at)(subject_id)
+    return messages_of(campaign_id, starts_at)(inner)
 
 
-def messages_of(campaign_id: str, starts_at: datetime) -> Callable[[str], str]:
-    """Return `message_of` as a function of the subject id."""
+def messages_of(campaign_id: str, starts_at: datetime) -> Callable[[InnerId], str]:
+    """Return `message_of` as a function of the inner id."""
     return message_id.written_around(starts_at, (campaign_id,), (ONLY_STEP,))
 
 

@@ -19,6 +19,7 @@ from common.db.database import Database
 from common.db.timer import Timer, Worker
 from common.privacy.erasing import TO_ERASE, Whom, columns, counted, meant
 from common.sms.message_id import message_id
+from common.sms.subject_id import Inner
 from common.telemetry import counter
 from common.web.problems import Reason, TooMany
 from consent.answers import own_words, replies
@@ -184,7 +185,7 @@ async def ask(
     if why is None and not await answers.give(tx, [_text(question, sender, make_link)], now):
         why = Withheld.NOT_TEXTED
     if why is None:
-        await recorder.record(tx, [statement], now)
+        await recorder.record(tx, answers.keys.inner, [statement], now)
     await _keep(tx, question, why)
     RESULTS.labels(why or "asked").inc()
     return question
@@ -355,6 +356,7 @@ class Lapsing:
 
     database: Database
     read_up_to: Callable[[AsyncConnection], Awaitable[datetime | None]]
+    inner: Inner
     at_once: int = AT_ONCE
 
     def worker(self) -> Worker:
@@ -388,7 +390,7 @@ class Lapsing:
             over = [Question(**row._mapping) for row in rows]
             states = {who: s.state for who, s in (await ledger_store.lock_subjects(tx, {}, subject_ids)).items()}
             lapsed = lapses(over, states, now)
-            await recorder.record(tx, lapsed, now)
+            await recorder.record(tx, self.inner, lapsed, now)
             await _forget_old(tx, now)
         RESULTS.labels("lapsed").inc(len(lapsed))
         return len(subject_ids) == self.at_once

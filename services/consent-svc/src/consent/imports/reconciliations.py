@@ -214,7 +214,7 @@ async def _record_missing(
         }
         await recorder.keep_listed(tx, [said[subject_id] for subject_id in out])
         missing = [statement for subject_id, statement in said.items() if subject_id not in out]
-        await recorder.record(tx, missing, now)
+        await recorder.record(tx, held.subject_keys.inner, missing, now)
     return len(missing)
 
 

@@ -118,11 +118,13 @@ class Statements:
 
     def _evidence(self, line: Line, subject_id: str, kind: Kind, purpose: str | None, at: datetime) -> Evidence:
         terms, shown = self._terms, self._terms.evidence
+        keys = self._held.subject_keys
+        inner = keys.inner(subject_id) if keys.knows(subject_id) else subject_id  # of a line that is refused
         said_at = at if kind == "opt_in" else min(at, self._received_at)  # at most its arrival
         form = line if line.form_id or line.form_version or line.text_shown else shown  # one form, not half of each
         return Evidence(
             evidence_id=evidence_id(
-                "content", subject_id, self._file.sender_id, purpose, kind, said_at.isoformat(), shown.source
+                "content", inner, self._file.sender_id, purpose, kind, said_at.isoformat(), shown.source
             ),
             kind=kind,
             sender_id=self._file.sender_id,
@@ -170,8 +172,9 @@ class Statements:
         A list for every sender names people by the platform's own ids.
         """
         if self._file.sender_id is None:
-            return who if self._held.subject_keys.is_subject_id(who) else None
-        return self._held.edge_ids.of(self._purposes.controller).inner(who) if self._purposes else None
+            keys = self._held.subject_keys
+            return keys.current(who) if keys.knows(who) else None
+        return self._held.edge_ids.of(self._purposes.controller).subject_id(who) if self._purposes else None
 
     def _at(self, line: Line, opening: bool, reasons: list[str]) -> datetime:
         """Return the line's time, in UTC so that two spellings make one evidence."""

@@ -88,7 +88,7 @@ class Importing:
             out = await self._out_already(tx, reading, statements)
             await recorder.keep_listed(tx, [one for one in statements if one.evidence.evidence_id in out])
             told = [one for one in statements if one.evidence.evidence_id not in out]
-            recorded = iter(await recorder.record(tx, told, now))
+            recorded = iter(await recorder.record(tx, self._held.subject_keys.inner, told, now))
             verdicts: dict[int, tuple[Verdict, Reasons]] = {}
             for line, said in read.items():
                 if isinstance(said, list):

@@ -4,12 +4,14 @@ A click counts as a contact, an opening does not (CNIL; DOMAIN 1.4).
 """
 
 from datetime import UTC, datetime
+from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import CLICKS
 from common.contracts.campaign import LinkClicked
 from common.kafka.subscription import After, Received, Subscription
+from common.sms.subject_id import Inner
 from consent.ledger import recorder
 from consent.retention.contacts import contact, worth_keeping
 
@@ -17,9 +19,10 @@ GROUP = "consent.clicks"
 SOURCE = "click"
 
 
-async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
+async def apply(inner: Inner, tx: AsyncConnection, batch: list[Received]) -> After | None:
     told = {
         place: contact(
+            inner,
             received.event.subject_id,
             received.event.sender_id,
             occurred_at=received.event.clicked_at,
@@ -31,8 +34,9 @@ async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
         if isinstance(received.event, LinkClicked)
     }
     if worth := await worth_keeping(tx, told):
-        await recorder.record(tx, list(worth.values()), datetime.now(UTC))
+        await recorder.record(tx, inner, list(worth.values()), datetime.now(UTC))
     return None
 
 
-subscription = Subscription(GROUP, CLICKS, apply, skips_unknown=True)
+def subscription(inner: Inner) -> Subscription:
+    return Subscription(GROUP, CLICKS, partial(apply, inner), skips_unknown=True)

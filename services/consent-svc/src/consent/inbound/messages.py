@@ -28,9 +28,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import INBOUND_MESSAGES
 from common.contracts.inbound import MessageReceived
 from common.kafka.subscription import URGENT_MS, After, Received, Stopped, Subscription
-from common.keyring import MISMATCHES, FieldKeys, SubjectKeys, Unreadable, is_subject_id, owner_of
+from common.keyring import MISMATCHES, FieldKeys, SubjectKeys, Unreadable, owner_of
 from common.sms.keywords_scope import scope
 from common.sms.message_id import message_id
+from common.sms.subject_id import Inner, is_subject_id
 from common.telemetry import counter
 from consent.answers import replies
 from consent.answers.answers import Answer, Answers, tell_of_flaws
@@ -108,7 +109,7 @@ class Intake:
         self._days = last_message_days
 
     def subscription(self) -> Subscription:
-        return Subscription(GROUP, INBOUND_MESSAGES, self.apply, on_poison=shut_out, wait_ms=URGENT_MS)
+        return Subscription(GROUP, INBOUND_MESSAGES, self.apply, on_poison=self.shut_out, wait_ms=URGENT_MS)
 
     async def apply(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
         """Record a batch and answer. A repeated MO gives the same ids: no effect."""
@@ -151,7 +152,9 @@ class Intake:
             statements.append(list(self._statements(text, questions)))
             questions.go_on(text, statements[-1])
         now = datetime.now(UTC)
-        results = await recorder.record(tx, [one for each in statements for one in each], now, reviews, held)
+        results = await recorder.record(
+            tx, self._subject_keys.inner, [one for each in statements for one in each], now, reviews, held
+        )
         await erasures.begin(tx, results, now)
         await shared_codes.keep(tx, [(Mo.of(said.message), said.reach) for said in texts])
         answered = {r.statement.evidence.answers for r in results if r.decision.verdict in KEPT}
@@ -238,8 +241,33 @@ class Intake:
                 message.subject_id, message.number, one, erases=message.erasure, to_review=message.behind_start
             )
         if one is None and message.intent != "stop":
-            for one in in_touch(said):
+            for one in in_touch(said, self._subject_keys.inner):
                 yield Statement(message.subject_id, None, one)
+
+    async def shut_out(self, tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:
+        """Opt the subject of an unreadable record (poison) out of every sender, because a consent may be on its way.
+
+        Raises Stopped if the record has no readable key: the watermark then stands still, and no marketing goes out.
+        """
+        if key is None:
+            raise Stopped(
+                f"partition {partition} of {INBOUND_MESSAGES.name} holds a message whose sender cannot be read"
+            )
+        if not is_subject_id(key):
+            log.error("an unreadable message has a key of no subject", extra={"partition": partition})
+            return  # no number has this key
+        now = datetime.now(UTC)
+        evidence = Evidence(
+            evidence_id=evidence_id(UNREADABLE, self._subject_keys.inner(key), now.isoformat()),
+            kind="opt_out",
+            sender_id=None,
+            purpose=None,
+            source=UNREADABLE,
+            occurred_at=now,
+            received_at=now,
+        )
+        await recorder.record(tx, self._subject_keys.inner, [Statement(key, None, evidence)], now)
+        log.error("a message is unreadable: its author is opted out of everything", extra={"subject_id": key})
 
 
 @dataclass(slots=True)
@@ -395,7 +423,7 @@ def _who_may_renew(said: Sequence[MessageReceived]) -> set[str]:
     return {m.subject_id for m in said if m.intent == "confirm"} - stopped
 
 
-def in_touch(said: Said) -> Iterator[Evidence]:
+def in_touch(said: Said, inner: Inner) -> Iterator[Evidence]:
     """Yield the contact with the sender of the code, at most once a day.
 
     The contact counts only if the subject knows exactly a single sender of the code: a retention clock that runs too
@@ -409,7 +437,7 @@ def in_touch(said: Said) -> Iterator[Evidence]:
     if len(met) != 1 or not retention.worth_keeping(subject.state, met[0], at):
         return
     yield Evidence(
-        evidence_id=evidence_id("contact", message.subject_id, met[0], retention.day(at)),
+        evidence_id=evidence_id("contact", inner(message.subject_id), met[0], retention.day(at)),
         kind="contact",
         sender_id=met[0],
         purpose=None,
@@ -526,27 +554,3 @@ def _identities(senders: Mapping[str, Sender]) -> list[replies.Identity]:
 def understood_at(message: MessageReceived) -> datetime:
     """Return when Placet first held the evidence: an MO under review proves nothing before."""
     return message.decided_at or message.received_at
-
-
-async def shut_out(tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:
-    """Opt the subject of an unreadable record (poison) out of every sender, because a consent may be on its way.
-
-    Raises Stopped if the record has no readable key: the watermark then stands still, and no marketing goes out.
-    """
-    if key is None:
-        raise Stopped(f"partition {partition} of {INBOUND_MESSAGES.name} holds a message whose sender cannot be read")
-    if not is_subject_id(key):
-        log.error("an unreadable message has a key of no subject", extra={"partition": partition})
-        return  # no number has this key
-    now = datetime.now(UTC)
-    evidence = Evidence(
-        evidence_id=evidence_id(UNREADABLE, key, now.isoformat()),
-        kind="opt_out",
-        sender_id=None,
-        purpose=None,
-        source=UNREADABLE,
-        occurred_at=now,
-        received_at=now,
-    )
-    await recorder.record(tx, [Statement(key, None, evidence)], now)
-    log.error("a message is unreadable: its author is opted out of everything", extra={"subject_id": key})

@@ -57,7 +57,7 @@ class Receipts:
             again = await shared_codes.overtaken(tx, news, missed, self.last_message_days)
             statements += map(widened, again)
         if statements:
-            await recorder.record(tx, statements, datetime.now(UTC))
+            await recorder.record(tx, self.subject_keys.inner, statements, datetime.now(UTC))
         return None
 
     def _attributed(self, statement: Statement) -> Statement:

@@ -6,7 +6,7 @@ chain still holds (ADR-0018).
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import msgspec
@@ -49,9 +49,15 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def chained(
-    subject_id: str, position: int, evidence: Evidence, recorded_at: datetime, previous_hash: str, salt: str
+    subject_id: str,
+    name: str,
+    position: int,
+    evidence: Evidence,
+    recorded_at: datetime,
+    previous_hash: str,
+    salt: str,
 ) -> Entry:
-    """Return the entry that follows `previous_hash`."""
+    """Return the entry that follows `previous_hash`. `name`: what the chain is hashed under, as of `link`."""
     sealed = seal(evidence, salt)
     return Entry(
         subject_id=subject_id,
@@ -60,7 +66,7 @@ def chained(
         recorded_at=recorded_at,
         salt=salt,
         sealed=sealed,
-        hash=link(subject_id, position, evidence, recorded_at, sealed, previous_hash),
+        hash=link(name, position, evidence, recorded_at, sealed, previous_hash),
     )
 
 
@@ -80,10 +86,12 @@ def seal(evidence: Evidence, salt: str) -> str:
     return hashed(salt, {name: getattr(evidence, name) for name in PERSONAL})
 
 
-def link(
-    subject_id: str, position: int, evidence: Evidence, recorded_at: datetime, sealed: str, previous_hash: str
-) -> str:
-    """Return sha256(previous hash + canonical JSON of the entry without its PERSONAL fields)."""
+def link(name: str, position: int, evidence: Evidence, recorded_at: datetime, sealed: str, previous_hash: str) -> str:
+    """Return sha256(previous hash + canonical JSON of the entry without its PERSONAL fields).
+
+    `name`: of the person. In the ledger the inner id, so that the chain outlives an outer key (ADR-0093); in what a
+    controller gets, the edge id.
+    """
     line = {
         "answers": evidence.answers,
         "arrived_at": None if evidence.arrived_at is None else instant(evidence.arrived_at),
@@ -101,25 +109,26 @@ def link(
         "sealed": sealed,
         "sender_id": evidence.sender_id,
         "source": evidence.source,
-        "subject_id": subject_id,
+        "subject_id": name,
     }
     return hashed(previous_hash, line)
 
 
-def verify(entries: Sequence[Entry]) -> int | None:
+def verify(entries: Sequence[Entry], inner: Callable[[str], str]) -> int | None:
     """Return the position of the first broken entry, or `None`. Erased entries hold.
 
     `entries` are all of a subject's, in order; only `subject.head` shows whether the *last* entries are missing.
     """
     previous = GENESIS
     for position, entry in enumerate(entries, start=1):
-        if not holds(entry, entries[0].subject_id, position, previous):
+        subject_id = entries[0].subject_id
+        if not holds(entry, subject_id, inner(subject_id), position, previous):
             return position
         previous = entry.hash
     return None
 
 
-def holds(entry: Entry, subject_id: str, position: int, previous_hash: str) -> bool:
+def holds(entry: Entry, subject_id: str, name: str, position: int, previous_hash: str) -> bool:
     """Return whether `entry` follows `previous_hash` and matches `sealed`, or is erased."""
     if (entry.subject_id, entry.position) != (subject_id, position):
         return False
@@ -127,9 +136,7 @@ def holds(entry: Entry, subject_id: str, position: int, previous_hash: str) -> b
         intact = all(getattr(entry.evidence, name) is None for name in PERSONAL)
     else:
         intact = seal(entry.evidence, entry.salt) == entry.sealed
-    return intact and entry.hash == link(
-        subject_id, position, entry.evidence, entry.recorded_at, entry.sealed, previous_hash
-    )
+    return intact and entry.hash == link(name, position, entry.evidence, entry.recorded_at, entry.sealed, previous_hash)
 
 
 def evidence_id(*parts: str | None) -> str:

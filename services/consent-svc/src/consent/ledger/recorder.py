@@ -23,6 +23,7 @@ from common.contracts.rights import ErasureLifted
 from common.kafka import outbox
 from common.privacy import erasing
 from common.privacy.erasing import Whom, concerning
+from common.sms.subject_id import Inner, InnerId
 from common.telemetry import counter, traceparent
 from consent.ledger import retention, store, term_store
 from consent.ledger import rules as ledger
@@ -84,6 +85,7 @@ class _Change:
     trace: str | None = None
     listed: Sequence[Evidence] = ()  # kept beside the ledger
     stranger: bool = False  # a new subject, whose row `add_subjects` writes
+    inner: InnerId | None = None  # `None`: the change appends no entry
     own_term: bool = False  # a statement named the number: its PERSONAL fields go at the end of the person's own term
 
     def tell(self, subject: Subject) -> None:
@@ -94,6 +96,7 @@ class _Change:
 
 async def record(
     tx: AsyncConnection,
+    inner: Inner,
     statements: Sequence[Statement],
     now: datetime,
     reviews: Sequence[Review] = (),
@@ -103,7 +106,8 @@ async def record(
 
     An open review sets `held_since`. A refused statement leaves no trace, not even a subject. `held`: subjects that the
     caller has locked, as they are. Any number of statements takes five round trips for new subjects and for held ones,
-    seven for other existing subjects, nine for both, and another if an opted-out subject opts in.
+    seven for other existing subjects, nine for both, and another if an opted-out subject opts in. `inner`: what the
+    chain of a subject is hashed under.
     """
     decisions: dict[int, Decision] = {}
     taken: dict[int, Statement] = {}
@@ -115,10 +119,10 @@ async def record(
     changes: dict[str, _Change] = {}
     perhaps_new = {place: s for place, s in taken.items() if s.subject_id not in held}
     if perhaps_new and not reviews:
-        changes = await _of_strangers(tx, perhaps_new, decisions, now)
+        changes = await _of_strangers(tx, inner, perhaps_new, decisions, now)
         taken = {place: s for place, s in taken.items() if s.subject_id not in changes}
     if taken or reviews:
-        changes |= await _of_others(tx, taken, reviews, held, decisions, now)
+        changes |= await _of_others(tx, inner, taken, reviews, held, decisions, now)
     await _write(tx, list(changes.values()), now)
     results = [(statement, decisions[place]) for place, statement in enumerate(statements)]
     for (kind, verdict), many in Counter((s.evidence.kind, d.verdict) for s, d in results).items():
@@ -134,7 +138,7 @@ def _recorded(statement: Statement, decision: Decision, changes: Mapping[str, _C
 
 
 async def _of_strangers(
-    tx: AsyncConnection, taken: Mapping[int, Statement], decisions: dict[int, Decision], now: datetime
+    tx: AsyncConnection, inner: Inner, taken: Mapping[int, Statement], decisions: dict[int, Decision], now: datetime
 ) -> dict[str, _Change]:
     """Decide the statements of new subjects and insert their rows; add to `decisions` (ADR-0035).
 
@@ -146,7 +150,7 @@ async def _of_strangers(
         senders={s.evidence.sender_id for s in taken.values() if s.evidence.sender_id is not None},
     )
     changes = {
-        subject_id: _Change(subject, subject, now, stranger=True)
+        subject_id: _Change(subject, subject, now, inner=inner(subject_id), stranger=True)
         for subject_id in dict.fromkeys(s.subject_id for s in taken.values())
         if subject_id not in known.subjects
         for subject in (Subject(subject_id=subject_id),)
@@ -166,6 +170,7 @@ async def _of_strangers(
 
 async def _of_others(
     tx: AsyncConnection,
+    inner: Inner,
     taken: Mapping[int, Statement],
     reviews: Sequence[Review],
     held: Mapping[str, Subject],
@@ -181,7 +186,8 @@ async def _of_others(
     listed = await store.listed_of(tx, [i for i in opening if any(m.kind == "opt_out" for m in locked[i].state.marks)])
     kept = await _terms_without_number(tx, locked.values())
     changes = {
-        i: _Change(subject, subject, now, kept.get(i), listed=listed.get(i, ())) for i, subject in locked.items()
+        i: _Change(subject, subject, now, kept.get(i), listed=listed.get(i, ()), inner=inner(i))
+        for i, subject in locked.items()
     }
     senders = {s.evidence.sender_id for s in taken.values() if s.evidence.sender_id is not None}
     senders |= {one.sender_id for some in listed.values() for one in some if one.sender_id is not None}
@@ -224,11 +230,11 @@ async def erase(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> dict[Who
     return await store.erase_personal(tx, asked)
 
 
-async def expire(tx: AsyncConnection, subject_ids: Collection[str], at: datetime, now: datetime) -> int:
+async def expire(tx: AsyncConnection, inner: Inner, subject_ids: Collection[str], at: datetime, now: datetime) -> int:
     """Record and publish the expiry of consents ended by `at`; return their number."""
     locked = await store.lock_subjects(tx, {}, subject_ids)
     known = await store.known(tx, senders=senders_of(locked.values()))
-    changes = [_Change(subject, subject, now) for subject in locked.values()]
+    changes = [_Change(subject, subject, now, inner=inner(subject.subject_id)) for subject in locked.values()]
     for change in changes:
         _end(change, known, at, now)
     _count_terms(changes, known.rules)
@@ -243,7 +249,7 @@ def _end(change: _Change, known: Known, at: datetime, now: datetime) -> None:
         if term.over(at):
             ended = Evidence(
                 evidence_id=evidence_id(
-                    RETENTION, subject_id, term.sender_id, term.purpose, term.expires_at.isoformat()
+                    RETENTION, change.inner, term.sender_id, term.purpose, term.expires_at.isoformat()
                 ),
                 kind="expiry",
                 sender_id=term.sender_id,
@@ -319,7 +325,7 @@ def _end_what_was_erased(change: _Change, given: Evidence, known: Known, now: da
     if ledger.standing(after, given.sender_id, given.purpose) == "opted_in":
         ended = Evidence(
             evidence_id=evidence_id(
-                RETENTION, change.subject.subject_id, given.sender_id, given.purpose, "erased", erased_at.isoformat()
+                RETENTION, change.inner, given.sender_id, given.purpose, "erased", erased_at.isoformat()
             ),
             kind="expiry",
             sender_id=given.sender_id,
@@ -433,8 +439,9 @@ def _decide(change: _Change, statement: Statement, known: Known, now: datetime, 
     if not statement.to_review and ledger.outvoted(decision.state, evidence):
         evidence = replace(evidence, clock=None)  # only a STOP under review may leave an earlier opt-in open
         decision = ledger.decide(subject.state, evidence, now)
+    assert change.inner is not None, "the caller appends entries"
     salt = os.urandom(SALT_BYTES).hex()
-    entry = chained(subject.subject_id, subject.entries + 1, evidence, now, subject.head, salt)
+    entry = chained(subject.subject_id, change.inner, subject.entries + 1, evidence, now, subject.head, salt)
     change.subject = replace(subject, state=decision.state, entries=entry.position, head=entry.hash)
     if (erased_at := _erased_at(change, evidence, known)) is not None:
         if _returns(decision, evidence, erased_at):

@@ -100,7 +100,9 @@ async def confirm(written: str, request: Request, held: Held) -> Response:
                 at=now,
                 received_at=now,
             )
-            await recorder.record(tx, [Statement(visit.question.subject_id, visit.number, said)], now)
+            await recorder.record(
+                tx, held.subject_keys.inner, [Statement(visit.question.subject_id, visit.number, said)], now
+            )
             await double_opt_ins.confirm(tx, [visit.question.evidence_id], now)
     return RedirectResponse(f"{PATH}/{written}?lang={words.language}", 303, headers=HEADERS)
 

@@ -66,7 +66,7 @@ async def _short_link(
     tx: AsyncConnection, held: Resources[PageSettings], sender: Sender, written: str, link: StopLink, now: datetime
 ) -> Link | None:
     """Store the short link and return it, or None where no number is on record, or the sender's data is erased."""
-    subject = await ledger_store.find_subject(tx, held.subject_keys.named(link.person))
+    subject = await ledger_store.find_subject(tx, held.subject_keys.of_digits(link.person))
     if subject is None or subject.number is None or subject.erased_at is not None:
         return None
     await erasing.be_waited_for(tx)

@@ -28,6 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.privacy.erasing import Whom
 from common.service import Resources, resources
 from common.settings import ServiceSettings
+from common.sms.subject_id import Inner
 from common.telemetry import counter
 from common.web.problems import DATABASE_DOWN
 from consent.ledger import recorder
@@ -212,7 +213,7 @@ async def stop(written: str, request: Request, held: Held) -> Response:
         visit = await _visit(tx, request, held, written, form.get("lang"))
         if isinstance(visit, Response):
             return visit
-        await _refuse(tx, visit, visit.link.sender_id, None)
+        await _refuse(tx, held.subject_keys.inner, visit, visit.link.sender_id, None)
         reach = await _reach(tx, visit.link)
     return _door(request, "halted", visit.words, reach) if visit.elsewhere else _back(visit)
 
@@ -231,10 +232,13 @@ async def choose(written: str, request: Request, held: Held) -> Response:
             purposes = (await senders_store.purposes_of(tx, [sender_id])).get(sender_id)
             if link.sender_id not in (None, sender_id) or purposes is None or purpose not in purposes.ever:
                 return _door(request, "stale", visit.words)
-            said = contacts.contact(link.subject_id, sender_id, visit.now, visit.now, source=SOURCE, actor=actor(link))
+            inner = held.subject_keys.inner
+            said = contacts.contact(
+                inner, link.subject_id, sender_id, visit.now, visit.now, source=SOURCE, actor=actor(link)
+            )
             # an opt-out of one purpose is no contact by itself; a link that only stops may be in other hands
             met = {} if link.only_stops else await contacts.worth_keeping(tx, {0: said})
-            await _refuse(tx, visit, sender_id, purpose, *met.values())
+            await _refuse(tx, held.subject_keys.inner, visit, sender_id, purpose, *met.values())
             return _door(request, "halted", visit.words, "purpose") if visit.elsewhere else _back(visit)
         if link.only_stops:
             return _door(request, "limited", visit.words)
@@ -262,7 +266,9 @@ async def choose(written: str, request: Request, held: Held) -> Response:
             occurred_at=visit.now,
             received_at=visit.now,
         )
-        await recorder.record(tx, [Statement(link.subject_id, link.number, evidence)], visit.now)
+        await recorder.record(
+            tx, held.subject_keys.inner, [Statement(link.subject_id, link.number, evidence)], visit.now
+        )
     return _back(visit)
 
 
@@ -316,7 +322,9 @@ async def erase(written: str, request: Request, held: Held) -> Response:
             occurred_at=now,
             received_at=now,
         )
-        recorded = await recorder.record(tx, [Statement(link.subject_id, None, evidence, erases=True)], now)
+        recorded = await recorder.record(
+            tx, held.subject_keys.inner, [Statement(link.subject_id, None, evidence, erases=True)], now
+        )
         await erasures.begin(tx, recorded, now)
         # the token still opens the certificate
         await rights_store.delete_links(tx, {Whom(link.subject_id, None): now})
@@ -332,7 +340,7 @@ def _erasing(link: Link) -> str:
 
 
 async def _refuse(
-    tx: AsyncConnection, visit: _Visit, sender_id: str | None, purpose: str | None, *before: Statement
+    tx: AsyncConnection, inner: Inner, visit: _Visit, sender_id: str | None, purpose: str | None, *before: Statement
 ) -> None:
     link = visit.link
     evidence = Evidence(
@@ -346,7 +354,7 @@ async def _refuse(
         occurred_at=visit.now,
         received_at=visit.now,
     )
-    await recorder.record(tx, [*before, Statement(link.subject_id, link.number, evidence)], visit.now)
+    await recorder.record(tx, inner, [*before, Statement(link.subject_id, link.number, evidence)], visit.now)
 
 
 async def _taken(

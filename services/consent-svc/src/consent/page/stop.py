@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.privacy.stop_link import PATH, StopLink, is_over, read
+from common.sms.subject_id import Inner
 from consent.ledger import recorder
 from consent.ledger import store as ledger_store
 from consent.ledger.chain import evidence_id
@@ -59,12 +60,13 @@ async def stop(sender_id: str, written: str, request: Request, held: Held) -> Re
         sender = await senders_store.find_sender(tx, sender_id)
         if (found := _standing(link, sender, now)) != "ask":
             return _said(found, words, sender_id, written, sender)
-        await _record(tx, held.subject_keys.named(link.person), sender_id, now)
+        keys = held.subject_keys
+        await _record(tx, keys.inner, keys.of_digits(link.person), sender_id, now)
         wide = sender is not None and await _reaches_further(tx, sender)
     return _said("stopped", words, sender_id, written, sender, reaches_further=wide)
 
 
-async def _record(tx: AsyncConnection, subject_id: str, sender_id: str, now: datetime) -> None:
+async def _record(tx: AsyncConnection, inner: Inner, subject_id: str, sender_id: str, now: datetime) -> None:
     """Record the STOP, unless nothing has come since the same STOP: a link can be posted without end."""
     evidence = Evidence(
         evidence_id=evidence_id(SOURCE, subject_id, sender_id, secrets.token_hex(8)),
@@ -79,7 +81,7 @@ async def _record(tx: AsyncConnection, subject_id: str, sender_id: str, now: dat
     subjects = await ledger_store.lock_subjects(tx, {subject_id: None})  # an opt-in may be in progress
     registered = (await ledger_store.known(tx, senders=[sender_id])).senders
     if not is_repeat(subjects[subject_id].state, recorder.controlled(evidence, registered)):
-        await recorder.record(tx, [Statement(subject_id, None, evidence)], now)
+        await recorder.record(tx, inner, [Statement(subject_id, None, evidence)], now)
 
 
 def _standing(link: StopLink, sender: Sender | None, now: datetime) -> Said:

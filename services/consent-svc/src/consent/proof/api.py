@@ -33,7 +33,7 @@ from consent.proof import receipt as proof
 from consent.proof import sealing, seals, store
 from consent.proof.bundle import MessageLine, SubjectLine, Withheld, Writer
 from consent.proof.receipt import Party
-from consent.proof.retold import retold
+from consent.proof.retold import own, retold
 from consent.proof.seals import Seal
 from consent.proof.store import HandedOff
 from consent.senders import store as senders_store
@@ -145,7 +145,10 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
             parties = await store.parties(tx, {sender_id} if sender_id else set())
             ((_, entries),) = await ledger_store.whole_histories(tx, [entry.subject_id])
             controllers = await senders_store.controllers_of_senders(tx, _named(entries))
-        if sender_id is not None:
+            ended = await ended_store.of_subject(tx, entry.subject_id) if sender_id is None else []
+        if sender_id is None:
+            entries = own(entries, ended, held.subject_keys.inner(entry.subject_id))
+        else:
             entries = _retold(held, entries, controllers, controllers[sender_id], entry.subject_id)
         told, *corrections = [
             _receipt(each, parties, keys)
@@ -198,7 +201,7 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
         The file has a chain for each controller of the token's senders, under the person's id with the controller.
         Without any record of these senders the chain is empty, whatever others have on record. Of the controller's
         other senders' entries, and of those about every sender, the caller gets the hashes. The platform's operator
-        gets the ledger's own chain, under the platform's own id of the person.
+        gets the ledger's own chain, linked under the platform's own id of the person.
         """
         number = any_number(body.number, held, await countries_of_all(caller, held, body.country))
         subject_id = held.subject_keys.subject_id(number)
@@ -213,7 +216,7 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
         def sees(sender_id: str | None) -> bool:
             return sender_id in seen if sender_id is not None else caller.everywhere
 
-        chains = {subject_id: entries}
+        chains = {subject_id: own(entries, ended, held.subject_keys.inner(subject_id))}
         if not caller.everywhere:
             theirs = {*(await caller.controllers(await caller.covered())).values()}
             chains = {held.edge_ids.of(one).shown(subject_id): [] for one in sorted(theirs)}

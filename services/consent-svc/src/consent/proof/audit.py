@@ -15,6 +15,7 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.sms.subject_id import Inner
 from consent.ledger import chain
 from consent.ledger import rules as ledger
 from consent.ledger.chain import GENESIS, Ended, Entry
@@ -39,9 +40,13 @@ class Finding:
 
 @dataclass(slots=True)
 class Audit:
-    """An audit. `pins`: hashes of seals by number. The counts are complete once `findings` has ended."""
+    """An audit. The counts are complete once `findings` has ended.
+
+    `inner`: what the chain of a subject is hashed under. `pins`: hashes of seals by number.
+    """
 
     tx: AsyncConnection
+    inner: Inner
     pins: Mapping[int, str] = field(default_factory=dict)
     subjects: int = 0
     entries: int = 0
@@ -66,7 +71,7 @@ class Audit:
             while entry and entry.subject_id != subject.subject_id and await self._precedes(entry, subject):
                 yield _nobodys(entry)
                 entry = await anext(entries, None)
-            check = _Check(subject)
+            check = _Check(subject, self.inner)
             while entry and entry.subject_id == subject.subject_id:
                 if isinstance(entry, Ended):
                     self.ended += 1
@@ -130,8 +135,9 @@ class Audit:
 class _Check:
     """The check of a subject."""
 
-    def __init__(self, subject: Head) -> None:
+    def __init__(self, subject: Head, inner: Inner) -> None:
         self._subject = subject
+        self._inner = inner
         self._entries = 0
         self._head = GENESIS
         self._state = NEVER_SEEN
@@ -196,9 +202,10 @@ class _Check:
         if entry.position != self._entries:
             return f"stands where entry {self._entries} should"
         try:
-            holds = chain.holds(entry, self._subject.subject_id, self._entries, self._head)
+            name = self._inner(self._subject.subject_id)
+            holds = chain.holds(entry, self._subject.subject_id, name, self._entries, self._head)
         except (OverflowError, ValueError):
-            holds = False  # an impossible instant
+            holds = False  # an impossible instant, or an id of no key of the ring
         if not holds:
             return "was changed, or does not follow the entry before it"
         if entry.erased and not (asked_at and (_is_before(entry, asked_at) or self._opens_nothing(entry.evidence))):

@@ -273,7 +273,7 @@ class _Check:
         self._position += 1
         if self._subject is None or entry.subject_id != self._subject.subject_id:
             self._problem("the entry is another subject's")
-        if not holds(entry, entry.subject_id, self._position, self._hash):
+        if not holds(entry, entry.subject_id, entry.subject_id, self._position, self._hash):
             self._problem("the chain does not hold here: this entry or an entry before was changed")
         self._hash = entry.hash
         self._entries.append(entry)

@@ -8,10 +8,12 @@ receipt once given is in every later bundle (ADR-0071).
 """
 
 from collections.abc import Collection, Iterable
+from operator import attrgetter
 
 from msgspec.structs import replace
 
-from consent.ledger.chain import GENESIS, Entry, digest, erased, evidence_id, link
+from common.sms.subject_id import InnerId
+from consent.ledger.chain import GENESIS, Ended, Entry, digest, erased, evidence_id, holds, link
 
 
 def retold(entries: Iterable[Entry], senders: Collection[str], who: str) -> list[Entry]:
@@ -38,6 +40,35 @@ def retold(entries: Iterable[Entry], senders: Collection[str], who: str) -> list
         before = link(who, position, said, told.recorded_at, told.sealed, before)
         chain.append(replace(told, subject_id=who, position=position, evidence=said, hash=before))
     return chain
+
+
+def own(entries: Iterable[Entry], ended: Iterable[Ended], inner: InnerId) -> list[Entry]:
+    """Return the ledger's own chain of a person, linked anew under the subject id, which the platform's operator sees.
+
+    The ledger's hashes stand on the inner id, which is shown nowhere. An entry that does not hold in the ledger keeps
+    the hash that is stored, and so holds in no bundle. `entries`, `ended`: the whole ledger of a person, in order.
+    """
+    chain: list[Entry] = []
+    before = stored = GENESIS
+    whole: list[Entry | Ended] = [*entries, *ended]
+    for entry in sorted(whole, key=attrgetter("position")):
+        if isinstance(entry, Ended):
+            before = stored = entry.hash
+            continue
+        told = entry
+        if _stands(entry, inner, stored):
+            who, said = entry.subject_id, entry.evidence
+            told = replace(entry, hash=link(who, entry.position, said, entry.recorded_at, entry.sealed, before))
+        chain.append(told)
+        before, stored = told.hash, entry.hash
+    return chain
+
+
+def _stands(entry: Entry, inner: InnerId, stored: str) -> bool:
+    try:
+        return holds(entry, entry.subject_id, inner, entry.position, stored)
+    except (OverflowError, ValueError):
+        return False  # an impossible instant
 
 
 def about_all(evidence: str, who: str) -> str:

@@ -15,17 +15,21 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from common.db.database import Database, may_idle
+from common.keyring import SubjectKeys
+from common.settings import SubjectRingSettings
+from common.sms.subject_id import Inner
 from consent.proof.audit import Audit
 
 TOLD = 100  # the rest is counted
 
 
 class _Settings(BaseSettings):
-    """The only setting of the command. Read access is enough."""
+    """The settings of the command. Read access to the database is enough."""
 
     model_config = SettingsConfigDict(env_prefix="PLACET_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     database_url: str
+    subject_keys: SubjectRingSettings
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -40,17 +44,18 @@ def run(arguments: Sequence[str]) -> int:
     )
     pins = dict(parser.parse_args(arguments).pin)
     try:
-        return asyncio.run(_run(_Settings().database_url, pins))
+        settings = _Settings()
+        return asyncio.run(_run(settings.database_url, SubjectKeys(settings.subject_keys).inner, pins))
     except (OSError, SQLAlchemyError, ValidationError) as error:
         sys.stderr.write(f"cannot be read: {error}\n")
         return 2
 
 
-async def _run(url: str, pins: Mapping[int, str]) -> int:
+async def _run(url: str, inner: Inner, pins: Mapping[int, str]) -> int:
     database = Database(url, pool_size=1, name="consent-verify")
     problems = 0
     try:
-        async for line, problem in verified(database, pins):
+        async for line, problem in verified(database, inner, pins):
             problems += problem
             if not problem or problems <= TOLD:
                 sys.stdout.write(f"{line}\n")
@@ -62,7 +67,7 @@ async def _run(url: str, pins: Mapping[int, str]) -> int:
     return 1 if problems else 0
 
 
-async def verified(database: Database, pins: Mapping[int, str]) -> AsyncIterator[tuple[str, bool]]:
+async def verified(database: Database, inner: Inner, pins: Mapping[int, str]) -> AsyncIterator[tuple[str, bool]]:
     """Yield each line to print, and whether the line is a problem.
 
     The audit delays neither recording nor sealing; but Postgres cannot vacuum meanwhile.
@@ -71,7 +76,7 @@ async def verified(database: Database, pins: Mapping[int, str]) -> AsyncIterator
     async with database.begin() as tx:
         await tx.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
         await may_idle(tx)  # the reader of the output may be slow
-        audit = Audit(tx, pins)
+        audit = Audit(tx, inner, pins)
         async for found in audit.findings():
             yield f"{found.where}: {found.why}", True
     took_s = perf_counter() - started

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.sms.subject_id import Inner
 from consent.ledger import retention
 from consent.ledger import store as ledger_store
 from consent.ledger.chain import evidence_id
@@ -17,11 +18,13 @@ from consent.ledger.rules import Evidence
 from consent.ledger.store import Standing
 
 
-def contact(subject_id: str, sender_id: str, occurred_at: datetime, received_at: datetime, **proof: Any) -> Statement:
+def contact(
+    inner: Inner, subject_id: str, sender_id: str, occurred_at: datetime, received_at: datetime, **proof: Any
+) -> Statement:
     """Return a contact, with an id per person, sender and UTC day. `proof`: fields of Evidence."""
     day = retention.day(min(occurred_at, received_at))
     evidence = Evidence(
-        evidence_id=evidence_id("contact", subject_id, sender_id, day),
+        evidence_id=evidence_id("contact", inner(subject_id), sender_id, day),
         kind="contact",
         sender_id=sender_id,
         purpose=None,

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.db.database import Database
 from common.db.timer import Timer, Worker
 from common.kafka import outbox
+from common.sms.subject_id import Inner
 from common.telemetry import counter, gauge
 from consent.ledger import recorder, retention, term_store
 from consent.ledger import rules as ledger
@@ -87,7 +88,7 @@ async def step(tx: AsyncConnection, now: datetime, asking: Asking, people: int =
         return 0
     written_at = clock()
     rows = await term_store.due_of(tx, due)
-    EXPIRED.inc(await recorder.expire(tx, due, now, written_at))
+    EXPIRED.inc(await recorder.expire(tx, asking.answers.keys.inner, due, now, written_at))
     await recorder.recount(tx, due, written_at)  # a consent may hold longer now than its row says
     subjects = await ledger_store.lock_subjects(tx, {}, due)
     rules = await store.rules_of(tx, recorder.senders_of(subjects.values()))
@@ -98,11 +99,14 @@ async def step(tx: AsyncConnection, now: datetime, asking: Asking, people: int =
         tx, [*asked, *(now_ for was, now_, step in looked if now_ and step is None and now_ != was)]
     )
     await term_store.forget_due(tx, [was for was, now_, _ in looked if now_ is None])
-    await forget(tx, [row.subject_id for row in rows if retention.is_person(row.term)], now, written_at)
+    own = [row.subject_id for row in rows if retention.is_person(row.term)]
+    await forget(tx, asking.answers.keys.inner, own, now, written_at)
     return len(due)
 
 
-async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetime, asked_at: datetime) -> None:
+async def forget(
+    tx: AsyncConnection, inner: Inner, subject_ids: Collection[str], now: datetime, asked_at: datetime
+) -> None:
     """Erase the people whose own term is over at `now`, dated `asked_at`. The caller holds the locks.
 
     A question postpones the erasure to its next step, a text under review by REVIEWED_WITHIN.
@@ -116,7 +120,7 @@ async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetim
         tx, [replace(row, due_at=waits[row.subject_id]) for row in over if row.subject_id in waits]
     )
     gone = {
-        row.subject_id: evidence_id(recorder.RETENTION, row.subject_id, row.term.expires_at.isoformat())
+        row.subject_id: evidence_id(recorder.RETENTION, inner(row.subject_id), row.term.expires_at.isoformat())
         for row in over
         if row.subject_id not in waits
     }

@@ -118,7 +118,7 @@ async def record_interactions(
             except Problem as problem:
                 results[index] = InteractionResult(index=index, verdict="refused", reasons=bodies(problem.reasons))
         worth = await worth_keeping(tx, statements)
-        recorded = await recorder.record(tx, list(worth.values()), call.now)
+        recorded = await recorder.record(tx, held.subject_keys.inner, list(worth.values()), call.now)
         kept = {place for place, r in zip(worth, recorded, strict=True) if r.decision.verdict is not Verdict.DUPLICATE}
         for index, statement in statements.items():
             verdict = "recorded" if index in kept else "unchanged"
@@ -143,5 +143,6 @@ def _statement(call: Call, body: InteractionBody) -> Statement:
         reasons.append(Reason("occurred_at", "occurred_in_the_future", "more than a minute ahead of our clock"))
     if reasons:
         raise Invalid("not recorded: " + ", ".join(r.reason for r in reasons), reasons=reasons)
-    subject_id = call.held.subject_keys.subject_id(any_number(body.number, call.held, call.countries(body)))
-    return contact(subject_id, body.sender_id, body.occurred_at, call.now, **dict(body.evidence))
+    keys = call.held.subject_keys
+    subject_id = keys.subject_id(any_number(body.number, call.held, call.countries(body)))
+    return contact(keys.inner, subject_id, body.sender_id, body.occurred_at, call.now, **dict(body.evidence))

@@ -211,7 +211,10 @@ async def ask_for_erasure(body: ErasureBody, request: Request, caller: Writes, h
         under_way = await erasures.open_of(tx, whom)
         asked = erasing.concerning((await erasing.asked_of(tx, [subject_id])).get(subject_id, ()), whom.controller_id)
         if under_way is None or (asked is not None and asked.lifted):
-            identity = evidence_id("erasure", caller.account, key, (claimed.since or now).isoformat(), *whom)
+            inner = held.subject_keys.inner(subject_id)
+            identity = evidence_id(
+                "erasure", caller.account, key, (claimed.since or now).isoformat(), inner, whom.controller_id
+            )
             known = await erasures.find(tx, [erasures.named(identity)])
             if not known:
                 scopes = ledger.closing(subject.state, controller.senders, controller.controller_id)
@@ -232,7 +235,12 @@ async def ask_for_erasure(body: ErasureBody, request: Request, caller: Writes, h
                     )
                     for (sender_id, purpose), named in _named(scopes, identity)
                 ]
-                await erasures.begin(tx, await recorder.record(tx, statements, now), now, controller.controller_id)
+                await erasures.begin(
+                    tx,
+                    await recorder.record(tx, held.subject_keys.inner, statements, now),
+                    now,
+                    controller.controller_id,
+                )
                 known = await erasures.find(tx, [erasures.named(identity)])
             (under_way,) = known
         location = {"Location": f"/v1/erasures/{under_way.erasure_id}"}
@@ -374,7 +382,8 @@ async def ask_for_rectification(
         if claimed.answer is not None:
             return claimed.answer.response()
         since = claimed.since or now
-        seed = caller.account, key or "", since.isoformat(), subject_id, controller.controller_id
+        inner = held.subject_keys.inner(subject_id)
+        seed = caller.account, key or "", since.isoformat(), inner, controller.controller_id
         identity = str(message_id(EPOCH, "rectification", *seed))
         found = await rectifications.find(tx, held.field_keys, identity)
         if found is None:
@@ -440,7 +449,7 @@ async def _rectify(
         if isinstance(what, NumberBody):
             appended = await _wrong_number(tx, what, body.asked, controller, identity, subject_id, now)
     if appended:
-        await recorder.record(tx, [Statement(subject_id, None, one) for one in appended], now)
+        await recorder.record(tx, held.subject_keys.inner, [Statement(subject_id, None, one) for one in appended], now)
     evidence = appended[-1] if appended else None
     new = Rectification(
         rectification_id=identity,

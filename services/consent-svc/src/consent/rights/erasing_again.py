@@ -25,9 +25,11 @@ from common.contracts import ERASURES
 from common.contracts.rights import ErasureRequested
 from common.db.database import Database
 from common.kafka import outbox
+from common.keyring import SubjectKeys
 from common.privacy import erasing
 from common.privacy.erasing import Kept
 from common.settings import ServiceSettings
+from common.sms.subject_id import Inner
 from consent.ledger import recorder
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
@@ -78,7 +80,7 @@ async def ask_again(tx: AsyncConnection, since: datetime, began: datetime) -> in
     return len(asked)
 
 
-async def begin_lost(tx: AsyncConnection, lost: Kept) -> bool:
+async def begin_lost(tx: AsyncConnection, inner: Inner, lost: Kept) -> bool:
     """Begin a lost erasure anew, with the opt-outs it stood on; return False where the erasure is on record.
 
     A repeat of the command finds the erasure on record.
@@ -110,11 +112,11 @@ async def begin_lost(tx: AsyncConnection, lost: Kept) -> bool:
         )
         for (sender_id, purpose), name in zip(scopes, names, strict=True)
     ]
-    await erasures.begin(tx, await recorder.record(tx, statements, now), now, lost.controller_id)
+    await erasures.begin(tx, await recorder.record(tx, inner, statements, now), now, lost.controller_id)
     return True
 
 
-async def erase_again(database: Database, since: datetime, lost: Sequence[Kept]) -> tuple[int, int]:
+async def erase_again(database: Database, inner: Inner, since: datetime, lost: Sequence[Kept]) -> tuple[int, int]:
     """Return how many erasures are open again, and how many lost ones have begun."""
     began = datetime.now(UTC)
     opened = begun = 0
@@ -126,7 +128,7 @@ async def erase_again(database: Database, since: datetime, lost: Sequence[Kept])
             break
     for each in lost:
         async with database.begin() as tx:
-            begun += await begin_lost(tx, each)
+            begun += await begin_lost(tx, inner, each)
     return opened, begun
 
 
@@ -145,8 +147,10 @@ def run(settings: ServiceSettings, arguments: Sequence[str]) -> int:
 
 async def _run(settings: ServiceSettings, since: datetime, lost: Sequence[Kept]) -> int:
     database = Database(settings.database_url, pool_size=1, name="consent-erase-again")
+    keys = SubjectKeys(settings.subject_keys)
+    lost = [msgspec.structs.replace(each, subject_id=keys.current(each.subject_id)) for each in lost]
     try:
-        opened, begun = await erase_again(database, since, lost)
+        opened, begun = await erase_again(database, keys.inner, since, lost)
     finally:
         await database.close()
     sys.stdout.write(

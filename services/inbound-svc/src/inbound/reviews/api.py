@@ -382,7 +382,7 @@ def _item(review: Review, held: Resources[Any]) -> ReviewItem:
         concern=event.concern,
         rule=event.rule,
         suggestion=rules.suggested(event),
-        like=held.subject_keys.subject_id(f"review:{event.concern}:{words}") if words else None,
+        like=held.subject_keys.of_text(f"review:{event.concern}:{words}") if words else None,
         due_at=rules.due_at(event.concern, event.received_at),
         score=event.score,
         sent_before=sent_before.ticket(keys, rules.before(event, datetime.now(UTC))),

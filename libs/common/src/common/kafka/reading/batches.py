@@ -14,7 +14,7 @@ from common.kafka import dead_letters, outbox
 from common.kafka.reading.offsets import Offsets
 from common.kafka.reading.records import event_of, key_of, received_as, type_of
 from common.kafka.subscription import After, Poison, Received, Stopped, Subscription, UnknownType, Unread
-from common.keyring import differing
+from common.keyring import SubjectKeys, differing
 from common.telemetry import counter, forget_span, tracing
 from common.telemetry.tracing import NOTHING
 
@@ -65,6 +65,7 @@ class Batches:
     database: Database
     offsets: Offsets
     keys: PublisherKeys
+    people: SubjectKeys
     _poison_in_a_row: dict[TopicPartition, int] = field(default_factory=dict)
 
     async def handle(self, tp: TopicPartition, records: Sequence[Any]) -> None:
@@ -96,7 +97,7 @@ class Batches:
                 if event is None:
                     HANDLED.labels(self.subscription.topic.name, "unknown_type").inc()
                 else:
-                    received.append(received_as(record, event))
+                    received.append(received_as(record, event, self.people))
             after, span = None, NOTHING
             if received:
                 span = tracing.processing(self.subscription.group, self.subscription.topic.name, received)
@@ -141,11 +142,12 @@ class Batches:
             if record.offset < reading.seen.next_offset:
                 return
             reading.record(record.offset, kafka.number_of(record.headers))
-            after = None
+            after, key = None, key_of(record)
             if self.subscription.on_poison is not None:
-                await self.subscription.on_poison(tx, key_of(record), tp.partition, record.offset)
+                named = None if key is None else self.people.read(key)
+                await self.subscription.on_poison(tx, named, tp.partition, record.offset)
             if self.subscription.on_unread is not None:
-                unread = Unread(key_of(record), record.value, tp.partition, record.offset)
+                unread = Unread(key, record.value, tp.partition, record.offset)
                 after = await self.subscription.on_unread(tx, unread)
             await outbox.append_dead_letter(tx, self.subscription.topic, record.key, record.value, reason)
             await dead_letters.note(

@@ -4,10 +4,14 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from common.contracts import Event, Watermark
+from common.contracts.dispatch import MessagesChanged
 from common.kafka import broker as kafka
 from common.kafka.reading import foreign
 from common.kafka.subscription import Poison, Received, Subscription, UnknownType
+from common.keyring import SubjectKeys
 
 
 class Mark(NamedTuple):
@@ -33,16 +37,31 @@ def event_of(subscription: Subscription, record: Any) -> Event | None:
     return event
 
 
-def received_as(record: Any, event: Event) -> Received:
+def received_as(record: Any, event: Event, keys: SubjectKeys) -> Received:
+    """Return the record as received, its people by the current outer key. Raises UnknownOuterKey."""
     trace: bytes | None = dict(record.headers).get("traceparent")
     return Received(
-        event=event,
-        key=key_of(record) or "",
+        event=of_current_key(event, keys),
+        key=keys.read(key_of(record) or ""),
         partition=record.partition,
         offset=record.offset,
         published_at=_instant(record.timestamp),
         traceparent=trace.decode(errors="replace") if trace else None,
     )
+
+
+def of_current_key(event: Event, keys: SubjectKeys) -> Event:
+    """Return the event with each person's id by the current outer key. Raises UnknownOuterKey."""
+    if isinstance(event, MessagesChanged):
+        people = [keys.read(each.subject_id) for each in event.changes]
+        if all(who == each.subject_id for who, each in zip(people, event.changes, strict=True)):
+            return event
+        changes = [replace(each, subject_id=who) for who, each in zip(people, event.changes, strict=True)]
+        return replace(event, changes=tuple(changes))
+    named: str | None = getattr(event, "subject_id", None)
+    if named is None or (who := keys.read(named)) == named:
+        return event
+    return replace(event, subject_id=who)
 
 
 def _instant(timestamp_ms: int) -> datetime:
