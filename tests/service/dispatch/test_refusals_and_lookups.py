@@ -12,19 +12,22 @@ import pytest
 from sqlalchemy import text
 
 from common.db.database import Database
+from common.law import at_hand_off, load
 from dispatch.gate import store as gate
 from dispatch.gate.candidate import Permit, stored
+from dispatch.gate.clearance import Clearance
 from dispatch.gateways import HTTP_PROVIDERS, LOOK_UPS, HttpGateway, Result
 from dispatch.gateways.pool import Traffic
 from dispatch.lane import Lane
 from dispatch.messages import store as messages
+from dispatch.projection.limits import Limits
 from dispatch.sending import outcomes
 from dispatch.sending import store as sending
 from dispatch.sending import timers as timers_module
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.receipts import settle_receipts
 from dispatch.sending.timers import Timers, _LookUp
-from tests.support.builders import now, number, requested, subject
+from tests.support.builders import field_keys, now, number, requested, subject, subject_keys
 from tests.support.ledger import dlr, message
 from tests.support.operators.accounts import ACCOUNTS, http
 from tests.support.operators.faults import FaultServer, fault_server
@@ -38,11 +41,13 @@ async def server() -> AsyncIterator[FaultServer]:
         yield listening
 
 
-UNUSED: Any = None  # what is handed off and looked up here was decided on before
+UNUSED: Any = None  # what is looked up here was decided on before
 
 
 def handoff_by(database: Database, *gateways: HttpGateway) -> Handoff:
-    return Handoff(database, Traffic(gateways), UNUSED, submits_in_flight=4)
+    traffic = Traffic(gateways)
+    clearance = Clearance(subject_keys, field_keys, traffic, at_hand_off(load("demonstration")), Limits(), 1.0)
+    return Handoff(database, traffic, clearance, submits_in_flight=4)
 
 
 def timers_of(database: Database, handoff: Handoff, batch: int = 10) -> Timers:

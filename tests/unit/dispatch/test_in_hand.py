@@ -17,26 +17,26 @@ def test_the_last_submit_in_hand_begins_within_half_of_a_permit(submit_s: float,
 
 
 def test_a_slow_gateway_leaves_room_for_the_others_and_any_may_always_come() -> None:
-    hand = InHand(a_turn=5, all_slots=10, permit_s=1.0)
+    hand = InHand(a_turn=5, all_slots=10)
     assert (hand.most, hand.at_once) == (20, 10)
-    hand.submitted(30.0)
+    hand.submitted(30.0, 1.0)
     assert (hand.most, hand.at_once) == (10, 5)
-    one = InHand(a_turn=1, all_slots=1, permit_s=1.0)
-    one.submitted(30.0)
+    one = InHand(a_turn=1, all_slots=1)
+    one.submitted(30.0, 1.0)
     assert (one.most, one.at_once, one.may_take) == (1, 1, 1)
 
 
 def test_submits_that_are_fast_again_make_room_again() -> None:
-    hand = InHand(a_turn=5, all_slots=5, permit_s=1.0)
-    hand.submitted(10.0)
+    hand = InHand(a_turn=5, all_slots=5)
+    hand.submitted(10.0, 1.0)
     assert hand.most == 5
     for _ in range(50):
-        hand.submitted(0.02)
+        hand.submitted(0.02, 1.0)
     assert hand.most == 5 * TURNS_AHEAD
 
 
 async def test_who_waits_for_room_goes_on_once_there_is_some() -> None:
-    hand = InHand(a_turn=1, all_slots=1, permit_s=1.0)
+    hand = InHand(a_turn=1, all_slots=1)
     with hand.holding(TURNS_AHEAD):
         assert hand.is_behind
         assert not hand.may_take

@@ -14,13 +14,13 @@ class InHand:
     """The messages in hand.
 
     `a_turn`: messages that the slots of one gateway submit at once; `all_slots`: those of all gateways, so that a slow
-    gateway leaves room for the others. `permit_s`: how long a permit lasts.
+    gateway leaves room for the others.
     """
 
     a_turn: int
     all_slots: int
-    permit_s: float
     many: int = 0
+    _turns: int = TURNS_AHEAD
     _submit_s: float = 0.0  # how long a submit keeps its slot: a moving average
     _room: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -30,7 +30,7 @@ class InHand:
     @property
     def most(self) -> int:
         """Return how many messages may be in hand."""
-        return max(self.all_slots, turns_ahead(self._submit_s, self.permit_s) * self.a_turn)
+        return max(self.all_slots, self._turns * self.a_turn)
 
     @property
     def is_behind(self) -> bool:
@@ -60,9 +60,10 @@ class InHand:
         finally:
             self._add(-many)
 
-    def submitted(self, took_s: float) -> None:
-        """Note how long a submit kept its slot."""
+    def submitted(self, took_s: float, permit_s: float) -> None:
+        """Note how long a submit kept its slot. `permit_s`: how long a permit lasts."""
         self._submit_s += (took_s - self._submit_s) / (LATELY if self._submit_s else 1)
+        self._turns = turns_ahead(self._submit_s, permit_s)
 
     def _add(self, many: int) -> None:
         self.many += many

@@ -253,7 +253,7 @@ class Handoff:
     def __post_init__(self) -> None:
         self.codes = Codes(self.send, self.traffic.gateways, self.submits_in_flight)
         slots = [self.submits_in_flight * gateway.batch for gateway in self.traffic.gateways.values()] or [1]
-        self.in_hand = InHand(max(slots), sum(slots), self.clearance.permit_ttl_s)
+        self.in_hand = InHand(max(slots), sum(slots))
         self._lanes = {
             (name, lane): asyncio.Semaphore(self.submits_in_flight) for name in self.traffic.gateways for lane in Lane
         }
@@ -309,7 +309,7 @@ class Handoff:
                 begins = bool(going) and await self._marks[lane].may_begin(going)
                 answers, late = await self._submit(going) if begins else ([], [])
                 if begins:
-                    self.in_hand.submitted(uptime_s() - began)
+                    self.in_hand.submitted(uptime_s() - began, self.clearance.permit_ttl_s)
             finally:
                 slots.release()
             if answers is None:  # halve the batch to find the message to blame
