@@ -33,7 +33,7 @@ from common.contracts.dispatch import MessageChanged
 from common.kafka.broker import partition_of
 from dispatch.messages import store as messages
 from dispatch.sending import timers
-from dispatch.sending.pipeline import SUBMITS_AHEAD
+from dispatch.sending.in_hand import TURNS_AHEAD
 from dispatch.service import Settings, build
 from tests.support.builders import (
     CODES_SENDER,
@@ -1210,7 +1210,7 @@ async def test_no_more_is_taken_than_leaves_soon(surroundings: Surroundings) -> 
         *some, last = people.values()  # each in another partition
         await d.publish_states(*map(opted_in, (*some, last)))
         op.open.clear()
-        many = [requested(n) for n in some for _ in range(SUBMITS_AHEAD // len(some))]
+        many = [requested(n) for n in some for _ in range(TURNS_AHEAD // len(some))]
         await d.request(*many)
         await eventually(lambda: _sending(surroundings, len(many)))
         await d.request(late := requested(last))
