@@ -5,7 +5,7 @@ import ctypes
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -16,9 +16,10 @@ from common.db.database import migrate
 from common.kafka import dead_letters
 from common.kafka.reading import broken_logs
 from common.keyring import FieldKeys, SubjectKeys
-from common.privacy import erasing, resealing
+from common.privacy import erasing, moving, resealing
+from common.privacy.moving import Moves
 from common.service import Service, create_app
-from common.settings import MigrationSettings, ServiceSettings
+from common.settings import MigrationSettings, MovingSettings, ServiceSettings
 from common.settings.environment import WrongSettings, read
 from common.telemetry import log_to_stderr, tracing
 from common.web.edge.ports import listening
@@ -58,11 +59,14 @@ def keep_memory() -> None:
             mallopt(threshold, KEPT_BYTES)
 
 
-def main(build: Callable[[S], Service[S]], kind: type[S]) -> None:
-    """Run `python -m <service> [COMMAND]`, with the commands of `COMMANDS`."""
+def main(build: Callable[[S], Service[S]], kind: type[S], moves: Moves) -> None:
+    """Run `python -m <service> [COMMAND]`, with the commands of `COMMANDS`. `moves`: of the rows, for `keys`."""
+    name = kind.__module__.partition(".")[0]
     if sys.argv[1:] == ["migrate"]:
-        _migrate(kind.__module__.partition(".")[0])
+        _migrate(name)
         return
+    if sys.argv[1:2] == ["keys"] and "--subjects" in sys.argv[2:]:
+        sys.exit(_move(name, moves, sys.argv[2:]))
     settings = settings_of(kind)
     service = build(settings)
     log_to_stderr(service.name)
@@ -103,6 +107,18 @@ def _migrate(service: str) -> None:
         migrate(told.database_url, service)
     else:
         migrate(told.owner_url, service, runs_as=make_url(told.database_url).username)
+
+
+def _move(service: str, moves: Moves, arguments: Sequence[str]) -> int:
+    """Move the stored subject ids to the current outer key as the owner of the tables."""
+    log_to_stderr(service)
+    try:
+        told = MovingSettings()
+    except ValidationError as error:
+        wrong = sorted({str(each["loc"][0]).upper() for each in error.errors(include_input=False) if each["loc"]})
+        sys.exit(f"missing or wrong: {', '.join(f'PLACET_{each}' for each in wrong)} (docs/runbook.md)")
+    url, subjects = told.owner_url or told.database_url, SubjectKeys(told.subject_keys)
+    return asyncio.run(moving.command(service, url, subjects, moves, told.partitions, arguments))
 
 
 def _check(service: Service[Any]) -> str | None:

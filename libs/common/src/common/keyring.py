@@ -84,6 +84,16 @@ class SubjectKeys:
         self._encrypt = _of_threads(ciphers[self._outer_key_id].encryptor())
         self._decrypt = {each: _of_threads(cipher.decryptor()) for each, cipher in ciphers.items()}
 
+    @property
+    def outer_key_id(self) -> str:
+        """Return the id of the current outer key."""
+        return self._outer_key_id
+
+    @property
+    def older(self) -> frozenset[str]:
+        """Return the ids of the other outer keys of the ring. Any means that a rotation is under way."""
+        return frozenset(self._decrypt) - {self._outer_key_id}
+
     def subject_id(self, e164: str) -> str:
         """Return the subject id of `e164` ("+" and digits)."""
         return f"{self._outer_key_id}-{self._encrypt(self._mac(e164.encode())[:SUBJECT_BYTES]).hex()}"

@@ -33,7 +33,7 @@ from common.audit.accounting import Accounting
 from common.audit.writer import AuditWriter
 from common.contracts import TOPICS, Topic
 from common.db.allowances import Allowances
-from common.db.database import Database
+from common.db.database import Database, fetch_many
 from common.db.notify import either
 from common.db.timer import Worker
 from common.kafka import broker as kafka
@@ -43,6 +43,7 @@ from common.kafka.outbox import Ceiling, Relay, Relayed
 from common.kafka.retrying import Retrying
 from common.kafka.subscription import Subscription
 from common.keyring import FieldKeys, LinkKeys, OtherKey, SubjectKeys, fingerprints
+from common.privacy.moving import MOVING
 from common.privacy.resealing import Sealed
 from common.settings import ServiceSettings
 from common.telemetry import continue_trace, exposed, gauge, traceparent, tracing
@@ -350,6 +351,7 @@ async def _keys_are_those_stored(service: Service[Any], held: Resources[Any]) ->
         return True
     try:
         async with asyncio.timeout(KEYS_SEEN_WITHIN_S), held.database.begin() as tx:
+            [(free,)] = await fetch_many(tx, "SELECT pg_try_advisory_xact_lock_shared(hashtext($1))", MOVING)
             ends = [
                 (await tx.execute(select(func.min(column), func.max(column)))).one() for column in service.subject_ids
             ]
@@ -361,6 +363,10 @@ async def _keys_are_those_stored(service: Service[Any], held: Resources[Any]) ->
     except Exception as error:
         log.warning("the stored subject ids could not be checked yet", extra={"why": type(error).__name__})
         return False
+    if not free:
+        raise OtherKey(
+            "`keys --subjects` moves the stored subject ids now: start the service once the command has ended"
+        )
     for rows in numbered:
         held.subject_keys.look_at_numbers([(named, sealed) for named, sealed in rows if sealed], held.field_keys)
     for stored in ends:

@@ -38,6 +38,7 @@ from campaign.templates import store as templates
 from campaign.webhooks import api as webhooking
 from campaign.webhooks import store as webhooks
 from campaign.webhooks.sender import Sender
+from common.privacy.moving import Moves
 from common.privacy.pruning import Pruner
 from common.privacy.resealing import whole
 from common.service import Background, Resources, Service
@@ -79,6 +80,8 @@ SEALED = (
     whole("import_piece", "body", "import:{import_id}:{position}", binary=True),
     whole("webhook", "secrets", "webhook:{webhook_id}"),
 )
+
+MOVES = Moves(before=recipients.LET_ALL_WAIT)
 
 
 def build(settings: Settings | None = None) -> Service[Settings]:

@@ -12,7 +12,7 @@ from common.command import main, settings_of
 from consent.ledger import republishing
 from consent.proof import verify_bundle, verify_ledger
 from consent.rights import erasing_again
-from consent.service import Settings, build
+from consent.service import MOVES, Settings, build
 
 if sys.argv[1:2] == ["verify-bundle"]:
     sys.exit(verify_bundle.run(sys.argv[2:]))
@@ -22,4 +22,4 @@ if sys.argv[1:2] == ["republish"]:
     sys.exit(republishing.run(settings_of(Settings), sys.argv[2:]))
 if sys.argv[1:2] == ["erase-again"]:
     sys.exit(erasing_again.run(settings_of(Settings), sys.argv[2:]))
-main(build, Settings)
+main(build, Settings, MOVES)

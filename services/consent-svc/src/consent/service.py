@@ -11,6 +11,7 @@ from common.contracts import INBOUND_MESSAGES
 from common.kafka.reading.offsets import applied_watermark
 from common.keyring import FieldKeys
 from common.privacy import stop_link
+from common.privacy.moving import Moves
 from common.privacy.pruning import Pruner
 from common.privacy.resealing import whole
 from common.service import Background, Resources, Service
@@ -28,7 +29,7 @@ from consent.inbound import clicks, shared_codes
 from consent.inbound import messages as intake
 from consent.inbound import opt_out_receipts as receipts
 from consent.inbound.messages import Intake
-from consent.ledger import store
+from consent.ledger import store, term_store
 from consent.opt_outs import api as opt_outs
 from consent.page import api as links_to_page
 from consent.page import confirm, preferences, stop
@@ -151,6 +152,8 @@ SEALED = (
     whole("import_file", "rest", "import:{import_id}:rest", binary=True),
     whole("import_piece", "body", "import:{import_id}:{position}", binary=True),
 )
+
+MOVES = Moves(before=term_store.BEGIN_ANEW)
 
 
 def build(settings: Settings | None = None) -> Service[Settings]:

@@ -8,10 +8,10 @@ import sys
 from common.command import main, settings_of
 from dispatch.audit import replay
 from dispatch.projection import rebuild as rebuilding
-from dispatch.service import Settings, build
+from dispatch.service import MOVES, Settings, build
 
 if sys.argv[1:2] == ["replay"]:
     sys.exit(replay.run(sys.argv[2:]))
 if sys.argv[1:2] == ["rebuild"]:
     sys.exit(rebuilding.run(settings_of(Settings), sys.argv[2:]))
-main(build, Settings)
+main(build, Settings, MOVES)

@@ -9,6 +9,7 @@ from common.contracts import operator_submits, operator_topics
 from common.contracts.campaign import Category
 from common.db.timer import Worker
 from common.law import at_hand_off
+from common.privacy.moving import Moves
 from common.privacy.pruning import Pruner
 from common.privacy.resealing import whole
 from common.service import Background, Resources, Service
@@ -132,6 +133,8 @@ SEALED = (
     whole("message", "number", "number:{subject_id}"),
     whole("message", "text", "text:{message_id}"),
 )
+
+MOVES = Moves(unless=messages.IN_HAND | projection.REBUILDING, placed=("message", "enforcement"))
 
 
 def build(settings: Settings | None = None) -> Service[Settings]:

@@ -119,7 +119,7 @@ class Database:
     """The database of a service. After `idle_s` without a statement the server rolls back and closes the connection."""
 
     def __init__(self, url: str, *, pool_size: int = 10, name: str = "placet", idle_s: float = IDLE_S) -> None:
-        self._name = name
+        self.name = name
         located, self._tls = without_tls_of(url)
         self._url = located.set(drivername="postgresql+asyncpg")
         self.dsn = self._url.set(drivername="postgresql").render_as_string(hide_password=False)
@@ -153,7 +153,7 @@ class Database:
     async def begin(self) -> AsyncIterator[AsyncConnection]:
         """Open a transaction, rolled back if the block raises."""
         asked = time.perf_counter()
-        with tracing.transaction(self._name):
+        with tracing.transaction(self.name):
             async with self.engine.begin() as tx:
                 WAITED.observe(time.perf_counter() - asked)
                 try:
@@ -177,7 +177,7 @@ class Database:
 
     async def read(self, sql: str, *values: object) -> Sequence[Sequence[Any]]:
         """Run a read-only query in a single round trip, without a transaction. See `fetch_many`."""
-        with tracing.transaction(self._name):
+        with tracing.transaction(self.name):
             async with self.engine.connect() as connection:
                 rows: Sequence[Sequence[Any]] = await (await _driver(connection)).fetch(sql, *values)
         return rows

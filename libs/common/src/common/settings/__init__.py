@@ -40,9 +40,10 @@ from common.sms.prices import read as read_prices
 Role = Literal["api", "worker", "projection", "relay"]
 AUTH_KEY_BYTES = 32  # RFC 7518, 3.2
 ALL_ROLES: frozenset[Role] = frozenset(("api", "worker", "projection", "relay"))
+PARTITIONS = 12
 RELAY_ALONE: frozenset[Role] = frozenset(("relay",))
 NO_KEY, NO_OUTER_KEY = "none", "noouter"  # the ids of the keys of a process without keys
-OUTER_KEY_ID = re.compile(r"[a-z0-9]{1,16}")
+OUTER_KEY_ID = re.compile(r"[a-z][a-z0-9]{0,15}")  # not "00", which begins a traceparent
 
 
 class KeyRingSettings(BaseModel):
@@ -70,7 +71,9 @@ class SubjectRingSettings(KeyRingSettings):
     @model_validator(mode="after")
     def _outer_keys_have_ids_of_their_own(self) -> "SubjectRingSettings":
         if wrong := sorted(key_id for key_id in self.outer.keys if not OUTER_KEY_ID.fullmatch(key_id)):
-            raise ValueError(f"outer key id {wrong[0]!r}: use 1 to 16 of a-z and 0-9, because each subject id has it")
+            raise ValueError(
+                f"outer key id {wrong[0]!r}: use a letter and then up to 15 of a-z and 0-9, because ids begin with it"
+            )
         if shared := sorted(self.outer.keys.keys() & self.keys.keys()):
             raise ValueError(f"the key id {shared[0]!r} names a subject key and an outer key: rename the outer key")
         return self
@@ -140,7 +143,7 @@ class ServiceSettings(MountedSettings):
     """The password."""
     topic_prefix: str = ""
     """Separates two test runs on a broker."""
-    partitions: int = Field(12, ge=1)
+    partitions: int = Field(PARTITIONS, ge=1)
     """Partitions of all subject-keyed topics: the same for every service, with many divisors (ADR-0004)."""
 
     host: str = "127.0.0.1"
@@ -336,6 +339,15 @@ class MigrationSettings(MountedSettings):
     """The same database by the role that owns it, for `migrate` alone: a running service refuses to start with it.
     Without, the role of `PLACET_DATABASE_URL` owns the database: development only.
     """
+
+
+class MovingSettings(MigrationSettings):
+    """The settings of `keys --subjects`, which needs the ring and no other key, and reads no other variable."""
+
+    subject_keys: SubjectRingSettings
+    """As every service has it, with the outer key of before among the others."""
+    partitions: int = Field(PARTITIONS, ge=1)
+    """As every service has it."""
 
 
 class HoursSettings(ServiceSettings):

@@ -193,6 +193,21 @@ async def deny(tx: AsyncConnection, campaign_id: str, denied: Mapping[str, str])
     await tallies.add_reasons(tx, "denied", {campaign_id: Counter(denied.values())})
 
 
+# A walk follows the order of the ids, which another outer key changes. So before a move each recipient ahead of the
+# cursor of a walk becomes one that waits until now, and the walk has none ahead: no recipient is asked for twice.
+ALL_WAIT = "z" * 17  # a cursor behind every id
+LET_ALL_WAIT = (
+    f"""
+    UPDATE recipient AS r
+    SET waits_until = now()
+    FROM campaign AS c
+    WHERE c.campaign_id = r.campaign_id AND c.cursor NOT IN ('', '{ALL_WAIT}') AND NOT c.expanded
+    AND r.subject_id > c.cursor AND r.waits_until IS NULL
+    """,
+    f"UPDATE campaign SET cursor = '{ALL_WAIT}' WHERE cursor NOT IN ('', '{ALL_WAIT}')",
+)
+
+
 async def deny_unrequested(tx: AsyncConnection, campaign: Progress, reason: str, limit: int) -> int:
     """Deny up to `limit` recipients never requested; return how many.
 

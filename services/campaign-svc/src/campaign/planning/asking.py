@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from campaign.audience.draw import lot
 from campaign.campaigns import store as campaigns
 from campaign.campaigns.campaign import Campaign
+from campaign.campaigns.recipients import ALL_WAIT
 from campaign.links.links import Tokens
 from campaign.message import text as texts
 from campaign.message.short_link import any_token
@@ -67,7 +68,8 @@ class Asking:
 
     @property
     def may_wait(self) -> bool:
-        return self.by_person or (self.trial is not None and self.trial.winner is not None)
+        all_wait = self.campaign.cursor == ALL_WAIT
+        return all_wait or self.by_person or (self.trial is not None and self.trial.winner is not None)
 
     def variant_of(self, subject_id: str) -> str:
         """Return the recipient's text, HOLDOUT, or REST while the winner is unknown."""

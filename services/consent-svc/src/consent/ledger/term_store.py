@@ -238,6 +238,10 @@ async def note_recounts(tx: AsyncConnection) -> int:
     return noted.rowcount
 
 
+# A recount follows the order of the ids, which another outer key changes; to recount a term twice is harmless.
+BEGIN_ANEW = ("UPDATE retention_recount SET cursor_at = NULL, cursor_subject = NULL",)
+
+
 async def settle_recount(tx: AsyncConnection, sender_id: str, cursor: tuple[datetime, str] | None) -> None:
     """Store the cursor of a recount, or delete the finished recount."""
     if cursor is None:

@@ -264,6 +264,10 @@ async def mark_unreadable(
     )
 
 
+# The offsets of a rebuild are of partitions, and its rows would be of two keys.
+REBUILDING = {"a rebuild of the projection is under way: let it end": "SELECT FROM rebuild LIMIT 1"}
+
+
 async def begin_rebuild(tx: AsyncConnection, now: datetime) -> tuple[datetime, dict[int, Seen]]:
     """Resume the unfinished rebuild, or start a rebuild with an empty table.
 
