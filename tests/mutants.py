@@ -411,9 +411,9 @@ MUTANTS = (
         "        controls = early\n",
         f"{DISPATCH} -k paused",
         (
-            "        as_of = await projection.watermark(tx, partition, campaigns)\n",
+            "        as_of = await projection.watermark(tx, partition, campaigns, oldest_of=self.oldest_of)\n",
             "        early = await store.controls(tx, campaigns)\n"
-            "        as_of = await projection.watermark(tx, partition, campaigns)\n",
+            "        as_of = await projection.watermark(tx, partition, campaigns, oldest_of=self.oldest_of)\n",
         ),
     ),
     Mutant(

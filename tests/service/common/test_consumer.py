@@ -762,6 +762,54 @@ async def test_a_person_of_an_unknown_outer_key_stalls_the_partition(surrounding
             await eventually(_until_offset(pipe, 1))
 
 
+@pytest.mark.parametrize("ring", ["both", "new"])
+async def test_a_tombstone_of_another_outer_key_is_stepped_over_and_one_of_the_current_key_is_poison(
+    surroundings: Surroundings, ring: str
+) -> None:
+    async with pipeline(surroundings, partitions=1) as pipe:
+        poisoned: list[str | None] = []
+
+        async def note(tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:
+            poisoned.append(key)
+
+        later = replace(pipe, settings=pipe.with_settings(subject_keys=RINGS[ring]))
+        now = SubjectKeys(RINGS["both"]).current(SUBJECT)
+        await pipe.publish_raw((SUBJECT.encode(), None, "placet.tombstone.v1"))
+        await pipe.publish(*states_of(now, 2))
+        await later.hand(later.consumer(on_poison=note))
+        assert (await pipe.applied(), poisoned, await pipe.next_offset()) == ([(now, 2)], [], 2)
+        await pipe.publish_raw((now.encode(), None, ConsentStateChanged.type))
+        await later.hand(later.consumer(on_poison=note))
+        assert poisoned == [now]
+
+
+@pytest.mark.parametrize("value", ["a state", "unreadable"])
+async def test_a_record_of_an_older_outer_key_is_of_the_partition_of_the_id_of_now(
+    surroundings: Surroundings, value: str
+) -> None:
+    """There the lock is under which decisions about the person are made."""
+    people = [f"t1-{n:032x}" for n in range(20)]
+    of_now = {who: kafka.partition_of(SubjectKeys(RINGS["both"]).current(who), 4) for who in people}
+    async with pipeline(surroundings, partitions=4) as pipe:
+        homes: list[int] = []
+
+        async def keep(tx: AsyncConnection, batch: list[Received]) -> After | None:
+            homes.extend(each.home for each in batch)
+            return None
+
+        async def note(tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:
+            homes.append(partition)
+
+        if value == "a state":
+            await pipe.publish(*[state for who in people for state in states_of(who, 1)])
+        else:
+            await pipe.publish_raw(*[(who.encode(), b"{broken", ConsentStateChanged.type) for who in people])
+        rotating = replace(pipe, settings=pipe.with_settings(subject_keys=RINGS["both"]))
+        await rotating.hand(rotating.consumer(keep, note))
+        assert sorted(homes) == sorted(of_now.values())
+        assert any(kafka.partition_of(who, 4) != place for who, place in of_now.items())
+
+
 async def _no_poison(tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:
     assert key is not None
 

@@ -10,8 +10,9 @@ import pytest
 from pydantic import AnyUrl, SecretStr
 from sqlalchemy import text
 
-from common.db.database import Database
-from common.kafka.subscription import Hold, Received
+from common.db.database import Database, fetch_many
+from common.kafka.broker import partition_of
+from common.kafka.subscription import Hold, Poison, Received
 from common.law import at_hand_off, load
 from dispatch.gate.candidate import requested as candidate
 from dispatch.gate.clearance import Clearance
@@ -19,11 +20,13 @@ from dispatch.gateways import HTTP_PROVIDERS, HttpGateway
 from dispatch.gateways.pool import Traffic
 from dispatch.gateways.routing import Route
 from dispatch.gateways.settings import GatewaySettings
+from dispatch.lane import Lane
 from dispatch.projection import store as projection
 from dispatch.projection.limits import Limits
+from dispatch.sending import store as sending
 from dispatch.sending.pipeline import Handoff, Intake
 from dispatch.sending.timers import Timers
-from tests.support.builders import field_keys, now, requested, sender_changed, subject_keys
+from tests.support.builders import field_keys, now, requested, sender_changed, subject, subject_keys
 from tests.support.eventually import eventually
 from tests.support.infrastructure import Postgres
 from tests.support.operators.accounts import ACCOUNTS
@@ -75,6 +78,40 @@ async def test_campaigns_are_decided_one_partition_at_a_time(postgres: Postgres,
             with pytest.raises(Hold):  # nothing is known of consents here
                 await each
         assert not await due
+    await gateway.close()
+    await database.close()
+
+
+async def test_a_request_under_an_older_id_waits_in_the_ledger_for_a_decision_in_its_persons_partition(
+    postgres: Postgres, unique: str
+) -> None:
+    """The lock and the watermark of the partition that it came in are not the person's."""
+    database = Database(await postgres.clone("dispatch", f"dispatch_{unique}"), pool_size=2)
+    account = ACCOUNTS["twilio"].at("http://127.0.0.1:9")  # nothing is handed off
+    gateway = HttpGateway("twilio", HTTP_PROVIDERS["twilio"], account, timeout_s=5.0)
+    clearance = Clearance(subject_keys, field_keys, Traffic([gateway]), at_hand_off(load("france")), Limits(), 5.0)
+    intake = Intake(clearance, Handoff(database, clearance.traffic, clearance, 1), batch=100, partitions=3)
+    homes = {n: partition_of(subject(n), 3) for n in range(12)}
+    assert set(homes.values()) == {0, 1, 2}
+
+    def came(n: int, moved_to: int | None) -> Received:
+        event = requested(n, campaign_id=None, category="transactional")
+        return Received(event, event.key, 0, n, now(), None, moved_to)
+
+    batch = [came(n, home if home else None) for n, home in homes.items()]
+    async with database.begin() as tx:
+        assert await intake.take(tx, batch) is None, "without a sender, those that are decided wait as well"
+        assert await intake.take(tx, batch) is None, "of a repeated record"
+        rows = await fetch_many(tx, "SELECT subject_id, partition, decided_at IS NULL, status FROM message")
+        assert await sending.due_partitions(tx, 3, now(), Lane.TRANSACTIONAL) == [1, 2]
+    assert {(who, place, waits) for who, place, waits, _ in rows} == {
+        (subject(n), home, home != 0) for n, home in homes.items()
+    }
+    assert {status for _, _, waits, status in rows if waits} == {"pending"}
+    astray = next(n for n, home in homes.items() if home)
+    async with database.begin() as tx:
+        with pytest.raises(Poison, match="in another partition than its subject's"):
+            await intake.take(tx, [came(astray, None)])
     await gateway.close()
     await database.close()
 

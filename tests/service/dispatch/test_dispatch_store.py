@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import text
 
+from common.contracts import STATES
 from common.contracts.consent import ConsentStateChanged
 from common.contracts.rights import ErasureRequested
 from common.db.database import COPIED_MESSAGES, Database, fetch_many
@@ -108,6 +109,29 @@ async def test_what_the_version_before_marked_is_readable_by_the_next_state(data
         await tx.execute(text("UPDATE subject SET unreadable = true, log_offset = NULL"))
         await projection.apply_states(tx, received(opted_in(1, version=6), 3))
         assert not (await gate.subjects(tx, [subject(1)]))[subject(1)].unreadable
+
+
+async def test_a_stop_under_an_older_id_locks_decisions_of_the_persons_own_partition_out(database: Database) -> None:
+    stop = opted_out(1, version=7)
+    async with database.begin() as applying, database.begin() as deciding:
+        await projection.apply_states(applying, [Received(stop, stop.subject_id, 0, 4, now(), None, 2)])
+        for place, free in ((0, False), (1, True), (2, False)):
+            assert await messages.try_lock_partition(deciding, place, Lane.MARKETING) is free
+        assert await applying.scalar(text("SELECT partition FROM enforcement")) == 2
+
+
+async def test_while_ids_are_moved_the_oldest_watermark_of_all_partitions_counts(database: Database) -> None:
+    early, late = now() - timedelta(seconds=9), now()
+    mark = (
+        "INSERT INTO consumer_offset (consumer_group, topic, partition, next_offset, as_of)"
+        f" VALUES ('{projection_store.CONSENTS_GROUP}', '{STATES.name}', :place, 1, :as_of)"
+    )
+    async with database.begin() as tx:
+        await tx.execute(text(mark), {"place": 0, "as_of": late})
+        assert await projection_store.watermark(tx, 0, oldest_of=2) is None, "a partition that nothing was read of"
+        await tx.execute(text(mark), {"place": 1, "as_of": early})
+        assert await projection_store.watermark(tx, 0) == late
+        assert await projection_store.watermark(tx, 0, oldest_of=2) == early
 
 
 @pytest.mark.parametrize("of", ["this decision", "an earlier one"])

@@ -134,7 +134,11 @@ SEALED = (
     whole("message", "text", "text:{message_id}"),
 )
 
-MOVES = Moves(unless=messages.IN_HAND | projection.REBUILDING, placed=("message", "enforcement"))
+MOVES = Moves(
+    unless=messages.IN_HAND | projection.REBUILDING,
+    before=projection.WITHOUT_OFFSETS,
+    placed=("message", "enforcement"),
+)
 
 
 def build(settings: Settings | None = None) -> Service[Settings]:
@@ -169,6 +173,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             link_keys=held.link_keys,
             budget=Budget(held.allowances, settings.limited),
             prices=settings.price_table,
+            oldest_of=settings.partitions if held.subject_keys.older else None,
         )
         handoff = Handoff(held.database, traffic, clearance, settings.gateway_submits)
         intake = Intake(clearance, handoff, batch=settings.intake_batch, partitions=settings.partitions)

@@ -16,7 +16,7 @@ from common.contracts import Watermark
 from common.kafka import broker as kafka
 from common.kafka.reading.client import ISOLATION
 from common.kafka.reading.completeness import Reading, Seen
-from common.kafka.reading.records import event_of, key_of, received_as
+from common.kafka.reading.records import event_of, is_tombstone, key_of, received_as
 from common.kafka.subscription import Poison, Received, Stopped, Subscription
 from common.keyring import SubjectKeys
 from common.settings import ServiceSettings
@@ -107,6 +107,9 @@ class Replaying:
         reading = Reading(seen, numbered=topic.watermarked, compacted=topic.cleanup == "compact")
         for record in records:
             number = kafka.number_of(record.headers)
+            if is_tombstone(self.subscription, record, self._people):
+                reading.record(record.offset, number)
+                continue
             try:
                 event = event_of(self.subscription, record)
             except Poison:
@@ -119,7 +122,7 @@ class Replaying:
                 continue
             reading.record(record.offset, number)
             if event is not None:
-                received.append(received_as(record, event, self._people))
+                received.append(received_as(record, event, self._people, self.settings.partitions))
         if not records:
             reading.skip_to(end)
         return Batch(partition, received, poisoned, reading)

@@ -121,7 +121,8 @@ class Retrying:
                 raise Poison("an event type that is not known here")
             after = None
             if not isinstance(event, Watermark):
-                received = received_as(record, event, SubjectKeys(self.settings.subject_keys))
+                people = SubjectKeys(self.settings.subject_keys)
+                received = received_as(record, event, people, self.settings.partitions)
                 continue_trace(received.traceparent)
                 after = await subscription.handle(tx, [received])
             await dead_letters.end(tx, letter.id, "replayed")

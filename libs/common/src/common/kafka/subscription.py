@@ -34,7 +34,10 @@ class Stopped(RuntimeError):
 
 
 class Received(msgspec.Struct, frozen=True):
-    """An event read from a partition."""
+    """An event read from a partition.
+
+    `moved_to`: of a record whose key is a person's id of an older outer key, the partition of the person's id of now.
+    """
 
     event: Event
     key: str
@@ -42,6 +45,12 @@ class Received(msgspec.Struct, frozen=True):
     offset: int
     published_at: datetime
     traceparent: str | None
+    moved_to: int | None = None
+
+    @property
+    def home(self) -> int:
+        """Return the partition of the person, whose lock and watermark count."""
+        return self.partition if self.moved_to is None else self.moved_to
 
 
 class Unread(msgspec.Struct, frozen=True):
@@ -63,14 +72,14 @@ class Subscription:
     """A consumer group's reading of a topic.
 
     `handle` gets a batch inside the transaction that steps the offset; the returned function runs after the commit,
-    before the partition's next batch. `on_poison(tx, key, partition, offset)`: the key is None where missing or
-    unreadable. `wait_ms`: of an empty fetch on the local stack's broker, which waits to the end, and where a fetch
-    costs a millisecond: only topics with STOPs have a short wait. `may_take`: how many records the handler takes now;
-    at 0, records stay in Kafka. `skips_unknown`: skip unknown types, as no event of this topic can forbid a message
-    or is owed to a person; elsewhere an unknown type is poison (ADR-0007). `foreign`: other parties write to the topic,
-    so any number of bad records may come, and its one type is read as `reading.foreign` says. `on_unread`: as `handle`,
-    for a bad record of a foreign topic, whose key names no subject. `on_assigned` gets the count of partitions read
-    from now on.
+    before the partition's next batch. `on_poison(tx, key, partition, offset)`: the partition is the key's, and the key
+    None where missing or unreadable. `wait_ms`: of an empty fetch on the local stack's broker, which waits to the end,
+    and where a fetch costs a millisecond: only topics with STOPs have a short wait. `may_take`: how many records the
+    handler takes now; at 0, records stay in Kafka. `skips_unknown`: skip unknown types, as no event of this topic can
+    forbid a message or is owed to a person; elsewhere an unknown type is poison (ADR-0007). `foreign`: other parties
+    write to the topic, so any number of bad records may come, and its one type is read as `reading.foreign` says.
+    `on_unread`: as `handle`, for a bad record of a foreign topic, whose key names no subject. `on_assigned` gets the
+    count of partitions read from now on.
     """
 
     group: str  # <service>.<purpose>

@@ -157,8 +157,8 @@ class Moving:
             [(others,)] = await fetch_many(tx, _OTHERS, self.database.name)
             if others:
                 raise NotYet(
-                    f"{others} other session{'s' * (others > 1)} of the database: stop every process of the service, and"
-                    " whatever else is connected"
+                    f"{others} other session{'s' * (others > 1)} of the database: stop every process of the service,"
+                    " and whatever else is connected"
                 )
             if await fetch_many(tx, "SELECT FROM outbox LIMIT 1"):
                 raise NotYet("the outbox is not empty: run the role `relay` alone until it is")

@@ -10,6 +10,7 @@ from common.contracts.campaign import Category, MessageRequested
 from dispatch.gate.rules import Verdict
 from dispatch.lane import Lane, lane_of
 from dispatch.messages.row import MessageRow
+from dispatch.messages.status import Status
 from dispatch.quotas.budget import Purse
 
 
@@ -60,6 +61,30 @@ def requested(event: MessageRequested, partition: int) -> Candidate:
         requested_at=event.requested_at,
         send_before=event.send_before,
         region=event.region,
+    )
+
+
+def undecided(candidate: Candidate, now: datetime) -> MessageRow:
+    """Return the row of a request that waits in the ledger for its first decision."""
+    return MessageRow(
+        message_id=candidate.message_id,
+        status=Status.PENDING,
+        reasons=(),
+        campaign_id=candidate.campaign_id,
+        sender_id=candidate.sender_id,
+        purpose=candidate.purpose,
+        category=candidate.category,
+        subject_id=candidate.subject_id,
+        partition=candidate.partition,
+        number=candidate.number,
+        text=candidate.text,
+        requested_at=candidate.requested_at,
+        send_before=candidate.send_before,
+        version=1,
+        policy_version="",
+        due_at=now,
+        region=candidate.region,
+        charged=False,
     )
 
 

@@ -82,6 +82,7 @@ class Clearance:
     link_keys: LinkKeys | None = None  # without, no stop link counts
     budget: Budget | None = None  # without, no limit holds
     prices: Prices = NO_PRICES
+    oldest_of: int | None = None  # see `projection.watermark`: while the ring has an older outer key
     # held while marketing is decided, taken before the partition's lock: opt-outs wait for running decisions, and wait
     # six times as long for six partitions at once
     one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock, compare=False, repr=False)
@@ -122,7 +123,7 @@ class Clearance:
             await messages.lock_partition(tx, partition, _lane_of_all(candidates))
         until = uptime_s() + self.permit_ttl_s  # before the read: no permit outlives its knowledge
         campaigns = {c.campaign_id for c in candidates if c.campaign_id}
-        as_of = await projection.watermark(tx, partition, campaigns)
+        as_of = await projection.watermark(tx, partition, campaigns, oldest_of=self.oldest_of)
         subjects = await store.subjects(tx, [c.subject_id for c in candidates])
         controls = await store.controls(tx, campaigns)
         recent = await self._recent(tx, partition, candidates)

@@ -156,13 +156,15 @@ async def try_lock_partition(tx: AsyncConnection, partition: int, lane: Lane) ->
     return bool(locked)
 
 
-async def lock_decisions_out(tx: AsyncConnection, partition: int) -> None:
-    """Lock both lanes of the partition exclusive until the transaction ends, to apply opt-outs.
+async def lock_decisions_out(tx: AsyncConnection, *partitions: int) -> None:
+    """Lock both lanes of each partition exclusive until the transaction ends, to apply opt-outs.
 
-    The caller holds no row lock yet. Marketing comes first: no code waits for a campaign.
+    The caller holds no row lock yet. Marketing comes first: no code waits for a campaign. Partitions follow their
+    numbers, as in all who lock several.
     """
-    locks = (f"pg_advisory_xact_lock(hashtext('{LANES[lane]}'), $1)" for lane in LANES)
-    await fetch_many(tx, f"SELECT {', '.join(locks)}", partition)
+    for partition in sorted(set(partitions)):
+        locks = (f"pg_advisory_xact_lock(hashtext('{LANES[lane]}'), $1)" for lane in LANES)
+        await fetch_many(tx, f"SELECT {', '.join(locks)}", partition)
 
 
 async def wake_held(tx: AsyncConnection, subject_ids: Sequence[str]) -> None:

@@ -51,12 +51,13 @@ def subscriptions() -> list[Subscription]:
 
 
 async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | None:
-    """Apply states of one partition.
+    """Apply states of one partition, under the lock of each person's own.
 
     Each opt-out is enforced now, or with the outcome of the person's last message in flight. Messages held for a review
     become due once the review is over.
     """
-    await messages.lock_decisions_out(tx, batch[0].partition)
+    homes = {r.event.subject_id: r.home for r in batch if isinstance(r.event, ConsentStateChanged)}
+    await messages.lock_decisions_out(tx, batch[0].partition, *homes.values())
     events = [r.event for r in batch if isinstance(r.event, ConsentStateChanged)]
     known = await store.known_subjects(tx, [e.subject_id for e in events])
     fresh = newer(events, known)
@@ -76,7 +77,7 @@ async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | No
         [
             enforcement.OptOut(
                 subject_id=state.subject_id,
-                partition=batch[0].partition,
+                partition=homes[state.subject_id],
                 consent_version=state.version,
                 source=cause.source,
                 reference=None

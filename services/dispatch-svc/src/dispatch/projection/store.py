@@ -108,15 +108,28 @@ campaign = Table(
 _A_CAMPAIGN = "hashtext('placet.campaign'), hashtext({})"
 
 
-async def watermark(tx: AsyncConnection, partition: int, campaign_ids: Collection[str] = ()) -> datetime | None:
-    """Return the watermark of the partition's consents, and lock these campaigns shared, for `controls`."""
+_OF_ONE = "(SELECT as_of FROM consumer_offset WHERE consumer_group = $1 AND topic = $2 AND partition = $3)"
+_OF_ALL = (
+    "(SELECT CASE WHEN count(as_of) = $3 THEN min(as_of) END FROM consumer_offset"
+    " WHERE consumer_group = $1 AND topic = $2 AND partition < $3)"
+)
+
+
+async def watermark(
+    tx: AsyncConnection, partition: int, campaign_ids: Collection[str] = (), *, oldest_of: int | None = None
+) -> datetime | None:
+    """Return the watermark of the partition's consents, and lock these campaigns shared, for `controls`.
+
+    `oldest_of`: the number of partitions, where a STOP of the partition's people may stand in any of them. Return the
+    oldest watermark then.
+    """
     rows = await fetch_many(
         tx,
-        "SELECT (SELECT as_of FROM consumer_offset WHERE consumer_group = $1 AND topic = $2 AND partition = $3),"
+        f"SELECT {_OF_ONE if oldest_of is None else _OF_ALL},"
         f" (SELECT count(pg_advisory_xact_lock_shared({_A_CAMPAIGN.format('c')})) FROM unnest($4::text[]) AS c)",
         CONSENTS_GROUP,
         STATES.name,
-        partition,
+        partition if oldest_of is None else oldest_of,
         sorted(campaign_ids),
     )
     as_of: datetime | None = rows[0][0]
@@ -266,6 +279,10 @@ async def mark_unreadable(
 
 # The offsets of a rebuild are of partitions, and its rows would be of two keys.
 REBUILDING = {"a rebuild of the projection is under way: let it end": "SELECT FROM rebuild LIMIT 1"}
+
+
+# An id of another key is of another partition, whose offsets cannot be compared with those of before.
+WITHOUT_OFFSETS = ("UPDATE subject SET log_offset = NULL WHERE log_offset IS NOT NULL",)
 
 
 async def begin_rebuild(tx: AsyncConnection, now: datetime) -> tuple[datetime, dict[int, Seen]]:

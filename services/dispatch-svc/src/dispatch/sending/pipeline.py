@@ -32,7 +32,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -49,7 +49,7 @@ from common.kafka.broker import partitions_of
 from common.kafka.subscription import After, Hold, Poison, Received, Subscription
 from common.sms.msisdn import territory_of
 from common.telemetry import counter, histogram, tracing
-from dispatch.gate.candidate import Candidate, Permit, requested, stored
+from dispatch.gate.candidate import Candidate, Permit, requested, stored, undecided
 from dispatch.gate.clearance import Clearance, give_back
 from dispatch.gateways import (
     Late,
@@ -144,7 +144,7 @@ class Intake:
         async with self._clearance.one_at_a_time:
             if self._handoff.in_hand.is_behind:  # checked again after waiting for the lock
                 raise Hold
-            as_of = await projection.watermark(tx, batch[0].partition)
+            as_of = await projection.watermark(tx, batch[0].partition, oldest_of=self._clearance.oldest_of)
             if (
                 not is_fresh(as_of, datetime.now(UTC), self._clearance.limits)
                 or self._handoff.traffic.refuses_marketing
@@ -163,9 +163,10 @@ class Intake:
         repeated: dict[UUID, bool] = {}  # whether the batch has no first request before
         reported: dict[UUID, int] = {}  # the newest version that the requester of a repeat knows
         whose = partitions_of([received.event.key.encode() for received in batch], self._partitions)
-        if set(whose) != {partition}:
+        homes = [partition if received.moved_to is None else received.moved_to for received in batch]
+        if list(whose) != homes:
             raise Poison("in another partition than its subject's: its lock and its watermark are not the same")
-        for event in (received.event for received in batch):
+        for event, home in zip((received.event for received in batch), homes, strict=True):
             if not isinstance(event, MessageRequested):
                 assert isinstance(event, MessageReworded)
                 self._reword(event, candidates, reworded)
@@ -173,7 +174,7 @@ class Intake:
             if event.category == "service" and event.campaign_id is not None:
                 raise Poison("a campaign cannot send in the service category")
             try:
-                candidate = requested(event, partition)
+                candidate = requested(event, home)
             except ValueError as error:
                 raise Poison("the message id is not a UUID") from error
             if event.repeated:
@@ -181,19 +182,22 @@ class Intake:
                 reported[candidate.message_id] = max(event.known_version, reported.get(candidate.message_id, 0))
             # the first request counts, as in the ledger: a duplicate lacks a text updated since
             candidates.setdefault(candidate.message_id, candidate)
+        locked = sorted({partition, *homes})
         if reworded:
-            await messages.lock_partition(tx, partition, Lane.MARKETING)
+            for each in locked:
+                await messages.lock_partition(tx, each, Lane.MARKETING)
             if not await rights_store.reword(tx, reworded):
                 raise Hold  # at the retry the message has left, or waits again
         if repeated:
-            await messages.lock_partition(tx, partition, lane)
+            for each in locked:
+                await messages.lock_partition(tx, each, lane)
             await messages.lift_versions(tx, reported)
         known = await messages.on_record(tx, repeated) if repeated else []
         for row in known:
             del candidates[row.message_id], repeated[row.message_id]
-        decisions = await self._clearance.decide(
-            tx, partition, list(candidates.values()), locked=bool(reworded or repeated)
-        )
+        here = [candidate for candidate in candidates.values() if candidate.partition == partition]
+        decisions = await self._clearance.decide(tx, partition, here, locked=bool(reworded or repeated)) if here else []
+        await self._leave_to_the_timers(tx, [c for c in candidates.values() if c.partition != partition])
         if lane is Lane.TRANSACTIONAL:
             decisions = self._handoff.codes.or_wait(decisions)
         new = await messages.insert_messages(tx, [d.row for d in decisions])
@@ -213,6 +217,17 @@ class Intake:
             await (self._handoff.send(permits) if lane is Lane.MARKETING else self._handoff.codes.begin(permits))
 
         return hand_off
+
+    async def _leave_to_the_timers(self, tx: AsyncConnection, candidates: Sequence[Candidate]) -> None:
+        """Store requests that name people by an older outer key: they are not of the partition of the decision.
+
+        The timers decide them at once, each in the partition of its person.
+        """
+        now, by_partition = datetime.now(UTC), defaultdict[int, list[Candidate]](list)
+        for candidate in candidates:
+            by_partition[candidate.partition].append(candidate)
+        for some in by_partition.values():
+            await messages.insert_messages(tx, [undecided(candidate, now) for candidate in some])
 
     def _reword(
         self, event: MessageReworded, candidates: dict[UUID, Candidate], reworded: dict[UUID, MessageReworded]

@@ -183,8 +183,10 @@ class Timers:
         async with self._database.begin() as tx:
             await messages.lock_partition(tx, partition, lane, planned_now=True)
             now = datetime.now(UTC)
-            if marketing and not is_fresh(await projection.watermark(tx, partition), now, self._clearance.limits):
-                return []  # no verdict could be an Allow
+            if marketing:
+                as_of = await projection.watermark(tx, partition, oldest_of=self._clearance.oldest_of)
+                if not is_fresh(as_of, now, self._clearance.limits):
+                    return []  # no verdict could be an Allow
             waited_for = [] if marketing else [name for name in codes.full if traffic.breaker(name) != "open"]
             rows = await store.claim_due(tx, partition, now, limit, lane, waited_for=waited_for)
             if not rows:

@@ -12,7 +12,7 @@ from common.db.database import Database
 from common.kafka import broker as kafka
 from common.kafka import dead_letters, outbox
 from common.kafka.reading.offsets import Offsets
-from common.kafka.reading.records import event_of, key_of, received_as, type_of
+from common.kafka.reading.records import event_of, is_tombstone, key_of, received_as, type_of
 from common.kafka.subscription import After, Poison, Received, Stopped, Subscription, UnknownType, Unread
 from common.keyring import SubjectKeys, differing
 from common.telemetry import counter, forget_span, tracing
@@ -66,6 +66,7 @@ class Batches:
     offsets: Offsets
     keys: PublisherKeys
     people: SubjectKeys
+    partitions: int
     _poison_in_a_row: dict[TopicPartition, int] = field(default_factory=dict)
 
     async def handle(self, tp: TopicPartition, records: Sequence[Any]) -> None:
@@ -88,6 +89,10 @@ class Batches:
                 return None
             received: list[Received] = []
             for record in fresh:
+                if is_tombstone(self.subscription, record, self.people):
+                    reading.record(record.offset, kafka.number_of(record.headers))
+                    HANDLED.labels(self.subscription.topic.name, "tombstone").inc()
+                    continue
                 event = event_of(self.subscription, record)
                 if type(event) is Watermark:
                     as_of = event.as_of if self.keys.match(event) else None  # else: STOPs under other ids
@@ -97,7 +102,7 @@ class Batches:
                 if event is None:
                     HANDLED.labels(self.subscription.topic.name, "unknown_type").inc()
                 else:
-                    received.append(received_as(record, event, self.people))
+                    received.append(received_as(record, event, self.people, self.partitions))
             after, span = None, NOTHING
             if received:
                 span = tracing.processing(self.subscription.group, self.subscription.topic.name, received)
@@ -145,7 +150,8 @@ class Batches:
             after, key = None, key_of(record)
             if self.subscription.on_poison is not None:
                 named = None if key is None else self.people.read(key)
-                await self.subscription.on_poison(tx, named, tp.partition, record.offset)
+                home = tp.partition if named is None or named == key else kafka.partition_of(named, self.partitions)
+                await self.subscription.on_poison(tx, named, home, record.offset)
             if self.subscription.on_unread is not None:
                 unread = Unread(key, record.value, tp.partition, record.offset)
                 after = await self.subscription.on_unread(tx, unread)

@@ -12,6 +12,7 @@ from common.kafka import broker as kafka
 from common.kafka.reading import foreign
 from common.kafka.subscription import Poison, Received, Subscription, UnknownType
 from common.keyring import SubjectKeys
+from common.sms.subject_id import is_subject_id
 
 
 class Mark(NamedTuple):
@@ -37,16 +38,30 @@ def event_of(subscription: Subscription, record: Any) -> Event | None:
     return event
 
 
-def received_as(record: Any, event: Event, keys: SubjectKeys) -> Received:
+def is_tombstone(subscription: Subscription, record: Any, keys: SubjectKeys) -> bool:
+    """Return whether the record only takes the state of an id of another outer key out of a compacted topic.
+
+    The person's state stands under the id of now. The ring may no longer have the key of the tombstone.
+    """
+    if record.value is not None or subscription.topic.cleanup != "compact":
+        return False
+    key = key_of(record) or ""
+    return is_subject_id(key) and not keys.is_subject_id(key)
+
+
+def received_as(record: Any, event: Event, keys: SubjectKeys, partitions: int) -> Received:
     """Return the record as received, its people by the current outer key. Raises UnknownOuterKey."""
     trace: bytes | None = dict(record.headers).get("traceparent")
+    named = key_of(record) or ""
+    key = keys.read(named)
     return Received(
         event=of_current_key(event, keys),
-        key=keys.read(key_of(record) or ""),
+        key=key,
         partition=record.partition,
         offset=record.offset,
         published_at=_instant(record.timestamp),
         traceparent=trace.decode(errors="replace") if trace else None,
+        moved_to=None if key == named else kafka.partition_of(key, partitions),
     )
 
 
