@@ -1,9 +1,11 @@
 """What consent-svc has stored, moved to another outer key: each person is found, and what was derived is the same."""
 
+import asyncio
 import base64
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from operator import itemgetter
 from typing import Any
 
 import asyncpg
@@ -11,14 +13,17 @@ import httpx
 import pytest
 
 from common.db.database import Database
-from common.keyring import SubjectKeys
+from common.keyring import OtherKey, SubjectKeys
+from common.privacy.moving import MOVING as MOVING_LOCK
 from common.privacy.moving import Moving, NotYet
 from common.privacy.stop_link import PATH, token
 from common.settings import SubjectRingSettings
+from consent.ledger.republishing import Republishing
 from consent.proof.audit import Audit, Finding
 from consent.service import MOVES, Settings, build
 from tests.service.consent.test_consent_api import SENDER, consent, lookup, opt_out
 from tests.support.builders import link_keys, now, number, subject, subject_keys
+from tests.support.eventually import eventually
 from tests.support.running import OUTER_RING, SUBJECT_RING, Surroundings, running
 
 pytestmark = pytest.mark.brokerless
@@ -110,3 +115,50 @@ async def test_after_a_move_each_person_is_found_and_what_was_derived_is_the_sam
         [consented] = (await lookup(client, number(CONSENTED)))["consents"]
         assert consented["state"] == "opted_out"
     assert await faults(surroundings, NEW_KEYS) == []
+
+
+async def test_after_a_move_each_state_is_published_under_the_new_id_and_the_old_id_is_forgotten(
+    surroundings: Surroundings,
+) -> None:
+    people = (CONSENTED, STOPPED)
+    async with api(surroundings) as client:
+        for n in people:
+            assert (await client.post("/v1/consents", json=consent(number=number(n)))).status_code == 201
+    async with surroundings.sql("consent") as sql:
+        await sql.execute("DELETE FROM outbox")
+    assert await move(surroundings) > 0
+    database = Database(await surroundings.database("consent"), pool_size=1)
+    took: list[tuple[str, bool]] = []
+
+    async def relayed() -> bool:
+        async with surroundings.sql("consent") as sql:
+            rows = await sql.fetch("DELETE FROM outbox WHERE topic = 'consent.states.v1' RETURNING id, key, payload")
+        took.extend((row["key"].decode(), row["payload"] is None) for row in sorted(rows, key=itemgetter("id")))
+        return running_.done()
+
+    running_ = asyncio.create_task(Republishing(database, 3, lambda _: None, MOVING.older_ids).run(range(3)))
+    await eventually(relayed)
+    assert await running_ == len(people)
+    states = {(NEW_KEYS.subject_id(number(n)), False) for n in people}
+    tombstones = {(subject(n), True) for n in people}
+    assert (set(took[:2]), set(took[2:])) == (states, tombstones), "no tombstone comes before its person's state"
+    await database.close()
+
+
+async def test_no_process_starts_while_rows_move(surroundings: Surroundings) -> None:
+    async with surroundings.sql("consent") as sql:
+        await sql.fetchval("SELECT pg_advisory_lock(hashtext($1))", MOVING_LOCK)
+        with pytest.raises(OtherKey, match="moves the stored subject ids now"):
+            async with api(surroundings):
+                pytest.fail("a number would get an id that the command has passed by")
+        with pytest.raises(NotYet, match="another run moves the rows"):
+            await move(surroundings)
+
+
+async def test_no_row_moves_before_the_relay_has_published_what_waits(surroundings: Surroundings) -> None:
+    async with api(surroundings) as client:
+        assert (await client.post("/v1/consents", json=consent(number=number(CONSENTED)))).status_code == 201
+    with pytest.raises(NotYet, match="the outbox is not empty"):
+        await move(surroundings)
+    async with surroundings.sql("consent") as sql:
+        assert len(await old_ids(sql)) > 0

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from sqlalchemy import text
 
-from common.contracts.consent import ConsentStateChanged, StatesSummed
+from common.contracts.consent import SLICE, ConsentStateChanged, StatesSummed
 from common.db.database import Database
 from consent.ledger.recorder import Statement, record
 from consent.ledger.rules import Evidence
@@ -217,6 +217,17 @@ async def _as_dispatch_has_it(both: Both) -> StatesSummed:
         ours = await checksum_store.sums(tx, now())
     sums = {name: (many, total) for name, (many, total, _) in ours.items()}
     return StatesSummed(sum_id="s", begun_at=now(), seen_until=now(), sums=sums)
+
+
+async def test_sums_under_another_outer_key_wait_for_sums_of_ours(both: Both) -> None:
+    """One side has moved its ids already: no slice would be the same."""
+    await both.project([opted_in(1), opted_out(2, version=2)])
+    theirs = await _as_dispatch_has_it(both)
+    result = await both.compare(msgspec.structs.replace(theirs, sums={"f" * SLICE: (2, 7)}, outer_key="t2"))
+    assert result.compared_at is None
+    result = await both.compare(msgspec.structs.replace(theirs, begun_at=now(), outer_key="t1"))
+    assert result.compared_at is not None
+    assert result.differing == []
 
 
 async def test_sums_stand_still_for_as_long_as_reading_all_states_takes(postgres: Postgres, unique: str) -> None:

@@ -81,7 +81,8 @@ class SubjectKeys:
         self._outside = hashlib.sha256(bytes(byte ^ 0x5C for byte in key))
         # one block of uniformly random bits, so no two blocks of a person's data are ever encrypted: ECB hides all
         ciphers = {each: Cipher(AES256(secret_key(ring.outer, each)), ECB()) for each in ring.outer.keys}  # noqa: S305
-        self._encrypt = _of_threads(ciphers[self._outer_key_id].encryptor())
+        self._encrypts = {each: _of_threads(cipher.encryptor()) for each, cipher in ciphers.items()}
+        self._encrypt = self._encrypts[self._outer_key_id]
         self._decrypt = {each: _of_threads(cipher.decryptor()) for each, cipher in ciphers.items()}
 
     @property
@@ -125,6 +126,11 @@ class SubjectKeys:
         if subject_id.startswith(self._outer_key_id) and key_id_of(subject_id) == self._outer_key_id:
             return subject_id
         return self.outer(self.inner(subject_id))
+
+    def older_ids(self, subject_id: str) -> list[str]:
+        """Return the person's id of each other outer key of the ring. Raises UnknownOuterKey."""
+        block = bytes.fromhex(digits_of(self.inner(subject_id)))
+        return [f"{key_id}-{self._encrypts[key_id](block).hex()}" for key_id in sorted(self.older)]
 
     def read(self, text: str) -> str:
         """Return what an event or a record names, a person's id by the current outer key. Raises UnknownOuterKey.

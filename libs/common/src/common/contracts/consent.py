@@ -122,7 +122,8 @@ class StatesSummed(Event, frozen=True, kw_only=True):
     line: consent-svc publishes no change for an old opt-in that arrives late under a suppression.
 
     All sums come from the same snapshot, taken between `begun_at` and `seen_until`; a state published after
-    `seen_until` is not counted.
+    `seen_until` is not counted. `outer_key`: the outer key of the subject ids, which a reader's ids need too; empty
+    without a subject.
     """
 
     type: ClassVar[str] = "consent.states_summed.v1"
@@ -131,6 +132,7 @@ class StatesSummed(Event, frozen=True, kw_only=True):
     begun_at: Instant
     seen_until: Instant
     sums: dict[str, tuple[int, int]]
+    outer_key: str = ""
 
     @property
     def key(self) -> str:

@@ -60,6 +60,7 @@ TURN_BYTES = 2_000_000  # of payloads as stored, some six times as much once unp
 DEAD_LETTERS = ".dlq"
 SHARED = "placet.shared_row.v1;"  # prefix of the type of a shared row
 PACKED = "placet.packed_row.v1;"  # prefix of the type of a row with a compressed payload
+TOMBSTONE = "placet.tombstone.v1"
 PACK_BYTES = 4_096  # from here on: a seventh of the WAL for a batch of changes, and less work for Postgres and us
 PACK_LEVEL = 1
 MAX_RECORD_BYTES = kafka.BATCH_BYTES - 20_000  # key and value; headers and framing take the rest
@@ -158,6 +159,13 @@ async def append_by_partition(tx: AsyncConnection, topic: Topic, events: Sequenc
         packed = [_packer.encode([(key, kafka.encode(event)) for key, event in row]) for row in rows]
         keys, types = [row[0][0] for row in rows], [f"{SHARED}{row[0][1].type}" for row in rows]
         await _insert(tx, topic.name, keys, types, packed)
+
+
+async def append_tombstones(tx: AsyncConnection, topic: Topic, keys: Sequence[str]) -> list[int]:
+    """Write records without a value, so that a compacted topic forgets what it holds under these keys."""
+    if not keys:
+        return []
+    return await _insert(tx, topic.name, [key.encode() for key in keys], [TOMBSTONE] * len(keys), [None] * len(keys))
 
 
 async def backlog(tx: AsyncConnection) -> int:

@@ -1,7 +1,10 @@
 """`python -m consent republish --partition N…`: publish partitions' states again, after their logs have lost records.
 
-The runbook (LogBroken) says when. All partitions named together take one pass over the people. After a crash the
-operator starts again: a reader skips a version already seen.
+`republish --moved` publishes every state, and a tombstone under the person's id of each other outer key, once
+`keys --subjects` has moved the rows.
+
+The runbook says when. All partitions named together take one pass over the people. After a crash the operator starts
+again: a reader skips a version already seen.
 """
 
 import argparse
@@ -14,9 +17,11 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.contracts import STATES
 from common.db.database import Database
 from common.kafka import broker as kafka
 from common.kafka import outbox
+from common.keyring import SubjectKeys
 from common.settings import ServiceSettings
 from consent.ledger import recorder, store
 
@@ -31,6 +36,7 @@ class Republishing:
     database: Database
     partitions: int
     tell: Callable[[str], None]
+    older_ids: Callable[[str], Sequence[str]] | None = None  # of a person, to be forgotten by the topic
 
     async def run(self, wanted: Collection[int]) -> int:
         """Publish all states of the wanted partitions, wait for Kafka, and return their number."""
@@ -43,7 +49,11 @@ class Republishing:
                 of = kafka.partitions_of([subject_id.encode() for subject_id in page], self.partitions) if page else []
                 ours = [subject_id for subject_id, place in zip(page, of, strict=True) if place in wanted]
                 ids = await recorder.publish_again(tx, ours, since, datetime.now(UTC)) if ours else []
-            many, newest = many + len(ids), max([newest, *ids])
+                many += len(ids)
+                if self.older_ids is not None:
+                    older = [each for subject_id in ours for each in self.older_ids(subject_id)]
+                    ids += await outbox.append_tombstones(tx, STATES, older)
+            newest = max([newest, *ids])
             if len(page) < PAGE:
                 break
             after = page[-1]
@@ -74,18 +84,22 @@ def run(settings: ServiceSettings, arguments: Sequence[str]) -> int:
         prog="python -m consent republish", description="Publish the consent states of partitions again."
     )
     numbers = range(settings.partitions)
-    parser.add_argument("--partition", required=True, type=int, nargs="+", choices=numbers, metavar="N")
-    return asyncio.run(_run(settings, frozenset(parser.parse_args(arguments).partition)))
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--partition", type=int, nargs="+", choices=numbers, metavar="N")
+    which.add_argument("--moved", action="store_true", help="all, with tombstones under the ids of other outer keys")
+    told = parser.parse_args(arguments)
+    return asyncio.run(_run(settings, frozenset(numbers if told.moved else told.partition), moved=told.moved))
 
 
-async def _run(settings: ServiceSettings, wanted: Collection[int]) -> int:
+async def _run(settings: ServiceSettings, wanted: Collection[int], *, moved: bool) -> int:
     def tell(line: str) -> None:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
 
     database = Database(settings.database_url, pool_size=1, name="consent-republish")
     try:
-        many = await Republishing(database, settings.partitions, tell).run(wanted)
+        older_ids = SubjectKeys(settings.subject_keys).older_ids if moved else None
+        many = await Republishing(database, settings.partitions, tell, older_ids).run(wanted)
     finally:
         await database.close()
     named = f"partition{'s' * (len(wanted) > 1)} {', '.join(map(str, sorted(wanted)))}"

@@ -18,6 +18,7 @@ from common.contracts.consent import StatesSummed
 from common.db.database import Database, may_idle
 from common.db.timer import Timer, Worker
 from common.kafka import outbox
+from common.sms.subject_id import key_id_of
 from consent.ledger import rules as ledger
 from consent.ledger.rules import SubjectState
 from consent.proof import checksums as sums
@@ -73,13 +74,17 @@ class Summing:
     async def _of_a_snapshot(self) -> StatesSummed:
         begun_at = datetime.now(UTC)
         found: Sums = {}
+        outer_key = ""
         async with self.database.begin() as tx:
             await tx.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
             await tx.execute(text("SELECT FROM subject LIMIT 1"))  # takes the snapshot
             seen_until = datetime.now(UTC)
             async for page in store.told_states(tx, PAGE):
+                outer_key = outer_key or key_id_of(page[0][0])
                 await asyncio.to_thread(_add, found, page)
-        return StatesSummed(sum_id=str(uuid4()), begun_at=begun_at, seen_until=seen_until, sums=found)
+        return StatesSummed(
+            sum_id=str(uuid4()), begun_at=begun_at, seen_until=seen_until, sums=found, outer_key=outer_key
+        )
 
 
 async def _is_due(tx: AsyncConnection, before: datetime) -> bool:
