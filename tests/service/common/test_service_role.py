@@ -1,6 +1,7 @@
 """The role of a running service reads and writes rows, and can neither change the schema nor switch a trigger off."""
 
 import asyncio
+import base64
 import sys
 from collections.abc import AsyncIterator
 
@@ -8,8 +9,11 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url
 
+from common.keyring import SubjectKeys
+from common.settings import SubjectRingSettings
+from tests.support.builders import subject
 from tests.support.infrastructure import SERVICES, Postgres
-from tests.support.running import environment
+from tests.support.running import OUTER_RING, SUBJECT_RING, environment
 
 TABLE = {"consent": "evidence", "campaign": "contact", "dispatch": "message", "inbound": "callback"}
 FORBIDDEN = (
@@ -39,17 +43,22 @@ async def roles(postgres: Postgres, unique: str) -> AsyncIterator[tuple[str, str
     await admin.close()
 
 
+async def owned(postgres: Postgres, name: str, roles: tuple[str, str]) -> dict[str, str]:
+    """Make a database of the owner; return its url by role."""
+    url = make_url(await postgres.empty(name))
+    admin = await asyncpg.connect(postgres.admin_url)
+    await admin.execute(f"ALTER DATABASE {url.database} OWNER TO {roles[0]}")
+    await admin.close()
+    return {role: url.set(username=role, password=role).render_as_string(hide_password=False) for role in roles}
+
+
 @pytest.mark.brokerless
 @pytest.mark.parametrize("service", SERVICES)
 async def test_the_role_of_a_service_has_no_ddl_and_cannot_switch_a_trigger_off(
     postgres: Postgres, unique: str, roles: tuple[str, str], service: str
 ) -> None:
     owner, runs = roles
-    url = make_url(await postgres.empty(f"{service}_{unique}"))
-    admin = await asyncpg.connect(postgres.admin_url)
-    await admin.execute(f"ALTER DATABASE {url.database} OWNER TO {owner}")
-    await admin.close()
-    of = {role: url.set(username=role, password=role).render_as_string(hide_password=False) for role in roles}
+    of = await owned(postgres, f"{service}_{unique}", roles)
     for _ in range(2):  # also the next migration
         told = environment({"database_url": of[runs], "owner_url": of[owner]})
         command = (sys.executable, "-m", service, "migrate")
@@ -72,5 +81,52 @@ async def test_the_role_of_a_service_has_no_ddl_and_cannot_switch_a_trigger_off(
                 await sql.execute("DELETE FROM seal")
         if service == "dispatch":
             await sql.execute("SELECT empty_subject_next(), swap_subject()")  # of a rebuild, by the owner's right
+    finally:
+        await sql.close()
+
+
+@pytest.mark.brokerless
+async def test_the_owner_moves_the_ids_of_a_service_that_stands_still(
+    postgres: Postgres, unique: str, roles: tuple[str, str]
+) -> None:
+    """Also what a trigger keeps as it is; the role of the service cannot."""
+    owner, runs = roles
+    of = await owned(postgres, f"consent_{unique}", roles)
+    new = base64.b64encode(b"n" * 32).decode()
+    ring = SUBJECT_RING | {"outer": {"current": "t2", "keys": OUTER_RING["keys"] | {"t2": new}}}
+    keys = SubjectKeys(SubjectRingSettings.model_validate(ring))
+
+    async def run(*command: str, by: str = owner) -> tuple[int | None, str]:
+        told = environment({"database_url": of[runs], "owner_url": of[by], "subject_keys": ring})
+        words = (sys.executable, "-m", "consent", *command)
+        process = await asyncio.create_subprocess_exec(*words, env=told, stdout=asyncio.subprocess.PIPE)
+        said, _ = await process.communicate()
+        return process.returncode, said.decode()
+
+    assert await run("migrate") == (0, "")
+    sql = await asyncpg.connect(of[runs])
+    kept = "INSERT INTO ended_entry VALUES ($1, $2, $3, 1, now(), '', now())"
+    for n in range(3):
+        await sql.execute(kept, n, f"ev-{n}", subject(n))
+    code, said = await run("keys", "--subjects")
+    assert (code, "1 other session of the database: stop every process" in said) == (1, True)
+    await sql.close()
+    assert (await run("keys", "--subjects", by=runs))[0] != 0
+    code, said = await run("keys", "--subjects", "--count")
+    assert (code, said.splitlines()[0]) == (1, "ended_entry: 3 rows left")
+    code, said = await run("keys", "--subjects")
+    assert (code, said.splitlines()) == (
+        0,
+        [
+            "ended_entry: 3 rows moved",
+            "current outer key: t2; others in the ring: t1; rows with ids of the others: 0",
+        ],
+    )
+    sql = await asyncpg.connect(of[runs])
+    try:
+        moved = await sql.fetch("SELECT subject_id FROM ended_entry ORDER BY ordinal")
+        assert [who for (who,) in moved] == [keys.current(subject(n)) for n in range(3)]
+        with pytest.raises(asyncpg.PostgresError, match="append-only"):
+            await sql.execute("UPDATE ended_entry SET hash = 'x'")
     finally:
         await sql.close()

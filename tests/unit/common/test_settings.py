@@ -11,7 +11,7 @@ from common.kafka.broker import connection
 from common.keyring import FieldKeys, Unreadable
 from common.settings import HoursSettings, PricedSettings, ServiceSettings
 from tests.support.builders import subject_keys
-from tests.support.running import KEY_RING, OUTER_RING, SUBJECT_RING
+from tests.support.running import KEY_RING, SUBJECT_RING
 
 OF_FIELDS = '{"current": "k1", "keys": {"k1": "AAAA"}}'
 OF_SUBJECTS = f'{OF_FIELDS[:-1]}, "outer": {OF_FIELDS.replace("k1", "o1")}}}'
@@ -106,12 +106,6 @@ def test_a_relay_alone_needs_no_key_and_makes_nothing_that_another_reads() -> No
             ("subject_keys",): "missing",
             ("field_keys",): "missing",
         }
-
-
-def test_a_second_outer_key_waits_for_the_command_that_moves_rows() -> None:
-    ring = SUBJECT_RING | {"outer": OUTER_RING | {"keys": OUTER_RING["keys"] | {"t2": OUTER_RING["keys"]["t1"]}}}
-    with pytest.raises(ValidationError, match="take the other outer keys out"):
-        ServiceSettings(**REQUIRED | {"subject_keys": ring}, auth_key=KEY)
 
 
 def test_settings_do_not_change_once_built() -> None:

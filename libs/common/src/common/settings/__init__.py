@@ -238,14 +238,6 @@ class ServiceSettings(MountedSettings):
         ring = _random_ring(NO_KEY)
         return ring | {"outer": _random_ring(NO_OUTER_KEY)} if told.field_name == "subject_keys" else ring
 
-    @field_validator("subject_keys")
-    @classmethod
-    def _of_one_outer_key(cls, ring: SubjectRingSettings) -> SubjectRingSettings:
-        """Refuse a second outer key: no command moves the stored ids of the first yet."""
-        if len(ring.outer.keys) > 1:
-            raise ValueError("an outer key cannot be replaced yet: take the other outer keys out of `outer`")
-        return ring
-
     @field_validator("country")
     @classmethod
     def _with_a_plan(cls, value: str) -> str:
