@@ -45,7 +45,7 @@ $(VENV)/installed: requirements/dev.txt $(PACKAGES:%=%/pyproject.toml)
 demo: install ## A run with a report: 10,000 contacts, two organisations, STOP replies, a hostile caller (KAFKA=1 or 3; ON=file: docker-compose.yml)
 	$(BIN)/python -m stack demo
 
-rotate-demo: install ## The demo while its field, signing and link keys are replaced, and once the old keys have gone
+rotate-demo: install ## The demo while its field, signing, link and outer keys are replaced, and once the old keys have gone
 	$(BIN)/python -m stack demo --rotating
 
 up: install ## Start the local stack; URLs and a token are in .placet/stack.env (KAFKA=1 or 3; OPERATOR=kafka, smpp or kannel; GATEWAYS=file ACCOUNTS=file)

@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -139,6 +139,12 @@ def ring_with(ring: str, key_id: str) -> str:
     return json.dumps({**told, "keys": {**told["keys"], key_id: _key()}})
 
 
+def outer_ring(ring: str, change: Callable[[str], str]) -> str:
+    """Return a ring of subject keys with its outer ring changed."""
+    told = json.loads(ring)
+    return json.dumps({**told, "outer": json.loads(change(json.dumps(told["outer"])))})
+
+
 def ring_under(ring: str, key_id: str) -> str:
     """Return a key ring with another of its keys as the current one."""
     return json.dumps({**json.loads(ring), "current": key_id})
@@ -238,6 +244,11 @@ class Environment:
     def of_migration(self, database_url: str, owner_url: str) -> dict[str, str]:
         """Return the variables of a migration, which has no key. The service's role gets no right on the schema."""
         return _inherited() | {"PLACET_DATABASE_URL": database_url, "PLACET_OWNER_URL": owner_url}
+
+    def of_move(self, database_url: str, owner_url: str) -> dict[str, str]:
+        """Return the variables of a move of subject ids to the current outer key."""
+        told = {"PLACET_PARTITIONS": str(PARTITIONS), "PLACET_SUBJECT_KEYS": self.subject_keys}
+        return self.of_migration(database_url, owner_url) | told
 
     def of_projection(self, dispatch: Mapping[str, str]) -> dict[str, str]:
         """Return the variables of dispatch-svc's projection process: opt-outs and codes must not wait for campaigns."""

@@ -224,6 +224,10 @@ class Supervisor:
         child.process = spawn(child.command, self.log(name), env=child.env)
         await self._until_ready(name, child)
 
+    async def halt(self, name: str) -> None:
+        """End a child with SIGTERM, as planned. The child stays down until `restart`."""
+        await self._end(self._children[name])
+
     async def retire(self, name: str) -> None:
         """End a child with SIGTERM, as planned, and free its name."""
         await self._end(self._children.pop(name))

@@ -14,6 +14,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import asyncpg
+
 from stack.broker import Broker
 from stack.calling import together
 from stack.environment import NO_OPERATORS, SERVICES, Environment, Hours, Operators
@@ -22,6 +24,8 @@ from stack.postgres import Postgres
 from stack.processes import DidNotStart, Supervisor
 
 READY_WITHIN_S = 60.0  # four services share the cores
+MOVE_S = 120.0  # of a service's rows, beside a campaign
+MOVED = ("dispatch", "campaign", "consent", "inbound")  # marketing first, STOPs last
 
 PROJECTION = "dispatch-projection"  # dispatch-svc's second process, for `kill` and `restart`
 LOGS, SIMULATOR_LOG, STACK_ENV, DATABASE, KAFKA = "logs", "simulator.jsonl", "stack.env", "postgres", "kafka"
@@ -37,6 +41,7 @@ class Stack:
     broker: Broker | Kafka
     supervisor: Supervisor
     databases: Mapping[str, str]  # DSN by service: never for writing
+    owners: Mapping[str, str]  # DSN by service, of the role that owns the tables
 
     @property
     def urls(self) -> Mapping[str, str]:
@@ -65,6 +70,44 @@ class Stack:
         told[PROJECTION] = environment.of_projection(told["dispatch"])
         await together(*(self.supervisor.restart(name, env) for name, env in told.items()))
         return stack
+
+    async def move_people(self, environment: Environment) -> "Stack":
+        """Move the subject ids of each service, which stands still meanwhile; return the stack as it runs then.
+
+        `environment`: with another current outer key. Raises DidNotStart.
+        """
+        stack = replace(self, environment=environment)
+        for name in MOVED:
+            told = {name: stack.told(name)}
+            if name == "dispatch":
+                told[PROJECTION] = environment.of_projection(told[name])
+            await together(*(self.supervisor.halt(each) for each in told))
+            await self._drain(name)
+            env = environment.of_move(self.databases[name], self.owners[name])
+            await self.supervisor.run(f"{name}-keys", _python(name, "keys", "--subjects"), env=env, within_s=MOVE_S)
+            await together(*(self.supervisor.restart(each, env) for each, env in told.items()))
+        return stack
+
+    async def count_moved(self, service: str) -> None:
+        """Check that no row has an id of another outer key. Raises DidNotStart."""
+        env = self.environment.of_move(self.databases[service], self.owners[service])
+        command = _python(service, "keys", "--subjects", "--count")
+        await self.supervisor.run(f"{service}-keys", command, env=env, within_s=MOVE_S)
+
+    async def _drain(self, service: str) -> None:
+        """Let the relay of a halted service publish what waits."""
+
+        async def ready() -> str | None:
+            connection = await asyncpg.connect(self.owners[service])
+            try:
+                rows = await connection.fetchval("SELECT count(*) FROM outbox")
+            finally:
+                await connection.close()
+            return f"{rows} rows in the outbox" if rows else None
+
+        relay, env = f"{service}-relay", {**self.told(service), "PLACET_ROLES": "relay"}
+        await self.supervisor.start(relay, _python(service), env=env, ready=ready, within_s=READY_WITHIN_S)
+        await self.supervisor.retire(relay)
 
     async def run(self, service: str, *command: str, within_s: float) -> None:
         """Run a command of a service to its end, with the service's variables. Raises DidNotStart unless it is 0."""
@@ -165,7 +208,8 @@ async def running_stack(
         )
         environment.write(folder / STACK_ENV)
         leaving.callback((folder / STACK_ENV).unlink, missing_ok=True)
-        yield Stack(folder, environment, postgres, broker, supervisor, databases)
+        owners = {name: each.owner for name, each in addresses.items()}
+        yield Stack(folder, environment, postgres, broker, supervisor, databases, owners)
 
 
 def kafka_asked(told: Mapping[str, str]) -> int:

@@ -82,6 +82,16 @@ async def test_a_killed_child_comes_back_with_restart(supervisor: Supervisor) ->
     assert supervisor.pid("web") != before
 
 
+async def test_a_halted_child_is_down_until_its_restart_and_has_not_died(supervisor: Supervisor) -> None:
+    before = await start_web(supervisor)
+    await supervisor.halt("web")
+    assert not alive(before)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(supervisor.died(), 0.2)
+    await supervisor.restart("web")
+    assert alive(supervisor.pid("web"))
+
+
 async def test_a_restart_may_give_other_variables_which_stay(supervisor: Supervisor) -> None:
     command = [sys.executable, "-c", "import os, signal; print(os.environ['TOLD'], flush=True); signal.pause()"]
     told: list[str] = []

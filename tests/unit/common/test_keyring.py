@@ -233,6 +233,12 @@ def test_what_has_to_stay_equal_is_made_of_the_inner_id() -> None:
     assert subject_keys.of_text("a") == rotated_keys.of_text("a")
 
 
+def test_a_persons_id_of_each_other_outer_key_of_the_ring_can_be_told() -> None:
+    assert rotating.older_ids(rotating.subject_id(NUMBER)) == [subject_keys.subject_id(NUMBER)]
+    assert rotating.older_ids(subject_keys.subject_id(NUMBER)) == [subject_keys.subject_id(NUMBER)]
+    assert subject_keys.older_ids(subject_keys.subject_id(NUMBER)) == []
+
+
 def test_stored_ids_of_another_outer_key_stop_the_start() -> None:
     rotating.look_at([rotating.subject_id(NUMBER), "no id"])
     with pytest.raises(OtherKey, match=r"'o1'.*keys --subjects"):

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,6 +27,7 @@ from stack.environment import (
     Hours,
     Operators,
     operators_asked,
+    outer_ring,
     refuse_settings,
     ring_of_current,
     ring_under,
@@ -224,6 +226,16 @@ def test_a_ring_gets_a_key_and_a_new_current_one_and_loses_the_old_one() -> None
         "current": "f2",
         "keys": {"f2": told["keys"]["f2"]},
     }
+
+
+def test_an_outer_key_is_replaced_beside_a_subject_key_that_stays() -> None:
+    before = Environment().subject_keys
+    wider = outer_ring(before, partial(ring_with, key_id="o2"))
+    after = outer_ring(outer_ring(wider, partial(ring_under, key_id="o2")), ring_of_current)
+    told, left = json.loads(wider), json.loads(after)
+    assert {**told, "outer": {}} == {**left, "outer": {}} == {**json.loads(before), "outer": {}}
+    assert (told["outer"]["current"], sorted(told["outer"]["keys"])) == ("o1", ["o1", "o2"])
+    assert left["outer"] == {"current": "o2", "keys": {"o2": told["outer"]["keys"]["o2"]}}
 
 
 def test_links_are_signed_under_the_field_keys_until_they_have_a_ring(monkeypatch: pytest.MonkeyPatch) -> None:

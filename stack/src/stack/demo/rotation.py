@@ -1,16 +1,17 @@
-"""Replace the field, link and signing keys of a stack while the demo runs, by the steps of docs/runbook.md."""
+"""Replace the field, link, signing and outer keys of a stack while the demo runs, by the steps of docs/runbook.md."""
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from rich.progress import Progress
 
 from stack.calling import DemoFailed, together
 from stack.demo.house import House
-from stack.environment import SERVICES, ring_of_current, ring_under, ring_with
+from stack.environment import SERVICES, outer_ring, ring_of_current, ring_under, ring_with
 from stack.running import Stack
 
-FIELD, LINK, SIGNING = "f2", "l2", "p2"  # the new keys
+FIELD, LINK, SIGNING, OUTER = "f2", "l2", "p2", "o2"  # the new keys
 WITHIN_S = 300.0  # a run over the columns of a service, beside a campaign
 SUBMIT = b'{"kind":"submit"'  # a line of the simulator's log
 KEYS, KEY_SET = "/.well-known/jwks.json", "jwks.json"
@@ -33,6 +34,7 @@ class Rotation:
             link_keys=ring_with(now.link_keys or now.field_keys, LINK),
             field_keys=ring_with(now.field_keys, FIELD),
             signing_keys=ring_with(now.signing_keys, SIGNING),
+            subject_keys=outer_ring(now.subject_keys, partial(ring_with, key_id=OUTER)),
         )
         self.stack = await self.stack.restart_with(now)
 
@@ -54,6 +56,10 @@ class Rotation:
         self.stack = await self.stack.restart_with(now)
         self._step("fields encrypted anew")
         await self._reseal()
+        self._step("people under the new outer key")
+        ring = outer_ring(now.subject_keys, partial(ring_under, key_id=OUTER))
+        self.stack = await self.stack.move_people(replace(now, subject_keys=ring))
+        await self.stack.run("consent", "republish", "--moved", within_s=WITHIN_S)
         self._step("rotation done")
 
     async def end(self, house: House) -> None:
@@ -63,6 +69,7 @@ class Rotation:
         exits with 1.
         """
         await self._reseal()
+        await together(*(self.stack.count_moved(name) for name in SERVICES))
         now, published = self.stack.environment, await house.api.call("GET", "consent", KEYS)
         assert now.link_keys is not None
         self._step("old keys taken out")
@@ -72,6 +79,7 @@ class Rotation:
                 link_keys=ring_of_current(now.link_keys),
                 field_keys=ring_of_current(now.field_keys),
                 signing_keys=ring_of_current(now.signing_keys),
+                subject_keys=outer_ring(now.subject_keys, ring_of_current),
                 retired_signing_keys={key["kid"]: key["x"] for key in published["keys"] if key["kid"] != SIGNING},
             )
         )
