@@ -21,7 +21,7 @@ from stack.calling import together
 from stack.environment import NO_OPERATORS, SERVICES, Environment, Hours, Operators
 from stack.kafka import SHORT_LIVED, Kafka, fetch
 from stack.postgres import Postgres
-from stack.processes import DidNotStart, Supervisor
+from stack.processes import DidNotStart, Supervisor, free_port
 
 READY_WITHIN_S = 60.0  # four services share the cores
 MOVE_S = 120.0  # of a service's rows, beside a campaign
@@ -105,7 +105,8 @@ class Stack:
                 await connection.close()
             return f"{rows} rows in the outbox" if rows else None
 
-        relay, env = f"{service}-relay", {**self.told(service), "PLACET_ROLES": "relay"}
+        port = str(free_port())  # at the service's own, callers would find no route
+        relay, env = f"{service}-relay", {**self.told(service), "PLACET_ROLES": "relay", "PLACET_PORT": port}
         await self.supervisor.start(relay, _python(service), env=env, ready=ready, within_s=READY_WITHIN_S)
         await self.supervisor.retire(relay)
 

@@ -60,7 +60,6 @@ TURN_BYTES = 2_000_000  # of payloads as stored, some six times as much once unp
 DEAD_LETTERS = ".dlq"
 SHARED = "placet.shared_row.v1;"  # prefix of the type of a shared row
 PACKED = "placet.packed_row.v1;"  # prefix of the type of a row with a compressed payload
-TOMBSTONE = "placet.tombstone.v1"
 PACK_BYTES = 4_096  # from here on: a seventh of the WAL for a batch of changes, and less work for Postgres and us
 PACK_LEVEL = 1
 MAX_RECORD_BYTES = kafka.BATCH_BYTES - 20_000  # key and value; headers and framing take the rest
@@ -145,7 +144,7 @@ async def append(
     for event, key, payload in zip(events, keys, payloads, strict=True):
         if len(key) + len(payload) > MAX_RECORD_BYTES:  # else the relay would retry for ever, and block all later rows
             raise TooLarge(f"{event.type} of {len(key) + len(payload)} bytes: at most {MAX_RECORD_BYTES}")
-    return await _insert(tx, topic.name, keys, [event.type for event in events], payloads, traces)
+    return await append_records(tx, topic.name, keys, [event.type for event in events], payloads, traces)
 
 
 async def append_by_partition(tx: AsyncConnection, topic: Topic, events: Sequence[Event], partitions: int) -> None:
@@ -158,14 +157,7 @@ async def append_by_partition(tx: AsyncConnection, topic: Topic, events: Sequenc
     if rows:
         packed = [_packer.encode([(key, kafka.encode(event)) for key, event in row]) for row in rows]
         keys, types = [row[0][0] for row in rows], [f"{SHARED}{row[0][1].type}" for row in rows]
-        await _insert(tx, topic.name, keys, types, packed)
-
-
-async def append_tombstones(tx: AsyncConnection, topic: Topic, keys: Sequence[str]) -> list[int]:
-    """Write records without a value, so that a compacted topic forgets what it holds under these keys."""
-    if not keys:
-        return []
-    return await _insert(tx, topic.name, [key.encode() for key in keys], [TOMBSTONE] * len(keys), [None] * len(keys))
+        await append_records(tx, topic.name, keys, types, packed)
 
 
 async def backlog(tx: AsyncConnection) -> int:
@@ -185,10 +177,10 @@ async def append_dead_letter(
     """
     if len(key or b"") + len(value or b"") > MAX_RECORD_BYTES:
         key, value, reason = None, None, f"not kept: {len(value or b'')} bytes; {reason}"
-    await _insert(tx, topic.dead_letters, [key], [f"placet.dead_letter.v1;{reason}"[:500]], [value])
+    await append_records(tx, topic.dead_letters, [key], [f"placet.dead_letter.v1;{reason}"[:500]], [value])
 
 
-async def _insert(
+async def append_records(
     tx: AsyncConnection,
     topic: str,
     keys: Sequence[bytes | None],
@@ -196,6 +188,7 @@ async def _insert(
     payloads: Sequence[bytes | None],
     traces: Sequence[str | None] | None = None,
 ) -> list[int]:
+    """Write records as they will be on the topic `topic`, dead letters among them; return their outbox ids."""
     types, payloads = _packed(types, payloads)
     rows = await fetch_many(
         tx,

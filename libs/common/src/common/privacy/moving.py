@@ -54,6 +54,9 @@ _OTHERS = """
 """
 
 
+Changed = Mapping[str, str | bytes]  # new values of a row, by column
+
+
 class NotYet(RuntimeError):
     """The rows cannot be moved now. Says what to do first."""
 
@@ -188,7 +191,7 @@ class Moving:
     def _within(self, first: int) -> str:
         return f"t.ctid >= '({first},0)'::tid AND t.ctid < '({first + self.blocks},0)'::tid"
 
-    async def _found(self, tx: AsyncConnection, table: Table, first: int) -> dict[str, dict[str, Any]]:
+    async def _found(self, tx: AsyncConnection, table: Table, first: int) -> dict[str, Changed]:
         """Return the changed columns of each row of these blocks with an id of an older key, by the row's place."""
         begins = [f"{key_id}-" for key_id in sorted(self.subjects.older)]
         held = {column: _holds(column, binary=table.is_bytes(column)) for column in table.types}
@@ -205,7 +208,7 @@ class Moving:
             """,
             begins,
         )
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[str, Changed] = {}
         for place, *row in rows:
             told = {
                 column: new
@@ -216,14 +219,14 @@ class Moving:
                 found[place] = told
         return found
 
-    async def _write(self, tx: AsyncConnection, table: Table, first: int, rows: Mapping[str, dict[str, Any]]) -> None:
+    async def _write(self, tx: AsyncConnection, table: Table, first: int, rows: Mapping[str, Changed]) -> None:
         if not rows:
             return
         types = {column: kind for column, kind in table.types.items() if any(column in row for row in rows.values())}
         arrays: list[list[Any]] = [[row.get(column) for row in rows.values()] for column in types]
         kinds = ["bytea" if table.is_bytes(column) else "text" for column in types]
         if table.name in self.moves.placed:
-            people = {place: row[PERSON].encode() for place, row in rows.items() if PERSON in row}
+            people = {place: str(row[PERSON]).encode() for place, row in rows.items() if PERSON in row}
             of = dict(zip(people, partitions_of(list(people.values()), self.partitions), strict=True))
             types[PLACE] = "smallint"
             arrays.append([of.get(place) for place in rows])

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import STATES
 from common.db.database import Database
 from common.kafka import broker as kafka
-from common.kafka import outbox
+from common.kafka import outbox, tombstones
 from common.keyring import SubjectKeys
 from common.settings import ServiceSettings
 from consent.ledger import recorder, store
@@ -52,7 +52,7 @@ class Republishing:
                 many += len(ids)
                 if self.older_ids is not None:
                     older = [each for subject_id in ours for each in self.older_ids(subject_id)]
-                    ids += await outbox.append_tombstones(tx, STATES, older)
+                    ids += await tombstones.append(tx, STATES, older)
             newest = max([newest, *ids])
             if len(page) < PAGE:
                 break
