@@ -227,6 +227,24 @@ async def test_a_cursor_never_passes_an_event_that_commits_late(campaigns: Campa
     assert people == [shown(1), shown(2)]
 
 
+async def test_while_ids_are_moved_an_enforcement_waits_for_the_oldest_partition_of_states(
+    campaigns: Campaigns,
+) -> None:
+    """The state with the opt-out may stand in the partition of the person's older id."""
+    early, late = now() - timedelta(seconds=9), now()
+    async with campaigns.surroundings.sql("campaign") as sql:
+        for place, as_of in enumerate((late, early)):
+            await sql.execute(
+                "INSERT INTO consumer_offset (consumer_group, topic, partition, next_offset, as_of)"
+                " VALUES ('campaign.consents', 'consent.states.v1', $1, 1, $2)",
+                place,
+                as_of,
+            )
+    async with campaigns.database.begin() as tx:
+        assert await Applied().up_to(tx, 0) == late
+        assert await Applied(oldest_of=2).up_to(tx, 0) == early
+
+
 async def test_a_cursor_behind_what_is_kept_is_refused(campaigns: Campaigns) -> None:
     start = await page(campaigns)
     await campaigns.told(opted_in(1), opted_in(2))

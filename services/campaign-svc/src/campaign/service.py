@@ -120,7 +120,8 @@ def build(settings: Settings | None = None) -> Service[Settings]:
     def projection(held: Resources[Settings]) -> Background:
         """Return the event feed and its webhooks: neither waits for campaigns, nor campaigns for them."""
         sender = Sender(held.database, held.field_keys, held.edge_ids, private=settings.webhooks_private)
-        return Background(subscriptions=Telling(consents.Applied()).subscriptions(), workers=[sender.worker()])
+        applied = consents.Applied(oldest_of=settings.partitions if held.subject_keys.older else None)
+        return Background(subscriptions=Telling(applied).subscriptions(), workers=[sender.worker()])
 
     return Service(
         name="campaign",

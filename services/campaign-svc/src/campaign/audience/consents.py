@@ -7,6 +7,7 @@ accounts for the STOP.
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import attrgetter
@@ -101,8 +102,15 @@ async def _told(tx: AsyncConnection, fresh: Mapping[str, Sequence[_Believed]]) -
     return told
 
 
+@dataclass(frozen=True, slots=True)
 class Applied:
-    """What the event feed has to know of consents."""
+    """What the event feed has to know of consents.
+
+    `oldest_of`: the number of partitions, while a person's state may stand in any of them: ids are moved to another
+    outer key.
+    """
+
+    oldest_of: int | None = None
 
     async def versions_of(self, tx: AsyncConnection, subject_ids: Sequence[str]) -> Mapping[str, int]:
         return await store.versions_of(tx, subject_ids)
@@ -112,6 +120,8 @@ class Applied:
         return {subject_id: {c.sender_id for c in standing.consents} for subject_id, standing in found.items()}
 
     async def up_to(self, tx: AsyncConnection, partition: int) -> datetime | None:
+        if self.oldest_of is not None:
+            return await as_of(tx, self.oldest_of)
         rows = await fetch_many(
             tx,
             "SELECT as_of FROM consumer_offset WHERE consumer_group = $1 AND topic = $2 AND partition = $3",
