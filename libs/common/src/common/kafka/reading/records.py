@@ -38,11 +38,16 @@ def event_of(subscription: Subscription, record: Any) -> Event | None:
 
 
 def received_as(record: Any, event: Event, keys: SubjectKeys) -> Received:
-    """Return the record as received, its people by the current outer key. Raises UnknownOuterKey."""
+    """Return the record as received, its people by the current outer key. Raises UnknownOuterKey.
+
+    A key is read as a person's id only where the event names that person: an operator's key, or a sender's id, may look
+    like one.
+    """
     trace: bytes | None = dict(record.headers).get("traceparent")
+    key = key_of(record) or ""
     return Received(
         event=of_current_key(event, keys),
-        key=keys.read(key_of(record) or ""),
+        key=keys.read(key) if key in people_of(event) else key,
         partition=record.partition,
         offset=record.offset,
         published_at=_instant(record.timestamp),
@@ -50,18 +55,24 @@ def received_as(record: Any, event: Event, keys: SubjectKeys) -> Received:
     )
 
 
+def people_of(event: Event) -> Sequence[str]:
+    """Return the subject ids that an event names."""
+    if isinstance(event, MessagesChanged):
+        return [each.subject_id for each in event.changes]
+    named: str | None = getattr(event, "subject_id", None)
+    return () if named is None else (named,)
+
+
 def of_current_key(event: Event, keys: SubjectKeys) -> Event:
     """Return the event with each person's id by the current outer key. Raises UnknownOuterKey."""
+    named = people_of(event)
+    people = [keys.read(each) for each in named]
+    if people == [*named]:
+        return event
     if isinstance(event, MessagesChanged):
-        people = [keys.read(each.subject_id) for each in event.changes]
-        if all(who == each.subject_id for who, each in zip(people, event.changes, strict=True)):
-            return event
         changes = [replace(each, subject_id=who) for who, each in zip(people, event.changes, strict=True)]
         return replace(event, changes=tuple(changes))
-    named: str | None = getattr(event, "subject_id", None)
-    if named is None or (who := keys.read(named)) == named:
-        return event
-    return replace(event, subject_id=who)
+    return replace(event, subject_id=people[0])
 
 
 def _instant(timestamp_ms: int) -> datetime:
