@@ -6,7 +6,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import pytest
 from fastapi.dependencies.models import Dependant
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from tests.contract.test_callers import SERVICES, SIGNED, routes
 
@@ -102,11 +102,8 @@ def test_a_query_refuses_a_nul_in_each_text(service: str) -> None:
         if route.path.startswith(SIGNED):
             continue  # each is compared with what is signed, by its bytes
         for param in said_by(route.dependant):
-            kind = Annotated[param.field_info.annotation, param.field_info]
             for value in (value for text in NUL for value in with_nul(param.field_info.annotation, text)):
-                try:
-                    TypeAdapter(kind).validate_python(value)
-                except ValidationError:
-                    continue
-                taken.append((param.alias, route.path))
+                _, errors = param.validate(value, {}, loc=())
+                if not errors:
+                    taken.append((param.alias, route.path))
     assert not [each for each in taken if each[0] not in READ]
