@@ -38,6 +38,7 @@ FINGERPRINTED = b"placet subject key"  # no phone number, so no subject id equal
 FINGERPRINTS = b"placet fingerprint "  # likewise
 ANSWERED = b"placet answer"  # nor a request's path
 NAMED_BY_CALLER = b"placet idempotency key "
+TEXTS = b"placet text "  # so that the hash of a number is no inner id
 OF_A_NUMBER = "number:"  # the context of an encrypted number; the person's id follows
 
 MISMATCHES = counter(
@@ -134,8 +135,8 @@ class SubjectKeys:
         return self._mac(FINGERPRINTS + said.encode()).hex()
 
     def of_text(self, said: str) -> str:
-        """Return a keyed hash of what is no phone number: the same under every outer key."""
-        return f"{self._key_id}-{self._mac(said.encode()).hex()[:SUBJECT_HEX_CHARS]}"
+        """Return a keyed hash of a text, the same under every outer key: of a number too, it is no id of a person."""
+        return f"{self._key_id}-{self._mac(TEXTS + said.encode()).hex()[:SUBJECT_HEX_CHARS]}"
 
     def of_request(self, said: str) -> tuple[str, "AnswerCipher"]:
         """Return a fingerprint of a request, and the cipher of its answers.
@@ -143,7 +144,7 @@ class SubjectKeys:
         The cipher's key is a MAC over the whole hash, half of which is stored nowhere. So only the request itself opens
         an answer.
         """
-        whole = self._mac(said.encode())
+        whole = self._mac(TEXTS + said.encode())
         return f"{self._key_id}-{whole.hex()[:SUBJECT_HEX_CHARS]}", AnswerCipher(self._mac(ANSWERED + whole))
 
     def of_key(self, key: str) -> str:
