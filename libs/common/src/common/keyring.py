@@ -126,6 +126,13 @@ class SubjectKeys:
             return text
         return self.current(text) if is_subject_id(text) else text
 
+    def named(self, key: str | None) -> str | None:
+        """Return the key of an unreadable record, a person's id by the current outer key.
+
+        A key of no ring is returned as it is: whoever writes such records would else stop all that follows.
+        """
+        return self.current(key) if key is not None and self.knows(key) else key
+
     def knows(self, subject_id: str) -> bool:
         """Return whether `subject_id` has the form of a subject id of an outer key of the ring."""
         return is_subject_id(subject_id) and key_id_of(subject_id) in self._decrypt

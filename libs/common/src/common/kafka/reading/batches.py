@@ -144,8 +144,7 @@ class Batches:
             reading.record(record.offset, kafka.number_of(record.headers))
             after, key = None, key_of(record)
             if self.subscription.on_poison is not None:
-                named = None if key is None else self.people.read(key)
-                await self.subscription.on_poison(tx, named, tp.partition, record.offset)
+                await self.subscription.on_poison(tx, self.people.named(key), tp.partition, record.offset)
             if self.subscription.on_unread is not None:
                 unread = Unread(key, record.value, tp.partition, record.offset)
                 after = await self.subscription.on_unread(tx, unread)
