@@ -15,7 +15,9 @@ SMSC := tests/support/operators/node/node_modules
 JASMIN := .jasmin
 # What `make kubernetes` builds and runs
 KUBERNETES := $(CURDIR)/.kubernetes/bin
-GO_BUILD := go build -p 1 -trimpath -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=v1.34.3"
+GO_BUILD := go build -p 1 -trimpath
+OF_SERVER := -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=v1.34.3"
+OF_SCALER := -ldflags "-s -w"
 # A program of Go, for `make manifests` alone
 KUSTOMIZE := $(CURDIR)/$(BIN)/kustomize
 # The suites that need nothing: part of `make check`
@@ -95,16 +97,23 @@ operators: install $(SMSC)/installed $(if $(findstring jasmin,$(T)),$(JASMIN)/in
 alerts: install ## Evaluate the alert rules and the scalers near their thresholds, and with each moved (promtool: Debian's prometheus; K="not moves")
 	$(BIN)/pytest -q --timeout=900 $(if $(K),-k "$(K)") tests/alerts
 
-kubernetes: install $(KUBERNETES)/built ## Apply each overlay to an API server of its own (Go 1.24 or later; half an hour of one core the first time)
-	$(BIN)/pytest -q tests/kubernetes
+kubernetes: install $(KUBERNETES)/server $(if $(findstring overlays,$(T)),,$(KUBERNETES)/scaler) ## Apply each overlay to an API server of its own, and scale production with KEDA (Go 1.26, Debian's prometheus; an hour of one core the first time; T=tests/kubernetes/test_overlays.py: half of it, without KEDA)
+	$(BIN)/pytest -q $(or $(T),tests/kubernetes)
 
 compose: install ## Build the images twice, and run docker-compose.yml with the demo while each container is killed (a Docker engine, compose 2; 15 minutes)
 	$(BIN)/pytest -q --timeout=0 tests/compose
 
-$(KUBERNETES)/built: deploy/k8s/server/go.mod
+$(KUBERNETES)/server: deploy/k8s/server/go.mod
 	mkdir -p $(KUBERNETES)
-	cd deploy/k8s/server && $(GO_BUILD) -o $(KUBERNETES)/etcd go.etcd.io/etcd/server/v3
-	cd deploy/k8s/server && $(GO_BUILD) -o $(KUBERNETES)/ k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kubectl
+	cd deploy/k8s/server && $(GO_BUILD) $(OF_SERVER) -o $(KUBERNETES)/etcd go.etcd.io/etcd/server/v3
+	cd deploy/k8s/server && $(GO_BUILD) $(OF_SERVER) -o $(KUBERNETES)/ k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kubectl
+	touch $@
+
+$(KUBERNETES)/scaler: deploy/k8s/scaler/go.mod deploy/k8s/server/go.mod
+	mkdir -p $(KUBERNETES)
+	cd deploy/k8s/server && $(GO_BUILD) $(OF_SERVER) -o $(KUBERNETES)/ k8s.io/kubernetes/cmd/kube-controller-manager
+	cd deploy/k8s/scaler && $(GO_BUILD) $(OF_SCALER) -o $(KUBERNETES)/keda-operator github.com/kedacore/keda/v2/cmd/operator
+	cd deploy/k8s/scaler && $(GO_BUILD) $(OF_SCALER) -o $(KUBERNETES)/keda-adapter github.com/kedacore/keda/v2/cmd/adapter
 	touch $@
 
 mutants: install ## Apply small faults, one at a time, that the tests must catch (M=part of a name)

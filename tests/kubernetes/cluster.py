@@ -1,13 +1,13 @@
 """An API server with its store, built from the module `deploy/k8s/server`.
 
 The API server admits as a cluster's does: defaults, Pod Security, the schemas and rules of the definitions in
-`deploy/k8s/kinds`. No controller and no node runs: a Deployment makes no pod.
+`deploy/k8s/kinds`. No node runs, and no controller but for `scaling`: a Deployment makes no pod.
 """
 
 import base64
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from stack.processes import end, free_port, spawn, wait_until
 from tests.contract.kinds import KINDS
+from tests.kubernetes.certificates import certify
 from tests.unit.deploy.deployed import BASE, ROOT
 
 BUILT = ROOT / ".kubernetes" / "bin"
@@ -44,8 +45,7 @@ class Cluster:
             self._serve(self._store())
             for path in sorted(KINDS.glob("*.*.json")):
                 self.kubectl("create", "--filename", str(path))
-            kinds = "--all", "customresourcedefinitions", "--for=condition=Established"
-            self.kubectl("wait", *kinds, f"--timeout={BUSY_S:g}s")
+            self.has_its_kinds()
             self.kubectl("create", "--filename", str(BASE / "namespace.yaml"))
             self.kubectl("create", "serviceaccount", "default", f"--namespace={NAMESPACE}")  # a controller's work
         except BaseException:
@@ -57,6 +57,11 @@ class Cluster:
             end(child, 10.0)
         self._children.clear()
 
+    def has_its_kinds(self) -> None:
+        """Wait until the API server serves the kinds that were defined."""
+        kinds = "--all", "customresourcedefinitions", "--for=condition=Established"
+        self.kubectl("wait", *kinds, f"--timeout={BUSY_S:g}s")
+
     def kubectl(self, *arguments: str, given: Sequence[Json] = ()) -> str:
         """Return what kubectl prints; `given` are objects on its standard input. Fails with its error."""
         done = self.tried(*arguments, given=given)
@@ -66,7 +71,7 @@ class Cluster:
     def tried(self, *arguments: str, given: Sequence[Json] = ()) -> subprocess.CompletedProcess[str]:
         """Return what kubectl prints, and how it ends."""
         text = "\n".join(json.dumps(each) for each in given)
-        command = [str(BUILT / "kubectl"), f"--kubeconfig={self._kubeconfig}", *arguments]
+        command = [str(BUILT / "kubectl"), f"--kubeconfig={self.kubeconfig}", *arguments]
         return subprocess.run(command, input=text, capture_output=True, text=True, cwd=ROOT, timeout=2 * BUSY_S)
 
     def objects(self, kind: str, *arguments: str) -> list[Json]:
@@ -74,17 +79,23 @@ class Cluster:
         return found
 
     @property
-    def _kubeconfig(self) -> Path:
+    def kubeconfig(self) -> Path:
         return self.folder / "kubeconfig.json"
 
-    def _run(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
-        child = spawn([str(BUILT / name), *arguments], self.folder / f"{name}.log")
+    def log_of(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def run(
+        self, program: str, *arguments: str, name: str | None = None, env: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a program beside the API server, one of BUILT or by its path. It ends with `stop`."""
+        child = spawn([str(BUILT / program), *arguments], self.log_of(name or program), env=env)
         self._children.append(child)
         return child
 
     def _store(self) -> str:
         client, peer = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
-        child = self._run(
+        child = self.run(
             "etcd",
             f"--data-dir={self.folder / 'etcd'}",
             f"--listen-client-urls={client}",
@@ -94,7 +105,7 @@ class Cluster:
             f"--initial-cluster=default={peer}",
             "--unsafe-no-fsync",
         )
-        wait_until(lambda: _answers(f"{client}/health"), child, "etcd", self.folder / "etcd.log", BUSY_S)
+        wait_until(lambda: _answers(f"{client}/health"), child, "etcd", self.log_of("etcd"), BUSY_S)
         return client
 
     def _serve(self, store: str) -> None:
@@ -107,10 +118,11 @@ class Cluster:
                 serialization.NoEncryption(),
             )
         )
+        certify(asked := self.folder / "aggregated", "front-proxy")  # with it, other API servers are asked
         tokens = self.folder / "tokens.csv"
         tokens.write_text(f"{TOKEN},tests,tests,system:masters\n")
         address = f"https://127.0.0.1:{self.port}"
-        child = self._run(
+        child = self.run(
             "kube-apiserver",
             f"--etcd-servers={store}",
             "--bind-address=127.0.0.1",
@@ -123,11 +135,17 @@ class Cluster:
             f"--service-account-key-file={signing}",
             f"--service-account-signing-key-file={signing}",
             "--endpoint-reconciler-type=none",
+            f"--requestheader-client-ca-file={asked / 'ca.crt'}",
+            "--requestheader-username-headers=X-Remote-User",
+            "--requestheader-group-headers=X-Remote-Group",
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+            f"--proxy-client-cert-file={asked / 'tls.crt'}",
+            f"--proxy-client-key-file={asked / 'tls.key'}",
         )
-        log = self.folder / "kube-apiserver.log"
+        log = self.log_of("kube-apiserver")
         wait_until(lambda: _answers(f"{address}/readyz"), child, "the API server", log, BUSY_S)
         authority = (self.folder / "certificates" / "apiserver.crt").read_bytes()
-        self._kubeconfig.write_text(
+        self.kubeconfig.write_text(
             json.dumps(
                 {
                     "apiVersion": "v1",

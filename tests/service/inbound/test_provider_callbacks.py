@@ -18,7 +18,7 @@ from common.contracts.inbound import MessageReceived, ReceiptReceived
 from inbound.service import Settings, build
 from tests.operators import body
 from tests.service.inbound.published import published
-from tests.support.builders import field_keys, now, number, subject
+from tests.support.builders import field_keys, now, number, subject, subject_keys
 from tests.support.eventually import eventually
 from tests.support.running import CALLED, Surroundings, running
 
@@ -200,7 +200,10 @@ async def test_a_receipt_of_a_submit_names_the_recipient_by_a_pseudonym(operator
 
     receipts = await operators.receipts()
     submit = "sms_0000000000000000000000"
-    assert {r.provider_message_id for r in receipts} == {f"{submit}/{subject(1)}", f"{submit}/{subject(2)}"}
+    names = {f"{submit}/{subject_keys.of_text(number(n))}" for n in (1, 2)}
+    assert {r.provider_message_id for r in receipts} == names
+    people = [who for n in (1, 2) for who in (subject(n), subject_keys.inner(subject(n)))]
+    assert not [who for who in people if any(who in name for name in names)], "no id of a person, nor the inner one"
 
 
 async def test_an_ambiguous_code_blocks_and_is_no_opt_out(operators: Operators) -> None:

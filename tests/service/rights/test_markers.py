@@ -11,16 +11,18 @@ from typing import Any
 import httpx
 import pytest
 
+from common.sms.subject_id import digits_of
 from common.telemetry import JsonLines
 from tests.service.firewall.operations import EXPRESSION, TABLE, Ask, Things
 from tests.service.rights.four import SERVICES, Four, four
 from tests.service.rights.markers import marked, openapi, records, topics_with
-from tests.support.builders import SENDER, now, number, shown
+from tests.support.builders import SENDER, now, number, shown, subject, subject_keys
 from tests.support.eventually import eventually
 from tests.support.running import Surroundings
 from tests.support.uploading import patched
 
 PERSON = 1
+INNER = digits_of(subject_keys.inner(subject(PERSON)))
 # What ends what other operations are about: these come last, in this order
 LAST = ("POST /v1/opt-outs", "POST /v1/reconciliations", "POST /v1/contacts/delete", "POST /v1/erasures")
 ALIKE = ("POST /v1/consents/batch", "PUT /v1/senders/{sender_id}")  # the bodies of other operations
@@ -57,6 +59,7 @@ async def test_no_marker_of_any_route_is_anywhere_after_the_erasure(
         await reviewed(told, needles)
         before = await told.held(PERSON, *needles)
         assert all(len(before[service]) >= 2 for service in SERVICES), before
+        assert await told.held(PERSON, INNER) == NOTHING, "the inner id leaves no process"
         await told.texted(PERSON, "SUPPRIMEZ MES DONNEES", mo="mo-erase")
 
         async def certified() -> Any:
@@ -68,8 +71,8 @@ async def test_no_marker_of_any_route_is_anywhere_after_the_erasure(
         published = await records(surroundings)
         assert {"consent.states.v1", "inbound.messages.v1", "inbound.messages.v1.dlq"} <= published.keys()
         columns = {service: sorted({*held[service]} - OF_EVERYBODY.get(service, set())) for service in SERVICES}
-        lines = [each for each in logged(caplog) if any(needle in each for needle in needles)]
-        found = {**columns, "topics": topics_with(published, needles), "log": lines}
+        lines = [each for each in logged(caplog) if any(needle in each for needle in [*needles, INNER])]
+        found = {**columns, "topics": topics_with(published, [*needles, INNER]), "log": lines}
         assert found == {**NOTHING, "topics": [], "log": []}
         kept = {each["what"] for each in certificate["kept"]}
         assert {OF_ALL, GOING_ON} <= kept

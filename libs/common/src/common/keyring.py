@@ -38,6 +38,7 @@ FINGERPRINTED = b"placet subject key"  # no phone number, so no subject id equal
 FINGERPRINTS = b"placet fingerprint "  # likewise
 ANSWERED = b"placet answer"  # nor a request's path
 NAMED_BY_CALLER = b"placet idempotency key "
+TEXTS = b"placet text "  # so that the hash of a number is no inner id
 OF_A_NUMBER = "number:"  # the context of an encrypted number; the person's id follows
 
 MISMATCHES = counter(
@@ -75,6 +76,7 @@ class SubjectKeys:
     def __init__(self, ring: SubjectRingSettings) -> None:
         self._key_id = ring.current
         self._outer_key_id = ring.outer.current
+        self._begins = f"{self._outer_key_id}-"
         # RFC 2104 with both halves keyed in advance: twice as fast as the hmac module
         key = secret_key(ring, ring.current).ljust(hashlib.sha256().block_size, b"\0")
         self._inside = hashlib.sha256(bytes(byte ^ 0x36 for byte in key))
@@ -102,8 +104,7 @@ class SubjectKeys:
     def subject_ids(self, e164s: Iterable[str]) -> list[str]:
         """Return the subject id of each number, encrypted together."""
         whole = self._encrypt(b"".join([self._mac(e164.encode())[:SUBJECT_BYTES] for e164 in e164s])).hex()
-        begins = f"{self._outer_key_id}-"
-        return [begins + whole[at : at + SUBJECT_HEX_CHARS] for at in range(0, len(whole), SUBJECT_HEX_CHARS)]
+        return [self._begins + whole[at : at + SUBJECT_HEX_CHARS] for at in range(0, len(whole), SUBJECT_HEX_CHARS)]
 
     def inner(self, subject_id: str) -> InnerId:
         """Return the inner id of a person. Raises UnknownOuterKey."""
@@ -123,7 +124,7 @@ class SubjectKeys:
 
     def current(self, subject_id: str) -> str:
         """Return the person's id of the current outer key. Raises UnknownOuterKey."""
-        if subject_id.startswith(self._outer_key_id) and key_id_of(subject_id) == self._outer_key_id:
+        if key_id_of(subject_id) == self._outer_key_id:
             return subject_id
         return self.outer(self.inner(subject_id))
 
@@ -137,7 +138,16 @@ class SubjectKeys:
 
         What has not the form of a subject id is returned as it is.
         """
+        if text.startswith(self._begins) and len(text) == len(self._begins) + SUBJECT_HEX_CHARS:  # nearly always
+            return text
         return self.current(text) if is_subject_id(text) else text
+
+    def named(self, key: str | None) -> str | None:
+        """Return the key of an unreadable record, a person's id by the current outer key.
+
+        A key of no ring is returned as it is: whoever writes such records would else stop all that follows.
+        """
+        return self.current(key) if key is not None and self.knows(key) else key
 
     def knows(self, subject_id: str) -> bool:
         """Return whether `subject_id` has the form of a subject id of an outer key of the ring."""
@@ -148,8 +158,8 @@ class SubjectKeys:
         return self._mac(FINGERPRINTS + said.encode()).hex()
 
     def of_text(self, said: str) -> str:
-        """Return a keyed hash of what is no phone number: the same under every outer key."""
-        return f"{self._key_id}-{self._mac(said.encode()).hex()[:SUBJECT_HEX_CHARS]}"
+        """Return a keyed hash of a text, the same under every outer key: of a number too, it is no id of a person."""
+        return f"{self._key_id}-{self._mac(TEXTS + said.encode()).hex()[:SUBJECT_HEX_CHARS]}"
 
     def of_request(self, said: str) -> tuple[str, "AnswerCipher"]:
         """Return a fingerprint of a request, and the cipher of its answers.
@@ -157,7 +167,7 @@ class SubjectKeys:
         The cipher's key is a MAC over the whole hash, half of which is stored nowhere. So only the request itself opens
         an answer.
         """
-        whole = self._mac(said.encode())
+        whole = self._mac(TEXTS + said.encode())
         return f"{self._key_id}-{whole.hex()[:SUBJECT_HEX_CHARS]}", AnswerCipher(self._mac(ANSWERED + whole))
 
     def of_key(self, key: str) -> str:

@@ -113,8 +113,7 @@ class Replaying:
             try:
                 event = event_of(self.subscription, record)
             except Poison:
-                key = key_of(record)
-                poisoned.append((record.offset, None if key is None else self._people.read(key)))
+                poisoned.append((record.offset, self._people.named(key_of(record))))
                 reading.record(record.offset, number)
                 continue
             if type(event) is Watermark:

@@ -19,7 +19,6 @@ from dispatch.messages.status import Status
 
 FREE_TEXT = "free_text"
 Small = Annotated[int, "smallint"]
-Large = Annotated[int, "bigint"]
 
 
 class MessageRow(msgspec.Struct, frozen=True, gc=False):
@@ -58,7 +57,7 @@ class MessageRow(msgspec.Struct, frozen=True, gc=False):
     cost: int | None = None
     prices: str | None = None
     charged: bool = False  # counted by the limits of its organisation
-    shared_id: Large | None = None  # of the part of `facts` that other messages share (`parted`)
+    shared_id: UUID | None = None  # of the part of `facts` that other messages share (`parted`)
 
     @classmethod
     def read(cls, columns: Sequence[Any]) -> Self:
@@ -82,7 +81,6 @@ _KINDS = {
     bool: "boolean",
     int: "integer",
     Small: "smallint",
-    Large: "bigint",
     datetime: "timestamptz",
 }
 
@@ -114,9 +112,9 @@ def parted(facts: str | None) -> tuple[str | None, str | None]:
 
 
 @lru_cache(maxsize=1024)
-def shared_id(shared: str) -> int:
-    """Return the id of a shared part: equal parts have one."""
-    return int.from_bytes(hashlib.sha256(shared.encode()).digest()[:8], signed=True)
+def shared_id(shared: str) -> UUID:
+    """Return the id of a shared part, a hash: nobody finds two parts with one id."""
+    return UUID(bytes=hashlib.sha256(shared.encode()).digest()[:16])
 
 
 def facts_of(table: str) -> str:

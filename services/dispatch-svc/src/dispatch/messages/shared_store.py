@@ -1,9 +1,10 @@
 """The table `shared_record`: the part of decision records that many messages share. The caller owns the transaction."""
 
 from collections.abc import Sequence
+from uuid import UUID
 
 from msgspec import structs
-from sqlalchemy import BigInteger, Column, Index, Table, Text
+from sqlalchemy import Column, Index, Table, Text, Uuid
 
 from dispatch.messages.row import MessageRow, parted, shared_id
 from dispatch.schema import metadata
@@ -13,16 +14,16 @@ Table(
     # adds the row, and a second row harms nothing.
     "shared_record",
     metadata,
-    Column("id", BigInteger, nullable=False),  # `shared_id`
+    Column("id", Uuid, nullable=False),  # `shared_id`
     Column("content", Text, nullable=False),
     Index("shared_record_id_ix", "id"),
 )
 
 
-def parted_rows(rows: Sequence[MessageRow]) -> tuple[list[MessageRow], tuple[list[int], list[str]]]:
+def parted_rows(rows: Sequence[MessageRow]) -> tuple[list[MessageRow], tuple[list[UUID], list[str]]]:
     """Return the rows with their own parts of the decision records, and the values of `with_shared`."""
     found: list[MessageRow] = []
-    contents: dict[int, str] = {}
+    contents: dict[UUID, str] = {}
     for row in rows:
         shared, own = parted(row.facts)
         named = shared_id(shared) if shared else None
@@ -36,6 +37,6 @@ def with_shared(place: int) -> str:
     """Return the SQL that adds shared parts, to stand before a statement. `place`: of the first of two parameters."""
     return (
         "WITH shared AS (INSERT INTO shared_record (id, content) SELECT v.id, v.content"
-        f" FROM unnest(${place}::bigint[], ${place + 1}::text[]) AS v(id, content)"
+        f" FROM unnest(${place}::uuid[], ${place + 1}::text[]) AS v(id, content)"
         " WHERE NOT EXISTS (SELECT FROM shared_record AS s WHERE s.id = v.id))"
     )

@@ -66,7 +66,6 @@ _TYPES: Mapping[str, TypeEngine[Any]] = {
     "boolean": Boolean(),
     "integer": Integer(),
     "smallint": SmallInteger(),
-    "bigint": BigInteger(),
     "timestamptz": DateTime(timezone=True),
 }
 

@@ -29,6 +29,7 @@ from common.privacy import sent_before
 from common.service import Resources, resources
 from common.telemetry import counter
 from common.web.auth import Caller, require
+from common.web.fields import Storable
 from common.web.openapi import refuses
 from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
 from common.web.problems import AlreadyDecided, Conflict, Invalid, NotFound, Reason
@@ -99,7 +100,7 @@ class DecisionsBody(DecisionBody):
         json_schema_extra={"examples": [{"mo_ids": ["0b5f7e9a-6a42-4c8e-9a3e-52d1c2b4a601"], "intent": "none"}]},
     )
 
-    mo_ids: list[Annotated[str, Field(min_length=1, max_length=100)]] = Field(
+    mo_ids: list[Annotated[Storable, Field(min_length=1, max_length=100)]] = Field(
         min_length=1,
         max_length=DECIDED_AT_ONCE,
         examples=[["0b5f7e9a-6a42-4c8e-9a3e-52d1c2b4a601"]],

@@ -149,7 +149,7 @@ class Batches:
             reading.record(record.offset, kafka.number_of(record.headers))
             after, key = None, key_of(record)
             if self.subscription.on_poison is not None:
-                named = None if key is None else self.people.read(key)
+                named = self.people.named(key)
                 home = tp.partition if named is None or named == key else kafka.partition_of(named, self.partitions)
                 await self.subscription.on_poison(tx, named, home, record.offset)
             if self.subscription.on_unread is not None:

@@ -50,10 +50,14 @@ def is_tombstone(subscription: Subscription, record: Any, keys: SubjectKeys) -> 
 
 
 def received_as(record: Any, event: Event, keys: SubjectKeys, partitions: int) -> Received:
-    """Return the record as received, its people by the current outer key. Raises UnknownOuterKey."""
+    """Return the record as received, its people by the current outer key. Raises UnknownOuterKey.
+
+    A key is read as a person's id only where the event names that person: an operator's key, or a sender's id, may look
+    like one.
+    """
     trace: bytes | None = dict(record.headers).get("traceparent")
     named = key_of(record) or ""
-    key = keys.read(named)
+    key = keys.read(named) if named in people_of(event) else named
     return Received(
         event=of_current_key(event, keys),
         key=key,
@@ -65,18 +69,24 @@ def received_as(record: Any, event: Event, keys: SubjectKeys, partitions: int) -
     )
 
 
+def people_of(event: Event) -> Sequence[str]:
+    """Return the subject ids that an event names."""
+    if isinstance(event, MessagesChanged):
+        return [each.subject_id for each in event.changes]
+    named: str | None = getattr(event, "subject_id", None)
+    return () if named is None else (named,)
+
+
 def of_current_key(event: Event, keys: SubjectKeys) -> Event:
     """Return the event with each person's id by the current outer key. Raises UnknownOuterKey."""
+    named = people_of(event)
+    people = [keys.read(each) for each in named]
+    if people == [*named]:
+        return event
     if isinstance(event, MessagesChanged):
-        people = [keys.read(each.subject_id) for each in event.changes]
-        if all(who == each.subject_id for who, each in zip(people, event.changes, strict=True)):
-            return event
         changes = [replace(each, subject_id=who) for who, each in zip(people, event.changes, strict=True)]
         return replace(event, changes=tuple(changes))
-    named: str | None = getattr(event, "subject_id", None)
-    if named is None or (who := keys.read(named)) == named:
-        return event
-    return replace(event, subject_id=who)
+    return replace(event, subject_id=people[0])
 
 
 def _instant(timestamp_ms: int) -> datetime:

@@ -223,7 +223,7 @@ CREATE TABLE message (
     gateway text,
     region text,
     facts text,
-    shared_id bigint,
+    shared_id uuid,
     template text,
     segments smallint,
     cost integer,
@@ -364,7 +364,7 @@ ALTER TABLE sending ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     """,
     """
 CREATE TABLE shared_record (
-    id bigint NOT NULL,
+    id uuid NOT NULL,
     content text NOT NULL
 )
     """,
