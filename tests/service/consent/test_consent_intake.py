@@ -949,10 +949,11 @@ async def test_of_a_message_nobody_can_read_no_number_is_held(database: Database
     assert found.number is None
 
 
-async def test_a_message_nobody_can_read_whose_key_is_nobodys_changes_nothing(database: Database) -> None:
+@pytest.mark.parametrize("key", ["somebody", f"nobody-{'0f' * 16}"])
+async def test_a_message_nobody_can_read_whose_key_is_nobodys_changes_nothing(database: Database, key: str) -> None:
     async with database.begin() as tx:
-        await INTAKE.shut_out(tx, "somebody", 0, 0)
-    assert await subject(database, "somebody") is None
+        await INTAKE.shut_out(tx, key, 0, 0)
+    assert await subject(database, key) is None
 
 
 async def test_a_message_whose_sender_nobody_can_tell_stops_the_intake(database: Database) -> None:

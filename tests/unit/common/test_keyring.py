@@ -245,6 +245,13 @@ def test_stored_ids_of_another_outer_key_stop_the_start() -> None:
         rotating.look_at([rotating.subject_id(NUMBER), subject_keys.subject_id(NUMBER)])
 
 
+def test_the_key_of_an_unreadable_record_stops_no_start() -> None:
+    """Whoever writes one would keep a service down."""
+    assert rotating.look_at([rotating.subject_id(NUMBER), f"nobody-{'0f' * 16}"]) == {"nobody"}
+    with pytest.raises(OtherKey):
+        rotating.look_at([f"nobody-{'0f' * 16}"])
+
+
 def test_an_outer_key_has_an_id_of_its_own_and_of_few_letters() -> None:
     told = {"current": "k1", "keys": ring("k1").keys}
     with pytest.raises(ValidationError, match="rename the outer key"):

@@ -184,15 +184,20 @@ class SubjectKeys:
         """Return whether `text` has the form of a subject id of the current outer key."""
         return is_subject_id(text) and key_id_of(text) == self._outer_key_id
 
-    def look_at(self, stored: Iterable[str]) -> None:
-        """Raise OtherKey where an id is of another outer key than the current one."""
-        carried = {key_id_of(text) for text in stored if is_subject_id(text)} - {self._outer_key_id}
-        if carried:
+    def look_at(self, stored: Iterable[str]) -> frozenset[str]:
+        """Return the key ids found that no ring has: keys of unreadable records, which name nobody.
+
+        Raises OtherKey where an id is of another outer key of the ring, or none is of the current one.
+        """
+        found = {key_id_of(text) for text in stored if is_subject_id(text)}
+        carried = found - {self._outer_key_id}
+        if carried & self._decrypt.keys() or (carried and carried == found):
             raise OtherKey(
                 f"PLACET_SUBJECT_KEYS has {self._outer_key_id!r} as its current outer key, and what is stored is of"
                 f" {', '.join(map(repr, sorted(carried)))}: the opt-outs of these people would not be found. Make that"
                 " outer key the current one again, or move the rows with `keys --subjects` (docs/runbook.md)"
             )
+        return frozenset(carried)
 
     def look_at_numbers(self, stored: Iterable[tuple[str, str]], fields: "FieldKeys") -> None:
         """Check the current keys against subject ids with their encrypted numbers; skip numbers of unknown field keys.

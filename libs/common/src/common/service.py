@@ -370,7 +370,8 @@ async def _keys_are_those_stored(service: Service[Any], held: Resources[Any]) ->
     for rows in numbered:
         held.subject_keys.look_at_numbers([(named, sealed) for named, sealed in rows if sealed], held.field_keys)
     for stored in ends:
-        held.subject_keys.look_at(end for end in stored if end is not None)
+        if others := held.subject_keys.look_at(end for end in stored if end is not None):
+            log.error("some stored subject ids are of no key of the ring", extra={"keys": sorted(others)})
     try:
         async with asyncio.timeout(KEYS_SEEN_WITHIN_S), held.database.begin() as tx:
             await publisher_keys.tell(tx, fingerprints(held.settings.subject_keys))

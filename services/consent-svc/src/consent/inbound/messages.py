@@ -31,7 +31,7 @@ from common.kafka.subscription import URGENT_MS, After, Received, Stopped, Subsc
 from common.keyring import MISMATCHES, FieldKeys, SubjectKeys, Unreadable, owner_of
 from common.sms.keywords_scope import scope
 from common.sms.message_id import message_id
-from common.sms.subject_id import Inner, is_subject_id
+from common.sms.subject_id import Inner
 from common.telemetry import counter
 from consent.answers import replies
 from consent.answers.answers import Answer, Answers, tell_of_flaws
@@ -253,7 +253,7 @@ class Intake:
             raise Stopped(
                 f"partition {partition} of {INBOUND_MESSAGES.name} holds a message whose sender cannot be read"
             )
-        if not is_subject_id(key):
+        if not self._subject_keys.knows(key):
             log.error("an unreadable message has a key of no subject", extra={"partition": partition})
             return  # no number has this key
         now = datetime.now(UTC)
