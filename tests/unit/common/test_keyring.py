@@ -235,7 +235,7 @@ def test_what_has_to_stay_equal_is_made_of_the_inner_id() -> None:
 
 def test_stored_ids_of_another_outer_key_stop_the_start() -> None:
     rotating.look_at([rotating.subject_id(NUMBER), "no id"])
-    with pytest.raises(OtherKey, match=r"'o1'.*keys --subjects"):
+    with pytest.raises(OtherKey, match=r"'o1'.*the current one again"):
         rotating.look_at([rotating.subject_id(NUMBER), subject_keys.subject_id(NUMBER)])
 
 
