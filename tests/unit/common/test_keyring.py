@@ -241,7 +241,7 @@ def test_a_persons_id_of_each_other_outer_key_of_the_ring_can_be_told() -> None:
 
 def test_stored_ids_of_another_outer_key_stop_the_start() -> None:
     rotating.look_at([rotating.subject_id(NUMBER), "no id"])
-    with pytest.raises(OtherKey, match=r"'o1'.*keys --subjects"):
+    with pytest.raises(OtherKey, match=r"'o1'.*the current one again"):
         rotating.look_at([rotating.subject_id(NUMBER), subject_keys.subject_id(NUMBER)])
 
 

@@ -41,7 +41,6 @@ async def test_who_waits_for_room_goes_on_once_there_is_some() -> None:
         assert hand.is_behind
         assert not hand.may_take
         waiting = asyncio.ensure_future(hand.room())
-        await asyncio.sleep(0)
-        assert not waiting.done()
+        assert await asyncio.wait({waiting}, timeout=0.01) == (set(), {waiting})
     await waiting
     assert hand.many == 0
