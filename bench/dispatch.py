@@ -305,7 +305,8 @@ async def serving(
     """Start dispatch-svc. `batch`: messages per request to the simulator; `None`: Kannel, a message per request."""
     operator = {"PLACET_GATEWAY_URL": bench.operator, "PLACET_GATEWAY_BATCH": str(batch)}
     if batch is None:
-        kannel = {"provider": "kannel", "url": bench.operator, "user": "bench", "secret": "bench"}
+        account = {"provider": "kannel", "url": bench.operator, "user": "bench", "secret": "bench"}
+        kannel = account | {"connections": SINGLES_AT_ONCE}
         operator = {"PLACET_GATEWAYS": msgspec.json.encode([kannel]).decode()}
     return await bench.ground.service(
         "dispatch",

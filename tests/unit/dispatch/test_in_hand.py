@@ -44,3 +44,11 @@ async def test_who_waits_for_room_goes_on_once_there_is_some() -> None:
         assert await asyncio.wait({waiting}, timeout=0.01) == (set(), {waiting})
     await waiting
     assert hand.many == 0
+
+
+def test_messages_that_are_read_and_not_decided_yet_are_not_read_twice() -> None:
+    hand = InHand(a_turn=1, all_slots=1)
+    with hand.deciding(TURNS_AHEAD):
+        assert not hand.may_take
+        assert not hand.is_behind, "the decision has the room"
+    assert hand.may_take

@@ -195,7 +195,7 @@ class SubjectKeys:
             raise OtherKey(
                 f"PLACET_SUBJECT_KEYS has {self._outer_key_id!r} as its current outer key, and what is stored is of"
                 f" {', '.join(map(repr, sorted(carried)))}: the opt-outs of these people would not be found. Make that"
-                " outer key the current one again"
+                " outer key the current one again, or move the rows with `keys --subjects` (docs/runbook.md)"
             )
         return frozenset(carried)
 

@@ -11,6 +11,7 @@ from typing import NewType
 
 SUBJECT_BYTES = 16  # 128 bits: a block of AES
 SUBJECT_HEX_CHARS = 2 * SUBJECT_BYTES
+HEX = "0123456789abcdef"
 
 InnerId = NewType("InnerId", str)
 """A person's inner id: never stored, published, shown or logged. An outer key that is replaced does not change it."""
@@ -21,7 +22,7 @@ Inner = Callable[[str], InnerId]  # of a subject id
 def is_subject_id(text: str) -> bool:
     """Return whether `text` has the form of a subject id, of any key."""
     key_id, _, digits = text.rpartition("-")
-    return bool(key_id) and len(digits) == SUBJECT_HEX_CHARS and not set(digits) - set("0123456789abcdef")
+    return bool(key_id) and len(digits) == SUBJECT_HEX_CHARS and not digits.strip(HEX)
 
 
 def key_id_of(subject_id: str) -> str:

@@ -102,7 +102,7 @@ class HttpGateway:
 
     async def _exchange(self, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
         request = self._provider.request(messages, self._account, datetime.now(UTC))
-        answer = await self._ask(request, min(message.begin_by for message in messages))
+        answer = await self._ask(request, min([message.begin_by for message in messages]))
         try:
             results = self._provider.read(answer, messages)
         except SendError:

@@ -20,6 +20,7 @@ class InHand:
     a_turn: int
     all_slots: int
     many: int = 0
+    _deciding: int = 0  # read and not decided
     _turns: int = TURNS_AHEAD
     _submit_s: float = 0.0  # how long a submit keeps its slot: a moving average
     _room: asyncio.Event = field(default_factory=asyncio.Event)
@@ -44,8 +45,8 @@ class InHand:
 
     @property
     def may_take(self) -> int:
-        """Return how many messages the intake may read now."""
-        return 0 if self.is_behind else self.at_once
+        """Return how many messages the intake may read now: what it reads too much is decoded in vain."""
+        return 0 if self.many + self._deciding >= self.most else self.at_once
 
     async def room(self) -> None:
         """Return once the hand-off is not behind. A polling caller would find the room taken."""
@@ -59,6 +60,15 @@ class InHand:
             yield
         finally:
             self._add(-many)
+
+    @contextmanager
+    def deciding(self, many: int) -> Iterator[None]:
+        """Have so many messages meanwhile that may come in hand."""
+        self._deciding += many
+        try:
+            yield
+        finally:
+            self._deciding -= many
 
     def submitted(self, took_s: float, permit_s: float) -> None:
         """Note how long a submit kept its slot. `permit_s`: how long a permit lasts."""

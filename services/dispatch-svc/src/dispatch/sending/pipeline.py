@@ -139,18 +139,20 @@ class Intake:
         Raise Hold while the watermark is stale, the gateways refuse marketing, or the hand-off is behind: the batch
         then waits in Kafka, without verdicts.
         """
-        if self._handoff.in_hand.is_behind:
+        in_hand = self._handoff.in_hand
+        if in_hand.is_behind:
             raise Hold
-        async with self._clearance.one_at_a_time:
-            if self._handoff.in_hand.is_behind:  # checked again after waiting for the lock
-                raise Hold
-            as_of = await projection.watermark(tx, batch[0].partition, oldest_of=self._clearance.oldest_of)
-            if (
-                not is_fresh(as_of, datetime.now(UTC), self._clearance.limits)
-                or self._handoff.traffic.refuses_marketing
-            ):
-                raise Hold
-            return await self._decide(tx, batch, Lane.MARKETING)
+        with in_hand.deciding(len(batch)):
+            async with self._clearance.one_at_a_time:
+                if in_hand.is_behind:  # checked again after waiting for the lock
+                    raise Hold
+                as_of = await projection.watermark(tx, batch[0].partition, oldest_of=self._clearance.oldest_of)
+                if (
+                    not is_fresh(as_of, datetime.now(UTC), self._clearance.limits)
+                    or self._handoff.traffic.refuses_marketing
+                ):
+                    raise Hold
+                return await self._decide(tx, batch, Lane.MARKETING)
 
     async def take(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
         """Decide on a batch of transactional or service messages, and return their hand-off."""
