@@ -30,6 +30,7 @@ REFUSALS = (NotGenuine, Unreadable, WrongField, Undocumented)
 SECRETS: Mapping[str, str] = {
     "telnyx": "A6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg=",
     "standard": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+    "sweego": "c3dlZWdv" * 8,  # 64 characters of base64
 }
 KINDS: tuple[Kind, ...] = ("messages", "receipts")
 BODIES = {

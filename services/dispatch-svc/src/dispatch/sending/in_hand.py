@@ -45,7 +45,7 @@ class InHand:
 
     @property
     def may_take(self) -> int:
-        """Return how many messages the intake may read now: what it reads too much is decoded in vain."""
+        """Return how many messages the intake may read now. Messages without room are decoded in vain."""
         return 0 if self.many + self._deciding >= self.most else self.at_once
 
     async def room(self) -> None:
