@@ -15,10 +15,10 @@ import pytest
 from common.db.database import Database
 from common.keyring import OtherKey, SubjectKeys
 from common.privacy.moving import MOVING as MOVING_LOCK
-from common.privacy.moving import Moving, NotYet
+from common.privacy.moving import Moving, NotYet, Table, Told
 from common.privacy.stop_link import PATH, token
 from common.settings import SubjectRingSettings
-from consent.ledger.republishing import Republishing
+from consent.ledger.republishing import Republishing, former_ids
 from consent.proof.audit import Audit, Finding
 from consent.service import MOVES, Settings, build
 from tests.service.consent.test_consent_api import SENDER, consent, lookup, opt_out
@@ -35,6 +35,10 @@ MOVING, NEW_KEYS = SubjectKeys(BOTH), SubjectKeys(SubjectRingSettings.model_vali
 OLD_ID = re.compile(r"\bt1-[0-9a-f]{32}\b")
 CONSENTED, STOPPED, ERASED = 1, 2, 3
 KEYED = {"Idempotency-Key": "k-1"}
+
+
+class Killed(Exception):
+    """The process of the command ends here."""
 
 
 @asynccontextmanager
@@ -95,7 +99,7 @@ async def test_after_a_move_each_person_is_found_and_what_was_derived_is_the_sam
     assert await faults(surroundings, subject_keys) == []
     async with surroundings.sql("consent") as sql:
         assert len(await old_ids(sql)) > 0
-        with pytest.raises(NotYet, match="1 other session"):
+        with pytest.raises(NotYet, match="1 of the role"):
             await move(surroundings)
         await sql.execute("DELETE FROM outbox")  # without a broker, the relay publishes nothing
     assert await move(surroundings) > 0
@@ -136,7 +140,8 @@ async def test_after_a_move_each_state_is_published_under_the_new_id_and_the_old
         took.extend((row["key"].decode(), row["payload"] is None) for row in sorted(rows, key=itemgetter("id")))
         return running_.done()
 
-    running_ = asyncio.create_task(Republishing(database, 3, lambda _: None, MOVING.older_ids).run(range(3)))
+    former = await former_ids(database, MOVING)
+    running_ = asyncio.create_task(Republishing(database, 3, lambda _: None, former).run(range(3)))
     await eventually(relayed)
     assert await running_ == len(people)
     states = {(NEW_KEYS.subject_id(number(n)), False) for n in people}
@@ -153,6 +158,45 @@ async def test_no_process_starts_while_rows_move(surroundings: Surroundings) -> 
                 pytest.fail("a number would get an id that the command has passed by")
         with pytest.raises(NotYet, match="another run moves the rows"):
             await move(surroundings)
+
+
+async def test_no_process_starts_on_rows_of_two_keys_and_no_tombstone_is_published(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the killed run had moved: with either ring the id of some row would be nobody's."""
+    async with api(surroundings) as client:
+        assert (await client.post("/v1/consents", json=consent(number=number(CONSENTED)))).status_code == 201
+    async with surroundings.sql("consent") as sql:
+        await sql.execute("DELETE FROM outbox")
+    told = Database(await surroundings.database("consent"), pool_size=1, name="consent-keys")
+    passed = Moving._pass
+
+    async def killed(self: Moving, table: Table, so_far: Told, **more: bool) -> AsyncIterator[None]:
+        if table.name == "subject":
+            raise Killed  # the only table that a start looks at is as it was
+        async for _ in passed(self, table, so_far, **more):
+            yield
+
+    with pytest.raises(NotYet, match="have not moved"):
+        await former_ids(told, MOVING)
+    with monkeypatch.context() as patched:
+        patched.setattr(Moving, "_pass", killed)
+        with pytest.raises(Killed):
+            await move(surroundings)
+    for ring in (SUBJECT_RING, AFTERWARDS):
+        with pytest.raises(OtherKey, match="run the command to its end"):
+            async with api(surroundings, subject_keys=ring):
+                pytest.fail("the opt-outs of some people would not be found")
+    with pytest.raises(NotYet, match="have not moved"):
+        await former_ids(told, MOVING)
+    assert await move(surroundings) > 0
+    async with api(surroundings, subject_keys=AFTERWARDS) as client:
+        assert (await lookup(client, number(CONSENTED)))["consents"]
+    with pytest.raises(NotYet, match="have not moved to the outer key t1"):
+        await former_ids(told, subject_keys)
+    with pytest.raises(NotYet, match="put the former outer key t1 back"):
+        await former_ids(told, NEW_KEYS)
+    await told.close()
 
 
 async def test_no_row_moves_before_the_relay_has_published_what_waits(surroundings: Surroundings) -> None:

@@ -82,7 +82,7 @@ class Both:
                 ),
                 {"as_of": summed.seen_until + watermark},
             )
-        await Comparing(self.dispatch, 1).compare()
+        await Comparing(self.dispatch, 1, "t1").compare()
         async with self.dispatch.begin() as tx:
             return await checksum_store.compared(tx)
 
@@ -174,11 +174,11 @@ async def test_nothing_is_compared_before_all_that_was_summed_is_here(both: Both
 
 async def test_how_long_nothing_has_been_compared_is_told_also_where_nothing_ever_was(both: Both) -> None:
     begun = now() - timedelta(days=2)
-    await Comparing(both.dispatch, 1, begun).compare()
+    await Comparing(both.dispatch, 1, "t1", begun).compare()
     [metric] = COMPARED.collect()
     assert metric.samples[0].value >= timedelta(days=2).total_seconds()
     await both.project([opted_in(1)])
-    comparing = Comparing(both.dispatch, 1, begun)
+    comparing = Comparing(both.dispatch, 1, "t1", begun)
     theirs = await _as_dispatch_has_it(both)
     await both.compare(theirs, watermark=timedelta(seconds=-1))
     await comparing.compare()

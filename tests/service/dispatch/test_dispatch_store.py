@@ -19,7 +19,7 @@ from common.db.database import COPIED_MESSAGES, Database, fetch_many
 from common.kafka import broker as kafka
 from common.kafka import outbox
 from common.kafka.broker import partition_of
-from common.kafka.subscription import Received
+from common.kafka.subscription import Received, home_offset
 from common.privacy import erasing
 from common.privacy.erasing import Whom
 from dispatch.accepting import store as accepting
@@ -109,6 +109,25 @@ async def test_what_the_version_before_marked_is_readable_by_the_next_state(data
         await tx.execute(text("UPDATE subject SET unreadable = true, log_offset = NULL"))
         await projection.apply_states(tx, received(opted_in(1, version=6), 3))
         assert not (await gate.subjects(tx, [subject(1)]))[subject(1)].unreadable
+
+
+async def test_what_stands_under_an_older_id_came_before_all_under_the_id_of_now(database: Database) -> None:
+    """By the offsets of two partitions, an older state would make a person readable, or a newer one never."""
+
+    async def unreadable() -> bool:
+        return (await gate.subjects(tx, [subject(1)]))[subject(1)].unreadable
+
+    async with database.begin() as tx:
+        await projection.apply_states(tx, received(opted_in(1, version=5), 4))
+        await projection.mark_unreadable(tx, subject(1), 2, home_offset(1_000_000, moved=True))
+        await projection.apply_states(tx, received(opted_in(1, version=6), 5))
+        assert not await unreadable()
+        await projection.mark_unreadable(tx, subject(1), 2, 10)
+        before = opted_in(1, version=7)
+        await projection.apply_states(tx, [Received(before, before.subject_id, 0, 2_000_000, now(), None, 2)])
+        assert await unreadable()
+        await projection.apply_states(tx, received(opted_out(1, version=8), 10))
+        assert not await unreadable()
 
 
 async def test_a_stop_under_an_older_id_locks_decisions_of_the_persons_own_partition_out(database: Database) -> None:

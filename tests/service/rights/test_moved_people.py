@@ -21,7 +21,7 @@ from common.privacy import stop_link
 from common.privacy.moving import Moves, Moving
 from common.settings import SubjectRingSettings
 from consent import service as consent
-from consent.ledger.republishing import Republishing
+from consent.ledger.republishing import Republishing, former_ids
 from dispatch import service as dispatch
 from inbound import service as inbound
 from tests.service.rights.four import SERVICES, Four, four, published, settings_of
@@ -196,7 +196,7 @@ async def test_the_old_key_goes_and_everyone_stays_who_they_are(surroundings: Su
         await eventually(stopped(told, DOUBTS))
         assert (await told.copied(KEPT))["status"] == "complete"
         database = Database(await surroundings.database("consent"), pool_size=1)
-        again = Republishing(database, surroundings.partitions, lambda _: None, MOVING.older_ids)
+        again = Republishing(database, surroundings.partitions, lambda _: None, await former_ids(database, MOVING))
         assert await again.run(range(surroundings.partitions)) == len(PEOPLE)
         await database.close()
         await told.code_sent(DOUBTS)

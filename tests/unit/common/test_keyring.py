@@ -233,10 +233,11 @@ def test_what_has_to_stay_equal_is_made_of_the_inner_id() -> None:
     assert subject_keys.of_text("a") == rotated_keys.of_text("a")
 
 
-def test_a_persons_id_of_each_other_outer_key_of_the_ring_can_be_told() -> None:
-    assert rotating.older_ids(rotating.subject_id(NUMBER)) == [subject_keys.subject_id(NUMBER)]
-    assert rotating.older_ids(subject_keys.subject_id(NUMBER)) == [subject_keys.subject_id(NUMBER)]
-    assert subject_keys.older_ids(subject_keys.subject_id(NUMBER)) == []
+def test_a_persons_id_under_another_outer_key_of_the_ring_can_be_told() -> None:
+    for named in (rotating.subject_id(NUMBER), subject_keys.subject_id(NUMBER)):
+        assert rotating.under(named, "o1") == subject_keys.subject_id(NUMBER)
+    with pytest.raises(UnknownOuterKey, match="'t9'"):
+        rotating.under(subject_keys.subject_id(NUMBER), "t9")
 
 
 def test_stored_ids_of_another_outer_key_stop_the_start() -> None:
@@ -256,6 +257,8 @@ def test_an_outer_key_has_an_id_of_its_own_and_of_few_letters() -> None:
     told = {"current": "k1", "keys": ring("k1").keys}
     with pytest.raises(ValidationError, match="rename the outer key"):
         SubjectRingSettings.model_validate(told | {"outer": ring("k1")})
+    with pytest.raises(ValidationError, match="something else begin with 'ev'"):
+        SubjectRingSettings.model_validate(told | {"outer": ring("ev")})
     for wrong in ("o-1", "O1", "o" * 17, "", "00"):
         with pytest.raises(ValidationError, match="a letter and then up to 15 of a-z and 0-9"):
             SubjectRingSettings.model_validate(told | {"outer": ring(wrong)})

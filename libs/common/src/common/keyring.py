@@ -128,10 +128,12 @@ class SubjectKeys:
             return subject_id
         return self.outer(self.inner(subject_id))
 
-    def older_ids(self, subject_id: str) -> list[str]:
-        """Return the person's id of each other outer key of the ring. Raises UnknownOuterKey."""
-        block = bytes.fromhex(digits_of(self.inner(subject_id)))
-        return [f"{key_id}-{self._encrypts[key_id](block).hex()}" for key_id in sorted(self.older)]
+    def under(self, subject_id: str, key_id: str) -> str:
+        """Return the person's id under an outer key of the ring. Raises UnknownOuterKey."""
+        encrypt = self._encrypts.get(key_id)
+        if encrypt is None:
+            raise UnknownOuterKey(f"no outer key {key_id[:16]!r} in the ring")
+        return f"{key_id}-{encrypt(bytes.fromhex(digits_of(self.inner(subject_id)))).hex()}"
 
     def read(self, text: str) -> str:
         """Return what an event or a record names, a person's id by the current outer key. Raises UnknownOuterKey.

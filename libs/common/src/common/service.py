@@ -43,7 +43,7 @@ from common.kafka.outbox import Ceiling, Relay, Relayed
 from common.kafka.retrying import Retrying
 from common.kafka.subscription import Subscription
 from common.keyring import FieldKeys, LinkKeys, OtherKey, SubjectKeys, fingerprints
-from common.privacy.moving import MOVING
+from common.privacy.moving import MOVING, marked
 from common.privacy.resealing import Sealed
 from common.settings import ServiceSettings
 from common.telemetry import continue_trace, exposed, gauge, traceparent, tracing
@@ -352,6 +352,12 @@ async def _keys_are_those_stored(service: Service[Any], held: Resources[Any]) ->
     try:
         async with asyncio.timeout(KEYS_SEEN_WITHIN_S), held.database.begin() as tx:
             [(free,)] = await fetch_many(tx, "SELECT pg_try_advisory_xact_lock_shared(hashtext($1))", MOVING)
+            run = await marked(tx) if free else None
+            if not free or (run is not None and not run.has_ended):
+                raise OtherKey(
+                    "`keys --subjects` moves the stored subject ids now, or has ended early: run the command to its"
+                    " end, and start the service then (docs/runbook.md)"
+                )
             ends = [
                 (await tx.execute(select(func.min(column), func.max(column)))).one() for column in service.subject_ids
             ]
@@ -360,13 +366,11 @@ async def _keys_are_those_stored(service: Service[Any], held: Resources[Any]) ->
                 for column in service.subject_ids
                 if "number" in column.table.c
             ]
+    except OtherKey:
+        raise
     except Exception as error:
         log.warning("the stored subject ids could not be checked yet", extra={"why": type(error).__name__})
         return False
-    if not free:
-        raise OtherKey(
-            "`keys --subjects` moves the stored subject ids now: start the service once the command has ended"
-        )
     for rows in numbered:
         held.subject_keys.look_at_numbers([(named, sealed) for named, sealed in rows if sealed], held.field_keys)
     for stored in ends:

@@ -190,7 +190,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
     def background(held: Resources[Settings]) -> Background:
         handoff, intake, timers = sending(held, Lane.MARKETING, 1 - CODES_PART)
         checker = Checker(held.database, settings.policy, limits_of(settings), timeout)
-        comparing = Comparing(held.database, settings.partitions)
+        comparing = Comparing(held.database, settings.partitions, held.subject_keys.outer_key_id)
         erasing = eraser(held.database, settings.partitions)
         told_after = timedelta(seconds=settings.hold_told_after_s)
         freshness = Freshness(held.database, settings.partitions, limits_of(settings), told_after)

@@ -313,7 +313,8 @@ def escaped(value: str) -> str:
 
 
 async def fetch_many(tx: AsyncConnection, sql: str, *values: object) -> Sequence[Sequence[Any]]:
-    """Return a query's rows within the transaction, with `values` as $1, $2…
+    """Return a query's rows within the transaction, with `values` as $1, $2… A query that is asked for rows has a
+    column: a first statement without one looks empty.
 
     Rows and errors are asyncpg's own: SQLAlchemy's conversion doubles the time for thousands of rows.
     """

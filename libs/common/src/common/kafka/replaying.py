@@ -17,7 +17,7 @@ from common.kafka import broker as kafka
 from common.kafka.reading.client import ISOLATION
 from common.kafka.reading.completeness import Reading, Seen
 from common.kafka.reading.records import event_of, is_tombstone, key_of, received_as
-from common.kafka.subscription import Poison, Received, Stopped, Subscription
+from common.kafka.subscription import Poison, Received, Stopped, Subscription, home_offset
 from common.keyring import SubjectKeys
 from common.settings import ServiceSettings
 
@@ -113,7 +113,9 @@ class Replaying:
             try:
                 event = event_of(self.subscription, record)
             except Poison:
-                poisoned.append((record.offset, self._people.named(key_of(record))))
+                key = key_of(record)
+                named = self._people.named(key)
+                poisoned.append((home_offset(record.offset, moved=named != key), named))
                 reading.record(record.offset, number)
                 continue
             if type(event) is Watermark:

@@ -25,6 +25,9 @@ class UnknownType(Poison):
     """A type of a newer producer."""
 
 
+BEFORE = 1 << 62  # more than any offset
+
+
 class Hold(Exception):
     """Not now: the consumer rolls the batch back, and offers it again after a moment."""
 
@@ -52,6 +55,19 @@ class Received(msgspec.Struct, frozen=True):
         """Return the partition of the person, whose lock and watermark count."""
         return self.partition if self.moved_to is None else self.moved_to
 
+    @property
+    def home_offset(self) -> int:
+        """Return the place of the record in the order of `home`."""
+        return home_offset(self.offset, moved=self.moved_to is not None)
+
+
+def home_offset(offset: int, *, moved: bool) -> int:
+    """Return the place of a record in the order of its person's partition.
+
+    What was published under an older id (`moved`) came before all that is under the id of now, in an order of its own.
+    """
+    return offset - BEFORE if moved else offset
+
 
 class Unread(msgspec.Struct, frozen=True):
     """A record of a foreign topic that cannot be read or handled. The key is None where missing or unreadable."""
@@ -72,14 +88,14 @@ class Subscription:
     """A consumer group's reading of a topic.
 
     `handle` gets a batch inside the transaction that steps the offset; the returned function runs after the commit,
-    before the partition's next batch. `on_poison(tx, key, partition, offset)`: the partition is the key's, and the key
-    None where missing or unreadable. `wait_ms`: of an empty fetch on the local stack's broker, which waits to the end,
-    and where a fetch costs a millisecond: only topics with STOPs have a short wait. `may_take`: how many records the
-    handler takes now; at 0, records stay in Kafka. `skips_unknown`: skip unknown types, as no event of this topic can
-    forbid a message or is owed to a person; elsewhere an unknown type is poison (ADR-0007). `foreign`: other parties
-    write to the topic, so any number of bad records may come, and its one type is read as `reading.foreign` says.
-    `on_unread`: as `handle`, for a bad record of a foreign topic, whose key names no subject. `on_assigned` gets the
-    count of partitions read from now on.
+    before the partition's next batch. `on_poison(tx, key, partition, offset)`: partition and offset are those of
+    `Received.home`, the key is None where missing or unreadable. `wait_ms`: of an empty fetch on the local stack's
+    broker, which waits to the end, and where a fetch costs a millisecond: only topics with STOPs have a short wait.
+    `may_take`: how many records the handler takes now; at 0, records stay in Kafka. `skips_unknown`: skip unknown
+    types, as no event of this topic can forbid a message or is owed to a person; elsewhere an unknown type is poison
+    (ADR-0007). `foreign`: other parties write to the topic, so any number of bad records may come, and its one type is
+    read as `reading.foreign` says. `on_unread`: as `handle`, for a bad record of a foreign topic, whose key names no
+    subject. `on_assigned` gets the count of partitions read from now on.
     """
 
     group: str  # <service>.<purpose>

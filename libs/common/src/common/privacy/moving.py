@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -29,6 +29,7 @@ BLOCKS = 256  # of a transaction
 LOCK_IDLE_S = 86_400.0
 TOLD_EVERY = 100_000  # rows
 PLACE, PERSON = "partition", "subject_id"
+_APART = "(?<![0-9a-z])"
 
 # A range or a composite type could have text in it, a number or a time never has.
 _COLUMNS = """
@@ -46,12 +47,20 @@ _TRIGGERED = """
     FROM pg_trigger
     WHERE NOT tgisinternal AND tgrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)
 """
-# The owner may not see the names of another role's sessions: a session without a name is somebody else's.
+# Only sessions that may write count: a monitor's session has no rights. The owner may not see the names of another
+# role's sessions: a session without a name is somebody else's.
 _OTHERS = """
-    SELECT count(*)
+    SELECT usename::text, count(*)
     FROM pg_stat_activity
-    WHERE datname = current_database() AND usesysid IS NOT NULL AND application_name IS DISTINCT FROM $1
+    WHERE datname = current_database() AND usesysid IN (SELECT oid FROM pg_roles)
+    AND application_name IS DISTINCT FROM $1 AND has_table_privilege(usesysid, 'outbox', 'INSERT')
+    GROUP BY usename
+    ORDER BY usename
 """
+# The mark of the last run is a comment: in every backup, and the owner's alone.
+_MARK = "COMMENT ON TABLE subject_key IS '{}'"
+_MARKED = "SELECT obj_description('subject_key'::regclass, 'pg_class')"
+_TOLD = re.compile(r"ids of people are (moving|moved) to outer key ([a-z0-9]+) from ([a-z0-9, ]+)")
 
 
 Changed = Mapping[str, str | bytes]  # new values of a row, by column
@@ -86,6 +95,15 @@ class Table:
         return self.types[column] == "bytea"
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What the last run has left. `has_ended`: no row has an id of an outer key in `of`, all are of `to`."""
+
+    has_ended: bool
+    to: str
+    of: Sequence[str]
+
+
 @dataclass(slots=True)
 class Told:
     """The outcome of a table so far. `found`: rows with an id of an older key."""
@@ -108,9 +126,10 @@ class Moving:
 
     def __post_init__(self) -> None:
         older = "|".join(sorted(self.subjects.older)) or "(?!)"
-        form = rf"(?<![0-9a-z])(?:{older})-[0-9a-f]{{{SUBJECT_HEX_CHARS}}}(?![0-9a-z])"
+        form = rf"{_APART}(?:{older})-[0-9a-f]{{{SUBJECT_HEX_CHARS}}}(?![0-9a-z])"
         object.__setattr__(self, "_text", re.compile(form))
-        object.__setattr__(self, "_bytes", re.compile(form.encode()))
+        # in binary data any byte may stand before an id, a length that reads as a digit too
+        object.__setattr__(self, "_bytes", re.compile(form.removeprefix(_APART).encode()))
 
     async def run(self) -> AsyncIterator[tuple[Table, Told]]:
         """Move the rows; yield each table with the count so far. Raises NotYet, with nothing moved."""
@@ -125,10 +144,12 @@ class Moving:
                 raise NotYet("another run moves the rows, or a process of the service starts: wait for its end")
             await self._check()
             async with self.database.begin() as tx:
+                await fetch_many(tx, self._mark("moving"))
                 for statement in self.moves.before:
                     await fetch_many(tx, statement)
                 triggered = {name for (name,) in await fetch_many(tx, _TRIGGERED)}
             for table in await self.tables():
+                await self._check_alone()
                 told = Told()
                 async for _ in self._pass(table, told, moving=True, triggered=table.name in triggered):
                     if gone:
@@ -137,6 +158,8 @@ class Moving:
                 if told.moved:
                     async with self.database.begin() as tx:
                         await fetch_many(tx, f"ANALYZE {table.name}")  # else plans expect ids of the older key
+            async with self.database.begin() as tx:
+                await fetch_many(tx, self._mark("moved"))
 
     async def count(self) -> AsyncIterator[tuple[Table, Told]]:
         """Count the rows with an id of an older key; yield each table. The service may run meanwhile."""
@@ -156,18 +179,31 @@ class Moving:
 
     async def _check(self) -> None:
         """Raise NotYet while the service runs, or has left something undone."""
+        if not self.subjects.older:
+            raise NotYet("the ring has one outer key: put the former key beside it")
+        await self._check_alone()
         async with self.database.begin() as tx:
-            [(others,)] = await fetch_many(tx, _OTHERS, self.database.name)
-            if others:
-                raise NotYet(
-                    f"{others} other session{'s' * (others > 1)} of the database: stop every process of the service,"
-                    " and whatever else is connected"
-                )
-            if await fetch_many(tx, "SELECT FROM outbox LIMIT 1"):
+            if await fetch_many(tx, "SELECT 1 FROM outbox LIMIT 1"):
                 raise NotYet("the outbox is not empty: run the role `relay` alone until it is")
             for why, query in self.moves.unless.items():
                 if await fetch_many(tx, query):
                     raise NotYet(why)
+
+    def _mark(self, said: Literal["moving", "moved"]) -> str:
+        """Return the statement that marks a run. Outer key ids are of letters and digits."""
+        older = ", ".join(sorted(self.subjects.older))
+        return _MARK.format(f"ids of people are {said} to outer key {self.subjects.outer_key_id} from {older}")
+
+    async def _check_alone(self) -> None:
+        """Raise NotYet while any other session may write."""
+        async with self.database.begin() as tx:
+            others = await fetch_many(tx, _OTHERS, self.database.name)
+        if others:
+            told = ", ".join(f"{many} of the role {role}" for role, many in others)
+            raise NotYet(
+                f"other sessions may write to the database: {told}. Stop every process of the service, and whatever"
+                " else is connected"
+            )
 
     async def _pass(self, table: Table, told: Told, *, moving: bool, triggered: bool = False) -> AsyncIterator[None]:
         """Go over the blocks that the table has now: a moved row needs no second look wherever it went."""
@@ -268,6 +304,13 @@ def _holds(column: str, *, binary: bool) -> str:
     named = f"t.{_quoted(column)}"
     looked = f"position(o::bytea IN {named}) > 0" if binary else f"strpos({named}::text, o) > 0"
     return f"EXISTS (SELECT FROM unnest($1::text[]) AS o WHERE {looked})"
+
+
+async def marked(tx: AsyncConnection) -> Mark | None:
+    """Return the mark of the last run, None before the first."""
+    [(told,)] = await fetch_many(tx, _MARKED)
+    found = _TOLD.fullmatch(told or "")
+    return Mark(found[1] == "moved", found[2], found[3].split(", ")) if found else None
 
 
 async def command(

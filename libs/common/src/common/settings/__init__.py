@@ -40,10 +40,10 @@ from common.sms.prices import read as read_prices
 Role = Literal["api", "worker", "projection", "relay"]
 AUTH_KEY_BYTES = 32  # RFC 7518, 3.2
 ALL_ROLES: frozenset[Role] = frozenset(("api", "worker", "projection", "relay"))
-PARTITIONS = 12
 RELAY_ALONE: frozenset[Role] = frozenset(("relay",))
 NO_KEY, NO_OUTER_KEY = "none", "noouter"  # the ids of the keys of a process without keys
 OUTER_KEY_ID = re.compile(r"[a-z][a-z0-9]{0,15}")  # not "00", which begins a traceparent
+OTHER_IDS = frozenset(("cmp", "ev", "evt", "imp", "mo", "pulled", "sar", "seg", "tpl", "whk"))  # what others begin with
 
 
 class KeyRingSettings(BaseModel):
@@ -74,6 +74,8 @@ class SubjectRingSettings(KeyRingSettings):
             raise ValueError(
                 f"outer key id {wrong[0]!r}: use a letter and then up to 15 of a-z and 0-9, because ids begin with it"
             )
+        if taken := sorted(OTHER_IDS & self.outer.keys.keys()):
+            raise ValueError(f"the ids of something else begin with {taken[0]!r}: rename the outer key")
         if shared := sorted(self.outer.keys.keys() & self.keys.keys()):
             raise ValueError(f"the key id {shared[0]!r} names a subject key and an outer key: rename the outer key")
         return self
@@ -143,7 +145,7 @@ class ServiceSettings(MountedSettings):
     """The password."""
     topic_prefix: str = ""
     """Separates two test runs on a broker."""
-    partitions: int = Field(PARTITIONS, ge=1)
+    partitions: int = Field(12, ge=1)
     """Partitions of all subject-keyed topics: the same for every service, with many divisors (ADR-0004)."""
 
     host: str = "127.0.0.1"
@@ -338,8 +340,8 @@ class MovingSettings(MigrationSettings):
 
     subject_keys: SubjectRingSettings
     """As every service has it, with the outer key of before among the others."""
-    partitions: int = Field(PARTITIONS, ge=1)
-    """As every service has it."""
+    partitions: int = Field(ge=1)
+    """As every service has it. Without a default: rows of another partition than their person's are under no lock."""
 
 
 class HoursSettings(ServiceSettings):

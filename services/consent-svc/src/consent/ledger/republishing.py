@@ -1,6 +1,6 @@
 """`python -m consent republish --partition N…`: publish partitions' states again, after their logs have lost records.
 
-`republish --moved` publishes every state, and a tombstone under the person's id of each other outer key, once
+`republish --moved` publishes every state, and tombstones under the person's ids of the former outer keys, once
 `keys --subjects` has moved the rows.
 
 The runbook says when. All partitions named together take one pass over the people. After a crash the operator starts
@@ -22,6 +22,7 @@ from common.db.database import Database
 from common.kafka import broker as kafka
 from common.kafka import outbox, tombstones
 from common.keyring import SubjectKeys
+from common.privacy.moving import NotYet, marked
 from common.settings import ServiceSettings
 from consent.ledger import recorder, store
 
@@ -36,7 +37,7 @@ class Republishing:
     database: Database
     partitions: int
     tell: Callable[[str], None]
-    older_ids: Callable[[str], Sequence[str]] | None = None  # of a person, to be forgotten by the topic
+    former_ids: Callable[[str], Sequence[str]] | None = None  # of a person, to be forgotten by the topic
 
     async def run(self, wanted: Collection[int]) -> int:
         """Publish all states of the wanted partitions, wait for Kafka, and return their number."""
@@ -50,9 +51,9 @@ class Republishing:
                 ours = [subject_id for subject_id, place in zip(page, of, strict=True) if place in wanted]
                 ids = await recorder.publish_again(tx, ours, since, datetime.now(UTC)) if ours else []
                 many += len(ids)
-                if self.older_ids is not None:
-                    older = [each for subject_id in ours for each in self.older_ids(subject_id)]
-                    ids += await tombstones.append(tx, STATES, older)
+                if self.former_ids is not None:
+                    former = [each for subject_id in ours for each in self.former_ids(subject_id)]
+                    ids += await tombstones.append(tx, STATES, former)
             newest = max([newest, *ids])
             if len(page) < PAGE:
                 break
@@ -79,6 +80,24 @@ class Republishing:
             await asyncio.sleep(LOOK_EVERY_S)
 
 
+async def former_ids(database: Database, keys: SubjectKeys) -> Callable[[str], Sequence[str]]:
+    """Return the function from a person's id to the ids of the former outer keys. Raises NotYet.
+
+    Under any other key a tombstone would take a state of now out of the topic.
+    """
+    async with database.begin() as tx:
+        mark = await marked(tx)
+    if mark is None or not mark.has_ended or mark.to != keys.outer_key_id:
+        raise NotYet(f"the rows have not moved to the outer key {keys.outer_key_id}: run `keys --subjects` to its end")
+    if gone := set(mark.of) - keys.older:
+        raise NotYet(f"put the former outer key {', '.join(sorted(gone))} back into the ring")
+
+    def of_person(subject_id: str) -> Sequence[str]:
+        return [keys.under(subject_id, key_id) for key_id in mark.of] if keys.is_subject_id(subject_id) else []
+
+    return of_person
+
+
 def run(settings: ServiceSettings, arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m consent republish", description="Publish the consent states of partitions again."
@@ -86,7 +105,7 @@ def run(settings: ServiceSettings, arguments: Sequence[str]) -> int:
     numbers = range(settings.partitions)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--partition", type=int, nargs="+", choices=numbers, metavar="N")
-    which.add_argument("--moved", action="store_true", help="all, with tombstones under the ids of other outer keys")
+    which.add_argument("--moved", action="store_true", help="all, and forget the ids of the former outer key")
     told = parser.parse_args(arguments)
     return asyncio.run(_run(settings, frozenset(numbers if told.moved else told.partition), moved=told.moved))
 
@@ -98,8 +117,11 @@ async def _run(settings: ServiceSettings, wanted: Collection[int], *, moved: boo
 
     database = Database(settings.database_url, pool_size=1, name="consent-republish")
     try:
-        older_ids = SubjectKeys(settings.subject_keys).older_ids if moved else None
-        many = await Republishing(database, settings.partitions, tell, older_ids).run(wanted)
+        former = await former_ids(database, SubjectKeys(settings.subject_keys)) if moved else None
+        many = await Republishing(database, settings.partitions, tell, former).run(wanted)
+    except NotYet as error:
+        tell(f"nothing was published: {error}")
+        return 1
     finally:
         await database.close()
     named = f"partition{'s' * (len(wanted) > 1)} {', '.join(map(str, sorted(wanted)))}"

@@ -123,7 +123,7 @@ begun = Table(
 
 # Rows of `sending` and `begun` name the partition of a decision, which a move of ids changes in the messages alone.
 IN_HAND = {
-    "messages are `sending`: start the service until each has its outcome, and stop it": "SELECT FROM sending AS s"
+    "messages are `sending`: start the service until each has its outcome, and stop it": "SELECT 1 FROM sending AS s"
     " JOIN message AS m ON m.message_id = ANY(s.message_ids) AND m.status = 'sending' LIMIT 1"
 }
 LANES = {Lane.MARKETING: "placet.partition", Lane.TRANSACTIONAL: "placet.partition.codes"}  # locked in this order

@@ -141,7 +141,7 @@ def _said_before(erasures: Iterable[Erasure], at: datetime) -> bool:
 def published(batch: Sequence[Received]) -> dict[tuple[str, int], store.Published]:
     """Return the publication of each (subject_id, version)."""
     states = ((r.event, r) for r in batch if isinstance(r.event, ConsentStateChanged))
-    return {(event.subject_id, event.version): store.Published(r.published_at, r.offset) for event, r in states}
+    return {(event.subject_id, event.version): store.Published(r.published_at, r.home_offset) for event, r in states}
 
 
 async def mark_unreadable(tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:

@@ -19,7 +19,6 @@ from common.db.timer import Timer, Worker
 from common.kafka.reading.offsets import applied_watermark
 from common.kafka.subscription import After, Received, Subscription
 from common.service import Resources
-from common.sms.subject_id import key_id_of
 from common.telemetry import gauge
 from dispatch.projection import checksum_store, store
 
@@ -47,6 +46,7 @@ class Comparing:
 
     database: Database
     partitions: int
+    outer_key: str  # of our subject ids
     newest: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def subscription(self) -> Subscription:
@@ -61,7 +61,7 @@ class Comparing:
         self._tell_age()  # first, so that the age shows while the comparison fails
         async with self.database.begin() as tx:
             theirs = await checksum_store.sums_to_compare(tx)
-            if theirs is not None and await self._is_of_our_key(tx, theirs) and await self._has_all(tx, theirs):
+            if theirs is not None and self._is_of_our_key(theirs) and await self._has_all(tx, theirs):
                 await self._compare(tx, theirs)
             result = await checksum_store.compared(tx)
         if result is not None:
@@ -75,10 +75,9 @@ class Comparing:
     def _tell_age(self) -> None:
         COMPARED.set((datetime.now(UTC) - self.newest).total_seconds())
 
-    async def _is_of_our_key(self, tx: AsyncConnection, theirs: StatesSummed) -> bool:
+    def _is_of_our_key(self, theirs: StatesSummed) -> bool:
         """Return whether the sums are of ids of our outer key: else the comparison waits until both have moved."""
-        some = await checksum_store.any_subject(tx)
-        return some is None or theirs.outer_key in ("", key_id_of(some))
+        return theirs.outer_key in ("", self.outer_key)
 
     async def _has_all(self, tx: AsyncConnection, theirs: StatesSummed) -> bool:
         as_of = await applied_watermark(tx, store.CONSENTS_GROUP, STATES, self.partitions)

@@ -75,12 +75,6 @@ async def compared(tx: AsyncConnection) -> Comparison | None:
     return Comparison(*rows[0]) if rows else None
 
 
-async def any_subject(tx: AsyncConnection) -> str | None:
-    """Return the id of some subject of the projection."""
-    found: str | None = await tx.scalar(text("SELECT subject_id FROM subject LIMIT 1"))
-    return found
-
-
 _DIGEST = (
     f"('x' || encode(substring(sha256(convert_to(concat(s.subject_id, '|', s.version, lines.line), 'UTF8'))"
     f" FOR {DIGEST_BYTES}), 'hex'))::bit({8 * DIGEST_BYTES})::bigint"

@@ -278,7 +278,7 @@ async def mark_unreadable(
 
 
 # The offsets of a rebuild are of partitions, and its rows would be of two keys.
-REBUILDING = {"a rebuild of the projection is under way: let it end": "SELECT FROM rebuild LIMIT 1"}
+REBUILDING = {"a rebuild of the projection is under way: let it end": "SELECT 1 FROM rebuild LIMIT 1"}
 
 
 # An id of another key is of another partition, whose offsets cannot be compared with those of before.

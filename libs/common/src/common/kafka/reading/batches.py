@@ -13,7 +13,7 @@ from common.kafka import broker as kafka
 from common.kafka import dead_letters, outbox
 from common.kafka.reading.offsets import Offsets
 from common.kafka.reading.records import event_of, is_tombstone, key_of, received_as, type_of
-from common.kafka.subscription import After, Poison, Received, Stopped, Subscription, UnknownType, Unread
+from common.kafka.subscription import After, Poison, Received, Stopped, Subscription, UnknownType, Unread, home_offset
 from common.keyring import SubjectKeys, differing
 from common.telemetry import counter, forget_span, tracing
 from common.telemetry.tracing import NOTHING
@@ -150,8 +150,9 @@ class Batches:
             after, key = None, key_of(record)
             if self.subscription.on_poison is not None:
                 named = self.people.named(key)
-                home = tp.partition if named is None or named == key else kafka.partition_of(named, self.partitions)
-                await self.subscription.on_poison(tx, named, home, record.offset)
+                moved = named is not None and named != key
+                home = kafka.partition_of(named, self.partitions) if named is not None and moved else tp.partition
+                await self.subscription.on_poison(tx, named, home, home_offset(record.offset, moved=moved))
             if self.subscription.on_unread is not None:
                 unread = Unread(key, record.value, tp.partition, record.offset)
                 after = await self.subscription.on_unread(tx, unread)
