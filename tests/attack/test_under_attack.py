@@ -12,9 +12,11 @@ import itertools
 import json
 import os
 import random
+import socket
+import struct
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -51,6 +53,7 @@ SENDER = {
     "purposes": [{"id": "promotions", "wording": "Nos offres"}],
 }
 MIB = 1024 * 1024
+RESETS = struct.pack("ii", 1, 0)  # a close resets the connection
 
 
 def signed(body: bytes) -> tuple[str, ...]:
@@ -103,18 +106,24 @@ class Attackers:
         return b""
 
     async def half(self, what: str, piece: bytes, many: int) -> None:
-        """Keep many connections with a part of a request."""
-        open_: list[Peer] = []
+        """Keep many connections with a part of a request.
+
+        Bare sockets: what asyncio keeps of 750,000 streams stops the clock of the honest operator for seconds.
+        """
+        loop, open_ = asyncio.get_running_loop(), deque[socket.socket]()
         while self.go_on:
+            open_.append(one := socket.socket())
+            one.setblocking(False)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESETS)
             with contextlib.suppress(ConnectionError, TimeoutError):
-                peer = Peer(*await asyncio.open_connection("127.0.0.1", self._port))
-                open_.append(peer)
-                self.tried[what] += 1
-                await asyncio.wait_for(peer.write(piece), PATIENCE_S)
+                async with asyncio.timeout(PATIENCE_S):
+                    await loop.sock_connect(one, ("127.0.0.1", self._port))
+                    self.tried[what] += 1
+                    await loop.sock_sendall(one, piece)
             while len(open_) > many:
-                open_.pop(0).writer.transport.abort()
-        for peer in open_:
-            peer.writer.transport.abort()
+                open_.popleft().close()
+        for one in open_:
+            one.close()
 
     async def requests(self, what: str, make: Callable[[], bytes], *, refused: bool = True) -> None:
         while self.go_on:
