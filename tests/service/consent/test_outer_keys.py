@@ -28,10 +28,13 @@ from tests.support.running import OUTER_RING, SUBJECT_RING, Surroundings, runnin
 
 pytestmark = pytest.mark.brokerless
 
-NEW = {"current": "t2", "keys": {"t2": base64.b64encode(b"n" * 32).decode()}}
+T2, T3 = ({f"t{n}": base64.b64encode(each * 32).decode()} for n, each in ((2, b"n"), (3, b"m")))
+NEW = {"current": "t2", "keys": T2}
 AFTERWARDS = SUBJECT_RING | {"outer": NEW}
 BOTH = SubjectRingSettings.model_validate(SUBJECT_RING | {"outer": NEW | {"keys": OUTER_RING["keys"] | NEW["keys"]}})
 MOVING, NEW_KEYS = SubjectKeys(BOTH), SubjectKeys(SubjectRingSettings.model_validate(AFTERWARDS))
+AND_THEN = SUBJECT_RING | {"outer": {"current": "t3", "keys": T2 | T3}}  # the rotation after
+NEXT = SubjectKeys(SubjectRingSettings.model_validate(AND_THEN))
 OLD_ID = re.compile(r"\bt1-[0-9a-f]{32}\b")
 CONSENTED, STOPPED, ERASED = 1, 2, 3
 KEYED = {"Idempotency-Key": "k-1"}
@@ -168,7 +171,7 @@ async def test_no_process_starts_on_rows_of_two_keys_and_no_tombstone_is_publish
         assert (await client.post("/v1/consents", json=consent(number=number(CONSENTED)))).status_code == 201
     async with surroundings.sql("consent") as sql:
         await sql.execute("DELETE FROM outbox")
-    told = Database(await surroundings.database("consent"), pool_size=1, name="consent-keys")
+    told = Database(await surroundings.database("consent"), pool_size=2, name="consent-keys")
     passed = Moving._pass
 
     async def killed(self: Moving, table: Table, so_far: Told, **more: bool) -> AsyncIterator[None]:
@@ -189,6 +192,8 @@ async def test_no_process_starts_on_rows_of_two_keys_and_no_tombstone_is_publish
                 pytest.fail("the opt-outs of some people would not be found")
     with pytest.raises(NotYet, match="have not moved"):
         await former_ids(told, MOVING)
+    with pytest.raises(NotYet, match="has left rows of the outer key t1"):
+        await anext(Moving(told, NEXT, MOVES, surroundings.partitions).run())
     assert await move(surroundings) > 0
     async with api(surroundings, subject_keys=AFTERWARDS) as client:
         assert (await lookup(client, number(CONSENTED)))["consents"]

@@ -95,7 +95,12 @@ class SubjectKeys:
     @property
     def older(self) -> frozenset[str]:
         """Return the ids of the other outer keys of the ring. Any means that a rotation is under way."""
-        return frozenset(self._decrypt) - {self._outer_key_id}
+        return self.outer_keys - {self._outer_key_id}
+
+    @property
+    def outer_keys(self) -> frozenset[str]:
+        """Return the ids of all outer keys of the ring."""
+        return frozenset(self._decrypt)
 
     def subject_id(self, e164: str) -> str:
         """Return the subject id of `e164` ("+" and digits)."""

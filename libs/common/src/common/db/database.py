@@ -313,9 +313,9 @@ def escaped(value: str) -> str:
 
 
 async def fetch_many(tx: AsyncConnection, sql: str, *values: object) -> Sequence[Sequence[Any]]:
-    """Return a query's rows within the transaction, with `values` as $1, $2… A query that is asked for rows has a
-    column: a first statement without one looks empty.
+    """Return a query's rows within the transaction, with `values` as $1, $2…
 
+    The query needs a column: without one, the first statement of a transaction returns no row, whatever there is.
     Rows and errors are asyncpg's own: SQLAlchemy's conversion doubles the time for thousands of rows.
     """
     raw = await _driver(tx)

@@ -13,6 +13,7 @@ POLL_MS = 100
 READ_MS = 500
 IDLE_MS = 500  # of an empty fetch, by a broker that ends the wait when a record arrives
 URGENT_MS = 20
+BEFORE = 1 << 62  # more than any offset
 
 After = Callable[[], Awaitable[None]]
 
@@ -23,9 +24,6 @@ class Poison(Exception):
 
 class UnknownType(Poison):
     """A type of a newer producer."""
-
-
-BEFORE = 1 << 62  # more than any offset
 
 
 class Hold(Exception):

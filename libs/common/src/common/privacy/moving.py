@@ -132,7 +132,10 @@ class Moving:
         object.__setattr__(self, "_bytes", re.compile(form.removeprefix(_APART).encode()))
 
     async def run(self) -> AsyncIterator[tuple[Table, Told]]:
-        """Move the rows; yield each table with the count so far. Raises NotYet, with nothing moved."""
+        """Move the rows; yield each table with the count so far.
+
+        Raises NotYet: before the first row moves, or later, and the run is then begun again.
+        """
         gone = False
 
         def lost() -> None:
@@ -183,6 +186,11 @@ class Moving:
             raise NotYet("the ring has one outer key: put the former key beside it")
         await self._check_alone()
         async with self.database.begin() as tx:
+            mark = await marked(tx)
+            if mark is not None and not mark.has_ended and (gone := {mark.to, *mark.of} - self.subjects.outer_keys):
+                raise NotYet(
+                    f"a run has left rows of the outer key {', '.join(sorted(gone))}: put the key into the ring"
+                )
             if await fetch_many(tx, "SELECT 1 FROM outbox LIMIT 1"):
                 raise NotYet("the outbox is not empty: run the role `relay` alone until it is")
             for why, query in self.moves.unless.items():
