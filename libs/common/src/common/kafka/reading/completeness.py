@@ -70,7 +70,10 @@ class Reading(Struct):
         self.seen = Seen(offset, last_number, unseen + max(0, offset - next_offset))
 
     def record(self, offset: int, number: int | None) -> None:
-        if self.numbered:
+        next_offset, last_number, _ = self.seen
+        if self.numbered and offset == next_offset and number == last_number + 1:  # as `follow` says, and nearly always
+            self.seen = Seen(offset + 1, number, 0)
+        elif self.numbered:
             self._went_on(offset, *follow(self.seen, offset, compacted=self.compacted, number=number))
         else:
             self.seen = Seen(offset + 1, self.seen.last_number, self.seen.unseen)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
@@ -57,7 +58,7 @@ def received_as(record: Any, event: Event, keys: SubjectKeys, partitions: int) -
     """
     trace: bytes | None = dict(record.headers).get("traceparent")
     named = key_of(record) or ""
-    key = keys.read(named) if named in people_of(event) else named
+    key = keys.read(named) if not keys.is_usual(named) and named in people_of(event) else named
     return Received(
         event=of_current_key(event, keys),
         key=key,
@@ -80,6 +81,8 @@ def people_of(event: Event) -> Sequence[str]:
 def of_current_key(event: Event, keys: SubjectKeys) -> Event:
     """Return the event with each person's id by the current outer key. Raises UnknownOuterKey."""
     named = people_of(event)
+    if all(map(keys.is_usual, named)):
+        return event
     people = [keys.read(each) for each in named]
     if people == [*named]:
         return event
@@ -89,6 +92,7 @@ def of_current_key(event: Event, keys: SubjectKeys) -> Event:
     return replace(event, subject_id=people[0])
 
 
+@lru_cache(maxsize=64)  # the records of a batch share a few instants
 def _instant(timestamp_ms: int) -> datetime:
     """Return a record's time; the epoch for one that no calendar has: a foreign producer may write any."""
     try:
