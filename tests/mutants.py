@@ -31,6 +31,8 @@ RECORDER = "services/consent-svc/src/consent/ledger/recorder.py"
 CONSENT_STORE = "services/consent-svc/src/consent/ledger/store.py"
 REPLIES = "services/consent-svc/src/consent/answers/replies.py"
 QUESTIONS = "services/consent-svc/src/consent/double_opt_in/requests.py"
+GATE_STORE = "services/dispatch-svc/src/dispatch/gate/store.py"
+DECIDING = "services/dispatch-svc/src/dispatch/gate/deciding.py"
 GATE_RULES = "services/dispatch-svc/src/dispatch/gate/rules.py"
 ALLOWANCES = "libs/common/src/common/db/allowances.py"
 DATABASE = "libs/common/src/common/db/database.py"
@@ -366,8 +368,8 @@ MUTANTS = (
     Mutant(
         "a permit counts from after the watermark was read",
         CLEARANCE,
-        "        subjects = await store.subjects(tx, [c.subject_id for c in candidates])\n",
-        "        subjects = await store.subjects(tx, [c.subject_id for c in candidates])\n"
+        "        recent = await self._recent(tx, partition, candidates)\n",
+        "        recent = await self._recent(tx, partition, candidates)\n"
         "        until = uptime_s() + self.permit_ttl_s\n",
         f"{IN_HAND} -k counts_from_before",
     ),
@@ -386,40 +388,42 @@ MUTANTS = (
         f"{DISPATCH} -k on_its_way",
     ),
     Mutant(
+        "a batch takes one message's erasure for another's",
+        DECIDING,
+        "*(flaw, stop_link, gone, blocked, text.kind),",
+        "*(flaw, stop_link, blocked, text.kind),",
+        "tests/property/test_batch_properties.py",
+    ),
+    Mutant(
         "a decision takes no lock",
         CLEARANCE,
-        "        if not locked:\n            await messages.lock_partition",
-        "        if not candidates:\n            await messages.lock_partition",
+        "await store.lock(tx, partition, None if locked else _lane_of_all(candidates), campaigns)",
+        "await store.lock(tx, partition, None, campaigns)",
         f"{DISPATCH} -k on_its_way",
     ),
     Mutant(
-        "a decision reads consents before its lock",
+        "a decision reads consents and controls before its locks",
         CLEARANCE,
-        "        subjects = await store.subjects(tx, [c.subject_id for c in candidates])\n",
-        "        subjects = early\n",
+        "        found = await store.knowledge(tx, partition, people, campaigns, oldest_of=self.oldest_of)\n",
+        "",
         f"{DISPATCH} -k on_its_way",
         (
-            "        if not locked:\n            await messages.lock_partition",
-            "        early = await store.subjects(tx, [c.subject_id for c in candidates])\n"
-            "        if not locked:\n            await messages.lock_partition",
+            "        await store.lock(tx, partition, None",
+            "        found = await store.knowledge(tx, partition, people, campaigns, oldest_of=self.oldest_of)\n"
+            "        await store.lock(tx, partition, None",
         ),
     ),
     Mutant(
-        "a decision reads controls before its campaigns' lock",
-        CLEARANCE,
-        "        controls = await store.controls(tx, campaigns)\n",
-        "        controls = early\n",
+        "a decision waits for no control",
+        GATE_STORE,
+        "pg_advisory_xact_lock_shared({A_CAMPAIGN",
+        "length(c || {A_CAMPAIGN",
         f"{DISPATCH} -k paused",
-        (
-            "        as_of = await projection.watermark(tx, partition, campaigns, oldest_of=self.oldest_of)\n",
-            "        early = await store.controls(tx, campaigns)\n"
-            "        as_of = await projection.watermark(tx, partition, campaigns, oldest_of=self.oldest_of)\n",
-        ),
     ),
     Mutant(
         "a control waits for nobody who decides",
         PROJECTION_STORE,
-        "    await fetch_many(tx, f\"SELECT pg_advisory_xact_lock({_A_CAMPAIGN.format('$1')})\", event.campaign_id)\n",
+        "    await fetch_many(tx, f\"SELECT pg_advisory_xact_lock({A_CAMPAIGN.format('$1')})\", event.campaign_id)\n",
         "",
         f"{DISPATCH} -k paused",
     ),
@@ -732,8 +736,8 @@ MUTANTS = (
     Mutant(
         "hostile: the gate asks for no consent",
         GATE_RULES,
-        "        yield from marketing_denials(request, known, now)\n",
-        "",
+        "        for against in consent_rule.denials(subject, request.sender_id, request.purpose, now):",
+        "        for against in ():",
         HOSTILE,
     ),
     Mutant(
@@ -837,9 +841,9 @@ MUTANTS = (
     ),
     Mutant(
         "a retired template sends what waits",
-        CLEARANCE,
-        "            if candidate.template in retired:",
-        "            if candidate.template in retired and not candidate.version:",
+        DECIDING,
+        "        if candidate.template in known.retired:",
+        "        if candidate.template in known.retired and not candidate.version:",
         "tests/service/dispatch/test_dispatch.py -k notice_waits",
     ),
     # --- limits
@@ -859,7 +863,7 @@ MUTANTS = (
     ),
     Mutant(
         "a late lease counts as a refusal of the limit",
-        CLEARANCE,
+        DECIDING,
         "reason, wait = Reason.NO_LEASE, SHORT_RECHECK",
         "wait = SHORT_RECHECK",
         LIMITS,
@@ -908,14 +912,14 @@ MUTANTS = (
     ),
     Mutant(
         "each decision charges the message",
-        CLEARANCE,
+        DECIDING,
         "charged=candidate.charged or charged is not None,",
         "charged=False,",
         LIMITS,
     ),
     Mutant(
         "a message that waits for the next day leaves without a charge",
-        CLEARANCE,
+        DECIDING,
         "charged=candidate.charged or charged is not None,",
         "charged=True,",
         LIMITS,
@@ -929,22 +933,22 @@ MUTANTS = (
     ),
     Mutant(
         "a refusal of the day before counts as the first of this day",
-        CLEARANCE,
+        DECIDING,
         "    if over.short or over.until <= now:\n",
         "    if over.short:\n",
         LIMITS,
     ),
     Mutant(
         "a campaign goes to a place closed by the limits",
-        CLEARANCE,
+        DECIDING,
         "flaw = flaw or Reason.PLACE_NOT_ALLOWED",
         "flaw = flaw or None",
         LIMITS,
     ),
     Mutant(
         "a denied message is charged",
-        CLEARANCE,
-        "                and _is_charged_by(verdict)\n",
+        DECIDING,
+        "        if not _is_charged_by(verdict):\n            return verdict, None\n",
         "",
         LIMITS,
     ),
@@ -1000,7 +1004,7 @@ MUTANTS = (
     ),
     Mutant(
         "the STOP mention that the provider adds is not counted",
-        CLEARANCE,
+        DECIDING,
         "segments(sends.as_sent(content, candidate.category, sender.stop_code))",
         "segments(content)",
         "tests/service/dispatch/test_costs.py -k mention",

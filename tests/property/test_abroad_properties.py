@@ -17,7 +17,7 @@ from common.law import Policy, at_hand_off, load
 from common.law.stop_mention import mentions_stop
 from common.privacy.stop_link import has_stop_link, stop_page
 from common.sms.prices import NO_PRICES
-from dispatch.gate.rules import Allow, Knowledge, Request, Subject, decide, denial_reasons
+from dispatch.gate.rules import Allow, Knowledge, Request, Subject, decide, denials_for, prepare
 from dispatch.messages.reasons import Reason
 from dispatch.projection.limits import Limits
 from tests.support.abroad import with_link_in
@@ -44,6 +44,10 @@ MIDDAYS = [datetime(year, 11, 25, 14, tzinfo=UTC) for year in (2026, 2036)]
 WHERE = list(product(NUMBERS, ["", *POSTCODES]))
 MEANS = [(False, False), (True, False), (False, True), (True, True)]  # code, link
 STATED = [frozenset(), *(frozenset({code}) for code in ("GP", "MQ", "RE", "BL", "MF", "NC")), frozenset({"GP", "MQ"})]
+
+
+def denials(request: Request, known: Knowledge, now: datetime, policy: Policy) -> tuple[Reason, ...]:
+    return denials_for(prepare(request, known, now, Limits(), policy), known.subject, known.recent)
 
 
 def where(number: str, postcode: str) -> set[str]:
@@ -159,7 +163,7 @@ def test_an_advert_goes_only_where_a_means_to_stop_works_and_the_holidays_are_kn
         may, holidays = may_go(places, code, link, stated), holidays_known(places, at)
         assert verdict != Allow() or (may and holidays), case
         went += verdict == Allow()
-        found = set(denial_reasons(request, known(stated, at), at, Limits(), POLICY))
+        found = set(denials(request, known(stated, at), at, POLICY))
         if number != "JP":
             assert (Reason.HOLIDAYS_UNKNOWN_THERE in found) is not holidays, case
             assert bool(found & {Reason.NO_MEANS_TO_STOP_THERE, Reason.STOP_MENTION_MISSING}) is not may, case
@@ -181,7 +185,7 @@ def test_the_gate_and_the_pre_flight_say_the_same_of_a_closed_place(code: bool, 
         forecast.add({"postcode": postcode}, number, Standing(consents=(consent(at),)))
         now = window[0][0] if window else at
         request = asked(number, place.region, text, now)
-        gate = {reason.value for reason in denial_reasons(request, known(stated, now), now, Limits(), policy)}
+        gate = {reason.value for reason in denials(request, known(stated, now), now, policy)}
         assert set(forecast.outlook.reasons) - {"send_before_passed"} == gate, (number, postcode, sorted(stated))
         compared += 1
     assert compared > 900

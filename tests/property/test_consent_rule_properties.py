@@ -63,7 +63,7 @@ def of_gate(standing: Standing | None, sender_id: str, purpose: str, now: dateti
         )
     )
     known = gate.Knowledge(now, subject, purposes=frozenset({purpose}), countries=frozenset({"FR"}), control=None)
-    return [reason.value for reason in gate.marketing_denials(request, known, now)]
+    return [reason.value for reason in gate.denials_of_person(request, known, subject, now)]
 
 
 @given(st.none() | standings, instants)

@@ -19,9 +19,9 @@ from dispatch.gate import record
 from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, Subject, Verdict, decide
 from dispatch.messages.disclosure import disclosed
 from dispatch.messages.reasons import Reason
-from dispatch.messages.row import parted
 from dispatch.projection.limits import Limits
 from tests.property.test_gate_properties import cases
+from tests.support.decision_records import encoded
 
 POLICY = at_hand_off(load("france-3"))
 limits = st.builds(
@@ -130,7 +130,7 @@ def test_every_decision_is_made_again_from_its_record(
 ) -> None:
     request, known, now = case
     verdict = decide(request, known, now, limits, POLICY)
-    kept = record.decode(record.encode(request, known, limits, verdict))
+    kept = record.decode(encoded(request, known, limits, verdict))
     assert record.verdict(kept) == verdict
     assert record.bounds(kept) == limits
     assert record.decide_again(kept, row_of(request, known, now), POLICY) == verdict
@@ -141,14 +141,11 @@ def test_a_record_parted_holds_nothing_of_a_person_in_what_is_shared(
     case: tuple[Request, Knowledge, datetime], limits: Limits
 ) -> None:
     request, known, now = case
-    kept = record.encode(request, known, limits, decide(request, known, now, limits, POLICY))
-    shared, own = parted(kept)
-    assert shared is not None
-    assert own is not None
-    assert json.loads(shared) | json.loads(own) == json.loads(kept)
-    assert f"{shared[:-1]},{own[1:]}" == kept
+    shared = record.encode_shared(request, known, limits)
+    own = record.encode_own(request, known, known.subject, known.recent, decide(request, known, now, limits, POLICY))
+    assert not json.loads(shared).keys() & json.loads(own).keys()
     assert not json.loads(shared).keys() & {"to", "region", "flaw", "erased", "person", "blocked", "recent", "told"}
-    assert parted(None) == (None, None)
+    assert shared == record.encode_shared(request, replace(known, subject=None, recent=0), limits)
 
 
 def test_a_record_names_the_reopening_rule_that_its_consent_rests_on() -> None:
@@ -175,10 +172,10 @@ def test_a_record_names_the_reopening_rule_that_its_consent_rests_on() -> None:
     known = Knowledge(
         as_of=NOW, subject=subject, purposes=frozenset({"promotions"}), countries=frozenset({"FR"}), control=None
     )
-    kept = record.decode(record.encode(request, known, Limits(), decide(request, known, NOW, Limits(), POLICY)))
-    assert kept.person is not None
-    assert kept.person.consent is not None
-    assert kept.person.consent.reopening_rule == "reopening-1"
+    kept = record.decode(encoded(request, known, Limits(), decide(request, known, NOW, Limits(), POLICY)))
+    assert kept.own.person is not None
+    assert kept.own.person.consent is not None
+    assert kept.own.person.consent.reopening_rule == "reopening-1"
 
 
 @given(decisions)
@@ -189,7 +186,7 @@ def test_other_rules_are_asked_about_the_same_facts(case: tuple[Request, Knowled
     marked = {"id": "marked", "layer": "house", "source": "ours", "begins_with": "PUBLI", "places": ["FR"]}
     house = json.dumps({"version": "early", "about": "Mornings", "rules": [early, marked]}).encode()
     other = at_hand_off(load("france-3", house))
-    kept = record.decode(record.encode(request, known, Limits(), decide(request, known, now, Limits(), POLICY)))
+    kept = record.decode(encoded(request, known, Limits(), decide(request, known, now, Limits(), POLICY)))
     found = record.decide_again(kept, row_of(request, known, now), other)
     assert found == decide(request, known, now, Limits(), other)
 
@@ -207,7 +204,7 @@ def test_a_record_is_small_and_names_nobody(case: tuple[Request, Knowledge, date
     subject = known.subject or Subject(1, (), (), erased=False, unreadable=False)
     many = replace(subject, consents=(*subject.consents, *others), suppressions=(*subject.suppressions, *stops))
     known = replace(known, subject=many)
-    kept = record.encode(request, known, Limits(), decide(request, known, now, Limits(), POLICY))
+    kept = encoded(request, known, Limits(), decide(request, known, now, Limits(), POLICY))
     assert len(kept) < 1000
     assert "other-" not in kept
     assert "secret" not in kept
@@ -251,7 +248,7 @@ def test_a_person_known_to_others_alone_is_disclosed_as_an_unknown_person(
         of, by = replace(known, subject=subject, blocked=blocked), replace(request, erased=erased)
         verdict = decide(by, of, now, Limits(), POLICY)
         reasons = () if isinstance(verdict, Allow) else verdict.reasons
-        return type(verdict), *disclosed(record.encode(by, of, Limits(), verdict, controller), reasons)
+        return type(verdict), *disclosed(encoded(by, of, Limits(), verdict, controller), reasons)
 
     if request.category != "marketing":
         erased, blocked = request.erased, known.blocked
@@ -294,4 +291,4 @@ def test_each_kind_of_verdict_comes_back() -> None:
     request = Request("marketing", "a", "p", None, at, at, "FR", mentions_stop=True)
     known = Knowledge(None, None, None, frozenset(), None)
     for verdict in (Allow(), Deny((Reason.ERASED,)), Defer((Reason.QUIET_HOURS,), at), Expire()):
-        assert record.verdict(record.decode(record.encode(request, known, Limits(), verdict))) == verdict
+        assert record.verdict(record.decode(encoded(request, known, Limits(), verdict))) == verdict

@@ -32,7 +32,8 @@ TOO_LONG = TIMEOUT + timedelta(seconds=LOOK_EVERY_S + 1)
 def _facts(to: str = "FR", consent: dict[str, Any] | None = OPTED_IN, **person: Any) -> str:
     """A record as `record.py` keeps it: where to, and what was known of the person."""
     known = record.Person(consent=record.Standing(**consent) if consent else None, **person)
-    return msgspec.json.encode(record.Record(to=to, limits=record._bounds(Limits()), person=known)).decode()
+    shared, own = record.Shared(limits=record._bounds(Limits())), record.Own(to=to, person=known)
+    return f"{msgspec.json.encode(shared).decode()[:-1]},{msgspec.json.encode(own).decode()[1:]}"
 
 
 async def _plant(database: Database, **broken: Any) -> str:

@@ -28,6 +28,7 @@ from dispatch.gateways.pool import Traffic
 from dispatch.lane import Lane
 from dispatch.messages import enforcement, events
 from dispatch.messages import store as messages
+from dispatch.messages.row import shared_id
 from dispatch.messages.status import Status
 from dispatch.privacy.erasure import eraser
 from dispatch.projection import apply as projection
@@ -61,7 +62,7 @@ async def test_an_older_control_never_replaces_a_newer_one(database: Database) -
     async with database.begin() as tx:
         await projection_store.put_control(tx, controlled("cancelled", version=3))
         await projection_store.put_control(tx, controlled("running", version=2))
-        assert await gate.controls(tx, ["c1"]) == {"c1": "cancelled"}
+        assert (await gate.knowledge(tx, 0, [], ["c1"])).controls == {"c1": "cancelled"}
 
 
 async def test_a_subject_is_unreadable_until_a_newer_state_is_read(database: Database) -> None:
@@ -69,9 +70,9 @@ async def test_a_subject_is_unreadable_until_a_newer_state_is_read(database: Dat
         await projection_store.put_subjects(tx, [opted_in(1, version=3)])
         await projection_store.mark_unreadable(tx, subject(1), 7)
         await projection_store.put_subjects(tx, [opted_in(1, version=3)])
-        assert (await gate.subjects(tx, [subject(1)]))[subject(1)].unreadable
+        assert (await gate.knowledge(tx, 0, [subject(1)], [])).subjects[subject(1)].unreadable
         await projection_store.put_subjects(tx, [opted_in(1, version=4)])
-        assert not (await gate.subjects(tx, [subject(1)]))[subject(1)].unreadable
+        assert not (await gate.knowledge(tx, 0, [subject(1)], [])).subjects[subject(1)].unreadable
 
 
 async def test_no_two_idempotency_keys_share_a_lock(database: Database) -> None:
@@ -96,10 +97,10 @@ async def test_of_two_states_that_could_not_be_read_the_older_one_handled_again_
         for offset in order:
             await projection.mark_unreadable(tx, subject(1), 0, offset)
         await projection.apply_states(tx, received(opted_in(1, version=6), 10))
-        held = (await gate.subjects(tx, [subject(1)]))[subject(1)]
+        held = (await gate.knowledge(tx, 0, [subject(1)], [])).subjects[subject(1)]
         assert (held.version, held.unreadable) == (6, True)
         await projection.apply_states(tx, received(opted_out(1, version=7), 12))
-        held = (await gate.subjects(tx, [subject(1)]))[subject(1)]
+        held = (await gate.knowledge(tx, 0, [subject(1)], [])).subjects[subject(1)]
         assert (held.version, held.unreadable) == (7, False)
 
 
@@ -108,14 +109,14 @@ async def test_what_the_version_before_marked_is_readable_by_the_next_state(data
         await projection.apply_states(tx, received(opted_in(1, version=5), 4))
         await tx.execute(text("UPDATE subject SET unreadable = true, log_offset = NULL"))
         await projection.apply_states(tx, received(opted_in(1, version=6), 3))
-        assert not (await gate.subjects(tx, [subject(1)]))[subject(1)].unreadable
+        assert not (await gate.knowledge(tx, 0, [subject(1)], [])).subjects[subject(1)].unreadable
 
 
 async def test_what_stands_under_an_older_id_came_before_all_under_the_id_of_now(database: Database) -> None:
     """By the offsets of two partitions, an older state would make a person readable, or a newer one never."""
 
     async def unreadable() -> bool:
-        return (await gate.subjects(tx, [subject(1)]))[subject(1)].unreadable
+        return (await gate.knowledge(tx, 0, [subject(1)], [])).subjects[subject(1)].unreadable
 
     async with database.begin() as tx:
         await projection.apply_states(tx, received(opted_in(1, version=5), 4))
@@ -356,23 +357,28 @@ async def test_a_message_is_inserted_once_and_a_repeat_changes_no_row(
 
 
 async def test_what_decision_records_share_is_kept_once_and_read_with_each(database: Database) -> None:
-    first = '{"limits":[2.0],"countries":["FR"],"to":"FR","person":{"erased":true}}'
-    second = '{"limits":[2.0],"countries":["FR"],"to":"MQ"}'
-    bare = '{"to":"FR"}'
-    rows = [replace(message(n), facts=facts) for n, facts in enumerate((first, second, bare, None), 1)]
+    part, other = '{"limits":[2.0],"countries":["FR"]}', '{"limits":[3.0]}'
+    shared, own = {shared_id(part): part}, ['{"to":"FR","person":{"erased":true}}', '{"to":"MQ"}', '{"to":"FR"}', None]
+    rows = [replace(message(n), facts=facts) for n, facts in enumerate(own, 1)]
+    rows[:2] = [replace(row, shared_id=shared_id(part)) for row in rows[:2]]
     async with database.begin() as tx:
         for row in rows:
-            await messages.insert_messages(tx, [row])
-        shared = await fetch_many(tx, "SELECT content FROM shared_record")
-        assert [(await messages.found(tx, row.message_id) or row).facts for row in rows] == [first, second, bare, None]
-        own = await fetch_many(tx, "SELECT facts FROM message")
-        await messages.update_decisions(tx, [replace(rows[0], facts=second, status=Status.DENIED)])
+            await messages.insert_messages(tx, [row], shared if row.shared_id else {})
+        kept = await fetch_many(tx, "SELECT content FROM shared_record")
+        facts = [(await messages.found(tx, row.message_id) or row).facts for row in rows]
+        alone = await fetch_many(tx, "SELECT facts FROM message")
+        changed = replace(rows[0], facts=own[1], status=Status.DENIED)
+        with pytest.raises(ValueError, match="shared part"):
+            await messages.update_decisions(tx, [changed], {shared_id(other): other})
+        await messages.update_decisions(tx, [changed], shared)
         found = await messages.found(tx, rows[0].message_id)
         again = await fetch_many(tx, "SELECT content FROM shared_record")
-    assert shared == again == [('{"limits":[2.0],"countries":["FR"]}',)]
-    assert {facts for (facts,) in own} == {bare, '{"to":"FR","person":{"erased":true}}', '{"to":"MQ"}', None}
+    whole = [f"{part[:-1]},{(each or '')[1:]}" for each in own[:2]]
+    assert facts == [*whole, own[2], None]
+    assert [each for (each,) in alone] == own
+    assert kept == again == [(part,)]
     assert found is not None
-    assert found.facts == second
+    assert found.facts == facts[1]
 
 
 async def test_an_outcome_is_published_as_the_ledger_has_it(database: Database) -> None:

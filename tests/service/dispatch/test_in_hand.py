@@ -28,7 +28,7 @@ from common.kafka.subscription import Received
 from common.law import at_hand_off, load
 from common.privacy.erasing import Whom
 from dispatch.audit.invariants import LOOK_EVERY_S, Checker
-from dispatch.gate.candidate import Permit
+from dispatch.gate.candidate import Permit, shared_of
 from dispatch.gate.candidate import requested as candidate
 from dispatch.gate.clearance import Clearance
 from dispatch.gateways import HTTP_PROVIDERS, Account, Capabilities, HttpGateway, Result
@@ -134,7 +134,7 @@ class Process:
         wanted = [candidate(requested(n, requested_at=now() - SOON, **more), partition) for n in people]
         async with self.database.begin() as tx:
             decisions = await self.clearance.decide(tx, partition, wanted)
-            await messages.insert_messages(tx, [d.row for d in decisions])
+            await messages.insert_messages(tx, [d.row for d in decisions], shared_of(decisions))
         return [d.permit for d in decisions if d.permit]
 
     async def begins(self, permits: list[Permit]) -> list[Permit]:
@@ -329,7 +329,7 @@ async def test_a_decision_that_waited_is_as_old_as_its_permit(process: Callable[
     async with owner.database.begin() as tx:
         await fetch_many(tx, "SELECT FROM sending")
         decisions = await owner.clearance.decide(tx, 0, wanted)
-        await messages.insert_messages(tx, [d.row for d in decisions])
+        await messages.insert_messages(tx, [d.row for d in decisions], shared_of(decisions))
         assert await fetch_many(tx, "SELECT since > now() FROM sending") == [(True,)]
 
 
@@ -757,7 +757,7 @@ async def test_what_ends_while_it_waits_expires_and_the_others_go_on_waiting(
     await fake.received.wait()
     async with owner.database.begin() as tx:
         decisions = await owner.clearance.decide(tx, 0, waiting)
-        await messages.insert_messages(tx, [d.row for d in decisions])
+        await messages.insert_messages(tx, [d.row for d in decisions], shared_of(decisions))
         await tx.execute(
             text("UPDATE message SET send_before = now() WHERE message_id = :id"), {"id": decisions[0].row.message_id}
         )

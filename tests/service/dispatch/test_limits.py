@@ -24,7 +24,7 @@ from common.law import at_hand_off, load
 from common.limits import Quota, day_of, read
 from common.sms.prices import read as prices_of
 from dispatch.audit.replay import Replay, lines
-from dispatch.gate import clearance
+from dispatch.gate import clearance, deciding
 from dispatch.gate.candidate import requested as candidate_of
 from dispatch.gate.clearance import Clearance
 from dispatch.gate.rules import Allow, Defer
@@ -459,7 +459,7 @@ async def test_a_refusal_by_a_day_that_ends_before_the_decision_does_not_count_f
     [event] = asked(1)
     ended = now() - timedelta(seconds=1)
     over = Over(Reason.MESSAGES_PER_DAY, "5", ended - timedelta(days=1), ended)
-    verdict = clearance._over(over, Allow(), candidate_of(event, 0), now())
+    verdict = deciding._over(over, Allow(), candidate_of(event, 0), now())
     assert isinstance(verdict, Defer)
     assert verdict.reasons == (Reason.NO_LEASE,)
 

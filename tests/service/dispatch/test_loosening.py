@@ -36,7 +36,7 @@ def back_in(version: int, at: datetime) -> ConsentStateChanged:
 
 async def held(database: Database) -> Subject:
     async with database.begin() as tx:
-        return (await gate.subjects(tx, [subject(1)]))[subject(1)]
+        return (await gate.knowledge(tx, 0, [subject(1)], [])).subjects[subject(1)]
 
 
 async def apply(database: Database, *states: ConsentStateChanged, offset: int = 0) -> None:

@@ -17,7 +17,6 @@ from dispatch.lane import Lane
 from dispatch.messages import store as messages
 from dispatch.messages.row import MessageRow
 from dispatch.projection import apply as projection
-from dispatch.projection import store as projection_store
 from dispatch.sending import store as sending
 from dispatch.sending import timers
 from dispatch.sending.timers import Timers
@@ -58,8 +57,8 @@ async def _control(database: Database, *events: Any) -> None:
 
 async def _controls(tx: AsyncConnection, *campaign_ids: str) -> dict[str, Any]:
     """As a decision reads them."""
-    await projection_store.watermark(tx, 0, campaign_ids)
-    return dict(await gate.controls(tx, campaign_ids))
+    await gate.lock(tx, 0, None, campaign_ids)
+    return dict((await gate.knowledge(tx, 0, [], campaign_ids)).controls)
 
 
 async def _due(database: Database) -> set[Any]:

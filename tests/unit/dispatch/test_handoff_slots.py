@@ -14,7 +14,7 @@ import pytest
 from common.contracts.campaign import Category
 from common.db.timer import uptime_s
 from dispatch.gate.candidate import Permit, requested
-from dispatch.gate.clearance import _no_way
+from dispatch.gate.deciding import _no_way
 from dispatch.gateways import (
     HTTP_PROVIDERS,
     Account,

@@ -1,5 +1,6 @@
 """The values of a decision: the message to decide on, the permit, and the decision with its row and its charge."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from uuid import UUID
 
@@ -126,4 +127,10 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     verdict: Verdict
     row: MessageRow
     permit: Permit | None
-    charged: tuple[Purse, int] | None = None  # the purse and the cost to return if the ledger refuses the row
+    charged: tuple[Purse, int] | None  # the purse and the cost to return if the ledger refuses the row
+    shared: str  # the part of the decision record behind `row.shared_id`
+
+
+def shared_of(decisions: Iterable[Decision]) -> dict[UUID, str]:
+    """Return the shared parts of the decision records, for the ledger."""
+    return {d.row.shared_id: d.shared for d in decisions if d.row.shared_id is not None}

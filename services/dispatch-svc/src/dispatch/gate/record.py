@@ -7,7 +7,7 @@ consent for the message and the newest opt-out that covers the message.
 from collections.abc import Collection
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -75,15 +75,14 @@ class Told(_Kept, frozen=True):
     until: datetime | None = None
 
 
-class Record(_Kept, frozen=True, kw_only=True):
-    """The record of one decision.
+class Shared(_Kept, frozen=True, kw_only=True):
+    """The part of a record that is mostly equal for the messages of a batch. The ledger keeps the part once.
 
     `stop`, `link`: the means to stop in the text. `stated`: where the sender states that its code is reachable. `mark`
     is the mark under any law, so that another edition can decide. `sender`: whether the purpose was known. `limits`:
-    the encoded `Bounds`. `erased`: an erasure concerned the request.
+    the encoded `Bounds`.
     """
 
-    # fields mostly equal for the messages of a batch, kept apart by the ledger (`messages.row.parted`)
     limits: msgspec.Raw
     stop: bool = False
     link: bool = False
@@ -93,6 +92,11 @@ class Record(_Kept, frozen=True, kw_only=True):
     countries: tuple[str, ...] = ()
     stated: tuple[str, ...] = ()
     control: Control | None = None
+
+
+class Own(_Kept, frozen=True, kw_only=True):
+    """The message's own part of a record. `erased`: an erasure concerned the request."""
+
     to: str
     region: str | None = None
     flaw: Reason | None = None
@@ -101,6 +105,13 @@ class Record(_Kept, frozen=True, kw_only=True):
     blocked: bool = False
     recent: int = 0
     told: Told | None = None
+
+
+class Record(NamedTuple):
+    """The record of one decision. As stored, the fields of both parts stand in one JSON object."""
+
+    shared: Shared
+    own: Own
 
 
 class Row(Protocol):
@@ -117,36 +128,49 @@ class Row(Protocol):
 
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Record)
+_shared_decoder = msgspec.json.Decoder(Shared)
+_own_decoder = msgspec.json.Decoder(Own)
 _bounds_decoder = msgspec.json.Decoder(Bounds)
 
 
-def encode(
-    request: Request,
-    known: Knowledge,
-    limits: Limits,
-    verdict: Verdict,
-    controller: Collection[str] | None = None,
-) -> str:
-    """Return the record. `controller`: its senders, of a code or notice requested over HTTP (`rules.stopped_at`)."""
+def encode_shared(request: Request, known: Knowledge, limits: Limits) -> str:
+    """Return the shared part: nothing of the person."""
     return _encoder.encode(
-        Record(
-            to=request.territory,
-            region=request.region,
+        Shared(
             stop=request.mentions_stop,
             link=request.stop_link,
             mark=request.mark,
-            flaw=request.flaw,
-            erased=request.erased,
             courtesy=request.courtesy,
-            person=_person(request, known.subject, controller),
             sender=None if known.purposes is None else request.purpose in known.purposes,
             countries=_in_order(known.countries),
             stated=_in_order(known.reachable_in),
             control=known.control,
-            blocked=known.blocked,
-            recent=known.recent,
             limits=_bounds(limits),
+        )
+    ).decode()
+
+
+def encode_own(
+    request: Request,
+    known: Knowledge,
+    subject: Subject | None,
+    recent: int,
+    verdict: Verdict,
+    controller: Collection[str] | None = None,
+) -> str:
+    """Return the message's own part. The person is `subject`, not the one in `known`.
+
+    `controller`: its senders, of a code or notice requested over HTTP (`rules.stopped_at`).
+    """
+    return _encoder.encode(
+        Own(
+            to=request.territory,
+            region=request.region,
+            flaw=request.flaw,
+            erased=request.erased,
+            person=None if subject is None else _person(request, subject, controller),
+            blocked=known.blocked,
+            recent=recent,
             told=None if type(verdict) is Allow else _told(verdict),
         )
     ).decode()
@@ -154,7 +178,7 @@ def encode(
 
 def decode(kept: str) -> Record:
     """Return the record. Raise msgspec.DecodeError."""
-    return _decoder.decode(kept)
+    return Record(_shared_decoder.decode(kept), _own_decoder.decode(kept))
 
 
 def decide_again(record: Record, row: Row, policy: Policy) -> Verdict:
@@ -163,6 +187,7 @@ def decide_again(record: Record, row: Row, policy: Policy) -> Verdict:
 
 
 def asked(record: Record, row: Row) -> Request:
+    shared, own = record
     return Request(
         category=row.category,
         sender_id=row.sender_id,
@@ -170,35 +195,36 @@ def asked(record: Record, row: Row) -> Request:
         campaign_id=row.campaign_id,
         requested_at=row.requested_at,
         send_before=row.send_before,
-        territory=record.to,
-        mentions_stop=record.stop,
-        flaw=record.flaw,
-        erased=record.erased,
-        region=record.region,
-        mark=record.mark,
-        stop_link=record.link,
-        courtesy=record.courtesy,
+        territory=own.to,
+        mentions_stop=shared.stop,
+        flaw=own.flaw,
+        erased=own.erased,
+        region=own.region,
+        mark=shared.mark,
+        stop_link=shared.link,
+        courtesy=shared.courtesy,
     )
 
 
 def knew(record: Record, row: Row) -> Knowledge:
+    shared, own = record
     purposes = None
-    if record.sender is not None:
-        purposes = frozenset({row.purpose} if record.sender and row.purpose is not None else ())
+    if shared.sender is not None:
+        purposes = frozenset({row.purpose} if shared.sender and row.purpose is not None else ())
     return Knowledge(
         as_of=row.as_of,
-        subject=_subject(record.person, row) if record.person is not None else None,
+        subject=_subject(own.person, row) if own.person is not None else None,
         purposes=purposes,
-        countries=frozenset(record.countries),
-        reachable_in=frozenset(record.stated),
-        control=record.control,
-        blocked=record.blocked,
-        recent=record.recent,
+        countries=frozenset(shared.countries),
+        reachable_in=frozenset(shared.stated),
+        control=shared.control,
+        blocked=own.blocked,
+        recent=own.recent,
     )
 
 
 def bounds(record: Record) -> Limits:
-    kept = _bounds_decoder.decode(record.limits)
+    kept = _bounds_decoder.decode(record.shared.limits)
     return Limits(
         max_staleness=timedelta(seconds=kept.max_staleness),
         max_clock_skew=timedelta(seconds=kept.max_clock_skew),
@@ -212,7 +238,7 @@ def bounds(record: Record) -> Limits:
 
 
 def verdict(record: Record) -> Verdict:
-    match record.told:
+    match record.own.told:
         case None:
             return Allow()
         case Told(verdict="deny", reasons=reasons):
@@ -224,9 +250,7 @@ def verdict(record: Record) -> Verdict:
     raise ValueError("no verdict of ours")
 
 
-def _person(request: Request, subject: Subject | None, controller: Collection[str] | None) -> Person | None:
-    if subject is None:
-        return None
+def _person(request: Request, subject: Subject, controller: Collection[str] | None) -> Person:
     consent, elsewhere = None, False
     for each in subject.consents:
         if each.sender_id == request.sender_id:

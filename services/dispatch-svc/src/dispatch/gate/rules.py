@@ -107,19 +107,62 @@ class Knowledge(msgspec.Struct, frozen=True, gc=False):
     recent: int = 0  # marketing of this sender within `cap_window`
 
 
+class Prepared(msgspec.Struct, frozen=True, gc=False):
+    """The part of a decision that is equal for each person: a batch prepares a request once, and decides for many.
+
+    `denials`: the reasons before and after the frequency cap. `delays`: (reason, until) before and after a review.
+    """
+
+    request: Request
+    known: Knowledge  # its person does not count
+    now: datetime
+    limits: Limits
+    expired: bool
+    denials: tuple[tuple[Reason, ...], tuple[Reason, ...]]
+    delays: tuple[tuple[tuple[Reason, datetime], ...], tuple[tuple[Reason, datetime], ...]]
+
+
 def decide(request: Request, known: Knowledge, now: datetime, limits: Limits, policy: Policy) -> Verdict:
     """Decide whether a message may be handed off at `now` (aware)."""
+    return decide_for(prepare(request, known, now, limits, policy), known.subject, known.recent)
+
+
+def prepare(request: Request, known: Knowledge, now: datetime, limits: Limits, policy: Policy) -> Prepared:
+    """Return the part of a decision that does not need the person."""
     if now >= request.send_before:
+        return Prepared(request, known, now, limits, True, ((), ()), ((), ()))
+    denials = tuple(denials_of_request(request, known, now, policy)), tuple(denials_of_text(request, known))
+    delays = tuple(delays_of_knowledge(request, known, now, limits)), tuple(delays_of_hours(request, now, policy))
+    return Prepared(request, known, now, limits, False, denials, delays)
+
+
+def decide_for(prepared: Prepared, subject: Subject | None, recent: int) -> Verdict:
+    """Decide for one person. `recent`: marketing of this sender within `cap_window`."""
+    if prepared.expired:
         return Expire()
-    denials = tuple(denial_reasons(request, known, now, limits, policy))
+    denials = denials_for(prepared, subject, recent)
     if denials:
-        if _may_only_be_behind(denials, request, known, now, limits):
-            return Defer((Reason.KNOWLEDGE_BEHIND,), min(now + limits.recheck, request.send_before))
+        request, now = prepared.request, prepared.now
+        if _may_only_be_behind(denials, request, prepared.known, now, prepared.limits):
+            return Defer((Reason.KNOWLEDGE_BEHIND,), min(now + prepared.limits.recheck, request.send_before))
         return Deny(denials)
-    delays = tuple(delay_reasons(request, known, now, limits, policy))
-    if delays:
-        return Defer(tuple(reason for reason, _ in delays), min(max(u for _, u in delays), request.send_before))
+    early, late = prepared.delays
+    if early or late or (subject is not None and subject.held_since is not None):
+        delays = (*early, *_delays_of_review(prepared, subject), *late)
+        if delays:
+            latest = max(until for _, until in delays)
+            return Defer(tuple(reason for reason, _ in delays), min(latest, prepared.request.send_before))
     return Allow()
+
+
+def denials_for(prepared: Prepared, subject: Subject | None, recent: int) -> tuple[Reason, ...]:
+    """Return every reason to deny the message, in order."""
+    return (
+        *prepared.denials[0],
+        *_denials_of_frequency(prepared, recent),
+        *prepared.denials[1],
+        *denials_of_person(prepared.request, prepared.known, subject, prepared.now),
+    )
 
 
 def stopped_at(subject: Subject | None, controller: Collection[str]) -> datetime | None:
@@ -142,14 +185,14 @@ def stopped_at(subject: Subject | None, controller: Collection[str]) -> datetime
     return stopped
 
 
-def ends(request: Request, known: Knowledge) -> datetime:
+def ends(request: Request, subject: Subject | None) -> datetime:
     """Return the instant from which an allowed message is no longer allowed, as far as known.
 
     `law.at_hand_off` already closes the hours early.
     """
     end = request.send_before
-    if request.category == "marketing" and known.subject is not None:
-        for c in known.subject.consents:
+    if request.category == "marketing" and subject is not None:
+        for c in subject.consents:
             until = c.expires_at
             if until is not None and until < end and (c.sender_id, c.purpose) == (request.sender_id, request.purpose):
                 end = until
@@ -163,9 +206,8 @@ def deliver_by(request: Request, now: datetime, policy: Policy) -> datetime | No
     return closes_after(now, request.territory, policy, region=request.region)
 
 
-def denial_reasons(
-    request: Request, known: Knowledge, now: datetime, limits: Limits, policy: Policy
-) -> Iterator[Reason]:
+def denials_of_request(request: Request, known: Knowledge, now: datetime, policy: Policy) -> Iterator[Reason]:
+    """Yield the reasons that stand before the frequency cap."""
     if request.flaw is not None:
         yield request.flaw
     if request.erased:
@@ -176,14 +218,8 @@ def denial_reasons(
         yield Reason.CAMPAIGN_CANCELLED
     if known.blocked:
         yield Reason.PROVIDER_BLOCK  # any category: the provider charges and does not deliver
-    if request.category == "marketing":
-        if request.flaw is None:
-            yield from denials_of_place(request, known, now, policy)
-        if limits.cap is not None and known.recent >= limits.cap:
-            yield Reason.FREQUENCY_CAP
-        yield from marketing_denials(request, known, now)
-    if request.is_question:
-        yield from question_denials(request, known)
+    if request.category == "marketing" and request.flaw is None:
+        yield from denials_of_place(request, known, now, policy)
 
 
 def denials_of_place(request: Request, known: Knowledge, now: datetime, policy: Policy) -> Iterator[Reason]:
@@ -208,19 +244,36 @@ def denials_of_place(request: Request, known: Knowledge, now: datetime, policy: 
         yield Reason.ADVERTISING_MARK_MISSING
 
 
-def marketing_denials(request: Request, known: Knowledge, now: datetime) -> Iterator[Reason]:
+def denials_of_text(request: Request, known: Knowledge) -> Iterator[Reason]:
+    """Yield the reasons in the purpose and the text of marketing."""
+    if request.category != "marketing":
+        return
     if request.purpose is None:
         yield Reason.NO_PURPOSE
     elif known.purposes is not None and request.purpose not in known.purposes:
         yield Reason.UNKNOWN_PURPOSE
     if not request.mentions_stop and not request.stop_link and request.flaw is None:
         yield Reason.STOP_MENTION_MISSING
-    for against in consent_rule.denials(known.subject, request.sender_id, request.purpose, now):
-        if not (against is Against.ERASED and request.erased):  # said already
-            yield Reason(against.value)
 
 
-def question_denials(request: Request, known: Knowledge) -> Iterator[Reason]:
+def _denials_of_frequency(prepared: Prepared, recent: int) -> tuple[Reason, ...]:
+    cap = prepared.limits.cap
+    if cap is None or recent < cap or prepared.request.category != "marketing":
+        return ()
+    return (Reason.FREQUENCY_CAP,)
+
+
+def denials_of_person(request: Request, known: Knowledge, subject: Subject | None, now: datetime) -> Iterator[Reason]:
+    """Yield the reasons of one person."""
+    if request.category == "marketing":
+        for against in consent_rule.denials(subject, request.sender_id, request.purpose, now):
+            if not (against is Against.ERASED and request.erased):  # said already
+                yield Reason(against.value)
+    elif request.is_question:
+        yield from question_denials(request, known, subject)
+
+
+def question_denials(request: Request, known: Knowledge, subject: Subject | None) -> Iterator[Reason]:
     """Yield the reasons against a question.
 
     Only a STOP or an expiry at least as new as the question forbids the question: a newer question follows a newer
@@ -229,7 +282,6 @@ def question_denials(request: Request, known: Knowledge) -> Iterator[Reason]:
     """
     if known.purposes is not None and request.purpose not in known.purposes:
         yield Reason.UNKNOWN_PURPOSE
-    subject = known.subject
     if subject is None:
         yield Reason.NO_CONSENT
         return
@@ -248,20 +300,30 @@ def question_denials(request: Request, known: Knowledge) -> Iterator[Reason]:
         yield Reason.SUPPRESSED
 
 
-def delay_reasons(
-    request: Request, known: Knowledge, now: datetime, limits: Limits, policy: Policy
+def delays_of_knowledge(
+    request: Request, known: Knowledge, now: datetime, limits: Limits
 ) -> Iterator[tuple[Reason, datetime]]:
-    """Yield (reason, until) pairs."""
+    """Yield (reason, until) of the campaign's control and the age of consents."""
     if request.campaign_id is not None:
         if known.control == "paused":
             yield Reason.CAMPAIGN_PAUSED, now + limits.paused_recheck
         elif known.control is None:
             yield Reason.CAMPAIGN_UNKNOWN, now + limits.recheck
-    if request.category == "marketing" or request.is_question:
-        if not is_fresh(known.as_of, now, limits):
-            yield Reason.CONSENT_STALE, now + limits.recheck
-        if known.subject is not None and known.subject.held_since is not None:
-            yield Reason.UNDER_REVIEW, now + limits.review_recheck
+    if _needs_consent(request) and not is_fresh(known.as_of, now, limits):
+        yield Reason.CONSENT_STALE, now + limits.recheck
+
+
+def _delays_of_review(prepared: Prepared, subject: Subject | None) -> Iterator[tuple[Reason, datetime]]:
+    if subject is not None and subject.held_since is not None and _needs_consent(prepared.request):
+        yield Reason.UNDER_REVIEW, prepared.now + prepared.limits.review_recheck
+
+
+def _needs_consent(request: Request) -> bool:
+    return request.category == "marketing" or request.is_question
+
+
+def delays_of_hours(request: Request, now: datetime, policy: Policy) -> Iterator[tuple[Reason, datetime]]:
+    """Yield (reason, until) of the hours and days that the message keeps."""
     hours = hours_of(request, policy)
     if hours is not None:
         territory, region = request.territory, request.region

@@ -3,59 +3,101 @@
 from collections import Counter
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.contracts import STATES
 from common.contracts.campaign import Control
 from common.contracts.consent import Consent, Suppression
 from common.db.database import fetch_many
+from common.privacy.erasing import Erasure
 from dispatch.gate.rules import Subject
+from dispatch.lane import Lane
+from dispatch.messages import store as messages
+from dispatch.projection.store import A_CAMPAIGN, CONSENTS_GROUP, watermark_of
 
+_controls = msgspec.json.Decoder(dict[str, Control])
 _consents = msgspec.json.Decoder(tuple[Consent, ...])
 _suppressions = msgspec.json.Decoder(tuple[Suppression, ...])
 
 
-async def subjects(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, Subject]:
+class Withheld(NamedTuple):
+    """What keeps messages from people, whatever they consent to: blocking gateways, and erasures, by subject."""
+
+    blocks: dict[str, frozenset[str]]
+    erasures: dict[str, list[Erasure]]
+
+
+class Knowledge(NamedTuple):
+    """The knowledge of one instant: the watermark of consents, the people, and the campaigns' controls."""
+
+    as_of: datetime | None
+    subjects: dict[str, Subject]
+    controls: dict[str, Control]
+
+
+async def withheld(tx: AsyncConnection, subject_ids: Sequence[str]) -> Withheld:
+    """Return what is withheld from these people. Call after a first write (`erasing.asked_of`)."""
     rows = await fetch_many(
         tx,
-        "SELECT subject_id, version, consents::text, suppressions::text, erased, unreadable, held_since FROM subject"
+        "SELECT subject_id, gateway, NULL, NULL, NULL FROM provider_block"
+        " WHERE subject_id = ANY(string_to_array($1, ' '))"
+        " UNION ALL SELECT subject_id, NULL, controller_id, requested_at, lifted_for FROM erasing"
         " WHERE subject_id = ANY(string_to_array($1, ' '))",
         " ".join(subject_ids),
     )
-    return {
-        subject_id: Subject(version, _consents.decode(consents), _suppressions.decode(suppressions), *more)
-        for subject_id, version, consents, suppressions, *more in rows
-    }
+    found = Withheld({}, {})
+    for subject_id, gateway, controller_id, at, lifted_for in rows:
+        if gateway is None:
+            found.erasures.setdefault(subject_id, []).append(Erasure(controller_id, at, frozenset(lifted_for)))
+        else:
+            found.blocks[subject_id] = found.blocks.get(subject_id, frozenset()) | {gateway}
+    return found
 
 
-async def controls(tx: AsyncConnection, campaign_ids: Collection[str]) -> dict[str, Control]:
-    """Return the control of each campaign. An earlier statement has locked the campaigns (`watermark`).
+async def lock(tx: AsyncConnection, partition: int, lane: Lane | None, campaign_ids: Collection[str]) -> None:
+    """Lock the partition for decisions, as `messages.lock_partition` does, and these campaigns shared.
 
-    A statement that waits for a lock sees the state before the wait, so the locking statement cannot read controls. A
-    resume waits for this transaction, and wakes the messages deferred here afterwards.
+    `lane`: None where the caller holds the partition's lock. A statement that waits for a lock sees the state before
+    the wait: the knowledge needs a statement of its own. A resume waits for this transaction, and wakes the messages
+    deferred here afterwards.
     """
-    if not campaign_ids:
-        return {}
-    rows = await fetch_many(
-        tx, "SELECT campaign_id, control FROM campaign WHERE campaign_id = ANY($1::text[])", list(campaign_ids)
-    )
-    return {row[0]: row[1] for row in rows}
+    campaigns = f"(SELECT count(pg_advisory_xact_lock_shared({A_CAMPAIGN.format('c')})) FROM unnest($2::text[]) AS c)"
+    of_lane = "$1::integer" if lane is None else messages.partition_lock(lane)
+    await fetch_many(tx, f"SELECT {of_lane}, {campaigns}", partition, sorted(campaign_ids))
 
 
-async def blocks(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, frozenset[str]]:
-    """Return the blocking gateways of each blocked subject."""
-    rows = await fetch_many(
+async def knowledge(
+    tx: AsyncConnection,
+    partition: int,
+    subject_ids: Sequence[str],
+    campaign_ids: Collection[str],
+    *,
+    oldest_of: int | None = None,
+) -> Knowledge:
+    """Return the knowledge of now, under the locks of `lock`. `oldest_of`: as in `projection.watermark`."""
+    (_, as_of, controls, *_), *people = await fetch_many(
         tx,
-        "SELECT subject_id, gateway FROM provider_block WHERE subject_id = ANY(string_to_array($1, ' '))",
+        f"SELECT NULL, {watermark_of('$1', '$2', '$3', oldest=oldest_of is not None)},"
+        " (SELECT json_object_agg(campaign_id, control)::text FROM campaign WHERE campaign_id = ANY($4::text[])),"
+        " NULL, NULL, NULL, NULL"
+        " UNION ALL SELECT subject_id, held_since, consents::text, suppressions::text, version, erased, unreadable"
+        " FROM subject WHERE subject_id = ANY(string_to_array($5, ' '))",
+        CONSENTS_GROUP,
+        STATES.name,
+        partition if oldest_of is None else oldest_of,
+        list(campaign_ids),
         " ".join(subject_ids),
     )
-    closed: dict[str, frozenset[str]] = {}
-    for subject_id, gateway in rows:
-        closed[subject_id] = closed.get(subject_id, frozenset()) | {gateway}
-    return closed
+    subjects = {
+        subject_id: Subject(version, _consents.decode(consents), _suppressions.decode(stops), erased, unreadable, held)
+        for subject_id, held, consents, stops, version, erased, unreadable in people
+    }
+    return Knowledge(as_of, subjects, _controls.decode(controls) if controls else {})
 
 
 async def lock_counts(tx: AsyncConnection, partition: int) -> None:

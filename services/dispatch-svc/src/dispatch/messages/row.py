@@ -42,7 +42,8 @@ class MessageRow(msgspec.Struct, frozen=True, gc=False):
     as_of: datetime | None = None
     decided_at: datetime | None = None
     region: str | None = None  # from an address, where known
-    facts: str | None = None  # the decision record (`record.py`); null: no decision yet
+    # the decision record (`record.py`), or the message's own part beside `shared_id`; null: no decision yet
+    facts: str | None = None
     handed_off_at: datetime | None = None  # start of the submit
     gateway: str | None = None
     gateway_message_id: str | None = None
@@ -57,7 +58,7 @@ class MessageRow(msgspec.Struct, frozen=True, gc=False):
     cost: int | None = None
     prices: str | None = None
     charged: bool = False  # counted by the limits of its organisation
-    shared_id: UUID | None = None  # of the part of `facts` that other messages share (`parted`)
+    shared_id: UUID | None = None  # of the part of the decision record that other messages share
 
     @classmethod
     def read(cls, columns: Sequence[Any]) -> Self:
@@ -100,15 +101,6 @@ def columns_of(table: str, instead: Mapping[str, str] = MappingProxyType({})) ->
     """Return the SQL list of columns for `MessageRow.read`. `instead`: SQL expressions in place of columns."""
     given = {"facts": facts_of(table)} | dict(instead)
     return ", ".join(given.get(name, f"{table}.{name}") for name in COLUMNS)
-
-
-_OWN = ',"to":'  # begins the message's own part of a record (`gate/record.py`); no JSON string has a bare quote
-
-
-def parted(facts: str | None) -> tuple[str | None, str | None]:
-    """Return the part of a decision record that other messages share, if any, and the message's own part."""
-    shared, begins, own = (facts or "").partition(_OWN)
-    return (f"{shared}}}", f"{{{begins[1:]}{own}") if begins else (None, facts)
 
 
 @lru_cache(maxsize=1024)

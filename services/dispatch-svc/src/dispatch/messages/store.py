@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from datetime import datetime, timedelta
 from functools import partial
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -48,7 +49,7 @@ from dispatch.lane import Lane
 from dispatch.messages.events import Changed, changed
 from dispatch.messages.reasons import Reason
 from dispatch.messages.row import COLUMNS, MessageRow, Outcome, ReceiptChange, columns_of
-from dispatch.messages.shared_store import parted_rows, with_shared
+from dispatch.messages.shared_store import with_shared
 from dispatch.messages.status import Status
 from dispatch.schema import instant, metadata
 
@@ -137,8 +138,12 @@ async def lock_partition(tx: AsyncConnection, partition: int, lane: Lane, *, pla
 
     The caller holds no row lock yet.
     """
-    lock = f"pg_advisory_xact_lock_shared(hashtext('{LANES[lane]}'), $1)"
-    await fetch_many(tx, f"SELECT {f'{PLANNED_NOW}, ' if planned_now else ''}{lock}", partition)
+    await fetch_many(tx, f"SELECT {f'{PLANNED_NOW}, ' if planned_now else ''}{partition_lock(lane)}", partition)
+
+
+def partition_lock(lane: Lane) -> str:
+    """Return the SQL that locks the partition $1 as `lock_partition` does."""
+    return f"pg_advisory_xact_lock_shared(hashtext('{LANES[lane]}'), $1)"
 
 
 async def try_lock_partition(tx: AsyncConnection, partition: int, lane: Lane) -> bool:
@@ -224,59 +229,66 @@ OF_A_CHANGE = columns_of("m", {"text": "NULL", "facts": "NULL", "number": _NUMBE
 _AS_ARRAY = "string_to_array({}, ',')"  # unnest flattens text[][]
 
 
-async def insert_messages(tx: AsyncConnection, rows: Sequence[MessageRow]) -> set[UUID]:
+async def insert_messages(
+    tx: AsyncConnection, rows: Sequence[MessageRow], shared: Mapping[UUID, str] = MappingProxyType({})
+) -> set[UUID]:
     """Insert messages with their verdicts, and return the new ids. A known message_id changes no row.
 
+    `shared`: the shared parts of their decision records, by `shared_id`.
     Decided messages come from Kafka, and the caller's transaction holds the offset of their partition: no other writes
     them. Raise ValueError unless the messages were decided together (`OF_ALL`).
     """
     if not rows:
         return set()
     _of_all(rows)
+    _all_there(rows, shared)
     await _note_sending(tx, rows)
     if rows[0].decided_at is None:
-        ids = await _add(tx, rows, _INSERT_BESIDE)
+        ids = await _add(tx, rows, shared, _INSERT_BESIDE)
     else:
         new = list({row.message_id: row for row in reversed(rows)}.values())
-        ids = await (_copy(tx, new) if len(new) >= COPIED_MESSAGES else _add(tx, new, _INSERT_ALONE))
+        ids = await (_copy(tx, new, shared) if len(new) >= COPIED_MESSAGES else _add(tx, new, shared, _INSERT_ALONE))
     once_committed(tx, partial(tracing.accepted, "dispatch", ids))
     return ids
 
 
-async def _copy(tx: AsyncConnection, rows: Sequence[MessageRow]) -> set[UUID]:
+async def _copy(tx: AsyncConnection, rows: Sequence[MessageRow], shared: Mapping[UUID, str]) -> set[UUID]:
     """Copy the new rows."""
     sql = f"{with_shared(2)} SELECT message_id FROM message WHERE message_id = ANY($1::uuid[])"
-    found, shared = parted_rows(rows)
-    known = {message_id for (message_id,) in await fetch_many(tx, sql, [row.message_id for row in rows], *shared)}
-    new = [row for row in found if row.message_id not in known]
+    ids = [row.message_id for row in rows]
+    known = {message_id for (message_id,) in await fetch_many(tx, sql, ids, list(shared), list(shared.values()))}
+    new = [row for row in rows if row.message_id not in known] if known else rows
     if len(new) < COPIED_MESSAGES:  # `insert_many` would take arrays, and `reasons` is one
-        return await _add(tx, [row for row in rows if row.message_id not in known], _INSERT_ALONE)
+        return await _add(tx, new, shared, _INSERT_ALONE)
     await insert_many(tx, "message", _COPIED, list(map(_values, new)), copied_from=COPIED_MESSAGES)
     return {row.message_id for row in new}
 
 
-async def _add(tx: AsyncConnection, rows: Sequence[MessageRow], statement: str) -> set[UUID]:
+async def _add(
+    tx: AsyncConnection, rows: Sequence[MessageRow], shared: Mapping[UUID, str], statement: str
+) -> set[UUID]:
     if not rows:
         return set()
-    rows, shared = parted_rows(rows)
     kinds: dict[tuple[object, ...], int] = {}
     places = [kinds.setdefault(kind, len(kinds) + 1) for kind in map(_kind_of, rows)]
     alike = dict(zip(ALIKE, map(list, zip(*kinds, strict=True)), strict=True))
     facts = "\n".join(row.facts or "" for row in rows)
-    values = *_columns(rows, OWN), places, facts, *_arrays(alike), *_of_all(rows), *shared
-    new = await fetch_many(tx, statement, *values)
+    values = *_columns(rows, OWN), places, facts, *_arrays(alike), *_of_all(rows)
+    new = await fetch_many(tx, statement, *values, list(shared), list(shared.values()))
     return {message_id for (message_id,) in new}
 
 
-async def update_decisions(tx: AsyncConnection, rows: Sequence[MessageRow]) -> list[Changed]:
-    """Store new verdicts on messages whose rows the caller has locked.
+async def update_decisions(
+    tx: AsyncConnection, rows: Sequence[MessageRow], shared: Mapping[UUID, str] = MappingProxyType({})
+) -> list[Changed]:
+    """Store new verdicts on messages whose rows the caller has locked. `shared`: as in `insert_messages`.
 
     A message to an erased person ends without number and text. Raise ValueError unless decided together (`OF_ALL`).
     """
     if not rows:
         return []
+    _all_there(rows, shared)
     await _note_sending(tx, rows)
-    rows, shared = parted_rows(rows)
     gone = f"m.message_id = ANY(${len(DECIDED) + len(OF_ALL) + 1}::uuid[])"
     kept = ", ".join(f"{c} = CASE WHEN {gone} THEN NULL ELSE m.{c} END" for c in ("number", "text"))
     sets = ", ".join(
@@ -293,9 +305,16 @@ async def update_decisions(tx: AsyncConnection, rows: Sequence[MessageRow]) -> l
         *_columns(rows, DECIDED),
         *_of_all(rows),
         [row.message_id for row in rows if row.number is None],
-        *shared,
+        list(shared),
+        list(shared.values()),
     )
     return [changed(MessageRow.read(row)) for row in updated]
+
+
+def _all_there(rows: Sequence[MessageRow], shared: Mapping[UUID, str]) -> None:
+    """Raise ValueError where a row's decision record would lack its shared part."""
+    if not {row.shared_id for row in rows} <= shared.keys() | {None}:
+        raise ValueError("a decision record without its shared part")
 
 
 async def _note_sending(tx: AsyncConnection, rows: Sequence[MessageRow]) -> None:

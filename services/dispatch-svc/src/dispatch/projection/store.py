@@ -105,32 +105,32 @@ campaign = Table(
     Index("campaign_to_wake_ix", "campaign_id", postgresql_where=text("woken < version AND control <> 'paused'")),
 )
 
-_A_CAMPAIGN = "hashtext('placet.campaign'), hashtext({})"
+A_CAMPAIGN = "hashtext('placet.campaign'), hashtext({})"
 
 
-_OF_ONE = "(SELECT as_of FROM consumer_offset WHERE consumer_group = $1 AND topic = $2 AND partition = $3)"
-_OF_ALL = (
-    "(SELECT CASE WHEN count(as_of) = $3 THEN min(as_of) END FROM consumer_offset"
-    " WHERE consumer_group = $1 AND topic = $2 AND partition < $3)"
-)
+def watermark_of(group: str, topic: str, partition: str, *, oldest: bool) -> str:
+    """Return the SQL of the watermark of a partition's consents, or of the oldest of as many partitions."""
+    of_topic = f"consumer_group = {group} AND topic = {topic} AND partition"
+    if oldest:
+        return (
+            f"(SELECT CASE WHEN count(as_of) = {partition} THEN min(as_of) END FROM consumer_offset"
+            f" WHERE {of_topic} < {partition})"
+        )
+    return f"(SELECT as_of FROM consumer_offset WHERE {of_topic} = {partition})"
 
 
-async def watermark(
-    tx: AsyncConnection, partition: int, campaign_ids: Collection[str] = (), *, oldest_of: int | None = None
-) -> datetime | None:
-    """Return the watermark of the partition's consents, and lock these campaigns shared, for `controls`.
+async def watermark(tx: AsyncConnection, partition: int, *, oldest_of: int | None = None) -> datetime | None:
+    """Return the watermark of the partition's consents.
 
     `oldest_of`: the number of partitions, where a STOP of the partition's people may stand in any of them. Return the
     oldest watermark then.
     """
     rows = await fetch_many(
         tx,
-        f"SELECT {_OF_ONE if oldest_of is None else _OF_ALL},"
-        f" (SELECT count(pg_advisory_xact_lock_shared({_A_CAMPAIGN.format('c')})) FROM unnest($4::text[]) AS c)",
+        f"SELECT {watermark_of('$1', '$2', '$3', oldest=oldest_of is not None)}",
         CONSENTS_GROUP,
         STATES.name,
         partition if oldest_of is None else oldest_of,
-        sorted(campaign_ids),
     )
     as_of: datetime | None = rows[0][0]
     return as_of
@@ -497,7 +497,7 @@ async def put_control(tx: AsyncConnection, event: CampaignControlled) -> None:
     The lock waits for running decisions. A later decision waits for this transaction while holding the locks of its
     partition and due rows, so `wake_controlled` wakes waiting messages afterwards, in pages.
     """
-    await fetch_many(tx, f"SELECT pg_advisory_xact_lock({_A_CAMPAIGN.format('$1')})", event.campaign_id)
+    await fetch_many(tx, f"SELECT pg_advisory_xact_lock({A_CAMPAIGN.format('$1')})", event.campaign_id)
     await tx.execute(
         text(
             "INSERT INTO campaign (campaign_id, control, version) VALUES (:id, :control, :version)"

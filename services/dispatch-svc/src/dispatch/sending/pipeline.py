@@ -49,7 +49,7 @@ from common.kafka.broker import partitions_of
 from common.kafka.subscription import After, Hold, Poison, Received, Subscription
 from common.sms.msisdn import territory_of
 from common.telemetry import counter, histogram, tracing
-from dispatch.gate.candidate import Candidate, Permit, requested, stored, undecided
+from dispatch.gate.candidate import Candidate, Permit, requested, shared_of, stored, undecided
 from dispatch.gate.clearance import Clearance, give_back
 from dispatch.gateways import (
     Late,
@@ -202,7 +202,7 @@ class Intake:
         await self._leave_to_the_timers(tx, [c for c in candidates.values() if c.partition != partition])
         if lane is Lane.TRANSACTIONAL:
             decisions = self._handoff.codes.or_wait(decisions)
-        new = await messages.insert_messages(tx, [d.row for d in decisions])
+        new = await messages.insert_messages(tx, [d.row for d in decisions], shared_of(decisions))
         give_back([d for d in decisions if d.candidate.message_id not in new])
         decisions = [d for d in decisions if d.candidate.message_id in new]
         # an answer may follow a newer change: each reader of these events keeps the highest version
@@ -504,14 +504,15 @@ class Handoff:
             wanted = [stored(row) for row in rows]
             decisions = await self.clearance.decide(tx, partition, wanted, locked=True, again=again)
             ours.update(d.row.decided_at for d in decisions if d.row.decided_at)
-            refused = [d for d in decisions if d.permit is None]
+            refused, shared = [d for d in decisions if d.permit is None], shared_of(decisions)
             if again:  # a resubmit may have left already: `unknown`, as in the sweep
                 held = {d.candidate.message_id for d in refused}
                 rests = [outcomes.nobody_knows(row) for row in rows if row.message_id in held]
                 await events.append_changes(tx, await messages.settle(tx, rests))
             else:
-                await events.append_changes(tx, await messages.update_decisions(tx, [d.row for d in refused]))
-            await messages.update_decisions(tx, [d.row for d in decisions if d.permit])
+                updated = await messages.update_decisions(tx, [d.row for d in refused], shared)
+                await events.append_changes(tx, updated)
+            await messages.update_decisions(tx, [d.row for d in decisions if d.permit], shared)
             if again:  # marked at once: the first submit may have left, whatever becomes of the resubmit
                 await messages.begin(tx, by_decision([d.permit for d in decisions if d.permit]))
             await enforcement.enforce(tx, [d.candidate.subject_id for d in refused])

@@ -18,7 +18,7 @@ from uuid import UUID
 from common.db.database import Database
 from common.db.timer import Timer, Worker
 from common.telemetry import counter, gauge
-from dispatch.gate.candidate import Decision, stored
+from dispatch.gate.candidate import Decision, shared_of, stored
 from dispatch.gate.clearance import Clearance
 from dispatch.gateways import Gateway, SendError
 from dispatch.lane import Lane
@@ -194,7 +194,7 @@ class Timers:
             decisions = await self._clearance.decide(tx, partition, [stored(row) for row in rows], locked=True)
             if not marketing:
                 decisions = codes.or_wait(decisions)
-            changed = await messages.update_decisions(tx, [d.row for d in decisions])
+            changed = await messages.update_decisions(tx, [d.row for d in decisions], shared_of(decisions))
             await events.append_changes(tx, [change for change in changed if change.state.status != "sending"])
         return decisions
 
@@ -328,7 +328,7 @@ class Timers:
             if again := [stored(left.row) for left in may_go_again if self._remembers(left, now)]:
                 decisions = await self._clearance.decide(tx, partition, again, locked=True, again=True)
                 allowed = [d for d in decisions if d.permit]
-                await messages.update_decisions(tx, [d.row for d in allowed])
+                await messages.update_decisions(tx, [d.row for d in allowed], shared_of(allowed))
                 permits = [d.permit for d in allowed if d.permit]
                 await messages.begin(tx, by_decision(permits))  # the first submit may have left
             permitted = {p.candidate.message_id for p in permits}
