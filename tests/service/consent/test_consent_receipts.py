@@ -155,6 +155,25 @@ async def test_a_message_that_left_is_kept_once(database: Database) -> None:
     assert (one.handed_off_at, one.status) == (at(1), "accepted")
 
 
+async def test_the_messages_of_a_campaign_are_read_in_pages_each_person_once(database: Database) -> None:
+    people = [subject(n) for n in range(7)]
+    told = [
+        sent(message_id=f"{campaign}-{n}-{k}", subject_id=who, campaign_id=campaign, number=None)
+        for n, who in enumerate(people)
+        for campaign in ("c1", "c2")
+        for k in range(2)
+    ]
+    await tell(database, *told)
+    pages, after = [], ""
+    async with database.begin() as tx:
+        while page := await proof_store.handed_off_of(tx, "c1", after, 3):
+            pages.append({who: [each.message_id for each in messages] for who, messages in page.items()})
+            *_, after = page
+    assert [len(page) for page in pages] == [3, 3, 1]
+    read = {who: messages for page in pages for who, messages in page.items()}
+    assert read == {who: [f"c1-{n}-0", f"c1-{n}-1"] for n, who in enumerate(people)}
+
+
 async def test_a_dlr_that_changes_nothing_here_writes_no_row(database: Database) -> None:
     async def written() -> list[tuple[str, int]]:
         async with database.begin() as tx:

@@ -34,10 +34,11 @@ from dispatch.projection import apply as projection
 from dispatch.projection import store as projection_store
 from dispatch.sending import store as sending
 from dispatch.sending.pipeline import Handoff
+from dispatch.sending.receipts import settle_receipts
 from tests.support.builders import SENDER, controlled, now, opted_in, opted_out, sender_changed, subject
 from tests.support.eventually import eventually
 from tests.support.infrastructure import Postgres
-from tests.support.ledger import accepted, decided_at, deferred, message, opt_out, receipted
+from tests.support.ledger import accepted, decided_at, deferred, dlr, message, opt_out, receipted
 from tests.support.reading import changes_in
 
 pytestmark = pytest.mark.brokerless
@@ -339,6 +340,37 @@ async def test_what_nobody_has_touched_is_accepted_at_once_and_what_a_receipt_ov
     assert (told.state.version, told.state.receipt) == (3, "delivered")
 
 
+@pytest.mark.parametrize("kept", [True, False])
+async def test_a_receipt_that_waited_for_another_one_applies_to_the_message_as_it_is_then(
+    database: Database, *, kept: bool
+) -> None:
+    """A receipt reads the message without a lock."""
+    row, other = message(1), message(2)
+    async with database.begin() as tx:
+        for each in (row, other):
+            await messages.insert_messages(tx, [each])
+        await messages.settle(tx, [accepted(row), accepted(other)])
+
+    async def receive() -> None:
+        async with database.begin() as tx:
+            told = [dlr(f"op-{each.message_id}", each.message_id) for each in (row, other)]
+            await settle_receipts(tx, told, keep_early=True)
+
+    async with database.begin() as storing:
+        await messages.put_receipts(storing, [receipted(row.message_id, receipt="opted_out")])
+        receiving = asyncio.create_task(receive())
+        await eventually(lambda: _somebody_waits(database))
+        if not kept:
+            await storing.rollback()
+    await receiving
+    async with database.begin() as tx:
+        rows = await sending.messages_of_receipts(tx, [row.message_id, other.message_id], [], [])
+    assert {each.message_id: (each.version, each.receipt) for each in rows} == {
+        row.message_id: (3, "opted_out" if kept else "delivered"),
+        other.message_id: (3, "delivered"),
+    }
+
+
 @pytest.mark.parametrize("many", [3, COPIED_MESSAGES])
 @pytest.mark.parametrize("decided", [True, False])
 async def test_a_message_is_inserted_once_and_a_repeat_changes_no_row(
@@ -581,5 +613,5 @@ async def test_no_list_of_what_is_being_handed_off_is_compressed(database: Datab
     assert [tuple(row) for row in rows] == [
         ("begun", "message_ids", b"e"),
         ("sending", "message_ids", b"e"),
-        ("sending", "subject_ids", b"e"),
+        ("sending", "people", b"e"),
     ]

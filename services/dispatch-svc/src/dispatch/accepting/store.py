@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import PLANNED_NOW, fetch_many, plan_now
 from dispatch.accepting.rules import Had
+from dispatch.messages.by_day import of_people
 from dispatch.messages.status import CHARGED
 from dispatch.schema import instant, metadata
 
@@ -120,7 +121,7 @@ async def had(
         tx,
         "SELECT m.subject_id, count(*) FILTER (WHERE m.requested_at > $3), count(*),"
         " min(m.requested_at) FILTER (WHERE m.requested_at > $3), min(m.requested_at)"
-        " FROM message AS m JOIN sender AS s USING (sender_id) WHERE m.subject_id = ANY($1::text[])"
+        f" FROM message AS m JOIN sender AS s USING (sender_id) WHERE {of_people('$1::text[]', since='$4')}"
         " AND s.organisation_id = $2 AND m.category <> 'marketing' AND m.template IS NOT NULL"
         " AND m.requested_at > $4 AND m.status NOT IN ('denied', 'expired') GROUP BY m.subject_id",
         list(subject_ids),

@@ -150,10 +150,14 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class ReceiptChange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The DLR that a row holds from now on. `proves`: the operator had the message."""
+    """The DLR that a row holds from now on.
+
+    `proves`: the operator had the message. `version`: of the row as read; `None` where the caller has locked the row.
+    """
 
     message_id: UUID
     proves: bool
+    version: int | None = None
     receipt: ReceiptState
     gateway: str
     gateway_message_id: str | None
