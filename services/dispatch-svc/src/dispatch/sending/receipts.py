@@ -160,7 +160,7 @@ class _Changed(Exception):
 
 @dataclass(slots=True)
 class _Told:
-    """The changes that DLRs make to the messages as read. `early`: of no message yet. `blamed`: with sender and hand-off."""
+    """The changes that DLRs make to messages as read. `early`: of no message. `blamed`: with sender and hand-off."""
 
     matched: list[UUID]
     changes: dict[UUID, ReceiptChange] = field(default_factory=dict)
