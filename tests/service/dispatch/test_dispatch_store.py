@@ -391,18 +391,24 @@ async def test_what_decision_records_share_is_kept_once_and_read_with_each(datab
     first = '{"limits":[2.0],"countries":["FR"],"to":"FR","person":{"erased":true}}'
     second = '{"limits":[2.0],"countries":["FR"],"to":"MQ"}'
     bare = '{"to":"FR"}'
-    rows = [replace(message(n), facts=facts) for n, facts in enumerate((first, second, bare, None), 1)]
+    since, until = '"state":"opted_in","at":"2026-03-02T12:00:00Z"', '"until":"2029-03-02T12:00:00Z"'
+    usual = f'{{"to":"FR","person":{{"consent":{{{since},"basis":"opt_in","proven":true,{until}}}}}}}'
+    usual = f'{{"limits":[2.0],"countries":["FR"],{usual[1:]}'
+    rows = [replace(message(n), facts=facts) for n, facts in enumerate((first, second, bare, None, usual), 1)]
     async with database.begin() as tx:
         for row in rows:
             await messages.insert_messages(tx, [row])
         shared = await fetch_many(tx, "SELECT content FROM shared_record")
-        assert [(await messages.found(tx, row.message_id) or row).facts for row in rows] == [first, second, bare, None]
+        assert [(await messages.found(tx, row.message_id) or row).facts for row in rows] == [
+            *(first, second, bare, None, usual)
+        ]
         own = await fetch_many(tx, "SELECT facts FROM message")
         await messages.update_decisions(tx, [replace(rows[0], facts=second, status=Status.DENIED)])
         found = await messages.found(tx, rows[0].message_id)
         again = await fetch_many(tx, "SELECT content FROM shared_record")
     assert shared == again == [('{"limits":[2.0],"countries":["FR"]}',)]
-    assert {facts for (facts,) in own} == {bare, '{"to":"FR","person":{"erased":true}}', '{"to":"MQ"}', None}
+    short = '{"to":"FR",\x012026-03-02T12:00:00\x02\x032029-03-02T12:00:00Z"}}}'
+    assert {facts for (facts,) in own} == {bare, '{"to":"FR","person":{"erased":true}}', '{"to":"MQ"}', None, short}
     assert found is not None
     assert found.facts == second
 

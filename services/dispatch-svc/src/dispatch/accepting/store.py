@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.db.database import PLANNED_NOW, fetch_many, plan_now
 from dispatch.accepting.rules import Had
 from dispatch.messages.by_day import of_people
+from dispatch.messages.row import own_facts_of
 from dispatch.messages.status import CHARGED
 from dispatch.schema import instant, metadata
 
@@ -143,7 +144,8 @@ class ToStopped(NamedTuple):
 
 
 # the newest STOP to a sender of the controller, as the decision knew it (`gate/record.py`)
-_STOPPED = "CASE WHEN m.facts IS JSON OBJECT THEN m.facts::jsonb #>> '{person,stopped}' END IS NOT NULL"
+_FACTS = own_facts_of("m")
+_STOPPED = f"CASE WHEN {_FACTS} IS JSON OBJECT THEN ({_FACTS})::jsonb #>> '{{person,stopped}}' END IS NOT NULL"
 
 
 async def to_stopped(tx: AsyncConnection, since: datetime, until: datetime, senders: Sequence[str]) -> list[ToStopped]:

@@ -102,13 +102,23 @@ def columns_of(table: str, instead: Mapping[str, str] = MappingProxyType({})) ->
     return ", ".join(given.get(name, f"{table}.{name}") for name in COLUMNS)
 
 
+# What most records say of a person. The ledger stores a phrase as one control character, which no JSON text has.
+PHRASES = {
+    "\x01": '"person":{"consent":{"state":"opted_in","at":"',
+    "\x02": 'Z","basis":"opt_in","proven":true',
+    "\x03": ',"until":"',
+}
 _OWN = ',"to":'  # begins the message's own part of a record (`gate/record.py`); no JSON string has a bare quote
 
 
 def parted(facts: str | None) -> tuple[str | None, str | None]:
-    """Return the part of a decision record that other messages share, if any, and the message's own part."""
+    """Return the part of a decision record that other messages share, if any, and the message's own, as stored."""
     shared, begins, own = (facts or "").partition(_OWN)
-    return (f"{shared}}}", f"{{{begins[1:]}{own}") if begins else (None, facts)
+    if not begins:
+        return None, facts
+    for short, phrase in PHRASES.items():
+        own = own.replace(phrase, short)
+    return f"{shared}}}", f"{{{begins[1:]}{own}"
 
 
 @lru_cache(maxsize=1024)
@@ -117,11 +127,21 @@ def shared_id(shared: str) -> UUID:
     return UUID(bytes=hashlib.sha256(shared.encode()).digest()[:16])
 
 
+def own_facts_of(table: str) -> str:
+    """Return the SQL of the message's own part of its decision record, as JSON."""
+    told = f"{table}.facts"
+    for short, phrase in PHRASES.items():
+        literal = phrase.replace(":", "' || ':' || '")  # apart: SQLAlchemy takes a word behind a colon for a parameter
+        told = f"replace({told}, chr({ord(short)}), '{literal}')"
+    return told
+
+
 def facts_of(table: str) -> str:
     """Return the SQL of a message's whole decision record."""
+    own = own_facts_of(table)
     return (
-        f"coalesce((SELECT left(s.content, -1) || ',' || substr({table}.facts, 2) FROM shared_record AS s"
-        f" WHERE s.id = {table}.shared_id LIMIT 1), {table}.facts)"
+        f"coalesce((SELECT left(s.content, -1) || ',' || substr({own}, 2) FROM shared_record AS s"
+        f" WHERE s.id = {table}.shared_id LIMIT 1), {own})"
     )
 
 
