@@ -46,9 +46,9 @@ async def run(ground: Ground) -> None:
         for subjects in (step for step in STEPS if step <= max(ground.subjects, STEPS[0])):
             await dispatch.hold(bench, (steps[-1].subjects if steps else 0), subjects)
             await bench.round(server, CAMPAIGN_REQUESTS.name, many, agreed=True, of=subjects)
-            before = _used()
+            before = used()
             done = await bench.round(server, CAMPAIGN_REQUESTS.name, many, agreed=True, of=subjects)
-            after = _used()
+            after = used()
             cpu = {part: (after[part][0] - before[part][0]) / many * 1e6 for part in PARTS}
             steps.append(Step(subjects, done.rate, cpu, {part: after[part][1] for part in PARTS}))
             told = " | ".join(f"{value:.0f}" for of in (cpu, steps[-1].memory_mb) for value in of.values())
@@ -96,7 +96,7 @@ def plot(steps: Sequence[Step]) -> str:
     return "\n".join([*lines, "</svg>", ""])
 
 
-def _used() -> dict[str, tuple[float, float]]:
+def used() -> dict[str, tuple[float, float]]:
     """Return processor seconds so far and MB of memory, by part, of this process's descendants."""
     parents: dict[int, int] = {}
     seconds: dict[int, float] = {}

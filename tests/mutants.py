@@ -430,8 +430,8 @@ MUTANTS = (
     Mutant(
         "who counts what people had waits for nobody who counts",
         GATE_STORE,
-        "pg_advisory_xact_lock(hashtext('placet.counts'), :partition)",
-        "pg_advisory_xact_lock_shared(hashtext('placet.counts'), :partition)",
+        "pg_advisory_xact_lock(hashtext('placet.counts'), $1)",
+        "pg_advisory_xact_lock_shared(hashtext('placet.counts'), $1)",
         f"{DISPATCH} -k most_that",
     ),
     # --- whose a message is
@@ -1243,7 +1243,7 @@ MUTANTS = (
     Mutant(
         "a reviewer reads a message that left after the text",
         "services/dispatch-svc/src/dispatch/messages/lists.py",
-        "        AND coalesce(sent.handed_off_at, sent.decided_at) <= b.received_at\n",
+        "        AND coalesce(m.handed_off_at, m.decided_at) <= b.received_at\n",
         "",
         "tests/service/dispatch/test_before_reviews.py -k left_after",
     ),

@@ -19,6 +19,7 @@ from dispatch.gate import record
 from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, Subject, Verdict, decide
 from dispatch.messages.disclosure import disclosed
 from dispatch.messages.reasons import Reason
+from dispatch.messages.row import PHRASES, shortened
 from dispatch.projection.limits import Limits
 from tests.property.test_gate_properties import cases
 from tests.support.decision_records import encoded
@@ -144,6 +145,11 @@ def test_a_record_parted_holds_nothing_of_a_person_in_what_is_shared(
     shared = record.encode_shared(request, known, limits)
     own = record.encode_own(request, known, known.subject, known.recent, decide(request, known, now, limits, POLICY))
     assert not json.loads(shared).keys() & json.loads(own).keys()
+    assert not any(short in own for short in PHRASES), "no JSON text has a control character"
+    restored = shortened(own)
+    for short, phrase in PHRASES.items():
+        restored = restored.replace(short, phrase)
+    assert restored == own
     assert not json.loads(shared).keys() & {"to", "region", "flaw", "erased", "person", "blocked", "recent", "told"}
     assert shared == record.encode_shared(request, replace(known, subject=None, recent=0), limits)
 

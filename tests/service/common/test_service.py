@@ -10,16 +10,18 @@ import pytest
 from fastapi import APIRouter, Depends, Request, Response
 from sqlalchemy.engine import make_url
 
-from common.db.database import new_metadata
+from common.db.database import Database, new_metadata
 from common.keyring import OtherKey
 from common.service import Service, resources
 from common.settings import ServiceSettings
 from common.web.auth import require
 from common.web.edge.bodies import BODY_BYTES
 from common.web.streaming import Streamed
+from dispatch.messages import store as messages
 from tests.support.builders import field_keys, number, subject
 from tests.support.each_of import each_of
 from tests.support.eventually import eventually
+from tests.support.ledger import message
 from tests.support.running import SUBJECT_RING, Surroundings, running
 from tests.unit.deploy.deployed import BUILD, SETTINGS, text
 
@@ -202,6 +204,23 @@ async def test_another_subject_key_than_that_of_what_is_stored_does_not_start(
         async with running(await built(surroundings, name, subject_keys=NEW_KEY)):
             pass
     async with running(await built(surroundings, name)) as client:
+        assert not [why for why in (await client.get("/readyz")).json()["why"] if "key" in why]
+
+
+async def test_another_subject_key_than_that_of_messages_alone_does_not_start(surroundings: Surroundings) -> None:
+    """The ledger has no index of subject ids: the check reads the messages at both ends of the index of message ids."""
+    database = Database(await surroundings.database("dispatch"))
+    async with database.begin() as tx:
+        await messages.insert_messages(tx, [message(1)])
+    await database.close()
+    with pytest.raises(OtherKey, match="'t2' as its current outer key, and what is stored is of 't1'"):
+        async with running(await built(surroundings, "dispatch", subject_keys=NEW_KEY)):
+            pass
+    wrong = SUBJECT_RING | {"keys": {"h1": WRONG}}
+    with pytest.raises(OtherKey, match="of PLACET_SUBJECT_KEYS is not the one"):
+        async with running(await built(surroundings, "dispatch", subject_keys=wrong)):
+            pass
+    async with running(await built(surroundings, "dispatch")) as client:
         assert not [why for why in (await client.get("/readyz")).json()["why"] if "key" in why]
 
 

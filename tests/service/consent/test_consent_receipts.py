@@ -27,6 +27,12 @@ from tests.support.running import Surroundings, running
 from tests.unit.consent.evidences import NOW, at, on_page, opt_in
 
 WHO = subject(1)
+OTHERS = """
+INSERT INTO handed_off (message_id, subject_id, sender_id, purpose, campaign_id, handed_off_at, status, version)
+SELECT gen_random_uuid(), 't1-' || md5(n::text), 'acme', 'promotions', 'c' || (2 + n % 5), now(), 'accepted', 1
+FROM generate_series(1, 20000) AS n
+"""
+READ = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'handed_off'"
 
 
 def message(minutes: float | None, **changes: Any) -> MessageChanged:
@@ -153,6 +159,48 @@ async def test_a_message_that_left_is_kept_once(database: Database) -> None:
     (one,) = await left(database)
     assert (one.subject_id, one.sender_id, one.purpose, one.campaign_id) == (WHO, "acme", "promotions", "c1")
     assert (one.handed_off_at, one.status) == (at(1), "accepted")
+
+
+async def test_the_messages_of_a_campaign_are_read_in_pages_each_person_once(database: Database) -> None:
+    people = [subject(n) for n in range(7)]
+    told = [
+        sent(message_id=f"{campaign}-{n}-{k}", subject_id=who, campaign_id=campaign, number=None)
+        for n, who in enumerate(people)
+        for campaign in ("c1", "c2")
+        for k in range(2)
+    ]
+    await tell(database, *told)
+    pages, after = [], ""
+    async with database.begin() as tx:
+        while page := await proof_store.handed_off_of(tx, "c1", after, 3):
+            pages.append({who: [each.message_id for each in messages] for who, messages in page.items()})
+            *_, after = page
+    assert [len(page) for page in pages] == [3, 3, 1]
+    read = {who: messages for page in pages for who, messages in page.items()}
+    assert read == {who: [f"c1-{n}-0", f"c1-{n}-1"] for n, who in enumerate(people)}
+
+
+async def test_what_left_is_looked_up_without_reading_the_rest(database: Database) -> None:
+    """Postgres has no statistics of the table yet."""
+    await tell(database, sent())
+    async with database.begin() as tx:
+        await tx.exec_driver_sql("ALTER TABLE handed_off SET (autovacuum_enabled = off)")
+        await tx.exec_driver_sql(OTHERS)
+
+    async def read() -> int:
+        async with database.begin() as tx:
+            await tx.execute(text("SELECT pg_stat_force_next_flush()"))
+        async with database.begin() as tx:
+            return int(await tx.scalar(text(READ)) or 0)
+
+    before = await read()
+    await tell(database, sent(version=4, status="unknown"))
+    [known] = await left(database)
+    async with database.begin() as tx:
+        found = await proof_store.handed_off_of(tx, "c1", subject(2), 10)
+    assert (known.status, known.version) == ("unknown", 4)
+    assert set(found) <= {WHO}
+    assert 0 < await read() - before <= 20
 
 
 async def test_a_dlr_that_changes_nothing_here_writes_no_row(database: Database) -> None:

@@ -29,6 +29,7 @@ from dispatch.gateways.routing import Route
 from dispatch.lane import Lane
 from dispatch.messages import rights_store
 from dispatch.messages import store as messages_store
+from dispatch.messages.row import own_facts_of
 from dispatch.privacy.copy import copier
 from dispatch.projection import store as projection
 from dispatch.projection.limits import Limits
@@ -263,7 +264,7 @@ async def test_a_record_that_was_tampered_with_or_names_rules_we_have_not_is_tol
     one, two, three, four = (next(d for d in decisions if d.candidate.subject_id == subject(n)) for n in people)
     async with database.begin() as tx:
         for decision, change in (
-            (one, "facts = replace(facts, 'opted_in', 'opted_out')"),
+            (one, f"facts = replace({own_facts_of('message')}, 'opted_in', 'opted_out')"),
             (two, "policy_version = 'france-0'"),
             (three, "facts = '{}'"),
             (four, """facts = replace(facts, '"to":', '"limits":["x"],"to":')"""),

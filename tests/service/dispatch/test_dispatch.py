@@ -907,8 +907,9 @@ async def _leave_sending(
             wanted.requested_at, wanted.send_before, partition, receipt, gateway,
         )  # fmt: skip
         await sql.execute(
-            "INSERT INTO sending (partition, since, decided_at, message_ids, subject_ids) VALUES ($1, $2, $2, $3, $4)",
-            partition, wanted.requested_at, [wanted.message_id], [wanted.subject_id],
+            "INSERT INTO sending (partition, since, decided_at, message_ids, people)"
+            " VALUES ($1, $2, $2, $3, ARRAY[hashtext($4)])",
+            partition, wanted.requested_at, [wanted.message_id], wanted.subject_id,
         )  # fmt: skip
         await sql.execute(
             "INSERT INTO begun (partition, decided_at, message_ids) VALUES ($1, $2, $3)",

@@ -28,17 +28,18 @@ from dispatch.gateways.pool import Traffic
 from dispatch.lane import Lane
 from dispatch.messages import enforcement, events
 from dispatch.messages import store as messages
-from dispatch.messages.row import shared_id
+from dispatch.messages.row import shared_id, shortened
 from dispatch.messages.status import Status
 from dispatch.privacy.erasure import eraser
 from dispatch.projection import apply as projection
 from dispatch.projection import store as projection_store
 from dispatch.sending import store as sending
 from dispatch.sending.pipeline import Handoff
+from dispatch.sending.receipts import settle_receipts
 from tests.support.builders import SENDER, controlled, now, opted_in, opted_out, sender_changed, subject
 from tests.support.eventually import eventually
 from tests.support.infrastructure import Postgres
-from tests.support.ledger import accepted, decided_at, deferred, message, opt_out, receipted
+from tests.support.ledger import accepted, decided_at, deferred, dlr, message, opt_out, receipted
 from tests.support.reading import changes_in
 
 pytestmark = pytest.mark.brokerless
@@ -340,6 +341,37 @@ async def test_what_nobody_has_touched_is_accepted_at_once_and_what_a_receipt_ov
     assert (told.state.version, told.state.receipt) == (3, "delivered")
 
 
+@pytest.mark.parametrize("kept", [True, False])
+async def test_a_receipt_that_waited_for_another_one_applies_to_the_message_as_it_is_then(
+    database: Database, *, kept: bool
+) -> None:
+    """A receipt reads the message without a lock."""
+    row, other = message(1), message(2)
+    async with database.begin() as tx:
+        for each in (row, other):
+            await messages.insert_messages(tx, [each])
+        await messages.settle(tx, [accepted(row), accepted(other)])
+
+    async def receive() -> None:
+        async with database.begin() as tx:
+            told = [dlr(f"op-{each.message_id}", each.message_id) for each in (row, other)]
+            await settle_receipts(tx, told, keep_early=True)
+
+    async with database.begin() as storing:
+        await messages.put_receipts(storing, [receipted(row.message_id, receipt="opted_out")])
+        receiving = asyncio.create_task(receive())
+        await eventually(lambda: _somebody_waits(database))
+        if not kept:
+            await storing.rollback()
+    await receiving
+    async with database.begin() as tx:
+        rows = await sending.messages_of_receipts(tx, [row.message_id, other.message_id], [], [])
+    assert {each.message_id: (each.version, each.receipt) for each in rows} == {
+        row.message_id: (3, "opted_out" if kept else "delivered"),
+        other.message_id: (3, "delivered"),
+    }
+
+
 @pytest.mark.parametrize("many", [3, COPIED_MESSAGES])
 @pytest.mark.parametrize("decided", [True, False])
 async def test_a_message_is_inserted_once_and_a_repeat_changes_no_row(
@@ -358,24 +390,27 @@ async def test_a_message_is_inserted_once_and_a_repeat_changes_no_row(
 
 async def test_what_decision_records_share_is_kept_once_and_read_with_each(database: Database) -> None:
     part, other = '{"limits":[2.0],"countries":["FR"]}', '{"limits":[3.0]}'
-    shared, own = {shared_id(part): part}, ['{"to":"FR","person":{"erased":true}}', '{"to":"MQ"}', '{"to":"FR"}', None]
-    rows = [replace(message(n), facts=facts) for n, facts in enumerate(own, 1)]
-    rows[:2] = [replace(row, shared_id=shared_id(part)) for row in rows[:2]]
+    since, until = '"state":"opted_in","at":"2026-03-02T12:00:00Z"', '"until":"2029-03-02T12:00:00Z"'
+    usual = f'{{"to":"FR","person":{{"consent":{{{since},"basis":"opt_in","proven":true,{until}}}}}}}'
+    shared = {shared_id(part): part}
+    own = ['{"to":"FR","person":{"erased":true}}', '{"to":"MQ"}', usual, '{"to":"FR"}', None]
+    rows = [replace(message(n), facts=facts and shortened(facts)) for n, facts in enumerate(own, 1)]
+    rows[:3] = [replace(row, shared_id=shared_id(part)) for row in rows[:3]]
     async with database.begin() as tx:
         for row in rows:
             await messages.insert_messages(tx, [row], shared if row.shared_id else {})
         kept = await fetch_many(tx, "SELECT content FROM shared_record")
         facts = [(await messages.found(tx, row.message_id) or row).facts for row in rows]
-        alone = await fetch_many(tx, "SELECT facts FROM message")
+        alone = await fetch_many(tx, "SELECT facts FROM message WHERE subject_id = $1", rows[2].subject_id)
         changed = replace(rows[0], facts=own[1], status=Status.DENIED)
         with pytest.raises(ValueError, match="shared part"):
             await messages.update_decisions(tx, [changed], {shared_id(other): other})
         await messages.update_decisions(tx, [changed], shared)
         found = await messages.found(tx, rows[0].message_id)
         again = await fetch_many(tx, "SELECT content FROM shared_record")
-    whole = [f"{part[:-1]},{(each or '')[1:]}" for each in own[:2]]
-    assert facts == [*whole, own[2], None]
-    assert [each for (each,) in alone] == own
+    whole = [f"{part[:-1]},{(each or '')[1:]}" for each in own[:3]]
+    assert facts == [*whole, *own[3:]]
+    assert [each for (each,) in alone] == ['{"to":"FR",\x012026-03-02T12:00:00\x02\x032029-03-02T12:00:00Z"}}}']
     assert kept == again == [(part,)]
     assert found is not None
     assert found.facts == facts[1]
@@ -587,5 +622,5 @@ async def test_no_list_of_what_is_being_handed_off_is_compressed(database: Datab
     assert [tuple(row) for row in rows] == [
         ("begun", "message_ids", b"e"),
         ("sending", "message_ids", b"e"),
-        ("sending", "subject_ids", b"e"),
+        ("sending", "people", b"e"),
     ]

@@ -97,8 +97,8 @@ class Ledger:
         await sql.execute("DELETE FROM sending")
         await sql.execute("DELETE FROM begun")
         await sql.execute(
-            "INSERT INTO sending (partition, since, decided_at, message_ids, subject_ids)"
-            " SELECT partition, now() - interval '1 hour', decided_at, ARRAY[message_id], ARRAY[subject_id]"
+            "INSERT INTO sending (partition, since, decided_at, message_ids, people)"
+            " SELECT partition, now() - interval '1 hour', decided_at, ARRAY[message_id], ARRAY[hashtext(subject_id)]"
             " FROM message WHERE message_id = $1",
             self.left.message_id,
         )

@@ -24,7 +24,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.routing import iter_route_contexts
 from fastapi.telemetry import TelemetryConfig
-from sqlalchemy import Column, MetaData, func, select
+from sqlalchemy import Column, MetaData, select
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -74,7 +74,7 @@ NO_TELEMETRY: TelemetryConfig = {  # FastAPI's costs time per request; Placet ha
 }
 UNLESS_TOLD = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 KEYS_SEEN_WITHIN_S = 5.0
-NUMBERS_SEEN = 100  # per table: enough for some to decrypt
+SEEN = 100  # rows at an end of an index: enough for some numbers to decrypt
 READY_FAILING_S = 60.0  # a consumer failing for longer makes the service not ready
 READY_STALLED_S = 10.0  # the same for a stalled partition; a change of leader takes less
 
@@ -111,7 +111,8 @@ class Service(Generic[S]):
 
     `about`: a sentence for its OpenAPI document. `name`: as imported, and in the topic table. `body_limits`: maximum
     bytes of a body by path, for the path and all below, or only below a final `/`; `None`: the route itself counts.
-    `subject_ids`: columns of subject ids, each the first of an index, whose key is checked before any worker runs.
+    `subject_ids`: columns of subject ids, whose key is checked before any worker runs, each with the first column of an
+    index. The check reads the ends of the index: with another key, a first start finds no id of its own.
     `sealed`: every column with fields encrypted by the field keys.
     """
 
@@ -119,7 +120,7 @@ class Service(Generic[S]):
     settings: S
     metadata: MetaData
     about: str = ""
-    subject_ids: Sequence[Column[Any]] = ()
+    subject_ids: Mapping[Column[Any], Column[Any]] = field(default_factory=dict)
     sealed: Sequence[Sealed] = ()
     routers: Sequence[APIRouter] = ()
     background: Callable[[Resources[S]], Background] = lambda _: Background()  # of the worker role
@@ -344,8 +345,8 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
 async def _keys_are_those_stored(service: Service[Any], held: Resources[Any]) -> bool:
     """Check that the stored subject ids are of the current outer key, and tell the relay the keys. Raises OtherKey.
 
-    Return False where the database does not answer or has no schema yet. Reads only the ends of each index, and the
-    first NUMBERS_SEEN numbers. A process without keys makes no id.
+    Return False where the database does not answer or has no schema yet. Reads SEEN rows at the ends of each index. A
+    process without keys makes no id.
     """
     if held.settings.keyless:
         return True
@@ -359,11 +360,16 @@ async def _keys_are_those_stored(service: Service[Any], held: Resources[Any]) ->
                     " end, and start the service then (docs/runbook.md)"
                 )
             ends = [
-                (await tx.execute(select(func.min(column), func.max(column)))).one() for column in service.subject_ids
+                [
+                    named
+                    for end in (index, index.desc())
+                    for named in await tx.scalars(select(column).where(column.is_not(None)).order_by(end).limit(SEEN))
+                ]
+                for column, index in service.subject_ids.items()
             ]
-            numbered = [
-                (await tx.execute(select(column, column.table.c.number).order_by(column).limit(NUMBERS_SEEN))).all()
-                for column in service.subject_ids
+            numbered = [  # from the end with the newest messages: old ones have lost their numbers
+                (await tx.execute(select(column, column.table.c.number).order_by(index.desc()).limit(SEEN))).all()
+                for column, index in service.subject_ids.items()
                 if "number" in column.table.c
             ]
     except OtherKey:
@@ -374,7 +380,7 @@ async def _keys_are_those_stored(service: Service[Any], held: Resources[Any]) ->
     for rows in numbered:
         held.subject_keys.look_at_numbers([(named, sealed) for named, sealed in rows if sealed], held.field_keys)
     for stored in ends:
-        if others := held.subject_keys.look_at(end for end in stored if end is not None):
+        if others := held.subject_keys.look_at(stored):
             log.error("some stored subject ids are of no key of the ring", extra={"keys": sorted(others)})
     try:
         async with asyncio.timeout(KEYS_SEEN_WITHIN_S), held.database.begin() as tx:

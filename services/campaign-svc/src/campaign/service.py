@@ -129,7 +129,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         settings=settings,
         metadata=schema.metadata,
         sealed=SEALED,
-        subject_ids=[audience.standing.c.subject_id],
+        subject_ids={audience.standing.c.subject_id: audience.standing.c.subject_id},
         routers=[
             routes.router,
             contacts.router,

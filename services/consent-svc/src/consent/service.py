@@ -174,7 +174,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         settings=settings,
         metadata=metadata,
         sealed=SEALED,
-        subject_ids=[store.subject.c.subject_id],
+        subject_ids={store.subject.c.subject_id: store.subject.c.subject_id},
         routers=[
             api.one_by_one(),
             api.router,

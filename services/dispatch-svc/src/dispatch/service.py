@@ -234,7 +234,10 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         settings=settings,
         metadata=schema.metadata,
         sealed=SEALED,
-        subject_ids=[projection.subject.c.subject_id, messages.message.c.subject_id],
+        subject_ids={
+            projection.subject.c.subject_id: projection.subject.c.subject_id,
+            messages.message.c.subject_id: messages.message.c.message_id,
+        },
         routers=[accepting.router, totals.router, timeline.router, api.router],
         senders_arrive_within_s=accepting.ARRIVES_WITHIN_S,
         background=background,

@@ -30,6 +30,7 @@ from consent.answers.answers import TO_A_TEXT
 from consent.ledger.chain import evidence_id
 from consent.ledger.recorder import MO
 from consent.ledger.rules import Evidence, SubjectState
+from consent.proof import store as proof_store
 from consent.schema import metadata
 from consent.senders import store as senders_store
 from consent.senders.store import Sender
@@ -280,15 +281,15 @@ async def written_to(tx: AsyncConnection, texts: Sequence[Mo], days: int) -> dic
         return {}
     rows = await tx.execute(
         text(
-            """
+            f"""
             SELECT t.mo_id, w.sender_id, w.at, w.certain
             FROM unnest(
                 CAST(:mos AS text[]), CAST(:subjects AS text[]), CAST(:codes AS text[]), CAST(:ats AS timestamptz[])
             ) AS t (mo_id, subject_id, code, by)
             CROSS JOIN LATERAL (
-                SELECT sender_id, handed_off_at AS at, status = 'accepted' AS certain FROM handed_off
-                WHERE subject_id = t.subject_id AND status <> 'rejected'
-                    AND handed_off_at > t.by - CAST(:window AS interval) AND handed_off_at <= t.by
+                SELECT h.sender_id, h.handed_off_at AS at, h.status = 'accepted' AS certain FROM handed_off AS h
+                WHERE {proof_store.of_person("h", "t.subject_id")} AND h.status <> 'rejected'
+                    AND h.handed_off_at > t.by - CAST(:window AS interval) AND h.handed_off_at <= t.by
                 UNION ALL
                 SELECT sender_id, coalesce(
                     handed_off_at,
@@ -404,9 +405,10 @@ async def overtaken(
             f"""
             SELECT {", ".join(f"a.{name}" for name in _MO)}, a.written_at, a.named, m.late
             FROM (
-                SELECT subject_id, handed_off_at AS at, CASE WHEN status <> 'rejected' THEN sender_id END AS late
-                FROM handed_off JOIN unnest(CAST(:subjects AS text[]), CAST(:ids AS text[]))
-                    AS n (subject_id, message_id) USING (subject_id, message_id)
+                SELECT h.subject_id, h.handed_off_at AS at,
+                    CASE WHEN h.status <> 'rejected' THEN h.sender_id END AS late
+                FROM handed_off AS h JOIN unnest(CAST(:subjects AS text[]), CAST(:ids AS text[]))
+                    AS n (subject_id, message_id) ON {proof_store.is_message("h", "n")}
                 UNION ALL
                 SELECT p.subject_id, NULL, NULL FROM unnest(CAST(:people AS text[])) AS p (subject_id)
             ) AS m

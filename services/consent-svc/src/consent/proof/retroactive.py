@@ -20,6 +20,7 @@ from common.telemetry import counter
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
 from consent.ledger.chain import Entry
+from consent.proof import store
 from consent.proof.settling import Settling
 from consent.proof.store import HandedOff
 from consent.schema import metadata
@@ -208,7 +209,7 @@ async def _candidates(tx: AsyncConnection, after: dict[str, int], up_to: dict[st
     stopped = "e.kind = 'opt_out' AND least(e.occurred_at, e.received_at) <= m.handed_off_at"
     rows = await tx.execute(
         text(
-            f"SELECT {columns} FROM evidence AS e JOIN handed_off AS m ON m.subject_id = e.subject_id"
+            f"SELECT {columns} FROM evidence AS e JOIN handed_off AS m ON {store.of_person('m', 'e.subject_id')}"
             f" WHERE {stopped} AND e.ordinal > :evidence AND e.ordinal <= :evidence_to"
             f" UNION SELECT {columns} FROM handed_off AS m"
             f" WHERE m.ordinal > :messages AND m.ordinal <= :messages_to"

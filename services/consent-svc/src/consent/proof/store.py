@@ -14,7 +14,6 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
-    PrimaryKeyConstraint,
     Table,
     Text,
     text,
@@ -36,9 +35,29 @@ T = TypeVar("T")
 READ_AT_ONCE = 2000
 
 
-def _hashed(campaign_id: str) -> str:
-    """Return the SQL of the hash by which the messages of a campaign are indexed."""
-    return f"hashtextextended({campaign_id}, 0)"
+# The indexes hold hashes, a third of the bytes of ids: a message has an entry in each. An index tells which rows may be
+# meant, and each statement compares the ids too.
+def _short(of: str) -> str:
+    """Return the SQL of a short hash, as in the indexes: of a person, or of a campaign."""
+    return f"hashtext({of})"
+
+
+def _long(message_id: str) -> str:
+    """Return the SQL of a message's hash, as in the index: no two messages of a person share the hash."""
+    return f"hashtextextended({message_id}, 0)"
+
+
+def of_person(row: str, subject_id: str) -> str:
+    """Return the SQL condition that a row of `handed_off` is of the person, with what the index needs."""
+    return f"{_short(f'{row}.subject_id')} = {_short(subject_id)} AND {row}.subject_id = {subject_id}"
+
+
+def is_message(row: str, named: str) -> str:
+    """Return the SQL condition that a row of `handed_off` is the message named by a row with both its ids."""
+    return (
+        f"{of_person(row, f'{named}.subject_id')} AND {_long(f'{row}.message_id')} = {_long(f'{named}.message_id')}"
+        f" AND {row}.message_id = {named}.message_id"
+    )
 
 
 Table(
@@ -53,10 +72,10 @@ Table(
     Column("status", Text, nullable=False),
     Column("version", Integer, nullable=False),  # dispatch-svc's, of the state
     Column("ordinal", BigInteger, Identity(always=True), nullable=False),  # order of writing (`proof/retroactive.py`)
-    PrimaryKeyConstraint("subject_id", "message_id"),  # serves what asks by person too
+    # serves what asks by person too
+    Index("handed_off_message_ix", text(_short("subject_id")), text(_long("message_id")), unique=True),
     Index("handed_off_ordinal_ix", "ordinal", unique=True),
-    # by a hash, 21 bytes shorter than the id: the index holds an entry for each message
-    Index("handed_off_campaign_ix", text(f"({_hashed('campaign_id')})"), "subject_id"),
+    Index("handed_off_campaign_ix", text(_short("campaign_id")), text(_short("subject_id"))),
     Index("handed_off_at_ix", "handed_off_at"),
 )
 
@@ -93,22 +112,22 @@ _HANDED_OFF = {
     "version": "integer",
 }
 
-_KNOWN = """
+_KNOWN = f"""
 SELECT h.message_id, h.handed_off_at, h.status, h.version
 FROM unnest($1::text[], $2::text[]) AS t (subject_id, message_id)
-JOIN handed_off AS h USING (subject_id, message_id)
+JOIN handed_off AS h ON {is_message("h", "t")}
 """
 _CHANGED = f"""
 UPDATE handed_off AS h
 SET ({", ".join(_CHANGING)}) = ROW({", ".join(f"t.{name}" for name in _CHANGING)})
 FROM unnest({", ".join(f"${n}::{_HANDED_OFF[name]}[]" for n, name in enumerate((*_NAMES, *_CHANGING), 1))})
     AS t ({", ".join((*_NAMES, *_CHANGING))})
-WHERE (h.subject_id, h.message_id) = (t.subject_id, t.message_id)
+WHERE {is_message("h", "t")}
 """
-_MOVED = """
+_MOVED = f"""
 UPDATE handed_off AS h SET ordinal = DEFAULT
 FROM unnest($1::text[], $2::text[]) AS t (subject_id, message_id)
-WHERE (h.subject_id, h.message_id) = (t.subject_id, t.message_id)
+WHERE {is_message("h", "t")}
 """
 
 
@@ -254,15 +273,20 @@ def _columns(messages: Iterable[HandedOff], names: Iterable[str]) -> list[list[o
 
 
 async def handed_off_of(tx: AsyncConnection, campaign_id: str, after: str, limit: int) -> dict[str, list[HandedOff]]:
-    """Return a campaign's messages by subject, for up to `limit` subjects in id order after `after`."""
+    """Return a campaign's messages by subject, for up to `limit` subjects after `after`, in the order of their hashes.
+
+    "" stands before all.
+    """
+    order = f"{_short('m.subject_id')}, m.subject_id"
     rows = await tx.execute(
         text(
             f"SELECT {', '.join(f'm.{name}' for name in _HANDED_OFF)}"
-            " FROM (SELECT DISTINCT subject_id FROM handed_off"
-            f" WHERE {_hashed('campaign_id')} = {_hashed(':campaign_id')}"
-            " AND campaign_id = :campaign_id AND subject_id > :after ORDER BY subject_id LIMIT :limit) AS s"
-            " JOIN handed_off AS m ON m.subject_id = s.subject_id AND m.campaign_id = :campaign_id"
-            " ORDER BY m.subject_id, m.handed_off_at, m.message_id"
+            f" FROM (SELECT DISTINCT {_short('m.subject_id')} AS place, m.subject_id FROM handed_off AS m"
+            f" WHERE {_short('m.campaign_id')} = {_short(':campaign_id')} AND m.campaign_id = :campaign_id"
+            f" AND (:after = '' OR {_short('m.subject_id')} >= {_short(':after')}"
+            f" AND ({order}) > ({_short(':after')}, :after)) ORDER BY place, m.subject_id LIMIT :limit) AS s"
+            f" JOIN handed_off AS m ON {of_person('m', 's.subject_id')} AND m.campaign_id = :campaign_id"
+            f" ORDER BY {order}, m.handed_off_at, m.message_id"
         ),
         {"campaign_id": campaign_id, "after": after, "limit": limit},
     )

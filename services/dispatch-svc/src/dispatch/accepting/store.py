@@ -15,6 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import PLANNED_NOW, fetch_many, plan_now
 from dispatch.accepting.rules import Had
+from dispatch.messages.by_day import of_people
+from dispatch.messages.row import own_facts_of
 from dispatch.messages.status import CHARGED
 from dispatch.schema import instant, metadata
 
@@ -120,7 +122,7 @@ async def had(
         tx,
         "SELECT m.subject_id, count(*) FILTER (WHERE m.requested_at > $3), count(*),"
         " min(m.requested_at) FILTER (WHERE m.requested_at > $3), min(m.requested_at)"
-        " FROM message AS m JOIN sender AS s USING (sender_id) WHERE m.subject_id = ANY($1::text[])"
+        f" FROM message AS m JOIN sender AS s USING (sender_id) WHERE {of_people('$1::text[]', since='$4')}"
         " AND s.organisation_id = $2 AND m.category <> 'marketing' AND m.template IS NOT NULL"
         " AND m.requested_at > $4 AND m.status NOT IN ('denied', 'expired') GROUP BY m.subject_id",
         list(subject_ids),
@@ -142,7 +144,8 @@ class ToStopped(NamedTuple):
 
 
 # the newest STOP to a sender of the controller, as the decision knew it (`gate/record.py`)
-_STOPPED = "CASE WHEN m.facts IS JSON OBJECT THEN m.facts::jsonb #>> '{person,stopped}' END IS NOT NULL"
+_FACTS = own_facts_of("m")
+_STOPPED = f"CASE WHEN {_FACTS} IS JSON OBJECT THEN ({_FACTS})::jsonb #>> '{{person,stopped}}' END IS NOT NULL"
 
 
 async def to_stopped(tx: AsyncConnection, since: datetime, until: datetime, senders: Sequence[str]) -> list[ToStopped]:

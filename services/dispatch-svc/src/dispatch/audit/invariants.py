@@ -27,6 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.db.database import Database, plan_now
 from common.db.timer import Timer, Worker
 from common.law import Policy, is_open
+from dispatch.messages.row import own_facts_of
 from dispatch.messages.store import VIOLATIONS, decided_long_ago
 from dispatch.privacy.pruning import LATE_DAYS
 from dispatch.projection.limits import Limits
@@ -43,7 +44,8 @@ DECIDED = "m.decided_at > :since AND m.decided_at <= :until"
 HANDED_OFF = "m.handed_off_at > :since AND m.handed_off_at <= :until"
 ON_CONSENT = "(m.category = 'marketing' OR (m.category = 'service' AND m.purpose IS NOT NULL))"
 # the decision record (`gate/record.py`) holds all that `gate/rules.py` read; without a record no message is allowed
-PERSON = "CASE WHEN m.facts IS JSON OBJECT THEN m.facts::jsonb -> 'person' END"
+FACTS = own_facts_of("m")
+PERSON = f"CASE WHEN {FACTS} IS JSON OBJECT THEN ({FACTS})::jsonb -> 'person' END"
 STANDS = "(k.person #>> '{{consent,{}}}')"
 SAID_AT, STOPPED_AT = f"{STANDS.format('at')}::timestamptz", "(k.person ->> 'stopped')::timestamptz"
 MAY_BE_WRITTEN_TO = (

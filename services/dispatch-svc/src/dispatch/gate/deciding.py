@@ -30,7 +30,7 @@ from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Prepared,
 from dispatch.gateways.pool import Traffic, Ways
 from dispatch.lane import Lane
 from dispatch.messages.reasons import Reason
-from dispatch.messages.row import MessageRow, shared_id
+from dispatch.messages.row import MessageRow, shared_id, shortened
 from dispatch.messages.status import Status
 from dispatch.projection.limits import Limits
 from dispatch.projection.store import Sender
@@ -184,7 +184,7 @@ class Batch:
             form,
             consent_version=None if subject is None else subject.version,
             gone=gone,
-            facts=facts,
+            facts=shortened(facts),
             gateway=gateway if allowed else None,
             segments=parts,
             cost=cost,

@@ -13,11 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import STATES
 from common.contracts.campaign import Control
 from common.contracts.consent import Consent, Suppression
-from common.db.database import fetch_many
+from common.db.database import PLANNED_NOW, fetch_many
 from common.privacy.erasing import Erasure
 from dispatch.gate.rules import Subject
 from dispatch.lane import Lane
 from dispatch.messages import store as messages
+from dispatch.messages.by_day import of_people
 from dispatch.projection.store import A_CAMPAIGN, CONSENTS_GROUP, watermark_of
 
 _controls = msgspec.json.Decoder(dict[str, Control])
@@ -101,10 +102,8 @@ async def knowledge(
 
 
 async def lock_counts(tx: AsyncConnection, partition: int) -> None:
-    """Lock the marketing counts of a partition until the transaction ends."""
-    await tx.execute(
-        text("SELECT pg_advisory_xact_lock(hashtext('placet.counts'), :partition)"), {"partition": partition}
-    )
+    """Lock the marketing counts of a partition until the transaction ends. Includes `plan_now`."""
+    await fetch_many(tx, f"SELECT pg_advisory_xact_lock(hashtext('placet.counts'), $1), {PLANNED_NOW}", partition)
 
 
 async def recent_marketing(
@@ -113,10 +112,11 @@ async def recent_marketing(
     """Count marketing messages sent or being sent from `since` on, by (subject_id, sender_id)."""
     rows = await tx.execute(
         text(
-            "SELECT subject_id, sender_id, count(*) AS had FROM message WHERE subject_id = ANY(CAST(:ids AS text[]))"
-            " AND category = 'marketing' AND status IN ('sending', 'accepted', 'unknown')"
-            " AND coalesce(handed_off_at, decided_at) >= :since AND message_id <> ALL(CAST(:but AS uuid[]))"
-            " GROUP BY subject_id, sender_id"
+            "SELECT m.subject_id, m.sender_id, count(*) AS had FROM message AS m"
+            f" WHERE {of_people('CAST(:ids AS text[])', since=':since')}"
+            " AND m.category = 'marketing' AND m.status IN ('sending', 'accepted', 'unknown')"
+            " AND coalesce(m.handed_off_at, m.decided_at) >= :since AND m.message_id <> ALL(CAST(:but AS uuid[]))"
+            " GROUP BY m.subject_id, m.sender_id"
         ),
         {"ids": list(subject_ids), "but": list(but), "since": since},
     )

@@ -13,6 +13,7 @@ from common.contracts.dispatch import OptOutEnforced
 from common.db.database import Database, fetch_many, once_committed
 from common.kafka import outbox
 from common.telemetry import histogram, tracing
+from dispatch.messages.by_day import hashes_of
 from dispatch.schema import by_column, instant, metadata
 
 ENFORCED = histogram(
@@ -99,10 +100,11 @@ async def enforce(tx: AsyncConnection, subject_ids: Sequence[str]) -> list[OptOu
         return []
     held_back = await fetch_many(
         tx,
-        "SELECT m.subject_id FROM sending AS s CROSS JOIN unnest(s.message_ids, s.subject_ids) AS b(message_id, who)"
+        "SELECT m.subject_id FROM sending AS s CROSS JOIN unnest(s.message_ids, s.people) AS b(message_id, person)"
         " JOIN message AS m ON m.message_id = b.message_id AND m.status = 'sending'"
         " AND (m.category = 'marketing' OR (m.category = 'service' AND m.purpose IS NOT NULL))"
-        " WHERE s.partition = ANY($1::smallint[]) AND b.who = ANY($2::text[])",
+        f" WHERE s.partition = ANY($1::smallint[]) AND b.person = ANY({hashes_of('$2::text[]')})"
+        " AND m.subject_id = ANY($2::text[])",
         list({partition for _, partition, _ in waiting}),
         list({subject_id for _, _, subject_id in waiting}),
     )

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import NEWEST_FIRST, Direction, plan_now
 from common.privacy.sent_before import Before
+from dispatch.messages.by_day import of_people
 from dispatch.messages.row import MessageRow, columns_of
 from dispatch.messages.status import Status
 
@@ -19,16 +20,16 @@ SELECT b.place, s.controller, m.sent_at, {columns_of("m", {"number": "NULL"})}
 FROM unnest(CAST(:subject_ids AS text[]), CAST(:codes AS text[]), CAST(:times AS timestamptz[]))
     WITH ORDINALITY AS b(subject_id, code, received_at, place)
 CROSS JOIN LATERAL (
-    SELECT coalesce(sent.handed_off_at, sent.decided_at) AS sent_at, sent.*
-    FROM message AS sent
-    WHERE sent.subject_id = b.subject_id
-        AND coalesce(sent.handed_off_at, sent.decided_at) <= b.received_at
-        AND sent.status IN ('sending', 'accepted', 'unknown')
+    SELECT coalesce(m.handed_off_at, m.decided_at) AS sent_at, m.*
+    FROM message AS m
+    WHERE {of_people("ARRAY[b.subject_id]")}
+        AND coalesce(m.handed_off_at, m.decided_at) <= b.received_at
+        AND m.status IN ('sending', 'accepted', 'unknown')
         AND (
-            EXISTS (SELECT FROM sender AS o WHERE o.sender_id = sent.sender_id AND o.stop_code = b.code)
+            EXISTS (SELECT FROM sender AS o WHERE o.sender_id = m.sender_id AND o.stop_code = b.code)
             OR NOT EXISTS (SELECT FROM sender AS o WHERE o.stop_code = b.code)
         )
-    ORDER BY sent_at DESC, sent.message_id DESC
+    ORDER BY sent_at DESC, m.message_id DESC
     LIMIT :most
 ) AS m
 JOIN sender AS s ON s.sender_id = m.sender_id
@@ -105,7 +106,8 @@ async def of_person(
     await plan_now(tx)
     rows = await tx.execute(
         text(
-            f"{_MESSAGE} WHERE m.subject_id = :subject_id AND m.sender_id = ANY(CAST(:sender_ids AS text[]))"
+            f"{_MESSAGE} WHERE {of_people('ARRAY[CAST(:subject_id AS text)]')}"
+            " AND m.sender_id = ANY(CAST(:sender_ids AS text[]))"
             f"{_ORDERED.format(NEWEST_FIRST)}"
         ),
         {"subject_id": subject_id, "sender_ids": sorted(sender_ids), **_behind(after, limit)},

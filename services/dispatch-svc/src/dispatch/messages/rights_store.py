@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts.campaign import MessageReworded
 from common.db.database import fetch_many
 from common.privacy.erasing import TO_ERASE, Whom, columns, counted, meant
+from dispatch.messages.by_day import of_people
 from dispatch.messages.events import Changed, changed
 from dispatch.messages.reasons import Reason
 from dispatch.messages.row import MessageRow
@@ -62,7 +63,8 @@ async def deny_waiting(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> l
         "WITH waiting AS (SELECT m.message_id FROM message AS m"
         " JOIN unnest($1::text[], $2::text[], $3::timestamptz[]) AS a(subject_id, controller_id, at)"
         f" ON a.subject_id = m.subject_id AND {meant('m.sender_id')}"
-        " WHERE m.status IN ('pending', 'deferred') AND (m.category = 'marketing' OR m.requested_at <= a.at)"
+        f" WHERE {of_people('$1::text[]')}"
+        " AND m.status IN ('pending', 'deferred') AND (m.category = 'marketing' OR m.requested_at <= a.at)"
         " ORDER BY m.message_id FOR UPDATE OF m)"
         " UPDATE message AS m SET status = 'denied', reasons = ARRAY[$4::text], due_at = NULL,"
         " decided_at = coalesce(m.decided_at, now()), version = m.version + 1"
@@ -79,7 +81,7 @@ async def empty_messages(tx: AsyncConnection, asked: Mapping[Whom, datetime]) ->
         text(
             f"WITH found AS (SELECT m.message_id, a.controller_id FROM message AS m JOIN {TO_ERASE}"
             f" ON a.subject_id = m.subject_id AND {meant('m.sender_id')}"
-            " WHERE (m.number IS NOT NULL OR m.text IS NOT NULL)"
+            f" WHERE {of_people('CAST(:subjects AS text[])')} AND (m.number IS NOT NULL OR m.text IS NOT NULL)"
             " AND m.status NOT IN ('pending', 'deferred', 'sending') ORDER BY m.message_id FOR UPDATE OF m),"
             " emptied AS (UPDATE message AS m SET number = NULL, text = NULL FROM found AS f"
             " WHERE m.message_id = f.message_id RETURNING m.subject_id, f.controller_id)"

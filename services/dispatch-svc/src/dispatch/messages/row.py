@@ -103,17 +103,42 @@ def columns_of(table: str, instead: Mapping[str, str] = MappingProxyType({})) ->
     return ", ".join(given.get(name, f"{table}.{name}") for name in COLUMNS)
 
 
+# What most records say of a person. The ledger stores a phrase as one control character, which no JSON text has.
+PHRASES = {
+    "\x01": '"person":{"consent":{"state":"opted_in","at":"',
+    "\x02": 'Z","basis":"opt_in","proven":true',
+    "\x03": ',"until":"',
+}
+
+
+def shortened(own: str) -> str:
+    """Return the message's own part of a decision record, as the ledger stores the part."""
+    for short, phrase in PHRASES.items():
+        own = own.replace(phrase, short)
+    return own
+
+
 @lru_cache(maxsize=1024)
 def shared_id(shared: str) -> UUID:
     """Return the id of a shared part, a hash: nobody finds two parts with one id."""
     return UUID(bytes=hashlib.sha256(shared.encode()).digest()[:16])
 
 
+def own_facts_of(table: str) -> str:
+    """Return the SQL of the message's own part of its decision record, as JSON."""
+    told = f"{table}.facts"
+    for short, phrase in PHRASES.items():
+        literal = phrase.replace(":", "' || ':' || '")  # apart: SQLAlchemy takes a word behind a colon for a parameter
+        told = f"replace({told}, chr({ord(short)}), '{literal}')"
+    return told
+
+
 def facts_of(table: str) -> str:
     """Return the SQL of a message's whole decision record."""
+    own = own_facts_of(table)
     return (
-        f"coalesce((SELECT left(s.content, -1) || ',' || substr({table}.facts, 2) FROM shared_record AS s"
-        f" WHERE s.id = {table}.shared_id LIMIT 1), {table}.facts)"
+        f"coalesce((SELECT left(s.content, -1) || ',' || substr({own}, 2) FROM shared_record AS s"
+        f" WHERE s.id = {table}.shared_id LIMIT 1), {own})"
     )
 
 
@@ -142,10 +167,14 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class ReceiptChange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The DLR that a row holds from now on. `proves`: the operator had the message."""
+    """The DLR that a row holds from now on.
+
+    `proves`: the operator had the message. `version`: of the row as read; `None` where the caller has locked the row.
+    """
 
     message_id: UUID
     proves: bool
+    version: int | None = None
     receipt: ReceiptState
     gateway: str
     gateway_message_id: str | None

@@ -46,6 +46,7 @@ from sqlalchemy.types import TypeEngine
 from common.db.database import COPIED_MESSAGES, PLANNED_NOW, Database, fetch_many, insert_many, once_committed, plan_now
 from common.telemetry import counter, tracing
 from dispatch.lane import Lane
+from dispatch.messages.by_day import day_of, hashes_of, of_people, person_of
 from dispatch.messages.events import Changed, changed
 from dispatch.messages.reasons import Reason
 from dispatch.messages.row import COLUMNS, MessageRow, Outcome, ReceiptChange, columns_of
@@ -85,7 +86,7 @@ message = Table(
         for lane, of in (("marketing", OF_LANE[Lane.MARKETING]), ("codes", OF_LANE[Lane.TRANSACTIONAL]))
     ),
     Index("message_unknown_ix", "unknown_since", postgresql_where=text("unknown_since IS NOT NULL")),
-    Index("message_subject_ix", "subject_id"),
+    Index("message_subject_ix", text(day_of("")), text(person_of("subject_id"))),
     Index("message_sender_ix", "sender_id", "requested_at"),  # equal for a chunk of a campaign: a few bytes a message
     Index("message_known_as_ix", "gateway", "known_as", postgresql_where=text("known_as IS NOT NULL")),
     Index("message_handed_off_ix", "handed_off_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
@@ -108,7 +109,7 @@ sending = Table(
     instant("decided_at", nullable=False),
     Column("closed", Boolean, nullable=False, server_default=text("false")),  # no submit of the decision may begin
     Column("message_ids", ARRAY(Uuid), nullable=False),
-    Column("subject_ids", ARRAY(Text), nullable=False),  # in the same order
+    Column("people", ARRAY(Integer), nullable=False),  # `person_of` each, in the same order
     Index("sending_decided_ix", "decided_at"),
 )
 
@@ -169,10 +170,11 @@ async def lock_decisions_out(tx: AsyncConnection, *partitions: int) -> None:
 
 async def wake_held(tx: AsyncConnection, subject_ids: Sequence[str]) -> None:
     """Make due at once these subjects' messages that wait for a review."""
+    await plan_now(tx)
     await tx.execute(
         text(
-            "UPDATE message SET due_at = now() WHERE subject_id = ANY(CAST(:ids AS text[]))"
-            " AND status = 'deferred' AND 'under_review' = ANY(reasons)"
+            f"UPDATE message AS m SET due_at = now() WHERE {of_people('CAST(:ids AS text[])')}"
+            " AND m.status = 'deferred' AND 'under_review' = ANY(m.reasons)"
         ),
         {"ids": list(subject_ids)},
     )
@@ -326,7 +328,8 @@ async def _note_sending(tx: AsyncConnection, rows: Sequence[MessageRow]) -> None
     for partition, some in by_partition.items():
         await fetch_many(
             tx,
-            "INSERT INTO sending (partition, decided_at, message_ids, subject_ids) VALUES ($1, $2, $3, $4)",
+            "INSERT INTO sending (partition, decided_at, message_ids, people)"
+            f" VALUES ($1, $2, $3, {hashes_of('$4::text[]')})",
             partition,
             some[0].decided_at,
             [row.message_id for row in some],
@@ -431,10 +434,8 @@ async def found(tx: AsyncConnection, message_id: UUID) -> MessageRow | None:
 
 async def statuses(tx: AsyncConnection, message_ids: Sequence[UUID]) -> dict[UUID, str]:
     """Return the status of each known message among these."""
-    rows = await fetch_many(
-        tx, "SELECT message_id, status FROM message WHERE message_id = ANY($1::uuid[])", list(message_ids)
-    )
-    return {row[0]: row[1] for row in rows}
+    sql = "SELECT message_id, status FROM message WHERE message_id = ANY($1::uuid[])"
+    return {row[0]: row[1] for row in await fetch_many(tx, sql, list(message_ids))}
 
 
 async def on_record(tx: AsyncConnection, message_ids: Collection[UUID]) -> list[MessageRow]:
@@ -542,12 +543,13 @@ async def settle(tx: AsyncConnection, rows: Sequence[Outcome]) -> list[Changed]:
     return [changed(MessageRow.read(row)) for row in updated]
 
 
-RECEIVED = _kinds_of("message_id", "receipt", "gateway", "gateway_message_id", "code", "receipt_at")
-_PROVEN = {"proves": "boolean"}
+RECEIVED = _kinds_of("message_id", "receipt", "gateway", "gateway_message_id", "code", "receipt_at", "version")
+RECEIVED["proves"] = "boolean"
 
 
 async def put_receipts(tx: AsyncConnection, rows: Sequence[ReceiptChange]) -> list[Changed]:
-    """Store DLRs of messages that the caller has locked."""
+    """Store DLRs of messages that are locked, or still have the version that the caller has read."""
+    await _by_primary_key(tx)
     updated = await fetch_many(
         tx,
         "UPDATE message AS m SET"
@@ -556,8 +558,9 @@ async def put_receipts(tx: AsyncConnection, rows: Sequence[ReceiptChange]) -> li
         " receipt = v.receipt, receipt_at = v.receipt_at,"
         " version = m.version + 1, gateway = coalesce(m.gateway, v.gateway),"
         " gateway_message_id = coalesce(m.gateway_message_id, v.gateway_message_id), code = coalesce(v.code, m.code)"
-        f" FROM {_unnest(RECEIVED | _PROVEN)} WHERE m.message_id = v.message_id RETURNING {OF_A_CHANGE}",
-        *_columns(rows, RECEIVED | _PROVEN),
+        f" FROM (SELECT * FROM {_unnest(RECEIVED)} ORDER BY message_id) AS v WHERE m.message_id = v.message_id"
+        f" AND m.version = coalesce(v.version, m.version) RETURNING {OF_A_CHANGE}",
+        *_columns(rows, RECEIVED),
     )
     return [changed(MessageRow.read(row)) for row in updated]
 

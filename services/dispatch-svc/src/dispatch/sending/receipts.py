@@ -11,7 +11,7 @@ after-receipts-commit].
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -25,7 +25,8 @@ from dispatch.gateways import gateway_name, receipt_codes
 from dispatch.gateways.pool import Traffic
 from dispatch.messages import events
 from dispatch.messages import store as messages
-from dispatch.messages.row import Outcome, ReceiptChange
+from dispatch.messages.events import Changed
+from dispatch.messages.row import MessageRow, Outcome, ReceiptChange
 from dispatch.messages.status import HANDED_OFF, Status
 from dispatch.projection import store as projection
 from dispatch.sending import store
@@ -124,27 +125,84 @@ async def settle_receipts(tx: AsyncConnection, receipts: Sequence[Receipt], *, k
     """
     if not receipts:
         return []
+    try:
+        async with tx.begin_nested():
+            told, updated = await _store(tx, receipts, locked=False)
+    except _Changed:
+        told, updated = await _store(tx, receipts, locked=True)
+    tracing.matched("dispatch", "DLR matched", told.matched)
+    for receipt, result in told.results:
+        RECEIPTS.labels(receipt.receipt, result).inc()
+    for block in told.blocks:
+        BLOCKS.labels(block.gateway).inc()
+    await events.append_changes(tx, updated)
+    if told.blocks:
+        await store.block(tx, told.blocks)
+    if told.early and keep_early:
+        await store.keep_early_receipts(tx, told.early)
+        for receipt in told.early:
+            RECEIPTS.labels(receipt.receipt, "early").inc()
+    if not told.blamed:
+        return []
+    senders = await projection.senders(tx, {sender_id for _, sender_id, _ in told.blamed})
+    complaints = []
+    for receipt, sender_id, handed_off_at in told.blamed:
+        of_sender = receipt_codes.is_of_sender(_provider(receipt), receipt.code)
+        if not of_sender or sender_id in senders:
+            oadc = senders[sender_id].oadc if of_sender else ""
+            complaints.append(Complaint(receipt.gateway, oadc, receipt.code, handed_off_at))
+    return complaints
+
+
+class _Changed(Exception):
+    """A message has changed since it was read."""
+
+
+@dataclass(slots=True)
+class _Told:
+    """The changes that DLRs make to messages as read. `early`: of no message. `blamed`: with sender and hand-off."""
+
+    matched: list[UUID]
+    changes: dict[UUID, ReceiptChange] = field(default_factory=dict)
+    results: list[tuple[Receipt, str]] = field(default_factory=list)
+    early: list[Receipt] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
+    blamed: list[tuple[Receipt, str, datetime]] = field(default_factory=list)
+
+
+async def _store(tx: AsyncConnection, receipts: Sequence[Receipt], *, locked: bool) -> tuple[_Told, list[Changed]]:
+    """Store what the DLRs change, and return both.
+
+    A lock before the update costs a record of the WAL for each message, so the caller tries without. Raises _Changed
+    where another transaction has changed a message meanwhile; the caller gives up the row locks and begins again.
+    """
     found = await store.messages_of_receipts(
         tx,
         [r.reference for r in receipts if r.reference],
         [r.gateway_message_id for r in receipts],
         [r.gateway for r in receipts],
+        locked=locked,
     )
-    tracing.matched("dispatch", "DLR matched", [row.message_id for row in found])
+    told = _read(receipts, found)
+    updated = await messages.put_receipts(tx, list(told.changes.values())) if told.changes else []
+    if len(updated) < len(told.changes):
+        raise _Changed
+    return told, updated
+
+
+def _read(receipts: Sequence[Receipt], found: Sequence[MessageRow]) -> _Told:
+    told = _Told([row.message_id for row in found])
     by_reference = {row.message_id: row for row in found}
     by_gateway_id = {(row.gateway, row.gateway_message_id): row for row in found}
-    changes: dict[UUID, ReceiptChange] = {}
-    early = []
-    blocks = []
-    blamed = []
+    changes = told.changes
     for receipt in receipts:
         row = by_gateway_id.get((receipt.gateway, receipt.gateway_message_id))
         row = row or (by_reference.get(receipt.reference) if receipt.reference else None)
         if row is None:
-            early.append(receipt)
+            told.early.append(receipt)
             continue
         if row.status not in HANDED_OFF or row.gateway not in (None, receipt.gateway):
-            RECEIPTS.labels(receipt.receipt, "foreign").inc()
+            told.results.append((receipt, "foreign"))
             continue
         standing = changes.get(row.message_id, row)
         known_as = standing.gateway_message_id
@@ -154,11 +212,12 @@ async def settle_receipts(tx: AsyncConnection, receipts: Sequence[Receipt], *, k
         unknown = row.status is Status.UNKNOWN and row.message_id not in changes
         of_the_first = unknown and receipt.receipt != "opted_out"
         if stands and not of_the_first:
-            RECEIPTS.labels(receipt.receipt, "old").inc()
+            told.results.append((receipt, "old"))
             continue
         changes[row.message_id] = change = ReceiptChange(
             message_id=row.message_id,
             proves=True,
+            version=row.version,
             receipt=standing.receipt if stands and standing.receipt else receipt.receipt,
             gateway=receipt.gateway,
             gateway_message_id=known_as or receipt.gateway_message_id,
@@ -167,29 +226,11 @@ async def settle_receipts(tx: AsyncConnection, receipts: Sequence[Receipt], *, k
         )
         if receipt.blocked:
             since = receipt.occurred_at or receipt.received_at
-            blocks.append(Block(change.gateway, row.subject_id, change.code, since))
-            BLOCKS.labels(receipt.gateway).inc()
+            told.blocks.append(Block(change.gateway, row.subject_id, change.code, since))
         if row.handed_off_at is not None and _needs_somebody(receipt):
-            blamed.append((receipt, row.sender_id, row.handed_off_at))
-        RECEIPTS.labels(receipt.receipt, "applied").inc()
-    if changes:
-        await events.append_changes(tx, await messages.put_receipts(tx, list(changes.values())))
-    if blocks:
-        await store.block(tx, blocks)
-    if early and keep_early:
-        await store.keep_early_receipts(tx, early)
-        for receipt in early:
-            RECEIPTS.labels(receipt.receipt, "early").inc()
-    if not blamed:
-        return []
-    senders = await projection.senders(tx, {sender_id for _, sender_id, _ in blamed})
-    complaints = []
-    for receipt, sender_id, handed_off_at in blamed:
-        of_sender = receipt_codes.is_of_sender(_provider(receipt), receipt.code)
-        if not of_sender or sender_id in senders:
-            oadc = senders[sender_id].oadc if of_sender else ""
-            complaints.append(Complaint(receipt.gateway, oadc, receipt.code, handed_off_at))
-    return complaints
+            told.blamed.append((receipt, row.sender_id, row.handed_off_at))
+        told.results.append((receipt, "applied"))
+    return told
 
 
 async def tell_what_the_provider_refuses(tx: AsyncConnection, settled: Sequence[Outcome]) -> None:

@@ -288,9 +288,14 @@ async def open_enforcements_of(tx: AsyncConnection, applied_before: datetime) ->
 
 
 async def messages_of_receipts(
-    tx: AsyncConnection, references: Sequence[UUID], gateway_ids: Sequence[str], gateways: Sequence[str]
+    tx: AsyncConnection,
+    references: Sequence[UUID],
+    gateway_ids: Sequence[str],
+    gateways: Sequence[str],
+    *,
+    locked: bool = True,
 ) -> list[MessageRow]:
-    """Lock and return the messages of DLRs, by our id or by the gateway's.
+    """Return the messages of DLRs, by our id or by the gateway's, `locked` or as they are now.
 
     A subquery looks up the gateway's ids: for an OR, Postgres reads the whole ledger.
     """
@@ -301,7 +306,7 @@ async def messages_of_receipts(
             " || ARRAY(SELECT k.message_id FROM unnest(CAST(:gateways AS text[]), CAST(:gateway_ids AS text[]))"
             " AS r(gateway, known_as)"
             " CROSS JOIN LATERAL (SELECT message_id FROM message WHERE gateway = r.gateway AND known_as = r.known_as"
-            " OFFSET 0) AS k)) ORDER BY message_id FOR UPDATE"
+            f" OFFSET 0) AS k)) ORDER BY message_id{' FOR UPDATE' if locked else ''}"
         ),
         {"references": list(references), "gateways": list(gateways), "gateway_ids": list(gateway_ids)},
     )

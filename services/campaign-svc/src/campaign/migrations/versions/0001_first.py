@@ -422,7 +422,7 @@ CREATE TABLE recipient (
     receipt text,
     receipt_at timestamptz
 )
-WITH (fillfactor='50')
+WITH (fillfactor='35')
     """,
     """
 CREATE TABLE segment (

@@ -280,15 +280,15 @@ ALTER TABLE evidence ALTER COLUMN ordinal ADD GENERATED ALWAYS AS IDENTITY (
     """,
     """
 CREATE TABLE handed_off (
+    ordinal bigint NOT NULL,
+    handed_off_at timestamptz NOT NULL,
+    version integer NOT NULL,
     message_id text NOT NULL,
     subject_id text NOT NULL,
     sender_id text NOT NULL,
     purpose text NOT NULL,
     campaign_id text,
-    handed_off_at timestamptz NOT NULL,
-    status text NOT NULL,
-    version integer NOT NULL,
-    ordinal bigint NOT NULL
+    status text NOT NULL
 )
     """,
     """
@@ -720,7 +720,7 @@ ALTER TABLE evidence ADD CONSTRAINT evidence_pk PRIMARY KEY (evidence_id)
 ALTER TABLE evidence ADD CONSTRAINT evidence_subject_id_position_uq UNIQUE (subject_id, "position")
     """,
     """
-ALTER TABLE handed_off ADD CONSTRAINT handed_off_pk PRIMARY KEY (subject_id, message_id)
+CREATE UNIQUE INDEX handed_off_message_ix ON handed_off (hashtext(subject_id), hashtextextended(message_id, 0::bigint))
     """,
     """
 ALTER TABLE import_file ADD CONSTRAINT import_file_pk PRIMARY KEY (import_id)
@@ -868,7 +868,7 @@ CREATE INDEX evidence_wide_opt_out_ix ON evidence (controller, recorded_at) WHER
 CREATE INDEX handed_off_at_ix ON handed_off (handed_off_at)
     """,
     """
-CREATE INDEX handed_off_campaign_ix ON handed_off (hashtextextended(campaign_id, 0::bigint), subject_id)
+CREATE INDEX handed_off_campaign_ix ON handed_off (hashtext(campaign_id), hashtext(subject_id))
     """,
     """
 CREATE UNIQUE INDEX handed_off_ordinal_ix ON handed_off (ordinal)

@@ -40,8 +40,9 @@ TABLES = (
     "template",
     "text_audit",
 )
-# What the usual outcome changes comes last in a message, what a DLR changes at the very end: of an update in its page
-# the WAL holds all from the first column that differs.
+# Of an update in its page the WAL holds what lies between the first and the last byte that differ. So in a message the
+# columns that an outcome changes stand at the end, and among them those that a DLR changes stand together, before those
+# that only the outcome changes. Columns of fixed width come first: none needs padding.
 SCHEMA = (
     """
 CREATE TABLE allowance (
@@ -206,40 +207,40 @@ CREATE TABLE keyed_request (
     """
 CREATE TABLE message (
     message_id uuid NOT NULL,
+    shared_id uuid,
+    requested_at timestamptz NOT NULL,
+    send_before timestamptz NOT NULL,
+    as_of timestamptz,
+    decided_at timestamptz,
+    due_at timestamptz,
+    consent_version integer,
+    cost integer,
+    segments smallint,
+    partition smallint NOT NULL,
+    charged boolean NOT NULL,
     campaign_id text,
     sender_id text NOT NULL,
     purpose text,
     category text NOT NULL,
     subject_id text NOT NULL,
-    partition smallint NOT NULL,
     number text,
     text text,
-    requested_at timestamptz NOT NULL,
-    send_before timestamptz NOT NULL,
     policy_version text NOT NULL,
-    consent_version integer,
-    as_of timestamptz,
-    decided_at timestamptz,
     gateway text,
     region text,
     facts text,
-    shared_id uuid,
     template text,
-    segments smallint,
-    cost integer,
     prices text,
-    charged boolean NOT NULL,
     reasons text[] NOT NULL,
-    due_at timestamptz,
-    known_as text,
-    gateway_message_id text,
     handed_off_at timestamptz,
-    status text NOT NULL,
+    receipt_at timestamptz,
+    unknown_since timestamptz,
     version integer NOT NULL,
     receipt text,
     code text,
-    receipt_at timestamptz,
-    unknown_since timestamptz,
+    status text NOT NULL,
+    known_as text,
+    gateway_message_id text,
     CONSTRAINT message_waiting_is_due_ck CHECK (((due_at IS NOT NULL) OR (status <> ALL
         (ARRAY['pending'::text, 'deferred'::text]))))
 )
@@ -343,14 +344,14 @@ CREATE TABLE sending (
     decided_at timestamptz NOT NULL,
     closed boolean DEFAULT false NOT NULL,
     message_ids uuid[] NOT NULL,
-    subject_ids text[] NOT NULL
+    people integer[] NOT NULL
 )
     """,
     """
 ALTER TABLE ONLY sending ALTER COLUMN message_ids SET STORAGE EXTERNAL
     """,
     """
-ALTER TABLE ONLY sending ALTER COLUMN subject_ids SET STORAGE EXTERNAL
+ALTER TABLE ONLY sending ALTER COLUMN people SET STORAGE EXTERNAL
     """,
     """
 ALTER TABLE sending ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
@@ -578,7 +579,8 @@ CREATE INDEX message_known_as_ix ON message (gateway, known_as) WHERE (known_as 
 CREATE INDEX message_sender_ix ON message (sender_id, requested_at)
     """,
     """
-CREATE INDEX message_subject_ix ON message (subject_id)
+CREATE INDEX message_subject_ix ON message (((coalesce(decided_at, requested_at) AT TIME ZONE 'UTC')::date),
+    hashtext(subject_id))
     """,
     """
 CREATE INDEX message_unknown_ix ON message (unknown_since) WHERE (unknown_since IS NOT NULL)
