@@ -14,7 +14,7 @@ from common.privacy.sent_before import GOOD_FOR, Before
 from dispatch.accepting import store as accepting
 from dispatch.gate import store as gate
 from dispatch.lane import Lane
-from dispatch.messages import lists, rights_store
+from dispatch.messages import lists, rights_store, waking_store
 from dispatch.messages import store as messages
 from dispatch.messages.by_day import of_people
 from dispatch.messages.row import MessageRow
@@ -104,7 +104,7 @@ def _readers(ids: Sequence[str]) -> Mapping[str, Reader]:
     asked = {Whom(each, None): now() for each in ids}
     since = now() - 7 * DAY
     return {
-        "held": lambda tx: messages.wake_held(tx, ids),
+        "held": lambda tx: waking_store.wake_held(tx, ids),
         "cap": lambda tx: _capped(tx, ids, since),
         "numbers": lambda tx: _limited(tx, ids),
         "copied": lambda tx: privacy.messages_of(tx, ids[0], SENDER),

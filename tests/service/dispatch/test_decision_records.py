@@ -21,7 +21,7 @@ from common.privacy import erasing
 from common.privacy.erasing import Whom
 from common.privacy.stop_link import token
 from dispatch.audit.replay import Replay, lines
-from dispatch.gate.candidate import Decision, requested, stored
+from dispatch.gate.candidate import Decision, requested, shared_of, stored
 from dispatch.gate.clearance import Clearance
 from dispatch.gateways import Capabilities, Result, SendError, Submit
 from dispatch.gateways.pool import Traffic
@@ -130,7 +130,7 @@ async def decided(database: Database, clearance: Clearance, *people: int, **more
         async with database.begin() as tx:
             await messages_store.lock_partition(tx, partition, Lane.MARKETING)
             found += (decisions := await clearance.decide(tx, partition, candidates))
-            await messages_store.insert_messages(tx, [d.row for d in decisions])
+            await messages_store.insert_messages(tx, [d.row for d in decisions], shared_of(decisions))
     return found
 
 
@@ -446,7 +446,7 @@ async def test_what_its_gateway_may_have_forgotten_is_not_submitted_again(
         [row] = await sending.still_ours(tx, [decision.candidate.message_id], [decided_at(decision.row)], again=False)
         [again] = await asking.decide(tx, row.partition, [stored(row)], again=True)
         assert again.permit
-        await messages_store.update_decisions(tx, [again.row])
+        await messages_store.update_decisions(tx, [again.row], shared_of([again]))
         await messages_store.begin(tx, by_decision([again.permit]))
     handoff = Handoff(database, traffic, asking, 1)
     timers = Timers(database, asking, handoff, batch=10, partitions=3, sending_timeout=timedelta(seconds=-1))

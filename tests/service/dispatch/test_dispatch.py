@@ -31,7 +31,7 @@ from common.contracts.campaign import MessageRequested
 from common.contracts.consent import Consent, ConsentStateChanged
 from common.contracts.dispatch import MessageChanged
 from common.kafka.broker import partition_of
-from dispatch.messages import store as messages
+from dispatch.messages import waking_store
 from dispatch.sending import timers
 from dispatch.sending.in_hand import TURNS_AHEAD
 from dispatch.service import Settings, build
@@ -1193,7 +1193,7 @@ async def _look_for_codes(surroundings: Surroundings, processes: int) -> bool:
     async with surroundings.sql("dispatch") as sql:
         many: int = await sql.fetchval(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE $1",
-            f"LISTEN%{messages.CODES_DUE}%",
+            f"LISTEN%{waking_store.CODES_DUE}%",
         )
     return many == processes
 

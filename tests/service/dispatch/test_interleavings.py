@@ -18,7 +18,7 @@ from common.contracts.consent import ConsentStateChanged
 from common.db.database import fetch_many
 from common.kafka.subscription import Received
 from common.law import at_hand_off, load
-from dispatch.gate.candidate import Permit
+from dispatch.gate.candidate import Permit, shared_of
 from dispatch.gate.candidate import requested as candidate
 from dispatch.gate.clearance import Clearance
 from dispatch.gateways import HTTP_PROVIDERS, Account, Capabilities, HttpGateway, Result
@@ -97,7 +97,7 @@ class Dispatch:
         wanted = candidate(requested(1, requested_at=now() - timedelta(seconds=1), **more), 0)
         async with self.database.begin() as tx:
             decisions = await self.handoff.clearance.decide(tx, 0, [wanted])
-            await messages.insert_messages(tx, [d.row for d in decisions])
+            await messages.insert_messages(tx, [d.row for d in decisions], shared_of(decisions))
         return [d.permit for d in decisions if d.permit]
 
     async def sends(self, permits: list[Permit], *, permit_holds: bool = True) -> None:

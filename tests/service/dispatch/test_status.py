@@ -16,7 +16,7 @@ import dispatch
 from common.contracts.campaign import MessageReworded
 from common.db.database import Database, fetch_many
 from common.privacy.erasing import Whom
-from dispatch.messages import rights_store
+from dispatch.messages import rights_store, waking_store
 from dispatch.messages import store as messages
 from dispatch.messages.row import MessageRow
 from dispatch.messages.status import FIRST, STEPS, Cause, Status, may_follow
@@ -67,8 +67,8 @@ STATEMENTS: dict[tuple[str, Cause | None], list[Statement]] = {
     ("put_receipts", Cause.RECEIPT): [_receives(proves=proves) for proves in (True, False)],
     ("deny_waiting", Cause.ERASURE): [lambda tx, rows: rights_store.deny_waiting(tx, {Whom(subject(1), None): now()})],
     ("empty_messages", None): [lambda tx, rows: rights_store.empty_messages(tx, {Whom(subject(1), None): now()})],
-    ("wake_held", None): [lambda tx, rows: messages.wake_held(tx, [subject(1)])],
-    ("wake_controlled", None): [lambda tx, rows: messages.wake_controlled(tx, "c1", 100, cancelled=True)],
+    ("wake_held", None): [lambda tx, rows: waking_store.wake_held(tx, [subject(1)])],
+    ("wake_controlled", None): [lambda tx, rows: waking_store.wake_controlled(tx, "c1", 100, cancelled=True)],
     ("reword", None): [_rewords],
     ("lift_versions", None): [
         lambda tx, rows: messages.lift_versions(tx, dict.fromkeys((row.message_id for row in rows), 9))

@@ -15,6 +15,7 @@ from common.kafka.subscription import Received
 from dispatch.gate import store as gate
 from dispatch.lane import Lane
 from dispatch.messages import store as messages
+from dispatch.messages import waking_store
 from dispatch.messages.row import MessageRow
 from dispatch.projection import apply as projection
 from dispatch.sending import store as sending
@@ -231,12 +232,12 @@ async def test_a_page_reads_what_is_in_it_however_much_has_been_woken_before(dat
         await tx.execute(text(like))
     await _control(database, controlled("running", 3))
     async with database.begin() as tx:
-        assert await messages.wake_controlled(tx, "c1", 4000, cancelled=False) == 4000
+        assert await waking_store.wake_controlled(tx, "c1", 4000, cancelled=False) == 4000
     async with database.begin() as tx:
         # who first comes by marks where they were in the index as left
-        assert await messages.wake_controlled(tx, "c1", 10, cancelled=False) == 10
+        assert await waking_store.wake_controlled(tx, "c1", 10, cancelled=False) == 10
     read = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'message'"
     async with database.begin() as tx:
         before = await tx.scalar(text(read))
-        assert await messages.wake_controlled(tx, "c1", 10, cancelled=False) == 10
+        assert await waking_store.wake_controlled(tx, "c1", 10, cancelled=False) == 10
         assert await tx.scalar(text(read)) - before < 100

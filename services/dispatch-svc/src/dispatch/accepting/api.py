@@ -57,6 +57,7 @@ from dispatch.accepting.rules import Kind, TextRefused, Written
 from dispatch.accepting.store import Audit
 from dispatch.lane import lane_of
 from dispatch.messages import store as messages
+from dispatch.messages import waking_store
 from dispatch.messages.row import FREE_TEXT, MessageRow
 from dispatch.messages.status import Status
 from dispatch.projection import store as projection
@@ -460,7 +461,7 @@ async def _insert(tx: AsyncConnection, held: Resources[Any], asked: Sequence[Ask
     for partition, rows in sorted(by_partition.items()):
         new |= await messages.insert_messages(tx, rows)
         for lane in sorted({lane_of(row.category) for row in rows}):
-            await messages.tell_due(tx, partition, lane)
+            await waking_store.tell_due(tx, partition, lane)
     written = [each.identity for each in asked if each.written is not None]
     others = await messages.statuses(tx, known) if (known := [one for one in written if one not in new]) else {}
     for each in asked:

@@ -15,10 +15,10 @@ Table(
 )
 
 
-def with_shared(place: int) -> str:
-    """Return the SQL that adds shared parts, to stand before a statement. `place`: of the first of two parameters."""
+def adds_shared(place: int) -> str:
+    """Return the SQL that adds shared parts, a query of a WITH. `place`: of the first of two parameters."""
     return (
-        "WITH shared AS (INSERT INTO shared_record (id, content) SELECT v.id, v.content"
+        "shared AS (INSERT INTO shared_record (id, content) SELECT v.id, v.content"
         f" FROM unnest(${place}::uuid[], ${place + 1}::text[]) AS v(id, content)"
         " WHERE NOT EXISTS (SELECT FROM shared_record AS s WHERE s.id = v.id))"
     )

@@ -14,7 +14,6 @@ reads the marks (`close_sending`). Row locks order the two: either recovery find
 closed and submits no message of the decision, however long the owner stood still and whatever its clock says.
 """
 
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
@@ -43,22 +42,19 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
-from common.db.database import COPIED_MESSAGES, PLANNED_NOW, Database, fetch_many, insert_many, once_committed, plan_now
+from common.db.database import COPIED_MESSAGES, PLANNED_NOW, Database, fetch_many, insert_many, once_committed
 from common.telemetry import counter, tracing
 from dispatch.lane import Lane
-from dispatch.messages.by_day import day_of, hashes_of, of_people, person_of
+from dispatch.messages.by_day import day_of, hashes_of, person_of
 from dispatch.messages.events import Changed, changed
-from dispatch.messages.reasons import Reason
 from dispatch.messages.row import COLUMNS, MessageRow, Outcome, ReceiptChange, columns_of
-from dispatch.messages.shared_store import with_shared
+from dispatch.messages.shared_store import adds_shared
 from dispatch.messages.status import Status
 from dispatch.schema import instant, metadata
 
 VIOLATIONS = counter(
     "sms_dispatch_violations_total", "Rows of the message ledger that break a promise, by rule.", ["rule"]
 )
-DUE = "dispatch_due"  # NOTIFY channel: marketing is due at once
-CODES_DUE = "dispatch_codes_due"  # NOTIFY channel: the other lane; the payload names the partition
 OF_LANE = {Lane.MARKETING: "category = 'marketing'", Lane.TRANSACTIONAL: "category <> 'marketing'"}
 
 _TYPES: Mapping[str, TypeEngine[Any]] = {
@@ -168,43 +164,6 @@ async def lock_decisions_out(tx: AsyncConnection, *partitions: int) -> None:
         await fetch_many(tx, f"SELECT {', '.join(locks)}", partition)
 
 
-async def wake_held(tx: AsyncConnection, subject_ids: Sequence[str]) -> None:
-    """Make due at once these subjects' messages that wait for a review."""
-    await plan_now(tx)
-    await tx.execute(
-        text(
-            f"UPDATE message AS m SET due_at = now() WHERE {of_people('CAST(:ids AS text[])')}"
-            " AND m.status = 'deferred' AND 'under_review' = ANY(m.reasons)"
-        ),
-        {"ids": list(subject_ids)},
-    )
-    await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": DUE})
-
-
-FOR_A_CONTROL = (
-    "m.campaign_id = $1 AND m.status = 'deferred' AND m.due_at > now()"
-    f" AND ($2 OR m.reasons && ARRAY['{Reason.CAMPAIGN_PAUSED}', '{Reason.CAMPAIGN_UNKNOWN}'])"
-)
-
-
-async def wake_controlled(tx: AsyncConnection, campaign_id: str, limit: int, *, cancelled: bool) -> int:
-    """Make due one page of the messages that wait for a control of this campaign; return how many.
-
-    Of a cancelled campaign, every deferred message waits.
-    """
-    await plan_now(tx)
-    rows = await fetch_many(
-        tx,
-        "UPDATE message SET due_at = now() WHERE message_id = ANY(ARRAY(SELECT m.message_id FROM message AS m WHERE"
-        f" {FOR_A_CONTROL} LIMIT $3 FOR UPDATE SKIP LOCKED)) RETURNING 1",
-        campaign_id,
-        cancelled,
-        limit,
-    )
-    await fetch_many(tx, "SELECT pg_notify($1, '')", DUE)
-    return len(rows)
-
-
 def _kinds_of(*columns: str) -> dict[str, str]:
     """Return the element type of each column, for `_unnest`. Reasons travel as "one,other"."""
     return {column: COLUMNS[column][0].removesuffix("[]") for column in columns}
@@ -244,31 +203,29 @@ async def insert_messages(
         return set()
     _of_all(rows)
     _all_there(rows, shared)
-    await _note_sending(tx, rows)
     if rows[0].decided_at is None:
-        ids = await _add(tx, rows, shared, _INSERT_BESIDE)
+        ids = await _add(tx, rows, _before(rows, shared), _INSERT_BESIDE)
     else:
         new = list({row.message_id: row for row in reversed(rows)}.values())
-        ids = await (_copy(tx, new, shared) if len(new) >= COPIED_MESSAGES else _add(tx, new, shared, _INSERT_ALONE))
+        before = _before(rows, shared)
+        ids = await (_copy(tx, new, before) if len(new) >= COPIED_MESSAGES else _add(tx, new, before, _INSERT_ALONE))
     once_committed(tx, partial(tracing.accepted, "dispatch", ids))
     return ids
 
 
-async def _copy(tx: AsyncConnection, rows: Sequence[MessageRow], shared: Mapping[UUID, str]) -> set[UUID]:
+async def _copy(tx: AsyncConnection, rows: Sequence[MessageRow], before: Sequence[object]) -> set[UUID]:
     """Copy the new rows."""
-    sql = f"{with_shared(2)} SELECT message_id FROM message WHERE message_id = ANY($1::uuid[])"
-    ids = [row.message_id for row in rows]
-    known = {message_id for (message_id,) in await fetch_many(tx, sql, ids, list(shared), list(shared.values()))}
+    sql = f"{_with(2)} SELECT message_id FROM message WHERE message_id = ANY(string_to_array($1, ' ')::uuid[])"
+    ids = " ".join([str(row.message_id) for row in rows])
+    known = {message_id for (message_id,) in await fetch_many(tx, sql, ids, *before)}
     new = [row for row in rows if row.message_id not in known] if known else rows
     if len(new) < COPIED_MESSAGES:  # `insert_many` would take arrays, and `reasons` is one
-        return await _add(tx, new, shared, _INSERT_ALONE)
+        return await _add(tx, new, _before((), {}), _INSERT_ALONE)
     await insert_many(tx, "message", _COPIED, list(map(_values, new)), copied_from=COPIED_MESSAGES)
     return {row.message_id for row in new}
 
 
-async def _add(
-    tx: AsyncConnection, rows: Sequence[MessageRow], shared: Mapping[UUID, str], statement: str
-) -> set[UUID]:
+async def _add(tx: AsyncConnection, rows: Sequence[MessageRow], before: Sequence[object], statement: str) -> set[UUID]:
     if not rows:
         return set()
     kinds: dict[tuple[object, ...], int] = {}
@@ -276,8 +233,7 @@ async def _add(
     alike = dict(zip(ALIKE, map(list, zip(*kinds, strict=True)), strict=True))
     facts = "\n".join(row.facts or "" for row in rows)
     values = *_columns(rows, OWN), places, facts, *_arrays(alike), *_of_all(rows)
-    new = await fetch_many(tx, statement, *values, list(shared), list(shared.values()))
-    return {message_id for (message_id,) in new}
+    return {message_id for (message_id,) in await fetch_many(tx, statement, *values, *before)}
 
 
 async def update_decisions(
@@ -290,7 +246,6 @@ async def update_decisions(
     if not rows:
         return []
     _all_there(rows, shared)
-    await _note_sending(tx, rows)
     gone = f"m.message_id = ANY(${len(DECIDED) + len(OF_ALL) + 1}::uuid[])"
     kept = ", ".join(f"{c} = CASE WHEN {gone} THEN NULL ELSE m.{c} END" for c in ("number", "text"))
     sets = ", ".join(
@@ -298,7 +253,7 @@ async def update_decisions(
     )
     updated = await fetch_many(
         tx,
-        f"{with_shared(len(DECIDED) + len(OF_ALL) + 2)}"
+        f"{_with(len(DECIDED) + len(OF_ALL) + 2)}"
         f" UPDATE message AS m SET {sets}, ({', '.join(OF_ALL)}) = ROW({_one_for_all(len(DECIDED))}),"
         f" version = m.version + 1, unknown_since = NULL, {kept},"
         f" code = CASE WHEN v.status = 'sending' THEN NULL ELSE m.code END FROM {_unnest(DECIDED)}"
@@ -307,8 +262,7 @@ async def update_decisions(
         *_columns(rows, DECIDED),
         *_of_all(rows),
         [row.message_id for row in rows if row.number is None],
-        list(shared),
-        list(shared.values()),
+        *_before(rows, shared),
     )
     return [changed(MessageRow.read(row)) for row in updated]
 
@@ -319,22 +273,25 @@ def _all_there(rows: Sequence[MessageRow], shared: Mapping[UUID, str]) -> None:
         raise ValueError("a decision record without its shared part")
 
 
-async def _note_sending(tx: AsyncConnection, rows: Sequence[MessageRow]) -> None:
-    """List the messages that become `sending`."""
-    by_partition: dict[int, list[MessageRow]] = defaultdict(list)
-    for row in rows:
-        if row.status is Status.SENDING:
-            by_partition[row.partition].append(row)
-    for partition, some in by_partition.items():
-        await fetch_many(
-            tx,
-            "INSERT INTO sending (partition, decided_at, message_ids, people)"
-            f" VALUES ($1, $2, $3, {hashes_of('$4::text[]')})",
-            partition,
-            some[0].decided_at,
-            [row.message_id for row in some],
-            [row.subject_id for row in some],
-        )
+def _with(place: int) -> str:
+    """Return the SQL that lists what becomes `sending` and adds shared parts, to stand before a statement.
+
+    `place`: of the first of the six parameters of `_before`.
+    """
+    people = hashes_of(f"string_to_array(${place + 3}, ' ')")
+    return (
+        "WITH noted AS (INSERT INTO sending (partition, decided_at, message_ids, people)"
+        f" SELECT ${place}, ${place + 1}, string_to_array(${place + 2}, ' ')::uuid[], {people}"
+        f" WHERE ${place + 2} <> ''), {adds_shared(place + 4)}"
+    )
+
+
+def _before(rows: Sequence[MessageRow], shared: Mapping[UUID, str]) -> Sequence[object]:
+    """Return the values of `_with`, of rows that were decided together."""
+    some = [row for row in rows if row.status is Status.SENDING]
+    ids, people = " ".join([str(row.message_id) for row in some]), " ".join([row.subject_id for row in some])
+    first = (some[0].partition, some[0].decided_at) if some else (None, None)
+    return (*first, ids, people, list(shared), list(shared.values()))
 
 
 async def forget_sending(tx: AsyncConnection, after: timedelta) -> None:
@@ -420,11 +377,6 @@ async def close_sending(tx: AsyncConnection, partition: int, after: timedelta) -
         partition,
         after,
     )
-
-
-async def tell_due(tx: AsyncConnection, partition: int, lane: Lane) -> None:
-    """Notify the workers of the lane, on commit, that a message is due."""
-    await fetch_many(tx, "SELECT pg_notify($1, $2)", DUE if lane is Lane.MARKETING else CODES_DUE, str(partition))
 
 
 async def found(tx: AsyncConnection, message_id: UUID) -> MessageRow | None:
@@ -604,7 +556,7 @@ _of_all_of: Callable[[MessageRow], tuple[object, ...]] = attrgetter(*OF_ALL)
 _kind_of: Callable[[MessageRow], tuple[object, ...]] = attrgetter(*ALIKE)
 
 _INSERT = (  # decision records are lines, since JSON has no line break: the driver checks each array element thrice
-    f"{with_shared(len(OWN) + len(ALIKE) + len(OF_ALL) + 3)}"
+    f"{_with(len(OWN) + len(ALIKE) + len(OF_ALL) + 3)}"
     f" INSERT INTO message ({', '.join((*OWN, 'facts', *ALIKE, *OF_ALL))}, version)"
     f" SELECT {', '.join(f'v.{column}' for column in OWN)}, v.facts,"
     f" {', '.join(_AS_ARRAY.format('k.reasons') if column == 'reasons' else f'k.{column}' for column in ALIKE)},"

@@ -24,7 +24,7 @@ from common.kafka.subscription import URGENT_MS, After, Received, Stopped, Subsc
 from common.privacy import erasing
 from common.privacy.erasing import Erasure
 from common.telemetry import counter
-from dispatch.messages import enforcement
+from dispatch.messages import enforcement, waking_store
 from dispatch.messages import store as messages
 from dispatch.projection import store, templates
 
@@ -66,7 +66,7 @@ async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | No
     newest = await put_states(tx, fresh, known, published(batch))
     was_held = {subject_id for subject_id, subject in known.items() if subject.held}
     if lifted := [e.subject_id for e in newest if e.subject_id in was_held and e.held_since is None]:
-        await messages.wake_held(tx, lifted)
+        await waking_store.wake_held(tx, lifted)
     opt_outs = [(state, cause) for state in fresh for cause in state.causes if cause.kind == "opt_out"]
     if not opt_outs:
         return None

@@ -10,7 +10,7 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
     max_clock_skew: timedelta = timedelta(milliseconds=100)  # between any two hosts
     recheck: timedelta = timedelta(milliseconds=500)  # knowledge is usually late by a watermark or two
     registry_grace: timedelta = timedelta(seconds=10)  # a new or changed sender may not have arrived
-    # a fallback, within a day of sending hours: a resume wakes the messages (`messages.wake_controlled`)
+    # a fallback, within a day of sending hours: a resume wakes the messages (`waking_store.wake_controlled`)
     paused_recheck: timedelta = timedelta(hours=6)
     review_recheck: timedelta = timedelta(minutes=5)  # a review wakes the message sooner
     cap: int | None = None  # marketing messages per sender and person within `cap_window`

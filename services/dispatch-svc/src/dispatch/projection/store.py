@@ -27,7 +27,7 @@ from common.contracts.loosening import NO_STOPS, Stops, believed, stops
 from common.db.database import fetch_many, plan_now
 from common.kafka import outbox
 from common.kafka.reading.completeness import Seen
-from dispatch.messages import store as messages
+from dispatch.messages import waking_store
 from dispatch.projection.hold import Hold
 from dispatch.schema import instant, metadata
 
@@ -517,7 +517,7 @@ async def note_woken(tx: AsyncConnection, campaign_id: str, version: int, *, can
     await fetch_many(
         tx,
         "UPDATE campaign SET woken = $3 WHERE campaign_id = $1 AND woken < $3"
-        f" AND NOT EXISTS (SELECT FROM message AS m WHERE {messages.FOR_A_CONTROL})",
+        f" AND NOT EXISTS (SELECT FROM message AS m WHERE {waking_store.FOR_A_CONTROL})",
         campaign_id,
         cancelled,
         version,

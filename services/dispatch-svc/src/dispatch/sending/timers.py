@@ -22,7 +22,7 @@ from dispatch.gate.candidate import Decision, shared_of, stored
 from dispatch.gate.clearance import Clearance
 from dispatch.gateways import Gateway, SendError
 from dispatch.lane import Lane
-from dispatch.messages import enforcement, events
+from dispatch.messages import enforcement, events, waking_store
 from dispatch.messages import store as messages
 from dispatch.messages.status import Status
 from dispatch.projection import store as projection
@@ -96,7 +96,7 @@ class Timers:
     def codes(self) -> Worker:
         """Return the worker of the transactional lane."""
         looking = Timer("due codes", self.wake_codes, LOOK_EVERY_S, self._database, idle_s=IDLE_S)
-        told = Timer("codes", self.wake_told_codes, IDLE_S, self._database, messages.CODES_DUE, self._hear)
+        told = Timer("codes", self.wake_told_codes, IDLE_S, self._database, waking_store.CODES_DUE, self._hear)
 
         async def run(stop: asyncio.Event) -> None:
             try:
@@ -110,7 +110,7 @@ class Timers:
     def workers(self) -> list[Worker]:
         """Return all other workers."""
         timers = (
-            Timer("due marketing", self.wake_marketing, LOOK_EVERY_S, self._database, messages.DUE, idle_s=IDLE_S),
+            Timer("due marketing", self.wake_marketing, LOOK_EVERY_S, self._database, waking_store.DUE, idle_s=IDLE_S),
             Timer("paused no more", self.wake_controlled, LOOK_EVERY_S, self._database, idle_s=IDLE_S),
             Timer("sweep", self.sweep, SWEEP_EVERY_S, self._database),
             Timer("look up", self.look_up, LOOK_UP_EVERY_S, self._database),
@@ -208,7 +208,7 @@ class Timers:
         any_woken = False
         for campaign_id, version, cancelled in campaigns:
             async with self._database.begin() as tx:
-                woken = await messages.wake_controlled(tx, campaign_id, WOKEN_AT_ONCE, cancelled=cancelled)
+                woken = await waking_store.wake_controlled(tx, campaign_id, WOKEN_AT_ONCE, cancelled=cancelled)
             if woken < WOKEN_AT_ONCE:
                 async with self._database.begin() as tx:
                     await projection.note_woken(tx, campaign_id, version, cancelled=cancelled)
