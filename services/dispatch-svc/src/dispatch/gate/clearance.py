@@ -161,7 +161,7 @@ class Clearance:
     ) -> dict[UUID, int | None]:
         """Return the cost of each message not charged yet, by the gateway that makes most SMS of it, and expect it.
 
-        A message is charged once. It may be decided again, and leave by another gateway than the one open now.
+        A message is charged once. A later decision may send the message by another gateway than the one open now.
         """
         costs: dict[UUID, int | None] = {}
         takers: dict[tuple[object, ...], Sequence[Capabilities]] = {}  # one for each kind of message

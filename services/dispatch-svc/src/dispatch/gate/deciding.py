@@ -1,7 +1,7 @@
 """Decide on the messages of one batch, with the knowledge that was read under the partition's lock. No database.
 
-A batch is decided in one loop. What is equal for many of its messages is worked out once: of a text (`_Text`), and of
-all messages whose requests differ in person and number alone (`_Form`).
+A batch is decided in one loop. The loop works out once the properties of each text (`_Text`), and the part of a decision
+that is equal for messages whose requests differ in person and number alone (`_Form`).
 """
 
 from collections import Counter
@@ -60,7 +60,7 @@ class Opened(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a process decides with besides the database and the keys."""
+    """The resources of a process for decisions, besides the database and the keys."""
 
     traffic: Traffic
     policy: Policy
@@ -102,7 +102,7 @@ class _Text:
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """All that is equal for messages whose requests differ in person and number alone."""
+    """The equal part of decisions on messages whose requests differ in person and number alone."""
 
     request: Request
     known: Knowledge  # without the person

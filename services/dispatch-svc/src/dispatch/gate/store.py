@@ -27,7 +27,7 @@ _suppressions = msgspec.json.Decoder(tuple[Suppression, ...])
 
 
 class Withheld(NamedTuple):
-    """What keeps messages from people, whatever they consent to: blocking gateways, and erasures, by subject."""
+    """The obstacles beside consent, by subject: blocking gateways, and erasures."""
 
     blocks: dict[str, frozenset[str]]
     erasures: dict[str, list[Erasure]]
