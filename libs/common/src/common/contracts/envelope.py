@@ -15,7 +15,7 @@ import msgspec
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]  # always with an offset from UTC
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):  # inert: no cycle for the collector to find
     """A fact published by a service. `type` is its CloudEvents type."""
 
     type: ClassVar[str]

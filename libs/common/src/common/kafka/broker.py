@@ -111,12 +111,18 @@ def encode(event: Event) -> bytes:
     return _encoder.encode(event)
 
 
+def header_of(headers: Sequence[tuple[str, bytes | None]], wanted: str) -> bytes | None:
+    """Return the value of a header, None where missing."""
+    for name, value in headers:
+        if name == wanted:
+            return value
+    return None
+
+
 def number_of(headers: Sequence[tuple[str, bytes | None]]) -> int | None:
     """Return the relay's number of a record, None where missing or malformed."""
-    for name, value in headers:
-        if name == NUMBER:
-            return int(value) if value is not None and value.isdigit() and len(value) < 19 else None
-    return None
+    value = header_of(headers, NUMBER)
+    return int(value) if value is not None and value.isdigit() and len(value) < 19 else None
 
 
 def cloud_event_headers(
@@ -138,7 +144,7 @@ def cloud_event_headers(
 
 def decode(value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> Event | None:
     """Return the event, or None for a type unknown to this version. Raises Undecodable."""
-    name = dict(headers).get("ce_type")
+    name = header_of(headers, "ce_type")
     if name is None:
         raise Undecodable("no ce_type header")
     return decode_as(name, value)

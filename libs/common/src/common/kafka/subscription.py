@@ -34,7 +34,7 @@ class Stopped(RuntimeError):
     """The consumer gave up on purpose, and a person has to look. The process ends, and skips no record."""
 
 
-class Received(msgspec.Struct, frozen=True):
+class Received(msgspec.Struct, frozen=True, gc=False):
     """An event read from a partition.
 
     `moved_to`: of a record whose key is a person's id of an older outer key, the partition of the person's id of now.

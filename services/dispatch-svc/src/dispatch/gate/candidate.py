@@ -15,7 +15,7 @@ from dispatch.messages.status import Status
 from dispatch.quotas.budget import Purse
 
 
-class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+class Candidate(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A message to decide on. `number` and `text` are encrypted."""
 
     message_id: UUID

@@ -56,7 +56,7 @@ def received_as(record: Any, event: Event, keys: SubjectKeys, partitions: int) -
     A key is read as a person's id only where the event names that person: an operator's key, or a sender's id, may look
     like one.
     """
-    trace: bytes | None = dict(record.headers).get("traceparent")
+    trace = kafka.header_of(record.headers, "traceparent")
     named = key_of(record) or ""
     key = keys.read(named) if not keys.is_usual(named) and named in people_of(event) else named
     return Received(
@@ -126,10 +126,8 @@ def key_of(record: Any) -> str | None:
 
 
 def type_of(record: Any) -> str | None:
-    for name, value in record.headers:
-        if name == "ce_type" and value is not None:
-            return str(value, errors="replace")
-    return None
+    value = kafka.header_of(record.headers, "ce_type")
+    return None if value is None else str(value, errors="replace")
 
 
 def _is_watermark(record: Any) -> bool:
