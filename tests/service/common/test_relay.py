@@ -20,7 +20,8 @@ from common.contracts.consent import ConsentStateChanged
 from common.db.database import Database
 from common.kafka import outbox
 from common.kafka.broker import partition_of
-from common.kafka.outbox import AS_OF, LEADER, MAX_RECORD_BYTES, OLDEST, TOLD_CHARS, Relay, Relayed, ids_of, spans
+from common.kafka.outbox import AS_OF, LEADER, MAX_RECORD_BYTES, OLDEST, Relay
+from common.kafka.relayed import TOLD_CHARS, Relayed, ids_of, spans
 from common.telemetry import continue_trace, traceparent
 from tests.service.common.pipeline import PUBLISHED, Pipeline, Record, going, pipeline, states_of
 from tests.service.common.wire import wire_to
