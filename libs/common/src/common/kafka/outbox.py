@@ -86,6 +86,13 @@ TURN = (
     " WHERE before < $2::bigint ORDER BY id"
 )
 
+# About how many events wait. A state takes some 60 bytes of a compressed shared row, and 500 of another.
+EVENTS_WAITING = (
+    "SELECT CASE WHEN span > 10000 THEN span ELSE (SELECT coalesce(sum(CASE"
+    " WHEN type LIKE $1 THEN 1 + octet_length(payload) / 64 WHEN type LIKE $2 THEN 1 + octet_length(payload) / 512"
+    " ELSE 1 END), 0) FROM outbox) END FROM (SELECT coalesce(max(id) - min(id) + 1, 0) AS span FROM outbox) AS ids"
+)
+
 # Run once Kafka has acknowledged a turn's records.
 DONE = (
     "WITH gone AS (DELETE FROM outbox WHERE id = ANY($1::bigint[])),"
@@ -139,22 +146,38 @@ async def append(
     keys = [event.key.encode() for event in events]
     payloads = [kafka.encode(event) for event in events]
     for event, key, payload in zip(events, keys, payloads, strict=True):
-        if len(key) + len(payload) > MAX_RECORD_BYTES:  # else the relay would retry for ever, and block all later rows
-            raise TooLarge(f"{event.type} of {len(key) + len(payload)} bytes: at most {MAX_RECORD_BYTES}")
+        _check_size(event.type, key, payload)
     return await append_records(tx, topic.name, keys, [event.type for event in events], payloads, traces)
 
 
 async def append_by_partition(tx: AsyncConnection, topic: Topic, events: Sequence[Event], partitions: int) -> None:
     """Write events of a single type as shared rows, grouped by partition. No caller can wait for a shared row."""
-    keys = [event.key.encode() for event in events]
-    groups: dict[int, list[tuple[bytes, Event]]] = defaultdict(list)
-    for partition, key, event in zip(kafka.partitions_of(keys, partitions), keys, events, strict=True):
-        groups[partition].append((key, event))
+    if events:
+        keys = [event.key.encode() for event in events]
+        await append_encoded(tx, topic, events[0].type, keys, [kafka.encode(event) for event in events], partitions)
+
+
+async def append_encoded(
+    tx: AsyncConnection, topic: Topic, type_: str, keys: Sequence[bytes], payloads: Sequence[bytes], partitions: int
+) -> None:
+    """Write encoded events of a type as shared rows, grouped by partition; see `append_by_partition`.
+
+    Lock the aggregates first. Raises TooLarge.
+    """
+    groups: dict[int, list[tuple[bytes, bytes]]] = defaultdict(list)
+    for partition, key, payload in zip(kafka.partitions_of(keys, partitions), keys, payloads, strict=True):
+        _check_size(type_, key, payload)
+        groups[partition].append((key, payload))
     rows = [group[at : at + TOGETHER] for group in groups.values() for at in range(0, len(group), TOGETHER)]
     if rows:
-        packed = [_packer.encode([(key, kafka.encode(event)) for key, event in row]) for row in rows]
-        keys, types = [row[0][0] for row in rows], [f"{SHARED}{row[0][1].type}" for row in rows]
-        await append_records(tx, topic.name, keys, types, packed)
+        packed = [_packer.encode(row) for row in rows]
+        await append_records(tx, topic.name, [row[0][0] for row in rows], [f"{SHARED}{type_}"] * len(rows), packed)
+
+
+def _check_size(type_: str, key: bytes, payload: bytes) -> None:
+    """Raise TooLarge for an event at which the relay would try for ever, and block all later rows."""
+    if len(key) + len(payload) > MAX_RECORD_BYTES:
+        raise TooLarge(f"{type_} of {len(key) + len(payload)} bytes: at most {MAX_RECORD_BYTES}")
 
 
 async def backlog(tx: AsyncConnection) -> int:
@@ -163,6 +186,15 @@ async def backlog(tx: AsyncConnection) -> int:
     Call before writing many rows: a STOP waits behind them, and so does the watermark.
     """
     return int(await tx.scalar(text("SELECT coalesce(max(id) - min(id) + 1, 0) FROM outbox")) or 0)
+
+
+async def backlog_of_events(tx: AsyncConnection) -> int:
+    """Return about how many events wait: of a shared row, by its bytes. See `backlog`.
+
+    Of very many rows only the span of their ids is read.
+    """
+    rows = await fetch_many(tx, EVENTS_WAITING, f"{PACKED}{SHARED}%", f"{SHARED}%")
+    return int(rows[0][0])
 
 
 async def append_dead_letter(
