@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
 
-import msgspec
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -30,7 +29,10 @@ from consent.ledger import rules as ledger
 from consent.ledger.chain import SALT_BYTES, Entry, chained, erased, evidence_id
 from consent.ledger.retention import Rules, Term
 from consent.ledger.rules import NEVER_SEEN, Decision, Evidence, Verdict
-from consent.ledger.store import Known, Registered, Review, Subject
+from consent.ledger.statement import Recorded as Recorded
+from consent.ledger.statement import Statement as Statement
+from consent.ledger.statement import controlled as controlled
+from consent.ledger.store import Known, Review, Subject
 
 RETENTION = "retention"  # the source of evidence made by time
 MO = "mo"
@@ -38,30 +40,6 @@ OPENING = ("opt_in", "request")
 EVIDENCE = counter(
     "sms_consent_evidence_total", "Evidence offered to the ledger, by kind and verdict.", ["kind", "verdict"]
 )
-
-
-class Statement(msgspec.Struct, frozen=True, gc=False):
-    """Evidence with its subject. `number` is encrypted with the context "number:<subject_id>".
-
-    `erases`: the opt-out asks for erasure. An opt-out from every sender erases everything; an opt-out from one sender
-    erases its controller's data. `to_review`: the opt-out waits for a reviewer.
-    """
-
-    subject_id: str
-    number: str | None
-    evidence: Evidence
-    erases: bool = False
-    trace: str | None = None
-    to_review: bool = False
-
-
-class Recorded(msgspec.Struct, frozen=True, gc=False):
-    """The outcome of a statement. `version`, `erased`: after the batch; `version` is `None` if refused."""
-
-    statement: Statement
-    decision: Decision
-    version: int | None
-    erased: bool = False
 
 
 NOBODY: Mapping[str, Subject] = MappingProxyType({})
@@ -471,24 +449,6 @@ def _needs_number(evidence: Evidence) -> bool:
     A suppression list holds nothing else (DOMAIN 1.5, MED-2023-040).
     """
     return evidence.kind in OPENING
-
-
-def controlled(evidence: Evidence, registered: Mapping[str, Registered], *, whole: bool = False) -> Evidence:
-    """Return `evidence` with the registry's controller (ADR-0020) and reopening rule, which no caller can set.
-
-    `whole`: an opt-out covers the whole controller, whatever reach the sender gives a STOP.
-    """
-    sender = registered.get(evidence.sender_id) if evidence.sender_id else None
-    if sender is None:
-        return evidence
-    narrow = evidence.kind == "opt_out" and (evidence.purpose is not None or sender.stop_scope == "sender")
-    narrow = narrow and not whole
-    asserted = evidence.kind == "opt_in" and not evidence.by_person
-    return replace(
-        evidence,
-        controller=None if narrow else sender.controller,
-        reopening_rule=sender.reopening_rules.get(evidence.purpose or "") if asserted else None,
-    )
 
 
 def _returns(decision: Decision, evidence: Evidence, erased_at: datetime) -> bool:
