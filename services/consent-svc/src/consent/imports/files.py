@@ -283,7 +283,8 @@ async def _end(tx: AsyncConnection, file: ImportFile, now: datetime) -> None:
     rows = await tx.execute(
         text(
             "SELECT sum(lines) AS lines, sum(refused) AS refused FROM import_piece WHERE import_id = :id"
-            " HAVING bool_and(recorded_at IS NOT NULL)"
+            " AND NOT EXISTS (SELECT FROM import_piece WHERE import_id = :id AND recorded_at IS NULL)"
+            " HAVING count(*) > 0"
         ),
         {"id": file.import_id},
     )
