@@ -86,10 +86,10 @@ TURN = (
     " WHERE before < $2::bigint ORDER BY id"
 )
 
-# About how many events wait. A state takes some 60 bytes of a compressed shared row, and 500 of another.
+# About how many events wait. A state takes some 65 bytes of a compressed shared row, and 500 of another.
 EVENTS_WAITING = (
     "SELECT CASE WHEN span > 10000 THEN span ELSE (SELECT coalesce(sum(CASE"
-    " WHEN type LIKE $1 THEN 1 + octet_length(payload) / 64 WHEN type LIKE $2 THEN 1 + octet_length(payload) / 512"
+    " WHEN type LIKE $1 THEN 1 + octet_length(payload) / 80 WHEN type LIKE $2 THEN 1 + octet_length(payload) / 512"
     " ELSE 1 END), 0) FROM outbox) END FROM (SELECT coalesce(max(id) - min(id) + 1, 0) AS span FROM outbox) AS ids"
 )
 
