@@ -67,10 +67,11 @@ class Importing:
 
     async def turn(self) -> bool:
         """Record a piece; return whether any wait. Where others hold them all, or the outbox is full, pause first."""
+        if await self.record_piece():
+            return True
         if not await self._held.database.read(import_files.WAITING):
             return False
-        if not await self.record_piece():
-            await asyncio.sleep(RELAY_S)
+        await asyncio.sleep(RELAY_S)
         return True
 
     async def record_piece(self) -> bool:
