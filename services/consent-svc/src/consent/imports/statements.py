@@ -1,7 +1,6 @@
 """Turn the lines of an import into statements to record, or into reasons to refuse. Computation for a thread."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
@@ -67,8 +66,7 @@ def kind_of(file: ImportFile) -> lines.Kind:
     return "suppressions" if file.kind == "suppressions" else "consents"
 
 
-@dataclass(frozen=True, slots=True)
-class _Draft:
+class _Draft(msgspec.Struct, frozen=True, gc=False):
     """A line read. `people`: each by the subject_id that the line names, or by a number."""
 
     line: Line
