@@ -39,6 +39,7 @@ TERM = ("subject_id", "sender_id", "purpose", "last_contact", "expires_at", "ask
 
 PROOF = ("form_id", "form_version", "text_shown", "actor", "sale_reference")
 NULL = "\\N"
+WHOLE_SECOND, MICROSECOND = len('"2026-03-02T13:05:00Z"'), len('"2026-03-02T13:05:00.000000Z"')
 # Stand in a group's text for what differs: nothing that a caller sends is equal to them.
 _TOKEN = secrets.token_hex(16)
 _SUBJECT, _EVIDENCE, _OCCURRED, _SEALED, _INNER = (f"{name}-{_TOKEN}" for name in "sectn")
@@ -142,8 +143,7 @@ def written(
     return out
 
 
-@dataclass(frozen=True, slots=True)
-class _Times:
+class _Times(NamedTuple):
     """The texts of a line's time. `term`: the columns of TERM behind the subject."""
 
     at: datetime
@@ -170,21 +170,33 @@ class _Group:
     rule: Rule
     entry: str
     subject: str
+    scope: str
     link: tuple[str, ...]
     state: tuple[str, ...]
     event: tuple[str, ...]
     times: dict[datetime, _Times] = field(default_factory=dict)
 
     def times_of(self, evidence: Evidence) -> _Times:
-        at, sender_id, purpose = evidence.at, self.mark.sender_id, self.mark.purpose
+        occurred_at, at, sender_id, purpose = evidence.occurred_at, evidence.at, self.mark.sender_id, self.mark.purpose
         assert sender_id is not None, "an opt-in is some sender's"
         assert purpose is not None, "an opt-in is for a purpose"
         term = retention.term_since(at, sender_id, purpose, self.rule)
-        ends = instant(term.expires_at)
-        asks = NULL if term.ask_at is None else instant(term.ask_at)
+        at_json, end_json = _text(at), _text(term.expires_at)
+        since, ends = at_json[1:-1], end_json[1:-1]
+        asks = NULL if term.ask_at is None else _text(term.ask_at)[1:-1]
+        occurred = _instant(occurred_at, at_json if at is occurred_at else _text(occurred_at))
         due = ends if term.ask_at is None else asks
-        fields = (_field(sender_id), _field(purpose), instant(at), ends, asks, due)
-        return _Times(at, instant(evidence.occurred_at), _text(at), _text(term.expires_at), "\t".join(fields) + "\n")
+        return _Times(at, occurred, at_json, end_json, f"{self.scope}{since}\t{ends}\t{asks}\t{due}\n")
+
+
+def _instant(at: datetime, json: str) -> str:
+    """Return `chain.instant` of a time with the JSON text `json`, in a tenth of the time for one in UTC."""
+    if json.endswith('Z"'):
+        if len(json) == WHOLE_SECOND:
+            return f"{json[1:-2]}.000000Z"
+        if len(json) == MICROSECOND:
+            return json[1:-1]
+    return instant(at)
 
 
 def _group(first: Evidence, rules: Rules, now: datetime, count: int) -> _Group:
@@ -211,6 +223,7 @@ def _group(first: Evidence, rules: Rules, now: datetime, count: int) -> _Group:
         cause=cause,
         rule=rules.get((consent.sender_id, consent.purpose), LONGEST),
         entry="\t".join(fields) + "\t",
+        scope=f"{_field(consent.sender_id)}\t{_field(consent.purpose)}\t",
         subject=f"{count}\t1\t{NULL}\t{NULL}\t{instant(now)}\t",
         link=_cut(_text(line), _EVIDENCE, _OCCURRED, _SEALED, _INNER),
         state=_cut(_field(_text(state)), _text(_AT), _EVIDENCE),
