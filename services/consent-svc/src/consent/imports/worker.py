@@ -166,7 +166,7 @@ def _verdict(result: Recorded | None) -> tuple[Verdict, Reasons]:
         return "unchanged", ()
     decided, evidence = result.decision, result.statement.evidence
     if decided.verdict is Decided.RECORDED and evidence.kind == "opt_in" and len(decided.state.marks) == 1:
-        return "created", ()  # nothing stands against the only mark
+        return "created", ()  # no other mark stands against the opt-in
     if decided.verdict is Decided.REFUSED:
         return "refused", decided.refusals
     # before the verdict: with a sister's STOP, an opt-in without effect makes the purpose known, which is a change

@@ -6,7 +6,6 @@ subject, id, time and proof alone, and are written into the text of that one. Th
 statement, and would decide these alike.
 """
 
-import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,9 +39,6 @@ TERM = ("subject_id", "sender_id", "purpose", "last_contact", "expires_at", "ask
 PROOF = ("form_id", "form_version", "text_shown", "actor", "sale_reference")
 NULL = "\\N"
 WHOLE_SECOND, MICROSECOND = len('"2026-03-02T13:05:00Z"'), len('"2026-03-02T13:05:00.000000Z"')
-# Stand in a group's text for what differs: nothing that a caller sends is equal to them.
-_TOKEN = secrets.token_hex(16)
-_SUBJECT, _EVIDENCE, _OCCURRED, _SEALED, _INNER = (f"{name}-{_TOKEN}" for name in "sectn")
 _AT, _END = datetime(1, 1, 1, microsecond=1, tzinfo=UTC), datetime(1, 1, 1, microsecond=2, tzinfo=UTC)
 
 _json = msgspec.json.Encoder()
@@ -110,7 +106,7 @@ def written(
         evidence_id = evidence.evidence_id
         group = groups.get(key := _group_of(evidence))
         if group is None:
-            group = groups[key] = _group(controlled(evidence, registered), rules, now, count)
+            group = groups[key] = _group(controlled(evidence, registered), rules, now, count, salts[:salt_chars])
         proof = proofs.get(said := _proof_of(evidence))
         if proof is None:
             proof = proofs[said] = _proof(evidence)
@@ -199,22 +195,26 @@ def _instant(at: datetime, json: str) -> str:
     return instant(at)
 
 
-def _group(first: Evidence, rules: Rules, now: datetime, count: int) -> _Group:
-    """Return the texts of the group of `first`, with its controller, from the decision about `first`."""
+def _group(first: Evidence, rules: Rules, now: datetime, count: int, drawn: str) -> _Group:
+    """Return the texts of the group of `first`, with its controller, from the decision about `first`.
+
+    `drawn`: random text, which no caller's words contain, for the places where the statements differ.
+    """
+    subject_id, evidence_id, occurred, sealed, inner = (f"{drawn}-{place}" for place in range(5))
     decision = ledger.decide(NEVER_SEEN, first, now)
     [mark], [consent], cause = decision.state.marks, ledger.consents(decision.state), decision.cause
     assert cause is not None, "an opt-in has a cause"
     assert consent.state == "opted_in", "nothing stands against a first consent"
-    anyones = replace(first, evidence_id=_EVIDENCE, occurred_at=_AT)
-    line = chain.line(_INNER, 1, anyones, now, _SEALED) | {"occurred_at": _OCCURRED}
-    state = SubjectState((replace(mark, at=_AT, evidence_id=_EVIDENCE),))
+    anyones = replace(first, evidence_id=evidence_id, occurred_at=_AT)
+    line = chain.line(inner, 1, anyones, now, sealed) | {"occurred_at": occurred}
+    state = SubjectState((replace(mark, at=_AT, evidence_id=evidence_id),))
     event = ConsentStateChanged(
-        subject_id=_SUBJECT,
+        subject_id=subject_id,
         version=count,
-        consents=(replace(consent, occurred_at=_AT, evidence_id=_EVIDENCE, expires_at=_END),),
+        consents=(replace(consent, occurred_at=_AT, evidence_id=evidence_id, expires_at=_END),),
         suppressions=(),
         erased=False,
-        causes=(replace(cause, evidence_id=_EVIDENCE),),
+        causes=(replace(cause, evidence_id=evidence_id),),
     )
     columns = (first.kind, first.sender_id, first.purpose, first.basis, first.source, first.controller)
     fields = [*map(_field, (*columns, first.reopening_rule, instant(first.received_at), instant(now))), "1"]
@@ -225,9 +225,9 @@ def _group(first: Evidence, rules: Rules, now: datetime, count: int) -> _Group:
         entry="\t".join(fields) + "\t",
         scope=f"{_field(consent.sender_id)}\t{_field(consent.purpose)}\t",
         subject=f"{count}\t1\t{NULL}\t{NULL}\t{instant(now)}\t",
-        link=_cut(_text(line), _EVIDENCE, _OCCURRED, _SEALED, _INNER),
-        state=_cut(_field(_text(state)), _text(_AT), _EVIDENCE),
-        event=_cut(_text(event), _SUBJECT, _text(_AT), _EVIDENCE, _text(_END), _EVIDENCE),
+        link=_cut(_text(line), evidence_id, occurred, sealed, inner),
+        state=_cut(_field(_text(state)), _text(_AT), evidence_id),
+        event=_cut(_text(event), subject_id, _text(_AT), evidence_id, _text(_END), evidence_id),
     )
 
 
