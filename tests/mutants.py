@@ -28,6 +28,7 @@ PROJECTION = "services/dispatch-svc/src/dispatch/projection/apply.py"
 TIMERS = "services/dispatch-svc/src/dispatch/sending/timers.py"
 LEDGER_RULES = "services/consent-svc/src/consent/ledger/rules.py"
 RECORDER = "services/consent-svc/src/consent/ledger/recorder.py"
+STATEMENT = "services/consent-svc/src/consent/ledger/statement.py"
 CONSENT_STORE = "services/consent-svc/src/consent/ledger/store.py"
 REPLIES = "services/consent-svc/src/consent/answers/replies.py"
 QUESTIONS = "services/consent-svc/src/consent/double_opt_in/requests.py"
@@ -714,7 +715,7 @@ MUTANTS = (
     ),
     Mutant(
         "hostile: a STOP reaches no other sender of the controller",
-        RECORDER,
+        STATEMENT,
         'or sender.stop_scope == "sender")',
         'or sender.stop_scope != "nobody")',
         HOSTILE,

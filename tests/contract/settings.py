@@ -53,7 +53,7 @@ UNITS = {
     "partitions": "partitions",
     "relay_batch": "rows",
     "traces_ratio": "share",
-    "import_backlog": "rows",
+    "import_backlog": "events",
     "outbox_backlog": "rows",
     "request_chunk": "recipients",
     "codes_per_organisation": "codes",

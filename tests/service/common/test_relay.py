@@ -1,6 +1,7 @@
 """The relay on a real Postgres and a real broker: order, no loss across kills, one leader, and watermarks that hold."""
 
 import asyncio
+import random
 import struct
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
@@ -20,7 +21,8 @@ from common.contracts.consent import ConsentStateChanged
 from common.db.database import Database
 from common.kafka import outbox
 from common.kafka.broker import partition_of
-from common.kafka.outbox import AS_OF, LEADER, MAX_RECORD_BYTES, OLDEST, TOLD_CHARS, Relay, Relayed, ids_of, spans
+from common.kafka.outbox import AS_OF, LEADER, MAX_RECORD_BYTES, OLDEST, Relay
+from common.kafka.relayed import TOLD_CHARS, Relayed, ids_of, spans
 from common.telemetry import continue_trace, traceparent
 from tests.service.common.pipeline import PUBLISHED, Pipeline, Record, going, pipeline, states_of
 from tests.service.common.wire import wire_to
@@ -101,6 +103,27 @@ async def test_events_that_share_rows_leave_one_by_one_in_their_order(
         states = [r for r in log if not isinstance(r.event, Watermark)]
         assert {r.headers["ce_type"] for r in states} == {"consent.state_changed.v1"}
         assert len({r.headers["ce_id"] for r in states}) == len(states) == 30
+
+
+async def test_the_events_of_shared_rows_count_in_the_backlog(surroundings: Surroundings) -> None:
+    """As about the events that they are: a writer that waits for its limit lets a STOP pass."""
+    async with pipeline(surroundings) as pipe:
+        await pipe.append(*states_of(SUBJECTS[0], 1, 2, 3, 4, 5))
+        async with pipe.database.begin() as tx:
+            assert await outbox.backlog_of_events(tx) == 5
+            drawn = random.Random(1)
+            ids = [f"t1-{drawn.getrandbits(128):032x}" for _ in range(300)]
+            people = [state for subject_id in ids for state in states_of(subject_id, 1)]
+            await outbox.append_by_partition(tx, STATES, people, 3)
+            assert await outbox.backlog(tx) == 8
+            assert 5 + 300 / 4 < await outbox.backlog_of_events(tx) < 5 + 300 * 4
+
+
+async def test_no_event_that_no_record_can_hold_enters_a_shared_row(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings) as pipe, pipe.database.begin() as tx:
+        with pytest.raises(outbox.TooLarge):
+            await outbox.append_encoded(tx, STATES, "x.v1", [b"a", b"b"], [b"", b"x" * MAX_RECORD_BYTES], 3)
+        assert await outbox.backlog(tx) == 0
 
 
 async def test_a_large_turn_holds_the_loop_for_one_partition_at_a_time(

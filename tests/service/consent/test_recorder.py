@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from common.contracts.consent import ConsentStateChanged
 from common.db.database import COPIED_ROWS, Database
+from common.kafka import outbox
 from common.privacy.erasing import Whom
 from common.version import at_least
 from consent.ledger import reopening, retention, term_store
@@ -258,6 +259,77 @@ async def test_who_is_never_seen_and_written_by_another_meanwhile_is_decided_aga
         assert [entry.evidence.kind for entry in entries] == ["opt_out", "opt_in"]
         assert verify(entries, inner) is None
     assert [event.subject_id for event in await published(database)] == ["t1-b", "t1-a", "t1-c"]
+
+
+async def test_of_hundreds_at_once_no_first_consent_outvotes_a_stop_of_meanwhile(database: Database) -> None:
+    """The batch goes by COPY, which another's row stops: then all are decided again, and nothing is written twice."""
+    people = [f"t1-{n:032x}" for n in range(COPIED_ROWS + 20)]
+    stopped = people[50]
+
+    async def waits() -> bool:
+        async with database.begin() as look:
+            sql = (
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND wait_event_type = 'Lock' AND query LIKE 'COPY%'"
+            )
+            return bool(await look.scalar(text(sql)))
+
+    async with database.begin() as tx:
+        await record(tx, inner, [of(stopped, stop(5))], NOW)
+        said = [of(who, opt_in(0, evidence_id=f"ev-{who}")) for who in people]
+        said.insert(3, of(people[7], stop(9, evidence_id="ev-out")))  # no first consent, and as new as the others
+        second = asyncio.create_task(recorded(database, *said))
+        await eventually(waits)
+    verdicts = {(r.statement.subject_id, r.statement.evidence.kind): r.decision.verdict for r in await second}
+    expected = dict.fromkeys([(who, "opt_in") for who in people], Verdict.RECORDED)
+    assert verdicts == expected | {
+        (stopped, "opt_in"): Verdict.UNCHANGED,
+        (people[7], "opt_out"): Verdict.RECORDED,
+        (people[7], "opt_in"): Verdict.UNCHANGED,
+    }
+    async with database.begin() as tx:
+        histories = await ledger_store.whole_histories(tx, people)
+    out = set()
+    for subject, entries in histories:
+        consent = ledger.consent_of(subject.state, "acme", "promotions")
+        if consent is None or consent.state != "opted_in":
+            out.add(subject.subject_id)
+        assert verify(entries, inner) is None
+        assert (subject.head, subject.entries) == (entries[-1].hash, len(entries))
+    assert out == {stopped, people[7]}
+    assert sorted(event.subject_id for event in await published(database)) == people
+
+
+@pytest.mark.parametrize("partitions", [None, 3])
+async def test_first_consents_are_told_alike_in_rows_of_their_own_and_in_shared_ones(
+    database: Database, partitions: int | None
+) -> None:
+    people = [f"t1-{n:032x}" for n in range(COPIED_ROWS)]
+    said = [of(who, opt_in(n % 9, evidence_id=f"ev-{who}")) for n, who in enumerate(people)]
+    said.append(of("t1-out", stop(2)))
+    async with database.begin() as tx:
+        await record(tx, inner, said, NOW, partitions=partitions)
+        rows = await tx.execute(text("SELECT type, payload FROM outbox ORDER BY id"))
+        found = [outbox.unpacked(row.type, row.payload) for row in rows]
+    if partitions is None:
+        payloads = [payload or b"" for _, payload in found]
+    else:
+        assert len(found) <= 2 * partitions
+        assert {type_ for type_, _ in found} == {f"{outbox.SHARED}consent.state_changed.v1"}
+        payloads = [value for _, row in found for _, value in msgspec.msgpack.decode(row or b"")]
+    told = {event.subject_id: event for event in (msgspec.json.decode(p, type=ConsentStateChanged) for p in payloads)}
+    assert len(payloads) == len(told) == len(said)
+    for one in said:
+        event, evidence = told[one.subject_id], one.evidence
+        assert [cause.evidence_id for cause in event.causes] == [evidence.evidence_id]
+        assert event.version == FIRST
+        if evidence.kind == "opt_in":
+            [consent] = event.consents
+            assert (consent.state, consent.occurred_at, consent.evidence_id) == (
+                "opted_in",
+                evidence.at,
+                evidence.evidence_id,
+            )
 
 
 async def test_hundreds_at_once_are_written_as_one_by_one(database: Database) -> None:

@@ -39,7 +39,8 @@ from common.db.timer import Worker
 from common.kafka import broker as kafka
 from common.kafka import dead_letters, publisher_keys
 from common.kafka.consumer import Consumer
-from common.kafka.outbox import Ceiling, Relay, Relayed
+from common.kafka.outbox import Ceiling, Relay
+from common.kafka.relayed import Relayed
 from common.kafka.retrying import Retrying
 from common.kafka.subscription import Subscription
 from common.keyring import FieldKeys, LinkKeys, OtherKey, SubjectKeys, fingerprints

@@ -85,8 +85,8 @@ class Settings(HoursSettings, page.PageSettings, imports.ImportSettings):
     """The interval of seals without a backlog."""
     sum_every_s: float = Field(21_600.0, gt=0)
     """The interval of the projection's checksum."""
-    import_backlog: int = Field(1000, ge=1)
-    """Imports and expiries wait above so many rows of the outbox."""
+    import_backlog: int = Field(2000, ge=1)
+    """Imports and expiries wait above so many unpublished events."""
     retired_signing_keys: dict[str, str] = Field(default_factory=dict)
     """Former signing keys, still published: key id to `x` of the key set."""
     protected_names: Path | None = None

@@ -19,7 +19,7 @@ import logging
 import math
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -34,6 +34,8 @@ from common.db.notify import Listener, either
 from common.db.timer import uptime_s
 from common.kafka import broker as kafka
 from common.kafka import publisher_keys
+from common.kafka.relayed import IDLE_S, spans
+from common.kafka.relayed import RELAYED as RELAYED
 from common.keyring import fingerprints
 from common.settings import ServiceSettings
 from common.telemetry import counter, gauge, traceparent, tracing
@@ -41,10 +43,7 @@ from common.telemetry import counter, gauge, traceparent, tracing
 log = logging.getLogger(__name__)
 
 WAITING = "outbox_waiting"  # NOTIFY channel: rows were committed
-RELAYED = "outbox_relayed"  # NOTIFY channel: ids that Kafka acknowledged, now deleted; as `spans`
-TOLD_CHARS = 7_900  # Postgres takes 8,000 bytes
 LEADER = "placet.relay"  # advisory lock
-IDLE_S = 0.25  # of a standby, and of callers that wait
 CALM_S = 10.0
 UNHEARD_S = 1.0  # a leader reads the outbox at least so often: a notification can be missed
 BACK_OFF_S = (0.1, 5.0)
@@ -87,6 +86,13 @@ TURN = (
     " WHERE before < $2::bigint ORDER BY id"
 )
 
+# About how many events wait. A state takes some 65 bytes of a compressed shared row, and 500 of another.
+EVENTS_WAITING = (
+    "SELECT CASE WHEN span > 10000 THEN span ELSE (SELECT coalesce(sum(CASE"
+    " WHEN type LIKE $1 THEN 1 + octet_length(payload) / 80 WHEN type LIKE $2 THEN 1 + octet_length(payload) / 512"
+    " ELSE 1 END), 0) FROM outbox) END FROM (SELECT coalesce(max(id) - min(id) + 1, 0) AS span FROM outbox) AS ids"
+)
+
 # Run once Kafka has acknowledged a turn's records.
 DONE = (
     "WITH gone AS (DELETE FROM outbox WHERE id = ANY($1::bigint[])),"
@@ -97,8 +103,6 @@ DONE = (
 )
 
 Ceiling = Callable[[AsyncConnection], Awaitable[datetime | None]]
-
-
 Place = tuple[str, int]  # a topic without the prefix, and a partition
 Numbers = dict[Place, int]  # the last published number of each place
 
@@ -142,22 +146,38 @@ async def append(
     keys = [event.key.encode() for event in events]
     payloads = [kafka.encode(event) for event in events]
     for event, key, payload in zip(events, keys, payloads, strict=True):
-        if len(key) + len(payload) > MAX_RECORD_BYTES:  # else the relay would retry for ever, and block all later rows
-            raise TooLarge(f"{event.type} of {len(key) + len(payload)} bytes: at most {MAX_RECORD_BYTES}")
+        _check_size(event.type, key, payload)
     return await append_records(tx, topic.name, keys, [event.type for event in events], payloads, traces)
 
 
 async def append_by_partition(tx: AsyncConnection, topic: Topic, events: Sequence[Event], partitions: int) -> None:
     """Write events of a single type as shared rows, grouped by partition. No caller can wait for a shared row."""
-    keys = [event.key.encode() for event in events]
-    groups: dict[int, list[tuple[bytes, Event]]] = defaultdict(list)
-    for partition, key, event in zip(kafka.partitions_of(keys, partitions), keys, events, strict=True):
-        groups[partition].append((key, event))
+    if events:
+        keys = [event.key.encode() for event in events]
+        await append_encoded(tx, topic, events[0].type, keys, [kafka.encode(event) for event in events], partitions)
+
+
+async def append_encoded(
+    tx: AsyncConnection, topic: Topic, type_: str, keys: Sequence[bytes], payloads: Sequence[bytes], partitions: int
+) -> None:
+    """Write encoded events of a type as shared rows, grouped by partition; see `append_by_partition`.
+
+    Lock the aggregates first. Raises TooLarge.
+    """
+    groups: dict[int, list[tuple[bytes, bytes]]] = defaultdict(list)
+    for partition, key, payload in zip(kafka.partitions_of(keys, partitions), keys, payloads, strict=True):
+        _check_size(type_, key, payload)
+        groups[partition].append((key, payload))
     rows = [group[at : at + TOGETHER] for group in groups.values() for at in range(0, len(group), TOGETHER)]
     if rows:
-        packed = [_packer.encode([(key, kafka.encode(event)) for key, event in row]) for row in rows]
-        keys, types = [row[0][0] for row in rows], [f"{SHARED}{row[0][1].type}" for row in rows]
-        await append_records(tx, topic.name, keys, types, packed)
+        packed = [_packer.encode(row) for row in rows]
+        await append_records(tx, topic.name, [row[0][0] for row in rows], [f"{SHARED}{type_}"] * len(rows), packed)
+
+
+def _check_size(type_: str, key: bytes, payload: bytes) -> None:
+    """Raise TooLarge for an event at which the relay would try for ever, and block all later rows."""
+    if len(key) + len(payload) > MAX_RECORD_BYTES:
+        raise TooLarge(f"{type_} of {len(key) + len(payload)} bytes: at most {MAX_RECORD_BYTES}")
 
 
 async def backlog(tx: AsyncConnection) -> int:
@@ -166,6 +186,15 @@ async def backlog(tx: AsyncConnection) -> int:
     Call before writing many rows: a STOP waits behind them, and so does the watermark.
     """
     return int(await tx.scalar(text("SELECT coalesce(max(id) - min(id) + 1, 0) FROM outbox")) or 0)
+
+
+async def backlog_of_events(tx: AsyncConnection) -> int:
+    """Return about how many events wait: of a shared row, by its bytes. See `backlog`.
+
+    Of very many rows only the span of their ids is read.
+    """
+    rows = await fetch_many(tx, EVENTS_WAITING, f"{PACKED}{SHARED}%", f"{SHARED}%")
+    return int(rows[0][0])
 
 
 async def append_dead_letter(
@@ -490,110 +519,3 @@ async def _numbers(tx: AsyncConnection) -> Numbers:
 
 def _tell_oldest(created: Sequence[datetime]) -> None:
     OLDEST.set((datetime.now(UTC) - min(created)).total_seconds() if created else 0)
-
-
-def spans(ids: Sequence[int]) -> str:
-    """Return rising ids as "3-17 20-21", or "" where too long: the listener must query."""
-    found: list[list[int]] = []
-    for one in ids:
-        if found and one == found[-1][1] + 1:
-            found[-1][1] = one
-        else:
-            found.append([one, one])
-    told = " ".join(f"{first}-{last}" for first, last in found)
-    return told if len(told) <= TOLD_CHARS else ""
-
-
-def ids_of(told: str) -> list[int]:
-    """Return the ids of `spans`."""
-    found: list[int] = []
-    for span in told.split():
-        first, _, last = span.partition("-")
-        found.extend(range(int(first), int(last) + 1))
-    return found
-
-
-class _Waiter:
-    """A caller that waits for Kafka."""
-
-    def __init__(self, facts: Mapping[UUID, Sequence[int]]) -> None:
-        self.left = set(facts)
-        self.rows = [row for ids in facts.values() for row in ids]
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-
-class Relayed:
-    """Waits until Kafka has acknowledged the events of facts, whichever process relays them.
-
-    A fact is a row written in the transaction of its events, under an id never used again. A missing outbox row proves
-    nothing: a failover may lose the row and use its id again. A fact without outbox rows is proof: a relay deleted the
-    rows after the acknowledgement. `proof` is that query: of the facts $1 (uuid[]) return those without any row in the
-    outbox, in a single statement.
-    """
-
-    def __init__(self, database: Database, proof: str, look_every_s: float = IDLE_S) -> None:
-        self._database = database
-        self._proof = proof
-        self._look_every_s = look_every_s
-        self._waiters: set[_Waiter] = set()
-        self._by_row: dict[int, set[_Waiter]] = defaultdict(set)
-        self._newest = 0  # highest id known as published
-        self._asked: set[UUID] = set()
-        self._woken = asyncio.Event()
-
-    async def run(self, stop: asyncio.Event) -> None:
-        """Listen to the relay, and poll, until `stop`."""
-        async with Listener(self._database, RELAYED, self._heard):
-            while not stop.is_set():
-                await either(stop, self._woken, self._look_every_s)
-                if not self._woken.is_set():
-                    self._ask(self._waiters)
-                self._woken.clear()
-                asked, self._asked = self._asked, set()
-                if asked:
-                    try:
-                        self._proven({fact for (fact,) in await self._database.read(self._proof, list(asked))})
-                    except Exception as error:  # callers wait on
-                        log.warning("the outbox cannot be polled", extra={"why": type(error).__name__})
-
-    def _heard(self, told: str) -> None:
-        if not told:
-            self._ask(self._waiters)
-        for row in ids_of(told):
-            self._newest = max(self._newest, row)
-            self._ask(self._by_row.get(row, ()))
-
-    def _ask(self, waiters: Iterable[_Waiter]) -> None:
-        for waiter in waiters:
-            self._asked |= waiter.left
-            self._woken.set()
-
-    def _proven(self, facts: set[UUID]) -> None:
-        for waiter in self._waiters:
-            waiter.left -= facts
-            if not waiter.left and not waiter.done.done():
-                self._newest = max([self._newest, *waiter.rows])
-                waiter.done.set_result(None)
-
-    async def wait(self, facts: Mapping[UUID, Sequence[int]], timeout_s: float) -> bool:
-        """Return True once Kafka has the events of all `facts` (with their outbox ids), False after `timeout_s`."""
-        if not facts:
-            return True
-        waiter = _Waiter(facts)
-        self._waiters.add(waiter)
-        for row in waiter.rows:
-            self._by_row[row].add(waiter)
-        if min(waiter.rows, default=0) <= self._newest:
-            self._ask([waiter])  # perhaps published already
-        try:
-            async with asyncio.timeout(timeout_s):
-                await waiter.done
-        except TimeoutError:
-            return False
-        finally:
-            self._waiters.discard(waiter)
-            for row in waiter.rows:
-                self._by_row[row].discard(waiter)
-                if not self._by_row[row]:
-                    del self._by_row[row]
-        return True

@@ -150,7 +150,7 @@ class _Trial:
 
     def _against(self, said: Line | Unreadable) -> Sequence[str]:
         """Return the reasons against a line, those of the rules of evidence too."""
-        found = self._statements.said_by(said)
+        [found] = self._statements.said_by([said])
         if isinstance(found, tuple):
             return found
         evidence = found[0].evidence

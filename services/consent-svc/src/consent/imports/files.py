@@ -28,7 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import CONSENT_NOTICES
 from common.contracts.consent import ConsentImportFinished
-from common.db.database import NEWEST_FIRST, Direction
+from common.db.database import NEWEST_FIRST, Direction, fetch_many
 from common.files.charset import Seen
 from common.files.cutting import Format, Piece, Shape
 from common.kafka import outbox
@@ -145,6 +145,13 @@ _FILE = (
 )
 
 
+_WAITING = (
+    *("import_id", "created_by", "fingerprint", "sender_id", "kind", "format", "terms", "delimiter", "columns"),
+    *("line_end", "wide", "seen", "bytes", "received_bytes", "rest", "pieces", "next_line", "complete", "created_at"),
+    *("position", "first_line", "body", "received_at"),
+)
+
+
 async def add(tx: AsyncConnection, file: ImportFile) -> ImportFile:
     """Store an import, or keep the row with this id, and return the row."""
     await tx.execute(
@@ -231,17 +238,15 @@ WAITING = "SELECT FROM import_piece JOIN import_file USING (import_id) WHERE rec
 
 async def lock_waiting(tx: AsyncConnection, put_off: Collection[str] = ()) -> WaitingPiece | None:
     """Lock the next unrecorded piece of a complete import, in index order, outside `put_off`. Skip locked pieces."""
-    rows = await tx.execute(
-        text(
-            f"SELECT {_FILE}, p.position, p.first_line, p.body, p.received_at FROM import_piece AS p"
-            " JOIN import_file AS f USING (import_id) WHERE p.recorded_at IS NULL AND f.complete"
-            " AND p.import_id <> ALL(CAST(:put_off AS text[]))"
-            " ORDER BY p.import_id, p.position LIMIT 1 FOR UPDATE OF p SKIP LOCKED"
-        ),
-        {"put_off": list(put_off)},
+    rows = await fetch_many(
+        tx,
+        f"SELECT {_FILE}, p.position, p.first_line, p.body, p.received_at FROM import_piece AS p"
+        " JOIN import_file AS f USING (import_id) WHERE p.recorded_at IS NULL AND f.complete"
+        " AND p.import_id <> ALL($1::text[])"
+        " ORDER BY p.import_id, p.position LIMIT 1 FOR UPDATE OF p SKIP LOCKED",
+        list(put_off),
     )
-    row = rows.one_or_none()
-    return _waiting(**row._mapping) if row else None
+    return _waiting(**dict(zip(_WAITING, rows[0], strict=True))) if rows else None
 
 
 async def settle(
@@ -253,23 +258,17 @@ async def settle(
     now: datetime,
 ) -> None:
     """Store a locked piece's outcome and delete its bytes; the last piece publishes the end of the import."""
-    await tx.execute(
-        text(
-            "UPDATE import_piece SET body = NULL, recorded_at = :now, created = :created, unchanged = :unchanged,"
-            " outvoted = :outvoted, refused = :refused, reasons = CAST(:reasons AS jsonb), verdicts = :verdicts"
-            " WHERE import_id = :id AND position = :position"
-        ),
-        {
-            "id": piece.file.import_id,
-            "position": piece.position,
-            "now": now,
-            "created": counts.get("created", 0),
-            "unchanged": counts.get("unchanged", 0),
-            "outvoted": counts.get("outvoted", 0),
-            "refused": counts.get("refused", 0),
-            "reasons": msgspec.json.encode(dict(reasons)).decode(),
-            "verdicts": verdicts,
-        },
+    await fetch_many(
+        tx,
+        "UPDATE import_piece SET body = NULL, recorded_at = $3, created = $4, unchanged = $5, outvoted = $6,"
+        " refused = $7, reasons = $8::text::jsonb, verdicts = $9 WHERE import_id = $1 AND position = $2"
+        " RETURNING import_id",
+        piece.file.import_id,
+        piece.position,
+        now,
+        *(counts.get(verdict, 0) for verdict in ("created", "unchanged", "outvoted", "refused")),
+        msgspec.json.encode(dict(reasons)).decode(),
+        verdicts,
     )
     await _end(tx, piece.file, now)
 
@@ -279,24 +278,24 @@ async def _end(tx: AsyncConnection, file: ImportFile, now: datetime) -> None:
 
     The lock on the file lets one transaction at a time look, so that the last one sees every other piece.
     """
-    await tx.execute(text("SELECT FROM import_file WHERE import_id = :id FOR UPDATE"), {"id": file.import_id})
-    rows = await tx.execute(
-        text(
-            "SELECT sum(lines) AS lines, sum(refused) AS refused FROM import_piece WHERE import_id = :id"
-            " HAVING bool_and(recorded_at IS NOT NULL)"
-        ),
-        {"id": file.import_id},
+    await fetch_many(tx, "SELECT import_id FROM import_file WHERE import_id = $1 FOR UPDATE", file.import_id)
+    rows = await fetch_many(
+        tx,
+        "SELECT sum(lines), sum(refused) FROM import_piece WHERE import_id = $1"
+        " AND NOT EXISTS (SELECT FROM import_piece WHERE import_id = $1 AND recorded_at IS NULL)"
+        " HAVING count(*) > 0",
+        file.import_id,
     )
     notices = [
         ConsentImportFinished(
             notice_id=file.import_id,
             sender_id=file.sender_id,
             kind="suppressions" if file.kind == "suppressions" else "consents",
-            lines=int(row.lines),
-            refused=int(row.refused),
+            lines=int(lines),
+            refused=int(refused),
             finished_at=now,
         )
-        for row in rows
+        for lines, refused in rows
     ]
     await outbox.append(tx, CONSENT_NOTICES, notices)
 

@@ -1,6 +1,6 @@
 """Turn the lines of an import into statements to record, or into reasons to refuse. Computation for a thread."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
@@ -11,6 +11,7 @@ from common.contracts.consent import Basis
 from common.files.instants import Order
 from common.service import Resources
 from common.sms.msisdn import NumberRefused, applying, as_received, parse, readings
+from common.sms.subject_id import InnerId
 from consent.bodies import EARLIEST
 from consent.imports import lines
 from consent.imports.files import ImportFile
@@ -22,6 +23,7 @@ from consent.ledger.rules import Evidence, Kind
 from consent.senders.store import Purposes
 
 Reasons = tuple[str, ...]
+_Said = tuple[str, str | None, Evidence]  # of a person: the subject_id, the number and the evidence
 
 
 class _Shown(msgspec.Struct, frozen=True):
@@ -64,6 +66,17 @@ def kind_of(file: ImportFile) -> lines.Kind:
     return "suppressions" if file.kind == "suppressions" else "consents"
 
 
+class _Draft(msgspec.Struct, frozen=True, gc=False):
+    """A line read. `people`: each by the subject_id that the line names, or by a number."""
+
+    line: Line
+    kind: Kind
+    people: Sequence[tuple[str | None, str | None]]
+    purpose: str | None
+    at: datetime
+    reasons: list[str]
+
+
 class Statements:
     """The lines of a file on their way to statements."""
 
@@ -79,6 +92,7 @@ class Statements:
         theirs = purposes.countries if purposes else ()
         self.countries = applying(self._terms.country, theirs, held.settings.country)
         self._default_at = self._terms.occurred_at or file.created_at
+        self._inner: dict[str, InnerId] = {}
 
     @property
     def undated(self) -> bool:
@@ -87,39 +101,70 @@ class Statements:
 
     def of(self, body: bytes, layout: Layout, first_line: int) -> dict[int, list[Statement] | Reasons]:
         """Return, by line of a piece, a statement for each number meant, or the refusal reasons."""
-        return {number: self.said_by(line) for number, line in self.lines(body, layout, first_line)}
+        read = list(self.lines(body, layout, first_line))
+        return dict(zip([number for number, _ in read], self.said_by([line for _, line in read]), strict=True))
 
     def lines(self, body: bytes, layout: Layout, first_line: int) -> Iterator[tuple[int, Line | Unreadable]]:
         return lines.read(body, layout, first_line, kind_of(self._file), self._terms.dates)
 
-    def said_by(self, line: Line | Unreadable) -> list[Statement] | Reasons:
-        """Return a statement for each number that the line means, or the refusal reasons."""
-        return (line.reason,) if isinstance(line, Unreadable) else self._statements(line)
+    def inner(self, subject_id: str) -> InnerId:
+        """Return the inner id; of a person of these lines without decrypting the id a second time."""
+        found = self._inner.get(subject_id)
+        if found is None:
+            found = self._inner[subject_id] = self._held.subject_keys.inner(subject_id)
+        return found
 
-    def _statements(self, line: Line) -> list[Statement] | Reasons:
+    def said_by(self, read: Sequence[Line | Unreadable]) -> list[list[Statement] | Reasons]:
+        """Return, for each line, a statement for each number that the line means, or the refusal reasons.
+
+        Ids and encrypted numbers are made for all lines at once.
+        """
+        drafts = [(line.reason,) if isinstance(line, Unreadable) else self._draft(line) for line in read]
+        of_lines = [each.people for each in drafts if isinstance(each, _Draft)]
+        numbers = [number for people in of_lines for _, number in people if number is not None]
+        ids = dict(zip(numbers, self._held.subject_keys.subject_ids(numbers), strict=True))
+        return self._sealed([self._said(each, ids) if isinstance(each, _Draft) else each for each in drafts])
+
+    def _draft(self, line: Line) -> _Draft:
         opening = not self._lists and line.kind != "opt_out"
         reasons: list[str] = []
-        subjects = self._subjects(line, opening, reasons)
+        people = self._people(line, opening, reasons)
         at = self._at(line, opening, reasons)
         purpose = line.purpose or (self._terms.purpose if opening or self._lists else None)
         if self._lists and line.kind == "opt_in":
             reasons.append("kind_not_valid")
         if purpose is not None and not self._asked(purpose, opening):
             reasons.append("unknown_purpose")
-        kind: Kind = "opt_in" if opening else "opt_out"
-        said = [(who, number, self._evidence(line, who, kind, purpose, at)) for who, number in subjects]
-        if reasons:
-            return (*reasons, *ledger.refusals(said[0][2], self._received_at))
-        return [Statement(who, self._sealed(who, number), evidence) for who, number, evidence in said]
+        return _Draft(line, "opt_in" if opening else "opt_out", people, purpose, at, reasons)
 
-    def _sealed(self, subject_id: str, number: str | None) -> str | None:
-        """Return the encrypted number. A suppression list keeps the keyed hash alone."""
-        return None if self._lists or not number else self._held.field_keys.seal(number, f"number:{subject_id}")
+    def _said(self, draft: _Draft, ids: Mapping[str, str]) -> list[_Said] | Reasons:
+        """Return what the line says of each person, or the refusal reasons."""
+        said = []
+        for named, number in draft.people:
+            who = ids[number] if number is not None else named or ""
+            known = number is not None or self._held.subject_keys.knows(who)
+            inner = self.inner(who) if known else who  # of a line that is refused
+            said.append((who, number, self._evidence(draft, inner)))
+        if draft.reasons:
+            return (*draft.reasons, *ledger.refusals(said[0][2], self._received_at))
+        return said
 
-    def _evidence(self, line: Line, subject_id: str, kind: Kind, purpose: str | None, at: datetime) -> Evidence:
+    def _sealed(self, lines: Sequence[list[_Said] | Reasons]) -> list[list[Statement] | Reasons]:
+        """Return the statements, each with its encrypted number. A suppression list keeps the keyed hash alone."""
+        named = [
+            (number, f"number:{who}") for said in lines if isinstance(said, list) for who, number, _ in said if number
+        ]
+        sealed = iter([None] * len(named) if self._lists else self._held.field_keys.seal_all(named))
+        return [
+            [Statement(who, next(sealed) if number else None, evidence) for who, number, evidence in said]
+            if isinstance(said, list)
+            else said
+            for said in lines
+        ]
+
+    def _evidence(self, draft: _Draft, inner: str) -> Evidence:
         terms, shown = self._terms, self._terms.evidence
-        keys = self._held.subject_keys
-        inner = keys.inner(subject_id) if keys.knows(subject_id) else subject_id  # of a line that is refused
+        line, kind, purpose, at = draft.line, draft.kind, draft.purpose, draft.at
         said_at = at if kind == "opt_in" else min(at, self._received_at)  # at most its arrival
         form = line if line.form_id or line.form_version or line.text_shown else shown  # one form, not half of each
         return Evidence(
@@ -146,9 +191,11 @@ class Statements:
             return False
         return purpose in (self._purposes.offered if opening else self._purposes.ever)
 
-    def _subjects(self, line: Line, opening: bool, reasons: list[str]) -> Sequence[tuple[str, str | None]]:
-        """Return (subject_id, number) of each person meant: an opt-out covers both readings."""
-        keys = self._held.subject_keys
+    def _people(self, line: Line, opening: bool, reasons: list[str]) -> Sequence[tuple[str | None, str | None]]:
+        """Return each person meant, by the subject_id that the line names or else by a number.
+
+        An opt-out covers both readings of a number.
+        """
         if line.subject_id is not None:
             subject_id = self._subject(line.subject_id)
             if not self._lists or line.number is not None or subject_id is None:
@@ -164,7 +211,7 @@ class Statements:
         except NumberRefused as refused:
             numbers = (as_received(raw, country=countries[0]),)
             reasons.append(refused.reason)
-        return [(keys.subject_id(number), number) for number in numbers]
+        return [(None, number) for number in numbers]
 
     def _subject(self, who: str) -> str | None:
         """Return the subject id of a person named by the id with the sender's controller. `None`: not such an id.

@@ -47,7 +47,7 @@ STOPPED_BY_PERSON = "stopped_by_person"  # only the person takes the STOP back
 
 
 class Importing:
-    """The workers. `backlog`: outbox rows beyond which no piece is recorded: a STOP would wait."""
+    """The workers. `backlog`: waiting events beyond which no piece is recorded: a STOP would wait."""
 
     def __init__(self, held: Resources[Any], *, backlog: int) -> None:
         self._held = held
@@ -67,16 +67,17 @@ class Importing:
 
     async def turn(self) -> bool:
         """Record a piece; return whether any wait. Where others hold them all, or the outbox is full, pause first."""
+        if await self.record_piece():
+            return True
         if not await self._held.database.read(import_files.WAITING):
             return False
-        if not await self.record_piece():
-            await asyncio.sleep(RELAY_S)
+        await asyncio.sleep(RELAY_S)
         return True
 
     async def record_piece(self) -> bool:
         """Record the next waiting piece; return False where others hold all of them, or the outbox is full."""
         async with self._piece() as (tx, piece):
-            if piece is None or await outbox.backlog(tx) > self._backlog:
+            if piece is None or await outbox.backlog_of_events(tx) > self._backlog:
                 return False
             now = datetime.now(UTC)
             sender_id = piece.file.sender_id
@@ -88,7 +89,9 @@ class Importing:
             out = await self._out_already(tx, reading, statements)
             await recorder.keep_listed(tx, [one for one in statements if one.evidence.evidence_id in out])
             told = [one for one in statements if one.evidence.evidence_id not in out]
-            recorded = iter(await recorder.record(tx, self._held.subject_keys.inner, told, now))
+            recorded = iter(
+                await recorder.record(tx, reading.inner, told, now, partitions=self._held.settings.partitions)
+            )
             verdicts: dict[int, tuple[Verdict, Reasons]] = {}
             for line, said in read.items():
                 if isinstance(said, list):
@@ -162,6 +165,8 @@ def _verdict(result: Recorded | None) -> tuple[Verdict, Reasons]:
     if result is None:
         return "unchanged", ()
     decided, evidence = result.decision, result.statement.evidence
+    if decided.verdict is Decided.RECORDED and evidence.kind == "opt_in" and len(decided.state.marks) == 1:
+        return "created", ()  # no other mark stands against the opt-in
     if decided.verdict is Decided.REFUSED:
         return "refused", decided.refusals
     # before the verdict: with a sister's STOP, an opt-in without effect makes the purpose known, which is a change

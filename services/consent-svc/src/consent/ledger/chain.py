@@ -87,12 +87,19 @@ def seal(evidence: Evidence, salt: str) -> str:
 
 
 def link(name: str, position: int, evidence: Evidence, recorded_at: datetime, sealed: str, previous_hash: str) -> str:
-    """Return sha256(previous hash + canonical JSON of the entry without its PERSONAL fields).
+    """Return sha256(previous hash + canonical JSON of the entry without its PERSONAL fields), as of `line`."""
+    return hashed(previous_hash, line(name, position, evidence, recorded_at, sealed))
+
+
+def line(
+    name: str, position: int, evidence: Evidence, recorded_at: datetime, sealed: str
+) -> dict[str, str | int | None]:
+    """Return the flat, sorted line that the hash of an entry covers.
 
     `name`: of the person. In the ledger the inner id, so that the chain outlives an outer key (ADR-0093); in what a
     controller gets, the edge id.
     """
-    line = {
+    return {
         "answers": evidence.answers,
         "arrived_at": None if evidence.arrived_at is None else instant(evidence.arrived_at),
         "basis": evidence.basis,
@@ -111,7 +118,6 @@ def link(name: str, position: int, evidence: Evidence, recorded_at: datetime, se
         "source": evidence.source,
         "subject_id": name,
     }
-    return hashed(previous_hash, line)
 
 
 def verify(entries: Sequence[Entry], inner: Callable[[str], str]) -> int | None:

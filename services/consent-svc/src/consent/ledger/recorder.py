@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
 
-import msgspec
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -20,17 +19,22 @@ from common import version
 from common.contracts import ERASURES, STATES
 from common.contracts.consent import Cause, ConsentStateChanged
 from common.contracts.rights import ErasureLifted
+from common.db.database import COPIED_ROWS
 from common.kafka import outbox
 from common.privacy import erasing
 from common.privacy.erasing import Whom, concerning
 from common.sms.subject_id import Inner, InnerId
 from common.telemetry import counter, traceparent
-from consent.ledger import retention, store, term_store
+from consent.ledger import first_consents, first_store, retention, store, term_store
 from consent.ledger import rules as ledger
 from consent.ledger.chain import SALT_BYTES, Entry, chained, erased, evidence_id
+from consent.ledger.first_consents import NOTHING, Written
 from consent.ledger.retention import Rules, Term
 from consent.ledger.rules import NEVER_SEEN, Decision, Evidence, Verdict
-from consent.ledger.store import Known, Registered, Review, Subject
+from consent.ledger.statement import Recorded as Recorded
+from consent.ledger.statement import Statement as Statement
+from consent.ledger.statement import controlled as controlled
+from consent.ledger.store import Known, Review, Subject
 
 RETENTION = "retention"  # the source of evidence made by time
 MO = "mo"
@@ -38,30 +42,6 @@ OPENING = ("opt_in", "request")
 EVIDENCE = counter(
     "sms_consent_evidence_total", "Evidence offered to the ledger, by kind and verdict.", ["kind", "verdict"]
 )
-
-
-class Statement(msgspec.Struct, frozen=True, gc=False):
-    """Evidence with its subject. `number` is encrypted with the context "number:<subject_id>".
-
-    `erases`: the opt-out asks for erasure. An opt-out from every sender erases everything; an opt-out from one sender
-    erases its controller's data. `to_review`: the opt-out waits for a reviewer.
-    """
-
-    subject_id: str
-    number: str | None
-    evidence: Evidence
-    erases: bool = False
-    trace: str | None = None
-    to_review: bool = False
-
-
-class Recorded(msgspec.Struct, frozen=True, gc=False):
-    """The outcome of a statement. `version`, `erased`: after the batch; `version` is `None` if refused."""
-
-    statement: Statement
-    decision: Decision
-    version: int | None
-    erased: bool = False
 
 
 NOBODY: Mapping[str, Subject] = MappingProxyType({})
@@ -101,13 +81,14 @@ async def record(
     now: datetime,
     reviews: Sequence[Review] = (),
     held: Mapping[str, Subject] = NOBODY,
+    partitions: int | None = None,
 ) -> list[Recorded]:
     """Decide the statements in order, write the outcome, and return a result for each.
 
     An open review sets `held_since`. A refused statement leaves no trace, not even a subject. `held`: subjects that the
     caller has locked, as they are. Any number of statements takes five round trips for new subjects and for held ones,
     seven for other existing subjects, nine for both, and another if an opted-out subject opts in. `inner`: what the
-    chain of a subject is hashed under.
+    chain of a subject is hashed under. `partitions`: of the topic; the events then share rows of the outbox.
     """
     decisions: dict[int, Decision] = {}
     taken: dict[int, Statement] = {}
@@ -116,18 +97,19 @@ async def record(
             decisions[place] = Decision(verdict=Verdict.REFUSED, state=NEVER_SEEN, refusals=why)
         else:
             taken[place] = statement
-    changes: dict[str, _Change] = {}
+    new = _New()
     perhaps_new = {place: s for place, s in taken.items() if s.subject_id not in held}
     if perhaps_new and not reviews:
-        changes = await _of_strangers(tx, inner, perhaps_new, decisions, now)
-        taken = {place: s for place, s in taken.items() if s.subject_id not in changes}
+        new = await _of_strangers(tx, inner, perhaps_new, decisions, now)
+        taken = {p: s for p, s in taken.items() if p not in new.first and s.subject_id not in new.changes}
+    changes = new.changes
     if taken or reviews:
         changes |= await _of_others(tx, inner, taken, reviews, held, decisions, now)
-    await _write(tx, list(changes.values()), now)
-    results = [(statement, decisions[place]) for place, statement in enumerate(statements)]
-    for (kind, verdict), many in Counter((s.evidence.kind, d.verdict) for s, d in results).items():
+    await _write(tx, list(changes.values()), now, new.written, partitions)
+    results = [new.first.get(p) or _recorded(s, decisions[p], changes) for p, s in enumerate(statements)]
+    for (kind, verdict), many in Counter((r.statement.evidence.kind, r.decision.verdict) for r in results).items():
         EVIDENCE.labels(kind, verdict).inc(many)
-    return [_recorded(s, d, changes) for s, d in results]
+    return results
 
 
 def _recorded(statement: Statement, decision: Decision, changes: Mapping[str, _Change]) -> Recorded:
@@ -137,35 +119,58 @@ def _recorded(statement: Statement, decision: Decision, changes: Mapping[str, _C
     return Recorded(statement, decision, subject.version, subject.erased_at is not None)
 
 
+@dataclass(frozen=True, slots=True)
+class _New:
+    """The new subjects of a batch. `first`: by place, the statements that `written` records."""
+
+    changes: dict[str, _Change] = field(default_factory=dict)
+    written: Written = NOTHING
+    first: Mapping[int, Recorded] = field(default_factory=dict)
+
+
 async def _of_strangers(
-    tx: AsyncConnection, inner: Inner, taken: Mapping[int, Statement], decisions: dict[int, Decision], now: datetime
-) -> dict[str, _Change]:
+    tx: AsyncConnection,
+    inner: Inner,
+    taken: Mapping[int, Statement],
+    decisions: dict[int, Decision],
+    now: datetime,
+    *,
+    together: bool = True,
+) -> _New:
     """Decide the statements of new subjects and insert their rows; add to `decisions` (ADR-0035).
 
-    The result omits subjects that another transaction has inserted meanwhile.
+    The result omits subjects that another transaction has inserted meanwhile. `together`: first consents go by COPY
+    with the other new subjects, in one order; where another transaction has one of these, all are decided again.
     """
     known = await store.known(
         tx,
         subjects={s.subject_id for s in taken.values()},
         senders={s.evidence.sender_id for s in taken.values() if s.evidence.sender_id is not None},
     )
+    unknown = {place: s for place, s in taken.items() if s.subject_id not in known.subjects}
+    first = first_consents.candidates(unknown) if together and len(unknown) >= COPIED_ROWS else {}
     changes = {
         subject_id: _Change(subject, subject, now, inner=inner(subject_id), stranger=True)
-        for subject_id in dict.fromkeys(s.subject_id for s in taken.values())
-        if subject_id not in known.subjects
+        for subject_id in dict.fromkeys(s.subject_id for place, s in unknown.items() if place not in first)
         for subject in (Subject(subject_id=subject_id),)
     }
-    if not changes:
-        return {}
     decided = {
         place: _decide_after_ends(changes[s.subject_id], s, known, now)
-        for place, s in taken.items()
-        if s.subject_id in changes
+        for place, s in unknown.items()
+        if place not in first
     }
     _count_terms(changes.values(), known.rules)
-    added = await store.add_subjects(tx, [change.subject for change in changes.values()], now)
+    subjects = [change.subject for change in changes.values()]
+    if first:
+        salts = os.urandom(SALT_BYTES * len(first)).hex()
+        written = first_consents.written(list(first.values()), inner, salts, known.senders, known.rules, now)
+        if not await first_store.add_subjects(tx, written, subjects, now):
+            return await _of_strangers(tx, inner, taken, decisions, now, together=False)
+        decisions |= decided
+        return _New(changes, written, dict(zip(first, written.results, strict=True)))
+    added = await store.add_subjects(tx, subjects, now) if subjects else set()
     decisions |= {place: decision for place, decision in decided.items() if taken[place].subject_id in added}
-    return {subject_id: change for subject_id, change in changes.items() if subject_id in added}
+    return _New({subject_id: change for subject_id, change in changes.items() if subject_id in added})
 
 
 async def _of_others(
@@ -473,24 +478,6 @@ def _needs_number(evidence: Evidence) -> bool:
     return evidence.kind in OPENING
 
 
-def controlled(evidence: Evidence, registered: Mapping[str, Registered], *, whole: bool = False) -> Evidence:
-    """Return `evidence` with the registry's controller (ADR-0020) and reopening rule, which no caller can set.
-
-    `whole`: an opt-out covers the whole controller, whatever reach the sender gives a STOP.
-    """
-    sender = registered.get(evidence.sender_id) if evidence.sender_id else None
-    if sender is None:
-        return evidence
-    narrow = evidence.kind == "opt_out" and (evidence.purpose is not None or sender.stop_scope == "sender")
-    narrow = narrow and not whole
-    asserted = evidence.kind == "opt_in" and not evidence.by_person
-    return replace(
-        evidence,
-        controller=None if narrow else sender.controller,
-        reopening_rule=sender.reopening_rules.get(evidence.purpose or "") if asserted else None,
-    )
-
-
 def _returns(decision: Decision, evidence: Evidence, erased_at: datetime) -> bool:
     """Return whether a newer opt-in brings the erased subject back."""
     if evidence.kind != "opt_in" or evidence.at <= erased_at:
@@ -518,8 +505,16 @@ def _unread(subject: Subject, review: Review) -> bool:
     return subject.erased_at is not None and review.since <= subject.erased_at
 
 
-async def _write(tx: AsyncConnection, changes: Sequence[_Change], now: datetime) -> None:
-    """Write the changes and append their events to the outbox. `_count_terms` has run."""
+async def _write(
+    tx: AsyncConnection,
+    changes: Sequence[_Change],
+    now: datetime,
+    first: Written = NOTHING,
+    partitions: int | None = None,
+) -> None:
+    """Write the changes and `first`, and append the events to the outbox. `_count_terms` has run."""
+    if first.entries:
+        await first_store.append(tx, first, partitions)
     counted = [(change, change.terms) for change in changes if change.terms is not None]
     ended = [(c.subject.subject_id, term) for c, terms in counted for term in terms.ended]
     began = [(c.subject.subject_id, term) for c, terms in counted if not c.stranger for term in terms.began]
@@ -534,7 +529,10 @@ async def _write(tx: AsyncConnection, changes: Sequence[_Change], now: datetime)
     await store.append_entries(tx, [entry for change in written for entry in change.entries])
     await store.put_subjects(tx, [change.subject for change in written if not change.stranger], now)
     told = [change for change in written if change.told]
-    await outbox.append(tx, STATES, [_event(c) for c in told], [c.trace or traceparent() for c in told])
+    if partitions is None or any(change.trace for change in told):
+        await outbox.append(tx, STATES, [_event(c) for c in told], [c.trace or traceparent() for c in told])
+    else:
+        await outbox.append_by_partition(tx, STATES, [_event(c) for c in told], partitions)
     returned = [
         ErasureLifted(
             subject_id=change.subject.subject_id, controller_id=controller_id, lifted_at=now, evidence_id=opt_in

@@ -27,7 +27,7 @@ from common.settings import ServiceSettings
 from consent.ledger import recorder, store
 
 PAGE = 1_000
-BACKLOG = 2_000  # outbox rows: a STOP would wait behind the page
+BACKLOG = 2_000  # waiting events: a STOP would wait behind the page
 LOOK_EVERY_S = 0.2
 CAUSES_OF = timedelta(days=7)  # operators notice a lost record within this time
 
@@ -69,7 +69,7 @@ class Republishing:
         return many
 
     async def _short(self, tx: AsyncConnection) -> bool:
-        return await outbox.backlog(tx) <= BACKLOG
+        return await outbox.backlog_of_events(tx) <= BACKLOG
 
     async def _until(self, look: Callable[[AsyncConnection], Awaitable[bool]]) -> None:
         """Poll until `look` returns true."""

@@ -150,6 +150,11 @@ def _person(state: SubjectState, rules: Rules) -> Term:
 def _term(state: SubjectState, sender_id: str, purpose: str, rule: Rule) -> Term:
     touched = last_contact(state, sender_id)
     assert touched is not None, "an opt-in is a contact"
+    return term_since(touched, sender_id, purpose, rule)
+
+
+def term_since(touched: datetime, sender_id: str, purpose: str, rule: Rule) -> Term:
+    """Return the term of an open consent after the last contact `touched`."""
     end = expires_at(touched, rule.months)
     ask_at = max(end - timedelta(days=rule.ask_days), touched) if rule.ask_days else None
     return Term(sender_id=sender_id, purpose=purpose, last_contact=touched, expires_at=end, ask_at=ask_at)

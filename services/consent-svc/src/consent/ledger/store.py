@@ -29,12 +29,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.contracts.consent import Purpose, StopScope
+from common.contracts.consent import Purpose
 from common.db.database import fetch_many, insert_many
 from common.privacy.erasing import TO_ERASE, Erasure, Whom, columns, counted, meant
 from consent.ledger.chain import GENESIS, PERSONAL, Entry
 from consent.ledger.retention import Rule
 from consent.ledger.rules import NEVER_SEEN, Evidence, SubjectState
+from consent.ledger.statement import Registered as Registered
 from consent.schema import metadata
 
 HISTORY_ENTRIES = 1000
@@ -253,15 +254,6 @@ async def with_opt_out_of(
         {"after": after, "of_sender": marks[0], "of_controller": marks[1], "of_all": marks[2], "limit": limit},
     )
     return [_subject(**row._mapping) for row in rows]
-
-
-@dataclass(frozen=True, slots=True)
-class Registered:
-    """A sender's controller, how far a STOP reaches, and the reopening rules in force by purpose."""
-
-    controller: str
-    stop_scope: StopScope
-    reopening_rules: dict[str, str]
 
 
 class Known(NamedTuple):

@@ -44,7 +44,7 @@ BACKLOG = gauge(
 
 @dataclass(frozen=True, slots=True)
 class Expiring:
-    """The timer. `backlog`: outbox rows beyond which no step is written, because a STOP would wait behind the steps.
+    """The timer. `backlog`: waiting events beyond which no step is written, because a STOP would wait behind the steps.
 
     consent-svc has applied every text acknowledged before `read_up_to`: an OUI sent in time still finds its question
     open.
@@ -69,7 +69,7 @@ class Expiring:
             if read_up_to is None:
                 return False
             now = min(now, read_up_to)
-            if oldest is None or oldest > now or await outbox.backlog(tx) > self.backlog:
+            if oldest is None or oldest > now or await outbox.backlog_of_events(tx) > self.backlog:
                 return False
             return await step(tx, now, self.asking) > 0
 
@@ -165,7 +165,7 @@ class Recount:
         async with self._database.begin() as tx:
             noted = await term_store.note_recounts(tx)
         async with self._database.begin() as tx:
-            if await outbox.backlog(tx) > self._backlog:
+            if await outbox.backlog_of_events(tx) > self._backlog:
                 return False
             asked = await store.lock_recount(tx)
             if asked is None:

@@ -1,0 +1,123 @@
+"""Let callers wait until the relay has published their events, whichever process relays them."""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from uuid import UUID
+
+from common.db.database import Database
+from common.db.notify import Listener, either
+
+log = logging.getLogger(__name__)
+
+RELAYED = "outbox_relayed"  # NOTIFY channel: ids that Kafka acknowledged, now deleted; as `spans`
+TOLD_CHARS = 7_900  # Postgres takes 8,000 bytes
+IDLE_S = 0.25  # of a standby, and of callers that wait
+
+
+def spans(ids: Sequence[int]) -> str:
+    """Return rising ids as "3-17 20-21", or "" where too long: the listener must query."""
+    found: list[list[int]] = []
+    for one in ids:
+        if found and one == found[-1][1] + 1:
+            found[-1][1] = one
+        else:
+            found.append([one, one])
+    told = " ".join(f"{first}-{last}" for first, last in found)
+    return told if len(told) <= TOLD_CHARS else ""
+
+
+def ids_of(told: str) -> list[int]:
+    """Return the ids of `spans`."""
+    found: list[int] = []
+    for span in told.split():
+        first, _, last = span.partition("-")
+        found.extend(range(int(first), int(last) + 1))
+    return found
+
+
+class _Waiter:
+    """A caller that waits for Kafka."""
+
+    def __init__(self, facts: Mapping[UUID, Sequence[int]]) -> None:
+        self.left = set(facts)
+        self.rows = [row for ids in facts.values() for row in ids]
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class Relayed:
+    """Waits until Kafka has acknowledged the events of facts, whichever process relays them.
+
+    A fact is a row written in the transaction of its events, under an id never used again. A missing outbox row proves
+    nothing: a failover may lose the row and use its id again. A fact without outbox rows is proof: a relay deleted the
+    rows after the acknowledgement. `proof` is that query: of the facts $1 (uuid[]) return those without any row in the
+    outbox, in a single statement.
+    """
+
+    def __init__(self, database: Database, proof: str, look_every_s: float = IDLE_S) -> None:
+        self._database = database
+        self._proof = proof
+        self._look_every_s = look_every_s
+        self._waiters: set[_Waiter] = set()
+        self._by_row: dict[int, set[_Waiter]] = defaultdict(set)
+        self._newest = 0  # highest id known as published
+        self._asked: set[UUID] = set()
+        self._woken = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Listen to the relay, and poll, until `stop`."""
+        async with Listener(self._database, RELAYED, self._heard):
+            while not stop.is_set():
+                await either(stop, self._woken, self._look_every_s)
+                if not self._woken.is_set():
+                    self._ask(self._waiters)
+                self._woken.clear()
+                asked, self._asked = self._asked, set()
+                if asked:
+                    try:
+                        self._proven({fact for (fact,) in await self._database.read(self._proof, list(asked))})
+                    except Exception as error:  # callers wait on
+                        log.warning("the outbox cannot be polled", extra={"why": type(error).__name__})
+
+    def _heard(self, told: str) -> None:
+        if not told:
+            self._ask(self._waiters)
+        for row in ids_of(told):
+            self._newest = max(self._newest, row)
+            self._ask(self._by_row.get(row, ()))
+
+    def _ask(self, waiters: Iterable[_Waiter]) -> None:
+        for waiter in waiters:
+            self._asked |= waiter.left
+            self._woken.set()
+
+    def _proven(self, facts: set[UUID]) -> None:
+        for waiter in self._waiters:
+            waiter.left -= facts
+            if not waiter.left and not waiter.done.done():
+                self._newest = max([self._newest, *waiter.rows])
+                waiter.done.set_result(None)
+
+    async def wait(self, facts: Mapping[UUID, Sequence[int]], timeout_s: float) -> bool:
+        """Return True once Kafka has the events of all `facts` (with their outbox ids), False after `timeout_s`."""
+        if not facts:
+            return True
+        waiter = _Waiter(facts)
+        self._waiters.add(waiter)
+        for row in waiter.rows:
+            self._by_row[row].add(waiter)
+        if min(waiter.rows, default=0) <= self._newest:
+            self._ask([waiter])  # perhaps published already
+        try:
+            async with asyncio.timeout(timeout_s):
+                await waiter.done
+        except TimeoutError:
+            return False
+        finally:
+            self._waiters.discard(waiter)
+            for row in waiter.rows:
+                self._by_row[row].discard(waiter)
+                if not self._by_row[row]:
+                    del self._by_row[row]
+        return True
