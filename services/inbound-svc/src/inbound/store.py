@@ -98,6 +98,7 @@ callback_item = Table(
     Index("callback_item_callback_ix", "callback_id"),
     Index("callback_item_subject_ix", "subject_id", postgresql_where=text("subject_id IS NOT NULL")),
     Index("callback_item_code_ix", "short_code", "callback_id", postgresql_where=text("short_code IS NOT NULL")),
+    Index("callback_item_start_ix", "subject_id", postgresql_where=text("intent = 'start'")),  # of `BEHIND_STARTS`
 )
 
 Table(
@@ -143,6 +144,25 @@ SELECT c.id
 FROM callback AS c
 WHERE c.id = ANY($1::uuid[])
     AND NOT EXISTS (SELECT FROM outbox AS o WHERE o.id = ANY(c.outbox_ids))
+"""
+
+# STOPs of the arrays, each with a START of its account received before and said later. A subquery of one row each, as
+# an EXISTS becomes a join, whose plan from when the journal was empty reads the whole journal for every transaction.
+BEHIND_STARTS = """
+SELECT s.callback_id, s.provider_message_id
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])
+    AS s(callback_id, provider, account, provider_message_id, subject_id, said_at)
+WHERE (
+    SELECT true
+    FROM callback_item AS i
+    WHERE i.subject_id = s.subject_id
+        AND i.intent = 'start'
+        AND i.provider = s.provider
+        AND i.account = s.account
+        AND i.said_at > s.said_at
+        AND i.callback_id < s.callback_id
+    LIMIT 1
+)
 """
 
 
@@ -265,26 +285,17 @@ async def behind_starts(tx: AsyncConnection, stops: Sequence[tuple[UUID, Origin,
 
     Callback ids are in the order of arrival.
     """
-    rows = await tx.execute(
-        text(
-            "SELECT s.callback_id, s.provider_message_id"
-            " FROM unnest(CAST(:callback_ids AS uuid[]), CAST(:providers AS text[]), CAST(:accounts AS text[]),"
-            " CAST(:ids AS text[]), CAST(:subject_ids AS text[]), CAST(:said_at AS timestamptz[]))"
-            " AS s(callback_id, provider, account, provider_message_id, subject_id, said_at)"
-            " WHERE EXISTS (SELECT FROM callback_item AS i WHERE i.subject_id = s.subject_id AND i.intent = 'start'"
-            " AND i.provider = s.provider AND i.account = s.account"
-            " AND i.said_at > s.said_at AND i.callback_id < s.callback_id)"
-        ),
-        {
-            "callback_ids": [callback_id for callback_id, *_ in stops],
-            "providers": [origin.provider for _, origin, _ in stops],
-            "accounts": [origin.account for _, origin, _ in stops],
-            "ids": [item.provider_message_id for *_, item in stops],
-            "subject_ids": [item.subject_id for *_, item in stops],
-            "said_at": [item.said_at for *_, item in stops],
-        },
+    rows = await fetch_many(
+        tx,
+        BEHIND_STARTS,
+        [callback_id for callback_id, *_ in stops],
+        [origin.provider for _, origin, _ in stops],
+        [origin.account for _, origin, _ in stops],
+        [item.provider_message_id for *_, item in stops],
+        [item.subject_id for *_, item in stops],
+        [item.said_at for *_, item in stops],
     )
-    return {(row.callback_id, (row.provider_message_id, "")) for row in rows}
+    return {(callback_id, (name, "")) for callback_id, name in rows}
 
 
 @dataclass(frozen=True, slots=True)
