@@ -15,7 +15,7 @@ from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS, Topic
 from common.db.database import COPIED_MESSAGES, Database, fetch_many
 from common.telemetry import continue_trace, traceparent
 from inbound.service import Settings, build
-from inbound.store import Identity, Item, Origin, add_items, behind_starts, receipt_id
+from inbound.store import Identity, Item, Origin, Standing, add_items, receipt_id, standing
 from tests.operators import signed
 from tests.service.inbound.published import published
 from tests.support.builders import now, number
@@ -239,12 +239,13 @@ async def test_a_stop_looks_for_starts_of_its_person_alone_by_a_plan_of_an_empty
     try:
         async with database.engine.connect() as tx:  # rolled back
             for _ in range(KEPT_AFTER):
-                assert await behind_starts(tx, [(uuid4(), origin, stop)]) == set()
+                assert not (await standing(tx, [(uuid4(), origin, stop)], ["36111"], ["person-1"])).behind_starts
             await fetch_many(tx, OTHERS, early + timedelta(seconds=1), JOURNALLED)
             before = (await fetch_many(tx, READ))[0][0]
             last = UUID(int=2**128 - 1)
-            assert await behind_starts(tx, [(last, origin, stop)]) == {(last, stop.identity)}
+            known = await standing(tx, [(last, origin, stop)], ["36111"], ["person-1"])
             [(after,)] = await fetch_many(tx, READ)
     finally:
         await database.close()
+    assert known == Standing({(last, stop.identity)}, frozenset(), erased=False)
     assert after - before <= 2, "rows of other people are read for one STOP"

@@ -96,8 +96,8 @@ async def write(tx: AsyncConnection, held: Resources[Any], arrivals: Sequence[Ar
     ids = _callback_ids(arrivals)
     answers = [Kept(arrival, id_, again) for arrival, id_, again in zip(arrivals, ids, replayed, strict=True)]
     kept = [one for one in answers if not one.replayed]
-    await _add(tx, [(one, entry) for one in kept for entry in one.arrival.entries])
-    await _empty_the_late(tx, held, kept)
+    if await _add(tx, [(one, entry) for one in kept for entry in one.arrival.entries]):
+        await _empty_the_late(tx, held, kept)
     await _add(tx, await _wholes(tx, held, kept))
     await _publish_messages(tx, [(one, entry) for one in kept if _is_of(one, "messages") for entry in one.fresh])
     await _publish_receipts(tx, [(one, entry) for one in kept if _is_of(one, "receipts") for entry in one.fresh])
@@ -162,13 +162,13 @@ def _used_for(arrival: Arrival) -> bytes:
     return hashlib.sha256(arrival.origin.kind.encode() + b"\n" + arrival.content).digest()
 
 
-async def _add(tx: AsyncConnection, entries: Sequence[tuple[Kept, Entry]]) -> None:
+async def _add(tx: AsyncConnection, entries: Sequence[tuple[Kept, Entry]]) -> bool:
     """Journal the entries; new entries become fresh, in the provider's order.
 
-    A duplicate within one arrival counts once.
+    A duplicate within one arrival counts once. Return whether an erasure of any of the new MOs' people is known.
     """
     if not entries:
-        return
+        return False
     new = await store.add_items(tx, [(one.callback_id, one.arrival.origin, entry.item) for one, entry in entries])
     fresh: list[tuple[Kept, Entry]] = []
     for one, entry in entries:
@@ -176,33 +176,30 @@ async def _add(tx: AsyncConnection, entries: Sequence[tuple[Kept, Entry]]) -> No
         if name in new:
             new.remove(name)
             fresh.append((one, entry))
-    behind = await _behind_starts(tx, fresh)
+    people = {entry.item.subject_id for _, entry in fresh if entry.item.subject_id}
+    if not people:  # DLRs
+        for one, entry in fresh:
+            one.fresh.append(entry)
+        return False
+    stops = [(one.callback_id, one.arrival.origin, entry.item) for one, entry in fresh if _is_stop(entry)]
     stopped = {code for _, entry in fresh if (code := _stopped_code(entry)) is not None}
-    unknown = await codes.without_sender(tx, stopped) if stopped else frozenset[str]()
+    standing = await store.standing(tx, stops, stopped, people)
     for one, entry in fresh:
-        late = (one.callback_id, entry.item.identity) in behind
-        one.fresh.append(_to_no_sender(_behind_start(entry) if late else entry, unknown))
+        late = (one.callback_id, entry.item.identity) in standing.behind_starts
+        one.fresh.append(_to_no_sender(_behind_start(entry) if late else entry, standing.to_no_sender))
+    return standing.erased
 
 
-async def _behind_starts(tx: AsyncConnection, fresh: Sequence[tuple[Kept, Entry]]) -> set[tuple[UUID, store.Identity]]:
-    """Return the new STOPs which a START precedes by arrival and follows by the provider's clock.
-
-    A request for erasure is left out: the erasure settles the matter.
-    """
-    stops = [
-        (one.callback_id, one.arrival.origin, entry.item)
-        for one, entry in fresh
-        if isinstance(entry.event, MessageReceived) and entry.event.intent == "stop" and not entry.event.erasure
-    ]
-    return await store.behind_starts(tx, stops) if stops else set()
+def _is_stop(entry: Entry) -> bool:
+    """Return whether the entry is a STOP. A request for erasure is left out: the erasure settles the matter."""
+    event = entry.event
+    return isinstance(event, MessageReceived) and event.intent == "stop" and not event.erasure
 
 
 def _stopped_code(entry: Entry) -> str | None:
     """Return the code of a STOP for the senders of the code: neither for everyone, nor for an erasure."""
     event = entry.event
-    if isinstance(event, MessageReceived) and event.intent == "stop" and not (event.everyone or event.erasure):
-        return event.short_code
-    return None
+    return event.short_code if isinstance(event, MessageReceived) and _is_stop(entry) and not event.everyone else None
 
 
 def _to_no_sender(entry: Entry, unknown: Collection[str]) -> Entry:
