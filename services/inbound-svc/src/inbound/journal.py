@@ -6,6 +6,7 @@ same moment.
 
 import hashlib
 import logging
+import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -26,7 +27,7 @@ from common.sms.message_id import EPOCH, message_id
 from common.sms.msisdn import as_received
 from common.telemetry import counter, histogram, traceparent
 from inbound import codes, store
-from inbound.keywords import ANYONE, Public, Understanding, classify
+from inbound.keywords import ANYONE, Public, Remembered, Understanding
 from inbound.providers import RETRIES_FOR, Kind, Message, Once, Receipt, ambiguous
 from inbound.reviews import queue
 from inbound.store import Item, KeptCallback, KeptPart, Origin
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 EVENT_TEXT_CHARS = 4_096  # an SMS has 1,530 at most, and a record must fit Kafka; the journal keeps all
 TOGETHER = 100  # DLRs of an event: some 40 KB
+MEANINGS = Remembered(secrets.token_bytes(32))
 TIGHTENING = ("stop", "review")  # intents that count of a part on its own, and once more of an MO that may be a repeat
 
 INTENTS = counter("sms_inbound_intents_total", "MOs journalled, by intent.", ["intent"])
@@ -455,7 +457,7 @@ def _meant(origin: Origin, message: Message, public: Public) -> Understanding:
     """
     if message.opted_out:
         return Understanding("stop", f"provider:{origin.provider}", 1.0, "")
-    understood = classify(message.text, language=public.language, country=public.country)
+    understood = MEANINGS.understand(message.text, public)
     if message.part is None:
         return understood
     if understood.intent not in TIGHTENING:
