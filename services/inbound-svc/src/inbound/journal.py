@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -23,7 +23,7 @@ from common.keyring import FieldKeys
 from common.privacy import erasing
 from common.privacy.erasing import Erasure
 from common.service import Resources
-from common.sms.message_id import EPOCH, message_id
+from common.sms.message_id import EPOCH, message_id, written
 from common.sms.msisdn import as_received
 from common.telemetry import counter, histogram, traceparent
 from inbound import codes, store
@@ -123,7 +123,7 @@ def _callback_ids(arrivals: Sequence[Arrival]) -> list[UUID]:
     shared: dict[Origin, UUID] = {}
     found = []
     for arrival in arrivals:
-        new = message_id(arrival.received_at, uuid4().hex)
+        new = message_id(arrival.received_at, secrets.token_hex(16))
         found.append(shared.setdefault(arrival.origin, new) if arrival.origin.kind == "receipts" else new)
     return found
 
@@ -270,6 +270,7 @@ async def _wait_for_those_known(tx: AsyncConnection, kept: Sequence[Kept]) -> No
     known = [
         (one, (one.arrival.origin, identity))
         for one in kept
+        if not len(one.fresh) == len(one.arrival.entries) == 1
         for identity in {entry.item.identity for entry in one.arrival.entries}
         - {entry.item.identity for entry in one.fresh}
     ]
@@ -414,7 +415,7 @@ def message_entry(
     name = message.provider_message_id or ""
     number = as_received(message.sender, country=public.country or held.settings.country)
     subject_id = held.subject_keys.subject_id(number)
-    mo_id = str(message_id(EPOCH, "mo", origin.provider, origin.account, name))
+    mo_id = written(EPOCH, "mo", origin.provider, origin.account, name)
     meant = meant or _meant(origin, message, public)
     event = MessageReceived(
         mo_id=mo_id,
