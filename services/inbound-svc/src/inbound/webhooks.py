@@ -244,13 +244,12 @@ async def _published(held: Resources[Any], arrivals: Arrivals, arrival: Arrival,
     loop = asyncio.get_running_loop()
     done = new = False
     try:
-        async with asyncio.timeout_at(deadline):
-            kept = await arrivals.written(held, arrival)
-            if kept.replayed:
-                raise NotGenuine("nonce_used_before")
-            journal.tell(kept)
-            new = bool(kept.fresh)
-            done = await held.relayed.wait(kept.stands_for, max(0.0, deadline - loop.time()))
+        kept = await arrivals.written(held, arrival, max(0.0, deadline - loop.time()))
+        if kept.replayed:
+            raise NotGenuine("nonce_used_before")
+        journal.tell(kept)
+        new = bool(kept.fresh)
+        done = await held.relayed.wait(kept.stands_for, max(0.0, deadline - loop.time()))
     except NotGenuine:
         raise
     except TimeoutError:
