@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import msgspec
 from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -48,8 +49,7 @@ LAG = histogram(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """An MO (with `message`) or DLR on its way into the journal. `retries_for`, `public`: as of `message_entry`."""
 
     item: Item
@@ -207,12 +207,12 @@ def _stopped_code(entry: Entry) -> str | None:
 def _to_no_sender(entry: Entry, unknown: Collection[str]) -> Entry:
     if _stopped_code(entry) not in unknown:
         return entry
-    return replace(entry, event=structs.replace(entry.event, no_sender=True))
+    return structs.replace(entry, event=structs.replace(entry.event, no_sender=True))
 
 
 def _behind_start(entry: Entry) -> Entry:
     assert isinstance(entry.event, MessageReceived)
-    return replace(entry, event=structs.replace(entry.event, behind_start=True))
+    return structs.replace(entry, event=structs.replace(entry.event, behind_start=True))
 
 
 async def _wholes(tx: AsyncConnection, held: Resources[Any], kept: Sequence[Kept]) -> list[tuple[Kept, Entry]]:
@@ -256,7 +256,7 @@ def _sealed(held: Resources[Any], kept: Sequence[Kept]) -> list[KeptCallback]:
             body = held.field_keys.seal(arrival.content.decode("latin-1"), f"callback:{callback_id}")
         ids = sorted({row for one in some for row in one.outbox_ids})
         receipts = [
-            store.receipt_id(arrival.origin, entry.item.identity)
+            entry.item.receipt or store.receipt_id(arrival.origin, entry.item.identity)
             for one in some
             for entry in one.fresh
             if arrival.origin.kind == "receipts"
@@ -322,7 +322,7 @@ def _without_text(keys: FieldKeys, entry: Entry, erasures: Sequence[Erasure]) ->
     event = emptied(keys, entry.event)
     if any(each.controller_id is None for each in erasures):
         event = structs.replace(event, named="", erasure=False, no_sender=False)
-    return Entry(replace(entry.item, intent=event.intent, rule=event.rule), event)
+    return Entry(structs.replace(entry.item, intent=event.intent, rule=event.rule), event)
 
 
 def emptied(keys: FieldKeys, event: MessageReceived) -> MessageReceived:
@@ -481,7 +481,7 @@ def receipt_entry(held: Resources[Any], origin: Origin, receipt: Receipt, receiv
         received_at=received_at,
         blocked=ambiguous(receipt),
     )
-    return Entry(Item(name, state=receipt.state), event)
+    return Entry(Item(name, state=receipt.state, receipt=store.receipt_id(origin, (name, receipt.state))), event)
 
 
 def _said_at(provider_time: datetime | None, received_at: datetime, intent: Intent, retries_for: timedelta) -> datetime:
