@@ -371,11 +371,9 @@ class Relay:
             outlet.until = math.inf  # a late watermark is still true
             reached, newest = (rows[-1].id, rows[-1].newest) if rows else (0, 0)
             if self._watermarked:
-                due = asyncio.get_running_loop().time() >= self._next_watermark
-                if due:
+                if due := asyncio.get_running_loop().time() >= self._next_watermark:
                     self._subject_keys = await publisher_keys.told(session) or self._subject_keys
-                said = self._true_with(Read(as_of, ceiling, newest), reached)
-                if due and said is not None:
+                if (said := self._true_with(Read(as_of, ceiling, newest), reached)) is not None and due:
                     async with asyncio.timeout(self._patience_s):
                         await self._publish_watermarks(outlet.producer, said, numbers)
         return reached >= newest
@@ -442,12 +440,10 @@ class Relay:
         if reached >= read.newest:
             self._read = None
             return read
-        if self._read is None:
-            self._read = read
-        elif reached >= self._read.newest:
-            said, self._read = self._read, read
-            return said
-        return None
+        if self._read is not None and reached < self._read.newest:
+            return None
+        said, self._read = self._read, read
+        return said
 
     async def _publish_watermarks(self, producer: AIOKafkaProducer, read: Read, numbers: Numbers) -> None:
         as_of = read.as_of
