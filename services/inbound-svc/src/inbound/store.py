@@ -100,7 +100,7 @@ callback_item = Table(
     Index("callback_item_callback_ix", "callback_id"),
     Index("callback_item_subject_ix", "subject_id", postgresql_where=text("subject_id IS NOT NULL")),
     Index("callback_item_code_ix", "short_code", "callback_id", postgresql_where=text("short_code IS NOT NULL")),
-    Index("callback_item_start_ix", "subject_id", postgresql_where=text("intent = 'start'")),  # of `BEHIND_STARTS`
+    Index("callback_item_start_ix", "subject_id", postgresql_where=text("intent = 'start'")),  # of `STANDING`
 )
 
 Table(
@@ -316,7 +316,7 @@ async def _copy_receipts(tx: AsyncConnection, rows: Sequence[tuple[UUID, UUID]])
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What is known of a transaction's new MOs.
+    """The earlier facts that a transaction's new MOs meet.
 
     `behind_starts`: the STOPs received after a START which the account's clock puts later. `to_no_sender`: the codes
     that no sender has or once had; none while no sender is known. `erased`: an erasure of some person is known.

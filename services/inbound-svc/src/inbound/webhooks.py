@@ -223,7 +223,7 @@ async def _receive(
 
 
 def _answer(provider: str, kind: Kind) -> Response:
-    """Return the response that the provider expects; one serves all requests."""
+    """Return the response that the provider expects, for all requests."""
     answer = PROVIDERS[provider].answer(kind)
     return Response(answer.body, answer.status, media_type=answer.media_type)
 
