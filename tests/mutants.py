@@ -148,6 +148,27 @@ MUTANTS = (
         "tests/service/dispatch/test_message_lists.py -k explains",
     ),
     Mutant(
+        "a STOP reads the whole journal by a plan of an empty one",
+        "services/inbound-svc/src/inbound/store.py",
+        "        WHERE (\n            SELECT true",
+        "        WHERE EXISTS (\n            SELECT true",
+        "tests/service/inbound/test_arrivals.py -k plan_of_an_empty_journal",
+    ),
+    Mutant(
+        "a meaning with words of its text is remembered",
+        f"{KEYWORDS}/remembered.py",
+        "            if known.named:\n",
+        "            if False:\n",
+        "tests/unit/inbound/test_remembered.py",
+    ),
+    Mutant(
+        "an item whose caller has been answered is written",
+        "libs/common/src/common/batch.py",
+        "        group = [waiting for waiting in group if not waiting.answer.done()]\n",
+        "",
+        "tests/service/common/test_batch.py -k given_up_on",
+    ),
+    Mutant(
         "an unreadable record of an operator holds nobody",
         "services/inbound-svc/src/inbound/operators.py",
         "on_unread=_holder(held, origin) if topic is messages else None,",

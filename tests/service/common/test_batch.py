@@ -104,6 +104,22 @@ async def test_the_callers_of_a_transaction_that_takes_too_long_are_told_and_it_
     assert await writer.kept() == []
 
 
+async def test_an_item_given_up_on_is_written_only_if_its_transaction_has_begun(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "AT_MOST", 1)
+    asking = writer.asks(*range(batch.AT_ONCE))
+    await eventually(writer.number_going(batch.AT_ONCE))
+    hurried = asyncio.create_task(writer.together.written(writer.held, 90, 0.1))
+    [error] = await outcomes(hurried)
+    assert isinstance(error, TimeoutError)
+    assert not any(task.done() for task in asking)
+    writer.go_on.set()
+    assert await outcomes(*asking) == [*range(batch.AT_ONCE)]
+    assert await outcomes(asyncio.create_task(writer.together.written(writer.held, 91, WITHIN_S))) == [91]
+    assert await writer.kept() == [*range(batch.AT_ONCE), 91]
+
+
 async def test_a_transaction_goes_on_with_the_trace_of_its_first_item(
     writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,10 +12,10 @@ import httpx
 import pytest
 
 from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS, Topic
-from common.db.database import COPIED_MESSAGES, Database
+from common.db.database import COPIED_MESSAGES, Database, fetch_many
 from common.telemetry import continue_trace, traceparent
 from inbound.service import Settings, build
-from inbound.store import Identity, Item, Origin, add_items, receipt_id
+from inbound.store import Identity, Item, Origin, Standing, add_items, receipt_id, standing
 from tests.operators import signed
 from tests.service.inbound.published import published
 from tests.support.builders import now, number
@@ -27,6 +28,16 @@ WAITING = (  # a transaction that waits for another
     "SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid)"
     " WHERE datname = current_database() AND NOT granted AND locktype = 'transactionid'"
 )
+
+KEPT_AFTER = 10  # executions, of which PostgreSQL plans five anew
+JOURNALLED = 2_000
+OTHERS = """
+INSERT INTO callback_item (provider, account, provider_message_id, callback_id, subject_id, intent, said_at)
+SELECT 'simulator', 'main', 'start-' || n, made.id, 'person-' || n, 'start', $1::timestamptz
+FROM generate_series(1, $2::int) AS n, LATERAL (SELECT CAST(lpad(to_hex(n), 32, '0') AS uuid) AS id) AS made
+RETURNING 1
+"""
+READ = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'callback_item'"
 
 
 class Crowd:
@@ -216,3 +227,25 @@ async def test_while_the_journal_is_locked_all_are_told_to_come_again_and_then_e
 
         await eventually(acknowledged)
         assert await service.events() == sorted(f"mo-{n}" for n in range(TOGETHER))
+
+
+async def test_a_stop_looks_for_starts_of_its_person_alone_by_a_plan_of_an_empty_journal(
+    surroundings: Surroundings,
+) -> None:
+    """A process keeps the plan of its first STOPs, when the journal was empty."""
+    origin, early = Origin("simulator", "main", "messages"), now()
+    stop = Item("mo-1", subject_id="person-1", intent="stop", said_at=early)
+    database = Database(await surroundings.database("inbound"), pool_size=1)
+    try:
+        async with database.engine.connect() as tx:  # rolled back
+            for _ in range(KEPT_AFTER):
+                assert not (await standing(tx, [(uuid4(), origin, stop)], ["36111"], ["person-1"])).behind_starts
+            await fetch_many(tx, OTHERS, early + timedelta(seconds=1), JOURNALLED)
+            before = (await fetch_many(tx, READ))[0][0]
+            first, last = UUID(int=0), UUID(int=2**128 - 1)
+            known = await standing(tx, [(first, origin, stop), (last, origin, stop)], ["36111"], ["person-1"])
+            [(after,)] = await fetch_many(tx, READ)
+    finally:
+        await database.close()
+    assert known == Standing({(last, stop.identity)}, frozenset(), erased=False)
+    assert after - before <= 3, "rows of other people are read for one STOP"

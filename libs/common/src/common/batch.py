@@ -43,18 +43,26 @@ class Together(Generic[T, R]):
         self._waiting: list[_Waiting[T, R]] = []
         self._doorkeeper: asyncio.Task[None] | None = None
 
-    async def written(self, held: Resources[Any], one: T) -> R:
-        """Return the result of `one` after the commit, or raise the transaction's error.
+    async def written(self, held: Resources[Any], one: T, within_s: float | None = None) -> R:
+        """Return the result of `one` after the commit, or raise the transaction's error; TimeoutError after `within_s`.
 
-        An item whose caller was cancelled is not written, unless its transaction has begun. Whether an item is kept is
-        unknown after an error of `DATABASE_DOWN`: the commit itself may have failed, been given up or been cancelled.
+        An item whose caller was cancelled, or given up on, is not written, unless its transaction has begun. Whether an
+        item is kept is unknown after an error of `DATABASE_DOWN`: the commit itself may have failed, been given up or
+        been cancelled.
         """
-        waiting: _Waiting[T, R] = _Waiting(one, asyncio.get_running_loop().create_future(), current_trace())
+        loop = asyncio.get_running_loop()
+        waiting: _Waiting[T, R] = _Waiting(one, loop.create_future(), current_trace())
         self._waiting.append(waiting)
         if self._doorkeeper is None or self._doorkeeper.done():
             self._doorkeeper = asyncio.create_task(self._let_in(held))
             self._doorkeeper.add_done_callback(self._left)
-        return await waiting.answer
+        if within_s is None:
+            return await waiting.answer
+        given_up = loop.call_later(within_s, _give_up, waiting.answer)  # far less than a timeout
+        try:
+            return await waiting.answer
+        finally:
+            given_up.cancel()
 
     async def _let_in(self, held: Resources[Any]) -> None:
         """Begin transactions while items wait."""
@@ -97,6 +105,11 @@ class Together(Generic[T, R]):
         for waiting, result in zip(group, results, strict=True):
             if not waiting.answer.done():
                 waiting.answer.set_result(result)
+
+
+def _give_up(answer: asyncio.Future[Any]) -> None:
+    if not answer.done():
+        answer.set_exception(TimeoutError("the transaction of the item takes too long: send the item again"))
 
 
 def _answer_all(group: Sequence[_Waiting[Any, Any]], task: asyncio.Task[None]) -> None:

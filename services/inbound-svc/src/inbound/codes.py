@@ -82,15 +82,3 @@ async def controllers_of(tx: AsyncConnection, codes: Collection[str]) -> dict[st
         {"codes": sorted(codes)},
     )
     return {row.c: frozenset(row.controllers) for row in rows}
-
-
-async def without_sender(tx: AsyncConnection, codes: Collection[str]) -> frozenset[str]:
-    """Return the codes that no sender has or once had; none while no sender is known."""
-    rows = await tx.execute(
-        text(
-            "SELECT c FROM unnest(CAST(:codes AS text[])) AS c WHERE EXISTS (SELECT FROM sender_code)"
-            " AND NOT EXISTS (SELECT FROM sender_code AS s WHERE s.code = c)"
-        ),
-        {"codes": sorted(codes)},
-    )
-    return frozenset(rows.scalars())

@@ -6,12 +6,14 @@ same moment.
 
 import hashlib
 import logging
+import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
+import msgspec
 from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -22,11 +24,11 @@ from common.keyring import FieldKeys
 from common.privacy import erasing
 from common.privacy.erasing import Erasure
 from common.service import Resources
-from common.sms.message_id import EPOCH, message_id
+from common.sms.message_id import EPOCH, message_id, written
 from common.sms.msisdn import as_received
 from common.telemetry import counter, histogram, traceparent
 from inbound import codes, store
-from inbound.keywords import ANYONE, Public, Understanding, classify
+from inbound.keywords import ANYONE, Public, Remembered, Understanding
 from inbound.providers import RETRIES_FOR, Kind, Message, Once, Receipt, ambiguous
 from inbound.reviews import queue
 from inbound.store import Item, KeptCallback, KeptPart, Origin
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 
 EVENT_TEXT_CHARS = 4_096  # an SMS has 1,530 at most, and a record must fit Kafka; the journal keeps all
 TOGETHER = 100  # DLRs of an event: some 40 KB
+MEANINGS = Remembered(secrets.token_bytes(32))
 TIGHTENING = ("stop", "review")  # intents that count of a part on its own, and once more of an MO that may be a repeat
 
 INTENTS = counter("sms_inbound_intents_total", "MOs journalled, by intent.", ["intent"])
@@ -46,8 +49,7 @@ LAG = histogram(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """An MO (with `message`) or DLR on its way into the journal. `retries_for`, `public`: as of `message_entry`."""
 
     item: Item
@@ -96,8 +98,8 @@ async def write(tx: AsyncConnection, held: Resources[Any], arrivals: Sequence[Ar
     ids = _callback_ids(arrivals)
     answers = [Kept(arrival, id_, again) for arrival, id_, again in zip(arrivals, ids, replayed, strict=True)]
     kept = [one for one in answers if not one.replayed]
-    await _add(tx, [(one, entry) for one in kept for entry in one.arrival.entries])
-    await _empty_the_late(tx, held, kept)
+    if await _add(tx, [(one, entry) for one in kept for entry in one.arrival.entries]):
+        await _empty_the_late(tx, held, kept)
     await _add(tx, await _wholes(tx, held, kept))
     await _publish_messages(tx, [(one, entry) for one in kept if _is_of(one, "messages") for entry in one.fresh])
     await _publish_receipts(tx, [(one, entry) for one in kept if _is_of(one, "receipts") for entry in one.fresh])
@@ -121,7 +123,7 @@ def _callback_ids(arrivals: Sequence[Arrival]) -> list[UUID]:
     shared: dict[Origin, UUID] = {}
     found = []
     for arrival in arrivals:
-        new = message_id(arrival.received_at, uuid4().hex)
+        new = message_id(arrival.received_at, secrets.token_hex(16))
         found.append(shared.setdefault(arrival.origin, new) if arrival.origin.kind == "receipts" else new)
     return found
 
@@ -162,13 +164,13 @@ def _used_for(arrival: Arrival) -> bytes:
     return hashlib.sha256(arrival.origin.kind.encode() + b"\n" + arrival.content).digest()
 
 
-async def _add(tx: AsyncConnection, entries: Sequence[tuple[Kept, Entry]]) -> None:
+async def _add(tx: AsyncConnection, entries: Sequence[tuple[Kept, Entry]]) -> bool:
     """Journal the entries; new entries become fresh, in the provider's order.
 
-    A duplicate within one arrival counts once.
+    A duplicate within one arrival counts once. Return whether an erasure of any of the new MOs' people is known.
     """
     if not entries:
-        return
+        return False
     new = await store.add_items(tx, [(one.callback_id, one.arrival.origin, entry.item) for one, entry in entries])
     fresh: list[tuple[Kept, Entry]] = []
     for one, entry in entries:
@@ -176,44 +178,41 @@ async def _add(tx: AsyncConnection, entries: Sequence[tuple[Kept, Entry]]) -> No
         if name in new:
             new.remove(name)
             fresh.append((one, entry))
-    behind = await _behind_starts(tx, fresh)
+    people = {entry.item.subject_id for _, entry in fresh if entry.item.subject_id}
+    if not people:  # DLRs
+        for one, entry in fresh:
+            one.fresh.append(entry)
+        return False
+    stops = [(one.callback_id, one.arrival.origin, entry.item) for one, entry in fresh if _is_stop(entry)]
     stopped = {code for _, entry in fresh if (code := _stopped_code(entry)) is not None}
-    unknown = await codes.without_sender(tx, stopped) if stopped else frozenset[str]()
+    standing = await store.standing(tx, stops, stopped, people)
     for one, entry in fresh:
-        late = (one.callback_id, entry.item.identity) in behind
-        one.fresh.append(_to_no_sender(_behind_start(entry) if late else entry, unknown))
+        late = (one.callback_id, entry.item.identity) in standing.behind_starts
+        one.fresh.append(_to_no_sender(_behind_start(entry) if late else entry, standing.to_no_sender))
+    return standing.erased
 
 
-async def _behind_starts(tx: AsyncConnection, fresh: Sequence[tuple[Kept, Entry]]) -> set[tuple[UUID, store.Identity]]:
-    """Return the new STOPs which a START precedes by arrival and follows by the provider's clock.
-
-    A request for erasure is left out: the erasure settles the matter.
-    """
-    stops = [
-        (one.callback_id, one.arrival.origin, entry.item)
-        for one, entry in fresh
-        if isinstance(entry.event, MessageReceived) and entry.event.intent == "stop" and not entry.event.erasure
-    ]
-    return await store.behind_starts(tx, stops) if stops else set()
+def _is_stop(entry: Entry) -> bool:
+    """Return whether the entry is a STOP. A request for erasure is left out: the erasure settles the matter."""
+    event = entry.event
+    return isinstance(event, MessageReceived) and event.intent == "stop" and not event.erasure
 
 
 def _stopped_code(entry: Entry) -> str | None:
     """Return the code of a STOP for the senders of the code: neither for everyone, nor for an erasure."""
     event = entry.event
-    if isinstance(event, MessageReceived) and event.intent == "stop" and not (event.everyone or event.erasure):
-        return event.short_code
-    return None
+    return event.short_code if isinstance(event, MessageReceived) and _is_stop(entry) and not event.everyone else None
 
 
 def _to_no_sender(entry: Entry, unknown: Collection[str]) -> Entry:
     if _stopped_code(entry) not in unknown:
         return entry
-    return replace(entry, event=structs.replace(entry.event, no_sender=True))
+    return structs.replace(entry, event=structs.replace(entry.event, no_sender=True))
 
 
 def _behind_start(entry: Entry) -> Entry:
     assert isinstance(entry.event, MessageReceived)
-    return replace(entry, event=structs.replace(entry.event, behind_start=True))
+    return structs.replace(entry, event=structs.replace(entry.event, behind_start=True))
 
 
 async def _wholes(tx: AsyncConnection, held: Resources[Any], kept: Sequence[Kept]) -> list[tuple[Kept, Entry]]:
@@ -257,7 +256,7 @@ def _sealed(held: Resources[Any], kept: Sequence[Kept]) -> list[KeptCallback]:
             body = held.field_keys.seal(arrival.content.decode("latin-1"), f"callback:{callback_id}")
         ids = sorted({row for one in some for row in one.outbox_ids})
         receipts = [
-            store.receipt_id(arrival.origin, entry.item.identity)
+            entry.item.receipt or store.receipt_id(arrival.origin, entry.item.identity)
             for one in some
             for entry in one.fresh
             if arrival.origin.kind == "receipts"
@@ -271,6 +270,7 @@ async def _wait_for_those_known(tx: AsyncConnection, kept: Sequence[Kept]) -> No
     known = [
         (one, (one.arrival.origin, identity))
         for one in kept
+        if not len(one.fresh) == len(one.arrival.entries) == 1
         for identity in {entry.item.identity for entry in one.arrival.entries}
         - {entry.item.identity for entry in one.fresh}
     ]
@@ -322,7 +322,7 @@ def _without_text(keys: FieldKeys, entry: Entry, erasures: Sequence[Erasure]) ->
     event = emptied(keys, entry.event)
     if any(each.controller_id is None for each in erasures):
         event = structs.replace(event, named="", erasure=False, no_sender=False)
-    return Entry(replace(entry.item, intent=event.intent, rule=event.rule), event)
+    return Entry(structs.replace(entry.item, intent=event.intent, rule=event.rule), event)
 
 
 def emptied(keys: FieldKeys, event: MessageReceived) -> MessageReceived:
@@ -415,7 +415,7 @@ def message_entry(
     name = message.provider_message_id or ""
     number = as_received(message.sender, country=public.country or held.settings.country)
     subject_id = held.subject_keys.subject_id(number)
-    mo_id = str(message_id(EPOCH, "mo", origin.provider, origin.account, name))
+    mo_id = written(EPOCH, "mo", origin.provider, origin.account, name)
     meant = meant or _meant(origin, message, public)
     event = MessageReceived(
         mo_id=mo_id,
@@ -458,7 +458,7 @@ def _meant(origin: Origin, message: Message, public: Public) -> Understanding:
     """
     if message.opted_out:
         return Understanding("stop", f"provider:{origin.provider}", 1.0, "")
-    understood = classify(message.text, language=public.language, country=public.country)
+    understood = MEANINGS.understand(message.text, public)
     if message.part is None:
         return understood
     if understood.intent not in TIGHTENING:
@@ -481,7 +481,7 @@ def receipt_entry(held: Resources[Any], origin: Origin, receipt: Receipt, receiv
         received_at=received_at,
         blocked=ambiguous(receipt),
     )
-    return Entry(Item(name, state=receipt.state), event)
+    return Entry(Item(name, state=receipt.state, receipt=store.receipt_id(origin, (name, receipt.state))), event)
 
 
 def _said_at(provider_time: datetime | None, received_at: datetime, intent: Intent, retries_for: timedelta) -> datetime:

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+import msgspec
 from asyncpg import UniqueViolationError
+from asyncpg.pgproto import pgproto  # its UUID is made and compared in a fraction of the time
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -98,6 +100,7 @@ callback_item = Table(
     Index("callback_item_callback_ix", "callback_id"),
     Index("callback_item_subject_ix", "subject_id", postgresql_where=text("subject_id IS NOT NULL")),
     Index("callback_item_code_ix", "short_code", "callback_id", postgresql_where=text("short_code IS NOT NULL")),
+    Index("callback_item_start_ix", "subject_id", postgresql_where=text("intent = 'start'")),  # of `STANDING`
 )
 
 Table(
@@ -145,6 +148,76 @@ WHERE c.id = ANY($1::uuid[])
     AND NOT EXISTS (SELECT FROM outbox AS o WHERE o.id = ANY(c.outbox_ids))
 """
 
+ADD_MESSAGES = """
+INSERT INTO callback_item (provider, account, provider_message_id,
+    callback_id, subject_id, intent, rule, score, said_at, short_code)
+SELECT *
+FROM unnest($1::text[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::text[],
+    $8::double precision[], $9::timestamptz[], $10::text[])
+ON CONFLICT DO NOTHING
+RETURNING callback_id, provider_message_id
+"""
+ADD_CALLBACKS = """
+INSERT INTO callback (id, provider, account, kind, received_at, body, outbox_ids, receipts)
+SELECT c.id, c.provider, c.account, c.kind, c.received_at, c.body, c.outbox_ids::bigint[], c.receipts::uuid[]
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[], $8::text[])
+    AS c(id, provider, account, kind, received_at, body, outbox_ids, receipts)
+"""
+# Of a transaction's new MOs: the STOPs of the arrays, each with a START of its account received before and said later;
+# the codes that no sender has or once had, none while no sender is known; whether an erasure of any person is known.
+# A subquery of one row for each STOP: an EXISTS becomes a join, whose plan from when the journal was empty reads the
+# whole journal for every transaction.
+STANDING = """
+SELECT
+    ARRAY(
+        SELECT s.place
+        FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
+            WITH ORDINALITY AS s(callback_id, provider, account, subject_id, said_at, place)
+        WHERE (
+            SELECT true
+            FROM callback_item AS i
+            WHERE i.subject_id = s.subject_id
+                AND i.intent = 'start'
+                AND i.provider = s.provider
+                AND i.account = s.account
+                AND i.said_at > s.said_at
+                AND i.callback_id < s.callback_id
+            LIMIT 1
+        )
+    ),
+    ARRAY(
+        SELECT c
+        FROM unnest($6::text[]) AS c
+        WHERE EXISTS (SELECT FROM sender_code)
+            AND NOT EXISTS (SELECT FROM sender_code AS k WHERE k.code = c)
+    ),
+    EXISTS (SELECT FROM erasing AS e WHERE e.subject_id = ANY($7::text[]))
+"""
+USE_NONCES = """
+WITH used AS (
+    SELECT *
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::timestamptz[])
+        AS u(provider, account, nonce, content, forget_after)
+),
+forgotten AS (
+    DELETE FROM nonce
+    WHERE (provider, account, nonce) IN (
+        SELECT provider, account, nonce
+        FROM nonce
+        WHERE forget_after < $6 AND nonce <> ALL($3::text[])
+        ORDER BY forget_after
+        LIMIT $7
+        FOR UPDATE SKIP LOCKED
+    )
+)
+INSERT INTO nonce AS known (provider, account, nonce, content, forget_after)
+SELECT * FROM used
+ON CONFLICT (provider, account, nonce) DO UPDATE SET
+    content = CASE WHEN known.forget_after < $6 THEN excluded.content ELSE known.content END,
+    forget_after = greatest(known.forget_after, excluded.forget_after)
+RETURNING provider, account, nonce, content
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -155,9 +228,8 @@ class Origin:
     kind: Kind
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """An MO or a DLR in the journal."""
+class Item(msgspec.Struct, frozen=True):
+    """An MO, or a DLR with its `receipt_id`, in the journal."""
 
     provider_message_id: str
     state: str = ""
@@ -167,6 +239,7 @@ class Item:
     score: float | None = None
     said_at: datetime | None = None
     short_code: str | None = None
+    receipt: UUID | None = None
 
     @property
     def identity(self) -> "Identity":
@@ -178,9 +251,11 @@ Identity = tuple[str, str]  # (provider message id, receipt state or "")
 
 def receipt_id(origin: Origin, identity: Identity) -> UUID:
     """Return a hash of a DLR's identity: provider, account, provider message id and state."""
-    parts = (origin.provider, origin.account, *identity)
-    told = "".join(f"{len(part)}:{part}" for part in parts)  # no part can pass for two
-    return UUID(bytes=hashlib.sha256(told.encode()).digest()[:16])
+    provider, account, (name, state) = origin.provider, origin.account, identity
+    # no part can pass for two
+    told = f"{len(provider)}:{provider}{len(account)}:{account}{len(name)}:{name}{len(state)}:{state}"
+    id_: UUID = pgproto.UUID(hashlib.sha256(told.encode()).digest()[:16])
+    return id_
 
 
 async def add_items(tx: AsyncConnection, items: Sequence[tuple[UUID, Origin, Item]]) -> set[tuple[UUID, Identity]]:
@@ -199,33 +274,12 @@ async def _add_messages(tx: AsyncConnection, items: Sequence[tuple[UUID, Origin,
     first: dict[tuple[str, str, str], tuple[UUID, Item]] = {}
     for callback_id, origin, item in items:
         first.setdefault((origin.provider, origin.account, item.provider_message_id), (callback_id, item))
-    names = sorted(first)  # the same order in every transaction: no deadlock
-    found = [first[name] for name in names]
-    rows = await tx.execute(
-        text(
-            "INSERT INTO callback_item (provider, account, provider_message_id,"
-            " callback_id, subject_id, intent, rule, score, said_at, short_code)"
-            " SELECT * FROM unnest(CAST(:providers AS text[]), CAST(:accounts AS text[]),"
-            " CAST(:ids AS text[]), CAST(:callback_ids AS uuid[]),"
-            " CAST(:subject_ids AS text[]), CAST(:intents AS text[]), CAST(:rules AS text[]),"
-            " CAST(:scores AS double precision[]), CAST(:said_at AS timestamptz[]), CAST(:codes AS text[]))"
-            " ON CONFLICT DO NOTHING"
-            " RETURNING callback_id, provider_message_id"
-        ),
-        {
-            "providers": [provider for provider, _, _ in names],
-            "accounts": [account for _, account, _ in names],
-            "ids": [provider_message_id for _, _, provider_message_id in names],
-            "callback_ids": [callback_id for callback_id, _ in found],
-            "subject_ids": [item.subject_id for _, item in found],
-            "intents": [item.intent for _, item in found],
-            "rules": [item.rule for _, item in found],
-            "scores": [item.score for _, item in found],
-            "said_at": [item.said_at for _, item in found],
-            "codes": [item.short_code for _, item in found],
-        },
-    )
-    return {(row.callback_id, (row.provider_message_id, "")) for row in rows}
+    rows = [
+        (*name, callback_id, item.subject_id, item.intent, item.rule, item.score, item.said_at, item.short_code)
+        for name, (callback_id, item) in sorted(first.items())  # the same order in every transaction: no deadlock
+    ]
+    new = await fetch_many(tx, ADD_MESSAGES, *zip(*rows, strict=True))
+    return {(callback_id, (name, "")) for callback_id, name in new}
 
 
 async def _add_receipts(tx: AsyncConnection, items: Sequence[tuple[UUID, Origin, Item]]) -> set[tuple[UUID, Identity]]:
@@ -233,7 +287,7 @@ async def _add_receipts(tx: AsyncConnection, items: Sequence[tuple[UUID, Origin,
         return set()
     first: dict[UUID, tuple[UUID, Identity]] = {}
     for callback_id, origin, item in items:
-        first.setdefault(receipt_id(origin, item.identity), (callback_id, item.identity))
+        first.setdefault(item.receipt or receipt_id(origin, item.identity), (callback_id, item.identity))
     rows = [(each, first[each][0]) for each in sorted(first)]  # the same order in every transaction: no deadlock
     if len(rows) >= COPIED_MESSAGES:
         try:
@@ -260,31 +314,39 @@ async def _copy_receipts(tx: AsyncConnection, rows: Sequence[tuple[UUID, UUID]])
     return [each for each, _ in new]
 
 
-async def behind_starts(tx: AsyncConnection, stops: Sequence[tuple[UUID, Origin, Item]]) -> set[tuple[UUID, Identity]]:
-    """Return the STOPs received after a START which the account's clock puts later.
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The earlier facts that a transaction's new MOs meet.
+
+    `behind_starts`: the STOPs received after a START which the account's clock puts later. `to_no_sender`: the codes
+    that no sender has or once had; none while no sender is known. `erased`: an erasure of some person is known.
+    """
+
+    behind_starts: Collection[tuple[UUID, Identity]]
+    to_no_sender: Collection[str]
+    erased: bool
+
+
+async def standing(
+    tx: AsyncConnection, stops: Sequence[tuple[UUID, Origin, Item]], codes: Collection[str], people: Collection[str]
+) -> Standing:
+    """Return what is known of these STOPs, codes and people. Call once the journal has the MOs.
 
     Callback ids are in the order of arrival.
     """
-    rows = await tx.execute(
-        text(
-            "SELECT s.callback_id, s.provider_message_id"
-            " FROM unnest(CAST(:callback_ids AS uuid[]), CAST(:providers AS text[]), CAST(:accounts AS text[]),"
-            " CAST(:ids AS text[]), CAST(:subject_ids AS text[]), CAST(:said_at AS timestamptz[]))"
-            " AS s(callback_id, provider, account, provider_message_id, subject_id, said_at)"
-            " WHERE EXISTS (SELECT FROM callback_item AS i WHERE i.subject_id = s.subject_id AND i.intent = 'start'"
-            " AND i.provider = s.provider AND i.account = s.account"
-            " AND i.said_at > s.said_at AND i.callback_id < s.callback_id)"
-        ),
-        {
-            "callback_ids": [callback_id for callback_id, *_ in stops],
-            "providers": [origin.provider for _, origin, _ in stops],
-            "accounts": [origin.account for _, origin, _ in stops],
-            "ids": [item.provider_message_id for *_, item in stops],
-            "subject_ids": [item.subject_id for *_, item in stops],
-            "said_at": [item.said_at for *_, item in stops],
-        },
+    [(behind, unknown, erased)] = await fetch_many(
+        tx,
+        STANDING,
+        [callback_id for callback_id, *_ in stops],
+        [origin.provider for _, origin, _ in stops],
+        [origin.account for _, origin, _ in stops],
+        [item.subject_id for *_, item in stops],
+        [item.said_at for *_, item in stops],
+        sorted(codes),
+        list(people),
     )
-    return {(row.callback_id, (row.provider_message_id, "")) for row in rows}
+    placed = [(callback_id, item.identity) for callback_id, _, item in stops]
+    return Standing({placed[place - 1] for place in behind}, frozenset(unknown), erased)
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,32 +367,15 @@ class KeptCallback:
 async def add_callbacks(tx: AsyncConnection, callbacks: Sequence[KeptCallback]) -> None:
     if not callbacks:
         return
-    await tx.execute(
-        text(
-            "INSERT INTO callback (id, provider, account, kind, received_at, body, outbox_ids, receipts)"
-            " SELECT c.id, c.provider, c.account, c.kind, c.received_at, c.body, CAST(c.outbox_ids AS bigint[]),"
-            " CAST(c.receipts AS uuid[])"
-            " FROM unnest(CAST(:ids AS uuid[]), CAST(:providers AS text[]), CAST(:accounts AS text[]),"
-            " CAST(:kinds AS text[]), CAST(:times AS timestamptz[]), CAST(:bodies AS text[]),"
-            " CAST(:outbox_ids AS text[]), CAST(:receipts AS text[]))"
-            " AS c(id, provider, account, kind, received_at, body, outbox_ids, receipts)"
-        ),
-        {
-            "ids": [callback.id for callback in callbacks],
-            "providers": [callback.origin.provider for callback in callbacks],
-            "accounts": [callback.origin.account for callback in callbacks],
-            "kinds": [callback.origin.kind for callback in callbacks],
-            "times": [callback.received_at for callback in callbacks],
-            "bodies": [callback.body for callback in callbacks],
-            # arrays of different lengths form no two-dimensional array
-            "outbox_ids": [_array(callback.outbox_ids) for callback in callbacks],
-            "receipts": [_array(callback.receipts) if callback.receipts else None for callback in callbacks],
-        },
-    )
+    # as texts: arrays of different lengths form no two-dimensional array
+    events = [_array(one.outbox_ids) for one in callbacks]
+    receipts = [_array(one.receipts) if one.receipts else None for one in callbacks]
+    origins = [(one.origin.provider, one.origin.account, one.origin.kind) for one in callbacks]
+    said = [(one.id, *of, one.received_at, one.body) for one, of in zip(callbacks, origins, strict=True)]
+    await fetch_many(tx, ADD_CALLBACKS, *zip(*said, strict=True), events, receipts)
 
 
 def _array(values: Iterable[object]) -> str:
-    """Return the text of a PostgreSQL array."""
     return "{" + ",".join(map(str, values)) + "}"
 
 
@@ -347,23 +392,17 @@ async def brought_by(tx: AsyncConnection, items: Collection[tuple[Origin, Identi
 async def _messages_by(tx: AsyncConnection, items: Sequence[tuple[Origin, Identity]]) -> Brought:
     if not items:
         return {}
-    rows = await tx.execute(
-        text(
-            "SELECT i.provider, i.account, i.provider_message_id, c.id, c.outbox_ids"
-            " FROM unnest(CAST(:providers AS text[]), CAST(:accounts AS text[]), CAST(:ids AS text[]))"
-            " AS wanted(provider, account, provider_message_id)"
-            " JOIN callback_item AS i USING (provider, account, provider_message_id)"
-            " JOIN callback AS c ON c.id = i.callback_id"
-        ),
-        {
-            "providers": [origin.provider for origin, _ in items],
-            "accounts": [origin.account for origin, _ in items],
-            "ids": [provider_message_id for _, (provider_message_id, _) in items],
-        },
+    rows = await fetch_many(
+        tx,
+        "SELECT i.provider, i.account, i.provider_message_id, c.id, c.outbox_ids"
+        " FROM unnest($1::text[], $2::text[], $3::text[]) AS wanted(provider, account, provider_message_id)"
+        " JOIN callback_item AS i USING (provider, account, provider_message_id)"
+        " JOIN callback AS c ON c.id = i.callback_id",
+        *zip(*[(origin.provider, origin.account, name) for origin, (name, _) in items], strict=True),
     )
     return {
-        (Origin(row.provider, row.account, "messages"), (row.provider_message_id, "")): (row.id, row.outbox_ids)
-        for row in rows
+        (Origin(provider, account, "messages"), (name, "")): (callback_id, ids)
+        for provider, account, name, callback_id, ids in rows
     }
 
 
@@ -381,14 +420,15 @@ async def _receipts_by(tx: AsyncConnection, items: Mapping[UUID, tuple[Origin, I
 
 async def known_messages(tx: AsyncConnection, origin: Origin, names: Sequence[str]) -> set[str]:
     """Return the provider message ids of MOs in the journal."""
-    rows = await tx.execute(
-        text(
-            "SELECT provider_message_id FROM callback_item"
-            " WHERE provider = :provider AND account = :account AND provider_message_id = ANY(CAST(:names AS text[]))"
-        ),
-        {"provider": origin.provider, "account": origin.account, "names": list(names)},
+    rows = await fetch_many(
+        tx,
+        "SELECT provider_message_id FROM callback_item"
+        " WHERE provider = $1 AND account = $2 AND provider_message_id = ANY($3::text[])",
+        origin.provider,
+        origin.account,
+        list(names),
     )
-    return {row.provider_message_id for row in rows}
+    return {name for (name,) in rows}
 
 
 def to_a_code_of(short_code: str, received_at: str) -> str:
@@ -479,33 +519,10 @@ async def use_nonces(tx: AsyncConnection, uses: Sequence[tuple[Origin, Once, byt
         name = (origin.provider, origin.account, once.nonce)
         used_for, forget_after = first.get(name, (content, once.forget_after))
         first[name] = used_for, max(forget_after, once.forget_after)
-    names = sorted(first)  # the same order in every transaction: no deadlock
-    rows = await tx.execute(
-        text(
-            "WITH used AS (SELECT * FROM unnest(CAST(:providers AS text[]), CAST(:accounts AS text[]),"
-            " CAST(:nonces AS text[]), CAST(:contents AS bytea[]), CAST(:times AS timestamptz[]))"
-            " AS u(provider, account, nonce, content, forget_after)),"
-            " forgotten AS (DELETE FROM nonce WHERE (provider, account, nonce) IN ("
-            "SELECT provider, account, nonce FROM nonce"
-            " WHERE forget_after < :now AND nonce <> ALL(CAST(:nonces AS text[]))"
-            " ORDER BY forget_after LIMIT :some FOR UPDATE SKIP LOCKED))"
-            " INSERT INTO nonce AS known (provider, account, nonce, content, forget_after) SELECT * FROM used"
-            " ON CONFLICT (provider, account, nonce) DO UPDATE SET"
-            " content = CASE WHEN known.forget_after < :now THEN excluded.content ELSE known.content END,"
-            " forget_after = greatest(known.forget_after, excluded.forget_after)"
-            " RETURNING provider, account, nonce, content"
-        ),
-        {
-            "providers": [provider for provider, _, _ in names],
-            "accounts": [account for _, account, _ in names],
-            "nonces": [nonce for _, _, nonce in names],
-            "contents": [first[name][0] for name in names],
-            "times": [first[name][1] for name in names],
-            "now": now,
-            "some": FORGOTTEN_AT_ONCE * len(names),
-        },
-    )
-    used = {(row.provider, row.account, row.nonce): row.content for row in rows}
+    rows = [(*name, *first[name]) for name in sorted(first)]  # the same order in every transaction: no deadlock
+    some = FORGOTTEN_AT_ONCE * len(rows)
+    kept = await fetch_many(tx, USE_NONCES, *zip(*rows, strict=True), now, some)
+    used = {(provider, account, nonce): content for provider, account, nonce, content in kept}
     return [used[origin.provider, origin.account, once.nonce] == content for origin, once, content in uses]
 
 

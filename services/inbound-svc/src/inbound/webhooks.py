@@ -13,10 +13,9 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from fastapi import APIRouter, Request, Response
-from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from common.batch import Together
@@ -105,6 +104,9 @@ def callbacks(accounts: Sequence[Account], publish_timeout_s: float) -> tuple[li
     Starlette serves a route in a tenth of the time FastAPI takes.
     """
     known = {(account.provider, account.account): account for account in accounts}
+    answers = {
+        (account.provider, kind): _answer(account.provider, kind) for account in accounts for kind in get_args(Kind)
+    }
     arrivals: Arrivals = Together(journal.write)
 
     def endpoint(kind: Kind) -> Callable[[Request], Awaitable[Response]]:
@@ -115,7 +117,8 @@ def callbacks(accounts: Sequence[Account], publish_timeout_s: float) -> tuple[li
                 if account is None:
                     raise NotFound("no such provider account")
                 held: Resources[Any] = request.state.resources
-                return await _receive(request, held, account, kind, asked.get("secret"), arrivals, publish_timeout_s)
+                came = await _receive(request, held, account, kind, asked.get("secret"), arrivals, publish_timeout_s)
+                return answers[account.provider, came]
             except Problem as problem:
                 CALLBACKS.labels(account.provider if account else "unknown", kind, problem.slug).inc()
                 raise
@@ -161,23 +164,19 @@ async def _receive(
     secret: str | None,
     arrivals: Arrivals,
     publish_timeout_s: float,
-) -> Response:
+) -> Kind:
+    """Keep a callback; return the kind of its items, whose answer is due."""
     loop = asyncio.get_running_loop()
     started, received_at = loop.time(), datetime.now(UTC)
     provider = PROVIDERS[account.provider]
     if request.method == "GET" and not provider.takes_get:
         raise MethodNotAllowed("this provider does not call by GET", headers={"Allow": "POST"})
-    head = Callback(
-        target=_target(request),
-        headers=_headers(request),
-        body=b"",
-        method=request.method,
-        address=request.client.host if request.client else "",
-        path_secret=secret,
-    )
+    target, headers, method = _target(request), _headers(request), request.method
+    address = request.client.host if request.client else ""
     try:
-        look_at_head(head, account)
-        callback = replace(head, body=await _body(request, provider.max_body_bytes))
+        look_at_head(Callback(target, headers, b"", method, address, secret), account)
+        body = await _body(request, provider.max_body_bytes)
+        callback = Callback(target, headers, body, method, address, secret)
         once = genuine(callback, account, received_at)
         kind = provider.kind_of(callback, addressed)
         origin = Origin(account.provider, account.account, kind)
@@ -220,7 +219,12 @@ async def _receive(
 
     CALLBACKS.labels(account.provider, kind, "accepted" if new else "duplicate" if entries else "ignored").inc()
     ACKNOWLEDGED.labels(kind).observe(loop.time() - started)
-    answer = provider.answer(kind)
+    return kind
+
+
+def _answer(provider: str, kind: Kind) -> Response:
+    """Return the response that the provider expects, for all requests."""
+    answer = PROVIDERS[provider].answer(kind)
     return Response(answer.body, answer.status, media_type=answer.media_type)
 
 
@@ -240,13 +244,12 @@ async def _published(held: Resources[Any], arrivals: Arrivals, arrival: Arrival,
     loop = asyncio.get_running_loop()
     done = new = False
     try:
-        async with asyncio.timeout_at(deadline):
-            kept = await arrivals.written(held, arrival)
-            if kept.replayed:
-                raise NotGenuine("nonce_used_before")
-            journal.tell(kept)
-            new = bool(kept.fresh)
-            done = await held.relayed.wait(kept.stands_for, max(0.0, deadline - loop.time()))
+        kept = await arrivals.written(held, arrival, max(0.0, deadline - loop.time()))
+        if kept.replayed:
+            raise NotGenuine("nonce_used_before")
+        journal.tell(kept)
+        new = bool(kept.fresh)
+        done = await held.relayed.wait(kept.stands_for, max(0.0, deadline - loop.time()))
     except NotGenuine:
         raise
     except TimeoutError:
@@ -272,27 +275,28 @@ def _named_message(held: Resources[Any], account: Account, callback: Callback, m
     """
     short_code = message.short_code or account.short_code
     if message.provider_message_id is not None:
-        return replace(message, short_code=short_code)
+        return message if short_code == message.short_code else replace(message, short_code=short_code)
     said = f"{hashlib.sha256(_content(callback)).hexdigest()} {message.sender} {message.sent_at} {message.written_at}"
     keyed = held.subject_keys.of_text(said).rpartition("-")[2]
     return replace(message, provider_message_id=f"derived-{keyed}", short_code=short_code)
 
 
 async def _body(request: Request, max_bytes: int) -> bytes:
-    pieces, arrived = list[bytes](), 0  # a buffer that grows, beside a hundred others, leaves holes everywhere
-    try:
-        async for chunk in request.stream():
-            pieces.append(chunk)
-            arrived += len(chunk)
-            if arrived > max_bytes:
-                raise TooLarge(
-                    f"at most {max_bytes:,} bytes",
-                    reasons=[Reason("body", "too_large")],
-                    headers={"Connection": "close"},
-                )
-    except ClientDisconnect as gone:
-        raise Malformed("the body ended early", reasons=[Reason("body", "unreadable")]) from gone
-    return b"".join(pieces)
+    pieces, arrived, more = list[bytes](), 0, True  # a buffer that grows, beside others, leaves holes everywhere
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise Malformed("the body ended early", reasons=[Reason("body", "unreadable")])
+        pieces.append(message.get("body", b""))
+        arrived += len(pieces[-1])
+        if arrived > max_bytes:
+            raise TooLarge(
+                f"at most {max_bytes:,} bytes",
+                reasons=[Reason("body", "too_large")],
+                headers={"Connection": "close"},
+            )
+        more = message.get("more_body", False)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _target(request: Request) -> str:
@@ -303,9 +307,9 @@ def _target(request: Request) -> str:
 
 
 def _headers(request: Request) -> dict[str, str]:
-    """Return the headers in lower case; a repeated header is joined by commas."""
+    """Return the headers by their names, in lower case as the server gives them; repeated ones joined by commas."""
     headers: dict[str, str] = {}
     for raw_name, raw in request.scope["headers"]:
-        name, value = raw_name.decode("latin-1").lower(), raw.decode("latin-1")
+        name, value = raw_name.decode("latin-1"), raw.decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers

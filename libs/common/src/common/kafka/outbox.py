@@ -400,9 +400,11 @@ class Relay:
             outlet.until = math.inf  # a late watermark is still true
             reached, newest = (rows[-1].id, rows[-1].newest) if rows else (0, 0)
             if self._watermarked:
-                self._subject_keys = await publisher_keys.told(session) or self._subject_keys
-                async with asyncio.timeout(self._patience_s):
-                    await self._watermark(outlet.producer, Read(as_of, ceiling, newest), reached, numbers)
+                if due := asyncio.get_running_loop().time() >= self._next_watermark:
+                    self._subject_keys = await publisher_keys.told(session) or self._subject_keys
+                if (said := self._true_with(Read(as_of, ceiling, newest), reached)) is not None and due:
+                    async with asyncio.timeout(self._patience_s):
+                        await self._publish_watermarks(outlet.producer, said, numbers)
         return reached >= newest
 
     async def _publish(self, producer: AIOKafkaProducer, rows: Sequence[Waiting], numbers: Numbers) -> Numbers:
@@ -458,31 +460,27 @@ class Relay:
         for place, (key, value) in enumerate(_shared.decode(payload or b"")):
             yield key, value, [("ce_id", f"{begins}{place}".encode()), *others]
 
-    async def _watermark(self, producer: AIOKafkaProducer, read: Read, reached: int, numbers: Numbers) -> None:
-        """Publish the watermark, if any, that is true with all rows up to the id `reached` in the log.
+    def _true_with(self, read: Read, reached: int) -> Read | None:
+        """Return the read, if any, whose watermark is true with all rows up to the id `reached` in the log.
 
         A turn takes the oldest rows, so up to `reached` every row of an earlier read is published, by whichever relay;
         an earlier read does not speak of rows committed later under lower ids.
         """
         if reached >= read.newest:
             self._read = None
-            await self._publish_watermarks(producer, read, numbers)
-        elif self._read is None:
-            self._read = read
-        elif reached >= self._read.newest:
-            said, self._read = self._read, read
-            await self._publish_watermarks(producer, said, numbers)
+            return read
+        if self._read is not None and reached < self._read.newest:
+            return None
+        said, self._read = self._read, read
+        return said
 
     async def _publish_watermarks(self, producer: AIOKafkaProducer, read: Read, numbers: Numbers) -> None:
-        now = asyncio.get_running_loop().time()
-        if now < self._next_watermark:
-            return
         as_of = read.as_of
         if self._ceiling is not None:
             if read.ceiling is None:
                 return  # no watermark: dispatch holds
             as_of = min(as_of, read.ceiling)
-        self._next_watermark = now + self._every_s()
+        self._next_watermark = asyncio.get_running_loop().time() + self._every_s()
         acks = []
         for topic in self._watermarked:
             for partition in range(self._settings.partitions):

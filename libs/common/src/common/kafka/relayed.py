@@ -43,7 +43,11 @@ class _Waiter:
     def __init__(self, facts: Mapping[UUID, Sequence[int]]) -> None:
         self.left = set(facts)
         self.rows = [row for ids in facts.values() for row in ids]
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def answer(self, told: bool) -> None:
+        if not self.done.done():
+            self.done.set_result(told)
 
 
 class Relayed:
@@ -95,9 +99,9 @@ class Relayed:
     def _proven(self, facts: set[UUID]) -> None:
         for waiter in self._waiters:
             waiter.left -= facts
-            if not waiter.left and not waiter.done.done():
+            if not waiter.left:
                 self._newest = max([self._newest, *waiter.rows])
-                waiter.done.set_result(None)
+                waiter.answer(True)
 
     async def wait(self, facts: Mapping[UUID, Sequence[int]], timeout_s: float) -> bool:
         """Return True once Kafka has the events of all `facts` (with their outbox ids), False after `timeout_s`."""
@@ -109,15 +113,13 @@ class Relayed:
             self._by_row[row].add(waiter)
         if min(waiter.rows, default=0) <= self._newest:
             self._ask([waiter])  # perhaps published already
+        given_up = asyncio.get_running_loop().call_later(timeout_s, waiter.answer, False)  # far less than a timeout
         try:
-            async with asyncio.timeout(timeout_s):
-                await waiter.done
-        except TimeoutError:
-            return False
+            return await waiter.done
         finally:
+            given_up.cancel()
             self._waiters.discard(waiter)
             for row in waiter.rows:
                 self._by_row[row].discard(waiter)
                 if not self._by_row[row]:
                     del self._by_row[row]
-        return True

@@ -12,10 +12,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Metric, disable_created_metrics, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
@@ -61,7 +62,8 @@ def continue_trace(parent: str | None) -> bool:
     if parent is not None and is_traceparent(parent):
         _traceparent.set(parent)
         return True
-    _traceparent.set(f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01")
+    drawn = secrets.token_hex(24)
+    _traceparent.set(f"00-{drawn[:32]}-{drawn[32:]}-01")
     return False
 
 
@@ -195,7 +197,23 @@ def log_to_stderr(service: str, level: int = logging.INFO) -> None:
     logging.getLogger("aiokafka").setLevel(logging.ERROR)  # aiokafka warns at each retry
 
 
-class _WithExemplars(Histogram):
+class _Labelled(MetricWrapperBase):
+    """A metric that finds a series it has by one look: the library takes a lock, and writes each label anew."""
+
+    def labels(self, *labelvalues: Any, **labelkwargs: Any) -> Self:
+        found: Any = self._metrics.get(labelvalues)
+        return found or super().labels(*labelvalues, **labelkwargs)
+
+
+class _Counter(_Labelled, Counter):
+    pass
+
+
+class _Gauge(_Labelled, Gauge):
+    pass
+
+
+class _WithExemplars(_Labelled, Histogram):
     """A histogram whose buckets name the trace of their last observation, where the spans of the trace are kept."""
 
     def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
@@ -205,11 +223,11 @@ class _WithExemplars(Histogram):
 
 
 def counter(name: str, what: str, labels: Sequence[str] = ()) -> Counter:
-    return Counter(_named(name), what, labels)
+    return _Counter(_named(name), what, labels)
 
 
 def gauge(name: str, what: str, labels: Sequence[str] = ()) -> Gauge:
-    return Gauge(_named(name), what, labels)
+    return _Gauge(_named(name), what, labels)
 
 
 def histogram(name: str, what: str, labels: Sequence[str] = (), buckets: Sequence[float] = ()) -> Histogram:

@@ -27,8 +27,11 @@ class Prefixed:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        told = next((value for name, value in scope.get("headers", ()) if name == HEADER), b"")
-        part = told if PART.fullmatch(told) else b""
+        part = b""
+        for name, value in scope.get("headers", ()):
+            if name == HEADER:
+                part = value if PART.fullmatch(value) else b""
+                break
         _taken_off.set(part.decode("ascii"))
 
         async def with_part(message: Message) -> None:

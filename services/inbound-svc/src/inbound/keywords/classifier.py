@@ -101,7 +101,7 @@ def classify(text: str, *, language: str | None = None, country: str | None = No
         found = _with_quotation(normalise(said), known, found)
     if len(text) > READ_CHARS and found.intent not in ("stop", "review"):
         found = Finding("review", "any-1:too_long", DOUBT)
-    if found.intent == "none" and hardly_read(own, known.known, known.traffic):
+    if found.intent == "none" and hardly_read(own, plain, known.known, known.traffic):
         found = UNREAD
     if found.intent == "none" and likeness.holds(plain, known):
         found = LIKE

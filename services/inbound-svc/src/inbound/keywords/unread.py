@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Collection
 from functools import lru_cache
 
-from inbound.keywords.normal import normalise
+from inbound.keywords.normal import Normal, normalise
 
 ADDRESS = re.compile(r"\S*(?:@|://|www\.)\S*")
 FEW_WORDS = 3  # fewer words in Latin letters are a name, or a word that the lists do not have
@@ -19,14 +19,16 @@ BEFORE_A_WORD = ("j", "l", "d", "m", "n", "t", "s", "c", "qu", "ال", "و")  # 
 LATIN_WITHOUT_MARK = frozenset("ığłđħəŋ")  # letters of other languages, which have no combining mark to drop
 
 
-def hardly_read(text: str, known: Collection[str], traffic: Collection[str]) -> bool:
-    """Return whether hardly a word of the text is known.
+def hardly_read(text: str, plain: Normal, known: Collection[str], traffic: Collection[str]) -> bool:
+    """Return whether hardly a word of the text is known. `plain`: the text normalised.
 
     In a script of no listed language, with letters of none, or beside a word of `traffic` (SMS, message: the same in
     many languages), half of the words have to be known; else a third. A text without words (emoji, numbers, an
     address) is read.
     """
-    said = [word for clause in normalise(ADDRESS.sub(" ", text)).clauses for word in clause if not word.isdigit()]
+    without = ADDRESS.sub(" ", text)
+    clauses = plain.clauses if without == text else normalise(without).clauses
+    said = [word for clause in clauses for word in clause if not word.isdigit()]
     said = [word for word in said if len(word) > 1 or not word.isascii()]
     read = sum(_known(word, known) for word in said)
     if any(_foreign(char) for char in text if not char.isascii()) or any(map(ARABIC_BY_DIGITS.fullmatch, said)):

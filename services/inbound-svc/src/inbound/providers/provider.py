@@ -253,7 +253,7 @@ def text_of(fields: Mapping[str, object], name: str, *, where: str = "") -> str:
     value = fields[name]
     if not isinstance(value, str):
         raise WrongField(where + name, "not_a_string")
-    return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return value if value.isascii() else value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _written(fields: Mapping[str, object], name: str) -> Mapping[str, object]:

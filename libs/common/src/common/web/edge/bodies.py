@@ -41,7 +41,11 @@ class Bodies:
             await self._app(scope, receive, send)
             return
         limit = self._limit(scope["path"])
-        announced = next((v for k, v in scope["headers"] if k == b"content-length"), b"")
+        announced = b""
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                announced = value
+                break
         if limit is not None and announced.isdigit() and int(announced) > limit:
             await problems.answer(_too_large(limit))(scope, receive, send)
             return
@@ -102,8 +106,9 @@ class Bodies:
         refused = None
 
     def _hold(self, more: int) -> None:
-        self._held += more
-        HELD.set(self._held)
+        if more:
+            self._held += more
+            HELD.set(self._held)
 
     def _limit(self, path: str) -> int | None:
         """Return the limit of the longest matching path."""

@@ -292,6 +292,9 @@ CREATE INDEX callback_item_callback_ix ON callback_item (callback_id)
 CREATE INDEX callback_item_code_ix ON callback_item (short_code, callback_id) WHERE (short_code IS NOT NULL)
     """,
     """
+CREATE INDEX callback_item_start_ix ON callback_item (subject_id) WHERE (intent = 'start'::text)
+    """,
+    """
 CREATE INDEX callback_item_subject_ix ON callback_item (subject_id) WHERE (subject_id IS NOT NULL)
     """,
     """
