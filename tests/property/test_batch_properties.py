@@ -77,7 +77,7 @@ HAVING = Resources(
 
 VALUES: dict[str, tuple[object, ...]] = {
     "subject_id": tuple(PEOPLE),
-    "number": ("+33639980001", "+34639980001", "+262692980001", ""),
+    "number": ("+33639980001", "+491713920001", "+12025550101", ""),
     "text": ("Soldes. STOP au 36111", "Soldes", "Soldes. STOP 38111", "é" * 200 + " STOP au 36111"),
     "flaw": (None, Reason.SUBJECT_MISMATCH),
     "stop_link": (False, True),

@@ -410,6 +410,7 @@ def _code(n: int) -> MessageRequested:
 
 
 MESSAGES = "dispatch.messages.store:"
+WAKING = "dispatch.messages.waking_store:"
 RIGHTS = "dispatch.messages.rights_store:"
 ENFORCEMENT = "dispatch.messages.enforcement:"
 SENDING = "dispatch.sending.store:"
@@ -498,8 +499,8 @@ POINTS: dict[str, At] = {
         Point("committed", ENFORCEMENT + "enforce", LEFT_OPEN),
         submitted=ALL,
     ),
-    "before-wake-commit": At(waking, Point("after", MESSAGES + "wake_controlled")),
-    "after-wake-commit": At(waking, Point("committed", MESSAGES + "wake_controlled")),
+    "before-wake-commit": At(waking, Point("after", WAKING + "wake_controlled")),
+    "after-wake-commit": At(waking, Point("committed", WAKING + "wake_controlled")),
     "before-woken-note-commit": At(
         cancelling,
         Point("after", PROJECTION + "note_woken"),
@@ -546,8 +547,8 @@ POINTS: dict[str, At] = {
         posting,
         Point("committed", SENDING + "claim_due", CODES_DUE),
     ),
-    "before-post-commit": At(posting, Point("after", MESSAGES + "tell_due")),
-    "after-post-commit": At(posting, Point("committed", MESSAGES + "tell_due")),
+    "before-post-commit": At(posting, Point("after", WAKING + "tell_due")),
+    "after-post-commit": At(posting, Point("committed", WAKING + "tell_due")),
     "after-insert-commit-then-opt-out": At(
         opting_out_meanwhile,
         Point("committed", MESSAGES + "insert_messages", TAKE + "_marketing"),

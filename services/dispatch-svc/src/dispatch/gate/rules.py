@@ -115,7 +115,7 @@ class Prepared(msgspec.Struct, frozen=True, gc=False):
 
     request: Request
     known: Knowledge  # its person does not count
-    now: datetime
+    at: datetime
     limits: Limits
     expired: bool
     denials: tuple[tuple[Reason, ...], tuple[Reason, ...]]
@@ -142,7 +142,7 @@ def decide_for(prepared: Prepared, subject: Subject | None, recent: int) -> Verd
         return Expire()
     denials = denials_for(prepared, subject, recent)
     if denials:
-        request, now = prepared.request, prepared.now
+        request, now = prepared.request, prepared.at
         if _may_only_be_behind(denials, request, prepared.known, now, prepared.limits):
             return Defer((Reason.KNOWLEDGE_BEHIND,), min(now + prepared.limits.recheck, request.send_before))
         return Deny(denials)
@@ -161,7 +161,7 @@ def denials_for(prepared: Prepared, subject: Subject | None, recent: int) -> tup
         *prepared.denials[0],
         *_denials_of_frequency(prepared, recent),
         *prepared.denials[1],
-        *denials_of_person(prepared.request, prepared.known, subject, prepared.now),
+        *denials_of_person(prepared.request, prepared.known, subject, prepared.at),
     )
 
 
@@ -315,7 +315,7 @@ def delays_of_knowledge(
 
 def _delays_of_review(prepared: Prepared, subject: Subject | None) -> Iterator[tuple[Reason, datetime]]:
     if subject is not None and subject.held_since is not None and _needs_consent(prepared.request):
-        yield Reason.UNDER_REVIEW, prepared.now + prepared.limits.review_recheck
+        yield Reason.UNDER_REVIEW, prepared.at + prepared.limits.review_recheck
 
 
 def _needs_consent(request: Request) -> bool:
