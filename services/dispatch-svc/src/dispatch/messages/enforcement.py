@@ -100,11 +100,12 @@ async def enforce(tx: AsyncConnection, subject_ids: Sequence[str]) -> list[OptOu
         return []
     held_back = await fetch_many(
         tx,
+        # lateral, so that no plan kept from a small ledger reads a large one for a join
         "SELECT m.subject_id FROM sending AS s CROSS JOIN unnest(s.message_ids, s.people) AS b(message_id, person)"
-        " JOIN message AS m ON m.message_id = b.message_id AND m.status = 'sending'"
-        " AND (m.category = 'marketing' OR (m.category = 'service' AND m.purpose IS NOT NULL))"
-        f" WHERE s.partition = ANY($1::smallint[]) AND b.person = ANY({hashes_of('$2::text[]')})"
-        " AND m.subject_id = ANY($2::text[])",
+        " CROSS JOIN LATERAL (SELECT m.subject_id FROM message AS m WHERE m.message_id = b.message_id"
+        " AND m.status = 'sending' AND m.subject_id = ANY($2::text[])"
+        " AND (m.category = 'marketing' OR (m.category = 'service' AND m.purpose IS NOT NULL)) OFFSET 0) AS m"
+        f" WHERE s.partition = ANY($1::smallint[]) AND b.person = ANY({hashes_of('$2::text[]')})",
         list({partition for _, partition, _ in waiting}),
         list({subject_id for _, _, subject_id in waiting}),
     )
