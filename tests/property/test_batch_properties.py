@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 
 from common.contracts.consent import Consent
 from common.law import at_hand_off, load
+from common.limits import Limited
+from common.limits import Limits as OrganisationLimits
 from common.privacy.erasing import Erasure
-from common.sms.prices import NO_PRICES
 from dispatch.gate.candidate import Candidate, Decision
 from dispatch.gate.deciding import Batch, Known, Opened, Resources
 from dispatch.gate.rules import Subject
@@ -25,6 +27,7 @@ from dispatch.messages.reasons import Reason
 from dispatch.projection.limits import Limits
 from dispatch.projection.store import Sender
 from tests.service.dispatch.test_decision_records import Unasked
+from tests.support.prices import line, prices
 
 NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)  # Tuesday, 10:00 in Paris
 NEVER, SOON, LATE = NOW - timedelta(hours=2), NOW + timedelta(milliseconds=400), NOW + timedelta(days=2)
@@ -71,14 +74,20 @@ KNOWN = Known(
     highest={},
 )
 ROUTES = [Route("simulator"), Route("narrow", frozenset({"FR"}), categories=frozenset({"marketing", "service"}))]
-HAVING = Resources(
-    Traffic([Unasked(), Narrow()], ROUTES), at_hand_off(load("france-3")), Limits(cap=2), NO_PRICES, None
-)
+PRICES = prices(line("FR", "0.05"), line("FR", "0.06", sender="b"), line("US", "0.07"), line("DE", "0.08"))
+BUDGET: Any = SimpleNamespace(limited=Limited(version="t", default=OrganisationLimits(places=("US",))))
+HAVING = Resources(Traffic([Unasked(), Narrow()], ROUTES), at_hand_off(load("france-3")), Limits(cap=2), PRICES, BUDGET)
 
 VALUES: dict[str, tuple[object, ...]] = {
     "subject_id": tuple(PEOPLE),
     "number": ("+33639980001", "+491713920001", "+12025550101", ""),
-    "text": ("Soldes. STOP au 36111", "Soldes", "Soldes. STOP 38111", "é" * 200 + " STOP au 36111"),
+    "text": (
+        "Soldes. STOP au 36111",
+        "Soldes",
+        "Soldes. STOP 38111",
+        "é" * 200 + " STOP au 36111",
+        "é" * 400 + " STOP au 36111",
+    ),
     "flaw": (None, Reason.SUBJECT_MISMATCH),
     "stop_link": (False, True),
     "foreign_link": (False, True),

@@ -104,7 +104,7 @@ def _readers(ids: Sequence[str]) -> Mapping[str, Reader]:
     asked = {Whom(each, None): now() for each in ids}
     since = now() - 7 * DAY
     return {
-        "held": lambda tx: waking_store.wake_held(tx, ids),
+        "held": lambda tx: waking_store.wake_held(tx, ids, now() - 90 * DAY),
         "cap": lambda tx: _capped(tx, ids, since),
         "numbers": lambda tx: _limited(tx, ids),
         "copied": lambda tx: privacy.messages_of(tx, ids[0], SENDER),

@@ -67,7 +67,7 @@ STATEMENTS: dict[tuple[str, Cause | None], list[Statement]] = {
     ("put_receipts", Cause.RECEIPT): [_receives(proves=proves) for proves in (True, False)],
     ("deny_waiting", Cause.ERASURE): [lambda tx, rows: rights_store.deny_waiting(tx, {Whom(subject(1), None): now()})],
     ("empty_messages", None): [lambda tx, rows: rights_store.empty_messages(tx, {Whom(subject(1), None): now()})],
-    ("wake_held", None): [lambda tx, rows: waking_store.wake_held(tx, [subject(1)])],
+    ("wake_held", None): [lambda tx, rows: waking_store.wake_held(tx, [subject(1)], now() - timedelta(hours=2))],
     ("wake_controlled", None): [lambda tx, rows: waking_store.wake_controlled(tx, "c1", 100, cancelled=True)],
     ("reword", None): [_rewords],
     ("lift_versions", None): [

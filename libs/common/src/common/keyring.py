@@ -8,8 +8,9 @@ has to stay equal when the outer key is replaced is derived from the inner id.
 An encrypted field is AES-256-GCM bound to its context (`number:<subject_id>`, `text:<message_id>`): a field moved to
 another row does not decrypt. The context of a number stands on the inner id.
 
-Under different keys with the same key id, a STOP of one service would match no subject of the other. So a reader of an
-encrypted number recomputes the subject id (`owner_of`), and watermarks carry a fingerprint of each key (ADR-0061).
+Under different keys with the same key id, a STOP of one service would match no subject of the other. So a reader of
+encrypted numbers recomputes the subject ids (`owner_of`, `owners_of`), and watermarks carry a fingerprint of each key
+(ADR-0061).
 """
 
 import base64

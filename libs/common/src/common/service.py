@@ -368,7 +368,7 @@ async def _keys_are_those_stored(service: Service[Any], held: Resources[Any]) ->
                 ]
                 for column, index in service.subject_ids.items()
             ]
-            numbered = [  # from the end with the newest messages: old ones have lost their numbers
+            numbered = [  # from the end with the newest messages, as a rule: old ones have lost their numbers
                 (await tx.execute(select(column, column.table.c.number).order_by(index.desc()).limit(SEEN))).all()
                 for column, index in service.subject_ids.items()
                 if "number" in column.table.c

@@ -112,7 +112,7 @@ def encode(event: Event) -> bytes:
 
 
 def header_of(headers: Sequence[tuple[str, bytes | None]], wanted: str) -> bytes | None:
-    """Return the value of a header, None where missing."""
+    """Return the first value of a header, None where missing."""
     for name, value in headers:
         if name == wanted:
             return value

@@ -119,6 +119,7 @@ class Statements:
 
         Ids and encrypted numbers are made for all lines at once.
         """
+        self._inner.clear()  # of the lines before
         drafts = [(line.reason,) if isinstance(line, Unreadable) else self._draft(line) for line in read]
         of_lines = [each.people for each in drafts if isinstance(each, _Draft)]
         numbers = [number for people in of_lines for _, number in people if number is not None]

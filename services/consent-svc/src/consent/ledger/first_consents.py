@@ -69,7 +69,7 @@ NOTHING = Written([], {}, [], [], [], [])
 def candidates(statements: Mapping[int, Statement]) -> dict[int, Statement]:
     """Return the opt-ins that are the only statement about their subject, by place.
 
-    The caller has refused what is to be refused. Ids that any text would have to escape are left to the recorder.
+    The caller has refused what is to be refused. With an id that a text would have to escape, the recorder decides all.
     """
     alone = Counter(s.subject_id for s in statements.values())
     once = Counter(s.evidence.evidence_id for s in statements.values())

@@ -278,17 +278,19 @@ async def handed_off_of(tx: AsyncConnection, campaign_id: str, after: str, limit
     "" stands before all.
     """
     order = f"{_short('m.subject_id')}, m.subject_id"
+    behind = (  # only where there is a page before: under an OR no index would begin there
+        f" AND {_short('m.subject_id')} >= {_short(':after')} AND ({order}) > ({_short(':after')}, :after)"
+    )
     rows = await tx.execute(
         text(
             f"SELECT {', '.join(f'm.{name}' for name in _HANDED_OFF)}"
             f" FROM (SELECT DISTINCT {_short('m.subject_id')} AS place, m.subject_id FROM handed_off AS m"
             f" WHERE {_short('m.campaign_id')} = {_short(':campaign_id')} AND m.campaign_id = :campaign_id"
-            f" AND (:after = '' OR {_short('m.subject_id')} >= {_short(':after')}"
-            f" AND ({order}) > ({_short(':after')}, :after)) ORDER BY place, m.subject_id LIMIT :limit) AS s"
+            f"{behind if after else ''} ORDER BY place, m.subject_id LIMIT :limit) AS s"
             f" JOIN handed_off AS m ON {of_person('m', 's.subject_id')} AND m.campaign_id = :campaign_id"
             f" ORDER BY {order}, m.handed_off_at, m.message_id"
         ),
-        {"campaign_id": campaign_id, "after": after, "limit": limit},
+        {"campaign_id": campaign_id, "limit": limit} | ({"after": after} if after else {}),
     )
     found: dict[str, list[HandedOff]] = {}
     for row in rows:

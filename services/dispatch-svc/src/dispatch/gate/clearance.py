@@ -201,12 +201,12 @@ class Clearance:
 
     async def _opened(self, candidates: Sequence[Candidate]) -> list[Opened]:
         """Decrypt, before the lock: opt-outs need not wait for it."""
-        owners = owners_of([(c.number, c.subject_id) for c in candidates], self.field_keys, self.subject_keys)
-        opened = []
-        for place, (candidate, owner) in enumerate(zip(candidates, owners, strict=True)):
-            opened.append(self._open(candidate, owner))
-            if place % TURN == TURN - 1:
-                await asyncio.sleep(0)
+        opened: list[Opened] = []
+        for start in range(0, len(candidates), TURN):
+            some = candidates[start : start + TURN]
+            owners = owners_of([(c.number, c.subject_id) for c in some], self.field_keys, self.subject_keys)
+            opened += [self._open(candidate, owner) for candidate, owner in zip(some, owners, strict=True)]
+            await asyncio.sleep(0)
         return opened
 
     def _open(self, candidate: Candidate, owner: Owner | None) -> Opened:

@@ -81,7 +81,7 @@ async def knowledge(
     oldest_of: int | None = None,
 ) -> Knowledge:
     """Return the knowledge of now, under the locks of `lock`. `oldest_of`: as in `projection.watermark`."""
-    (_, as_of, controls, *_), *people = await fetch_many(
+    rows = await fetch_many(
         tx,
         f"SELECT NULL, {watermark_of('$1', '$2', '$3', oldest=oldest_of is not None)},"
         " (SELECT json_object_agg(campaign_id, control)::text FROM campaign WHERE campaign_id = ANY($4::text[])),"
@@ -94,9 +94,11 @@ async def knowledge(
         list(campaign_ids),
         " ".join(subject_ids),
     )
+    as_of, controls = next((as_of, controls) for nobody, as_of, controls, *_ in rows if nobody is None)
     subjects = {
         subject_id: Subject(version, _consents.decode(consents), _suppressions.decode(stops), erased, unreadable, held)
-        for subject_id, held, consents, stops, version, erased, unreadable in people
+        for subject_id, held, consents, stops, version, erased, unreadable in rows
+        if subject_id is not None
     }
     return Knowledge(as_of, subjects, _controls.decode(controls) if controls else {})
 

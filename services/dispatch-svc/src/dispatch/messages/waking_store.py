@@ -1,6 +1,7 @@
 """The queries that make waiting messages due, and tell the workers. The caller owns the transaction."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -14,15 +15,18 @@ DUE = "dispatch_due"  # NOTIFY channel: marketing is due at once
 CODES_DUE = "dispatch_codes_due"  # NOTIFY channel: the other lane; the payload names the partition
 
 
-async def wake_held(tx: AsyncConnection, subject_ids: Sequence[str]) -> None:
-    """Make due at once these subjects' messages that wait for a review."""
+async def wake_held(tx: AsyncConnection, subject_ids: Sequence[str], since: datetime) -> None:
+    """Make due at once these subjects' messages that wait for a review. `since`: when the first review began.
+
+    The caller keeps all decisions of the partition out: the statement looks at no day before the review.
+    """
     await plan_now(tx)
     await tx.execute(
         text(
-            f"UPDATE message AS m SET due_at = now() WHERE {of_people('CAST(:ids AS text[])')}"
+            f"UPDATE message AS m SET due_at = now() WHERE {of_people('CAST(:ids AS text[])', since=':since')}"
             " AND m.status = 'deferred' AND 'under_review' = ANY(m.reasons)"
         ),
-        {"ids": list(subject_ids)},
+        {"ids": list(subject_ids), "since": since},
     )
     await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": DUE})
 

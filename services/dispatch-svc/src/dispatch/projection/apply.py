@@ -64,9 +64,9 @@ async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | No
     if not fresh:
         return None
     newest = await put_states(tx, fresh, known, published(batch))
-    was_held = {subject_id for subject_id, subject in known.items() if subject.held}
+    was_held = {subject_id: subject.held_since for subject_id, subject in known.items() if subject.held_since}
     if lifted := [e.subject_id for e in newest if e.subject_id in was_held and e.held_since is None]:
-        await waking_store.wake_held(tx, lifted)
+        await waking_store.wake_held(tx, lifted, min(was_held[subject_id] for subject_id in lifted))
     opt_outs = [(state, cause) for state in fresh for cause in state.causes if cause.kind == "opt_out"]
     if not opt_outs:
         return None

@@ -235,7 +235,7 @@ class Known(NamedTuple):
     """The stored state of a subject, as far as compared."""
 
     version: int
-    held: bool
+    held_since: datetime | None
     stops: Stops
 
 
@@ -245,13 +245,13 @@ async def known_subjects(
     """Return the stored subjects among these."""
     rows = await fetch_many(
         tx,
-        f"SELECT subject_id, version, held_since IS NOT NULL, {_STOPPED.format('s')}, s.consents::text,"
+        f"SELECT subject_id, version, held_since, {_STOPPED.format('s')}, s.consents::text,"
         f" s.suppressions::text FROM {generation} AS s WHERE subject_id = ANY($1::text[])",
         list(subject_ids),
     )
     return {
-        subject_id: Known(version, held, _stops(consents, suppressions) if stopped else NO_STOPS)
-        for subject_id, version, held, stopped, consents, suppressions in rows
+        subject_id: Known(version, held_since, _stops(consents, suppressions) if stopped else NO_STOPS)
+        for subject_id, version, held_since, stopped, consents, suppressions in rows
     }
 
 
