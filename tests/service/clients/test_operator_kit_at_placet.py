@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from consent import service as consent
-from inbound import journal
 from inbound import service as inbound
 from inbound.keywords import Understanding
+from inbound.keywords.remembered import Remembered
 from inbound.providers import signatures
 from placet_operator.checking import Finding
 from placet_operator.placet import kafka, run, webhook
@@ -67,7 +67,8 @@ async def test_both_edges_hold_and_what_is_broken_in_them_is_found(
 
         monkeypatch.setattr(signatures, "within", lambda at, now: None)
         monkeypatch.setattr(signatures, "once", lambda nonce, at: None)
-        monkeypatch.setattr(journal, "classify", lambda text, **hints: Understanding("none", "no_rule", 0.0, ""))
+        nothing = Understanding("none", "no_rule", 0.0, "")
+        monkeypatch.setattr(Remembered, "understand", lambda self, text, public: nothing)
         only = frozenset(("hostile", "replayed id", "words"))
         by_webhook, by_kafka = await both(replace(what, only=only), surroundings)
     assert {each.name: each.seen for each in by_webhook if each.outcome == "broken"} == {
