@@ -246,6 +246,40 @@ FAULTS = [(who, kill) for kill in (True, False) for who in (BEARERBOX, SMSBOX, *
 FEW = [(BEARERBOX, True), ("inbound", True), ("dispatch", True)]  # smsbox ends with bearerbox
 
 
+async def test_a_crash_of_smsbox_loses_what_waits_there_and_a_replay_of_the_log_brings_it(
+    placet: Placet, tmp_path: Path
+) -> None:
+    sender = await placet.sender(range(9500, 9504), partial(text_of, 1))
+    await placet.finished(await placet.campaign(sender))
+    *lost, kept = sender.people
+
+    async def receipts_told() -> bool:
+        return not placet.kannel.stored()
+
+    await eventually(receipts_told, within_s=WITHIN_S)
+    begun = placet.kannel.here()
+    placet.stack.kill("inbound")
+    await placet.stopped(sender, lost)
+
+    async def let_go() -> bool:
+        return len(placet.arrived(begun)) == len(lost) and not placet.kannel.stored()
+
+    await eventually(let_go, within_s=WITHIN_S)
+    placet.kannel.supervisor.kill(SMSBOX)
+    await placet.kannel.supervisor.restart(SMSBOX)
+    await placet.stack.restart("inbound")
+    waiting, since = placet.arrived(begun), placet.kannel.here()
+    await placet.stopped(sender, [kept])
+
+    await eventually(lambda: is_so(bool(placet.arrived(since))), within_s=WITHIN_S)
+    await eventually(partial(placet.all_enforced, since), within_s=WITHIN_S)
+    assert waiting & await placet.enforced() == set(), "smsbox keeps them after all: mend the page"
+    await placet.replay(tmp_path, begun)
+    await eventually(partial(placet.all_enforced, begun), within_s=WITHIN_S)
+    s = await placet.finished(await placet.campaign(sender))
+    assert (s["accepted"], s["denied"]) == (0, 4), s
+
+
 async def test_kills_lose_no_stop_and_send_nothing_twice(placet: Placet, tmp_path: Path) -> None:
     """Each program is killed, and each restarted, in the middle of a campaign and of STOPs to the one before.
 
@@ -294,38 +328,3 @@ async def test_kills_lose_no_stop_and_send_nothing_twice(placet: Placet, tmp_pat
     for sender in (others, *senders):
         told = [line.number for line in kannel.submitted(sender.code, since)]
         assert sorted(told) == sorted(n for n in sender.people if (n, sender.code) not in stopped)
-
-
-async def test_a_crash_of_smsbox_loses_what_waits_there_and_a_replay_of_the_log_brings_it(
-    placet: Placet, tmp_path: Path
-) -> None:
-    sender = await placet.sender(range(9500, 9504), partial(text_of, 1))
-    await placet.finished(await placet.campaign(sender))
-    *lost, kept = sender.people
-
-    async def receipts_told() -> bool:
-        return not placet.kannel.stored()
-
-    # a kill amid a DLR, in a test before, leaves the DLR with bearerbox for minutes
-    await eventually(receipts_told, within_s=3 * WITHIN_S)
-    begun = placet.kannel.here()
-    placet.stack.kill("inbound")
-    await placet.stopped(sender, lost)
-
-    async def let_go() -> bool:
-        return len(placet.arrived(begun)) == len(lost) and not placet.kannel.stored()
-
-    await eventually(let_go, within_s=WITHIN_S)
-    placet.kannel.supervisor.kill(SMSBOX)
-    await placet.kannel.supervisor.restart(SMSBOX)
-    await placet.stack.restart("inbound")
-    waiting, since = placet.arrived(begun), placet.kannel.here()
-    await placet.stopped(sender, [kept])
-
-    await eventually(lambda: is_so(bool(placet.arrived(since))), within_s=WITHIN_S)
-    await eventually(partial(placet.all_enforced, since), within_s=WITHIN_S)
-    assert waiting & await placet.enforced() == set(), "smsbox keeps them after all: mend the page"
-    await placet.replay(tmp_path, begun)
-    await eventually(partial(placet.all_enforced, begun), within_s=WITHIN_S)
-    s = await placet.finished(await placet.campaign(sender))
-    assert (s["accepted"], s["denied"]) == (0, 4), s
