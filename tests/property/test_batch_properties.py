@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from common.contracts.consent import Consent
 from common.law import at_hand_off, load
@@ -42,9 +43,18 @@ class Narrow(Unasked):
     capabilities = Capabilities(adds_stop=True, segments=1)
 
 
+CONSENT = Consent(
+    sender_id="a",
+    purpose=PURPOSE,
+    state="opted_in",
+    basis="opt_in",
+    evidence_id="e",
+    occurred_at=NOW - timedelta(days=9),
+)
+
+
 def consent(**more: object) -> Consent:
-    fields = {"sender_id": "a", "purpose": PURPOSE, "state": "opted_in", "basis": "opt_in", "evidence_id": "e"}
-    return Consent(**fields | {"occurred_at": NOW - timedelta(days=9)} | more)  # type: ignore[arg-type]
+    return replace(CONSENT, **more)
 
 
 SUBJECTS = {
