@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -40,6 +41,7 @@ VERDICTS = counter(
 )
 TURN = 50  # messages; then the event loop turns, so that a code does not wait for a whole campaign
 LEASED_WITHIN_S = 2.0  # opt-outs may wait meanwhile
+NOT_OPENED: Mapping[UUID, Opened] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +67,17 @@ class Clearance:
         tx: AsyncConnection,
         partition: int,
         candidates: Sequence[Candidate],
+        beforehand: Mapping[UUID, Opened] = NOT_OPENED,
         *,
         locked: bool = False,
         again: bool = False,
     ) -> list[Decision]:
         """Decide on messages of one partition, and hold the partition's lock from then on. Store no row.
 
-        `locked`: the caller holds the lock already, because the caller has locked the rows, and row locks come after
-        the partition's.
+        `beforehand`: these messages decrypted, where the caller has opened all of them. `locked`: the caller holds the
+        lock already, because the caller has locked the rows, and row locks come after the partition's.
         """
-        opened = await self._opened(candidates)
+        opened = [beforehand[c.message_id] for c in candidates] if beforehand else await self._opened(candidates)
         senders = await projection.senders(tx, {c.sender_id for c in candidates})
         await self._look_for_links(candidates, opened, senders)
         purses, highest = await self._purses(tx, candidates, opened, senders)
@@ -117,6 +120,10 @@ class Clearance:
         for purse in purses.values():
             purse.return_prepaid()
         return decisions
+
+    async def open(self, candidates: Sequence[Candidate]) -> dict[UUID, Opened]:
+        """Decrypt messages for `decide`, ahead of their turn: the decision before them waits for the database."""
+        return dict(zip([c.message_id for c in candidates], await self._opened(candidates), strict=True))
 
     async def _purses(
         self,

@@ -42,15 +42,14 @@ from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import CAMPAIGN_REQUESTS, DISPATCH_REQUESTS
-from common.contracts.campaign import MessageRequested, MessageReworded
 from common.db.database import Database
 from common.db.timer import uptime_s
-from common.kafka.broker import partitions_of
-from common.kafka.subscription import After, Hold, Poison, Received, Subscription
+from common.kafka.subscription import After, Hold, Received, Subscription
 from common.sms.msisdn import territory_of
 from common.telemetry import counter, histogram, tracing
-from dispatch.gate.candidate import Candidate, Permit, requested, shared_of, stored, undecided
-from dispatch.gate.clearance import Clearance, give_back
+from dispatch.gate.candidate import Candidate, Decision, Permit, shared_of, stored, undecided
+from dispatch.gate.clearance import NOT_OPENED, Clearance, give_back
+from dispatch.gate.deciding import Opened
 from dispatch.gateways import (
     Late,
     Misconfigured,
@@ -79,6 +78,7 @@ from dispatch.sending import outcomes, store
 from dispatch.sending.in_hand import InHand
 from dispatch.sending.mark_writer import MarkWriter, by_decision
 from dispatch.sending.outcome_writer import Storing, until_stored
+from dispatch.sending.reading import Requests, read
 from dispatch.sending.receipts import tell_what_the_provider_refuses
 from dispatch.sending.requested import count_first_hand_offs
 from dispatch.sending.second_sms import ACCEPTED_TWICE, look_for_second_sms
@@ -140,51 +140,32 @@ class Intake:
         then waits in Kafka, without verdicts.
         """
         in_hand = self._handoff.in_hand
-        if in_hand.is_behind:
+        if in_hand.is_behind or self._handoff.traffic.refuses_marketing:
             raise Hold
         with in_hand.deciding(len(batch)):
+            requests = read(batch, self._partitions)
+            await self._only_while_fresh(tx, batch[0].partition)
+            opened = await self._clearance.open(list(requests.candidates.values()))
             async with self._clearance.one_at_a_time:
-                if in_hand.is_behind:  # checked again after waiting for the lock
+                if in_hand.is_behind or self._handoff.traffic.refuses_marketing:  # after waiting for the lock
                     raise Hold
-                as_of = await projection.watermark(tx, batch[0].partition, oldest_of=self._clearance.oldest_of)
-                if (
-                    not is_fresh(as_of, datetime.now(UTC), self._clearance.limits)
-                    or self._handoff.traffic.refuses_marketing
-                ):
-                    raise Hold
-                return await self._decide(tx, batch, Lane.MARKETING)
+                await self._only_while_fresh(tx, batch[0].partition)
+                return await self._decide(tx, batch[0].partition, requests, opened, Lane.MARKETING)
 
     async def take(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
         """Decide on a batch of transactional or service messages, and return their hand-off."""
-        return await self._decide(tx, batch, Lane.TRANSACTIONAL)
+        return await self._decide(tx, batch[0].partition, read(batch, self._partitions), NOT_OPENED, Lane.TRANSACTIONAL)
 
-    async def _decide(self, tx: AsyncConnection, batch: list[Received], lane: Lane) -> After | None:
-        partition = batch[0].partition
-        candidates: dict[UUID, Candidate] = {}
-        reworded: dict[UUID, MessageReworded] = {}
-        repeated: dict[UUID, bool] = {}  # whether the batch has no first request before
-        reported: dict[UUID, int] = {}  # the newest version that the requester of a repeat knows
-        whose = partitions_of([received.event.key.encode() for received in batch], self._partitions)
-        homes = [partition if received.moved_to is None else received.moved_to for received in batch]
-        if list(whose) != homes:
-            raise Poison("in another partition than its subject's: its lock and its watermark are not the same")
-        for event, home in zip((received.event for received in batch), homes, strict=True):
-            if not isinstance(event, MessageRequested):
-                assert isinstance(event, MessageReworded)
-                self._reword(event, candidates, reworded)
-                continue
-            if event.category == "service" and event.campaign_id is not None:
-                raise Poison("a campaign cannot send in the service category")
-            try:
-                candidate = requested(event, home)
-            except ValueError as error:
-                raise Poison("the message id is not a UUID") from error
-            if event.repeated:
-                repeated.setdefault(candidate.message_id, candidate.message_id not in candidates)
-                reported[candidate.message_id] = max(event.known_version, reported.get(candidate.message_id, 0))
-            # the first request counts, as in the ledger: a duplicate lacks a text updated since
-            candidates.setdefault(candidate.message_id, candidate)
-        locked = sorted({partition, *homes})
+    async def _only_while_fresh(self, tx: AsyncConnection, partition: int) -> None:
+        as_of = await projection.watermark(tx, partition, oldest_of=self._clearance.oldest_of)
+        if not is_fresh(as_of, datetime.now(UTC), self._clearance.limits):
+            raise Hold
+
+    async def _decide(
+        self, tx: AsyncConnection, partition: int, requests: Requests, opened: Mapping[UUID, Opened], lane: Lane
+    ) -> After | None:
+        candidates, reworded, repeated = requests.candidates, requests.reworded, requests.repeated
+        locked = sorted(requests.partitions)
         if reworded:
             for each in locked:
                 await messages.lock_partition(tx, each, Lane.MARKETING)
@@ -193,12 +174,15 @@ class Intake:
         if repeated:
             for each in locked:
                 await messages.lock_partition(tx, each, lane)
-            await messages.lift_versions(tx, reported)
+            await messages.lift_versions(tx, requests.reported)
         known = await messages.on_record(tx, repeated) if repeated else []
         for row in known:
             del candidates[row.message_id], repeated[row.message_id]
         here = [candidate for candidate in candidates.values() if candidate.partition == partition]
-        decisions = await self._clearance.decide(tx, partition, here, locked=bool(reworded or repeated)) if here else []
+        decisions: list[Decision] = []
+        if here:
+            held = bool(reworded or repeated)
+            decisions = await self._clearance.decide(tx, partition, here, opened, locked=held)
         await self._leave_to_the_timers(tx, [c for c in candidates.values() if c.partition != partition])
         if lane is Lane.TRANSACTIONAL:
             decisions = self._handoff.codes.or_wait(decisions)
@@ -230,20 +214,6 @@ class Intake:
             by_partition[candidate.partition].append(candidate)
         for some in by_partition.values():
             await messages.insert_messages(tx, [undecided(candidate, now) for candidate in some])
-
-    def _reword(
-        self, event: MessageReworded, candidates: dict[UUID, Candidate], reworded: dict[UUID, MessageReworded]
-    ) -> None:
-        """Note an updated text, for the ledger and the same batch."""
-        try:
-            identity = UUID(event.message_id)
-        except ValueError as error:
-            raise Poison("the message id is not a UUID") from error
-        reworded[identity] = event
-        candidate = candidates.get(identity)
-        if candidate is not None and candidate.subject_id == event.subject_id:
-            region = candidate.region if event.region is None else event.region or None
-            candidates[identity] = replace(candidate, text=event.text or "", region=region)
 
 
 @dataclass(slots=True)
