@@ -268,7 +268,7 @@ async def run(ground: Ground) -> None:
             f"A segment of {held}, counted: points, city, consent, nothing received of late",
             "contacts",
             ours=Side("campaign-svc, one process, over HTTP", bench.our_count, SERVICE_GC),
-            limit=Side("SELECT count(*), by hand, everybody read", bench.count, BENCH_GC),
+            limit=Side("SELECT count(*), by hand, everybody read", bench.count, BENCH_GC, here=True),
         )
         print(f"The last count: {bench.counted}\n", flush=True)
         if ground.subjects <= MANY:
@@ -276,21 +276,23 @@ async def run(ground: Ground) -> None:
                 f"A file of as many lines imported beside {held}",
                 "lines",
                 ours=Side("campaign-svc, one process, over HTTP", bench.our_import, SERVICE_GC),
-                limit=Side("COPY of rows that are ready, into a table with its indexes", bench.copy, BENCH_GC),
+                limit=Side(
+                    "COPY of rows that are ready, into a table with its indexes", bench.copy, BENCH_GC, here=True
+                ),
                 wanted=0.5,
             )
             await ground.compare(
                 f"Pre-flight of {held}: who would get it, why not, its lengths and its cost",
                 "contacts",
                 ours=Side("campaign-svc, one process, over HTTP", bench.our_pre_flight, SERVICE_GC),
-                limit=Side("a cursor over the same rows, and nothing else", bench.cursor, BENCH_GC),
+                limit=Side("a cursor over the same rows, and nothing else", bench.cursor, BENCH_GC, here=True),
             )
             await bench.expansion()  # recipients for the limit to read
             await ground.compare(
                 "Expansion of a campaign to one in seven of them: until Kafka has every request",
                 "recipients",
                 ours=Side("campaign-svc, one process: planner and relay", bench.expansion, SERVICE_GC),
-                limit=Side("the same ids read, and as many bytes produced", bench.bare_expansion, BENCH_GC),
+                limit=Side("the same ids read, and as many bytes produced", bench.bare_expansion, BENCH_GC, here=True),
                 wanted=0.5,
             )
         await producer.stop()

@@ -122,14 +122,14 @@ async def run(ground: Ground) -> None:
             f"Single consents, {CONNECTIONS} connections, {loaded:,} subjects held: recorded",
             "consents",
             ours=Side("consent-svc, one process, over HTTP", lambda: _singles(bench), GC),
-            limit=Side("a loop of INSERT … ON CONFLICT", lambda: _inserts(bench), BENCH_GC),
+            limit=Side("a loop of INSERT … ON CONFLICT", lambda: _inserts(bench), BENCH_GC, here=True),
             wanted=SHARES["single"],
         )
         await ground.compare(
             f"A file of {LINES * ground.size:,} consents, {loaded:,} subjects held: uploaded, recorded and published",
             "lines",
             ours=Side("consent-svc, one process, over HTTP", lambda: _imports(bench), GC),
-            limit=Side("COPY", lambda: _copies(bench), BENCH_GC),
+            limit=Side("COPY", lambda: _copies(bench), BENCH_GC, here=True),
             wanted=SHARES["import"],
         )
         async with _producer(ground) as producer:
@@ -137,7 +137,9 @@ async def run(ground: Ground) -> None:
                 f"A file of {LINES * ground.size:,} consents, {loaded:,} subjects held: beside all the rows it leaves",
                 "lines",
                 ours=Side("consent-svc, one process, over HTTP", lambda: _imports(bench), GC),
-                limit=Side("COPY of all rows, events sent and deleted", lambda: _whole(bench, producer), BENCH_GC),
+                limit=Side(
+                    "COPY of all rows, events sent and deleted", lambda: _whole(bench, producer), BENCH_GC, here=True
+                ),
                 wanted=SHARES["whole"],
             )
         for name, hashed in (("hashed beforehand", True), ("and the hashing", False)):
@@ -145,7 +147,7 @@ async def run(ground: Ground) -> None:
                 f"{CHECKED:,} numbers checked at once, of {loaded:,} subjects held",
                 "numbers",
                 ours=Side("consent-svc, one process, over HTTP", lambda: _checks(bench, loaded), GC),
-                limit=Side(f"= ANY($1), {name}", partial(_lookups, bench, loaded, hashed=hashed), BENCH_GC),
+                limit=Side(f"= ANY($1), {name}", partial(_lookups, bench, loaded, hashed=hashed), BENCH_GC, here=True),
                 wanted=SHARES["check"],
             )
         await _all_kept(bench)

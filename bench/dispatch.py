@@ -249,7 +249,7 @@ async def run(ground: Ground) -> None:
             f"Handed off, a request per message, {SINGLES_AT_ONCE} at once, {many:,} messages",
             "messages",
             ours=_side(bench, "dispatch-svc, one process", ours, CAMPAIGN_REQUESTS.name, many, agreed=True),
-            limit=Side("its HTTP client alone", lambda: bench.client_alone(many), BENCH_GC),
+            limit=Side("its HTTP client alone", lambda: bench.client_alone(many), BENCH_GC, here=True),
             wanted=SHARES["singles"],
             at_least=RATES["singles"],
         )

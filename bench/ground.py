@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench import history
 from bench.rounds import Comparison, Side, alternate, report
 from stack.broker import Broker
 from stack.environment import Environment
@@ -45,6 +46,7 @@ class Ground:
     rounds: int
     size: int
     subjects: int
+    keep: bool = False  # the figures, for the history by commit
     databases: dict[str, str] = field(default_factory=dict)
 
     async def compare(
@@ -64,6 +66,9 @@ class Ground:
         found = await alternate(ours, limit, self.rounds)
         broker = "Apache Kafka" if self.idempotent else "the local stack's broker"
         print(report(f"{title} ({broker})", unit, ours, limit, found, wanted, at_least), flush=True)
+        one = history.kept(f"{title} ({broker})" if self.idempotent else title, unit, found, wanted)
+        for path in (history.RAW, history.KEPT) if self.keep else (history.RAW,):
+            history.add(path, one)
         return found
 
     async def database(self, service: str) -> str:
@@ -96,7 +101,14 @@ class Ground:
 
 @asynccontextmanager
 async def standing(
-    folder: Path, *, kafka: bool, rounds: int, size: int, subjects: int, settings: Mapping[str, str]
+    folder: Path,
+    *,
+    kafka: bool,
+    rounds: int,
+    size: int,
+    subjects: int,
+    settings: Mapping[str, str],
+    keep: bool = False,
 ) -> AsyncIterator[Ground]:
     """Open the ground, ready on entering; close it on leaving. `settings`: further ones of PostgreSQL."""
     async with AsyncExitStack() as leaving:
@@ -112,7 +124,7 @@ async def standing(
         else:
             kafka = True
         supervisor = await leaving.enter_async_context(Supervisor(folder / "logs"))
-        yield Ground(folder, postgres, bootstrap, kafka, supervisor, Environment(), rounds, size, subjects)
+        yield Ground(folder, postgres, bootstrap, kafka, supervisor, Environment(), rounds, size, subjects, keep)
 
 
 def free_url() -> str:

@@ -5,7 +5,6 @@ of Postgres, its writers and cleaners too). Shared memory is shared out. A step 
 through a batching gateway, after as many for warming up.
 """
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from bench import dispatch
 from bench.dispatch import MESSAGES_A_ROUND, SUBMITS_AT_ONCE
 from bench.ground import Ground
-from bench.rounds import machine
+from bench.rounds import machine, started_cpu_s
 from common.contracts import CAMPAIGN_REQUESTS
 
 STEPS = (100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)
@@ -98,22 +97,9 @@ def plot(steps: Sequence[Step]) -> str:
 
 def used() -> dict[str, tuple[float, float]]:
     """Return processor seconds so far and MB of memory, by part, of this process's descendants."""
-    parents: dict[int, int] = {}
-    seconds: dict[int, float] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            told = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        parents[int(folder.name)] = int(told[1])
-        with_ended_children = sum(int(ticks) for ticks in told[11:15])
-        seconds[int(folder.name)] = with_ended_children / os.sysconf("SC_CLK_TCK")
     found = dict.fromkeys(PARTS, (0.0, 0.0))
-    for pid, taken in seconds.items():
-        above = pid
-        while above in parents and above != os.getpid():
-            above = parents[above]
-        if above == os.getpid() and (part := _part(pid)):
+    for pid, taken in started_cpu_s().items():
+        if part := _part(pid):
             cpu_s, memory_mb = found[part]
             found[part] = cpu_s + taken, memory_mb + _memory_mb(pid)
     return found

@@ -5,26 +5,32 @@ alternate, the first side alternates too, and the ratio is of pairs. A fixed loo
 own drift.
 """
 
+import os
 import platform
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from os import cpu_count, getloadavg
 from pathlib import Path
 from statistics import median
 
 LOOP = 2_000_000  # some 50 ms
+TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A round of a side: `done` operations in `seconds`, with latencies and processor time where known."""
+    """A round of a side: `done` operations in `seconds`, with latencies and processor time where known.
+
+    `cpu_s`: of the main thread under test. `all_cpu_s`: of all processes that the benchmark has started.
+    """
 
     done: int
     seconds: float
     p50_ms: float | None = None
     p99_ms: float | None = None
     cpu_s: float | None = None
+    all_cpu_s: float | None = None
 
     @property
     def rate(self) -> float:
@@ -33,11 +39,15 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A side of a comparison. `gc`: the collector's settings in the process under test."""
+    """A side of a comparison. `gc`: the collector's settings in the process under test.
+
+    `here`: the benchmark's own process does the work.
+    """
 
     name: str
     measure: Callable[[], Awaitable[Sample]]
     gc: str
+    here: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +77,16 @@ async def alternate(ours: Side, limit: Side, rounds: int, loop: Callable[[], flo
     for number in range(rounds):
         machine.append((loop or fixed_loop)())
         for side, samples in ((ours, mine), (limit, most))[:: 1 if number % 2 else -1]:
-            samples.append(await side.measure())
+            samples.append(await _measured(side))
     return Comparison(mine, most, machine)
+
+
+async def _measured(side: Side) -> Sample:
+    """Measure a round, and the processor time of all processes; a round's preparation counts too."""
+    before, ours = started_cpu_s(), time.process_time()
+    sample = await side.measure()
+    used = sum(started_cpu_s().values()) - sum(before.values()) + (time.process_time() - ours if side.here else 0.0)
+    return replace(sample, all_cpu_s=used if before else None)
 
 
 def fixed_loop() -> float:
@@ -93,8 +111,8 @@ def report(
     lines = [
         f"### {title}",
         "",
-        f"| {unit} | median /s | min … max | p50 ms | p99 ms | own CPU µs |",
-        "|---|---:|---|---:|---:|---:|",
+        f"| {unit} | median /s | min … max | p50 ms | p99 ms | own CPU µs | of all µs |",
+        "|---|---:|---|---:|---:|---:|---:|",
         _row(ours.name, found.ours),
         _row(f"limit: {limit.name}", found.limit),
         "",
@@ -125,6 +143,24 @@ def cpu_seconds(pid: int) -> float | None:
     return None
 
 
+def started_cpu_s() -> dict[int, float]:
+    """Return the processor time of each process below this one, with that of its ended children; {} without /proc."""
+    parents: dict[int, int] = {}
+    seconds: dict[int, float] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        if told := _lines(f"{folder}/stat"):
+            fields = " ".join(told).rpartition(")")[2].split()
+            parents[int(folder.name)] = int(fields[1])
+            seconds[int(folder.name)] = sum(map(int, fields[11:15])) / TICKS
+    us = os.getpid()
+    return {pid: taken for pid, taken in seconds.items() if pid != us and us in _above(pid, parents)}
+
+
+def _above(pid: int, parents: Mapping[int, int]) -> Iterator[int]:
+    while pid in parents:
+        yield (pid := parents[pid])
+
+
 def _lines(path: str) -> list[str]:
     try:
         return Path(path).read_text().splitlines()
@@ -135,10 +171,11 @@ def _lines(path: str) -> list[str]:
 def _row(name: str, samples: Sequence[Sample]) -> str:
     rates = [sample.rate for sample in samples]
     cpu = [sample.cpu_s / sample.done * 1e6 for sample in samples if sample.cpu_s is not None]
+    all_cpu = [sample.all_cpu_s / sample.done * 1e6 for sample in samples if sample.all_cpu_s is not None]
     p50 = [sample.p50_ms for sample in samples if sample.p50_ms is not None]
     p99 = [sample.p99_ms for sample in samples if sample.p99_ms is not None]
     cells = [f"{median(rates):,.0f}", _span(rates, ",.0f"), _median(p50, ".1f"), _median(p99, ".1f")]
-    return f"| {name} | {' | '.join([*cells, _median(cpu, '.0f')])} |"
+    return f"| {name} | {' | '.join([*cells, _median(cpu, '.0f'), _median(all_cpu, '.0f')])} |"
 
 
 def _span(values: Sequence[float], shape: str) -> str:

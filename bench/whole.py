@@ -91,8 +91,10 @@ class Whole:
             await connection.execute("SELECT pg_stat_force_next_flush()")
         names = [await connection.fetchval("SELECT current_database()") for connection in self.databases.values()]
         wal, statements, transactions = await self.admin.fetchrow(SERVER, names)
+        services = {f"µs of {name}-svc": _cpu_s(server.pid) * 1e6 for name, server in self.servers.items()}
         used: dict[str, float] = {
-            "µs of the services": sum(_cpu_s(server.pid) for server in self.servers.values()) * 1e6,
+            **services,
+            "µs of the services": sum(services.values()),
             "µs of PostgreSQL": _family_s(self.ground.postgres.pid) * 1e6,
             "statements": statements,
             "transactions": transactions,

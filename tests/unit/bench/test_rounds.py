@@ -1,6 +1,9 @@
 """What a benchmark says, from figures that are given."""
 
-from bench.rounds import Comparison, Sample, Side, alternate, report
+import subprocess
+import sys
+
+from bench.rounds import Comparison, Sample, Side, alternate, report, started_cpu_s
 
 
 def _side(name: str, order: list[str], *rates: int) -> Side:
@@ -32,12 +35,25 @@ def test_the_ratio_is_the_median_of_pairs_not_of_what_the_machine_made_of_them()
 
 def test_the_report_says_when_less_than_was_wanted_was_reached() -> None:
     side = _side("ours", [], 1)
-    low = Comparison([Sample(59, 1.0, 2.0, 8.5, 0.0059)], [Sample(100, 1.0)], [0.01])
+    low = Comparison([Sample(59, 1.0, 2.0, 8.5, 0.0059, 0.0118)], [Sample(100, 1.0)], [0.01])
     text = report("Callbacks", "per s", side, side, low, 0.6)
     assert "wanted at least 0.60: NO" in text
-    assert "| ours | 59 | 59 … 59 | 2.0 | 8.5 | 100 |" in text
+    assert "| ours | 59 | 59 … 59 | 2.0 | 8.5 | 100 | 200 |" in text
     assert "wanted" not in report("Callbacks", "per s", side, side, low, None)
     high = Comparison([Sample(60, 1.0)], [Sample(100, 1.0)], [0.01])
     assert "wanted at least 0.60: yes" in report("Callbacks", "per s", side, side, high, 0.6)
     assert "60/s, wanted at least 60: yes" in report("Callbacks", "per s", side, side, high, 0.6, 60)
     assert "59/s, wanted at least 60: NO" in report("Callbacks", "per s", side, side, low, 0.6, 60)
+
+
+def test_the_processor_time_of_all_is_of_what_the_benchmark_started_and_of_what_that_started() -> None:
+    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(1, flush=True); input()'])"
+    with subprocess.Popen([sys.executable, "-c", child], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()  # the child's child runs
+        known = started_cpu_s()
+        assert parent.pid in known
+        assert len(known) >= 2
+        assert 1 not in known
+        parent.communicate(b"\n")
+    assert parent.pid not in started_cpu_s()
