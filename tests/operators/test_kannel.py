@@ -26,7 +26,7 @@ from tests.support.eventually import eventually, is_so
 from tests.support.infrastructure import KAFKA
 from tests.support.operators import kannel as operator
 from tests.support.operators.behind import Behind, Sender
-from tests.support.operators.kannel import BEARERBOX, BEGINNING, SMSBOX, Kannel, Part, Place, block, raw_of
+from tests.support.operators.kannel import BEARERBOX, BEGINNING, SMSBOX, SMSC, Kannel, Part, Place, block, raw_of
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +81,12 @@ class Placet(Behind):
             return True
 
         await eventually(ready, within_s=WITHIN_S)
+
+    async def nothing_waits(self) -> bool:
+        """Return whether bearerbox's store is empty. The failure names what it holds."""
+        stored = [f"{path.name}: {path.stat().st_size} bytes" for path in self.kannel.stored() if path.exists()]
+        assert not stored, stored
+        return True
 
     async def is_submitted(self, sender: Sender, since: Place) -> bool:
         return bool(self.kannel.submitted(sender.code, since))
@@ -246,40 +252,6 @@ FAULTS = [(who, kill) for kill in (True, False) for who in (BEARERBOX, SMSBOX, *
 FEW = [(BEARERBOX, True), ("inbound", True), ("dispatch", True)]  # smsbox ends with bearerbox
 
 
-async def test_a_crash_of_smsbox_loses_what_waits_there_and_a_replay_of_the_log_brings_it(
-    placet: Placet, tmp_path: Path
-) -> None:
-    sender = await placet.sender(range(9500, 9504), partial(text_of, 1))
-    await placet.finished(await placet.campaign(sender))
-    *lost, kept = sender.people
-
-    async def receipts_told() -> bool:
-        return not placet.kannel.stored()
-
-    await eventually(receipts_told, within_s=WITHIN_S)
-    begun = placet.kannel.here()
-    placet.stack.kill("inbound")
-    await placet.stopped(sender, lost)
-
-    async def let_go() -> bool:
-        return len(placet.arrived(begun)) == len(lost) and not placet.kannel.stored()
-
-    await eventually(let_go, within_s=WITHIN_S)
-    placet.kannel.supervisor.kill(SMSBOX)
-    await placet.kannel.supervisor.restart(SMSBOX)
-    await placet.stack.restart("inbound")
-    waiting, since = placet.arrived(begun), placet.kannel.here()
-    await placet.stopped(sender, [kept])
-
-    await eventually(lambda: is_so(bool(placet.arrived(since))), within_s=WITHIN_S)
-    await eventually(partial(placet.all_enforced, since), within_s=WITHIN_S)
-    assert waiting & await placet.enforced() == set(), "smsbox keeps them after all: mend the page"
-    await placet.replay(tmp_path, begun)
-    await eventually(partial(placet.all_enforced, begun), within_s=WITHIN_S)
-    s = await placet.finished(await placet.campaign(sender))
-    assert (s["accepted"], s["denied"]) == (0, 4), s
-
-
 async def test_kills_lose_no_stop_and_send_nothing_twice(placet: Placet, tmp_path: Path) -> None:
     """Each program is killed, and each restarted, in the middle of a campaign and of STOPs to the one before.
 
@@ -318,6 +290,7 @@ async def test_kills_lose_no_stop_and_send_nothing_twice(placet: Placet, tmp_pat
         )
         assert accepted + unknown == each, counts
         assert accepted <= len(reached) <= accepted + unknown, "an accepted message is never lost"
+        # bearerbox forgets whose receipt it is before the receipt is in its store
         assert fault[0] == BEARERBOX or counts["accepted", "delivered"] == accepted, "no receipt is lost"
     log.info("written to the SMSC again by bearerbox itself: %d", placet.repeated(senders, begun))
 
@@ -328,3 +301,62 @@ async def test_kills_lose_no_stop_and_send_nothing_twice(placet: Placet, tmp_pat
     for sender in (others, *senders):
         told = [line.number for line in kannel.submitted(sender.code, since)]
         assert sorted(told) == sorted(n for n in sender.people if (n, sender.code) not in stopped)
+    await eventually(placet.nothing_waits, within_s=WITHIN_S)
+
+
+async def test_what_a_kill_left_begun_costs_no_receipt_and_stays_in_no_spool(placet: Placet) -> None:
+    """A kill between the making of a file and its writing leaves it empty: of a message or of an awaited receipt."""
+    kannel = placet.kannel
+    sender = await placet.sender(range(9540, 9544), partial(text_of, 1))
+    await eventually(placet.nothing_waits, within_s=WITHIN_S)
+    kannel.supervisor.kill(SMSC)
+    s = await placet.finished(await placet.campaign(sender))
+    assert s["accepted"] == len(sender.people), s
+    waiting = kannel.stored()
+    assert len(waiting) == len(sender.people), "bearerbox has them, and awaits no receipt yet"
+
+    for name in (BEARERBOX, SMSBOX):
+        kannel.supervisor.kill(name)
+    begun = kannel.left_begun(waiting, sender.people)
+    await kannel.supervisor.restart(BEARERBOX)
+    assert kannel.unreadable() == [begun], "bearerbox tells of it, and goes on"
+    assert begun in kannel.stored()
+
+    await placet.again(BEARERBOX, kill=True)
+
+    async def delivered() -> bool:
+        return await placet.counted([sender]) == {("accepted", "delivered"): len(sender.people)}
+
+    await eventually(delivered, within_s=WITHIN_S)
+    await eventually(placet.nothing_waits, within_s=WITHIN_S)
+
+
+async def test_a_crash_of_smsbox_loses_what_waits_there_and_a_replay_of_the_log_brings_it(
+    placet: Placet, tmp_path: Path
+) -> None:
+    sender = await placet.sender(range(9500, 9504), partial(text_of, 1))
+    await placet.finished(await placet.campaign(sender))
+    *lost, kept = sender.people
+
+    await eventually(placet.nothing_waits, within_s=WITHIN_S)
+    begun = placet.kannel.here()
+    placet.stack.kill("inbound")
+    await placet.stopped(sender, lost)
+
+    async def let_go() -> bool:
+        return len(placet.arrived(begun)) == len(lost) and await placet.nothing_waits()
+
+    await eventually(let_go, within_s=WITHIN_S)
+    placet.kannel.supervisor.kill(SMSBOX)
+    await placet.kannel.supervisor.restart(SMSBOX)
+    await placet.stack.restart("inbound")
+    waiting, since = placet.arrived(begun), placet.kannel.here()
+    await placet.stopped(sender, [kept])
+
+    await eventually(lambda: is_so(bool(placet.arrived(since))), within_s=WITHIN_S)
+    await eventually(partial(placet.all_enforced, since), within_s=WITHIN_S)
+    assert waiting & await placet.enforced() == set(), "smsbox keeps them after all: mend the page"
+    await placet.replay(tmp_path, begun)
+    await eventually(partial(placet.all_enforced, begun), within_s=WITHIN_S)
+    s = await placet.finished(await placet.campaign(sender))
+    assert (s["accepted"], s["denied"]) == (0, 4), s

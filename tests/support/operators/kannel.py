@@ -1,9 +1,12 @@
 """Kannel as Debian ships it (`kannel`, `kannel-extras`): bearerbox, smsbox, and its fakesmsc as the SMSC.
 
-The configuration and the replay of a log are those of docs/operators/kannel.md; ports, folders and secrets are ours.
+The configuration, what runs before bearerbox, and the replay of a log are those of docs/operators/kannel.md; ports,
+folders and secrets are ours.
 """
 
 import asyncio
+import hashlib
+import logging
 import os
 import re
 import shlex
@@ -19,17 +22,22 @@ import aiohttp
 from stack.processes import Supervisor, free_port
 from tests.support.eventually import eventually
 
+log = logging.getLogger(__name__)
+
 DOCUMENT = Path(__file__).parents[3] / "docs" / "operators" / "kannel.md"
 BEARERBOX, SMSBOX, SMSC = "bearerbox", "smsbox", "fakesmsc"
 PROGRAMS = {BEARERBOX: "/usr/sbin/bearerbox", SMSBOX: "/usr/sbin/smsbox", SMSC: "/usr/lib/kannel/test/fakesmsc"}
+SMSC_ID, FOLDERS = "operator", range(100)  # of a spool (gw/dlr_spool.c, `MAX_DIRS`)
 USER, PASSWORD, ADMIN_PASSWORD, PATH_SECRET = "placet", "of-sendsms", "of-admin", "a-path-secret-of-tests"
 SENT = "fakesmsc: sent message"
+SPOOLS = "/var/spool/kannel"
 DOCUMENTED = "https://sms.example.com/v1/callbacks/kannel/main/<path secret>/messages"
 CALLBACKS = f"/v1/callbacks/kannel/main/{PATH_SECRET}"
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _OUTPUT = re.compile(r"^\S+ \S+ \[\d+\] \[\d+\] \w+: ", re.MULTILINE)
 _GOT = re.compile(r"Got message \d+: <(.*)>", re.DOTALL)
+_UNREADABLE = re.compile(r"Could not unpack message `(.*)'$", re.MULTILINE)
 _TAKEN = re.compile(r"send-SMS request added - sender:\w+:(\S+) \S+ target:(\S+) request: '(.*)'$", re.MULTILINE)
 _HEADED = re.compile(r"(\S+) (\S+) (?:udh (\S+) data|(text|ucs-2)) ?(.*)", re.DOTALL)
 
@@ -151,6 +159,9 @@ class Kannel:
             for each in ended:
                 if kill or each != name:
                     self.supervisor.kill(each)
+            if name == BEARERBOX:
+                await self.supervisor.halt(BEARERBOX)
+                await self._before_bearerbox()
             for each in ended:
                 await self.supervisor.restart(each)
 
@@ -206,6 +217,27 @@ class Kannel:
         """Return the messages that bearerbox keeps."""
         return [path for path in (self.folder / "store").rglob("*") if path.is_file()]
 
+    def left_begun(self, waiting: Sequence[Path], people: Sequence[str]) -> Path:
+        """Leave what a kill amid each of these messages' entries in the spool of receipts leaves, and amid a message.
+
+        Return the latter's file. Whose a message is and which folder is its receipt's, Kannel alone knows: so of each.
+        """
+        begun = self.folder / "store" / "0" / "00000000-0000-4000-8000-000000000000"
+        begun.parent.mkdir(exist_ok=True)
+        begun.touch()
+        for folder in FOLDERS:
+            awaited = self.folder / "dlr" / str(folder)
+            awaited.mkdir(exist_ok=True)
+            for message in waiting:
+                named = hashlib.sha1(f"{SMSC_ID}{message.name}".encode(), usedforsecurity=False).hexdigest()
+                for number in people:
+                    (awaited / f"{named}{number.encode().hex()}").touch()
+        return begun
+
+    def unreadable(self) -> list[Path]:
+        """Return the files that bearerbox could not read when it started, each time it started."""
+        return [Path(found) for found in _UNREADABLE.findall(_read(self.supervisor.log(BEARERBOX), 0))]
+
     @property
     def access_log(self) -> Path:
         return self.folder / "access.log"
@@ -227,7 +259,7 @@ class Kannel:
             DOCUMENTED: self.messages_url,
             "<sendsms password>": PASSWORD,
             "<admin password>": ADMIN_PASSWORD,
-            "/var/spool/kannel": str(self.folder),
+            SPOOLS: str(self.folder),
             "/var/log/kannel": str(self.folder),
             "13000": str(self.admin_port),
             "13001": str(self.boxes_port),
@@ -238,8 +270,16 @@ class Kannel:
             assert old in found, f"docs/operators/kannel.md has no {old}"
             found = found.replace(old, new)
         groups = [group for group in found.split("\n\n") if not group.startswith("group = smsc\n")]
-        smsc = f"group = smsc\nsmsc = fake\nsmsc-id = operator\nport = {self.smsc_port}\nconnect-allow-ip = 127.0.0.1"
+        smsc = f"group = smsc\nsmsc = fake\nsmsc-id = {SMSC_ID}\nport = {self.smsc_port}\nconnect-allow-ip = 127.0.0.1"
         return "\n\n".join([groups[0], smsc, *groups[1:]])
+
+    async def _before_bearerbox(self) -> None:
+        """Run the page's command for the start of bearerbox."""
+        command = block("sh").replace(SPOOLS, shlex.quote(str(self.folder)))
+        ran = await asyncio.create_subprocess_exec("sh", "-ec", command, stdout=asyncio.subprocess.PIPE)
+        said, _ = await ran.communicate()
+        assert ran.returncode == 0
+        log.info("left empty by bearerbox: %d", len(said.splitlines()))
 
     def _command(self, name: str) -> list[str]:
         if name != SMSC:
