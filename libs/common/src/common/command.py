@@ -3,9 +3,12 @@
 import asyncio
 import ctypes
 import gc
+import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -25,10 +28,14 @@ from common.telemetry import log_to_stderr, tracing
 from common.web.edge.ports import listening
 from common.web.server import server_of
 
+log = logging.getLogger(__name__)
+
 GC_THRESHOLD = 50_000  # objects; Python's default is 700
 KEPT_BYTES = 32 * 1024 * 1024  # of freed memory; glibc's largest threshold
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 STARTUP_FAILURE = 3  # uvicorn's own
+AUTOGROUP = Path("/proc/self/autogroup")  # sched(7)
+AUTOGROUP_TRIES, AUTOGROUP_AGAIN_S = 20, 0.15  # the kernel takes one change in 0.1 s, of all processes
 COMMANDS = "migrate | settings --check | dead-letters | log | erasures | audit | keys"
 
 S = TypeVar("S", bound=ServiceSettings)
@@ -59,6 +66,29 @@ def keep_memory() -> None:
             mallopt(threshold, KEPT_BYTES)
 
 
+def yield_processor(nice: int) -> None:
+    """Raise the niceness of the process, and of its session where the session is its own.
+
+    Linux shares the processor among sessions first (autogroups, sched(7)): a process alone in its session gets as much
+    as another session, whatever its niceness. The session's niceness has no effect without autogroups, and between
+    control groups (containers).
+    """
+    os.nice(nice)
+    # other processes may share a session which another process leads
+    if not nice or os.getsid(0) != os.getpid() or not AUTOGROUP.exists():
+        return
+    for _ in range(AUTOGROUP_TRIES):
+        try:
+            AUTOGROUP.write_text(str(nice))
+        except BlockingIOError:
+            time.sleep(AUTOGROUP_AGAIN_S)
+        except OSError as error:
+            log.warning("the session keeps its share of the processor", extra={"why": error.strerror})
+            return
+        else:
+            return
+
+
 def main(build: Callable[[S], Service[S]], kind: type[S], moves: Moves) -> None:
     """Run `python -m <service> [COMMAND]`, with the commands of `COMMANDS`. `moves`: of the rows, for `keys`."""
     name = kind.__module__.partition(".")[0]
@@ -85,7 +115,7 @@ def main(build: Callable[[S], Service[S]], kind: type[S], moves: Moves) -> None:
         sys.exit(asyncio.run(resealing.command(service.name, settings.database_url, *of, sys.argv[2:])))
     if sys.argv[1:]:
         sys.exit(f"usage: python -m {service.name} [{COMMANDS}]")
-    os.nice(settings.nice)
+    yield_processor(settings.nice)
     app = create_app(service)
     collect_rarely()
     keep_memory()
