@@ -456,6 +456,20 @@ MUTANTS = (
         "pg_advisory_xact_lock_shared(hashtext('placet.counts'), $1)",
         f"{DISPATCH} -k most_that",
     ),
+    Mutant(
+        "a code waits for the decision on another code",
+        TIMERS,
+        "        if len(self._deciding_told) >= TOLD_AT_ONCE:\n",
+        "        if self._deciding_told:\n",
+        "tests/service/dispatch/test_due.py -k another_code",
+    ),
+    Mutant(
+        "a process yields within its session alone",
+        "libs/common/src/common/command.py",
+        "            AUTOGROUP.write_text(str(nice))\n",
+        "            AUTOGROUP.read_text()\n",
+        "tests/unit/common/test_priority.py",
+    ),
     # --- whose a message is
     Mutant(
         "a gateway remembers from the last decision",

@@ -196,3 +196,44 @@ async def test_the_partition_whose_messages_have_waited_longest_is_woken_first(d
         await tx.execute(text("UPDATE message SET due_at = due_at - interval '1 minute' WHERE partition = 1"))
         await tx.execute(text("UPDATE message SET due_at = due_at - interval '2 minutes' WHERE partition = 2"))
         assert await sending.due_partitions(tx, PARTITIONS, now(), Lane.MARKETING) == [2, 1, 0]
+
+
+async def test_a_code_waits_for_no_decision_on_another_code(due: Due) -> None:
+    """Neither where a NOTIFY names its partition, nor where a search finds it, while an opt-out holds up the other."""
+    first, second = (_code(partition) for partition in (0, 1))
+    stop = asyncio.Event()
+    waking = asyncio.ensure_future(due.timers.codes().run(stop))
+    async with due.database.begin() as applying:
+        await messages.lock_decisions_out(applying, 0)
+        async with due.database.begin() as tx:
+            await messages.insert_messages(tx, [first])
+        await eventually(lambda: _waits_for_locks(due, 2))
+        async with due.database.begin() as tx:
+            await messages.insert_messages(tx, [second])
+        await eventually(lambda: _has_left(due, second))
+        assert due.operator.references == [str(second.message_id)]
+    await eventually(lambda: _has_left(due, first))
+    stop.set()
+    await waking
+    assert sorted(due.operator.references) == sorted(str(row.message_id) for row in (first, second))
+
+
+def _code(partition: int) -> MessageRow:
+    undecided: dict[str, Any] = {"decided_at": None, "as_of": None, "gateway": None, "due_at": now(), "version": 0}
+    return message(
+        _people_of(partition)[0],
+        "pending",
+        **undecided,
+        partition=partition,
+        category="transactional",
+        campaign_id=None,
+    )
+
+
+async def _waits_for_locks(due: Due, many: int) -> bool:
+    [(waiting,)] = await due.database.read("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+    return bool(waiting == many)
+
+
+async def _has_left(due: Due, row: MessageRow) -> bool:
+    return str(row.message_id) in due.operator.references

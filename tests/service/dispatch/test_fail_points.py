@@ -455,6 +455,7 @@ TAKE = PIPELINE + "Intake.take"
 APPLY = "dispatch.projection.apply:apply_states"
 RECEIPTS = "dispatch.sending.receipts:apply_receipts"
 CODES_DUE = TIMERS + "_wake_codes_of"
+POSTED = "dispatch.accepting.api:_insert"
 POINTS: dict[str, At] = {
     "before-decide": At(sending, Point("before", "dispatch.gate.clearance:Clearance.decide")),
     "before-insert-commit": At(sending, Point("after", MESSAGES + "insert_messages", TAKE + "_marketing")),
@@ -547,8 +548,8 @@ POINTS: dict[str, At] = {
         posting,
         Point("committed", SENDING + "claim_due", CODES_DUE),
     ),
-    "before-post-commit": At(posting, Point("after", WAKING + "tell_due")),
-    "after-post-commit": At(posting, Point("committed", WAKING + "tell_due")),
+    "before-post-commit": At(posting, Point("after", MESSAGES + "insert_messages", POSTED)),
+    "after-post-commit": At(posting, Point("committed", MESSAGES + "insert_messages", POSTED)),
     "after-insert-commit-then-opt-out": At(
         opting_out_meanwhile,
         Point("committed", MESSAGES + "insert_messages", TAKE + "_marketing"),

@@ -114,7 +114,7 @@ class Ledger:
 
     async def blocks(self) -> dict[str, frozenset[str]]:
         async with self.database.begin() as tx:
-            return (await gate.withheld(tx, [subject(1)])).blocks
+            return (await gate.surroundings(tx, [], [subject(1)])).blocks
 
     async def published(self) -> list[bytes]:
         async with self.database.begin() as tx:

@@ -55,9 +55,7 @@ from dispatch.accepting.bodies import (
 )
 from dispatch.accepting.rules import Kind, TextRefused, Written
 from dispatch.accepting.store import Audit
-from dispatch.lane import lane_of
 from dispatch.messages import store as messages
-from dispatch.messages import waking_store
 from dispatch.messages.row import FREE_TEXT, MessageRow
 from dispatch.messages.status import Status
 from dispatch.projection import store as projection
@@ -383,7 +381,8 @@ async def _known(
 
 async def _theirs(tx: AsyncConnection, caller: Caller, sender_ids: set[str], wanted: set[Wanted]) -> Known:
     """Return the named senders and templates of the caller's organisation, among those of the token."""
-    senders, versions = await projection.senders(tx, sender_ids), await templates.templates(tx, wanted)
+    senders = await projection.senders(tx, sender_ids)
+    versions = await templates.templates(tx, wanted) if wanted else {}
     theirs = await caller.seen(sender_ids | {version.sender_id for version in versions.values()}, tx)
     return Known(
         {sender_id: sender for sender_id, sender in senders.items() if sender_id in theirs},
@@ -458,10 +457,8 @@ async def _insert(tx: AsyncConnection, held: Resources[Any], asked: Sequence[Ask
             row = _row(held, each.identity, each.ready, each.written, each.template, now)
             by_partition[row.partition].append(row)
     new: set[UUID] = set()
-    for partition, rows in sorted(by_partition.items()):
+    for _, rows in sorted(by_partition.items()):
         new |= await messages.insert_messages(tx, rows)
-        for lane in sorted({lane_of(row.category) for row in rows}):
-            await waking_store.tell_due(tx, partition, lane)
     written = [each.identity for each in asked if each.written is not None]
     others = await messages.statuses(tx, known) if (known := [one for one in written if one not in new]) else {}
     for each in asked:

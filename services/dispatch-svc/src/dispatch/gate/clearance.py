@@ -30,8 +30,6 @@ from dispatch.gateways.pool import Traffic
 from dispatch.lane import Lane
 from dispatch.messages.reasons import Reason
 from dispatch.messages.row import FREE_TEXT
-from dispatch.projection import store as projection
-from dispatch.projection import templates
 from dispatch.projection.limits import Limits
 from dispatch.projection.store import Sender
 from dispatch.quotas.budget import Budget, Purse
@@ -78,15 +76,12 @@ class Clearance:
         lock already, because the caller has locked the rows, and row locks come after the partition's.
         """
         opened = [beforehand[c.message_id] for c in candidates] if beforehand else await self._opened(candidates)
-        senders = await projection.senders(tx, {c.sender_id for c in candidates})
-        await self._look_for_links(candidates, opened, senders)
-        purses, highest = await self._purses(tx, candidates, opened, senders)
         people = [c.subject_id for c in candidates]
-        withheld = await store.withheld(tx, people)
         named = {c.template for c in candidates if c.template is not None and c.template != FREE_TEXT}
-        retired = named - await templates.approved(tx, named)
         codes = {c.sender_id for c in candidates if c.template is not None and c.lane is Lane.TRANSACTIONAL}
-        controllers = await projection.controllers(tx, codes) if codes else {}
+        around = await store.surroundings(tx, {c.sender_id for c in candidates}, people, named, codes)
+        await self._look_for_links(candidates, opened, around.senders)
+        purses, highest = await self._purses(tx, candidates, opened, around.senders)
         campaigns = {c.campaign_id for c in candidates if c.campaign_id}
         await store.lock(tx, partition, None if locked else _lane_of_all(candidates), campaigns)
         until = uptime_s() + self.permit_ttl_s  # before the read: no permit outlives its knowledge
@@ -99,13 +94,13 @@ class Clearance:
             lapses=now + left,
             until=until,
             as_of=found.as_of,
-            senders=senders,
+            senders=around.senders,
             subjects=found.subjects,
             controls=found.controls,
-            blocks=withheld.blocks,
-            erased=withheld.erasures,
-            retired=retired,
-            controllers=controllers,
+            blocks=around.blocks,
+            erased=around.erasures,
+            retired=named - around.approved,
+            controllers=around.controllers,
             purses=purses,
             highest=highest,
         )

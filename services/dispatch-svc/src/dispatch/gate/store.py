@@ -19,18 +19,26 @@ from dispatch.gate.rules import Subject
 from dispatch.lane import Lane
 from dispatch.messages import store as messages
 from dispatch.messages.by_day import of_people
-from dispatch.projection.store import A_CAMPAIGN, CONSENTS_GROUP, watermark_of
+from dispatch.projection.store import A_CAMPAIGN, CONSENTS_GROUP, Sender, sender_of, watermark_of
 
 _controls = msgspec.json.Decoder(dict[str, Control])
 _consents = msgspec.json.Decoder(tuple[Consent, ...])
 _suppressions = msgspec.json.Decoder(tuple[Suppression, ...])
 
 
-class Withheld(NamedTuple):
-    """The obstacles beside consent, by subject: blocking gateways, and erasures."""
+class Surroundings(NamedTuple):
+    """The knowledge of a decision beside consents and controls.
 
+    `blocks`: blocking gateways, and `erasures`, by subject. `approved`: the versions of templates, named as in the
+    event, from which a message may leave. `controllers`: of a sender of codes, the senders a STOP to which covers it:
+    itself, and wide ones of its controller.
+    """
+
+    senders: dict[str, Sender]
     blocks: dict[str, frozenset[str]]
     erasures: dict[str, list[Erasure]]
+    approved: set[str]
+    controllers: dict[str, set[str]]
 
 
 class Knowledge(NamedTuple):
@@ -41,22 +49,52 @@ class Knowledge(NamedTuple):
     controls: dict[str, Control]
 
 
-async def withheld(tx: AsyncConnection, subject_ids: Sequence[str]) -> Withheld:
-    """Return what is withheld from these people. Call after a first write (`erasing.asked_of`)."""
+_OF_SENDER = "oadc", "stop_code", "purposes", "countries", "reachable_in", "stop_page", "controller", "organisation_id"
+_NO_SENDER = ", ".join("NULL" for _ in _OF_SENDER)
+_SURROUNDINGS = (
+    "SELECT 'sender', sender_id, NULL, NULL::timestamptz, NULL::text[], " + ", ".join(_OF_SENDER) + " FROM sender"
+    " WHERE sender_id = ANY($1::text[])"
+    f" UNION ALL SELECT 'block', subject_id, gateway, NULL, NULL, {_NO_SENDER} FROM provider_block"
+    " WHERE subject_id = ANY(string_to_array($2, ' '))"
+    f" UNION ALL SELECT 'erasure', subject_id, controller_id, requested_at, lifted_for, {_NO_SENDER} FROM erasing"
+    " WHERE subject_id = ANY(string_to_array($2, ' '))"
+    f" UNION ALL SELECT 'template', template_id, number::text, NULL, NULL, {_NO_SENDER} FROM template"
+    " WHERE state = 'approved' AND template_id = ANY($3::text[])"
+    f" UNION ALL SELECT 'covers', s.sender_id, o.sender_id, NULL, NULL, {_NO_SENDER} FROM sender AS s"
+    " JOIN sender AS o ON o.sender_id = s.sender_id OR (o.controller = s.controller AND o.stop_scope = 'controller')"
+    " WHERE s.sender_id = ANY($4::text[])"
+)
+
+
+async def surroundings(
+    tx: AsyncConnection,
+    sender_ids: Collection[str],
+    subject_ids: Sequence[str],
+    templates: Collection[str] = (),
+    senders_of_codes: Collection[str] = (),
+) -> Surroundings:
+    """Return the surroundings of a batch, in one round trip. Call after a first write (`erasing.asked_of`)."""
     rows = await fetch_many(
         tx,
-        "SELECT subject_id, gateway, NULL, NULL, NULL FROM provider_block"
-        " WHERE subject_id = ANY(string_to_array($1, ' '))"
-        " UNION ALL SELECT subject_id, NULL, controller_id, requested_at, lifted_for FROM erasing"
-        " WHERE subject_id = ANY(string_to_array($1, ' '))",
+        _SURROUNDINGS,
+        list(sender_ids),
         " ".join(subject_ids),
+        [name.rpartition("@")[0] for name in templates],
+        list(senders_of_codes),
     )
-    found = Withheld({}, {})
-    for subject_id, gateway, controller_id, at, lifted_for in rows:
-        if gateway is None:
-            found.erasures.setdefault(subject_id, []).append(Erasure(controller_id, at, frozenset(lifted_for)))
-        else:
-            found.blocks[subject_id] = found.blocks.get(subject_id, frozenset()) | {gateway}
+    found = Surroundings({}, {}, {}, set(), {sender_id: {sender_id} for sender_id in senders_of_codes})
+    for kind, one, other, at, some, *of_sender in rows:
+        match kind:
+            case "sender":
+                found.senders[one] = sender_of(*of_sender)
+            case "block":
+                found.blocks[one] = found.blocks.get(one, frozenset()) | {other}
+            case "erasure":
+                found.erasures.setdefault(one, []).append(Erasure(other, at, frozenset(some)))
+            case "template" if (name := f"{one}@{other}") in templates:
+                found.approved.add(name)
+            case "covers":
+                found.controllers[one].add(other)
     return found
 
 
@@ -67,6 +105,8 @@ async def lock(tx: AsyncConnection, partition: int, lane: Lane | None, campaign_
     the wait: the knowledge needs a statement of its own. A resume waits for this transaction, and wakes the messages
     deferred here afterwards.
     """
+    if lane is None and not campaign_ids:
+        return
     campaigns = f"(SELECT count(pg_advisory_xact_lock_shared({A_CAMPAIGN.format('c')})) FROM unnest($2::text[]) AS c)"
     of_lane = "$1::integer" if lane is None else messages.partition_lock(lane)
     await fetch_many(tx, f"SELECT {of_lane}, {campaigns}", partition, sorted(campaign_ids))

@@ -50,6 +50,7 @@ from dispatch.messages.events import Changed, changed
 from dispatch.messages.row import COLUMNS, MessageRow, Outcome, ReceiptChange, columns_of
 from dispatch.messages.shared_store import adds_shared
 from dispatch.messages.status import Status
+from dispatch.messages.waking_store import TELLS_DUE
 from dispatch.schema import instant, metadata
 
 VIOLATIONS = counter(
@@ -195,6 +196,7 @@ async def insert_messages(
 ) -> set[UUID]:
     """Insert messages with their verdicts, and return the new ids. A known message_id changes no row.
 
+    The workers are told of messages without a verdict, on commit.
     `shared`: the shared parts of their decision records, by `shared_id`.
     Decided messages come from Kafka, and the caller's transaction holds the offset of their partition: no other writes
     them. Raise ValueError unless the messages were decided together (`OF_ALL`).
@@ -233,7 +235,7 @@ async def _add(tx: AsyncConnection, rows: Sequence[MessageRow], before: Sequence
     alike = dict(zip(ALIKE, map(list, zip(*kinds, strict=True)), strict=True))
     facts = "\n".join(row.facts or "" for row in rows)
     values = *_columns(rows, OWN), places, facts, *_arrays(alike), *_of_all(rows)
-    return {message_id for (message_id,) in await fetch_many(tx, statement, *values, *before)}
+    return {message_id for message_id, *_ in await fetch_many(tx, statement, *values, *before)}
 
 
 async def update_decisions(
@@ -565,6 +567,7 @@ _INSERT = (  # decision records are lines, since JSON has no line break: the dri
     f" JOIN {_unnest(ALIKE, 'k', len(OWN) + 3, 'WITH ORDINALITY')} ON k.place = v.kind"
     "{} RETURNING message_id"
 )
-_INSERT_BESIDE = _INSERT.format(" ON CONFLICT (message_id) DO NOTHING")
+# undecided, hence due at once
+_INSERT_BESIDE = _INSERT.format(" ON CONFLICT (message_id) DO NOTHING") + f", {TELLS_DUE}"
 # where no other transaction writes the messages: the WAL confirms each row of ON CONFLICT by a record of its own
 _INSERT_ALONE = _INSERT.format(" WHERE NOT EXISTS (SELECT FROM message AS o WHERE o.message_id = v.message_id)")

@@ -7,12 +7,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import fetch_many, plan_now
-from dispatch.lane import Lane
 from dispatch.messages.by_day import of_people
 from dispatch.messages.reasons import Reason
 
 DUE = "dispatch_due"  # NOTIFY channel: marketing is due at once
 CODES_DUE = "dispatch_codes_due"  # NOTIFY channel: the other lane; the payload names the partition
+
+# The SQL that tells the workers of its lane, on commit, that the message of a row of `message` is due.
+TELLS_DUE = f"pg_notify(CASE category WHEN 'marketing' THEN '{DUE}' ELSE '{CODES_DUE}' END, partition::text)"
 
 
 async def wake_held(tx: AsyncConnection, subject_ids: Sequence[str], since: datetime) -> None:
@@ -53,8 +55,3 @@ async def wake_controlled(tx: AsyncConnection, campaign_id: str, limit: int, *, 
     )
     await fetch_many(tx, "SELECT pg_notify($1, '')", DUE)
     return len(rows)
-
-
-async def tell_due(tx: AsyncConnection, partition: int, lane: Lane) -> None:
-    """Notify the workers of the lane, on commit, that a message is due."""
-    await fetch_many(tx, "SELECT pg_notify($1, $2)", DUE if lane is Lane.MARKETING else CODES_DUE, str(partition))

@@ -4,7 +4,7 @@ A campaign's lock orders decisions and controls: a decision holds the lock share
 locks the partition first, then claimed rows of `message`, then campaigns in the order of ids.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, NamedTuple
@@ -160,25 +160,22 @@ async def senders(tx: AsyncConnection, sender_ids: Iterable[str]) -> dict[str, S
         " FROM sender WHERE sender_id = ANY($1::text[])",
         list(sender_ids),
     )
-    return {
-        sender_id: Sender(oadc, stop_code, frozenset(purposes), frozenset(countries), frozenset(reachable_in), *more)
-        for sender_id, oadc, stop_code, purposes, countries, reachable_in, *more in rows
-    }
+    return {sender_id: sender_of(*values) for sender_id, *values in rows}
 
 
-async def controllers(tx: AsyncConnection, sender_ids: Collection[str]) -> dict[str, set[str]]:
-    """Return, by sender, the senders a STOP to which covers the sender: its own, and wide ones of its controller."""
-    rows = await fetch_many(
-        tx,
-        "SELECT s.sender_id, o.sender_id FROM sender AS s JOIN sender AS o"
-        " ON o.sender_id = s.sender_id OR (o.controller = s.controller AND o.stop_scope = 'controller')"
-        " WHERE s.sender_id = ANY($1::text[])",
-        list(sender_ids),
-    )
-    found: dict[str, set[str]] = {sender_id: {sender_id} for sender_id in sender_ids}
-    for sender_id, other in rows:
-        found[sender_id].add(other)
-    return found
+def sender_of(
+    oadc: str,
+    stop_code: str,
+    purposes: Sequence[str],
+    countries: Sequence[str],
+    reachable_in: Sequence[str],
+    stop_page: str | None,
+    controller: str,
+    organisation_id: str,
+) -> Sender:
+    """Return the sender of these columns of its row."""
+    sets = frozenset(purposes), frozenset(countries), frozenset(reachable_in)
+    return Sender(oadc, stop_code, *sets, stop_page, controller, organisation_id)
 
 
 class Published(NamedTuple):

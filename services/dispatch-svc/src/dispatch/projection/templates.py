@@ -97,18 +97,6 @@ async def mark_unreadable(tx: AsyncConnection, template_version: str) -> None:
     )
 
 
-async def approved(tx: AsyncConnection, names: Collection[str]) -> set[str]:
-    """Return the versions, named as in the event, from which a message may leave, as far as known here."""
-    if not names:
-        return set()
-    rows = await fetch_many(
-        tx,
-        "SELECT template_id, number FROM template WHERE state = 'approved' AND template_id = ANY($1::text[])",
-        [name.rpartition("@")[0] for name in names],
-    )
-    return {name for template_id, number in rows if (name := f"{template_id}@{number}") in names}
-
-
 async def templates(tx: AsyncConnection, wanted: Collection[Wanted]) -> dict[Wanted, TemplateVersion]:
     """Return the known versions among these. Without an approved version, the newest stands for the template."""
     rows = await fetch_many(

@@ -45,6 +45,7 @@ OLDEST_OPEN = gauge(
 LOOK_EVERY_S = 0.25
 IDLE_S = 1.0
 WOKEN_AT_ONCE = 1000
+TOLD_AT_ONCE = 4  # decisions on codes: of the pool's connections
 SWEEP_EVERY_S = 1.0
 FORGET_AFTER = timedelta(seconds=5)  # most messages have an outcome
 LOOK_UP_EVERY_S = 30.0
@@ -91,6 +92,7 @@ class Timers:
         self._partitions = partitions
         self._sending_timeout = sending_timeout
         self._told: set[int] = set()  # partitions a NOTIFY has named
+        self._deciding_told: set[asyncio.Task[bool]] = set()
         self._looks: dict[str, _LookUp] = {}  # by gateway
 
     def codes(self) -> Worker:
@@ -101,8 +103,13 @@ class Timers:
         async def run(stop: asyncio.Event) -> None:
             try:
                 await asyncio.gather(looking.run(stop), told.run(stop))
+                if self._deciding_told:
+                    await asyncio.wait(self._deciding_told)
                 await self._handoff.codes.end()
             finally:
+                for deciding in self._deciding_told:
+                    deciding.cancel()
+                await asyncio.gather(*self._deciding_told, return_exceptions=True)
                 await self._handoff.codes.close()
 
         return Worker(looking.name, run)
@@ -133,13 +140,20 @@ class Timers:
         return await self._wake(await self._due(Lane.TRANSACTIONAL), Lane.TRANSACTIONAL)
 
     async def wake_told_codes(self) -> bool:
-        """Hand off messages in the partitions named by a NOTIFY. Always return False.
+        """Begin to hand off messages in the partitions named by a NOTIFY. Always return False.
 
-        A search for due partitions would cost four round trips for each message.
+        A search for due partitions would cost four round trips for each message. No code waits for the decision on
+        another one, unless TOLD_AT_ONCE are being decided. The error of a failed decision is raised once, by a later
+        call; the search finds its messages.
         """
         await self._handoff.codes.free()
+        if len(self._deciding_told) >= TOLD_AT_ONCE:
+            await asyncio.wait(self._deciding_told, return_when=asyncio.FIRST_COMPLETED)
+        ended = {deciding for deciding in self._deciding_told if deciding.done()}
         told, self._told = self._told, set()
-        await self._wake(told, Lane.TRANSACTIONAL)
+        self._deciding_told -= ended
+        self._deciding_told |= {asyncio.create_task(self._wake_codes_of(partition)) for partition in told}
+        _raise_first([deciding.exception() for deciding in ended])
         return False
 
     def _hear(self, partition: str) -> None:
@@ -153,11 +167,7 @@ class Timers:
     async def _wake(self, due: Collection[int], lane: Lane) -> bool:
         wake = self._wake_marketing_of if lane is Lane.MARKETING else self._wake_codes_of
         woken = await asyncio.gather(*map(wake, due), return_exceptions=True)  # no wake outlives this call
-        failed = [each for each in woken if isinstance(each, BaseException)]
-        for each in failed[1:]:
-            log.error("due messages of another partition failed as well", exc_info=each)
-        if failed:
-            raise failed[0]
+        _raise_first(woken)
         return any(woken)
 
     async def _wake_marketing_of(self, partition: int) -> bool:
@@ -349,6 +359,15 @@ class Timers:
         log.warning("resolved messages in doubt after a crash", extra=became)
         await self._handoff.send(permits)
         return True
+
+
+def _raise_first(ended: Sequence[object]) -> None:
+    """Raise the first error among these, and log the others."""
+    failed = [each for each in ended if isinstance(each, BaseException)]
+    for each in failed[1:]:
+        log.error("due messages of another partition failed as well", exc_info=each)
+    if failed:
+        raise failed[0]
 
 
 def _due_for_a_look(last: _LookUp | None) -> _LookUp:
