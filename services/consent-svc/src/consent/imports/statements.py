@@ -119,11 +119,12 @@ class Statements:
 
         Ids and encrypted numbers are made for all lines at once.
         """
-        self._inner.clear()  # of the lines before
         drafts = [(line.reason,) if isinstance(line, Unreadable) else self._draft(line) for line in read]
         of_lines = [each.people for each in drafts if isinstance(each, _Draft)]
         numbers = [number for people in of_lines for _, number in people if number is not None]
-        ids = dict(zip(numbers, self._held.subject_keys.subject_ids(numbers), strict=True))
+        both = self._held.subject_keys.both_ids(numbers)
+        self._inner = dict(both)  # of these lines alone
+        ids = {number: subject_id for number, (subject_id, _) in zip(numbers, both, strict=True)}
         return self._sealed([self._said(each, ids) if isinstance(each, _Draft) else each for each in drafts])
 
     def _draft(self, line: Line) -> _Draft:
@@ -153,9 +154,9 @@ class Statements:
     def _sealed(self, lines: Sequence[list[_Said] | Reasons]) -> list[list[Statement] | Reasons]:
         """Return the statements, each with its encrypted number. A suppression list keeps the keyed hash alone."""
         named = [
-            (number, f"number:{who}") for said in lines if isinstance(said, list) for who, number, _ in said if number
+            (number, self._inner[who]) for said in lines if isinstance(said, list) for who, number, _ in said if number
         ]
-        sealed = iter([None] * len(named) if self._lists else self._held.field_keys.seal_all(named))
+        sealed = iter([None] * len(named) if self._lists else self._held.field_keys.seal_numbers(named))
         return [
             [Statement(who, next(sealed) if number else None, evidence) for who, number, evidence in said]
             if isinstance(said, list)

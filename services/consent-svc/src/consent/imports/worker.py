@@ -6,6 +6,7 @@ back a STOP of the person's own (ADR-0064).
 """
 
 import asyncio
+import contextlib
 import logging
 import zlib
 from collections import Counter
@@ -16,8 +17,10 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.db.notify import Listener
 from common.db.timer import Timer, Worker
 from common.kafka import outbox
+from common.kafka.relayed import RELAYED
 from common.service import Resources
 from common.telemetry import counter
 from consent.imports import files as import_files
@@ -37,7 +40,7 @@ LINES = counter("sms_consent_import_lines_total", "Lines of imported files, by r
 
 LOOK_EVERY_S = 0.25
 IDLE_S = 5.0
-RELAY_S = 0.05  # until the relay has published some of a full outbox
+RELAY_S = 0.05  # until another worker may have left a piece, or the relay's word was missed
 AT_ONCE = 3  # decide one while Postgres writes others
 PUT_OFF = timedelta(seconds=10)
 TIDY_EVERY_S = 600.0
@@ -53,6 +56,7 @@ class Importing:
         self._held = held
         self._backlog = backlog
         self._put_off: dict[str, datetime] = {}
+        self._relayed = asyncio.Event()  # one for each word of the relay
 
     def workers(self) -> list[Worker]:
         database = self._held.database
@@ -63,15 +67,28 @@ class Importing:
             ),
             Timer("abandoned imports", self.forget_abandoned, TIDY_EVERY_S, database),
         )
-        return [Worker(timer.name, timer.run) for timer in timers]
+        return [Worker("imports, relay", self._hear), *(Worker(timer.name, timer.run) for timer in timers)]
+
+    async def _hear(self, stop: asyncio.Event) -> None:
+        async with Listener(self._held.database, RELAYED, lambda _: self._told()):
+            await stop.wait()
+
+    def _told(self) -> None:
+        self._relayed.set()
+        self._relayed = asyncio.Event()
 
     async def turn(self) -> bool:
-        """Record a piece; return whether any wait. Where others hold them all, or the outbox is full, pause first."""
+        """Record a piece; return whether any wait. Where others hold them all, or the outbox is full, pause first.
+
+        The relay ends the pause of a full outbox.
+        """
+        relayed = self._relayed  # before the outbox is read
         if await self.record_piece():
             return True
         if not await self._held.database.read(import_files.WAITING):
             return False
-        await asyncio.sleep(RELAY_S)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(relayed.wait(), RELAY_S)
         return True
 
     async def record_piece(self) -> bool:
@@ -156,6 +173,8 @@ class Importing:
 
 def _verdict_of_all(results: Sequence[Recorded | None]) -> tuple[Verdict, Reasons]:
     """Return the verdict of a line with two readings: `created` if either is."""
+    if len(results) == 1:
+        return _verdict(results[0])
     verdicts = [_verdict(result) for result in results]
     return next((each for each in verdicts if each[0] == "created"), verdicts[0])
 

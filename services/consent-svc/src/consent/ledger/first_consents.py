@@ -83,7 +83,7 @@ def candidates(statements: Mapping[int, Statement]) -> dict[int, Statement]:
         and not (s.erases or s.to_review or s.trace)
     }
     names = "".join([f"{s.subject_id}{s.evidence.evidence_id}{s.number}" for s in found.values()])
-    plain = names.isascii() and names.isprintable() and not {'"', "\\"} & set(names)
+    plain = names.isascii() and names.isprintable() and '"' not in names and "\\" not in names
     return found if plain else {}
 
 
