@@ -1404,6 +1404,27 @@ MUTANTS = (
         "return text",
         "tests/service/common/test_consumer.py -k outer_key",
     ),
+    Mutant(
+        "imports: a number of a file is bound to no person",
+        "libs/common/src/common/keyring.py",
+        "[(number, (OF_A_NUMBER + inner).encode()) for",
+        "[(number, OF_A_NUMBER.encode()) for",
+        "tests/unit/common/test_keyring.py -k by_the_inner_id",
+    ),
+    Mutant(
+        "imports: a full outbox holds a worker for the whole pause",
+        "services/consent-svc/src/consent/imports/worker.py",
+        "await asyncio.wait_for(relayed.wait(), RELAY_S)",
+        "await asyncio.wait_for(asyncio.Event().wait(), RELAY_S)",
+        "tests/service/consent/test_imports.py -k ends_the_pause",
+    ),
+    Mutant(
+        "imports: of pieces stored together all begin at the first line",
+        "services/consent-svc/src/consent/imports/upload.py",
+        "next_line=file.next_line + piece.lines,",
+        "next_line=file.next_line,",
+        "tests/service/consent/test_imports.py -k goes_on_where_it_broke",
+    ),
 )
 
 

@@ -17,6 +17,7 @@ from sqlalchemy import text
 
 from common.db.database import Database
 from common.files import cutting
+from common.kafka.relayed import RELAYED
 from common.keyring import Unreadable
 from common.service import running as held_by
 from consent.imports.worker import ABANDONED_AFTER, Importing
@@ -620,6 +621,32 @@ async def test_nothing_is_recorded_while_much_waits_to_be_published(
                 assert [await importing.record_piece() for _ in range(3)] == [True, False, False]
                 assert await recorded() == pieces + 1
         assert (await done(client, import_id))["created"] == 29
+
+
+async def test_the_relay_ends_the_pause_of_a_worker(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consent.imports.worker.RELAY_S", 3600.0)
+    async with consent_svc(surroundings) as client, surroundings.sql("consent") as sql:
+        import_id = await opened(client, terms())
+        await part(client, import_id, f"number,occurred_at\n{number(1)},{AT}\n".encode())
+        async with held_by(build(Settings(**await surroundings.settings("consent", roles="api")))) as (held, _):
+            importing, stop = Importing(held, backlog=0), asyncio.Event()
+            [hearing] = [worker for worker in importing.workers() if worker.name == "imports, relay"]
+            await sql.execute("INSERT INTO outbox (event_id, topic, type) VALUES (gen_random_uuid(), 'any', 'any')")
+            heard, turn = asyncio.create_task(hearing.run(stop)), asyncio.create_task(importing.turn())
+
+            async def published() -> bool:
+                await sql.execute("SELECT pg_notify($1, '')", RELAYED)
+                return turn.done()
+
+            await eventually(published, 60.0)
+            assert turn.result(), "a piece waits"
+            await sql.execute("DELETE FROM outbox")
+            assert await importing.turn()
+            stop.set()
+            await heard
+        assert (await done(client, import_id))["created"] == 1
 
 
 @pytest.mark.parametrize("dated", [{}, {"occurred_at": AT}])

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 
 from common.contracts.consent import ConsentStateChanged
-from common.files.cutting import Piece
 from consent.imports import files
 from consent.ledger import rules as ledger
 from consent.ledger import store
@@ -157,7 +156,7 @@ async def test_the_reasons_of_an_import_are_those_of_its_totals(database: Steppe
         )
         async with database.begin() as tx:
             await files.add(tx, file)
-            await files.put_piece(tx, file, 1, Piece(b"", 2, 1), NOW)
+            await files.put_pieces(tx, file.import_id, [files.SealedPiece(0, 1, 2, b"")], NOW)
 
         async def records() -> None:
             piece = files.WaitingPiece(file=file, position=0, first_line=1, body=b"", received_at=NOW)

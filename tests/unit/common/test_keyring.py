@@ -135,6 +135,7 @@ def test_two_numbers_are_two_subjects(first: int, second: int) -> None:
     assert all(len(subject_id) == len("o1-") + 32 for subject_id in ids)
     assert subject_keys.subject_ids(numbers) == ids
     assert subject_keys.subject_ids([]) == []
+    assert subject_keys.both_ids(numbers) == [(one, subject_keys.inner(one)) for one in ids]
 
 
 @pytest.mark.parametrize("length", [0, 16, 31, 33])
@@ -169,6 +170,17 @@ def test_many_sealed_at_once_open_as_one_by_one_and_share_no_nonce(many: list[tu
     ]
     assert all(re.fullmatch(r"k1\.[A-Za-z0-9_=-]+", each) for each in sealed)  # as `seal` writes: safe in a URL
     assert len({each[:19] for each in sealed}) == len(many)  # "k1." and the 12 bytes of the nonce
+
+
+def test_a_number_sealed_by_the_inner_id_opens_by_the_subject_id_of_its_person_alone() -> None:
+    both = subject_keys.both_ids([NUMBER, "+33639980002"])
+    first, second = fields.seal_numbers([(NUMBER, both[0][1]), ("+33639980002", both[1][1])])
+    assert [fields.unseal(first, f"number:{both[0][0]}"), fields.unseal(second, f"number:{both[1][0]}")] == [
+        NUMBER,
+        "+33639980002",
+    ]
+    with pytest.raises(Unreadable):
+        fields.unseal(first, f"number:{both[1][0]}")
 
 
 @given(st.from_regex(r"\+[0-9]{1,15}", fullmatch=True), st.binary(min_size=32, max_size=32))

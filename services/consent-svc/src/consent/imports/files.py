@@ -7,7 +7,7 @@ import builtins
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import (
@@ -30,7 +30,7 @@ from common.contracts import CONSENT_NOTICES
 from common.contracts.consent import ConsentImportFinished
 from common.db.database import NEWEST_FIRST, Direction, fetch_many
 from common.files.charset import Seen
-from common.files.cutting import Format, Piece, Shape
+from common.files.cutting import Format, Shape
 from common.kafka import outbox
 from common.privacy.erasing import TO_ERASE, Whom, columns, meant
 from consent.imports.lines import Layout
@@ -127,6 +127,15 @@ class Progress:
     reasons: Mapping[str, int]
 
 
+class SealedPiece(NamedTuple):
+    """A piece to store. `lines` counts as in `Piece`; `body` is encrypted."""
+
+    position: int
+    first_line: int
+    lines: int
+    body: bytes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitingPiece:
     """A locked piece to record."""
@@ -187,22 +196,19 @@ async def find(tx: AsyncConnection, import_id: str, *, lock: bool = False) -> Im
     return _file(**row._mapping) if row else None
 
 
-async def put_piece(tx: AsyncConnection, file: ImportFile, first_line: int, sealed: Piece, now: datetime) -> None:
-    """Store the next piece, encrypted, of a locked import."""
-    await tx.execute(
-        text(
+async def put_pieces(tx: AsyncConnection, import_id: str, pieces: Sequence[SealedPiece], now: datetime) -> None:
+    """Store the next pieces of a locked import."""
+    if pieces:
+        await fetch_many(
+            tx,
             "INSERT INTO import_piece (import_id, position, first_line, lines, body, received_at)"
-            " VALUES (:id, :position, :first_line, :lines, :body, :now)"
-        ),
-        {
-            "id": file.import_id,
-            "position": file.pieces,
-            "first_line": first_line,
-            "lines": sealed.lines,
-            "body": sealed.body,
-            "now": now,
-        },
-    )
+            " SELECT $1, p.position, p.first_line, p.lines, p.body, $2"
+            " FROM unnest($3::integer[], $4::bigint[], $5::integer[], $6::bytea[])"
+            " AS p(position, first_line, lines, body) RETURNING position",
+            import_id,
+            now,
+            *map(list, zip(*pieces, strict=True)),
+        )
 
 
 async def put_arrived(tx: AsyncConnection, file: ImportFile, now: datetime) -> None:

@@ -10,7 +10,7 @@ import msgspec
 from common.contracts.consent import Basis
 from common.files.instants import Order
 from common.service import Resources
-from common.sms.msisdn import NumberRefused, applying, as_received, parse, readings
+from common.sms.msisdn import NumberRefused, applying, as_received, metropolitan, parse, readings
 from common.sms.subject_id import InnerId
 from consent.bodies import EARLIEST
 from consent.imports import lines
@@ -203,7 +203,10 @@ class Statements:
             if not self._lists or line.number is not None or subject_id is None:
                 reasons.append("subject_id_not_valid")
             return [(subject_id or line.subject_id, None)]
-        raw, fictional = line.number or "", self._held.settings.fictional_numbers
+        raw = line.number or ""
+        if line.country is None and (e164 := metropolitan(raw, self.countries)) is not None:
+            return [(None, e164)]  # as by both readings below
+        fictional = self._held.settings.fictional_numbers
         countries = applying(line.country, self.countries)
         try:
             if opening:

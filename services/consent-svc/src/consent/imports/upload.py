@@ -45,7 +45,7 @@ from common.web.upload import (
 from consent.bodies import Body, EvidenceBody, Instant
 from consent.imports import files as import_files
 from consent.imports import lines
-from consent.imports.files import ImportFile, Progress
+from consent.imports.files import ImportFile, Progress, SealedPiece
 from consent.imports.statements import asked, kind_of
 from consent.senders import store
 
@@ -335,7 +335,7 @@ async def get_verdicts(
 
 
 class _Arriving:
-    """An upload in progress. Each piece is stored in a transaction of its own."""
+    """An upload in progress. The pieces of some PIECE_BYTES are stored in a transaction."""
 
     def __init__(self, held: Resources[ImportSettings], file: ImportFile, whole: int | None) -> None:
         """`whole`: the bytes of the file, if known."""
@@ -375,52 +375,52 @@ class _Arriving:
             seen |= charset.seen_in(piece.body)
         if last and not self._shape.wide:
             charset.decided(seen)
-        for piece in pieces:
-            await self._keep_piece(piece, self._shape, seen)
+        if pieces:
+            await self._keep_pieces(pieces, self._shape, seen)
         return rest
 
-    async def _keep_piece(self, piece: Piece, shape: Shape, seen: Seen) -> None:
-        file = replace(self._file, seen=int(seen))
-        first_line, behind = file.next_line, piece
-        if file.pieces == 0:
-            layout, behind = lines.begun(
-                piece, shape, kind_of(file), ignore_others=asked(file).other_columns == "ignore"
-            )
+    async def _keep_pieces(self, pieces: Sequence[Piece], shape: Shape, seen: Seen) -> None:
+        """Store these pieces, some PIECE_BYTES, in a transaction."""
+        file, sealed = replace(self._file, seen=int(seen)), []
+        kept_bytes = self._kept_bytes
+        for piece in pieces:
+            first_line, behind = file.next_line, piece
+            if file.pieces == 0:
+                layout, behind = lines.begun(
+                    piece, shape, kind_of(file), ignore_others=asked(file).other_columns == "ignore"
+                )
+                file = replace(
+                    file,
+                    delimiter=shape.delimiter or None,
+                    columns=layout.columns or None,
+                    line_end=shape.line_end,
+                    wide=shape.wide,
+                )
+                first_line += piece.lines - behind.lines
+            body = self._sealed(behind.body, str(file.pieces))
+            sealed.append(SealedPiece(file.pieces, first_line, behind.lines, body))
+            kept_bytes += piece.arrived
             file = replace(
                 file,
-                delimiter=shape.delimiter or None,
-                columns=layout.columns or None,
-                line_end=shape.line_end,
-                wide=shape.wide,
+                received_bytes=kept_bytes,
+                rest=None,
+                pieces=file.pieces + 1,
+                next_line=file.next_line + piece.lines,
             )
-            first_line += piece.lines - behind.lines
-        await self._put(
-            self._as_of(
-                replace(
-                    file,
-                    received_bytes=self._kept_bytes + piece.arrived,
-                    rest=None,
-                    pieces=file.pieces + 1,
-                    next_line=file.next_line + piece.lines,
-                )
-            ),
-            replace(behind, body=self._sealed(behind.body, str(file.pieces))),
-            first_line,
-        )
+        await self._put(self._as_of(file), sealed)
 
     def _as_of(self, file: ImportFile) -> ImportFile:
         """Return the import, complete after `whole` bytes."""
         return replace(file, bytes=self._whole, complete=file.received_bytes == self._whole)
 
-    async def _put(self, file: ImportFile, sealed: Piece | None = None, first_line: int = 0) -> None:
+    async def _put(self, file: ImportFile, sealed: Sequence[SealedPiece] = ()) -> None:
         """Store the progress. Raises OffsetMismatch if another request has continued the upload."""
         now = datetime.now(UTC)
         async with self._held.database.begin() as tx:
             held = await import_files.find(tx, file.import_id, lock=True)
             if held != self._file:
                 raise mismatch((held or file).received_bytes)
-            if sealed is not None:
-                await import_files.put_piece(tx, self._file, first_line, sealed, now)
+            await import_files.put_pieces(tx, file.import_id, sealed, now)
             await import_files.put_arrived(tx, file, now)
         self._file = file
 
