@@ -634,7 +634,7 @@ async def test_the_relay_ends_the_pause_of_a_worker(
             importing, stop = Importing(held, backlog=0), asyncio.Event()
             [hearing] = [worker for worker in importing.workers() if worker.name == "imports, relay"]
             await sql.execute("INSERT INTO outbox (event_id, topic, type) VALUES (gen_random_uuid(), 'any', 'any')")
-            heard, turn = asyncio.create_task(hearing.run(stop)), asyncio.create_task(importing.turn())
+            heard, turn = asyncio.ensure_future(hearing.run(stop)), asyncio.create_task(importing.turn())
 
             async def published() -> bool:
                 await sql.execute("SELECT pg_notify($1, '')", RELAYED)
