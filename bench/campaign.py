@@ -257,13 +257,13 @@ async def run(ground: Ground) -> None:
     async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=WITHIN_S) as client:
         producer = AIOKafkaProducer(bootstrap_servers=ground.bootstrap, acks="all", max_batch_size=1_000_000)
         await producer.start()
-        bench = Bench(ground, server, database, client, producer, ground.subjects, 0)
+        bench = Bench(ground, server, database, client, producer, ground.asked.subjects, 0)
         await _load(bench)
         await _consents(bench)
         await database.execute("CREATE TABLE bench_contact (LIKE contact INCLUDING ALL)")
         await database.execute("INSERT INTO bench_contact SELECT * FROM contact")
         await database.execute("VACUUM ANALYZE")
-        held = f"{ground.subjects:,} contacts"
+        held = f"{ground.asked.subjects:,} contacts"
         await ground.compare(
             f"A segment of {held}, counted: points, city, consent, nothing received of late",
             "contacts",
@@ -271,7 +271,7 @@ async def run(ground: Ground) -> None:
             limit=Side("SELECT count(*), by hand, everybody read", bench.count, BENCH_GC, here=True),
         )
         print(f"The last count: {bench.counted}\n", flush=True)
-        if ground.subjects <= MANY:
+        if ground.asked.subjects <= MANY:
             await ground.compare(
                 f"A file of as many lines imported beside {held}",
                 "lines",

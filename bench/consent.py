@@ -119,6 +119,7 @@ async def run(ground: Ground) -> None:
         bench = Bench(ground, server, database, client, count(FIRST))
         loaded = await _load(bench)
         await _fill(bench)
+        lines = LINES * ground.asked.size
         await ground.compare(
             f"Single consents, {CONNECTIONS} connections, {loaded:,} subjects held: recorded",
             "consents",
@@ -127,7 +128,7 @@ async def run(ground: Ground) -> None:
             wanted=SHARES["single"],
         )
         await ground.compare(
-            f"A file of {LINES * ground.size:,} consents, {loaded:,} subjects held: uploaded, recorded and published",
+            f"A file of {lines:,} consents, {loaded:,} subjects held: uploaded, recorded and published",
             "lines",
             ours=Side("consent-svc, one process, over HTTP", lambda: _imports(bench), GC),
             limit=Side("COPY", lambda: _copies(bench), BENCH_GC, here=True),
@@ -135,7 +136,7 @@ async def run(ground: Ground) -> None:
         )
         async with _producer(ground) as producer:
             await ground.compare(
-                f"A file of {LINES * ground.size:,} consents, {loaded:,} subjects held: beside all the rows it leaves",
+                f"A file of {lines:,} consents, {loaded:,} subjects held: beside all the rows it leaves",
                 "lines",
                 ours=Side("consent-svc, one process, over HTTP", lambda: _imports(bench), GC),
                 limit=Side(
@@ -165,7 +166,7 @@ async def _singles(bench: Bench) -> Sample:
     said = {"sender_id": "bench", "purpose": "promotions", "occurred_at": now, "evidence": EVIDENCE}
     requests = [
         load.post("/v1/consents", headers, json.dumps(said | {"number": _number(n)}).encode())
-        for n in bench.new(bench.ground.size)
+        for n in bench.new(bench.ground.asked.size)
     ]
     return await load.send(bench.server.url, requests, CONNECTIONS, bench.ground.folder, bench.server.pid)
 
@@ -173,7 +174,7 @@ async def _singles(bench: Bench) -> Sample:
 async def _inserts(bench: Bench) -> Sample:
     places = ", ".join(f"${place}" for place in range(1, len(COLUMNS) + 1))
     sql = f"INSERT INTO bench_inserted ({', '.join(COLUMNS)}) VALUES ({places}) ON CONFLICT DO NOTHING"
-    insert, rows = await bench.database.prepare(sql), [_entry() for _ in range(bench.ground.size)]
+    insert, rows = await bench.database.prepare(sql), [_entry() for _ in range(bench.ground.asked.size)]
     started = time.perf_counter()
     for row in rows:
         await insert.fetch(*row)
@@ -181,7 +182,7 @@ async def _inserts(bench: Bench) -> Sample:
 
 
 async def _copies(bench: Bench) -> Sample:
-    rows = [_entry() for _ in range(LINES * bench.ground.size)]
+    rows = [_entry() for _ in range(LINES * bench.ground.asked.size)]
     started = time.perf_counter()
     await bench.database.copy_records_to_table("bench_copied", records=rows, columns=COLUMNS)
     return Sample(len(rows), time.perf_counter() - started)
@@ -189,7 +190,7 @@ async def _copies(bench: Bench) -> Sample:
 
 async def _whole(bench: Bench, producer: AIOKafkaProducer) -> Sample:
     """Write all rows by a single connection, in sequence."""
-    pieces = [_piece() for _ in range(0, LINES * bench.ground.size, PIECE_LINES)]
+    pieces = [_piece() for _ in range(0, LINES * bench.ground.asked.size, PIECE_LINES)]
     started, database = time.perf_counter(), bench.database
     for piece in pieces:
         async with database.transaction():
@@ -228,7 +229,7 @@ async def _producer(ground: Ground) -> AsyncIterator[AIOKafkaProducer]:
 
 
 async def _imports(bench: Bench) -> Sample:
-    people = bench.new(LINES * bench.ground.size)
+    people = bench.new(LINES * bench.ground.asked.size)
     before = cpu_seconds(bench.server.pid)
     started = time.perf_counter()
     name = await _uploaded(bench, people)
@@ -274,7 +275,7 @@ def _questions(loaded: int) -> list[list[str]]:
 
 async def _load(bench: Bench) -> int:
     """Import people beforehand in a file, printing the progress; return their count."""
-    people = bench.new(max(bench.ground.subjects, CHECKED))
+    people = bench.new(max(bench.ground.asked.subjects, CHECKED))
     started = time.perf_counter()
     name = await _uploaded(bench, people)
     uploaded_s, at_rest = time.perf_counter() - started, rss_mb(bench.server.pid)

@@ -64,16 +64,16 @@ class Used:
 
 async def run(ground: Ground) -> None:
     async with (
-        whole.standing(ground, ground.size) as standing,
+        whole.standing(ground, ground.asked.size) as standing,
         whole.operator(standing, whole.DLRS_A_CALLBACK, BY_MESSAGE),
     ):
         at_rest = set((await _rest(standing)).calls)
-        await standing.round(ground.size)
+        await standing.round(ground.asked.size)
         before = await Used.by_now(standing)
-        for _ in range(ground.rounds):
-            await standing.round(ground.size)
+        for _ in range(ground.asked.rounds):
+            await standing.round(ground.asked.size)
         used = (await Used.by_now(standing)).since(before)
-    messages = ground.rounds * ground.size
+    messages = ground.asked.rounds * ground.asked.size
     found = costs(used, at_rest, list(standing.databases), messages)
     allowed = kept()
     print("| a message | found | kept | |\n|---|---:|---:|---:|")

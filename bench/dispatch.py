@@ -157,7 +157,7 @@ class Bench:
 
         `requested_at` is a minute ago, so that the consent data is as new (ADR-0012).
         """
-        now, held, number = datetime.now(UTC), max((of or self.ground.subjects) // 2, 1), next(self.rounds)
+        now, held, number = datetime.now(UTC), max((of or self.ground.asked.subjects) // 2, 1), next(self.rounds)
         made = []
         for n in range(many):
             who = _number(2 * ((n * 7919 + number) % held) + (0 if agreed else 1))
@@ -231,11 +231,11 @@ class Bench:
 async def run(ground: Ground) -> None:
     async with standing(ground) as bench:
         ours = await serving(bench, SUBMITS_AT_ONCE, 100)
-        many = MESSAGES_A_ROUND * ground.size
+        many = MESSAGES_A_ROUND * ground.asked.size
         for name, agreed in (("batches", True), ("denied", False)):
             title = "Handed off, 100 messages a submit" if agreed else "All denied"
             await ground.compare(
-                f"{title}, {ground.subjects:,} subjects held, {many:,} messages",
+                f"{title}, {ground.asked.subjects:,} subjects held, {many:,} messages",
                 "messages",
                 ours=_side(bench, "dispatch-svc, one process", ours, CAMPAIGN_REQUESTS.name, many, agreed=agreed),
                 limit=_side(bench, "the bare loop", bench.bare, REQUESTS, many, agreed=agreed),
@@ -244,7 +244,7 @@ async def run(ground: Ground) -> None:
             )
         await ground.supervisor.retire("dispatch")
         ours = await serving(bench, SINGLES_AT_ONCE // AT_ONCE, None)
-        many = SINGLES_A_ROUND * ground.size
+        many = SINGLES_A_ROUND * ground.asked.size
         await ground.compare(
             f"Handed off, a request per message, {SINGLES_AT_ONCE} at once, {many:,} messages",
             "messages",
@@ -281,7 +281,7 @@ async def standing(ground: Ground, *, watermarks: bool = True, people: int | Non
         bootstrap_servers=ground.bootstrap, enable_idempotence=ground.idempotent, acks="all", max_batch_size=1_000_000
     ) as producer:
         bench = Bench(ground, producer, reader, operator, server, bare_dsn, subject_keys, field_keys)
-        await hold(bench, 0, ground.subjects if people is None else people)
+        await hold(bench, 0, ground.asked.subjects if people is None else people)
         tasks = [asyncio.create_task(reader.run(ground.bootstrap))]
         if watermarks:
             tasks.append(asyncio.create_task(_watermarks(producer)))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import history
-from bench.rounds import Comparison, Side, alternate, report
+from bench.rounds import Side, alternate, report
 from stack.broker import Broker
 from stack.environment import Environment
 from stack.kafka import Kafka, fetch
@@ -33,9 +33,25 @@ class Server:
     pid: int
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a run is asked for.
+
+    `rounds`: pairs of rounds; `size`: operations in a round; `subjects`: people held before the run; `only`: a part of
+    the titles to compare; `keep`: the pairs, for the history by commit.
+    """
+
+    kafka: bool = False
+    rounds: int = 7
+    size: int = 10_000
+    subjects: int = 50_000
+    only: str = ""
+    keep: bool = False
+
+
 @dataclass(frozen=True)
 class Ground:
-    """The ground. `rounds`, `size`, `subjects`: as requested. `databases`: DSN by service."""
+    """The ground. `databases`: DSN by service."""
 
     folder: Path
     postgres: Postgres
@@ -43,10 +59,7 @@ class Ground:
     idempotent: bool  # whether the broker knows idempotent producers
     supervisor: Supervisor
     environment: Environment
-    rounds: int
-    size: int
-    subjects: int
-    keep: bool = False  # the figures, for the history by commit
+    asked: Asked
     databases: dict[str, str] = field(default_factory=dict)
 
     async def compare(
@@ -58,18 +71,19 @@ class Ground:
         limit: Side,
         wanted: float | None = None,
         at_least: float | None = None,
-    ) -> Comparison:
-        """Measure both sides, print and return the comparison.
+    ) -> None:
+        """Measure both sides, print and keep the comparison, unless its title lacks `only`.
 
         `wanted`: a share of the limit. `at_least`: a rate per second.
         """
-        found = await alternate(ours, limit, self.rounds)
+        if self.asked.only not in title:
+            return
+        found = await alternate(ours, limit, self.asked.rounds)
         broker = "Apache Kafka" if self.idempotent else "the local stack's broker"
         print(report(f"{title} ({broker})", unit, ours, limit, found, wanted, at_least), flush=True)
         one = history.kept(f"{title} ({broker})" if self.idempotent else title, unit, found, wanted)
-        for path in (history.RAW, history.KEPT) if self.keep else (history.RAW,):
+        for path in (history.RAW, history.KEPT) if self.asked.keep else (history.RAW,):
             history.add(path, one)
-        return found
 
     async def database(self, service: str) -> str:
         """Return the DSN of a service's migrated database."""
@@ -100,17 +114,9 @@ class Ground:
 
 
 @asynccontextmanager
-async def standing(
-    folder: Path,
-    *,
-    kafka: bool,
-    rounds: int,
-    size: int,
-    subjects: int,
-    settings: Mapping[str, str],
-    keep: bool = False,
-) -> AsyncIterator[Ground]:
+async def standing(folder: Path, asked: Asked, settings: Mapping[str, str]) -> AsyncIterator[Ground]:
     """Open the ground, ready on entering; close it on leaving. `settings`: further ones of PostgreSQL."""
+    kafka = asked.kafka
     async with AsyncExitStack() as leaving:
         postgres = Postgres(folder / "postgres", settings=settings)
         leaving.push_async_callback(asyncio.to_thread, postgres.stop)
@@ -124,7 +130,7 @@ async def standing(
         else:
             kafka = True
         supervisor = await leaving.enter_async_context(Supervisor(folder / "logs"))
-        yield Ground(folder, postgres, bootstrap, kafka, supervisor, Environment(), rounds, size, subjects, keep)
+        yield Ground(folder, postgres, bootstrap, kafka, supervisor, Environment(), asked)
 
 
 def free_url() -> str:

@@ -34,7 +34,7 @@ class Step:
 
 
 async def run(ground: Ground) -> None:
-    many = MESSAGES_A_ROUND * ground.size
+    many = MESSAGES_A_ROUND * ground.asked.size
     print(f"### A million messages, by people held ({many:,} messages a step). {machine()}\n", flush=True)
     columns = [f"{part}, {unit}" for unit in ("s", "MB") for part in PARTS]
     print(f"| people held | messages/s | {' | '.join(columns)} |", flush=True)
@@ -42,7 +42,7 @@ async def run(ground: Ground) -> None:
     steps: list[Step] = []
     async with dispatch.standing(ground, people=0) as bench:
         server = await dispatch.serving(bench, SUBMITS_AT_ONCE, 100)
-        for subjects in (step for step in STEPS if step <= max(ground.subjects, STEPS[0])):
+        for subjects in (step for step in STEPS if step <= max(ground.asked.subjects, STEPS[0])):
             await dispatch.hold(bench, (steps[-1].subjects if steps else 0), subjects)
             await bench.round(server, CAMPAIGN_REQUESTS.name, many, agreed=True, of=subjects)
             before = used()

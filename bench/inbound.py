@@ -52,7 +52,7 @@ async def run(ground: Ground) -> None:
         name: str, server: Server, path: str, body: Callable[[int], bytes], signed: Signed, connections: int
     ) -> Side:
         async def measure() -> Sample:
-            made = [(n, body(n)) for n in islice(numbers, ground.size)]
+            made = [(n, body(n)) for n in islice(numbers, ground.asked.size)]
             requests = [load.post(path, signed(content, n), content) for n, content in made]
             return await load.send(server.url, requests, connections, ground.folder, server.pid)
 
@@ -72,7 +72,7 @@ async def run(ground: Ground) -> None:
                 limit=_side("bare Starlette: one insert, one produce", bare, "/callback", body, signed, connections),
                 wanted=SHARE,
             )
-            sent += (ground.rounds + 1) * ground.size
+            sent += (ground.asked.rounds + 1) * ground.asked.size
     await _all_kept(await ground.database("inbound"), sent)
 
 

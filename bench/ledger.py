@@ -48,8 +48,10 @@ Costs = dict[str, float]  # µs a message by part
 
 
 async def run(ground: Ground) -> None:
-    many = MESSAGES_A_ROUND * ground.size
-    print(f"### A message beside {ground.subjects:,} others ({many:,} messages a round). {machine()}\n", flush=True)
+    many = MESSAGES_A_ROUND * ground.asked.size
+    print(
+        f"### A message beside {ground.asked.subjects:,} others ({many:,} messages a round). {machine()}\n", flush=True
+    )
     print(f"| rows held | messages/s | {' | '.join(f'{part}, µs' for part in PARTS)} | a fixed loop, s |", flush=True)
     print(f"|---:|---:|{'---:|' * (len(PARTS) + 1)}", flush=True)
     async with dispatch.standing(ground, people=0) as bench:
@@ -57,9 +59,9 @@ async def run(ground: Ground) -> None:
         await dispatch.hold(bench, 0, PEOPLE)
         await bench.round(server, CAMPAIGN_REQUESTS.name, many, agreed=True, of=PEOPLE)
         empty = await _measured(bench, server, many, 0)
-        await fill(bench, ground.subjects)
+        await fill(bench, ground.asked.subjects)
         await bench.round(server, CAMPAIGN_REQUESTS.name, many, agreed=True, of=PEOPLE)
-        full = await _measured(bench, server, many, ground.subjects)
+        full = await _measured(bench, server, many, ground.asked.subjects)
     ratio = (full["dispatch"] + full["Postgres"]) / (empty["dispatch"] + empty["Postgres"])
     print(f"\ndispatch-svc and PostgreSQL: {ratio:.2f} times as much, {MOST} wanted: {yes_or_no(ratio <= MOST)}\n")
 
@@ -90,7 +92,7 @@ async def fill(bench: Bench, rows: int) -> None:
 async def _measured(bench: Bench, server: Server, many: int, held: int) -> Costs:
     """Print each round, and return the cheapest of each part."""
     found: list[Costs] = []
-    for _ in range(bench.ground.rounds):
+    for _ in range(bench.ground.asked.rounds):
         loop, before = fixed_loop(), used()
         done = await bench.round(server, CAMPAIGN_REQUESTS.name, many, agreed=True, of=PEOPLE)
         after = used()

@@ -38,7 +38,7 @@ class Used:
 async def run(ground: Ground) -> None:
     pids = {name: (await ground.service(name, PLACET_ROLES="all")).pid for name in SERVICES}
     databases = {name: await asyncpg.connect(await ground.database(name)) for name in SERVICES}
-    seconds = ground.size / 200
+    seconds = ground.asked.size / 200
     try:
         await asyncio.sleep(SETTLED_S)
         records, _ = await in_kafka(ground.bootstrap)

@@ -77,7 +77,7 @@ async def run(ground: Ground) -> None:
         server = await dispatch.serving(bench, SUBMITS_AT_ONCE, 100, roles="worker", nice=5, called="worker")
         others = _Others(bench, client)
         await others.register()
-        many = MESSAGES_A_ROUND * ground.size
+        many = MESSAGES_A_ROUND * ground.asked.size
         made = bench.requests(many, agreed=True)
         print(f"### A STOP and a code while {many:,} messages leave. {machine()}\n", flush=True)
         print(HEAD, flush=True)

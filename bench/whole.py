@@ -132,15 +132,15 @@ class Whole:
 
 
 async def run(ground: Ground) -> None:
-    many = MESSAGES_A_ROUND * ground.size
+    many = MESSAGES_A_ROUND * ground.asked.size
     async with standing(ground, many) as whole:
         print(f"### A campaign to {many:,}, schedule to last DLR, two DLRs a message. {machine()}\n", flush=True)
         for a_callback in (DLRS_A_CALLBACK, 1):
             async with operator(whole, a_callback):
                 since = await whole.admin.fetchval(NOW)
-                rounds = [await whole.round(many) for _ in range(ground.rounds)]
+                rounds = [await whole.round(many) for _ in range(ground.asked.rounds)]
             _report(a_callback, many, rounds)
-            for name, data, images in await whole.by_relation(since, many * ground.rounds):
+            for name, data, images in await whole.by_relation(since, many * ground.asked.rounds):
                 print(f"| WAL of {name} | {data:,.0f} | {images:,.0f} |")
             print(flush=True)
 

@@ -33,7 +33,7 @@ async def run(ground: Ground) -> None:
     if not ground.idempotent:
         print("### Two workers: only on Apache Kafka, whose groups deal out partitions (KAFKA=1)\n", flush=True)
         return
-    many = MESSAGES_A_ROUND * ground.size
+    many = MESSAGES_A_ROUND * ground.asked.size
     print(f"### Workers with {SHARE:.0%} of a core each, {many:,} messages. {machine()}\n", flush=True)
     print("| workers | messages/s, median | min … max | |\n|---:|---:|---|---|", flush=True)
     rates: list[list[float]] = []
@@ -41,11 +41,11 @@ async def run(ground: Ground) -> None:
         await dispatch.serving(bench, SUBMITS_AT_ONCE, 100, roles="projection,relay")
         workers: list[Server] = []
         async with _started(bench, "first", workers):
-            rates.append([await _round(bench, workers, many) for _ in range(ground.rounds + 1)][1:])
+            rates.append([await _round(bench, workers, many) for _ in range(ground.asked.rounds + 1)][1:])
             _report(1, rates[-1], "")
             async with _started(bench, "second", workers):
                 await _dealt(bench, workers, many)
-                rates.append([await _round(bench, workers, many) for _ in range(ground.rounds + 1)][1:])
+                rates.append([await _round(bench, workers, many) for _ in range(ground.asked.rounds + 1)][1:])
     ratio = median(rates[1]) / median(rates[0])
     _report(2, rates[1], f"{ratio:.2f} times; wanted {WANTED}: {yes_or_no(ratio >= WANTED)}")
     print(flush=True)
