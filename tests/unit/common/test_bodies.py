@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from common.web import problems
 from common.web.auth import Caller, Required
-from common.web.edge.bodies import Bodies
+from common.web.edge.bodies import Bodies, Memory
 from common.web.problems import Problem, Unauthorised
 
 
@@ -40,7 +40,7 @@ def service(error: Exception) -> httpx.AsyncClient:
     async def opt_out(body: Body, who: Annotated[Caller, Depends(caller)]) -> None:
         raise AssertionError("reached")
 
-    app.add_middleware(Bodies, limits={}, most_held=1024 * 1024)
+    app.add_middleware(Bodies, limits={}, memory=Memory(1024 * 1024))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://service")
 
@@ -84,7 +84,7 @@ async def test_a_refused_body_is_let_go_at_once_without_the_collector() -> None:
         told.append(message)
 
     scope = {"type": "http", "path": "/v1/opt-outs", "method": "POST", "headers": []}
-    edge = Bodies(reads, limits={}, most_held=100_000)
+    edge = Bodies(reads, limits={}, memory=Memory(100_000))
     gc.collect()
     gc.disable()
     try:

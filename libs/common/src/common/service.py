@@ -29,7 +29,7 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.audit import api as audit
-from common.audit.accounting import Accounting
+from common.audit.accounting import Accounting, count_refusal
 from common.audit.writer import AuditWriter
 from common.contracts import TOPICS, Topic
 from common.db.allowances import Allowances
@@ -47,18 +47,19 @@ from common.keyring import FieldKeys, LinkKeys, OtherKey, SubjectKeys, fingerpri
 from common.privacy.moving import MOVING, marked
 from common.privacy.resealing import Sealed
 from common.settings import ServiceSettings
-from common.telemetry import continue_trace, exposed, gauge, traceparent, tracing
+from common.telemetry import continue_trace, exposed, gauge, tracing
 from common.telemetry.tracing import NOTHING
 from common.web import problems
 from common.web.auth import Authenticator
 from common.web.auth.organisations import Organisations
-from common.web.edge.bodies import Bodies
+from common.web.edge.bodies import Bodies, Memory
 from common.web.edge.ports import OF_HEALTH, OPENAPI, Apart
+from common.web.edge.quick import Quick, completed
 from common.web.edge_id import EdgeIds
 from common.web.measured import Measured, method_of, route_of
 from common.web.openapi import App, catalogue
 from common.web.prefix import Prefixed
-from common.web.problems import MethodNotAllowed, NotFound, Problem
+from common.web.problems import MethodNotAllowed, NotFound
 from common.web.query import only_known_parameters
 from common.web.streaming import BODILESS
 
@@ -73,7 +74,6 @@ NO_TELEMETRY: TelemetryConfig = {  # FastAPI's costs time per request; Placet ha
     "metrics": False,
     "logs": False,
 }
-UNLESS_TOLD = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 KEYS_SEEN_WITHIN_S = 5.0
 SEEN = 100  # rows at an end of an index: enough for some numbers to decrypt
 READY_FAILING_S = 60.0  # a consumer failing for longer makes the service not ready
@@ -216,9 +216,8 @@ def create_app(service: Service[S]) -> FastAPI:
         for router in (*service.routers, dead_letters.router, audit.router):
             app.include_router(router, dependencies=[Depends(only_known_parameters)] if _described(router) else [])
     app.add_middleware(_Head, routes=app.router.routes, callbacks=service.quick)
-    if "api" in service.settings.roles and service.quick:
-        app.add_middleware(_Quick, routes=service.quick)
-    app.add_middleware(Bodies, limits=service.body_limits, most_held=service.settings.bodies_bytes)
+    memory = Memory(service.settings.bodies_bytes)
+    app.add_middleware(Bodies, limits=service.body_limits, memory=memory)
     if "api" in service.settings.roles:
         app.add_middleware(Accounting)
     app.add_middleware(_Nameless)
@@ -227,6 +226,16 @@ def create_app(service: Service[S]) -> FastAPI:
     app.add_middleware(_Trace, service=service.name)
     app.add_middleware(Measured)
     app.add_middleware(Prefixed)
+    if "api" in service.settings.roles and service.quick:
+        app.add_middleware(
+            Quick,
+            service=service.name,
+            routes=service.quick,
+            limits=service.body_limits,
+            memory=memory,
+            refused=count_refusal,
+            health_port=service.settings.health_port,
+        )
     BUILD.labels(service.name, metadata.version("common"), platform.python_version()).set(1)
     return app
 
@@ -453,12 +462,8 @@ class _Trace:
         async def with_trace(message: Any) -> None:
             if message["type"] == "http.response.start":
                 span.note("http.response.status_code", message["status"])
-                told = message.get("headers", [])
-                named = {name.lower() for name, _ in told}
                 message["headers"] = [
-                    *told,
-                    *(each for each in UNLESS_TOLD if each[0] not in named),
-                    (b"traceparent", (traceparent() or "").encode()),
+                    *completed(message.get("headers", [])),
                     *scope.get("state", {}).get("rate_limit", ()),
                     *scope.get("state", {}).get("deprecation", ()),
                 ]
@@ -483,28 +488,6 @@ class _Nameless:
             if named
             else problems.answer(NotFound("a path holds no NUL byte: write the name as it was given"))
         )(scope, receive, send)
-
-
-class _Quick:
-    """Middleware: answer the raw routes before FastAPI."""
-
-    def __init__(self, app: ASGIApp, routes: Sequence[Route]) -> None:
-        self._app = app
-        self._routes = routes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        for route in self._routes if scope["type"] == "http" else ():
-            match, found = route.matches(scope)
-            if match is Match.FULL:
-                scope.update(found)
-                scope["route"] = route
-                try:
-                    response = await route.endpoint(Request(scope, receive, send))
-                except Problem as problem:
-                    response = problems.answer(problem)
-                await response(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
 
 
 class _Head:

@@ -79,8 +79,7 @@ class Accounting:
 
     async def _account(self, scope: Scope, status: int, shown: Shown, decided: bool) -> None:
         """Write the line of a call. `decided`: the line stands already, with the decision."""
-        if status in ATTEMPTED:
-            REFUSED.labels(problems.reason_told(scope) or "unknown").inc()
+        count_refusal(scope, status)
         by: Authenticated | None = scope.get("state", {}).get("authenticated")
         kind, refused = _kind(scope), status in REFUSALS
         if by is None or (not refused and (kind is None or status >= 400 or decided)):
@@ -107,6 +106,12 @@ class Accounting:
             return None
         person = next(iter(shown.ids), f"{trace_id()}")
         return self._watch.read(account, person, now)
+
+
+def count_refusal(scope: Scope, status: int) -> None:
+    """Count a call that was refused for its caller."""
+    if status in ATTEMPTED:
+        REFUSED.labels(problems.reason_told(scope) or "unknown").inc()
 
 
 def _writer(scope: Scope) -> AuditWriter:

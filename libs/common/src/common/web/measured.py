@@ -22,6 +22,33 @@ UNMATCHED = "unmatched"  # no route has the path
 ABORTED = "aborted"  # no answer began: the caller has gone, or the process ends
 
 
+class _Work:
+    """The requests in progress of the process."""
+
+    requests = 0
+
+
+_work = _Work()
+IN_PROGRESS.set_function(lambda: _work.requests)
+
+
+def begin() -> float:
+    """Count a request in progress; return the instant for `end`."""
+    _work.requests += 1
+    return perf_counter()
+
+
+def end(scope: Scope, status: str, begun: float) -> None:
+    """Observe a request whose answer has ended."""
+    _work.requests -= 1
+    REQUESTS.labels(method_of(scope), route_of(scope), status).observe(perf_counter() - begun)
+
+
+def class_of(status: int) -> str:
+    """Return the class of a status: 2xx."""
+    return f"{status // 100}xx"
+
+
 def method_of(scope: Scope) -> str:
     """Return the method, or `other`: a caller may send any."""
     return scope["method"] if scope["method"] in METHODS else "other"
@@ -47,16 +74,14 @@ class Measured:
         async def observed(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = f"{message['status'] // 100}xx"
+                status = class_of(message["status"])
             await send(message)
 
-        begun = perf_counter()
-        IN_PROGRESS.inc()
+        begun = begin()
         try:
             await self._app(scope, receive, observed)
         except Exception:
             status = "5xx"  # as the server answers
             raise
         finally:
-            IN_PROGRESS.dec()
-            REQUESTS.labels(method_of(scope), route_of(scope), status).observe(perf_counter() - begun)
+            end(scope, status, begun)

@@ -20,6 +20,13 @@ def outside(path: str) -> str:
     return _taken_off.get() + path
 
 
+def take_off(told: bytes) -> bytes:
+    """Remember the part that a header tells for the answer of this request; return the part, b"" where malformed."""
+    part = told if PART.fullmatch(told) else b""
+    _taken_off.set(part.decode("ascii"))
+    return part
+
+
 class Prefixed:
     """Middleware: remember the part that the gateway has taken off, and put the part before `Location`."""
 
@@ -27,12 +34,12 @@ class Prefixed:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        part = b""
+        told = b""
         for name, value in scope.get("headers", ()):
             if name == HEADER:
-                part = value if PART.fullmatch(value) else b""
+                told = value
                 break
-        _taken_off.set(part.decode("ascii"))
+        part = take_off(told)
 
         async def with_part(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -23,58 +23,87 @@ RETRY_AFTER_S = 5
 HELD = gauge("sms_http_bodies_bytes", "Bytes of the bodies of the requests at work.")
 
 
+class Memory:
+    """The bytes of all bodies in memory. Beyond `most` no body of more than SMALL_BYTES gets in."""
+
+    __slots__ = ("held", "most")
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.held = 0
+        HELD.set_function(lambda: self.held)
+
+
+class Body:
+    """The body of a request as it arrives: its bytes, within the limit of its path and the memory of all bodies."""
+
+    __slots__ = ("_held", "_limit", "_memory", "arrived")
+
+    def __init__(self, limit: int | None, memory: Memory) -> None:
+        self._limit = limit
+        self._memory = memory
+        self._held = 0
+        self.arrived = 0
+
+    def take(self, new: int) -> None:
+        """Count a piece. Raises TooLarge, Unavailable."""
+        self.arrived += new
+        if self._limit is None:  # the pieces before have been written away
+            self.leave()
+        elif self.arrived > self._limit:
+            raise too_large(self._limit)
+        if self.arrived > SMALL_BYTES and self._memory.held + new > self._memory.most:
+            raise Unavailable(
+                "too many bodies arrive at once: send the request again",
+                reasons=[Reason("body", "no_memory_left")],
+                headers={"Retry-After": str(RETRY_AFTER_S), "Connection": "close"},
+            )
+        self._memory.held += new
+        self._held += new
+
+    def leave(self) -> None:
+        """Give the memory back: the request has ended, or its pieces have been written away."""
+        self._memory.held -= self._held
+        self._held = 0
+
+
 class Bodies:
     """Middleware: refuse a body larger than the limit of its path, or beyond the memory for bodies; callers first.
 
     `limits`: by path, for the path and all below, or only below a final `/`; `None`: the route itself counts, and
-    holds one piece at a time. `most_held`: bytes of all bodies in memory.
+    holds one piece at a time.
     """
 
-    def __init__(self, app: ASGIApp, limits: Mapping[str, int | None], most_held: int) -> None:
+    def __init__(self, app: ASGIApp, limits: Mapping[str, int | None], memory: Memory) -> None:
         self._app = app
         self._limits = limits
-        self._most_held = most_held
-        self._held = 0
+        self._memory = memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._limit(scope["path"])
+        limit = limit_of(self._limits, scope["path"])
         announced = b""
         for name, value in scope["headers"]:
             if name == b"content-length":
                 announced = value
                 break
-        if limit is not None and announced.isdigit() and int(announced) > limit:
-            await problems.answer(_too_large(limit))(scope, receive, send)
+        if limit is not None and announces_more(announced, limit):
+            await problems.answer(too_large(limit))(scope, receive, send)
             return
-        arrived = held = 0
+        body = Body(limit, self._memory)
         asked = begun = False
         refused: Problem | None = None
 
         async def looked_at() -> Message:
-            nonlocal arrived, held, asked, refused
+            nonlocal asked, refused
             try:
                 if not (asked or begun):
                     asked = True
                     await _look_at_caller(scope)
                 message = await receive()
-                new = len(message.get("body", b""))
-                arrived += new
-                if limit is not None and arrived > limit:
-                    raise _too_large(limit)
-                if limit is None:  # the pieces before have been written away
-                    self._hold(-held)
-                    held = 0
-                if arrived > SMALL_BYTES and self._held + new > self._most_held:
-                    raise Unavailable(
-                        "too many bodies arrive at once: send the request again",
-                        reasons=[Reason("body", "no_memory_left")],
-                        headers={"Retry-After": str(RETRY_AFTER_S), "Connection": "close"},
-                    )
-                self._hold(new)
-                held += new
+                body.take(len(message.get("body", b"")))
             except Problem as problem:
                 refused = problem
                 raise
@@ -98,25 +127,26 @@ class Bodies:
         except ClientDisconnect:  # nobody is left to be answered
             return
         finally:
-            self._hold(-held)
+            body.leave()
         if refused is not None and not begun:
             problems.note(scope, refused)
             await problems.answer(refused)(scope, receive, send)
         # its traceback holds this call, and so the pieces of the body, until the collector finds the circle
         refused = None
 
-    def _hold(self, more: int) -> None:
-        if more:
-            self._held += more
-            HELD.set(self._held)
 
-    def _limit(self, path: str) -> int | None:
-        """Return the limit of the longest matching path."""
-        stated = [p for p in self._limits if path == p or path.startswith(p if p.endswith("/") else f"{p}/")]
-        return self._limits[max(stated, key=len)] if stated else BODY_BYTES
+def limit_of(limits: Mapping[str, int | None], path: str) -> int | None:
+    """Return the limit of the longest matching path."""
+    stated = [p for p in limits if path == p or path.startswith(p if p.endswith("/") else f"{p}/")]
+    return limits[max(stated, key=len)] if stated else BODY_BYTES
 
 
-def _too_large(limit: int) -> TooLarge:
+def announces_more(announced: bytes, limit: int) -> bool:
+    """Return whether a `Content-Length` announces a body beyond the limit."""
+    return announced.isdigit() and int(announced) > limit
+
+
+def too_large(limit: int) -> TooLarge:
     return TooLarge(f"at most {limit:,} bytes", reasons=[Reason("body", "too_large")], headers={"Connection": "close"})
 
 
