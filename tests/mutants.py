@@ -38,6 +38,7 @@ GATE_RULES = "services/dispatch-svc/src/dispatch/gate/rules.py"
 ALLOWANCES = "libs/common/src/common/db/allowances.py"
 DATABASE = "libs/common/src/common/db/database.py"
 OUTBOX = "libs/common/src/common/kafka/outbox.py"
+QUICK = "libs/common/src/common/web/edge/quick.py"
 OFFSETS = "libs/common/src/common/kafka/reading/offsets.py"
 BATCHES = "libs/common/src/common/kafka/reading/batches.py"
 BROKEN_LOGS = "libs/common/src/common/kafka/reading/broken_logs.py"
@@ -160,6 +161,43 @@ MUTANTS = (
         "            if known.named:\n",
         "            if False:\n",
         "tests/unit/inbound/test_remembered.py",
+    ),
+    Mutant(
+        "the relay of a process takes another event for a caller's",
+        "libs/common/src/common/kafka/relayed.py",
+        "                if waiter.events.get(row) == event:\n",
+        "                if True:\n",
+        "tests/service/common/test_relay.py -k another_event_under",
+    ),
+    Mutant(
+        "the relay of a process tells of rows before Kafka has acknowledged them",
+        OUTBOX,
+        "            if rows:\n                async with asyncio.timeout",
+        "            if rows and self._published is not None:\n"
+        "                self._published({row.id: row.event_id for row in rows})\n"
+        "            if rows:\n                async with asyncio.timeout",
+        "tests/service/common/test_relay.py -k before_kafka_has_acknowledged",
+    ),
+    Mutant(
+        "a callback's body is not counted in the memory of bodies",
+        QUICK,
+        '            body.take(len(message.get("body", b"")))\n',
+        "",
+        "tests/unit/common/test_quick.py",
+    ),
+    Mutant(
+        "a callback that has ended keeps its place in the memory of bodies",
+        QUICK,
+        "            body.leave()\n",
+        "",
+        "tests/unit/common/test_quick.py",
+    ),
+    Mutant(
+        "a callback is answered at the port of health",
+        QUICK,
+        "at is not None and at == self._health_port",
+        "False",
+        "tests/unit/common/test_quick.py",
     ),
     Mutant(
         "an item whose caller has been answered is written",

@@ -1,7 +1,7 @@
 """An outbox, its relay, the broker and a consumer, in one database: what every service stands on, without a service."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -63,10 +63,10 @@ class Pipeline:
     def with_settings(self, **more: Any) -> ServiceSettings:
         return self.settings.model_copy(update=more)
 
-    async def append(self, *events: ConsentStateChanged) -> list[int]:
+    async def append(self, *events: ConsentStateChanged, event_ids: Sequence[UUID] | None = None) -> list[int]:
         """In one transaction; notes when each was acknowledged, as an API would."""
         async with self.database.begin() as tx:
-            ids = await outbox.append(tx, STATES, events)
+            ids = await outbox.append(tx, STATES, events, event_ids=event_ids)
         at = datetime.now(UTC)
         self.acknowledged |= {(event.subject_id, event.version): at for event in events}
         return ids
@@ -232,9 +232,11 @@ class Pipeline:
         """(subject, version) in the order the handler was offered them."""
         return [(str(s), int(v)) for s, v in await self.rows("SELECT subject_id, version FROM applied ORDER BY id")]
 
-    def relay(self, *, database: Database | None = None, **more: Any) -> Relay:
+    def relay(
+        self, *, database: Database | None = None, published: outbox.Published | None = None, **more: Any
+    ) -> Relay:
         settings = self.with_settings(**more)
-        return Relay("consent", database or self.database, settings, watermarked=[STATES])
+        return Relay("consent", database or self.database, settings, watermarked=[STATES], published=published)
 
 
 def _record(raw: Any) -> Record:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -535,6 +536,55 @@ async def test_a_fact_that_its_database_has_lost_is_a_no(surroundings: Surroundi
             async with going(pipe.relay().run):
                 await eventually(pipe.drained)
                 assert await answer is False
+
+
+async def test_a_relay_of_the_same_process_tells_whoever_waits_without_a_query(surroundings: Surroundings) -> None:
+    """No query could tell: `Relayed` neither listens nor polls here."""
+    async with pipeline(surroundings, partitions=1) as pipe:
+        relayed, drawn = Relayed(pipe.database, PUBLISHED), [uuid4(), uuid4()]
+        rows = await pipe.append(*states_of(SUBJECTS[0], 1, 2), event_ids=drawn)
+        answer = asyncio.ensure_future(relayed.wait(await pipe.fact(rows), 60, dict(zip(rows, drawn, strict=True))))
+        async with going(pipe.relay(published=relayed.published).run):
+            assert await answer is True
+            assert await pipe.waiting() == 0
+        assert _versions(await pipe.log()) == {SUBJECTS[0]: [1, 2]}
+
+
+async def test_the_relay_of_the_same_process_tells_nobody_of_another_event_under_the_row_id(
+    surroundings: Surroundings,
+) -> None:
+    """As after a failover: the row is lost, and its id is another event's, now published."""
+    async with pipeline(surroundings, partitions=1) as pipe:
+        relayed, drawn = Relayed(pipe.database, PUBLISHED), uuid4()
+        [row] = await pipe.append(*states_of(SUBJECTS[0], 1), event_ids=[drawn])
+        async with pipe.sql() as sql:
+            await sql.execute("UPDATE outbox SET event_id = gen_random_uuid()")
+        answer = asyncio.ensure_future(relayed.wait(await pipe.fact([row]), 3.0, {row: drawn}))
+        async with going(pipe.relay(published=relayed.published).run):
+            await eventually(pipe.drained)
+            assert await answer is False
+
+
+async def test_the_relay_of_the_same_process_tells_nobody_before_kafka_has_acknowledged(
+    surroundings: Surroundings,
+) -> None:
+    host, port = surroundings.broker.bootstrap.split(":")
+    async with pipeline(surroundings, partitions=1) as pipe, wire_to(host, int(port)) as wire:
+        advertised = [host.encode() + struct.pack(">i", at) for at in (int(port), wire.port)]
+        wire.rewrite = (advertised[0], advertised[1])
+        relayed, drawn = Relayed(pipe.database, PUBLISHED), [uuid4(), uuid4()]
+        async with going(pipe.relay(published=relayed.published, kafka_bootstrap=f"{host}:{wire.port}").run):
+            [first] = await pipe.append(*states_of(SUBJECTS[0], 1), event_ids=drawn[:1])
+            await eventually(pipe.drained)
+            wire.hold()
+            [second] = await pipe.append(*states_of(SUBJECTS[0], 2), event_ids=drawn[1:])
+            events = {first: drawn[0], second: drawn[1]}
+            answer = asyncio.ensure_future(relayed.wait(await pipe.fact([second]), 60, events))
+            await asyncio.wait_for(wire.answered.wait(), 30)
+            await eventually(_until_logged(pipe, 2))
+            assert await relayed.wait(await pipe.fact([second]), 0.5, events) is False
+            wire.let_go()
+            assert await answer is True
 
 
 async def test_the_age_of_the_oldest_row_shows_while_kafka_is_down(surroundings: Surroundings) -> None:

@@ -284,7 +284,8 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
         retrying = Retrying(database, settings, subscriptions).timer()
         workers.append(Worker(retrying.name, retrying.run))
     if "relay" in settings.roles:
-        relay = Relay(service.name, database, settings, service.watermarked, service.ceiling)
+        published = held.relayed.published if service.published else None
+        relay = Relay(service.name, database, settings, service.watermarked, service.ceiling, published)
         workers.append(Worker("relay", relay.run))
     stop = asyncio.Event()
     needs_topics = bool(settings.roles & {"worker", "projection", "relay"})

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import msgspec
 from msgspec import structs
@@ -78,9 +78,10 @@ class Arrival:
 class Kept:
     """The result of journalling an arrival.
 
-    `stands_for`: the callbacks whose events the arrival waits for, with their outbox ids. `replayed`: the nonce was
-    used for other content, so the journal keeps no entry. `late`: an entry precedes the erasure of its person, so the
-    journal keeps no body. `callback_id`: shared by an account's arrivals of DLRs in one transaction.
+    `stands_for`: the callbacks whose events the arrival waits for, with their outbox ids. `event_ids`: of new events,
+    by outbox id. `replayed`: the nonce was used for other content, so the journal keeps no entry. `late`: an entry
+    precedes the erasure of its person, so the journal keeps no body. `callback_id`: shared by an account's arrivals of
+    DLRs in one transaction.
     """
 
     arrival: Arrival
@@ -89,6 +90,7 @@ class Kept:
     late: bool = False
     fresh: list[Entry] = field(default_factory=list)
     outbox_ids: list[int] = field(default_factory=list)
+    event_ids: dict[int, UUID] = field(default_factory=dict)
     stands_for: dict[UUID, Sequence[int]] = field(default_factory=dict)
 
 
@@ -130,10 +132,11 @@ def _callback_ids(arrivals: Sequence[Arrival]) -> list[UUID]:
 
 async def _publish_messages(tx: AsyncConnection, new: Sequence[tuple[Kept, Entry]]) -> None:
     """Publish new MOs, an event each, and queue those for a person."""
-    events = [entry.event for _, entry in new]
-    ids = await outbox.append(tx, INBOUND_MESSAGES, events, [one.arrival.trace for one, _ in new])
-    for (one, _), row in zip(new, ids, strict=True):
+    events, drawn = [entry.event for _, entry in new], [uuid4() for _ in new]
+    ids = await outbox.append(tx, INBOUND_MESSAGES, events, [one.arrival.trace for one, _ in new], drawn)
+    for (one, _), row, event_id in zip(new, ids, drawn, strict=True):
         one.outbox_ids.append(row)
+        one.event_ids[row] = event_id
     await queue.add(tx, events)
 
 
@@ -144,10 +147,12 @@ async def _publish_receipts(tx: AsyncConnection, new: Sequence[tuple[Kept, Entry
         ReceiptsReceived(receipts=tuple(e.event for _, e in some if isinstance(e.event, ReceiptReceived)))
         for some in together
     ]
-    ids = await outbox.append(tx, INBOUND_RECEIPTS, events, [some[0][0].arrival.trace for some in together])
-    for some, row in zip(together, ids, strict=True):
+    drawn = [uuid4() for _ in events]
+    ids = await outbox.append(tx, INBOUND_RECEIPTS, events, [some[0][0].arrival.trace for some in together], drawn)
+    for some, row, event_id in zip(together, ids, drawn, strict=True):
         for one in {id(one): one for one, _ in some}.values():
             one.outbox_ids.append(row)
+            one.event_ids[row] = event_id
 
 
 async def _replayed(tx: AsyncConnection, arrivals: Sequence[Arrival]) -> list[bool]:

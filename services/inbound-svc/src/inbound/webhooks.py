@@ -249,7 +249,7 @@ async def _published(held: Resources[Any], arrivals: Arrivals, arrival: Arrival,
             raise NotGenuine("nonce_used_before")
         journal.tell(kept)
         new = bool(kept.fresh)
-        done = await held.relayed.wait(kept.stands_for, max(0.0, deadline - loop.time()))
+        done = await held.relayed.wait(kept.stands_for, max(0.0, deadline - loop.time()), kept.event_ids)
     except NotGenuine:
         raise
     except TimeoutError:

@@ -102,6 +102,7 @@ DONE = (
     " SELECT pg_notify($2, $3)"
 )
 
+Published = Callable[[dict[int, UUID]], None]  # the ids of events by outbox id, once deleted
 Ceiling = Callable[[AsyncConnection], Awaitable[datetime | None]]
 Place = tuple[str, int]  # a topic without the prefix, and a partition
 Numbers = dict[Place, int]  # the last published number of each place
@@ -135,11 +136,15 @@ class TooLarge(ValueError):
 
 
 async def append(
-    tx: AsyncConnection, topic: Topic, events: Sequence[Event], traces: Sequence[str | None] | None = None
+    tx: AsyncConnection,
+    topic: Topic,
+    events: Sequence[Event],
+    traces: Sequence[str | None] | None = None,
+    event_ids: Sequence[UUID] | None = None,
 ) -> list[int]:
     """Write `events` for publication, in this order per key; return their outbox ids.
 
-    Lock the aggregate first. `traces`: by default the current trace. Raises TooLarge.
+    Lock the aggregate first. `traces`: by default the current trace. `event_ids`: new ones by default. Raises TooLarge.
     """
     if not events:
         return []
@@ -147,7 +152,7 @@ async def append(
     payloads = [kafka.encode(event) for event in events]
     for event, key, payload in zip(events, keys, payloads, strict=True):
         _check_size(event.type, key, payload)
-    return await append_records(tx, topic.name, keys, [event.type for event in events], payloads, traces)
+    return await append_records(tx, topic.name, keys, [event.type for event in events], payloads, traces, event_ids)
 
 
 async def append_by_partition(tx: AsyncConnection, topic: Topic, events: Sequence[Event], partitions: int) -> None:
@@ -216,6 +221,7 @@ async def append_records(
     types: Sequence[str],
     payloads: Sequence[bytes | None],
     traces: Sequence[str | None] | None = None,
+    event_ids: Sequence[UUID] | None = None,
 ) -> list[int]:
     """Write records as they will be on the topic `topic`, dead letters among them; return their outbox ids."""
     types, payloads = _packed(types, payloads)
@@ -229,7 +235,7 @@ async def append_records(
         " told AS MATERIALIZED (SELECT pg_notify($7, ''))"
         " SELECT added.id FROM told CROSS JOIN added",
         topic,
-        [uuid4() for _ in keys],
+        list(event_ids or [uuid4() for _ in keys]),
         list(keys),
         list(types),
         list(payloads),
@@ -291,12 +297,14 @@ class Relay:
         settings: ServiceSettings,
         watermarked: Sequence[Topic] = (),
         ceiling: Ceiling | None = None,
+        published: Published | None = None,
     ) -> None:
         self._service = service
         self._database = database
         self._settings = settings
         self._watermarked = watermarked
         self._ceiling = ceiling
+        self._published = published
         self._fence = f"{settings.topic_prefix}{service}.relay"
         self._failures = 0
         self._patience_s = settings.relay_ack_timeout_s
@@ -405,6 +413,8 @@ class Relay:
                 if (said := self._true_with(Read(as_of, ceiling, newest), reached)) is not None and due:
                     async with asyncio.timeout(self._patience_s):
                         await self._publish_watermarks(outlet.producer, said, numbers)
+        if rows and self._published is not None:
+            self._published({row.id: row.event_id for row in rows})
         return reached >= newest
 
     async def _publish(self, producer: AIOKafkaProducer, rows: Sequence[Waiting], numbers: Numbers) -> Numbers:

@@ -40,9 +40,11 @@ def ids_of(told: str) -> list[int]:
 class _Waiter:
     """A caller that waits for Kafka."""
 
-    def __init__(self, facts: Mapping[UUID, Sequence[int]]) -> None:
+    def __init__(self, facts: Mapping[UUID, Sequence[int]], events: Mapping[int, UUID]) -> None:
         self.left = set(facts)
         self.rows = [row for ids in facts.values() for row in ids]
+        self.events = events
+        self.unpublished = set(self.rows)
         self.done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     def answer(self, told: bool) -> None:
@@ -57,6 +59,9 @@ class Relayed:
     nothing: a failover may lose the row and use its id again. A fact without outbox rows is proof: a relay deleted the
     rows after the acknowledgement. `proof` is that query: of the facts $1 (uuid[]) return those without any row in the
     outbox, in a single statement.
+
+    A relay of this process tells at once (`published`), which saves the query. The id of the event, drawn once, shows
+    that the row of this outbox id is the caller's own.
     """
 
     def __init__(self, database: Database, proof: str, look_every_s: float = IDLE_S) -> None:
@@ -89,7 +94,20 @@ class Relayed:
             self._ask(self._waiters)
         for row in ids_of(told):
             self._newest = max(self._newest, row)
-            self._ask(self._by_row.get(row, ()))
+            self._ask([each for each in self._by_row.get(row, ()) if not each.done.done()])
+
+    def published(self, rows: Mapping[int, UUID]) -> None:
+        """Answer the callers whose events these are, by outbox id.
+
+        Call after the commit that deletes the rows, which Kafka has acknowledged.
+        """
+        for row, event in rows.items():
+            for waiter in self._by_row.get(row, ()):
+                if waiter.events.get(row) == event:
+                    waiter.unpublished.discard(row)
+                    if not waiter.unpublished:
+                        waiter.answer(True)
+        self._newest = max(self._newest, *rows)
 
     def _ask(self, waiters: Iterable[_Waiter]) -> None:
         for waiter in waiters:
@@ -103,11 +121,16 @@ class Relayed:
                 self._newest = max([self._newest, *waiter.rows])
                 waiter.answer(True)
 
-    async def wait(self, facts: Mapping[UUID, Sequence[int]], timeout_s: float) -> bool:
-        """Return True once Kafka has the events of all `facts` (with their outbox ids), False after `timeout_s`."""
+    async def wait(
+        self, facts: Mapping[UUID, Sequence[int]], timeout_s: float, events: Mapping[int, UUID] | None = None
+    ) -> bool:
+        """Return True once Kafka has the events of all `facts` (with their outbox ids), False after `timeout_s`.
+
+        `events`: the ids of the events, by outbox id, where the caller knows them.
+        """
         if not facts:
             return True
-        waiter = _Waiter(facts)
+        waiter = _Waiter(facts, events or {})
         self._waiters.add(waiter)
         for row in waiter.rows:
             self._by_row[row].add(waiter)
