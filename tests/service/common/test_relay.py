@@ -574,15 +574,16 @@ async def test_the_relay_of_the_same_process_tells_nobody_before_kafka_has_ackno
         wire.rewrite = (advertised[0], advertised[1])
         relayed, drawn = Relayed(pipe.database, PUBLISHED), [uuid4(), uuid4()]
         async with going(pipe.relay(published=relayed.published, kafka_bootstrap=f"{host}:{wire.port}").run):
-            [first] = await pipe.append(*states_of(SUBJECTS[0], 1), event_ids=drawn[:1])
+            await pipe.append(*states_of(SUBJECTS[0], 1), event_ids=drawn[:1])
             await eventually(pipe.drained)
             wire.hold()
-            [second] = await pipe.append(*states_of(SUBJECTS[0], 2), event_ids=drawn[1:])
-            events = {first: drawn[0], second: drawn[1]}
-            answer = asyncio.ensure_future(relayed.wait(await pipe.fact([second]), 60, events))
+            async with pipe.database.begin() as tx:  # the caller waits before the relay can see the row
+                [second] = await outbox.append(tx, STATES, states_of(SUBJECTS[0], 2), event_ids=drawn[1:])
+                answer = asyncio.ensure_future(relayed.wait({uuid4(): [second]}, 60, {second: drawn[1]}))
             await asyncio.wait_for(wire.answered.wait(), 30)
             await eventually(_until_logged(pipe, 2))
-            assert await relayed.wait(await pipe.fact([second]), 0.5, events) is False
+            assert not answer.done()
+            assert await pipe.waiting() == 1
             wire.let_go()
             assert await answer is True
 
