@@ -9,6 +9,8 @@ import re
 import subprocess
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import cache
+from html import escape
 from pathlib import Path
 from statistics import median
 
@@ -19,7 +21,8 @@ from bench.rounds import Comparison, Sample, machine
 RAW = Path(".placet/bench.jsonl")
 KEPT = Path(__file__).with_name("history.jsonl")
 PLOT = Path("docs/history.svg")
-WIDTH, ROW, EDGE, LEFT = 760, 46, 28, 330
+WIDTH, ROW, EDGE, LEFT = 900, 46, 28, 500
+SHOWN = 80  # characters of a figure
 COUNT = re.compile(r"\b\d{1,3}(,\d{3})+\b")
 
 
@@ -59,12 +62,16 @@ def read(path: Path) -> list[Kept]:
 
 
 def draw() -> None:
-    """Draw the kept comparisons into PLOT."""
-    PLOT.write_text(plot(read(KEPT)))
+    """Draw the kept comparisons into PLOT, if there are any."""
+    if KEPT.exists():
+        PLOT.write_text(plot(read(KEPT)))
 
 
 def plot(all_kept: Iterable[Kept]) -> str:
-    """Return the ratios by commit as SVG: a row a figure, from 0 to 1 of the limit; the goal is a line of dashes."""
+    """Return the ratios by commit as SVG: a row a figure, from 0 to 1 of the limit; the goal is a line of dashes.
+
+    Of several runs of a commit all pairs count.
+    """
     figures: dict[str, list[Kept]] = {}
     commits: dict[str, None] = {}
     for one in sorted(all_kept, key=lambda each: each.at):
@@ -95,20 +102,23 @@ def _row(figure: str, comparisons: Sequence[Kept], order: Sequence[str], base: f
         return f"{base - tall * min(1.0, ratio):.1f}"
 
     lines = [
-        f'<text x="8" y="{base - tall / 2:.0f}">{figure.partition(": ")[0][:58]}</text>',
+        f'<text x="8" y="{base - tall / 2:.0f}">{escape(figure[:SHOWN])}</text>',
         f'<path d="M{LEFT} {base}H{WIDTH - EDGE}" stroke="#9ca3af"/>',
     ]
     if (wanted := comparisons[-1].wanted) is not None:
         lines.append(f'<path d="M{LEFT} {y(wanted)}H{WIDTH - EDGE}" stroke="#b45309" stroke-dasharray="3 4"/>')
-    for one in comparisons:
-        x = LEFT + step * (order.index(one.commit) + 0.5)
-        ratios = one.ratios
+    for place, commit in enumerate(order):
+        ratios = [ratio for one in comparisons if one.commit == commit for ratio in one.ratios]
+        if not ratios:
+            continue
+        x = LEFT + step * (place + 0.5)
         lines.append(f'<path d="M{x:.0f} {y(min(ratios))}V{y(max(ratios))}" stroke="#2563eb" stroke-width="2"/>')
         lines.append(f'<circle cx="{x:.0f}" cy="{y(median(ratios))}" r="3" fill="#2563eb"/>')
         lines.append(f'<text x="{x + 6:.0f}" y="{y(median(ratios))}">{median(ratios):.2f}</text>')
     return lines
 
 
+@cache  # before a run writes to the history
 def _commit() -> str:
     """Return the short id of the commit, with "+" where files differ from it; "unknown" outside a repository."""
     try:

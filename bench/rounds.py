@@ -7,6 +7,7 @@ own drift.
 
 import os
 import platform
+import resource
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -83,10 +84,18 @@ async def alternate(ours: Side, limit: Side, rounds: int, loop: Callable[[], flo
 
 async def _measured(side: Side) -> Sample:
     """Measure a round, and the processor time of all processes; a round's preparation counts too."""
-    before, ours = started_cpu_s(), time.process_time()
+    before, ours = all_cpu_s(), time.process_time()
     sample = await side.measure()
-    used = sum(started_cpu_s().values()) - sum(before.values()) + (time.process_time() - ours if side.here else 0.0)
-    return replace(sample, all_cpu_s=used if before else None)
+    if before is None or (after := all_cpu_s()) is None:
+        return sample
+    return replace(sample, all_cpu_s=after - before + (time.process_time() - ours if side.here else 0.0))
+
+
+def all_cpu_s() -> float | None:
+    """Return the processor time of all processes that this one has started, ended ones too; `None` without /proc."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    running = started_cpu_s()
+    return sum(running.values()) + ended.ru_utime + ended.ru_stime if running else None
 
 
 def fixed_loop() -> float:

@@ -497,8 +497,8 @@ MUTANTS = (
     Mutant(
         "a code waits for the decision on another code",
         TIMERS,
-        "        if len(self._deciding_told) >= TOLD_AT_ONCE:\n",
-        "        if self._deciding_told:\n",
+        "            while len(self._deciding_told) >= TOLD_AT_ONCE:\n",
+        "            while self._deciding_told:\n",
         "tests/service/dispatch/test_due.py -k another_code",
     ),
     Mutant(

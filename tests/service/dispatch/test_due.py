@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -25,6 +26,7 @@ from dispatch.messages.row import MessageRow
 from dispatch.projection import store as projection
 from dispatch.projection.limits import Limits
 from dispatch.sending import store as sending
+from dispatch.sending import timers
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.timers import Timers
 from tests.support.builders import (
@@ -200,7 +202,7 @@ async def test_the_partition_whose_messages_have_waited_longest_is_woken_first(d
 
 async def test_a_code_waits_for_no_decision_on_another_code(due: Due) -> None:
     """Neither where a NOTIFY names its partition, nor where a search finds it, while an opt-out holds up the other."""
-    first, second = (_code(partition) for partition in (0, 1))
+    first, second, lates = _code(0), _code(1), list[MessageRow]()
     stop = asyncio.Event()
     waking = asyncio.ensure_future(due.timers.codes().run(stop))
     async with due.database.begin() as applying:
@@ -208,14 +210,19 @@ async def test_a_code_waits_for_no_decision_on_another_code(due: Due) -> None:
         async with due.database.begin() as tx:
             await messages.insert_messages(tx, [first])
         await eventually(lambda: _waits_for_locks(due, 2))
+        for _ in range(timers.TOLD_AT_ONCE):  # each with a NOTIFY
+            async with due.database.begin() as tx:
+                await messages.insert_messages(tx, [late := _code(0)])
+            lates.append(late)
         async with due.database.begin() as tx:
             await messages.insert_messages(tx, [second])
         await eventually(lambda: _has_left(due, second))
         assert due.operator.references == [str(second.message_id)]
-    await eventually(lambda: _has_left(due, first))
+    for row in (first, *lates):
+        await eventually(partial(_has_left, due, row))
     stop.set()
     await waking
-    assert sorted(due.operator.references) == sorted(str(row.message_id) for row in (first, second))
+    assert sorted(due.operator.references) == sorted(str(row.message_id) for row in (first, second, *lates))
 
 
 def _code(partition: int) -> MessageRow:

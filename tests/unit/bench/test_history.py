@@ -43,4 +43,4 @@ def test_the_plot_has_a_row_a_figure_with_its_goal_and_a_column_a_commit_in_the_
     assert drawn.count("stroke-dasharray") == 1  # the goal of one figure
     assert drawn.index(">older<") < drawn.index(">newer<")
     assert [drawn.count(f">{ratio}<") for ratio in ("0.70", "0.20", "0.50")] == [1, 1, 1]
-    assert ">Callbacks<" in drawn
+    assert ">Callbacks: journalled<" in drawn

@@ -64,16 +64,6 @@ def test_the_way_of_a_stop_outlives_marketing_on_a_crowded_cluster() -> None:
     assert min(of_pods[name] for name in way) > max(of_pods[name] for name in ("dispatch-worker", "campaign-worker"))
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_way_of_a_stop_gets_the_processor_of_a_crowded_node_before_marketing(overlay: str) -> None:
-    asked = {
-        name: int(container_of(each)["resources"]["requests"]["cpu"].removesuffix("m"))
-        for name, each in named(rendered(overlay), "Deployment").items()
-    }
-    way = {"inbound-api", "inbound-relay", "consent-worker", "consent-relay", "dispatch-projection", "dispatch-api"}
-    assert min(asked[name] for name in way) > max(asked[name] for name in ("dispatch-worker", "campaign-worker"))
-
-
 def test_what_is_public_is_what_operators_and_people_open() -> None:
     routes = named(rendered("production"), "HTTPRoute").values()
     paths = {match["path"]["value"] for route in routes for rule in route["spec"]["rules"] for match in rule["matches"]}

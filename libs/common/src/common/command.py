@@ -75,7 +75,7 @@ def yield_processor(nice: int) -> None:
     """
     os.nice(nice)
     # other processes may share a session which another process leads
-    if not nice or os.getsid(0) != os.getpid() or not AUTOGROUP.exists():
+    if not nice or os.getsid(0) != os.getpid() or not AUTOGROUP.exists() or not AUTOGROUP.read_text():
         return
     for _ in range(AUTOGROUP_TRIES):
         try:
@@ -87,6 +87,7 @@ def yield_processor(nice: int) -> None:
             return
         else:
             return
+    log.warning("the session keeps its share of the processor", extra={"why": "the kernel was busy"})
 
 
 def main(build: Callable[[S], Service[S]], kind: type[S], moves: Moves) -> None:

@@ -159,7 +159,9 @@ class ServiceSettings(MountedSettings):
     roles: Annotated[frozenset[Role], NoDecode] = ALL_ROLES
     """The roles of the process, separated by commas; `all` is every role."""
     nice: int = Field(0, ge=0, le=19)
-    """Raises the niceness of the process and of its session: others get the processor first. Not between containers."""
+    """Raises the niceness of the process, and of the session that it leads: others get the processor first. Without
+    effect between containers.
+    """
     keep_alive_s: int = Field(620, ge=1)
     """How long an idle connection of a client stays open. Longer than any client keeps its own, or a request can arrive
     on a closing connection (docs/operators/webhook.md).

@@ -59,6 +59,7 @@ class Clearance:
     # held while marketing is decided, taken before the partition's lock: opt-outs wait for running decisions, and wait
     # six times as long for six partitions at once
     one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock, compare=False, repr=False)
+    one_opened: asyncio.Lock = field(default_factory=asyncio.Lock, compare=False, repr=False)  # ahead of its turn
 
     async def decide(
         self,
@@ -79,9 +80,12 @@ class Clearance:
         people = [c.subject_id for c in candidates]
         named = {c.template for c in candidates if c.template is not None and c.template != FREE_TEXT}
         codes = {c.sender_id for c in candidates if c.template is not None and c.lane is Lane.TRANSACTIONAL}
-        around = await store.surroundings(tx, {c.sender_id for c in candidates}, people, named, codes)
+        asked = {c.sender_id for c in candidates}, people, named, codes
+        around = await store.surroundings(tx, *asked)
         await self._look_for_links(candidates, opened, around.senders)
         purses, highest = await self._purses(tx, candidates, opened, around.senders)
+        if purses:  # a lease may have been late
+            around = await store.surroundings(tx, *asked)
         campaigns = {c.campaign_id for c in candidates if c.campaign_id}
         await store.lock(tx, partition, None if locked else _lane_of_all(candidates), campaigns)
         until = uptime_s() + self.permit_ttl_s  # before the read: no permit outlives its knowledge
@@ -117,8 +121,12 @@ class Clearance:
         return decisions
 
     async def open(self, candidates: Sequence[Candidate]) -> dict[UUID, Opened]:
-        """Decrypt messages for `decide`, ahead of their turn: the decision before them waits for the database."""
-        return dict(zip([c.message_id for c in candidates], await self._opened(candidates), strict=True))
+        """Decrypt messages for `decide`, ahead of their turn: the decision before them waits for the database.
+
+        One batch at a time is decrypted: the event loop turns between the messages of one.
+        """
+        async with self.one_opened:
+            return dict(zip([c.message_id for c in candidates], await self._opened(candidates), strict=True))
 
     async def _purses(
         self,

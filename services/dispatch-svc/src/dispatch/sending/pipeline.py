@@ -143,8 +143,8 @@ class Intake:
         if in_hand.is_behind or self._handoff.traffic.refuses_marketing:
             raise Hold
         with in_hand.deciding(len(batch)):
-            requests = read(batch, self._partitions)
             await self._only_while_fresh(tx, batch[0].partition)
+            requests = read(batch, self._partitions)
             opened = await self._clearance.open(list(requests.candidates.values()))
             async with self._clearance.one_at_a_time:
                 if in_hand.is_behind or self._handoff.traffic.refuses_marketing:  # after waiting for the lock

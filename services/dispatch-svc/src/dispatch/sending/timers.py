@@ -45,7 +45,7 @@ OLDEST_OPEN = gauge(
 LOOK_EVERY_S = 0.25
 IDLE_S = 1.0
 WOKEN_AT_ONCE = 1000
-TOLD_AT_ONCE = 4  # decisions on codes: of the pool's connections
+TOLD_AT_ONCE = 4  # partitions in which a NOTIFY has codes decided: a connection of the pool each
 SWEEP_EVERY_S = 1.0
 FORGET_AFTER = timedelta(seconds=5)  # most messages have an outcome
 LOOK_UP_EVERY_S = 30.0
@@ -92,7 +92,7 @@ class Timers:
         self._partitions = partitions
         self._sending_timeout = sending_timeout
         self._told: set[int] = set()  # partitions a NOTIFY has named
-        self._deciding_told: set[asyncio.Task[bool]] = set()
+        self._deciding_told: dict[int, asyncio.Task[None]] = {}  # by partition
         self._looks: dict[str, _LookUp] = {}  # by gateway
 
     def codes(self) -> Worker:
@@ -104,12 +104,14 @@ class Timers:
             try:
                 await asyncio.gather(looking.run(stop), told.run(stop))
                 if self._deciding_told:
-                    await asyncio.wait(self._deciding_told)
+                    await asyncio.wait(self._deciding_told.values())
                 await self._handoff.codes.end()
             finally:
-                for deciding in self._deciding_told:
+                for deciding in self._deciding_told.values():
                     deciding.cancel()
-                await asyncio.gather(*self._deciding_told, return_exceptions=True)
+                for ended in await asyncio.gather(*self._deciding_told.values(), return_exceptions=True):
+                    if isinstance(ended, Exception):  # no timer counts the error any more
+                        log.error("a decision on codes failed as the service stopped", exc_info=ended)
                 await self._handoff.codes.close()
 
         return Worker(looking.name, run)
@@ -142,19 +144,30 @@ class Timers:
     async def wake_told_codes(self) -> bool:
         """Begin to hand off messages in the partitions named by a NOTIFY. Always return False.
 
-        A search for due partitions would cost four round trips for each message. No code waits for the decision on
-        another one, unless TOLD_AT_ONCE are being decided. The error of a failed decision is raised once, by a later
-        call; the search finds its messages.
+        A search for due partitions would cost four round trips for each message. No code waits for the decision on one
+        of another partition, unless TOLD_AT_ONCE partitions are being decided. The error of a failed decision is raised
+        once, by a later call; the search finds its messages.
         """
         await self._handoff.codes.free()
-        if len(self._deciding_told) >= TOLD_AT_ONCE:
-            await asyncio.wait(self._deciding_told, return_when=asyncio.FIRST_COMPLETED)
-        ended = {deciding for deciding in self._deciding_told if deciding.done()}
-        told, self._told = self._told, set()
-        self._deciding_told -= ended
-        self._deciding_told |= {asyncio.create_task(self._wake_codes_of(partition)) for partition in told}
-        _raise_first([deciding.exception() for deciding in ended])
+        failed = self._ended_told()
+        for partition in sorted(self._told - self._deciding_told.keys()):
+            while len(self._deciding_told) >= TOLD_AT_ONCE:
+                await asyncio.wait(self._deciding_told.values(), return_when=asyncio.FIRST_COMPLETED)
+                failed += self._ended_told()
+            self._deciding_told[partition] = asyncio.create_task(self._decide_told(partition))
+        _raise_first(failed)
         return False
+
+    async def _decide_told(self, partition: int) -> None:
+        """Decide the due codes of a partition, and again where a NOTIFY names the partition meanwhile."""
+        while partition in self._told:
+            self._told.discard(partition)
+            await self._wake_codes_of(partition)
+
+    def _ended_told(self) -> list[BaseException | None]:
+        """Forget the decisions that have ended, and return their errors."""
+        ended = [partition for partition, deciding in self._deciding_told.items() if deciding.done()]
+        return [self._deciding_told.pop(partition).exception() for partition in ended]
 
     def _hear(self, partition: str) -> None:
         if partition:  # a NOTIFY without a payload names no partition
