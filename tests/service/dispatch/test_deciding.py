@@ -10,9 +10,10 @@ import pytest
 from pydantic import AnyUrl, SecretStr
 from sqlalchemy import text
 
+from common.contracts import STATES
 from common.db.database import Database, fetch_many
 from common.kafka.broker import partition_of
-from common.kafka.subscription import Hold, Poison, Received
+from common.kafka.subscription import Poison, Received
 from common.law import at_hand_off, load
 from dispatch.gate.candidate import requested as candidate
 from dispatch.gate.clearance import Clearance
@@ -21,6 +22,7 @@ from dispatch.gateways.pool import Traffic
 from dispatch.gateways.routing import Route
 from dispatch.gateways.settings import GatewaySettings
 from dispatch.lane import Lane
+from dispatch.messages import store as messages
 from dispatch.projection import store as projection
 from dispatch.projection.limits import Limits
 from dispatch.sending import store as sending
@@ -53,6 +55,15 @@ async def test_campaigns_are_decided_one_partition_at_a_time(postgres: Postgres,
     handoff = Handoff(database, traffic, clearance, 4)
     intake = Intake(clearance, handoff, batch=100, partitions=3)
     timers = Timers(database, clearance, handoff, batch=100, partitions=3, sending_timeout=timedelta(minutes=1))
+    async with database.begin() as tx:
+        await fetch_many(
+            tx,
+            "INSERT INTO consumer_offset (consumer_group, topic, partition, next_offset, as_of)"
+            " SELECT $1, $2, each, 0, now() FROM generate_series(0, 2) AS each RETURNING partition",
+            projection.CONSENTS_GROUP,
+            STATES.name,
+        )
+    people = {partition_of(subject(n), 3): n for n in range(12)}
     async with database.begin() as blocking, database.begin() as one, database.begin() as other:
         pids = [await tx.scalar(text("SELECT pg_backend_pid()")) for tx in (one, other)]
 
@@ -63,20 +74,17 @@ async def test_campaigns_are_decided_one_partition_at_a_time(postgres: Postgres,
         async def waits() -> bool:
             return await seen(STATE, pid=pids[0]) == "active Lock"
 
-        # what each begins with: is what is known of consents fresh?
-        await blocking.execute(text("LOCK TABLE consumer_offset IN ACCESS EXCLUSIVE MODE"))
-        batches = [[Received(requested(n), "", n, 0, now(), None)] for n in range(2)]
+        await messages.lock_decisions_out(blocking, 0)
+        batches = [[Received(requested(people[n]), "", n, 0, now(), None)] for n in range(2)]
         first = asyncio.ensure_future(intake.take_marketing(one, batches[0]))
         await eventually(waits)
         second = asyncio.ensure_future(intake.take_marketing(other, batches[1]))
         due = asyncio.ensure_future(timers._wake_marketing_of(2))
         for _ in range(LOOKS):
-            assert (await seen(STATE, pid=pids[1])).startswith("idle")
-            assert await seen(LOCKED) == "0"
+            assert not (await seen(STATE, pid=pids[1])).endswith("Lock")
+            assert await seen(LOCKED) == "2", "the opt-out has the lock, and the first waits for it"
         await blocking.rollback()
-        for each in (first, second):
-            with pytest.raises(Hold):  # nothing is known of consents here
-                await each
+        assert [await each for each in (first, second)] == [None, None], "without a sender, both wait in the ledger"
         assert not await due
     await gateway.close()
     await database.close()

@@ -1,4 +1,4 @@
-"""Read the requests of a batch from Kafka. Pure."""
+"""Read the requests of a batch from Kafka. No database."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
