@@ -495,6 +495,13 @@ MUTANTS = (
         f"{DISPATCH} -k most_that",
     ),
     Mutant(
+        "a block stored while a lease is late does not count",
+        CLEARANCE,
+        "        if purses:  # a lease may have been late\n",
+        "        if not purses:\n",
+        "tests/service/dispatch/test_limits.py -k block_that",
+    ),
+    Mutant(
         "a code waits for the decision on another code",
         TIMERS,
         "            while len(self._deciding_told) >= TOLD_AT_ONCE:\n",

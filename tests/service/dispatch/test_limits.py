@@ -52,6 +52,7 @@ from tests.support.builders import (
     opted_out,
     requested,
     sender_changed,
+    subject,
     subject_keys,
 )
 from tests.support.eventually import eventually, is_so
@@ -389,6 +390,32 @@ async def test_a_lease_that_hangs_holds_up_neither_the_gate_nor_its_message_for_
         return await worker.statuses() == ["sending"] * 3
 
     await eventually(sent)
+
+
+async def test_a_block_that_is_stored_while_a_lease_is_late_counts(campaigns: Campaigns) -> None:
+    worker = campaigns.worker(messages_per_day=5)
+    await worker.take(asked(1, 2))
+    waits = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        " AND query LIKE '%allowance%'"
+    )
+
+    async def asks_for_a_lease() -> bool:
+        [(waiting,)] = await worker.database.read(waits)
+        return bool(waiting)
+
+    async with worker.database.begin() as tx:
+        await tx.execute(text("SELECT 1 FROM allowance FOR UPDATE"))
+        taken = asyncio.ensure_future(worker.take(asked(3)))
+        await eventually(asks_for_a_lease)
+        await tx.execute(
+            text("INSERT INTO provider_block (gateway, subject_id, since) VALUES ('simulator', :person, now())"),
+            {"person": subject(3)},
+        )
+    await taken
+    assert [tuple(reasons) for status, reasons, _ in await worker.rows() if status != "sending"] == [
+        ("provider_block",)
+    ]
 
 
 async def test_a_late_lease_takes_nothing_from_the_time_in_which_room_may_come(
