@@ -1,7 +1,7 @@
 """Measure a STOP from the webhook to `enforced`, and a code from its request to its hand-off, under a campaign.
 
 MESSAGES_A_ROUND x size messages leave meanwhile; the comparison is a quiet period. dispatch-svc sends campaigns from a
-`worker` and publishes from a `relay`, as on Kubernetes, both with the priority of the local stack's worker. STOPs come
+`worker` and publishes from a `relay`, as on Kubernetes, both with niceness 5. STOPs come
 from people spread over the campaign; each must be enforced, and no marketing may be handed off to the person
 afterwards: otherwise no figure. The services' own clocks count. Tables then show the time between the instants of a
 STOP's events, by Kafka's log and the ledger.

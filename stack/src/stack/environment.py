@@ -225,7 +225,6 @@ class Environment:
             told["PLACET_WEBHOOKS_PRIVATE"] = "true"  # a receiver of this machine
         if name == "dispatch":
             told["PLACET_ROLES"] = "api,worker,relay"  # see `of_projection`
-            told["PLACET_NICE"] = "5"  # STOPs and codes get the processor before a campaign
             if self.operators.kind is not None:
                 told["PLACET_GATEWAYS"] = json.dumps([self._gateway(self.operators.kind)])
             elif self.operators.gateways is not None:
@@ -253,7 +252,7 @@ class Environment:
     def of_projection(self, dispatch: Mapping[str, str]) -> dict[str, str]:
         """Return the variables of dispatch-svc's projection process: opt-outs and codes must not wait for campaigns."""
         port = self.projection_url.rpartition(":")[2]
-        return {**dispatch, "PLACET_ROLES": "projection", "PLACET_NICE": "0", "PLACET_PORT": port}
+        return {**dispatch, "PLACET_ROLES": "projection", "PLACET_PORT": port}
 
     def of_bridge(self, bootstrap: str) -> dict[str, str]:
         """Return the variables of the bridge between the services and the simulator."""
