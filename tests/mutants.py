@@ -511,8 +511,8 @@ MUTANTS = (
     Mutant(
         "a process yields within its session alone",
         "libs/common/src/common/command.py",
-        "            AUTOGROUP.write_text(str(nice))\n",
-        "            AUTOGROUP.read_text()\n",
+        "                AUTOGROUP.write_text(str(nice))\n",
+        "                pass\n",
         "tests/unit/common/test_priority.py",
     ),
     # --- whose a message is

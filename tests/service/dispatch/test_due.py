@@ -226,11 +226,14 @@ async def test_a_code_waits_for_no_decision_on_another_code(due: Due) -> None:
 
 
 def _code(partition: int) -> MessageRow:
-    undecided: dict[str, Any] = {"decided_at": None, "as_of": None, "gateway": None, "due_at": now(), "version": 0}
     return message(
         _people_of(partition)[0],
         "pending",
-        **undecided,
+        decided_at=None,
+        as_of=None,
+        gateway=None,
+        due_at=now(),
+        version=0,
         partition=partition,
         category="transactional",
         campaign_id=None,

@@ -75,11 +75,12 @@ def yield_processor(nice: int) -> None:
     """
     os.nice(nice)
     # other processes may share a session which another process leads
-    if not nice or os.getsid(0) != os.getpid() or not AUTOGROUP.exists() or not AUTOGROUP.read_text():
+    if not nice or os.getsid(0) != os.getpid() or not AUTOGROUP.exists():
         return
     for _ in range(AUTOGROUP_TRIES):
         try:
-            AUTOGROUP.write_text(str(nice))
+            if AUTOGROUP.read_text():  # empty without autogroups
+                AUTOGROUP.write_text(str(nice))
         except BlockingIOError:
             time.sleep(AUTOGROUP_AGAIN_S)
         except OSError as error:
