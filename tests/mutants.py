@@ -133,6 +133,57 @@ MUTANTS = (
         "                    pass",
         "tests/service/dispatch/test_smpp_leases.py -k last_session",
     ),
+    # --- shards
+    Mutant(
+        "a partition that two shards claim is dealt to one of them",
+        "libs/common/src/common/kafka/reading/dealing.py",
+        "        if len(shards) != 1:\n",
+        "        if not shards:\n",
+        "tests/property/test_dealing_properties.py -k two_shards_claim",
+        also=("        [shard] = shards\n", "        shard = min(shards, key=sorted)\n"),
+    ),
+    Mutant(
+        "a shard reads the people of all partitions",
+        "libs/common/src/common/kafka/reading/client.py",
+        "    return settings.own_partitions if _is_shared(topic) else range(settings.partitions)",
+        "    return range(settings.partitions)",
+        "tests/service/dispatch/test_shards.py -k leaves_once",
+    ),
+    Mutant(
+        "a process starts with a database of other partitions",
+        "services/dispatch-svc/src/dispatch/division.py",
+        "    if (list(held[0]), held[1]) != (list(own), partitions):\n",
+        "    if not held[0]:\n",
+        "tests/service/dispatch/test_shards.py -k starts_with_the_partitions",
+    ),
+    Mutant(
+        "a shard keeps the DLRs of another's messages",
+        "services/dispatch-svc/src/dispatch/sending/receipts.py",
+        "if not (divided and _names_ours(receipt))]",
+        "if receipt]",
+        "tests/service/dispatch/test_shards.py -k leaves_once",
+    ),
+    Mutant(
+        "a divided database keeps the consents of everybody",
+        "services/dispatch-svc/src/dispatch/division.py",
+        "            if others:\n",
+        "            if not people:\n",
+        "tests/service/dispatch/test_shards.py -k is_divided",
+    ),
+    Mutant(
+        "a database in use is divided",
+        "services/dispatch-svc/src/dispatch/division.py",
+        "AND application_name = 'dispatch' LIMIT 1",
+        "AND application_name = 'divided' LIMIT 1",
+        "tests/service/dispatch/test_shards.py -k not_divided",
+    ),
+    Mutant(
+        "a batch that a shard did not answer is kept for repeats",
+        "services/dispatch-svc/src/dispatch/accepting/api.py",
+        "        if under is not None and answer is not None and complete:\n",
+        "        if under is not None and answer is not None:\n",
+        "tests/service/dispatch/test_shards.py -k does_not_answer",
+    ),
     # --- lists and conversions
     Mutant(
         "a sender is told of a stranger who stopped everyone",

@@ -20,6 +20,7 @@ import dispatch.service
 import inbound.service
 from common.settings import HoursSettings, KeyRingSettings, PricedSettings, ServiceSettings
 from common.settings.environment import PREFIX
+from common.settings.shards import ShardedSettings
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 SERVICES: Mapping[str, type[ServiceSettings]] = {
@@ -33,7 +34,7 @@ PARTS: Mapping[str, tuple[type[ServiceSettings], ...]] = {
     "consent-svc": (consent.page.routes.PageSettings, consent.service.Settings),
     "inbound-svc": (inbound.service.Settings,),
     "campaign-svc": (campaign.service.Settings,),
-    "dispatch-svc": (dispatch.service.Settings,),
+    "dispatch-svc": (ShardedSettings, dispatch.service.Settings),
 }
 BY_SUFFIX = (
     ("_per_s", "messages/s"),
@@ -130,7 +131,7 @@ def settings(part: str) -> Iterator[Setting]:
                     default=_default(field),
                     services="all" if len(users) == len(SERVICES) else ", ".join(users),
                     roles=ROLES.get(name, "all"),
-                    secret=name == "database_url" or _holds_secret(field.annotation),
+                    secret=name in ("database_url", "shards") or _holds_secret(field.annotation),
                     meaning=meaning,
                 )
 

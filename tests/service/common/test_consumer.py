@@ -632,7 +632,7 @@ async def test_the_applied_watermark_is_that_of_the_partition_furthest_behind(su
 
         async def applied() -> datetime | None:
             async with pipe.database.begin() as tx:
-                return await applied_watermark(tx, GROUP, STATES, 3)
+                return await applied_watermark(tx, GROUP, STATES, range(3))
 
         published = 0
 

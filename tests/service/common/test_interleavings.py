@@ -121,7 +121,7 @@ class Parts:
         return relay
 
     async def ceiling(self, tx: AsyncConnection) -> datetime | None:
-        return await applied_watermark(tx, GROUP, STATES, 1)
+        return await applied_watermark(tx, GROUP, STATES, range(1))
 
     async def writes(self, *states: ConsentStateChanged) -> None:
         async with self.database.begin() as tx:

@@ -19,6 +19,7 @@ from sqlalchemy import text
 
 from common.contracts.consent import SLICE, ConsentStateChanged, StatesSummed
 from common.db.database import Database
+from common.db.shards import Shards
 from consent.ledger.recorder import Statement, record
 from consent.ledger.rules import Evidence
 from consent.proof.summing import Summing
@@ -82,7 +83,7 @@ class Both:
                 ),
                 {"as_of": summed.seen_until + watermark},
             )
-        await Comparing(self.dispatch, 1, "t1").compare()
+        await Comparing(Shards.undivided(self.dispatch, 1), "t1").compare()
         async with self.dispatch.begin() as tx:
             return await checksum_store.compared(tx)
 
@@ -174,11 +175,11 @@ async def test_nothing_is_compared_before_all_that_was_summed_is_here(both: Both
 
 async def test_how_long_nothing_has_been_compared_is_told_also_where_nothing_ever_was(both: Both) -> None:
     begun = now() - timedelta(days=2)
-    await Comparing(both.dispatch, 1, "t1", begun).compare()
+    await Comparing(Shards.undivided(both.dispatch, 1), "t1", begun).compare()
     [metric] = COMPARED.collect()
     assert metric.samples[0].value >= timedelta(days=2).total_seconds()
     await both.project([opted_in(1)])
-    comparing = Comparing(both.dispatch, 1, "t1", begun)
+    comparing = Comparing(Shards.undivided(both.dispatch, 1), "t1", begun)
     theirs = await _as_dispatch_has_it(both)
     await both.compare(theirs, watermark=timedelta(seconds=-1))
     await comparing.compare()
@@ -205,7 +206,7 @@ async def test_the_staleness_of_each_partition_is_told_and_none_is_infinite(both
         " ('dispatch.consents', 'consent.states.v1', 0, 1, now() - interval '90 seconds'),"
         " ('dispatch.consents', 'consent.states.v1', 1, 1, NULL)"
     )
-    await Freshness(both.dispatch, 3, Limits(), timedelta(minutes=1)).look()
+    await Freshness(Shards.undivided(both.dispatch, 3), Limits(), timedelta(minutes=1)).look()
     of_each = [STALENESS_OF.labels(partition)._value.get() for partition in range(3)]
     assert 90 <= of_each[0] < 120
     assert of_each[1:] == [math.inf, math.inf]

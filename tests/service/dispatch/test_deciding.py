@@ -54,7 +54,7 @@ async def test_campaigns_are_decided_one_partition_at_a_time(postgres: Postgres,
     clearance = Clearance(subject_keys, field_keys, traffic, policy, Limits(max_staleness=timedelta(seconds=30)), 5.0)
     handoff = Handoff(database, traffic, clearance, 4)
     intake = Intake(clearance, handoff, batch=100, partitions=3)
-    timers = Timers(database, clearance, handoff, batch=100, partitions=3, sending_timeout=timedelta(minutes=1))
+    timers = Timers(database, clearance, handoff, batch=100, partitions=range(3), sending_timeout=timedelta(minutes=1))
     async with database.begin() as tx:
         await fetch_many(
             tx,
@@ -111,7 +111,7 @@ async def test_a_request_under_an_older_id_waits_in_the_ledger_for_a_decision_in
         assert await intake.take(tx, batch) is None, "without a sender, those that are decided wait as well"
         assert await intake.take(tx, batch) is None, "of a repeated record"
         rows = await fetch_many(tx, "SELECT subject_id, partition, decided_at IS NULL, status FROM message")
-        assert await sending.due_partitions(tx, 3, now(), Lane.TRANSACTIONAL) == [1, 2]
+        assert await sending.due_partitions(tx, range(3), now(), Lane.TRANSACTIONAL) == [1, 2]
     assert {(who, place, waits) for who, place, waits, _ in rows} == {
         (subject(n), home, home != 0) for n, home in homes.items()
     }

@@ -256,7 +256,7 @@ async def test_a_message_to_an_erased_person_waits_for_consents_as_to_an_unknown
     decisions = await decided(database, clearance, 8, 5, requested_at=now() + timedelta(minutes=1))
     assert {(d.row.status, d.row.reasons) for d in decisions} == {("deferred", ("knowledge_behind",))}
     handoff = Handoff(database, clearance.traffic, clearance, 1)
-    timers = Timers(database, clearance, handoff, batch=10, partitions=3, sending_timeout=timedelta(seconds=-1))
+    timers = Timers(database, clearance, handoff, batch=10, partitions=range(3), sending_timeout=timedelta(seconds=-1))
     async with database.begin() as tx:
         await tx.execute(text(f"UPDATE message SET due_at = now(), {change}"))
     while await timers.wake_marketing():
@@ -459,7 +459,7 @@ async def test_what_its_gateway_may_have_forgotten_is_not_submitted_again(
         await messages_store.update_decisions(tx, [again.row], shared_of([again]))
         await messages_store.begin(tx, by_decision([again.permit]))
     handoff = Handoff(database, traffic, asking, 1)
-    timers = Timers(database, asking, handoff, batch=10, partitions=3, sending_timeout=timedelta(seconds=-1))
+    timers = Timers(database, asking, handoff, batch=10, partitions=range(3), sending_timeout=timedelta(seconds=-1))
     await timers.sweep()
     async with database.begin() as tx:
         assert await tx.scalar(text("SELECT status FROM message")) == becomes
@@ -487,7 +487,7 @@ async def test_who_decides_again_waits_for_an_opt_out_that_is_being_applied_and_
     database: Database, clearance: Clearance, way: str, category: str, becomes: str
 ) -> None:
     handoff = Handoff(database, clearance.traffic, clearance, 1)
-    timers = Timers(database, clearance, handoff, batch=10, partitions=3, sending_timeout=timedelta(seconds=-1))
+    timers = Timers(database, clearance, handoff, batch=10, partitions=range(3), sending_timeout=timedelta(seconds=-1))
     wanted = {"category": category} | ({} if category == "marketing" else {"campaign_id": None})
     [decision] = await decided(database, clearance, 1, requested_at=now() - timedelta(minutes=1), **wanted)
     permit = decision.permit
@@ -518,7 +518,7 @@ async def test_the_sweep_gives_way_to_an_opt_out_that_is_being_applied_and_then_
     database: Database, clearance: Clearance
 ) -> None:
     handoff = Handoff(database, clearance.traffic, clearance, 1)
-    timers = Timers(database, clearance, handoff, batch=10, partitions=3, sending_timeout=timedelta(seconds=-1))
+    timers = Timers(database, clearance, handoff, batch=10, partitions=range(3), sending_timeout=timedelta(seconds=-1))
     [decision] = await decided(database, clearance, 1, requested_at=now() - timedelta(minutes=1))
     assert decision.permit
     await handoff._mark_begun(by_decision([decision.permit]))

@@ -205,7 +205,7 @@ async def test_what_is_due_is_found_by_an_index_of_its_lane_and_there_is_no_othe
         )
         indexes = set((await tx.execute(text(by_lane))).scalars())
         for lane in Lane:
-            await sending.due_partitions(tx, 3, now(), lane)
+            await sending.due_partitions(tx, range(3), now(), lane)
             await sending.claim_due(tx, 0, now(), 10, lane)
         scanned = "SELECT relname FROM pg_class WHERE relname LIKE 'message%ix' AND pg_stat_get_xact_numscans(oid) > 0"
         used = set((await tx.execute(text(scanned))).scalars())
@@ -269,7 +269,7 @@ async def test_what_is_due_is_found_without_reading_what_is_settled_or_the_other
     async def look(lane: Lane) -> tuple[list[int], int, int]:
         async with database.begin() as tx:
             before = await tx.scalar(text(READ))  # what this connection did just now may not have been told yet
-            partitions = await sending.due_partitions(tx, 3, now(), lane)
+            partitions = await sending.due_partitions(tx, range(3), now(), lane)
             claimed = [
                 row
                 for partition in partitions or range(3)

@@ -88,7 +88,7 @@ async def due(postgres: Postgres, unique: str) -> AsyncIterator[Due]:
         clearance = Clearance(subject_keys, field_keys, traffic, at_hand_off(load("demonstration")), limits, PERMIT_S)
         handoff = Handoff(database, traffic, clearance, SLOTS)
         timers = Timers(
-            database, clearance, handoff, batch=500, partitions=PARTITIONS, sending_timeout=timedelta(minutes=1)
+            database, clearance, handoff, batch=500, partitions=range(PARTITIONS), sending_timeout=timedelta(minutes=1)
         )
         async with database.begin() as tx:
             await projection.put_sender(tx, sender_changed())
@@ -197,7 +197,7 @@ async def test_the_partition_whose_messages_have_waited_longest_is_woken_first(d
     async with due.database.begin() as tx:
         await tx.execute(text("UPDATE message SET due_at = due_at - interval '1 minute' WHERE partition = 1"))
         await tx.execute(text("UPDATE message SET due_at = due_at - interval '2 minutes' WHERE partition = 2"))
-        assert await sending.due_partitions(tx, PARTITIONS, now(), Lane.MARKETING) == [2, 1, 0]
+        assert await sending.due_partitions(tx, range(PARTITIONS), now(), Lane.MARKETING) == [2, 1, 0]
 
 
 async def test_a_code_waits_for_no_decision_on_another_code(due: Due) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from common.contracts.dispatch import HoldChanged
 from common.db.database import Database
+from common.db.shards import Shards
 from dispatch.projection.freshness import Freshness
 from dispatch.projection.limits import Limits
 from tests.support.infrastructure import Postgres
@@ -44,7 +45,7 @@ class Holding:
 
     async def look(self, processes: int = 1) -> None:
         """Each of them has just been started, and knows nothing but what is stored."""
-        each = [Freshness(self._database, PARTITIONS, LIMITS, TOLD_AFTER) for _ in range(processes)]
+        each = [Freshness(Shards.undivided(self._database, PARTITIONS), LIMITS, TOLD_AFTER) for _ in range(processes)]
         await asyncio.gather(*(process.look() for process in each))
 
     async def a_minute_passes(self) -> None:

@@ -124,7 +124,9 @@ class Process:
     @property
     def timers(self) -> Timers:
         timeout = self.sending_timeout
-        return Timers(self.database, self.clearance, self.handoff, batch=10, partitions=1, sending_timeout=timeout)
+        return Timers(
+            self.database, self.clearance, self.handoff, batch=10, partitions=range(1), sending_timeout=timeout
+        )
 
     async def sweeps(self) -> None:
         await self.timers.sweep()

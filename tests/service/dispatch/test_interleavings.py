@@ -177,7 +177,9 @@ async def dispatch(postgres: Postgres, unique: str) -> AsyncIterator[Dispatch]:
         policy = at_hand_off(load("demonstration"))
         clearance = Clearance(subject_keys, field_keys, traffic, policy, limits, 60.0)
         handoff = Handoff(database, traffic, clearance, 1)
-        timers = Timers(database, clearance, handoff, batch=10, partitions=1, sending_timeout=timedelta(minutes=1))
+        timers = Timers(
+            database, clearance, handoff, batch=10, partitions=range(1), sending_timeout=timedelta(minutes=1)
+        )
         yield Dispatch(database, watcher, handoff, timers)
 
 

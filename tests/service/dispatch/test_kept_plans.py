@@ -152,7 +152,7 @@ def _ticks(database: Database, gateway: Gateway) -> dict[str, Callable[[], Await
     clearance = Clearance(subject_keys, field_keys, traffic, policy, limits, 5.0)
     handoff = Handoff(database, traffic, clearance, 4)
     timeout = timedelta(minutes=1)
-    timers = Timers(database, clearance, handoff, batch=100, partitions=3, sending_timeout=timeout)
+    timers = Timers(database, clearance, handoff, batch=100, partitions=range(3), sending_timeout=timeout)
     return {
         "due marketing": timers.wake_marketing,
         "due codes": timers.wake_codes,

@@ -232,7 +232,12 @@ class Worker:
         self.handoff = Handoff(self.database, self.clearance.traffic, self.clearance, 4)
         self.intake = Intake(self.clearance, self.handoff, batch=100, partitions=1)
         self.timers = Timers(
-            self.database, self.clearance, self.handoff, batch=100, partitions=1, sending_timeout=timedelta(minutes=1)
+            self.database,
+            self.clearance,
+            self.handoff,
+            batch=100,
+            partitions=range(1),
+            sending_timeout=timedelta(minutes=1),
         )
 
     async def take(self, events: Sequence[Any], *, fails: bool = False) -> None:

@@ -373,7 +373,7 @@ class Worker:
         self.handoff = handoff = Handoff(world.database, self.traffic, clearance, SLOTS)
         self.intake = Intake(clearance, handoff, batch=batch, partitions=1)
         self.timers = Timers(
-            world.database, clearance, handoff, batch=batch, partitions=1, sending_timeout=timedelta(seconds=-1)
+            world.database, clearance, handoff, batch=batch, partitions=range(1), sending_timeout=timedelta(seconds=-1)
         )
         self.meanwhile = list(meanwhile)
         self.dead = asyncio.Event()

@@ -51,7 +51,7 @@ def handoff_by(database: Database, *gateways: HttpGateway) -> Handoff:
 
 
 def timers_of(database: Database, handoff: Handoff, batch: int = 10) -> Timers:
-    return Timers(database, UNUSED, handoff, batch=batch, partitions=1, sending_timeout=timedelta(minutes=1))
+    return Timers(database, UNUSED, handoff, batch=batch, partitions=range(1), sending_timeout=timedelta(minutes=1))
 
 
 def looked_before(timers: Timers, gateway: str) -> None:

@@ -37,7 +37,7 @@ def pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _timers(database: Database) -> Timers:
     nobody: Any = None  # who wakes asks no gate and no gateway
-    return Timers(database, nobody, nobody, batch=10, partitions=3, sending_timeout=timedelta(0))
+    return Timers(database, nobody, nobody, batch=10, partitions=range(3), sending_timeout=timedelta(0))
 
 
 def _waiting(n: int, *reasons: str) -> MessageRow:

@@ -35,6 +35,7 @@ from common.contracts import TOPICS, Topic
 from common.db.allowances import Allowances
 from common.db.database import Database, fetch_many
 from common.db.notify import either
+from common.db.shards import OtherShard, Shard, Shards
 from common.db.timer import Worker
 from common.kafka import broker as kafka
 from common.kafka import dead_letters, publisher_keys
@@ -82,16 +83,21 @@ READY_STALLED_S = 10.0  # the same for a stalled partition; a change of leader t
 
 @dataclass(frozen=True, slots=True)
 class Resources(Generic[S]):
-    """The resources of a running service."""
+    """The resources of a running service. `database`: of the own shard, where the service has several."""
 
     settings: S
     database: Database
+    shards: Shards
     subject_keys: SubjectKeys
     edge_ids: EdgeIds
     field_keys: FieldKeys
     link_keys: LinkKeys
     relayed: Relayed
     allowances: Allowances
+
+    def database_of(self, subject_id: str) -> Database:
+        """Return the database that holds the person."""
+        return self.shards.of(kafka.partition_of(subject_id, self.settings.partitions)).database
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +133,7 @@ class Service(Generic[S]):
     background: Callable[[Resources[S]], Background] = lambda _: Background()  # of the worker role
     projection: Callable[[Resources[S]], Background] = lambda _: Background()  # of the projection role
     ceiling: Ceiling | None = None
+    admitted: Callable[[Resources[S]], Awaitable[None]] | None = None  # raises OtherShard
     published: str = ""  # see `Relayed`
     checks: Sequence[Check] = ()
     remarks: Sequence[Check] = ()  # warnings shown by /readyz; the service stays ready
@@ -249,17 +256,19 @@ def _described(router: APIRouter) -> bool:
 async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Running]]:
     """Open the resources and run the workers of the roles; drain them on leaving."""
     settings = service.settings
-    database = Database(settings.database_url, pool_size=settings.database_pool, name=service.name)
+    shards = _shards_of(settings, service.name)
+    database = shards.own.database
     subject_keys = SubjectKeys(settings.subject_keys)
     held = Resources(
         settings=settings,
         database=database,
+        shards=shards,
         subject_keys=subject_keys,
         edge_ids=EdgeIds(settings.subject_keys),
         field_keys=FieldKeys(settings.field_keys, subject_keys),
         link_keys=LinkKeys(settings.link_keys or settings.field_keys, subject_keys),
         relayed=Relayed(database, service.published),
-        allowances=Allowances(Database(settings.database_url, pool_size=1, name=service.name)),
+        allowances=Allowances(Database(settings.first_url, pool_size=1, name=service.name)),
     )
     database.show_pool()
     state = _Running()
@@ -292,9 +301,9 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
     state.topics_ready = not needs_topics
     try:
         state.keys_seen = await _keys_are_those_stored(service, held)
-    except OtherKey:
+    except (OtherKey, OtherShard):
         await held.allowances.close()
-        await database.close()
+        await shards.close()
         raise
 
     async def run(worker: Worker) -> None:
@@ -350,15 +359,37 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
         if state.audit is not None:
             await state.audit.close()
         await held.allowances.close()
-        await database.close()
+        await shards.close()
+
+
+def _shards_of(settings: ServiceSettings, name: str) -> Shards:
+    """Return the databases of the service. Those of other shards connect once they are asked."""
+
+    def of(url: str) -> Database:
+        return Database(url, pool_size=settings.database_pool, name=name)
+
+    if not settings.divided:
+        return Shards.undivided(of(settings.database_url), settings.partitions)
+    each = tuple(Shard(named, partitions, of(url)) for named, partitions, url in settings.divided)
+    return Shards(each, next(shard for shard in each if shard.name == settings.own_shard))
 
 
 async def _keys_are_those_stored(service: Service[Any], held: Resources[Any]) -> bool:
-    """Check that the stored subject ids are of the current outer key, and tell the relay the keys. Raises OtherKey.
+    """Check that the database is of the own shard, and its subject ids of the current outer key, and tell the relay
+    the keys. Raises OtherKey, OtherShard.
 
     Return False where the database does not answer or has no schema yet. Reads SEEN rows at the ends of each index. A
     process without keys makes no id.
     """
+    try:
+        if service.admitted is not None:
+            async with asyncio.timeout(KEYS_SEEN_WITHIN_S):
+                await service.admitted(held)
+    except OtherShard:
+        raise
+    except Exception as error:
+        log.warning("the partitions of the database could not be checked yet", extra={"why": type(error).__name__})
+        return False
     if held.settings.keyless:
         return True
     try:

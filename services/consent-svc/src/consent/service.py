@@ -166,7 +166,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
     partitions = settings.partitions
 
     async def ceiling(tx: AsyncConnection) -> datetime | None:
-        return await applied_watermark(tx, intake.GROUP, INBOUND_MESSAGES, partitions)
+        return await applied_watermark(tx, intake.GROUP, INBOUND_MESSAGES, range(partitions))
 
     return Service(
         name="consent",

@@ -1,4 +1,4 @@
-"""Run `python -m dispatch [migrate | settings --check | rebuild]`, or `python -m dispatch replay`.
+"""Run `python -m dispatch [migrate | settings --check | rebuild | divide]`, or `python -m dispatch replay`.
 
 `replay` needs only the setting PLACET_DATABASE_URL.
 """
@@ -6,6 +6,7 @@
 import sys
 
 from common.command import main, settings_of
+from dispatch import division
 from dispatch.audit import replay
 from dispatch.projection import rebuild as rebuilding
 from dispatch.service import MOVES, Settings, build
@@ -14,4 +15,6 @@ if sys.argv[1:2] == ["replay"]:
     sys.exit(replay.run(sys.argv[2:]))
 if sys.argv[1:2] == ["rebuild"]:
     sys.exit(rebuilding.run(settings_of(Settings), sys.argv[2:]))
+if sys.argv[1:2] == ["divide"]:
+    sys.exit(division.run(settings_of(Settings), sys.argv[2:]))
 main(build, Settings, MOVES)

@@ -5,6 +5,8 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from heapq import merge
+from itertools import chain, islice
 from operator import attrgetter
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -24,9 +26,10 @@ from common.sms.prices import euros
 from common.web.auth import Caller, require
 from common.web.fields import NumberCountry, Storable
 from common.web.openapi import refuses
-from common.web.pagination import LIMIT, SORTED, Cursor, Limit, Page, Sort, next_of, position, whole_page
+from common.web.pagination import LIMIT, SORTED, Cursor, Limit, Page, Sort, cursor_of, next_of, position, whole_page
 from common.web.problems import Invalid, NotFound, Reason
 from common.web.span import Since, Until, span
+from dispatch import everywhere
 from dispatch.messages import lists
 from dispatch.messages import store as messages
 from dispatch.messages.disclosure import disclosed
@@ -105,8 +108,9 @@ async def get_message(
     Only the platform's operator sees each reason that other senders' data may explain: `other_controller`, `erased`,
     `consent_unreadable`, `provider_block`. A sender sees such a reason where no other reason denies the message.
     """
+    found = [row for row in await everywhere.of_each(held.shards, lambda tx: messages.found(tx, identity)) if row]
     async with held.database.begin() as tx:
-        row = await caller.theirs(tx, await messages.found(tx, identity), _no_message())
+        row = await caller.theirs(tx, found[0] if found else None, _no_message())
         ids = held.edge_ids.of(await caller.controller_of(row.sender_id, tx))
     facts, reasons = (row.facts, list(row.reasons)) if caller.everywhere else disclosed(row.facts, row.reasons)
     told = {
@@ -190,10 +194,10 @@ async def list_messages(
     begin, end = span(since, until, datetime.now(UTC))
     after = position(cursor, Place)
     await caller.may_use(sender_id)
+    listed = Listed(sender_id, begin, end, campaign_id, status)
+    of_each = await everywhere.of_each(held.shards, lambda tx: lists.of_sender(tx, listed, after, limit, SORTED[sort]))
+    found = list(islice(merge(*of_each, key=lists.place_of, reverse=sort == "newest"), limit))
     async with held.database.begin() as tx:
-        found = await lists.of_sender(
-            tx, Listed(sender_id, begin, end, campaign_id, status), after, limit, SORTED[sort]
-        )
         items = await _listed(tx, held, caller, found)
     return Page[ListedMessage](items=items, next=next_of(found, limit, lists.place_of))
 
@@ -211,8 +215,9 @@ async def search_messages(
         reason = Reason("number", refused.reason, refused.remedy)
         raise Invalid("`number` is not a mobile number", reasons=[reason]) from refused
     after = position(body.cursor, Place)
-    async with held.database.begin() as tx:
-        found = await lists.of_person(tx, held.subject_keys.subject_id(number), covered, after, body.limit)
+    who = held.subject_keys.subject_id(number)
+    async with held.database_of(who).begin() as tx:
+        found = await lists.of_person(tx, who, covered, after, body.limit)
         items = await _listed(tx, held, caller, found)
     return Page[ListedMessage](items=items, next=next_of(found, body.limit, lists.place_of))
 
@@ -290,8 +295,7 @@ async def list_before_reviews(
     the text.
     """
     texts = [_ticket(held.field_keys, each, place) for place, each in enumerate(body.sent_before)]
-    async with held.database.begin() as tx:
-        found = await lists.before(tx, texts, SHOWN_BEFORE)
+    found = chain.from_iterable(await everywhere.of_each(held.shards, lambda tx: lists.before(tx, texts, SHOWN_BEFORE)))
     log.info("messages before reviews were shown", extra={"by": caller.subject, "mo_ids": [t.mo_id for t in texts]})
     of: list[list[SentMessage]] = [[] for _ in texts]
     for sent in found:
@@ -345,22 +349,23 @@ async def list_enforcements(
 
     An opt-out concerns a person, not one sender: the list needs a token for every sender.
     """
-    async with held.database.begin() as tx:
-        rows = await _page(tx, "enforcement", cursor, limit)
+    rows, behind = await _page(held, "enforcement", cursor, limit)
     items = [Enforcement.model_validate(dict(row._mapping)) for row in rows]
-    return Page[Enforcement](items=items, next=next_of(rows, limit, attrgetter("id")))
+    return Page[Enforcement](items=items, next=None if behind is None else cursor_of(behind))
 
 
 async def _page(
-    tx: AsyncConnection, table: Literal["enforcement", "provider_block"], cursor: str | None, limit: int
-) -> Any:
-    after = position(cursor, int) or 0
+    held: Resources[Any], table: Literal["enforcement", "provider_block"], cursor: str | None, limit: int
+) -> tuple[Sequence[Any], int | None]:
+    statement = text(f"SELECT * FROM {table} WHERE id > :after ORDER BY id LIMIT :limit")
 
-    async def read() -> Sequence[Any]:
-        statement = text(f"SELECT * FROM {table} WHERE id > :after ORDER BY id LIMIT :limit")
-        return (await tx.execute(statement, {"after": after, "limit": limit})).all()
+    async def of_shard(tx: AsyncConnection, after: int, most: int) -> Sequence[Any]:
+        async def read() -> Sequence[Any]:
+            return (await tx.execute(statement, {"after": after, "limit": most})).all()
 
-    return await whole_page(tx, table, limit, read, attrgetter("id"))
+        return await whole_page(tx, table, most, read, attrgetter("id"))
+
+    return await everywhere.page(held.shards, position(cursor, int) or 0, limit, of_shard, attrgetter("id"))
 
 
 class ProviderBlock(BaseModel):
@@ -384,10 +389,9 @@ async def list_provider_blocks(
     Each block needs review: the cause may be the person's wish. A blocked person gets no marketing by any gateway,
     and nothing by the blocking gateway.
     """
-    async with held.database.begin() as tx:
-        rows = await _page(tx, "provider_block", cursor, limit)
+    rows, behind = await _page(held, "provider_block", cursor, limit)
     items = [ProviderBlock.model_validate(dict(row._mapping)) for row in rows]
-    return Page[ProviderBlock](items=items, next=next_of(rows, limit, attrgetter("id")))
+    return Page[ProviderBlock](items=items, next=None if behind is None else cursor_of(behind))
 
 
 @router.delete("/provider-blocks/{gateway}/{subject_id}", operation_id="provider_blocks.delete", status_code=204)
@@ -401,7 +405,7 @@ async def remove_provider_block(
 
     Marketing resumes, by any gateway, once the person has no other block. Messages denied meanwhile stay denied.
     """
-    async with held.database.begin() as tx:
+    async with held.database_of(subject_id).begin() as tx:
         removed = await sending.unblock(tx, gateway, subject_id)
     if removed is None:
         raise NotFound("no such block", reasons=[Reason("subject_id", "not_blocked")])

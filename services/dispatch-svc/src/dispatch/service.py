@@ -14,9 +14,10 @@ from common.privacy.pruning import Pruner
 from common.privacy.resealing import whole
 from common.service import Background, Resources, Service
 from common.settings import PricedSettings
-from dispatch import api, schema, timeline
+from common.settings.shards import ShardedSettings
+from dispatch import api, division, schema, timeline
 from dispatch.accepting import api as accepting
-from dispatch.accepting import totals
+from dispatch.accepting import reports, totals
 from dispatch.audit.invariants import Checker
 from dispatch.gate.clearance import Clearance
 from dispatch.gateways.by_smpp import gateway as by_smpp
@@ -42,7 +43,7 @@ CODES_PART = 0.2
 BATCH_BYTES = 8 * 1024 * 1024  # a thousand messages of ten SMS
 
 
-class Settings(PricedSettings):
+class Settings(ShardedSettings, PricedSettings):
     gateways: tuple[GatewaySettings, ...] = ()
     """The accounts that messages leave by: docs/providers.md."""
     gateway_url: HttpUrl | None = None
@@ -135,7 +136,7 @@ SEALED = (
 )
 
 MOVES = Moves(
-    unless=messages.IN_HAND | projection.REBUILDING,
+    unless=messages.IN_HAND | projection.REBUILDING | division.DIVIDED,
     before=projection.WITHOUT_OFFSETS,
     placed=("message", "enforcement"),
 )
@@ -154,7 +155,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
 
         The lanes share only the database, and the binds of a gateway over SMPP.
         """
-        binds.serve(lane, held.database, held.subject_keys.fingerprint)
+        binds.serve(lane, held.shards.first.database, held.subject_keys.fingerprint)
         traffic = traffic_of(
             settings.every_gateway,
             settings,
@@ -182,7 +183,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             clearance,
             handoff,
             batch=settings.intake_batch,
-            partitions=settings.partitions,
+            partitions=settings.own_partitions,
             sending_timeout=timeout,
         )
         return handoff, intake, timers
@@ -190,15 +191,16 @@ def build(settings: Settings | None = None) -> Service[Settings]:
     def background(held: Resources[Settings]) -> Background:
         handoff, intake, timers = sending(held, Lane.MARKETING, 1 - CODES_PART)
         checker = Checker(held.database, settings.policy, limits_of(settings), timeout)
-        comparing = Comparing(held.database, settings.partitions, held.subject_keys.outer_key_id)
+        comparing = Comparing(held.shards, held.subject_keys.outer_key_id)
+        compares = held.shards.own is held.shards.first
         erasing = eraser(held.database, settings.partitions)
         told_after = timedelta(seconds=settings.hold_told_after_s)
-        freshness = Freshness(held.database, settings.partitions, limits_of(settings), told_after)
+        freshness = Freshness(held.shards, limits_of(settings), told_after)
         return Background(
             subscriptions=[
                 intake.campaigns(),
-                *receipts.subscriptions(handoff.traffic, told_by),
-                comparing.subscription(),
+                *receipts.subscriptions(handoff.traffic, told_by, divided=held.shards.divided),
+                *([comparing.subscription()] if compares else []),
                 erasing.subscription(),
                 copier(held.field_keys).subscription(),
             ],
@@ -207,7 +209,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 *handoff.traffic.workers(),
                 *timers.workers(),
                 checker.worker(),
-                comparing.worker(),
+                *([comparing.worker()] if compares else []),
                 freshness.worker(),
                 erasing.worker(),
                 Pruner(held.database, pruning.policy(settings.keep)).worker(),
@@ -226,6 +228,14 @@ def build(settings: Settings | None = None) -> Service[Settings]:
     async def fresh(held: Resources[Settings]) -> str | None:
         return await consent_is_fresh(held, limits_of(settings))
 
+    async def admitted(held: Resources[Settings]) -> None:
+        """Raise OtherShard where a database is not that of the settings."""
+        async with held.database.begin() as tx:
+            await division.claim(tx, settings.own_partitions, settings.partitions)
+        for shard in held.shards.each:
+            if shard is not held.shards.own and "api" in settings.roles:
+                await division.check(shard, settings.partitions)
+
     # stale consent makes a deciding process unready, which stops a roll-out; an API process goes on accepting
     decides = bool(settings.roles & {"worker", "projection"})
     return Service(
@@ -233,12 +243,13 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         about="Messages: accepted, decided by the gate, handed off, and reported.",
         settings=settings,
         metadata=schema.metadata,
+        admitted=admitted,
         sealed=SEALED,
         subject_ids={
             projection.subject.c.subject_id: projection.subject.c.subject_id,
             messages.message.c.subject_id: messages.message.c.message_id,
         },
-        routers=[accepting.router, totals.router, timeline.router, api.router],
+        routers=[accepting.router, reports.router, totals.router, timeline.router, api.router],
         senders_arrive_within_s=accepting.ARRIVES_WITHIN_S,
         background=background,
         projection=urgent,

@@ -34,8 +34,9 @@ async def get_timeline(
     except NumberRefused as refused:
         reason = Reason("number", refused.reason, refused.remedy)
         raise Invalid("`number` is not a mobile number", reasons=[reason]) from refused
-    async with held.database.begin() as tx:
-        rows = await lists.of_person(tx, held.subject_keys.subject_id(number), covered, None, body.limit + 1)
+    who = held.subject_keys.subject_id(number)
+    async with held.database_of(who).begin() as tx:
+        rows = await lists.of_person(tx, who, covered, None, body.limit + 1)
         controllers = await caller.controllers({row.sender_id for row in rows}, tx)
     moments = [
         moment

@@ -82,7 +82,9 @@ class Consumer:
         self.keys = PublisherKeys(ours, fingerprints(settings.subject_keys))
         self.offsets = Offsets(ours, self.database, timedelta(seconds=settings.max_clock_skew_s))
         self.placement = Placement(settings.topic_prefix + ours.topic.name, self.offsets)
-        self.logs = LogWatch(self.placement, settings.partitions, leaders_change=settings.kafka_groups)
+        self.logs = LogWatch(
+            self.placement, clients.read_of(settings, ours.topic), leaders_change=settings.kafka_groups
+        )
         people = SubjectKeys(settings.subject_keys)
         self.batches = Batches(ours, self.database, self.offsets, self.keys, people, settings.partitions)
         self.polling = Polling(ours, self.placement, self.progress, waits_out=not settings.kafka_groups)
@@ -137,9 +139,10 @@ class Consumer:
             return
         if not self.settings.kafka_groups:
             self._joined = True
-            self.progress.dealt(range(self.settings.partitions), time.monotonic())
+            read = clients.read_of(self.settings, self.subscription.topic)
+            self.progress.dealt(read, time.monotonic())
             if self.subscription.on_assigned is not None:
-                self.subscription.on_assigned(self.settings.partitions)
+                self.subscription.on_assigned(len(read))
         watching = asyncio.create_task(self.logs.run(client, stop))
         stopping = asyncio.create_task(stop.wait())
         try:

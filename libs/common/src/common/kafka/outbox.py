@@ -305,7 +305,8 @@ class Relay:
         self._watermarked = watermarked
         self._ceiling = ceiling
         self._published = published
-        self._fence = f"{settings.topic_prefix}{service}.relay"
+        of_shard = f".{settings.own_shard}" if settings.own_shard else ""
+        self._fence = f"{settings.topic_prefix}{service}.relay{of_shard}"
         self._failures = 0
         self._patience_s = settings.relay_ack_timeout_s
         self._next_watermark = 0.0

@@ -14,7 +14,7 @@ from aiokafka.errors import OffsetOutOfRangeError
 
 from common.contracts import Watermark
 from common.kafka import broker as kafka
-from common.kafka.reading.client import ISOLATION
+from common.kafka.reading.client import ISOLATION, read_of
 from common.kafka.reading.completeness import Reading, Seen
 from common.kafka.reading.records import event_of, is_tombstone, key_of, received_as
 from common.kafka.subscription import Poison, Received, Stopped, Subscription, home_offset
@@ -60,7 +60,8 @@ class Replaying:
             max_partition_fetch_bytes=FETCH_BYTES,
         )
         await self._consumer.start()
-        self._consumer.assign([self._place(partition) for partition in range(self.settings.partitions)])
+        read = read_of(self.settings, self.subscription.topic)
+        self._consumer.assign([self._place(partition) for partition in read])
         return self
 
     async def __aexit__(

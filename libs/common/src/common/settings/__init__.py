@@ -6,6 +6,7 @@ No module reads the environment at import.
 import base64
 import os
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -300,6 +301,26 @@ class ServiceSettings(MountedSettings):
         if not self.kafka_tls and (self.kafka_sasl or self.kafka_cert_file or self.kafka_ca_file):
             raise ValueError("set PLACET_KAFKA_TLS too: a password, or a certificate, needs it")
         return self
+
+    @property
+    def own_partitions(self) -> Sequence[int]:
+        """Return the partitions whose people the database holds: all, but of a shard (`shards.py`)."""
+        return range(self.partitions)
+
+    @property
+    def own_shard(self) -> str:
+        """Return the name of the shard of the process; empty where the service has one database."""
+        return ""
+
+    @property
+    def divided(self) -> Sequence[tuple[str, Sequence[int], str]]:
+        """Return the name, the partitions and the database's URL of each shard; empty without shards."""
+        return ()
+
+    @property
+    def first_url(self) -> str:
+        """Return the URL of the database that keeps what is counted over all shards."""
+        return self.divided[0][2] if self.divided else self.database_url
 
     @property
     def keyless(self) -> bool:

@@ -140,7 +140,7 @@ async def mark_unreadable(tx: AsyncConnection, key: str | None, partition: int, 
 
 async def as_of(tx: AsyncConnection, partitions: int) -> datetime | None:
     """Return the time up to which every consent change is applied; `None` during the first reading."""
-    return await applied_watermark(tx, GROUP, STATES, partitions)
+    return await applied_watermark(tx, GROUP, STATES, range(partitions))
 
 
 def _standing(event: ConsentStateChanged, *, unreadable: bool) -> Standing:

@@ -1,4 +1,4 @@
-"""HTTP: send one message or a thousand, list audited texts, report costs and messages to people who had stopped.
+"""HTTP: send one message or a thousand.
 
 [name]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: a send, before its 202
 [before-post-commit, after-post-commit].
@@ -8,50 +8,52 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from operator import attrgetter
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Depends, Request, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.db.database import Database
 from common.kafka.broker import partition_of
 from common.law import Policy, at_hand_off, country_of, covers, next_permitted, region_of
 from common.law.stop_mention import mentions_stop
 from common.service import Resources, resources
 from common.sms.message_id import EPOCH, message_id
-from common.sms.msisdn import Msisdn, NumberRefused, applying, parse
-from common.sms.prices import euros
+from common.sms.msisdn import NumberRefused, applying, parse
 from common.sms.sms_length import MAX_SEGMENTS, length
 from common.telemetry import counter, masked
-from common.texts.findings import Finding, findings_of
+from common.texts.findings import findings_of
 from common.texts.placeholders import placeholders
 from common.web.auth import Caller, rates, require
 from common.web.auth.organisations import pauses
 from common.web.auth.rates import LimitReached
 from common.web.idempotency import Answer, Key, answer_of, find, keep_all, keyed
 from common.web.openapi import refuses, tells
-from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position, whole_page
-from common.web.problems import Conflict, Forbidden, Invalid, NotAllowedByLimits, NotFound, Problem, Reason
-from common.web.span import Since, Until, span
+from common.web.problems import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotAllowedByLimits,
+    NotFound,
+    Problem,
+    Reason,
+    Unavailable,
+    problem_of,
+)
 from dispatch.accepting import limiting, rules, store
+from dispatch.accepting.asked import Asked, Known, Part, Ready, by_shard
 from dispatch.accepting.bodies import (
     Batch,
     BatchResults,
-    Cost,
-    CostReport,
     NotASend,
     Refusal,
     Requested,
     Result,
     Send,
     Sent,
-    TextAudit,
-    ToStopped,
-    ToStoppedReport,
 )
 from dispatch.accepting.rules import Kind, TextRefused, Written
 from dispatch.accepting.store import Audit
@@ -60,7 +62,7 @@ from dispatch.messages.row import FREE_TEXT, MessageRow
 from dispatch.messages.status import Status
 from dispatch.projection import store as projection
 from dispatch.projection import templates
-from dispatch.projection.templates import TemplateVersion, Wanted
+from dispatch.projection.templates import Wanted
 from dispatch.quotas.budget import Budget, Purse
 
 router = APIRouter(prefix="/v1", tags=["dispatch"])
@@ -79,7 +81,6 @@ Held = Annotated[Resources[Any], Depends(resources)]
 Sends = Annotated[
     Caller, Depends(require("message:send:transactional", "message:send:service", "message:send:marketing"))
 ]
-Reads = Annotated[Caller, Depends(require("message:read"))]
 
 
 class LooksLikeAdvertising(Invalid):
@@ -126,38 +127,6 @@ PROBLEMS: Mapping[Kind, type[Problem]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A well-formed message of a caller with the scopes. `found`: the findings in a free text outside marketing."""
-
-    body: Send
-    msisdn: Msisdn
-    subject_id: str
-    region: str | None
-    found: Sequence[Finding]
-
-
-@dataclass(slots=True)
-class Known:
-    """The caller's senders and their templates known here, among those that a request names."""
-
-    senders: Mapping[str, projection.Sender]
-    templates: Mapping[Wanted, TemplateVersion]
-
-
-@dataclass(slots=True)
-class Asked:
-    """A message of a request on its way: refused, or with its text."""
-
-    identity: UUID
-    ready: Ready | None = None
-    written: Written | None = None
-    template: str = FREE_TEXT
-    problem: Problem | None = None
-    audited: tuple[str, ...] = field(default=())
-    status: str | None = None
-
-
 @router.post(
     "/messages",
     operation_id="messages.create",
@@ -198,23 +167,22 @@ async def send(
         except Problem as problem:
             each.problem = problem
     under = await keyed(request, caller, key, held.subject_keys)
-    async with _known(held, caller, [each.ready.body for each in asked if each.ready]) as (tx, known):
-        await limiting.lock(tx, caller, [(a.ready.body.category, a.ready.subject_id) for a in asked if a.ready], key)
+    home, *others = by_shard(held, asked)
+    if others and under is not None:
+        async with home.database.begin() as tx:
+            if (first := await find(tx, under)) is not None:
+                return first.response()
+    complete = all([await _accept_elsewhere(held, caller, key, part, now) for part in others])
+    async with _known(home.database, caller, [each.ready.body for each in home.asked if each.ready]) as (tx, known):
+        await _lock(tx, caller, key, home)
         if under is not None and (first := await find(tx, under)) is not None:
             if not isinstance(body, Batch) and isinstance(asked[0].problem, Forbidden):
                 raise asked[0].problem
             return first.response()
-        for place, each in enumerate(asked):
-            await _let_others(place)
-            if each.ready is not None:
-                _write(each, each.ready, known)
-        purse = await _limit(tx, held, caller, [each for each in asked if each.written is not None], known, now)
-        await _insert(tx, held, asked, now)
+        purse = await _accept(tx, held, caller, known, home.asked, now)
         answer = _answer(asked, several=isinstance(body, Batch))
-        if under is not None and answer is not None:
+        if under is not None and answer is not None and complete:
             await keep_all(tx, [(under, answer, now)])
-        audits = [_audit(each, each.ready.body, caller, now) for each in _to_audit(asked) if each.ready]
-        await store.add_audits(tx, audits)
     for each in asked:
         if each.ready is not None:
             _count(each, each.ready.body)
@@ -226,6 +194,49 @@ async def send(
         return answer_of(BatchResults(results=[_result(each) for each in asked]), 202).response()
     assert asked[0].problem is not None
     raise asked[0].problem
+
+
+async def _lock(tx: AsyncConnection, caller: Caller, key: str | None, part: Part) -> None:
+    people = [(each.ready.body.category, each.ready.subject_id) for each in part.asked if each.ready]
+    await limiting.lock(tx, caller, people, key)
+
+
+async def _accept(
+    tx: AsyncConnection, held: Resources[Any], caller: Caller, known: Known, asked: Sequence[Asked], now: datetime
+) -> Purse:
+    """Give each message its text and its place in the ledger, or its problem."""
+    for place, each in enumerate(asked):
+        await _let_others(place)
+        if each.ready is not None:
+            _write(each, each.ready, known)
+    purse = await _limit(tx, held, caller, [each for each in asked if each.written is not None], known, now)
+    await _insert(tx, held, asked, now)
+    audits = [_audit(each, each.ready.body, caller, now) for each in _to_audit(asked) if each.ready]
+    await store.add_audits(tx, audits)
+    return purse
+
+
+async def _accept_elsewhere(held: Resources[Any], caller: Caller, key: str | None, part: Part, now: datetime) -> bool:
+    """Accept the part of a batch whose people another shard holds; return whether the shard answered.
+
+    Each shard commits for itself, so a repeat under the key may find messages of the first time on record: they need no
+    place anew. The messages of a shard without an answer are refused, and the answer is then kept for no repeat.
+    """
+    try:
+        async with _known(part.database, caller, [each.ready.body for each in part.asked if each.ready]) as (tx, known):
+            await _lock(tx, caller, key, part)
+            there = await messages.statuses(tx, [each.identity for each in part.asked])
+            for each in part.asked:
+                each.status = there.get(each.identity)
+            await _accept(tx, held, caller, known, [each for each in part.asked if each.status is None], now)
+    except Exception as error:
+        problem = problem_of(error)
+        if not isinstance(problem, Unavailable):
+            raise
+        for each in part.asked:
+            each.written, each.audited, each.status, each.problem = None, (), None, problem
+        return False
+    return True
 
 
 def _answer(asked: Sequence[Asked], *, several: bool) -> Answer | None:
@@ -360,7 +371,7 @@ def _check_courtesy(territory: str, region: str | None, now: datetime, before: d
 
 @asynccontextmanager
 async def _known(
-    held: Resources[Any], caller: Caller, bodies: Collection[Send]
+    database: Database, caller: Caller, bodies: Collection[Send]
 ) -> AsyncIterator[tuple[AsyncConnection, Known]]:
     """Open a transaction in which the named senders and templates are known, or are late by ARRIVES_WITHIN_S.
 
@@ -370,7 +381,7 @@ async def _known(
     wanted = {(body.template_id, body.version) for body in bodies if body.template_id is not None}
     waits = pauses(ARRIVES_WITHIN_S)
     while True:
-        async with held.database.begin() as tx:
+        async with database.begin() as tx:
             known = await _theirs(tx, caller, sender_ids, wanted)
             complete = (len(known.senders), len(known.templates)) == (len(sender_ids), len(wanted))
             if complete or (pause := next(waits, None)) is None:
@@ -538,48 +549,3 @@ def _result(asked: Asked) -> Result:
 async def _let_others(place: int) -> None:
     if place % TURN == TURN - 1:
         await asyncio.sleep(0)
-
-
-@router.get("/text-audits", operation_id="text_audits.list")
-async def list_text_audits(held: Held, caller: Reads, cursor: Cursor = None, limit: Limit = LIMIT) -> Page[TextAudit]:
-    """List texts that were refused, or left by an override, oldest first, of the senders your token covers."""
-    after = position(cursor, int) or 0
-    covered = await caller.covered()
-    async with held.database.begin() as tx:
-
-        async def read() -> Sequence[store.Kept]:
-            return await store.audits_after(tx, after, covered, limit)
-
-        rows = await whole_page(tx, "text_audit", limit, read, attrgetter("id"))
-    items = [TextAudit.model_validate({**row._asdict(), "reasons": list(row.reasons)}) for row in rows]
-    return Page[TextAudit](items=items, next=next_of(rows, limit, attrgetter("id")))
-
-
-@router.get("/reports/to-stopped", operation_id="reports.to_stopped")
-async def report_to_stopped(held: Held, caller: Reads, since: Since = None, until: Until = None) -> ToStoppedReport:
-    """Count transactional and service messages to people who had stopped, by sender and template.
-
-    Such messages are lawful: a code follows a contract. Many of them from one template may be advertising in disguise.
-    """
-    begin, end = span(since, until, datetime.now(UTC))
-    covered = await caller.covered()
-    async with held.database.begin() as tx:
-        found = await store.to_stopped(tx, begin, end, covered)
-    return ToStoppedReport(since=begin, until=end, items=[ToStopped(**each._asdict()) for each in found])
-
-
-@router.get("/reports/costs", operation_id="reports.costs")
-async def report_costs(held: Held, caller: Reads, since: Since = None, until: Until = None) -> CostReport:
-    """Sum the cost of the messages decided in a time, by sender, lane and version of the price table.
-
-    A later table changes no cost: each message keeps the cost of its sending.
-    """
-    begin, end = span(since, until, datetime.now(UTC))
-    covered = await caller.covered()
-    async with held.database.begin() as tx:
-        found = await store.costs(tx, begin, end, covered)
-    items = [
-        Cost.model_validate(each._asdict() | {"cost": None if each.cost is None else euros(each.cost)})
-        for each in found
-    ]
-    return CostReport(since=begin, until=end, items=items)

@@ -14,6 +14,7 @@ from common.web.auth import Caller, require
 from common.web.pagination import OfSender
 from common.web.problems import Invalid, Reason
 from common.web.span import Since, Until, span
+from dispatch import everywhere
 from dispatch.accepting import store
 
 router = APIRouter(prefix="/v1", tags=["dispatch"])
@@ -76,8 +77,8 @@ async def report_totals(
         raise Invalid("`time_zone` is not in the IANA database", reasons=[Reason("time_zone", "unknown_time_zone")])
     begin, end = span(since, until, datetime.now(UTC))
     senders = await caller.covered(sender_id)
-    async with held.database.begin() as tx:
-        found = await store.totals(tx, begin, end, senders, by, time_zone)
+    of_each = await everywhere.of_each(held.shards, lambda tx: store.totals(tx, begin, end, senders, by, time_zone))
+    found = sorted(everywhere.added(of_each, keyed_by=3))
     items = [
         Total.model_validate(each._asdict() | {"cost": None if each.cost is None else euros(each.cost)})
         for each in found

@@ -5,6 +5,8 @@ the snapshot began is left out, as the projection may be newer; every other slic
 """
 
 import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import STATES, SUMS
 from common.contracts.consent import StatesSummed
 from common.db.database import Database
+from common.db.shards import Shard, Shards
 from common.db.timer import Timer, Worker
 from common.kafka.reading.offsets import applied_watermark
 from common.kafka.subscription import After, Received, Subscription
@@ -42,27 +45,38 @@ CLOCKS_APART = timedelta(seconds=5)  # of the publishing relay and the summing p
 
 @dataclass(slots=True)
 class Comparing:
-    """The reconciliation timer. `newest`: the start of the last snapshot, or of the process."""
+    """The reconciliation timer, of the first shard, over all shards.
 
-    database: Database
-    partitions: int
+    `newest`: the start of the last snapshot, or of the process.
+    """
+
+    shards: Shards
     outer_key: str  # of our subject ids
     newest: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def _database(self) -> Database:
+        return self.shards.own.database
 
     def subscription(self) -> Subscription:
         return Subscription("dispatch.sums", SUMS, keep, skips_unknown=True)
 
     def worker(self) -> Worker:
-        timer = Timer("comparing", self.compare, LOOK_EVERY_S, self.database)
+        timer = Timer("comparing", self.compare, LOOK_EVERY_S, self._database)
         return Worker(timer.name, timer.run)
 
     async def compare(self) -> bool:
         """Compare new checksums once the projection holds all states in them."""
         self._tell_age()  # first, so that the age shows while the comparison fails
-        async with self.database.begin() as tx:
+        async with AsyncExitStack() as open_:
+            tx = await open_.enter_async_context(self._database.begin())
             theirs = await checksum_store.sums_to_compare(tx)
-            if theirs is not None and self._is_of_our_key(theirs) and await self._has_all(tx, theirs):
-                await self._compare(tx, theirs)
+            if theirs is not None and self._is_of_our_key(theirs):
+                others = [shard for shard in self.shards.each if shard is not self.shards.own]
+                held = [(shard, await open_.enter_async_context(shard.database.begin())) for shard in others]
+                held.append((self.shards.own, tx))
+                if all([await _has_all(shard, of, theirs) for shard, of in held]):
+                    await self._compare(tx, [of for _, of in held], theirs)
             result = await checksum_store.compared(tx)
         if result is not None:
             DIFFERING.set(len(result.differing))
@@ -79,12 +93,8 @@ class Comparing:
         """Return whether the sums are of ids of our outer key: else the comparison waits until both have moved."""
         return theirs.outer_key in ("", self.outer_key)
 
-    async def _has_all(self, tx: AsyncConnection, theirs: StatesSummed) -> bool:
-        as_of = await applied_watermark(tx, store.CONSENTS_GROUP, STATES, self.partitions)
-        return as_of is not None and as_of >= theirs.seen_until
-
-    async def _compare(self, tx: AsyncConnection, theirs: StatesSummed) -> None:
-        ours = await checksum_store.sums(tx, theirs.begun_at - CLOCKS_APART)
+    async def _compare(self, tx: AsyncConnection, of_each: Sequence[AsyncConnection], theirs: StatesSummed) -> None:
+        ours = _together([await checksum_store.sums(of, theirs.begun_at - CLOCKS_APART) for of in of_each])
         moving = {name for name, (_, _, changed) in ours.items() if changed}
         still = (theirs.sums.keys() | ours.keys()) - moving
         differing = sorted(name for name in still if theirs.sums.get(name, NOBODY) != ours.get(name, NOBODY)[:2])
@@ -97,6 +107,21 @@ class Comparing:
 
 
 NOBODY = (0, 0)
+
+
+async def _has_all(shard: Shard, tx: AsyncConnection, theirs: StatesSummed) -> bool:
+    as_of = await applied_watermark(tx, store.CONSENTS_GROUP, STATES, shard.partitions)
+    return as_of is not None and as_of >= theirs.seen_until
+
+
+def _together(of_each: Sequence[Mapping[str, tuple[int, int, bool]]]) -> dict[str, tuple[int, int, bool]]:
+    """Add the sums of the shards by slice."""
+    added: dict[str, tuple[int, int, bool]] = {}
+    for sums in of_each:
+        for name, (many, digest, moving) in sums.items():
+            before = added.get(name, (0, 0, False))
+            added[name] = before[0] + many, before[1] + digest, before[2] or moving
+    return added
 
 
 async def keep(tx: AsyncConnection, batch: list[Received]) -> After | None:

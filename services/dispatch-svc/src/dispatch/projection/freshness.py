@@ -1,8 +1,9 @@
 """The freshness of the projection and the progress of a rebuild, polled every second; also the marketing hold."""
 
+import asyncio
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import STATES
 from common.contracts.dispatch import HoldChanged
-from common.db.database import Database
+from common.db.shards import Shard, Shards
 from common.db.timer import Timer, Worker
 from common.kafka.reading.offsets import applied_watermark
 from common.service import Resources
@@ -33,35 +34,44 @@ STALENESS_OF = gauge(
 REBUILT = gauge("sms_dispatch_rebuild_records", "Records of the running rebuild: read, and still to read.", ["state"])
 
 LOOK_EVERY_S = 1.0
+LOOK_WITHIN_S = 5.0  # of another shard
 
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    database: Database
-    partitions: int
+    """The look at the watermarks. The first shard looks at those of all shards, and announces the hold."""
+
+    shards: Shards
     limits: Limits
     told_after: timedelta
 
     def worker(self) -> Worker:
-        timer = Timer("freshness", self.look, LOOK_EVERY_S, self.database)
+        timer = Timer("freshness", self.look, LOOK_EVERY_S, self.shards.own.database)
         return Worker(timer.name, timer.run)
 
     async def look(self) -> bool:
-        async with self.database.begin() as tx:
-            known = await store.watermarks(tx)
+        others = [await _marks(shard) for shard in self.shards.each if shard is not self.shards.own and self._tells]
+        async with self.shards.own.database.begin() as tx:
+            marks = _of_shard(self.shards.own, await store.watermarks(tx))
             read, until, _ = await store.rebuild_progress(tx)
             now = datetime.now(UTC)
-            marks = [known.get(partition) for partition in range(self.partitions)]
-            told = await self._tell(tx, marks, now)
+            told = None
+            if self._tells:
+                everywhere = [*marks.values(), *(as_of for known in others for as_of in known.values())]
+                told = await self._tell(tx, everywhere, now)
         if told is not None:
             log.warning("marketing goes on" if told.ended_at else "marketing is held", extra={"since": told.since})
-        ages = [age_of(as_of, now) for as_of in marks]
-        for partition, age in enumerate(ages):
+        ages = {partition: age_of(as_of, now) for partition, as_of in marks.items()}
+        for partition, age in ages.items():
             STALENESS_OF.labels(partition).set(age)
-        STALENESS.set(max(ages))
+        STALENESS.set(max(ages.values()))
         REBUILT.labels("read").set(read)
         REBUILT.labels("all").set(until)
         return False
+
+    @property
+    def _tells(self) -> bool:
+        return self.shards.own is self.shards.first
 
     async def _tell(self, tx: AsyncConnection, marks: Sequence[datetime | None], now: datetime) -> HoldChanged | None:
         """Store the hold over all partitions, and return a new announcement.
@@ -87,6 +97,20 @@ class Freshness:
         return tell
 
 
+def _of_shard(shard: Shard, known: Mapping[int, datetime | None]) -> dict[int, datetime | None]:
+    return {partition: known.get(partition) for partition in shard.partitions}
+
+
+async def _marks(shard: Shard) -> dict[int, datetime | None]:
+    """Return the watermarks of another shard; without an answer none, as of a shard that has read nothing."""
+    try:
+        async with asyncio.timeout(LOOK_WITHIN_S), shard.database.begin() as tx:
+            return _of_shard(shard, await store.watermarks(tx))
+    except Exception as error:
+        log.warning("a shard does not answer", extra={"shard": shard.name, "why": type(error).__name__})
+        return dict.fromkeys(shard.partitions)
+
+
 def age_of(as_of: datetime | None, now: datetime) -> float:
     return math.inf if as_of is None else (now - as_of).total_seconds()
 
@@ -94,7 +118,7 @@ def age_of(as_of: datetime | None, now: datetime) -> float:
 async def consent_is_fresh(held: Resources[Any], limits: Limits) -> str | None:
     """Return why marketing is held, or `None`."""
     async with held.database.begin() as tx:
-        as_of = await applied_watermark(tx, store.CONSENTS_GROUP, STATES, held.settings.partitions)
+        as_of = await applied_watermark(tx, store.CONSENTS_GROUP, STATES, held.settings.own_partitions)
     if as_of is None:
         return "no watermark of consent yet: marketing is held"
     now = datetime.now(UTC)

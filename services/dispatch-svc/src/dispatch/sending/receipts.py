@@ -42,6 +42,7 @@ BLOCKS = counter(
     ["gateway"],
 )
 
+OUR_VERSION = 8  # of the UUIDs of messages
 READ_AT_ONCE = 20  # records of many DLRs in a transaction
 
 RANK: dict[ReceiptState | None, int] = {
@@ -71,11 +72,18 @@ def advances(old: ReceiptState | None, new: ReceiptState, *, other_part: bool = 
     return RANK[new] > RANK[old] or (other_part and old == "delivered" and new in ("failed", "expired"))
 
 
-def subscriptions(traffic: Traffic, of: Mapping[str, str] | None = None) -> list[Subscription]:
-    """Return the subscription to DLRs. `of`: gateway by account of the DLRs, where the two differ."""
+def subscriptions(
+    traffic: Traffic, of: Mapping[str, str] | None = None, *, divided: bool = False
+) -> list[Subscription]:
+    """Return the subscription to DLRs. `of`: gateway by account of the DLRs, where the two differ.
+
+    `divided`: every shard reads all DLRs, and one that names a message of ours by its id is of the shard that has the
+    message. A message is stored before its submit, so the shard without it drops the DLR. A DLR that names only the
+    gateway's id waits in each shard for the answer to a submit.
+    """
 
     async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
-        complaints = await apply_receipts(tx, batch, of or {})
+        complaints = await apply_receipts(tx, batch, of or {}, divided=divided)
 
         async def tell() -> None:
             note(complaints, traffic)
@@ -97,7 +105,9 @@ def note(complaints: Iterable[Complaint], traffic: Traffic) -> None:
             )
 
 
-async def apply_receipts(tx: AsyncConnection, batch: list[Received], of: Mapping[str, str]) -> list[Complaint]:
+async def apply_receipts(
+    tx: AsyncConnection, batch: list[Received], of: Mapping[str, str], *, divided: bool = False
+) -> list[Complaint]:
     """Apply the DLRs of a batch; `note` takes the complaints after the commit."""
     receipts = [
         Receipt(
@@ -115,13 +125,15 @@ async def apply_receipts(tx: AsyncConnection, batch: list[Received], of: Mapping
     ]
     for receipt in receipts:
         OF_GATEWAY.labels(receipt.gateway).inc()
-    return await settle_receipts(tx, receipts, keep_early=True)
+    return await settle_receipts(tx, receipts, keep_early=True, divided=divided)
 
 
-async def settle_receipts(tx: AsyncConnection, receipts: Sequence[Receipt], *, keep_early: bool) -> list[Complaint]:
+async def settle_receipts(
+    tx: AsyncConnection, receipts: Sequence[Receipt], *, keep_early: bool, divided: bool = False
+) -> list[Complaint]:
     """Apply DLRs to their messages, and keep unmatched DLRs until the submit's answer names the message.
 
-    `note` takes the complaints after the commit.
+    `divided`: but not those that name a message, of another shard then. `note` takes the complaints after the commit.
     """
     if not receipts:
         return []
@@ -138,9 +150,10 @@ async def settle_receipts(tx: AsyncConnection, receipts: Sequence[Receipt], *, k
     await events.append_changes(tx, updated)
     if told.blocks:
         await store.block(tx, told.blocks)
-    if told.early and keep_early:
-        await store.keep_early_receipts(tx, told.early)
-        for receipt in told.early:
+    early = [receipt for receipt in told.early if not (divided and _names_ours(receipt))]
+    if early and keep_early:
+        await store.keep_early_receipts(tx, early)
+        for receipt in early:
             RECEIPTS.labels(receipt.receipt, "early").inc()
     if not told.blamed:
         return []
@@ -264,6 +277,11 @@ def _dlrs(received: Received) -> Sequence[ReceiptReceived]:
     if isinstance(received.event, ReceiptsReceived):
         return received.event.receipts
     return (received.event,) if isinstance(received.event, ReceiptReceived) else ()
+
+
+def _names_ours(receipt: Receipt) -> bool:
+    """Return whether the DLR names a message by an id such as ours (`common/sms/message_id.py`)."""
+    return receipt.reference is not None and receipt.reference.version == OUR_VERSION
 
 
 def _needs_somebody(receipt: Receipt) -> bool:

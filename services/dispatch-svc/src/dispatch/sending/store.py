@@ -118,8 +118,8 @@ async def campaigns_to_wake(tx: AsyncConnection) -> list[ToWake]:
     return [ToWake(*row) for row in rows]
 
 
-async def due_partitions(tx: AsyncConnection, partitions: int, now: datetime, lane: Lane) -> list[int]:
-    """Return the partitions below `partitions` with due messages of the lane, the longest wait first.
+async def due_partitions(tx: AsyncConnection, partitions: Sequence[int], now: datetime, lane: Lane) -> list[int]:
+    """Return those of the partitions with due messages of the lane, the longest wait first.
 
     A caller that takes few messages then neglects no partition. A lateral query reads each partition alone: else, with
     few statistics, Postgres reads the whole ledger.
@@ -127,11 +127,11 @@ async def due_partitions(tx: AsyncConnection, partitions: int, now: datetime, la
     await plan_now(tx)
     rows = await fetch_many(
         tx,
-        "SELECT p.partition FROM generate_series(0, $1 - 1) AS p(partition) CROSS JOIN LATERAL"
+        "SELECT p.partition FROM unnest($1::smallint[]) AS p(partition) CROSS JOIN LATERAL"
         f" (SELECT m.due_at FROM message AS m WHERE m.partition = p.partition AND {messages.OF_LANE[lane]}"
         " AND m.status IN ('pending', 'deferred') AND m.due_at <= $2 ORDER BY m.due_at LIMIT 1) AS due"
         " ORDER BY due.due_at",
-        partitions,
+        list(partitions),
         now,
     )
     return [partition for (partition,) in rows]

@@ -82,7 +82,7 @@ class Timers:
         handoff: Handoff,
         *,
         batch: int,
-        partitions: int,
+        partitions: Sequence[int],
         sending_timeout: timedelta,
     ) -> None:
         self._database = database

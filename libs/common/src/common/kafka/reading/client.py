@@ -1,12 +1,15 @@
 """The Kafka client of a consumer: made, started and ended."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 
+from common.contracts import Topic
 from common.db.notify import either
 from common.kafka import broker as kafka
+from common.kafka.reading.dealing import dealer
 from common.kafka.subscription import IDLE_MS, Subscription
 from common.settings import ServiceSettings
 
@@ -20,11 +23,17 @@ FETCH_BYTES = 4 * 1024 * 1024  # of an answer, of each broker to each consumer
 def make(
     settings: ServiceSettings, subscription: Subscription, listener: ConsumerRebalanceListener
 ) -> AIOKafkaConsumer:
-    """Return a client of the group, or of every partition where `kafka_groups` is off."""
+    """Return a client of the group, or of every partition where `kafka_groups` is off.
+
+    The shards of a service share the group of a topic keyed by subject, each for its own partitions; of other topics
+    each shard reads all.
+    """
     topic = settings.topic_prefix + subscription.topic.name
+    shared = settings.own_shard and _is_shared(subscription.topic)
     client = AIOKafkaConsumer(
         **kafka.connection(settings),
-        group_id=settings.topic_prefix + subscription.group,
+        group_id=group_of(settings, subscription),
+        partition_assignment_strategy=(dealer(settings.own_partitions) if shared else RoundRobinPartitionAssignor,),
         enable_auto_commit=False,
         auto_offset_reset="none",
         isolation_level=ISOLATION,
@@ -37,8 +46,24 @@ def make(
     if settings.kafka_groups:
         client.subscribe([topic], listener=listener)
     else:
-        client.assign([TopicPartition(topic, number) for number in range(settings.partitions)])
+        client.assign([TopicPartition(topic, number) for number in read_of(settings, subscription.topic)])
     return client
+
+
+def group_of(settings: ServiceSettings, subscription: Subscription) -> str:
+    """Return the name of the group in Kafka."""
+    own = f".{settings.own_shard}" if settings.own_shard and not _is_shared(subscription.topic) else ""
+    return f"{settings.topic_prefix}{subscription.group}{own}"
+
+
+def read_of(settings: ServiceSettings, topic: Topic) -> Sequence[int]:
+    """Return the partitions of a topic that the processes with this database read."""
+    return settings.own_partitions if _is_shared(topic) else range(settings.partitions)
+
+
+def _is_shared(topic: Topic) -> bool:
+    """Return whether shards divide the topic: a person is in one partition of each topic keyed by subject."""
+    return topic.keyed_by == "subject_id"
 
 
 def wait_ms(settings: ServiceSettings, subscription: Subscription) -> int:

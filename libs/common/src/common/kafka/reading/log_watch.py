@@ -34,7 +34,7 @@ class LogWatch:
     """`broken`: partitions that need a person."""
 
     placement: Placement
-    partitions: int
+    partitions: Sequence[int]
     leaders_change: bool  # another broker may lead a partition
     broken: Sequence[Broken] = ()
     _short: dict[TopicPartition, _Short] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class LogWatch:
         placement.placed = {tp for tp in placement.placed if tp.partition not in unread}  # found by another process
         now = await identity_of(client._client, placement.topic)
         if placement.identity not in (UNKNOWN, now):  # also for partitions without a process
-            for partition in range(self.partitions):
+            for partition in self.partitions:
                 await offsets.begin_at(partition, now)
             placement.placed.clear()
             placement.identity = now

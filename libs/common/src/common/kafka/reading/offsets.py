@@ -5,6 +5,7 @@ means a failover that lost commits: the consumer reads the lost part again.
 """
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -56,15 +57,17 @@ def define(metadata: MetaData) -> Table:
     )
 
 
-async def applied_watermark(tx: AsyncConnection, group: str, topic: Topic, partitions: int) -> datetime | None:
-    """Return the oldest watermark over all partitions of `topic`; `None` while a watermark is missing."""
+async def applied_watermark(
+    tx: AsyncConnection, group: str, topic: Topic, partitions: Collection[int]
+) -> datetime | None:
+    """Return the oldest watermark of these partitions of `topic`; `None` while a watermark is missing."""
     rows = await fetch_many(
         tx,
-        "SELECT min(as_of) FROM consumer_offset WHERE consumer_group = $1 AND topic = $2 AND partition < $3"
-        " HAVING count(as_of) = $3",
+        "SELECT min(as_of) FROM consumer_offset WHERE consumer_group = $1 AND topic = $2"
+        " AND partition = ANY($3::integer[]) HAVING count(as_of) = cardinality($3::integer[])",
         group,
         topic.name,
-        partitions,
+        list(partitions),
     )
     return rows[0][0] if rows else None
 

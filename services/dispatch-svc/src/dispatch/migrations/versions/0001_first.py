@@ -33,6 +33,7 @@ TABLES = (
     "rebuild",
     "sender",
     "sending",
+    "shard",
     "shared_record",
     "subject",
     "subject_key",
@@ -364,6 +365,13 @@ ALTER TABLE sending ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
 )
     """,
     """
+CREATE TABLE shard (
+    id smallint NOT NULL,
+    partitions smallint[] NOT NULL,
+    "of" integer NOT NULL
+)
+    """,
+    """
 CREATE TABLE shared_record (
     id uuid NOT NULL,
     content text NOT NULL
@@ -506,6 +514,9 @@ ALTER TABLE sender ADD CONSTRAINT sender_pk PRIMARY KEY (sender_id)
     """,
     """
 ALTER TABLE sending ADD CONSTRAINT sending_pk PRIMARY KEY (id)
+    """,
+    """
+ALTER TABLE shard ADD CONSTRAINT shard_pk PRIMARY KEY (id)
     """,
     """
 ALTER TABLE subject_next ADD CONSTRAINT subject_next_pk PRIMARY KEY (subject_id)

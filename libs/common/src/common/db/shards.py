@@ -1,0 +1,50 @@
+"""The databases of a service: one, or one for each shard, with the people of some partitions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.db.database import Database
+
+
+class OtherShard(RuntimeError):
+    """The database holds other partitions than the settings say. The text has the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """`name`: empty where the service has one database. `partitions`: of the people in the database."""
+
+    name: str
+    partitions: Sequence[int]
+    database: Database
+
+
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """The shards of a service, in the order of the settings. `own`: of this process."""
+
+    each: Sequence[Shard]
+    own: Shard
+
+    @classmethod
+    def undivided(cls, database: Database, partitions: int) -> "Shards":
+        """Return the only database of a service."""
+        only = Shard("", range(partitions), database)
+        return cls((only,), only)
+
+    @property
+    def first(self) -> Shard:
+        """Return the shard that keeps what is counted over all."""
+        return self.each[0]
+
+    @property
+    def divided(self) -> bool:
+        return len(self.each) > 1
+
+    def of(self, partition: int) -> Shard:
+        """Return the shard of a partition."""
+        return next(shard for shard in self.each if partition in shard.partitions)
+
+    async def close(self) -> None:
+        for shard in self.each:
+            await shard.database.close()

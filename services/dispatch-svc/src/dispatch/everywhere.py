@@ -1,0 +1,68 @@
+"""Ask every shard of dispatch-svc, and put the answers together. A call about one person asks that person's shard."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.db.shards import Shards
+
+R = TypeVar("R")
+N = TypeVar("N", bound=NamedTuple)
+T = TypeVar("T")
+
+IDS = (
+    1 << 48
+)  # of a counted table: a place in a list is the shard's place in the settings, times this, and the row's id
+
+
+async def of_each(shards: Shards, ask: Callable[[AsyncConnection], Awaitable[T]]) -> list[T]:
+    """Return the answer of each shard, each of a transaction of its own. A shard without an answer fails the call."""
+
+    async def answer(place: int) -> T:
+        async with shards.each[place].database.begin() as tx:
+            return await ask(tx)
+
+    return list(await asyncio.gather(*map(answer, range(len(shards.each)))))
+
+
+async def page(
+    shards: Shards,
+    after: int,
+    limit: int,
+    read: Callable[[AsyncConnection, int, int], Awaitable[Sequence[R]]],
+    key: Callable[[R], int],
+) -> tuple[list[R], int | None]:
+    """Return a page of a counted table behind `after`, shard by shard, and the place behind it, unless it is the last.
+
+    `read`: a shard's rows behind an id, so many at most.
+    """
+    found: list[R] = []
+    place, behind = divmod(after, IDS)
+    while place < len(shards.each):
+        async with shards.each[place].database.begin() as tx:
+            rows = await read(tx, behind, limit - len(found))
+        found += rows
+        if len(found) >= limit:
+            return found, place * IDS + key(rows[-1])
+        place, behind = place + 1, 0
+    return found, None
+
+
+def added(answers: Iterable[Sequence[N]], keyed_by: int) -> list[N]:
+    """Add rows of counts with the same first `keyed_by` columns, in the order of these. A `None` counts as nothing."""
+    sums: dict[Hashable, N] = {}
+    for rows in answers:
+        for row in rows:
+            before = sums.get(row[:keyed_by])
+            sums[row[:keyed_by]] = row if before is None else _added(before, row, keyed_by)
+    return list(sums.values())
+
+
+def _added(one: N, other: N, keyed_by: int) -> N:
+    counts = (
+        left if right is None else right if left is None else left + right
+        for left, right in zip(one[keyed_by:], other[keyed_by:], strict=True)
+    )
+    return type(one)(*one[:keyed_by], *counts)
