@@ -17,12 +17,13 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count
+from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 
@@ -301,6 +302,7 @@ async def serving(
     roles: str = "worker,projection,relay",
     nice: int = 0,
     called: str | None = None,
+    more: Mapping[str, str] = MappingProxyType({}),
 ) -> Server:
     """Start dispatch-svc. `batch`: messages per request to the simulator; `None`: Kannel, a message per request."""
     operator = {"PLACET_GATEWAY_URL": bench.operator, "PLACET_GATEWAY_BATCH": str(batch)}
@@ -315,6 +317,7 @@ async def serving(
         PLACET_NICE=str(nice),
         PLACET_GATEWAY_SUBMITS=str(submits),
         **operator,
+        **more,
     )
 
 
@@ -330,12 +333,19 @@ async def _make_topics(ground: Ground) -> None:
 
 async def _prepare(ground: Ground, dispatch_dsn: str, bare_dsn: str) -> None:
     """Store the sender and the campaign, and create the bare loop's tables."""
-    dispatch, bare = await asyncpg.connect(dispatch_dsn), await asyncpg.connect(bare_dsn)
+    await known(dispatch_dsn)
+    bare = await asyncpg.connect(bare_dsn)
     await bare.execute(
         "CREATE TABLE consent (subject_id text PRIMARY KEY, state text NOT NULL);"
         "CREATE TABLE message (message_id uuid PRIMARY KEY, subject_id text NOT NULL, number text, text text,"
         " status text NOT NULL, gateway_message_id text) WITH (fillfactor = 50)"
     )
+    await bare.close()
+
+
+async def known(dispatch_dsn: str) -> None:
+    """Store the sender and the campaign."""
+    dispatch = await asyncpg.connect(dispatch_dsn)
     await dispatch.execute(
         "INSERT INTO sender (sender_id, organisation_id, controller, version, oadc, stop_code, purposes, countries)"
         " VALUES ('bench', 'development', 'bench', 1, 'BANC', '36111', $1, $2)",
@@ -343,12 +353,11 @@ async def _prepare(ground: Ground, dispatch_dsn: str, bare_dsn: str) -> None:
         ["FR"],
     )
     await dispatch.execute("INSERT INTO campaign (campaign_id, control, version) VALUES ($1, 'running', 1)", CAMPAIGN)
-    for connection in (dispatch, bare):
-        await connection.close()
+    await dispatch.close()
 
 
-async def hold(bench: Bench, first: int, last: int) -> None:
-    """Store the people `first` to `last` in both databases; every second person has opted in."""
+async def hold(bench: Bench, first: int, last: int, *, bare: bool = True) -> None:
+    """Store the people `first` to `last`, in the database of the bare loop too; every second person has opted in."""
     yes = Consent(
         sender_id="bench",
         purpose=PURPOSE,
@@ -360,17 +369,18 @@ async def hold(bench: Bench, first: int, last: int) -> None:
     consents = (msgspec.json.encode((yes,)).decode(), "[]")
     subject_id = bench.subject_keys.subject_id
     dispatch = await asyncpg.connect(await bench.ground.database("dispatch"))
-    bare = await asyncpg.connect(bench.bare_dsn)
     await dispatch.copy_records_to_table(
         "subject",
         records=((subject_id(_number(n)), 0, consents[n % 2], "[]", False) for n in range(first, last)),
         columns=("subject_id", "version", "consents", "suppressions", "erased"),
     )
-    await bare.copy_records_to_table(
-        "consent",
-        records=((subject_id(_number(n)), ("opted_in", "unknown")[n % 2]) for n in range(first, last)),
-    )
-    for connection in (dispatch, bare):
+    of_bare = await asyncpg.connect(bench.bare_dsn)
+    if bare:
+        await of_bare.copy_records_to_table(
+            "consent",
+            records=((subject_id(_number(n)), ("opted_in", "unknown")[n % 2]) for n in range(first, last)),
+        )
+    for connection in (dispatch, of_bare):
         await connection.execute("VACUUM ANALYZE")
         await connection.close()
 

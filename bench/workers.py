@@ -41,17 +41,17 @@ async def run(ground: Ground) -> None:
         await dispatch.serving(bench, SUBMITS_AT_ONCE, 100, roles="projection,relay")
         workers: list[Server] = []
         async with _started(bench, "first", workers):
-            rates.append([await _round(bench, workers, many) for _ in range(ground.asked.rounds + 1)][1:])
-            _report(1, rates[-1], "")
+            rates.append([await round_of(bench, workers, many) for _ in range(ground.asked.rounds + 1)][1:])
+            report(1, rates[-1], "")
             async with _started(bench, "second", workers):
                 await _dealt(bench, workers, many)
-                rates.append([await _round(bench, workers, many) for _ in range(ground.asked.rounds + 1)][1:])
+                rates.append([await round_of(bench, workers, many) for _ in range(ground.asked.rounds + 1)][1:])
     ratio = median(rates[1]) / median(rates[0])
-    _report(2, rates[1], f"{ratio:.2f} times; wanted {WANTED}: {yes_or_no(ratio >= WANTED)}")
+    report(2, rates[1], f"{ratio:.2f} times; wanted {WANTED}: {yes_or_no(ratio >= WANTED)}")
     print(flush=True)
 
 
-async def _round(bench: Bench, workers: Sequence[Server], many: int) -> float:
+async def round_of(bench: Bench, workers: Sequence[Server], many: int) -> float:
     """Return the rate of a round, whose requests are in the log before a worker may read them."""
     made = bench.requests(many, agreed=True)
     bench.reader.expect([request.message_id for request in made])
@@ -73,7 +73,7 @@ async def _dealt(bench: Bench, workers: Sequence[Server], many: int) -> None:
     async with asyncio.timeout(DEALT_WITHIN_S):
         while True:
             before = [cpu_seconds(each.pid) or 0.0 for each in workers]
-            await _round(bench, workers, many)
+            await round_of(bench, workers, many)
             used = [(cpu_seconds(each.pid) or 0.0) - was for each, was in zip(workers, before, strict=True)]
             if min(used) > max(used) / 2:
                 return
@@ -82,7 +82,7 @@ async def _dealt(bench: Bench, workers: Sequence[Server], many: int) -> None:
 @asynccontextmanager
 async def _started(bench: Bench, name: str, workers: list[Server]) -> AsyncIterator[None]:
     """Start a worker within its share, and add it to `workers`."""
-    with _limited(name) as group:
+    with limited(name) as group:
         worker = await dispatch.serving(bench, SUBMITS_AT_ONCE, 100, roles="worker", called=name)
         (group / "cgroup.procs").write_text(str(worker.pid))
         workers.append(worker)
@@ -93,13 +93,13 @@ async def _started(bench: Bench, name: str, workers: list[Server]) -> AsyncItera
 
 
 @contextmanager
-def _limited(name: str) -> Iterator[Path]:
-    """Make a control group that gets SHARE of a core, of either version."""
+def limited(name: str, share: float = SHARE) -> Iterator[Path]:
+    """Make a control group that gets a share of a core, of either version."""
     first = GROUPS / "cpu"
     group = (first if first.is_dir() else GROUPS) / f"placet-bench-{os.getpid()}-{name}"
     try:
         group.mkdir()
-        quota = str(round(SHARE * PERIOD_US))
+        quota = str(round(share * PERIOD_US))
         if first.is_dir():
             (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
             (group / "cpu.cfs_quota_us").write_text(quota)
@@ -113,5 +113,5 @@ def _limited(name: str) -> Iterator[Path]:
         group.rmdir()
 
 
-def _report(workers: int, rates: Sequence[float], note: str) -> None:
+def report(workers: int, rates: Sequence[float], note: str) -> None:
     print(f"| {workers} | {median(rates):,.0f} | {min(rates):,.0f} … {max(rates):,.0f} | {note} |", flush=True)
