@@ -30,5 +30,5 @@ def test_a_setting_has_a_meaning_and_a_number_has_a_unit(setting: Setting) -> No
 def test_what_holds_a_key_or_a_password_is_secret() -> None:
     assert {name for name, each in EVERY.items() if each.secret} == {
         *("database_url", "kafka_password", "subject_keys", "field_keys", "link_keys", "auth_key", "signing_keys"),
-        *("provider_accounts", "ovh_services", "gateways", "gateway_token"),
+        *("provider_accounts", "ovh_services", "gateways", "gateway_token", "shards"),
     }

@@ -30,7 +30,7 @@ from common.texts.placeholders import placeholders
 from common.web.auth import Caller, rates, require
 from common.web.auth.organisations import pauses
 from common.web.auth.rates import LimitReached
-from common.web.idempotency import Answer, Key, answer_of, find, keep_all, keyed
+from common.web.idempotency import Answer, Key, Keyed, answer_of, find, keep_all, keyed
 from common.web.openapi import refuses, tells
 from common.web.problems import (
     Conflict,
@@ -168,10 +168,8 @@ async def send(
             each.problem = problem
     under = await keyed(request, caller, key, held.subject_keys)
     home, *others = by_shard(held, asked)
-    if others and under is not None:
-        async with home.database.begin() as tx:
-            if (first := await find(tx, under)) is not None:
-                return first.response()
+    if others and under is not None and (first := await _first_answer(home, under)) is not None:
+        return first.response()
     complete = all([await _accept_elsewhere(held, caller, key, part, now) for part in others])
     async with _known(home.database, caller, [each.ready.body for each in home.asked if each.ready]) as (tx, known):
         await _lock(tx, caller, key, home)
@@ -194,6 +192,11 @@ async def send(
         return answer_of(BatchResults(results=[_result(each) for each in asked]), 202).response()
     assert asked[0].problem is not None
     raise asked[0].problem
+
+
+async def _first_answer(home: Part, under: Keyed) -> Answer | None:
+    async with home.database.begin() as tx:
+        return await find(tx, under)
 
 
 async def _lock(tx: AsyncConnection, caller: Caller, key: str | None, part: Part) -> None:
@@ -219,8 +222,9 @@ async def _accept(
 async def _accept_elsewhere(held: Resources[Any], caller: Caller, key: str | None, part: Part, now: datetime) -> bool:
     """Accept the part of a batch whose people another shard holds; return whether the shard answered.
 
-    Each shard commits for itself, so a repeat under the key may find messages of the first time on record: they need no
-    place anew. The messages of a shard without an answer are refused, and the answer is then kept for no repeat.
+    Each shard commits for itself, so a repeat under the key may find messages of the first time on record, and a
+    message on record needs no place anew. The messages of a shard without an answer are refused, and no repeat gets
+    that answer.
     """
     try:
         async with _known(part.database, caller, [each.ready.body for each in part.asked if each.ready]) as (tx, known):

@@ -90,6 +90,7 @@ def policy(periods: Periods) -> Policy:
             "subject_next": "while it is made",
             "bind_lease": "until its process stops, or 30 s after its last renewal",
             "rebuild": "nothing of a person",
+            "shard": "nothing of a person",
             "comparison": "nothing of a person",
             "hold": "nothing of a person",
             "provider_block": "until a person removes it",
