@@ -230,6 +230,20 @@ MUTANTS = (
         "tests/service/common/test_relay.py -k before_kafka_has_acknowledged",
     ),
     Mutant(
+        "a shut outlet leaves the errors of its batches behind",
+        "libs/common/src/common/kafka/broker.py",
+        "        batch.future.add_done_callback(functools.partial(_all_seen, batch))\n",
+        "",
+        "tests/service/common/test_relay_leaders.py -k leaves_no_error",
+    ),
+    Mutant(
+        "a turn that fails leaves its acknowledgements behind",
+        OUTBOX,
+        "    acknowledged.add_done_callback(kafka.seen)\n",
+        "",
+        "tests/service/common/test_relay_leaders.py -k leaves_no_error",
+    ),
+    Mutant(
         "a callback's body is not counted in the memory of bodies",
         QUICK,
         '            body.take(len(message.get("body", b"")))\n',

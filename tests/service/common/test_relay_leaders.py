@@ -2,9 +2,10 @@
 the first has still under way changes nothing. And the numbers by which a reader sees that it has missed nothing."""
 
 import asyncio
+import gc
 import struct
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 
@@ -225,3 +226,76 @@ async def test_a_session_that_stands_still_loses_its_lock_and_another_gets_it(su
             async with pipe.database.locked("lock", 30.0, lambda: None) as other:
                 assert other is not None
         assert await pipe.scalar("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+
+
+def _unretrieved(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What asyncio says of errors that nobody has looked at, once the collector has found them all."""
+    for record in caplog.records:
+        record.msg, record.args, record.exc_info = record.getMessage(), (), None  # errors hold frames, and so futures
+    gc.collect()
+    return [record.getMessage() for record in caplog.records if record.name == "asyncio"]
+
+
+async def _awaited(sent: asyncio.Future[object]) -> None:
+    await asyncio.gather(sent)
+
+
+async def _given_up(sent: asyncio.Future[object]) -> None:
+    async with asyncio.timeout(0):
+        await asyncio.gather(sent)
+
+
+@pytest.mark.parametrize(("caller", "ends_with"), [(_awaited, kafka.Shut), (_given_up, TimeoutError)])
+@pytest.mark.parametrize("as_batch", [True, False])
+@pytest.mark.parametrize("drained", [True, False])
+async def test_a_shut_outlet_leaves_no_error_behind(
+    surroundings: Surroundings,
+    caplog: pytest.LogCaptureFixture,
+    caller: Callable[[asyncio.Future[object]], Awaitable[None]],
+    ends_with: type[Exception],
+    as_batch: bool,
+    drained: bool,
+) -> None:
+    """asyncio tells of each such error as one of the service's, whenever the collector comes."""
+    async with pipeline(surroundings, partitions=1) as pipe, wire_to_kafka(surroundings) as wire:
+        outlet = kafka.Outlet(pipe.with_settings(kafka_bootstrap=f"127.0.0.1:{wire.port}"), "relay")
+        await outlet.start()
+        topic = pipe.settings.topic_prefix + STATES.name
+        await outlet.producer.partitions_for(topic)
+        wire.hold_requests()
+        if as_batch:
+            batch = outlet.producer.create_batch()
+            batch.append(key=b"k", value=b"v", timestamp=None)
+            sent = await outlet.producer.send_batch(batch, topic, partition=0)
+        else:
+            sent = await outlet.producer.send(topic, b"v", partition=0)
+        if drained:
+            await asyncio.wait_for(wire.asking.wait(), 30)
+        if caller is _given_up:
+            with pytest.raises(ends_with):
+                await caller(sent)
+            outlet.shut()
+        else:
+            outlet.shut()
+            with pytest.raises(ends_with):
+                await caller(sent)
+        await outlet.end()
+        del outlet, sent
+    assert _unretrieved(caplog) == []
+
+
+@pytest.mark.parametrize("batch_bytes", [kafka.BATCH_BYTES, 2_000])
+async def test_a_leader_that_gives_up_leaves_no_error_behind(
+    surroundings: Surroundings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, batch_bytes: int
+) -> None:
+    """While it awaits the acknowledgements; with small batches, before all of them are handed over."""
+    monkeypatch.setattr(kafka, "BATCH_BYTES", batch_bytes)
+    async with (
+        pipeline(surroundings, partitions=1) as pipe,
+        wire_to_kafka(surroundings) as wire,
+        led_by_the_wired_one(pipe, wire),
+    ):
+        wire.hold()
+        await pipe.append(*(state for subject in SUBJECTS for state in states_of(subject, *range(2, 6))))
+        await eventually(pipe.drained)
+    assert _unretrieved(caplog) == []

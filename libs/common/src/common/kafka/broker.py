@@ -5,6 +5,7 @@ Only the gateways over Kafka and SMPP publish without `common.kafka.outbox`.
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
 import re
@@ -32,7 +33,9 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
     for_code,
 )
+from aiokafka.producer.message_accumulator import BatchBuilder, MessageBatch
 from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.structs import TopicPartition
 
 from common.contracts import EVENTS, Event, Topic, Watermark
 from common.db.timer import uptime_s
@@ -375,6 +378,9 @@ class Outlet:
         self._client: AIOKafkaClient = self.producer.client
         self._send = self._client.send
         self._client.send = self._send_unless_shut
+        accumulator = self.producer._message_accumulator
+        self._begin_batch = accumulator._append_batch
+        accumulator._append_batch = self._watched
 
     async def start(self) -> None:
         """Connect, and take the epoch. The caller must `end` the outlet even where this fails."""
@@ -393,6 +399,16 @@ class Outlet:
             if self.is_shut:
                 raise Shut
         return await self._send(node_id, request, group=group)
+
+    def _watched(self, builder: BatchBuilder, partition: TopicPartition) -> MessageBatch:
+        """Begin a batch whose errors are retrieved in any case.
+
+        A caller that gives up leaves its batch behind, and a shut outlet fails the batch: the log would tell of each of
+        the batch's futures as an error that nobody has looked at.
+        """
+        batch: MessageBatch = self._begin_batch(builder, partition)
+        batch.future.add_done_callback(functools.partial(_all_seen, batch))
+        return batch
 
     def _may_begin(self, now: float) -> bool:
         """Return whether the waiting batches may be written at `now`."""
@@ -415,6 +431,19 @@ class Outlet:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(ENDS_WITHIN_S):
                     await close()
+
+
+def seen(acknowledged: asyncio.Future[Any]) -> None:
+    """Retrieve the error of a future that is done, as the caller may have left."""
+    if not acknowledged.cancelled():
+        acknowledged.exception()
+
+
+def _all_seen(batch: MessageBatch, _: asyncio.Future[Any]) -> None:
+    """Retrieve the errors of a batch that has ended: its own, its drain's and its messages'."""
+    for future in (batch.future, batch._drain_waiter, *(future for future, _ in batch._msg_futures)):
+        if future.done():
+            seen(future)
 
 
 def _reset(connection: AIOKafkaConnection) -> None:

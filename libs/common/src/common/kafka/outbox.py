@@ -25,6 +25,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 from aiokafka import AIOKafkaProducer
+from aiokafka.producer.message_accumulator import BatchBuilder
 from sqlalchemy import BigInteger, Column, DateTime, Identity, Integer, LargeBinary, MetaData, Table, Text, Uuid, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -443,12 +444,12 @@ class Relay:
                         number += 1
                         headers = [*headers, (kafka.NUMBER, str(number).encode())]
                     if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
-                        acks.append(await producer.send_batch(batch, name, partition=partition))
+                        acks.append(await _sent(producer, batch, name, partition))
                         batch = producer.create_batch()
                         if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
                             raise ValueError(f"outbox row {row.id} is larger than a Kafka batch")
                     published[name] += 1
-            acks.append(await producer.send_batch(batch, name, partition=partition))
+            acks.append(await _sent(producer, batch, name, partition))
             if numbered:
                 written[topic, partition] = number
             if batch.size() >= AT_ONCE_BYTES:
@@ -509,6 +510,13 @@ class Relay:
         await asyncio.gather(*acks)
         for topic in self._watermarked:
             AS_OF.labels(topic.name).set(as_of.timestamp())  # an age would freeze with this process
+
+
+async def _sent(producer: AIOKafkaProducer, batch: BatchBuilder, topic: str, partition: int) -> asyncio.Future[object]:
+    """Hand a batch over, and return its acknowledgement, which a turn that fails before may leave behind."""
+    acknowledged: asyncio.Future[object] = await producer.send_batch(batch, topic, partition=partition)
+    acknowledged.add_done_callback(kafka.seen)
+    return acknowledged
 
 
 def interval_s(every_s: float, calm_s: float) -> float:

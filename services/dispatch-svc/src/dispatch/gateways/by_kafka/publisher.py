@@ -18,7 +18,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 
 from common.contracts import Event, Topic
 from common.db.timer import uptime_s
-from common.kafka.broker import Outlet, Shut, cloud_event_headers, encode, partition_of
+from common.kafka.broker import Outlet, Shut, cloud_event_headers, encode, partition_of, seen
 from common.settings import ServiceSettings
 from common.telemetry import traceparent
 
@@ -48,12 +48,6 @@ class _Writing:
     batch: BatchBuilder
     begin_by: float
     begun: bool = False
-
-
-def _seen(acknowledged: asyncio.Future[Any]) -> None:
-    """Retrieve the error, as the caller may have left."""
-    if not acknowledged.cancelled():
-        acknowledged.exception()
 
 
 class _Outlet(Outlet):
@@ -147,7 +141,7 @@ class Publisher:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(min(late_at, until)):
                     acknowledged = await outlet.producer.send_batch(one.batch, name, partition=partition)
-                    acknowledged.add_done_callback(_seen)
+                    acknowledged.add_done_callback(seen)
                     await asyncio.wait({acknowledged})
             if acknowledged is None or not (one.begun or acknowledged.done()):
                 raise TimeoutError
