@@ -42,7 +42,7 @@ async def test_the_demo_survives_a_kill_of_each_service(tmp_path: Path) -> None:
     # of the two campaigns the second has fewer people, those who had not stopped: more than half was the first one's
     assert max(killed_at.values()) < report.messages / 2, f"the campaign had ended: nothing was tested: {killed_at}"
     broken = [check for check in report.checks if not check.holds]
-    assert broken == [], broken
+    assert broken == [], "\n".join([*map(str, broken), *report.explained])
 
 
 def _received(stack: Stack) -> int:

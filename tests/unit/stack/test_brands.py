@@ -11,12 +11,16 @@ from stack.demo.brands import (
     Brand,
     Check,
     Fact,
+    Other,
     Stop,
     abroad,
+    account,
     adverts_elsewhere,
     after_enforced,
     hostile_texts,
+    is_answered,
     kept_from_the_other,
+    others,
     refused,
     stops,
     strangers_named,
@@ -81,13 +85,50 @@ def test_a_message_of_a_stopped_brand_is_late_once_the_stop_is_enforced_and_no_o
 
 def test_a_person_cut_off_from_the_other_brand_is_found() -> None:
     def cut_off(found: list[Stop], *submits: Fact) -> Check:
-        return kept_from_the_other([ZOE], found, submits, [LUNE, NORD])
+        left = others([ZOE], found, submits, [LUNE, NORD])
+        assert {(other.number, other.brand) for other in left} <= {(ZOE, LUNE)}
+        return kept_from_the_other(left)
 
     one = [enforced(frozenset((NORD.oadc,)))]
     assert cut_off(one, sent(60, LUNE)).holds
     assert cut_off(one, sent(20, LUNE)).offenders == 1
     assert cut_off(one).offenders == 1
     assert not cut_off([*one, *one], sent(60, LUNE)).holds  # with nobody left to look at, nothing is shown
+
+
+def told(status: str, handed_off_at: str | None = None, *reasons: str, campaign: str | None = "cmp-1") -> Fact:
+    """A message in the answer of dispatch-svc."""
+    times = {"requested_at": instant(1), "decided_at": instant(2), "handed_off_at": handed_off_at, "receipt_at": None}
+    whose = {"subject_id": "sub_5f", "campaign_id": campaign, "category": "marketing"}
+    return {**whose, **times, "status": status, "reasons": list(reasons)}
+
+
+@pytest.mark.parametrize(
+    ("message", "is_known"),
+    [
+        (told("accepted", instant(3)), True),
+        (told("rejected", instant(3)), True),
+        (told("unknown", instant(3)), False),  # the operator did not answer
+        (told("unknown"), False),  # a crash lost the answer
+        (told("accepted"), False),  # a DLR proved the message later
+        (told("denied", None, "opted_out"), False),
+    ],
+)
+def test_nothing_is_certain_of_a_person_whose_last_message_was_in_doubt(message: Fact, is_known: bool) -> None:
+    assert is_answered(message) is is_known
+
+
+def test_a_person_cut_off_is_explained_without_the_number() -> None:
+    cut_off = Other(ZOE, LUNE, datetime.fromisoformat(instant(41)), wrote=False)
+    denied = told("denied", None, "opted_out", "suppressed", campaign="cmp-2")
+    moment = {"kind": "opt_out", "at": instant(40), "detail": "mo", "subject_id": "sub_5f"}
+    lines = account(cut_off, [denied, told("unknown")], [moment], {"cmp-1": "Maison Lune 1", "cmp-2": "Maison Lune 2"})
+    assert [line.strip() for line in lines] == [
+        "sub_5f is cut off from Maison Lune: did not stop it, and stopped another at 2026-03-02 14:00:41+00:00",
+        f"Maison Lune 1: unknown; requested_at {instant(1)}, decided_at {instant(2)}",
+        f"Maison Lune 2: denied, opted_out, suppressed; requested_at {instant(1)}, decided_at {instant(2)}",
+        f"opt_out at {instant(40)}: mo",
+    ]
 
 
 def answer(text: str, s: float = 50) -> Fact:

@@ -21,6 +21,7 @@ EVERYONE = re.compile(r"\btout\b", re.IGNORECASE)
 # words of this file's own, none of Placet's lists
 ADVERT = re.compile(r"sold|promo|offre|remise|r[ée]duction|profitez|gratuit|-\s?\d+\s?%|\d\s?€", re.IGNORECASE)
 LINK = re.compile(r"https?://\S+")
+MESSAGE_TIMES = ("requested_at", "decided_at", "handed_off_at", "receipt_at")
 FICTIONAL_MOBILE = re.compile(r"\+3363998\d{4}")
 
 
@@ -53,6 +54,16 @@ class Check:
     @property
     def holds(self) -> bool:
         return self.offenders == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """A brand that a person did not stop, and whether the brand wrote to the person after `since`, the enforcement."""
+
+    number: str
+    brand: Brand
+    since: datetime
+    wrote: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +126,13 @@ def after_enforced(marketing: Iterable[Fact], found: Iterable[Stop]) -> Check:
     return Check("messages of a stopped brand after its STOP was enforced", late, f"{len(since)} stopped")
 
 
-def kept_from_the_other(
-    certain: Collection[str], found: Iterable[Stop], submits: Sequence[Fact], brands: Iterable[Brand]
-) -> Check:
-    """Check that a STOP stops no other brand.
+def others(
+    certain: Collection[str], found: Iterable[Stop], submits: Iterable[Fact], brands: Sequence[Brand]
+) -> list[Other]:
+    """Return the brands that each person of `certain` consented to and did not stop.
 
-    `certain`: people who stopped one brand once every hand-off to them was known.
+    `certain`: people who stopped one brand, with no message to them in doubt. A message that perhaps left widens a STOP
+    to its brand (ADR-0069), although the operator may never have had the message.
     """
     stopped: dict[str, list[Stop]] = defaultdict(list)
     for stop in found:
@@ -129,15 +141,45 @@ def kept_from_the_other(
     for s in submits:
         if s["category"] == MARKETING:
             last[s["to"], s["from"]] = at(s)
-    kept = people = 0
+    left = []
     for number in certain:
         match stopped[number]:
-            case [Stop(oadcs=oadcs, enforced_at=datetime() as enforced_at)]:
-                for other in brands:
-                    if other.oadc not in oadcs and number in other.consented:
-                        people += 1
-                        kept += last.get((number, other.oadc), enforced_at) <= enforced_at
-    return Check("people cut off from a brand that they did not stop", kept + (not people), f"{people} hear of it")
+            case [Stop(oadcs=oadcs, enforced_at=datetime() as since)]:
+                for brand in brands:
+                    if brand.oadc not in oadcs and number in brand.consented:
+                        wrote = last.get((number, brand.oadc), since) > since
+                        left.append(Other(number, brand, since, wrote))
+    return left
+
+
+def kept_from_the_other(left: Sequence[Other]) -> Check:
+    """Check that a STOP stops no other brand. `left`: see `others`."""
+    kept = sum(not other.wrote for other in left)
+    return Check("people cut off from a brand that they did not stop", kept + (not left), f"{len(left)} hear of it")
+
+
+def is_answered(message: Fact) -> bool:
+    """Return whether the operator's answer to a message's submit is known. `message`: of dispatch-svc's API.
+
+    Where a crash has lost the answer, a STOP stops the brand of that message too (ADR-0069), and `handed_off_at` stays
+    null: a DLR may have told of the message since, and consent-svc have decided on the STOP before.
+    """
+    return message["status"] in ("accepted", "rejected") and message["handed_off_at"] is not None
+
+
+def account(other: Other, messages: Sequence[Fact], moments: Sequence[Fact], names: Mapping[str, str]) -> list[str]:
+    """Return lines that explain why a person did not hear of a brand: the brand's messages, and the person's timeline.
+
+    `messages`, `moments`: of the APIs, newest first. `names`: of the campaigns. No line has the number.
+    """
+    person = next((each["subject_id"] for each in (*messages, *moments) if each["subject_id"]), "a person")
+    lines = [f"{person} is cut off from {other.brand.name}: did not stop it, and stopped another at {other.since}"]
+    for each in reversed(messages):
+        what = names.get(each["campaign_id"]) or each["category"]
+        times = [f"{name} {each[name]}" for name in MESSAGE_TIMES if each[name]]
+        lines.append(f"    {what}: {', '.join([each['status'], *each['reasons']])}; {', '.join(times)}")
+    lines += [f"    {each['kind']} at {each['at']}: {each['detail']}" for each in reversed(moments)]
+    return lines
 
 
 def strangers_named(submits: Sequence[Fact], brands: Sequence[Brand], in_doubt: int) -> Check:

@@ -90,7 +90,7 @@ class Demo:
         await self.lune.campaign(*meanwhile)
         await self._behave()
         await together(self._stops_enforced(quiet_polls=QUIET_POLLS), self.lune.known())
-        await self._stop_one(STOP_LUNE)
+        await self._stop_one(self.lune, STOP_LUNE)
         await together(self.lune.campaign(), self.nord.campaign())
         return await self._judged()
 
@@ -98,7 +98,7 @@ class Demo:
         """Let the first brand write, people stop that brand, and both brands write; judge the run from its start."""
         await self.lune.campaign()
         await self.lune.known()
-        await self._stop_one(STOP_AFTERWARDS)
+        await self._stop_one(self.lune, STOP_AFTERWARDS)
         await together(self.lune.campaign(), self.nord.campaign())
         return await self._judged()
 
@@ -120,10 +120,14 @@ class Demo:
             started_at=self.started_at,
             ended_at=datetime.now(UTC),
         )
-        return facts, report(facts)
+        found = report(facts)
+        for other in found.cut_off:
+            house = next(each for each in (self.lune, self.nord) if each.brand == other.brand)
+            found.explained.extend(await house.account_of(other))
+        return facts, found
 
     def _choose(self) -> None:
-        """Choose who consents to which brand, and who stops. The choice is the same on every run."""
+        """Choose who consents to which brand, and who may stop. The choice is the same on every run."""
         contacts = self.contacts.read_bytes()
         self.lune.read(contacts, without=WITHOUT)
         self.nord.read(b"\n".join(contacts.splitlines()[: NORDS_PEOPLE + 1]), without=NORDS_WITHOUT)
@@ -138,7 +142,7 @@ class Demo:
         await self.nord.invite()
         await self.nord.campaign()
         await self.nord.known()
-        await self._stop_one(STOP_NORD)
+        await self._stop_one(self.nord, STOP_NORD)
         await self._stop(self._next(STOP_BOTH), ["STOP TOUT", "stop tout", "Stop tout svp"])
 
     async def _behave(self, stop_rate: float = 0.0) -> None:
@@ -161,9 +165,11 @@ class Demo:
             },
         )
 
-    async def _stop_one(self, people: int) -> None:
-        """Let people of both brands stop the brand that wrote last: every hand-off to them is known."""
-        numbers = self._next(people)
+    async def _stop_one(self, last: House, people: int) -> None:
+        """Let people of both brands stop the brand that wrote last: no hand-off to them is in doubt."""
+        numbers: list[str] = []
+        while self.of_both and len(numbers) < people:
+            numbers += [number for number in self._next(1) if await last.knows(number)]
         self.certain += numbers
         await self._stop(numbers, [text for text in STOP_SPELLINGS if not EVERYONE.search(text)])
 
@@ -380,6 +386,8 @@ def show(console: Console, facts: Facts, found: Report) -> None:
             "[green]ok[/]" if check.holds else "[red]FAILED[/]", check.promise, str(check.offenders), check.detail
         )
     console.print(checks)
+    for line in found.explained:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print("[bold green]Every check holds.[/]" if found.holds else "[bold red]A check failed.[/]")
 
 

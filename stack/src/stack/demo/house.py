@@ -11,7 +11,7 @@ import msgspec
 from rich.progress import Progress, TaskID
 
 from stack.calling import STANDSTILL_S, Api, DemoFailed, Patience, together
-from stack.demo.brands import Brand
+from stack.demo.brands import Brand, Fact, Other, account, is_answered
 from stack.demo.report import Campaign, Imported, folded
 
 LUNE = {
@@ -174,6 +174,22 @@ class House:
             if patience.ends(found, asyncio.get_running_loop().time()):
                 raise DemoFailed(f"consent-svc knows {found} of {left} messages of {identity}")
             await asyncio.sleep(POLL_S)
+
+    async def knows(self, number: str) -> bool:
+        """Return whether the outcome of the last campaign's message to a person was never in doubt."""
+        last = self.campaigns[-1]
+        return any(is_answered(each) for each in await self._messages(number) if each["campaign_id"] == last)
+
+    async def account_of(self, other: Other) -> list[str]:
+        """Return the services' account of a person who was cut off from this brand."""
+        names = {identity: self._called(place) for place, identity in enumerate(self.campaigns, start=1)}
+        timeline = await self.api.call("POST", "consent", "/v1/timeline", {"number": other.number})
+        return account(other, await self._messages(other.number), timeline["items"], names)
+
+    async def _messages(self, number: str) -> list[Fact]:
+        """Return the brand's messages to a person, newest first."""
+        body = {"number": number, "sender_id": self.sender["sender_id"]}
+        return list((await self.api.call("POST", "dispatch", "/v1/messages/search", body))["items"])
 
     async def accounts(self) -> list[Campaign]:
         """Return the API's account of each campaign."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from stack.demo import brands
-from stack.demo.brands import MARKETING, SERVICE, Attempt, Brand, Check, Fact
+from stack.demo.brands import MARKETING, SERVICE, Attempt, Brand, Check, Fact, Other
 
 FICTIONAL = re.compile(r"63998(\d{4})$")
 
@@ -52,7 +52,7 @@ class Campaign:
 class Facts:
     """The input. `log`: the simulator's lines. `enforcements`: all of GET /v1/enforcements.
 
-    `brands`: of the shared code. `certain`: people who stopped one brand between campaigns, all hand-offs known.
+    `brands`: of the shared code. `certain`: people who stopped one brand between campaigns, no hand-off in doubt.
     `attempts`: of the hostile caller, whose texts have `hostile_mark`. `single`: the OADC by message, for messages
     outside campaigns.
     """
@@ -75,7 +75,11 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Report:
+    """`cut_off`: the people who did not hear of a brand that they did not stop. `explained`: the services' account."""
+
     checks: list[Check] = field(default_factory=list)
+    cut_off: list[Other] = field(default_factory=list)
+    explained: list[str] = field(default_factory=list)
     stops: int = 0
     enforced_ms: list[float] = field(default_factory=list)  # from webhook to enforcement, per STOP
     messages: int = 0
@@ -102,6 +106,7 @@ def report(facts: Facts) -> Report:
     enforced = _enforced_by_reply(facts.enforcements)
     stops = brands.stops(facts.log, enforced, [brand.oadc for brand in facts.brands], facts.certain)
     in_doubt = sum(campaign.statistics["unknown"] for campaign in facts.campaigns)
+    left = brands.others(facts.certain, stops, submits, facts.brands)
     checks = [
         brands.after_enforced(marketing, stops),
         twice(marketing, facts.campaigns),
@@ -109,7 +114,7 @@ def report(facts: Facts) -> Report:
         without_stop_mention(marketing, facts.stop_code),
         stops_not_enforced(replies, acknowledged, enforced),
         confirmed_twice(taken),
-        brands.kept_from_the_other(facts.certain, stops, submits, facts.brands),
+        brands.kept_from_the_other(left),
         brands.strangers_named(submits, facts.brands, in_doubt),
         *(adds_up(campaign) for campaign in facts.campaigns),
         *(agrees(campaign, submits) for campaign in facts.campaigns),
@@ -126,6 +131,7 @@ def report(facts: Facts) -> Report:
     span_s = (times[-1] - times[0]).total_seconds() if times else 0.0
     return Report(
         checks=checks,
+        cut_off=[other for other in left if not other.wrote],
         stops=len(replies),
         enforced_ms=list(_enforced_ms(facts.enforcements).values()),
         messages=len(marketing),
