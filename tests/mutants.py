@@ -1191,6 +1191,13 @@ MUTANTS = (
         f"{CONNECTION_TESTS} -k more_connections",
     ),
     Mutant(
+        "a value may end its header and begin another",
+        "services/dispatch-svc/src/dispatch/gateways/over_http.py",
+        '            raise ValueError("a header has a control character")\n',
+        "            pass\n",
+        "tests/unit/dispatch/test_gateway_faults.py -k header",
+    ),
+    Mutant(
         "a message is written to a connection that the provider has closed",
         CONNECTIONS,
         "        return not asked.poll(0)\n",

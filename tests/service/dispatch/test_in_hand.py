@@ -12,7 +12,6 @@ from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any, Self
 
-import aiohttp
 import msgspec
 import pytest
 from aiohttp import web
@@ -212,9 +211,7 @@ async def process(postgres: Postgres, unique: str, fake: Watched) -> AsyncIterat
         provider = HTTP_PROVIDERS["simulator"]
         gateway = HttpGateway("simulator", provider, account, timeout_s=30.0, batch=batch, capabilities=can)
         if names is not None:
-            connector = gateway._session.connector
-            assert isinstance(connector, aiohttp.TCPConnector)
-            connector._resolver = names
+            gateway._connections._resolver = names
         opened.append(traffic := Traffic([gateway], rates={"simulator": Rates(rate)}))
         policy, limits = at_hand_off(load("demonstration")), Limits(max_staleness=timedelta(minutes=5))
         clearance = Clearance(subject_keys, field_keys, traffic, policy, limits, ttl_s)

@@ -4,6 +4,7 @@
 import asyncio
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -102,6 +103,19 @@ async def test_a_handshake_that_fails_is_nothing_begun() -> None:
     assert server.requests == []
 
 
+@pytest.mark.parametrize("secret", ["a\r\nX-Kannel-To: +33639980002", "a\nb", "a\rb", "a\0b"])
+async def test_a_header_that_would_be_two_is_never_written(secret: str) -> None:
+    async with fault_server() as server:
+        account = replace(ACCOUNTS["kannel"].at(server.url), secret=secret)
+        gateway = HttpGateway("kannel", HTTP_PROVIDERS["kannel"], account, timeout_s=PATIENT_S)
+        try:
+            [answer] = await _answers(gateway, submit(1))
+        finally:
+            await gateway.close()
+    assert type(answer) is Unreachable
+    assert server.requests == []
+
+
 async def test_no_connection_in_time_is_nothing_begun() -> None:
     """Connections that nobody takes: the queue of a listening socket is full, so the next one is never answered."""
     with socket.socket() as deaf:
@@ -151,7 +165,7 @@ def _knock(address: tuple[str, int]) -> socket.socket:
 
 @each_provider
 async def test_a_kept_connection_that_closes_is_not_asked_twice(provider: str) -> None:
-    """aiohttp tries a GET again by itself when a kept connection turns out to be closed: a second SMS."""
+    """A request that is tried again, because its kept connection turned out to be closed, is a second SMS."""
 
     async with fault_server() as server:
         server.fault, server.answer = None, ACCOUNTS[provider].accepted(submit(1))

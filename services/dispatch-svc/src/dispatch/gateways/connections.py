@@ -73,7 +73,6 @@ class Connections(aiohttp.TCPConnector):
         Raise Late once `begin_by` has passed, Unreachable where a new connection ends before the request.
         """
         exchange = exchange_of.get()
-        self.done(exchange)  # aiohttp asks once more for a GET whose kept connection was closed
         waited = False
         while True:
             if self._used >= self._bounds.most:  # aiohttp would look for a kept connection, and there is none

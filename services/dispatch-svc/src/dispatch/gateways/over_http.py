@@ -9,14 +9,20 @@ an unreadable answer                                        Unanswered
 
 The rule: a byte that is given to the kernel may reach the provider, and a provider that resets or closes may have the
 message. Before it, no provider has the message. `connections.py` asks the kernel directly before the first byte.
+
+aiohttp opens and keeps the connections, and parses the answers. A request is written here: aiohttp's session costs as
+much for a message as the decision.
 """
 
 import asyncio
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
+from yarl import URL
 
 from common.db.timer import uptime_s
 from dispatch.gateways.connections import Bounds, Connections, Exchange, exchange_of
@@ -25,6 +31,27 @@ from dispatch.gateways.provider import Account, Answer, Explains, HttpProvider, 
 
 ANSWER_BYTES = 4 * 1024 * 1024
 AT_ONCE = 32  # requests of one submit, where a request is one message
+PATHS = 16  # few of submits; a look-up has one of its own
+
+
+class Shared:
+    """The common part of the requests to a path: the connection's key, the first line, the usual headers."""
+
+    def __init__(self, method: str, url: str) -> None:
+        """Raise ValueError for a URL without a host."""
+        self.request = aiohttp.ClientRequest(method, URL(url), loop=asyncio.get_running_loop())
+        self._line = f"{method} {self.request.url.raw_path_qs} HTTP/1.1"
+
+    def written(self, request: Request) -> bytes:
+        """Return the bytes of a request. Raise ValueError for a header that would be two."""
+        headers = self.request.headers.copy()
+        headers.update(request.headers)
+        if request.body:
+            headers["Content-Length"] = str(len(request.body))
+        head = "\r\n".join([self._line, *map(": ".join, headers.items()), "\r\n"])
+        if head.count("\r") != len(headers) + 2 or head.count("\n") != len(headers) + 2 or "\0" in head:
+            raise ValueError("a header has a control character")
+        return head.encode() + request.body
 
 
 class HttpGateway:
@@ -57,11 +84,8 @@ class HttpGateway:
         self._account = account
         self._url = (account.url or provider.URL).rstrip("/")
         self._connections = Connections(bounds or Bounds())
-        self._session = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(2.0, timeout_s)),
-            connector=self._connections,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        self._timeout = aiohttp.ClientTimeout(sock_connect=min(2.0, timeout_s))
+        self._shared = lru_cache(PATHS)(lambda method, path: Shared(method, self._url + path))
 
     async def submit(self, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
         if self._provider.capabilities.batch > 1:
@@ -117,26 +141,39 @@ class HttpGateway:
         exchange = Exchange(begin_by)
         exchange_of.set(exchange)
         try:
-            async with self._session.request(
-                request.method,
-                self._url + request.path,
-                data=request.body,
-                headers=request.headers,
-                allow_redirects=False,
-            ) as response:
-                self._connections.proven(exchange)
-                body = await response.content.read(ANSWER_BYTES)
-                while not response.content.at_eof() and len(body) < ANSWER_BYTES:
-                    body += await response.content.read(ANSWER_BYTES - len(body))
-                if not response.content.at_eof():
-                    raise Unanswered("the answer has no end")
-                return Answer(response.status, response.headers, body)
+            async with asyncio.timeout(self.timeout_s):
+                return await self._answer(request, exchange)
         except SendError:
             raise
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError, ValueError) as error:
             raise (Unanswered if exchange.begun else Unreachable)(type(error).__name__) from None
         finally:
             self._connections.done(exchange)
 
+    async def _answer(self, request: Request, exchange: Exchange) -> Answer:
+        """Write the request to a good connection, and read its answer."""
+        shared = self._shared(request.method, request.path)
+        written = shared.written(request)
+        connection = await self._connections.connect(shared.request, [], self._timeout)
+        try:
+            protocol, transport = connection.protocol, connection.transport
+            if protocol is None or transport is None:
+                raise Unreachable("the connection has ended")
+            protocol.set_response_params(read_until_eof=True)
+            transport.write(written)
+            message, content = await protocol.read()
+            while 100 <= message.code < 200 and message.code != 101:
+                message, content = await protocol.read()
+            self._connections.proven(exchange)
+            body = await content.read(ANSWER_BYTES)
+            while not content.at_eof() and len(body) < ANSWER_BYTES:
+                body += await content.read(ANSWER_BYTES - len(body))
+            if not content.at_eof():
+                raise Unanswered("the answer has no end")
+            connection.release()
+            return Answer(message.code, message.headers, body)
+        finally:
+            connection.close()  # unless released
+
     async def close(self) -> None:
-        await self._session.close()
+        await self._connections.close()
