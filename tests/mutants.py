@@ -1198,6 +1198,13 @@ MUTANTS = (
         "tests/unit/dispatch/test_gateway_faults.py -k header",
     ),
     Mutant(
+        "a cancelled submit ends as one that took too long",
+        "services/dispatch-svc/src/dispatch/gateways/over_http.py",
+        "                if not deadline.passed or task.uncancel() > before:\n                    raise\n",
+        "",
+        "tests/unit/dispatch/test_gateway_faults.py -k cancelled",
+    ),
+    Mutant(
         "a message is written to a connection that the provider has closed",
         CONNECTIONS,
         "        return not asked.poll(0)\n",

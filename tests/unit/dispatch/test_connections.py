@@ -145,6 +145,14 @@ async def test_a_silent_provider_has_no_more_messages_than_connections_may_be_un
         assert accepted(await gateway.submit(messages())), "the next message finds the room of those that ended"
 
 
+async def test_at_the_end_of_a_submit_what_had_begun_is_unknown_and_nothing_else() -> None:
+    async with kannel() as provider, gateway_to(provider.url, Bounds(opening=2), timeout_s=2.0) as gateway:
+        provider.answers_at_once = False
+        results = await gateway.submit(messages())
+        assert {type(each) for each in results} == {Unanswered, Unreachable}
+        assert sum(isinstance(each, Unanswered) for each in results) == provider.requests == 2
+
+
 @pytest.mark.parametrize("how", [socket.SHUT_RDWR, socket.SHUT_WR])
 async def test_a_kept_connection_that_the_provider_closed_carries_no_message(how: int) -> None:
     """The event loop learns of it after the message would have been written."""

@@ -23,6 +23,7 @@ from dispatch.gateways import (
     Unanswered,
     Unreachable,
 )
+from tests.support.eventually import eventually
 from tests.support.operators.accounts import ACCOUNTS, submit
 from tests.support.operators.faults import Fault, fault_server
 
@@ -114,6 +115,21 @@ async def test_a_header_that_would_be_two_is_never_written(secret: str) -> None:
             await gateway.close()
     assert type(answer) is Unreachable
     assert server.requests == []
+
+
+@pytest.mark.parametrize("provider", ["kannel", "simulator"])
+async def test_a_submit_that_is_cancelled_ends_as_cancelled(provider: str) -> None:
+    async with fault_server() as server:
+        server.fault = "silent"
+
+        async def arrived() -> bool:
+            return len(server.requests) == 1
+
+        sending = asyncio.create_task(_ask(provider, server.url))
+        await eventually(arrived)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
 
 
 async def test_no_connection_in_time_is_nothing_begun() -> None:

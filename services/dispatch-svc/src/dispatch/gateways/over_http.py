@@ -19,12 +19,12 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Any, Self
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from common.db.timer import uptime_s
 from dispatch.gateways.connections import Bounds, Connections, Exchange, exchange_of
 from dispatch.gateways.gateway import Capabilities, Result, SendError, Submit, Unanswered, Unreachable
 from dispatch.gateways.provider import Account, Answer, Explains, HttpProvider, LooksUp, Request
@@ -52,6 +52,26 @@ class Shared:
         if head.count("\r") != len(headers) + 2 or head.count("\n") != len(headers) + 2 or "\0" in head:
             raise ValueError("a header has a control character")
         return head.encode() + request.body
+
+
+class Deadline:
+    """The end of a submit. One timer ends the wait of all requests: a timer a request costs as much as its parsing."""
+
+    def __init__(self, after_s: float) -> None:
+        self.passed = False
+        self.waiting: set[asyncio.Task[Any]] = set()
+        self._timer = asyncio.get_running_loop().call_later(after_s, self._pass)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def _pass(self) -> None:
+        self.passed = True
+        for task in self.waiting:
+            task.cancel()
 
 
 class HttpGateway:
@@ -88,14 +108,16 @@ class HttpGateway:
         self._shared = lru_cache(PATHS)(lambda method, path: Shared(method, self._url + path))
 
     async def submit(self, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
-        if self._provider.capabilities.batch > 1:
-            return await self._exchange(messages)
-        return await asyncio.gather(*(self._alone(message) for message in messages))
+        with Deadline(self.timeout_s) as deadline:
+            if self._provider.capabilities.batch > 1:
+                return await self._exchange(messages, deadline)
+            return await asyncio.gather(*(self._alone(message, deadline) for message in messages))
 
     async def look_up(self, reference: str, subject_id: str) -> Result | None:
         if self._looks_up is None:
             return None
-        answer = await self._ask(self._looks_up.lookup(reference, self._account))
+        with Deadline(self.timeout_s) as deadline:
+            answer = await self._ask(self._looks_up.lookup(reference, self._account), deadline)
         try:
             return self._looks_up.found(answer, reference, subject_id)
         except SendError:
@@ -103,30 +125,28 @@ class HttpGateway:
         except Exception as error:
             raise Unanswered(f"the answer cannot be read: {type(error).__name__}") from None
 
-    async def _alone(self, message: Submit) -> Result | SendError:
-        started = uptime_s()
+    async def _alone(self, message: Submit, deadline: Deadline) -> Result | SendError:
         try:
-            [result] = await self._exchange([message])
+            [result] = await self._exchange([message], deadline)
         except SendError as error:
             return error
         if self._explains is None or not isinstance(result, Result):
             return result
-        return await self._explained(self._explains, message, result, self.timeout_s - (uptime_s() - started))
+        return await self._explained(self._explains, message, result, deadline)
 
-    async def _explained(self, explains: Explains, message: Submit, result: Result, left_s: float) -> Result:
-        """Return the result, with the provider's reason where it tells one within `left_s`."""
+    async def _explained(self, explains: Explains, message: Submit, result: Result, deadline: Deadline) -> Result:
+        """Return the result, with the provider's reason where it tells one by the deadline."""
         question = explains.question(message, result, self._account, datetime.now(UTC))
-        if question is None or left_s <= 0:
+        if question is None:
             return result
         try:
-            async with asyncio.timeout(left_s):
-                return explains.explained(result, await self._ask(question))
+            return explains.explained(result, await self._ask(question, deadline))
         except Exception:  # the refusal stands without its reason
             return result
 
-    async def _exchange(self, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
+    async def _exchange(self, messages: Sequence[Submit], deadline: Deadline) -> Sequence[Result | SendError]:
         request = self._provider.request(messages, self._account, datetime.now(UTC))
-        answer = await self._ask(request, min([message.begin_by for message in messages]))
+        answer = await self._ask(request, deadline, min([message.begin_by for message in messages]))
         try:
             results = self._provider.read(answer, messages)
         except SendError:
@@ -137,17 +157,27 @@ class HttpGateway:
             raise Unanswered("the answer is not about what was submitted")
         return results
 
-    async def _ask(self, request: Request, begin_by: float = math.inf) -> Answer:
-        exchange = Exchange(begin_by)
+    async def _ask(self, request: Request, deadline: Deadline, begin_by: float = math.inf) -> Answer:
+        exchange, task = Exchange(begin_by), asyncio.current_task()
+        assert task is not None
         exchange_of.set(exchange)
+        before = task.cancelling()
+        deadline.waiting.add(task)
         try:
-            async with asyncio.timeout(self.timeout_s):
+            if deadline.passed:
+                raise TimeoutError
+            try:
                 return await self._answer(request, exchange)
+            except asyncio.CancelledError:  # as `asyncio.timeout` does
+                if not deadline.passed or task.uncancel() > before:
+                    raise
+                raise TimeoutError from None
         except SendError:
             raise
         except (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError, ValueError) as error:
             raise (Unanswered if exchange.begun else Unreachable)(type(error).__name__) from None
         finally:
+            deadline.waiting.discard(task)
             self._connections.done(exchange)
 
     async def _answer(self, request: Request, exchange: Exchange) -> Answer:
