@@ -1,7 +1,7 @@
 """Measure a dispatch-svc process (worker, projection and relay) between a full log and a fast operator.
 
     batches   100 messages a submit, beside `bench.bare_dispatch`: the least work, on the same bytes
-    singles   a request per message, beside the HTTP client alone: as many requests at once, to the same operator
+    singles   a request per message, beside aiohttp alone: as many requests at once, to the same operator
     denied    no consent: the filter alone, beside the same bare loop
 
 `subjects` people are stored, half of them opted in (in both databases). A round's requests are in the log before a side
@@ -211,7 +211,7 @@ class Bench:
             raise RuntimeError(f"of {len(made)} messages that were to be {status}, told otherwise: {dict(wrong)}")
 
     async def client_alone(self, many: int) -> Sample:
-        """Measure the HTTP client of dispatch-svc alone, with a message per request."""
+        """Measure the usual HTTP client alone, aiohttp's session, with a message per request."""
         account = Account(provider="kannel", url=self.operator, user="bench", secret="bench")  # noqa: S106 nobody's
         request = kannel.request([_submit(self.subject_keys.subject_id(_number(0)))], account, datetime.now(UTC))
         left = iter(range(many))
@@ -250,7 +250,7 @@ async def run(ground: Ground) -> None:
             f"Handed off, a request per message, {SINGLES_AT_ONCE} at once, {many:,} messages",
             "messages",
             ours=_side(bench, "dispatch-svc, one process", ours, CAMPAIGN_REQUESTS.name, many, agreed=True),
-            limit=Side("its HTTP client alone", lambda: bench.client_alone(many), BENCH_GC, here=True),
+            limit=Side("aiohttp alone", lambda: bench.client_alone(many), BENCH_GC, here=True),
             wanted=SHARES["singles"],
             at_least=RATES["singles"],
         )
