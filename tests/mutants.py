@@ -1205,6 +1205,13 @@ MUTANTS = (
         "tests/unit/dispatch/test_gateway_faults.py -k cancelled",
     ),
     Mutant(
+        "an interim answer counts as the answer",
+        "services/dispatch-svc/src/dispatch/gateways/over_http.py",
+        "            while 100 <= message.code < 200 and message.code != 101:\n",
+        "            while False:\n",
+        "tests/unit/dispatch/test_gateway_faults.py -k framed",
+    ),
+    Mutant(
         "a message is written to a connection that the provider has closed",
         CONNECTIONS,
         "        return not asked.poll(0)\n",

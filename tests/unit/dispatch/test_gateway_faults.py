@@ -2,6 +2,7 @@
 (tried again), refused, somebody has to act, or `unknown`, which is never sent again."""
 
 import asyncio
+import gzip
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
@@ -102,6 +103,31 @@ async def test_a_handshake_that_fails_is_nothing_begun() -> None:
         [answer] = await _ask("simulator", server.url.replace("http:", "https:"))
     assert type(answer) is Unreachable
     assert server.requests == []
+
+
+TAKEN = b"0: Accepted for delivery"
+FRAMED = {
+    "after an interim answer": b"HTTP/1.1 102 Wait\r\n\r\nHTTP/1.1 202 Said\r\nContent-Length: 24\r\n\r\n" + TAKEN,
+    "in chunks": b"HTTP/1.1 202 Said\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n%b\r\n13\r\n%b\r\n0\r\n\r\n"
+    % (TAKEN[:5], TAKEN[5:]),
+    "packed": b"HTTP/1.1 202 Said\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b"
+    % (len(gzip.compress(TAKEN)), gzip.compress(TAKEN)),
+}
+
+
+@pytest.mark.parametrize("how", FRAMED)
+async def test_an_answer_is_read_however_it_is_framed_and_its_connection_is_kept(how: str) -> None:
+    async with fault_server() as server:
+        server.fault, server.answer = None, FRAMED[how]
+        account = ACCOUNTS["kannel"].at(server.url)
+        gateway = HttpGateway("kannel", HTTP_PROVIDERS["kannel"], account, timeout_s=PATIENT_S)
+        try:
+            for _ in range(2):
+                [answer] = await _answers(gateway, submit(1))
+                assert isinstance(answer, Result), repr(answer)
+        finally:
+            await gateway.close()
+    assert (len(server.requests), server.connections) == (2, 1)
 
 
 @pytest.mark.parametrize("secret", ["a\r\nX-Kannel-To: +33639980002", "a\nb", "a\rb", "a\0b"])
