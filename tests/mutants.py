@@ -1556,6 +1556,34 @@ MUTANTS = (
         "next_line=file.next_line,",
         "tests/service/consent/test_imports.py -k goes_on_where_it_broke",
     ),
+    Mutant(
+        "imports: a person named twice in a piece stays in a column",
+        "services/consent-svc/src/consent/imports/statements.py",
+        "if len({*people}) < len(people):",
+        "if len({*people}) < 0:",
+        "tests/property/test_import_columns_properties.py",
+    ),
+    Mutant(
+        "imports: a line to be refused for its time goes into a column",
+        "services/consent-svc/src/consent/imports/statements.py",
+        "return None if reasons or at > self._received_at else at",
+        "return None if reasons else at",
+        "tests/property/test_import_columns_properties.py",
+    ),
+    Mutant(
+        "imports: the times of a column are those of other lines",
+        "services/consent-svc/src/consent/imports/statements.py",
+        "numbers, times = [number for number, _ in said], [at for _, at in said]",
+        "numbers, times = [number for number, _ in said], sorted(at for _, at in said)",
+        "tests/property/test_import_columns_properties.py",
+    ),
+    Mutant(
+        "imports: a row with too few cells goes into a column",
+        "services/consent-svc/src/consent/imports/lines.py",
+        " and start not in found.short\n        ]",
+        "\n        ]",
+        "tests/property/test_import_columns_properties.py",
+    ),
 )
 
 

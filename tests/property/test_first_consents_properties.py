@@ -11,10 +11,11 @@ from common.contracts.consent import ConsentStateChanged
 from consent.ledger import first_consents, recorder
 from consent.ledger import rules as ledger
 from consent.ledger.chain import GENESIS, SALT_BYTES, chained
-from consent.ledger.first_consents import ENTRY, SUBJECT, TERM, Written
+from consent.ledger.change import Change, count_terms, event_of
+from consent.ledger.first_consents import ENTRY, SUBJECT, TERM, Deciding, Written
 from consent.ledger.retention import Rule, Term
 from consent.ledger.rules import Evidence, SubjectState
-from consent.ledger.statement import Recorded, Registered, Statement
+from consent.ledger.statement import Alike, Recorded, Registered, Statement
 from consent.ledger.store import Known, Subject
 from tests.support.builders import inner
 from tests.unit.consent.evidences import NOW, opt_in, opt_out, stop
@@ -26,6 +27,7 @@ ZONES = st.sampled_from([UTC, timezone(timedelta(hours=2)), timezone(timedelta(h
 UNTIL = NOW.replace(tzinfo=None) - timedelta(hours=10)  # in no zone later than now, which would be refused
 TIMES = st.datetimes(datetime.fromisoformat("1993-01-31"), UNTIL, timezones=ZONES)
 MAYBE = st.none() | WORDS
+DRAWN = "5c" * SALT_BYTES
 
 
 @st.composite
@@ -90,10 +92,14 @@ def batch(evidence: list[Evidence]) -> list[Statement]:
 def test_a_batch_of_first_consents_is_decided_as_each_alone(evidence: list[Evidence], of: Known) -> None:
     statements = batch(evidence)
     assert first_consents.candidates(dict(enumerate(statements))) == dict(enumerate(statements))
+    columns = first_consents.grouped(statements, inner)
+    assert sorted(map(repr, of_columns(columns))) == sorted(map(repr, statements))
     salts = "".join(f"{n:032x}" for n in range(len(statements)))
-    written = first_consents.written(statements, inner, salts, of.senders, of.rules, NOW)
-    for place, statement in enumerate(statements):
-        assert told(written, place) == by_rule(statement, of, f"{place:032x}")
+    deciding = Deciding(of.senders, of.rules, NOW, DRAWN)
+    written = deciding.written(columns, salts)
+    for place, statement in enumerate(of_columns(columns)):
+        decided = deciding.recorded(statement)
+        assert (*told(written, place), decided) == by_rule(statement, of, f"{place:032x}")
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=8))
@@ -128,10 +134,14 @@ def test_an_id_that_a_text_would_have_to_escape_is_left_to_the_rule() -> None:
         assert first_consents.candidates({0: odd}) == {}
 
 
-Everything = tuple[Evidence, int, str, str, str, Subject, Term, datetime, ConsentStateChanged, Recorded]
+def of_columns(columns: list[Alike]) -> list[Statement]:
+    return [statement for alike in columns for statement in alike.statements()]
 
 
-def told(written: Written, place: int) -> Everything:
+Told = tuple[Evidence, int, str, str, str, Subject, Term, datetime, ConsentStateChanged]
+
+
+def told(written: Written, place: int) -> Told:
     """Return what is written of a statement, read as Postgres and the readers of the topic do."""
     entry = read(ENTRY, written.entries[place])
     subject = read(SUBJECT, written.subjects[entry["subject_id"] or ""])
@@ -157,16 +167,15 @@ def told(written: Written, place: int) -> Everything:
         msgspec.convert({name: term[name] for name in Term.__struct_fields__}, Term),
         datetime.fromisoformat(term["due_at"] or ""),
         event,
-        written.results[place],
     )
 
 
-def by_rule(statement: Statement, of: Known, salt: str) -> Everything:
+def by_rule(statement: Statement, of: Known, salt: str) -> tuple[*Told, Recorded]:
     """Return what the recorder makes of a statement about a new subject, line by line."""
     own, subject_id = inner(statement.subject_id), statement.subject_id
-    change = recorder._Change(Subject(subject_id=subject_id), Subject(subject_id=subject_id), NOW, inner=own)
+    change = Change(Subject(subject_id=subject_id), Subject(subject_id=subject_id), NOW, inner=own)
     decision = recorder._decide_after_ends(change, statement, of._replace(evidence=set()), NOW)
-    recorder._count_terms([change], of.rules)
+    count_terms([change], of.rules)
     [entry], terms = change.entries, change.terms
     entry = chained(subject_id, own, 1, entry.evidence, NOW, GENESIS, salt)
     assert terms is not None
@@ -181,7 +190,7 @@ def by_rule(statement: Statement, of: Known, salt: str) -> Everything:
         replace(change.subject, head=entry.hash),
         term,
         term.ask_at or term.expires_at,
-        recorder._event(change),
+        event_of(change),
         Recorded(statement, decision, change.subject.version),
     )
 
@@ -201,6 +210,7 @@ def unescaped(text: str) -> str:
 def test_the_salt_of_each_is_its_own() -> None:
     statements = batch([opt_in(), opt_in()])
     salts = "ab" * SALT_BYTES + "cd" * SALT_BYTES
-    written = first_consents.written(statements, inner, salts, {}, {}, NOW)
+    deciding = Deciding({}, {}, NOW, DRAWN)
+    written = deciding.written(first_consents.grouped(statements, inner), salts)
     assert [read(ENTRY, line)["salt"] for line in written.entries] == ["ab" * SALT_BYTES, "cd" * SALT_BYTES]
-    assert ledger.standing(written.results[0].decision.state, "acme", "promotions") == "opted_in"
+    assert ledger.standing(deciding.recorded(statements[0]).decision.state, "acme", "promotions") == "opted_in"

@@ -203,6 +203,38 @@ je veux"
     assert await checked(service, [number(2), number(3)], "loyalty") == ["opted_in", "opted_out"]
 
 
+async def test_lines_that_are_alike_have_the_verdicts_that_each_has_alone(service: httpx.AsyncClient) -> None:
+    """Hundreds of new people, among them lines of other kinds; then a file with some of these people."""
+    assert (await service.post("/v1/opt-outs", json=opt_out(number=number(8)))).status_code == 201
+    lines = [f"{number(n)},{AT},,," for n in range(1, 400)]
+    lines[5:5] = [f"{number(300)},{AT},opt_out,,", f"{number(7)},{AT},,,", f",{AT},,,", f"{number(9)},,,,"]
+    lines.append(f"{number(500)},{AT},,loyalty,")
+    first = await imported(service, terms(), "\n".join(["number,occurred_at,kind,purpose,text_shown", *lines]))
+    odd = {
+        "7,created,": "the opt-out",
+        "9,refused,empty": "no number",
+        "10,refused,occurred_at_missing": "no time",
+        "12,unchanged,": "who stands above",
+        "13,outvoted,": "an opt-out newer than the file",
+        "305,outvoted,": "a tie with the opt-out",
+    }
+    told = await verdicts(service, first["import_id"])
+    assert [line.split(",")[0] for line in told] == [str(line) for line in range(2, len(lines) + 2)]
+    assert [line for line in told if not line.endswith(",created,")] == [line for line in odd if "created" not in line]
+    newer = "2026-03-03T10:00:00Z"
+    rows = [f"{number(n)},{newer}" for n in (8, 1, 2, 300, *range(1000, 1300))]
+    again = await imported(service, terms(), "\n".join(["number,occurred_at", *rows]))
+    others = [line for line in await verdicts(service, again["import_id"]) if not line.endswith(",created,")]
+    assert others == ["2,outvoted,"]
+    assert await checked(service, map(number, (1, 8, 300, 399, 1299))) == [
+        *("opted_in", "opted_out", "opted_in", "opted_in", "opted_in")
+    ]
+    assert [len((await state_of(service, n))["history"]) for n in (1, 7, 300, 1299)] == [2, 1, 3, 1]
+    for n in (1, 7, 1299):
+        [*_, proof] = (await state_of(service, n))["history"]
+        assert (proof["source"], proof["form_id"], proof["form_version"]) == ("old-crm", "newsletter", "3")
+
+
 async def test_the_same_lines_again_or_one_by_one_change_nothing(service: httpx.AsyncClient) -> None:
     lines = "".join(json.dumps({"number": number(n), "occurred_at": AT}) + "\n" for n in range(50))
     first = await imported(service, terms(format="ndjson"), lines)

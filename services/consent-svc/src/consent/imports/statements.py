@@ -1,8 +1,11 @@
 """Turn the lines of an import into statements to record, or into reasons to refuse. Computation for a thread."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from operator import not_
+from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -17,8 +20,8 @@ from consent.imports import lines
 from consent.imports.files import ImportFile
 from consent.imports.lines import Dates, Layout, Line, Unreadable
 from consent.ledger import rules as ledger
-from consent.ledger.chain import evidence_id
-from consent.ledger.recorder import Statement
+from consent.ledger.chain import evidence_id, evidence_ids
+from consent.ledger.recorder import Alike, Statement
 from consent.ledger.rules import Evidence, Kind
 from consent.senders.store import Purposes
 
@@ -77,6 +80,33 @@ class _Draft(msgspec.Struct, frozen=True, gc=False):
     reasons: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Column:
+    """The opt-ins of lines that are alike, each at the place of its line."""
+
+    read: lines.Alike
+    opt_ins: Alike
+
+    def parted(self, people: Container[str]) -> tuple["Column", "Column"]:
+        """Return (the lines of all but these people, the lines of these)."""
+        chosen = [subject_id not in people for subject_id in self.opt_ins.subjects]
+        others = [not each for each in chosen]
+        return (
+            Column(self.read.where(chosen), self.opt_ins.where(chosen)),
+            Column(self.read.where(others), self.opt_ins.where(others)),
+        )
+
+
+class Said(NamedTuple):
+    """The statements of a piece. `columns`: opt-ins of people whom a single line of the piece names.
+
+    `lines`: of each other line, a statement for each number meant, or the refusal reasons.
+    """
+
+    columns: Sequence[Column]
+    lines: Mapping[int, list[Statement] | Reasons]
+
+
 class Statements:
     """The lines of a file on their way to statements."""
 
@@ -99,10 +129,80 @@ class Statements:
         """Return whether the file is a suppression list without a date."""
         return self._lists and self._terms.occurred_at is None
 
-    def of(self, body: bytes, layout: Layout, first_line: int) -> dict[int, list[Statement] | Reasons]:
-        """Return, by line of a piece, a statement for each number meant, or the refusal reasons."""
-        read = list(self.lines(body, layout, first_line))
-        return dict(zip([number for number, _ in read], self.said_by([line for _, line in read]), strict=True))
+    def of(self, body: bytes, layout: Layout, first_line: int) -> Said:
+        """Return the statements of a piece, the same in columns as by line."""
+        self._inner = {}
+        read = lines.read_columns(body, layout, first_line, kind_of(self._file), self._terms.dates)
+        others = [*read.others]
+        columns: list[Column] = []
+        for alike in read.columns:
+            column, left = self._column(alike)
+            columns += [column] if column is not None else []
+            others += left.lines()
+        said = self._by_line(others)
+        people = [subject_id for column in columns for subject_id in column.opt_ins.subjects]
+        people += [one.subject_id for each in said.values() if isinstance(each, list) for one in each]
+        if len({*people}) < len(people):
+            twice = {who for who, many in Counter(people).items() if many > 1}
+            parted = [column.parted(twice) for column in columns]
+            columns = [column for column, _ in parted]
+            said |= self._by_line([line for _, left in parted for line in left.read.lines()])
+        return Said(columns, dict(sorted(said.items())))
+
+    def _by_line(self, read: Sequence[tuple[int, Line | Unreadable]]) -> dict[int, list[Statement] | Reasons]:
+        return dict(zip([number for number, _ in read], self._said_by([line for _, line in read]), strict=True))
+
+    def _column(self, alike: lines.Alike) -> tuple[Column | None, lines.Alike]:
+        """Return a column of the opt-ins among lines that are alike, and the lines that need a look of their own."""
+        line = alike.line
+        if self._lists or line.kind == "opt_out" or line.subject_id is not None or line.country is not None:
+            return None, alike
+        numbers = [metropolitan(raw, self.countries) or self._parsed(raw) for raw in alike.numbers]
+        utc = {at: self._usual(at) for at in {*alike.times}}
+        said = [
+            (number, at) if number is not None and (at := utc[occurred_at]) is not None else None
+            for number, occurred_at in zip(numbers, alike.times, strict=True)
+        ]
+        chosen = [each is not None for each in said]
+        taken = alike.where(chosen)
+        evidence = self._shared(taken) if len(taken.starts) >= lines.FEW else None
+        if evidence is None:
+            return None, alike
+        opt_ins = self._opt_ins(evidence, [each for each in said if each is not None])
+        return Column(taken, opt_ins), alike.where([*map(not_, chosen)])
+
+    def _parsed(self, raw: str) -> str | None:
+        """Return the number of an opt-in; `None` if the number is to be refused."""
+        try:
+            return parse(raw, countries=self.countries, fictional=self._held.settings.fictional_numbers).e164
+        except NumberRefused:
+            return None
+
+    def _usual(self, occurred_at: datetime) -> datetime | None:
+        """Return a line's time in UTC; `None` if the time is to be refused, or is later than the arrival."""
+        reasons: list[str] = []
+        at = self._at(occurred_at, True, reasons)
+        return None if reasons or at > self._received_at else at
+
+    def _shared(self, taken: lines.Alike) -> Evidence | None:
+        """Return the evidence of a line; `None` if the lines are to be refused."""
+        _, line = next(taken.lines())
+        draft = self._draft(line)
+        evidence = self._evidence(draft, "")
+        return None if draft.reasons or any(ledger.refusals(evidence, self._received_at)) else evidence
+
+    def _opt_ins(self, evidence: Evidence, said: Sequence[tuple[str, datetime]]) -> Alike:
+        """Return these opt-ins with ids and encrypted numbers, as `_said` and `_sealed` make for a line."""
+        numbers, times = [number for number, _ in said], [at for _, at in said]
+        both = self._held.subject_keys.both_ids(numbers)
+        self._inner.update(both)
+        inners = [inner for _, inner in both]
+        written = {at: at.isoformat() for at in {*times}}
+        scope, source = (evidence.sender_id, evidence.purpose, evidence.kind), evidence.source
+        named = zip(inners, times, strict=True)
+        ids = evidence_ids(("content", inner, *scope, written[at], source) for inner, at in named)
+        sealed = self._held.field_keys.seal_numbers([*zip(numbers, inners, strict=True)])
+        return Alike(evidence, [subject_id for subject_id, _ in both], inners, sealed, ids, times)
 
     def lines(self, body: bytes, layout: Layout, first_line: int) -> Iterator[tuple[int, Line | Unreadable]]:
         return lines.read(body, layout, first_line, kind_of(self._file), self._terms.dates)
@@ -119,11 +219,15 @@ class Statements:
 
         Ids and encrypted numbers are made for all lines at once.
         """
+        self._inner = {}
+        return self._said_by(read)
+
+    def _said_by(self, read: Sequence[Line | Unreadable]) -> list[list[Statement] | Reasons]:
         drafts = [(line.reason,) if isinstance(line, Unreadable) else self._draft(line) for line in read]
         of_lines = [each.people for each in drafts if isinstance(each, _Draft)]
         numbers = [number for people in of_lines for _, number in people if number is not None]
         both = self._held.subject_keys.both_ids(numbers)
-        self._inner = dict(both)  # of these lines alone
+        self._inner.update(both)
         ids = {number: subject_id for number, (subject_id, _) in zip(numbers, both, strict=True)}
         return self._sealed([self._said(each, ids) if isinstance(each, _Draft) else each for each in drafts])
 
@@ -131,7 +235,7 @@ class Statements:
         opening = not self._lists and line.kind != "opt_out"
         reasons: list[str] = []
         people = self._people(line, opening, reasons)
-        at = self._at(line, opening, reasons)
+        at = self._at(line.occurred_at, opening, reasons)
         purpose = line.purpose or (self._terms.purpose if opening or self._lists else None)
         if self._lists and line.kind == "opt_in":
             reasons.append("kind_not_valid")
@@ -228,14 +332,14 @@ class Statements:
             return keys.current(who) if keys.knows(who) else None
         return self._held.edge_ids.of(self._purposes.controller).subject_id(who) if self._purposes else None
 
-    def _at(self, line: Line, opening: bool, reasons: list[str]) -> datetime:
-        """Return the line's time, in UTC so that two spellings make one evidence."""
-        if line.occurred_at is None:
+    def _at(self, occurred_at: datetime | None, opening: bool, reasons: list[str]) -> datetime:
+        """Return a line's time, in UTC so that two spellings make one evidence."""
+        if occurred_at is None:
             if opening:
                 reasons.append("occurred_at_missing")
             return self._default_at
         try:
-            at = line.occurred_at.astimezone(UTC)
+            at = occurred_at.astimezone(UTC)
         except OverflowError:
             at = EARLIEST - timedelta(days=1)
         if at < EARLIEST:

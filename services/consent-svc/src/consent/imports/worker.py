@@ -25,7 +25,7 @@ from common.service import Resources
 from common.telemetry import counter
 from consent.imports import files as import_files
 from consent.imports.files import WaitingPiece
-from consent.imports.statements import Reasons, Statements
+from consent.imports.statements import Reasons, Said, Statements
 from consent.imports.upload import Verdict, sealing_context
 from consent.ledger import recorder, reopening
 from consent.ledger import rules as ledger
@@ -46,6 +46,7 @@ PUT_OFF = timedelta(seconds=10)
 TIDY_EVERY_S = 600.0
 ABANDONED_AFTER = timedelta(days=1)  # since the last bytes, which are personal data
 
+CREATED: tuple[Verdict, Reasons] = ("created", ())
 STOPPED_BY_PERSON = "stopped_by_person"  # only the person takes the STOP back
 
 
@@ -102,15 +103,19 @@ class Importing:
             context = sealing_context(piece.file.import_id, str(piece.position))
             reading = Statements(self._held, piece.file, purposes.get(sender_id or ""), piece.received_at)
             read = await asyncio.to_thread(self._read, reading, piece, context)
-            statements = [one for said in read.values() if isinstance(said, list) for one in said]
+            statements = [one for said in read.lines.values() if isinstance(said, list) for one in said]
             out = await self._out_already(tx, reading, statements)
             await recorder.keep_listed(tx, [one for one in statements if one.evidence.evidence_id in out])
             told = [one for one in statements if one.evidence.evidence_id not in out]
-            recorded = iter(
-                await recorder.record(tx, reading.inner, told, now, partitions=self._held.settings.partitions)
-            )
+            alike, partitions = [column.opt_ins for column in read.columns], self._held.settings.partitions
+            results, known = await recorder.record_alike(tx, reading.inner, alike, told, now, partitions)
             verdicts: dict[int, tuple[Verdict, Reasons]] = {}
-            for line, said in read.items():
+            for column in read.columns:
+                verdicts |= dict.fromkeys(column.read.starts, CREATED)
+                of_people = zip(column.read.starts, column.opt_ins.subjects, strict=True) if known else ()
+                verdicts |= {line: _verdict(known[who]) for line, who in of_people if who in known}
+            recorded = iter(results)
+            for line, said in read.lines.items():
                 if isinstance(said, list):
                     each = [None if one.evidence.evidence_id in out else next(recorded) for one in said]
                     verdicts[line] = _verdict_of_all(each)
@@ -118,14 +123,15 @@ class Importing:
                     verdicts[line] = "refused", said
             counts: Counter[str] = Counter(verdict for verdict, _ in verdicts.values())
             reasons = Counter(reason for _, why in verdicts.values() for reason in why)
-            table = "".join(f"{line},{verdict},{' '.join(why)}\n" for line, (verdict, why) in verdicts.items())
+            told_of = sorted(verdicts.items())
+            table = "".join([f"{line},{verdict},{' '.join(why)}\n" for line, (verdict, why) in told_of])
             await import_files.settle(tx, piece, counts, reasons, zlib.compress(table.encode(), 1), now)
         for verdict, lines in counts.items():
             LINES.labels(verdict).inc(lines)
         return True
 
-    def _read(self, reading: Statements, piece: WaitingPiece, context: str) -> dict[int, list[Statement] | Reasons]:
-        """Return, by line, its statements or the refusal reasons; computation for a thread."""
+    def _read(self, reading: Statements, piece: WaitingPiece, context: str) -> Said:
+        """Return the statements of a piece; computation for a thread."""
         body = self._held.field_keys.unseal_bytes(piece.body, context)
         return reading.of(body, import_files.layout(piece.file), piece.first_line)
 
@@ -185,7 +191,7 @@ def _verdict(result: Recorded | None) -> tuple[Verdict, Reasons]:
         return "unchanged", ()
     decided, evidence = result.decision, result.statement.evidence
     if decided.verdict is Decided.RECORDED and evidence.kind == "opt_in" and len(decided.state.marks) == 1:
-        return "created", ()  # no other mark stands against the opt-in
+        return CREATED  # no other mark stands against the opt-in
     if decided.verdict is Decided.REFUSED:
         return "refused", decided.refusals
     # before the verdict: with a sister's STOP, an opt-in without effect makes the purpose known, which is a change

@@ -6,7 +6,7 @@ chain still holds (ADR-0018).
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
 import msgspec
@@ -148,6 +148,12 @@ def holds(entry: Entry, subject_id: str, name: str, position: int, previous_hash
 def evidence_id(*parts: str | None) -> str:
     """Return the id of `parts`, always the same, so that the recorder drops repeats."""
     return f"ev-{digest(*parts)[:32]}"
+
+
+def evidence_ids(rows: Iterable[tuple[str | None, ...]]) -> list[str]:
+    """Return `evidence_id` of the parts in each row."""
+    encode = _flat.encode
+    return [f"ev-{hashlib.sha256(encode(parts)).hexdigest()[:32]}" for parts in rows]
 
 
 def digest(*parts: str | None) -> str:

@@ -1,13 +1,13 @@
 """Decide the first consents of new subjects in one pass. Pure: no clock, no I/O.
 
 An opt-in that is the only statement about a new subject has one outcome, whoever the subject is. So the recorder's rule
-decides one statement of each group with the same sender, purpose, basis, source and arrival; the others differ in
-subject, id, time and proof alone, and are written into the text of that one. The recorder decides every other
+decides one opt-in of each group with the same sender, purpose, basis, source and arrival; the others differ in subject,
+id, time and proof alone, and are written into the text of that one, column by column. The recorder decides every other
 statement, and would decide these alike.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -19,13 +19,13 @@ from msgspec.structs import replace
 
 from common import version
 from common.contracts.consent import Cause, ConsentStateChanged
-from common.sms.subject_id import InnerId
+from common.sms.subject_id import Inner
 from consent.ledger import chain, retention
 from consent.ledger import rules as ledger
 from consent.ledger.chain import GENESIS, PERSONAL, instant
 from consent.ledger.retention import LONGEST, Rule, Rules
 from consent.ledger.rules import NEVER_SEEN, Decision, Evidence, Mark, SubjectState, Verdict
-from consent.ledger.statement import Recorded, Registered, Statement, controlled
+from consent.ledger.statement import Alike, Recorded, Registered, Statement, controlled
 
 # Columns of the lines of `Written`, in their order; a column that is not named is null.
 ENTRY = (
@@ -38,6 +38,7 @@ TERM = ("subject_id", "sender_id", "purpose", "last_contact", "expires_at", "ask
 
 PROOF = ("form_id", "form_version", "text_shown", "actor", "sale_reference")
 NULL = "\\N"
+SALT_CHARS = 2 * chain.SALT_BYTES
 WHOLE_SECOND, MICROSECOND = len('"2026-03-02T13:05:00Z"'), len('"2026-03-02T13:05:00.000000Z"')
 _AT, _END = datetime(1, 1, 1, microsecond=1, tzinfo=UTC), datetime(1, 1, 1, microsecond=2, tzinfo=UTC)
 
@@ -53,9 +54,8 @@ _NONE = (None,) * 6
 
 
 class Written(NamedTuple):
-    """First consents as lines of COPY (ENTRY, SUBJECT, TERM) and encoded events, in the order of the statements."""
+    """First consents as lines of COPY (ENTRY, SUBJECT, TERM) and encoded events, in the order of the opt-ins."""
 
-    results: list[Recorded]
     subjects: dict[str, str]  # by subject_id
     entries: list[str]
     terms: list[str]
@@ -63,7 +63,7 @@ class Written(NamedTuple):
     events: list[bytes]
 
 
-NOTHING = Written([], {}, [], [], [], [])
+NOTHING = Written({}, [], [], [], [])
 
 
 def candidates(statements: Mapping[int, Statement]) -> dict[int, Statement]:
@@ -82,61 +82,113 @@ def candidates(statements: Mapping[int, Statement]) -> dict[int, Statement]:
         and _none_of(s.evidence) == _NONE
         and not (s.erases or s.to_review or s.trace)
     }
-    names = "".join([f"{s.subject_id}{s.evidence.evidence_id}{s.number}" for s in found.values()])
-    plain = names.isascii() and names.isprintable() and '"' not in names and "\\" not in names
-    return found if plain else {}
+    return found if _plain([f"{s.subject_id}{s.evidence.evidence_id}{s.number}" for s in found.values()]) else {}
 
 
-def written(
-    statements: Sequence[Statement],
-    inner: Callable[[str], InnerId],
-    salts: str,
-    registered: Mapping[str, Registered],
-    rules: Rules,
-    now: datetime,
-) -> Written:
-    """Return the first consents of new subjects, of `candidates`. `salts`: hexadecimal digits, for each its own."""
-    out = Written([], {}, [], [], [], [])
-    groups: dict[tuple[object, ...], _Group] = {}
-    proofs: dict[tuple[str | None, ...], _Proof] = {}
-    count = version.following(0, now)
-    salt_chars = 2 * chain.SALT_BYTES
-    for place, statement in enumerate(statements):
-        evidence, subject_id = statement.evidence, statement.subject_id
-        evidence_id = evidence.evidence_id
-        group = groups.get(key := _group_of(evidence))
-        if group is None:
-            group = groups[key] = _group(controlled(evidence, registered), rules, now, count, salts[:salt_chars])
-        proof = proofs.get(said := _proof_of(evidence))
-        if proof is None:
-            proof = proofs[said] = _proof(evidence)
-        times = group.times.get(evidence.occurred_at)
-        if times is None:
-            times = group.times[evidence.occurred_at] = group.times_of(evidence)
-        salt = salts[place * salt_chars : (place + 1) * salt_chars]
-        sealed = sha256(f"{salt}{proof.json}".encode()).hexdigest()
+def writable(alike: Alike) -> bool:
+    """Return whether no id of these opt-ins is one that a text would have to escape."""
+    return _plain([*alike.subjects, *alike.evidence_ids, *filter(None, alike.numbers)])
+
+
+def _plain(names: Sequence[str]) -> bool:
+    text = "".join(names)
+    return text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
+
+
+def grouped(statements: Iterable[Statement], inner: Inner) -> list[Alike]:
+    """Return opt-ins of `candidates` as columns, those that differ in person, evidence id and time alone together."""
+    groups: dict[tuple[object, ...], list[Statement]] = {}
+    for statement in statements:
+        groups.setdefault(_group_of(statement.evidence) + _proof_of(statement.evidence), []).append(statement)
+    return [
+        Alike(
+            members[0].evidence,
+            [s.subject_id for s in members],
+            [inner(s.subject_id) for s in members],
+            [s.number for s in members],
+            [s.evidence.evidence_id for s in members],
+            [s.evidence.occurred_at for s in members],
+        )
+        for members in groups.values()
+    ]
+
+
+class Deciding:
+    """The first consents of a batch, decided and written by the group. `drawn`: random hexadecimal digits, a salt."""
+
+    def __init__(self, registered: Mapping[str, Registered], rules: Rules, now: datetime, drawn: str) -> None:
+        self._registered = registered
+        self._rules = rules
+        self._now = now
+        self._drawn = drawn
+        self._version = version.following(0, now)
+        self._groups: dict[tuple[object, ...], _Group] = {}
+        self._proofs: dict[tuple[str | None, ...], _Proof] = {}
+
+    def recorded(self, statement: Statement) -> Recorded:
+        """Return the outcome of an opt-in of `candidates` about a new subject."""
+        evidence = statement.evidence
+        group = self._group(evidence)
+        state = SubjectState((replace(group.mark, at=evidence.at, evidence_id=evidence.evidence_id),))
+        cause = replace(group.cause, evidence_id=evidence.evidence_id)
+        return Recorded(statement, Decision(verdict=Verdict.RECORDED, state=state, cause=cause), self._version)
+
+    def written(self, opt_ins: Iterable[Alike], salts: str) -> Written:
+        """Return the first consents of new subjects. `salts`: hexadecimal digits, for each its own."""
+        out = Written({}, [], [], [], [])
+        for alike in opt_ins:
+            before, many = len(out.entries), len(alike.subjects)
+            of_each = range(before * SALT_CHARS, (before + many) * SALT_CHARS, SALT_CHARS)
+            self._write(out, alike, [salts[at : at + SALT_CHARS] for at in of_each])
+        return out
+
+    def _write(self, out: Written, alike: Alike, salts: Sequence[str]) -> None:
+        group, proof, times = self._group(alike.evidence), self._proof(alike.evidence), self._times(alike)
+        named = list(zip(alike.subjects, alike.evidence_ids, times, strict=True))
+        sealed = [sha256(f"{salt}{proof.json}".encode()).hexdigest() for salt in salts]
         l1, l2, l3, l4, l5 = group.link
-        linked = f"{GENESIS}{l1}{evidence_id}{l2}{times.occurred}{l3}{sealed}{l4}{inner(subject_id)}{l5}"
-        head = sha256(linked.encode()).hexdigest()
-        out.entries.append(
-            f"{group.entry}{proof.entry}{evidence_id}\t{times.occurred}\t{subject_id}\t{salt}\t{sealed}\t{head}\n"
+        heads = [
+            sha256(f"{GENESIS}{l1}{evidence_id}{l2}{at.occurred}{l3}{seal}{l4}{inner}{l5}".encode()).hexdigest()
+            for (_, evidence_id, at), seal, inner in zip(named, sealed, alike.inners, strict=True)
+        ]
+        begins = f"{group.entry}{proof.entry}"
+        out.entries.extend(
+            f"{begins}{evidence_id}\t{at.occurred}\t{subject_id}\t{salt}\t{seal}\t{head}\n"
+            for (subject_id, evidence_id, at), salt, seal, head in zip(named, salts, sealed, heads, strict=True)
         )
-        s1, s2, s3 = group.state
-        number = NULL if statement.number is None else statement.number
-        out.subjects[subject_id] = (
-            f"{group.subject}{subject_id}\t{number}\t{head}\t{s1}{times.at_json}{s2}{evidence_id}{s3}\n"
+        begins, (s1, s2, s3) = group.subject, group.state
+        numbers = [NULL if number is None else number for number in alike.numbers]
+        out.subjects.update(
+            (subject_id, f"{begins}{subject_id}\t{number}\t{head}\t{s1}{at.at_json}{s2}{evidence_id}{s3}\n")
+            for (subject_id, evidence_id, at), number, head in zip(named, numbers, heads, strict=True)
         )
-        out.terms.append(f"{subject_id}\t{times.term}")
+        out.terms.extend(f"{subject_id}\t{at.term}" for subject_id, _, at in named)
+        out.keys.extend(subject_id.encode() for subject_id in alike.subjects)
         e1, e2, e3, e4, e5, e6 = group.event
-        out.keys.append(subject_id.encode())
-        out.events.append(
-            f"{e1}{subject_id}{e2}{times.at_json}{e3}{evidence_id}{e4}{times.end_json}{e5}{evidence_id}{e6}".encode()
+        out.events.extend(
+            f"{e1}{subject_id}{e2}{at.at_json}{e3}{evidence_id}{e4}{at.end_json}{e5}{evidence_id}{e6}".encode()
+            for subject_id, evidence_id, at in named
         )
-        state = SubjectState((replace(group.mark, at=times.at, evidence_id=evidence_id),))
-        cause = replace(group.cause, evidence_id=evidence_id)
-        decision = Decision(verdict=Verdict.RECORDED, state=state, cause=cause)
-        out.results.append(Recorded(statement, decision, count))
-    return out
+
+    def _times(self, alike: Alike) -> list["_Times"]:
+        """Return the texts of each time."""
+        group = self._group(alike.evidence)
+        for occurred_at in {*alike.times} - group.times.keys():
+            group.times[occurred_at] = group.times_of(replace(alike.evidence, occurred_at=occurred_at))
+        return [group.times[occurred_at] for occurred_at in alike.times]
+
+    def _group(self, evidence: Evidence) -> "_Group":
+        group = self._groups.get(key := _group_of(evidence))
+        if group is None:
+            first = controlled(evidence, self._registered)
+            group = self._groups[key] = _group(first, self._rules, self._now, self._version, self._drawn)
+        return group
+
+    def _proof(self, evidence: Evidence) -> "_Proof":
+        proof = self._proofs.get(key := _proof_of(evidence))
+        if proof is None:
+            proof = self._proofs[key] = _proof(evidence)
+        return proof
 
 
 class _Times(NamedTuple):

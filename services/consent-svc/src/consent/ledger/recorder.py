@@ -15,22 +15,22 @@ from types import MappingProxyType
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common import version
 from common.contracts import ERASURES, STATES
-from common.contracts.consent import Cause, ConsentStateChanged
 from common.contracts.rights import ErasureLifted
 from common.db.database import COPIED_ROWS
 from common.kafka import outbox
 from common.privacy import erasing
 from common.privacy.erasing import Whom, concerning
-from common.sms.subject_id import Inner, InnerId
+from common.sms.subject_id import Inner
 from common.telemetry import counter, traceparent
 from consent.ledger import first_consents, first_store, retention, store, term_store
 from consent.ledger import rules as ledger
-from consent.ledger.chain import SALT_BYTES, Entry, chained, erased, evidence_id
+from consent.ledger.chain import SALT_BYTES, chained, erased, evidence_id
+from consent.ledger.change import Change, Terms, count_terms, event_of
 from consent.ledger.first_consents import NOTHING, Written
-from consent.ledger.retention import Rules, Term
+from consent.ledger.retention import Term
 from consent.ledger.rules import NEVER_SEEN, Decision, Evidence, Verdict
+from consent.ledger.statement import Alike as Alike
 from consent.ledger.statement import Recorded as Recorded
 from consent.ledger.statement import Statement as Statement
 from consent.ledger.statement import controlled as controlled
@@ -45,33 +45,6 @@ EVIDENCE = counter(
 
 
 NOBODY: Mapping[str, Subject] = MappingProxyType({})
-
-
-@dataclass(slots=True)
-class _Change:
-    """A subject while the recorder decides its batch."""
-
-    subject: Subject
-    before: Subject
-    now: datetime
-    kept: Sequence[Term] | None = None  # the stored terms; `None`: derived from `before`
-    terms: "_Terms | None" = None
-    entries: list[Entry] = field(default_factory=list)
-    causes: list[Cause] = field(default_factory=list)
-    told: bool = False
-    erases: bool = False
-    # the opt-ins by which an erased subject comes back, by controller
-    returned_by: dict[str, str] = field(default_factory=dict)
-    trace: str | None = None
-    listed: Sequence[Evidence] = ()  # kept beside the ledger
-    stranger: bool = False  # a new subject, whose row `add_subjects` writes
-    inner: InnerId | None = None  # `None`: the change appends no entry
-    own_term: bool = False  # a statement named the number: its PERSONAL fields go at the end of the person's own term
-
-    def tell(self, subject: Subject) -> None:
-        """Set `subject` for publication under its next version, the same for the whole batch."""
-        self.subject = subject if self.told else replace(subject, version=version.following(subject.version, self.now))
-        self.told = True
 
 
 async def record(
@@ -91,6 +64,36 @@ async def record(
     adds a few. `inner`: what the chain of a subject is hashed under. `partitions`: of the topic; the events then share
     rows of the outbox.
     """
+    recorded, _ = await _record(tx, inner, statements, (), now, reviews, held, partitions)
+    return recorded
+
+
+async def record_alike(
+    tx: AsyncConnection,
+    inner: Inner,
+    alike: Sequence[Alike],
+    statements: Sequence[Statement],
+    now: datetime,
+    partitions: int | None = None,
+) -> tuple[list[Recorded], dict[str, Recorded]]:
+    """Record opt-ins in columns, and statements about other people, as `record` does all of them in order.
+
+    Return a result for each statement, and by subject the results of opt-ins; every other opt-in is a first consent,
+    recorded as the only mark of its subject. No two opt-ins are of one person, and none is to be refused.
+    """
+    return await _record(tx, inner, statements, alike, now, (), NOBODY, partitions)
+
+
+async def _record(
+    tx: AsyncConnection,
+    inner: Inner,
+    statements: Sequence[Statement],
+    alike: Sequence[Alike],
+    now: datetime,
+    reviews: Sequence[Review],
+    held: Mapping[str, Subject],
+    partitions: int | None,
+) -> tuple[list[Recorded], dict[str, Recorded]]:
     decisions: dict[int, Decision] = {}
     taken: dict[int, Statement] = {}
     for place, statement in enumerate(statements):
@@ -100,20 +103,24 @@ async def record(
             taken[place] = statement
     new = _New()
     perhaps_new = {place: s for place, s in taken.items() if s.subject_id not in held}
-    if perhaps_new and not reviews:
-        new = await _of_strangers(tx, inner, perhaps_new, decisions, now)
+    if (perhaps_new or alike) and not reviews:
+        new = await _of_strangers(tx, inner, perhaps_new, alike, decisions, now)
+        taken |= new.beside
         taken = {p: s for p, s in taken.items() if p not in new.first and s.subject_id not in new.changes}
     changes = new.changes
     if taken or reviews:
         changes |= await _of_others(tx, inner, taken, reviews, held, decisions, now)
     await _write(tx, list(changes.values()), now, new.written, partitions)
     results = [new.first.get(p) or _recorded(s, decisions[p], changes) for p, s in enumerate(statements)]
-    for (kind, verdict), many in Counter((r.statement.evidence.kind, r.decision.verdict) for r in results).items():
+    others = {s.subject_id: new.first.get(p) or _recorded(s, decisions[p], changes) for p, s in new.beside.items()}
+    told = Counter((r.statement.evidence.kind, r.decision.verdict) for r in (*results, *others.values()))
+    told["opt_in", Verdict.RECORDED] += sum(map(len, alike)) - len(others)
+    for (kind, verdict), many in (+told).items():
         EVIDENCE.labels(kind, verdict).inc(many)
-    return results
+    return results, others
 
 
-def _recorded(statement: Statement, decision: Decision, changes: Mapping[str, _Change]) -> Recorded:
+def _recorded(statement: Statement, decision: Decision, changes: Mapping[str, Change]) -> Recorded:
     if decision.verdict is Verdict.REFUSED:
         return Recorded(statement, decision, None)
     subject = changes[statement.subject_id].subject
@@ -122,17 +129,22 @@ def _recorded(statement: Statement, decision: Decision, changes: Mapping[str, _C
 
 @dataclass(frozen=True, slots=True)
 class _New:
-    """The new subjects of a batch. `first`: by place, the statements that `written` records."""
+    """The new subjects of a batch. `first`: by place, the statements that `written` records.
 
-    changes: dict[str, _Change] = field(default_factory=dict)
+    `beside`: the statements, by a negative place, of opt-ins in columns that `written` has not in columns.
+    """
+
+    changes: dict[str, Change] = field(default_factory=dict)
     written: Written = NOTHING
     first: Mapping[int, Recorded] = field(default_factory=dict)
+    beside: Mapping[int, Statement] = field(default_factory=dict)
 
 
 async def _of_strangers(
     tx: AsyncConnection,
     inner: Inner,
     taken: Mapping[int, Statement],
+    alike: Sequence[Alike],
     decisions: dict[int, Decision],
     now: datetime,
     *,
@@ -143,15 +155,22 @@ async def _of_strangers(
     The result omits subjects that another transaction has inserted meanwhile. `together`: first consents go by COPY
     with the other new subjects, in one order; where another transaction has one of these, all are decided again.
     """
+    said = {s.evidence.sender_id for s in taken.values()} | {each.evidence.sender_id for each in alike}
     known = await store.known(
         tx,
-        subjects={s.subject_id for s in taken.values()},
-        senders={s.evidence.sender_id for s in taken.values() if s.evidence.sender_id is not None},
+        subjects={s.subject_id for s in taken.values()}.union(*(each.subjects for each in alike)),
+        senders=[sender_id for sender_id in said if sender_id is not None],
     )
-    unknown = {place: s for place, s in taken.items() if s.subject_id not in known.subjects}
-    first = first_consents.candidates(unknown) if together and len(unknown) >= COPIED_ROWS else {}
+    new = [each.without(known.subjects) for each in alike]
+    many = sum(map(len, new)) + sum(s.subject_id not in known.subjects for s in taken.values())
+    together = together and many >= COPIED_ROWS and all(map(first_consents.writable, new))
+    columns = new if together else []
+    others = [each.of(known.subjects) if together else each for each in alike]
+    beside = {-1 - place: s for place, s in enumerate(s for each in others for s in each.statements())}
+    unknown = {place: s for place, s in {**taken, **beside}.items() if s.subject_id not in known.subjects}
+    first = first_consents.candidates(unknown) if together else {}
     changes = {
-        subject_id: _Change(subject, subject, now, inner=inner(subject_id), stranger=True)
+        subject_id: Change(subject, subject, now, inner=inner(subject_id), stranger=True)
         for subject_id in dict.fromkeys(s.subject_id for place, s in unknown.items() if place not in first)
         for subject in (Subject(subject_id=subject_id),)
     }
@@ -160,18 +179,19 @@ async def _of_strangers(
         for place, s in unknown.items()
         if place not in first
     }
-    _count_terms(changes.values(), known.rules)
+    count_terms(changes.values(), known.rules)
     subjects = [change.subject for change in changes.values()]
-    if first:
-        salts = os.urandom(SALT_BYTES * len(first)).hex()
-        written = first_consents.written(list(first.values()), inner, salts, known.senders, known.rules, now)
+    if first or any(columns):
+        columns = [*columns, *first_consents.grouped(first.values(), inner)]
+        deciding = first_consents.Deciding(known.senders, known.rules, now, os.urandom(SALT_BYTES).hex())
+        written = deciding.written(columns, os.urandom(SALT_BYTES * sum(map(len, columns))).hex())
         if not await first_store.add_subjects(tx, written, subjects, now):
-            return await _of_strangers(tx, inner, taken, decisions, now, together=False)
+            return await _of_strangers(tx, inner, taken, alike, decisions, now, together=False)
         decisions |= decided
-        return _New(changes, written, dict(zip(first, written.results, strict=True)))
+        return _New(changes, written, {place: deciding.recorded(s) for place, s in first.items()}, beside)
     added = await store.add_subjects(tx, subjects, now) if subjects else set()
-    decisions |= {place: decision for place, decision in decided.items() if taken[place].subject_id in added}
-    return _New({subject_id: change for subject_id, change in changes.items() if subject_id in added})
+    decisions |= {place: decision for place, decision in decided.items() if unknown[place].subject_id in added}
+    return _New({subject_id: change for subject_id, change in changes.items() if subject_id in added}, beside=beside)
 
 
 async def _of_others(
@@ -182,7 +202,7 @@ async def _of_others(
     held: Mapping[str, Subject],
     decisions: dict[int, Decision],
     now: datetime,
-) -> dict[str, _Change]:
+) -> dict[str, Change]:
     """Lock the subjects that are not held, then decide; add to `decisions`."""
     named = {r.subject_id for r in reviews} | {s.subject_id for s in taken.values()}
     ids = named - held.keys()
@@ -192,7 +212,7 @@ async def _of_others(
     listed = await store.listed_of(tx, [i for i in opening if any(m.kind == "opt_out" for m in locked[i].state.marks)])
     kept = await _terms_without_number(tx, locked.values())
     changes = {
-        i: _Change(subject, subject, now, kept.get(i), listed=listed.get(i, ()), inner=inner(i))
+        i: Change(subject, subject, now, kept.get(i), listed=listed.get(i, ()), inner=inner(i))
         for i, subject in locked.items()
     }
     senders = {s.evidence.sender_id for s in taken.values() if s.evidence.sender_id is not None}
@@ -212,7 +232,7 @@ async def _of_others(
         await store.close_reviews(tx, asking)
     if reviews:
         await _hold(tx, changes, reviews)
-    _count_terms((change for change in changes.values() if change.entries or change.told), known.rules)
+    count_terms((change for change in changes.values() if change.entries or change.told), known.rules)
     return changes
 
 
@@ -240,15 +260,15 @@ async def expire(tx: AsyncConnection, inner: Inner, subject_ids: Collection[str]
     """Record and publish the expiry of consents ended by `at`; return their number."""
     locked = await store.lock_subjects(tx, {}, subject_ids)
     known = await store.known(tx, senders=senders_of(locked.values()))
-    changes = [_Change(subject, subject, now, inner=inner(subject.subject_id)) for subject in locked.values()]
+    changes = [Change(subject, subject, now, inner=inner(subject.subject_id)) for subject in locked.values()]
     for change in changes:
         _end(change, known, at, now)
-    _count_terms(changes, known.rules)
+    count_terms(changes, known.rules)
     await _write(tx, changes, now)
     return sum(len(change.entries) for change in changes)
 
 
-def _end(change: _Change, known: Known, at: datetime, now: datetime) -> None:
+def _end(change: Change, known: Known, at: datetime, now: datetime) -> None:
     """Record the expiry of every consent ended by `at`, dated at the end."""
     subject_id = change.subject.subject_id
     for term in retention.terms(change.subject.state, known.rules):
@@ -267,7 +287,7 @@ def _end(change: _Change, known: Known, at: datetime, now: datetime) -> None:
             _decide(change, Statement(subject_id, None, ended), known._replace(evidence=set()), now)
 
 
-def _decide_after_ends(change: _Change, statement: Statement, known: Known, now: datetime) -> Decision:
+def _decide_after_ends(change: Change, statement: Statement, known: Known, now: datetime) -> Decision:
     """Record the ends that come before `statement`, then decide the statement.
 
     Otherwise the new evidence would be a contact that keeps an ended consent alive.
@@ -282,7 +302,7 @@ def _decide_after_ends(change: _Change, statement: Statement, known: Known, now:
     return _decide(change, statement, known, now)
 
 
-def _shut_what_is_newer(change: _Change, asks: Evidence, known: Known, now: datetime) -> None:
+def _shut_what_is_newer(change: Change, asks: Evidence, known: Known, now: datetime) -> None:
     """Opt the subject out again now, if an opt-in or request is newer than the erasure request `asks`.
 
     The erasure takes the proof: the consent would count again once the person returns.
@@ -303,7 +323,7 @@ def _shut_what_is_newer(change: _Change, asks: Evidence, known: Known, now: date
         _decide(change, Statement(change.subject.subject_id, None, shut), known, now, whole=True)
 
 
-def _erased_at(change: _Change, evidence: Evidence, known: Known) -> datetime | None:
+def _erased_at(change: Change, evidence: Evidence, known: Known) -> datetime | None:
     """Return when the data was erased that the evidence belongs to, unless the person has returned to its controller.
 
     `change.subject` has the erasure of this batch.
@@ -322,7 +342,7 @@ def _controller(evidence: Evidence, known: Known) -> str:
     return sender.controller if sender else evidence.sender_id
 
 
-def _end_what_was_erased(change: _Change, given: Evidence, known: Known, now: datetime) -> None:
+def _end_what_was_erased(change: Change, given: Evidence, known: Known, now: datetime) -> None:
     """End a consent older than the subject's erasure that arrives later, without proof."""
     erased_at = _erased_at(change, given, known)
     if erased_at is None or given.at > erased_at:
@@ -343,7 +363,7 @@ def _end_what_was_erased(change: _Change, given: Evidence, known: Known, now: da
         _decide(change, Statement(change.subject.subject_id, None, ended), known._replace(evidence=set()), now)
 
 
-def _take_lists(change: _Change, given: Evidence, known: Known, now: datetime) -> None:
+def _take_lists(change: Change, given: Evidence, known: Known, now: datetime) -> None:
     """Record suppression-list entries that decide against the opt-in `given`, unless the purpose is already open.
 
     Entries no older than `given` decide (ADR-0057), and a provider's entry of any time against an asserted opt-in
@@ -382,8 +402,8 @@ async def recount(tx: AsyncConnection, subject_ids: Collection[str], now: dateti
     locked = await store.lock_subjects(tx, {}, subject_ids)
     kept = await term_store.terms_kept(tx, locked)
     known = await store.known(tx, senders=senders_of(locked.values()))
-    changes = [_Change(subject, subject, now, kept.get(subject.subject_id, ())) for subject in locked.values()]
-    _count_terms(changes, known.rules)
+    changes = [Change(subject, subject, now, kept.get(subject.subject_id, ())) for subject in locked.values()]
+    count_terms(changes, known.rules)
     await _write(tx, changes, now)
 
 
@@ -397,11 +417,11 @@ async def publish_again(tx: AsyncConnection, subject_ids: Collection[str], since
     kept = await term_store.terms_kept(tx, locked)
     said = await store.opt_outs_since(tx, locked, since)
     again = [
-        _Change(
+        Change(
             subject,
             subject,
             now,
-            terms=_Terms(tuple(kept.get(subject.subject_id, ())), (), ()),
+            terms=Terms(tuple(kept.get(subject.subject_id, ())), (), ()),
             causes=[
                 cause
                 for one in said.get(subject.subject_id, ())
@@ -411,7 +431,7 @@ async def publish_again(tx: AsyncConnection, subject_ids: Collection[str], since
         for subject in locked.values()
         if subject.version > 0
     ]
-    return await outbox.append(tx, STATES, [_event(change) for change in again])
+    return await outbox.append(tx, STATES, [event_of(change) for change in again])
 
 
 async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetime) -> None:
@@ -419,10 +439,10 @@ async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetim
     locked = await store.lock_subjects(tx, {}, subject_ids)
     kept = await term_store.terms_kept(tx, locked)
     known = await store.known(tx, senders=senders_of(locked.values()))
-    changes = [_Change(subject, subject, now, kept.get(subject.subject_id, ())) for subject in locked.values()]
+    changes = [Change(subject, subject, now, kept.get(subject.subject_id, ())) for subject in locked.values()]
     for change in changes:
         change.tell(replace(change.subject, erased_at=now))
-    _count_terms(changes, known.rules)
+    count_terms(changes, known.rules)
     await _write(tx, changes, now)
 
 
@@ -431,7 +451,7 @@ def senders_of(subjects: Iterable[Subject]) -> set[str]:
     return {m.sender_id for s in subjects for m in s.state.marks if m.sender_id is not None}
 
 
-def _decide(change: _Change, statement: Statement, known: Known, now: datetime, *, whole: bool = False) -> Decision:
+def _decide(change: Change, statement: Statement, known: Known, now: datetime, *, whole: bool = False) -> Decision:
     """Apply `statement` to the subject, and add to `known.evidence`: a batch may repeat itself.
 
     `whole`: as of `controlled`.
@@ -486,7 +506,7 @@ def _returns(decision: Decision, evidence: Evidence, erased_at: datetime) -> boo
     return ledger.standing(decision.state, evidence.sender_id, evidence.purpose) == "opted_in"
 
 
-async def _hold(tx: AsyncConnection, changes: Mapping[str, _Change], reviews: Sequence[Review]) -> None:
+async def _hold(tx: AsyncConnection, changes: Mapping[str, Change], reviews: Sequence[Review]) -> None:
     """Store the reviews and set `held_since`, from the oldest open review on (ADR-0015).
 
     Reviews from before an erasure are closed: no reviewer will read the MO.
@@ -508,12 +528,12 @@ def _unread(subject: Subject, review: Review) -> bool:
 
 async def _write(
     tx: AsyncConnection,
-    changes: Sequence[_Change],
+    changes: Sequence[Change],
     now: datetime,
     first: Written = NOTHING,
     partitions: int | None = None,
 ) -> None:
-    """Write the changes and `first`, and append the events to the outbox. `_count_terms` has run."""
+    """Write the changes and `first`, and append the events to the outbox. `count_terms` has run."""
     if first.entries:
         await first_store.append(tx, first, partitions)
     counted = [(change, change.terms) for change in changes if change.terms is not None]
@@ -531,9 +551,9 @@ async def _write(
     await store.put_subjects(tx, [change.subject for change in written if not change.stranger], now)
     told = [change for change in written if change.told]
     if partitions is None or any(change.trace for change in told):
-        await outbox.append(tx, STATES, [_event(c) for c in told], [c.trace or traceparent() for c in told])
+        await outbox.append(tx, STATES, [event_of(c) for c in told], [c.trace or traceparent() for c in told])
     else:
-        await outbox.append_by_partition(tx, STATES, [_event(c) for c in told], partitions)
+        await outbox.append_by_partition(tx, STATES, [event_of(c) for c in told], partitions)
     returned = [
         ErasureLifted(
             subject_id=change.subject.subject_id, controller_id=controller_id, lifted_at=now, evidence_id=opt_in
@@ -544,53 +564,3 @@ async def _write(
     for lifted in returned:
         await erasing.lift(tx, lifted.subject_id, lifted.controller_id, now)
     await outbox.append(tx, ERASURES, returned)
-
-
-@dataclass(frozen=True, slots=True)
-class _Terms:
-    """A subject's terms after its batch. `began`: new or moved."""
-
-    open: tuple[Term, ...]
-    began: tuple[Term, ...]
-    ended: tuple[Term, ...]
-
-
-def _count_terms(changes: Iterable[_Change], rules: Rules) -> None:
-    """Set the terms of each change, as the last step of deciding."""
-    for change in changes:
-        change.terms = _terms(change, rules)
-
-
-def _terms(change: _Change, rules: Rules) -> _Terms:
-    """Return the terms. A moved end publishes the subject, because the gate uses the end."""
-    before = _kept(change.before, rules, own=False) if change.kept is None else change.kept
-    own = change.own_term or any(retention.is_person(term) for term in before)
-    after = _kept(change.subject, rules, own=own)
-    held = {(term.sender_id, term.purpose): term for term in before}
-    moved = [(term, held.pop((term.sender_id, term.purpose), None)) for term in after]
-    ends = [term for term, was in moved if was is None or was.expires_at != term.expires_at]
-    if not change.told and not all(retention.is_person(term) for term in ends):
-        change.tell(change.subject)
-    return _Terms(after, tuple(term for term, was in moved if was != term), tuple(held.values()))
-
-
-def _kept(subject: Subject, rules: Rules, *, own: bool) -> tuple[Term, ...]:
-    held = subject.erased_at is None and (own or subject.number is not None)
-    return retention.kept_terms(subject.state, rules, own=held)
-
-
-def _event(change: _Change) -> ConsentStateChanged:
-    subject = change.subject
-    ends = {(term.sender_id, term.purpose): term.expires_at for term in (change.terms.open if change.terms else ())}
-    return ConsentStateChanged(
-        subject_id=subject.subject_id,
-        version=subject.version,
-        consents=tuple(
-            replace(consent, expires_at=ends.get((consent.sender_id, consent.purpose)))
-            for consent in ledger.consents(subject.state)
-        ),
-        suppressions=ledger.suppressions(subject.state),
-        erased=subject.erased_at is not None,
-        causes=tuple(change.causes),
-        held_since=subject.held_since,
-    )

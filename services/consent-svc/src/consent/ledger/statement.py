@@ -1,12 +1,15 @@
 """Statements offered to the recorder, their outcome, and what the registry adds to each. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import compress
 
 import msgspec
 from msgspec.structs import replace
 
 from common.contracts.consent import StopScope
+from common.sms.subject_id import InnerId
 from consent.ledger.rules import Decision, Evidence
 
 
@@ -23,6 +26,50 @@ class Statement(msgspec.Struct, frozen=True, gc=False):
     erases: bool = False
     trace: str | None = None
     to_review: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """Opt-ins that differ in person, evidence id and time alone, as columns: a file has thousands of them.
+
+    `evidence`: of one of them. A person has one place. `numbers`: encrypted, as of `Statement`.
+    """
+
+    evidence: Evidence
+    subjects: Sequence[str]
+    inners: Sequence[InnerId]
+    numbers: Sequence[str | None]
+    evidence_ids: Sequence[str]
+    times: Sequence[datetime]
+
+    def __len__(self) -> int:
+        return len(self.subjects)
+
+    def statements(self) -> Iterator[Statement]:
+        """Yield the statement of each place."""
+        for subject_id, number, evidence_id, at in zip(
+            self.subjects, self.numbers, self.evidence_ids, self.times, strict=True
+        ):
+            yield Statement(subject_id, number, replace(self.evidence, evidence_id=evidence_id, occurred_at=at))
+
+    def of(self, people: Collection[str]) -> "Alike":
+        """Return the opt-ins of these people."""
+        return self.where([subject_id in people for subject_id in self.subjects])
+
+    def without(self, people: Collection[str]) -> "Alike":
+        """Return the opt-ins of all but these people."""
+        return self.where([subject_id not in people for subject_id in self.subjects]) if people else self
+
+    def where(self, chosen: Sequence[bool]) -> "Alike":
+        """Return the opt-ins that are chosen, by place."""
+        return Alike(
+            self.evidence,
+            list(compress(self.subjects, chosen)),
+            list(compress(self.inners, chosen)),
+            list(compress(self.numbers, chosen)),
+            list(compress(self.evidence_ids, chosen)),
+            list(compress(self.times, chosen)),
+        )
 
 
 class Recorded(msgspec.Struct, frozen=True, gc=False):
