@@ -1584,6 +1584,13 @@ MUTANTS = (
         "\n        ]",
         "tests/property/test_import_columns_properties.py",
     ),
+    Mutant(
+        "recorder: a person on record, met by the COPY, is not looked for",
+        RECORDER,
+        "alike, decisions, now, together=not look)",
+        "alike, decisions, now, look=False, together=False)",
+        "tests/service/consent/test_recorder.py -k columns",
+    ),
 )
 
 

@@ -14,17 +14,27 @@ from msgspec.structs import replace
 from sqlalchemy import text
 from sqlalchemy.event import listen
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.consent import ConsentStateChanged
 from common.db.database import COPIED_ROWS, Database
 from common.kafka import outbox
 from common.privacy.erasing import Whom
 from common.version import at_least
-from consent.ledger import reopening, retention, term_store
+from consent.ledger import first_consents, reopening, retention, term_store
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
 from consent.ledger.chain import GENESIS, PERSONAL, verify
-from consent.ledger.recorder import Recorded, Statement, erase, forget, keep_listed, publish_again, record
+from consent.ledger.recorder import (
+    Recorded,
+    Statement,
+    erase,
+    forget,
+    keep_listed,
+    publish_again,
+    record,
+    record_alike,
+)
 from consent.ledger.rules import Evidence, Refusal, Verdict
 from consent.senders import registry as senders
 from consent.senders import store as senders_store
@@ -330,6 +340,47 @@ async def test_first_consents_are_told_alike_in_rows_of_their_own_and_in_shared_
                 evidence.at,
                 evidence.evidence_id,
             )
+
+
+@pytest.mark.parametrize("on_record", [0, 1, COPIED_ROWS, 2 * COPIED_ROWS])
+@pytest.mark.parametrize("look", [True, False])
+async def test_opt_ins_in_columns_are_recorded_as_one_by_one(database: Database, look: bool, on_record: int) -> None:
+    people = [f"t1-{n:032x}" for n in range(2 * COPIED_ROWS)]
+    known = random.Random(5).sample(people, on_record)
+    await recorded(database, *(of(who, opt_in(5, evidence_id=f"ev-known-{who}")) for who in known[::2]))
+    await recorded(database, *(of(who, stop(5, evidence_id=f"ev-known-{who}")) for who in known[1::2]))
+    said = [of(who, opt_in(n % 9, evidence_id=f"ev-in-{who}")) for n, who in enumerate(people)]
+    others = [of(f"t1-other-{n}", one) for n in range(3) for one in (stop(n), opt_in(n, evidence_id=f"ev-o{n}"))]
+    async with database.engine.connect() as tx:
+        results = await record(tx, inner, [*said, *others], NOW, partitions=3)
+        one_by_one = await _left(tx)
+        await tx.rollback()
+    async with database.begin() as tx:
+        columns = first_consents.grouped(said, inner)
+        outcome = await record_alike(tx, inner, columns, others, NOW, partitions=3, look=look)
+        assert await _left(tx) == one_by_one
+    of_alike = {result.statement.subject_id: result for result in results[: len(said)]}
+    assert outcome.results == results[len(said) :]
+    assert outcome.of_alike == {who: of_alike[who] for who in (people if len(known) > COPIED_ROWS else known)}
+    assert outcome.met == bool(known)
+
+
+async def _left(tx: AsyncConnection) -> list[object]:
+    """Return all that a batch leaves, but for salts and hashes: histories, terms, and events in any order."""
+    rows = await tx.execute(text("SELECT subject_id FROM subject ORDER BY subject_id"))
+    histories = await ledger_store.whole_histories(tx, [subject_id for (subject_id,) in rows])
+    for subject, entries in histories:
+        assert verify(entries, inner) is None
+        assert (subject.head, subject.entries) == (entries[-1].hash, len(entries))
+    due = await term_store.due_of(tx, [subject.subject_id for subject, _ in histories])
+    sent = await tx.execute(text("SELECT type, payload FROM outbox ORDER BY id"))
+    told = [outbox.unpacked(row.type, row.payload)[1] or b"" for row in sent if outbox.SHARED in row.type]
+    events = [tuple(one) for row in told for one in msgspec.msgpack.decode(row)]
+    ledger = [
+        (replace(subject, head=""), [(e.position, e.evidence, e.recorded_at) for e in entries])
+        for subject, entries in histories
+    ]
+    return [ledger, due, sorted(events)]
 
 
 async def test_hundreds_at_once_are_written_as_one_by_one(database: Database) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Container, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -30,7 +30,7 @@ from consent.imports.upload import Verdict, sealing_context
 from consent.ledger import recorder, reopening
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
-from consent.ledger.recorder import Recorded, Statement
+from consent.ledger.recorder import Outcome, Recorded, Statement
 from consent.ledger.rules import Verdict as Decided
 from consent.senders import store as senders_store
 
@@ -57,6 +57,7 @@ class Importing:
         self._held = held
         self._backlog = backlog
         self._put_off: dict[str, datetime] = {}
+        self._met_people = True  # on record, by the last piece: so the next piece looks for people first
         self._relayed = asyncio.Event()  # one for each word of the relay
 
     def workers(self) -> list[Worker]:
@@ -108,24 +109,15 @@ class Importing:
             await recorder.keep_listed(tx, [one for one in statements if one.evidence.evidence_id in out])
             told = [one for one in statements if one.evidence.evidence_id not in out]
             alike, partitions = [column.opt_ins for column in read.columns], self._held.settings.partitions
-            results, known = await recorder.record_alike(tx, reading.inner, alike, told, now, partitions)
-            verdicts: dict[int, tuple[Verdict, Reasons]] = {}
-            for column in read.columns:
-                verdicts |= dict.fromkeys(column.read.starts, CREATED)
-                of_people = zip(column.read.starts, column.opt_ins.subjects, strict=True) if known else ()
-                verdicts |= {line: _verdict(known[who]) for line, who in of_people if who in known}
-            recorded = iter(results)
-            for line, said in read.lines.items():
-                if isinstance(said, list):
-                    each = [None if one.evidence.evidence_id in out else next(recorded) for one in said]
-                    verdicts[line] = _verdict_of_all(each)
-                else:
-                    verdicts[line] = "refused", said
+            outcome = await recorder.record_alike(
+                tx, reading.inner, alike, told, now, partitions, look=self._met_people
+            )
+            verdicts = _verdicts(read, out, outcome)
             counts: Counter[str] = Counter(verdict for verdict, _ in verdicts.values())
             reasons = Counter(reason for _, why in verdicts.values() for reason in why)
-            told_of = sorted(verdicts.items())
-            table = "".join([f"{line},{verdict},{' '.join(why)}\n" for line, (verdict, why) in told_of])
+            table = "".join([f"{line},{verdict},{' '.join(why)}\n" for line, (verdict, why) in verdicts.items()])
             await import_files.settle(tx, piece, counts, reasons, zlib.compress(table.encode(), 1), now)
+        self._met_people = outcome.met
         for verdict, lines in counts.items():
             LINES.labels(verdict).inc(lines)
         return True
@@ -175,6 +167,23 @@ class Importing:
         if forgotten:
             log.info("abandoned uploads are forgotten", extra={"uploads": forgotten})
         return False
+
+
+def _verdicts(read: Said, out: Container[str], outcome: Outcome) -> dict[int, tuple[Verdict, Reasons]]:
+    """Return the verdicts by line, in order. `out`: the evidence about people already opted out."""
+    verdicts: dict[int, tuple[Verdict, Reasons]] = {}
+    for column in read.columns:
+        verdicts |= dict.fromkeys(column.read.starts, CREATED)
+        known = zip(column.read.starts, column.opt_ins.subjects, strict=True) if outcome.of_alike else ()
+        verdicts |= {line: _verdict(outcome.of_alike[who]) for line, who in known if who in outcome.of_alike}
+    recorded = iter(outcome.results)
+    for line, said in read.lines.items():
+        if isinstance(said, list):
+            each = [None if one.evidence.evidence_id in out else next(recorded) for one in said]
+            verdicts[line] = _verdict_of_all(each)
+        else:
+            verdicts[line] = "refused", said
+    return dict(sorted(verdicts.items()))
 
 
 def _verdict_of_all(results: Sequence[Recorded | None]) -> tuple[Verdict, Reasons]:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
+from typing import NamedTuple
 
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -64,8 +65,20 @@ async def record(
     adds a few. `inner`: what the chain of a subject is hashed under. `partitions`: of the topic; the events then share
     rows of the outbox.
     """
-    recorded, _ = await _record(tx, inner, statements, (), now, reviews, held, partitions)
-    return recorded
+    outcome = await _record(tx, inner, statements, (), now, reviews, held, partitions)
+    return outcome.results
+
+
+class Outcome(NamedTuple):
+    """The outcome of a batch. `results`: of the statements, in order. `of_alike`: of opt-ins in columns, by subject.
+
+    Every other opt-in in a column is a first consent, recorded as the only mark of its subject. `met`: whether a
+    subject was on record.
+    """
+
+    results: list[Recorded]
+    of_alike: Mapping[str, Recorded]
+    met: bool
 
 
 async def record_alike(
@@ -75,13 +88,15 @@ async def record_alike(
     statements: Sequence[Statement],
     now: datetime,
     partitions: int | None = None,
-) -> tuple[list[Recorded], dict[str, Recorded]]:
+    *,
+    look: bool = True,
+) -> Outcome:
     """Record opt-ins in columns, and statements about other people, as `record` does all of them in order.
 
-    Return a result for each statement, and by subject the results of opt-ins; every other opt-in is a first consent,
-    recorded as the only mark of its subject. No two opt-ins are of one person, and none is to be refused.
+    Each opt-in is of another person, and none is to be refused. `look`: look for the people on record first; without,
+    the COPY of many new subjects finds out, and a person on record costs a COPY.
     """
-    return await _record(tx, inner, statements, alike, now, (), NOBODY, partitions)
+    return await _record(tx, inner, statements, alike, now, (), NOBODY, partitions, look=look)
 
 
 async def _record(
@@ -93,7 +108,9 @@ async def _record(
     reviews: Sequence[Review],
     held: Mapping[str, Subject],
     partitions: int | None,
-) -> tuple[list[Recorded], dict[str, Recorded]]:
+    *,
+    look: bool = True,
+) -> Outcome:
     decisions: dict[int, Decision] = {}
     taken: dict[int, Statement] = {}
     for place, statement in enumerate(statements):
@@ -104,7 +121,7 @@ async def _record(
     new = _New()
     perhaps_new = {place: s for place, s in taken.items() if s.subject_id not in held}
     if (perhaps_new or alike) and not reviews:
-        new = await _of_strangers(tx, inner, perhaps_new, alike, decisions, now)
+        new = await _of_strangers(tx, inner, perhaps_new, alike, decisions, now, look=look)
         taken |= new.beside
         taken = {p: s for p, s in taken.items() if p not in new.first and s.subject_id not in new.changes}
     changes = new.changes
@@ -117,7 +134,7 @@ async def _record(
     told["opt_in", Verdict.RECORDED] += sum(map(len, alike)) - len(others)
     for (kind, verdict), many in (+told).items():
         EVIDENCE.labels(kind, verdict).inc(many)
-    return results, others
+    return Outcome(results, others, bool(taken))
 
 
 def _recorded(statement: Statement, decision: Decision, changes: Mapping[str, Change]) -> Recorded:
@@ -148,18 +165,20 @@ async def _of_strangers(
     decisions: dict[int, Decision],
     now: datetime,
     *,
+    look: bool = True,
     together: bool = True,
 ) -> _New:
     """Decide the statements of new subjects and insert their rows; add to `decisions` (ADR-0035).
 
     The result omits subjects that another transaction has inserted meanwhile. `together`: first consents go by COPY
-    with the other new subjects, in one order; where another transaction has one of these, all are decided again.
+    with the other new subjects, in one order; where one of these is on record, all are decided again. `look`: as of
+    `record_alike`.
     """
     said = {s.evidence.sender_id for s in taken.values()} | {each.evidence.sender_id for each in alike}
+    people = {s.subject_id for s in taken.values()}.union(*(each.subjects for each in alike))
+    look = look or len(people) < COPIED_ROWS
     known = await store.known(
-        tx,
-        subjects={s.subject_id for s in taken.values()}.union(*(each.subjects for each in alike)),
-        senders=[sender_id for sender_id in said if sender_id is not None],
+        tx, subjects=people if look else (), senders=[sender_id for sender_id in said if sender_id is not None]
     )
     new = [each.without(known.subjects) for each in alike]
     many = sum(map(len, new)) + sum(s.subject_id not in known.subjects for s in taken.values())
@@ -186,7 +205,7 @@ async def _of_strangers(
         deciding = first_consents.Deciding(known.senders, known.rules, now, os.urandom(SALT_BYTES).hex())
         written = deciding.written(columns, os.urandom(SALT_BYTES * sum(map(len, columns))).hex())
         if not await first_store.add_subjects(tx, written, subjects, now):
-            return await _of_strangers(tx, inner, taken, alike, decisions, now, together=False)
+            return await _of_strangers(tx, inner, taken, alike, decisions, now, together=not look)
         decisions |= decided
         return _New(changes, written, {place: deciding.recorded(s) for place, s in first.items()}, beside)
     added = await store.add_subjects(tx, subjects, now) if subjects else set()
