@@ -21,7 +21,6 @@ import json
 import os
 import random
 import time
-import zlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -44,7 +43,7 @@ from bench.rounds import Sample, Side, cpu_seconds
 from common.contracts import STATES
 from common.files.cutting import PIECE_LINES
 from common.kafka.broker import BATCH_BYTES
-from common.kafka.outbox import PACK_LEVEL
+from common.kafka.outbox import PACKED, packed, unpacked
 from common.keyring import SubjectKeys
 from common.settings import SubjectRingSettings
 
@@ -199,7 +198,9 @@ async def _whole(bench: Bench, producer: AIOKafkaProducer) -> Sample:
         async with database.transaction():
             waiting = await database.fetch("SELECT id, payload FROM bench_outbox ORDER BY id")
             batch, sent = producer.create_batch(), []
-            for key, value in (each for row in waiting for each in _events.decode(zlib.decompress(row["payload"]))):
+            for key, value in (
+                each for row in waiting for each in _events.decode(unpacked(PACKED, row["payload"])[1] or b"")
+            ):
                 if batch.append(key=key, value=value, timestamp=None) is None:
                     sent.append(await producer.send_batch(batch, TOPIC, partition=0))
                     batch = producer.create_batch()
@@ -372,8 +373,8 @@ def _piece() -> tuple[Sequence[tuple[object, ...]], ...]:
     shared: dict[int, list[tuple[object, object]]] = defaultdict(list)
     for place, (_, _, key, _, event, _) in enumerate(events):
         shared[place % PARTITIONS].append((key, event))
-    packed = [zlib.compress(msgspec.msgpack.encode(some), PACK_LEVEL) for some in shared.values()]
-    return (*people, [(uuid4(), STATES.name, b"", "consent.state_changed.v1", row, None) for row in packed])
+    rows = [packed(msgspec.msgpack.encode(some)) for some in shared.values()]
+    return (*people, [(uuid4(), STATES.name, b"", "consent.state_changed.v1", row, None) for row in rows])
 
 
 def _consent() -> tuple[tuple[object, ...], ...]:
