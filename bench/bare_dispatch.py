@@ -1,6 +1,6 @@
 """Dispatch with the least work, as a limit for dispatch-svc.
 
-Consume up to 5,000 requests, look up their consents by `= ANY($1)`, insert them in a statement, submit the allowed
+Consume some 5,000 requests, look up their consents by `= ANY($1)`, insert them in a statement, submit the allowed
 messages 100 at a time, store the outcomes in another statement, publish a status each; three such batches at once. No
 decryption, no law, no limits, no crash safety; an unknown subject is denied.
 
@@ -22,7 +22,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 REQUESTS = "bench.bare-requests.v1"
 MESSAGES = "bench.bare-messages.v1"
-BATCH = 5000
+RECORDS = 60  # of some 80 requests
 AT_ONCE = 3
 PER_SUBMIT = 100
 CONNECTIONS = 64
@@ -33,6 +33,10 @@ class _Request(msgspec.Struct):
     subject_id: str
     number: str
     text: str
+
+
+class _Requests(msgspec.Struct):
+    requests: list[_Request]
 
 
 class _Status(msgspec.Struct):
@@ -52,7 +56,7 @@ class _Results(msgspec.Struct):
     results: list[_Result]
 
 
-_requests = msgspec.json.Decoder(_Request)
+_requests = msgspec.json.Decoder(_Requests)
 _results = msgspec.json.Decoder(_Results)
 _encoder = msgspec.json.Encoder()
 
@@ -93,7 +97,7 @@ class _Bare:
             self._idle.put_nowait(connection)
 
     async def batch(self, records: Sequence[Any], partition: int) -> None:
-        asked = [_requests.decode(record.value) for record in records]
+        asked = [one for record in records for one in _requests.decode(record.value).requests]
         rows = await self._pool.fetch(
             "SELECT subject_id FROM consent WHERE subject_id = ANY($1::text[]) AND state = 'opted_in'",
             [one.subject_id for one in asked],
@@ -195,7 +199,7 @@ async def _run(port: int, dsn: str, bootstrap: str, idempotent: bool, partitions
             gc.freeze()
             gc.set_threshold(50_000)
             while True:
-                for where, records in (await consumer.getmany(timeout_ms=100, max_records=BATCH)).items():
+                for where, records in (await consumer.getmany(timeout_ms=100, max_records=RECORDS)).items():
                     await places.acquire()
                     task = asyncio.create_task(batch(records, where.partition))
                     going[where.partition].add(task)

@@ -33,7 +33,7 @@ from bench.ground import Ground, Server
 from bench.rounds import Sample, Side, cpu_seconds
 from campaign.audience.reach import Standing
 from common.contracts import CAMPAIGN_REQUESTS
-from common.contracts.campaign import MessageRequested
+from common.contracts.campaign import MessagesRequested
 from common.contracts.consent import Consent
 from common.kafka.broker import cloud_event_headers, partition_of
 from common.keyring import FieldKeys, SubjectKeys
@@ -76,7 +76,8 @@ ASKED = "SELECT expanded AND NOT EXISTS (SELECT FROM outbox) FROM campaign WHERE
 AUDIENCE = "SELECT sum(audience) FROM campaign_accounts WHERE campaign_id = $1"
 RECIPIENTS = "SELECT subject_id FROM recipient WHERE campaign_id = $1 ORDER BY subject_id"
 TOPIC = CAMPAIGN_REQUESTS.name
-REQUEST_BYTES = 600  # of a request with TEXT, apart from headers
+REQUEST_BYTES = 380  # of a request with TEXT in a record with others
+TOGETHER = 83  # requests of a record: a page of campaign-svc is of all partitions
 ROWS = (
     "SELECT c.subject_id, c.number, c.attributes::text, k.told::text FROM contact AS c"
     " LEFT JOIN standing AS k ON k.subject_id = c.subject_id WHERE c.sender_id = $1 ORDER BY c.subject_id"
@@ -210,8 +211,7 @@ class Bench:
     async def bare_expansion(self) -> Sample:
         partitions = len(await self.producer.partitions_for(TOPIC))  # `send_batch` does not wait for it
         started, read = time.perf_counter(), 0
-        value = b"x" * REQUEST_BYTES
-        headers = cloud_event_headers(MessageRequested.type, uuid4(), "bench", datetime.now(UTC), None)
+        headers = cloud_event_headers(MessagesRequested.type, uuid4(), "bench", datetime.now(UTC), None)
         async with self.database.transaction():
             cursor = await self.database.cursor(RECIPIENTS, self.last)
             while page := await cursor.fetch(PAGE):
@@ -221,7 +221,9 @@ class Bench:
                 acks = []
                 for partition, keys in pages.items():
                     batch = self.producer.create_batch()
-                    for key in keys:
+                    for at in range(0, len(keys), TOGETHER):
+                        some = keys[at : at + TOGETHER]
+                        key, value = some[0], b"x" * (REQUEST_BYTES * len(some))
                         if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
                             acks.append(await self.producer.send_batch(batch, TOPIC, partition=partition))
                             batch = self.producer.create_batch()

@@ -37,7 +37,7 @@ from bench.bare_dispatch import MESSAGES, REQUESTS
 from bench.ground import Ground, Server, free_url
 from bench.rounds import Sample, Side, cpu_seconds
 from common.contracts import CAMPAIGN_REQUESTS, DISPATCH_MESSAGES, STATES, Watermark
-from common.contracts.campaign import MessageRequested
+from common.contracts.campaign import MessageRequested, MessagesRequested, Request
 from common.contracts.consent import Consent
 from common.contracts.dispatch import MessagesChanged
 from common.kafka import broker as kafka
@@ -60,6 +60,7 @@ TEXT = "Banc : -20 % ce samedi dans votre magasin. Sur presentation de ce messag
 GC = "50,000 objects, frozen"
 BENCH_GC = "Python's"
 LOST_S = 120.0
+TOGETHER = 1_000 // PARTITIONS  # requests of a record: a page of campaign-svc is of all partitions
 SHARES = {"batches": 0.5, "denied": 0.45, "singles": 0.6}  # of the limit, wanted
 RATES = {"batches": 20_000, "singles": 5_000}  # per second, wanted
 
@@ -81,6 +82,23 @@ class _Batch(msgspec.Struct):
 _told = msgspec.json.Decoder(_Told)
 _batch = msgspec.json.Decoder(_Batch)
 _KIND = MessagesChanged.type.encode()
+
+
+def _together(requests: Sequence[MessageRequested]) -> Iterator[MessagesRequested]:
+    """Yield the requests of a partition as campaign-svc writes them."""
+    for at in range(0, len(requests), TOGETHER):
+        first, some = requests[at], requests[at : at + TOGETHER]
+        yield MessagesRequested(
+            campaign_id=CAMPAIGN,
+            sender_id=first.sender_id,
+            purpose=first.purpose,
+            requested_at=first.requested_at,
+            send_before=first.send_before,
+            requests=tuple(
+                Request(message_id=one.message_id, subject_id=one.subject_id, number=one.number, text=one.text)
+                for one in some
+            ),
+        )
 
 
 def _statuses(record: Any) -> Sequence[_Told]:
@@ -185,11 +203,11 @@ class Bench:
         for request in made:
             by_partition.setdefault(kafka.partition_of(request.subject_id, PARTITIONS), []).append(request)
         acks, now = [], datetime.now(UTC)
-        headers = kafka.cloud_event_headers(MessageRequested.type, uuid4(), "bench", now, None)
+        headers = kafka.cloud_event_headers(MessagesRequested.type, uuid4(), "bench", now, None)
         for where, requests in by_partition.items():
             batch = self.producer.create_batch()
-            for request in requests:
-                record = {"key": request.key.encode(), "value": kafka.encode(request), "timestamp": None}
+            for event in _together(requests):
+                record = {"key": event.key.encode(), "value": kafka.encode(event), "timestamp": None}
                 if batch.append(**record, headers=headers) is None:
                     acks.append(await self.producer.send_batch(batch, topic, partition=where))
                     batch = self.producer.create_batch()

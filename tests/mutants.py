@@ -41,6 +41,11 @@ OUTBOX = "libs/common/src/common/kafka/outbox.py"
 QUICK = "libs/common/src/common/web/edge/quick.py"
 OFFSETS = "libs/common/src/common/kafka/reading/offsets.py"
 BATCHES = "libs/common/src/common/kafka/reading/batches.py"
+SUBSCRIPTION = "libs/common/src/common/kafka/subscription.py"
+CONSUMER = "libs/common/src/common/kafka/consumer.py"
+READING = "services/dispatch-svc/src/dispatch/sending/reading.py"
+HEAVY = "tests/service/common/test_heavy_records.py"
+TOGETHER = "tests/property/test_requests_together.py"
 BROKEN_LOGS = "libs/common/src/common/kafka/reading/broken_logs.py"
 ORGANISATIONS = "libs/common/src/common/web/auth/organisations.py"
 EDGE_ID = "libs/common/src/common/web/edge_id.py"
@@ -1590,6 +1595,90 @@ MUTANTS = (
         "alike, decisions, now, together=not look)",
         "alike, decisions, now, look=False, together=False)",
         "tests/service/consent/test_recorder.py -k columns",
+    ),
+    Mutant(
+        "requests: a bad request keeps back the others of its record",
+        BATCHES,
+        "            if self.subscription.handle_rest is not None:\n",
+        "            if False and self.subscription.handle_rest is not None:\n",
+        "tests/service/dispatch/test_requests_together.py -k bad_request",
+    ),
+    Mutant(
+        "requests: records buried in part stop the consumer",
+        BATCHES,
+        "self._poison_in_a_row[tp] = before + 1 if whole else 0",
+        "self._poison_in_a_row[tp] = before + 1",
+        f"{HEAVY} -k do_not_stop",
+    ),
+    Mutant(
+        "requests: what a read brought is stepped over at a rebalance",
+        CONSUMER,
+        "                self.placement.rest(client, tp, batch[0].offset, 0.0)",
+        "                pass",
+        f"{HEAVY} -k taken_away",
+    ),
+    Mutant(
+        "requests: a stop waits for all that a read brought",
+        CONSUMER,
+        "            self._leaving = True\n            await self._all_ended()",
+        "            await self._all_ended()",
+        f"{HEAVY} -k at_the_stop",
+    ),
+    Mutant(
+        "requests: a hold of a batch does not keep back those behind",
+        CONSUMER,
+        "            if not await self._handle_batch(client, tp, batch):\n                return\n",
+        "            await self._handle_batch(client, tp, batch)\n",
+        f"{HEAVY} -k keeps_back",
+    ),
+    Mutant(
+        "requests: a batch counts records",
+        SUBSCRIPTION,
+        "(room := room - self.weight(records[end])) >= 0",
+        "(room := room - 1) >= 0",
+        f"{HEAVY} -k as_many_messages",
+    ),
+    Mutant(
+        "requests: one of another partition than its record's is decided",
+        READING,
+        "    if home != received.partition and subject_id not in received.moved:\n",
+        "    if False:\n",
+        f"{TOGETHER} -k bad_request",
+    ),
+    Mutant(
+        "requests: a person whose id moves is refused",
+        "libs/common/src/common/kafka/reading/records.py",
+        "moved = NOBODY if current is event else _moved(people_of(event), people_of(current))",
+        "moved = NOBODY",
+        f"{TOGETHER} -k older_outer_key",
+    ),
+    Mutant(
+        "requests: the lock of a person whose id moves is not taken",
+        READING,
+        "    requests.partitions.add(home)\n    requests.candidates",
+        "    requests.candidates",
+        f"{TOGETHER} -k older_outer_key",
+    ),
+    Mutant(
+        "requests: of two with the same id the last counts",
+        READING,
+        "    requests.candidates.setdefault(candidate.message_id, candidate)\n",
+        "    requests.candidates[candidate.message_id] = candidate\n",
+        f"{TOGETHER} -k any_cut",
+    ),
+    Mutant(
+        "requests: long texts make a record of any size",
+        "services/campaign-svc/src/campaign/planning/asking.py",
+        " or chars > EVENT_CHARS)",
+        ")",
+        f"{TOGETHER} -k no_more_than",
+    ),
+    Mutant(
+        "a row that an older process compressed holds up the outbox",
+        OUTBOX,
+        "if held.startswith(ZLIB) else",
+        "if False else",
+        "tests/unit/common/test_packed.py",
     ),
 )
 

@@ -1,5 +1,6 @@
 """Events and evidence, valid by default; a test names what matters to it. Numbers are of the French fictional range."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -8,12 +9,15 @@ from common.contracts.campaign import (
     CampaignControlled,
     MessageRequested,
     MessageReworded,
+    MessagesRequested,
+    Request,
     TemplateChanged,
     TemplateField,
 )
 from common.contracts.consent import Cause, Consent, ConsentStateChanged, Purpose, SenderChanged, Suppression
 from common.contracts.inbound import ReceiptReceived
 from common.contracts.rights import ErasureRequested
+from common.kafka.broker import partition_of
 from common.keyring import FieldKeys, LinkKeys, SubjectKeys
 from common.settings import KeyRingSettings, SubjectRingSettings
 from common.sms.message_id import message_id
@@ -165,6 +169,36 @@ def requested(n: int, **more: Any) -> MessageRequested:
         "send_before": now() + timedelta(days=1),
     }
     return MessageRequested(**{**fields, **more})
+
+
+def together(requests: Sequence[MessageRequested], partitions: int, most: int = 100) -> list[MessagesRequested]:
+    """The same requests of a campaign as campaign-svc writes them, in their order in each partition."""
+    alike: dict[tuple[Any, ...], list[MessageRequested]] = {}
+    for each in requests:
+        home = partition_of(each.subject_id, partitions)
+        shared = (home, each.campaign_id, each.sender_id, each.purpose, each.requested_at, each.send_before)
+        alike.setdefault(shared, []).append(each)
+    return [
+        MessagesRequested(
+            campaign_id=str(shared[1]),
+            sender_id=shared[2],
+            purpose=shared[3],
+            requested_at=shared[4],
+            send_before=shared[5],
+            requests=tuple(
+                Request(
+                    message_id=each.message_id,
+                    subject_id=each.subject_id,
+                    number=each.number,
+                    text=each.text,
+                    region=each.region,
+                )
+                for each in some[at : at + most]
+            ),
+        )
+        for shared, some in alike.items()
+        for at in range(0, len(some), most)
+    ]
 
 
 def controlled(control: str, version: int = 1, campaign_id: str = "c1") -> CampaignControlled:

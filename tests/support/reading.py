@@ -4,8 +4,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from msgspec.structs import asdict
 
 from common.contracts import Event, Topic
+from common.contracts.campaign import MessageRequested, MessagesRequested
 from common.contracts.dispatch import MessageChanged, MessagesChanged
 from common.kafka import broker as kafka
 from common.settings import ServiceSettings
@@ -22,6 +24,18 @@ async def reading(surroundings: Surroundings, topic: Topic) -> AsyncIterator[Cal
     await ensured(settings, topic)
     async with reading_at(settings, topic) as read:
         yield read
+
+
+def requests_in(events: Iterable[Event | None]) -> list[Event | None]:
+    """The events, with each request of an event by itself."""
+    found: list[Event | None] = []
+    for event in events:
+        if isinstance(event, MessagesRequested):
+            shared = {name: getattr(event, name) for name in event.__struct_fields__ if name != "requests"}
+            found += [MessageRequested(category="marketing", **shared, **asdict(each)) for each in event.requests]
+        else:
+            found.append(event)
+    return found
 
 
 def changes_in(events: Iterable[Event | None]) -> list[MessageChanged]:

@@ -25,6 +25,7 @@ from common.kafka.subscription import Received
 from common.law import load
 from tests.support.builders import SENDER, field_keys, link_keys, now, number, sender_changed
 from tests.support.prices import EXAMPLE
+from tests.support.reading import requests_in
 from tests.support.running import Surroundings, running
 
 TEXT = "{first_name|Bonjour}, -20% chez Maison Lune. {stop}"
@@ -181,7 +182,7 @@ class Campaigns:
         return found
 
     async def requests(self) -> list[Any]:
-        return await self.outbox(CAMPAIGN_REQUESTS)
+        return requests_in(await self.outbox(CAMPAIGN_REQUESTS))
 
     async def controls(self) -> list[Any]:
         return await self.outbox(CONTROLS)

@@ -14,6 +14,7 @@ from tests.service.inbound.published import published
 from tests.support.builders import SENDER, sender_changed, subject
 from tests.support.eventually import eventually
 from tests.support.publish import publish
+from tests.support.reading import requests_in
 from tests.support.running import Surroundings, running
 
 PEOPLE = range(60)
@@ -46,7 +47,7 @@ async def test_a_campaign_goes_out_and_its_reports_come_back(surroundings: Surro
         assert (await client.post(f"/v1/campaigns/{campaign_id}/schedule")).status_code == 200
 
         async def requested() -> list[Any]:
-            found = [record.event for record in await published(settings, CAMPAIGN_REQUESTS)]
+            found = requests_in(record.event for record in await published(settings, CAMPAIGN_REQUESTS))
             return found if len(found) == len(PEOPLE) else []
 
         requests = await eventually(requested)

@@ -62,7 +62,7 @@ from common.contracts import (
     Topic,
     Watermark,
 )
-from common.contracts.campaign import CampaignControlled, MessageRequested, MessageReworded
+from common.contracts.campaign import CampaignControlled, MessageRequested, MessageReworded, MessagesRequested
 from common.contracts.consent import ConsentStateChanged, Suppression
 from common.contracts.dispatch import MessageChanged, OptOutEnforced
 from common.contracts.rights import ErasureRequested
@@ -103,11 +103,12 @@ from tests.support.builders import (
     sender_changed,
     subject,
     subject_keys,
+    together,
 )
 from tests.support.eventually import eventually
 from tests.support.infrastructure import KAFKA, Broker, Postgres
 from tests.support.operators.http import TOKEN, Operator, operator
-from tests.support.reading import changes_in
+from tests.support.reading import changes_in, requests_in
 from tests.support.running import Surroundings, running
 from tests.support.seed import seed
 
@@ -620,14 +621,16 @@ class Pipeline(RuleBasedStateMachine):
         campaign=st.sampled_from(CAMPAIGNS),
         expired=st.booleans(),
         again=st.integers(0, 2),
+        most=st.integers(0, 4),
     )
-    def asks(self, people: list[int], campaign: str, *, expired: bool, again: int) -> None:
-        """For new messages, and for some once more."""
+    def asks(self, people: list[int], campaign: str, *, expired: bool, again: int, most: int) -> None:
+        """For new messages, and for some once more. `most`: of an event; at 0 each request is one."""
         new = [self._request(person, campaign_id=campaign) for person in people]
         if expired:
             new.append(self._request(people[0], campaign_id=campaign, send_before=now() - timedelta(seconds=1)))
         self.asked += new
-        self.run(self.world.publish(CAMPAIGN_REQUESTS, *new, *new[:again], *self.asked[:again]))
+        events = self._together(new, most) if most else new
+        self.run(self.world.publish(CAMPAIGN_REQUESTS, *events, *events[:again], *self.asked[:again]))
 
     @rule(
         people=st.lists(st.sampled_from(PEOPLE), min_size=1, max_size=2),
@@ -713,6 +716,9 @@ class Pipeline(RuleBasedStateMachine):
     def _say_something(self) -> str:
         return f"Maison Lune : -{next(self.numbers)} % ce samedi. STOP au 36111"
 
+    def _together(self, new: Sequence[MessageRequested], most: int) -> list[MessagesRequested]:
+        return together(new, self.world.settings.partitions, most)
+
     def _request(self, person: int, **more: Any) -> MessageRequested:
         said = self._say_something()
         request = requested(person, text=said, **more)
@@ -779,7 +785,7 @@ class Pipeline(RuleBasedStateMachine):
         await self._consent(PEOPLE, opts_in=True)
         await self._say(timedelta(0))
         new = [self._request(person, campaign_id=campaign) for person in PEOPLE]
-        await self.world.publish(CAMPAIGN_REQUESTS, *new, *self.asked[-3:])  # some of them once more
+        await self.world.publish(CAMPAIGN_REQUESTS, *self._together(new, 3), *self.asked[-3:])  # some once more
         self.asked += new
         await self._lives(meanwhile, lambda worker: self._hand(CAMPAIGN_REQUESTS, worker))
 
@@ -887,7 +893,7 @@ class Pipeline(RuleBasedStateMachine):
         assert not forgotten, "waits for a campaign that goes on"
         checker = Checker(self.world.database, self.world.settings.policy, LIMITS, timedelta(hours=1))
         assert await checker.violations(now() - timedelta(hours=1), now()) == {}
-        events = [e for topic in REQUESTS for e in self._applied(topic, offsets)]
+        events = requests_in(e for topic in REQUESTS for e in self._applied(topic, offsets))
         self._knows_what_it_was_told(offsets, known, controls, opt_outs)
         appended = [outbox.unpacked(row.type, row.payload) for row in waiting]
         unpublished = [kafka.decode(payload, [("ce_type", kind.encode())]) for kind, payload in appended]

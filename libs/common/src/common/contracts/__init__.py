@@ -13,6 +13,7 @@ from common.contracts.campaign import (
     LinkClicked,
     MessageRequested,
     MessageReworded,
+    MessagesRequested,
     StatusChanged,
     TemplateChanged,
 )
@@ -162,7 +163,12 @@ INBOUND_RECEIPTS = Topic(
 )
 CONTROLS = Topic("campaign.controls.v1", "campaign", "campaign_id", "compact", (CampaignControlled,), ("dispatch",))
 CAMPAIGN_REQUESTS = Topic(
-    "campaign.requests.v1", "campaign", "subject_id", "delete", (MessageRequested, MessageReworded), ("dispatch",)
+    "campaign.requests.v1",
+    "campaign",
+    "subject_id",
+    "delete",
+    (MessagesRequested, MessageRequested, MessageReworded),
+    ("dispatch",),
 )
 CLICKS = Topic("campaign.clicks.v1", "campaign", "subject_id", "delete", (LinkClicked,), ("consent",))
 TEMPLATES = Topic("campaign.templates.v1", "campaign", "template_version", "compact", (TemplateChanged,), ("dispatch",))

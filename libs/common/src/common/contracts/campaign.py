@@ -1,11 +1,12 @@
 """Define the events of campaign-svc: campaign controls, requests, updated texts, clicks, templates, notices."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
 from common.contracts.envelope import Event, Instant
 
+REQUESTS_TOGETHER = 100  # requests of an event at most
 Control = Literal["running", "paused", "cancelled"]
 Category = Literal["marketing", "transactional", "service"]
 
@@ -62,6 +63,37 @@ class MessageRequested(Event, frozen=True, kw_only=True):
     @property
     def key(self) -> str:
         return self.subject_id
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One request of an expansion: what its message does not share with the others. Fields as in `MessageRequested`."""
+
+    message_id: str
+    subject_id: str
+    number: str
+    text: str
+    region: str | None = None
+
+
+class MessagesRequested(Event, frozen=True, kw_only=True):
+    """The first requests of an expansion to people of one partition, at most 100.
+
+    Each means what a `MessageRequested` of the category marketing means, in this order. Any other request is a
+    `MessageRequested`: a repeat, a test, an answer to a person. Empty fields of a request are not on the wire.
+    """
+
+    type: ClassVar[str] = "campaign.messages_requested.v1"
+
+    campaign_id: str
+    sender_id: str
+    purpose: str | None
+    requested_at: Instant
+    send_before: Instant
+    requests: Annotated[tuple[Request, ...], msgspec.Meta(min_length=1)]
+
+    @property
+    def key(self) -> str:
+        return self.requests[0].subject_id
 
 
 class MessageReworded(Event, frozen=True, kw_only=True):

@@ -76,6 +76,7 @@ class Consumer:
     progress: Progress = field(default_factory=Progress)
     _in_flight: dict[TopicPartition, asyncio.Task[None]] = field(default_factory=dict)  # batches being handled
     _joined: bool = False
+    _leaving: bool = False  # a batch in flight ends before its next portion
 
     def __post_init__(self) -> None:
         ours, settings = self.subscription, self.settings
@@ -134,6 +135,7 @@ class Consumer:
     async def _run_client(self, stop: asyncio.Event) -> None:
         """Run a client until `stop`, or until RENEW_S of silence: its tasks can end without any sign."""
         self.progress.dealing(time.monotonic())
+        self._leaving = False
         client = await clients.started(self._client, stop, self._not_started)
         if client is None:
             return
@@ -155,6 +157,7 @@ class Consumer:
                     if clients.is_cancelled():
                         raise
                     await self._in_trouble(client, error, stop)
+            self._leaving = True
             await self._all_ended()
             self.lag.commit(client, self.offsets.reached, now=True)
         except asyncio.CancelledError:
@@ -240,25 +243,35 @@ class Consumer:
         await self._some_ended()
 
     async def _handle(self, client: AIOKafkaConsumer, tp: TopicPartition, records: Sequence[Any]) -> None:
-        """Handle a batch; after a failure, the partition rests."""
-        if not records or tp not in client.assignment():
-            return
+        """Handle records of a poll, in batches; after a failure, the partition rests."""
+        for batch in self.subscription.batches(records):
+            if tp not in client.assignment():
+                return
+            if self._leaving and batch[0] is not records[0]:
+                self.placement.rest(client, tp, batch[0].offset, 0.0)  # else the next read would step over the others
+                return
+            if not await self._handle_batch(client, tp, batch):
+                return
+
+    async def _handle_batch(self, client: AIOKafkaConsumer, tp: TopicPartition, batch: Sequence[Any]) -> bool:
+        """Handle a batch; return whether the next may follow."""
         started = time.monotonic()
         try:
-            await self.batches.handle(tp, records)
+            await self.batches.handle(tp, batch)
         except Stopped:
             raise
         except WentBack:
             self.placement.went_back(tp)
-            return
+            return False
         except Hold:
-            self.placement.rest(client, tp, records[0].offset, self.failures.held(tp))
-            return
+            self.placement.rest(client, tp, batch[0].offset, self.failures.held(tp))
+            return False
         except Exception:
-            self._failed(client, tp, records[0].offset, started)
-            return
+            self._failed(client, tp, batch[0].offset, started)
+            return False
         BATCH.labels(self.subscription.topic.name).observe(time.monotonic() - started)
-        self._went_well(client, tp, records[-1].offset + 1)
+        self._went_well(client, tp, batch[-1].offset + 1)
+        return True
 
     async def _handle_watermarks(self, client: AIOKafkaConsumer, marks: dict[TopicPartition, list[Mark]]) -> None:
         """Store watermarks of several partitions."""
@@ -291,8 +304,10 @@ class Consumer:
 
     async def revoked(self) -> None:
         """Wait for the batches in flight, and forget all partitions."""
+        self._leaving = True
         while going := [task for task in self._in_flight.values() if not task.done()]:
             await asyncio.wait(going)
+        self._leaving = False
         self._forget_all()
         self.progress.dealing(time.monotonic())
 

@@ -1,8 +1,9 @@
 """Subscriptions: a topic, the handler of its batches, and the errors that a handler raises."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -14,6 +15,7 @@ READ_MS = 500
 IDLE_MS = 500  # of an empty fetch, by a broker that ends the wait when a record arrives
 URGENT_MS = 20
 BEFORE = 1 << 62  # more than any offset
+NOBODY = frozenset[str]()
 
 After = Callable[[], Awaitable[None]]
 
@@ -38,6 +40,7 @@ class Received(msgspec.Struct, frozen=True, gc=False):
     """An event read from a partition.
 
     `moved_to`: of a record whose key is a person's id of an older outer key, the partition of the person's id of now.
+    `moved`: the people, by their ids of now, whom the record names by an id of an older outer key.
     """
 
     event: Event
@@ -47,6 +50,7 @@ class Received(msgspec.Struct, frozen=True, gc=False):
     published_at: datetime
     traceparent: str | None
     moved_to: int | None = None
+    moved: frozenset[str] = NOBODY
 
     @property
     def home(self) -> int:
@@ -89,7 +93,10 @@ class Subscription:
     before the partition's next batch. `on_poison(tx, key, partition, offset)`: partition and offset are those of
     `Received.home`, the key is None where missing or unreadable. `wait_ms`: of an empty fetch on the local stack's
     broker, which waits to the end, and where a fetch costs a millisecond: only topics with STOPs have a short wait.
-    `may_take`: how many records the handler takes now; at 0, records stay in Kafka. `skips_unknown`: skip unknown
+    `weigh(value)`: how many messages a record holds; a batch then has at most `max_records` messages, or one record.
+    `may_take`: how many messages the handler takes now; at 0, records stay in Kafka. `handle_rest`: as `handle`, for a
+    record that is buried over a part of it: handle the other parts; raises Poison, with nothing written, where none can
+    be handled. `skips_unknown`: skip unknown
     types, as no event of this topic can forbid a message or is owed to a person; elsewhere an unknown type is poison
     (ADR-0007). `foreign`: other parties write to the topic, so any number of bad records may come, and its one type is
     read as `reading.foreign` says. `on_unread`: as `handle`, for a bad record of a foreign topic, whose key names no
@@ -108,6 +115,8 @@ class Subscription:
     on_unread: UnreadHandler | None = None
     on_assigned: Callable[[int], None] | None = None
     may_take: Callable[[], int] | None = None
+    weigh: Callable[[bytes], int] | None = None
+    handle_rest: Handler | None = None
 
     @property
     def name(self) -> str:
@@ -115,5 +124,22 @@ class Subscription:
 
     @property
     def wanted(self) -> int:
-        """Return how many records the handler can take now."""
+        """Return how many messages the handler can take now."""
         return self.max_records if self.may_take is None else min(self.max_records, self.may_take())
+
+    def weight(self, record: Any) -> int:
+        """Return how many messages a record holds."""
+        return 1 if self.weigh is None else max(1, self.weigh(record.value or b""))
+
+    def batches(self, records: Sequence[Any]) -> Iterator[Sequence[Any]]:
+        """Yield the records in batches, each of as many messages as the handler can take then, or of one record."""
+        if self.weigh is None:
+            yield records
+            return
+        begin = 0
+        while begin < len(records):
+            end, room = begin + 1, self.wanted - self.weight(records[begin])
+            while end < len(records) and (room := room - self.weight(records[end])) >= 0:
+                end += 1
+            yield records[begin:end]
+            begin = end

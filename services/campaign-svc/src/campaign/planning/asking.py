@@ -1,7 +1,8 @@
 """Decide for each recipient of an expansion: a request, a denial, or a wait."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -25,13 +26,15 @@ from campaign.results import results
 from campaign.schedule.lifecycle import ends_by, messages_of
 from campaign.schedule.timing import Pace, Timetable
 from campaign.senders.store import Sender
-from common.contracts.campaign import MessageRequested
+from common.contracts.campaign import REQUESTS_TOGETHER, MessageRequested, MessagesRequested, Request
+from common.kafka.broker import partitions_of
 from common.keyring import FieldKeys, LinkKeys, Unreadable
 from common.law import Policy
 from common.sms.msisdn import territory_of
 from common.sms.subject_id import InnerId
 
 IN_ONE_GO = 250  # recipients written before other tasks get the loop
+EVENT_CHARS = 200_000  # of the encrypted texts of an event: its record stays far below Kafka's limit
 
 _attributes = msgspec.json.Decoder(dict[str, str])
 
@@ -125,6 +128,33 @@ class Asking:
             self.problems[text] = texts.refused(text, sender.stop_code, sender.stop_added, stop_page=sender.stop_page)
         return self.problems[text]
 
+    def together(self, written: Sequence[Written], partitions: int) -> list[MessagesRequested]:
+        """Return the requests as events, each of one partition of people."""
+        of_each: dict[int, list[Request]] = defaultdict(list)
+        sealed = self.field_keys.seal_all([(each.text, f"text:{each.message_id}") for each in written])
+        homes = partitions_of([each.subject_id.encode() for each in written], partitions)
+        for each, text, home in zip(written, sealed, homes, strict=True):
+            of_each[home].append(
+                Request(
+                    message_id=each.message_id,
+                    subject_id=each.subject_id,
+                    number=each.number,
+                    text=text,
+                    region=each.region,
+                )
+            )
+        return [self._event(requests) for some in of_each.values() for requests in cut(some)]
+
+    def _event(self, requests: Sequence[Request]) -> MessagesRequested:
+        return MessagesRequested(
+            campaign_id=self.campaign_id,
+            sender_id=self.campaign.sender_id,
+            purpose=self.campaign.purpose,
+            requested_at=self.now,
+            send_before=self.timetable.ends_by,
+            requests=tuple(requests),
+        )
+
     def requests(self, written: Sequence[Written]) -> list[MessageRequested]:
         """Return the requests, encrypted together: a third faster."""
         sender_id, purpose, send_before = self.campaign.sender_id, self.campaign.purpose, self.timetable.ends_by
@@ -153,6 +183,18 @@ class Asking:
             return self.now  # the gate denies an unreadable number
         place = self.timetable.place(territory_of(number), attributes)
         return self.timetable.due(place, lot(self.campaign_id, self.field_keys.inner(subject_id), "when"), self.now)
+
+
+def cut(requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
+    """Yield the requests of a partition, as many together as an event may hold."""
+    begin, chars = 0, 0
+    for place, each in enumerate(requests):
+        chars += len(each.text)
+        if place > begin and (place - begin == REQUESTS_TOGETHER or chars > EVENT_CHARS):
+            yield requests[begin:place]
+            begin, chars = place, len(each.text)
+    if requests:
+        yield requests[begin:]
 
 
 @dataclass

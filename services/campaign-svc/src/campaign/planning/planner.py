@@ -541,4 +541,5 @@ class Planner:
 
     async def _store(self, tx: AsyncConnection, asking: Asking, written: Sequence[Written]) -> None:
         await links.keep(tx, [each.tokens for each in written if each.tokens is not None])
-        await outbox.append_by_partition(tx, CAMPAIGN_REQUESTS, asking.requests(written), self._partitions)
+        requests = asking.together(written, self._partitions)
+        await outbox.append_by_partition(tx, CAMPAIGN_REQUESTS, requests, self._partitions)

@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 from asyncpg.pgproto import pgproto
 
-from common.contracts.campaign import Category, MessageRequested
+from common.contracts.campaign import Category, MessageRequested, MessagesRequested, Request
 from dispatch.gate.rules import Verdict
 from dispatch.lane import Lane, lane_of
 from dispatch.messages.row import MessageRow
@@ -62,6 +62,24 @@ def requested(event: MessageRequested, partition: int) -> Candidate:
         requested_at=event.requested_at,
         send_before=event.send_before,
         region=event.region,
+    )
+
+
+def requested_together(event: MessagesRequested, request: Request, partition: int) -> Candidate:
+    """Return the candidate of one request of an event. Raise ValueError for an id that is no UUID."""
+    return Candidate(
+        message_id=pgproto.UUID(request.message_id),
+        campaign_id=event.campaign_id,
+        sender_id=event.sender_id,
+        purpose=event.purpose,
+        category="marketing",
+        subject_id=request.subject_id,
+        partition=partition,
+        number=request.number,
+        text=request.text,
+        requested_at=event.requested_at,
+        send_before=event.send_before,
+        region=request.region,
     )
 
 

@@ -36,6 +36,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 from msgspec.structs import replace
@@ -78,7 +79,7 @@ from dispatch.sending import outcomes, store
 from dispatch.sending.in_hand import InHand
 from dispatch.sending.mark_writer import MarkWriter, by_decision
 from dispatch.sending.outcome_writer import Storing, until_stored
-from dispatch.sending.reading import Requests, read
+from dispatch.sending.reading import Requests, count_of, messages_in, read
 from dispatch.sending.receipts import tell_what_the_provider_refuses
 from dispatch.sending.requested import count_first_hand_offs
 from dispatch.sending.second_sms import ACCEPTED_TWICE, look_for_second_sms
@@ -122,6 +123,8 @@ class Intake:
             max_records=self._batch,
             on_assigned=self._handoff.traffic.holds,
             may_take=lambda: self._handoff.in_hand.may_take,
+            weigh=messages_in,
+            handle_rest=partial(self.take_marketing, rest=True),
         )
 
     def codes(self) -> Subscription:
@@ -133,8 +136,8 @@ class Intake:
             on_assigned=self._handoff.traffic.holds,
         )
 
-    async def take_marketing(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
-        """Decide on a batch of marketing messages, and return their hand-off.
+    async def take_marketing(self, tx: AsyncConnection, batch: list[Received], *, rest: bool = False) -> After | None:
+        """Decide on a batch of marketing messages, and return their hand-off. `rest`: see `read`.
 
         Raise Hold while the watermark is stale, the gateways refuse marketing, or the hand-off is behind: the batch
         then waits in Kafka, without verdicts.
@@ -142,9 +145,9 @@ class Intake:
         in_hand = self._handoff.in_hand
         if in_hand.is_behind or self._handoff.traffic.refuses_marketing:
             raise Hold
-        with in_hand.deciding(len(batch)):
+        with in_hand.deciding(count_of(batch)):
             await self._only_while_fresh(tx, batch[0].partition)
-            requests = read(batch, self._partitions)
+            requests = read(batch, self._partitions, rest=rest)
             opened = await self._clearance.open(list(requests.candidates.values()))
             async with self._clearance.one_at_a_time:
                 if in_hand.is_behind or self._handoff.traffic.refuses_marketing:  # after waiting for the lock

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,14 +130,15 @@ class Batches:
                         raise  # the partition waits for a newer version
                     name = self.subscription.name
                     raise Stopped(f"{name}: more than {POISON_IN_A_ROW} bad records in a row") from poison
-                await self._bury(tp, record, str(poison))
-                self._poison_in_a_row[tp] = before + 1
+                whole = await self._bury(tp, record, str(poison))
+                self._poison_in_a_row[tp] = before + 1 if whole else 0
 
     def keep(self, ours: Collection[TopicPartition]) -> None:
         """Forget other partitions."""
         self._poison_in_a_row = {tp: many for tp, many in self._poison_in_a_row.items() if tp in ours}
 
-    async def _bury(self, tp: TopicPartition, record: Any, reason: str) -> None:
+    async def _bury(self, tp: TopicPartition, record: Any, reason: str) -> bool:
+        """Put a record aside, and handle what else is in it; return whether that was nothing."""
         forget_span()  # rolled back with the record
         log.error(
             "a poisoned record is now a dead letter",
@@ -145,9 +147,9 @@ class Batches:
         async with self.database.begin() as tx:
             reading = await self.offsets.lock(tx, tp)
             if record.offset < reading.seen.next_offset:
-                return
+                return True
             reading.record(record.offset, kafka.number_of(record.headers))
-            after, key = None, key_of(record)
+            after, whole, key = None, True, key_of(record)
             if self.subscription.on_poison is not None:
                 named = self.people.named(key)
                 moved = named is not None and named != key
@@ -156,6 +158,12 @@ class Batches:
             if self.subscription.on_unread is not None:
                 unread = Unread(key, record.value, tp.partition, record.offset)
                 after = await self.subscription.on_unread(tx, unread)
+            if self.subscription.handle_rest is not None:
+                with suppress(Poison):
+                    event = event_of(self.subscription, record)
+                    if event is not None and type(event) is not Watermark:
+                        received = received_as(record, event, self.people, self.partitions)
+                        after, whole = await self.subscription.handle_rest(tx, [received]), False
             await outbox.append_dead_letter(tx, self.subscription.topic, record.key, record.value, reason)
             await dead_letters.note(
                 tx,
@@ -172,3 +180,4 @@ class Batches:
         HANDLED.labels(self.subscription.topic.name, "poison").inc()
         if after is not None:
             await after()
+        return whole

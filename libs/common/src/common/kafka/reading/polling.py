@@ -52,6 +52,7 @@ class Polling:
     waits_out: bool  # the broker does not end the wait of a fetch when a record arrives
     _awake_until: float = 0.0
     _polled: set[TopicPartition] = field(default_factory=set)  # without an error, by the last read
+    _weight: float = 1.0  # of a record: the mean of the last read
 
     async def positions(self, client: AIOKafkaConsumer) -> list[Position]:
         """Return the client's positions."""
@@ -74,6 +75,7 @@ class Polling:
         if in_flight and not (idle and wanted):
             await asyncio.wait(in_flight.values(), timeout=POLL_MS / 1000, return_when=asyncio.FIRST_COMPLETED)
             return {}
+        wanted = max(1, int(wanted / self._weight))
         if self.progress.is_careful(time.monotonic()):
             return await self._read_apart(
                 client, (idle & self.placement.placed) - self.placement.resume_at.keys(), wanted
@@ -93,9 +95,16 @@ class Polling:
             raise found[0]
         batches: dict[TopicPartition, list[Any]] = found[0]
         self._polled = idle
+        self._weigh(batches)
         if self.waits_out:
             self._pace(client, bool(batches))
         return batches
+
+    def _weigh(self, found: Mapping[TopicPartition, Sequence[Any]]) -> None:
+        """Note how many messages a record holds: the next read asks for that many fewer records."""
+        if self.subscription.weigh is not None and any(found.values()):
+            weights = [self.subscription.weight(record) for records in found.values() for record in records]
+            self._weight = sum(weights) / len(weights)
 
     def _pace(self, client: AIOKafkaConsumer, any_records: bool) -> None:
         """Lengthen the wait of an empty fetch on a calm topic, and shorten it after a record; never on an urgent topic.

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from common.contracts import Event, Watermark
+from common.contracts.campaign import MessagesRequested
 from common.contracts.dispatch import MessagesChanged
 from common.kafka import broker as kafka
 from common.kafka.reading import foreign
-from common.kafka.subscription import Poison, Received, Subscription, UnknownType
+from common.kafka.subscription import NOBODY, Poison, Received, Subscription, UnknownType
 from common.keyring import SubjectKeys
 from common.sms.subject_id import is_subject_id
 
@@ -59,14 +60,17 @@ def received_as(record: Any, event: Event, keys: SubjectKeys, partitions: int) -
     trace = kafka.header_of(record.headers, "traceparent")
     named = key_of(record) or ""
     key = keys.read(named) if not keys.is_usual(named) and named in people_of(event) else named
+    current = of_current_key(event, keys)
+    moved = NOBODY if current is event else _moved(people_of(event), people_of(current))
     return Received(
-        event=of_current_key(event, keys),
+        event=current,
         key=key,
         partition=record.partition,
         offset=record.offset,
         published_at=_instant(record.timestamp),
         traceparent=trace.decode(errors="replace") if trace else None,
         moved_to=None if key == named else kafka.partition_of(key, partitions),
+        moved=moved,
     )
 
 
@@ -74,6 +78,8 @@ def people_of(event: Event) -> Sequence[str]:
     """Return the subject ids that an event names."""
     if isinstance(event, MessagesChanged):
         return [each.subject_id for each in event.changes]
+    if isinstance(event, MessagesRequested):
+        return [each.subject_id for each in event.requests]
     named: str | None = getattr(event, "subject_id", None)
     return () if named is None else (named,)
 
@@ -89,7 +95,14 @@ def of_current_key(event: Event, keys: SubjectKeys) -> Event:
     if isinstance(event, MessagesChanged):
         changes = [replace(each, subject_id=who) for who, each in zip(people, event.changes, strict=True)]
         return replace(event, changes=tuple(changes))
+    if isinstance(event, MessagesRequested):
+        requests = [replace(each, subject_id=who) for who, each in zip(people, event.requests, strict=True)]
+        return replace(event, requests=tuple(requests))
     return replace(event, subject_id=people[0])
+
+
+def _moved(named: Sequence[str], current: Sequence[str]) -> frozenset[str]:
+    return frozenset(now for was, now in zip(named, current, strict=True) if was != now)
 
 
 @lru_cache(maxsize=64)  # the records of a batch share a few instants
