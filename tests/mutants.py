@@ -1611,17 +1611,17 @@ MUTANTS = (
         f"{HEAVY} -k do_not_stop",
     ),
     Mutant(
-        "requests: what a read brought is stepped over at a rebalance",
+        "requests: the next read steps over what the last one brought",
         CONSUMER,
         "                self.placement.rest(client, tp, batch[0].offset, 0.0)",
         "                pass",
-        f"{HEAVY} -k taken_away",
+        f"{HEAVY} -k steps_over",
     ),
     Mutant(
         "requests: a stop waits for all that a read brought",
         CONSUMER,
-        "            self._leaving = True\n            await self._all_ended()",
-        "            await self._all_ended()",
+        "(self.leaving or stop.is_set())",
+        "self.leaving",
         f"{HEAVY} -k at_the_stop",
     ),
     Mutant(
@@ -1672,6 +1672,13 @@ MUTANTS = (
         " or chars > EVENT_CHARS)",
         ")",
         f"{TOGETHER} -k no_more_than",
+    ),
+    Mutant(
+        "recipients counted together count once",
+        "services/campaign-svc/src/campaign/accounts.py",
+        "{name: n * many for name, n in change.items()}",
+        "change",
+        "tests/property/test_accounts_properties.py -k counted_together",
     ),
     Mutant(
         "a row that an older process compressed holds up the outbox",

@@ -21,6 +21,7 @@ from common.contracts import (
     operator_submits,
     operator_topics,
 )
+from common.contracts.campaign import MessagesRequested
 from common.contracts.dispatch import MessagesChanged
 from common.contracts.inbound import ReceiptsReceived
 from common.kafka import broker as kafka
@@ -66,8 +67,15 @@ def test_the_key_is_a_field_of_every_event(topic: Topic) -> None:
         assert examples
         for path in examples:
             example = msgspec.json.decode(path.read_bytes(), type=event)
-            first = example.changes[0] if isinstance(example, MessagesChanged) else example
-            first = first.receipts[0] if isinstance(first, ReceiptsReceived) else first
+            match example:
+                case MessagesChanged():
+                    first: object = example.changes[0]
+                case ReceiptsReceived():
+                    first = example.receipts[0]
+                case MessagesRequested():
+                    first = example.requests[0]
+                case _:
+                    first = example
             assert example.key == getattr(first, topic.keyed_by)
 
 

@@ -74,9 +74,9 @@ class Consumer:
     failures: Failures = field(init=False)
     lag: Lag = field(init=False)
     progress: Progress = field(default_factory=Progress)
+    leaving: bool = False  # of what a read brought, no further batch begins
     _in_flight: dict[TopicPartition, asyncio.Task[None]] = field(default_factory=dict)  # batches being handled
     _joined: bool = False
-    _leaving: bool = False  # a batch in flight ends before its next portion
 
     def __post_init__(self) -> None:
         ours, settings = self.subscription, self.settings
@@ -135,7 +135,6 @@ class Consumer:
     async def _run_client(self, stop: asyncio.Event) -> None:
         """Run a client until `stop`, or until RENEW_S of silence: its tasks can end without any sign."""
         self.progress.dealing(time.monotonic())
-        self._leaving = False
         client = await clients.started(self._client, stop, self._not_started)
         if client is None:
             return
@@ -157,7 +156,6 @@ class Consumer:
                     if clients.is_cancelled():
                         raise
                     await self._in_trouble(client, error, stop)
-            self._leaving = True
             await self._all_ended()
             self.lag.commit(client, self.offsets.reached, now=True)
         except asyncio.CancelledError:
@@ -199,7 +197,7 @@ class Consumer:
             await self.placement.out_of_range(client, error)
             return
         await self.logs.within_the_log(client)
-        self._begin(client, {tp: found[tp] for tp in found.keys() & self.placement.placed})
+        self._begin(client, {tp: found[tp] for tp in found.keys() & self.placement.placed}, stop)
         self.polling.note_progress(client, before, self._in_flight)
         self.lag.commit(client, self.offsets.reached)
         await self._some_ended()
@@ -215,14 +213,14 @@ class Consumer:
         self.placement.rewind(client, self._in_flight.keys())
         await either(stop, None, 1.0 if again else POLL_MS / 1000)
 
-    def _begin(self, client: AIOKafkaConsumer, found: dict[TopicPartition, list[Any]]) -> None:
+    def _begin(self, client: AIOKafkaConsumer, found: dict[TopicPartition, list[Any]], stop: asyncio.Event) -> None:
         """Start a task per batch, and one for all batches of only watermarks."""
         marks: dict[TopicPartition, list[Mark]] = {}
         for tp, records in found.items():
             if only := self._watermarks(records):
                 marks[tp] = only
             else:
-                self._in_flight[tp] = asyncio.create_task(self._handle(client, tp, records))
+                self._in_flight[tp] = asyncio.create_task(self._handle(client, tp, records, stop))
         if marks:
             self._in_flight |= dict.fromkeys(marks, asyncio.create_task(self._handle_watermarks(client, marks)))
 
@@ -242,12 +240,14 @@ class Consumer:
             await asyncio.wait(self._in_flight.values())
         await self._some_ended()
 
-    async def _handle(self, client: AIOKafkaConsumer, tp: TopicPartition, records: Sequence[Any]) -> None:
+    async def _handle(
+        self, client: AIOKafkaConsumer, tp: TopicPartition, records: Sequence[Any], stop: asyncio.Event
+    ) -> None:
         """Handle records of a poll, in batches; after a failure, the partition rests."""
         for batch in self.subscription.batches(records):
             if tp not in client.assignment():
                 return
-            if self._leaving and batch[0] is not records[0]:
+            if (self.leaving or stop.is_set()) and batch[0] is not records[0]:
                 self.placement.rest(client, tp, batch[0].offset, 0.0)  # else the next read would step over the others
                 return
             if not await self._handle_batch(client, tp, batch):
@@ -304,10 +304,10 @@ class Consumer:
 
     async def revoked(self) -> None:
         """Wait for the batches in flight, and forget all partitions."""
-        self._leaving = True
+        self.leaving = True
         while going := [task for task in self._in_flight.values() if not task.done()]:
             await asyncio.wait(going)
-        self._leaving = False
+        self.leaving = False
         self._forget_all()
         self.progress.dealing(time.monotonic())
 
