@@ -6,7 +6,7 @@ from typing import get_args
 from hypothesis import given
 from hypothesis import strategies as st
 
-from campaign.accounts import COUNTS, STANDINGS, Standing, moved
+from campaign.accounts import COUNTS, STANDINGS, Standing, moved, moved_together
 from common.contracts.dispatch import Status
 from common.contracts.inbound import ReceiptState
 
@@ -40,3 +40,16 @@ def test_sums_add_up_at_every_step_and_end_the_same_in_any_order(
     last = [life[-1] if life else Standing() for life in told]
     assert +counts == sum((each.counts for each in last), Counter())
     assert +denials == sum((each.denials for each in last), Counter())
+
+
+@given(changes=st.lists(st.tuples(standings, standings), max_size=8), again=st.integers(1, 3))
+def test_recipients_counted_together_move_the_tallies_as_each_by_itself(
+    changes: list[tuple[Standing, Standing]], again: int
+) -> None:
+    counts, denials = Counter[str](), Counter[str]()
+    for before, after in changes * again:
+        counts.update(moved(before.counts, after.counts))
+        denials.update(moved(before.denials, after.denials))
+    together = moved_together(Counter(changes * again))
+    assert together == (counts, denials)
+    assert sum(together[0][name] for name in STANDINGS) == 0

@@ -8,7 +8,10 @@ the tallies, and so on their sums.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import msgspec
 
 from common.contracts.dispatch import Status
 from common.contracts.inbound import ReceiptState
@@ -20,8 +23,7 @@ UNDELIVERED: tuple[ReceiptState, ...] = ("failed", "expired", "opted_out")
 COUNTS = (*STANDINGS, *RECEIPTS)
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True, gc=False):
     """dispatch-svc's last report on one recipient."""
 
     status: Status = "pending"
@@ -49,6 +51,18 @@ def moved(before: Counter[str], after: Counter[str]) -> Counter[str]:
     change = Counter(after)
     change.subtract(before)
     return Counter({name: n for name, n in change.items() if n})
+
+
+def moved_together(changes: Mapping[tuple[Standing, Standing], int]) -> tuple[Counter[str], Counter[str]]:
+    """Return the change to each counter, and to each reason of denials, of recipients by what they were and are."""
+    counts, denials = Counter[str](), Counter[str]()
+    for (before, after), many in changes.items():
+        for total, change in (
+            (counts, moved(before.counts, after.counts)),
+            (denials, moved(before.denials, after.denials)),
+        ):
+            total.update({name: n * many for name, n in change.items()})
+    return counts, denials
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from campaign.campaigns.campaign import Campaign, Progress
 from campaign.schema import instant, metadata
 from campaign.senders import store as senders
 from common.contracts.dispatch import MessageChanged, Status
+from common.db.database import fetch_many
 
 MANY = 1_000  # from here on Postgres needs fresh statistics
 
@@ -249,43 +250,38 @@ async def update_recipients(
     `known`: the status and version of each before. A recipient that has others by now keeps its row: a lock before the
     update would cost a record of the WAL for each recipient. Rows are locked in the order of their keys.
     """
-    await tx.execute(
-        text("SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)")
+    await fetch_many(
+        tx, "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
     )
-    rows = await tx.execute(
-        text(
-            "UPDATE recipient AS r SET status = e.status, reasons = string_to_array(e.reasons, ' '),"
-            " repeated_at = NULL,"
-            " receipt = e.receipt, version = e.version, handed_off_at = e.handed_off_at, receipt_at = e.receipt_at,"
-            " segments = e.segments, cost = e.cost"
-            " FROM (SELECT * FROM"
-            " unnest(CAST(:campaigns AS text[]), CAST(:subjects AS text[]), CAST(:versions AS integer[]),"
-            " CAST(:statuses AS text[]), CAST(:reasons AS text[]), CAST(:receipts AS text[]),"
-            " CAST(:left AS timestamptz[]), CAST(:receipts_at AS timestamptz[]), CAST(:segments AS smallint[]),"
-            " CAST(:costs AS integer[]), CAST(:known_statuses AS text[]), CAST(:known_versions AS integer[]))"
-            " AS e(campaign_id, subject_id, version, status, reasons, receipt, handed_off_at, receipt_at, segments,"
-            " cost, known_status, known_version) ORDER BY campaign_id, subject_id) AS e"
-            " WHERE r.campaign_id = e.campaign_id AND r.subject_id = e.subject_id"
-            " AND r.status = e.known_status AND r.version = e.known_version"
-            " RETURNING r.campaign_id, r.subject_id"
-        ),
-        {
-            "campaigns": [e.campaign_id for e in events],
-            "subjects": [e.subject_id for e in events],
-            "versions": [e.version for e in events],
-            "statuses": [e.status for e in events],
-            "reasons": [" ".join(e.reasons) for e in events],  # slugs contain no blanks
-            "receipts": [e.receipt for e in events],
-            # a crash lost the instant: a hand-off begins within permit_ttl of its decision
-            "left": [(e.handed_off_at or e.decided_at) if e.status in OUTCOMES else None for e in events],
-            "receipts_at": [e.receipt_at for e in events],
-            "segments": [e.segments for e in events],
-            "costs": [e.cost for e in events],
-            "known_statuses": [status for status, _ in known],
-            "known_versions": [version for _, version in known],
-        },
+    rows = await fetch_many(
+        tx,
+        "UPDATE recipient AS r SET status = e.status, reasons = string_to_array(e.reasons, ' '),"
+        " repeated_at = NULL,"
+        " receipt = e.receipt, version = e.version, handed_off_at = e.handed_off_at, receipt_at = e.receipt_at,"
+        " segments = e.segments, cost = e.cost"
+        " FROM (SELECT * FROM"
+        " unnest($1::text[], $2::text[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::timestamptz[],"
+        " $8::timestamptz[], $9::smallint[], $10::integer[], $11::text[], $12::integer[])"
+        " AS e(campaign_id, subject_id, version, status, reasons, receipt, handed_off_at, receipt_at, segments,"
+        " cost, known_status, known_version) ORDER BY campaign_id, subject_id) AS e"
+        " WHERE r.campaign_id = e.campaign_id AND r.subject_id = e.subject_id"
+        " AND r.status = e.known_status AND r.version = e.known_version"
+        " RETURNING r.campaign_id, r.subject_id",
+        [e.campaign_id for e in events],
+        [e.subject_id for e in events],
+        [e.version for e in events],
+        [e.status for e in events],
+        [" ".join(e.reasons) for e in events],  # slugs contain no blanks
+        [e.receipt for e in events],
+        # a crash lost the instant: a hand-off begins within permit_ttl of its decision
+        [(e.handed_off_at or e.decided_at) if e.status in OUTCOMES else None for e in events],
+        [e.receipt_at for e in events],
+        [e.segments for e in events],
+        [e.cost for e in events],
+        [status for status, _ in known],
+        [version for _, version in known],
     )
-    return {(row.campaign_id, row.subject_id) for row in rows}
+    return {(campaign_id, subject_id) for campaign_id, subject_id in rows}
 
 
 class RecipientState(msgspec.Struct, frozen=True, gc=False):

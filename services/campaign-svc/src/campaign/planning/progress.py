@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign.accounts import Standing, moved
+from campaign.accounts import Standing, moved_together
 from campaign.campaigns import recipients, tallies
 from campaign.planning import control, store
 from campaign.schedule.lifecycle import Action
@@ -50,21 +50,20 @@ async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
     if not before:
         return None
     events = [newest[place] for place in before]
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    denials: dict[str, Counter[str]] = defaultdict(Counter)
-    for (campaign_id, subject_id), old in before.items():
-        event = newest[campaign_id, subject_id]
-        new = Standing(event.status, event.reasons, event.receipt)
-        counts[campaign_id].update(moved(old.counts, new.counts))
-        denials[campaign_id].update(moved(old.denials, new.denials))
+    changes: dict[str, Counter[tuple[Standing, Standing]]] = defaultdict(Counter)
+    for event, old in zip(events, before.values(), strict=True):
+        assert event.campaign_id is not None
+        changes[event.campaign_id][old, Standing(event.status, event.reasons, event.receipt)] += 1
+    totals = {campaign_id: moved_together(alike) for campaign_id, alike in changes.items()}
     partition = batch[0].partition
-    await tallies.add_counts(tx, counts, partition)
+    await tallies.add_counts(tx, {campaign_id: counts for campaign_id, (counts, _) in totals.items()}, partition)
+    denials = {campaign_id: denied for campaign_id, (_, denied) in totals.items()}
     await tallies.add_reasons(tx, "denied", denials, partition)
     await _pause_what_needs_somebody(tx, events, datetime.now(UTC))
 
     async def count() -> None:
-        for event in events:
-            REPORTED.labels(event.status).inc()
+        for status, many in Counter(event.status for event in events).items():
+            REPORTED.labels(status).inc(many)
 
     return count
 

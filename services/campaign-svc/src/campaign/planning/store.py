@@ -360,22 +360,19 @@ async def older(
     tx: AsyncConnection, events: Sequence[MessageChanged], *, locked: bool = False
 ) -> dict[tuple[str, str], Stored]:
     """Return the stored state of the recipients older than these events, by (campaign_id, subject_id)."""
-    rows = await tx.execute(
-        text(
-            "SELECT r.campaign_id, r.subject_id, r.status, r.reasons, r.receipt, r.version FROM recipient AS r"
-            " JOIN unnest(CAST(:campaigns AS text[]), CAST(:subjects AS text[]), CAST(:versions AS integer[]))"
-            " AS e(campaign_id, subject_id, version)"
-            " ON r.campaign_id = e.campaign_id AND r.subject_id = e.subject_id AND r.version < e.version"
-            f" ORDER BY r.campaign_id, r.subject_id{' FOR UPDATE OF r' if locked else ''}"
-        ),
-        {
-            "campaigns": [e.campaign_id for e in events],
-            "subjects": [e.subject_id for e in events],
-            "versions": [e.version for e in events],
-        },
+    rows = await fetch_many(
+        tx,
+        "SELECT r.campaign_id, r.subject_id, r.status, r.reasons, r.receipt, r.version FROM recipient AS r"
+        " JOIN unnest($1::text[], $2::text[], $3::integer[]) AS e(campaign_id, subject_id, version)"
+        " ON r.campaign_id = e.campaign_id AND r.subject_id = e.subject_id AND r.version < e.version"
+        f" ORDER BY r.campaign_id, r.subject_id{' FOR UPDATE OF r' if locked else ''}",
+        [e.campaign_id for e in events],
+        [e.subject_id for e in events],
+        [e.version for e in events],
     )
     return {
-        (r.campaign_id, r.subject_id): Stored(Standing(r.status, tuple(r.reasons), r.receipt), r.version) for r in rows
+        (campaign_id, subject_id): Stored(Standing(status, tuple(reasons), receipt), version)
+        for campaign_id, subject_id, status, reasons, receipt, version in rows
     }
 
 

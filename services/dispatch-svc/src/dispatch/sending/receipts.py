@@ -10,11 +10,13 @@ after-receipts-commit].
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import UUID
 
+from asyncpg.pgproto import pgproto
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import INBOUND_RECEIPTS
@@ -123,8 +125,8 @@ async def apply_receipts(
         for received in batch
         for dlr in _dlrs(received)
     ]
-    for receipt in receipts:
-        OF_GATEWAY.labels(receipt.gateway).inc()
+    for name, many in Counter(receipt.gateway for receipt in receipts).items():
+        OF_GATEWAY.labels(name).inc(many)
     return await settle_receipts(tx, receipts, keep_early=True, divided=divided)
 
 
@@ -143,8 +145,8 @@ async def settle_receipts(
     except _Changed:
         told, updated = await _store(tx, receipts, locked=True)
     tracing.matched("dispatch", "DLR matched", told.matched)
-    for receipt, result in told.results:
-        RECEIPTS.labels(receipt.receipt, result).inc()
+    for labels, many in Counter((receipt.receipt, result) for receipt, result in told.results).items():
+        RECEIPTS.labels(*labels).inc(many)
     for block in told.blocks:
         BLOCKS.labels(block.gateway).inc()
     await events.append_changes(tx, updated)
@@ -294,6 +296,6 @@ def _provider(receipt: Receipt) -> str:
 
 def _uuid(reference: str | None) -> UUID | None:
     try:
-        return UUID(reference) if reference else None
+        return pgproto.UUID(reference) if reference else None  # asyncpg's takes a sixth of the time
     except ValueError:
         return None  # not a message id of ours
