@@ -60,6 +60,7 @@ LEDGER_AUDIT = "services/consent-svc/src/consent/proof/audit.py"
 LEDGER_END = "tests/service/consent/test_ledger_end.py"
 FIELD_KEYS = "tests/service/rights/test_field_keys.py"
 OUTER_KEYS = "tests/service/consent/test_outer_keys.py"
+JOURNALLED = "services/inbound-svc/src/inbound/migrations/versions/0001_first.py"
 KEYWORDS = "services/inbound-svc/src/inbound/keywords"
 TABLE = "tests/unit/inbound/test_keyword_table.py"
 DISPATCH = "tests/service/dispatch/test_interleavings.py"
@@ -210,6 +211,27 @@ MUTANTS = (
         "        WHERE (\n            SELECT true",
         "        WHERE EXISTS (\n            SELECT true",
         "tests/service/inbound/test_arrivals.py -k plan_of_an_empty_journal",
+    ),
+    Mutant(
+        "an erasure that comes while the shortcut waits is missed",
+        JOURNALLED,
+        "RAISE EXCEPTION 'an erasure of a person is known meanwhile';",
+        "NULL;",
+        "tests/service/inbound/test_shortcut.py -k erasure_meanwhile",
+    ),
+    Mutant(
+        "the shortcut keeps a STOP behind a START as any other",
+        JOURNALLED,
+        "WHERE s.is_stop AND (",
+        "WHERE false AND (",
+        "tests/service/inbound/test_shortcut.py -k stands_against",
+    ),
+    Mutant(
+        "the shortcut gives a caller another caller's event",
+        JOURNALLED,
+        "ORDER BY u.place\n    RETURNING id",
+        "ORDER BY u.place DESC\n    RETURNING id",
+        "tests/service/inbound/test_shortcut.py -k caller_waits_for",
     ),
     Mutant(
         "a meaning with words of its text is remembered",

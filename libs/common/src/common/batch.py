@@ -26,6 +26,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 Write = Callable[[AsyncConnection, Resources[Any], Sequence[T]], Awaitable[Sequence[R]]]
+Shortcut = Callable[[Resources[Any], Sequence[T]], Awaitable[Sequence[R] | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +37,14 @@ class _Waiting(Generic[T, R]):
 
 
 class Together(Generic[T, R]):
-    """The batch writer of a process. `write` returns a result per item, in order."""
+    """The batch writer of a process. `write` returns a result per item, in order.
 
-    def __init__(self, write: Write[T, R]) -> None:
+    `shortcut` comes first, with a transaction of its own: the results, or None where nothing was written.
+    """
+
+    def __init__(self, write: Write[T, R], shortcut: Shortcut[T, R] | None = None) -> None:
         self._write = write
+        self._shortcut = shortcut
         self._waiting: list[_Waiting[T, R]] = []
         self._doorkeeper: asyncio.Task[None] | None = None
 
@@ -90,8 +95,8 @@ class Together(Generic[T, R]):
             return
         resume_trace(group[0].trace)
         try:
-            async with asyncio.timeout(GIVEN_UP_S), held.database.begin() as tx:
-                results = await self._write(tx, held, [waiting.one for waiting in group])
+            async with asyncio.timeout(GIVEN_UP_S):
+                results = await self._written_all(held, [waiting.one for waiting in group])
         except Exception as error:
             if len(group) == 1 or isinstance(error, DATABASE_DOWN):
                 for waiting in group:
@@ -105,6 +110,13 @@ class Together(Generic[T, R]):
         for waiting, result in zip(group, results, strict=True):
             if not waiting.answer.done():
                 waiting.answer.set_result(result)
+
+    async def _written_all(self, held: Resources[Any], items: Sequence[T]) -> Sequence[R]:
+        results = await self._shortcut(held, items) if self._shortcut is not None else None
+        if results is None:
+            async with held.database.begin() as tx:
+                results = await self._write(tx, held, items)
+        return results
 
 
 def _give_up(answer: asyncio.Future[Any]) -> None:

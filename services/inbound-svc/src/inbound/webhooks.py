@@ -33,7 +33,7 @@ from common.web.problems import (
     Unauthorised,
     Unavailable,
 )
-from inbound import journal
+from inbound import journal, shortcut
 from inbound.journal import Arrival, Entry, Kept
 from inbound.keywords import Public
 from inbound.providers import (
@@ -107,7 +107,7 @@ def callbacks(accounts: Sequence[Account], publish_timeout_s: float) -> tuple[li
     answers = {
         (account.provider, kind): _answer(account.provider, kind) for account in accounts for kind in get_args(Kind)
     }
-    arrivals: Arrivals = Together(journal.write)
+    arrivals: Arrivals = Together(journal.write, shortcut.write)
 
     def endpoint(kind: Kind) -> Callable[[Request], Awaitable[Response]]:
         async def called(request: Request) -> Response:

@@ -28,6 +28,11 @@ def written(started_at: datetime, *parts: str) -> str:
     return _drawn(_begins(started_at), _told(parts))
 
 
+def of_digits(started_at: datetime, digits: str) -> str:
+    """Return an id in the form of `written`, with 32 hexadecimal digits in place of the hash of parts."""
+    return _formed(_begins(started_at), digits)
+
+
 def written_around(started_at: datetime, before: Sequence[str], after: Sequence[str]) -> Callable[[str], str]:
     """Return a function from the middle part to `written` of all parts, in half the time."""
     begins, head, tail = _begins(started_at), _told(before), _told(after)
@@ -45,7 +50,10 @@ def _told(parts: Sequence[str]) -> str:
 
 
 def _drawn(begins: str, told: str) -> str:
-    drawn = hashlib.sha256(told.encode()).hexdigest()
+    return _formed(begins, hashlib.sha256(told.encode()).hexdigest())
+
+
+def _formed(begins: str, drawn: str) -> str:
     return f"{begins}{drawn[1:4]}-{_VARIANT[drawn[4]]}{drawn[5:8]}-{drawn[8:20]}"
 
 

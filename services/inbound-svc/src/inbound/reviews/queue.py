@@ -89,8 +89,7 @@ _REVIEW = "id, event, intent, note, decided_by, decided_at, takes_effect_at, tol
 
 async def add(tx: AsyncConnection, events: Sequence[object]) -> None:
     """Queue the events a person has to read, in the transaction which publishes them."""
-    messages = [event for event in events if isinstance(event, MessageReceived)]
-    doubtful = [event for event in messages if event.intent == "review" or event.behind_start or event.no_sender]
+    doubtful = of_doubt([event for event in events if isinstance(event, MessageReceived)])
     if doubtful:
         await tx.execute(
             text(
@@ -100,9 +99,19 @@ async def add(tx: AsyncConnection, events: Sequence[object]) -> None:
             {
                 "ids": [event.mo_id for event in doubtful],
                 "subject_ids": [event.subject_id for event in doubtful],
-                "events": [msgspec.json.encode(event).decode() for event in doubtful],
+                "events": [written(event) for event in doubtful],
             },
         )
+
+
+def of_doubt(events: Sequence[MessageReceived]) -> list[MessageReceived]:
+    """Return the events a person has to read."""
+    return [event for event in events if event.intent == "review" or event.behind_start or event.no_sender]
+
+
+def written(event: MessageReceived) -> str:
+    """Return the event as the queue keeps it."""
+    return msgspec.json.encode(event).decode()
 
 
 async def page(

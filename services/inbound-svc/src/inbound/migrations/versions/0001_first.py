@@ -380,6 +380,76 @@ CREATE TRIGGER append_only BEFORE UPDATE OR TRUNCATE ON audit_line FOR EACH STAT
 CREATE TRIGGER only_old_go BEFORE DELETE ON audit_line FOR EACH ROW WHEN (OLD.at > now() - interval '180 days')
     EXECUTE FUNCTION audit_line_is_append_only()
     """,
+    """
+CREATE FUNCTION journal_messages(
+    ids uuid[], providers text[], accounts text[], names text[], subjects text[], codes text[],
+    intents text[], rules text[], scores double precision[], said timestamptz[], received timestamptz[],
+    bodies text[], stops boolean[], stopped text[],
+    events uuid[], keys bytea[], payloads bytea[], traces text[], its_topic text, its_type text, channel text,
+    reviewed text[], reviewed_subjects text[], reviews text[],
+    nonce_providers text[], nonce_accounts text[], nonces text[], contents bytea[], kept_until timestamptz[],
+    earliest timestamptz
+) RETURNS bigint[]
+    LANGUAGE plpgsql
+    AS $$
+DECLARE rows bigint[];
+BEGIN
+  IF EXISTS (SELECT FROM unnest(nonce_providers, nonce_accounts, nonces) AS u(provider, account, nonce)
+      WHERE (SELECT true FROM nonce AS k
+        WHERE k.provider = u.provider AND k.account = u.account AND k.nonce = u.nonce LIMIT 1))
+    OR EXISTS (SELECT FROM unnest(providers, accounts, names) AS u(provider, account, name)
+      WHERE (SELECT true FROM callback_item AS k
+        WHERE k.provider = u.provider AND k.account = u.account AND k.provider_message_id = u.name LIMIT 1))
+    OR EXISTS (SELECT FROM unnest(ids, providers, accounts, subjects, said, stops)
+        AS s(id, provider, account, subject_id, said_at, is_stop)
+      WHERE s.is_stop AND (SELECT true FROM callback_item AS i
+        WHERE i.subject_id = s.subject_id AND i.intent = 'start' AND i.said_at > s.said_at AND i.callback_id < s.id
+          -- no index by these: a plan of an empty journal would take the primary key's, and read the account's MOs
+          AND (i.provider, i.account) IS NOT DISTINCT FROM (s.provider, s.account) LIMIT 1))
+    OR (EXISTS (SELECT FROM sender_code)
+      AND EXISTS (SELECT FROM unnest(stopped) AS s(code)
+        WHERE NOT EXISTS (SELECT FROM sender_code AS k WHERE k.code = s.code)))
+    OR EXISTS (SELECT FROM erasing AS e WHERE e.subject_id = ANY(subjects))
+  THEN
+    RETURN NULL;
+  END IF;
+  IF cardinality(nonces) > 0 THEN
+    DELETE FROM nonce AS k WHERE (k.provider, k.account, k.nonce) IN (SELECT o.provider, o.account, o.nonce
+      FROM nonce AS o WHERE o.forget_after < earliest ORDER BY o.forget_after LIMIT 2 * cardinality(nonces)
+      FOR UPDATE SKIP LOCKED);
+    INSERT INTO nonce (provider, account, nonce, content, forget_after)
+    SELECT * FROM unnest(nonce_providers, nonce_accounts, nonces, contents, kept_until)
+      AS u(provider, account, nonce, content, forget_after)
+    ORDER BY u.provider COLLATE "C", u.account COLLATE "C", u.nonce COLLATE "C";
+  END IF;
+  INSERT INTO callback_item (provider, account, provider_message_id, callback_id, subject_id, intent, rule, score,
+    said_at, short_code)
+  SELECT * FROM unnest(providers, accounts, names, ids, subjects, intents, rules, scores, said, codes)
+    AS u(provider, account, name, id, subject_id, intent, rule, score, said_at, short_code)
+  ORDER BY u.provider COLLATE "C", u.account COLLATE "C", u.name COLLATE "C";
+  IF EXISTS (SELECT FROM erasing AS e WHERE e.subject_id = ANY(subjects)) THEN
+    RAISE EXCEPTION 'an erasure of a person is known meanwhile';
+  END IF;
+  WITH added AS (
+    INSERT INTO outbox (event_id, topic, key, type, payload, traceparent)
+    SELECT u.id, its_topic, u.key, its_type, u.payload, u.trace
+    FROM unnest(events, keys, payloads, traces) WITH ORDINALITY AS u(id, key, payload, trace, place)
+    ORDER BY u.place
+    RETURNING id
+  )
+  SELECT array_agg(added.id ORDER BY added.id) INTO rows FROM added;
+  INSERT INTO callback (id, provider, account, kind, received_at, body, outbox_ids)
+  SELECT u.id, u.provider, u.account, 'messages', u.received_at, u.body, ARRAY[u.outbox_id]
+  FROM unnest(ids, providers, accounts, received, bodies, rows)
+    AS u(id, provider, account, received_at, body, outbox_id);
+  IF cardinality(reviewed) > 0 THEN
+    INSERT INTO review (mo_id, subject_id, event)
+    SELECT * FROM unnest(reviewed, reviewed_subjects, reviews) ON CONFLICT DO NOTHING;
+  END IF;
+  PERFORM pg_notify(channel, '');
+  RETURN rows;
+END $$
+    """,
 )
 
 
@@ -392,3 +462,4 @@ def downgrade() -> None:
     for table in TABLES:
         op.execute(f"DROP TABLE {table} CASCADE")
     op.execute("DROP FUNCTION audit_line_is_append_only()")
+    op.execute("DROP FUNCTION journal_messages")
