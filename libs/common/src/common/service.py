@@ -17,6 +17,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -234,14 +235,16 @@ def create_app(service: Service[S]) -> FastAPI:
     app.add_middleware(Measured)
     app.add_middleware(Prefixed)
     if "api" in service.settings.roles and service.quick:
-        app.add_middleware(
-            Quick,
-            service=service.name,
-            routes=service.quick,
-            limits=service.body_limits,
-            memory=memory,
-            refused=count_refusal,
-            health_port=service.settings.health_port,
+        app.put_around(
+            partial(
+                Quick,
+                service=service.name,
+                routes=service.quick,
+                limits=service.body_limits,
+                memory=memory,
+                refused=count_refusal,
+                health_port=service.settings.health_port,
+            )
         )
     BUILD.labels(service.name, metadata.version("common"), platform.python_version()).set(1)
     return app

@@ -93,8 +93,10 @@ class Quick:
         except ClientDisconnect:  # nobody is left to be answered
             return
         except Exception:
-            status = "5xx"  # as the server answers
-            raise
+            if status == ABORTED:  # no answer has begun
+                await problems.answer(Problem(problems.IN_OUR_LOG))(scope, receive, send)
+            status = "5xx"
+            raise  # the server writes the log
         finally:
             body.leave()
             end(scope, status, begun)

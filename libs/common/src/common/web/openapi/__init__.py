@@ -7,11 +7,12 @@ route names only problems of its own (`refuses`); the others follow from its dep
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import RouteContext, iter_route_contexts
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from common.web import deprecation, idempotency
 from common.web.auth import PLATFORM, Required, required_of
@@ -169,6 +170,14 @@ class App(FastAPI):
     """A FastAPI application whose document is whole."""
 
     _document: Document | None = None
+    _outermost: ASGIApp | None = None
+
+    def put_around(self, layer: Callable[[ASGIApp], ASGIApp]) -> None:
+        """Put a layer around everything, which answers or passes on."""
+        self._outermost = layer(self._outermost or super().__call__)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (self._outermost or super().__call__)(scope, receive, send)
 
     def openapi(self) -> Document:
         if self._document is None:
