@@ -79,7 +79,7 @@ async def write(held: Resources[Any], arrivals: Sequence[Arrival]) -> list[Kept]
             [once.forget_after for _, once in signed],
             min([arrival.received_at for arrival in arrivals]),
         )
-    except (UniqueViolationError, RaiseError):  # of another transaction of this moment: nothing is kept
+    except (UniqueViolationError, RaiseError):  # another transaction of this moment has come first
         return None
     if rows is None:
         return None

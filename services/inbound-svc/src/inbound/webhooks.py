@@ -47,8 +47,8 @@ from inbound.providers import (
     Unreadable,
     WrongField,
     capabilities,
-    genuine,
     look_at_head,
+    signed,
 )
 from inbound.store import Origin
 
@@ -177,7 +177,7 @@ async def _receive(
         look_at_head(Callback(target, headers, b"", method, address, secret), account)
         body = await _body(request, provider.max_body_bytes)
         callback = Callback(target, headers, body, method, address, secret)
-        once = genuine(callback, account, received_at)
+        once = signed(callback, account, received_at)
         kind = provider.kind_of(callback, addressed)
         origin = Origin(account.provider, account.account, kind)
         entries: list[Entry]
@@ -308,8 +308,12 @@ def _target(request: Request) -> str:
 
 def _headers(request: Request) -> dict[str, str]:
     """Return the headers by their names, in lower case as the server gives them; repeated ones joined by commas."""
-    headers: dict[str, str] = {}
-    for raw_name, raw in request.scope["headers"]:
+    sent = request.scope["headers"]
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in sent}
+    if len(headers) == len(sent):
+        return headers
+    headers.clear()
+    for raw_name, raw in sent:
         name, value = raw_name.decode("latin-1"), raw.decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers

@@ -100,6 +100,11 @@ def genuine(callback: Callback, account: Account, now: datetime) -> Once | None:
     no callbacks.
     """
     look_at_head(callback, account)
+    return signed(callback, account, now)
+
+
+def signed(callback: Callback, account: Account, now: datetime) -> Once | None:
+    """Authenticate a callback as `genuine` does, once `look_at_head` has let its head in."""
     return PROVIDERS[account.provider].verify(callback, account, now) if account.secrets else None
 
 
@@ -140,4 +145,5 @@ __all__ = [
     "capabilities",
     "genuine",
     "look_at_head",
+    "signed",
 ]

@@ -13,6 +13,8 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 from xml.etree import ElementTree
 from xml.parsers import expat
 
+import msgspec
+
 from inbound.providers.provider import Callback, Unreadable, WrongField
 
 T = TypeVar("T")
@@ -22,7 +24,14 @@ FIELDS = 200  # the longest form seen has 30; read before authentication
 
 
 def json_of(callback: Callback) -> object:
-    """Return the body as JSON in UTF-8. Raises Unreadable."""
+    """Return the body as JSON in UTF-8. Raises Unreadable.
+
+    msgspec reads in a sixth of the time. Python's parser takes what msgspec refuses, as half a surrogate pair.
+    """
+    try:
+        return cast(object, msgspec.json.decode(callback.body))
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        pass
     try:
         return cast(object, json.loads(callback.body.decode()))
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError, JSONDecodeError

@@ -6,14 +6,13 @@
 No nonce is needed: a signature covers one body, and a repeated body is a duplicate.
 """
 
-import hashlib
 import hmac
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from common.contracts.inbound import ReceiptState
-from inbound.providers import bodies
+from inbound.providers import bodies, signatures
 from inbound.providers.provider import (
     JSON_BYTES,
     NUMBER_CHARS,
@@ -66,7 +65,7 @@ def verify(callback: Callback, account: Account, now: datetime) -> Once | None:
     if not stamp or not given:
         raise NotGenuine("signature_missing")
     signed = stamp.encode() + b"." + callback.body
-    expected = [hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest().encode() for secret in account.secrets]
+    expected = [signatures.hmac_sha256(secret.encode(), signed).hex().encode() for secret in account.secrets]
     if not any(hmac.compare_digest(one, other) for one in expected for other in given):
         raise NotGenuine("signature_wrong")
     if not UNIX_SECONDS.fullmatch(stamp) or abs(now.timestamp() - int(stamp)) > TOLERANCE_S:

@@ -17,6 +17,7 @@ import base64
 import binascii
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import get_args
 
 from common.contracts.inbound import ReceiptState
@@ -65,6 +66,9 @@ def secret_key(secret: str) -> bytes:
     return key
 
 
+_key = lru_cache(maxsize=signatures.KEYS_REMEMBERED)(secret_key)
+
+
 def verify(callback: Callback, account: Account, now: datetime) -> Once | None:
     event = signatures.header(callback.headers, "webhook-id")
     stamp = signatures.header(callback.headers, "webhook-timestamp")
@@ -73,8 +77,7 @@ def verify(callback: Callback, account: Account, now: datetime) -> Once | None:
     if not given:
         raise NotGenuine("signature_missing")
     signed = signatures.octets(f"{event}.{stamp}.") + callback.body
-    keys = [secret_key(secret) for secret in account.secrets]
-    signatures.matches(given, [signatures.hmac_base64(key, signed) for key in keys])
+    signatures.matches(given, [signatures.hmac_base64(_key(secret), signed) for secret in account.secrets])
     signatures.within(signatures.unix_time(stamp), now)
     # the id, not the attempt: a retry has another time
     return signatures.once(event, now + signatures.REMEMBERED)
