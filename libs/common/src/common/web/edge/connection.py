@@ -83,6 +83,44 @@ class Crowd:
         return False
 
 
+class Outlet:
+    """The transport of one answer: a head goes out with the body behind the head, by one system call.
+
+    A head without a body in the same round of the event loop goes out alone in the next.
+    """
+
+    __slots__ = ("_head", "_loop", "_transport", "_waits")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head = b""
+        self._waits = True  # only the first bytes do
+
+    def write(self, data: bytes) -> None:
+        if self._waits:
+            self._waits, self._head = False, data
+            self._loop.call_soon(self._flush)
+        elif self._head:
+            data, self._head = self._head + data, b""
+            self._transport.write(data)
+        else:
+            self._transport.write(data)
+
+    def _flush(self) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            if not self._transport.is_closing():
+                self._transport.write(head)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+
 class Config(uvicorn.Config):
     """The configuration of a server whose connections are a crowd."""
 
@@ -200,6 +238,7 @@ class Connection(HttpToolsProtocol):
         if len(self.pipeline) >= PIPELINED:
             self._stop(503, "pipelined", "too many requests wait for their answers")
         super().on_headers_complete()
+        self.cycle.transport = Outlet(self.transport, self.loop)  # type: ignore[assignment]
         self._awaited = _Awaited.BODY
         self._body_from, self._body_bytes = self.loop.time(), 0
 
