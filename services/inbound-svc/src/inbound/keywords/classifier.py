@@ -121,7 +121,10 @@ def classify(text: str, *, language: str | None = None, country: str | None = No
 def _read(text: str, plain: Normal, known: Words) -> Finding:
     found = _decide(plain, known)
     if plain.disguised and len(text) <= DISGUISE_CHARS and found.intent not in ("stop", "review"):
-        guess = _decide(normalise(text, look_alikes=True), known)
+        undisguised = normalise(text, look_alikes=True)
+        if undisguised == plain:  # figures alone are no disguise, and the same words mean the same
+            return found
+        guess = _decide(undisguised, known)
         if guess.intent in ("stop", "review"):
             file, _, rule = guess.rule.partition(":")
             score = DISGUISED if guess.intent == "stop" else DOUBT
