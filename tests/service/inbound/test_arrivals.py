@@ -115,6 +115,18 @@ async def test_dlrs_that_come_at_once_share_a_callback_and_an_event_and_nothing_
     assert {each["body"] for each in callbacks} == {None}
 
 
+async def test_a_dlr_shares_no_transaction_with_an_mo(people: Crowd) -> None:
+    """A DLR that waits for a lock holds up no STOP, and bars the MOs from no shortcut."""
+    numbers = range(TOGETHER)
+    answers = await asyncio.gather(*[people.text(n) for n in numbers], *[people.receipt(n) for n in numbers])
+
+    assert set(answers) == {200}
+    rows = await people.rows("SELECT kind, array_agg(DISTINCT xmin::text) AS commits FROM callback GROUP BY kind")
+    commits = {row["kind"]: set(row["commits"]) for row in rows}
+    assert commits.keys() == {"messages", "receipts"}
+    assert commits["messages"].isdisjoint(commits["receipts"])
+
+
 @pytest.mark.parametrize("commits", [True, False])
 async def test_many_dlrs_of_which_another_transaction_is_keeping_one_are_each_kept_once(
     surroundings: Surroundings, commits: bool

@@ -39,12 +39,14 @@ class _Waiting(Generic[T, R]):
 class Together(Generic[T, R]):
     """The batch writer of a process. `write` returns a result per item, in order.
 
-    `shortcut` comes first, with a transaction of its own: the results, or None where nothing was written.
+    `shortcut` comes first, with a transaction of its own: the results, or None where nothing was written. `at_once`:
+    transactions at most.
     """
 
-    def __init__(self, write: Write[T, R], shortcut: Shortcut[T, R] | None = None) -> None:
+    def __init__(self, write: Write[T, R], shortcut: Shortcut[T, R] | None = None, *, at_once: int = AT_ONCE) -> None:
         self._write = write
         self._shortcut = shortcut
+        self._at_once = at_once
         self._waiting: list[_Waiting[T, R]] = []
         self._doorkeeper: asyncio.Task[None] | None = None
 
@@ -79,7 +81,7 @@ class Together(Generic[T, R]):
             task.add_done_callback(going.discard)
             task.add_done_callback(partial(_answer_all, group))
             await asyncio.wait({task}, timeout=PATIENCE_S)
-            if len(going) >= AT_ONCE:
+            if len(going) >= self._at_once:
                 await asyncio.wait(going, return_when=asyncio.FIRST_COMPLETED)
 
     def _left(self, doorkeeper: asyncio.Task[None]) -> None:
