@@ -391,6 +391,7 @@ CREATE FUNCTION journal_messages(
     earliest timestamptz
 ) RETURNS bigint[]
     LANGUAGE plpgsql
+    SET enable_seqscan = off -- a plan of an empty table would read the whole table for ever
     AS $$
 DECLARE rows bigint[];
 BEGIN
@@ -414,9 +415,9 @@ BEGIN
     RETURN NULL;
   END IF;
   IF cardinality(nonces) > 0 THEN
-    DELETE FROM nonce AS k WHERE (k.provider, k.account, k.nonce) IN (SELECT o.provider, o.account, o.nonce
+    DELETE FROM nonce AS k WHERE k.ctid = ANY(ARRAY(SELECT o.ctid
       FROM nonce AS o WHERE o.forget_after < earliest ORDER BY o.forget_after LIMIT 2 * cardinality(nonces)
-      FOR UPDATE SKIP LOCKED);
+      FOR UPDATE SKIP LOCKED));
     INSERT INTO nonce (provider, account, nonce, content, forget_after)
     SELECT * FROM unnest(nonce_providers, nonce_accounts, nonces, contents, kept_until)
       AS u(provider, account, nonce, content, forget_after)
