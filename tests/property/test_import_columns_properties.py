@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from common.db.allowances import Allowances
 from common.db.database import Database
+from common.db.shards import Shards
 from common.files.charset import seen_in
 from common.files.cutting import Format, cut, shape_of
 from common.kafka.relayed import Relayed
@@ -103,7 +104,8 @@ def held(*, fictional: bool) -> Resources[ServiceSettings]:
         fictional_numbers=fictional,
     )
     relayed, allowances = Relayed(DATABASE, ""), Allowances(DATABASE)
-    return Resources(settings, DATABASE, subject_keys, edge_ids, field_keys, link_keys, relayed, allowances)
+    shards = Shards.undivided(DATABASE, settings.partitions)
+    return Resources(settings, DATABASE, shards, subject_keys, edge_ids, field_keys, link_keys, relayed, allowances)
 
 
 HELD = {fictional: held(fictional=fictional) for fictional in (True, False)}
