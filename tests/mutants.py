@@ -158,8 +158,8 @@ MUTANTS = (
     Mutant(
         "a process starts with a database of other partitions",
         "services/dispatch-svc/src/dispatch/division.py",
-        "    if (list(held[0]), held[1]) != (list(own), partitions):\n",
-        "    if not held[0]:\n",
+        "    if (list(held.partitions), held.of) != (list(own), partitions):\n",
+        "    if not held.partitions:\n",
         "tests/service/dispatch/test_shards.py -k starts_with_the_partitions",
     ),
     Mutant(
@@ -186,9 +186,30 @@ MUTANTS = (
     Mutant(
         "a batch that a shard did not answer is kept for repeats",
         "services/dispatch-svc/src/dispatch/accepting/api.py",
-        "        if under is not None and answer is not None and complete:\n",
-        "        if under is not None and answer is not None:\n",
+        "    if keys is not None and under is not None and complete:\n",
+        "    if keys is not None and under is not None:\n",
         "tests/service/dispatch/test_shards.py -k does_not_answer",
+    ),
+    Mutant(
+        "an empty database becomes a shard of a divided one",
+        "services/dispatch-svc/src/dispatch/division.py",
+        "        if theirs is not None and (theirs",
+        "        if theirs is None and (theirs",
+        "tests/service/dispatch/test_shards.py -k empty_database",
+    ),
+    Mutant(
+        "a repeat charges a message on record again",
+        "services/dispatch-svc/src/dispatch/accepting/api.py",
+        "                each.status = there.get(each.identity)\n",
+        "                each.status = None and there.get(each.identity)\n",
+        "tests/service/dispatch/test_shards.py -k charges_no_message",
+    ),
+    Mutant(
+        "a key is kept where the first person is",
+        "services/dispatch-svc/src/dispatch/accepting/api.py",
+        "    keys = key_shard(held, caller.account, key).database if key is not None else None\n",
+        "    keys = by_shard(held, asked)[0].database if key is not None else None\n",
+        "tests/service/dispatch/test_shards.py -k key_used",
     ),
     # --- lists and conversions
     Mutant(

@@ -1,9 +1,11 @@
 """dispatch-svc in two shards: each with some partitions, a database, a relay and watermarks of its own."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -51,6 +53,7 @@ from tests.support.running import Surroundings, running
 
 PARTITIONS = {"a": "0-1", "b": "2"}
 HELD = {"a": (0, 1), "b": (2,)}
+NOWHERE = "postgresql://nobody:nothing@127.0.0.1:1/dispatch"
 CODE = {"category": "transactional", "text": "Votre code est 1234.", "sender_id": CODES_SENDER}
 
 
@@ -86,7 +89,7 @@ class Divided:
 
     async def settled(self, many: int) -> bool:
         both = {**await self.statuses("a"), **await self.statuses("b")}
-        return len(both) == many and not {"pending", "sending"} & set(both.values())
+        return len(both) == many and not {"pending", "sending", "deferred"} & set(both.values())
 
 
 async def urls(surroundings: Surroundings) -> dict[str, str]:
@@ -227,17 +230,21 @@ async def _watermarks(both: Divided) -> bool:
     return found == {name: set(held) for name, held in HELD.items()}
 
 
+async def known_senders(of: dict[str, str]) -> None:
+    for url in of.values():
+        database = Database(url)
+        async with database.begin() as tx:
+            for event in (sender_changed(), codes_sender_changed()):
+                await projection.put_sender(tx, event)
+        await database.close()
+
+
 @pytest.fixture
 async def callers(surroundings: Surroundings) -> AsyncIterator[Divided]:
     """The api role of each shard alone, with the senders known: nothing decides."""
     of = await urls(surroundings)
+    await known_senders(of)
     async with AsyncExitStack() as stack:
-        for url in of.values():
-            database = Database(url)
-            async with database.begin() as tx:
-                for event in (sender_changed(), codes_sender_changed()):
-                    await projection.put_sender(tx, event)
-            await database.close()
         clients = {
             name: await stack.enter_async_context(running(build(await settings(surroundings, of, name, roles="api"))))
             for name in PARTITIONS
@@ -272,12 +279,13 @@ async def test_a_shard_that_does_not_answer_refuses_its_people_alone_and_a_repea
     callers: Divided,
 ) -> None:
     persons = [*people("a", 2), *people("b", 1)]
-    key = {"Idempotency-Key": "k1"}
-    nowhere = "postgresql://nobody:nothing@127.0.0.1:1/dispatch"
-    cut_off = await settings(callers.surroundings, callers.urls | {"b": nowhere}, "a", roles="api")
+    cut_off = await settings(callers.surroundings, callers.urls | {"b": NOWHERE}, "a", roles="api")
     async with running(build(cut_off)) as client:
-        partial = await client.post("/v1/messages", json=batch(*persons), headers=key)
-    assert partial.status_code == 202, partial.text
+        for key in [{"Idempotency-Key": f"k{n}"} for n in range(20)]:  # until one is kept in the shard that answers
+            partial = await client.post("/v1/messages", json=batch(*persons), headers=key)
+            if partial.status_code == 202:
+                break
+            assert partial.status_code == 503
     refused = [each.get("refused") for each in partial.json()["results"]]
     assert refused[:2] == [None, None]
     assert refused[2]["status"] == 503
@@ -287,6 +295,61 @@ async def test_a_shard_that_does_not_answer_refuses_its_people_alone_and_a_repea
     assert [each["message_id"] for each in whole.json()["results"][:2]] == [
         each["message_id"] for each in partial.json()["results"][:2]
     ]
+
+
+@pytest.mark.brokerless
+async def test_whichever_shard_is_away_the_messages_of_the_other_are_told_as_accepted(callers: Divided) -> None:
+    """Or the caller would repeat them, without a key, and the person have two SMS."""
+    persons = [*people("a", 1), *people("b", 1)]
+    cut_off = await settings(callers.surroundings, callers.urls | {"b": NOWHERE}, "a", roles="api")
+    for order in (persons, persons[::-1]):
+        async with running(build(cut_off)) as client:
+            answer = await client.post("/v1/messages", json=batch(*order))
+        assert answer.status_code == 202, answer.text
+        told = {n: each.get("refused") for n, each in zip(order, answer.json()["results"], strict=True)}
+        assert told[persons[0]] is None
+        assert told[persons[1]]["status"] == 503
+    assert len(await callers.statuses("a")) == 2
+
+
+@pytest.mark.brokerless
+async def test_a_repeat_that_completes_a_batch_charges_no_message_twice(
+    surroundings: Surroundings, tmp_path: Path
+) -> None:
+    """A message on record is its own answer: over a limit of one an hour it would be refused, though it was sent."""
+    path = tmp_path / "limits.json"
+    path.write_text(json.dumps({"version": "one", "default": {"places": ["*"], "per_number_hour": 1}}))
+    of = await urls(surroundings)
+    await known_senders(of)
+    persons = [*people("a", 1), *people("b", 1)]
+    more: dict[str, Any] = {"roles": "api", "limits": str(path)}
+    keys = [{"Idempotency-Key": f"k{n}"} for n in range(20)]
+    async with running(build(await settings(surroundings, of | {"b": NOWHERE}, "a", **more))) as client:
+        for key in keys:  # until one is kept in the shard that answers
+            partial = await client.post("/v1/messages", json=batch(*persons), headers=key)
+            if partial.status_code == 202:
+                break
+    assert [each.get("refused", {}) is None for each in partial.json()["results"]] == [True, False]
+    async with running(build(await settings(surroundings, of, "a", **more))) as client:
+        whole = await client.post("/v1/messages", json=batch(*persons), headers=key)
+        again = await client.post("/v1/messages", json=batch(*persons), headers=key)
+    assert [each.get("refused") for each in whole.json()["results"]] == [None, None]
+    assert again.json() == whole.json()
+
+
+@pytest.mark.brokerless
+async def test_a_key_used_for_another_person_is_refused_whichever_shard_holds_them(callers: Divided) -> None:
+    key = {"Idempotency-Key": "k1"}
+    [p], [q] = people("a", 1), people("b", 1)
+    assert (await callers.clients["a"].post("/v1/messages", json=batch(p), headers=key)).status_code == 202
+    for client in callers.clients.values():
+        other = await client.post("/v1/messages", json=batch(q), headers=key)
+        assert other.status_code == 422, other.text
+    free = {"Idempotency-Key": "k3"}
+    wrong = await callers.clients["a"].post("/v1/messages", json={"messages": [{**CODE, "to": "12"}]}, headers=free)
+    assert wrong.json()["results"][0]["refused"]["status"] == 422
+    mended = await callers.clients["a"].post("/v1/messages", json=batch(q), headers=free)
+    assert mended.status_code == 202, "of a request that is refused as a whole the key is free again"
 
 
 @pytest.mark.brokerless
@@ -348,6 +411,67 @@ async def test_a_database_starts_with_the_partitions_that_it_holds_and_with_no_o
             pass
 
 
+@pytest.mark.brokerless
+async def test_an_empty_database_is_no_shard_of_a_divided_one_and_an_unfinished_one_none_at_all(
+    surroundings: Surroundings,
+) -> None:
+    """It would read every request of the log again, and send each message a second time."""
+    whole = await surroundings.settings("dispatch", gateway_url="http://127.0.0.1:1", gateway_token=TOKEN, roles="api")
+    async with running(build(Settings(**whole))):
+        pass
+    of = {"a": whole["database_url"], "b": await surroundings.postgres.clone("dispatch", f"b_{surroundings.unique}")}
+    for role in ("relay", "worker", "api"):
+        with pytest.raises(OtherShard, match="the database is empty"):
+            async with running(build(await settings(surroundings, of, "b", roles=role))):
+                pass
+    database = Database(of["a"], name="dispatch-divide")
+    await division.divide(database, HELD["a"], 3)
+    await database.close()
+    with pytest.raises(OtherShard, match="the database is empty"):
+        async with running(build(await settings(surroundings, of, "b", roles="api"))):
+            pass
+    async with surroundings.sql("dispatch") as sql:
+        await sql.execute("UPDATE shard SET division = 'begun'")
+    with pytest.raises(OtherShard, match="to its end"):
+        async with running(build(await settings(surroundings, of, "a", roles="api"))):
+            pass
+
+
+@pytest.mark.brokerless
+async def test_a_part_keeps_the_dead_letters_of_what_every_shard_reads_and_the_audits_stay_in_one(
+    surroundings: Surroundings,
+) -> None:
+    whole = await surroundings.settings("dispatch", gateway_url="http://127.0.0.1:1", gateway_token=TOKEN, roles="api")
+    async with running(build(Settings(**whole))):
+        pass
+    async with surroundings.sql("dispatch") as sql:
+        for topic in ("campaign.controls.v1", "campaign.requests.v1"):
+            for partition in range(3):
+                await sql.execute(
+                    "INSERT INTO dead_letter (consumer_group, topic, partition, at_offset, shape, reason)"
+                    " VALUES ('g', $1, $2, 1, 's', 'r')",
+                    topic,
+                    partition,
+                )
+        await sql.execute(
+            "INSERT INTO text_audit (at, caller, sender_id, category, template, result, reasons)"
+            " VALUES (now(), 'c', 's', 'transactional', 't', 'refused', '{}')"
+        )
+    copy = await surroundings.postgres.copy(whole["database_url"], f"b_{surroundings.unique}")
+    letters, audits = {}, {}
+    for name, url in {"a": whole["database_url"], "b": copy}.items():
+        database = Database(url, name="dispatch-divide")
+        await division.divide(database, HELD[name], 3)
+        rows = await database.read("SELECT topic, partition FROM dead_letter ORDER BY topic, partition")
+        letters[name] = [(topic, partition) for topic, partition in rows]
+        [[audits[name]]] = await database.read("SELECT count(*) FROM text_audit")
+        await database.close()
+    controls = [("campaign.controls.v1", partition) for partition in range(3)]
+    assert letters["a"] == [*controls, ("campaign.requests.v1", 0), ("campaign.requests.v1", 1)]
+    assert letters["b"] == [*controls, ("campaign.requests.v1", 2)]
+    assert audits == {"a": 1, "b": 0}
+
+
 async def test_a_database_is_divided_with_its_messages_its_people_and_its_place_in_each_log(
     surroundings: Surroundings,
 ) -> None:
@@ -383,8 +507,8 @@ async def test_a_database_is_divided_with_its_messages_its_people_and_its_place_
         of = {"a": original, "b": copy}
         for name, url in of.items():
             database = Database(url, name="dispatch-divide")
-            await division.divide(database, HELD[name], 3, first=name == "a")
-            await division.divide(database, HELD[name], 3, first=name == "a")  # an interrupted run is run again
+            await division.divide(database, HELD[name], 3)
+            await division.divide(database, HELD[name], 3)  # an interrupted run is run again
             await database.close()
 
         async with AsyncExitStack() as stack:
@@ -414,18 +538,18 @@ async def test_a_database_in_use_or_with_work_in_hand_is_not_divided(surrounding
     database = Database(url, name="dispatch-divide")
     try:
         with pytest.raises(division.NotYet, match="never in use"):
-            await division.divide(database, (0, 1), 3, first=True)
+            await division.divide(database, (0, 1), 3)
         whole = await surroundings.settings(
             "dispatch", gateway_url="http://127.0.0.1:1", gateway_token=TOKEN, roles="api"
         )
         async with running(build(Settings(**whole))):
             with pytest.raises(division.NotYet, match="stop every process"):
-                await division.divide(database, (0, 1), 3, first=True)
+                await division.divide(database, (0, 1), 3)
         with pytest.raises(OtherShard, match="cannot become"):
-            await division.divide(database, (0, 7), 3, first=True)
+            await division.divide(database, (0, 7), 3)
         async with surroundings.sql("dispatch") as sql:
             await sql.execute("INSERT INTO outbox (event_id, topic, type) VALUES (gen_random_uuid(), 't', 't')")
         with pytest.raises(division.NotYet, match="outbox"):
-            await division.divide(database, (0, 1), 3, first=True)
+            await division.divide(database, (0, 1), 3)
     finally:
         await database.close()

@@ -8,8 +8,9 @@ import asyncio
 import logging
 import sys
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
-from sqlalchemy import ARRAY, Column, Integer, SmallInteger, Table
+from sqlalchemy import ARRAY, Column, Integer, SmallInteger, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import TOPICS
@@ -29,9 +30,11 @@ shard = Table(
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("partitions", ARRAY(SmallInteger), nullable=False),
     Column("of", Integer, nullable=False),
+    Column("division", Text, nullable=False, server_default=text("'none'::text")),  # none, begun, done
 )
 
 AT_ONCE = 10_000  # rows
+ANSWERS_WITHIN_S = 2.0  # of another shard
 DIVIDED = {
     "the database is of one shard: ids would move to people of others": "SELECT 1 FROM shard WHERE"
     ' cardinality(partitions) < "of"'
@@ -43,7 +46,7 @@ LEFT = {
 }
 PLACED = ("message", "enforcement", "sending", "begun")  # with a column `partition` of people
 OF_PEOPLE = ("subject", "subject_next", "provider_block", "erasing")  # with a column `subject_id`
-OF_ALL = ("comparison", "hold", "allowance", "bind_lease", "mo_name", "text_audit")  # the first shard keeps these
+OF_ALL = ("comparison", "hold", "allowance", "bind_lease", "mo_name", "text_audit")  # no person's: in one part alone
 SUBJECT_KEYED = [topic.name for topic in TOPICS if topic.keyed_by == "subject_id"]
 LOCK = "SELECT pg_advisory_xact_lock(hashtext('placet.shard'))"
 
@@ -52,20 +55,40 @@ class NotYet(RuntimeError):
     """The database cannot be divided yet; the text says what to do."""
 
 
-async def claim(tx: AsyncConnection, own: Sequence[int], partitions: int) -> None:
-    """State the partitions of a new database, or check those stated. Raises OtherShard."""
+class Stated(NamedTuple):
+    """What a database says of itself: its partitions, of how many, and whether its rows were divided."""
+
+    partitions: Sequence[int]
+    of: int
+    division: str
+
+
+async def claim(tx: AsyncConnection, own: Sequence[int], others: Sequence[Shard], partitions: int) -> None:
+    """State the partitions of a new database, or check those stated. Raises OtherShard.
+
+    A new database takes its requests from the beginning of the log: no other may have taken them before. So the others
+    must answer then.
+    """
     await fetch_many(tx, LOCK)
     held = await stated(tx)
-    if held is None:
-        await _state(tx, own, partitions)
-    else:
+    if held is not None:
         _check(held, own, partitions)
+        return
+    for shard in others:
+        async with shard.database.begin() as of_other:
+            theirs = await stated(of_other)
+        if theirs is not None and (theirs.division != "none" or set(theirs.partitions) & set(own)):
+            raise OtherShard(
+                f"the database is empty, and the people of its partitions {_named(own)} were in another: copy that"
+                f" database, of shard {shard.name}, and run `python -m dispatch divide` (docs/scale.md)"
+            )
+    await _state(tx, own, partitions, "none")
 
 
 async def check(shard: Shard, partitions: int) -> None:
-    """Check the partitions that the database of another shard states, if it answers. Raises OtherShard."""
+    """Check the partitions that the database of another shard states, if it answers soon. Raises OtherShard."""
     try:
-        async with shard.database.begin() as tx:
+        async with asyncio.timeout(ANSWERS_WITHIN_S), shard.database.begin() as tx:
             held = await stated(tx)
     except Exception as error:  # the shard starts later, and checks its own
         log.warning("a shard does not answer", extra={"shard": shard.name, "why": type(error).__name__})
@@ -74,39 +97,46 @@ async def check(shard: Shard, partitions: int) -> None:
         _check(held, shard.partitions, partitions)
 
 
-async def stated(tx: AsyncConnection) -> tuple[Sequence[int], int] | None:
-    """Return the partitions that the database holds, and of how many; `None` before the first start."""
-    rows = await fetch_many(tx, 'SELECT partitions, "of" FROM shard')
-    return (rows[0][0], rows[0][1]) if rows else None
+async def stated(tx: AsyncConnection) -> Stated | None:
+    """Return what the database says of itself; `None` before the first start."""
+    rows = await fetch_many(tx, 'SELECT partitions, "of", division FROM shard')
+    return Stated(*rows[0]) if rows else None
 
 
-def _check(held: tuple[Sequence[int], int], own: Sequence[int], partitions: int) -> None:
-    if (list(held[0]), held[1]) != (list(own), partitions):
+def _check(held: Stated, own: Sequence[int], partitions: int) -> None:
+    if (list(held.partitions), held.of) != (list(own), partitions):
         raise OtherShard(
-            f"the database holds the partitions {_named(held[0])} of {held[1]}, and the settings say {_named(own)} of"
-            f" {partitions}: set PLACET_SHARDS and PLACET_PARTITIONS as they were, or run `python -m dispatch divide`"
-            " (docs/scale.md)"
+            f"the database holds the partitions {_named(held.partitions)} of {held.of}, and the settings say"
+            f" {_named(own)} of {partitions}: set PLACET_SHARDS and PLACET_PARTITIONS as they were, or run"
+            " `python -m dispatch divide` (docs/scale.md)"
         )
+    if held.division == "begun":
+        raise OtherShard("the database is being divided: run `python -m dispatch divide` to its end (docs/scale.md)")
 
 
-async def _state(tx: AsyncConnection, own: Sequence[int], partitions: int) -> None:
+async def _state(tx: AsyncConnection, own: Sequence[int], partitions: int, division: str) -> None:
     await fetch_many(
         tx,
-        'INSERT INTO shard (id, partitions, "of") VALUES (1, $1::smallint[], $2) ON CONFLICT (id) DO UPDATE'
-        ' SET partitions = excluded.partitions, "of" = excluded."of"',
+        'INSERT INTO shard (id, partitions, "of", division) VALUES (1, $1::smallint[], $2, $3) ON CONFLICT (id)'
+        ' DO UPDATE SET partitions = excluded.partitions, "of" = excluded."of", division = excluded.division',
         list(own),
         partitions,
+        division,
     )
 
 
-async def divide(database: Database, own: Sequence[int], partitions: int, *, first: bool) -> int:
+async def divide(database: Database, own: Sequence[int], partitions: int) -> int:
     """Delete the rows of the people of other partitions, and state the own ones; return how many rows went.
 
-    An interrupted run is run again. Raises NotYet, OtherShard.
+    No process starts until the rows are gone; an interrupted run is run again. Raises NotYet, OtherShard.
     """
     async with database.begin() as tx:
         await fetch_many(tx, LOCK)
-        await _refuse(tx, own, partitions)
+        held = await _divisible(tx, own, partitions)
+        if min(held.partitions) not in own:  # the part with the first partition keeps what is no person's
+            for table in OF_ALL:
+                await fetch_many(tx, f"DELETE FROM {table}")
+        await _state(tx, own, partitions, "begun")
     gone = 0
     for table in PLACED:
         gone += await _delete(
@@ -122,21 +152,18 @@ async def divide(database: Database, own: Sequence[int], partitions: int, *, fir
                 SUBJECT_KEYED,
                 list(own),
             )
-        if not first:
-            for table in OF_ALL:
-                await fetch_many(tx, f"DELETE FROM {table}")
-            await fetch_many(tx, "DELETE FROM dead_letter WHERE topic <> ALL($1::text[])", SUBJECT_KEYED)
-        await _state(tx, own, partitions)
+        await _state(tx, own, partitions, "done")
     return gone
 
 
-async def _refuse(tx: AsyncConnection, own: Sequence[int], partitions: int) -> None:
+async def _divisible(tx: AsyncConnection, own: Sequence[int], partitions: int) -> Stated:
+    """Return what the database says of itself, if it can be divided now. Raises NotYet, OtherShard."""
     held = await stated(tx)
     if held is None:
         raise NotYet("the database was never in use: start the service, which states the partitions itself")
-    if held[1] != partitions or not set(own) <= set(held[0]):
+    if held.of != partitions or not set(own) <= set(held.partitions):
         raise OtherShard(
-            f"the database holds the partitions {_named(held[0])} of {held[1]}, and so cannot become that of"
+            f"the database holds the partitions {_named(held.partitions)} of {held.of}, and so cannot become that of"
             f" {_named(own)} of {partitions}: a shard divides into parts of itself"
         )
     for why, query in LEFT.items():
@@ -147,6 +174,7 @@ async def _refuse(tx: AsyncConnection, own: Sequence[int], partitions: int) -> N
         "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'dispatch' LIMIT 1",
     ):
         raise NotYet("a process of dispatch-svc uses the database: stop every process of the service first")
+    return held
 
 
 async def _delete(database: Database, rows: str, table: str, own: Sequence[int]) -> int:
@@ -206,7 +234,7 @@ async def _run(settings: ShardedSettings) -> int:
     database = Database(settings.database_url, pool_size=1, name="dispatch-divide")
     own = settings.own_partitions
     try:
-        gone = await divide(database, own, settings.partitions, first=settings.database_url == settings.first_url)
+        gone = await divide(database, own, settings.partitions)
     except (NotYet, OtherShard) as error:
         sys.stderr.write(f"{error}\n")
         return 1

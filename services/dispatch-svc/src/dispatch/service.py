@@ -1,5 +1,6 @@
 """The wiring of dispatch-svc: settings, workers, subscriptions, readiness."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -230,11 +231,11 @@ def build(settings: Settings | None = None) -> Service[Settings]:
 
     async def admitted(held: Resources[Settings]) -> None:
         """Raise OtherShard where a database is not that of the settings."""
+        others = [shard for shard in held.shards.each if shard is not held.shards.own]
         async with held.database.begin() as tx:
-            await division.claim(tx, settings.own_partitions, settings.partitions)
-        for shard in held.shards.each:
-            if shard is not held.shards.own and "api" in settings.roles:
-                await division.check(shard, settings.partitions)
+            await division.claim(tx, settings.own_partitions, others, settings.partitions)
+        if "api" in settings.roles:  # which writes to all
+            await asyncio.gather(*(division.check(shard, settings.partitions) for shard in others))
 
     # stale consent makes a deciding process unready, which stops a roll-out; an API process goes on accepting
     decides = bool(settings.roles & {"worker", "projection"})

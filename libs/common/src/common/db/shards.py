@@ -21,7 +21,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Shards:
-    """The shards of a service, in the order of the settings. `own`: of this process."""
+    """The shards of a service, in the order of their first partitions. `own`: of this process."""
 
     each: Sequence[Shard]
     own: Shard
@@ -34,8 +34,8 @@ class Shards:
 
     @property
     def first(self) -> Shard:
-        """Return the shard that keeps what is counted over all."""
-        return self.each[0]
+        """Return the shard that keeps what is counted over all: that of partition 0."""
+        return self.of(0)
 
     @property
     def divided(self) -> bool:

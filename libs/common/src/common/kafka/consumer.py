@@ -305,9 +305,11 @@ class Consumer:
     async def revoked(self) -> None:
         """Wait for the batches in flight, and forget all partitions."""
         self.leaving = True
-        while going := [task for task in self._in_flight.values() if not task.done()]:
-            await asyncio.wait(going)
-        self.leaving = False
+        try:
+            while going := [task for task in self._in_flight.values() if not task.done()]:
+                await asyncio.wait(going)
+        finally:
+            self.leaving = False
         self._forget_all()
         self.progress.dealing(time.monotonic())
 

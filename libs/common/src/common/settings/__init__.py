@@ -314,7 +314,7 @@ class ServiceSettings(MountedSettings):
 
     @property
     def divided(self) -> Sequence[tuple[str, Sequence[int], str]]:
-        """Return the name, the partitions and the database's URL of each shard; empty without shards."""
+        """Return the name, the partitions and the database's URL of each shard, that of partition 0 first, if any."""
         return ()
 
     @property

@@ -42,7 +42,8 @@ class ShardedSettings(ServiceSettings):
 
     shards: dict[str, ShardSettings] = Field(default_factory=dict)
     """The shards of the service by name, each with its `partitions` and `database_url`, the same for each of its
-    processes; the first keeps what is counted over all (docs/scale.md). Without: one database for everybody.
+    processes (docs/scale.md). The shard of partition 0 keeps what is counted over all. Without: one database for
+    everybody.
     """
     shard: str | None = None
     """The shard of this process, whose `database_url` is `PLACET_DATABASE_URL`."""
@@ -57,7 +58,8 @@ class ShardedSettings(ServiceSettings):
 
     @property
     def divided(self) -> Sequence[tuple[str, Sequence[int], str]]:
-        return [(name, each.partitions, each.database_url) for name, each in self.shards.items()]
+        told = [(name, each.partitions, each.database_url) for name, each in self.shards.items()]
+        return sorted(told, key=lambda shard: shard[1])
 
     @model_validator(mode="after")
     def _everybody_is_in_one_shard(self) -> "ShardedSettings":

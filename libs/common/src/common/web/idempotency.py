@@ -201,21 +201,13 @@ class Claim(NamedTuple):
         """Keep the answer for repeats, and return it. The transaction is that of the claim."""
         answer = answer_of(shown, status, headers)
         if self.asked is not None:
-            await fetch_many(
-                tx,
-                "UPDATE keyed_request SET answer = $3 WHERE caller = $1 AND key = $2",
-                self.asked.caller,
-                self.asked.key,
-                self.asked.sealed(answer),
-            )
+            await keep_answer(tx, self.asked, answer)
         return answer.response()
 
     async def refused(self, tx: AsyncConnection, shown: BaseModel, status: int) -> Response:
         """Give the key back, and return the answer of a batch that was refused as a whole."""
         if self.asked is not None:
-            await fetch_many(
-                tx, "DELETE FROM keyed_request WHERE caller = $1 AND key = $2", self.asked.caller, self.asked.key
-            )
+            await give_back(tx, self.asked)
         return answer_of(shown, status).response()
 
 
@@ -236,6 +228,24 @@ async def claim(tx: AsyncConnection, asked: Keyed | None) -> Claim:
         asked.fingerprint,
     )
     return Claim(asked, since, asked.first(fingerprint, sealed))
+
+
+async def keep_answer(tx: AsyncConnection, asked: Keyed, answer: Answer) -> None:
+    """Keep the answer of a claimed key for repeats."""
+    await fetch_many(
+        tx,
+        "UPDATE keyed_request SET answer = $3 WHERE caller = $1 AND key = $2",
+        asked.caller,
+        asked.key,
+        asked.sealed(answer),
+    )
+
+
+async def give_back(tx: AsyncConnection, asked: Keyed) -> None:
+    """Forget a claimed key without an answer: nothing was done under the key."""
+    await fetch_many(
+        tx, "DELETE FROM keyed_request WHERE caller = $1 AND key = $2 AND answer IS NULL", asked.caller, asked.key
+    )
 
 
 async def find(tx: AsyncConnection, asked: Keyed) -> Answer | None:

@@ -30,7 +30,7 @@ from common.texts.placeholders import placeholders
 from common.web.auth import Caller, rates, require
 from common.web.auth.organisations import pauses
 from common.web.auth.rates import LimitReached
-from common.web.idempotency import Answer, Key, Keyed, answer_of, find, keep_all, keyed
+from common.web.idempotency import Key, Keyed, answer_of, claim, find, give_back, keep_all, keep_answer, keyed
 from common.web.openapi import refuses, tells
 from common.web.problems import (
     Conflict,
@@ -44,14 +44,12 @@ from common.web.problems import (
     problem_of,
 )
 from dispatch.accepting import limiting, rules, store
-from dispatch.accepting.asked import Asked, Known, Part, Ready, by_shard
+from dispatch.accepting.asked import Accepted, Asked, Known, Part, Ready, answer_to, by_shard, key_shard, result_of
 from dispatch.accepting.bodies import (
     Batch,
     BatchResults,
     NotASend,
-    Refusal,
     Requested,
-    Result,
     Send,
     Sent,
 )
@@ -167,40 +165,81 @@ async def send(
         except Problem as problem:
             each.problem = problem
     under = await keyed(request, caller, key, held.subject_keys)
-    home, *others = by_shard(held, asked)
-    if others and under is not None and (first := await _first_answer(home, under)) is not None:
-        return first.response()
-    complete = all([await _accept_elsewhere(held, caller, key, part, now) for part in others])
-    async with _known(home.database, caller, [each.ready.body for each in home.asked if each.ready]) as (tx, known):
-        await _lock(tx, caller, key, home)
-        if under is not None and (first := await find(tx, under)) is not None:
-            if not isinstance(body, Batch) and isinstance(asked[0].problem, Forbidden):
-                raise asked[0].problem
-            return first.response()
-        purse = await _accept(tx, held, caller, known, home.asked, now)
-        answer = _answer(asked, several=isinstance(body, Batch))
-        if under is not None and answer is not None and complete:
-            await keep_all(tx, [(under, answer, now)])
+    several = isinstance(body, Batch)
+    accept = _accept_by_shard if held.shards.divided else _accept_together
+    repeated, answer, days = await accept(held, caller, key, under, asked, several=several, now=now)
+    if repeated is not None:
+        if not several and isinstance(asked[0].problem, Forbidden):
+            raise asked[0].problem
+        return repeated.response()
     for each in asked:
         if each.ready is not None:
             _count(each, each.ready.body)
     calls = rates.calls_of(caller.granted, caller.organisation, caller.account, now.replace(microsecond=0))
-    request.state.rate_limit = rates.fields_of(held.allowances, [*calls, *purse.days], now)
+    request.state.rate_limit = rates.fields_of(held.allowances, [*calls, *days], now)
     if answer is not None:
         return answer.response()
     if isinstance(body, Batch) and not all(isinstance(each.problem, LimitReached) for each in asked):
-        return answer_of(BatchResults(results=[_result(each) for each in asked]), 202).response()
+        return answer_of(BatchResults(results=[result_of(each) for each in asked]), 202).response()
     assert asked[0].problem is not None
     raise asked[0].problem
 
 
-async def _first_answer(home: Part, under: Keyed) -> Answer | None:
-    async with home.database.begin() as tx:
-        return await find(tx, under)
+async def _accept_together(
+    held: Resources[Any],
+    caller: Caller,
+    key: str | None,
+    under: Keyed | None,
+    asked: Sequence[Asked],
+    *,
+    several: bool,
+    now: datetime,
+) -> Accepted:
+    """Accept the messages, and keep the answer for repeats, in one transaction."""
+    async with _known(held.database, caller, asked) as (tx, known):
+        await _lock(tx, caller, key, asked)
+        if under is not None and (first := await find(tx, under)) is not None:
+            return Accepted(first, None, ())
+        purse = await _accept(tx, held, caller, known, asked, now)
+        answer = answer_to(asked, several=several)
+        if under is not None and answer is not None:
+            await keep_all(tx, [(under, answer, now)])
+    return Accepted(None, answer, purse.days)
 
 
-async def _lock(tx: AsyncConnection, caller: Caller, key: str | None, part: Part) -> None:
-    people = [(each.ready.body.category, each.ready.subject_id) for each in part.asked if each.ready]
+async def _accept_by_shard(
+    held: Resources[Any],
+    caller: Caller,
+    key: str | None,
+    under: Keyed | None,
+    asked: Sequence[Asked],
+    *,
+    several: bool,
+    now: datetime,
+) -> Accepted:
+    """Accept the messages in a transaction for each shard, and keep the answer once all shards have answered.
+
+    The key is claimed first, in the shard of the key: no other request takes the key, whoever its people are.
+    """
+    keys = key_shard(held, caller.account, key).database if key is not None else None
+    if keys is not None:
+        async with keys.begin() as tx:
+            claimed = await claim(tx, under)
+        if claimed.answer is not None:
+            return Accepted(claimed.answer, None, ())
+    days, complete = None, True
+    for part in by_shard(held, asked):
+        purse = await _accept_part(held, caller, key, part, now)
+        complete, days = complete and purse is not None, days if purse is None else purse.days
+    answer = answer_to(asked, several=several)
+    if keys is not None and under is not None and complete:
+        async with keys.begin() as tx:
+            await (give_back(tx, under) if answer is None else keep_answer(tx, under, answer))
+    return Accepted(None, answer, days or ())
+
+
+async def _lock(tx: AsyncConnection, caller: Caller, key: str | None, asked: Sequence[Asked]) -> None:
+    people = [(each.ready.body.category, each.ready.subject_id) for each in asked if each.ready]
     await limiting.lock(tx, caller, people, key)
 
 
@@ -219,40 +258,30 @@ async def _accept(
     return purse
 
 
-async def _accept_elsewhere(held: Resources[Any], caller: Caller, key: str | None, part: Part, now: datetime) -> bool:
-    """Accept the part of a batch whose people another shard holds; return whether the shard answered.
+async def _accept_part(
+    held: Resources[Any], caller: Caller, key: str | None, part: Part, now: datetime
+) -> Purse | None:
+    """Accept the part of a request whose people one shard holds; return None where the shard does not answer.
 
     Each shard commits for itself, so a repeat under the key may find messages of the first time on record, and a
     message on record needs no place anew. The messages of a shard without an answer are refused, and no repeat gets
     that answer.
     """
     try:
-        async with _known(part.database, caller, [each.ready.body for each in part.asked if each.ready]) as (tx, known):
-            await _lock(tx, caller, key, part)
+        async with _known(part.database, caller, part.asked) as (tx, known):
+            await _lock(tx, caller, key, part.asked)
             there = await messages.statuses(tx, [each.identity for each in part.asked])
             for each in part.asked:
                 each.status = there.get(each.identity)
-            await _accept(tx, held, caller, known, [each for each in part.asked if each.status is None], now)
+            return await _accept(tx, held, caller, known, [each for each in part.asked if each.status is None], now)
     except Exception as error:
         problem = problem_of(error)
         if not isinstance(problem, Unavailable):
             raise
         for each in part.asked:
-            each.written, each.audited, each.status, each.problem = None, (), None, problem
-        return False
-    return True
-
-
-def _answer(asked: Sequence[Asked], *, several: bool) -> Answer | None:
-    """Return the answer, unless every message is refused."""
-    if not any(each.status for each in asked):
+            each.written, each.audited, each.status = None, (), None
+            each.problem = each.problem if each.ready is None else problem
         return None
-    if several:
-        return answer_of(BatchResults(results=[_result(each) for each in asked]), 202)
-    [only] = asked
-    assert only.status is not None
-    sent = Sent(message_id=only.identity, status=only.status)
-    return answer_of(sent, 202, {"Location": f"/v1/messages/{only.identity}"})
 
 
 async def _limit(
@@ -375,12 +404,13 @@ def _check_courtesy(territory: str, region: str | None, now: datetime, before: d
 
 @asynccontextmanager
 async def _known(
-    database: Database, caller: Caller, bodies: Collection[Send]
+    database: Database, caller: Caller, asked: Collection[Asked]
 ) -> AsyncIterator[tuple[AsyncConnection, Known]]:
     """Open a transaction in which the named senders and templates are known, or are late by ARRIVES_WITHIN_S.
 
     The wait for another organisation's sender or template is the wait for an unknown sender or template.
     """
+    bodies = [each.ready.body for each in asked if each.ready]
     sender_ids = {body.sender_id for body in bodies}
     wanted = {(body.template_id, body.version) for body in bodies if body.template_id is not None}
     waits = pauses(ARRIVES_WITHIN_S)
@@ -541,13 +571,6 @@ def _count(asked: Asked, body: Send) -> None:
     result = "refused" if asked.written is None else "overridden" if asked.audited else "accepted"
     kind = FREE_TEXT if body.text is not None else "template"
     TEXTS.labels(body.category, kind, result).inc()
-
-
-def _result(asked: Asked) -> Result:
-    if asked.status is not None:
-        return Result(message_id=asked.identity, status=asked.status)
-    assert asked.problem is not None
-    return Result(refused=Refusal.of(asked.problem))
 
 
 async def _let_others(place: int) -> None:

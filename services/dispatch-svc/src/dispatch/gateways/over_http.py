@@ -66,7 +66,8 @@ class Deadline:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
+        if not self.waiting:  # else a request was left behind by the error of another, and ends by the timer
+            self._timer.cancel()
 
     def _pass(self) -> None:
         self.passed = True

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import STATES, SUMS
 from common.contracts.consent import StatesSummed
-from common.db.database import Database
+from common.db.database import Database, may_idle
 from common.db.shards import Shard, Shards
 from common.db.timer import Timer, Worker
 from common.kafka.reading.offsets import applied_watermark
@@ -75,6 +75,8 @@ class Comparing:
                 others = [shard for shard in self.shards.each if shard is not self.shards.own]
                 held = [(shard, await open_.enter_async_context(shard.database.begin())) for shard in others]
                 held.append((self.shards.own, tx))
+                for _, of in held:
+                    await may_idle(of)  # while the others are summed; no transaction waits for a reader
                 if all([await _has_all(shard, of, theirs) for shard, of in held]):
                     await self._compare(tx, [of for _, of in held], theirs)
             result = await checksum_store.compared(tx)

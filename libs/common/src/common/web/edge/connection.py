@@ -12,6 +12,7 @@ only while every other connection has a whole request at work: nobody's open con
 import asyncio
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import httptools
@@ -100,21 +101,21 @@ class Outlet:
     def write(self, data: bytes) -> None:
         if self._waits:
             self._waits, self._head = False, data
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         elif self._head:
             data, self._head = self._head + data, b""
             self._transport.write(data)
         else:
             self._transport.write(data)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         if self._head:
             head, self._head = self._head, b""
             if not self._transport.is_closing():
                 self._transport.write(head)
 
     def close(self) -> None:
-        self._flush()
+        self.flush()
         self._transport.close()
 
     def is_closing(self) -> bool:
@@ -238,7 +239,9 @@ class Connection(HttpToolsProtocol):
         if len(self.pipeline) >= PIPELINED:
             self._stop(503, "pipelined", "too many requests wait for their answers")
         super().on_headers_complete()
-        self.cycle.transport = Outlet(self.transport, self.loop)  # type: ignore[assignment]
+        outlet = Outlet(self.transport, self.loop)
+        self.cycle.transport = outlet  # type: ignore[assignment]
+        self.cycle.on_response = partial(self._completed, outlet)
         self._awaited = _Awaited.BODY
         self._body_from, self._body_bytes = self.loop.time(), 0
 
@@ -252,6 +255,10 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
         self._awaited = None
         self._crowd.works(self)
+
+    def _completed(self, outlet: Outlet) -> None:
+        outlet.flush()  # an answer without a body
+        self.on_response_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -368,7 +368,8 @@ ALTER TABLE sending ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
 CREATE TABLE shard (
     id smallint NOT NULL,
     partitions smallint[] NOT NULL,
-    "of" integer NOT NULL
+    "of" integer NOT NULL,
+    division text DEFAULT 'none'::text NOT NULL
 )
     """,
     """
