@@ -1,6 +1,7 @@
 """The relay beside who writes, and the consumer beside a second owner, in the orders of their statements
 (`interleaving.py`). Kafka is a list here: an order of it is what is looked at."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -72,7 +73,10 @@ class Log:
         return _acknowledged()
 
 
-async def _acknowledged() -> None: ...
+def _acknowledged() -> "asyncio.Future[None]":
+    acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    acknowledged.set_result(None)
+    return acknowledged
 
 
 @dataclass

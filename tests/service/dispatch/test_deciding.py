@@ -104,7 +104,8 @@ async def test_a_request_under_an_older_id_waits_in_the_ledger_for_a_decision_in
 
     def came(n: int, moved_to: int | None) -> Received:
         event = requested(n, campaign_id=None, category="transactional")
-        return Received(event, event.key, 0, n, now(), None, moved_to)
+        moved = frozenset([event.key]) if moved_to is not None else frozenset[str]()
+        return Received(event, event.key, 0, n, now(), None, moved_to, moved)
 
     batch = [came(n, home if home else None) for n, home in homes.items()]
     async with database.begin() as tx:

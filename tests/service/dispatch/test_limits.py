@@ -241,7 +241,7 @@ class Worker:
         )
 
     async def take(self, events: Sequence[Any], *, fails: bool = False) -> None:
-        batch = [Received(event, "", n, 0, now(), None) for n, event in enumerate(events)]
+        batch = [Received(event, "", 0, n, now(), None) for n, event in enumerate(events)]
         async with self.database.begin() as tx:
             await self.intake.take_marketing(tx, batch)
             if fails:
@@ -359,7 +359,7 @@ async def test_an_answer_to_a_person_is_never_over_a_limit(campaigns: Campaigns)
     worker = campaigns.worker(messages_per_day=1, spend_per_month="0.01", per_number_hour=1)
     answers = asked(*PEOPLE, category="service", purpose=None, campaign_id=None)
     async with worker.database.begin() as tx:
-        await worker.intake.take(tx, [Received(event, "", n, 0, now(), None) for n, event in enumerate(answers)])
+        await worker.intake.take(tx, [Received(event, "", 0, n, now(), None) for n, event in enumerate(answers)])
     assert set(await worker.statuses()) <= {"sending", "pending"}
     await worker.handoff.codes.close()
 

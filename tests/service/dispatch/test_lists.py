@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from common.db.database import Database
+from common.db.shards import Shards
 from common.kafka import dead_letters
 from common.web import pagination
 from common.web.auth import PLATFORM, Caller
@@ -37,7 +38,7 @@ WAITS = (
 
 async def page(database: Database, table: str, cursor: str | None, limit: int) -> tuple[list[str], str | None]:
     """(who is on it, the next page's cursor)."""
-    held: Any = SimpleNamespace(database=database)
+    held: Any = SimpleNamespace(database=database, shards=Shards.undivided(database, 1))
     if table == "dead_letter":
         async with database.begin() as tx:
             letters = await dead_letters.page(tx, "open", position(cursor, int) or 0, limit)
