@@ -37,7 +37,8 @@ OTHERS = (
 READS = "it writes nothing"
 REASONS = {
     "accepting/api:_known": "it is `accepting/api:send` that it is opened for",
-    "accepting/api:_first_answer": READS,
+    "accepting/api:_claim": "a claim alone holds back no repeat, which finds messages on record by their ids",
+    "accepting/api:_keep": "the answer alone: without it a repeat finds the messages on record by their ids",
     "api:get_message": READS,
     "api:list_messages": READS,
     "api:search_messages": READS,

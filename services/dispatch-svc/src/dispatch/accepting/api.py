@@ -30,7 +30,7 @@ from common.texts.placeholders import placeholders
 from common.web.auth import Caller, rates, require
 from common.web.auth.organisations import pauses
 from common.web.auth.rates import LimitReached
-from common.web.idempotency import Key, Keyed, answer_of, claim, find, give_back, keep_all, keep_answer, keyed
+from common.web.idempotency import Answer, Key, Keyed, answer_of, claim, find, give_back, keep_all, keep_answer, keyed
 from common.web.openapi import refuses, tells
 from common.web.problems import (
     Conflict,
@@ -222,20 +222,26 @@ async def _accept_by_shard(
     The key is claimed first, in the shard of the key: no other request takes the key, whoever its people are.
     """
     keys = key_shard(held, caller.account, key).database if key is not None else None
-    if keys is not None:
-        async with keys.begin() as tx:
-            claimed = await claim(tx, under)
-        if claimed.answer is not None:
-            return Accepted(claimed.answer, None, ())
+    if keys is not None and (first := await _claim(keys, under)) is not None:
+        return Accepted(first, None, ())
     days, complete = None, True
     for part in by_shard(held, asked):
         purse = await _accept_part(held, caller, key, part, now)
         complete, days = complete and purse is not None, days if purse is None else purse.days
     answer = answer_to(asked, several=several)
     if keys is not None and under is not None and complete:
-        async with keys.begin() as tx:
-            await (give_back(tx, under) if answer is None else keep_answer(tx, under, answer))
+        await _keep(keys, under, answer)
     return Accepted(None, answer, days or ())
+
+
+async def _claim(keys: Database, under: Keyed | None) -> Answer | None:
+    async with keys.begin() as tx:
+        return (await claim(tx, under)).answer
+
+
+async def _keep(keys: Database, under: Keyed, answer: Answer | None) -> None:
+    async with keys.begin() as tx:
+        await (give_back(tx, under) if answer is None else keep_answer(tx, under, answer))
 
 
 async def _lock(tx: AsyncConnection, caller: Caller, key: str | None, asked: Sequence[Asked]) -> None:
