@@ -207,8 +207,8 @@ MUTANTS = (
     Mutant(
         "a key is kept where the first person is",
         "services/dispatch-svc/src/dispatch/accepting/api.py",
-        "    keys = key_shard(held, caller.account, key).database if key is not None else None\n",
-        "    keys = by_shard(held, asked)[0].database if key is not None else None\n",
+        "    keys = key_shard(held, under).database if under is not None else None\n",
+        "    keys = by_shard(held, asked)[0].database if under is not None else None\n",
         "tests/service/dispatch/test_shards.py -k key_used",
     ),
     # --- lists and conversions

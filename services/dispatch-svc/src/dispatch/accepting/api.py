@@ -167,7 +167,7 @@ async def send(
     under = await keyed(request, caller, key, held.subject_keys)
     several = isinstance(body, Batch)
     accept = _accept_by_shard if held.shards.divided else _accept_together
-    repeated, answer, days = await accept(held, caller, key, under, asked, several=several, now=now)
+    repeated, answer, days = await accept(held, caller, under, asked, several=several, now=now)
     if repeated is not None:
         if not several and isinstance(asked[0].problem, Forbidden):
             raise asked[0].problem
@@ -188,7 +188,6 @@ async def send(
 async def _accept_together(
     held: Resources[Any],
     caller: Caller,
-    key: str | None,
     under: Keyed | None,
     asked: Sequence[Asked],
     *,
@@ -197,7 +196,7 @@ async def _accept_together(
 ) -> Accepted:
     """Accept the messages, and keep the answer for repeats, in one transaction."""
     async with _known(held.database, caller, asked) as (tx, known):
-        await _lock(tx, caller, key, asked)
+        await _lock(tx, caller, under, asked)
         if under is not None and (first := await find(tx, under)) is not None:
             return Accepted(first, None, ())
         purse = await _accept(tx, held, caller, known, asked, now)
@@ -210,7 +209,6 @@ async def _accept_together(
 async def _accept_by_shard(
     held: Resources[Any],
     caller: Caller,
-    key: str | None,
     under: Keyed | None,
     asked: Sequence[Asked],
     *,
@@ -221,12 +219,12 @@ async def _accept_by_shard(
 
     The key is claimed first, in the shard of the key: no other request takes the key, whoever its people are.
     """
-    keys = key_shard(held, caller.account, key).database if key is not None else None
+    keys = key_shard(held, under).database if under is not None else None
     if keys is not None and (first := await _claim(keys, under)) is not None:
         return Accepted(first, None, ())
     days, complete = None, True
     for part in by_shard(held, asked):
-        purse = await _accept_part(held, caller, key, part, now)
+        purse = await _accept_part(held, caller, under, part, now)
         complete, days = complete and purse is not None, days if purse is None else purse.days
     answer = answer_to(asked, several=several)
     if keys is not None and under is not None and complete:
@@ -244,9 +242,9 @@ async def _keep(keys: Database, under: Keyed, answer: Answer | None) -> None:
         await (give_back(tx, under) if answer is None else keep_answer(tx, under, answer))
 
 
-async def _lock(tx: AsyncConnection, caller: Caller, key: str | None, asked: Sequence[Asked]) -> None:
+async def _lock(tx: AsyncConnection, caller: Caller, under: Keyed | None, asked: Sequence[Asked]) -> None:
     people = [(each.ready.body.category, each.ready.subject_id) for each in asked if each.ready]
-    await limiting.lock(tx, caller, people, key)
+    await limiting.lock(tx, caller, people, None if under is None else under.key)
 
 
 async def _accept(
@@ -265,7 +263,7 @@ async def _accept(
 
 
 async def _accept_part(
-    held: Resources[Any], caller: Caller, key: str | None, part: Part, now: datetime
+    held: Resources[Any], caller: Caller, under: Keyed | None, part: Part, now: datetime
 ) -> Purse | None:
     """Accept the part of a request whose people one shard holds; return None where the shard does not answer.
 
@@ -275,7 +273,7 @@ async def _accept_part(
     """
     try:
         async with _known(part.database, caller, part.asked) as (tx, known):
-            await _lock(tx, caller, key, part.asked)
+            await _lock(tx, caller, under, part.asked)
             there = await messages.statuses(tx, [each.identity for each in part.asked])
             for each in part.asked:
                 each.status = there.get(each.identity)

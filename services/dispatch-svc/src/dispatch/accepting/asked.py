@@ -12,7 +12,7 @@ from common.limits import Quota
 from common.service import Resources
 from common.sms.msisdn import Msisdn
 from common.texts.findings import Finding
-from common.web.idempotency import Answer, answer_of
+from common.web.idempotency import Answer, Keyed, answer_of
 from common.web.problems import Problem
 from dispatch.accepting.bodies import BatchResults, Refusal, Result, Send, Sent
 from dispatch.accepting.rules import Written
@@ -71,9 +71,9 @@ def by_shard(held: Resources[Any], asked: Sequence[Asked]) -> list[Part]:
     return list(parts.values())
 
 
-def key_shard(held: Resources[Any], account: str, key: str) -> Shard:
+def key_shard(held: Resources[Any], under: Keyed) -> Shard:
     """Return the shard that keeps a caller's Idempotency-Key: the same for each request under the key."""
-    return held.shards.of(kafka.partition_of(f"{account}\x1f{key}", held.settings.partitions))
+    return held.shards.of(kafka.partition_of(f"{under.caller}\x1f{under.key}", held.settings.partitions))
 
 
 class Accepted(NamedTuple):

@@ -45,7 +45,7 @@ CLOCKS_APART = timedelta(seconds=5)  # of the publishing relay and the summing p
 
 @dataclass(slots=True)
 class Comparing:
-    """The reconciliation timer, of the first shard, over all shards.
+    """The reconciliation timer, of the shard of partition 0, over all shards.
 
     `newest`: the start of the last snapshot, or of the process.
     """

@@ -39,7 +39,7 @@ LOOK_WITHIN_S = 5.0  # of another shard
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """The look at the watermarks. The first shard looks at those of all shards, and announces the hold."""
+    """The look at the watermarks. The shard of partition 0 looks at those of all shards, and announces the hold."""
 
     shards: Shards
     limits: Limits
@@ -50,7 +50,8 @@ class Freshness:
         return Worker(timer.name, timer.run)
 
     async def look(self) -> bool:
-        others = [await _marks(shard) for shard in self.shards.each if shard is not self.shards.own and self._tells]
+        elsewhere = [shard for shard in self.shards.each if shard is not self.shards.own] if self._tells else []
+        others = [await _marks(shard) for shard in elsewhere]
         async with self.shards.own.database.begin() as tx:
             marks = _of_shard(self.shards.own, await store.watermarks(tx))
             read, until, _ = await store.rebuild_progress(tx)
