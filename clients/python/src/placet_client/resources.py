@@ -1669,8 +1669,9 @@ class Messages(Resource[S]):
 
         202: the ledger has each accepted message. Each lane has its own scope. A transactional or service
         message leaves from an approved template, or with a free text for a token with that scope. The messages
-        of a batch are accepted in one transaction, and a refused message keeps none of the others back. A
-        refused message is in no ledger: an audit keeps the reasons, without the text and the person.
+        of a batch are accepted in one transaction, or in one for each shard, and a refused message keeps none
+        of the others back. A refused message is in no ledger: an audit keeps the reasons, without the text and
+        the person.
 
         429: a limit of the organisation or the token refuses the message, or every message of a batch; the
         reason names the limit. 403 `not-allowed-by-limits`: the limits name no such place, or no price is
@@ -1736,8 +1737,9 @@ class Messages(Resource[S]):
 
         202: the ledger has each accepted message. Each lane has its own scope. A transactional or service
         message leaves from an approved template, or with a free text for a token with that scope. The messages
-        of a batch are accepted in one transaction, and a refused message keeps none of the others back. A
-        refused message is in no ledger: an audit keeps the reasons, without the text and the person.
+        of a batch are accepted in one transaction, or in one for each shard, and a refused message keeps none
+        of the others back. A refused message is in no ledger: an audit keeps the reasons, without the text and
+        the person.
 
         429: a limit of the organisation or the token refuses the message, or every message of a batch; the
         reason names the limit. 403 `not-allowed-by-limits`: the limits name no such place, or no price is
