@@ -42,7 +42,7 @@ class _Results(msgspec.Struct):
     results: list[_Result]
 
 
-CALLBACKS_AT_ONCE = 16
+CALLBACKS_AT_ONCE = 64
 RETRY_S = 0.2
 TAKEN = b"0: Accepted for delivery"  # Kannel's answer
 

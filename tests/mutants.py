@@ -43,6 +43,7 @@ OFFSETS = "libs/common/src/common/kafka/reading/offsets.py"
 BATCHES = "libs/common/src/common/kafka/reading/batches.py"
 SUBSCRIPTION = "libs/common/src/common/kafka/subscription.py"
 CONSUMER = "libs/common/src/common/kafka/consumer.py"
+POLLING = "libs/common/src/common/kafka/reading/polling.py"
 READING = "services/dispatch-svc/src/dispatch/sending/reading.py"
 HEAVY = "tests/service/common/test_heavy_records.py"
 TOGETHER = "tests/property/test_requests_together.py"
@@ -800,22 +801,22 @@ MUTANTS = (
     Mutant(
         "an owner does not lock its offset",
         BROKEN_LOGS,
-        "fault, cleared_at FROM consumer_offset WHERE {_ROW} FOR UPDATE",
-        "fault, cleared_at FROM consumer_offset WHERE {_ROW}",
+        "ORDER BY partition FOR UPDATE",
+        "ORDER BY partition",
         f"{COMMON} -k batch_and_a_second",
     ),
     Mutant(
         "watermarks are stepped over without the lock",
-        OFFSETS,
-        '" ORDER BY partition FOR UPDATE"',
-        '" ORDER BY partition"',
+        BROKEN_LOGS,
+        "ORDER BY partition FOR UPDATE",
+        "ORDER BY partition",
         f"{COMMON} -k watermarks_of_a_partition",
     ),
     Mutant(
         "a record is handled again by who comes second",
         BATCHES,
-        "fresh = [record for record in records if record.offset >= reading.seen.next_offset]",
-        "fresh = list(records)",
+        "first = reading.seen.next_offset",
+        "first = 0",
         f"{COMMON} -k batch_and_a_second",
     ),
     Mutant(
@@ -824,6 +825,34 @@ MUTANTS = (
         'BELIEVED = "greatest({known}, CASE WHEN {said} <= now() + {skew}::interval THEN {said} END)"',
         'BELIEVED = "coalesce(CASE WHEN {said} <= now() + {skew}::interval THEN {said} END, {known})"',
         f"{COMMON} -k goes_back",
+    ),
+    Mutant(
+        "a bad record of one partition keeps back those read with it",
+        CONSUMER,
+        "            with suppress(Exception):  # which each partition then has again, or has not\n",
+        "            if True:\n",
+        "tests/service/common/test_together.py -k buried",
+    ),
+    Mutant(
+        "partitions read together step as the first of them",
+        BATCHES,
+        "self._received(reading, parts[tp]) for tp, reading in fresh.items()",
+        "self._received(next(iter(fresh.values())), parts[tp]) for tp in fresh",
+        "tests/service/common/test_together.py -k crash",
+    ),
+    Mutant(
+        "records do not gather",
+        POLLING,
+        "if 0 < many < wanted:",
+        "if False:",
+        "tests/unit/common/test_rests.py -k gather",
+    ),
+    Mutant(
+        "records gather although more wait",
+        POLLING,
+        "if 0 < many < wanted:",
+        "if 0 < many:",
+        "tests/unit/common/test_rests.py -k gather",
     ),
     # --- who takes back a STOP
     Mutant(
@@ -1656,22 +1685,22 @@ MUTANTS = (
     Mutant(
         "requests: the next read steps over what the last one brought",
         CONSUMER,
-        "                self.placement.rest(client, tp, batch[0].offset, 0.0)",
-        "                pass",
+        "                    self.placement.rest(client, tp, following, 0.0)",
+        "                    pass",
         f"{HEAVY} -k steps_over",
     ),
     Mutant(
         "requests: a stop waits for all that a read brought",
         CONSUMER,
-        "(self.leaving or stop.is_set())",
-        "self.leaving",
+        "if begun and (self.leaving or stop.is_set()):\n                for",
+        "if begun and self.leaving:\n                for",
         f"{HEAVY} -k at_the_stop",
     ),
     Mutant(
         "requests: a hold of a batch does not keep back those behind",
         CONSUMER,
-        "            if not await self._handle_batch(client, tp, batch):\n                return\n",
-        "            await self._handle_batch(client, tp, batch)\n",
+        "                if tp in went_well:\n",
+        "                if True:\n",
         f"{HEAVY} -k keeps_back",
     ),
     Mutant(

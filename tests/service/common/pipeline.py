@@ -185,7 +185,7 @@ class Pipeline:
             stored = await consumer.offsets.start_of(tp.partition)
             fresh = [record for record in records if record.offset >= stored]
             try:
-                await consumer.batches.apply(tp, fresh)
+                await consumer.batches.apply({tp: fresh} if fresh else {})
             except Poison:
                 await consumer.batches.apply_one_by_one(tp, fresh)
 

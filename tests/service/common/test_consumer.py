@@ -123,7 +123,7 @@ async def test_what_is_below_the_stored_offset_is_skipped(surroundings: Surround
         consumer = pipe.consumer()
         await consumer.offsets.start_of(0)
         await pipe.scalar("UPDATE consumer_offset SET next_offset = 2 RETURNING 1")
-        await consumer.batches.apply(*batch)
+        await consumer.batches.apply(dict([batch]))
         assert await pipe.applied() == [(SUBJECT, 3), (SUBJECT, 4)]
         assert await pipe.next_offset() == 4
 
@@ -266,9 +266,9 @@ async def test_a_zombie_and_its_successor_never_apply_a_batch_twice(surroundings
         zombie, successor = pipe.consumer(slowly), pipe.consumer()
         for consumer in (zombie, successor):
             await consumer.offsets.start_of(0)
-        first = asyncio.ensure_future(zombie.batches.apply(tp, records))
+        first = asyncio.ensure_future(zombie.batches.apply({tp: records}))
         await there.wait()
-        second = asyncio.ensure_future(successor.batches.apply(tp, records))
+        second = asyncio.ensure_future(successor.batches.apply({tp: records}))
         await eventually(lambda: _waiting_for_a_lock(pipe))
         go_on.set()
         await asyncio.gather(first, second)
@@ -896,7 +896,7 @@ async def test_a_batch_that_ends_after_its_partition_went_ends_as_any_other(surr
 
         consumer = pipe.consumer(dealt_out)
         await consumer.offsets.start_of(0)
-        assert await consumer.batches.apply(tp, records) is after
+        assert await consumer.batches.apply({tp: records}) is after
 
 
 async def test_how_far_behind_it_is_shows_before_anything_is_handled(surroundings: Surroundings) -> None:
@@ -972,7 +972,10 @@ async def reading(pipe: Pipeline, partition: int) -> AsyncIterator[tuple[AIOKafk
         await kafka_consumer.stop()
 
 
-async def test_consumers_that_come_and_go_apply_everything_once_and_in_order(surroundings: Surroundings) -> None:
+@pytest.mark.parametrize("together", [False, True], ids=["apart", "together"])
+async def test_consumers_that_come_and_go_apply_everything_once_and_in_order(
+    surroundings: Surroundings, together: bool
+) -> None:
     async with pipeline(surroundings, partitions=3, kafka_groups=True) as pipe:
         subjects = [f"t1-{n:032x}" for n in range(12)]
         published = 0
@@ -986,7 +989,7 @@ async def test_consumers_that_come_and_go_apply_everything_once_and_in_order(sur
                 with suppress(TimeoutError):
                     await asyncio.wait_for(written.wait(), 0.1)
 
-        first, second = pipe.consumer(), pipe.consumer()
+        first, second = pipe.consumer(together=together), pipe.consumer(together=together)
         writing = asyncio.ensure_future(write())
         async with going(second.run) as [running]:
             await asyncio.wait_for(second.assigned.wait(), 60)
@@ -1006,11 +1009,14 @@ async def test_consumers_that_come_and_go_apply_everything_once_and_in_order(sur
         assert by_subject == {s: list(range(1, published + 1)) for s in subjects}
 
 
-async def test_two_that_take_every_partition_apply_everything_once_and_in_order(surroundings: Surroundings) -> None:
+@pytest.mark.parametrize("together", [False, True], ids=["apart", "together"])
+async def test_two_that_take_every_partition_apply_everything_once_and_in_order(
+    surroundings: Surroundings, together: bool
+) -> None:
     """Without groups nothing but the offset's row keeps them apart."""
     async with pipeline(surroundings, partitions=2, kafka_groups=False) as pipe:
         subjects = [f"t1-{n:032x}" for n in range(8)]
-        first, second = pipe.consumer(), pipe.consumer()
+        first, second = pipe.consumer(together=together), pipe.consumer(together=together)
         async with going(first.run, second.run):
             await asyncio.gather(first.assigned.wait(), second.assigned.wait())
             for version in range(1, 11):

@@ -213,7 +213,7 @@ async def test_a_relay_and_what_its_watermark_stands_on(parts: Parts) -> None:
         intake = Consumer(Subscription(GROUP, STATES, keep), parts.database, parts.settings)
         await intake.offsets.start_of(0)
         tp = TopicPartition("any", 0)
-        await intake.batches.apply(tp, [record(0, Watermark(partition=0, as_of=said_at - HOUR, last_number=0))])
+        await intake.batches.apply({tp: [record(0, Watermark(partition=0, as_of=said_at - HOUR, last_number=0))]})
         parts.acknowledged[subject(1), stop.version] = said_at
         relay = parts.relay(stands_on=True)
 
@@ -222,7 +222,7 @@ async def test_a_relay_and_what_its_watermark_stands_on(parts: Parts) -> None:
             await eventually(relay.once)
 
         batch = [record(1, stop), record(2, Watermark(partition=0, as_of=said_at + HOUR / 2, last_number=0))]
-        return {"relay": relays, "reads": lambda: intake.batches.apply(tp, batch)}
+        return {"relay": relays, "reads": lambda: intake.batches.apply({tp: batch})}
 
     async def ended(watcher: asyncpg.Connection) -> None:
         await eventually(parts.relay(stands_on=True).once)
@@ -249,8 +249,8 @@ async def test_a_batch_and_a_second_owner(parts: Parts, further: bool) -> None:
         owners = [Consumer(Subscription(GROUP, STATES, project), parts.database, parts.settings) for _ in range(2)]
         await owners[0].offsets.start_of(0)
         return {
-            "owner": lambda: owners[0].batches.apply(tp, [*some, *rest]),
-            "second": lambda: owners[1].batches.apply(tp, seconds),
+            "owner": lambda: owners[0].batches.apply({tp: [*some, *rest]}),
+            "second": lambda: owners[1].batches.apply({tp: seconds}),
         }
 
     async def ended(watcher: asyncpg.Connection) -> None:
@@ -268,8 +268,8 @@ async def test_no_watermark_goes_back(parts: Parts) -> None:
     tp = TopicPartition("any", 0)
     consumer = Consumer(Subscription(GROUP, STATES, project), parts.database, parts.settings)
     await consumer.offsets.start_of(0)
-    await consumer.batches.apply(tp, [record(0, Watermark(partition=0, as_of=newer, last_number=0))])
-    await consumer.batches.apply(tp, [record(1, Watermark(partition=0, as_of=older, last_number=0))])
+    await consumer.batches.apply({tp: [record(0, Watermark(partition=0, as_of=newer, last_number=0))]})
+    await consumer.batches.apply({tp: [record(1, Watermark(partition=0, as_of=older, last_number=0))]})
     await consumer.offsets.step_over_watermarks({tp: [Mark(2, older, 0)]})
     row = await parts.watcher.fetchrow("SELECT next_offset, as_of FROM consumer_offset")
     assert tuple(row) == (3, newer)

@@ -1143,7 +1143,7 @@ class Pipeline(RuleBasedStateMachine):
             return
         tellings = list(self._tells(topic, [record for record in batch if record.offset >= stored]))
         try:
-            after = await consumer.batches.apply(place, batch)
+            after = await consumer.batches.apply({place: batch})
         except Hold:
             for heard, telling in tellings:
                 heard.takes_back(telling)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
@@ -137,3 +138,36 @@ def test_a_calm_relay_publishes_watermarks_half_as_often(calm_s: float, wanted: 
 @pytest.mark.parametrize(("every_s", "wanted"), [(None, UNHEARD_S), (0.25, 0.25), (3600.0, UNHEARD_S)])
 def test_a_leader_reads_the_outbox_however_rare_its_watermarks_are(every_s: float | None, wanted: float) -> None:
     assert rest_s(every_s) == wanted
+
+
+class Bringing(Client):
+    """Has so many records of one partition at each read."""
+
+    asked = 0
+    many = 1
+
+    async def getmany(self, *_: TopicPartition, timeout_ms: int, max_records: int) -> dict[TopicPartition, Any]:
+        self.asked += 1
+        return {ONE: [object()] * self.many}
+
+
+async def test_records_gather_until_the_next_read_unless_the_last_brought_all_that_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of, brings = replace(_subscription(), gather_s=30.0, max_records=2), Bringing()
+    offsets = Offsets(of, cast(Database, None), timedelta())
+    ours = polling.Polling(of, Placement("a.topic", offsets), Progress(), waits_out=False)
+    going, stopped = (asyncio.get_running_loop().create_future() for _ in range(2))
+    stopped.set_result(None)
+
+    async def read(stopping: "asyncio.Future[None]" = going) -> int:
+        return sum(map(len, (await ours.read(cast(AIOKafkaConsumer, brings), {}, stopping)).values()))
+
+    assert await read() == 1
+    assert await read(stopped) == 0, "others may follow"
+    assert brings.asked == 1
+    late = time.monotonic() + of.gather_s + 1
+    monkeypatch.setattr(time, "monotonic", lambda: late)
+    brings.many = 2
+    assert await read() == 2
+    assert await read() == 2, "others wait already"

@@ -8,7 +8,7 @@ from common.contracts.campaign import Category
 from common.contracts.envelope import Event, Instant
 from common.contracts.inbound import ReceiptState
 
-READ_AT_ONCE = 100  # records of changes in a transaction of a reader; the bytes of a fetch are the usual limit
+READ_AT_ONCE = 5_000  # changes in a transaction of a reader; the bytes of a fetch are the usual limit
 Status = Literal["pending", "denied", "deferred", "sending", "accepted", "rejected", "unknown", "expired"]
 CHARGED: tuple[Status, ...] = ("accepted", "unknown")  # an operator charges no message that it rejects
 
@@ -54,6 +54,11 @@ class MessagesChanged(Event, frozen=True, kw_only=True):
     @property
     def key(self) -> str:
         return self.changes[0].subject_id
+
+
+def changes_in(value: bytes) -> int:
+    """Return how many changes a record holds: each names its message once."""
+    return value.count(b'"message_id"')
 
 
 class OptOutEnforced(Event, frozen=True, kw_only=True):

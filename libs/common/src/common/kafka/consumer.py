@@ -1,8 +1,9 @@
 """The consumer loop: a batch of a partition in a transaction, with the offset in Postgres (ADR-0003).
 
-The loop handles a partition's batches in order, and up to `at_once` partitions at the same time; partitions with only
-watermarks share a transaction. On assignment the consumer seeks to the stored offset. A gap in the record numbers, or
-another log, is stored with the offset until a person clears the fault (ADR-0004); other partitions go on.
+The loop handles a partition's batches in order, and up to `at_once` partitions at the same time. Partitions with only
+watermarks share a transaction, as do all partitions of a subscription that says so (`together`). On assignment the
+consumer seeks to the stored offset. A gap in the record numbers, or another log, is stored with the offset until a
+person clears the fault (ADR-0004); other partitions go on.
 
     Poison           never retry: to `<topic>.dlq` through the outbox, in the transaction that steps over the record;
                      `on_poison` runs in the same transaction; too many in a row stop the consumer, or only the
@@ -18,6 +19,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -28,7 +30,7 @@ from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 from common.db.database import Database
 from common.db.notify import either
 from common.kafka.reading import client as clients
-from common.kafka.reading.batches import Batches, PublisherKeys
+from common.kafka.reading.batches import Batches, Parts, PublisherKeys, by_partition
 from common.kafka.reading.broken_logs import Broken
 from common.kafka.reading.failures import Failures
 from common.kafka.reading.lag import Lag
@@ -216,11 +218,15 @@ class Consumer:
     def _begin(self, client: AIOKafkaConsumer, found: dict[TopicPartition, list[Any]], stop: asyncio.Event) -> None:
         """Start a task per batch, and one for all batches of only watermarks."""
         marks: dict[TopicPartition, list[Mark]] = {}
+        events: dict[TopicPartition, list[Any]] = {}
         for tp, records in found.items():
             if only := self._watermarks(records):
                 marks[tp] = only
             else:
-                self._in_flight[tp] = asyncio.create_task(self._handle(client, tp, records, stop))
+                events[tp] = records
+        together = [events] if self.subscription.together else [{tp: records} for tp, records in events.items()]
+        for some in together:
+            self._in_flight |= dict.fromkeys(some, asyncio.create_task(self._handle(client, some, stop)))
         if marks:
             self._in_flight |= dict.fromkeys(marks, asyncio.create_task(self._handle_watermarks(client, marks)))
 
@@ -240,21 +246,45 @@ class Consumer:
             await asyncio.wait(self._in_flight.values())
         await self._some_ended()
 
-    async def _handle(
-        self, client: AIOKafkaConsumer, tp: TopicPartition, records: Sequence[Any], stop: asyncio.Event
-    ) -> None:
-        """Handle records of a poll, in batches; after a failure, the partition rests."""
-        for batch in self.subscription.batches(records):
-            if tp not in client.assignment():
+    async def _handle(self, client: AIOKafkaConsumer, found: Parts, stop: asyncio.Event) -> None:
+        """Handle records of a poll, in batches; after a failure, a partition rests."""
+        going = {tp: records[0].offset for tp, records in found.items()}  # next offsets
+        begun = False
+        for batch in self.subscription.batches([record for records in found.values() for record in records]):
+            if begun and (self.leaving or stop.is_set()):
+                for tp, following in going.items():  # else the next read would step over the others
+                    self.placement.rest(client, tp, following, 0.0)
                 return
-            if (self.leaving or stop.is_set()) and batch[0] is not records[0]:
-                self.placement.rest(client, tp, batch[0].offset, 0.0)  # else the next read would step over the others
-                return
-            if not await self._handle_batch(client, tp, batch):
-                return
+            begun = True
+            parts = {tp: records for tp, records in by_partition(batch).items() if tp in going}
+            went_well = await self._handle_batch(client, parts, stop)
+            for tp, records in parts.items():
+                if tp in went_well:
+                    going[tp] = records[-1].offset + 1
+                else:
+                    del going[tp]
 
-    async def _handle_batch(self, client: AIOKafkaConsumer, tp: TopicPartition, batch: Sequence[Any]) -> bool:
-        """Handle a batch; return whether the next may follow."""
+    async def _handle_batch(self, client: AIOKafkaConsumer, parts: Parts, stop: asyncio.Event) -> set[TopicPartition]:
+        """Handle a batch; return the partitions whose next may follow. Several that fail are handled one by one."""
+        parts = {tp: records for tp, records in parts.items() if tp in client.assignment()}
+        started = time.monotonic()
+        if len(parts) > 1:
+            with suppress(Exception):  # which each partition then has again, or has not
+                await self.batches.handle_all(parts)
+                BATCH.labels(self.subscription.topic.name).observe(time.monotonic() - started)
+                for tp, records in parts.items():
+                    self._went_well(client, tp, records[-1].offset + 1)
+                return set(parts)
+        went_well: set[TopicPartition] = set()
+        for begun, (tp, records) in enumerate(parts.items()):
+            if begun and (self.leaving or stop.is_set()):
+                self.placement.rest(client, tp, records[0].offset, 0.0)
+            elif await self._handle_one(client, tp, records):
+                went_well.add(tp)
+        return went_well
+
+    async def _handle_one(self, client: AIOKafkaConsumer, tp: TopicPartition, batch: Sequence[Any]) -> bool:
+        """Handle a batch of a partition; return whether the next may follow."""
         started = time.monotonic()
         try:
             await self.batches.handle(tp, batch)

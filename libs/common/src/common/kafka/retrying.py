@@ -109,7 +109,7 @@ class Retrying:
 
     async def _handle(self, letter: DeadLetter, subscription: Subscription, record: Any) -> After | None:
         async with self.database.begin() as tx:
-            await broken_logs.lock(tx, subscription.group, subscription.topic, letter.partition)
+            await broken_logs.lock(tx, subscription.group, subscription.topic, [letter.partition])
             now = await dead_letters.find(tx, letter.id, lock=True)
             if now is None or now.state != "asked":
                 return None  # another worker was quicker, or a person has discarded the letter

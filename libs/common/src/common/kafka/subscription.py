@@ -14,6 +14,7 @@ POLL_MS = 100
 READ_MS = 500
 IDLE_MS = 500  # of an empty fetch, by a broker that ends the wait when a record arrives
 URGENT_MS = 20
+GATHER_S = 0.25  # of topics for which nobody waits
 BEFORE = 1 << 62  # more than any offset
 NOBODY = frozenset[str]()
 
@@ -93,10 +94,12 @@ class Subscription:
     before the partition's next batch. `on_poison(tx, key, partition, offset)`: partition and offset are those of
     `Received.home`, the key is None where missing or unreadable. `wait_ms`: of an empty fetch on the local stack's
     broker, which waits to the end, and where a fetch costs a millisecond: only topics with STOPs have a short wait.
-    `weigh(value)`: how many messages a record holds; a batch then has at most `max_records` messages, or one record.
-    `may_take`: how many messages the handler takes now; at 0, records stay in Kafka. `handle_rest`: as `handle`, for a
-    record that is buried over a part of it: handle the other parts; raises Poison, with nothing written, where none can
-    be handled. `skips_unknown`: skip unknown
+    `gather_s`: the shortest time from a read that brought records to the next, unless it brought all that the handler
+    takes: only where nobody waits for a record. `together`: a batch is of all partitions read; where it fails, each
+    partition is handled by itself. `weigh(value)`: how many messages a record holds; a batch then has at most
+    `max_records` messages, or one record. `may_take`: how many messages the handler takes now; at 0, records stay in
+    Kafka. `handle_rest`: as `handle`, for a record that is buried over a part of it: handle the other parts; raises
+    Poison, with nothing written, where none can be handled. `skips_unknown`: skip unknown
     types, as no event of this topic can forbid a message or is owed to a person; elsewhere an unknown type is poison
     (ADR-0007). `foreign`: other parties write to the topic, so any number of bad records may come, and its one type is
     read as `reading.foreign` says. `on_unread`: as `handle`, for a bad record of a foreign topic, whose key names no
@@ -110,6 +113,8 @@ class Subscription:
     max_records: int = 1000
     at_once: int = 6  # batches, of different partitions
     wait_ms: int = POLL_MS
+    gather_s: float = 0.0
+    together: bool = False
     skips_unknown: bool = False
     foreign: bool = False
     on_unread: UnreadHandler | None = None

@@ -1,9 +1,9 @@
 """Own a campaign's tallies and counts by reason. The caller owns the transaction.
 
 Tallies change in the recipient's transaction, and their rows stay locked until its commit. So the planner and each
-partition of dispatch-svc's reports count in rows of their own, and none waits for another. A reader sums the rows in
-one statement. The planner's row has the audience, and each other row what its reports moved: a negative number is
-usual there. `store.py` has the order of the locks.
+process that reads dispatch-svc's reports count in rows of their own, those of a partition, and none waits for another.
+A reader sums the rows in one statement. The planner's row has the audience, and each other row what its reports moved:
+a negative number is usual there. `store.py` has the order of the locks.
 """
 
 from collections import Counter

@@ -20,9 +20,9 @@ from campaign.feed.event import Told
 from common.contracts import CAMPAIGN_NOTICES, CONSENT_NOTICES, DISPATCH_MESSAGES
 from common.contracts.campaign import ContactImportFinished, StatusChanged
 from common.contracts.consent import ConsentImportFinished
-from common.contracts.dispatch import READ_AT_ONCE, MessagesChanged, OptOutEnforced
+from common.contracts.dispatch import READ_AT_ONCE, MessagesChanged, OptOutEnforced, changes_in
 from common.contracts.rights import ErasureFinished
-from common.kafka.subscription import After, Hold, Received, Subscription
+from common.kafka.subscription import GATHER_S, After, Hold, Received, Subscription
 
 GROUP = "campaign.events"
 
@@ -75,7 +75,15 @@ class Telling:
 
     def subscriptions(self) -> list[Subscription]:
         return [
-            Subscription(GROUP, DISPATCH_MESSAGES, self.apply_messages, max_records=READ_AT_ONCE),
+            Subscription(
+                GROUP,
+                DISPATCH_MESSAGES,
+                self.apply_messages,
+                max_records=READ_AT_ONCE,
+                weigh=changes_in,
+                gather_s=GATHER_S,
+                together=True,
+            ),
             Subscription(GROUP, CAMPAIGN_NOTICES, self.apply_notices),
             Subscription(GROUP, CONSENT_NOTICES, self.apply_notices),
         ]
@@ -84,8 +92,8 @@ class Telling:
         """Tell of messages, and of enforced opt-outs."""
         if not await store.any_begun(tx):
             return None
-        events = [r.event for r in batch if isinstance(r.event, OptOutEnforced)]
-        enforced = await self._enforced(tx, events, batch[0].partition)
+        enforcements = [(r.event, r.partition) for r in batch if isinstance(r.event, OptOutEnforced)]
+        enforced = await self._enforced(tx, enforcements)
         told: list[Told] = []
         for received in batch:
             for change in received.event.changes if isinstance(received.event, MessagesChanged) else ():
@@ -93,17 +101,22 @@ class Telling:
         await tell(tx, [*told, *enforced])
         return None
 
-    async def _enforced(self, tx: AsyncConnection, events: Sequence[OptOutEnforced], partition: int) -> list[Told]:
+    async def _enforced(self, tx: AsyncConnection, read: Sequence[tuple[OptOutEnforced, int]]) -> list[Told]:
         """Return what is told of enforced opt-outs. Raises Hold while an opt-out itself is still to be applied.
 
         An opt-out without an event stored here was no news for any sender, or came before the feed began.
         """
-        if not events:
+        if not read:
             return []
+        events = [event for event, _ in read]
         versions = await self._consents.versions_of(tx, [event.subject_id for event in events])
-        if late := [e.enforced_at for e in events if versions.get(e.subject_id, -1) < e.consent_version]:
+        late: dict[int, datetime] = {}  # by partition
+        for event, partition in read:
+            if versions.get(event.subject_id, -1) < event.consent_version:
+                late[partition] = max(event.enforced_at, late.get(partition, event.enforced_at))
+        for partition, enforced_at in late.items():
             applied = await self._consents.up_to(tx, partition)
-            if applied is None or applied < max(late):  # else the state is unreadable, and no event comes
+            if applied is None or applied < enforced_at:  # else the state is unreadable, and no event comes
                 raise Hold("the opt-out of an enforcement is not applied here yet")
         stored = await store.opt_outs(tx, [(event.subject_id, event.consent_version) for event in events])
         return [

@@ -1,9 +1,9 @@
 """Apply dispatch-svc's report of each message to its recipient and the campaign's tallies.
 
 Tallies move by the difference to the newest version, in the same transaction: exact at every instant, despite repeated
-and late reports. A batch is of one partition and counts in rows of that partition: two batches of a campaign never wait
-for each other. No table of campaign-svc has a reason that only other senders explain, so no count and no export can
-show one (`consent_rule.told`).
+and late reports. A batch counts in rows of one of its partitions, which no other process has: two batches of a campaign
+never wait for each other. No table of campaign-svc has a reason that only other senders explain, so no count and no
+export can show one (`consent_rule.told`).
 """
 
 from collections import Counter, defaultdict
@@ -19,8 +19,8 @@ from campaign.planning import control, store
 from campaign.schedule.lifecycle import Action
 from common.contracts import DISPATCH_MESSAGES
 from common.contracts.consent_rule import told
-from common.contracts.dispatch import READ_AT_ONCE, MessageChanged, MessagesChanged
-from common.kafka.subscription import After, Received, Subscription
+from common.contracts.dispatch import READ_AT_ONCE, MessageChanged, MessagesChanged, changes_in
+from common.kafka.subscription import GATHER_S, After, Received, Subscription
 from common.telemetry import counter
 
 Place = tuple[str, str]  # campaign_id, subject_id
@@ -32,7 +32,15 @@ REPORTED = counter(
 
 
 def subscription() -> Subscription:
-    return Subscription("campaign.progress", DISPATCH_MESSAGES, apply, max_records=READ_AT_ONCE)
+    return Subscription(
+        "campaign.progress",
+        DISPATCH_MESSAGES,
+        apply,
+        max_records=READ_AT_ONCE,
+        weigh=changes_in,
+        gather_s=GATHER_S,
+        together=True,
+    )
 
 
 async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:

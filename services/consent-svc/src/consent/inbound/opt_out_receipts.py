@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import DISPATCH_MESSAGES
-from common.contracts.dispatch import READ_AT_ONCE, MessageChanged, MessagesChanged
-from common.kafka.subscription import After, Received, Subscription
+from common.contracts.dispatch import READ_AT_ONCE, MessageChanged, MessagesChanged, changes_in
+from common.kafka.subscription import GATHER_S, After, Received, Subscription
 from common.keyring import FieldKeys, SubjectKeys, Unreadable, owner_of
 from consent.answers import answers
 from consent.answers.answers import HandOff
@@ -42,7 +42,15 @@ class Receipts:
     last_message_days: int = LAST_MESSAGE_DAYS
 
     def subscription(self) -> Subscription:
-        return Subscription(GROUP, DISPATCH_MESSAGES, self.apply, max_records=READ_AT_ONCE)
+        return Subscription(
+            GROUP,
+            DISPATCH_MESSAGES,
+            self.apply,
+            max_records=READ_AT_ONCE,
+            weigh=changes_in,
+            gather_s=GATHER_S,
+            together=True,
+        )
 
     async def apply(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
         """Store each message that left and record each opt-out, once. An outcome known late may widen a STOP."""

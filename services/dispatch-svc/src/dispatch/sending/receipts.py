@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import INBOUND_RECEIPTS
 from common.contracts.inbound import ReceiptReceived, ReceiptsReceived, ReceiptState
-from common.kafka.subscription import After, Received, Subscription
+from common.kafka.subscription import GATHER_S, After, Received, Subscription
 from common.telemetry import counter, tracing
 from dispatch.gateways import gateway_name, receipt_codes
 from dispatch.gateways.pool import Traffic
@@ -45,7 +45,7 @@ BLOCKS = counter(
 )
 
 OUR_VERSION = 8  # of the UUIDs of messages
-READ_AT_ONCE = 20  # records of many DLRs in a transaction
+READ_AT_ONCE = 2_000  # DLRs in a transaction
 
 RANK: dict[ReceiptState | None, int] = {
     None: 0,
@@ -94,7 +94,22 @@ def subscriptions(
 
     for name in traffic.gateways:
         OF_GATEWAY.labels(name)  # from 0, so that the first DLR is an increase
-    return [Subscription("dispatch.receipts", INBOUND_RECEIPTS, apply, max_records=READ_AT_ONCE)]
+    return [
+        Subscription(
+            "dispatch.receipts",
+            INBOUND_RECEIPTS,
+            apply,
+            max_records=READ_AT_ONCE,
+            weigh=dlrs_in,
+            gather_s=GATHER_S,
+            together=True,
+        )
+    ]
+
+
+def dlrs_in(value: bytes) -> int:
+    """Return how many DLRs a record holds: each names its message once."""
+    return value.count(b'"provider_message_id"')
 
 
 def note(complaints: Iterable[Complaint], traffic: Traffic) -> None:

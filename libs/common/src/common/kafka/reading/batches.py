@@ -1,7 +1,7 @@
-"""Batches: records of a partition, handled in the transaction that steps the offset."""
+"""Batches: records of one partition, or of several, handled in the transaction that steps the offsets."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +12,7 @@ from common.contracts import Watermark
 from common.db.database import Database
 from common.kafka import broker as kafka
 from common.kafka import dead_letters, outbox
+from common.kafka.reading.completeness import Reading
 from common.kafka.reading.offsets import Offsets
 from common.kafka.reading.records import event_of, is_tombstone, key_of, received_as, type_of
 from common.kafka.subscription import After, Poison, Received, Stopped, Subscription, UnknownType, Unread, home_offset
@@ -21,6 +22,8 @@ from common.telemetry.tracing import NOTHING
 
 log = logging.getLogger(__name__)
 
+Parts = Mapping[TopicPartition, Sequence[Any]]  # records by partition, in their order
+
 POISON_IN_A_ROW = 25  # a bad deploy stops, before emptying a topic into the dead letters
 
 HANDLED = counter("sms_consumer_records_total", "Records passed by the consumer, by result.", ["topic", "result"])
@@ -29,6 +32,14 @@ REFUSED = counter(
     "Watermarks refused: the publisher has another subject key under the same key id.",
     ["topic"],
 )
+
+
+def by_partition(records: Sequence[Any]) -> dict[TopicPartition, list[Any]]:
+    """Return the records by partition."""
+    parts: dict[TopicPartition, list[Any]] = {}
+    for record in records:
+        parts.setdefault(TopicPartition(record.topic, record.partition), []).append(record)
+    return parts
 
 
 @dataclass(slots=True)
@@ -73,56 +84,71 @@ class Batches:
     async def handle(self, tp: TopicPartition, records: Sequence[Any]) -> None:
         """Handle a batch; with a bad record in it, record by record. Raises Stopped, WentBack, Hold, or any error."""
         try:
-            after = await self.apply(tp, records)
+            await self.handle_all({tp: records})
         except Poison:
             await self.apply_one_by_one(tp, records)
-        else:
-            if after is not None:
-                await after()
 
-    async def apply(self, tp: TopicPartition, records: Sequence[Any]) -> After | None:
+    async def handle_all(self, parts: Parts) -> None:
+        """Handle a batch of several partitions. Raises Poison, WentBack, Hold, or any error, with nothing done."""
+        if (after := await self.apply(parts)) is not None:
+            await after()
+
+    async def apply(self, parts: Parts) -> After | None:
         """Handle records in a transaction. Raises Poison, with nothing done."""
         forget_span()  # of the record before
         async with self.database.begin() as tx:
-            reading = await self.offsets.lock(tx, tp)
-            fresh = [record for record in records if record.offset >= reading.seen.next_offset]
+            readings = await self.offsets.lock(tx, parts)
+            fresh = {tp: reading for tp, reading in readings.items() if self._end(parts, tp) > reading.seen.next_offset}
             if not fresh:
                 return None
-            received: list[Received] = []
-            for record in fresh:
-                if is_tombstone(self.subscription, record, self.people):
-                    reading.record(record.offset, kafka.number_of(record.headers))
-                    HANDLED.labels(self.subscription.topic.name, "tombstone").inc()
-                    continue
-                event = event_of(self.subscription, record)
-                if type(event) is Watermark:
-                    as_of = event.as_of if self.keys.match(event) else None  # else: STOPs under other ids
-                    reading.watermark(record.offset, as_of, event.last_number)
-                    continue
-                reading.record(record.offset, kafka.number_of(record.headers))
-                if event is None:
-                    HANDLED.labels(self.subscription.topic.name, "unknown_type").inc()
-                else:
-                    received.append(received_as(record, event, self.people, self.partitions))
+            of = {tp: self._received(reading, parts[tp]) for tp, reading in fresh.items()}
+            received = [each for some in of.values() for each in some]
             after, span = None, NOTHING
             if received:
                 span = tracing.processing(self.subscription.group, self.subscription.topic.name, received)
                 after = await self.subscription.handle(tx, received)
-            await self.offsets.step(tx, tp.partition, reading)
+            await self.offsets.step(tx, fresh)
         span.end()
-        self.offsets.reached[tp] = fresh[-1].offset + 1
-        if received:  # a watermark does not prove that events can be handled
-            self._poison_in_a_row.pop(tp, None)
+        for tp, some in of.items():
+            self.offsets.reached[tp] = self._end(parts, tp)
+            if some:  # a watermark does not prove that events can be handled
+                self._poison_in_a_row.pop(tp, None)
         HANDLED.labels(self.subscription.topic.name, "handled").inc(len(received))
         return after
+
+    @staticmethod
+    def _end(parts: Parts, tp: TopicPartition) -> int:
+        """Return the offset after the partition's records."""
+        return int(parts[tp][-1].offset) + 1
+
+    def _received(self, reading: Reading, records: Sequence[Any]) -> list[Received]:
+        """Step `reading` over the records that are not handled yet, and return their events. Raises Poison."""
+        received: list[Received] = []
+        first = reading.seen.next_offset
+        for record in records:
+            if record.offset < first:
+                continue
+            if is_tombstone(self.subscription, record, self.people):
+                reading.record(record.offset, kafka.number_of(record.headers))
+                HANDLED.labels(self.subscription.topic.name, "tombstone").inc()
+                continue
+            event = event_of(self.subscription, record)
+            if type(event) is Watermark:
+                as_of = event.as_of if self.keys.match(event) else None  # else: STOPs under other ids
+                reading.watermark(record.offset, as_of, event.last_number)
+                continue
+            reading.record(record.offset, kafka.number_of(record.headers))
+            if event is None:
+                HANDLED.labels(self.subscription.topic.name, "unknown_type").inc()
+            else:
+                received.append(received_as(record, event, self.people, self.partitions))
+        return received
 
     async def apply_one_by_one(self, tp: TopicPartition, records: Sequence[Any]) -> None:
         """Handle each record in its own transaction; bury bad ones."""
         for record in records:
             try:
-                after = await self.apply(tp, [record])
-                if after is not None:
-                    await after()
+                await self.handle_all({tp: [record]})
             except Poison as poison:
                 before = self._poison_in_a_row.get(tp, 0)
                 if before >= POISON_IN_A_ROW and not self.subscription.foreign:
@@ -145,7 +171,8 @@ class Batches:
             extra={"topic": tp.topic, "partition": tp.partition, "offset": record.offset, "why": reason},
         )
         async with self.database.begin() as tx:
-            reading = await self.offsets.lock(tx, tp)
+            readings = await self.offsets.lock(tx, [tp])
+            reading = readings[tp]
             if record.offset < reading.seen.next_offset:
                 return True
             reading.record(record.offset, kafka.number_of(record.headers))
@@ -175,7 +202,7 @@ class Batches:
                 value=record.value,
                 reason=reason,
             )
-            await self.offsets.step(tx, tp.partition, reading)
+            await self.offsets.step(tx, readings)
         self.offsets.reached[tp] = record.offset + 1
         HANDLED.labels(self.subscription.topic.name, "poison").inc()
         if after is not None:

@@ -75,16 +75,17 @@ def stored_of(
     return Stored(reading, fault)
 
 
-async def lock(tx: AsyncConnection, group: str, topic: Topic, partition: int) -> Stored | None:
-    """Return the partition's row, locked against moves."""
+async def lock(tx: AsyncConnection, group: str, topic: Topic, partitions: Sequence[int]) -> dict[int, Stored]:
+    """Return the rows of these partitions, locked against moves in the order of partitions: no deadlock."""
     rows = await fetch_many(
         tx,
-        f"SELECT next_offset, last_number, unseen, fault, cleared_at FROM consumer_offset WHERE {_ROW} FOR UPDATE",
+        "SELECT partition, next_offset, last_number, unseen, fault, cleared_at FROM consumer_offset"
+        " WHERE consumer_group = $1 AND topic = $2 AND partition = ANY($3::integer[]) ORDER BY partition FOR UPDATE",
         group,
         topic.name,
-        partition,
+        list(partitions),
     )
-    return stored_of(topic, *rows[0]) if rows else None
+    return {row[0]: stored_of(topic, *row[1:]) for row in rows}
 
 
 async def begin(

@@ -5,7 +5,7 @@ means a failover that lost commits: the consumer reads the lost part again.
 """
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -101,84 +101,67 @@ class Offsets:
         )
         return {row[0]: row[1] for row in rows}
 
-    async def lock(self, tx: AsyncConnection, tp: TopicPartition) -> Reading:
-        """Return the partition's place, locked. Raises WentBack."""
-        stored = await broken_logs.lock(tx, self.subscription.group, self.subscription.topic, tp.partition)
-        if stored is None or self._is_behind(tp, stored):
+    async def lock(self, tx: AsyncConnection, tps: Collection[TopicPartition]) -> dict[TopicPartition, Reading]:
+        """Return the places of these partitions, locked in their order. Raises WentBack if any went back."""
+        there = await self._lock(tx, tps)
+        if len(there) < len(tps):
             raise WentBack
-        return stored.reading
+        return there
 
-    async def step(self, tx: AsyncConnection, partition: int, reading: Reading) -> None:
-        """Store the place after a batch, and a gap."""
+    async def step(self, tx: AsyncConnection, readings: Mapping[TopicPartition, Reading]) -> None:
+        """Store the places after a batch, and the gaps."""
+        seen = [reading.seen for reading in readings.values()]
         await fetch_many(
             tx,
-            "UPDATE consumer_offset SET next_offset = $1, last_number = $2, unseen = $3, updated_at = now(),"
-            f" as_of = {BELIEVED.format(known='as_of', said='$4::timestamptz', skew='$5')}"
-            " WHERE consumer_group = $6 AND topic = $7 AND partition = $8",
-            *reading.seen,
-            reading.as_of,
-            self.max_clock_skew,
+            "UPDATE consumer_offset o SET next_offset = n.next_offset, last_number = n.last_number,"
+            " unseen = n.unseen, updated_at = now(),"
+            f" as_of = {BELIEVED.format(known='o.as_of', said='n.as_of', skew='$8')}"
+            " FROM unnest($3::integer[], $4::bigint[], $5::bigint[], $6::bigint[], $7::timestamptz[])"
+            " AS n(partition, next_offset, last_number, unseen, as_of)"
+            " WHERE o.consumer_group = $1 AND o.topic = $2 AND o.partition = n.partition",
             self.subscription.group,
             self.subscription.topic.name,
-            partition,
+            [tp.partition for tp in readings],
+            [each.next_offset for each in seen],
+            [each.last_number for each in seen],
+            [each.unseen for each in seen],
+            [reading.as_of for reading in readings.values()],
+            self.max_clock_skew,
         )
-        await self._note_gap(tx, partition, reading)
+        for tp, reading in readings.items():
+            await self._note_gap(tx, tp.partition, reading)
 
     async def step_over_watermarks(self, marks: dict[TopicPartition, list[Mark]]) -> set[TopicPartition]:
         """Apply watermarks; return the partitions that went back, with nothing stored."""
-        of = {tp.partition: tp for tp in marks}
-        ours = self.subscription.group, self.subscription.topic.name
         async with self.database.begin() as tx:
-            rows = await fetch_many(
-                tx,
-                "SELECT partition, next_offset, last_number, unseen, fault, cleared_at FROM consumer_offset"
-                " WHERE consumer_group = $1 AND topic = $2 AND partition = ANY($3::integer[])"
-                " ORDER BY partition FOR UPDATE",
-                *ours,
-                list(of),
-            )
-            stored = {of[row[0]]: broken_logs.stored_of(self.subscription.topic, *row[1:]) for row in rows}
-            behind = {tp for tp in marks if self._is_behind(tp, stored.get(tp))}
+            there = await self._lock(tx, marks)
             fresh: dict[TopicPartition, Reading] = {}
-            for tp in marks.keys() - behind:
-                reading = stored[tp].reading
+            for tp, reading in there.items():
                 for mark in marks[tp]:
                     if mark.offset >= reading.seen.next_offset:
                         reading.watermark(*mark)
                         fresh[tp] = reading
-            await fetch_many(
-                tx,
-                "UPDATE consumer_offset o SET next_offset = n.next_offset, last_number = n.last_number,"
-                " unseen = n.unseen, updated_at = now(),"
-                f" as_of = {BELIEVED.format(known='o.as_of', said='n.as_of', skew='$8')}"
-                " FROM unnest($3::integer[], $4::bigint[], $5::bigint[], $6::bigint[], $7::timestamptz[])"
-                " AS n(partition, next_offset, last_number, unseen, as_of)"
-                " WHERE o.consumer_group = $1 AND o.topic = $2 AND o.partition = n.partition",
-                *ours,
-                [tp.partition for tp in fresh],
-                [reading.seen.next_offset for reading in fresh.values()],
-                [reading.seen.last_number for reading in fresh.values()],
-                [reading.seen.unseen for reading in fresh.values()],
-                [reading.as_of for reading in fresh.values()],
-                self.max_clock_skew,
-            )
-            for tp, reading in fresh.items():
-                await self._note_gap(tx, tp.partition, reading)
-        for tp in marks.keys() - behind:
+            if fresh:
+                await self.step(tx, fresh)
+        for tp in there:
             self.reached[tp] = max(self.reached.get(tp, 0), marks[tp][-1].offset + 1)
-        return behind
+        return marks.keys() - there.keys()
 
     async def note_other_log(self, partition: int, at: int, why: str) -> None:
         """Store that needed records are gone, or the topic was made anew."""
         async with self.database.begin() as tx:
-            await broken_logs.lock(tx, self.subscription.group, self.subscription.topic, partition)
+            await broken_logs.lock(tx, self.subscription.group, self.subscription.topic, [partition])
             await self._note_fault(tx, partition, "other_log", at, why)
 
-    def _is_behind(self, tp: TopicPartition, stored: broken_logs.Stored | None) -> bool:
+    async def _lock(self, tx: AsyncConnection, tps: Collection[TopicPartition]) -> dict[TopicPartition, Reading]:
+        """Return the places, locked, of those partitions that did not go back."""
+        topic, of = self.subscription.topic, {tp.partition: tp for tp in tps}
+        stored = await broken_logs.lock(tx, self.subscription.group, topic, list(of))
+        return {of[p]: one.reading for p, one in stored.items() if not self._is_behind(of[p], one)}
+
+    def _is_behind(self, tp: TopicPartition, stored: broken_logs.Stored) -> bool:
         """Return whether to place the partition anew."""
-        if stored is None or stored.fault == "other_log":
-            return True
-        return stored.reading.seen.next_offset < self.reached.get(tp, 0)
+        return stored.fault == "other_log" or stored.reading.seen.next_offset < self.reached.get(tp, 0)
 
     async def _note_gap(self, tx: AsyncConnection, partition: int, reading: Reading) -> None:
         """Store a gap, in the transaction that steps over it."""

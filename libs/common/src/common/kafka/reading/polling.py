@@ -51,6 +51,7 @@ class Polling:
     progress: Progress
     waits_out: bool  # the broker does not end the wait of a fetch when a record arrives
     _awake_until: float = 0.0
+    _gathers_until: float = 0.0
     _polled: set[TopicPartition] = field(default_factory=set)  # without an error, by the last read
     _weight: float = 1.0  # of a record: the mean of the last read
 
@@ -64,9 +65,12 @@ class Polling:
         """Poll the idle partitions (no batch in flight). Raises any error of the client.
 
         Returns {} early when another partition becomes idle, so that the next poll includes it; when a rested partition
-        may be read again; and when `stopping` ends.
+        may be read again; when `stopping` ends; and while records gather.
         """
         self._polled = set()
+        if (gathers_s := self._gathers_until - time.monotonic()) > 0:
+            await asyncio.wait((stopping,), timeout=gathers_s)
+            return {}
         idle = client.assignment() - in_flight.keys() - self.placement.stopped
         wanted = self.subscription.wanted
         if not (idle and wanted) and not in_flight:
@@ -96,6 +100,7 @@ class Polling:
         batches: dict[TopicPartition, list[Any]] = found[0]
         self._polled = idle
         self._weigh(batches)
+        self._gather(batches, wanted)
         if self.waits_out:
             self._pace(client, bool(batches))
         return batches
@@ -105,6 +110,16 @@ class Polling:
         if self.subscription.weigh is not None and any(found.values()):
             weights = [self.subscription.weight(record) for records in found.values() for record in records]
             self._weight = sum(weights) / len(weights)
+
+    def _gather(self, found: Mapping[TopicPartition, Sequence[Any]], wanted: int) -> None:
+        """Let records gather until the next read, after one that brought fewer records than `wanted`.
+
+        Each batch costs a transaction, and each of its events another of every reader. The client reads ahead a fetch
+        of each partition, so a record may wait for two reads.
+        """
+        many = sum(map(len, found.values()))
+        if 0 < many < wanted:
+            self._gathers_until = time.monotonic() + self.subscription.gather_s
 
     def _pace(self, client: AIOKafkaConsumer, any_records: bool) -> None:
         """Lengthen the wait of an empty fetch on a calm topic, and shorten it after a record; never on an urgent topic.
