@@ -4,6 +4,8 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, date, datetime, timedelta
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -24,6 +26,19 @@ pytestmark = pytest.mark.brokerless
 TURNS = 60
 LINES = 300_000  # more than what sockets hold
 WITHIN_S = 30.0
+OF_EACH_TYPE = {
+    "bool": [True, None],
+    "bytea": [b"\x00a"],
+    "int2": [-3],
+    "int4": [2**31 - 1],
+    "int8": [2**63 - 1],
+    "float8": [0.5],
+    "date": [date(2026, 12, 1)],
+    "timestamptz": [datetime(2026, 12, 1, 5, tzinfo=UTC)],
+    "interval": [timedelta(days=1, seconds=1)],
+    "uuid": [UUID(int=7)],
+    "text": ["a"],
+}
 TCP_OPTIONS = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
 
 
@@ -284,3 +299,45 @@ async def test_a_migration_runs_at_the_isolation_level_that_its_statements_are_w
         assert [level for (level,) in await sql.fetch("SELECT DISTINCT level FROM seen")] == ["read committed"]
     finally:
         await sql.close()
+
+
+async def test_a_connection_knows_the_arrays_of_each_type_without_a_question(postgres: Postgres, unique: str) -> None:
+    """And the server agrees about each: what goes there comes back."""
+    database, asked = Database(await postgres.empty(f"database_{unique}"), pool_size=1), []
+    kinds = ", ".join(f"${n}::{kind}[]" for n, kind in enumerate(OF_EACH_TYPE, 1))
+    try:
+        async with database.engine.connect() as connection:
+            raw = (await connection.get_raw_connection()).driver_connection
+            assert raw is not None
+            with raw.query_logger(lambda told: asked.append(told.query)):
+                row = await raw.fetchrow(f"SELECT {kinds}", *OF_EACH_TYPE.values())
+                await asyncio.sleep(0)  # the driver tells a turn of the loop later
+            names = await raw.fetch("SELECT oid, typelem FROM pg_type WHERE oid = ANY($1::oid[])", list(_oids()))
+    finally:
+        await database.close()
+
+    assert list(row) == list(OF_EACH_TYPE.values())
+    assert asked == [f"SELECT {kinds}"]
+    assert dict(names) == _oids()
+
+
+def _oids() -> dict[int, int]:
+    return dict(databases.ARRAYS.values())
+
+
+async def test_units_of_work_after_each_other_share_a_connection(postgres: Postgres, unique: str) -> None:
+    """However many were open at once before: a backend plans each statement for itself."""
+    database = Database(await postgres.empty(f"database_{unique}"), pool_size=3)
+    used = "SELECT pg_backend_pid()"
+    try:
+        async with database.begin() as one, database.begin() as other, database.begin() as third:
+            at_once = {(await fetch_many(tx, used))[0][0] for tx in (one, other, third)}
+        after = set()
+        for _ in range(TURNS):
+            async with database.begin() as tx:
+                after.add((await fetch_many(tx, used))[0][0])
+    finally:
+        await database.close()
+
+    assert len(at_once) == 3
+    assert len(after) == 1

@@ -47,6 +47,19 @@ COPIED_MESSAGES = 50  # of rows written for each message: COPY logs them by the 
 COPIED_LINES = 200
 COPIED_WITHIN_S = 60.0
 MIGRATING_LOOK_S = 0.2
+# The oids of PostgreSQL's own types never change. asyncpg asks for those of arrays once a connection and statement.
+ARRAYS = {
+    "bool": (1000, 16),
+    "bytea": (1001, 17),
+    "int2": (1005, 21),
+    "int4": (1007, 23),
+    "int8": (1016, 20),
+    "float8": (1022, 701),
+    "date": (1182, 1082),
+    "timestamptz": (1185, 1184),
+    "interval": (1187, 1186),
+    "uuid": (2951, 2950),
+}
 # The server is away, or has no connection, disk or memory left. Not the whole classes 57 and 53: callers would retry a
 # statement_timeout or an exceeded temp_file_limit for ever.
 AWAY = (
@@ -137,6 +150,7 @@ class Database:
             self._url,
             pool_size=pool_size,
             max_overflow=0,
+            pool_use_lifo=True,  # a backend plans each statement for itself: as few as the load needs
             pool_timeout=POOL_WAIT_S,
             hide_parameters=True,  # else a failed statement writes people's texts into the log
             connect_args={
@@ -146,6 +160,7 @@ class Database:
                 "ssl": self._tls,
             },
         )
+        event.listen(self.engine.sync_engine, "connect", _know_arrays)
         event.listen(self.engine.sync_engine, "checkout", _take_another_if_closed)
         event.listen(self.engine.sync_engine, "handle_error", _away, retval=True)
 
@@ -229,6 +244,25 @@ class Database:
         await self.engine.dispose()
 
 
+# As asyncpg's own query for a type answers.
+_ARRAY_TYPES = [
+    {
+        "oid": oid,
+        "ns": "pg_catalog",
+        "name": f"_{name}",
+        "kind": b"b",
+        "basetype": None,
+        "elemtype": of,
+        "elemtype_name": name,
+        "elemdelim": ",",
+        "range_subtype": None,
+        "attrtypoids": None,
+        "attrnames": None,
+    }
+    for name, (oid, of) in ARRAYS.items()
+]
+
+
 async def _connect(*args: Any, **more: Any) -> Any:
     """Connect with TCP keepalive; else a caller waits for ever for a vanished host."""
     connection = await asyncpg.connect(*args, **more)
@@ -244,6 +278,11 @@ async def _connect(*args: Any, **more: Any) -> Any:
             if hasattr(socket, option):  # Linux has all four
                 ours.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     return connection
+
+
+def _know_arrays(held: Any, _: object) -> None:
+    """Tell asyncpg the types of arrays. After SQLAlchemy has set its codecs, which makes asyncpg forget such types."""
+    held.driver_connection._protocol.get_settings().register_data_types(_ARRAY_TYPES)
 
 
 def _take_another_if_closed(_: object, held: Any, *more: object) -> None:
