@@ -359,13 +359,19 @@ class Stored(NamedTuple):
 async def older(
     tx: AsyncConnection, events: Sequence[MessageChanged], *, locked: bool = False
 ) -> dict[tuple[str, str], Stored]:
-    """Return the stored state of the recipients older than these events, by (campaign_id, subject_id)."""
+    """Return the stored state of the recipients older than these events, by (campaign_id, subject_id).
+
+    Rows are locked in the order of their keys. Each is looked up by its key, whatever the planner believes: a plan that
+    reads all recipients costs a campaign of 20,000 more than all its lookups.
+    """
     rows = await fetch_many(
         tx,
-        "SELECT r.campaign_id, r.subject_id, r.status, r.reasons, r.receipt, r.version FROM recipient AS r"
-        " JOIN unnest($1::text[], $2::text[], $3::integer[]) AS e(campaign_id, subject_id, version)"
-        " ON r.campaign_id = e.campaign_id AND r.subject_id = e.subject_id AND r.version < e.version"
-        f" ORDER BY r.campaign_id, r.subject_id{' FOR UPDATE OF r' if locked else ''}",
+        "SELECT r.campaign_id, r.subject_id, r.status, r.reasons, r.receipt, r.version"
+        " FROM (SELECT * FROM unnest($1::text[], $2::text[], $3::integer[])"
+        " AS e(campaign_id, subject_id, version) ORDER BY campaign_id, subject_id) AS e CROSS JOIN LATERAL"
+        " (SELECT campaign_id, subject_id, status, reasons, receipt, version FROM recipient"
+        " WHERE campaign_id = e.campaign_id AND subject_id = e.subject_id AND version < e.version"
+        f" OFFSET 0{' FOR UPDATE' if locked else ''}) AS r",
         [e.campaign_id for e in events],
         [e.subject_id for e in events],
         [e.version for e in events],

@@ -31,6 +31,7 @@ from consent.ledger.chain import evidence_id
 from consent.ledger.recorder import MO
 from consent.ledger.rules import Evidence, SubjectState
 from consent.proof import store as proof_store
+from consent.proof.store import HandedOff
 from consent.schema import metadata
 from consent.senders import store as senders_store
 from consent.senders.store import Sender
@@ -391,12 +392,12 @@ async def forget(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> None:
 
 
 async def overtaken(
-    tx: AsyncConnection, messages: Collection[tuple[str, str]], people: Collection[str], days: int
+    tx: AsyncConnection, messages: Collection[HandedOff], people: Collection[str], days: int
 ) -> list[Overtaken]:
     """Attribute STOPs again, and return those of each sender that the new attribution covers.
 
-    `messages`: subject and message id, with news of the hand-off or outcome. `people`: with a question that did not
-    arrive. A rejected message explains no STOP.
+    `messages`: as stored in this transaction, with news of the hand-off or outcome. `people`: with a question that did
+    not arrive. A rejected message explains no STOP.
     """
     if not messages and not people:
         return []
@@ -405,10 +406,9 @@ async def overtaken(
             f"""
             SELECT {", ".join(f"a.{name}" for name in _MO)}, a.written_at, a.named, m.late
             FROM (
-                SELECT h.subject_id, h.handed_off_at AS at,
-                    CASE WHEN h.status <> 'rejected' THEN h.sender_id END AS late
-                FROM handed_off AS h JOIN unnest(CAST(:subjects AS text[]), CAST(:ids AS text[]))
-                    AS n (subject_id, message_id) ON {proof_store.is_message("h", "n")}
+                SELECT * FROM unnest(
+                    CAST(:subjects AS text[]), CAST(:ats AS timestamptz[]), CAST(:senders AS text[])
+                ) AS n (subject_id, at, late)
                 UNION ALL
                 SELECT p.subject_id, NULL, NULL FROM unnest(CAST(:people AS text[])) AS p (subject_id)
             ) AS m
@@ -417,8 +417,9 @@ async def overtaken(
             """
         ),
         {
-            "subjects": [subject_id for subject_id, _ in messages],
-            "ids": [message_id for _, message_id in messages],
+            "subjects": [message.subject_id for message in messages],
+            "ats": [message.handed_off_at for message in messages],
+            "senders": [None if message.status == "rejected" else message.sender_id for message in messages],
             "people": sorted(people),
         },
     )

@@ -112,10 +112,13 @@ _HANDED_OFF = {
     "version": "integer",
 }
 
+# OFFSET 0: a lookup for each message. Else the planner reads the whole table, as long as the table is small.
 _KNOWN = f"""
-SELECT h.message_id, h.handed_off_at, h.status, h.version
+SELECT k.message_id, k.handed_off_at, k.status, k.version
 FROM unnest($1::text[], $2::text[]) AS t (subject_id, message_id)
-JOIN handed_off AS h ON {is_message("h", "t")}
+CROSS JOIN LATERAL (
+    SELECT h.message_id, h.handed_off_at, h.status, h.version FROM handed_off AS h WHERE {is_message("h", "t")} OFFSET 0
+) AS k
 """
 _CHANGED = f"""
 UPDATE handed_off AS h
@@ -228,8 +231,8 @@ def heads(tx: AsyncConnection) -> AsyncIterator[Head]:
     return streamed(tx, query, Head)
 
 
-async def add_handed_off(tx: AsyncConnection, messages: Sequence[HandedOff]) -> list[tuple[str, str]]:
-    """Store the newest state of each message, by version; return subject id and message id of new and changed ones.
+async def add_handed_off(tx: AsyncConnection, messages: Sequence[HandedOff]) -> list[HandedOff]:
+    """Store the newest state of each message, by version; return the messages with news: of a hand-off, or an outcome.
 
     The caller is the only writer of these messages: its transaction holds the offset of their people's partition. A
     state may come late or again. A message whose time of hand-off changes is compared again (`proof/retroactive.py`).
@@ -246,7 +249,7 @@ async def add_handed_off(tx: AsyncConnection, messages: Sequence[HandedOff]) -> 
     for message in newest.values():
         if message.message_id not in stored:
             new.append(message)
-            news.append((message.subject_id, message.message_id))
+            news.append(message)
             continue
         handed_off_at, status, version = stored[message.message_id]
         same = (handed_off_at, status) == (message.handed_off_at, message.status)
@@ -254,7 +257,7 @@ async def add_handed_off(tx: AsyncConnection, messages: Sequence[HandedOff]) -> 
             continue
         changed.append(message)
         if not same:
-            news.append((message.subject_id, message.message_id))
+            news.append(message)
         if handed_off_at != message.handed_off_at:
             moved.append(message)
     if changed:
