@@ -287,3 +287,26 @@ async def test_a_receipt_under_another_subject_id_counts_for_the_person_of_its_n
     other = "t1-" + "f" * 32
     await tell(database, message(1, subject_id=other, number=field_keys.seal(number(1), f"number:{other}")))
     assert await standing(database) == "opted_out"
+
+
+async def test_a_batch_of_messages_reads_itself_and_no_others(surroundings: Surroundings) -> None:
+    """Hand-offs first, then their receipts, of which nothing is stored: beside a list of what left long ago."""
+    database = Database(await surroundings.database("consent"), pool_size=1)
+    left = [message(1, message_id=f"m-{n}", subject_id=subject(n), purpose="promotions") for n in range(200)]
+    within = READ.replace("pg_stat_user_tables", "pg_stat_xact_user_tables")
+    async with database.begin() as tx:
+        await tx.execute(text(OTHERS))
+        await tx.execute(text("ANALYZE handed_off"))
+    read = []
+    for version, receipt in ((3, None), (4, "delivered")):
+        event = MessagesChanged(changes=tuple(replace(one, version=version, receipt=receipt) for one in left))
+        async with database.begin() as tx:
+            before = await tx.scalar(text(within))
+            await Receipts(field_keys, subject_keys).apply(tx, [Received(event, event.key, 0, 0, at(60), None)])
+            read.append(await tx.scalar(text(within)) - before)
+    async with database.begin() as tx:
+        stored = await tx.scalar(text("SELECT count(*) FROM handed_off WHERE message_id LIKE 'm-%'"))
+    await database.close()
+
+    assert stored == 200
+    assert read == [0, 200]
