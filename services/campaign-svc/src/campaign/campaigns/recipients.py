@@ -100,8 +100,8 @@ async def freeze_audience(
 ) -> int:
     """Insert the recipients of a campaign, in one statement; return how many.
 
-    A contact lacking a `required` attribute, or beyond a limit, is left out and counted under the reason. The caller
-    holds `alone_with_audiences`.
+    A contact lacking a `required` attribute, or beyond a limit, is left out and counted under the reason. The order
+    fills the pages of the index one after the other. The caller holds `alone_with_audiences`.
     """
     limits = await limits_of(tx, campaign, now)
     found = await tx.execute(
@@ -113,7 +113,7 @@ async def freeze_audience(
             f" FROM {segment.FROM} WHERE c.sender_id = :sender_id AND {selected.sql}),"
             " frozen AS (INSERT INTO recipient (campaign_id, subject_id, status, reasons, version)"
             " SELECT :campaign_id, subject_id, 'pending', '{}', 0 FROM chosen"
-            " WHERE missing IS NULL AND left_out IS NULL)"
+            " WHERE missing IS NULL AND left_out IS NULL ORDER BY subject_id)"
             " SELECT coalesce('missing:' || missing, left_out) AS why, count(*) AS contacts FROM chosen GROUP BY why"
         ),
         {
