@@ -14,7 +14,7 @@ from campaign.campaigns import recipients
 from campaign.campaigns import store as campaigns_store
 from campaign.planning import control, progress
 from campaign.planning import store as planning
-from campaign.planning.planner import Planner
+from campaign.planning.planner import FIRST_CHUNK, Planner
 from campaign.schedule.lifecycle import FURTHEST, Action, Status, message_of
 from campaign.senders import store as senders
 from common.contracts.dispatch import HoldChanged, MessagesChanged, OptOutEnforced
@@ -740,6 +740,19 @@ async def test_asking_reads_each_contact_about_once_though_the_audience_is_new(c
     assert len(await campaigns.requests()) == many
     assert many <= read <= 2 * many, read
     assert known == 1
+
+
+async def test_the_first_requests_of_a_large_campaign_wait_for_few_others(campaigns: Campaigns) -> None:
+    many = FIRST_CHUNK + 150
+    planner = Planner(
+        campaigns.database, field_keys, link_keys, load("france"), partitions=3, chunk=16_000, backlog=1000
+    )
+    await campaigns.started(*range(many))
+    asked = []
+    while await planner.expand():
+        asked.append(len(await campaigns.requests()))
+    assert asked[:2] == [FIRST_CHUNK, many]
+    assert asked[-1] == many
 
 
 async def test_a_crash_between_the_requests_and_the_commit_repeats_and_loses_nothing(campaigns: Campaigns) -> None:

@@ -72,6 +72,7 @@ FAILING = gauge(
 )
 
 PAGE = 1_000
+FIRST_CHUNK = 2_000  # at most, of a campaign: dispatch-svc works on these requests while the planner goes on
 LOCKS_WITHIN_S = 2.0
 AHEAD = 100  # recipients read beyond a pace's room, to find the waiting
 LOOK_EVERY_S = 1.0
@@ -321,10 +322,11 @@ class Planner:
             asking = await self._asking(tx, campaign, now)
             pace = Pace.of(campaign.timing)
             slots = pace.room(campaign.next_slot, now)
-            room = self._chunk if slots is None else min(slots, self._chunk)
+            most = self._chunk if campaign.cursor else min(self._chunk, FIRST_CHUNK)
+            room = most if slots is None else min(slots, most)
             await audience_store.reading_contacts(tx)
             waiting = await store.waiting_recipients(tx, asking.campaign, now, room) if asking.may_wait else []
-            ahead = self._chunk if slots is None else min(room + AHEAD, self._chunk)
+            ahead = most if slots is None else min(room + AHEAD, most)
             chunk = Chunk(asking, self._link_keys, room, campaign.cursor)
             ended = await self._ask_for(tx, reading, chunk, waiting, ahead)
             await recipients.deny(tx, campaign.campaign_id, chunk.denied)
