@@ -87,11 +87,18 @@ async def test_a_first_statement_begins_its_transaction_and_fails_as_any_other(p
                 (1,),
                 (2,),
             ]
-        assert asked == ["CREATE TABLE line (n integer PRIMARY KEY)"], "the second goes to the driver itself"
+        assert asked == [], "each goes to the driver itself"
         with pytest.raises(asyncpg.UniqueViolationError):
             await again()
         with pytest.raises(asyncpg.UniqueViolationError):
             await again("SELECT n FROM line")
+        async with database.engine.connect() as session:  # of a relay: no block has opened a transaction
+            assert await fetch_many(session, "INSERT INTO line VALUES (3) RETURNING n") == [(3,)]
+            await session.rollback()
+            raw = (await session.get_raw_connection()).driver_connection
+            assert raw is not None
+            assert not raw.is_in_transaction()
+            assert await fetch_many(session, "SELECT n FROM line WHERE n = 3") == []
     finally:
         await database.close()
 
@@ -341,3 +348,22 @@ async def test_units_of_work_after_each_other_share_a_connection(postgres: Postg
 
     assert len(at_once) == 3
     assert len(after) == 1
+
+
+async def test_a_unit_of_work_that_cannot_begin_says_why_and_the_next_has_another_connection(
+    postgres: Postgres, unique: str
+) -> None:
+    url = await postgres.empty(f"database_{unique}")
+    database, sql = Database(url, pool_size=1), await asyncpg.connect(url)
+    try:
+        async with database.begin() as tx:
+            [(backend,)] = await fetch_many(tx, "SELECT pg_backend_pid()")
+        async with database.begin() as tx:
+            await sql.execute("SELECT pg_terminate_backend($1, 10000)", backend)
+            with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
+                await fetch_many(tx, "SELECT 1")
+        async with database.begin() as tx:
+            assert (await fetch_many(tx, "SELECT pg_backend_pid()"))[0][0] != backend
+    finally:
+        await sql.close()
+        await database.close()
