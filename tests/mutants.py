@@ -1753,6 +1753,27 @@ MUTANTS = (
         "tests/property/test_accounts_properties.py -k counted_together",
     ),
     Mutant(
+        "lookups: a batch of reports reads all recipients",
+        "services/campaign-svc/src/campaign/planning/store.py",
+        " OFFSET 0{' FOR UPDATE' if locked",
+        "{' FOR UPDATE' if locked",
+        "tests/service/campaign/test_lookups.py",
+    ),
+    Mutant(
+        "begins: a session that rolls back stays in its transaction",
+        DATABASE,
+        "    if not tx.in_transaction():\n        return False\n",
+        "",
+        "tests/service/common/test_database.py -k first_statement",
+    ),
+    Mutant(
+        "begins: who is cancelled leaves a transaction to the next user",
+        DATABASE,
+        "        raw.terminate()  # cancelled half-way",
+        "        pass  # cancelled half-way",
+        "tests/service/common/test_database.py -k cancelled_leaves",
+    ),
+    Mutant(
         "a row that an older process compressed holds up the outbox",
         OUTBOX,
         "if held.startswith(ZLIB) else",
