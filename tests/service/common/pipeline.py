@@ -53,6 +53,12 @@ class Record:
     event: Event | None
 
 
+WHO_DELETES = """
+SELECT pid FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%DELETE FROM outbox%'
+"""
+
+
 @dataclass
 class Pipeline:
     surroundings: Surroundings
@@ -102,6 +108,17 @@ class Pipeline:
             await held.start()
             await sql.execute("SELECT FROM outbox WHERE id = $1 FOR UPDATE", outbox_id)
             yield held.rollback
+
+    async def who_deletes(self) -> int:
+        """The server process of a relay that stands before its DELETE."""
+        found = await self.rows(WHO_DELETES)
+        assert len(found) == 1
+        return int(found[0][0])
+
+    async def gone(self, pid: int) -> bool:
+        """The server process of a dead relay has ended, and has rolled its statement back."""
+        assert not await self.rows("SELECT pid FROM pg_stat_activity WHERE pid = :pid", pid=pid)
+        return True
 
     @asynccontextmanager
     async def sql(self) -> AsyncIterator[asyncpg.Connection]:

@@ -167,9 +167,11 @@ async def test_events_that_share_a_row_are_the_same_ones_when_a_relay_has_died_o
         [[row]] = await pipe.rows("SELECT id FROM outbox")
         async with pipe.row_held(row) as let_go, going(pipe.relay().run) as [relaying]:
             await eventually(_until_logged(pipe, 3))
+            deleting = await eventually(pipe.who_deletes)
             relaying.cancel()
             with suppress(asyncio.CancelledError):
                 await relaying
+            await eventually(lambda: pipe.gone(deleting))
             await let_go()
         assert await pipe.waiting() == 1, "deleted before its time"
         async with going(pipe.relay().run):
@@ -212,9 +214,11 @@ async def test_a_relay_that_dies_between_ack_and_delete_publishes_again_and_lose
             await eventually(_until_logged(pipe, 3))
             assert await pipe.waiting() == 3
             if death == "cancelled":
+                deleting = await eventually(pipe.who_deletes)
                 relaying.cancel()
                 with suppress(asyncio.CancelledError):
                     await relaying
+                await eventually(lambda: pipe.gone(deleting))
             else:
                 await eventually(lambda: pipe.scalar(KILL_WHO_DELETES))
             await let_go()
@@ -249,7 +253,9 @@ async def test_two_relays_on_one_database_elect_one_and_the_other_takes_over(sur
                 await eventually(stood_by)
                 assert len(await pipe.states()) == 1, "both published"
                 assert await pipe.waiting() == 1
+                deleting = await pipe.who_deletes()
                 first.cancel()
+                await eventually(lambda: pipe.gone(deleting))
                 await let_go()
                 await eventually(pipe.drained)
         assert _versions(await pipe.log()) == {SUBJECTS[0]: [1, 1]}

@@ -150,9 +150,11 @@ async def test_what_is_published_again_has_a_number_of_the_same_range(surroundin
             ids = await pipe.append(*states_of(SUBJECTS[0], 1, 2))
             async with pipe.row_held(ids[0]) as let_go, going(pipe.relay().run) as [relaying]:
                 await eventually(lambda: _two(pipe))
+                deleting = await eventually(pipe.who_deletes)
                 relaying.cancel()
                 with suppress(asyncio.CancelledError):
                     await relaying
+                await eventually(lambda: pipe.gone(deleting))
                 await let_go()
         async with going(pipe.relay(watermark_every_s=0.01).run):
             await eventually(lambda: _says(pipe, 3))

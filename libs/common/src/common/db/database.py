@@ -391,6 +391,15 @@ async def _begun(tx: AsyncConnection, raw: Any) -> bool:
     return True
 
 
+async def fetch_alone(session: AsyncConnection, sql: str, *values: object) -> Sequence[Sequence[Any]]:
+    """Run one statement of a session as a transaction of its own: a single round trip. Values and errors: `fetch_many`.
+
+    The session must not be within a transaction.
+    """
+    rows: Sequence[Sequence[Any]] = await (await _driver(session)).fetch(sql, *values)
+    return rows
+
+
 async def may_idle(tx: AsyncConnection) -> None:
     """Let this transaction stand idle for any length of time.
 

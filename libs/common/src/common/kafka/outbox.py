@@ -2,7 +2,7 @@
 
 A service writes rows in the transaction that changes the aggregate. Call `append` after locking the aggregate: then the
 ids of a key are in commit order. The relay, a single leader per database (an advisory lock of its session), reads in id
-order, publishes, awaits every ack, deletes, commits. Without a cursor, the relay never skips a row that commits late. A
+order, publishes, awaits every ack, deletes. Without a cursor, the relay never skips a row that commits late. A
 crash between ack and delete publishes again; consumers guard by version. A leader that Kafka does not answer gives up
 its producer and the lock; Kafka fences off a former leader's producer (ADR-0006). Events of a partition can share rows
 (`append_by_partition`): a fortieth of the writes.
@@ -33,7 +33,7 @@ from sqlalchemy import BigInteger, Column, DateTime, Identity, Integer, LargeBin
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import Event, Topic, Watermark
-from common.db.database import Database, fetch_many
+from common.db.database import Database, fetch_alone, fetch_many
 from common.db.notify import Listener, either
 from common.db.timer import uptime_s
 from common.kafka import broker as kafka
@@ -409,35 +409,45 @@ class Relay:
         _tell_oldest([created_at for (created_at,) in rows])
 
     async def _turn(self, session: AsyncConnection, outlet: kafka.Outlet, idle_s: float, numbers: Numbers) -> bool:
-        """Publish the oldest rows in a transaction; return whether no row is left. Updates `numbers`."""
-        async with session.begin():
-            # Order matters: ceiling, then clock, then the snapshot of the rows.
-            ceiling = await self._ceiling(session) if self._ceiling else None
-            as_of = datetime.now(UTC) - self._skew
-            # The server keeps the lock for `idle_s` after each answer; the outlet writes no row later.
-            outlet.until = uptime_s() + idle_s
-            rows = [Waiting(*row) for row in await fetch_many(session, TURN, self._settings.relay_batch, TURN_BYTES)]
-            _tell_oldest([row.created_at for row in rows])
-            if rows:
-                async with asyncio.timeout(self._patience_s):
-                    written = await self._publish(outlet.producer, rows, numbers)
-                ids = [row.id for row in rows]
-                topics, partitions = [topic for topic, _ in written], [partition for _, partition in written]
-                lasts = list(written.values())
-                await fetch_many(session, DONE, ids, RELAYED, spans(ids), topics, partitions, lasts)
-                numbers |= written
-                self._published_at = uptime_s()
-            outlet.until = math.inf  # a late watermark is still true
-            reached, newest = (rows[-1].id, rows[-1].newest) if rows else (0, 0)
-            if self._watermarked:
-                if due := asyncio.get_running_loop().time() >= self._next_watermark:
+        """Publish the oldest rows; return whether no row is left. Updates `numbers`.
+
+        The session's lock keeps other leaders away. So the rows are read and deleted by a statement each, without a
+        transaction around both: two round trips less.
+        """
+        # Order matters: ceiling, then clock, then the snapshot of the rows.
+        ceiling = await self._known(session)
+        as_of = datetime.now(UTC) - self._skew
+        # The server keeps the lock for `idle_s` after each answer; the outlet writes no row later.
+        outlet.until = uptime_s() + idle_s
+        found = await fetch_alone(session, TURN, self._settings.relay_batch, TURN_BYTES)
+        rows = [Waiting(*row) for row in found]
+        _tell_oldest([row.created_at for row in rows])
+        if rows:
+            async with asyncio.timeout(self._patience_s):
+                written = await self._publish(outlet.producer, rows, numbers)
+            ids = [row.id for row in rows]
+            topics, partitions = [topic for topic, _ in written], [partition for _, partition in written]
+            await fetch_alone(session, DONE, ids, RELAYED, spans(ids), topics, partitions, list(written.values()))
+            numbers |= written
+            self._published_at = uptime_s()
+        outlet.until = math.inf  # a late watermark is still true
+        reached, newest = (rows[-1].id, rows[-1].newest) if rows else (0, 0)
+        if self._watermarked:
+            if due := asyncio.get_running_loop().time() >= self._next_watermark:
+                async with session.begin():
                     self._subject_keys = await publisher_keys.told(session) or self._subject_keys
-                if (said := self._true_with(Read(as_of, ceiling, newest), reached)) is not None and due:
-                    async with asyncio.timeout(self._patience_s):
-                        await self._publish_watermarks(outlet.producer, said, numbers)
+            if (said := self._true_with(Read(as_of, ceiling, newest), reached)) is not None and due:
+                async with asyncio.timeout(self._patience_s):
+                    await self._publish_watermarks(outlet.producer, said, numbers)
         if rows and self._published is not None:
             self._published({row.id: row.event_id for row in rows})
         return reached >= newest
+
+    async def _known(self, session: AsyncConnection) -> datetime | None:
+        if self._ceiling is None:
+            return None
+        async with session.begin():
+            return await self._ceiling(session)
 
     async def _publish(self, producer: AIOKafkaProducer, rows: Sequence[Waiting], numbers: Numbers) -> Numbers:
         """Publish in id order within each partition, and await every acknowledgement.
