@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
+from common.contracts.inbound import ReceiptState
 from common.db.database import Database
 from common.privacy import erasing
 from common.service import Resources
 from common.service import running as opened
 from inbound import journal, shortcut
 from inbound.journal import Arrival
-from inbound.providers import Message, Once, Part
+from inbound.providers import Message, Once, Part, Receipt
 from inbound.service import Settings, build
 from inbound.store import Origin
 from tests.support.builders import erasure_requested, now, number, subject
@@ -27,8 +28,9 @@ MAIN = Origin("simulator", "main", "messages")
 OTHER = Origin("standard", "other", "messages")
 DOUBT = "Ne stoppez pas"
 TEXTS = ("STOP", "Merci beaucoup", DOUBT, "START", "STOP Acme", "Arrêtez vos SMS")
-TABLES = ("callback", "callback_item", "nonce", "outbox", "review")
+TABLES = ("callback", "callback_item", "nonce", "outbox", "receipt", "review")
 READ = "SELECT sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_user_tables WHERE relname IN ('callback_item', 'nonce')"
+READ_OF_DLRS = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'receipt'"
 KEPT_AFTER = 10  # executions, of which PostgreSQL plans five anew
 JOURNALLED = 2_000
 OTHERS = """
@@ -68,6 +70,18 @@ class Journalling:
         once = None if nonce is None else Once(nonce, at + timedelta(days=1))
         return Arrival(origin, [entry], f'{{"n": {n}}}'.encode(), at, once)
 
+    def dlr(
+        self, n: int, *told: int, state: ReceiptState = "sent", account: str = "main", nonce: str | None = None
+    ) -> Arrival:
+        """A callback with DLRs of these messages, else of message `n`."""
+        at, origin = self.began + timedelta(milliseconds=n), Origin("simulator", account, "receipts")
+        receipts = [Receipt(f"op-{each}", f"{each:032x}", state, None, at) for each in told or (n,)]
+        entries = [journal.receipt_entry(self.held, origin, each, at) for each in receipts]
+        return Arrival(origin, entries, b"", at, None if nonce is None else Once(nonce, at + timedelta(days=1)))
+
+    async def receipts_shortened(self, *arrivals: Arrival) -> list[journal.Kept] | None:
+        return await shortcut.write_receipts(self.held, arrivals)
+
     async def shortened(self, *arrivals: Arrival) -> list[journal.Kept] | None:
         return await shortcut.write(self.held, arrivals)
 
@@ -83,9 +97,10 @@ class Journalling:
         places = {row["id"]: place for place, row in enumerate(found["callback"])}
         first = min((row["id"] for row in found["outbox"]), default=0)
         for row in found["callback"]:
-            row["body"] = self.held.field_keys.unseal(row["body"], f"callback:{row['id']}")
+            if row["body"] is not None:
+                row["body"] = self.held.field_keys.unseal(row["body"], f"callback:{row['id']}")
             row["id"], row["outbox_ids"] = places[row["id"]], [each - first for each in row["outbox_ids"]]
-        for row in found["callback_item"]:
+        for row in [*found["callback_item"], *found["receipt"]]:
             row["callback_id"] = places[row["callback_id"]]
         for row in found["outbox"]:
             assert row.pop("event_id").version == 4
@@ -141,6 +156,7 @@ async def test_what_the_shortcut_keeps_is_what_the_journal_keeps(service: Journa
         "callback_item": 18,
         "nonce": 9,
         "outbox": 18,
+        "receipt": 0,
         "review": 3,
     }
     assert inside is not None
@@ -278,3 +294,91 @@ async def test_an_mo_reads_no_mo_of_others_by_a_plan_of_an_empty_journal(service
     before = await read()
     assert await service.shortened(service.arrival(99, nonce="event-99"))
     assert await read() - before <= 3, "rows of other people are read for one MO"
+
+
+async def test_what_the_shortcut_keeps_of_dlrs_is_what_the_journal_keeps(service: Journalling) -> None:
+    """Of two accounts, of callbacks with several DLRs, few and so many that the event is compressed."""
+    for many in (3, 60):
+        arrivals = [service.dlr(n, account="main" if n % 3 else "other") for n in range(many)]
+        arrivals.append(service.dlr(many, 100, 101, 102, state="delivered"))
+        inside = await service.receipts_shortened(*arrivals)
+        short = await service.kept()
+        await service.emptied()
+        outside = await service.journalled(*arrivals)
+
+        assert short == await service.kept()
+        assert [len(short[table]) for table in ("callback", "receipt", "outbox")] == [2, many + 3, 1]
+        assert inside is not None
+        for mine, theirs in zip(inside, outside, strict=True):
+            assert (mine.arrival, mine.fresh, mine.replayed, mine.late) == (theirs.arrival, theirs.fresh, False, False)
+            assert mine.stands_for == {mine.callback_id: mine.outbox_ids}
+            assert list(mine.event_ids) == mine.outbox_ids
+        async with service.surroundings.sql("inbound") as sql:
+            [row] = await sql.fetch("SELECT id, event_id FROM outbox")
+        assert {row["id"]: row["event_id"]} == outside[0].event_ids
+        await service.emptied()
+
+
+async def test_a_callback_of_dlrs_waits_for_the_event_that_tells_them(service: Journalling) -> None:
+    kept = await service.receipts_shortened(service.dlr(1), service.dlr(2, account="other"))
+    assert kept is not None
+    async with service.surroundings.sql("inbound") as sql:
+        [row] = await sql.fetch("SELECT id, event_id FROM outbox")
+        callbacks = {each["id"]: each["outbox_ids"] for each in await sql.fetch("SELECT id, outbox_ids FROM callback")}
+    assert [one.event_ids for one in kept] == [{row["id"]: row["event_id"]}] * 2
+    assert callbacks == {one.callback_id: [row["id"]] for one in kept}
+
+
+async def test_dlrs_of_which_one_is_known_are_left_to_the_journal(service: Journalling) -> None:
+    assert await service.receipts_shortened(service.dlr(1))
+    before = await service.kept()
+    assert await service.receipts_shortened(service.dlr(2), service.dlr(1)) is None
+    assert await service.kept() == before
+    assert await service.receipts_shortened(service.dlr(1, state="delivered")), "another state is another DLR"
+
+
+async def test_dlrs_that_are_told_twice_or_with_a_nonce_or_too_many_are_left_to_the_journal(
+    service: Journalling,
+) -> None:
+    for each in (
+        [service.dlr(1), service.dlr(2, 1)],
+        [service.dlr(1, nonce="event-1"), service.dlr(2)],
+        [service.dlr(1, *range(journal.TOGETHER))],
+        [service.dlr(1), service.arrival(2)],
+    ):
+        assert await service.receipts_shortened(*each) is None
+    assert {table: len(rows) for table, rows in (await service.kept()).items()} == dict.fromkeys(TABLES, 0)
+
+
+async def test_a_dlr_of_another_transaction_of_the_moment_is_left_to_the_journal(service: Journalling) -> None:
+    arrival = service.dlr(1)
+    async with service.surroundings.sql("inbound") as other, service.surroundings.sql("inbound") as watching:
+        transaction = other.transaction()
+        await transaction.start()
+        await other.execute("INSERT INTO receipt VALUES ($1, gen_random_uuid())", arrival.entries[0].item.receipt)
+        adding = asyncio.create_task(service.receipts_shortened(service.dlr(2), arrival))
+
+        async def waits() -> bool:
+            return bool(await watching.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+
+        await eventually(waits)
+        await transaction.commit()
+        assert await adding is None
+        assert await watching.fetchval("SELECT count(*) FROM receipt") == 1
+        assert await watching.fetchval("SELECT count(*) FROM outbox") == 0
+
+
+async def test_a_dlr_reads_no_dlr_of_others_by_a_plan_of_an_empty_journal(service: Journalling) -> None:
+    async def read() -> int:
+        await service.held.database.run("SELECT pg_stat_force_next_flush()")
+        [(rows,)] = await service.held.database.run(READ_OF_DLRS)
+        return int(rows)
+
+    for n in range(KEPT_AFTER):
+        assert await service.receipts_shortened(service.dlr(n))
+    await service.run(
+        "INSERT INTO receipt SELECT gen_random_uuid(), gen_random_uuid() FROM generate_series(1, $1)", 2_000
+    )
+    before = await read()
+    assert await service.receipts_shortened(service.dlr(99))
+    assert await read() - before <= 1, "DLRs of others are read for one DLR"

@@ -1,25 +1,28 @@
-"""Journal the MOs of a moment in one round trip, where all are new and no earlier fact stands against any.
+"""Journal the MOs or the DLRs of a moment in one round trip: all are new, and no earlier fact stands against any.
 
 The function `journal_messages` of the database takes the steps of `journal.write`, in their order, each with a snapshot
 of its own. The function keeps nothing, and `journal.write` follows, where an MO or a nonce is known, a STOP stands
 behind a START, a STOP's code has no sender, or an erasure of a person is known.
 
-The function looks for erasures once more after the journal has the MOs: an eraser waits only for transactions with an
-id (`common.privacy.erasing`), and an erasure may have come between the first look and the id.
+The function `journal_receipts` does the same for the DLRs of a moment, as many as one event holds.
+
+The first function looks for erasures once more after the journal has the MOs: an eraser waits only for transactions
+with an id (`common.privacy.erasing`), and an erasure may have come between the first look and the id.
 """
 
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
+from uuid import UUID
 
 from asyncpg import RaiseError, UniqueViolationError
 
-from common.contracts import INBOUND_MESSAGES
-from common.contracts.inbound import MessageReceived
+from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS
+from common.contracts.inbound import MessageReceived, ReceiptReceived, ReceiptsReceived
 from common.kafka import broker as kafka
 from common.kafka import outbox
 from common.service import Resources
-from inbound import journal
+from inbound import journal, store
 from inbound.journal import Arrival, Entry, Kept
 from inbound.reviews import queue
 
@@ -30,6 +33,13 @@ SELECT journal_messages(
     $15::uuid[], $16::bytea[], $17::bytea[], $18::text[], $19::text, $20::text, $21::text,
     $22::text[], $23::text[], $24::text[],
     $25::text[], $26::text[], $27::text[], $28::bytea[], $29::timestamptz[], $30::timestamptz
+)
+"""
+
+JOURNAL_RECEIPTS = """
+SELECT journal_receipts(
+    $1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::timestamptz[], $7::text[],
+    $8::uuid, $9::text, $10::bytea, $11::text, $12::bytea, $13::text, $14::text
 )
 """
 
@@ -87,6 +97,52 @@ async def write(held: Resources[Any], arrivals: Sequence[Arrival]) -> list[Kept]
     return [
         Kept(arrival, id_, fresh=[entry], outbox_ids=[row], event_ids={row: event_id}, stands_for={id_: [row]})
         for arrival, id_, entry, row, event_id in told
+    ]
+
+
+async def write_receipts(held: Resources[Any], arrivals: Sequence[Arrival]) -> list[Kept] | None:
+    """Journal the arrivals of DLRs in their order; return the result of each, or None with nothing kept."""
+    entries = [entry for arrival in arrivals for entry in arrival.entries]
+    told = tuple([entry.event for entry in entries if isinstance(entry.event, ReceiptReceived)])
+    names = [entry.item.receipt for entry in entries if entry.item.receipt is not None]
+    if not len(entries) == len(told) == len(set(names)) < journal.TOGETHER or any(each.once for each in arrivals):
+        return None
+    ids = journal.callback_ids(arrivals)
+    callbacks: dict[UUID, tuple[Arrival, list[UUID]]] = {}
+    for arrival, id_ in zip(arrivals, ids, strict=True):
+        listed = callbacks.setdefault(id_, (arrival, []))[1]
+        listed.extend([entry.item.receipt for entry in arrival.entries if entry.item.receipt is not None])
+    event, [event_id] = ReceiptsReceived(receipts=told), outbox.draw_ids(1)
+    type_, payload = outbox.as_stored(event.type, kafka.encode(event))
+    # the same order in every transaction: no deadlock
+    rows = sorted([(name, id_) for id_, (_, listed) in callbacks.items() for name in listed])
+    try:
+        [(row,)] = await held.database.run(
+            JOURNAL_RECEIPTS,
+            [name for name, _ in rows],
+            [id_ for _, id_ in rows],
+            list(callbacks),
+            [arrival.origin.provider for arrival, _ in callbacks.values()],
+            [arrival.origin.account for arrival, _ in callbacks.values()],
+            [arrival.received_at for arrival, _ in callbacks.values()],
+            [store.as_array(listed) for _, listed in callbacks.values()],
+            event_id,
+            INBOUND_RECEIPTS.name,
+            event.key.encode(),
+            type_,
+            payload,
+            arrivals[0].trace,
+            outbox.WAITING,
+        )
+    except UniqueViolationError:  # another transaction of this moment has come first
+        return None
+    if row is None:
+        return None
+    return [
+        Kept(
+            arrival, id_, fresh=[*arrival.entries], outbox_ids=[row], event_ids={row: event_id}, stands_for={id_: [row]}
+        )
+        for arrival, id_ in zip(arrivals, ids, strict=True)
     ]
 
 

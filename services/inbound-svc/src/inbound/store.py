@@ -368,14 +368,14 @@ async def add_callbacks(tx: AsyncConnection, callbacks: Sequence[KeptCallback]) 
     if not callbacks:
         return
     # as texts: arrays of different lengths form no two-dimensional array
-    events = [_array(one.outbox_ids) for one in callbacks]
-    receipts = [_array(one.receipts) if one.receipts else None for one in callbacks]
+    events = [as_array(one.outbox_ids) for one in callbacks]
+    receipts = [as_array(one.receipts) if one.receipts else None for one in callbacks]
     origins = [(one.origin.provider, one.origin.account, one.origin.kind) for one in callbacks]
     said = [(one.id, *of, one.received_at, one.body) for one, of in zip(callbacks, origins, strict=True)]
     await fetch_many(tx, ADD_CALLBACKS, *zip(*said, strict=True), events, receipts)
 
 
-def _array(values: Iterable[object]) -> str:
+def as_array(values: Iterable[object]) -> str:
     return "{" + ",".join(map(str, values)) + "}"
 
 

@@ -110,7 +110,7 @@ def callbacks(accounts: Sequence[Account], publish_timeout_s: float) -> tuple[li
     # apart, as a DLR among the MOs bars their shortcut, and the lock of a DLR holds up no STOP
     arrivals: Arrivals = {
         "messages": Together(journal.write, shortcut.write, at_once=AT_ONCE // 2),
-        "receipts": Together(journal.write, at_once=AT_ONCE // 2),
+        "receipts": Together(journal.write, shortcut.write_receipts, at_once=AT_ONCE // 2),
     }
 
     def endpoint(kind: Kind) -> Callable[[Request], Awaitable[Response]]:

@@ -263,11 +263,15 @@ def _packed(types: Sequence[str], payloads: Sequence[bytes | None]) -> tuple[Seq
     """Compress the large payloads, and say so in their types."""
     if all(payload is None or len(payload) < PACK_BYTES for payload in payloads):
         return types, payloads
-    rows = [
-        (type_, payload) if payload is None or len(payload) < PACK_BYTES else (f"{PACKED}{type_}", packed(payload))
-        for type_, payload in zip(types, payloads, strict=True)
-    ]
+    rows = [as_stored(type_, payload) for type_, payload in zip(types, payloads, strict=True)]
     return [type_ for type_, _ in rows], [payload for _, payload in rows]
+
+
+def as_stored(type_: str, payload: bytes | None) -> tuple[str, bytes | None]:
+    """Return the type and the payload of a row: a large payload is compressed."""
+    if payload is None or len(payload) < PACK_BYTES:
+        return type_, payload
+    return f"{PACKED}{type_}", packed(payload)
 
 
 def packed(payload: bytes) -> bytes:

@@ -451,6 +451,31 @@ BEGIN
   RETURN rows;
 END $$
     """,
+    """
+CREATE FUNCTION journal_receipts(
+    receipts uuid[], brought uuid[],
+    ids uuid[], providers text[], accounts text[], received timestamptz[], listed text[],
+    event uuid, its_topic text, its_key bytea, its_type text, its_payload bytea, its_trace text, channel text
+) RETURNS bigint
+    LANGUAGE plpgsql
+    SET enable_seqscan = off -- a plan of an empty table would read the whole table for ever
+    AS $$
+DECLARE its_row bigint;
+BEGIN
+  IF EXISTS (SELECT FROM unnest(receipts) AS u(id) WHERE (SELECT true FROM receipt AS k WHERE k.id = u.id LIMIT 1)) THEN
+    RETURN NULL;
+  END IF;
+  INSERT INTO receipt (id, callback_id) SELECT * FROM unnest(receipts, brought);
+  INSERT INTO outbox (event_id, topic, key, type, payload, traceparent)
+  VALUES (event, its_topic, its_key, its_type, its_payload, its_trace)
+  RETURNING id INTO its_row;
+  INSERT INTO callback (id, provider, account, kind, received_at, outbox_ids, receipts)
+  SELECT u.id, u.provider, u.account, 'receipts', u.received_at, ARRAY[its_row], u.listed::uuid[]
+  FROM unnest(ids, providers, accounts, received, listed) AS u(id, provider, account, received_at, listed);
+  PERFORM pg_notify(channel, '');
+  RETURN its_row;
+END $$
+    """,
 )
 
 
@@ -464,3 +489,4 @@ def downgrade() -> None:
         op.execute(f"DROP TABLE {table} CASCADE")
     op.execute("DROP FUNCTION audit_line_is_append_only()")
     op.execute("DROP FUNCTION journal_messages")
+    op.execute("DROP FUNCTION journal_receipts")
