@@ -146,3 +146,22 @@ async def test_a_write_that_forgets_an_item_is_an_error_of_each_caller(writer: W
 
     writer.together = Together(forgets)
     assert [type(error) for error in await outcomes(*writer.asks(1, 2))] == [ValueError, ValueError]
+
+
+async def test_items_that_come_during_the_rest_share_the_next_transaction(writer: Writer) -> None:
+    resting, rested = asyncio.Event(), asyncio.Event()
+
+    async def rest() -> None:
+        resting.set()
+        await rested.wait()
+
+    writer.together = Together(writer._write, rest=rest)
+    writer.go_on.set()
+    assert await writer.asks(1)[0] == 1
+    await asyncio.wait_for(resting.wait(), WITHIN_S)
+    early, late = writer.asks(2)[0], writer.asks(3)[0]
+    await eventually(lambda: is_so(len(writer.together._waiting) == 2))
+    rested.set()
+    assert [await early, await late] == [2, 3]
+    assert len(writer.going) == 2
+    assert await writer.kept() == [1, 2, 3]

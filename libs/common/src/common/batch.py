@@ -40,11 +40,19 @@ class Together(Generic[T, R]):
     """The batch writer of a process. `write` returns a result per item, in order.
 
     `shortcut` comes first, with a transaction of its own: the results, or None where nothing was written. `at_once`:
-    transactions at most.
+    transactions at most. `rest` is awaited before the next transaction takes its items, so that more items come.
     """
 
-    def __init__(self, write: Write[T, R], shortcut: Shortcut[T, R] | None = None, *, at_once: int = AT_ONCE) -> None:
+    def __init__(
+        self,
+        write: Write[T, R],
+        shortcut: Shortcut[T, R] | None = None,
+        *,
+        at_once: int = AT_ONCE,
+        rest: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._write = write
+        self._rest = rest
         self._shortcut = shortcut
         self._at_once = at_once
         self._waiting: list[_Waiting[T, R]] = []
@@ -83,6 +91,8 @@ class Together(Generic[T, R]):
             await asyncio.wait({task}, timeout=PATIENCE_S)
             if len(going) >= self._at_once:
                 await asyncio.wait(going, return_when=asyncio.FIRST_COMPLETED)
+            if self._rest is not None:
+                await self._rest()
 
     def _left(self, doorkeeper: asyncio.Task[None]) -> None:
         """Answer the items that a cancelled doorkeeper leaves; a new doorkeeper lets them in itself."""

@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar, get_args
@@ -60,6 +61,8 @@ PREFIX = "/v1/callbacks/{provider}/{account}"
 METHODS = ("POST", "GET")
 RETRY_AFTER_S = 5
 CHALLENGE = 'Basic realm="callbacks"'  # Twilio's first call has no password, its second needs the realm
+PATIENCE_S = 0.03  # of DLRs with those before them: some journal transactions
+RETURNING_S = 0.002  # an operator with an answer sends the next DLR within
 OURS = 0.8  # of the time a provider waits; the rest is for the network
 
 CALLBACKS = counter(
@@ -95,7 +98,38 @@ ANSWERS = {
     }.items()
 }
 
-Arrivals = Mapping[Kind, Together[Arrival, Kept]]
+
+class OnTheirWay:
+    """The callbacks whose events are on their way to Kafka.
+
+    Most operators send a DLR a callback, over few connections, and send no other before an answer. A transaction for
+    each few DLRs would cost more than the DLRs. So the next transaction waits until the callbacks of the one before are
+    answered, and takes all that the operator has sent by then. No MO waits so.
+    """
+
+    def __init__(self) -> None:
+        self._many = 0
+        self._none = asyncio.Event()
+
+    def __enter__(self) -> None:
+        self._many += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._many -= 1
+        if not self._many:
+            self._none.set()
+
+    async def answered(self) -> None:
+        """Return once the callbacks are answered, after PATIENCE_S at most, and their operators had time to go on."""
+        if self._many:
+            self._none.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE_S):
+                    await self._none.wait()
+        await asyncio.sleep(RETURNING_S)
+
+
+Arrivals = Mapping[Kind, tuple[Together[Arrival, Kept], OnTheirWay]]
 
 
 def callbacks(accounts: Sequence[Account], publish_timeout_s: float) -> tuple[list[Route], APIRouter]:
@@ -107,10 +141,11 @@ def callbacks(accounts: Sequence[Account], publish_timeout_s: float) -> tuple[li
     answers = {
         (account.provider, kind): _answer(account.provider, kind) for account in accounts for kind in get_args(Kind)
     }
+    mos, dlrs, at_once = OnTheirWay(), OnTheirWay(), AT_ONCE // 2
     # apart, as a DLR among the MOs bars their shortcut, and the lock of a DLR holds up no STOP
     arrivals: Arrivals = {
-        "messages": Together(journal.write, shortcut.write, at_once=AT_ONCE // 2),
-        "receipts": Together(journal.write, shortcut.write_receipts, at_once=AT_ONCE // 2),
+        "messages": (Together(journal.write, shortcut.write, at_once=at_once), mos),
+        "receipts": (Together(journal.write, shortcut.write_receipts, at_once=at_once, rest=dlrs.answered), dlrs),
     }
 
     def endpoint(kind: Kind) -> Callable[[Request], Awaitable[Response]]:
@@ -246,14 +281,16 @@ async def _published(held: Resources[Any], arrivals: Arrivals, arrival: Arrival,
     Raises NotGenuine for a replayed nonce, Unavailable at `deadline`.
     """
     loop = asyncio.get_running_loop()
+    together, on_their_way = arrivals[arrival.origin.kind]
     done = new = False
     try:
-        kept = await arrivals[arrival.origin.kind].written(held, arrival, max(0.0, deadline - loop.time()))
+        kept = await together.written(held, arrival, max(0.0, deadline - loop.time()))
         if kept.replayed:
             raise NotGenuine("nonce_used_before")
         journal.tell(kept)
         new = bool(kept.fresh)
-        done = await held.relayed.wait(kept.stands_for, max(0.0, deadline - loop.time()), kept.event_ids)
+        with on_their_way:
+            done = await held.relayed.wait(kept.stands_for, max(0.0, deadline - loop.time()), kept.event_ids)
     except NotGenuine:
         raise
     except TimeoutError:
