@@ -11,6 +11,9 @@ A text that came before is not read again, so the texts matter. Three mixes (ONL
     seven     seven texts that come again: the mix of the older figures
     once      the same, but each sentence has a number of its own, whose digits look like letters in disguise: such a
               text is read twice. Harder than real traffic
+
+DLRs are measured one a callback, as most operators send them, over as few connections too: `sent` and `delivered` of
+each message.
 """
 
 import base64
@@ -34,6 +37,7 @@ from bench.rounds import Sample, Side
 from stack.environment import PARTITIONS
 
 CONNECTIONS = (256, 64)  # the more there are, the more callbacks share a transaction
+OF_DLRS = (64, 16)
 SHARE = 0.6  # of the limit, wanted
 NUMBERS = 10_000  # the range for fiction
 WRITINGS = (*["STOP"] * 10, *["Stop"] * 3, *["stop"] * 3, "STOP svp", "STOP 36111")
@@ -74,6 +78,15 @@ async def run(ground: Ground) -> None:
 
         return Side(name, measure, GC if server is ours else BARE_GC)
 
+    for connections in OF_DLRS:
+        path, by = "/v1/callbacks/simulator/bench/receipts", simulator_signed(secrets["simulator"].encode())
+        await ground.compare(
+            f"DLRs of simulator, signed, one a callback, {connections} connections: journalled and acknowledged",
+            "callbacks",
+            ours=_side("inbound-svc, one process", ours, path, _dlr, by, connections, ()),
+            limit=_side("bare Starlette: one insert, one produce", bare, "/callback", _dlr, by, connections, ()),
+            wanted=SHARE,
+        )
     for provider, body, signed in (
         ("simulator", _mo, simulator_signed(secrets["simulator"].encode())),
         ("standard", _standard_mo, _standard(key)),
@@ -102,7 +115,7 @@ async def _all_kept(dsn: str, sent: int) -> None:
     """Check that each answered callback is in the journal once, and has left the outbox."""
     connection = await asyncpg.connect(dsn)
     try:
-        kept = await connection.fetchval("SELECT count(*) FROM callback_item")
+        kept = await connection.fetchval("SELECT (SELECT count(*) FROM callback_item) + (SELECT count(*) FROM receipt)")
         waiting = await connection.fetchval("SELECT count(*) FROM outbox")
     finally:
         await connection.close()
@@ -127,6 +140,12 @@ def _fields(n: int, texts: Sequence[str]) -> dict[str, str]:
     number = f"+3363998{n % NUMBERS:04d}"
     text = texts[n % len(texts)].format(n=n, sentence=_sentence(n // (len(texts) // 2)))
     return {"id": f"mo-{n}", "from": number, "to": "36111", "text": text, "sent_at": sent_at}
+
+
+def _dlr(n: int, _: Sequence[str]) -> bytes:
+    message, state = f"{n // 2:032x}", ("sent", "delivered")[n % 2]
+    told = {"id": f"op-{message}", "reference": message, "status": state, "code": None}
+    return json.dumps({"receipts": [told | {"at": datetime.now(UTC).isoformat()}]}).encode()
 
 
 def _mo(n: int, texts: Sequence[str]) -> bytes:
