@@ -52,6 +52,7 @@ RETRY_BACK_OFF_MS = 250
 ENDS_WITHIN_S = 2.0
 KNOWN_WITHIN_S = 15.0
 AT_LEAST = frozenset({"min.insync.replicas", "min.compaction.lag.ms"})  # settings whose higher value is safer
+AT_ONCE_FROM = 5  # keys: fewer are faster one by one
 BATCH_BYTES = 1_000_000  # under the broker's default max.message.bytes
 CODECS = ("gzip", "snappy", "lz4", "zstd")  # of Kafka
 
@@ -85,8 +86,8 @@ def murmur2(data: bytes) -> int:
 
 
 def partitions_of(keys: Sequence[bytes], partitions: int) -> list[int]:
-    """Return `partition_of` each key: five times as fast for keys of equal length."""
-    alike = len(set(map(len, keys))) == 1 and sys.byteorder == "little"
+    """Return `partition_of` each key: for several keys of equal length in a third of the time."""
+    alike = len(keys) >= AT_ONCE_FROM and len(set(map(len, keys))) == 1 and sys.byteorder == "little"
     digests = _murmur2_alike(keys) if alike else map(murmur2, keys)
     return [(digest & 0x7FFFFFFF) % partitions for digest in digests]
 

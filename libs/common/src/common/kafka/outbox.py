@@ -459,10 +459,9 @@ class Relay:
         Returns the last number of each place with new records. Dead letters have no numbers.
         """
         by_place: dict[Place, list[Waiting]] = defaultdict(list)
-        for row in rows:
-            partitions = 1 if row.topic.endswith(DEAD_LETTERS) else self._settings.partitions
-            partition = kafka.partition_of((row.key or b"").decode(errors="replace"), partitions)
-            by_place[row.topic, partition].append(row)
+        placed = kafka.partitions_of([row.key or b"" for row in rows], self._settings.partitions)
+        for row, partition in zip(rows, placed, strict=True):
+            by_place[row.topic, 0 if row.topic.endswith(DEAD_LETTERS) else partition].append(row)
         acks = []
         published: Counter[str] = Counter()
         traces = tracing.publications(self._service)
