@@ -300,10 +300,10 @@ MUTANTS = (
     Mutant(
         "the relay of a process tells of rows before Kafka has acknowledged them",
         OUTBOX,
-        "            if rows:\n                async with asyncio.timeout",
-        "            if rows and self._published is not None:\n"
-        "                self._published({row.id: row.event_id for row in rows})\n"
-        "            if rows:\n                async with asyncio.timeout",
+        "        if rows:\n            async with asyncio.timeout",
+        "        if rows and self._published is not None:\n"
+        "            self._published({row.id: row.event_id for row in rows})\n"
+        "        if rows:\n            async with asyncio.timeout",
         "tests/service/common/test_relay.py -k before_kafka_has_acknowledged",
     ),
     Mutant(
@@ -798,17 +798,15 @@ MUTANTS = (
     Mutant(
         "the clock of a watermark is read after the rows",
         OUTBOX,
-        "            _tell_oldest([row.created_at for row in rows])\n",
-        "            as_of = datetime.now(UTC) - self._skew\n"
-        "            _tell_oldest([row.created_at for row in rows])\n",
+        "        _tell_oldest([row.created_at for row in rows])\n",
+        "        as_of = datetime.now(UTC) - self._skew\n        _tell_oldest([row.created_at for row in rows])\n",
         f"{COMMON} -k two_who_write",
     ),
     Mutant(
         "what a watermark stands on is read after the rows",
         OUTBOX,
-        "            _tell_oldest([row.created_at for row in rows])\n",
-        "            ceiling = await self._ceiling(session) if self._ceiling else None\n"
-        "            _tell_oldest([row.created_at for row in rows])\n",
+        "        _tell_oldest([row.created_at for row in rows])\n",
+        "        ceiling = await self._known(session)\n        _tell_oldest([row.created_at for row in rows])\n",
         f"{COMMON} -k stands_on",
     ),
     Mutant(
