@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from common.contracts.consent import Consent
+from common.contracts.consent import Consent, Suppression
 from common.law import at_hand_off, load
 from common.limits import Limited
 from common.limits import Limits as OrganisationLimits
@@ -32,7 +32,7 @@ from tests.support.prices import line, prices
 
 NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)  # Tuesday, 10:00 in Paris
 NEVER, SOON, LATE = NOW - timedelta(hours=2), NOW + timedelta(milliseconds=400), NOW + timedelta(days=2)
-PEOPLE = [f"o1-{n:032x}" for n in range(6)]
+PEOPLE = [f"o1-{n:032x}" for n in range(11)]
 PURPOSE = "promotions"
 
 
@@ -57,8 +57,14 @@ def consent(**more: object) -> Consent:
     return replace(CONSENT, **more)
 
 
+YES = (consent(),)  # the same list of several people, as `store.knowledge` reads equal lists
 SUBJECTS = {
-    PEOPLE[0]: Subject(1, (consent(),), (), False, False),
+    PEOPLE[0]: Subject(1, YES, (), False, False),
+    PEOPLE[6]: Subject(7, YES, (), False, False),
+    PEOPLE[7]: Subject(8, YES, (), True, False),
+    PEOPLE[8]: Subject(9, YES, (), False, True),
+    PEOPLE[9]: Subject(10, YES, (), False, False, NOW - timedelta(hours=1)),
+    PEOPLE[10]: Subject(11, YES, (Suppression(sender_id=None, since=NOW),), False, False),
     PEOPLE[1]: Subject(2, (consent(expires_at=SOON), consent(sender_id="b")), (), False, False),
     PEOPLE[2]: Subject(3, (consent(state="opted_out"),), (), False, False),
     PEOPLE[3]: Subject(4, (consent(), consent(sender_id="b")), (), False, False, NOW - timedelta(hours=1)),

@@ -1,13 +1,17 @@
 """Batches of changes of messages: a record says the same changes in the same order."""
 
 from datetime import UTC, datetime
+from uuid import UUID
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from common.contracts.dispatch import MessageChanged, MessagesChanged
 from common.kafka import broker as kafka
-from dispatch.messages.events import batches
+from dispatch.messages.events import accepted, all_accepted, all_changed, batches, changed
+from dispatch.messages.row import MessageRow, Outcome
+from dispatch.messages.status import Status
 from tests.support.reading import changes_in
 
 # no NUL and no half of a surrogate pair: the ledger's text columns hold neither
@@ -50,3 +54,83 @@ def test_records_hold_the_changes_of_each_group_in_their_order(groups: list[list
     for (key, _), event in zip(records, read, strict=True):
         assert 1 <= len(changes_in([event])) <= most
         assert key == changes_in([event])[0].subject_id
+
+
+AT, LATER = datetime(2026, 11, 24, 9, tzinfo=UTC), datetime(2026, 11, 24, 10, tzinfo=UTC)
+ROW = MessageRow(
+    message_id=UUID(int=1),
+    status=Status.DENIED,
+    reasons=(),
+    campaign_id="c1",
+    sender_id="a",
+    purpose="news",
+    category="marketing",
+    subject_id="s1-a",
+    partition=1,
+    number="sealed",
+    text="sealed",
+    requested_at=AT,
+    send_before=LATER,
+    version=1,
+    policy_version="p1",
+)
+VALUES: dict[str, tuple[object, ...]] = {
+    "message_id": (UUID(int=2), UUID(int=3)),
+    "status": (Status.DEFERRED, Status.ACCEPTED, Status.UNKNOWN),
+    "reasons": (("no_consent",), ("no_consent", "erased")),
+    "campaign_id": (None, "c2"),
+    "sender_id": ("b",),
+    "purpose": (None, "offers"),
+    "category": ("transactional", "service"),
+    "subject_id": ("s1-b",),
+    "partition": (2,),
+    "number": (None, "other"),
+    "version": (2, 3),
+    "policy_version": ("p2",),
+    "due_at": (AT, LATER),
+    "consent_version": (1, 2),
+    "as_of": (AT, LATER),
+    "decided_at": (AT, LATER),
+    "handed_off_at": (AT, LATER),
+    "gateway": ("simulator", "other"),
+    "gateway_message_id": ("g-1", "g-2"),
+    "receipt": ("delivered", "opted_out"),
+    "code": ("1", "2"),
+    "receipt_at": (AT, LATER),
+    "segments": (1, 2),
+    "cost": (0, 500),
+}
+OUTCOME = Outcome(message_id=ROW.message_id, subject_id="s1-a", status=Status.ACCEPTED, decided_at=AT, gateway="g")
+OF_OUTCOME = ("status", "reasons", "due_at", "gateway_message_id", "handed_off_at")
+varied = st.sampled_from([(name, value) for name, values in VALUES.items() for value in values])
+fields = st.lists(varied, max_size=2).map(dict)
+
+
+@given(st.lists(fields, max_size=6), fields)
+def test_rows_in_a_batch_are_told_as_each_alone(some: list[dict[str, object]], base: dict[str, object]) -> None:
+    rows = [replace(ROW, **(base | more)) for more in some]
+    assert all_changed(rows) == [changed(row) for row in rows]
+
+
+@given(st.lists(st.tuples(fields, fields), max_size=6), fields)
+def test_outcomes_in_a_batch_are_told_as_each_alone(
+    some: list[tuple[dict[str, object], dict[str, object]]], base: dict[str, object]
+) -> None:
+    pairs = [
+        (
+            replace(OUTCOME, **{name: value for name, value in ended.items() if name in OF_OUTCOME}),
+            replace(ROW, **(base | more)),
+        )
+        for more, ended in some
+    ]
+    assert all_accepted(pairs) == [accepted(decision, outcome) for outcome, decision in pairs]
+
+
+def test_a_column_that_differs_is_told_whichever_row_comes_first() -> None:
+    for name, values in VALUES.items():
+        for value in values:
+            other = replace(ROW, **{name: value})
+            for rows in ([ROW, other, ROW], [other, ROW, other]):
+                assert all_changed(rows) == [changed(row) for row in rows], name
+                pairs = [(OUTCOME, row) for row in rows]
+                assert all_accepted(pairs) == [accepted(row, outcome) for outcome, row in pairs], name

@@ -388,6 +388,52 @@ async def test_a_message_is_inserted_once_and_a_repeat_changes_no_row(
     assert dict(map(tuple, kept)) == {row.message_id: like.sender_id for row in rows} | {rows[0].message_id: "another"}
 
 
+VARIED: dict[str, tuple[object, ...]] = {
+    "status": (Status.DEFERRED, Status.EXPIRED),
+    "reasons": ((), ("no_consent",), ("quiet_hours", "consent_stale")),
+    "campaign_id": (None, "c\t\\é"),
+    "sender_id": ("b",),
+    "purpose": (None, "offers"),
+    "category": ("transactional", "service"),
+    "subject_id": ("o1-" + "0" * 32,),
+    "number": (None, "", "k1.-_="),
+    "text": (None, "😀\n"),
+    "requested_at": (now() - timedelta(microseconds=1),),
+    "send_before": (now() + timedelta(days=3650, microseconds=999_999),),
+    "version": (2**31 - 1,),
+    "due_at": (now(),),
+    "consent_version": (0, 7, -(2**31)),
+    "region": ("MQ",),
+    "facts": (None, '{"to":"FR"}'),
+    "handed_off_at": (now(),),
+    "gateway": ("simulator",),
+    "gateway_message_id": ("g-1",),
+    "known_as": ("g-1",),
+    "receipt": ("delivered",),
+    "code": ("1",),
+    "receipt_at": (now(),),
+    "unknown_since": (now(),),
+    "template": ("t@1",),
+    "segments": (0, 2**15 - 1),
+    "cost": (0, 500),
+    "prices": ("2026",),
+    "charged": (True, False),
+}
+
+
+async def test_a_copied_message_is_read_as_it_was_inserted(database: Database) -> None:
+    like = message(1)
+    rows = [replace(like, message_id=uuid4())]
+    for name, values in VARIED.items():
+        usual = {"status": Status.DENIED, "due_at": None, "facts": None, "gateway": None}
+        rows += [replace(like, message_id=uuid4(), **(usual | {"due_at": now()} | {name: each})) for each in values]
+    rows += [replace(like, message_id=uuid4()) for _ in range(COPIED_MESSAGES - len(rows))]
+    async with database.begin() as tx:
+        await messages.insert_messages(tx, rows)
+        for row in rows:
+            assert await messages.found(tx, row.message_id) == row
+
+
 async def test_what_decision_records_share_is_kept_once_and_read_with_each(database: Database) -> None:
     part, other = '{"limits":[2.0],"countries":["FR"]}', '{"limits":[3.0]}'
     since, until = '"state":"opted_in","at":"2026-03-02T12:00:00Z"', '"until":"2029-03-02T12:00:00Z"'

@@ -347,6 +347,16 @@ async def copy_lines(tx: AsyncConnection, table: str, columns: Sequence[str], li
         await (await _raw(tx)).copy_to_table(table, source=source(), columns=list(columns), format="text")
 
 
+async def copy_encoded(tx: AsyncConnection, table: str, columns: Sequence[str], content: bytes) -> None:
+    """Copy rows in COPY's binary format, with header and end, into a table. Errors: `insert_many`."""
+
+    async def source() -> AsyncIterator[bytes]:
+        yield content
+
+    async with asyncio.timeout(COPIED_WITHIN_S):
+        await (await _raw(tx)).copy_to_table(table, source=source(), columns=list(columns), format="binary")
+
+
 def escaped(value: str) -> str:
     """Return a field of such a line."""
     return value.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")

@@ -1,10 +1,12 @@
 """The events of messages: the current state of a message, and its publication."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import NamedTuple
 
+from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import DISPATCH_MESSAGES
@@ -25,6 +27,61 @@ class Changed(NamedTuple):
 
 def changed(row: MessageRow) -> Changed:
     return _changed(row, row.version, row.status, row.reasons, row.due_at, row.gateway_message_id, row.handed_off_at)
+
+
+# what a change of a row's state tells besides the message, its person and the version of the consent
+_COMMON: Callable[[MessageRow], tuple[object, ...]] = attrgetter(
+    *("partition", "campaign_id", "sender_id", "category", "version", "status", "reasons", "due_at", "policy_version"),
+    *("as_of", "decided_at", "gateway", "gateway_message_id", "receipt", "code", "receipt_at", "purpose"),
+    *("handed_off_at", "segments", "cost"),
+)
+
+
+def all_changed(rows: Iterable[MessageRow]) -> list[Changed]:
+    """Return `changed` of each, in a fourth of the time where rows before and after have much in common."""
+    changes: list[Changed] = []
+    like: tuple[object, ...] | None = None
+    for row in rows:
+        common = _COMMON(row)
+        if common != like or row.receipt == "opted_out":  # which tells the person's number
+            partition, state = first = changed(row)
+            like = common
+            changes.append(first)
+        else:
+            identity, version = str(row.message_id), row.consent_version
+            told = replace(state, message_id=identity, subject_id=row.subject_id, consent_version=version)
+            changes.append(Changed(partition, told))
+    return changes
+
+
+# as `_COMMON`, of a decision; and of its outcome
+_OF_DECISION: Callable[[MessageRow], tuple[object, ...]] = attrgetter(
+    *("partition", "campaign_id", "sender_id", "category", "version", "policy_version", "as_of", "decided_at"),
+    *("gateway", "receipt", "code", "receipt_at", "purpose", "segments", "cost"),
+)
+_OF_OUTCOME: Callable[[Outcome], tuple[object, ...]] = attrgetter("status", "reasons", "due_at", "handed_off_at")
+
+
+def all_accepted(stored: Iterable[tuple[Outcome, MessageRow]]) -> list[Changed]:
+    """Return `accepted` of each, as `all_changed` does."""
+    changes: list[Changed] = []
+    like: tuple[object, ...] | None = None
+    for outcome, decision in stored:
+        common = *_OF_DECISION(decision), *_OF_OUTCOME(outcome)
+        if common != like or decision.receipt == "opted_out":
+            partition, state = first = accepted(decision, outcome)
+            like = common
+            changes.append(first)
+        else:
+            told = replace(
+                state,
+                message_id=str(decision.message_id),
+                subject_id=decision.subject_id,
+                consent_version=decision.consent_version,
+                gateway_message_id=outcome.gateway_message_id,
+            )
+            changes.append(Changed(partition, told))
+    return changes
 
 
 def accepted(decision: MessageRow, outcome: Outcome) -> Changed:

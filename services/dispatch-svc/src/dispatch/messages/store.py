@@ -42,9 +42,10 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
-from common.db.database import COPIED_MESSAGES, PLANNED_NOW, Database, fetch_many, insert_many, once_committed
+from common.db.database import COPIED_MESSAGES, PLANNED_NOW, Database, copy_encoded, fetch_many, once_committed
 from common.telemetry import counter, tracing
 from dispatch.lane import Lane
+from dispatch.messages import copied
 from dispatch.messages.by_day import day_of, hashes_of, person_of
 from dispatch.messages.events import Changed, changed
 from dispatch.messages.row import COLUMNS, MessageRow, Outcome, ReceiptChange, columns_of
@@ -221,9 +222,9 @@ async def _copy(tx: AsyncConnection, rows: Sequence[MessageRow], before: Sequenc
     ids = " ".join([str(row.message_id) for row in rows])
     known = {message_id for (message_id,) in await fetch_many(tx, sql, ids, *before)}
     new = [row for row in rows if row.message_id not in known] if known else rows
-    if len(new) < COPIED_MESSAGES:  # `insert_many` would take arrays, and `reasons` is one
+    if len(new) < COPIED_MESSAGES:
         return await _add(tx, new, _before((), {}), _INSERT_ALONE)
-    await insert_many(tx, "message", _COPIED, list(map(_values, new)), copied_from=COPIED_MESSAGES)
+    await copy_encoded(tx, "message", copied.ORDER, b"".join((copied.BEGIN, *copied.encoded(new), copied.END)))
     return {row.message_id for row in new}
 
 
@@ -552,8 +553,6 @@ def _of_all(rows: Sequence[MessageRow]) -> list[object]:
     return list(first)
 
 
-_COPIED = {name: kind for name, (kind, _) in COLUMNS.items()}
-_values: Callable[[MessageRow], tuple[object, ...]] = attrgetter(*COLUMNS)
 _of_all_of: Callable[[MessageRow], tuple[object, ...]] = attrgetter(*OF_ALL)
 _kind_of: Callable[[MessageRow], tuple[object, ...]] = attrgetter(*ALIKE)
 

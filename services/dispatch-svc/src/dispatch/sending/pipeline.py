@@ -194,7 +194,7 @@ class Intake:
         decisions = [d for d in decisions if d.candidate.message_id in new]
         # an answer may follow a newer change: each reader of these events keeps the highest version
         answers = [events.changed(row) for row in known if row.status is not Status.SENDING]
-        await events.append_changes(tx, answers + [events.changed(d.row) for d in decisions if d.permit is None])
+        await events.append_changes(tx, answers + events.all_changed(d.row for d in decisions if d.permit is None))
         if known or repeated:
             lost = sum(repeated.values())
             _count_repeated(len(answers), len(known) - len(answers) + len(repeated) - lost, lost)
@@ -385,7 +385,7 @@ class Handoff:
             if len(usual) < len(settled):
                 await store.lock_messages(tx, [o.message_id for o in settled])
             done = await messages.accept(tx, usual)
-            changes = [events.accepted(decision, o) for o, decision in usual if o.message_id in done]
+            changes = events.all_accepted(each for each in usual if each[0].message_id in done)
             changes += await messages.settle(tx, [o for o in settled if o.message_id not in done])
             await events.append_changes(tx, changes)
             await look_for_second_sms(tx, settled, changes, self.traffic.gateways)
