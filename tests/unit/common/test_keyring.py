@@ -29,6 +29,7 @@ from common.keyring import (
     differing,
     fingerprints,
     owner_of,
+    owners_of,
 )
 from common.privacy import stop_link
 from common.settings import KeyRingSettings, SubjectRingSettings
@@ -334,3 +335,53 @@ def test_an_event_of_several_people_names_each_by_the_current_outer_key() -> Non
     with pytest.raises(UnknownOuterKey):
         of_current_key(told, rotated_keys)
     assert of_current_key(HELD, rotated_keys) is HELD, "of nobody"
+
+
+def test_fields_opened_together_open_as_one_by_one() -> None:
+    subjects = SubjectKeys(subject_ring(b"a" * 32, "o1", "o0"))
+    fields, others = FieldKeys(ring("f2", "f1"), subjects), FieldKeys(ring("f3"), subjects)
+    older = FieldKeys(ring("f1"), subjects)
+    numbers = [f"+3363998{n:04d}" for n in range(6)]
+    people = [subjects.subject_id(number) for number in numbers]
+    carried = subjects.under(people[5], "o0")
+    good = fields.seal(numbers[0], f"number:{people[0]}")
+    sealed = [
+        (good, people[0]),
+        (older.seal(numbers[1], f"number:{people[1]}"), people[1]),
+        (good, people[1]),
+        (others.seal(numbers[2], f"number:{people[2]}"), people[2]),
+        (fields.seal(numbers[3], f"number:{people[4]}"), people[4]),  # of another person, who is named
+        (fields.seal(numbers[5], f"number:{people[5]}"), carried),
+        *(
+            (damaged, people[0])
+            for damaged in ("", ".", "é", good[:-4], f"{good}=", good.replace("f2.", "f1."), "f2.é")
+        ),
+        (good, "nobody"),
+    ]
+
+    def alone(number: str, named: str) -> tuple[str, str] | None:
+        try:
+            return owner_of(number, named, fields, subjects)
+        except Unreadable:
+            return None
+
+    assert owners_of(sealed, fields, subjects) == [alone(*each) for each in sealed]
+    assert owners_of(sealed, fields, subjects)[0] == (numbers[0], people[0])
+    assert owners_of(sealed, fields, subjects)[4] == (numbers[3], people[3])
+
+    def text_alone(text: str, context: str) -> str | None:
+        try:
+            return fields.unseal(text, context)
+        except Unreadable:
+            return None
+
+    text = fields.seal("Soldes é", "text:1")
+    texts = [
+        (text, "text:1"),
+        (older.seal("a", "text:2"), "text:2"),
+        (text, "text:2"),
+        (others.seal("a", "text:1"), "text:1"),
+        *((damaged, "text:1") for damaged in ("", ".", "é", text[:-4], text.replace("f2.", "f1."), "f2.é")),
+    ]
+    assert fields.unseal_texts(texts) == [text_alone(*each) for each in texts]
+    assert fields.unseal_texts(texts)[:3] == ["Soldes é", "a", None]

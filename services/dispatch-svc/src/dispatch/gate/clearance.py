@@ -15,7 +15,8 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.timer import uptime_s
-from common.keyring import FieldKeys, LinkKeys, Owner, SubjectKeys, Unreadable, owners_of
+from common.kafka.subscription import Hold
+from common.keyring import FieldKeys, LinkKeys, Owner, SubjectKeys, owners_of
 from common.law import Policy
 from common.privacy.stop_link import has_foreign_link, has_stop_link
 from common.sms.msisdn import territory_of
@@ -30,7 +31,7 @@ from dispatch.gateways.pool import Traffic
 from dispatch.lane import Lane
 from dispatch.messages.reasons import Reason
 from dispatch.messages.row import FREE_TEXT
-from dispatch.projection.limits import Limits
+from dispatch.projection.limits import Limits, is_fresh
 from dispatch.projection.store import Sender
 from dispatch.quotas.budget import Budget, Purse
 
@@ -56,8 +57,8 @@ class Clearance:
     budget: Budget | None = None  # without, no limit holds
     prices: Prices = NO_PRICES
     oldest_of: int | None = None  # see `projection.watermark`: while the ring has an older outer key
-    # held while marketing is decided, taken before the partition's lock: opt-outs wait for running decisions, and wait
-    # six times as long for six partitions at once
+    # held while marketing is decided, taken before the partition's lock and released before the decisions are stored:
+    # opt-outs wait for running decisions, and wait six times as long for six partitions at once
     one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock, compare=False, repr=False)
     one_opened: asyncio.Lock = field(default_factory=asyncio.Lock, compare=False, repr=False)  # ahead of its turn
 
@@ -70,8 +71,11 @@ class Clearance:
         *,
         locked: bool = False,
         again: bool = False,
+        only_fresh: bool = False,
     ) -> list[Decision]:
         """Decide on messages of one partition, and hold the partition's lock from then on. Store no row.
+
+        `only_fresh`: raise Hold, without a verdict, where consents are too old for marketing.
 
         `beforehand`: these messages decrypted, where the caller has opened all of them. `locked`: the caller holds the
         lock already, because the caller has locked the rows, and row locks come after the partition's.
@@ -90,6 +94,8 @@ class Clearance:
         await store.lock(tx, partition, None if locked else _lane_of_all(candidates), campaigns)
         until = uptime_s() + self.permit_ttl_s  # before the read: no permit outlives its knowledge
         found = await store.knowledge(tx, partition, people, campaigns, oldest_of=self.oldest_of)
+        if only_fresh and not is_fresh(found.as_of, datetime.now(UTC), self.limits):
+            raise Hold
         recent = await self._recent(tx, partition, candidates)
         left = timedelta(seconds=until - uptime_s())  # before `now`: no permit outlives what it stands on
         now = datetime.now(UTC)
@@ -215,22 +221,10 @@ class Clearance:
         for start in range(0, len(candidates), TURN):
             some = candidates[start : start + TURN]
             owners = owners_of([(c.number, c.subject_id) for c in some], self.field_keys, self.subject_keys)
-            opened += [self._open(candidate, owner) for candidate, owner in zip(some, owners, strict=True)]
+            texts = self.field_keys.unseal_texts([(c.text or "", f"text:{c.message_id}") for c in some])
+            opened += map(_opened, some, owners, texts)
             await asyncio.sleep(0)
         return opened
-
-    def _open(self, candidate: Candidate, owner: Owner | None) -> Opened:
-        if not candidate.text:
-            return Opened("", "", Reason.CANNOT_BE_WRITTEN)
-        if owner is None:
-            return Opened("", "", Reason.REQUEST_UNREADABLE)
-        try:
-            content = self.field_keys.unseal(candidate.text, f"text:{candidate.message_id}")
-        except Unreadable:
-            return Opened("", "", Reason.REQUEST_UNREADABLE)
-        if owner.subject_id != candidate.subject_id:
-            return Opened("", "", Reason.SUBJECT_MISMATCH)
-        return Opened(owner.e164, content)
 
     async def _look_for_links(
         self, candidates: Sequence[Candidate], opened: list[Opened], senders: Mapping[str, Sender]
@@ -247,6 +241,16 @@ class Clearance:
             opened[place] = opened[place]._replace(stop_link=own, foreign_link=foreign)
             if place % TURN == TURN - 1:
                 await asyncio.sleep(0)
+
+
+def _opened(candidate: Candidate, owner: Owner | None, content: str | None) -> Opened:
+    if not candidate.text:
+        return Opened("", "", Reason.CANNOT_BE_WRITTEN)
+    if owner is None or content is None:
+        return Opened("", "", Reason.REQUEST_UNREADABLE)
+    if owner.subject_id != candidate.subject_id:
+        return Opened("", "", Reason.SUBJECT_MISMATCH)
+    return Opened(owner.e164, content)
 
 
 def _lane_of_all(candidates: Sequence[Candidate]) -> Lane:

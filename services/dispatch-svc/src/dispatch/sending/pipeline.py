@@ -37,6 +37,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import NamedTuple
 from uuid import UUID
 
 from msgspec.structs import replace
@@ -70,7 +71,7 @@ from dispatch.lane import Lane
 from dispatch.messages import enforcement, events, rights_store
 from dispatch.messages import store as messages
 from dispatch.messages.reasons import Reason
-from dispatch.messages.row import Outcome
+from dispatch.messages.row import MessageRow, Outcome
 from dispatch.messages.status import Cause, Status, may_follow
 from dispatch.messages.store import DecisionId
 from dispatch.projection import store as projection
@@ -104,6 +105,18 @@ _Lapsed = tuple[list[Permit], "asyncio.Task[dict[UUID, Permit]]"]
 
 # well within `settle_margin_s`; a gateway ends its submit in time, and knows which messages had begun
 SUBMIT_LATE_S = 2.0
+
+
+class _Decided(NamedTuple):
+    """A batch decided and not stored.
+
+    `elsewhere`: requests of other partitions. `known`: repeated requests on record, `repeated` the others.
+    """
+
+    decisions: list[Decision]
+    elsewhere: Sequence[Candidate]
+    known: Sequence[MessageRow]
+    repeated: Mapping[UUID, bool]
 
 
 class Intake:
@@ -152,12 +165,13 @@ class Intake:
             async with self._clearance.one_at_a_time:
                 if in_hand.is_behind or self._handoff.traffic.refuses_marketing:  # after waiting for the lock
                     raise Hold
-                await self._only_while_fresh(tx, batch[0].partition)
-                return await self._decide(tx, batch[0].partition, requests, opened, Lane.MARKETING)
+                decided = await self._decide(tx, batch[0].partition, requests, opened, Lane.MARKETING)
+            return await self._insert(tx, decided, Lane.MARKETING)  # while the next partition is decided
 
     async def take(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
         """Decide on a batch of transactional or service messages, and return their hand-off."""
-        return await self._decide(tx, batch[0].partition, read(batch, self._partitions), NOT_OPENED, Lane.TRANSACTIONAL)
+        lane, requests = Lane.TRANSACTIONAL, read(batch, self._partitions)
+        return await self._insert(tx, await self._decide(tx, batch[0].partition, requests, NOT_OPENED, lane), lane)
 
     async def _only_while_fresh(self, tx: AsyncConnection, partition: int) -> None:
         as_of = await projection.watermark(tx, partition, oldest_of=self._clearance.oldest_of)
@@ -166,7 +180,8 @@ class Intake:
 
     async def _decide(
         self, tx: AsyncConnection, partition: int, requests: Requests, opened: Mapping[UUID, Opened], lane: Lane
-    ) -> After | None:
+    ) -> _Decided:
+        """Decide on the requests that the ledger does not have. Marketing: raise Hold while the watermark is stale."""
         candidates, reworded, repeated = requests.candidates, requests.reworded, requests.repeated
         locked = sorted(requests.partitions)
         if reworded:
@@ -184,14 +199,20 @@ class Intake:
         here = [candidate for candidate in candidates.values() if candidate.partition == partition]
         decisions: list[Decision] = []
         if here:
-            held = bool(reworded or repeated)
-            decisions = await self._clearance.decide(tx, partition, here, opened, locked=held)
-        await self._leave_to_the_timers(tx, [c for c in candidates.values() if c.partition != partition])
+            held, marketing = bool(reworded or repeated), lane is Lane.MARKETING
+            decisions = await self._clearance.decide(tx, partition, here, opened, locked=held, only_fresh=marketing)
+        return _Decided(decisions, [c for c in candidates.values() if c.partition != partition], known, repeated)
+
+    async def _insert(self, tx: AsyncConnection, decided: _Decided, lane: Lane) -> After | None:
+        """Store the decisions, with the events of those without a permit, and return the hand-off of the others."""
+        decisions, elsewhere, known, repeated = decided
+        await self._leave_to_the_timers(tx, elsewhere)
         if lane is Lane.TRANSACTIONAL:
             decisions = self._handoff.codes.or_wait(decisions)
         new = await messages.insert_messages(tx, [d.row for d in decisions], shared_of(decisions))
-        give_back([d for d in decisions if d.candidate.message_id not in new])
-        decisions = [d for d in decisions if d.candidate.message_id in new]
+        if len(new) < len(decisions):
+            give_back([d for d in decisions if d.candidate.message_id not in new])
+            decisions = [d for d in decisions if d.candidate.message_id in new]
         # an answer may follow a newer change: each reader of these events keeps the highest version
         answers = [events.changed(row) for row in known if row.status is not Status.SENDING]
         await events.append_changes(tx, answers + events.all_changed(d.row for d in decisions if d.permit is None))
