@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 MESSAGES = "services/dispatch-svc/src/dispatch/messages/store.py"
+EVENTS = "services/dispatch-svc/src/dispatch/messages/events.py"
 ENFORCEMENT = "services/dispatch-svc/src/dispatch/messages/enforcement.py"
 PROJECTION_STORE = "services/dispatch-svc/src/dispatch/projection/store.py"
 SENDING_STORE = "services/dispatch-svc/src/dispatch/sending/store.py"
@@ -595,6 +596,34 @@ MUTANTS = (
         "*(flaw, stop_link, gone, blocked, text.kind),",
         "*(flaw, stop_link, blocked, text.kind),",
         "tests/property/test_batch_properties.py",
+    ),
+    Mutant(
+        "a batch takes one person's review for another's",
+        DECIDING,
+        "return *lists, subject.erased, subject.unreadable, subject.held_since",
+        "return *lists, subject.erased, subject.unreadable",
+        "tests/property/test_batch_properties.py",
+    ),
+    Mutant(
+        "a batch takes the verdict on another number of messages",
+        DECIDING,
+        "person = _state_of(subject), recent",
+        "person = _state_of(subject), 0",
+        "tests/property/test_batch_properties.py",
+    ),
+    Mutant(
+        "a batch tells one row's DLR of another",
+        EVENTS,
+        '*("as_of", "decided_at", "gateway", "gateway_message_id", "receipt", "code", "receipt_at", "purpose"),',
+        '*("as_of", "decided_at", "gateway", "gateway_message_id", "code", "receipt_at", "purpose"),',
+        "tests/property/test_message_batches.py",
+    ),
+    Mutant(
+        "a decision on what was read while fresh waits, and stands on stale consents",
+        CLEARANCE,
+        "if only_fresh and not is_fresh(found.as_of, datetime.now(UTC), self.limits):",
+        "if only_fresh and found.as_of is None:",
+        "tests/service/dispatch/test_deciding.py",
     ),
     Mutant(
         "a decision takes no lock",

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from common.contracts import STATES
 from common.db.database import Database, fetch_many
 from common.kafka.broker import partition_of
-from common.kafka.subscription import Poison, Received
+from common.kafka.subscription import Hold, Poison, Received
 from common.law import at_hand_off, load
 from dispatch.gate.candidate import requested as candidate
 from dispatch.gate.clearance import Clearance
@@ -86,6 +86,45 @@ async def test_campaigns_are_decided_one_partition_at_a_time(postgres: Postgres,
         await blocking.rollback()
         assert [await each for each in (first, second)] == [None, None], "without a sender, both wait in the ledger"
         assert not await due
+    await gateway.close()
+    await database.close()
+
+
+async def test_marketing_whose_consents_grow_too_old_while_it_waits_for_the_lock_gets_no_verdict(
+    postgres: Postgres, unique: str
+) -> None:
+    database = Database(await postgres.clone("dispatch", f"dispatch_{unique}"), pool_size=4)
+    account = ACCOUNTS["twilio"].at("http://127.0.0.1:9")  # nothing is handed off
+    gateway = HttpGateway("twilio", HTTP_PROVIDERS["twilio"], account, timeout_s=5.0)
+    traffic = Traffic([gateway])
+    limits = Limits(max_staleness=timedelta(seconds=60))
+    clearance = Clearance(subject_keys, field_keys, traffic, at_hand_off(load("france")), limits, 5.0)
+    intake = Intake(clearance, Handoff(database, traffic, clearance, 4), batch=100, partitions=1)
+    watermark = (
+        "INSERT INTO consumer_offset (consumer_group, topic, partition, next_offset, as_of)"
+        " VALUES ($1, $2, 0, 0, now() - $3::interval)"
+        " ON CONFLICT (consumer_group, topic, partition) DO UPDATE SET as_of = excluded.as_of RETURNING partition"
+    )
+    of_consents = projection.CONSENTS_GROUP, STATES.name
+    async with database.begin() as tx:
+        await fetch_many(tx, watermark, *of_consents, timedelta(0))
+    async with database.begin() as deciding:
+        pid = await deciding.scalar(text("SELECT pg_backend_pid()"))
+
+        async def waits() -> bool:
+            async with database.begin() as tx:
+                return await tx.scalar(text(STATE), {"pid": pid}) == "active Lock"
+
+        async with database.begin() as blocking:
+            await messages.lock_decisions_out(blocking, 0)
+            taken = asyncio.ensure_future(
+                intake.take_marketing(deciding, [Received(requested(1), "", 0, 0, now(), None)])
+            )
+            await eventually(waits)
+            await fetch_many(blocking, watermark, *of_consents, timedelta(hours=1))
+        with pytest.raises(Hold):
+            await taken
+        assert await deciding.scalar(text("SELECT count(*) FROM message")) == 0
     await gateway.close()
     await database.close()
 
