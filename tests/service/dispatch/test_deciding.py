@@ -113,7 +113,7 @@ async def test_marketing_whose_consents_grow_too_old_while_it_waits_for_the_lock
 
         async def waits() -> bool:
             async with database.begin() as tx:
-                return await tx.scalar(text(STATE), {"pid": pid}) == "active Lock"
+                return str(await tx.scalar(text(STATE), {"pid": pid})) == "active Lock"
 
         async with database.begin() as blocking:
             await messages.lock_decisions_out(blocking, 0)
