@@ -134,8 +134,8 @@ corpus: install ## Compare the STOP classifier with the rules of Twilio, AWS, Ma
 likeness: install ## Learn anew the weights that hold a text like a wish to stop, from the labelled corpus
 	$(BIN)/python -m tests.unit.inbound.likeness
 
-bench: install ## Measure each figure beside its limit (B=consent: a single benchmark; SUBJECTS=2000000, SIZE=20000, ROUNDS=3, KAFKA=1, ONLY="part of a title"; KEEP=1: for the history by commit)
-	$(BIN)/python -m bench $(if $(KAFKA),--kafka) $(if $(KEEP),--keep) $(if $(ONLY),--only "$(ONLY)") $(if $(SUBJECTS),--subjects $(SUBJECTS)) $(if $(SIZE),--size $(SIZE)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(B)
+bench: install ## Measure each figure beside its limit (B=consent: a single benchmark; SUBJECTS=2000000, SIZE=20000, ROUNDS=3, FOR=60 and RATE=300 of B=steady, KAFKA=1, ONLY="part of a title"; KEEP=1: for the history by commit)
+	$(BIN)/python -m bench $(if $(KAFKA),--kafka) $(if $(KEEP),--keep) $(if $(ONLY),--only "$(ONLY)") $(if $(SUBJECTS),--subjects $(SUBJECTS)) $(if $(SIZE),--size $(SIZE)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(FOR),--seconds $(FOR)) $(if $(RATE),--rate $(RATE)) $(B)
 
 costs: install ## Hold what a message costs in statements, WAL and bytes in Kafka at bench/costs.json, and say where it costs more
 	$(BIN)/python -m bench --size 2000 --rounds 2 costs

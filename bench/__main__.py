@@ -36,6 +36,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=usual.rounds, help="alternated rounds of each side (%(default)s)")
     parser.add_argument("--size", type=int, default=usual.size, help="operations in a round (%(default)s)")
     parser.add_argument("--subjects", type=int, default=usual.subjects, help="people held before the run (%(default)s)")
+    parser.add_argument("--seconds", type=int, default=usual.seconds, help="of a steady pass (%(default)s)")
+    parser.add_argument("--rate", type=int, default=usual.rate, help="messages a second of a steady pass (%(default)s)")
     parser.add_argument("--only", default="", metavar="TEXT", help="comparisons whose title holds this text")
     parser.add_argument("--keep", action="store_true", help=f"keep the pairs in {history.KEPT.name}, and draw the plot")
     told = vars(parser.parse_args())

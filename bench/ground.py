@@ -38,7 +38,8 @@ class Asked:
     """What a run is asked for.
 
     `rounds`: pairs of rounds; `size`: operations in a round; `subjects`: people held before the run; `only`: a part of
-    the titles to compare; `keep`: the pairs, for the history by commit.
+    the titles to compare; `keep`: the pairs, for the history by commit; `seconds` and `rate`: of a steady pass, and
+    of its messages a second.
     """
 
     kafka: bool = False
@@ -47,6 +48,8 @@ class Asked:
     subjects: int = 50_000
     only: str = ""
     keep: bool = False
+    seconds: int = 600
+    rate: int = 300
 
 
 @dataclass(frozen=True)

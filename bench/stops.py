@@ -10,7 +10,7 @@ STOP's events, by Kafka's log and the ledger.
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -51,6 +51,7 @@ CODES_SENDER = {
 }
 CODES_TO = "+33639980000"
 QUIET_S = 10.0
+FEWEST = 2  # values of a percentile
 GIVEN_UP_S = 900.0
 ENFORCED_WITHIN_S = 60.0
 HOPS = (  # the step before each instant of a STOP; the first instant is the webhook's
@@ -65,6 +66,8 @@ CODE_HOPS = (  # likewise, of a code
     "it is decided: its turn, the partition's lock, what is known",
     "a submit begins with it",
 )
+Reply = tuple[str, str, str]  # number, code, text
+Spans = Mapping[str, tuple[datetime, datetime]]
 WANTED = {"STOP": (200, 600), "code": (None, 150)}  # p50 and p99, ms
 
 
@@ -75,24 +78,25 @@ async def run(ground: Ground) -> None:
         await dispatch.serving(bench, SUBMITS_AT_ONCE, 100, roles="api,projection")
         await dispatch.serving(bench, SUBMITS_AT_ONCE, 100, roles="relay", nice=5, called="relay")
         server = await dispatch.serving(bench, SUBMITS_AT_ONCE, 100, roles="worker", nice=5, called="worker")
-        others = _Others(bench, client)
-        await others.register()
+        others = Others(ground, client)
+        for sender in (SENDER, CODES_SENDER):
+            await others.register(sender)
         many = MESSAGES_A_ROUND * ground.asked.size
         made = bench.requests(many, agreed=True)
         print(f"### A STOP and a code while {many:,} messages leave. {machine()}\n", flush=True)
         print(HEAD, flush=True)
         began = datetime.now(UTC)
-        await others.write_while(asyncio.sleep(QUIET_S), bench.requests(1000, agreed=True))
+        await others.write_while(asyncio.sleep(QUIET_S), _people(bench, bench.requests(1000, agreed=True)))
         await _report("nothing", None, bench, began)
         quiet = began
         bench.reader.expect([request.message_id for request in made])
         began, cpu, started = datetime.now(UTC), cpu_seconds(server.pid), time.perf_counter()
-        await others.write_while(_campaign(bench, made), made)
+        await others.write_while(_campaign(bench, made), _people(bench, made))
         seconds = time.perf_counter() - started
         await _report("a campaign", many / seconds, bench, began)
         spans = {"nothing": (quiet, began), "a campaign": (began, datetime.now(UTC))}
-        await _hops(bench, spans)
-        await _code_hops(bench, spans)
+        await stop_hops(ground, spans)
+        await code_hops(ground, spans)
         told = (cpu_seconds(server.pid) or 0.0) - (cpu or 0.0)
         print(f"\n{told / many * 1e6:.0f} µs of dispatch's own processor time for each message.\n", flush=True)
 
@@ -102,33 +106,44 @@ async def _campaign(bench: Bench, made: Sequence[MessageRequested]) -> None:
     await bench.reader.all_there.wait()
 
 
-class _Others:
-    """People who write STOP and ask for codes during a measurement."""
+def _people(bench: Bench, made: Sequence[MessageRequested]) -> Iterator[Reply]:
+    """Yield STOPs from the people of `made`, in no order."""
+    step = 7919 % len(made) or 1
+    for n in count():
+        request = made[n * step % len(made)]
+        number = bench.field_keys.unseal(request.number, f"number:{request.subject_id}")
+        yield number, str(SENDER["stop_code"]), "STOP"
 
-    def __init__(self, bench: Bench, client: aiohttp.ClientSession) -> None:
+
+class Others:
+    """People who write and who ask for codes during a measurement."""
+
+    def __init__(self, ground: Ground, client: aiohttp.ClientSession) -> None:
         self._client = client
-        self._keys = bench.field_keys
-        self._urls = bench.ground.environment.urls
-        self._bearer = {"Authorization": f"Bearer {bench.ground.environment.token()}"}
-        self._signed: Signed = simulator_signed(bench.ground.environment.simulator_secret.encode())
+        self._urls = ground.environment.urls
+        self._bearer = {"Authorization": f"Bearer {ground.environment.token()}"}
+        self._signed: Signed = simulator_signed(ground.environment.simulator_secret.encode())
         self._numbers = count()
 
-    async def register(self) -> None:
-        for sender in (SENDER, CODES_SENDER):
-            url = f"{self._urls['consent']}/v1/senders"
-            async with self._client.post(url, json=sender, headers=self._bearer) as told:
-                told.raise_for_status()
+    async def register(self, sender: Mapping[str, object]) -> None:
+        url = f"{self._urls['consent']}/v1/senders"
+        async with self._client.post(url, json=sender, headers=self._bearer) as told:
+            told.raise_for_status()
 
-    async def write_while(self, going: Awaitable[object], made: Sequence[MessageRequested]) -> None:
-        """Send STOPs and codes until `going` ends. STOPs come from the people of `made`, in no order."""
-        step = 7919 % len(made) or 1
-        people = (made[n * step % len(made)] for n in count())
+    async def write_while(
+        self,
+        going: Awaitable[object],
+        replies: Iterator[Reply],
+        every_s: tuple[float, float] = (STOPS_EVERY_S, CODES_EVERY_S),
+        within_s: float = GIVEN_UP_S,
+    ) -> None:
+        """Send replies and ask for codes until `going` ends, within `within_s`. `every_s`: of each."""
         tasks = [
-            asyncio.create_task(self._every(STOPS_EVERY_S, lambda: self._stop(next(people)))),
-            asyncio.create_task(self._every(CODES_EVERY_S, self._code)),
+            asyncio.create_task(self._every(every_s[0], lambda: self._reply(*next(replies)))),
+            asyncio.create_task(self._every(every_s[1], self._code)),
         ]
         try:
-            async with asyncio.timeout(GIVEN_UP_S):
+            async with asyncio.timeout(within_s):
                 await going
         finally:
             for task in tasks:
@@ -143,10 +158,9 @@ class _Others:
                 calls.create_task(call())
                 await asyncio.sleep(seconds)
 
-    async def _stop(self, request: MessageRequested) -> None:
-        number = self._keys.unseal(request.number, f"number:{request.subject_id}")
+    async def _reply(self, number: str, to: str, text: str) -> None:
         n = next(self._numbers)
-        said = {"id": f"mo-{n}", "from": number, "to": SENDER["stop_code"], "text": "STOP"}
+        said = {"id": f"mo-{n}", "from": number, "to": to, "text": text}
         body = json.dumps(said | {"sent_at": datetime.now(UTC).isoformat()}).encode()
         url = f"{self._urls['inbound']}/v1/callbacks/simulator/main/messages"
         async with self._client.post(url, data=body, headers=self._signed(body, n)) as told:
@@ -193,19 +207,19 @@ async def _report(meanwhile: str, rate: float | None, bench: Bench, began: datet
         await connection.close()
 
 
-async def _hops(bench: Bench, spans: dict[str, tuple[datetime, datetime]]) -> None:
+async def stop_hops(ground: Ground, spans: Spans) -> None:
     """Print a table: p50 and p99 of each part of a STOP's way, by span."""
-    connection = await asyncpg.connect(await bench.ground.database("dispatch"))
+    connection = await asyncpg.connect(await ground.database("dispatch"))
     try:
         ends = await connection.fetch("SELECT reference, received_at, applied_at, enforced_at FROM enforcement")
     finally:
         await connection.close()
     kept: dict[str, tuple[datetime, datetime]] = {}
-    async for event, *instants in _published(bench, INBOUND_MESSAGES):
+    async for event, *instants in published(ground, INBOUND_MESSAGES):
         if isinstance(event, MessageReceived):
             kept[event.reference] = instants[0], instants[1]
     told: dict[str, tuple[datetime, datetime]] = {}
-    async for event, *instants in _published(bench, STATES):
+    async for event, *instants in published(ground, STATES):
         for cause in event.causes if isinstance(event, ConsentStateChanged) else ():
             told.setdefault(cause.reference or "", (instants[0], instants[1]))
     ways = [
@@ -213,12 +227,12 @@ async def _hops(bench: Bench, spans: dict[str, tuple[datetime, datetime]]) -> No
         for end in ends
         if end["reference"] in kept and end["reference"] in told
     ]
-    _table("a STOP", HOPS, ways, spans)
+    table("a STOP", HOPS, ways, spans)
 
 
-async def _code_hops(bench: Bench, spans: dict[str, tuple[datetime, datetime]]) -> None:
+async def code_hops(ground: Ground, spans: Spans) -> None:
     """Print the table for codes."""
-    connection = await asyncpg.connect(await bench.ground.database("dispatch"))
+    connection = await asyncpg.connect(await ground.database("dispatch"))
     try:
         rows = await connection.fetch(
             "SELECT requested_at, decided_at, handed_off_at FROM message"
@@ -226,14 +240,14 @@ async def _code_hops(bench: Bench, spans: dict[str, tuple[datetime, datetime]]) 
         )
     finally:
         await connection.close()
-    _table("a code", CODE_HOPS, [tuple(row) for row in rows], spans)
+    table("a code", CODE_HOPS, [tuple(row) for row in rows], spans)
 
 
-def _table(
+def table(
     what: str,
     hops: Sequence[str],
     ways: Sequence[tuple[datetime, ...]],
-    spans: dict[str, tuple[datetime, datetime]],
+    spans: Spans,
 ) -> None:
     """Print a table. `ways`: the instants of each STOP or code, the arrival first."""
     print(f"\n| {what} waits until | " + " | ".join(f"{m}: p50 ms | p99 ms" for m in spans) + " |", flush=True)
@@ -242,24 +256,33 @@ def _table(
         cells = []
         for first, last in spans.values():
             waited = [(way[n + 1] - way[n]) / timedelta(milliseconds=1) for way in ways if first <= way[0] < last]
-            cuts = quantiles(waited, n=100, method="inclusive")
-            cells.append(f"{cuts[49]:.0f} | {cuts[98]:.0f}")
+            cells.append(p50_p99(waited))
         print(f"| {hop} | " + " | ".join(cells) + " |", flush=True)
 
 
-async def _published(bench: Bench, topic: Topic) -> AsyncIterator[tuple[Event, datetime, datetime]]:
-    """Yield the events of a watermarked topic, with the begin of the transaction and the time of publication."""
-    left, now = {TopicPartition(topic.name, partition) for partition in range(PARTITIONS)}, datetime.now(UTC)
-    async with AIOKafkaConsumer(bootstrap_servers=bench.ground.bootstrap, auto_offset_reset="earliest") as consumer:
+def p50_p99(ms: Sequence[float]) -> str:
+    """Return two cells of a table."""
+    if len(ms) < FEWEST:
+        return " | "
+    cuts = quantiles(ms, n=100, method="inclusive")
+    return f"{cuts[49]:.0f} | {cuts[98]:.0f}"
+
+
+async def published(ground: Ground, topic: Topic) -> AsyncIterator[tuple[Event, datetime, datetime]]:
+    """Yield the events of a topic so far, with the begin of the transaction and the time of publication."""
+    left = {TopicPartition(topic.name, partition) for partition in range(PARTITIONS)}
+    async with AIOKafkaConsumer(bootstrap_servers=ground.bootstrap, auto_offset_reset="earliest") as consumer:
         consumer.assign(left)
         for where in left:
             consumer.seek(where, 0)
         while left:
-            for where, records in (await consumer.getmany(timeout_ms=1000, max_records=10_000)).items():
+            for records in (await consumer.getmany(*left, timeout_ms=1000, max_records=10_000)).values():
                 for record in records:
-                    published = datetime.fromtimestamp(record.timestamp / 1000, UTC)
                     event = kafka.decode(record.value, record.headers)
                     if event is not None and not isinstance(event, Watermark):
-                        yield event, datetime.fromisoformat(dict(record.headers)["ce_time"].decode()), published
-                    if published > now:
-                        left.discard(where)
+                        began = datetime.fromisoformat(dict(record.headers)["ce_time"].decode())
+                        yield event, began, datetime.fromtimestamp(record.timestamp / 1000, UTC)
+            for where in list(left):
+                end = consumer.highwater(where)
+                if end is not None and await consumer.position(where) >= end:
+                    left.discard(where)

@@ -26,6 +26,7 @@ import httpx
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from bench import growth
 from bench.consent import SENDER
 from bench.dispatch import LATENCY_MS
 from bench.ground import Ground, Server, free_url
@@ -91,11 +92,12 @@ class Whole:
             await connection.execute("SELECT pg_stat_force_next_flush()")
         names = [await connection.fetchval("SELECT current_database()") for connection in self.databases.values()]
         wal, statements, transactions = await self.admin.fetchrow(SERVER, names)
-        services = {f"µs of {name}-svc": _cpu_s(server.pid) * 1e6 for name, server in self.servers.items()}
+        services = {f"µs of {name}": _cpu_s(server.pid) * 1e6 for name, server in self.servers.items()}
         used: dict[str, float] = {
             **services,
             "µs of the services": sum(services.values()),
             "µs of PostgreSQL": _family_s(self.ground.postgres.pid) * 1e6,
+            "µs of the broker": growth.used()["broker"][0] * 1e6,
             "statements": statements,
             "transactions": transactions,
             "bytes of WAL": wal,
@@ -146,15 +148,19 @@ async def run(ground: Ground) -> None:
 
 
 @asynccontextmanager
-async def standing(ground: Ground, many: int) -> AsyncIterator[Whole]:
-    """Start the four services, and store so many people who have opted in."""
+async def standing(ground: Ground, many: int, hours: str = "", *, apart: bool = False) -> AsyncIterator[Whole]:
+    """Start the four services, and store so many people who have opted in.
+
+    `hours`: PLACET_HOURS instead of the ground's. `apart`: dispatch-svc takes opt-outs and codes in a process of their
+    own, as deployed.
+    """
     admin = await asyncpg.connect(ground.postgres.admin_dsn)
     for extension in POSTGRES["shared_preload_libraries"], "pg_walinspect":
         await admin.execute(f"CREATE EXTENSION IF NOT EXISTS {extension}")
     bearer = {"Authorization": f"Bearer {ground.environment.token()}"}
     async with httpx.AsyncClient(base_url=ground.environment.urls["campaign"], headers=bearer, timeout=60) as client:
         whole = Whole(ground, client, admin, free_url())
-        await _serve(whole)
+        await _serve(whole, hours, apart=apart)
         await _people(whole, many)
         yield whole
         for connection in (admin, *whole.databases.values()):
@@ -162,10 +168,12 @@ async def standing(ground: Ground, many: int) -> AsyncIterator[Whole]:
 
 
 @asynccontextmanager
-async def operator(whole: Whole, a_callback: int, *order: str) -> AsyncIterator[None]:
+async def operator(
+    whole: Whole, a_callback: int | str, *order: str, latency_ms: float = LATENCY_MS
+) -> AsyncIterator[None]:
     """Run the operator, which tells so many DLRs a callback. `order`: of the DLRs, as the operator reads it."""
     url = f"{whole.ground.environment.urls['inbound']}/v1/callbacks/simulator/main/receipts"
-    arguments = (whole.operator.rpartition(":")[2], str(LATENCY_MS), url, str(a_callback), *order)
+    arguments = (whole.operator.rpartition(":")[2], str(latency_ms), url, str(a_callback), *order)
     secret = os.environ | {"SECRET": whole.ground.environment.simulator_secret}
     command = [sys.executable, "-m", "bench.fast_operator", *arguments]
     await whole.ground.server("operator", command, whole.operator, secret)
@@ -175,10 +183,16 @@ async def operator(whole: Whole, a_callback: int, *order: str) -> AsyncIterator[
         await whole.ground.supervisor.retire("operator")
 
 
-async def _serve(whole: Whole) -> None:
+async def _serve(whole: Whole, hours: str, *, apart: bool) -> None:
     for name in ("consent", "inbound", "campaign", "dispatch"):
-        more = {"PLACET_GATEWAY_URL": whole.operator, "PLACET_ROLES": "all"} if name == "dispatch" else {}
-        whole.servers[name] = await whole.ground.service(name, **more)
+        more = {"PLACET_HOURS": hours} if hours and name != "inbound" else {}
+        if name == "dispatch":
+            more["PLACET_GATEWAY_URL"] = whole.operator
+            more |= {} if apart else {"PLACET_ROLES": "all"}
+        if name == "dispatch" and apart:
+            projection = await whole.ground.service(name, called="projection", **more, PLACET_ROLES="projection")
+            whole.servers["dispatch-svc, projection"] = projection
+        whole.servers[f"{name}-svc"] = await whole.ground.service(name, **more)
         whole.databases[name] = await asyncpg.connect(await whole.ground.database(name))
     url = f"{whole.ground.environment.urls['consent']}/v1/senders"
     (await whole.client.post(url, json=SENDER)).raise_for_status()
