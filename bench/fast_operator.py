@@ -31,14 +31,14 @@ import uvloop
 from bench.inbound import simulator_signed
 
 
-class _Message(msgspec.Struct):
+class Submitted(msgspec.Struct):
     reference: str
     to: str = ""
     category: str = ""
 
 
 class _Submits(msgspec.Struct):
-    messages: list[_Message]
+    messages: list[Submitted]
 
 
 class _Result(msgspec.Struct):
@@ -91,7 +91,7 @@ class _Log:
         self.taken = Taken()
         self._references: set[str] = set()
 
-    def note(self, asked: Sequence[_Message]) -> None:
+    def note(self, asked: Sequence[Submitted]) -> None:
         taken, now, before = self.taken, time.time(), len(self._references)
         for message in asked:
             if message.category == "marketing":
@@ -112,7 +112,7 @@ class Telling:
         self.waiting: Sequence[tuple[int, asyncio.Queue[_Dlr]]] = [(size, asyncio.Queue()) for size in sizes]
         self._turns = count()
 
-    def note(self, asked: Sequence[_Message]) -> None:
+    def note(self, asked: Sequence[Submitted]) -> None:
         told = [(message, state) for state in ("sent", "delivered") for message in asked]
         if self._order == "by_message":
             told.sort(key=lambda each: each[0].reference)
@@ -125,7 +125,7 @@ class Telling:
             else:
                 self._put(queue, message, state)
 
-    def _put(self, queue: asyncio.Queue[_Dlr], message: _Message, state: str) -> None:
+    def _put(self, queue: asyncio.Queue[_Dlr], message: Submitted, state: str) -> None:
         queue.put_nowait(_Dlr(f"op-{message.reference}", message.reference, state, datetime.now(UTC)))
 
     async def run(self) -> None:
@@ -188,7 +188,7 @@ class _Connection(asyncio.Protocol):
             else:
                 self._answer(b"ok\n")
 
-    def _accept(self, asked: Sequence[_Message]) -> None:
+    def _accept(self, asked: Sequence[Submitted]) -> None:
         if self._telling is not None:
             self._telling.note(asked)
         self._answer(_encoder.encode(_Results([_Result(m.reference, f"op-{m.reference}") for m in asked])))

@@ -17,6 +17,7 @@ the ledger and by the operator's own log, and every outbox is empty: otherwise n
 """
 
 import asyncio
+import re
 import sys
 import time
 from collections import Counter
@@ -24,7 +25,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from pathlib import Path
 
 import aiohttp
 import msgspec
@@ -78,6 +78,7 @@ HOPS = (  # the step before each instant of a message; the first instant is that
     "dispatch-svc decides, for the last time",
     "a submit begins with the message",
 )
+LEVEL = re.compile(r'"level": "(warning|error|critical)".*"logger": (.*)')
 STARTED = "SELECT campaign_id, started_at FROM campaign WHERE started_at IS NOT NULL"
 
 
@@ -212,6 +213,11 @@ async def run(ground: Ground) -> None:
     print("\nEach person of each campaign has one outcome; nobody has an advert who must not have one.\n", flush=True)
 
 
+def _used_s(since: Mapping[int, float]) -> float:
+    """Return the processor time of this process's descendants since then."""
+    return sum(taken - since.get(pid, 0.0) for pid, taken in started_cpu_s().items())
+
+
 class Bench:
     def __init__(self, standing: Whole, people: Crowd, others: Others) -> None:
         self.whole, self.people, self.others = standing, people, others
@@ -251,10 +257,11 @@ class Bench:
         await self.others.write_while(
             self._offer(drafts, looks), self.replies, self.every_s, seconds + DRAINED_WITHIN_S
         )
-        ended, of_all, busy = datetime.now(UTC), started_cpu_s(), time.perf_counter() - started
+        ended, cores = datetime.now(UTC), _used_s(processes) / (time.perf_counter() - started)
         drained_s = await self._drained(drafts, ended)
+        of_all = _used_s(processes) * 1e6
         cost = await self.whole.cost() - before
-        cores = (sum(of_all.values()) - sum(processes.get(pid, 0.0) for pid in of_all)) / busy
+        cost = Cost({**cost.used, "µs of all processes, the operator's too": of_all})
         self._report(latency_ms, looks, drained_s, cores, cost)
         return drafts, (began, ended)
 
@@ -416,10 +423,13 @@ class Bench:
         return told, deferred
 
     def errors(self) -> list[str]:
-        """Return the errors in the services' logs, each with its count."""
-        found: Counter[str] = Counter()
-        for log in sorted(Path(self.ground.folder / "logs").glob("*.log")):
+        """Print the services' warnings, and return their errors, each with its count."""
+        said: dict[str, Counter[str]] = {"warning": Counter(), "error": Counter()}
+        for log in sorted((self.ground.folder / "logs").glob("*.log")):
             for line in log.read_text(errors="replace").splitlines():
-                if '"error"' in line or '"critical"' in line or line.startswith("Traceback"):
-                    found[f"{log.stem}: {line[:300]}"] += 1
-        return [f"{many} of {line}" for line, many in found.most_common(SHOWN)]
+                level = LEVEL.search(line)
+                if level is not None:
+                    said["warning" if level[1] == "warning" else "error"][f"{log.stem}: {level[2][:200]}"] += 1
+        for what, many in said["warning"].most_common(SHOWN):
+            print(f"{many} warnings of {what}", flush=True)
+        return [f"{many} errors of {what}" for what, many in said["error"].most_common(SHOWN)]

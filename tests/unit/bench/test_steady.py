@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from bench.crowd import KINDS, Crowd, Kind, kind_of, may, number
-from bench.fast_operator import Taken, Telling, _Message
+from bench.fast_operator import Submitted, Taken, Telling
 from bench.steady import Look, Message, Outcome, grows, hours, reached, violations
 
 NOW = datetime(2026, 12, 1, 10, 0, tzinfo=UTC)  # a Tuesday, 11:00 in Paris
@@ -98,13 +98,13 @@ def test_a_sender_holds_the_consents_of_its_own_people_and_of_another_s() -> Non
 
 async def test_the_operator_tells_messages_in_callbacks_of_several_sizes() -> None:
     telling = Telling("http://127.0.0.1", (1, 100), b"secret", "")
-    telling.note([_Message(f"m{n}") for n in range(4)])
+    telling.note([Submitted(f"m{n}") for n in range(4)])
     waiting = [(size, [queue.get_nowait().reference for _ in range(queue.qsize())]) for size, queue in telling.waiting]
     assert waiting == [(1, ["m0", "m2", "m0", "m2"]), (100, ["m1", "m3", "m1", "m3"])]
 
 
 async def test_delivered_follows_later() -> None:
     telling = Telling("http://127.0.0.1", (1,), b"secret", "later")
-    telling.note([_Message("m0")])
+    telling.note([Submitted("m0")])
     (_, queue), *_ = telling.waiting
     assert [queue.get_nowait().status for _ in range(queue.qsize())] == ["sent"]
