@@ -78,6 +78,7 @@ HOPS = (  # the step before each instant of a message; the first instant is that
     "dispatch-svc decides, for the last time",
     "a submit begins with the message",
 )
+LAPSED = re.compile(r"^sms_dispatch_permits_lapsed_total ([\d.e+]+)$", re.MULTILINE)
 LEVEL = re.compile(r'"level": "(warning|error|critical)".*"logger": (.*)')
 STARTED = "SELECT campaign_id, started_at FROM campaign WHERE started_at IS NOT NULL"
 
@@ -210,6 +211,9 @@ async def run(ground: Ground) -> None:
         wrong += bench.errors()
     if wrong:
         sys.exit("there is no figure: " + "; ".join(wrong))
+    for path in (history.RAW, history.KEPT) if ground.asked.keep else (history.RAW,):
+        for one in bench.kept:
+            history.add(path, one)
     print("\nEach person of each campaign has one outcome; nobody has an advert who must not have one.\n", flush=True)
 
 
@@ -230,6 +234,7 @@ class Bench:
         self.replies = self._replies()
         self.scheduled: dict[str, datetime] = {}  # by campaign
         self.kinds: dict[str, str] = {}  # of texts, by campaign
+        self.kept: list[history.Kept] = []
         self._turns = count()
 
     async def prepare(self) -> None:
@@ -251,7 +256,8 @@ class Bench:
         """Measure a pass and print its tables. Return its campaigns and its span."""
         seconds = self.ground.asked.seconds
         drafts = [await self._draft() for _ in range(seconds // EVERY_S)]
-        before, processes, began = await self.whole.cost(), started_cpu_s(), datetime.now(UTC)
+        before, lapsed, processes = await self.whole.cost(), await self._lapsed(), started_cpu_s()
+        began = datetime.now(UTC)
         looks: list[Look] = []
         started = time.perf_counter()
         await self.others.write_while(
@@ -261,7 +267,8 @@ class Bench:
         drained_s = await self._drained(drafts, ended)
         of_all = _used_s(processes) * 1e6
         cost = await self.whole.cost() - before
-        cost = Cost({**cost.used, "µs of all processes, the operator's too": of_all})
+        again = {"decided again, as the permit lapsed": await self._lapsed() - lapsed}
+        cost = Cost({**cost.used, "µs of all processes, the operator's too": of_all, **again})
         self._report(latency_ms, looks, drained_s, cores, cost)
         return drafts, (began, ended)
 
@@ -314,6 +321,14 @@ class Bench:
             await asyncio.sleep(whole.LOOK_EVERY_S)
         return (datetime.now(UTC) - ended).total_seconds()
 
+    async def _lapsed(self) -> float:
+        """Return how many messages dispatch-svc has decided again because no submit began on their permit."""
+        told = await self.whole.client.get(f"{self.whole.servers['dispatch-svc'].url}/metrics")
+        found = LAPSED.search(told.raise_for_status().text)
+        if found is None:
+            raise RuntimeError("dispatch-svc has no count of lapsed permits")
+        return float(found[1])
+
     async def _waiting(self) -> int:
         return sum([await each.fetchval(whole.WAITING) for each in self.whole.databases.values()])
 
@@ -339,9 +354,7 @@ class Bench:
         print(flush=True)
         title = f"At a steady rate, the operator answers in {latency_ms} ms"
         sides = [Sample(round(each * looks[-1].at_s), looks[-1].at_s) for each in (found, float(rate))]
-        one = history.kept(title, "messages", Comparison(sides[:1], sides[1:], [fixed_loop()]), WANTED)
-        for path in (history.RAW, history.KEPT) if self.ground.asked.keep else (history.RAW,):
-            history.add(path, one)
+        self.kept.append(history.kept(title, "messages", Comparison(sides[:1], sides[1:], [fixed_loop()]), WANTED))
 
     async def checked(self, drafts: Sequence[str], began: datetime) -> list[str]:
         """Return what is wrong with the outcome of a pass, whose operator has run since `began`."""
