@@ -18,7 +18,11 @@ from common.contracts import CAMPAIGN_REQUESTS
 
 STEPS = (100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)
 PLOT = Path("docs/growth.svg")
-PARTS = {"dispatch": rb"-m\0dispatch\0", "Postgres": rb"^postgres:|^\S*postgres\0", "broker": rb"tansu"}
+PARTS = {
+    "dispatch": rb"-m\0dispatch\0",
+    "Postgres": rb"^postgres:|^\S*postgres\0",
+    "broker": rb"tansu|\0kafka\.Kafka\0",
+}
 COLOURS = {"dispatch": "#2563eb", "Postgres": "#b45309", "broker": "#6b7280"}
 WIDTH, HEIGHT, EDGE = 640, 320, 56
 
