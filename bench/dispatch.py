@@ -376,20 +376,11 @@ async def known(dispatch_dsn: str) -> None:
 
 async def hold(bench: Bench, first: int, last: int, *, bare: bool = True) -> None:
     """Store the people `first` to `last`, in the database of the bare loop too; every second person has opted in."""
-    yes = Consent(
-        sender_id="bench",
-        purpose=PURPOSE,
-        state="opted_in",
-        basis="opt_in",
-        occurred_at=datetime(2026, 3, 2, tzinfo=UTC),
-        evidence_id="bench",
-    )
-    consents = (msgspec.json.encode((yes,)).decode(), "[]")
     subject_id = bench.subject_keys.subject_id
     dispatch = await asyncpg.connect(await bench.ground.database("dispatch"))
     await dispatch.copy_records_to_table(
         "subject",
-        records=((subject_id(_number(n)), 0, consents[n % 2], "[]", False) for n in range(first, last)),
+        records=((subject_id(_number(n)), 0, _consents(n), "[]", False) for n in range(first, last)),
         columns=("subject_id", "version", "consents", "suppressions", "erased"),
     )
     of_bare = await asyncpg.connect(bench.bare_dsn)
@@ -401,6 +392,21 @@ async def hold(bench: Bench, first: int, last: int, *, bare: bool = True) -> Non
     for connection in (dispatch, of_bare):
         await connection.execute("VACUUM ANALYZE")
         await connection.close()
+
+
+def _consents(n: int) -> str:
+    """Return the consents of a person, as stored: of each who has opted in, another."""
+    if n % 2:
+        return "[]"
+    yes = Consent(
+        sender_id="bench",
+        purpose=PURPOSE,
+        state="opted_in",
+        basis="opt_in",
+        occurred_at=datetime(2026, 3, 2, tzinfo=UTC) + timedelta(seconds=n % 1_000_000),
+        evidence_id=f"bench-{n}",
+    )
+    return msgspec.json.encode((yes,)).decode()
 
 
 async def _watermarks(producer: AIOKafkaProducer) -> None:

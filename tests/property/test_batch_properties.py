@@ -57,7 +57,7 @@ def consent(**more: object) -> Consent:
     return replace(CONSENT, **more)
 
 
-YES = (consent(),)  # the same list of several people, as `store.knowledge` reads equal lists
+YES = (consent(),)  # the same list of several people
 SUBJECTS = {
     PEOPLE[0]: Subject(1, YES, (), False, False),
     PEOPLE[6]: Subject(7, YES, (), False, False),

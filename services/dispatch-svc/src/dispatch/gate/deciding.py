@@ -114,19 +114,8 @@ class _Form:
     deliver_by: datetime | None
     controller: Collection[str] | None  # of a code or notice requested over HTTP
     costs: dict[int, int | None] = field(default_factory=dict)  # by segments
-    told: dict[tuple[object, ...], "_Told"] = field(default_factory=dict)  # by the person's state, and `recent`
-
-
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """The gate's verdict on persons of one state, with the message's own part of the decision record.
-
-    `rows`: the first row of such a message, by the columns in which such messages may differ beside their own.
-    """
-
-    verdict: Verdict
-    facts: str
-    rows: dict[tuple[object, ...], MessageRow] = field(default_factory=dict)
+    of_unknown: dict[int, tuple[Verdict, str]] = field(default_factory=dict)  # `_verdict`, by `recent`
+    rows: dict[tuple[object, ...], MessageRow] = field(default_factory=dict)  # the first of rows that are much alike
 
 
 @dataclass(slots=True)
@@ -171,10 +160,12 @@ class Batch:
         if blocked and candidate.category != "marketing" and gateway in blocked:
             form = self._blocked(form)
         recent = self.recent.get((subject_id, sender_id), 0)
-        person = _state_of(subject), recent
-        if (told := form.told.get(person)) is None:
-            told = form.told[person] = _tell(form, subject, recent)
-        verdict = told.verdict
+        if subject is not None:
+            verdict, facts = _verdict(form, subject, recent)
+        elif (told := form.of_unknown.get(recent)) is not None:
+            verdict, facts = told
+        else:
+            verdict, facts = form.of_unknown[recent] = _verdict(form, None, recent)
         if gateway is None and type(verdict) is Allow:
             verdict = _no_way(candidate, form.ways, known.now)
         charged = None
@@ -196,9 +187,9 @@ class Batch:
             candidate,
             verdict,
             form,
-            told,
             consent_version=None if subject is None else subject.version,
             gone=gone,
+            facts=facts,
             gateway=gateway if allowed else None,
             segments=parts,
             cost=cost,
@@ -303,7 +294,7 @@ class Batch:
         """Return the form of a message whose own gateway blocks the person."""
         known = structs.replace(form.known, blocked=True)
         prepared = gate.prepare(form.request, known, self.known.now, self.having.limits, self.having.policy)
-        return replace(form, known=known, prepared=prepared, told={})
+        return replace(form, known=known, prepared=prepared, of_unknown={}, rows={})
 
     def _read(self, content: str, category: Category, sender: Sender | None) -> _Text:
         lacks_code = sender is not None and lacks_a_mention(category, content, sender.stop_code)
@@ -339,10 +330,10 @@ class Batch:
         candidate: Candidate,
         verdict: Verdict,
         form: _Form,
-        told: _Told,
         *,
         consent_version: int | None,
         gone: bool,
+        facts: str,
         gateway: str | None,
         segments: int | None,
         cost: int | None,
@@ -363,7 +354,7 @@ class Batch:
         gone = (status is Status.DENIED and Reason.ERASED in reasons) or (status is Status.EXPIRED and gone)
         number, content = (None, None) if gone else (candidate.number, candidate.text)
         like = status, reasons, due, gateway, segments, cost, charged, candidate.version, candidate.partition
-        if (first := told.rows.get(like)) is not None:  # a fourth of the time
+        if (first := form.rows.get(like)) is not None:  # a fourth of the time
             return structs.replace(
                 first,
                 message_id=candidate.message_id,
@@ -371,8 +362,9 @@ class Batch:
                 number=number,
                 text=content,
                 consent_version=consent_version,
+                facts=facts,
             )
-        row = told.rows[like] = MessageRow(
+        row = form.rows[like] = MessageRow(
             message_id=candidate.message_id,
             status=status,
             reasons=reasons,
@@ -393,7 +385,7 @@ class Batch:
             as_of=self.known.as_of,
             decided_at=self.known.now,
             region=candidate.region,
-            facts=told.facts,
+            facts=facts,
             gateway=gateway,
             template=candidate.template,
             segments=segments,
@@ -405,23 +397,10 @@ class Batch:
         return row
 
 
-def _tell(form: _Form, subject: Subject | None, recent: int) -> _Told:
-    """Return the gate's verdict, with its record: routes are not law."""
+def _verdict(form: _Form, subject: Subject | None, recent: int) -> tuple[Verdict, str]:
+    """Return the gate's verdict, with the message's own part of its record: routes are not law."""
     verdict = gate.decide_for(form.prepared, subject, recent)
-    own = record.encode_own(form.request, form.known, subject, recent, verdict, form.controller)
-    return _Told(verdict, shortened(own))
-
-
-def _state_of(subject: Subject | None) -> tuple[object, ...] | None:
-    """Return what of a person counts for a verdict: all but the version.
-
-    Lists of consents and suppressions are equal where they are the same object: `store.knowledge` reads equal ones
-    once, and `Known.subjects` keeps both alive for as long as the batch.
-    """
-    if subject is None:
-        return None
-    lists = id(subject.consents), id(subject.suppressions)
-    return *lists, subject.erased, subject.unreadable, subject.held_since
+    return verdict, shortened(record.encode_own(form.request, form.known, subject, recent, verdict, form.controller))
 
 
 def lacks_a_mention(category: Category, text: str, stop_code: str) -> bool:

@@ -1,9 +1,9 @@
 """The queries of the gate: the knowledge behind a decision."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -21,22 +21,9 @@ from dispatch.messages import store as messages
 from dispatch.messages.by_day import of_people
 from dispatch.projection.store import A_CAMPAIGN, CONSENTS_GROUP, Sender, sender_of, watermark_of
 
-T = TypeVar("T")
-
 _controls = msgspec.json.Decoder(dict[str, Control])
 _consents = msgspec.json.Decoder(tuple[Consent, ...])
 _suppressions = msgspec.json.Decoder(tuple[Suppression, ...])
-
-
-class _Decoded(dict[str, T]):
-    """Decodes each text once: equal texts give the same object, by which `deciding.py` knows persons alike."""
-
-    def __init__(self, decode: Callable[[str], T]) -> None:
-        self._decode = decode
-
-    def __missing__(self, said: str) -> T:
-        value = self[said] = self._decode(said)
-        return value
 
 
 class Surroundings(NamedTuple):
@@ -148,11 +135,11 @@ async def knowledge(
         " ".join(subject_ids),
     )
     as_of, controls = next((as_of, controls) for nobody, as_of, controls, *_ in rows if nobody is None)
-    subjects: dict[str, Subject] = {}
-    consents, stops = _Decoded(_consents.decode), _Decoded(_suppressions.decode)
-    for subject_id, held, said, stopped, version, erased, unreadable in rows:
-        if subject_id is not None:
-            subjects[subject_id] = Subject(version, consents[said], stops[stopped], erased, unreadable, held)
+    subjects = {
+        subject_id: Subject(version, _consents.decode(consents), _suppressions.decode(stops), erased, unreadable, held)
+        for subject_id, held, consents, stops, version, erased, unreadable in rows
+        if subject_id is not None
+    }
     return Knowledge(as_of, subjects, _controls.decode(controls) if controls else {})
 
 
