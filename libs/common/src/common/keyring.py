@@ -391,11 +391,14 @@ class FieldKeys:
         return self._open(key_id, raw, context).decode()
 
     def unseal_numbers(self, numbers: Iterable[tuple[str, InnerId]]) -> list[str | None]:
-        """Decrypt the number of each person, named by the inner id; None where it is unreadable."""
+        """Decrypt the number of each person, named by the inner id, or return None for an unreadable number."""
         return self._unseal_all([(sealed, (OF_A_NUMBER + inner).encode()) for sealed, inner in numbers])
 
     def unseal_texts(self, texts: Iterable[tuple[str, str]]) -> list[str | None]:
-        """Decrypt each text in two thirds of the time of `unseal`, given its context; None where it is unreadable."""
+        """Decrypt each text, given its context, or return None for an unreadable text.
+
+        A text takes two thirds of the time of `unseal`.
+        """
         return self._unseal_all([(sealed, self._bound(context)) for sealed, context in texts])
 
     def _unseal_all(self, fields: Iterable[tuple[str, bytes]]) -> list[str | None]:
