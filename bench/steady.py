@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import count
+from itertools import count, pairwise
 
 import aiohttp
 import msgspec
@@ -117,11 +117,14 @@ class Outcome:
     offered: Mapping[str, int]  # messages by campaign
     ledger: Sequence[Message]
     allowed: frozenset[str]  # the people who had opted in
+    stops: int  # acknowledged
+    left_open: int  # STOPs known to dispatch-svc and not enforced
     enforced: Mapping[str, datetime]
     numbers: Mapping[str, str]  # of people
     taken: Taken
     singles: Mapping[str, int]
     waiting: int  # rows of outboxes
+    untold: int  # messages without an outcome told to campaign-svc in time
 
 
 def violations(found: Outcome) -> list[str]:
@@ -155,7 +158,12 @@ def violations(found: Outcome) -> list[str]:
         wrong["people got a message after the STOP was enforced"] += (
             found.taken.last.get(found.numbers[who], 0.0) > stopped.timestamp()
         )
+    wrong["STOPs were acknowledged and never reached dispatch-svc"] += max(
+        0, found.stops - len(found.enforced) - found.left_open
+    )
+    wrong["STOPs are not enforced"] += found.left_open
     wrong["rows are left in outboxes"] += found.waiting
+    wrong["messages have no last DLR"] += found.untold
     return [f"{many} {what}" for what, many in wrong.items() if many]
 
 
@@ -163,7 +171,13 @@ def reached(looks: Sequence[Look]) -> float:
     """Return the messages a second whose outcome was told in the second half: the first one fills what is under way."""
     middle = looks[len(looks) // 2 - 1] if len(looks) > 1 else Look(0.0, 0, 0, 0)
     last = looks[-1]
-    return (last.told - middle.told) / (last.at_s - middle.at_s)
+    took_s = last.at_s - middle.at_s
+    return min(last.told - middle.told, last.offered - middle.offered) / took_s
+
+
+def stands(looks: Sequence[Look]) -> bool:
+    """Return whether nothing at all was told from one look to the next, after the first quarter."""
+    return any(after.told == before.told for before, after in pairwise(looks[len(looks) // 4 :]))
 
 
 def grows(looks: Sequence[Look]) -> bool:
@@ -269,7 +283,7 @@ class Bench:
         cost = await self.whole.cost() - before
         again = {"decided again, as the permit lapsed": await self._lapsed() - lapsed}
         cost = Cost({**cost.used, "µs of all processes, the operator's too": of_all, **again})
-        self._report(latency_ms, looks, drained_s, cores, cost)
+        self._report(latency_ms, len(drafts), looks, drained_s, cores, cost)
         return drafts, (began, ended)
 
     async def _draft(self) -> str:
@@ -333,10 +347,10 @@ class Bench:
         return sum([await each.fetchval(whole.WAITING) for each in self.whole.databases.values()])
 
     def _report(
-        self, latency_ms: int, looks: Sequence[Look], drained_s: float | None, cores: float, cost: Cost
+        self, latency_ms: int, drafts: int, looks: Sequence[Look], drained_s: float | None, cores: float, cost: Cost
     ) -> None:
-        rate, many = self.ground.asked.rate, looks[-1].offered
-        found, good = reached(looks), not grows(looks)
+        rate, many = self.ground.asked.rate, drafts * self.people.contacts
+        found, good = reached(looks), not (grows(looks) or stands(looks))
         print(f"#### An operator that answers in {latency_ms} ms\n")
         print("| s | offered | decided | told | under way |\n|---:|---:|---:|---:|---:|")
         step = -(-len(looks) // SHOWN)
@@ -362,16 +376,20 @@ class Bench:
         async with aiohttp.ClientSession() as client, client.get(f"{self.whole.operator}/taken") as answer:
             taken = msgspec.json.decode(await answer.read(), type=Taken)
         enforced = {row["subject_id"]: row["enforced_at"] for row in await dispatch.fetch(ENFORCED)}
+        left_open = sum(at is None for at in enforced.values())
         return violations(
             Outcome(
                 dict.fromkeys(drafts, self.people.contacts),
                 [Message(*row) for row in await dispatch.fetch(LEDGER, drafts)],
                 self.allowed,
+                self.others.stops,
+                left_open,
                 {who: at for who, at in enforced.items() if at is not None},
                 self.numbers,
                 taken,
                 {row["category"]: row["count"] for row in await dispatch.fetch(SINGLES, began)},
                 await self._waiting(),
+                (await self._look(drafts, 0.0)).under_way,
             )
         )
 

@@ -124,6 +124,7 @@ class Others:
         self._bearer = {"Authorization": f"Bearer {ground.environment.token()}"}
         self._signed: Signed = simulator_signed(ground.environment.simulator_secret.encode())
         self._numbers = count()
+        self.stops = 0  # acknowledged
 
     async def register(self, sender: Mapping[str, object]) -> None:
         url = f"{self._urls['consent']}/v1/senders"
@@ -165,6 +166,7 @@ class Others:
         url = f"{self._urls['inbound']}/v1/callbacks/simulator/main/messages"
         async with self._client.post(url, data=body, headers=self._signed(body, n)) as told:
             told.raise_for_status()
+        self.stops += 1
 
     async def _code(self) -> None:
         sender_id = CODES_SENDER["sender_id"]

@@ -891,9 +891,23 @@ MUTANTS = (
     Mutant(
         "a bad record of one partition keeps back those read with it",
         CONSUMER,
-        "            with suppress(Exception):  # which each partition then has again, or has not\n",
-        "            if True:\n",
+        "        except (Poison, Hold, WentBack):\n            return False\n",
+        "        except (Poison, Hold, WentBack):\n            return True\n",
         "tests/service/common/test_together.py -k buried",
+    ),
+    Mutant(
+        "a frozen owner of a partition keeps back those read with it",
+        OFFSETS,
+        "at_once=len(tps) > 1",
+        "at_once=False",
+        "tests/service/common/test_together.py -k frozen",
+    ),
+    Mutant(
+        "nobody hears that the work after a shared batch failed",
+        CONSUMER,
+        "            for tp, records in parts.items():\n                self._failed(",
+        "            for tp, records in ():\n                self._failed(",
+        "tests/service/common/test_together.py -k follows",
     ),
     Mutant(
         "partitions read together step as the first of them",

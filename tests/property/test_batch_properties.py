@@ -32,7 +32,7 @@ from tests.support.prices import line, prices
 
 NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)  # Tuesday, 10:00 in Paris
 NEVER, SOON, LATE = NOW - timedelta(hours=2), NOW + timedelta(milliseconds=400), NOW + timedelta(days=2)
-PEOPLE = [f"o1-{n:032x}" for n in range(11)]
+PEOPLE = [f"o1-{n:032x}" for n in range(12)]  # the sixth and the last are unknown
 PURPOSE = "promotions"
 
 
@@ -132,9 +132,12 @@ def decided(batch: Batch, some: Sequence[tuple[Candidate, Opened]]) -> list[Deci
     return [batch.decide(candidate, opened) for candidate, opened in some]
 
 
+HAD = Counter({(who, sender_id): place % 4 for place, who in enumerate(PEOPLE[5:]) for sender_id in ("a", "b")})
+
+
 def check(some: Sequence[tuple[Candidate, Opened]], *, again: bool) -> None:
-    together = decided(Batch(HAVING, KNOWN, Counter(), again), some)
-    recent: Counter[tuple[str, str]] = Counter()
+    together = decided(Batch(HAVING, KNOWN, Counter(HAD), again), some)
+    recent = Counter(HAD)
     alone = [decided(Batch(HAVING, KNOWN, recent, again), [each])[0] for each in some]
     for mine, its in zip(together, alone, strict=True):
         assert (mine.verdict, mine.row, mine.permit, mine.shared) == (its.verdict, its.row, its.permit, its.shared)

@@ -24,7 +24,7 @@ from common.kafka.consumer import Consumer
 from common.kafka.outbox import Relay
 from common.kafka.reading import broken_logs
 from common.kafka.reading.broken_logs import Broken
-from common.kafka.subscription import After, Handler, Poison, PoisonHandler, Received, Subscription
+from common.kafka.subscription import After, Handler, PoisonHandler, Received, Subscription
 from common.settings import ServiceSettings
 from tests.support.eventually import eventually
 from tests.support.running import Surroundings
@@ -201,10 +201,8 @@ class Pipeline:
         for tp, records in (await self.raw_records()).items():
             stored = await consumer.offsets.start_of(tp.partition)
             fresh = [record for record in records if record.offset >= stored]
-            try:
-                await consumer.batches.apply({tp: fresh} if fresh else {})
-            except Poison:
-                await consumer.batches.apply_one_by_one(tp, fresh)
+            if fresh:
+                await consumer.batches.handle(tp, fresh)
 
     async def next_offset(self, partition: int = 0) -> int | None:
         found: int | None = await self.scalar(

@@ -12,7 +12,7 @@ from common.contracts.consent import ConsentStateChanged
 from common.kafka import broker as kafka
 from common.kafka.subscription import After, Hold, Poison, Received
 from tests.service.common.pipeline import Pipeline, going, pipeline, project, states_of
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, is_so
 from tests.support.running import Surroundings
 
 PEOPLE = [f"t1-{n:032x}" for n in range(40)]
@@ -72,6 +72,47 @@ async def test_a_crash_before_the_commit_leaves_every_partition_where_it_was(sur
         stored = await pipe.rows("SELECT next_offset, xmin::text FROM consumer_offset ORDER BY partition")
         assert [offset for offset, _ in stored] == [_of(partition) for partition in range(PARTITIONS)]
         assert len({tx for _, tx in stored}) == 1
+
+
+async def test_whoever_is_frozen_in_a_transaction_of_a_partition_holds_up_that_one_only(
+    surroundings: Surroundings,
+) -> None:
+    async with pipeline(surroundings, partitions=PARTITIONS) as pipe:
+        consumer = pipe.consumer(together=True)
+        async with pipe.sql() as frozen, going(consumer.run):
+            await eventually(lambda: is_so(len(consumer.placement.placed) == PARTITIONS))
+            held = frozen.transaction()
+            await held.start()
+            await frozen.execute("SELECT FROM consumer_offset WHERE partition = 1 FOR UPDATE")
+            await pipe.publish(*_everybody())
+            await eventually(_all_read(pipe, MANY - _of(1)))
+            await held.rollback()
+            await eventually(_all_read(pipe, MANY))
+        assert sorted(await pipe.applied()) == [(person, 1) for person in PEOPLE]
+
+
+async def test_what_follows_a_shared_batch_fails_as_any_batch_does(
+    surroundings: Surroundings, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with pipeline(surroundings, partitions=PARTITIONS) as pipe:
+        fails = asyncio.Event()
+
+        async def handle(tx: AsyncConnection, batch: list[Received]) -> After | None:
+            await project(tx, batch)
+            return after if len({received.partition for received in batch}) > 1 else None
+
+        async def after() -> None:
+            fails.set()
+            raise RuntimeError("after the commit")
+
+        version = 0
+        async with going(pipe.consumer(handle, together=True).run):
+            while not fails.is_set():
+                version += 1
+                await pipe.publish(*_everybody(version))
+                await eventually(_all_read(pipe, version * MANY))
+        assert any("batch failed" in record.message for record in caplog.records)
+        assert sorted(await pipe.applied()) == [(person, v) for person in PEOPLE for v in range(1, version + 1)]
 
 
 async def _dies(tx: AsyncConnection, batch: list[Received]) -> After | None:

@@ -372,6 +372,23 @@ async def test_a_receipt_that_waited_for_another_one_applies_to_the_message_as_i
     }
 
 
+@pytest.mark.parametrize("together", [True, False])
+async def test_receipts_of_a_message_leave_the_same_whether_they_come_together_or_not(
+    database: Database, *, together: bool
+) -> None:
+    row = message(1)
+    async with database.begin() as tx:
+        await messages.insert_messages(tx, [row])
+        await messages.settle(tx, [accepted(row)])
+    first, second = dlr("op-1", row.message_id, receipt="sent", code="1101"), dlr("op-1", row.message_id)
+    for told in [[first, second]] if together else [[first], [second]]:
+        async with database.begin() as tx:
+            await settle_receipts(tx, told, keep_early=True)
+    async with database.begin() as tx:
+        [found] = await sending.messages_of_receipts(tx, [row.message_id], [], [])
+    assert (found.receipt, found.code) == ("delivered", "1101")
+
+
 @pytest.mark.parametrize("many", [3, COPIED_MESSAGES])
 @pytest.mark.parametrize("decided", [True, False])
 async def test_a_message_is_inserted_once_and_a_repeat_changes_no_row(

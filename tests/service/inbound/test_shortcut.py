@@ -343,11 +343,15 @@ async def test_dlrs_that_are_told_twice_or_with_a_nonce_or_too_many_are_left_to_
     for each in (
         [service.dlr(1), service.dlr(2, 1)],
         [service.dlr(1, nonce="event-1"), service.dlr(2)],
-        [service.dlr(1, *range(journal.TOGETHER))],
+        [service.dlr(1, *range(journal.TOGETHER + 1))],
         [service.dlr(1), service.arrival(2)],
     ):
         assert await service.receipts_shortened(*each) is None
     assert {table: len(rows) for table, rows in (await service.kept()).items()} == dict.fromkeys(TABLES, 0)
+
+
+async def test_as_many_dlrs_as_an_event_holds_are_journalled_in_one_round_trip(service: Journalling) -> None:
+    assert await service.receipts_shortened(service.dlr(1, *range(journal.TOGETHER)))
 
 
 async def test_a_dlr_of_another_transaction_of_the_moment_is_left_to_the_journal(service: Journalling) -> None:

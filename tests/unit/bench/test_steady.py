@@ -9,7 +9,7 @@ import pytest
 
 from bench.crowd import KINDS, Crowd, Kind, kind_of, may, number
 from bench.fast_operator import Submitted, Taken, Telling
-from bench.steady import Look, Message, Outcome, grows, hours, reached, violations
+from bench.steady import Look, Message, Outcome, grows, hours, reached, stands, violations
 
 NOW = datetime(2026, 12, 1, 10, 0, tzinfo=UTC)  # a Tuesday, 11:00 in Paris
 ZOE, LEO = "+33639980001", "+33639980002"
@@ -19,11 +19,14 @@ GOOD = Outcome(
     offered={"c1": 2},
     ledger=[ACCEPTED, DENIED],
     allowed=frozenset({"zoe"}),
+    stops=0,
+    left_open=0,
     enforced={},
     numbers={"zoe": ZOE, "leo": LEO},
     taken=Taken({ZOE: 1}, {"transactional": 3}, {ZOE: NOW.timestamp()}),
     singles={"transactional": 3},
     waiting=0,
+    untold=0,
 )
 
 
@@ -46,6 +49,9 @@ def test_a_good_outcome_has_no_violation() -> None:
         (replace(GOOD, singles={"transactional": 4}), "in the ledger, or"),
         (replace(GOOD, taken=Taken({ZOE: 1}, {"transactional": 3}, {}, 1)), "twice to the operator"),
         (replace(GOOD, waiting=1), "outboxes"),
+        (replace(GOOD, stops=1), "never reached dispatch-svc"),
+        (replace(GOOD, stops=1, left_open=1), "not enforced"),
+        (replace(GOOD, untold=1), "no last DLR"),
     ],
 )
 def test_each_violation_is_said(found: Outcome, says: str) -> None:
@@ -66,6 +72,12 @@ def test_a_backlog_that_grows_is_told_from_one_that_stays() -> None:
 def test_the_rate_reached_is_of_the_second_half() -> None:
     assert reached(_looks(400, 400, 400, 400)) == 100
     assert reached(_looks(0, 100, 200, 300)) == 80
+    assert reached(_looks(0, 900, 200, 100)) == 100, "a backlog is made up for, no more is offered"
+
+
+def test_a_pass_that_stood_still_is_not_steady() -> None:
+    assert not stands(_looks(200, 300, 310, 290))
+    assert stands(_looks(0, 500, 1_000, 300))
 
 
 def test_the_real_hours_are_kept_if_the_whole_run_lies_in_them() -> None:

@@ -105,7 +105,7 @@ async def write_receipts(held: Resources[Any], arrivals: Sequence[Arrival]) -> l
     entries = [entry for arrival in arrivals for entry in arrival.entries]
     told = tuple([entry.event for entry in entries if isinstance(entry.event, ReceiptReceived)])
     names = [entry.item.receipt for entry in entries if entry.item.receipt is not None]
-    if not len(entries) == len(told) == len(set(names)) < journal.TOGETHER or any(each.once for each in arrivals):
+    if not len(entries) == len(told) == len(set(names)) <= journal.TOGETHER or any(each.once for each in arrivals):
         return None
     ids = journal.callback_ids(arrivals)
     callbacks: dict[UUID, tuple[Arrival, list[UUID]]] = {}
@@ -113,7 +113,10 @@ async def write_receipts(held: Resources[Any], arrivals: Sequence[Arrival]) -> l
         listed = callbacks.setdefault(id_, (arrival, []))[1]
         listed.extend([entry.item.receipt for entry in arrival.entries if entry.item.receipt is not None])
     event, [event_id] = ReceiptsReceived(receipts=told), outbox.draw_ids(1)
-    type_, payload = outbox.as_stored(event.type, kafka.encode(event))
+    encoded = kafka.encode(event)
+    if len(encoded) + len(event.key) > outbox.MAX_RECORD_BYTES:
+        return None
+    type_, payload = outbox.as_stored(event.type, encoded)
     # the same order in every transaction: no deadlock
     rows = sorted([(name, id_) for id_, (_, listed) in callbacks.items() for name in listed])
     try:

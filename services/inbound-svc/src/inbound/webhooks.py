@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar, get_args
@@ -129,7 +129,7 @@ class OnTheirWay:
         await asyncio.sleep(RETURNING_S)
 
 
-Arrivals = Mapping[Kind, tuple[Together[Arrival, Kept], OnTheirWay]]
+Arrivals = Mapping[Kind, tuple[Together[Arrival, Kept], AbstractContextManager[None]]]
 
 
 def callbacks(accounts: Sequence[Account], publish_timeout_s: float) -> tuple[list[Route], APIRouter]:
@@ -141,10 +141,10 @@ def callbacks(accounts: Sequence[Account], publish_timeout_s: float) -> tuple[li
     answers = {
         (account.provider, kind): _answer(account.provider, kind) for account in accounts for kind in get_args(Kind)
     }
-    mos, dlrs, at_once = OnTheirWay(), OnTheirWay(), AT_ONCE // 2
+    dlrs, at_once = OnTheirWay(), AT_ONCE // 2
     # apart, as a DLR among the MOs bars their shortcut, and the lock of a DLR holds up no STOP
     arrivals: Arrivals = {
-        "messages": (Together(journal.write, shortcut.write, at_once=at_once), mos),
+        "messages": (Together(journal.write, shortcut.write, at_once=at_once), nullcontext()),
         "receipts": (Together(journal.write, shortcut.write_receipts, at_once=at_once, rest=dlrs.answered), dlrs),
     }
 

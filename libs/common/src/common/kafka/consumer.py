@@ -19,7 +19,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -40,7 +39,7 @@ from common.kafka.reading.placement import Placement
 from common.kafka.reading.polling import Polling
 from common.kafka.reading.progress import Progress
 from common.kafka.reading.records import Mark, watermarks_of
-from common.kafka.subscription import POLL_MS, Hold, Stopped, Subscription
+from common.kafka.subscription import POLL_MS, Hold, Poison, Stopped, Subscription
 from common.keyring import SubjectKeys, fingerprints
 from common.settings import ServiceSettings
 from common.telemetry import gauge, histogram
@@ -224,8 +223,8 @@ class Consumer:
                 marks[tp] = only
             else:
                 events[tp] = records
-        together = [events] if self.subscription.together else [{tp: records} for tp, records in events.items()]
-        for some in together:
+        apart = [{tp: records} for tp, records in events.items()]
+        for some in [events] if self.subscription.together and events else apart:
             self._in_flight |= dict.fromkeys(some, asyncio.create_task(self._handle(client, some, stop)))
         if marks:
             self._in_flight |= dict.fromkeys(marks, asyncio.create_task(self._handle_watermarks(client, marks)))
@@ -267,21 +266,44 @@ class Consumer:
     async def _handle_batch(self, client: AIOKafkaConsumer, parts: Parts, stop: asyncio.Event) -> set[TopicPartition]:
         """Handle a batch; return the partitions whose next may follow. Several that fail are handled one by one."""
         parts = {tp: records for tp, records in parts.items() if tp in client.assignment()}
+        if len(parts) == 1 or not await self._handled_together(client, parts):
+            places = asyncio.Semaphore(self.subscription.at_once)
+
+            async def alone(tp: TopicPartition, records: Sequence[Any]) -> bool:
+                async with places:
+                    if len(parts) > 1 and (self.leaving or stop.is_set()):
+                        self.placement.rest(client, tp, records[0].offset, 0.0)
+                        return False
+                    return await self._handle_one(client, tp, records)
+
+            ended = await asyncio.gather(*(alone(*part) for part in parts.items()), return_exceptions=True)
+            for error in ended:
+                if isinstance(error, BaseException):
+                    raise error
+            return {tp for tp, went_well in zip(parts, ended, strict=True) if went_well}
+        return set(parts)
+
+    async def _handled_together(self, client: AIOKafkaConsumer, parts: Parts) -> bool:
+        """Handle the partitions in one transaction; return False, with nothing done, where that does not work."""
         started = time.monotonic()
-        if len(parts) > 1:
-            with suppress(Exception):  # which each partition then has again, or has not
-                await self.batches.handle_all(parts)
-                BATCH.labels(self.subscription.topic.name).observe(time.monotonic() - started)
-                for tp, records in parts.items():
-                    self._went_well(client, tp, records[-1].offset + 1)
-                return set(parts)
-        went_well: set[TopicPartition] = set()
-        for begun, (tp, records) in enumerate(parts.items()):
-            if begun and (self.leaving or stop.is_set()):
-                self.placement.rest(client, tp, records[0].offset, 0.0)
-            elif await self._handle_one(client, tp, records):
-                went_well.add(tp)
-        return went_well
+        try:
+            after = await self.batches.apply(parts)
+        except (Poison, Hold, WentBack):
+            return False
+        except Exception as error:
+            log.warning("partitions are handled apart", extra={"consumer": self.name, "why": type(error).__name__})
+            return False
+        try:
+            if after is not None:
+                await after()
+        except Exception:
+            for tp, records in parts.items():
+                self._failed(client, tp, records[0].offset, started)
+            return True
+        BATCH.labels(self.subscription.topic.name).observe(time.monotonic() - started)
+        for tp, records in parts.items():
+            self._went_well(client, tp, records[-1].offset + 1)
+        return True
 
     async def _handle_one(self, client: AIOKafkaConsumer, tp: TopicPartition, batch: Sequence[Any]) -> bool:
         """Handle a batch of a partition; return whether the next may follow."""

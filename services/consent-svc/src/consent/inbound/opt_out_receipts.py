@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import DISPATCH_MESSAGES
-from common.contracts.dispatch import READ_AT_ONCE, MessageChanged, MessagesChanged, changes_in
+from common.contracts.dispatch import MessageChanged, MessagesChanged, changes_in
 from common.kafka.subscription import GATHER_S, After, Received, Subscription
 from common.keyring import FieldKeys, SubjectKeys, Unreadable, owner_of
 from consent.answers import answers
@@ -30,6 +30,7 @@ from consent.proof.store import HandedOff
 log = logging.getLogger(__name__)
 
 GROUP = "consent.receipts"
+CHANGES_AT_ONCE = 500  # a transaction of many people holds up STOPs (`shared_codes.lock_hand_offs`)
 SOURCE = "receipt"
 NOT_ARRIVED = ("failed", "expired")  # receipts: the person may never have read the message
 HANDED_OFF = ("accepted", "rejected", "unknown")  # once its submit began (README, promise 4)
@@ -46,7 +47,7 @@ class Receipts:
             GROUP,
             DISPATCH_MESSAGES,
             self.apply,
-            max_records=READ_AT_ONCE,
+            max_records=CHANGES_AT_ONCE,
             weigh=changes_in,
             gather_s=GATHER_S,
             together=True,

@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import INBOUND_RECEIPTS
 from common.contracts.inbound import ReceiptReceived, ReceiptsReceived, ReceiptState
+from common.db.database import once_committed
 from common.kafka.subscription import GATHER_S, After, Received, Subscription
 from common.telemetry import counter, tracing
 from dispatch.gateways import gateway_name, receipt_codes
@@ -140,8 +141,13 @@ async def apply_receipts(
         for received in batch
         for dlr in _dlrs(received)
     ]
-    for name, many in Counter(receipt.gateway for receipt in receipts).items():
-        OF_GATEWAY.labels(name).inc(many)
+    of_gateway = Counter(receipt.gateway for receipt in receipts)
+
+    def count() -> None:
+        for name, many in of_gateway.items():
+            OF_GATEWAY.labels(name).inc(many)
+
+    once_committed(tx, count)
     return await settle_receipts(tx, receipts, keep_early=True, divided=divided)
 
 
@@ -160,18 +166,14 @@ async def settle_receipts(
     except _Changed:
         told, updated = await _store(tx, receipts, locked=True)
     tracing.matched("dispatch", "DLR matched", told.matched)
-    for labels, many in Counter((receipt.receipt, result) for receipt, result in told.results).items():
-        RECEIPTS.labels(*labels).inc(many)
-    for block in told.blocks:
-        BLOCKS.labels(block.gateway).inc()
     await events.append_changes(tx, updated)
     if told.blocks:
         await store.block(tx, told.blocks)
     early = [receipt for receipt in told.early if not (divided and _names_ours(receipt))]
     if early and keep_early:
         await store.keep_early_receipts(tx, early)
-        for receipt in early:
-            RECEIPTS.labels(receipt.receipt, "early").inc()
+        told.results += [(receipt, "early") for receipt in early]
+    once_committed(tx, told.count)
     if not told.blamed:
         return []
     senders = await projection.senders(tx, {sender_id for _, sender_id, _ in told.blamed})
@@ -198,6 +200,13 @@ class _Told:
     early: list[Receipt] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     blamed: list[tuple[Receipt, str, datetime]] = field(default_factory=list)
+
+    def count(self) -> None:
+        """Count the results: a batch that fails is handled again."""
+        for labels, many in Counter((receipt.receipt, result) for receipt, result in self.results).items():
+            RECEIPTS.labels(*labels).inc(many)
+        for gateway, many in Counter(block.gateway for block in self.blocks).items():
+            BLOCKS.labels(gateway).inc(many)
 
 
 async def _store(tx: AsyncConnection, receipts: Sequence[Receipt], *, locked: bool) -> tuple[_Told, list[Changed]]:
@@ -234,7 +243,8 @@ def _read(receipts: Sequence[Receipt], found: Sequence[MessageRow]) -> _Told:
         if row.status not in HANDED_OFF or row.gateway not in (None, receipt.gateway):
             told.results.append((receipt, "foreign"))
             continue
-        standing = changes.get(row.message_id, row)
+        earlier = changes.get(row.message_id)
+        standing = earlier or row
         known_as = standing.gateway_message_id
         other_part = known_as is not None and known_as != receipt.gateway_message_id
         stands = not advances(standing.receipt, receipt.receipt, other_part=other_part)
@@ -251,7 +261,7 @@ def _read(receipts: Sequence[Receipt], found: Sequence[MessageRow]) -> _Told:
             receipt=standing.receipt if stands and standing.receipt else receipt.receipt,
             gateway=receipt.gateway,
             gateway_message_id=known_as or receipt.gateway_message_id,
-            code=None if stands else receipt.code,
+            code=(None if stands else receipt.code) or (earlier.code if earlier else None),
             receipt_at=standing.receipt_at if stands else receipt.occurred_at,
         )
         if receipt.blocked:

@@ -82,16 +82,19 @@ class Batches:
     _poison_in_a_row: dict[TopicPartition, int] = field(default_factory=dict)
 
     async def handle(self, tp: TopicPartition, records: Sequence[Any]) -> None:
-        """Handle a batch; with a bad record in it, record by record. Raises Stopped, WentBack, Hold, or any error."""
+        """Handle a batch, by halves where a bad record is in it. Raises Stopped, WentBack, Hold, or any error."""
         try:
-            await self.handle_all({tp: records})
-        except Poison:
-            await self.apply_one_by_one(tp, records)
-
-    async def handle_all(self, parts: Parts) -> None:
-        """Handle a batch of several partitions. Raises Poison, WentBack, Hold, or any error, with nothing done."""
-        if (after := await self.apply(parts)) is not None:
-            await after()
+            after = await self.apply({tp: records})
+        except Poison as poison:
+            if len(records) == 1:
+                await self._put_aside(tp, records[0], poison)
+                return
+            middle = len(records) // 2
+            await self.handle(tp, records[:middle])
+            await self.handle(tp, records[middle:])
+        else:
+            if after is not None:
+                await after()
 
     async def apply(self, parts: Parts) -> After | None:
         """Handle records in a transaction. Raises Poison, with nothing done."""
@@ -144,20 +147,15 @@ class Batches:
                 received.append(received_as(record, event, self.people, self.partitions))
         return received
 
-    async def apply_one_by_one(self, tp: TopicPartition, records: Sequence[Any]) -> None:
-        """Handle each record in its own transaction; bury bad ones."""
-        for record in records:
-            try:
-                await self.handle_all({tp: [record]})
-            except Poison as poison:
-                before = self._poison_in_a_row.get(tp, 0)
-                if before >= POISON_IN_A_ROW and not self.subscription.foreign:
-                    if isinstance(poison, UnknownType):
-                        raise  # the partition waits for a newer version
-                    name = self.subscription.name
-                    raise Stopped(f"{name}: more than {POISON_IN_A_ROW} bad records in a row") from poison
-                whole = await self._bury(tp, record, str(poison))
-                self._poison_in_a_row[tp] = before + 1 if whole else 0
+    async def _put_aside(self, tp: TopicPartition, record: Any, poison: Poison) -> None:
+        """Bury a bad record. Raises Stopped after many in a row."""
+        before = self._poison_in_a_row.get(tp, 0)
+        if before >= POISON_IN_A_ROW and not self.subscription.foreign:
+            if isinstance(poison, UnknownType):
+                raise poison  # the partition waits for a newer version
+            raise Stopped(f"{self.subscription.name}: more than {POISON_IN_A_ROW} bad records in a row") from poison
+        whole = await self._bury(tp, record, str(poison))
+        self._poison_in_a_row[tp] = before + 1 if whole else 0
 
     def keep(self, ours: Collection[TopicPartition]) -> None:
         """Forget other partitions."""

@@ -75,12 +75,18 @@ def stored_of(
     return Stored(reading, fault)
 
 
-async def lock(tx: AsyncConnection, group: str, topic: Topic, partitions: Sequence[int]) -> dict[int, Stored]:
-    """Return the rows of these partitions, locked against moves in the order of partitions: no deadlock."""
+async def lock(
+    tx: AsyncConnection, group: str, topic: Topic, partitions: Sequence[int], *, at_once: bool = False
+) -> dict[int, Stored]:
+    """Return the rows of these partitions, locked against moves in the order of partitions: no deadlock.
+
+    `at_once`: raise LockNotAvailableError where another transaction holds a row.
+    """
     rows = await fetch_many(
         tx,
         "SELECT partition, next_offset, last_number, unseen, fault, cleared_at FROM consumer_offset"
-        " WHERE consumer_group = $1 AND topic = $2 AND partition = ANY($3::integer[]) ORDER BY partition FOR UPDATE",
+        " WHERE consumer_group = $1 AND topic = $2 AND partition = ANY($3::integer[]) ORDER BY partition FOR UPDATE"
+        f"{' NOWAIT' if at_once else ''}",
         group,
         topic.name,
         list(partitions),

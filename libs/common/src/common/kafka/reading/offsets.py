@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from aiokafka import TopicPartition
+from asyncpg import LockNotAvailableError
 from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, PrimaryKeyConstraint, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -20,7 +21,7 @@ from common.kafka.reading.broken_logs import Fault
 from common.kafka.reading.completeness import Reading
 from common.kafka.reading.log_identity import UNKNOWN, Identity
 from common.kafka.reading.records import Mark
-from common.kafka.subscription import Subscription
+from common.kafka.subscription import Hold, Subscription
 
 log = logging.getLogger(__name__)
 
@@ -102,8 +103,14 @@ class Offsets:
         return {row[0]: row[1] for row in rows}
 
     async def lock(self, tx: AsyncConnection, tps: Collection[TopicPartition]) -> dict[TopicPartition, Reading]:
-        """Return the places of these partitions, locked in their order. Raises WentBack if any went back."""
-        there = await self._lock(tx, tps)
+        """Return the places of these partitions, locked in their order. Raises WentBack if any went back.
+
+        Several do not wait for a former owner, which may be frozen in a transaction of one of them. Raises Hold then.
+        """
+        try:
+            there = await self._lock(tx, tps, at_once=len(tps) > 1)
+        except LockNotAvailableError as error:
+            raise Hold("another process has one of the partitions") from error
         if len(there) < len(tps):
             raise WentBack
         return there
@@ -153,10 +160,12 @@ class Offsets:
             await broken_logs.lock(tx, self.subscription.group, self.subscription.topic, [partition])
             await self._note_fault(tx, partition, "other_log", at, why)
 
-    async def _lock(self, tx: AsyncConnection, tps: Collection[TopicPartition]) -> dict[TopicPartition, Reading]:
+    async def _lock(
+        self, tx: AsyncConnection, tps: Collection[TopicPartition], *, at_once: bool = False
+    ) -> dict[TopicPartition, Reading]:
         """Return the places, locked, of those partitions that did not go back."""
         topic, of = self.subscription.topic, {tp.partition: tp for tp in tps}
-        stored = await broken_logs.lock(tx, self.subscription.group, topic, list(of))
+        stored = await broken_logs.lock(tx, self.subscription.group, topic, list(of), at_once=at_once)
         return {of[p]: one.reading for p, one in stored.items() if not self._is_behind(of[p], one)}
 
     def _is_behind(self, tp: TopicPartition, stored: broken_logs.Stored) -> bool:
