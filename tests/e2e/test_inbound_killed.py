@@ -61,11 +61,11 @@ async def killable(surroundings: Surroundings, folder: Path) -> AsyncIterator[Ki
 
 
 async def before_the_commit(service: Killable) -> Callable[[], Awaitable[bool]]:
-    """The transaction is open, and Postgres says no more."""
+    """Postgres is asked to journal, and says no more."""
     asked = asyncio.Event()
 
     def hold(request: bytes) -> None:
-        if b"INTO outbox" in request:
+        if b"SELECT journal_" in request or b"INTO outbox (" in request:  # the shortcut's statement, or the journal's
             service.wires.postgres.hold()
             asked.set()
 

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -31,6 +32,7 @@ from tests.support.eventually import eventually, is_so
 from tests.support.running import Surroundings
 
 SUBJECTS = [f"t1-{n:032x}" for n in range(5)]
+RARELY_S = 3_600.0  # no watermark is on the wire beside a row
 
 
 def _versions(records: list[Record]) -> dict[str, list[int]]:
@@ -503,8 +505,9 @@ async def test_a_row_that_kafka_has_not_acknowledged_is_not_deleted_and_nobody_h
         advertised = [host.encode() + struct.pack(">i", at) for at in (int(port), wire.port)]
         wire.rewrite = (advertised[0], advertised[1])  # or the client would go to the broker itself
         relayed = Relayed(pipe.database, PUBLISHED)
-        relay = pipe.relay(kafka_bootstrap=f"{host}:{wire.port}")
+        relay = pipe.relay(kafka_bootstrap=f"{host}:{wire.port}", watermark_every_s=RARELY_S)
         async with going(relayed.run, relay.run):
+            await eventually(lambda: _a_watermark(pipe))
             first = await pipe.fact(await pipe.append(*states_of(SUBJECTS[0], 1)))
             assert await relayed.wait(first, 60) is True
             wire.hold()
@@ -579,7 +582,9 @@ async def test_the_relay_of_the_same_process_tells_nobody_before_kafka_has_ackno
         advertised = [host.encode() + struct.pack(">i", at) for at in (int(port), wire.port)]
         wire.rewrite = (advertised[0], advertised[1])
         relayed, drawn = Relayed(pipe.database, PUBLISHED), [uuid4(), uuid4()]
-        async with going(pipe.relay(published=relayed.published, kafka_bootstrap=f"{host}:{wire.port}").run):
+        told: dict[str, Any] = {"kafka_bootstrap": f"{host}:{wire.port}", "watermark_every_s": RARELY_S}
+        async with going(pipe.relay(published=relayed.published, **told).run):
+            await eventually(lambda: _a_watermark(pipe))
             await pipe.append(*states_of(SUBJECTS[0], 1), event_ids=drawn[:1])
             await eventually(pipe.drained)
             wire.hold()
