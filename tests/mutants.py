@@ -891,8 +891,8 @@ MUTANTS = (
     Mutant(
         "a bad record of one partition keeps back those read with it",
         CONSUMER,
-        "        except (Poison, Hold, WentBack):\n            return False\n",
-        "        except (Poison, Hold, WentBack):\n            return True\n",
+        "        except (Poison, Hold, WentBack):\n            return None\n",
+        "        except (Poison, Hold, WentBack):\n            return set(parts)\n",
         "tests/service/common/test_together.py -k buried",
     ),
     Mutant(

@@ -264,46 +264,49 @@ class Consumer:
                     del going[tp]
 
     async def _handle_batch(self, client: AIOKafkaConsumer, parts: Parts, stop: asyncio.Event) -> set[TopicPartition]:
-        """Handle a batch; return the partitions whose next may follow. Several that fail are handled one by one."""
+        """Handle a batch; return the partitions whose next may follow. Several that fail are handled apart."""
         parts = {tp: records for tp, records in parts.items() if tp in client.assignment()}
-        if len(parts) == 1 or not await self._handled_together(client, parts):
-            places = asyncio.Semaphore(self.subscription.at_once)
+        if len(parts) > 1 and (followed := await self._handled_together(client, parts)) is not None:
+            return followed
+        places = asyncio.Semaphore(self.subscription.at_once)
 
-            async def alone(tp: TopicPartition, records: Sequence[Any]) -> bool:
-                async with places:
-                    if len(parts) > 1 and (self.leaving or stop.is_set()):
-                        self.placement.rest(client, tp, records[0].offset, 0.0)
-                        return False
-                    return await self._handle_one(client, tp, records)
+        async def alone(tp: TopicPartition, records: Sequence[Any]) -> bool:
+            async with places:
+                if len(parts) > 1 and (self.leaving or stop.is_set()):
+                    self.placement.rest(client, tp, records[0].offset, 0.0)
+                    return False
+                return await self._handle_one(client, tp, records)
 
-            ended = await asyncio.gather(*(alone(*part) for part in parts.items()), return_exceptions=True)
-            for error in ended:
-                if isinstance(error, BaseException):
-                    raise error
-            return {tp for tp, went_well in zip(parts, ended, strict=True) if went_well}
-        return set(parts)
+        ended = await asyncio.gather(*(alone(*part) for part in parts.items()), return_exceptions=True)
+        for error in ended:
+            if isinstance(error, BaseException):
+                raise error
+        return {tp for tp, went_well in zip(parts, ended, strict=True) if went_well}
 
-    async def _handled_together(self, client: AIOKafkaConsumer, parts: Parts) -> bool:
-        """Handle the partitions in one transaction; return False, with nothing done, where that does not work."""
+    async def _handled_together(self, client: AIOKafkaConsumer, parts: Parts) -> set[TopicPartition] | None:
+        """Handle the partitions in one transaction; return those whose next may follow.
+
+        Return None, with nothing done, where the partitions have to be handled each by itself.
+        """
         started = time.monotonic()
         try:
             after = await self.batches.apply(parts)
         except (Poison, Hold, WentBack):
-            return False
+            return None
         except Exception as error:
             log.warning("partitions are handled apart", extra={"consumer": self.name, "why": type(error).__name__})
-            return False
+            return None
         try:
             if after is not None:
                 await after()
         except Exception:
             for tp, records in parts.items():
                 self._failed(client, tp, records[0].offset, started)
-            return True
+            return set()
         BATCH.labels(self.subscription.topic.name).observe(time.monotonic() - started)
         for tp, records in parts.items():
             self._went_well(client, tp, records[-1].offset + 1)
-        return True
+        return set(parts)
 
     async def _handle_one(self, client: AIOKafkaConsumer, tp: TopicPartition, batch: Sequence[Any]) -> bool:
         """Handle a batch of a partition; return whether the next may follow."""

@@ -75,10 +75,9 @@ class Clearance:
     ) -> list[Decision]:
         """Decide on messages of one partition, and hold the partition's lock from then on. Store no row.
 
-        `only_fresh`: raise Hold, without a verdict, where consents are too old for marketing.
-
         `beforehand`: these messages decrypted, where the caller has opened all of them. `locked`: the caller holds the
-        lock already, because the caller has locked the rows, and row locks come after the partition's.
+        lock already, because the caller has locked the rows, and row locks come after the partition's. `only_fresh`:
+        raise Hold, without a verdict, where consents are too old for marketing.
         """
         opened = [beforehand[c.message_id] for c in candidates] if beforehand else await self._opened(candidates)
         people = [c.subject_id for c in candidates]
