@@ -100,6 +100,13 @@ class Mutant(NamedTuple):
 MUTANTS = (
     # --- SMPP
     Mutant(
+        "records are published as they are, seven times as large",
+        "libs/common/src/common/kafka/broker.py",
+        "        compression_type=CODEC,\n",
+        "",
+        "tests/service/common/test_relay_leaders.py -k compressed_on_its_way",
+    ),
+    Mutant(
         "an MO is acknowledged whatever the log says",
         f"{BY_SMPP}/upstream.py",
         "            if safe:\n",

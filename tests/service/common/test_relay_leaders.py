@@ -305,3 +305,16 @@ async def test_a_leader_that_gives_up_leaves_no_error_behind(
         await pipe.append(*(state for subject in SUBJECTS for state in states_of(subject, *range(2, 6))))
         await eventually(pipe.drained)
     assert _unretrieved(caplog) == []
+
+
+async def test_what_is_published_is_compressed_on_its_way(surroundings: Surroundings) -> None:
+    """Records of a batch have most of their bytes in common, and the log keeps each of them for seven days."""
+    async with pipeline(surroundings, partitions=1) as pipe, wire_to_kafka(surroundings) as wire:
+        sent: list[int] = []
+        wire.asked = lambda data: sent.append(len(data))
+        states = states_of(SUBJECTS[0], *range(1, 501))
+        await pipe.append(*states)
+        async with going(pipe.relay(kafka_bootstrap=f"127.0.0.1:{wire.port}").run):
+            await eventually(pipe.drained)
+        assert len(_versions(await pipe.log())) == 500
+        assert sum(sent) < sum(len(kafka.encode(state)) for state in states) / 3

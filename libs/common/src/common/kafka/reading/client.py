@@ -17,7 +17,8 @@ JOIN_SESSION_MS = 10_000
 HEARTBEAT_MS = 1_000
 END_S = 10.0  # for each part of a client
 ISOLATION = "read_committed"  # a record that its producer has taken back was never said (docs/brokers.md)
-FETCH_BYTES = 4 * 1024 * 1024  # of an answer, of each broker to each consumer
+# of an answer, of each broker to each consumer; compressed, so it may hold fifteen times as many bytes of records
+FETCH_BYTES = 1024 * 1024
 
 
 def make(
