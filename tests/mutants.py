@@ -477,7 +477,46 @@ MUTANTS = (
         RECEIPTS,
         "            await shared_codes.lock_hand_offs(tx, people)\n",
         "",
-        "tests/service/consent/test_consent_intake.py -k recorded_at_once",
+        "tests/service/consent/test_interleavings.py -k code_of_two",
+    ),
+    Mutant(
+        "hand-offs look at STOPs before they wait for them",
+        RECEIPTS,
+        """            await shared_codes.lock_hand_offs(tx, people)
+            again = await shared_codes.overtaken(tx, news, missed, self.last_message_days)
+""",
+        """            again = await shared_codes.overtaken(tx, news, missed, self.last_message_days)
+            await shared_codes.lock_hand_offs(tx, people)
+""",
+        "tests/service/consent/test_interleavings.py -k code_of_two",
+    ),
+    Mutant(
+        "a STOP waits for no hand-offs",
+        SHARED_CODES,
+        'await _lock(tx, "pg_advisory_xact_lock", people)',
+        'await _lock(tx, "pg_try_advisory_xact_lock", people)',
+        "tests/service/consent/test_interleavings.py -k code_of_two",
+    ),
+    Mutant(
+        "a state is remembered which a transaction did not store",
+        RECEIPTS,
+        "once_committed(tx, partial(self.recent.add, told.states()))",
+        "self.recent.add(told.states())",
+        "tests/service/consent/test_consent_receipts.py -k did_not_store",
+    ),
+    Mutant(
+        "a DLR beyond the next version changes nothing",
+        RECEIPTS,
+        "elif known == (version - 1, status, at):",
+        "elif known[1:] == (status, at):",
+        "tests/service/consent/test_consent_receipts.py -k newest_state",
+    ),
+    Mutant(
+        "rows that a failover has lost stay lost",
+        RECEIPTS,
+        "elif known == (version - 1, status, at):",
+        "elif known[0] >= version - 1 and known[1:] == (status, at):",
+        "tests/service/consent/test_consent_receipts.py -k failover",
     ),
     Mutant(
         "a message known late widens nothing",
@@ -495,9 +534,9 @@ MUTANTS = (
     ),
     Mutant(
         "an older state of a message wins within a batch",
-        "services/consent-svc/src/consent/proof/store.py",
-        'key=attrgetter("version"), reverse=True',
-        'key=attrgetter("version")',
+        RECEIPTS,
+        "if newest.version >= version:",
+        "if newest.version <= version:",
         "tests/service/consent/test_consent_receipts.py -k newest_state",
     ),
     Mutant(

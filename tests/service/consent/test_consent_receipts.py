@@ -1,6 +1,7 @@
 """Receipts that tell of an opt-out: evidence, once, whoever the person is to us."""
 
 import random
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,8 +12,9 @@ from sqlalchemy import text
 from common.contracts import DISPATCH_MESSAGES
 from common.contracts.dispatch import MessageChanged, MessagesChanged
 from common.db.database import Database
-from common.kafka.subscription import Received
+from common.kafka.subscription import Hold, Received
 from consent.inbound.opt_out_receipts import Receipts
+from consent.inbound.recent import Recent
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
 from consent.ledger.recorder import Statement, record
@@ -66,12 +68,25 @@ async def give(database: Database, evidence: ledger.Evidence) -> None:
         await record(tx, inner, [Statement(WHO, "sealed", evidence)], NOW)
 
 
-async def tell(database: Database, *messages: MessageChanged, published_at: datetime | None = None) -> None:
-    """In one record."""
+async def tell(
+    database: Database,
+    *messages: MessageChanged,
+    published_at: datetime | None = None,
+    by: Receipts | None = None,
+    fails: bool = False,
+) -> None:
+    """In one record. `by`: a process that reads further; else one that has just begun."""
     event = MessagesChanged(changes=messages)
     batch = [Received(event, event.key, 0, 0, published_at or at(60), None)]
-    async with database.begin() as tx:
-        assert await Receipts(field_keys, subject_keys).apply(tx, batch) is None
+    with pytest.raises(Hold) if fails else nullcontext():
+        async with database.begin() as tx:
+            assert await (by or process()).apply(tx, batch) is None
+            if fails:
+                raise Hold
+
+
+def process(most: int = 50) -> Receipts:
+    return Receipts(field_keys, subject_keys, recent=Recent(most))
 
 
 async def standing(database: Database, sender_id: str = "acme") -> str:
@@ -143,9 +158,9 @@ async def test_it_travels_from_dispatchs_topic_to_the_ledger(surroundings: Surro
     assert datetime.fromisoformat(line["received_at"]) - at(-10) > timedelta(0)
 
 
-async def left(database: Database) -> list[HandedOff]:
+async def left(database: Database, people: int = 10) -> list[HandedOff]:
     async with database.begin() as tx:
-        found = await proof_store.handed_off_of(tx, "c1", "", 10)
+        found = await proof_store.handed_off_of(tx, "c1", "", people)
     return [one for messages in found.values() for one in messages]
 
 
@@ -209,11 +224,14 @@ async def test_a_dlr_that_changes_nothing_here_writes_no_row(database: Database)
             rows = await tx.execute(text("SELECT CAST(xmin AS text), version FROM handed_off"))
             return [tuple(row) for row in rows]
 
-    await tell(database, sent(version=2))
+    reader = process()
+    await tell(database, sent(version=2), by=reader)
     before = await written()
     await tell(database, sent(version=3, receipt="delivered"))
     assert await written() == before
-    await tell(database, sent(version=4, receipt="failed"))
+    await tell(database, sent(version=3, receipt="delivered"), by=reader)
+    assert await written() == before
+    await tell(database, sent(version=4, receipt="failed"), by=reader)
     assert [version for _, version in await written()] == [4]
     assert [one.status for one in await left(database)] == ["unknown"]
 
@@ -256,17 +274,24 @@ KEPT = {
 }
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(6))
 async def test_the_newest_state_is_kept_in_whatever_order_and_however_often_the_states_arrive(
     database: Database, seed: int
 ) -> None:
+    """Whichever of two processes reads, or one that has just begun; a transaction may fail, and comes again or not."""
     chance = random.Random(seed)
     known: dict[str, int] = {}
-    for _ in range(60):
+    readers = [process(), process(6), None]
+    for _ in range(90):
         batch = [(f"m-{chance.randrange(12)}", chance.choice(LIFE)) for _ in range(chance.randint(1, 6))]
-        await tell(database, *(replace(event, message_id=message_id) for message_id, event in batch))
-        for message_id, event in batch:
-            known[message_id] = max(event.version, known.get(message_id, 0))
+        told, by, fails = [replace(event, message_id=each) for each, event in batch], chance.choice(readers), False
+        if chance.random() < 0.2:
+            await tell(database, *told, by=by, fails=True)
+            fails = chance.random() < 0.5
+        if not fails:
+            await tell(database, *told, by=by)
+            for message_id, event in batch:
+                known[message_id] = max(event.version, known.get(message_id, 0))
         found = {one.message_id: (one.status, one.handed_off_at) for one in await left(database)}
         assert found == {message_id: KEPT[version] for message_id, version in known.items()}
 
@@ -289,24 +314,67 @@ async def test_a_receipt_under_another_subject_id_counts_for_the_person_of_its_n
     assert await standing(database) == "opted_out"
 
 
+def many(people: range, **changes: Any) -> list[MessageChanged]:
+    return [sent(message_id=f"m-{n}", subject_id=subject(n), number=None, **changes) for n in people]
+
+
+async def test_of_many_hand_offs_one_that_is_stored_already_is_no_obstacle(database: Database) -> None:
+    """A process that has just begun adds the rows without a look."""
+    await tell(database, *many(range(70, 71)), *many(range(71, 72), status="unknown"))
+    batch = many(range(100))
+    batch[71] = replace(batch[71], version=5)
+    await tell(database, *batch)
+    await tell(database, *batch)
+    async with database.begin() as tx:
+        found = await proof_store.handed_off_of(tx, "c1", "", 200)
+    kept = sorted((one.message_id, one.status, one.version) for messages in found.values() for one in messages)
+    assert kept == sorted((f"m-{n}", "accepted", 5 if n == 71 else 3) for n in range(100))
+
+
+async def test_what_a_failed_transaction_did_not_store_is_not_remembered(database: Database) -> None:
+    """The partition goes to another process before the batch comes again, and comes back."""
+    reader = process()
+    await tell(database, *many(range(3), status="unknown"), by=reader, fails=True)
+    await tell(database, *many(range(3), version=2, handed_off_at=at(-5)))
+    await tell(database, *many(range(3), version=4, status="unknown"), by=reader)
+    assert {(one.status, one.version) for one in await left(database)} == {("unknown", 4)}
+
+
+async def test_rows_that_a_failover_has_lost_are_stored_again(database: Database) -> None:
+    """The consumer reads the records again whose commits are lost."""
+    reader = process()
+    told = many(range(60)), many(range(60), version=4, receipt="delivered")
+    for batch in told:
+        await tell(database, *batch, by=reader)
+    async with database.begin() as tx:
+        await tx.execute(text("DELETE FROM handed_off"))
+    for batch in told:
+        await tell(database, *batch, by=reader)
+    assert sorted(one.message_id for one in await left(database, 100)) == sorted(f"m-{n}" for n in range(60))
+
+
 async def test_a_batch_of_messages_reads_itself_and_no_others(surroundings: Surroundings) -> None:
-    """Hand-offs first, then their receipts, of which nothing is stored: beside a list of what left long ago."""
+    """Hand-offs first, then their DLRs, of which nothing is stored: beside a list of what left long ago."""
     database = Database(await surroundings.database("consent"), pool_size=1)
-    left = [message(1, message_id=f"m-{n}", subject_id=subject(n), purpose="promotions") for n in range(200)]
     within = READ.replace("pg_stat_user_tables", "pg_stat_xact_user_tables")
     async with database.begin() as tx:
         await tx.execute(text(OTHERS))
         await tx.execute(text("ANALYZE handed_off"))
-    read = []
-    for version, receipt in ((3, None), (4, "delivered")):
-        event = MessagesChanged(changes=tuple(replace(one, version=version, receipt=receipt) for one in left))
+    reader, restarted, read = process(200), process(200), []
+    for version, receipt, by in (
+        (3, None, reader),
+        (4, "delivered", reader),
+        (4, "delivered", restarted),
+        (5, "delivered", restarted),
+    ):
+        event = MessagesChanged(changes=tuple(many(range(200), version=version, receipt=receipt)))
         async with database.begin() as tx:
             before = await tx.scalar(text(within))
-            await Receipts(field_keys, subject_keys).apply(tx, [Received(event, event.key, 0, 0, at(60), None)])
+            await by.apply(tx, [Received(event, event.key, 0, 0, at(60), None)])
             read.append(await tx.scalar(text(within)) - before)
     async with database.begin() as tx:
         stored = await tx.scalar(text("SELECT count(*) FROM handed_off WHERE message_id LIKE 'm-%'"))
     await database.close()
 
     assert stored == 200
-    assert read == [0, 200]
+    assert read == [0, 0, 200, 0]

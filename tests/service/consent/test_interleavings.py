@@ -8,13 +8,18 @@ import msgspec
 import pytest
 
 from common.contracts.consent import ConsentStateChanged
+from common.contracts.dispatch import MessageChanged, MessagesChanged
+from common.kafka.subscription import Received
 from consent.imports import files
+from consent.inbound.opt_out_receipts import Receipts
 from consent.ledger import rules as ledger
 from consent.ledger import store
 from consent.ledger.chain import verify
 from consent.ledger.recorder import Statement, keep_listed, record
 from consent.ledger.rules import Evidence
-from tests.support.builders import inner
+from consent.senders import registry as senders
+from tests.service.consent.test_consent_intake import INTAKE, mo, moved, sender
+from tests.support.builders import field_keys, inner, subject, subject_keys
 from tests.support.infrastructure import Postgres
 from tests.support.interleaving import Act, Interleaving, Stepped, watching
 from tests.unit.consent.evidences import NOW, opt_in, opt_out, stop
@@ -172,6 +177,62 @@ async def test_the_reasons_of_an_import_are_those_of_its_totals(database: Steppe
     async def ended(_: asyncpg.Connection) -> None:
         one = seen.pop()
         assert (one.outvoted, one.reasons) in ((0, {}), (1, {"stopped_by_person": 1}))
+
+    async with watching(database.dsn) as watcher:
+        await Interleaving(watcher, freezes=1).every_order(begin, ended)
+
+
+OF_LUNE = (moved("lune", 1),)
+HANDED_OFF = moved("acme", 2)
+
+
+@pytest.mark.parametrize(
+    ("before", "told", "closed"),
+    [
+        (OF_LUNE, HANDED_OFF, {"acme"}),
+        ((*OF_LUNE, HANDED_OFF), msgspec.structs.replace(HANDED_OFF, version=4, receipt="failed"), {"lune"}),
+    ],
+    ids=["a hand-off", "a DLR: not arrived"],
+)
+@pytest.mark.parametrize("others", [0, 60], ids=["alone", "beside others"])
+async def test_a_stop_on_a_code_of_two_and_what_dispatch_tells_of_the_last_message(
+    database: Stepped, before: tuple[MessageChanged, ...], told: MessageChanged, closed: set[str], others: int
+) -> None:
+    """Whichever comes first, the STOP covers at least the controller of the last message that arrived."""
+    people = count()
+    who, receipts = 0, Receipts(field_keys, subject_keys)
+    async with database.begin() as tx:
+        for sender_id in ("acme", "lune"):
+            await senders.register(tx, sender(sender_id, brand=sender_id.title()), NOW)
+
+    def of(change: MessageChanged, person: int) -> MessageChanged:
+        ids = {"message_id": f"{change.message_id}-{who}-{person}", "subject_id": subject(person)}
+        return msgspec.structs.replace(change, **ids)
+
+    async def tells(*changes: MessageChanged) -> None:
+        event = MessagesChanged(changes=changes)
+        async with database.begin() as tx:
+            await receipts.apply(tx, [Received(event, event.key, 0, 0, NOW, None)])
+
+    async def stops() -> None:
+        said = mo(3, who=who, mo_id=f"stop-{who}")
+        async with database.begin() as tx:
+            await INTAKE.apply(tx, [Received(said, said.subject_id, 0, 0, NOW, None)])
+
+    async def begin() -> dict[str, Act]:
+        nonlocal who
+        who = next(people)
+        await tells(*(of(change, who) for change in before))
+        beside = (of(moved("acme", 2), 5_000 + person) for person in range(others))
+        batch = (of(told, who), *beside)
+        return {"tells": lambda: tells(*batch), "stops": stops}
+
+    async def ended(_: asyncpg.Connection) -> None:
+        async with database.begin() as tx:
+            found = await store.find_subject(tx, subject(who))
+        assert found is not None
+        states = {each: ledger.standing(found.state, each, "promotions") for each in ("acme", "lune")}
+        assert closed <= {each for each, state in states.items() if state == "opted_out"}
 
     async with watching(database.dsn) as watcher:
         await Interleaving(watcher, freezes=1).every_order(begin, ended)

@@ -11,8 +11,9 @@ left before the STOP and after the one of the attribution.
 
 A START opens the controller of the newest STOP by text alone, or else the one that wrote last; in doubt nothing.
 
-A batch of STOPs and a batch of hand-offs take the advisory locks of their people first, exclusive and shared: without
-the locks neither would see the other's rows, and the later controller would go on writing.
+A batch of STOPs takes the exclusive advisory locks of its people, and then reads the hand-offs. A batch of hand-offs
+writes its rows, takes the shared locks, and then reads the STOPs. So the later of the two sees the rows of the other:
+without the locks neither might, and the later controller would go on writing. A STOP waits for no COPY of hand-offs.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -23,6 +24,7 @@ from sqlalchemy import ARRAY, Boolean, Column, DateTime, Index, Table, Text, tex
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.inbound import MessageReceived
+from common.db.database import fetch_many
 from common.kafka.broker import partitions_of
 from common.privacy import erasing
 from common.privacy.erasing import TO_ERASE, Whom, columns
@@ -252,24 +254,29 @@ def _instants(mo: Mo) -> set[datetime]:
 
 
 async def lock_stops(tx: AsyncConnection, people: Iterable[str]) -> None:
-    """Wait for the hand-offs to these people being recorded, and keep others out. Before any subject's lock."""
+    """Wait for the hand-offs to these people being compared with STOPs, and keep others out.
+
+    Before the hand-offs are read, and before any subject's lock.
+    """
     await _lock(tx, "pg_advisory_xact_lock", people)
 
 
 async def lock_hand_offs(tx: AsyncConnection, people: Iterable[str]) -> None:
-    """Wait for the STOPs of these people being recorded. Before any subject's lock."""
+    """Wait for the STOPs of these people being recorded.
+
+    Behind the rows of the hand-offs, before the STOPs are read, and before any subject's lock.
+    """
     await _lock(tx, "pg_advisory_xact_lock_shared", people)
 
 
 async def _lock(tx: AsyncConnection, lock: str, people: Iterable[str]) -> None:
     """Take the locks of these people in order, so that no two transactions wait for each other."""
     numbers = sorted(set(partitions_of([subject_id.encode() for subject_id in people], LOCKS)))
-    await tx.execute(
-        text(
-            f"SELECT {lock}(hashtext('placet.shared-codes'), n) FROM"
-            " (SELECT n FROM unnest(CAST(:numbers AS integer[])) AS n ORDER BY n) AS l"
-        ),
-        {"numbers": numbers},
+    await fetch_many(
+        tx,
+        f"SELECT count({lock}(hashtext('placet.shared-codes'), n))"
+        " FROM (SELECT n FROM unnest($1::integer[]) AS n ORDER BY n) AS l",
+        numbers,
     )
 
 
@@ -339,6 +346,12 @@ _MO = {
     "clock": "text",
     "behind_start": "boolean",
 }
+# The driver looks at each element of an array, and not of a text. OFFSET 0: a lookup for each person, also while the
+# table is small.
+_STOPPED = """
+SELECT p.subject_id FROM unnest(string_to_array($1, ' ')) AS p (subject_id)
+CROSS JOIN LATERAL (SELECT FROM attributed_stop AS a WHERE a.subject_id = p.subject_id LIMIT 1 OFFSET 0) AS a
+"""
 _KEPT = _MO | {"written_at": "timestamptz", "named": "text"}  # `named`: joined by spaces
 
 
@@ -391,6 +404,12 @@ async def forget(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> None:
     )
 
 
+async def _stopped(tx: AsyncConnection, people: Collection[str]) -> set[str]:
+    """Return those of these people who have an attributed STOP."""
+    rows = await fetch_many(tx, _STOPPED, " ".join(people)) if people else ()
+    return {subject_id for (subject_id,) in rows}
+
+
 async def overtaken(
     tx: AsyncConnection, messages: Collection[HandedOff], people: Collection[str], days: int
 ) -> list[Overtaken]:
@@ -399,8 +418,10 @@ async def overtaken(
     `messages`: as stored in this transaction, with news of the hand-off or outcome. `people`: with a question that did
     not arrive. A rejected message explains no STOP.
     """
-    if not messages and not people:
+    stopped = await _stopped(tx, {message.subject_id for message in messages}.union(people))
+    if not stopped:
         return []
+    messages = [message for message in messages if message.subject_id in stopped]
     rows = await tx.execute(
         text(
             f"""

@@ -205,7 +205,7 @@ async def _cursors(tx: AsyncConnection, *, lock: bool = False) -> dict[str, int]
 
 async def _candidates(tx: AsyncConnection, after: dict[str, int], up_to: dict[str, int]) -> list[HandedOff]:
     """Return messages which left after any opt-out, where the message or the opt-out is new."""
-    columns = ", ".join(f"m.{name}" for name in HandedOff.__slots__)
+    columns = ", ".join(f"m.{name}" for name in HandedOff.__struct_fields__)
     stopped = "e.kind = 'opt_out' AND least(e.occurred_at, e.received_at) <= m.handed_off_at"
     rows = await tx.execute(
         text(

@@ -1,12 +1,13 @@
 """Own the messages handed off, and read the whole ledger for receipts, bundles, seals and checksums."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from operator import attrgetter
+from datetime import UTC, datetime, timedelta
+from struct import Struct
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
+from asyncpg import UniqueViolationError
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -21,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.dispatch import Status
-from common.db.database import COPIED_MESSAGES, fetch_many, insert_many
+from common.db.database import COPIED_MESSAGES, copy_encoded, fetch_many, insert_many
 from consent.ledger import store as ledger_store
 from consent.ledger.chain import Ended, Entry
 from consent.ledger.rules import SubjectState
@@ -80,8 +81,7 @@ Table(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HandedOff:
+class HandedOff(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A marketing message which left.
 
     `status`: the outcome, as published with `version`.
@@ -93,8 +93,8 @@ class HandedOff:
     purpose: str
     campaign_id: str | None
     handed_off_at: datetime
-    version: int
     status: Status
+    version: int
 
 
 _state = msgspec.json.Decoder(SubjectState)
@@ -111,6 +111,14 @@ _HANDED_OFF = {
     "status": "text",
     "version": "integer",
 }
+
+# COPY's binary format, with the columns in this order
+_COPIED = ("sender_id", "purpose", "campaign_id", "status", "handed_off_at", "version", "message_id", "subject_id")
+_COPY_BEGINS, _COPY_ENDS = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
+_FIELDS, _NULL = Struct("!h").pack(len(_COPIED)), b"\xff\xff\xff\xff"
+_TIME, _INTEGER = Struct("!iq"), Struct("!ii")
+_size = Struct("!i").pack
+_EPOCH, _MICROSECOND = datetime(2000, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 # OFFSET 0: a lookup for each message. Else the planner reads the whole table, as long as the table is small.
 _KNOWN = f"""
@@ -231,22 +239,37 @@ def heads(tx: AsyncConnection) -> AsyncIterator[Head]:
     return streamed(tx, query, Head)
 
 
-async def add_handed_off(tx: AsyncConnection, messages: Sequence[HandedOff]) -> list[HandedOff]:
-    """Store the newest state of each message, by version; return the messages with news: of a hand-off, or an outcome.
+async def add_handed_off(
+    tx: AsyncConnection, messages: Sequence[HandedOff], begun: Collection[str] = ()
+) -> list[HandedOff]:
+    """Store the state of each message, by version; return the messages with news: of a hand-off, or an outcome.
+
+    `messages`: at most one state of each. `begun`: the ids of those which are most likely not stored. Many are added
+    without a look, and looked up only where one is stored after all.
 
     The caller is the only writer of these messages: its transaction holds the offset of their people's partition. A
     state may come late or again. A message whose time of hand-off changes is compared again (`proof/retroactive.py`).
     A version that follows the stored one and changes nothing here, as most DLRs, is not stored: no version lies between
     the two, so none can come late.
     """
-    newest: dict[str, HandedOff] = {}
-    for message in sorted(messages, key=attrgetter("version"), reverse=True):
-        newest.setdefault(message.message_id, message)
-    if not newest:
+    likely = [message for message in messages if message.message_id in begun]
+    if len(likely) < COPIED_MESSAGES:
+        return await _store(tx, messages)
+    try:
+        async with tx.begin_nested():
+            await _add(tx, likely)
+    except UniqueViolationError:
+        return await _store(tx, messages)
+    return likely + await _store(tx, [message for message in messages if message.message_id not in begun])
+
+
+async def _store(tx: AsyncConnection, messages: Sequence[HandedOff]) -> list[HandedOff]:
+    """Store states as `add_handed_off`, looked up first."""
+    if not messages:
         return []
-    stored = {row[0]: row[1:] for row in await fetch_many(tx, _KNOWN, *_columns(newest.values(), _NAMES))}
+    stored = {row[0]: row[1:] for row in await fetch_many(tx, _KNOWN, *_columns(messages, _NAMES))}
     new, changed, moved, news = [], [], [], []
-    for message in newest.values():
+    for message in messages:
         if message.message_id not in stored:
             new.append(message)
             news.append(message)
@@ -264,15 +287,55 @@ async def add_handed_off(tx: AsyncConnection, messages: Sequence[HandedOff]) -> 
         await fetch_many(tx, _CHANGED, *_columns(changed, (*_NAMES, *_CHANGING)))
     if moved:
         await fetch_many(tx, _MOVED, *_columns(moved, _NAMES))
-    # no ON CONFLICT: PostgreSQL would confirm each row by a record of its own
-    rows = list(zip(*_columns(new, _HANDED_OFF), strict=True))
-    await insert_many(tx, "handed_off", _HANDED_OFF, rows, copied_from=COPIED_MESSAGES)
+    await _add(tx, new)
     return news
+
+
+async def _add(tx: AsyncConnection, new: Sequence[HandedOff]) -> None:
+    """Add rows. No ON CONFLICT: PostgreSQL would confirm each row by a record of its own."""
+    if len(new) < COPIED_MESSAGES:
+        await insert_many(tx, "handed_off", _HANDED_OFF, [msgspec.structs.astuple(each) for each in new])
+    else:
+        await copy_encoded(tx, "handed_off", _COPIED, _encoded(new))
 
 
 def _columns(messages: Iterable[HandedOff], names: Iterable[str]) -> list[list[object]]:
     messages = list(messages)
     return [[getattr(message, name) for message in messages] for name in names]
+
+
+def _encoded(messages: Iterable[HandedOff]) -> bytes:
+    """Return rows in COPY's binary format. Columns that the messages of a submit share are encoded once."""
+    rows, shared, begin = [_COPY_BEGINS], None, b""
+    for message in messages:
+        columns = (
+            message.sender_id,
+            message.purpose,
+            message.campaign_id,
+            message.status,
+            message.handed_off_at,
+            message.version,
+        )
+        if columns != shared:
+            shared, begin = columns, _begin(message)
+        message_id, subject_id = message.message_id.encode(), message.subject_id.encode()
+        rows += (begin, _size(len(message_id)), message_id, _size(len(subject_id)), subject_id)
+    rows.append(_COPY_ENDS)
+    return b"".join(rows)
+
+
+def _begin(message: HandedOff) -> bytes:
+    """Return the columns before the ids of a message and its person."""
+    at = (message.handed_off_at - _EPOCH) // _MICROSECOND
+    texts = (message.sender_id, message.purpose, message.campaign_id, message.status)
+    return b"".join((_FIELDS, *map(_text, texts), _TIME.pack(_TIME.size - 4, at), _INTEGER.pack(4, message.version)))
+
+
+def _text(value: str | None) -> bytes:
+    if value is None:
+        return _NULL
+    raw = value.encode()
+    return _size(len(raw)) + raw
 
 
 async def handed_off_of(tx: AsyncConnection, campaign_id: str, after: str, limit: int) -> dict[str, list[HandedOff]]:
