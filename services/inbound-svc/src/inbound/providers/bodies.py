@@ -8,18 +8,21 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TypeVar, cast
+from typing import Annotated, TypeVar, cast
 from urllib.parse import parse_qsl, unquote_to_bytes
 from xml.etree import ElementTree
 from xml.parsers import expat
 
 import msgspec
 
-from inbound.providers.provider import Callback, Unreadable, WrongField
+from inbound.providers.provider import ID_CHARS, NUMBER_CHARS, Callback, Unreadable, WrongField
 
 T = TypeVar("T")
 
 UNIX_SECONDS = re.compile(r"[0-9]{1,11}", re.ASCII)
+# as `required` takes them, once `are_names` is true of them
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=ID_CHARS)]
+Number = Annotated[str, msgspec.Meta(min_length=1, max_length=NUMBER_CHARS)]
 FIELDS = 200  # the longest form seen has 30; read before authentication
 
 
@@ -36,6 +39,11 @@ def json_of(callback: Callback) -> object:
         return cast(object, json.loads(callback.body.decode()))
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError, JSONDecodeError
         raise Unreadable("the body is not JSON in UTF-8") from error
+
+
+def are_names(together: str) -> bool:
+    """Return whether none of the texts put together holds a space, and so is blank, or a character not printable."""
+    return " " not in together and together.isprintable()
 
 
 def json_object(callback: Callback) -> Mapping[str, object]:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
 
+import msgspec
+
 from common.contracts.inbound import ReceiptState
 
 Kind = Literal["messages", "receipts"]
@@ -157,8 +159,7 @@ class Message:
     written_at: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """A DLR of a message of ours.
 
     `reference`   our message id, where the provider echoes the id
@@ -171,8 +172,12 @@ class Receipt:
     state: ReceiptState
     code: str | None
     at: datetime | None
-    recipient: str | None = field(default=None, repr=False)
+    recipient: str | None = None
     blocked: bool = False
+
+    def __repr__(self) -> str:
+        """Return the fields without the number."""
+        return f"Receipt({self.provider_message_id!r}, {self.reference!r}, {self.state}, {self.code!r}, {self.at})"
 
 
 @dataclass(frozen=True, slots=True)
