@@ -145,7 +145,7 @@ async def test_many_dlrs_of_which_another_transaction_is_keeping_one_are_each_ke
     async with surroundings.sql("inbound") as other, surroundings.sql("inbound") as watching:
         transaction = other.transaction()
         await transaction.start()
-        theirs = receipt_id(origin, ("op-7", "delivered"))
+        theirs = UUID(bytes=receipt_id(origin, ("op-7", "delivered")))
         await other.execute("INSERT INTO receipt (id, callback_id) VALUES ($1, gen_random_uuid())", theirs)
         adding = asyncio.create_task(ours())
 

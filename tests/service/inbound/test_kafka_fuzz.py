@@ -258,7 +258,7 @@ def _note(offsets: dict[int, int], place: int, error: Any, message: Any) -> None
 def dlrs_of(message_id: str) -> set[UUID]:
     """Return the ids in the journal of every DLR that a message may have."""
     origin = Origin(PROVIDER, "orange", "receipts")
-    return {receipt_id(origin, (message_id, state)) for state in get_args(ReceiptState)}
+    return {UUID(bytes=receipt_id(origin, (message_id, state))) for state in get_args(ReceiptState)}
 
 
 def ids_in(value: bytes | None) -> set[str]:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -33,6 +34,7 @@ READ = "SELECT sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_user_tables WHERE 
 READ_OF_DLRS = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'receipt'"
 KEPT_AFTER = 10  # executions, of which PostgreSQL plans five anew
 JOURNALLED = 2_000
+MANY = journal.TOGETHER + 20  # DLRs, which go by COPY
 OTHERS = """
 INSERT INTO callback_item (provider, account, provider_message_id, callback_id, subject_id, intent, said_at)
 SELECT 'simulator', 'main', 'start-' || n, id, 'person-' || n, 'start', $1::timestamptz
@@ -109,6 +111,11 @@ class Journalling:
         for row in found["review"]:
             del row["id"]
         return {table: sorted(rows, key=str) for table, rows in found.items()}
+
+    async def told(self) -> dict[int, UUID]:
+        """Return the ids of the events in the outbox, by its ids."""
+        async with self.surroundings.sql("inbound") as sql:
+            return {row["id"]: row["event_id"] for row in await sql.fetch("SELECT id, event_id FROM outbox")}
 
     async def emptied(self) -> None:
         async with self.surroundings.sql("inbound") as sql:
@@ -297,26 +304,42 @@ async def test_an_mo_reads_no_mo_of_others_by_a_plan_of_an_empty_journal(service
 
 
 async def test_what_the_shortcut_keeps_of_dlrs_is_what_the_journal_keeps(service: Journalling) -> None:
-    """Of two accounts, of callbacks with several DLRs, few and so many that the event is compressed."""
-    for many in (3, 60):
-        arrivals = [service.dlr(n, account="main" if n % 3 else "other") for n in range(many)]
-        arrivals.append(service.dlr(many, 100, 101, 102, state="delivered"))
+    """Of two accounts, of callbacks with several DLRs, few and so many that events are compressed, with nonces too."""
+    for many, events in ((3, 1), (60, 1), (250, 3)):
+        arrivals = [
+            service.dlr(n, account="main" if n % 3 else "other", nonce=f"event-{n}" if n % 2 else None)
+            for n in range(many)
+        ]
+        arrivals.append(service.dlr(many, *range(1_000, 1_003), state="delivered"))
         inside = await service.receipts_shortened(*arrivals)
-        short = await service.kept()
+        short, mine_told = await service.kept(), await service.told()
         await service.emptied()
         outside = await service.journalled(*arrivals)
 
         assert short == await service.kept()
-        assert [len(short[table]) for table in ("callback", "receipt", "outbox")] == [2, many + 3, 1]
+        assert [len(short[table]) for table in ("callback", "receipt", "nonce", "outbox")] == [
+            2,
+            many + 3,
+            many // 2,
+            events,
+        ]
         assert inside is not None
         for mine, theirs in zip(inside, outside, strict=True):
             assert (mine.arrival, mine.fresh, mine.replayed, mine.late) == (theirs.arrival, theirs.fresh, False, False)
             assert mine.stands_for == {mine.callback_id: mine.outbox_ids}
             assert list(mine.event_ids) == mine.outbox_ids
-        async with service.surroundings.sql("inbound") as sql:
-            [row] = await sql.fetch("SELECT id, event_id FROM outbox")
-        assert {row["id"]: row["event_id"]} == outside[0].event_ids
+            assert len(mine.outbox_ids) == len(theirs.outbox_ids)
+        assert {row: event for one in inside for row, event in one.event_ids.items()} == mine_told
+        assert {row: event for one in outside for row, event in one.event_ids.items()} == await service.told()
         await service.emptied()
+
+
+async def test_a_callback_of_many_dlrs_waits_for_each_event_that_tells_them(service: Journalling) -> None:
+    three = [service.dlr(n, *range(80 * n, 80 * n + 80)) for n in range(3)]
+    inside = await service.receipts_shortened(*three)
+    assert inside is not None
+    first, second, third = sorted(await service.told())
+    assert [one.outbox_ids for one in inside] == [[first], [first, second], [second, third]]
 
 
 async def test_a_callback_of_dlrs_waits_for_the_event_that_tells_them(service: Journalling) -> None:
@@ -337,30 +360,58 @@ async def test_dlrs_of_which_one_is_known_are_left_to_the_journal(service: Journ
     assert await service.receipts_shortened(service.dlr(1, state="delivered")), "another state is another DLR"
 
 
-async def test_dlrs_that_are_told_twice_or_with_a_nonce_or_too_many_are_left_to_the_journal(
-    service: Journalling,
-) -> None:
+@pytest.mark.parametrize("many", [1, MANY])
+async def test_many_dlrs_of_which_one_is_known_are_left_to_the_journal(service: Journalling, many: int) -> None:
+    assert await service.receipts_shortened(service.dlr(1))
+    before = await service.kept()
+    assert await service.receipts_shortened(service.dlr(2, *range(2, 2 + many)), service.dlr(1, nonce="event")) is None
+    assert await service.kept() == before
+    kept = await service.journalled(service.dlr(2, *range(2, 2 + many)), service.dlr(1))
+    assert [len(one.fresh) for one in kept] == [many, 0], "each DLR counts once"
+
+
+async def test_dlrs_that_are_told_twice_or_share_a_nonce_are_left_to_the_journal(service: Journalling) -> None:
     for each in (
         [service.dlr(1), service.dlr(2, 1)],
-        [service.dlr(1, nonce="event-1"), service.dlr(2)],
-        [service.dlr(1, *range(journal.TOGETHER + 1))],
+        [service.dlr(1, nonce="event-1"), service.dlr(2, nonce="event-1")],
+        [service.dlr(1), replace(service.dlr(2), entries=[])],
         [service.dlr(1), service.arrival(2)],
     ):
         assert await service.receipts_shortened(*each) is None
     assert {table: len(rows) for table, rows in (await service.kept()).items()} == dict.fromkeys(TABLES, 0)
 
 
+@pytest.mark.parametrize("many", [1, MANY])
+async def test_dlrs_with_a_known_nonce_are_left_to_the_journal(service: Journalling, many: int) -> None:
+    assert await service.receipts_shortened(service.dlr(1, nonce="event-1"))
+    before = await service.kept()
+    assert await service.receipts_shortened(service.dlr(2, *range(2, 2 + many), nonce="event-1")) is None
+    assert await service.kept() == before
+
+
+async def test_old_nonces_go_as_dlrs_with_new_ones_come(service: Journalling) -> None:
+    ended = service.began - timedelta(seconds=1)
+    old = [replace(service.dlr(n), once=Once(f"old-{n}", ended)) for n in range(4)]
+    assert await service.receipts_shortened(*old)
+    assert await service.receipts_shortened(service.dlr(9, nonce="new"))
+    assert len((await service.kept())["nonce"]) == 3, "two for each new one"
+
+
 async def test_as_many_dlrs_as_an_event_holds_are_journalled_in_one_round_trip(service: Journalling) -> None:
     assert await service.receipts_shortened(service.dlr(1, *range(journal.TOGETHER)))
 
 
-async def test_a_dlr_of_another_transaction_of_the_moment_is_left_to_the_journal(service: Journalling) -> None:
+@pytest.mark.parametrize("many", [1, MANY])
+async def test_a_dlr_of_another_transaction_of_the_moment_is_left_to_the_journal(
+    service: Journalling, many: int
+) -> None:
     arrival = service.dlr(1)
+    known = UUID(bytes=arrival.entries[0].item.receipt)
     async with service.surroundings.sql("inbound") as other, service.surroundings.sql("inbound") as watching:
         transaction = other.transaction()
         await transaction.start()
-        await other.execute("INSERT INTO receipt VALUES ($1, gen_random_uuid())", arrival.entries[0].item.receipt)
-        adding = asyncio.create_task(service.receipts_shortened(service.dlr(2), arrival))
+        await other.execute("INSERT INTO receipt VALUES ($1, gen_random_uuid())", known)
+        adding = asyncio.create_task(service.receipts_shortened(service.dlr(2, *range(2, 2 + many)), arrival))
 
         async def waits() -> bool:
             return bool(await watching.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))

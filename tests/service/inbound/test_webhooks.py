@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -396,7 +396,7 @@ async def test_batches_in_opposite_order_do_not_lock_each_other_out(service: Inb
     async with service.surroundings.sql("inbound") as other, service.surroundings.sql("inbound") as watching:
         transaction = other.transaction()
         await transaction.start()
-        await other.execute(item, receipt_id(MAIN, (first, "sent")))
+        await other.execute(item, UUID(bytes=receipt_id(MAIN, (first, "sent"))))
         ours = asyncio.create_task(service.post(RECEIPTS, receipts((second, "sent"), (first, "sent"))))
 
         async def ours_waits() -> bool:
@@ -407,7 +407,7 @@ async def test_batches_in_opposite_order_do_not_lock_each_other_out(service: Inb
             return bool(await watching.fetchval(waiting))
 
         await eventually(ours_waits)
-        await other.execute(item, receipt_id(MAIN, (second, "sent")))
+        await other.execute(item, UUID(bytes=receipt_id(MAIN, (second, "sent"))))
         await transaction.rollback()
 
     assert (await ours).status_code == 200

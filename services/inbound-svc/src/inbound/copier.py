@@ -5,13 +5,17 @@ had the code.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
 
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.keyring import FieldKeys
 from common.privacy.copying import Copier, Item, opened
-from inbound import store
 from inbound.reviews import queue
+from inbound.store import to_a_code_of
 
 
 def copier(keys: FieldKeys) -> Copier:
@@ -27,7 +31,7 @@ def copier(keys: FieldKeys) -> Copier:
                 "rule": each.rule,
                 "as_received": opened(keys, each.body, f"callback:{each.callback_id}"),
             }
-            for each in await store.texts_of(tx, subject_id, controller_id)
+            for each in await _texts_of(tx, subject_id, controller_id)
         ]
         reviews = [
             {
@@ -43,3 +47,35 @@ def copier(keys: FieldKeys) -> Copier:
         return [*texts, *reviews]
 
     return Copier("inbound", keys, gather)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Text:
+    """A text of one person. `body`: the raw callback, `None` with a text of another person."""
+
+    provider: str
+    account: str
+    provider_message_id: str
+    intent: str | None
+    rule: str | None
+    callback_id: UUID
+    received_at: datetime
+    body: str | None
+
+
+async def _texts_of(tx: AsyncConnection, subject_id: str, controller_id: str) -> list[_Text]:
+    """Return the texts of one person to the controller's codes, oldest first."""
+    rows = await tx.execute(
+        text(
+            "SELECT i.provider, i.account, i.provider_message_id, i.intent, i.rule, c.id AS callback_id, c.received_at,"
+            # a callback has one event per item: are all items of this person, to a code of this controller?
+            " CASE WHEN cardinality(c.outbox_ids) = (SELECT count(*) FROM callback_item AS o"
+            f" WHERE o.subject_id = :id AND o.callback_id = c.id AND {to_a_code_of('o.short_code', 'c.received_at')})"
+            " THEN c.body END AS body"
+            " FROM callback_item AS i JOIN callback AS c ON c.id = i.callback_id"
+            " CROSS JOIN (SELECT CAST(:controller AS text) AS controller_id) AS a"
+            f" WHERE i.subject_id = :id AND {to_a_code_of('i.short_code', 'c.received_at')} ORDER BY c.received_at"
+        ),
+        {"id": subject_id, "controller": controller_id},
+    )
+    return [_Text(**row._mapping) for row in rows]

@@ -7,9 +7,10 @@ same moment.
 import hashlib
 import logging
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -25,7 +26,7 @@ from common.keyring import FieldKeys
 from common.privacy import erasing
 from common.privacy.erasing import Erasure
 from common.service import Resources
-from common.sms.message_id import EPOCH, of_digits, written
+from common.sms.message_id import EPOCH, of_digits, written_around
 from common.sms.msisdn import as_received
 from common.telemetry import counter, histogram, traceparent
 from inbound import codes, store
@@ -37,6 +38,7 @@ from inbound.store import Item, KeptCallback, KeptPart, Origin
 log = logging.getLogger(__name__)
 
 EVENT_TEXT_CHARS = 4_096  # an SMS has 1,530 at most, and a record must fit Kafka; the journal keeps all
+ACCOUNTS = 256  # whose beginnings of ids are remembered
 TOGETHER = 100  # DLRs of an event: some 40 KB
 MEANINGS = Remembered(secrets.token_bytes(32))
 TIGHTENING = ("stop", "review")  # intents that count of a part on its own, and once more of an MO that may be a repeat
@@ -50,7 +52,7 @@ LAG = histogram(
 )
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """An MO (with `message`) or DLR on its way into the journal. `retries_for`, `public`: as of `message_entry`."""
 
     item: Item
@@ -267,13 +269,13 @@ def _sealed(held: Resources[Any], kept: Sequence[Kept]) -> list[KeptCallback]:
         if arrival.origin.kind == "messages" and not some[0].late:
             body = sealed_body(held, arrival, callback_id)
         ids = sorted({row for one in some for row in one.outbox_ids})
-        receipts = [
+        dlrs = [
             entry.item.receipt or store.receipt_id(arrival.origin, entry.item.identity)
             for one in some
             for entry in one.fresh
             if arrival.origin.kind == "receipts"
         ]
-        rows.append(KeptCallback(callback_id, arrival.origin, arrival.received_at, body, ids, receipts))
+        rows.append(KeptCallback(callback_id, arrival.origin, arrival.received_at, body, ids, dlrs))
     return rows
 
 
@@ -426,8 +428,9 @@ def message_entry(
     """
     name = message.provider_message_id or ""
     number = as_received(message.sender, country=public.country or held.settings.country)
-    subject_id = held.subject_keys.subject_id(number)
-    mo_id = written(EPOCH, "mo", origin.provider, origin.account, name)
+    [(subject_id, inner)] = held.subject_keys.both_ids([number])
+    [sealed_number] = held.field_keys.seal_numbers([(number, inner)])
+    mo_id = _mo_ids(origin.provider, origin.account)(name)
     meant = meant or _meant(origin, message, public)
     event = MessageReceived(
         mo_id=mo_id,
@@ -435,7 +438,7 @@ def message_entry(
         provider=origin.provider,
         account=origin.account,
         provider_message_id=name,
-        number=held.field_keys.seal(number, f"number:{subject_id}"),
+        number=sealed_number,
         short_code=message.short_code,
         text=held.field_keys.seal(message.text[:EVENT_TEXT_CHARS], f"text:{mo_id}"),
         intent=meant.intent,
@@ -461,6 +464,12 @@ def message_entry(
     return Entry(item, event, message, retries_for, public)
 
 
+@lru_cache(maxsize=ACCOUNTS)
+def _mo_ids(provider: str, account: str) -> Callable[[str], str]:
+    """Return a function from a provider message id to the MO's id."""
+    return written_around(EPOCH, ("mo", provider, account), ())
+
+
 def _meant(origin: Origin, message: Message, public: Public) -> Understanding:
     """Return the meaning of an MO, or of a part.
 
@@ -479,21 +488,32 @@ def _meant(origin: Origin, message: Message, public: Public) -> Understanding:
 
 
 def receipt_entry(held: Resources[Any], origin: Origin, receipt: Receipt, received_at: datetime) -> Entry:
-    name = receipt.provider_message_id
-    if receipt.recipient is not None:
-        name = f"{name}/{held.subject_keys.of_text(as_received(receipt.recipient))}"
-    event = ReceiptReceived(
-        provider=origin.provider,
-        account=origin.account,
-        provider_message_id=name,
-        reference=receipt.reference,
-        state=receipt.state,
-        code=receipt.code,
-        occurred_at=_not_after(receipt.at, received_at),
-        received_at=received_at,
-        blocked=ambiguous(receipt),
-    )
-    return Entry(Item(name, state=receipt.state, receipt=store.receipt_id(origin, (name, receipt.state))), event)
+    return receipt_entries(held, origin, [receipt], received_at)[0]
+
+
+def receipt_entries(
+    held: Resources[Any], origin: Origin, dlrs: Sequence[Receipt], received_at: datetime
+) -> list[Entry]:
+    """Return the journal entries of DLRs, in their order."""
+    provider, account, id_of = origin.provider, origin.account, store.receipt_ids(origin)
+    entries = []
+    for receipt in dlrs:
+        name, state, at = receipt.provider_message_id, receipt.state, receipt.at
+        if receipt.recipient is not None:
+            name = f"{name}/{held.subject_keys.of_text(as_received(receipt.recipient))}"
+        event = ReceiptReceived(
+            provider=provider,
+            account=account,
+            provider_message_id=name,
+            reference=receipt.reference,
+            state=state,
+            code=receipt.code,
+            occurred_at=received_at if at is None or at > received_at else at,
+            received_at=received_at,
+            blocked=ambiguous(receipt),
+        )
+        entries.append(Entry(Item(name, state=state, receipt=id_of(name, state)), event))
+    return entries
 
 
 def _said_at(provider_time: datetime | None, received_at: datetime, intent: Intent, retries_for: timedelta) -> datetime:

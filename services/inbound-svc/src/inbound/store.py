@@ -8,11 +8,11 @@ Of a DLR the journal keeps 32 bytes: a hash of its identity, and its callback. d
 time in the message's row; who has the provider's id and the state finds the DLR here, and when it came.
 """
 
-import hashlib
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from hashlib import sha256
 from uuid import UUID
 
 import msgspec
@@ -38,7 +38,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.audit import store as audit
 from common.db import allowances
-from common.db.database import COPIED_MESSAGES, fetch_many, insert_many, new_metadata
+from common.db.database import COPIED_MESSAGES, copy_encoded, fetch_many, new_metadata
 from common.kafka import dead_letters, outbox, publisher_keys
 from common.kafka.reading import offsets
 from common.privacy import erasing
@@ -49,6 +49,11 @@ log = logging.getLogger(__name__)
 
 PARTS_KEPT = timedelta(hours=24)  # as a provider retries (Vonage, DOMAIN 3.1)
 FORGOTTEN_AT_ONCE = 2  # per new nonce, so that the table does not grow
+ID_BYTES = 16
+# of COPY's binary format: no flags, no extension of the header; and of a row with two ids
+COPY_BEGINS, COPY_ENDS = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
+SIZE = b"\0\0\0\x10"
+FIELDS = b"\0\2" + SIZE
 
 metadata = new_metadata()
 allowances.define(metadata)
@@ -228,7 +233,7 @@ class Origin:
     kind: Kind
 
 
-class Item(msgspec.Struct, frozen=True):
+class Item(msgspec.Struct, frozen=True, gc=False):
     """An MO, or a DLR with its `receipt_id`, in the journal."""
 
     provider_message_id: str
@@ -239,7 +244,7 @@ class Item(msgspec.Struct, frozen=True):
     score: float | None = None
     said_at: datetime | None = None
     short_code: str | None = None
-    receipt: UUID | None = None
+    receipt: bytes | None = None
 
     @property
     def identity(self) -> "Identity":
@@ -249,13 +254,16 @@ class Item(msgspec.Struct, frozen=True):
 Identity = tuple[str, str]  # (provider message id, receipt state or "")
 
 
-def receipt_id(origin: Origin, identity: Identity) -> UUID:
-    """Return a hash of a DLR's identity: provider, account, provider message id and state."""
-    provider, account, (name, state) = origin.provider, origin.account, identity
-    # no part can pass for two
-    told = f"{len(provider)}:{provider}{len(account)}:{account}{len(name)}:{name}{len(state)}:{state}"
-    id_: UUID = pgproto.UUID(hashlib.sha256(told.encode()).digest()[:16])
-    return id_
+def receipt_id(origin: Origin, identity: Identity) -> bytes:
+    """Return a hash of a DLR's identity."""
+    return receipt_ids(origin)(*identity)
+
+
+def receipt_ids(origin: Origin) -> Callable[[str, str], bytes]:
+    """Return a function from a DLR's provider message id and state to its id: a hash of both and of the account."""
+    provider, account = origin.provider, origin.account
+    begins = f"{len(provider)}:{provider}{len(account)}:{account}"  # no part can pass for two
+    return lambda name, state: sha256(f"{begins}{len(name)}:{name}{len(state)}:{state}".encode()).digest()[:ID_BYTES]
 
 
 async def add_items(tx: AsyncConnection, items: Sequence[tuple[UUID, Origin, Item]]) -> set[tuple[UUID, Identity]]:
@@ -264,8 +272,8 @@ async def add_items(tx: AsyncConnection, items: Sequence[tuple[UUID, Origin, Ite
     The first of two equal items counts. A concurrent transaction with equal items is waited for.
     """
     messages = [each for each in items if each[1].kind == "messages"]
-    receipts = [each for each in items if each[1].kind == "receipts"]
-    return await _add_messages(tx, messages) | await _add_receipts(tx, receipts)
+    dlrs = [each for each in items if each[1].kind == "receipts"]
+    return await _add_messages(tx, messages) | await _add_receipts(tx, dlrs)
 
 
 async def _add_messages(tx: AsyncConnection, items: Sequence[tuple[UUID, Origin, Item]]) -> set[tuple[UUID, Identity]]:
@@ -285,7 +293,7 @@ async def _add_messages(tx: AsyncConnection, items: Sequence[tuple[UUID, Origin,
 async def _add_receipts(tx: AsyncConnection, items: Sequence[tuple[UUID, Origin, Item]]) -> set[tuple[UUID, Identity]]:
     if not items:
         return set()
-    first: dict[UUID, tuple[UUID, Identity]] = {}
+    first: dict[bytes, tuple[UUID, Identity]] = {}
     for callback_id, origin, item in items:
         first.setdefault(item.receipt or receipt_id(origin, item.identity), (callback_id, item.identity))
     rows = [(each, first[each][0]) for each in sorted(first)]  # the same order in every transaction: no deadlock
@@ -300,18 +308,25 @@ async def _add_receipts(tx: AsyncConnection, items: Sequence[tuple[UUID, Origin,
         tx,
         "INSERT INTO receipt (id, callback_id) SELECT * FROM unnest($1::uuid[], $2::uuid[])"
         " ON CONFLICT DO NOTHING RETURNING id",
-        *zip(*rows, strict=True),
+        [pgproto.UUID(each) for each, _ in rows],
+        [callback_id for _, callback_id in rows],
     )
-    return {first[each] for (each,) in added}
+    return {first[each.bytes] for (each,) in added}
 
 
-async def _copy_receipts(tx: AsyncConnection, rows: Sequence[tuple[UUID, UUID]]) -> list[UUID]:
+async def _copy_receipts(tx: AsyncConnection, rows: Sequence[tuple[bytes, UUID]]) -> list[bytes]:
     """Copy the DLRs that the journal has not: three fifths of the WAL of ON CONFLICT. Raise UniqueViolationError."""
-    known = await fetch_many(tx, "SELECT id FROM receipt WHERE id = ANY($1::uuid[])", [each for each, _ in rows])
-    old = {each for (each,) in known}
+    ids = [pgproto.UUID(each) for each, _ in rows]
+    old = {each.bytes for (each,) in await fetch_many(tx, "SELECT id FROM receipt WHERE id = ANY($1::uuid[])", ids)}
     new = [row for row in rows if row[0] not in old]
-    await insert_many(tx, "receipt", {"id": "uuid", "callback_id": "uuid"}, new, copied_from=COPIED_MESSAGES)
+    await copy_receipts(tx, new)
     return [each for each, _ in new]
+
+
+async def copy_receipts(tx: AsyncConnection, rows: Sequence[tuple[bytes, UUID]]) -> None:
+    """Copy DLRs and their callbacks, in this order. Raise UniqueViolationError where the journal has one of them."""
+    parts = [part for id_, callback_id in rows for part in (FIELDS, id_, SIZE, callback_id.bytes)]
+    await copy_encoded(tx, "receipt", ("id", "callback_id"), b"".join((COPY_BEGINS, *parts, COPY_ENDS)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,7 +376,7 @@ class KeptCallback:
     received_at: datetime
     body: str | None
     outbox_ids: Sequence[int]
-    receipts: Sequence[UUID] = ()
+    receipts: Sequence[bytes] = ()
 
 
 async def add_callbacks(tx: AsyncConnection, callbacks: Sequence[KeptCallback]) -> None:
@@ -369,10 +384,10 @@ async def add_callbacks(tx: AsyncConnection, callbacks: Sequence[KeptCallback]) 
         return
     # as texts: arrays of different lengths form no two-dimensional array
     events = [as_array(one.outbox_ids) for one in callbacks]
-    receipts = [as_array(one.receipts) if one.receipts else None for one in callbacks]
+    dlrs = [as_array(map(bytes.hex, one.receipts)) if one.receipts else None for one in callbacks]
     origins = [(one.origin.provider, one.origin.account, one.origin.kind) for one in callbacks]
     said = [(one.id, *of, one.received_at, one.body) for one, of in zip(callbacks, origins, strict=True)]
-    await fetch_many(tx, ADD_CALLBACKS, *zip(*said, strict=True), events, receipts)
+    await fetch_many(tx, ADD_CALLBACKS, *zip(*said, strict=True), events, dlrs)
 
 
 def as_array(values: Iterable[object]) -> str:
@@ -385,8 +400,8 @@ Brought = dict[tuple[Origin, Identity], tuple[UUID, list[int]]]
 async def brought_by(tx: AsyncConnection, items: Collection[tuple[Origin, Identity]]) -> Brought:
     """Return the callback which brought each item, and its outbox ids, published or not."""
     messages = [each for each in items if each[0].kind == "messages"]
-    receipts = {receipt_id(*each): each for each in items if each[0].kind == "receipts"}
-    return await _messages_by(tx, messages) | await _receipts_by(tx, receipts)
+    dlrs = {receipt_id(*each): each for each in items if each[0].kind == "receipts"}
+    return await _messages_by(tx, messages) | await _receipts_by(tx, dlrs)
 
 
 async def _messages_by(tx: AsyncConnection, items: Sequence[tuple[Origin, Identity]]) -> Brought:
@@ -406,16 +421,16 @@ async def _messages_by(tx: AsyncConnection, items: Sequence[tuple[Origin, Identi
     }
 
 
-async def _receipts_by(tx: AsyncConnection, items: Mapping[UUID, tuple[Origin, Identity]]) -> Brought:
+async def _receipts_by(tx: AsyncConnection, items: Mapping[bytes, tuple[Origin, Identity]]) -> Brought:
     if not items:
         return {}
     rows = await fetch_many(
         tx,
         "SELECT r.id, c.id, c.outbox_ids FROM receipt AS r JOIN callback AS c ON c.id = r.callback_id"
         " WHERE r.id = ANY($1::uuid[])",
-        list(items),
+        list(map(pgproto.UUID, items)),
     )
-    return {items[receipt]: (callback_id, ids) for receipt, callback_id, ids in rows}
+    return {items[receipt.bytes]: (callback_id, ids) for receipt, callback_id, ids in rows}
 
 
 async def known_messages(tx: AsyncConnection, origin: Origin, names: Sequence[str]) -> set[str]:
@@ -462,38 +477,6 @@ async def empty_callbacks(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -
         columns(asked),
     )
     return counted(rows)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReceivedText:
-    """A text of one person. `body`: the raw callback, `None` with a text of another person."""
-
-    provider: str
-    account: str
-    provider_message_id: str
-    intent: str | None
-    rule: str | None
-    callback_id: UUID
-    received_at: datetime
-    body: str | None
-
-
-async def texts_of(tx: AsyncConnection, subject_id: str, controller_id: str) -> list[ReceivedText]:
-    """Return the texts of one person to the controller's codes, oldest first."""
-    rows = await tx.execute(
-        text(
-            "SELECT i.provider, i.account, i.provider_message_id, i.intent, i.rule, c.id AS callback_id, c.received_at,"
-            # a callback has one event per item: are all items of this person, to a code of this controller?
-            " CASE WHEN cardinality(c.outbox_ids) = (SELECT count(*) FROM callback_item AS o"
-            f" WHERE o.subject_id = :id AND o.callback_id = c.id AND {to_a_code_of('o.short_code', 'c.received_at')})"
-            " THEN c.body END AS body"
-            " FROM callback_item AS i JOIN callback AS c ON c.id = i.callback_id"
-            " CROSS JOIN (SELECT CAST(:controller AS text) AS controller_id) AS a"
-            f" WHERE i.subject_id = :id AND {to_a_code_of('i.short_code', 'c.received_at')} ORDER BY c.received_at"
-        ),
-        {"id": subject_id, "controller": controller_id},
-    )
-    return [ReceivedText(**row._mapping) for row in rows]
 
 
 async def delete_parts(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> dict[Whom, int]:

@@ -238,7 +238,7 @@ async def _receive(
             ]
         else:
             receipts, wrong = _read(provider.parse_receipts, callback)
-            entries = [journal.receipt_entry(held, origin, receipt, received_at) for receipt in receipts]
+            entries = journal.receipt_entries(held, origin, receipts, received_at)
         deadline = started + min(publish_timeout_s, OURS * provider.answer_within_s)
         arrival = Arrival(origin, entries, _content(callback), received_at, once)
         new = bool(entries) and await _published(held, arrivals, arrival, deadline)

@@ -381,6 +381,32 @@ CREATE TRIGGER only_old_go BEFORE DELETE ON audit_line FOR EACH ROW WHEN (OLD.at
     EXECUTE FUNCTION audit_line_is_append_only()
     """,
     """
+CREATE FUNCTION is_any_used(providers text[], accounts text[], nonces text[]) RETURNS boolean
+    LANGUAGE plpgsql -- planned within the functions below
+    AS $$
+BEGIN
+  RETURN EXISTS (SELECT FROM unnest(providers, accounts, nonces) AS u(provider, account, nonce)
+    WHERE (SELECT true FROM nonce AS k
+      WHERE k.provider = u.provider AND k.account = u.account AND k.nonce = u.nonce LIMIT 1));
+END $$
+    """,
+    """
+CREATE FUNCTION keep_nonces(
+    providers text[], accounts text[], nonces text[], contents bytea[], kept_until timestamptz[], earliest timestamptz
+) RETURNS void
+    LANGUAGE plpgsql -- planned within the functions below
+    AS $$
+BEGIN
+  DELETE FROM nonce AS k WHERE k.ctid = ANY(ARRAY(SELECT o.ctid
+    FROM nonce AS o WHERE o.forget_after < earliest ORDER BY o.forget_after LIMIT 2 * cardinality(nonces)
+    FOR UPDATE SKIP LOCKED));
+  INSERT INTO nonce (provider, account, nonce, content, forget_after)
+  SELECT * FROM unnest(providers, accounts, nonces, contents, kept_until)
+    AS u(provider, account, nonce, content, forget_after)
+  ORDER BY u.provider COLLATE "C", u.account COLLATE "C", u.nonce COLLATE "C";
+END $$
+    """,
+    """
 CREATE FUNCTION journal_messages(
     ids uuid[], providers text[], accounts text[], names text[], subjects text[], codes text[],
     intents text[], rules text[], scores double precision[], said timestamptz[], received timestamptz[],
@@ -395,9 +421,7 @@ CREATE FUNCTION journal_messages(
     AS $$
 DECLARE rows bigint[];
 BEGIN
-  IF EXISTS (SELECT FROM unnest(nonce_providers, nonce_accounts, nonces) AS u(provider, account, nonce)
-      WHERE (SELECT true FROM nonce AS k
-        WHERE k.provider = u.provider AND k.account = u.account AND k.nonce = u.nonce LIMIT 1))
+  IF (cardinality(nonces) > 0 AND is_any_used(nonce_providers, nonce_accounts, nonces))
     OR EXISTS (SELECT FROM unnest(providers, accounts, names) AS u(provider, account, name)
       WHERE (SELECT true FROM callback_item AS k
         WHERE k.provider = u.provider AND k.account = u.account AND k.provider_message_id = u.name LIMIT 1))
@@ -415,13 +439,7 @@ BEGIN
     RETURN NULL;
   END IF;
   IF cardinality(nonces) > 0 THEN
-    DELETE FROM nonce AS k WHERE k.ctid = ANY(ARRAY(SELECT o.ctid
-      FROM nonce AS o WHERE o.forget_after < earliest ORDER BY o.forget_after LIMIT 2 * cardinality(nonces)
-      FOR UPDATE SKIP LOCKED));
-    INSERT INTO nonce (provider, account, nonce, content, forget_after)
-    SELECT * FROM unnest(nonce_providers, nonce_accounts, nonces, contents, kept_until)
-      AS u(provider, account, nonce, content, forget_after)
-    ORDER BY u.provider COLLATE "C", u.account COLLATE "C", u.nonce COLLATE "C";
+    PERFORM keep_nonces(nonce_providers, nonce_accounts, nonces, contents, kept_until, earliest);
   END IF;
   INSERT INTO callback_item (provider, account, provider_message_id, callback_id, subject_id, intent, rule, score,
     said_at, short_code)
@@ -453,27 +471,43 @@ END $$
     """,
     """
 CREATE FUNCTION journal_receipts(
-    receipts uuid[], brought uuid[],
-    ids uuid[], providers text[], accounts text[], received timestamptz[], listed text[],
-    event uuid, its_topic text, its_key bytea, its_type text, its_payload bytea, its_trace text, channel text
-) RETURNS bigint
+    receipts text, brought uuid[],
+    ids uuid[], providers text[], accounts text[], received timestamptz[], listed text[], told text[],
+    events uuid[], its_topic text, keys bytea[], types text[], payloads bytea[], traces text[], channel text,
+    nonce_providers text[], nonce_accounts text[], nonces text[], contents bytea[], kept_until timestamptz[],
+    earliest timestamptz
+) RETURNS bigint[]
     LANGUAGE plpgsql
     SET enable_seqscan = off -- a plan of an empty table would read the whole table for ever
     AS $$
-DECLARE its_row bigint;
+DECLARE
+  few uuid[] := receipts::uuid[];
+  rows bigint[];
 BEGIN
-  IF EXISTS (SELECT FROM unnest(receipts) AS u(id) WHERE (SELECT true FROM receipt AS k WHERE k.id = u.id LIMIT 1)) THEN
+  IF (cardinality(nonces) > 0 AND is_any_used(nonce_providers, nonce_accounts, nonces))
+    OR EXISTS (SELECT FROM unnest(few) AS u(id) WHERE (SELECT true FROM receipt AS k WHERE k.id = u.id LIMIT 1))
+  THEN
     RETURN NULL;
   END IF;
-  INSERT INTO receipt (id, callback_id) SELECT * FROM unnest(receipts, brought);
-  INSERT INTO outbox (event_id, topic, key, type, payload, traceparent)
-  VALUES (event, its_topic, its_key, its_type, its_payload, its_trace)
-  RETURNING id INTO its_row;
+  IF cardinality(nonces) > 0 THEN
+    PERFORM keep_nonces(nonce_providers, nonce_accounts, nonces, contents, kept_until, earliest);
+  END IF;
+  INSERT INTO receipt (id, callback_id) SELECT * FROM unnest(few, brought);
+  WITH added AS (
+    INSERT INTO outbox (event_id, topic, key, type, payload, traceparent)
+    SELECT u.id, its_topic, u.key, u.type, u.payload, u.trace
+    FROM unnest(events, keys, types, payloads, traces) WITH ORDINALITY AS u(id, key, type, payload, trace, place)
+    ORDER BY u.place ASC
+    RETURNING id
+  )
+  SELECT array_agg(added.id ORDER BY added.id) INTO rows FROM added;
   INSERT INTO callback (id, provider, account, kind, received_at, outbox_ids, receipts)
-  SELECT u.id, u.provider, u.account, 'receipts', u.received_at, ARRAY[its_row], u.listed::uuid[]
-  FROM unnest(ids, providers, accounts, received, listed) AS u(id, provider, account, received_at, listed);
+  SELECT u.id, u.provider, u.account, 'receipts', u.received_at,
+    ARRAY(SELECT rows[t.place] FROM unnest(u.told::int[]) AS t(place)), u.listed::uuid[]
+  FROM unnest(ids, providers, accounts, received, listed, told)
+    AS u(id, provider, account, received_at, listed, told);
   PERFORM pg_notify(channel, '');
-  RETURN its_row;
+  RETURN rows;
 END $$
     """,
 )
@@ -490,3 +524,5 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION audit_line_is_append_only()")
     op.execute("DROP FUNCTION journal_messages")
     op.execute("DROP FUNCTION journal_receipts")
+    op.execute("DROP FUNCTION is_any_used")
+    op.execute("DROP FUNCTION keep_nonces")
