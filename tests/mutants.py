@@ -299,10 +299,10 @@ MUTANTS = (
         "tests/property/test_usual_callbacks.py",
     ),
     Mutant(
-        "the quick reading of DLRs takes a blank id",
-        "services/inbound-svc/src/inbound/providers/simulator.py",
-        'if " " in texts or not texts.isprintable():',
-        "if not texts.isprintable():",
+        "the quick reading of a callback takes a blank id",
+        "services/inbound-svc/src/inbound/providers/bodies.py",
+        'return " " not in together and together.isprintable()',
+        "return together.isprintable()",
         "tests/property/test_usual_callbacks.py",
     ),
     Mutant(

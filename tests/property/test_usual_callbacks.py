@@ -105,6 +105,8 @@ def read(parse: Callable[[Callback], Sequence[Item]], raw: bytes) -> Sequence[It
 @example(raw=WHOLE)
 @example(raw=WHOLE.replace(b'"op-1"', b'"op-1", "more": "\xff"', 1))
 @example(raw=WHOLE.replace(b'"op-1"', b'"\\ud83d"', 1))
+@example(raw=WHOLE.replace(b'"op-1"', b'" "', 1))
+@example(raw=WHOLE.replace(b'"op-1"', b'"\\u00a0"', 1))
 @example(raw=WHOLE.replace(b'"op-1"', b'"op-1", "id": 7', 1))
 @example(raw=WHOLE.replace(b'"op-1"', b'7, "id": "op-1"', 1))
 @example(raw=b'{"receipts": ' * 100_000)
@@ -117,6 +119,7 @@ def test_the_quick_reading_of_dlrs_reads_what_the_other_reads(raw: bytes) -> Non
 @example(raw=WHOLE_MO)
 @example(raw=WHOLE_MO.replace(b'"mo-1"', b'"mo-1", "more": "\xff"'))
 @example(raw=WHOLE_MO.replace(b"STOP", b"STOP \\ud83d"))
+@example(raw=WHOLE_MO.replace(b'"mo-1"', b'" "'))
 def test_the_quick_reading_of_an_mo_reads_what_the_other_reads(raw: bytes) -> None:
     assert read(simulator.parse_messages, raw) == read(simulator.any_messages, raw)
     for body in (wrapped(raw), wrapped(raw, more=b', "more": 1'), wrapped(raw, "message.receipt"), raw):
