@@ -22,6 +22,8 @@ GATE_STORE = "services/dispatch-svc/src/dispatch/gate/store.py"
 CANDIDATE = "services/dispatch-svc/src/dispatch/gate/candidate.py"
 CLEARANCE = "services/dispatch-svc/src/dispatch/gate/clearance.py"
 PLANNING_STORE = "services/campaign-svc/src/campaign/planning/store.py"
+RECIPIENTS = "services/campaign-svc/src/campaign/campaigns/recipients.py"
+REPORTS = "tests/service/campaign/test_reports.py"
 PIPELINE = "services/dispatch-svc/src/dispatch/sending/pipeline.py"
 CONNECTIONS = "services/dispatch-svc/src/dispatch/gateways/connections.py"
 CONNECTION_TESTS = "tests/unit/dispatch/test_connections.py"
@@ -1904,10 +1906,52 @@ MUTANTS = (
     ),
     Mutant(
         "lookups: a batch of reports reads all recipients",
-        "services/campaign-svc/src/campaign/planning/store.py",
-        " OFFSET 0{' FOR UPDATE' if locked",
-        "{' FOR UPDATE' if locked",
+        RECIPIENTS,
+        "FROM known AS k\n        WHERE r.ctid = k.at AND ",
+        "FROM known AS k\n        WHERE r.ctid::text = k.at::text AND ",
         "tests/service/campaign/test_lookups.py",
+    ),
+    Mutant(
+        "reports: a late report takes a newer report's place",
+        RECIPIENTS,
+        "AND version < t.version",
+        "AND version <> t.version",
+        REPORTS,
+    ),
+    Mutant(
+        "reports: of a recipient the change that was read first counts",
+        "services/campaign-svc/src/campaign/campaigns/reports.py",
+        "            if known.version < change.version:\n",
+        "            if known.version > change.version:\n",
+        REPORTS,
+    ),
+    Mutant(
+        "reports: the recipients of a report count as one",
+        "services/campaign-svc/src/campaign/planning/progress.py",
+        "receipt)] += many\n",
+        "receipt)] += 1\n",
+        REPORTS,
+    ),
+    Mutant(
+        "reports: the instant of a DLR loses its microseconds",
+        RECIPIENTS,
+        "str(at.timestamp())",
+        "str(round(at.timestamp()))",
+        REPORTS,
+    ),
+    Mutant(
+        "reports: a report on a recipient that the planner changes meanwhile is lost",
+        RECIPIENTS,
+        "        if sum(each.recipients for each in found) == rows[0][0]:\n            return moved\n",
+        "        return moved\n",
+        "tests/service/campaign/test_campaigns.py -k meanwhile",
+    ),
+    Mutant(
+        "reports: a recipient moves from where it was before the planner's change",
+        RECIPIENTS,
+        "WHERE r.ctid = k.at AND r.status = k.status_before AND r.version = k.version_before",
+        "WHERE r.campaign_id = k.campaign_id AND r.subject_id = k.subject_id",
+        "tests/service/campaign/test_campaigns.py -k meanwhile",
     ),
     Mutant(
         "begins: a session that rolls back stays in its transaction",

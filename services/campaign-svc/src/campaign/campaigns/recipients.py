@@ -7,21 +7,23 @@ recipient.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import msgspec
 from sqlalchemy import ARRAY, Column, Index, Integer, PrimaryKeyConstraint, SmallInteger, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign.accounts import OUTCOMES
+from campaign.accounts import Standing
 from campaign.audience import frequency
 from campaign.audience import segment_language as segment
 from campaign.audience.frequency import Limit
 from campaign.audience.segment_language import Condition
 from campaign.campaigns import tallies
 from campaign.campaigns.campaign import Campaign, Progress
+from campaign.campaigns.reports import Report
 from campaign.schema import instant, metadata
 from campaign.senders import store as senders
-from common.contracts.dispatch import MessageChanged, Status
+from common.contracts.dispatch import Status
 from common.db.database import fetch_many
 
 MANY = 1_000  # from here on Postgres needs fresh statistics
@@ -242,46 +244,89 @@ async def deny_unrequested(tx: AsyncConnection, campaign: Progress, reason: str,
     return len(found)
 
 
-async def update_recipients(
-    tx: AsyncConnection, events: Sequence[MessageChanged], known: Sequence[tuple[str, int]]
-) -> set[tuple[str, str]]:
-    """Store the reported state of each recipient, one event per recipient; return the recipients that are stored.
+class Moved(NamedTuple):
+    """Recipients that a report has moved, alike before."""
 
-    `known`: the status and version of each before. A recipient that has others by now keeps its row: a lock before the
-    update would cost a record of the WAL for each recipient. Rows are locked in the order of their keys.
+    report: Report
+    before: Standing
+    recipients: int
+
+
+# A report's people and instants of DLRs come as a text each: the driver encodes an array of texts six times as slowly.
+_TOLD = """
+    SELECT g.place, g.campaign_id, g.version, g.status, g.reasons, g.receipt, g.handed_off_at, g.segments, g.cost,
+        p.subject_id, p.receipt_at
+    FROM unnest($1::text[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::smallint[],
+        $8::integer[], $9::text[], $10::text[]) WITH ORDINALITY
+        AS g(campaign_id, version, status, reasons, receipt, handed_off_at, segments, cost, people, receipts_at, place)
+    CROSS JOIN LATERAL unnest(string_to_array(g.people, ' '), string_to_array(g.receipts_at, ' ', ''))
+        AS p(subject_id, receipt_at)
+    ORDER BY p.subject_id, g.campaign_id
+"""
+_OLDER = "FROM recipient WHERE campaign_id = t.campaign_id AND subject_id = t.subject_id AND version < t.version"
+_STORE = f"""
+    WITH known AS MATERIALIZED (
+        SELECT t.*, r.*
+        FROM ({_TOLD}) AS t
+        CROSS JOIN LATERAL (SELECT ctid AS at, status AS status_before, version AS version_before,
+            reasons AS reasons_before, receipt AS receipt_before {_OLDER} OFFSET 0) AS r
+    ), stored AS (
+        UPDATE recipient AS r
+        SET status = k.status, reasons = string_to_array(k.reasons, ' '), repeated_at = NULL, receipt = k.receipt,
+            version = k.version, handed_off_at = k.handed_off_at, receipt_at = to_timestamp(k.receipt_at::float8),
+            segments = k.segments, cost = k.cost
+        FROM known AS k
+        WHERE r.ctid = k.at AND r.status = k.status_before AND r.version = k.version_before
+        RETURNING k.place, k.status_before, k.reasons_before, k.receipt_before
+    )
+    SELECT f.recipients, s.*
+    FROM (SELECT count(*) AS recipients FROM known) AS f
+    LEFT JOIN (SELECT place, status_before, reasons_before, receipt_before, count(*) FROM stored GROUP BY 1, 2, 3, 4)
+        AS s ON true
+"""
+_LOCK = f"SELECT count(*) FROM ({_TOLD}) AS t CROSS JOIN LATERAL (SELECT {_OLDER} OFFSET 0 FOR UPDATE) AS r"
+BY_PLACE = "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
+
+
+async def update_recipients(tx: AsyncConnection, reports: Sequence[Report]) -> list[Moved]:
+    """Store the reported state of each recipient whose own is older; return what has moved.
+
+    A recipient is in one report. Each is looked up by its key, and updated where the row was found: a plan that reads
+    all recipients costs a campaign of 20,000 more than all its lookups. Rows are locked in the order of their people.
+
+    A recipient that has another state by now is locked, and looked up again: a lock before each update would cost a
+    record of the WAL for each recipient.
     """
-    await fetch_many(
-        tx, "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
+    values = (
+        [each.campaign_id for each in reports],
+        [each.version for each in reports],
+        [each.status for each in reports],
+        [" ".join(each.reasons) for each in reports],  # slugs and subject ids contain no blanks
+        [each.receipt for each in reports],
+        [each.handed_off_at for each in reports],
+        [each.segments for each in reports],
+        [each.cost for each in reports],
+        [" ".join(each.people) for each in reports],
+        [_seconds(each.receipts_at) for each in reports],
     )
-    rows = await fetch_many(
-        tx,
-        "UPDATE recipient AS r SET status = e.status, reasons = string_to_array(e.reasons, ' '),"
-        " repeated_at = NULL,"
-        " receipt = e.receipt, version = e.version, handed_off_at = e.handed_off_at, receipt_at = e.receipt_at,"
-        " segments = e.segments, cost = e.cost"
-        " FROM (SELECT * FROM"
-        " unnest($1::text[], $2::text[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::timestamptz[],"
-        " $8::timestamptz[], $9::smallint[], $10::integer[], $11::text[], $12::integer[])"
-        " AS e(campaign_id, subject_id, version, status, reasons, receipt, handed_off_at, receipt_at, segments,"
-        " cost, known_status, known_version) ORDER BY campaign_id, subject_id) AS e"
-        " WHERE r.campaign_id = e.campaign_id AND r.subject_id = e.subject_id"
-        " AND r.status = e.known_status AND r.version = e.known_version"
-        " RETURNING r.campaign_id, r.subject_id",
-        [e.campaign_id for e in events],
-        [e.subject_id for e in events],
-        [e.version for e in events],
-        [e.status for e in events],
-        [" ".join(e.reasons) for e in events],  # slugs contain no blanks
-        [e.receipt for e in events],
-        # a crash lost the instant: a hand-off begins within permit_ttl of its decision
-        [(e.handed_off_at or e.decided_at) if e.status in OUTCOMES else None for e in events],
-        [e.receipt_at for e in events],
-        [e.segments for e in events],
-        [e.cost for e in events],
-        [status for status, _ in known],
-        [version for _, version in known],
-    )
-    return {(campaign_id, subject_id) for campaign_id, subject_id in rows}
+    await fetch_many(tx, BY_PLACE)
+    moved: list[Moved] = []
+    while True:
+        rows = await fetch_many(tx, _STORE, *values)
+        found = [
+            Moved(reports[place - 1], Standing(status, tuple(reasons), receipt), recipients)
+            for _, place, status, reasons, receipt, recipients in rows
+            if place is not None
+        ]
+        moved += found
+        if sum(each.recipients for each in found) == rows[0][0]:
+            return moved
+        await fetch_many(tx, _LOCK, *values)
+
+
+def _seconds(instants: Sequence[datetime | None]) -> str | None:
+    """Return the instants in seconds since 1970, exact to the microsecond."""
+    return " ".join(["" if at is None else str(at.timestamp()) for at in instants]) if instants else None
 
 
 class RecipientState(msgspec.Struct, frozen=True, gc=False):

@@ -2,20 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
 
 import msgspec
 from sqlalchemy import Column, Integer, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign.accounts import Standing
 from campaign.campaigns.campaign import Campaign, Progress
 from campaign.campaigns.store import AWAKE, LOOK_AHEAD, MAY_BE_TRIED, PASSING_FAILURES, progress_of
 from campaign.campaigns.tallies import UNDECIDED
 from campaign.message.variants import FirstGroups
 from campaign.schedule.lifecycle import KEPT
 from campaign.schema import instant, metadata
-from common.contracts.dispatch import HoldChanged, MessageChanged
+from common.contracts.dispatch import HoldChanged
 from common.db.database import fetch_many
 
 AUDIENCES = 0x61756469  # advisory lock ("audi") per sender
@@ -347,39 +345,6 @@ async def next_wait(tx: AsyncConnection, campaign_id: str, chosen_at: datetime |
 async def lock_given_up(tx: AsyncConnection, now: datetime) -> Progress | None:
     """Lock a campaign with recipients left to deny (`_GIVEN_UP`)."""
     return await _first(tx, f"WHERE {_GIVEN_UP} AND {MAY_BE_TRIED} LIMIT 1 FOR UPDATE OF c SKIP LOCKED", {"now": now})
-
-
-class Stored(NamedTuple):
-    """The stored state of a recipient, and the version of its newest report."""
-
-    standing: Standing
-    version: int
-
-
-async def older(
-    tx: AsyncConnection, events: Sequence[MessageChanged], *, locked: bool = False
-) -> dict[tuple[str, str], Stored]:
-    """Return the stored state of the recipients older than these events, by (campaign_id, subject_id).
-
-    Rows are locked in the order of their keys. Each is looked up by its key, whatever the planner believes: a plan that
-    reads all recipients costs a campaign of 20,000 more than all its lookups.
-    """
-    rows = await fetch_many(
-        tx,
-        "SELECT r.campaign_id, r.subject_id, r.status, r.reasons, r.receipt, r.version"
-        " FROM (SELECT * FROM unnest($1::text[], $2::text[], $3::integer[])"
-        " AS e(campaign_id, subject_id, version) ORDER BY campaign_id, subject_id) AS e CROSS JOIN LATERAL"
-        " (SELECT campaign_id, subject_id, status, reasons, receipt, version FROM recipient"
-        " WHERE campaign_id = e.campaign_id AND subject_id = e.subject_id AND version < e.version"
-        f" OFFSET 0{' FOR UPDATE' if locked else ''}) AS r",
-        [e.campaign_id for e in events],
-        [e.subject_id for e in events],
-        [e.version for e in events],
-    )
-    return {
-        (campaign_id, subject_id): Stored(Standing(status, tuple(reasons), receipt), version)
-        for campaign_id, subject_id, status, reasons, receipt, version in rows
-    }
 
 
 async def lock_done(tx: AsyncConnection, now: datetime) -> Progress | None:
