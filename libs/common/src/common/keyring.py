@@ -359,6 +359,7 @@ class FieldKeys:
 
     def __init__(self, ring: KeyRingSettings, subjects: SubjectKeys) -> None:
         self.inner: Inner = subjects.inner
+        self.inners = subjects.inners
         self._current = ring.current
         self._ciphers = {key_id: AESGCM(secret_key(ring, key_id)) for key_id in ring.keys}
 
