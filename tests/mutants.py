@@ -988,8 +988,8 @@ MUTANTS = (
     Mutant(
         "partitions read together step as the first of them",
         BATCHES,
-        "self._received(reading, parts[tp]) for tp, reading in fresh.items()",
-        "self._received(next(iter(fresh.values())), parts[tp]) for tp in fresh",
+        "self._received(reading, parts[tp], unwanted=unwanted) for tp, reading in fresh.items()",
+        "self._received(next(iter(fresh.values())), parts[tp], unwanted=unwanted) for tp in fresh",
         "tests/service/common/test_together.py -k crash",
     ),
     Mutant(
@@ -1910,6 +1910,20 @@ MUTANTS = (
         "FROM known AS k\n        WHERE r.ctid = k.at AND ",
         "FROM known AS k\n        WHERE r.ctid::text = k.at::text AND ",
         "tests/service/campaign/test_lookups.py",
+    ),
+    Mutant(
+        "unwanted: a watermark is stepped over too",
+        BATCHES,
+        "            if unwanted and type_of(record) != Watermark.type:\n",
+        "            if unwanted:\n",
+        "tests/service/common/test_together.py -k does_not_want",
+    ),
+    Mutant(
+        "unwanted: a batch that nobody wants is decoded",
+        BATCHES,
+        "unwanted = self.subscription.wants is not None and not await self.subscription.wants(tx)",
+        "unwanted = False",
+        "tests/service/common/test_together.py -k does_not_want",
     ),
     Mutant(
         "reports: a late report takes a newer report's place",

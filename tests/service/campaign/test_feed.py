@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from campaign.audience.consents import Applied
+from campaign.feed.store import any_begun
 from campaign.feed.telling import Telling
 from campaign.senders.store import put_sender
 from campaign.service import Settings, build
@@ -38,7 +39,10 @@ async def told(campaigns: Campaigns, *facts: Event | MessageChanged, notices: bo
     batch = [Received(event, event.key, 0, n, now(), None) for n, event in enumerate(events)]
     telling = Telling(Applied())
     async with campaigns.database.begin() as tx:
-        await (telling.apply_notices if notices else telling.apply_messages)(tx, batch)
+        if notices:
+            await telling.apply_notices(tx, batch)
+        elif await any_begun(tx):
+            await telling.apply_messages(tx, batch)
 
 
 def one_of(partition: int) -> Received:

@@ -198,3 +198,26 @@ async def test_a_watermark_among_events_counts_for_its_own_partition(surrounding
             await eventually(_all_read(pipe, MANY + 2))
         stored = await pipe.rows("SELECT as_of FROM consumer_offset ORDER BY partition")
         assert [as_of for (as_of,) in stored] == [EARLY, LATE, None]
+
+
+async def test_records_that_the_handler_does_not_want_are_passed_undecoded_and_watermarks_count(
+    surroundings: Surroundings,
+) -> None:
+    async with pipeline(surroundings, partitions=PARTITIONS) as pipe:
+        wanted = False
+
+        async def wants(tx: AsyncConnection) -> bool:
+            return wanted
+
+        bad = next(person for person in PEOPLE if kafka.partition_of(person, PARTITIONS) == 0)
+        await pipe.publish(*_everybody())
+        await pipe.publish_raw((bad.encode(), b"{broken", ConsentStateChanged.type))
+        await pipe.publish(Watermark(partition=0, as_of=EARLY, last_number=0))
+        async with going(pipe.consumer(together=True, wants=wants).run):
+            await eventually(_all_read(pipe, MANY + 2))
+            assert await pipe.rows("SELECT as_of FROM consumer_offset WHERE partition = 0") == [(EARLY,)]
+            assert (await pipe.applied(), await pipe.scalar("SELECT count(*) FROM outbox")) == ([], 0)
+            wanted = True
+            await pipe.publish(*_everybody(2))
+            await eventually(_all_read(pipe, 2 * MANY + 2))
+        assert sorted(await pipe.applied()) == [(person, 2) for person in PEOPLE]

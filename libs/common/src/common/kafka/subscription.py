@@ -82,6 +82,7 @@ class Unread(msgspec.Struct, frozen=True):
 
 
 Handler = Callable[[AsyncConnection, list[Received]], Awaitable[After | None]]
+Wants = Callable[[AsyncConnection], Awaitable[bool]]
 PoisonHandler = Callable[[AsyncConnection, str | None, int, int], Awaitable[None]]
 UnreadHandler = Callable[[AsyncConnection, Unread], Awaitable[After | None]]
 
@@ -97,7 +98,9 @@ class Subscription:
     `gather_s`: the shortest time from a read that brought records to the next, unless it brought all that the handler
     takes: only where nobody waits for a record. `together`: a batch is of all partitions read; where it fails, each
     partition is handled by itself. `weigh(value)`: how many messages a record holds; a batch then has at most
-    `max_records` messages, or one record. `may_take`: how many messages the handler takes now; at 0, records stay in
+    `max_records` messages, or one record. `wants(tx)`: whether the handler needs the events of its transaction;
+    otherwise records are stepped over undecoded, watermarks aside.
+    `may_take`: how many messages the handler takes now; at 0, records stay in
     Kafka. `handle_rest`: as `handle`, for a record that is buried over a part of it: handle the other parts; raises
     Poison, with nothing written, where none can be handled. `skips_unknown`: skip unknown
     types, as no event of this topic can forbid a message or is owed to a person; elsewhere an unknown type is poison
@@ -122,6 +125,7 @@ class Subscription:
     may_take: Callable[[], int] | None = None
     weigh: Callable[[bytes], int] | None = None
     handle_rest: Handler | None = None
+    wants: Wants | None = None
 
     @property
     def name(self) -> str:

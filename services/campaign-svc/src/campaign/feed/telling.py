@@ -83,15 +83,14 @@ class Telling:
                 weigh=changes_in,
                 gather_s=GATHER_S,
                 together=True,
+                wants=store.any_begun,
             ),
             Subscription(GROUP, CAMPAIGN_NOTICES, self.apply_notices),
             Subscription(GROUP, CONSENT_NOTICES, self.apply_notices),
         ]
 
     async def apply_messages(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
-        """Tell of messages, and of enforced opt-outs."""
-        if not await store.any_begun(tx):
-            return None
+        """Tell of messages, and of enforced opt-outs. The caller has asked whether any feed has begun."""
         enforcements = [(r.event, r.partition) for r in batch if isinstance(r.event, OptOutEnforced)]
         enforced = await self._enforced(tx, enforcements)
         told: list[Told] = []

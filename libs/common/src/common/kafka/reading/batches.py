@@ -104,7 +104,8 @@ class Batches:
             fresh = {tp: reading for tp, reading in readings.items() if self._end(parts, tp) > reading.seen.next_offset}
             if not fresh:
                 return None
-            of = {tp: self._received(reading, parts[tp]) for tp, reading in fresh.items()}
+            unwanted = self.subscription.wants is not None and not await self.subscription.wants(tx)
+            of = {tp: self._received(reading, parts[tp], unwanted=unwanted) for tp, reading in fresh.items()}
             received = [each for some in of.values() for each in some]
             after, span = None, NOTHING
             if received:
@@ -124,8 +125,11 @@ class Batches:
         """Return the offset after the partition's records."""
         return int(parts[tp][-1].offset) + 1
 
-    def _received(self, reading: Reading, records: Sequence[Any]) -> list[Received]:
-        """Step `reading` over the records that are not handled yet, and return their events. Raises Poison."""
+    def _received(self, reading: Reading, records: Sequence[Any], *, unwanted: bool = False) -> list[Received]:
+        """Step `reading` over the records that are not handled yet, and return their events. Raises Poison.
+
+        `unwanted`: no event is decoded, or returned.
+        """
         received: list[Received] = []
         first = reading.seen.next_offset
         for record in records:
@@ -134,6 +138,10 @@ class Batches:
             if is_tombstone(self.subscription, record, self.people):
                 reading.record(record.offset, kafka.number_of(record.headers))
                 HANDLED.labels(self.subscription.topic.name, "tombstone").inc()
+                continue
+            if unwanted and type_of(record) != Watermark.type:
+                reading.record(record.offset, kafka.number_of(record.headers))
+                HANDLED.labels(self.subscription.topic.name, "unwanted").inc()
                 continue
             event = event_of(self.subscription, record)
             if type(event) is Watermark:
