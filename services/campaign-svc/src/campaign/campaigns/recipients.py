@@ -27,6 +27,7 @@ from common.contracts.dispatch import Status
 from common.db.database import fetch_many
 
 MANY = 1_000  # from here on Postgres needs fresh statistics
+STATISTICS = 30  # of 9,000 recipients: enough for plans, in a third of the time; autovacuum reads more
 
 
 recipient = Table(
@@ -136,8 +137,9 @@ async def freeze_audience(
         {"id": campaign.campaign_id, "audience": audience},
     )
     await tallies.add_reasons(tx, "excluded", {campaign.campaign_id: Counter(counts)})
-    if audience >= MANY:
-        await tx.execute(text("ANALYZE (SKIP_LOCKED) recipient"))  # else batches scan everything
+    if audience >= MANY:  # else batches scan everything
+        await tx.execute(text(f"SET LOCAL default_statistics_target = {STATISTICS}"))
+        await tx.execute(text("ANALYZE (SKIP_LOCKED) recipient"))
     return audience
 
 
