@@ -9,6 +9,7 @@ from common.contracts.envelope import Event, Instant
 from common.contracts.inbound import ReceiptState
 
 READ_AT_ONCE = 5_000  # changes in a transaction of a reader; the bytes of a fetch are the usual limit
+BYTES_OF_A_CHANGE = 512  # with an outcome; a denial has two thirds of these
 Status = Literal["pending", "denied", "deferred", "sending", "accepted", "rejected", "unknown", "expired"]
 CHARGED: tuple[Status, ...] = ("accepted", "unknown")  # an operator charges no message that it rejects
 
@@ -57,8 +58,8 @@ class MessagesChanged(Event, frozen=True, kw_only=True):
 
 
 def changes_in(value: bytes) -> int:
-    """Return how many changes a record holds: each names its message once."""
-    return value.count(b'"message_id"')
+    """Return about how many changes a record holds, by its bytes: to count them takes a sixth of their decoding."""
+    return len(value) // BYTES_OF_A_CHANGE
 
 
 class OptOutEnforced(Event, frozen=True, kw_only=True):
