@@ -45,7 +45,11 @@ HANDED_OFF = "m.handed_off_at > :since AND m.handed_off_at <= :until"
 ON_CONSENT = "(m.category = 'marketing' OR (m.category = 'service' AND m.purpose IS NOT NULL))"
 # the decision record (`gate/record.py`) holds all that `gate/rules.py` read; without a record no message is allowed
 FACTS = own_facts_of("m")
-PERSON = f"CASE WHEN {FACTS} IS JSON OBJECT THEN ({FACTS})::jsonb -> 'person' END"
+# OFFSET 0 keeps each expression in its place: Postgres would repeat the whole at each mention of `k.person`
+PERSON = (
+    "(SELECT CASE WHEN r.own IS JSON OBJECT THEN r.own::jsonb -> 'person' END AS person"
+    f" FROM (SELECT {FACTS} AS own OFFSET 0) AS r OFFSET 0)"
+)
 STANDS = "(k.person #>> '{{consent,{}}}')"
 SAID_AT, STOPPED_AT = f"{STANDS.format('at')}::timestamptz", "(k.person ->> 'stopped')::timestamptz"
 MAY_BE_WRITTEN_TO = (
@@ -70,7 +74,7 @@ RULES = {
     # promises 1 and 2: the decision record allows the message. The record names sender and purpose of a STOP known to
     # the decision; the enforcement does not
     "against_its_record": (
-        f"SELECT m.message_id FROM message AS m CROSS JOIN LATERAL (SELECT {PERSON} AS person) AS k WHERE {HANDED_OFF}"
+        f"SELECT m.message_id FROM message AS m CROSS JOIN LATERAL {PERSON} AS k WHERE {HANDED_OFF}"
         f" AND ((m.category = 'marketing' AND NOT {MAY_BE_WRITTEN_TO})"
         f" OR (m.category = 'service' AND m.purpose IS NOT NULL AND NOT {MAY_BE_ASKED}))"
     ),
@@ -115,7 +119,7 @@ RULES = {
 # promise 6: hours begin and end on the minute, so one instant stands for all hand-offs of the minute in one place. The
 # place comes from the decision record; without a record the place is empty, which is never open
 OUT_OF_HOURS = "out_of_hours"
-TERRITORY = """coalesce(substring(m.facts FROM '"to":"([^"]*)"'), '')"""
+TERRITORY = """split_part(split_part(m.facts, '"to":"', 2), '"', 1)"""
 MINUTE = "date_trunc('minute', m.handed_off_at)"
 MINUTES = (
     f"SELECT DISTINCT {TERRITORY} AS territory, m.region, {MINUTE} AS minute FROM message AS m"

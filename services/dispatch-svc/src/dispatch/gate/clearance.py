@@ -18,7 +18,7 @@ from common.db.timer import uptime_s
 from common.kafka.subscription import Hold
 from common.keyring import FieldKeys, LinkKeys, Owner, SubjectKeys, owners_of
 from common.law import Policy
-from common.privacy.stop_link import has_foreign_link, has_stop_link
+from common.privacy.stop_link import has_foreign_link, has_stop_link, names_page, names_stop_link
 from common.sms.msisdn import territory_of
 from common.sms.prices import NO_PRICES, Prices
 from common.sms.sms_length import segments
@@ -228,18 +228,26 @@ class Clearance:
     async def _look_for_links(
         self, candidates: Sequence[Candidate], opened: list[Opened], senders: Mapping[str, Sender]
     ) -> None:
-        """Note in `opened` which marketing texts have the person's own stop link, and which any link of another."""
+        """Note in `opened` which marketing texts have the person's own stop link, and which any link of another.
+
+        Most texts of a campaign are equal, and have no address of ours.
+        """
         pages = {sender_id: each.stop_page for sender_id, each in senders.items() if each.stop_page is not None}
+        named: dict[tuple[str, str], bool] = {}  # whether a text names a stop page, or one beside it
         for place, candidate in enumerate(candidates):
-            if (page := pages.get(candidate.sender_id)) is None or candidate.category != "marketing":
-                continue
-            content, now = opened[place].text, datetime.now(UTC)
-            named = candidate.sender_id, candidate.subject_id
-            own = self.link_keys is not None and has_stop_link(content, page, self.link_keys, *named, now)
-            foreign = has_foreign_link(content, page, self.link_keys, *named, now)
-            opened[place] = opened[place]._replace(stop_link=own, foreign_link=foreign)
             if place % TURN == TURN - 1:
                 await asyncio.sleep(0)
+            if (page := pages.get(candidate.sender_id)) is None or candidate.category != "marketing":
+                continue
+            said = content, _ = opened[place].text, page
+            if said not in named:
+                named[said] = names_stop_link(content, page) or names_page(content, page)
+            if not named[said]:
+                continue
+            whose, now = (candidate.sender_id, candidate.subject_id), datetime.now(UTC)
+            own = self.link_keys is not None and has_stop_link(content, page, self.link_keys, *whose, now)
+            foreign = has_foreign_link(content, page, self.link_keys, *whose, now)
+            opened[place] = opened[place]._replace(stop_link=own, foreign_link=foreign)
 
 
 def _opened(candidate: Candidate, owner: Owner | None, content: str | None) -> Opened:

@@ -29,11 +29,11 @@ from dispatch.gateways.pool import Traffic
 from dispatch.messages import events
 from dispatch.messages import store as messages
 from dispatch.messages.events import Changed
-from dispatch.messages.row import MessageRow, Outcome, ReceiptChange
+from dispatch.messages.row import Outcome, ReceiptChange
 from dispatch.messages.status import HANDED_OFF, Status
 from dispatch.projection import store as projection
 from dispatch.sending import store
-from dispatch.sending.store import Block, Receipt
+from dispatch.sending.store import Block, Named, Receipt
 
 log = logging.getLogger(__name__)
 
@@ -229,7 +229,7 @@ async def _store(tx: AsyncConnection, receipts: Sequence[Receipt], *, locked: bo
     return told, updated
 
 
-def _read(receipts: Sequence[Receipt], found: Sequence[MessageRow]) -> _Told:
+def _read(receipts: Sequence[Receipt], found: Sequence[Named]) -> _Told:
     told = _Told([row.message_id for row in found])
     by_reference = {row.message_id: row for row in found}
     by_gateway_id = {(row.gateway, row.gateway_message_id): row for row in found}

@@ -80,6 +80,21 @@ class Receipt(NamedTuple):
     reference: UUID | None = None
 
 
+class Named(NamedTuple):
+    """A message that a DLR may name: what `receipts` reads of the row."""
+
+    message_id: UUID
+    status: Status
+    version: int
+    sender_id: str
+    subject_id: str
+    handed_off_at: datetime | None
+    gateway: str | None
+    gateway_message_id: str | None
+    receipt: ReceiptState | None
+    receipt_at: datetime | None
+
+
 class Block(NamedTuple):
     gateway: str
     subject_id: str
@@ -294,23 +309,23 @@ async def messages_of_receipts(
     gateways: Sequence[str],
     *,
     locked: bool = True,
-) -> list[MessageRow]:
+) -> list[Named]:
     """Return the messages of DLRs, by our id or by the gateway's, `locked` or as they are now.
 
     A subquery looks up the gateway's ids: for an OR, Postgres reads the whole ledger.
     """
     await plan_now(tx)
-    rows = await tx.execute(
-        text(
-            f"SELECT {_MESSAGE} FROM message AS m WHERE message_id = ANY(CAST(:references AS uuid[])"
-            " || ARRAY(SELECT k.message_id FROM unnest(CAST(:gateways AS text[]), CAST(:gateway_ids AS text[]))"
-            " AS r(gateway, known_as)"
-            " CROSS JOIN LATERAL (SELECT message_id FROM message WHERE gateway = r.gateway AND known_as = r.known_as"
-            f" OFFSET 0) AS k)) ORDER BY message_id{' FOR UPDATE' if locked else ''}"
-        ),
-        {"references": list(references), "gateways": list(gateways), "gateway_ids": list(gateway_ids)},
+    rows = await fetch_many(
+        tx,
+        f"SELECT {', '.join(Named._fields)} FROM message WHERE message_id = ANY($1::uuid[]"
+        " || ARRAY(SELECT k.message_id FROM unnest($2::text[], $3::text[]) AS r(gateway, known_as)"
+        " CROSS JOIN LATERAL (SELECT message_id FROM message WHERE gateway = r.gateway AND known_as = r.known_as"
+        f" OFFSET 0) AS k)) ORDER BY message_id{' FOR UPDATE' if locked else ''}",
+        list(references),
+        list(gateways),
+        list(gateway_ids),
     )
-    return [MessageRow.read(row) for row in rows]
+    return [Named(message_id, Status(status), *more) for message_id, status, *more in rows]
 
 
 async def block(tx: AsyncConnection, rows: Sequence[Block]) -> None:
