@@ -10,17 +10,29 @@ from typing import Any, cast
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
+from aiokafka.protocol.fetch import FetchRequest, FetchResponse_v11
 
 from common.contracts import STATES
 from common.db.database import Database
+from common.kafka import fetching
+from common.kafka.fetching import GATHERED_BYTES, Pace, Wait
 from common.kafka.outbox import CALM_S as RELAY_CALM_S
 from common.kafka.outbox import UNHEARD_S, interval_s, rest_s
-from common.kafka.reading import client, lag, polling
+from common.kafka.reading import lag, polling
 from common.kafka.reading.offsets import Offsets
 from common.kafka.reading.placement import Placement
 from common.kafka.reading.progress import Progress
-from common.kafka.subscription import IDLE_MS, POLL_MS, READ_MS, URGENT_MS, After, Subscription
-from common.settings import ServiceSettings
+from common.kafka.subscription import (
+    CALM_MS,
+    CALM_READ_MS,
+    CALM_S,
+    IDLE_MS,
+    POLL_MS,
+    READ_MS,
+    URGENT_MS,
+    After,
+    Subscription,
+)
 
 ONE = TopicPartition("a.topic", 0)
 
@@ -31,7 +43,6 @@ class Client:
     def __init__(self, refuses: int = 0) -> None:
         self.commits: list[dict[TopicPartition, int]] = []
         self._refuses = refuses
-        self._fetcher = SimpleNamespace(_fetch_max_wait_ms=0)
 
     def assignment(self) -> set[TopicPartition]:
         return {ONE}
@@ -43,10 +54,6 @@ class Client:
         self.commits.append(offsets)
         if len(self.commits) <= self._refuses:
             raise KafkaError
-
-    @property
-    def wait_ms(self) -> int:
-        return int(self._fetcher._fetch_max_wait_ms)
 
 
 async def _nothing(*_: object) -> After | None:
@@ -78,31 +85,61 @@ async def test_an_unchanged_offset_is_committed_again_before_kafka_forgets_it(mo
     assert await _commits(Client(), 1, 1) == [1, 1]
 
 
-@pytest.mark.parametrize(("wait_ms", "calm"), [(POLL_MS, IDLE_MS), (URGENT_MS, URGENT_MS), (2 * IDLE_MS, 2 * IDLE_MS)])
-async def test_a_broker_that_waits_out_is_asked_rarely_on_calm_topics_only(
-    monkeypatch: pytest.MonkeyPatch, wait_ms: int, calm: int
+URGENT, USUAL, RARE, GATHERING = (
+    _subscription(URGENT_MS),
+    _subscription(),
+    _subscription(2 * IDLE_MS),
+    replace(_subscription(), gather_s=0.25),
+)
+
+
+@pytest.mark.parametrize(
+    ("of", "ends_waits", "after_records", "awake", "calm"),
+    [
+        (URGENT, False, Wait(URGENT_MS), Wait(URGENT_MS), Wait(URGENT_MS)),
+        (USUAL, False, Wait(POLL_MS), Wait(POLL_MS), Wait(IDLE_MS)),
+        (RARE, False, Wait(2 * IDLE_MS), Wait(2 * IDLE_MS), Wait(2 * IDLE_MS)),
+        (GATHERING, False, Wait(250), Wait(POLL_MS), Wait(IDLE_MS)),
+        (URGENT, True, Wait(IDLE_MS), Wait(IDLE_MS), Wait(IDLE_MS)),
+        (USUAL, True, Wait(IDLE_MS), Wait(IDLE_MS), Wait(CALM_MS)),
+        (RARE, True, Wait(IDLE_MS), Wait(IDLE_MS), Wait(CALM_MS)),
+        (GATHERING, True, Wait(250, GATHERED_BYTES), Wait(IDLE_MS), Wait(CALM_MS)),
+    ],
+)
+def test_a_fetch_waits_long_on_calm_topics_only_and_for_more_records_only_where_they_gather(
+    of: Subscription, ends_waits: bool, after_records: Wait, awake: Wait, calm: Wait
 ) -> None:
-    offsets = Offsets(_subscription(wait_ms), cast(Database, None), timedelta())
-    ours = polling.Polling(_subscription(wait_ms), Placement("a.topic", offsets), Progress(), waits_out=True)
-    of = Client()
-
-    def paced(any_records: bool) -> int:
-        ours._pace(cast(AIOKafkaConsumer, of), any_records)
-        return of.wait_ms
-
-    assert paced(False) == wait_ms, "the first reads of a process come before any calm"
-    assert paced(False) == wait_ms
-    late = time.monotonic() + polling.CALM_S + 1
-    monkeypatch.setattr(time, "monotonic", lambda: late)
-    assert paced(False) == calm
-    assert paced(True) == wait_ms
-    assert paced(False) == wait_ms
+    pace = Pace(of, ends_waits)
+    assert pace.following(100.0, any_records=False) == awake, "the first reads of a process come before any calm"
+    assert pace.following(100.0 + CALM_S, any_records=False) == awake
+    assert pace.following(100.1 + CALM_S, any_records=False) == calm
+    assert pace.following(100.2 + CALM_S, any_records=True) == after_records
+    assert pace.following(100.3 + CALM_S, any_records=False) == awake, "a record after a pause waits for no other"
+    assert pace.following(100.2 + 2 * CALM_S, any_records=False) == awake
+    assert pace.following(100.3 + 2 * CALM_S, any_records=False) == calm
 
 
-def test_a_broker_that_ends_a_wait_is_waited_for_longer() -> None:
-    settings = ServiceSettings.model_construct(kafka_groups=True)
-    assert client.wait_ms(settings, _subscription(URGENT_MS)) == IDLE_MS
-    assert client.wait_ms(settings.model_copy(update={"kafka_groups": False}), _subscription(URGENT_MS)) == URGENT_MS
+async def test_an_answer_sets_the_wait_of_the_next_fetch_before_it_is_read() -> None:
+    class Inner:
+        async def send(self, node_id: int, request: object, *, group: object = None) -> object:
+            return answers.pop(0) if isinstance(request, FetchRequest) else None
+
+    def answer(*records: bytes | None) -> FetchResponse_v11:
+        of = [(number, 0, 9, 9, 0, None, -1, each) for number, each in enumerate(records)]
+        return FetchResponse_v11(0, 0, 0, [("a.topic", of)])
+
+    answers = [answer(b"", None), answer(b"", b"records"), answer(b"")]
+    fetcher = SimpleNamespace(_fetch_max_wait_ms=0, _fetch_min_bytes=0)
+    of = SimpleNamespace(_client=Inner(), _fetcher=fetcher)
+    fetching.keep_pace(cast(AIOKafkaConsumer, of), pace := Pace(GATHERING, ends_waits=True))
+    pace.following(time.monotonic() - CALM_S - 1, any_records=False)
+    request = FetchRequest(500, 1, 1, 1, [])
+    waits = []
+    for _ in range(3):
+        assert await of._client.send(0, request) is not None
+        assert await of._client.send(0, object()) is None
+        waits.append((fetcher._fetch_max_wait_ms, fetcher._fetch_min_bytes))
+    assert waits == [(CALM_MS, 1), (250, GATHERED_BYTES), (IDLE_MS, 1)]
 
 
 async def test_a_read_ends_as_the_process_ends_and_when_a_rested_partition_may_be_read() -> None:
@@ -115,7 +152,7 @@ async def test_a_read_ends_as_the_process_ends_and_when_a_rested_partition_may_b
             return {}
 
     placement = Placement("a.topic", Offsets(_subscription(), cast(Database, None), timedelta()))
-    ours = polling.Polling(_subscription(), placement, Progress(), waits_out=False)
+    ours = polling.Polling(_subscription(), placement, Progress())
     stopping = asyncio.get_running_loop().create_future()
     stopping.set_result(None)
     silent = Silent()
@@ -128,6 +165,22 @@ async def test_a_read_ends_as_the_process_ends_and_when_a_rested_partition_may_b
     assert silent.waited[0] == READ_MS
     assert POLL_MS <= silent.waited[1] <= 200
     assert silent.waited[2] == POLL_MS
+
+
+async def test_a_read_waits_longer_on_a_calm_topic_until_a_record_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Rarely(Client):
+        async def getmany(self, *_: TopicPartition, timeout_ms: int, max_records: int) -> dict[TopicPartition, Any]:
+            waited.append(timeout_ms)
+            return {ONE: [object()]} if len(waited) == 3 else {}
+
+    waited: list[int] = []
+    placement = Placement("a.topic", Offsets(_subscription(), cast(Database, None), timedelta()))
+    ours = polling.Polling(_subscription(), placement, Progress())
+    going = asyncio.get_running_loop().create_future()
+    for at in (100.0, 100.0 + CALM_S, 101.0 + CALM_S, 102.0 + CALM_S, 102.0 + 2 * CALM_S):
+        monkeypatch.setattr(time, "monotonic", lambda at=at: at)
+        await ours.read(cast(AIOKafkaConsumer, Rarely()), {}, going)
+    assert waited == [READ_MS, READ_MS, CALM_READ_MS, READ_MS, CALM_READ_MS]
 
 
 @pytest.mark.parametrize(("calm_s", "wanted"), [(0.0, 0.25), (RELAY_CALM_S, 0.25), (RELAY_CALM_S + 0.1, 0.5)])
@@ -156,7 +209,7 @@ async def test_records_gather_until_the_next_read_unless_the_last_brought_all_th
 ) -> None:
     of, brings = replace(_subscription(), gather_s=30.0, max_records=2), Bringing()
     offsets = Offsets(of, cast(Database, None), timedelta())
-    ours = polling.Polling(of, Placement("a.topic", offsets), Progress(), waits_out=False)
+    ours = polling.Polling(of, Placement("a.topic", offsets), Progress())
     going, stopped = (asyncio.get_running_loop().create_future() for _ in range(2))
     stopped.set_result(None)
 

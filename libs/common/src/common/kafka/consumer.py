@@ -89,7 +89,7 @@ class Consumer:
         )
         people = SubjectKeys(settings.subject_keys)
         self.batches = Batches(ours, self.database, self.offsets, self.keys, people, settings.partitions)
-        self.polling = Polling(ours, self.placement, self.progress, waits_out=not settings.kafka_groups)
+        self.polling = Polling(ours, self.placement, self.progress)
         self.failures = Failures(ours.topic.name)
         self.lag = Lag(ours.topic.name)
 

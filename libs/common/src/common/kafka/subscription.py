@@ -12,7 +12,10 @@ from common.contracts import Event, Topic
 
 POLL_MS = 100
 READ_MS = 500
+CALM_READ_MS = 1_000
 IDLE_MS = 500  # of an empty fetch, by a broker that ends the wait when a record arrives
+CALM_MS = 1_000  # of an empty fetch of a calm topic, by such a broker
+CALM_S = 10.0  # without a record
 URGENT_MS = 20
 GATHER_S = 0.25  # of topics for which nobody waits
 BEFORE = 1 << 62  # more than any offset

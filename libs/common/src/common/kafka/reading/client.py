@@ -1,6 +1,7 @@
 """The Kafka client of a consumer: made, started and ended."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -9,12 +10,15 @@ from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssigno
 from common.contracts import Topic
 from common.db.notify import either
 from common.kafka import broker as kafka
+from common.kafka import fetching
+from common.kafka.fetching import Pace
 from common.kafka.reading.dealing import dealer
-from common.kafka.subscription import IDLE_MS, Subscription
+from common.kafka.subscription import Subscription
 from common.settings import ServiceSettings
 
 JOIN_SESSION_MS = 10_000
 HEARTBEAT_MS = 1_000
+LOOK_MS = 2_000  # of a client for partitions to fetch; each seek, answer, read and assignment has it look at once
 END_S = 10.0  # for each part of a client
 ISOLATION = "read_committed"  # a record that its producer has taken back was never said (docs/brokers.md)
 # of an answer, of each broker to each consumer; compressed, so it may hold fifteen times as many bytes of records
@@ -29,8 +33,11 @@ def make(
     The shards of a service share the group of a topic keyed by subject, each for its own partitions; of other topics
     each shard reads all.
     """
+    fetching.hasten()
     topic = settings.topic_prefix + subscription.topic.name
     shared = settings.own_shard and _is_shared(subscription.topic)
+    pace = Pace(subscription, ends_waits=settings.kafka_groups)
+    wait_ms, fewest_bytes = pace.following(time.monotonic(), any_records=False)
     client = AIOKafkaConsumer(
         **kafka.connection(settings),
         group_id=group_of(settings, subscription),
@@ -40,7 +47,9 @@ def make(
         isolation_level=ISOLATION,
         session_timeout_ms=JOIN_SESSION_MS,
         heartbeat_interval_ms=HEARTBEAT_MS,
-        fetch_max_wait_ms=wait_ms(settings, subscription),
+        consumer_timeout_ms=LOOK_MS,
+        fetch_max_wait_ms=wait_ms,
+        fetch_min_bytes=fewest_bytes,
         fetch_max_bytes=FETCH_BYTES,
         max_partition_fetch_bytes=FETCH_BYTES // 4,
     )
@@ -48,6 +57,7 @@ def make(
         client.subscribe([topic], listener=listener)
     else:
         client.assign([TopicPartition(topic, number) for number in read_of(settings, subscription.topic)])
+    fetching.keep_pace(client, pace)
     return client
 
 
@@ -65,17 +75,6 @@ def read_of(settings: ServiceSettings, topic: Topic) -> Sequence[int]:
 def _is_shared(topic: Topic) -> bool:
     """Return whether shards divide the topic: a person is in one partition of each topic keyed by subject."""
     return topic.keyed_by == "subject_id"
-
-
-def wait_ms(settings: ServiceSettings, subscription: Subscription) -> int:
-    """Return the wait of an empty fetch: a broker with groups ends the wait when a record arrives."""
-    return IDLE_MS if settings.kafka_groups else subscription.wait_ms
-
-
-def wait_for(client: AIOKafkaConsumer, ms: int) -> None:
-    """Set the wait of the next empty fetches, for which aiokafka has no setter."""
-    if client._fetcher is not None:
-        client._fetcher._fetch_max_wait_ms = ms
 
 
 async def started(

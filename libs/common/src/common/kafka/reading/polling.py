@@ -15,15 +15,12 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 
-from common.kafka.reading import client as clients
 from common.kafka.reading.client import is_cancelled
 from common.kafka.reading.placement import Placement
 from common.kafka.reading.progress import Progress
-from common.kafka.subscription import IDLE_MS, POLL_MS, READ_MS, Subscription
+from common.kafka.subscription import CALM_READ_MS, CALM_S, POLL_MS, READ_MS, Subscription
 
 log = logging.getLogger(__name__)
-
-CALM_S = 10.0  # without a record
 
 InFlight = Mapping[TopicPartition, asyncio.Task[None]]
 
@@ -49,9 +46,8 @@ class Polling:
     subscription: Subscription
     placement: Placement
     progress: Progress
-    waits_out: bool  # the broker does not end the wait of a fetch when a record arrives
-    _awake_until: float = 0.0
     _gathers_until: float = 0.0
+    _awake_until: float = 0.0
     _polled: set[TopicPartition] = field(default_factory=set)  # without an error, by the last read
     _weight: float = 1.0  # of a record: the mean of the last read
 
@@ -80,7 +76,8 @@ class Polling:
             await asyncio.wait(in_flight.values(), timeout=POLL_MS / 1000, return_when=asyncio.FIRST_COMPLETED)
             return {}
         wanted = max(1, int(wanted / self._weight))
-        if self.progress.is_careful(time.monotonic()):
+        if self.progress.is_careful(now := time.monotonic()):
+            self._awake_until = now + CALM_S
             return await self._read_apart(
                 client, (idle & self.placement.placed) - self.placement.resume_at.keys(), wanted
             )
@@ -101,8 +98,6 @@ class Polling:
         self._polled = idle
         self._weigh(batches)
         self._gather(batches, wanted)
-        if self.waits_out:
-            self._pace(client, bool(batches))
         return batches
 
     def _weigh(self, found: Mapping[TopicPartition, Sequence[Any]]) -> None:
@@ -114,27 +109,21 @@ class Polling:
     def _gather(self, found: Mapping[TopicPartition, Sequence[Any]], wanted: int) -> None:
         """Let records gather until the next read, after one that brought fewer records than `wanted`.
 
-        Each batch costs a transaction, and each of its events another of every reader. The client reads ahead a fetch
-        of each partition, so a record may wait for two reads.
+        Each batch costs a transaction, and each of its events another of every reader. The next fetch is under way
+        meanwhile, and gathers as well (`Pace`).
         """
-        many = sum(map(len, found.values()))
+        many, now = sum(map(len, found.values())), time.monotonic()
         if 0 < many < wanted:
-            self._gathers_until = time.monotonic() + self.subscription.gather_s
-
-    def _pace(self, client: AIOKafkaConsumer, any_records: bool) -> None:
-        """Lengthen the wait of an empty fetch on a calm topic, and shorten it after a record; never on an urgent topic.
-
-        A fetch costs such a broker, and us, more than most records.
-        """
-        now, wait_ms = time.monotonic(), self.subscription.wait_ms
-        if any_records or not self._awake_until:
+            self._gathers_until = now + self.subscription.gather_s
+        if many or not self._awake_until:
             self._awake_until = now + CALM_S
-        clients.wait_for(client, max(IDLE_MS, wait_ms) if wait_ms >= POLL_MS and now > self._awake_until else wait_ms)
 
     def _patience_ms(self) -> int:
         """Return how long a read may wait for a record: also until the next rested partition."""
-        next_s = min(self.placement.resume_at.values(), default=math.inf) - time.monotonic()
-        return round(min(READ_MS, max(POLL_MS, next_s * 1000)))
+        now = time.monotonic()
+        most = CALM_READ_MS if self._awake_until and now > self._awake_until else READ_MS
+        next_s = min(self.placement.resume_at.values(), default=math.inf) - now
+        return round(min(most, max(POLL_MS, next_s * 1000)))
 
     async def _read_apart(
         self, client: AIOKafkaConsumer, idle: Collection[TopicPartition], most: int
