@@ -55,7 +55,7 @@ WITHOUT_OFFSET = kafka.encode(states_of(SUBJECT, 1)[0]).replace(
 )
 EARLY, LATE = datetime(2026, 1, 1, 9, tzinfo=UTC), datetime(2026, 1, 1, 10, tzinfo=UTC)
 NEW_OUTER = base64.b64encode(b"n" * 32).decode()
-FUTURE = datetime(2126, 1, 1, tzinfo=UTC)
+LATER, FUTURE = datetime(2026, 1, 1, 11, tzinfo=UTC), datetime(2126, 1, 1, tzinfo=UTC)
 UNREADABLE = (SUBJECT.encode(), b"{broken", ConsentStateChanged.type)
 
 
@@ -669,6 +669,54 @@ async def test_partitions_with_nothing_but_watermarks_share_a_transaction(surrou
         rows = await pipe.rows("SELECT next_offset, as_of, xmin::text FROM consumer_offset ORDER BY partition")
         assert [row[:2] for row in rows] == [(2, EARLY), (9, LATE), (2, EARLY)], "another had read further"
         assert rows[0][2] == rows[2][2] != rows[1][2]
+
+
+KNOWN_CHANGES = {
+    "nothing": ("", 1, (2, LATE), True),
+    "a gap is found": ("fault = 'records_missing', fault_at = 1, fault_why = 'a test'", 1, (2, EARLY), True),
+    "another log is found": ("fault = 'other_log', fault_at = 1, fault_why = 'a test'", 1, (1, EARLY), False),
+    "a person trusts the log again": ("cleared_at = now()", 1, (2, EARLY), True),
+    "another process reads further": ("next_offset = 9", 1, (9, EARLY), True),
+    "the database loses a commit": ("next_offset = 0", 1, (0, EARLY), False),
+    "the database loses what was read since": ("", 5, (1, EARLY), False),
+}
+
+
+@pytest.mark.parametrize("change", KNOWN_CHANGES)
+async def test_a_watermark_is_stepped_over_by_the_row_as_it_is_and_not_as_it_was(
+    surroundings: Surroundings, change: str
+) -> None:
+    to, read, row, stays = KNOWN_CHANGES[change]
+    async with pipeline(surroundings, partitions=1) as pipe:
+        offsets = pipe.consumer().offsets
+        tp = TopicPartition(offsets.subscription.topic.name, 0)
+        await offsets.start_of(0)
+        assert not await offsets.step_over_watermarks({tp: [Mark(0, EARLY, 0)]})
+        if to:
+            await pipe.scalar(f"UPDATE consumer_offset SET {to} RETURNING 1")
+        offsets.reached[tp] = read
+        went_back = await offsets.step_over_watermarks({tp: [Mark(read, LATE, 0)]})
+        assert went_back == (set() if stays else {tp})
+        assert tuple(*await pipe.rows("SELECT next_offset, as_of FROM consumer_offset")) == row
+
+
+async def test_watermarks_of_known_rows_are_believed_and_leave_gaps_as_all_are(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings, partitions=2) as pipe:
+        offsets = pipe.consumer().offsets
+        one, other = (TopicPartition(offsets.subscription.topic.name, partition) for partition in range(2))
+        for tp in (one, other):
+            await offsets.start_of(tp.partition)
+        for number, (at, as_of, last_number) in enumerate(
+            ((EARLY, EARLY, 0), (FUTURE, EARLY, 0), (LATE, LATE, 0), (EARLY, LATE, 0), (LATE, LATE, 3))
+        ):
+            marks = {one: [Mark(number, at, 0)], other: [Mark(number, at, last_number)]}
+            assert not await offsets.step_over_watermarks(marks)
+            rows = await pipe.rows("SELECT next_offset, as_of, fault FROM consumer_offset ORDER BY partition")
+            fault = "records_missing" if last_number else None
+            assert [*map(tuple, rows)] == [(number + 1, as_of, None), (number + 1, as_of, fault)]
+        assert not await offsets.step_over_watermarks({one: [Mark(5, LATER, 0)], other: [Mark(5, LATER, 3)]})
+        rows = await pipe.rows("SELECT next_offset, as_of FROM consumer_offset ORDER BY partition")
+        assert [*map(tuple, rows)] == [(6, LATER), (6, LATE)], "a watermark behind a gap is not believed"
 
 
 async def test_a_watermark_from_the_future_is_not_believed(surroundings: Surroundings) -> None:

@@ -165,8 +165,8 @@ def build(settings: Settings | None = None) -> Service[Settings]:
     settings = settings or Settings()
     partitions = settings.partitions
 
-    async def ceiling(tx: AsyncConnection) -> datetime | None:
-        return await applied_watermark(tx, intake.GROUP, INBOUND_MESSAGES, range(partitions))
+    async def ceiling(session: AsyncConnection) -> datetime | None:
+        return await applied_watermark(session, intake.GROUP, INBOUND_MESSAGES, range(partitions), alone=True)
 
     return Service(
         name="consent",

@@ -389,7 +389,8 @@ async def _begun(tx: AsyncConnection, raw: Any) -> bool:
     """
     if not tx.in_transaction():
         return False
-    adapter = (await tx.get_raw_connection()).dbapi_connection
+    assert tx.sync_connection is not None, "a connection in a transaction has begun"
+    adapter = tx.sync_connection.connection.dbapi_connection
     assert isinstance(adapter, AsyncAdapt_asyncpg_connection)
     try:
         await adapter._start_transaction()
@@ -435,7 +436,10 @@ async def _raw(tx: AsyncConnection) -> Any:
 
 
 async def _driver(tx: AsyncConnection) -> Any:
-    return (await tx.get_raw_connection()).driver_connection
+    held = tx.sync_connection
+    if held is None or held.closed or held.invalidated:
+        return (await tx.get_raw_connection()).driver_connection  # raises, or connects anew
+    return held.connection.driver_connection  # without the greenlet, which costs as much as the statement's encoding
 
 
 def _asyncpgs(error: DBAPIError) -> BaseException:

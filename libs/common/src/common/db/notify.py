@@ -14,7 +14,12 @@ RECONNECT_S = 1.0
 
 async def either(first: asyncio.Event, second: asyncio.Event | None, seconds: float | None) -> None:
     """Return when either event is set, or after `seconds`, if any."""
-    waits = [asyncio.ensure_future(event.wait()) for event in (first, second) if event is not None]
+    if second is None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):  # a task for each wait would cost as much as most looks
+                await first.wait()
+        return
+    waits = [asyncio.ensure_future(event.wait()) for event in (first, second)]
     try:
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     finally:

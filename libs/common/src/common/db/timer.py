@@ -78,5 +78,5 @@ class Timer:
                 if again:
                     rest_s = self.every_s
                     continue
-                await either(stop, woken, rest_s)
+                await either(stop, woken if self.channel else None, rest_s)
                 rest_s = self.every_s if woken.is_set() else min(2 * rest_s, longest_s)

@@ -109,7 +109,7 @@ DONE = (
 )
 
 Published = Callable[[dict[int, UUID]], None]  # the ids of events by outbox id, once deleted
-Ceiling = Callable[[AsyncConnection], Awaitable[datetime | None]]
+Ceiling = Callable[[AsyncConnection], Awaitable[datetime | None]]  # a statement by itself, as of `fetch_alone`
 Place = tuple[str, int]  # a topic without the prefix, and a partition
 Numbers = dict[Place, int]  # the last published number of each place
 
@@ -438,8 +438,7 @@ class Relay:
         reached, newest = (rows[-1].id, rows[-1].newest) if rows else (0, 0)
         if self._watermarked:
             if due := asyncio.get_running_loop().time() >= self._next_watermark:
-                async with session.begin():
-                    self._subject_keys = await publisher_keys.told(session) or self._subject_keys
+                self._subject_keys = await publisher_keys.told(session) or self._subject_keys
             if (said := self._true_with(Read(as_of, ceiling, newest), reached)) is not None and due:
                 async with asyncio.timeout(self._patience_s):
                     await self._publish_watermarks(outlet.producer, said, numbers)
@@ -448,10 +447,7 @@ class Relay:
         return reached >= newest
 
     async def _known(self, session: AsyncConnection) -> datetime | None:
-        if self._ceiling is None:
-            return None
-        async with session.begin():
-            return await self._ceiling(session)
+        return None if self._ceiling is None else await self._ceiling(session)
 
     async def _publish(self, producer: AIOKafkaProducer, rows: Sequence[Waiting], numbers: Numbers) -> Numbers:
         """Publish in id order within each partition, and await every acknowledgement.

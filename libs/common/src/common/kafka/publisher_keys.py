@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from sqlalchemy import Column, MetaData, Table, Text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.db.database import fetch_many
+from common.db.database import fetch_alone, fetch_many
 
 
 def define(metadata: MetaData) -> Table:
@@ -22,9 +22,12 @@ def define(metadata: MetaData) -> Table:
     )
 
 
-async def told(tx: AsyncConnection) -> dict[str, str]:
-    """Return the fingerprint of each subject key, by key id; {} before the first process with keys."""
-    rows = await fetch_many(tx, "SELECT key_id, fingerprint FROM subject_key")
+async def told(session: AsyncConnection) -> dict[str, str]:
+    """Return the fingerprint of each subject key, by key id; {} before the first process with keys.
+
+    The session must not be within a transaction.
+    """
+    rows = await fetch_alone(session, "SELECT key_id, fingerprint FROM subject_key")
     return {row[0]: row[1] for row in rows}
 
 

@@ -65,14 +65,13 @@ class Stored(NamedTuple):
 def stored_of(
     topic: Topic, next_offset: int, last_number: int, unseen: int, fault: Fault | None, cleared_at: datetime | None
 ) -> Stored:
-    reading = Reading(
-        Seen(next_offset, last_number, unseen),
-        numbered=topic.watermarked,
-        compacted=topic.cleanup == "compact",
-        whole=fault is None,
-        since=cleared_at,
+    return Stored(reading_of(topic, Seen(next_offset, last_number, unseen), cleared_at, whole=fault is None), fault)
+
+
+def reading_of(topic: Topic, seen: Seen, cleared_at: datetime | None, *, whole: bool = True) -> Reading:
+    return Reading(
+        seen, numbered=topic.watermarked, compacted=topic.cleanup == "compact", whole=whole, since=cleared_at
     )
-    return Stored(reading, fault)
 
 
 async def lock(
@@ -157,16 +156,27 @@ async def note(tx: AsyncConnection, group: str, topic: Topic, partition: int, fa
     )
 
 
-async def found(tx: AsyncConnection, topic: str | None = None) -> list[Broken]:
+async def found(tx: AsyncConnection) -> list[Broken]:
     """Return the broken partitions."""
     rows = await fetch_many(
         tx,
         "SELECT consumer_group, topic, partition, fault, fault_at, fault_since, fault_why FROM consumer_offset"
-        " WHERE fault IS NOT NULL AND topic = coalesce($1, topic)"
-        " ORDER BY consumer_group, topic, partition",
-        topic,
+        " WHERE fault IS NOT NULL ORDER BY consumer_group, topic, partition",
     )
     return [Broken(*row) for row in rows]
+
+
+async def watched(database: Database, group: str, topic: str) -> tuple[dict[int, int], list[Broken]]:
+    """Return the stored offsets of a group, and the broken partitions of any group, of a topic: one round trip."""
+    rows = await database.read(
+        "SELECT consumer_group, topic, partition, fault, fault_at, fault_since, fault_why, next_offset"
+        " FROM consumer_offset WHERE topic = $1 AND (consumer_group = $2 OR fault IS NOT NULL)"
+        " ORDER BY consumer_group, partition",
+        topic,
+        group,
+    )
+    stored = {partition: next_offset for of, _, partition, *_, next_offset in rows if of == group}
+    return stored, [Broken(*row[:7]) for row in rows if row[3] is not None]
 
 
 async def clear(tx: AsyncConnection, place: str) -> Broken | None:

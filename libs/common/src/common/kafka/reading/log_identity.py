@@ -124,7 +124,7 @@ async def identity_of(client: AIOKafkaClient, topic: str) -> Identity:
         answer: Any = await client.send(node, _AskWhich(topic))
     except NotImplementedError:  # the version is unknown to the broker
         return Identity(None, (await client.send(node, MetadataRequest([topic], False))).cluster_id)
-    [told] = answer.to_object()["topics"]
-    if told["error_code"]:
-        raise for_code(told["error_code"])(f"asking for {topic}")
-    return Identity(str(told["topic_id"]) if told["topic_id"].int else None, answer.cluster_id)
+    [(error_code, _, topic_id, *_)] = answer.topics
+    if error_code:
+        raise for_code(error_code)(f"asking for {topic}")
+    return Identity(str(topic_id) if topic_id.int else None, answer.cluster_id)

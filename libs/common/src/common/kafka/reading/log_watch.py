@@ -54,9 +54,7 @@ class LogWatch:
     async def _check(self, client: AIOKafkaConsumer) -> None:
         placement, offsets = self.placement, self.placement.offsets
         topic, group, reached = offsets.subscription.topic, offsets.subscription.group, dict(offsets.reached)
-        async with offsets.database.begin() as tx:
-            found = await broken_logs.found(tx, topic.name)
-            stored = await offsets.stored(tx)
+        stored, found = await broken_logs.watched(offsets.database, group, topic.name)
         of = {tp.partition: tp for tp in placement.placed}
         for partition, next_offset in stored.items():  # a quiet partition has no batch to notice this
             if partition in of and next_offset < reached.get(of[partition], 0):

@@ -5,7 +5,7 @@ means a failover that lost commits: the consumer reads the lost part again.
 """
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -15,10 +15,10 @@ from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, PrimaryK
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import Topic
-from common.db.database import Database, fetch_many
+from common.db.database import Database, fetch_alone, fetch_many
 from common.kafka.reading import broken_logs
 from common.kafka.reading.broken_logs import Fault
-from common.kafka.reading.completeness import Reading
+from common.kafka.reading.completeness import Reading, Seen
 from common.kafka.reading.log_identity import UNKNOWN, Identity
 from common.kafka.reading.records import Mark
 from common.kafka.subscription import Hold, Subscription
@@ -28,6 +28,30 @@ log = logging.getLogger(__name__)
 # A watermark from the future means a wrong clock, and proves nothing even later. The database's clock decides: the
 # publisher may run on our own host.
 BELIEVED = "greatest({known}, CASE WHEN {said} <= now() + {skew}::interval THEN {said} END)"
+
+
+# Step over watermarks of rows that are as they were, in the order of partitions: no deadlock.
+STEP_KNOWN = f"""
+    WITH held AS MATERIALIZED (
+        SELECT o.partition, n.next_offset, n.last_number, n.unseen, n.as_of
+        FROM consumer_offset AS o JOIN unnest(
+            $3::integer[], $4::bigint[], $5::bigint[], $6::bigint[], $7::timestamptz[],
+            $8::bigint[], $9::bigint[], $10::bigint[], $11::timestamptz[]
+        ) AS n(partition, was_offset, was_number, was_unseen, cleared_at, next_offset, last_number, unseen, as_of)
+            ON o.partition = n.partition
+        WHERE o.consumer_group = $1 AND o.topic = $2
+            AND (o.next_offset, o.last_number, o.unseen) = (n.was_offset, n.was_number, n.was_unseen)
+            AND o.fault IS NULL AND o.cleared_at IS NOT DISTINCT FROM n.cleared_at
+        ORDER BY o.partition
+        FOR UPDATE OF o
+    )
+    UPDATE consumer_offset AS o
+    SET next_offset = held.next_offset, last_number = held.last_number, unseen = held.unseen, updated_at = now(),
+        as_of = {BELIEVED.format(known="o.as_of", said="held.as_of", skew="$12")}
+    FROM held
+    WHERE o.consumer_group = $1 AND o.topic = $2 AND o.partition = held.partition
+    RETURNING o.partition
+"""
 
 
 class WentBack(Exception):
@@ -59,10 +83,13 @@ def define(metadata: MetaData) -> Table:
 
 
 async def applied_watermark(
-    tx: AsyncConnection, group: str, topic: Topic, partitions: Collection[int]
+    tx: AsyncConnection, group: str, topic: Topic, partitions: Collection[int], *, alone: bool = False
 ) -> datetime | None:
-    """Return the oldest watermark of these partitions of `topic`; `None` while a watermark is missing."""
-    rows = await fetch_many(
+    """Return the oldest watermark of these partitions of `topic`; `None` while a watermark is missing.
+
+    `alone`: `tx` is a session without a transaction, as of `fetch_alone`.
+    """
+    rows = await (fetch_alone if alone else fetch_many)(
         tx,
         "SELECT min(as_of) FROM consumer_offset WHERE consumer_group = $1 AND topic = $2"
         " AND partition = ANY($3::integer[]) HAVING count(as_of) = cardinality($3::integer[])",
@@ -81,6 +108,7 @@ class Offsets:
     database: Database
     max_clock_skew: timedelta
     reached: dict[TopicPartition, int] = field(default_factory=dict)
+    _known: dict[TopicPartition, tuple[Seen, datetime | None]] = field(default_factory=dict)  # rows as last stored here
 
     async def start_of(self, partition: int) -> int:
         """Return the stored offset, at first 0."""
@@ -91,16 +119,6 @@ class Offsets:
         """Return the stored offset and the fault."""
         async with self.database.begin() as tx:
             return await broken_logs.begin(tx, self.subscription.group, self.subscription.topic, partition, identity)
-
-    async def stored(self, tx: AsyncConnection) -> dict[int, int]:
-        """Return the stored offsets."""
-        rows = await fetch_many(
-            tx,
-            "SELECT partition, next_offset FROM consumer_offset WHERE consumer_group = $1 AND topic = $2",
-            self.subscription.group,
-            self.subscription.topic.name,
-        )
-        return {row[0]: row[1] for row in rows}
 
     async def lock(self, tx: AsyncConnection, tps: Collection[TopicPartition]) -> dict[TopicPartition, Reading]:
         """Return the places of these partitions, locked in their order. Raises WentBack if any went back.
@@ -139,20 +157,62 @@ class Offsets:
             await self._note_gap(tx, tp.partition, reading)
 
     async def step_over_watermarks(self, marks: dict[TopicPartition, list[Mark]]) -> set[TopicPartition]:
-        """Apply watermarks; return the partitions that went back, with nothing stored."""
-        async with self.database.begin() as tx:
-            there = await self._lock(tx, marks)
-            fresh: dict[TopicPartition, Reading] = {}
-            for tp, reading in there.items():
-                for mark in marks[tp]:
-                    if mark.offset >= reading.seen.next_offset:
-                        reading.watermark(*mark)
-                        fresh[tp] = reading
-            if fresh:
-                await self.step(tx, fresh)
-        for tp in there:
+        """Apply watermarks; return the partitions that went back, with nothing stored.
+
+        A row that is as this process last stored it takes one statement, without a transaction around.
+        """
+        stepped = await self._step_known(marks)
+        left = {tp: of_one for tp, of_one in marks.items() if tp not in stepped}
+        there: dict[TopicPartition, Reading] = {}
+        if left:
+            async with self.database.begin() as tx:
+                there = await self._lock(tx, left)
+                fresh = {tp: reading for tp, reading in there.items() if _stepped_over(reading, left[tp])}
+                if fresh:
+                    await self.step(tx, fresh)
+        for tp, reading in there.items():
+            self._know(tp, reading)
+        for tp in stepped | there.keys():
             self.reached[tp] = max(self.reached.get(tp, 0), marks[tp][-1].offset + 1)
-        return marks.keys() - there.keys()
+        return left.keys() - there.keys()
+
+    async def _step_known(self, marks: Mapping[TopicPartition, Sequence[Mark]]) -> set[TopicPartition]:
+        """Apply watermarks where the row is as this process knows it, without fault; return those partitions."""
+        topic = self.subscription.topic
+        before = {tp: self._known.pop(tp) for tp in marks if tp in self._known}  # unknown until this has committed
+        after = {
+            tp: broken_logs.reading_of(topic, seen, cleared_at)
+            for tp, (seen, cleared_at) in before.items()
+            if seen.next_offset >= self.reached.get(tp, 0)  # else a database that lost commits may match
+        }
+        after = {tp: of for tp, of in after.items() if _stepped_over(of, marks[tp]) and of.gap is None}
+        if not after:
+            return set()
+        was, now = [before[tp] for tp in after], [of.seen for of in after.values()]
+        rows = await self.database.run(
+            STEP_KNOWN,
+            self.subscription.group,
+            topic.name,
+            [tp.partition for tp in after],
+            [seen.next_offset for seen, _ in was],
+            [seen.last_number for seen, _ in was],
+            [seen.unseen for seen, _ in was],
+            [cleared_at for _, cleared_at in was],
+            [seen.next_offset for seen in now],
+            [seen.last_number for seen in now],
+            [seen.unseen for seen in now],
+            [of.as_of for of in after.values()],
+            self.max_clock_skew,
+        )
+        stored = {partition for (partition,) in rows}
+        stepped = {tp for tp in after if tp.partition in stored}
+        for tp in stepped:
+            self._know(tp, after[tp])
+        return stepped
+
+    def _know(self, tp: TopicPartition, reading: Reading) -> None:
+        if reading.whole:
+            self._known[tp] = reading.seen, reading.since
 
     async def note_other_log(self, partition: int, at: int, why: str) -> None:
         """Store that needed records are gone, or the topic was made anew."""
@@ -187,3 +247,11 @@ class Offsets:
         topic, name = self.subscription.topic, self.subscription.name
         await broken_logs.note(tx, self.subscription.group, topic, partition, fault, at, why)
         log.error("a log is broken", extra={"consumer": name, "partition": partition, "offset": at, "why": why})
+
+
+def _stepped_over(reading: Reading, marks: Sequence[Mark]) -> bool:
+    """Step `reading` over the watermarks that are not applied yet; return whether there were any."""
+    fresh = [mark for mark in marks if mark.offset >= reading.seen.next_offset]
+    for mark in fresh:
+        reading.watermark(*mark)
+    return bool(fresh)
