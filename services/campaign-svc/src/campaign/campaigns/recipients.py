@@ -27,7 +27,7 @@ from common.contracts.dispatch import Status
 from common.db.database import fetch_many
 
 MANY = 1_000  # from here on Postgres needs fresh statistics
-STATISTICS = 30  # of 9,000 recipients: enough for plans, in a third of the time; autovacuum reads more
+STATISTICS = 30  # of 9,000 recipients: enough for plans; autovacuum reads more
 
 
 recipient = Table(
