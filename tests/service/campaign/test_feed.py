@@ -12,7 +12,6 @@ import pytest
 from msgspec.structs import replace
 
 from campaign.audience.consents import Applied
-from campaign.feed.store import any_begun
 from campaign.feed.telling import Telling
 from campaign.senders.store import put_sender
 from campaign.service import Settings, build
@@ -41,7 +40,7 @@ async def told(campaigns: Campaigns, *facts: Event | MessageChanged, notices: bo
     async with campaigns.database.begin() as tx:
         if notices:
             await telling.apply_notices(tx, batch)
-        elif await any_begun(tx):
+        elif (wants := telling.subscriptions()[0].wants) is not None and await wants(tx):
             await telling.apply_messages(tx, batch)
 
 

@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaConsumer
 from common.contracts import INBOUND_RECEIPTS, operator_submits
 from common.kafka import broker as kafka
 from common.settings import ServiceSettings
+from dispatch.gateways.by_kafka import publisher
 from tests.contract.schemas import checked_in
 from tests.service.dispatch.test_by_smpp import died_and_come_back
 from tests.service.dispatch.test_dispatch import dispatch
@@ -151,3 +152,17 @@ async def test_what_a_killed_process_was_publishing_is_unknown_and_on_the_topic_
     async with asyncio.TaskGroup() as cases:
         cases.create_task(one(here, no_request, 0))
         cases.create_task(one(there, every_ack, len(people)))
+
+
+async def test_an_operator_reads_what_has_no_codec_and_our_own_readers_less(surroundings: Surroundings) -> None:
+    settings, value = ServiceSettings(**await surroundings.settings("dispatch")), b"a" * 10_000
+    sizes = {}
+    for kind in (kafka.Outlet, publisher._Outlet):
+        outlet = kind(settings)
+        batch = outlet.producer.create_batch()
+        batch.append(key=None, value=value, timestamp=None)
+        batch.close()
+        sizes[kind] = len(batch._build())
+        await outlet.end()
+    assert sizes[kafka.Outlet] < len(value) / 10
+    assert sizes[publisher._Outlet] > len(value)

@@ -17,7 +17,7 @@ import time
 from array import array
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Required, TypedDict, TypeVar
+from typing import Any, ClassVar, Required, TypedDict, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -206,13 +206,13 @@ def connection(settings: ServiceSettings) -> Connection:
     return told
 
 
-def producer(settings: ServiceSettings, fence: str | None = None) -> AIOKafkaProducer:
-    """Return a producer with acks=all, idempotent where the broker can be, that compresses. `fence`: see `Outlet`."""
+def producer(settings: ServiceSettings, fence: str | None = None, codec: str | None = CODEC) -> AIOKafkaProducer:
+    """Return a producer with acks=all, idempotent where the broker can be. `fence`: see `Outlet`."""
     return AIOKafkaProducer(
         transactional_id=fence,
         **connection(settings),
         acks="all",
-        compression_type=CODEC,
+        compression_type=codec,
         enable_idempotence=settings.kafka_idempotence,
         max_batch_size=BATCH_BYTES,
         max_request_size=4 * BATCH_BYTES,
@@ -374,8 +374,10 @@ class Outlet:
     batch of that epoch refuses earlier epochs (ADR-0006). A broker without producer ids has no fence.
     """
 
+    codec: ClassVar[str | None] = CODEC
+
     def __init__(self, settings: ServiceSettings, fence: str | None = None) -> None:
-        self.producer = producer(settings, fence if settings.kafka_idempotence else None)
+        self.producer = producer(settings, fence if settings.kafka_idempotence else None, self.codec)
         self.is_shut = False
         self.until = math.inf  # `uptime_s` after which no batch is written
         self._client: AIOKafkaClient = self.producer.client

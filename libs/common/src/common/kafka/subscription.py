@@ -102,10 +102,9 @@ class Subscription:
     takes: only where nobody waits for a record. `together`: a batch is of all partitions read; where it fails, each
     partition is handled by itself. `weigh(value)`: how many messages a record holds; a batch then has at most
     `max_records` messages, or one record. `wants(tx)`: whether the handler needs the events of its transaction;
-    otherwise records are stepped over undecoded, watermarks aside.
-    `may_take`: how many messages the handler takes now; at 0, records stay in
-    Kafka. `handle_rest`: as `handle`, for a record that is buried over a part of it: handle the other parts; raises
-    Poison, with nothing written, where none can be handled. `skips_unknown`: skip unknown
+    otherwise records are stepped over undecoded, watermarks aside. `may_take`: how many messages the handler takes
+    now; at 0, records stay in Kafka. `handle_rest`: as `handle`, for a record that is buried over a part of it: handle
+    the other parts; raises Poison, with nothing written, where none can be handled. `skips_unknown`: skip unknown
     types, as no event of this topic can forbid a message or is owed to a person; elsewhere an unknown type is poison
     (ADR-0007). `foreign`: other parties write to the topic, so any number of bad records may come, and its one type is
     read as `reading.foreign` says. `on_unread`: as `handle`, for a bad record of a foreign topic, whose key names no

@@ -327,7 +327,7 @@ async def update_recipients(tx: AsyncConnection, reports: Sequence[Report]) -> l
 
 
 def _seconds(instants: Sequence[datetime | None]) -> str | None:
-    """Return the instants in seconds since 1970, exact to the microsecond."""
+    """Return the instants in seconds since 1970, exact to the microsecond until the year 2242."""
     return " ".join(["" if at is None else str(at.timestamp()) for at in instants]) if instants else None
 
 

@@ -119,7 +119,7 @@ RULES = {
 # promise 6: hours begin and end on the minute, so one instant stands for all hand-offs of the minute in one place. The
 # place comes from the decision record; without a record the place is empty, which is never open
 OUT_OF_HOURS = "out_of_hours"
-TERRITORY = """split_part(split_part(m.facts, '"to":"', 2), '"', 1)"""
+TERRITORY = """coalesce(split_part(split_part(m.facts, '"to":"', 2), '"', 1), '')"""
 MINUTE = "date_trunc('minute', m.handed_off_at)"
 MINUTES = (
     f"SELECT DISTINCT {TERRITORY} AS territory, m.region, {MINUTE} AS minute FROM message AS m"

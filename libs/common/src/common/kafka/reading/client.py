@@ -21,7 +21,8 @@ HEARTBEAT_MS = 1_000
 LOOK_MS = 2_000  # of a client for partitions to fetch; each seek, answer, read and assignment has it look at once
 END_S = 10.0  # for each part of a client
 ISOLATION = "read_committed"  # a record that its producer has taken back was never said (docs/brokers.md)
-# of an answer, of each broker to each consumer; compressed, so it may hold fifteen times as many bytes of records
+# of an answer, of each broker to each consumer, and of a partition there; compressed, so the records may have fifteen
+# times as many bytes
 FETCH_BYTES = 1024 * 1024
 
 
@@ -51,7 +52,7 @@ def make(
         fetch_max_wait_ms=wait_ms,
         fetch_min_bytes=fewest_bytes,
         fetch_max_bytes=FETCH_BYTES,
-        max_partition_fetch_bytes=FETCH_BYTES // 4,
+        max_partition_fetch_bytes=FETCH_BYTES,
     )
     if settings.kafka_groups:
         client.subscribe([topic], listener=listener)

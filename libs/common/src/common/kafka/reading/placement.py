@@ -71,7 +71,7 @@ class Placement:
         """Rewind and pause a partition.
 
         aiokafka's iterator over dropped records refers to itself: until a garbage collection (rare, `collect_rarely`)
-        each rest keeps up to FETCH_BYTES.
+        each rest keeps an answer of up to FETCH_BYTES, and its last batch unpacked.
         """
         now = time.monotonic()
         if now >= self._collect_at:

@@ -51,7 +51,12 @@ class _Writing:
 
 
 class _Outlet(Outlet):
-    """An outlet whose batches each have a last moment to begin."""
+    """An outlet whose batches each have a last moment to begin.
+
+    `codec`: any client of an operator reads what has none.
+    """
+
+    codec = None
 
     def __init__(self, settings: ServiceSettings) -> None:
         super().__init__(settings)
