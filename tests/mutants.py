@@ -104,9 +104,23 @@ MUTANTS = (
     Mutant(
         "records are published as they are, seven times as large",
         "libs/common/src/common/kafka/broker.py",
-        "        compression_type=CODEC,\n",
+        "        compression_type=codec,\n",
         "",
         "tests/service/common/test_relay_leaders.py -k compressed_on_its_way",
+    ),
+    Mutant(
+        "an operator gets Zstandard, which its client may lack",
+        "services/dispatch-svc/src/dispatch/gateways/by_kafka/publisher.py",
+        "    codec = None\n",
+        "    codec = Outlet.codec\n",
+        "tests/service/dispatch/test_by_kafka.py -k no_codec",
+    ),
+    Mutant(
+        "the invariants pass over a message that left out of hours without a record",
+        "services/dispatch-svc/src/dispatch/audit/invariants.py",
+        """coalesce(split_part(split_part(m.facts, '"to":"', 2), '"', 1), '')""",
+        """split_part(split_part(m.facts, '"to":"', 2), '"', 1)""",
+        "tests/service/dispatch/test_dispatch_invariants.py -k nobody_knows_where",
     ),
     Mutant(
         "an MO is acknowledged whatever the log says",
@@ -1014,6 +1028,13 @@ MUTANTS = (
         "tests/service/common/test_together.py -k follows",
     ),
     Mutant(
+        "partitions handled apart wait for each other",
+        CONSUMER,
+        "places = asyncio.Semaphore(self.subscription.at_once)",
+        "places = asyncio.Semaphore(1)",
+        "tests/service/common/test_together.py -k frozen_in",
+    ),
+    Mutant(
         "partitions read together step as the first of them",
         BATCHES,
         "self._received(reading, parts[tp], unwanted=unwanted) for tp, reading in fresh.items()",
@@ -1893,22 +1914,22 @@ MUTANTS = (
     Mutant(
         "requests: the next read steps over what the last one brought",
         CONSUMER,
-        "                    self.placement.rest(client, tp, following, 0.0)",
-        "                    pass",
+        "step over them\n            self.placement.rest(client, tp, records[0].offset, 0.0)",
+        "step over them\n            pass",
         f"{HEAVY} -k steps_over",
     ),
     Mutant(
         "requests: a stop waits for all that a read brought",
         CONSUMER,
-        "if begun and (self.leaving or stop.is_set()):\n                for",
-        "if begun and self.leaving:\n                for",
+        "if begun and (self.leaving or stop.is_set()):\n",
+        "if begun and self.leaving:\n",
         f"{HEAVY} -k at_the_stop",
     ),
     Mutant(
         "requests: a hold of a batch does not keep back those behind",
         CONSUMER,
-        "                if tp in went_well:\n",
-        "                if True:\n",
+        "if tp not in went_well or not left[tp]:",
+        "if not left[tp]:",
         f"{HEAVY} -k keeps_back",
     ),
     Mutant(

@@ -241,47 +241,53 @@ class Consumer:
             self._in_flight.pop(tp).result()
 
     async def _all_ended(self) -> None:
-        if self._in_flight:
-            await asyncio.wait(self._in_flight.values())
+        while going := [task for task in self._in_flight.values() if not task.done()]:
+            await asyncio.wait(going)
         await self._some_ended()
 
     async def _handle(self, client: AIOKafkaConsumer, found: Parts, stop: asyncio.Event) -> None:
-        """Handle records of a poll, in batches; after a failure, a partition rests."""
-        going = {tp: records[0].offset for tp, records in found.items()}  # next offsets
+        """Handle records of a poll, in batches; after a failure, a partition rests.
+
+        From a batch of several partitions that fails, each goes on by itself: one that stands holds up no other.
+        """
+        left = dict(found)
         begun = False
         for batch in self.subscription.batches([record for records in found.values() for record in records]):
             if begun and (self.leaving or stop.is_set()):
-                for tp, following in going.items():  # else the next read would step over the others
-                    self.placement.rest(client, tp, following, 0.0)
-                return
+                break
             begun = True
-            parts = {tp: records for tp, records in by_partition(batch).items() if tp in going}
-            went_well = await self._handle_batch(client, parts, stop)
+            parts = {tp: records for tp, records in by_partition(batch).items() if tp in left}
+            went_well = await self._handle_batch(client, parts)
+            if went_well is None:
+                self._go_on_apart(client, left, stop)
+                return
             for tp, records in parts.items():
-                if tp in went_well:
-                    going[tp] = records[-1].offset + 1
-                else:
-                    del going[tp]
+                left[tp] = left[tp][len(records) :]
+                if tp not in went_well or not left[tp]:
+                    del left[tp]
+        for tp, records in left.items():  # else the next read would step over them
+            self.placement.rest(client, tp, records[0].offset, 0.0)
 
-    async def _handle_batch(self, client: AIOKafkaConsumer, parts: Parts, stop: asyncio.Event) -> set[TopicPartition]:
-        """Handle a batch; return the partitions whose next may follow. Several that fail are handled apart."""
+    async def _handle_batch(self, client: AIOKafkaConsumer, parts: Parts) -> set[TopicPartition] | None:
+        """Handle a batch; return the partitions whose next may follow. None: several that have to be handled apart."""
         parts = {tp: records for tp, records in parts.items() if tp in client.assignment()}
-        if len(parts) > 1 and (followed := await self._handled_together(client, parts)) is not None:
-            return followed
+        if len(parts) > 1:
+            return await self._handled_together(client, parts)
+        return {tp for tp, records in parts.items() if await self._handle_one(client, tp, records)}
+
+    def _go_on_apart(self, client: AIOKafkaConsumer, left: Parts, stop: asyncio.Event) -> None:
+        """Handle what is left of each partition in a task of its own, `at_once` of them at a time."""
         places = asyncio.Semaphore(self.subscription.at_once)
 
-        async def alone(tp: TopicPartition, records: Sequence[Any]) -> bool:
+        async def go_on(tp: TopicPartition, records: Sequence[Any]) -> None:
             async with places:
-                if len(parts) > 1 and (self.leaving or stop.is_set()):
+                if self.leaving or stop.is_set():
                     self.placement.rest(client, tp, records[0].offset, 0.0)
-                    return False
-                return await self._handle_one(client, tp, records)
+                else:
+                    await self._handle(client, {tp: records}, stop)
 
-        ended = await asyncio.gather(*(alone(*part) for part in parts.items()), return_exceptions=True)
-        for error in ended:
-            if isinstance(error, BaseException):
-                raise error
-        return {tp for tp, went_well in zip(parts, ended, strict=True) if went_well}
+        for tp, records in left.items():
+            self._in_flight[tp] = asyncio.create_task(go_on(tp, records))
 
     async def _handled_together(self, client: AIOKafkaConsumer, parts: Parts) -> set[TopicPartition] | None:
         """Handle the partitions in one transaction; return those whose next may follow.
