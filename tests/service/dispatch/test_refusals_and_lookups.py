@@ -22,7 +22,6 @@ from dispatch.lane import Lane
 from dispatch.messages import store as messages
 from dispatch.projection.limits import Limits
 from dispatch.sending import outcomes
-from dispatch.sending import store as sending
 from dispatch.sending import timers as timers_module
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.receipts import settle_receipts
@@ -109,8 +108,7 @@ class Ledger:
 
     async def row(self) -> Any:
         async with self.database.begin() as tx:
-            [row] = await sending.messages_of_receipts(tx, [self.message_id], [], [])
-        return row
+            return await messages.found(tx, self.message_id)
 
     async def blocks(self) -> dict[str, frozenset[str]]:
         async with self.database.begin() as tx:
