@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import cramjam
 import httpx
 import pytest
 
@@ -20,6 +21,8 @@ from tests.support.running import Surroundings, environment
 INBOUND = "inbound"
 PATIENT_S = 60.0  # neither the service nor the operator gives up before the kill
 WITHIN_S = 45.0
+ZSTD = b"\x28\xb5\x2f\xfd"  # a frame begins so
+LENGTH, RECORDS = slice(8, 12), 61  # where a batch says how long it is, and where its records begin
 
 
 @dataclass
@@ -94,7 +97,7 @@ async def before_kafka_has_said_so(service: Killable) -> Callable[[], Awaitable[
     nothing = service.wires.broker.asked
 
     def hold(request: bytes) -> None:
-        if MessageReceived.type.encode() in request:  # not an earlier request, whose answer the relay would wait for
+        if _publishes(request, MessageReceived.type):  # not an earlier request, whose answer the relay would wait for
             service.wires.broker.hold()
             service.wires.broker.asked = nothing
 
@@ -105,6 +108,18 @@ async def before_kafka_has_said_so(service: Killable) -> Callable[[], Awaitable[
         return len(published) > len(known) and await service.count("outbox") == 3
 
     return there
+
+
+def _publishes(request: bytes, type_: str) -> bool:
+    """Whether a request to Kafka has an event of the type: in each of its batches, the records are one frame."""
+    at = request.find(ZSTD)
+    while at >= 0:
+        begins = at - RECORDS
+        ends = begins + LENGTH.stop + int.from_bytes(request[begins:][LENGTH], "big")
+        if type_.encode() in bytes(cramjam.zstd.decompress(request[at:ends])):
+            return True
+        at = request.find(ZSTD, ends)
+    return False
 
 
 Moment = Callable[[Killable], Awaitable[Callable[[], Awaitable[bool]]]]
