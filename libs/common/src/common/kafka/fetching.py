@@ -12,7 +12,7 @@ from itertools import starmap
 from typing import Any, NamedTuple, Self
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.client import ConnectionGroup
 from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v11, FetchResponse_v11
 
 from common.kafka.subscription import CALM_MS, CALM_S, IDLE_MS, POLL_MS, Subscription
@@ -140,7 +140,7 @@ def keep_pace(client: AIOKafkaConsumer, pace: Pace) -> None:
     inner = client._client
 
     async def paced(node_id: int, request: Any, *, group: Any = ConnectionGroup.DEFAULT) -> Any:
-        answer = await AIOKafkaClient.send(inner, node_id, request, group=group)
+        answer = await type(inner).send(inner, node_id, request, group=group)
         if isinstance(request, FetchRequest) and client._fetcher is not None:
             wait = pace.following(time.monotonic(), any_records=_brings_records(answer))
             client._fetcher._fetch_max_wait_ms, client._fetcher._fetch_min_bytes = wait
