@@ -135,7 +135,8 @@ def hasten() -> None:
 def keep_pace(client: AIOKafkaConsumer, pace: Pace) -> None:
     """Have each answer set the wait of the next fetch, for which aiokafka has no setter.
 
-    The next fetch begins before a read returns the records of this one.
+    The next fetch begins before a read returns the records of this one. The request is sent by the method of the
+    client's class, so what replaces that method later still counts.
     """
     inner = client._client
 

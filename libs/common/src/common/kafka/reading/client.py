@@ -18,7 +18,8 @@ from common.settings import ServiceSettings
 
 JOIN_SESSION_MS = 10_000
 HEARTBEAT_MS = 1_000
-LOOK_MS = 2_000  # of a client for partitions to fetch; each seek, answer, read and assignment has it look at once
+# between two looks of an idle client for partitions to fetch; a seek, answer, read or assignment wakes it at once
+LOOK_MS = 2_000
 END_S = 10.0  # for each part of a client
 ISOLATION = "read_committed"  # a record that its producer has taken back was never said (docs/brokers.md)
 # of an answer, of each broker to each consumer, and of a partition there; compressed, so the records may have fifteen
