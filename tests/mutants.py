@@ -182,7 +182,7 @@ MUTANTS = (
     ),
     Mutant(
         "a process starts with a database of other partitions",
-        "services/dispatch-svc/src/dispatch/division.py",
+        "libs/common/src/common/division.py",
         "    if (list(held.partitions), held.of) != (list(own), partitions):\n",
         "    if not held.partitions:\n",
         "tests/service/dispatch/test_shards.py -k starts_with_the_partitions",
@@ -196,16 +196,16 @@ MUTANTS = (
     ),
     Mutant(
         "a divided database keeps the consents of everybody",
-        "services/dispatch-svc/src/dispatch/division.py",
+        "libs/common/src/common/division.py",
         "            if others:\n",
         "            if not people:\n",
         "tests/service/dispatch/test_shards.py -k is_divided",
     ),
     Mutant(
         "a database in use is divided",
-        "services/dispatch-svc/src/dispatch/division.py",
-        "AND application_name = 'dispatch' LIMIT 1",
-        "AND application_name = 'divided' LIMIT 1",
+        "libs/common/src/common/division.py",
+        "AND application_name = $1 LIMIT 1",
+        "AND application_name = '' || $1 || 'd' LIMIT 1",
         "tests/service/dispatch/test_shards.py -k not_divided",
     ),
     Mutant(
@@ -217,7 +217,7 @@ MUTANTS = (
     ),
     Mutant(
         "an empty database becomes a shard of a divided one",
-        "services/dispatch-svc/src/dispatch/division.py",
+        "libs/common/src/common/division.py",
         "        if theirs is not None and (theirs",
         "        if theirs is None and (theirs",
         "tests/service/dispatch/test_shards.py -k empty_database",

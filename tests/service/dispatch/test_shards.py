@@ -12,6 +12,7 @@ import asyncpg
 import httpx
 import pytest
 
+from common import division
 from common.contracts import (
     CAMPAIGN_REQUESTS,
     CONTROLS,
@@ -25,7 +26,7 @@ from common.contracts.dispatch import HoldChanged, OptOutEnforced
 from common.db.database import Database
 from common.db.shards import OtherShard
 from common.kafka.broker import partition_of
-from dispatch import division
+from dispatch.division import TABLES
 from dispatch.messages import store as messages
 from dispatch.projection import store as projection
 from dispatch.service import Settings, build
@@ -431,7 +432,7 @@ async def test_an_empty_database_is_no_shard_of_a_divided_one_and_an_unfinished_
             async with running(build(await settings(surroundings, of, "b", roles=role))):
                 pass
     database = Database(of["a"], name="dispatch-divide")
-    await division.divide(database, HELD["a"], 3)
+    await division.divide(database, TABLES, HELD["a"], 3)
     await database.close()
     with pytest.raises(OtherShard, match="the database is empty"):
         async with running(build(await settings(surroundings, of, "b", roles="api"))):
@@ -467,7 +468,7 @@ async def test_a_part_keeps_the_dead_letters_of_what_every_shard_reads_and_the_a
     letters, audits = {}, {}
     for name, url in {"a": whole["database_url"], "b": copy}.items():
         database = Database(url, name="dispatch-divide")
-        await division.divide(database, HELD[name], 3)
+        await division.divide(database, TABLES, HELD[name], 3)
         rows = await database.read("SELECT topic, partition FROM dead_letter ORDER BY topic, partition")
         letters[name] = [(topic, partition) for topic, partition in rows]
         [[audits[name]]] = await database.read("SELECT count(*) FROM text_audit")
@@ -513,8 +514,8 @@ async def test_a_database_is_divided_with_its_messages_its_people_and_its_place_
         of = {"a": original, "b": copy}
         for name, url in of.items():
             database = Database(url, name="dispatch-divide")
-            await division.divide(database, HELD[name], 3)
-            await division.divide(database, HELD[name], 3)  # an interrupted run is run again
+            await division.divide(database, TABLES, HELD[name], 3)
+            await division.divide(database, TABLES, HELD[name], 3)  # an interrupted run is run again
             await database.close()
 
         async with AsyncExitStack() as stack:
@@ -544,18 +545,18 @@ async def test_a_database_in_use_or_with_work_in_hand_is_not_divided(surrounding
     database = Database(url, name="dispatch-divide")
     try:
         with pytest.raises(division.NotYet, match="never in use"):
-            await division.divide(database, (0, 1), 3)
+            await division.divide(database, TABLES, (0, 1), 3)
         whole = await surroundings.settings(
             "dispatch", gateway_url="http://127.0.0.1:1", gateway_token=TOKEN, roles="api"
         )
         async with running(build(Settings(**whole))):
             with pytest.raises(division.NotYet, match="stop every process"):
-                await division.divide(database, (0, 1), 3)
+                await division.divide(database, TABLES, (0, 1), 3)
         with pytest.raises(OtherShard, match="cannot become"):
-            await division.divide(database, (0, 7), 3)
+            await division.divide(database, TABLES, (0, 7), 3)
         async with surroundings.sql("dispatch") as sql:
             await sql.execute("INSERT INTO outbox (event_id, topic, type) VALUES (gen_random_uuid(), 't', 't')")
         with pytest.raises(division.NotYet, match="outbox"):
-            await division.divide(database, (0, 1), 3)
+            await division.divide(database, TABLES, (0, 1), 3)
     finally:
         await database.close()

@@ -5,9 +5,10 @@
 
 import sys
 
+from common import division
 from common.command import main, settings_of
-from dispatch import division
 from dispatch.audit import replay
+from dispatch.division import TABLES
 from dispatch.projection import rebuild as rebuilding
 from dispatch.service import MOVES, Settings, build
 
@@ -16,5 +17,5 @@ if sys.argv[1:2] == ["replay"]:
 if sys.argv[1:2] == ["rebuild"]:
     sys.exit(rebuilding.run(settings_of(Settings), sys.argv[2:]))
 if sys.argv[1:2] == ["divide"]:
-    sys.exit(division.run(settings_of(Settings), sys.argv[2:]))
+    sys.exit(division.run(TABLES, settings_of(Settings), sys.argv[2:]))
 main(build, Settings, MOVES)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.db import everywhere
 from common.keyring import FieldKeys, Unreadable
 from common.privacy import sent_before
 from common.privacy.copying import opened
@@ -29,7 +30,6 @@ from common.web.openapi import refuses
 from common.web.pagination import LIMIT, SORTED, Cursor, Limit, Page, Sort, cursor_of, next_of, position, whole_page
 from common.web.problems import Invalid, NotFound, Reason
 from common.web.span import Since, Until, span
-from dispatch import everywhere
 from dispatch.messages import lists
 from dispatch.messages import store as messages
 from dispatch.messages.disclosure import disclosed

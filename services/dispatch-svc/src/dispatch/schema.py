@@ -9,6 +9,7 @@ from operator import attrgetter
 
 from sqlalchemy import Column, DateTime
 
+from common import division
 from common.audit import store as audit
 from common.db import allowances
 from common.db.database import new_metadata
@@ -25,6 +26,7 @@ publisher_keys.define(metadata)
 offsets.define(metadata)
 dead_letters.define(metadata)
 erasing.define(metadata)
+division.define(metadata)
 idempotency.define(metadata)
 
 

@@ -1,11 +1,11 @@
 """The wiring of dispatch-svc: settings, workers, subscriptions, readiness."""
 
-import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 
 from pydantic import Field, HttpUrl, SecretStr, model_validator
 
+from common import division
 from common.contracts import operator_submits, operator_topics
 from common.contracts.campaign import Category
 from common.db.timer import Worker
@@ -16,7 +16,7 @@ from common.privacy.resealing import whole
 from common.service import Background, Resources, Service
 from common.settings import PricedSettings
 from common.settings.shards import ShardedSettings
-from dispatch import api, division, schema, timeline
+from dispatch import api, schema, timeline
 from dispatch.accepting import api as accepting
 from dispatch.accepting import reports, totals
 from dispatch.audit.invariants import Checker
@@ -229,14 +229,6 @@ def build(settings: Settings | None = None) -> Service[Settings]:
     async def fresh(held: Resources[Settings]) -> str | None:
         return await consent_is_fresh(held, limits_of(settings))
 
-    async def admitted(held: Resources[Settings]) -> None:
-        """Raise OtherShard where a database is not that of the settings."""
-        others = [shard for shard in held.shards.each if shard is not held.shards.own]
-        async with held.database.begin() as tx:
-            await division.claim(tx, settings.own_partitions, others, settings.partitions)
-        if "api" in settings.roles:  # which writes to all
-            await asyncio.gather(*(division.check(shard, settings.partitions) for shard in others))
-
     # stale consent makes a deciding process unready, which stops a roll-out; an API process goes on accepting
     decides = bool(settings.roles & {"worker", "projection"})
     return Service(
@@ -244,7 +236,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         about="Messages: accepted, decided by the gate, handed off, and reported.",
         settings=settings,
         metadata=schema.metadata,
-        admitted=admitted,
+        admitted=lambda held: division.admit(held.shards, settings),
         sealed=SEALED,
         subject_ids={
             projection.subject.c.subject_id: projection.subject.c.subject_id,

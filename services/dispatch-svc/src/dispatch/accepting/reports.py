@@ -8,12 +8,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.db import everywhere
 from common.service import Resources, resources
 from common.sms.prices import euros
 from common.web.auth import Caller, require
 from common.web.pagination import LIMIT, Cursor, Limit, Page, cursor_of, position, whole_page
 from common.web.span import Since, Until, span
-from dispatch import everywhere
 from dispatch.accepting import store
 from dispatch.accepting.bodies import Cost, CostReport, TextAudit, ToStopped, ToStoppedReport
 

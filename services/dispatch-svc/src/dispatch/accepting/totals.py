@@ -8,13 +8,13 @@ from zoneinfo import available_timezones
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
+from common.db import everywhere
 from common.service import Resources, resources
 from common.sms.prices import euros
 from common.web.auth import Caller, require
 from common.web.pagination import OfSender
 from common.web.problems import Invalid, Reason
 from common.web.span import Since, Until, span
-from dispatch import everywhere
 from dispatch.accepting import store
 
 router = APIRouter(prefix="/v1", tags=["dispatch"])

@@ -1,7 +1,11 @@
-"""Ask every shard of dispatch-svc, and put the answers together. A call about one person asks that person's shard."""
+"""Ask every shard of a service, and put the answers together. A call about one person asks that person's shard."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from datetime import datetime
+from heapq import merge
+from itertools import islice
+from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -48,6 +52,32 @@ async def page(
             return found, place * IDS + key(rows[-1])
         place, behind = place + 1, 0
     return found, None
+
+
+async def merged(
+    shards: Shards,
+    after: Sequence[int],
+    limit: int,
+    read: Callable[[AsyncConnection, int, int], Awaitable[Sequence[R]]],
+    key: Callable[[R], int],
+    order: Callable[[R], datetime],
+) -> tuple[list[R], Sequence[int] | None]:
+    """Return a page of a counted table, the shards' rows merged by `order`, and the place behind it in each shard.
+
+    The place is `None` behind the last page. `after`: the place in each shard; `read`: as of `page`, and no row may
+    appear later before one that is returned. Within a shard the order is that of the ids.
+    """
+
+    async def answer(place: int) -> list[tuple[datetime, int, R]]:
+        async with shards.each[place].database.begin() as tx:
+            return [(order(row), place, row) for row in await read(tx, after[place], limit)]
+
+    of_each = await asyncio.gather(*map(answer, range(len(shards.each))))
+    found = list(islice(merge(*of_each, key=itemgetter(0)), limit))
+    behind = list(after)
+    for _, place, row in found:
+        behind[place] = key(row)
+    return [row for *_, row in found], behind if len(found) >= limit else None
 
 
 def added(answers: Iterable[Sequence[N]], keyed_by: int) -> list[N]:

@@ -1,0 +1,273 @@
+"""The partitions whose people a database holds: stated once, checked at each start, changed by `divide`.
+
+`python -m <service> divide` makes a copy of a database the database of a shard (docs/scale.md): rows of the people of
+other partitions go. A row that stayed would be decided by a shard that no longer hears of its person's STOP.
+"""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from sqlalchemy import ARRAY, Column, Integer, MetaData, SmallInteger, Table, Text, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.contracts import TOPICS
+from common.db.database import Database, fetch_many
+from common.db.shards import OtherShard, Shard, Shards
+from common.kafka.broker import partitions_of
+from common.settings.shards import ShardedSettings
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 10_000  # rows
+ANSWERS_WITHIN_S = 2.0  # of another shard
+DIVIDED = {
+    "the database is of one shard: ids would move to people of others": "SELECT 1 FROM shard WHERE"
+    ' cardinality(partitions) < "of"'
+}
+LEFT = {
+    "the outbox has rows: start the relay alone, and stop it once the outbox is empty": "SELECT 1 FROM outbox LIMIT 1"
+}
+SUBJECT_KEYED = [topic.name for topic in TOPICS if topic.keyed_by == "subject_id"]
+LOCK = "SELECT pg_advisory_xact_lock(hashtext('placet.shard'))"
+
+
+def define(metadata: MetaData) -> Table:
+    """Add the table of the partitions to a schema; migrations spell the table out literally."""
+    return Table(
+        "shard",  # a single row, from the first start on
+        metadata,
+        Column("id", SmallInteger, primary_key=True, autoincrement=False),
+        Column("partitions", ARRAY(SmallInteger), nullable=False),
+        Column("of", Integer, nullable=False),
+        Column("division", Text, nullable=False, server_default=text("'none'::text")),  # none, begun, done
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Divided:
+    """The tables of a service, as `divide` treats their rows; the rows of any other table stay in each part.
+
+    `placed`: with a column `partition` of people. `of_people`: with a column `subject_id`. `emptied`: as `of_people`,
+    where more than the row goes: the statement deletes what is of the people $1 (text[]), and returns how many rows.
+    `of_all`: no person's, and kept in the part with the first partition alone. `left`: queries that find work in hand,
+    each by what to do first.
+    """
+
+    service: str
+    of_people: Sequence[str]
+    placed: Sequence[str] = ()
+    emptied: Mapping[str, str] = field(default_factory=dict)
+    of_all: Sequence[str] = ()
+    left: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def statements(self) -> dict[str, str]:
+        """Return the statement of each table with people, by the table."""
+        plain = {
+            table: f"WITH gone AS (DELETE FROM {table} WHERE subject_id = ANY($1::text[]) RETURNING 1)"
+            " SELECT count(*) FROM gone"
+            for table in self.of_people
+        }
+        return plain | dict(self.emptied)
+
+
+class NotYet(RuntimeError):
+    """The database cannot be divided yet; the text says what to do."""
+
+
+class Stated(NamedTuple):
+    """What a database says of itself: its partitions, of how many, and whether its rows were divided."""
+
+    partitions: Sequence[int]
+    of: int
+    division: str
+
+
+async def admit(shards: Shards, settings: ShardedSettings) -> None:
+    """State or check the partitions of the process's database, and check those of the others. Raises OtherShard."""
+    others = [shard for shard in shards.each if shard is not shards.own]
+    async with shards.own.database.begin() as tx:
+        await claim(tx, settings.own_partitions, others, settings.partitions)
+    if settings.roles & {"api", "worker"}:  # which write to all
+        await asyncio.gather(*(check(shard, settings.partitions) for shard in others))
+
+
+async def claim(tx: AsyncConnection, own: Sequence[int], others: Sequence[Shard], partitions: int) -> None:
+    """State the partitions of a new database, or check those stated. Raises OtherShard.
+
+    A new database takes its requests from the beginning of the log: no other may have taken them before. So the others
+    must answer then.
+    """
+    await fetch_many(tx, LOCK)
+    held = await stated(tx)
+    if held is not None:
+        _check(held, own, partitions)
+        return
+    for shard in others:
+        async with shard.database.begin() as of_other:
+            theirs = await stated(of_other)
+        if theirs is not None and (theirs.division != "none" or set(theirs.partitions) & set(own)):
+            raise OtherShard(
+                f"the database is empty, and the people of its partitions {_named(own)} were in another: copy that"
+                f" database, of shard {shard.name}, and run `divide` (docs/scale.md)"
+            )
+    await _state(tx, own, partitions, "none")
+
+
+async def check(shard: Shard, partitions: int) -> None:
+    """Check the partitions that the database of another shard states, if it answers soon. Raises OtherShard."""
+    try:
+        async with asyncio.timeout(ANSWERS_WITHIN_S), shard.database.begin() as tx:
+            held = await stated(tx)
+    except Exception as error:  # the shard starts later, and checks its own
+        log.warning("a shard does not answer", extra={"shard": shard.name, "why": type(error).__name__})
+        return
+    if held is not None:
+        _check(held, shard.partitions, partitions)
+
+
+async def stated(tx: AsyncConnection) -> Stated | None:
+    """Return what the database says of itself; `None` before the first start."""
+    rows = await fetch_many(tx, 'SELECT partitions, "of", division FROM shard')
+    return Stated(*rows[0]) if rows else None
+
+
+def _check(held: Stated, own: Sequence[int], partitions: int) -> None:
+    if (list(held.partitions), held.of) != (list(own), partitions):
+        raise OtherShard(
+            f"the database holds the partitions {_named(held.partitions)} of {held.of}, and the settings say"
+            f" {_named(own)} of {partitions}: set PLACET_SHARDS and PLACET_PARTITIONS as they were, or run"
+            " `divide` (docs/scale.md)"
+        )
+    if held.division == "begun":
+        raise OtherShard("the database is being divided: run `divide` to its end (docs/scale.md)")
+
+
+async def _state(tx: AsyncConnection, own: Sequence[int], partitions: int, division: str) -> None:
+    await fetch_many(
+        tx,
+        'INSERT INTO shard (id, partitions, "of", division) VALUES (1, $1::smallint[], $2, $3) ON CONFLICT (id)'
+        ' DO UPDATE SET partitions = excluded.partitions, "of" = excluded."of", division = excluded.division',
+        list(own),
+        partitions,
+        division,
+    )
+
+
+async def divide(database: Database, tables: Divided, own: Sequence[int], partitions: int) -> int:
+    """Delete the rows of the people of other partitions, and state the own ones; return how many rows went.
+
+    No process starts until the rows are gone; an interrupted run is run again. Raises NotYet, OtherShard.
+    """
+    async with database.begin() as tx:
+        await fetch_many(tx, LOCK)
+        held = await _divisible(tx, tables, own, partitions)
+        if min(held.partitions) not in own:  # the part with the first partition keeps what is no person's
+            for table in tables.of_all:
+                await fetch_many(tx, f"DELETE FROM {table}")
+        await _state(tx, own, partitions, "begun")
+    gone = 0
+    for table in tables.placed:
+        gone += await _delete(
+            database, f"SELECT ctid FROM {table} WHERE partition <> ALL($1::smallint[]) LIMIT {AT_ONCE}", table, own
+        )
+    for table, statement in tables.statements.items():
+        gone += await _delete_people(database, table, statement, own, partitions)
+    async with database.begin() as tx:
+        for table in ("consumer_offset", "dead_letter"):
+            await fetch_many(
+                tx,
+                f"DELETE FROM {table} WHERE topic = ANY($1::text[]) AND partition <> ALL($2::integer[])",
+                SUBJECT_KEYED,
+                list(own),
+            )
+        await _state(tx, own, partitions, "done")
+    return gone
+
+
+async def _divisible(tx: AsyncConnection, tables: Divided, own: Sequence[int], partitions: int) -> Stated:
+    """Return what the database says of itself, if it can be divided now. Raises NotYet, OtherShard."""
+    held = await stated(tx)
+    if held is None:
+        raise NotYet("the database was never in use: start the service, which states the partitions itself")
+    if held.of != partitions or not set(own) <= set(held.partitions):
+        raise OtherShard(
+            f"the database holds the partitions {_named(held.partitions)} of {held.of}, and so cannot become that of"
+            f" {_named(own)} of {partitions}: a shard divides into parts of itself"
+        )
+    for why, query in (LEFT | dict(tables.left)).items():
+        if await fetch_many(tx, query):
+            raise NotYet(why)
+    if await fetch_many(
+        tx,
+        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1 LIMIT 1",
+        tables.service,
+    ):
+        raise NotYet(f"a process of {tables.service}-svc uses the database: stop every process of the service first")
+    return held
+
+
+async def _delete(database: Database, rows: str, table: str, own: Sequence[int]) -> int:
+    gone, many = 0, 0
+    while True:
+        async with database.begin() as tx:
+            [(many,)] = await fetch_many(  # ctid: not every table has a key
+                tx,
+                f"WITH gone AS (DELETE FROM {table} WHERE ctid = ANY(ARRAY({rows})) RETURNING 1)"
+                " SELECT count(*) FROM gone",
+                list(own),
+            )
+        gone += int(many)
+        if many < AT_ONCE:
+            return gone
+
+
+async def _delete_people(database: Database, table: str, statement: str, own: Collection[int], partitions: int) -> int:
+    gone, after = 0, ""
+    while True:
+        async with database.begin() as tx:
+            found = await fetch_many(
+                tx,
+                f"SELECT DISTINCT subject_id FROM {table} WHERE subject_id > $1 ORDER BY subject_id LIMIT {AT_ONCE}",
+                after,
+            )
+            people = [subject_id for (subject_id,) in found]
+            of = partitions_of([subject_id.encode() for subject_id in people], partitions) if people else []
+            others = [subject_id for subject_id, partition in zip(people, of, strict=True) if partition not in own]
+            if others:
+                [(many,)] = await fetch_many(tx, statement, others)
+                gone += int(many)
+        if len(people) < AT_ONCE:
+            return gone
+        after = people[-1]
+
+
+def _named(partitions: Sequence[int]) -> str:
+    whole = list(partitions) == list(range(partitions[0], partitions[-1] + 1))
+    return f"{partitions[0]}-{partitions[-1]}" if whole else ",".join(map(str, partitions))
+
+
+def run(tables: Divided, settings: ShardedSettings, arguments: Sequence[str]) -> int:
+    """Return the exit code: 0 once the database is that of the shard, 1 if not, 2 for wrong arguments."""
+    if arguments or settings.shard is None:
+        sys.stderr.write(f"usage: python -m {tables.service} divide, with PLACET_SHARDS and PLACET_SHARD\n")
+        return 2
+    return asyncio.run(_run(tables, settings))
+
+
+async def _run(tables: Divided, settings: ShardedSettings) -> int:
+    database = Database(settings.database_url, pool_size=1, name=f"{tables.service}-divide")
+    own = settings.own_partitions
+    try:
+        gone = await divide(database, tables, own, settings.partitions)
+    except (NotYet, OtherShard) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    finally:
+        await database.close()
+    sys.stdout.write(f"the database holds the partitions {_named(own)}; {gone} rows of others are gone\n")
+    return 0
