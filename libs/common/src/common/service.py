@@ -16,7 +16,7 @@ import platform
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import metadata
 from typing import Annotated, Any, Generic, TypeVar
@@ -84,7 +84,10 @@ READY_STALLED_S = 10.0  # the same for a stalled partition; a change of leader t
 
 @dataclass(frozen=True, slots=True)
 class Resources(Generic[S]):
-    """The resources of a running service. `database`: of the own shard, where the service has several."""
+    """The resources of a running service.
+
+    `database`, `relayed`: of the own shard, where the service has several, or of the shard asked for by `of_shard`.
+    """
 
     settings: S
     database: Database
@@ -95,10 +98,21 @@ class Resources(Generic[S]):
     link_keys: LinkKeys
     relayed: Relayed
     allowances: Allowances
+    relayed_by: Mapping[str, Relayed] = field(default_factory=dict)
+
+    def of_shard(self, shard: Shard) -> "Resources[S]":
+        """Return the resources with the database of a shard."""
+        if shard.database is self.database:
+            return self
+        return replace(self, database=shard.database, relayed=self.relayed_by[shard.name])
+
+    def shard_of(self, key: str) -> Shard:
+        """Return the shard whose partitions hold this key: of a person, the subject id."""
+        return self.shards.of(kafka.partition_of(key, self.settings.partitions))
 
     def database_of(self, subject_id: str) -> Database:
         """Return the database that holds the person."""
-        return self.shards.of(kafka.partition_of(subject_id, self.settings.partitions)).database
+        return self.shard_of(subject_id).database
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +276,7 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
     shards = _shards_of(settings, service.name)
     database = shards.own.database
     subject_keys = SubjectKeys(settings.subject_keys)
+    relayed_by = {shard.name: Relayed(shard.database, service.published) for shard in shards.each}
     held = Resources(
         settings=settings,
         database=database,
@@ -270,8 +285,9 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
         edge_ids=EdgeIds(settings.subject_keys),
         field_keys=FieldKeys(settings.field_keys, subject_keys),
         link_keys=LinkKeys(settings.link_keys or settings.field_keys, subject_keys),
-        relayed=Relayed(database, service.published),
+        relayed=relayed_by[shards.own.name],
         allowances=Allowances(Database(settings.first_url, pool_size=1, name=service.name)),
+        relayed_by=relayed_by,
     )
     database.show_pool()
     state = _Running()
@@ -282,7 +298,7 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
         state.audit = AuditWriter(database)
         workers.append(Worker("audit", state.audit.run))
         if service.published:
-            workers.append(Worker("relayed", held.relayed.run))
+            workers += [Worker(f"relayed {name}".rstrip(), each.run) for name, each in relayed_by.items()]
     if "projection" in settings.roles:
         parts.append(service.projection(held))
     if "worker" in settings.roles:

@@ -91,6 +91,16 @@ def position(cursor: str | None, kind: type[K]) -> K | None:
     return key
 
 
+def positions(cursor: str | None, lists: int) -> tuple[int, ...]:
+    """Return the place in each of `lists` counted lists, 0 in each for the first page. Raises Invalid."""
+    found = position(cursor, tuple[int, ...])
+    if found is None:
+        return (0,) * lists
+    if len(found) != lists:
+        raise _not_ours()
+    return found
+
+
 def subject_of(who: str, ids: ControllerIds) -> str:
     """Return the subject id of the person whom a cursor names by the controller's id. Raises Invalid."""
     subject_id = ids.subject_id(who)
@@ -125,16 +135,21 @@ async def whole_page(
     limit: int,
     read: Callable[[], Awaitable[Sequence[R]]],
     key: Callable[[R], int],
+    *,
+    is_part: bool = False,
 ) -> Sequence[R]:
     """Read a page: at most `limit` rows of `table`, in the order of `key`.
 
-    No row can appear later before a full page's cursor. Raises Unavailable while a writer does not end.
+    No row can appear later before a full page's cursor; before any row's, where the page `is_part` of a merged one.
+    Raises Unavailable while a writer does not end.
     """
     whole_up_to = -1
     while True:
         rows = await read()
-        if len(rows) < limit or key(rows[-1]) <= whole_up_to:
+        if not rows or (len(rows) < limit and not is_part) or key(rows[-1]) <= whole_up_to:
             return rows
+        if is_part and whole_up_to >= 0:  # some rows are newer than the look at the writers
+            return [row for row in rows if key(row) <= whole_up_to]
         whole_up_to = key(rows[-1])
         await _until_writers_ended(tx, table)
 
