@@ -65,6 +65,8 @@ LEDGER_END = "tests/service/consent/test_ledger_end.py"
 FIELD_KEYS = "tests/service/rights/test_field_keys.py"
 OUTER_KEYS = "tests/service/consent/test_outer_keys.py"
 JOURNALLED = "services/inbound-svc/src/inbound/migrations/versions/0001_first.py"
+JOURNAL = "services/inbound-svc/src/inbound/journal.py"
+INBOUND_SHARDS = "tests/service/inbound/test_shards.py"
 KEYWORDS = "services/inbound-svc/src/inbound/keywords"
 TABLE = "tests/unit/inbound/test_keyword_table.py"
 DISPATCH = "tests/service/dispatch/test_interleavings.py"
@@ -235,6 +237,62 @@ MUTANTS = (
         "    keys = key_shard(held, under).database if under is not None else None\n",
         "    keys = by_shard(held, asked)[0].database if under is not None else None\n",
         "tests/service/dispatch/test_shards.py -k key_used",
+    ),
+    Mutant(
+        "a relay speaks for the partitions of all shards",
+        OUTBOX,
+        "            for partition in self._settings.own_partitions:",
+        "            for partition in range(self._settings.partitions):",
+        f"{INBOUND_SHARDS} -k watermark",
+    ),
+    Mutant(
+        "every item of a callback is kept in the first one's shard",
+        JOURNAL,
+        "        shard = held.shards.of(partition)\n",
+        "        shard = held.shards.own if partition >= 0 else held.shards.of(partition)\n",
+        f"{INBOUND_SHARDS} -k dlr_is_kept",
+    ),
+    Mutant(
+        "a body with people of two shards is kept",
+        JOURNAL,
+        "    is_kept = is_whole and len(parts) == 1\n",
+        "    is_kept = is_whole\n",
+        f"{INBOUND_SHARDS} -k leaves_nothing",
+    ),
+    Mutant(
+        "a body with an unreadable item is kept in the shard of another",
+        JOURNAL,
+        "    is_kept = is_whole and len(parts) == 1\n",
+        "    is_kept = len(parts) == 1\n",
+        f"{INBOUND_SHARDS} -k leaves_nothing",
+    ),
+    Mutant(
+        "a callback is answered once one of its shards has it",
+        "services/inbound-svc/src/inbound/webhooks.py",
+        "    if None in done:\n",
+        "    if {*done} == {None}:\n",
+        f"{INBOUND_SHARDS} -k is_away_a_callback",
+    ),
+    Mutant(
+        "a nonce is kept beside the items",
+        "services/inbound-svc/src/inbound/webhooks.py",
+        "        home = held.shard_of(arrival.once.nonce)\n",
+        "        home = parts[0][0]\n",
+        f"{INBOUND_SHARDS} -k nonce",
+    ),
+    Mutant(
+        "an operator's record is kept in each shard",
+        JOURNAL,
+        "if held.shard_of(entry.event.key) is held.shards.own]",
+        "if held.shards.own]",
+        f"{INBOUND_SHARDS} -k operators_records",
+    ),
+    Mutant(
+        "a divided journal keeps the body that others share",
+        "services/inbound-svc/src/inbound/division.py",
+        "    UPDATE callback SET body = NULL\n",
+        "    UPDATE callback SET body = body\n",
+        f"{INBOUND_SHARDS} -k is_divided",
     ),
     # --- lists and conversions
     Mutant(

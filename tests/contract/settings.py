@@ -30,11 +30,11 @@ SERVICES: Mapping[str, type[ServiceSettings]] = {
     "dispatch": dispatch.service.Settings,
 }
 PARTS: Mapping[str, tuple[type[ServiceSettings], ...]] = {
-    "Shared": (ServiceSettings, HoursSettings, PricedSettings),
+    "Shared": (ServiceSettings, HoursSettings, PricedSettings, ShardedSettings),
     "consent-svc": (consent.page.routes.PageSettings, consent.service.Settings),
     "inbound-svc": (inbound.service.Settings,),
     "campaign-svc": (campaign.service.Settings,),
-    "dispatch-svc": (ShardedSettings, dispatch.service.Settings),
+    "dispatch-svc": (dispatch.service.Settings,),
 }
 BY_SUFFIX = (
     ("_per_s", "messages/s"),

@@ -1,7 +1,13 @@
-"""Run `python -m inbound [migrate | settings --check]`."""
+"""Run `python -m inbound [migrate | settings --check | divide]`."""
 
-from common.command import main
+import sys
+
+from common import division
+from common.command import main, settings_of
 from common.privacy.moving import Moves
+from inbound.division import TABLES
 from inbound.service import Settings, build
 
-main(build, Settings, Moves())
+if sys.argv[1:2] == ["divide"]:
+    sys.exit(division.run(TABLES, settings_of(Settings), sys.argv[2:]))
+main(build, Settings, Moves(unless=division.DIVIDED))

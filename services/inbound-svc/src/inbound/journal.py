@@ -2,6 +2,10 @@
 
 Webhooks, polling and operators' topics share this module. The caller owns the transaction, shared by arrivals of the
 same moment.
+
+Where inbound-svc is divided, an item is in the shard that publishes its event: that of the partition of the event's key
+(`parted`). So a repeat meets the same journal, whichever process takes the repeat, and a relay alone numbers the
+records of a partition.
 """
 
 import hashlib
@@ -21,6 +25,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS, Event
 from common.contracts.inbound import Intent, MessageReceived, ReceiptReceived, ReceiptsReceived
+from common.db.shards import Shard
+from common.kafka import broker as kafka
 from common.kafka import outbox
 from common.keyring import FieldKeys
 from common.privacy import erasing
@@ -66,7 +72,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 class Arrival:
     """A request, a polled MO, or a batch of a topic.
 
-    `content`: raw.
+    `content`: raw. `is_kept`: False where the content names people of several shards: an erasure in one would leave
+    such a person in the database of another.
     """
 
     origin: Origin
@@ -75,6 +82,7 @@ class Arrival:
     received_at: datetime
     once: Once | None = None
     trace: str | None = field(default_factory=traceparent)
+    is_kept: bool = True
 
 
 @dataclass(slots=True)
@@ -99,7 +107,7 @@ class Kept:
 
 async def write(tx: AsyncConnection, held: Resources[Any], arrivals: Sequence[Arrival]) -> list[Kept]:
     """Journal the arrivals in their order; return the result of each."""
-    replayed = await _replayed(tx, arrivals)
+    replayed = await are_replayed(tx, held, arrivals)
     ids = callback_ids(arrivals)
     answers = [Kept(arrival, id_, again) for arrival, id_, again in zip(arrivals, ids, replayed, strict=True)]
     kept = [one for one in answers if not one.replayed]
@@ -113,6 +121,45 @@ async def write(tx: AsyncConnection, held: Resources[Any], arrivals: Sequence[Ar
         if one.fresh:
             one.stands_for[one.callback_id] = one.outbox_ids
     await _wait_for_those_known(tx, kept)
+    return answers
+
+
+def parted(held: Resources[Any], arrival: Arrival, *, is_whole: bool = True) -> list[tuple[Shard, Arrival]]:
+    """Return the arrival's part for each shard of its items, without the nonce of a divided service.
+
+    `is_whole`: every item of the content is among the entries. The content of a part with all items is kept.
+    """
+    if not held.shards.divided:
+        return [(held.shards.own, arrival)]
+    keys = [entry.event.key.encode() for entry in arrival.entries]
+    parts: dict[str, tuple[Shard, list[Entry]]] = {}
+    for entry, partition in zip(arrival.entries, kafka.partitions_of(keys, held.settings.partitions), strict=True):
+        shard = held.shards.of(partition)
+        parts.setdefault(shard.name, (shard, []))[1].append(entry)
+    is_kept = is_whole and len(parts) == 1
+    return [(shard, replace(arrival, entries=some, once=None, is_kept=is_kept)) for shard, some in parts.values()]
+
+
+def own_entries(held: Resources[Any], entries: Sequence[Entry]) -> list[Entry]:
+    """Return the entries of the process's own shard."""
+    if not held.shards.divided:
+        return list(entries)
+    return [entry for entry in entries if held.shard_of(entry.event.key) is held.shards.own]
+
+
+async def kept_in_each(held: Resources[Any], arrivals: Sequence[Arrival]) -> list[Kept]:
+    """Journal arrivals in the shards of their items, in a transaction of each; return the results, and tell of them."""
+    by_shard: dict[str, tuple[Shard, list[Arrival]]] = {}
+    for arrival in arrivals:
+        for shard, part in parted(held, arrival):
+            by_shard.setdefault(shard.name, (shard, []))[1].append(part)
+    answers = list[Kept]()
+    for shard, some in by_shard.values():
+        async with shard.database.begin() as tx:
+            kept = await write(tx, held.of_shard(shard), some)
+        for one in kept:
+            tell(one)
+        answers += kept
     return answers
 
 
@@ -159,8 +206,8 @@ async def _publish_receipts(tx: AsyncConnection, new: Sequence[tuple[Kept, Entry
             one.event_ids[row] = event_id
 
 
-async def _replayed(tx: AsyncConnection, arrivals: Sequence[Arrival]) -> list[bool]:
-    """Return for each arrival whether its nonce was used for other content."""
+async def are_replayed(tx: AsyncConnection, held: Resources[Any], arrivals: Sequence[Arrival]) -> list[bool]:
+    """Store the nonces; return for each arrival whether its nonce was used for other content."""
     signed = [(arrival, arrival.once) for arrival in arrivals if arrival.once is not None]
     if not signed:
         return [False] * len(arrivals)
@@ -249,8 +296,10 @@ def _long_mo(one: Kept, entry: Entry) -> tuple[str, ...]:
     )
 
 
-def sealed_body(held: Resources[Any], arrival: Arrival, callback_id: UUID) -> str:
-    """Return the raw content sealed. A character stands for each byte: decryption restores the bytes."""
+def sealed_body(held: Resources[Any], arrival: Arrival, callback_id: UUID) -> str | None:
+    """Return the raw content sealed, if kept. A character stands for each byte: decryption restores the bytes."""
+    if not arrival.is_kept:
+        return None
     return held.field_keys.seal(arrival.content.decode("latin-1"), f"callback:{callback_id}")
 
 

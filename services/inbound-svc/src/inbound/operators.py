@@ -3,6 +3,9 @@
 The provider is "kafka", the account the operator's name. The transaction which journals a batch also steps the offset.
 Unreadable records go to the dead letters, however many: the mistake of one operator stops no other. An unreadable MO
 may be a STOP: marketing to each number that can be made out in it waits for a reviewer (`unread.py`).
+
+An operator's topics are keyed by its own ids, so each shard of inbound-svc reads all of them, with offsets of its own,
+and journals the items of its own people alone.
 """
 
 from collections.abc import Iterable
@@ -55,10 +58,14 @@ def subscriptions(held: Resources[Any], names: Iterable[str]) -> list[Subscripti
 
 
 def _taker(held: Resources[Any], origin: Origin) -> Handler:
-    async def take(tx: AsyncConnection, batch: list[Received]) -> After:
+    async def take(tx: AsyncConnection, batch: list[Received]) -> After | None:
         received_at = datetime.now(UTC)
-        entries = [_entry(held, origin, received, received_at) for received in batch]
-        content = b"\n".join(encode(received.event) for received in batch)
+        read = [(_entry(held, origin, received, received_at), received) for received in batch]
+        entries = journal.own_entries(held, [entry for entry, _ in read])
+        if not entries:
+            return None
+        own = {id(entry) for entry in entries}
+        content = b"\n".join(encode(received.event) for entry, received in read if id(entry) in own)
         (kept,) = await journal.write(tx, held, [Arrival(origin, entries, content, received_at)])
 
         async def tell() -> None:
@@ -72,26 +79,36 @@ def _taker(held: Resources[Any], origin: Origin) -> Handler:
 def _holder(held: Resources[Any], origin: Origin) -> UnreadHandler:
     """Return the handler that holds the people of an unreadable MO: the record is in review, as a text of each.
 
-    A record in which no number can be made out holds nobody; its dead letter pages all the same.
+    A record in which no number can be made out holds nobody; its dead letter pages all the same. The record is no text
+    of people in several shards, where an erasure would not find the others' numbers: their reviews name its place.
     """
 
     async def hold(tx: AsyncConnection, unread: Unread) -> After | None:
         received_at = datetime.now(UTC)
         at = f"unreadable-{unread.partition}-{unread.offset}-{received_at:%Y%m%dT%H%M%S.%fZ}"
-        text = (unread.value or b"").decode(errors="replace")
-        entries = [
-            journal.message_entry(
-                held,
-                origin,
-                Message(f"{at}-{n}", person.number, person.short_code, text, None),
-                received_at,
-                meant=UNREADABLE,
-            )
-            for n, person in enumerate(people_in(unread.key, unread.value, held.settings.country))
-        ]
+        people = people_in(unread.key, unread.value, held.settings.country)
+
+        def as_texts(text: str) -> list[Entry]:
+            return [
+                journal.message_entry(
+                    held,
+                    origin,
+                    Message(f"{at}-{n}", person.number, person.short_code, text, None),
+                    received_at,
+                    meant=UNREADABLE,
+                )
+                for n, person in enumerate(people)
+            ]
+
+        entries = as_texts((unread.value or b"").decode(errors="replace"))
+        is_kept = len({held.shard_of(entry.event.key).name for entry in entries}) == 1
+        if not is_kept:
+            entries = as_texts("")
+        entries = journal.own_entries(held, entries)
         if not entries:
             return None
-        (kept,) = await journal.write(tx, held, [Arrival(origin, entries, unread.value or b"", received_at)])
+        arrival = Arrival(origin, entries, unread.value or b"", received_at, is_kept=is_kept)
+        (kept,) = await journal.write(tx, held, [arrival])
 
         async def tell() -> None:
             journal.tell(kept)

@@ -76,5 +76,6 @@ def policy(periods: Periods) -> Policy:
             "receipt": "goes with its callback",
             "sender_code": "nothing of a person",
             "sender": "nothing of a person",
+            "shard": "nothing of a person",
         },
     )

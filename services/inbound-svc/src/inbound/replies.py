@@ -4,8 +4,11 @@ A text belongs to a controller that has every sender of its code, from when it h
 shared code is in no list.
 """
 
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from heapq import merge
+from itertools import islice
 from typing import Annotated, Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -15,6 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.inbound import Intent
+from common.db import everywhere
 from common.db.database import Direction, plan_now
 from common.service import Resources, resources
 from common.sms.message_id import EPOCH, ONE_MS, message_id
@@ -69,6 +73,10 @@ class _Text(NamedTuple):
         return str(message_id(EPOCH, "mo", self.provider, self.account, self.name))
 
 
+def _place(each: _Text) -> Place:
+    return Place(each.callback_id, each.name)
+
+
 class _Review(NamedTuple):
     mo_id: str
     intent: Intent | None
@@ -100,11 +108,17 @@ async def list_replies(
                 "the token does not cover every sender of the controller, whose texts these are",
                 reasons=[Reason("sender_id", "sender_not_granted")],
             )
-        found = await _texts(tx, controller, begin, end, after, limit, SORTED[sort])
-        reviews = await _reviews(tx, [each.mo_id for each in found])
+
+    async def read(tx: AsyncConnection) -> tuple[list[_Text], Mapping[str, _Review]]:
+        texts = await _texts(tx, controller, begin, end, after, limit, SORTED[sort])
+        return texts, await _reviews(tx, [each.mo_id for each in texts])
+
+    of_each = await everywhere.of_each(held.shards, read)
+    found = list(islice(merge(*(texts for texts, _ in of_each), key=_place, reverse=sort == "newest"), limit))
+    reviews = ChainMap(*(dict(found_there) for _, found_there in of_each))
     ids = held.edge_ids.of(controller)
     items = [_reply(each, reviews, ids.shown(each.subject_id)) for each in found]
-    return Page[Reply](items=items, next=next_of(found, limit, lambda each: Place(each.callback_id, each.name)))
+    return Page[Reply](items=items, next=next_of(found, limit, _place))
 
 
 async def _texts(

@@ -9,11 +9,12 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, IPvAnyNetwork, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from common import division
 from common.contracts import operator_topics
 from common.privacy.pruning import Pruner
 from common.privacy.resealing import Sealed, whole
 from common.service import Background, Resources, Service
-from common.settings import ServiceSettings
+from common.settings.shards import ShardedSettings
 from inbound import codes, operators, pruning, replies, store, webhooks
 from inbound.copier import copier
 from inbound.eraser import eraser
@@ -194,7 +195,7 @@ class OvhServiceSettings(BaseModel):
         )
 
 
-class Settings(ServiceSettings):
+class Settings(ShardedSettings):
     # an error at the start would print the secrets
     model_config = SettingsConfigDict(hide_input_in_errors=True)
 
@@ -245,6 +246,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         ovh = [
             ovh_messages.worker(held, each.with_secrets(), settings.ovh_poll_every_s) for each in settings.ovh_services
         ]
+        asking = [*ovh, *(puller.worker(held, pull) for pull in pulls)] if held.shards.own is held.shards.first else []
         return Background(
             subscriptions=[
                 codes.subscription(),
@@ -253,8 +255,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 copier(held.field_keys).subscription(),
             ],
             workers=[
-                *ovh,
-                *(puller.worker(held, pull) for pull in pulls),
+                *asking,
                 erasing.worker(),
                 *Effect(held.database).workers(),
                 Pruner(held.database, pruning.policy(settings.keep)).worker(),
@@ -266,6 +267,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         about="The callbacks of operators (MOs and delivery receipts), and the review of unclear texts.",
         settings=settings,
         metadata=store.metadata,
+        admitted=lambda held: division.admit(held.shards, settings),
         sealed=SEALED,
         subject_ids={store.callback_item.c.subject_id: store.callback_item.c.subject_id},
         quick=quick,

@@ -36,6 +36,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common import division
 from common.audit import store as audit
 from common.db import allowances
 from common.db.database import COPIED_MESSAGES, copy_encoded, fetch_many, new_metadata
@@ -63,6 +64,7 @@ publisher_keys.define(metadata)
 offsets.define(metadata)
 dead_letters.define(metadata)
 erasing.define(metadata)
+division.define(metadata)
 
 callback = Table(
     "callback",

@@ -10,9 +10,10 @@ without counting yet (ADR-0004).
 import asyncio
 import hashlib
 import logging
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar, get_args
 
@@ -129,7 +130,24 @@ class OnTheirWay:
         await asyncio.sleep(RETURNING_S)
 
 
-Arrivals = Mapping[Kind, tuple[Together[Arrival, Kept], AbstractContextManager[None]]]
+@dataclass(frozen=True, slots=True)
+class Writers:
+    """The batch writers of a shard. `nonces`: of callbacks whose items are not all beside their nonce."""
+
+    by_kind: Mapping[Kind, tuple[Together[Arrival, Kept], AbstractContextManager[None]]]
+    nonces: Together[Arrival, bool]
+
+
+def _writers() -> Writers:
+    dlrs, at_once = OnTheirWay(), AT_ONCE // 2
+    return Writers(
+        # apart, as a DLR among the MOs bars their shortcut, and the lock of a DLR holds up no STOP
+        {
+            "messages": (Together(journal.write, shortcut.write, at_once=at_once), nullcontext()),
+            "receipts": (Together(journal.write, shortcut.write_receipts, at_once=at_once, rest=dlrs.answered), dlrs),
+        },
+        Together(journal.are_replayed),
+    )
 
 
 def callbacks(accounts: Sequence[Account], publish_timeout_s: float) -> tuple[list[Route], APIRouter]:
@@ -141,12 +159,7 @@ def callbacks(accounts: Sequence[Account], publish_timeout_s: float) -> tuple[li
     answers = {
         (account.provider, kind): _answer(account.provider, kind) for account in accounts for kind in get_args(Kind)
     }
-    dlrs, at_once = OnTheirWay(), AT_ONCE // 2
-    # apart, as a DLR among the MOs bars their shortcut, and the lock of a DLR holds up no STOP
-    arrivals: Arrivals = {
-        "messages": (Together(journal.write, shortcut.write, at_once=at_once), nullcontext()),
-        "receipts": (Together(journal.write, shortcut.write_receipts, at_once=at_once, rest=dlrs.answered), dlrs),
-    }
+    writers: dict[str, Writers] = defaultdict(_writers)  # by shard
 
     def endpoint(kind: Kind) -> Callable[[Request], Awaitable[Response]]:
         async def called(request: Request) -> Response:
@@ -156,7 +169,7 @@ def callbacks(accounts: Sequence[Account], publish_timeout_s: float) -> tuple[li
                 if account is None:
                     raise NotFound("no such provider account")
                 held: Resources[Any] = request.state.resources
-                came = await _receive(request, held, account, kind, asked.get("secret"), arrivals, publish_timeout_s)
+                came = await _receive(request, held, account, kind, asked.get("secret"), writers, publish_timeout_s)
                 return answers[account.provider, came]
             except Problem as problem:
                 CALLBACKS.labels(account.provider if account else "unknown", kind, problem.slug).inc()
@@ -201,7 +214,7 @@ async def _receive(
     account: Account,
     addressed: Kind,
     secret: str | None,
-    arrivals: Arrivals,
+    writers: Mapping[str, Writers],
     publish_timeout_s: float,
 ) -> Kind:
     """Keep a callback; return the kind of its items, whose answer is due."""
@@ -241,7 +254,7 @@ async def _receive(
             entries = journal.receipt_entries(held, origin, receipts, received_at)
         deadline = started + min(publish_timeout_s, OURS * provider.answer_within_s)
         arrival = Arrival(origin, entries, _content(callback), received_at, once)
-        new = bool(entries) and await _published(held, arrivals, arrival, deadline)
+        new = bool(entries) and await _published(held, writers, arrival, deadline, is_whole=wrong is None)
         if wrong:
             raise wrong  # raised after the readable items are kept
     except NotGenuine as refused:
@@ -275,13 +288,57 @@ def _read(parse: Callable[[Callback], Sequence[T]], callback: Callback) -> tuple
         return wrong.readable, wrong
 
 
-async def _published(held: Resources[Any], arrivals: Arrivals, arrival: Arrival, deadline: float) -> bool:
-    """Journal the arrival, and wait for Kafka's acknowledgement; return whether any entry was new.
+async def _published(
+    held: Resources[Any], writers: Mapping[str, Writers], arrival: Arrival, deadline: float, *, is_whole: bool
+) -> bool:
+    """Journal the arrival, each item in its shard, and wait for Kafka's acknowledgement of all; return whether any
+    entry was new.
 
-    Raises NotGenuine for a replayed nonce, Unavailable at `deadline`.
+    Raises NotGenuine for a replayed nonce, Unavailable at `deadline`, and where a shard does not answer: the operator
+    repeats the callback, and the other shards recognise their items.
+    """
+    parts = journal.parted(held, arrival, is_whole=is_whole)
+    if arrival.once is not None and held.shards.divided:
+        home = held.shard_of(arrival.once.nonce)
+        if [shard for shard, _ in parts] == [home]:
+            parts = [(home, replace(parts[0][1], once=arrival.once))]
+        else:
+            await _use_nonce(held.of_shard(home), writers[home.name], arrival, deadline)
+    if len(parts) == 1:
+        [(shard, part)] = parts
+        done = [await _published_in(held.of_shard(shard), writers[shard.name], part, deadline)]
+    else:
+        done = await asyncio.gather(
+            *(_published_in(held.of_shard(shard), writers[shard.name], part, deadline) for shard, part in parts)
+        )
+    if None in done:
+        raise _not_yet()
+    return any(done)
+
+
+def _not_yet() -> Unavailable:
+    return Unavailable("not kept safely yet: send it again", headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
+async def _use_nonce(held: Resources[Any], writers: Writers, arrival: Arrival, deadline: float) -> None:
+    """Store the nonce of a callback whose items are in other shards. Raises NotGenuine, Unavailable."""
+    try:
+        within_s = max(0.0, deadline - asyncio.get_running_loop().time())
+        replayed = await writers.nonces.written(held, arrival, within_s)
+    except Exception as error:
+        log.error("a nonce was not stored", extra={"account": arrival.origin.account, "why": type(error).__name__})
+        raise _not_yet() from error
+    if replayed:
+        raise NotGenuine("nonce_used_before")
+
+
+async def _published_in(held: Resources[Any], writers: Writers, arrival: Arrival, deadline: float) -> bool | None:
+    """Journal an arrival of one shard, and wait for Kafka's acknowledgement; return whether any entry was new.
+
+    `None`: not by `deadline`, or not at all. Raises NotGenuine for a replayed nonce.
     """
     loop = asyncio.get_running_loop()
-    together, on_their_way = arrivals[arrival.origin.kind]
+    together, on_their_way = writers.by_kind[arrival.origin.kind]
     done = new = False
     try:
         kept = await together.written(held, arrival, max(0.0, deadline - loop.time()))
@@ -298,9 +355,7 @@ async def _published(held: Resources[Any], arrivals: Arrivals, arrival: Arrival,
     except Exception as error:  # the operator must retry: the callback may hold a STOP
         named = journal.named(arrival.origin, arrival.entries[0].item)
         log.error("a callback was not stored", exc_info=error, extra=named)
-    if not done:
-        raise Unavailable("not kept safely yet: send it again", headers={"Retry-After": str(RETRY_AFTER_S)})
-    return new
+    return new if done else None
 
 
 def _content(callback: Callback) -> bytes:

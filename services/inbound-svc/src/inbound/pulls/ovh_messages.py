@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import aiohttp
 
+from common.db import everywhere
 from common.db.database import Database
 from common.db.timer import Timer, Worker
 from common.service import Resources
@@ -76,8 +77,10 @@ class Poller:
             if not isinstance(listed, list):
                 raise Refused("the list of MOs is no list")
             ids = [str(one) for one in listed if isinstance(one, int)]
-            async with self._held.database.begin() as tx:
-                known = await store.known_messages(tx, self._origin, ids)
+            found_in = await everywhere.of_each(
+                self._held.shards, lambda tx: store.known_messages(tx, self._origin, ids)
+            )
+            known = set().union(*found_in)
             new = sorted((one for one in ids if one not in known), key=self._unreadable.__contains__)[:AT_ONCE]
             found = [await self._fetch(session, one) for one in new]
         return any(found)
@@ -98,9 +101,7 @@ class Poller:
             return False
         answered = ovh.capabilities.answers_stop
         entry = journal.message_entry(self._held, self._origin, message, received_at, answered=answered)
-        async with self._held.database.begin() as tx:
-            (kept,) = await journal.write(tx, self._held, [Arrival(self._origin, [entry], raw, received_at)])
-        journal.tell(kept)
+        await journal.kept_in_each(self._held, [Arrival(self._origin, [entry], raw, received_at)])
         return True
 
     async def _get(self, session: aiohttp.ClientSession, path: str) -> bytes:

@@ -4,6 +4,9 @@ A callback may be on its way, so a pull asks about the time up to `SETTLED` ago.
 the last one; a whole one, each hour and after a start, asks about the last `hours`: a DLR may come long after its
 message. An item in the journal is a duplicate and changes nothing. An MO without a text goes to review under an id of
 its own, so that its callback, should it still come, counts with its text.
+
+Where inbound-svc is divided, the shard of partition 0 pulls, and journals each item in the item's shard. A pull that a
+shard cuts short asks about the same time again.
 """
 
 import logging
@@ -14,6 +17,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.db import everywhere
 from common.db.database import Database
 from common.db.timer import Timer, Worker
 from common.service import Resources
@@ -123,12 +127,9 @@ class Puller:
     async def _journal(self, page: Page) -> None:
         """Journal the items of a page that no callback told."""
         received_at = datetime.now(UTC)
-        async with self._held.database.begin() as tx:
-            known = await self._known(tx, page.items)
-            arrivals = [self._arrival(each, received_at) for each in page.items if _name(each) not in known]
-            kept = await journal.write(tx, self._held, arrivals) if arrivals else []
-        for one in kept:
-            journal.tell(one)
+        known = set().union(*await everywhere.of_each(self._held.shards, lambda tx: self._known(tx, page.items)))
+        arrivals = [self._arrival(each, received_at) for each in page.items if _name(each) not in known]
+        for one in await journal.kept_in_each(self._held, arrivals):
             if one.fresh:
                 FOUND.labels(self._pull.account.provider, self._pull.account.account, one.arrival.origin.kind).inc()
         if page.unreadable:

@@ -12,8 +12,11 @@ clock may have jumped. `stop` closes what the START has opened, `none` lets the 
 A text concerns a person, not one sender: the routes need a token for every sender.
 """
 
+import asyncio
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from operator import attrgetter
 from typing import Annotated, Any, Literal
 
@@ -23,6 +26,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import INBOUND_MESSAGES
 from common.contracts.inbound import Concern, Intent
+from common.db import everywhere
+from common.db.database import Database
+from common.db.shards import Shard
 from common.kafka import outbox
 from common.keyring import FieldKeys, Unreadable
 from common.privacy import sent_before
@@ -31,7 +37,7 @@ from common.telemetry import counter
 from common.web.auth import Caller, require
 from common.web.fields import Storable
 from common.web.openapi import refuses
-from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
+from common.web.pagination import LIMIT, Cursor, Limit, Page, cursor_of, positions
 from common.web.problems import AlreadyDecided, Conflict, Invalid, NotFound, Reason
 from inbound.reviews import queue, rules
 from inbound.reviews.effect import revised
@@ -43,6 +49,7 @@ router = APIRouter(prefix="/v1/reviews", tags=["reviews"])
 
 DECIDED_AT_ONCE = 200
 PROPOSED_FROM = 5000  # the newest decisions
+NEVER = datetime.min.replace(tzinfo=UTC)
 PEOPLE_OF_A_LINE = 2  # a text of one person's may name them
 
 DECIDED = counter("sms_inbound_reviews_decided_total", "Reviews decided, by intent.", ["intent"])
@@ -223,12 +230,18 @@ async def list_reviews(
     limit: Limit = LIMIT,
 ) -> Page[ReviewItem]:
     """List open or decided reviews, oldest first, with texts in clear."""
-    after = position(cursor, int) or 0
-    async with held.database.begin() as tx:
-        found = await queue.page(tx, decided=state == "decided", after=after, limit=limit, concern=concern)
+    places = positions(cursor, len(held.shards.each))
+    is_decided, is_part = state == "decided", held.shards.divided
+
+    async def read(tx: AsyncConnection, after: int, most: int) -> list[Review]:
+        return await queue.page(tx, decided=is_decided, after=after, limit=most, concern=concern, is_part=is_part)
+
+    found, behind = await everywhere.merged(
+        held.shards, places, limit, read, attrgetter("place"), attrgetter("event.received_at")
+    )
     log.info("texts were shown", extra={"by": caller.subject, "mo_ids": [review.event.mo_id for review in found]})
     items = [_item(review, held) for review in found]
-    return Page[ReviewItem](items=items, next=next_of(found, limit, attrgetter("place")))
+    return Page[ReviewItem](items=items, next=None if behind is None else cursor_of(behind))
 
 
 @router.post("/{mo_id}/decision", operation_id="reviews.decide", responses=refuses(AlreadyDecided, OnlyAStop))
@@ -243,7 +256,7 @@ async def decide_review(
     A STOP takes effect at once. Any other decision takes effect at `takes_effect_at`, and can be undone until then;
     marketing to the person waits as long.
     """
-    async with held.database.begin() as tx:
+    async with (await _database_of(held, mo_id)).begin() as tx:
         review = (await queue.lock(tx, [mo_id])).get(mo_id)
         if review is None:
             raise _no_review()
@@ -264,21 +277,24 @@ async def decide_reviews(
     caller: Annotated[Caller, Depends(require("review:write", limited=False, platform=True))],
 ) -> DecisionsAnswer:
     """Decide up to 200 reviews alike: texts of one `like`. Each gets a decision of its own, or is refused alone."""
-    results, told = [], []
-    async with held.database.begin() as tx:
-        locked = await queue.lock(tx, body.mo_ids)
-        for mo_id in body.mo_ids:
-            before = locked.get(mo_id)
-            reason = "unknown_review" if before is None else _refusal(before, caller, body)
-            if before is None or reason is not None:
-                results.append(Result(mo_id=mo_id, result="refused", reason=reason))
-                continue
-            result: Literal["unchanged", "decided"] = "decided" if before.decided is None else "unchanged"
-            results.append(Result(mo_id=mo_id, result=result, reason=None))
-            told.append((before, await _decide(tx, held, caller, before, body)))
-    for before, decided in told:
-        _tell(before, decided)
-    return DecisionsAnswer(items=results)
+    results = dict[str, Result]()
+    of_shard = await _by_shard(held, body.mo_ids)
+    for shard, mo_ids in of_shard:
+        told = []
+        async with shard.database.begin() as tx:
+            locked = await queue.lock(tx, mo_ids)
+            for mo_id in mo_ids:
+                before = locked.get(mo_id)
+                reason = "unknown_review" if before is None else _refusal(before, caller, body)
+                if before is None or reason is not None:
+                    results[mo_id] = Result(mo_id=mo_id, result="refused", reason=reason)
+                    continue
+                result: Literal["unchanged", "decided"] = "decided" if before.decided is None else "unchanged"
+                results[mo_id] = Result(mo_id=mo_id, result=result, reason=None)
+                told.append((before, await _decide(tx, held, caller, before, body)))
+        for before, decided in told:
+            _tell(before, decided)
+    return DecisionsAnswer(items=[results[mo_id] for mo_id in body.mo_ids])
 
 
 @router.post("/{mo_id}/undo", operation_id="reviews.undo", responses=refuses(InEffect, NotFound))
@@ -286,7 +302,7 @@ async def undo_decision(
     mo_id: str, held: Held, caller: Annotated[Caller, Depends(require("review:write", platform=True))]
 ) -> ReviewItem:
     """Take a decision back that is not in effect: the text is open again. An open review stays open."""
-    async with held.database.begin() as tx:
+    async with (await _database_of(held, mo_id)).begin() as tx:
         review = (await queue.lock(tx, [mo_id])).get(mo_id)
         if review is None:
             raise _no_review()
@@ -309,8 +325,9 @@ async def propose_lines(
     A line stands for the texts of two people or more, without numbers. No list takes a line over by itself: a
     developer edits the list, with its tests, and another reviews the edit.
     """
-    async with held.database.begin() as tx:
-        found = await queue.newest_told(tx, PROPOSED_FROM)
+    of_each = await everywhere.of_each(held.shards, lambda tx: queue.newest_told(tx, PROPOSED_FROM))
+    newest = sorted(chain.from_iterable(of_each), key=lambda each: each.decided.at if each.decided else NEVER)
+    found = newest[::-1][:PROPOSED_FROM]
     texts = ((_opened(held.field_keys, each.event.text, f"text:{each.event.mo_id}"), each) for each in found)
     said = [
         rules.Said(rules.alike(text), each.decided.intent, each.event.rule, each.event.subject_id)
@@ -325,6 +342,36 @@ async def propose_lines(
             for each in lines
         ]
     )
+
+
+async def _database_of(held: Resources[Any], mo_id: str) -> Database:
+    """Return the database with the review; that of the own shard where none has."""
+    [(shard, _)] = await _by_shard(held, [mo_id])
+    return shard.database
+
+
+async def _by_shard(held: Resources[Any], mo_ids: Sequence[str]) -> list[tuple[Shard, list[str]]]:
+    """Return the MOs in the shards with their reviews; those that no shard has in the own shard.
+
+    A shard that does not answer stops only a call for a review that no other shard has.
+    """
+    if not held.shards.divided:
+        return [(held.shards.own, [*mo_ids])]
+    answers = await asyncio.gather(*(_present(shard, mo_ids) for shard in held.shards.each), return_exceptions=True)
+    home: dict[str, Shard] = {}
+    for shard, answer in zip(held.shards.each, answers, strict=True):
+        if not isinstance(answer, BaseException):
+            home |= dict.fromkeys(answer, shard)
+    if len(home) < len(mo_ids) and (errors := [each for each in answers if isinstance(each, BaseException)]):
+        raise errors[0]
+    of = [(home.get(mo_id, held.shards.own), mo_id) for mo_id in mo_ids]
+    found = [(shard, [mo_id for place, mo_id in of if place is shard]) for shard in held.shards.each]
+    return [(shard, some) for shard, some in found if some]
+
+
+async def _present(shard: Shard, mo_ids: Sequence[str]) -> set[str]:
+    async with shard.database.begin() as tx:
+        return await queue.present(tx, mo_ids)
 
 
 def _refusal(review: Review, caller: Caller, body: DecisionBody) -> Literal["only_a_stop", "already_decided"] | None:

@@ -115,9 +115,18 @@ def written(event: MessageReceived) -> str:
 
 
 async def page(
-    tx: AsyncConnection, *, decided: bool, after: int, limit: int, concern: Concern | None = None
+    tx: AsyncConnection,
+    *,
+    decided: bool,
+    after: int,
+    limit: int,
+    concern: Concern | None = None,
+    is_part: bool = False,
 ) -> list[Review]:
-    """Return open or decided reviews, oldest first; of one concern where `concern` names it."""
+    """Return open or decided reviews, oldest first; of one concern where `concern` names it.
+
+    `is_part`: of a page that is merged of several shards' (`whole_page`).
+    """
 
     async def read() -> list[Review]:
         rows = await tx.execute(
@@ -129,7 +138,15 @@ async def page(
         )
         return [_review(*row) for row in rows]
 
-    return list(await whole_page(tx, "review", limit, read, attrgetter("place")))
+    return list(await whole_page(tx, "review", limit, read, attrgetter("place"), is_part=is_part))
+
+
+async def present(tx: AsyncConnection, mo_ids: Collection[str]) -> set[str]:
+    """Return the MOs with a review."""
+    rows = await tx.execute(
+        text("SELECT mo_id FROM review WHERE mo_id = ANY(CAST(:ids AS text[]))"), {"ids": list(mo_ids)}
+    )
+    return set(rows.scalars())
 
 
 async def lock(tx: AsyncConnection, mo_ids: Collection[str]) -> dict[str, Review]:

@@ -26,6 +26,7 @@ TABLES = (
     "review",
     "sender",
     "sender_code",
+    "shard",
     "subject_key",
 )
 SCHEMA = (
@@ -170,6 +171,14 @@ CREATE TABLE receipt (
 )
     """,
     """
+CREATE TABLE shard (
+    id smallint NOT NULL,
+    partitions smallint[] NOT NULL,
+    "of" integer NOT NULL,
+    division text DEFAULT 'none'::text NOT NULL
+)
+    """,
+    """
 CREATE TABLE subject_key (
     key_id text NOT NULL,
     fingerprint text NOT NULL
@@ -259,6 +268,9 @@ ALTER TABLE nonce ADD CONSTRAINT nonce_pk PRIMARY KEY (provider, account, nonce)
     """,
     """
 ALTER TABLE outbox_log ADD CONSTRAINT outbox_log_pk PRIMARY KEY (topic, partition)
+    """,
+    """
+ALTER TABLE shard ADD CONSTRAINT shard_pk PRIMARY KEY (id)
     """,
     """
 ALTER TABLE subject_key ADD CONSTRAINT subject_key_pk PRIMARY KEY (key_id)
