@@ -206,8 +206,12 @@ async def test_while_a_shard_is_away_a_callback_is_refused_and_its_repeat_comple
     of = await urls(surroundings)
     body = several((A, "STOP"), (B, "STOP"))
     every = [*names("a", 1), *names("b", 1)]
-    cut_off = await settings(surroundings, of | {"b": NOWHERE}, "a", roles=CALLED, publish_timeout_s=3.0)
+    for name in PARTITIONS:
+        async with running(build(await settings(surroundings, of, name, roles="api"))):
+            pass  # each database states its partitions: no new one starts alone
+    cut_off = await settings(surroundings, of | {"b": NOWHERE}, "a", roles=CALLED, publish_timeout_s=30.0)
     async with running(build(cut_off)) as client:
+        assert (await text(client, A, mo="mo-2")).status_code == 200, "the people of the other shard feel nothing"
         for refused in (await call(client, body), await dlrs(client, *every), await text(client, B)):
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
         both = Divided(surroundings, of, {}, cut_off)
@@ -221,7 +225,7 @@ async def test_while_a_shard_is_away_a_callback_is_refused_and_its_repeat_comple
             assert answer.status_code == 200, answer.text
         assert await both.items() == {"a": {subject(A)}, "b": {subject(B)}}
         told = [event.provider_message_id for _, event in await both.messages()]
-        assert sorted(told) == sorted([f"several-{A}", f"several-{B}", "mo-1"])
+        assert sorted(told) == sorted([f"several-{A}", f"several-{B}", "mo-1", "mo-2"])
         assert await both.receipts() == sorted(every)
 
 
@@ -314,6 +318,29 @@ async def test_reviews_of_both_shards_are_one_list_and_each_is_decided_and_undon
         assert await both.counted("SELECT count(*) FROM review WHERE told_at IS NOT NULL") == {"a": 3, "b": 3}
         proposed = (await both.clients["a"].get("/v1/reviews/proposals")).json()["items"]
         assert [(each["people"], each["intents"]) for each in proposed] == [(6, {"stop": 6})]
+
+
+async def test_a_merged_page_waits_for_a_review_that_is_being_written_in_a_shard_with_few(
+    surroundings: Surroundings,
+) -> None:
+    """Its place lies before one that is shown: behind the cursor no page would show it."""
+    async with divided(surroundings, roles=CALLED) as both:
+        client = both.clients["a"]
+        for n in people("a"):
+            assert (await text(client, n, DOUBT, mo=f"mo-{n}")).status_code == 200
+        writing = await asyncpg.connect(both.urls["b"])
+        try:
+            transaction = writing.transaction()
+            await transaction.start()
+            copied = "INSERT INTO review (mo_id, subject_id, event) VALUES ('late', 's', $1)"
+            [review] = await both.sql("a", "SELECT event FROM review ORDER BY id LIMIT 1")
+            await writing.execute(copied, review["event"])
+            assert (await text(client, B, DOUBT, mo="mo-b")).status_code == 200
+            assert (await client.get("/v1/reviews", params={"limit": 4})).status_code == 503
+            await transaction.commit()
+        finally:
+            await writing.close()
+        assert len((await client.get("/v1/reviews", params={"limit": 4})).json()["items"]) == 4
 
 
 async def test_a_review_is_decided_while_the_other_shard_is_away(surroundings: Surroundings) -> None:

@@ -43,7 +43,7 @@ def define(metadata: MetaData) -> Table:
         Column("id", SmallInteger, primary_key=True, autoincrement=False),
         Column("partitions", ARRAY(SmallInteger), nullable=False),
         Column("of", Integer, nullable=False),
-        Column("division", Text, nullable=False, server_default=text("'none'::text")),  # none, begun, done
+        Column("division", Text, nullable=False, server_default=text("'none'::text")),  # as `Stated`: none, begun, done
     )
 
 
@@ -80,7 +80,7 @@ class NotYet(RuntimeError):
 
 
 class Stated(NamedTuple):
-    """What a database says of itself: its partitions, of how many, and whether its rows were divided."""
+    """The row of a database: its partitions, of how many, and whether its rows were divided."""
 
     partitions: Sequence[int]
     of: int
@@ -131,7 +131,7 @@ async def check(shard: Shard, partitions: int) -> None:
 
 
 async def stated(tx: AsyncConnection) -> Stated | None:
-    """Return what the database says of itself; `None` before the first start."""
+    """Return the row of the database, or None before the first start."""
     rows = await fetch_many(tx, 'SELECT partitions, "of", division FROM shard')
     return Stated(*rows[0]) if rows else None
 
@@ -190,7 +190,7 @@ async def divide(database: Database, tables: Divided, own: Sequence[int], partit
 
 
 async def _divisible(tx: AsyncConnection, tables: Divided, own: Sequence[int], partitions: int) -> Stated:
-    """Return what the database says of itself, if it can be divided now. Raises NotYet, OtherShard."""
+    """Return the row of the database, if the database can be divided now. Raises NotYet, OtherShard."""
     held = await stated(tx)
     if held is None:
         raise NotYet("the database was never in use: start the service, which states the partitions itself")

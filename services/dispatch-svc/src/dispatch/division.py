@@ -1,4 +1,4 @@
-"""What `divide` does with the tables of dispatch-svc: a shard holds the messages and consents of its people."""
+"""Tell `divide` the tables of dispatch-svc: a shard holds the messages and consents of its people."""
 
 from common.division import Divided
 from dispatch.messages.store import IN_HAND

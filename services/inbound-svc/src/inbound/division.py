@@ -1,4 +1,4 @@
-"""What `divide` does with the tables of inbound-svc: a shard holds the MOs, parts and reviews of its people.
+"""Tell `divide` the tables of inbound-svc: a shard holds the MOs, parts and reviews of its people.
 
 DLRs and nonces stay in each part until their retention ends: the journal has a hash of each alone, which does not say
 whose shard a repeat goes to, and holds nothing of a person.
@@ -6,7 +6,7 @@ whose shard a repeat goes to, and holds nothing of a person.
 
 from common.division import Divided
 
-# Of a callback that people of several parts share, each part loses the raw body: it names those who go.
+# Of a callback that people of several parts share, each part loses the raw body, which names people of others.
 EMPTIED = """
 WITH gone AS (
     DELETE FROM callback_item

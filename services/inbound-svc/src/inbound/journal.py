@@ -3,9 +3,8 @@
 Webhooks, polling and operators' topics share this module. The caller owns the transaction, shared by arrivals of the
 same moment.
 
-Where inbound-svc is divided, an item is in the shard that publishes its event: that of the partition of the event's key
-(`parted`). So a repeat meets the same journal, whichever process takes the repeat, and a relay alone numbers the
-records of a partition.
+Where inbound-svc is divided, an item is in the shard of the partition of its event's key (`parted`). So a repeat meets
+the same journal, whichever process takes the repeat, and one relay numbers the records of a partition.
 """
 
 import hashlib

@@ -335,7 +335,7 @@ async def _use_nonce(held: Resources[Any], writers: Writers, arrival: Arrival, d
 async def _published_in(held: Resources[Any], writers: Writers, arrival: Arrival, deadline: float) -> bool | None:
     """Journal an arrival of one shard, and wait for Kafka's acknowledgement; return whether any entry was new.
 
-    `None`: not by `deadline`, or not at all. Raises NotGenuine for a replayed nonce.
+    Return None where Kafka has not all of it by `deadline`. Raises NotGenuine for a replayed nonce.
     """
     loop = asyncio.get_running_loop()
     together, on_their_way = writers.by_kind[arrival.origin.kind]

@@ -345,13 +345,13 @@ async def propose_lines(
 
 
 async def _database_of(held: Resources[Any], mo_id: str) -> Database:
-    """Return the database with the review; that of the own shard where none has."""
+    """Return the database with the review, or of the own shard where no shard has the review."""
     [(shard, _)] = await _by_shard(held, [mo_id])
     return shard.database
 
 
 async def _by_shard(held: Resources[Any], mo_ids: Sequence[str]) -> list[tuple[Shard, list[str]]]:
-    """Return the MOs in the shards with their reviews; those that no shard has in the own shard.
+    """Return the MOs in the shards with their reviews, and in the own shard where no shard has a review.
 
     A shard that does not answer stops only a call for a review that no other shard has.
     """
