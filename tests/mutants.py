@@ -294,6 +294,20 @@ MUTANTS = (
         "    UPDATE callback SET body = body\n",
         f"{INBOUND_SHARDS} -k is_divided",
     ),
+    Mutant(
+        "a merged page waits for no writer of a shard with few rows",
+        PAGING,
+        "(len(rows) < limit and not is_part)",
+        "len(rows) < limit",
+        f"{INBOUND_SHARDS} -k merged_page",
+    ),
+    Mutant(
+        "each repeat of many DLRs is written, and taken back",
+        "services/inbound-svc/src/inbound/shortcut.py",
+        "        REPEATING.update(_accounts(arrivals))\n",
+        "        pass\n",
+        "tests/service/inbound/test_shortcut.py -k tried_once",
+    ),
     # --- lists and conversions
     Mutant(
         "a sender is told of a stranger who stopped everyone",

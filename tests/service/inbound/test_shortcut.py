@@ -370,6 +370,25 @@ async def test_many_dlrs_of_which_one_is_known_are_left_to_the_journal(service: 
     assert [len(one.fresh) for one in kept] == [many, 0], "each DLR counts once"
 
 
+async def test_a_repeat_of_many_dlrs_is_tried_once_and_then_looked_for_until_dlrs_are_new(
+    service: Journalling,
+) -> None:
+    """An operator without an answer repeats callback after callback: each try would cost as much as the journal."""
+
+    async def drawn() -> int:
+        async with service.surroundings.sql("inbound") as sql:
+            return int(await sql.fetchval("SELECT last_value FROM outbox_id_seq"))  # no rollback takes it back
+
+    known, new = range(MANY), range(MANY, 2 * MANY)
+    assert await service.receipts_shortened(service.dlr(1, *known))
+    assert await service.receipts_shortened(service.dlr(2, *known)) is None
+    before = await drawn()
+    assert await service.receipts_shortened(service.dlr(3, *known)) is None
+    assert await drawn() == before, "the shortcut wrote what it could not keep"
+    assert await service.receipts_shortened(service.dlr(4, *new))
+    assert not shortcut.REPEATING
+
+
 async def test_dlrs_that_are_told_twice_or_share_a_nonce_are_left_to_the_journal(service: Journalling) -> None:
     for each in (
         [service.dlr(1), service.dlr(2, 1)],

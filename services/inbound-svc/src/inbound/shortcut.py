@@ -5,7 +5,8 @@ of its own. The function keeps nothing, and `journal.write` follows, where an MO
 behind a START, a STOP's code has no sender, or an erasure of a person is known.
 
 The function `journal_receipts` does the same for the DLRs of a moment, as many as one event holds. Of more DLRs, the
-function keeps all but the DLRs themselves, and the transaction goes on with a COPY of them.
+function keeps all but the DLRs themselves, and the transaction goes on with a COPY of them. A COPY of a known DLR takes
+all back, at as much work as the journal then has again: while an operator repeats callbacks, a look comes before.
 
 The first function looks for erasures once more after the journal has the MOs: an eraser waits only for transactions
 with an id (`common.privacy.erasing`), and an erasure may have come between the first look and the id.
@@ -46,6 +47,10 @@ SELECT journal_receipts(
     $16::text[], $17::text[], $18::text[], $19::bytea[], $20::timestamptz[], $21::timestamptz
 )
 """
+
+
+KNOWN = "SELECT EXISTS (SELECT FROM receipt WHERE id = ANY($1::text::uuid[]))"
+REPEATING = set[tuple[str, str]]()  # the accounts whose last many DLRs were not all new
 
 
 async def write(held: Resources[Any], arrivals: Sequence[Arrival]) -> list[Kept] | None:
@@ -114,6 +119,10 @@ async def write_receipts(held: Resources[Any], arrivals: Sequence[Arrival]) -> l
         callbacks.setdefault(id_, _Callback(arrival)).add(dlrs, spans[-1])
     if len(brought) < len(told) or not _have_own_nonces(arrivals):
         return None
+    if len(brought) > journal.TOGETHER and not REPEATING.isdisjoint(_accounts(arrivals)):
+        [(are_known,)] = await held.database.read(KNOWN, store.as_array(map(bytes.hex, brought)))
+        if are_known:
+            return None
     events = [
         ReceiptsReceived(receipts=tuple(told[at : at + journal.TOGETHER]))
         for at in range(0, len(told), journal.TOGETHER)
@@ -142,9 +151,11 @@ async def write_receipts(held: Resources[Any], arrivals: Sequence[Arrival]) -> l
             *_nonces(arrivals),
         )
     except UniqueViolationError:  # the journal has one of many, or another transaction of this moment has come first
+        REPEATING.update(_accounts(arrivals))
         return None
     if rows is None:
         return None
+    REPEATING.difference_update(_accounts(arrivals))
     return [
         Kept(
             arrival,
@@ -186,6 +197,10 @@ async def _kept_receipts(held: Resources[Any], dlrs: Sequence[tuple[bytes, UUID]
         if rows is not None:
             await store.copy_receipts(tx, dlrs)
     return rows
+
+
+def _accounts(arrivals: Sequence[Arrival]) -> set[tuple[str, str]]:
+    return {(arrival.origin.provider, arrival.origin.account) for arrival in arrivals}
 
 
 def _nonces(arrivals: Sequence[Arrival]) -> tuple[object, ...]:
