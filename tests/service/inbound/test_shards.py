@@ -137,6 +137,14 @@ async def call(client: httpx.AsyncClient, body: bytes) -> httpx.Response:
     return await client.post(f"/v1/callbacks/infobip/main/{PATH_SECRET}/messages", content=body)
 
 
+async def nonced(client: httpx.AsyncClient, nonce: str, n: int) -> httpx.Response:
+    """Call with an MO under a nonce, signed with both."""
+    told = {"type": "message.received", "data": {"id": f"mo-{n}", "from": number(n), "to": "36111", "text": "STOP"}}
+    raw = json.dumps(told).encode()
+    headers = dict(standard("a secret of thirty-two characters", raw, now(), nonce).headers)
+    return await client.post("/v1/callbacks/standard/main/messages", content=raw, headers=headers)
+
+
 async def urls(surroundings: Surroundings) -> dict[str, str]:
     return {name: await surroundings.postgres.clone("inbound", f"{name}_{surroundings.unique}") for name in PARTITIONS}
 
@@ -214,8 +222,11 @@ async def test_while_a_shard_is_away_a_callback_is_refused_and_its_repeat_comple
         assert (await text(client, A, mo="mo-2")).status_code == 200, "the people of the other shard feel nothing"
         for refused in (await call(client, body), await dlrs(client, *every), await text(client, B)):
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+        nonces = [f"nonce-{n}" for n in range(6)]
+        assert {(await nonced(client, each, B)).status_code for each in nonces} == {503}
         both = Divided(surroundings, of, {}, cut_off)
         assert await both.items() == {"a": {subject(A)}, "b": set()}
+        assert 0 < (await both.counted("SELECT count(*) FROM nonce"))["a"] < len(nonces)
     async with AsyncExitStack() as stack:
         clients = {
             name: await stack.enter_async_context(running(build(await settings(surroundings, of, name, roles=CALLED))))
@@ -223,29 +234,22 @@ async def test_while_a_shard_is_away_a_callback_is_refused_and_its_repeat_comple
         }
         for answer in (await call(clients["a"], body), await dlrs(clients["b"], *every), await text(clients["a"], B)):
             assert answer.status_code == 200, answer.text
+        assert {(await nonced(clients["b"], each, B)).status_code for each in nonces} == {204}, "no replay"
         assert await both.items() == {"a": {subject(A)}, "b": {subject(B)}}
         told = [event.provider_message_id for _, event in await both.messages()]
-        assert sorted(told) == sorted([f"several-{A}", f"several-{B}", "mo-1", "mo-2"])
+        assert sorted(told) == sorted([f"several-{A}", f"several-{B}", "mo-1", "mo-2", f"mo-{B}"])
         assert await both.receipts() == sorted(every)
 
 
 async def test_a_nonce_used_before_is_refused_by_each_shard(surroundings: Surroundings) -> None:
     """Of whomever its other content is."""
 
-    def signed_by(nonce: str, n: int) -> tuple[bytes, dict[str, str]]:
-        told = {"type": "message.received", "data": {"id": f"mo-{n}", "from": number(n), "to": "36111", "text": "STOP"}}
-        raw = json.dumps(told).encode()
-        return raw, dict(standard("a secret of thirty-two characters", raw, now(), nonce).headers)
-
-    path = "/v1/callbacks/standard/main/messages"
     async with divided(surroundings, roles=CALLED) as both:
         for nonce in (f"nonce-{n}" for n in range(6)):
-            raw, headers = signed_by(nonce, A)
             for client in both.clients.values():  # the same again is a retry
-                assert (await client.post(path, content=raw, headers=headers)).status_code == 204
-            other, of_other = signed_by(nonce, B)
+                assert (await nonced(client, nonce, A)).status_code == 204
             for client in both.clients.values():
-                assert (await client.post(path, content=other, headers=of_other)).status_code == 401
+                assert (await nonced(client, nonce, B)).status_code == 401
         assert await both.items() == {"a": {subject(A)}, "b": set()}
         kept = await both.counted("SELECT count(*) FROM nonce")
         assert sum(kept.values()) == 6

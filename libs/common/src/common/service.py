@@ -273,7 +273,7 @@ def _described(router: APIRouter) -> bool:
 async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Running]]:
     """Open the resources and run the workers of the roles; drain them on leaving."""
     settings = service.settings
-    shards = _shards_of(settings, service.name)
+    shards = Shards.opened(settings, service.name)
     database = shards.own.database
     subject_keys = SubjectKeys(settings.subject_keys)
     relayed_by = {shard.name: Relayed(shard.database, service.published) for shard in shards.each}
@@ -379,18 +379,6 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
             await state.audit.close()
         await held.allowances.close()
         await shards.close()
-
-
-def _shards_of(settings: ServiceSettings, name: str) -> Shards:
-    """Return the databases of the service. Those of other shards connect once they are asked."""
-
-    def of(url: str) -> Database:
-        return Database(url, pool_size=settings.database_pool, name=name)
-
-    if not settings.divided:
-        return Shards.undivided(of(settings.database_url), settings.partitions)
-    each = tuple(Shard(named, partitions, of(url)) for named, partitions, url in settings.divided)
-    return Shards(each, next(shard for shard in each if shard.name == settings.own_shard))
 
 
 async def _keys_are_those_stored(service: Service[Any], held: Resources[Any]) -> bool:

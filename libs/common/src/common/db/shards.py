@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.db.database import Database
+from common.settings import ServiceSettings
 
 
 class OtherShard(RuntimeError):
@@ -25,6 +26,18 @@ class Shards:
 
     each: Sequence[Shard]
     own: Shard
+
+    @classmethod
+    def opened(cls, settings: ServiceSettings, service: str) -> "Shards":
+        """Return the databases of a service. Those of other shards connect once they are asked."""
+
+        def database(url: str) -> Database:
+            return Database(url, pool_size=settings.database_pool, name=service)
+
+        if not settings.divided:
+            return cls.undivided(database(settings.database_url), settings.partitions)
+        each = tuple(Shard(name, partitions, database(url)) for name, partitions, url in settings.divided)
+        return cls(each, next(shard for shard in each if shard.name == settings.own_shard))
 
     @classmethod
     def undivided(cls, database: Database, partitions: int) -> "Shards":
