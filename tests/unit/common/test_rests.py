@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
+from uuid import uuid4
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -17,12 +18,14 @@ from common.db.database import Database
 from common.kafka import fetching
 from common.kafka.fetching import GATHERED_BYTES, Pace, Wait
 from common.kafka.outbox import CALM_S as RELAY_CALM_S
-from common.kafka.outbox import UNHEARD_S, interval_s, rest_s
+from common.kafka.outbox import LATER, UNHEARD_S, Relay, interval_s, rest_s
 from common.kafka.reading import lag, polling
 from common.kafka.reading.offsets import Offsets
 from common.kafka.reading.placement import Placement
 from common.kafka.reading.progress import Progress
+from common.kafka.relayed import LEADS_S, Relayed, spans
 from common.kafka.subscription import (
+    AWAKE_MS,
     CALM_MS,
     CALM_READ_MS,
     CALM_S,
@@ -191,6 +194,52 @@ def test_a_calm_relay_publishes_watermarks_half_as_often(calm_s: float, wanted: 
 @pytest.mark.parametrize(("every_s", "wanted"), [(None, UNHEARD_S), (0.25, 0.25), (3600.0, UNHEARD_S)])
 def test_a_leader_reads_the_outbox_however_rare_its_watermarks_are(every_s: float | None, wanted: float) -> None:
     assert rest_s(every_s) == wanted
+
+
+async def test_a_relay_wakes_at_once_but_for_rows_that_gather() -> None:
+    told: dict[str, Any] = {"topic_prefix": "", "own_shard": "", "relay_ack_timeout_s": 5.0}
+    told |= {"keyless": True, "max_clock_skew_s": 0.1}
+    relay, woken = Relay("dispatch", cast(Database, None), cast(Any, SimpleNamespace(**told))), asyncio.Event()
+    relay._heard(woken, LATER)
+    gathering = relay._gathering
+    relay._heard(woken, LATER)
+    assert relay._gathering is gathering, "the wait is from the first row"
+    assert not woken.is_set()
+    relay._heard(woken, "")
+    assert woken.is_set(), "a row that somebody waits for"
+    woken.clear()
+    async with asyncio.timeout(30):
+        await woken.wait()
+    relay._heard(woken, LATER)
+    assert relay._gathering is not gathering, "rows after that gather anew"
+
+
+async def test_a_notification_asks_for_nobody_whom_the_relay_of_this_process_tells(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    relayed, event = Relayed(cast(Database, None), "no query"), uuid4()
+    known, unknown = uuid4(), uuid4()
+    waits = [
+        asyncio.ensure_future(relayed.wait({known: [7]}, 60, {7: event})),
+        asyncio.ensure_future(relayed.wait({unknown: [8]}, 60)),
+    ]
+    await asyncio.sleep(0)
+    relayed._heard(spans([7, 8]))
+    assert relayed._asked == {known, unknown}, "another process relays"
+    relayed._asked.clear()
+    relayed.published({5: uuid4()})
+    relayed._heard(spans([7, 8]))
+    assert relayed._asked == {unknown}
+    relayed.published({7: event})
+    assert await waits[0] is True
+    late = time.monotonic() + LEADS_S
+    monkeypatch.setattr(time, "monotonic", lambda: late)
+    waits[0] = asyncio.ensure_future(relayed.wait({known: [9]}, 60, {9: event}))
+    await asyncio.sleep(0)
+    relayed._heard(spans([9]))
+    assert known in relayed._asked, "the relay of this process may have died"
+    for wait in waits:
+        wait.cancel()
 
 
 class Bringing(Client):

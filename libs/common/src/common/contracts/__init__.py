@@ -46,7 +46,10 @@ RETENTION_MS = SEVEN_DAYS_MS - SEGMENT_MS - LOOKED_AT_WITHIN_MS
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic of the platform. `publishers`: writers besides `owner`."""
+    """A topic of the platform.
+
+    `publishers`: writers besides `owner`. `gathered`: nobody waits for an event, so the relay lets events gather.
+    """
 
     name: str
     owner: str
@@ -67,6 +70,7 @@ class Topic:
     consumers: tuple[str, ...]
     watermarked: bool = False
     publishers: tuple[str, ...] = ()
+    gathered: bool = False
 
     @property
     def dead_letters(self) -> str:
@@ -191,6 +195,7 @@ DISPATCH_MESSAGES = Topic(
     "delete",
     (MessagesChanged, OptOutEnforced),
     ("campaign", "consent"),
+    gathered=True,
 )
 DISPATCH_HOLDS = Topic("dispatch.holds.v1", "dispatch", "category", "compact", (HoldChanged,), ("campaign",))
 

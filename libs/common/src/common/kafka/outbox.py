@@ -22,6 +22,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import UUID, uuid4
 
 import cramjam
@@ -32,7 +33,7 @@ from asyncpg.pgproto import pgproto  # its UUID is made in a fraction of the tim
 from sqlalchemy import BigInteger, Column, DateTime, Identity, Integer, LargeBinary, MetaData, Table, Text, Uuid, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.contracts import Event, Topic, Watermark
+from common.contracts import TOPICS, Event, Topic, Watermark
 from common.db.database import Database, fetch_alone, fetch_many
 from common.db.notify import Listener, either
 from common.db.timer import uptime_s
@@ -46,7 +47,10 @@ from common.telemetry import counter, gauge, traceparent, tracing
 
 log = logging.getLogger(__name__)
 
-WAITING = "outbox_waiting"  # NOTIFY channel: rows were committed
+WAITING = "outbox_waiting"  # NOTIFY channel: rows were committed; the payload is LATER where more may gather
+LATER = "later"
+GATHER_S = 0.1  # of rows of gathered topics: a turn costs as much as a hundred of them
+GATHERED = frozenset(topic.name for topic in TOPICS if topic.gathered)
 LEADER = "placet.relay"  # advisory lock
 CALM_S = 10.0
 UNHEARD_S = 1.0  # a leader reads the outbox at least so often: a notification can be missed
@@ -246,7 +250,7 @@ async def append_records(
         " FROM unnest($2::uuid[], $3::bytea[], $4::text[], $5::bytea[], $6::text[])"
         " WITH ORDINALITY AS e(id, key, type, payload, trace, place) ORDER BY e.place"
         " RETURNING id),"
-        " told AS MATERIALIZED (SELECT pg_notify($7, ''))"
+        " told AS MATERIALIZED (SELECT pg_notify($7, $8))"
         " SELECT added.id FROM told CROSS JOIN added",
         topic,
         list(event_ids or draw_ids(len(keys))),
@@ -255,6 +259,7 @@ async def append_records(
         list(payloads),
         [traceparent()] * len(keys) if traces is None else list(traces),
         WAITING,
+        LATER if topic in GATHERED else "",
     )
     return sorted(id_ for (id_,) in rows)
 
@@ -337,13 +342,14 @@ class Relay:
         self._next_watermark = 0.0
         self._published_at = uptime_s()
         self._read: Read | None = None  # a read that needs more than a turn
+        self._gathering: asyncio.TimerHandle | None = None
         self._subject_keys = {} if settings.keyless else fingerprints(settings.subject_keys)
         self._skew = timedelta(seconds=settings.max_clock_skew_s)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Relay until `stop`. After a failure the relay backs off and begins a new term, for ever."""
         woken = asyncio.Event()
-        async with Listener(self._database, WAITING, lambda _: woken.set()):
+        async with Listener(self._database, WAITING, partial(self._heard, woken)):
             while not stop.is_set():
                 try:
                     await self._compete(stop, woken)
@@ -359,6 +365,14 @@ class Relay:
                         rest_s = max(rest_s, STAND_BACK_S)
                         self._patience_s = min(2 * self._patience_s, LONGEST * self._settings.relay_ack_timeout_s)
                 await either(stop, None, rest_s)
+
+    def _heard(self, woken: asyncio.Event, told: str) -> None:
+        """Wake the leader at once; for rows of gathered topics, GATHER_S after the first of them."""
+        loop = asyncio.get_running_loop()
+        if told != LATER:
+            woken.set()
+        elif self._gathering is None or self._gathering.when() <= loop.time():
+            self._gathering = loop.call_later(GATHER_S, woken.set)
 
     async def _compete(self, stop: asyncio.Event, woken: asyncio.Event) -> None:
         """Lead for a term, or measure the outbox once."""
@@ -432,6 +446,8 @@ class Relay:
             ids = [row.id for row in rows]
             topics, partitions = [topic for topic, _ in written], [partition for _, partition in written]
             await fetch_alone(session, DONE, ids, RELAYED, spans(ids), topics, partitions, list(written.values()))
+            if self._published is not None:  # before a watermark: callers wait
+                self._published({row.id: row.event_id for row in rows})
             numbers |= written
             self._published_at = uptime_s()
         outlet.until = math.inf  # a late watermark is still true
@@ -442,8 +458,6 @@ class Relay:
             if (said := self._true_with(Read(as_of, ceiling, newest), reached)) is not None and due:
                 async with asyncio.timeout(self._patience_s):
                     await self._publish_watermarks(outlet.producer, said, numbers)
-        if rows and self._published is not None:
-            self._published({row.id: row.event_id for row in rows})
         return reached >= newest
 
     async def _known(self, session: AsyncConnection) -> datetime | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
@@ -14,6 +15,7 @@ log = logging.getLogger(__name__)
 RELAYED = "outbox_relayed"  # NOTIFY channel: ids that Kafka acknowledged, now deleted; as `spans`
 TOLD_CHARS = 7_900  # Postgres takes 8,000 bytes
 IDLE_S = 0.25  # of a standby, and of callers that wait
+LEADS_S = 1.0  # since its last turn with rows: the relay of this process still leads, as far as this process knows
 
 
 def spans(ids: Sequence[int]) -> str:
@@ -47,6 +49,11 @@ class _Waiter:
         self.unpublished = set(self.rows)
         self.done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
+    @property
+    def knows_its_events(self) -> bool:
+        """Return whether a relay of this process tells of all rows."""
+        return self.events.keys() >= set(self.rows)
+
     def answer(self, told: bool) -> None:
         if not self.done.done():
             self.done.set_result(told)
@@ -60,8 +67,9 @@ class Relayed:
     rows after the acknowledgement. `proof` is that query: of the facts $1 (uuid[]) return those without any row in the
     outbox, in a single statement.
 
-    A relay of this process tells at once (`published`), which saves the query. The id of the event, drawn once, shows
-    that the row of this outbox id is the caller's own.
+    A relay of this process tells at once (`published`), which saves the query: while that relay leads, a notification
+    asks for nobody whose events are known, and the next poll does, should the relay have died meanwhile. The id of the
+    event, drawn once, shows that the row of this outbox id is the caller's own.
     """
 
     def __init__(self, database: Database, proof: str, look_every_s: float = IDLE_S) -> None:
@@ -71,6 +79,7 @@ class Relayed:
         self._waiters: set[_Waiter] = set()
         self._by_row: dict[int, set[_Waiter]] = defaultdict(set)
         self._newest = 0  # highest id known as published
+        self._leads_until = 0.0
         self._asked: set[UUID] = set()
         self._woken = asyncio.Event()
 
@@ -92,15 +101,18 @@ class Relayed:
     def _heard(self, told: str) -> None:
         if not told:
             self._ask(self._waiters)
+        told_here = time.monotonic() < self._leads_until
         for row in ids_of(told):
             self._newest = max(self._newest, row)
-            self._ask([each for each in self._by_row.get(row, ()) if not each.done.done()])
+            waiting = [each for each in self._by_row.get(row, ()) if not each.done.done()]
+            self._ask([each for each in waiting if not (told_here and each.knows_its_events)])
 
     def published(self, rows: Mapping[int, UUID]) -> None:
         """Answer the callers whose events these are, by outbox id.
 
         Call after the commit that deletes the rows, which Kafka has acknowledged.
         """
+        self._leads_until = time.monotonic() + LEADS_S
         for row, event in rows.items():
             for waiter in self._by_row.get(row, ()):
                 if waiter.events.get(row) == event:
