@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
@@ -88,37 +89,49 @@ async def test_an_unchanged_offset_is_committed_again_before_kafka_forgets_it(mo
     assert await _commits(Client(), 1, 1) == [1, 1]
 
 
+async def test_an_offset_is_committed_every_few_seconds_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, of = lag.Lag("a.topic"), Client()
+    for at in (100.0, 101.0, 100.0 + lag.COMMIT_INTERVAL_S, 101.0 + lag.COMMIT_INTERVAL_S):
+        monkeypatch.setattr(time, "monotonic", lambda at=at: at)
+        told.commit(cast(AIOKafkaConsumer, of), {ONE: round(at)})
+        await told.committed()
+    told.commit(cast(AIOKafkaConsumer, of), {ONE: 200}, now=True)
+    await told.committed()
+    assert [offsets[ONE] for offsets in of.commits] == [100, 105, 200]
+
+
 URGENT, USUAL, RARE, GATHERING = (
     _subscription(URGENT_MS),
     _subscription(),
     _subscription(2 * IDLE_MS),
-    replace(_subscription(), gather_s=0.25),
+    replace(_subscription(), gather_s=0.4),
 )
 
 
 @pytest.mark.parametrize(
     ("of", "ends_waits", "after_records", "awake", "calm"),
     [
-        (URGENT, False, Wait(URGENT_MS), Wait(URGENT_MS), Wait(URGENT_MS)),
-        (USUAL, False, Wait(POLL_MS), Wait(POLL_MS), Wait(IDLE_MS)),
-        (RARE, False, Wait(2 * IDLE_MS), Wait(2 * IDLE_MS), Wait(2 * IDLE_MS)),
-        (GATHERING, False, Wait(250), Wait(POLL_MS), Wait(IDLE_MS)),
-        (URGENT, True, Wait(IDLE_MS), Wait(IDLE_MS), Wait(IDLE_MS)),
-        (USUAL, True, Wait(IDLE_MS), Wait(IDLE_MS), Wait(CALM_MS)),
-        (RARE, True, Wait(IDLE_MS), Wait(IDLE_MS), Wait(CALM_MS)),
-        (GATHERING, True, Wait(250, GATHERED_BYTES), Wait(IDLE_MS), Wait(CALM_MS)),
+        (URGENT, False, Wait(URGENT_MS), [Wait(URGENT_MS)] * 3, Wait(URGENT_MS)),
+        (USUAL, False, Wait(POLL_MS), [Wait(POLL_MS), Wait(2 * POLL_MS), Wait(AWAKE_MS)], Wait(IDLE_MS)),
+        (RARE, False, Wait(2 * IDLE_MS), [Wait(2 * IDLE_MS)] * 3, Wait(2 * IDLE_MS)),
+        (GATHERING, False, Wait(400), [Wait(POLL_MS), Wait(2 * POLL_MS), Wait(AWAKE_MS)], Wait(IDLE_MS)),
+        (URGENT, True, Wait(IDLE_MS), [Wait(IDLE_MS)] * 3, Wait(IDLE_MS)),
+        (USUAL, True, Wait(IDLE_MS), [Wait(IDLE_MS)] * 3, Wait(CALM_MS)),
+        (RARE, True, Wait(IDLE_MS), [Wait(IDLE_MS)] * 3, Wait(CALM_MS)),
+        (GATHERING, True, Wait(400, GATHERED_BYTES), [Wait(IDLE_MS)] * 3, Wait(CALM_MS)),
     ],
 )
 def test_a_fetch_waits_long_on_calm_topics_only_and_for_more_records_only_where_they_gather(
-    of: Subscription, ends_waits: bool, after_records: Wait, awake: Wait, calm: Wait
+    of: Subscription, ends_waits: bool, after_records: Wait, awake: Sequence[Wait], calm: Wait
 ) -> None:
+    """`awake`: after none, one and more empty answers in a row, which a broker may give at once."""
     pace = Pace(of, ends_waits)
-    assert pace.following(100.0, any_records=False) == awake, "the first reads of a process come before any calm"
-    assert pace.following(100.0 + CALM_S, any_records=False) == awake
+    assert pace.following(100.0, any_records=False) == awake[0], "the first reads of a process come before any calm"
+    assert pace.following(100.0 + CALM_S, any_records=False) == awake[1]
     assert pace.following(100.1 + CALM_S, any_records=False) == calm
     assert pace.following(100.2 + CALM_S, any_records=True) == after_records
-    assert pace.following(100.3 + CALM_S, any_records=False) == awake, "a record after a pause waits for no other"
-    assert pace.following(100.2 + 2 * CALM_S, any_records=False) == awake
+    assert pace.following(100.3 + CALM_S, any_records=False) == awake[1], "a record after a pause waits for no other"
+    assert pace.following(100.2 + 2 * CALM_S, any_records=False) == awake[2]
     assert pace.following(100.3 + 2 * CALM_S, any_records=False) == calm
 
 
@@ -142,7 +155,7 @@ async def test_an_answer_sets_the_wait_of_the_next_fetch_before_it_is_read() -> 
         assert await of._client.send(0, request) is not None
         assert await of._client.send(0, object()) is None
         waits.append((fetcher._fetch_max_wait_ms, fetcher._fetch_min_bytes))
-    assert waits == [(CALM_MS, 1), (250, GATHERED_BYTES), (IDLE_MS, 1)]
+    assert waits == [(CALM_MS, 1), (400, GATHERED_BYTES), (IDLE_MS, 1)]
 
 
 async def test_a_read_ends_as_the_process_ends_and_when_a_rested_partition_may_be_read() -> None:
@@ -273,3 +286,30 @@ async def test_records_gather_until_the_next_read_unless_the_last_brought_all_th
     brings.many = 2
     assert await read() == 2
     assert await read() == 2, "others wait already"
+
+
+@dataclass
+class Aged:
+    """A record. `timestamp`: milliseconds since 1970."""
+
+    timestamp: int
+    value: bytes = b"."
+
+
+@pytest.mark.parametrize(
+    ("ages_s", "waits_s"),
+    [
+        ([0.0], 0.5),
+        ([3.0, 0.2], 0.3),
+        ([0.6], 0.0),
+        ([-9.0], 0.5),  # a clock is wrong
+        ([0.0] * 4, 0.0),
+    ],
+)
+def test_a_batch_waits_until_its_newest_record_has_settled_unless_it_is_full(
+    ages_s: Sequence[float], waits_s: float
+) -> None:
+    of = replace(_subscription(), settle_s=0.5, max_records=4, weigh=len)
+    records = [Aged(round((1_000.0 - age) * 1000)) for age in ages_s]
+    assert of.settles_in(records, 1_000.0) == pytest.approx(waits_s)
+    assert replace(of, settle_s=0.0).settles_in(records, 1_000.0) == 0.0

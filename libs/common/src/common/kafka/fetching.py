@@ -15,9 +15,10 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.client import ConnectionGroup
 from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v11, FetchResponse_v11
 
-from common.kafka.subscription import CALM_MS, CALM_S, IDLE_MS, POLL_MS, Subscription
+from common.kafka.subscription import AWAKE_MS, CALM_MS, CALM_S, IDLE_MS, POLL_MS, Subscription
 
 GATHERED_BYTES = 256 * 1024  # of an answer that waits for more records: enough for a batch
+MOST_DOUBLED = 8  # times: beyond any longest wait
 
 _HEADER = struct.Struct(">hhih")  # API key, version, correlation id, length of the client's id
 _CORRELATION = struct.Struct(">i")
@@ -44,24 +45,28 @@ class Wait(NamedTuple):
 class Pace:
     """The waits of a subscription's fetches: each costs the broker, and us, more than most records.
 
-    `ends_waits`: the broker ends the wait when a record arrives. A topic is calm after CALM_S without a record. Records
-    gather after an answer with records only: one after a pause is answered at once.
+    `ends_waits`: the broker ends the wait when a record arrives. Without, the wait doubles with each empty answer, up
+    to AWAKE_MS. A topic is calm after CALM_S without a record. Records gather after an answer with records only: one
+    after a pause is answered at once.
     """
 
     subscription: Subscription
     ends_waits: bool
     _awake_until: float | None = None
+    _empty: int = -1  # answers in a row; the first fetch follows none
 
     def following(self, now: float, *, any_records: bool) -> Wait:
         """Return the wait of the fetch that follows an answer, or of the first."""
         if any_records or self._awake_until is None:
             self._awake_until = now + CALM_S
+        self._empty = 0 if any_records else min(self._empty + 1, MOST_DOUBLED)
         is_calm, wait_ms = now > self._awake_until, self.subscription.wait_ms
         gathered_ms = round(self.subscription.gather_s * 1000) if any_records else 0
         if wait_ms < POLL_MS:  # an urgent topic
             return Wait(IDLE_MS if self.ends_waits else wait_ms)
         if not self.ends_waits:
-            return Wait(max(IDLE_MS if is_calm else gathered_ms, wait_ms))
+            awake_ms = gathered_ms or min(wait_ms << self._empty, AWAKE_MS)
+            return Wait(max(IDLE_MS if is_calm else awake_ms, wait_ms))
         if is_calm:
             return Wait(CALM_MS)
         return Wait(gathered_ms, GATHERED_BYTES) if gathered_ms else Wait(IDLE_MS)

@@ -14,6 +14,7 @@ POLL_MS = 100
 READ_MS = 500
 CALM_READ_MS = 1_000
 IDLE_MS = 500  # of an empty fetch, by a broker that ends the wait when a record arrives
+AWAKE_MS = 250  # of an empty fetch, by another broker, after fetches in vain
 CALM_MS = 1_000  # of an empty fetch of a calm topic, by such a broker
 CALM_S = 10.0  # without a record
 URGENT_MS = 20

@@ -11,7 +11,9 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from common.telemetry import gauge
 
-COMMIT_INTERVAL_S = 1.0
+SHOW_INTERVAL_S = 1.0
+COMMIT_INTERVAL_S = 5.0
+ENDS_WITHIN_S = 1.0
 REPEAT_S = 60.0  # an unchanged commit: Kafka forgets the offsets of a group without members after 7 days
 
 LAG = gauge(
@@ -24,26 +26,28 @@ class Lag:
     topic: str
     _shown: set[TopicPartition] = field(default_factory=set)
     _committing: asyncio.Task[None] | None = None
+    _show_at: float = 0.0
     _commit_at: float = 0.0
     _committed: Mapping[TopicPartition, int] | None = None
     _repeat_at: float = 0.0
 
     def commit(self, client: AIOKafkaConsumer, reached: Mapping[TopicPartition, int], *, now: bool = False) -> None:
-        """Begin a commit to Kafka when due, or `now`, without waiting."""
+        """Show the lag, and begin a commit to Kafka when due, or `now`, without waiting."""
         at = time.monotonic()
-        if (at < self._commit_at and not now) or (self._committing is not None and not self._committing.done()):
+        if (at < self._show_at and not now) or (self._committing is not None and not self._committing.done()):
             return
-        self._commit_at = at + COMMIT_INTERVAL_S
+        self._show_at = at + SHOW_INTERVAL_S
         if ours := {tp: following for tp, following in reached.items() if tp in client.assignment()}:
             self.show_all(client, ours)
-            if ours != self._committed or at >= self._repeat_at:
+            if (at >= self._commit_at or now) and (ours != self._committed or at >= self._repeat_at):
+                self._commit_at = at + COMMIT_INTERVAL_S
                 self._repeat_at = at + REPEAT_S
                 self._committing = asyncio.create_task(self._commit(client, ours))
 
     async def committed(self) -> None:
         """Wait for the commit, for a moment."""
         if self._committing is not None:
-            await asyncio.wait((self._committing,), timeout=COMMIT_INTERVAL_S)
+            await asyncio.wait((self._committing,), timeout=ENDS_WITHIN_S)
 
     def show_all(self, client: AIOKafkaConsumer, reached: Mapping[TopicPartition, int]) -> None:
         """Show the lag, with or without batches."""
