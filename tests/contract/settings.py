@@ -83,7 +83,7 @@ ROLES = {
     "webhooks_private": "api, projection",
     **dict.fromkeys(("kafka_operators", "ovh_services", "ovh_poll_every_s", "hold_told_after_s"), WORKER),
     **dict.fromkeys(("gateway_submits", "submit_timeout_s", "permit_ttl_s", "settle_margin_s"), DECIDING),
-    **dict.fromkeys(("marketing_cap", "marketing_cap_days", "intake_batch"), DECIDING),
+    **dict.fromkeys(("marketing_cap", "marketing_cap_days", "intake_batch", "marketing_settle_s"), DECIDING),
 }
 
 

@@ -102,7 +102,7 @@ class Surroundings:
             "fictional_numbers": True,
             "limits": str(LIMITS),
             **({"signing_keys": SIGNING_RING} if service == "consent" else {}),
-            **({"max_staleness_s": FRESH_FOR_S} if service == "dispatch" else {}),
+            **({"max_staleness_s": FRESH_FOR_S, "marketing_settle_s": 0.0} if service == "dispatch" else {}),
             "leave_s": 0.0,
             "drain_s": 10.0,
             **more,

@@ -87,6 +87,24 @@ async def test_each_event_is_handled_once_with_its_offset(surroundings: Surround
         assert all(before < r.published_at < datetime.now(UTC) + timedelta(seconds=1) for r in got)
 
 
+async def test_records_that_settle_are_handled_by_the_next_process_where_this_one_ends(
+    surroundings: Surroundings,
+) -> None:
+    """Once handled, they lie on record once; and a batch that is full waits for nothing."""
+    async with pipeline(surroundings, partitions=1) as pipe:
+        await pipe.publish(*states_of(SUBJECT, 1, 2))
+        settling = pipe.consumer(settle_s=3_600.0)
+        async with asyncio.timeout(60), going(settling.run):
+            await eventually(lambda: is_so(len(settling._in_flight) == 1))
+        assert await pipe.next_offset() in (None, 0)
+        async with asyncio.timeout(60), going(pipe.consumer(settle_s=3_600.0, max_records=2).run):
+            await eventually(_until_offset(pipe, 2))
+        await pipe.publish(*states_of(SUBJECT, 3))
+        async with going(pipe.consumer(settle_s=0.1).run):
+            await eventually(_until_offset(pipe, 3))
+        assert await pipe.applied() == [(SUBJECT, 1), (SUBJECT, 2), (SUBJECT, 3)]
+
+
 @pytest.mark.parametrize("moment", ["before the commit", "after the commit"])
 async def test_a_crash_redoes_what_was_not_committed_and_only_that(surroundings: Surroundings, moment: str) -> None:
     async with pipeline(surroundings, partitions=1) as pipe:

@@ -81,6 +81,11 @@ class Settings(ShardedSettings, PricedSettings):
     intake_batch: int = Field(500, ge=1, le=5000)
     """Records in a transaction; a STOP of the partition waits for the transaction."""
 
+    marketing_settle_s: float = Field(0.5, ge=0, le=60)
+    """How old a campaign's request is at its decision, unless a whole batch waits: by then a watermark speaks of what
+    was acknowledged before the request.
+    """
+
     keep: pruning.Periods = pruning.Periods()
     """Retention periods, an object with the fields of `Periods`: docs/retention.md."""
 
@@ -178,7 +183,13 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             oldest_of=settings.partitions if held.subject_keys.older else None,
         )
         handoff = Handoff(held.database, traffic, clearance, settings.gateway_submits)
-        intake = Intake(clearance, handoff, batch=settings.intake_batch, partitions=settings.partitions)
+        intake = Intake(
+            clearance,
+            handoff,
+            batch=settings.intake_batch,
+            partitions=settings.partitions,
+            settle_s=settings.marketing_settle_s,
+        )
         timers = Timers(
             held.database,
             clearance,

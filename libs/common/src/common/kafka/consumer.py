@@ -251,7 +251,7 @@ class Consumer:
         From a batch of several partitions that fails, each goes on by itself: one that stands holds up no other.
         """
         left = dict(found)
-        begun = False
+        begun = await self._settled(found, stop)
         for batch in self.subscription.batches([record for records in found.values() for record in records]):
             if begun and (self.leaving or stop.is_set()):
                 break
@@ -267,6 +267,14 @@ class Consumer:
                     del left[tp]
         for tp, records in left.items():  # else the next read would step over them
             self.placement.rest(client, tp, records[0].offset, 0.0)
+
+    async def _settled(self, found: Parts, stop: asyncio.Event) -> bool:
+        """Wait until the records are old enough; return whether that took any time."""
+        records = [record for of_one in found.values() for record in of_one]
+        settles_s = self.subscription.settles_in(records, time.time())
+        if settles_s:
+            await either(stop, None, settles_s)
+        return settles_s > 0
 
     async def _handle_batch(self, client: AIOKafkaConsumer, parts: Parts) -> set[TopicPartition] | None:
         """Handle a batch; return the partitions whose next may follow. None: several that have to be handled apart."""

@@ -18,7 +18,7 @@ AWAKE_MS = 250  # of an empty fetch, by another broker, after fetches in vain
 CALM_MS = 1_000  # of an empty fetch of a calm topic, by such a broker
 CALM_S = 10.0  # without a record
 URGENT_MS = 20
-GATHER_S = 0.25  # of topics for which nobody waits
+GATHER_S = 0.5  # of topics for which nobody waits
 BEFORE = 1 << 62  # more than any offset
 NOBODY = frozenset[str]()
 
@@ -100,16 +100,17 @@ class Subscription:
     `Received.home`, the key is None where missing or unreadable. `wait_ms`: of an empty fetch on the local stack's
     broker, which waits to the end, and where a fetch costs a millisecond: only topics with STOPs have a short wait.
     `gather_s`: the shortest time from a read that brought records to the next, unless it brought all that the handler
-    takes: only where nobody waits for a record. `together`: a batch is of all partitions read; where it fails, each
-    partition is handled by itself. `weigh(value)`: how many messages a record holds; a batch then has at most
-    `max_records` messages, or one record. `wants(tx)`: whether the handler needs the events of its transaction;
-    otherwise records are stepped over undecoded, watermarks aside. `may_take`: how many messages the handler takes
-    now; at 0, records stay in Kafka. `handle_rest`: as `handle`, for a record that is buried over a part of it: handle
-    the other parts; raises Poison, with nothing written, where none can be handled. `skips_unknown`: skip unknown
-    types, as no event of this topic can forbid a message or is owed to a person; elsewhere an unknown type is poison
-    (ADR-0007). `foreign`: other parties write to the topic, so any number of bad records may come, and its one type is
-    read as `reading.foreign` says. `on_unread`: as `handle`, for a bad record of a foreign topic, whose key names no
-    subject. `on_assigned` gets the count of partitions read from now on.
+    takes: only where nobody waits for a record. `settle_s`: how old a record is when a batch of a partition begins,
+    unless the batch is full: where the handler stands on watermarks that speak of the record. `together`: a batch is of
+    all partitions read; where it fails, each partition is handled by itself. `weigh(value)`: how many messages a record
+    holds; a batch then has at most `max_records` messages, or one record. `wants(tx)`: whether the handler needs the
+    events of its transaction; otherwise records are stepped over undecoded, watermarks aside. `may_take`: how many
+    messages the handler takes now; at 0, records stay in Kafka. `handle_rest`: as `handle`, for a record that is buried
+    over a part of it: handle the other parts; raises Poison, with nothing written, where none can be handled.
+    `skips_unknown`: skip unknown types, as no event of this topic can forbid a message or is owed to a person;
+    elsewhere an unknown type is poison (ADR-0007). `foreign`: other parties write to the topic, so any number of bad
+    records may come, and its one type is read as `reading.foreign` says. `on_unread`: as `handle`, for a bad record of
+    a foreign topic, whose key names no subject. `on_assigned` gets the count of partitions read from now on.
     """
 
     group: str  # <service>.<purpose>
@@ -120,6 +121,7 @@ class Subscription:
     at_once: int = 6  # batches, of different partitions
     wait_ms: int = POLL_MS
     gather_s: float = 0.0
+    settle_s: float = 0.0
     together: bool = False
     skips_unknown: bool = False
     foreign: bool = False
@@ -142,6 +144,13 @@ class Subscription:
     def weight(self, record: Any) -> int:
         """Return how many messages a record holds."""
         return 1 if self.weigh is None else max(1, self.weigh(record.value or b""))
+
+    def settles_in(self, records: Sequence[Any], now: float) -> float:
+        """Return for how long a batch of these records still waits. `now`: seconds since 1970."""
+        if not self.settle_s or sum(map(self.weight, records)) >= self.max_records:
+            return 0.0
+        newest: float = records[-1].timestamp / 1000
+        return max(0.0, min(self.settle_s, newest + self.settle_s - now))
 
     def batches(self, records: Sequence[Any]) -> Iterator[Sequence[Any]]:
         """Yield the records in batches, each of as many messages as the handler can take then, or of one record."""

@@ -122,8 +122,11 @@ class _Decided(NamedTuple):
 class Intake:
     """The consumers of both lanes."""
 
-    def __init__(self, clearance: Clearance, handoff: "Handoff", *, batch: int, partitions: int) -> None:
+    def __init__(
+        self, clearance: Clearance, handoff: "Handoff", *, batch: int, partitions: int, settle_s: float = 0.0
+    ) -> None:
         self._partitions = partitions
+        self._settle_s = settle_s
         self._clearance = clearance
         self._handoff = handoff
         self._batch = batch
@@ -134,6 +137,7 @@ class Intake:
             CAMPAIGN_REQUESTS,
             self.take_marketing,
             max_records=self._batch,
+            settle_s=self._settle_s,
             on_assigned=self._handoff.traffic.holds,
             may_take=lambda: self._handoff.in_hand.may_take,
             weigh=messages_in,
