@@ -1,6 +1,7 @@
 """Items that arrive together, and a task between an item and its caller that ends otherwise than by the commit."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -165,3 +166,30 @@ async def test_items_that_come_during_the_rest_share_the_next_transaction(writer
     assert [await early, await late] == [2, 3]
     assert len(writer.going) == 2
     assert await writer.kept() == [1, 2, 3]
+
+
+async def test_a_transaction_waits_while_items_come_that_no_answer_has_brought(writer: Writer) -> None:
+    coming = iter((3, 4))
+    pauses = list[float]()
+
+    async def rest() -> None:
+        pass
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        for item in itertools.islice(coming, 1):
+            asked.extend(writer.asks(item))
+            await eventually(lambda item=item: is_so(item in [each.one for each in writer.together._waiting]))
+
+    writer.together = Together(writer._write, at_once=1, rest=rest, pause=pause)
+    asked = writer.asks(1)
+    await eventually(lambda: is_so(len(writer.going) == 1))
+    asked += writer.asks(2)
+    await eventually(lambda: is_so(len(writer.together._waiting) == 1))
+    writer.go_on.set()
+    assert [await each for each in asked[:2]] == [1, 2]
+    assert [await each for each in asked] == [1, 2, 3, 4]
+    assert len(writer.going) == 2
+    assert len(pauses) == 3, "the last brought nothing"
+    assert await writer.asks(5)[0] == 5
+    assert len(pauses) == 3, "nobody waits longer for an answer"

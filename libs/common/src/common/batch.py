@@ -21,6 +21,7 @@ AT_MOST = 500  # items in a transaction
 PATIENCE_S = 0.05  # ten times a commit
 GIVEN_UP_S = 5.0  # by then callers have left
 AT_ONCE = 8  # of the pool's 20 connections
+LINGER_S, LINGERS = 0.006, 6  # of items that may rest: a transaction costs as much as fifty of them
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -40,7 +41,9 @@ class Together(Generic[T, R]):
     """The batch writer of a process. `write` returns a result per item, in order.
 
     `shortcut` comes first, with a transaction of its own: the results, or None where nothing was written. `at_once`:
-    transactions at most. `rest` is awaited before the next transaction takes its items, so that more items come.
+    transactions at most. `rest` is awaited before the next transaction takes its items, so that more items come; then,
+    where items came although no caller had an answer, `pause` as long as others do. Callers that wait for an answer
+    before they call again, over few connections, wait for nothing.
     """
 
     def __init__(
@@ -50,9 +53,11 @@ class Together(Generic[T, R]):
         *,
         at_once: int = AT_ONCE,
         rest: Callable[[], Awaitable[None]] | None = None,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._write = write
         self._rest = rest
+        self._pause = pause
         self._shortcut = shortcut
         self._at_once = at_once
         self._waiting: list[_Waiting[T, R]] = []
@@ -91,8 +96,18 @@ class Together(Generic[T, R]):
             await asyncio.wait({task}, timeout=PATIENCE_S)
             if len(going) >= self._at_once:
                 await asyncio.wait(going, return_when=asyncio.FIRST_COMPLETED)
+            unasked = bool(self._waiting)
             if self._rest is not None:
                 await self._rest()
+            if self._rest is not None and unasked:
+                await self._while_more_come()
+
+    async def _while_more_come(self) -> None:
+        for _ in range(LINGERS):
+            many = len(self._waiting)
+            await self._pause(LINGER_S)
+            if len(self._waiting) == many or len(self._waiting) >= AT_MOST:
+                return
 
     def _left(self, doorkeeper: asyncio.Task[None]) -> None:
         """Answer the items that a cancelled doorkeeper leaves; a new doorkeeper lets them in itself."""
