@@ -18,7 +18,8 @@ AWAKE_MS = 250  # of an empty fetch, by another broker, after fetches in vain
 CALM_MS = 1_000  # of an empty fetch of a calm topic, by such a broker
 CALM_S = 10.0  # without a record
 URGENT_MS = 20
-GATHER_S = 0.5  # of topics for which nobody waits
+GATHER_S = 0.25  # of topics for which nobody waits
+COUNTED_S = 0.5  # of their readers that only count and show
 BEFORE = 1 << 62  # more than any offset
 NOBODY = frozenset[str]()
 

@@ -25,7 +25,7 @@ from common.contracts.consent import ConsentStateChanged
 from common.contracts.loosening import believed, stops_of
 from common.db.database import fetch_many
 from common.kafka.reading.offsets import applied_watermark
-from common.kafka.subscription import GATHER_S, After, Received, Subscription
+from common.kafka.subscription import COUNTED_S, After, Received, Subscription
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ GROUP = "campaign.consents"
 
 
 def subscription() -> Subscription:
-    return Subscription(GROUP, STATES, apply, on_poison=mark_unreadable, gather_s=GATHER_S)
+    return Subscription(GROUP, STATES, apply, on_poison=mark_unreadable, gather_s=COUNTED_S)
 
 
 async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:

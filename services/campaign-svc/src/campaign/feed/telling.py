@@ -22,7 +22,7 @@ from common.contracts.campaign import ContactImportFinished, StatusChanged
 from common.contracts.consent import ConsentImportFinished
 from common.contracts.dispatch import READ_AT_ONCE, MessagesChanged, OptOutEnforced, changes_in
 from common.contracts.rights import ErasureFinished
-from common.kafka.subscription import GATHER_S, After, Hold, Received, Subscription
+from common.kafka.subscription import COUNTED_S, After, Hold, Received, Subscription
 
 GROUP = "campaign.events"
 
@@ -81,7 +81,7 @@ class Telling:
                 self.apply_messages,
                 max_records=READ_AT_ONCE,
                 weigh=changes_in,
-                gather_s=GATHER_S,
+                gather_s=COUNTED_S,
                 together=True,
                 wants=store.any_begun,
             ),

@@ -20,7 +20,7 @@ from campaign.planning import control, store
 from campaign.schedule.lifecycle import Action
 from common.contracts import DISPATCH_MESSAGES
 from common.contracts.dispatch import READ_AT_ONCE, MessagesChanged, changes_in
-from common.kafka.subscription import GATHER_S, After, Received, Subscription
+from common.kafka.subscription import COUNTED_S, After, Received, Subscription
 from common.telemetry import counter
 
 REPORTED = counter(
@@ -35,7 +35,7 @@ def subscription() -> Subscription:
         apply,
         max_records=READ_AT_ONCE,
         weigh=changes_in,
-        gather_s=GATHER_S,
+        gather_s=COUNTED_S,
         together=True,
     )
 
