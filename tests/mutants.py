@@ -178,8 +178,8 @@ MUTANTS = (
     Mutant(
         "a shard reads the people of all partitions",
         "libs/common/src/common/kafka/reading/client.py",
-        "    return settings.own_partitions if _is_shared(topic) else range(settings.partitions)",
-        "    return range(settings.partitions)",
+        "range(of_topic(settings, topic)) if partition % of in own]",
+        "range(of_topic(settings, topic))]",
         "tests/service/dispatch/test_shards.py -k leaves_once",
     ),
     Mutant(

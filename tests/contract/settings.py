@@ -52,6 +52,7 @@ UNITS = {
     "health_port": "port",
     "kafka_replication": "replicas",
     "partitions": "partitions",
+    "work_partitions": "partitions",
     "relay_batch": "rows",
     "traces_ratio": "share",
     "import_backlog": "events",

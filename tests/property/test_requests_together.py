@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from campaign.planning.asking import EVENT_CHARS, cut
-from common.contracts import Event
+from common.contracts import CAMPAIGN_REQUESTS, Event
 from common.contracts.campaign import REQUESTS_TOGETHER, MessageRequested, MessagesRequested, Request
 from common.kafka import broker as kafka
 from common.kafka.broker import partition_of
@@ -150,7 +150,7 @@ def test_a_person_of_an_older_outer_key_is_of_the_partition_of_the_id_of_now(mov
             for n, who in enumerate(named)
         ),
     )
-    record = received_as(_record(event), event, ROTATED, PARTITIONS)
+    record = received_as(_record(event), event, ROTATED, PARTITIONS, CAMPAIGN_REQUESTS)
     found = read([record], PARTITIONS)
     current = [ROTATED.read(who) for who in named]
     homes = [partition_of(who, PARTITIONS) for who in current]

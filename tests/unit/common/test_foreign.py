@@ -127,7 +127,7 @@ def test_what_is_no_event_of_the_topic_is_refused_with_a_reason_and_without_its_
 @pytest.mark.parametrize("timestamp", [-(2**63), -1, 2**63 - 1])
 def test_a_record_with_a_time_of_no_calendar_is_received(timestamp: int) -> None:
     record = ConsumerRecord("t", 0, 7, timestamp, 0, None, PLAIN, None, -1, len(PLAIN), (("traceparent", None),))
-    received = received_as(record, READ, subject_keys, 1)
+    received = received_as(record, READ, subject_keys, 1, MESSAGES)
     assert (received.event, received.traceparent) == (READ, None)
     assert received.published_at.year in (1969, 1970)
     assert type_of(record) is None
@@ -138,7 +138,7 @@ def test_a_key_that_looks_like_a_persons_and_names_none_is_left_as_it_is(event: 
     """Else whoever chooses it stops all that follows in the partition."""
     key = f"mo-{'0f' * 16}"
     record = ConsumerRecord("t", 0, 7, 0, 0, key.encode(), PLAIN, None, -1, len(PLAIN), ())
-    assert received_as(record, event, subject_keys, 1).key == key
+    assert received_as(record, event, subject_keys, 1, MESSAGES).key == key
 
 
 def test_a_receipt_is_read_likewise() -> None:

@@ -88,7 +88,7 @@ def test_spans_of_partitions_are_read_in_any_order_and_once() -> None:
 def test_the_dealer_of_a_member_deals_by_what_each_member_says() -> None:
     cluster = ClusterMetadata()
     cluster._partitions = {"t": dict.fromkeys(range(4))}
-    first, second = dealer([0, 1, 3]), dealer([2])
+    first, second = dealer([0, 1, 3], 4), dealer([2], 4)
     members = {"m1": first.metadata(["t"]), "m2": second.metadata(["t"])}
     dealt = {member: dict(told.assignment) for member, told in first.assign(cluster, members).items()}
     assert dealt == {"m1": {"t": [0, 1, 3]}, "m2": {"t": [2]}}

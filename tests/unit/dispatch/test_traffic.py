@@ -266,7 +266,7 @@ async def test_a_process_that_no_partition_is_assigned_to_yet_sends_as_with_one(
 
 
 async def test_a_process_sends_its_partitions_part_of_a_rate_and_the_rest_comes_back_in_turn(traffic: Traffic) -> None:
-    traffic.holds(3)  # of 6: half of 12 a second, and of 4 for each sender
+    traffic.holds(3, 6)  # of 6: half of 12 a second, and of 4 for each sender
     when = traffic.admit(CHEAP, ["LUNE"] * 3 + ["SOLEIL"] * 3 + ["ETOILE"] * 3)
     assert [at is None for at in when] == [True, True, False] * 3
     assert traffic.admit(DEAR, ["LUNE"] * 50) == [None] * 50

@@ -181,9 +181,11 @@ async def divide(database: Database, tables: Divided, own: Sequence[int], partit
         for table in ("consumer_offset", "dead_letter"):
             await fetch_many(
                 tx,
-                f"DELETE FROM {table} WHERE topic = ANY($1::text[]) AND partition <> ALL($2::integer[])",
+                # of a wide topic too, whose partition is the people's plus a multiple of `partitions`
+                f"DELETE FROM {table} WHERE topic = ANY($1::text[]) AND partition % $3 <> ALL($2::integer[])",
                 SUBJECT_KEYED,
                 list(own),
+                partitions,
             )
         await _state(tx, own, partitions, "done")
     return gone

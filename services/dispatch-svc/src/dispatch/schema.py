@@ -13,7 +13,7 @@ from common import division
 from common.audit import store as audit
 from common.db import allowances
 from common.db.database import new_metadata
-from common.kafka import dead_letters, outbox, publisher_keys
+from common.kafka import dead_letters, outbox, publisher_keys, widening
 from common.kafka.reading import offsets
 from common.privacy import erasing
 from common.web import idempotency
@@ -22,6 +22,7 @@ metadata = new_metadata()
 allowances.define(metadata)
 audit.define(metadata)
 outbox.define(metadata)
+widening.define(metadata)
 publisher_keys.define(metadata)
 offsets.define(metadata)
 dead_letters.define(metadata)

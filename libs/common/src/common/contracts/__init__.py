@@ -1,7 +1,7 @@
 """Declare every Kafka topic: its owner, its key and its event types.
 
-The topics keyed by subject share one partition count: a partition number covers the same subjects in each, and
-dispatch's partition lock and the watermarks rely on this (ADR-0004).
+The topics keyed by subject share one partition count, and a partition number covers the same subjects in each:
+dispatch's partition lock and the watermarks rely on this (ADR-0004). A wide topic has a multiple of the count.
 """
 
 from dataclasses import dataclass
@@ -49,6 +49,8 @@ class Topic:
     """A topic of the platform.
 
     `publishers`: writers besides `owner`. `gathered`: nobody waits for an event, so the relay lets events gather.
+    `wide`: the topic may have a multiple of the partitions of people (ADR-0114). Its records carry work and no opt-out,
+    and all of a person come from one publisher.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Topic:
     watermarked: bool = False
     publishers: tuple[str, ...] = ()
     gathered: bool = False
+    wide: bool = False
 
     @property
     def dead_letters(self) -> str:
@@ -173,6 +176,7 @@ CAMPAIGN_REQUESTS = Topic(
     "delete",
     (MessagesRequested, MessageRequested, MessageReworded),
     ("dispatch",),
+    wide=True,
 )
 CLICKS = Topic("campaign.clicks.v1", "campaign", "subject_id", "delete", (LinkClicked,), ("consent",))
 TEMPLATES = Topic("campaign.templates.v1", "campaign", "template_version", "compact", (TemplateChanged,), ("dispatch",))
@@ -196,6 +200,7 @@ DISPATCH_MESSAGES = Topic(
     (MessagesChanged, OptOutEnforced),
     ("campaign", "consent"),
     gathered=True,
+    wide=True,
 )
 DISPATCH_HOLDS = Topic("dispatch.holds.v1", "dispatch", "category", "compact", (HoldChanged,), ("campaign",))
 

@@ -22,7 +22,7 @@ from uuid import UUID
 
 import msgspec
 from aiokafka import AIOKafkaProducer, codec
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import AIOKafkaConnection
@@ -88,9 +88,14 @@ def murmur2(data: bytes) -> int:
 
 def partitions_of(keys: Sequence[bytes], partitions: int) -> list[int]:
     """Return `partition_of` each key: for several keys of equal length in a third of the time."""
+    return [digest % partitions for digest in digests_of(keys)]
+
+
+def digests_of(keys: Sequence[bytes]) -> list[int]:
+    """Return what a key's partition is the remainder of."""
     alike = len(keys) >= AT_ONCE_FROM and len(set(map(len, keys))) == 1 and sys.byteorder == "little"
     digests = _murmur2_alike(keys) if alike else map(murmur2, keys)
-    return [(digest & 0x7FFFFFFF) % partitions for digest in digests]
+    return [digest & 0x7FFFFFFF for digest in digests]
 
 
 def _murmur2_alike(keys: Sequence[bytes]) -> Iterable[int]:
@@ -231,11 +236,23 @@ class WrongTopic(RuntimeError):
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """A topic's required shape."""
+    """A topic's required shape.
+
+    `people`: of a wide topic, the partitions of people. The topic may have any multiple of them, from `least` on: its
+    publisher adds partitions later, and a process with the settings of before may start again.
+    """
 
     partitions: int
     replicas: int
     config: dict[str, str]
+    people: int | None = None
+    least: int = 1
+
+    def has_right(self, partitions: int) -> bool:
+        """Return whether the count of partitions is right."""
+        if self.people is None:
+            return partitions == self.partitions
+        return partitions >= self.least and partitions % self.people == 0
 
 
 async def ensure_topics(settings: ServiceSettings, topics: Sequence[Topic]) -> None:
@@ -249,25 +266,28 @@ async def ensure_topics(settings: ServiceSettings, topics: Sequence[Topic]) -> N
     }
     wanted: dict[str, Wanted] = {}
     for topic in topics:
-        for name, partitions, config in (
-            (topic.name, settings.partitions, topic.config),
-            (topic.dead_letters, 1, topic.dead_letters_config),
-        ):
-            wanted[settings.topic_prefix + name] = Wanted(partitions, settings.kafka_replication, config | in_sync)
+        replicas = settings.kafka_replication
+        few, many = settings.partitions, settings.wide_partitions
+        shape = Wanted(few, replicas, topic.config | in_sync)
+        if topic.wide:  # a broker without groups is asked for no more partitions
+            shape = Wanted(many, replicas, shape.config, few, few if settings.kafka_groups else many)
+        wanted[settings.topic_prefix + topic.name] = shape
+        letters = Wanted(1, replicas, topic.dead_letters_config | in_sync)
+        wanted[settings.topic_prefix + topic.dead_letters] = letters
     admin = AIOKafkaAdminClient(**connection(settings), request_timeout_ms=REQUEST_TIMEOUT_MS)
     await admin.start()
     try:
         existing = set(await _known(admin.list_topics))
         if missing := wanted.keys() - existing:
             await _create(admin, [_new(name, wanted[name]) for name in sorted(missing)])
-        replicas = await _known(lambda: _replicas(admin, list(wanted)))
+        found = await _known(lambda: _replicas(admin, list(wanted)))
         configs = await _known(lambda: _configs(admin, list(wanted)))
     finally:
         await admin.close()
     wrong = [
         line
-        for name, topic in wanted.items()
-        for line in differences(name, topic, replicas[name], configs.get(name), missing_codecs())
+        for name, shape in wanted.items()
+        for line in differences(name, shape, found[name], configs.get(name), missing_codecs())
     ]
     if wrong:
         raise WrongTopic("\n".join(wrong))
@@ -285,7 +305,7 @@ def differences(
     `config`: `None` where we may not read the settings. More replicas than wanted, in sync or not, are no fault.
     """
     wrong, least = [], min(replicas, default=0)
-    if len(replicas) != wanted.partitions:
+    if not wanted.has_right(len(replicas)):
         wrong.append(
             f"{name} has {len(replicas)} partitions, settings say {wanted.partitions}: set PLACET_PARTITIONS to what is"
             " there, or make the topic anew; a count that changes moves subjects between partitions"
@@ -321,6 +341,19 @@ def _remedy(name: str, setting: str, found: object, must_be: str, value: object)
 
 def _new(name: str, wanted: Wanted) -> NewTopic:
     return NewTopic(name, wanted.partitions, wanted.replicas, topic_configs=wanted.config)
+
+
+async def add_partitions(settings: ServiceSettings, topics: Sequence[Topic], count: int) -> None:
+    """Give each topic `count` partitions, unless it has as many. Raises KafkaError."""
+    names = [settings.topic_prefix + topic.name for topic in topics]
+    admin = AIOKafkaAdminClient(**connection(settings), request_timeout_ms=REQUEST_TIMEOUT_MS)
+    await admin.start()
+    try:
+        there = await _known(lambda: _replicas(admin, names))
+        if few := [name for name in names if len(there[name]) < count]:
+            await admin.create_partitions({name: NewPartitions(count) for name in few})
+    finally:
+        await admin.close()
 
 
 async def _known(ask: Callable[[], Awaitable[T]]) -> T:
@@ -414,6 +447,14 @@ class Outlet:
         batch: MessageBatch = self._begin_batch(builder, partition)
         batch.future.add_done_callback(functools.partial(_all_seen, batch))
         return batch
+
+    async def knows(self, topic: str, partitions: int) -> bool:
+        """Return whether the producer knows so many partitions of a topic; else the broker is asked anew."""
+        if len(self._client.cluster.partitions_for_topic(topic) or ()) >= partitions:
+            return True
+        await self._client.add_topic(topic)
+        await self._client.force_metadata_update()
+        return len(self._client.cluster.partitions_for_topic(topic) or ()) >= partitions
 
     def _may_begin(self, now: float) -> bool:
         """Return whether the waiting batches may be written at `now`."""

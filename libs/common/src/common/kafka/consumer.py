@@ -28,6 +28,7 @@ from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from common.db.database import Database
 from common.db.notify import either
+from common.kafka.parents import Parents
 from common.kafka.reading import client as clients
 from common.kafka.reading.batches import Batches, Parts, PublisherKeys, by_partition
 from common.kafka.reading.broken_logs import Broken
@@ -40,6 +41,7 @@ from common.kafka.reading.polling import Polling
 from common.kafka.reading.progress import Progress
 from common.kafka.reading.records import Mark, watermarks_of
 from common.kafka.subscription import POLL_MS, Hold, Poison, Stopped, Subscription
+from common.kafka.widening import of_topic
 from common.keyring import SubjectKeys, fingerprints
 from common.settings import ServiceSettings
 from common.telemetry import gauge, histogram
@@ -88,7 +90,8 @@ class Consumer:
             self.placement, clients.read_of(settings, ours.topic), leaders_change=settings.kafka_groups
         )
         people = SubjectKeys(settings.subject_keys)
-        self.batches = Batches(ours, self.database, self.offsets, self.keys, people, settings.partitions)
+        parents = Parents(ours, settings)
+        self.batches = Batches(ours, self.database, self.offsets, self.keys, people, settings.partitions, parents)
         self.polling = Polling(ours, self.placement, self.progress)
         self.failures = Failures(ours.topic.name)
         self.lag = Lag(ours.topic.name)
@@ -131,7 +134,9 @@ class Consumer:
             await asyncio.sleep(STALL_METRIC_INTERVAL_S)
 
     def _client(self) -> AIOKafkaConsumer:
-        return clients.make(self.settings, self.subscription, _Assignment(self))
+        listener = _Assignment(self)
+        listener.client = clients.make(self.settings, self.subscription, listener)
+        return listener.client
 
     async def _run_client(self, stop: asyncio.Event) -> None:
         """Run a client until `stop`, or until RENEW_S of silence: its tasks can end without any sign."""
@@ -144,7 +149,7 @@ class Consumer:
             read = clients.read_of(self.settings, self.subscription.topic)
             self.progress.dealt(read, time.monotonic())
             if self.subscription.on_assigned is not None:
-                self.subscription.on_assigned(len(read))
+                self.subscription.on_assigned(len(read), of_topic(self.settings, self.subscription.topic))
         watching = asyncio.create_task(self.logs.run(client, stop))
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -382,14 +387,14 @@ class Consumer:
         self._forget_all()
         self.progress.dealing(time.monotonic())
 
-    def dealt(self, partitions: set[TopicPartition]) -> None:
-        """Read these partitions, and place them anew: the loop may have placed revoked ones a moment before."""
+    def dealt(self, partitions: set[TopicPartition], of: int) -> None:
+        """Read these partitions, `of` so many, and place them anew: the loop may just have placed revoked ones."""
         self.placement.forget_placed()
         self._keep(partitions)
         self._joined = True
         self.progress.dealt({tp.partition for tp in partitions}, time.monotonic())
         if self.subscription.on_assigned is not None:
-            self.subscription.on_assigned(len(partitions))
+            self.subscription.on_assigned(len(partitions), of)
 
     def _forget_all(self) -> None:
         self.placement.forget()
@@ -406,6 +411,8 @@ class Consumer:
 class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
     """Rebalance callbacks."""
 
+    client: AIOKafkaConsumer
+
     def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
 
@@ -413,4 +420,9 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._consumer.revoked()
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        self._consumer.dealt(assigned)
+        of = self._consumer.settings.partitions
+        if self._consumer.subscription.topic.wide:
+            of = await clients.partitions_of(
+                self.client, self._consumer.placement.topic, {tp.partition for tp in assigned}
+            )
+        self._consumer.dealt(assigned, of)

@@ -38,7 +38,7 @@ from common.db.database import Database, fetch_alone, fetch_many
 from common.db.notify import Listener, either
 from common.db.timer import uptime_s
 from common.kafka import broker as kafka
-from common.kafka import publisher_keys
+from common.kafka import publisher_keys, widening
 from common.kafka.relayed import IDLE_S, spans
 from common.kafka.relayed import RELAYED as RELAYED
 from common.keyring import fingerprints
@@ -103,6 +103,18 @@ EVENTS_WAITING = (
     " ELSE 1 END), 0) FROM outbox) END FROM (SELECT coalesce(max(id) - min(id) + 1, 0) AS span FROM outbox) AS ids"
 )
 
+_APPEND = (
+    "WITH added AS (INSERT INTO outbox (event_id, topic, key, type, payload, traceparent)"
+    " SELECT e.id, $1, e.key, e.type, e.payload, e.trace"
+    " FROM unnest($2::uuid[], $3::bytea[], $4::text[], $5::bytea[], $6::text[])"
+    " WITH ORDINALITY AS e(id, key, type, payload, trace, place) {} ORDER BY e.place"
+    " RETURNING id),"
+    " told AS MATERIALIZED (SELECT pg_notify($7, $8))"
+    " SELECT added.id FROM told CROSS JOIN added"
+)
+APPEND = _APPEND.format("")
+APPEND_PACKED = _APPEND.format(f"WHERE {widening.IS_FINE_ENOUGH.format('$9::integer')}")
+
 # Run once Kafka has acknowledged a turn's records.
 DONE = (
     "WITH gone AS (DELETE FROM outbox WHERE id = ANY($1::bigint[])),"
@@ -151,10 +163,12 @@ async def append(
     events: Sequence[Event],
     traces: Sequence[str | None] | None = None,
     event_ids: Sequence[UUID] | None = None,
+    packed_by: int | None = None,
 ) -> list[int]:
     """Write `events` for publication, in this order per key; return their outbox ids.
 
-    Lock the aggregate first. `traces`: by default the current trace. `event_ids`: new ones by default. Raises TooLarge.
+    Lock the aggregate first. `traces`: by default the current trace. `event_ids`: new ones by default. `packed_by`: of
+    events with several people, see `append_records`. Raises TooLarge, Coarse.
     """
     if not events:
         return []
@@ -162,7 +176,8 @@ async def append(
     payloads = [kafka.encode(event) for event in events]
     for event, key, payload in zip(events, keys, payloads, strict=True):
         _check_size(event.type, key, payload)
-    return await append_records(tx, topic.name, keys, [event.type for event in events], payloads, traces, event_ids)
+    types = [event.type for event in events]
+    return await append_records(tx, topic.name, keys, types, payloads, traces, event_ids, packed_by)
 
 
 def draw_ids(many: int) -> list[UUID]:
@@ -185,7 +200,7 @@ async def append_encoded(
 ) -> None:
     """Write encoded events of a type as shared rows, grouped by partition; see `append_by_partition`.
 
-    Lock the aggregates first. Raises TooLarge.
+    Lock the aggregates first. Raises TooLarge; Coarse on a wide topic, see `append_records`.
     """
     groups: dict[int, list[tuple[bytes, bytes]]] = defaultdict(list)
     for partition, key, payload in zip(kafka.partitions_of(keys, partitions), keys, payloads, strict=True):
@@ -194,7 +209,12 @@ async def append_encoded(
     rows = [group[at : at + TOGETHER] for group in groups.values() for at in range(0, len(group), TOGETHER)]
     if rows:
         payloads = [_packer.encode(row) for row in rows]
-        await append_records(tx, topic.name, [row[0][0] for row in rows], [f"{SHARED}{type_}"] * len(rows), payloads)
+        keys, types, by = (
+            [row[0][0] for row in rows],
+            [f"{SHARED}{type_}"] * len(rows),
+            partitions if topic.wide else None,
+        )
+        await append_records(tx, topic.name, keys, types, payloads, packed_by=by)
 
 
 def _check_size(type_: str, key: bytes, payload: bytes) -> None:
@@ -240,18 +260,17 @@ async def append_records(
     payloads: Sequence[bytes | None],
     traces: Sequence[str | None] | None = None,
     event_ids: Sequence[UUID] | None = None,
+    packed_by: int | None = None,
 ) -> list[int]:
-    """Write records as they will be on the topic `topic`, dead letters among them; return their outbox ids."""
+    """Write records as they will be on the topic `topic`, dead letters among them; return their outbox ids.
+
+    `packed_by`: the count of partitions by which rows of several people of a wide topic are packed. Raises Coarse, with
+    nothing written, where the database states a finer one (`widening.in_parts`).
+    """
     types, payloads = _packed(types, payloads)
     rows = await fetch_many(
         tx,
-        "WITH added AS (INSERT INTO outbox (event_id, topic, key, type, payload, traceparent)"
-        " SELECT e.id, $1, e.key, e.type, e.payload, e.trace"
-        " FROM unnest($2::uuid[], $3::bytea[], $4::text[], $5::bytea[], $6::text[])"
-        " WITH ORDINALITY AS e(id, key, type, payload, trace, place) ORDER BY e.place"
-        " RETURNING id),"
-        " told AS MATERIALIZED (SELECT pg_notify($7, $8))"
-        " SELECT added.id FROM told CROSS JOIN added",
+        APPEND if packed_by is None else APPEND_PACKED,
         topic,
         list(event_ids or draw_ids(len(keys))),
         list(keys),
@@ -260,7 +279,10 @@ async def append_records(
         [traceparent()] * len(keys) if traces is None else list(traces),
         WAITING,
         LATER if topic in GATHERED else "",
+        *(() if packed_by is None else (packed_by,)),
     )
+    if packed_by is not None and len(rows) < len(keys):
+        await widening.refuse(tx)
     return sorted(id_ for (id_,) in rows)
 
 
@@ -337,6 +359,7 @@ class Relay:
         self._published = published
         of_shard = f".{settings.own_shard}" if settings.own_shard else ""
         self._fence = f"{settings.topic_prefix}{service}.relay{of_shard}"
+        self._widens = widening.Widening(settings, widening.published_by(settings, service))
         self._failures = 0
         self._patience_s = settings.relay_ack_timeout_s
         self._next_watermark = 0.0
@@ -412,12 +435,19 @@ class Relay:
         over_at = uptime_s() + TERM_S
         numbers = await _numbers(session)
         await session.rollback()
-        while not stop.is_set() and uptime_s() < over_at:
-            woken.clear()
-            drained = await self._turn(session, outlet, idle_s, numbers)
-            self._failures, self._patience_s = 0, self._settings.relay_ack_timeout_s
-            if drained:
-                await either(stop, woken, rest_s(self._every_s() if self._watermarked else None))
+        self._widens = widening.Widening(self._settings, self._widens.topics)
+        await self._widens.begin(session)
+        try:
+            while not stop.is_set() and uptime_s() < over_at:
+                woken.clear()
+                drained = await self._turn(session, outlet, idle_s, numbers)
+                self._failures, self._patience_s = 0, self._settings.relay_ack_timeout_s
+                async with asyncio.timeout(self._patience_s):
+                    await self._widens.step(session, outlet.knows)
+                if drained:
+                    await either(stop, woken, rest_s(self._every_s() if self._watermarked else None))
+        finally:
+            self._widens.end()
 
     def _every_s(self) -> float:
         return interval_s(self._settings.watermark_every_s, uptime_s() - self._published_at)
@@ -438,7 +468,7 @@ class Relay:
         # The server keeps the lock for `idle_s` after each answer; the outlet writes no row later.
         outlet.until = uptime_s() + idle_s
         found = await fetch_alone(session, TURN, self._settings.relay_batch, TURN_BYTES)
-        rows = [Waiting(*row) for row in found]
+        rows = await self._widens.due(session, [Waiting(*row) for row in found])
         _tell_oldest([row.created_at for row in rows])
         if rows:
             async with asyncio.timeout(self._patience_s):
@@ -469,9 +499,10 @@ class Relay:
         Returns the last number of each place with new records. Dead letters have no numbers.
         """
         by_place: dict[Place, list[Waiting]] = defaultdict(list)
-        placed = kafka.partitions_of([row.key or b"" for row in rows], self._settings.partitions)
-        for row, partition in zip(rows, placed, strict=True):
-            by_place[row.topic, 0 if row.topic.endswith(DEAD_LETTERS) else partition].append(row)
+        digests = kafka.digests_of([row.key or b"" for row in rows])
+        for row, digest in zip(rows, digests, strict=True):
+            partition = 0 if row.topic.endswith(DEAD_LETTERS) else digest % self._widens.count(row.topic)
+            by_place[row.topic, partition].append(row)
         acks = []
         published: Counter[str] = Counter()
         traces = tracing.publications(self._service)

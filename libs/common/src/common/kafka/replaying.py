@@ -124,7 +124,7 @@ class Replaying:
                 continue
             reading.record(record.offset, number)
             if event is not None:
-                received.append(received_as(record, event, self._people, self.settings.partitions))
+                received.append(received_as(record, event, self._people, self.settings.partitions, topic))
         if not records:
             reading.skip_to(end)
         return Batch(partition, received, poisoned, reading)

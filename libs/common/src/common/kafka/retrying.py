@@ -122,7 +122,7 @@ class Retrying:
             after = None
             if not isinstance(event, Watermark):
                 people = SubjectKeys(self.settings.subject_keys)
-                received = received_as(record, event, people, self.settings.partitions)
+                received = received_as(record, event, people, self.settings.partitions, subscription.topic)
                 continue_trace(received.traceparent)
                 after = await subscription.handle(tx, [received])
             await dead_letters.end(tx, letter.id, "replayed")

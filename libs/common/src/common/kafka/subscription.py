@@ -45,6 +45,7 @@ class Stopped(RuntimeError):
 class Received(msgspec.Struct, frozen=True, gc=False):
     """An event read from a partition.
 
+    `partition`: of the people; a wide topic has people of one partition in several (`read_in`).
     `moved_to`: of a record whose key is a person's id of an older outer key, the partition of the person's id of now.
     `moved`: the people, by their ids of now, whom the record names by an id of an older outer key.
     """
@@ -57,6 +58,12 @@ class Received(msgspec.Struct, frozen=True, gc=False):
     traceparent: str | None
     moved_to: int | None = None
     moved: frozenset[str] = NOBODY
+    read_in: int | None = None  # of a wide topic
+
+    @property
+    def source(self) -> int:
+        """Return the partition of the topic, which one process reads at a time."""
+        return self.partition if self.read_in is None else self.read_in
 
     @property
     def home(self) -> int:
@@ -111,7 +118,8 @@ class Subscription:
     `skips_unknown`: skip unknown types, as no event of this topic can forbid a message or is owed to a person;
     elsewhere an unknown type is poison (ADR-0007). `foreign`: other parties write to the topic, so any number of bad
     records may come, and its one type is read as `reading.foreign` says. `on_unread`: as `handle`, for a bad record of
-    a foreign topic, whose key names no subject. `on_assigned` gets the count of partitions read from now on.
+    a foreign topic, whose key names no subject. `on_assigned` gets the count of partitions read from now on, and how
+    many the topic has.
     """
 
     group: str  # <service>.<purpose>
@@ -127,7 +135,7 @@ class Subscription:
     skips_unknown: bool = False
     foreign: bool = False
     on_unread: UnreadHandler | None = None
-    on_assigned: Callable[[int], None] | None = None
+    on_assigned: Callable[[int, int], None] | None = None
     may_take: Callable[[], int] | None = None
     weigh: Callable[[bytes], int] | None = None
     handle_rest: Handler | None = None

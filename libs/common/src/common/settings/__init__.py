@@ -147,7 +147,13 @@ class ServiceSettings(MountedSettings):
     topic_prefix: str = ""
     """Separates two test runs on a broker."""
     partitions: int = Field(12, ge=1)
-    """Partitions of all subject-keyed topics: the same for every service, with many divisors (ADR-0004)."""
+    """Partitions of people, and of all topics keyed by subject: the same for every service for ever, with many divisors
+    (ADR-0004).
+    """
+    work_partitions: int | None = Field(None, ge=1)
+    """Partitions of the topics of requests and reports, a multiple of `partitions`: as many, unless set. May be raised
+    while the services run (docs/scale.md).
+    """
 
     host: str = "127.0.0.1"
     """The address to listen at."""
@@ -301,6 +307,20 @@ class ServiceSettings(MountedSettings):
         if not self.kafka_tls and (self.kafka_sasl or self.kafka_cert_file or self.kafka_ca_file):
             raise ValueError("set PLACET_KAFKA_TLS too: a password, or a certificate, needs it")
         return self
+
+    @model_validator(mode="after")
+    def _people_of_a_partition_stay_together(self) -> "ServiceSettings":
+        if self.wide_partitions % self.partitions:
+            raise ValueError(
+                f"PLACET_WORK_PARTITIONS is {self.work_partitions}: set a multiple of PLACET_PARTITIONS,"
+                f" which is {self.partitions}"
+            )
+        return self
+
+    @property
+    def wide_partitions(self) -> int:
+        """Return how many partitions the topics of requests and reports shall have."""
+        return self.work_partitions or self.partitions
 
     @property
     def own_partitions(self) -> Sequence[int]:

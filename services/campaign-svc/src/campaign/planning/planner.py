@@ -19,6 +19,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -43,12 +44,12 @@ from campaign.schedule.lifecycle import Action, Status, ends_by, later, messages
 from campaign.schedule.recurrence import Recurring
 from campaign.schedule.timing import Pace, starts
 from campaign.senders import store as senders
-from common.contracts import CAMPAIGN_REQUESTS
+from common.contracts import CAMPAIGN_REQUESTS, Event
 from common.contracts.campaign import MessageRequested
 from common.db.allowances import tally
 from common.db.database import Database, plan_now
 from common.db.timer import Timer, Worker
-from common.kafka import outbox
+from common.kafka import outbox, widening
 from common.keyring import FieldKeys, LinkKeys
 from common.law import Policy, at_hand_off, zones
 from common.limits import day_of
@@ -397,7 +398,7 @@ class Planner:
             if page:
                 repeat_at = now + silence(self._repeat_after, repeats)
                 requests = await self._repeated(tx, locked, campaign, page, now)
-                await outbox.append_by_partition(tx, CAMPAIGN_REQUESTS, requests, self._partitions)
+                await self._append(tx, lambda _: requests)
                 await recipients.set_repeated(tx, locked.campaign_id, [each.subject_id for each in page], now)
                 if campaign is not None:
                     next_slot = pace.after(campaign.next_slot, now, len(page))
@@ -543,5 +544,13 @@ class Planner:
 
     async def _store(self, tx: AsyncConnection, asking: Asking, written: Sequence[Written]) -> None:
         await links.keep(tx, [each.tokens for each in written if each.tokens is not None])
-        requests = asking.together(written, self._partitions)
-        await outbox.append_by_partition(tx, CAMPAIGN_REQUESTS, requests, self._partitions)
+        await self._append(tx, partial(asking.together, written))
+
+    async def _append(self, tx: AsyncConnection, requests: Callable[[int], Sequence[Event]]) -> None:
+        """Publish requests by partition. `requests`: of so many partitions."""
+
+        async def append(count: int | None) -> None:
+            by = count or self._partitions
+            await outbox.append_by_partition(tx, CAMPAIGN_REQUESTS, requests(by), by)
+
+        await widening.in_parts(CAMPAIGN_REQUESTS, append)

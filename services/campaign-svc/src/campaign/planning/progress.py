@@ -51,7 +51,7 @@ async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
     for report, before, many in moved:
         alike[report.campaign_id][before, Standing(report.status, report.reasons, report.receipt)] += many
     totals = {campaign_id: moved_together(changes) for campaign_id, changes in alike.items()}
-    partition = batch[0].partition
+    partition = batch[0].source
     await tallies.add_counts(tx, {campaign_id: counts for campaign_id, (counts, _) in totals.items()}, partition)
     denials = {campaign_id: denied for campaign_id, (_, denied) in totals.items()}
     await tallies.add_reasons(tx, "denied", denials, partition)

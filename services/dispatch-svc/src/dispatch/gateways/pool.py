@@ -117,9 +117,8 @@ class Traffic:
         self._routes = routes or [Route(name) for name in self.gateways]
         self._equals = {name: _others_of_its_price(name, self._routes) for name in self.gateways}
         self._rates = rates or {}
-        self._partitions = partitions
         self._part = part
-        self.holds(0)
+        self.holds(0, partitions)
         self._health: dict[tuple[str, str], Health] = {}  # by gateway and OADC; "" is the whole gateway
         self._buckets: dict[tuple[str, str], Bucket] = {}
         for name in self.gateways:  # from 0, so that the first event is an increase
@@ -128,9 +127,9 @@ class Traffic:
             for reason in get_args(Failure):
                 TRIPS.labels(name, reason)
 
-    def holds(self, partitions: int) -> None:
-        """Set how many partitions this process reads."""
-        self._share = self._part * max(1, partitions) / self._partitions
+    def holds(self, partitions: int, of: int) -> None:
+        """Set how many partitions this process reads, of so many."""
+        self._share = self._part * max(1, partitions) / of
 
     @property
     def refuses_marketing(self) -> bool:

@@ -1,8 +1,9 @@
 """The events of messages: the current state of a message, and its publication."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -11,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import DISPATCH_MESSAGES
 from common.contracts.dispatch import MessageChanged, MessagesChanged
-from common.kafka import outbox
+from common.kafka import outbox, widening
+from common.kafka.broker import partitions_of
 from dispatch.messages.row import MessageRow, Outcome
 from dispatch.messages.status import CHARGED, TOLD, Status
 
@@ -140,18 +142,32 @@ def _changed(
 
 async def append_changes(tx: AsyncConnection, changes: Sequence[Changed]) -> None:
     """Publish the current state of each message, in this order; changes of a partition share an event."""
-    by_partition: dict[int, list[MessageChanged]] = defaultdict(list)
-    for partition, state in changes:
-        by_partition[partition].append(state)
-    most = MOST
+    if changes:
+        await widening.in_parts(DISPATCH_MESSAGES, partial(_append, tx, changes))
+
+
+async def _append(tx: AsyncConnection, changes: Sequence[Changed], count: int | None) -> None:
+    """Publish changes packed by `count` partitions, or by that of their people. Raises Coarse."""
+    groups, most = by_partition(changes, count), MOST
     while True:
         try:
-            await outbox.append(tx, DISPATCH_MESSAGES, list(batches(by_partition.values(), most)))
+            await outbox.append(tx, DISPATCH_MESSAGES, list(batches(groups, most)), packed_by=count or 1)
             return
         except outbox.TooLarge:
             if most == 1:
                 raise
             most //= 2
+
+
+def by_partition(changes: Sequence[Changed], count: int | None) -> Collection[Sequence[MessageChanged]]:
+    """Return the changes of each of `count` partitions, or of each partition of people. Pure."""
+    found: dict[int, list[MessageChanged]] = defaultdict(list)
+    places: Iterable[int] = map(attrgetter("partition"), changes)
+    if count is not None:
+        places = partitions_of([state.subject_id.encode() for _, state in changes], count)
+    for place, (_, state) in zip(places, changes, strict=True):
+        found[place].append(state)
+    return found.values()
 
 
 def batches(groups: Iterable[Sequence[MessageChanged]], most: int) -> Iterator[MessagesChanged]:

@@ -84,6 +84,7 @@ def policy(periods: Periods) -> Policy:
             ),
         ),
         kept={
+            "widening": "two counts of partitions",
             "subject": "as the consent it is a copy of",
             "sending": "until what it lists has an outcome",
             "begun": "as the row of dispatch.sending",

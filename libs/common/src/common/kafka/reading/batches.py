@@ -12,6 +12,7 @@ from common.contracts import Watermark
 from common.db.database import Database
 from common.kafka import broker as kafka
 from common.kafka import dead_letters, outbox
+from common.kafka.parents import Parents
 from common.kafka.reading.completeness import Reading
 from common.kafka.reading.offsets import Offsets
 from common.kafka.reading.records import event_of, is_tombstone, key_of, received_as, type_of
@@ -79,6 +80,7 @@ class Batches:
     keys: PublisherKeys
     people: SubjectKeys
     partitions: int
+    parents: Parents
     _poison_in_a_row: dict[TopicPartition, int] = field(default_factory=dict)
 
     async def handle(self, tp: TopicPartition, records: Sequence[Any]) -> None:
@@ -104,6 +106,8 @@ class Batches:
             fresh = {tp: reading for tp, reading in readings.items() if self._end(parts, tp) > reading.seen.next_offset}
             if not fresh:
                 return None
+            if self.subscription.topic.wide:
+                await self.parents.handled(tx, {tp.partition: each.seen.next_offset for tp, each in fresh.items()})
             unwanted = self.subscription.wants is not None and not await self.subscription.wants(tx)
             of = {tp: self._received(reading, parts[tp], unwanted=unwanted) for tp, reading in fresh.items()}
             received = [each for some in of.values() for each in some]
@@ -152,7 +156,7 @@ class Batches:
             if event is None:
                 HANDLED.labels(self.subscription.topic.name, "unknown_type").inc()
             else:
-                received.append(received_as(record, event, self.people, self.partitions))
+                received.append(received_as(record, event, self.people, self.partitions, self.subscription.topic))
         return received
 
     async def _put_aside(self, tp: TopicPartition, record: Any, poison: Poison) -> None:
@@ -168,6 +172,7 @@ class Batches:
     def keep(self, ours: Collection[TopicPartition]) -> None:
         """Forget other partitions."""
         self._poison_in_a_row = {tp: many for tp, many in self._poison_in_a_row.items() if tp in ours}
+        self.parents.keep({tp.partition for tp in ours})
 
     async def _bury(self, tp: TopicPartition, record: Any, reason: str) -> bool:
         """Put a record aside, and handle what else is in it; return whether that was nothing."""
@@ -195,7 +200,7 @@ class Batches:
                 with suppress(Poison):
                     event = event_of(self.subscription, record)
                     if event is not None and type(event) is not Watermark:
-                        received = received_as(record, event, self.people, self.partitions)
+                        received = received_as(record, event, self.people, self.partitions, self.subscription.topic)
                         after, whole = await self.subscription.handle_rest(tx, [received]), False
             await outbox.append_dead_letter(tx, self.subscription.topic, record.key, record.value, reason)
             await dead_letters.note(

@@ -1,8 +1,9 @@
 """The Kafka client of a consumer: made, started and ended."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
@@ -14,12 +15,16 @@ from common.kafka import fetching
 from common.kafka.fetching import Pace
 from common.kafka.reading.dealing import dealer
 from common.kafka.subscription import Subscription
+from common.kafka.widening import of_topic
 from common.settings import ServiceSettings
 
 JOIN_SESSION_MS = 10_000
 HEARTBEAT_MS = 1_000
 # between two looks of an idle client for partitions to fetch; a seek, answer, read or assignment wakes it at once
 LOOK_MS = 2_000
+METADATA_MS = 300_000  # a client asks the broker for partitions anew; at once after an error
+WIDE_METADATA_MS = 10_000  # the same of a topic that may get more partitions
+KNOWN_WITHIN_S = 5.0  # how many there are
 END_S = 10.0  # for each part of a client
 ISOLATION = "read_committed"  # a record that its producer has taken back was never said (docs/brokers.md)
 # of an answer, of each broker to each consumer, and of a partition there; compressed, so the records may have fifteen
@@ -43,7 +48,10 @@ def make(
     client = AIOKafkaConsumer(
         **kafka.connection(settings),
         group_id=group_of(settings, subscription),
-        partition_assignment_strategy=(dealer(settings.own_partitions) if shared else RoundRobinPartitionAssignor,),
+        partition_assignment_strategy=(
+            dealer(settings.own_partitions, settings.partitions) if shared else RoundRobinPartitionAssignor,
+        ),
+        metadata_max_age_ms=WIDE_METADATA_MS if subscription.topic.wide else METADATA_MS,
         enable_auto_commit=False,
         auto_offset_reset="none",
         isolation_level=ISOLATION,
@@ -71,7 +79,18 @@ def group_of(settings: ServiceSettings, subscription: Subscription) -> str:
 
 def read_of(settings: ServiceSettings, topic: Topic) -> Sequence[int]:
     """Return the partitions of a topic that the processes with this database read."""
-    return settings.own_partitions if _is_shared(topic) else range(settings.partitions)
+    if not _is_shared(topic):
+        return range(settings.partitions)
+    own, of = frozenset(settings.own_partitions), settings.partitions
+    return [partition for partition in range(of_topic(settings, topic)) if partition % of in own]
+
+
+async def partitions_of(client: AIOKafkaConsumer, topic: str, dealt: Collection[int]) -> int:
+    """Return how many partitions a topic has, as the broker says now, and so no fewer than when they were dealt."""
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(KNOWN_WITHIN_S):
+            await client._client.force_metadata_update()
+    return max(len(client.partitions_for_topic(topic) or ()), max(dealt, default=0) + 1)
 
 
 def _is_shared(topic: Topic) -> bool:

@@ -14,12 +14,19 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, Cons
 log = logging.getLogger(__name__)
 
 
-def deal(partitions: Iterable[int], members: Mapping[str, Collection[int]]) -> dict[str, list[int]]:
-    """Return the partitions of each member, by turns among those of one shard. Pure."""
+def deal(
+    partitions: Iterable[int], members: Mapping[str, Collection[int]], of: int | None = None
+) -> dict[str, list[int]]:
+    """Return the partitions of each member, by turns among those of one shard. Pure.
+
+    `of`: the partitions of people, of which a wide topic has a multiple: a partition is of the shard of its people.
+    """
     dealt: dict[str, list[int]] = {member: [] for member in members}
     turns: dict[frozenset[int], int] = {}
     for partition in sorted(partitions):
-        claiming = sorted(member for member, held in members.items() if partition in held)
+        claiming = sorted(
+            member for member, held in members.items() if (partition if of is None else partition % of) in held
+        )
         shards = {frozenset(members[member]) for member in claiming}
         if len(shards) != 1:
             continue  # nobody's, or two shards'
@@ -30,8 +37,8 @@ def deal(partitions: Iterable[int], members: Mapping[str, Collection[int]]) -> d
     return dealt
 
 
-def dealer(own: Sequence[int]) -> type[AbstractPartitionAssignor]:
-    """Return the assignor of a member whose shard holds the partitions `own`."""
+def dealer(own: Sequence[int], of: int) -> type[AbstractPartitionAssignor]:
+    """Return the assignor of a member whose shard holds the people of the partitions `own` of `of`."""
 
     class OfShards(AbstractPartitionAssignor):  # type: ignore[misc]
         name = "placet-shards"
@@ -50,7 +57,7 @@ def dealer(own: Sequence[int]) -> type[AbstractPartitionAssignor]:
             for topic in sorted({topic for told in members.values() for topic in told.subscription}):
                 readers = {member: held[member] for member, told in members.items() if topic in told.subscription}
                 there = cluster.partitions_for_topic(topic) or set()
-                dealt = deal(there, readers)
+                dealt = deal(there, readers, of)
                 if left := there - {partition for each in dealt.values() for partition in each}:
                     log.error("partitions of no shard, or of two", extra={"topic": topic, "partitions": sorted(left)})
                 for member, partitions in dealt.items():

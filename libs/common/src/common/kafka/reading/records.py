@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from common.contracts import Event, Watermark
+from common.contracts import Event, Topic, Watermark
 from common.contracts.campaign import MessagesRequested
 from common.contracts.dispatch import MessagesChanged
 from common.kafka import broker as kafka
@@ -51,7 +51,7 @@ def is_tombstone(subscription: Subscription, record: Any, keys: SubjectKeys) -> 
     return is_subject_id(key) and not keys.is_subject_id(key)
 
 
-def received_as(record: Any, event: Event, keys: SubjectKeys, partitions: int) -> Received:
+def received_as(record: Any, event: Event, keys: SubjectKeys, partitions: int, topic: Topic) -> Received:
     """Return the record as received, its people by the current outer key. Raises UnknownOuterKey.
 
     A key is read as a person's id only where the event names that person: an operator's key, or a sender's id, may look
@@ -65,12 +65,13 @@ def received_as(record: Any, event: Event, keys: SubjectKeys, partitions: int) -
     return Received(
         event=current,
         key=key,
-        partition=record.partition,
+        partition=record.partition % partitions if topic.wide else record.partition,
         offset=record.offset,
         published_at=_instant(record.timestamp),
         traceparent=trace.decode(errors="replace") if trace else None,
         moved_to=None if key == named else kafka.partition_of(key, partitions),
         moved=moved,
+        read_in=record.partition if topic.wide else None,
     )
 
 

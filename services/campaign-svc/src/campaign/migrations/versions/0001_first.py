@@ -48,6 +48,7 @@ TABLES = (
     "test_send",
     "webhook",
     "webhook_delivery",
+    "widening",
 )
 SCHEMA = (
     """
@@ -593,6 +594,13 @@ CREATE TABLE webhook_delivery (
 )
     """,
     """
+CREATE TABLE widening (
+    id smallint NOT NULL,
+    packed integer NOT NULL,
+    published integer NOT NULL
+)
+    """,
+    """
 ALTER TABLE allowance ADD CONSTRAINT allowance_pk PRIMARY KEY (name, holder)
     """,
     """
@@ -705,6 +713,9 @@ ALTER TABLE webhook_delivery ADD CONSTRAINT webhook_delivery_pk PRIMARY KEY (web
     """,
     """
 ALTER TABLE webhook ADD CONSTRAINT webhook_pk PRIMARY KEY (webhook_id)
+    """,
+    """
+ALTER TABLE widening ADD CONSTRAINT widening_pk PRIMARY KEY (id)
     """,
     """
 CREATE INDEX allowance_since_ix ON allowance (since)

@@ -40,6 +40,7 @@ TABLES = (
     "subject_next",
     "template",
     "text_audit",
+    "widening",
 )
 # Of an update in its page the WAL holds what lies between the first and the last byte that differ. So in a message the
 # columns that an outcome changes stand at the end, and among them those that a DLR changes stand together, before those
@@ -441,6 +442,13 @@ ALTER TABLE text_audit ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
 )
     """,
     """
+CREATE TABLE widening (
+    id smallint NOT NULL,
+    packed integer NOT NULL,
+    published integer NOT NULL
+)
+    """,
+    """
 ALTER TABLE bind_lease ALTER COLUMN number ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME bind_lease_number_seq
     START WITH 1
@@ -530,6 +538,9 @@ ALTER TABLE template ADD CONSTRAINT template_pk PRIMARY KEY (template_id, number
     """,
     """
 ALTER TABLE text_audit ADD CONSTRAINT text_audit_pk PRIMARY KEY (id)
+    """,
+    """
+ALTER TABLE widening ADD CONSTRAINT widening_pk PRIMARY KEY (id)
     """,
     """
 CREATE INDEX allowance_since_ix ON allowance (since)
