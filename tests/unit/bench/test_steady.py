@@ -70,9 +70,9 @@ def test_a_backlog_that_grows_is_told_from_one_that_stays() -> None:
 
 
 def test_the_rate_reached_is_of_the_second_half() -> None:
-    assert reached(_looks(400, 400, 400, 400)) == 100
-    assert reached(_looks(0, 100, 200, 300)) == 80
-    assert reached(_looks(0, 900, 200, 100)) == 100, "a backlog is made up for, no more is offered"
+    assert reached(_looks(400, 400, 400, 400), 100) == 100
+    assert reached(_looks(0, 100, 200, 300), 100) == 80
+    assert reached(_looks(0, 900, 200, 100), 100) == 100, "a backlog is made up for, no more is offered"
 
 
 def test_a_pass_that_stood_still_is_not_steady() -> None:
