@@ -69,6 +69,7 @@ JOURNAL = "services/inbound-svc/src/inbound/journal.py"
 INBOUND_SHARDS = "tests/service/inbound/test_shards.py"
 KEYWORDS = "services/inbound-svc/src/inbound/keywords"
 TABLE = "tests/unit/inbound/test_keyword_table.py"
+WIDENING = "tests/service/common/test_widening.py"
 DISPATCH = "tests/service/dispatch/test_interleavings.py"
 PARTS = "tests/unit/inbound/test_keyword_parts.py"
 CONSENT = "tests/service/consent/test_interleavings.py"
@@ -209,6 +210,62 @@ MUTANTS = (
         "AND application_name = $1 LIMIT 1",
         "AND application_name = '' || $1 || 'd' LIMIT 1",
         "tests/service/dispatch/test_shards.py -k not_divided",
+    ),
+    Mutant(
+        "a part loses its place in the partitions added for its work",
+        "services/dispatch-svc/src/dispatch/division.py",
+        "AND partition % $3 <> ALL($2::integer[])",
+        "AND $3::integer > 0 AND partition <> ALL($2::integer[])",
+        "tests/service/dispatch/test_shards.py -k keeps_the_dead_letters",
+    ),
+    Mutant(
+        "a partition added for work is dealt by its own number",
+        "libs/common/src/common/kafka/reading/dealing.py",
+        "(partition if of is None else partition % of) in held",
+        "partition in held",
+        "tests/property/test_widening_properties.py -k shard",
+    ),
+    Mutant(
+        "a new partition is read before what its people have in the former one",
+        "libs/common/src/common/kafka/parents.py",
+        "if next_offset == 0 and former and not",
+        "if next_offset < 0 and former and not",
+        f"{WIDENING} -k waits_for",
+    ),
+    Mutant(
+        "the ends of the former partitions are asked for before a record of the new one is read",
+        "libs/common/src/common/kafka/parents.py",
+        "end if begins[tp] < end else 0 for tp, end in ends.items()",
+        "0 for tp in ends",
+        f"{WIDENING} -k waits_for",
+    ),
+    Mutant(
+        "a relay does not wait for what packs by the former count",
+        "libs/common/src/common/kafka/widening.py",
+        "        return not self._left\n",
+        "        return True\n",
+        f"{WIDENING} -k slow_transaction",
+    ),
+    Mutant(
+        "rows packed by the former count are published by the new one",
+        "libs/common/src/common/kafka/widening.py",
+        "if row.id <= self._until]:",
+        "if row.id < 0]:",
+        f"{WIDENING} -k slow_transaction",
+    ),
+    Mutant(
+        "rows packed by a former count are taken",
+        "libs/common/src/common/kafka/widening.py",
+        "WHERE {} % packed <> 0)",
+        "WHERE {} % packed < 0)",
+        f"{WIDENING} -k packs_again",
+    ),
+    Mutant(
+        "a request is decided under the lock of the partition that brought it",
+        "libs/common/src/common/kafka/reading/records.py",
+        "record.partition % partitions if topic.wide else record.partition",
+        "record.partition",
+        "tests/service/dispatch/test_wide_requests.py -k overtaken",
     ),
     Mutant(
         "a batch that a shard did not answer is kept for repeats",

@@ -24,6 +24,7 @@ from common.telemetry import gauge
 log = logging.getLogger(__name__)
 
 WITHIN_S = 10.0  # to learn the ends
+AGAIN_AFTER_S = 30.0  # records that a reader waits for may age out of the log
 FETCH_MS = 50
 TOLD_EVERY_S = 30.0
 
@@ -33,7 +34,7 @@ WAITING = gauge(
     ["topic"],
 )
 
-Ends = Mapping[int, int]  # by partition
+Ends = Mapping[int, int]  # by partition; 0 where no record is left to be read
 
 
 @dataclass(slots=True)
@@ -44,6 +45,7 @@ class Parents:
     settings: ServiceSettings
     _ends: dict[int, Ends] = field(default_factory=dict)  # of the former partitions, by new partition
     _asking: dict[int, asyncio.Task[Ends]] = field(default_factory=dict)
+    _asked_at: dict[int, float] = field(default_factory=dict)
     _waiting: set[int] = field(default_factory=set)
     _since: float | None = None
     _told_at: float = 0.0
@@ -72,8 +74,7 @@ class Parents:
         self._show()
 
     async def _reached(self, tx: AsyncConnection, partition: int, former: Sequence[int]) -> bool:
-        ends = self._ends.get(partition) or self._asked(partition, former)
-        if ends is None:
+        if (ends := self._asked(partition, former)) is None:
             return False
         rows = await fetch_many(
             tx,
@@ -87,19 +88,25 @@ class Parents:
         return all(stored.get(of, 0) >= end for of, end in ends.items())
 
     def _asked(self, partition: int, former: Sequence[int]) -> Ends | None:
-        """Ask for the ends beside the transaction; return them once they are there."""
-        asking = self._asking.get(partition)
+        """Ask for the ends beside the transaction; return them once they are there.
+
+        The first answer counts: the former partitions go on. A later one only tells what has left the log.
+        """
+        known, asking = self._ends.get(partition), self._asking.get(partition)
         if asking is None:
-            self._asking[partition] = asyncio.create_task(ends_of(self.settings, self.subscription, former))
-            return None
+            if known is None or time.monotonic() >= self._asked_at[partition] + AGAIN_AFTER_S:
+                self._asked_at[partition] = time.monotonic()
+                self._asking[partition] = asyncio.create_task(ends_of(self.settings, self.subscription, former))
+            return known
         if not asking.done():
-            return None
+            return known
         del self._asking[partition]
         if asking.cancelled() or (error := asking.exception()) is not None:
             name, why = self.subscription.name, "cancelled" if asking.cancelled() else type(error).__name__
             log.warning("the ends of former partitions are not known yet", extra={"consumer": name, "why": why})
-            return None
-        self._ends[partition] = asking.result()
+            return known
+        told = asking.result()
+        self._ends[partition] = told if known is None else {of: min(end, told[of]) for of, end in known.items()}
         return self._ends[partition]
 
     def _show(self) -> None:
@@ -113,7 +120,7 @@ class Parents:
 
 
 async def ends_of(settings: ServiceSettings, subscription: Subscription, partitions: Sequence[int]) -> Ends:
-    """Return the offset behind the last record of each partition, whatever a reader may see of it yet.
+    """Return the offset behind the last record of each partition, whatever a reader may see of it yet; 0 for no record.
 
     The higher of two answers: ListOffsets is too low on the local broker, and the high watermark of a fetch on Apache
     Kafka for a moment, where a partition has a new leader.
@@ -132,7 +139,7 @@ async def ends_of(settings: ServiceSettings, subscription: Subscription, partiti
         await consumer.start()
         try:
             consumer.assign(tps)
-            told = await consumer.end_offsets(tps)
+            begins, told = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
             marks: dict[TopicPartition, int] = {}
             for tp in tps:
                 consumer.seek(tp, told[tp])
@@ -141,4 +148,5 @@ async def ends_of(settings: ServiceSettings, subscription: Subscription, partiti
                 marks |= {tp: mark for tp in tps if (mark := consumer.highwater(tp)) is not None}
         finally:
             await consumer.stop()
-    return {tp.partition: max(told[tp], marks[tp]) for tp in tps}
+    ends = {tp: max(told[tp], marks[tp]) for tp in tps}
+    return {tp.partition: end if begins[tp] < end else 0 for tp, end in ends.items()}
