@@ -170,8 +170,8 @@ def violations(found: Outcome) -> list[str]:
 def reached(looks: Sequence[Look], rate: int) -> float:
     """Return the messages a second whose outcome was told in the second half: the first one fills what is under way.
 
-    No more than `rate` counts: a backlog is made up for. What the looks saw offered is whole campaigns, and a short pass
-    would have one too few in its second half.
+    No more than `rate` counts: a backlog is made up for. What the looks saw offered is whole campaigns, of which a
+    short pass would have one too few in its second half.
     """
     middle = looks[len(looks) // 2 - 1] if len(looks) > 1 else Look(0.0, 0, 0, 0)
     last = looks[-1]
