@@ -24,14 +24,11 @@ MODULES = ("accepting/api", "api", "sending/pipeline", "projection/apply", "send
 OTHERS = (
     "audit/invariants",
     "audit/replay",
-    "division",
-    "everywhere",
     "gateways/by_smpp/leases",
     "gateways/by_smpp/names",
     "projection/checksum",
     "projection/freshness",
     "projection/rebuild",
-    "service",
     "timeline",
 )  # on no message's way
 READS = "it writes nothing"

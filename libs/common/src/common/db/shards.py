@@ -29,7 +29,7 @@ class Shards:
 
     @classmethod
     def opened(cls, settings: ServiceSettings, service: str) -> "Shards":
-        """Return the databases of a service. Those of other shards connect once they are asked."""
+        """Return the databases of a service. A database of another shard connects at its first statement."""
 
         def database(url: str) -> Database:
             return Database(url, pool_size=settings.database_pool, name=service)
