@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -67,6 +68,7 @@ class World:
     many: ServiceSettings
     seen: list[tuple[str, int, int]] = field(default_factory=list)  # who, version, partition
     held: bool = False
+    dealt: list[tuple[int, int]] = field(default_factory=list)  # partitions of the reader, of so many
     written: int = 0
 
     async def write(self, people: Sequence[str] = PEOPLE) -> None:
@@ -90,7 +92,9 @@ class World:
         return Relay("dispatch", self.database, settings)
 
     def reader(self) -> Consumer:
-        return Consumer(Subscription(GROUP, DISPATCH_MESSAGES, self.handle), self.database, self.many)
+        hear = partial(_note, self.dealt)
+        reading = Subscription(GROUP, DISPATCH_MESSAGES, self.handle, on_assigned=hear)
+        return Consumer(reading, self.database, self.many)
 
     async def stated(self) -> tuple[int, int] | None:
         async with self.surroundings.sql("dispatch") as sql:
@@ -120,6 +124,10 @@ class World:
         assert found == {who: list(range(1, self.written + 1)) for who in PEOPLE}
         moved = {who for who, _, source in self.seen if source >= FEW}
         assert moved == set(MOVED), "people of the new partitions, and nobody else, are there"
+
+
+def _note(dealt: list[tuple[int, int]], held: int, of: int) -> None:
+    dealt.append((held, of))
 
 
 @pytest.fixture
@@ -173,6 +181,7 @@ async def test_the_records_of_each_person_are_read_in_order_while_partitions_are
             await eventually(world.all_read, within_s=WITHIN_S)
     world.in_order()
     assert await world.stated() == (MANY, MANY)
+    assert world.dealt[-1] == (MANY, MANY), "by which a gateway's rate is dealt"
 
 
 async def test_a_new_partition_waits_for_what_its_people_have_in_the_former_one(world: World) -> None:
@@ -204,7 +213,8 @@ async def test_what_a_slow_transaction_packed_by_the_former_count_is_published_b
         await world.write()
         await eventually(world.all_read, within_s=WITHIN_S)
     row_by_row = world.many.model_copy(update={"relay_batch": 1})
-    async with going(world.relay(row_by_row).run, world.reader().run):
+    relay = world.relay(row_by_row)
+    async with going(relay.run, world.reader().run):
         async with world.database.begin() as tx:
             for _ in range(BUSY):
                 world.written += 1
@@ -219,6 +229,7 @@ async def test_what_a_slow_transaction_packed_by_the_former_count_is_published_b
                 lambda: is_so(widening.WAITING._value.get() > 4 * widening.LOOK_EVERY_S), within_s=WITHIN_S
             )
             assert await packs()
+            assert "1 transactions began before" in str(relay.widens.why)
         await eventually(world.is_wide, within_s=WITHIN_S)
         await world.write()
         await eventually(world.all_read, within_s=WITHIN_S)

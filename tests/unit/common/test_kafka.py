@@ -92,6 +92,18 @@ def test_too_few_partitions_or_replicas_anywhere_are_wrong_and_all_that_is_wrong
     assert len(differences("t", WANTED, [], AS_IT_IS | {"cleanup.policy": "delete"})) == 3
 
 
+@pytest.mark.parametrize(
+    ("there", "least", "is_right"), [(12, 12, 1), (36, 12, 1), (24, 24, 1), (18, 12, 0), (12, 24, 0)]
+)
+def test_a_topic_of_work_may_have_any_multiple_of_the_partitions_of_people(
+    there: int, least: int, is_right: int
+) -> None:
+    """Before its publisher adds some, and for a process with the former setting after that."""
+    wrong = differences("t", Wanted(24, 3, WANTED.config, 12, least), [3] * there, AS_IT_IS)
+    assert len(wrong) == 1 - is_right
+    assert all("set PLACET_WORK_PARTITIONS to what is there" in line for line in wrong)
+
+
 KEPT = Wanted(12, 3, INBOUND_MESSAGES.config)
 
 

@@ -46,6 +46,14 @@ def test_right_settings_are_read() -> None:
     assert read(ServiceSettings).partitions == 12
 
 
+def test_work_is_dealt_to_a_multiple_of_the_partitions_of_people(told: pytest.MonkeyPatch) -> None:
+    assert read(ServiceSettings).wide_partitions == 12
+    told.setenv("PLACET_WORK_PARTITIONS", "24")
+    assert read(ServiceSettings).wide_partitions == 24
+    told.setenv("PLACET_WORK_PARTITIONS", "18")
+    assert any("set a multiple of PLACET_PARTITIONS, which is 12" in line for line in refused())
+
+
 def test_a_misspelt_variable_is_refused_and_the_right_one_named(told: pytest.MonkeyPatch) -> None:
     told.setenv("PLACET_PARTITONS", "24")
     assert refused() == [

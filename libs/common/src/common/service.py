@@ -174,9 +174,17 @@ class _Running:
 
     audit: AuditWriter | None = None  # of the role api
     consumers: list[Consumer] = field(default_factory=list)
+    relay: Relay | None = None
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     topics_ready: bool = False
     keys_seen: bool = False
+
+    def remarks(self) -> list[str]:
+        """Return what waits while partitions are added; the service stays ready."""
+        told = [consumer.batches.parents.waiting for consumer in self.consumers]
+        if self.relay is not None and self.relay.widens.why is not None:
+            told.append(f"no partitions are added for work yet: {self.relay.widens.why}")
+        return [remark for remark in told if remark is not None]
 
     def not_ready(self) -> list[str]:
         why = [f"{c.name} has no partitions yet" for c in self.consumers if not c.assigned.is_set()]
@@ -313,8 +321,8 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
         workers.append(Worker(retrying.name, retrying.run))
     if "relay" in settings.roles:
         published = held.relayed.published if service.published else None
-        relay = Relay(service.name, database, settings, service.watermarked, service.ceiling, published)
-        workers.append(Worker("relay", relay.run))
+        state.relay = Relay(service.name, database, settings, service.watermarked, service.ceiling, published)
+        workers.append(Worker("relay", state.relay.run))
     stop = asyncio.Event()
     needs_topics = bool(settings.roles & {"worker", "projection", "relay"})
     state.topics_ready = not needs_topics
@@ -457,7 +465,7 @@ def _health(service: Service[S]) -> APIRouter:
 
     @router.get("/readyz")
     async def readyz(request: Request, held: Annotated[Any, Depends(resources)]) -> JSONResponse:
-        why, remarks = request.state.running.not_ready(), []
+        why, remarks = request.state.running.not_ready(), request.state.running.remarks()
         if getattr(request.app.state, "leaving", False):
             why.append("it is stopping: no new requests should be sent here")
         try:

@@ -305,7 +305,12 @@ def differences(
     `config`: `None` where we may not read the settings. More replicas than wanted, in sync or not, are no fault.
     """
     wrong, least = [], min(replicas, default=0)
-    if not wanted.has_right(len(replicas)):
+    if wanted.people is not None and not wanted.has_right(len(replicas)):
+        wrong.append(
+            f"{name} has {len(replicas)} partitions, settings say {wanted.partitions}: set PLACET_WORK_PARTITIONS to"
+            f" what is there, or add partitions up to a multiple of {wanted.people}; the local broker adds none"
+        )
+    elif not wanted.has_right(len(replicas)):
         wrong.append(
             f"{name} has {len(replicas)} partitions, settings say {wanted.partitions}: set PLACET_PARTITIONS to what is"
             " there, or make the topic anew; a count that changes moves subjects between partitions"

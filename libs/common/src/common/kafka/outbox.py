@@ -359,7 +359,7 @@ class Relay:
         self._published = published
         of_shard = f".{settings.own_shard}" if settings.own_shard else ""
         self._fence = f"{settings.topic_prefix}{service}.relay{of_shard}"
-        self._widens = widening.Widening(settings, widening.published_by(settings, service))
+        self.widens = widening.Widening(settings, widening.published_by(settings, service))
         self._failures = 0
         self._patience_s = settings.relay_ack_timeout_s
         self._next_watermark = 0.0
@@ -435,19 +435,19 @@ class Relay:
         over_at = uptime_s() + TERM_S
         numbers = await _numbers(session)
         await session.rollback()
-        self._widens = widening.Widening(self._settings, self._widens.topics)
-        await self._widens.begin(session)
+        self.widens = widening.Widening(self._settings, self.widens.topics)
+        await self.widens.begin(session)
         try:
             while not stop.is_set() and uptime_s() < over_at:
                 woken.clear()
                 drained = await self._turn(session, outlet, idle_s, numbers)
                 self._failures, self._patience_s = 0, self._settings.relay_ack_timeout_s
                 async with asyncio.timeout(self._patience_s):
-                    await self._widens.step(session, outlet.knows)
+                    await self.widens.step(session, outlet.knows)
                 if drained:
                     await either(stop, woken, rest_s(self._every_s() if self._watermarked else None))
         finally:
-            self._widens.end()
+            self.widens.end()
 
     def _every_s(self) -> float:
         return interval_s(self._settings.watermark_every_s, uptime_s() - self._published_at)
@@ -468,7 +468,7 @@ class Relay:
         # The server keeps the lock for `idle_s` after each answer; the outlet writes no row later.
         outlet.until = uptime_s() + idle_s
         found = await fetch_alone(session, TURN, self._settings.relay_batch, TURN_BYTES)
-        rows = await self._widens.due(session, [Waiting(*row) for row in found])
+        rows = await self.widens.due(session, [Waiting(*row) for row in found])
         _tell_oldest([row.created_at for row in rows])
         if rows:
             async with asyncio.timeout(self._patience_s):
@@ -501,7 +501,7 @@ class Relay:
         by_place: dict[Place, list[Waiting]] = defaultdict(list)
         digests = kafka.digests_of([row.key or b"" for row in rows])
         for row, digest in zip(rows, digests, strict=True):
-            partition = 0 if row.topic.endswith(DEAD_LETTERS) else digest % self._widens.count(row.topic)
+            partition = 0 if row.topic.endswith(DEAD_LETTERS) else digest % self.widens.count(row.topic)
             by_place[row.topic, partition].append(row)
         acks = []
         published: Counter[str] = Counter()

@@ -50,6 +50,14 @@ class Parents:
     _since: float | None = None
     _told_at: float = 0.0
 
+    @property
+    def waiting(self) -> str | None:
+        """Return which partitions wait, if any."""
+        if not self._waiting:
+            return None
+        told = ", ".join(map(str, sorted(self._waiting)))
+        return f"{self.subscription.name}: the new partitions {told} wait until their people's former ones are handled"
+
     async def handled(self, tx: AsyncConnection, next_offsets: Mapping[int, int]) -> None:
         """Raise Hold while a partition about to be handled for the first time has to wait.
 
@@ -96,7 +104,9 @@ class Parents:
         if asking is None:
             if known is None or time.monotonic() >= self._asked_at[partition] + AGAIN_AFTER_S:
                 self._asked_at[partition] = time.monotonic()
-                self._asking[partition] = asyncio.create_task(ends_of(self.settings, self.subscription, former))
+                asking = asyncio.create_task(ends_of(self.settings, self.subscription, former))
+                asking.add_done_callback(kafka.seen)
+                self._asking[partition] = asking
             return known
         if not asking.done():
             return known

@@ -159,6 +159,7 @@ class Widening:
     settings: ServiceSettings
     topics: Sequence[Topic]
     stated: Stated = field(init=False)
+    why: str | None = None  # a change waits
     _names: frozenset[str] = field(init=False)
     _left: set[str] | None = None  # transactions that may still pack by the former count
     _until: int | None = None  # the newest row that may be packed by the former count
@@ -249,6 +250,7 @@ class Widening:
         """Have the partitions added beside the relay; return None once the topics have them."""
         if self._adding is None:
             self._adding = asyncio.create_task(kafka.add_partitions(self.settings, self.topics, count))
+            self._adding.add_done_callback(kafka.seen)
         if not self._adding.done():
             return "the broker is asked for more partitions"
         adding, self._adding = self._adding, None
@@ -259,7 +261,7 @@ class Widening:
         return None
 
     def _tell(self, why: str | None) -> None:
-        now = uptime_s()
+        now, self.why = uptime_s(), why
         self._since = None if why is None else now if self._since is None else self._since
         WAITING.set(0 if self._since is None else now - self._since)
         if why is not None and now >= self._told_at:
