@@ -233,7 +233,7 @@ MUTANTS = (
         f"{WIDENING} -k waits_for",
     ),
     Mutant(
-        "the ends of the former partitions are asked for before a record of the new one is read",
+        "a new partition waits for no end of the former ones",
         "libs/common/src/common/kafka/parents.py",
         "end if begins[tp] < end else 0 for tp, end in ends.items()",
         "0 for tp in ends",
