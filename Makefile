@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Three share the work, file by file, the longest first (tests/support/order.py), each with a Postgres and a broker of its
-# own: two leave the cores waiting for answers. Not end to end: a stack fills a machine
+# own: two leave the cores waiting for answers. End to end it is two: a stack alone leaves half of two cores idle
 PYTEST := $(BIN)/pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder --durations=10
 # Node is a wheel (requirements/dev.in); its programs are pinned beside the tests of the documents
 NODE := tests/contract/openapi/node_modules
@@ -25,6 +25,8 @@ QUICK := tests/unit tests/contract
 # What reaches no broker, and what any broker does for, has run on the local one
 ON_KAFKA := -m "not brokerless and not any_broker"
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Hundreds of processes start in the tests, and each would compile every module anew
+unexport PYTHONDONTWRITEBYTECODE
 PACKAGES := libs/common services/consent-svc services/campaign-svc services/dispatch-svc services/inbound-svc stack clients/python clients/cli \
 	clients/operator
 SOURCES := libs services stack clients tests examples bench chaos deploy/release.py
@@ -74,7 +76,7 @@ ifdef T
 	$(BIN)/pytest $(T)
 else
 	$(PYTEST) $(if $(CHECKED),$(QUICK:%=--ignore=%)) --ignore=tests/e2e --ignore=tests/kafka --ignore=tests/operators --ignore=tests/alerts --ignore=tests/kubernetes --ignore=tests/compose
-	$(BIN)/pytest tests/e2e
+	$(PYTEST) -n 2 tests/e2e
 endif
 
 test-kafka: install ## Run the tests that depend on the broker on Apache Kafka (a JDK 17; Maven the first time; T=path narrows)
@@ -83,12 +85,12 @@ ifdef T
 else
 	PLACET_TEST_BROKERS=1 $(PYTEST) -n 2 $(ON_KAFKA) tests/conformance tests/service --ignore=tests/service/stack \
 		--ignore=tests/service/dispatch/test_fail_points.py
-	PLACET_TEST_BROKERS=1 $(BIN)/pytest $(ON_KAFKA) tests/kafka tests/e2e --ignore=tests/e2e/test_tutorial.py \
+	PLACET_TEST_BROKERS=1 $(PYTEST) -n 2 $(ON_KAFKA) tests/kafka tests/e2e --ignore=tests/e2e/test_tutorial.py \
 		--ignore=tests/e2e/test_chaos.py
 endif
 
 unit property contract conformance service e2e: install $(SMSC)/installed ## Run a single suite
-	$(if $(filter e2e,$@),$(BIN)/pytest,$(PYTEST)) tests/$@
+	$(PYTEST) $(if $(filter e2e,$@),-n 2) tests/$@
 
 operators: install $(SMSC)/installed $(if $(findstring jasmin,$(T)),$(JASMIN)/installed) ## Run Placet behind gateways that others wrote, Kannel and SMPP servers (MESSAGES=2000 RUNS=10: long; SMPP_MESSAGES=1000: with chaos; T=path narrows, T=tests/operators/test_jasmin.py: Jasmin, with Debian's rabbitmq-server and redis-server)
 	PLACET_OPERATORS_MESSAGES=$(or $(MESSAGES),80) PLACET_OPERATORS_RUNS=$(or $(RUNS),1) \

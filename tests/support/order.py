@@ -7,6 +7,11 @@ from typing import Protocol, TypeVar
 
 # The longest first. `make test` tells xdist to leave this order alone: by itself it goes by how many tests a file has.
 LONG = (
+    "e2e/test_tutorial.py",
+    "e2e/test_chaos.py",
+    "e2e/test_demo_survives.py",
+    "e2e/test_shop_killed.py",
+    "kafka/test_three_brokers.py",
     "service/dispatch/test_pipeline_machine.py",
     "service/callers/test_hostile_caller.py",
     "service/dispatch/test_fail_points.py",
