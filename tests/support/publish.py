@@ -115,8 +115,11 @@ def _note_end(settings: ServiceSettings, topic: Topic, acknowledged: Any) -> Non
 
 
 @asynccontextmanager
-async def heartbeat(surroundings: Surroundings, topic: Topic, every_s: float = 0.2) -> AsyncIterator[None]:
-    """While the block runs, the owner of `topic` keeps saying that all it acknowledged is in the log."""
+async def heartbeat(
+    surroundings: Surroundings, topic: Topic, every_s: float = 0.2, partitions: Sequence[int] | None = None
+) -> AsyncIterator[None]:
+    """While the block runs, the owner of `topic` keeps saying that all it acknowledged is in the log. `partitions`: of
+    these alone."""
     settings = ServiceSettings(**await surroundings.settings("dispatch"))
     await ensured(settings, topic)
     stop = asyncio.Event()
@@ -125,7 +128,7 @@ async def heartbeat(surroundings: Surroundings, topic: Topic, every_s: float = 0
         async with _producer(settings) as producer:
             while not stop.is_set():
                 as_of = datetime.now(UTC)
-                for partition in range(settings.partitions):
+                for partition in range(settings.partitions) if partitions is None else partitions:
                     await (await _send_watermark(producer, settings, topic, as_of, partition))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), every_s)
