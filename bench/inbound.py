@@ -88,7 +88,7 @@ async def run(ground: Ground) -> None:
             wanted=SHARE,
         )
     for provider, body, signed in (
-        ("simulator", _mo, simulator_signed(secrets["simulator"].encode())),
+        ("simulator", made_mo, simulator_signed(secrets["simulator"].encode())),
         ("standard", _standard_mo, _standard(key)),
     ):
         path = f"/v1/callbacks/{provider}/bench/messages"
@@ -148,7 +148,7 @@ def _dlr(n: int, _: Sequence[str]) -> bytes:
     return json.dumps({"receipts": [told | {"at": datetime.now(UTC).isoformat()}]}).encode()
 
 
-def _mo(n: int, texts: Sequence[str]) -> bytes:
+def made_mo(n: int, texts: Sequence[str]) -> bytes:
     return json.dumps(_fields(n, texts)).encode()
 
 

@@ -69,14 +69,14 @@ async def _machine(bench: Bench, name: str) -> AsyncIterator[tuple[Ground, Path]
             ground = replace(bench.ground, postgres=postgres, databases={})
             await dispatch.known(await ground.database("dispatch"))
             await dispatch.hold(replace(bench, ground=ground), 0, bench.ground.asked.subjects, bare=False)
-            for pid in _processes(postgres.pid):
+            for pid in processes(postgres.pid):
                 (group / "cgroup.procs").write_text(str(pid))
             yield ground, group
         finally:
             await asyncio.to_thread(postgres.stop)
 
 
-def _processes(parent: int) -> list[int]:
+def processes(parent: int) -> list[int]:
     """Return a process and its children."""
     try:
         children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
