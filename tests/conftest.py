@@ -1,6 +1,7 @@
 """Fixtures shared by the suites. Unique names instead of cleaning: tests share one Postgres and one broker."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -43,6 +44,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("service") and WITH_A_BROKER.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("brokerless")
     items[:] = long_ones_first(items, TESTS)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """What is imported by now stays: each collection would walk over its objects, a million."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
