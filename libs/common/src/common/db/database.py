@@ -10,12 +10,10 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import asyncpg
-from alembic import command, context
-from alembic.config import Config
 from sqlalchemy import MetaData, event, pool, text
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
 from sqlalchemy.engine import Connection, ExceptionContext
@@ -24,6 +22,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from common.db.tls import without_tls_of
 from common.telemetry import gauge, histogram, tracing
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 NAMING = {
     "ix": "%(table_name)s_%(column_0_N_name)s_ix",
@@ -461,12 +462,16 @@ def migrate(url: str, package: str, revision: str = "head", runs_as: str | None 
 
     `runs_as`: the role of the running service, where `url` is the owner's: the role then gets RIGHTS.
     """
+    from alembic import command  # a process that migrates nothing starts without
+
     config = alembic_config(url, package)
     config.attributes["runs_as"] = runs_as
     command.upgrade(config, revision)
 
 
-def alembic_config(url: str, package: str) -> Config:
+def alembic_config(url: str, package: str) -> "Config":
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", f"{package}:migrations")
     config.attributes["url"] = url
@@ -479,6 +484,8 @@ def run_migrations(metadata: MetaData) -> None:
     Each migration is a transaction, except that a concurrent index build (`autocommit_block`) makes several: such a
     migration must tolerate a second run from its beginning.
     """
+    from alembic import context
+
     url = context.config.attributes["url"]
     runs_as = context.config.attributes.get("runs_as")
 
