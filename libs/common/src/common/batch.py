@@ -21,7 +21,8 @@ AT_MOST = 500  # items in a transaction
 PATIENCE_S = 0.05  # ten times a commit
 GIVEN_UP_S = 5.0  # by then callers have left
 AT_ONCE = 8  # of the pool's 20 connections
-LINGER_S, LINGERS = 0.006, 6  # of items that may rest: a transaction costs as much as fifty of them
+LINGER_S, LINGERS = 0.01, 4  # of items that may rest
+ENOUGH = 50  # of them: a transaction costs as much
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -42,8 +43,8 @@ class Together(Generic[T, R]):
 
     `shortcut` comes first, with a transaction of its own: the results, or None where nothing was written. `at_once`:
     transactions at most. `rest` is awaited before the next transaction takes its items, so that more items come; then,
-    where items came although no caller had an answer, `pause` as long as others do. Callers that wait for an answer
-    before they call again, over few connections, wait for nothing.
+    where more came than answers can have brought, `pause` as long as others do. Callers that wait for an answer before
+    they call again, over few connections, wait for nothing.
     """
 
     def __init__(
@@ -99,14 +100,16 @@ class Together(Generic[T, R]):
             unasked = bool(self._waiting)
             if self._rest is not None:
                 await self._rest()
-            if self._rest is not None and unasked:
+            if self._rest is not None and (unasked or len(self._waiting) > len(group)):
                 await self._while_more_come()
 
     async def _while_more_come(self) -> None:
         for _ in range(LINGERS):
             many = len(self._waiting)
+            if many >= ENOUGH:
+                return
             await self._pause(LINGER_S)
-            if len(self._waiting) == many or len(self._waiting) >= AT_MOST:
+            if len(self._waiting) == many:
                 return
 
     def _left(self, doorkeeper: asyncio.Task[None]) -> None:
