@@ -21,8 +21,8 @@ AT_MOST = 500  # items in a transaction
 PATIENCE_S = 0.05  # ten times a commit
 GIVEN_UP_S = 5.0  # by then callers have left
 AT_ONCE = 8  # of the pool's 20 connections
-LINGER_S, LINGERS = 0.01, 4  # of items that may rest
-ENOUGH = 50  # of them: a transaction costs as much
+LINGER_S, LINGERS = 0.02, 2  # of items that may rest
+ENOUGH = 25  # of them: half of what a transaction costs
 
 T = TypeVar("T")
 R = TypeVar("R")
