@@ -43,7 +43,7 @@ from bench.rounds import Sample, Side, cpu_seconds
 from common.contracts import STATES
 from common.files.cutting import PIECE_LINES
 from common.kafka.broker import BATCH_BYTES
-from common.kafka.outbox import PACKED, packed, unpacked
+from common.kafka.packing import PACKED, packed, unpacked
 from common.keyring import SubjectKeys
 from common.settings import SubjectRingSettings
 

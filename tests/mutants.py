@@ -213,7 +213,7 @@ MUTANTS = (
     ),
     Mutant(
         "a part loses its place in the partitions added for its work",
-        "services/dispatch-svc/src/dispatch/division.py",
+        "libs/common/src/common/division.py",
         "AND partition % $3 <> ALL($2::integer[])",
         "AND $3::integer > 0 AND partition <> ALL($2::integer[])",
         "tests/service/dispatch/test_shards.py -k keeps_the_dead_letters",
@@ -2228,13 +2228,6 @@ MUTANTS = (
         "        raw.terminate()  # cancelled half-way",
         "        pass  # cancelled half-way",
         "tests/service/common/test_database.py -k cancelled_leaves",
-    ),
-    Mutant(
-        "a row that an older process compressed holds up the outbox",
-        OUTBOX,
-        "if held.startswith(ZLIB) else",
-        "if False else",
-        "tests/unit/common/test_packed.py",
     ),
 )
 

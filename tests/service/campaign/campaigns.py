@@ -20,7 +20,8 @@ from common.contracts import CAMPAIGN_REQUESTS, CONTROLS, EVENTS, Event, Topic
 from common.contracts.consent import ConsentStateChanged
 from common.contracts.dispatch import HoldChanged, MessageChanged, MessagesChanged
 from common.db.database import Database
-from common.kafka.outbox import SHARED, unpacked
+from common.kafka.outbox import SHARED
+from common.kafka.packing import unpacked
 from common.kafka.subscription import Received
 from common.law import load
 from tests.support.builders import SENDER, field_keys, link_keys, now, number, sender_changed

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import STATES, Watermark
 from common.contracts.consent import ConsentStateChanged
 from common.db.database import Database
-from common.kafka import outbox
+from common.kafka import outbox, packing
 from common.kafka.broker import partition_of
 from common.kafka.outbox import AS_OF, LEADER, MAX_RECORD_BYTES, OLDEST, Relay
 from common.kafka.relayed import TOLD_CHARS, Relayed, ids_of, spans
@@ -80,13 +80,13 @@ async def test_a_record_is_a_cloud_event_in_the_partition_of_its_key(surrounding
         assert len(record.headers["ce_id"]) == 36
 
 
-@pytest.mark.parametrize("pack_bytes", [1, outbox.PACK_BYTES])
+@pytest.mark.parametrize("pack_bytes", [1, packing.PACK_BYTES])
 async def test_events_that_share_rows_leave_one_by_one_in_their_order(
     pack_bytes: int, surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With rows of their own among them, in turns that take a row each; what is rolled back is not among them. As
     appended, whether a payload is compressed on its way or not."""
-    monkeypatch.setattr(outbox, "PACK_BYTES", pack_bytes)
+    monkeypatch.setattr(packing, "PACK_BYTES", pack_bytes)
     monkeypatch.setattr(outbox, "TOGETHER", 3)
     monkeypatch.setattr(outbox, "TURN_BYTES", 1)
     async with pipeline(surroundings, partitions=1) as pipe:

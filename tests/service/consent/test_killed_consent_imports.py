@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from common.files import cutting
-from common.kafka.outbox import unpacked
+from common.kafka.packing import unpacked
 from tests.service.consent.test_imports import AT, consent_svc, done, opened, part, terms, verdicts
 from tests.support.builders import number
 from tests.support.eventually import eventually

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.consent import ConsentStateChanged
 from common.db.database import COPIED_ROWS, Database
-from common.kafka import outbox
+from common.kafka import outbox, packing
 from common.privacy.erasing import Whom
 from common.version import at_least
 from consent.ledger import first_consents, reopening, retention, term_store
@@ -320,7 +320,7 @@ async def test_first_consents_are_told_alike_in_rows_of_their_own_and_in_shared_
     async with database.begin() as tx:
         await record(tx, inner, said, NOW, partitions=partitions)
         rows = await tx.execute(text("SELECT type, payload FROM outbox ORDER BY id"))
-        found = [outbox.unpacked(row.type, row.payload) for row in rows]
+        found = [packing.unpacked(row.type, row.payload) for row in rows]
     if partitions is None:
         payloads = [payload or b"" for _, payload in found]
     else:
@@ -374,7 +374,7 @@ async def _left(tx: AsyncConnection) -> list[object]:
         assert (subject.head, subject.entries) == (entries[-1].hash, len(entries))
     due = await term_store.due_of(tx, [subject.subject_id for subject, _ in histories])
     sent = await tx.execute(text("SELECT type, payload FROM outbox ORDER BY id"))
-    told = [outbox.unpacked(row.type, row.payload)[1] or b"" for row in sent if outbox.SHARED in row.type]
+    told = [packing.unpacked(row.type, row.payload)[1] or b"" for row in sent if outbox.SHARED in row.type]
     events = [tuple(one) for row in told for one in msgspec.msgpack.decode(row)]
     ledger = [
         (replace(subject, head=""), [(e.position, e.evidence, e.recorded_at) for e in entries])

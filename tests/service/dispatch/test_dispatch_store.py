@@ -17,7 +17,7 @@ from common.contracts.consent import ConsentStateChanged
 from common.contracts.rights import ErasureRequested
 from common.db.database import COPIED_MESSAGES, Database, fetch_many
 from common.kafka import broker as kafka
-from common.kafka import outbox
+from common.kafka import outbox, packing
 from common.kafka.broker import partition_of
 from common.kafka.subscription import Received, home_offset
 from common.privacy import erasing
@@ -572,7 +572,7 @@ async def test_changes_of_a_partition_share_events_that_fit_a_record(
         apart = [events.Changed(beside.partition + 1, change) for change in changes]
         await events.append_changes(tx, [*apart[:1], beside, *apart[1:]])
         rows = await fetch_many(tx, "SELECT key, type, payload FROM outbox ORDER BY id")
-    records = [(key, *outbox.unpacked(kind, payload)) for key, kind, payload in rows]
+    records = [(key, *packing.unpacked(kind, payload)) for key, kind, payload in rows]
     assert all(len(key) + len(payload or b"") <= outbox.MAX_RECORD_BYTES for key, _, payload in records)
     told = [kafka.decode(payload, [("ce_type", kind.encode())]) for _, kind, payload in records]
     assert [event and event.key.encode() for event in told] == [key for key, *_ in rows]

@@ -68,7 +68,7 @@ from common.contracts.dispatch import MessageChanged, OptOutEnforced
 from common.contracts.rights import ErasureRequested
 from common.db.database import Database
 from common.kafka import broker as kafka
-from common.kafka import outbox
+from common.kafka import packing
 from common.kafka.consumer import Consumer
 from common.kafka.outbox import Numbers, Relay
 from common.kafka.subscription import Hold, Subscription
@@ -895,7 +895,7 @@ class Pipeline(RuleBasedStateMachine):
         assert await checker.violations(now() - timedelta(hours=1), now()) == {}
         events = requests_in(e for topic in REQUESTS for e in self._applied(topic, offsets))
         self._knows_what_it_was_told(offsets, known, controls, opt_outs)
-        appended = [outbox.unpacked(row.type, row.payload) for row in waiting]
+        appended = [packing.unpacked(row.type, row.payload) for row in waiting]
         unpublished = [kafka.decode(payload, [("ce_type", kind.encode())]) for kind, payload in appended]
         try:
             self._tells_what_is(rows, opt_outs, unpublished)

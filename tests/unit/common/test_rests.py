@@ -211,7 +211,7 @@ def test_a_leader_reads_the_outbox_however_rare_its_watermarks_are(every_s: floa
 
 async def test_a_relay_wakes_at_once_but_for_rows_that_gather() -> None:
     told: dict[str, Any] = {"topic_prefix": "", "own_shard": "", "relay_ack_timeout_s": 5.0}
-    told |= {"keyless": True, "max_clock_skew_s": 0.1}
+    told |= {"partitions": 6, "keyless": True, "max_clock_skew_s": 0.1}
     relay, woken = Relay("dispatch", cast(Database, None), cast(Any, SimpleNamespace(**told))), asyncio.Event()
     relay._heard(woken, LATER)
     gathering = relay._gathering

@@ -24,7 +24,7 @@ from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS
 from common.contracts.inbound import MessageReceived, ReceiptReceived, ReceiptsReceived
 from common.db.database import fetch_many
 from common.kafka import broker as kafka
-from common.kafka import outbox
+from common.kafka import outbox, packing
 from common.service import Resources
 from inbound import journal, store
 from inbound.journal import Arrival, Entry, Kept
@@ -130,7 +130,7 @@ async def write_receipts(held: Resources[Any], arrivals: Sequence[Arrival]) -> l
     keys, payloads = [event.key.encode() for event in events], [kafka.encode(event) for event in events]
     if any(len(key) + len(payload) > outbox.MAX_RECORD_BYTES for key, payload in zip(keys, payloads, strict=True)):
         return None
-    stored, drawn = [outbox.as_stored(ReceiptsReceived.type, each) for each in payloads], outbox.draw_ids(len(events))
+    stored, drawn = [packing.as_stored(ReceiptsReceived.type, each) for each in payloads], outbox.draw_ids(len(events))
     try:
         rows = await _kept_receipts(
             held,
@@ -229,7 +229,7 @@ def _is_usual(
         return False
     if any(entry.message is None or entry.message.part is not None for entry in entries):
         return False
-    if max(map(len, payloads)) >= outbox.PACK_BYTES:
+    if max(map(len, payloads)) >= packing.PACK_BYTES:
         return False
     if len({(event.provider, event.account, event.provider_message_id) for event in events}) < len(events):
         return False

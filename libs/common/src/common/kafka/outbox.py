@@ -18,14 +18,12 @@ import asyncio
 import logging
 import math
 import secrets
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import UUID, uuid4
 
-import cramjam
 import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -39,6 +37,7 @@ from common.db.notify import Listener, either
 from common.db.timer import uptime_s
 from common.kafka import broker as kafka
 from common.kafka import publisher_keys, widening
+from common.kafka.packing import PACKED, all_as_stored, unpacked
 from common.kafka.relayed import IDLE_S, spans
 from common.kafka.relayed import RELAYED as RELAYED
 from common.keyring import fingerprints
@@ -67,10 +66,6 @@ AT_ONCE_BYTES = 100_000  # of a partition: worth a request at once
 TURN_BYTES = 2_000_000  # of payloads as stored, some six times as much once unpacked; plus the row beyond
 DEAD_LETTERS = ".dlq"
 SHARED = "placet.shared_row.v1;"  # prefix of the type of a shared row
-PACKED = "placet.packed_row.v1;"  # prefix of the type of a row with a compressed payload
-PACK_BYTES = 4_096  # from here on: a seventh of the WAL for a batch of changes, and less work for Postgres and us
-PACK_LEVEL = 1  # of Zstandard: an eighth of zlib's time, and no more bytes
-ZLIB = b"\x78"  # first byte of a payload that an older process compressed; Zstandard begins with another
 MAX_RECORD_BYTES = kafka.BATCH_BYTES - 20_000  # key and value; headers and framing take the rest
 
 PUBLISHED = counter("sms_outbox_published_total", "Events acknowledged by Kafka.", ["topic"])
@@ -267,7 +262,7 @@ async def append_records(
     `packed_by`: the count of partitions by which rows of several people of a wide topic are packed. Raises Coarse, with
     nothing written, where the database states a finer one (`widening.in_parts`).
     """
-    types, payloads = _packed(types, payloads)
+    types, payloads = all_as_stored(types, payloads)
     rows = await fetch_many(
         tx,
         APPEND if packed_by is None else APPEND_PACKED,
@@ -284,37 +279,6 @@ async def append_records(
     if packed_by is not None and len(rows) < len(keys):
         await widening.refuse(tx)
     return sorted(id_ for (id_,) in rows)
-
-
-def _packed(types: Sequence[str], payloads: Sequence[bytes | None]) -> tuple[Sequence[str], Sequence[bytes | None]]:
-    """Compress the large payloads, and say so in their types."""
-    if all(payload is None or len(payload) < PACK_BYTES for payload in payloads):
-        return types, payloads
-    rows = [as_stored(type_, payload) for type_, payload in zip(types, payloads, strict=True)]
-    return [type_ for type_, _ in rows], [payload for _, payload in rows]
-
-
-def as_stored(type_: str, payload: bytes | None) -> tuple[str, bytes | None]:
-    """Return the type and the payload of a row: a large payload is compressed."""
-    if payload is None or len(payload) < PACK_BYTES:
-        return type_, payload
-    return f"{PACKED}{type_}", packed(payload)
-
-
-def packed(payload: bytes) -> bytes:
-    return bytes(cramjam.zstd.compress(payload, PACK_LEVEL))
-
-
-def unpacked(type_: str, payload: bytes | None) -> tuple[str, bytes | None]:
-    """Return the type and the payload as they were appended."""
-    if not type_.startswith(PACKED):
-        return type_, payload
-    held = payload or b""
-    return type_.removeprefix(PACKED), zlib.decompress(held) if held.startswith(ZLIB) else _unpack(held)
-
-
-def _unpack(payload: bytes) -> bytes:
-    return bytes(cramjam.zstd.decompress(payload))
 
 
 class Waiting(msgspec.Struct, frozen=True, gc=False):
