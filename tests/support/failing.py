@@ -23,7 +23,8 @@ from common.db.database import Database
 from common.service import Service, running
 from tests.support.running import serving
 
-WARM = ["dispatch.service", "uvicorn", "asyncpg", "httpx"]  # imported once: each process is a fork of one that has them
+# Imported once: each process is a fork of one that has them
+WARM = [__name__, "dispatch.service", "uvicorn", "asyncpg", "httpx"]
 # In the ledger of dispatch-svc, for messages that a dead process has left `sending`. A test that waits instead has a
 # short timeout, by which a sweep takes messages of a live process for left ones on a machine that stands still
 TIME_PASSES = "UPDATE sending SET since = since - interval '1 minute'"
