@@ -12,6 +12,7 @@ LONG = (
     "e2e/test_demo_survives.py",
     "e2e/test_shop_killed.py",
     "kafka/test_three_brokers.py",
+    "conformance/test_both_brokers.py",
     "service/dispatch/test_pipeline_machine.py",
     "service/callers/test_hostile_caller.py",
     "service/dispatch/test_fail_points.py",
