@@ -51,15 +51,15 @@ class Knowledge(NamedTuple):
 
 _OF_SENDER = "oadc", "stop_code", "purposes", "countries", "reachable_in", "stop_page", "controller", "organisation_id"
 _NO_SENDER = ", ".join("NULL" for _ in _OF_SENDER)
-# A small table is scanned: an array made from a parameter is made again for each of its rows, by a plan for any
-# parameter. Of a large table the index is used.
+# A small table is scanned: without the SELECT, an array made from a parameter is made again for each of its rows, by a
+# plan for any parameter. A join would scan a large table too, until the table is first analysed.
 _SURROUNDINGS = (
     "SELECT 'sender', sender_id, NULL, NULL::timestamptz, NULL::text[], " + ", ".join(_OF_SENDER) + " FROM sender"
     " WHERE sender_id = ANY($1::text[])"
     f" UNION ALL SELECT 'block', subject_id, gateway, NULL, NULL, {_NO_SENDER} FROM provider_block"
-    " WHERE subject_id IN (SELECT unnest(string_to_array($2, ' ')))"
+    " WHERE subject_id = ANY((SELECT string_to_array($2, ' '))::text[])"
     f" UNION ALL SELECT 'erasure', subject_id, controller_id, requested_at, lifted_for, {_NO_SENDER} FROM erasing"
-    " WHERE subject_id IN (SELECT unnest(string_to_array($2, ' ')))"
+    " WHERE subject_id = ANY((SELECT string_to_array($2, ' '))::text[])"
     f" UNION ALL SELECT 'template', template_id, number::text, NULL, NULL, {_NO_SENDER} FROM template"
     " WHERE state = 'approved' AND template_id = ANY($3::text[])"
     f" UNION ALL SELECT 'covers', s.sender_id, o.sender_id, NULL, NULL, {_NO_SENDER} FROM sender AS s"
