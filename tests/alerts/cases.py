@@ -157,6 +157,9 @@ def _simple() -> Iterator[Case]:
     yield from quiet("ConsumerBehind", "requests wait in Kafka", S(lag % "campaign.requests.v1", 0, 900000))
     yield from near("TemplatesBehind", S(lag % "campaign.templates.v1", 1, 0), waits=0)
     yield from near("OutboxStuck", S("sms_outbox_oldest_row_age_seconds", 10.1, 9.9), waits=0)
+    yield from near("PartitionsUnused", S("sms_outbox_widening_seconds", 901, 899), about="by the relay")
+    of_reader = 'sms_consumer_new_partitions_waiting_seconds{topic="campaign.requests.v1"}'
+    yield from near("PartitionsUnused", S(of_reader, 901, 899), about="by a reader")
     open_ = 'sms_dead_letters_open_records{topic="%s"}'
     yield from near("DeadLetters", S(open_ % "consent.states.v1", 1, 0))
     yield from quiet("DeadLetters", "of an operator", S(open_ % "operator.x.messages.v1", 0, 9))

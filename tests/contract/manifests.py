@@ -34,9 +34,11 @@ def topics() -> Iterator[dict[str, Any]]:
     told = env_file(BASE / "placet.env")
     replicas = int(told["PLACET_KAFKA_REPLICATION"])
     in_sync = {"min.insync.replicas": str(replicas - 1), "unclean.leader.election.enable": "false"}
+    people = told["PLACET_PARTITIONS"]
     for topic in TOPICS:
+        of_topic = told.get("PLACET_WORK_PARTITIONS", people) if topic.wide else people
         for name, partitions, config in (
-            (topic.name, int(told["PLACET_PARTITIONS"]), topic.config),
+            (topic.name, int(of_topic), topic.config),
             (topic.dead_letters, 1, topic.dead_letters_config),
         ):
             yield {
