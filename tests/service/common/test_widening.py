@@ -7,7 +7,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import pytest
@@ -32,6 +32,7 @@ from tests.support.builders import now, subject
 from tests.support.eventually import eventually, is_so
 from tests.support.failing import Point, ended, start
 from tests.support.operators.http import TOKEN
+from tests.support.publish import publish_raw
 from tests.support.running import Surroundings
 
 FEW, MANY = 3, 6
@@ -60,14 +61,14 @@ def change(who: str, version: int) -> Changed:
 
 @dataclass
 class World:
-    """A database whose relay gets more partitions, and a reader. `held`: the reader handles no former partition."""
+    """A database whose relay gets more partitions, and a reader. `held`: partitions that the reader does not handle."""
 
     surroundings: Surroundings
     database: Database
     few: ServiceSettings
     many: ServiceSettings
     seen: list[tuple[str, int, int]] = field(default_factory=list)  # who, version, partition
-    held: bool = False
+    held: set[int] = field(default_factory=set)
     dealt: list[tuple[int, int]] = field(default_factory=list)  # partitions of the reader, of so many
     written: int = 0
 
@@ -78,7 +79,7 @@ class World:
             await events.append_changes(tx, [change(who, self.written) for who in people])
 
     async def handle(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
-        if self.held and batch[0].source < FEW:
+        if self.held & {each.source for each in batch}:
             raise Hold
         for received in batch:
             assert isinstance(received.event, MessagesChanged)
@@ -91,9 +92,9 @@ class World:
     def relay(self, settings: ServiceSettings) -> Relay:
         return Relay("dispatch", self.database, settings)
 
-    def reader(self) -> Consumer:
+    def reader(self, *, together: bool = False) -> Consumer:
         hear = partial(_note, self.dealt)
-        reading = Subscription(GROUP, DISPATCH_MESSAGES, self.handle, on_assigned=hear)
+        reading = Subscription(GROUP, DISPATCH_MESSAGES, self.handle, on_assigned=hear, together=together)
         return Consumer(reading, self.database, self.many)
 
     async def stated(self) -> tuple[int, int] | None:
@@ -115,12 +116,17 @@ class World:
         assert last == dict.fromkeys(PEOPLE, self.written)
         return True
 
-    def in_order(self) -> None:
-        """Each person's versions came in their order, without a gap."""
+    def versions(self) -> dict[str, list[int]]:
+        """The versions of each person in the order in which they came."""
         found: dict[str, list[int]] = defaultdict(list)
         for who, version, _ in self.seen:
             if version not in found[who]:  # a relay that died publishes again
                 found[who].append(version)
+        return dict(found)
+
+    def in_order(self) -> None:
+        """Each person's versions came in their order, without a gap."""
+        found = self.versions()
         assert found == {who: list(range(1, self.written + 1)) for who in PEOPLE}
         moved = {who for who, _, source in self.seen if source >= FEW}
         assert moved == set(MOVED), "people of the new partitions, and nobody else, are there"
@@ -186,7 +192,7 @@ async def test_the_records_of_each_person_are_read_in_order_while_partitions_are
 
 async def test_a_new_partition_waits_for_what_its_people_have_in_the_former_one(world: World) -> None:
     """Whatever the order in which the partitions are read."""
-    world.held = True
+    world.held = set(range(FEW))
     await world.write()
     async with going(world.relay(world.few).run):
         await eventually(world.drained, within_s=WITHIN_S)
@@ -197,14 +203,53 @@ async def test_a_new_partition_waits_for_what_its_people_have_in_the_former_one(
         topic = DISPATCH_MESSAGES.name
         await eventually(lambda: is_so(waiting(topic) > 2.0), within_s=WITHIN_S)
         assert world.seen == []
-        world.held = False
+        world.held = set()
         await eventually(world.all_read, within_s=WITHIN_S)
         assert waiting(topic) == 0
     world.in_order()
 
 
+async def test_a_new_partition_is_read_though_its_first_batch_fails(world: World) -> None:
+    """A bad record is the first there, and stands with a good one in a batch."""
+    await world.write()
+    async with going(world.relay(world.few).run):
+        await eventually(world.drained, within_s=WITHIN_S)
+    async with going(world.relay(world.many).run):
+        await eventually(world.is_wide, within_s=WITHIN_S)
+        wide = replace(world.surroundings, partitions=MANY)
+        for who in MOVED:
+            await publish_raw(wide, DISPATCH_MESSAGES, who.encode(), b"?", [])
+        await world.write()
+        await eventually(world.drained, within_s=WITHIN_S)
+    async with going(world.reader().run):
+        await eventually(world.all_read, within_s=WITHIN_S)
+    world.in_order()
+    async with world.surroundings.sql("dispatch") as sql:
+        assert await sql.fetchval("SELECT count(*) FROM dead_letter") == len(MOVED)
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_a_new_partition_waits_for_its_own_former_partition_alone(world: World, together: bool) -> None:
+    first, *_, last = sorted({partition_of(who, FEW) for who in MOVED})
+    world.held = {last}
+    await world.write()
+    async with going(world.relay(world.few).run):
+        await eventually(world.drained, within_s=WITHIN_S)
+    async with going(world.relay(world.many).run):
+        await eventually(world.is_wide, within_s=WITHIN_S)
+        await world.write()
+        await eventually(world.drained, within_s=WITHIN_S)
+    async with going(world.reader(together=together).run):
+        others = {who for who in PEOPLE if partition_of(who, FEW) != last}
+        assert others & set(MOVED), first
+        await eventually(lambda: is_so(world.versions() == {who: [1, 2] for who in others}), within_s=WITHIN_S)
+        world.held = set()
+        await eventually(world.all_read, within_s=WITHIN_S)
+    world.in_order()
+
+
 def waiting(topic: str) -> float:
-    return float(WAITING.labels(topic)._value.get())
+    return float(WAITING.labels(topic, GROUP)._value.get())
 
 
 async def test_what_a_slow_transaction_packed_by_the_former_count_is_published_by_it(world: World) -> None:

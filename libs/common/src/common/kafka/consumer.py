@@ -422,7 +422,7 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         of = self._consumer.settings.partitions
         if self._consumer.subscription.topic.wide:
-            of = await clients.partitions_of(
-                self.client, self._consumer.placement.topic, {tp.partition for tp in assigned}
-            )
+            settings, dealt = self._consumer.settings, {tp.partition for tp in assigned}
+            topic = self._consumer.placement.topic
+            of = await clients.partitions_of(self.client, topic, dealt, settings.wide_partitions)
         self._consumer.dealt(assigned, of)

@@ -31,7 +31,7 @@ TOLD_EVERY_S = 30.0
 WAITING = gauge(
     "sms_consumer_new_partitions_waiting_seconds",
     "Seconds for which records of a new partition have waited for their people's former partitions; 0 without such.",
-    ["topic"],
+    ["topic", "consumer_group"],
 )
 
 Ends = Mapping[int, int]  # by partition; 0 where no record is left to be read
@@ -65,21 +65,28 @@ class Parents:
         """
         for partition, next_offset in next_offsets.items():
             former = parents_of(partition, self.settings.partitions)
-            if next_offset == 0 and former and not await self._reached(tx, partition, former):
-                self._waiting.add(partition)
+            if next_offset == 0 and former:
+                if not await self._reached(tx, partition, former):
+                    self._waiting.add(partition)
+                    self._show()
+                    raise Hold("the partitions that its people were in before are not handled yet")
+                self._waiting.discard(partition)  # the ends stay: the transaction may be rolled back
                 self._show()
-                raise Hold("the partitions that its people were in before are not handled yet")
-            if partition in self._waiting or partition in self._ends:
-                self.keep(self._waiting - {partition})
+            elif partition in self._ends:
+                self._forget(partition)
                 log.info("a new partition is read", extra={"consumer": self.subscription.name, "partition": partition})
 
     def keep(self, partitions: Collection[int]) -> None:
         """Forget other partitions: a process that reads one later asks for the ends anew."""
-        self._waiting &= set(partitions)
-        self._ends = {partition: ends for partition, ends in self._ends.items() if partition in partitions}
-        for partition in [partition for partition in self._asking if partition not in partitions]:
-            self._asking.pop(partition).cancel()
+        for partition in {*self._ends, *self._asking, *self._waiting} - set(partitions):
+            self._forget(partition)
         self._show()
+
+    def _forget(self, partition: int) -> None:
+        self._waiting.discard(partition)
+        self._ends.pop(partition, None)
+        if (asking := self._asking.pop(partition, None)) is not None:
+            asking.cancel()
 
     async def _reached(self, tx: AsyncConnection, partition: int, former: Sequence[int]) -> bool:
         if (ends := self._asked(partition, former)) is None:
@@ -122,7 +129,9 @@ class Parents:
     def _show(self) -> None:
         now = time.monotonic()
         self._since = None if not self._waiting else now if self._since is None else self._since
-        WAITING.labels(self.subscription.topic.name).set(0 if self._since is None else now - self._since)
+        WAITING.labels(self.subscription.topic.name, self.subscription.group).set(
+            0 if self._since is None else now - self._since
+        )
         if self._waiting and now >= self._told_at:
             self._told_at = now + TOLD_EVERY_S
             waiting = {"consumer": self.subscription.name, "partitions": sorted(self._waiting)}

@@ -173,9 +173,13 @@ class Widening:
         self._names = frozenset(topic.name for topic in self.topics)
 
     async def begin(self, session: AsyncConnection) -> None:
-        """Read what the database states. The session must not be within a transaction."""
+        """Read what the database states, and have the topics follow, should they have been made anew.
+
+        The session must not be within a transaction. Raises KafkaError.
+        """
         if self.topics and (rows := await fetch_alone(session, STATED)):
             self.stated = Stated(*rows[0])
+            await kafka.add_partitions(self.settings, self.topics, self.stated.packed)
 
     def count(self, topic: str) -> int:
         """Return the count by which a topic, without the prefix, is published."""
@@ -206,9 +210,10 @@ class Widening:
         self._tell(why)
 
     def end(self) -> None:
-        """Give up at the end of a term."""
+        """Give up at the end of a term: the next leader tells what it waits for."""
         if self._adding is not None:
             self._adding.cancel()
+        self._tell(None)
 
     async def _advance(self, session: AsyncConnection, knows: Knows) -> str | None:
         """Return why the change waits, or None without a change."""

@@ -85,12 +85,17 @@ def read_of(settings: ServiceSettings, topic: Topic) -> Sequence[int]:
     return [partition for partition in range(of_topic(settings, topic)) if partition % of in own]
 
 
-async def partitions_of(client: AIOKafkaConsumer, topic: str, dealt: Collection[int]) -> int:
-    """Return how many partitions a topic has, as the broker says now, and so no fewer than when they were dealt."""
+async def partitions_of(client: AIOKafkaConsumer, topic: str, dealt: Collection[int], wanted: int) -> int:
+    """Return how many partitions a topic has, as the broker says now, and so no fewer than when they were dealt.
+
+    Without an answer at least `wanted`, the count of the settings: a share of too many is a lower rate.
+    """
+    least = wanted
     with contextlib.suppress(Exception):
         async with asyncio.timeout(KNOWN_WITHIN_S):
             await client._client.force_metadata_update()
-    return max(len(client.partitions_for_topic(topic) or ()), max(dealt, default=0) + 1)
+            least = 1
+    return max(len(client.partitions_for_topic(topic) or ()), max(dealt, default=0) + 1, least)
 
 
 def _is_shared(topic: Topic) -> bool:
