@@ -24,7 +24,7 @@ from common.kafka.reading import lag, polling
 from common.kafka.reading.offsets import Offsets
 from common.kafka.reading.placement import Placement
 from common.kafka.reading.progress import Progress
-from common.kafka.relayed import LEADS_S, Relayed, spans
+from common.kafka.relayed import IDLE_S, LEADS_S, Relayed, spans
 from common.kafka.subscription import (
     AWAKE_MS,
     CALM_MS,
@@ -251,6 +251,11 @@ async def test_a_notification_asks_for_nobody_whom_the_relay_of_this_process_tel
     await asyncio.sleep(0)
     relayed._heard(spans([9]))
     assert known in relayed._asked, "the relay of this process may have died"
+    relayed._asked.clear()
+    relayed.published({5: uuid4()})
+    monkeypatch.setattr(time, "monotonic", lambda: late + IDLE_S)
+    relayed._ask_of_old()
+    assert relayed._asked == {known, unknown}, "the notification may have been missed, however busy the others are"
     for wait in waits:
         wait.cancel()
 

@@ -48,6 +48,7 @@ class _Waiter:
         self.events = events
         self.unpublished = set(self.rows)
         self.done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.since = time.monotonic()
 
     @property
     def knows_its_events(self) -> bool:
@@ -68,7 +69,7 @@ class Relayed:
     outbox, in a single statement.
 
     A relay of this process tells at once (`published`), which saves the query: while that relay leads, a notification
-    asks for nobody whose events are known, and the next poll does, should the relay have died meanwhile. The id of the
+    asks for nobody whose events are known, and a poll does, should the relay have died meanwhile. The id of the
     event, drawn once, shows that the row of this outbox id is the caller's own.
     """
 
@@ -88,8 +89,7 @@ class Relayed:
         async with Listener(self._database, RELAYED, self._heard):
             while not stop.is_set():
                 await either(stop, self._woken, self._look_every_s)
-                if not self._woken.is_set():
-                    self._ask(self._waiters)
+                self._ask_of_old()
                 self._woken.clear()
                 asked, self._asked = self._asked, set()
                 if asked:
@@ -120,6 +120,14 @@ class Relayed:
                     if not waiter.unpublished:
                         waiter.answer(True)
         self._newest = max(self._newest, *rows)
+
+    def _ask_of_old(self) -> None:
+        """Ask, however busy the others are, for each caller who has waited for a look: a notification can be missed."""
+        now = time.monotonic()
+        for waiter in self._waiters:
+            if now >= waiter.since + self._look_every_s:
+                waiter.since = now
+                self._ask([waiter])
 
     def _ask(self, waiters: Iterable[_Waiter]) -> None:
         for waiter in waiters:
