@@ -20,6 +20,7 @@ from tests.support.reading import reading
 from tests.support.running import Surroundings
 
 pytestmark = pytest.mark.any_broker  # the way between the services is of rights/test_erasure.py
+PATH_SECRET = "2f1c9f3e5b7a4d60"
 COUNTED = ("callbacks", "reviews", "parts")
 
 
@@ -73,6 +74,34 @@ async def test_the_same_callback_again_is_a_duplicate_and_brings_nothing_back(su
         assert (await service.text("STOP", mo="mo-1")).status_code == 200
         assert len(await events(service, "mo-1")) == 1
         assert await held(surroundings, 1) == []
+
+
+@pytest.mark.parametrize("erased_first", [True, False])
+async def test_nor_does_a_callback_that_has_a_new_text_of_somebody_else_beside_it(
+    surroundings: Surroundings, erased_first: bool
+) -> None:
+    """A text belongs to its first callback, where the erasure looks."""
+    infobip = {"provider": "infobip", "account": "other", "path_secrets": [PATH_SECRET]}
+
+    def text(n: int, words: str) -> dict[str, str]:
+        return {"messageId": f"mo-{n}", "from": number(n)[1:], "to": "36111", "text": words}
+
+    async def call(service: Reviewed, *results: dict[str, str]) -> int:
+        url = f"/v1/callbacks/infobip/other/{PATH_SECRET}/messages"
+        return (await service.client.post(url, json={"results": results})).status_code
+
+    async with (
+        inbound(surroundings, accounts=[infobip]) as service,
+        reading(surroundings, ERASURE_ACKS) as read,
+    ):
+        assert await call(service, text(1, "merci bien")) == 200
+        if erased_first:
+            await erased(surroundings, read, 1)
+        assert await call(service, text(1, "merci bien"), text(2, "ma commande")) == 200
+        if not erased_first:
+            await erased(surroundings, read, 1)
+        assert await held(surroundings, 1, "merci") == []
+        assert [event.intent for event in await events(service, "mo-2")] == ["none"]
 
 
 async def test_a_text_of_before_that_comes_late_counts_as_a_stop_and_is_not_kept(surroundings: Surroundings) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
@@ -64,10 +64,12 @@ def without_tickets(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @asynccontextmanager
-async def inbound(surroundings: Surroundings, undo_s: float = 0, **account: str) -> AsyncIterator[Reviewed]:
-    """Run inbound-svc with an account. `undo_s`: how long a decision can be undone."""
-    accounts = [{"provider": "simulator", "account": "main", "secrets": [SECRET], **account}]
-    more = {"provider_accounts": accounts, "publish_timeout_s": 60.0, "review_undo_s": undo_s}
+async def inbound(
+    surroundings: Surroundings, undo_s: float = 0, accounts: Sequence[Mapping[str, object]] = (), **account: str
+) -> AsyncIterator[Reviewed]:
+    """Run inbound-svc with an account, and with others. `undo_s`: how long a decision can be undone."""
+    simulator = {"provider": "simulator", "account": "main", "secrets": [SECRET], **account}
+    more = {"provider_accounts": [simulator, *accounts], "publish_timeout_s": 60.0, "review_undo_s": undo_s}
     settings = Settings(**await surroundings.settings("inbound", **more))
     async with running(build(settings)) as client:
         yield Reviewed(client, settings)

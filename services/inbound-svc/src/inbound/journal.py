@@ -90,14 +90,15 @@ class Kept:
 
     `stands_for`: the callbacks whose events the arrival waits for, with their outbox ids. `event_ids`: of new events,
     by outbox id. `replayed`: the nonce was used for other content, so the journal keeps no entry. `late`: an entry
-    precedes the erasure of its person, so the journal keeps no body. `callback_id`: shared by an account's arrivals of
-    DLRs in one transaction.
+    precedes the erasure of its person, so the journal keeps no body. `has_known`: an entry was known before.
+    `callback_id`: shared by an account's arrivals of DLRs in one transaction.
     """
 
     arrival: Arrival
     callback_id: UUID
     replayed: bool = False
     late: bool = False
+    has_known: bool = False
     fresh: list[Entry] = field(default_factory=list)
     outbox_ids: list[int] = field(default_factory=list)
     event_ids: dict[int, UUID] = field(default_factory=dict)
@@ -228,11 +229,15 @@ async def _add(tx: AsyncConnection, entries: Sequence[tuple[Kept, Entry]]) -> bo
         return False
     new = await store.add_items(tx, [(one.callback_id, one.arrival.origin, entry.item) for one, entry in entries])
     fresh: list[tuple[Kept, Entry]] = []
+    seen = set[tuple[UUID, store.Identity]]()
     for one, entry in entries:
         name = one.callback_id, entry.item.identity
         if name in new:
             new.remove(name)
+            seen.add(name)
             fresh.append((one, entry))
+        elif name not in seen:
+            one.has_known = True
     people = {entry.item.subject_id for _, entry in fresh if entry.item.subject_id}
     if not people:  # DLRs
         for one, entry in fresh:
@@ -306,7 +311,7 @@ def _sealed(held: Resources[Any], kept: Sequence[Kept]) -> list[KeptCallback]:
     """Return the rows of the callbacks; that of MOs with the raw content sealed.
 
     The raw content of DLRs is not kept: it proves nothing of a person's wish, and names numbers that an erasure could
-    not find.
+    not find. Nor is that of MOs of which one is known: it belongs to its first callback, where an erasure looks.
     """
     callbacks: dict[UUID, list[Kept]] = {}
     for one in kept:
@@ -314,7 +319,7 @@ def _sealed(held: Resources[Any], kept: Sequence[Kept]) -> list[KeptCallback]:
     rows = []
     for callback_id, some in callbacks.items():
         arrival, body = some[0].arrival, None
-        if arrival.origin.kind == "messages" and not some[0].late:
+        if arrival.origin.kind == "messages" and not (some[0].late or some[0].has_known):
             body = sealed_body(held, arrival, callback_id)
         ids = sorted({row for one in some for row in one.outbox_ids})
         dlrs = [
