@@ -228,9 +228,30 @@ MUTANTS = (
     Mutant(
         "a new partition is read before what its people have in the former one",
         "libs/common/src/common/kafka/parents.py",
-        "if next_offset == 0 and former and not",
-        "if next_offset < 0 and former and not",
+        "if next_offset == 0 and former:",
+        "if next_offset < 0 and former:",
         f"{WIDENING} -k waits_for",
+    ),
+    Mutant(
+        "a new partition asks again for what has gone on meanwhile, whenever its batch fails",
+        "libs/common/src/common/kafka/parents.py",
+        "self._waiting.discard(partition)  # the ends stay: the transaction may be rolled back",
+        "self._forget(partition)",
+        f"{WIDENING} -k first_batch_fails",
+    ),
+    Mutant(
+        "a caller whose notification was missed is not asked for while others come",
+        "libs/common/src/common/kafka/relayed.py",
+        "if now >= waiter.since + self._look_every_s:",
+        "if False:",
+        "tests/unit/common/test_rests.py -k asks_for_nobody",
+    ),
+    Mutant(
+        "the body of a callback with a known text stays behind the erasure of its person",
+        "services/inbound-svc/src/inbound/journal.py",
+        "not (some[0].late or some[0].has_known)",
+        "not some[0].late",
+        "tests/service/inbound/test_inbound_erasure.py -k somebody_else_beside",
     ),
     Mutant(
         "a new partition waits for no end of the former ones",

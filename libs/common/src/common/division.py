@@ -87,12 +87,15 @@ class Stated(NamedTuple):
     division: str
 
 
-async def admit(shards: Shards, settings: ShardedSettings) -> None:
-    """State or check the partitions of the process's database, and check those of the others. Raises OtherShard."""
+async def admit(shards: Shards, settings: ShardedSettings, writers: Collection[str]) -> None:
+    """State or check the partitions of the process's database, and check those of the others. Raises OtherShard.
+
+    `writers`: the roles of the service that write to the databases of all shards.
+    """
     others = [shard for shard in shards.each if shard is not shards.own]
     async with shards.own.database.begin() as tx:
         await claim(tx, settings.own_partitions, others, settings.partitions)
-    if settings.roles & {"api", "worker"}:  # which write to all
+    if settings.roles & set(writers):
         await asyncio.gather(*(check(shard, settings.partitions) for shard in others))
 
 

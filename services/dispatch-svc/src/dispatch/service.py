@@ -81,7 +81,7 @@ class Settings(ShardedSettings, PricedSettings):
     intake_batch: int = Field(500, ge=1, le=5000)
     """Records in a transaction; a STOP of the partition waits for the transaction."""
 
-    marketing_settle_s: float = Field(0.5, ge=0, le=60)
+    marketing_settle_s: float = Field(0.5, ge=0, le=5)
     """How old a campaign's request is at its decision, unless a whole batch waits: by then a watermark speaks of what
     was acknowledged before the request.
     """
@@ -247,7 +247,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         about="Messages: accepted, decided by the gate, handed off, and reported.",
         settings=settings,
         metadata=schema.metadata,
-        admitted=lambda held: division.admit(held.shards, settings),
+        admitted=lambda held: division.admit(held.shards, settings, {"api"}),
         sealed=SEALED,
         subject_ids={
             projection.subject.c.subject_id: projection.subject.c.subject_id,
