@@ -463,6 +463,16 @@ DASHBOARDS = (
                 worst("sms_outbox_oldest_row_age_seconds", "job"),
                 10,
             ),
+            Panel(
+                "Added partitions that wait",
+                "For how long the relay, or a reader, uses no partitions that were added for more workers.",
+                "s",
+                {
+                    "max by (job) (sms_outbox_widening_seconds)": "relay: {{job}}",
+                    "max by (topic) (sms_consumer_new_partitions_waiting_seconds)": "readers: {{topic}}",
+                },
+                900,
+            ),
             Panel("Published", "Events that Kafka acknowledged.", "cps", rates("sms_outbox_published_total", "topic")),
             Panel(
                 "Watermarks",

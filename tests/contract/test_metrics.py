@@ -32,6 +32,7 @@ BOUNDED_LABELS = {
     "as",
     "concern",
     "gateway",
+    "group",
     "intent",
     "kind",
     "lane",

@@ -269,7 +269,7 @@ async def test_until_the_database_tells_whose_key_it_is_a_service_is_not_ready(s
     async with surroundings.sql("inbound") as sql:
         await sql.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'for tests only' CONNECTION LIMIT 0")
         await sql.execute(f"GRANT SELECT ON callback_item TO {role}")
-        await sql.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON subject_key TO {role}")
+        await sql.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON subject_key, shard TO {role}")
         try:
             async with running(await built(surroundings, "inbound", database_url=away)) as client:
 

@@ -970,7 +970,8 @@ async def test_a_planned_stop_hands_back_what_has_not_left(surroundings: Surroun
         async with surroundings.sql("dispatch") as sql:
             left = await sql.fetch("SELECT status, reasons FROM message ORDER BY status")
         assert [row["status"] for row in left] == ["accepted", *["deferred"] * (len(left) - 1)]
-        assert {"service_stopping"} == {reason for row in left for reason in row["reasons"]}
+        reasons = {reason for row in left for reason in row["reasons"]}
+        assert reasons - {"campaign_unknown"} == {"service_stopping"}  # the control may be read after some requests
         async with dispatch(surroundings, op, **more) as d:
             for message in wanted:
                 await eventually(d.becomes(message.message_id, "accepted"))

@@ -31,7 +31,7 @@ TOLD_EVERY_S = 30.0
 WAITING = gauge(
     "sms_consumer_new_partitions_waiting_seconds",
     "Seconds for which records of a new partition have waited for their people's former partitions; 0 without such.",
-    ["topic", "consumer_group"],
+    ["topic", "group"],
 )
 
 Ends = Mapping[int, int]  # by partition; 0 where no record is left to be read
@@ -155,8 +155,8 @@ async def ends_of(settings: ServiceSettings, subscription: Subscription, partiti
         max_partition_fetch_bytes=1,
     )
     async with asyncio.timeout(WITHIN_S):
-        await consumer.start()
         try:
+            await consumer.start()
             consumer.assign(tps)
             begins, told = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
             marks: dict[TopicPartition, int] = {}
