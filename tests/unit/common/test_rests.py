@@ -37,6 +37,7 @@ from common.kafka.subscription import (
     After,
     Subscription,
 )
+from tests.support.eventually import eventually, is_so
 
 ONE = TopicPartition("a.topic", 0)
 
@@ -236,7 +237,7 @@ async def test_a_notification_asks_for_nobody_whom_the_relay_of_this_process_tel
         asyncio.ensure_future(relayed.wait({known: [7]}, 60, {7: event})),
         asyncio.ensure_future(relayed.wait({unknown: [8]}, 60)),
     ]
-    await asyncio.sleep(0)
+    await eventually(lambda: is_so(len(relayed._waiters) == 2))
     relayed._heard(spans([7, 8]))
     assert relayed._asked == {known, unknown}, "another process relays"
     relayed._asked.clear()
@@ -245,10 +246,10 @@ async def test_a_notification_asks_for_nobody_whom_the_relay_of_this_process_tel
     assert relayed._asked == {unknown}
     relayed.published({7: event})
     assert await waits[0] is True
+    waits[0] = asyncio.ensure_future(relayed.wait({known: [9]}, 60, {9: event}))
+    await eventually(lambda: is_so(len(relayed._waiters) == 2))
     late = time.monotonic() + LEADS_S
     monkeypatch.setattr(time, "monotonic", lambda: late)
-    waits[0] = asyncio.ensure_future(relayed.wait({known: [9]}, 60, {9: event}))
-    await asyncio.sleep(0)
     relayed._heard(spans([9]))
     assert known in relayed._asked, "the relay of this process may have died"
     relayed._asked.clear()

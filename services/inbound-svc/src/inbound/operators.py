@@ -79,8 +79,9 @@ def _taker(held: Resources[Any], origin: Origin) -> Handler:
 def _holder(held: Resources[Any], origin: Origin) -> UnreadHandler:
     """Return the handler that holds the people of an unreadable MO: the record is in review, as a text of each.
 
-    A record in which no number can be made out holds nobody; its dead letter pages all the same. The record is no text
-    of people in several shards, where an erasure would not find the others' numbers: their reviews name its place.
+    A record in which no number can be made out holds nobody; its dead letter pages all the same. Where a record names
+    people of several shards, no review shows its text: an erasure in one shard would leave the number in the other's
+    database. The review's MO id tells where the record stands in the topic.
     """
 
     async def hold(tx: AsyncConnection, unread: Unread) -> After | None:

@@ -16,9 +16,8 @@ R = TypeVar("R")
 N = TypeVar("N", bound=NamedTuple)
 T = TypeVar("T")
 
-IDS = (
-    1 << 48
-)  # of a counted table: a place in a list is the shard's place in the settings, times this, and the row's id
+# Of a counted table: a place in a list is the shard's place in the settings, times this, and the row's id.
+IDS = 1 << 48
 
 
 async def of_each(shards: Shards, ask: Callable[[AsyncConnection], Awaitable[T]]) -> list[T]:

@@ -92,7 +92,7 @@ def partitions_of(keys: Sequence[bytes], partitions: int) -> list[int]:
 
 
 def digests_of(keys: Sequence[bytes]) -> list[int]:
-    """Return what a key's partition is the remainder of."""
+    """Return the hash of each key: the remainder by a count of partitions is the key's partition. Pure."""
     alike = len(keys) >= AT_ONCE_FROM and len(set(map(len, keys))) == 1 and sys.byteorder == "little"
     digests = _murmur2_alike(keys) if alike else map(murmur2, keys)
     return [digest & 0x7FFFFFFF for digest in digests]

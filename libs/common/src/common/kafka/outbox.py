@@ -204,12 +204,9 @@ async def append_encoded(
     rows = [group[at : at + TOGETHER] for group in groups.values() for at in range(0, len(group), TOGETHER)]
     if rows:
         payloads = [_packer.encode(row) for row in rows]
-        keys, types, by = (
-            [row[0][0] for row in rows],
-            [f"{SHARED}{type_}"] * len(rows),
-            partitions if topic.wide else None,
-        )
-        await append_records(tx, topic.name, keys, types, payloads, packed_by=by)
+        firsts, types = [row[0][0] for row in rows], [f"{SHARED}{type_}"] * len(rows)
+        packed_by = partitions if topic.wide else None
+        await append_records(tx, topic.name, firsts, types, payloads, packed_by=packed_by)
 
 
 def _check_size(type_: str, key: bytes, payload: bytes) -> None:
