@@ -629,10 +629,10 @@ class Play:
         return self.record.senders.get(sent.oadc) == "zinc"
 
     def _wide(self, senders: set[str]) -> frozenset[str]:
-        """These senders, and the others of the controller where a STOP reaches them."""
-        wide = any(self.bodies[s].get("stop_scope", "controller") == "controller" for s in senders & self.record.ours)
-        sisters = {self.main, self.codes, self.shared} if wide else set()
-        return frozenset(senders | sisters)
+        """These senders, and the others of the controller where a STOP reaches them. The new one has no sister."""
+        sisters = {self.main, self.codes, self.shared}
+        wide = any(self.bodies[s].get("stop_scope", "controller") == "controller" for s in senders & sisters)
+        return frozenset(senders | sisters if wide else senders)
 
     async def starts(self, person: str, code: str) -> None:
         back = {s for s, body in self.bodies.items() if body["stop_code"] == code}
