@@ -319,8 +319,8 @@ MUTANTS = (
     Mutant(
         "a relay speaks for the partitions of all shards",
         OUTBOX,
-        "            for partition in self._settings.own_partitions:",
-        "            for partition in range(self._settings.partitions):",
+        "        own = self._settings.own_partitions",
+        "        own = range(self._settings.partitions)",
         f"{INBOUND_SHARDS} -k watermark",
     ),
     Mutant(
@@ -1126,6 +1126,20 @@ MUTANTS = (
         "        _tell_oldest([row.created_at for row in rows])\n",
         "        ceiling = await self._known(session)\n        _tell_oldest([row.created_at for row in rows])\n",
         f"{COMMON} -k stands_on",
+    ),
+    Mutant(
+        "a watermark stands on what is known of another partition",
+        OUTBOX,
+        "        known = self.ceiling.get(partition)\n",
+        "        known = max(self.ceiling.values(), default=None)\n",
+        f"{RELAY} -k holds_no_other",
+    ),
+    Mutant(
+        "while ids move, a watermark speaks for one partition's messages",
+        "services/consent-svc/src/consent/service.py",
+        "        if is_moving:\n",
+        "        if partitions == 0:\n",
+        "tests/service/consent/test_consent_intake.py -k says_more_than",
     ),
     Mutant(
         "a watermark does not wait for the rest of the rows",

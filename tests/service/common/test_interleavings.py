@@ -2,7 +2,7 @@
 (`interleaving.py`). Kafka is a list here: an order of it is what is looked at."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,7 @@ from common.kafka import broker as kafka
 from common.kafka import outbox
 from common.kafka.consumer import Consumer
 from common.kafka.outbox import Relay
-from common.kafka.reading.offsets import applied_watermark
+from common.kafka.reading.offsets import applied_watermarks
 from common.kafka.reading.records import Mark
 from common.kafka.subscription import After, Received, Subscription
 from common.settings import ServiceSettings
@@ -124,8 +124,8 @@ class Parts:
         relay.log = self.log
         return relay
 
-    async def ceiling(self, tx: AsyncConnection) -> datetime | None:
-        return await applied_watermark(tx, GROUP, STATES, range(1))
+    async def ceiling(self, tx: AsyncConnection) -> Mapping[int, datetime]:
+        return await applied_watermarks(tx, GROUP, STATES)
 
     async def writes(self, *states: ConsentStateChanged) -> None:
         async with self.database.begin() as tx:

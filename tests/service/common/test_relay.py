@@ -4,7 +4,7 @@ import asyncio
 import random
 import struct
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -394,19 +394,20 @@ async def test_watermarks_hold_while_writers_commit_all_the_time(surroundings: S
 
 
 class Ceiling:
-    """What the service stands on, told by the test; counts how often the relay asked."""
+    """What the service stands on, told by the test of partition 0; counts how often the relay asked."""
 
     def __init__(self) -> None:
         self.at: datetime | None = None
+        self.others: Mapping[int, datetime] = {}
         self.asked = 0
         self.meanwhile: Callable[[], Awaitable[object]] | None = None
 
-    async def __call__(self, tx: AsyncConnection) -> datetime | None:
+    async def __call__(self, tx: AsyncConnection) -> Mapping[int, datetime]:
         self.asked += 1
         if self.meanwhile is not None:
             meanwhile, self.meanwhile = self.meanwhile, None
             await meanwhile()
-        return self.at
+        return self.others if self.at is None else {0: self.at, **self.others}
 
     async def asked_more(self) -> bool:
         before = self.asked
@@ -429,6 +430,25 @@ async def test_no_watermark_while_the_ceiling_is_unknown_and_none_above_it(surro
             last = (await pipe.watermarks())[-1].event
             assert isinstance(last, Watermark)
             assert low < last.as_of <= datetime.now(UTC) - timedelta(seconds=settings.max_clock_skew_s)
+
+
+async def test_a_partition_of_which_nothing_is_known_holds_no_other(surroundings: Surroundings) -> None:
+    """One shard of inbound-svc stands still: the people of the others have watermarks, each of its own partition."""
+    async with pipeline(surroundings, partitions=3) as pipe:
+        ceiling, now = Ceiling(), datetime.now(UTC)
+        AS_OF.clear()
+        ceiling.others = of_each = {1: now - timedelta(hours=1), 2: now - timedelta(minutes=30)}
+        async with going(
+            Relay("consent", pipe.database, pipe.with_settings(watermark_every_s=0.01), [STATES], ceiling).run
+        ):
+            await ceiling.asked_more()
+            await eventually(lambda: _some(pipe.watermarks()))
+            said = {(mark.partition, mark.as_of) for mark in marks_of(await pipe.watermarks())}
+            assert said == {*of_each.items()}
+            assert _labelled(AS_OF) == {}, "of a partition nothing was told yet"
+            ceiling.at = now - timedelta(hours=2)
+            await eventually(lambda: is_so(_labelled(AS_OF) == {STATES.name: (now - timedelta(hours=2)).timestamp()}))
+            assert {mark.as_of for mark in marks_of(await pipe.watermarks()) if mark.partition == 0} == {ceiling.at}
 
 
 async def test_the_ceiling_is_read_before_the_outbox(surroundings: Surroundings) -> None:
@@ -649,6 +669,10 @@ async def test_an_event_that_no_record_could_hold_is_refused_where_it_is_written
         async with going(pipe.relay().run):
             await eventually(pipe.drained)
         assert _versions(await pipe.log()) == {largest: [1]}
+
+
+def marks_of(records: Iterable[Record]) -> list[Watermark]:
+    return [record.event for record in records if isinstance(record.event, Watermark)]
 
 
 async def _listening(pipe: Pipeline) -> bool:

@@ -1,9 +1,10 @@
 """What people answer by SMS: through the intake on a real Postgres, and whole, from topic to topic."""
 
 import asyncio
+import base64
 import dataclasses
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -44,7 +45,7 @@ from tests.support.eventually import eventually
 from tests.support.infrastructure import Postgres
 from tests.support.publish import lose, publish, publish_raw
 from tests.support.reading import reading
-from tests.support.running import ORGANISATION, Surroundings, running
+from tests.support.running import ORGANISATION, OUTER_RING, SUBJECT_RING, Surroundings, running
 from tests.unit.consent.evidences import NOW, at, on_page, opt_in, opt_out
 
 WHO = somebody(1)
@@ -1036,10 +1037,11 @@ async def test_an_unreadable_message_goes_to_the_dead_letters_and_the_next_one_i
         assert (await eventually(both))[-1].suppressions[0].sender_id is None
 
 
-async def test_over_a_message_that_the_log_has_lost_no_watermark_says_anything_new(
+async def test_over_a_message_that_the_log_has_lost_no_watermark_of_its_people_says_anything_new(
     surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may have been a STOP. What comes is applied all the same, and a person ends it."""
+    """It may have been a STOP. What comes is applied all the same, and a person ends it. The people of the other
+    partitions do not wait: none of their messages is lost."""
     monkeypatch.setattr(log_watch, "WATCH_INTERVAL_S", 0.1)
     known = datetime.now(UTC)
 
@@ -1074,9 +1076,15 @@ async def test_over_a_message_that_the_log_has_lost_no_watermark_says_anything_n
             return True
 
         await eventually(told)
-        await publish(surroundings, INBOUND_MESSAGES, [], as_of=datetime.now(UTC))
+        await publish(surroundings, INBOUND_MESSAGES, [], as_of=(later := datetime.now(UTC)))
+
+        async def others_go_on() -> bool:
+            said = marks(await read())
+            return {mark.partition for mark in said if mark.as_of == later} == {0, 1, 2} - {partition}
+
+        await eventually(others_go_on)
         assert await applied() == known
-        assert {mark.as_of for mark in marks(await read())} <= {known}
+        assert {mark.as_of for mark in marks(await read()) if mark.partition == partition} <= {known}
         database = Database(await surroundings.database("consent"))
         async with database.begin() as tx:
             [broken] = await broken_logs.found(tx)
@@ -1122,51 +1130,45 @@ async def test_while_operators_messages_are_not_read_consent_is_not_ready_and_sa
     await eventually(well)
 
 
-async def test_no_watermark_says_more_than_was_applied_of_every_partition_of_the_operators_messages(
-    service: httpx.AsyncClient, surroundings: Surroundings
+@pytest.mark.parametrize("moving", [False, True], ids=["", "ids move"])
+async def test_no_watermark_says_more_than_was_applied_of_the_operators_messages(
+    surroundings: Surroundings, moving: bool
 ) -> None:
-    """The watermark is the oldest of the inbound ones, and there is none while one partition has said nothing."""
+    """Of each partition's people; while ids move, of every partition's: the message of a person may be in any."""
     known, older = datetime.now(UTC), datetime.now(UTC) - timedelta(minutes=5)
+    keys = OUTER_RING["keys"] | ({"t2": base64.b64encode(b"n" * 32).decode()} if moving else {})
+    ring = SUBJECT_RING | {"outer": OUTER_RING | {"keys": keys}}
+    settings = Settings(**await surroundings.settings("consent") | {"subject_keys": ring})
 
-    async def relayed() -> bool:
+    async def applied() -> int:
         async with surroundings.sql("consent") as sql:
-            return not await sql.fetchval("SELECT count(*) FROM outbox")
+            query = "SELECT count(as_of) FROM consumer_offset WHERE consumer_group = $1"
+            return int(await sql.fetchval(query, intake.GROUP))
 
-    async def applied() -> list[datetime | None]:
-        async with surroundings.sql("consent") as sql:
-            rows = await sql.fetch("SELECT as_of FROM consumer_offset WHERE consumer_group = $1", intake.GROUP)
-            return [row["as_of"] for row in rows if row["as_of"]]
+    async with running(build(settings)), reading(surroundings, STATES) as read:
 
-    async with reading(surroundings, STATES) as read:
+        async def told(expected: dict[int, datetime]) -> None:
+            async def look() -> bool:
+                said: dict[int, datetime] = {}
+                for mark in marks(await read()):
+                    said[mark.partition] = mark.as_of
+                assert said == expected
+                return True
+
+            await eventually(look)
+
         for partition, as_of in ((0, known), (1, older)):
             await publish_watermark(surroundings, partition, as_of)
-
-        async def two_applied() -> bool:
-            return len(await applied()) == 2
-
-        await eventually(two_applied)
-        given = await service.post(
-            "/v1/opt-outs", json={"sender_id": "acme", "number": "+33639981234", "evidence": {"source": "shop"}}
-        )
-        assert given.status_code == 201
-        await eventually(relayed)
-        assert marks(await read()) == []
-
+        await eventually(lambda: is_so(applied(), 2))
+        await told({} if moving else {0: known, 1: older})
         await publish_watermark(surroundings, 2, known)
-
-        async def all_marked() -> list[Watermark]:
-            found = marks(await read())
-            assert {mark.partition for mark in found} == {0, 1, 2}
-            return found
-
-        assert {mark.as_of for mark in await eventually(all_marked)} == {older}
-
+        await told({0: older if moving else known, 1: older, 2: older if moving else known})
         await publish_watermark(surroundings, 1, known)
+        await told({0: known, 1: known, 2: known})
 
-        async def caught_up() -> bool:
-            return max(mark.as_of for mark in marks(await read())) == known
 
-        await eventually(caught_up)
+async def is_so(found: Awaitable[int], expected: int) -> bool:
+    return await found == expected
 
 
 async def test_what_came_before_an_inbound_watermark_is_told_before_the_watermark_that_speaks_for_it(

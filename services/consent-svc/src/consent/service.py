@@ -1,5 +1,6 @@
 """Wire consent-svc: routes, subscriptions, workers, and the ceiling of the watermark."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
@@ -8,7 +9,7 @@ from pydantic import Field, model_validator
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import INBOUND_MESSAGES
-from common.kafka.reading.offsets import applied_watermark
+from common.kafka.reading.offsets import applied_watermark, applied_watermarks
 from common.keyring import FieldKeys
 from common.privacy import stop_link
 from common.privacy.moving import Moves
@@ -159,14 +160,22 @@ MOVES = Moves(before=term_store.BEGIN_ANEW)
 def build(settings: Settings | None = None) -> Service[Settings]:
     """Build the service.
 
-    The watermark never passes the instant up to which consent-svc has applied the operators' messages: by the clock
-    alone, a STOP still on the way would count as read (ADR-0004).
+    The watermark of a partition never passes the instant up to which consent-svc has applied the MOs of its people: by
+    the clock alone, a STOP still on the way would count as read (ADR-0004). While ids are moved to another outer key,
+    the MO of a person may be in any partition.
     """
     settings = settings or Settings()
     partitions = settings.partitions
+    is_moving = len(settings.subject_keys.outer.keys) > 1
 
-    async def ceiling(session: AsyncConnection) -> datetime | None:
+    async def read_up_to(session: AsyncConnection) -> datetime | None:
         return await applied_watermark(session, intake.GROUP, INBOUND_MESSAGES, range(partitions), alone=True)
+
+    async def ceiling(session: AsyncConnection) -> Mapping[int, datetime]:
+        if is_moving:
+            oldest = await read_up_to(session)
+            return {} if oldest is None else dict.fromkeys(range(partitions), oldest)
+        return await applied_watermarks(session, intake.GROUP, INBOUND_MESSAGES)
 
     return Service(
         name="consent",
@@ -222,13 +231,13 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             workers=[
                 eraser(held.database).worker(),
                 copies.Forgetting(held.database).worker(),
-                double_opt_ins.Lapsing(held.database, ceiling, held.subject_keys.inner).worker(),
+                double_opt_ins.Lapsing(held.database, read_up_to, held.subject_keys.inner).worker(),
                 rectifications.Waiting(held.database).worker(),
                 StopPages(held.database, settings.page_url).worker(),
                 erasures.Lateness(held.database, timedelta(seconds=settings.erasure_late_after_s)).worker(),
                 expiring.Expiring(
                     held.database,
-                    ceiling,
+                    read_up_to,
                     Asking(answers(settings, held.field_keys), settings.policy),
                     settings.import_backlog,
                 ).worker(),

@@ -9,9 +9,9 @@ its producer and the lock; Kafka fences off a former leader's producer (ADR-0006
 
 Once all rows seen by a read are published, the log holds everything acknowledged before that read's snapshot. The relay
 then publishes a watermark to each partition: `as_of` is a clock read *before* the snapshot, less the clock skew between
-hosts. `ceiling`, read before the same snapshot, lowers `as_of` to the service's own knowledge (consent-svc: the applied
-inbound watermarks). Where a read needs several turns, the relay keeps that read's clock and ceiling, true of no
-other read (ADR-0004).
+hosts. `ceiling`, read before the same snapshot, lowers `as_of` of a partition to the service's own knowledge of its
+people (consent-svc: the applied inbound watermark). Where a read needs several turns, the relay keeps that read's clock
+and ceiling, true of no other read (ADR-0004).
 """
 
 import asyncio
@@ -19,7 +19,7 @@ import logging
 import math
 import secrets
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import UUID, uuid4
@@ -75,7 +75,7 @@ OLDEST = gauge(
 )
 AS_OF = gauge(
     "sms_outbox_watermark_timestamp_seconds",
-    "`as_of` of the last watermark published; absent before the first.",
+    "`as_of` of the oldest watermark among the partitions, as last published; absent before the first of each.",
     ["topic"],
 )
 RELAY_ERRORS = counter("sms_outbox_relay_errors_total", "Failed turns of the relay; the relay tries again.")
@@ -120,7 +120,8 @@ DONE = (
 )
 
 Published = Callable[[dict[int, UUID]], None]  # the ids of events by outbox id, once deleted
-Ceiling = Callable[[AsyncConnection], Awaitable[datetime | None]]  # a statement by itself, as of `fetch_alone`
+# By partition, and without those of which nothing is known yet; a statement by itself, as of `fetch_alone`.
+Ceiling = Callable[[AsyncConnection], Awaitable[Mapping[int, datetime]]]
 Place = tuple[str, int]  # a topic without the prefix, and a partition
 Numbers = dict[Place, int]  # the last published number of each place
 
@@ -296,8 +297,15 @@ class Read(msgspec.Struct, frozen=True, gc=False):
     """A watermark that is true once the rows up to `newest` are in the log."""
 
     as_of: datetime
-    ceiling: datetime | None
+    ceiling: Mapping[int, datetime] | None  # of a service that has one
     newest: int
+
+    def of(self, partition: int) -> datetime | None:
+        """Return the instant up to which all is in the log of a partition, or None where nothing is known of it."""
+        if self.ceiling is None:
+            return self.as_of
+        known = self.ceiling.get(partition)
+        return None if known is None else min(self.as_of, known)
 
 
 class Relay:
@@ -451,7 +459,7 @@ class Relay:
                     await self._publish_watermarks(outlet.producer, said, numbers)
         return reached >= newest
 
-    async def _known(self, session: AsyncConnection) -> datetime | None:
+    async def _known(self, session: AsyncConnection) -> Mapping[int, datetime] | None:
         return None if self._ceiling is None else await self._ceiling(session)
 
     async def _publish(self, producer: AIOKafkaProducer, rows: Sequence[Waiting], numbers: Numbers) -> Numbers:
@@ -522,15 +530,14 @@ class Relay:
         return said
 
     async def _publish_watermarks(self, producer: AIOKafkaProducer, read: Read, numbers: Numbers) -> None:
-        as_of = read.as_of
-        if self._ceiling is not None:
-            if read.ceiling is None:
-                return  # no watermark: dispatch holds
-            as_of = min(as_of, read.ceiling)
+        own = self._settings.own_partitions  # of no other has the relay seen every row
+        known = {partition: as_of for partition in own if (as_of := read.of(partition)) is not None}
+        if not known:
+            return  # dispatch holds, as for each partition without a watermark
         self._next_watermark = asyncio.get_running_loop().time() + self._every_s()
         acks = []
         for topic in self._watermarked:
-            for partition in self._settings.own_partitions:  # of no other has the relay seen every row
+            for partition, as_of in known.items():
                 last = numbers.get((topic.name, partition), 0)
                 mark = Watermark(partition=partition, as_of=as_of, last_number=last, subject_keys=self._subject_keys)
                 acks.append(
@@ -543,8 +550,9 @@ class Relay:
                     )
                 )
         await asyncio.gather(*acks)
-        for topic in self._watermarked:
-            AS_OF.labels(topic.name).set(as_of.timestamp())  # an age would freeze with this process
+        if len(known) == len(own):
+            for topic in self._watermarked:
+                AS_OF.labels(topic.name).set(min(known.values()).timestamp())  # an age would freeze with this process
 
 
 async def _sent(producer: AIOKafkaProducer, batch: BatchBuilder, topic: str, partition: int) -> asyncio.Future[object]:

@@ -100,6 +100,17 @@ async def applied_watermark(
     return rows[0][0] if rows else None
 
 
+async def applied_watermarks(tx: AsyncConnection, group: str, topic: Topic) -> dict[int, datetime]:
+    """Return the watermark of each partition of `topic` that has one. `tx`: a session, as of `fetch_alone`."""
+    rows = await fetch_alone(
+        tx,
+        "SELECT partition, as_of FROM consumer_offset WHERE consumer_group = $1 AND topic = $2 AND as_of IS NOT NULL",
+        group,
+        topic.name,
+    )
+    return {partition: as_of for partition, as_of in rows}
+
+
 @dataclass(slots=True)
 class Offsets:
     """A subscription's stored offsets. `reached`: next offsets as last read or stored by this process."""
