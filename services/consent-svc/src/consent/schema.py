@@ -3,6 +3,7 @@
 The module imports no package of the service; `service.py` imports every store.
 """
 
+from common import division
 from common.audit import store as audit
 from common.db import allowances
 from common.db.database import new_metadata
@@ -20,4 +21,5 @@ publisher_keys.define(metadata)
 offsets.define(metadata)
 dead_letters.define(metadata)
 erasing.define(metadata)
+division.define(metadata)
 idempotency.define(metadata)

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common import division
 from common.contracts import INBOUND_MESSAGES
 from common.kafka.reading.offsets import applied_watermark, applied_watermarks
 from common.keyring import FieldKeys
@@ -17,6 +18,7 @@ from common.privacy.pruning import Pruner
 from common.privacy.resealing import whole
 from common.service import Background, Resources, Service
 from common.settings import HoursSettings, KeyRingSettings
+from common.settings.shards import ShardedSettings
 from consent import api, checks, timeline
 from consent.answers.answers import Answers
 from consent.double_opt_in import api as sign_up
@@ -51,7 +53,7 @@ from consent.senders.store import Taken
 BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text shown
 
 
-class Settings(HoursSettings, page.PageSettings, imports.ImportSettings):
+class Settings(ShardedSettings, HoursSettings, page.PageSettings, imports.ImportSettings):
     signing_keys: KeyRingSettings
     """The key ring of receipts: Ed25519 seeds, the current key signs."""
     answers_per_day: int = Field(5, ge=1)
@@ -154,7 +156,7 @@ SEALED = (
     whole("import_piece", "body", "import:{import_id}:{position}", binary=True),
 )
 
-MOVES = Moves(before=term_store.BEGIN_ANEW)
+MOVES = Moves(unless=division.DIVIDED, before=term_store.BEGIN_ANEW)
 
 
 def build(settings: Settings | None = None) -> Service[Settings]:
@@ -162,19 +164,19 @@ def build(settings: Settings | None = None) -> Service[Settings]:
 
     The watermark of a partition never passes the instant up to which consent-svc has applied the MOs of its people: by
     the clock alone, a STOP still on the way would count as read (ADR-0004). While ids are moved to another outer key,
-    the MO of a person may be in any partition.
+    the MO of a person may be in any partition. A shard applies the MOs of its own partitions.
     """
     settings = settings or Settings()
-    partitions = settings.partitions
+    partitions = settings.own_partitions
     is_moving = len(settings.subject_keys.outer.keys) > 1
 
     async def read_up_to(session: AsyncConnection) -> datetime | None:
-        return await applied_watermark(session, intake.GROUP, INBOUND_MESSAGES, range(partitions), alone=True)
+        return await applied_watermark(session, intake.GROUP, INBOUND_MESSAGES, partitions, alone=True)
 
     async def ceiling(session: AsyncConnection) -> Mapping[int, datetime]:
         if is_moving:
             oldest = await read_up_to(session)
-            return {} if oldest is None else dict.fromkeys(range(partitions), oldest)
+            return {} if oldest is None else dict.fromkeys(partitions, oldest)
         return await applied_watermarks(session, intake.GROUP, INBOUND_MESSAGES)
 
     return Service(
@@ -182,6 +184,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         about="Consents with their proof, opt-outs, senders, and the rights of a person.",
         settings=settings,
         metadata=metadata,
+        admitted=lambda held: division.admit(held.shards, settings, {"api", "worker"}),
         sealed=SEALED,
         subject_ids={store.subject.c.subject_id: store.subject.c.subject_id},
         routers=[

@@ -87,6 +87,7 @@ def policy(periods: Periods) -> Policy:
             "owned_name": "nothing of a person",
             "sender": "nothing of a person",
             "sender_version": "nothing of a person",
+            "shard": "nothing of a person",
             "reopening_rule": "ledger entries name the rule",
             "subject": "the ledger's",
             "evidence": "the ledger's: 1826 days after the erasure of everything, but opt-outs (ledger_end.py)",

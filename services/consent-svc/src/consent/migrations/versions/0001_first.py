@@ -47,6 +47,7 @@ TABLES = (
     "seal",
     "sender",
     "sender_version",
+    "shard",
     "states_sum",
     "subject",
     "subject_key",
@@ -614,6 +615,14 @@ CREATE TABLE sender_version (
 )
     """,
     """
+CREATE TABLE shard (
+    id smallint NOT NULL,
+    partitions smallint[] NOT NULL,
+    "of" integer NOT NULL,
+    division text DEFAULT 'none'::text NOT NULL
+)
+    """,
+    """
 CREATE TABLE states_sum (
     id smallint NOT NULL,
     begun_at timestamptz NOT NULL
@@ -796,6 +805,9 @@ ALTER TABLE sender ADD CONSTRAINT sender_pk PRIMARY KEY (sender_id)
     """,
     """
 ALTER TABLE sender_version ADD CONSTRAINT sender_version_pk PRIMARY KEY (sender_id, version)
+    """,
+    """
+ALTER TABLE shard ADD CONSTRAINT shard_pk PRIMARY KEY (id)
     """,
     """
 ALTER TABLE states_sum ADD CONSTRAINT states_sum_pk PRIMARY KEY (id)
