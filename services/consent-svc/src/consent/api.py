@@ -3,9 +3,10 @@
 An opt-in needs a number which may be texted; an opt-out takes any number with a digit, because a STOP counts.
 """
 
-from collections import Counter
+import asyncio
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.batch import Together
 from common.contracts.consent import State
+from common.db.shards import Shard
 from common.service import Resources
 from common.settings import ServiceSettings
 from common.telemetry import traceparent
@@ -41,10 +43,13 @@ from consent.calls import (
     Stops,
     WritesConsent,
     any_number,
+    batch,
     check_sender,
     countries_of_all,
-    opened,
+    not_yet_here,
+    of_person,
     opt_outs,
+    people_of,
     statement_of,
 )
 from consent.ledger import corrections, recorder, reopening
@@ -57,7 +62,7 @@ from consent.ledger.rules import Mark
 from consent.ledger.store import Subject
 from consent.proof.retold import about_all
 from consent.senders import store as senders_store
-from consent.senders.store import KeyRow
+from consent.senders.store import KeyRow, Purposes
 from consent.views import (
     AsOfView,
     BatchAnswer,
@@ -87,7 +92,49 @@ class BatchBody(Body):
 def one_by_one() -> APIRouter:
     """Return the routes for single consents and opt-outs."""
     routes = APIRouter(prefix="/v1")
-    together: Together[_Asked, Answer | Problem] = Together(_record_together)
+    together = defaultdict[str, Together[_Asked, Answer | Problem]](lambda: Together(_record_together))  # by shard
+    reading: Together[str | None, Purposes | None] = Together(_purposes_together)
+
+    async def written(held: Resources[ServiceSettings], asked: _Asked) -> Answer | Problem:
+        shard = asked.route.shard if asked.route is not None else held.shards.own
+        here = held.of_shard(shard)
+        try:
+            return await together[shard.name].written(here, asked)
+        except Raced:
+            return await together[shard.name].written(here, asked)
+
+    async def in_shards(held: Resources[ServiceSettings], asked: _Asked) -> Answer | Problem:
+        """Record a request in the shard of each of its people.
+
+        The shard of the first keeps the key and the answer, behind the others: a repeat completes what was missed.
+        Where another does not answer, the first records without the key.
+        """
+        named = asked.body.sender_id
+        purposes = await reading.written(held, named)
+        known = {named: purposes} if named is not None and purposes is not None else {}
+        call = Call(asked.caller, held, asked.under, asked.now, known)
+        people = people_of(call, asked.body)
+        if not people:
+            nowhere = _Route(held.shards.own, (), frozenset())
+            return await written(held, replace(asked, route=nowhere))  # which refuses the number
+        first, *others = _routes(held, people)
+        results: list[object] = []
+        if others and asked.under is not None:
+            try:
+                async with first.shard.database.begin() as tx:
+                    _, claimed = await senders_store.purposes_and_keys(tx, (), [asked.under[:2]])
+            except Exception as error:  # a STOP of the others does not wait for the shard
+                results.append(error)
+            else:
+                if (answer := _first(call, asked, claimed)) is not None:
+                    return answer
+        parts = (written(held, replace(asked, route=route)) for route in others)
+        results += await asyncio.gather(*parts, return_exceptions=True)
+        failed = next((each for each in results if isinstance(each, BaseException)), None)
+        answer_of_first = await written(held, replace(asked, route=replace(first, keeps=failed is None)))
+        if failed is not None:
+            raise failed
+        return answer_of_first
 
     async def recorded(
         request: Request, caller: Caller, held: Resources[ServiceSettings], key: str | None, body: _Body
@@ -95,10 +142,7 @@ def one_by_one() -> APIRouter:
         """Return the answer once committed. Raises the Problem of this request."""
         under = await keyed(request, caller, key, held.subject_keys)
         asked = _Asked(body, caller, under, datetime.now(UTC), traceparent())
-        try:
-            result = await together.written(held, asked)
-        except Raced:
-            result = await together.written(held, asked)
+        result = await (in_shards if held.shards.divided else written)(held, asked)
         if isinstance(result, Problem):
             raise result
         return result.response()
@@ -157,12 +201,11 @@ async def give_consents(
     """
     await rates.admit_numbers(held.allowances, caller.granted, caller.account, len(body.items), datetime.now(UTC))
     results: dict[int, BatchResult] = {}
-    statements: dict[int, Statement] = {}
-    async with held.database.begin() as tx:
-        named = {item.sender_id for item in body.items if not isinstance(item, Unfit)}
-        call, claimed = await opened(tx, request, caller, held, key, named)
-        if claimed.answer is not None:
-            return claimed.answer.response()
+    calls: list[Call] = []
+
+    def states(call: Call) -> Mapping[int, Statement]:
+        calls.append(call)
+        statements: dict[int, Statement] = {}
         for index, item in enumerate(body.items):
             if isinstance(item, Unfit):
                 results[index] = BatchResult(index=index, verdict="refused", reasons=item.reasons)
@@ -171,25 +214,37 @@ async def give_consents(
                 statements[index] = statement_of(call, item, index)
             except Problem as problem:
                 results[index] = BatchResult(index=index, verdict="refused", reasons=bodies(problem.reasons))
-        decided = await recorder.record(tx, held.subject_keys.inner, list(statements.values()), call.now)
-        for index, result in zip(statements, decided, strict=True):
-            effect = _effect(result)
-            results[index] = BatchResult(
-                index=index,
-                verdict="recorded" if _changed(result, effect) else "unchanged",
-                subject_id=call.id_shown(result.statement),
-                evidence_id=result.statement.evidence.evidence_id,
-                state=effect.state,
-                effective=effect.effective,
-                held_by=HeldBy(reach=effect.held_by.reach, since=effect.held_by.since) if effect.held_by else None,
-                reopens_with=list(effect.reopens_with),
-            )
+        return statements
+
+    async def records(tx: AsyncConnection, statements: Mapping[int, Statement], now: datetime) -> None:
+        decided = await recorder.record(tx, held.subject_keys.inner, list(statements.values()), now)
+        results.update(
+            (index, _result(calls[-1], index, result)) for index, result in zip(statements, decided, strict=True)
+        )
+
+    def shown() -> BatchAnswer:
         counts = Counter(result.verdict for result in results.values())
-        shown = BatchAnswer(
+        return BatchAnswer(
             results=[results[index] for index in range(len(body.items))],
             counts={"recorded": counts["recorded"], "unchanged": counts["unchanged"], "refused": counts["refused"]},
         )
-        return await (claimed.keep if statements else claimed.refused)(tx, shown, 200)
+
+    named = {item.sender_id for item in body.items if not isinstance(item, Unfit)}
+    return await batch(request, caller, held, key, named, states, records, shown)
+
+
+def _result(call: Call, index: int, result: Recorded) -> BatchResult:
+    effect = _effect(result)
+    return BatchResult(
+        index=index,
+        verdict="recorded" if _changed(result, effect) else "unchanged",
+        subject_id=call.id_shown(result.statement),
+        evidence_id=result.statement.evidence.evidence_id,
+        state=effect.state,
+        effective=effect.effective,
+        held_by=HeldBy(reach=effect.held_by.reach, since=effect.held_by.since) if effect.held_by else None,
+        reopens_with=list(effect.reopens_with),
+    )
 
 
 @router.post("/subjects/lookup", operation_id="subjects.lookup", responses=refuses(NotFound))
@@ -205,7 +260,7 @@ async def look_up_subject(body: LookupBody, caller: LooksUp, held: Held) -> Subj
     )
     as_of = _as_of(body, datetime.now(UTC))
     controllers = await caller.controllers(await caller.covered())
-    async with held.database.begin() as tx:
+    async with of_person(held, subject_id).database.begin() as tx:
         if as_of is None:
             subject = await ledger_store.find_subject(tx, subject_id) or Subject(subject_id=subject_id)
             entries = await ledger_store.history(tx, subject_id, subject.entries, controllers)
@@ -292,14 +347,56 @@ def _as_of(body: LookupBody, now: datetime) -> AsOfView | None:
 
 
 @dataclass(frozen=True, slots=True)
+class _Route:
+    """A shard with people of a request. `people`: of all shards, as the number reads; `here`: those of the shard.
+
+    `keeps`: whether the shard keeps the key.
+    """
+
+    shard: Shard
+    people: Sequence[str]
+    here: frozenset[str]
+    keeps: bool = False
+
+    def of(self, told: Sequence[Statement]) -> Sequence[Statement]:
+        """Return the statements about people of the shard. Raises Unavailable where the number reads otherwise here."""
+        if [each.subject_id for each in told] != list(self.people):
+            raise not_yet_here()
+        return [each for each in told if each.subject_id in self.here]
+
+
+def _routes(held: Resources[ServiceSettings], people: Sequence[str]) -> list[_Route]:
+    """Return each shard with some of these people, that of the first person first."""
+    shards = {shard.name: shard for shard in map(held.shard_of, people)}
+    return [
+        _Route(shard, people, frozenset(one for one in people if held.shard_of(one) is shard))
+        for shard in shards.values()
+    ]
+
+
+@dataclass(frozen=True, slots=True)
 class _Asked:
-    """A request for one change. `under`: its key, if there is one."""
+    """A request for one change. `under`: its key, if there is one. `route`: to a shard, where there are several."""
 
     body: _Body
     caller: Caller
     under: Keyed | None
     now: datetime
     trace: str | None
+    route: _Route | None = None
+
+    @property
+    def kept_under(self) -> Keyed | None:
+        """Return the key that is kept with the recording."""
+        return self.under if self.route is None or self.route.keeps else None
+
+
+async def _purposes_together(
+    tx: AsyncConnection, held: Resources[ServiceSettings], named: Sequence[str | None]
+) -> list[Purposes | None]:
+    """Return the purposes of each named sender, or None."""
+    known = await senders_store.purposes_of(tx, {each for each in named if each is not None})
+    return [known.get(each) if each is not None else None for each in named]
 
 
 async def _record_together(
@@ -311,7 +408,7 @@ async def _record_together(
     numbers gets the outcome of the parser's. A refused request leaves no trace, and does not claim the key. Raises
     Raced where a key is another transaction's.
     """
-    keys = {one.under[:2] for one in asked if one.under is not None}
+    keys = {one.kept_under[:2] for one in asked if one.kept_under is not None}
     named = {one.body.sender_id for one in asked if one.body.sender_id is not None}
     known, claimed = await senders_store.purposes_and_keys(tx, named, keys)
     results: dict[int, Answer | Problem] = {}
@@ -325,16 +422,20 @@ async def _record_together(
             if (answer := _first(call, one, claimed)) is not None:
                 results[place] = answer
                 continue
-            if one.under is not None and (before := firsts.get(one.under[:2])) is not None:
-                same(before[1].fingerprint, one.under.fingerprint)
+            under = one.kept_under
+            if under is not None and (before := firsts.get(under[:2])) is not None:
+                same(before[1].fingerprint, under.fingerprint)
                 repeats[place] = before[0]
                 continue
             told = [statement_of(call, one.body)] if isinstance(one.body, ConsentBody) else opt_outs(call, one.body)
+            if one.route is not None:
+                told = one.route.of(told)
         except Problem as problem:
             results[place] = problem
         else:
+            if under is not None:
+                firsts[under[:2]] = place, under
             if one.under is not None:
-                firsts[one.under[:2]] = place, one.under
                 told = [_of_its_key(each, one.now) for each in told]
             calls[place], statements[place] = call, [structs.replace(each, trace=one.trace) for each in told]
     said = [each for told in statements.values() for each in told]
@@ -343,7 +444,7 @@ async def _record_together(
     for place, told in statements.items():
         outcome, *_ = [next(recorded) for _ in told]
         results[place] = answer = _answer(outcome, asked[place].caller, calls[place].id_shown(outcome.statement))
-        if (under := asked[place].under) is not None:
+        if (under := asked[place].kept_under) is not None:
             answers.append((under, answer, asked[place].now))
     await keep_all(tx, answers)
     results |= {place: results[first] for place, first in repeats.items()}
@@ -352,10 +453,11 @@ async def _record_together(
 
 def _first(call: Call, one: _Asked, claimed: Mapping[tuple[str, str], KeyRow]) -> Answer | None:
     """Return the first answer, of a repeat by a caller who may still use the sender. Raises Forbidden, KeyReused."""
-    if one.under is None or (row := claimed.get(one.under[:2])) is None:
+    under = one.kept_under
+    if under is None or (row := claimed.get(under[:2])) is None:
         return None
     check_sender(call, one.body.sender_id)
-    return one.under.first(*row)
+    return under.first(*row)
 
 
 def _of_its_key(statement: Statement, since: datetime) -> Statement:

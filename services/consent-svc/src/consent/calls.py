@@ -1,24 +1,30 @@
 """Turn the call of a caller into statements: the Idempotency-Key, the named senders, the body.
 
-The caller opens the transaction.
+The caller opens the transaction, but of a batch.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, TypeVar
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
+from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.consent import Basis
+from common.db.database import Database
+from common.db.shards import Shard
+from common.kafka.broker import partition_of
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.sms import msisdn
 from common.sms.msisdn import NumberRefused, applying, parse, readings
 from common.web.auth import Caller, require
-from common.web.idempotency import Claim, Keyed, claim, keyed
-from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Reason
+from common.web.idempotency import Claim, Keyed, answer_of, claim, give_back, keep_answer, keyed
+from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Reason, Unavailable
 from consent.bodies import ConsentBody, OptOutBody
 from consent.ledger import rules as ledger
 from consent.ledger.chain import evidence_id
@@ -28,6 +34,7 @@ from consent.senders import store as senders_store
 from consent.senders.store import Purposes
 
 Held = Annotated[Resources[ServiceSettings], Depends(resources)]
+R = TypeVar("R", bound=ServiceSettings)
 _Body = ConsentBody | OptOutBody
 WritesConsent = Annotated[Caller, Depends(require("consent:write"))]
 Stops = Annotated[Caller, Depends(require("consent:write", limited=False))]  # no limit delays an opt-out
@@ -117,6 +124,107 @@ async def opened(
     return Call(caller, held, asked, datetime.now(UTC), await senders_store.purposes_of(tx, sender_ids)), claimed
 
 
+States = Callable[[Call], Mapping[int, Statement]]
+Records = Callable[[AsyncConnection, Mapping[int, Statement], datetime], Awaitable[None]]
+
+
+async def batch(
+    request: Request,
+    caller: Caller,
+    held: Resources[ServiceSettings],
+    key: str | None,
+    sender_ids: Collection[str],
+    states: States,
+    records: Records,
+    shown: Callable[[], BaseModel],
+) -> Response:
+    """Answer a batch, in one transaction, or in one for each shard of its people. Raises KeyReused, Unavailable.
+
+    `states` returns the statements by their places, and keeps the refusals; a batch of refusals claims no key.
+    `shown`: the answer, once `records` has had every statement. Of several shards, the shard of the key claims it
+    before, and keeps the answer once each shard has committed. While one does not answer, the others record theirs, and
+    the batch is answered 503: a repeat finds these on record by the ids of their evidence.
+    """
+    if held.shards.divided:
+        return await _batch_in_shards(request, caller, held, key, sender_ids, states, records, shown)
+    async with held.database.begin() as tx:
+        call, claimed = await opened(tx, request, caller, held, key, sender_ids)
+        if claimed.answer is not None:
+            return claimed.answer.response()
+        statements = states(call)
+        await records(tx, statements, call.now)
+        return await (claimed.keep if statements else claimed.refused)(tx, shown(), 200)
+
+
+async def _batch_in_shards(
+    request: Request,
+    caller: Caller,
+    held: Resources[ServiceSettings],
+    key: str | None,
+    sender_ids: Collection[str],
+    states: States,
+    records: Records,
+    shown: Callable[[], BaseModel],
+) -> Response:
+    asked = await keyed(request, caller, key, held.subject_keys)
+    keys = _database_of_key(held, asked) if asked is not None else held.database
+    if asked is not None:
+        async with keys.begin() as tx:
+            claimed = await claim(tx, asked)
+        if claimed.answer is not None:
+            return claimed.answer.response()
+    async with held.database.begin() as tx:
+        call = Call(caller, held, asked, datetime.now(UTC), await senders_store.purposes_of(tx, sender_ids))
+    statements = states(call)
+    parts: dict[str, dict[int, Statement]] = defaultdict(dict)
+    for place, statement in statements.items():
+        parts[held.shard_of(statement.subject_id).name][place] = statement
+    await _all_of(_record_part(shard, parts[shard.name], records, call.now) for shard in held.shards.each)
+    answer = answer_of(shown(), 200)
+    if asked is not None:
+        async with keys.begin() as tx:
+            await (keep_answer(tx, asked, answer) if statements else give_back(tx, asked))
+    return answer.response()
+
+
+async def _record_part(shard: Shard, part: Mapping[int, Statement], records: Records, now: datetime) -> None:
+    if not part:
+        return
+    named = {each.evidence.sender_id for each in part.values() if each.evidence.sender_id is not None}
+    async with shard.database.begin() as tx:
+        if len(await senders_store.purposes_of(tx, named)) < len(named):
+            raise not_yet_here()
+        await records(tx, part, now)
+
+
+async def _all_of(parts: Iterable[Awaitable[None]]) -> None:
+    """Wait until each part has ended, and raise the error of the first that failed."""
+    for error in await asyncio.gather(*parts, return_exceptions=True):
+        if error is not None:
+            raise error
+
+
+def _database_of_key(held: Resources[ServiceSettings], asked: Keyed) -> Database:
+    """Return the database that keeps the key of a batch: the same for each request under the key."""
+    return held.shards.of(partition_of(f"{asked.caller}\x1f{asked.key}", held.settings.partitions)).database
+
+
+def not_yet_here() -> Unavailable:
+    """Return the problem of a shard whose copy of the registry is a moment older than another's."""
+    return Unavailable("a sender has changed a moment ago: send the same request again", headers={"Retry-After": "1"})
+
+
+def of_person(held: Resources[R], subject_id: str) -> Resources[R]:
+    """Return the resources with the database that holds the person."""
+    return held.of_shard(held.shard_of(subject_id)) if held.shards.divided else held
+
+
+def check_here(held: Resources[Any], people: Iterable[str]) -> None:
+    """Raise Unavailable unless the database of `held` holds these people: a number was read otherwise a moment ago."""
+    if held.shards.divided and any(held.database_of(one) is not held.database for one in people):
+        raise not_yet_here()
+
+
 def statement_of(call: Call, body: ConsentBody, index: int | None = None) -> Statement:
     """Return the statement of an opt-in. Raises Forbidden, NotFound, or Invalid with every reason."""
     purposes = purposes_of(call, body.sender_id)
@@ -149,6 +257,19 @@ def opt_outs(call: Call, body: OptOutBody) -> Sequence[Statement]:
         _statement(call, number, _evidence(call, "opt_out", body, number, at, index=place), reasons)
         for place, number in zip((None, *range(1, len(numbers))), numbers, strict=True)
     ]
+
+
+def people_of(call: Call, body: _Body) -> Sequence[str]:
+    """Return the subject ids of each reading of a number, as the statements have them; none of a refused number."""
+    held, countries = call.held, call.countries(body)
+    try:
+        if isinstance(body, OptOutBody):
+            numbers = readings(body.number, countries=countries, fictional=held.settings.fictional_numbers)
+        else:
+            numbers = (parse(body.number, countries=countries, fictional=held.settings.fictional_numbers).e164,)
+    except NumberRefused:
+        return ()
+    return held.subject_keys.subject_ids(numbers)
 
 
 def _evidence(

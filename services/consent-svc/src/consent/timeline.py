@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends
 
 from common.web.auth import Caller, require
 from common.web.timeline import Moment, Timeline, TimelineAsked
-from consent.calls import Held, any_number, countries_of_all
+from consent.calls import Held, any_number, countries_of_all, of_person
 from consent.ledger import store as ledger_store
 from consent.ledger.chain import Entry
 from consent.ledger.store import Subject
@@ -31,7 +31,7 @@ async def get_timeline(
         any_number(body.number, held, await countries_of_all(caller, held, body.country))
     )
     controllers = await caller.controllers(await caller.covered())
-    async with held.database.begin() as tx:
+    async with of_person(held, subject_id).database.begin() as tx:
         subject = await ledger_store.find_subject(tx, subject_id) or Subject(subject_id=subject_id)
         entries = await ledger_store.history(tx, subject_id, subject.entries, controllers)
         senders_of = await senders_store.controllers_of(tx, caller.organisation)

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.db.shards import Shards
+from common.db.shards import Shard, Shards
 
 R = TypeVar("R")
 N = TypeVar("N", bound=NamedTuple)
@@ -28,6 +28,28 @@ async def of_each(shards: Shards, ask: Callable[[AsyncConnection], Awaitable[T]]
             return await ask(tx)
 
     return list(await asyncio.gather(*map(answer, range(len(shards.each)))))
+
+
+async def found(shards: Shards, ask: Callable[[AsyncConnection], Awaitable[T | None]]) -> tuple[Shard, T | None]:
+    """Return the answer of the shard that has one, and the shard; of the own shard, and None, where no shard has one.
+
+    A shard that does not answer fails the call only where no other has an answer.
+    """
+
+    async def answer(shard: Shard) -> T | None:
+        async with shard.database.begin() as tx:
+            return await ask(tx)
+
+    if not shards.divided:
+        return shards.own, await answer(shards.own)
+    answers = await asyncio.gather(*map(answer, shards.each), return_exceptions=True)
+    for shard, one in zip(shards.each, answers, strict=True):
+        if one is not None and not isinstance(one, BaseException):
+            return shard, one
+    for one in answers:
+        if isinstance(one, BaseException):
+            raise one
+    return shards.own, None
 
 
 async def page(
