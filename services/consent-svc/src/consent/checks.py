@@ -4,18 +4,20 @@ The answer is no permission: dispatch's gate decides at the moment of sending.
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.contracts.consent import State
+from common.db.shards import Shard
+from common.kafka.broker import partitions_of
 from common.keyring import SubjectKeys
 from common.service import Resources, resources
 from common.settings import ServiceSettings
@@ -116,13 +118,44 @@ async def check_consents(
         countries = applying(body.country, purposes.countries, held.settings.country)
         fictional = held.settings.fictional_numbers
         reading = partial(_read, keys=held.subject_keys, countries=countries, fictional=fictional)
-        answering = []
-        for first in range(0, len(body.numbers), READ_AT_ONCE):  # the previous chunk is answered meanwhile
-            some = await asyncio.to_thread(reading, body.numbers[first : first + READ_AT_ONCE])
-            stored = await ledger_store.stored_standings(tx, [of for of in some if not isinstance(of, NumberProblem)])
-            answering.append(asyncio.create_task(asyncio.to_thread(_checks, some, stored, asked)))
+
+        async def read(people: Sequence[str]) -> Sequence[StoredStandings]:
+            return [await ledger_store.stored_standings(tx, people)]
+
+        answering = [] if held.shards.divided else await _answering(body.numbers, reading, read, asked)
+    if held.shards.divided:
+        answering = await _answering(body.numbers, reading, partial(_of_shards, held), asked)
     results = [result for each in await asyncio.gather(*answering) for result in each]
     return Response(await asyncio.to_thread(_answer, results), media_type="application/json")
+
+
+async def _answering(
+    numbers: Sequence[str],
+    reading: Callable[[Sequence[str]], Sequence[str | NumberProblem]],
+    stored: Callable[[Sequence[str]], Awaitable[Sequence[StoredStandings]]],
+    asked: "_Asked",
+) -> list[asyncio.Task[list[_Checked]]]:
+    """Return the tasks that answer the numbers, some each. `stored`: the standings of people."""
+    answering = []
+    for first in range(0, len(numbers), READ_AT_ONCE):  # the previous chunk is answered meanwhile
+        some = await asyncio.to_thread(reading, numbers[first : first + READ_AT_ONCE])
+        found = await stored([of for of in some if not isinstance(of, NumberProblem)])
+        answering.append(asyncio.create_task(asyncio.to_thread(_checks, some, found, asked)))
+    return answering
+
+
+async def _of_shards(held: Resources[Any], people: Sequence[str]) -> list[StoredStandings]:
+    """Return the standings of these people, each from the shard of the person."""
+    of = partitions_of([subject_id.encode() for subject_id in people], held.settings.partitions) if people else ()
+    by_shard: dict[str, list[str]] = defaultdict(list)
+    for subject_id, partition in zip(people, of, strict=True):
+        by_shard[held.shards.of(partition).name].append(subject_id)
+
+    async def read(shard: Shard) -> StoredStandings:
+        async with shard.database.begin() as tx:
+            return await ledger_store.stored_standings(tx, by_shard[shard.name])
+
+    return list(await asyncio.gather(*(read(shard) for shard in held.shards.each if shard.name in by_shard)))
 
 
 def _read(
@@ -153,8 +186,8 @@ class _Asked:
     now: datetime
 
 
-def _checks(read: Sequence[str | NumberProblem], stored: StoredStandings, asked: _Asked) -> list[_Checked]:
-    standing = stored.decoded()
+def _checks(read: Sequence[str | NumberProblem], stored: Sequence[StoredStandings], asked: _Asked) -> list[_Checked]:
+    standing = {subject_id: one for each in stored for subject_id, one in each.decoded().items()}
     return [
         _Checked(None, "unknown", False, (of,))
         if isinstance(of, NumberProblem)

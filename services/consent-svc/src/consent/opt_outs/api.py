@@ -3,22 +3,26 @@
 A list needs one sender: the same STOP may be in force for one sender, and taken back for another.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from heapq import merge
+from itertools import islice
+from operator import attrgetter
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import AwareDatetime, BaseModel, Field
 
-from common.db.database import Database
+from common.db import everywhere
+from common.db.shards import Shards
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.spreadsheet import ENCODING, cell, lines
 from common.web.auth import Caller, require
 from common.web.edge_id import ControllerIds
 from common.web.fields import Storable
-from common.web.pagination import LIMIT, SORTED, Cursor, Limit, Page, Sort, next_of, position, subject_of
+from common.web.pagination import LIMIT, SORTED, Cursor, Limit, Order, Page, Sort, next_of, position, subject_of
 from common.web.streaming import Streamed
 from consent.bodies import Reach
 from consent.ledger import rules as ledger
@@ -86,8 +90,7 @@ async def list_opt_outs(
     """
     listed = await _listed(caller, held, sender_id, purpose, since, until)
     after = _after(cursor, listed.ids)
-    async with held.database.begin() as tx:
-        found = await store.page(tx, listed.asked, after, limit, SORTED[sort])
+    found = await _page(held.shards, listed.asked, after, limit, sort)
     return Page[OptOut](items=[listed.shown(each) for each in found], next=next_of(found, limit, listed.cursor))
 
 
@@ -111,7 +114,7 @@ async def export_opt_outs(
     """
     listed = await _listed(caller, held, sender_id, purpose, since, until)
     name = f"attachment; filename=opt-outs-{sender_id}.csv"
-    return Streamed(listed.file(held.database), media_type="text/csv", headers={"Content-Disposition": name})
+    return Streamed(listed.file(held.shards), media_type="text/csv", headers={"Content-Disposition": name})
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,18 +148,23 @@ class _Listed:
             return ledger.standing_stop(found.state, sender_id, closed, controller) is not None
         return ledger.standing(found.state, sender_id, None) != "opted_in"
 
-    async def file(self, database: Database) -> AsyncIterator[bytes]:
+    async def file(self, shards: Shards) -> AsyncIterator[bytes]:
         """Yield the CSV file. The lines of a page stand in the order of the ids shown (ADR-0071)."""
         yield lines([COLUMNS]).encode(ENCODING)
         after: Place | None = None
         while True:
-            async with database.begin() as tx:
-                page = await store.page(tx, self.asked, after, PAGE)
+            page = await _page(shards, self.asked, after, PAGE, "newest")
             told = sorted((self.shown(each) for each in page), key=lambda each: each.subject_id)
             yield lines([cell(value) for value in dict(each).values()] for each in told).encode()
             if len(page) < PAGE:
                 return
             after = page[-1].place
+
+
+async def _page(shards: Shards, asked: Asked, after: Place | None, limit: int, sort: Order) -> Sequence[store.OptOut]:
+    """Return the opt-outs behind `after`, merged of every shard's."""
+    of_each = await everywhere.of_each(shards, lambda tx: store.page(tx, asked, after, limit, SORTED[sort]))
+    return list(islice(merge(*of_each, key=attrgetter("place"), reverse=sort == "newest"), limit))
 
 
 async def _listed(
