@@ -5,16 +5,17 @@ person's own page and texts reach every controller.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import SEVEN_DAYS_MS
+from common.db import everywhere
 from common.privacy import erasing
 from common.privacy.erasing import Whom
 from common.service import Resources, resources
@@ -24,9 +25,9 @@ from common.web.auth import Caller, require
 from common.web.fields import Storable
 from common.web.idempotency import Key, claim, keyed
 from common.web.openapi import refuses, tells
-from common.web.pagination import LIMIT, Cursor, Limit, Page, next_of, position
+from common.web.pagination import LIMIT, Cursor, Limit, Page, cursor_of, positions
 from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Reason
-from consent.calls import any_number, countries_of_all
+from consent.calls import any_number, countries_of_all, of_person
 from consent.ledger import corrections, recorder
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
@@ -35,6 +36,8 @@ from consent.ledger.recorder import Statement
 from consent.ledger.rules import RECTIFICATION, Evidence
 from consent.rights import copies, erasures, rectifications
 from consent.rights.bodies import (
+    KEPT,
+    KEPT_FOR_OTHERS,
     AskedBody,
     Certificate,
     ContactBody,
@@ -57,6 +60,7 @@ log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1")
 
+R = TypeVar("R")
 LOG_FORGETS = timedelta(milliseconds=SEVEN_DAYS_MS)
 
 Held = Annotated[Resources[ServiceSettings], Depends(resources)]
@@ -68,59 +72,6 @@ ReadsRectifications = Annotated[Caller, Depends(require("rectification:read"))]
 WritesRectifications = Annotated[Caller, Depends(require("rectification:write"))]
 Progress = Annotated[Literal["open", "complete"], Query(description="Only those in this state.")]
 Format = Annotated[Literal["json", "csv"], Query(description="`csv`: a file of the items, for a spreadsheet.")]
-
-KEPT = (  # (service, data kept, reason)
-    (
-        "consent",
-        "the keyed hash of the number, with its opt-outs",
-        "so that nobody writes to the person again (CNIL MED-2023-040)",
-    ),
-    (
-        "consent",
-        "when the person consented or objected, to whom and for what: the ledger's lines without what was personal",
-        "proof of what was done until then (RGPD art. 7(1), 17(3)(e))",
-    ),
-    ("campaign", "where the keyed hash stood in each campaign's audience", "the accounts of campaigns"),
-    ("dispatch", "the decision on each message of the keyed hash, and its outcome", "the accounts of campaigns"),
-    (
-        "inbound",
-        "that a text came, under the provider's id and the keyed hash",
-        "the same text again is not kept again",
-    ),
-    (
-        "campaign and consent",
-        "a file whose upload goes on, encrypted, until its lines are recorded or two days are over",
-        "nobody can tell whom a file is about before it is complete; a line about the person is then refused",
-    ),
-    (
-        "campaign, consent and dispatch",
-        "what an organisation writes for everybody: texts of campaigns and templates, a sender's contact and answers",
-        "nobody's data; a name, a label, a source or a reason that holds a phone number is refused",
-    ),
-    *(
-        (
-            service,
-            "which callers read or exported data of the person, or decided about the person, in the audit log, for a"
-            " year: the person by the id that the controller knows",
-            "accounts of who read personal data (RGPD art. 5(2), 32(1))",
-        )
-        for service in erasures.SERVICES
-    ),
-)
-
-KEPT_FOR_OTHERS = (  # of an erasure by one controller
-    (
-        "consent",
-        "the number, encrypted, only while another controller holds an opt-in or a request of the person",
-        "data of another controller (RGPD art. 4(7)); the last erasure takes it",
-    ),
-    (
-        "inbound",
-        "texts to a code that is not this controller's alone, and the ids of texts behind opt-outs",
-        "the texts may be meant for another controller; the person can ask for the erasure of everything",
-    ),
-)
-
 
 CSV = {
     "schema": {"type": "string", "format": "binary"},
@@ -200,7 +151,7 @@ async def ask_for_erasure(body: ErasureBody, request: Request, caller: Writes, h
     """
     number = any_number(body.number, held, await countries_of_all(caller, held, body.country))
     subject_id = held.subject_keys.subject_id(number)
-    async with held.database.begin() as tx:
+    async with of_person(held, subject_id).database.begin() as tx:
         controller = await _controller(tx, caller, body.controller)
         whom = Whom(subject_id, controller.controller_id)
         claimed = await claim(tx, await keyed(request, caller, key, held.subject_keys))
@@ -256,24 +207,49 @@ async def list_erasures(
     limit: Limit = LIMIT,
 ) -> Page[Certificate]:
     """List open or complete erasures of the token's controllers, oldest first; to the platform's operator, all."""
-    async with held.database.begin() as tx:
+
+    async def read(tx: AsyncConnection, after: int, most: int) -> list[Erasure]:
         controllers = None if caller.everywhere else await _covered(tx, caller)
-        found = await erasures.page(
-            tx, controllers, complete=status == "complete", after=position(cursor, int) or 0, limit=limit
+        return await erasures.page(
+            tx,
+            controllers,
+            complete=status == "complete",
+            after=after,
+            limit=most,
+            is_part=held.shards.divided,
         )
+
+    found, behind = await _page(held, cursor, limit, read)
     items = [_certificate(each, held) for each in found]
-    return Page[Certificate](items=items, next=next_of(found, limit, attrgetter("place")))
+    return Page[Certificate](items=items, next=behind)
+
+
+async def _page(
+    held: Resources[ServiceSettings],
+    cursor: str | None,
+    limit: int,
+    read: Callable[[AsyncConnection, int, int], Awaitable[Sequence[R]]],
+) -> tuple[Sequence[R], str | None]:
+    """Return a page of what every shard has, the oldest first, and the cursor behind it. `read`: as of a shard."""
+    places = positions(cursor, len(held.shards.each))
+    place, asked_at = attrgetter("place"), attrgetter("requested_at")
+    found, behind = await everywhere.merged(held.shards, places, limit, read, place, asked_at)
+    return found, None if behind is None else cursor_of(behind)
 
 
 @router.get("/erasures/{erasure_id}", operation_id="erasures.get")
 async def get_erasure(erasure_id: Storable, caller: Reads, held: Held) -> Certificate:
     """Return an erasure's progress, and its certificate once complete."""
-    async with held.database.begin() as tx:
+
+    async def ask(tx: AsyncConnection) -> Erasure | None:
         covered = await _covered(tx, caller)
-        found = await erasures.find(tx, [erasure_id])
-    if not found or not (caller.everywhere or found[0].controller_id in covered):
+        found = next(iter(await erasures.find(tx, [erasure_id])), None)
+        return found if found is not None and (caller.everywhere or found.controller_id in covered) else None
+
+    _, found = await everywhere.found(held.shards, ask)
+    if found is None:
         raise NotFound("no such erasure", reasons=[Reason("erasure_id", "unknown_erasure")])
-    return _certificate(found[0], held)
+    return _certificate(found, held)
 
 
 @router.post(
@@ -292,10 +268,10 @@ async def ask_for_copy(body: CopyBody, request: Request, caller: WritesCopies, h
     number = any_number(body.number, held, await countries_of_all(caller, held, body.country))
     subject_id = held.subject_keys.subject_id(number)
     now = datetime.now(UTC)
-    async with held.database.begin() as tx:
+    async with of_person(held, subject_id).database.begin() as tx:
         controller = (await _controller(tx, caller, body.controller)).controller_id
-        seed = ("key", caller.account, key) if key is not None else ("at", subject_id, controller, now.isoformat())
-        copy_id = str(message_id(EPOCH, "copy", *seed))
+        seed = ("key", caller.account, key) if key is not None else ("at", now.isoformat())
+        copy_id = str(message_id(EPOCH, "copy", *seed, subject_id, controller))
         claimed = await claim(tx, await keyed(request, caller, key, held.subject_keys))
         if claimed.answer is not None:
             return claimed.answer.response()
@@ -318,9 +294,12 @@ async def ask_for_copy(body: CopyBody, request: Request, caller: WritesCopies, h
 )
 async def get_copy(copy_id: Storable, caller: ReadsCopies, held: Held, format: Format = "json") -> CopyView | Response:
     """Return a copy's progress, and its content once complete: JSON, or CSV with a row per value."""
-    async with held.database.begin() as tx:
-        covered = await _covered(tx, caller)
-        found = await copies.find(tx, held.field_keys, copy_id, covered, datetime.now(UTC))
+    now = datetime.now(UTC)
+
+    async def ask(tx: AsyncConnection) -> Copy | None:
+        return await copies.find(tx, held.field_keys, copy_id, await _covered(tx, caller), now)
+
+    _, found = await everywhere.found(held.shards, ask)
     if found is None:
         raise _no_copy()
     log.info("a copy is fetched", extra={"copy_id": copy_id, "by": caller.subject})
@@ -376,7 +355,7 @@ async def ask_for_rectification(
     number = any_number(body.number, held, await countries_of_all(caller, held, body.country))
     subject_id = held.subject_keys.subject_id(number)
     now = datetime.now(UTC)
-    async with held.database.begin() as tx:
+    async with of_person(held, subject_id).database.begin() as tx:
         controller = await _controller(tx, caller, body.controller)
         claimed = await claim(tx, await keyed(request, caller, key, held.subject_keys))
         if claimed.answer is not None:
@@ -403,23 +382,34 @@ async def list_rectifications(
     limit: Limit = LIMIT,
 ) -> Page[RectificationView]:
     """List open or complete rectifications of the token's controllers, oldest first."""
-    after = position(cursor, int) or 0
-    async with held.database.begin() as tx:
-        covered = await _covered(tx, caller)
-        found = await rectifications.page(
-            tx, held.field_keys, covered, complete=status == "complete", after=after, limit=limit
+
+    async def read(tx: AsyncConnection, after: int, most: int) -> list[Rectification]:
+        return await rectifications.page(
+            tx,
+            held.field_keys,
+            await _covered(tx, caller),
+            complete=status == "complete",
+            after=after,
+            limit=most,
+            is_part=held.shards.divided,
         )
+
+    found, behind = await _page(held, cursor, limit, read)
     items = [_rectification(each, held) for each in found]
-    return Page[RectificationView](items=items, next=next_of(found, limit, attrgetter("place")))
+    return Page[RectificationView](items=items, next=behind)
 
 
 @router.get("/rectifications/{rectification_id}", operation_id="rectifications.get")
 async def get_rectification(rectification_id: Storable, caller: ReadsRectifications, held: Held) -> RectificationView:
     """Return a rectification: the request, and the data corrected."""
-    async with held.database.begin() as tx:
+
+    async def ask(tx: AsyncConnection) -> Rectification | None:
         covered = await _covered(tx, caller)
         found = await rectifications.find(tx, held.field_keys, rectification_id)
-    if found is None or found.controller_id not in covered:
+        return found if found is not None and found.controller_id in covered else None
+
+    _, found = await everywhere.found(held.shards, ask)
+    if found is None:
         raise NotFound("no such rectification", reasons=[Reason("rectification_id", "unknown_rectification")])
     return _rectification(found, held)
 

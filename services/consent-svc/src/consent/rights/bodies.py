@@ -8,6 +8,59 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from common.web.fields import Long, NumberCountry, NumberFree, Short, storable
 from consent.bodies import EXAMPLE_NUMBER, Body, EvidenceBody, Number, Source
 from consent.ledger.corrections import Wrong
+from consent.rights import erasures
+
+KEPT = (  # (service, data kept, reason)
+    (
+        "consent",
+        "the keyed hash of the number, with its opt-outs",
+        "so that nobody writes to the person again (CNIL MED-2023-040)",
+    ),
+    (
+        "consent",
+        "when the person consented or objected, to whom and for what: the ledger's lines without what was personal",
+        "proof of what was done until then (RGPD art. 7(1), 17(3)(e))",
+    ),
+    ("campaign", "where the keyed hash stood in each campaign's audience", "the accounts of campaigns"),
+    ("dispatch", "the decision on each message of the keyed hash, and its outcome", "the accounts of campaigns"),
+    (
+        "inbound",
+        "that a text came, under the provider's id and the keyed hash",
+        "the same text again is not kept again",
+    ),
+    (
+        "campaign and consent",
+        "a file whose upload goes on, encrypted, until its lines are recorded or two days are over",
+        "nobody can tell whom a file is about before it is complete; a line about the person is then refused",
+    ),
+    (
+        "campaign, consent and dispatch",
+        "what an organisation writes for everybody: texts of campaigns and templates, a sender's contact and answers",
+        "nobody's data; a name, a label, a source or a reason that holds a phone number is refused",
+    ),
+    *(
+        (
+            service,
+            "which callers read or exported data of the person, or decided about the person, in the audit log, for a"
+            " year: the person by the id that the controller knows",
+            "accounts of who read personal data (RGPD art. 5(2), 32(1))",
+        )
+        for service in erasures.SERVICES
+    ),
+)
+
+KEPT_FOR_OTHERS = (  # of an erasure by one controller
+    (
+        "consent",
+        "the number, encrypted, only while another controller holds an opt-in or a request of the person",
+        "data of another controller (RGPD art. 4(7)); the last erasure takes it",
+    ),
+    (
+        "inbound",
+        "texts to a code that is not this controller's alone, and the ids of texts behind opt-outs",
+        "the texts may be meant for another controller; the person can ask for the erasure of everything",
+    ),
+)
 
 
 def _no_field_of_ours(value: str) -> str:

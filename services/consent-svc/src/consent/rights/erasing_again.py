@@ -8,6 +8,8 @@ that the certificate has new times. A person who has returned to a controller ke
 
 `--lost`: consent-svc itself was restored, and has lost erasures. The other services have them: `python -m dispatch
 erasures --since INSTANT` prints a line for each. Each lost erasure begins anew, behind opt-outs of its senders.
+
+Of several shards, run the command in each: a run takes the people of its shard.
 """
 
 import argparse
@@ -25,10 +27,11 @@ from common.contracts import ERASURES
 from common.contracts.rights import ErasureRequested
 from common.db.database import Database
 from common.kafka import outbox
+from common.kafka.broker import partition_of
 from common.keyring import SubjectKeys
 from common.privacy import erasing
 from common.privacy.erasing import Kept
-from common.settings import ServiceSettings
+from common.settings.shards import ShardedSettings
 from common.sms.subject_id import Inner
 from consent.ledger import recorder
 from consent.ledger import rules as ledger
@@ -132,7 +135,7 @@ async def erase_again(database: Database, inner: Inner, since: datetime, lost: S
     return opened, begun
 
 
-def run(settings: ServiceSettings, arguments: Sequence[str]) -> int:
+def run(settings: ShardedSettings, arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m consent erase-again", description="Erase again what a restored backup brought back."
     )
@@ -145,10 +148,12 @@ def run(settings: ServiceSettings, arguments: Sequence[str]) -> int:
     return asyncio.run(_run(settings, told.since, lost))
 
 
-async def _run(settings: ServiceSettings, since: datetime, lost: Sequence[Kept]) -> int:
+async def _run(settings: ShardedSettings, since: datetime, lost: Sequence[Kept]) -> int:
     database = Database(settings.database_url, pool_size=1, name="consent-erase-again")
     keys = SubjectKeys(settings.subject_keys)
     lost = [msgspec.structs.replace(each, subject_id=keys.current(each.subject_id)) for each in lost]
+    own, of = set(settings.own_partitions), settings.partitions
+    lost = [each for each in lost if partition_of(each.subject_id, of) in own]
     try:
         opened, begun = await erase_again(database, keys.inner, since, lost)
     finally:

@@ -344,9 +344,18 @@ async def under_way(tx: AsyncConnection, subject_id: str, controller_id: str) ->
 
 
 async def page(
-    tx: AsyncConnection, controllers: Collection[str] | None, *, complete: bool, after: int, limit: int
+    tx: AsyncConnection,
+    controllers: Collection[str] | None,
+    *,
+    complete: bool,
+    after: int,
+    limit: int,
+    is_part: bool = False,
 ) -> list[Erasure]:
-    """Return these controllers' erasures after the place `after`, oldest first; `None`: all erasures."""
+    """Return these controllers' erasures after the place `after`, oldest first; `None`: all erasures.
+
+    `is_part`: of a page that is merged of several shards' (`whole_page`).
+    """
 
     async def read() -> list[Erasure]:
         rows = await tx.execute(
@@ -359,7 +368,7 @@ async def page(
         )
         return await _with_acks(tx, [Erasure(**row._mapping) for row in rows])
 
-    return list(await whole_page(tx, "erasure", limit, read, attrgetter("place")))
+    return list(await whole_page(tx, "erasure", limit, read, attrgetter("place"), is_part=is_part))
 
 
 async def _with_acks(tx: AsyncConnection, erasures: Sequence[Erasure]) -> list[Erasure]:

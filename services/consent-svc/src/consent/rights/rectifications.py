@@ -209,9 +209,19 @@ async def of_person(tx: AsyncConnection, keys: FieldKeys, subject_id: str, contr
 
 
 async def page(
-    tx: AsyncConnection, keys: FieldKeys, controllers: Collection[str], *, complete: bool, after: int, limit: int
+    tx: AsyncConnection,
+    keys: FieldKeys,
+    controllers: Collection[str],
+    *,
+    complete: bool,
+    after: int,
+    limit: int,
+    is_part: bool = False,
 ) -> list[Rectification]:
-    """Return these controllers' rectifications after the place `after`, oldest first."""
+    """Return these controllers' rectifications after the place `after`, oldest first.
+
+    `is_part`: of a page that is merged of several shards' (`whole_page`).
+    """
 
     async def read() -> list[Rectification]:
         rows = await tx.execute(
@@ -224,7 +234,7 @@ async def page(
         )
         return [_read(keys, **row._mapping) for row in rows]
 
-    return list(await whole_page(tx, "rectification", limit, read, attrgetter("place")))
+    return list(await whole_page(tx, "rectification", limit, read, attrgetter("place"), is_part=is_part))
 
 
 async def empty(tx: AsyncConnection, asked: Mapping[Whom, datetime]) -> dict[Whom, int]:
