@@ -219,6 +219,19 @@ def of_person(held: Resources[R], subject_id: str) -> Resources[R]:
     return held.of_shard(held.shard_of(subject_id)) if held.shards.divided else held
 
 
+async def of_body(held: Resources[Any], caller: Caller, body: _Body) -> Resources[Any]:
+    """Return the resources with the database of the person whose number a body names, as the number reads now.
+
+    The caller checks the statement by `check_here`: the sender may change in between.
+    """
+    if not held.shards.divided:
+        return held
+    async with held.database.begin() as tx:
+        known = await senders_store.purposes_of(tx, {body.sender_id} if body.sender_id is not None else ())
+    people = people_of(Call(caller, held, None, datetime.now(UTC), known), body)
+    return of_person(held, people[0]) if people else held
+
+
 def check_here(held: Resources[Any], people: Iterable[str]) -> None:
     """Raise Unavailable unless the database of `held` holds these people: a number was read otherwise a moment ago."""
     if held.shards.divided and any(held.database_of(one) is not held.database for one in people):

@@ -20,7 +20,7 @@ from common.web.openapi import refuses
 from common.web.problems import Invalid, NotAllowedByLimits, NotFound, Reason, TooMany
 from consent.answers.answers import Answers
 from consent.bodies import EXAMPLE_NUMBER, ConsentBody
-from consent.calls import Held, NoPage, WritesConsent, opened, purposes_of, statement_of
+from consent.calls import Held, NoPage, WritesConsent, check_here, of_body, opened, purposes_of, statement_of
 from consent.double_opt_in import requests as double_opt_ins
 from consent.double_opt_in import rules as asking
 from consent.double_opt_in.requests import Terms
@@ -91,12 +91,14 @@ def router(
             assert url is not None, "asked for where there is one"
             return url(held, link_id, expires_at)
 
-        async with held.database.begin() as tx:
-            call, claimed = await opened(tx, request, caller, held, key, {body.sender_id})
+        here = await of_body(held, caller, body)
+        async with here.database.begin() as tx:
+            call, claimed = await opened(tx, request, caller, here, key, {body.sender_id})
             purposes_of(call, body.sender_id)
             if claimed.answer is not None:
                 return claimed.answer.response()
             statement = statement_of(call, body)  # the consent that a yes would give
+            check_here(here, [statement.subject_id])
             countries, fictional = call.countries(body), held.settings.fictional_numbers
             territory = parse(body.number, countries=countries, fictional=fictional).territory
             if not caller.granted.organisation.allow(territory):
@@ -129,6 +131,7 @@ def router(
                 call.now,
                 link if url else None,
                 with_link=body.link,
+                of_all=None if here.database is held.shards.first.database else held.shards.first.database,
             )
             shown = DoubleOptInAnswer(
                 subject_id=call.id_shown(statement),

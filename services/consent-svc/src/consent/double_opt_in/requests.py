@@ -46,6 +46,7 @@ KEPT_FOR = timedelta(days=400)
 LAPSE_EVERY_S = 5.0
 # between processes: a shorter wait comes from the clocks, not from the pace
 CLOCKS_DIFFER = timedelta(seconds=1)
+OF_NUMBER = "number/"
 AT_ONCE = 500
 SEEN = 10  # per subject to lock, because some are locked
 
@@ -130,11 +131,13 @@ async def ask(
     make_link: MakeLink | None = None,
     *,
     with_link: bool = False,
+    of_all: Database | None = None,
 ) -> Question:
     """Ask the person of `statement`, a request, unless there is a reason not to, and return the question.
 
     The result does not show whether an SMS left. The person answers by OUI, and `with_link` also by a link; if an OUI
-    could mean another question, by the link alone. Raises TooMany.
+    could mean another question, by the link alone. `of_all`: where the paces of controllers and callers are, unless in
+    the person's database; a question counts there before the person's transaction ends. Raises TooMany.
     """
     request = statement.evidence
     assert request.purpose is not None, "the caller has looked"
@@ -142,10 +145,15 @@ async def ask(
         return known
     paces = terms.paces(statement.subject_id, sender.controller, caller)
     # `number/…` stops concurrent questions of all controllers, even without a subject row
-    full_at = await _lock(tx, [*paces, f"number/{statement.subject_id}"], now)
+    theirs = {key: pace for key, pace in paces.items() if of_all is None or key.startswith(OF_NUMBER)}
+    full_at = await _lock(tx, [*theirs, f"number/{statement.subject_id}"], now)
     if known := await _find(tx, request.evidence_id):
         return known
-    await _step(tx, paces, full_at, now)
+    await _step(tx, theirs, full_at, now)
+    if of_all is not None:  # behind the paces of the number: what these refuse counts for nobody
+        others = {key: pace for key, pace in paces.items() if key not in theirs}
+        async with of_all.begin() as all_of:
+            await _step(all_of, others, await _lock(all_of, others, now), now)
     subjects = await ledger_store.lock_subjects(tx, {}, [statement.subject_id])
     subject = subjects.get(statement.subject_id)
     state = subject.state if subject else NEVER_SEEN

@@ -24,7 +24,7 @@ from consent.answers import answers as texted
 from consent.answers import replies
 from consent.answers.answers import Answer, Answers
 from consent.bodies import EXAMPLE_NUMBER, Body, Number
-from consent.calls import NoPage, id_shown
+from consent.calls import NoPage, id_shown, of_person
 from consent.ledger import store as ledger_store
 from consent.page.link import Link, token
 from consent.page.routes import PATH, Held, PageSettings
@@ -123,7 +123,7 @@ def router(answers: Callable[[FieldKeys], Answers]) -> APIRouter:
             whole=body.send or caller.everywhere,  # an unsent link rolls back
             given_to=None if body.send else caller.subject,
         )
-        async with held.database.begin() as tx:
+        async with of_person(held, subject_id).database.begin() as tx:
             claimed = await claim(tx, asked)
             sender = await senders_store.find_sender(tx, body.sender_id) if body.sender_id else None
             if claimed.answer is not None and await rights_store.narrow_link(tx, link, now):

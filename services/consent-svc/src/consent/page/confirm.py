@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.db import everywhere
 from common.service import Resources
 from consent.double_opt_in import requests as double_opt_ins
 from consent.double_opt_in import rules as asking
@@ -66,6 +67,7 @@ class _Visit:
 async def show(written: str, request: Request, held: Held) -> Response:
     """Show the question, or its outcome. Changes no state."""
     words = _words(request)
+    held = await _where(held, written)
     async with held.database.begin() as tx:
         visit = await _visit(tx, held, written, datetime.now(UTC))
     if not isinstance(visit, _Visit):
@@ -84,6 +86,7 @@ async def confirm(written: str, request: Request, held: Held) -> Response:
     words = _words(request, sent.get("lang"))
     if not is_from_the_page(request, held.settings.page_url):
         return _said("elsewhere", words, written)
+    held = await _where(held, written)
     async with held.database.begin() as tx:
         visit = await _visit(tx, held, written, now, lock=True)
         if not isinstance(visit, _Visit):
@@ -105,6 +108,15 @@ async def confirm(written: str, request: Request, held: Held) -> Response:
             )
             await double_opt_ins.confirm(tx, [visit.question.evidence_id], now)
     return RedirectResponse(f"{PATH}/{written}?lang={words.language}", 303, headers=HEADERS)
+
+
+async def _where(held: Resources[PageSettings], written: str) -> Resources[PageSettings]:
+    """Return the resources of the shard with the question of a link, which names nobody: every shard is asked."""
+    named = read(written, held.link_keys, CONFIRM) if held.shards.divided else None
+    if named is None or named.expires_at <= datetime.now(UTC):
+        return held
+    shard, _ = await everywhere.found(held.shards, lambda tx: double_opt_ins.by_link(tx, named.link_id))
+    return held.of_shard(shard)
 
 
 async def _visit(

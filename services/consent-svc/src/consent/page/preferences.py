@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.privacy import erasing
 from common.privacy.stop_link import PREFERENCES_PATH, StopLink, is_over, read
 from common.service import Resources
+from consent.calls import of_person
 from consent.ledger import store as ledger_store
 from consent.page.link import Link, token
 from consent.page.routes import HEADERS, PATH, Held, PageSettings, _form, _html, _Page, _words
@@ -53,20 +54,21 @@ async def enter(sender_id: str, written: str, request: Request, held: Held) -> R
     link = read(written, held.link_keys, sender_id, "preference link")
     if link is None:
         return _said("unknown", words, sender_id, written)
-    async with held.database.begin() as tx:
+    who = held.subject_keys.of_digits(link.person)
+    async with of_person(held, who).database.begin() as tx:
         sender = await senders_store.find_sender(tx, sender_id)
         found = _standing(link, sender, now)
-        short = await _short_link(tx, held, sender, written, link, now) if sender and found == "open" else None
+        short = await _short_link(tx, held, sender, written, who, now) if sender and found == "open" else None
     if short is None:
         return _said("gone" if found == "open" else found, words, sender_id, written, sender)
     return RedirectResponse(f"{PATH}/{token(short, held.link_keys)}?lang={words.language}", 303, headers=HEADERS)
 
 
 async def _short_link(
-    tx: AsyncConnection, held: Resources[PageSettings], sender: Sender, written: str, link: StopLink, now: datetime
+    tx: AsyncConnection, held: Resources[PageSettings], sender: Sender, written: str, who: str, now: datetime
 ) -> Link | None:
     """Store the short link and return it, or None where no number is on record, or the sender's data is erased."""
-    subject = await ledger_store.find_subject(tx, held.subject_keys.of_digits(link.person))
+    subject = await ledger_store.find_subject(tx, who)
     if subject is None or subject.number is None or subject.erased_at is not None:
         return None
     await erasing.be_waited_for(tx)

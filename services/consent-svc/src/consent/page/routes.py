@@ -25,6 +25,7 @@ from markupsafe import Markup
 from pydantic import Field, model_validator
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.db import everywhere
 from common.privacy.erasing import Whom
 from common.service import Resources, resources
 from common.settings import ServiceSettings
@@ -170,6 +171,7 @@ class _Visit:
 @pages.get("/{written}")
 async def show(written: str, request: Request, held: Held) -> Response:
     """Show the records, and the ways out. Changes no state."""
+    held = await _where(held, written)
     async with held.database.begin() as tx:
         visit = await _visit(tx, request, held, written)
         if isinstance(visit, Response):
@@ -209,6 +211,7 @@ async def show(written: str, request: Request, held: Held) -> Response:
 async def stop(written: str, request: Request, held: Held) -> Response:
     """Stop everything that the link covers. Any holder of the link may, because a stop only tightens."""
     form = await _form(request)
+    held = await _where(held, written)
     async with held.database.begin() as tx:
         visit = await _visit(tx, request, held, written, form.get("lang"))
         if isinstance(visit, Response):
@@ -223,6 +226,7 @@ async def choose(written: str, request: Request, held: Held) -> Response:
     """Turn a purpose off or on."""
     form = await _form(request)
     sender_id, purpose = form.get("sender", ""), form.get("purpose", "")
+    held = await _where(held, written)
     async with held.database.begin() as tx:
         visit = await _visit(tx, request, held, written, form.get("lang"))
         if isinstance(visit, Response):
@@ -279,6 +283,7 @@ async def copy(written: str, request: Request, held: Held) -> Response:
     The method is POST, so that a scanner that follows links downloads no personal data.
     """
     form = await _form(request)
+    held = await _where(held, written)
     async with held.database.begin() as tx:
         visit = await _visit(tx, request, held, written, form.get("lang"))
         if isinstance(visit, Response):
@@ -300,6 +305,7 @@ async def copy(written: str, request: Request, held: Held) -> Response:
 async def erase(written: str, request: Request, held: Held) -> Response:
     """Erase the person for every sender: record the opt-out, then have each service erase its data."""
     form = await _form(request)
+    held = await _where(held, written)
     async with held.database.begin() as tx:
         visit = await _visit(tx, request, held, written, form.get("lang"))
         if isinstance(visit, Response):
@@ -422,6 +428,29 @@ async def _visit(
         return await _certificate(tx, request, named, written) or _door(request, "gone")
     browser = request.cookies.get(cookie_of(link, held.settings), "")
     return _Visit(written, link, _words(request, asked), now, browser if BROWSER.fullmatch(browser) else None)
+
+
+async def _where(held: Resources[PageSettings], written: str) -> Resources[PageSettings]:
+    """Return the resources of the shard with the link, or with the certificate of its erasure.
+
+    A link names nobody, so every shard is asked. One that does not answer fails the visit where no other has the link.
+    """
+    named = read(written, held.link_keys) if held.shards.divided else None
+    if named is None or named.expires_at <= datetime.now(UTC):
+        return held
+    erasure_id = erasures.named(_erasing(named))
+
+    async def ask(tx: AsyncConnection) -> object:
+        link = await store.find_link(tx, named.link_id)
+        return link if link is not None and link.expires_at == named.expires_at else None
+
+    async def ask_erased(tx: AsyncConnection) -> object:
+        return await erasures.find(tx, [erasure_id]) or None
+
+    shard, link = await everywhere.found(held.shards, ask)
+    if link is None:
+        shard, _ = await everywhere.found(held.shards, ask_erased)
+    return held.of_shard(shard)
 
 
 async def _certificate(tx: AsyncConnection, request: Request, named: Link, written: str) -> Response | None:

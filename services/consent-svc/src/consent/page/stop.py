@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.privacy.stop_link import PATH, StopLink, is_over, read
 from common.sms.subject_id import Inner
+from consent.calls import of_person
 from consent.ledger import recorder
 from consent.ledger import store as ledger_store
 from consent.ledger.chain import evidence_id
@@ -56,12 +57,13 @@ async def stop(sender_id: str, written: str, request: Request, held: Held) -> Re
     link = read(written, held.link_keys, sender_id)
     if link is None:
         return _said("unknown", words, sender_id, written)
-    async with held.database.begin() as tx:
+    keys = held.subject_keys
+    subject_id = keys.of_digits(link.person)
+    async with of_person(held, subject_id).database.begin() as tx:
         sender = await senders_store.find_sender(tx, sender_id)
         if (found := _standing(link, sender, now)) != "ask":
             return _said(found, words, sender_id, written, sender)
-        keys = held.subject_keys
-        await _record(tx, keys.inner, keys.of_digits(link.person), sender_id, now)
+        await _record(tx, keys.inner, subject_id, sender_id, now)
         wide = sender is not None and await _reaches_further(tx, sender)
     return _said("stopped", words, sender_id, written, sender, reaches_further=wide)
 
