@@ -31,6 +31,7 @@ from consent.imports.worker import Importing
 from consent.inbound import clicks, shared_codes
 from consent.inbound import messages as intake
 from consent.inbound import opt_out_receipts as receipts
+from consent.inbound.elsewhere import Elsewhere
 from consent.inbound.messages import Intake
 from consent.ledger import store, term_store
 from consent.opt_outs import api as opt_outs
@@ -224,8 +225,11 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                     answers(settings, held.field_keys),
                     links(held),
                     settings.last_message_days,
+                    Elsewhere.of(held),
                 ).subscription(),
-                receipts.Receipts(held.field_keys, held.subject_keys, settings.last_message_days).subscription(),
+                receipts.Receipts(
+                    held.field_keys, held.subject_keys, settings.last_message_days, Elsewhere.of(held)
+                ).subscription(),
                 clicks.subscription(held.subject_keys.inner),
                 erasures.answers,
                 copies.parts,

@@ -39,6 +39,7 @@ from consent.double_opt_in import requests as double_opt_ins
 from consent.double_opt_in import rules as asking
 from consent.double_opt_in.rules import Question
 from consent.inbound import shared_codes, store
+from consent.inbound.elsewhere import NOWHERE, Elsewhere
 from consent.inbound.shared_codes import LAST_MESSAGE_DAYS, NO_STOP, Mo, Reach, Written
 from consent.ledger import recorder, reopening, retention
 from consent.ledger import rules as ledger
@@ -100,6 +101,7 @@ class Intake:
         answers: Answers,
         links: Links | None = None,
         last_message_days: int = LAST_MESSAGE_DAYS,
+        elsewhere: Elsewhere = NOWHERE,
     ) -> None:
         """`last_message_days`: the age up to which a message explains a STOP on a code of several controllers."""
         self._keys = keys
@@ -107,6 +109,7 @@ class Intake:
         self._answers = answers
         self._links = links
         self._days = last_message_days
+        self._elsewhere = elsewhere
 
     def subscription(self) -> Subscription:
         return Subscription(GROUP, INBOUND_MESSAGES, self.apply, on_poison=self.shut_out, wait_ms=URGENT_MS)
@@ -116,6 +119,16 @@ class Intake:
         messages = [self._attributed(r.event) for r in batch if isinstance(r.event, MessageReceived)]
         for message, _ in messages:
             INTENTS.labels(message.intent).inc()
+        mismatched = (each for each in messages if not each[1])
+        for database, theirs in self._elsewhere.parts(mismatched, _author).items():
+            messages = [each for each in messages if each not in theirs]
+            async with database.begin() as of_others:
+                await self._apply(of_others, theirs)
+        await self._apply(tx, messages)
+        return None
+
+    async def _apply(self, tx: AsyncConnection, messages: Sequence[tuple[MessageReceived, bool]]) -> None:
+        """Record the texts of people of this database. `messages`: each with whether its event names the person."""
         said = [m for m, certain in messages if m.intent == "stop" or (certain and m.intent != "review")]
         codes = await senders_store.owners_of(tx, {m.short_code for m in said}) if said else {}
         # inbound-svc may know a sender later than this registry
@@ -127,7 +140,7 @@ class Intake:
             if m.intent == "review" or m.behind_start or m.revision > 0 or m.mo_id in waiting
         ]
         if not said and not reviews:
-            return None
+            return
         written = await self._written(tx, said, codes)
         held = await _locked(tx, said, reviews)
         asked = await store.questions_of(tx, _who_may_renew(said))
@@ -173,7 +186,6 @@ class Intake:
         given = {one.message_id for one in await self._answers.give(tx, [one.answer for one in owed], now)}
         links = [one.link for one in owed if one.link and one.answer.message_id in given]
         await rights_store.add_texted(tx, links, now)
-        return None
 
     async def _written(
         self,
@@ -268,6 +280,10 @@ class Intake:
         )
         await recorder.record(tx, self._subject_keys.inner, [Statement(key, None, evidence)], now)
         log.error("a message is unreadable: its author is opted out of everything", extra={"subject_id": key})
+
+
+def _author(attributed: tuple[MessageReceived, bool]) -> str:
+    return attributed[0].subject_id
 
 
 @dataclass(slots=True)

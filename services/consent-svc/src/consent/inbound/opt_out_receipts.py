@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from operator import attrgetter
 
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -20,6 +21,7 @@ from common.keyring import FieldKeys, SubjectKeys, Unreadable, owner_of
 from consent.answers import answers
 from consent.answers.answers import HandOff
 from consent.inbound import shared_codes
+from consent.inbound.elsewhere import NOWHERE, Elsewhere
 from consent.inbound.recent import Recent, State
 from consent.inbound.shared_codes import LAST_MESSAGE_DAYS, Overtaken
 from consent.ledger import recorder
@@ -43,6 +45,7 @@ class Receipts:
     field_keys: FieldKeys
     subject_keys: SubjectKeys
     last_message_days: int = LAST_MESSAGE_DAYS
+    elsewhere: Elsewhere = NOWHERE
     recent: Recent = field(default_factory=Recent)
 
     def subscription(self) -> Subscription:
@@ -63,6 +66,11 @@ class Receipts:
         """
         told = read(batch, self.recent.states)
         statements = [self._attributed(statement) for statement in told.opt_outs]
+        inner, now = self.subject_keys.inner, datetime.now(UTC)
+        for database, theirs in self.elsewhere.parts(statements, attrgetter("subject_id")).items():
+            statements = [each for each in statements if each not in theirs]
+            async with database.begin() as of_others:
+                await recorder.record(of_others, inner, theirs, now)
         news = await proof_store.add_handed_off(tx, list(told.left.values()), told.begun)
         missed = await answers.handed_off(tx, told.asked)
         if news or missed:
@@ -71,7 +79,7 @@ class Receipts:
             again = await shared_codes.overtaken(tx, news, missed, self.last_message_days)
             statements += map(widened, again)
         if statements:
-            await recorder.record(tx, self.subject_keys.inner, statements, datetime.now(UTC))
+            await recorder.record(tx, inner, statements, datetime.now(UTC))
         once_committed(tx, partial(self.recent.add, told.states()))
         return None
 
