@@ -67,6 +67,8 @@ OUTER_KEYS = "tests/service/consent/test_outer_keys.py"
 JOURNALLED = "services/inbound-svc/src/inbound/migrations/versions/0001_first.py"
 JOURNAL = "services/inbound-svc/src/inbound/journal.py"
 INBOUND_SHARDS = "tests/service/inbound/test_shards.py"
+CONSENT_SHARDS = "tests/service/consent/test_shards.py"
+CONSENT_CALLS = "services/consent-svc/src/consent/calls.py"
 KEYWORDS = "services/inbound-svc/src/inbound/keywords"
 TABLE = "tests/unit/inbound/test_keyword_table.py"
 WIDENING = "tests/service/common/test_widening.py"
@@ -385,6 +387,62 @@ MUTANTS = (
         "        REPEATING.update(_accounts(arrivals))\n",
         "        pass\n",
         "tests/service/inbound/test_shortcut.py -k tried_once",
+    ),
+    Mutant(
+        "a person's call asks the database of the process",
+        CONSENT_CALLS,
+        "    return held.of_shard(held.shard_of(subject_id)) if held.shards.divided else held\n",
+        "    return held if subject_id else held.of_shard(held.shard_of(subject_id))\n",
+        f"{CONSENT_SHARDS} -k rights_of_a_person",
+    ),
+    Mutant(
+        "a batch of opt-ins keeps its key in the shard of the process",
+        CONSENT_CALLS,
+        "    keys = _database_of_key(held, asked) if asked is not None else held.database\n",
+        "    keys = held.database if asked is not None else _database_of_key(held, asked)\n",
+        f"{CONSENT_SHARDS} -k a_batch",
+    ),
+    Mutant(
+        "an opt-out of two people keeps its key though one is not stopped",
+        "services/consent-svc/src/consent/api.py",
+        "replace(first, keeps=failed is None)",
+        "replace(first, keeps=True)",
+        f"{CONSENT_SHARDS} -k is_refused_while_one_is_away",
+    ),
+    Mutant(
+        "an opt-out waits for the shard that keeps its key",
+        "services/consent-svc/src/consent/api.py",
+        "                results.append(error)\n",
+        "                raise error\n",
+        f"{CONSENT_SHARDS} -k is_refused_while_one_is_away",
+    ),
+    Mutant(
+        "a STOP under another's id is recorded in the shard that read it",
+        "services/consent-svc/src/consent/inbound/elsewhere.py",
+        "        if self.held is not None:\n",
+        "        if self.held is None:\n",
+        f"{CONSENT_SHARDS} -k whatever_the_event_says",
+    ),
+    Mutant(
+        "each shard has a pace of its own for a controller's questions",
+        "services/consent-svc/src/consent/double_opt_in/api.py",
+        "None if here.database is held.shards.first.database else held.shards.first.database",
+        "None",
+        f"{CONSENT_SHARDS} -k one_pace",
+    ),
+    Mutant(
+        "a shard's watermark waits for the texts of the others",
+        "services/consent-svc/src/consent/service.py",
+        "    partitions = settings.own_partitions\n",
+        "    partitions = range(settings.partitions)\n",
+        f"{CONSENT_SHARDS} -k own_partitions",
+    ),
+    Mutant(
+        "a link is looked for in the shard of the process",
+        "libs/common/src/common/db/everywhere.py",
+        "    if not shards.divided:\n        return shards.own, await answer(shards.own)\n",
+        "    if shards.own:\n        return shards.own, await answer(shards.own)\n",
+        f"{CONSENT_SHARDS} -k page_of_a_person",
     ),
     # --- lists and conversions
     Mutant(
