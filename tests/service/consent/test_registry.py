@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from common.contracts.consent import SenderChanged
 from common.db.database import Database
+from common.db.shards import Shards
 from consent.senders.registry import StopPages
 from consent.service import Settings, build
 from tests.support.each_of import each_of
@@ -209,10 +210,10 @@ async def test_stop_pages_follow_the_setting(surroundings: Surroundings) -> None
         first = (await service.post("/v1/senders", json=SENDER)).json()
         assert first["stop_page"] == "https://p.example/s/acme/"
     database = Database(settings["database_url"])
-    moved = StopPages(database, "https://q.example")
+    moved = StopPages(Shards.undivided(database, 3), "https://q.example")
     assert await moved.look()
     assert not await moved.look()
-    assert await StopPages(database, None).look()
+    assert await StopPages(Shards.undivided(database, 3), None).look()
     await database.close()
     async with surroundings.sql("consent") as sql:
         events = [

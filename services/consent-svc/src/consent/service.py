@@ -48,6 +48,7 @@ from consent.rights import copies, erasures, rectifications
 from consent.schema import metadata
 from consent.senders import api as registry
 from consent.senders import names, reopening
+from consent.senders.copying import Mending
 from consent.senders.registry import StopPages
 from consent.senders.store import Taken
 
@@ -180,12 +181,16 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             return {} if oldest is None else dict.fromkeys(partitions, oldest)
         return await applied_watermarks(session, intake.GROUP, INBOUND_MESSAGES)
 
+    async def admitted(held: Resources[Settings]) -> None:
+        await division.admit(held.shards, settings, {"api", "worker"})
+        await Mending(held.shards).begin()
+
     return Service(
         name="consent",
         about="Consents with their proof, opt-outs, senders, and the rights of a person.",
         settings=settings,
         metadata=metadata,
-        admitted=lambda held: division.admit(held.shards, settings, {"api", "worker"}),
+        admitted=admitted,
         sealed=SEALED,
         subject_ids={store.subject.c.subject_id: store.subject.c.subject_id},
         routers=[
@@ -240,7 +245,8 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 copies.Forgetting(held.database).worker(),
                 double_opt_ins.Lapsing(held.database, read_up_to, held.subject_keys.inner).worker(),
                 rectifications.Waiting(held.database).worker(),
-                StopPages(held.database, settings.page_url).worker(),
+                *StopPages(held.shards, settings.page_url).workers(),
+                *Mending(held.shards).workers(),
                 erasures.Lateness(held.database, timedelta(seconds=settings.erasure_late_after_s)).worker(),
                 expiring.Expiring(
                     held.database,

@@ -35,6 +35,7 @@ from consent.senders.bodies import (
     SenderFinding,
     SenderVersion,
 )
+from consent.senders.copying import changing
 from consent.senders.names import Blocked, Listed, entity, skeleton
 from consent.senders.store import Reach, Sender, Taken
 
@@ -115,7 +116,7 @@ def router(
         now = datetime.now(UTC)
         reach = senders.stated((), body.reachable_in, caller.subject, now)
         wanted = _sender(body.sender_id, caller.organisation, body, body.controller or body.sender_id, reach, page_url)
-        async with held.database.begin() as tx:
+        async with changing(held.shards, [body.sender_id]) as tx:
             if (sender := await store.find_sender(tx, body.sender_id)) is None:
                 _check_names(blocked, wanted, None, caller.platform and body.authorisation is not None)
                 if not await store.own_controller(tx, wanted.controller, caller.organisation, wanted.legal_name, now):
@@ -144,7 +145,7 @@ def router(
             raise Invalid("the body names another sender", reasons=[Reason("sender_id", "not_the_path")])
         _check_replies(body)
         _check_places(body.reachable_in, stateable)
-        async with held.database.begin() as tx:
+        async with changing(held.shards, [sender_id]) as tx:
             registered = await store.lock_sender(tx, sender_id)
             if registered is None:
                 raise no_sender()
@@ -173,7 +174,7 @@ def router(
     ) -> Page[SenderBody]:
         """List the senders that your token covers, by id."""
         covered = await caller.covered()
-        async with held.database.begin() as tx:
+        async with held.shards.first.database.begin() as tx:
             found = await store.senders_after(tx, covered, position(cursor, str) or "", limit)
         return Page[SenderBody](
             items=[_body(sender) for sender in found], next=next_of(found, limit, lambda each: each.sender_id)
@@ -183,7 +184,7 @@ def router(
     async def get_sender(sender_id: Storable, caller: ReadsSenders, held: Held) -> SenderBody:
         """Return the sender in its present version."""
         await caller.may_use(sender_id)
-        async with held.database.begin() as tx:
+        async with held.shards.first.database.begin() as tx:
             sender = await store.find_sender(tx, sender_id)
         if sender is None:
             raise no_sender()
@@ -199,7 +200,7 @@ def router(
     ) -> Page[SenderVersion]:
         """List all versions of the sender from version 1 on: a consent refers to the version in force at its time."""
         await caller.may_use(sender_id)
-        async with held.database.begin() as tx:
+        async with held.shards.first.database.begin() as tx:
             if await store.find_sender(tx, sender_id) is None:
                 raise no_sender()
             found = await store.sender_versions(tx, sender_id, position(cursor, int) or 0, limit)

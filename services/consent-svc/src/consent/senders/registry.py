@@ -12,13 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import SENDERS
 from common.contracts.consent import SenderChanged
-from common.db.database import Database
+from common.db.shards import Shards
 from common.db.timer import Timer, Worker
 from common.kafka import outbox
 from common.privacy import stop_link
 from consent.ledger import term_store
-from consent.ledger.retention import Rule
 from consent.senders import store
+from consent.senders.copying import changing, rules_of
 from consent.senders.names import entity, skeleton
 from consent.senders.store import Reach, Sender
 
@@ -59,7 +59,7 @@ async def change(tx: AsyncConnection, locked: Sender, wanted: Sender, now: datet
         return locked
     changed = replace(wanted, version=locked.version + 1)
     await store.put_sender(tx, changed, now)
-    if _rules(locked) != _rules(changed):
+    if rules_of(locked) != rules_of(changed):
         await term_store.ask_recount(tx, changed.sender_id)
     await _publish(tx, changed, now)
     return changed
@@ -67,19 +67,26 @@ async def change(tx: AsyncConnection, locked: Sender, wanted: Sender, now: datet
 
 @dataclass(frozen=True, slots=True)
 class StopPages:
-    """Publishes every sender again whose stop page is no longer of `page_url`: after a change of the setting."""
+    """Publishes every sender again whose stop page is no longer of `page_url`: after a change of the setting.
 
-    database: Database
+    A timer of the first shard.
+    """
+
+    shards: Shards
     page_url: str | None
 
-    def worker(self) -> Worker:
-        timer = Timer("publish stop pages", self.look, LOOK_EVERY_S, self.database)
-        return Worker(timer.name, timer.run)
+    def workers(self) -> list[Worker]:
+        if self.shards.own is not self.shards.first:
+            return []
+        timer = Timer("publish stop pages", self.look, LOOK_EVERY_S, self.shards.own.database)
+        return [Worker(timer.name, timer.run)]
 
     async def look(self) -> bool:
         page = stop_link.pages_of(self.page_url) if self.page_url else None
-        async with self.database.begin() as tx:
+        changed = set[str]()
+        async with changing(self.shards, changed) as tx:
             found = await store.lock_senders_elsewhere(tx, page, SENDERS_AT_ONCE)
+            changed |= {sender.sender_id for sender in found}
             for sender in found:
                 now = datetime.now(UTC)
                 await change(tx, sender, replace(sender, stop_page=self._stop_page(sender)), now)
@@ -87,10 +94,6 @@ class StopPages:
 
     def _stop_page(self, sender: Sender) -> str | None:
         return stop_link.stop_page(self.page_url, sender.sender_id) if self.page_url else None
-
-
-def _rules(sender: Sender) -> dict[str, Rule]:
-    return {purpose.id: Rule(purpose.retention_months, sender.renewal_days) for purpose in sender.purposes}
 
 
 async def _publish(tx: AsyncConnection, sender: Sender, now: datetime) -> None:

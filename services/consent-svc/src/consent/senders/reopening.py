@@ -21,6 +21,7 @@ from common.web.problems import Forbidden, Invalid, NotFound, Reason
 from consent.bodies import Body
 from consent.senders import store
 from consent.senders.api import no_sender
+from consent.senders.copying import changing
 from consent.senders.store import ReopeningRule, Sender
 
 router = APIRouter(prefix="/v1/senders/{sender_id}/reopening-rules")
@@ -85,7 +86,7 @@ async def begin_rule(sender_id: Storable, body: RuleBody, response: Response, ca
     """
     await caller.may_use(sender_id)
     now = datetime.now(UTC)
-    async with held.database.begin() as tx:
+    async with changing(held.shards, [sender_id]) as tx:
         sender = await _locked(tx, caller, sender_id)
         if body.purpose not in {purpose.id for purpose in sender.purposes}:
             raise Invalid(
@@ -108,7 +109,7 @@ async def end_rule(sender_id: Storable, rule_id: Storable, body: EndBody, caller
     A consent that an opt-in has reopened under the rule stays open, and still names the rule.
     """
     await caller.may_use(sender_id)
-    async with held.database.begin() as tx:
+    async with changing(held.shards, [sender_id]) as tx:
         await _locked(tx, caller, sender_id)
         rule = await store.end_rule(tx, sender_id, rule_id, caller.subject, body.reason, datetime.now(UTC))
     if rule is None:
@@ -122,7 +123,7 @@ async def list_rules(
 ) -> Page[RuleView]:
     """List every rule of the sender, oldest first: who decided what, when and why."""
     await caller.may_use(sender_id)
-    async with held.database.begin() as tx:
+    async with held.shards.first.database.begin() as tx:
         found = await store.reopening_rules(tx, sender_id, position(cursor, int) or 0, limit)
     return Page[RuleView](items=[_view(rule) for rule in found], next=next_of(found, limit, lambda rule: rule.position))
 

@@ -1,0 +1,286 @@
+"""consent-svc in two shards, by what is no one person's: the registry, files, seals, sums, reports and `divide`."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import httpx
+from sqlalchemy import text
+
+from common.contracts import SENDERS
+from common.contracts.consent import SenderChanged
+from common.db.shards import Shards
+from common.kafka.broker import partition_of
+from consent.senders import copy_store
+from consent.senders.copying import Mending, copy
+from consent.service import Settings, build
+from tests.service.inbound.published import published
+from tests.support.builders import subject
+from tests.support.eventually import eventually
+from tests.support.running import Surroundings, running
+
+PARTITIONS = {"a": "0-1", "b": "2"}
+HELD = {"a": (0, 1), "b": (2,)}
+NOWHERE = "postgresql://nobody:nothing@127.0.0.1:1/consent"
+CALLED = "api,relay"
+SENDER: dict[str, Any] = {
+    "sender_id": "acme",
+    "legal_name": "ACME SAS",
+    "brand": "Acme",
+    "contact": "contact@acme.example",
+    "country": "FR",
+    "oadc": "ACME",
+    "stop_code": "36111",
+    "purposes": [{"id": "promotions", "wording": "Nos offres par SMS"}],
+}
+REGISTRY = ("organisation", "controller", "owned_name", "sender", "sender_version", "reopening_rule")
+RULES = "/v1/senders/acme/reopening-rules"
+
+
+def shard_of(key: str) -> str:
+    return "b" if partition_of(key, 3) == 2 else "a"
+
+
+def people(shard: str, many: int = 3) -> list[int]:
+    """The first people whom a shard holds."""
+    return [n for n in range(1, 99) if shard_of(subject(n)) == shard][:many]
+
+
+@dataclass
+class Divided:
+    """Two shards. `clients`: of each that runs."""
+
+    surroundings: Surroundings
+    urls: dict[str, str]
+    clients: dict[str, httpx.AsyncClient]
+    settings: dict[str, Settings]
+
+    async def sql(self, shard: str, query: str, *values: Any) -> list[asyncpg.Record]:
+        connection = await asyncpg.connect(self.urls[shard])
+        try:
+            found: list[asyncpg.Record] = await connection.fetch(query, *values)
+            return found
+        finally:
+            await connection.close()
+
+    async def counted(self, query: str) -> dict[str, int]:
+        return {name: (await self.sql(name, query))[0][0] for name in self.urls}
+
+    async def registry(self, shard: str) -> dict[str, list[str]]:
+        """Every row of the registry in a database, by table."""
+        return {
+            table: [row[0] for row in await self.sql(shard, f"SELECT to_jsonb(t)::text FROM {table} AS t ORDER BY 1")]
+            for table in REGISTRY
+        }
+
+    @asynccontextmanager
+    async def shards(self, own: str) -> AsyncIterator[Shards]:
+        opened = Shards.opened(self.settings[own], "consent")
+        try:
+            yield opened
+        finally:
+            await opened.close()
+
+    async def nothing_waits(self) -> bool:
+        return await self.counted("SELECT count(*) FROM outbox") == dict.fromkeys(self.urls, 0)
+
+    async def mend(self) -> None:
+        """Run the timer of shard b once."""
+        async with self.shards("b") as shards:
+            await Mending(shards).look()
+
+
+async def urls(surroundings: Surroundings) -> dict[str, str]:
+    return {name: await surroundings.postgres.clone("consent", f"{name}_{surroundings.unique}") for name in PARTITIONS}
+
+
+async def settings(surroundings: Surroundings, of: dict[str, str], shard: str, **more: Any) -> Settings:
+    shards = {name: {"partitions": PARTITIONS[name], "database_url": of[name]} for name in PARTITIONS}
+    told = await surroundings.settings("consent", **{"shards": shards, "shard": shard, **more})
+    return Settings(**told | {"database_url": of[shard]})
+
+
+@asynccontextmanager
+async def divided(surroundings: Surroundings, **more: Any) -> AsyncIterator[Divided]:
+    of = await urls(surroundings)
+    async with AsyncExitStack() as stack:
+        each = {name: await settings(surroundings, of, name, **more) for name in PARTITIONS}
+        clients = {name: await stack.enter_async_context(running(build(own))) for name, own in each.items()}
+        yield Divided(surroundings, of, clients, each)
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    return {name: value for name, value in (SENDER | changes).items() if name != "sender_id"}
+
+
+async def same(both: Divided) -> dict[str, list[str]]:
+    """The registry, which both shards have alike."""
+    held = await both.registry("a")
+    assert await both.registry("b") == held
+    return held
+
+
+async def test_a_change_by_a_process_of_either_shard_is_in_both_before_the_answer(surroundings: Surroundings) -> None:
+    async with divided(surroundings, roles=CALLED) as both:
+        for n, client in enumerate(both.clients.values()):
+            wanted = SENDER | {"sender_id": f"acme-{n}", "oadc": f"ACME{n}", "controller": "acme", "stop_code": "36111"}
+            answer = await client.post("/v1/senders", json=wanted)
+            assert answer.status_code == 201, answer.text
+            assert [len(rows) for rows in (await same(both)).values()] == [1, 1, 2 + n, 1 + n, 1 + n, 0]
+        answer = await both.clients["b"].put("/v1/senders/acme-0", json=changed(controller="acme", stop_code="36222"))
+        assert answer.status_code == 200, answer.text
+        begun = await both.clients["b"].post(
+            "/v1/senders/acme-0/reopening-rules", json={"purpose": "promotions", "reason": "Signed forms"}
+        )
+        assert begun.status_code == 201, begun.text
+        assert len((await same(both))["reopening_rule"]) == 1
+        of = f"/v1/senders/acme-0/reopening-rules/{begun.json()['rule_id']}/end"
+        assert (await both.clients["b"].post(of, json={"reason": "No forms"})).status_code == 200
+        assert len((await same(both))["sender_version"]) == 3
+        codes = await both.sql("b", "SELECT stop_codes FROM sender WHERE sender_id = 'acme-0'")
+        assert codes[0][0] == ["36111", "36222"]
+        for client in both.clients.values():
+            listed = (await client.get("/v1/senders/acme-0/versions")).json()["items"]
+            assert [each["stop_code"] for each in listed] == ["36111", "36222"]
+        await eventually(both.nothing_waits)
+        events = [record.event for record in await published(both.settings["a"], SENDERS)]
+        assert sorted((e.sender_id, e.version) for e in events if isinstance(e, SenderChanged)) == [
+            ("acme-0", 1),
+            ("acme-0", 2),
+            ("acme-1", 1),
+        ]
+        assert await both.sql("b", "SELECT * FROM outbox_log") == [], "the first shard alone numbers its partitions"
+
+
+GHOST = SENDER | {"sender_id": "ghost", "oadc": "GHOST", "controller": "acme"}
+BROKEN = ("sender_version", "reopening_rule")
+# A deferred trigger fails the commit alone, as a database does that goes away then.
+BREAK = [
+    "CREATE FUNCTION breaks() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'away'; END $$",
+    *(
+        f"CREATE CONSTRAINT TRIGGER breaks AFTER INSERT ON {table} DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
+        " EXECUTE FUNCTION breaks()"
+        for table in BROKEN
+    ),
+]
+RECOUNTED = "SELECT count(*) FROM retention_recount WHERE sender_id = 'acme'"
+SHORTER = [SENDER["purposes"][0] | {"retention_months": 12}]
+
+
+async def test_a_change_of_retention_is_counted_again_in_both(surroundings: Surroundings) -> None:
+    async with divided(surroundings, roles="api") as both:
+        assert (await both.clients["b"].post("/v1/senders", json=SENDER)).status_code == 201
+        assert (await both.clients["b"].put("/v1/senders/acme", json=changed(brand="Acme !"))).status_code == 200
+        assert await both.counted(RECOUNTED) == {"a": 0, "b": 0}
+        assert (await both.clients["b"].put("/v1/senders/acme", json=changed(purposes=SHORTER))).status_code == 200
+        assert await both.counted(RECOUNTED) == {"a": 1, "b": 1}
+
+
+async def test_while_a_shard_is_away_nothing_changes_and_the_same_call_completes_later(
+    surroundings: Surroundings,
+) -> None:
+    async with divided(surroundings, roles="api") as both:
+        client = both.clients["a"]
+        assert (await client.post("/v1/senders", json=SENDER)).status_code == 201
+        begun = await client.post(RULES, json={"purpose": "promotions", "reason": "Signed forms"})
+        before = await same(both)
+    other = SENDER | {"sender_id": "other", "oadc": "OTHER", "brand": "Other", "stop_code": "36222"}
+    cut_off = await settings(surroundings, both.urls | {"b": NOWHERE}, "a", roles="api")
+    async with running(build(cut_off)) as client:
+        for refused in (
+            await client.post("/v1/senders", json=other),
+            await client.put("/v1/senders/acme", json=changed(stop_code="36222")),
+            await client.post(f"{RULES}/{begun.json()['rule_id']}/end", json={"reason": "No forms"}),
+        ):
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "5"), refused.text
+            assert refused.json()["detail"].startswith("a shard does not answer, and each has to know a sender")
+        assert (await client.get("/v1/senders/acme")).json()["stop_code"] == "36111", "a read waits for no other"
+    assert await same(both) == before
+    assert (await both.counted("SELECT count(*) FROM outbox"))["a"] == 1, "the event of the first registration"
+    async with running(build(both.settings["b"])) as client:
+        assert (await client.post("/v1/senders", json=other)).status_code == 201
+        assert (await client.put("/v1/senders/acme", json=changed(brand="Acme !"))).status_code == 200
+        assert len((await same(both))["sender_version"]) == 3
+
+
+async def test_a_copy_ahead_of_a_change_that_failed_is_mended_and_stands_in_no_way(surroundings: Surroundings) -> None:
+    """The commits of two databases are two: the second may fail."""
+    async with divided(surroundings, roles="api") as both:
+        assert (await both.clients["a"].post("/v1/senders", json=SENDER)).status_code == 201
+        before = await same(both)
+        for statement in BREAK:
+            await both.sql("a", statement)
+        failed = [await both.clients["b"].put("/v1/senders/acme", json=changed(purposes=SHORTER))]
+        assert (await both.sql("b", "SELECT version FROM sender"))[0][0] == 2
+        failed += [
+            await both.clients["b"].post(RULES, json={"purpose": "promotions", "reason": "Signed forms"}),
+            await both.clients["b"].post("/v1/senders", json=GHOST),
+        ]
+        assert [answer.status_code for answer in failed] == [500] * 3
+        for table in BROKEN:
+            await both.sql("a", f"DROP TRIGGER breaks ON {table}")
+        assert await both.registry("a") == before
+        ahead = await both.registry("b")
+        assert [len(ahead[table]) - len(before[table]) for table in REGISTRY] == [0, 0, 1, 1, 1, 1]
+        begun = await both.clients["a"].post(RULES, json={"purpose": "promotions", "reason": "Signed papers"})
+        assert begun.status_code == 201, "a rule ahead of its failure is in the way of no other"
+        assert await both.registry("b") != await both.registry("a"), "the ghost is not of this change"
+        await both.mend()
+        assert len((await same(both))["sender"]) == 1
+        assert await both.counted(RECOUNTED) == {"a": 0, "b": 1}, "the copy had other rules for a while"
+
+
+async def test_a_shard_that_missed_a_change_gets_it_by_its_timer_and_at_its_start(surroundings: Surroundings) -> None:
+    async with divided(surroundings, roles="api") as both:
+        assert (await both.clients["a"].post("/v1/senders", json=SENDER)).status_code == 201
+        await both.clients["a"].post(RULES, json={"purpose": "promotions", "reason": "Signed forms"})
+    held = await same(both)
+    for table in REGISTRY:
+        await both.sql("b", f"DELETE FROM {table}")
+    await both.mend()
+    assert await same(both) == held
+    await both.sql("b", "UPDATE sender SET stop_codes = '{36222}', stop_code = '36222'")
+    await both.sql("b", "UPDATE sender_version SET in_force_from = now()")
+    await both.sql("b", "INSERT INTO organisation VALUES ('nobody', now())")
+    async with running(build(both.settings["b"])):
+        assert await same(both) == held
+    for query in ("UPDATE reopening_rule SET ended_at = now(), ended_by = 'x', end_reason = 'x'", "DELETE FROM sender"):
+        await both.sql("b", query)
+        async with both.shards("b") as shards:
+            await asyncio.gather(*(Mending(shards).look() for _ in range(3)))
+        assert await same(both) == held
+
+
+async def test_mending_waits_for_a_change_under_way(surroundings: Surroundings) -> None:
+    """Else the copy, which is ahead, would be put back, and the change would be in the first shard alone."""
+    async with divided(surroundings, roles="api") as both:
+        assert (await both.clients["a"].post("/v1/senders", json=SENDER)).status_code == 201
+        async with both.shards("a") as ours, both.shards("b") as theirs:
+            ahead, go_on = asyncio.Event(), asyncio.Event()
+
+            async def change() -> None:
+                async with ours.first.database.begin() as tx:
+                    await copy_store.lock(tx)
+                    await tx.execute(text("UPDATE sender SET brand = 'Acme !'"))
+                    async with ours.each[1].database.begin() as of_other:
+                        await copy(tx, of_other, ["acme"])
+                    ahead.set()
+                    await go_on.wait()
+
+            changing = asyncio.create_task(change())
+            await ahead.wait()
+            mending = asyncio.create_task(Mending(theirs).look())
+            query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+
+            async def waits() -> bool:
+                return bool((await both.sql("a", query))[0][0]) or mending.done()
+
+            await eventually(waits)
+            assert not mending.done()
+            go_on.set()
+            await asyncio.gather(changing, mending)
+        assert [row[0] for row in await both.sql("b", "SELECT brand FROM sender")] == ["Acme !"]
+        await same(both)
