@@ -1,26 +1,32 @@
 """consent-svc in two shards, by what is no one person's: the registry, files, seals, sums, reports and `divide`."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
 import httpx
+import pytest
 from sqlalchemy import text
 
 from common.contracts import SENDERS
 from common.contracts.consent import SenderChanged
 from common.db.shards import Shards
+from common.files import cutting
 from common.kafka.broker import partition_of
+from common.service import running as held_by
+from consent.imports.worker import Importing
 from consent.senders import copy_store
 from consent.senders.copying import Mending, copy
 from consent.service import Settings, build
+from tests.service.consent.test_imports import AT, done, opened, part, suppressions, terms, verdicts
 from tests.service.inbound.published import published
-from tests.support.builders import subject
+from tests.support.builders import number, subject, subject_keys
 from tests.support.eventually import eventually
 from tests.support.running import Surroundings, running
+from tests.unit.common.test_msisdn import EITHER, RECEIVED, TYPED
 
 PARTITIONS = {"a": "0-1", "b": "2"}
 HELD = {"a": (0, 1), "b": (2,)}
@@ -97,8 +103,10 @@ async def urls(surroundings: Surroundings) -> dict[str, str]:
     return {name: await surroundings.postgres.clone("consent", f"{name}_{surroundings.unique}") for name in PARTITIONS}
 
 
-async def settings(surroundings: Surroundings, of: dict[str, str], shard: str, **more: Any) -> Settings:
-    shards = {name: {"partitions": PARTITIONS[name], "database_url": of[name]} for name in PARTITIONS}
+async def settings(
+    surroundings: Surroundings, of: dict[str, str], shard: str, spans: dict[str, str] = PARTITIONS, **more: Any
+) -> Settings:
+    shards = {name: {"partitions": spans[name], "database_url": of[name]} for name in spans}
     told = await surroundings.settings("consent", **{"shards": shards, "shard": shard, **more})
     return Settings(**told | {"database_url": of[shard]})
 
@@ -284,3 +292,128 @@ async def test_mending_waits_for_a_change_under_way(surroundings: Surroundings) 
             await asyncio.gather(changing, mending)
         assert [row[0] for row in await both.sql("b", "SELECT brand FROM sender")] == ["Acme !"]
         await same(both)
+
+
+@asynccontextmanager
+async def recording(both: Divided, **more: Any) -> AsyncIterator[Importing]:
+    """The worker of the files, in a process of shard a."""
+    async with held_by(build(both.settings["a"])) as (held, _):
+        yield Importing(held, **{"backlog": 1000, **more})
+
+
+def file_of(people_of_both: Sequence[int]) -> bytes:
+    return ("number,occurred_at\n" + "".join(f"{number(n)},{AT}\n" for n in people_of_both)).encode()
+
+
+async def recorded(worker: Importing) -> None:
+    """Record each piece that waits."""
+    while await worker.record_piece():
+        pass
+
+
+EVERYBODY = [*people("a", 60), *people("b", 30)]
+MIXED = sorted(EVERYBODY)
+SUBJECTS = "SELECT subject_id FROM evidence"
+
+
+async def test_a_file_is_recorded_by_shard_and_told_as_one(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With lines in columns, lines of their own, a refused line, and people on record before."""
+    monkeypatch.setattr(cutting, "PIECE_LINES", 40)
+    known = [people("a")[0], people("b")[0]]
+    body = file_of(MIXED) + f"{number(known[1])},2019-01-01T00:00:00Z\nnobody,{AT}\n".encode()
+    async with divided(surroundings, roles="api") as both, recording(both) as worker:
+        assert (await both.clients["a"].post("/v1/senders", json=SENDER)).status_code == 201
+        import_id = await opened(both.clients["b"], terms())
+        assert (await part(both.clients["b"], import_id, body)).status_code == 204
+        await recorded(worker)
+        for client in both.clients.values():
+            found = await done(client, import_id)
+            assert (found["created"], found["refused"], found["lines"]) == (len(MIXED), 1, len(MIXED) + 2)
+            assert found["unchanged"] + found["outvoted"] == 1
+            lines = await verdicts(client, import_id)
+            assert lines[: len(MIXED)] == [f"{line},created," for line in range(2, len(MIXED) + 2)]
+            assert lines[-1] == f"{len(MIXED) + 3},refused,not_a_number"
+            assert [each["import_id"] for each in (await client.get("/v1/imports")).json()["items"]] == [import_id]
+        held = {name: {row[0] for row in await both.sql(name, SUBJECTS)} for name in HELD}
+        assert held == {name: {subject(n) for n in MIXED if shard_of(subject(n)) == name} for name in HELD}
+        again = await opened(both.clients["a"], terms())
+        assert (await part(both.clients["a"], again, body)).status_code == 204
+        await recorded(worker)
+        assert (await done(both.clients["a"], again))["created"] == 0
+
+
+async def test_after_a_crash_between_two_shards_the_counts_are_exact_and_nobody_is_twice(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutting, "PIECE_LINES", 40)
+    async with divided(surroundings, roles="api") as both, recording(both) as worker:
+        assert (await both.clients["a"].post("/v1/senders", json=SENDER)).status_code == 201
+        import_id = await opened(both.clients["a"], terms())
+        assert (await part(both.clients["a"], import_id, file_of(MIXED))).status_code == 204
+        await both.sql("a", REFUSE_SETTLING)
+        await both.sql("a", BEFORE_SETTLING)
+        with pytest.raises(asyncpg.RaiseError, match="crashed"):
+            await worker.record_piece()
+        before = await both.counted("SELECT count(*) FROM evidence")
+        assert (before["a"], before["b"] > 0) == (0, True), "the other shard has recorded its people"
+        await both.sql("a", "DROP TRIGGER refuses ON import_piece")
+        async with recording(both) as another:
+            await recorded(another)
+        found = await done(both.clients["a"], import_id)
+        assert (found["created"], found["unchanged"], found["lines"]) == (len(MIXED), 0, len(MIXED))
+        assert await verdicts(both.clients["a"], import_id) == [f"{n},created," for n in range(2, len(MIXED) + 2)]
+        assert await both.counted("SELECT count(*) FROM evidence") == {
+            name: sum(shard_of(subject(n)) == name for n in MIXED) for name in HELD
+        }
+        assert await both.counted("SELECT count(*) FROM subject WHERE entries <> 1") == {"a": 0, "b": 0}
+
+
+REFUSE_SETTLING = """
+CREATE FUNCTION refuses() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'crashed'; END $$
+"""
+BEFORE_SETTLING = "CREATE TRIGGER refuses BEFORE UPDATE ON import_piece FOR EACH ROW EXECUTE FUNCTION refuses()"
+
+
+async def test_a_line_with_readings_of_both_shards_has_one_verdict(surroundings: Surroundings) -> None:
+    """An opt-out covers each reading; the line is `created` if either is."""
+    spans = {"a": "0-2", "b": "3"}
+    async with divided(surroundings, roles="api", partitions=4, spans=spans) as both, recording(both) as worker:
+        assert (await both.clients["a"].post("/v1/senders", json=SENDER)).status_code == 201
+        body = f"number\n{TYPED}\n"
+        import_id = await opened(both.clients["a"], suppressions())
+        assert (await part(both.clients["a"], import_id, body.encode())).status_code == 204
+        await recorded(worker)
+        body = f"number\n{EITHER}\n{number(1)}\n"
+        for created in (2, 0):
+            import_id = await opened(both.clients["a"], suppressions())
+            assert (await part(both.clients["a"], import_id, body.encode())).status_code == 204
+            await recorded(worker)
+            found = await done(both.clients["a"], import_id)
+            assert (found["created"], found["unchanged"], found["lines"]) == (created, 2 - created, 2)
+        counted = "SELECT count(*) FROM subject WHERE subject_id = ANY($1)"
+        for shard, which in (("a", TYPED), ("b", RECEIVED)):
+            assert (await both.sql(shard, counted, [subject_keys.subject_id(which)]))[0][0] == 1
+
+
+async def test_a_file_waits_while_a_shard_with_lines_is_away_or_full(surroundings: Surroundings) -> None:
+    async with divided(surroundings, roles="api") as both:
+        assert (await both.clients["a"].post("/v1/senders", json=SENDER)).status_code == 201
+        import_id = await opened(both.clients["a"], terms())
+        assert (await part(both.clients["a"], import_id, file_of(MIXED))).status_code == 204
+        await both.sql(
+            "b",
+            "INSERT INTO outbox (event_id, topic, key, type, payload)"
+            " SELECT gen_random_uuid(), 'x', '', 'x', '' FROM generate_series(1, 20)",
+        )
+        async with recording(both, backlog=10) as full:
+            assert not await full.record_piece()
+        cut_off = await settings(surroundings, both.urls | {"b": NOWHERE}, "a", roles="api")
+        async with held_by(build(cut_off)) as (held, _):
+            with pytest.raises(ConnectionRefusedError):
+                await Importing(held, backlog=1000).record_piece()
+        assert await both.counted("SELECT count(*) FROM subject") == {"a": 0, "b": 0}
+        async with recording(both) as worker:
+            await recorded(worker)
+        assert (await done(both.clients["a"], import_id))["created"] == len(MIXED)

@@ -84,6 +84,17 @@ Table(
     Index("import_piece_waiting_ix", "import_id", "position", postgresql_where=text("recorded_at IS NULL")),
 )
 
+Table(
+    "import_share",  # in the shard of the people: what became of their lines of a piece
+    metadata,
+    Column("import_id", Text, nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("verdicts", LargeBinary, nullable=True),  # deflated CSV; NULL only within the transaction that records
+    Column("recorded_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("import_id", "position"),
+    Index("import_share_at_ix", "recorded_at"),
+)
+
 
 COMPLETE = "import_complete"  # NOTIFY channel: the pieces of a file may be recorded
 
@@ -304,6 +315,42 @@ async def _end(tx: AsyncConnection, file: ImportFile, now: datetime) -> None:
         for lines, refused in rows
     ]
     await outbox.append(tx, CONSENT_NOTICES, notices)
+
+
+async def claim_share(tx: AsyncConnection, piece: WaitingPiece, now: datetime) -> bytes | None:
+    """Claim the lines of a piece whose people are in this shard, or return the verdicts of a recording before.
+
+    Waits for another worker that records the lines: one whose lock on the piece is lost may still be at work.
+    """
+    rows = await fetch_many(
+        tx,
+        "INSERT INTO import_share (import_id, position, recorded_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
+        " RETURNING import_id",
+        piece.file.import_id,
+        piece.position,
+        now,
+    )
+    if rows:
+        return None
+    [(kept,)] = await fetch_many(
+        tx,
+        "SELECT verdicts FROM import_share WHERE import_id = $1 AND position = $2",
+        piece.file.import_id,
+        piece.position,
+    )
+    found: bytes = kept
+    return found
+
+
+async def keep_share(tx: AsyncConnection, piece: WaitingPiece, verdicts: bytes) -> None:
+    """Store the verdicts of a claimed share."""
+    await fetch_many(
+        tx,
+        "UPDATE import_share SET verdicts = $3 WHERE import_id = $1 AND position = $2",
+        piece.file.import_id,
+        piece.position,
+        verdicts,
+    )
 
 
 NOTHING_YET = Progress(0, 0, 0, 0, 0, 0, None, {})

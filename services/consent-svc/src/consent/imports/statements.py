@@ -106,6 +106,12 @@ class Said(NamedTuple):
     columns: Sequence[Column]
     lines: Mapping[int, list[Statement] | Reasons]
 
+    @property
+    def people(self) -> list[str]:
+        """Return the people named, a person of two lines twice."""
+        people = [subject_id for column in self.columns for subject_id in column.opt_ins.subjects]
+        return people + [one.subject_id for each in self.lines.values() if isinstance(each, list) for one in each]
+
 
 class Statements:
     """The lines of a file on their way to statements."""
@@ -140,8 +146,7 @@ class Statements:
             columns += [column] if column is not None else []
             others += left.lines()
         said = self._by_line(others)
-        people = [subject_id for column in columns for subject_id in column.opt_ins.subjects]
-        people += [one.subject_id for each in said.values() if isinstance(each, list) for one in each]
+        people = Said(columns, said).people
         if len({*people}) < len(people):
             twice = {who for who, many in Counter(people).items() if many > 1}
             parted = [column.parted(twice) for column in columns]

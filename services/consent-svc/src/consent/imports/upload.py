@@ -59,7 +59,12 @@ class ImportSettings(ServiceSettings):
     import_max_bytes: int = Field(1_000_000_000, ge=1)  # about ten million lines
 
 
-Held = Annotated[Resources[ImportSettings], Depends(resources)]
+async def at_home(held: Annotated[Resources[ImportSettings], Depends(resources)]) -> Resources[ImportSettings]:
+    """Return the resources with the database of the files: the shard of partition 0."""
+    return held.of_shard(held.shards.first)
+
+
+Held = Annotated[Resources[ImportSettings], Depends(at_home)]
 Writer = Annotated[Caller, Depends(require("consent:write", limited=False))]  # of opt-outs, among others
 Reader = Annotated[Caller, Depends(require("consent:read", "consent:write"))]
 Verdict = Literal["created", "unchanged", "outvoted", "refused"]

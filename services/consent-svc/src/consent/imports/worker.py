@@ -1,4 +1,4 @@
-"""Record complete imports through the recorder, one piece per transaction.
+"""Record complete imports through the recorder, one piece per transaction, or per transaction of each shard.
 
 The import firewall is the ledger's own order: by a line's time at source, so that an old opt-in never outvotes a newer
 STOP, and lines may come in any order, twice, or after a crash. Without a reopening rule no line, however new, takes
@@ -17,7 +17,9 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.db.database import once_committed
 from common.db.notify import Listener
+from common.db.shards import Shard
 from common.db.timer import Timer, Worker
 from common.kafka import outbox
 from common.kafka.relayed import RELAYED
@@ -25,6 +27,8 @@ from common.service import Resources
 from common.telemetry import counter
 from consent.imports import files as import_files
 from consent.imports.files import WaitingPiece
+from consent.imports.parting import Verdicts, parted, together, written
+from consent.imports.parting import read as read_verdicts
 from consent.imports.statements import Reasons, Said, Statements
 from consent.imports.upload import Verdict, sealing_context
 from consent.ledger import recorder, reopening
@@ -57,10 +61,13 @@ class Importing:
         self._held = held
         self._backlog = backlog
         self._put_off: dict[str, datetime] = {}
-        self._met_people = True  # on record, by the last piece: so the next piece looks for people first
+        self._met_people: dict[str, bool] = {}  # on record, by the last piece: so the next piece looks for people first
         self._relayed = asyncio.Event()  # one for each word of the relay
 
     def workers(self) -> list[Worker]:
+        """Return the workers, in the shard that has the files."""
+        if self._held.shards.own is not self._held.shards.first:
+            return []
         database = self._held.database
         timers = (
             *(
@@ -104,23 +111,53 @@ class Importing:
             context = sealing_context(piece.file.import_id, str(piece.position))
             reading = Statements(self._held, piece.file, purposes.get(sender_id or ""), piece.received_at)
             read = await asyncio.to_thread(self._read, reading, piece, context)
-            statements = [one for said in read.lines.values() if isinstance(said, list) for one in said]
-            out = await self._out_already(tx, reading, statements)
-            await recorder.keep_listed(tx, [one for one in statements if one.evidence.evidence_id in out])
-            told = [one for one in statements if one.evidence.evidence_id not in out]
-            alike, partitions = [column.opt_ins for column in read.columns], self._held.settings.partitions
-            outcome = await recorder.record_alike(
-                tx, reading.inner, alike, told, now, partitions, look=self._met_people
-            )
-            verdicts = _verdicts(read, out, outcome)
+            parts: list[tuple[Said, Verdicts]] = []
+            for shard, part in parted(read, self._held.shards, self._held.settings.partitions):
+                if shard is self._held.shards.own:
+                    parts.append((part, await self._record(tx, shard, reading, part, now)))
+                elif (share := await self._share(shard, piece, reading, part, now)) is not None:
+                    parts.append((part, share))
+                else:
+                    return False
+            verdicts = parts[0][1] if len(parts) == 1 else together(read, parts)
             counts: Counter[str] = Counter(verdict for verdict, _ in verdicts.values())
             reasons = Counter(reason for _, why in verdicts.values() for reason in why)
-            table = "".join([f"{line},{verdict},{' '.join(why)}\n" for line, (verdict, why) in verdicts.items()])
-            await import_files.settle(tx, piece, counts, reasons, zlib.compress(table.encode(), 1), now)
-        self._met_people = outcome.met
+            await import_files.settle(tx, piece, counts, reasons, zlib.compress(written(verdicts), 1), now)
         for verdict, lines in counts.items():
             LINES.labels(verdict).inc(lines)
         return True
+
+    async def _record(
+        self, tx: AsyncConnection, shard: Shard, reading: Statements, said: Said, now: datetime
+    ) -> Verdicts:
+        """Record what is said of the people of a shard, in a transaction there."""
+        statements = [one for each in said.lines.values() if isinstance(each, list) for one in each]
+        out = await self._out_already(tx, reading, statements)
+        await recorder.keep_listed(tx, [one for one in statements if one.evidence.evidence_id in out])
+        told = [one for one in statements if one.evidence.evidence_id not in out]
+        alike, partitions = [column.opt_ins for column in said.columns], self._held.settings.partitions
+        look = self._met_people.get(shard.name, True)
+        outcome = await recorder.record_alike(tx, reading.inner, alike, told, now, partitions, look=look)
+        once_committed(tx, lambda: self._met_people.update({shard.name: outcome.met}))
+        return _verdicts(said, out, outcome)
+
+    async def _share(
+        self, shard: Shard, piece: WaitingPiece, reading: Statements, said: Said, now: datetime
+    ) -> Verdicts | None:
+        """Record the lines of another shard's people, before the piece is settled here.
+
+        Returns None while the outbox there is full. The shard keeps the verdicts with the lines: after a crash before
+        the settling the lines would be no news, and the counts would be of the repeat.
+        """
+        async with shard.database.begin() as tx:
+            if await outbox.backlog_of_events(tx) > self._backlog:
+                return None
+            kept = await import_files.claim_share(tx, piece, now)
+            if kept is not None:
+                return read_verdicts(zlib.decompress(kept))
+            verdicts = await self._record(tx, shard, reading, said, now)
+            await import_files.keep_share(tx, piece, zlib.compress(written(verdicts), 1))
+        return verdicts
 
     def _read(self, reading: Statements, piece: WaitingPiece, context: str) -> Said:
         """Return the statements of a piece; computation for a thread."""
@@ -169,9 +206,9 @@ class Importing:
         return False
 
 
-def _verdicts(read: Said, out: Container[str], outcome: Outcome) -> dict[int, tuple[Verdict, Reasons]]:
+def _verdicts(read: Said, out: Container[str], outcome: Outcome) -> Verdicts:
     """Return the verdicts by line, in order. `out`: the evidence about people already opted out."""
-    verdicts: dict[int, tuple[Verdict, Reasons]] = {}
+    verdicts: Verdicts = {}
     for column in read.columns:
         verdicts |= dict.fromkeys(column.read.starts, CREATED)
         known = zip(column.read.starts, column.opt_ins.subjects, strict=True) if outcome.of_alike else ()

@@ -73,6 +73,7 @@ def policy(periods: Periods) -> Policy:
                 where="p.complete AND t.recorded_at IS NOT NULL",
                 join="JOIN import_file AS p USING (import_id)",
             ),
+            Pruned("import shares", "import_share", "recorded_at", imports),
             Pruned(
                 "imports",
                 "import_file",

@@ -30,6 +30,7 @@ TABLES = (
     "handed_off",
     "import_file",
     "import_piece",
+    "import_share",
     "keyed_request",
     "listed",
     "organisation",
@@ -345,6 +346,14 @@ CREATE TABLE import_piece (
     """,
     """
 ALTER TABLE ONLY import_piece ALTER COLUMN body SET STORAGE EXTERNAL
+    """,
+    """
+CREATE TABLE import_share (
+    import_id text NOT NULL,
+    "position" integer NOT NULL,
+    verdicts bytea,
+    recorded_at timestamptz NOT NULL
+)
     """,
     """
 CREATE TABLE keyed_request (
@@ -738,6 +747,9 @@ ALTER TABLE import_file ADD CONSTRAINT import_file_pk PRIMARY KEY (import_id)
 ALTER TABLE import_piece ADD CONSTRAINT import_piece_pk PRIMARY KEY (import_id, "position")
     """,
     """
+ALTER TABLE import_share ADD CONSTRAINT import_share_pk PRIMARY KEY (import_id, "position")
+    """,
+    """
 ALTER TABLE keyed_request ADD CONSTRAINT keyed_request_pk PRIMARY KEY (caller, key)
     """,
     """
@@ -896,6 +908,9 @@ CREATE INDEX import_file_waiting_ix ON import_file (touched_at) WHERE (NOT compl
     """,
     """
 CREATE INDEX import_piece_waiting_ix ON import_piece (import_id, "position") WHERE (recorded_at IS NULL)
+    """,
+    """
+CREATE INDEX import_share_at_ix ON import_share (recorded_at)
     """,
     """
 CREATE INDEX keyed_request_created_at_ix ON keyed_request (created_at)
