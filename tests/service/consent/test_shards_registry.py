@@ -1,26 +1,36 @@
 """consent-svc in two shards, by what is no one person's: the registry, files, seals, sums, reports and `divide`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
 import httpx
+import msgspec
 import pytest
 from sqlalchemy import text
 
-from common.contracts import SENDERS
-from common.contracts.consent import SenderChanged
+from common.contracts import SENDERS, STATES
+from common.contracts.consent import SLICE, SenderChanged, StatesSummed
 from common.db.shards import Shards
 from common.files import cutting
 from common.kafka.broker import partition_of
+from common.privacy.signing import PublicKeys
 from common.service import running as held_by
 from consent.imports.worker import Importing
+from consent.ledger import republishing
+from consent.proof.bundle import check
+from consent.proof.sealing import Sealing
+from consent.proof.settling import Settling
+from consent.proof.summing import Summing
+from consent.proof.verify_ledger import verified
 from consent.senders import copy_store
 from consent.senders.copying import Mending, copy
 from consent.service import Settings, build
+from tests.service.consent.test_consent_api import consent, opt_out
+from tests.service.consent.test_endings import last
 from tests.service.consent.test_imports import AT, done, opened, part, suppressions, terms, verdicts
 from tests.service.inbound.published import published
 from tests.support.builders import number, subject, subject_keys
@@ -417,3 +427,181 @@ async def test_a_file_waits_while_a_shard_with_lines_is_away_or_full(surrounding
         async with recording(both) as worker:
             await recorded(worker)
         assert (await done(both.clients["a"], import_id))["created"] == len(MIXED)
+
+
+async def consented(both: Divided, *which: int, **changes: Any) -> list[str]:
+    """Record consents; return the ids of their evidence."""
+    items = [consent(number=number(n), **changes) for n in which]
+    answer = await both.clients["a"].post("/v1/consents/batch", json={"items": items})
+    assert answer.json()["counts"]["recorded"] == len(which), answer.text
+    return [each["evidence_id"] for each in answer.json()["results"]]
+
+
+async def paged(client: httpx.AsyncClient, path: str, **query: Any) -> list[dict[str, Any]]:
+    """Every item of a list, page by page."""
+    items: list[dict[str, Any]] = []
+    page: dict[str, Any] = {"next": None}
+    while not items or page["next"] is not None:
+        page = (await client.get(path, params=query | ({"cursor": page["next"]} if items else {}))).json()
+        items += page["items"]
+    return items
+
+
+async def registered(both: Divided, **changes: Any) -> None:
+    assert (await both.clients["a"].post("/v1/senders", json=SENDER | changes)).status_code == 201
+
+
+async def test_a_providers_list_is_reconciled_with_the_people_of_each_shard(surroundings: Surroundings) -> None:
+    async with divided(surroundings, roles="api") as both:
+        await registered(both)
+        await consented(both, *EVERYBODY[:5], *people("b"))
+        only_here = [people("a", 9)[8], people("b", 9)[8]]
+        for n in only_here:
+            assert (await both.clients["b"].post("/v1/opt-outs", json=opt_out(number=number(n)))).status_code == 201
+        listed = [*EVERYBODY[:5], *people("b")]
+        body = {"sender_id": "acme", "provider": "ovh", "list": "number\n" + "\n".join(map(number, listed))}
+        for missing in (len(listed), 0):
+            answer = await both.clients["b"].post("/v1/reconciliations", json=body)
+            assert answer.status_code == 200, answer.text
+            found = answer.json()
+            assert (found["listed"], found["missing_here"]) == (len(listed), missing)
+            assert (found["known_opted_out"], found["only_here"]) == (len(listed) - missing, 2)
+        stops = "SELECT count(*) FROM evidence WHERE kind = 'opt_out'"
+        assert await both.counted(stops) == {"a": 6, "b": 4}
+
+
+async def test_the_endings_of_both_shards_are_one_list_and_one_count(surroundings: Surroundings) -> None:
+    """Of people of one end too: as an import of one day has thousands."""
+    async with divided(surroundings, roles="api") as both:
+        await registered(both, purposes=[SENDER["purposes"][0] | {"retention_months": 6}])
+        soon, later = last(1), last(2)
+        await consented(both, *people("a", 5), *people("b", 5), occurred_at=soon)
+        await consented(both, *people("a", 7)[5:], *people("b", 7)[5:], occurred_at=later)
+        path = "/v1/senders/acme/endings"
+        for client in both.clients.values():
+            whole = (await client.get(path, params={"months": 6, "limit": 100})).json()["items"]
+            assert [each["ends_at"] for each in whole] == sorted(each["ends_at"] for each in whole)
+            assert len({each["subject_id"] for each in whole}) == 14
+            assert await paged(client, path, months=6, limit=3) == whole
+            months = (await client.get(f"{path}/months", params={"months": 6})).json()["items"]
+            assert [each["consents"] for each in months] == [10, 4]
+
+
+async def test_interactions_are_recorded_in_the_shard_of_each_person(surroundings: Surroundings) -> None:
+    async with divided(surroundings, roles="api") as both:
+        await registered(both)
+        known = [*people("a", 2), *people("b", 2)]
+        await consented(both, *known, occurred_at="2025-11-02T09:00:00Z")
+        items = [
+            {
+                "sender_id": "acme",
+                "number": number(n),
+                "occurred_at": "2026-03-02T14:05:00+01:00",
+                "evidence": {"source": "shop", "sale_reference": "1"},
+            }
+            for n in (*known, people("b", 9)[8])
+        ]
+        for times, key in ((1, "first"), (1, "first"), (0, "second")):
+            headers = {"Idempotency-Key": key}
+            answer = await both.clients["b"].post("/v1/interactions", json={"items": items}, headers=headers)
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["counts"] == {"recorded": 4 * times, "unchanged": 5 - 4 * times, "refused": 0}
+        contacts = "SELECT count(*) FROM evidence WHERE kind = 'contact'"
+        assert await both.counted(contacts) == {"a": 2, "b": 2}
+
+
+async def test_what_left_after_a_stop_is_listed_over_both(surroundings: Surroundings) -> None:
+    async with divided(surroundings, roles="api") as both:
+        await registered(both)
+        for n, (name, at) in enumerate([("a", 1), ("b", 2), ("a", 3), ("b", 4), ("b", 5)]):
+            who = subject(people(name, 9)[n])
+            await both.sql(
+                name,
+                "INSERT INTO retroactive_message (message_id, subject_id, sender_id, purpose, handed_off_at,"
+                " evidence_id, stopped_at, known_at, in_doubt, found_at) VALUES ($1, $2, 'acme', 'promotions',"
+                " now(), 'stop', now(), now(), false, now() + make_interval(secs => $3))",
+                f"m{at}",
+                who,
+                float(at),
+            )
+        for client in both.clients.values():
+            told = await paged(client, "/v1/retroactive-messages", limit=2)
+            assert [each["message_id"] for each in told] == ["m1", "m2", "m3", "m4", "m5"]
+
+
+async def sealed(both: Divided) -> None:
+    """Seal what each ledger has."""
+    for name in both.urls:
+        async with both.shards(name) as shards:
+            sealing = Sealing(shards.own.database, 5.0, Settling(shards.own.database, "evidence"))
+
+            async def is_done(sealing: Sealing = sealing, name: str = name) -> bool:
+                await sealing.seal_settled()
+                query = "SELECT coalesce(max(ordinal), 0) <= coalesce((SELECT max(last) FROM seal), 0) FROM evidence"
+                return bool((await both.sql(name, query))[0][0])
+
+            await eventually(is_done)
+
+
+async def problems(both: Divided, name: str, pins: Mapping[int, str] | None = None) -> list[str]:
+    """What `verify` finds in a database."""
+    async with both.shards(name) as shards:
+        lines = [line async for line in verified(shards.own.database, subject_keys.inner, pins or {})]
+    return [line for line, problem in lines if problem]
+
+
+async def test_each_shard_has_a_ledger_and_seals_of_its_own_and_proves_its_people(surroundings: Surroundings) -> None:
+    async with divided(surroundings, roles="api") as both:
+        await registered(both)
+        a, b = people("a", 1)[0], people("b", 1)[0]
+        evidence = await consented(both, a, b)
+        await sealed(both)
+        for name in HELD:
+            assert await problems(both, name) == []
+            seal = (await both.clients["a"].get("/v1/seals/newest", params={"shard": name})).json()
+            assert (seal["shard"], seal["number"], seal["entries"]) == (name, 1, 1)
+            assert await problems(both, name, {seal["number"]: seal["hash"]}) == []
+            listed = (await both.clients["b"].get("/v1/seals", params={"shard": name})).json()["items"]
+            assert listed == [seal]
+        newest = [(await client.get("/v1/seals/newest")).json() for client in both.clients.values()]
+        assert [each["shard"] for each in newest] == ["a", "a"]
+        assert newest[0]["hash"] != seal["hash"]
+        assert (await both.clients["a"].get("/v1/seals", params={"shard": "c"})).status_code == 404
+        trusted = PublicKeys((await both.clients["a"].get("/.well-known/jwks.json")).json())
+        for client in both.clients.values():
+            for n, evidence_id in zip((a, b), evidence, strict=True):
+                receipt = await client.get(f"/v1/receipts/{evidence_id}")
+                assert receipt.json()["evidence_id"] == evidence_id
+                bundle = await client.post("/v1/proofs", json={"number": number(n)})
+                report = check(bundle.content.splitlines(keepends=True), trusted)
+                assert (report.problems, len(report.subjects), len(report.entries)) == ([], 1, 1)
+            assert (await client.get("/v1/receipts/unknown")).status_code == 404
+
+
+async def test_the_checksum_is_of_the_people_of_all_shards_and_of_the_first_alone(surroundings: Surroundings) -> None:
+    async with divided(surroundings, roles="api") as both:
+        await registered(both)
+        await consented(both, *EVERYBODY[:4], *people("b"))
+        async with both.shards("b") as shards:
+            assert Summing(shards, 1.0).workers() == []
+        async with both.shards("a") as shards:
+            [worker] = Summing(shards, 1.0).workers()
+            assert worker.name == "sums"
+            await Summing(shards, 1.0).sum_up()
+        query = "SELECT payload FROM outbox WHERE topic = 'consent.sums.v1'"
+        [told] = [msgspec.json.decode(row[0], type=StatesSummed) for row in await both.sql("a", query)]
+        assert await both.sql("b", query) == []
+        assert sum(many for many, _ in told.sums.values()) == 7
+        assert told.sums.keys() == {subject(n)[-SLICE:] for n in (*EVERYBODY[:4], *people("b"))}
+
+
+async def test_the_states_of_a_partition_are_published_again_by_its_shard(surroundings: Surroundings) -> None:
+    async with divided(surroundings, roles=CALLED) as both:
+        await registered(both)
+        await consented(both, *people("a", 2), *people("b", 2))
+        await eventually(both.nothing_waits)
+        arguments = ["--partition", "2"]
+        assert await asyncio.to_thread(republishing.run, both.settings["a"], arguments) == 0
+        told = [(record.partition, record.key) for record in await published(both.settings["a"], STATES)]
+        assert sorted(who for _, who in told) == sorted(subject(n) for n in (*people("a", 2), *(people("b", 2) * 2)))
+        assert [partition for partition, _ in told] == [partition_of(who, 3) for _, who in told]

@@ -55,7 +55,7 @@ class Both:
         """As consent-svc publishes it."""
         async with self.consent.begin() as tx:
             await tx.execute(text("TRUNCATE states_sum"))
-        await Summing(self.consent, 1.0).sum_up()
+        await Summing(Shards.undivided(self.consent, 3), 1.0).sum_up()
         return msgspec.json.decode((await self._outbox("consent.sums.v1"))[-1], type=StatesSummed)
 
     async def _outbox(self, topic: str) -> list[bytes]:
@@ -249,7 +249,7 @@ async def test_sums_stand_still_for_as_long_as_reading_all_states_takes(postgres
 
     try:
         await keeping.execute("BEGIN; LOCK TABLE subject")
-        summing = asyncio.create_task(Summing(consent, 1.0).sum_up())
+        summing = asyncio.create_task(Summing(Shards.undivided(consent, 3), 1.0).sum_up())
         await eventually(stood_still_or_ended)
         await keeping.execute("COMMIT")
         await summing

@@ -2611,26 +2611,34 @@ class Seals(Resource[S]):
     """The seals."""
 
     @operation
-    def get_newest(self) -> Request[consent.SealBody]:
+    def get_newest(self, *, shard: str | Omitted = OMITTED) -> Request[consent.SealBody]:
         """Return the newest seal on the whole ledger, signed.
 
         A kept `pin` lets `python -m consent verify --pin` check the whole ledger up to this seal. For the
         platform's operator: a seal tells how much every organisation has recorded.
+
+        `shard`: The shard whose ledger is asked for. Default: of partition 0.
         """
-        return Request("GET", "consent", "/v1/seals/newest", answer=consent.SealBody)
+        return Request("GET", "consent", "/v1/seals/newest", answer=consent.SealBody, query={"shard": shard})
 
     @listing
     def list(
-        self, *, cursor: str | Omitted = OMITTED, limit: int | Omitted = OMITTED
+        self, *, shard: str | Omitted = OMITTED, cursor: str | Omitted = OMITTED, limit: int | Omitted = OMITTED
     ) -> Request[Page[consent.SealBody]]:
         """List every seal, oldest first, for the platform's operator. A seal holds no personal data.
+
+        `shard`: The shard whose ledger is asked for. Default: of partition 0.
 
         `cursor`: `next` of the page before.
 
         `limit`: Items of a page at most.
         """
         return Request(
-            "GET", "consent", "/v1/seals", answer=Page[consent.SealBody], query={"cursor": cursor, "limit": limit}
+            "GET",
+            "consent",
+            "/v1/seals",
+            answer=Page[consent.SealBody],
+            query={"shard": shard, "cursor": cursor, "limit": limit},
         )
 
 

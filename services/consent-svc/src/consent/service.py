@@ -258,7 +258,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 retroactive.Looking(held.database).worker(),
                 sealing.Sealing(held.database, settings.seal_every_s, Settling(held.database, "evidence")).worker(),
                 ledger_end.Ending(held.database, settings.keep.ledger).worker(),
-                summing.Summing(held.database, settings.sum_every_s).worker(),
+                *summing.Summing(held.shards, settings.sum_every_s).workers(),
                 *Importing(held, backlog=settings.import_backlog).workers(),
                 Pruner(held.database, pruning.policy(settings.keep)).worker(),
             ],

@@ -821,6 +821,8 @@ class SealBody(Answer):
     """The value to keep elsewhere, for `python -m consent verify --pin`."""
     signature: str
     """A compact JWS over the canonical JSON of the fields from `number` to `hash`."""
+    shard: str | None = None
+    """The shard whose ledger is sealed, each with seals of its own; null without shards."""
 
 
 class SealedBody(Answer):

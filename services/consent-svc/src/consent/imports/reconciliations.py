@@ -8,7 +8,7 @@ caller could write any list, and the STOP would hold for the whole controller.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -16,6 +16,7 @@ from fastapi import APIRouter, Depends
 from pydantic import ConfigDict, Field
 
 from common.files.columns import Meaning
+from common.kafka.broker import partitions_of
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.sms.msisdn import NumberRefused, applying, readings
@@ -106,12 +107,12 @@ async def reconcile(
     assert sender is not None, "the caller may use it"
     countries = applying(body.country, sender.countries, held.settings.country)
     listed, unreadable = _listed(body.list, held, countries)
-    subject_ids = sorted(listed)
-    missing = 0
-    for at in range(0, len(subject_ids), CHUNK):
-        chunk = {subject_id: listed[subject_id] for subject_id in subject_ids[at : at + CHUNK]}
-        missing += await _record_missing(held, body, caller, chunk)
-    only_here = await _only_here(held, sender, listed)
+    missing = only_here = 0
+    for of_shard, subject_ids in _by_shard(held, sorted(listed)):
+        for at in range(0, len(subject_ids), CHUNK):
+            chunk = {subject_id: listed[subject_id] for subject_id in subject_ids[at : at + CHUNK]}
+            missing += await _record_missing(of_shard, body, caller, chunk)
+        only_here += await _only_here(of_shard, sender, listed)
     found = Drift(
         listed=len(listed),
         known_opted_out=len(listed) - missing,
@@ -192,6 +193,21 @@ def _listed(text: str, held: Resources[ServiceSettings], countries: Sequence[str
     if len(listed) > LIST_NUMBERS:
         raise Invalid(TOO_LONG, reasons=[Reason("list", "too_long")])
     return listed, unreadable
+
+
+def _by_shard(
+    held: Resources[ServiceSettings], subject_ids: Sequence[str]
+) -> Iterator[tuple[Resources[ServiceSettings], Sequence[str]]]:
+    """Yield the resources of each shard, with those of the people whom it holds."""
+    if not held.shards.divided:
+        yield held, subject_ids
+        return
+    partitions = partitions_of([subject_id.encode() for subject_id in subject_ids], held.settings.partitions)
+    for shard in held.shards.each:
+        held_there = [
+            who for who, partition in zip(subject_ids, partitions, strict=True) if partition in shard.partitions
+        ]
+        yield held.of_shard(shard), held_there
 
 
 async def _record_missing(

@@ -23,7 +23,7 @@ from common.kafka import broker as kafka
 from common.kafka import outbox, tombstones
 from common.keyring import SubjectKeys
 from common.privacy.moving import NotYet, marked
-from common.settings import ServiceSettings
+from common.settings.shards import ShardedSettings
 from consent.ledger import recorder, store
 
 PAGE = 1_000
@@ -98,7 +98,7 @@ async def former_ids(database: Database, keys: SubjectKeys) -> Callable[[str], S
     return of_person
 
 
-def run(settings: ServiceSettings, arguments: Sequence[str]) -> int:
+def run(settings: ShardedSettings, arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m consent republish", description="Publish the consent states of partitions again."
     )
@@ -110,20 +110,25 @@ def run(settings: ServiceSettings, arguments: Sequence[str]) -> int:
     return asyncio.run(_run(settings, frozenset(numbers if told.moved else told.partition), moved=told.moved))
 
 
-async def _run(settings: ServiceSettings, wanted: Collection[int], *, moved: bool) -> int:
+async def _run(settings: ShardedSettings, wanted: frozenset[int], *, moved: bool) -> int:
     def tell(line: str) -> None:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
 
-    database = Database(settings.database_url, pool_size=1, name="consent-republish")
-    try:
-        former = await former_ids(database, SubjectKeys(settings.subject_keys)) if moved else None
-        many = await Republishing(database, settings.partitions, tell, former).run(wanted)
-    except NotYet as error:
-        tell(f"nothing was published: {error}")
-        return 1
-    finally:
-        await database.close()
+    many = 0
+    undivided = [("", range(settings.partitions), settings.database_url)]
+    for _, partitions, url in settings.divided or undivided:
+        if not (held := wanted & {*partitions}):
+            continue
+        database = Database(url, pool_size=1, name="consent-republish")
+        try:
+            former = await former_ids(database, SubjectKeys(settings.subject_keys)) if moved else None
+            many += await Republishing(database, settings.partitions, tell, former).run(held)
+        except NotYet as error:
+            tell(f"nothing was published: {error}")
+            return 1
+        finally:
+            await database.close()
     named = f"partition{'s' * (len(wanted) > 1)} {', '.join(map(str, sorted(wanted)))}"
     tell(f"{many} states of {named} are published again")
     return 0

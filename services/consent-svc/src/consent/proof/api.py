@@ -4,14 +4,17 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from operator import attrgetter
 from typing import Annotated
 from urllib.parse import quote
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
 
+from common.db import everywhere
+from common.db.shards import Shard, Shards
 from common.privacy.signing import KeySet, SigningKeys
 from common.service import Resources, resources
 from common.settings import KeyRingSettings, ServiceSettings
@@ -49,6 +52,9 @@ BUNDLE: dict[int | str, dict[str, object]] = {
         }
     }
 }
+OfShard = Annotated[
+    Storable | None, Query(max_length=16, description="The shard whose ledger is asked for. Default: of partition 0.")
+]
 SUBJECTS = 50  # per transaction: a signature takes a tenth of a millisecond, and other requests wait
 MIXED = 2000  # people of a campaign's bundle whose messages are in memory at once
 JWKS_KEPT_S = 300
@@ -109,6 +115,9 @@ class SealBody(BaseModel):
     )
     pin: str = Field(description="The value to keep elsewhere, for `python -m consent verify --pin`.")
     signature: str = Field(description="A compact JWS over the canonical JSON of the fields from `number` to `hash`.")
+    shard: str | None = Field(
+        None, description="The shard whose ledger is sealed, each with seals of its own; null without shards."
+    )
 
 
 def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: timedelta) -> APIRouter:
@@ -136,7 +145,11 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
         A line of a sender outside the token gives 404, and so does a line about every sender, except to the platform's
         operator.
         """
-        async with held.database.begin() as tx:
+        database = held.database
+        if held.shards.divided:
+            shard, _ = await everywhere.found(held.shards, lambda tx: ledger_store.find_entry(tx, evidence_id))
+            database = shard.database
+        async with database.begin() as tx:
             entry = await ledger_store.find_entry(tx, evidence_id)
             sender_id = _sender_of(entry) if entry else None
             seen = await caller.seen([sender_id or NOBODY], tx)
@@ -161,33 +174,37 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
     async def get_newest_seal(
         caller: Annotated[Caller, Depends(require("consent:read", platform=True))],
         held: Annotated[Resources[ServiceSettings], Depends(resources)],
+        shard: OfShard = None,
     ) -> SealBody:
         """Return the newest seal on the whole ledger, signed.
 
         A kept `pin` lets `python -m consent verify --pin` check the whole ledger up to this seal. For the platform's
         operator: a seal tells how much every organisation has recorded.
         """
-        async with held.database.begin() as tx:
+        of = _shard(held.shards, shard)
+        async with of.database.begin() as tx:
             seal = await sealing.newest(tx)
         if seal is None:
             raise NotFound(
                 "no seal exists yet: the first one covers the first entries of the ledger",
                 reasons=[Reason(None, "no_seal")],
             )
-        return _seal_body(seal, keys)
+        return _seal_body(of, seal, keys)
 
-    @routes.get("/v1/seals", operation_id="seals.list")
+    @routes.get("/v1/seals", operation_id="seals.list", responses=refuses(NotFound))
     async def get_seals(
         caller: Annotated[Caller, Depends(require("consent:read", platform=True))],
         held: Annotated[Resources[ServiceSettings], Depends(resources)],
+        shard: OfShard = None,
         cursor: Cursor = None,
         limit: Limit = LIMIT,
     ) -> Page[SealBody]:
         """List every seal, oldest first, for the platform's operator. A seal holds no personal data."""
-        async with held.database.begin() as tx:
+        of = _shard(held.shards, shard)
+        async with of.database.begin() as tx:
             found = await sealing.page(tx, position(cursor, int) or 0, limit)
         return Page[SealBody](
-            items=[_seal_body(seal, keys) for seal in found], next=next_of(found, limit, attrgetter("number"))
+            items=[_seal_body(of, seal, keys) for seal in found], next=next_of(found, limit, attrgetter("number"))
         )
 
     @routes.post("/v1/proofs", operation_id="proofs.get", response_class=Response, responses=BUNDLE | refuses(NotFound))
@@ -205,7 +222,7 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
         """
         number = any_number(body.number, held, await countries_of_all(caller, held, body.country))
         subject_id = held.subject_keys.subject_id(number)
-        async with held.database.begin() as tx:
+        async with held.database_of(subject_id).begin() as tx:
             ((_, entries),) = await ledger_store.whole_histories(tx, [subject_id])
             ended = await ended_store.of_subject(tx, subject_id) if caller.everywhere else []
             named = _named(entries) | {NOBODY}
@@ -225,10 +242,10 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
                 chains[who] = _retold(held, entries, controllers, one, subject_id)
         writer = Writer(keys, datetime.now(UTC), parties)
         written = [writer.opening()]
-        for who, chain in chains.items():
-            told = [e if sees(_sender_of(e)) else _withheld(e) for e in chain]
+        for who, of_person in chains.items():
+            told = [e if sees(_sender_of(e)) else _withheld(e) for e in of_person]
             told = sorted([*told, *map(_withheld, ended)], key=attrgetter("position"))
-            line = _subject_line(who, chain, told, sees, number if body.name_the_number else None)
+            line = _subject_line(who, of_person, told, sees, number if body.name_the_number else None)
             written.append(writer.subject(line, told))
         saved_as = next(iter(chains), "nobody")
         return Response(b"".join([*written, writer.end()]), media_type=BUNDLE_TYPE, headers=_saved_as(saved_as))
@@ -250,9 +267,10 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
         entries about every sender come without what is personal. A truncated file has no end line, and fails the
         check. Once some of the messages may be past retention, the answer is 410: half a proof would look whole.
         """
+        of_each = await everywhere.of_each(held.shards, lambda tx: store.handed_off_of(tx, campaign_id, "", 1))
+        first = dict(chain.from_iterable(each.items() for each in of_each))
+        sender_ids = {message.sender_id for messages in first.values() for message in messages}
         async with held.database.begin() as tx:
-            first = await store.handed_off_of(tx, campaign_id, "", 1)
-            sender_ids = {message.sender_id for messages in first.values() for message in messages}
             parties = await store.parties(tx, await caller.seen(sender_ids or {NOBODY}, tx))
         if not parties:
             raise NotFound(
@@ -301,9 +319,18 @@ async def _campaign(
 
     The people of each MIXED stand in the order of the ids shown: the order of the subject ids would join two bundles.
     """
-    ids = held.edge_ids.of(sender.controller)
     yield writer.opening(campaign_id)
-    after = ""
+    for shard in held.shards.each:
+        async for line in _campaign_of(held.of_shard(shard), writer, campaign_id, sender):
+            yield line
+    yield writer.end()
+
+
+async def _campaign_of(
+    held: Resources[ServiceSettings], writer: Writer, campaign_id: str, sender: Party
+) -> AsyncIterator[bytes]:
+    """Yield the people of a shard."""
+    ids, after = held.edge_ids.of(sender.controller), ""
     while True:
         async with held.database.begin() as tx:
             found = await store.handed_off_of(tx, campaign_id, after, MIXED)
@@ -316,16 +343,15 @@ async def _campaign(
                 named = _named(entry for entries in histories.values() for entry in entries)
                 controllers = await senders_store.controllers_of_senders(tx, named)
             for subject_id in some:
-                chain = _retold(held, histories[subject_id], controllers, sender.controller, subject_id)
-                told = [e if concerns(e.evidence, sender) else _withheld(e) for e in chain]
+                entries = _retold(held, histories[subject_id], controllers, sender.controller, subject_id)
+                told = [e if concerns(e.evidence, sender) else _withheld(e) for e in entries]
                 line = _subject_line(
-                    ids.shown(subject_id), chain, told, lambda other: other in (None, sender.sender_id)
+                    ids.shown(subject_id), entries, told, lambda other: other in (None, sender.sender_id)
                 )
                 yield writer.subject(line, told, map(_message_line, found[subject_id]))
         if len(found) < MIXED:
-            break
+            return
         *_, after = found
-    yield writer.end()
 
 
 def _began(message: HandedOff) -> datetime:
@@ -373,8 +399,19 @@ def _message_line(message: HandedOff) -> MessageLine:
     )
 
 
-def _seal_body(seal: Seal, keys: SigningKeys) -> SealBody:
-    return SealBody(**asdict(seal), pin=seal.pin, signature=keys.sign(seals.record(seal), "placet-seal"))
+def _shard(shards: Shards, name: str | None) -> Shard:
+    """Return the shard of this name, or of partition 0. Raises NotFound."""
+    if name is None:
+        return shards.first
+    found = next((shard for shard in shards.each if shard.name == name), None)
+    if found is None or not shards.divided:
+        raise NotFound("no such shard: PLACET_SHARDS names each", reasons=[Reason("shard", "unknown_shard")])
+    return found
+
+
+def _seal_body(shard: Shard, seal: Seal, keys: SigningKeys) -> SealBody:
+    signature = keys.sign(seals.record(seal), "placet-seal")
+    return SealBody(**asdict(seal), pin=seal.pin, signature=signature, shard=shard.name or None)
 
 
 def _withheld(entry: Entry | Ended) -> Withheld:

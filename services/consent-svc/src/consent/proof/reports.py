@@ -8,11 +8,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
+from common.db import everywhere
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.web.auth import Caller, require
 from common.web.edge_id import ControllerIds
-from common.web.pagination import LIMIT, Cursor, Limit, OfSender, Page, next_of, position
+from common.web.pagination import LIMIT, Cursor, Limit, OfSender, Page, cursor_of, positions
 from consent.proof import retroactive
 from consent.proof.retold import about_all
 from consent.proof.retroactive import Found
@@ -57,12 +58,19 @@ async def get_retroactive_messages(
     the purpose. The list covers the senders of the token, or only `sender_id`.
     """
     sender_ids = await caller.covered(sender_id)
-    async with held.database.begin() as tx:
-        found = await retroactive.page(tx, sender_ids, position(cursor, int) or 0, limit)
-        controllers = await caller.controllers({each.message.sender_id for each in found}, tx)
+    places = positions(cursor, len(held.shards.each))
+    found, behind = await everywhere.merged(
+        held.shards,
+        places,
+        limit,
+        lambda tx, after, many: retroactive.page(tx, sender_ids, after, many),
+        attrgetter("position"),
+        attrgetter("found_at"),
+    )
+    controllers = await caller.controllers({each.message.sender_id for each in found})
     return Page[RetroactiveMessage](
         items=[_view(each, held.edge_ids.of(controllers[each.message.sender_id])) for each in found],
-        next=next_of(found, limit, attrgetter("position")),
+        next=cursor_of(behind) if behind is not None else None,
     )
 
 

@@ -1,11 +1,12 @@
 """Publish a checksum of all subject states, for the services which keep a projection (ADR-0043).
 
-The timer reads all rows from one snapshot: memory stays constant, and no writer waits.
+The timer reads all rows from one snapshot of each shard: memory stays constant, and no writer waits.
 """
 
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -15,7 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts import SUMS
 from common.contracts.consent import StatesSummed
-from common.db.database import Database, may_idle
+from common.db.database import may_idle
+from common.db.shards import Shards
 from common.db.timer import Timer, Worker
 from common.kafka import outbox
 from common.sms.subject_id import key_id_of
@@ -42,17 +44,23 @@ Table(
 
 @dataclass(frozen=True, slots=True)
 class Summing:
-    """The timer. Of several processes, only one sums at a time, once in `every_s`."""
+    """The timer, of the shard of partition 0, over all shards.
 
-    database: Database
+    Of several processes, only one sums at a time, once in `every_s`.
+    """
+
+    shards: Shards
     every_s: float
 
-    def worker(self) -> Worker:
-        timer = Timer("sums", self.sum_up, min(LOOK_EVERY_S, self.every_s), self.database)
-        return Worker(timer.name, timer.run)
+    def workers(self) -> list[Worker]:
+        """Return the timer, in the shard that sums."""
+        if self.shards.own is not self.shards.first:
+            return []
+        timer = Timer("sums", self.sum_up, min(LOOK_EVERY_S, self.every_s), self.shards.own.database)
+        return [Worker(timer.name, timer.run)]
 
     async def sum_up(self) -> bool:
-        async with self.database.begin() as tx:
+        async with self.shards.first.database.begin() as tx:
             if not await _is_due(tx, datetime.now(UTC) - timedelta(seconds=self.every_s)):
                 return False
             await may_idle(tx)  # keeps the lock while the other transaction reads
@@ -75,13 +83,18 @@ class Summing:
         begun_at = datetime.now(UTC)
         found: Sums = {}
         outer_key = ""
-        async with self.database.begin() as tx:
-            await tx.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
-            await tx.execute(text("SELECT FROM subject LIMIT 1"))  # takes the snapshot
+        async with AsyncExitStack() as open_:
+            each = [await open_.enter_async_context(shard.database.begin()) for shard in self.shards.each]
+            for tx in each:
+                await tx.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+                if self.shards.divided:
+                    await may_idle(tx)  # while the others are summed
+                await tx.execute(text("SELECT FROM subject LIMIT 1"))  # takes the snapshot
             seen_until = datetime.now(UTC)
-            async for page in store.told_states(tx, PAGE):
-                outer_key = outer_key or key_id_of(page[0][0])
-                await asyncio.to_thread(_add, found, page)
+            for tx in each:
+                async for page in store.told_states(tx, PAGE):
+                    outer_key = outer_key or key_id_of(page[0][0])
+                    await asyncio.to_thread(_add, found, page)
         return StatesSummed(
             sum_id=str(uuid4()), begun_at=begun_at, seen_until=seen_until, sums=found, outer_key=outer_key
         )

@@ -5,11 +5,14 @@ The report is no permission.
 
 from datetime import UTC, date, datetime
 from functools import partial
+from heapq import merge
+from itertools import islice
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
+from common.db import everywhere
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.web.auth import Caller, require
@@ -61,11 +64,10 @@ async def count_endings(sender_id: Storable, caller: Reads, held: Held, months: 
     now = datetime.now(UTC)
     begins = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     await caller.may_use(sender_id)
-    async with held.database.begin() as tx:
-        found = await store.endings_by_month(tx, sender_id, begins, retention.after_months(begins, months))
-    return EndingMonths(
-        items=[EndingMonth(month=month, purpose=purpose, consents=n, asked=asked) for month, purpose, n, asked in found]
-    )
+    until = retention.after_months(begins, months)
+    of_each = await everywhere.of_each(held.shards, lambda tx: store.endings_by_month(tx, sender_id, begins, until))
+    found = everywhere.added(of_each, keyed_by=2) if held.shards.divided else of_each[0]
+    return EndingMonths(items=[EndingMonth(**month._asdict()) for month in sorted(found)])
 
 
 @router.get("", operation_id="endings.list")
@@ -81,8 +83,9 @@ async def list_endings(
     await caller.may_use(sender_id)
     ids = held.edge_ids.of(await caller.controller_of(sender_id))
     until = retention.after_months(datetime.now(UTC), months)
-    async with held.database.begin() as tx:
-        found = await store.endings(tx, sender_id, _after(cursor, ids), until, limit)
+    after = _after(cursor, ids)
+    of_each = await everywhere.of_each(held.shards, lambda tx: store.endings(tx, sender_id, after, until, limit))
+    found = list(islice(merge(*of_each, key=partial(store.order_of, sender_id)), limit))
     items = [_ending(row, ids) for row in found]
     return Page[Ending](items=items, next=next_of(found, limit, partial(_place, ids)))
 

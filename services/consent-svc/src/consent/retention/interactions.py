@@ -5,10 +5,13 @@ law, and this module cannot tell.
 """
 
 from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, WrapValidator
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.web.fields import NumberCountry, Short
 from common.web.idempotency import Key
@@ -26,7 +29,7 @@ from consent.bodies import (
     bodies,
     or_unfit,
 )
-from consent.calls import Call, Held, WritesConsent, any_number, opened, purposes_of
+from consent.calls import Call, Held, WritesConsent, any_number, batch, purposes_of
 from consent.ledger import recorder
 from consent.ledger.recorder import Statement
 from consent.ledger.rules import CLOCK_SKEW, Verdict
@@ -103,12 +106,11 @@ async def record_interactions(
     record for this sender: no data is held about strangers.
     """
     results: dict[int, InteractionResult] = {}
-    statements: dict[int, Statement] = {}
-    async with held.database.begin() as tx:
-        named = {item.sender_id for item in body.items if not isinstance(item, Unfit)}
-        call, claimed = await opened(tx, request, caller, held, key, named)
-        if claimed.answer is not None:
-            return claimed.answer.response()
+    calls: list[Call] = []
+
+    def states(call: Call) -> dict[int, Statement]:
+        calls.append(call)
+        statements: dict[int, Statement] = {}
         for index, item in enumerate(body.items):
             if isinstance(item, Unfit):
                 results[index] = InteractionResult(index=index, verdict="refused", reasons=item.reasons)
@@ -117,18 +119,26 @@ async def record_interactions(
                 statements[index] = _statement(call, item)
             except Problem as problem:
                 results[index] = InteractionResult(index=index, verdict="refused", reasons=bodies(problem.reasons))
+        return statements
+
+    async def records(tx: AsyncConnection, statements: Mapping[int, Statement], now: datetime) -> None:
         worth = await worth_keeping(tx, statements)
-        recorded = await recorder.record(tx, held.subject_keys.inner, list(worth.values()), call.now)
+        recorded = await recorder.record(tx, held.subject_keys.inner, list(worth.values()), now)
         kept = {place for place, r in zip(worth, recorded, strict=True) if r.decision.verdict is not Verdict.DUPLICATE}
         for index, statement in statements.items():
             verdict = "recorded" if index in kept else "unchanged"
-            results[index] = InteractionResult(index=index, verdict=verdict, subject_id=call.id_shown(statement))
+            who = calls[-1].id_shown(statement)
+            results[index] = InteractionResult(index=index, verdict=verdict, subject_id=who)
+
+    def shown() -> InteractionsAnswer:
         counts = Counter(result.verdict for result in results.values())
-        shown = InteractionsAnswer(
+        return InteractionsAnswer(
             results=[results[index] for index in range(len(body.items))],
             counts={"recorded": counts["recorded"], "unchanged": counts["unchanged"], "refused": counts["refused"]},
         )
-        return await (claimed.keep if statements else claimed.refused)(tx, shown, 200)
+
+    named = {item.sender_id for item in body.items if not isinstance(item, Unfit)}
+    return await batch(request, caller, held, key, named, states, records, shown)
 
 
 def _statement(call: Call, body: InteractionBody) -> Statement:

@@ -3,6 +3,8 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from hashlib import sha256
+from typing import NamedTuple
 
 from sqlalchemy import (
     text,
@@ -17,10 +19,17 @@ from consent.ledger.term_store import Due
 EARLIEST_END = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-async def endings_by_month(
-    tx: AsyncConnection, sender_id: str, begins: datetime, until: datetime
-) -> list[tuple[date, str, int, int]]:
-    """Count a sender's open consents: (month of ending in UTC, purpose, consents, asked about)."""
+class Ending(NamedTuple):
+    """How many consents for a purpose end in a month (UTC), and how many of their people were asked."""
+
+    month: date
+    purpose: str
+    consents: int
+    asked: int
+
+
+async def endings_by_month(tx: AsyncConnection, sender_id: str, begins: datetime, until: datetime) -> list[Ending]:
+    """Count a sender's open consents by the month of their end and by purpose."""
     rows = await tx.execute(
         text(
             "SELECT CAST(date_trunc('month', expires_at AT TIME ZONE 'UTC') AS date) AS month, purpose,"
@@ -30,7 +39,7 @@ async def endings_by_month(
         ),
         {"id": sender_id, "begins": begins, "until": until},
     )
-    return [(row.month, row.purpose, row.consents, row.asked) for row in rows]
+    return [Ending(row.month, row.purpose, row.consents, row.asked) for row in rows]
 
 
 async def endings(
@@ -53,6 +62,11 @@ async def endings(
         {"id": sender_id, "at": at, "subject_id": subject_id, "purpose": purpose, "until": until, "limit": limit},
     )
     return [term_store.due(**row._mapping) for row in rows]
+
+
+def order_of(sender_id: str, row: Due) -> tuple[datetime, bytes]:
+    """Return the place of a row among those of other people, as `endings` orders them."""
+    return row.term.expires_at, sha256(f"{sender_id}{row.subject_id}".encode()).digest()
 
 
 async def lock_due(tx: AsyncConnection, now: datetime, limit: int) -> list[str]:
