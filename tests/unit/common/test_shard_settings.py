@@ -6,11 +6,12 @@ import pytest
 from aiokafka.cluster import ClusterMetadata
 from pydantic import ValidationError
 
-from common.contracts import SENDERS, STATES
+from common.contracts import CAMPAIGN_REQUESTS, SENDERS, STATES
+from common.kafka.broker import partition_of
 from common.kafka.reading.client import group_of, read_of
 from common.kafka.reading.dealing import dealer
 from common.kafka.subscription import Subscription
-from common.settings.shards import ShardedSettings, spans
+from common.settings.shards import SLOTS, ShardedSettings, SlottedSettings, spans
 from tests.support.running import AUTH_KEY, KEY_RING, OUTER_RING, SUBJECT_RING
 
 A, B = "postgresql://p:p@127.0.0.1:5432/a", "postgresql://p:p@127.0.0.1:5432/b"
@@ -79,6 +80,44 @@ def test_the_shards_share_the_group_of_what_is_keyed_by_subject_and_have_one_eac
 def test_settings_that_put_a_person_in_no_shard_or_in_two_are_refused(wrong: dict[str, Any], why: str) -> None:
     with pytest.raises(ValidationError, match=why):
         ShardedSettings(**told(**wrong))
+
+
+def slots(a: str, b: str) -> dict[str, Any]:
+    return {"a": {"slots": a, "database_url": A}, "b": {"slots": b, "database_url": B}}
+
+
+def test_a_shard_of_organisations_reads_every_partition_of_each_topic_in_a_group_of_its_own() -> None:
+    async def handle(*_: Any) -> None: ...
+
+    settings = SlottedSettings(**told(topic_prefix="t.", shards=slots("0-511", "512-1023"), work_partitions=8))
+    assert list(settings.own_places) == list(range(512))
+    assert list(settings.own_partitions) == list(read_of(settings, STATES)) == list(read_of(settings, SENDERS))
+    assert list(read_of(settings, CAMPAIGN_REQUESTS)) == list(range(8))
+    assert group_of(settings, Subscription("campaign.consents", STATES, handle)) == "t.campaign.consents.a"
+    assert [(name, len(places)) for name, places, _ in settings.divided] == [("a", 512), ("b", 512)]
+    whole = SlottedSettings(**told(shards={}, shard=None))
+    assert list(whole.own_places) == list(range(SLOTS))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"shards": slots("0-511", "513-1023")}, "slots 0 to 1023"),
+        ({"shards": slots("0-512", "512-1023")}, "slots 0 to 1023"),
+        ({"shards": slots("0-1", "2-3")}, "slots 0 to 1023"),
+        ({"shards": slots("0-511", "512-1024")}, "slots 0 to 1023"),
+        ({"shards": shards("0-1,3", "2")}, "slots"),
+        ({"shards": slots("512-1023", "0-511"), "shard": "b"}, "not the database of PLACET_SHARD"),
+    ],
+)
+def test_settings_that_put_an_organisation_in_no_shard_or_in_two_are_refused(wrong: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        SlottedSettings(**told(**wrong))
+
+
+def test_an_organisation_keeps_its_slot_for_ever() -> None:
+    """Another hash would look for it in a database that has nothing of it."""
+    assert [partition_of(name, SLOTS) for name in ("acme", "Maison Lune", "org-1")] == [260, 454, 323]
 
 
 def test_spans_of_partitions_are_read_in_any_order_and_once() -> None:

@@ -1,4 +1,5 @@
-"""The partitions whose people a database holds: stated once, checked at each start, changed by `divide`.
+"""The partitions whose people a database holds, or the slots of organisations: stated once, checked at each start,
+changed by `divide`. Both are places here, and in the column `partitions`.
 
 `python -m <service> divide` makes a copy of a database the database of a shard (docs/scale.md): rows of the people of
 other partitions go. A row that stayed would be decided by a shard that no longer hears of its person's STOP.
@@ -18,7 +19,7 @@ from common.contracts import TOPICS
 from common.db.database import Database, fetch_many
 from common.db.shards import OtherShard, Shard, Shards
 from common.kafka.broker import partitions_of
-from common.settings.shards import ShardedSettings
+from common.settings.shards import OF_OWNERS, PARTITIONS, DividedSettings
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +54,11 @@ class Divided:
 
     `placed`: with a column `partition` of people. `of_people`: with a column `subject_id`. `emptied`: as `of_people`,
     where more than the row goes: the statement deletes what is of the people $1 (text[]), and returns how many rows.
-    `of_all`: no person's, and kept in the part with the first partition alone. `left`: queries that find work in hand,
+    `of_all`: no person's, and kept in the part with the first place alone. `left`: queries that find work in hand,
     each by what to do first.
+
+    `by_place`: of a service divided by organisation: statements that delete AT_ONCE rows at most of the organisations
+    $1 (text[]), by table, in this order, and return how many; `owners`: a query for every organisation there is.
     """
 
     service: str
@@ -62,7 +66,14 @@ class Divided:
     placed: Sequence[str] = ()
     emptied: Mapping[str, str] = field(default_factory=dict)
     of_all: Sequence[str] = ()
+    by_place: Mapping[str, str] = field(default_factory=dict)
     left: Mapping[str, str] = field(default_factory=dict)
+    owners: str = ""
+
+    @property
+    def places(self) -> str:
+        """Return what the shards share out, in a word."""
+        return OF_OWNERS if self.owners else PARTITIONS
 
     @property
     def statements(self) -> dict[str, str]:
@@ -87,19 +98,21 @@ class Stated(NamedTuple):
     division: str
 
 
-async def admit(shards: Shards, settings: ShardedSettings, writers: Collection[str]) -> None:
+async def admit(shards: Shards, settings: DividedSettings, writers: Collection[str]) -> None:
     """State or check the partitions of the process's database, and check those of the others. Raises OtherShard.
 
     `writers`: the roles of the service that write to the databases of all shards.
     """
     others = [shard for shard in shards.each if shard is not shards.own]
     async with shards.own.database.begin() as tx:
-        await claim(tx, settings.own_partitions, others, settings.partitions)
+        await claim(tx, settings.own_places, others, settings.places, settings.places_are)
     if settings.roles & set(writers):
-        await asyncio.gather(*(check(shard, settings.partitions) for shard in others))
+        await asyncio.gather(*(check(shard, settings.places, settings.places_are) for shard in others))
 
 
-async def claim(tx: AsyncConnection, own: Sequence[int], others: Sequence[Shard], partitions: int) -> None:
+async def claim(
+    tx: AsyncConnection, own: Sequence[int], others: Sequence[Shard], of: int, places: str = PARTITIONS
+) -> None:
     """State the partitions of a new database, or check those stated. Raises OtherShard.
 
     A new database takes its requests from the beginning of the log: no other may have taken them before. So the others
@@ -108,21 +121,21 @@ async def claim(tx: AsyncConnection, own: Sequence[int], others: Sequence[Shard]
     await fetch_many(tx, LOCK)
     held = await stated(tx)
     if held is not None:
-        _check(held, own, partitions)
+        _check(held, own, of, places)
         return
     for shard in others:
         async with shard.database.begin() as of_other:
             theirs = await stated(of_other)
         if theirs is not None and (theirs.division != "none" or set(theirs.partitions) & set(own)):
             raise OtherShard(
-                f"the database is empty, and the people of its partitions {_named(own)} were in another: copy that"
+                f"the database is empty, and the people of its {places} {_named(own)} were in another: copy that"
                 f" database, of shard {shard.name}, and run `divide` (docs/scale.md)"
             )
-    await _state(tx, own, partitions, "none")
+    await _state(tx, own, of, "none")
 
 
-async def check(shard: Shard, partitions: int) -> None:
-    """Check the partitions that the database of another shard states, if it answers soon. Raises OtherShard."""
+async def check(shard: Shard, of: int, places: str = PARTITIONS) -> None:
+    """Check the places that the database of another shard states, if it answers soon. Raises OtherShard."""
     try:
         async with asyncio.timeout(ANSWERS_WITHIN_S), shard.database.begin() as tx:
             held = await stated(tx)
@@ -130,7 +143,7 @@ async def check(shard: Shard, partitions: int) -> None:
         log.warning("a shard does not answer", extra={"shard": shard.name, "why": type(error).__name__})
         return
     if held is not None:
-        _check(held, shard.partitions, partitions)
+        _check(held, shard.partitions, of, places)
 
 
 async def stated(tx: AsyncConnection) -> Stated | None:
@@ -139,11 +152,11 @@ async def stated(tx: AsyncConnection) -> Stated | None:
     return Stated(*rows[0]) if rows else None
 
 
-def _check(held: Stated, own: Sequence[int], partitions: int) -> None:
-    if (list(held.partitions), held.of) != (list(own), partitions):
+def _check(held: Stated, own: Sequence[int], of: int, places: str) -> None:
+    if (list(held.partitions), held.of) != (list(own), of):
         raise OtherShard(
-            f"the database holds the partitions {_named(held.partitions)} of {held.of}, and the settings say"
-            f" {_named(own)} of {partitions}: set PLACET_SHARDS and PLACET_PARTITIONS as they were, or run"
+            f"the database holds the {places} {_named(held.partitions)} of {held.of}, and the settings say"
+            f" {_named(own)} of {of}: set PLACET_SHARDS and PLACET_PARTITIONS as they were, or run"
             " `divide` (docs/scale.md)"
         )
     if held.division == "begun":
@@ -162,7 +175,7 @@ async def _state(tx: AsyncConnection, own: Sequence[int], partitions: int, divis
 
 
 async def divide(database: Database, tables: Divided, own: Sequence[int], partitions: int) -> int:
-    """Delete the rows of the people of other partitions, and state the own ones; return how many rows went.
+    """Delete the rows of other places, and state the own ones; return how many rows went.
 
     No process starts until the rows are gone; an interrupted run is run again. Raises NotYet, OtherShard.
     """
@@ -180,8 +193,10 @@ async def divide(database: Database, tables: Divided, own: Sequence[int], partit
         )
     for table, statement in tables.statements.items():
         gone += await _delete_people(database, table, statement, own, partitions)
+    if tables.owners:
+        gone += await _delete_of_others(database, tables, own, partitions)
     async with database.begin() as tx:
-        for table in ("consumer_offset", "dead_letter"):
+        for table in () if tables.owners else ("consumer_offset", "dead_letter"):  # shards of owners read all
             await fetch_many(
                 tx,
                 # of a wide topic too, whose partition is the people's plus a multiple of `partitions`
@@ -198,11 +213,11 @@ async def _divisible(tx: AsyncConnection, tables: Divided, own: Sequence[int], p
     """Return the row of the database, if the database can be divided now. Raises NotYet, OtherShard."""
     held = await stated(tx)
     if held is None:
-        raise NotYet("the database was never in use: start the service, which states the partitions itself")
+        raise NotYet(f"the database was never in use: start the service, which states the {tables.places} itself")
     if held.of != partitions or not set(own) <= set(held.partitions):
         raise OtherShard(
-            f"the database holds the partitions {_named(held.partitions)} of {held.of}, and so cannot become that of"
-            f" {_named(own)} of {partitions}: a shard divides into parts of itself"
+            f"the database holds the {tables.places} {_named(held.partitions)} of {held.of}, and so cannot become that"
+            f" of {_named(own)} of {partitions}: a shard divides into parts of itself"
         )
     for why, query in (LEFT | dict(tables.left)).items():
         if await fetch_many(tx, query):
@@ -251,12 +266,27 @@ async def _delete_people(database: Database, table: str, statement: str, own: Co
         after = people[-1]
 
 
+async def _delete_of_others(database: Database, tables: Divided, own: Collection[int], of: int) -> int:
+    async with database.begin() as tx:
+        owners = [owner for (owner,) in await fetch_many(tx, tables.owners)]
+    slots = partitions_of([owner.encode() for owner in owners], of) if owners else []
+    others = [owner for owner, slot in zip(owners, slots, strict=True) if slot not in own]
+    gone = 0
+    for statement in tables.by_place.values() if others else ():
+        many = AT_ONCE
+        while many >= AT_ONCE:
+            async with database.begin() as tx:
+                [(many,)] = await fetch_many(tx, statement, others)
+            gone += int(many)
+    return gone
+
+
 def _named(partitions: Sequence[int]) -> str:
     whole = list(partitions) == list(range(partitions[0], partitions[-1] + 1))
     return f"{partitions[0]}-{partitions[-1]}" if whole else ",".join(map(str, partitions))
 
 
-def run(tables: Divided, settings: ShardedSettings, arguments: Sequence[str]) -> int:
+def run(tables: Divided, settings: DividedSettings, arguments: Sequence[str]) -> int:
     """Return the exit code: 0 once the database is that of the shard, 1 if not, 2 for wrong arguments."""
     if arguments or settings.shard is None:
         sys.stderr.write(f"usage: python -m {tables.service} divide, with PLACET_SHARDS and PLACET_SHARD\n")
@@ -264,15 +294,15 @@ def run(tables: Divided, settings: ShardedSettings, arguments: Sequence[str]) ->
     return asyncio.run(_run(tables, settings))
 
 
-async def _run(tables: Divided, settings: ShardedSettings) -> int:
+async def _run(tables: Divided, settings: DividedSettings) -> int:
     database = Database(settings.database_url, pool_size=1, name=f"{tables.service}-divide")
-    own = settings.own_partitions
+    own = settings.own_places
     try:
-        gone = await divide(database, tables, own, settings.partitions)
+        gone = await divide(database, tables, own, settings.places)
     except (NotYet, OtherShard) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     finally:
         await database.close()
-    sys.stdout.write(f"the database holds the partitions {_named(own)}; {gone} rows of others are gone\n")
+    sys.stdout.write(f"the database holds the {settings.places_are} {_named(own)}; {gone} rows of others are gone\n")
     return 0

@@ -107,8 +107,8 @@ class Resources(Generic[S]):
         return replace(self, database=shard.database, relayed=self.relayed_by[shard.name])
 
     def shard_of(self, key: str) -> Shard:
-        """Return the shard whose partitions hold this key: of a person, the subject id."""
-        return self.shards.of(kafka.partition_of(key, self.settings.partitions))
+        """Return the shard whose places hold this key: of a person, the subject id; of an organisation, its own id."""
+        return self.shards.of(kafka.partition_of(key, self.settings.places))
 
     def database_of(self, subject_id: str) -> Database:
         """Return the database that holds the person."""

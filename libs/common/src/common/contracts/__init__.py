@@ -50,7 +50,7 @@ class Topic:
 
     `publishers`: writers besides `owner`. `gathered`: nobody waits for an event, so the relay lets events gather.
     `wide`: the topic may have a multiple of the partitions of people (ADR-0114). Its records carry work and no opt-out,
-    and all of a person come from one publisher.
+    and all of a person come from one publisher, or all of a person with one organisation.
     """
 
     name: str

@@ -1,4 +1,6 @@
-"""The databases of a service: one, or one for each shard, with the people of some partitions."""
+"""The databases of a service: one, or one for each shard, with the people of some partitions, or the organisations of
+some slots.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,12 +10,12 @@ from common.settings import ServiceSettings
 
 
 class OtherShard(RuntimeError):
-    """The database holds other partitions than the settings say. The text has the remedy."""
+    """The database holds other places than the settings say. The text has the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """`name`: empty where the service has one database. `partitions`: of the people in the database."""
+    """A shard. `name`: empty where the service has one database. `partitions`: of its people, or its slots."""
 
     name: str
     partitions: Sequence[int]
@@ -22,7 +24,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Shards:
-    """The shards of a service, in the order of their first partitions. `own`: of this process."""
+    """The shards of a service, in the order of their first places. `own`: of this process."""
 
     each: Sequence[Shard]
     own: Shard
@@ -35,7 +37,7 @@ class Shards:
             return Database(url, pool_size=settings.database_pool, name=service)
 
         if not settings.divided:
-            return cls.undivided(database(settings.database_url), settings.partitions)
+            return cls.undivided(database(settings.database_url), settings.places)
         each = tuple(Shard(name, partitions, database(url)) for name, partitions, url in settings.divided)
         return cls(each, next(shard for shard in each if shard.name == settings.own_shard))
 
@@ -47,7 +49,7 @@ class Shards:
 
     @property
     def first(self) -> Shard:
-        """Return the shard that keeps what is counted over all: that of partition 0."""
+        """Return the shard that keeps what is counted over all: that of place 0."""
         return self.of(0)
 
     @property
@@ -55,7 +57,7 @@ class Shards:
         return len(self.each) > 1
 
     def of(self, partition: int) -> Shard:
-        """Return the shard of a partition."""
+        """Return the shard of a partition, or of a slot."""
         return next(shard for shard in self.each if partition in shard.partitions)
 
     async def close(self) -> None:

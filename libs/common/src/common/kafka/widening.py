@@ -221,6 +221,12 @@ class Widening:
             count = next_count(self.stated.published, self.settings.wide_partitions)
             if count == self.stated.published:
                 return None
+            if self.settings.own_shard and not self.settings.people_are_divided:
+                raise CannotWiden(
+                    f"PLACET_WORK_PARTITIONS is {count}, and {self.stated.published} partitions are in use: the relays"
+                    " of the shards would change at two moments, and an update could overtake its request"
+                    " (docs/scale.md)"
+                )
             if (why := await self._added(count)) is not None:
                 return why
             await self._pack(session, count)

@@ -328,13 +328,28 @@ class ServiceSettings(MountedSettings):
         return range(self.partitions)
 
     @property
+    def places(self) -> int:
+        """Return how many places the shards of the service share out: as many as there are partitions, of people."""
+        return self.partitions
+
+    @property
+    def own_places(self) -> Sequence[int]:
+        """Return the places that the database holds: all, but of a shard."""
+        return self.own_partitions
+
+    @property
+    def people_are_divided(self) -> bool:
+        """Return whether a person is in one shard, which alone reads the person's partition."""
+        return False
+
+    @property
     def own_shard(self) -> str:
         """Return the name of the shard of the process; empty where the service has one database."""
         return ""
 
     @property
     def divided(self) -> Sequence[tuple[str, Sequence[int], str]]:
-        """Return the name, the partitions and the database's URL of each shard, that of partition 0 first, if any."""
+        """Return the name, the places and the database's URL of each shard, that of place 0 first, if any."""
         return ()
 
     @property

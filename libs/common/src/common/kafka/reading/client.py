@@ -37,12 +37,12 @@ def make(
 ) -> AIOKafkaConsumer:
     """Return a client of the group, or of every partition where `kafka_groups` is off.
 
-    The shards of a service share the group of a topic keyed by subject, each for its own partitions; of other topics
-    each shard reads all.
+    Shards of people share the group of a topic keyed by subject, each for its own partitions; of other topics, and of
+    any topic where shards are of organisations, each shard reads all.
     """
     fetching.hasten()
     topic = settings.topic_prefix + subscription.topic.name
-    shared = settings.own_shard and _is_shared(subscription.topic)
+    shared = _is_shared(settings, subscription.topic)
     pace = Pace(subscription, ends_waits=settings.kafka_groups)
     wait_ms, fewest_bytes = pace.following(time.monotonic(), any_records=False)
     client = AIOKafkaConsumer(
@@ -73,13 +73,13 @@ def make(
 
 def group_of(settings: ServiceSettings, subscription: Subscription) -> str:
     """Return the name of the group in Kafka."""
-    own = f".{settings.own_shard}" if settings.own_shard and not _is_shared(subscription.topic) else ""
+    own = f".{settings.own_shard}" if settings.own_shard and not _is_shared(settings, subscription.topic) else ""
     return f"{settings.topic_prefix}{subscription.group}{own}"
 
 
 def read_of(settings: ServiceSettings, topic: Topic) -> Sequence[int]:
     """Return the partitions of a topic that the processes with this database read."""
-    if not _is_shared(topic):
+    if topic.keyed_by != "subject_id":
         return range(settings.partitions)
     own, of = frozenset(settings.own_partitions), settings.partitions
     return [partition for partition in range(of_topic(settings, topic)) if partition % of in own]
@@ -98,9 +98,9 @@ async def partitions_of(client: AIOKafkaConsumer, topic: str, dealt: Collection[
     return max(len(client.partitions_for_topic(topic) or ()), max(dealt, default=0) + 1, least)
 
 
-def _is_shared(topic: Topic) -> bool:
+def _is_shared(settings: ServiceSettings, topic: Topic) -> bool:
     """Return whether shards divide the topic: a person is in one partition of each topic keyed by subject."""
-    return topic.keyed_by == "subject_id"
+    return settings.people_are_divided and topic.keyed_by == "subject_id"
 
 
 async def started(
