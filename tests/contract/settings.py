@@ -20,7 +20,7 @@ import dispatch.service
 import inbound.service
 from common.settings import HoursSettings, KeyRingSettings, PricedSettings, ServiceSettings
 from common.settings.environment import PREFIX
-from common.settings.shards import ShardedSettings
+from common.settings.shards import DividedSettings, ShardedSettings, SlottedSettings
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 SERVICES: Mapping[str, type[ServiceSettings]] = {
@@ -30,10 +30,10 @@ SERVICES: Mapping[str, type[ServiceSettings]] = {
     "dispatch": dispatch.service.Settings,
 }
 PARTS: Mapping[str, tuple[type[ServiceSettings], ...]] = {
-    "Shared": (ServiceSettings, HoursSettings, PricedSettings, ShardedSettings),
+    "Shared": (ServiceSettings, HoursSettings, PricedSettings, DividedSettings, ShardedSettings),
     "consent-svc": (consent.page.routes.PageSettings, consent.service.Settings),
     "inbound-svc": (inbound.service.Settings,),
-    "campaign-svc": (campaign.service.Settings,),
+    "campaign-svc": (SlottedSettings, campaign.service.Settings),
     "dispatch-svc": (dispatch.service.Settings,),
 }
 BY_SUFFIX = (

@@ -4,6 +4,7 @@ from datetime import datetime
 
 from sqlalchemy import Column, DateTime
 
+from common import division
 from common.audit import store as audit
 from common.db import allowances
 from common.db.database import new_metadata
@@ -20,6 +21,7 @@ widening.define(metadata)
 publisher_keys.define(metadata)
 offsets.define(metadata)
 dead_letters.define(metadata)
+division.define(metadata)
 erasing.define(metadata)
 idempotency.define(metadata)
 

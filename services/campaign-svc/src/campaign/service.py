@@ -33,22 +33,25 @@ from campaign.privacy.rectifier import Rectifier
 from campaign.results import statistics, timeline
 from campaign.senders import registry
 from campaign.senders import store as senders
+from campaign.senders.own import Own
 from campaign.templates import api as templating
 from campaign.templates import store as templates
 from campaign.webhooks import api as webhooking
 from campaign.webhooks import store as webhooks
 from campaign.webhooks.sender import Sender
+from common import division
 from common.privacy.moving import Moves
 from common.privacy.pruning import Pruner
 from common.privacy.resealing import whole
 from common.service import Background, Resources, Service
 from common.settings import PricedSettings
+from common.settings.shards import SlottedSettings
 
 # modules defining tables, beside `audience.attributes` and `audience.segments`
 STORES = (audience, campaigns, feed, imports, links, planning, preflight, recipients, senders, templates, webhooks)
 
 
-class Settings(PricedSettings):
+class Settings(SlottedSettings, PricedSettings):
     import_max_bytes: int = Field(200_000_000, ge=1)
     """The largest file of contacts: about five million lines."""
     request_chunk: int = Field(16_000, ge=1, le=20_000)
@@ -98,12 +101,13 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             backlog=settings.outbox_backlog,
             repeat_after=timedelta(seconds=settings.repeat_after_s),
         )
+        own = Own(held.shards, settings.places)
         erasing = eraser(held.database)
         return Background(
             subscriptions=[
                 registry.subscription(),
-                consents.subscription(),
-                progress.subscription(),
+                consents.subscription(own),
+                progress.subscription(own),
                 holds.subscription(),
                 erasing.subscription(),
                 copier(held.field_keys).subscription(),
@@ -121,13 +125,16 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         """Return the event feed and its webhooks: neither waits for campaigns, nor campaigns for them."""
         sender = Sender(held.database, held.field_keys, held.edge_ids, private=settings.webhooks_private)
         applied = consents.Applied(oldest_of=settings.partitions if held.subject_keys.older else None)
-        return Background(subscriptions=Telling(applied).subscriptions(), workers=[sender.worker()])
+        return Background(
+            subscriptions=Telling(applied, Own(held.shards, settings.places)).subscriptions(), workers=[sender.worker()]
+        )
 
     return Service(
         name="campaign",
         about="Contacts, segments, campaigns with their pre-flight and results, and templates.",
         settings=settings,
         metadata=schema.metadata,
+        admitted=lambda held: division.admit(held.shards, settings, {"api"}),
         sealed=SEALED,
         subject_ids={audience.standing.c.subject_id: audience.standing.c.subject_id},
         routers=[

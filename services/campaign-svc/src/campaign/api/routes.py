@@ -45,10 +45,11 @@ from campaign.schedule.recurrence import Recurring
 from campaign.schedule.timing import Place, starts
 from campaign.senders import registry
 from campaign.senders import store as senders
+from campaign.senders.caller import of_caller
 from campaign.senders.store import Sender
 from common.contracts.dispatch import Status as MessageStatus
 from common.law import Policy, at_hand_off, covers, zones
-from common.service import Resources, resources
+from common.service import Resources
 from common.web.auth import Caller, require
 from common.web.fields import Storable
 from common.web.idempotency import Key, claim, derived_id, fingerprint_of, keyed, same
@@ -62,7 +63,7 @@ router = APIRouter(prefix="/v1", tags=["campaigns"])
 
 PAST_TOLERANCE = timedelta(minutes=1)  # clock skew and network delay
 
-Held = Annotated[Resources[Any], Depends(resources)]
+Held = Annotated[Resources[Any], Depends(of_caller)]
 Author = Annotated[Caller, Depends(require("campaign:write"))]
 Brakes = Annotated[Caller, Depends(require("campaign:write", limited=False))]  # no limit delays a brake
 Reader = Annotated[Caller, Depends(require("campaign:read"))]

@@ -14,8 +14,9 @@ from campaign.audience.contacts import Contact, Writer, shown
 from campaign.audience.segment_language import Expression, SegmentRefused
 from campaign.senders import registry
 from campaign.senders import store as senders
+from campaign.senders.caller import of_caller
 from campaign.senders.store import Sender
-from common.service import Resources, resources
+from common.service import Resources
 from common.web.auth import Caller, require
 from common.web.fields import Label, Storable
 from common.web.idempotency import Key, claim, derived_id, fingerprint_of, keyed, same
@@ -26,7 +27,7 @@ from common.web.problems import Conflict, Invalid, NotFound, Reason
 router = APIRouter(prefix="/v1", tags=["segments"])
 of_contacts = APIRouter(prefix="/v1", tags=["contacts"])
 
-Held = Annotated[Resources[Any], Depends(resources)]
+Held = Annotated[Resources[Any], Depends(of_caller)]
 Author = Annotated[Caller, Depends(require("campaign:write"))]
 Reader = Annotated[Caller, Depends(require("campaign:read"))]
 SenderId = Annotated[Storable, Field(min_length=1, max_length=40)]

@@ -6,13 +6,15 @@ accounts for the STOP.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
 
+from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.audience import opt_outs, store
@@ -20,6 +22,7 @@ from campaign.audience.reach import Standing
 from campaign.feed import rules, telling
 from campaign.feed import store as feeds
 from campaign.feed.event import Told
+from campaign.senders.own import EVERYBODY, Own
 from common.contracts import STATES
 from common.contracts.consent import ConsentStateChanged
 from common.contracts.loosening import believed, stops_of
@@ -32,14 +35,19 @@ log = logging.getLogger(__name__)
 GROUP = "campaign.consents"
 
 
-def subscription() -> Subscription:
-    return Subscription(GROUP, STATES, apply, on_poison=mark_unreadable, gather_s=COUNTED_S)
+def subscription(own: Own = EVERYBODY) -> Subscription:
+    return Subscription(GROUP, STATES, partial(apply, own=own), on_poison=mark_unreadable, gather_s=COUNTED_S)
 
 
-async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
+async def apply(tx: AsyncConnection, batch: list[Received], own: Own = EVERYBODY) -> After | None:
     events = [r.event for r in batch if isinstance(r.event, ConsentStateChanged)]
+    if not own.all:
+        strangers = await own.strangers(tx, _senders_of(events))
+        events = [_without(strangers, event) for event in events]
     await opt_outs.keep(tx, events)
     known = await store.known_standings(tx, {event.subject_id for event in events})
+    if not own.all:
+        events = [event for event in events if event.subject_id in known or _says_something(event)]
     fresh = _believed(events, known)
     if not fresh:
         return None
@@ -53,6 +61,26 @@ async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
         },
     )
     return None
+
+
+def _senders_of(events: Iterable[ConsentStateChanged]) -> set[str]:
+    """Return every sender that these states name."""
+    found = {consent.sender_id for event in events for consent in event.consents}
+    return found | {each.sender_id for event in events for each in event.suppressions if each.sender_id is not None}
+
+
+def _without(strangers: Collection[str], event: ConsentStateChanged) -> ConsentStateChanged:
+    """Return the state without the lines of other shards' senders."""
+    return replace(
+        event,
+        consents=tuple(each for each in event.consents if each.sender_id not in strangers),
+        suppressions=tuple(each for each in event.suppressions if each.sender_id not in strangers),
+    )
+
+
+def _says_something(event: ConsentStateChanged) -> bool:
+    """Return whether the state says more of its subject than that no sender here has a line."""
+    return bool(event.consents or event.suppressions or event.erased or event.held_since is not None)
 
 
 class _Believed(NamedTuple):

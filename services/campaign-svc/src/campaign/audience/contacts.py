@@ -17,9 +17,10 @@ from campaign.audience.attribute import Kind
 from campaign.audience.contact_fields import EXPLANATIONS, MAX_COLUMNS, LineProblem, against, plain
 from campaign.message.text import STOP_FIELD
 from campaign.senders import registry
+from campaign.senders.caller import of_caller
 from common.files.columns import NUMBER_TITLES
 from common.privacy import erasing
-from common.service import Resources, resources
+from common.service import Resources
 from common.sms.msisdn import NumberRefused, applying, parse
 from common.web.auth import Caller, require
 from common.web.edge_id import ControllerIds
@@ -33,7 +34,7 @@ router = APIRouter(prefix="/v1", tags=["contacts"])
 AT_ONCE = 1000  # contacts per request
 NO_ATTRIBUTES = frozenset({STOP_FIELD, *NUMBER_TITLES})
 
-Held = Annotated[Resources[Any], Depends(resources)]
+Held = Annotated[Resources[Any], Depends(of_caller)]
 Writer = Annotated[Caller, Depends(require("contact:write"))]
 Reader = Annotated[Caller, Depends(require("contact:read", "contact:write"))]
 SenderId = Annotated[Storable, Field(min_length=1, max_length=40)]

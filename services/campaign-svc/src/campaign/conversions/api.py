@@ -16,8 +16,9 @@ from campaign.audience.contacts import SenderId, Who, Writer, person_named
 from campaign.conversions import store
 from campaign.conversions.store import Conversion
 from campaign.senders import registry
+from campaign.senders.caller import of_caller
 from common.privacy import erasing
-from common.service import Resources, resources
+from common.service import Resources
 from common.web.edge_id import ControllerIds
 from common.web.fields import Storable
 from common.web.openapi import refuses
@@ -27,7 +28,7 @@ router = APIRouter(prefix="/v1", tags=["conversions"])
 
 AT_ONCE = 1000
 CLOCK_SKEW = timedelta(minutes=1)
-Held = Annotated[Resources[Any], Depends(resources)]
+Held = Annotated[Resources[Any], Depends(of_caller)]
 
 
 class NewConversion(Who):

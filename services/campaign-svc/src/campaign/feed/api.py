@@ -19,8 +19,9 @@ from campaign.feed import store
 from campaign.feed.bodies import EventPage
 from campaign.feed.event import Event, Type, shown
 from campaign.feed.waiting import waiting_of
+from campaign.senders.caller import of_caller
 from common.keyring import Unreadable
-from common.service import Resources, resources
+from common.service import Resources
 from common.web.auth import Caller, require
 from common.web.fields import Storable
 from common.web.openapi import refuses
@@ -42,7 +43,7 @@ STREAM = {
     '"data":{"webhook_id":"whk-0000000000000000000000a1"}}\n\n',
 }
 
-Held = Annotated[Resources[Any], Depends(resources)]
+Held = Annotated[Resources[Any], Depends(of_caller)]
 Reader = Annotated[Caller, Depends(require("event:read"))]
 Types = Annotated[list[Type] | None, Query(alias="type", description="Events of these types alone; repeat it.")]
 OfSender = Annotated[Storable | None, Query(max_length=40, description="Events of this sender alone.")]

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.feed import rules, store
 from campaign.feed.event import Told
+from campaign.senders.own import EVERYBODY, Own
 from common.contracts import CAMPAIGN_NOTICES, CONSENT_NOTICES, DISPATCH_MESSAGES
 from common.contracts.campaign import ContactImportFinished, StatusChanged
 from common.contracts.consent import ConsentImportFinished
@@ -70,8 +71,9 @@ class Consents(Protocol):
 class Telling:
     """The consumer of what other topics than consents bring."""
 
-    def __init__(self, consents: Consents) -> None:
+    def __init__(self, consents: Consents, own: Own = EVERYBODY) -> None:
         self._consents = consents
+        self._own = own
 
     def subscriptions(self) -> list[Subscription]:
         return [
@@ -95,7 +97,8 @@ class Telling:
         enforced = await self._enforced(tx, enforcements)
         told: list[Told] = []
         for received in batch:
-            for change in received.event.changes if isinstance(received.event, MessagesChanged) else ():
+            changes = received.event.changes if isinstance(received.event, MessagesChanged) else ()
+            for change in await self._own.kept(tx, changes):
                 told += rules.of_message(change, received.published_at)
         await tell(tx, [*told, *enforced])
         return None

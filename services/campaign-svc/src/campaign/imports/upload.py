@@ -23,9 +23,10 @@ from campaign.audience.contact_fields import EXPLANATIONS
 from campaign.imports import store
 from campaign.imports import worker as importing
 from campaign.senders import registry
+from campaign.senders.caller import of_caller
 from common.files.refused import FileRefused, WrongColumns
 from common.keyring import SubjectKeys
-from common.service import Resources, resources
+from common.service import Resources
 from common.web.auth import NOBODY, Caller, require
 from common.web.fields import NumberCountry, Storable
 from common.web.idempotency import Key, KeyInProgress, KeyReused, derived_id, same
@@ -51,7 +52,7 @@ router = APIRouter(prefix="/v1", tags=["contacts"], route_class=UploadRoute)
 AT_ONCE = 3  # imports per process; each holds a database connection
 PIECE_BYTES = 1_000_000
 
-Held = Annotated[Resources[Any], Depends(resources)]
+Held = Annotated[Resources[Any], Depends(of_caller)]
 Writer = Annotated[Caller, Depends(require("contact:write"))]
 Reader = Annotated[Caller, Depends(require("contact:read", "contact:write"))]
 _slots = asyncio.Semaphore(AT_ONCE)

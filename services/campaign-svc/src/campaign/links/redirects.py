@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from campaign.links import links, visitors
 from campaign.message import short_link
+from common.db.database import Database
 from common.service import Resources, resources
 from common.telemetry import counter
 from common.web.problems import DATABASE_DOWN
@@ -49,8 +50,24 @@ async def follow_link(token: str, request: Request, held: Annotated[Resources[An
 
 
 async def _target(token: str, held: Resources[Any], person: bool) -> str | None:
+    """Return where the link leads, if some shard has the link, the own first. A token does not say which."""
+    away: BaseException | None = None
+    for shard in sorted(held.shards.each, key=lambda each: each is not held.shards.own):
+        try:
+            found = await _target_of(shard.database, token, held, person)
+        except DATABASE_DOWN as error:
+            away = error
+            continue
+        if found is not None:
+            return found
+    if away is not None:
+        raise away
+    return None
+
+
+async def _target_of(database: Database, token: str, held: Resources[Any], person: bool) -> str | None:
     now = datetime.now(UTC)
-    async with held.database.begin() as tx:
+    async with database.begin() as tx:
         link = await links.find(tx, token, held.link_keys, held.settings.link_days, lock=person)
         if link is None or link.expires_at <= now:
             return None

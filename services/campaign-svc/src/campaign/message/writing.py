@@ -16,8 +16,9 @@ from campaign.message.folding import Folding
 from campaign.message.short_link import any_token
 from campaign.message.wording import Wording, wording
 from campaign.senders import registry
+from campaign.senders.caller import of_caller
 from campaign.senders.store import Sender
-from common.service import Resources, resources
+from common.service import Resources
 from common.settings import ServiceSettings
 from common.sms.sms_length import Encoding, length, parts
 from common.web.auth import Caller, require
@@ -134,7 +135,7 @@ class Preview(BaseModel):
 @router.post("/texts/preview", operation_id="texts.preview", responses=refuses(NotFound))
 async def preview_text(
     body: NewPreview,
-    held: Annotated[Resources[ServiceSettings], Depends(resources)],
+    held: Annotated[Resources[ServiceSettings], Depends(of_caller)],
     caller: Annotated[Caller, Depends(require("campaign:read"))],
 ) -> Preview:
     """Render the text for this contact; a short sample without `attributes`, or if an attribute is missing."""

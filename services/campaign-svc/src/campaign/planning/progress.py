@@ -8,6 +8,7 @@ never wait for each other.
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import chain
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,6 +19,7 @@ from campaign.campaigns.recipients import Moved
 from campaign.campaigns.reports import NEEDS_SOMEBODY, reports_of
 from campaign.planning import control, store
 from campaign.schedule.lifecycle import Action
+from campaign.senders.own import EVERYBODY, Own
 from common.contracts import DISPATCH_MESSAGES
 from common.contracts.dispatch import READ_AT_ONCE, MessagesChanged, changes_in
 from common.kafka.subscription import COUNTED_S, After, Received, Subscription
@@ -28,11 +30,11 @@ REPORTED = counter(
 )
 
 
-def subscription() -> Subscription:
+def subscription(own: Own = EVERYBODY) -> Subscription:
     return Subscription(
         "campaign.progress",
         DISPATCH_MESSAGES,
-        apply,
+        partial(apply, own=own),
         max_records=READ_AT_ONCE,
         weigh=changes_in,
         gather_s=COUNTED_S,
@@ -40,10 +42,10 @@ def subscription() -> Subscription:
     )
 
 
-async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
+async def apply(tx: AsyncConnection, batch: list[Received], own: Own = EVERYBODY) -> After | None:
     now, events = datetime.now(UTC), [received.event for received in batch]
     changes = chain.from_iterable(event.changes for event in events if isinstance(event, MessagesChanged))
-    reports = reports_of(changes, now)
+    reports = reports_of(await own.kept(tx, changes), now)
     moved = await recipients.update_recipients(tx, reports) if reports else []
     if not moved:
         return None

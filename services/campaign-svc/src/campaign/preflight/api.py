@@ -50,6 +50,7 @@ from campaign.schedule import recurrence
 from campaign.schedule.lifecycle import Status
 from campaign.senders import registry
 from campaign.senders import store as senders
+from campaign.senders.caller import of_caller
 from campaign.senders.store import Sender
 from common.db.allowances import tallied
 from common.db.database import Database
@@ -57,7 +58,7 @@ from common.keyring import FieldKeys, Unreadable
 from common.law import Closure, begins_with, zones
 from common.law.stop_mention import mentions_stop
 from common.limits import day_of
-from common.service import Resources, resources
+from common.service import Resources
 from common.sms.msisdn import territory_of
 from common.sms.prices import euros
 from common.texts.findings import Finding
@@ -72,7 +73,7 @@ router = APIRouter(prefix="/v1", tags=["pre-flight"])
 PAGE = 2000
 OCCURRENCES = 10
 
-Held = Annotated[Resources[Any], Depends(resources)]
+Held = Annotated[Resources[Any], Depends(of_caller)]
 Author = Annotated[Caller, Depends(require("campaign:write"))]
 Reader = Annotated[Caller, Depends(require("campaign:read"))]
 Approver = Annotated[Caller, Depends(require("campaign:approve"))]

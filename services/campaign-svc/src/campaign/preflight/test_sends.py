@@ -29,11 +29,12 @@ from campaign.preflight.forecast import of_place
 from campaign.preflight.store import TestSend
 from campaign.schedule.lifecycle import Status
 from campaign.schedule.timing import timetable
+from campaign.senders.caller import of_caller
 from campaign.senders.store import Sender
 from common.contracts import CAMPAIGN_REQUESTS
 from common.contracts.campaign import MessageRequested
 from common.kafka import outbox
-from common.service import Resources, resources
+from common.service import Resources
 from common.sms.message_id import message_id
 from common.sms.msisdn import Msisdn, NumberRefused, applying, parse
 from common.web.auth import Caller, require
@@ -49,7 +50,7 @@ MOST_NUMBERS = 5
 MOST_A_DAY = 50  # of a campaign
 KEPT = timedelta(hours=1)  # a test tomorrow is too late
 
-Held = Annotated[Resources[Any], Depends(resources)]
+Held = Annotated[Resources[Any], Depends(of_caller)]
 Author = Annotated[Caller, Depends(require("campaign:write"))]
 Reader = Annotated[Caller, Depends(require("campaign:read"))]
 

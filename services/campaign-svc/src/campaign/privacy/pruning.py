@@ -88,6 +88,7 @@ def policy(periods: Periods) -> Policy:
         ),
         kept={
             "widening": "two counts of partitions",
+            "shard": "nothing of a person",
             "sender": "nothing of a person",
             "sender_rule": "nothing of a person",
             "hold": "nothing of a person",

@@ -25,9 +25,10 @@ from campaign.conversions import store as conversions
 from campaign.results.lift import CONFIDENCE, Share, lift
 from campaign.results.results import CLICKED, answering_to
 from campaign.schedule.lifecycle import later, message_of
+from campaign.senders.caller import of_caller
 from common.contracts.dispatch import CHARGED
 from common.db.database import Database
-from common.service import Resources, resources
+from common.service import Resources
 from common.sms.msisdn import NumberRefused, parse
 from common.sms.prices import euros
 from common.sms.subject_id import Inner
@@ -65,7 +66,7 @@ CSV = {
     "example": ",".join(COLUMNS) + "\r\n01900000-0000-8000-8000-0000000000a1,sub_5f2b8c0d,a,FR,accepted\r\n",
 }
 
-Held = Annotated[Resources[Any], Depends(resources)]
+Held = Annotated[Resources[Any], Depends(of_caller)]
 Reader = Annotated[Caller, Depends(require("campaign:read"))]
 Tracer = Annotated[Caller, Depends(require("campaign:trace", looks_up=True))]
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from sqlalchemy import text
 
-from common.service import Resources, resources
+from campaign.senders.caller import of_caller
+from common.service import Resources
 from common.sms.msisdn import NumberRefused, parse
 from common.web.auth import Caller, require
 from common.web.problems import Invalid, Reason
@@ -40,7 +41,7 @@ _OF_PERSON = (
 @router.post("/timeline", operation_id="contact_timelines.get")
 async def get_timeline(
     body: TimelineAsked,
-    held: Annotated[Resources[Any], Depends(resources)],
+    held: Annotated[Resources[Any], Depends(of_caller)],
     caller: Annotated[Caller, Depends(require("campaign:trace", looks_up=True))],
 ) -> Timeline:
     """Return what the senders your token covers know of a person: contact, audiences, last clicks and conversions.

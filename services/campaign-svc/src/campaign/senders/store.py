@@ -1,5 +1,6 @@
 """Own the senders published by consent-svc, and the rules for each sender's campaigns."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -8,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.schema import instant, metadata
 from common.contracts.consent import SenderChanged
+from common.db.database import fetch_many
 
 sender = Table(
     "sender",
@@ -119,6 +121,14 @@ async def find_sender(tx: AsyncConnection, sender_id: str) -> Sender | None:
         row.organisation_id,
         tuple(row.countries),
     )
+
+
+async def organisations_of(tx: AsyncConnection, sender_ids: Collection[str]) -> dict[str, str]:
+    """Return the organisation of each known sender among these."""
+    rows = await fetch_many(
+        tx, "SELECT sender_id, organisation_id FROM sender WHERE sender_id = ANY($1::text[])", list(sender_ids)
+    )
+    return {row[0]: row[1] for row in rows}
 
 
 async def cap_of(tx: AsyncConnection, sender_id: str) -> tuple[int, int] | None:

@@ -10,12 +10,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.authors import may_approve
 from campaign.senders import registry
+from campaign.senders.caller import of_caller
 from campaign.templates import rules, store
 from campaign.templates.store import Version as Stored
 from common.contracts import TEMPLATES
 from common.contracts.campaign import TemplateChanged, TemplateField
 from common.kafka import outbox
-from common.service import Resources, resources
+from common.service import Resources
 from common.texts import template as texts
 from common.texts.findings import Finding, load
 from common.texts.template import MOST_FIELDS, MOST_VALUE_CHARS
@@ -32,7 +33,7 @@ router = APIRouter(prefix="/v1", tags=["templates"])
 MAX_TEXT_CHARS = 1530  # ten SMS
 MOST_VERSIONS = 1000
 
-Held = Annotated[Resources[Any], Depends(resources)]
+Held = Annotated[Resources[Any], Depends(of_caller)]
 Author = Annotated[Caller, Depends(require("template:write"))]
 Retires = Annotated[Caller, Depends(require("template:write", limited=False))]  # no limit delays a stop
 Approver = Annotated[Caller, Depends(require("template:approve"))]

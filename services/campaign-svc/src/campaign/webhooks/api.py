@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.feed import store as feed
 from campaign.feed.event import Told, Type
+from campaign.senders.caller import of_caller
 from campaign.webhooks import signing, store
 from campaign.webhooks.bodies import (
     Asked,
@@ -29,7 +30,7 @@ from campaign.webhooks.bodies import (
 from campaign.webhooks.destinations import refusal
 from campaign.webhooks.sender import LEASE
 from campaign.webhooks.signing import Secret
-from common.service import Resources, resources
+from common.service import Resources
 from common.web.auth import NOBODY, Caller, require
 from common.web.fields import Storable
 from common.web.idempotency import Key, claim, derived_id, fingerprint_of, keyed, same
@@ -39,7 +40,7 @@ from common.web.problems import Conflict, Invalid, NotFound, Reason
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 
-Held = Annotated[Resources[Any], Depends(resources)]
+Held = Annotated[Resources[Any], Depends(of_caller)]
 Reader = Annotated[Caller, Depends(require("webhook:read"))]
 Writer = Annotated[Caller, Depends(require("webhook:write"))]
 

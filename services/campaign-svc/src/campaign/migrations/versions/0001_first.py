@@ -41,6 +41,7 @@ TABLES = (
     "segment_version",
     "sender",
     "sender_rule",
+    "shard",
     "standing",
     "subject_key",
     "template",
@@ -486,6 +487,14 @@ CREATE TABLE sender_rule (
 )
     """,
     """
+CREATE TABLE shard (
+    id smallint NOT NULL,
+    partitions smallint[] NOT NULL,
+    "of" integer NOT NULL,
+    division text DEFAULT 'none'::text NOT NULL
+)
+    """,
+    """
 CREATE TABLE standing (
     subject_id text NOT NULL,
     version integer NOT NULL,
@@ -695,6 +704,9 @@ ALTER TABLE sender ADD CONSTRAINT sender_pk PRIMARY KEY (sender_id)
     """,
     """
 ALTER TABLE sender_rule ADD CONSTRAINT sender_rule_pk PRIMARY KEY (sender_id)
+    """,
+    """
+ALTER TABLE shard ADD CONSTRAINT shard_pk PRIMARY KEY (id)
     """,
     """
 ALTER TABLE standing ADD CONSTRAINT standing_pk PRIMARY KEY (subject_id)
